@@ -19,7 +19,15 @@ class QueueError(LoginpipeError):
 
 
 class DatabaseError(LoginpipeError):
-    """The warehouse cannot be used: out of reach, refused, or a statement failed. Carries the SQLSTATE."""
+    """The warehouse cannot be used: out of reach, refused, or a statement failed.
+
+    Attributes:
+        sqlstate: Postgres' code of what failed, or None where the connection did not come about or broke.
+    """
+
+    def __init__(self, message: str, sqlstate: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
 
 
 class SchemaError(DatabaseError):

@@ -43,6 +43,11 @@ class Settings(BaseSettings):
             raise ValueError("must begin with postgresql://")
         return url
 
+    @property
+    def queue_name(self) -> str:
+        """The queue's name, also where its URL is set."""
+        return self.queue.rsplit("/", 1)[-1]
+
 
 def load_settings() -> Settings:
     """Read the settings from the environment and from ``.env`` in the current folder; the environment wins.

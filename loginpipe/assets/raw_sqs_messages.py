@@ -1,0 +1,62 @@
+"""Stage 1: a bounded bite of the queue, received and leased."""
+
+import dagster as dg
+import pandas as pd
+
+from loginpipe.assets.columns import column_schema
+from loginpipe.assets.group import CHAIN, GROUP, OWNERS
+from loginpipe.errors import UpstreamMissingError
+from loginpipe.handover import WHOLE_CHAIN
+from loginpipe.logins.messages import MESSAGE_COLUMNS, messages_frame
+from loginpipe.resources import MaskingResource, PostgresResource, SqsResource
+
+
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"sqs"},
+    code_version="1",
+    metadata=column_schema(*MESSAGE_COLUMNS),
+    description=(
+        "Messages received from the login queue, at most LOGINPIPE_BATCH_MESSAGES of them. In memory only: the bodies "
+        "hold personal data in clear. Until their outcome is committed the messages stay on the queue, hidden from "
+        "other consumers; if the run fails they go back."
+    ),
+)
+def raw_sqs_messages(
+    context: dg.AssetExecutionContext, sqs: SqsResource, postgres: PostgresResource, masking: MaskingResource
+) -> dg.Output[pd.DataFrame]:
+    """Receive; see `MESSAGE_COLUMNS` for the frame.
+
+    Raises:
+        UpstreamMissingError: the run leaves out a later stage, and would take messages that nobody stores.
+        TokenKeyMismatchError: the token keys are not the ones the database's tokens were made with.
+        QueueError: the queue cannot be received from.
+    """
+    missing = [name for name in CHAIN if not _selected(context, name)]
+    if missing:
+        raise UpstreamMissingError(
+            f"nothing was received, since this run leaves out {', '.join(missing)}: "
+            f"materialise the whole chain, {WHOLE_CHAIN}"
+        )
+    postgres.check_token_keys(masking.keys)
+    received = sqs.receive()
+    frame = messages_frame(list(received.messages.values()))
+    context.log.info("received %d messages from queue %r", len(frame), sqs.name)
+    metadata: dict[str, dg.MetadataValue | int | bool] = {
+        "dagster/row_count": len(frame),
+        "queue": dg.MetadataValue.text(sqs.name),
+        "redelivered": int((frame["receive_count"] > 1).sum()),
+        "damaged_and_handed_back": received.damaged,
+        "empty_receives": received.empty_receives,
+        "queue_drained": received.drained,
+    }
+    if len(frame):
+        metadata["oldest_sent_at"] = dg.MetadataValue.timestamp(frame["sent_at"].min().to_pydatetime())
+        metadata["newest_sent_at"] = dg.MetadataValue.timestamp(frame["sent_at"].max().to_pydatetime())
+    return dg.Output(frame, metadata=metadata)
+
+
+def _selected(context: dg.AssetExecutionContext, name: str) -> bool:
+    selection = context.run.asset_selection
+    return not selection or dg.AssetKey(name) in selection

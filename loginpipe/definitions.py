@@ -1,0 +1,42 @@
+"""The Dagster definitions, assembly only. ``workspace.yaml`` and ``-m loginpipe.definitions`` load `defs`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from loginpipe.assets.masked_logins import masked_logins
+from loginpipe.assets.raw_sqs_messages import raw_sqs_messages
+from loginpipe.assets.user_logins_table import user_logins_table
+from loginpipe.assets.validated_logins import split_messages
+from loginpipe.checks import columns_are_the_contract, counts_add_up
+from loginpipe.handover import Handover
+from loginpipe.jobs import ingest_job, ingest_schedule, maintain_partitions, maintenance_schedule
+from loginpipe.resources import resources_from
+from loginpipe.sensors import queue_depth_sensor
+from loginpipe.settings import load_settings
+
+
+def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """Return the definitions as the settings say.
+
+    Args:
+        resource_overrides: resources to use instead, by key: ``sqs``, ``postgres``, ``masking``.
+
+    Raises:
+        SettingError: a setting is wrong.
+    """
+    settings = load_settings()
+    return dg.Definitions(
+        assets=[raw_sqs_messages, split_messages, masked_logins, user_logins_table],
+        asset_checks=[counts_add_up, columns_are_the_contract],
+        jobs=[ingest_job(settings.queue_name), maintain_partitions],
+        schedules=[ingest_schedule, maintenance_schedule],
+        sensors=[queue_depth_sensor],
+        resources={**resources_from(settings), "io_manager": Handover(), **(resource_overrides or {})},
+        # One process: frames go from asset to asset in memory, and leases live from step to step.
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_definitions()

@@ -1,0 +1,31 @@
+"""How frames go from asset to asset: in memory, within one run. Personal data in clear is never written anywhere."""
+
+from typing import Any
+
+import dagster as dg
+
+from loginpipe.errors import UpstreamMissingError
+
+WHOLE_CHAIN = "--select 'group:login_ingest'"
+"""What to select for a run of the whole chain."""
+
+
+class Handover(dg.InMemoryIOManager):
+    """Keeps outputs in memory until the run ends; says what to select where an input was not made in the same run."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """Return the upstream's output.
+
+        Raises:
+            UpstreamMissingError: the upstream asset is not part of this run.
+        """
+        if tuple(context.get_identifier()) not in self.values:
+            upstream = context.asset_key.to_user_string() if context.has_asset_key else "its upstream"
+            raise UpstreamMissingError(
+                f"this asset takes its rows from {upstream} in the same run, since nothing is stored in between: "
+                f"materialise the whole chain, {WHOLE_CHAIN}"
+            )
+        return super().load_input(context)

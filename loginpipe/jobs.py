@@ -1,0 +1,66 @@
+"""Jobs and their schedules."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import dagster as dg
+
+from loginpipe.assets.group import GROUP
+from loginpipe.resources import PostgresResource
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+INGEST_JOB: Final = "ingest_logins"
+QUEUE_TAG: Final = "loginpipe/queue"
+"""Run tag with the queue's name: ``dagster.yaml`` limits how many runs work on one queue."""
+
+
+def ingest_job(queue_name: str) -> "UnresolvedAssetJobDefinition":
+    """Return the job that takes one bite of the queue through the whole chain."""
+    return dg.define_asset_job(
+        INGEST_JOB,
+        selection=dg.AssetSelection.groups(GROUP),
+        description="One bounded bite of the login queue, through the whole chain into user_logins.",
+        tags={QUEUE_TAG: queue_name},
+    )
+
+
+ingest_schedule: Final = dg.ScheduleDefinition(
+    name="ingest_logins_every_five_minutes",
+    job_name=INGEST_JOB,
+    cron_schedule="*/5 * * * *",
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="An alternative to queue_depth_sensor: turn that one off when you turn this one on.",
+)
+
+
+@dg.op
+def create_and_drop_partitions(context: dg.OpExecutionContext, postgres: PostgresResource) -> None:
+    """Create the coming partitions, and drop the ledger's that are older than any message on a queue can be."""
+    result = postgres.maintain_partitions(datetime.now(UTC).date())
+    context.log.info("created %d partitions, dropped %d", len(result.created), len(result.dropped))
+    context.add_output_metadata(
+        {
+            "created": dg.MetadataValue.json(result.created),
+            "dropped": dg.MetadataValue.json(result.dropped),
+            "rows_in_default_partitions": dg.MetadataValue.json(result.rows_in_default),
+        }
+    )
+
+
+@dg.job(
+    description="Creates the coming partitions of user_logins and of the ledger; drops the ledger's expired ones.",
+)
+def maintain_partitions() -> None:
+    """Partitions, once a day."""
+    create_and_drop_partitions()
+
+
+maintenance_schedule: Final = dg.ScheduleDefinition(
+    name="maintain_partitions_daily",
+    job=maintain_partitions,
+    cron_schedule="15 0 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)

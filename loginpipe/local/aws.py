@@ -1,0 +1,120 @@
+"""The embedded AWS endpoint: MiniStack, on a free port of 127.0.0.1."""
+
+import os
+import socket
+import sys
+import urllib.request
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import Final
+
+from loginpipe.errors import LocalStackError
+from loginpipe.local.processes import Record, Service
+
+HOST: Final = "127.0.0.1"
+
+_ATTEMPTS: Final = 5
+_START_SECONDS: Final = 60
+_HEALTH_SECONDS: Final = 5
+
+
+def start_aws(
+    folder: Path, *, port: int | None, throwaway: bool, note: Callable[[Record], None], stopping: Event
+) -> tuple[Service, int]:
+    """Start the endpoint and return it with its port.
+
+    Args:
+        folder: the stack's; the state goes to ``folder/aws``.
+        port: the one to take if it is free.
+        throwaway: keep no state.
+        note: called with each process as soon as there is one.
+        stopping: set when the start is to be given up.
+
+    Raises:
+        LocalStackError: it does not start.
+        StoppedError: `stopping` was set.
+    """
+    (folder / "aws").mkdir(mode=0o700, exist_ok=True)
+    chosen = _free_port() if port is None or _taken(port) else port
+    for attempt in range(1, _ATTEMPTS + 1):
+        service = _launched(folder, chosen, throwaway=throwaway)
+        note(service.record)
+        try:
+            service.wait_ready(partial(_answers, service, chosen), stopping, _START_SECONDS)
+        except LocalStackError:
+            # Between the choice of a port and its use, another program can take it.
+            if attempt == _ATTEMPTS or not _taken(chosen):
+                raise
+            chosen = _free_port()
+        else:
+            return service, chosen
+    raise AssertionError  # the last attempt returned or raised
+
+
+def _launched(folder: Path, port: int, *, throwaway: bool) -> Service:
+    environment = {
+        **os.environ,
+        "BIND_HOST": HOST,
+        "GATEWAY_PORT": str(port),
+        "LOG_LEVEL": "WARNING",
+        "PERSIST_STATE": "0" if throwaway else "1",
+        "STATE_DIR": str(folder / "aws"),
+        # Its process file then goes with the folder.
+        "TMPDIR": str(folder / "aws"),
+        # Both would listen on every interface, and on a fixed port.
+        "IOT_MTLS_ENABLED": "0",
+        "SFTP_ENABLED": "0",
+        # It removes containers of other MiniStacks at start and stop: no Docker for this one.
+        "DOCKER_HOST": f"unix://{folder}/aws/no-docker.sock",
+    }
+    # Python ignores unknown -X options; this one makes the command line name the folder.
+    command = [sys.executable, "-X", f"loginpipe_folder={folder}", "-m", "ministack"]
+    return Service("the AWS endpoint", command, folder / "aws.log", environment=environment)
+
+
+def _answers(service: Service, port: int) -> bool:
+    try:
+        # Not through a proxy that the environment may name.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://{HOST}:{port}/_ministack/health", timeout=_HEALTH_SECONDS) as answer:
+            healthy = answer.status == 200  # noqa: PLR2004
+    except OSError:
+        return False
+    # Another MiniStack may have taken the port in the meantime and answer in this one's place.
+    return healthy and _listens(service.record, port)
+
+
+def _listens(record: Record, port: int) -> bool:
+    import psutil
+
+    process = record.process()
+    try:
+        return process is not None and any(
+            connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+            for connection in process.net_connections("tcp4")
+        )
+    except psutil.Error:
+        return False
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as probe:
+        if probe.connect_ex((HOST, port)) == 0:
+            return True
+    with socket.socket() as probe:
+        # As the endpoint itself will: connections of an earlier one that have not expired do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return True
+    return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+    return port

@@ -1,0 +1,109 @@
+"""The ``.env`` file and Dagster home with which the ``dagster`` commands find a local stack."""
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Final
+
+from dotenv import dotenv_values
+
+from loginpipe.errors import LocalStackError
+from loginpipe.local.stack import LocalStack
+
+QUEUE: Final = "login-queue"
+
+_BEGIN: Final = "# >>> loginpipe local: written by `loginpipe local up`, which replaces everything down to the end mark"
+_END: Final = "# <<< loginpipe local"
+_BLOCK: Final = re.compile(rf"^# >>> loginpipe local\b.*?^{re.escape(_END)}[^\n]*\n?", re.DOTALL | re.MULTILINE)
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_./:@%+,?&=~-]*")
+"""Values that every reader of such files takes as they stand, without quotes."""
+
+
+def environment(stack: LocalStack, folder: Path) -> dict[str, str]:
+    """Return the variables with which loginpipe and Dagster use a stack.
+
+    Args:
+        stack: where the services are.
+        folder: where ``keys/`` and ``dagster_home/`` are.
+    """
+    folder = folder.resolve()
+    return {
+        **stack.aws_environment,
+        "LOGINPIPE_ENV": "local",
+        "LOGINPIPE_QUEUE": QUEUE,
+        "LOGINPIPE_DATABASE_URL": stack.database_url,
+        "LOGINPIPE_TOKEN_KEYS": f"file:{folder}/keys/token_keys.json",
+        "LOGINPIPE_SEAL_KEY": f"file:{folder}/keys/seal_public.pem",
+        "DAGSTER_POSTGRES_URL": stack.dagster_postgres_url,
+        "DAGSTER_HOME": f"{folder}/dagster_home",
+    }
+
+
+def write_env_file(path: Path, values: Mapping[str, str]) -> list[str]:
+    """Write variables into a ``.env`` file, between two comment lines that mark them as ours, at its end.
+
+    Lines outside the marks are the user's and stay, to the letter. A variable that the user has given a value there
+    keeps that value: ours is left out, and its name returned, so that the command can say so. An empty one counts as
+    not given, as in a copy of ``.env.example``; ours comes later in the file and wins. A variable that is set in the
+    environment itself wins over both, as always with such files.
+
+    The file is replaced in one step and is for its owner only (mode 0600), as it may hold credentials of the user's.
+
+    Args:
+        path: the file; a symbolic link is followed.
+        values: names and values.
+
+    Returns:
+        The names that the user's own lines keep at another value.
+
+    Raises:
+        LocalStackError: a value cannot be written so that it is read back the same, as with a line break or ``${``.
+    """
+    path = path.resolve()
+    users = _BLOCK.sub("", path.read_text()) if path.exists() else ""
+    set_by_user = {name: value for name, value in dotenv_values(stream=StringIO(users)).items() if value}
+    ours = {name: value for name, value in values.items() if name not in set_by_user}
+    lines = [_BEGIN, *(f"{name}={_quoted(name, value)}" for name, value in ours.items()), _END, ""]
+    separator = "\n" if users and not users.endswith("\n") else ""
+    _replace(path, users + separator + "\n".join(lines))
+    return [name for name, value in values.items() if set_by_user.get(name, value) != value]
+
+
+def make_dagster_home(folder: Path, dagster_yaml: Path) -> Path:
+    """Return ``folder/dagster_home``, having made it, with ``dagster.yaml`` as a link to the project's.
+
+    Raises:
+        LocalStackError: the project's file does not exist.
+    """
+    if not dagster_yaml.is_file():
+        raise LocalStackError(f"{dagster_yaml} does not exist: run the command in the project's folder")
+    home = folder.resolve() / "dagster_home"
+    home.mkdir(parents=True, exist_ok=True)
+    link = home / "dagster.yaml"
+    link.unlink(missing_ok=True)
+    link.symlink_to(dagster_yaml.resolve())
+    return home
+
+
+def _quoted(name: str, value: str) -> str:
+    if _PLAIN.fullmatch(value):
+        return value
+    quoted = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    if "\n" in value or dotenv_values(stream=StringIO(f"{name}={quoted}")).get(name) != value:
+        raise LocalStackError(f"{name} cannot be written to a .env file: choose a folder with a plain name")
+    return quoted
+
+
+def _replace(path: Path, text: str) -> None:
+    # Made with mode 0600, and beside the file, as a rename works within one file system only.
+    handle, new = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as stream:
+            stream.write(text)
+        Path(new).replace(path)
+    except BaseException:
+        Path(new).unlink(missing_ok=True)
+        raise

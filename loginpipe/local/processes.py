@@ -1,0 +1,135 @@
+"""Starting a program as a service, knowing it again later, and stopping it. Nothing about any one service.
+
+A process is known by its id and its whole command line together. Every service gets its folder on the command line,
+so that a match cannot be another folder's service, nor a stranger that was given the id of one that has ended.
+"""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Final
+
+from loginpipe.errors import LocalStackError
+
+if TYPE_CHECKING:
+    import psutil
+
+POLL_SECONDS: Final = 0.02
+
+
+class StoppedError(Exception):
+    """A stop was asked for while a service was starting."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is written down of a process that was started."""
+
+    name: str
+    pid: int
+    arguments: list[str]
+    """The command line without the program, which some platforms report under another name."""
+    stop_signal: int = signal.SIGTERM
+    """What makes it end in an orderly way."""
+
+    def process(self) -> "psutil.Process | None":
+        """Return the process, or None where it has ended, also where its id belongs to another by now."""
+        import psutil
+
+        try:
+            process = psutil.Process(self.pid)
+            # A zombie, which a supervisor that was killed may leave behind, has an empty command line.
+            return process if process.cmdline()[1:] == self.arguments else None
+        except psutil.Error:
+            return None
+
+    def stop(self, seconds: float = 60) -> bool:
+        """Stop the process and wait until it is gone; kill it after so many seconds. False if it had ended already."""
+        import psutil
+
+        process = self.process()
+        if process is None:
+            return False
+        for number in (self.stop_signal, signal.SIGKILL):
+            try:
+                # psutil checks once more that the id was not given to another process.
+                process.send_signal(number)
+            except psutil.NoSuchProcess:
+                return True
+            except psutil.AccessDenied:
+                raise LocalStackError(
+                    f"{self.name} (process {self.pid}) is another user's: stop it as that user"
+                ) from None
+            if self.gone_within(seconds):
+                return True
+        raise LocalStackError(f"{self.name} (process {self.pid}) cannot be killed: end it by hand")
+
+    def gone_within(self, seconds: float) -> bool:
+        """Wait until the process is gone, at most so many seconds; say whether it is."""
+        deadline = time.monotonic() + seconds
+        while self.process() is not None:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
+
+
+class Service:
+    """A program that was started and writes to a log."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        *,
+        environment: Mapping[str, str],
+        user: str | None = None,
+        stop_signal: int = signal.SIGTERM,
+    ) -> None:
+        self.log = log
+        with log.open("wb") as stream:
+            self._process = subprocess.Popen(  # noqa: S603 - the callers' own command lines
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                user=user,
+                # Ctrl-C reaches everything in the terminal's group at once; services are stopped in order instead.
+                start_new_session=True,
+            )
+        self.record = Record(name, self._process.pid, list(command[1:]), stop_signal)
+
+    def ended(self) -> bool:
+        """Say whether the program has ended."""
+        return self._process.poll() is not None
+
+    def failure(self) -> LocalStackError:
+        """Say in one line how the program ended, with the last line of its log."""
+        lines = self.log.read_text(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing was logged")
+        return LocalStackError(
+            f"{self.record.name} ended with code {self._process.poll()}: {last[-300:]} (its log: {self.log})"
+        )
+
+    def wait_ready(self, answers: Callable[[], bool], stopping: Event, seconds: float) -> None:
+        """Wait until the service answers.
+
+        Raises:
+            LocalStackError: it ended, or did not answer within so many seconds.
+            StoppedError: `stopping` was set.
+        """
+        deadline = time.monotonic() + seconds
+        while not answers():
+            if self.ended():
+                raise self.failure()
+            if stopping.is_set():
+                raise StoppedError
+            if time.monotonic() > deadline:
+                raise LocalStackError(f"{self.record.name} did not answer in {seconds:.0f} s: see its log, {self.log}")
+            stopping.wait(POLL_SECONDS)

@@ -1,0 +1,28 @@
+"""Schema drift: the names of fields that the contract does not know, counted, never their values."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+HIDDEN_NAME: Final = "(name not shown)"
+OTHER_NAMES: Final = "(other names)"
+NAMES_MOST: Final = 50
+"""Distinct names kept: a producer that uses values as names must not flood the metadata."""
+
+# A name is shown only where it looks like one: a producer could use an address or a device id as a key.
+_SHOWN = re.compile(r"(?=(?:[^0-9]*[0-9]){0,3}[^0-9]*\Z)[A-Za-z_][A-Za-z0-9_]{0,63}")
+
+
+def shown_name(name: str) -> str:
+    """Return a field's name where it is safe to show: a plain identifier with at most three digits."""
+    return name if _SHOWN.fullmatch(name) else HIDDEN_NAME
+
+
+def count_unknown_fields(events: Iterable[Mapping[str, Any]], known: frozenset[str]) -> Counter[str]:
+    """Count, for each field name outside ``known``, the events that carry it."""
+    unknown: Counter[str] = Counter()
+    for event in events:
+        for name in {shown_name(name) for name in event.keys() - known}:
+            unknown[name if name in unknown or len(unknown) < NAMES_MOST else OTHER_NAMES] += 1
+    return unknown

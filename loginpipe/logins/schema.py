@@ -1,0 +1,86 @@
+"""The pandera schemas of section "Input" of the README: what makes a login a good one.
+
+Every check is named by the reason code it stands for and passes what an earlier check has refused already, so that
+a field at fault has one reason. Checks return booleans only: pandera keeps failing cells in its errors, and those
+are never shown, logged or stored.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+
+from loginpipe.logins.app_versions import MAJOR_MOST, is_version
+from loginpipe.logins.canonical import is_address
+from loginpipe.logins.parsing import MISSING
+from loginpipe.logins.rejects import Reason
+
+
+def _check(reason: Reason, passes: Callable[[Any], bool]) -> pa.Check:
+    def passes_each(cells: "pd.Series[Any]") -> "pd.Series[bool]":
+        return pd.Series(np.fromiter((passes(cell) for cell in cells), dtype=bool, count=len(cells)), cells.index)
+
+    # Nulls have a reason code of their own, so pandera may not leave them out.
+    return pa.Check(passes_each, name=reason.value, error=reason.value, ignore_na=False)
+
+
+def _text_check(reason: Reason, passes: Callable[[str], bool]) -> pa.Check:
+    return _check(reason, lambda cell: not isinstance(cell, str) or passes(cell))
+
+
+def _text(most: int, *more: pa.Check, nullable: bool = False, may_be_blank: bool = False) -> pa.Column:
+    checks = [
+        _check(Reason.MISSING, lambda cell: cell is not MISSING),
+        _check(Reason.WRONG_TYPE, lambda cell: isinstance(cell, str) or cell is None or cell is MISSING),
+        _text_check(Reason.INVALID_CHARACTERS, lambda cell: "\x00" not in cell),
+        _text_check(Reason.TOO_LONG, lambda cell: len(cell) <= most),
+        *more,
+    ]
+    if not nullable:
+        checks.append(_check(Reason.NULL, lambda cell: cell is not None))
+    if not may_be_blank:
+        checks.append(_text_check(Reason.BLANK, lambda cell: len(cell) > 0))
+    # Nullness is judged above: pandera's own check would take MISSING for a value and NaN for a null.
+    return pa.Column(object, checks, nullable=True)
+
+
+def _unless_at_fault(passes: Callable[[str], bool], most: int) -> Callable[[str], bool]:
+    """Let pass what the checks on length, blankness and characters refuse, so that it has one reason."""
+    return lambda cell: not cell or len(cell) > most or "\x00" in cell or passes(cell)
+
+
+_ADDRESS_MOST: Final = 64
+_VERSION_MOST: Final = 32
+
+_IDENTITY_COLUMNS: Final = {
+    "user_id": _text(128),
+    "device_type": _text(32),
+    "ip": _text(_ADDRESS_MOST, _text_check(Reason.INVALID_ADDRESS, _unless_at_fault(is_address, _ADDRESS_MOST))),
+    "device_id": _text(256),
+    "locale": _text(32, nullable=True, may_be_blank=True),
+}
+
+LOGIN_FIELDS_SCHEMA: Final = pa.DataFrameSchema(
+    {
+        **_IDENTITY_COLUMNS,
+        "app_version": _text(
+            _VERSION_MOST, _text_check(Reason.INVALID_VERSION, _unless_at_fault(is_version, _VERSION_MOST))
+        ),
+    },
+    strict=True,
+)
+"""Login fields as parsed; see `loginpipe.logins.parsing.login_fields` for the frame."""
+
+VALIDATED_LOGINS_SCHEMA: Final = pa.DataFrameSchema(
+    {
+        "message_id": pa.Column(object, unique=True),
+        "sent_at": pa.Column(pd.DatetimeTZDtype("ms", "UTC")),
+        **_IDENTITY_COLUMNS,
+        "app_version": pa.Column("int32", pa.Check.in_range(0, MAJOR_MOST * 1_000_000 + 999_999)),
+    },
+    strict=True,
+    ordered=True,
+)
+"""``validated_logins`` as a whole: one row an accepted message, personal data still clear."""

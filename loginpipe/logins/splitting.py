@@ -1,0 +1,94 @@
+"""A batch of messages into good logins and rejects: the decision, without any of its consequences."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pandas as pd
+from pandera.errors import SchemaErrors
+
+from loginpipe.logins.app_versions import encode_version
+from loginpipe.logins.drift import count_unknown_fields
+from loginpipe.logins.parsing import LOGIN_FIELDS, login_fields, parse_body
+from loginpipe.logins.rejects import WHOLE_BODY, Reason
+from loginpipe.logins.schema import LOGIN_FIELDS_SCHEMA, VALIDATED_LOGINS_SCHEMA
+
+_KNOWN_FIELDS: Final = frozenset(LOGIN_FIELDS)
+
+Faults = dict[int, list[tuple[Reason, str]]]
+"""By position of the message in its batch: reason and field name of each fault."""
+
+
+@dataclass(frozen=True)
+class SplitBatch:
+    """What became of a batch.
+
+    Attributes:
+        accepted: `VALIDATED_LOGINS_SCHEMA`; personal data in clear.
+        rejected: columns message_id, body (object), sent_at, received_at (datetime64[ms, UTC]), reasons and fields
+            (object: lists of equal length, element by element); the body in clear.
+        unknown_fields: how many of the messages that are JSON objects carry each field name outside the contract.
+    """
+
+    accepted: pd.DataFrame
+    rejected: pd.DataFrame
+    unknown_fields: Counter[str]
+
+    def reason_counts(self) -> dict[str, int]:
+        """Count the rejected messages by reason; one with two reasons counts under both."""
+        return dict(Counter(reason for reasons in self.rejected["reasons"] for reason in set(reasons)).most_common())
+
+
+def split_batch(messages: pd.DataFrame) -> SplitBatch:
+    """Parse and judge every message; each ends in exactly one of the two frames.
+
+    Args:
+        messages: `loginpipe.logins.messages.MESSAGE_COLUMNS`, one row a message, message ids distinct.
+    """
+    messages = messages.reset_index(drop=True)
+    events: dict[int, dict[str, Any]] = {}
+    faults: Faults = {}
+    for position, (body, intact) in enumerate(zip(messages["body"], messages["body_intact"], strict=True)):
+        parsed = parse_body(body) if intact else Reason.BODY_DAMAGED
+        if isinstance(parsed, Reason):
+            faults[position] = [(parsed, WHOLE_BODY)]
+        else:
+            events[position] = parsed
+    fields = login_fields(list(events.values())).set_index(pd.Index(list(events), dtype="int64"))
+    faults |= _field_faults(fields)
+    rejected = messages.loc[sorted(faults), ["message_id", "body", "sent_at", "received_at"]]
+    return SplitBatch(
+        accepted=_validated(messages, fields.drop(index=[position for position in faults if position in events])),
+        rejected=rejected.assign(
+            reasons=pd.Series(
+                [[reason.value for reason, _ in faults[i]] for i in rejected.index], rejected.index, object
+            ),
+            fields=pd.Series([[field for _, field in faults[i]] for i in rejected.index], rejected.index, object),
+        ).reset_index(drop=True),
+        unknown_fields=count_unknown_fields(events.values(), _KNOWN_FIELDS),
+    )
+
+
+def _field_faults(fields: pd.DataFrame) -> Faults:
+    try:
+        LOGIN_FIELDS_SCHEMA.validate(fields, lazy=True)
+    except SchemaErrors as error:
+        cases = error.failure_cases
+    else:
+        return {}
+    faults: Faults = {}
+    for position, field, check in zip(cases["index"], cases["column"], cases["check"], strict=True):
+        faults.setdefault(int(position), []).append((Reason(check), str(field)))
+    return faults
+
+
+def _validated(messages: pd.DataFrame, fields: pd.DataFrame) -> pd.DataFrame:
+    accepted = messages.loc[fields.index, ["message_id", "sent_at"]].join(fields)
+    accepted["app_version"] = accepted["app_version"].map(encode_version).astype("int32")
+    accepted = accepted.reset_index(drop=True)[list(VALIDATED_LOGINS_SCHEMA.columns)]
+    try:
+        # Validated again as a whole: what a lazy validation under-reports must not go further.
+        return VALIDATED_LOGINS_SCHEMA.validate(accepted, lazy=True)
+    except SchemaErrors as error:
+        places = sorted({f"{column}: {check}" for column, check in error.failure_cases[["column", "check"]].values})
+    raise ValueError(f"rows that passed validation fail it as a whole ({'; '.join(places)}): this is a bug, report it")

@@ -1,0 +1,64 @@
+"""Tokens: equal values get equal ones, and without the key nobody gets a value back or can try values out.
+
+A token is HMAC-SHA-256 of the canonical value, under a key derived for its field, written as
+``<field prefix>.v<key version>.<43 base64url characters>``. Not a plain or salted hash: there are so few addresses
+and device ids that one core tries them all in minutes.
+"""
+
+import hmac
+import re
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+PREFIXES: Final[Mapping[str, str]] = {"ip": "ip", "device_id": "dev"}
+"""Token prefix of each field that is masked."""
+
+_DERIVATION: Final = b"loginpipe.token.v1."
+_CHECK_LABEL: Final = b"loginpipe.token-key-check.v1"
+
+
+def derivation_label(field_name: str) -> bytes:
+    """Return what is MACed with a token key to derive a field's key: the message of AWS KMS' ``GenerateMac``."""
+    return _DERIVATION + field_name.encode()
+
+
+def derive_field_keys(token_key: bytes) -> dict[str, bytes]:
+    """Return the 32-byte key of each masked field, derived from one 32-byte token key."""
+    return {name: hmac.digest(token_key, derivation_label(name), "sha256") for name in PREFIXES}
+
+
+def token_pattern(field_name: str) -> re.Pattern[str]:
+    """Return what every token of a field matches in full."""
+    return re.compile(rf"{PREFIXES[field_name]}\.v[1-9][0-9]{{0,4}}\.[A-Za-z0-9_-]{{43}}")
+
+
+@dataclass(frozen=True)
+class TokenKeys:
+    """Token keys, derived: one key a version and field. The versions older than ``current`` make no new tokens.
+
+    Attributes:
+        current: the version that new tokens are made with.
+        field_keys: version → field name → 32 bytes.
+        development: made by ``loginpipe local`` or in a ``local`` environment; refused in production.
+    """
+
+    current: int
+    field_keys: Mapping[int, Mapping[str, bytes]] = field(repr=False)
+    development: bool = False
+
+    def tokens(self, field_name: str, canonical_values: Sequence[bytes]) -> list[str]:
+        """Return the token of each canonical value of one field, in order."""
+        key = self.field_keys[self.current][field_name]
+        prefix = f"{PREFIXES[field_name]}.v{self.current}."
+        return [
+            prefix + urlsafe_b64encode(hmac.digest(key, value, "sha256"))[:43].decode() for value in canonical_values
+        ]
+
+    def check_values(self) -> dict[int, bytes]:
+        """Return, by version, a value that tells two keys apart and neither of them from it."""
+        return {
+            version: hmac.digest(keys["ip"], _CHECK_LABEL + keys["device_id"], "sha256")
+            for version, keys in self.field_keys.items()
+        }

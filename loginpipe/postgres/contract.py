@@ -1,0 +1,59 @@
+"""Whether the table ``user_logins`` is the contract: what the catalog says, and how it differs, in plain words.
+
+The contract itself is in `loginpipe.logins.user_logins`; what to do about a difference is the caller's.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
+from loginpipe.postgres.connections import Connection
+from loginpipe.postgres.statements import statement
+
+_KINDS: Final = {"r": "table", "p": "table", "v": "view", "m": "materialized view", "f": "foreign table"}
+
+
+def user_logins_columns(connection: Connection) -> tuple[tuple[str, str], ...]:
+    """Read name and type (as ``format_type`` prints it) of each column of ``public.user_logins``, in order.
+
+    Reads in the caller's transaction. Empty where there is no such relation.
+
+    Raises:
+        psycopg2.Error: for the caller's `transaction` to translate.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(statement("user_logins_columns"))
+        return tuple((name, kind) for name, kind in cursor.fetchall())
+
+
+def user_logins_kind(connection: Connection) -> str | None:
+    """Say what ``public.user_logins`` is: ``table`` (partitioned or not), ``view``, …; None where there is none.
+
+    Reads in the caller's transaction.
+
+    Raises:
+        psycopg2.Error: for the caller's `transaction` to translate.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT relkind FROM pg_class WHERE oid = to_regclass('public.user_logins')")
+        row = cursor.fetchone()
+    return None if row is None else _KINDS.get(row[0], "relation of another kind")
+
+
+def contract_differences(found: Sequence[tuple[str, str]]) -> list[str]:
+    """List how columns differ from the contract, one phrase each; empty where they do not.
+
+    Args:
+        found: name and type of each column, in order, as `user_logins_columns` gives them.
+    """
+    expected, actual = dict(USER_LOGINS_COLUMNS), dict(found)
+    differences = [f"column {name} ({kind}) is missing" for name, kind in expected.items() if name not in actual]
+    differences += [f"column {name} ({kind}) is not expected" for name, kind in actual.items() if name not in expected]
+    differences += [
+        f"column {name} is {actual[name]}, expected {kind}"
+        for name, kind in expected.items()
+        if name in actual and actual[name] != kind
+    ]
+    if not differences and list(actual) != list(expected):
+        differences.append(f"the columns are in the order {', '.join(actual)}, expected {', '.join(expected)}")
+    return differences

@@ -1,0 +1,53 @@
+"""The load transaction: ledger, rows, vault and books are written together, or not at all."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import pandas as pd
+
+from loginpipe.masking.sealing import Sealed
+from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.copy import copy_rows
+from loginpipe.postgres.ledger import recorded_by
+from loginpipe.postgres.statements import statement
+from loginpipe.postgres.vault import insert_sealed
+
+_COLUMNS: Final = (
+    "message_id", "user_id", "device_type", "masked_ip", "masked_device_id", "locale", "app_version", "create_date",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LoadCounts:
+    """What the load made of the accepted messages: new rows, and messages whose outcome was recorded before."""
+
+    inserted: int
+    duplicates: int
+    sealed: int
+
+
+def load_logins(connection: Connection, logins: pd.DataFrame, sealed: Sealed, run_id: str) -> LoadCounts:
+    """Write a batch in one transaction: every message of it is recorded once, whoever else delivers it.
+
+    Args:
+        connection: with no transaction open.
+        logins: `loginpipe.masking.mask.MaskedLogins.logins`.
+        sealed: what the new tokens stand for.
+        run_id: a UUID; its row in ``ingest_runs`` is there.
+
+    Raises:
+        DatabaseError: nothing was written.
+    """
+    with transaction(connection) as cursor:
+        cursor.execute(statement("create_incoming_logins"))
+        copy_rows(cursor, "incoming_logins", _COLUMNS, zip(*(logins[column] for column in _COLUMNS), strict=True))
+        cursor.execute(statement("insert_new_logins"), {"run_id": run_id})
+        inserted = cursor.rowcount
+        if inserted < len(logins):
+            inserted = recorded_by(cursor, run_id, "incoming_logins", "create_date")
+        counts = LoadCounts(inserted, len(logins) - inserted, insert_sealed(cursor, sealed))
+        cursor.execute(
+            "UPDATE loginpipe.ingest_runs SET inserted = %s, duplicates = received - rejected - %s WHERE run_id = %s",
+            (counts.inserted, counts.inserted, run_id),
+        )
+    return counts

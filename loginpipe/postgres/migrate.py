@@ -1,0 +1,143 @@
+"""Bring the warehouse up to date, and tell whether it is. The schema itself is in ``migrations/``.
+
+The pipeline asks `require_migrated` at every start, so Alembic and SQLAlchemy are imported only where they run.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Final, cast
+
+import psycopg2
+
+from loginpipe.errors import DatabaseError, SchemaError
+from loginpipe.postgres.connections import Connection, Cursor, connect, place, statement_error, transaction
+from loginpipe.postgres.partitions import maintain
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from sqlalchemy.engine import Connection as SqlalchemyConnection
+
+HEAD: Final = "0001"
+"""The newest revision in ``migrations/``. Revisions are numbered in order, so that they compare as text."""
+
+_INSUFFICIENT_PRIVILEGE: Final = "42501"
+_LOCK: Final = int.from_bytes(b"lp-migra")  # any number that nobody else locks
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationResult:
+    """What `migrate` did.
+
+    Attributes:
+        before: the revision found, None for a database that was never migrated.
+        after: the revision it is at now: `HEAD`.
+        adopted: whether ``user_logins`` was there already and was taken over unchanged, in this call.
+    """
+
+    before: str | None
+    after: str
+    adopted: bool
+
+
+def migrate(database_url: str, *, today: date | None = None) -> MigrationResult:
+    """Migrate to `HEAD`, all of it or nothing, then make sure of partitions. Safe to call by many at once, and again.
+
+    Args:
+        database_url: as `connect` takes it. The role needs CREATE on the database and on its schema ``public``.
+        today: the UTC date to make partitions for; today's when not given.
+
+    Raises:
+        SchemaError: ``user_logins`` is not the contract, or the database is ahead of this version.
+        DatabaseError: out of reach, or a statement was refused.
+    """
+    before, adopted = _upgrade(database_url)
+    connection = connect(database_url)
+    try:
+        maintain(connection, today or datetime.now(UTC).date())
+    finally:
+        connection.close()
+    return MigrationResult(before, HEAD, adopted)
+
+
+def require_migrated(connection: Connection) -> None:
+    """Check that the database is at `HEAD`.
+
+    Args:
+        connection: with no transaction open.
+
+    Raises:
+        SchemaError: it is behind, or ahead; says what to do.
+    """
+    with transaction(connection) as cursor:
+        found = _revision(cursor)
+    if found is None or found < HEAD:
+        at = found or "none"
+        raise SchemaError(f"{place(connection)} is not migrated (at {at}, needs {HEAD}): run `loginpipe migrate`")
+    _refuse_newer(found, connection)
+
+
+def alembic_config() -> "Config":
+    """Return what an ``alembic.ini`` would say. Alembic reaches the database by ``attributes["connection"]``."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "loginpipe.postgres:migrations")
+    return config
+
+
+def _upgrade(database_url: str) -> tuple[str | None, bool]:
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.pool import NullPool
+
+    # With `creator`, libpq reads the URL: SQLAlchemy's own reading knows fewer forms.
+    engine = create_engine("postgresql+psycopg2://", creator=partial(connect, database_url), poolclass=NullPool)
+    try:
+        with engine.begin() as bound:
+            return _upgrade_in_transaction(bound)
+    except (DBAPIError, psycopg2.Error) as error:
+        raise _refusal(error.orig if isinstance(error, DBAPIError) else error) from None
+
+
+def _upgrade_in_transaction(bound: "SqlalchemyConnection") -> tuple[str | None, bool]:
+    from alembic import command
+
+    connection = cast("Connection", bound.connection.driver_connection)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        before = _revision(cursor)
+        if before == HEAD:
+            return before, False
+        if before is not None:
+            _refuse_newer(before, connection)
+        cursor.execute("SELECT to_regnamespace('loginpipe') IS NULL")
+        if cursor.fetchone() == (True,):  # CREATE SCHEMA IF NOT EXISTS wants the privilege even when it exists
+            cursor.execute("CREATE SCHEMA loginpipe")
+            cursor.execute("COMMENT ON SCHEMA loginpipe IS 'What the pipeline of user_logins keeps for itself.'")
+    config = alembic_config()
+    config.attributes["connection"] = bound
+    command.upgrade(config, HEAD)
+    return before, bool(config.attributes.get("adopted"))
+
+
+def _revision(cursor: Cursor) -> str | None:
+    cursor.execute("SELECT to_regclass('loginpipe.alembic_version') IS NOT NULL")
+    if cursor.fetchone() == (False,):
+        return None
+    cursor.execute("SELECT max(version_num) FROM loginpipe.alembic_version")
+    row = cursor.fetchone()
+    return row[0] if row else None
+
+
+def _refuse_newer(found: str, connection: Connection) -> None:
+    if found > HEAD:
+        raise SchemaError(f"{place(connection)} is at {found}, which this version does not know: upgrade loginpipe")
+
+
+def _refusal(error: BaseException | None) -> DatabaseError:
+    refusal = statement_error(error) if isinstance(error, psycopg2.Error) else DatabaseError("the migration failed")
+    if refusal.sqlstate == _INSUFFICIENT_PRIVILEGE:
+        message = "the role may not migrate: it needs CREATE on the database and on its schema public, or to own both"
+        return DatabaseError(f"{message} [{refusal.sqlstate}]", refusal.sqlstate)
+    return refusal

@@ -1,0 +1,5 @@
+"""The warehouse's schema as Alembic migrations: ``versions/`` holds one Python file each, with its SQL beside it.
+
+`loginpipe.postgres.migrate` runs them; there is no ``alembic.ini``. Partitions come and go by date and are no
+migration's business.
+"""

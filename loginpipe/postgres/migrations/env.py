@@ -1,0 +1,7 @@
+"""What Alembic runs to reach the database: it takes the connection, and its transaction, from `migrate`."""
+
+from alembic import context  # noqa: TID253  only Alembic loads this file
+
+context.configure(connection=context.config.attributes["connection"], version_table_schema="loginpipe")
+with context.begin_transaction():
+    context.run_migrations()

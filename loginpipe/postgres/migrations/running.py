@@ -1,0 +1,23 @@
+"""What migrations share: the driver's connection, and a file of SQL run as it is written."""
+
+from pathlib import Path
+from typing import Final
+
+from alembic import op  # noqa: TID253  only migrations load this file
+
+from loginpipe.postgres.connections import Connection
+
+_VERSIONS: Final = Path(__file__).with_name("versions")
+
+
+def driver_connection() -> Connection:
+    """Return psycopg2's connection, inside the migration's transaction."""
+    connection = op.get_bind().connection.driver_connection
+    assert isinstance(connection, Connection)  # noqa: S101  `migrate` made it
+    return connection
+
+
+def run_sql_file(name: str) -> None:
+    """Run a file of ``versions/``. Straight through the driver: SQLAlchemy would read ``:`` and ``%`` in it."""
+    with driver_connection().cursor() as cursor:
+        cursor.execute(_VERSIONS.joinpath(name).read_text())

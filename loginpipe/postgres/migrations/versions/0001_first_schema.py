@@ -1,0 +1,48 @@
+"""The first schema: ``user_logins`` made or adopted, what the pipeline keeps for itself, and the vault's tables."""
+
+from alembic import context  # noqa: TID253  only Alembic loads this file
+
+from loginpipe.errors import SchemaError
+from loginpipe.postgres.contract import contract_differences, user_logins_columns, user_logins_kind
+from loginpipe.postgres.migrations.running import driver_connection, run_sql_file
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    if _adopts_user_logins():
+        context.config.attributes["adopted"] = True
+    else:
+        run_sql_file("0001_user_logins.sql")
+    run_sql_file("0001_app_versions.sql")
+    run_sql_file("0001_operations.sql")
+    run_sql_file("0001_vault.sql")
+
+
+def downgrade() -> None:
+    """Refuse: below this lie the ledger, whose loss lets messages in twice, and the vault, which nothing replaces."""
+    raise SchemaError(
+        "0001 is not undone: that would drop the vault and the ledger. Whoever means it drops the schemas vault and "
+        "loginpipe by hand; user_logins stays"
+    )
+
+
+def _adopts_user_logins() -> bool:
+    """Say whether the table is there to be adopted as it is.
+
+    Raises:
+        SchemaError: it is there, and other than the contract.
+    """
+    connection = driver_connection()
+    kind = user_logins_kind(connection)
+    if kind is None:
+        return False
+    if kind != "table":
+        raise SchemaError(f"public.user_logins is a {kind}, expected a table: rename it, then migrate")
+    differences = contract_differences(user_logins_columns(connection))
+    if differences:
+        raise SchemaError(
+            f"public.user_logins is not as expected: {'; '.join(differences)}. Alter or rename it, then migrate"
+        )
+    return True

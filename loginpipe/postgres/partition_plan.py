@@ -1,0 +1,70 @@
+"""Which partitions there should be on a given day, and which are of no more use. Pure: dates in, names and bounds out.
+
+`loginpipe.postgres.partitions` makes it so. That a table is partitioned at all is the migrations' doing.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Final
+
+LEDGER: Final = "loginpipe.ingested_messages"
+USER_LOGINS: Final = "public.user_logins"
+
+_LEDGER_KEPT: Final = timedelta(days=15)  # SQS keeps a message 14 days at most; the day more is for clocks that differ
+_LEDGER_AHEAD: Final = timedelta(days=7)
+_LOGIN_MONTHS: Final = range(-1, 4)
+_DAY: Final = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Partition:
+    """A partition, for the days from ``start`` up to, not including, ``end``; as text, its schema and name.
+
+    Attributes:
+        table: schema and name of the parent.
+        name: its own name, in the parent's schema.
+    """
+
+    table: str
+    name: str
+    start: date
+    end: date
+
+    def __str__(self) -> str:
+        return f"{self.table.split('.')[0]}.{self.name}"
+
+    def overlaps(self, other: "Partition") -> bool:
+        """Say whether the two have a day in common; both of one table."""
+        return self.start < other.end and other.start < self.end
+
+
+def coming(today: date) -> list[Partition]:
+    """List the partitions there should be on a UTC date.
+
+    Those of the ledger from the day of the oldest message that SQS can hold to a week ahead, those of ``user_logins``
+    from last month to three months ahead: maintenance may fail for a week before a row lands in a default partition.
+    """
+    first = ledger_begins(today)
+    days = [first + offset * _DAY for offset in range((today + _LEDGER_AHEAD - first).days + 1)]
+    months = [_first_of_month(today, offset) for offset in _LOGIN_MONTHS]
+    return [
+        *(Partition(LEDGER, f"ingested_messages_{day:y%Ym%md%d}", day, day + _DAY) for day in days),
+        *(Partition(USER_LOGINS, f"user_logins_{month:y%Ym%m}", month, _first_of_month(month, 1)) for month in months),
+    ]
+
+
+def expired(existing: Iterable[Partition], today: date) -> list[Partition]:
+    """Pick the ledger's partitions whose last day ended more than 14 days before a UTC date; never another table's."""
+    first = ledger_begins(today)
+    return [partition for partition in existing if partition.table == LEDGER and partition.end <= first]
+
+
+def ledger_begins(today: date) -> date:
+    """Return the first day that the ledger must still hold on a UTC date."""
+    return today - _LEDGER_KEPT
+
+
+def _first_of_month(day: date, offset: int) -> date:
+    year, month = divmod(day.year * 12 + day.month - 1 + offset, 12)
+    return date(year, month + 1, 1)

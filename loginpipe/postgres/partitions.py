@@ -1,0 +1,176 @@
+"""Make the partitions that `partition_plan` asks for, and drop what it calls expired, beside loads that go on.
+
+Deciding which those are is the plan's matter, not this file's.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from typing import Final, TypeVar
+
+from psycopg2 import sql
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from loginpipe.errors import DatabaseError
+from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
+from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.partition_plan import LEDGER, USER_LOGINS, Partition, coming, expired, ledger_begins
+from loginpipe.postgres.statements import statement
+
+_KEYS: Final = {LEDGER: "sent_on", USER_LOGINS: "create_date"}
+_COLUMNS: Final = {
+    LEDGER: ("message_id", "sent_on", "run_id"),
+    USER_LOGINS: tuple(name for name, _ in USER_LOGINS_COLUMNS),
+}
+
+_LOCK: Final = int.from_bytes(b"lp-parts")  # any number that nobody else locks
+_LOCK_WAIT: Final = "2s"  # loads and queries queue behind a lock that waits: never longer than this
+_ATTEMPTS: Final = 5
+_BUSY: Final = ("55P03", "40P01")  # lock not available, deadlock
+
+_BOUNDS: Final = re.compile(r"FOR VALUES FROM \('?([^']+)'?\) TO \('?([^']+)'?\)")
+_ENDLESS: Final = {"MINVALUE": date.min, "-infinity": date.min, "MAXVALUE": date.max, "infinity": date.max}
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class MaintenanceResult:
+    """What `maintain` did and found; tables and partitions with their schema.
+
+    Attributes:
+        created: partitions made.
+        dropped: ledger partitions dropped.
+        rows_in_default: rows in each default partition: of dates that no other one covers. Normally 0.
+        left_alone: tables that are not ours to partition, with the reason: an adopted ``user_logins`` may be one.
+    """
+
+    created: list[str]
+    dropped: list[str]
+    rows_in_default: dict[str, int]
+    left_alone: dict[str, str]
+
+
+def maintain(connection: Connection, today: date) -> MaintenanceResult:
+    """Make the coming partitions, moving rows that wait in a default one, and drop the ledger's expired ones.
+
+    Safe beside loads and beside itself: one short transaction a partition, one maintainer at a time, no lock waited
+    for longer than two seconds, five attempts. A partition of ``user_logins`` is never dropped.
+
+    Args:
+        connection: of the role that owns the tables, with no transaction open.
+        today: the UTC date.
+
+    Raises:
+        DatabaseError: a partition could not be made or dropped, named; the ones before it stay as done.
+    """
+    created = _add_coming(connection, LEDGER, today)
+    dropped = _run(connection, partial(_drop_expired, today=today), LEDGER)
+    reason = _run(connection, partial(_why_not_ours, table=USER_LOGINS), USER_LOGINS)
+    if reason:
+        return MaintenanceResult(created, dropped, _rows_in_default(connection, LEDGER), {USER_LOGINS: reason})
+    created += _add_coming(connection, USER_LOGINS, today)
+    return MaintenanceResult(created, dropped, _rows_in_default(connection, LEDGER, USER_LOGINS), {})
+
+
+def _run(connection: Connection, work: Callable[[Cursor], _Result], subject: str) -> _Result:
+    """Do work in a transaction of its own, again when the locks it needs are taken."""
+
+    def once() -> _Result:
+        with transaction(connection) as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            cursor.execute("SELECT set_config('lock_timeout', %s, true)", (_LOCK_WAIT,))
+            return work(cursor)
+
+    retrying = Retrying(
+        retry=retry_if_exception(lambda error: isinstance(error, DatabaseError) and error.sqlstate in _BUSY),
+        stop=stop_after_attempt(_ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.2, max=5),
+        reraise=True,
+    )
+    try:
+        return retrying(once)
+    except DatabaseError as error:
+        raise DatabaseError(f"maintaining partitions, {subject}: {error}", error.sqlstate) from None
+
+
+def _why_not_ours(cursor: Cursor, table: str) -> str | None:
+    """Say why a table is not ours to partition; None where it is."""
+    cursor.execute(statement("partitioning"), {"table": table})
+    scheme, owned = cursor.fetchone() or (None, False)
+    if scheme is None:
+        return "it is not partitioned"
+    if scheme != f"RANGE ({_KEYS[table]})":
+        return f"it is partitioned by {scheme}"
+    return None if owned else "another role owns it"
+
+
+def _existing(cursor: Cursor, table: str) -> tuple[list[Partition], sql.Identifier | None]:
+    """Read a table's partitions, and which is the default one, if any."""
+    cursor.execute(statement("existing_partitions"), {"table": table})
+    partitions, default = [], None
+    for schema, name, bounds in cursor.fetchall():
+        match = _BOUNDS.fullmatch(bounds)
+        if match:
+            start, end = (_ENDLESS.get(bound) or date.fromisoformat(bound) for bound in match.groups())
+            partitions.append(Partition(table, name, start, end))
+        else:
+            default = sql.Identifier(schema, name)
+    return partitions, default
+
+
+def _add_coming(connection: Connection, table: str, today: date) -> list[str]:
+    return [
+        str(partition)
+        for partition in coming(today)
+        if partition.table == table and _run(connection, partial(_add, partition=partition), str(partition))
+    ]
+
+
+def _add(cursor: Cursor, partition: Partition) -> bool:
+    """Make a partition unless one covers its days, or some of them; say whether it was made."""
+    existing, default = _existing(cursor, partition.table)
+    if any(partition.overlaps(other) for other in existing):
+        return False
+    names: dict[str, sql.Composable] = {
+        "table": _identifier(partition.table),
+        "partition": _identifier(str(partition)),
+        "key": sql.Identifier(_KEYS[partition.table]),
+        "columns": sql.SQL(", ").join(map(sql.Identifier, _COLUMNS[partition.table])),
+        "start": sql.Literal(partition.start),
+        "end": sql.Literal(partition.end),
+    }
+    cursor.execute(sql.SQL(statement("create_partition")).format(**names))
+    if default:
+        cursor.execute(sql.SQL(statement("move_from_default")).format(default=default, **names))
+    cursor.execute(sql.SQL(statement("attach_partition")).format(**names))
+    return True
+
+
+def _drop_expired(cursor: Cursor, today: date) -> list[str]:
+    """Drop the ledger's expired partitions, which locks loads out for that moment, and expired rows in its default."""
+    existing, default = _existing(cursor, LEDGER)
+    gone = [str(partition) for partition in expired(existing, today)]
+    for name in gone:
+        cursor.execute(sql.SQL("DROP TABLE {}").format(_identifier(name)))
+    if default:
+        delete = sql.SQL("DELETE FROM {} WHERE {} < %s").format(default, sql.Identifier(_KEYS[LEDGER]))
+        cursor.execute(delete, (ledger_begins(today),))
+    return gone
+
+
+def _rows_in_default(connection: Connection, *tables: str) -> dict[str, int]:
+    counts = {}
+    with transaction(connection) as cursor:
+        for table in tables:
+            _, default = _existing(cursor, table)
+            if default:
+                cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(default))
+                [(counts[table],)] = cursor.fetchall()
+    return counts
+
+
+def _identifier(qualified: str) -> sql.Identifier:
+    return sql.Identifier(*qualified.split("."))

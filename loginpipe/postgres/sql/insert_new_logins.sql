@@ -1,0 +1,16 @@
+-- The ledger decides: only messages that it did not hold yet become rows. Sorted, so that concurrent writers that
+-- meet the same messages wait for one another instead of deadlocking.
+WITH new_messages AS (
+    INSERT INTO loginpipe.ingested_messages (message_id, sent_on, run_id)
+    SELECT message_id, create_date, %(run_id)s
+    FROM incoming_logins
+    ORDER BY message_id, create_date
+    ON CONFLICT DO NOTHING
+    RETURNING message_id
+)
+INSERT INTO public.user_logins (
+    user_id, device_type, masked_ip, masked_device_id, locale, app_version, create_date
+)
+SELECT user_id, device_type, masked_ip, masked_device_id, locale, app_version, create_date
+FROM incoming_logins
+JOIN new_messages USING (message_id)

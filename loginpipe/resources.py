@@ -1,0 +1,237 @@
+"""Dagster resources: thin faces of the packages below. In-process, each is one object for the whole run.
+
+All of them are opened before the first asset runs, so a wrong setting, an absent queue, an unreachable or unmigrated
+database and an unreadable key end a run before it has received a message.
+"""
+
+from collections import Counter
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from datetime import date
+
+import dagster as dg
+import pandas as pd
+from pydantic import Field, PrivateAttr
+
+from loginpipe.logins.splitting import SplitBatch
+from loginpipe.masking.keys import load_seal_keys, load_token_keys
+from loginpipe.masking.mask import MaskedLogins, mask_logins, seal_originals
+from loginpipe.masking.sealing import Sealed, SealKey, seal
+from loginpipe.masking.tokens import TokenKeys
+from loginpipe.postgres.connections import Connection, connect, transaction
+from loginpipe.postgres.contract import user_logins_columns
+from loginpipe.postgres.load import LoadCounts, load_logins
+from loginpipe.postgres.migrate import require_migrated
+from loginpipe.postgres.partitions import MaintenanceResult, maintain
+from loginpipe.postgres.rejects import record_rejects
+from loginpipe.postgres.runs import Arrival, RunCounts, close_run, run_counts
+from loginpipe.postgres.token_key_checks import check_token_keys
+from loginpipe.postgres.vault import known_tokens
+from loginpipe.settings import Settings, load_settings, required
+from loginpipe.sqs.client import Queue, open_queue
+from loginpipe.sqs.deletion import Deletion, delete_messages
+from loginpipe.sqs.depth import Depth, read_depth
+from loginpipe.sqs.leases import LeaseKeeper
+from loginpipe.sqs.receiver import Received, receive_batch
+
+CALLS_AT_ONCE = 8
+"""Deletes and lease extensions under way at once, each of up to ten messages."""
+
+
+class SqsResource(dg.ConfigurableResource["SqsResource"]):
+    """The SQS queue, with the leases of what this run has received. Region, endpoint and credentials are boto3's."""
+
+    queue: str = Field(description="Name or URL of the queue.")
+    batch_messages: int = Field(description="Most messages in one run.")
+    batch_seconds: float = Field(description="Longest time of receiving in one run, in seconds.")
+    visibility_seconds: int = Field(description="Visibility timeout asked for with each receive, in seconds.")
+    receivers: int = Field(description="Long polls at once.")
+
+    _queue: Queue = PrivateAttr()
+    _leases: LeaseKeeper = PrivateAttr()
+    _deleted: int = PrivateAttr(default=0)
+    _failures: Counter[str] = PrivateAttr(default_factory=Counter)
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Generator["SqsResource", None, None]:
+        """Look the queue up; at the end, in success or failure, hand back whatever was not deleted."""
+        self._queue = open_queue(self.queue, connections=self.receivers + CALLS_AT_ONCE)
+        self._leases = LeaseKeeper(self._queue, visibility_seconds=self.visibility_seconds, calls_at_once=CALLS_AT_ONCE)
+        try:
+            yield self
+        finally:
+            returned = self._leases.close()
+            if returned and context.log:
+                context.log.warning("%d messages were not deleted and went back to queue %r", returned, self.name)
+
+    @property
+    def name(self) -> str:
+        """The queue's name."""
+        return self._queue.name
+
+    @property
+    def deletion(self) -> Deletion:
+        """What became of all deletes of this run so far."""
+        return Deletion(self._deleted, self._failures)
+
+    @property
+    def leases_lost(self) -> int:
+        """Leases of this run that ended before their message was deleted."""
+        return self._leases.lost
+
+    def depth(self) -> Depth:
+        """Ask the queue for its depth."""
+        return read_depth(self._queue)
+
+    def receive(self) -> Received:
+        """Take a bounded bite of the queue; its messages stay ours until deleted or handed back."""
+        return receive_batch(
+            self._queue,
+            self._leases,
+            most=self.batch_messages,
+            seconds=self.batch_seconds,
+            visibility_seconds=self.visibility_seconds,
+            receivers=self.receivers,
+        )
+
+    def delete(self, message_ids: Iterable[str]) -> Deletion:
+        """Delete messages whose outcome is committed."""
+        deletion = delete_messages(self._queue, self._leases, message_ids, calls_at_once=CALLS_AT_ONCE)
+        self._deleted += deletion.deleted
+        self._failures += deletion.failures
+        return deletion
+
+
+class PostgresResource(dg.ConfigurableResource["PostgresResource"]):
+    """The Postgres database of ``user_logins``: one connection for the run."""
+
+    database_url: str | None = Field(
+        default=None,
+        repr=False,
+        description="Connection URL. Leave it out to use LOGINPIPE_DATABASE_URL: Dagster stores configuration.",
+        json_schema_extra={"dagster__is_secret": True},
+    )
+
+    _connection: Connection = PrivateAttr()
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Generator["PostgresResource", None, None]:  # noqa: ARG002
+        """Connect, and make sure that the database is migrated."""
+        url = self.database_url or load_settings().database_url
+        self._connection = connect(required("database_url", url, "postgresql://user@host/database"))
+        try:
+            require_migrated(self._connection)
+            yield self
+        finally:
+            self._connection.close()
+
+    def check_token_keys(self, keys: TokenKeys) -> None:
+        """Refuse token keys that are not the ones that this database's tokens were made with."""
+        check_token_keys(self._connection, keys.check_values())
+
+    def record_rejects(self, rejected: pd.DataFrame, sealed: Sealed, arrival: Arrival) -> int:
+        """Record the rejects of a run and open its books; return how many this run recorded."""
+        return record_rejects(self._connection, rejected, sealed, arrival)
+
+    def known_tokens(self, tokens: Iterable[str]) -> frozenset[str]:
+        """Return those of the tokens that the vault knows."""
+        with transaction(self._connection) as cursor:
+            return known_tokens(cursor, tokens)
+
+    def load(self, logins: pd.DataFrame, sealed: Sealed, run_id: str) -> LoadCounts:
+        """Write masked logins, ledger, vault and books in one transaction."""
+        return load_logins(self._connection, logins, sealed, run_id)
+
+    def close_run(self, run_id: str, *, deletion: Deletion, leases_lost: int) -> None:
+        """Close the books of a run."""
+        close_run(
+            self._connection,
+            run_id,
+            deleted=deletion.deleted,
+            delete_failures=deletion.failures.total(),
+            leases_lost=leases_lost,
+        )
+
+    def run_counts(self, run_id: str) -> RunCounts | None:
+        """Return the counts of a run, or of the newest finished one where it has none."""
+        return run_counts(self._connection, run_id)
+
+    def user_logins_columns(self) -> tuple[tuple[str, str], ...]:
+        """Return name and type of each column of ``user_logins``, as the database has it now."""
+        return user_logins_columns(self._connection)
+
+    def maintain_partitions(self, today: date) -> MaintenanceResult:
+        """Create the partitions that are coming and drop the ledger's expired ones."""
+        return maintain(self._connection, today)
+
+
+class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
+    """The token keys, and the public keys that recoverable values are sealed for."""
+
+    token_keys: str | None = Field(description="URI of the token keys, as in file:keys/token_keys.json.")
+    seal_key: str | None = Field(description="URI of the public seal key, or off for tokens only.")
+    seal_key_fingerprint: str | None = Field(description="SHA-256 of the public seal key, pinned.")
+    production: bool = Field(description="Refuse development keys and an unpinned seal key.")
+
+    _token_keys: TokenKeys = PrivateAttr()
+    _recipients: tuple[SealKey, ...] = PrivateAttr()
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Load the keys."""
+        token_keys = required(
+            "token_keys", self.token_keys, "the URI of the token keys, as in file:keys/token_keys.json"
+        )
+        seal_key = required(
+            "seal_key", self.seal_key, "the URI of the public seal key, as in file:keys/seal_public.pem, or off"
+        )
+        self._token_keys = load_token_keys(token_keys, production=self.production)
+        self._recipients = load_seal_keys(seal_key, fingerprint=self.seal_key_fingerprint, production=self.production)
+        if not self._recipients and context.log:
+            context.log.warning(
+                "LOGINPIPE_SEAL_KEY is off: neither masked values nor the bodies of rejected messages can be recovered"
+            )
+
+    @property
+    def keys(self) -> TokenKeys:
+        """The token keys."""
+        return self._token_keys
+
+    @property
+    def sealing(self) -> bool:
+        """Whether values are sealed at all."""
+        return bool(self._recipients)
+
+    def mask(self, validated: pd.DataFrame) -> MaskedLogins:
+        """Replace ``ip`` and ``device_id`` by tokens."""
+        return mask_logins(validated, self._token_keys)
+
+    def seal_originals(self, masked: MaskedLogins, known: frozenset[str]) -> Sealed:
+        """Seal what the tokens stand for, leaving out the known ones."""
+        return seal_originals(masked.originals, known, self._recipients)
+
+    def seal_bodies(self, split: SplitBatch) -> Sealed:
+        """Seal the bodies of rejected messages."""
+        if not self._recipients:
+            return Sealed()
+        bodies = zip(split.rejected["message_id"], split.rejected["body"], strict=True)
+        return seal([(i, body.encode("utf-8", "surrogatepass")) for i, body in bodies], "body", self._recipients)
+
+
+def resources_from(settings: Settings) -> dict[str, object]:
+    """Return the resources as the settings say, by the key that assets know them by."""
+    return {
+        "sqs": SqsResource(
+            queue=settings.queue,
+            batch_messages=settings.batch_messages,
+            batch_seconds=settings.batch_seconds,
+            visibility_seconds=settings.visibility_seconds,
+            receivers=settings.receivers,
+        ),
+        "postgres": PostgresResource(),
+        "masking": MaskingResource(
+            token_keys=settings.token_keys,
+            seal_key=settings.seal_key,
+            seal_key_fingerprint=settings.seal_key_fingerprint,
+            production=settings.env == "production",
+        ),
+    }

@@ -1,0 +1,137 @@
+"""The queue's client, and its failures as one-line errors, told apart by code.
+
+The retries of single calls are botocore's own: ``standard`` mode, with exponential back-off and jitter.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from loginpipe.errors import QueueError
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+T = TypeVar("T")
+
+BATCH_MOST: Final = 10
+"""SQS's limit of messages or entries in one call."""
+
+_ATTEMPTS: Final = 5
+_CONNECT_SECONDS: Final = 5
+_READ_SECONDS: Final = 30
+"""Longer than the longest long poll, 20 s."""
+
+_ABSENT: Final = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"})
+_DENIED: Final = frozenset({"AccessDenied", "AccessDeniedException", "KMS.AccessDeniedException"})
+_CREDENTIALS: Final = frozenset(
+    {
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidClientTokenId",
+        "SignatureDoesNotMatch",
+        "UnrecognizedClientException",
+    }
+)
+_PROTOCOL: Final = (
+    "is at an endpoint that does not answer in today's SQS protocol: LocalStack does from 3.0 on; "
+    "upgrade it, or mend AWS_ENDPOINT_URL"
+)
+_LOCAL_FAULTS: Final = {
+    "NoRegionError": "no AWS region is set: set AWS_REGION",
+    "NoCredentialsError": "no AWS credentials were found: give the task a role, or set AWS_PROFILE",
+    "PartialCredentialsError": "the AWS credentials are incomplete: set AWS_SECRET_ACCESS_KEY too",
+    "ProfileNotFound": "the profile in AWS_PROFILE does not exist: mend it",
+}
+_OUT_OF_REACH: Final = "the endpoint cannot be reached: is it up, and are AWS_ENDPOINT_URL and AWS_REGION right?"
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A queue that was found to be there."""
+
+    name: str
+    url: str
+    client: "SQSClient"
+
+
+def open_queue(name_or_url: str, *, connections: int) -> Queue:
+    """Make a client for a queue and look the queue up.
+
+    Args:
+        name_or_url: the queue's name or URL.
+        connections: how many calls are made at once at most.
+
+    Raises:
+        QueueError: no region or credentials, endpoint out of reach or not speaking SQS, no such queue, no access.
+    """
+    name = name_or_url.rsplit("/", 1)[-1]
+    with queue_errors(name):
+        client = _client(connections)
+        url = name_or_url if "://" in name_or_url else client.get_queue_url(QueueName=name).get("QueueUrl")
+        answered = bool(url) and "Attributes" in client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+    if not answered:
+        # Any web server's 200 looks like an empty answer, and later like an empty queue.
+        raise QueueError(f"queue {name!r} {_PROTOCOL}")
+    return Queue(name, url, client)
+
+
+def _client(connections: int) -> "SQSClient":
+    # boto3 takes a third of a second to import: only for a program that talks to a queue.
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+        connect_timeout=_CONNECT_SECONDS,
+        read_timeout=_READ_SECONDS,
+        max_pool_connections=connections,
+        user_agent_extra="loginpipe",
+    )
+    # boto3 itself reads AWS_DEFAULT_REGION only.
+    return boto3.client("sqs", region_name=os.environ.get("AWS_REGION"), config=config)
+
+
+@contextmanager
+def queue_errors(name: str) -> Iterator[None]:
+    """Turn botocore's errors into a `QueueError` that names the queue and the mend."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        raise QueueError(f"queue {name!r} {_reason(error_code(error.response))}") from None
+    except BotoCoreError as error:
+        raise QueueError(f"queue {name!r}: {_LOCAL_FAULTS.get(type(error).__name__, _OUT_OF_REACH)}") from None
+    except ValueError:
+        # botocore's own check of the endpoint's form.
+        raise QueueError(
+            f"queue {name!r}: AWS_ENDPOINT_URL is no URL: set it to http://host:port or unset it"
+        ) from None
+
+
+def error_code(answer: Mapping[str, Any]) -> str:
+    """Return the error code of an answer; a bare HTTP status where its body was not what SQS sends."""
+    return str(answer.get("Error", {}).get("Code", ""))
+
+
+def _reason(code: str) -> str:
+    if code in _ABSENT:
+        return "does not exist in this account and region: create it, or set LOGINPIPE_QUEUE or AWS_REGION"
+    if code in _DENIED:
+        return f"may not be used with these credentials ({code}): grant what docs/aws.md lists"
+    if code in _CREDENTIALS:
+        return f"cannot be used: AWS refuses the credentials ({code}): renew them"
+    if code.isdecimal():
+        return f"{_PROTOCOL} (it answered {code})"
+    return f"cannot be used: SQS answered {code}"
+
+
+def tens(items: Iterable[T]) -> Iterator[list[T]]:
+    """Cut items into lists of as many as one call takes."""
+    iterator = iter(items)
+    while ten := list(islice(iterator, BATCH_MOST)):
+        yield ten

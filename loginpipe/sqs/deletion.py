@@ -1,0 +1,74 @@
+"""Deleting messages whose outcome is committed, and reading the answer: single entries can fail in a 200."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from loginpipe.sqs.client import Queue, tens
+from loginpipe.sqs.entries import FailedEntry, call_with_entries
+from loginpipe.sqs.leases import LeaseKeeper
+
+_ROUNDS: Final = 5
+_SENDER_FAULT_ROUNDS: Final = 2
+_FIRST_PAUSE_SECONDS: Final = 0.2
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """What became of the deletes. A message whose delete failed comes again, is found in the ledger and deleted then.
+
+    Attributes:
+        deleted: messages whose delete SQS confirmed.
+        failures: messages left, by SQS's error code.
+    """
+
+    deleted: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+
+
+def delete_messages(
+    queue: Queue,
+    leases: LeaseKeeper,
+    message_ids: Iterable[str],
+    *,
+    calls_at_once: int,
+    pause: Callable[[float], Any] = time.sleep,
+) -> Deletion:
+    """Delete messages, ten a call, and end the lease of each whose delete is confirmed.
+
+    Failed entries are tried again with the newest receipt handle: faults of the server with growing pauses, faults of
+    the sender once. Raises nothing: at this point the outcome is committed, and a message that stays is harmless.
+    """
+    pending = list(message_ids)
+    given_up: list[FailedEntry] = []
+    deleted = 0
+    with ThreadPoolExecutor(calls_at_once, thread_name_prefix="delete") as pool:
+        for attempt in range(_ROUNDS):
+            if attempt:
+                pause(_FIRST_PAUSE_SECONDS * 2**attempt)
+            failed = [
+                f for failures in pool.map(lambda ten: _delete_ten(queue, leases, ten), tens(pending)) for f in failures
+            ]
+            deleted += len(pending) - len(failed)
+            final = [
+                f for f in failed if (f.sender_fault and attempt + 1 >= _SENDER_FAULT_ROUNDS) or attempt + 1 == _ROUNDS
+            ]
+            given_up += final
+            pending = [f.message_id for f in failed if f not in final]
+            if not pending:
+                break
+    return Deletion(deleted, Counter(f.code for f in given_up))
+
+
+def _delete_ten(queue: Queue, leases: LeaseKeeper, message_ids: Sequence[str]) -> list[FailedEntry]:
+    handles = leases.handles(message_ids)
+    failed = call_with_entries(
+        lambda entries: queue.client.delete_message_batch(QueueUrl=queue.url, Entries=entries),
+        {message_id: {"ReceiptHandle": handle} for message_id, handle in handles.items()},
+    )
+    failed_ids = {f.message_id for f in failed}
+    leases.settle(message_id for message_id in handles if message_id not in failed_ids)
+    return failed

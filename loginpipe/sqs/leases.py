@@ -1,0 +1,188 @@
+"""Leases: a received message is hidden from others for the visibility timeout, and stays ours only while we extend it.
+
+A background thread extends the lease of every message in flight until its delete is confirmed. What is still held at
+the end goes back to the queue, so that others need not wait for the timeout. After a crash there is nothing to clean:
+the leases end by themselves.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from loginpipe.logins.messages import Message
+from loginpipe.sqs.client import Queue, tens
+from loginpipe.sqs.entries import FailedEntry, call_with_entries
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs.type_defs import ChangeMessageVisibilityBatchRequestEntryTypeDef
+
+LONGEST_LEASE_SECONDS: Final = 12 * 3600
+"""SQS hides a message for 12 hours at most, counted from its receiving and whatever the extensions."""
+
+BACK_OFF_MOST_SECONDS: Final = 300
+
+_NO_LONGER_OURS: Final = frozenset(
+    {
+        "MessageNotInflight",
+        "AWS.SimpleQueueService.MessageNotInflight",
+        "ReceiptHandleIsInvalid",
+        "InvalidParameterValue",
+    }
+)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Lease:
+    receipt_handle: str
+    receive_count: int
+    received: float
+    ends: float
+
+
+class LeaseKeeper:
+    """Keeps the leases of the messages in flight. Safe to use from several threads; times are monotonic seconds."""
+
+    def __init__(
+        self, queue: Queue, *, visibility_seconds: int, calls_at_once: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._queue = queue
+        self._visibility = visibility_seconds
+        self._clock = clock
+        self._leases: dict[str, _Lease] = {}
+        self._lost: set[str] = set()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(calls_at_once, thread_name_prefix="leases")
+        self._thread: threading.Thread | None = None
+
+    @property
+    def lost(self) -> int:
+        """How many leases ended before their message was settled: others may have received those messages too."""
+        return len(self._lost)
+
+    @property
+    def held(self) -> int:
+        """How many messages are in flight."""
+        return len(self._leases)
+
+    def add(self, messages: Iterable[Message], asked: float) -> None:
+        """Keep messages from now on.
+
+        Args:
+            messages: as received. One that is held already gets the newer receipt handle: an older one "succeeds"
+                without deleting.
+            asked: when the receive call began; the lease cannot have begun earlier.
+        """
+        with self._lock:
+            for message in messages:
+                self._leases[message.message_id] = _Lease(
+                    message.receipt_handle, message.receive_count, asked, asked + self._visibility
+                )
+            if self._thread is None and self._leases:
+                self._thread = threading.Thread(target=self._keep, name="lease-keeper", daemon=True)
+                self._thread.start()
+
+    def handles(self, message_ids: Iterable[str]) -> dict[str, str]:
+        """Return the newest receipt handle of each of these messages that is still held."""
+        with self._lock:
+            return {i: lease.receipt_handle for i in message_ids if (lease := self._leases.get(i)) is not None}
+
+    def settle(self, message_ids: Iterable[str]) -> None:
+        """Stop keeping messages: their delete is confirmed."""
+        with self._lock:
+            for message_id in message_ids:
+                self._leases.pop(message_id, None)
+
+    def hand_back(self, messages: Sequence[Message]) -> None:
+        """Make messages visible again at once and stop keeping them."""
+        for ten in tens(messages):
+            self._change([(m.message_id, m.receipt_handle, 0) for m in ten])
+        self.settle(m.message_id for m in messages)
+
+    def close(self) -> int:
+        """Stop extending and hand back what is still held, each with a back-off by its receive count.
+
+        Returns:
+            How many messages went back. One that could not be handed back is visible again when its lease ends.
+        """
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        with self._lock:
+            rest = [
+                (message_id, lease.receipt_handle, back_off_seconds(lease.receive_count))
+                for message_id, lease in self._leases.items()
+            ]
+            self._leases.clear()
+        failed = sum(len(failures) for failures in self._pool.map(self._change, tens(rest)))
+        self._pool.shutdown()
+        if failed:
+            _log.warning("%d messages could not be handed back: they return when their lease ends", failed)
+        return len(rest) - failed
+
+    def extend_due(self) -> None:
+        """Extend every lease of which a third has passed."""
+        now = self._clock()
+        with self._lock:
+            due = [
+                (message_id, lease)
+                for message_id, lease in self._leases.items()
+                if lease.ends - now <= self._visibility * 2 / 3 and message_id not in self._lost
+            ]
+        # Those that end first go first.
+        due.sort(key=lambda pair: pair[1].ends)
+        list(self._pool.map(self._extend, tens(due)))
+
+    def _keep(self) -> None:
+        while not self._stop.wait(self._visibility / 12):
+            try:
+                self.extend_due()
+            except Exception:  # noqa: BLE001 - the thread must outlive any one failure; it is counted and retried
+                _log.warning("leases could not be extended just now", exc_info=False)
+
+    def _extend(self, leases: Sequence[tuple[str, _Lease]]) -> None:
+        if self._stop.is_set():
+            return
+        now = self._clock()
+        wanted = {
+            message_id: min(self._visibility, int(LONGEST_LEASE_SECONDS - (now - lease.received)))
+            for message_id, lease in leases
+        }
+        askable = [(i, lease.receipt_handle, wanted[i]) for i, lease in leases if wanted[i] > 0]
+        failed = {failure.message_id: failure for failure in self._change(askable)}
+        with self._lock:
+            for message_id, lease in leases:
+                failure = failed.get(message_id)
+                if wanted[message_id] > 0 and failure is None:
+                    lease.ends = now + wanted[message_id]
+                elif message_id in self._leases and (
+                    self._clock() >= lease.ends or (failure is not None and failure.code in _NO_LONGER_OURS)
+                ):
+                    self._lost.add(message_id)
+
+    def _change(self, entries: Sequence[tuple[str, str, int]]) -> list[FailedEntry]:
+        """Set the visibility timeout of up to ten messages: message id, receipt handle, seconds."""
+
+        def call(asked: "list[ChangeMessageVisibilityBatchRequestEntryTypeDef]") -> object:
+            return self._queue.client.change_message_visibility_batch(QueueUrl=self._queue.url, Entries=asked)
+
+        return call_with_entries(
+            call,
+            {
+                message_id: {"Id": "", "ReceiptHandle": handle, "VisibilityTimeout": seconds}
+                for message_id, handle, seconds in entries
+            },
+        )
+
+
+def back_off_seconds(receive_count: int) -> int:
+    """Return how long a message handed back stays hidden: doubling with each delivery, jittered, 5 minutes at most."""
+    longest = min(BACK_OFF_MOST_SECONDS, 2 ** min(receive_count, 16))
+    return random.randint(longest // 2, longest)  # noqa: S311 - spreads load, hides nothing

@@ -1,0 +1,140 @@
+"""Receiving a bounded bite of the queue with several long polls at once."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import md5
+from typing import TYPE_CHECKING, Final
+
+from loginpipe.logins.messages import Message
+from loginpipe.sqs.client import BATCH_MOST, Queue, queue_errors
+from loginpipe.sqs.leases import LeaseKeeper
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs.type_defs import MessageTypeDef
+
+LONG_POLL_SECONDS: Final = 1
+"""Any wait above 0 makes SQS ask all its servers; a longer one would only hold up the end of a drained queue."""
+
+
+@dataclass
+class Received:
+    """A bite of the queue.
+
+    Attributes:
+        messages: by message id, the newest delivery of each; the order is that of receiving.
+        empty_receives: long polls that came back empty.
+        damaged: deliveries handed back at once because the body did not match its MD5.
+        drained: receiving stopped because the queue had no more to give, not because the bite was full.
+    """
+
+    messages: dict[str, Message] = field(default_factory=dict)
+    empty_receives: int = 0
+    damaged: int = 0
+    drained: bool = False
+
+
+def receive_batch(
+    queue: Queue,
+    leases: LeaseKeeper,
+    *,
+    most: int,
+    seconds: float,
+    visibility_seconds: int,
+    receivers: int,
+) -> Received:
+    """Receive until the bite is full, the time is up, or the queue has no more to give.
+
+    Args:
+        queue: where from.
+        leases: takes charge of every message as it arrives, also of those that arrive while this fails.
+        most: messages in the bite.
+        seconds: longest time of receiving.
+        visibility_seconds: lease asked for with each receive.
+        receivers: long polls at once.
+
+    Raises:
+        QueueError: a receive failed for good; what was received until then is in the lease keeper's charge.
+    """
+    bite = _Bite(queue, leases, most, time.monotonic() + seconds, visibility_seconds)
+    with ThreadPoolExecutor(receivers, thread_name_prefix="receive") as pool:
+        try:
+            for done in [pool.submit(bite.receive_until_done) for _ in range(receivers)]:
+                done.result()
+        finally:
+            bite.stop.set()
+    return bite.received
+
+
+@dataclass
+class _Bite:
+    """The state that the receiving threads share."""
+
+    queue: Queue
+    leases: LeaseKeeper
+    room: int
+    deadline: float
+    visibility_seconds: int
+    received: Received = field(default_factory=Received)
+    stop: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def receive_until_done(self) -> None:
+        while not self.stop.is_set() and time.monotonic() < self.deadline:
+            with self.lock:
+                asked_for = min(BATCH_MOST, self.room)
+                self.room -= asked_for
+            if not asked_for:
+                return
+            try:
+                got = self.receive(asked_for)
+            except BaseException:
+                self.stop.set()
+                raise
+            if not got:
+                with self.lock:
+                    self.received.empty_receives += 1
+                    self.received.drained = True
+                return
+
+    def receive(self, most: int) -> int:
+        asked = time.monotonic()
+        with queue_errors(self.queue.name):
+            answer = self.queue.client.receive_message(
+                QueueUrl=self.queue.url,
+                MaxNumberOfMessages=most,
+                WaitTimeSeconds=LONG_POLL_SECONDS,
+                VisibilityTimeout=self.visibility_seconds,
+                MessageSystemAttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
+            )
+        now_ms = time.time_ns() // 1_000_000
+        messages = [_message(delivery, now_ms) for delivery in answer.get("Messages", [])]
+        self.leases.add(messages, asked)
+        # Damage on the way heals by delivering again; a body damaged twice is set aside like any bad one.
+        damaged = [m for m in messages if not m.body_intact and m.receive_count == 1]
+        if damaged:
+            self.leases.hand_back(damaged)
+        kept = [m for m in messages if m.body_intact or m.receive_count > 1]
+        with self.lock:
+            known = len(self.received.messages)
+            self.received.messages |= {m.message_id: m for m in kept}
+            self.received.damaged += len(damaged)
+            self.room += most - (len(self.received.messages) - known)
+        return len(messages)
+
+
+def _message(delivery: "MessageTypeDef", now_ms: int) -> Message:
+    attributes = delivery["Attributes"]
+    body = delivery["Body"]
+    # botocore checked this MD5 once and no longer does. Lone surrogates, which some endpoints let through, have none.
+    digest = md5(body.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
+    return Message(
+        message_id=delivery["MessageId"],
+        receipt_handle=delivery["ReceiptHandle"],
+        body=body,
+        sent_ms=int(attributes["SentTimestamp"]),
+        received_ms=now_ms,
+        receive_count=int(attributes["ApproximateReceiveCount"]),
+        body_intact=digest == delivery["MD5OfBody"],
+    )

@@ -1,0 +1,166 @@
+"""Real servers for the tests that need them: one embedded stack a test process, a database and a queue a test."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import boto3
+import dagster as dg
+import psycopg2
+import pytest
+
+from loginpipe.jobs import INGEST_JOB
+from loginpipe.local.queues import create_login_queue, send_bodies
+from loginpipe.local.stack import LocalStack, running_stack
+from loginpipe.masking.key_files import generate_seal_key, generate_token_keys, private_half
+from loginpipe.postgres.migrate import migrate
+from loginpipe.sqs.client import Queue, open_queue
+
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+
+
+@pytest.fixture(autouse=True)
+def _settings_of_this_test_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither the environment nor a ``.env`` of the developer's machine reaches a test."""
+    for name in list(os.environ):
+        if name.startswith(("LOGINPIPE_", "DAGSTER_", "AWS_")) and name != "AWS_EC2_METADATA_DISABLED":
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[LocalStack]:
+    with running_stack() as stack:
+        yield stack
+
+
+def _execute(database_url: str, statement: str) -> None:
+    connection = psycopg2.connect(database_url)
+    try:
+        connection.autocommit = True
+        connection.cursor().execute(statement)
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def empty_database_url(stack: LocalStack) -> Iterator[str]:
+    """A database of this test alone, with nothing in it."""
+    name = f"empty_{uuid4().hex}"
+    _execute(stack.database_url, f"CREATE DATABASE {name}")
+    yield stack.database_url.replace("/loginpipe?", f"/{name}?")
+    _execute(stack.database_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def migrated_template(stack: LocalStack) -> str:
+    name = "migrated_template"
+    _execute(stack.database_url, f"CREATE DATABASE {name}")
+    migrate(stack.database_url.replace("/loginpipe?", f"/{name}?"))
+    return name
+
+
+@pytest.fixture
+def database_url(stack: LocalStack, migrated_template: str) -> Iterator[str]:
+    """A migrated database of this test alone."""
+    name = f"migrated_{uuid4().hex}"
+    _execute(stack.database_url, f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
+    yield stack.database_url.replace("/loginpipe?", f"/{name}?")
+    _execute(stack.database_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def aws(stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Point every AWS client at the embedded endpoint."""
+    for name, value in stack.aws_environment.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def queue(aws: None) -> Iterator[Queue]:
+    """A queue of this test alone, with its dead-letter queue."""
+    client = boto3.client("sqs")
+    name = f"logins-{uuid4().hex}"
+    create_login_queue(client, name)
+    queue = open_queue(name, connections=16)
+    yield queue
+    client.delete_queue(QueueUrl=queue.url)
+
+
+@dataclass(frozen=True)
+class KeyFiles:
+    token_keys: Path
+    seal_public: Path
+
+    @property
+    def seal_private(self) -> Path:
+        return private_half(self.seal_public)
+
+
+@pytest.fixture(scope="session")
+def key_files(tmp_path_factory: pytest.TempPathFactory) -> KeyFiles:
+    folder = tmp_path_factory.mktemp("keys")
+    files = KeyFiles(folder / "token_keys.json", folder / "seal_public.pem")
+    generate_token_keys(files.token_keys, development=True)
+    generate_seal_key(files.seal_public)
+    return files
+
+
+@pytest.fixture
+def settings_environment(
+    queue: Queue, database_url: str, key_files: KeyFiles, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
+    """The settings of this test's queue, database and keys, set in the environment."""
+    settings = {
+        "LOGINPIPE_QUEUE": queue.name,
+        "LOGINPIPE_DATABASE_URL": database_url,
+        "LOGINPIPE_TOKEN_KEYS": f"file:{key_files.token_keys}",
+        "LOGINPIPE_SEAL_KEY": f"file:{key_files.seal_public}",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    return settings
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The whole chain on this test's queue and database."""
+
+    queue: Queue
+    database_url: str
+    instance: dg.DagsterInstance
+
+    def send(self, bodies: Iterable[str]) -> int:
+        return send_bodies(self.queue.client, self.queue.url, bodies)
+
+    def run(self, **overrides: Any) -> dg.ExecuteInProcessResult:
+        """Run the job once; ``overrides`` are resources to use instead."""
+        from loginpipe.definitions import build_definitions
+
+        job = build_definitions(overrides).resolve_job_def(INGEST_JOB)
+        return job.execute_in_process(instance=self.instance, raise_on_error=False)
+
+    def rows(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        connection = psycopg2.connect(self.database_url)
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(statement, parameters)
+                return cursor.fetchall()
+        finally:
+            connection.close()
+
+    def depth(self) -> tuple[int, int]:
+        """Messages waiting and in flight."""
+        from loginpipe.sqs.depth import read_depth
+
+        depth = read_depth(self.queue)
+        return depth.visible, depth.in_flight
+
+
+@pytest.fixture
+def pipeline(queue: Queue, database_url: str, settings_environment: dict[str, str]) -> Iterator[Pipeline]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Pipeline(queue, database_url, instance)
