@@ -1,0 +1,145 @@
+"""The demonstration: embedded services, sample events, one run, and what came out of it."""
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from loginpipe.errors import LoginpipeError
+from loginpipe.local.prepare import prepare, sqs_client
+from loginpipe.local.queues import send_bodies
+from loginpipe.local.sample_events import sample_bodies
+from loginpipe.local.stack import LocalStack, running_stack
+from loginpipe.postgres.connections import connect, transaction
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.literals import QueueAttributeNameType
+
+SEED: Final = 2026
+BAD_SHARE: Final = 0.03
+
+Step = Callable[[str], AbstractContextManager[Any]]
+"""Given what is being done, a context manager for as long as it lasts."""
+
+_QUERIES: Final = {
+    "first rows of user_logins, app_version decoded": """
+        SELECT user_id, device_type, masked_ip, masked_device_id, locale,
+            loginpipe.app_version_text(app_version) AS app_version, create_date
+        FROM user_logins ORDER BY user_id LIMIT 5
+        """,
+    "devices seen more than once": """
+        SELECT masked_device_id, count(*) AS logins, count(DISTINCT user_id) AS users
+        FROM user_logins GROUP BY masked_device_id HAVING count(*) > 1 ORDER BY logins DESC, masked_device_id LIMIT 5
+        """,
+    "addresses seen more than once": """
+        SELECT masked_ip, count(*) AS logins, count(DISTINCT user_id) AS users
+        FROM user_logins GROUP BY masked_ip HAVING count(*) > 1 ORDER BY logins DESC, masked_ip LIMIT 5
+        """,
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A result to show: column names and rows. No personal data."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What came out.
+
+    Attributes:
+        counts: messages sent, received, accepted, rejected, inserted, duplicates, deleted.
+        reasons: rejected messages by reason code; one with two reasons counts under both.
+        tables: results by title.
+        run_seconds: how long the run took, from its start to the last delete.
+    """
+
+    counts: dict[str, int]
+    reasons: dict[str, int]
+    tables: dict[str, Rows]
+    run_seconds: float
+
+
+def run_demo(count: int, step: Step) -> DemoResult:
+    """Send sample events through the whole chain, on services that are gone afterwards.
+
+    Args:
+        count: how many events, bad ones among them.
+        step: shows what is being done.
+
+    Raises:
+        LoginpipeError: a service does not start, or the run failed.
+    """
+    with ExitStack() as services:
+        with step("start Postgres and an SQS endpoint"):
+            stack = services.enter_context(running_stack())
+        with step("make keys, schema and queue"):
+            os.environ.update(prepare(stack))
+        with step(f"send {count:,} login events"):
+            client = sqs_client(stack)
+            url = client.get_queue_url(QueueName=os.environ["LOGINPIPE_QUEUE"])["QueueUrl"]
+            send_bodies(client, url, sample_bodies(count, seed=SEED, bad_share=BAD_SHARE))
+        with step("receive, validate, mask, load, delete"):
+            began = time.monotonic()
+            _run_job()
+            # One run takes a bounded bite; a large demonstration takes several.
+            while _waiting(client, url):
+                _run_job()
+            run_seconds = time.monotonic() - began
+        return _result(stack, count, run_seconds)
+
+
+def _run_job() -> None:
+    import dagster as dg
+
+    from loginpipe.definitions import build_definitions
+    from loginpipe.jobs import INGEST_JOB
+
+    quiet = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = build_definitions().resolve_job_def(INGEST_JOB)
+        result = job.execute_in_process(run_config=quiet, instance=instance, raise_on_error=False)
+    if not result.success:
+        raise LoginpipeError("the run failed: the lines above say where")
+
+
+def _waiting(client: "SQSClient", url: str) -> bool:
+    names: list[QueueAttributeNameType] = ["ApproximateNumberOfMessages"]
+    return client.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"][names[0]] != "0"
+
+
+def _result(stack: LocalStack, sent: int, run_seconds: float) -> DemoResult:
+    tables = {title: _query(stack, query) for title, query in _QUERIES.items()}
+    counts = _query(
+        stack,
+        "SELECT sum(received), sum(accepted), sum(rejected), sum(inserted), sum(duplicates), sum(deleted) "
+        "FROM loginpipe.ingest_runs",
+    )
+    reasons = _query(
+        stack,
+        "SELECT reason, count(DISTINCT message_id) FROM loginpipe.rejected_messages, unnest(reasons) AS reason "
+        "GROUP BY reason ORDER BY 2 DESC, 1",
+    )
+    names = ("received", "accepted", "rejected", "inserted", "duplicates", "deleted")
+    return DemoResult(
+        counts={"sent": sent, **{name: int(count) for name, count in zip(names, counts.rows[0], strict=True)}},
+        reasons=dict(reasons.rows),
+        tables=tables,
+        run_seconds=run_seconds,
+    )
+
+
+def _query(stack: LocalStack, query: str) -> Rows:
+    connection = connect(stack.database_url)
+    try:
+        with transaction(connection) as cursor:
+            cursor.execute(query)
+            return Rows(tuple(column.name for column in cursor.description or ()), cursor.fetchall())
+    finally:
+        connection.close()

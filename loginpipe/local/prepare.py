@@ -1,0 +1,48 @@
+"""What a fresh local stack needs before the pipeline can run on it: keys, schema, queue."""
+
+from typing import TYPE_CHECKING
+
+from loginpipe.local.environment import environment
+from loginpipe.local.queues import create_login_queue
+from loginpipe.local.stack import LocalStack
+from loginpipe.masking.key_files import generate_seal_key, generate_token_keys
+from loginpipe.masking.keys import key_file
+from loginpipe.postgres.migrate import migrate
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+
+def prepare(stack: LocalStack) -> dict[str, str]:
+    """Make what is missing of development keys, schema and queue; what is there stays as it is.
+
+    Returns:
+        The environment in which every command of loginpipe and Dagster works on this stack.
+
+    Raises:
+        LoginpipeError: one of them cannot be made.
+    """
+    variables = environment(stack, stack.folder)
+    token_keys = key_file(variables["LOGINPIPE_TOKEN_KEYS"], "LOGINPIPE_TOKEN_KEYS")
+    seal_public = key_file(variables["LOGINPIPE_SEAL_KEY"], "LOGINPIPE_SEAL_KEY")
+    if not token_keys.exists():
+        generate_token_keys(token_keys, development=True)
+    if not seal_public.exists():
+        generate_seal_key(seal_public)
+    migrate(stack.database_url)
+    create_login_queue(sqs_client(stack), variables["LOGINPIPE_QUEUE"])
+    return variables
+
+
+def sqs_client(stack: LocalStack) -> "SQSClient":
+    """Return a client of the stack's endpoint, whatever the environment says."""
+    import boto3
+
+    aws = stack.aws_environment
+    return boto3.client(
+        "sqs",
+        endpoint_url=stack.endpoint_url,
+        region_name=aws["AWS_REGION"],
+        aws_access_key_id=aws["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=aws["AWS_SECRET_ACCESS_KEY"],
+    )
