@@ -6,7 +6,6 @@ An error of ours is one line on stderr and exit code 1. The packages are importe
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,6 +74,7 @@ def dev(port: Annotated[int, typer.Option(help="Port of the Dagster UI, on 127.0
 
     Example: loginpipe dev --port 3001
     """
+    from loginpipe.local.dev import run_dagster_dev
     from loginpipe.local.stack import attach_or_start
 
     with attach_or_start(LOCAL_FOLDER) as stack:
@@ -83,14 +83,7 @@ def dev(port: Annotated[int, typer.Option(help="Port of the Dagster UI, on 127.0
             f"The UI will be at http://127.0.0.1:{port} ; its sensor ingests what arrives. In another terminal, send "
             "something:\n\n    loginpipe send --count 500\n"
         )
-        dagster = subprocess.Popen(
-            [sys.executable, "-m", "dagster", "dev", "--host", "127.0.0.1", "--port", str(port)], env=os.environ
-        )
-        try:
-            code = dagster.wait()
-        except KeyboardInterrupt:
-            # Ctrl-C reached it too; it ends its own processes in order.
-            code = dagster.wait()
+        code = run_dagster_dev(port)
     raise typer.Exit(code)
 
 
