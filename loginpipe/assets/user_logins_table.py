@@ -38,7 +38,7 @@ def user_logins_table(
     context.log.info("inserted %d logins; %d messages were known already", counts.inserted, counts.duplicates)
     return dg.MaterializeResult(
         metadata={
-            "inserted": counts.inserted,
+            "dagster/row_count": counts.inserted,
             "duplicates": counts.duplicates,
             "newly_in_vault": counts.sealed,
             "deleted": deletion.deleted,

@@ -82,8 +82,8 @@ def split_messages(
         None,
         "rejected_logins",
         metadata={
+            "dagster/row_count": recorded,
             "rejected": len(split.rejected),
-            "newly_recorded": recorded,
             "reasons": dg.MetadataValue.json(split.reason_counts()),
             "deleted": deletion.deleted,
             "delete_failures": dg.MetadataValue.json(dict(deletion.failures)),

@@ -1,0 +1,110 @@
+"""A project folder as a user has it, and the commands as a user types them."""
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+from dotenv import dotenv_values
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Project:
+    folder: Path
+
+    def command(self, program: str) -> str:
+        return str(Path(sys.executable).parent / program)
+
+    def environment(self) -> dict[str, str]:
+        """Nothing exported: what a command needs, it finds in the folder's .env."""
+        kept = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
+        return {name: os.environ[name] for name in kept if name in os.environ}
+
+    def run(self, program: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [self.command(program), *arguments],
+            cwd=self.folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        if check:
+            assert done.returncode == 0, f"{program} {arguments}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with self._transaction() as cursor:
+            cursor.execute(query)
+            return cursor.fetchall()
+
+    def execute(self, statement: str) -> None:
+        with self._transaction() as cursor:
+            cursor.execute(statement)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        connection = psycopg2.connect(dotenv_values(self.folder / ".env")["LOGINPIPE_DATABASE_URL"])
+        try:
+            with connection, connection.cursor() as cursor:
+                yield cursor
+        finally:
+            connection.close()
+
+
+def login_events(count: int, null_locales: int) -> list[dict[str, Any]]:
+    """Events of the real shape, all good, all different, some of them without a locale."""
+    rng = random.Random(7)
+    return [
+        {
+            "user_id": f"{rng.getrandbits(128):032x}",
+            "app_version": rng.choice(["5", "0.96", "2.3.0", "9.6"]),
+            "device_type": rng.choice(["android", "ios"]),
+            "ip": ".".join(str(rng.randrange(256)) for _ in range(4)),
+            "locale": None if number < null_locales else rng.choice(["RU", "PH", "ID"]),
+            "device_id": f"{rng.randrange(1000):03}-{rng.randrange(100):02}-{number:04}",
+        }
+        for number in range(count)
+    ]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def eventually(condition: Callable[[], Any], *, seconds: float, what: str) -> Any:
+    """Poll until a condition is met; returns what it returned."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.25)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+def graphql(port: int, query: str, **variables: Any) -> dict[str, Any]:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/graphql",
+        json.dumps({"query": query, "variables": variables}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        document: dict[str, Any] = json.load(answer)
+    assert "errors" not in document, document
+    data: dict[str, Any] = document["data"]
+    return data

@@ -1,0 +1,184 @@
+"""The main job as people use it: the command line, the UI's own GraphQL calls, the sensor under ``loginpipe dev``."""
+
+import json
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loginpipe_tests.e2e.project import ROOT, Project, eventually, free_port, graphql, login_events
+
+pytestmark = pytest.mark.xdist_group("e2e")
+
+MATERIALIZE = ("asset", "materialize", "-m", "loginpipe.definitions", "--select", "group:login_ingest")
+CHAIN = {"raw_sqs_messages", "validated_logins", "rejected_logins", "masked_logins", "user_logins_table"}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A folder with the project's own configuration, and `loginpipe local up` in it."""
+    project = Project(tmp_path_factory.mktemp("project"))
+    for name in ("dagster.yaml", "workspace.yaml"):
+        shutil.copy(ROOT / name, project.folder / name)
+    try:
+        project.run("loginpipe", "local", "up")
+        yield project
+    finally:
+        project.run("loginpipe", "local", "down")
+
+
+@pytest.fixture(autouse=True)
+def _clean_tables(project: Project) -> None:
+    project.execute("TRUNCATE user_logins, loginpipe.ingested_messages, loginpipe.ingest_runs")
+
+
+def _send(project: Project, events: list[dict[str, Any]]) -> None:
+    file = project.folder / "events.json"
+    file.write_text(json.dumps(events))
+    answer = json.loads(project.run("loginpipe", "send", "--file", file.name, "--json").stdout)
+    assert answer == {"queue": "login-queue", "sent": len(events)}
+
+
+def _clear_values(events: list[dict[str, Any]]) -> set[str]:
+    return {event[field] for event in events[:20] for field in ("ip", "device_id")}
+
+
+def _files_with(folder: Path, values: set[str]) -> list[str]:
+    """The files under a folder that hold one of the values; the queue's own state and the test's input aside."""
+    wanted = [value.encode() for value in values]
+    return [
+        str(path)
+        for path in folder.rglob("*")
+        if path.is_file()
+        and path.name != "events.json"
+        and path.parent.name != "aws"
+        and any(value in path.read_bytes() for value in wanted)
+    ]
+
+
+def test_the_command_line_ingests_what_was_sent_and_a_second_run_changes_nothing(project: Project) -> None:
+    events = login_events(100, null_locales=29)
+    _send(project, events)
+    first = project.run("dagster", *MATERIALIZE)
+    counts = "SELECT count(*), count(*) FILTER (WHERE locale IS NULL) FROM user_logins"
+    assert project.rows(counts) == [(100, 29)]
+    before = project.rows("SELECT * FROM user_logins ORDER BY user_id")
+    second = project.run("dagster", *MATERIALIZE)
+    assert project.rows("SELECT * FROM user_logins ORDER BY user_id") == before
+    columns = (
+        "SELECT column_name FROM information_schema.columns WHERE table_name = 'user_logins' ORDER BY ordinal_position"
+    )
+    assert [name for (name,) in project.rows(columns)] == [
+        "user_id",
+        "device_type",
+        "masked_ip",
+        "masked_device_id",
+        "locale",
+        "app_version",
+        "create_date",
+    ]
+    printed = first.stdout + first.stderr + second.stdout + second.stderr
+    assert not [value for value in _clear_values(events) if value in printed]
+    assert _files_with(project.folder, _clear_values(events)) == []
+
+
+def test_the_definitions_validate_with_nothing_exported(project: Project) -> None:
+    done = project.run("dagster", "definitions", "validate")
+    assert "Validation successful" in done.stdout + done.stderr
+
+
+def test_an_asset_without_its_upstream_fails_with_the_selection_to_use(project: Project) -> None:
+    done = project.run("dagster", *MATERIALIZE[:-1], "masked_logins", check=False)
+    assert done.returncode == 1
+    assert "--select 'group:login_ingest'" in done.stdout + done.stderr
+
+
+@pytest.fixture
+def ui(project: Project) -> Iterator[int]:
+    """`loginpipe dev`; gives the port of the UI."""
+    port = free_port()
+    log = project.folder / "dev.log"
+    with log.open("w") as output:
+        dev = subprocess.Popen(
+            [project.command("loginpipe"), "dev", "--port", str(port)],
+            cwd=project.folder,
+            env=project.environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        eventually(lambda: dev.poll() is not None or _answers(port), seconds=90, what=f"the UI answers, see {log}")
+        assert dev.poll() is None, log.read_text()[-3000:]
+        yield port
+    finally:
+        dev.send_signal(signal.SIGINT)
+        dev.wait(90)
+
+
+def _answers(port: int) -> bool:
+    try:
+        return bool(graphql(port, "{ version }"))
+    except OSError:
+        return False
+
+
+LAUNCH = """
+mutation ($params: ExecutionParams!) {
+  launchPipelineExecution(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+  }
+}
+"""
+STOP_SENSOR = """
+mutation ($id: String!) { stopSensor(id: $id) { __typename ... on PythonError { message } } }
+"""
+SENSOR = """
+query ($selector: SensorSelector!) {
+  sensorOrError(sensorSelector: $selector) { ... on Sensor { id sensorState { id status } } }
+}
+"""
+RUN = """
+query ($id: ID!) {
+  runOrError(runId: $id) { ... on Run { status assetMaterializations { assetKey { path } } } }
+}
+"""
+LOCATION = {"repositoryName": "__repository__", "repositoryLocationName": "loginpipe"}
+
+
+def test_the_sensor_ingests_what_arrives_and_the_ui_materialises_the_chain(project: Project, ui: int) -> None:
+    events = login_events(60, null_locales=10)
+    _send(project, events[:40])
+    eventually(lambda: project.rows("SELECT count(*) FROM user_logins") == [(40,)], seconds=90, what="the sensor's run")
+    (run_by_sensor,) = project.rows("SELECT run_id::text FROM loginpipe.ingest_runs WHERE received = 40")[0]
+    assert graphql(ui, RUN, id=run_by_sensor)["runOrError"]["assetMaterializations"]
+
+    sensor = graphql(ui, SENSOR, selector={**LOCATION, "sensorName": "queue_depth_sensor"})["sensorOrError"]
+    assert sensor["sensorState"]["status"] == "RUNNING"
+    graphql(ui, STOP_SENSOR, id=sensor["sensorState"]["id"])
+
+    _send(project, events[40:])
+    selector = {
+        **LOCATION,
+        "pipelineName": "ingest_logins",
+        "assetSelection": [{"path": [name]} for name in sorted(CHAIN)],
+        "assetCheckSelection": None,
+    }
+    launched = graphql(ui, LAUNCH, params={"mode": "default", "selector": selector, "runConfigData": {}})
+    assert launched["launchPipelineExecution"]["__typename"] == "LaunchRunSuccess", launched
+    run_id = launched["launchPipelineExecution"]["run"]["runId"]
+    run = eventually(lambda: _finished(ui, run_id), seconds=90, what="the run launched through GraphQL")
+    assert run["status"] == "SUCCESS"
+    assert {m["assetKey"]["path"][0] for m in run["assetMaterializations"]} == CHAIN
+    assert project.rows("SELECT count(*) FROM user_logins") == [(60,)]
+    assert _files_with(project.folder, _clear_values(events)) == []
+
+
+def _finished(port: int, run_id: str) -> dict[str, Any] | None:
+    run: dict[str, Any] = graphql(port, RUN, id=run_id)["runOrError"]
+    return run if run["status"] in {"SUCCESS", "FAILURE", "CANCELED"} else None
