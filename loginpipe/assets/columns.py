@@ -16,7 +16,7 @@ _MEANINGS: Final = {
     "user_id": ("varchar(128)", "As received"),
     "device_type": ("varchar(32)", "As received"),
     "locale": ("varchar(32)", "As received, or NULL"),
-    "app_version": ("integer", "major × 1,000,000 + minor × 1,000 + patch; `loginpipe.app_version_text` decodes it"),
+    "app_version": ("integer", "1,000,000 major + 1,000 minor + patch; `loginpipe.app_version_text` decodes it"),
     "create_date": ("date", "UTC date of the login"),
     "reasons": ("text[]", "Reason codes"),
     "fields": ("text[]", "The field that each reason is about"),

@@ -39,6 +39,9 @@ def start_aws(
     (folder / "aws").mkdir(mode=0o700, exist_ok=True)
     chosen = _free_port() if port is None or _taken(port) else port
     for attempt in range(1, _ATTEMPTS + 1):
+        if port is not None:
+            _move_queue_urls(folder, port, chosen)
+        port = chosen
         service = _launched(folder, chosen, throwaway=throwaway)
         note(service.record)
         try:
@@ -72,6 +75,13 @@ def _launched(folder: Path, port: int, *, throwaway: bool) -> Service:
     # Python ignores unknown -X options; this one makes the command line name the folder.
     command = [sys.executable, "-X", f"loginpipe_folder={folder}", "-m", "ministack"]
     return Service("the AWS endpoint", command, folder / "aws.log", environment=environment)
+
+
+def _move_queue_urls(folder: Path, port: int, new: int) -> None:
+    """Make the saved queues' URLs, which a client may connect to, name the new port."""
+    queues = folder / "aws" / "sqs.json"
+    if port != new and queues.exists():
+        queues.write_text(queues.read_text().replace(f"http://localhost:{port}/", f"http://localhost:{new}/"))
 
 
 def _answers(service: Service, port: int) -> bool:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PORT: Final = 5432
 """Part of the socket's file name. Named everywhere, since ``PGPORT`` in the environment would change the default."""
+STOP_SIGNAL: Final = signal.SIGINT
+"""Postgres ends its sessions, writes everything out and ends: a "fast" shutdown."""
 DATABASES: Final = ("loginpipe", "dagster")
 
 _SOCKET_PATH_MOST: Final = 103
@@ -29,7 +31,6 @@ _SOCKET_PATH_MOST: Final = 103
 _START_SECONDS: Final = 120
 """Recovery after a crash comes before the first connection."""
 _SETTINGS: Final = {
-    "port": str(PORT),
     "listen_addresses": "",
     # Every local user would be a superuser otherwise: connections are trusted, and the socket may be under /tmp.
     "unix_socket_permissions": "0700",
@@ -54,6 +55,7 @@ def start_postgres(folder: Path, *, throwaway: bool, note: Callable[[Record], No
         StoppedError: `stopping` was set.
     """
     server = _initialised(folder)
+    _take_over(server.pgdata)
     sockets = socket_folder(folder)
     sockets.mkdir(mode=0o700, exist_ok=True)
     sockets.chmod(0o700)  # fails where another user was there first
@@ -66,13 +68,13 @@ def start_postgres(folder: Path, *, throwaway: bool, note: Callable[[Record], No
         "Postgres",
         [
             str(server.bin_path / "postgres"),
-            *("-D", str(server.pgdata)),
+            *_data_arguments(server.pgdata),
             *(word for name, value in settings.items() for word in ("-c", f"{name}={value}")),
         ],
         folder / "postgres.log",
         environment=os.environ,
         user=server.system_user,
-        stop_signal=signal.SIGINT,  # ends sessions, writes everything out, ends: a "fast" shutdown
+        stop_signal=STOP_SIGNAL,
     )
     note(service.record)
     service.wait_ready(lambda: _answers(sockets), stopping, _START_SECONDS)
@@ -95,6 +97,30 @@ def _initialised(folder: Path) -> "PostgresServer":
     except Exception as error:
         raise LocalStackError(f"Postgres' data folder {data} cannot be made or used: {error}") from error
     return server
+
+
+def _data_arguments(data: Path) -> list[str]:
+    # That the port comes next tells this module's servers from one that somebody started on the data by hand.
+    return ["-D", str(data), "-c", f"port={PORT}"]
+
+
+def _take_over(data: Path) -> None:
+    """Stop a server of ours that was never written down, or remove the mark of one whose process id was given away.
+
+    Postgres does not start where ``postmaster.pid`` names a process that lives, whichever that is.
+    """
+    import psutil
+
+    mark = data / "postmaster.pid"
+    try:
+        process = psutil.Process(int(mark.read_text().split("\n")[0]))
+        arguments, has_the_data = process.cmdline()[1:], process.cwd() == str(data)
+    except (FileNotFoundError, ValueError, psutil.Error):
+        return  # ended, or another user's: Postgres itself sees that the mark is an old one
+    if not has_the_data:
+        mark.unlink()
+    elif arguments[:4] == _data_arguments(data):
+        Record("Postgres", process.pid, arguments, STOP_SIGNAL).stop()
 
 
 def socket_folder(folder: Path) -> Path:

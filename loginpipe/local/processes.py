@@ -111,10 +111,8 @@ class Service:
 
     def failure(self) -> LocalStackError:
         """Say in one line how the program ended, with the last line of its log."""
-        lines = self.log.read_text(errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing was logged")
         return LocalStackError(
-            f"{self.record.name} ended with code {self._process.poll()}: {last[-300:]} (its log: {self.log})"
+            f"{self.record.name} ended with code {self._process.poll()}: {last_line(self.log)} (its log: {self.log})"
         )
 
     def wait_ready(self, answers: Callable[[], bool], stopping: Event, seconds: float) -> None:
@@ -133,3 +131,9 @@ class Service:
             if time.monotonic() > deadline:
                 raise LocalStackError(f"{self.record.name} did not answer in {seconds:.0f} s: see its log, {self.log}")
             stopping.wait(POLL_SECONDS)
+
+
+def last_line(log: Path) -> str:
+    """Return the end of the last line of a log that says anything."""
+    lines = (line.strip() for line in reversed(log.read_text(errors="replace").splitlines()))
+    return next(filter(None, lines), "nothing was logged")[-300:]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +17,7 @@ from urllib.parse import quote
 from loginpipe.errors import LocalStackError
 from loginpipe.local.aws import HOST
 from loginpipe.local.postgres import PORT
+from loginpipe.local.processes import last_line
 from loginpipe.local.state import exclusive, read_state
 from loginpipe.local.supervisor import READY
 
@@ -165,7 +166,8 @@ def _when_ready(process: "subprocess.Popen[bytes]", folder: Path) -> LocalStack:
         line = answer.readline().decode(errors="replace").strip() if answer else ""
     stack = running(folder) if line == READY else None
     if stack is None:
-        raise LocalStackError(line or f"the local stack's supervisor ended at once: see {folder}/supervisor.log")
+        log = folder / "supervisor.log"
+        raise LocalStackError(line or f"the local stack's supervisor ended at once: {last_line(log)} (its log: {log})")
     return stack
 
 
@@ -177,5 +179,4 @@ def _ended(process: "subprocess.Popen[bytes]", folder: Path) -> None:
         process.kill()
         process.wait()
     if process.returncode < 0:
-        with suppress(FileNotFoundError):
-            down(folder)
+        down(folder)

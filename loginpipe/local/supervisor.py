@@ -42,11 +42,16 @@ def main() -> int:
     if arguments.until_eof:
         Thread(target=_await_eof, args=(stopping,), daemon=True).start()
     folder: Path = arguments.folder.resolve()
+    # The services inherit it. Where this was started may be gone tomorrow, or closed to the user Postgres runs as.
+    os.chdir(folder)
     try:
         with exclusive(folder):
             _supervise(folder, stopping, throwaway=arguments.throwaway)
+            with suppress(OSError):
+                # A socket's folder of its own; the data folder, where the socket is otherwise, is not empty.
+                socket_folder(folder).rmdir()
             if arguments.throwaway:
-                _delete(folder)
+                shutil.rmtree(folder, ignore_errors=True)
     except LocalStackError as error:
         # A folder that something went wrong in stays, for its logs.
         _tell(str(error))
@@ -107,11 +112,6 @@ def _tell(line: str) -> None:
     # Whoever was waiting may be gone; then nobody needs to know.
     with suppress(OSError):
         os.write(1, line.encode() + b"\n")
-
-
-def _delete(folder: Path) -> None:
-    shutil.rmtree(socket_folder(folder), ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

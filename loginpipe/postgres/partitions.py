@@ -26,7 +26,9 @@ _COLUMNS: Final = {
 }
 
 _LOCK: Final = int.from_bytes(b"lp-parts")  # any number that nobody else locks
-_LOCK_WAIT: Final = "2s"  # loads and queries queue behind a lock that waits: never longer than this
+# Loads and queries queue behind a lock that waits: never longer than this. And less than Postgres' deadlock_timeout,
+# so that where two wait for each other this gives way, never a load.
+_LOCK_WAIT: Final = "900ms"
 _ATTEMPTS: Final = 5
 _BUSY: Final = ("55P03", "40P01")  # lock not available, deadlock
 
@@ -57,7 +59,7 @@ def maintain(connection: Connection, today: date) -> MaintenanceResult:
     """Make the coming partitions, moving rows that wait in a default one, and drop the ledger's expired ones.
 
     Safe beside loads and beside itself: one short transaction a partition, one maintainer at a time, no lock waited
-    for longer than two seconds, five attempts. A partition of ``user_logins`` is never dropped.
+    for longer than a second, five attempts. A partition of ``user_logins`` is never dropped.
 
     Args:
         connection: of the role that owns the tables, with no transaction open.

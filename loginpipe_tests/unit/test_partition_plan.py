@@ -1,6 +1,7 @@
 """Which partitions there should be, by the calendar alone."""
 
 from datetime import date, timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -39,7 +40,7 @@ def test_on_every_day_of_four_years_the_partitions_of_a_table_follow_without_gap
     for offset in range(4 * 366):
         today = date(2027, 1, 1) + offset * DAY
         partitions = of(table, coming(today))
-        assert all(left.end == right.start for left, right in zip(partitions, partitions[1:], strict=False))
+        assert all(left.end == right.start for left, right in pairwise(partitions))
         assert partitions[0].start <= today - 15 * DAY
         assert partitions[-1].end > today + 7 * DAY
 

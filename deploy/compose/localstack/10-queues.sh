@@ -1,15 +1,13 @@
 #!/usr/bin/env bash
-# Run by LocalStack each time it is ready; its queues live in memory. CreateQueue with equal attributes changes nothing.
+# Run by LocalStack whenever it has started: its queues live in memory and go with it.
 set -euo pipefail
 
-# 14 days is the most SQS keeps a message, and a dead letter should outlive the holiday of whoever looks after it.
-awslocal sqs create-queue --queue-name login-queue-dlq --attributes MessageRetentionPeriod=1209600
+# 14 days is the most that SQS keeps a message, and a dead letter should outlive the holiday of whoever looks after it.
+awslocal sqs create-queue --queue-name login-queue-dlq --attributes '{"MessageRetentionPeriod": "1209600"}'
 
-# 30 seconds are for whoever receives without asking for another visibility timeout; the pipeline asks.
-# Five deliveries leave room for a run that crashes, and still set a message that always kills its run aside.
-dead_letters=$(awslocal sqs get-queue-attributes --attribute-names QueueArn --query Attributes.QueueArn --output text \
-  --queue-url "$(awslocal sqs get-queue-url --queue-name login-queue-dlq --query QueueUrl --output text)")
-awslocal sqs create-queue --queue-name login-queue --attributes "$(
-  printf '{"VisibilityTimeout": "30", "RedrivePolicy": "{\\"deadLetterTargetArn\\": \\"%s\\", \\"maxReceiveCount\\": \\"5\\"}"}' \
-    "$dead_letters"
-)"
+# The visibility timeout is for whoever asks for none; the pipeline asks for its own. Five deliveries leave room for
+# runs that crash, and still set aside a message that kills every run it comes to.
+awslocal sqs create-queue --queue-name login-queue --attributes '{
+  "VisibilityTimeout": "30",
+  "RedrivePolicy": "{\"deadLetterTargetArn\": \"arn:aws:sqs:us-east-1:000000000000:login-queue-dlq\", \"maxReceiveCount\": \"5\"}"
+}'

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Run once, by the postgres image, on an empty data folder.
-# Two databases with an owner each, so that the web server and the daemon cannot read logins through Dagster's account.
-# They share one password because libpq reads one PGPASSWORD; give them two where the machine is not a developer's.
+# Two databases with an owner each: Dagster's account is refused by the database that holds the logins. They share one
+# password because libpq reads one PGPASSWORD; give them two where the machine is not a developer's own.
 set -euo pipefail
 
-psql --no-psqlrc --set=ON_ERROR_STOP=1 --username="$POSTGRES_USER" --dbname=postgres --set=password="$POSTGRES_PASSWORD" <<'SQL'
--- The migrations make the roles of the warehouse.
-CREATE ROLE loginpipe LOGIN CREATEROLE PASSWORD :'password';
+psql --no-psqlrc --set=ON_ERROR_STOP=1 --set=password="$POSTGRES_PASSWORD" \
+  --username="$POSTGRES_USER" --dbname=postgres <<'SQL'
+CREATE ROLE loginpipe LOGIN PASSWORD :'password';
 CREATE ROLE dagster LOGIN PASSWORD :'password';
 
+-- An owner may create in the schema public, which is all that the migrations need.
 CREATE DATABASE loginpipe OWNER loginpipe;
 CREATE DATABASE dagster OWNER dagster;
 
