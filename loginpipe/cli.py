@@ -129,9 +129,13 @@ def migrate_command(*, as_json: Json = False) -> None:
 
     Example: loginpipe migrate
     """
+    from loginpipe.postgres.connections import require_verified_tls
     from loginpipe.postgres.migrate import migrate
 
-    url = required("database_url", load_settings().database_url, "postgresql://user@host/database")
+    settings = load_settings()
+    url = required("database_url", settings.database_url, "postgresql://user@host/database")
+    if settings.production:
+        require_verified_tls(url)
     result = migrate(url)
     if as_json:
         _print_json({"before": result.before, "after": result.after, "adopted": result.adopted})
@@ -164,7 +168,7 @@ def send(
     settings = load_settings()
     if (count is None) == (file is None):
         raise SettingError("what to send is not clear: give one of --count and --file")
-    if count is not None and settings.env == "production":
+    if count is not None and settings.production:
         raise SettingError("generated events do not belong on a production queue: use --file")
     bodies = list(sample_bodies(count, seed=seed)) if count is not None else _bodies_in(file or Path())
     queue = open_queue(settings.queue, connections=8)
@@ -197,7 +201,7 @@ def generate(
     )
     seal_key = required("seal_key", settings.seal_key, "a file: URI, as in file:keys/seal_public.pem, or off")
     if not (if_missing and token_keys.exists()):
-        generate_token_keys(token_keys, development=settings.env != "production")
+        generate_token_keys(token_keys, development=not settings.production)
         out.print(f"token keys                {token_keys}", soft_wrap=True)
     if seal_key == SEAL_OFF:
         return

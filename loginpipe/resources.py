@@ -18,7 +18,7 @@ from loginpipe.masking.keys import load_seal_keys, load_token_keys
 from loginpipe.masking.mask import MaskedLogins, mask_logins, seal_originals
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import TokenKeys
-from loginpipe.postgres.connections import Connection, connect, transaction
+from loginpipe.postgres.connections import Connection, connect, require_verified_tls, transaction
 from loginpipe.postgres.contract import user_logins_columns
 from loginpipe.postgres.load import LoadCounts, load_logins
 from loginpipe.postgres.migrate import require_migrated
@@ -117,8 +117,11 @@ class PostgresResource(dg.ConfigurableResource["PostgresResource"]):
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator["PostgresResource", None, None]:  # noqa: ARG002
         """Connect, and make sure that the database is migrated."""
-        url = self.database_url or load_settings().database_url
-        self._connection = connect(required("database_url", url, "postgresql://user@host/database"))
+        settings = load_settings()
+        url = required("database_url", self.database_url or settings.database_url, "postgresql://user@host/database")
+        if settings.production:
+            require_verified_tls(url)
+        self._connection = connect(url)
         try:
             require_migrated(self._connection)
             yield self
@@ -232,6 +235,6 @@ def resources_from(settings: Settings) -> dict[str, object]:
             token_keys=settings.token_keys,
             seal_key=settings.seal_key,
             seal_key_fingerprint=settings.seal_key_fingerprint,
-            production=settings.env == "production",
+            production=settings.production,
         ),
     }

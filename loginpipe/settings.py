@@ -44,6 +44,11 @@ class Settings(BaseSettings):
         return url
 
     @property
+    def production(self) -> bool:
+        """Whether development keys and unverified connections are refused."""
+        return self.env == "production"
+
+    @property
     def queue_name(self) -> str:
         """The queue's name, also where its URL is set."""
         return self.queue.rsplit("/", 1)[-1]

@@ -26,7 +26,7 @@ def run_dagster_dev(port: int) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     command = [sys.executable, "-m", "dagster", "dev", "--host", "127.0.0.1", "--port", str(port)]
     # A session of its own: Ctrl-C is for us, and we pass it on once.
-    dagster = subprocess.Popen(command, env=os.environ, start_new_session=True)
+    dagster = subprocess.Popen(command, env=os.environ, start_new_session=True)  # noqa: S603 - our own command line
     try:
         return dagster.wait()
     except KeyboardInterrupt:

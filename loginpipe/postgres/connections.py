@@ -85,6 +85,22 @@ def connect(database_url: str) -> Connection:
     return connection
 
 
+def require_verified_tls(database_url: str) -> None:
+    """Refuse a connection that crosses a network without TLS whose certificate is checked.
+
+    Raises:
+        DatabaseError: ``sslmode`` is not ``verify-full``, and the host is neither a socket nor loopback.
+    """
+    parameters = _parsed(database_url)
+    host = parameters.get("host", "")
+    local = host.startswith("/") or host in {"", "localhost", "127.0.0.1", "::1"}
+    if not local and parameters.get("sslmode") != "verify-full":
+        raise DatabaseError(
+            f"production demands verified TLS to {_place(parameters)}: add sslmode=verify-full, and sslrootcert with "
+            "the authority's certificate, to LOGINPIPE_DATABASE_URL"
+        )
+
+
 @contextmanager
 def transaction(connection: Connection) -> Iterator[Cursor]:
     """Commit what the block does, or roll it back when the block raises; gives a cursor.

@@ -1,12 +1,12 @@
 """The chain on a real queue and a real database, when all goes well."""
 
 import json
-import re
-from datetime import UTC, datetime
-from typing import Any
+import time
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from ipaddress import ip_address
+from uuid import uuid4
 
-import dagster as dg
-import psycopg2
 import pytest
 
 from loginpipe.assets.group import CHAIN
@@ -16,35 +16,258 @@ from loginpipe.logins.splitting import split_batch
 from loginpipe.masking.key_files import read_token_keys
 from loginpipe.masking.mask import mask_logins
 from loginpipe.masking.sealing import Sealed
+from loginpipe.postgres.connections import connect
 from loginpipe.postgres.load import load_logins
 from loginpipe_tests.conftest import KeyFiles, Pipeline
-from loginpipe_tests.wire import Custodian, login, logins, tables
-
-TOKEN = re.compile(r"(ip|dev)\.v1\.[A-Za-z0-9_-]{43}")
+from loginpipe_tests.wire import Custodian, checks, ingest, logged, login, logins, metadata, tables
 
 
-@pytest.fixture(autouse=True)
-def _one_receiver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One empty long poll ends a run."""
-    monkeypatch.setenv("LOGINPIPE_RECEIVERS", "1")
+def test_a_batch_becomes_rows_and_rejects_and_the_queue_is_empty(pipeline: Pipeline) -> None:
+    pipeline.send(sample_bodies(300, seed=1, bad_share=0.1))
+    assert pipeline.run().success
+    ((received, inserted, rejected),) = pipeline.rows("SELECT received, inserted, rejected FROM loginpipe.ingest_runs")
+    assert (received, inserted + rejected) == (300, 300)
+    assert rejected > 10
+    assert pipeline.rows("SELECT count(*) FROM user_logins") == [(inserted,)]
+    assert pipeline.rows("SELECT count(*) FROM loginpipe.rejected_messages") == [(rejected,)]
+    assert pipeline.depth() == (0, 0)
 
 
-def ingested(pipeline: Pipeline, *bodies: str) -> dg.ExecuteInProcessResult:
-    """Send messages and run the job."""
-    pipeline.send(bodies)
+def test_the_table_has_the_columns_that_others_rely_on(pipeline: Pipeline) -> None:
+    columns = """
+        SELECT column_name, data_type, character_maximum_length
+        FROM information_schema.columns
+        WHERE (table_schema, table_name) = ('public', 'user_logins')
+        ORDER BY ordinal_position
+    """
+    assert pipeline.rows(columns) == [
+        ("user_id", "character varying", 128),
+        ("device_type", "character varying", 32),
+        ("masked_ip", "character varying", 256),
+        ("masked_device_id", "character varying", 256),
+        ("locale", "character varying", 32),
+        ("app_version", "integer", None),
+        ("create_date", "date", None),
+    ]
+
+
+def test_a_login_arrives_with_tokens_in_place_of_address_and_device(pipeline: Pipeline) -> None:
+    ingest(pipeline, login())
+    ((user_id, device_type, masked_ip, masked_device_id, locale, app_version, create_date),) = pipeline.rows(
+        "SELECT * FROM user_logins"
+    )
+    assert (user_id, device_type, locale) == ("424cdd21-063a-43a7-b91b-7ca1a833afae", "android", "RU")
+    assert app_version == 2_003_000
+    assert abs((create_date - datetime.now(UTC).date()).days) <= 1  # midnight may pass in between
+    matches = "SELECT %s ~ '^ip[.]v1[.][A-Za-z0-9_-]{43}$', %s ~ '^dev[.]v1[.][A-Za-z0-9_-]{43}$'"
+    assert pipeline.rows(matches, masked_ip, masked_device_id) == [(True, True)]
+
+
+def test_versions_become_integers_that_sort_and_decode(pipeline: Pipeline) -> None:
+    versions = {"5": 5_000_000, "0.96": 96_000, "9.6": 9_006_000, "2.3.0": 2_003_000, "2146.999.999": 2_146_999_999}
+    ingest(pipeline, *(login(user_id=text, app_version=text) for text in versions), login(user_id="7", app_version=7))
+    found = dict(pipeline.rows("SELECT user_id, app_version FROM user_logins"))
+    assert found == {**versions, "7": 7_000_000}
+    decoded = dict(pipeline.rows("SELECT user_id, loginpipe.app_version_text(app_version) FROM user_logins"))
+    assert (decoded["0.96"], decoded["9.6"], decoded["7"]) == ("0.96.0", "9.6.0", "7.0.0")
+
+
+def test_an_empty_locale_stays_empty_and_one_that_is_null_or_absent_is_null(pipeline: Pipeline) -> None:
+    absent = json.loads(login(user_id="absent"))
+    del absent["locale"]
+    texts = {"": "empty", "NULL": "word", "\\N": "marker"}
+    ingest(
+        pipeline,
+        login(user_id="null", locale=None),
+        json.dumps(absent),
+        *(login(user_id=user, locale=locale) for locale, user in texts.items()),
+    )
+    found = dict(pipeline.rows("SELECT user_id, locale FROM user_logins"))
+    assert found == {"null": None, "absent": None, "empty": "", "word": "NULL", "marker": "\\N"}
+
+
+def test_text_arrives_as_it_was_sent(pipeline: Pipeline) -> None:
+    texts = {
+        "tab\there", "line\nbreak", "carriage\rreturn", "\\N", "\\.", "back\\slash", "\\x41", "\\", "'single'",
+        '"double"', "{array}", "a,b", "%s %(name)s", "😀 emoji", "\U0001d518 \U0010ffff", "e\u0301 decomposed", "\u2028\u202e",
+        "\x01\x1b\x7f", " spaces around ", "ключ 键",
+    }  # fmt: skip
+    ingest(pipeline, *(login(user_id=text) for text in texts))
+    assert {user_id for (user_id,) in pipeline.rows("SELECT user_id FROM user_logins")} == texts
+
+
+@pytest.fixture
+def far_from_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")  # 14 hours ahead
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_from_utc")
+def test_a_login_belongs_to_the_utc_day_on_which_it_was_sent(database_url: str, key_files: KeyFiles) -> None:
+    midnight = datetime(2026, 3, 1, tzinfo=UTC)
+    sent = {"before": int(midnight.timestamp() * 1000) - 1, "at": int(midnight.timestamp() * 1000)}
+    later = int(midnight.timestamp() * 1000) + 90_000_000
+    messages = [
+        Message(str(uuid4()), "handle", login(user_id=user), sent_ms, later, 2, True) for user, sent_ms in sent.items()
+    ]
+    accepted = split_batch(messages_frame(messages)).accepted
+    masked = mask_logins(accepted, read_token_keys(key_files.token_keys))
+    connection = connect(database_url)
+    try:
+        load_logins(connection, masked.logins, Sealed(), str(uuid4()))
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT user_id, create_date FROM user_logins")
+            found = dict(cursor.fetchall())
+            cursor.execute("SELECT message_id::text, sent_on FROM loginpipe.ingested_messages")
+            ledger = dict(cursor.fetchall())
+    finally:
+        connection.close()
+    assert found == {"before": date(2026, 2, 28), "at": date(2026, 3, 1)}
+    assert ledger == {messages[0].message_id: date(2026, 2, 28), messages[1].message_id: date(2026, 3, 1)}
+
+
+def test_every_asset_is_materialised_and_says_how_many_rows(pipeline: Pipeline) -> None:
+    result = ingest(pipeline, *logins(3), "{}")
+    found = metadata(result)
+    assert tuple(found) == CHAIN
+    assert [found[asset]["dagster/row_count"] for asset in CHAIN] == [4, 3, 1, 3, 3]
+    assert (found["rejected_logins"]["deleted"], found["user_logins_table"]["deleted"]) == (1, 3)
+    assert found["rejected_logins"]["reasons"] == {"missing": 1}
+
+
+def test_every_check_is_made_and_passes(pipeline: Pipeline) -> None:
+    names = {"reject_rate", "schema_drift", "only_tokens", "counts_add_up", "columns_are_the_contract"}
+    assert checks(ingest(pipeline, *logins(3))) == dict.fromkeys(names, True)
+
+
+def test_too_many_rejects_fail_the_check_and_not_the_load(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGINPIPE_MAX_REJECT_RATE", "0")
+    result = ingest(pipeline, *logins(3), "{}")
+    assert [name for name, passed in checks(result).items() if not passed] == ["reject_rate"]
+    assert pipeline.rows("SELECT count(*) FROM user_logins") == [(3,)]
+    assert pipeline.depth() == (0, 0)
+
+
+def test_fields_outside_the_contract_are_shown_by_name_and_reject_nothing(pipeline: Pipeline) -> None:
+    result = ingest(pipeline, login(session="s-1"), login(session="s-2", **{"10.0.0.1": "x"}))
+    assert metadata(result)["validated_logins"]["unknown_fields"] == {"session": 2, "(name not shown)": 1}
+    assert [name for name, passed in checks(result).items() if not passed] == ["schema_drift"]
+    assert pipeline.rows("SELECT count(*) FROM user_logins") == [(2,)]
+
+
+def test_a_second_run_changes_nothing(pipeline: Pipeline) -> None:
+    ingest(pipeline, *logins(3), "{}")
+    before = tables(pipeline, but=["loginpipe.ingest_runs"])
     result = pipeline.run()
     assert result.success
-    return result
+    assert tables(pipeline, but=["loginpipe.ingest_runs"]) == before
+    assert metadata(result)["raw_sqs_messages"]["dagster/row_count"] == 0
 
 
-def metadata_of(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
-    (event,) = result.asset_materializations_for_node("split_messages" if asset in SPLIT else asset)[slice_of(asset)]
-    return {name: value.value for name, value in event.metadata.items()}
+def test_a_run_on_an_empty_queue_succeeds_and_books_nothing(pipeline: Pipeline) -> None:
+    result = pipeline.run()
+    assert result.success
+    assert all(checks(result).values())
+    assert metadata(result)["raw_sqs_messages"]["queue_drained"] is True
+    counts = "SELECT received, accepted, rejected, inserted, duplicates, deleted, finished_at IS NOT NULL"
+    assert pipeline.rows(f"{counts} FROM loginpipe.ingest_runs") == [(0, 0, 0, 0, 0, 0, True)]
+    assert pipeline.rows("SELECT count(*) FROM user_logins") == [(0,)]
 
 
-SPLIT = ("validated_logins", "rejected_logins")
+def test_what_is_more_than_one_bite_waits_for_the_next_run(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGINPIPE_BATCH_MESSAGES", "12")
+    result = ingest(pipeline, *logins(15))
+    assert metadata(result)["raw_sqs_messages"]["queue_drained"] is False
+    assert pipeline.rows("SELECT count(*) FROM user_logins") == [(12,)]
+    assert pipeline.depth() == (3, 0)
+    pipeline.run()
+    assert pipeline.rows("SELECT count(*), count(DISTINCT user_id) FROM user_logins") == [(15, 15)]
 
 
-def slice_of(asset: str) -> slice:
-    place = SPLIT.index(asset) if asset in SPLIT else 0
-    return slice(place, place + 1)
+def test_equal_devices_and_addresses_have_equal_tokens_in_every_run(pipeline: Pipeline) -> None:
+    ingest(
+        pipeline,
+        login(user_id="a", ip="2001:db8::1", device_id="593-47-5928"),
+        login(user_id="b", ip="2001:0DB8:0:0:0:0:0:1", device_id=" 593-47-5928\t"),
+        login(user_id="c", ip="192.0.2.9", device_id="593-47-5929"),
+    )
+    ingest(
+        pipeline,
+        login(user_id="d", ip=" 2001:db8:0::0:1", device_id="593-47-5928"),
+        login(user_id="e", ip="::ffff:192.0.2.9", device_id="593-47-5929"),
+    )
+    ips = dict(pipeline.rows("SELECT user_id, masked_ip FROM user_logins"))
+    devices = dict(pipeline.rows("SELECT user_id, masked_device_id FROM user_logins"))
+    assert ips["a"] == ips["b"] == ips["d"] != ips["c"] == ips["e"]
+    assert devices["a"] == devices["b"] == devices["d"] != devices["c"] == devices["e"]
+
+
+def test_two_equal_logins_are_two_rows(pipeline: Pipeline) -> None:
+    ingest(pipeline, login(), login())
+    assert pipeline.rows("SELECT count(*) FROM user_logins") == [(2,)]
+
+
+def test_what_was_sealed_opens_with_the_private_key_to_the_canonical_values(
+    pipeline: Pipeline, key_files: KeyFiles
+) -> None:
+    originals = {
+        "v4": ("199.172.111.135", "593-47-5928"),
+        "v6": ("2001:DB8:0:0::1", " e\u0301tage \n"),
+        "mapped": ("::ffff:192.0.2.9", "x" * 256),
+    }
+    ingest(pipeline, *(login(user_id=user, ip=ip, device_id=device) for user, (ip, device) in originals.items()))
+    opened = Custodian(pipeline, key_files).values()
+    found = {
+        user: (opened[masked_ip].decode(), opened[masked_device_id].decode())
+        for user, masked_ip, masked_device_id in pipeline.rows(
+            "SELECT user_id, masked_ip, masked_device_id FROM user_logins"
+        )
+    }
+    assert found == {
+        "v4": ("199.172.111.135", "593-47-5928"),
+        "v6": (str(ip_address("2001:db8::1")), "\u00e9tage"),
+        "mapped": ("192.0.2.9", "x" * 256),
+    }
+    assert len(opened) == 6
+
+
+def test_what_the_vault_knows_is_not_sealed_again(pipeline: Pipeline) -> None:
+    ingest(pipeline, login(ip="192.0.2.1", device_id="old"))
+    before = tables(pipeline)
+    result = ingest(pipeline, login(ip="192.0.2.1", device_id="new"))
+    after = tables(pipeline)
+    assert metadata(result)["masked_logins"]["newly_sealed"] == 1
+    assert set(before["vault.sealed_values"]) < set(after["vault.sealed_values"])
+    assert len(after["vault.sealed_values"]) == 3
+    assert len(after["vault.data_keys"]) == len(before["vault.data_keys"]) + 1
+
+
+def test_a_value_that_comes_twice_in_a_batch_is_sealed_once(pipeline: Pipeline) -> None:
+    result = ingest(pipeline, *(login(user_id=f"user-{i}") for i in range(3)))
+    assert metadata(result)["masked_logins"]["newly_sealed"] == 2
+    assert pipeline.rows("SELECT count(*) FROM vault.sealed_values") == [(2,)]
+
+
+def test_with_sealing_off_there_are_tokens_only_and_a_warning(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_SEAL_KEY", "off")
+    result = ingest(pipeline, *logins(2), "{}")
+    assert pipeline.rows("SELECT count(*) FROM user_logins WHERE masked_ip LIKE 'ip.v1.%%'") == [(2,)]
+    assert pipeline.rows("SELECT count(sealed_body), count(*) FROM loginpipe.rejected_messages") == [(0, 1)]
+    assert pipeline.rows("SELECT reasons[1] FROM loginpipe.rejected_messages") == [("missing",)]
+    assert tables(pipeline)["vault.sealed_values"] == tables(pipeline)["vault.data_keys"] == []
+    assert any("LOGINPIPE_SEAL_KEY is off" in message for message in logged(pipeline, result))
+
+
+def test_the_books_of_a_run_say_what_came_of_its_messages(pipeline: Pipeline) -> None:
+    result = ingest(pipeline, *logins(3), "{}", "nonsense")
+    counts = """
+        SELECT run_id::text, queue, received, accepted, rejected, inserted, duplicates, deleted, delete_failures,
+            leases_lost, finished_at >= started_at, oldest_sent_at <= newest_sent_at
+        FROM loginpipe.ingest_runs
+    """
+    assert pipeline.rows(counts) == [(result.run_id, pipeline.queue.name, 5, 3, 2, 3, 0, 5, 0, 0, True, True)]

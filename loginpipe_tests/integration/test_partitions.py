@@ -1,0 +1,303 @@
+"""Partitions on a real Postgres: made ahead, filled from the default one, dropped in time, beside loads that go on."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date, timedelta
+from threading import Barrier, Event
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from psycopg2.extensions import make_dsn
+
+from loginpipe.errors import DatabaseError
+from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
+from loginpipe.postgres import partitions
+from loginpipe.postgres.connections import Connection, connect, transaction
+from loginpipe.postgres.migrate import migrate
+from loginpipe.postgres.partition_plan import LEDGER, USER_LOGINS, coming
+from loginpipe.postgres.partitions import MaintenanceResult, maintain
+
+TODAY = date(2026, 11, 21)
+DAY = timedelta(days=1)
+COLUMNS = ", ".join(f"{name} {kind}" for name, kind in USER_LOGINS_COLUMNS)
+
+
+@pytest.fixture
+def bare(empty_database_url: str) -> Iterator[Connection]:
+    """A connection to a database with nothing in it."""
+    connection = connect(empty_database_url)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def connection(empty_database_url: str, bare: Connection) -> Connection:
+    """A connection to a database that was migrated on ``TODAY``."""
+    migrate(empty_database_url, today=TODAY)
+    return bare
+
+
+def query(connection: Connection, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    with transaction(connection) as cursor:
+        cursor.execute(statement, values or None)
+        return cursor.fetchall() if cursor.description else []
+
+
+def record(connection: Connection, day: date) -> None:
+    """Do to the tables what a load does: a message's line in the ledger, and its row."""
+    with transaction(connection) as cursor:
+        cursor.execute(
+            """
+            WITH fresh AS (
+                INSERT INTO loginpipe.ingested_messages VALUES (gen_random_uuid(), %(day)s, gen_random_uuid())
+                ON CONFLICT DO NOTHING
+                RETURNING sent_on
+            )
+            INSERT INTO public.user_logins
+            SELECT 'u', 'android', 'ip.v1.x', 'dev.v1.x', 'RU', 2003000, sent_on FROM fresh
+            """,
+            {"day": day},
+        )
+
+
+def homes(connection: Connection, table: str) -> list[tuple[Any, ...]]:
+    """In which partition, of its schema, how many rows of a table are."""
+    counts = (
+        f"SELECT relname, count(*) FROM {table} AS t JOIN pg_class AS c ON c.oid = t.tableoid GROUP BY 1 ORDER BY 1"
+    )
+    return query(connection, counts)
+
+
+def test_the_coming_partitions_are_there_and_rows_go_into_them(connection: Connection) -> None:
+    for partition in coming(TODAY):
+        assert query(connection, "SELECT to_regclass(%s) IS NOT NULL", str(partition)) == [(True,)], str(partition)
+    record(connection, TODAY)
+    assert homes(connection, LEDGER) == [("ingested_messages_y2026m11d21", 1)]
+    assert homes(connection, USER_LOGINS) == [("user_logins_y2026m11", 1)]
+
+
+def test_a_second_maintenance_on_a_day_finds_nothing_to_do(connection: Connection) -> None:
+    assert maintain(connection, TODAY) == MaintenanceResult([], [], {LEDGER: 0, USER_LOGINS: 0}, {})
+
+
+def test_the_next_day_adds_a_day_ahead_and_drops_the_one_that_is_over(connection: Connection) -> None:
+    result = maintain(connection, TODAY + DAY)
+    assert result.created == ["loginpipe.ingested_messages_y2026m11d29"]
+    assert result.dropped == ["loginpipe.ingested_messages_y2026m11d06"]
+
+
+def test_after_a_month_without_maintenance_nothing_is_missing_and_nothing_left_over(connection: Connection) -> None:
+    later = TODAY + timedelta(days=40)
+    result = maintain(connection, later)
+    assert "public.user_logins_y2027m03" in result.created
+    assert len(result.dropped) == 23
+    there = (
+        "SELECT 'loginpipe.' || relname FROM pg_class WHERE relname LIKE 'ingested_messages_y%%d__' AND relkind = 'r'"
+    )
+    ledger = {str(partition) for partition in coming(later) if partition.table == LEDGER}
+    assert {name for (name,) in query(connection, there)} == ledger
+
+
+def test_a_partition_keeps_the_ledgers_promise_that_a_message_is_recorded_once(connection: Connection) -> None:
+    insert = (
+        "INSERT INTO loginpipe.ingested_messages VALUES (%s, %s, gen_random_uuid()) ON CONFLICT DO NOTHING RETURNING 1"
+    )
+    message = str(uuid4())
+    assert query(connection, insert, message, TODAY) == [(1,)]
+    assert query(connection, insert, message, TODAY) == []
+    invalid = "SELECT 1 FROM pg_index WHERE indrelid = %s::regclass AND NOT indisvalid"
+    assert query(connection, invalid, LEDGER) == []
+
+
+def test_rows_that_wait_in_a_default_partition_move_to_their_own(connection: Connection) -> None:
+    later = TODAY + timedelta(days=200)
+    for day in (later, later, later + 130 * DAY):
+        record(connection, day)
+    before = query(connection, f"SELECT * FROM {LEDGER} ORDER BY 1"), query(connection, f"SELECT * FROM {USER_LOGINS}")
+
+    result = maintain(connection, later)
+
+    assert homes(connection, LEDGER) == [("ingested_messages_default", 1), (f"ingested_messages_{later:y%Ym%md%d}", 2)]
+    assert homes(connection, USER_LOGINS) == [("user_logins_default", 1), (f"user_logins_{later:y%Ym%m}", 2)]
+    assert result.rows_in_default == {LEDGER: 1, USER_LOGINS: 1}
+    after = query(connection, f"SELECT * FROM {LEDGER} ORDER BY 1"), query(connection, f"SELECT * FROM {USER_LOGINS}")
+    assert after[0] == before[0]
+    assert sorted(map(str, after[1])) == sorted(map(str, before[1]))
+
+
+def test_what_expired_leaves_the_ledger_and_stays_in_user_logins(connection: Connection) -> None:
+    for day in (TODAY - 400 * DAY, TODAY - 15 * DAY, TODAY):
+        record(connection, day)
+    result = maintain(connection, TODAY + DAY)
+    assert result.rows_in_default == {LEDGER: 0, USER_LOGINS: 1}
+    assert query(connection, f"SELECT sent_on FROM {LEDGER}") == [(TODAY,)]
+    assert query(connection, f"SELECT count(*) FROM {USER_LOGINS}") == [(3,)]
+
+
+def test_a_partition_of_user_logins_is_never_dropped(connection: Connection) -> None:
+    maintain(connection, TODAY + timedelta(days=3650))
+    assert query(connection, "SELECT to_regclass('public.user_logins_y2026m10') IS NOT NULL") == [(True,)]
+
+
+# --- a user_logins that was there before ---
+
+
+@pytest.mark.parametrize(
+    ("scheme", "reason"),
+    [
+        ("", "it is not partitioned"),
+        ("PARTITION BY LIST (locale)", "it is partitioned by LIST (locale)"),
+        ("PARTITION BY RANGE (create_date, user_id)", "it is partitioned by RANGE (create_date, user_id)"),
+    ],
+)
+def test_an_adopted_table_of_another_making_is_left_alone(
+    empty_database_url: str, bare: Connection, scheme: str, reason: str
+) -> None:
+    query(bare, f"CREATE TABLE public.user_logins ({COLUMNS}) {scheme}")
+    migrate(empty_database_url, today=TODAY)
+    result = maintain(bare, TODAY)
+    assert result.left_alone == {USER_LOGINS: reason}
+    assert result.rows_in_default == {LEDGER: 0}
+    assert query(bare, "SELECT 1 FROM pg_class WHERE relname LIKE 'user_logins_%'") == []
+
+
+def test_an_adopted_table_of_another_role_is_left_alone(empty_database_url: str, bare: Connection) -> None:
+    role = f"role_{uuid4().hex}"
+    query(bare, f"CREATE TABLE public.user_logins ({COLUMNS}) PARTITION BY RANGE (create_date)")
+    query(bare, f"CREATE ROLE {role} LOGIN; GRANT CREATE ON SCHEMA public TO {role}")
+    [(database,)] = query(bare, "SELECT current_database()")
+    query(bare, f"GRANT CREATE ON DATABASE {database} TO {role}")
+    migrate(make_dsn(empty_database_url, user=role), today=TODAY)
+    connection = connect(make_dsn(empty_database_url, user=role))
+    assert maintain(connection, TODAY).left_alone == {USER_LOGINS: "another role owns it"}
+    connection.close()
+
+
+def test_an_adopted_table_with_partitions_of_its_own_gets_only_the_months_they_leave_free(
+    empty_database_url: str, bare: Connection
+) -> None:
+    query(
+        bare,
+        f"""
+        CREATE TABLE public.user_logins ({COLUMNS}) PARTITION BY RANGE (create_date);
+        CREATE TABLE public.old PARTITION OF public.user_logins FOR VALUES FROM (MINVALUE) TO ('2026-10-15');
+        CREATE TABLE public.autumn PARTITION OF public.user_logins FOR VALUES FROM ('2026-10-15') TO ('2026-12-01');
+        CREATE TABLE public.far PARTITION OF public.user_logins FOR VALUES FROM ('2027-02-01') TO ('infinity');
+        """,
+    )
+    migrate(empty_database_url, today=TODAY)
+    made = "SELECT relname FROM pg_class WHERE relname LIKE 'user_logins_%' ORDER BY 1"
+    assert query(bare, made) == [("user_logins_y2026m12",), ("user_logins_y2027m01",)]
+    assert maintain(bare, TODAY) == MaintenanceResult([], [], {LEDGER: 0}, {})
+
+
+def test_rows_move_by_column_name_from_a_default_partition_with_another_order(
+    empty_database_url: str, bare: Connection
+) -> None:
+    reversed_columns = ", ".join(f"{name} {kind}" for name, kind in reversed(USER_LOGINS_COLUMNS))
+    query(
+        bare,
+        f"""
+        CREATE TABLE public.user_logins ({COLUMNS}) PARTITION BY RANGE (create_date);
+        CREATE SCHEMA attic;
+        CREATE TABLE attic.rest ({reversed_columns});
+        ALTER TABLE public.user_logins ATTACH PARTITION attic.rest DEFAULT;
+        INSERT INTO public.user_logins VALUES ('u', 'android', 'ip', 'dev', 'RU', 2003000, '2026-11-21');
+        """,
+    )
+    migrate(empty_database_url, today=TODAY)
+    assert homes(bare, USER_LOGINS) == [("user_logins_y2026m11", 1)]
+    assert query(bare, "SELECT * FROM public.user_logins") == [("u", "android", "ip", "dev", "RU", 2003000, TODAY)]
+
+
+# --- beside others ---
+
+
+def test_four_maintenances_at_once_share_the_work_and_none_fails(
+    empty_database_url: str, connection: Connection
+) -> None:
+    later = TODAY + timedelta(days=60)
+    barrier = Barrier(4)
+
+    def start() -> MaintenanceResult:
+        own = connect(empty_database_url)
+        try:
+            barrier.wait(timeout=30)
+            return maintain(own, later)
+        finally:
+            own.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        results = [future.result(timeout=60) for future in [pool.submit(start) for _ in range(4)]]
+    already = {str(partition) for partition in coming(TODAY)}
+    created = [name for result in results for name in result.created]
+    assert sorted(created) == sorted(str(partition) for partition in coming(later) if str(partition) not in already)
+    assert sum(len(result.dropped) for result in results) == 23
+
+
+def test_loads_go_on_through_maintenance_without_one_error_or_one_row_lost(
+    empty_database_url: str, connection: Connection
+) -> None:
+    """The loads write all along to the days whose partitions come into being, so their rows begin in the default."""
+    later = TODAY + timedelta(days=60)
+    done = Event()
+
+    def load(worker: int) -> int:
+        own, written = connect(empty_database_url), 0
+        try:
+            while not done.is_set() or written < 50:
+                record(own, later + ((written + worker) % 8) * DAY)
+                written += 1
+        finally:
+            own.close()
+        return written
+
+    with ThreadPoolExecutor(3) as pool:
+        loads = [pool.submit(load, worker) for worker in range(3)]
+        try:
+            waits_until(lambda: query(connection, f"SELECT count(*) > 20 FROM {USER_LOGINS}") == [(True,)])
+            result = maintain(connection, later)
+        finally:
+            done.set()
+        written = sum(load.result(timeout=60) for load in loads)
+    assert result.rows_in_default == {LEDGER: 0, USER_LOGINS: 0}
+    assert query(connection, f"SELECT count(*) FROM {USER_LOGINS}") == [(written,)]
+    assert query(connection, f"SELECT count(*) FROM {LEDGER}") == [(written,)]
+
+
+def test_a_query_that_keeps_the_default_partition_delays_maintenance_until_it_ends(
+    empty_database_url: str, connection: Connection
+) -> None:
+    analyst, maintainer = connect(empty_database_url), connect(empty_database_url)
+    analyst.cursor().execute(f"SELECT count(*) FROM {USER_LOGINS}")  # its transaction stays open
+    with ThreadPoolExecutor(1) as pool:
+        maintenance = pool.submit(maintain, maintainer, TODAY + timedelta(days=31))
+        waits_until(
+            lambda: bool(query(connection, "SELECT 1 FROM pg_locks WHERE NOT granted AND relation IS NOT NULL"))
+        )
+        analyst.rollback()
+        assert "public.user_logins_y2027m03" in maintenance.result(timeout=60).created
+    analyst.close()
+    maintainer.close()
+
+
+def test_a_query_that_does_not_end_makes_maintenance_give_up_and_name_the_partition(
+    empty_database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions, "_LOCK_WAIT", "20ms")
+    monkeypatch.setattr(partitions, "_ATTEMPTS", 2)
+    analyst = connect(empty_database_url)
+    analyst.cursor().execute(f"SELECT count(*) FROM {USER_LOGINS}")
+    with pytest.raises(DatabaseError, match=r"public\.user_logins_y2027m03: .* \[55P03\]") as error:
+        maintain(connection, TODAY + timedelta(days=31))
+    assert error.value.sqlstate == "55P03"
+    analyst.close()
+    assert query(connection, "SELECT to_regclass('public.user_logins_y2027m03')") == [(None,)]
+
+
+def waits_until(condition: Any, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"

@@ -1,0 +1,124 @@
+"""App versions as integers: the same in both directions, in order, and no two versions alike."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loginpipe.logins.app_versions import MAJOR_MOST, decode_version, encode_version, is_version
+
+LARGEST = 2_146_999_999
+POSTGRES_INTEGER_MOST = 2**31 - 1
+
+moderate = settings(max_examples=200, deadline=None, print_blob=True)
+triples = st.tuples(st.integers(0, MAJOR_MOST), st.integers(0, 999), st.integers(0, 999))
+version_like = st.text(alphabet="0123456789.. -+_v\n\x00", max_size=14)  # both dots: versions have many
+
+BROKEN = [
+    "", " ", ".", "..", "1.", ".1", "1..2", "1.2.3.", ".1.2.3", "1.2.3.4", "1.2.3.4.5", " 1", "1 ", "1 .2", "1. 2",
+    "\t1", "1\n", "1.2\n", "v1", "1.2-beta", "1.2.3b", "1,2", "1/2", "1.x", "x", "true", "null", "None", "NaN", "inf",
+    "-1", "+1", "1.-2", "1.+2", "-0", "1e3", "0x1", "1_0", "1.1000", "1.2.1000", "1.001000", "2147", "2147.0.0", "9999",
+    "10000", "99999999999999999999", "1" + "0" * 30, "\u0661", "1.\u0662", "\uff11", "\u00b2", "\u2460", "\u0967.\u0968",
+    "1\x00", "\x001", "1.2\u200b", "\ufeff1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("0", 0),
+        ("5", 5_000_000),
+        ("0.96", 96_000),
+        ("9.6", 9_006_000),
+        ("2.3.0", 2_003_000),
+        ("2.3", 2_003_000),
+        ("1.0.999", 1_000_999),
+        ("0.0.1", 1),
+        ("2146.999.999", LARGEST),
+    ],
+)
+def test_a_version_is_major_times_a_million_plus_minor_times_a_thousand_plus_patch(text: str, number: int) -> None:
+    assert encode_version(text) == number
+
+
+def test_0_96_and_9_6_are_two_versions() -> None:
+    assert encode_version("0.96") != encode_version("9.6")
+
+
+@pytest.mark.parametrize("padded", ["02.3.4", "2.03.4", "2.3.04", "0002.0003.0004", "2.0000000003.4"])
+def test_leading_zeros_change_nothing(padded: str) -> None:
+    assert encode_version(padded) == encode_version("2.3.4")
+
+
+@moderate
+@given(triples)
+def test_a_version_comes_back_from_its_integer(triple: tuple[int, int, int]) -> None:
+    text = "{}.{}.{}".format(*triple)
+    assert decode_version(encode_version(text)) == text
+
+
+@moderate
+@given(st.integers(0, LARGEST))
+def test_an_integer_comes_back_from_its_version(number: int) -> None:
+    assert encode_version(decode_version(number)) == number
+
+
+@moderate
+@given(triples, triples)
+def test_integers_are_in_the_order_of_their_versions_and_equal_only_where_those_are(
+    left: tuple[int, int, int], right: tuple[int, int, int]
+) -> None:
+    encoded_left, encoded_right = encode_version("{}.{}.{}".format(*left)), encode_version("{}.{}.{}".format(*right))
+    assert (encoded_left < encoded_right) == (left < right)
+    assert (encoded_left == encoded_right) == (left == right)
+
+
+@moderate
+@given(triples)
+def test_components_left_out_count_as_zero(triple: tuple[int, int, int]) -> None:
+    major, minor, _ = triple
+    assert encode_version(f"{major}") == encode_version(f"{major}.0.0")
+    assert encode_version(f"{major}.{minor}") == encode_version(f"{major}.{minor}.0")
+
+
+def test_the_largest_version_fits_postgres_integer_and_the_next_major_would_not() -> None:
+    assert encode_version(f"{MAJOR_MOST}.999.999") <= POSTGRES_INTEGER_MOST
+    assert (MAJOR_MOST + 1) * 1_000_000 + 999_999 > POSTGRES_INTEGER_MOST
+
+
+@pytest.mark.parametrize("text", BROKEN, ids=ascii)
+def test_a_text_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="version"):
+        encode_version(text)
+    assert not is_version(text)
+
+
+@pytest.mark.parametrize("text", ["1.1000", "1.2.1000", "0.1000.0"])
+def test_a_version_with_a_minor_or_patch_above_999_is_refused(text: str) -> None:
+    assert not is_version(text)
+
+
+@pytest.mark.parametrize("text", ["2147", "2147.0", "2147.0.0", "9999.1", "10000"])
+def test_a_version_with_a_major_above_2146_is_refused(text: str) -> None:
+    assert not is_version(text)
+
+
+@moderate
+@given(version_like | st.text(max_size=20))
+def test_any_text_is_a_version_or_refused_without_being_quoted(text: str) -> None:
+    try:
+        number = encode_version(text)
+    except ValueError as error:
+        assert str(error) in {  # noqa: PT017 - both outcomes are right, neither may quote
+            "not a version of one to three numeric components",
+            "major version above 2146",
+        }
+        assert not is_version(text)
+    else:
+        assert is_version(text)
+        assert 0 <= number <= LARGEST
+
+
+@pytest.mark.parametrize("number", [-1, LARGEST + 1, 2**31, -(2**31)])
+def test_an_integer_that_no_version_has_does_not_decode(number: int) -> None:
+    with pytest.raises(ValueError, match="not an encoded version"):
+        decode_version(number)

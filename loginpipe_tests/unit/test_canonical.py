@@ -1,0 +1,160 @@
+"""One form for every spelling: equal addresses and equal device ids become equal bytes, and nothing else does."""
+
+import unicodedata
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from loginpipe.logins.canonical import address_text, canonical_address, canonical_device_id, is_address
+
+moderate = settings(max_examples=200, deadline=None, print_blob=True)
+any_address = st.ip_addresses()
+white_space = st.text(alphabet=" \t\r\n\x0b\x0c\u00a0\u2003\u3000", max_size=3)
+unicode_text = st.text(max_size=30)
+
+BROKEN_ADDRESSES = [
+    "", " ", "1", "12345", "16909060", "0x01020304", "1.2.3", "1.2.3.", ".1.2.3", "1.2.3.4.", "1.2.3.4.5", "256.1.1.1",
+    "1.1.1.256", "999.999.999.999", "01.2.3.4", "1.2.3.04", "0x1.2.3.4", "-1.2.3.4", "+1.2.3.4", "1.2.3.4/24",
+    "1.2.3.4/32", "1.2.3.4:80", "1.2.3 .4", "1. 2.3.4", "1,2,3,4", "\u0661.2.3.4", "\uff11.2.3.4", "1.2.3.4\x00",
+    "1.2.3.4%eth0", "localhost", "example.com", "example.com.", "::1/128", "[::1]", "[::1]:80", ":", ":::", "1::2::3",
+    "1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8:9", "12345::", "g::", "::ffff:256.1.1.1", "::1.2.3", "::ffff:01.2.3.4", "1:2",
+    "\u0661::", "::1\x00", "fe80::1%eth0", "fe80::1%1", "::1%lo", "::ffff:1.2.3.4%eth0", "::1%", "%eth0", "null",
+]  # fmt: skip
+
+
+def ipv6_spellings(address: IPv6Address) -> list[str]:
+    groups = [f"{int(group, 16):x}" for group in address.exploded.split(":")]
+    tail = IPv4Address(int(address) & 0xFFFF_FFFF)
+    return [
+        address.compressed,
+        address.exploded,
+        address.compressed.upper(),
+        address.exploded.upper(),
+        ":".join(groups),
+        ":".join([*groups[:6], str(tail)]),
+    ]
+
+
+@moderate
+@given(st.ip_addresses(v=6), white_space, white_space)
+def test_every_spelling_of_an_ipv6_address_is_one_value(address: IPv6Address, before: str, after: str) -> None:
+    forms = {canonical_address(before + spelling + after) for spelling in ipv6_spellings(address)}
+    expected = address.ipv4_mapped or address
+    assert forms == {expected.packed}
+
+
+@moderate
+@given(st.ip_addresses(v=4), white_space, white_space)
+def test_every_spelling_of_an_ipv4_address_is_one_value_also_mapped_into_ipv6(
+    address: IPv4Address, before: str, after: str
+) -> None:
+    mapped = IPv6Address(b"\x00" * 10 + b"\xff\xff" + address.packed)
+    spellings = [str(address), f"::ffff:{address}", f"::FFFF:{address}", *ipv6_spellings(mapped)]
+    assert {canonical_address(before + spelling + after) for spelling in spellings} == {address.packed}
+
+
+@moderate
+@given(any_address, any_address)
+def test_two_addresses_are_one_value_only_where_they_are_one_address(
+    left: IPv4Address | IPv6Address, right: IPv4Address | IPv6Address
+) -> None:
+    assume(left != right)
+    assume(getattr(left, "ipv4_mapped", None) is None)
+    assume(getattr(right, "ipv4_mapped", None) is None)
+    assert canonical_address(str(left)) != canonical_address(str(right))
+
+
+def test_an_ipv4_compatible_address_is_not_the_ipv4_address() -> None:
+    assert canonical_address("::1.2.3.4") != canonical_address("1.2.3.4")
+
+
+@moderate
+@given(any_address)
+def test_the_text_of_a_canonical_address_is_the_same_address(address: IPv4Address | IPv6Address) -> None:
+    packed = canonical_address(str(address))
+    assert canonical_address(address_text(packed)) == packed
+    assert ip_address(address_text(packed)) in {address, getattr(address, "ipv4_mapped", None)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "224.0.0.1", "239.255.255.250", "127.0.0.1", "0.0.0.0", "255.255.255.255", "240.0.0.1", "10.0.0.1",
+        "169.254.0.1", "192.0.2.1", "100.64.0.1", "::", "::1", "ff02::1", "fe80::1", "fc00::1", "2001:db8::1",
+    ],
+)  # fmt: skip
+def test_an_address_of_any_range_is_accepted(text: str) -> None:
+    assert is_address(text)
+    assert canonical_address(text) == ip_address(text).packed
+
+
+@pytest.mark.parametrize("text", ["fe80::1%eth0", "fe80::1%1", "::1%lo", "::ffff:1.2.3.4%eth0", " fe80::1%eth0 "])
+def test_an_address_with_a_zone_is_refused_and_its_zone_not_quoted(text: str) -> None:
+    with pytest.raises(ValueError, match="zone") as caught:
+        canonical_address(text)
+    assert str(caught.value) == "an address with a zone"
+
+
+@pytest.mark.parametrize("text", BROKEN_ADDRESSES, ids=ascii)
+def test_what_is_no_address_is_refused(text: str) -> None:
+    assert not is_address(text)
+    with pytest.raises(ValueError, match="address") as caught:
+        canonical_address(text)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None, "ip_address quotes its argument"
+
+
+@moderate
+@given(st.text(alphabet="0123456789abcdefABCDEF.:% /[]g", max_size=45) | st.text(st.characters(), max_size=20))
+def test_any_text_is_an_address_or_refused_without_being_quoted(text: str) -> None:
+    try:
+        packed = canonical_address(text)
+    except ValueError as error:
+        assert error.args in {  # noqa: PT017 - both outcomes are right, neither may quote
+            ("not an IPv4 or IPv6 address",),
+            ("an address with a zone",),
+        }
+        assert not is_address(text)
+    else:
+        assert len(packed) in {4, 16}
+        assert is_address(text)
+
+
+@moderate
+@given(unicode_text, white_space, white_space)
+def test_a_device_id_is_one_value_in_every_unicode_form_and_with_any_white_space_around(
+    text: str, before: str, after: str
+) -> None:
+    expected = canonical_device_id(text)
+    assert canonical_device_id(unicodedata.normalize("NFC", text)) == expected
+    assert canonical_device_id(unicodedata.normalize("NFD", text)) == expected
+    assert canonical_device_id(before + text + after) == expected
+    assert canonical_device_id(text.strip()) == expected, "parsing strips before this does"
+
+
+@moderate
+@given(unicode_text)
+def test_making_a_device_id_canonical_twice_changes_nothing_more(text: str) -> None:
+    once = canonical_device_id(text)
+    assert canonical_device_id(once.decode()) == once
+
+
+def test_a_composed_and_a_decomposed_letter_are_one_device_id() -> None:
+    assert canonical_device_id("caf\u00e9") == canonical_device_id("cafe\u0301") == b"caf\xc3\xa9"
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("abc", "ABC"),
+        ("a b", "ab"),
+        ("593-47-5928", "593475928"),
+        ("1", "01"),
+        ("\ufb01", "fi"),  # compatible, not canonically equal: NFKC would make them one
+        ("\u00b2", "2"),
+    ],
+)
+def test_device_ids_that_only_look_alike_stay_apart(left: str, right: str) -> None:
+    assert canonical_device_id(left) != canonical_device_id(right)

@@ -1,0 +1,238 @@
+"""The files that loginpipe is deployed with agree with the code, with each other, and with what they promise."""
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+from dagster._core.instance.config import dagster_instance_config
+from dagster._core.instance.ref import InstanceRef
+from dagster._core.run_coordinator import QueuedRunCoordinator
+
+from loginpipe.jobs import QUEUE_TAG
+from loginpipe.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE_FOLDER = ROOT / "deploy" / "compose"
+SETTINGS = {PREFIX + name.upper(): field.default for name, field in Settings.model_fields.items()}
+
+
+def load(path: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((ROOT / path).read_text())
+    return content
+
+
+COMPOSE = load("docker-compose.yml")
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = sorted(name for name, service in SERVICES.items() if "build" in service)
+
+
+def mounts(service: dict[str, Any]) -> dict[str, str]:
+    """What a service mounts: source → ``ro`` or ``rw``."""
+    parts = [mount.split(":") for mount in service.get("volumes", [])]
+    return {source: mode[0] if mode else "rw" for source, _, *mode in parts}
+
+
+def services_with(volume: str) -> set[str]:
+    return {name for name, service in SERVICES.items() if volume in mounts(service)}
+
+
+@pytest.fixture(scope="module")
+def dagster_config() -> dict[str, Any]:
+    config, _ = dagster_instance_config(str(ROOT))
+    return dict(config)
+
+
+# .env.example
+
+
+def example_lines() -> dict[str, str]:
+    found = re.findall(r"^#?([A-Z][A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    assert len(found) == len(dict(found)), "a variable is listed twice"
+    return dict(found)
+
+
+def test_the_example_env_file_lists_every_setting_and_no_other() -> None:
+    assert {name for name in example_lines() if name.startswith(PREFIX)} == set(SETTINGS)
+
+
+def test_the_example_env_file_shows_the_defaults() -> None:
+    shown = {name: value for name, value in example_lines().items() if name in SETTINGS}
+    assert shown == {name: "" if default is None else str(default) for name, default in SETTINGS.items()}
+
+
+def test_the_example_env_file_changes_nothing_until_a_line_is_uncommented() -> None:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == []
+
+
+def test_the_example_env_file_lists_what_dagster_and_compose_take_from_the_environment() -> None:
+    wanted = set(re.findall(r"env: (\w+)", (ROOT / "dagster.yaml").read_text()))
+    wanted |= set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
+    assert wanted
+    assert wanted <= set(example_lines())
+
+
+# docker-compose.yml
+
+
+def test_every_published_port_is_bound_to_this_machine_only() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert ports
+    assert [port for port in ports if not re.fullmatch(r"127\.0\.0\.1:\d+:\d+", str(port))] == []
+
+
+def test_the_compose_file_holds_no_password() -> None:
+    given = "${POSTGRES_PASSWORD:?set POSTGRES_PASSWORD in .env}"
+    values = {
+        (service_name, name): value
+        for service_name, service in SERVICES.items()
+        for name, value in service.get("environment", {}).items()
+    }
+    passwords = {value for (_, name), value in values.items() if "PASSWORD" in name}
+    assert passwords == {given}
+    assert [place for place, value in values.items() if re.search(r"//[^/@]*:[^/@]*@", str(value))] == []
+    # What LocalStack, which checks none, is called with by convention.
+    assert {value for (_, name), value in values.items() if "SECRET" in name} == {"test"}
+
+
+def test_the_compose_file_takes_one_variable_from_the_env_file_of_the_host() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    assert set(re.findall(r"\$\{?(\w+)", text)) == {"POSTGRES_PASSWORD"}
+    assert [name for name, service in SERVICES.items() if "env_file" in service] == []
+
+
+def test_the_compose_file_sets_only_settings_that_exist() -> None:
+    names = {name for service in SERVICES.values() for name in service.get("environment", {})}
+    assert {name for name in names if name.startswith(PREFIX)} <= set(SETTINGS)
+
+
+def test_images_are_pinned() -> None:
+    foreign = {service["image"] for name, service in SERVICES.items() if name not in OURS}
+    bases = set(re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
+    assert foreign
+    assert bases == {"python:3.11-slim"}
+    assert [image for image in foreign | bases if not re.fullmatch(r"[\w/]+:\d[\w.-]*", image)] == []
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_services_drop_every_privilege_and_cannot_write_to_their_image(name: str) -> None:
+    service = SERVICES[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert "cap_add" not in service
+    assert "privileged" not in service
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["read_only"] is True
+
+
+def test_only_the_service_that_makes_the_keys_sees_the_private_half_and_it_has_no_network() -> None:
+    assert services_with("custody") == {"keys"}
+    assert SERVICES["keys"]["network_mode"] == "none"
+    assert SERVICES["keys"]["environment"]["LOGINPIPE_SEAL_KEY"].startswith("file:/keys/custody/")
+    assert SERVICES["code-server"]["environment"]["LOGINPIPE_SEAL_KEY"].startswith("file:/keys/pipeline/")
+
+
+def test_the_code_server_alone_holds_the_token_key_and_cannot_change_it() -> None:
+    assert services_with("pipeline-keys") == {"keys", "code-server"}
+    assert mounts(SERVICES["code-server"])["pipeline-keys"] == "ro"
+    holders = {name for name, service in SERVICES.items() if "LOGINPIPE_TOKEN_KEYS" in service.get("environment", {})}
+    assert holders == {"keys", "code-server"}
+
+
+def test_every_volume_and_file_that_is_mounted_is_there() -> None:
+    # Docker makes a folder where a mounted file is missing, and says nothing.
+    sources = {source for service in SERVICES.values() for source in mounts(service)}
+    files = {source for source in sources if source.startswith(".")}
+    assert files
+    assert [file for file in files if not (ROOT / file).is_file()] == []
+    assert sources - files == set(COMPOSE["volumes"])
+
+
+def test_the_init_scripts_can_be_executed() -> None:
+    scripts = sorted(COMPOSE_FOLDER.glob("*/*.sh"))
+    assert scripts
+    assert [script for script in scripts if not os.access(script, os.X_OK)] == []
+
+
+def test_the_queue_that_the_code_server_reads_is_the_one_that_is_made_and_waited_for() -> None:
+    queue = SERVICES["code-server"]["environment"]["LOGINPIPE_QUEUE"]
+    script = (COMPOSE_FOLDER / "localstack" / "10-queues.sh").read_text()
+    assert f"--queue-name {queue} " in script
+    assert SERVICES["localstack"]["healthcheck"]["test"][-1] == queue
+
+
+def test_the_workspace_in_compose_names_the_code_server_and_its_port() -> None:
+    [entry] = load("deploy/compose/workspace.yaml")["load_from"]
+    server = entry["grpc_server"]
+    assert server["host"] in SERVICES
+    command = SERVICES[server["host"]]["command"]
+    assert command[command.index("-p") + 1] == str(server["port"])
+    assert command[command.index("-m") + 1] == "loginpipe.definitions"
+
+
+# Dockerfile
+
+
+def test_the_image_runs_as_a_numbered_user_who_is_not_root() -> None:
+    users = re.findall(r"^USER (.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert users[-1:] == ["10001:10001"]
+
+
+def test_only_files_that_are_listed_can_get_into_the_image() -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    patterns = [line for line in lines if line and not line.startswith("#")]
+    let_in = [pattern.removeprefix("!") for pattern in patterns if pattern.startswith("!")]
+    assert patterns[0] == "*"
+    assert [name for name in let_in if name.startswith(".") or not (ROOT / name).exists()] == []
+
+
+# dagster.yaml, workspace.yaml
+
+
+def test_dagster_accepts_the_instance_file(dagster_config: dict[str, Any]) -> None:
+    assert dagster_config["storage"] == {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
+    assert dagster_config["telemetry"] == {"enabled": False}
+
+
+def test_runs_are_queued_and_dequeued_every_second() -> None:
+    coordinator = InstanceRef.from_dir(str(ROOT)).run_coordinator
+    assert isinstance(coordinator, QueuedRunCoordinator)
+    assert coordinator.dequeue_interval_seconds == 1
+
+
+def test_runs_on_one_queue_are_capped_above_what_the_sensor_asks_for(dagster_config: dict[str, Any]) -> None:
+    runs = dagster_config["concurrency"]["runs"]
+    [limit] = runs["tag_concurrency_limits"]
+    assert limit["key"] == QUEUE_TAG
+    assert limit["value"] == {"applyLimitPerUniqueValue": True}
+    assert SETTINGS["LOGINPIPE_MAX_RUNS"] < limit["limit"] < runs["max_concurrent_runs"]
+
+
+def test_a_crashed_worker_is_retried_and_a_failed_asset_is_not(dagster_config: dict[str, Any]) -> None:
+    assert dagster_config["run_retries"] == {"enabled": True, "max_retries": 2, "retry_on_asset_or_op_failure": False}
+
+
+def test_a_run_that_never_ends_is_ended_but_none_that_is_still_receiving(dagster_config: dict[str, Any]) -> None:
+    monitoring = dagster_config["run_monitoring"]
+    assert monitoring["enabled"] is True
+    assert monitoring["start_timeout_seconds"] > 0
+    assert monitoring["max_runtime_seconds"] > 10 * SETTINGS["LOGINPIPE_BATCH_SECONDS"]
+
+
+def test_no_tick_is_kept_for_ever(dagster_config: dict[str, Any]) -> None:
+    for kind in ("sensor", "schedule"):
+        days = dagster_config["retention"][kind]["purge_after_days"]
+        assert set(days) == {"skipped", "started", "success", "failure"}
+        assert min(days.values()) > 0
+
+
+def test_the_workspace_loads_the_definitions_as_one_location() -> None:
+    location = {"module_name": "loginpipe.definitions", "location_name": "loginpipe"}
+    assert load("workspace.yaml") == {"load_from": [{"python_module": location}]}
+
+
+def test_pyproject_has_no_block_that_would_shadow_the_workspace() -> None:
+    assert "dagster" not in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]

@@ -1,0 +1,147 @@
+"""A body becomes an event or the reason why not, whatever it holds; an event becomes one row of fields."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loginpipe.logins.parsing import LOGIN_FIELDS, MISSING, Missing, is_unicode, login_fields, parse_body
+from loginpipe.logins.rejects import Reason
+
+moderate = settings(max_examples=200, deadline=None, print_blob=True)
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=10),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3),
+    max_leaves=8,
+)
+json_objects = st.dictionaries(st.sampled_from(LOGIN_FIELDS) | st.text(max_size=5), json_values, max_size=8)
+WHOLE_BODY_REASONS = {Reason.NOT_JSON, Reason.NOT_UNICODE, Reason.NOT_AN_OBJECT}
+
+
+@moderate
+@given(st.text(st.characters(), max_size=60) | st.text(alphabet='{}[]":,0123456789.eE-+ \\untrfals', max_size=40))
+def test_any_text_is_an_event_or_has_a_reason(body: str) -> None:
+    parsed = parse_body(body)
+    assert isinstance(parsed, dict) or parsed in WHOLE_BODY_REASONS
+
+
+@moderate
+@given(st.binary(max_size=60), st.sampled_from(["latin-1", "utf-8", "utf-16-le"]))
+def test_any_bytes_taken_for_text_are_an_event_or_have_a_reason(body: bytes, encoding: str) -> None:
+    parsed = parse_body(body.decode(encoding, "surrogateescape" if encoding == "utf-8" else "replace"))
+    assert isinstance(parsed, dict) or parsed in WHOLE_BODY_REASONS
+
+
+@moderate
+@given(json_objects, st.booleans())
+def test_a_json_object_is_an_event_with_the_values_it_was_written_with(
+    event: dict[str, Any], ensure_ascii: bool
+) -> None:
+    assert parse_body(json.dumps(event, ensure_ascii=ensure_ascii)) == event
+
+
+@moderate
+@given(json_values.filter(lambda value: not isinstance(value, dict)))
+def test_json_that_is_no_object_is_refused_as_that(value: Any) -> None:
+    assert parse_body(json.dumps(value)) is Reason.NOT_AN_OBJECT
+
+
+@moderate
+@given(json_objects, st.data())
+def test_an_object_cut_short_is_no_json(event: dict[str, Any], data: st.DataObject) -> None:
+    body = json.dumps(event)
+    assert parse_body(body[: data.draw(st.integers(0, len(body) - 1))]) is Reason.NOT_JSON
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("", Reason.NOT_JSON),
+        (" \n", Reason.NOT_JSON),
+        ("\ufeff{}", Reason.NOT_JSON),
+        ("{}{}", Reason.NOT_JSON),
+        ("{'a': 1}", Reason.NOT_JSON),
+        ('{"a": NaN}', Reason.NOT_JSON),
+        ('{"a": "\\ud800"}', Reason.NOT_JSON),
+        ('{"a": "\ud800"}', Reason.NOT_UNICODE),
+        ("\udcff", Reason.NOT_UNICODE),
+        ("[" * 100_000, Reason.NOT_JSON),
+        ("[" * 100_000 + "]" * 100_000, Reason.NOT_JSON),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, Reason.NOT_JSON),
+        ("[]", Reason.NOT_AN_OBJECT),
+        ("null", Reason.NOT_AN_OBJECT),
+    ],
+    ids=lambda value: ascii(value)[:40],
+)
+def test_the_reason_says_what_is_wrong_with_the_whole_body(body: str, reason: Reason) -> None:
+    assert parse_body(body) is reason
+
+
+def test_of_a_repeated_key_the_last_one_counts() -> None:
+    assert parse_body('{"ip": "1.1.1.1", "ip": "2.2.2.2"}') == {"ip": "2.2.2.2"}
+
+
+@moderate
+@given(st.text(st.characters(), max_size=20))
+def test_text_is_unicode_exactly_where_no_surrogate_is_in_it(text: str) -> None:
+    assert is_unicode(text) == (not any("\ud800" <= character <= "\udfff" for character in text))
+
+
+@moderate
+@given(st.lists(json_objects, max_size=6))
+def test_every_event_is_one_row_of_the_same_columns_and_is_itself_left_alone(events: list[dict[str, Any]]) -> None:
+    before = json.dumps(events)
+    fields = login_fields(events)
+    assert tuple(fields.columns) == LOGIN_FIELDS
+    assert len(fields) == len(events)
+    assert {str(dtype) for dtype in fields.dtypes} == {"object"}
+    assert json.dumps(events) == before
+
+
+def only_row(event: dict[str, Any]) -> dict[str, Any]:
+    return login_fields([event]).iloc[0].to_dict()
+
+
+def test_an_absent_field_is_missing_and_an_absent_locale_is_none() -> None:
+    assert only_row({}) == {**dict.fromkeys(LOGIN_FIELDS, MISSING), "locale": None}
+
+
+def test_a_null_is_none_and_not_missing() -> None:
+    assert only_row(dict.fromkeys(LOGIN_FIELDS)) == dict.fromkeys(LOGIN_FIELDS)
+
+
+@pytest.mark.parametrize("name", ["ip", "device_id"])
+@pytest.mark.parametrize("space", [" ", "\t", "\r\n", "\u00a0", "\u2003"], ids=ascii)
+def test_white_space_around_address_and_device_id_is_taken_away(name: str, space: str) -> None:
+    assert only_row({name: f"{space}a b{space}"})[name] == "a b"
+
+
+@pytest.mark.parametrize("name", ["user_id", "device_type", "locale", "app_version"])
+def test_white_space_around_other_fields_stays(name: str) -> None:
+    assert only_row({name: " x "})[name] == " x "
+
+
+@pytest.mark.parametrize(("version", "cell"), [(5, "5"), (0, "0"), (-1, "-1"), (2**64 - 1, "18446744073709551615")])
+def test_an_integer_version_becomes_text(version: int, cell: str) -> None:
+    assert only_row({"app_version": version})["app_version"] == cell
+
+
+@pytest.mark.parametrize("version", [True, False, 1.1])
+def test_a_boolean_or_fractional_version_stays_what_it_is(version: object) -> None:
+    assert only_row({"app_version": version})["app_version"] is version
+
+
+def test_an_integer_elsewhere_stays_an_integer() -> None:
+    assert only_row({"user_id": 7})["user_id"] == 7
+
+
+def test_what_stands_for_a_missing_field_is_told_from_the_word() -> None:
+    assert repr(MISSING) == "MISSING"
+    assert isinstance(MISSING, Missing)
+    assert only_row({"user_id": "MISSING"})["user_id"] is not MISSING

@@ -1,0 +1,369 @@
+"""What the tests of the chain share: a proxy on the wire to the SQS endpoint, logins to send, and what came of them.
+
+The proxy stands in front of the embedded endpoint and can tamper with single answers, for what no local server does
+by itself: bodies damaged on the way, entries that fail in a success, errors, answers of other programs.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+from socket import SHUT_RDWR, socket
+from typing import Any, Final, TypeAlias
+from unittest.mock import patch
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import dagster as dg
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from loginpipe.custody.opening import open_value, unwrap
+from loginpipe.masking.sealing import SealedValue, WrappedDataKey
+from loginpipe_tests.conftest import KeyFiles, Pipeline
+
+_UPSTREAM_SECONDS: Final = 30
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call as a client made it."""
+
+    action: str
+    body: bytes
+    headers: dict[str, str]
+
+    @cached_property
+    def request(self) -> dict[str, Any]:
+        return json.loads(self.body)  # type: ignore[no-any-return]
+
+    def with_request(self, request: dict[str, Any]) -> "Call":
+        return Call(self.action, json.dumps(request).encode(), self.headers)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer, of SQS or of whatever plays it."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": "application/x-amz-json-1.0"})
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        return json.loads(self.body)  # type: ignore[no-any-return]
+
+
+Forward: TypeAlias = Callable[[Call], Answer]
+Tamper: TypeAlias = Callable[[Call, Forward], Answer]
+"""Answers a call; may forward it first."""
+
+
+def success(content: dict[str, Any]) -> Answer:
+    """An answer of SQS."""
+    return Answer(200, json.dumps(content).encode())
+
+
+def refusal(code: str, status: int = 400) -> Answer:
+    """An error as SQS answers it."""
+    body = {"__type": f"com.amazonaws.sqs#{code}", "message": "refused by the test"}
+    return Answer(status, json.dumps(body).encode())
+
+
+PLAIN_WEB_SERVER: Final = Answer(200, b"<!doctype html><title>It works</title>", {"Content-Type": "text/html"})
+OLD_LOCALSTACK: Final = Answer(
+    500,
+    b"<?xml version='1.0' encoding='utf-8'?>\n"
+    b'<ErrorResponse xmlns="http://queue.amazonaws.com/doc/2012-11-05/"><Error><Code>InternalError</Code>'
+    b"<Message>exception while calling sqs with unknown operation: Operation detection failed. Missing Action in "
+    b"request for query-protocol service ServiceModel(sqs).</Message></Error></ErrorResponse>",
+    {"Content-Type": "application/x-amz-json-1.0"},
+)
+"""What LocalStack before 3.0 says to a boto3 that speaks JSON (localstack/localstack#9610)."""
+
+
+def answers(answer: Answer) -> Tamper:
+    """Answer so, and forward nothing."""
+    return lambda _call, _forward: answer
+
+
+def first(times: int, tamper: Tamper) -> Tamper:
+    """Tamper with the first so many calls only."""
+    numbers = count(1)
+    return lambda call, forward: tamper(call, forward) if next(numbers) <= times else forward(call)
+
+
+def then(hook: Callable[[], Any]) -> Tamper:
+    """Let a call pass, and do something before its answer goes on."""
+
+    def tamper(call: Call, forward: Forward) -> Answer:
+        answer = forward(call)
+        hook()
+        return answer
+
+    return tamper
+
+
+def failed_entries(
+    code: str, *, sender_fault: bool, which: Callable[[dict[str, Any]], bool] = lambda _: True
+) -> Tamper:
+    """Let some entries of a batch fail without forwarding them."""
+
+    def tamper(call: Call, forward: Forward) -> Answer:
+        entries = call.request["Entries"]
+        failed = [{"Id": e["Id"], "Code": code, "SenderFault": sender_fault} for e in entries if which(e)]
+        passed = [e for e in entries if not which(e)]
+        content = forward(call.with_request({**call.request, "Entries": passed})).content if passed else {}
+        return success({**content, "Failed": [*content.get("Failed", []), *failed]})
+
+    return tamper
+
+
+def damaged_bodies(which: Callable[[dict[str, Any]], bool] = lambda _: True) -> Tamper:
+    """Change the bodies of received messages on the way, but not the MD5 that SQS sent with them."""
+
+    def tamper(call: Call, forward: Forward) -> Answer:
+        content = forward(call).content
+        for message in content.get("Messages", []):
+            if which(message):
+                message["Body"] = message["Body"].replace(":", ";", 1)
+        return success(content)
+
+    return tamper
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = False
+    block_on_close = True
+
+    def __init__(self, wire: "Wire") -> None:
+        self.wire = wire
+        self.connections: set[socket] = set()
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    def get_request(self) -> tuple[socket, Any]:
+        connection, address = super().get_request()
+        self.connections.add(connection)
+        return connection, address
+
+    def shutdown_request(self, request: Any) -> None:
+        self.connections.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A client that goes away in the middle is none of our business; Wire.handle has kept all others.
+        pass
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _Server
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        call = Call(self.headers.get("X-Amz-Target", "").rpartition(".")[-1], body, dict(self.headers))
+        answer = self.server.wire.handle(call)
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(answer.body)))
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
+
+
+class Wire:
+    """The proxy: a context manager that is gone, threads and all, at the end. Remembers every call."""
+
+    def __init__(self, endpoint_url: str) -> None:
+        self._upstream = urlsplit(endpoint_url)
+        self._tampers: dict[str, Tamper] = {}
+        self._server = _Server(self)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="wire")
+        self._faults: list[Exception] = []
+        self.calls: list[Call] = []
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> "Wire":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        for connection in list(self._server.connections):
+            with suppress(OSError):
+                connection.shutdown(SHUT_RDWR)
+        self._server.server_close()
+        if self._faults:
+            raise self._faults[0]
+
+    def on(self, action: str, tamper: Tamper) -> None:
+        """Tamper with the answers to an action from now on; to every one with ``*``."""
+        self._tampers[action] = tamper
+
+    def asked(self, action: str) -> list[dict[str, Any]]:
+        """The calls of an action so far, as requests."""
+        return [call.request for call in list(self.calls) if call.action == action]
+
+    def handle(self, call: Call) -> Answer:
+        self.calls.append(call)
+        tamper = self._tampers.get(call.action) or self._tampers.get("*")
+        try:
+            return tamper(call, self._forward) if tamper else self._forward(call)
+        except Exception as fault:
+            self._faults.append(fault)
+            raise
+
+    def _forward(self, call: Call) -> Answer:
+        upstream = HTTPConnection(str(self._upstream.hostname), self._upstream.port, timeout=_UPSTREAM_SECONDS)
+        try:
+            ours = {"content-length", "host"}
+            kept = {name: value for name, value in call.headers.items() if name.lower() not in ours}
+            upstream.request("POST", "/", call.body, kept)
+            answer = upstream.getresponse()
+            names = ("Content-Type", "x-amzn-query-error")
+            headers = {name: value for name in names if (value := answer.getheader(name)) is not None}
+            return Answer(answer.status, answer.read(), headers)
+        finally:
+            upstream.close()
+
+
+def eventually(holds: Callable[[], bool], what: str, seconds: float = 15) -> None:
+    """Wait until something holds; fail when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.02)
+
+
+def login(**fields: Any) -> str:
+    """The body of a good login, with some fields as given."""
+    event = {
+        "user_id": "424cdd21-063a-43a7-b91b-7ca1a833afae",
+        "app_version": "2.3.0",
+        "device_type": "android",
+        "ip": "199.172.111.135",
+        "locale": "RU",
+        "device_id": "593-47-5928",
+    }
+    return json.dumps(event | fields)
+
+
+def logins(number: int) -> list[str]:
+    """Bodies of so many good logins, of a user each: user-0, user-1, …"""
+    return [login(user_id=f"user-{i}", ip=f"198.51.100.{i}", device_id=f"device-{i}") for i in range(number)]
+
+
+def take(pipeline: Pipeline, number: int) -> dg.ExecuteInProcessResult:
+    """Run the job for so many messages: a bite that is full needs no empty long poll to end."""
+    with patch.dict(os.environ, LOGINPIPE_BATCH_MESSAGES=str(number)):
+        return pipeline.run()
+
+
+def ingest(pipeline: Pipeline, *bodies: str) -> dg.ExecuteInProcessResult:
+    """Send messages and take them through the chain."""
+    pipeline.send(bodies)
+    result = take(pipeline, len(bodies))
+    assert result.success
+    return result
+
+
+def cause_of_failure(result: dg.ExecuteInProcessResult) -> str:
+    """What Dagster's event log gives as the first cause of a run's failure: class and message."""
+    assert not result.success
+    (event,) = [e for e in result.all_events if e.event_type == dg.DagsterEventType.RUN_FAILURE]
+    error = event.job_failure_data.error
+    assert error is not None
+    while error.cause is not None:
+        error = error.cause
+    return error.message.removeprefix("loginpipe.errors.").removesuffix("\n")
+
+
+def metadata(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, Any]]:
+    """The metadata of every materialisation of a run, by asset."""
+    return {
+        event.asset_key.to_user_string(): {name: entry.value for name, entry in event.materialization.metadata.items()}
+        for event in result.get_asset_materialization_events()
+        if event.asset_key is not None
+    }
+
+
+def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
+    """Whether each asset check of a run passed, by its name."""
+    return {evaluation.check_name: evaluation.passed for evaluation in result.get_asset_check_evaluations()}
+
+
+def logged(pipeline: Pipeline, result: dg.ExecuteInProcessResult) -> list[str]:
+    """Every message that Dagster's event log has of a run."""
+    return [entry.user_message for entry in pipeline.instance.all_logs(result.run_id)]
+
+
+def tables(pipeline: Pipeline, *, but: Iterable[str] = ()) -> dict[str, list[str]]:
+    """Every table of the database, of all schemas but Postgres' own, as the text of its rows, sorted."""
+    names = pipeline.rows(
+        """
+        SELECT quote_ident(nspname) || '.' || quote_ident(relname)
+        FROM pg_class
+        JOIN pg_namespace ON pg_namespace.oid = relnamespace
+        WHERE relkind IN ('r', 'p') AND NOT relispartition
+            AND nspname NOT LIKE 'pg\\_%%' AND nspname <> 'information_schema'
+        """
+    )
+    return {
+        name: [text for (text,) in pipeline.rows(f"SELECT t::text FROM {name} AS t ORDER BY 1")]
+        for (name,) in names
+        if name not in set(but)
+    }
+
+
+@contextmanager
+def at_the_wire(pipeline: Pipeline, monkeypatch: Any) -> Iterator[Wire]:
+    """Put a proxy between the pipeline and its queue; the test itself talks to the endpoint directly."""
+    with Wire(pipeline.queue.client.meta.endpoint_url) as wire:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", wire.url)
+        yield wire
+
+
+class Custodian:
+    """Opens what the pipeline sealed: has the private key, and reads the vault's tables as they are."""
+
+    def __init__(self, pipeline: Pipeline, key_files: KeyFiles) -> None:
+        self._rows = pipeline.rows
+        key = load_pem_private_key(key_files.seal_private.read_bytes(), None)
+        assert isinstance(key, rsa.RSAPrivateKey)
+        self._key = key
+
+    def values(self) -> dict[str, bytes]:
+        """Every value in the vault by its token."""
+        statement = "SELECT token, field, data_key_id::text, position, ciphertext FROM vault.sealed_values"
+        return self._opened(statement)
+
+    def bodies(self) -> dict[str, bytes]:
+        """Every sealed body of a rejected message by the message's id."""
+        return self._opened(
+            "SELECT message_id::text, 'body', data_key_id::text, position, sealed_body FROM loginpipe.rejected_messages"
+        )
+
+    def _opened(self, statement: str) -> dict[str, bytes]:
+        data_keys: dict[UUID, tuple[bytes, str]] = {}
+        wrapped_keys = self._rows("SELECT data_key_id::text, recipient, wrapped_key FROM vault.data_keys")
+        for data_key_id, recipient, wrapped in wrapped_keys:
+            data_key = WrappedDataKey(UUID(data_key_id), recipient, bytes(wrapped))
+            data_keys[data_key.data_key_id] = unwrap(data_key, self._key), recipient
+        opened = {}
+        for subject, field_name, data_key_id, position, ciphertext in self._rows(statement):
+            value = SealedValue(subject, field_name, UUID(data_key_id), position, bytes(ciphertext))
+            key, recipient = data_keys[value.data_key_id]
+            opened[subject] = open_value(value, key, [recipient])
+        return opened
