@@ -23,6 +23,10 @@ def count_unknown_fields(events: Iterable[Mapping[str, Any]], known: frozenset[s
     """Count, for each field name outside ``known``, the events that carry it."""
     unknown: Counter[str] = Counter()
     for event in events:
+        counted: set[str] = set()
         for name in {shown_name(name) for name in event.keys() - known}:
-            unknown[name if name in unknown or len(unknown) < NAMES_MOST else OTHER_NAMES] += 1
+            kept = name if name in unknown or len(unknown) < NAMES_MOST else OTHER_NAMES
+            if kept not in counted:
+                unknown[kept] += 1
+                counted.add(kept)
     return unknown

@@ -161,7 +161,7 @@ def test_the_queue_that_the_code_server_reads_is_the_one_that_is_made_and_waited
     queue = SERVICES["code-server"]["environment"]["LOGINPIPE_QUEUE"]
     script = (COMPOSE_FOLDER / "localstack" / "10-queues.sh").read_text()
     assert f"--queue-name {queue} " in script
-    assert SERVICES["localstack"]["healthcheck"]["test"][-1] == queue
+    assert f"/{queue}?Action=" in SERVICES["localstack"]["healthcheck"]["test"][-1]
 
 
 def test_the_workspace_in_compose_names_the_code_server_and_its_port() -> None:
