@@ -127,7 +127,7 @@ def queue_depth_sensor(context: dg.SensorEvaluationContext, sqs: SqsResource) ->
         batch_messages=sqs.batch_messages,
         max_runs=load_settings().max_runs,
     )
-    # The reason is kept with the tick; a log line would make a file of each, every five seconds.
+    # A reason to skip is kept with the tick; a log line would make a file of each tick, every five seconds.
     # No run key: one that failed would never be asked for again.
     requests = [dg.RunRequest() for _ in range(decision.runs)]
     return dg.SensorResult(run_requests=requests, skip_reason=None if requests else decision.reason)
