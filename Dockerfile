@@ -26,7 +26,7 @@ LABEL org.opencontainers.image.title="loginpipe" \
       org.opencontainers.image.licenses="MIT"
 
 # Bytecode was compiled on installing, and could not be written anyway. Unbuffered, so that the last lines of a process
-# that is killed reach the log. HOME is where libraries look for a place of their own; /tmp is the one they may write to.
+# that is killed reach the log. HOME is where libraries put files of their own, and /tmp is where they may.
 ENV PATH=/opt/loginpipe/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
