@@ -15,6 +15,9 @@ INGEST_JOB: Final = "ingest_logins"
 QUEUE_TAG: Final = "loginpipe/queue"
 """Run tag with the queue's name: ``dagster.yaml`` limits how many runs work on one queue."""
 
+LONGEST_RUN_SECONDS: Final = 900
+"""A run whose code server died stays STARTED, and counts as going, until this ends it."""
+
 
 def ingest_job(queue_name: str) -> "UnresolvedAssetJobDefinition":
     """Return the job that takes one bite of the queue through the whole chain."""
@@ -22,7 +25,7 @@ def ingest_job(queue_name: str) -> "UnresolvedAssetJobDefinition":
         INGEST_JOB,
         selection=dg.AssetSelection.groups(GROUP),
         description="One bounded bite of the login queue, through the whole chain into user_logins.",
-        tags={QUEUE_TAG: queue_name},
+        tags={QUEUE_TAG: queue_name, "dagster/max_runtime": str(LONGEST_RUN_SECONDS)},
     )
 
 

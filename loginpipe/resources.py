@@ -18,13 +18,14 @@ from loginpipe.masking.keys import load_seal_keys, load_token_keys
 from loginpipe.masking.mask import MaskedLogins, mask_logins, seal_originals
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import TokenKeys
-from loginpipe.postgres.connections import Connection, connect, require_verified_tls, transaction
+from loginpipe.postgres.connections import Connection, require_verified_tls, transaction
 from loginpipe.postgres.contract import user_logins_columns
 from loginpipe.postgres.load import LoadCounts, load_logins
 from loginpipe.postgres.migrate import require_migrated
 from loginpipe.postgres.partitions import MaintenanceResult, maintain
 from loginpipe.postgres.rejects import record_rejects
 from loginpipe.postgres.runs import Arrival, RunCounts, close_run, run_counts
+from loginpipe.postgres.session import Session
 from loginpipe.postgres.token_key_checks import check_token_keys
 from loginpipe.postgres.vault import known_tokens
 from loginpipe.settings import Settings, load_settings, required
@@ -112,7 +113,7 @@ class PostgresResource(dg.ConfigurableResource["PostgresResource"]):
         json_schema_extra={"dagster__is_secret": True},
     )
 
-    _connection: Connection = PrivateAttr()
+    _session: Session = PrivateAttr()
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator["PostgresResource", None, None]:  # noqa: ARG002
@@ -121,51 +122,55 @@ class PostgresResource(dg.ConfigurableResource["PostgresResource"]):
         url = required("database_url", self.database_url or settings.database_url, "postgresql://user@host/database")
         if settings.production:
             require_verified_tls(url)
-        self._connection = connect(url)
+        self._session = Session(url)
         try:
-            require_migrated(self._connection)
+            self._session.run(require_migrated)
             yield self
         finally:
-            self._connection.close()
+            self._session.close()
 
     def check_token_keys(self, keys: TokenKeys) -> None:
         """Refuse token keys that are not the ones that this database's tokens were made with."""
-        check_token_keys(self._connection, keys.check_values())
+        self._session.run(lambda connection: check_token_keys(connection, keys.check_values()))
 
     def record_rejects(self, rejected: pd.DataFrame, sealed: Sealed, arrival: Arrival) -> int:
         """Record the rejects of a run and open its books; return how many this run recorded."""
-        return record_rejects(self._connection, rejected, sealed, arrival)
+        return self._session.run(lambda connection: record_rejects(connection, rejected, sealed, arrival))
 
     def known_tokens(self, tokens: Iterable[str]) -> frozenset[str]:
         """Return those of the tokens that the vault knows."""
-        with transaction(self._connection) as cursor:
-            return known_tokens(cursor, tokens)
+        wanted = list(tokens)
+        return self._session.run(lambda connection: known_tokens(connection, wanted))
 
     def load(self, logins: pd.DataFrame, sealed: Sealed, run_id: str) -> LoadCounts:
         """Write masked logins, ledger, vault and books in one transaction."""
-        return load_logins(self._connection, logins, sealed, run_id)
+        return self._session.run(lambda connection: load_logins(connection, logins, sealed, run_id))
 
     def close_run(self, run_id: str, *, deletion: Deletion, leases_lost: int) -> None:
         """Close the books of a run."""
-        close_run(
-            self._connection,
-            run_id,
-            deleted=deletion.deleted,
-            delete_failures=deletion.failures.total(),
-            leases_lost=leases_lost,
+        deleted, failures = deletion.deleted, deletion.failures.total()
+        self._session.run(
+            lambda connection: close_run(
+                connection, run_id, deleted=deleted, delete_failures=failures, leases_lost=leases_lost
+            )
         )
 
     def run_counts(self, run_id: str) -> RunCounts | None:
         """Return the counts of a run, or of the newest finished one where it has none."""
-        return run_counts(self._connection, run_id)
+        return self._session.run(lambda connection: run_counts(connection, run_id))
 
     def user_logins_columns(self) -> tuple[tuple[str, str], ...]:
         """Return name and type of each column of ``user_logins``, as the database has it now."""
-        return user_logins_columns(self._connection)
+        return self._session.run(_user_logins_columns)
 
     def maintain_partitions(self, today: date) -> MaintenanceResult:
         """Create the partitions that are coming and drop the ledger's expired ones."""
-        return maintain(self._connection, today)
+        return self._session.run(lambda connection: maintain(connection, today))
+
+
+def _user_logins_columns(connection: Connection) -> tuple[tuple[str, str], ...]:
+    with transaction(connection):
+        return user_logins_columns(connection)
 
 
 class MaskingResource(dg.ConfigurableResource["MaskingResource"]):

@@ -1,17 +1,18 @@
 """The vault as its writer sees it: which tokens it knows, and new sealed values. It reads nothing else there."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from loginpipe.masking.sealing import Sealed, WrappedDataKey
-from loginpipe.postgres.connections import Cursor
+from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.copy import copy_rows
 from loginpipe.postgres.statements import statement
 
 
-def known_tokens(cursor: Cursor, tokens: Iterable[str]) -> frozenset[str]:
+def known_tokens(connection: Connection, tokens: Sequence[str]) -> frozenset[str]:
     """Return those of the tokens whose values are sealed already."""
-    cursor.execute("SELECT token FROM vault.sealed_values WHERE token = ANY (%s)", (list(tokens),))
-    return frozenset(token for (token,) in cursor)
+    with transaction(connection) as cursor:
+        cursor.execute("SELECT token FROM vault.sealed_values WHERE token = ANY (%s)", (list(tokens),))
+        return frozenset(token for (token,) in cursor)
 
 
 def insert_sealed(cursor: Cursor, sealed: Sealed) -> int:

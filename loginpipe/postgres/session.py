@@ -1,0 +1,69 @@
+"""A connection that comes back: work that failed for a passing reason is done again on a new one."""
+
+import logging
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from loginpipe.errors import DatabaseError
+from loginpipe.postgres.connections import Connection, connect
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS: Final = 60
+"""A restart or a failover of a managed Postgres takes less; the leases of the messages are kept meanwhile."""
+
+_LONGEST_PAUSE_SECONDS: Final = 5
+# Serialisation failure, deadlock, lock not available; the server shuts down, crashed, or starts up; too many
+# connections; and class 08, connection exceptions.
+_PASSING: Final = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"})
+
+_log = logging.getLogger(__name__)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Say whether an error may be gone when the same is tried again, judged by its SQLSTATE."""
+    if not isinstance(error, DatabaseError) or type(error) is not DatabaseError:
+        return False
+    return error.sqlstate is None or error.sqlstate.startswith("08") or error.sqlstate in _PASSING
+
+
+class Session:
+    """One connection at a time, the first opened at once: a database that cannot be used is known before all else."""
+
+    def __init__(self, database_url: str, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self._url = database_url
+        self._patience = patience_seconds
+        self._connection = connect(database_url)
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """Do work in transactions of its own; again, on a new connection if need be, where it failed in passing.
+
+        Args:
+            work: leaves the same behind however often it is done: a commit may have succeeded without an answer.
+
+        Raises:
+            DatabaseError: permanent, or still failing after the patience of this session.
+        """
+        for attempt in Retrying(
+            retry=retry_if_exception(is_passing),
+            stop=stop_after_delay(self._patience),
+            wait=wait_random_exponential(multiplier=0.2, max=_LONGEST_PAUSE_SECONDS),
+            before_sleep=_log_pause,
+            reraise=True,
+        ):
+            with attempt:
+                if self._connection.closed:
+                    self._connection = connect(self._url)
+                return work(self._connection)
+        raise AssertionError  # the last attempt returned or raised
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def _log_pause(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    _log.warning("%s; trying again in %.1f s", error, state.next_action.sleep if state.next_action else 0)
