@@ -213,12 +213,11 @@ def generate(
 
 
 def _make_ready(stack: Any) -> dict[str, str]:
-    from loginpipe.local.environment import make_dagster_home, write_env_file
+    from loginpipe.local.environment import dagster_home, write_env_file
     from loginpipe.local.prepare import prepare
 
     with _step("make what is missing of keys, schema and queue"):
-        variables = prepare(stack)
-        make_dagster_home(stack.folder, Path("dagster.yaml"))
+        variables = {**prepare(stack), "DAGSTER_HOME": str(dagster_home(Path()))}
         kept = write_env_file(Path(".env"), variables)
     if kept:
         notes.print(f"[yellow]note:[/] .env sets {', '.join(kept)} itself, and that is left as it is")

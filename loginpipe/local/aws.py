@@ -6,6 +6,7 @@ import sys
 import urllib.request
 from collections.abc import Callable
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from threading import Event
 from typing import Final
@@ -17,7 +18,7 @@ HOST: Final = "127.0.0.1"
 
 _ATTEMPTS: Final = 5
 _START_SECONDS: Final = 60
-_HEALTH_SECONDS: Final = 5
+_HEALTH_SECONDS: Final = 2
 
 
 def start_aws(
@@ -90,7 +91,7 @@ def _answers(service: Service, port: int) -> bool:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"http://{HOST}:{port}/_ministack/health", timeout=_HEALTH_SECONDS) as answer:
             healthy = answer.status == 200  # noqa: PLR2004
-    except OSError:
+    except (OSError, HTTPException):
         return False
     # Another MiniStack may have taken the port in the meantime and answer in this one's place.
     return healthy and _listens(service.record, port)

@@ -27,7 +27,7 @@ def environment(stack: LocalStack, folder: Path) -> dict[str, str]:
 
     Args:
         stack: where the services are.
-        folder: where ``keys/`` and ``dagster_home/`` are.
+        folder: where ``keys/`` is.
     """
     folder = folder.resolve()
     return {
@@ -38,7 +38,6 @@ def environment(stack: LocalStack, folder: Path) -> dict[str, str]:
         "LOGINPIPE_TOKEN_KEYS": f"file:{folder}/keys/token_keys.json",
         "LOGINPIPE_SEAL_KEY": f"file:{folder}/keys/seal_public.pem",
         "DAGSTER_POSTGRES_URL": stack.dagster_postgres_url,
-        "DAGSTER_HOME": f"{folder}/dagster_home",
     }
 
 
@@ -63,7 +62,7 @@ def write_env_file(path: Path, values: Mapping[str, str]) -> list[str]:
         LocalStackError: a value cannot be written so that it is read back the same, as with a line break or ``${``.
     """
     path = path.resolve()
-    users = _BLOCK.sub("", path.read_text()) if path.exists() else ""
+    users = _BLOCK.sub("", _text(path))
     set_by_user = {name: value for name, value in dotenv_values(stream=StringIO(users)).items() if value}
     ours = {name: value for name, value in values.items() if name not in set_by_user}
     lines = [_BEGIN, *(f"{name}={_quoted(name, value)}" for name, value in ours.items()), _END, ""]
@@ -72,20 +71,15 @@ def write_env_file(path: Path, values: Mapping[str, str]) -> list[str]:
     return [name for name, value in values.items() if set_by_user.get(name, value) != value]
 
 
-def make_dagster_home(folder: Path, dagster_yaml: Path) -> Path:
-    """Return ``folder/dagster_home``, having made it, with ``dagster.yaml`` as a link to the project's.
+def dagster_home(project: Path) -> Path:
+    """Return the folder with ``dagster.yaml``, which Dagster calls its home: the project's own.
 
     Raises:
-        LocalStackError: the project's file does not exist.
+        LocalStackError: there is no such file.
     """
-    if not dagster_yaml.is_file():
-        raise LocalStackError(f"{dagster_yaml} does not exist: run the command in the project's folder")
-    home = folder.resolve() / "dagster_home"
-    home.mkdir(parents=True, exist_ok=True)
-    link = home / "dagster.yaml"
-    link.unlink(missing_ok=True)
-    link.symlink_to(dagster_yaml.resolve())
-    return home
+    if not (project / "dagster.yaml").is_file():
+        raise LocalStackError(f"{project.resolve()} holds no dagster.yaml: run the command in the project's folder")
+    return project.resolve()
 
 
 def _quoted(name: str, value: str) -> str:
@@ -97,11 +91,19 @@ def _quoted(name: str, value: str) -> str:
     return quoted
 
 
+def _text(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return ""
+
+
 def _replace(path: Path, text: str) -> None:
     # Made with mode 0600, and beside the file, as a rename works within one file system only.
     handle, new = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
     try:
-        with os.fdopen(handle, "w") as stream:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
             stream.write(text)
         Path(new).replace(path)
     except BaseException:

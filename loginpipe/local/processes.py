@@ -42,13 +42,20 @@ class Record:
 
         try:
             process = psutil.Process(self.pid)
-            # A zombie, which a supervisor that was killed may leave behind, has an empty command line.
+            # One that is ending, or a zombie that a killed supervisor left behind, has an empty command line.
             return process if process.cmdline()[1:] == self.arguments else None
         except psutil.Error:
             return None
 
     def stop(self, seconds: float = 60) -> bool:
-        """Stop the process and wait until it is gone; kill it after so many seconds. False if it had ended already."""
+        """Stop the process and wait until it is gone; kill it after so many seconds.
+
+        Returns:
+            Whether it was running.
+
+        Raises:
+            LocalStackError: it is another user's, or is not gone so many seconds after it was killed.
+        """
         import psutil
 
         process = self.process()
@@ -64,17 +71,28 @@ class Record:
                 raise LocalStackError(
                     f"{self.name} (process {self.pid}) is another user's: stop it as that user"
                 ) from None
-            if self.gone_within(seconds):
+            if _gone_within(process, seconds):
                 return True
         raise LocalStackError(f"{self.name} (process {self.pid}) cannot be killed: end it by hand")
 
-    def gone_within(self, seconds: float) -> bool:
-        """Wait until the process is gone, at most so many seconds; say whether it is."""
-        deadline = time.monotonic() + seconds
-        while self.process() is not None:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(POLL_SECONDS)
+
+def _gone_within(process: "psutil.Process", seconds: float) -> bool:
+    """Wait at most so many seconds until a process has ended; say whether it has."""
+    deadline = time.monotonic() + seconds
+    while not _has_ended(process):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def _has_ended(process: "psutil.Process") -> bool:
+    import psutil
+
+    try:
+        # Nobody may be there to take note of a zombie's end.
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return True
 
 

@@ -178,5 +178,6 @@ def _ended(process: "subprocess.Popen[bytes]", folder: Path) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    if process.returncode < 0:
+    # Only its own: one that was refused, because another runs in the folder, has not written itself down.
+    if process.returncode < 0 and process.pid in [record.pid for record in read_state(folder).processes]:
         down(folder)

@@ -6,14 +6,17 @@ stop if it ended without doing so, and which port to take again.
 
 import fcntl
 import json
-import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Final
 
 from loginpipe.errors import LocalStackError
-from loginpipe.local.processes import Record
+from loginpipe.local.processes import POLL_SECONDS, Record
+
+_ENDING_SECONDS: Final = 1
 
 
 @dataclass
@@ -34,13 +37,20 @@ class State:
 
 
 def read_state(folder: Path) -> State:
-    """Return what the folder's ``stack.json`` says; an empty state where there is none."""
+    """Return what the folder's ``stack.json`` says; an empty state where there is none.
+
+    Raises:
+        LocalStackError: the file is not what this version writes.
+    """
+    path = folder / "stack.json"
     try:
-        content = json.loads((folder / "stack.json").read_text())
+        content = json.loads(path.read_text())
+        content["processes"] = [Record(**record) for record in content["processes"]]
+        return State(**content)
     except FileNotFoundError:
         return State()
-    content["processes"] = [Record(**record) for record in content["processes"]]
-    return State(**content)
+    except (ValueError, TypeError, KeyError):
+        raise LocalStackError(f"{path} is not what this version writes: stop what runs there, and delete it") from None
 
 
 def write_state(folder: Path, state: State) -> None:
@@ -55,17 +65,20 @@ def exclusive(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, as the one who may start and stop services there.
 
     Raises:
-        LocalStackError: another process holds it.
+        LocalStackError: another process holds it, and does so for longer than an ending one would.
     """
-    handle = os.open(folder / "stack.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LocalStackError(
-                f"a local stack already runs in {folder}: stop it with `loginpipe local down`"
-            ) from None
+    with (folder / "stack.lock").open("w") as lock:
+        deadline = time.monotonic() + _ENDING_SECONDS
+        while not _locked(lock.fileno()):
+            if time.monotonic() > deadline:
+                raise LocalStackError(f"a local stack already runs in {folder}: stop it with `loginpipe local down`")
+            time.sleep(POLL_SECONDS)
         yield
-    finally:
-        with suppress(OSError):
-            os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

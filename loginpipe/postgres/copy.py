@@ -1,13 +1,13 @@
 """Rows as Postgres' COPY text format, and the COPY itself."""
 
-from collections.abc import Iterable, Sequence
-from io import BytesIO
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from psycopg2 import sql
 
 from loginpipe.postgres.connections import Cursor
 
+_CHUNK_BYTES: Final = 1 << 16
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
@@ -30,9 +30,28 @@ def _array_text(values: Iterable[str]) -> str:
 
 
 def copy_rows(cursor: Cursor, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Copy rows into a table, ``schema.table`` or one of the session."""
-    text = "".join("\t".join(map(copy_text, row)) + "\n" for row in rows)
+    """Copy rows into a table, ``schema.table`` or one of the session; they are written as they are read."""
     statement = sql.SQL("COPY {} ({}) FROM STDIN").format(
         sql.Identifier(*table.split(".")), sql.SQL(", ").join(map(sql.Identifier, columns))
     )
-    cursor.copy_expert(statement, BytesIO(text.encode()))
+    lines = (("\t".join(map(copy_text, row)) + "\n").encode() for row in rows)
+    # Typed as if COPY FROM called readline() too; it calls read() only.
+    cursor.copy_expert(statement, _Stream(lines), size=_CHUNK_BYTES)  # type: ignore[arg-type]
+
+
+class _Stream:
+    """Lines as the file that COPY reads from: a batch of large messages is never in memory twice."""
+
+    def __init__(self, lines: Iterator[bytes]) -> None:
+        self._lines = lines
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        """Return at most ``size`` bytes; none at the end."""
+        parts, length = [self._rest], len(self._rest)
+        while length < size and (line := next(self._lines, b"")):
+            parts.append(line)
+            length += len(line)
+        text = b"".join(parts)
+        self._rest = text[size:]
+        return text[:size]

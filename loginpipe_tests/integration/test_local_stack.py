@@ -11,7 +11,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -22,7 +24,9 @@ from dagster._core.secrets.env_file import get_env_var_dict
 from dotenv import dotenv_values
 
 from loginpipe.errors import LocalStackError, QueueError
-from loginpipe.local.environment import environment, make_dagster_home, write_env_file
+from loginpipe.local import aws
+from loginpipe.local.environment import dagster_home, environment, write_env_file
+from loginpipe.local.processes import Record
 from loginpipe.local.queues import create_login_queue, send_bodies
 from loginpipe.local.stack import LocalStack, attach_or_start, down, running, running_stack, up
 
@@ -231,6 +235,32 @@ def test_an_endpoint_whose_port_was_taken_moves_and_its_queues_say_so(folder: Pa
     assert url.startswith(second.endpoint_url)
 
 
+def test_a_port_that_is_taken_between_choice_and_use_is_chosen_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        choices = iter([taken, aws._free_port()])
+        monkeypatch.setattr(aws, "_free_port", lambda: next(choices))
+        records: list[Record] = []
+        _, port = aws.start_aws(folder, port=None, throwaway=True, note=records.append, stopping=Event())
+        try:
+            assert port != taken
+            assert len(records) == 2
+        finally:
+            assert [record.stop() for record in records] == [False, True]
+
+
+def test_two_programs_that_start_one_folder_at_once_get_one_stack(folder: Path) -> None:
+    with ThreadPoolExecutor() as threads:
+        outcomes = [future.exception() for future in [threads.submit(up, folder) for _ in range(3)]]
+    assert outcomes.count(None) == 1
+    assert all("already runs" in str(outcome) for outcome in outcomes if outcome is not None)
+    assert running(folder) is not None
+
+
 @pytest.mark.parametrize("mend", [up, down])
 def test_what_a_killed_supervisor_left_is_stopped_first(folder: Path, mend: Callable[[Path], object]) -> None:
     query(up(folder).database_url, "CREATE TABLE kept ()")
@@ -244,6 +274,17 @@ def test_what_a_killed_supervisor_left_is_stopped_first(folder: Path, mend: Call
     here = {process.pid for process in psutil.process_iter() if names(process, folder)}
     assert here == (set(pids(folder).values()) if mend is up else set())
     query(up(folder).database_url, "SELECT FROM kept")
+
+
+def test_a_postgres_that_nobody_wrote_down_is_stopped_before_another_starts_on_its_data(folder: Path) -> None:
+    up(folder)
+    left = pids(folder)
+    for name in ("supervisor", "aws"):
+        psutil.Process(left[name]).kill()
+    until(lambda: ended(left["supervisor"]), "the supervisor gone")
+    (folder / "stack.json").unlink()
+    assert query(up(folder).database_url, "SELECT 1") == [(1,)]
+    assert ended(left["postgres"])
 
 
 def names(process: psutil.Process, folder: Path) -> bool:
@@ -372,11 +413,8 @@ def test_a_value_that_no_env_file_can_hold_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / ".env").exists()
 
 
-def test_the_dagster_home_links_to_the_projects_file(tmp_path: Path) -> None:
-    project = tmp_path / "project.yaml"
-    with pytest.raises(LocalStackError, match="does not exist"):
-        make_dagster_home(tmp_path, project)
-    project.write_text("telemetry:\n  enabled: false\n")
-    for _ in range(2):
-        home = make_dagster_home(tmp_path, project)
-        assert (home / "dagster.yaml").read_text() == project.read_text()
+def test_the_dagster_home_is_the_folder_with_the_projects_file(tmp_path: Path) -> None:
+    with pytest.raises(LocalStackError, match="run the command in the project's folder"):
+        dagster_home(tmp_path)
+    (tmp_path / "dagster.yaml").touch()
+    assert dagster_home(tmp_path) == tmp_path.resolve()
