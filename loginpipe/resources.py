@@ -5,7 +5,7 @@ database and an unreadable key end a run before it has received a message.
 """
 
 from collections import Counter
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from datetime import date
 
@@ -50,6 +50,7 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
 
     _queue: Queue = PrivateAttr()
     _leases: LeaseKeeper = PrivateAttr()
+    _delivery_ids: Mapping[str, set[str]] = PrivateAttr(default_factory=dict)
     _deleted: int = PrivateAttr(default=0)
     _failures: Counter[str] = PrivateAttr(default_factory=Counter)
 
@@ -86,7 +87,7 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
 
     def receive(self) -> Received:
         """Take a bounded bite of the queue; its messages stay ours until deleted or handed back."""
-        return receive_batch(
+        received = receive_batch(
             self._queue,
             self._leases,
             most=self.batch_messages,
@@ -94,10 +95,13 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
             visibility_seconds=self.visibility_seconds,
             receivers=self.receivers,
         )
+        self._delivery_ids = received.delivery_ids
+        return received
 
     def delete(self, message_ids: Iterable[str]) -> Deletion:
         """Delete messages whose outcome is committed."""
-        deletion = delete_messages(self._queue, self._leases, message_ids, calls_at_once=CALLS_AT_ONCE)
+        deliveries = [delivery for i in message_ids for delivery in self._delivery_ids[i]]
+        deletion = delete_messages(self._queue, self._leases, deliveries, calls_at_once=CALLS_AT_ONCE)
         self._deleted += deletion.deleted
         self._failures += deletion.failures
         return deletion

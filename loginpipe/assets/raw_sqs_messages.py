@@ -43,6 +43,8 @@ def raw_sqs_messages(
     received = sqs.receive()
     frame = messages_frame(list(received.messages.values()))
     context.log.info("received %d messages from queue %r", len(frame), sqs.name)
+    if received.broken_off is not None:
+        context.log.warning("receiving broke off, what was received goes on: %s", received.broken_off)
     metadata: dict[str, dg.MetadataValue | int | bool] = {
         "dagster/row_count": len(frame),
         "queue": dg.MetadataValue.text(sqs.name),

@@ -22,11 +22,14 @@ class Message:
     """One delivery of one message. Times are milliseconds since 1970 UTC; ``repr`` shows no body and no handle.
 
     Attributes:
+        message_id: what the ledger knows it by: SQS's id, or for a message that we sent again the first one's.
+        delivery_id: SQS's id, which leases and deletes go by.
         sent_ms: SQS's ``SentTimestamp``, the time of the login: it does not change when a message comes again.
         body_intact: the body's MD5 is the one that SQS computed.
     """
 
     message_id: str
+    delivery_id: str
     receipt_handle: str
     body: str
     sent_ms: int

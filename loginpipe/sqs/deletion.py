@@ -32,17 +32,17 @@ class Deletion:
 def delete_messages(
     queue: Queue,
     leases: LeaseKeeper,
-    message_ids: Iterable[str],
+    delivery_ids: Iterable[str],
     *,
     calls_at_once: int,
     pause: Callable[[float], Any] = time.sleep,
 ) -> Deletion:
-    """Delete messages, ten a call, and end the lease of each whose delete is confirmed.
+    """Delete deliveries, ten a call, and end the lease of each whose delete is confirmed.
 
     Failed entries are tried again with the newest receipt handle: faults of the server with growing pauses, faults of
     the sender once. Raises nothing: at this point the outcome is committed, and a message that stays is harmless.
     """
-    pending = list(message_ids)
+    pending = list(delivery_ids)
     given_up: list[FailedEntry] = []
     deleted = 0
     with ThreadPoolExecutor(calls_at_once, thread_name_prefix="delete") as pool:
@@ -57,18 +57,18 @@ def delete_messages(
                 f for f in failed if (f.sender_fault and attempt + 1 >= _SENDER_FAULT_ROUNDS) or attempt + 1 == _ROUNDS
             ]
             given_up += final
-            pending = [f.message_id for f in failed if f not in final]
+            pending = [f.delivery_id for f in failed if f not in final]
             if not pending:
                 break
     return Deletion(deleted, Counter(f.code for f in given_up))
 
 
-def _delete_ten(queue: Queue, leases: LeaseKeeper, message_ids: Sequence[str]) -> list[FailedEntry]:
-    handles = leases.handles(message_ids)
+def _delete_ten(queue: Queue, leases: LeaseKeeper, delivery_ids: Sequence[str]) -> list[FailedEntry]:
+    handles = leases.handles(delivery_ids)
     failed = call_with_entries(
         lambda entries: queue.client.delete_message_batch(QueueUrl=queue.url, Entries=entries),
-        {message_id: {"ReceiptHandle": handle} for message_id, handle in handles.items()},
+        {delivery_id: {"ReceiptHandle": handle} for delivery_id, handle in handles.items()},
     )
-    failed_ids = {f.message_id for f in failed}
-    leases.settle(message_id for message_id in handles if message_id not in failed_ids)
+    failed_ids = {f.delivery_id for f in failed}
+    leases.settle(delivery_id for delivery_id in handles if delivery_id not in failed_ids)
     return failed

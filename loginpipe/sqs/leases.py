@@ -82,29 +82,29 @@ class LeaseKeeper:
         """
         with self._lock:
             for message in messages:
-                self._leases[message.message_id] = _Lease(
+                self._leases[message.delivery_id] = _Lease(
                     message.receipt_handle, message.receive_count, asked, asked + self._visibility
                 )
             if self._thread is None and self._leases:
                 self._thread = threading.Thread(target=self._keep, name="lease-keeper", daemon=True)
                 self._thread.start()
 
-    def handles(self, message_ids: Iterable[str]) -> dict[str, str]:
+    def handles(self, delivery_ids: Iterable[str]) -> dict[str, str]:
         """Return the newest receipt handle of each of these messages that is still held."""
         with self._lock:
-            return {i: lease.receipt_handle for i in message_ids if (lease := self._leases.get(i)) is not None}
+            return {i: lease.receipt_handle for i in delivery_ids if (lease := self._leases.get(i)) is not None}
 
-    def settle(self, message_ids: Iterable[str]) -> None:
+    def settle(self, delivery_ids: Iterable[str]) -> None:
         """Stop keeping messages: their delete is confirmed."""
         with self._lock:
-            for message_id in message_ids:
-                self._leases.pop(message_id, None)
+            for delivery_id in delivery_ids:
+                self._leases.pop(delivery_id, None)
 
     def hand_back(self, messages: Sequence[Message]) -> None:
         """Make messages visible again at once and stop keeping them."""
         for ten in tens(messages):
-            self._change([(m.message_id, m.receipt_handle, 0) for m in ten])
-        self.settle(m.message_id for m in messages)
+            self._change([(m.delivery_id, m.receipt_handle, 0) for m in ten])
+        self.settle(m.delivery_id for m in messages)
 
     def close(self) -> int:
         """Stop extending and hand back what is still held, each with a back-off by its receive count.
@@ -117,8 +117,8 @@ class LeaseKeeper:
             self._thread.join()
         with self._lock:
             rest = [
-                (message_id, lease.receipt_handle, back_off_seconds(lease.receive_count))
-                for message_id, lease in self._leases.items()
+                (delivery_id, lease.receipt_handle, back_off_seconds(lease.receive_count))
+                for delivery_id, lease in self._leases.items()
             ]
             self._leases.clear()
         failed = sum(len(failures) for failures in self._pool.map(self._change, tens(rest)))
@@ -132,9 +132,9 @@ class LeaseKeeper:
         now = self._clock()
         with self._lock:
             due = [
-                (message_id, lease)
-                for message_id, lease in self._leases.items()
-                if lease.ends - now <= self._visibility * 2 / 3 and message_id not in self._lost
+                (delivery_id, lease)
+                for delivery_id, lease in self._leases.items()
+                if lease.ends - now <= self._visibility * 2 / 3 and delivery_id not in self._lost
             ]
         # Those that end first go first.
         due.sort(key=lambda pair: pair[1].ends)
@@ -152,23 +152,23 @@ class LeaseKeeper:
             return
         now = self._clock()
         wanted = {
-            message_id: min(self._visibility, int(LONGEST_LEASE_SECONDS - (now - lease.received)))
-            for message_id, lease in leases
+            delivery_id: min(self._visibility, int(LONGEST_LEASE_SECONDS - (now - lease.received)))
+            for delivery_id, lease in leases
         }
         askable = [(i, lease.receipt_handle, wanted[i]) for i, lease in leases if wanted[i] > 0]
-        failed = {failure.message_id: failure for failure in self._change(askable)}
+        failed = {failure.delivery_id: failure for failure in self._change(askable)}
         with self._lock:
-            for message_id, lease in leases:
-                failure = failed.get(message_id)
-                if wanted[message_id] > 0 and failure is None:
-                    lease.ends = now + wanted[message_id]
-                elif message_id in self._leases and (
+            for delivery_id, lease in leases:
+                failure = failed.get(delivery_id)
+                if wanted[delivery_id] > 0 and failure is None:
+                    lease.ends = now + wanted[delivery_id]
+                elif delivery_id in self._leases and (
                     self._clock() >= lease.ends or (failure is not None and failure.code in _NO_LONGER_OURS)
                 ):
-                    self._lost.add(message_id)
+                    self._lost.add(delivery_id)
 
     def _change(self, entries: Sequence[tuple[str, str, int]]) -> list[FailedEntry]:
-        """Set the visibility timeout of up to ten messages: message id, receipt handle, seconds."""
+        """Set the visibility timeout of up to ten deliveries: id, receipt handle, seconds."""
 
         def call(asked: "list[ChangeMessageVisibilityBatchRequestEntryTypeDef]") -> object:
             return self._queue.client.change_message_visibility_batch(QueueUrl=self._queue.url, Entries=asked)
@@ -176,8 +176,8 @@ class LeaseKeeper:
         return call_with_entries(
             call,
             {
-                message_id: {"Id": "", "ReceiptHandle": handle, "VisibilityTimeout": seconds}
-                for message_id, handle, seconds in entries
+                delivery_id: {"ReceiptHandle": handle, "VisibilityTimeout": seconds}
+                for delivery_id, handle, seconds in entries
             },
         )
 

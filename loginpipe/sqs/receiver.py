@@ -7,12 +7,17 @@ from dataclasses import dataclass, field
 from hashlib import md5
 from typing import TYPE_CHECKING, Final
 
+from loginpipe.errors import QueueError
 from loginpipe.logins.messages import Message
 from loginpipe.sqs.client import BATCH_MOST, Queue, queue_errors
+from loginpipe.sqs.identity import identity
 from loginpipe.sqs.leases import LeaseKeeper
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageTypeDef
+
+BODY_BYTES_MOST: Final = 64 * 1024 * 1024
+"""Bodies in one bite; the receives under way when it is reached, each of ten messages of 1 MiB at most, come on top."""
 
 LONG_POLL_SECONDS: Final = 1
 """Any wait above 0 makes SQS ask all its servers; a longer one would only hold up the end of a drained queue."""
@@ -24,15 +29,21 @@ class Received:
 
     Attributes:
         messages: by message id, the newest delivery of each; the order is that of receiving.
+        delivery_ids: by message id, what to delete: more than one where a message was sent again more than once.
+        body_bytes: characters of the bodies; about their bytes, since JSON is mostly ASCII.
         empty_receives: long polls that came back empty.
         damaged: deliveries handed back at once because the body did not match its MD5.
         drained: receiving stopped because the queue had no more to give, not because the bite was full.
+        broken_off: why receiving stopped with messages in hand; they are worked on all the same.
     """
 
     messages: dict[str, Message] = field(default_factory=dict)
+    delivery_ids: dict[str, set[str]] = field(default_factory=dict)
+    body_bytes: int = 0
     empty_receives: int = 0
     damaged: int = 0
     drained: bool = False
+    broken_off: QueueError | None = None
 
 
 def receive_batch(
@@ -44,7 +55,7 @@ def receive_batch(
     visibility_seconds: int,
     receivers: int,
 ) -> Received:
-    """Receive until the bite is full, the time is up, or the queue has no more to give.
+    """Receive until the bite is full, in messages or bytes, the time is up, or the queue has no more to give.
 
     Args:
         queue: where from.
@@ -55,15 +66,19 @@ def receive_batch(
         receivers: long polls at once.
 
     Raises:
-        QueueError: a receive failed for good; what was received until then is in the lease keeper's charge.
+        QueueError: a receive failed for good, and nothing was received before.
     """
     bite = _Bite(queue, leases, most, time.monotonic() + seconds, visibility_seconds)
     with ThreadPoolExecutor(receivers, thread_name_prefix="receive") as pool:
         try:
             for done in [pool.submit(bite.receive_until_done) for _ in range(receivers)]:
                 done.result()
+        except QueueError as error:
+            bite.received.broken_off = error
         finally:
             bite.stop.set()
+    if bite.received.broken_off is not None and not bite.received.messages:
+        raise bite.received.broken_off
     return bite.received
 
 
@@ -83,7 +98,7 @@ class _Bite:
     def receive_until_done(self) -> None:
         while not self.stop.is_set() and time.monotonic() < self.deadline:
             with self.lock:
-                asked_for = min(BATCH_MOST, self.room)
+                asked_for = min(BATCH_MOST, self.room) if self.received.body_bytes < BODY_BYTES_MOST else 0
                 self.room -= asked_for
             if not asked_for:
                 return
@@ -107,6 +122,7 @@ class _Bite:
                 WaitTimeSeconds=LONG_POLL_SECONDS,
                 VisibilityTimeout=self.visibility_seconds,
                 MessageSystemAttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
+                MessageAttributeNames=["loginpipe.*"],
             )
         now_ms = time.time_ns() // 1_000_000
         messages = [_message(delivery, now_ms) for delivery in answer.get("Messages", [])]
@@ -118,23 +134,27 @@ class _Bite:
         kept = [m for m in messages if m.body_intact or m.receive_count > 1]
         with self.lock:
             known = len(self.received.messages)
-            self.received.messages |= {m.message_id: m for m in kept}
+            for message in kept:
+                self.received.messages[message.message_id] = message
+                self.received.delivery_ids.setdefault(message.message_id, set()).add(message.delivery_id)
+                self.received.body_bytes += len(message.body)
             self.received.damaged += len(damaged)
             self.room += most - (len(self.received.messages) - known)
         return len(messages)
 
 
 def _message(delivery: "MessageTypeDef", now_ms: int) -> Message:
-    attributes = delivery["Attributes"]
     body = delivery["Body"]
+    known_as = identity(delivery)
     # botocore checked this MD5 once and no longer does. Lone surrogates, which some endpoints let through, have none.
     digest = md5(body.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
     return Message(
-        message_id=delivery["MessageId"],
+        message_id=known_as.message_id,
+        delivery_id=delivery["MessageId"],
         receipt_handle=delivery["ReceiptHandle"],
         body=body,
-        sent_ms=int(attributes["SentTimestamp"]),
+        sent_ms=known_as.sent_ms,
         received_ms=now_ms,
-        receive_count=int(attributes["ApproximateReceiveCount"]),
+        receive_count=int(delivery["Attributes"]["ApproximateReceiveCount"]),
         body_intact=digest == delivery["MD5OfBody"],
     )

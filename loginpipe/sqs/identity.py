@@ -1,0 +1,70 @@
+"""Which message a delivery is: the one SQS numbered, or one that we sent again and that keeps its first identity.
+
+SQS gives a message that is sent again a new id and a new time. What we send again carries attributes that say which
+message it is, so that the ledger knows it and the date of the login stays right, however often it is sent.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID, uuid5
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs.type_defs import MessageAttributeValueTypeDef, MessageTypeDef
+
+REDRIVE_OF: Final = "loginpipe.redrive_of"
+"""The first id of a message moved back from the dead-letter queue: it has no outcome yet, and keeps its id."""
+REPLAY_OF: Final = "loginpipe.replay_of"
+"""The id of a rejected message that is tried again: its rejection is in the ledger, so it gets an id made from it."""
+SENT_MS: Final = "loginpipe.sent_ms"
+"""``SentTimestamp`` of the first message."""
+
+_REPLAYS: Final = UUID("6f1c2d5e-7b0a-5e64-9a55-0f6f4f0c8a11")
+"""The namespace of replayed ids: a replay that is sent twice is one message."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The id by which the ledger knows a message, and when it was first sent (milliseconds since 1970, UTC)."""
+
+    message_id: str
+    sent_ms: int
+
+
+def identity(delivery: "MessageTypeDef") -> Identity:
+    """Return a delivery's identity; attributes that are not of the form that we write are as none."""
+    own = Identity(delivery["MessageId"], int(delivery["Attributes"]["SentTimestamp"]))
+    carried = {name: value.get("StringValue", "") for name, value in delivery.get("MessageAttributes", {}).items()}
+    first_id = carried.get(REDRIVE_OF) or carried.get(REPLAY_OF)
+    if not first_id:
+        return own
+    try:
+        sent_ms, first = int(carried.get(SENT_MS, "")), UUID(first_id)
+    except ValueError:
+        return own
+    # Not from the future: a time that only its sender vouches for must not open partitions at will.
+    sent_ms = sent_ms if 0 < sent_ms <= own.sent_ms else own.sent_ms
+    return Identity(str(first if REDRIVE_OF in carried else replay_id(first)), sent_ms)
+
+
+def replay_id(rejected: UUID) -> UUID:
+    """Return the id of the replay of a rejected message."""
+    return uuid5(_REPLAYS, str(rejected))
+
+
+def redrive_attributes(delivery: "MessageTypeDef") -> "dict[str, MessageAttributeValueTypeDef]":
+    """Return the attributes with which a dead letter goes back: those it has of ours, else its own identity."""
+    attributes: dict[str, Any] = dict(delivery.get("MessageAttributes", {}))
+    if REDRIVE_OF not in attributes and REPLAY_OF not in attributes:
+        own = identity(delivery)
+        attributes |= _strings({REDRIVE_OF: own.message_id, SENT_MS: str(own.sent_ms)})
+    return attributes
+
+
+def replay_attributes(rejected: UUID, sent_ms: int) -> "dict[str, MessageAttributeValueTypeDef]":
+    """Return the attributes with which a rejected message is tried again."""
+    return _strings({REPLAY_OF: str(rejected), SENT_MS: str(sent_ms)})
+
+
+def _strings(values: Mapping[str, str]) -> "dict[str, MessageAttributeValueTypeDef]":
+    return {name: {"DataType": "String", "StringValue": value} for name, value in values.items()}
