@@ -66,4 +66,5 @@ maintenance_schedule: Final = dg.ScheduleDefinition(
     cron_schedule="15 0 * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Once a day, well before the last partition that is there is reached.",
 )

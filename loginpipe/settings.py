@@ -60,9 +60,13 @@ def load_settings() -> Settings:
     ``.env`` is loaded into the environment, as the ``dagster`` commands do, because boto3 reads its own part of it.
 
     Raises:
-        SettingError: a variable is wrong; names it and the rule, never its value.
+        SettingError: a variable is wrong, or ``.env`` unreadable; names it and the rule, never a value.
     """
-    load_dotenv(Path.cwd() / ".env")
+    try:
+        load_dotenv(Path.cwd() / ".env")
+    except (OSError, ValueError):
+        # A decoding error quotes what it could not decode.
+        raise SettingError(f"{Path.cwd() / '.env'} cannot be read as UTF-8 text without NUL: mend it") from None
     try:
         return Settings()
     except ValidationError as error:

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from loginpipe.errors import OpeningError
-from loginpipe.masking.sealing import OAEP, SealedValue, WrappedDataKey, associated_data, nonce, unpad
+from loginpipe.masking.sealing import DATA_KEY_BYTES, OAEP, SealedValue, WrappedDataKey, associated_data, nonce, unpad
 
 
 def unwrap(data_key: WrappedDataKey, private_key: rsa.RSAPrivateKey) -> bytes:
@@ -17,11 +17,14 @@ def unwrap(data_key: WrappedDataKey, private_key: rsa.RSAPrivateKey) -> bytes:
         OpeningError: it was wrapped for another key, or changed since.
     """
     try:
-        return private_key.decrypt(data_key.wrapped_key, OAEP)
+        key = private_key.decrypt(data_key.wrapped_key, OAEP)
     except ValueError:
+        key = b""
+    if len(key) != DATA_KEY_BYTES:
         raise OpeningError(
             f"data key {data_key.data_key_id} does not unwrap: it is for {data_key.recipient[:16]}…, or was changed"
-        ) from None
+        )
+    return key
 
 
 def open_value(value: SealedValue, data_key: bytes, recipients: Sequence[str]) -> bytes:
@@ -38,7 +41,7 @@ def open_value(value: SealedValue, data_key: bytes, recipients: Sequence[str]) -
     bound = associated_data(value.field_name, value.subject, value.data_key_id, recipients)
     try:
         return unpad(AESGCM(data_key).decrypt(nonce(value.position), value.ciphertext, bound))
-    except InvalidTag:
+    except (InvalidTag, ValueError, OverflowError):
         raise OpeningError(
             f"the sealed {value.field_name} of {value.subject} does not open: it, or what it is bound to, was changed"
         ) from None

@@ -1,7 +1,8 @@
 """Message bodies to login fields, without judging the fields: that is the schema's work."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from enum import Enum, auto
+from typing import Any, Final, TypeAlias
 
 import orjson
 import pandas as pd
@@ -9,16 +10,19 @@ import pandas as pd
 from loginpipe.logins.rejects import Reason
 
 LOGIN_FIELDS: Final = ("user_id", "device_type", "ip", "device_id", "locale", "app_version")
+_TEXTS: Final = ("user_id", "device_type", "ip", "device_id")
 
 
-class Missing:
-    """The type of `MISSING`: stands in a cell for a field that its message does not have."""
+class Unfit(Enum):
+    """What stands in a cell for a value that no field can have, so that nothing but text and null goes further."""
 
-    def __repr__(self) -> str:
-        return "MISSING"
+    MISSING = auto()
+    """The message does not have the field."""
+    NOT_TEXT = auto()
+    """A number, a truth value, an array or an object, of whatever size or depth."""
 
 
-MISSING: Final = Missing()
+Cell: TypeAlias = str | Unfit | None
 
 
 def parse_body(body: str) -> dict[str, Any] | Reason:
@@ -43,14 +47,20 @@ def login_fields(events: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Lay events out as one column a login field.
 
     Returns:
-        Columns `LOGIN_FIELDS`, all of dtype object, one row an event: the value as JSON gave it, or `MISSING`.
-        White space around ``ip`` and ``device_id`` is gone, an integer ``app_version`` is text, an absent
-        ``locale`` is ``None``.
+        Columns `LOGIN_FIELDS`, all of dtype object, one row an event: text, None or `Unfit`. White space around
+        ``ip`` and ``device_id`` is gone, an integer ``app_version`` is text, an absent ``locale`` is ``None``.
     """
-    columns: dict[str, list[Any]] = {name: [event.get(name, MISSING) for event in events] for name in LOGIN_FIELDS}
+    columns: dict[str, list[Cell]] = {
+        name: [_cell(event.get(name, Unfit.MISSING)) for event in events] for name in _TEXTS
+    }
     for name in ("ip", "device_id"):
-        columns[name] = [value.strip() if isinstance(value, str) else value for value in columns[name]]
-    columns["locale"] = [None if value is MISSING else value for value in columns["locale"]]
+        columns[name] = [cell.strip() if isinstance(cell, str) else cell for cell in columns[name]]
+    columns["locale"] = [_cell(event.get("locale")) for event in events]
+    versions = [event.get("app_version", Unfit.MISSING) for event in events]
     # bool is a subclass of int, and `true` is no version.
-    columns["app_version"] = [str(value) if type(value) is int else value for value in columns["app_version"]]
-    return pd.DataFrame(columns, dtype=object)
+    columns["app_version"] = [str(version) if type(version) is int else _cell(version) for version in versions]
+    return pd.DataFrame({name: pd.Series(columns[name], dtype=object) for name in LOGIN_FIELDS})
+
+
+def _cell(value: object) -> Cell:
+    return value if isinstance(value, str | Unfit) or value is None else Unfit.NOT_TEXT

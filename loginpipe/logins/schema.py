@@ -14,7 +14,7 @@ import pandera.pandas as pa
 
 from loginpipe.logins.app_versions import MAJOR_MOST, is_version
 from loginpipe.logins.canonical import is_address
-from loginpipe.logins.parsing import MISSING
+from loginpipe.logins.parsing import Unfit
 from loginpipe.logins.rejects import Reason
 
 
@@ -32,17 +32,17 @@ def _text_check(reason: Reason, passes: Callable[[str], bool]) -> pa.Check:
 
 def _text(most: int, *more: pa.Check, nullable: bool = False, may_be_blank: bool = False) -> pa.Column:
     checks = [
-        _check(Reason.MISSING, lambda cell: cell is not MISSING),
-        _check(Reason.WRONG_TYPE, lambda cell: isinstance(cell, str) or cell is None or cell is MISSING),
+        _check(Reason.MISSING, lambda cell: cell is not Unfit.MISSING),
+        _check(Reason.WRONG_TYPE, lambda cell: cell is not Unfit.NOT_TEXT),
         _text_check(Reason.INVALID_CHARACTERS, lambda cell: "\x00" not in cell),
-        _text_check(Reason.TOO_LONG, lambda cell: len(cell) <= most),
+        _text_check(Reason.TOO_LONG, lambda cell: len(cell) <= most or "\x00" in cell),
         *more,
     ]
     if not nullable:
         checks.append(_check(Reason.NULL, lambda cell: cell is not None))
     if not may_be_blank:
         checks.append(_text_check(Reason.BLANK, lambda cell: len(cell) > 0))
-    # Nullness is judged above: pandera's own check would take MISSING for a value and NaN for a null.
+    # Nullness is judged above: pandera's own check does not know what is missing.
     return pa.Column(object, checks, nullable=True)
 
 

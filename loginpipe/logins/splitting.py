@@ -1,7 +1,7 @@
 """A batch of messages into good logins and rejects: the decision, without any of its consequences."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pandas as pd
@@ -30,8 +30,8 @@ class SplitBatch:
         unknown_fields: how many of the messages that are JSON objects carry each field name outside the contract.
     """
 
-    accepted: pd.DataFrame
-    rejected: pd.DataFrame
+    accepted: pd.DataFrame = field(repr=False)
+    rejected: pd.DataFrame = field(repr=False)
     unknown_fields: Counter[str]
 
     def reason_counts(self) -> dict[str, int]:

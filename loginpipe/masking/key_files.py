@@ -12,6 +12,7 @@ from base64 import b64decode, b64encode
 from pathlib import Path
 from typing import Final
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -21,6 +22,8 @@ from loginpipe.masking.tokens import TokenKeys, derive_field_keys
 
 TOKEN_KEY_BYTES: Final = 32
 SEAL_KEY_BITS: Final = 3072
+VERSION_MOST: Final = 32_767
+"""What the ``smallint`` of ``token_key_checks`` holds."""
 
 
 def read_token_keys(path: Path) -> TokenKeys:
@@ -41,10 +44,12 @@ def read_token_keys(path: Path) -> TokenKeys:
         keys = {int(version): b64decode(key, validate=True) for version, key in document["keys"].items()}
         current = int(document["current"])
         development = bool(document.get("development", False))
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         raise KeyFileError(f"{path} is no token key file: make one with `loginpipe keys generate`") from None
-    if current not in keys or any(len(key) != TOKEN_KEY_BYTES for key in keys.values()) or min(keys) < 1:
+    if current not in keys or any(len(key) != TOKEN_KEY_BYTES for key in keys.values()):
         raise KeyFileError(f"{path}: every key must be {TOKEN_KEY_BYTES} bytes, and `current` the version of one")
+    if min(keys) < 1 or max(keys) > VERSION_MOST:
+        raise KeyFileError(f"{path}: versions of token keys go from 1 to {VERSION_MOST}")
     return TokenKeys(current, {version: derive_field_keys(key) for version, key in keys.items()}, development)
 
 
@@ -55,11 +60,14 @@ def read_seal_key(path: Path) -> SealKey:
         KeyFileError: absent, or no public RSA key of 3072 bits or more in PEM.
     """
     try:
-        key = serialization.load_pem_public_key(path.read_bytes())
+        content = path.read_bytes()
+        key = serialization.load_pem_public_key(content)
     except OSError as error:
         raise _unreadable("seal key file", path, error) from None
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         raise KeyFileError(f"{path} holds no public key in PEM: is it the private half?") from None
+    if b"PRIVATE KEY" in content:
+        raise KeyFileError(f"{path} holds the private half too, which the pipeline may not have: take it out")
     if not isinstance(key, rsa.RSAPublicKey) or key.key_size < SEAL_KEY_BITS:
         raise KeyFileError(f"{path} must hold an RSA key of {SEAL_KEY_BITS} bits or more")
     return SealKey(key)
@@ -83,12 +91,16 @@ def generate_seal_key(public: Path) -> Path:
         KeyFileError: one of the files exists, or cannot be written.
     """
     private = private_half(public)
-    if public.exists():
+    if public.exists() or public.is_symlink():
         raise _exists(public)
     key = rsa.generate_private_key(public_exponent=65537, key_size=SEAL_KEY_BITS)
     pem, no_encryption = serialization.Encoding.PEM, serialization.NoEncryption()
     _create(private, key.private_bytes(pem, serialization.PrivateFormat.PKCS8, no_encryption))
-    _create(public, key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
+    try:
+        _create(public, key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
+    except KeyFileError:
+        private.unlink()
+        raise
     return private
 
 
@@ -102,6 +114,9 @@ def _create(path: Path, content: bytes) -> None:
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KeyFileError(f"the folder {path.parent} cannot be made ({error.strerror}): mend that") from None
+    try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:

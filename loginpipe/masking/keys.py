@@ -64,9 +64,12 @@ def key_file(uri: str, setting: str) -> Path:
     """Return the file that a ``file:`` URI names.
 
     Raises:
-        KeyFileError: another scheme; names the setting, not its value.
+        KeyFileError: another scheme, or no such home folder; names the setting, not its value.
     """
     scheme, colon, path = uri.partition(":")
     if scheme != "file" or not colon or not path:
         raise KeyFileError(f"{setting} must be a file: URI, as in file:keys/key-file")
-    return Path(path.removeprefix("//")).expanduser()
+    try:
+        return Path(path.removeprefix("//")).expanduser()
+    except RuntimeError:
+        raise KeyFileError(f"{setting} names the home folder of a user who does not exist: mend the path") from None

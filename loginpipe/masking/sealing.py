@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+DATA_KEY_BYTES: Final = 32
 VALUES_PER_DATA_KEY: Final = 256
 PADDING_BLOCK: Final = 32
 OAEP: Final = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
@@ -76,7 +77,7 @@ def seal(items: Sequence[tuple[str, bytes]], field_name: str, recipients: Sequen
     values: list[SealedValue] = []
     fingerprints = [recipient.fingerprint for recipient in recipients]
     for start in range(0, len(items), VALUES_PER_DATA_KEY):
-        data_key_id, data_key = uuid4(), secrets.token_bytes(32)
+        data_key_id, data_key = uuid4(), secrets.token_bytes(DATA_KEY_BYTES)
         cipher = AESGCM(data_key)
         data_keys += [
             WrappedDataKey(data_key_id, fingerprint, recipient.public_key.encrypt(data_key, OAEP))
