@@ -10,7 +10,7 @@ from loginpipe.assets.raw_sqs_messages import raw_sqs_messages
 from loginpipe.assets.user_logins_table import user_logins_table
 from loginpipe.assets.validated_logins import split_messages
 from loginpipe.checks import columns_are_the_contract, counts_add_up
-from loginpipe.handover import Handover
+from loginpipe.handover import HANDOVER, Handover
 from loginpipe.jobs import ingest_job, ingest_schedule, maintain_partitions, maintenance_schedule
 from loginpipe.resources import resources_from
 from loginpipe.sensors import queue_depth_sensor
@@ -33,7 +33,7 @@ def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg
         jobs=[ingest_job(settings.queue_name), maintain_partitions],
         schedules=[ingest_schedule, maintenance_schedule],
         sensors=[queue_depth_sensor],
-        resources={**resources_from(settings), "io_manager": Handover(), **(resource_overrides or {})},
+        resources={**resources_from(settings), HANDOVER: Handover(), **(resource_overrides or {})},
         # One process: frames go from asset to asset in memory, and leases live from step to step.
         executor=dg.in_process_executor,
     )

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,15 +20,18 @@ from socket import SHUT_RDWR, socket
 from typing import Any, Final, TypeAlias
 from unittest.mock import patch
 from urllib.parse import urlsplit
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import dagster as dg
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from loginpipe.custody.opening import open_value, unwrap
+from loginpipe.logins.messages import Message
 from loginpipe.masking.sealing import SealedValue, WrappedDataKey
 from loginpipe_tests.conftest import KeyFiles, Pipeline
+
+SENT_MS: Final = int(datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp() * 1000)
 
 _UPSTREAM_SECONDS: Final = 30
 
@@ -265,10 +269,18 @@ def logins(number: int) -> list[str]:
     return [login(user_id=f"user-{i}", ip=f"198.51.100.{i}", device_id=f"device-{i}") for i in range(number)]
 
 
-def take(pipeline: Pipeline, number: int) -> dg.ExecuteInProcessResult:
+def delivered(body: str, **known: Any) -> Message:
+    """A message as received: body and what else is known of it; the rest as it usually is."""
+    message_id = known.get("message_id") or str(uuid4())
+    usual = {"message_id": message_id, "delivery_id": message_id, "receipt_handle": "handle"}
+    usual |= {"sent_ms": SENT_MS, "received_ms": SENT_MS + 5, "receive_count": 1, "body_intact": True}
+    return Message(body=body, **(usual | known))
+
+
+def take(pipeline: Pipeline, number: int, **overrides: Any) -> dg.ExecuteInProcessResult:
     """Run the job for so many messages: a bite that is full needs no empty long poll to end."""
     with patch.dict(os.environ, LOGINPIPE_BATCH_MESSAGES=str(number)):
-        return pipeline.run()
+        return pipeline.run(**overrides)
 
 
 def ingest(pipeline: Pipeline, *bodies: str) -> dg.ExecuteInProcessResult:

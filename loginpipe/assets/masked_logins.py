@@ -8,6 +8,7 @@ import pandas as pd
 from loginpipe.assets.columns import column_schema
 from loginpipe.assets.group import GROUP, OWNERS
 from loginpipe.checks import ONLY_TOKENS, only_tokens
+from loginpipe.handover import HANDOVER
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.masking.mask import MaskedBatch
 from loginpipe.resources import MaskingResource, PostgresResource
@@ -15,6 +16,7 @@ from loginpipe.resources import MaskingResource, PostgresResource
 
 @dg.asset(
     group_name=GROUP,
+    io_manager_key=HANDOVER,
     owners=OWNERS,
     kinds={"pandas"},
     code_version="1",

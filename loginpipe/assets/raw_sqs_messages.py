@@ -6,13 +6,14 @@ import pandas as pd
 from loginpipe.assets.columns import column_schema
 from loginpipe.assets.group import CHAIN, GROUP, OWNERS
 from loginpipe.errors import UpstreamMissingError
-from loginpipe.handover import WHOLE_CHAIN
+from loginpipe.handover import HANDOVER, WHOLE_CHAIN
 from loginpipe.logins.messages import MESSAGE_COLUMNS, messages_frame
 from loginpipe.resources import MaskingResource, PostgresResource, SqsResource
 
 
 @dg.asset(
     group_name=GROUP,
+    io_manager_key=HANDOVER,
     owners=OWNERS,
     kinds={"sqs"},
     code_version="1",
@@ -60,5 +61,4 @@ def raw_sqs_messages(
 
 
 def _selected(context: dg.AssetExecutionContext, name: str) -> bool:
-    selection = context.run.asset_selection
-    return not selection or dg.AssetKey(name) in selection
+    return dg.AssetKey(name) in context.job_def.asset_layer.selected_asset_keys

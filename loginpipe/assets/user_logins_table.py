@@ -4,6 +4,7 @@ import dagster as dg
 
 from loginpipe.assets.columns import column_schema
 from loginpipe.assets.group import GROUP, OWNERS
+from loginpipe.handover import HANDOVER
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.masking.mask import MaskedBatch
 from loginpipe.resources import PostgresResource, SqsResource
@@ -11,6 +12,7 @@ from loginpipe.resources import PostgresResource, SqsResource
 
 @dg.asset(
     group_name=GROUP,
+    io_manager_key=HANDOVER,
     owners=OWNERS,
     kinds={"postgres", "table"},
     code_version="1",

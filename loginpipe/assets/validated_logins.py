@@ -9,6 +9,7 @@ import pandas as pd
 from loginpipe.assets.columns import column_schema
 from loginpipe.assets.group import GROUP, OWNERS
 from loginpipe.checks import REJECT_RATE, SCHEMA_DRIFT, reject_rate, schema_drift
+from loginpipe.handover import HANDOVER
 from loginpipe.logins.schema import VALIDATED_LOGINS_SCHEMA
 from loginpipe.logins.splitting import SplitBatch, split_batch
 from loginpipe.postgres.runs import Arrival
@@ -23,6 +24,7 @@ from loginpipe.settings import load_settings
     check_specs=[REJECT_RATE, SCHEMA_DRIFT],
     outs={
         "validated_logins": dg.AssetOut(
+            io_manager_key=HANDOVER,
             is_required=False,
             owners=OWNERS,
             kinds={"pandas", "pandera"},

@@ -63,7 +63,7 @@ def split_batch(messages: pd.DataFrame) -> SplitBatch:
             reasons=pd.Series(
                 [[reason.value for reason, _ in faults[i]] for i in rejected.index], rejected.index, object
             ),
-            fields=pd.Series([[field for _, field in faults[i]] for i in rejected.index], rejected.index, object),
+            fields=pd.Series([[name for _, name in faults[i]] for i in rejected.index], rejected.index, object),
         ).reset_index(drop=True),
         unknown_fields=count_unknown_fields(events.values(), _KNOWN_FIELDS),
     )
@@ -77,8 +77,8 @@ def _field_faults(fields: pd.DataFrame) -> Faults:
     else:
         return {}
     faults: Faults = {}
-    for position, field, check in zip(cases["index"], cases["column"], cases["check"], strict=True):
-        faults.setdefault(int(position), []).append((Reason(check), str(field)))
+    for position, name, check in zip(cases["index"], cases["column"], cases["check"], strict=True):
+        faults.setdefault(int(position), []).append((Reason(check), str(name)))
     return faults
 
 

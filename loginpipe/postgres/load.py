@@ -47,7 +47,8 @@ def load_logins(connection: Connection, logins: pd.DataFrame, sealed: Sealed, ru
             inserted = recorded_by(cursor, run_id, "incoming_logins", "create_date")
         counts = LoadCounts(inserted, len(logins) - inserted, insert_sealed(cursor, sealed))
         cursor.execute(
-            "UPDATE loginpipe.ingest_runs SET inserted = %s, duplicates = received - rejected - %s WHERE run_id = %s",
-            (counts.inserted, counts.inserted, run_id),
+            "UPDATE loginpipe.ingest_runs SET inserted = %s, duplicates = received - accepted - rejected + %s "
+            "WHERE run_id = %s",
+            (counts.inserted, counts.duplicates, run_id),
         )
     return counts

@@ -1,6 +1,8 @@
 """The vault as its writer sees it: which tokens it knows, and new sealed values. It reads nothing else there."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+
+from psycopg2.extras import execute_values
 
 from loginpipe.masking.sealing import Sealed, WrappedDataKey
 from loginpipe.postgres.connections import Connection, Cursor, transaction
@@ -23,7 +25,6 @@ def insert_sealed(cursor: Cursor, sealed: Sealed) -> int:
     """
     if not sealed.values:
         return 0
-    insert_data_keys(cursor, sealed.data_keys)
     cursor.execute(statement("create_incoming_sealed"))
     copy_rows(
         cursor,
@@ -32,14 +33,16 @@ def insert_sealed(cursor: Cursor, sealed: Sealed) -> int:
         ((v.subject, v.field_name, v.data_key_id, v.position, v.ciphertext) for v in sealed.values),
     )
     cursor.execute(statement("insert_new_sealed"))
-    return cursor.rowcount
+    new = [key for (key,) in cursor]
+    insert_data_keys(cursor, sealed.data_keys, used=set(new))
+    return len(new)
 
 
-def insert_data_keys(cursor: Cursor, data_keys: Iterable[WrappedDataKey]) -> None:
-    """Insert wrapped data keys."""
-    copy_rows(
+def insert_data_keys(cursor: Cursor, data_keys: Iterable[WrappedDataKey], used: Collection[str]) -> None:
+    """Insert those wrapped data keys, by id, that a new value uses: none where everything was there already."""
+    execute_values(
         cursor,
-        "vault.data_keys",
-        ("data_key_id", "recipient", "wrapped_key"),
-        ((k.data_key_id, k.recipient, k.wrapped_key) for k in data_keys),
+        "INSERT INTO vault.data_keys (data_key_id, recipient, wrapped_key) VALUES %s",
+        [(str(k.data_key_id), k.recipient, k.wrapped_key) for k in data_keys if str(k.data_key_id) in used],
+        template="(%s::uuid, %s, %s)",
     )

@@ -25,6 +25,9 @@ _CONNECT_SECONDS: Final = 5
 _READ_SECONDS: Final = 30
 """Longer than the longest long poll, 20 s."""
 
+MALFORMED: Final = (ValueError, TypeError, LookupError, AttributeError)
+"""What botocore, and our own reading, make of an answer that is not SQS's."""
+
 _ABSENT: Final = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"})
 _DENIED: Final = frozenset({"AccessDenied", "AccessDeniedException", "KMS.AccessDeniedException"})
 _CREDENTIALS: Final = frozenset(
@@ -70,7 +73,12 @@ def open_queue(name_or_url: str, *, connections: int) -> Queue:
     """
     name = name_or_url.rsplit("/", 1)[-1]
     with queue_errors(name):
-        client = _client(connections)
+        try:
+            client = _client(connections)
+        except ValueError:
+            raise QueueError(
+                f"queue {name!r}: AWS_ENDPOINT_URL is no URL: set it to http://host:port or unset it"
+            ) from None
         url = name_or_url if "://" in name_or_url else client.get_queue_url(QueueName=name).get("QueueUrl")
         answered = bool(url) and "Attributes" in client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
     if not answered:
@@ -106,11 +114,8 @@ def queue_errors(name: str) -> Iterator[None]:
         raise QueueError(f"queue {name!r} {_reason(error_code(error.response))}") from None
     except BotoCoreError as error:
         raise QueueError(f"queue {name!r}: {_LOCAL_FAULTS.get(type(error).__name__, _OUT_OF_REACH)}") from None
-    except ValueError:
-        # botocore's own check of the endpoint's form.
-        raise QueueError(
-            f"queue {name!r}: AWS_ENDPOINT_URL is no URL: set it to http://host:port or unset it"
-        ) from None
+    except MALFORMED:
+        raise QueueError(f"queue {name!r} {_PROTOCOL}") from None
 
 
 def error_code(answer: Mapping[str, Any]) -> str:

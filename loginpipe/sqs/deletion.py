@@ -49,10 +49,10 @@ def delete_messages(
         for attempt in range(_ROUNDS):
             if attempt:
                 pause(_FIRST_PAUSE_SECONDS * 2**attempt)
-            failed = [
-                f for failures in pool.map(lambda ten: _delete_ten(queue, leases, ten), tens(pending)) for f in failures
-            ]
-            deleted += len(pending) - len(failed)
+            failed: list[FailedEntry] = []
+            for confirmed, failures in pool.map(lambda ten: _delete_ten(queue, leases, ten), tens(pending)):
+                deleted += confirmed
+                failed += failures
             final = [
                 f for f in failed if (f.sender_fault and attempt + 1 >= _SENDER_FAULT_ROUNDS) or attempt + 1 == _ROUNDS
             ]
@@ -63,12 +63,14 @@ def delete_messages(
     return Deletion(deleted, Counter(f.code for f in given_up))
 
 
-def _delete_ten(queue: Queue, leases: LeaseKeeper, delivery_ids: Sequence[str]) -> list[FailedEntry]:
+def _delete_ten(queue: Queue, leases: LeaseKeeper, delivery_ids: Sequence[str]) -> tuple[int, list[FailedEntry]]:
+    """Return how many deletes are confirmed, and the others; those no longer held are neither."""
     handles = leases.handles(delivery_ids)
     failed = call_with_entries(
         lambda entries: queue.client.delete_message_batch(QueueUrl=queue.url, Entries=entries),
         {delivery_id: {"ReceiptHandle": handle} for delivery_id, handle in handles.items()},
     )
     failed_ids = {f.delivery_id for f in failed}
-    leases.settle(delivery_id for delivery_id in handles if delivery_id not in failed_ids)
-    return failed
+    confirmed = handles.keys() - failed_ids
+    leases.settle(confirmed)
+    return len(confirmed), failed

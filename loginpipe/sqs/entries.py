@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from loginpipe.sqs.client import error_code
+from loginpipe.sqs.client import MALFORMED, error_code
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def call_with_entries(call: Callable[[list[Any]], Any], entries: Mapping[str, Ma
         return []
     delivery_ids = list(entries)
     try:
-        answer = call([{**entry, "Id": str(place)} for place, entry in enumerate(entries.values())])
+        answer: Any = call([{**entry, "Id": str(place)} for place, entry in enumerate(entries.values())])
     except ClientError as error:
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         code = error_code(error.response)
@@ -39,7 +39,15 @@ def call_with_entries(call: Callable[[list[Any]], Any], entries: Mapping[str, Ma
         ]
     except BotoCoreError as error:
         return [FailedEntry(delivery_id, type(error).__name__, False) for delivery_id in delivery_ids]
+    except MALFORMED as error:
+        return [FailedEntry(delivery_id, type(error).__name__, False) for delivery_id in delivery_ids]
+    confirmed = {int(done["Id"]) for done in answer.get("Successful", [])}
+    refused = {int(failed["Id"]): failed for failed in answer.get("Failed", [])}
     return [
-        FailedEntry(delivery_ids[int(failed["Id"])], str(failed["Code"]), bool(failed.get("SenderFault", False)))
-        for failed in answer.get("Failed", [])
+        FailedEntry(delivery_id, str(refused[place]["Code"]), bool(refused[place].get("SenderFault", False)))
+        if place in refused
+        # Neither confirmed nor refused: what is not said to have happened has not.
+        else FailedEntry(delivery_id, "NotConfirmed", False)
+        for place, delivery_id in enumerate(delivery_ids)
+        if place in refused or place not in confirmed
     ]

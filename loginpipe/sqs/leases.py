@@ -56,7 +56,8 @@ class LeaseKeeper:
         self._visibility = visibility_seconds
         self._clock = clock
         self._leases: dict[str, _Lease] = {}
-        self._lost: set[str] = set()
+        self._given_up: set[str] = set()
+        self._lost = 0
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(calls_at_once, thread_name_prefix="leases")
@@ -65,7 +66,7 @@ class LeaseKeeper:
     @property
     def lost(self) -> int:
         """How many leases ended before their message was settled: others may have received those messages too."""
-        return len(self._lost)
+        return self._lost
 
     @property
     def held(self) -> int:
@@ -82,6 +83,8 @@ class LeaseKeeper:
         """
         with self._lock:
             for message in messages:
+                # Lost before, and ours again: counted, and extended from now on.
+                self._given_up.discard(message.delivery_id)
                 self._leases[message.delivery_id] = _Lease(
                     message.receipt_handle, message.receive_count, asked, asked + self._visibility
                 )
@@ -134,7 +137,7 @@ class LeaseKeeper:
             due = [
                 (delivery_id, lease)
                 for delivery_id, lease in self._leases.items()
-                if lease.ends - now <= self._visibility * 2 / 3 and delivery_id not in self._lost
+                if lease.ends - now <= self._visibility * 2 / 3 and delivery_id not in self._given_up
             ]
         # Those that end first go first.
         due.sort(key=lambda pair: pair[1].ends)
@@ -165,7 +168,8 @@ class LeaseKeeper:
                 elif delivery_id in self._leases and (
                     self._clock() >= lease.ends or (failure is not None and failure.code in _NO_LONGER_OURS)
                 ):
-                    self._lost.add(delivery_id)
+                    self._given_up.add(delivery_id)
+                    self._lost += 1
 
     def _change(self, entries: Sequence[tuple[str, str, int]]) -> list[FailedEntry]:
         """Set the visibility timeout of up to ten deliveries: id, receipt handle, seconds."""

@@ -92,6 +92,7 @@ class _Bite:
     deadline: float
     visibility_seconds: int
     received: Received = field(default_factory=Received)
+    damaged_before: set[str] = field(default_factory=set)
     stop: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -128,10 +129,12 @@ class _Bite:
         messages = [_message(delivery, now_ms) for delivery in answer.get("Messages", [])]
         self.leases.add(messages, asked)
         # Damage on the way heals by delivering again; a body damaged twice is set aside like any bad one.
-        damaged = [m for m in messages if not m.body_intact and m.receive_count == 1]
+        with self.lock:
+            damaged = [m for m in messages if not m.body_intact and m.delivery_id not in self.damaged_before]
+            self.damaged_before |= {m.delivery_id for m in damaged}
         if damaged:
             self.leases.hand_back(damaged)
-        kept = [m for m in messages if m.body_intact or m.receive_count > 1]
+        kept = [m for m in messages if m not in damaged]
         with self.lock:
             known = len(self.received.messages)
             for message in kept:

@@ -11,7 +11,7 @@ import pytest
 
 from loginpipe.assets.group import CHAIN
 from loginpipe.local.sample_events import sample_bodies
-from loginpipe.logins.messages import Message, messages_frame
+from loginpipe.logins.messages import messages_frame
 from loginpipe.logins.splitting import split_batch
 from loginpipe.masking.key_files import read_token_keys
 from loginpipe.masking.mask import mask_logins
@@ -19,7 +19,7 @@ from loginpipe.masking.sealing import Sealed
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.load import load_logins
 from loginpipe_tests.conftest import KeyFiles, Pipeline
-from loginpipe_tests.wire import Custodian, checks, ingest, logged, login, logins, metadata, tables
+from loginpipe_tests.wire import Custodian, checks, delivered, ingest, logged, login, logins, metadata, tables
 
 
 def test_a_batch_becomes_rows_and_rejects_and_the_queue_is_empty(pipeline: Pipeline) -> None:
@@ -89,8 +89,8 @@ def test_an_empty_locale_stays_empty_and_one_that_is_null_or_absent_is_null(pipe
 def test_text_arrives_as_it_was_sent(pipeline: Pipeline) -> None:
     texts = {
         "tab\there", "line\nbreak", "carriage\rreturn", "\\N", "\\.", "back\\slash", "\\x41", "\\", "'single'",
-        '"double"', "{array}", "a,b", "%s %(name)s", "😀 emoji", "\U0001d518 \U0010ffff", "e\u0301 decomposed", "\u2028\u202e",
-        "\x01\x1b\x7f", " spaces around ", "ключ 键",
+        '"double"', "{array}", "a,b", "%s %(name)s", "😀 emoji", "\U0001d518 \U0010ffff", "e\u0301 decomposed",
+        "\u2028\u202e", "\x01\x1b\x7f", " spaces around ", "ключ 键",
     }  # fmt: skip
     ingest(pipeline, *(login(user_id=text) for text in texts))
     assert {user_id for (user_id,) in pipeline.rows("SELECT user_id FROM user_logins")} == texts
@@ -111,7 +111,8 @@ def test_a_login_belongs_to_the_utc_day_on_which_it_was_sent(database_url: str, 
     sent = {"before": int(midnight.timestamp() * 1000) - 1, "at": int(midnight.timestamp() * 1000)}
     later = int(midnight.timestamp() * 1000) + 90_000_000
     messages = [
-        Message(str(uuid4()), "handle", login(user_id=user), sent_ms, later, 2, True) for user, sent_ms in sent.items()
+        delivered(login(user_id=user), sent_ms=sent_ms, received_ms=later, receive_count=2)
+        for user, sent_ms in sent.items()
     ]
     accepted = split_batch(messages_frame(messages)).accepted
     masked = mask_logins(accepted, read_token_keys(key_files.token_keys))
@@ -179,7 +180,8 @@ def test_a_run_on_an_empty_queue_succeeds_and_books_nothing(pipeline: Pipeline) 
 
 def test_what_is_more_than_one_bite_waits_for_the_next_run(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGINPIPE_BATCH_MESSAGES", "12")
-    result = ingest(pipeline, *logins(15))
+    pipeline.send(logins(15))
+    result = pipeline.run()
     assert metadata(result)["raw_sqs_messages"]["queue_drained"] is False
     assert pipeline.rows("SELECT count(*) FROM user_logins") == [(12,)]
     assert pipeline.depth() == (3, 0)

@@ -9,7 +9,7 @@ from loginpipe.logins.app_versions import MAJOR_MOST, decode_version, encode_ver
 LARGEST = 2_146_999_999
 POSTGRES_INTEGER_MOST = 2**31 - 1
 
-moderate = settings(max_examples=200, deadline=None, print_blob=True)
+moderate = settings(max_examples=100, deadline=None, print_blob=True)
 triples = st.tuples(st.integers(0, MAJOR_MOST), st.integers(0, 999), st.integers(0, 999))
 version_like = st.text(alphabet="0123456789.. -+_v\n\x00", max_size=14)  # both dots: versions have many
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from loginpipe.logins.canonical import address_text, canonical_address, canonical_device_id, is_address
 
-moderate = settings(max_examples=200, deadline=None, print_blob=True)
+moderate = settings(max_examples=100, deadline=None, print_blob=True)
 any_address = st.ip_addresses()
 white_space = st.text(alphabet=" \t\r\n\x0b\x0c\u00a0\u2003\u3000", max_size=3)
 unicode_text = st.text(max_size=30)

@@ -1,0 +1,297 @@
+"""Leases on the real endpoint: kept while a message is in flight, given back at the end, counted where lost."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from loginpipe.logins.messages import Message
+from loginpipe.sqs import client
+from loginpipe.sqs.client import Queue, open_queue
+from loginpipe.sqs.depth import read_depth
+from loginpipe.sqs.leases import BACK_OFF_MOST_SECONDS, LONGEST_LEASE_SECONDS, LeaseKeeper, back_off_seconds
+from loginpipe_tests.wire import Wire, answers, delivered, eventually, failed_entries, first, refusal
+
+CHANGE = "ChangeMessageVisibilityBatch"
+
+
+@pytest.fixture
+def wire(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    with Wire(queue.client.meta.endpoint_url) as wire:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", wire.url)
+        monkeypatch.setattr(client, "_ATTEMPTS", 1)
+        yield wire
+
+
+@pytest.fixture
+def opened(queue: Queue, wire: Wire) -> Queue:
+    """The queue by way of the wire."""
+    return open_queue(queue.name, connections=16)
+
+
+class Clock:
+    """Monotonic seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def leases(opened: Queue, clock: Clock) -> Iterator[LeaseKeeper]:
+    """A keeper of leases of two minutes, whose own thread does nothing while a test lasts."""
+    leases = LeaseKeeper(opened, visibility_seconds=120, calls_at_once=2, clock=clock)
+    yield leases
+    leases.close()
+
+
+def received(queue: Queue, number: int, visibility_seconds: int = 120) -> list[Message]:
+    """Send so many messages, and receive them."""
+    for i in range(number):
+        queue.client.send_message(QueueUrl=queue.url, MessageBody=str(i))
+    return received_again(queue, number, visibility_seconds)
+
+
+def received_again(queue: Queue, number: int, visibility_seconds: int = 120) -> list[Message]:
+    messages: list[Message] = []
+    while len(messages) < number:
+        answer = queue.client.receive_message(
+            QueueUrl=queue.url,
+            MaxNumberOfMessages=10,
+            VisibilityTimeout=visibility_seconds,
+            MessageSystemAttributeNames=["ApproximateReceiveCount"],
+        )
+        messages += [
+            delivered(
+                m["Body"],
+                message_id=m["MessageId"],
+                receipt_handle=m["ReceiptHandle"],
+                receive_count=int(m["Attributes"]["ApproximateReceiveCount"]),
+            )
+            for m in answer["Messages"]
+        ]
+    return messages
+
+
+def entries(wire: Wire) -> list[dict[str, Any]]:
+    """Every entry of every change of visibility so far."""
+    return [entry for request in wire.asked(CHANGE) for entry in request["Entries"]]
+
+
+def test_a_message_that_is_held_for_longer_than_its_lease_does_not_come_back(opened: Queue) -> None:
+    leases = LeaseKeeper(opened, visibility_seconds=3, calls_at_once=2)
+    leases.add(received(opened, 12, visibility_seconds=3), asked=time.monotonic())
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        other = opened.client.receive_message(QueueUrl=opened.url, WaitTimeSeconds=1, MaxNumberOfMessages=10)
+        assert other.get("Messages", []) == []
+    assert (leases.held, leases.lost) == (12, 0)
+    assert leases.close() == 12
+
+
+def test_what_is_still_held_at_the_end_goes_back_soon(opened: Queue) -> None:
+    leases = LeaseKeeper(opened, visibility_seconds=120, calls_at_once=2)
+    leases.add(received(opened, 12), asked=time.monotonic())
+    assert leases.close() == 12
+    assert leases.held == 0
+    eventually(lambda: read_depth(opened).visible == 12, "all messages back", seconds=5)
+
+
+def test_a_keeper_that_was_given_nothing_closes_without_a_call(opened: Queue, wire: Wire) -> None:
+    assert LeaseKeeper(opened, visibility_seconds=120, calls_at_once=2).close() == 0
+    assert wire.asked(CHANGE) == []
+
+
+def test_messages_handed_back_are_visible_at_once_and_no_longer_held(opened: Queue, leases: LeaseKeeper) -> None:
+    messages = received(opened, 12)
+    leases.add(messages, asked=0)
+    leases.hand_back(messages[:11])
+    assert read_depth(opened).visible == 11
+    assert leases.held == 1
+
+
+def test_a_lease_is_extended_when_a_third_of_it_has_passed_and_not_before(
+    opened: Queue, leases: LeaseKeeper, clock: Clock, wire: Wire
+) -> None:
+    (message,) = received(opened, 1)
+    leases.add([message], asked=clock.now)
+    clock.now += 39
+    leases.extend_due()
+    assert entries(wire) == []
+    clock.now += 1
+    leases.extend_due()
+    leases.extend_due()
+    assert entries(wire) == [{"Id": "0", "ReceiptHandle": message.receipt_handle, "VisibilityTimeout": 120}]
+    clock.now += 40
+    leases.extend_due()
+    assert len(entries(wire)) == 2
+
+
+def test_leases_are_extended_ten_a_call_and_those_that_end_first_go_first(
+    opened: Queue, leases: LeaseKeeper, clock: Clock, wire: Wire
+) -> None:
+    messages = received(opened, 23)
+    leases.add(messages[20:], asked=clock.now)
+    leases.add(messages[:20], asked=clock.now - 10)
+    clock.now += 50
+    leases.extend_due()
+    assert sorted(len(request["Entries"]) for request in wire.asked(CHANGE)) == [3, 10, 10]
+    last = {message.receipt_handle for message in messages[20:]}
+    assert [r for r in wire.asked(CHANGE) if {e["ReceiptHandle"] for e in r["Entries"]} == last]
+
+
+def test_a_settled_message_is_extended_and_handed_back_no_more(
+    opened: Queue, leases: LeaseKeeper, clock: Clock, wire: Wire
+) -> None:
+    messages = received(opened, 2)
+    leases.add(messages, asked=clock.now)
+    leases.settle([messages[0].message_id])
+    clock.now += 50
+    leases.extend_due()
+    assert [entry["ReceiptHandle"] for entry in entries(wire)] == [messages[1].receipt_handle]
+    assert leases.close() == 1
+
+
+def test_of_a_message_received_again_the_newest_handle_is_extended(
+    opened: Queue, leases: LeaseKeeper, clock: Clock, wire: Wire
+) -> None:
+    (old,) = received(opened, 1, visibility_seconds=0)
+    leases.add([old], asked=clock.now)
+    (new,) = received_again(opened, 1)
+    leases.add([new], asked=clock.now)
+    assert leases.handles([old.message_id, "unknown"]) == {old.message_id: new.receipt_handle}
+    clock.now += 50
+    leases.extend_due()
+    assert [entry["ReceiptHandle"] for entry in entries(wire)] == [new.receipt_handle]
+    assert (leases.held, leases.lost) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "code", ["ReceiptHandleIsInvalid", "AWS.SimpleQueueService.MessageNotInflight", "InvalidParameterValue"]
+)
+def test_a_lease_that_sqs_says_is_over_is_counted_once_and_not_asked_for_again(
+    opened: Queue, leases: LeaseKeeper, clock: Clock, wire: Wire, code: str
+) -> None:
+    messages = received(opened, 3)
+    lost = messages[1].receipt_handle
+    wire.on(CHANGE, failed_entries(code, sender_fault=True, which=lambda entry: entry["ReceiptHandle"] == lost))
+    leases.add(messages, asked=clock.now)
+    for _ in range(2):
+        clock.now += 50
+        leases.extend_due()
+    assert (leases.lost, leases.held) == (1, 3)
+    assert [entry["ReceiptHandle"] for entry in entries(wire)].count(lost) == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [failed_entries("InternalError", sender_fault=False), answers(refusal("InternalError", 500))],
+    ids=["of the entries", "of the call"],
+)
+def test_a_fault_of_the_server_loses_no_lease_until_its_time_is_over(
+    opened: Queue, leases: LeaseKeeper, clock: Clock, wire: Wire, fault: Any
+) -> None:
+    wire.on(CHANGE, fault)
+    leases.add(received(opened, 2), asked=clock.now)
+    clock.now += 100
+    leases.extend_due()
+    assert leases.lost == 0
+    clock.now += 21
+    leases.extend_due()
+    assert leases.lost == 2
+
+
+def test_a_lease_that_could_not_be_extended_once_is_extended_at_the_next_try(
+    opened: Queue, leases: LeaseKeeper, clock: Clock, wire: Wire
+) -> None:
+    wire.on(CHANGE, first(1, answers(refusal("ServiceUnavailable", 503))))
+    leases.add(received(opened, 2), asked=clock.now)
+    for _ in range(2):
+        clock.now += 50
+        leases.extend_due()
+    clock.now += 100
+    leases.extend_due()
+    assert leases.lost == 0
+
+
+def test_a_message_that_was_lost_and_received_again_is_kept_again(
+    opened: Queue, leases: LeaseKeeper, clock: Clock, wire: Wire
+) -> None:
+    wire.on(CHANGE, first(1, failed_entries("ReceiptHandleIsInvalid", sender_fault=True)))
+    leases.add(received(opened, 1, visibility_seconds=0), asked=clock.now)
+    clock.now += 50
+    leases.extend_due()
+    assert leases.lost == 1
+    (again,) = received_again(opened, 1)
+    leases.add([again], asked=clock.now)
+    clock.now += 50
+    leases.extend_due()
+    assert entries(wire)[-1]["ReceiptHandle"] == again.receipt_handle
+    assert leases.lost == 1
+
+
+def test_no_extension_reaches_beyond_the_twelve_hours_that_sqs_allows(
+    opened: Queue, leases: LeaseKeeper, clock: Clock, wire: Wire
+) -> None:
+    leases.add(received(opened, 1), asked=clock.now)
+    ends = clock.now + LONGEST_LEASE_SECONDS
+    clock.now = ends - 300
+    with_less_left = []
+    while clock.now < ends - 100:
+        clock.now += 100
+        leases.extend_due()
+        with_less_left.append(entries(wire)[-1]["VisibilityTimeout"])
+    assert with_less_left == [120, 100]
+    assert leases.lost == 0
+    clock.now = ends
+    leases.extend_due()
+    assert leases.lost == 1
+    assert len(entries(wire)) == 2
+
+
+def test_the_keeping_goes_on_after_a_failure_that_nobody_foresaw(
+    opened: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases = LeaseKeeper(opened, visibility_seconds=1, calls_at_once=1)
+    rounds: list[None] = []
+
+    def failing() -> None:
+        rounds.append(None)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(leases, "extend_due", failing)
+    leases.add(received(opened, 1), asked=time.monotonic())
+    eventually(lambda: len(rounds) > 2, "further rounds")
+    assert leases.close() == 1
+
+
+def test_what_cannot_be_handed_back_is_not_counted_and_closing_raises_nothing(
+    opened: Queue, wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    leases = LeaseKeeper(opened, visibility_seconds=120, calls_at_once=2)
+    messages = received(opened, 3)
+    kept_back = messages[0].receipt_handle
+    wire.on(
+        CHANGE, failed_entries("InternalError", sender_fault=False, which=lambda e: e["ReceiptHandle"] == kept_back)
+    )
+    leases.add(messages, asked=time.monotonic())
+    assert leases.close() == 2
+    assert "1 messages could not be handed back: they return when their lease ends" in caplog.text
+
+
+@pytest.mark.parametrize(("receives", "longest"), [(1, 2), (2, 4), (5, 32), (8, 256), (9, 300), (1000, 300)])
+def test_the_back_off_doubles_with_each_delivery_is_jittered_and_ends_at_five_minutes(
+    receives: int, longest: int
+) -> None:
+    drawn = {back_off_seconds(receives) for _ in range(300)}
+    assert min(drawn) >= longest // 2
+    assert max(drawn) <= longest <= BACK_OFF_MOST_SECONDS
+    assert len(drawn) > 1

@@ -1,0 +1,106 @@
+"""The daily job: makes the coming partitions, drops the ledger's expired ones, and says so."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import psycopg2
+import pytest
+
+from loginpipe.definitions import build_definitions
+from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
+from loginpipe.postgres.migrate import migrate
+from loginpipe.postgres.partition_plan import LEDGER, USER_LOGINS, coming
+from loginpipe_tests.conftest import Pipeline
+from loginpipe_tests.wire import cause_of_failure, logged
+
+
+def run(pipeline: Pipeline) -> dg.ExecuteInProcessResult:
+    job = build_definitions().resolve_job_def("maintain_partitions")
+    return job.execute_in_process(instance=pipeline.instance, raise_on_error=False)
+
+
+def report(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    (event,) = [e for e in result.all_events if e.event_type == dg.DagsterEventType.STEP_OUTPUT]
+    return {name: value.value for name, value in event.step_output_data.metadata.items()}
+
+
+def execute(database_url: str, *statements: str) -> None:
+    connection = psycopg2.connect(database_url)
+    try:
+        with connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+    finally:
+        connection.close()
+
+
+def today() -> datetime:
+    return datetime.now(UTC)
+
+
+def test_on_a_database_that_has_them_all_there_is_nothing_to_do(pipeline: Pipeline) -> None:
+    result = run(pipeline)
+    assert result.success
+    found = report(result)
+    assert (found["created"], found["dropped"]) == ([], [])
+    assert found["rows_in_default_partitions"] == {LEDGER: 0, USER_LOGINS: 0}
+    assert "created 0 partitions, dropped 0" in logged(pipeline, result)
+
+
+def test_what_is_missing_is_made_and_what_is_expired_is_dropped(pipeline: Pipeline) -> None:
+    last_day, last_month = (
+        [partition for partition in coming(today().date()) if partition.table == table][-1]
+        for table in (LEDGER, USER_LOGINS)
+    )
+    old = (today() - timedelta(days=40)).date()
+    execute(
+        pipeline.database_url,
+        f"DROP TABLE {last_day}",
+        f"DROP TABLE {last_month}",
+        f"CREATE TABLE loginpipe.old PARTITION OF {LEDGER} FOR VALUES FROM ('{old}') TO ('{old + timedelta(days=1)}')",
+    )
+    result = run(pipeline)
+    assert result.success
+    found = report(result)
+    assert (set(found["created"]), found["dropped"]) == ({str(last_day), str(last_month)}, ["loginpipe.old"])
+    there = "SELECT to_regclass(%s) IS NOT NULL, to_regclass(%s) IS NOT NULL, to_regclass('loginpipe.old') IS NULL"
+    assert pipeline.rows(there, str(last_day), str(last_month)) == [(True, True, True)]
+
+
+def test_rows_that_no_partition_covers_are_counted(pipeline: Pipeline) -> None:
+    execute(
+        pipeline.database_url,
+        "INSERT INTO user_logins (user_id, create_date) VALUES ('u', '1999-01-01'), ('u', '1999-01-02')",
+    )
+    assert report(run(pipeline))["rows_in_default_partitions"] == {LEDGER: 0, USER_LOGINS: 2}
+
+
+def test_it_needs_the_database_only(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGINPIPE_QUEUE", "no-such-queue")
+    monkeypatch.delenv("LOGINPIPE_TOKEN_KEYS")
+    monkeypatch.delenv("LOGINPIPE_SEAL_KEY")
+    assert run(pipeline).success
+
+
+def test_a_table_that_was_there_before_is_left_as_it_is_and_the_report_says_why(
+    pipeline: Pipeline, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = ", ".join(f"{name} {kind}" for name, kind in USER_LOGINS_COLUMNS)
+    execute(empty_database_url, f"CREATE TABLE public.user_logins ({columns})")
+    migrate(empty_database_url)
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", empty_database_url)
+    result = run(pipeline)
+    assert result.success
+    found = report(result)
+    assert found["rows_in_default_partitions"] == {LEDGER: 0}
+    assert found["left_alone"] == {USER_LOGINS: "it is not partitioned"}
+
+
+def test_a_database_that_is_not_migrated_fails_it_with_one_sentence(
+    pipeline: Pipeline, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", empty_database_url)
+    cause = cause_of_failure(run(pipeline))
+    assert cause.startswith("SchemaError: the database empty_")
+    assert cause.endswith("is not migrated (at none, needs 0001): run `loginpipe migrate`")

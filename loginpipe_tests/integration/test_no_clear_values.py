@@ -1,0 +1,248 @@
+"""Personal data in clear is on the queue and nowhere else, whatever happens in a run.
+
+Markers are sent in every place where a message can hold personal data; afterwards everything that keeps anything is
+searched for them: each table of the database and its server's log, Dagster's runs and events, all output and logging,
+and the files made meanwhile.
+"""
+
+import base64
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+import pytest
+
+from loginpipe.local.stack import LocalStack
+from loginpipe.masking.mask import MaskedLogins
+from loginpipe.resources import MaskingResource
+from loginpipe_tests.conftest import Pipeline
+from loginpipe_tests.wire import (
+    Wire,
+    at_the_wire,
+    cause_of_failure,
+    checks,
+    damaged_bodies,
+    eventually,
+    failed_entries,
+    login,
+    tables,
+    take,
+)
+
+ADDRESSES = ("203.0.113.171", "2001:db8:5ee7::c1ea:9", "198.51.100.213")
+DEVICES = ("DEV-CLEAR-5171", "DEV-CLEAR-5172", "DEV-CLEAR-5173", "DEV-CLEAR-5174", "DEV-CLEAR-5175")
+SECRETS = ("EXTRA-CLEAR-61", "EXTRA-CLEAR-62", "WORD-CLEAR-71", "WORD-CLEAR-72", "WORD-CLEAR-73", "WORD-CLEAR-74")
+
+GOOD = [
+    login(ip=ADDRESSES[0], device_id=DEVICES[0], home=SECRETS[0]),
+    login(ip=ADDRESSES[1], device_id=f" {DEVICES[1]} ", profile={"phone": SECRETS[1], ADDRESSES[2]: DEVICES[2]}),
+    login(ip=ADDRESSES[0], device_id=DEVICES[1], **{ADDRESSES[2]: 1, f"key {SECRETS[2]}": 2}),
+]
+BAD = [
+    f"no JSON but {ADDRESSES[2]} and {DEVICES[3]}",
+    json.dumps([ADDRESSES[0], SECRETS[2]]),
+    login(ip=f"{ADDRESSES[2]}, {ADDRESSES[0]}"),
+    login(ip={ADDRESSES[2]: DEVICES[4]}),
+    login(device_id=[DEVICES[4]]),
+    login(device_id=DEVICES[4] * 40),
+    login(device_id=f"{DEVICES[4]}\x00"),
+    login(app_version=f"2.{SECRETS[3]}"),
+    login(locale=f"{SECRETS[4]} {'x' * 40}"),
+    login(user_id=f"{SECRETS[5]} {'x' * 200}", device_type=[SECRETS[5]]),
+    login(user_id=None, ip=ADDRESSES[1], device_id=DEVICES[0]),
+]
+"""None of them is accepted: in a message that is rejected every field may be personal data in the wrong place."""
+
+
+def forms(marker: str) -> Iterator[str]:
+    """A value as it may appear: as text, in hex, in base64 at each of the three offsets; an address also packed."""
+    yield marker.casefold()
+    raw = [marker.encode()]
+    if marker in ADDRESSES:
+        raw.append(ip_address(marker).packed)
+        yield str(int(ip_address(marker)))
+        yield ip_address(marker).exploded
+    for value in raw:
+        yield value.hex()
+        for offset in range(3 if len(value) > 4 else 0):
+            encoded = base64.b64encode(bytes(offset) + value).decode().rstrip("=")
+            # Without the characters that share bits with the neighbours.
+            inner = encoded[(0, 2, 3)[offset] : -1].casefold()
+            yield inner
+            yield inner.replace("+", "-").replace("/", "_")
+
+
+def found(haystacks: Mapping[str, str]) -> list[tuple[str, str]]:
+    """In which haystack which marker is."""
+    return [
+        (name, marker)
+        for name, text in haystacks.items()
+        for marker in (*ADDRESSES, *DEVICES, *SECRETS)
+        if any(form in text.casefold() for form in forms(marker))
+    ]
+
+
+@pytest.mark.parametrize("marker", [ADDRESSES[0], ADDRESSES[1], DEVICES[0], SECRETS[0]])
+def test_the_search_finds_what_it_searches(marker: str) -> None:
+    raw = f"x{marker}y".encode()
+    for text in (
+        f"before {marker} after",
+        marker.upper(),
+        raw.hex(),
+        raw.hex().upper(),
+        *(base64.b64encode(b"z" * offset + raw).decode() for offset in range(3)),
+        base64.urlsafe_b64encode(raw).decode(),
+        json.dumps({"nested": json.dumps({"cell": marker})}),
+    ):
+        assert (text, marker) in found({text: text})
+    assert found({"tokens": "ip.v1.4d5hXNmVbJyZ0m_N0i5kq2m0m6l0Jx0pY7r3o0cQmC8"}) == []
+
+
+class Searched:
+    """Everything that keeps anything of a test's runs."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        stack: LocalStack,
+        folder: Path,
+        caplog: pytest.LogCaptureFixture,
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:
+        self._pipeline, self._folder, self._caplog, self._capfd = pipeline, folder, caplog, capfd
+        self._server_log = stack.folder / "postgres.log"
+        self._logged_before = self._server_log.stat().st_size
+
+    def haystacks(self) -> dict[str, str]:
+        instance = self._pipeline.instance
+        output = self._capfd.readouterr()
+        there = {f"table {name}": "\n".join(rows) for name, rows in tables(self._pipeline).items()}
+        for run in instance.get_run_records():
+            events = instance.all_logs(run.dagster_run.run_id)
+            there[f"events of {run.dagster_run.run_id}"] = "\n".join(event.to_json() for event in events)
+            there[f"record of {run.dagster_run.run_id}"] = f"{run} {run.dagster_run.tags} {run.dagster_run.run_config}"
+        there |= {"stdout": output.out, "stderr": output.err, "logging": self._caplog.text}
+        there |= {f"arguments of {r.name}": repr((r.msg, r.args)) for r in self._caplog.records if r.args}
+        for folder in (self._folder, Path(instance.root_directory)):
+            there |= {str(path): path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file()}
+        there["the server's log"] = self._server_log.read_bytes()[self._logged_before :].decode(errors="replace")
+        return there
+
+
+@pytest.fixture
+def searched(
+    pipeline: Pipeline,
+    stack: LocalStack,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> Searched:
+    caplog.set_level(logging.INFO)  # below that, botocore writes every body to the log
+    for ours in ("loginpipe", "dagster", "psycopg2", "pandera", "tenacity"):
+        caplog.set_level(logging.DEBUG, logger=ours)
+    return Searched(pipeline, stack, tmp_path, caplog, capfd)
+
+
+@pytest.fixture
+def wire(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    with at_the_wire(pipeline, monkeypatch) as wire:
+        yield wire
+
+
+def run(pipeline: Pipeline, **overrides: Any) -> dg.ExecuteInProcessResult:
+    """Send every marker, and run the job."""
+    pipeline.send([*GOOD, *BAD])
+    return take(pipeline, len(GOOD) + len(BAD), **overrides)
+
+
+def assert_nothing_in_clear(searched: Searched, *events_say: str) -> None:
+    haystacks = searched.haystacks()
+    for words in events_say:
+        assert any(words in text for name, text in haystacks.items() if name.startswith("events of")), words
+    assert found(haystacks) == []
+
+
+@pytest.mark.parametrize("sealing", ["on", "off"])
+def test_after_a_run_with_good_and_bad_messages(
+    pipeline: Pipeline, searched: Searched, monkeypatch: pytest.MonkeyPatch, sealing: str
+) -> None:
+    if sealing == "off":
+        monkeypatch.setenv("LOGINPIPE_SEAL_KEY", "off")
+    assert run(pipeline).success
+    assert pipeline.rows("SELECT count(*) FROM user_logins") == [(len(GOOD),)]
+    assert pipeline.rows("SELECT count(*) FROM loginpipe.rejected_messages") == [(len(BAD),)]
+    assert_nothing_in_clear(searched, "invalid_address", "(name not shown)")
+
+
+def test_after_bodies_that_were_damaged_and_deletes_that_failed(
+    pipeline: Pipeline, wire: Wire, searched: Searched
+) -> None:
+    wire.on("ReceiveMessage", damaged_bodies())
+    wire.on("DeleteMessageBatch", failed_entries("ReceiptHandleIsInvalid", sender_fault=True))
+    assert run(pipeline).success
+    assert_nothing_in_clear(searched, "body_damaged", "ReceiptHandleIsInvalid")
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("ALTER TABLE user_logins ADD CONSTRAINT refuses CHECK (user_id IS NULL)", "CheckViolation [23514]"),
+        ("ALTER TABLE user_logins ALTER masked_ip TYPE varchar(8)", "StringDataRightTruncation [22001]"),
+        ("ALTER TABLE loginpipe.rejected_messages ADD CONSTRAINT refuses CHECK (false)", "CheckViolation [23514]"),
+        ("ALTER TABLE vault.sealed_values ADD CONSTRAINT refuses CHECK (false)", "CheckViolation [23514]"),
+        ("ALTER TABLE vault.sealed_values RENAME TO away", "UndefinedTable [42P01]"),
+    ],
+    ids=["a row", "too long a row", "a reject", "a sealed value", "the vault"],
+)
+def test_after_a_run_in_which_the_database_refuses(
+    pipeline: Pipeline, searched: Searched, broken: str, said: str
+) -> None:
+    execute(pipeline, broken)
+    failed = run(pipeline)
+    cause = cause_of_failure(failed)
+    assert cause.startswith("DatabaseError: the database refused a statement: ")
+    assert said in cause
+    assert "\n" not in cause
+    assert_nothing_in_clear(searched, said)
+
+
+def execute(pipeline: Pipeline, statement: str) -> None:
+    import psycopg2
+
+    connection = psycopg2.connect(pipeline.database_url)
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+    finally:
+        connection.close()
+
+
+class Leaking(MaskingResource):
+    """Forgets to mask one cell: what the check on tokens is there for."""
+
+    def mask(self, validated: pd.DataFrame) -> MaskedLogins:
+        masked = super().mask(validated)
+        masked.logins.loc[1, "masked_device_id"] = validated.loc[1, "device_id"]
+        return masked
+
+
+def test_after_a_run_whose_masking_forgot_a_cell_nothing_is_written_and_the_messages_go_back(
+    pipeline: Pipeline, searched: Searched, settings_environment: dict[str, str]
+) -> None:
+    leaking = Leaking(
+        token_keys=settings_environment["LOGINPIPE_TOKEN_KEYS"],
+        seal_key=settings_environment["LOGINPIPE_SEAL_KEY"],
+        seal_key_fingerprint=None,
+        production=False,
+    )
+    failed = run(pipeline, masking=leaking)
+    assert not failed.success
+    assert checks(failed)["only_tokens"] is False
+    assert pipeline.rows("SELECT count(*) FROM user_logins") == [(0,)]
+    eventually(lambda: pipeline.depth() == (len(GOOD), 0), "the good messages back on the queue")
+    assert_nothing_in_clear(searched, "1 of 6 cells are no token")

@@ -1,0 +1,162 @@
+"""The sensor on a real queue and a Dagster instance with real runs."""
+
+from datetime import timedelta
+from uuid import uuid4
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.sensor_definition import SensorExecutionData
+from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteRepositoryOrigin
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+
+from loginpipe import sensors
+from loginpipe.definitions import build_definitions
+from loginpipe.errors import QueueError
+from loginpipe.jobs import INGEST_JOB
+from loginpipe.sensors import queue_depth_sensor
+from loginpipe_tests.conftest import Pipeline
+from loginpipe_tests.wire import logins, take
+
+
+@pytest.fixture(autouse=True)
+def _small_bites(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGINPIPE_BATCH_MESSAGES", "4")
+
+
+def tick(pipeline: Pipeline) -> SensorExecutionData:
+    """Evaluate the sensor as the daemon does, with the resources that it needs."""
+    definitions = build_definitions()
+    resources = {key: (definitions.resources or {})[key] for key in queue_depth_sensor.required_resource_keys}
+    with dg.build_sensor_context(pipeline.instance, definitions=definitions, resources=resources) as context:
+        return queue_depth_sensor.evaluate_tick(context)
+
+
+def add_run(pipeline: Pipeline, status: dg.DagsterRunStatus, job: str = INGEST_JOB) -> None:
+    location = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="loginpipe.definitions"))
+    origin = RemoteRepositoryOrigin(location, "__repository__").get_job_origin(job)
+    run = dg.DagsterRun(job_name=job, run_id=str(uuid4()), status=status, remote_job_origin=origin)
+    pipeline.instance.add_run(run)
+
+
+def seen(pipeline: Pipeline, visible: int, in_flight: int = 0) -> str:
+    return f"queue '{pipeline.queue.name}': {visible} waiting, {in_flight} in flight, 0 delayed"
+
+
+@pytest.fixture
+def failed_run(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that has just failed."""
+    with monkeypatch.context() as mistaken:
+        mistaken.setenv("LOGINPIPE_SEAL_KEY", "file:absent.pem")
+        assert not take(pipeline, 1).success
+
+
+def test_on_an_empty_queue_it_starts_nothing_and_says_what_it_saw(pipeline: Pipeline) -> None:
+    data = tick(pipeline)
+    assert data.run_requests == []
+    assert data.skip_message == f"{seen(pipeline, 0)}; nothing to receive"
+
+
+@pytest.mark.parametrize(("waiting", "runs"), [(1, 1), (4, 1), (5, 2), (16, 4), (40, 4)])
+def test_it_asks_for_as_many_runs_as_it_takes_up_to_the_limit(pipeline: Pipeline, waiting: int, runs: int) -> None:
+    pipeline.send(logins(waiting))
+    data = tick(pipeline)
+    assert len(data.run_requests or []) == runs
+    assert data.skip_message is None
+    assert {request.run_key for request in data.run_requests or []} == {None}
+
+
+def test_the_limit_is_a_setting(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGINPIPE_MAX_RUNS", "7")
+    pipeline.send(logins(40))
+    assert len(tick(pipeline).run_requests or []) == 7
+
+
+def test_looking_receives_nothing(pipeline: Pipeline) -> None:
+    pipeline.send(logins(3))
+    tick(pipeline)
+    delivered = pipeline.queue.client.receive_message(
+        QueueUrl=pipeline.queue.url, MaxNumberOfMessages=10, MessageSystemAttributeNames=["ApproximateReceiveCount"]
+    )
+    assert [message["Attributes"]["ApproximateReceiveCount"] for message in delivered["Messages"]] == ["1"] * 3
+
+
+def test_messages_in_flight_are_somebody_elses(pipeline: Pipeline) -> None:
+    pipeline.send(logins(3))
+    pipeline.queue.client.receive_message(QueueUrl=pipeline.queue.url, MaxNumberOfMessages=10)
+    assert tick(pipeline).skip_message == f"{seen(pipeline, 0, 3)}; nothing to receive"
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        dg.DagsterRunStatus.QUEUED,
+        dg.DagsterRunStatus.NOT_STARTED,
+        dg.DagsterRunStatus.STARTING,
+        dg.DagsterRunStatus.STARTED,
+        dg.DagsterRunStatus.CANCELING,
+    ],
+)
+def test_runs_that_are_going_are_counted(pipeline: Pipeline, status: dg.DagsterRunStatus) -> None:
+    pipeline.send(logins(16))
+    for _ in range(3):
+        add_run(pipeline, status)
+    assert len(tick(pipeline).run_requests or []) == 1
+    add_run(pipeline, status)
+    data = tick(pipeline)
+    assert data.run_requests == []
+    assert data.skip_message == f"{seen(pipeline, 16)}; 4 of at most 4 runs are going, enough for now"
+
+
+@pytest.mark.parametrize(
+    ("status", "job"),
+    [
+        (dg.DagsterRunStatus.STARTED, "maintain_partitions"),
+        (dg.DagsterRunStatus.SUCCESS, INGEST_JOB),
+        (dg.DagsterRunStatus.CANCELED, INGEST_JOB),
+    ],
+)
+def test_runs_that_ended_and_runs_of_other_jobs_are_not_counted(
+    pipeline: Pipeline, status: dg.DagsterRunStatus, job: str
+) -> None:
+    pipeline.send(logins(16))
+    add_run(pipeline, status, job)
+    assert len(tick(pipeline).run_requests or []) == 4
+
+
+@pytest.mark.usefixtures("failed_run")
+def test_after_a_failed_run_it_waits_and_says_until_when(pipeline: Pipeline) -> None:
+    pipeline.send(logins(16))
+    data = tick(pipeline)
+    assert data.run_requests == []
+    assert data.skip_message is not None
+    assert data.skip_message.startswith(f"{seen(pipeline, 16)}; backing off after 1 failed runs in a row, next try at ")
+
+
+@pytest.mark.usefixtures("failed_run")
+def test_after_the_wait_one_run_finds_out_whether_the_cause_is_gone(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensors, "BACK_OFF_FIRST", timedelta())
+    pipeline.send(logins(16))
+    assert len(tick(pipeline).run_requests or []) == 1
+
+
+@pytest.mark.usefixtures("failed_run")
+def test_after_a_success_earlier_failures_are_forgotten(pipeline: Pipeline) -> None:
+    pipeline.send(logins(20))
+    assert pipeline.run().success
+    assert len(tick(pipeline).run_requests or []) == 4
+
+
+def test_a_queue_that_is_not_there_fails_the_tick_with_one_sentence(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_QUEUE", "no-such-queue")
+    with pytest.raises(dg.DagsterError) as caught:
+        tick(pipeline)
+    cause = caught.value.__cause__
+    assert isinstance(cause, QueueError)
+    assert str(cause) == (
+        "queue 'no-such-queue' does not exist in this account and region: create it, or set LOGINPIPE_QUEUE or "
+        "AWS_REGION"
+    )

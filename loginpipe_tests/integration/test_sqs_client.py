@@ -1,0 +1,145 @@
+"""The client on the real endpoint: which errors become which sentence, what is tried again, and the queue's depth."""
+
+import os
+from collections.abc import Iterator
+
+import boto3
+import pytest
+
+from loginpipe.errors import QueueError
+from loginpipe.sqs.client import Queue, open_queue, tens
+from loginpipe.sqs.depth import read_depth
+from loginpipe_tests.wire import PLAIN_WEB_SERVER, Answer, Wire, answers, first, refusal
+
+
+@pytest.fixture(autouse=True)
+def _boto3_remembers_nothing(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make boto3 look for credentials anew: its default session keeps those that the fixture was made with."""
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+
+
+@pytest.fixture
+def wire(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    with Wire(queue.client.meta.endpoint_url) as wire:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", wire.url)
+        yield wire
+
+
+def refused(name_or_url: str) -> str:
+    """Try to open a queue, and return the one line that it fails with; nothing of boto3's error may hang on it."""
+    with pytest.raises(QueueError) as caught:
+        open_queue(name_or_url, connections=1)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("by", ["name", "url"])
+def test_a_queue_is_found_by_name_and_by_url(queue: Queue, by: str) -> None:
+    opened = open_queue(getattr(queue, by), connections=1)
+    assert (opened.name, opened.url) == (queue.name, queue.url)
+
+
+@pytest.mark.parametrize("other", ["AWS_REGION", "AWS_DEFAULT_REGION"])
+def test_the_region_may_be_given_by_either_variable(queue: Queue, monkeypatch: pytest.MonkeyPatch, other: str) -> None:
+    monkeypatch.delenv(other)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    assert open_queue(queue.name, connections=1).client.meta.region_name == "us-east-1"
+
+
+@pytest.mark.parametrize("form", ["no-such-queue", "http://localhost/000000000000/no-such-queue"], ids=["name", "url"])
+def test_a_queue_that_does_not_exist_is_named(queue: Queue, form: str) -> None:
+    assert refused(form) == (
+        "queue 'no-such-queue' does not exist in this account and region: create it, or set LOGINPIPE_QUEUE or "
+        "AWS_REGION"
+    )
+
+
+def test_without_a_region_the_variable_is_named(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    assert refused(queue.name) == f"queue '{queue.name}': no AWS region is set: set AWS_REGION"
+
+
+def test_without_credentials_the_ways_to_give_them_are_named(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+    assert refused(queue.name) == (
+        f"queue '{queue.name}': no AWS credentials were found: give the task a role, or set AWS_PROFILE"
+    )
+
+
+def test_half_of_the_credentials_is_told_from_none(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+    assert refused(queue.name) == (
+        f"queue '{queue.name}': the AWS credentials are incomplete: set AWS_SECRET_ACCESS_KEY too"
+    )
+
+
+def test_an_unknown_profile_is_named(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    assert refused(queue.name) == f"queue '{queue.name}': the profile in AWS_PROFILE does not exist: mend it"
+
+
+def test_an_endpoint_that_is_no_url_is_named(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:4566")
+    assert refused(queue.name) == (
+        f"queue '{queue.name}': AWS_ENDPOINT_URL is no URL: set it to http://host:port or unset it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("AccessDenied", "may not be used with these credentials (AccessDenied): grant what docs/aws.md lists"),
+        ("ExpiredToken", "cannot be used: AWS refuses the credentials (ExpiredToken): renew them"),
+        ("InvalidClientTokenId", "cannot be used: AWS refuses the credentials (InvalidClientTokenId): renew them"),
+        ("OverLimit", "cannot be used: SQS answered OverLimit"),
+    ],
+)
+def test_refusals_of_aws_are_told_apart(queue: Queue, wire: Wire, code: str, said: str) -> None:
+    wire.on("GetQueueUrl", answers(refusal(code, 403)))
+    assert refused(queue.name) == f"queue '{queue.name}' {said}"
+
+
+@pytest.mark.parametrize(
+    "passing", [refusal("RequestThrottled", 403), refusal("ServiceUnavailable", 503)], ids=["throttled", "unavailable"]
+)
+def test_what_passes_by_itself_is_tried_again(queue: Queue, wire: Wire, passing: Answer) -> None:
+    wire.on("GetQueueUrl", first(1, answers(passing)))
+    assert open_queue(queue.name, connections=1).url == queue.url
+    assert len(wire.asked("GetQueueUrl")) == 2
+
+
+def test_the_depth_counts_messages_by_their_state(queue: Queue) -> None:
+    for number in range(6):
+        queue.client.send_message(QueueUrl=queue.url, MessageBody=str(number), DelaySeconds=60 if number == 5 else 0)
+    queue.client.receive_message(QueueUrl=queue.url, MaxNumberOfMessages=2)
+    depth = read_depth(queue)
+    assert (depth.visible, depth.in_flight, depth.delayed) == (3, 2, 1)
+    assert str(depth) == "3 waiting, 2 in flight, 1 delayed"
+
+
+def test_the_depth_of_a_queue_that_went_away_is_an_error_that_names_it(queue: Queue) -> None:
+    gone = Queue("gone", queue.url + "-gone", queue.client)
+    with pytest.raises(QueueError, match=r"^queue 'gone' does not exist"):
+        read_depth(gone)
+
+
+def test_an_endpoint_that_turned_into_a_web_server_has_no_depth(queue: Queue, wire: Wire) -> None:
+    opened = open_queue(queue.name, connections=1)
+    wire.on("*", answers(PLAIN_WEB_SERVER))
+    with pytest.raises(QueueError, match="does not answer in today's SQS protocol"):
+        read_depth(opened)
+
+
+def test_items_are_cut_into_lists_of_ten() -> None:
+    assert [len(ten) for ten in tens(range(21))] == [10, 10, 1]
+    assert list(tens([])) == []

@@ -1,0 +1,186 @@
+"""The queues of one account: made, found and deleted by name, and configured by SQS's attributes."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from loginpipe_tests.sqs_endpoint.fifo import FifoQueue
+from loginpipe_tests.sqs_endpoint.messages import ACCOUNT
+from loginpipe_tests.sqs_endpoint.queues import Limits, Queue, Redrive
+from loginpipe_tests.sqs_endpoint.refusals import Refusal, bad_value, no_such_queue
+
+MESSAGE_BYTES_MOST: Final = 1_048_576
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,80}|[A-Za-z0-9_-]{1,75}\.fifo")
+_PURGE_SECONDS: Final = 60
+_NUMBERS: Final = {
+    # name: least, most, default
+    "DelaySeconds": (0, 900, 0),
+    "MaximumMessageSize": (1024, MESSAGE_BYTES_MOST, MESSAGE_BYTES_MOST),
+    "MessageRetentionPeriod": (60, 1_209_600, 345_600),
+    "ReceiveMessageWaitTimeSeconds": (0, 20, 0),
+    "VisibilityTimeout": (0, 43_200, 30),
+}
+_TEXTS: Final = frozenset(
+    {
+        "ContentBasedDeduplication",
+        "DeduplicationScope",
+        "FifoQueue",
+        "FifoThroughputLimit",
+        "KmsDataKeyReusePeriodSeconds",
+        "KmsMasterKeyId",
+        "Policy",
+        "RedriveAllowPolicy",
+        "RedrivePolicy",
+        "SqsManagedSseEnabled",
+    }
+)
+_MOST_RECEIVES: Final = 1000
+
+
+class QueueEntry:
+    """A queue of the account, with what was set for it.
+
+    Attributes:
+        numbers: attributes that are whole numbers, by name.
+        texts: the others that were set.
+    """
+
+    def __init__(self, queue: Queue, now: float) -> None:
+        self.queue = queue
+        self.numbers = {name: default for name, (_, _, default) in _NUMBERS.items()}
+        self.texts: dict[str, str] = {}
+        self.created = self.modified = int(now)
+        self.purged = float("-inf")
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """All attributes but the counts, as SQS shows them."""
+        return {
+            **{name: str(number) for name, number in self.numbers.items()},
+            **self.texts,
+            "QueueArn": self.queue.arn,
+            "CreatedTimestamp": str(self.created),
+            "LastModifiedTimestamp": str(self.modified),
+        }
+
+    @property
+    def counts(self) -> dict[str, str]:
+        """The counts, which here are exact."""
+        return {
+            "ApproximateNumberOfMessages": str(self.queue.visible),
+            "ApproximateNumberOfMessagesNotVisible": str(self.queue.in_flight),
+            "ApproximateNumberOfMessagesDelayed": str(self.queue.delayed),
+        }
+
+
+class Account:
+    """All queues, by name."""
+
+    def __init__(self, region: str, limits: Limits) -> None:
+        self.region = region
+        self.limits = limits
+        self.entries: dict[str, QueueEntry] = {}
+
+    def find(self, name_or_url: str) -> QueueEntry:
+        """Return a queue by its name or URL, whatever host the URL names.
+
+        Raises:
+            Refusal: no such queue.
+        """
+        entry = self.entries.get(name_or_url.rpartition("/")[2])
+        if entry is None:
+            raise no_such_queue()
+        return entry
+
+    def create(self, name: str, attributes: Mapping[str, Any], now: float) -> QueueEntry:
+        """Make a queue, or return the one of that name if no attribute differs.
+
+        Raises:
+            Refusal: bad name or attributes, or a queue of that name with other ones.
+        """
+        fifo = name.endswith(".fifo")
+        if not _NAME.fullmatch(name):
+            raise bad_value("QueueName", name, "Can only include alphanumeric characters, hyphens, or underscores.")
+        if (str(attributes.get("FifoQueue", "false")).lower() == "true") != fifo:
+            raise bad_value("QueueName", name, "A FIFO queue has FifoQueue true and a name that ends in .fifo.")
+        if (present := self.entries.get(name)) is not None:
+            self._check_same(present, attributes)
+            return present
+        arn = f"arn:aws:sqs:{self.region}:{ACCOUNT}:{name}"
+        kind = FifoQueue if fifo else Queue
+        entry = QueueEntry(kind(name, arn, self.limits, _NUMBERS["MessageRetentionPeriod"][2]), now)
+        if fifo:
+            entry.texts["ContentBasedDeduplication"] = "false"
+        self.configure(entry, attributes, now)
+        self.entries[name] = entry
+        return entry
+
+    def delete(self, entry: QueueEntry) -> None:
+        """Delete a queue with everything in it."""
+        entry.queue.deleted = True
+        del self.entries[entry.queue.name]
+
+    def purge(self, entry: QueueEntry, now: float) -> None:
+        """Remove every message of a queue.
+
+        Raises:
+            Refusal: it was purged less than a minute ago.
+        """
+        if now - entry.purged < _PURGE_SECONDS:
+            raise Refusal("PurgeQueueInProgress", f"Only one PurgeQueue operation on {entry.queue.name} a minute.", 403)
+        entry.purged = now
+        entry.queue.purge()
+
+    def configure(self, entry: QueueEntry, attributes: Mapping[str, Any], now: float) -> None:
+        """Set attributes of a queue, all or none.
+
+        Raises:
+            Refusal: one of them does not exist or has a bad value.
+        """
+        numbers = {name: _number(name, value) for name, value in attributes.items() if name in _NUMBERS}
+        texts = {name: str(value) for name, value in attributes.items() if name not in _NUMBERS}
+        for name in texts:
+            if name not in _TEXTS:
+                raise Refusal("InvalidAttributeName", f"Unknown Attribute {name}.")
+        if texts.get("RedrivePolicy"):
+            entry.queue.redrive = self._redrive(texts["RedrivePolicy"], fifo=isinstance(entry.queue, FifoQueue))
+        elif "RedrivePolicy" in texts:
+            entry.queue.redrive = None
+        entry.numbers |= numbers
+        entry.texts = {name: value for name, value in {**entry.texts, **texts}.items() if value}
+        entry.queue.retention_seconds = entry.numbers["MessageRetentionPeriod"]
+        entry.modified = int(now)
+
+    def _check_same(self, present: QueueEntry, attributes: Mapping[str, Any]) -> None:
+        for name, value in attributes.items():
+            if present.attributes.get(name) != str(value):
+                raise Refusal(
+                    "QueueNameExists",
+                    f"A queue already exists with the same name and a different value for attribute {name}",
+                )
+
+    def _redrive(self, policy: str, *, fifo: bool) -> Redrive:
+        try:
+            content = orjson.loads(policy)
+            arn, most_receives = str(content["deadLetterTargetArn"]), int(content["maxReceiveCount"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise Refusal(
+                "InvalidAttributeValue",
+                "RedrivePolicy is no JSON object with deadLetterTargetArn and maxReceiveCount.",
+            ) from error
+        target = self.entries.get(arn.rpartition(":")[2])
+        if target is None or target.queue.arn != arn or isinstance(target.queue, FifoQueue) != fifo:
+            raise Refusal("InvalidAttributeValue", "RedrivePolicy names no dead-letter queue of the same kind.")
+        if not 1 <= most_receives <= _MOST_RECEIVES:
+            raise Refusal("InvalidAttributeValue", f"RedrivePolicy's maxReceiveCount is not 1 to {_MOST_RECEIVES}.")
+        return Redrive(target.queue, most_receives)
+
+
+def _number(name: str, value: object) -> int:
+    least, most, _ = _NUMBERS[name]
+    if not str(value).isdecimal() or not least <= int(str(value)) <= most:
+        raise Refusal("InvalidAttributeValue", f"Invalid value for the parameter {name}: not {least} to {most}.")
+    return int(str(value))

@@ -1,0 +1,174 @@
+"""The endpoint as a test has it: started as a process of its own, asked for faults and books, surely ended."""
+
+import os
+import selectors
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import boto3
+import orjson
+
+_START_SECONDS: Final = 30
+_STOP_SECONDS: Final = 5
+_COMMAND_SECONDS: Final = 120
+_FOLDER: Final = Path(__file__).parents[2]
+
+
+class Fate(NamedTuple):
+    """What became of a message.
+
+    Attributes:
+        state: ``visible``, ``in flight``, ``delayed``; or gone: ``deleted``, ``expired``, ``purged``,
+            ``dead-lettered`` (and then in the books of the dead-letter queue too).
+        receives: how often it was received.
+    """
+
+    state: str
+    receives: int
+
+    @property
+    def present(self) -> bool:
+        """Whether the queue still holds it."""
+        return self.state in ("visible", "in flight", "delayed")
+
+
+class EndpointError(Exception):
+    """The endpoint did not start, or did not understand."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A running endpoint.
+
+    Attributes:
+        url: for ``AWS_ENDPOINT_URL``.
+        pid: of its process.
+    """
+
+    url: str
+    pid: int
+    region: str = "us-east-1"
+
+    @property
+    def aws_environment(self) -> dict[str, str]:
+        """The variables that point every AWS client at it."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",  # noqa: S106
+        }
+
+    @cached_property
+    def client(self) -> Any:
+        """A boto3 client of it, whatever the environment says."""
+        return boto3.client(
+            "sqs",
+            endpoint_url=self.url,
+            region_name=self.region,
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+        )
+
+    def command(self, do: str, **content: Any) -> dict[str, Any]:
+        """Carry out a command of its control.
+
+        Raises:
+            EndpointError: it refuses.
+        """
+        connection = HTTPConnection("127.0.0.1", int(self.url.rpartition(":")[2]), timeout=_COMMAND_SECONDS)
+        try:
+            connection.request("POST", "/_control", orjson.dumps({"do": do, **content}))
+            answer = orjson.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+        if "error" in answer:
+            raise EndpointError(f"{do}: {answer['error']}")
+        return answer  # type: ignore[no-any-return]
+
+    def add_fault(self, kind: str, action: str = "*", **rule: Any) -> None:
+        """Put a rule in force; see `loginpipe_tests.sqs_endpoint.faults.Fault`."""
+        self.command("add_fault", kind=kind, action=action, **rule)
+
+    def clear_faults(self) -> list[dict[str, Any]]:
+        """Put no rule in force any more, and return the earlier ones with how often each has ``fired``."""
+        return self.command("clear_faults")["faults"]  # type: ignore[no-any-return]
+
+    def seed(self, seed: int) -> None:
+        """Begin the random numbers of the faults anew."""
+        self.command("seed", seed=seed)
+
+    def configure(self, **limits: Any) -> None:
+        """Set ``in_flight``, ``refuse_stale_handles`` or ``keep_books``."""
+        self.command("configure", **limits)
+
+    def advance(self, seconds: float) -> None:
+        """Set its clock forward: timeouts, delays, retention and deduplication pass; long polls wait on."""
+        self.command("advance", seconds=seconds)
+
+    def send(self, queue: str, bodies: Iterable[str]) -> list[str]:
+        """Put these bodies on a queue, by name or URL, and return the ids."""
+        return self.command("send", queue=queue, bodies=list(bodies))["ids"]  # type: ignore[no-any-return]
+
+    def send_samples(self, queue: str, count: int, *, seed: int, bad_share: float = 0.02) -> None:
+        """Put sample events on a queue: those of `loginpipe.local.sample_events.sample_bodies`."""
+        self.command("send", queue=queue, count=count, seed=seed, bad_share=bad_share, ids=False)
+
+    def stats(self) -> dict[str, Any]:
+        """Return ``calls`` by action, ``queues`` by name with counts, ``faults`` with how often each has ``fired``."""
+        return self.command("stats")
+
+    def books(self, queue: str) -> dict[str, Fate]:
+        """Return what became of every message that a queue ever held, by id."""
+        messages: Mapping[str, tuple[str, int]] = self.command("books", queue=queue)["messages"]
+        return {message_id: Fate(*fate) for message_id, fate in messages.items()}
+
+
+@contextmanager
+def running_endpoint(**options: Any) -> Iterator[Endpoint]:
+    """Run an endpoint in a process of its own, which ends with the context or with this process, however that ends.
+
+    Args:
+        options: of the command line, as ``in_flight_cap=100`` or ``refuse_stale_handles=True``.
+
+    Raises:
+        EndpointError: it does not start.
+    """
+    command = [sys.executable, "-m", "loginpipe_tests.sqs_endpoint", *_arguments(options)]
+    environment = {**os.environ, "PYTHONPATH": str(_FOLDER)}
+    # Its end of the pipe closes when this process is gone, and then the endpoint ends too.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdin is not None
+        try:
+            yield Endpoint(f"http://127.0.0.1:{_port(process)}", process.pid, options.get("region", "us-east-1"))
+        finally:
+            process.stdin.close()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_SECONDS)
+            process.kill()
+
+
+def _arguments(options: Mapping[str, Any]) -> list[str]:
+    arguments = []
+    for name, value in options.items():
+        flag = "--" + name.replace("_", "-")
+        arguments += [flag] if value is True else [] if value is False else [flag, str(value)]
+    return arguments
+
+
+def _port(process: "subprocess.Popen[bytes]") -> int:
+    assert process.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        line = process.stdout.readline() if selector.select(_START_SECONDS) else b""
+    if not line.strip().isdigit():
+        raise EndpointError("the SQS endpoint did not start")
+    return int(line)

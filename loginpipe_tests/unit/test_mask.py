@@ -1,0 +1,291 @@
+"""Masking: what leaves it holds tokens only, and what the tokens stand for can be sealed once each."""
+
+import json
+import time
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Iterable, Iterator
+from datetime import UTC, date, datetime
+from typing import Any
+
+import pandas as pd
+import pytest
+from cryptography.hazmat.primitives import serialization
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loginpipe.logins.canonical import address_text, canonical_address, canonical_device_id
+from loginpipe.logins.messages import Message, messages_frame
+from loginpipe.logins.splitting import split_batch
+from loginpipe.masking.key_files import read_seal_key
+from loginpipe.masking.mask import MaskedBatch, clear_cells, mask_logins, seal_originals
+from loginpipe.masking.sealing import SealKey
+from loginpipe.masking.tokens import TokenKeys, derive_field_keys
+from loginpipe_tests.conftest import KeyFiles
+
+KEY = bytes(range(32))
+KEYS = TokenKeys(1, {1: derive_field_keys(KEY)})
+SENT_MS = 1_794_000_000_123
+GOOD = {
+    "user_id": "a user",
+    "device_type": "ios",
+    "ip": "199.172.111.135",
+    "device_id": "593-47-5928",
+    "locale": "RU",
+    "app_version": "2.3.0",
+}
+
+moderate = settings(max_examples=40, deadline=None, print_blob=True)
+# Long enough that one cannot stand in a token, a column name or a time by chance.
+device_ids = (
+    st.uuids().map(str)
+    | st.from_regex(r"[0-9]{3}-[0-9]{2}-[0-9]{4}", fullmatch=True)
+    | st.text(st.characters(exclude_categories=("C", "Z", "M")), min_size=5, max_size=40).map("\u2666".__add__)
+)
+logins = st.fixed_dictionaries(
+    {
+        "user_id": st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=20),
+        "device_type": st.sampled_from(["ios", "android"]),
+        "ip": st.ip_addresses().map(str),
+        "device_id": device_ids,
+        "locale": st.none() | st.just("RU"),
+        "app_version": st.just("2.3.0"),
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def seal_key(key_files: KeyFiles) -> SealKey:
+    return read_seal_key(key_files.seal_public)
+
+
+@pytest.fixture
+def local_time(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The machine's clock in another time zone, as POSIX writes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", request.param)
+        time.tzset()
+        yield
+    time.tzset()
+
+
+def messages_of(events: Iterable[dict[str, Any]], sent_ms: int = SENT_MS) -> list[Message]:
+    return [
+        Message(
+            f"message-{i}", f"delivery-{i}", f"handle-{i}", json.dumps(event), sent_ms, sent_ms, 1, body_intact=True
+        )
+        for i, event in enumerate(events)
+    ]
+
+
+def validated(*events: dict[str, Any], sent_ms: int = SENT_MS) -> pd.DataFrame:
+    accepted = split_batch(messages_frame(messages_of(events, sent_ms))).accepted
+    assert len(accepted) == len(events)
+    return accepted
+
+
+def written_out(frame: pd.DataFrame) -> str:
+    with pd.option_context("display.width", 10_000, "display.max_columns", None, "display.max_rows", None):
+        return "\n".join([frame.to_csv(), frame.to_string(), repr(frame), *map(repr, frame.to_numpy().ravel())])
+
+
+@moderate
+@given(events=st.lists(logins, min_size=1, max_size=6))
+def test_no_clear_value_and_no_key_is_in_what_masking_hands_on(seal_key: SealKey, events: list[dict[str, Any]]) -> None:
+    messages = messages_of(events)
+    masked = mask_logins(split_batch(messages_frame(messages)).accepted, KEYS)
+    sealed = seal_originals(masked.originals, frozenset(), (seal_key,))
+    with pd.option_context("display.width", 10_000, "display.max_columns", None, "display.max_colwidth", None):
+        shown = "\n".join(
+            [
+                written_out(masked.logins),
+                repr(masked),
+                repr(MaskedBatch(masked.logins, sealed)),
+                repr(sealed),
+                repr([*sealed.values, *sealed.data_keys]),
+                repr(KEYS),
+                repr(seal_key),
+                repr(messages),
+            ]
+        )
+    secrets = {event[name] for event in events for name in ("ip", "device_id")}
+    secrets |= {message.body for message in messages} | {message.receipt_handle for message in messages}
+    secrets |= {repr(event["device_id"])[1:-1] for event in events}
+    for key in (KEY, *KEYS.field_keys[1].values()):
+        secrets |= {key.hex(), repr(key)[2:-1], b64encode(key).decode(), urlsafe_b64encode(key).decode()}
+    assert not [secret for secret in secrets if secret in shown]
+
+
+@moderate
+@given(st.lists(logins, max_size=6))
+def test_every_cell_is_the_token_of_its_value_and_the_rest_stays(events: list[dict[str, Any]]) -> None:
+    before = validated(*events)
+    after = mask_logins(before, KEYS).logins
+    assert list(after["masked_ip"]) == KEYS.tokens("ip", [canonical_address(event["ip"]) for event in events])
+    assert list(after["masked_device_id"]) == KEYS.tokens(
+        "device_id", [canonical_device_id(event["device_id"]) for event in events]
+    )
+    kept = ["message_id", "sent_at", "user_id", "device_type", "locale", "app_version"]
+    pd.testing.assert_frame_equal(after[kept], before[kept])
+    assert clear_cells(after) == {"masked_ip": 0, "masked_device_id": 0}
+
+
+def test_the_masked_frame_has_no_column_of_clear_values() -> None:
+    frame = mask_logins(validated(GOOD), KEYS).logins
+    assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == {
+        "message_id": "object",
+        "sent_at": "datetime64[ms, UTC]",
+        "user_id": "object",
+        "device_type": "object",
+        "masked_ip": "object",
+        "masked_device_id": "object",
+        "locale": "object",
+        "app_version": "int32",
+        "create_date": "object",
+    }
+
+
+def test_no_logins_are_masked_to_none() -> None:
+    masked = mask_logins(validated(), KEYS)
+    assert len(masked.logins) == 0
+    assert masked.originals == {"ip": {}, "device_id": {}}
+    assert clear_cells(masked.logins) == {"masked_ip": 0, "masked_device_id": 0}
+
+
+def test_two_spellings_of_one_address_and_one_device_have_one_token() -> None:
+    masked = mask_logins(
+        validated(
+            {**GOOD, "ip": "1.2.3.4", "device_id": "caf\u00e9"},
+            {**GOOD, "ip": "::FFFF:1.2.3.4", "device_id": " cafe\u0301\n"},
+        ),
+        KEYS,
+    )
+    assert masked.logins["masked_ip"].nunique() == 1
+    assert masked.logins["masked_device_id"].nunique() == 1
+    assert [list(values.values()) for values in masked.originals.values()] == [[b"1.2.3.4"], ["caf\u00e9".encode()]]
+
+
+def test_the_locale_that_is_missing_stays_none() -> None:
+    frame = mask_logins(validated({**GOOD, "locale": None}, GOOD), KEYS).logins
+    assert list(frame["locale"]) == [None, "RU"]
+
+
+@moderate
+@given(st.lists(logins, max_size=6))
+def test_the_originals_are_what_the_tokens_stand_for(events: list[dict[str, Any]]) -> None:
+    masked = mask_logins(validated(*events), KEYS)
+    addresses = {address_text(canonical_address(event["ip"])).encode() for event in events}
+    devices = {canonical_device_id(event["device_id"]) for event in events}
+    assert set(masked.originals["ip"].values()) == addresses
+    assert set(masked.originals["device_id"].values()) == devices
+    assert set(masked.originals["ip"]) == set(masked.logins["masked_ip"])
+    assert set(masked.originals["device_id"]) == set(masked.logins["masked_device_id"])
+
+
+@pytest.mark.parametrize(
+    ("sent_at", "day"),
+    [
+        (datetime(2026, 2, 28, 23, 59, 59, 999_000, UTC), date(2026, 2, 28)),
+        (datetime(2026, 3, 1, 0, 0, 0, 0, UTC), date(2026, 3, 1)),
+        (datetime(2024, 2, 29, 12, 0, 0, 0, UTC), date(2024, 2, 29)),
+    ],
+)
+@pytest.mark.parametrize("local_time", ["UTC", "EARLY-14", "LATE+11"], indirect=True)
+def test_the_date_of_a_login_is_the_utc_date_it_was_sent_on_wherever_it_is_processed(
+    sent_at: datetime, day: date, local_time: None
+) -> None:
+    frame = mask_logins(validated(GOOD, sent_ms=round(sent_at.timestamp() * 1000)), KEYS).logins
+    assert list(frame["create_date"]) == [day]
+    assert type(frame["create_date"][0]) is date
+
+
+def test_a_frame_that_is_a_part_of_another_is_masked_row_by_row() -> None:
+    whole = validated(*({**GOOD, "user_id": f"user {i}", "ip": f"1.2.3.{i}"} for i in range(4)))
+    part = mask_logins(whole.iloc[[3, 1]], KEYS).logins
+    assert list(part["user_id"]) == ["user 3", "user 1"]
+    assert list(part["masked_ip"]) == KEYS.tokens("ip", [bytes([1, 2, 3, 3]), bytes([1, 2, 3, 1])])
+
+
+# --- the wall ---------------------------------------------------------------------------------------------------------
+
+NO_IP_TOKENS = [
+    "199.172.111.135", "::1", "", " ", None, float("nan"), pd.NA, pd.NaT, 0, True, b"ip.v1." + b"A" * 43, ["ip.v1."],
+    "ip.v1." + "A" * 42, "ip.v1." + "A" * 44, "ip.v1." + "A" * 43 + "\n", " ip.v1." + "A" * 43, "ip.v0." + "A" * 43,
+    "dev.v1." + "A" * 43, "ip.v1." + "A" * 42 + "=", "IP.v1." + "A" * 43, "ip.v1." + "A" * 43 + " 199.172.111.135",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", NO_IP_TOKENS, ids=ascii)
+def test_a_cell_that_is_no_token_of_its_field_is_counted(cell: object) -> None:
+    frame = mask_logins(validated(GOOD, GOOD, GOOD), KEYS).logins
+    frame.at[1, "masked_ip"] = cell
+    assert clear_cells(frame) == {"masked_ip": 1, "masked_device_id": 0}
+
+
+def test_an_address_token_in_the_device_column_is_counted_and_so_is_the_other_way_round() -> None:
+    frame = mask_logins(validated(GOOD), KEYS).logins
+    swapped = frame.rename(columns={"masked_ip": "masked_device_id", "masked_device_id": "masked_ip"})
+    assert clear_cells(swapped) == {"masked_ip": 1, "masked_device_id": 1}
+
+
+@moderate
+@given(st.integers(1, 12).flatmap(lambda n: st.tuples(st.just(n), *[st.sets(st.integers(0, n - 1))] * 2)), st.data())
+def test_as_many_clear_cells_are_counted_as_were_planted(
+    planted: tuple[int, set[int], set[int]], data: st.DataObject
+) -> None:
+    rows, in_ip, in_device = planted
+    frame = mask_logins(validated(*[GOOD] * rows), KEYS).logins
+    for column, places in (("masked_ip", in_ip), ("masked_device_id", in_device)):
+        for place in places:
+            frame.loc[place, column] = data.draw(st.ip_addresses().map(str) | device_ids)
+    assert clear_cells(frame) == {"masked_ip": len(in_ip), "masked_device_id": len(in_device)}
+
+
+# --- sealing what the tokens stand for --------------------------------------------------------------------------------
+
+
+def test_each_distinct_value_is_sealed_once_under_its_token(seal_key: SealKey) -> None:
+    masked = mask_logins(validated(GOOD, GOOD, {**GOOD, "ip": "1.2.3.4"}), KEYS)
+    sealed = seal_originals(masked.originals, frozenset(), (seal_key,))
+    assert {(value.field_name, value.subject) for value in sealed.values} == {
+        *(("ip", token) for token in masked.logins["masked_ip"]),
+        *(("device_id", token) for token in masked.logins["masked_device_id"]),
+    }
+    assert len(sealed.values) == 3
+    assert {value.data_key_id for value in sealed.values} == {key.data_key_id for key in sealed.data_keys}
+
+
+def test_what_the_vault_knows_is_not_sealed_again(seal_key: SealKey) -> None:
+    masked = mask_logins(validated(GOOD, {**GOOD, "ip": "1.2.3.4"}), KEYS)
+    known = frozenset({masked.logins["masked_ip"][0], masked.logins["masked_device_id"][0]})
+    sealed = seal_originals(masked.originals, known, (seal_key,))
+    assert [value.subject for value in sealed.values] == [masked.logins["masked_ip"][1]]
+    assert len(sealed.data_keys) == 1
+
+
+def test_nothing_is_sealed_where_everything_is_known_or_sealing_is_off(seal_key: SealKey) -> None:
+    masked = mask_logins(validated(GOOD), KEYS)
+    everything = frozenset(token for values in masked.originals.values() for token in values)
+    for nothing in (
+        seal_originals(masked.originals, everything, (seal_key,)),
+        seal_originals(masked.originals, frozenset(), ()),
+    ):
+        assert (list(nothing.values), list(nothing.data_keys)) == ([], [])
+
+
+def test_what_is_sealed_is_nowhere_in_the_stored_bytes(seal_key: SealKey) -> None:
+    masked = mask_logins(validated(GOOD), KEYS)
+    sealed = seal_originals(masked.originals, frozenset(), (seal_key,))
+    stored = b"".join([*(v.ciphertext for v in sealed.values), *(k.wrapped_key for k in sealed.data_keys)])
+    assert GOOD["ip"].encode() not in stored
+    assert GOOD["device_id"].encode() not in stored
+
+
+def test_the_public_key_shows_nothing_but_its_type(seal_key: SealKey) -> None:
+    der = seal_key.public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    assert repr(seal_key) == "SealKey()"
+    assert der.hex()[:20] not in repr(seal_key)
+
+
+def test_a_message_shows_its_id_alone() -> None:
+    (message,) = messages_of([GOOD])
+    assert repr(message) == str(message) == "Message(message-0)"

