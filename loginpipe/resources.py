@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from datetime import date
+from math import ceil
 
 import dagster as dg
 import pandas as pd
@@ -29,14 +30,17 @@ from loginpipe.postgres.session import Session
 from loginpipe.postgres.token_key_checks import check_token_keys
 from loginpipe.postgres.vault import known_tokens
 from loginpipe.settings import Settings, load_settings, required
-from loginpipe.sqs.client import Queue, open_queue
+from loginpipe.sqs.client import BATCH_MOST, Queue, open_queue
 from loginpipe.sqs.deletion import Deletion, delete_messages
 from loginpipe.sqs.depth import Depth, read_depth
 from loginpipe.sqs.leases import LeaseKeeper
 from loginpipe.sqs.receiver import Received, receive_batch
 
-CALLS_AT_ONCE = 8
-"""Deletes and lease extensions under way at once, each of up to ten messages."""
+_CALLS_AT_ONCE = 8
+"""Deletes and lease extensions under way at once, each of up to ten messages, for a batch of the usual size."""
+
+_CALL_SECONDS = 0.2
+"""How long a call is reckoned to take: ten times what it does within a region."""
 
 
 class SqsResource(dg.ConfigurableResource["SqsResource"]):
@@ -54,11 +58,19 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
     _deleted: int = PrivateAttr(default=0)
     _failures: Counter[str] = PrivateAttr(default_factory=Counter)
 
+    @property
+    def _calls_at_once(self) -> int:
+        """As many that the leases of a whole batch can be extended in a third of the visibility timeout."""
+        calls = self.batch_messages / BATCH_MOST
+        return max(_CALLS_AT_ONCE, ceil(calls * _CALL_SECONDS / (self.visibility_seconds / 3)))
+
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator["SqsResource", None, None]:
         """Look the queue up; at the end, in success or failure, hand back whatever was not deleted."""
-        self._queue = open_queue(self.queue, connections=self.receivers + CALLS_AT_ONCE)
-        self._leases = LeaseKeeper(self._queue, visibility_seconds=self.visibility_seconds, calls_at_once=CALLS_AT_ONCE)
+        self._queue = open_queue(self.queue, connections=self.receivers + self._calls_at_once)
+        self._leases = LeaseKeeper(
+            self._queue, visibility_seconds=self.visibility_seconds, calls_at_once=self._calls_at_once
+        )
         try:
             yield self
         finally:
@@ -101,7 +113,7 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
     def delete(self, message_ids: Iterable[str]) -> Deletion:
         """Delete messages whose outcome is committed."""
         deliveries = [delivery for i in message_ids for delivery in self._delivery_ids[i]]
-        deletion = delete_messages(self._queue, self._leases, deliveries, calls_at_once=CALLS_AT_ONCE)
+        deletion = delete_messages(self._queue, self._leases, deliveries, calls_at_once=self._calls_at_once)
         self._deleted += deletion.deleted
         self._failures += deletion.failures
         return deletion

@@ -11,7 +11,7 @@ import dagster as dg
 from loginpipe.jobs import INGEST_JOB
 from loginpipe.resources import SqsResource
 from loginpipe.settings import load_settings
-from loginpipe.sqs.depth import Depth
+from loginpipe.sqs.depth import STALL, Depth
 
 BACK_OFF_FIRST: Final = timedelta(seconds=15)
 BACK_OFF_MOST: Final = timedelta(minutes=15)
@@ -63,6 +63,8 @@ def decide(
     seen = f"queue {queue!r}: {depth}"
     if depth.visible == 0:
         return Decision(0, f"{seen}; nothing to receive")
+    if depth.stalled:
+        return Decision(0, f"{seen}; {STALL}")
     if history.last_failure is not None:
         wait = back_off(history.failures_in_a_row)
         if now < history.last_failure + wait:

@@ -9,6 +9,7 @@ from loginpipe.errors import UpstreamMissingError
 from loginpipe.handover import HANDOVER, WHOLE_CHAIN
 from loginpipe.logins.messages import MESSAGE_COLUMNS, messages_frame
 from loginpipe.resources import MaskingResource, PostgresResource, SqsResource
+from loginpipe.sqs.depth import STALL
 
 
 @dg.asset(
@@ -46,13 +47,18 @@ def raw_sqs_messages(
     context.log.info("received %d messages from queue %r", len(frame), sqs.name)
     if received.broken_off is not None:
         context.log.warning("receiving broke off, what was received goes on: %s", received.broken_off)
+    # An empty long poll is what a drained queue and one at its in-flight limit have in common.
+    stalled = not len(frame) and sqs.depth().stalled
+    if stalled:
+        context.log.warning("queue %r: %s", sqs.name, STALL)
     metadata: dict[str, dg.MetadataValue | int | bool] = {
         "dagster/row_count": len(frame),
         "queue": dg.MetadataValue.text(sqs.name),
         "redelivered": int((frame["receive_count"] > 1).sum()),
         "damaged_and_handed_back": received.damaged,
         "empty_receives": received.empty_receives,
-        "queue_drained": received.drained,
+        "queue_drained": received.drained and not stalled,
+        "in_flight_stall": stalled,
     }
     if len(frame):
         metadata["oldest_sent_at"] = dg.MetadataValue.timestamp(frame["sent_at"].min().to_pydatetime())

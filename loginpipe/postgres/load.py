@@ -40,7 +40,8 @@ def load_logins(connection: Connection, logins: pd.DataFrame, sealed: Sealed, ru
     """
     with transaction(connection) as cursor:
         cursor.execute(statement("create_incoming_logins"))
-        copy_rows(cursor, "incoming_logins", _COLUMNS, zip(*(logins[column] for column in _COLUMNS), strict=True))
+        rows = zip(range(len(logins)), *(logins[column] for column in _COLUMNS), strict=True)
+        copy_rows(cursor, "incoming_logins", ("arrival", *_COLUMNS), rows)
         cursor.execute(statement("insert_new_logins"), {"run_id": run_id})
         inserted = cursor.rowcount
         if inserted < len(logins):

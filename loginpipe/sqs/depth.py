@@ -1,8 +1,20 @@
 """How many messages a queue holds. SQS calls these numbers approximate; they take up to a minute to settle."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from loginpipe.sqs.client import Queue, queue_errors
+
+IN_FLIGHT_MOST: Final = 120_000
+"""SQS's limit of messages in flight on one queue. At the limit a long poll is silently empty."""
+
+STALL: Final = (
+    "in-flight stall: messages wait, but as many are in flight as SQS allows, so nothing can be received until their "
+    "consumers delete them or their visibility timeouts end; look for a consumer that receives and does not delete"
+)
+
+_APPROXIMATION: Final = 0.95
+"""The counts are approximate, so a queue near the limit is taken to be at it."""
 
 
 @dataclass(frozen=True)
@@ -12,6 +24,11 @@ class Depth:
     visible: int
     in_flight: int
     delayed: int
+
+    @property
+    def stalled(self) -> bool:
+        """Whether messages wait that nobody can receive, since as many are in flight as SQS allows."""
+        return self.visible > 0 and self.in_flight >= IN_FLIGHT_MOST * _APPROXIMATION
 
     def __str__(self) -> str:
         return f"{self.visible:,} waiting, {self.in_flight:,} in flight, {self.delayed:,} delayed"

@@ -1,4 +1,5 @@
 CREATE TEMPORARY TABLE incoming_logins (
+    arrival integer NOT NULL,
     message_id uuid NOT NULL,
     user_id text NOT NULL,
     device_type text NOT NULL,

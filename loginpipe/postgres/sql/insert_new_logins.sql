@@ -14,3 +14,5 @@ INSERT INTO public.user_logins (
 SELECT user_id, device_type, masked_ip, masked_device_id, locale, app_version, create_date
 FROM incoming_logins
 JOIN new_messages USING (message_id)
+-- As they arrived: a FIFO queue's order within a message group is kept.
+ORDER BY arrival
