@@ -1,8 +1,12 @@
 """The deduplication ledger: which messages have an outcome, and which run recorded it."""
 
+from collections.abc import Sequence
+from datetime import date
+
 from psycopg2 import sql
 
-from loginpipe.postgres.connections import Cursor
+from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.statements import statement
 
 
 def recorded_by(cursor: Cursor, run_id: str, incoming: str, sent_on: str) -> int:
@@ -31,3 +35,15 @@ def recorded_by(cursor: Cursor, run_id: str, incoming: str, sent_on: str) -> int
     )
     ((count,),) = cursor.fetchall()
     return int(count)
+
+
+def recorded(connection: Connection, messages: Sequence[tuple[str, date]]) -> frozenset[str]:
+    """Return the ids of those messages that have an outcome.
+
+    Args:
+        connection: with no transaction open.
+        messages: message id, and UTC date on which it was sent.
+    """
+    with transaction(connection) as cursor:
+        cursor.execute(statement("recorded_messages"), ([i for i, _ in messages], [day for _, day in messages]))
+        return frozenset(message_id for (message_id,) in cursor)

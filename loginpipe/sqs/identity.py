@@ -6,6 +6,7 @@ message it is, so that the ledger knows it and the date of the login stays right
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid5
 
@@ -29,6 +30,11 @@ class Identity:
 
     message_id: str
     sent_ms: int
+
+    @property
+    def sent_on(self) -> date:
+        """The UTC date of the login, by which the ledger is partitioned."""
+        return datetime.fromtimestamp(self.sent_ms / 1000, UTC).date()
 
 
 def identity(delivery: "MessageTypeDef") -> Identity:

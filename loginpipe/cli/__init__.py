@@ -1,0 +1,30 @@
+"""The operator's commands. Thin: each reads its options, calls the package that does the work, and prints.
+
+An error of ours is one line on stderr and exit code 1. The packages are imported where they are used, so that
+``--help`` answers at once and the core runs without the ``local`` extra.
+"""
+
+import sys
+
+from loginpipe.cli import dead_letters, keys, local, queue, rejects, warehouse
+from loginpipe.cli.output import new_app
+from loginpipe.errors import LoginpipeError
+
+app = new_app("Login events from an SQS queue into the Postgres table user_logins, with the personal data masked.")
+app.command()(local.demo)
+app.command()(local.dev)
+app.add_typer(local.app, name="local")
+app.command()(warehouse.migrate)
+app.command()(queue.send)
+app.add_typer(rejects.app, name="rejects")
+app.add_typer(dead_letters.app, name="dlq")
+app.add_typer(keys.app, name="keys")
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except LoginpipeError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - plain, whatever characters a message has
+        sys.exit(1)

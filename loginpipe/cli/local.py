@@ -1,0 +1,99 @@
+"""The commands for the embedded services."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from loginpipe.cli.output import Json, new_app, notes, out, print_json, step
+
+LOCAL_FOLDER: Final = Path(".loginpipe")
+"""Where the local stack of a project folder keeps data and keys; git-ignored."""
+
+app = new_app("The embedded services in the background.")
+
+
+def demo(
+    count: Annotated[int, typer.Option(help="Login events to send.", min=1, max=100_000)] = 1000,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Run the main job once on embedded services, and show what came out.
+
+    Example: loginpipe demo --count 5000
+    """
+    from loginpipe.local.demo import run_demo
+    from loginpipe.local.show import show_demo
+
+    result = run_demo(count, step)
+    if as_json:
+        print_json({"counts": result.counts, "reasons": result.reasons, "run_seconds": round(result.run_seconds, 3)})
+    else:
+        show_demo(out, result)
+
+
+def dev(port: Annotated[int, typer.Option(help="Port of the Dagster UI, on 127.0.0.1.")] = 3000) -> None:
+    """Start the embedded services and the Dagster UI, until interrupted. Data is kept in .loginpipe.
+
+    Example: loginpipe dev --port 3001
+    """
+    from loginpipe.local.dev import run_dagster_dev
+    from loginpipe.local.stack import attach_or_start
+
+    with attach_or_start(LOCAL_FOLDER) as stack:
+        _make_ready(stack)
+        notes.print(
+            f"The UI will be at http://127.0.0.1:{port} ; its sensor ingests what arrives. In another terminal, send "
+            "something:\n\n    loginpipe send --count 500\n"
+        )
+        code = run_dagster_dev(port)
+    raise typer.Exit(code)
+
+
+@app.command()
+def up(*, as_json: Json = False) -> None:
+    """Start the embedded services in the background and write .env, which the dagster commands read.
+
+    Example: loginpipe local up && dagster asset materialize -m loginpipe.definitions --select 'group:login_ingest'
+    """
+    from loginpipe.local.stack import up
+
+    with step("start Postgres and an SQS endpoint"):
+        stack = up(LOCAL_FOLDER)
+    variables = _make_ready(stack)
+    if as_json:
+        print_json(variables)
+        return
+    out.print(
+        f"Postgres       {stack.database_url}\nAWS endpoint   {stack.endpoint_url}\nQueue          "
+        f"{variables['LOGINPIPE_QUEUE']}\nSettings       .env\n\n"
+        "Next:\n"
+        "    loginpipe send --count 500\n"
+        "    dagster asset materialize -m loginpipe.definitions --select 'group:login_ingest'\n"
+        "    dagster dev",
+    )
+
+
+@app.command()
+def down() -> None:
+    """Stop the embedded services; their data stays in .loginpipe.
+
+    Example: loginpipe local down
+    """
+    from loginpipe.local.stack import down
+
+    out.print("stopped" if down(LOCAL_FOLDER) else "nothing was running")
+
+
+def _make_ready(stack: Any) -> dict[str, str]:
+    from loginpipe.local.environment import dagster_home, write_env_file
+    from loginpipe.local.prepare import prepare
+
+    with step("make what is missing of keys, schema and queue"):
+        variables = {**prepare(stack), "DAGSTER_HOME": str(dagster_home(Path()))}
+        kept = write_env_file(Path(".env"), variables)
+    if kept:
+        notes.print(f"[yellow]note:[/] .env sets {', '.join(kept)} itself, and that is left as it is")
+    os.environ.update({name: value for name, value in variables.items() if name not in kept})
+    return variables

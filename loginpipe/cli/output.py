@@ -1,0 +1,32 @@
+"""What the commands have in common: how they are made, and how they print."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+out = Console(highlight=False, soft_wrap=True)
+notes = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def new_app(description: str) -> typer.Typer:
+    """Return a group of commands. Its errors are printed by `main`, never with local variables."""
+    return typer.Typer(help=description, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+
+
+@contextmanager
+def step(what: str) -> Iterator[None]:
+    """Show what is being done, and that it is done."""
+    with notes.status(what):
+        yield
+    notes.print(f"[green]✓[/] {what}")
+
+
+def print_json(value: object) -> None:
+    """Print a value as one line of JSON; times and ids as text."""
+    print(json.dumps(value, default=str))  # noqa: T201 - nothing may wrap or colour it

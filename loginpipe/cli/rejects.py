@@ -1,0 +1,121 @@
+"""The commands for rejected messages."""
+
+from contextlib import closing
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+import typer
+from rich.progress import Progress
+from rich.table import Table
+
+from loginpipe.cli.output import Json, new_app, notes, out, print_json
+from loginpipe.cli.warehouse import connect_to_warehouse
+from loginpipe.errors import LoginpipeError
+from loginpipe.settings import load_settings
+
+app = new_app("Messages that were set aside, and trying them again.")
+
+Reason = Annotated[str | None, typer.Option(help="Only those with this reason code.")]
+Since = Annotated[datetime | None, typer.Option(help="Sent at this time (UTC) or later.")]
+Until = Annotated[datetime | None, typer.Option(help="Sent before this time (UTC).")]
+
+
+@app.command("list")
+def list_(
+    *,
+    reason: Reason = None,
+    since: Since = None,
+    until: Until = None,
+    replayed: Annotated[bool, typer.Option("--replayed", help="Also those that were replayed.")] = False,
+    most: Annotated[int, typer.Option(help="Show at most this many.", min=1)] = 50,
+    as_json: Json = False,
+) -> None:
+    """List rejected messages, the newest first: when, which field, why. Never what they say.
+
+    Example: loginpipe rejects list --reason invalid_address --since 2026-11-01
+    """
+    from loginpipe.postgres.reject_queries import RejectFilter, find_rejects
+
+    wanted = RejectFilter(reason=reason, since=_utc(since), until=_utc(until), replayed=replayed, most=most)
+    with closing(connect_to_warehouse()) as connection:
+        rejects = find_rejects(connection, wanted)
+    if as_json:
+        print_json([asdict(reject) for reject in rejects])
+        return
+    table = Table(box=None, header_style="dim", padding=(0, 0, 0, 2))
+    for column in ("message", "sent (UTC)", "faults", "replayed (UTC)"):
+        table.add_column(column, no_wrap=column != "faults")
+    for reject in rejects:
+        table.add_row(reject.message_id, _time(reject.sent_at), reject.faults, _time(reject.replayed_at))
+    out.print(table)
+    if len(rejects) == most:
+        notes.print(f"these are the newest {most}: --most shows more")
+
+
+@app.command()
+def show(message_id: Annotated[UUID, typer.Argument(help="As `list` shows it.")], *, as_json: Json = False) -> None:
+    """Show the reasons and field names of one rejected message. Its body is sealed: that is for custodians.
+
+    Example: loginpipe rejects show 7f0c3f6e-3c1b-4a35-9d3e-5b9f2f3f9b11
+    """
+    from loginpipe.postgres.reject_queries import RejectFilter, find_rejects
+
+    with closing(connect_to_warehouse()) as connection:
+        found = find_rejects(connection, RejectFilter(message_id=str(message_id), replayed=True))
+    if not found:
+        raise LoginpipeError(f"no rejected message has the id {message_id}: `loginpipe rejects list` shows them")
+    if as_json:
+        print_json(asdict(found[0]))
+        return
+    for name, value in asdict(found[0]).items():
+        out.print(f"{name:<12} {', '.join(value) if isinstance(value, list) else value}")
+
+
+@app.command()
+def replay(
+    *,
+    private_key: Annotated[Path, typer.Option(help="The private half of the seal key.", dir_okay=False)],
+    reason: Reason = None,
+    since: Since = None,
+    until: Until = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, send nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Send rejected messages back to the queue, those that today's rules accept. Opens them: for custodians.
+
+    A replayed login keeps the date of its first message, and is one login however often it is sent.
+
+    Example: loginpipe rejects replay --private-key seal_private.pem --reason invalid_version --dry-run
+    """
+    from loginpipe.custody.replay import read_private_key
+    from loginpipe.custody.replay import replay as replay_rejects
+    from loginpipe.postgres.reject_queries import RejectFilter, find_rejects
+    from loginpipe.sqs.client import open_queue
+
+    key = read_private_key(private_key)
+    queue = open_queue(load_settings().queue, connections=2)
+    wanted = RejectFilter(reason=reason, since=_utc(since), until=_utc(until))
+    with closing(connect_to_warehouse()) as connection, Progress(console=notes, transient=True) as progress:
+        ids = [reject.message_id for reject in find_rejects(connection, replace(wanted, most=None))]
+        task = progress.add_task("replaying", total=len(ids))
+        counts = replay_rejects(
+            connection, queue, key, ids, dry_run=dry_run, progress=lambda more: progress.advance(task, more)
+        )
+    if as_json:
+        print_json({**asdict(counts), "dry_run": dry_run})
+        return
+    verb = "would be sent" if dry_run else "sent"
+    out.print(f"{counts.sent:,} {verb} back to queue {queue.name!r}; {counts.still_bad:,} are still bad and stay")
+    if counts.without_body:
+        out.print(f"{counts.without_body:,} were recorded without a body, while sealing was off")
+
+
+def _utc(time: datetime | None) -> datetime | None:
+    return time.replace(tzinfo=UTC) if time is not None else None
+
+
+def _time(time: datetime | None) -> str:
+    return f"{time:%Y-%m-%d %H:%M:%S}" if time is not None else ""

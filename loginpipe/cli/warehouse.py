@@ -1,0 +1,51 @@
+"""The commands for the database."""
+
+from typing import TYPE_CHECKING
+
+from loginpipe.cli.output import Json, out, print_json
+from loginpipe.settings import load_settings, required
+
+if TYPE_CHECKING:
+    from loginpipe.postgres.connections import Connection
+
+
+def migrate(*, as_json: Json = False) -> None:
+    """Bring the database in LOGINPIPE_DATABASE_URL up to date. A user_logins that is there already is adopted as it is.
+
+    Example: loginpipe migrate
+    """
+    from loginpipe.postgres import migrate as migrations
+
+    result = migrations.migrate(_warehouse_url())
+    if as_json:
+        print_json({"before": result.before, "after": result.after, "adopted": result.adopted})
+    elif result.before == result.after:
+        out.print(f"up to date at {result.after}")
+    else:
+        adopted = "; the table user_logins that was there is adopted as it is" if result.adopted else ""
+        out.print(f"migrated from {result.before or 'nothing'} to {result.after}{adopted}")
+
+
+def connect_to_warehouse() -> "Connection":
+    """Return a connection to the migrated database in LOGINPIPE_DATABASE_URL.
+
+    Raises:
+        SettingError: it is not set.
+        DatabaseError: it cannot be used.
+    """
+    from loginpipe.postgres.connections import connect
+    from loginpipe.postgres.migrate import require_migrated
+
+    connection = connect(_warehouse_url())
+    require_migrated(connection)
+    return connection
+
+
+def _warehouse_url() -> str:
+    from loginpipe.postgres.connections import require_verified_tls
+
+    settings = load_settings()
+    url = required("database_url", settings.database_url, "postgresql://user@host/database")
+    if settings.production:
+        require_verified_tls(url)
+    return url
