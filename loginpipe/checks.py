@@ -1,14 +1,16 @@
 """Asset checks: counts and codes, never samples. Those on what is only in memory are reported by the asset itself."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import dagster as dg
 import pandas as pd
 
+from loginpipe.errors import QueueError
 from loginpipe.masking.mask import clear_cells
 from loginpipe.postgres.contract import contract_differences
 from loginpipe.resources import PostgresResource
+from loginpipe.sqs.depth import Depth
 
 REJECT_RATE: Final = dg.AssetCheckSpec(
     "reject_rate",
@@ -26,6 +28,41 @@ ONLY_TOKENS: Final = dg.AssetCheckSpec(
     blocking=True,
     description="Every cell of masked_ip and masked_device_id is a token. Otherwise nothing is written to the table.",
 )
+
+
+NO_DEAD_LETTERS: Final = dg.AssetCheckSpec(
+    "no_dead_letters",
+    asset="raw_sqs_messages",
+    description="The dead-letter queue is empty. Looked at by each run and, every minute, by dead_letter_sensor.",
+)
+
+
+def no_dead_letters(look: Callable[[], Depth | None]) -> dg.AssetCheckResult:
+    """Warn of messages in the dead-letter queue, of a queue without one, and of one that cannot be asked.
+
+    Args:
+        look: returns the depth of the dead-letter queue, None where there is no such queue.
+    """
+    try:
+        depth = look()
+    except QueueError as error:
+        passed, description = False, str(error)
+    else:
+        passed = depth is not None and depth.visible == 0
+        description = (
+            "The queue has no dead-letter queue: a message that fails every run comes again until it is too old"
+            if depth is None
+            else "Empty"
+            if passed
+            else f"{depth}; find the cause, then run `loginpipe dlq redrive`"
+        )
+    return dg.AssetCheckResult(
+        check_name=NO_DEAD_LETTERS.name,
+        asset_key=NO_DEAD_LETTERS.asset_key,
+        passed=passed,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=description,
+    )
 
 
 def reject_rate(rejected: int, received: int, most: float) -> dg.AssetCheckResult:

@@ -13,7 +13,7 @@ from loginpipe.checks import columns_are_the_contract, counts_add_up
 from loginpipe.handover import HANDOVER, Handover
 from loginpipe.jobs import ingest_job, ingest_schedule, maintain_partitions, maintenance_schedule
 from loginpipe.resources import resources_from
-from loginpipe.sensors import queue_depth_sensor
+from loginpipe.sensors import dead_letter_sensor, queue_depth_sensor
 from loginpipe.settings import load_settings
 
 
@@ -32,7 +32,7 @@ def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg
         asset_checks=[counts_add_up, columns_are_the_contract],
         jobs=[ingest_job(settings.queue_name), maintain_partitions],
         schedules=[ingest_schedule, maintenance_schedule],
-        sensors=[queue_depth_sensor],
+        sensors=[queue_depth_sensor, dead_letter_sensor],
         resources={**resources_from(settings), HANDOVER: Handover(), **(resource_overrides or {})},
         # One process: frames go from asset to asset in memory, and leases live from step to step.
         executor=dg.in_process_executor,

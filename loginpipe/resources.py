@@ -31,6 +31,7 @@ from loginpipe.postgres.token_key_checks import check_token_keys
 from loginpipe.postgres.vault import known_tokens
 from loginpipe.settings import Settings, load_settings, required
 from loginpipe.sqs.client import BATCH_MOST, Queue, open_queue
+from loginpipe.sqs.dead_letters import redrive_policy
 from loginpipe.sqs.deletion import Deletion, delete_messages
 from loginpipe.sqs.depth import Depth, read_depth
 from loginpipe.sqs.leases import LeaseKeeper
@@ -96,6 +97,11 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
     def depth(self) -> Depth:
         """Ask the queue for its depth."""
         return read_depth(self._queue)
+
+    def dead_letters(self) -> Depth | None:
+        """Ask the dead-letter queue for its depth; None where the queue has none."""
+        policy = redrive_policy(self._queue)
+        return read_depth(policy.dead_letters) if policy else None
 
     def receive(self) -> Received:
         """Take a bounded bite of the queue; its messages stay ours until deleted or handed back."""

@@ -1,10 +1,13 @@
 """Stage 1: a bounded bite of the queue, received and leased."""
 
+from collections.abc import Iterator
+
 import dagster as dg
 import pandas as pd
 
 from loginpipe.assets.columns import column_schema
 from loginpipe.assets.group import CHAIN, GROUP, OWNERS
+from loginpipe.checks import NO_DEAD_LETTERS, no_dead_letters
 from loginpipe.errors import UpstreamMissingError
 from loginpipe.handover import HANDOVER, WHOLE_CHAIN
 from loginpipe.logins.messages import MESSAGE_COLUMNS, messages_frame
@@ -18,6 +21,7 @@ from loginpipe.sqs.depth import STALL
     owners=OWNERS,
     kinds={"sqs"},
     code_version="1",
+    check_specs=[NO_DEAD_LETTERS],
     metadata=column_schema(*MESSAGE_COLUMNS),
     description=(
         "Messages received from the login queue, at most LOGINPIPE_BATCH_MESSAGES of them. In memory only: the bodies "
@@ -27,7 +31,7 @@ from loginpipe.sqs.depth import STALL
 )
 def raw_sqs_messages(
     context: dg.AssetExecutionContext, sqs: SqsResource, postgres: PostgresResource, masking: MaskingResource
-) -> dg.Output[pd.DataFrame]:
+) -> Iterator[dg.Output[pd.DataFrame] | dg.AssetCheckResult]:
     """Receive; see `MESSAGE_COLUMNS` for the frame.
 
     Raises:
@@ -63,7 +67,8 @@ def raw_sqs_messages(
     if len(frame):
         metadata["oldest_sent_at"] = dg.MetadataValue.timestamp(frame["sent_at"].min().to_pydatetime())
         metadata["newest_sent_at"] = dg.MetadataValue.timestamp(frame["sent_at"].max().to_pydatetime())
-    return dg.Output(frame, metadata=metadata)
+    yield dg.Output(frame, metadata=metadata)
+    yield no_dead_letters(sqs.dead_letters)
 
 
 def _selected(context: dg.AssetExecutionContext, name: str) -> bool:

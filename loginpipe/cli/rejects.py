@@ -46,10 +46,15 @@ def list_(
         print_json([asdict(reject) for reject in rejects])
         return
     table = Table(box=None, header_style="dim", padding=(0, 0, 0, 2))
-    for column in ("message", "sent (UTC)", "faults", "replayed (UTC)"):
-        table.add_column(column, no_wrap=column != "faults")
+    for column in ("message", "sent (UTC)", "faults", *(["replayed (UTC)"] if replayed else [])):
+        table.add_column(column, no_wrap=column != "faults", overflow="fold")
     for reject in rejects:
-        table.add_row(reject.message_id, _time(reject.sent_at), reject.faults, _time(reject.replayed_at))
+        table.add_row(
+            reject.message_id,
+            _time(reject.sent_at),
+            reject.faults,
+            *([_time(reject.replayed_at)] if replayed else []),
+        )
     out.print(table)
     if len(rejects) == most:
         notes.print(f"these are the newest {most}: --most shows more")

@@ -141,6 +141,7 @@ def test_every_asset_is_materialised_and_says_how_many_rows(pipeline: Pipeline) 
 
 def test_every_check_is_made_and_passes(pipeline: Pipeline) -> None:
     names = {"reject_rate", "schema_drift", "only_tokens", "counts_add_up", "columns_are_the_contract"}
+    names.add("no_dead_letters")
     assert checks(ingest(pipeline, *logins(3))) == dict.fromkeys(names, True)
 
 

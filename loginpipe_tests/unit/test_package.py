@@ -15,6 +15,7 @@ import loginpipe
 from loginpipe.assets.columns import PII
 from loginpipe.assets.group import CHAIN, GROUP, OWNERS
 from loginpipe.definitions import build_definitions
+from loginpipe.handover import HANDOVER
 from loginpipe.jobs import INGEST_JOB
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.settings import Settings
@@ -191,6 +192,13 @@ def test_clear_personal_data_ends_at_masked_logins() -> None:
     assert clear == {"raw_sqs_messages", "validated_logins"}
 
 
+def test_every_frame_that_another_asset_takes_is_handed_over_in_memory() -> None:
+    taken = {dep.asset_key.to_user_string() for spec in specs().values() for dep in spec.deps}
+    graph = definitions().resolve_asset_graph()
+    keys = {name: graph.get(dg.AssetKey(name)).io_manager_key for name in taken}
+    assert keys == dict.fromkeys(["raw_sqs_messages", "validated_logins", "masked_logins"], HANDOVER)
+
+
 def test_the_table_shows_exactly_the_columns_of_the_contract_in_order() -> None:
     shown = [column.name for column in columns(specs()["user_logins_table"])]
     assert shown == [name for name, _ in USER_LOGINS_COLUMNS]
@@ -201,6 +209,7 @@ def test_the_checks_are_these_and_one_of_them_blocks() -> None:
     graph = definitions().resolve_asset_graph()
     checks = [graph.get_check_spec(key) for key in graph.asset_check_keys]
     assert {(check.asset_key.to_user_string(), check.name, check.blocking) for check in checks} == {
+        ("raw_sqs_messages", "no_dead_letters", False),
         ("validated_logins", "reject_rate", False),
         ("validated_logins", "schema_drift", False),
         ("masked_logins", "only_tokens", True),
@@ -229,9 +238,12 @@ def test_the_queue_in_the_tag_is_a_name_also_where_the_setting_is_a_url(monkeypa
 
 
 def test_the_sensor_runs_from_the_start_and_the_schedule_that_would_double_it_does_not() -> None:
-    assert [(s.name, s.default_status.value, s.job_name) for s in definitions().sensors or []] == [
-        ("queue_depth_sensor", "RUNNING", "ingest_logins")
-    ]
+    sensors = {sensor.name: sensor for sensor in definitions().sensors or []}
+    assert {name: sensor.default_status.value for name, sensor in sensors.items()} == {
+        "queue_depth_sensor": "RUNNING",
+        "dead_letter_sensor": "RUNNING",
+    }
+    assert sensors["queue_depth_sensor"].job_name == "ingest_logins"
     assert {(s.name, s.default_status.value, s.job_name, s.cron_schedule) for s in definitions().schedules or []} == {
         ("ingest_logins_every_five_minutes", "STOPPED", "ingest_logins", "*/5 * * * *"),
         ("maintain_partitions_daily", "RUNNING", "maintain_partitions", "15 0 * * *"),
@@ -248,7 +260,7 @@ def test_the_resources_are_these_and_the_database_url_is_not_in_their_configurat
 ) -> None:
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", "postgresql://user:geheim@host/name")
     resources = build_definitions().resources or {}
-    assert set(resources) == {"sqs", "postgres", "masking", "io_manager"}
+    assert set(resources) == {"sqs", "postgres", "masking", HANDOVER}
     assert "geheim" not in repr(resources)
 
 

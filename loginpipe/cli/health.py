@@ -1,0 +1,29 @@
+"""The command that looks whether everything is in place."""
+
+from dataclasses import asdict
+
+import typer
+
+from loginpipe.cli.output import Json, out, print_json
+from loginpipe.settings import load_settings
+
+
+def doctor(*, as_json: Json = False) -> None:
+    """Check queue, dead-letter queue, database, keys and Dagster's storage: each well, or what is wrong and the mend.
+
+    Exits with 1 if something is wrong, so it can serve as a health check.
+
+    Example: loginpipe doctor --json
+    """
+    from loginpipe.ops.doctor import examine
+
+    findings = list(examine(load_settings()))
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            mark = "[green]✓[/]" if finding.well else "[bold red]✗[/]"
+            out.print(f"{mark} [bold]{finding.what}[/]", end="  ")
+            out.print(finding.says, markup=False)
+    if not all(finding.well for finding in findings):
+        raise typer.Exit(1)
