@@ -48,7 +48,7 @@ def no_dead_letters(look: Callable[[], Depth | None]) -> dg.AssetCheckResult:
     except QueueError as error:
         passed, description = False, str(error)
     else:
-        passed = depth is not None and depth.visible == 0
+        passed = depth is not None and not depth.total
         description = (
             "The queue has no dead-letter queue: a message that fails every run comes again until it is too old"
             if depth is None
@@ -72,7 +72,7 @@ def reject_rate(rejected: int, received: int, most: float) -> dg.AssetCheckResul
         check_name=REJECT_RATE.name,
         asset_key=REJECT_RATE.asset_key,
         passed=rate <= most,
-        description=f"{rejected:,} of {received:,} messages rejected ({rate:.1%}); the limit is {most:.1%}",
+        description=f"{rejected:,} of {received:,} messages rejected ({rate:.2%}); the limit is {most:.2%}",
         metadata={"rejected": rejected, "received": received, "rate": rate, "limit": most},
     )
 

@@ -14,10 +14,18 @@ WHOLE_CHAIN: Final = "--select 'group:login_ingest'"
 
 
 class Handover(dg.InMemoryIOManager):
-    """Keeps outputs in memory until the run ends; says what to select where an input was not made in the same run."""
+    """Keeps the outputs of one run in memory; says what to select where an input was not made in the same run."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._run_id: str | None = None
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        """Keep an output; what an earlier run in this process left goes."""
+        if context.run_id != self._run_id:
+            self.values.clear()
+            self._run_id = context.run_id
+        super().handle_output(context, obj)
 
     def load_input(self, context: dg.InputContext) -> Any:
         """Return the upstream's output.

@@ -100,9 +100,10 @@ def history_of(records: Sequence[dg.RunRecord]) -> History:
         if record.dagster_run.status != dg.DagsterRunStatus.FAILURE:
             break
         failures += 1
-    if not failures or (ended := records[0].end_time) is None:
+    if not failures:
         return History()
-    return History(failures, datetime.fromtimestamp(ended, UTC))
+    ended = records[0].end_time
+    return History(failures, records[0].update_timestamp if ended is None else datetime.fromtimestamp(ended, UTC))
 
 
 @dg.sensor(

@@ -36,6 +36,13 @@ class Settings(BaseSettings):
     max_runs: int = Field(default=4, ge=1, le=100)
     max_reject_rate: float = Field(default=0.05, ge=0, le=1)
 
+    @field_validator("queue")
+    @classmethod
+    def _names_a_queue(cls, queue: str) -> str:
+        if not queue.strip().rstrip("/"):
+            raise ValueError("must be the name or the URL of a queue")
+        return queue.strip().rstrip("/")
+
     @field_validator("database_url")
     @classmethod
     def _names_postgres(cls, url: str | None) -> str | None:

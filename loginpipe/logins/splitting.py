@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pandas as pd
+from pandera.config import ValidationDepth, config_context
 from pandera.errors import SchemaErrors
 
 from loginpipe.logins.app_versions import encode_version
@@ -14,6 +15,12 @@ from loginpipe.logins.rejects import WHOLE_BODY, Reason
 from loginpipe.logins.schema import LOGIN_FIELDS_SCHEMA, VALIDATED_LOGINS_SCHEMA
 
 _KNOWN_FIELDS: Final = frozenset(LOGIN_FIELDS)
+
+_VALIDATE: Final[dict[str, Any]] = {
+    "validation_enabled": True,
+    "validation_depth": ValidationDepth.SCHEMA_AND_DATA,
+}
+"""Said with each validation: pandera's environment variables could switch it off for the whole process."""
 
 Faults = dict[int, list[tuple[Reason, str]]]
 """By position of the message in its batch: reason and field name of each fault."""
@@ -71,7 +78,8 @@ def split_batch(messages: pd.DataFrame) -> SplitBatch:
 
 def _field_faults(fields: pd.DataFrame) -> Faults:
     try:
-        LOGIN_FIELDS_SCHEMA.validate(fields, lazy=True)
+        with config_context(**_VALIDATE):
+            LOGIN_FIELDS_SCHEMA.validate(fields, lazy=True)
     except SchemaErrors as error:
         cases = error.failure_cases
     else:
@@ -79,7 +87,8 @@ def _field_faults(fields: pd.DataFrame) -> Faults:
     faults: Faults = {}
     for position, name, check in zip(cases["index"], cases["column"], cases["check"], strict=True):
         faults.setdefault(int(position), []).append((Reason(check), str(name)))
-    return faults
+    # In the order of the contract, whatever else is in the batch.
+    return {i: sorted(of_one, key=lambda fault: LOGIN_FIELDS.index(fault[1])) for i, of_one in faults.items()}
 
 
 def _validated(messages: pd.DataFrame, fields: pd.DataFrame) -> pd.DataFrame:
@@ -88,7 +97,8 @@ def _validated(messages: pd.DataFrame, fields: pd.DataFrame) -> pd.DataFrame:
     accepted = accepted.reset_index(drop=True)[list(VALIDATED_LOGINS_SCHEMA.columns)]
     try:
         # Validated again as a whole: what a lazy validation under-reports must not go further.
-        return VALIDATED_LOGINS_SCHEMA.validate(accepted, lazy=True)
+        with config_context(**_VALIDATE):
+            return VALIDATED_LOGINS_SCHEMA.validate(accepted, lazy=True)
     except SchemaErrors as error:
         places = sorted({f"{column}: {check}" for column, check in error.failure_cases[["column", "check"]].values})
     raise ValueError(f"rows that passed validation fail it as a whole ({'; '.join(places)}): this is a bug, report it")

@@ -40,10 +40,7 @@ def read_token_keys(path: Path) -> TokenKeys:
     if mode & 0o077:
         raise KeyFileError(f"the token key file {path} has the mode {mode:04o}: run `chmod 600 {path}`")
     try:
-        document = json.loads(content)
-        keys = {int(version): b64decode(key, validate=True) for version, key in document["keys"].items()}
-        current = int(document["current"])
-        development = bool(document.get("development", False))
+        current, development, keys = _parsed(content)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         raise KeyFileError(f"{path} is no token key file: make one with `loginpipe keys generate`") from None
     if current not in keys or any(len(key) != TOKEN_KEY_BYTES for key in keys.values()):
@@ -107,6 +104,19 @@ def generate_seal_key(public: Path) -> Path:
 def private_half(public: Path) -> Path:
     """Return the file of the private half: ``seal_public.pem`` → ``seal_private.pem``."""
     return public.with_name(f"{public.stem.removesuffix('_public')}_private{public.suffix}")
+
+
+def _parsed(content: bytes) -> tuple[int, bool, dict[int, bytes]]:
+    document = json.loads(content)
+    current, development = document["current"], document.get("development", False)
+    versions = {text: int(text) for text in document["keys"] if text.isascii() and text.isdigit()}
+    if (
+        type(current) is not int
+        or type(development) is not bool
+        or len(set(versions.values())) != len(document["keys"])
+    ):
+        raise ValueError
+    return current, development, {v: b64decode(document["keys"][text], validate=True) for text, v in versions.items()}
 
 
 def _create(path: Path, content: bytes) -> None:

@@ -71,7 +71,7 @@ def _dead_letters(settings: Settings) -> str:
             "MessageRetentionPeriod longer, since a message keeps its age when it moves"
         )
     depth = read_depth(policy.dead_letters)
-    if depth.visible:
+    if depth.total:
         raise LoginpipeError(
             f"{policy.dead_letters.name!r} holds messages: {depth}; find the cause, then `loginpipe dlq redrive`"
         )

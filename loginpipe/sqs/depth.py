@@ -26,6 +26,11 @@ class Depth:
     delayed: int
 
     @property
+    def total(self) -> int:
+        """All of them."""
+        return self.visible + self.in_flight + self.delayed
+
+    @property
     def stalled(self) -> bool:
         """Whether messages wait that nobody can receive, since as many are in flight as SQS allows."""
         return self.visible > 0 and self.in_flight >= IN_FLIGHT_MOST * _APPROXIMATION

@@ -20,6 +20,9 @@ REPLAY_OF: Final = "loginpipe.replay_of"
 SENT_MS: Final = "loginpipe.sent_ms"
 """``SentTimestamp`` of the first message."""
 
+_OLDEST_DEAD_LETTER_MS: Final = 29 * 86_400_000
+"""14 days on the queue, as long on the dead-letter queue, and a day's grace."""
+
 _REPLAYS: Final = UUID("6f1c2d5e-7b0a-5e64-9a55-0f6f4f0c8a11")
 """The namespace of replayed ids: a replay that is sent twice is one message."""
 
@@ -48,8 +51,9 @@ def identity(delivery: "MessageTypeDef") -> Identity:
         sent_ms, first = int(carried.get(SENT_MS, "")), UUID(first_id)
     except ValueError:
         return own
-    # Not from the future: a time that only its sender vouches for must not open partitions at will.
-    sent_ms = sent_ms if 0 < sent_ms <= own.sent_ms else own.sent_ms
+    # Not from the future, and a dead letter not from before SQS could hold it: only its sender vouches for the time.
+    earliest = own.sent_ms - _OLDEST_DEAD_LETTER_MS if REDRIVE_OF in carried else 0
+    sent_ms = sent_ms if earliest < sent_ms <= own.sent_ms else own.sent_ms
     return Identity(str(first if REDRIVE_OF in carried else replay_id(first)), sent_ms)
 
 

@@ -9,16 +9,19 @@ import pytest
 
 from loginpipe.assets.masked_logins import masked_logins
 from loginpipe.checks import (
+    NO_DEAD_LETTERS,
     ONLY_TOKENS,
     REJECT_RATE,
     SCHEMA_DRIFT,
     columns_are_the_contract,
     counts_add_up,
+    no_dead_letters,
     only_tokens,
     reject_rate,
     schema_drift,
 )
-from loginpipe.handover import Handover
+from loginpipe.errors import QueueError
+from loginpipe.handover import HANDOVER, Handover
 from loginpipe.logins.messages import Message, messages_frame
 from loginpipe.logins.splitting import SplitBatch, split_batch
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
@@ -27,6 +30,7 @@ from loginpipe.masking.sealing import Sealed
 from loginpipe.masking.tokens import TokenKeys, derive_field_keys
 from loginpipe.postgres.contract import contract_differences
 from loginpipe.postgres.runs import RunCounts
+from loginpipe.sqs.depth import Depth
 
 CLEAR_IP, CLEAR_DEVICE = "199.172.111.135", "593-47-5928"
 KEYS = TokenKeys(1, {1: derive_field_keys(bytes(range(32)))})
@@ -89,7 +93,7 @@ def test_as_many_rejects_as_the_limit_allows_pass_and_one_more_does_not(
 def test_the_reject_rate_is_told_in_numbers_and_words() -> None:
     result = reject_rate(1_200, 10_000, 0.05)
     assert plain(result.metadata) == {"rejected": 1_200, "received": 10_000, "rate": 0.12, "limit": 0.05}
-    assert result.description == "1,200 of 10,000 messages rejected (12.0%); the limit is 5.0%"
+    assert result.description == "1,200 of 10,000 messages rejected (12.00%); the limit is 5.00%"
     assert (result.check_name, result.asset_key) == (REJECT_RATE.name, REJECT_RATE.asset_key)
     assert result.severity == dg.AssetCheckSeverity.ERROR
 
@@ -118,6 +122,42 @@ def test_unknown_fields_are_a_warning_with_names_and_counts_alone() -> None:
     assert plain(result.metadata) == {"messages_by_field": {"session": 2, "(name not shown)": 1}}
     assert result.description == "2 field names outside the contract"
     assert not SCHEMA_DRIFT.blocking
+
+
+# --- no_dead_letters --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("depth", "passed", "words"),
+    [
+        (Depth(0, 0, 0), True, "Empty"),
+        (Depth(1, 0, 0), False, "1 waiting"),
+        (Depth(1_234, 5, 0), False, "1,234 waiting, 5 in flight"),
+        # Somebody is looking at them, or moving them: they are there all the same.
+        (Depth(0, 3, 0), False, "3 in flight"),
+        (Depth(0, 0, 2), False, "2 delayed"),
+        (None, False, "has no dead-letter queue"),
+    ],
+    ids=["empty", "one", "many", "in flight", "delayed", "no such queue"],
+)
+def test_a_dead_letter_in_any_state_is_a_warning_and_so_is_having_nowhere_to_put_one(
+    depth: Depth | None, passed: bool, words: str
+) -> None:
+    result = no_dead_letters(lambda: depth)
+    assert result.passed is passed
+    assert result.severity == dg.AssetCheckSeverity.WARN
+    assert words in (result.description or "")
+    assert not NO_DEAD_LETTERS.blocking
+
+
+def test_a_dead_letter_queue_that_cannot_be_asked_is_a_warning_with_the_cause_and_not_an_error() -> None:
+    def look() -> Depth | None:
+        raise QueueError("queue 'logins-dlq' may not be used with these credentials")
+
+    result = no_dead_letters(look)
+    assert not result.passed
+    assert result.severity == dg.AssetCheckSeverity.WARN
+    assert result.description == "queue 'logins-dlq' may not be used with these credentials"
 
 
 # --- only_tokens ------------------------------------------------------------------------------------------------------
@@ -176,7 +216,7 @@ class TightMasking(LeakyMasking):
         return mask_logins(validated, KEYS)
 
 
-@dg.asset(name="validated_logins")
+@dg.asset(name="validated_logins", io_manager_key=HANDOVER)
 def two_good_logins() -> pd.DataFrame:
     body = (
         '{"user_id": "u", "device_type": "ios", "ip": "199.172.111.135", "device_id": "593-47-5928", "app_version": 1}'
@@ -191,14 +231,14 @@ def test_nothing_is_written_after_masked_logins_where_one_cell_stayed_clear(
 ) -> None:
     rows_written: list[int] = []
 
-    @dg.asset(name="user_logins_table")
+    @dg.asset(name="user_logins_table", io_manager_key=HANDOVER)
     def table(masked_logins: MaskedBatch) -> None:
         rows_written.append(len(masked_logins.logins))
 
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(
             [two_good_logins, masked_logins, table],
-            resources={"io_manager": Handover(), "masking": masking, "postgres": object()},
+            resources={HANDOVER: Handover(), "masking": masking, "postgres": object()},
             instance=instance,
             raise_on_error=False,
         )

@@ -9,7 +9,7 @@ import pytest
 from loginpipe.assets.group import CHAIN, GROUP
 from loginpipe.definitions import build_definitions
 from loginpipe.errors import UpstreamMissingError
-from loginpipe.handover import WHOLE_CHAIN, Handover
+from loginpipe.handover import HANDOVER, WHOLE_CHAIN, Handover
 
 SECRET = "199.172.111.135"
 seen: list[object] = []
@@ -27,20 +27,20 @@ class Frame:
         self.value, self.unpicklable = SECRET, lambda: None
 
 
-@dg.asset(group_name=GROUP)
+@dg.asset(group_name=GROUP, io_manager_key=HANDOVER)
 def validated_logins() -> Frame:
     made = Frame()
     seen.append(made)
     return made
 
 
-@dg.asset(group_name=GROUP)
+@dg.asset(group_name=GROUP, io_manager_key=HANDOVER)
 def masked_logins(validated_logins: Frame) -> Frame:
     seen.append(validated_logins)
     return validated_logins
 
 
-@dg.asset(group_name=GROUP)
+@dg.asset(group_name=GROUP, io_manager_key=HANDOVER)
 def user_logins_table(masked_logins: Frame) -> None:
     seen.append(masked_logins)
 
@@ -51,7 +51,7 @@ CHAIN_OF_FRAMES = [validated_logins, masked_logins, user_logins_table]
 def run(handover: Handover, instance: dg.DagsterInstance, *selection: str) -> dg.ExecuteInProcessResult:
     return dg.materialize(
         CHAIN_OF_FRAMES,
-        resources={"io_manager": handover},
+        resources={HANDOVER: handover},
         selection=selection or None,
         instance=instance,
         raise_on_error=False,
@@ -137,6 +137,18 @@ def test_two_runs_in_one_process_do_not_mix_their_frames() -> None:
         assert run(handover, instance).success
     assert first not in seen
     assert len(set(map(id, seen))) == 1
+
+
+def test_without_the_handover_an_asset_of_the_chain_fails_and_falls_back_to_nothing_that_writes_files(
+    tmp_path: Path,
+) -> None:
+    with (
+        dg.DagsterInstance.ephemeral() as instance,
+        pytest.raises(dg.DagsterInvalidDefinitionError, match=f"'{HANDOVER}'"),
+    ):
+        dg.materialize(CHAIN_OF_FRAMES, instance=instance)
+    assert seen == []
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_a_selection_that_includes_the_upstream_runs() -> None:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from loginpipe.errors import KeyFileError
 from loginpipe.masking.key_files import (
+    VERSION_MOST,
     generate_seal_key,
     generate_token_keys,
     private_half,
@@ -241,6 +242,11 @@ def test_every_version_in_a_file_is_read_and_the_current_one_named(tmp_path: Pat
     assert keys.field_keys == {1: derive_field_keys(KEY), 2: derive_field_keys(b"x" * 32)}
 
 
+def test_the_largest_version_is_read(tmp_path: Path) -> None:
+    content = document(current=VERSION_MOST, keys={str(VERSION_MOST): KEY_TEXT})
+    assert read_token_keys(token_key_file(tmp_path / "k", content)).current == VERSION_MOST == 2**15 - 1
+
+
 def test_a_file_that_does_not_say_so_holds_no_development_key(tmp_path: Path) -> None:
     content = json.dumps({"current": 1, "keys": {"1": KEY_TEXT}})
     assert not read_token_keys(token_key_file(tmp_path / "k", content)).development
@@ -298,7 +304,9 @@ MALFORMED = {
     "version 0 beside the current one": document(keys={"0": KEY_TEXT, "1": KEY_TEXT}),
     "version a word": document(keys={KEY_TEXT: "1"}),
     "version a fraction": document(current=1, keys={"1.0": KEY_TEXT}),
-    "version beyond five digits, which no token pattern matches": document(current=100_000, keys={"100000": KEY_TEXT}),
+    "version beyond a smallint": document(current=32_768, keys={"32768": KEY_TEXT}),
+    "version beyond what a token's pattern matches": document(current=100_000, keys={"100000": KEY_TEXT}),
+    "another version beyond a smallint": document(keys={"1": KEY_TEXT, "32768": KEY_TEXT}),
     "nested 100,000 deep": "[" * 100_000,
     "keys nested 100,000 deep": '{"current": 1, "keys": ' + '{"1":' * 100_000,
 }

@@ -34,7 +34,7 @@ GOOD = {
     "app_version": "2.3.0",
 }
 
-moderate = settings(max_examples=40, deadline=None, print_blob=True)
+moderate = settings(max_examples=25, deadline=None, print_blob=True)
 # Long enough that one cannot stand in a token, a column name or a time by chance.
 device_ids = (
     st.uuids().map(str)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from loginpipe.logins.parsing import LOGIN_FIELDS, Unfit, is_unicode, login_fields, parse_body
 from loginpipe.logins.rejects import Reason
 
-moderate = settings(max_examples=80, deadline=None, print_blob=True)
+moderate = settings(max_examples=60, deadline=None, print_blob=True)
 json_values = st.recursive(
     st.none()
     | st.booleans()

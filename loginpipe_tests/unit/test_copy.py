@@ -1,0 +1,83 @@
+"""COPY's text format as we write it, and the stream that COPY reads from. What Postgres reads is tested on a real one."""
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from itertools import count
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loginpipe.postgres.copy import _Stream, copy_text
+
+moderate = settings(max_examples=200, deadline=None, print_blob=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (None, r"\N"),
+        ("", ""),
+        (r"\N", r"\\N"),
+        (r"\.", r"\\."),
+        ("a\tb\nc\rd\\e", r"a\tb\nc\rd\\e"),
+        ("'\"é😀\u2028\x85", "'\"é😀\u2028\x85"),
+        (b"", r"\\x"),
+        (b"\x00\\\n\xff", r"\\x005c0aff"),
+        ([], "{}"),
+        (["a", "", "null", "NULL"], '{"a","","null","NULL"}'),
+        (['a"b', r"c\d", "e\nf", "{g,h}"], r'{"a\\"b","c\\\\d","e\nf","{g,h}"}'),
+        (7, "7"),
+        (date(2026, 11, 21), "2026-11-21"),
+        (datetime(2026, 11, 21, 12, tzinfo=UTC), "2026-11-21 12:00:00+00:00"),
+        (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+    ],
+    ids=repr,
+)
+def test_a_value_is_written_as_copy_reads_it(value: object, written: str) -> None:
+    assert copy_text(value) == written
+
+
+def read_all(stream: _Stream, sizes: Iterator[int]) -> list[bytes]:
+    """Read to the end as COPY does: until nothing comes."""
+    chunks = []
+    while chunk := stream.read(next(sizes)):
+        chunks.append(chunk)
+    return chunks
+
+
+@moderate
+@given(
+    lines=st.lists(st.binary(min_size=1, max_size=40), max_size=20),
+    sizes=st.lists(st.integers(1, 50), min_size=1, max_size=8),
+)
+def test_what_is_read_is_all_lines_in_order_and_never_more_at_once_than_was_asked_for(
+    lines: list[bytes], sizes: list[int]
+) -> None:
+    asked = [sizes[number % len(sizes)] for number in range(sum(map(len, lines)) + 1)]
+    chunks = read_all(_Stream(iter(lines)), iter(asked))
+    assert b"".join(chunks) == b"".join(lines)
+    assert all(len(chunk) <= size for chunk, size in zip(chunks, asked, strict=False))
+    assert all(len(chunk) == size for chunk, size in zip(chunks[:-1], asked, strict=False)), "short before the end"
+
+
+def test_the_end_stays_the_end() -> None:
+    stream = _Stream(iter([b"line\n"]))
+    assert [stream.read(100), stream.read(100), stream.read(100)] == [b"line\n", b"", b""]
+
+
+def test_a_line_longer_than_what_is_asked_for_comes_in_parts() -> None:
+    line = bytes(range(256)) * 1000
+    chunks = read_all(_Stream(iter([line, b"next\n"])), iter([65536] * 9))
+    assert b"".join(chunks) == line + b"next\n"
+    assert max(map(len, chunks)) == 65536
+
+
+@pytest.mark.parametrize(("size", "lines"), [(1, 1), (10, 1), (11, 2), (100, 10)])
+def test_no_more_lines_are_made_than_are_read(size: int, lines: int) -> None:
+    """Large bodies are sealed and written one by one: together they would be in memory a second time."""
+    made = count()
+    stream = _Stream(b"%9d\n" % next(made) for _ in range(1000))
+    stream.read(size)
+    assert next(made) == lines
