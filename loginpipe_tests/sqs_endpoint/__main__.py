@@ -1,12 +1,14 @@
-"""Run the endpoint: ``python -m loginpipe_tests.sqs_endpoint --port 0`` prints its port and serves until stdin ends."""
+"""Run the endpoint: ``python -m loginpipe_tests.sqs_endpoint`` prints its port and serves until its stdin ends."""
 
 import argparse
 import asyncio
 import gc
 import os
+import select
 import signal
 import sys
 import threading
+import time
 
 import orjson
 
@@ -15,6 +17,8 @@ from loginpipe_tests.sqs_endpoint.queues import IN_FLIGHT_MOST, Limits
 from loginpipe_tests.sqs_endpoint.server import Server
 
 _READ_BYTES = 4096
+_STOP_SECONDS = 3
+_WATCH_SECONDS = 1
 
 
 def main() -> None:
@@ -35,13 +39,21 @@ async def _serve(server: Server, port: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
 
-    def wait_for_the_end_of_stdin() -> None:
-        # Not through sys.stdin: its lock, held by a thread at exit, ends the interpreter with an error.
-        while os.read(0, _READ_BYTES):
-            pass
-        loop.call_soon_threadsafe(stopping.set)
+    parent = os.getppid()
 
-    threading.Thread(target=wait_for_the_end_of_stdin, daemon=True).start()
+    def wait_for_the_end() -> None:
+        # The parent's end of the pipe may live on in a process that it forked.
+        while os.getppid() == parent:
+            readable, _, _ = select.select([0], [], [], _WATCH_SECONDS)
+            # Not through sys.stdin: its lock, held by a thread at exit, ends the interpreter with an error.
+            if readable and not os.read(0, _READ_BYTES):
+                break
+        loop.call_soon_threadsafe(stopping.set)
+        # Not even a loop that hangs outlives the parent.
+        time.sleep(_STOP_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
     await server.serve(port, _print_port, stopping)
 
 

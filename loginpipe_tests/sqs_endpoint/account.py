@@ -1,7 +1,7 @@
 """The queues of one account: made, found and deleted by name, and configured by SQS's attributes."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -37,6 +37,20 @@ _TEXTS: Final = frozenset(
         "SqsManagedSseEnabled",
     }
 )
+_OF_FIFO_QUEUES: Final = frozenset(
+    {"ContentBasedDeduplication", "DeduplicationScope", "FifoQueue", "FifoThroughputLimit"}
+)
+_SHOWN_ONLY: Final = frozenset(
+    {
+        "All",
+        "ApproximateNumberOfMessages",
+        "ApproximateNumberOfMessagesDelayed",
+        "ApproximateNumberOfMessagesNotVisible",
+        "CreatedTimestamp",
+        "LastModifiedTimestamp",
+        "QueueArn",
+    }
+)
 _MOST_RECEIVES: Final = 1000
 
 
@@ -55,24 +69,17 @@ class QueueEntry:
         self.created = self.modified = int(now)
         self.purged = float("-inf")
 
-    @property
     def attributes(self) -> dict[str, str]:
-        """All attributes but the counts, as SQS shows them."""
+        """Return all attributes as SQS shows them; the counts, which it calls approximate, are exact."""
         return {
             **{name: str(number) for name, number in self.numbers.items()},
             **self.texts,
-            "QueueArn": self.queue.arn,
+            "ApproximateNumberOfMessages": str(self.queue.visible),
+            "ApproximateNumberOfMessagesDelayed": str(self.queue.delayed),
+            "ApproximateNumberOfMessagesNotVisible": str(self.queue.in_flight),
             "CreatedTimestamp": str(self.created),
             "LastModifiedTimestamp": str(self.modified),
-        }
-
-    @property
-    def counts(self) -> dict[str, str]:
-        """The counts, which here are exact."""
-        return {
-            "ApproximateNumberOfMessages": str(self.queue.visible),
-            "ApproximateNumberOfMessagesNotVisible": str(self.queue.in_flight),
-            "ApproximateNumberOfMessagesDelayed": str(self.queue.delayed),
+            "QueueArn": self.queue.arn,
         }
 
 
@@ -104,10 +111,10 @@ class Account:
         fifo = name.endswith(".fifo")
         if not _NAME.fullmatch(name):
             raise bad_value("QueueName", name, "Can only include alphanumeric characters, hyphens, or underscores.")
-        if (str(attributes.get("FifoQueue", "false")).lower() == "true") != fifo:
+        if (attributes.get("FifoQueue", "false") == "true") != fifo:
             raise bad_value("QueueName", name, "A FIFO queue has FifoQueue true and a name that ends in .fifo.")
         if (present := self.entries.get(name)) is not None:
-            self._check_same(present, attributes)
+            _check_same(present, attributes)
             return present
         arn = f"arn:aws:sqs:{self.region}:{ACCOUNT}:{name}"
         kind = FifoQueue if fifo else Queue
@@ -140,43 +147,66 @@ class Account:
         Raises:
             Refusal: one of them does not exist or has a bad value.
         """
+        fifo = isinstance(entry.queue, FifoQueue)
+        settable = _TEXTS if fifo else _TEXTS - _OF_FIFO_QUEUES
         numbers = {name: _number(name, value) for name, value in attributes.items() if name in _NUMBERS}
         texts = {name: str(value) for name, value in attributes.items() if name not in _NUMBERS}
-        for name in texts:
-            if name not in _TEXTS:
-                raise Refusal("InvalidAttributeName", f"Unknown Attribute {name}.")
-        if texts.get("RedrivePolicy"):
-            entry.queue.redrive = self._redrive(texts["RedrivePolicy"], fifo=isinstance(entry.queue, FifoQueue))
-        elif "RedrivePolicy" in texts:
-            entry.queue.redrive = None
+        if unknown := set(texts) - settable:
+            raise Refusal("InvalidAttributeName", f"Unknown Attribute {min(unknown)}.")
+        if (policy := texts.get("RedrivePolicy")) is not None:
+            entry.queue.redrive = self._redrive(policy, fifo=fifo) if policy else None
+            texts["RedrivePolicy"] = _shown_policy(policy)
         entry.numbers |= numbers
         entry.texts = {name: value for name, value in {**entry.texts, **texts}.items() if value}
         entry.queue.retention_seconds = entry.numbers["MessageRetentionPeriod"]
         entry.modified = int(now)
 
-    def _check_same(self, present: QueueEntry, attributes: Mapping[str, Any]) -> None:
-        for name, value in attributes.items():
-            if present.attributes.get(name) != str(value):
-                raise Refusal(
-                    "QueueNameExists",
-                    f"A queue already exists with the same name and a different value for attribute {name}",
-                )
-
     def _redrive(self, policy: str, *, fifo: bool) -> Redrive:
-        try:
-            content = orjson.loads(policy)
-            arn, most_receives = str(content["deadLetterTargetArn"]), int(content["maxReceiveCount"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise Refusal(
-                "InvalidAttributeValue",
-                "RedrivePolicy is no JSON object with deadLetterTargetArn and maxReceiveCount.",
-            ) from error
+        arn, most_receives = _read_policy(policy)
         target = self.entries.get(arn.rpartition(":")[2])
         if target is None or target.queue.arn != arn or isinstance(target.queue, FifoQueue) != fifo:
-            raise Refusal("InvalidAttributeValue", "RedrivePolicy names no dead-letter queue of the same kind.")
+            raise bad_value("RedrivePolicy", policy, "Dead-letter target does not exist, or is of the other kind.")
         if not 1 <= most_receives <= _MOST_RECEIVES:
-            raise Refusal("InvalidAttributeValue", f"RedrivePolicy's maxReceiveCount is not 1 to {_MOST_RECEIVES}.")
+            raise bad_value("RedrivePolicy", policy, f"maxReceiveCount must be between 1 and {_MOST_RECEIVES}.")
         return Redrive(target.queue, most_receives)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Check the names of attributes to be shown.
+
+    Raises:
+        Refusal: one of them does not exist.
+    """
+    if unknown := set(names) - _TEXTS - _SHOWN_ONLY - set(_NUMBERS):
+        raise Refusal("InvalidAttributeName", f"Unknown Attribute {min(unknown)}.")
+
+
+def _check_same(present: QueueEntry, attributes: Mapping[str, Any]) -> None:
+    shown = present.attributes()
+    for name, value in attributes.items():
+        if shown.get(name) != (_shown_policy(value) if name == "RedrivePolicy" else str(value)):
+            raise Refusal(
+                "QueueNameExists",
+                f"A queue already exists with the same name and a different value for attribute {name}",
+            )
+
+
+def _read_policy(policy: str) -> tuple[str, int]:
+    try:
+        content = orjson.loads(policy)
+        return str(content["deadLetterTargetArn"]), int(content["maxReceiveCount"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refusal(
+            "InvalidAttributeValue", "RedrivePolicy is no JSON object with deadLetterTargetArn and maxReceiveCount."
+        ) from error
+
+
+def _shown_policy(policy: str) -> str:
+    """Return a redrive policy as SQS shows it, whatever form the number was given in."""
+    if not policy:
+        return ""
+    arn, most_receives = _read_policy(policy)
+    return orjson.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": most_receives}).decode()
 
 
 def _number(name: str, value: object) -> int:

@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Any, Final
 from uuid import uuid4
 
-from loginpipe_tests.sqs_endpoint.account import MESSAGE_BYTES_MOST, Account, QueueEntry
+from loginpipe_tests.sqs_endpoint.account import MESSAGE_BYTES_MOST, Account, QueueEntry, check_names
 from loginpipe_tests.sqs_endpoint.faults import Faults
 from loginpipe_tests.sqs_endpoint.fifo import FifoQueue
 from loginpipe_tests.sqs_endpoint.messages import (
@@ -78,32 +78,32 @@ class Actions:
             raise missing("QueueName")
         return {"QueueUrl": self._url(self.account.create(name, request.get("Attributes") or {}, now))}
 
-    def _get_queue_url(self, request: Request, now: float) -> Answer:
+    def _get_queue_url(self, request: Request, _now: float) -> Answer:
         return {"QueueUrl": self._url(self.account.find(request.get("QueueName", "")))}
 
-    def _list_queues(self, request: Request, now: float) -> Answer:
+    def _list_queues(self, request: Request, _now: float) -> Answer:
         prefix = request.get("QueueNamePrefix") or ""
         most = int(request.get("MaxResults") or _LISTED_MOST)
         begin = int(request.get("NextToken") or 0)
         urls = [self._url(entry) for name, entry in sorted(self.account.entries.items()) if name.startswith(prefix)]
         more = "MaxResults" in request and begin + most < len(urls)
-        return {"QueueUrls": urls[begin : begin + most], **({"NextToken": str(begin + most)} if more else {})}
+        page = urls[begin : begin + most]
+        return {**({"QueueUrls": page} if page else {}), **({"NextToken": str(begin + most)} if more else {})}
 
-    def _delete_queue(self, entry: QueueEntry, request: Request, now: float) -> Answer:
+    def _delete_queue(self, entry: QueueEntry, _request: Request, _now: float) -> Answer:
         self.account.delete(entry)
         return {}
 
-    def _purge_queue(self, entry: QueueEntry, request: Request, now: float) -> Answer:
+    def _purge_queue(self, entry: QueueEntry, _request: Request, now: float) -> Answer:
         self.account.purge(entry, now)
         return {}
 
     def _get_queue_attributes(self, entry: QueueEntry, request: Request, now: float) -> Answer:
         names = request.get("AttributeNames") or ()
+        check_names(names)
         entry.queue.settle(now)
-        every = {**entry.attributes, **entry.counts}
-        if "All" not in names:
-            every = {name: value for name, value in every.items() if name in names}
-        return {"Attributes": every} if every else {}
+        shown = {name: value for name, value in entry.attributes().items() if name in names or "All" in names}
+        return {"Attributes": shown} if shown else {}
 
     def _set_queue_attributes(self, entry: QueueEntry, request: Request, now: float) -> Answer:
         self.account.configure(entry, request.get("Attributes") or {}, now)
@@ -136,6 +136,8 @@ class Actions:
         queue = entry.queue
         if isinstance(queue, FifoQueue):
             return answer | self._send_in_order(queue, entry, message, request, now)
+        if request.get("MessageDeduplicationId"):
+            raise bad_value("MessageDeduplicationId", "given", "The queue is not a FIFO queue.")
         queue.add(message, now, delay)
         return answer | {"MessageId": message.message_id}
 
@@ -281,7 +283,8 @@ class Actions:
                 failed.append(_failure(one, fault.code, "Injected.", sender_fault=fault.sender_fault))
             elif answer is not None:
                 successful.append(answer)
-        return {"Successful": successful, "Failed": failed}
+        # SQS leaves out a list that would be empty.
+        return {**({"Successful": successful} if successful else {}), **({"Failed": failed} if failed else {})}
 
 
 def _failure(entry: Request, code: str, message: str, *, sender_fault: bool) -> Answer:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from itertools import count
 from typing import Final
 
 _TARGET: Final = re.compile(rb"\r\nx-amz-target:[ \t]*([^\r]*?)[ \t]*\r\n", re.IGNORECASE)
@@ -13,7 +14,12 @@ _CLOSE: Final = re.compile(rb"\r\nconnection:[ \t]*close[ \t]*\r\n", re.IGNORECA
 _EXPECT: Final = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*\r\n", re.IGNORECASE)
 _HEADERS_MOST_BYTES: Final = 65_536
 _END: Final = b"\r\n\r\n"
-_OK: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.0\r\nContent-Length: %d\r\n\r\n%b"
+_OK: Final = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.0\r\nx-amzn-RequestId: %d\r\n"
+    b"Content-Length: %d\r\n\r\n%b"
+)
+
+_request_ids = count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         self._everyone.add(self)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         self._transport = None
         self._everyone.discard(self)
         if self.on_lost is not None:
@@ -69,12 +75,13 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         if reply.status == HTTPStatus.OK:
-            self._transport.write(_OK % (len(reply.body), reply.body))
+            self._transport.write(_OK % (next(_request_ids), len(reply.body), reply.body))
         else:
             headers = "".join(f"{name}: {value}\r\n" for name, value in reply.headers.items())
             head = (
                 f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}\r\n"
-                f"Content-Type: application/x-amz-json-1.0\r\n{headers}Content-Length: {len(reply.body)}\r\n\r\n"
+                f"Content-Type: application/x-amz-json-1.0\r\nx-amzn-RequestId: {next(_request_ids)}\r\n"
+                f"{headers}Content-Length: {len(reply.body)}\r\n\r\n"
             )
             self._transport.write(head.encode() + reply.body)
         if self._last:

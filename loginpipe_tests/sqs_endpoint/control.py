@@ -17,6 +17,7 @@ from loginpipe_tests.sqs_endpoint.account import Account
 from loginpipe_tests.sqs_endpoint.clock import Clock
 from loginpipe_tests.sqs_endpoint.connection import Reply
 from loginpipe_tests.sqs_endpoint.faults import Fault, Faults
+from loginpipe_tests.sqs_endpoint.fifo import FifoQueue
 from loginpipe_tests.sqs_endpoint.long_polls import LongPolls
 from loginpipe_tests.sqs_endpoint.messages import Message, digest
 from loginpipe_tests.sqs_endpoint.refusals import Refusal
@@ -39,6 +40,7 @@ class Control:
             "books": self._books,
             "clear_faults": self._clear_faults,
             "configure": self._configure,
+            "hold": self._hold,
             "seed": self._seed,
             "send": self._send,
             "stats": self._stats,
@@ -59,7 +61,7 @@ class Control:
         self._faults.add(Fault.read(content))
         return {}
 
-    def _clear_faults(self, content: Content) -> Content:
+    def _clear_faults(self, _content: Content) -> Content:
         fired = self._faults.fired()
         self._faults.clear()
         return {"faults": fired}
@@ -84,22 +86,37 @@ class Control:
         return {}
 
     def _send(self, content: Content) -> Content:
-        """Put messages on a queue: the given bodies, or sample events."""
+        """Put messages on a queue: the given bodies, or sample events; on a FIFO queue in so many groups in turn."""
         queue = self._account.find(content["queue"]).queue
+        fifo = isinstance(queue, FifoQueue)
+        groups = int(content.get("groups", 1))
         bodies = content.get("bodies")
         if bodies is None:
             bodies = sample_bodies(content["count"], seed=content["seed"], bad_share=content.get("bad_share", 0.02))
         now = self._clock.now()
-        ids = []
+        ids: list[str] = []
         for body in bodies:
             message = Message(str(uuid4()), body, digest(body.encode()), now)
-            message.group = message.deduplication_id = None
+            if fifo:
+                message.group = f"group-{len(ids) % groups}"
+                message.deduplication_id = message.message_id
             queue.add(message, now)
             ids.append(message.message_id)
         self._polls.serve(queue)
         return {"ids": ids} if content.get("ids", True) else {}
 
-    def _stats(self, content: Content) -> Content:
+    def _hold(self, content: Content) -> Content:
+        """Put messages in flight as if another consumer had received them, however many are in flight already."""
+        queue = self._account.find(content["queue"]).queue
+        cap = queue.limits.in_flight
+        queue.limits.in_flight = len(queue.messages)
+        try:
+            held = queue.receive(self._clock.now(), int(content["count"]), float(content["seconds"]))
+        finally:
+            queue.limits.in_flight = cap
+        return {"held": len(held)}
+
+    def _stats(self, _content: Content) -> Content:
         now = self._clock.now()
         for entry in self._account.entries.values():
             entry.queue.settle(now)

@@ -12,7 +12,6 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import boto3
 import orjson
 
 _START_SECONDS: Final = 30
@@ -64,12 +63,15 @@ class Endpoint:
             "AWS_REGION": self.region,
             "AWS_DEFAULT_REGION": self.region,
             "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",  # noqa: S106
+            "AWS_SECRET_ACCESS_KEY": "test",
         }
 
     @cached_property
     def client(self) -> Any:
         """A boto3 client of it, whatever the environment says."""
+        # The endpoint's own process imports this module and needs no client.
+        import boto3
+
         return boto3.client(
             "sqs",
             endpoint_url=self.url,
@@ -114,13 +116,18 @@ class Endpoint:
         """Set its clock forward: timeouts, delays, retention and deduplication pass; long polls wait on."""
         self.command("advance", seconds=seconds)
 
-    def send(self, queue: str, bodies: Iterable[str]) -> list[str]:
-        """Put these bodies on a queue, by name or URL, and return the ids."""
-        return self.command("send", queue=queue, bodies=list(bodies))["ids"]  # type: ignore[no-any-return]
+    def send(self, queue: str, bodies: Iterable[str], *, groups: int = 1) -> list[str]:
+        """Put these bodies on a queue, by name or URL, and return the ids; on a FIFO queue in groups in turn."""
+        answer = self.command("send", queue=queue, bodies=list(bodies), groups=groups)
+        return answer["ids"]  # type: ignore[no-any-return]
 
-    def send_samples(self, queue: str, count: int, *, seed: int, bad_share: float = 0.02) -> None:
+    def send_samples(self, queue: str, count: int, *, seed: int, bad_share: float = 0.02, groups: int = 1) -> None:
         """Put sample events on a queue: those of `loginpipe.local.sample_events.sample_bodies`."""
-        self.command("send", queue=queue, count=count, seed=seed, bad_share=bad_share, ids=False)
+        self.command("send", queue=queue, count=count, seed=seed, bad_share=bad_share, groups=groups, ids=False)
+
+    def hold(self, queue: str, count: int, *, seconds: float) -> int:
+        """Put up to so many messages in flight, as if another consumer had received them, and return how many."""
+        return self.command("hold", queue=queue, count=count, seconds=seconds)["held"]  # type: ignore[no-any-return]
 
     def stats(self) -> dict[str, Any]:
         """Return ``calls`` by action, ``queues`` by name with counts, ``faults`` with how often each has ``fired``."""

@@ -92,7 +92,7 @@ class _Rule:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to become of a call: seconds to wait before and after it takes effect, and the error or drop at its end."""
+    """What is to become of a call: seconds to wait before and after it takes effect, the error or drop at its end."""
 
     before: float = 0.0
     after: float = 0.0
@@ -128,7 +128,7 @@ class Faults:
         """Return the rules in force with how often each has fired."""
         return [{**vars(rule.fault), "fired": rule.fired} for rule in self._rules]
 
-    def plan(self, action: str, queue: str | None) -> Plan:
+    def plan(self, action: str, queue: str) -> Plan:
         """Decide on a call: every delay that fires, and the first error or drop that does."""
         plan = AS_ASKED
         for rule in self._of(CALL_KINDS, action, queue):
@@ -149,7 +149,7 @@ class Faults:
                 return rule.fault
         return None
 
-    def _of(self, kinds: frozenset[str] | set[str], action: str, queue: str | None) -> list[_Rule]:
+    def _of(self, kinds: frozenset[str] | set[str], action: str, queue: str) -> list[_Rule]:
         return [
             rule
             for rule in self._rules

@@ -95,23 +95,15 @@ class Message:
         return shown
 
     def _rarer_attribute(self, name: str) -> str | None:
-        match name:
-            case "ApproximateFirstReceiveTimestamp":
-                return str(int(self.first_received * 1000))
-            case "SenderId":
-                return ACCOUNT
-            case "SequenceNumber":
-                return f"{self.sequence:020}" if self.sequence else None
-            case "MessageDeduplicationId":
-                return self.deduplication_id
-            case "MessageGroupId":
-                return self.group
-            case "DeadLetterQueueSourceArn":
-                return self.source_arn
-            case "AWSTraceHeader":
-                return self.trace
-            case _:
-                return None
+        return {
+            "ApproximateFirstReceiveTimestamp": str(int(self.first_received * 1000)),
+            "AWSTraceHeader": self.trace,
+            "DeadLetterQueueSourceArn": self.source_arn,
+            "MessageDeduplicationId": self.deduplication_id,
+            "MessageGroupId": self.group,
+            "SenderId": ACCOUNT,
+            "SequenceNumber": f"{self.sequence:020}" if self.sequence else None,
+        }.get(name)
 
     def own_attributes(self, names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
         """Return those of its own attributes that are asked for by name, by ``prefix.*``, or with ``All``."""

@@ -47,7 +47,7 @@ class Limits:
 
 
 class Queue:
-    """A standard queue.
+    """A standard queue, which hands out messages in the order in which they became visible.
 
     Attributes:
         counts: messages sent, deliveries, and messages gone by state, since the queue was made; ``vain deletes`` are
@@ -119,8 +119,8 @@ class Queue:
             message.received = now
             message.first_received = message.first_received or now
             message.copy_due = False
+            self.in_flight += 1
             self._hide(message, State.IN_FLIGHT, until)
-        self.in_flight += len(messages)
         self.counts["delivered"] += len(messages)
         return messages
 
@@ -287,7 +287,9 @@ class Queue:
         redrive = self.redrive
         if message.state is not State.VISIBLE:
             return False
-        if redrive is None or redrive.target.deleted or message.receive_count < redrive.most_receives:
+        if redrive is None or message.receive_count < redrive.most_receives:
+            return True
+        if redrive.target is self or redrive.target.deleted:
             return True
         self._remove(message, State.DEAD_LETTERED)
         redrive.target.take_dead_letter(message, self.arn, now)

@@ -32,7 +32,7 @@ class Refusal(Exception):  # noqa: N818 - SQS refuses; nothing here went wrong
 
 _UNMODELLED: Final = {
     "InvalidParameterValue": "com.amazon.coral.service#InvalidParameterValueException",
-    "MissingParameter": "com.amazonaws.sqs#MissingParameter",
+    "MissingParameter": "com.amazon.coral.service#MissingRequiredParameterException",
     "InternalFailure": "com.amazon.coral.service#InternalFailure",
     "ServiceUnavailable": "com.amazon.coral.service#ServiceUnavailableException",
     "ThrottlingException": "com.amazon.coral.availability#ThrottlingException",
@@ -44,6 +44,7 @@ _UNMODELLED: Final = {
 _QUERY_CODES: Final = {
     "QueueDoesNotExist": "AWS.SimpleQueueService.NonExistentQueue",
     "QueueNameExists": "QueueAlreadyExists",
+    "SerializationException": "MalformedInput",
     **{
         code: f"AWS.SimpleQueueService.{code}"
         for code in (
@@ -78,4 +79,4 @@ def missing(parameter: str) -> Refusal:
 
 def bad_handle(handle: str) -> Refusal:
     """A receipt handle that this queue never gave out."""
-    return Refusal("ReceiptHandleIsInvalid", f'The input receipt handle "{handle}" is not a valid receipt handle.')
+    return Refusal("ReceiptHandleIsInvalid", f'The input receipt handle "{handle}" is not a valid receipt handle.', 404)

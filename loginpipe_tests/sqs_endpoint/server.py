@@ -1,6 +1,7 @@
 """The endpoint: from a call on a connection to its answer, with the faults and the waiting in between."""
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any, Final
 import orjson
 
 from loginpipe_tests.sqs_endpoint.account import Account, QueueEntry
-from loginpipe_tests.sqs_endpoint.actions import Actions
+from loginpipe_tests.sqs_endpoint.actions import Actions, Answer
 from loginpipe_tests.sqs_endpoint.clock import Clock
 from loginpipe_tests.sqs_endpoint.connection import Call, Connection, Reply
 from loginpipe_tests.sqs_endpoint.control import Control
@@ -23,6 +24,10 @@ CONTROL_PATH: Final = "/_control"
 
 _TARGET: Final = "AmazonSQS."
 _HOST: Final = "127.0.0.1"
+_NO_CALL: Final = Refusal("InvalidAction", "This is no call of SQS's JSON protocol.")
+_NOT_OF_THE_MODEL: Final = Refusal("SerializationException", "The request is not one of the service's model.")
+
+_log = logging.getLogger(__name__)
 
 
 class Server:
@@ -61,21 +66,21 @@ class Server:
             connection.drop()
 
     def _handle(self, connection: Connection, call: Call) -> None:
-        try:
-            if call.path == CONTROL_PATH:
-                connection.reply(self._control.reply(call.body))
-                return
-            if not call.target.startswith(_TARGET):
-                raise Refusal("InvalidAction", "This is no call of SQS's JSON protocol.", 404)
-            self._begin(connection, call.target.removeprefix(_TARGET), _content(call.body))
-        except Refusal as refusal:
-            connection.reply(_refused(refusal))
+        if call.path == CONTROL_PATH:
+            connection.reply(self._control.reply(call.body))
+        elif not call.target.startswith(_TARGET):
+            connection.reply(_refused(_NO_CALL))
+        elif (request := _content(call.body)) is None:
+            connection.reply(_refused(_NOT_OF_THE_MODEL))
+        else:
+            self._begin(connection, call.target.removeprefix(_TARGET), request)
 
     def _begin(self, connection: Connection, action: str, request: dict[str, Any]) -> None:
         self.calls[action] += 1
         plan = AS_ASKED
         if self.faults:
-            plan = self.faults.plan(action, str(request.get("QueueUrl", "")).rpartition("/")[2] or None)
+            queue = request.get("QueueUrl") or request.get("QueueName") or ""
+            plan = self.faults.plan(action, str(queue).rpartition("/")[2])
         if plan.before:
             asyncio.get_running_loop().call_later(plan.before, self._act, connection, action, request, plan)
         else:
@@ -88,38 +93,45 @@ class Server:
         finish = partial(self._finish, connection, plan)
         try:
             if (of_account := self._actions.of_account.get(action)) is not None:
-                finish(Reply(orjson.dumps(of_account(request, self._clock.now()))))
-                return
-            of_queue = self._actions.of_queue.get(action)
-            if of_queue is None and action != "ReceiveMessage":
-                raise Refusal("InvalidAction", f"The action {action} is not one of this endpoint's.")
-            entry = self._account.find(request.get("QueueUrl") or "")
-            if of_queue is None:
-                self._receive(connection, entry, request, finish)
+                finish(of_account(request, self._clock.now()))
             else:
-                answer = of_queue(entry, request, self._clock.now())
-                finish(Reply(orjson.dumps(answer)))
-            self._serve_waiting(entry)
+                self._act_on_queue(connection, action, request, finish)
         except Refusal as refusal:
-            finish(_refused(refusal))
+            self._finish_with(connection, plan, _refused(refusal))
+        except (TypeError, ValueError, KeyError, AttributeError):
+            _log.exception("a request that is not of the service's model, or a mistake of the endpoint")
+            self._finish_with(connection, plan, _refused(_NOT_OF_THE_MODEL))
 
-    def _receive(
-        self, connection: Connection, entry: QueueEntry, request: dict[str, Any], finish: Callable[[Reply], None]
+    def _act_on_queue(
+        self, connection: Connection, action: str, request: dict[str, Any], finish: Callable[[Answer], None]
     ) -> None:
-        receive = self._actions.prepared(entry, request)
-        answer = self._actions.receive(receive, self._clock.now())
-        if answer is not None or not receive.wait:
-            finish(Reply(orjson.dumps(answer or {})))
-            return
-        poll = self._polls.add(receive, lambda later: finish(Reply(orjson.dumps(later))))
-        connection.on_lost = poll.cancel
-
-    def _serve_waiting(self, entry: QueueEntry) -> None:
+        of_queue = self._actions.of_queue.get(action)
+        if of_queue is None and action != "ReceiveMessage":
+            raise Refusal("InvalidAction", f"The action {action} is not one of this endpoint's.")
+        entry = self._account.find(request.get("QueueUrl") or "")
+        if of_queue is not None:
+            finish(of_queue(entry, request, self._clock.now()))
+        else:
+            self._receive(connection, entry, request, finish)
         self._polls.serve(entry.queue)
         if entry.queue.redrive is not None:
             self._polls.serve(entry.queue.redrive.target)
 
-    def _finish(self, connection: Connection, plan: Plan, reply: Reply) -> None:
+    def _receive(
+        self, connection: Connection, entry: QueueEntry, request: dict[str, Any], finish: Callable[[Answer], None]
+    ) -> None:
+        receive = self._actions.prepared(entry, request)
+        answer = self._actions.receive(receive, self._clock.now())
+        if answer is not None or not receive.wait:
+            finish(answer or {})
+        else:
+            # The messages of a poll whose client is gone stay for others.
+            connection.on_lost = self._polls.add(receive, finish).cancel
+
+    def _finish(self, connection: Connection, plan: Plan, answer: Answer) -> None:
+        self._finish_with(connection, plan, Reply(orjson.dumps(answer)))
+
+    def _finish_with(self, connection: Connection, plan: Plan, reply: Reply) -> None:
         if plan.after:
             asyncio.get_running_loop().call_later(plan.after, self._answer, connection, plan, reply)
         else:
@@ -139,14 +151,12 @@ def _end(connection: Connection, fault: Fault) -> None:
         connection.reply(_refused(Refusal(fault.code, "Injected.", fault.status)))
 
 
-def _content(body: bytes) -> dict[str, Any]:
+def _content(body: bytes) -> dict[str, Any] | None:
     try:
         content = orjson.loads(body or b"{}")
     except orjson.JSONDecodeError:
-        content = None
-    if not isinstance(content, dict):
-        raise Refusal("SerializationException", "The body of the request is no JSON object.")
-    return content
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def _refused(refusal: Refusal) -> Reply:
