@@ -42,19 +42,25 @@ class Identity:
 
 def identity(delivery: "MessageTypeDef") -> Identity:
     """Return a delivery's identity; attributes that are not of the form that we write are as none."""
-    own = Identity(delivery["MessageId"], int(delivery["Attributes"]["SentTimestamp"]))
-    carried = {name: value.get("StringValue", "") for name, value in delivery.get("MessageAttributes", {}).items()}
-    first_id = carried.get(REDRIVE_OF) or carried.get(REPLAY_OF)
-    if not first_id:
-        return own
+    return _carried(delivery) or _own(delivery)
+
+
+def _own(delivery: "MessageTypeDef") -> Identity:
+    return Identity(delivery["MessageId"], int(delivery["Attributes"]["SentTimestamp"]))
+
+
+def _carried(delivery: "MessageTypeDef") -> Identity | None:
+    attributes = {name: value.get("StringValue", "") for name, value in delivery.get("MessageAttributes", {}).items()}
+    redriven = attributes.get(REDRIVE_OF)
     try:
-        sent_ms, first = int(carried.get(SENT_MS, "")), UUID(first_id)
+        first, sent_ms = UUID(redriven or attributes.get(REPLAY_OF, "")), int(attributes.get(SENT_MS, ""))
     except ValueError:
-        return own
-    # Not from the future, and a dead letter not from before SQS could hold it: only its sender vouches for the time.
-    earliest = own.sent_ms - _OLDEST_DEAD_LETTER_MS if REDRIVE_OF in carried else 0
-    sent_ms = sent_ms if earliest < sent_ms <= own.sent_ms else own.sent_ms
-    return Identity(str(first if REDRIVE_OF in carried else replay_id(first)), sent_ms)
+        return None
+    # Only its sender vouches for the time: not from the future, and a dead letter not from before SQS could hold it.
+    latest = int(delivery["Attributes"]["SentTimestamp"])
+    earliest = latest - _OLDEST_DEAD_LETTER_MS if redriven else 0
+    bounded = sent_ms if earliest < sent_ms <= latest else latest
+    return Identity(str(first if redriven else replay_id(first)), bounded)
 
 
 def replay_id(rejected: UUID) -> UUID:
@@ -63,12 +69,15 @@ def replay_id(rejected: UUID) -> UUID:
 
 
 def redrive_attributes(delivery: "MessageTypeDef") -> "dict[str, MessageAttributeValueTypeDef]":
-    """Return the attributes with which a dead letter goes back: those it has of ours, else its own identity."""
+    """Return the attributes with which a dead letter goes back: the identity that it has carried so far, or its own."""
     attributes: dict[str, Any] = dict(delivery.get("MessageAttributes", {}))
-    if REDRIVE_OF not in attributes and REPLAY_OF not in attributes:
-        own = identity(delivery)
-        attributes |= _strings({REDRIVE_OF: own.message_id, SENT_MS: str(own.sent_ms)})
-    return attributes
+    known_as = _carried(delivery)
+    if known_as is None:
+        known_as = _own(delivery)
+        attributes.pop(REPLAY_OF, None)
+        attributes |= _strings({REDRIVE_OF: known_as.message_id})
+    # The time as we read it, so that the next delivery reads the same.
+    return attributes | _strings({SENT_MS: str(known_as.sent_ms)})
 
 
 def replay_attributes(rejected: UUID, sent_ms: int) -> "dict[str, MessageAttributeValueTypeDef]":
