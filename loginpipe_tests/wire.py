@@ -143,6 +143,19 @@ def damaged_bodies(which: Callable[[dict[str, Any]], bool] = lambda _: True) -> 
     return tamper
 
 
+def depth(*, visible: int, in_flight: int) -> Tamper:
+    """Say that the queue holds so many messages."""
+    said = {"ApproximateNumberOfMessages": visible, "ApproximateNumberOfMessagesNotVisible": in_flight}
+
+    def tamper(call: Call, forward: Forward) -> Answer:
+        content = forward(call).content
+        attributes = content["Attributes"]
+        changed = {name: str(number) for name, number in said.items() if name in attributes}
+        return success({**content, "Attributes": attributes | changed})
+
+    return tamper
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = False
     block_on_close = True

@@ -20,8 +20,8 @@ REPLAY_OF: Final = "loginpipe.replay_of"
 SENT_MS: Final = "loginpipe.sent_ms"
 """``SentTimestamp`` of the first message."""
 
-_OLDEST_DEAD_LETTER_MS: Final = 29 * 86_400_000
-"""14 days on the queue, as long on the dead-letter queue, and a day's grace."""
+_OLDEST_DEAD_LETTER_MS: Final = 366 * 86_400_000
+"""14 days on the queue and as long on the dead-letter queue, some dozen times over."""
 
 _REPLAYS: Final = UUID("6f1c2d5e-7b0a-5e64-9a55-0f6f4f0c8a11")
 """The namespace of replayed ids: a replay that is sent twice is one message."""

@@ -196,10 +196,11 @@ def test_a_call_that_fails_once_takes_nothing_from_the_next_round(
         PLAIN_WEB_SERVER,
         Answer(200, b"{}"),
         Answer(200, b'{"Successful": []}'),
+        Answer(200, b'{"Successful": [{"Id": "one"}, {}], "Failed": [{"Id": "0"}]}'),
         Answer(200, b"[]"),
         Answer(200, b"\xff\xfe"),
     ],
-    ids=["a web server", "nothing", "none", "a list", "no text"],
+    ids=["a web server", "nothing", "none", "ids that nobody gave", "a list", "no text"],
 )
 def test_what_no_answer_confirms_is_not_counted_as_deleted(
     opened: Queue, leases: LeaseKeeper, wire: Wire, pauses: list[float], answer: Answer

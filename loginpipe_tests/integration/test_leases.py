@@ -11,7 +11,18 @@ from loginpipe.sqs import client
 from loginpipe.sqs.client import Queue, open_queue
 from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.leases import BACK_OFF_MOST_SECONDS, LONGEST_LEASE_SECONDS, LeaseKeeper, back_off_seconds
-from loginpipe_tests.wire import Wire, answers, delivered, eventually, failed_entries, first, refusal
+from loginpipe_tests.wire import (
+    Answer,
+    Call,
+    Forward,
+    Wire,
+    answers,
+    delivered,
+    eventually,
+    failed_entries,
+    first,
+    refusal,
+)
 
 CHANGE = "ChangeMessageVisibilityBatch"
 
@@ -236,6 +247,23 @@ def test_a_message_that_was_lost_and_received_again_is_kept_again(
     leases.extend_due()
     assert entries(wire)[-1]["ReceiptHandle"] == again.receipt_handle
     assert leases.lost == 1
+
+
+def test_a_failure_of_an_old_handle_says_nothing_of_the_delivery_that_came_meanwhile(
+    opened: Queue, leases: LeaseKeeper, clock: Clock, wire: Wire
+) -> None:
+    def fails_while_it_comes_again(call: Call, forward: Forward) -> Answer:
+        leases.add(received_again(opened, 1), asked=clock.now)
+        return failed_entries("ReceiptHandleIsInvalid", sender_fault=True)(call, forward)
+
+    leases.add(received(opened, 1, visibility_seconds=0), asked=clock.now)
+    wire.on(CHANGE, first(1, fails_while_it_comes_again))
+    clock.now += 50
+    leases.extend_due()
+    clock.now += 50
+    leases.extend_due()
+    (old, new) = entries(wire)
+    assert new["ReceiptHandle"] != old["ReceiptHandle"]
 
 
 def test_no_extension_reaches_beyond_the_twelve_hours_that_sqs_allows(

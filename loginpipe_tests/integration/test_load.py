@@ -214,11 +214,21 @@ def test_an_empty_batch_is_loaded(connection: Connection, database_url: str, key
     assert sizes(database_url) == [0, 0, 0, 0]
 
 
-def test_loaders_that_meet_the_same_messages_record_each_once_and_none_waits_for_ever(
+SLOWLY = """
+    CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql
+    AS $$ BEGIN PERFORM pg_sleep(0.002); RETURN NEW; END $$;
+    CREATE TRIGGER slowly BEFORE INSERT ON loginpipe.ingested_messages FOR EACH ROW EXECUTE FUNCTION slowly();
+    CREATE TRIGGER slowly BEFORE INSERT ON vault.sealed_values FOR EACH ROW EXECUTE FUNCTION slowly();
+"""
+"""Makes sure that loads that begin together meet, row by row: in different orders they would deadlock."""
+
+
+def test_loaders_that_meet_the_same_messages_record_each_once_and_none_is_a_deadlock_victim(
     database_url: str, key_files: KeyFiles
 ) -> None:
-    loaders, number = 4, 400
-    frame = messages(*(login(user_id=f"user-{i}", device_id=f"device-{i % 50}") for i in range(number)))
+    execute(database_url, SLOWLY)
+    loaders, number = 3, 60
+    frame = messages(*(login(user_id=f"user-{i}", device_id=f"device-{i}") for i in range(number)))
     together = Barrier(loaders)
 
     def load(loader: int) -> LoadCounts:
@@ -235,5 +245,29 @@ def test_loaders_that_meet_the_same_messages_record_each_once_and_none_waits_for
         found = list(pool.map(load, range(loaders)))
     assert sum(entry.inserted for entry in found) == number
     assert sum(entry.duplicates for entry in found) == number * (loaders - 1)
-    assert sum(entry.sealed for entry in found) == 51
-    assert sizes(database_url)[:3] == [number, number, 51]
+    assert sum(entry.sealed for entry in found) == number + 1
+    assert sizes(database_url)[:3] == [number, number, number + 1]
+
+
+def test_loaders_of_different_messages_that_seal_the_same_values_are_no_deadlock_victims_either(
+    database_url: str, key_files: KeyFiles
+) -> None:
+    execute(database_url, SLOWLY)
+    loaders, number = 2, 60
+    together = Barrier(loaders)
+
+    def load(loader: int) -> LoadCounts:
+        bodies = [login(ip=f"198.51.100.{loader}", device_id=f"device-{i}") for i in range(number)]
+        batch = masked(key_files, *(bodies if loader else reversed(bodies)))
+        connection = connect(database_url)
+        try:
+            run_id = open_books(connection, number)
+            together.wait(timeout=30)
+            return load_logins(connection, batch.logins, batch.sealed, run_id)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(loaders) as pool:
+        found = list(pool.map(load, range(loaders)))
+    assert [entry.inserted for entry in found] == [number, number]
+    assert sum(entry.sealed for entry in found) == number + loaders

@@ -19,7 +19,19 @@ from loginpipe.masking.sealing import Sealed
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.load import load_logins
 from loginpipe_tests.conftest import KeyFiles, Pipeline
-from loginpipe_tests.wire import Custodian, checks, delivered, ingest, logged, login, logins, metadata, tables
+from loginpipe_tests.wire import (
+    Custodian,
+    at_the_wire,
+    checks,
+    delivered,
+    depth,
+    ingest,
+    logged,
+    login,
+    logins,
+    metadata,
+    tables,
+)
 
 
 def test_a_batch_becomes_rows_and_rejects_and_the_queue_is_empty(pipeline: Pipeline) -> None:
@@ -177,6 +189,26 @@ def test_a_run_on_an_empty_queue_succeeds_and_books_nothing(pipeline: Pipeline) 
     counts = "SELECT received, accepted, rejected, inserted, duplicates, deleted, finished_at IS NOT NULL"
     assert pipeline.rows(f"{counts} FROM loginpipe.ingest_runs") == [(0, 0, 0, 0, 0, 0, True)]
     assert pipeline.rows("SELECT count(*) FROM user_logins") == [(0,)]
+
+
+def test_a_queue_at_its_in_flight_limit_is_not_taken_for_a_drained_one(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with at_the_wire(pipeline, monkeypatch) as wire:
+        wire.on("GetQueueAttributes", depth(visible=1_000, in_flight=120_000))
+        result = pipeline.run()
+    assert result.success
+    found = metadata(result)["raw_sqs_messages"]
+    assert (found["queue_drained"], found["in_flight_stall"]) == (False, True)
+    assert any("in-flight stall: messages wait" in message for message in logged(pipeline, result))
+
+
+def test_a_dead_letter_fails_its_check_and_not_the_run(pipeline: Pipeline) -> None:
+    client = pipeline.queue.client
+    dead_letters = client.get_queue_url(QueueName=f"{pipeline.queue.name}-dlq")["QueueUrl"]
+    client.send_message(QueueUrl=dead_letters, MessageBody=login())
+    result = ingest(pipeline, *logins(1))
+    assert [name for name, passed in checks(result).items() if not passed] == ["no_dead_letters"]
 
 
 def test_what_is_more_than_one_bite_waits_for_the_next_run(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

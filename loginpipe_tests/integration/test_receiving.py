@@ -23,6 +23,7 @@ from loginpipe_tests.wire import (
     damaged_bodies,
     first,
     refusal,
+    success,
 )
 
 
@@ -184,6 +185,17 @@ def test_when_a_receive_fails_for_good_what_came_before_is_the_bite(
     assert str(received.broken_off) == (
         f"queue '{opened.name}' may not be used with these credentials (AccessDenied): grant what docs/aws.md lists"
     )
+
+
+def test_an_endpoint_that_leaves_out_the_attributes_is_named(opened: Queue, leases: LeaseKeeper, wire: Wire) -> None:
+    def without_attributes(call: Call, forward: Forward) -> Answer:
+        content = forward(call).content
+        return success({"Messages": [{k: v for k, v in m.items() if k != "Attributes"} for m in content["Messages"]]})
+
+    wire.on("ReceiveMessage", without_attributes)
+    send(opened, 1)
+    with pytest.raises(QueueError, match=r"does not answer in today's SQS protocol"):
+        receive(opened, leases, most=1)
 
 
 def test_when_one_receiver_fails_the_others_stop_too(opened: Queue, leases: LeaseKeeper, wire: Wire) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from threading import Barrier
 from typing import Any
@@ -14,10 +15,11 @@ import pytest
 from loginpipe import resources
 from loginpipe.errors import DatabaseError
 from loginpipe.local.stack import LocalStack
+from loginpipe.masking.mask import MaskedLogins
 from loginpipe.masking.sealing import Sealed
 from loginpipe.postgres.load import LoadCounts
 from loginpipe.postgres.session import Session
-from loginpipe.resources import PostgresResource
+from loginpipe.resources import MaskingResource, PostgresResource
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import (
     Answer,
@@ -257,3 +259,24 @@ def test_a_write_whose_commit_was_not_heard_of_is_done_again_and_finds_its_own_r
         "received": 4, "accepted": 3, "rejected": 1, "inserted": 3, "duplicates": 0, "deleted": 4, "delete_failures": 0,
     }  # fmt: skip
     assert pipeline.depth() == (0, 0)
+
+
+class Losing(MaskingResource):
+    """Loses a row."""
+
+    def mask(self, validated: pd.DataFrame) -> MaskedLogins:
+        masked = super().mask(validated)
+        return replace(masked, logins=masked.logins.iloc[1:])
+
+
+def test_a_login_that_gets_lost_between_two_stages_is_noticed_and_stays_on_the_queue(
+    pipeline: Pipeline, settings_environment: dict[str, str]
+) -> None:
+    keys = {name: settings_environment[f"LOGINPIPE_{name.upper()}"] for name in ("token_keys", "seal_key")}
+    pipeline.send(logins(3))
+    result = take(pipeline, 3, masking=Losing(**keys, seal_key_fingerprint=None, production=False))
+    assert checks(result)["counts_add_up"] is False
+    assert len(users(pipeline)) == 2
+    until_visible_again(pipeline, 1)
+    take(pipeline, 1)
+    assert users(pipeline) == ["user-0", "user-1", "user-2"]

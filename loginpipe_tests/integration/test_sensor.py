@@ -1,5 +1,6 @@
 """The sensor on a real queue and a Dagster instance with real runs."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from uuid import uuid4
 
@@ -13,9 +14,10 @@ from loginpipe import sensors
 from loginpipe.definitions import build_definitions
 from loginpipe.errors import QueueError
 from loginpipe.jobs import INGEST_JOB
-from loginpipe.sensors import queue_depth_sensor
+from loginpipe.sensors import dead_letter_sensor, queue_depth_sensor
+from loginpipe.sqs.client import Queue
 from loginpipe_tests.conftest import Pipeline
-from loginpipe_tests.wire import logins, take
+from loginpipe_tests.wire import at_the_wire, depth, logins, take
 
 
 @pytest.fixture(autouse=True)
@@ -23,12 +25,22 @@ def _small_bites(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGINPIPE_BATCH_MESSAGES", "4")
 
 
-def tick(pipeline: Pipeline) -> SensorExecutionData:
-    """Evaluate the sensor as the daemon does, with the resources that it needs."""
+@pytest.fixture
+def watched(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
+    """A queue and an instance, all that the sensor needs: no database."""
+    monkeypatch.setenv("LOGINPIPE_QUEUE", queue.name)
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Pipeline(queue, "", instance)
+
+
+def tick(
+    pipeline: Pipeline, sensor: dg.SensorDefinition = queue_depth_sensor, cursor: str | None = None
+) -> SensorExecutionData:
+    """Evaluate a sensor as the daemon does, with the resources that it needs."""
     definitions = build_definitions()
-    resources = {key: (definitions.resources or {})[key] for key in queue_depth_sensor.required_resource_keys}
-    with dg.build_sensor_context(pipeline.instance, definitions=definitions, resources=resources) as context:
-        return queue_depth_sensor.evaluate_tick(context)
+    resources = {key: (definitions.resources or {})[key] for key in sensor.required_resource_keys}
+    with dg.build_sensor_context(pipeline.instance, cursor, definitions=definitions, resources=resources) as context:
+        return sensor.evaluate_tick(context)
 
 
 def add_run(pipeline: Pipeline, status: dg.DagsterRunStatus, job: str = INGEST_JOB) -> None:
@@ -42,48 +54,59 @@ def seen(pipeline: Pipeline, visible: int, in_flight: int = 0) -> str:
     return f"queue '{pipeline.queue.name}': {visible} waiting, {in_flight} in flight, 0 delayed"
 
 
-@pytest.fixture
-def failed_run(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that has just failed."""
+def fail_a_run(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as mistaken:
         mistaken.setenv("LOGINPIPE_SEAL_KEY", "file:absent.pem")
         assert not take(pipeline, 1).success
 
 
-def test_on_an_empty_queue_it_starts_nothing_and_says_what_it_saw(pipeline: Pipeline) -> None:
-    data = tick(pipeline)
+def test_on_an_empty_queue_it_starts_nothing_and_says_what_it_saw(watched: Pipeline) -> None:
+    data = tick(watched)
     assert data.run_requests == []
-    assert data.skip_message == f"{seen(pipeline, 0)}; nothing to receive"
+    assert data.skip_message == f"{seen(watched, 0)}; nothing to receive"
 
 
 @pytest.mark.parametrize(("waiting", "runs"), [(1, 1), (4, 1), (5, 2), (16, 4), (40, 4)])
-def test_it_asks_for_as_many_runs_as_it_takes_up_to_the_limit(pipeline: Pipeline, waiting: int, runs: int) -> None:
-    pipeline.send(logins(waiting))
-    data = tick(pipeline)
+def test_it_asks_for_as_many_runs_as_it_takes_up_to_the_limit(watched: Pipeline, waiting: int, runs: int) -> None:
+    watched.send(logins(waiting))
+    data = tick(watched)
     assert len(data.run_requests or []) == runs
     assert data.skip_message is None
     assert {request.run_key for request in data.run_requests or []} == {None}
 
 
-def test_the_limit_is_a_setting(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_is_a_setting(watched: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGINPIPE_MAX_RUNS", "7")
-    pipeline.send(logins(40))
-    assert len(tick(pipeline).run_requests or []) == 7
+    watched.send(logins(40))
+    assert len(tick(watched).run_requests or []) == 7
 
 
-def test_looking_receives_nothing(pipeline: Pipeline) -> None:
-    pipeline.send(logins(3))
-    tick(pipeline)
-    delivered = pipeline.queue.client.receive_message(
-        QueueUrl=pipeline.queue.url, MaxNumberOfMessages=10, MessageSystemAttributeNames=["ApproximateReceiveCount"]
+def test_looking_receives_nothing(watched: Pipeline) -> None:
+    watched.send(logins(3))
+    tick(watched)
+    delivered = watched.queue.client.receive_message(
+        QueueUrl=watched.queue.url, MaxNumberOfMessages=10, MessageSystemAttributeNames=["ApproximateReceiveCount"]
     )
     assert [message["Attributes"]["ApproximateReceiveCount"] for message in delivered["Messages"]] == ["1"] * 3
 
 
-def test_messages_in_flight_are_somebody_elses(pipeline: Pipeline) -> None:
-    pipeline.send(logins(3))
-    pipeline.queue.client.receive_message(QueueUrl=pipeline.queue.url, MaxNumberOfMessages=10)
-    assert tick(pipeline).skip_message == f"{seen(pipeline, 0, 3)}; nothing to receive"
+def test_messages_in_flight_are_somebody_elses(watched: Pipeline) -> None:
+    watched.send(logins(3))
+    watched.queue.client.receive_message(QueueUrl=watched.queue.url, MaxNumberOfMessages=10)
+    assert tick(watched).skip_message == f"{seen(watched, 0, 3)}; nothing to receive"
+
+
+def test_at_the_in_flight_limit_it_starts_nothing_since_nothing_could_be_received(
+    watched: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with at_the_wire(watched, monkeypatch) as wire:
+        wire.on("GetQueueAttributes", depth(visible=1_000, in_flight=119_990))
+        data = tick(watched)
+    assert data.run_requests == []
+    assert data.skip_message is not None
+    assert data.skip_message.startswith(
+        f"queue '{watched.queue.name}': 1,000 waiting, 119,990 in flight, 0 delayed; in-flight stall: messages wait"
+    )
 
 
 @pytest.mark.parametrize(
@@ -96,15 +119,15 @@ def test_messages_in_flight_are_somebody_elses(pipeline: Pipeline) -> None:
         dg.DagsterRunStatus.CANCELING,
     ],
 )
-def test_runs_that_are_going_are_counted(pipeline: Pipeline, status: dg.DagsterRunStatus) -> None:
-    pipeline.send(logins(16))
+def test_runs_that_are_going_are_counted(watched: Pipeline, status: dg.DagsterRunStatus) -> None:
+    watched.send(logins(16))
     for _ in range(3):
-        add_run(pipeline, status)
-    assert len(tick(pipeline).run_requests or []) == 1
-    add_run(pipeline, status)
-    data = tick(pipeline)
+        add_run(watched, status)
+    assert len(tick(watched).run_requests or []) == 1
+    add_run(watched, status)
+    data = tick(watched)
     assert data.run_requests == []
-    assert data.skip_message == f"{seen(pipeline, 16)}; 4 of at most 4 runs are going, enough for now"
+    assert data.skip_message == f"{seen(watched, 16)}; 4 of at most 4 runs are going, enough for now"
 
 
 @pytest.mark.parametrize(
@@ -116,47 +139,64 @@ def test_runs_that_are_going_are_counted(pipeline: Pipeline, status: dg.DagsterR
     ],
 )
 def test_runs_that_ended_and_runs_of_other_jobs_are_not_counted(
-    pipeline: Pipeline, status: dg.DagsterRunStatus, job: str
+    watched: Pipeline, status: dg.DagsterRunStatus, job: str
 ) -> None:
-    pipeline.send(logins(16))
-    add_run(pipeline, status, job)
-    assert len(tick(pipeline).run_requests or []) == 4
+    watched.send(logins(16))
+    add_run(watched, status, job)
+    assert len(tick(watched).run_requests or []) == 4
 
 
-@pytest.mark.usefixtures("failed_run")
-def test_after_a_failed_run_it_waits_and_says_until_when(pipeline: Pipeline) -> None:
-    pipeline.send(logins(16))
-    data = tick(pipeline)
+def test_after_a_failed_run_it_waits_and_says_until_when(watched: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_a_run(watched, monkeypatch)
+    watched.send(logins(16))
+    data = tick(watched)
     assert data.run_requests == []
     assert data.skip_message is not None
-    assert data.skip_message.startswith(f"{seen(pipeline, 16)}; backing off after 1 failed runs in a row, next try at ")
+    assert data.skip_message.startswith(f"{seen(watched, 16)}; backing off after 1 failed runs in a row, next try at ")
 
 
-@pytest.mark.usefixtures("failed_run")
 def test_after_the_wait_one_run_finds_out_whether_the_cause_is_gone(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+    watched: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fail_a_run(watched, monkeypatch)
     monkeypatch.setattr(sensors, "BACK_OFF_FIRST", timedelta())
-    pipeline.send(logins(16))
-    assert len(tick(pipeline).run_requests or []) == 1
+    watched.send(logins(16))
+    assert len(tick(watched).run_requests or []) == 1
 
 
-@pytest.mark.usefixtures("failed_run")
-def test_after_a_success_earlier_failures_are_forgotten(pipeline: Pipeline) -> None:
+def test_after_a_success_earlier_failures_are_forgotten(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_a_run(pipeline, monkeypatch)
     pipeline.send(logins(20))
     assert pipeline.run().success
     assert len(tick(pipeline).run_requests or []) == 4
 
 
 def test_a_queue_that_is_not_there_fails_the_tick_with_one_sentence(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+    watched: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOGINPIPE_QUEUE", "no-such-queue")
     with pytest.raises(dg.DagsterError) as caught:
-        tick(pipeline)
+        tick(watched)
     cause = caught.value.__cause__
     assert isinstance(cause, QueueError)
     assert str(cause) == (
         "queue 'no-such-queue' does not exist in this account and region: create it, or set LOGINPIPE_QUEUE or "
         "AWS_REGION"
     )
+
+
+def test_dead_letters_are_reported_when_they_come_and_when_they_are_gone_and_not_in_between(watched: Pipeline) -> None:
+    client = watched.queue.client
+    dead_letters = client.get_queue_url(QueueName=f"{watched.queue.name}-dlq")["QueueUrl"]
+    first = tick(watched, dead_letter_sensor)
+    quiet = tick(watched, dead_letter_sensor, first.cursor)
+    client.send_message(QueueUrl=dead_letters, MessageBody="x")
+    filled = tick(watched, dead_letter_sensor, quiet.cursor)
+    client.purge_queue(QueueUrl=dead_letters)
+    emptied = tick(watched, dead_letter_sensor, filled.cursor)
+    reports = [
+        [event.passed for event in data.asset_events if isinstance(event, dg.AssetCheckEvaluation)]
+        for data in (first, quiet, filled, emptied)
+    ]
+    assert reports == [[True], [], [False], [True]]
+    assert quiet.skip_message == f"dead-letter queue of '{watched.queue.name}', as before: Empty"

@@ -1,4 +1,4 @@
-"""COPY's text format as we write it, and the stream that COPY reads from. What Postgres reads is tested on a real one."""
+"""COPY's text format as we write it, and the stream that COPY reads from, without a server."""
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
