@@ -285,7 +285,7 @@ def logins(number: int) -> list[str]:
 def delivered(body: str, **known: Any) -> Message:
     """A message as received: body and what else is known of it; the rest as it usually is."""
     message_id = known.get("message_id") or str(uuid4())
-    usual = {"message_id": message_id, "delivery_id": message_id, "receipt_handle": "handle"}
+    usual: dict[str, Any] = {"message_id": message_id, "delivery_id": message_id, "receipt_handle": "handle"}
     usual |= {"sent_ms": SENT_MS, "received_ms": SENT_MS + 5, "receive_count": 1, "body_intact": True}
     return Message(body=body, **(usual | known))
 

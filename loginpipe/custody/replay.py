@@ -18,7 +18,7 @@ from loginpipe.masking.sealing import SealedValue, SealKey, WrappedDataKey
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
 from loginpipe.sqs.client import Queue, tens
-from loginpipe.sqs.entries import call_with_entries
+from loginpipe.sqs.entries import call_with_entries, fitting
 from loginpipe.sqs.identity import replay_attributes
 
 if TYPE_CHECKING:
@@ -137,7 +137,8 @@ def _sent(queue: Queue, bodies: Mapping[str, _Body]) -> list[str]:
     def call(entries: "list[SendMessageBatchRequestEntryTypeDef]") -> object:
         return queue.client.send_message_batch(QueueUrl=queue.url, Entries=entries)
 
-    failed = call_with_entries(call, {i: entry(i, body) for i, body in bodies.items()})
+    batches = fitting([(i, entry(i, body)) for i, body in bodies.items()])
+    failed = [failure for batch in batches for failure in call_with_entries(call, batch)]
     if bodies and len(failed) == len(bodies):
         raise QueueError(f"queue {queue.name!r} takes no messages ({failed[0].code}): the rejects stay")
     refused = {f.delivery_id for f in failed}

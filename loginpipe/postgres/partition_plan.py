@@ -11,7 +11,9 @@ from typing import Final
 LEDGER: Final = "loginpipe.ingested_messages"
 USER_LOGINS: Final = "public.user_logins"
 
-_LEDGER_KEPT: Final = timedelta(days=15)  # SQS keeps a message 14 days at most; the day more is for clocks that differ
+# SQS keeps a message 14 days at most, and one that goes to a FIFO dead-letter queue, or is redriven, 14 more. A day
+# more is for clocks that differ.
+_LEDGER_KEPT: Final = timedelta(days=29)
 _LEDGER_AHEAD: Final = timedelta(days=7)
 _LOGIN_MONTHS: Final = range(-1, 4)
 _DAY: Final = timedelta(days=1)
@@ -55,7 +57,7 @@ def coming(today: date) -> list[Partition]:
 
 
 def expired(existing: Iterable[Partition], today: date) -> list[Partition]:
-    """Pick the ledger's partitions whose last day ended more than 14 days before a UTC date; never another table's."""
+    """Pick the ledger's partitions that no message can need any more on a UTC date; never another table's."""
     first = ledger_begins(today)
     return [partition for partition in existing if partition.table == LEDGER and partition.end <= first]
 

@@ -39,6 +39,9 @@ _CREDENTIALS: Final = frozenset(
         "UnrecognizedClientException",
     }
 )
+_UNAVAILABLE: Final = frozenset({"502", "503", "504"})
+"""What a proxy or a load balancer answers in an endpoint's place."""
+
 _PROTOCOL: Final = (
     "is at an endpoint that does not answer in today's SQS protocol: LocalStack does from 3.0 on; "
     "upgrade it, or mend AWS_ENDPOINT_URL"
@@ -99,8 +102,8 @@ def _client(connections: int) -> "SQSClient":
         max_pool_connections=connections,
         user_agent_extra="loginpipe",
     )
-    # boto3 itself reads AWS_DEFAULT_REGION only.
-    return boto3.client("sqs", region_name=os.environ.get("AWS_REGION"), config=config)
+    # boto3 itself reads AWS_DEFAULT_REGION only; its default session is shared between threads, and not safe for that.
+    return boto3.session.Session().client("sqs", region_name=os.environ.get("AWS_REGION"), config=config)
 
 
 @contextmanager
@@ -130,6 +133,8 @@ def _reason(code: str) -> str:
         return f"may not be used with these credentials ({code}): grant what docs/aws.md lists"
     if code in _CREDENTIALS:
         return f"cannot be used: AWS refuses the credentials ({code}): renew them"
+    if code in _UNAVAILABLE:
+        return f"is out of reach for now (its endpoint answered {code}): try again later"
     if code.isdecimal():
         return f"{_PROTOCOL} (it answered {code})"
     return f"cannot be used: SQS answered {code}"

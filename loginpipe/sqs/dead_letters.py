@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from loginpipe.errors import QueueError
 from loginpipe.logins.messages import Message
 from loginpipe.sqs.client import BATCH_MOST, Queue, queue_errors
-from loginpipe.sqs.entries import call_with_entries
+from loginpipe.sqs.entries import call_with_entries, fitting
 from loginpipe.sqs.identity import Identity, identity, redrive_attributes
 from loginpipe.sqs.leases import LeaseKeeper
 
@@ -146,10 +146,13 @@ def _sent(queue: Queue, deliveries: "Sequence[MessageTypeDef]") -> "list[Message
             content["MessageDeduplicationId"] = delivery["MessageId"]
         return content
 
-    failed = call_with_entries(
-        lambda entries: queue.client.send_message_batch(QueueUrl=queue.url, Entries=entries),
-        {d["MessageId"]: entry(d) for d in deliveries},
-    )
+    failed = [
+        failure
+        for batch in fitting([(d["MessageId"], entry(d)) for d in deliveries])
+        for failure in call_with_entries(
+            lambda entries: queue.client.send_message_batch(QueueUrl=queue.url, Entries=entries), batch
+        )
+    ]
     if deliveries and len(failed) == len(deliveries):
         raise QueueError(f"queue {queue.name!r} takes no messages back ({failed[0].code}): the dead letters stay")
     refused = {f.delivery_id for f in failed}

@@ -1,11 +1,16 @@
 """Calls of SQS with up to ten entries, which can fail for single entries in an answer that is a success."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
+
+import orjson
 
 from loginpipe.sqs.client import MALFORMED, error_code
+
+CALL_BYTES_MOST: Final = 1_048_576
+"""SQS's limit of all messages in one call together."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ def call_with_entries(call: Callable[[list[Any]], Any], entries: Mapping[str, Ma
     delivery_ids = list(entries)
     try:
         answer: Any = call([{**entry, "Id": str(place)} for place, entry in enumerate(entries.values())])
+        confirmed = {int(done["Id"]) for done in answer.get("Successful", [])}
+        refused = {int(failed["Id"]): failed for failed in answer.get("Failed", [])}
     except ClientError as error:
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         code = error_code(error.response)
@@ -41,13 +48,28 @@ def call_with_entries(call: Callable[[list[Any]], Any], entries: Mapping[str, Ma
         return [FailedEntry(delivery_id, type(error).__name__, False) for delivery_id in delivery_ids]
     except MALFORMED as error:
         return [FailedEntry(delivery_id, type(error).__name__, False) for delivery_id in delivery_ids]
-    confirmed = {int(done["Id"]) for done in answer.get("Successful", [])}
-    refused = {int(failed["Id"]): failed for failed in answer.get("Failed", [])}
     return [
-        FailedEntry(delivery_id, str(refused[place]["Code"]), bool(refused[place].get("SenderFault", False)))
+        FailedEntry(delivery_id, str(refused[place].get("Code", "")), bool(refused[place].get("SenderFault", False)))
         if place in refused
         # Neither confirmed nor refused: what is not said to have happened has not.
         else FailedEntry(delivery_id, "NotConfirmed", False)
         for place, delivery_id in enumerate(delivery_ids)
         if place in refused or place not in confirmed
     ]
+
+
+def fitting(entries: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[dict[str, dict[str, Any]]]:
+    """Cut entries to send, at most ten, into calls whose bodies and attributes together SQS takes."""
+    batch: dict[str, dict[str, Any]] = {}
+    size = 0
+    for delivery_id, entry in entries:
+        length = len(orjson.dumps(entry.get("MessageAttributes", {}))) + len(
+            entry["MessageBody"].encode("utf-8", "replace")
+        )
+        if batch and size + length > CALL_BYTES_MOST:
+            yield batch
+            batch, size = {}, 0
+        batch[delivery_id] = entry
+        size += length
+    if batch:
+        yield batch

@@ -165,7 +165,7 @@ class LeaseKeeper:
                 failure = failed.get(delivery_id)
                 if wanted[delivery_id] > 0 and failure is None:
                     lease.ends = now + wanted[delivery_id]
-                elif delivery_id in self._leases and (
+                elif self._leases.get(delivery_id) is lease and (
                     self._clock() >= lease.ends or (failure is not None and failure.code in _NO_LONGER_OURS)
                 ):
                     self._given_up.add(delivery_id)

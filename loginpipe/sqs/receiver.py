@@ -125,8 +125,8 @@ class _Bite:
                 MessageSystemAttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
                 MessageAttributeNames=["loginpipe.*"],
             )
-        now_ms = time.time_ns() // 1_000_000
-        messages = [_message(delivery, now_ms) for delivery in answer.get("Messages", [])]
+            now_ms = time.time_ns() // 1_000_000
+            messages = [_message(delivery, now_ms) for delivery in answer.get("Messages", [])]
         self.leases.add(messages, asked)
         # Damage on the way heals by delivering again; a body damaged twice is set aside like any bad one.
         with self.lock:

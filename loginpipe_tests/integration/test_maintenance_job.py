@@ -104,3 +104,16 @@ def test_a_database_that_is_not_migrated_fails_it_with_one_sentence(
     cause = cause_of_failure(run(pipeline))
     assert cause.startswith("SchemaError: the database empty_")
     assert cause.endswith("is not migrated (at none, needs 0001): run `loginpipe migrate`")
+
+
+def test_the_ledger_keeps_what_a_dead_letter_can_still_bring_back(pipeline: Pipeline) -> None:
+    # Two weeks on the queue, two on the dead-letter queue, and a redriven message keeps the day of its first sending.
+    day = (today() - timedelta(days=27)).date()
+    execute(
+        pipeline.database_url,
+        f"CREATE TABLE IF NOT EXISTS loginpipe.ingested_messages_{day:y%Ym%md%d} "
+        f"PARTITION OF {LEDGER} FOR VALUES FROM ('{day}') TO ('{day + timedelta(days=1)}')",
+        f"INSERT INTO {LEDGER} VALUES (gen_random_uuid(), '{day}', gen_random_uuid())",
+    )
+    assert run(pipeline).success
+    assert pipeline.rows(f"SELECT count(*) FROM {LEDGER}") == [(1,)]

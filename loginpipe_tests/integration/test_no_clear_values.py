@@ -9,12 +9,14 @@ import base64
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pandas as pd
+import psycopg2
 import pytest
 
 from loginpipe.local.stack import LocalStack
@@ -124,7 +126,7 @@ class Searched:
         there = {f"table {name}": "\n".join(rows) for name, rows in tables(self._pipeline).items()}
         for run in instance.get_run_records():
             events = instance.all_logs(run.dagster_run.run_id)
-            there[f"events of {run.dagster_run.run_id}"] = "\n".join(event.to_json() for event in events)
+            there[f"events of {run.dagster_run.run_id}"] = "\n".join(dg.serialize_value(event) for event in events)
             there[f"record of {run.dagster_run.run_id}"] = f"{run} {run.dagster_run.tags} {run.dagster_run.run_config}"
         there |= {"stdout": output.out, "stderr": output.err, "logging": self._caplog.text}
         there |= {f"arguments of {r.name}": repr((r.msg, r.args)) for r in self._caplog.records if r.args}
@@ -212,8 +214,6 @@ def test_after_a_run_in_which_the_database_refuses(
 
 
 def execute(pipeline: Pipeline, statement: str) -> None:
-    import psycopg2
-
     connection = psycopg2.connect(pipeline.database_url)
     try:
         with connection, connection.cursor() as cursor:
@@ -227,8 +227,8 @@ class Leaking(MaskingResource):
 
     def mask(self, validated: pd.DataFrame) -> MaskedLogins:
         masked = super().mask(validated)
-        masked.logins.loc[1, "masked_device_id"] = validated.loc[1, "device_id"]
-        return masked
+        leaked = [validated["device_id"].iloc[0], *masked.logins["masked_device_id"].iloc[1:]]
+        return replace(masked, logins=masked.logins.assign(masked_device_id=leaked))
 
 
 def test_after_a_run_whose_masking_forgot_a_cell_nothing_is_written_and_the_messages_go_back(

@@ -85,14 +85,14 @@ def test_a_second_maintenance_on_a_day_finds_nothing_to_do(connection: Connectio
 def test_the_next_day_adds_a_day_ahead_and_drops_the_one_that_is_over(connection: Connection) -> None:
     result = maintain(connection, TODAY + DAY)
     assert result.created == ["loginpipe.ingested_messages_y2026m11d29"]
-    assert result.dropped == ["loginpipe.ingested_messages_y2026m11d06"]
+    assert result.dropped == ["loginpipe.ingested_messages_y2026m10d23"]
 
 
 def test_after_a_month_without_maintenance_nothing_is_missing_and_nothing_left_over(connection: Connection) -> None:
     later = TODAY + timedelta(days=40)
     result = maintain(connection, later)
     assert "public.user_logins_y2027m03" in result.created
-    assert len(result.dropped) == 23
+    assert len(result.dropped) == 37
     there = (
         "SELECT 'loginpipe.' || relname FROM pg_class WHERE relname LIKE 'ingested_messages_y%%d__' AND relkind = 'r'"
     )
@@ -128,7 +128,7 @@ def test_rows_that_wait_in_a_default_partition_move_to_their_own(connection: Con
 
 
 def test_what_expired_leaves_the_ledger_and_stays_in_user_logins(connection: Connection) -> None:
-    for day in (TODAY - 400 * DAY, TODAY - 15 * DAY, TODAY):
+    for day in (TODAY - 400 * DAY, TODAY - 29 * DAY, TODAY):
         record(connection, day)
     result = maintain(connection, TODAY + DAY)
     assert result.rows_in_default == {LEDGER: 0, USER_LOGINS: 1}
@@ -234,7 +234,7 @@ def test_four_maintenances_at_once_share_the_work_and_none_fails(
     already = {str(partition) for partition in coming(TODAY)}
     created = [name for result in results for name in result.created]
     assert sorted(created) == sorted(str(partition) for partition in coming(later) if str(partition) not in already)
-    assert sum(len(result.dropped) for result in results) == 23
+    assert sum(len(result.dropped) for result in results) == 37
 
 
 def test_loads_go_on_through_maintenance_without_one_error_or_one_row_lost(

@@ -149,7 +149,7 @@ def test_of_a_message_that_comes_twice_the_newest_delivery_counts(
     deleted = opened.client.delete_message_batch(
         QueueUrl=opened.url, Entries=[{"Id": "0", "ReceiptHandle": message.receipt_handle}]
     )
-    assert "Failed" not in deleted or not deleted["Failed"]
+    assert not deleted.get("Failed")
     assert read_depth(opened).visible == read_depth(opened).in_flight == 0
 
 
@@ -229,7 +229,7 @@ def test_bodies_together_are_bounded_and_what_is_beyond_stays_on_the_queue(
 def test_a_message_sent_again_is_known_by_its_first_id_and_time_and_deleted_in_every_form(
     opened: Queue, leases: LeaseKeeper
 ) -> None:
-    first_id, first_ms = str(uuid4()), 1_700_000_000_000
+    first_id, first_ms = str(uuid4()), time.time_ns() // 1_000_000 - 3 * 86_400_000
     attributes = {
         "loginpipe.redrive_of": {"DataType": "String", "StringValue": first_id},
         "loginpipe.sent_ms": {"DataType": "String", "StringValue": str(first_ms)},

@@ -18,10 +18,10 @@ def ledger_day(day: date) -> Partition:
     return Partition(LEDGER, f"ingested_messages_{day:y%Ym%md%d}", day, day + DAY)
 
 
-def test_the_ledger_reaches_from_fifteen_days_ago_to_a_week_ahead() -> None:
+def test_the_ledger_reaches_from_twenty_nine_days_ago_to_a_week_ahead() -> None:
     days = of(LEDGER, coming(date(2026, 11, 21)))
-    assert len(days) == 23
-    assert days[0] == Partition(LEDGER, "ingested_messages_y2026m11d06", date(2026, 11, 6), date(2026, 11, 7))
+    assert len(days) == 37
+    assert days[0] == Partition(LEDGER, "ingested_messages_y2026m10d23", date(2026, 10, 23), date(2026, 10, 24))
     assert days[-1] == Partition(LEDGER, "ingested_messages_y2026m11d28", date(2026, 11, 28), date(2026, 11, 29))
 
 
@@ -46,7 +46,7 @@ def test_on_every_day_of_four_years_the_partitions_of_a_table_follow_without_gap
 
 
 def test_a_ledger_day_is_kept_as_long_as_a_message_of_it_can_come_again_and_a_day_more() -> None:
-    day = ledger_day(date(2026, 11, 6))
+    day = ledger_day(date(2026, 10, 23))
     assert expired([day], date(2026, 11, 21)) == []
     assert expired([day], date(2026, 11, 22)) == [day]
 
