@@ -25,13 +25,16 @@ BROKEN_ADDRESSES = [
 
 
 def ipv6_spellings(address: IPv6Address) -> list[str]:
-    groups = [f"{int(group, 16):x}" for group in address.exploded.split(":")]
+    # From the bytes: Python 3.13 writes mapped addresses with a dotted tail.
+    numbers = [int.from_bytes(address.packed[i : i + 2], "big") for i in range(0, 16, 2)]
+    groups, padded = [f"{number:x}" for number in numbers], [f"{number:04x}" for number in numbers]
     tail = IPv4Address(int(address) & 0xFFFF_FFFF)
     return [
         address.compressed,
         address.exploded,
+        ":".join(padded),
         address.compressed.upper(),
-        address.exploded.upper(),
+        ":".join(padded).upper(),
         ":".join(groups),
         ":".join([*groups[:6], str(tail)]),
     ]
