@@ -52,7 +52,7 @@ def raw_sqs_messages(
     if received.broken_off is not None:
         context.log.warning("receiving broke off, what was received goes on: %s", received.broken_off)
     # An empty long poll is what a drained queue and one at its in-flight limit have in common.
-    stalled = not len(frame) and sqs.depth().stalled
+    stalled = received.drained and sqs.depth().stalled
     if stalled:
         context.log.warning("queue %r: %s", sqs.name, STALL)
     metadata: dict[str, dg.MetadataValue | int | bool] = {

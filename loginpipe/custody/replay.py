@@ -139,7 +139,7 @@ def _sent(queue: Queue, bodies: Mapping[str, _Body]) -> list[str]:
 
     batches = fitting([(i, entry(i, body)) for i, body in bodies.items()])
     failed = [failure for batch in batches for failure in call_with_entries(call, batch)]
-    if bodies and len(failed) == len(bodies):
+    if failed and len(failed) == len(bodies) and failed[0].of_call:
         raise QueueError(f"queue {queue.name!r} takes no messages ({failed[0].code}): the rejects stay")
     refused = {f.delivery_id for f in failed}
     return [i for i in bodies if i not in refused]

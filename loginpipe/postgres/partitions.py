@@ -158,8 +158,8 @@ def _drop_expired(cursor: Cursor, today: date) -> list[str]:
     for name in gone:
         cursor.execute(sql.SQL("DROP TABLE {}").format(_identifier(name)))
     if default:
-        delete = sql.SQL("DELETE FROM {} WHERE {} < %s").format(default, sql.Identifier(_KEYS[LEDGER]))
-        cursor.execute(delete, (ledger_begins(today),))
+        delete = sql.SQL(statement("delete_expired_from_default")).format(default=default)
+        cursor.execute(delete, {"begins": ledger_begins(today)})
     return gone
 
 

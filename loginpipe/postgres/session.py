@@ -15,6 +15,9 @@ PATIENCE_SECONDS: Final = 60
 """A restart or a failover of a managed Postgres takes less; the leases of the messages are kept meanwhile."""
 
 _LONGEST_PAUSE_SECONDS: Final = 5
+_NEEDS_ANOTHER_CONNECTION: Final = frozenset({"25006", "25P03", "57P05"})
+"""Read-only since a failover made this server a replica; ended by the server for being idle."""
+
 # Serialisation failure, deadlock, lock not available; the server shuts down, crashed, or starts up; too many
 # connections; and class 08, connection exceptions.
 _PASSING: Final = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"})
@@ -26,7 +29,11 @@ def is_passing(error: BaseException) -> bool:
     """Say whether an error may be gone when the same is tried again, judged by its SQLSTATE."""
     if not isinstance(error, DatabaseError) or type(error) is not DatabaseError:
         return False
-    return error.sqlstate is None or error.sqlstate.startswith("08") or error.sqlstate in _PASSING
+    return (
+        error.sqlstate is None
+        or error.sqlstate.startswith("08")
+        or error.sqlstate in _PASSING | _NEEDS_ANOTHER_CONNECTION
+    )
 
 
 class Session:
@@ -56,8 +63,16 @@ class Session:
             with attempt:
                 if self._connection.closed:
                     self._connection = connect(self._url)
-                return work(self._connection)
+                return self._attempt(work)
         raise AssertionError  # the last attempt returned or raised
+
+    def _attempt(self, work: Callable[[Connection], T]) -> T:
+        try:
+            return work(self._connection)
+        except DatabaseError as error:
+            if error.sqlstate in _NEEDS_ANOTHER_CONNECTION:
+                self._connection.close()
+            raise
 
     def close(self) -> None:
         """Close the connection."""

@@ -17,6 +17,7 @@ from loginpipe.sqs.client import BATCH_MOST, Queue, queue_errors
 from loginpipe.sqs.entries import call_with_entries, fitting
 from loginpipe.sqs.identity import Identity, identity, redrive_attributes
 from loginpipe.sqs.leases import LeaseKeeper
+from loginpipe.sqs.receiver import is_intact
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageTypeDef
@@ -40,7 +41,7 @@ class RedriveCounts:
     Attributes:
         dropped: deleted, since the ledger holds their outcome.
         moved: sent back to the queue and deleted here.
-        left: not wanted by the filter, or refused; they stay.
+        left: not wanted by the filter, refused, or damaged on the way here; they stay.
     """
 
     dropped: int = 0
@@ -94,29 +95,30 @@ def redrive(
     """
     counts = RedriveCounts()
     leases = LeaseKeeper(dead_letters, visibility_seconds=_VISIBILITY_SECONDS, calls_at_once=4)
-    left: list[Message] = []
     began = time.monotonic()
     try:
         while deliveries := _received(dead_letters, leases):
-            by_id = {identity(d).message_id: d for d in deliveries if wanted(identity(d))}
-            known = set(recorded([identity(d) for d in by_id.values()])) if by_id else set()
-            dropped = [d for message_id, d in by_id.items() if message_id in known]
-            moved = [d for message_id, d in by_id.items() if message_id not in known]
+            by_id: dict[str, list[MessageTypeDef]] = {}
+            for delivery in deliveries:
+                if is_intact(delivery) and wanted(identity(delivery)):
+                    by_id.setdefault(identity(delivery).message_id, []).append(delivery)
+            known = set(recorded([identity(copies[0]) for copies in by_id.values()])) if by_id else set()
+            # Copies of one message are one message: the first is moved, the others go with it.
+            dropped = [copies for message_id, copies in by_id.items() if message_id in known]
+            moved = [copies for message_id, copies in by_id.items() if message_id not in known]
             if not dry_run:
-                moved = _sent(queue, moved)
-                gone = {d["MessageId"] for d in _deleted(dead_letters, leases, [*dropped, *moved])}
-            else:
-                gone = set()
+                sent = {d["MessageId"] for d in _sent(queue, [copies[0] for copies in moved])}
+                moved = [copies for copies in moved if copies[0]["MessageId"] in sent]
+                gone = _deleted(dead_letters, leases, [d for copies in (*dropped, *moved) for d in copies])
+                dropped = [copies for copies in dropped if gone.issuperset(d["MessageId"] for d in copies)]
             counts.dropped += len(dropped)
             counts.moved += len(moved)
-            counts.left += len(deliveries) - len(dropped) - len(moved)
-            left += [_message(d) for d in deliveries if d["MessageId"] not in gone]
+            counts.left += len(deliveries) - sum(map(len, (*dropped, *moved)))
             progress(len(deliveries))
-            if per_second:
+            if per_second and not dry_run:
                 time.sleep(max(0.0, began + counts.moved / per_second - time.monotonic()))
     finally:
-        leases.hand_back(left)
-        leases.close()
+        leases.close(at_once=True)
     return counts
 
 
@@ -153,22 +155,20 @@ def _sent(queue: Queue, deliveries: "Sequence[MessageTypeDef]") -> "list[Message
             lambda entries: queue.client.send_message_batch(QueueUrl=queue.url, Entries=entries), batch
         )
     ]
-    if deliveries and len(failed) == len(deliveries):
+    if failed and len(failed) == len(deliveries) and failed[0].of_call:
         raise QueueError(f"queue {queue.name!r} takes no messages back ({failed[0].code}): the dead letters stay")
     refused = {f.delivery_id for f in failed}
     return [d for d in deliveries if d["MessageId"] not in refused]
 
 
-def _deleted(
-    dead_letters: Queue, leases: LeaseKeeper, deliveries: "Sequence[MessageTypeDef]"
-) -> "list[MessageTypeDef]":
+def _deleted(dead_letters: Queue, leases: LeaseKeeper, deliveries: "Sequence[MessageTypeDef]") -> set[str]:
+    """Delete dead letters and return the ids of those whose delete is confirmed."""
     failed = call_with_entries(
         lambda entries: dead_letters.client.delete_message_batch(QueueUrl=dead_letters.url, Entries=entries),
         {d["MessageId"]: {"ReceiptHandle": d["ReceiptHandle"]} for d in deliveries},
     )
-    kept = {f.delivery_id for f in failed}
-    gone = [d for d in deliveries if d["MessageId"] not in kept]
-    leases.settle(d["MessageId"] for d in gone)
+    gone = {d["MessageId"] for d in deliveries} - {f.delivery_id for f in failed}
+    leases.settle(gone)
     return gone
 
 

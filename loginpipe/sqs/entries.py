@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
-import orjson
-
 from loginpipe.sqs.client import MALFORMED, error_code
 
 CALL_BYTES_MOST: Final = 1_048_576
@@ -20,6 +18,8 @@ class FailedEntry:
     delivery_id: str
     code: str
     sender_fault: bool
+    of_call: bool = False
+    """The call as a whole failed, not this entry of it."""
 
 
 def call_with_entries(call: Callable[[list[Any]], Any], entries: Mapping[str, Mapping[str, Any]]) -> list[FailedEntry]:
@@ -42,12 +42,13 @@ def call_with_entries(call: Callable[[list[Any]], Any], entries: Mapping[str, Ma
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         code = error_code(error.response)
         return [
-            FailedEntry(delivery_id, code, status < HTTPStatus.INTERNAL_SERVER_ERROR) for delivery_id in delivery_ids
+            FailedEntry(delivery_id, code, status < HTTPStatus.INTERNAL_SERVER_ERROR, True)
+            for delivery_id in delivery_ids
         ]
     except BotoCoreError as error:
-        return [FailedEntry(delivery_id, type(error).__name__, False) for delivery_id in delivery_ids]
+        return [FailedEntry(delivery_id, type(error).__name__, False, of_call=True) for delivery_id in delivery_ids]
     except MALFORMED as error:
-        return [FailedEntry(delivery_id, type(error).__name__, False) for delivery_id in delivery_ids]
+        return [FailedEntry(delivery_id, type(error).__name__, False, of_call=True) for delivery_id in delivery_ids]
     return [
         FailedEntry(delivery_id, str(refused[place].get("Code", "")), bool(refused[place].get("SenderFault", False)))
         if place in refused
@@ -63,8 +64,9 @@ def fitting(entries: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[dict[str,
     batch: dict[str, dict[str, Any]] = {}
     size = 0
     for delivery_id, entry in entries:
-        length = len(orjson.dumps(entry.get("MessageAttributes", {}))) + len(
-            entry["MessageBody"].encode("utf-8", "replace")
+        length = len(entry["MessageBody"].encode("utf-8", "replace")) + sum(
+            len(name) + sum(len(part) for part in value.values() if isinstance(part, str | bytes))
+            for name, value in entry.get("MessageAttributes", {}).items()
         )
         if batch and size + length > CALL_BYTES_MOST:
             yield batch

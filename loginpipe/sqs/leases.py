@@ -109,8 +109,8 @@ class LeaseKeeper:
             self._change([(m.delivery_id, m.receipt_handle, 0) for m in ten])
         self.settle(m.delivery_id for m in messages)
 
-    def close(self) -> int:
-        """Stop extending and hand back what is still held, each with a back-off by its receive count.
+    def close(self, *, at_once: bool = False) -> int:
+        """Stop extending and hand back what is still held, each with a back-off by its receive count, or at once.
 
         Returns:
             How many messages went back. One that could not be handed back is visible again when its lease ends.
@@ -120,7 +120,7 @@ class LeaseKeeper:
             self._thread.join()
         with self._lock:
             rest = [
-                (delivery_id, lease.receipt_handle, back_off_seconds(lease.receive_count))
+                (delivery_id, lease.receipt_handle, 0 if at_once else back_off_seconds(lease.receive_count))
                 for delivery_id, lease in self._leases.items()
             ]
             self._leases.clear()
