@@ -6,9 +6,8 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 
-from loginpipe.cli.output import Json, new_app, notes, out, print_json
+from loginpipe.cli.output import Json, new_app, out, print_json, progress
 from loginpipe.cli.warehouse import connect_to_warehouse
 from loginpipe.errors import QueueError
 from loginpipe.settings import load_settings
@@ -65,8 +64,8 @@ def redrive(
         raise QueueError(f"queue {queue.name!r} has no dead-letter queue: give it a redrive policy, see docs/aws.md")
     first = since.replace(tzinfo=UTC).timestamp() * 1000 if since else float("-inf")
     last = until.replace(tzinfo=UTC).timestamp() * 1000 if until else float("inf")
-    with closing(connect_to_warehouse()) as connection, Progress(console=notes, transient=True) as progress:
-        task = progress.add_task("dead letters", total=read_depth(policy.dead_letters).visible)
+    with closing(connect_to_warehouse()) as connection, progress() as bar:
+        task = bar.add_task("dead letters", total=read_depth(policy.dead_letters).visible)
         counts = redrive_dead_letters(
             queue,
             policy.dead_letters,
@@ -74,7 +73,7 @@ def redrive(
             wanted=lambda message: first <= message.sent_ms < last,
             per_second=per_second,
             dry_run=dry_run,
-            progress=lambda more: progress.advance(task, more),
+            progress=lambda more: bar.advance(task, more),
         )
     if as_json:
         print_json({**asdict(counts), "dry_run": dry_run})

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
@@ -25,6 +26,11 @@ def step(what: str) -> Iterator[None]:
     with notes.status(what):
         yield
     notes.print(f"[green]✓[/] {what}")
+
+
+def progress() -> Progress:
+    """Return a progress bar that leaves nothing behind, and shows nothing where there is no terminal."""
+    return Progress(console=notes, transient=True, disable=not notes.is_terminal)
 
 
 def print_json(value: object) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 
-from loginpipe.cli.output import Json, notes, out, print_json
+from loginpipe.cli.output import Json, out, print_json, progress
 from loginpipe.errors import SettingError
+from loginpipe.logins.parsing import is_unicode
 from loginpipe.settings import load_settings
 
 
@@ -37,9 +37,9 @@ def send(
         raise SettingError("generated events do not belong on a production queue: use --file")
     bodies = list(sample_bodies(count, seed=seed)) if count is not None else _bodies_in(file or Path())
     queue = open_queue(settings.queue, connections=8)
-    with Progress(console=notes, transient=True) as progress:
-        task = progress.add_task("sending", total=len(bodies))
-        sent = send_bodies(queue.client, queue.url, bodies, lambda more: progress.advance(task, more))
+    with progress() as bar:
+        task = bar.add_task("sending", total=len(bodies))
+        sent = send_bodies(queue.client, queue.url, bodies, lambda more: bar.advance(task, more))
     if as_json:
         print_json({"queue": queue.name, "sent": sent})
     else:
@@ -48,14 +48,17 @@ def send(
 
 def _bodies_in(file: Path) -> list[str]:
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
         raise SettingError(f"{file} cannot be read as UTF-8 text: mend the path or the file") from None
-    if text.lstrip().startswith("["):
-        try:
-            return [json.dumps(event, ensure_ascii=False) for event in json.loads(text)]
-        except ValueError:
-            raise SettingError(
-                f"{file} begins like a JSON array but is none: mend it, or put one body a line"
-            ) from None
-    return [line for line in text.splitlines() if line.strip()]
+    # Other characters that end a line in Python may stand in a message.
+    if not text.lstrip().startswith("["):
+        return [line for line in text.split("\n") if line.strip()]
+    try:
+        bodies = [json.dumps(event, ensure_ascii=False) for event in json.loads(text)]
+    except (ValueError, RecursionError):
+        raise SettingError(f"{file} begins like a JSON array but is none: mend it, or put one body a line") from None
+    # A lone surrogate, written as an escape, is text to JSON and none to UTF-8.
+    if not all(map(is_unicode, bodies)):
+        raise SettingError(f"{file} holds lone surrogates, which no message can: mend it")
+    return bodies

@@ -8,10 +8,9 @@ from typing import Annotated
 from uuid import UUID
 
 import typer
-from rich.progress import Progress
 from rich.table import Table
 
-from loginpipe.cli.output import Json, new_app, notes, out, print_json
+from loginpipe.cli.output import Json, new_app, notes, out, print_json, progress
 from loginpipe.cli.warehouse import connect_to_warehouse
 from loginpipe.errors import LoginpipeError
 from loginpipe.settings import load_settings
@@ -103,11 +102,11 @@ def replay(
     key = read_private_key(private_key)
     queue = open_queue(load_settings().queue, connections=2)
     wanted = RejectFilter(reason=reason, since=_utc(since), until=_utc(until))
-    with closing(connect_to_warehouse()) as connection, Progress(console=notes, transient=True) as progress:
+    with closing(connect_to_warehouse()) as connection, progress() as bar:
         ids = [reject.message_id for reject in find_rejects(connection, replace(wanted, most=None))]
-        task = progress.add_task("replaying", total=len(ids))
+        task = bar.add_task("replaying", total=len(ids))
         counts = replay_rejects(
-            connection, queue, key, ids, dry_run=dry_run, progress=lambda more: progress.advance(task, more)
+            connection, queue, key, ids, dry_run=dry_run, progress=lambda more: bar.advance(task, more)
         )
     if as_json:
         print_json({**asdict(counts), "dry_run": dry_run})

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Final
+from uuid import uuid4
 
 from loginpipe.errors import QueueError
 from loginpipe.sqs.client import BATCH_MOST, queue_errors
@@ -110,6 +111,10 @@ def _send(client: "SQSClient", queue_url: str, bodies: list[str]) -> tuple[int, 
     waiting: list[SendMessageBatchRequestEntryTypeDef] = [
         {"Id": str(number), "MessageBody": body} for number, body in enumerate(bodies)
     ]
+    if queue_url.endswith(".fifo"):
+        for entry in waiting:
+            entry["MessageGroupId"] = "logins"
+            entry["MessageDeduplicationId"] = uuid4().hex
     codes: Counter[str] = Counter()
     for attempt in range(_ATTEMPTS):
         time.sleep(_FIRST_PAUSE_SECONDS * 2**attempt if attempt else 0)

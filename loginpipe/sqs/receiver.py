@@ -1,5 +1,6 @@
 """Receiving a bounded bite of the queue with several long polls at once."""
 
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,7 @@ class Received:
     Attributes:
         messages: by message id, the newest delivery of each; the order is that of receiving.
         delivery_ids: by message id, what to delete: more than one where a message was sent again more than once.
-        body_bytes: characters of the bodies; about their bytes, since JSON is mostly ASCII.
+        body_bytes: memory that the bodies take: up to four bytes a character.
         empty_receives: long polls that came back empty.
         damaged: deliveries handed back at once because the body did not match its MD5.
         drained: receiving stopped because the queue had no more to give, not because the bite was full.
@@ -140,7 +141,7 @@ class _Bite:
             for message in kept:
                 self.received.messages[message.message_id] = message
                 self.received.delivery_ids.setdefault(message.message_id, set()).add(message.delivery_id)
-                self.received.body_bytes += len(message.body)
+                self.received.body_bytes += sys.getsizeof(message.body)
             self.received.damaged += len(damaged)
             self.room += most - (len(self.received.messages) - known)
         return len(messages)

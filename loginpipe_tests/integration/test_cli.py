@@ -1,0 +1,618 @@
+"""The command line as an operator meets it: what it prints, where, and with which exit code."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import typer
+
+from loginpipe import cli
+from loginpipe.masking.key_files import generate_seal_key, private_half, read_seal_key, read_token_keys
+from loginpipe.sqs import client, dead_letters
+from loginpipe.sqs.client import Queue
+from loginpipe.sqs.depth import read_depth
+from loginpipe_tests.conftest import KeyFiles, Pipeline
+from loginpipe_tests.wire import eventually, ingest, login, logins, take
+
+LOGINPIPE = str(Path(sys.executable).parent / "loginpipe")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> str:
+        """The one line of a failure."""
+        assert self.code == 1, f"{self.out}{self.err}"
+        assert self.out == ""
+        assert self.err.startswith("error: ")
+        assert self.err.endswith("\n")
+        assert self.err.count("\n") == 1, self.err
+        assert "Traceback" not in self.err
+        return self.err.removeprefix("error: ").removesuffix("\n")
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def loginpipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The entry point of the command line, in this process: it takes a second less than one of its own."""
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["loginpipe", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
+def in_a_process(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    return subprocess.run(
+        [LOGINPIPE, *arguments],
+        cwd=folder,
+        env={**kept, "AWS_EC2_METADATA_DISABLED": "true", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+# --- help -------------------------------------------------------------------------------------------------------------
+
+
+def commands() -> Iterator[str]:
+    """Every command there is, as typed."""
+
+    def below(command: Any, path: str) -> Iterator[str]:
+        for name, each in getattr(command, "commands", {}).items():
+            yield from below(each, f"{path} {name}".strip())
+        if not hasattr(command, "commands"):
+            yield path
+
+    return below(typer.main.get_command(cli.app), "")
+
+
+def test_these_are_the_commands() -> None:
+    assert {
+        "demo", "dev", "local up", "local down", "migrate", "send", "doctor", "rejects list", "rejects show",
+        "rejects replay", "dlq status", "dlq redrive", "keys generate",
+    } <= set(commands())  # fmt: skip
+
+
+@pytest.mark.parametrize("command", list(commands()))
+def test_every_command_has_help_with_an_example_of_its_own(loginpipe: Command, command: str) -> None:
+    done = loginpipe(*command.split(), "--help")
+    assert (done.code, done.err) == (0, "")
+    words = " ".join(done.out.replace("│", " ").split())
+    assert f"Usage: loginpipe {command} " in words
+    assert "Example: " in words
+    assert f"loginpipe {command}" in words.partition("Example: ")[2]
+
+
+@pytest.mark.parametrize("group", ["", "local", "rejects", "dlq", "keys"])
+def test_a_group_without_a_command_lists_what_there_is(loginpipe: Command, group: str) -> None:
+    done = loginpipe(*group.split())
+    below = {command.removeprefix(group).split()[0] for command in commands() if command.startswith(group)}
+    assert below
+    assert not [name for name in below if name not in done.out + done.err]
+
+
+def test_the_program_itself_answers_help_and_ends_an_error_in_one_line(tmp_path: Path) -> None:
+    helped = in_a_process("--help", folder=tmp_path)
+    assert helped.returncode == 0
+    assert "rejects" in helped.stdout
+    failed = in_a_process("migrate", folder=tmp_path)
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr == "error: LOGINPIPE_DATABASE_URL is not set: set it to postgresql://user@host/database\n"
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+NOWHERE = {
+    "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+    "AWS_REGION": "us-east-1",
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+}
+SOCKET = "postgresql://postgres@/nothing?host=/nowhere"
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The private half of a seal key with which nothing was sealed."""
+    public = tmp_path_factory.mktemp("other") / "seal_public.pem"
+    generate_seal_key(public)
+    return str(private_half(public))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        ("migrate", {}, "LOGINPIPE_DATABASE_URL is not set: "),
+        ("migrate", {"LOGINPIPE_DATABASE_URL": SOCKET}, "cannot connect to the database nothing at /nowhere: "),
+        ("migrate", {"LOGINPIPE_DATABASE_URL": "mysql://u:geheim@h/n"}, "wrong setting: LOGINPIPE_DATABASE_URL: "),
+        (
+            "migrate",
+            {"LOGINPIPE_DATABASE_URL": "postgresql://u:geheim@db.example.com/n", "LOGINPIPE_ENV": "production"},
+            "production demands verified TLS to the database n at db.example.com: ",
+        ),
+        ("send", {}, "what to send is not clear: give one of --count and --file"),
+        ("send --count 1 --file x", {}, "what to send is not clear: give one of --count and --file"),
+        ("send --count 1", {"LOGINPIPE_ENV": "production"}, "generated events do not belong on a production queue: "),
+        ("send --count 1", {"LOGINPIPE_ENV": "staging"}, "wrong setting: LOGINPIPE_ENV: "),
+        ("send --count 1", {"LOGINPIPE_RECEIVERS": "0"}, "wrong setting: LOGINPIPE_RECEIVERS: "),
+        ("send --count 1", {"AWS_EC2_METADATA_DISABLED": "true"}, "queue 'login-queue': no AWS region is set: "),
+        ("send --count 1", NOWHERE, "queue 'login-queue': the endpoint cannot be reached: "),
+        ("send --file absent.json", NOWHERE, "absent.json cannot be read as UTF-8 text: "),
+        ("dlq status", NOWHERE, "queue 'login-queue': the endpoint cannot be reached: "),
+        ("dlq redrive", NOWHERE, "queue 'login-queue': the endpoint cannot be reached: "),
+        ("rejects list", {}, "LOGINPIPE_DATABASE_URL is not set: "),
+        ("rejects list", {"LOGINPIPE_DATABASE_URL": SOCKET}, "cannot connect to the database nothing at /nowhere: "),
+        ("rejects show 5f0c6d2e-7f0a-4d3b-9a51-2f6f0b7f9c11", {}, "LOGINPIPE_DATABASE_URL is not set: "),
+        ("rejects replay --private-key absent.pem", NOWHERE, "the private key file absent.pem cannot be read "),
+        ("keys generate", {}, "LOGINPIPE_TOKEN_KEYS is not set: "),
+        ("keys generate", {"LOGINPIPE_TOKEN_KEYS": "file:tokens.json"}, "LOGINPIPE_SEAL_KEY is not set: "),
+        (
+            "keys generate",
+            {"LOGINPIPE_TOKEN_KEYS": "awskms:alias/tokens", "LOGINPIPE_SEAL_KEY": "off"},
+            "LOGINPIPE_TOKEN_KEYS must be a file: URI",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else ",".join(value),
+)
+def test_what_is_wrong_is_one_line_and_exit_code_1(
+    loginpipe: Command, monkeypatch: pytest.MonkeyPatch, arguments: str, environment: dict[str, str], said: str
+) -> None:
+    monkeypatch.setattr(client, "_ATTEMPTS", 1)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    error = loginpipe(*arguments.split()).error
+    assert error.startswith(said)
+    assert "geheim" not in error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["send --count none", "send --count 0", "rejects show x", "rejects replay", "rejects list --since then", "nothing"],
+)
+def test_what_is_typed_wrong_is_exit_code_2_and_no_traceback(loginpipe: Command, arguments: str) -> None:
+    done = loginpipe(*arguments.split())
+    assert (done.code, done.out) == (2, "")
+    assert "Usage: " in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_database_that_is_not_migrated_is_named_by_every_command_that_needs_it(
+    loginpipe: Command, monkeypatch: pytest.MonkeyPatch, empty_database_url: str, queue: Queue, key: str
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", empty_database_url)
+    monkeypatch.setenv("LOGINPIPE_QUEUE", queue.name)
+    for arguments in (
+        ("rejects", "list"),
+        ("rejects", "show", str(uuid4())),
+        ("rejects", "replay", "--private-key", key),
+        ("dlq", "redrive"),
+    ):
+        assert "loginpipe migrate" in loginpipe(*arguments).error
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_queue_that_does_not_exist_is_named_by_every_command_that_needs_it(
+    loginpipe: Command, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_QUEUE", "no-such-queue")
+    for arguments in (
+        ("send", "--count", "1"),
+        ("dlq", "status"),
+        ("dlq", "redrive"),
+        ("rejects", "replay", "--private-key", key),
+    ):
+        assert loginpipe(*arguments).error.startswith("queue 'no-such-queue' does not exist in this account and region")
+
+
+# --- send -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def target(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Queue:
+    """The queue that the settings name."""
+    monkeypatch.setenv("LOGINPIPE_QUEUE", queue.name)
+    return queue
+
+
+def bodies(queue: Queue) -> list[str]:
+    """All that can be received from a queue now, sorted."""
+    found: list[str] = []
+    while answer := queue.client.receive_message(QueueUrl=queue.url, MaxNumberOfMessages=10).get("Messages"):
+        found += [message["Body"] for message in answer]
+    return sorted(found)
+
+
+def test_generated_events_are_as_many_as_asked_for_and_the_same_for_the_same_seed(
+    loginpipe: Command, target: Queue
+) -> None:
+    assert loginpipe("send", "--count", 25, "--seed", 7, "--json").json == {"queue": target.name, "sent": 25}
+    sent = bodies(target)
+    assert len(sent) == 25
+    done = loginpipe("send", "--count", 25, "--seed", 7)
+    assert (done.code, done.out) == (0, f"sent 25 messages to queue '{target.name}'\n")
+    assert bodies(target) == sent
+    loginpipe("send", "--count", 25, "--seed", 8)
+    assert bodies(target) != sent
+
+
+EVENTS = [{"user_id": "a", "n": 1}, {"user_id": "é😀", "n": None}, {"user_id": "two\nlines"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "sent"),
+    [
+        (json.dumps(EVENTS), EVENTS),
+        (json.dumps(EVENTS, indent=2, ensure_ascii=False), EVENTS),
+        (f"\n  {json.dumps(EVENTS)}\n", EVENTS),
+        ("[]", []),
+        ("\n".join(map(json.dumps, EVENTS)), EVENTS),
+        ("\r\n".join(map(json.dumps, EVENTS)) + "\r\n\r\n", EVENTS),
+        ("", []),
+    ],
+    ids=["array", "indented array", "array in white space", "empty array", "lines", "lines of Windows", "empty file"],
+)
+def test_a_file_is_sent_event_by_event(
+    loginpipe: Command, target: Queue, tmp_path: Path, content: str, sent: list[Any]
+) -> None:
+    (tmp_path / "events.json").write_bytes(content.encode())
+    assert loginpipe("send", "--file", "events.json", "--json").json["sent"] == len(sent)
+    assert sorted(json.dumps(json.loads(body)) for body in bodies(target)) == sorted(map(json.dumps, sent))
+
+
+def test_lines_are_sent_as_they_are_whatever_they_hold(loginpipe: Command, target: Queue, tmp_path: Path) -> None:
+    lines = [*logins(2), "nonsense", '{"a": ', '"[1]"']
+    (tmp_path / "events.txt").write_text("\n".join(lines))
+    assert loginpipe("send", "--file", "events.txt", "--json").json["sent"] == 5
+    assert bodies(target) == sorted(lines)
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85"], ids=ascii)
+def test_only_a_line_feed_ends_a_line(loginpipe: Command, target: Queue, tmp_path: Path, character: str) -> None:
+    """JSON may hold any of these within a text."""
+    line = json.dumps({"user_id": f"a{character}b"}, ensure_ascii=False)
+    (tmp_path / "events.txt").write_text(f"{line}\n{line}\n", encoding="utf-8")
+    assert loginpipe("send", "--file", "events.txt", "--json").json["sent"] == 2
+    assert bodies(target) == [line, line]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_event(loginpipe: Command, target: Queue, tmp_path: Path) -> None:
+    (tmp_path / "events.json").write_text(json.dumps(EVENTS), encoding="utf-8-sig")
+    assert loginpipe("send", "--file", "events.json", "--json").json["sent"] == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xff\xfe[", "cannot be read as UTF-8 text"),
+        (b"[1, 2", "begins like a JSON array but is none"),
+        (b'[{"a": 1}] [{"b": 2}]', "begins like a JSON array but is none"),
+        (b"[" * 100_000, "begins like a JSON array but is none"),
+        (b'["\\ud800"]', "events.json"),
+    ],
+    ids=["not UTF-8", "cut off", "two arrays", "nested too deep", "lone surrogate"],
+)
+def test_a_file_that_cannot_be_sent_is_named_in_one_line_and_nothing_is_sent(
+    loginpipe: Command, target: Queue, tmp_path: Path, content: bytes, said: str
+) -> None:
+    (tmp_path / "events.json").write_bytes(content)
+    error = loginpipe("send", "--file", "events.json").error
+    assert "events.json" in error
+    assert said in error
+    assert read_depth(target).total == 0
+
+
+def test_in_production_a_file_may_be_sent(
+    loginpipe: Command, target: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_ENV", "production")
+    (tmp_path / "events.txt").write_text(login())
+    assert loginpipe("send", "--file", "events.txt", "--json").json == {"queue": target.name, "sent": 1}
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KeyFiles:
+    """Where the settings say that the keys are; there are none yet."""
+    monkeypatch.setenv("LOGINPIPE_TOKEN_KEYS", "file:keys/tokens.json")
+    monkeypatch.setenv("LOGINPIPE_SEAL_KEY", "file:keys/seal_public.pem")
+    return KeyFiles(tmp_path / "keys" / "tokens.json", tmp_path / "keys" / "seal_public.pem")
+
+
+def contents(files: KeyFiles) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(files.token_keys.parent.iterdir())}
+
+
+def test_keys_are_made_for_their_owner_alone_and_the_fingerprint_to_pin_is_printed(
+    loginpipe: Command, files: KeyFiles
+) -> None:
+    done = loginpipe("keys", "generate")
+    assert (done.code, done.err) == (0, "")
+    assert set(contents(files)) == {"tokens.json", "seal_public.pem", "seal_private.pem"}
+    for path in (files.token_keys, files.seal_private, files.seal_public):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert read_seal_key(files.seal_public).fingerprint in done.out.splitlines()[-1]
+    assert str(files.seal_private.name) in done.out
+    assert read_token_keys(files.token_keys).development
+    secret = json.loads(files.token_keys.read_text())["keys"]["1"]
+    assert secret not in done.out
+
+
+def test_keys_are_never_overwritten(loginpipe: Command, files: KeyFiles) -> None:
+    loginpipe("keys", "generate")
+    before = contents(files)
+    assert "keys/tokens.json exists, and keys are never overwritten" in loginpipe("keys", "generate").error
+    files.token_keys.unlink()
+    again = loginpipe("keys", "generate")
+    assert again.code == 1
+    assert "keys/seal_public.pem exists, and keys are never overwritten" in again.err
+    assert {name: content for name, content in contents(files).items() if name != "tokens.json"} == {
+        name: content for name, content in before.items() if name != "tokens.json"
+    }
+
+
+def test_only_the_missing_ones_are_made_if_that_is_asked_for(loginpipe: Command, files: KeyFiles) -> None:
+    first = loginpipe("keys", "generate", "--if-missing")
+    before = contents(files)
+    again = loginpipe("keys", "generate", "--if-missing")
+    assert again.code == 0
+    assert contents(files) == before
+    assert again.out.splitlines() == [first.out.splitlines()[-1]], "the fingerprint alone"
+    files.token_keys.unlink()
+    assert loginpipe("keys", "generate", "--if-missing").code == 0
+    after = contents(files)
+    assert set(after) == set(before)
+    assert after["seal_public.pem"] == before["seal_public.pem"]
+    assert after["tokens.json"] != before["tokens.json"]
+
+
+def test_with_sealing_off_token_keys_are_all_there_is(
+    loginpipe: Command, files: KeyFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_SEAL_KEY", "off")
+    assert loginpipe("keys", "generate").code == 0
+    assert set(contents(files)) == {"tokens.json"}
+
+
+def test_keys_made_in_production_are_for_production(
+    loginpipe: Command, files: KeyFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_ENV", "production")
+    monkeypatch.setenv("LOGINPIPE_SEAL_KEY", "off")
+    assert loginpipe("keys", "generate").code == 0
+    assert not read_token_keys(files.token_keys).development
+
+
+# --- migrate ----------------------------------------------------------------------------------------------------------
+
+
+def test_migrating_twice_changes_nothing_and_says_so(
+    loginpipe: Command, monkeypatch: pytest.MonkeyPatch, empty_database_url: str
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", empty_database_url)
+    first = loginpipe("migrate")
+    assert (first.code, first.err) == (0, "")
+    assert first.out.startswith("migrated from nothing to ")
+    head = first.out.split()[-1]
+    assert loginpipe("migrate").out == f"up to date at {head}\n"
+    assert loginpipe("migrate", "--json").json == {"before": head, "after": head, "adopted": False}
+
+
+# --- rejects ----------------------------------------------------------------------------------------------------------
+
+SECRETS = ("203.0.113.77", "888-77-6666", "person@example.com")
+
+
+@pytest.fixture
+def with_rejects(pipeline: Pipeline) -> Pipeline:
+    """A pipeline that has set aside four messages for three reasons, and holds two logins."""
+    ip, device, user = SECRETS
+    ingest(
+        pipeline,
+        *logins(2),
+        login(ip=f"{ip}.9", device_id=device, user_id=user),
+        login(ip=ip, device_id=device, user_id=user, app_version="beta"),
+        login(ip=ip, device_id=" ", user_id=user, app_version="beta"),
+        "nonsense",
+    )
+    return pipeline
+
+
+def test_rejects_are_listed_shown_and_replayed_without_a_word_of_what_they_say(
+    loginpipe: Command, with_rejects: Pipeline, key_files: KeyFiles
+) -> None:
+    printed = []
+
+    def command(*arguments: object) -> Done:
+        done = loginpipe(*arguments)
+        assert (done.code, done.err) == (0, "")
+        printed.append(done.out)
+        return done
+
+    listed = command("rejects", "list", "--json").json
+    assert sorted((reject["reasons"], reject["fields"]) for reject in listed) == [
+        (["blank", "invalid_version"], ["device_id", "app_version"]),
+        (["invalid_address"], ["ip"]),
+        (["invalid_version"], ["app_version"]),
+        (["not_json"], ["body"]),
+    ]
+    assert [reject["sent_at"] for reject in listed] == sorted((reject["sent_at"] for reject in listed), reverse=True)
+    of_one_reason = command("rejects", "list", "--reason", "invalid_version", "--json").json
+    assert len(of_one_reason) == 2
+    assert command("rejects", "list", "--since", "2999-01-01", "--json").json == []
+    assert command("rejects", "list", "--until", "2000-01-01T00:00:00", "--json").json == []
+    assert len(command("rejects", "list", "--since", "2000-01-01", "--until", "2999-01-01", "--json").json) == 4
+
+    one = listed[0]
+    assert command("rejects", "show", one["message_id"], "--json").json == one
+    shown = command("rejects", "show", one["message_id"]).out
+    assert one["message_id"] in shown
+    assert ", ".join(one["reasons"]) in shown
+
+    table = command("rejects", "list").out
+    for reject in listed:
+        assert reject["message_id"] in table, "whole, so that it can be copied"
+    assert "device_id: blank" in table
+
+    private = key_files.seal_private
+    replay = ("rejects", "replay", "--private-key", private)
+    nothing = {"sent": 0, "still_bad": 4, "without_body": 0}
+    assert command(*replay, "--dry-run", "--json").json == {**nothing, "dry_run": True}
+    assert command(*replay, "--json").json == {**nothing, "dry_run": False}
+    assert "0 sent back to queue" in command(*replay).out
+    assert not [secret for secret in SECRETS for text in printed if secret in text]
+    assert with_rejects.depth() == (0, 0)
+
+
+def test_what_is_not_all_not_there_or_not_to_be_opened_is_said_in_one_line(
+    loginpipe: Command, with_rejects: Pipeline, key: str
+) -> None:
+    assert len(loginpipe("rejects", "list", "--most", 2, "--json").json) == 2
+    done = loginpipe("rejects", "list", "--most", 2)
+    assert (done.code, done.err) == (0, "these are the newest 2: --most shows more\n")
+    missing = uuid4()
+    assert loginpipe("rejects", "show", missing).error.startswith(f"no rejected message has the id {missing}: ")
+    assert loginpipe("rejects", "replay", "--private-key", key).error.startswith("data key ")
+    assert with_rejects.depth() == (0, 0)
+
+
+def test_a_reject_that_has_become_good_is_replayed_once_and_no_longer_listed(
+    loginpipe: Command, pipeline: Pipeline, key_files: KeyFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest(pipeline, login(app_version="not yet"))
+    # As if the rules had been stricter then: what was sealed is a good login.
+    seal_anew(pipeline, key_files, login(user_id="again"))
+    replay = ("rejects", "replay", "--private-key", key_files.seal_private)
+    dry = loginpipe(*replay, "--dry-run")
+    assert dry.out == f"1 would be sent back to queue '{pipeline.queue.name}'; 0 are still bad and stay\n"
+    assert pipeline.depth() == (0, 0)
+    assert loginpipe(*replay, "--json").json == {"sent": 1, "still_bad": 0, "without_body": 0, "dry_run": False}
+    assert loginpipe("rejects", "list", "--json").json == []
+    (listed,) = loginpipe("rejects", "list", "--replayed", "--json").json
+    assert listed["replayed_at"] is not None
+    assert loginpipe(*replay, "--json").json["sent"] == 0
+    assert take(pipeline, 1).success
+    assert pipeline.rows("SELECT user_id FROM user_logins") == [("again",)]
+
+
+def seal_anew(pipeline: Pipeline, key_files: KeyFiles, body: str) -> None:
+    """Put another sealed body where the one of the only reject is."""
+    from loginpipe.masking.sealing import seal
+    from loginpipe.postgres.connections import connect, transaction
+
+    ((message_id,),) = pipeline.rows("SELECT message_id::text FROM loginpipe.rejected_messages")
+    sealed = seal([(message_id, body.encode())], "body", [read_seal_key(key_files.seal_public)])
+    (key,), (value,) = sealed.data_keys, sealed.values
+    connection = connect(pipeline.database_url)
+    with transaction(connection) as cursor:
+        cursor.execute(
+            "INSERT INTO vault.data_keys (data_key_id, recipient, wrapped_key) VALUES (%s, %s, %s)",
+            (str(key.data_key_id), key.recipient, key.wrapped_key),
+        )
+        cursor.execute(
+            "UPDATE loginpipe.rejected_messages SET sealed_body = %s, data_key_id = %s, position = %s",
+            (value.ciphertext, str(value.data_key_id), value.position),
+        )
+    connection.close()
+
+
+# --- dead letters -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dead(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Queue:
+    """The pipeline's dead-letter queue, with two messages in it."""
+    monkeypatch.setattr(dead_letters, "_LONG_POLL_SECONDS", 0)
+    policy = dead_letters.redrive_policy(pipeline.queue)
+    assert policy is not None
+    pipeline.send(logins(2))
+
+    def dead() -> bool:
+        pipeline.queue.client.receive_message(QueueUrl=pipeline.queue.url, MaxNumberOfMessages=10, VisibilityTimeout=0)
+        return read_depth(policy.dead_letters).visible == 2
+
+    eventually(dead, "dead letters")
+    return policy.dead_letters
+
+
+def test_dead_letters_are_counted_looked_at_and_moved(loginpipe: Command, pipeline: Pipeline, dead: Queue) -> None:
+    status = {"queue": dead.name, "max_receives": 5, "visible": 2, "in_flight": 0, "delayed": 0}
+    assert loginpipe("dlq", "status", "--json").json == status
+    assert loginpipe("dlq", "status").out == (
+        f"queue '{dead.name}': 2 waiting, 0 in flight, 0 delayed; messages come after 5 receives\n"
+    )
+    counts = {"dropped": 0, "moved": 2, "left": 0}
+    assert loginpipe("dlq", "redrive", "--dry-run", "--json").json == {**counts, "dry_run": True}
+    assert "2 would be moved to queue" in loginpipe("dlq", "redrive", "--dry-run").out
+    later = loginpipe("dlq", "redrive", "--since", "2999-01-01", "--json")
+    assert later.json == {"dropped": 0, "moved": 0, "left": 2, "dry_run": False}
+    earlier = loginpipe("dlq", "redrive", "--until", "2000-01-01 12:00:00", "--json")
+    assert earlier.json == {"dropped": 0, "moved": 0, "left": 2, "dry_run": False}
+    assert loginpipe("dlq", "status", "--json").json == status
+
+    assert loginpipe("dlq", "redrive", "--since", "2000-01-01", "--json").json == {**counts, "dry_run": False}
+    assert loginpipe("dlq", "redrive").out == (
+        f"0 moved to queue '{pipeline.queue.name}', 0 dropped since their outcome is recorded, 0 left\n"
+    )
+    assert take(pipeline, 2).success
+    assert pipeline.rows("SELECT user_id FROM user_logins ORDER BY 1") == [("user-0",), ("user-1",)]
+
+
+@pytest.mark.parametrize("command", ["status", "redrive"])
+def test_a_queue_without_a_dead_letter_queue_is_one_line(loginpipe: Command, target: Queue, command: str) -> None:
+    target.client.set_queue_attributes(QueueUrl=target.url, Attributes={"RedrivePolicy": ""})
+    assert loginpipe("dlq", command).error == (
+        f"queue '{target.name}' has no dead-letter queue: give it a redrive policy, see docs/aws.md"
+    )
+
+
+# --- the demonstration ------------------------------------------------------------------------------------------------
+
+
+def test_the_demonstration_runs_from_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+    with TemporaryDirectory() as temporary:
+        done = in_a_process("demo", "--count", "50", "--json", folder=tmp_path, TMPDIR=temporary)
+        left = [*Path(temporary).iterdir(), *tmp_path.iterdir()]
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    counts = result["counts"]
+    assert counts["sent"] == counts["received"] == counts["deleted"] == 50
+    assert counts["inserted"] + counts["rejected"] == 50
+    assert counts["inserted"] == counts["accepted"] > 40
+    assert sum(result["reasons"].values()) >= counts["rejected"] == 1
+    assert result["run_seconds"] > 0
+    assert not [path for path in left if "loginpipe" in path.name]

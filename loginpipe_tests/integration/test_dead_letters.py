@@ -1,0 +1,515 @@
+"""Dead letters moved back to the queue: nothing lost, nothing twice, wherever it is interrupted."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from loginpipe.errors import QueueError
+from loginpipe.postgres.connections import Connection, connect
+from loginpipe.postgres.ledger import recorded
+from loginpipe.sqs import client, dead_letters, receiver
+from loginpipe.sqs.client import Queue, open_queue, tens
+from loginpipe.sqs.dead_letters import RedriveCounts, redrive, redrive_policy
+from loginpipe.sqs.depth import read_depth
+from loginpipe.sqs.identity import Identity, identity
+from loginpipe_tests.conftest import Pipeline
+from loginpipe_tests.wire import (
+    Answer,
+    Call,
+    Forward,
+    Tamper,
+    Wire,
+    damaged_bodies,
+    eventually,
+    failed_entries,
+    first,
+    ingest,
+    login,
+    logins,
+    refusal,
+    success,
+    take,
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one endpoint here has all its messages at hand."""
+    monkeypatch.setattr(dead_letters, "_LONG_POLL_SECONDS", 0)
+    monkeypatch.setattr(receiver, "LONG_POLL_SECONDS", 0)
+
+
+@dataclass(frozen=True)
+class Queues:
+    """A queue and its dead-letter queue, as the redrive has them, and the wire that it has them through."""
+
+    queue: Queue
+    dead: Queue
+    wire: Wire
+
+    def kill(self, *bodies: str, **attributes: Any) -> list[str]:
+        """Send messages and receive them until they are dead letters; return their ids."""
+        ids = []
+        # One call takes ten, and a mebibyte of them.
+        for ten in tens(bodies) if sum(map(len, bodies)) < 1_000_000 else [[body] for body in bodies]:
+            entries = [
+                {"Id": str(place), "MessageBody": body, "MessageAttributes": attributes}
+                for place, body in enumerate(ten)
+            ]
+            sent = self.queue.client.send_message_batch(QueueUrl=self.queue.url, Entries=entries)  # type: ignore[arg-type]
+            ids += [entry["MessageId"] for entry in sent["Successful"]]
+        self.receive_too_often(len(bodies), times=1)
+        return ids
+
+    def receive_too_often(self, number: int, *, times: int) -> None:
+        """Receive what waits so many times, by which it is dead."""
+        before = read_depth(self.dead).visible
+        self._max_receives(times)
+        eventually(lambda: self._received_again() and read_depth(self.dead).visible == before + number, "dead letters")
+        # From now on what comes back has its five receives.
+        self._max_receives(5)
+
+    def _received_again(self) -> bool:
+        self.queue.client.receive_message(QueueUrl=self.queue.url, MaxNumberOfMessages=10, VisibilityTimeout=0)
+        return True
+
+    def _max_receives(self, times: int) -> None:
+        arn = self.dead.client.get_queue_attributes(QueueUrl=self.dead.url, AttributeNames=["QueueArn"])
+        policy = {"deadLetterTargetArn": arn["Attributes"]["QueueArn"], "maxReceiveCount": str(times)}
+        self.queue.client.set_queue_attributes(
+            QueueUrl=self.queue.url, Attributes={"RedrivePolicy": json.dumps(policy)}
+        )
+
+    def redrive(self, known: Iterable[str] = (), **options: Any) -> RedriveCounts:
+        """Redrive where the ledger holds these ids."""
+        options = {"recorded": lambda _: known} | options
+        return redrive(self.queue, self.dead, **options)
+
+    def on(self, queue: Queue, action: str, tamper: Tamper) -> None:
+        """Tamper with the calls of one of the two queues."""
+
+        def of_that_queue(call: Call, forward: Forward) -> Answer:
+            return tamper(call, forward) if call.request["QueueUrl"] == queue.url else forward(call)
+
+        self.wire.on(action, of_that_queue)
+
+
+@pytest.fixture
+def queues(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queues]:
+    monkeypatch.setattr(client, "_ATTEMPTS", 2)
+    with Wire(queue.client.meta.endpoint_url) as wire:
+        with monkeypatch.context() as through:
+            through.setenv("AWS_ENDPOINT_URL", wire.url)
+            opened = open_queue(queue.name, connections=8)
+        policy = redrive_policy(opened)
+        assert policy is not None
+        yield Queues(opened, policy.dead_letters, wire)
+        queue.client.delete_queue(QueueUrl=policy.dead_letters.url)
+
+
+@pytest.fixture
+def warehouse(database_url: str) -> Iterator[Connection]:
+    connection = connect(database_url)
+    yield connection
+    connection.close()
+
+
+def of_the_ledger(warehouse: Connection) -> Callable[[Iterable[Identity]], Iterable[str]]:
+    """What the ledger of a real database holds."""
+    return lambda messages: recorded(warehouse, [(m.message_id, m.sent_on) for m in messages])
+
+
+def waiting(queue: Queue) -> list[Any]:
+    """All that can be received from a queue now, every copy once."""
+    found: dict[str, Any] = {}
+    while answer := queue.client.receive_message(
+        QueueUrl=queue.url,
+        MaxNumberOfMessages=10,
+        VisibilityTimeout=60,
+        MessageSystemAttributeNames=["SentTimestamp", "ApproximateReceiveCount", "MessageGroupId"],
+        MessageAttributeNames=["All"],
+    ).get("Messages"):
+        found |= {message["MessageId"]: message for message in answer}
+    return list(found.values())
+
+
+def identities(messages: Iterable[Any]) -> list[str]:
+    return [identity(message).message_id for message in messages]
+
+
+def depths(queues: Queues) -> tuple[int, int]:
+    """All that is on the queue, and all that is dead."""
+    return read_depth(queues.queue).total, read_depth(queues.dead).total
+
+
+def users(pipeline: Pipeline) -> list[str]:
+    return [user for (user,) in pipeline.rows("SELECT user_id FROM user_logins ORDER BY 1")]
+
+
+# --- through the whole chain ------------------------------------------------------------------------------------------
+
+
+def sent_ago(ago: timedelta) -> Tamper:
+    """Let dead letters be as old as they are when somebody comes to look: the endpoint's have just been sent."""
+
+    def tamper(call: Call, forward: Forward) -> Answer:
+        content = forward(call).content
+        for message in content.get("Messages", []):
+            sent_ms = int(message["Attributes"]["SentTimestamp"]) - int(ago.total_seconds() * 1000)
+            message["Attributes"]["SentTimestamp"] = str(sent_ms)
+        return success(content)
+
+    return tamper
+
+
+def test_a_message_received_six_times_is_redriven_and_becomes_one_row_of_its_first_day(
+    pipeline: Pipeline, queues: Queues, warehouse: Connection
+) -> None:
+    pipeline.send(logins(2))
+    queues.receive_too_often(2, times=5)
+    assert depths(queues) == (0, 2)
+    queues.on(queues.dead, "ReceiveMessage", sent_ago(timedelta(days=9)))
+    assert queues.redrive(recorded=of_the_ledger(warehouse)) == RedriveCounts(moved=2)
+    assert depths(queues) == (2, 0)
+    assert take(pipeline, 2).success
+    first_day = datetime.now(UTC).date() - timedelta(days=9)
+    rows = pipeline.rows("SELECT user_id, create_date FROM user_logins ORDER BY 1")
+    assert [user for user, _ in rows] == ["user-0", "user-1"]
+    # Midnight may pass in between.
+    assert {day for _, day in rows} <= {first_day, first_day - timedelta(days=1)}
+    assert pipeline.rows("SELECT DISTINCT sent_on FROM loginpipe.ingested_messages") == [(rows[0][1],)]
+    assert depths(queues) == (0, 0)
+
+
+def test_dead_letters_with_an_outcome_are_dropped_and_the_others_moved_and_ingested_once(
+    pipeline: Pipeline, queues: Queues, warehouse: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as through:
+        through.setenv("AWS_ENDPOINT_URL", queues.wire.url)
+        queues.on(queues.queue, "DeleteMessageBatch", failed_entries("ReceiptHandleIsInvalid", sender_fault=True))
+        ingest(pipeline, *logins(2), "{}")
+    assert pipeline.depth() != (0, 0), "the deletes failed"
+    before = pipeline.rows("SELECT * FROM loginpipe.ingested_messages ORDER BY message_id")
+    queues.receive_too_often(3, times=1)
+    queues.kill(login(user_id="never seen"), "[]")
+    assert depths(queues) == (0, 5)
+
+    assert queues.redrive(recorded=of_the_ledger(warehouse)) == RedriveCounts(dropped=3, moved=2)
+    assert depths(queues) == (2, 0)
+    assert pipeline.rows("SELECT * FROM loginpipe.ingested_messages ORDER BY message_id") == before
+    assert take(pipeline, 2).success
+    assert users(pipeline) == ["never seen", "user-0", "user-1"]
+    assert pipeline.rows("SELECT count(*) FROM loginpipe.rejected_messages") == [(2,)]
+    assert depths(queues) == (0, 0)
+
+
+def begun_twice(queues: Queues, warehouse: Connection) -> None:
+    """A redrive that dies between send and delete, begun again before the queue is worked on."""
+    queues.on(queues.dead, "DeleteMessageBatch", lambda _call, _forward: refusal("AccessDenied", 403))
+    queues.redrive(recorded=of_the_ledger(warehouse))
+    assert depths(queues) == (3, 3), "sent and not deleted"
+    queues.wire.on("DeleteMessageBatch", lambda call, forward: forward(call))
+    eventually(lambda: read_depth(queues.dead).visible == 3, "dead letters handed back")
+    assert queues.redrive(recorded=of_the_ledger(warehouse)).moved == 3
+    assert depths(queues) == (6, 0)
+
+
+def test_a_redrive_begun_again_makes_copies_that_are_one_message_also_in_one_batch(
+    pipeline: Pipeline, queues: Queues, warehouse: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = queues.kill(*logins(2), "{}")
+    begun_twice(queues, warehouse)
+    monkeypatch.setenv("LOGINPIPE_RECEIVERS", "1")
+    assert take(pipeline, 6).success
+    assert users(pipeline) == ["user-0", "user-1"]
+    assert pipeline.rows("SELECT received, inserted, rejected, duplicates FROM loginpipe.ingest_runs") == [(3, 2, 1, 0)]
+    known = [found for (found,) in pipeline.rows("SELECT message_id::text FROM loginpipe.ingested_messages")]
+    assert sorted(known) == sorted(ids)
+    assert depths(queues) == (0, 0), "both copies are deleted"
+
+
+def test_a_redrive_begun_again_makes_copies_that_are_one_message_also_in_two_runs(
+    pipeline: Pipeline, queues: Queues, warehouse: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queues.kill(*logins(2), "{}")
+    begun_twice(queues, warehouse)
+    monkeypatch.setenv("LOGINPIPE_RECEIVERS", "1")
+    assert take(pipeline, 3).success
+    assert take(pipeline, 3).success
+    assert users(pipeline) == ["user-0", "user-1"]
+    books = pipeline.rows("SELECT inserted, rejected, duplicates FROM loginpipe.ingest_runs ORDER BY started_at")
+    assert books == [(2, 1, 0), (0, 0, 3)]
+    assert depths(queues) == (0, 0)
+
+
+def test_a_redrive_begun_again_after_the_queue_was_worked_on_drops_what_has_its_outcome_now(
+    pipeline: Pipeline, queues: Queues, warehouse: Connection
+) -> None:
+    queues.kill(*logins(2), "{}")
+    queues.on(queues.dead, "DeleteMessageBatch", lambda _call, _forward: refusal("AccessDenied", 403))
+    queues.redrive(recorded=of_the_ledger(warehouse))
+    assert take(pipeline, 3).success
+    queues.wire.on("DeleteMessageBatch", lambda call, forward: forward(call))
+    eventually(lambda: read_depth(queues.dead).visible == 3, "dead letters handed back")
+    assert queues.redrive(recorded=of_the_ledger(warehouse)) == RedriveCounts(dropped=3)
+    assert depths(queues) == (0, 0)
+    assert users(pipeline) == ["user-0", "user-1"]
+
+
+# --- what is moved ----------------------------------------------------------------------------------------------------
+
+
+def test_more_than_a_batch_is_moved_and_each_once(queues: Queues) -> None:
+    ids = queues.kill(*logins(23))
+    looked_at: list[int] = []
+    assert queues.redrive(progress=looked_at.append) == RedriveCounts(moved=23)
+    assert looked_at == [10, 10, 3]
+    found = waiting(queues.queue)
+    assert Counter(identities(found)) == Counter(ids)
+    assert {message["Body"] for message in found} == set(logins(23))
+    assert {message["Attributes"]["ApproximateReceiveCount"] for message in found} == {"1"}, "they begin anew"
+    assert depths(queues)[1] == 0
+
+
+def test_an_empty_dead_letter_queue_is_done_with_at_once(queues: Queues) -> None:
+    assert queues.redrive() == RedriveCounts()
+
+
+def test_attributes_of_the_producer_come_along(queues: Queues) -> None:
+    own = {
+        "trace": {"DataType": "String", "StringValue": "Root=1-5759; é😀"},
+        "attempt": {"DataType": "Number", "StringValue": "7"},
+        "blob": {"DataType": "Binary.gzip", "BinaryValue": b"\x00\xff\x1f"},
+    }
+    (message_id,) = queues.kill(login(), **own)
+    queues.redrive()
+    (message,) = waiting(queues.queue)
+    assert {name: value for name, value in message["MessageAttributes"].items() if name in own} == own
+    assert identity(message).message_id == message_id
+
+
+@pytest.mark.parametrize("body", ["é😀 \u2028\x85\t\n", "x" * 1_048_000, "\\\"'{}[]"], ids=["odd", "large", "quotes"])
+def test_a_body_arrives_as_it_was(queues: Queues, body: str) -> None:
+    queues.kill(body)
+    assert queues.redrive().moved == 1
+    assert [message["Body"] for message in waiting(queues.queue)] == [body]
+
+
+def test_large_dead_letters_that_are_too_much_for_one_call_together_are_moved_all_the_same(queues: Queues) -> None:
+    bodies = [str(number) * 400_000 for number in range(5)]
+    queues.kill(*bodies)
+    assert queues.redrive() == RedriveCounts(moved=5)
+    assert sorted(message["Body"][0] for message in waiting(queues.queue)) == list("01234")
+    assert depths(queues)[1] == 0
+
+
+def test_two_copies_of_one_dead_letter_both_leave_the_dead_letter_queue(queues: Queues) -> None:
+    """So they lie there after a redrive that was interrupted, when no run has succeeded since."""
+    first_id = str(uuid4())
+    for _ in range(2):
+        attributes = {
+            "loginpipe.redrive_of": {"DataType": "String", "StringValue": first_id},
+            "loginpipe.sent_ms": {"DataType": "String", "StringValue": str(time.time_ns() // 1_000_000)},
+        }
+        queues.dead.client.send_message(
+            QueueUrl=queues.dead.url,
+            MessageBody=login(),
+            MessageAttributes=attributes,  # type: ignore[arg-type]
+        )
+    queues.redrive()
+    assert set(identities(waiting(queues.queue))) == {first_id}
+    assert depths(queues)[1] == 0
+
+
+def test_a_body_damaged_on_the_way_is_not_what_goes_back(queues: Queues) -> None:
+    """On the queue it would have an MD5 of its own, and nobody would know any more."""
+    queues.kill(login(user_id="damaged"), login(user_id="whole"))
+    queues.on(queues.dead, "ReceiveMessage", first(1, damaged_bodies(lambda message: "damaged" in message["Body"])))
+    counts = queues.redrive()
+    bodies = {message["Body"] for message in waiting(queues.queue) + waiting(queues.dead)}
+    assert bodies == {login(user_id="damaged"), login(user_id="whole")}
+    assert counts.moved + counts.left == 2
+
+
+# --- what stays -------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_counts_and_changes_nothing(queues: Queues) -> None:
+    ids = queues.kill(*logins(13))
+    queues.wire.calls.clear()
+    counts = queues.redrive(known=ids[:4], dry_run=True)
+    assert counts == RedriveCounts(dropped=4, moved=9)
+    assert read_depth(queues.queue).total == 0
+    assert read_depth(queues.dead).visible == 13, "they can be received at once"
+    assert not queues.wire.asked("SendMessageBatch")
+    assert not queues.wire.asked("DeleteMessageBatch")
+    assert {message["MessageId"] for message in waiting(queues.dead)} == set(ids)
+
+
+def test_a_dry_run_with_a_rate_limit_does_not_wait(queues: Queues) -> None:
+    queues.kill(*logins(3))
+    began = time.monotonic()
+    assert queues.redrive(dry_run=True, per_second=0.5).moved == 3
+    assert time.monotonic() - began < 5
+
+
+def test_what_the_filter_leaves_out_stays_and_can_be_received_at_once(queues: Queues) -> None:
+    early = queues.kill(*logins(3))
+    cut = time.time_ns() // 1_000_000 + 1
+    eventually(lambda: time.time_ns() // 1_000_000 > cut, "the next millisecond")
+    late = queues.kill(*logins(12))
+    assert queues.redrive(wanted=lambda message: message.sent_ms < cut) == RedriveCounts(moved=3, left=12)
+    assert read_depth(queues.dead).visible == 12
+    assert sorted(identities(waiting(queues.queue))) == sorted(early)
+    assert {message["MessageId"] for message in waiting(queues.dead)} == set(late)
+
+
+def test_the_ledger_is_not_asked_about_what_the_filter_leaves_out(queues: Queues) -> None:
+    ids = queues.kill(*logins(3))
+    asked: list[Identity] = []
+
+    def recorded(messages: Iterable[Identity]) -> list[str]:
+        asked.extend(messages)
+        return ids
+
+    counts = queues.redrive(recorded=recorded, wanted=lambda message: message.message_id == ids[1])
+    assert [message.message_id for message in asked] == [ids[1]]
+    assert counts == RedriveCounts(dropped=1, left=2)
+
+
+def test_no_more_than_the_limit_is_moved_in_a_second(queues: Queues) -> None:
+    queues.kill(*logins(12))
+    began = time.monotonic()
+    at: list[float] = []
+    counts = queues.redrive(per_second=20, progress=lambda _: at.append(time.monotonic() - began))
+    assert counts.moved == 12
+    assert at[1] >= 10 / 20, "the second batch comes no sooner than the first ten allow"
+
+
+def test_without_a_limit_nothing_waits(queues: Queues) -> None:
+    queues.kill(*logins(12))
+    began = time.monotonic()
+    assert queues.redrive().moved == 12
+    assert time.monotonic() - began < 5
+
+
+def test_what_the_queue_refuses_stays_and_the_others_are_moved(queues: Queues) -> None:
+    queues.kill(*logins(11), "poison")
+    refuse = failed_entries(
+        "InvalidMessageContents", sender_fault=True, which=lambda entry: entry["MessageBody"] == "poison"
+    )
+    queues.on(queues.queue, "SendMessageBatch", refuse)
+    assert queues.redrive() == RedriveCounts(moved=11, left=1)
+    assert [message["Body"] for message in waiting(queues.dead)] == ["poison"]
+    assert len(waiting(queues.queue)) == 11
+
+
+def test_a_single_dead_letter_that_the_queue_refuses_is_left_too(queues: Queues) -> None:
+    queues.kill("poison")
+    queues.on(queues.queue, "SendMessageBatch", failed_entries("InvalidMessageContents", sender_fault=True))
+    assert queues.redrive() == RedriveCounts(left=1)
+    assert read_depth(queues.dead).visible == 1
+
+
+def test_a_queue_that_takes_nothing_ends_the_redrive_in_one_line_and_everything_stays(queues: Queues) -> None:
+    ids = queues.kill(*logins(12))
+    queues.on(queues.queue, "SendMessageBatch", lambda _call, _forward: refusal("AccessDenied", 403))
+    with pytest.raises(QueueError) as caught:
+        queues.redrive()
+    assert str(caught.value).startswith(f"queue '{queues.queue.name}' takes no messages back (AccessDenied)")
+    assert "\n" not in str(caught.value)
+    assert read_depth(queues.dead).visible == 12, "whoever begins again finds them"
+    assert {message["MessageId"] for message in waiting(queues.dead)} == set(ids)
+
+
+def test_what_could_not_be_deleted_does_not_count_as_dropped(queues: Queues) -> None:
+    ids = queues.kill(*logins(3))
+    queues.on(queues.dead, "DeleteMessageBatch", failed_entries("ReceiptHandleIsInvalid", sender_fault=True))
+    counts = queues.redrive(known=ids[:1])
+    assert counts.dropped == 0
+    assert read_depth(queues.dead).visible == 3
+
+
+# --- interrupted ------------------------------------------------------------------------------------------------------
+
+
+def test_a_send_whose_answer_is_lost_makes_copies_that_are_one_message(
+    pipeline: Pipeline, queues: Queues, warehouse: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queues.kill(*logins(3))
+
+    def unheard(call: Call, forward: Forward) -> Answer:
+        forward(call)
+        return refusal("InternalError", 500)
+
+    queues.on(queues.queue, "SendMessageBatch", first(1, unheard))
+    assert queues.redrive(recorded=of_the_ledger(warehouse)).moved == 3
+    assert depths(queues) == (6, 0)
+    monkeypatch.setenv("LOGINPIPE_RECEIVERS", "1")
+    assert take(pipeline, 6).success
+    assert users(pipeline) == ["user-0", "user-1", "user-2"]
+    assert depths(queues) == (0, 0)
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_redrive_gives_back_what_it_holds_and_goes_on_when_begun_again(
+    queues: Queues, interruption: type[BaseException]
+) -> None:
+    ids = queues.kill(*logins(25))
+
+    def interrupt(_: int) -> None:
+        raise interruption
+
+    with pytest.raises(interruption):
+        queues.redrive(progress=interrupt)
+    assert read_depth(queues.queue).total == 10
+    assert read_depth(queues.dead).visible == 15
+    assert queues.redrive().moved == 15
+    assert sorted(identities(waiting(queues.queue))) == sorted(ids)
+
+
+def test_interrupted_while_it_asks_the_ledger_it_gives_everything_back_at_once(queues: Queues) -> None:
+    """Dead letters were received often: with a back-off by that, a redrive begun again would find none for minutes."""
+    ids = queues.kill(*logins(3))
+
+    def no_ledger(_: object) -> Iterable[str]:
+        raise QueueError("stands for any failure")
+
+    with pytest.raises(QueueError):
+        queues.redrive(recorded=no_ledger)
+    assert read_depth(queues.queue).total == 0
+    assert read_depth(queues.dead).visible == 3
+    assert {message["MessageId"] for message in waiting(queues.dead)} == set(ids)
+
+
+# --- the policy -------------------------------------------------------------------------------------------------------
+
+
+def test_the_policy_names_the_dead_letter_queue_and_the_receives(queues: Queues, queue: Queue) -> None:
+    policy = redrive_policy(queue)
+    assert policy is not None
+    assert (policy.dead_letters.name, policy.dead_letters.url) == (queues.dead.name, queues.dead.url)
+    assert policy.max_receives == 5
+
+
+def test_a_queue_without_a_policy_has_no_dead_letter_queue(queue: Queue) -> None:
+    queue.client.set_queue_attributes(QueueUrl=queue.url, Attributes={"RedrivePolicy": ""})
+    assert redrive_policy(queue) is None
+
+
+def test_a_dead_letter_queue_that_is_gone_is_named(queues: Queues, queue: Queue) -> None:
+    other = queue.client.create_queue(QueueName=f"other-{uuid4().hex}")["QueueUrl"]
+    arn = queue.client.get_queue_attributes(QueueUrl=other, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": "3"})
+    queue.client.set_queue_attributes(QueueUrl=queue.url, Attributes={"RedrivePolicy": policy})
+    queue.client.delete_queue(QueueUrl=other)
+    with pytest.raises(QueueError) as caught:
+        redrive_policy(queue)
+    assert str(caught.value).startswith(f"queue '{other.rsplit('/', 1)[-1]}' does not exist")

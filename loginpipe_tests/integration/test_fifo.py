@@ -1,0 +1,251 @@
+"""FIFO queues: the order within a message group is kept, on the way in and on the way back from the dead letters."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any
+from uuid import UUID, uuid4
+
+import pandas as pd
+import pytest
+
+from loginpipe import cli
+from loginpipe.custody.replay import read_private_key, replay
+from loginpipe.masking.key_files import read_seal_key
+from loginpipe.masking.sealing import seal
+from loginpipe.postgres.connections import connect, transaction
+from loginpipe.postgres.rejects import record_rejects
+from loginpipe.postgres.runs import Arrival
+from loginpipe.sqs import dead_letters, receiver
+from loginpipe.sqs.client import Queue, open_queue
+from loginpipe.sqs.dead_letters import RedriveCounts, redrive, redrive_policy
+from loginpipe.sqs.depth import read_depth
+from loginpipe.sqs.identity import identity, replay_id
+from loginpipe_tests.conftest import KeyFiles, Pipeline
+from loginpipe_tests.wire import Wire, eventually, failed_entries, login, take
+
+GROUPS = ("a", "b", "c")
+
+
+@pytest.fixture
+def fifo(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
+    """The pipeline on a FIFO queue with a FIFO dead-letter queue."""
+    # The one endpoint here has all its messages at hand.
+    monkeypatch.setattr(dead_letters, "_LONG_POLL_SECONDS", 0)
+    monkeypatch.setattr(receiver, "LONG_POLL_SECONDS", 0)
+    client = pipeline.queue.client
+    name = f"logins-{uuid4().hex}"
+    dead = client.create_queue(QueueName=f"{name}-dlq.fifo", Attributes={"FifoQueue": "true"})["QueueUrl"]
+    arn = client.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": "3"})
+    client.create_queue(QueueName=f"{name}.fifo", Attributes={"FifoQueue": "true", "RedrivePolicy": policy})
+    queue = open_queue(f"{name}.fifo", connections=4)
+    monkeypatch.setenv("LOGINPIPE_QUEUE", queue.name)
+    monkeypatch.setenv("LOGINPIPE_RECEIVERS", "2")
+    yield replace(pipeline, queue=queue)
+    client.delete_queue(QueueUrl=queue.url)
+    client.delete_queue(QueueUrl=dead)
+
+
+@pytest.fixture
+def dead(fifo: Pipeline) -> Queue:
+    policy = redrive_policy(fifo.queue)
+    assert policy is not None
+    return policy.dead_letters
+
+
+def send(queue: Queue, messages: Iterable[tuple[str, str]]) -> list[str]:
+    """Send messages, each a group and a body, in this order; return their ids."""
+    return [
+        queue.client.send_message(
+            QueueUrl=queue.url, MessageBody=body, MessageGroupId=group, MessageDeduplicationId=uuid4().hex
+        )["MessageId"]
+        for group, body in messages
+    ]
+
+
+def in_turn(number: int) -> list[tuple[str, str]]:
+    """So many logins of each group, one of each in turn; the user says which it is."""
+    return [(group, login(user_id=f"{group}-{place:02}")) for place in range(number) for group in GROUPS]
+
+
+def rows_by_group(fifo: Pipeline) -> dict[str, list[str]]:
+    """The users of each group as they were written."""
+    users = sorted(
+        (user for (user,) in fifo.rows("SELECT user_id FROM user_logins ORDER BY tableoid, ctid")),
+        key=lambda user: user.partition("-")[0],
+    )
+    return {group: list(found) for group, found in groupby(users, key=lambda user: user.partition("-")[0])}
+
+
+def expected(number: int) -> dict[str, list[str]]:
+    return {group: [f"{group}-{place:02}" for place in range(number)] for group in GROUPS}
+
+
+def kill(fifo: Pipeline, dead: Queue, messages: list[tuple[str, str]]) -> list[str]:
+    """Send messages and receive them until they are dead letters; return their ids."""
+    ids = send(fifo.queue, messages)
+
+    def received_once_more() -> bool:
+        fifo.queue.client.receive_message(QueueUrl=fifo.queue.url, MaxNumberOfMessages=10, VisibilityTimeout=0)
+        return read_depth(dead).visible == len(messages)
+
+    eventually(received_once_more, "dead letters")
+    return ids
+
+
+def received(queue: Queue) -> list[Any]:
+    """All of a FIFO queue in its order: each is deleted, or its group would give no more."""
+    found = []
+    while answer := queue.client.receive_message(
+        QueueUrl=queue.url,
+        MaxNumberOfMessages=10,
+        MessageSystemAttributeNames=["SentTimestamp", "MessageGroupId"],
+        MessageAttributeNames=["All"],
+    ).get("Messages"):
+        found += answer
+        for message in answer:
+            queue.client.delete_message(QueueUrl=queue.url, ReceiptHandle=message["ReceiptHandle"])
+    return found
+
+
+def bodies_by_group(messages: Iterable[Any]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for message in messages:
+        found.setdefault(message["Attributes"]["MessageGroupId"], []).append(json.loads(message["Body"])["user_id"])
+    return found
+
+
+def test_runs_work_a_fifo_queue_off_and_keep_the_order_of_each_group(fifo: Pipeline) -> None:
+    send(fifo.queue, in_turn(6))
+    runs = 0
+    while fifo.depth() != (0, 0):
+        assert fifo.run().success
+        runs += 1
+        assert runs <= 3
+    assert rows_by_group(fifo) == expected(6)
+    ((inserted, deleted),) = fifo.rows("SELECT sum(inserted), sum(deleted) FROM loginpipe.ingest_runs")
+    assert (inserted, deleted) == (18, 18)
+
+
+def test_bad_messages_in_between_hold_up_no_group(fifo: Pipeline) -> None:
+    send(
+        fifo.queue,
+        [
+            ("a", login(user_id="a-00")),
+            ("a", "nonsense"),
+            ("a", login(user_id="a-01")),
+            ("b", "{}"),
+            ("b", login(user_id="b-00")),
+        ],
+    )
+    assert take(fifo, 5).success
+    assert rows_by_group(fifo) == {"a": ["a-00", "a-01"], "b": ["b-00"]}
+    assert fifo.rows("SELECT count(*) FROM loginpipe.rejected_messages") == [(2,)]
+    assert fifo.depth() == (0, 0)
+
+
+def test_a_group_handed_back_by_a_failed_run_comes_again_in_its_order(
+    fifo: Pipeline,
+) -> None:
+    """Each message of a group comes back at a moment of its own, the later ones no sooner than those before them."""
+    send(fifo.queue, in_turn(3))
+    execute(fifo.database_url, "ALTER TABLE user_logins RENAME TO away")
+    assert not take(fifo, 9).success
+    assert fifo.depth()[1] > 0
+    execute(fifo.database_url, "ALTER TABLE away RENAME TO user_logins")
+    runs = 0
+    while fifo.depth() != (0, 0):
+        eventually(lambda: fifo.depth()[0] > 0, "messages handed back")
+        assert fifo.run().success
+        runs += 1
+        assert runs <= 20
+    assert rows_by_group(fifo) == expected(3)
+
+
+def execute(database_url: str, statement: str) -> None:
+    connection = connect(database_url)
+    with transaction(connection) as cursor:
+        cursor.execute(statement)
+    connection.close()
+
+
+def test_dead_letters_go_back_in_the_order_of_their_groups_and_keep_their_ids(fifo: Pipeline, dead: Queue) -> None:
+    ids = kill(fifo, dead, in_turn(5))
+    assert redrive(fifo.queue, dead, recorded=lambda _: []) == RedriveCounts(moved=15)
+    assert read_depth(dead).total == 0
+    back = received(fifo.queue)
+    assert bodies_by_group(back) == expected(5)
+    assert sorted(identity(message).message_id for message in back) == sorted(ids)
+
+
+def test_more_dead_letters_of_one_group_than_a_batch_go_back_in_their_order(fifo: Pipeline, dead: Queue) -> None:
+    kill(fifo, dead, [("a", login(user_id=f"a-{place:02}")) for place in range(13)])
+    assert redrive(fifo.queue, dead, recorded=lambda _: []).moved == 13
+    assert bodies_by_group(received(fifo.queue)) == {"a": [f"a-{place:02}" for place in range(13)]}
+
+
+def test_a_redrive_interrupted_between_send_and_delete_and_begun_again_doubles_nothing(
+    fifo: Pipeline, dead: Queue
+) -> None:
+    kill(fifo, dead, in_turn(2))
+    with Wire(fifo.queue.client.meta.endpoint_url) as wire:
+        through = replace(dead, client=_by_way_of(wire))
+        wire.on("DeleteMessageBatch", failed_entries("InternalError", sender_fault=False))
+        redrive(fifo.queue, through, recorded=lambda _: [])
+    assert read_depth(dead).visible == 6
+    assert redrive(fifo.queue, dead, recorded=lambda _: []).moved == 6
+    assert take(fifo, 6).success
+    assert rows_by_group(fifo) == expected(2)
+    assert fifo.depth() == (0, 0)
+    assert read_depth(dead).total == 0
+
+
+def _by_way_of(wire: Wire) -> Any:
+    import boto3
+
+    return boto3.client("sqs", endpoint_url=wire.url)
+
+
+def test_a_dry_run_leaves_the_dead_letters_in_their_order(fifo: Pipeline, dead: Queue) -> None:
+    kill(fifo, dead, in_turn(3))
+    assert redrive(fifo.queue, dead, recorded=lambda _: [], dry_run=True).moved == 9
+    assert fifo.depth() == (0, 0)
+    assert bodies_by_group(received(dead)) == expected(3)
+
+
+def test_a_reject_is_replayed_to_a_fifo_queue_and_sent_twice_is_there_once(fifo: Pipeline, key_files: KeyFiles) -> None:
+    message_id, sent_at = str(uuid4()), datetime(2026, 9, 30, tzinfo=UTC)
+    frame = pd.DataFrame(
+        {
+            "message_id": pd.Series([message_id], dtype=object),
+            "body": pd.Series([login()], dtype=object),
+            "sent_at": pd.Series([sent_at]).astype("datetime64[ms, UTC]"),
+            "received_at": pd.Series([sent_at]).astype("datetime64[ms, UTC]"),
+            "reasons": pd.Series([["invalid_version"]], dtype=object),
+            "fields": pd.Series([["app_version"]], dtype=object),
+        }
+    )
+    sealed = seal([(message_id, login().encode())], "body", [read_seal_key(key_files.seal_public)])
+    private_key = read_private_key(key_files.seal_private)
+    connection = connect(fifo.database_url)
+    record_rejects(connection, frame, sealed, Arrival(str(uuid4()), "queue", sent_at, 1, 0, None, None))
+    for _ in range(2):
+        assert replay(connection, fifo.queue, private_key, [message_id]).sent == 1
+    connection.close()
+    (message,) = received(fifo.queue)
+    assert identity(message).message_id == str(replay_id(UUID(message_id)))
+    assert message["Attributes"]["MessageGroupId"] == message_id
+
+
+def test_events_are_sent_to_a_fifo_queue_too(
+    fifo: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["loginpipe", "send", "--count", "12", "--json"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    assert json.loads(capsys.readouterr().out) == {"queue": fifo.queue.name, "sent": 12}
+    assert len(received(fifo.queue)) == 12

@@ -1,0 +1,410 @@
+"""Rejected messages tried again: one row each with the first date, however often they are sent; the bad ones stay."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pandas as pd
+import psycopg2
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from loginpipe.custody.replay import ReplayCounts, read_private_key, replay
+from loginpipe.errors import DatabaseError, KeyFileError, OpeningError, QueueError
+from loginpipe.local.stack import LocalStack
+from loginpipe.masking.key_files import read_seal_key
+from loginpipe.masking.sealing import Sealed, SealKey, seal
+from loginpipe.postgres.connections import Connection, connect
+from loginpipe.postgres.partitions import maintain
+from loginpipe.postgres.reject_queries import RejectFilter, find_rejects
+from loginpipe.postgres.rejects import record_rejects
+from loginpipe.postgres.runs import Arrival
+from loginpipe.sqs.client import Queue, open_queue
+from loginpipe.sqs.depth import read_depth
+from loginpipe.sqs.identity import identity, replay_id
+from loginpipe_tests.conftest import KeyFiles, Pipeline
+from loginpipe_tests.wire import Wire, failed_entries, login, logins, refusal, take
+
+SENT_AT = datetime(2026, 9, 30, 23, 59, 59, 123000, UTC)
+
+
+@dataclass(frozen=True)
+class Rejects:
+    """The rejects of a database, and their custodian."""
+
+    connection: Connection
+    queue: Queue
+    private_key: rsa.RSAPrivateKey
+    recipient: SealKey
+
+    def record(self, *bodies: str, sent_at: datetime = SENT_AT, sealed: bool = True, **other: Any) -> list[str]:
+        """Record messages as if an older version had rejected them, and return their ids."""
+        ids = [str(uuid4()) for _ in bodies]
+        reasons = other.get("reasons", ["invalid_version"])
+        rejected = pd.DataFrame(
+            {
+                "message_id": pd.Series(ids, dtype=object),
+                "body": pd.Series(bodies, dtype=object),
+                "sent_at": pd.Series([sent_at] * len(ids)).astype("datetime64[ms, UTC]"),
+                "received_at": pd.Series([sent_at + timedelta(seconds=5)] * len(ids)).astype("datetime64[ms, UTC]"),
+                "reasons": pd.Series([reasons] * len(ids), dtype=object),
+                "fields": pd.Series([["app_version"] * len(reasons)] * len(ids), dtype=object),
+            }
+        )
+        items = [(i, body.encode("utf-8", "surrogatepass")) for i, body in zip(ids, bodies, strict=True)]
+        kept = seal(items, "body", [other.get("recipient", self.recipient)]) if sealed else Sealed()
+        arrival = Arrival(str(uuid4()), self.queue.name, sent_at, len(ids), 0, sent_at, sent_at)
+        assert record_rejects(self.connection, rejected, kept, arrival) == len(ids)
+        return ids
+
+    def replay(self, ids: Sequence[str], **options: Any) -> ReplayCounts:
+        return replay(self.connection, options.pop("queue", self.queue), self.private_key, ids, **options)
+
+    def replayed(self) -> set[str]:
+        found = find_rejects(self.connection, RejectFilter(replayed=True))
+        return {reject.message_id for reject in found if reject.replayed_at is not None}
+
+    def execute(self, statement: str) -> None:
+        with self.connection, self.connection.cursor() as cursor:
+            cursor.execute(statement)
+
+
+def opened(database_url: str, queue: Queue, key_files: KeyFiles) -> Rejects:
+    private_key = read_private_key(key_files.seal_private)
+    return Rejects(connect(database_url), queue, private_key, read_seal_key(key_files.seal_public))
+
+
+@pytest.fixture
+def rejects(pipeline: Pipeline, key_files: KeyFiles) -> Iterator[Rejects]:
+    """Rejects in the database of a pipeline."""
+    rejects = opened(pipeline.database_url, pipeline.queue, key_files)
+    yield rejects
+    rejects.connection.close()
+
+
+@pytest.fixture(scope="module")
+def shared_database_url(stack: LocalStack, migrated_template: str) -> Iterator[str]:
+    """One database for all tests that look at rejects and queue alone."""
+    name = f"rejects_{uuid4().hex}"
+    connection = psycopg2.connect(stack.database_url)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
+        yield stack.database_url.replace("/loginpipe?", f"/{name}?")
+        cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    connection.close()
+
+
+@pytest.fixture
+def alone(shared_database_url: str, queue: Queue, key_files: KeyFiles) -> Iterator[Rejects]:
+    """Rejects without a pipeline."""
+    rejects = opened(shared_database_url, queue, key_files)
+    rejects.execute("TRUNCATE loginpipe.rejected_messages, loginpipe.ingested_messages, vault.data_keys")
+    yield rejects
+    rejects.connection.close()
+
+
+@pytest.fixture(scope="module")
+def other_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def waiting(queue: Queue) -> list[Any]:
+    """All that can be received from a queue now."""
+    found = []
+    while answer := queue.client.receive_message(
+        QueueUrl=queue.url,
+        MaxNumberOfMessages=10,
+        MessageSystemAttributeNames=["SentTimestamp"],
+        MessageAttributeNames=["All"],
+    ).get("Messages"):
+        found += answer
+    return found
+
+
+def rows(pipeline: Pipeline) -> list[Any]:
+    return pipeline.rows("SELECT user_id, create_date FROM user_logins ORDER BY user_id")
+
+
+# --- through the whole chain ------------------------------------------------------------------------------------------
+
+
+def test_a_reject_that_todays_rules_accept_becomes_one_row_of_its_first_day(
+    pipeline: Pipeline, rejects: Rejects
+) -> None:
+    (message_id,) = rejects.record(login(user_id="again"))
+    assert rejects.replay([message_id]) == ReplayCounts(sent=1)
+    assert rejects.replayed() == {message_id}
+    assert take(pipeline, 1).success
+    assert rows(pipeline) == [("again", SENT_AT.date())]
+    ledger = pipeline.rows(
+        "SELECT message_id, sent_on FROM loginpipe.ingested_messages ORDER BY message_id = %s", message_id
+    )
+    assert ledger == [(str(replay_id(UUID(message_id))), SENT_AT.date()), (message_id, SENT_AT.date())]
+    assert pipeline.depth() == (0, 0)
+    assert pipeline.rows("SELECT count(*) FROM loginpipe.rejected_messages") == [(1,)], "the reject stays on record"
+
+
+def test_a_replay_interrupted_before_it_was_marked_is_sent_again_and_is_still_one_row(
+    pipeline: Pipeline, rejects: Rejects
+) -> None:
+    ids = rejects.record(*logins(2))
+    rejects.execute("ALTER TABLE loginpipe.rejected_messages RENAME COLUMN replayed_at TO away")
+    with pytest.raises(DatabaseError):
+        rejects.replay(ids)
+    rejects.execute("ALTER TABLE loginpipe.rejected_messages RENAME COLUMN away TO replayed_at")
+    assert rejects.replayed() == set()
+    assert take(pipeline, 2).success
+
+    assert rejects.replay(ids) == ReplayCounts(sent=2)
+    assert rejects.replayed() == set(ids)
+    assert take(pipeline, 2).success
+    assert rows(pipeline) == [("user-0", SENT_AT.date()), ("user-1", SENT_AT.date())]
+    books = pipeline.rows("SELECT inserted, duplicates FROM loginpipe.ingest_runs WHERE deleted > 0 ORDER BY inserted")
+    assert books == [(0, 2), (2, 0)]
+    assert pipeline.depth() == (0, 0)
+
+
+def test_an_old_reject_that_is_sent_twice_is_one_row_also_when_partitions_were_maintained_in_between(
+    pipeline: Pipeline, rejects: Rejects
+) -> None:
+    """The ledger lets go of what is older than any message on a queue. A replay's first day is; its message is not."""
+    today = datetime.now(UTC)
+    ids = rejects.record(login(user_id="again"), sent_at=today - timedelta(days=40))
+    for _ in range(2):
+        assert rejects.replay(ids).sent == 1
+        assert take(pipeline, 1).success
+        maintain(rejects.connection, today.date())
+    assert [user for user, _ in rows(pipeline)] == ["again"]
+
+
+def test_a_replay_that_is_rejected_again_is_a_reject_of_its_own(pipeline: Pipeline, rejects: Rejects) -> None:
+    (message_id,) = rejects.record("{}")
+    attributes = {
+        "loginpipe.replay_of": {"DataType": "String", "StringValue": message_id},
+        "loginpipe.sent_ms": {"DataType": "String", "StringValue": str(int(SENT_AT.timestamp() * 1000))},
+    }
+    rejects.queue.client.send_message(
+        QueueUrl=rejects.queue.url,
+        MessageBody="{}",
+        MessageAttributes=attributes,  # type: ignore[arg-type]
+    )
+    assert take(pipeline, 1).success
+    found = {reject.message_id: reject.sent_at for reject in find_rejects(rejects.connection, RejectFilter())}
+    assert found == {message_id: SENT_AT, str(replay_id(UUID(message_id))): SENT_AT}
+
+
+# --- what is sent -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        login(user_id="é😀\u2028"),
+        json.dumps(json.loads(login(user_id="é😀")), ensure_ascii=False),
+        f"  {login()}\n",
+        login(extra="x" * 900_000),
+    ],
+    ids=["escaped", "not ASCII", "white space around it", "large"],
+)
+def test_a_body_is_sent_as_it_was_received(alone: Rejects, body: str) -> None:
+    (message_id,) = alone.record(body)
+    assert alone.replay([message_id]).sent == 1
+    (message,) = waiting(alone.queue)
+    assert message["Body"] == body
+    known_as = identity(message)
+    assert known_as.message_id == str(replay_id(UUID(message_id)))
+    assert known_as.sent_ms == int(SENT_AT.timestamp() * 1000)
+
+
+def test_what_is_still_bad_is_counted_and_stays(alone: Rejects) -> None:
+    bad = alone.record("{}", "nonsense", login(ip="1.2.3"), "[1]")
+    good = alone.record(*logins(2))
+    assert alone.replay([*bad, *good]) == ReplayCounts(sent=2, still_bad=4)
+    assert alone.replayed() == set(good)
+    assert len(waiting(alone.queue)) == 2
+
+
+@pytest.mark.parametrize("body", ['{"user_id": "\ud800"}', login().replace("android", "\udfff"), "\ud83d"])
+def test_a_body_that_is_no_unicode_is_still_bad_and_holds_up_no_other(alone: Rejects, body: str) -> None:
+    (message_id, good) = alone.record(body, login())
+    assert alone.replay([message_id, good]) == ReplayCounts(sent=1, still_bad=1)
+    assert alone.replayed() == {good}
+
+
+def test_what_was_recorded_without_a_body_is_counted_and_stays(alone: Rejects) -> None:
+    without = alone.record(*logins(2), sealed=False)
+    (good,) = alone.record(login())
+    assert alone.replay([*without, good]) == ReplayCounts(sent=1, without_body=2)
+    assert alone.replayed() == {good}
+
+
+def test_a_dry_run_counts_and_changes_nothing(alone: Rejects) -> None:
+    ids = [*alone.record(*logins(2), "{}"), *alone.record("{}", sealed=False)]
+    assert alone.replay(ids, dry_run=True) == ReplayCounts(sent=2, still_bad=1, without_body=1)
+    assert alone.replayed() == set()
+    assert read_depth(alone.queue).total == 0
+
+
+def test_more_than_a_batch_is_sent_and_each_once(alone: Rejects) -> None:
+    ids = alone.record(*logins(23))
+    looked_at: list[int] = []
+    assert alone.replay(ids, progress=looked_at.append) == ReplayCounts(sent=23)
+    assert sum(looked_at) == 23
+    assert {identity(message).message_id for message in waiting(alone.queue)} == {
+        str(replay_id(UUID(message_id))) for message_id in ids
+    }
+
+
+def test_large_rejects_that_are_too_much_for_one_call_together_are_sent_all_the_same(alone: Rejects) -> None:
+    ids = alone.record(*(login(user_id=str(number), extra="x" * 400_000) for number in range(5)))
+    assert alone.replay(ids) == ReplayCounts(sent=5)
+    assert alone.replayed() == set(ids)
+    assert len(waiting(alone.queue)) == 5
+
+
+def test_no_rejects_are_none_to_send(alone: Rejects) -> None:
+    assert alone.replay([]) == ReplayCounts()
+
+
+def test_a_value_sealed_for_two_is_opened_by_either(alone: Rejects, other_key: rsa.RSAPrivateKey) -> None:
+    ids = [str(uuid4())]
+    frame = pd.DataFrame(
+        {
+            "message_id": pd.Series(ids, dtype=object),
+            "body": pd.Series([login()], dtype=object),
+            "sent_at": pd.Series([SENT_AT]).astype("datetime64[ms, UTC]"),
+            "received_at": pd.Series([SENT_AT]).astype("datetime64[ms, UTC]"),
+            "reasons": pd.Series([["missing"]], dtype=object),
+            "fields": pd.Series([["ip"]], dtype=object),
+        }
+    )
+    both = [SealKey(other_key.public_key()), alone.recipient]
+    sealed = seal([(ids[0], login().encode())], "body", both)
+    record_rejects(alone.connection, frame, sealed, Arrival(str(uuid4()), "queue", SENT_AT, 1, 0, None, None))
+    for key in (other_key, alone.private_key):
+        assert replay(alone.connection, alone.queue, key, ids, dry_run=True) == ReplayCounts(sent=1)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_the_wrong_key_opens_nothing_and_nothing_is_sent(alone: Rejects, other_key: rsa.RSAPrivateKey) -> None:
+    ids = alone.record(*logins(3))
+    with pytest.raises(OpeningError, match=r"^data key .* does not unwrap") as caught:
+        replay(alone.connection, alone.queue, other_key, ids)
+    said = str(caught.value)
+    assert "\n" not in said
+    assert "user-" not in said
+    assert alone.recipient.fingerprint[:16] in said, "it names the key that would open it"
+    assert caught.value.__cause__ is None
+    assert alone.replayed() == set()
+    assert read_depth(alone.queue).total == 0
+
+
+def test_a_body_that_was_changed_in_the_database_is_refused(alone: Rejects) -> None:
+    ids = alone.record(login())
+    alone.execute("UPDATE loginpipe.rejected_messages SET sealed_body = set_byte(sealed_body, 0, 7)")
+    alone.execute("UPDATE loginpipe.rejected_messages SET sealed_body = set_byte(sealed_body, 1, 7)")
+    with pytest.raises(OpeningError, match=rf"^the sealed body of {ids[0]} does not open") as caught:
+        alone.replay(ids)
+    assert "\n" not in str(caught.value)
+    assert read_depth(alone.queue).total == 0
+
+
+def test_bodies_swapped_between_two_rejects_are_refused(alone: Rejects) -> None:
+    ids = alone.record(login(user_id="a"), login(user_id="b"))
+    alone.execute(
+        """
+        UPDATE loginpipe.rejected_messages AS this
+        SET sealed_body = other.sealed_body, position = other.position
+        FROM loginpipe.rejected_messages AS other
+        WHERE other.message_id <> this.message_id
+        """
+    )
+    with pytest.raises(OpeningError):
+        alone.replay(ids)
+    assert read_depth(alone.queue).total == 0
+
+
+@pytest.fixture
+def wire(alone: Rejects, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    with Wire(alone.queue.client.meta.endpoint_url) as wire:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", wire.url)
+        yield wire
+
+
+def test_what_the_queue_refuses_is_not_marked_and_the_others_are(alone: Rejects, wire: Wire) -> None:
+    ids = alone.record(*logins(3))
+    wire.on(
+        "SendMessageBatch",
+        failed_entries(
+            "InvalidMessageContents", sender_fault=True, which=lambda entry: "user-1" in entry["MessageBody"]
+        ),
+    )
+    counts = alone.replay(ids, queue=open_queue(alone.queue.name, connections=1))
+    assert counts.sent == 2
+    assert alone.replayed() == {ids[0], ids[2]}
+
+
+def test_a_queue_that_takes_nothing_ends_the_replay_in_one_line_and_nothing_is_marked(
+    alone: Rejects, wire: Wire
+) -> None:
+    ids = alone.record(*logins(3))
+    wire.on("SendMessageBatch", lambda _call, _forward: refusal("AccessDenied", 403))
+    with pytest.raises(QueueError) as caught:
+        alone.replay(ids, queue=open_queue(alone.queue.name, connections=1))
+    assert str(caught.value) == f"queue '{alone.queue.name}' takes no messages (AccessDenied): the rejects stay"
+    assert alone.replayed() == set()
+
+
+def test_a_replay_interrupted_between_two_batches_has_marked_what_it_sent(alone: Rejects) -> None:
+    ids = alone.record(*logins(15))
+
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        alone.replay(ids, progress=interrupt)
+    marked = alone.replayed()
+    assert {identity(message).message_id for message in waiting(alone.queue)} == {
+        str(replay_id(UUID(message_id))) for message_id in marked
+    }
+    assert 0 < len(marked) < 15
+
+
+# --- the key file -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no key", b"\xff\xfe", b"-----BEGIN PRIVATE KEY-----\nAAAA\n"])
+def test_a_file_that_holds_no_private_key_is_named_in_one_line(tmp_path: Any, content: bytes | None) -> None:
+    file = tmp_path / "key.pem"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(KeyFileError) as caught:
+        read_private_key(file)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_the_public_half_and_a_folder_are_no_private_key(key_files: KeyFiles, tmp_path: Any) -> None:
+    for path in (key_files.seal_public, tmp_path):
+        with pytest.raises(KeyFileError, match=str(path)):
+            read_private_key(path)
+
+
+def test_keys_of_other_kinds_and_keys_behind_a_passphrase_are_refused(tmp_path: Any) -> None:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    other = ed25519.Ed25519PrivateKey.generate()
+    locked = serialization.BestAvailableEncryption(b"secret")
+    for encryption, said in ((serialization.NoEncryption(), "no RSA key"), (locked, "without a passphrase")):
+        (tmp_path / "key.pem").write_bytes(other.private_bytes(pem, pkcs8, encryption))
+        with pytest.raises(KeyFileError, match=said):
+            read_private_key(tmp_path / "key.pem")

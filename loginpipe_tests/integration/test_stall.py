@@ -1,0 +1,69 @@
+"""A queue at its in-flight limit, where every long poll is empty: never taken for a drained queue."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from loginpipe.ops.doctor import examine
+from loginpipe.settings import load_settings
+from loginpipe.sqs.depth import STALL
+from loginpipe_tests.conftest import Pipeline
+from loginpipe_tests.wire import Wire, answers, at_the_wire, depth, logged, logins, metadata, success, take
+
+EMPTY = success({})
+
+
+@pytest.fixture
+def wire(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    monkeypatch.setenv("LOGINPIPE_RECEIVERS", "2")
+    with at_the_wire(pipeline, monkeypatch) as wire:
+        yield wire
+
+
+def test_a_run_that_receives_nothing_from_a_stalled_queue_says_so_and_succeeds(pipeline: Pipeline, wire: Wire) -> None:
+    wire.on("ReceiveMessage", answers(EMPTY))
+    wire.on("GetQueueAttributes", depth(visible=37, in_flight=120_000))
+    result = pipeline.run()
+    assert result.success
+    said = metadata(result)["raw_sqs_messages"]
+    assert said["dagster/row_count"] == 0
+    assert said["empty_receives"] == 2
+    assert said["in_flight_stall"] is True
+    assert said["queue_drained"] is False
+    (warning,) = [
+        entry for entry in pipeline.instance.all_logs(result.run_id) if "in-flight stall" in entry.user_message
+    ]
+    assert warning.level == logging.WARNING
+    assert warning.user_message == f"queue '{pipeline.queue.name}': {STALL}"
+
+
+def test_a_drained_queue_is_not_stalled(pipeline: Pipeline, wire: Wire) -> None:
+    wire.on("ReceiveMessage", answers(EMPTY))
+    wire.on("GetQueueAttributes", depth(visible=0, in_flight=120_000))
+    result = pipeline.run()
+    said = metadata(result)["raw_sqs_messages"]
+    assert (said["in_flight_stall"], said["queue_drained"]) == (False, True)
+    assert not [line for line in logged(pipeline, result) if "stall" in line]
+
+
+def test_a_run_that_stalls_after_its_first_messages_takes_them_and_does_not_call_the_queue_drained(
+    pipeline: Pipeline, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_RECEIVERS", "1")
+    pipeline.send(logins(2))
+    gives = iter([True])
+    wire.on("ReceiveMessage", lambda call, forward: forward(call) if next(gives, False) else EMPTY)
+    wire.on("GetQueueAttributes", depth(visible=37, in_flight=120_000))
+    result = take(pipeline, 10)
+    assert result.success
+    assert pipeline.rows("SELECT count(*) FROM user_logins") == [(2,)]
+    said = metadata(result)["raw_sqs_messages"]
+    assert (said["in_flight_stall"], said["queue_drained"]) == (True, False)
+
+
+def test_doctor_names_the_stall(pipeline: Pipeline, wire: Wire) -> None:
+    wire.on("GetQueueAttributes", depth(visible=37, in_flight=120_000))
+    finding = next(examine(load_settings()))
+    assert (finding.what, finding.well) == ("queue", False)
+    assert finding.says == f"queue '{pipeline.queue.name}': 37 waiting, 120,000 in flight, 0 delayed; {STALL}"
