@@ -1,4 +1,4 @@
-"""The pandera schemas of section "Input" of the README: what makes a login a good one.
+"""The pandera schemas: what makes a login a good one. The rules in words are in ``docs/tables.md``.
 
 Every check is named by the reason code it stands for and passes what an earlier check has refused already, so that
 a field at fault has one reason. Checks return booleans only: pandera keeps failing cells in its errors, and those
