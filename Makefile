@@ -5,7 +5,7 @@ BIN := .venv/bin
 SOURCES := loginpipe loginpipe_tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test check lint types imports format constraints clean
+.PHONY: help demo dev test chaos check lint types imports format constraints clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -18,6 +18,12 @@ dev: .venv/demo.installed ## embedded services and the Dagster UI, until interru
 
 test: check ## check the code and run every test
 	$(BIN)/pytest --numprocesses 2 --dist loadgroup --cov --cov-report=term $(PYTEST_ARGS)
+
+# Each time with a new seed, which is printed when it fails; CHAOS_SEEDS=1,2,3 sets some.
+chaos: export CHAOS_SEEDS ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
+chaos: export CHAOS_MESSAGES ?= 50000
+chaos: .venv/dev.installed ## random faults over 50,000 messages, and the memory of a run of 100,000
+	$(BIN)/pytest --numprocesses 0 loginpipe_tests/integration/test_chaos.py $(PYTEST_ARGS)
 
 check: lint types imports
 

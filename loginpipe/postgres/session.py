@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from loginpipe.errors import DatabaseError
-from loginpipe.postgres.connections import Connection, connect
+from loginpipe.postgres.connections import Connection, connect, transaction
 
 T = TypeVar("T")
 
@@ -15,6 +15,7 @@ PATIENCE_SECONDS: Final = 60
 """A restart or a failover of a managed Postgres takes less; the leases of the messages are kept meanwhile."""
 
 _LONGEST_PAUSE_SECONDS: Final = 5
+_LOCK_WAIT: Final = "10s"
 _NEEDS_ANOTHER_CONNECTION: Final = frozenset({"25006", "25P03", "57P05"})
 """Read-only since a failover made this server a replica; ended by the server for being idle."""
 
@@ -42,7 +43,7 @@ class Session:
     def __init__(self, database_url: str, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._url = database_url
         self._patience = patience_seconds
-        self._connection = connect(database_url)
+        self._connection = self._connected()
 
     def run(self, work: Callable[[Connection], T]) -> T:
         """Do work in transactions of its own; again, on a new connection if need be, where it failed in passing.
@@ -62,9 +63,21 @@ class Session:
         ):
             with attempt:
                 if self._connection.closed:
-                    self._connection = connect(self._url)
+                    self._connection = self._connected()
                 return self._attempt(work)
         raise AssertionError  # the last attempt returned or raised
+
+    def _connected(self) -> Connection:
+        connection = connect(self._url)
+        with transaction(connection) as cursor:
+            # A signal is answered between statements only: none may wait for a lock for long. It is tried again.
+            cursor.execute("SET lock_timeout = %s", (_LOCK_WAIT,))
+            # What is deleted from the queue after the commit must be on disk, also where a database's default is off.
+            cursor.execute(
+                "SELECT set_config('synchronous_commit', 'on', false) "
+                "WHERE current_setting('synchronous_commit') = 'off'"
+            )
+        return connection
 
     def _attempt(self, work: Callable[[Connection], T]) -> T:
         try:

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -44,6 +44,7 @@ class _Lease:
     receive_count: int
     received: float
     ends: float
+    being_extended: bool = False
 
 
 class LeaseKeeper:
@@ -74,15 +75,17 @@ class LeaseKeeper:
         return len(self._leases)
 
     def add(self, messages: Iterable[Message], asked: float) -> None:
-        """Keep messages from now on.
+        """Keep messages from now on; after `close`, hand them back at once.
 
         Args:
             messages: as received. One that is held already gets the newer receipt handle: an older one "succeeds"
                 without deleting.
             asked: when the receive call began; the lease cannot have begun earlier.
         """
+        arrived = list(messages)
         with self._lock:
-            for message in messages:
+            closed = self._stop.is_set()
+            for message in arrived if not closed else ():
                 # Lost before, and ours again: counted, and extended from now on.
                 self._given_up.discard(message.delivery_id)
                 self._leases[message.delivery_id] = _Lease(
@@ -91,6 +94,9 @@ class LeaseKeeper:
             if self._thread is None and self._leases:
                 self._thread = threading.Thread(target=self._keep, name="lease-keeper", daemon=True)
                 self._thread.start()
+        if closed:
+            # A long poll that outlived the run: nobody is left to work on these.
+            self.hand_back(arrived)
 
     def handles(self, delivery_ids: Iterable[str]) -> dict[str, str]:
         """Return the newest receipt handle of each of these messages that is still held."""
@@ -99,9 +105,12 @@ class LeaseKeeper:
 
     def settle(self, delivery_ids: Iterable[str]) -> None:
         """Stop keeping messages: their delete is confirmed."""
+        now = self._clock()
         with self._lock:
             for delivery_id in delivery_ids:
-                self._leases.pop(delivery_id, None)
+                lease = self._leases.pop(delivery_id, None)
+                if lease is not None and lease.ends <= now:
+                    self._give_up([delivery_id])
 
     def hand_back(self, messages: Sequence[Message]) -> None:
         """Make messages visible again at once and stop keeping them."""
@@ -131,28 +140,44 @@ class LeaseKeeper:
         return len(rest) - failed
 
     def extend_due(self) -> None:
-        """Extend every lease of which a third has passed."""
-        now = self._clock()
-        with self._lock:
-            due = [
-                (delivery_id, lease)
-                for delivery_id, lease in self._leases.items()
-                if lease.ends - now <= self._visibility * 2 / 3 and delivery_id not in self._given_up
-            ]
-        # Those that end first go first.
-        due.sort(key=lambda pair: pair[1].ends)
-        list(self._pool.map(self._extend, tens(due)))
+        """Extend every lease of which a third has passed, and wait for the answers."""
+        wait(self._begin_extensions())
 
     def _keep(self) -> None:
         while not self._stop.wait(self._visibility / 12):
             try:
-                self.extend_due()
+                # Not waited for: one call that hangs holds up no other.
+                self._begin_extensions()
             except Exception:  # noqa: BLE001 - the thread must outlive any one failure; it is counted and retried
                 _log.warning("leases could not be extended just now", exc_info=False)
 
+    def _begin_extensions(self) -> "list[Future[None]]":
+        now = self._clock()
+        with self._lock:
+            self._give_up(delivery_id for delivery_id, lease in self._leases.items() if lease.ends <= now)
+            due = [
+                (delivery_id, lease)
+                for delivery_id, lease in self._leases.items()
+                if lease.ends - now <= self._visibility * 2 / 3
+                and not lease.being_extended
+                and delivery_id not in self._given_up
+            ]
+            for _, lease in due:
+                lease.being_extended = True
+        # Those that end first go first.
+        due.sort(key=lambda pair: pair[1].ends)
+        return [self._pool.submit(self._extend, ten) for ten in tens(due)]
+
     def _extend(self, leases: Sequence[tuple[str, _Lease]]) -> None:
-        if self._stop.is_set():
-            return
+        try:
+            if not self._stop.is_set():
+                self._extend_now(leases)
+        finally:
+            with self._lock:
+                for _, lease in leases:
+                    lease.being_extended = False
+
+    def _extend_now(self, leases: Sequence[tuple[str, _Lease]]) -> None:
         now = self._clock()
         wanted = {
             delivery_id: min(self._visibility, int(LONGEST_LEASE_SECONDS - (now - lease.received)))
@@ -168,8 +193,13 @@ class LeaseKeeper:
                 elif self._leases.get(delivery_id) is lease and (
                     self._clock() >= lease.ends or (failure is not None and failure.code in _NO_LONGER_OURS)
                 ):
-                    self._given_up.add(delivery_id)
-                    self._lost += 1
+                    self._give_up([delivery_id])
+
+    def _give_up(self, delivery_ids: Iterable[str]) -> None:
+        """Count leases as lost, each once. The lock is held."""
+        lost = set(delivery_ids) - self._given_up
+        self._given_up |= lost
+        self._lost += len(lost)
 
     def _change(self, entries: Sequence[tuple[str, str, int]]) -> list[FailedEntry]:
         """Set the visibility timeout of up to ten deliveries: id, receipt handle, seconds."""

@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from hashlib import md5
 from typing import TYPE_CHECKING, Final
@@ -70,14 +70,19 @@ def receive_batch(
         QueueError: a receive failed for good, and nothing was received before.
     """
     bite = _Bite(queue, leases, most, time.monotonic() + seconds, visibility_seconds)
-    with ThreadPoolExecutor(receivers, thread_name_prefix="receive") as pool:
-        try:
-            for done in [pool.submit(bite.receive_until_done) for _ in range(receivers)]:
-                done.result()
-        except QueueError as error:
-            bite.received.broken_off = error
-        finally:
-            bite.stop.set()
+    pool = ThreadPoolExecutor(receivers, thread_name_prefix="receive")
+    receiving = [pool.submit(bite.receive_until_done) for _ in range(receivers)]
+    try:
+        for done in receiving:
+            done.result()
+    except QueueError as error:
+        bite.received.broken_off = error
+    finally:
+        bite.stop.set()
+        # Waited for, not joined: interrupted by a second signal in a join, Python before 3.13 takes the thread for
+        # ended, and lets the process end before its long poll.
+        pool.shutdown(wait=False)
+        wait(receiving)
     if bite.received.broken_off is not None and not bite.received.messages:
         raise bite.received.broken_off
     return bite.received

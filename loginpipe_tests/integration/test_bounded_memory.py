@@ -70,11 +70,8 @@ def test_two_hundred_messages_of_a_mebibyte_good_and_bad_are_worked_off_in_bound
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
     padding = "x" * (BODY_BYTES - len(login(user_id="user-000", padding="")))
-    for number in range(MESSAGES):
-        good = login(user_id=f"user-{number:03}", padding=padding)
-        pipeline.queue.client.send_message(
-            QueueUrl=pipeline.queue.url, MessageBody=good if number % 2 else good.replace('"', "'", 1)
-        )
+    good = (login(user_id=f"user-{number:03}", padding=padding) for number in range(MESSAGES))
+    pipeline.send(body if number % 2 else body.replace('"', "'", 1) for number, body in enumerate(good))
     result = run_until_drained(tmp_path)
     assert sum(result["received"]) == MESSAGES
     assert max(result["received"]) * BODY_BYTES < BODY_BYTES_MOST + UNDER_WAY_BYTES, "a bite is bounded"

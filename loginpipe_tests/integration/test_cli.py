@@ -16,6 +16,9 @@ import pytest
 import typer
 
 from loginpipe import cli
+from loginpipe.local.prepare import sqs_client
+from loginpipe.local.queues import create_login_queue
+from loginpipe.local.stack import LocalStack
 from loginpipe.masking.key_files import generate_seal_key, private_half, read_seal_key, read_token_keys
 from loginpipe.sqs import client, dead_letters
 from loginpipe.sqs.client import Queue
@@ -240,11 +243,19 @@ def test_a_queue_that_does_not_exist_is_named_by_every_command_that_needs_it(
 # --- send -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def shared_queue(stack: LocalStack) -> Queue:
+    client = sqs_client(stack)
+    name = f"sent-{uuid4().hex}"
+    return Queue(name, create_login_queue(client, name), client)
+
+
 @pytest.fixture
-def target(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Queue:
-    """The queue that the settings name."""
-    monkeypatch.setenv("LOGINPIPE_QUEUE", queue.name)
-    return queue
+def target(shared_queue: Queue, aws: None, monkeypatch: pytest.MonkeyPatch) -> Queue:
+    """The queue that the settings name; there is nothing on it."""
+    shared_queue.client.purge_queue(QueueUrl=shared_queue.url)
+    monkeypatch.setenv("LOGINPIPE_QUEUE", shared_queue.name)
+    return shared_queue
 
 
 def bodies(queue: Queue) -> list[str]:
@@ -593,10 +604,13 @@ def test_dead_letters_are_counted_looked_at_and_moved(loginpipe: Command, pipeli
 
 
 @pytest.mark.parametrize("command", ["status", "redrive"])
-def test_a_queue_without_a_dead_letter_queue_is_one_line(loginpipe: Command, target: Queue, command: str) -> None:
-    target.client.set_queue_attributes(QueueUrl=target.url, Attributes={"RedrivePolicy": ""})
+def test_a_queue_without_a_dead_letter_queue_is_one_line(
+    loginpipe: Command, queue: Queue, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_QUEUE", queue.name)
+    queue.client.set_queue_attributes(QueueUrl=queue.url, Attributes={"RedrivePolicy": ""})
     assert loginpipe("dlq", command).error == (
-        f"queue '{target.name}' has no dead-letter queue: give it a redrive policy, see docs/aws.md"
+        f"queue '{queue.name}' has no dead-letter queue: give it a redrive policy, see docs/aws.md"
     )
 
 

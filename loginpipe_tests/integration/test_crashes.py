@@ -1,90 +1,256 @@
-"""Runs that are killed, terminated or interrupted at every point: nothing is lost, nothing is written twice."""
+"""Runs that are killed, asked to stop or cancelled, at every point: every message is in one place afterwards, once."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from threading import Event
 
+import dagster as dg
+import psycopg2
 import pytest
 
-from loginpipe_tests.broken_run import POINTS, SIGNALS
-from loginpipe_tests.conftest import Pipeline
-from loginpipe_tests.wire import eventually
+from loginpipe.local.stack import LocalStack
+from loginpipe_tests.conftest import KeyFiles
+from loginpipe_tests.crash.books import Balance, balance, settled
+from loginpipe_tests.crash.logins import logins
+from loginpipe_tests.crash.place import VISIBILITY_SECONDS, EmbeddedPlace, FastPlace, embedded_place, fast_place
+from loginpipe_tests.crash.points import Point
+from loginpipe_tests.crash.runs import Run
+from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
+from loginpipe_tests.wire import Answer, Call, Forward, Wire, eventually
 
-ROOT = Path(__file__).parents[2]
-GOOD, BAD = 45, 5
+GOOD, BAD = 150, 120
+"""Enough that half of the deletes are still to come when the first two calls are done."""
+FEW = 20
+
+COMMITTED = {
+    Point.RECEIVING: (0, 0),
+    Point.RECEIVED: (0, 0),
+    Point.JUDGED: (0, 0),
+    Point.REJECTS_WRITTEN: (0, 0),
+    Point.REJECTS_RECORDED: (0, BAD),
+    Point.REJECTS_HALF_DELETED: (0, BAD),
+    Point.BEFORE_LOAD: (0, BAD),
+    Point.COPIED: (0, BAD),
+    Point.WRITTEN: (0, BAD),
+    Point.LOADED: (GOOD, BAD),
+    Point.HALF_DELETED: (GOOD, BAD),
+    Point.DELETED: (GOOD, BAD),
+}
+"""Rows and rejects that are committed at a point."""
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[Endpoint]:
+    with running_endpoint() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture
-def sent(pipeline: Pipeline) -> Pipeline:
-    """A queue with good and bad messages, each good one with a user of its own."""
-    events = [
-        {"user_id": f"user-{n}", "device_type": "ios", "ip": f"10.0.0.{n}", "device_id": f"d-{n}", "app_version": "1.2"}
-        for n in range(GOOD)
-    ]
-    pipeline.send([*map(json.dumps, events), *(f"not json {n}" for n in range(BAD))])
-    return pipeline
+def place(endpoint: Endpoint, database_url: str, key_files: KeyFiles, tmp_path: Path) -> FastPlace:
+    """Logins, and messages to be rejected."""
+    place = fast_place(endpoint, database_url, key_files, tmp_path)
+    place.send(logins(GOOD, bad=BAD))
+    return place
 
 
-def run_until(point: str, how: str, *, visibility_seconds: int, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "LOGINPIPE_VISIBILITY_SECONDS": str(visibility_seconds), "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-m", "loginpipe_tests.broken_run", point, how],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+@pytest.fixture
+def embedded(stack: LocalStack, database_url: str, key_files: KeyFiles, tmp_path: Path) -> EmbeddedPlace:
+    """A few logins on the embedded endpoint."""
+    place = embedded_place(stack.aws_environment, database_url, key_files, tmp_path)
+    place.send(logins(FEW))
+    return place
 
 
-def drain(pipeline: Pipeline, *, seconds: float) -> None:
-    """Run again until the queue holds nothing, as the sensor would."""
-
-    def empty() -> bool:
-        if pipeline.depth() != (0, 0):
-            assert pipeline.run().success
-        return pipeline.depth() == (0, 0)
-
-    eventually(empty, "the queue is empty", seconds)
+def no_transaction_is_left_open(place: FastPlace | EmbeddedPlace) -> bool:
+    others = "datname = current_database() AND pid <> pg_backend_pid()"
+    return place.rows(f"SELECT count(*) FROM pg_stat_activity WHERE {others}") == [(0,)]
 
 
-def assert_each_once(pipeline: Pipeline) -> None:
-    users = [user for (user,) in pipeline.rows("SELECT user_id FROM user_logins")]
-    assert sorted(users) == sorted(f"user-{n}" for n in range(GOOD))
-    assert pipeline.rows("SELECT count(*), count(DISTINCT message_id) FROM loginpipe.rejected_messages") == [(BAD, BAD)]
-    assert pipeline.rows("SELECT count(*) FROM loginpipe.ingested_messages") == [(GOOD + BAD,)]
+def assert_stopped_at(point: Point, found: Balance) -> None:
+    """What is committed is committed, and deletes have not begun, are half done, or done."""
+    rows, rejects = COMMITTED[point]
+    assert (found.rows, found.rejects) == (rows, rejects)
+    assert found.rows + found.rejects + found.queued == GOOD + BAD
+    kept = {
+        Point.REJECTS_RECORDED: range(BAD, BAD + 1),
+        Point.REJECTS_HALF_DELETED: range(1, BAD),
+        Point.LOADED: range(GOOD, GOOD + 1),
+        Point.HALF_DELETED: range(1, GOOD),
+    }
+    assert found.recorded_and_queued in kept.get(point, range(1))
 
 
-@pytest.mark.parametrize("point", POINTS)
-def test_after_a_kill_at_any_point_a_fresh_run_leaves_every_message_in_one_place_once(
-    sent: Pipeline, tmp_path: Path, point: str
+# --- SIGKILL ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("point", list(Point))
+def test_after_a_kill_at_any_point_the_messages_come_back_and_end_in_one_place(place: FastPlace, point: Point) -> None:
+    with place.start(point, "kill", batch_messages=GOOD + BAD) as run:
+        assert run.wait() == -signal.SIGKILL
+    found = balance(place)
+    assert_stopped_at(point, found)
+    untouched = place.waiting()
+    assert untouched == 0 or point is Point.RECEIVING
+    place.endpoint.advance(VISIBILITY_SECONDS - 30)
+    assert place.waiting() == untouched
+
+    place.endpoint.advance(31)
+    assert place.waiting() == found.queued + found.recorded_and_queued
+    place.drain()
+    assert settled(place) == Balance(GOOD, BAD, 0)
+    eventually(lambda: no_transaction_is_left_open(place), "the killed run's connection is gone")
+
+
+def test_after_a_kill_a_short_lease_ends_by_itself(embedded: EmbeddedPlace) -> None:
+    with embedded.start(Point.WRITTEN, "kill", batch_messages=FEW, visibility_seconds=3) as run:
+        assert run.wait() == -signal.SIGKILL
+    eventually(lambda: (embedded.waiting(), embedded.in_flight()) == (FEW, 0), "all leases over", seconds=10)
+    embedded.drain()
+    assert settled(embedded) == Balance(FEW, 0, 0)
+
+
+def test_messages_of_runs_that_were_all_killed_wait_on_the_dead_letter_queue_and_hold_up_no_others(
+    place: FastPlace,
 ) -> None:
-    killed = run_until(point, "kill", visibility_seconds=4, folder=tmp_path)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
-    drain(sent, seconds=60)
-    assert_each_once(sent)
+    policy = place.queue.client.get_queue_attributes(QueueUrl=place.queue.url, AttributeNames=["RedrivePolicy"])
+    twice = {**json.loads(policy["Attributes"]["RedrivePolicy"]), "maxReceiveCount": "2"}
+    place.queue.client.set_queue_attributes(QueueUrl=place.queue.url, Attributes={"RedrivePolicy": json.dumps(twice)})
+    for _ in range(2):
+        with place.start(Point.WRITTEN, "kill", batch_messages=GOOD + BAD) as run:
+            assert run.wait() == -signal.SIGKILL
+        place.endpoint.advance(VISIBILITY_SECONDS + 1)
+    place.send(logins(10))
+    place.drain()
+    assert settled(place) == Balance(10, BAD, GOOD)
+    place.finish()
+    assert settled(place) == Balance(GOOD + 10, BAD, 0)
 
 
-@pytest.mark.parametrize(
-    ("point", "how"),
-    [
-        *((point, "term") for point in POINTS if "before the" not in point),
-        ("inside the load transaction", "interrupt"),
-        ("half-way through the deletes", "interrupt"),
-    ],
-)
-def test_a_run_that_is_told_to_end_hands_back_what_it_has_not_settled(
-    sent: Pipeline, tmp_path: Path, point: str, how: str
+# --- SIGTERM, Ctrl-C and cancellation ---------------------------------------------------------------------------------
+
+
+def assert_handed_back(place: FastPlace, found: Balance) -> None:
+    """What is neither deleted nor waiting anyway is visible again after a pause of two seconds at most."""
+    place.endpoint.advance(2)
+    assert (place.in_flight(), place.waiting()) == (0, found.queued + found.recorded_and_queued)
+
+
+@pytest.mark.parametrize("point", list(Point))
+def test_a_run_that_is_told_to_end_hands_back_what_it_has_not_settled(place: FastPlace, point: Point) -> None:
+    with place.start(point, "term", batch_messages=GOOD + BAD) as run:
+        assert run.wait() == 1, run.log()
+    found = balance(place)
+    assert_stopped_at(point, found)
+    assert_handed_back(place, found)
+    place.drain()
+    assert settled(place) == Balance(GOOD, BAD, 0)
+
+
+@pytest.mark.parametrize("point", [Point.RECEIVED, Point.HALF_DELETED])
+def test_a_run_that_is_interrupted_from_the_keyboard_hands_back_what_it_has_not_settled(
+    place: FastPlace, point: Point
 ) -> None:
-    # With leases of ten minutes, the messages can be back this soon only if they were handed back.
-    began = time.monotonic()
-    ended = run_until(point, how, visibility_seconds=600, folder=tmp_path)
-    assert ended.returncode not in {0, -SIGNALS[how]}, ended.stderr[-2000:]
-    drain(sent, seconds=90)
-    assert time.monotonic() - began < 300
-    assert_each_once(sent)
+    with place.start(point, "interrupt", batch_messages=GOOD + BAD) as run:
+        assert run.wait() == 1, run.log()
+    found = balance(place)
+    assert_stopped_at(point, found)
+    assert_handed_back(place, found)
+    place.drain()
+    assert settled(place) == Balance(GOOD, BAD, 0)
+
+
+def test_messages_handed_back_are_visible_within_seconds(embedded: EmbeddedPlace) -> None:
+    with embedded.start(Point.WRITTEN, "term", batch_messages=FEW) as run:
+        assert run.wait() == 1, run.log()
+    eventually(lambda: (embedded.waiting(), embedded.in_flight()) == (FEW, 0), "handed back", seconds=4)
+    embedded.drain()
+    assert settled(embedded) == Balance(FEW, 0, 0)
+
+
+def test_a_run_of_the_dagster_command_line_that_is_told_to_end_hands_back_what_it_has_not_settled(
+    place: FastPlace,
+) -> None:
+    command = ("-m", "dagster", "asset", "materialize", "-m", "loginpipe_tests.crash.definitions")
+    environment = {"CRASH_STOP_AT": Point.WRITTEN, "LOGINPIPE_BATCH_MESSAGES": str(GOOD + BAD)}
+    with place.start_fresh(*command, "--select", "group:login_ingest", **environment) as run:
+        run.until_reached()
+        run.signal(signal.SIGTERM)
+        assert run.wait() == 1, run.log()
+    found = balance(place)
+    assert_stopped_at(Point.WRITTEN, found)
+    assert_handed_back(place, found)
+    place.drain()
+    assert settled(place) == Balance(GOOD, BAD, 0)
+
+
+DAGSTER_YAML = """
+run_coordinator: {module: dagster._core.run_coordinator, class: DefaultRunCoordinator}
+telemetry: {enabled: false}
+"""
+
+
+def test_a_run_that_is_cancelled_in_dagster_hands_back_what_it_has_not_settled(place: FastPlace) -> None:
+    home = place.folder / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text(DAGSTER_YAML)
+    command = ("-m", "dagster", "job", "launch", "-m", "loginpipe_tests.crash.definitions", "-j", "ingest_logins")
+    environment = {"CRASH_STOP_AT": Point.WRITTEN, "LOGINPIPE_BATCH_MESSAGES": str(GOOD + BAD)}
+    with (
+        place.start_fresh(*command, DAGSTER_HOME=str(home), **environment) as launching,
+        dg.DagsterInstance.from_config(str(home)) as instance,
+    ):
+        assert launching.wait() == 0, launching.log()
+        eventually((launching.folder / "reached").exists, "the run is at the point", seconds=60)
+        (run,) = instance.get_runs()
+        assert instance.run_coordinator.cancel_run(run.run_id)
+        eventually(lambda: instance.get_runs()[0].status is dg.DagsterRunStatus.CANCELED, "cancelled")
+    found = balance(place)
+    assert_stopped_at(Point.WRITTEN, found)
+    assert_handed_back(place, found)
+    place.drain()
+    assert settled(place) == Balance(GOOD, BAD, 0)
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_messages_of_a_long_poll_that_ends_after_the_run_was_told_to_end_go_back_too(
+    place: FastPlace, signals: int
+) -> None:
+    runs: list[Run] = []
+    receives = count(1)
+
+    def late(call: Call, forward: Forward) -> Answer:
+        answer = forward(call)
+        if next(receives) == 2:
+            for _ in range(signals):
+                runs[0].signal(signal.SIGTERM)
+                Event().wait(0.2)
+        return answer
+
+    with Wire(place.endpoint.url) as wire:
+        wire.on("ReceiveMessage", late)
+        place.environment["AWS_ENDPOINT_URL"] = wire.url
+        with place.start(batch_messages=30, receivers=2) as run:
+            runs.append(run)
+            assert run.wait() == 1, run.log()
+        place.environment["AWS_ENDPOINT_URL"] = place.endpoint.url
+    assert sum(place.receives()) in range(20, 31)
+    assert_handed_back(place, balance(place))
+
+
+def test_a_run_that_waits_for_a_lock_of_the_database_ends_when_it_is_told_to(place: FastPlace) -> None:
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    somebody = psycopg2.connect(place.database_url)
+    try:
+        somebody.cursor().execute("LOCK TABLE user_logins")
+        with place.start(batch_messages=GOOD + BAD) as run:
+            eventually(lambda: place.rows(waits) == [(1,)], "the load waits for the lock")
+            run.signal(signal.SIGTERM)
+            assert run.wait(20) == 1
+    finally:
+        somebody.close()
+    found = balance(place)
+    assert_stopped_at(Point.BEFORE_LOAD, found)
+    assert_handed_back(place, found)

@@ -4,18 +4,21 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import boto3
 import pytest
+from botocore.config import Config
 
 from loginpipe.errors import QueueError
+from loginpipe.local.stack import LocalStack
 from loginpipe.postgres.connections import Connection, connect
 from loginpipe.postgres.ledger import recorded
-from loginpipe.sqs import client, dead_letters, receiver
-from loginpipe.sqs.client import Queue, open_queue, tens
+from loginpipe.sqs import dead_letters, receiver
+from loginpipe.sqs.client import Queue, tens
 from loginpipe.sqs.dead_letters import RedriveCounts, redrive, redrive_policy
 from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.identity import Identity, identity
@@ -101,17 +104,35 @@ class Queues:
         self.wire.on(action, of_that_queue)
 
 
+@pytest.fixture(scope="module")
+def one_wire(stack: LocalStack) -> Iterator[tuple[Wire, Any]]:
+    """A wire for all tests, and a client that makes its calls over it: making one takes longer than most tests."""
+    aws = stack.aws_environment
+    with Wire(stack.endpoint_url) as wire:
+        yield (
+            wire,
+            boto3.client(
+                "sqs",
+                endpoint_url=wire.url,
+                region_name=aws["AWS_REGION"],
+                aws_access_key_id=aws["AWS_ACCESS_KEY_ID"],
+                aws_secret_access_key=aws["AWS_SECRET_ACCESS_KEY"],
+                config=Config(retries={"mode": "standard", "total_max_attempts": 2}),
+            ),
+        )
+
+
 @pytest.fixture
-def queues(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queues]:
-    monkeypatch.setattr(client, "_ATTEMPTS", 2)
-    with Wire(queue.client.meta.endpoint_url) as wire:
-        with monkeypatch.context() as through:
-            through.setenv("AWS_ENDPOINT_URL", wire.url)
-            opened = open_queue(queue.name, connections=8)
-        policy = redrive_policy(opened)
-        assert policy is not None
-        yield Queues(opened, policy.dead_letters, wire)
-        queue.client.delete_queue(QueueUrl=policy.dead_letters.url)
+def queues(queue: Queue, one_wire: tuple[Wire, Any]) -> Iterator[Queues]:
+    wire, client = one_wire
+    over_it = replace(queue, client=client)
+    policy = redrive_policy(over_it)
+    assert policy is not None
+    yield Queues(over_it, policy.dead_letters, wire)
+    for action in {call.action for call in wire.calls}:
+        wire.on(action, lambda call, forward: forward(call))
+    wire.calls.clear()
+    queue.client.delete_queue(QueueUrl=policy.dead_letters.url)
 
 
 @pytest.fixture
@@ -188,12 +209,19 @@ def test_a_message_received_six_times_is_redriven_and_becomes_one_row_of_its_fir
     assert depths(queues) == (0, 0)
 
 
+def back_at_once(call: Call, forward: Forward) -> Answer:
+    """Let messages that are handed back be received at once, not after a pause."""
+    entries = [{**entry, "VisibilityTimeout": 0} for entry in call.request["Entries"]]
+    return forward(call.with_request({**call.request, "Entries": entries}))
+
+
 def test_dead_letters_with_an_outcome_are_dropped_and_the_others_moved_and_ingested_once(
     pipeline: Pipeline, queues: Queues, warehouse: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as through:
         through.setenv("AWS_ENDPOINT_URL", queues.wire.url)
         queues.on(queues.queue, "DeleteMessageBatch", failed_entries("ReceiptHandleIsInvalid", sender_fault=True))
+        queues.on(queues.queue, "ChangeMessageVisibilityBatch", back_at_once)
         ingest(pipeline, *logins(2), "{}")
     assert pipeline.depth() != (0, 0), "the deletes failed"
     before = pipeline.rows("SELECT * FROM loginpipe.ingested_messages ORDER BY message_id")

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any
 from uuid import UUID, uuid4
 
+import boto3
 import pandas as pd
 import pytest
 
@@ -30,12 +31,12 @@ GROUPS = ("a", "b", "c")
 
 
 @pytest.fixture
-def fifo(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
-    """The pipeline on a FIFO queue with a FIFO dead-letter queue."""
+def queue(aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
+    """A FIFO queue of this test alone, with its FIFO dead-letter queue."""
     # The one endpoint here has all its messages at hand.
     monkeypatch.setattr(dead_letters, "_LONG_POLL_SECONDS", 0)
     monkeypatch.setattr(receiver, "LONG_POLL_SECONDS", 0)
-    client = pipeline.queue.client
+    client = boto3.client("sqs")
     name = f"logins-{uuid4().hex}"
     dead = client.create_queue(QueueName=f"{name}-dlq.fifo", Attributes={"FifoQueue": "true"})["QueueUrl"]
     arn = client.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
@@ -44,14 +45,14 @@ def fifo(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeli
     queue = open_queue(f"{name}.fifo", connections=4)
     monkeypatch.setenv("LOGINPIPE_QUEUE", queue.name)
     monkeypatch.setenv("LOGINPIPE_RECEIVERS", "2")
-    yield replace(pipeline, queue=queue)
+    yield queue
     client.delete_queue(QueueUrl=queue.url)
     client.delete_queue(QueueUrl=dead)
 
 
 @pytest.fixture
-def dead(fifo: Pipeline) -> Queue:
-    policy = redrive_policy(fifo.queue)
+def dead(queue: Queue) -> Queue:
+    policy = redrive_policy(queue)
     assert policy is not None
     return policy.dead_letters
 
@@ -71,10 +72,10 @@ def in_turn(number: int) -> list[tuple[str, str]]:
     return [(group, login(user_id=f"{group}-{place:02}")) for place in range(number) for group in GROUPS]
 
 
-def rows_by_group(fifo: Pipeline) -> dict[str, list[str]]:
+def rows_by_group(pipeline: Pipeline) -> dict[str, list[str]]:
     """The users of each group as they were written."""
     users = sorted(
-        (user for (user,) in fifo.rows("SELECT user_id FROM user_logins ORDER BY tableoid, ctid")),
+        (user for (user,) in pipeline.rows("SELECT user_id FROM user_logins ORDER BY tableoid, ctid")),
         key=lambda user: user.partition("-")[0],
     )
     return {group: list(found) for group, found in groupby(users, key=lambda user: user.partition("-")[0])}
@@ -84,12 +85,12 @@ def expected(number: int) -> dict[str, list[str]]:
     return {group: [f"{group}-{place:02}" for place in range(number)] for group in GROUPS}
 
 
-def kill(fifo: Pipeline, dead: Queue, messages: list[tuple[str, str]]) -> list[str]:
+def kill(queue: Queue, dead: Queue, messages: list[tuple[str, str]]) -> list[str]:
     """Send messages and receive them until they are dead letters; return their ids."""
-    ids = send(fifo.queue, messages)
+    ids = send(queue, messages)
 
     def received_once_more() -> bool:
-        fifo.queue.client.receive_message(QueueUrl=fifo.queue.url, MaxNumberOfMessages=10, VisibilityTimeout=0)
+        queue.client.receive_message(QueueUrl=queue.url, MaxNumberOfMessages=10, VisibilityTimeout=0)
         return read_depth(dead).visible == len(messages)
 
     eventually(received_once_more, "dead letters")
@@ -118,21 +119,21 @@ def bodies_by_group(messages: Iterable[Any]) -> dict[str, list[str]]:
     return found
 
 
-def test_runs_work_a_fifo_queue_off_and_keep_the_order_of_each_group(fifo: Pipeline) -> None:
-    send(fifo.queue, in_turn(6))
+def test_runs_work_a_fifo_queue_off_and_keep_the_order_of_each_group(pipeline: Pipeline) -> None:
+    send(pipeline.queue, in_turn(6))
     runs = 0
-    while fifo.depth() != (0, 0):
-        assert fifo.run().success
+    while pipeline.depth() != (0, 0):
+        assert pipeline.run().success
         runs += 1
         assert runs <= 3
-    assert rows_by_group(fifo) == expected(6)
-    ((inserted, deleted),) = fifo.rows("SELECT sum(inserted), sum(deleted) FROM loginpipe.ingest_runs")
+    assert rows_by_group(pipeline) == expected(6)
+    ((inserted, deleted),) = pipeline.rows("SELECT sum(inserted), sum(deleted) FROM loginpipe.ingest_runs")
     assert (inserted, deleted) == (18, 18)
 
 
-def test_bad_messages_in_between_hold_up_no_group(fifo: Pipeline) -> None:
+def test_bad_messages_in_between_hold_up_no_group(pipeline: Pipeline) -> None:
     send(
-        fifo.queue,
+        pipeline.queue,
         [
             ("a", login(user_id="a-00")),
             ("a", "nonsense"),
@@ -141,28 +142,28 @@ def test_bad_messages_in_between_hold_up_no_group(fifo: Pipeline) -> None:
             ("b", login(user_id="b-00")),
         ],
     )
-    assert take(fifo, 5).success
-    assert rows_by_group(fifo) == {"a": ["a-00", "a-01"], "b": ["b-00"]}
-    assert fifo.rows("SELECT count(*) FROM loginpipe.rejected_messages") == [(2,)]
-    assert fifo.depth() == (0, 0)
+    assert take(pipeline, 5).success
+    assert rows_by_group(pipeline) == {"a": ["a-00", "a-01"], "b": ["b-00"]}
+    assert pipeline.rows("SELECT count(*) FROM loginpipe.rejected_messages") == [(2,)]
+    assert pipeline.depth() == (0, 0)
 
 
 def test_a_group_handed_back_by_a_failed_run_comes_again_in_its_order(
-    fifo: Pipeline,
+    pipeline: Pipeline,
 ) -> None:
     """Each message of a group comes back at a moment of its own, the later ones no sooner than those before them."""
-    send(fifo.queue, in_turn(3))
-    execute(fifo.database_url, "ALTER TABLE user_logins RENAME TO away")
-    assert not take(fifo, 9).success
-    assert fifo.depth()[1] > 0
-    execute(fifo.database_url, "ALTER TABLE away RENAME TO user_logins")
+    send(pipeline.queue, in_turn(3))
+    execute(pipeline.database_url, "ALTER TABLE user_logins RENAME TO away")
+    assert not take(pipeline, 9).success
+    assert pipeline.depth()[1] > 0
+    execute(pipeline.database_url, "ALTER TABLE away RENAME TO user_logins")
     runs = 0
-    while fifo.depth() != (0, 0):
-        eventually(lambda: fifo.depth()[0] > 0, "messages handed back")
-        assert fifo.run().success
+    while pipeline.depth() != (0, 0):
+        eventually(lambda: pipeline.depth()[0] > 0, "messages handed back")
+        assert pipeline.run().success
         runs += 1
         assert runs <= 20
-    assert rows_by_group(fifo) == expected(3)
+    assert rows_by_group(pipeline) == expected(3)
 
 
 def execute(database_url: str, statement: str) -> None:
@@ -172,51 +173,51 @@ def execute(database_url: str, statement: str) -> None:
     connection.close()
 
 
-def test_dead_letters_go_back_in_the_order_of_their_groups_and_keep_their_ids(fifo: Pipeline, dead: Queue) -> None:
-    ids = kill(fifo, dead, in_turn(5))
-    assert redrive(fifo.queue, dead, recorded=lambda _: []) == RedriveCounts(moved=15)
+def test_dead_letters_go_back_in_the_order_of_their_groups_and_keep_their_ids(queue: Queue, dead: Queue) -> None:
+    ids = kill(queue, dead, in_turn(5))
+    assert redrive(queue, dead, recorded=lambda _: []) == RedriveCounts(moved=15)
     assert read_depth(dead).total == 0
-    back = received(fifo.queue)
+    back = received(queue)
     assert bodies_by_group(back) == expected(5)
     assert sorted(identity(message).message_id for message in back) == sorted(ids)
 
 
-def test_more_dead_letters_of_one_group_than_a_batch_go_back_in_their_order(fifo: Pipeline, dead: Queue) -> None:
-    kill(fifo, dead, [("a", login(user_id=f"a-{place:02}")) for place in range(13)])
-    assert redrive(fifo.queue, dead, recorded=lambda _: []).moved == 13
-    assert bodies_by_group(received(fifo.queue)) == {"a": [f"a-{place:02}" for place in range(13)]}
+def test_more_dead_letters_of_one_group_than_a_batch_go_back_in_their_order(queue: Queue, dead: Queue) -> None:
+    kill(queue, dead, [("a", login(user_id=f"a-{place:02}")) for place in range(13)])
+    assert redrive(queue, dead, recorded=lambda _: []).moved == 13
+    assert bodies_by_group(received(queue)) == {"a": [f"a-{place:02}" for place in range(13)]}
 
 
 def test_a_redrive_interrupted_between_send_and_delete_and_begun_again_doubles_nothing(
-    fifo: Pipeline, dead: Queue
+    pipeline: Pipeline, dead: Queue
 ) -> None:
-    kill(fifo, dead, in_turn(2))
-    with Wire(fifo.queue.client.meta.endpoint_url) as wire:
+    kill(pipeline.queue, dead, in_turn(2))
+    with Wire(pipeline.queue.client.meta.endpoint_url) as wire:
         through = replace(dead, client=_by_way_of(wire))
         wire.on("DeleteMessageBatch", failed_entries("InternalError", sender_fault=False))
-        redrive(fifo.queue, through, recorded=lambda _: [])
+        redrive(pipeline.queue, through, recorded=lambda _: [])
     assert read_depth(dead).visible == 6
-    assert redrive(fifo.queue, dead, recorded=lambda _: []).moved == 6
-    assert take(fifo, 6).success
-    assert rows_by_group(fifo) == expected(2)
-    assert fifo.depth() == (0, 0)
+    assert redrive(pipeline.queue, dead, recorded=lambda _: []).moved == 6
+    assert take(pipeline, 6).success
+    assert rows_by_group(pipeline) == expected(2)
+    assert pipeline.depth() == (0, 0)
     assert read_depth(dead).total == 0
 
 
 def _by_way_of(wire: Wire) -> Any:
-    import boto3
-
     return boto3.client("sqs", endpoint_url=wire.url)
 
 
-def test_a_dry_run_leaves_the_dead_letters_in_their_order(fifo: Pipeline, dead: Queue) -> None:
-    kill(fifo, dead, in_turn(3))
-    assert redrive(fifo.queue, dead, recorded=lambda _: [], dry_run=True).moved == 9
-    assert fifo.depth() == (0, 0)
+def test_a_dry_run_leaves_the_dead_letters_in_their_order(queue: Queue, dead: Queue) -> None:
+    kill(queue, dead, in_turn(3))
+    assert redrive(queue, dead, recorded=lambda _: [], dry_run=True).moved == 9
+    assert read_depth(queue).total == 0
     assert bodies_by_group(received(dead)) == expected(3)
 
 
-def test_a_reject_is_replayed_to_a_fifo_queue_and_sent_twice_is_there_once(fifo: Pipeline, key_files: KeyFiles) -> None:
+def test_a_reject_is_replayed_to_a_fifo_queue_and_sent_twice_is_there_once(
+    pipeline: Pipeline, key_files: KeyFiles
+) -> None:
     message_id, sent_at = str(uuid4()), datetime(2026, 9, 30, tzinfo=UTC)
     frame = pd.DataFrame(
         {
@@ -230,22 +231,22 @@ def test_a_reject_is_replayed_to_a_fifo_queue_and_sent_twice_is_there_once(fifo:
     )
     sealed = seal([(message_id, login().encode())], "body", [read_seal_key(key_files.seal_public)])
     private_key = read_private_key(key_files.seal_private)
-    connection = connect(fifo.database_url)
+    connection = connect(pipeline.database_url)
     record_rejects(connection, frame, sealed, Arrival(str(uuid4()), "queue", sent_at, 1, 0, None, None))
     for _ in range(2):
-        assert replay(connection, fifo.queue, private_key, [message_id]).sent == 1
+        assert replay(connection, pipeline.queue, private_key, [message_id]).sent == 1
     connection.close()
-    (message,) = received(fifo.queue)
+    (message,) = received(pipeline.queue)
     assert identity(message).message_id == str(replay_id(UUID(message_id)))
     assert message["Attributes"]["MessageGroupId"] == message_id
 
 
 def test_events_are_sent_to_a_fifo_queue_too(
-    fifo: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    queue: Queue, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["loginpipe", "send", "--count", "12", "--json"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert not ended.value.code
-    assert json.loads(capsys.readouterr().out) == {"queue": fifo.queue.name, "sent": 12}
-    assert len(received(fifo.queue)) == 12
+    assert json.loads(capsys.readouterr().out) == {"queue": queue.name, "sent": 12}
+    assert len(received(queue)) == 12

@@ -266,39 +266,42 @@ def test_a_failure_of_an_old_handle_says_nothing_of_the_delivery_that_came_meanw
     assert new["ReceiptHandle"] != old["ReceiptHandle"]
 
 
-def test_no_extension_reaches_beyond_the_twelve_hours_that_sqs_allows(
-    opened: Queue, leases: LeaseKeeper, clock: Clock, wire: Wire
-) -> None:
-    leases.add(received(opened, 1), asked=clock.now)
-    ends = clock.now + LONGEST_LEASE_SECONDS
-    clock.now = ends - 300
-    with_less_left = []
-    while clock.now < ends - 100:
-        clock.now += 100
+def test_no_extension_reaches_beyond_the_twelve_hours_that_sqs_allows(opened: Queue, clock: Clock, wire: Wire) -> None:
+    leases = LeaseKeeper(opened, visibility_seconds=20_000, calls_at_once=1, clock=clock)
+    begins = clock.now
+    leases.add(received(opened, 1, visibility_seconds=20_000), asked=begins)
+    for _ in range(5):
+        clock.now += 7_000
         leases.extend_due()
-        with_less_left.append(entries(wire)[-1]["VisibilityTimeout"])
-    assert with_less_left == [120, 100]
+    assert [entry["VisibilityTimeout"] for entry in entries(wire)] == [20_000, 20_000, 20_000, 15_200, 8_200]
     assert leases.lost == 0
-    clock.now = ends
+    clock.now = begins + LONGEST_LEASE_SECONDS
     leases.extend_due()
     assert leases.lost == 1
-    assert len(entries(wire)) == 2
+    assert len(entries(wire)) == 5
+    leases.close()
 
 
-def test_the_keeping_goes_on_after_a_failure_that_nobody_foresaw(
-    opened: Queue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    leases = LeaseKeeper(opened, visibility_seconds=1, calls_at_once=1)
+def test_the_keeping_goes_on_after_a_failure_that_nobody_foresaw(opened: Queue) -> None:
     rounds: list[None] = []
 
-    def failing() -> None:
+    def failing() -> float:
         rounds.append(None)
         raise ZeroDivisionError
 
-    monkeypatch.setattr(leases, "extend_due", failing)
+    leases = LeaseKeeper(opened, visibility_seconds=1, calls_at_once=1, clock=failing)
     leases.add(received(opened, 1), asked=time.monotonic())
     eventually(lambda: len(rounds) > 2, "further rounds")
     assert leases.close() == 1
+
+
+def test_messages_that_arrive_after_the_end_go_back_at_once(opened: Queue, leases: LeaseKeeper) -> None:
+    messages = received(opened, 12)
+    leases.add(messages[:2], asked=0)
+    assert leases.close() == 2
+    leases.add(messages[2:], asked=0)
+    assert leases.held == 0
+    assert read_depth(opened).visible == 10
 
 
 def test_what_cannot_be_handed_back_is_not_counted_and_closing_raises_nothing(

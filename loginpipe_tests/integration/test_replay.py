@@ -168,16 +168,22 @@ def test_a_replay_interrupted_before_it_was_marked_is_sent_again_and_is_still_on
     assert pipeline.depth() == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("age", "later"),
+    [(40, 0), (29, 1)],
+    ids=["older than any partition", "in the oldest partition, the day before its end"],
+)
 def test_an_old_reject_that_is_sent_twice_is_one_row_also_when_partitions_were_maintained_in_between(
-    pipeline: Pipeline, rejects: Rejects
+    pipeline: Pipeline, rejects: Rejects, age: int, later: int
 ) -> None:
     """The ledger lets go of what is older than any message on a queue. A replay's first day is; its message is not."""
-    today = datetime.now(UTC)
-    ids = rejects.record(login(user_id="again"), sent_at=today - timedelta(days=40))
+    now = datetime.now(UTC)
+    maintain(rejects.connection, now.date())
+    ids = rejects.record(login(user_id="again"), sent_at=now - timedelta(days=age))
     for _ in range(2):
         assert rejects.replay(ids).sent == 1
         assert take(pipeline, 1).success
-        maintain(rejects.connection, today.date())
+        maintain(rejects.connection, (now + timedelta(days=later)).date())
     assert [user for user, _ in rows(pipeline)] == ["again"]
 
 

@@ -1,0 +1,103 @@
+"""The books: sent = rows + rejects + still in a queue, and none of them twice.
+
+A message is known twice over: by its id, which the ledger and the queue have, and by its user, whom the table has.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from loginpipe_tests.crash.place import Place
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Where the messages are.
+
+    Attributes:
+        rows: in ``user_logins``.
+        rejects: in ``rejected_messages``.
+        queued: on the queue or its dead-letter queue, without an outcome.
+        recorded_and_queued: still there with an outcome: what comes again changes nothing.
+    """
+
+    rows: int
+    rejects: int
+    queued: int
+    recorded_and_queued: int = 0
+
+
+def balance(place: Place) -> Balance:
+    """Make sure that every message is somewhere and has one outcome at most; to be asked whenever no run is going."""
+    ledger = _counted(place, "SELECT message_id::text FROM loginpipe.ingested_messages")
+    rejects = _counted(place, "SELECT message_id::text FROM loginpipe.rejected_messages")
+    users = _counted(place, "SELECT user_id FROM user_logins")
+    queued = place.queued()
+    _none(_repeated(ledger), "messages are in the ledger twice")
+    _none(_repeated(rejects), "messages are rejects twice")
+    _none(_repeated(users), "logins are in the table twice")
+    _none(ledger.keys() - place.sent.keys(), "messages are in the ledger that nobody sent")
+    _none(rejects.keys() - ledger.keys(), "rejects are not in the ledger")
+    accepted = {str(place.sent[message_id].user) for message_id in ledger.keys() - rejects.keys()}
+    _none(accepted - users.keys(), "logins are in the ledger and not in the table")
+    _none(users.keys() - accepted, "logins are in the table and not in the ledger")
+    _none({i for i in rejects if place.sent[i].user} - _damaged(place), "good logins are rejects")
+    _none(place.sent.keys() - ledger.keys() - queued, "messages are lost")
+    _vault_is_whole(place)
+    _runs_add_up(place, len(users), len(rejects))
+    return Balance(len(users), len(rejects), len(queued - ledger.keys()), len(queued & ledger.keys()))
+
+
+def settled(place: Place) -> Balance:
+    """Make sure that, at the end, every message is in exactly one place."""
+    found = balance(place)
+    assert found.recorded_and_queued == 0, f"{found}: messages with an outcome are still on a queue"
+    assert found.rows + found.rejects + found.queued == len(place.sent), f"{found}, and {len(place.sent)} were sent"
+    return found
+
+
+def _vault_is_whole(place: Place) -> None:
+    """What is sealed can be opened: no token without its value, no value and no body without its data key."""
+    statement = """
+        SELECT
+            (
+                SELECT count(*)
+                FROM user_logins, LATERAL (VALUES (masked_ip), (masked_device_id)) AS masked (token)
+                WHERE NOT EXISTS (SELECT FROM vault.sealed_values WHERE sealed_values.token = masked.token)
+            ),
+            (
+                SELECT count(*)
+                FROM (
+                    SELECT data_key_id FROM vault.sealed_values
+                    UNION ALL SELECT data_key_id FROM loginpipe.rejected_messages
+                ) AS sealed
+                WHERE NOT EXISTS (SELECT FROM vault.data_keys WHERE data_keys.data_key_id = sealed.data_key_id)
+            )
+    """
+    assert place.rows(statement) == [(0, 0)], "tokens without a sealed value, sealed values without a data key"
+
+
+def _runs_add_up(place: Place, rows: int, rejects: int) -> None:
+    """What the runs say of themselves, those that were killed too."""
+    statement = "SELECT coalesce(sum(inserted), 0), coalesce(sum(rejected), 0) FROM loginpipe.ingest_runs"
+    assert place.rows(statement) == [(rows, rejects)], "the runs' books are wrong"
+
+
+def _damaged(place: Place) -> set[str]:
+    """Messages that were set aside because they came damaged time and again."""
+    statement = "SELECT message_id::text FROM loginpipe.rejected_messages WHERE 'body_damaged' = ANY (reasons)"
+    return set(_counted(place, statement))
+
+
+def _counted(place: Place, statement: str) -> Counter[str]:
+    return Counter(value for (value,) in place.rows(statement))
+
+
+def _repeated(counts: Counter[str]) -> set[str]:
+    return {key for key, number in counts.items() if number > 1}
+
+
+def _none(found: Collection[str], what: str) -> None:
+    assert not found, f"{len(found)} {what}: {', '.join(sorted(found)[:_SHOWN])}"

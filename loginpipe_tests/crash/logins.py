@@ -1,0 +1,37 @@
+"""Logins to send, each of a user of its own: the table shows which of them arrived, and how often."""
+
+import json
+from collections.abc import Iterator
+from itertools import count, cycle
+from random import Random
+from typing import NamedTuple
+
+from loginpipe.local.sample_events import BAD_KINDS
+
+_users = count(1)
+
+
+class Login(NamedTuple):
+    """A message's body, and the user whom the table then shows; None where it is one to be rejected."""
+
+    body: str
+    user: str | None
+
+
+def logins(number: int, *, bad: int = 0, seed: int = 0) -> Iterator[Login]:
+    """Yield so many good logins and so many bad ones, mixed; devices and addresses come more than once."""
+    rng = Random(seed)
+    kinds = cycle(BAD_KINDS.values())
+    good = [True] * number + [False] * bad
+    rng.shuffle(good)
+    for is_good in good:
+        user = f"user-{next(_users)}"
+        event = {
+            "user_id": user,
+            "app_version": f"{rng.randrange(9)}.{rng.randrange(99)}",
+            "device_type": rng.choice(("android", "ios")),
+            "ip": f"198.51.{rng.randrange(100)}.{rng.randrange(100)}",
+            "locale": rng.choice(("RU", "BR", None)),
+            "device_id": f"{rng.randrange(max(1, number // 2)):06}",
+        }
+        yield Login(json.dumps(event), user) if is_good else Login(next(kinds)(event), None)

@@ -1,0 +1,77 @@
+"""A run of the main job as a process of its own, which does something to itself at a given point.
+
+    python -m loginpipe_tests.crash.run_job --folder DIR --stop-at written --how kill
+
+It works on what the environment names. In the folder it leaves ``reached`` when it comes to the point, and
+``report.json`` when it ends by itself; a run that is held goes on when there is a file ``release``.
+"""
+
+import argparse
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import dagster as dg
+
+from loginpipe.definitions import build_definitions
+from loginpipe.jobs import INGEST_JOB
+from loginpipe_tests.crash.points import Point, stopping_at
+
+SIGNALS: Final = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "interrupt": signal.SIGINT}
+HANG: Final = "hang"
+
+_RSS_UNITS_IN_A_MEBIBYTE: Final = 1 << 20 if sys.platform == "darwin" else 1 << 10
+_HELD_SECONDS_MOST: Final = 300
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job; return 0 if it succeeded."""
+    parser = argparse.ArgumentParser(prog="python -m loginpipe_tests.crash.run_job", description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="of this run's files")
+    parser.add_argument("--stop-at", type=Point, choices=list(Point))
+    parser.add_argument("--how", choices=[*SIGNALS, HANG], default=HANG)
+    options = parser.parse_args(arguments)
+    return run(options.folder, options.stop_at, options.how)
+
+
+def run(folder: Path, stop_at: Point | None, how: str) -> int:
+    """Run the job and write the report."""
+    with stopping_at(stop_at, partial(stop, folder, how)) as overrides, dg.DagsterInstance.ephemeral() as instance:
+        job = build_definitions(overrides).resolve_job_def(INGEST_JOB)
+        result = job.execute_in_process(instance=instance, raise_on_error=False)
+    report = {
+        "run_id": result.run_id,
+        "success": result.success,
+        "peak_mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _RSS_UNITS_IN_A_MEBIBYTE,
+    }
+    (folder / "report.json").write_text(json.dumps(report))
+    return 0 if result.success else 1
+
+
+def stop(folder: Path, how: str) -> None:
+    """Do to this process what was asked for, at the point."""
+    (folder / "reached").touch()
+    if how == HANG:
+        _hold(folder / "release")
+    else:
+        os.kill(os.getpid(), SIGNALS[how])
+
+
+def _hold(release: Path) -> None:
+    """Wait as a slow step would: signals are answered."""
+    deadline = time.monotonic() + _HELD_SECONDS_MOST
+    while not release.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError("held, and never released")
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Runs as processes, seen from the test that starts them."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Final, Self
+
+_WAIT_SECONDS: Final = 120
+_FOLDER: Final = Path(__file__).parents[2]
+
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(["loginpipe_tests.crash.warm"])
+
+
+class Run:
+    """A run that was started: a context manager that leaves no process behind.
+
+    Attributes:
+        folder: with what the run leaves there, and its ``log``.
+    """
+
+    def __init__(self, folder: Path, process: "subprocess.Popen[bytes] | BaseProcess") -> None:
+        self.folder = folder
+        self._process = process
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._ended(_WAIT_SECONDS)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def until_reached(self) -> None:
+        """Wait until it has come to the point."""
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while not (self.folder / "reached").exists():
+            assert self._ended(0.02) is None, f"it ended without coming to the point: {self.log()}"
+            assert time.monotonic() < deadline, f"it did not come to the point: {self.log()}"
+
+    def release(self) -> None:
+        """Let it go on from the point."""
+        (self.folder / "release").touch()
+
+    def wait(self, seconds: float = _WAIT_SECONDS) -> int:
+        """Wait until it has ended, and return its exit code: a negative one is a signal's."""
+        code = self._ended(seconds)
+        assert code is not None, f"it did not end within {seconds:g} s: {self.log()}"
+        return code
+
+    def report(self) -> dict[str, Any]:
+        """What it wrote when it ended by itself: ``run_id``, ``success``, ``peak_mebibytes``."""
+        report: dict[str, Any] = json.loads((self.folder / "report.json").read_text())
+        return report
+
+    def log(self) -> str:
+        """The end of what it printed; Dagster's own account of the steps is left out."""
+        lines = (self.folder / "log").read_text(errors="replace").splitlines()
+        return "\n".join(line for line in lines if " - DEBUG - " not in line)[-4000:]
+
+    def _ended(self, seconds: float) -> int | None:
+        if isinstance(self._process, BaseProcess):
+            self._process.join(seconds)
+            return self._process.exitcode
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+
+def forked(folder: Path, environment: Mapping[str, str], arguments: Sequence[str]) -> Run:
+    """Start `run_job` in a process that has everything loaded already."""
+    process = _forks.Process(target=_run_job, args=(str(folder), dict(environment), list(arguments)))
+    process.start()
+    return Run(folder, process)
+
+
+def fresh(folder: Path, environment: Mapping[str, str], command: Sequence[str]) -> Run:
+    """Start a command of Python's."""
+    path = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(_FOLDER)]))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=folder,
+            env={**environment, "PYTHONPATH": path},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    return Run(folder, process)
+
+
+def _run_job(folder: str, environment: dict[str, str], arguments: list[str]) -> None:
+    from loginpipe_tests.crash.run_job import main
+
+    log = os.open(Path(folder) / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.exit(main(["--folder", folder, *arguments]))

@@ -1,0 +1,156 @@
+"""The queue's endpoint at its worst, everything at its worst at once, and memory. ``make chaos`` does more of it.
+
+``CHAOS_SEEDS`` (numbers, separated by commas) and ``CHAOS_MESSAGES`` say how much.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from loginpipe_tests.conftest import KeyFiles
+from loginpipe_tests.crash.books import Balance, balance, settled
+from loginpipe_tests.crash.logins import logins
+from loginpipe_tests.crash.place import FastPlace, fast_place
+from loginpipe_tests.crash.postgres import Postgres, running_postgres
+from loginpipe_tests.crash.schedule import Schedule
+from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
+
+SEEDS = [int(seed) for seed in os.environ.get("CHAOS_SEEDS", "1").split(",")]
+MESSAGES = int(os.environ.get("CHAOS_MESSAGES", "3000"))
+GOOD, BAD = 90, 30
+
+Report = Callable[[str], None]
+
+
+@pytest.fixture
+def report(capsys: pytest.CaptureFixture[str]) -> Report:
+    """Say something on the terminal, whatever becomes of the test."""
+
+    def say(line: str) -> None:
+        with capsys.disabled():
+            print(f"\n{line}")
+
+    return say
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[Endpoint]:
+    with running_endpoint() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def place(endpoint: Endpoint, database_url: str, key_files: KeyFiles, tmp_path: Path) -> FastPlace:
+    return fast_place(endpoint, database_url, key_files, tmp_path)
+
+
+# --- the endpoint's faults, one at a time -----------------------------------------------------------------------------
+
+RECEIVE, DELETE = "ReceiveMessage", "DeleteMessageBatch"
+
+
+FEWER_THAN_ATTEMPTS = {"probability": 0.5, "times": 4}
+"""A call is tried five times."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "action", "rule"),
+    [
+        ("throttle", "*", FEWER_THAN_ATTEMPTS),
+        ("internal_error", "*", FEWER_THAN_ATTEMPTS),
+        ("unavailable", "*", FEWER_THAN_ATTEMPTS),
+        ("drop", "*", FEWER_THAN_ATTEMPTS),
+        ("drop", RECEIVE, {**FEWER_THAN_ATTEMPTS, "effect": True}),
+        ("drop", DELETE, {**FEWER_THAN_ATTEMPTS, "effect": True}),
+        ("error", DELETE, {**FEWER_THAN_ATTEMPTS, "effect": True}),
+        ("fail_entry", DELETE, {"probability": 0.2, "times": 20}),
+        ("fail_entry", DELETE, {"probability": 0.2, "times": 20, "effect": True}),
+        ("fail_entry", DELETE, {"probability": 0.2, "code": "ReceiptHandleIsInvalid", "sender_fault": True}),
+        ("undelete", DELETE, {"probability": 0.2, "seconds": 1}),
+        ("tamper", RECEIVE, {"probability": 0.2, "times": 20}),
+    ],
+    ids=[
+        "throttled",
+        "internal-errors",
+        "unavailable",
+        "dropped",
+        "received-and-the-answer-dropped",
+        "deleted-and-the-answer-dropped",
+        "deleted-and-an-error-answered",
+        "single-deletes-refused",
+        "single-deletes-done-and-refused",
+        "single-deletes-refused-for-good",
+        "deleted-and-delivered-again",
+        "damaged-on-the-way",
+    ],
+)
+def test_no_fault_of_the_endpoint_loses_or_doubles_a_message(
+    place: FastPlace, kind: str, action: str, rule: dict[str, Any]
+) -> None:
+    place.send(logins(GOOD, bad=BAD))
+    place.endpoint.seed(1)
+    place.endpoint.add_fault(kind, action, queue=place.queue.name, **rule)
+    assert place.run(batch_messages=GOOD + BAD).success
+    (fault,) = place.endpoint.clear_faults()
+    assert fault["fired"], "the fault did not occur"
+    balance(place)
+    place.finish()
+    assert settled(place) == Balance(GOOD, BAD, 0)
+
+
+# --- everything at once -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    with running_postgres() as postgres:
+        yield postgres
+
+
+@pytest.fixture
+def fragile(endpoint: Endpoint, postgres: Postgres, key_files: KeyFiles, tmp_path: Path) -> FastPlace:
+    """A place on a Postgres that may be stopped."""
+    return fast_place(endpoint, postgres.database(), key_files, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR")
+@pytest.mark.parametrize("seed", SEEDS)
+def test_whatever_happens_no_message_is_lost_or_doubled(
+    fragile: FastPlace, postgres: Postgres, report: Report, seed: int
+) -> None:
+    bad = MESSAGES // 20
+    fragile.send(logins(MESSAGES - bad, bad=bad, seed=seed))
+    schedule = Schedule(fragile, postgres, Random(seed), batch=MESSAGES // 6)
+    try:
+        schedule.carry_out()
+        found = settled(fragile)
+    except BaseException as error:
+        error.add_note(f"seed {seed}; again: CHAOS_SEEDS={seed} CHAOS_MESSAGES={MESSAGES} make chaos")
+        error.add_note(str(dict(schedule.happened)))
+        raise
+    report(f"seed {seed}, {MESSAGES} messages: {found}; {dict(schedule.happened)}")
+    assert (found.rows + found.rejects, found.queued) == (MESSAGES, 0)
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def peak_mebibytes(place: FastPlace, **settings: object) -> float:
+    """Run the job in a process of its own, and return the most memory that it had."""
+    environment = {f"LOGINPIPE_{name.upper()}": str(value) for name, value in settings.items()}
+    with place.start_fresh("-m", "loginpipe_tests.crash.run_job", "--folder", ".", **environment) as run:
+        assert run.wait(600) == 0, run.log()
+        return float(run.report()["peak_mebibytes"])
+
+
+def test_the_memory_of_a_run_is_bounded_however_many_messages_it_takes(place: FastPlace, report: Report) -> None:
+    number = 2 * MESSAGES
+    place.send(logins(number, seed=1))
+    peak = peak_mebibytes(place, batch_messages=number, batch_seconds=600)
+    report(f"{number} ordinary messages in one run: peak of {peak:.0f} MiB")
+    assert place.rows("SELECT received FROM loginpipe.ingest_runs") == [(number,)]
+    assert peak < 250 + number * 0.01

@@ -1,0 +1,198 @@
+"""Several runs on one queue at once, and runs that take longer than the lease of what they hold: each message once."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from loginpipe_tests.conftest import KeyFiles
+from loginpipe_tests.crash.books import Balance, balance, settled
+from loginpipe_tests.crash.logins import logins
+from loginpipe_tests.crash.place import VISIBILITY_SECONDS, FastPlace, fast_place
+from loginpipe_tests.crash.points import Point
+from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
+from loginpipe_tests.wire import eventually, metadata
+
+EXTEND = "ChangeMessageVisibilityBatch"
+LEASE_SECONDS = 3
+"""The shortest that the settings allow."""
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[Endpoint]:
+    with running_endpoint() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def place(endpoint: Endpoint, database_url: str, key_files: KeyFiles, tmp_path: Path) -> FastPlace:
+    return fast_place(endpoint, database_url, key_files, tmp_path)
+
+
+def run_at_once(place: FastPlace, runs: int, **settings: object) -> None:
+    with ExitStack() as stack:
+        started = [stack.enter_context(place.start(**settings)) for _ in range(runs)]
+        codes = [run.wait() for run in started]
+        assert codes == [0] * runs, [run.log() for run in started if run.wait()]
+
+
+def received_by_each_run(place: FastPlace) -> list[int]:
+    return [received for (received,) in place.rows("SELECT received FROM loginpipe.ingest_runs ORDER BY 1")]
+
+
+# --- four at once -----------------------------------------------------------------------------------------------------
+
+
+def test_four_runs_at_once_take_twenty_thousand_messages_and_each_message_once(place: FastPlace) -> None:
+    place.send(logins(19_600, bad=400))
+    run_at_once(place, 4)
+    assert len([received for received in received_by_each_run(place) if received]) == 4
+    assert set(place.receives()) == {1}
+    assert settled(place) == Balance(19_600, 400, 0)
+
+
+def test_runs_that_are_given_the_same_messages_at_once_record_each_message_once(place: FastPlace) -> None:
+    place.send(logins(450, bad=50))
+    place.endpoint.add_fault("duplicate", "ReceiveMessage", queue=place.queue.name, probability=0.3, times=300)
+    run_at_once(place, 4)
+    assert sum(received_by_each_run(place)) > 500
+    balance(place)
+    place.finish()
+    assert settled(place) == Balance(450, 50, 0)
+
+
+# --- leases that are shorter than the run -----------------------------------------------------------------------------
+
+
+class Held:
+    """A run in a thread, held at a point until it is released."""
+
+    def __init__(self, place: FastPlace, point: Point) -> None:
+        self._place = place
+        self._point = point
+        self._reached = Event()
+        self._released = Event()
+        self._pool = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> "Held":
+        self._result = self._pool.submit(self._run)
+        eventually(lambda: self._reached.is_set() or self._result.done(), "the run is at the point", seconds=30)
+        assert self._reached.is_set(), self._result.result()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._released.set()
+        self._pool.shutdown()
+
+    def _run(self) -> dg.ExecuteInProcessResult:
+        return self._place.run(self._point, self._hold, visibility_seconds=LEASE_SECONDS)
+
+    def _hold(self) -> None:
+        self._reached.set()
+        assert self._released.wait(60)
+
+    def released(self) -> dg.ExecuteInProcessResult:
+        """Let it go on, and wait for its end."""
+        self._released.set()
+        result = self._result.result(60)
+        assert result.success
+        return result
+
+
+def delivered_to_others_within(place: FastPlace, seconds: float) -> set[str]:
+    """Be a second consumer for so long; return the messages that it was given."""
+    given: set[str] = set()
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        answer = place.queue.client.receive_message(
+            QueueUrl=place.queue.url, MaxNumberOfMessages=10, WaitTimeSeconds=1, VisibilityTimeout=VISIBILITY_SECONDS
+        )
+        given |= {message["MessageId"] for message in answer.get("Messages", [])}
+    return given
+
+
+def leases_lost(place: FastPlace, result: dg.ExecuteInProcessResult) -> tuple[int, int]:
+    """As the run's books have it, and as the UI shows it."""
+    ((booked,),) = place.rows("SELECT leases_lost FROM loginpipe.ingest_runs WHERE run_id = %s", result.run_id)
+    return booked, metadata(result)["user_logins_table"]["leases_lost"]
+
+
+def test_a_run_that_takes_longer_than_its_lease_keeps_its_messages_to_itself(place: FastPlace) -> None:
+    place.send(logins(200, bad=50))
+    with Held(place, Point.RECEIVED) as run:
+        assert delivered_to_others_within(place, 8) == set()
+        result = run.released()
+    assert leases_lost(place, result) == (0, 0)
+    assert set(place.receives()) == {1}
+    assert settled(place) == Balance(200, 50, 0)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "fail_entry", "code": "ServiceUnavailable"},
+        {"kind": "fail_entry", "code": "ReceiptHandleIsInvalid", "sender_fault": True},
+        {"kind": "drop"},
+    ],
+    ids=["refused", "refused-for-good", "dropped"],
+)
+def test_leases_that_cannot_be_extended_are_counted_and_the_outcome_is_still_recorded_once(
+    place: FastPlace, fault: dict[str, Any]
+) -> None:
+    place.send(logins(25, bad=5))
+    place.endpoint.add_fault(action=EXTEND, queue=place.queue.name, **fault)
+    with Held(place, Point.BEFORE_LOAD) as run:
+        place.endpoint.advance(LEASE_SECONDS)
+        assert place.run(visibility_seconds=VISIBILITY_SECONDS).success
+        assert settled(place) == Balance(25, 5, 0)
+        assert delivered_to_others_within(place, LEASE_SECONDS) == set()
+        result = run.released()
+    assert leases_lost(place, result) == (25, 25)
+    assert settled(place) == Balance(25, 5, 0)
+
+
+def test_one_extension_that_hangs_does_not_hold_up_the_others(place: FastPlace) -> None:
+    place.send(logins(40))
+    place.endpoint.add_fault("delay", EXTEND, queue=place.queue.name, seconds=6, times=1)
+    with Held(place, Point.RECEIVED) as run:
+        delivered = delivered_to_others_within(place, 6)
+        result = run.released()
+    assert len(delivered) <= 10
+    assert leases_lost(place, result) == (len(delivered), len(delivered))
+    place.finish()
+    assert settled(place) == Balance(40, 0, 0)
+
+
+# --- clocks -----------------------------------------------------------------------------------------------------------
+
+CLOCK = Path(__file__).parents[1] / "crash" / "jumping_clock"
+
+
+def test_a_wall_clock_that_is_wrong_and_jumps_changes_neither_leases_nor_dates(place: FastPlace) -> None:
+    place.send(logins(50, bad=10))
+    command = ("-m", "loginpipe_tests.crash.run_job", "--folder", ".", "--stop-at", Point.RECEIVED)
+    environment = {
+        "PYTHONPATH": str(CLOCK),
+        "CRASH_CLOCK_HOURS": "-30,30",
+        "LOGINPIPE_VISIBILITY_SECONDS": str(LEASE_SECONDS),
+        "LOGINPIPE_BATCH_MESSAGES": "60",
+    }
+    before = datetime.now(UTC)
+    with place.start_fresh(*command, **environment) as run:
+        run.until_reached()
+        assert delivered_to_others_within(place, LEASE_SECONDS + 1) == set()
+        run.release()
+        assert run.wait() == 0, run.log()
+    assert place.rows("SELECT sum(leases_lost) FROM loginpipe.ingest_runs") == [(0,)]
+    assert settled(place) == Balance(50, 10, 0)
+    dates = {date for (date,) in place.rows("SELECT create_date FROM user_logins")}
+    assert dates <= {before.date(), datetime.now(UTC).date()}
+    ((received_at,),) = place.rows("SELECT DISTINCT received_at::date FROM loginpipe.rejected_messages")
+    assert received_at not in dates, "the clock was not wrong at all"

@@ -1,0 +1,158 @@
+"""Postgres stopped, crashed, frozen and cut off while a run is at work: the run gets over it, or loses nothing."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from threading import Timer
+
+import dagster as dg
+import psycopg2
+import pytest
+
+from loginpipe_tests.conftest import KeyFiles
+from loginpipe_tests.crash.books import Balance, settled
+from loginpipe_tests.crash.logins import logins
+from loginpipe_tests.crash.place import FastPlace, fast_place
+from loginpipe_tests.crash.points import Point
+from loginpipe_tests.crash.postgres import LossyWay, Postgres, running_postgres
+from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
+from loginpipe_tests.wire import eventually
+
+pytestmark = [
+    pytest.mark.xdist_group("a postgres of their own"),
+    pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR"),
+]
+
+GOOD, BAD = 60, 20
+CUT = """
+    SELECT pg_terminate_backend(pid, 5000)
+    FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'loginpipe'
+"""
+WAITING = """
+    SELECT pid
+    FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'loginpipe' AND wait_event_type = 'Lock'
+"""
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    with running_postgres() as postgres:
+        yield postgres
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[Endpoint]:
+    with running_endpoint() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def place(endpoint: Endpoint, postgres: Postgres, key_files: KeyFiles, tmp_path: Path) -> FastPlace:
+    place = fast_place(endpoint, postgres.database(), key_files, tmp_path)
+    place.send(logins(GOOD, bad=BAD))
+    return place
+
+
+def assert_all_went_well(place: FastPlace, result: dg.ExecuteInProcessResult) -> None:
+    """One run did it all, as if nothing had happened."""
+    assert result.success
+    counts = "received, inserted, rejected, duplicates, deleted, delete_failures, leases_lost"
+    assert place.rows(f"SELECT {counts} FROM loginpipe.ingest_runs") == [(GOOD + BAD, GOOD, BAD, 0, GOOD + BAD, 0, 0)]
+    assert set(place.receives()) == {1}
+    assert settled(place) == Balance(GOOD, BAD, 0)
+
+
+# --- stopped and started again ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("point", [Point.RECEIVED, Point.WRITTEN, Point.LOADED])
+def test_a_run_gets_over_a_restart_of_postgres(place: FastPlace, postgres: Postgres, point: Point) -> None:
+    assert_all_went_well(place, place.run(point, postgres.restart))
+
+
+def test_a_run_waits_for_a_postgres_that_is_away_and_keeps_its_leases(place: FastPlace, postgres: Postgres) -> None:
+    starting = Timer(4, postgres.start)
+
+    def stop() -> None:
+        postgres.stop()
+        starting.start()
+
+    result = place.run(Point.WRITTEN, stop, visibility_seconds=3)
+    starting.join()
+    assert_all_went_well(place, result)
+
+
+def test_a_run_gets_over_a_crash_of_postgres(place: FastPlace, postgres: Postgres) -> None:
+    assert_all_went_well(place, place.run(Point.WRITTEN, postgres.crash))
+
+
+def test_a_crash_of_postgres_after_the_deletes_loses_nothing_also_where_commits_are_asynchronous_by_default(
+    place: FastPlace, postgres: Postgres
+) -> None:
+    place.rows(
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$"
+    )
+    postgres.configure(wal_writer_delay="'10s'")
+    try:
+        place.run(Point.DELETED, postgres.crash)
+    finally:
+        postgres.configure(wal_writer_delay="DEFAULT")
+    assert settled(place) == Balance(GOOD, BAD, 0)
+
+
+# --- cut off ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("point", [Point.REJECTS_WRITTEN, Point.COPIED, Point.WRITTEN])
+def test_a_run_gets_over_the_end_of_its_connection(place: FastPlace, point: Point) -> None:
+    cut: list[tuple[bool]] = []
+    result = place.run(point, lambda: cut.extend(place.rows(CUT)))
+    assert cut == [(True,)]
+    assert_all_went_well(place, result)
+
+
+@pytest.mark.parametrize("point", [Point.REJECTS_WRITTEN, Point.WRITTEN])
+def test_a_commit_whose_answer_gets_lost_is_done_once(place: FastPlace, postgres: Postgres, point: Point) -> None:
+    with LossyWay(postgres.socket, place.database_url) as way:
+        place.environment["LOGINPIPE_DATABASE_URL"] = way.url
+        result = place.run(point, way.lose_next_commit)
+    assert way.lost == 1
+    assert_all_went_well(place, result)
+
+
+def test_a_postgres_that_hangs_in_the_commit_costs_no_lease(place: FastPlace) -> None:
+    backend = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'loginpipe'"
+
+    def freeze() -> None:
+        ((pid,),) = place.rows(backend)
+        os.kill(pid, signal.SIGSTOP)
+        Timer(5, os.kill, (pid, signal.SIGCONT)).start()
+
+    assert_all_went_well(place, place.run(Point.WRITTEN, freeze, visibility_seconds=3))
+
+
+# --- deadlocks --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_the_victim_of_a_deadlock_tries_again(place: FastPlace) -> None:
+    first, *_, last = sorted(i for i, login in place.sent.items() if login.user)
+    statement = "INSERT INTO loginpipe.ingested_messages SELECT %s, current_date, gen_random_uuid()"
+    with closing(psycopg2.connect(place.database_url)) as other, other.cursor() as cursor:
+        cursor.execute("SET deadlock_timeout = '1min'")
+        cursor.execute(statement, (last,))
+
+        def lock_what_the_run_has() -> None:
+            eventually(lambda: bool(place.rows(WAITING)), "the run waits for the other transaction")
+            cursor.execute(statement, (first,))
+            other.rollback()
+
+        locking = Timer(0, lock_what_the_run_has)
+        result = place.run(Point.BEFORE_LOAD, locking.start)
+        locking.join()
+    ((deadlocks,),) = place.rows("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+    assert deadlocks == 1
+    assert_all_went_well(place, result)
