@@ -1,0 +1,130 @@
+"""The IAM policies under ``deploy/aws/policies``: who may do what with the keys, and above all who may not.
+
+Conditions are read in the way that allows more: an Allow counts whatever its conditions, a Deny only without any.
+"""
+
+import json
+from copy import deepcopy
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "deploy" / "aws" / "policies"
+POLICIES = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+KEY = "arn:aws:kms:REGION:ACCOUNT:key/"
+SEAL_KEY, TOKEN_KEY, QUEUE_KEY = f"{KEY}SEAL_KEY", f"{KEY}TOKEN_KEY", f"{KEY}QUEUE_KEY"
+
+OPENS = ("kms:Decrypt", "kms:ReEncryptFrom", "kms:DeriveSharedSecret")
+LEADS_TO_OPENING = ("kms:CreateGrant", "kms:PutKeyPolicy", "kms:ReplicateKey", "kms:ImportKeyMaterial")
+
+Policy = dict[str, Any]
+
+
+def listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def applies(statement: dict[str, Any], action: str, resource: str) -> bool:
+    def named(element: str, name: str) -> bool:
+        return any(fnmatchcase(name.lower(), pattern.lower()) for pattern in listed(statement[element]))
+
+    acts = named("Action", action) if "Action" in statement else not named("NotAction", action)
+    return acts and (named("Resource", resource) if "Resource" in statement else not named("NotResource", resource))
+
+
+def allowed(policy: Policy, action: str, resource: str) -> bool:
+    """Whether a policy lets its holder do something."""
+    statements = [s for s in policy["Statement"] if applies(s, action, resource)]
+    denied = any(s["Effect"] == "Deny" and "Condition" not in s for s in statements)
+    return not denied and any(s["Effect"] == "Allow" for s in statements)
+
+
+def why_the_pipeline_could_open(policy: Policy) -> list[str]:
+    """Name what would let the pipeline open what it sealed: empty for a policy that keeps it from that."""
+    found = [f"{action} on {resource}" for action in (*OPENS, *LEADS_TO_OPENING) for resource in (SEAL_KEY, f"{KEY}NEW")
+             if allowed(policy, action, resource)]  # fmt: skip
+    for statement in policy["Statement"]:
+        via = statement.get("Condition", {}).get("StringEquals", {}).get("kms:ViaService", "")
+        if statement["Effect"] == "Allow" and applies(statement, "kms:Decrypt", QUEUE_KEY) and via[:4] != "sqs.":
+            found.append("kms:Decrypt on the queue's key by other ways than the queue")
+    return found
+
+
+def test_the_policies_are_those_of_the_four_roles() -> None:
+    assert set(POLICIES) == {"pipeline", "custodian", "auditor", "key-administrator"}
+
+
+@pytest.mark.parametrize("role", POLICIES)
+def test_every_action_exists_and_every_statement_names_its_resources(role: str) -> None:
+    for statement in POLICIES[role]["Statement"]:
+        for action in listed(statement.get("Action", statement.get("NotAction"))):
+            service, _, name = action.partition(":")
+            model = boto3.client(service, region_name="eu-central-1").meta.service_model
+            assert any(fnmatchcase(operation, name) for operation in model.operation_names), action
+        # Neither knows what it is about before it is made or looked up.
+        open_to_all = {"MakeTheNextVersion", "SeeWhoUsedThem"}
+        assert "*" not in "".join(listed(statement["Resource"])) or statement["Sid"] in open_to_all
+
+
+def test_the_pipeline_can_seal_and_mask_and_work_the_queue() -> None:
+    pipeline = POLICIES["pipeline"]
+    queue = "arn:aws:sqs:REGION:ACCOUNT:QUEUE"
+    assert allowed(pipeline, "kms:GetPublicKey", SEAL_KEY)
+    assert allowed(pipeline, "kms:GenerateMac", TOKEN_KEY)
+    assert all(allowed(pipeline, f"sqs:{do}", queue) for do in ("ReceiveMessage", "DeleteMessage"))
+    assert not allowed(pipeline, "sqs:SendMessage", queue)
+    assert not allowed(pipeline, "sqs:PurgeQueue", queue)
+
+
+def test_the_pipeline_cannot_open_what_it_sealed_nor_give_itself_the_right_to() -> None:
+    assert why_the_pipeline_could_open(POLICIES["pipeline"]) == []
+
+
+ALLOW = {"Effect": "Allow"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "without_deny"),
+    [
+        ({**ALLOW, "Action": "kms:Decrypt", "Resource": "*"}, False),
+        ({**ALLOW, "Action": "kms:De*", "Resource": f"{KEY}*"}, False),
+        ({**ALLOW, "Action": "kms:Decrypt", "Resource": SEAL_KEY}, True),
+        ({**ALLOW, "Action": ["kms:*"], "Resource": [SEAL_KEY]}, True),
+        ({**ALLOW, "NotAction": "iam:*", "Resource": "*"}, False),
+        ({**ALLOW, "Action": "kms:PutKeyPolicy", "Resource": "*"}, False),
+        ({**ALLOW, "Action": "KMS:createGrant", "NotResource": TOKEN_KEY}, False),
+        ({**ALLOW, "Action": "kms:Decrypt", "Resource": QUEUE_KEY}, False),
+    ],
+    ids=["any key", "by pattern", "the key", "everything", "all but", "key policy", "grant", "not by the queue"],
+)
+def test_a_policy_that_would_let_the_pipeline_open_is_noticed(statement: dict[str, Any], without_deny: bool) -> None:
+    policy = deepcopy(POLICIES["pipeline"])
+    policy["Statement"] = [s for s in policy["Statement"] if not (without_deny and s["Effect"] == "Deny")]
+    policy["Statement"].append(statement)
+    assert why_the_pipeline_could_open(policy)
+
+
+def test_the_custodian_opens_with_a_second_factor_and_administers_nothing() -> None:
+    custodian = POLICIES["custodian"]
+    (opens,) = [s for s in custodian["Statement"] if applies(s, "kms:Decrypt", SEAL_KEY)]
+    assert opens["Condition"]["Bool"] == {"aws:MultiFactorAuthPresent": "true"}
+    assert allowed(custodian, "kms:GenerateMac", TOKEN_KEY)
+    assert not any(allowed(custodian, action, SEAL_KEY) for action in (*LEADS_TO_OPENING, "kms:ScheduleKeyDeletion"))
+
+
+@pytest.mark.parametrize("role", ["auditor", "key-administrator"])
+def test_those_who_watch_and_those_who_administer_use_no_key(role: str) -> None:
+    for key in (SEAL_KEY, TOKEN_KEY):
+        assert not any(
+            allowed(POLICIES[role], action, key) for action in (*OPENS, "kms:GenerateMac", "kms:CreateGrant")
+        )
+
+
+def test_the_auditor_sees_grants_and_policies_and_changes_nothing() -> None:
+    for statement in POLICIES["auditor"]["Statement"]:
+        assert all(
+            a.split(":")[1].startswith(("Describe", "Get", "List", "Lookup")) for a in listed(statement["Action"])
+        )
