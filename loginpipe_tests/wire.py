@@ -17,7 +17,7 @@ from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from socket import SHUT_RDWR, socket
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 from unittest.mock import patch
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
@@ -334,7 +334,13 @@ def logged(pipeline: Pipeline, result: dg.ExecuteInProcessResult) -> list[str]:
     return [entry.user_message for entry in pipeline.instance.all_logs(result.run_id)]
 
 
-def tables(pipeline: Pipeline, *, but: Iterable[str] = ()) -> dict[str, list[str]]:
+class HasRows(Protocol):
+    """Whoever can ask the database."""
+
+    def rows(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]: ...
+
+
+def tables(pipeline: HasRows, *, but: Iterable[str] = ()) -> dict[str, list[str]]:
     """Every table of the database, of all schemas but Postgres' own, as the text of its rows, sorted."""
     names = pipeline.rows(
         """

@@ -1,4 +1,4 @@
-"""The books: sent = rows + rejects + still in a queue, and none of them twice.
+"""The books: sent = rows + rejects + still in a queue, none of them twice, and nothing in clear outside the queue.
 
 A message is known twice over: by its id, which the ledger and the queue have, and by its user, whom the table has.
 """
@@ -7,9 +7,17 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from loginpipe_tests.canary import forms
+from loginpipe_tests.canary import found as found_in
+from loginpipe_tests.crash.logins import DEVICE, NETWORK
 from loginpipe_tests.crash.place import Place
+from loginpipe_tests.wire import tables
 
 _SHOWN = 5
+_MARKERS = {
+    "address": tuple(forms(str(NETWORK.network_address).rstrip(":"), NETWORK.network_address.packed[:8])),
+    "device id": tuple(forms(DEVICE)),
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,15 @@ def settled(place: Place) -> Balance:
     found = balance(place)
     assert found.recorded_and_queued == 0, f"{found}: messages with an outcome are still on a queue"
     assert found.rows + found.rejects + found.queued == len(place.sent), f"{found}, and {len(place.sent)} were sent"
+    nothing_in_clear(place)
     return found
+
+
+def nothing_in_clear(place: Place) -> None:
+    """Search every table, and what the runs printed and left in their folders."""
+    haystacks = {name: "\n".join(rows) for name, rows in tables(place).items()}
+    haystacks |= {str(path): path.read_text(errors="replace") for path in place.folder.rglob("*") if path.is_file()}
+    assert found_in(haystacks, _MARKERS) == []
 
 
 def _vault_is_whole(place: Place) -> None:

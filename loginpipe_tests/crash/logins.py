@@ -1,12 +1,19 @@
-"""Logins to send, each of a user of its own: the table shows which of them arrived, and how often."""
+"""Logins to send, each of a user of its own: the table shows which of them arrived, and how often.
+
+Their personal data begins with markers, which may be found nowhere but on the queue.
+"""
 
 import json
 from collections.abc import Iterator
+from ipaddress import ip_network
 from itertools import count, cycle
 from random import Random
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from loginpipe.local.sample_events import BAD_KINDS
+
+NETWORK: Final = ip_network("2001:db8:5ee7:c1ea::/64")
+DEVICE: Final = "CANARY-DEVICE-"
 
 _users = count(1)
 
@@ -30,8 +37,8 @@ def logins(number: int, *, bad: int = 0, seed: int = 0) -> Iterator[Login]:
             "user_id": user,
             "app_version": f"{rng.randrange(9)}.{rng.randrange(99)}",
             "device_type": rng.choice(("android", "ios")),
-            "ip": f"198.51.{rng.randrange(100)}.{rng.randrange(100)}",
+            "ip": str(NETWORK[rng.randrange(10_000)]),
             "locale": rng.choice(("RU", "BR", None)),
-            "device_id": f"{rng.randrange(max(1, number // 2)):06}",
+            "device_id": f"{DEVICE}{rng.randrange(max(1, number // 2)):06}",
         }
         yield Login(json.dumps(event), user) if is_good else Login(next(kinds)(event), None)

@@ -8,9 +8,8 @@ and the files made meanwhile.
 import base64
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import pytest
 from loginpipe.local.stack import LocalStack
 from loginpipe.masking.mask import MaskedLogins
 from loginpipe.resources import MaskingResource
+from loginpipe_tests.canary import address_forms, forms, found
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import (
     Wire,
@@ -61,32 +61,10 @@ BAD = [
 """None of them is accepted: in a message that is rejected every field may be personal data in the wrong place."""
 
 
-def forms(marker: str) -> Iterator[str]:
-    """A value as it may appear: as text, in hex, in base64 at each of the three offsets; an address also packed."""
-    yield marker.casefold()
-    raw = [marker.encode()]
-    if marker in ADDRESSES:
-        raw.append(ip_address(marker).packed)
-        yield str(int(ip_address(marker)))
-        yield ip_address(marker).exploded
-    for value in raw:
-        yield value.hex()
-        for offset in range(3 if len(value) > 4 else 0):
-            encoded = base64.b64encode(bytes(offset) + value).decode().rstrip("=")
-            # Without the characters that share bits with the neighbours.
-            inner = encoded[(0, 2, 3)[offset] : -1].casefold()
-            yield inner
-            yield inner.replace("+", "-").replace("/", "_")
-
-
-def found(haystacks: Mapping[str, str]) -> list[tuple[str, str]]:
-    """In which haystack which marker is."""
-    return [
-        (name, marker)
-        for name, text in haystacks.items()
-        for marker in (*ADDRESSES, *DEVICES, *SECRETS)
-        if any(form in text.casefold() for form in forms(marker))
-    ]
+MARKERS = {
+    **{address: tuple(address_forms(address)) for address in ADDRESSES},
+    **{marker: tuple(forms(marker)) for marker in (*DEVICES, *SECRETS)},
+}
 
 
 @pytest.mark.parametrize("marker", [ADDRESSES[0], ADDRESSES[1], DEVICES[0], SECRETS[0]])
@@ -101,8 +79,8 @@ def test_the_search_finds_what_it_searches(marker: str) -> None:
         base64.urlsafe_b64encode(raw).decode(),
         json.dumps({"nested": json.dumps({"cell": marker})}),
     ):
-        assert (text, marker) in found({text: text})
-    assert found({"tokens": "ip.v1.4d5hXNmVbJyZ0m_N0i5kq2m0m6l0Jx0pY7r3o0cQmC8"}) == []
+        assert (text, marker) in found({text: text}, MARKERS)
+    assert found({"tokens": "ip.v1.4d5hXNmVbJyZ0m_N0i5kq2m0m6l0Jx0pY7r3o0cQmC8"}, MARKERS) == []
 
 
 class Searched:
@@ -166,7 +144,7 @@ def assert_nothing_in_clear(searched: Searched, *events_say: str) -> None:
     haystacks = searched.haystacks()
     for words in events_say:
         assert any(words in text for name, text in haystacks.items() if name.startswith("events of")), words
-    assert found(haystacks) == []
+    assert found(haystacks, MARKERS) == []
 
 
 @pytest.mark.parametrize("sealing", ["on", "off"])
