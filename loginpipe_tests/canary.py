@@ -1,8 +1,35 @@
-"""Finding personal data where it may not be: as it was sent, in hex, in base64, packed."""
+"""Messages with markers in every place that can hold personal data, and finding the markers where they may not be."""
 
 import base64
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address
+
+from loginpipe_tests.wire import login
+
+ADDRESSES = ("203.0.113.171", "2001:db8:5ee7::c1ea:9", "198.51.100.213")
+DEVICES = ("DEV-CLEAR-5171", "DEV-CLEAR-5172", "DEV-CLEAR-5173", "DEV-CLEAR-5174", "DEV-CLEAR-5175")
+SECRETS = ("EXTRA-CLEAR-61", "EXTRA-CLEAR-62", "WORD-CLEAR-71", "WORD-CLEAR-72", "WORD-CLEAR-73", "WORD-CLEAR-74")
+
+GOOD = [
+    login(ip=ADDRESSES[0], device_id=DEVICES[0], home=SECRETS[0]),
+    login(ip=ADDRESSES[1], device_id=f" {DEVICES[1]} ", profile={"phone": SECRETS[1], ADDRESSES[2]: DEVICES[2]}),
+    login(ip=ADDRESSES[0], device_id=DEVICES[1], **{ADDRESSES[2]: 1, f"key {SECRETS[2]}": 2}),
+]
+BAD = [
+    f"no JSON but {ADDRESSES[2]} and {DEVICES[3]}",
+    json.dumps([ADDRESSES[0], SECRETS[2]]),
+    login(ip=f"{ADDRESSES[2]}, {ADDRESSES[0]}"),
+    login(ip={ADDRESSES[2]: DEVICES[4]}),
+    login(device_id=[DEVICES[4]]),
+    login(device_id=DEVICES[4] * 40),
+    login(device_id=f"{DEVICES[4]}\x00"),
+    login(app_version=f"2.{SECRETS[3]}"),
+    login(locale=f"{SECRETS[4]} {'x' * 40}"),
+    login(user_id=f"{SECRETS[5]} {'x' * 200}", device_type=[SECRETS[5]]),
+    login(user_id=None, ip=ADDRESSES[1], device_id=DEVICES[0]),
+]
+"""None of them is accepted: in a message that is rejected every field may be personal data in the wrong place."""
 
 
 def forms(marker: str, packed: bytes = b"") -> Iterator[str]:
@@ -44,3 +71,10 @@ def found(haystacks: Mapping[str, str], markers: Mapping[str, Iterable[str]]) ->
         for marker, spelt in wanted.items()
         if any(form in text for form in spelt)
     ]
+
+
+MARKERS = {
+    **{address: tuple(address_forms(address)) for address in ADDRESSES},
+    **{marker: tuple(forms(marker)) for marker in (*DEVICES, *SECRETS)},
+}
+"""Every form of every marker."""

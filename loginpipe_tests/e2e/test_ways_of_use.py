@@ -1,34 +1,17 @@
 """The main job as people use it: the command line, the UI's own GraphQL calls, the sensor under ``loginpipe dev``."""
 
 import json
-import shutil
-import signal
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from loginpipe_tests.e2e.project import ROOT, Project, eventually, free_port, graphql, login_events
+from loginpipe_tests.e2e.project import Project, eventually, graphql, login_events
 
 pytestmark = pytest.mark.xdist_group("e2e")
 
 MATERIALIZE = ("asset", "materialize", "-m", "loginpipe.definitions", "--select", "group:login_ingest")
 CHAIN = {"raw_sqs_messages", "validated_logins", "rejected_logins", "masked_logins", "user_logins_table"}
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """A folder with the project's own configuration, and `loginpipe local up` in it."""
-    project = Project(tmp_path_factory.mktemp("project"))
-    for name in ("dagster.yaml", "workspace.yaml"):
-        shutil.copy(ROOT / name, project.folder / name)
-    try:
-        project.run("loginpipe", "local", "up")
-        yield project
-    finally:
-        project.run("loginpipe", "local", "down")
 
 
 @pytest.fixture(autouse=True)
@@ -95,35 +78,6 @@ def test_an_asset_without_its_upstream_fails_with_the_selection_to_use(project: 
     done = project.run("dagster", *MATERIALIZE[:-1], "masked_logins", check=False)
     assert done.returncode == 1
     assert "--select 'group:login_ingest'" in done.stdout + done.stderr
-
-
-@pytest.fixture
-def ui(project: Project) -> Iterator[int]:
-    """`loginpipe dev`; gives the port of the UI."""
-    port = free_port()
-    log = project.folder / "dev.log"
-    with log.open("w") as output:
-        dev = subprocess.Popen(
-            [project.command("loginpipe"), "dev", "--port", str(port)],
-            cwd=project.folder,
-            env=project.environment(),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        eventually(lambda: dev.poll() is not None or _answers(port), seconds=90, what=f"the UI answers, see {log}")
-        assert dev.poll() is None, log.read_text()[-3000:]
-        yield port
-    finally:
-        dev.send_signal(signal.SIGINT)
-        dev.wait(90)
-
-
-def _answers(port: int) -> bool:
-    try:
-        return bool(graphql(port, "{ version }"))
-    except OSError:
-        return False
 
 
 LAUNCH = """

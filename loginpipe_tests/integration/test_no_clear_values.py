@@ -21,7 +21,7 @@ import pytest
 from loginpipe.local.stack import LocalStack
 from loginpipe.masking.mask import MaskedLogins
 from loginpipe.resources import MaskingResource
-from loginpipe_tests.canary import address_forms, forms, found
+from loginpipe_tests.canary import ADDRESSES, BAD, DEVICES, GOOD, MARKERS, SECRETS, found
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import (
     Wire,
@@ -31,40 +31,9 @@ from loginpipe_tests.wire import (
     damaged_bodies,
     eventually,
     failed_entries,
-    login,
     tables,
     take,
 )
-
-ADDRESSES = ("203.0.113.171", "2001:db8:5ee7::c1ea:9", "198.51.100.213")
-DEVICES = ("DEV-CLEAR-5171", "DEV-CLEAR-5172", "DEV-CLEAR-5173", "DEV-CLEAR-5174", "DEV-CLEAR-5175")
-SECRETS = ("EXTRA-CLEAR-61", "EXTRA-CLEAR-62", "WORD-CLEAR-71", "WORD-CLEAR-72", "WORD-CLEAR-73", "WORD-CLEAR-74")
-
-GOOD = [
-    login(ip=ADDRESSES[0], device_id=DEVICES[0], home=SECRETS[0]),
-    login(ip=ADDRESSES[1], device_id=f" {DEVICES[1]} ", profile={"phone": SECRETS[1], ADDRESSES[2]: DEVICES[2]}),
-    login(ip=ADDRESSES[0], device_id=DEVICES[1], **{ADDRESSES[2]: 1, f"key {SECRETS[2]}": 2}),
-]
-BAD = [
-    f"no JSON but {ADDRESSES[2]} and {DEVICES[3]}",
-    json.dumps([ADDRESSES[0], SECRETS[2]]),
-    login(ip=f"{ADDRESSES[2]}, {ADDRESSES[0]}"),
-    login(ip={ADDRESSES[2]: DEVICES[4]}),
-    login(device_id=[DEVICES[4]]),
-    login(device_id=DEVICES[4] * 40),
-    login(device_id=f"{DEVICES[4]}\x00"),
-    login(app_version=f"2.{SECRETS[3]}"),
-    login(locale=f"{SECRETS[4]} {'x' * 40}"),
-    login(user_id=f"{SECRETS[5]} {'x' * 200}", device_type=[SECRETS[5]]),
-    login(user_id=None, ip=ADDRESSES[1], device_id=DEVICES[0]),
-]
-"""None of them is accepted: in a message that is rejected every field may be personal data in the wrong place."""
-
-
-MARKERS = {
-    **{address: tuple(address_forms(address)) for address in ADDRESSES},
-    **{marker: tuple(forms(marker)) for marker in (*DEVICES, *SECRETS)},
-}
 
 
 @pytest.mark.parametrize("marker", [ADDRESSES[0], ADDRESSES[1], DEVICES[0], SECRETS[0]])

@@ -1,0 +1,149 @@
+"""Whatever a person sees or finds: no value in clear in the UI, its answers, the project's files or the tables.
+
+Messages with markers go through a run that succeeds and one that fails, started by the sensor under `loginpipe dev`.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from dotenv import dotenv_values
+from playwright.sync_api import sync_playwright
+
+from loginpipe.local.queues import send_bodies
+from loginpipe_tests.canary import BAD, GOOD, MARKERS, found
+from loginpipe_tests.e2e.project import Project, eventually, graphql
+from loginpipe_tests.wire import tables
+
+pytestmark = pytest.mark.xdist_group("e2e")
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+RUNS = """
+{ runsOrError { ... on Runs { results {
+    runId status tags { key value } runConfigYaml stats { __typename }
+    assetMaterializations { metadataEntries { ...entry } }
+} } } }
+fragment entry on MetadataEntry {
+  __typename label description
+  ... on TextMetadataEntry { text } ... on JsonMetadataEntry { jsonString } ... on MarkdownMetadataEntry { mdStr }
+  ... on IntMetadataEntry { intRepr } ... on FloatMetadataEntry { floatRepr } ... on BoolMetadataEntry { boolValue }
+  ... on TableColumnLineageMetadataEntry { __typename } ... on UrlMetadataEntry { url }
+}
+"""
+EVENTS = """
+query ($id: ID!) {
+  logsForRun(runId: $id) { ... on EventConnection { events {
+    __typename
+    ... on MessageEvent { message stepKey }
+    ... on ErrorEvent { error { message stack causes { message stack } errorChain { error { message stack } } } }
+    ... on LogsCapturedEvent { fileKey stepKeys }
+    ... on AssetCheckEvaluationEvent { evaluation {
+        checkName success description metadataEntries { label description ... on JsonMetadataEntry { jsonString }
+        ... on TextMetadataEntry { text } } } }
+  } } }
+}
+"""
+OUTPUT = "query ($key: [String!]!) { capturedLogs(logKey: $key) { stdout stderr } }"
+TICKS = """
+query ($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) { ... on Sensor { sensorState {
+    ticks { status skipReason cursor error { message stack } logEvents { events { message } } } } } } }
+"""
+SENSOR = {"repositoryName": "__repository__", "repositoryLocationName": "loginpipe", "sensorName": "queue_depth_sensor"}
+
+
+def send_markers(project: Project) -> None:
+    settings = dotenv_values(project.folder / ".env")
+    client = boto3.client(
+        "sqs",
+        endpoint_url=settings["AWS_ENDPOINT_URL"],
+        region_name=settings["AWS_REGION"],
+        aws_access_key_id=settings["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=settings["AWS_SECRET_ACCESS_KEY"],
+    )
+    url = client.get_queue_url(QueueName=settings["LOGINPIPE_QUEUE"] or "login-queue")["QueueUrl"]
+    send_bodies(client, url, [*GOOD, *BAD])
+
+
+def runs(ui: int) -> list[dict[str, Any]]:
+    results: list[dict[str, Any]] = graphql(ui, RUNS)["runsOrError"]["results"]
+    return results
+
+
+@pytest.fixture
+def ran(project: Project, ui: int) -> int:
+    """The UI, after a run that took the markers and one that failed on them."""
+    send_markers(project)
+    eventually(
+        lambda: project.rows("SELECT count(*) FROM user_logins") == [(len(GOOD),)], seconds=120, what="a good run"
+    )
+    project.execute("ALTER TABLE user_logins ADD CONSTRAINT refuses CHECK (user_id IS NULL) NOT VALID")
+    try:
+        send_markers(project)
+        eventually(lambda: any(r["status"] == "FAILURE" for r in runs(ui)), seconds=120, what="a run that fails")
+    finally:
+        project.execute("ALTER TABLE user_logins DROP CONSTRAINT refuses")
+    return ui
+
+
+def answers(ui: int) -> dict[str, str]:
+    """Everything that the UI can ask for about the runs and the sensor."""
+    there = {"runs": json.dumps(runs(ui)), "ticks": json.dumps(graphql(ui, TICKS, selector=SENSOR))}
+    for run in runs(ui):
+        events = graphql(ui, EVENTS, id=run["runId"])["logsForRun"]["events"]
+        there[f"events of {run['runId']}"] = json.dumps(events)
+        for key in {event["fileKey"] for event in events if event["__typename"] == "LogsCapturedEvent"}:
+            output = graphql(ui, OUTPUT, key=[run["runId"], "compute_logs", key])["capturedLogs"]
+            assert output["stderr"], "no output was captured"
+            there[f"output of {run['runId']}"] = json.dumps(output)
+    return there
+
+
+def rendered(ui: int, expected: dict[str, str]) -> dict[str, str]:
+    """Pages as a browser shows them, each once it shows the words that are expected on it."""
+    shown = {}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        page = browser.new_page()
+        for path, words in expected.items():
+            page.goto(f"http://127.0.0.1:{ui}{path}")
+            page.get_by_text(words).first.wait_for(timeout=60_000)
+            shown[path] = page.content()
+        browser.close()
+    return shown
+
+
+def kept(project: Project) -> dict[str, str]:
+    """What lies in the tables and in the project's folder; the queue's own state aside."""
+    there = {name: "\n".join(rows) for name, rows in tables(project).items()}
+    files = (path for path in Path(project.folder).rglob("*") if path.is_file() and path.parent.name != "aws")
+    return there | {str(path): path.read_bytes().decode("latin-1") for path in files}
+
+
+def test_no_marker_is_in_the_answers_of_the_ui_nor_in_what_is_kept(project: Project, ran: int) -> None:
+    said = answers(ran)
+    assert any("invalid_address" in text for text in said.values()), "what is searched holds what a run says"
+    assert any("CheckViolation" in text for text in said.values()), "and why one failed"
+    assert found(said, MARKERS) == []
+    assert found(kept(project), MARKERS) == []
+
+
+@pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
+def test_no_marker_is_on_a_page_of_the_ui(ran: int) -> None:
+    pages = {
+        "/runs": "ingest_logins",
+        "/locations/loginpipe/asset-groups/login_ingest": "rejected_logins",
+        "/locations/loginpipe/sensors/queue_depth_sensor": "queue_depth_sensor",
+        "/assets/raw_sqs_messages": "empty_receives",
+        "/assets/validated_logins": "null_locales",
+        "/assets/rejected_logins": "reasons",
+        "/assets/masked_logins": "token_key_version",
+        "/assets/user_logins_table": "newly_in_vault",
+        "/assets/validated_logins?view=checks": "reject_rate",
+        "/assets/masked_logins?view=checks": "only_tokens",
+        **{f"/runs/{run['runId']}": run["runId"][:8] for run in runs(ran) if run["status"] in {"SUCCESS", "FAILURE"}},
+    }
+    assert found(rendered(ran, pages), MARKERS) == []
