@@ -16,7 +16,7 @@ def migrate(*, as_json: Json = False) -> None:
     """
     from loginpipe.postgres import migrate as migrations
 
-    result = migrations.migrate(_warehouse_url())
+    result = migrations.migrate(warehouse_url())
     if as_json:
         print_json({"before": result.before, "after": result.after, "adopted": result.adopted})
     elif result.before == result.after:
@@ -36,12 +36,18 @@ def connect_to_warehouse() -> "Connection":
     from loginpipe.postgres.connections import connect
     from loginpipe.postgres.migrate import require_migrated
 
-    connection = connect(_warehouse_url())
+    connection = connect(warehouse_url())
     require_migrated(connection)
     return connection
 
 
-def _warehouse_url() -> str:
+def warehouse_url() -> str:
+    """Return LOGINPIPE_DATABASE_URL.
+
+    Raises:
+        SettingError: it is not set.
+        DatabaseError: it does not demand verified TLS, in production.
+    """
     from loginpipe.postgres.connections import require_verified_tls
 
     settings = load_settings()
