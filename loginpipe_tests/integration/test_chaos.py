@@ -153,4 +153,4 @@ def test_the_memory_of_a_run_is_bounded_however_many_messages_it_takes(place: Fa
     peak = peak_mebibytes(place, batch_messages=number, batch_seconds=600)
     report(f"{number} ordinary messages in one run: peak of {peak:.0f} MiB")
     assert place.rows("SELECT received FROM loginpipe.ingest_runs") == [(number,)]
-    assert peak < 300 + number * 0.0025
+    assert peak < 250 + number * 0.0025
