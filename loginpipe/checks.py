@@ -7,6 +7,7 @@ import dagster as dg
 import pandas as pd
 
 from loginpipe.errors import QueueError
+from loginpipe.masking.compat import CompatMasking
 from loginpipe.masking.mask import clear_cells
 from loginpipe.postgres.contract import contract_differences
 from loginpipe.resources import PostgresResource
@@ -91,9 +92,9 @@ def schema_drift(unknown_fields: Mapping[str, int]) -> dg.AssetCheckResult:
     )
 
 
-def only_tokens(logins: pd.DataFrame) -> dg.AssetCheckResult:
-    """Count the cells of the masked columns that are no tokens."""
-    found = clear_cells(logins)
+def only_tokens(logins: pd.DataFrame, compat: CompatMasking | None = None) -> dg.AssetCheckResult:
+    """Count the cells of the masked columns that are no tokens, nor values of the older scheme in force instead."""
+    found = clear_cells(logins, compat)
     return dg.AssetCheckResult(
         check_name=ONLY_TOKENS.name,
         asset_key=ONLY_TOKENS.asset_key,

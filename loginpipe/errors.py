@@ -50,8 +50,38 @@ class UpstreamMissingError(LoginpipeError):
     """An asset was selected without the ones it takes its rows from."""
 
 
+class PassphraseError(KeyFileError):
+    """A passphrase does not open the private key that it was typed for."""
+
+
 class OpeningError(LoginpipeError):
-    """A sealed value does not open: wrong key, wrong place, or changed."""
+    """A sealed value does not open, or is not what its token stands for.
+
+    Attributes:
+        fault: what is wrong with it, a code of `loginpipe.custody.opening.Fault`.
+        subject: the token or message id whose value it is; None where a data key is at fault.
+    """
+
+    def __init__(self, message: str, fault: str, subject: str | None = None) -> None:
+        super().__init__(message)
+        self.fault = fault
+        self.subject = subject
+
+
+class AccessRefusedError(LoginpipeError):
+    """The database refused a request, an approval, a release or an erasure, and has that on record.
+
+    Attributes:
+        code: the refusal code, as in `loginpipe.custody.access.REFUSALS`.
+    """
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class AuditError(LoginpipeError):
+    """The access log is not what was written into it."""
 
 
 class LocalStackError(LoginpipeError):

@@ -5,7 +5,7 @@ database and an unreadable key end a run before it has received a message.
 """
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from math import ceil
@@ -15,12 +15,15 @@ import pandas as pd
 from pydantic import Field, PrivateAttr
 
 from loginpipe.logins.splitting import SplitBatch
+from loginpipe.masking.compat import HMAC, CompatMasking
+from loginpipe.masking.compat_salt import load_compat
 from loginpipe.masking.keys import load_seal_keys, load_token_keys
 from loginpipe.masking.mask import MaskedLogins, mask_logins, seal_originals
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.connections import Connection, require_verified_tls, transaction
 from loginpipe.postgres.contract import user_logins_columns
+from loginpipe.postgres.erasures import Erased, read_erased
 from loginpipe.postgres.load import LoadCounts, load_logins
 from loginpipe.postgres.migrate import require_migrated
 from loginpipe.postgres.partitions import MaintenanceResult, maintain
@@ -153,7 +156,7 @@ class PostgresResource(dg.ConfigurableResource["PostgresResource"]):
 
     def check_token_keys(self, keys: TokenKeys) -> None:
         """Refuse token keys that are not the ones that this database's tokens were made with."""
-        self._session.run(lambda connection: check_token_keys(connection, keys.check_values()))
+        self._session.run(lambda connection: check_token_keys(connection, keys))
 
     def record_rejects(self, rejected: pd.DataFrame, sealed: Sealed, arrival: Arrival) -> int:
         """Record the rejects of a run and open its books; return how many this run recorded."""
@@ -164,9 +167,23 @@ class PostgresResource(dg.ConfigurableResource["PostgresResource"]):
         wanted = list(tokens)
         return self._session.run(lambda connection: known_tokens(connection, wanted))
 
-    def load(self, logins: pd.DataFrame, sealed: Sealed, run_id: str) -> LoadCounts:
-        """Write masked logins, ledger, vault and books in one transaction."""
-        return self._session.run(lambda connection: load_logins(connection, logins, sealed, run_id))
+    def erased(self) -> Erased:
+        """Return which users were erased, by their tombstones."""
+        return self._session.run(read_erased)
+
+    def load(
+        self,
+        logins: pd.DataFrame,
+        sealed: Sealed,
+        run_id: str,
+        *,
+        aliases: Sequence[tuple[str, str]] = (),
+        erasures: int | None = None,
+    ) -> LoadCounts:
+        """Write masked logins, ledger, vault, aliases and books in one transaction."""
+        return self._session.run(
+            lambda connection: load_logins(connection, logins, sealed, run_id, aliases=aliases, erasures=erasures)
+        )
 
     def close_run(self, run_id: str, *, deletion: Deletion, leases_lost: int) -> None:
         """Close the books of a run."""
@@ -199,15 +216,18 @@ class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
     """The token keys, and the public keys that recoverable values are sealed for."""
 
     token_keys: str | None = Field(description="URI of the token keys, as in file:keys/token_keys.json.")
-    seal_key: str | None = Field(description="URI of the public seal key, or off for tokens only.")
-    seal_key_fingerprint: str | None = Field(description="SHA-256 of the public seal key, pinned.")
-    production: bool = Field(description="Refuse development keys and an unpinned seal key.")
+    seal_key: str | None = Field(description="URIs of the public seal keys, or off for tokens only.")
+    seal_key_fingerprint: str | None = Field(description="SHA-256 of each public seal key, pinned.")
+    masking: str = Field(default=HMAC, description="hmac-sha256 for tokens, or the older scheme to stay joinable with.")
+    compat_salt: str | None = Field(default=None, description="URI of the salt of compat-sha256-salted.")
+    production: bool = Field(description="Refuse development keys, seal keys not pinned, and AWS without https.")
 
     _token_keys: TokenKeys = PrivateAttr()
     _recipients: tuple[SealKey, ...] = PrivateAttr()
+    _compat: CompatMasking | None = PrivateAttr()
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Load the keys."""
+        """Load the keys, once for the run; say what is not as it should be in the long run."""
         token_keys = required(
             "token_keys", self.token_keys, "the URI of the token keys, as in file:keys/token_keys.json"
         )
@@ -216,10 +236,13 @@ class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
         )
         self._token_keys = load_token_keys(token_keys, production=self.production)
         self._recipients = load_seal_keys(seal_key, fingerprint=self.seal_key_fingerprint, production=self.production)
+        self._compat = load_compat(self.masking, self.compat_salt, production=self.production)
         if not self._recipients and context.log:
             context.log.warning(
                 "LOGINPIPE_SEAL_KEY is off: neither masked values nor the bodies of rejected messages can be recovered"
             )
+        if self._compat and context.log:
+            context.log.warning(self._compat.warning)
 
     @property
     def keys(self) -> TokenKeys:
@@ -231,9 +254,14 @@ class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
         """Whether values are sealed at all."""
         return bool(self._recipients)
 
+    @property
+    def compat(self) -> CompatMasking | None:
+        """The older scheme that is in force instead of tokens, if one is."""
+        return self._compat
+
     def mask(self, validated: pd.DataFrame) -> MaskedLogins:
         """Replace ``ip`` and ``device_id`` by tokens."""
-        return mask_logins(validated, self._token_keys)
+        return mask_logins(validated, self._token_keys, self._compat)
 
     def seal_originals(self, masked: MaskedLogins, known: frozenset[str]) -> Sealed:
         """Seal what the tokens stand for, leaving out the known ones."""
@@ -262,6 +290,8 @@ def resources_from(settings: Settings) -> dict[str, object]:
             token_keys=settings.token_keys,
             seal_key=settings.seal_key,
             seal_key_fingerprint=settings.seal_key_fingerprint,
+            masking=settings.masking,
+            compat_salt=settings.compat_salt,
             production=settings.production,
         ),
     }

@@ -29,6 +29,8 @@ class Settings(BaseSettings):
     token_keys: str | None = None
     seal_key: str | None = None
     seal_key_fingerprint: str | None = None
+    masking: Literal["hmac-sha256", "compat-sha256-salted", "compat-sha256-base64", "compat-md5"] = "hmac-sha256"
+    compat_salt: str | None = None
     batch_messages: int = Field(default=10_000, ge=1, le=120_000)
     batch_seconds: float = Field(default=20, gt=0, le=3600)
     visibility_seconds: int = Field(default=120, ge=3, le=43_200)

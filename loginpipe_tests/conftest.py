@@ -47,7 +47,7 @@ def _execute(database_url: str, statement: str) -> None:
 
 
 @pytest.fixture
-def empty_database_url(stack: LocalStack) -> Iterator[str]:
+def empty_database_url(stack: LocalStack, roles: None) -> Iterator[str]:
     """A database of this test alone, with nothing in it."""
     name = f"empty_{uuid4().hex}"
     _execute(stack.database_url, f"CREATE DATABASE {name}")
@@ -55,21 +55,81 @@ def empty_database_url(stack: LocalStack) -> Iterator[str]:
     _execute(stack.database_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
+OWNER = "loginpipe_owner"
+PIPELINE = "loginpipe_pipeline"
+LOGINS = {
+    PIPELINE: "loginpipe_writer",
+    "analyst": "loginpipe_analyst",
+    "custodian": "pii_custodian",
+    "second_custodian": "pii_custodian",
+    "auditor": "pii_auditor",
+}
+"""Login → the one role that it is a member of."""
+
+
+def as_role(database_url: str, role: str) -> str:
+    """The same database as another role. The embedded server trusts whoever reaches its socket."""
+    return database_url.replace("//postgres:@", f"//{role}:@")
+
+
 @pytest.fixture(scope="session")
-def migrated_template(stack: LocalStack) -> str:
+def roles(stack: LocalStack) -> None:
+    """The roles as an administrator makes them: an owner without privileges, and logins in one group each."""
+    _execute(stack.database_url, f"CREATE ROLE {OWNER} LOGIN")
+    for group in sorted(set(LOGINS.values())):
+        _execute(stack.database_url, f"CREATE ROLE {group} NOLOGIN")
+    for login, group in LOGINS.items():
+        _execute(stack.database_url, f"CREATE ROLE {login} LOGIN IN ROLE {group}")
+
+
+@pytest.fixture(scope="session")
+def migrated_template(stack: LocalStack, roles: None) -> str:
+    """A database migrated by an owner who is no superuser, as on a managed Postgres: its functions work as that one."""
     name = "migrated_template"
-    _execute(stack.database_url, f"CREATE DATABASE {name}")
-    migrate(stack.database_url.replace("/loginpipe?", f"/{name}?"))
+    _execute(stack.database_url, f"CREATE DATABASE {name} OWNER {OWNER}")
+    migrate(as_role(stack.database_url.replace("/loginpipe?", f"/{name}?"), OWNER))
     return name
 
 
 @pytest.fixture
 def database_url(stack: LocalStack, migrated_template: str) -> Iterator[str]:
-    """A migrated database of this test alone."""
+    """A migrated database of this test alone, as the superuser: to arrange things, and to look at what came out."""
     name = f"migrated_{uuid4().hex}"
-    _execute(stack.database_url, f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
+    # Privileges on the database itself are not copied.
+    _execute(stack.database_url, f"CREATE DATABASE {name} TEMPLATE {migrated_template} OWNER {OWNER}")
     yield stack.database_url.replace("/loginpipe?", f"/{name}?")
     _execute(stack.database_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def owner_url(database_url: str) -> str:
+    return as_role(database_url, OWNER)
+
+
+@pytest.fixture
+def pipeline_url(database_url: str) -> str:
+    """As the pipeline: a login that is a member of loginpipe_writer, and of nothing else."""
+    return as_role(database_url, PIPELINE)
+
+
+@pytest.fixture
+def analyst_url(database_url: str) -> str:
+    return as_role(database_url, "analyst")
+
+
+@pytest.fixture
+def custodian_url(database_url: str) -> str:
+    return as_role(database_url, "custodian")
+
+
+@pytest.fixture
+def second_custodian_url(database_url: str) -> str:
+    return as_role(database_url, "second_custodian")
+
+
+@pytest.fixture
+def auditor_url(database_url: str) -> str:
+    return as_role(database_url, "auditor")
 
 
 @pytest.fixture
@@ -111,12 +171,12 @@ def key_files(tmp_path_factory: pytest.TempPathFactory) -> KeyFiles:
 
 @pytest.fixture
 def settings_environment(
-    queue: Queue, database_url: str, key_files: KeyFiles, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, pipeline_url: str, key_files: KeyFiles, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, str]:
-    """The settings of this test's queue, database and keys, set in the environment."""
+    """The settings of this test's queue, database (as the pipeline's role) and keys, set in the environment."""
     settings = {
         "LOGINPIPE_QUEUE": queue.name,
-        "LOGINPIPE_DATABASE_URL": database_url,
+        "LOGINPIPE_DATABASE_URL": pipeline_url,
         "LOGINPIPE_TOKEN_KEYS": f"file:{key_files.token_keys}",
         "LOGINPIPE_SEAL_KEY": f"file:{key_files.seal_public}",
     }

@@ -11,6 +11,7 @@ from loginpipe.checks import ONLY_TOKENS, only_tokens
 from loginpipe.handover import HANDOVER
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.masking.mask import MaskedBatch
+from loginpipe.masking.tombstones import ERASURES
 from loginpipe.resources import MaskingResource, PostgresResource
 
 
@@ -35,13 +36,15 @@ def masked_logins(
     tokens = [token for values in masked.originals.values() for token in values]
     sealed = masking.seal_originals(masked, postgres.known_tokens(tokens) if masking.sealing else frozenset())
     yield dg.Output(
-        MaskedBatch(masked.logins, sealed),
+        MaskedBatch(masked.logins, sealed, masked.aliases, validated_logins.attrs.get(ERASURES)),
         metadata={
             "dagster/row_count": len(masked.logins),
             "distinct_ips": len(masked.originals["ip"]),
             "distinct_devices": len(masked.originals["device_id"]),
             "newly_sealed": len(sealed.values),
+            "masking": masking.masking,
             "token_key_version": masking.keys.current,
+            "aliases": len(masked.aliases),
         },
     )
-    yield only_tokens(masked.logins)
+    yield only_tokens(masked.logins, masking.compat)

@@ -34,7 +34,13 @@ def user_logins_table(
     Raises:
         DatabaseError: nothing was written and nothing deleted.
     """
-    counts = postgres.load(masked_logins.logins, masked_logins.sealed, context.run.run_id)
+    counts = postgres.load(
+        masked_logins.logins,
+        masked_logins.sealed,
+        context.run.run_id,
+        aliases=masked_logins.aliases,
+        erasures=masked_logins.erasures,
+    )
     deletion = sqs.delete(masked_logins.logins["message_id"])
     postgres.close_run(context.run.run_id, deletion=sqs.deletion, leases_lost=sqs.leases_lost)
     context.log.info("inserted %d logins; %d messages were known already", counts.inserted, counts.duplicates)

@@ -12,6 +12,7 @@ from loginpipe.checks import REJECT_RATE, SCHEMA_DRIFT, reject_rate, schema_drif
 from loginpipe.handover import HANDOVER
 from loginpipe.logins.schema import VALIDATED_LOGINS_SCHEMA
 from loginpipe.logins.splitting import SplitBatch, split_batch
+from loginpipe.masking.tombstones import ERASURES, set_erased_aside
 from loginpipe.postgres.runs import Arrival
 from loginpipe.resources import MaskingResource, PostgresResource, SqsResource
 from loginpipe.settings import load_settings
@@ -65,9 +66,14 @@ def split_messages(
     Raises:
         DatabaseError: the rejects could not be recorded; none was deleted.
     """
-    split = split_batch(raw_sqs_messages)
+    judged = split_batch(raw_sqs_messages)
+    bodies = masking.seal_bodies(judged)
+    # Read once, and compared when the logins are written: whoever is erased in between must not come back.
+    erased = postgres.erased()
+    split = set_erased_aside(judged, raw_sqs_messages, masking.keys, erased.erased_at)
+    split.accepted.attrs[ERASURES] = erased.count
     recorded = postgres.record_rejects(
-        split.rejected, masking.seal_bodies(split), _arrival(context.run.run_id, sqs.name, raw_sqs_messages, split)
+        split.rejected, bodies, _arrival(context.run.run_id, sqs.name, raw_sqs_messages, split)
     )
     deletion = sqs.delete(split.rejected["message_id"])
     context.log.info("accepted %d messages, rejected %d", len(split.accepted), len(split.rejected))
@@ -91,7 +97,8 @@ def split_messages(
             "delete_failures": dg.MetadataValue.json(dict(deletion.failures)),
         },
     )
-    yield reject_rate(len(split.rejected), len(raw_sqs_messages), load_settings().max_reject_rate)
+    # Logins of erased users are no fault of whoever sends them.
+    yield reject_rate(len(judged.rejected), len(raw_sqs_messages), load_settings().max_reject_rate)
     yield schema_drift(split.unknown_fields)
 
 

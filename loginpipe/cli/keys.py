@@ -1,41 +1,158 @@
 """The commands for keys."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from loginpipe.cli.output import new_app, out
-from loginpipe.settings import load_settings, required
+from loginpipe.cli.output import Json, new_app, notes, out, print_json
+from loginpipe.cli.warehouse import connect_to_warehouse
+from loginpipe.settings import Settings, load_settings, required
 
 app = new_app("The keys that values are masked and sealed with.")
 
+IfMissing = Annotated[bool, typer.Option("--if-missing", help="Leave files that exist as they are.")]
+Passphrase = Annotated[
+    bool, typer.Option("--passphrase", help="Ask for a passphrase that the private half is encrypted with.")
+]
+
 
 @app.command()
-def generate(
-    *, if_missing: Annotated[bool, typer.Option("--if-missing", help="Leave files that exist as they are.")] = False
-) -> None:
+def generate(*, if_missing: IfMissing = False, passphrase: Passphrase = False) -> None:
     """Create the files that LOGINPIPE_TOKEN_KEYS and LOGINPIPE_SEAL_KEY name. Nothing is ever overwritten.
 
-    The private half of the seal key is made beside the public one: move it to where only custodians can read it.
+    The private half of the seal key is made beside the public one: move it to where only custodians can read it. Keys
+    that the settings name in AWS are made there.
 
     Example: LOGINPIPE_TOKEN_KEYS=file:keys/tokens.json LOGINPIPE_SEAL_KEY=file:keys/seal.pem loginpipe keys generate
     """
-    from loginpipe.masking.key_files import generate_seal_key, generate_token_keys, read_seal_key
-    from loginpipe.masking.keys import SEAL_OFF, key_file
+    from loginpipe.errors import KeyFileError
+    from loginpipe.masking.key_files import generate_token_keys
+    from loginpipe.masking.key_uris import FILE
+    from loginpipe.masking.keys import key_file, seal_key_uris, token_key_uri
 
     settings = load_settings()
-    token_keys = key_file(
-        required("token_keys", settings.token_keys, "a file: URI, as in file:keys/token_keys.json"),
-        "LOGINPIPE_TOKEN_KEYS",
-    )
-    seal_key = required("seal_key", settings.seal_key, "a file: URI, as in file:keys/seal_public.pem, or off")
-    if not (if_missing and token_keys.exists()):
-        generate_token_keys(token_keys, development=not settings.production)
-        out.print(f"token keys                {token_keys}")
-    if seal_key == SEAL_OFF:
+    token_keys, seal_keys = _token_keys(settings), _seal_keys(settings)
+    seal_files = [key_file(str(uri), "LOGINPIPE_SEAL_KEY") for uri in seal_key_uris(seal_keys) if uri.provider == FILE]
+    in_file = token_key_uri(token_keys).provider == FILE
+    if not in_file and not seal_files:
+        raise KeyFileError(
+            "neither LOGINPIPE_TOKEN_KEYS nor LOGINPIPE_SEAL_KEY names a file: keys in AWS are made there"
+        )
+    if in_file:
+        path = key_file(token_keys, "LOGINPIPE_TOKEN_KEYS")
+        if not (if_missing and path.exists()):
+            generate_token_keys(path, development=not settings.production)
+            out.print(f"token keys                {path}")
+    for public in seal_files:
+        _generate_seal_key(public, if_missing=if_missing, passphrase=passphrase)
+
+
+@app.command()
+def rotate(*, as_json: Json = False) -> None:
+    """Add a version to the token keys, which new tokens are made with from the next run on. The older ones are kept.
+
+    A file is replaced as a whole or not at all; a secret gets a new value. Keys in KMS are made there: this says how.
+
+    Example: loginpipe keys rotate
+    """
+    from loginpipe.masking.keys import rotate_token_keys
+
+    settings = load_settings()
+    keys = rotate_token_keys(_token_keys(settings), production=settings.production)
+    versions = sorted(keys.field_keys)
+    if as_json:
+        print_json({"current": keys.current, "versions": versions})
         return
-    public = key_file(seal_key, "LOGINPIPE_SEAL_KEY")
+    out.print(f"version {keys.current} is the current one; held are {_listed(versions)}")
+    notes.print("Every machine that runs the pipeline needs these keys before its next run: `loginpipe keys status`")
+
+
+@app.command()
+def status(*, as_json: Json = False) -> None:
+    """Show provider, versions and fingerprints of the keys, and what the database holds of each version.
+
+    Example: loginpipe keys status --json
+    """
+    from loginpipe.masking.key_status import seal_key_status, token_key_status
+
+    settings = load_settings()
+    token_keys = token_key_status(_token_keys(settings), production=settings.production)
+    seal_keys = seal_key_status(_seal_keys(settings), settings.seal_key_fingerprint, production=settings.production)
+    database = _in_database(settings)
+    if as_json:
+        print_json(
+            {
+                "masking": settings.masking,
+                "token_keys": {**asdict(token_keys), **database},
+                "seal_keys": [asdict(key) for key in seal_keys],
+            }
+        )
+        return
+    development = ", for development only" if token_keys.development else ""
+    out.print(f"masking     {settings.masking}", markup=False)
+    out.print(f"token keys  {token_keys.provider}{development}", markup=False)
+    for line in _version_lines(token_keys.versions, token_keys.current, database):
+        out.print(f"            {line}", markup=False)
+    for key in seal_keys:
+        pinned = "pinned" if key.pinned else "not pinned"
+        out.print(f"seal key    {key.place}: {key.fingerprint}, {pinned}", markup=False)
+    if not seal_keys:
+        out.print("seal key    off: nothing can be recovered")
+
+
+def _generate_seal_key(public: Path, *, if_missing: bool, passphrase: bool) -> None:
+    from loginpipe.masking.key_files import generate_seal_key, private_half, read_seal_key
+
     if not (if_missing and public.exists()):
-        private = generate_seal_key(public)
+        words = f"Passphrase for {private_half(public)}"
+        secret = typer.prompt(words, hide_input=True, confirmation_prompt=True, err=True) if passphrase else None
+        private = generate_seal_key(public, secret)
         out.print(f"seal key, public half     {public}\nseal key, private half    {private}")
     out.print(f"fingerprint to pin        {read_seal_key(public).fingerprint}")
+
+
+def _in_database(settings: Settings) -> dict[str, Any]:
+    """Return recorded_versions, and sealed_values by version; None where there is no database or no privilege."""
+    from loginpipe.postgres.key_versions import recorded_versions, sealed_by_version
+
+    if settings.database_url is None:
+        return {"recorded_versions": None, "sealed_values": None}
+    with closing(connect_to_warehouse()) as connection:
+        sealed = sealed_by_version(connection)
+        by_version = None if sealed is None else {str(v or "compat"): count for v, count in sealed.items()}
+        return {"recorded_versions": recorded_versions(connection), "sealed_values": by_version}
+
+
+def _version_lines(versions: tuple[int, ...], current: int, database: Mapping[str, Any]) -> list[str]:
+    recorded, sealed = database["recorded_versions"], database["sealed_values"]
+    lines = []
+    for version in sorted({*versions, *(recorded or ())}):
+        words = ["current"] if version == current else []
+        if version not in versions:
+            words.append("not held")
+        if recorded is not None:
+            words.append("recorded in the database" if version in recorded else "not in the database yet")
+        if sealed is not None:
+            words.append(f"{sealed.get(str(version), 0):,} values in the vault")
+        lines.append(f"version {version}: {', '.join(words) or 'held'}")
+    if sealed and "compat" in sealed:
+        lines.append(f"without a version, of an older masking: {sealed['compat']:,} values in the vault")
+    return lines
+
+
+def _token_keys(settings: Settings) -> str:
+    return required("token_keys", settings.token_keys, "the URI of the token keys, as in file:keys/token_keys.json")
+
+
+def _seal_keys(settings: Settings) -> str:
+    return required(
+        "seal_key", settings.seal_key, "the URI of the public seal key, as in file:keys/seal_public.pem, or off"
+    )
+
+
+def _listed(versions: list[int]) -> str:
+    return ", ".join(map(str, versions))

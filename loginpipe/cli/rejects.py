@@ -1,15 +1,15 @@
 """The commands for rejected messages."""
 
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
 import typer
 from rich.table import Table
 
+from loginpipe.cli.custody import ApprovedRequest, PrivateKeys, Purpose, Ticket, bulk_request, load_private_keys
 from loginpipe.cli.output import Json, new_app, notes, out, print_json, progress
 from loginpipe.cli.warehouse import connect_to_warehouse
 from loginpipe.errors import LoginpipeError
@@ -61,7 +61,7 @@ def list_(
 
 @app.command()
 def show(message_id: Annotated[UUID, typer.Argument(help="As `list` shows it.")], *, as_json: Json = False) -> None:
-    """Show the reasons and field names of one rejected message. Its body is sealed: that is for custodians.
+    """Show the reasons and field names of one rejected message. Its body is sealed: `loginpipe pii recover` opens it.
 
     Example: loginpipe rejects show 7f0c3f6e-3c1b-4a35-9d3e-5b9f2f3f9b11
     """
@@ -81,40 +81,48 @@ def show(message_id: Annotated[UUID, typer.Argument(help="As `list` shows it.")]
 @app.command()
 def replay(
     *,
-    private_key: Annotated[Path, typer.Option(help="The private half of the seal key.", dir_okay=False)],
+    purpose: Purpose,
+    ticket: Ticket,
+    private_key: PrivateKeys = None,
+    request: ApprovedRequest = None,
     reason: Reason = None,
     since: Since = None,
     until: Until = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, send nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Send rejected messages back to the queue, those that today's rules accept. Opens them: for custodians.
+    """Send rejected messages back to the queue, those that today's rules accept. For custodians: it opens the bodies.
 
-    A replayed login keeps the date of its first message, and is one login however often it is sent.
+    A replayed login keeps the date of its first message, and is one login however often it is sent. The access log
+    names every message that was opened, also in a dry run.
 
-    Example: loginpipe rejects replay --private-key seal_private.pem --reason invalid_version --dry-run
+    Example: loginpipe rejects replay --purpose "rules were mended" --ticket OPS-31 --reason invalid_version --dry-run
     """
-    from loginpipe.custody.replay import read_private_key
+    from loginpipe.custody.access import Reason as AccessReason
+    from loginpipe.custody.replay import ReplayCounts
     from loginpipe.custody.replay import replay as replay_rejects
     from loginpipe.postgres.reject_queries import RejectFilter, find_rejects
     from loginpipe.sqs.client import open_queue
 
-    key = read_private_key(private_key)
-    queue = open_queue(load_settings().queue, connections=2)
-    wanted = RejectFilter(reason=reason, since=_utc(since), until=_utc(until))
+    settings = load_settings()
+    opener = load_private_keys(settings, private_key)
+    queue = open_queue(settings.queue, connections=2)
     with closing(connect_to_warehouse()) as connection, progress() as bar:
-        ids = [reject.message_id for reject in find_rejects(connection, replace(wanted, most=None))]
-        task = bar.add_task("replaying", total=len(ids))
-        counts = replay_rejects(
-            connection, queue, key, ids, dry_run=dry_run, progress=lambda more: bar.advance(task, more)
-        )
+        rejects = find_rejects(connection, RejectFilter(reason=reason, since=_utc(since), until=_utc(until)))
+        counts = ReplayCounts()
+        if rejects:
+            bulk = bulk_request(connection, AccessReason(purpose, ticket), request, "loginpipe rejects replay")
+            task = bar.add_task("replaying", total=len(rejects))
+            counts = replay_rejects(
+                connection, queue, opener, rejects, bulk, dry_run=dry_run, progress=lambda more: bar.advance(task, more)
+            )
     if as_json:
         print_json({**asdict(counts), "dry_run": dry_run})
         return
     verb = "would be sent" if dry_run else "sent"
     out.print(f"{counts.sent:,} {verb} back to queue {queue.name!r}; {counts.still_bad:,} are still bad and stay")
     if counts.without_body:
-        out.print(f"{counts.without_body:,} were recorded without a body, while sealing was off")
+        out.print(f"{counts.without_body:,} were recorded without a body: sealing was off, or their user was erased")
 
 
 def _utc(time: datetime | None) -> datetime | None:

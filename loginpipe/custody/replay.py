@@ -1,28 +1,28 @@
-"""Rejected messages sent back to the queue, if today's rules accept them. Needs the private key: it opens bodies."""
+"""Rejected messages sent back to the queue, if today's rules accept them. Their bodies are opened on the record."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-
-from loginpipe.custody.opening import open_value, unwrap
-from loginpipe.errors import KeyFileError, QueueError
+from loginpipe.custody.access import Bulk, release_under
+from loginpipe.custody.private_keys import Opener
+from loginpipe.custody.released import DataKeys, open_released
+from loginpipe.custody.token_checks import TokenChecks
+from loginpipe.errors import QueueError
 from loginpipe.logins.messages import Message, messages_frame
 from loginpipe.logins.splitting import split_batch
-from loginpipe.masking.sealing import SealedValue, SealKey, WrappedDataKey
 from loginpipe.postgres.connections import Connection, transaction
-from loginpipe.postgres.statements import statement
+from loginpipe.postgres.reject_queries import Reject
 from loginpipe.sqs.client import Queue, tens
 from loginpipe.sqs.entries import call_with_entries, fitting
 from loginpipe.sqs.identity import replay_attributes
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
+
+_BODIES_AT_ONCE: Final = 32
+"""In one release: a message may be a mebibyte, and all of a release is in memory at once."""
 
 
 @dataclass
@@ -40,28 +40,12 @@ class ReplayCounts:
     without_body: int = 0
 
 
-def read_private_key(path: Path) -> rsa.RSAPrivateKey:
-    """Read the private half of a seal key.
-
-    Raises:
-        KeyFileError: absent, protected by a passphrase, or no RSA key in PEM.
-    """
-    try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except OSError as error:
-        raise KeyFileError(f"the private key file {path} cannot be read ({error.strerror}): mend that") from None
-    except (ValueError, TypeError):
-        raise KeyFileError(f"{path} holds no private key in PEM that opens without a passphrase") from None
-    if not isinstance(key, rsa.RSAPrivateKey):
-        raise KeyFileError(f"{path} holds no RSA key")
-    return key
-
-
 def replay(
     connection: Connection,
     queue: Queue,
-    private_key: rsa.RSAPrivateKey,
-    message_ids: Sequence[str],
+    opener: Opener,
+    rejects: Sequence[Reject],
+    bulk: Bulk,
     *,
     dry_run: bool = False,
     progress: Callable[[int], None] = lambda _: None,
@@ -71,54 +55,44 @@ def replay(
     May be interrupted at any point and begun again: a reject that is sent twice is one message.
 
     Args:
-        connection: with no transaction open.
+        connection: of a custodian, with no transaction open.
         queue: where they go.
-        private_key: of the seal key that they were sealed for.
-        message_ids: which rejects.
+        opener: the private keys.
+        rejects: which.
+        bulk: the bulk request under which their bodies are requested.
         dry_run: only count.
         progress: told the number of rejects looked at, batch by batch.
 
     Raises:
-        OpeningError: a body does not open, with this key or at all.
+        AccessRefusedError: a request or release was refused.
+        OpeningError: a body does not open, with these keys or at all.
         QueueError: the queue takes none.
+        DatabaseError, KeyFileError: the database, or KMS, is out of reach or refuses.
     """
-    counts = ReplayCounts()
-    recipient = SealKey(private_key.public_key()).fingerprint
-    for ten in tens(message_ids):
-        bodies = dict(_opened(connection, private_key, recipient, ten))
-        good = {i: body for i, body in bodies.items() if _accepted(body.text)}
-        counts.without_body += len(ten) - len(bodies)
-        counts.still_bad += len(bodies) - len(good)
-        sent = list(good) if dry_run else _sent(queue, good)
-        if not dry_run:
-            _mark(connection, sent)
-        counts.sent += len(sent)
-        progress(len(ten))
+    counts, data_keys = ReplayCounts(), DataKeys(opener)
+    for start in range(0, len(rejects), _BODIES_AT_ONCE):
+        batch = rejects[start : start + _BODIES_AT_ONCE]
+        bodies = _bodies(connection, data_keys, batch, bulk)
+        for ten in tens(batch):
+            opened = [(reject, bodies[reject.message_id]) for reject in ten if reject.message_id in bodies]
+            good = [(reject, body) for reject, body in opened if _accepted(body)]
+            counts.without_body += len(ten) - len(opened)
+            counts.still_bad += len(opened) - len(good)
+            sent = [reject.message_id for reject, _ in good] if dry_run else _sent(queue, good)
+            if not dry_run:
+                _mark(connection, sent)
+            counts.sent += len(sent)
+            progress(len(ten))
     return counts
 
 
-@dataclass(frozen=True)
-class _Body:
-    text: str
-    sent_at: datetime
-
-    def __repr__(self) -> str:
-        return "_Body()"
-
-
-def _opened(
-    connection: Connection, private_key: rsa.RSAPrivateKey, recipient: str, message_ids: Sequence[str]
-) -> Iterator[tuple[str, _Body]]:
-    with transaction(connection) as cursor:
-        cursor.execute(statement("sealed_bodies"), (list(message_ids),))
-        rows = cursor.fetchall()
-    for message_id, sent_at, ciphertext, data_key_id, position, recipients, wrapped_keys in rows:
-        # The key that is for us; else the first, whose refusal names the key that would open it.
-        ours = recipients.index(recipient) if recipient in recipients else 0
-        wrapped = WrappedDataKey(UUID(data_key_id), recipients[ours], bytes(wrapped_keys[ours]))
-        value = SealedValue(message_id, "body", UUID(data_key_id), position, bytes(ciphertext))
-        plaintext = open_value(value, unwrap(wrapped, private_key), recipients)
-        yield message_id, _Body(plaintext.decode("utf-8", "surrogatepass"), sent_at)
+def _bodies(connection: Connection, data_keys: DataKeys, rejects: Sequence[Reject], bulk: Bulk) -> dict[str, str]:
+    """Return the bodies of rejects by message id; not of those that were recorded without one."""
+    released = release_under(connection, bulk, [reject.message_id for reject in rejects])
+    opening = open_released(released, data_keys, TokenChecks(None))
+    if opening.refused:
+        raise opening.refused[0]
+    return {i: opened.plaintext.decode("utf-8", "surrogatepass") for i, opened in opening.opened.items()}
 
 
 def _accepted(body: str) -> bool:
@@ -126,23 +100,23 @@ def _accepted(body: str) -> bool:
     return len(split_batch(messages_frame([message])).accepted) == 1
 
 
-def _sent(queue: Queue, bodies: Mapping[str, _Body]) -> list[str]:
-    def entry(message_id: str, body: _Body) -> dict[str, Any]:
-        attributes = replay_attributes(UUID(message_id), round(body.sent_at.timestamp() * 1000))
-        content: dict[str, Any] = {"MessageBody": body.text, "MessageAttributes": attributes}
+def _sent(queue: Queue, bodies: Sequence[tuple[Reject, str]]) -> list[str]:
+    def entry(reject: Reject, body: str) -> dict[str, Any]:
+        attributes = replay_attributes(UUID(reject.message_id), round(reject.sent_at.timestamp() * 1000))
+        content: dict[str, Any] = {"MessageBody": body, "MessageAttributes": attributes}
         if queue.name.endswith(".fifo"):
-            content |= {"MessageGroupId": message_id, "MessageDeduplicationId": message_id}
+            content |= {"MessageGroupId": reject.message_id, "MessageDeduplicationId": reject.message_id}
         return content
 
     def call(entries: "list[SendMessageBatchRequestEntryTypeDef]") -> object:
         return queue.client.send_message_batch(QueueUrl=queue.url, Entries=entries)
 
-    batches = fitting([(i, entry(i, body)) for i, body in bodies.items()])
+    batches = fitting([(reject.message_id, entry(reject, body)) for reject, body in bodies])
     failed = [failure for batch in batches for failure in call_with_entries(call, batch)]
     if failed and len(failed) == len(bodies) and failed[0].of_call:
         raise QueueError(f"queue {queue.name!r} takes no messages ({failed[0].code}): the rejects stay")
     refused = {f.delivery_id for f in failed}
-    return [i for i in bodies if i not in refused]
+    return [reject.message_id for reject, _ in bodies if reject.message_id not in refused]
 
 
 def _mark(connection: Connection, message_ids: Sequence[str]) -> None:

@@ -24,6 +24,8 @@ class Reason(StrEnum):
     """A NUL character, which Postgres cannot hold."""
     INVALID_ADDRESS = "invalid_address"
     INVALID_VERSION = "invalid_version"
+    USER_ERASED = "user_erased"
+    """Sent before its user was erased. It was a good login; nothing of it is kept, sealed or not."""
 
 
 WHOLE_BODY: Final = "body"

@@ -1,17 +1,21 @@
 """Validated logins to masked ones: from here on the frame holds no personal data in clear."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from re import Pattern
 from typing import Final
 
 import pandas as pd
 
 from loginpipe.logins.canonical import address_text, canonical_address, canonical_device_id
+from loginpipe.masking.compat import CompatMasking, received
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import TokenKeys, token_pattern
 
 MASKED_COLUMNS: Final[Mapping[str, str]] = {"masked_ip": "ip", "masked_device_id": "device_id"}
 """Masked column → the field whose tokens it holds."""
+
+_CANONICAL: Final[Mapping[str, Callable[[str], bytes]]] = {"ip": canonical_address, "device_id": canonical_device_id}
 
 
 @dataclass(frozen=True)
@@ -21,59 +25,84 @@ class MaskedLogins:
     Attributes:
         logins: message_id, sent_at (datetime64[ms, UTC]), user_id, device_type, masked_ip, masked_device_id, locale,
             app_version (int32), create_date (object: date, UTC).
-        originals: field name → token → canonical value in clear, for sealing. Not shown by ``repr``.
+        originals: field name → token → value in clear, for sealing. Not shown by ``repr``.
+        aliases: old token and new one of each distinct value, for every older key version held.
     """
 
     logins: pd.DataFrame
     originals: Mapping[str, Mapping[str, bytes]] = field(repr=False)
+    aliases: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
 class MaskedBatch:
-    """What ``masked_logins`` hands on: the logins without clear values, and what their new tokens stand for, sealed."""
+    """What ``masked_logins`` hands on: logins without clear values, what new tokens stand for, sealed, and aliases.
+
+    Attributes:
+        erasures: how many there were when the logins of erased users were left out.
+    """
 
     logins: pd.DataFrame
     sealed: Sealed
+    aliases: Sequence[tuple[str, str]] = ()
+    erasures: int | None = None
 
 
-def mask_logins(validated: pd.DataFrame, keys: TokenKeys) -> MaskedLogins:
+def mask_logins(validated: pd.DataFrame, keys: TokenKeys, compat: CompatMasking | None = None) -> MaskedLogins:
     """Replace ``ip`` and ``device_id`` by tokens.
 
     Args:
         validated: `loginpipe.logins.schema.VALIDATED_LOGINS_SCHEMA`.
         keys: the token keys.
+        compat: the older scheme to mask with instead; there are no aliases then.
     """
-    packed = [canonical_address(ip) for ip in validated["ip"]]
-    device_ids = [canonical_device_id(device_id) for device_id in validated["device_id"]]
-    ip_tokens = keys.tokens("ip", packed)
-    device_tokens = keys.tokens("device_id", device_ids)
+    columns = {name: list(validated[name]) for name in MASKED_COLUMNS.values()}
+    if compat is None:
+        values = {name: [_CANONICAL[name](text) for text in texts] for name, texts in columns.items()}
+        tokens = {name: keys.tokens(name, of_field) for name, of_field in values.items()}
+        aliases = [alias for name, of_field in values.items() for alias in _aliases(name, of_field, keys)]
+        values["ip"] = [address_text(packed).encode() for packed in values["ip"]]
+    else:
+        values = {name: [received(text) for text in texts] for name, texts in columns.items()}
+        tokens = {name: compat.tokens(of_field) for name, of_field in values.items()}
+        aliases = []
     logins = pd.DataFrame(
         {
             "message_id": validated["message_id"],
             "sent_at": validated["sent_at"],
             "user_id": validated["user_id"],
             "device_type": validated["device_type"],
-            "masked_ip": pd.Series(ip_tokens, validated.index, object),
-            "masked_device_id": pd.Series(device_tokens, validated.index, object),
+            **{column: pd.Series(tokens[name], validated.index, object) for column, name in MASKED_COLUMNS.items()},
             "locale": validated["locale"],
             "app_version": validated["app_version"],
             "create_date": validated["sent_at"].dt.date.astype(object),
         }
     )
-    return MaskedLogins(
-        logins,
-        {
-            "ip": {token: address_text(value).encode() for token, value in zip(ip_tokens, packed, strict=True)},
-            "device_id": dict(zip(device_tokens, device_ids, strict=True)),
-        },
-    )
+    return MaskedLogins(logins, {name: dict(zip(tokens[name], values[name], strict=True)) for name in values}, aliases)
 
 
-def clear_cells(logins: pd.DataFrame) -> dict[str, int]:
-    """Count, for each masked column, the cells that are no token of its field."""
+def _aliases(field_name: str, canonical_values: Iterable[bytes], keys: TokenKeys) -> list[tuple[str, str]]:
+    """Return the token of every older version with the one of the current version, for each distinct value."""
+    if not keys.older:
+        return []
+    distinct = list(dict.fromkeys(canonical_values))
+    new = keys.tokens(field_name, distinct)
+    return [
+        alias for version in keys.older for alias in zip(keys.tokens(field_name, distinct, version), new, strict=True)
+    ]
+
+
+def clear_cells(logins: pd.DataFrame, compat: CompatMasking | None = None) -> dict[str, int]:
+    """Count, for each masked column, the cells that are no token of its field.
+
+    Args:
+        logins: `MaskedLogins.logins`.
+        compat: the older scheme that is in force instead; a clear value that looks like one of its own is not told.
+    """
     counts = {}
     for column, field_name in MASKED_COLUMNS.items():
-        is_token = token_pattern(field_name).fullmatch
+        pattern: Pattern[str] = token_pattern(field_name) if compat is None else compat.pattern
+        is_token = pattern.fullmatch
         counts[column] = sum(not (isinstance(cell, str) and is_token(cell)) for cell in logins[column])
     return counts
 

@@ -7,6 +7,7 @@ and device ids that one core tries them all in minutes.
 
 import hmac
 import re
+import unicodedata
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ from typing import Final
 
 PREFIXES: Final[Mapping[str, str]] = {"ip": "ip", "device_id": "dev"}
 """Token prefix of each field that is masked."""
+
+KEYED_FIELDS: Final = (*PREFIXES, "user_id")
+"""What has a derived key: the masked fields, and the user id, whose key makes the tombstones of erased users."""
 
 _DERIVATION: Final = b"loginpipe.token.v1."
 _CHECK_LABEL: Final = b"loginpipe.token-key-check.v1"
@@ -25,8 +29,8 @@ def derivation_label(field_name: str) -> bytes:
 
 
 def derive_field_keys(token_key: bytes) -> dict[str, bytes]:
-    """Return the 32-byte key of each masked field, derived from one 32-byte token key."""
-    return {name: hmac.digest(token_key, derivation_label(name), "sha256") for name in PREFIXES}
+    """Return the 32-byte key of each of `KEYED_FIELDS`, derived from one 32-byte token key."""
+    return {name: hmac.digest(token_key, derivation_label(name), "sha256") for name in KEYED_FIELDS}
 
 
 def token_pattern(field_name: str) -> re.Pattern[str]:
@@ -48,13 +52,31 @@ class TokenKeys:
     field_keys: Mapping[int, Mapping[str, bytes]] = field(repr=False)
     development: bool = False
 
-    def tokens(self, field_name: str, canonical_values: Sequence[bytes]) -> list[str]:
-        """Return the token of each canonical value of one field, in order."""
-        key = self.field_keys[self.current][field_name]
-        prefix = f"{PREFIXES[field_name]}.v{self.current}."
+    @property
+    def older(self) -> tuple[int, ...]:
+        """The versions before the current one: tokens of theirs may be in the table."""
+        return tuple(sorted(version for version in self.field_keys if version < self.current))
+
+    def tokens(self, field_name: str, canonical_values: Sequence[bytes], version: int | None = None) -> list[str]:
+        """Return the token of each canonical value of one field, in order; of the current version unless told.
+
+        Raises:
+            KeyError: the version is not held.
+        """
+        version = self.current if version is None else version
+        key = self.field_keys[version][field_name]
+        prefix = f"{PREFIXES[field_name]}.v{version}."
         return [
             prefix + urlsafe_b64encode(hmac.digest(key, value, "sha256"))[:43].decode() for value in canonical_values
         ]
+
+    def tombstones(self, user_id: str) -> dict[int, bytes]:
+        """Return, for every version held, the 32 bytes that stand for an erased user: one for every spelling of the id.
+
+        The id is stripped and in Unicode's NFC, as UTF-8; a lone surrogate, which no login can hold, raises nothing.
+        """
+        value = unicodedata.normalize("NFC", user_id).strip().encode("utf-8", "surrogatepass")
+        return {version: hmac.digest(keys["user_id"], value, "sha256") for version, keys in self.field_keys.items()}
 
     def check_values(self) -> dict[int, bytes]:
         """Return, by version, a value that tells two keys apart and neither of them from it."""

@@ -10,6 +10,8 @@ from loginpipe.errors import LoginpipeError
 from loginpipe.masking.keys import load_seal_keys, load_token_keys
 from loginpipe.postgres.connections import connect, require_verified_tls, transaction
 from loginpipe.postgres.contract import contract_differences, user_logins_columns
+from loginpipe.postgres.grant_plan import WRITER
+from loginpipe.postgres.grants import grant_differences, standing
 from loginpipe.postgres.migrate import HEAD, require_migrated
 from loginpipe.postgres.token_key_checks import require_known_keys
 from loginpipe.settings import Settings, required
@@ -36,6 +38,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         "queue": _queue,
         "dead-letter queue": _dead_letters,
         "database": _database,
+        "grants": _grants,
         "token keys": _token_keys,
         "seal key": _seal_key,
         "Dagster's storage": _dagster_storage,
@@ -97,12 +100,32 @@ def _database(settings: Settings) -> str:
     return f"migrated to {HEAD}, user_logins is the contract"
 
 
+def _grants(settings: Settings) -> str:
+    url = required("database_url", settings.database_url, "postgresql://user@host/database")
+    with closing(connect(url)) as connection:
+        require_migrated(connection)
+        differences = grant_differences(connection)
+        role = standing(connection)
+    if differences:
+        raise LoginpipeError("; ".join(differences))
+    if not role.writes:
+        raise LoginpipeError(
+            f"{role.role} may not load: run `GRANT {WRITER} TO {role.role}`, or connect as another role"
+        )
+    if not role.beyond:
+        return f"as they should be; {role.role} may do what the pipeline needs, and no more"
+    beyond = f"{role.role} {' and '.join(role.beyond)}, more than the pipeline needs"
+    if settings.production:
+        raise LoginpipeError(f"{beyond}: let it connect as a role of its own, made with `{role.mend}`")
+    return f"as they should be; {beyond}"
+
+
 def _token_keys(settings: Settings) -> str:
     uri = required("token_keys", settings.token_keys, "the URI of the token keys, as in file:keys/token_keys.json")
     keys = load_token_keys(uri, production=settings.production)
     url = required("database_url", settings.database_url, "postgresql://user@host/database")
     with closing(connect(url)) as connection:
-        require_known_keys(connection, keys.check_values())
+        require_known_keys(connection, keys)
     return f"version {keys.current}" + (", for development only" if keys.development else "")
 
 

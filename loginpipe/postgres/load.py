@@ -1,13 +1,16 @@
 """The load transaction: ledger, rows, vault and books are written together, or not at all."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import pandas as pd
 
 from loginpipe.masking.sealing import Sealed
+from loginpipe.postgres.aliases import insert_aliases
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.copy import copy_rows
+from loginpipe.postgres.erasures import hold_off_erasures
 from loginpipe.postgres.ledger import recorded_by
 from loginpipe.postgres.statements import statement
 from loginpipe.postgres.vault import insert_sealed
@@ -26,7 +29,15 @@ class LoadCounts:
     sealed: int
 
 
-def load_logins(connection: Connection, logins: pd.DataFrame, sealed: Sealed, run_id: str) -> LoadCounts:
+def load_logins(
+    connection: Connection,
+    logins: pd.DataFrame,
+    sealed: Sealed,
+    run_id: str,
+    *,
+    aliases: Sequence[tuple[str, str]] = (),
+    erasures: int | None = None,
+) -> LoadCounts:
     """Write a batch in one transaction: every message of it is recorded once, whoever else delivers it.
 
     Args:
@@ -34,11 +45,14 @@ def load_logins(connection: Connection, logins: pd.DataFrame, sealed: Sealed, ru
         logins: `loginpipe.masking.mask.MaskedLogins.logins`.
         sealed: what the new tokens stand for.
         run_id: a UUID; its row in ``ingest_runs`` is there.
+        aliases: old token and new token of the same value, where an older token key is held too.
+        erasures: `loginpipe.postgres.erasures.Erased.count`, as it was when the run left out who was erased.
 
     Raises:
-        DatabaseError: nothing was written.
+        DatabaseError: nothing was written; also where a user was erased since.
     """
     with transaction(connection) as cursor:
+        hold_off_erasures(cursor, erasures)
         cursor.execute(statement("create_incoming_logins"))
         rows = zip(range(len(logins)), *(logins[column] for column in _COLUMNS), strict=True)
         copy_rows(cursor, "incoming_logins", ("arrival", *_COLUMNS), rows)
@@ -52,4 +66,5 @@ def load_logins(connection: Connection, logins: pd.DataFrame, sealed: Sealed, ru
             "WHERE run_id = %s",
             (counts.inserted, counts.duplicates, run_id),
         )
+        insert_aliases(cursor, aliases)
     return counts

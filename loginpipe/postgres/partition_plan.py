@@ -51,20 +51,27 @@ def coming(today: date) -> list[Partition]:
     days = [first + offset * _DAY for offset in range((today + _LEDGER_AHEAD - first).days + 1)]
     months = [_first_of_month(today, offset) for offset in _LOGIN_MONTHS]
     return [
-        *(Partition(LEDGER, f"ingested_messages_{day:y%Ym%md%d}", day, day + _DAY) for day in days),
+        *(_of_day(day) for day in days),
         *(Partition(USER_LOGINS, f"user_logins_{month:y%Ym%m}", month, _first_of_month(month, 1)) for month in months),
     ]
 
 
 def expired(existing: Iterable[Partition], today: date) -> list[Partition]:
-    """Pick the ledger's partitions that no message can need any more on a UTC date; never another table's."""
+    """Pick the ledger's partitions that no message can need any more on a UTC date.
+
+    Never another table's, and none that somebody else made: the database drops those of the plan only.
+    """
     first = ledger_begins(today)
-    return [partition for partition in existing if partition.table == LEDGER and partition.end <= first]
+    return [partition for partition in existing if partition.end <= first and partition == _of_day(partition.start)]
 
 
 def ledger_begins(today: date) -> date:
     """Return the first day that the ledger must still hold on a UTC date."""
     return today - _LEDGER_KEPT
+
+
+def _of_day(day: date) -> Partition:
+    return Partition(LEDGER, f"ingested_messages_{day:y%Ym%md%d}", day, day + _DAY)
 
 
 def _first_of_month(day: date, offset: int) -> date:

@@ -10,20 +10,14 @@ from datetime import date
 from functools import partial
 from typing import Final, TypeVar
 
-from psycopg2 import sql
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from loginpipe.errors import DatabaseError
-from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.partition_plan import LEDGER, USER_LOGINS, Partition, coming, expired, ledger_begins
 from loginpipe.postgres.statements import statement
 
 _KEYS: Final = {LEDGER: "sent_on", USER_LOGINS: "create_date"}
-_COLUMNS: Final = {
-    LEDGER: ("message_id", "sent_on", "run_id"),
-    USER_LOGINS: tuple(name for name, _ in USER_LOGINS_COLUMNS),
-}
 
 _LOCK: Final = int.from_bytes(b"lp-parts")  # any number that nobody else locks
 # Loads and queries queue behind a lock that waits: never longer than this. And less than Postgres' deadlock_timeout,
@@ -62,7 +56,7 @@ def maintain(connection: Connection, today: date) -> MaintenanceResult:
     for longer than a second, five attempts. A partition of ``user_logins`` is never dropped.
 
     Args:
-        connection: of the role that owns the tables, with no transaction open.
+        connection: of the owner or a member of ``loginpipe_writer``, with no transaction open.
         today: the UTC date.
 
     Raises:
@@ -109,18 +103,16 @@ def _why_not_ours(cursor: Cursor, table: str) -> str | None:
     return None if owned else "another role owns it"
 
 
-def _existing(cursor: Cursor, table: str) -> tuple[list[Partition], sql.Identifier | None]:
-    """Read a table's partitions, and which is the default one, if any."""
+def _existing(cursor: Cursor, table: str) -> list[Partition]:
+    """Read a table's partitions, without a default one."""
     cursor.execute(statement("existing_partitions"), {"table": table})
-    partitions, default = [], None
-    for schema, name, bounds in cursor.fetchall():
+    partitions = []
+    for name, bounds in cursor.fetchall():
         match = _BOUNDS.fullmatch(bounds)
         if match:
             start, end = (_ENDLESS.get(bound) or date.fromisoformat(bound) for bound in match.groups())
             partitions.append(Partition(table, name, start, end))
-        else:
-            default = sql.Identifier(schema, name)
-    return partitions, default
+    return partitions
 
 
 def _add_coming(connection: Connection, table: str, today: date) -> list[str]:
@@ -133,46 +125,22 @@ def _add_coming(connection: Connection, table: str, today: date) -> list[str]:
 
 def _add(cursor: Cursor, partition: Partition) -> bool:
     """Make a partition unless one covers its days, or some of them; say whether it was made."""
-    existing, default = _existing(cursor, partition.table)
-    if any(partition.overlaps(other) for other in existing):
+    if any(partition.overlaps(other) for other in _existing(cursor, partition.table)):
         return False
-    names: dict[str, sql.Composable] = {
-        "table": _identifier(partition.table),
-        "partition": _identifier(str(partition)),
-        "key": sql.Identifier(_KEYS[partition.table]),
-        "columns": sql.SQL(", ").join(map(sql.Identifier, _COLUMNS[partition.table])),
-        "start": sql.Literal(partition.start),
-        "end": sql.Literal(partition.end),
-    }
-    cursor.execute(sql.SQL(statement("create_partition")).format(**names))
-    if default:
-        cursor.execute(sql.SQL(statement("move_from_default")).format(default=default, **names))
-    cursor.execute(sql.SQL(statement("attach_partition")).format(**names))
+    cursor.execute("SELECT loginpipe.create_partition(%s, %s)", (partition.table, partition.start))
     return True
 
 
 def _drop_expired(cursor: Cursor, today: date) -> list[str]:
     """Drop the ledger's expired partitions, which locks loads out for that moment, and expired rows in its default."""
-    existing, default = _existing(cursor, LEDGER)
-    gone = [str(partition) for partition in expired(existing, today)]
-    for name in gone:
-        cursor.execute(sql.SQL("DROP TABLE {}").format(_identifier(name)))
-    if default:
-        delete = sql.SQL(statement("delete_expired_from_default")).format(default=default)
-        cursor.execute(delete, {"begins": ledger_begins(today)})
-    return gone
+    gone = expired(_existing(cursor, LEDGER), today)
+    for partition in gone:
+        cursor.execute("SELECT loginpipe.drop_ledger_partition(%s)", (partition.start,))
+    cursor.execute("SELECT loginpipe.trim_ledger(%s)", (ledger_begins(today),))
+    return [str(partition) for partition in gone]
 
 
 def _rows_in_default(connection: Connection, *tables: str) -> dict[str, int]:
-    counts = {}
     with transaction(connection) as cursor:
-        for table in tables:
-            _, default = _existing(cursor, table)
-            if default:
-                cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(default))
-                [(counts[table],)] = cursor.fetchall()
-    return counts
-
-
-def _identifier(qualified: str) -> sql.Identifier:
-    return sql.Identifier(*qualified.split("."))
+        cursor.execute("SELECT name, loginpipe.rows_in_default(name) FROM unnest(%s) AS asked (name)", (list(tables),))
+        return {table: rows for table, rows in cursor if rows is not None}

@@ -39,7 +39,7 @@ def record_rejects(connection: Connection, rejected: pd.DataFrame, sealed: Seale
             cursor.execute(statement("create_incoming_rejects"))
             copy_rows(cursor, "incoming_rejects", _COLUMNS, _rows(rejected, sealed))
             cursor.execute(statement("insert_new_rejects"), {"run_id": arrival.run_id})
-            insert_data_keys(cursor, sealed.data_keys, used={key for (key,) in cursor})
+            insert_data_keys(cursor, sealed, {message_id for (message_id,) in cursor})
             recorded = recorded_by(cursor, arrival.run_id, "incoming_rejects", "sent_on")
         open_run(cursor, arrival, rejected=recorded)
     return recorded

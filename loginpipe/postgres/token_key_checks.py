@@ -1,45 +1,53 @@
 """The check values of token keys: a wrong key is noticed before it gives every known device a second token."""
 
-from collections.abc import Mapping
-
 from loginpipe.errors import TokenKeyMismatchError
+from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.connections import Connection, transaction
 
 
-def check_token_keys(connection: Connection, check_values: Mapping[int, bytes]) -> None:
-    """Record the check values of key versions seen for the first time, and compare the others.
+def check_token_keys(connection: Connection, keys: TokenKeys) -> None:
+    """Record the check values of key versions used for the first time, and compare the others.
+
+    Versions above the current one are not used yet: a file may hold the next one before every machine has it.
 
     Args:
         connection: with no transaction open.
-        check_values: by key version; see `loginpipe.masking.tokens.TokenKeys.check_values`.
+        keys: the keys that new tokens are about to be made with.
 
     Raises:
-        TokenKeyMismatchError: a version was used with another key before.
+        TokenKeyMismatchError: a version was used with another key before, or a newer version than the current one was.
     """
-    require_known_keys(connection, check_values)
+    require_known_keys(connection, keys)
     with transaction(connection) as cursor:
-        for version, check_value in sorted(check_values.items()):
-            cursor.execute(
-                "INSERT INTO loginpipe.token_key_checks (key_version, check_value) VALUES (%s, %s) "
-                "ON CONFLICT (key_version) DO NOTHING",
-                (version, check_value),
-            )
-    # Again, since another run may have recorded another key for a new version in between.
-    require_known_keys(connection, check_values)
+        for version, check_value in sorted(keys.check_values().items()):
+            if version <= keys.current:
+                cursor.execute(
+                    "INSERT INTO loginpipe.token_key_checks (key_version, check_value) VALUES (%s, %s) "
+                    "ON CONFLICT (key_version) DO NOTHING",
+                    (version, check_value),
+                )
+    # Again, since another run may have recorded another key, or a newer version, in between.
+    require_known_keys(connection, keys)
 
 
-def require_known_keys(connection: Connection, check_values: Mapping[int, bytes]) -> None:
+def require_known_keys(connection: Connection, keys: TokenKeys) -> None:
     """Compare the check values of the key versions that were used before; records nothing.
 
     Raises:
-        TokenKeyMismatchError: a version was used with another key before.
+        TokenKeyMismatchError: as `check_token_keys`.
     """
     with transaction(connection) as cursor:
         cursor.execute("SELECT key_version, check_value FROM loginpipe.token_key_checks")
         recorded = {version: bytes(check_value) for version, check_value in cursor}
-    for version, check_value in check_values.items():
+    for version, check_value in keys.check_values().items():
         if recorded.get(version, check_value) != check_value:
             raise TokenKeyMismatchError(
                 f"token key version {version} is not the key that this database's tokens of version {version} were "
                 "made with: restore the right key, or use another database"
             )
+    newest = max(recorded, default=0)
+    if newest > keys.current:
+        raise TokenKeyMismatchError(
+            f"the current token key is version {keys.current}, and this database has tokens of version {newest} "
+            f"already: give this machine the keys with version {newest}, and make that the current one"
+        )

@@ -1,10 +1,10 @@
 """The vault as its writer sees it: which tokens it knows, and new sealed values. It reads nothing else there."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from psycopg2.extras import execute_values
 
-from loginpipe.masking.sealing import Sealed, WrappedDataKey
+from loginpipe.masking.sealing import Sealed
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.copy import copy_rows
 from loginpipe.postgres.statements import statement
@@ -33,16 +33,23 @@ def insert_sealed(cursor: Cursor, sealed: Sealed) -> int:
         ((v.subject, v.field_name, v.data_key_id, v.position, v.ciphertext) for v in sealed.values),
     )
     cursor.execute(statement("insert_new_sealed"))
-    new = [key for (key,) in cursor]
-    insert_data_keys(cursor, sealed.data_keys, used=set(new))
+    new = {token for (token,) in cursor}
+    insert_data_keys(cursor, sealed, new)
     return len(new)
 
 
-def insert_data_keys(cursor: Cursor, data_keys: Iterable[WrappedDataKey], used: Collection[str]) -> None:
-    """Insert those wrapped data keys, by id, that a new value uses: none where everything was there already."""
+def insert_data_keys(cursor: Cursor, sealed: Sealed, new: Collection[str]) -> None:
+    """Insert those wrapped data keys that a new value uses: none where everything was there already.
+
+    Args:
+        cursor: in the transaction that inserted the values.
+        sealed: the values with their data keys.
+        new: the subjects that were inserted. The database is not asked which keys these use: it would not tell us.
+    """
+    used = {value.data_key_id for value in sealed.values if value.subject in new}
     execute_values(
         cursor,
         "INSERT INTO vault.data_keys (data_key_id, recipient, wrapped_key) VALUES %s",
-        [(str(k.data_key_id), k.recipient, k.wrapped_key) for k in data_keys if str(k.data_key_id) in used],
+        [(str(key.data_key_id), key.recipient, key.wrapped_key) for key in sealed.data_keys if key.data_key_id in used],
         template="(%s::uuid, %s, %s)",
     )

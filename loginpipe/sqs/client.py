@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from loginpipe.aws import CREDENTIALS, LOCAL_FAULTS, OUT_OF_REACH, UNAVAILABLE, endpoint_fault
 from loginpipe.errors import QueueError
+from loginpipe.settings import load_settings
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -30,29 +32,11 @@ MALFORMED: Final = (ValueError, TypeError, LookupError, AttributeError)
 
 _ABSENT: Final = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"})
 _DENIED: Final = frozenset({"AccessDenied", "AccessDeniedException", "KMS.AccessDeniedException"})
-_CREDENTIALS: Final = frozenset(
-    {
-        "ExpiredToken",
-        "ExpiredTokenException",
-        "InvalidClientTokenId",
-        "SignatureDoesNotMatch",
-        "UnrecognizedClientException",
-    }
-)
-_UNAVAILABLE: Final = frozenset({"502", "503", "504"})
-"""What a proxy or a load balancer answers in an endpoint's place."""
 
 _PROTOCOL: Final = (
     "is at an endpoint that does not answer in today's SQS protocol: LocalStack does from 3.0 on; "
     "upgrade it, or mend AWS_ENDPOINT_URL"
 )
-_LOCAL_FAULTS: Final = {
-    "NoRegionError": "no AWS region is set: set AWS_REGION",
-    "NoCredentialsError": "no AWS credentials were found: give the task a role, or set AWS_PROFILE",
-    "PartialCredentialsError": "the AWS credentials are incomplete: set AWS_SECRET_ACCESS_KEY too",
-    "ProfileNotFound": "the profile in AWS_PROFILE does not exist: mend it",
-}
-_OUT_OF_REACH: Final = "the endpoint cannot be reached: is it up, and are AWS_ENDPOINT_URL and AWS_REGION right?"
 
 
 @dataclass(frozen=True)
@@ -72,7 +56,8 @@ def open_queue(name_or_url: str, *, connections: int) -> Queue:
         connections: how many calls are made at once at most.
 
     Raises:
-        QueueError: no region or credentials, endpoint out of reach or not speaking SQS, no such queue, no access.
+        QueueError: no region or credentials, endpoint out of reach or not speaking SQS, no such queue, no access; in
+            production also an endpoint that is not https.
     """
     name = name_or_url.rsplit("/", 1)[-1]
     with queue_errors(name):
@@ -82,6 +67,8 @@ def open_queue(name_or_url: str, *, connections: int) -> Queue:
             raise QueueError(
                 f"queue {name!r}: AWS_ENDPOINT_URL is no URL: set it to http://host:port or unset it"
             ) from None
+        if load_settings().production and (fault := endpoint_fault(client)):
+            raise QueueError(f"queue {name!r}: {fault}")
         url = name_or_url if "://" in name_or_url else client.get_queue_url(QueueName=name).get("QueueUrl")
         answered = bool(url) and "Attributes" in client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
     if not answered:
@@ -116,7 +103,7 @@ def queue_errors(name: str) -> Iterator[None]:
     except ClientError as error:
         raise QueueError(f"queue {name!r} {_reason(error_code(error.response))}") from None
     except BotoCoreError as error:
-        raise QueueError(f"queue {name!r}: {_LOCAL_FAULTS.get(type(error).__name__, _OUT_OF_REACH)}") from None
+        raise QueueError(f"queue {name!r}: {LOCAL_FAULTS.get(type(error).__name__, OUT_OF_REACH)}") from None
     except MALFORMED:
         raise QueueError(f"queue {name!r} {_PROTOCOL}") from None
 
@@ -131,9 +118,9 @@ def _reason(code: str) -> str:
         return "does not exist in this account and region: create it, or set LOGINPIPE_QUEUE or AWS_REGION"
     if code in _DENIED:
         return f"may not be used with these credentials ({code}): grant what docs/aws.md lists"
-    if code in _CREDENTIALS:
+    if code in CREDENTIALS:
         return f"cannot be used: AWS refuses the credentials ({code}): renew them"
-    if code in _UNAVAILABLE:
+    if code in UNAVAILABLE:
         return f"is out of reach for now (its endpoint answered {code}): try again later"
     if code.isdecimal():
         return f"{_PROTOCOL} (it answered {code})"

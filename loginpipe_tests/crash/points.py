@@ -180,9 +180,9 @@ def _warehouse(hooks: _Hooks) -> PostgresResource:
             hooks.at(Point.REJECTS_RECORDED)
             return recorded
 
-        def load(self, logins: pd.DataFrame, sealed: Sealed, run_id: str) -> LoadCounts:
+        def load(self, *arguments: Any, **options: Any) -> LoadCounts:
             hooks.at(Point.BEFORE_LOAD)
-            counts = super().load(logins, sealed, run_id)
+            counts = super().load(*arguments, **options)
             hooks.loaded()
             return counts
 

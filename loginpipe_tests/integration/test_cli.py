@@ -5,8 +5,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,55 +22,17 @@ from loginpipe.masking.key_files import generate_seal_key, private_half, read_se
 from loginpipe.sqs import client, dead_letters
 from loginpipe.sqs.client import Queue
 from loginpipe.sqs.depth import read_depth
+from loginpipe_tests.commands import Command, Done, command_line
 from loginpipe_tests.conftest import KeyFiles, Pipeline
 from loginpipe_tests.wire import eventually, ingest, login, logins, take
 
 LOGINPIPE = str(Path(sys.executable).parent / "loginpipe")
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command came to."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-    @property
-    def error(self) -> str:
-        """The one line of a failure."""
-        assert self.code == 1, f"{self.out}{self.err}"
-        assert self.out == ""
-        assert self.err.startswith("error: ")
-        assert self.err.endswith("\n")
-        assert self.err.count("\n") == 1, self.err
-        assert "Traceback" not in self.err
-        return self.err.removeprefix("error: ").removesuffix("\n")
-
-
-Command = Callable[..., Done]
+WHY = ("--purpose", "a test of the replay", "--ticket", "TEST-1")
 
 
 @pytest.fixture
 def loginpipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """The entry point of the command line, in this process: it takes a second less than one of its own."""
-
-    def run(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["loginpipe", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        return Done(code, *capsys.readouterr())
-
-    return run
+    return command_line(monkeypatch, capsys)
 
 
 def in_a_process(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -105,7 +66,9 @@ def commands() -> Iterator[str]:
 def test_these_are_the_commands() -> None:
     assert {
         "demo", "dev", "local up", "local down", "migrate", "send", "doctor", "rejects list", "rejects show",
-        "rejects replay", "dlq status", "dlq redrive", "keys generate",
+        "rejects replay", "dlq status", "dlq redrive", "keys generate", "keys rotate", "keys status", "pii request",
+        "pii approve", "pii recover", "pii erase", "pii rotate", "pii drill", "pii second-person", "pii audit list",
+        "pii audit verify",
     } <= set(commands())  # fmt: skip
 
 
@@ -119,7 +82,7 @@ def test_every_command_has_help_with_an_example_of_its_own(loginpipe: Command, c
     assert f"loginpipe {command}" in words.partition("Example: ")[2]
 
 
-@pytest.mark.parametrize("group", ["", "local", "rejects", "dlq", "keys"])
+@pytest.mark.parametrize("group", ["", "local", "rejects", "dlq", "keys", "pii", "pii audit"])
 def test_a_group_without_a_command_lists_what_there_is(loginpipe: Command, group: str) -> None:
     done = loginpipe(*group.split())
     below = {command.removeprefix(group).split()[0] for command in commands() if command.startswith(group)}
@@ -179,13 +142,17 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("rejects list", {}, "LOGINPIPE_DATABASE_URL is not set: "),
         ("rejects list", {"LOGINPIPE_DATABASE_URL": SOCKET}, "cannot connect to the database nothing at /nowhere: "),
         ("rejects show 5f0c6d2e-7f0a-4d3b-9a51-2f6f0b7f9c11", {}, "LOGINPIPE_DATABASE_URL is not set: "),
-        ("rejects replay --private-key absent.pem", NOWHERE, "the private key file absent.pem cannot be read "),
+        (
+            "rejects replay --purpose because-it-is-so --ticket 1 --private-key absent.pem",
+            NOWHERE,
+            "the private key file absent.pem cannot be read ",
+        ),
         ("keys generate", {}, "LOGINPIPE_TOKEN_KEYS is not set: "),
         ("keys generate", {"LOGINPIPE_TOKEN_KEYS": "file:tokens.json"}, "LOGINPIPE_SEAL_KEY is not set: "),
         (
             "keys generate",
             {"LOGINPIPE_TOKEN_KEYS": "awskms:alias/tokens", "LOGINPIPE_SEAL_KEY": "off"},
-            "LOGINPIPE_TOKEN_KEYS must be a file: URI",
+            "neither LOGINPIPE_TOKEN_KEYS nor LOGINPIPE_SEAL_KEY names a file: ",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(value),
@@ -203,7 +170,15 @@ def test_what_is_wrong_is_one_line_and_exit_code_1(
 
 @pytest.mark.parametrize(
     "arguments",
-    ["send --count none", "send --count 0", "rejects show x", "rejects replay", "rejects list --since then", "nothing"],
+    [
+        "send --count none",
+        "send --count 0",
+        "rejects show x",
+        "rejects replay",
+        "rejects replay --purpose because-it-is-so",
+        "rejects list --since then",
+        "nothing",
+    ],
 )
 def test_what_is_typed_wrong_is_exit_code_2_and_no_traceback(loginpipe: Command, arguments: str) -> None:
     done = loginpipe(*arguments.split())
@@ -220,7 +195,7 @@ def test_a_database_that_is_not_migrated_is_named_by_every_command_that_needs_it
     for arguments in (
         ("rejects", "list"),
         ("rejects", "show", str(uuid4())),
-        ("rejects", "replay", "--private-key", key),
+        ("rejects", "replay", *WHY, "--private-key", key),
         ("dlq", "redrive"),
     ):
         assert "loginpipe migrate" in loginpipe(*arguments).error
@@ -235,7 +210,7 @@ def test_a_queue_that_does_not_exist_is_named_by_every_command_that_needs_it(
         ("send", "--count", "1"),
         ("dlq", "status"),
         ("dlq", "redrive"),
-        ("rejects", "replay", "--private-key", key),
+        ("rejects", "replay", *WHY, "--private-key", key),
     ):
         assert loginpipe(*arguments).error.startswith("queue 'no-such-queue' does not exist in this account and region")
 
@@ -464,7 +439,11 @@ def with_rejects(pipeline: Pipeline) -> Pipeline:
 
 
 def test_rejects_are_listed_shown_and_replayed_without_a_word_of_what_they_say(
-    loginpipe: Command, with_rejects: Pipeline, key_files: KeyFiles
+    loginpipe: Command,
+    with_rejects: Pipeline,
+    key_files: KeyFiles,
+    custodian_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     printed = []
 
@@ -499,35 +478,48 @@ def test_rejects_are_listed_shown_and_replayed_without_a_word_of_what_they_say(
         assert reject["message_id"] in table, "whole, so that it can be copied"
     assert "device_id: blank" in table
 
-    private = key_files.seal_private
-    replay = ("rejects", "replay", "--private-key", private)
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", custodian_url)
+    # By default it is the private half beside the public one.
+    replay = ("rejects", "replay", *WHY)
+    assert command("rejects", "list", "--json").json == listed
     nothing = {"sent": 0, "still_bad": 4, "without_body": 0}
     assert command(*replay, "--dry-run", "--json").json == {**nothing, "dry_run": True}
-    assert command(*replay, "--json").json == {**nothing, "dry_run": False}
+    named = ("--private-key", f"file:{key_files.seal_private}")
+    assert command(*replay, *named, "--json").json == {**nothing, "dry_run": False}
     assert "0 sent back to queue" in command(*replay).out
     assert not [secret for secret in SECRETS for text in printed if secret in text]
     assert with_rejects.depth() == (0, 0)
 
 
 def test_what_is_not_all_not_there_or_not_to_be_opened_is_said_in_one_line(
-    loginpipe: Command, with_rejects: Pipeline, key: str
+    loginpipe: Command, with_rejects: Pipeline, key: str, custodian_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert len(loginpipe("rejects", "list", "--most", 2, "--json").json) == 2
     done = loginpipe("rejects", "list", "--most", 2)
     assert (done.code, done.err) == (0, "these are the newest 2: --most shows more\n")
     missing = uuid4()
     assert loginpipe("rejects", "show", missing).error.startswith(f"no rejected message has the id {missing}: ")
-    assert loginpipe("rejects", "replay", "--private-key", key).error.startswith("data key ")
+    assert "42501" in loginpipe("rejects", "replay", *WHY).error, "the pipeline's own role may not open"
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", custodian_url)
+    assert loginpipe("rejects", "replay", *WHY, "--private-key", key).error.startswith("data key ")
+    short = ("rejects", "replay", "--purpose", "short", "--ticket", "TEST-1")
+    assert loginpipe(*short).error.startswith("refused, and on record as purpose_too_short: ")
     assert with_rejects.depth() == (0, 0)
 
 
 def test_a_reject_that_has_become_good_is_replayed_once_and_no_longer_listed(
-    loginpipe: Command, pipeline: Pipeline, key_files: KeyFiles, monkeypatch: pytest.MonkeyPatch
+    loginpipe: Command,
+    pipeline: Pipeline,
+    key_files: KeyFiles,
+    custodian_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    pipeline_url = os.environ["LOGINPIPE_DATABASE_URL"]
     ingest(pipeline, login(app_version="not yet"))
     # As if the rules had been stricter then: what was sealed is a good login.
     seal_anew(pipeline, key_files, login(user_id="again"))
-    replay = ("rejects", "replay", "--private-key", key_files.seal_private)
+    replay = ("rejects", "replay", *WHY, "--private-key", key_files.seal_private)
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", custodian_url)
     dry = loginpipe(*replay, "--dry-run")
     assert dry.out == f"1 would be sent back to queue '{pipeline.queue.name}'; 0 are still bad and stay\n"
     assert pipeline.depth() == (0, 0)
@@ -536,6 +528,7 @@ def test_a_reject_that_has_become_good_is_replayed_once_and_no_longer_listed(
     (listed,) = loginpipe("rejects", "list", "--replayed", "--json").json
     assert listed["replayed_at"] is not None
     assert loginpipe(*replay, "--json").json["sent"] == 0
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", pipeline_url)
     assert take(pipeline, 1).success
     assert pipeline.rows("SELECT user_id FROM user_logins") == [("again",)]
 

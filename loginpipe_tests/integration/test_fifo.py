@@ -13,10 +13,12 @@ import pandas as pd
 import pytest
 
 from loginpipe import cli
-from loginpipe.custody.replay import read_private_key, replay
+from loginpipe.custody.access import Bulk, request_access
+from loginpipe.custody.replay import replay
 from loginpipe.masking.key_files import read_seal_key
 from loginpipe.masking.sealing import seal
 from loginpipe.postgres.connections import connect, transaction
+from loginpipe.postgres.reject_queries import RejectFilter, find_rejects
 from loginpipe.postgres.rejects import record_rejects
 from loginpipe.postgres.runs import Arrival
 from loginpipe.sqs import dead_letters, receiver
@@ -25,6 +27,7 @@ from loginpipe.sqs.dead_letters import RedriveCounts, redrive, redrive_policy
 from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.identity import identity, replay_id
 from loginpipe_tests.conftest import KeyFiles, Pipeline
+from loginpipe_tests.custody import REASON, opener_of
 from loginpipe_tests.wire import Wire, eventually, failed_entries, login, take
 
 GROUPS = ("a", "b", "c")
@@ -230,11 +233,12 @@ def test_a_reject_is_replayed_to_a_fifo_queue_and_sent_twice_is_there_once(
         }
     )
     sealed = seal([(message_id, login().encode())], "body", [read_seal_key(key_files.seal_public)])
-    private_key = read_private_key(key_files.seal_private)
     connection = connect(pipeline.database_url)
     record_rejects(connection, frame, sealed, Arrival(str(uuid4()), "queue", sent_at, 1, 0, None, None))
+    bulk = Bulk(request_access(connection, None, REASON).request_id, REASON)
     for _ in range(2):
-        assert replay(connection, pipeline.queue, private_key, [message_id]).sent == 1
+        rejects = find_rejects(connection, RejectFilter(message_id=message_id, replayed=True))
+        assert replay(connection, pipeline.queue, opener_of(key_files.seal_private), rejects, bulk).sent == 1
     connection.close()
     (message,) = received(pipeline.queue)
     assert identity(message).message_id == str(replay_id(UUID(message_id)))

@@ -27,8 +27,8 @@ TABLES = ("user_logins", "loginpipe.ingested_messages", "vault.sealed_values", "
 
 
 @pytest.fixture
-def connection(database_url: str) -> Iterator[Connection]:
-    connection = connect(database_url)
+def connection(pipeline_url: str) -> Iterator[Connection]:
+    connection = connect(pipeline_url)
     yield connection
     connection.close()
 

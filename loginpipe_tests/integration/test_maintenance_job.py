@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
 import psycopg2
@@ -9,9 +10,9 @@ import pytest
 
 from loginpipe.definitions import build_definitions
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
-from loginpipe.postgres.migrate import migrate
+from loginpipe.postgres.migrate import HEAD, migrate
 from loginpipe.postgres.partition_plan import LEDGER, USER_LOGINS, coming
-from loginpipe_tests.conftest import Pipeline
+from loginpipe_tests.conftest import OWNER, Pipeline, as_role
 from loginpipe_tests.wire import cause_of_failure, logged
 
 
@@ -53,19 +54,36 @@ def test_what_is_missing_is_made_and_what_is_expired_is_dropped(pipeline: Pipeli
         [partition for partition in coming(today().date()) if partition.table == table][-1]
         for table in (LEDGER, USER_LOGINS)
     )
-    old = (today() - timedelta(days=40)).date()
+    day = (today() - timedelta(days=40)).date()
+    old = f"loginpipe.ingested_messages_{day:y%Ym%md%d}"
     execute(
-        pipeline.database_url,
+        as_role(pipeline.database_url, OWNER),
         f"DROP TABLE {last_day}",
         f"DROP TABLE {last_month}",
-        f"CREATE TABLE loginpipe.old PARTITION OF {LEDGER} FOR VALUES FROM ('{old}') TO ('{old + timedelta(days=1)}')",
+        f"CREATE TABLE {old} PARTITION OF {LEDGER} FOR VALUES FROM ('{day}') TO ('{day + timedelta(days=1)}')",
     )
     result = run(pipeline)
     assert result.success
     found = report(result)
-    assert (set(found["created"]), found["dropped"]) == ({str(last_day), str(last_month)}, ["loginpipe.old"])
-    there = "SELECT to_regclass(%s) IS NOT NULL, to_regclass(%s) IS NOT NULL, to_regclass('loginpipe.old') IS NULL"
-    assert pipeline.rows(there, str(last_day), str(last_month)) == [(True, True, True)]
+    assert (set(found["created"]), found["dropped"]) == ({str(last_day), str(last_month)}, [old])
+    there = "SELECT to_regclass(%s) IS NOT NULL, to_regclass(%s) IS NOT NULL, to_regclass(%s) IS NULL"
+    assert pipeline.rows(there, str(last_day), str(last_month), old) == [(True, True, True)]
+
+
+def test_what_was_recorded_of_late_under_an_expired_day_outlives_its_partition(pipeline: Pipeline) -> None:
+    """A reject that is replayed after a month keeps the day of its first sending, and can come twice."""
+    day = (today() - timedelta(days=40)).date()
+    partition = f"loginpipe.ingested_messages_{day:y%Ym%md%d}"
+    run_id, message, old = (str(uuid4()) for _ in range(3))
+    execute(
+        as_role(pipeline.database_url, OWNER),
+        f"CREATE TABLE {partition} PARTITION OF {LEDGER} FOR VALUES FROM ('{day}') TO ('{day + timedelta(days=1)}')",
+        f"INSERT INTO loginpipe.ingest_runs (run_id, queue, started_at) VALUES ('{run_id}', 'queue', now())",
+        f"INSERT INTO {LEDGER} VALUES ('{message}', '{day}', '{run_id}'), ('{old}', '{day}', '{old}')",
+    )
+    assert report(run(pipeline))["dropped"] == [partition]
+    found = pipeline.rows(f"SELECT message_id::text, sent_on, run_id::text, tableoid::regclass::text FROM {LEDGER}")
+    assert found == [(message, day, run_id, "loginpipe.ingested_messages_default")]
 
 
 def test_rows_that_no_partition_covers_are_counted(pipeline: Pipeline) -> None:
@@ -103,7 +121,7 @@ def test_a_database_that_is_not_migrated_fails_it_with_one_sentence(
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", empty_database_url)
     cause = cause_of_failure(run(pipeline))
     assert cause.startswith("SchemaError: the database empty_")
-    assert cause.endswith("is not migrated (at none, needs 0001): run `loginpipe migrate`")
+    assert cause.endswith(f"is not migrated (at none, needs {HEAD}): run `loginpipe migrate`")
 
 
 def test_the_ledger_keeps_what_a_dead_letter_can_still_bring_back(pipeline: Pipeline) -> None:

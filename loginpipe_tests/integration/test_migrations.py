@@ -67,6 +67,22 @@ def as_new_role(connection: Connection, database_url: str) -> tuple[str, str]:
     return role, make_dsn(database_url, user=role)
 
 
+def upgrade_to(revision: str, database_url: str) -> None:
+    """Make a database of an older version."""
+    from alembic import command
+    from sqlalchemy import create_engine
+
+    engine = create_engine("postgresql+psycopg2://", creator=lambda: connect(database_url))
+    config = alembic_config()
+    with engine.begin() as bound:
+        connection = bound.connection.driver_connection
+        assert isinstance(connection, Connection)
+        connection.cursor().execute("CREATE SCHEMA IF NOT EXISTS loginpipe")
+        config.attributes["connection"] = bound
+        command.upgrade(config, revision)
+    engine.dispose()
+
+
 # --- what a migration makes ---
 
 
@@ -134,17 +150,39 @@ def test_a_role_that_may_not_migrate_is_told_what_it_lacks(empty_database_url: s
         migrate(role_url, today=TODAY)
 
 
-def test_the_first_migration_refuses_to_be_undone(empty_database_url: str, connection: Connection) -> None:
+def test_a_database_of_the_first_migration_is_brought_up_to_date_with_all_its_rows(
+    empty_database_url: str, connection: Connection
+) -> None:
+    upgrade_to("0001", empty_database_url)
+    query(
+        connection,
+        """
+        INSERT INTO user_logins VALUES ('u', 'android', 'ip.v1.a', 'dev.v1.a', NULL, 1, '2026-11-20');
+        INSERT INTO vault.sealed_values VALUES ('ip.v1.a', 'ip', gen_random_uuid(), 0, 'x');
+        """,
+    )
+    assert migrate(empty_database_url, today=TODAY) == MigrationResult(before="0001", after=HEAD, adopted=False)
+    assert query(connection, "SELECT user_id, masked_ip FROM loginpipe.user_logins_canonical") == [("u", "ip.v1.a")]
+    assert query(connection, "SELECT token FROM vault.sealed_values") == [("ip.v1.a",)]
+
+
+@pytest.mark.parametrize(
+    ("revision", "loses"),
+    [("0002", "would drop the access log and the tombstones"), ("0001", "would drop the vault and the ledger")],
+)
+def test_a_migration_refuses_to_be_undone(
+    empty_database_url: str, connection: Connection, revision: str, loses: str
+) -> None:
     from alembic import command
     from sqlalchemy import create_engine
 
-    migrate(empty_database_url, today=TODAY)
+    upgrade_to(revision, empty_database_url)
     before = query(connection, CATALOG)
     engine = create_engine("postgresql+psycopg2://", creator=lambda: connect(empty_database_url))
     config = alembic_config()
     with engine.connect() as bound:
         config.attributes["connection"] = bound
-        with pytest.raises(SchemaError, match="would drop the vault and the ledger"):
+        with pytest.raises(SchemaError, match=loses):
             command.downgrade(config, "base")
     engine.dispose()
     assert query(connection, CATALOG) == before
@@ -174,7 +212,7 @@ def test_a_reject_has_a_field_for_each_reason_and_is_sealed_whole_or_not_at_all(
 # --- a table that was there before ---
 
 
-def test_a_table_that_is_there_is_adopted_and_nothing_about_it_changes(
+def test_a_table_that_is_there_is_adopted_and_nothing_about_it_changes_but_who_may_use_it(
     empty_database_url: str, connection: Connection
 ) -> None:
     query(
@@ -192,16 +230,35 @@ def test_a_table_that_is_there_is_adopted_and_nothing_about_it_changes(
     assert migrate(empty_database_url, today=TODAY) == MigrationResult(before=None, after=HEAD, adopted=True)
     assert migrate(empty_database_url, today=TODAY).adopted is False
 
-    after = query(connection, CATALOG)
-    assert [row for row in after if not row[0].startswith(("loginpipe.", "vault."))] == before
+    after = [row for row in query(connection, CATALOG) if not row[0].startswith(("loginpipe.", "vault."))]
+    assert [(*row[:3], *row[4:]) for row in after] == [(*row[:3], *row[4:]) for row in before]
     assert query(connection, "SELECT ctid, xmin, * FROM public.user_logins") == rows
+    grants = """
+        SELECT grantee::regrole::text, string_agg(privilege_type, ', ' ORDER BY privilege_type)
+        FROM pg_class, aclexplode(relacl)
+        WHERE oid = 'public.user_logins'::regclass AND grantee <> relowner
+        GROUP BY 1 ORDER BY 1
+    """
+    assert query(connection, grants) == [("loginpipe_analyst", "SELECT"), ("loginpipe_writer", "INSERT, SELECT")]
 
 
-def test_a_table_of_another_owner_is_adopted(empty_database_url: str, connection: Connection) -> None:
+def test_a_table_of_another_owner_is_adopted_once_that_one_has_granted_what_is_missing(
+    empty_database_url: str, connection: Connection
+) -> None:
     role, role_url = as_new_role(connection, empty_database_url)
     [(database,)] = query(connection, "SELECT current_database()")
     query(connection, f"CREATE TABLE public.user_logins ({COLUMNS}) PARTITION BY RANGE (create_date)")
     query(connection, f"GRANT CREATE ON DATABASE {database} TO {role}")
+    before = query(connection, CATALOG)
+    with pytest.raises(SchemaError) as refusal:
+        migrate(role_url, today=TODAY)
+    said = str(refusal.value)
+    assert said.startswith(f"the role {role} may not do all of migration 0002: let an administrator")
+    assert said.count("GRANT") == 3
+    assert "\n" not in said
+    assert query(connection, CATALOG) == before
+
+    query(connection, said.split("`")[1])
     assert migrate(role_url, today=TODAY).adopted
 
 

@@ -197,9 +197,9 @@ def test_when_the_database_stays_away_the_messages_go_back_and_a_later_run_takes
 class WithoutItsTable(PostgresResource):
     """Finds at the load that somebody has renamed the table."""
 
-    def load(self, logins: pd.DataFrame, sealed: Sealed, run_id: str) -> LoadCounts:
+    def load(self, logins: pd.DataFrame, sealed: Sealed, run_id: str, **more: Any) -> LoadCounts:
         execute(self.database_url or "", "ALTER TABLE user_logins RENAME TO away")
-        return super().load(logins, sealed, run_id)
+        return super().load(logins, sealed, run_id, **more)
 
 
 def test_when_the_load_fails_the_rejects_stay_recorded_and_the_logins_come_again(pipeline: Pipeline) -> None:
@@ -220,8 +220,8 @@ def test_when_the_load_fails_the_rejects_stay_recorded_and_the_logins_come_again
 class DyingAfterTheCommit(PostgresResource):
     """Commits the load, and does not live to tell."""
 
-    def load(self, logins: pd.DataFrame, sealed: Sealed, run_id: str) -> LoadCounts:
-        super().load(logins, sealed, run_id)
+    def load(self, logins: pd.DataFrame, sealed: Sealed, run_id: str, **more: Any) -> LoadCounts:
+        super().load(logins, sealed, run_id, **more)
         raise SystemError("killed")
 
 
@@ -246,8 +246,8 @@ def test_a_write_whose_commit_was_not_heard_of_is_done_again_and_finds_its_own_r
     commits = getattr(resources, write)
     answers_lost = iter([True])
 
-    def unheard(*arguments: Any) -> Any:
-        outcome = commits(*arguments)
+    def unheard(*arguments: Any, **more: Any) -> Any:
+        outcome = commits(*arguments, **more)
         if next(answers_lost, False):
             raise DatabaseError("the connection to the database broke off: OperationalError; run again")
         return outcome

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,14 +11,16 @@ from uuid import UUID, uuid4
 import pandas as pd
 import psycopg2
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
 
-from loginpipe.custody.replay import ReplayCounts, read_private_key, replay
-from loginpipe.errors import DatabaseError, KeyFileError, OpeningError, QueueError
+from loginpipe.custody.access import Bulk, request_access
+from loginpipe.custody.opening import Fault
+from loginpipe.custody.private_keys import Opener
+from loginpipe.custody.replay import ReplayCounts, replay
+from loginpipe.errors import AccessRefusedError, DatabaseError, OpeningError, QueueError
 from loginpipe.local.stack import LocalStack
 from loginpipe.masking.key_files import read_seal_key
 from loginpipe.masking.sealing import Sealed, SealKey, seal
-from loginpipe.postgres.connections import Connection, connect
+from loginpipe.postgres.connections import Connection
 from loginpipe.postgres.partitions import maintain
 from loginpipe.postgres.reject_queries import RejectFilter, find_rejects
 from loginpipe.postgres.rejects import record_rejects
@@ -25,7 +28,8 @@ from loginpipe.postgres.runs import Arrival
 from loginpipe.sqs.client import Queue, open_queue
 from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.identity import identity, replay_id
-from loginpipe_tests.conftest import KeyFiles, Pipeline
+from loginpipe_tests.conftest import KeyFiles, Pipeline, as_role
+from loginpipe_tests.custody import REASON, connected, new_private_key, opener_of
 from loginpipe_tests.wire import Wire, failed_entries, login, logins, refusal, take
 
 SENT_AT = datetime(2026, 9, 30, 23, 59, 59, 123000, UTC)
@@ -36,8 +40,9 @@ class Rejects:
     """The rejects of a database, and their custodian."""
 
     connection: Connection
+    custodian: Connection
     queue: Queue
-    private_key: rsa.RSAPrivateKey
+    opener: Opener
     recipient: SealKey
 
     def record(self, *bodies: str, sent_at: datetime = SENT_AT, sealed: bool = True, **other: Any) -> list[str]:
@@ -61,7 +66,11 @@ class Rejects:
         return ids
 
     def replay(self, ids: Sequence[str], **options: Any) -> ReplayCounts:
-        return replay(self.connection, options.pop("queue", self.queue), self.private_key, ids, **options)
+        """Replay rejects as a custodian, under a bulk request."""
+        queue, opener = options.pop("queue", self.queue), options.pop("opener", self.opener)
+        found = {reject.message_id: reject for reject in find_rejects(self.custodian, RejectFilter(replayed=True))}
+        bulk = Bulk(request_access(self.custodian, None, REASON).request_id, REASON)
+        return replay(self.custodian, queue, opener, [found[i] for i in ids], bulk, **options)
 
     def replayed(self) -> set[str]:
         found = find_rejects(self.connection, RejectFilter(replayed=True))
@@ -72,17 +81,18 @@ class Rejects:
             cursor.execute(statement)
 
 
-def opened(database_url: str, queue: Queue, key_files: KeyFiles) -> Rejects:
-    private_key = read_private_key(key_files.seal_private)
-    return Rejects(connect(database_url), queue, private_key, read_seal_key(key_files.seal_public))
+@contextmanager
+def opened(database_url: str, queue: Queue, key_files: KeyFiles) -> Iterator[Rejects]:
+    with connected(database_url) as connection, connected(as_role(database_url, "custodian")) as custodian:
+        opener, recipient = opener_of(key_files.seal_private), read_seal_key(key_files.seal_public)
+        yield Rejects(connection, custodian, queue, opener, recipient)
 
 
 @pytest.fixture
 def rejects(pipeline: Pipeline, key_files: KeyFiles) -> Iterator[Rejects]:
     """Rejects in the database of a pipeline."""
-    rejects = opened(pipeline.database_url, pipeline.queue, key_files)
-    yield rejects
-    rejects.connection.close()
+    with opened(pipeline.database_url, pipeline.queue, key_files) as rejects:
+        yield rejects
 
 
 @pytest.fixture(scope="module")
@@ -101,15 +111,23 @@ def shared_database_url(stack: LocalStack, migrated_template: str) -> Iterator[s
 @pytest.fixture
 def alone(shared_database_url: str, queue: Queue, key_files: KeyFiles) -> Iterator[Rejects]:
     """Rejects without a pipeline."""
-    rejects = opened(shared_database_url, queue, key_files)
-    rejects.execute("TRUNCATE loginpipe.rejected_messages, loginpipe.ingested_messages, vault.data_keys")
-    yield rejects
-    rejects.connection.close()
+    with opened(shared_database_url, queue, key_files) as rejects:
+        rejects.execute("TRUNCATE loginpipe.rejected_messages, loginpipe.ingested_messages, vault.data_keys")
+        yield rejects
+
+
+@dataclass(frozen=True)
+class Other:
+    """Another private key."""
+
+    recipient: SealKey
+    opener: Opener
 
 
 @pytest.fixture(scope="module")
-def other_key() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+def other(tmp_path_factory: pytest.TempPathFactory) -> Other:
+    path = tmp_path_factory.mktemp("other") / "private.pem"
+    return Other(new_private_key(path, 2048), opener_of(path))
 
 
 def waiting(queue: Queue) -> list[Any]:
@@ -152,10 +170,10 @@ def test_a_replay_interrupted_before_it_was_marked_is_sent_again_and_is_still_on
     pipeline: Pipeline, rejects: Rejects
 ) -> None:
     ids = rejects.record(*logins(2))
-    rejects.execute("ALTER TABLE loginpipe.rejected_messages RENAME COLUMN replayed_at TO away")
+    rejects.execute("REVOKE UPDATE (replayed_at) ON loginpipe.rejected_messages FROM pii_custodian")
     with pytest.raises(DatabaseError):
         rejects.replay(ids)
-    rejects.execute("ALTER TABLE loginpipe.rejected_messages RENAME COLUMN away TO replayed_at")
+    rejects.execute("GRANT UPDATE (replayed_at) ON loginpipe.rejected_messages TO pii_custodian")
     assert rejects.replayed() == set()
     assert take(pipeline, 2).success
 
@@ -276,7 +294,7 @@ def test_no_rejects_are_none_to_send(alone: Rejects) -> None:
     assert alone.replay([]) == ReplayCounts()
 
 
-def test_a_value_sealed_for_two_is_opened_by_either(alone: Rejects, other_key: rsa.RSAPrivateKey) -> None:
+def test_a_value_sealed_for_two_is_opened_by_either(alone: Rejects, other: Other) -> None:
     ids = [str(uuid4())]
     frame = pd.DataFrame(
         {
@@ -288,20 +306,21 @@ def test_a_value_sealed_for_two_is_opened_by_either(alone: Rejects, other_key: r
             "fields": pd.Series([["ip"]], dtype=object),
         }
     )
-    both = [SealKey(other_key.public_key()), alone.recipient]
+    both = [other.recipient, alone.recipient]
     sealed = seal([(ids[0], login().encode())], "body", both)
     record_rejects(alone.connection, frame, sealed, Arrival(str(uuid4()), "queue", SENT_AT, 1, 0, None, None))
-    for key in (other_key, alone.private_key):
-        assert replay(alone.connection, alone.queue, key, ids, dry_run=True) == ReplayCounts(sent=1)
+    for opener in (other.opener, alone.opener):
+        assert alone.replay(ids, opener=opener, dry_run=True) == ReplayCounts(sent=1)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def test_the_wrong_key_opens_nothing_and_nothing_is_sent(alone: Rejects, other_key: rsa.RSAPrivateKey) -> None:
+def test_the_wrong_key_opens_nothing_and_nothing_is_sent(alone: Rejects, other: Other) -> None:
     ids = alone.record(*logins(3))
     with pytest.raises(OpeningError, match=r"^data key .* does not unwrap") as caught:
-        replay(alone.connection, alone.queue, other_key, ids)
+        alone.replay(ids, opener=other.opener)
+    assert caught.value.fault == Fault.OTHER_RECIPIENT
     said = str(caught.value)
     assert "\n" not in said
     assert "user-" not in said
@@ -331,9 +350,35 @@ def test_bodies_swapped_between_two_rejects_are_refused(alone: Rejects) -> None:
         WHERE other.message_id <> this.message_id
         """
     )
-    with pytest.raises(OpeningError):
+    with pytest.raises(OpeningError) as caught:
         alone.replay(ids)
+    assert caught.value.fault == Fault.ROW_SWAPPED
     assert read_depth(alone.queue).total == 0
+
+
+def test_what_another_role_requested_is_not_replayed_under(alone: Rejects) -> None:
+    ids = alone.record(*logins(2))
+    rejects = find_rejects(alone.custodian, RejectFilter())
+    bulk = Bulk(request_access(alone.connection, None, REASON).request_id, REASON)
+    with pytest.raises(AccessRefusedError) as caught:
+        replay(alone.custodian, alone.queue, alone.opener, rejects, bulk)
+    assert caught.value.code == "unusable_parent"
+    assert alone.replayed() == set()
+    assert len(ids) == len(rejects)
+
+
+def test_every_body_that_was_opened_is_on_record_also_of_a_dry_run(alone: Rejects) -> None:
+    ids = alone.record(*logins(40))
+    alone.replay(ids, dry_run=True)
+    with alone.connection, alone.connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT array_agg(subject), count(DISTINCT seq) FROM vault.access_log, unnest(subjects) AS subject "
+            "WHERE action = 'release' AND subject = ANY (%s)",
+            (ids,),
+        )
+        ((released, releases),) = cursor.fetchall()
+    assert sorted(released) == sorted(ids)
+    assert releases == 2, "bodies can be large, so not all of them come in one release"
 
 
 @pytest.fixture
@@ -380,37 +425,3 @@ def test_a_replay_interrupted_between_two_batches_has_marked_what_it_sent(alone:
         str(replay_id(UUID(message_id))) for message_id in marked
     }
     assert 0 < len(marked) < 15
-
-
-# --- the key file -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("content", [None, b"", b"no key", b"\xff\xfe", b"-----BEGIN PRIVATE KEY-----\nAAAA\n"])
-def test_a_file_that_holds_no_private_key_is_named_in_one_line(tmp_path: Any, content: bytes | None) -> None:
-    file = tmp_path / "key.pem"
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(KeyFileError) as caught:
-        read_private_key(file)
-    assert str(file) in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert caught.value.__cause__ is None
-
-
-def test_the_public_half_and_a_folder_are_no_private_key(key_files: KeyFiles, tmp_path: Any) -> None:
-    for path in (key_files.seal_public, tmp_path):
-        with pytest.raises(KeyFileError, match=str(path)):
-            read_private_key(path)
-
-
-def test_keys_of_other_kinds_and_keys_behind_a_passphrase_are_refused(tmp_path: Any) -> None:
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ed25519
-
-    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    other = ed25519.Ed25519PrivateKey.generate()
-    locked = serialization.BestAvailableEncryption(b"secret")
-    for encryption, said in ((serialization.NoEncryption(), "no RSA key"), (locked, "without a passphrase")):
-        (tmp_path / "key.pem").write_bytes(other.private_bytes(pem, pkcs8, encryption))
-        with pytest.raises(KeyFileError, match=said):
-            read_private_key(tmp_path / "key.pem")

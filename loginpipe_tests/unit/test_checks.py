@@ -201,6 +201,8 @@ class LeakyMasking:
 
     sealing = False
     keys = KEYS
+    masking = "hmac-sha256"
+    compat = None
 
     def mask(self, validated: pd.DataFrame) -> MaskedLogins:
         masked = mask_logins(validated, KEYS)

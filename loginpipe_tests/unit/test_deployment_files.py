@@ -110,6 +110,15 @@ def test_the_compose_file_sets_only_settings_that_exist() -> None:
     assert {name for name in names if name.startswith(PREFIX)} <= set(SETTINGS)
 
 
+def test_the_pipeline_connects_as_its_own_role_and_the_migrations_as_the_owner() -> None:
+    urls = {name: service.get("environment", {}).get("LOGINPIPE_DATABASE_URL") for name, service in SERVICES.items()}
+    users = {name: url.split("//")[1].split("@")[0] for name, url in urls.items() if url}
+    assert users == {"migrate": "loginpipe", "code-server": "loginpipe_pipeline"}
+    script = (COMPOSE_FOLDER / "postgres" / "10-databases.sh").read_text()
+    assert re.findall(r"IN ROLE (\w+)", script) == ["loginpipe_writer"]
+    assert "CREATE DATABASE loginpipe OWNER loginpipe;" in script
+
+
 def test_images_are_pinned() -> None:
     foreign = {service["image"] for name, service in SERVICES.items() if name not in OURS}
     bases = set(re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE))

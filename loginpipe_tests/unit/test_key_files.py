@@ -16,13 +16,15 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from loginpipe.errors import KeyFileError
 from loginpipe.masking.key_files import (
-    VERSION_MOST,
     generate_seal_key,
     generate_token_keys,
     private_half,
+    read_salt,
     read_seal_key,
     read_token_keys,
+    rotate_token_keys,
 )
+from loginpipe.masking.token_key_document import VERSION_MOST
 from loginpipe.masking.tokens import derive_field_keys
 from loginpipe_tests.conftest import KeyFiles
 
@@ -392,3 +394,118 @@ def test_what_is_no_public_rsa_key_is_refused_in_one_line(tmp_path: Path, conten
     path = tmp_path / "key.pem"
     path.write_bytes(content)
     assert str(path) in refusal(lambda: read_seal_key(path))
+
+
+# --- rotated ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_rotation_adds_a_version_keeps_the_older_ones_and_leaves_one_file_for_its_owner(tmp_path: Path) -> None:
+    path = token_key_file(tmp_path / "keys.json", document())
+    returned = rotate_token_keys(path)
+    keys = read_token_keys(path)
+    assert keys == returned
+    assert (keys.current, set(keys.field_keys)) == (2, {1, 2})
+    assert keys.field_keys[1] == derive_field_keys(KEY)
+    assert mode_of(path) == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("development", [True, False])
+def test_a_rotation_makes_no_development_key_fit_for_production(tmp_path: Path, development: bool) -> None:
+    path = token_key_file(tmp_path / "keys.json", document(development=development))
+    assert rotate_token_keys(path).development is development
+
+
+def test_a_link_to_the_file_stays_a_link(tmp_path: Path) -> None:
+    path = token_key_file(tmp_path / "keys.json", document())
+    link = tmp_path / "elsewhere" / "link.json"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    rotate_token_keys(link)
+    assert link.readlink() == path
+    assert read_token_keys(path).current == 2
+    assert list(link.parent.iterdir()) == [link]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_a_rotation_by_root_leaves_the_file_to_its_owner(tmp_path: Path) -> None:
+    path = token_key_file(tmp_path / "keys.json", document())
+    os.chown(path, 12345, 23456)
+    rotate_token_keys(path)
+    assert (path.stat().st_uid, path.stat().st_gid, mode_of(path)) == (12345, 23456, 0o600)
+
+
+def test_a_full_disk_leaves_the_old_file_as_it_was(tmp_path: Path) -> None:
+    path = token_key_file(tmp_path / "keys.json", document())
+    before = path.read_bytes()
+    with no_file_longer_than(50):
+        assert "cannot be written" in refusal(lambda: rotate_token_keys(path))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_an_interrupted_rotation_left_behind_goes_with_the_next_one(tmp_path: Path) -> None:
+    path = token_key_file(tmp_path / "keys.json", document())
+    (tmp_path / ".keys.json.new").write_text('{"current": 2, "keys"')
+    assert rotate_token_keys(path).current == 2
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o644])
+def test_a_file_that_others_may_touch_is_not_rotated(tmp_path: Path, mode: int) -> None:
+    path = token_key_file(tmp_path / "keys.json", document(), mode)
+    assert "chmod 600" in refusal(lambda: rotate_token_keys(path))
+    assert path.read_text() == document()
+
+
+def test_a_malformed_or_absent_file_is_not_rotated(tmp_path: Path) -> None:
+    path = token_key_file(tmp_path / "keys.json", document()[:-2])
+    assert "is no token key file" in refusal(lambda: rotate_token_keys(path))
+    assert path.read_text() == document()[:-2]
+    assert "cannot be read" in refusal(lambda: rotate_token_keys(tmp_path / "absent.json"))
+
+
+def test_of_many_that_rotate_one_file_at_once_none_undoes_another(tmp_path: Path) -> None:
+    path = token_key_file(tmp_path / "keys.json", document())
+    start, made, refused = threading.Barrier(8), [], []
+
+    def rotate() -> None:
+        start.wait()
+        try:
+            made.append(rotate_token_keys(path).current)
+        except KeyFileError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=rotate) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) + len(refused) == 8
+    assert sorted(made) == list(range(2, len(made) + 2))
+    assert set(read_token_keys(path).field_keys) == {1, *made}
+    assert all("is being changed by another process" in message for message in refused)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# --- the salt ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "salt"),
+    [
+        (b"pepper", b"pepper"),
+        (b"pepper\n", b"pepper"),
+        (b"pepper\r\n", b"pepper"),
+        (b" pepper ", b" pepper "),
+        (b"\xff\x00\n", b"\xff\x00"),
+    ],
+    ids=ascii,
+)
+def test_a_salt_is_the_file_without_the_line_break_that_ends_it(tmp_path: Path, content: bytes, salt: bytes) -> None:
+    assert read_salt(token_key_file(tmp_path / "salt", content)) == salt
+
+
+def test_a_salt_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    message = refusal(lambda: read_salt(token_key_file(tmp_path / "salt", "pepper", 0o644)))
+    assert message == f"the salt file {tmp_path / 'salt'} has the mode 0644: run `chmod 600 {tmp_path / 'salt'}`"

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from loginpipe.logins.canonical import address_text, canonical_address, canonical_device_id
 from loginpipe.logins.messages import Message, messages_frame
 from loginpipe.logins.splitting import split_batch
+from loginpipe.masking.compat import CompatMasking
 from loginpipe.masking.key_files import read_seal_key
 from loginpipe.masking.mask import MaskedBatch, clear_cells, mask_logins, seal_originals
 from loginpipe.masking.sealing import SealKey
@@ -164,6 +165,28 @@ def test_two_spellings_of_one_address_and_one_device_have_one_token() -> None:
     assert [list(values.values()) for values in masked.originals.values()] == [[b"1.2.3.4"], ["caf\u00e9".encode()]]
 
 
+SPELLINGS = [
+    ["1.2.3.4", " 1.2.3.4", "1.2.3.4\n", "::ffff:1.2.3.4", "::FFFF:102:304", "0:0:0:0:0:ffff:1.2.3.4",
+     "0000:0000:0000:0000:0000:ffff:0102:0304"],
+    ["2001:db8::1", "2001:DB8::1", "2001:db8:0:0:0:0:0:1", "2001:0db8:0000:0000:0000:0000:0000:0001",
+     "2001:db8::0:1", "2001:db8:0:0::1", "2001:db8::0.0.0.1", "\t2001:Db8::1 "],
+    ["::1", "0:0:0:0:0:0:0:1", "::0:1", "0000::0001", "::0.0.0.1"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spellings", SPELLINGS, ids=lambda spellings: spellings[0])
+def test_every_spelling_of_one_address_has_one_token_and_one_value_in_the_vault(spellings: list[str]) -> None:
+    masked = mask_logins(validated(*({**GOOD, "ip": ip} for ip in spellings)), KEYS)
+    (token,) = set(masked.logins["masked_ip"])
+    assert masked.originals["ip"] == {token: spellings[0].encode()}
+
+
+def test_addresses_that_are_not_one_have_tokens_of_their_own() -> None:
+    addresses = [spellings[0] for spellings in SPELLINGS] + ["1.2.3.5", "::1.2.3.4", "64:ff9b::1.2.3.4"]
+    masked = mask_logins(validated(*({**GOOD, "ip": ip} for ip in addresses)), KEYS)
+    assert masked.logins["masked_ip"].nunique() == len(addresses)
+
+
 def test_the_locale_that_is_missing_stays_none() -> None:
     frame = mask_logins(validated({**GOOD, "locale": None}, GOOD), KEYS).logins
     assert list(frame["locale"]) == [None, "RU"]
@@ -203,6 +226,83 @@ def test_a_frame_that_is_a_part_of_another_is_masked_row_by_row() -> None:
     part = mask_logins(whole.iloc[[3, 1]], KEYS).logins
     assert list(part["user_id"]) == ["user 3", "user 1"]
     assert list(part["masked_ip"]) == KEYS.tokens("ip", [bytes([1, 2, 3, 3]), bytes([1, 2, 3, 1])])
+
+
+# --- versions and older schemes ---------------------------------------------------------------------------------------
+
+ROTATED = TokenKeys(3, {version: derive_field_keys(bytes([version]) * 32) for version in (1, 2, 3, 4)})
+
+COMPAT = [
+    CompatMasking("compat-sha256-salted", b"pepper"),
+    CompatMasking("compat-sha256-base64"),
+    CompatMasking("compat-md5"),
+]
+
+
+def test_there_are_no_aliases_where_one_version_is_held() -> None:
+    assert list(mask_logins(validated(GOOD), KEYS).aliases) == []
+
+
+def test_each_distinct_value_has_an_alias_from_every_older_version_to_the_current_one() -> None:
+    masked = mask_logins(validated(GOOD, GOOD, {**GOOD, "ip": " ::ffff:199.172.111.135", "device_id": "x"}), ROTATED)
+    address, devices = bytes([199, 172, 111, 135]), [b"593-47-5928", b"x"]
+    expected = [
+        alias
+        for field, values in (("ip", [address]), ("device_id", devices))
+        for version in (1, 2)
+        for alias in zip(ROTATED.tokens(field, values, version), ROTATED.tokens(field, values), strict=True)
+    ]
+    assert list(masked.aliases) == expected
+    assert len({old for old, _ in masked.aliases}) == 6
+    assert {new for _, new in masked.aliases} == {*masked.logins["masked_ip"], *masked.logins["masked_device_id"]}
+
+
+@moderate
+@given(st.lists(logins, max_size=6))
+def test_an_alias_leads_from_what_the_older_key_made_to_what_the_current_one_makes(
+    events: list[dict[str, Any]],
+) -> None:
+    before = mask_logins(validated(*events), TokenKeys(1, {1: ROTATED.field_keys[1]})).logins
+    both = TokenKeys(3, {version: ROTATED.field_keys[version] for version in (1, 3)})
+    masked = mask_logins(validated(*events), both)
+    new = dict(masked.aliases)
+    for column in ("masked_ip", "masked_device_id"):
+        assert [new[old] for old in before[column]] == list(masked.logins[column])
+
+
+@pytest.mark.parametrize("compat", COMPAT, ids=lambda compat: compat.name)
+def test_an_older_scheme_masks_the_stripped_text_as_received(compat: CompatMasking) -> None:
+    masked = mask_logins(
+        validated(
+            {**GOOD, "ip": " 1.2.3.4\n", "device_id": "\u00e9 "},
+            {**GOOD, "ip": "::ffff:1.2.3.4", "device_id": "e\u0301"},
+        ),
+        ROTATED,
+        compat,
+    )
+    ips, devices = [b"1.2.3.4", b"::ffff:1.2.3.4"], ["\u00e9".encode(), "e\u0301".encode()]
+    assert list(masked.logins["masked_ip"]) == compat.tokens(ips)
+    assert list(masked.logins["masked_device_id"]) == compat.tokens(devices)
+    assert list(masked.originals["ip"].items()) == list(zip(compat.tokens(ips), ips, strict=True))
+    assert list(masked.originals["device_id"].items()) == list(zip(compat.tokens(devices), devices, strict=True))
+    assert list(masked.aliases) == [], "there is no older version of an older scheme"
+    assert clear_cells(masked.logins, compat) == {"masked_ip": 0, "masked_device_id": 0}
+
+
+@pytest.mark.parametrize("compat", COMPAT, ids=lambda compat: compat.name)
+def test_only_values_of_the_masking_in_force_pass_the_wall(compat: CompatMasking) -> None:
+    tokens, older = mask_logins(validated(GOOD), KEYS).logins, mask_logins(validated(GOOD), KEYS, compat).logins
+    assert clear_cells(tokens, compat) == clear_cells(older) == {"masked_ip": 1, "masked_device_id": 1}
+    others = [each for each in COMPAT if each.pattern.pattern != compat.pattern.pattern]
+    assert others
+    assert all(clear_cells(older, other) == {"masked_ip": 1, "masked_device_id": 1} for other in others)
+
+
+@pytest.mark.parametrize("compat", COMPAT, ids=lambda compat: compat.name)
+def test_a_clear_cell_is_counted_under_an_older_scheme_too(compat: CompatMasking) -> None:
+    frame = mask_logins(validated(GOOD, GOOD), KEYS, compat).logins
+    frame.at[1, "masked_device_id"] = GOOD["device_id"]
+    assert clear_cells(frame, compat) == {"masked_ip": 0, "masked_device_id": 1}
 
 
 # --- the wall ---------------------------------------------------------------------------------------------------------

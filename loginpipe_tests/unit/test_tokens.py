@@ -1,6 +1,7 @@
 """Tokens: equal for equal values and for nothing else, and the same for ever for one key."""
 
 import re
+import unicodedata
 from base64 import urlsafe_b64encode
 from hashlib import sha256
 
@@ -150,14 +151,16 @@ def test_new_tokens_are_made_with_the_current_version_where_several_are_held() -
 
 def test_each_field_has_a_key_of_its_own_of_32_bytes_and_none_is_the_token_key() -> None:
     derived = derive_field_keys(KEY)
-    assert set(derived) == {"ip", "device_id"}
+    assert set(derived) == {"ip", "device_id", "user_id"}
     assert {len(key) for key in derived.values()} == {32}
-    assert len({KEY, *derived.values()}) == 3
+    assert len({KEY, *derived.values()}) == 4
 
 
-def test_what_derives_a_key_is_the_label_that_kms_would_mac() -> None:
-    assert derivation_label("device_id") == b"loginpipe.token.v1.device_id"
-    assert derive_field_keys(KEY)["device_id"] == rfc_2104(KEY, b"loginpipe.token.v1.device_id")
+@pytest.mark.parametrize("field", ["ip", "device_id", "user_id"])
+def test_what_derives_a_key_is_the_label_that_kms_would_mac(field: str) -> None:
+    label = f"loginpipe.token.v1.{field}".encode()
+    assert derivation_label(field) == label
+    assert derive_field_keys(KEY)[field] == rfc_2104(KEY, label)
 
 
 def test_the_check_value_of_a_key_written_down_once_is_made_again_for_ever() -> None:
@@ -182,6 +185,68 @@ def test_a_check_value_notices_one_wrong_derived_key(field: str) -> None:
 def test_there_is_a_check_value_for_each_version() -> None:
     several = TokenKeys(7, {version: derive_field_keys(KEY) for version in (1, 2, 7)})
     assert set(several.check_values()) == {1, 2, 7}
+
+
+# --- older versions ---------------------------------------------------------------------------------------------------
+
+
+@moderate
+@given(st.sampled_from([("ip", "ip"), ("device_id", "dev")]), st.lists(values, max_size=5))
+def test_tokens_of_any_version_that_is_held_can_be_made_again(
+    field_and_prefix: tuple[str, str], many: list[bytes]
+) -> None:
+    field, prefix = field_and_prefix
+    both = TokenKeys(2, {1: derive_field_keys(b"1" * 32), 2: derive_field_keys(b"2" * 32)})
+    assert both.tokens(field, many, version=1) == [expected_token(b"1" * 32, 1, field, prefix, value) for value in many]
+    assert both.tokens(field, many, version=2) == both.tokens(field, many)
+
+
+def test_a_version_that_is_not_held_makes_no_tokens() -> None:
+    with pytest.raises(KeyError):
+        KEYS.tokens("ip", [b"x"], version=2)
+
+
+@pytest.mark.parametrize(
+    ("current", "held", "older"), [(1, [1], ()), (1, [1, 2], ()), (2, [1, 2], (1,)), (9, [7, 9, 3, 10], (3, 7))]
+)
+def test_the_older_versions_are_those_below_the_current_one(
+    current: int, held: list[int], older: tuple[int, ...]
+) -> None:
+    assert TokenKeys(current, {version: derive_field_keys(KEY) for version in held}).older == older
+
+
+# --- tombstones -------------------------------------------------------------------------------------------------------
+
+
+def test_the_tombstone_of_a_user_written_down_once_is_made_again_for_ever() -> None:
+    tombstones = KEYS.tombstones("424cdd21-063a-43a7-b91b-7ca1a833afae")
+    assert tombstones == {1: bytes.fromhex("807d13e60f17b6268cbe801aa8bf88b9b6d368a8872550ba804bab65d37a9804")}
+
+
+@moderate
+@given(token_keys, st.text(st.characters(codec="utf-8"), min_size=1, max_size=128))
+def test_a_tombstone_is_the_hmac_of_the_user_id_under_a_key_of_its_own(key: bytes, user_id: str) -> None:
+    value = unicodedata.normalize("NFC", user_id).strip().encode()
+    expected = rfc_2104(rfc_2104(key, b"loginpipe.token.v1.user_id"), value)
+    assert with_key(key).tombstones(user_id) == {1: expected}
+    assert expected not in [rfc_2104(derive_field_keys(key)[field], value) for field in FIELDS]
+
+
+def test_every_spelling_of_a_user_id_has_one_tombstone() -> None:
+    assert len({KEYS.tombstones(text)[1] for text in ("caf\u00e9", "cafe\u0301", " caf\u00e9\n", "\tcafe\u0301 ")}) == 1
+    assert KEYS.tombstones("caf\u00e9") != KEYS.tombstones("cafe")
+
+
+def test_there_is_a_tombstone_for_each_version_held_and_they_differ() -> None:
+    several = TokenKeys(2, {version: derive_field_keys(bytes([version]) * 32) for version in (1, 2, 3)})
+    tombstones = several.tombstones("a user")
+    assert set(tombstones) == {1, 2, 3}
+    assert len(set(tombstones.values())) == 3
+    assert {len(tombstone) for tombstone in tombstones.values()} == {32}
+
+
+def test_what_no_login_can_hold_has_a_tombstone_all_the_same_and_raises_nothing_that_quotes_it() -> None:
+    assert len(KEYS.tombstones("\udc80")[1]) == 32
 
 
 @moderate

@@ -17,7 +17,12 @@ def driver_connection() -> Connection:
     return connection
 
 
+def sql_file(name: str) -> str:
+    """Return the text of a file of ``versions/``."""
+    return _VERSIONS.joinpath(name).read_text(encoding="utf-8")
+
+
 def run_sql_file(name: str) -> None:
     """Run a file of ``versions/``. Straight through the driver: SQLAlchemy would read ``:`` and ``%`` in it."""
     with driver_connection().cursor() as cursor:
-        cursor.execute(_VERSIONS.joinpath(name).read_text())
+        cursor.execute(sql_file(name))

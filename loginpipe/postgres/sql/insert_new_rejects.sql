@@ -13,4 +13,4 @@ INSERT INTO loginpipe.rejected_messages (
 SELECT message_id, sent_at, received_at, %(run_id)s, reasons, fields, sealed_body, data_key_id, position
 FROM incoming_rejects
 JOIN new_messages USING (message_id)
-RETURNING data_key_id
+RETURNING message_id::text

@@ -4,4 +4,4 @@ SELECT token, field, data_key_id, position, ciphertext
 FROM incoming_sealed
 ORDER BY token
 ON CONFLICT (token) DO NOTHING
-RETURNING data_key_id
+RETURNING token

@@ -1,0 +1,54 @@
+"""What the clients of all AWS services share: what production demands of an endpoint, and faults of no service's own.
+
+Each service has its own client, with its own words for its own refusals.
+"""
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
+
+CREDENTIALS: Final = frozenset(
+    {
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidClientTokenId",
+        "SignatureDoesNotMatch",
+        "UnrecognizedClientException",
+    }
+)
+"""Error codes of credentials that AWS refuses, whatever they were to be used for."""
+UNAVAILABLE: Final = frozenset({"502", "503", "504"})
+"""What a proxy or a load balancer answers in an endpoint's place."""
+LOCAL_FAULTS: Final = {
+    "NoRegionError": "no AWS region is set: set AWS_REGION",
+    "NoCredentialsError": "no AWS credentials were found: give the task a role, or set AWS_PROFILE",
+    "PartialCredentialsError": "the AWS credentials are incomplete: set AWS_SECRET_ACCESS_KEY too",
+    "ProfileNotFound": "the profile in AWS_PROFILE does not exist: mend it",
+}
+"""botocore's errors about what is missing here, by class."""
+OUT_OF_REACH: Final = "the endpoint cannot be reached: is it up, and are AWS_ENDPOINT_URL and AWS_REGION right?"
+
+
+def endpoint_fault(client: "BaseClient") -> str | None:
+    """Return what production has against a client's endpoint, in words, or None: it must be https, or on this machine.
+
+    An endpoint is AWS's own, which is https, unless a variable or the profile names another.
+    """
+    url = urlsplit(client.meta.endpoint_url)
+    if url.scheme == "https" or _is_loopback(url.hostname or ""):
+        return None
+    variable = "AWS_ENDPOINT_URL_" + client.meta.service_model.service_id.upper().replace(" ", "_")
+    return (
+        f"production demands https to AWS, and the endpoint at {url.hostname} has none: set AWS_ENDPOINT_URL (or "
+        f"{variable}, or the profile's endpoint_url) to an https:// URL, or unset it"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

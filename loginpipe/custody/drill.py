@@ -1,0 +1,139 @@
+"""The drill: proof, on values that are nobody's, that what the pipeline seals today can be recovered tomorrow."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from ipaddress import IPv6Address
+from typing import Final
+from uuid import UUID, uuid4
+
+import pandas as pd
+
+from loginpipe.custody.access import Released, release
+from loginpipe.custody.private_keys import OPTION, Opener
+from loginpipe.custody.released import DataKeys, open_released
+from loginpipe.custody.token_checks import TokenChecks
+from loginpipe.errors import LoginpipeError
+from loginpipe.masking.compat import CompatMasking
+from loginpipe.masking.mask import mask_logins, seal_originals
+from loginpipe.masking.sealing import SealKey
+from loginpipe.masking.tokens import TokenKeys
+from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.vault import insert_sealed
+
+_DOCUMENTATION: Final = 0x20010DB8 << 96
+"""2001:db8::/32, addresses that nobody has (RFC 3849)."""
+_DEVICE: Final = "loginpipe drill "
+_MARKS: Final = (b"2001:db8:", _DEVICE.encode())
+"""What the values begin with."""
+
+
+@dataclass(frozen=True)
+class Canary:
+    """Values that are nobody's, as they were sealed: token → value."""
+
+    values: Mapping[str, bytes] = field(repr=False)
+
+    @property
+    def tokens(self) -> list[str]:
+        """Their tokens."""
+        return list(self.values)
+
+
+@dataclass(frozen=True)
+class Drill:
+    """What a drill proved.
+
+    Attributes:
+        opened_with: fingerprints of the private keys, with each of which every value was opened.
+        not_tried: fingerprints of further recipients, whose private keys were not at hand.
+    """
+
+    values: int
+    opened_with: list[str]
+    not_tried: list[str]
+
+
+def store_canary(
+    connection: Connection, keys: TokenKeys, compat: CompatMasking | None, recipients: tuple[SealKey, ...]
+) -> Canary:
+    """Seal an address and a device id that are nobody's, by the pipeline's own code, and store them; they stay.
+
+    Args:
+        connection: of a role that may write to the vault, with no transaction open.
+        keys: the token keys.
+        compat: the masking that is in force instead of tokens, if one is.
+        recipients: the public keys that the pipeline seals for.
+
+    Raises:
+        LoginpipeError: sealing is off.
+        DatabaseError: as `transaction`.
+    """
+    if not recipients:
+        raise LoginpipeError("LOGINPIPE_SEAL_KEY is off, so nothing is sealed and nothing can be recovered")
+    originals = mask_logins(_nobody(), keys, compat).originals
+    with transaction(connection) as cursor:
+        insert_sealed(cursor, seal_originals(originals, frozenset(), recipients))
+    return Canary({token: value for of_field in originals.values() for token, value in of_field.items()})
+
+
+def recover_canary(
+    connection: Connection, request_id: UUID, opener: Opener, checks: TokenChecks, canary: Canary | None
+) -> Drill:
+    """Have the canary released, open it with each private key at hand, and compare.
+
+    Args:
+        connection: with no transaction open.
+        request_id: the request for it.
+        opener: the private keys.
+        checks: the keys to make tokens again with.
+        canary: what it was; None where another process stored it: then its tokens alone are compared.
+
+    Raises:
+        LoginpipeError: recovery does not work; says how far it came.
+        AccessRefusedError: the release was refused.
+        OpeningError: a value does not open, or is not what was sealed.
+        DatabaseError, KeyFileError: the database, or KMS, is out of reach or refuses.
+    """
+    released = release(connection, request_id)
+    wanted = canary.tokens if canary else [each.value.subject for each in released]
+    if not wanted or {each.value.subject for each in released} != set(wanted):
+        raise LoginpipeError("recovery does not work: the canary was stored, and not all of it was released")
+    recipients = released[0].recipients
+    ours = [recipient for recipient in recipients if recipient in opener.fingerprints]
+    if not ours:
+        raise LoginpipeError(
+            f"recovery does not work with this private key: the pipeline seals for {' and '.join(recipients)}; name "
+            f"the private half of one with {OPTION}"
+        )
+    for recipient in ours:
+        _compare(released, opener.only(recipient), checks, canary)
+    return Drill(len(released), ours, [recipient for recipient in recipients if recipient not in ours])
+
+
+def _compare(released: Sequence[Released], opener: Opener, checks: TokenChecks, canary: Canary | None) -> None:
+    opening = open_released(released, DataKeys(opener), checks)
+    if opening.refused:
+        raise opening.refused[0]
+    for token, opened in opening.opened.items():
+        if not opened.plaintext.startswith(_MARKS):
+            raise LoginpipeError("that request is for other values than a drill's: use `loginpipe pii recover`")
+        if not opened.checked or (canary and opened.plaintext != canary.values[token]):
+            raise LoginpipeError(f"recovery does not work: what opens for {token} is not the canary that was sealed")
+
+
+def _nobody() -> pd.DataFrame:
+    """Return a validated login of nobody, as the pipeline masks it."""
+    address = IPv6Address(_DOCUMENTATION | secrets.randbits(96))
+    login = {
+        "message_id": str(uuid4()),
+        "sent_at": pd.Timestamp(datetime.now(UTC)),
+        "user_id": "",
+        "device_type": "",
+        "ip": str(address),
+        "device_id": f"{_DEVICE}{uuid4()}",
+        "locale": None,
+        "app_version": 0,
+    }
+    return pd.DataFrame([login])

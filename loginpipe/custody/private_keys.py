@@ -1,0 +1,156 @@
+"""The private halves of seal keys: a file, or AWS KMS, which decrypts without giving the key away."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from loginpipe.custody.opening import Fault, require_data_key, unwrap
+from loginpipe.errors import KeyFileError, OpeningError, PassphraseError
+from loginpipe.masking.aws_clients import key_errors, kms_client
+from loginpipe.masking.key_files import private_half
+from loginpipe.masking.key_uris import FILE, KMS, KeyUri, key_path, key_uri
+from loginpipe.masking.keys import SEAL_KEY, seal_key_uris
+from loginpipe.masking.kms_keys import kms_key, read_kms_seal_key
+from loginpipe.masking.private_files import read_private_file
+from loginpipe.masking.sealing import SealKey, WrappedDataKey
+
+if TYPE_CHECKING:
+    from mypy_boto3_kms import KMSClient
+
+OPTION: Final = "--private-key"
+
+AskPassphrase = Callable[[Path], str]
+"""Asks for the passphrase of a file; called only where the key in it has one."""
+
+
+@dataclass(frozen=True)
+class Opener:
+    """What opens data keys: one private key or several, each known by the fingerprint of its public half."""
+
+    _unwrap: Mapping[str, Callable[[WrappedDataKey], bytes]] = field(repr=False)
+
+    @property
+    def fingerprints(self) -> frozenset[str]:
+        """The recipients whose data keys open."""
+        return frozenset(self._unwrap)
+
+    def only(self, fingerprint: str) -> "Opener":
+        """Return one of the keys alone."""
+        return Opener({fingerprint: self._unwrap[fingerprint]})
+
+    def unwrap(self, data_key: WrappedDataKey) -> bytes:
+        """Return the 32 bytes of a data key.
+
+        Raises:
+            OpeningError: `Fault.OTHER_RECIPIENT` or `Fault.DATA_KEY_CHANGED`.
+            KeyFileError: KMS is out of reach, or refuses.
+        """
+        if data_key.recipient not in self._unwrap:
+            raise for_another_recipient([data_key])
+        return self._unwrap[data_key.recipient](data_key)
+
+
+def for_another_recipient(data_keys: Sequence[WrappedDataKey]) -> OpeningError:
+    """Return the error of a data key that no key at hand opens; it names the keys that would."""
+    recipients = " or ".join(f"{data_key.recipient[:16]}…" for data_key in data_keys)
+    return OpeningError(
+        f"data key {data_keys[0].data_key_id} does not unwrap: it is for {recipients}, and that private key is not the "
+        f"one given: name it with {OPTION}",
+        Fault.OTHER_RECIPIENT,
+    )
+
+
+def load_opener(uris: Sequence[str], *, production: bool, passphrase: AskPassphrase) -> Opener:
+    """Load private keys.
+
+    Args:
+        uris: ``file:`` with a private key in PEM, or a plain path to one, or ``awskms:``; at least one.
+        production: refuse AWS endpoints without https.
+        passphrase: asked for keys that have one.
+
+    Raises:
+        KeyFileError: absent, readable by others, or no private RSA key; KMS refuses.
+        PassphraseError: the passphrase is not the key's.
+    """
+    found = [_load(_as_uri(uri), production=production, passphrase=passphrase) for uri in uris]
+    return Opener(dict(found))
+
+
+def private_uris(seal_key: str) -> list[str]:
+    """Return where the private halves of the keys in ``LOGINPIPE_SEAL_KEY`` are by default.
+
+    Of ``file:`` it is the file beside the public one, if it is there; of ``awskms:`` the same key.
+
+    Raises:
+        KeyFileError: sealing is off, or none of them is to be found.
+    """
+    found, absent = [], []
+    for uri in seal_key_uris(seal_key):
+        path = private_half(key_path(uri, SEAL_KEY)) if uri.provider == FILE else None
+        if path is None:
+            found.append(str(uri))
+        elif path.exists():
+            found.append(f"{FILE}:{path}")
+        else:
+            absent.append(path)
+    if found:
+        return found
+    if absent:
+        raise KeyFileError(f"the private key is not at {absent[0]}: say with {OPTION} where it is")
+    raise KeyFileError(f"{SEAL_KEY} is off, so nothing is sealed now: say with {OPTION} what opens older values")
+
+
+def _as_uri(text: str) -> KeyUri:
+    if text.startswith((f"{FILE}:", f"{KMS}:")):
+        return key_uri(text, OPTION, (FILE, KMS))
+    return KeyUri(FILE, text)
+
+
+def _load(uri: KeyUri, *, production: bool, passphrase: AskPassphrase) -> tuple[str, Callable[[WrappedDataKey], bytes]]:
+    if uri.provider == FILE:
+        key = _private_key(key_path(uri, OPTION), passphrase)
+        return SealKey(key.public_key()).fingerprint, partial(unwrap, private_key=key)
+    client = kms_client(production=production)
+    return read_kms_seal_key(client, uri.name).fingerprint, partial(_kms_unwrap, client, uri.name)
+
+
+def _private_key(path: Path, passphrase: AskPassphrase) -> rsa.RSAPrivateKey:
+    content = read_private_file(path, "private key file")
+    try:
+        try:
+            key: object = serialization.load_pem_private_key(content, password=None)
+        except TypeError:
+            key = _behind_passphrase(path, content, passphrase(path))
+    except (ValueError, UnsupportedAlgorithm):
+        raise KeyFileError(f"{path} holds no private key in PEM: is it the public half?") from None
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise KeyFileError(f"{path} holds no RSA key: name the private half of a seal key")
+    return key
+
+
+def _behind_passphrase(path: Path, content: bytes, passphrase: str) -> object:
+    wrong = PassphraseError(f"the passphrase does not open {path}: type it again")
+    if not passphrase:
+        raise wrong
+    try:
+        return serialization.load_pem_private_key(content, password=passphrase.encode())
+    except ValueError:
+        raise wrong from None
+
+
+def _kms_unwrap(client: "KMSClient", key_id: str, data_key: WrappedDataKey) -> bytes:
+    with key_errors(kms_key(key_id), "kms:Decrypt"):
+        try:
+            answer = client.decrypt(
+                KeyId=key_id, CiphertextBlob=data_key.wrapped_key, EncryptionAlgorithm="RSAES_OAEP_SHA_256"
+            )
+            key = answer["Plaintext"]
+        except client.exceptions.InvalidCiphertextException:
+            key = b""
+    return require_data_key(data_key, key)

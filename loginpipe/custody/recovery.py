@@ -1,0 +1,143 @@
+"""Recovery: values in clear for the tokens that a custodian has asked for, on the record, or the reason why not."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from loginpipe.custody.access import Reason, Request, release, request_access
+from loginpipe.custody.families import Families, read_families
+from loginpipe.custody.opening import Fault
+from loginpipe.custody.private_keys import Opener
+from loginpipe.custody.released import DataKeys, Opened, Opening, open_released
+from loginpipe.custody.token_checks import BODY, TokenChecks
+from loginpipe.errors import LoginpipeError, OpeningError
+from loginpipe.postgres.connections import Connection
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A value in clear.
+
+    Attributes:
+        subject: the token or message id that was asked for.
+        by_alias: the key of the token's own version is not at hand: what was checked is the token's alias.
+    """
+
+    subject: str
+    field_name: str
+    plaintext: bytes = field(repr=False)
+    by_alias: bool = False
+
+    @property
+    def text(self) -> str:
+        """The value as text; what is no UTF-8 in a message's body is shown as hexadecimal escapes."""
+        return self.plaintext.decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What became of a request.
+
+    Attributes:
+        refused: the errors of values that are there, and do not open or may not be believed.
+        missing: what was asked for and is not there, under no alias either.
+    """
+
+    recovered: list[Recovered]
+    refused: list[OpeningError]
+    missing: list[str]
+
+
+def request_recovery(connection: Connection, subjects: Sequence[str], reason: Reason) -> Request:
+    """Request values, each also under the aliases of its token: one may be sealed under any of them.
+
+    Raises:
+        AccessRefusedError: with the refusal code.
+        DatabaseError: as `transaction`.
+    """
+    return request_access(connection, read_families(connection, subjects).of_all(subjects), reason)
+
+
+def recover(
+    connection: Connection,
+    request_id: UUID,
+    opener: Opener,
+    checks: TokenChecks,
+    *,
+    asked: Sequence[str] | None = None,
+    most: int,
+) -> Recovery:
+    """Have a request released, and open what it is for.
+
+    Args:
+        connection: with no transaction open.
+        request_id: a committed request of this role.
+        opener: the private keys.
+        checks: the keys to make tokens again with.
+        asked: what the request is for; None where only the database knows: then every token of each value is given.
+        most: of values to open.
+
+    Raises:
+        AccessRefusedError: the release was refused.
+        LoginpipeError: there are more values than ``most``; none was opened.
+        DatabaseError, KeyFileError: the database, or KMS, is out of reach or refuses.
+    """
+    released = release(connection, request_id)
+    tokens = [each.value.subject for each in released]
+    families = read_families(connection, asked if asked is not None else tokens)
+    values = len({families.of(token) for token in tokens})
+    if values > most:
+        raise LoginpipeError(
+            f"the request is for {values} values, which is more than {most}: none was opened; request again, and give "
+            f"--most {values}"
+        )
+    opening = open_released(released, DataKeys(opener), checks)
+    return resolve(families.of_all(tokens) if asked is None else asked, opening, families, checks)
+
+
+def resolve(asked: Sequence[str], opening: Opening, families: Families, checks: TokenChecks) -> Recovery:
+    """Find for each token its value among those that were opened: its own, or one under an alias that proves good."""
+    recovered, missing, refused = [], [], list(opening.refused)
+    bad = {error.subject for error in opening.refused}
+    for subject in asked:
+        found = list(_candidates(subject, opening, families, checks))
+        good = next((each for each in found if isinstance(each, Recovered)), None)
+        if good is not None:
+            recovered.append(good)
+        elif found:
+            refused += [each for each in found if isinstance(each, OpeningError)]
+        elif subject not in bad:
+            missing.append(subject)
+    return Recovery(recovered, refused, missing)
+
+
+def _candidates(
+    subject: str, opening: Opening, families: Families, checks: TokenChecks
+) -> Iterator[Recovered | OpeningError]:
+    family = families.of(subject)
+    for name in (subject, *(member for member in family if member != subject)):
+        if name in opening.opened:
+            yield _judged(subject, opening.opened[name], family, checks)
+
+
+def _judged(subject: str, opened: Opened, family: Sequence[str], checks: TokenChecks) -> Recovered | OpeningError:
+    """Say whether an opened value is that of a token: by the token itself, else by one of its family."""
+    value = Recovered(subject, opened.field_name, opened.plaintext)
+    if opened.field_name == BODY:
+        return value
+    fits = opened.checked if opened.subject == subject else checks.fits(subject, opened.field_name, opened.plaintext)
+    if fits is False:
+        return OpeningError(
+            f"the alias of {subject} was planted: it leads to {opened.subject}, and that value gives another token; "
+            "see docs/security.md",
+            Fault.ALIAS_PLANTED,
+            subject,
+        )
+    if fits or any(checks.fits(member, opened.field_name, opened.plaintext) for member in family):
+        return Recovered(subject, opened.field_name, opened.plaintext, by_alias=not fits)
+    return OpeningError(
+        f"the {opened.field_name} of {subject} opens, but no key at hand shows that it is the token's: let "
+        "LOGINPIPE_TOKEN_KEYS hold the version in the token, or LOGINPIPE_COMPAT_SALT name the salt it was made with",
+        Fault.UNCHECKED,
+        subject,
+    )

@@ -1,0 +1,157 @@
+"""The custodian's part of a rotation of the token key: values that do not come back by themselves.
+
+The pipeline writes an alias for each value that it sees again. The others are opened here, a batch at a time, sealed
+under the token of the current version, and given their alias. A batch is written as a whole or not at all, and what is
+written is not looked at again: so it can be killed at any point and begun anew, and two at once do some work twice.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+from loginpipe.custody.access import SUBJECTS_MOST, Bulk, release_under
+from loginpipe.custody.families import Families, read_families
+from loginpipe.custody.opening import Fault
+from loginpipe.custody.private_keys import Opener
+from loginpipe.custody.released import DataKeys, Opened, Opening, open_released, planted
+from loginpipe.custody.rotation_tokens import still_there, tokens_to_rotate
+from loginpipe.custody.token_checks import TokenChecks, canonical, token_version
+from loginpipe.errors import KeyFileError, OpeningError
+from loginpipe.masking.sealing import Sealed, SealKey, seal
+from loginpipe.masking.tokens import PREFIXES, TokenKeys
+from loginpipe.postgres.aliases import insert_aliases
+from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.erasures import hold_off_erasures
+from loginpipe.postgres.vault import insert_sealed, known_tokens
+
+
+@dataclass
+class Rotation:
+    """What a rotation did.
+
+    Attributes:
+        rotated: tokens that lead to one of the current version now.
+        sealed: values that were sealed anew; the pipeline had sealed the others meanwhile.
+        unchecked: those of the rotated that were of a lost version, so that nothing shows whether they are the token's.
+        refused: the errors of values that do not open or may not be believed; they stay as they are.
+    """
+
+    rotated: int = 0
+    sealed: int = 0
+    unchecked: int = 0
+    refused: list[OpeningError] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Renewed:
+    """A value under a token of an older version, its token of the current one, and the aliases that lead there."""
+
+    value: Opened
+    new: str
+    aliases: Sequence[tuple[str, str]]
+
+
+def rotate(
+    connection: Connection,
+    bulk: Bulk,
+    opener: Opener,
+    keys: TokenKeys,
+    recipients: Sequence[SealKey],
+    *,
+    lost: Collection[int] = (),
+    progress: Callable[[int], None] = lambda _: None,
+) -> Rotation:
+    """Give every sealed value a token of the current version, and its older ones an alias to that.
+
+    Args:
+        connection: of a role that is custodian and writer, with no transaction open.
+        bulk: the bulk request to make the others under.
+        opener: the private keys.
+        keys: the token keys, with every version that there are values of.
+        recipients: the public keys to seal for.
+        lost: versions whose key is gone for good: their values are taken for what they are stored as.
+        progress: told the number of tokens looked at, batch by batch.
+
+    Raises:
+        AccessRefusedError: a request or release was refused.
+        KeyFileError: a version of the token key is not held and not said to be lost; KMS is out of reach, or refuses.
+        OpeningError: a data key is for none of the private keys.
+        DatabaseError: as `transaction`. What was written before any of these stays.
+    """
+    done, data_keys, checks, after = Rotation(), DataKeys(opener), TokenChecks(keys), ""
+    while batch := tokens_to_rotate(connection, keys.current, after, SUBJECTS_MOST):
+        _require_versions(batch, {*keys.field_keys, *lost})
+        families = read_families(connection, batch)
+        opening = open_released(release_under(connection, bulk, batch), data_keys, checks)
+        for error in opening.refused:
+            if error.fault == Fault.OTHER_RECIPIENT:
+                raise error
+        renewed = _renewed(opening, families, keys, checks, done.refused)
+        done.sealed += _write(connection, renewed, recipients)
+        done.rotated += len(renewed)
+        done.unchecked += sum(not each.value.checked for each in renewed)
+        done.refused += opening.refused
+        after = batch[-1]
+        progress(len(batch))
+    return done
+
+
+def _require_versions(tokens: Sequence[str], versions: Collection[int]) -> None:
+    absent = {version for token in tokens if (version := token_version(token)) not in versions}
+    if absent:
+        version = min(absent, key=str)
+        raise KeyFileError(
+            f"LOGINPIPE_TOKEN_KEYS does not hold version {version}, which there are values of: let it, until the "
+            f"rotation is complete; if that key is gone for good, say --lost-version {version}"
+        )
+
+
+def _renewed(
+    opening: Opening, families: Families, keys: TokenKeys, checks: TokenChecks, refused: list[OpeningError]
+) -> list[_Renewed]:
+    renewed = []
+    for opened in opening.opened.values():
+        value = canonical(opened.field_name, opened.plaintext)
+        if value is None:
+            refused.append(planted(opened.subject, opened.field_name))
+            continue
+        (new,) = keys.tokens(opened.field_name, [value])
+        family = [member for member in families.of(opened.subject) if member != new]
+        strangers = [m for m in family if checks.fits(m, opened.field_name, opened.plaintext) is False]
+        if strangers:
+            refused.append(_alias_planted(opened, strangers[0]))
+            continue
+        aliases = [(member, new) for member in family]
+        renewed.append(_Renewed(opened, new, aliases))
+    return renewed
+
+
+def _alias_planted(opened: Opened, stranger: str) -> OpeningError:
+    return OpeningError(
+        f"an alias of {opened.subject} was planted: {stranger} stands for another value; see docs/security.md",
+        Fault.ALIAS_PLANTED,
+        opened.subject,
+    )
+
+
+def _write(connection: Connection, renewed: Sequence[_Renewed], recipients: Sequence[SealKey]) -> int:
+    known = known_tokens(connection, [each.new for each in renewed])
+    values = {each.new: each.value for each in renewed if each.new not in known}
+    sealed = [
+        seal([(new, v.plaintext) for new, v in values.items() if v.field_name == name], name, recipients)
+        for name in PREFIXES
+    ]
+    with transaction(connection) as cursor:
+        hold_off_erasures(cursor, None)
+        # Whoever was erased since the release is not brought back.
+        there = still_there(cursor, [each.value.subject for each in renewed])
+        kept = {each.new for each in renewed if each.value.subject in there}
+        inserted = insert_sealed(
+            cursor,
+            Sealed(
+                [data_key for part in sealed for data_key in part.data_keys],
+                [value for part in sealed for value in part.values if value.subject in kept],
+            ),
+        )
+        aliases = {old: new for each in renewed if each.value.subject in there for old, new in each.aliases}
+        insert_aliases(cursor, list(aliases.items()))
+    return inserted

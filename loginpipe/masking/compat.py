@@ -1,0 +1,73 @@
+"""Maskings of older schemes, for installations whose table holds their values already and must stay joinable.
+
+Not for anything new: addresses and device ids are so few that whoever holds the table tries them all in minutes, salt
+or no salt. They mask the stripped text as received, as those schemes did: two spellings of one address are two values.
+"""
+
+import re
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import md5, sha256
+from typing import Final
+
+HMAC: Final = "hmac-sha256"
+"""The value of ``LOGINPIPE_MASKING`` for tokens, which is no masking of this file."""
+SALTED: Final = "compat-sha256-salted"
+BASE64: Final = "compat-sha256-base64"
+MD5: Final = "compat-md5"
+
+
+def _salted(salt: bytes, value: bytes) -> str:
+    return sha256(salt + value).hexdigest()
+
+
+def _base64(_: bytes, value: bytes) -> str:
+    return b64encode(sha256(value).digest()).decode()
+
+
+def _md5(_: bytes, value: bytes) -> str:
+    return md5(value, usedforsecurity=False).hexdigest()
+
+
+_SCHEMES: Final[Mapping[str, tuple[Callable[[bytes, bytes], str], re.Pattern[str]]]] = {
+    SALTED: (_salted, re.compile("[0-9a-f]{64}")),
+    BASE64: (_base64, re.compile("[A-Za-z0-9+/]{43}=")),
+    MD5: (_md5, re.compile("[0-9a-f]{32}")),
+}
+
+
+@dataclass(frozen=True)
+class CompatMasking:
+    """One of the older schemes; the same for every field.
+
+    Attributes:
+        name: as in ``LOGINPIPE_MASKING``.
+        salt: what goes before the value in `SALTED`; the others have none.
+    """
+
+    name: str
+    salt: bytes = field(default=b"", repr=False)
+
+    def tokens(self, values: Sequence[bytes]) -> list[str]:
+        """Return the masked form of each value, in order; see `received` for what a value is."""
+        masked, _ = _SCHEMES[self.name]
+        return [masked(self.salt, value) for value in values]
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """What every masked value matches in full."""
+        return _SCHEMES[self.name][1]
+
+    @property
+    def warning(self) -> str:
+        """What is to be said at every start."""
+        return (
+            f"LOGINPIPE_MASKING is {self.name}: whoever holds the table can find address and device id of every login "
+            f"by trying them all; once nothing depends on the old values, set it to {HMAC}"
+        )
+
+
+def received(text: str) -> bytes:
+    """Return what the older schemes masked: the text as received, stripped, as UTF-8."""
+    return text.strip().encode()

@@ -1,0 +1,86 @@
+"""What the settings for keys may say: ``<provider>:<the key's name there>``. Pure: nothing is opened here.
+
+    file:keys/token_keys.json               a path, relative to the current folder unless it begins with a slash
+    awskms:alias/tokens                     a key id, ARN or alias: token keys of version 1, or a seal key
+    awskms:v1=alias/one,v2=alias/two        token keys of several versions; the highest is the current one
+    secretsmanager:loginpipe/token-keys     the name or ARN of a secret
+
+Seal keys are a list of such URIs, with commas between them, so their paths and names hold no comma.
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from loginpipe.errors import KeyFileError
+from loginpipe.masking.token_key_document import VERSION_MOST
+
+FILE: Final = "file"
+KMS: Final = "awskms"
+SECRETS_MANAGER: Final = "secretsmanager"
+
+_VERSION: Final = re.compile(r"v([1-9][0-9]{0,4})=(\S+)")
+
+
+@dataclass(frozen=True)
+class KeyUri:
+    """A provider and the key's name there."""
+
+    provider: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.provider}:{self.name}"
+
+
+def key_uri(text: str, setting: str, providers: Collection[str]) -> KeyUri:
+    """Take a URI apart.
+
+    Args:
+        text: the URI.
+        setting: the variable that holds it, for the message.
+        providers: those that this setting may name.
+
+    Raises:
+        KeyFileError: another provider or none; names the setting, not its value, which may be a key itself.
+    """
+    provider, _, name = text.partition(":")
+    if provider not in providers or not name.strip():
+        known = " or ".join(f"{known}:" for known in providers)
+        raise KeyFileError(f"{setting} must be a {known} URI, as in file:keys/key-file")
+    return KeyUri(provider, name)
+
+
+def key_path(uri: KeyUri, setting: str) -> Path:
+    """Return the file that a ``file:`` URI names.
+
+    Raises:
+        KeyFileError: no such home folder; names the setting, not its value.
+    """
+    try:
+        return Path(uri.name.removeprefix("//")).expanduser()
+    except RuntimeError:
+        raise KeyFileError(f"{setting} names the home folder of a user who does not exist: mend the path") from None
+
+
+def kms_keys_by_version(uri: KeyUri, setting: str) -> dict[int, str]:
+    """Return version → key id of the token keys that an ``awskms:`` URI names.
+
+    Raises:
+        KeyFileError: neither one key id nor a list of versions; a version or a key twice.
+    """
+    parts = uri.name.split(",")
+    if len(parts) == 1 and "=" not in uri.name:
+        return {1: uri.name}
+    found = [_VERSION.fullmatch(part.strip()) for part in parts]
+    keys = {int(match[1]): match[2] for match in found if match}
+    if len(keys) < len(parts) or max(keys) > VERSION_MOST:
+        raise KeyFileError(
+            f"{setting} must name one key, or each version once up to v{VERSION_MOST}, as in "
+            "awskms:v1=alias/one,v2=alias/two"
+        )
+    if len(set(keys.values())) < len(keys):
+        raise KeyFileError(f"{setting} names one key under two versions: a new version needs a key of its own")
+    return keys

@@ -1,0 +1,88 @@
+"""Keys in AWS KMS, the provider ``awskms:``. The key itself never leaves KMS.
+
+A token key is an HMAC_256 key. What leaves is its MAC of each field's `derivation_label`, the derived key that a file
+with the same key gives too: one call a field and version at start. The seal key is an RSA key whose public half is
+fetched; its private half opens by KMS' ``Decrypt``, which the pipeline is not allowed.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from loginpipe.errors import KeyFileError
+from loginpipe.masking.aws_clients import key_errors
+from loginpipe.masking.key_files import SEAL_KEY_BITS
+from loginpipe.masking.sealing import SealKey
+from loginpipe.masking.token_key_document import TOKEN_KEY_BYTES
+from loginpipe.masking.tokens import KEYED_FIELDS, TokenKeys, derivation_label
+
+if TYPE_CHECKING:
+    from mypy_boto3_kms import KMSClient
+
+_MAC_PERMISSIONS: Final = "kms:DescribeKey and kms:GenerateMac"
+_PUBLIC_KEY_PERMISSIONS: Final = "kms:DescribeKey and kms:GetPublicKey"
+
+
+def read_kms_token_keys(client: "KMSClient", key_ids: Mapping[int, str]) -> TokenKeys:
+    """Derive the token keys that KMS holds; the highest version is the current one.
+
+    Args:
+        client: of KMS.
+        key_ids: version → key id, ARN or alias.
+
+    Raises:
+        KeyFileError: absent, refused, not enabled or not for that; two versions that are one key.
+    """
+    derived = {version: _derived(client, key_id) for version, key_id in sorted(key_ids.items())}
+    if len({keys["ip"] for keys in derived.values()}) < len(derived):
+        raise KeyFileError("two versions of LOGINPIPE_TOKEN_KEYS are one KMS key: a new version needs a key of its own")
+    return TokenKeys(max(derived), derived)
+
+
+def read_kms_seal_key(client: "KMSClient", key_id: str) -> SealKey:
+    """Fetch the public half of a seal key.
+
+    Raises:
+        KeyFileError: absent, refused, not enabled, or no RSA key of 3072 bits or more for encryption.
+    """
+    what = kms_key(key_id)
+    _require_usable(client, key_id, "ENCRYPT_DECRYPT", "RSA_", _PUBLIC_KEY_PERMISSIONS)
+    with key_errors(what, _PUBLIC_KEY_PERMISSIONS):
+        key = serialization.load_der_public_key(client.get_public_key(KeyId=key_id)["PublicKey"])
+    if not isinstance(key, rsa.RSAPublicKey) or key.key_size < SEAL_KEY_BITS:
+        raise KeyFileError(
+            f"{what} must be an RSA key of {SEAL_KEY_BITS} bits or more: make one of RSA_{SEAL_KEY_BITS}"
+        )
+    return SealKey(key)
+
+
+def kms_key(key_id: str) -> str:
+    """Name a key for a message."""
+    return f"the KMS key {key_id}"
+
+
+def _derived(client: "KMSClient", key_id: str) -> dict[str, bytes]:
+    what = kms_key(key_id)
+    _require_usable(client, key_id, "GENERATE_VERIFY_MAC", "HMAC_256", _MAC_PERMISSIONS)
+    with key_errors(what, _MAC_PERMISSIONS):
+        keys = {
+            name: client.generate_mac(KeyId=key_id, Message=derivation_label(name), MacAlgorithm="HMAC_SHA_256")["Mac"]
+            for name in KEYED_FIELDS
+        }
+        if any(len(key) != TOKEN_KEY_BYTES for key in keys.values()):
+            raise ValueError
+    return keys
+
+
+def _require_usable(client: "KMSClient", key_id: str, usage: str, spec: str, permissions: str) -> None:
+    what = kms_key(key_id)
+    with key_errors(what, permissions):
+        metadata = client.describe_key(KeyId=key_id)["KeyMetadata"]
+        state, found_usage, found_spec = metadata["KeyState"], metadata["KeyUsage"], metadata["KeySpec"]
+    if state != "Enabled":
+        raise KeyFileError(f"{what} is not enabled, its state is {state}: enable it, or name another")
+    if found_usage != usage or not found_spec.startswith(spec):
+        wanted = f"{spec}{SEAL_KEY_BITS}" if spec.endswith("_") else spec
+        raise KeyFileError(f"{what} is of {found_spec} for {found_usage}: name one of {wanted} for {usage}")

@@ -1,0 +1,144 @@
+"""Files for their owner alone: read only where nobody else can read them, made and replaced as a whole."""
+
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from loginpipe.errors import KeyFileError
+
+
+def read_private_file(path: Path, what: str) -> bytes:
+    """Return the content of a file that nobody else can touch.
+
+    Args:
+        path: the file.
+        what: what it is, for the message, as in ``token key file``.
+
+    Raises:
+        KeyFileError: absent, or its mode lets others in.
+    """
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        content = path.read_bytes()
+    except OSError as error:
+        raise unreadable(what, path, error) from None
+    if mode & 0o077:
+        raise KeyFileError(f"the {what} {path} has the mode {mode:04o}: run `chmod 600 {path}`")
+    return content
+
+
+def create_private_file(path: Path, content: bytes) -> None:
+    """Write a new file of mode 0600; it appears whole or not at all.
+
+    Raises:
+        KeyFileError: it exists, or cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KeyFileError(f"the folder {path.parent} cannot be made ({error.strerror}): mend that") from None
+    try:
+        try:
+            _write(draft, content)
+            # A link, unlike a rename, fails where the name is taken.
+            os.link(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except FileExistsError:
+        raise exists(path) from None
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def replace_private_file(path: Path, content: bytes) -> None:
+    """Put a new content in place of a file's, whole or not at all; owner and group stay, the mode becomes 0600.
+
+    Interrupted at any point, the file is the old one or the new one. Hold `exclusively` around reading and replacing.
+
+    Raises:
+        KeyFileError: it cannot be written.
+    """
+    path = path.resolve()
+    # One name, so that what an interrupted attempt left behind goes with the next one.
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        draft.unlink(missing_ok=True)
+        try:
+            before = path.stat()
+            _write(draft, content)
+            if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+                os.chown(draft, before.st_uid, before.st_gid)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+@contextmanager
+def exclusively(path: Path, what: str) -> Iterator[None]:
+    """Keep others that do the same out of a file, from its reading to its replacement.
+
+    Raises:
+        KeyFileError: it cannot be opened, or another process is at it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise unreadable(what, path, error) from None
+    try:
+        if not _locked(descriptor, path):
+            raise KeyFileError(f"the {what} {path} is being changed by another process: see what it made of it")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def exists(path: Path) -> KeyFileError:
+    """Return the error of a file that would have to be overwritten."""
+    return KeyFileError(f"{path} exists, and keys are never overwritten: move it away if nothing was made with it")
+
+
+def unreadable(what: str, path: Path, error: OSError) -> KeyFileError:
+    """Return the error of a file that cannot be read."""
+    return KeyFileError(
+        f"the {what} {path} cannot be read ({error.strerror}): mend that, or see `loginpipe keys generate`"
+    )
+
+
+def _unwritable(path: Path, error: OSError) -> KeyFileError:
+    return KeyFileError(f"{path} cannot be written ({error.strerror}): mend that and try again")
+
+
+def _locked(descriptor: int, path: Path) -> bool:
+    """Lock a file until it is closed; False where another process has, or has put its own in this one's place."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself outlive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,88 @@
+"""Token keys, and the salt of a compat masking, in AWS Secrets Manager: the provider ``secretsmanager:``.
+
+A secret holds the document that a file would (`loginpipe.masking.token_key_document`). Those of the stages AWSCURRENT
+and AWSPREVIOUS are read and united: a rotation of AWS's own, whose function puts a document with the new version alone,
+leaves the version before readable. `rotate_secret` puts all versions into the new document: none is lost later.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from loginpipe.errors import KeyFileError
+from loginpipe.masking.aws_clients import key_errors
+from loginpipe.masking.token_key_document import TokenKeyDocument, parse_document, rotated, united
+from loginpipe.masking.tokens import TokenKeys
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+_READ: Final = "secretsmanager:GetSecretValue, and kms:Decrypt on the key it is encrypted with"
+_WRITE: Final = "secretsmanager:PutSecretValue, and kms:GenerateDataKey on the key it is encrypted with"
+
+
+def read_secret_token_keys(client: "SecretsManagerClient", name: str) -> TokenKeys:
+    """Read and derive the token keys in a secret.
+
+    Args:
+        client: of Secrets Manager.
+        name: the secret's name or ARN.
+
+    Raises:
+        KeyFileError: absent, refused, marked for deletion, or no document of token keys.
+    """
+    return _document(client, name).derived()
+
+
+def rotate_secret(client: "SecretsManagerClient", name: str) -> TokenKeys:
+    """Put a value with one version more, which is the current one from then on.
+
+    Raises:
+        KeyFileError: it cannot be read or written.
+    """
+    document = rotated(_document(client, name), _secret(name))
+    with key_errors(_secret(name), _WRITE):
+        client.put_secret_value(SecretId=name, SecretString=document.text())
+    return document.derived()
+
+
+def read_secret_salt(client: "SecretsManagerClient", name: str) -> bytes:
+    """Read a salt: the secret's string, as UTF-8, without the line break that ends it.
+
+    Raises:
+        KeyFileError: absent, refused, marked for deletion, or no string.
+    """
+    return _current(client, name).rstrip("\r\n").encode("utf-8", "surrogatepass")
+
+
+def _secret(name: str) -> str:
+    return f"the secret {name}"
+
+
+def _document(client: "SecretsManagerClient", name: str) -> TokenKeyDocument:
+    what = _secret(name)
+    current = parse_document(_current(client, name), what)
+    previous = _string(client, name, "AWSPREVIOUS")
+    if previous is None:
+        return current
+    return united(current, parse_document(previous, f"the stage AWSPREVIOUS of {what}"), what)
+
+
+def _current(client: "SecretsManagerClient", name: str) -> str:
+    text = _string(client, name, "AWSCURRENT")
+    if text is None:
+        raise KeyFileError(
+            f"{_secret(name)} does not exist in this account and region, or holds no value: create it with one, or "
+            "mend its name or AWS_REGION"
+        )
+    return text
+
+
+def _string(client: "SecretsManagerClient", name: str, stage: str) -> str | None:
+    """Return the string of a stage; None where there is no such stage, or no such secret: the code is one."""
+    with key_errors(_secret(name), _READ):
+        try:
+            value = client.get_secret_value(SecretId=name, VersionStage=stage)
+        except client.exceptions.ResourceNotFoundException:
+            return None
+        if "SecretBinary" in value:
+            raise KeyFileError(f"{_secret(name)} holds bytes in {stage}: put the text as its SecretString")
+        return value["SecretString"]

@@ -1,0 +1,115 @@
+"""Token keys as a JSON document, in a file or a secret. Pure: text in, keys out.
+
+``{"current": 1, "development": false, "keys": {"1": "<32 bytes in base64>"}}``
+"""
+
+import json
+import secrets
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from loginpipe.errors import KeyFileError
+from loginpipe.masking.tokens import TokenKeys, derive_field_keys
+
+TOKEN_KEY_BYTES: Final = 32
+VERSION_MOST: Final = 32_767
+"""What the ``smallint`` of ``token_key_checks`` holds."""
+
+
+@dataclass(frozen=True)
+class TokenKeyDocument:
+    """Token keys by version.
+
+    Attributes:
+        current: the version that new tokens are made with.
+        keys: version → 32 bytes.
+        development: refused in production.
+    """
+
+    current: int
+    keys: Mapping[int, bytes] = field(repr=False)
+    development: bool = False
+
+    def derived(self) -> TokenKeys:
+        """Return the keys that tokens are made with."""
+        keys = {version: derive_field_keys(key) for version, key in self.keys.items()}
+        return TokenKeys(self.current, keys, self.development)
+
+    def text(self) -> str:
+        """Return the document as `parse_document` reads it."""
+        keys = {str(version): b64encode(key).decode() for version, key in sorted(self.keys.items())}
+        return json.dumps({"current": self.current, "development": self.development, "keys": keys}, indent=2) + "\n"
+
+
+def new_document(*, development: bool) -> TokenKeyDocument:
+    """Return a new token key of version 1."""
+    return TokenKeyDocument(1, {1: secrets.token_bytes(TOKEN_KEY_BYTES)}, development)
+
+
+def parse_document(content: str | bytes, source: str) -> TokenKeyDocument:
+    """Read a document.
+
+    Args:
+        content: JSON; bytes in any encoding of Unicode.
+        source: where it comes from, for the message.
+
+    Raises:
+        KeyFileError: not of the form above; names the source, quotes nothing of it.
+    """
+    try:
+        document = _parsed(content)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+        raise KeyFileError(f"{source} is no token key file: make one with `loginpipe keys generate`") from None
+    if document.current not in document.keys or any(len(key) != TOKEN_KEY_BYTES for key in document.keys.values()):
+        raise KeyFileError(f"{source}: every key must be {TOKEN_KEY_BYTES} bytes, and `current` the version of one")
+    if min(document.keys) < 1 or max(document.keys) > VERSION_MOST:
+        raise KeyFileError(f"{source}: versions of token keys go from 1 to {VERSION_MOST}")
+    return document
+
+
+def rotated(document: TokenKeyDocument, source: str) -> TokenKeyDocument:
+    """Return the document with one version more, which is the current one; the others stay.
+
+    Raises:
+        KeyFileError: there are no further versions.
+    """
+    version = max(document.keys) + 1
+    if version > VERSION_MOST:
+        raise KeyFileError(f"{source} holds the last version that there can be, {VERSION_MOST}")
+    keys = {**document.keys, version: secrets.token_bytes(TOKEN_KEY_BYTES)}
+    return replace(document, current=version, keys=keys)
+
+
+def united(current: TokenKeyDocument, previous: TokenKeyDocument, source: str) -> TokenKeyDocument:
+    """Return the keys of two documents; the first one says which is current.
+
+    Raises:
+        KeyFileError: they hold two keys under one version.
+    """
+    differing = [v for v, key in previous.keys.items() if current.keys.get(v, key) != key]
+    if differing:
+        raise KeyFileError(
+            f"{source}: AWSCURRENT and AWSPREVIOUS hold two keys under version {min(differing)}: put the right one as "
+            "a new value twice, so that both stages hold it"
+        )
+    return replace(
+        current,
+        keys={**previous.keys, **current.keys},
+        development=current.development or previous.development,
+    )
+
+
+def _parsed(content: str | bytes) -> TokenKeyDocument:
+    document = json.loads(content)
+    current, development = document["current"], document.get("development", False)
+    versions = {text: int(text) for text in document["keys"] if text.isascii() and text.isdigit()}
+    if (
+        type(current) is not int
+        or type(development) is not bool
+        or len(set(versions.values())) != len(document["keys"])
+    ):
+        raise ValueError
+    keys = {version: b64decode(document["keys"][text], validate=True) for text, version in versions.items()}
+    return TokenKeyDocument(current, keys, development)

@@ -1,0 +1,60 @@
+"""Logins of erased users, told by their tombstones: those sent before the erasure are set aside, and nothing is kept.
+
+A tombstone is an HMAC of the user id (`TokenKeys.tombstones`), so that the list of them is no list of users.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+import pandas as pd
+
+from loginpipe.logins.rejects import Reason
+from loginpipe.logins.splitting import SplitBatch
+from loginpipe.masking.tokens import TokenKeys
+
+ERASURES: Final = "erasures"
+"""Attribute (`pandas.DataFrame.attrs`) of ``validated_logins``: how many erasures there were when it was made."""
+
+
+def set_erased_aside(
+    split: SplitBatch, messages: pd.DataFrame, keys: TokenKeys, erased_at: Mapping[bytes, datetime]
+) -> SplitBatch:
+    """Turn the accepted logins of erased users into rejects without a body: those sent before the erasure.
+
+    Args:
+        split: what became of a batch.
+        messages: `loginpipe.logins.messages.MESSAGE_COLUMNS`, what it was made of.
+        keys: the token keys; a tombstone of any version held counts.
+        erased_at: tombstone → when the user was erased. A login of a later time is a new one.
+
+    Returns:
+        The same where nobody was erased. In ``rejected``, the new rows have None for a body.
+    """
+    if not erased_at or split.accepted.empty:
+        return split
+    accepted = split.accepted
+    until = {user: _erased_until(user, keys, erased_at) for user in accepted["user_id"].unique()}
+    gone = pd.Series(
+        [
+            (end := until[user]) is not None and sent_at <= end
+            for user, sent_at in zip(accepted["user_id"], accepted["sent_at"], strict=True)
+        ],
+        accepted.index,
+        dtype=bool,
+    )
+    if not gone.any():
+        return split
+    aside = accepted.loc[gone, ["message_id", "sent_at"]]
+    rejects = aside.merge(messages[["message_id", "received_at"]], on="message_id").assign(body=None)
+    for column, entry in (("reasons", Reason.USER_ERASED.value), ("fields", "user_id")):
+        rejects[column] = pd.Series([[entry] for _ in rejects.index], rejects.index, object)
+    rejects = rejects[list(split.rejected.columns)]
+    rejected = pd.concat([split.rejected, rejects], ignore_index=True) if len(split.rejected) else rejects
+    return replace(split, accepted=accepted[~gone].reset_index(drop=True), rejected=rejected)
+
+
+def _erased_until(user_id: str, keys: TokenKeys, erased_at: Mapping[bytes, datetime]) -> datetime | None:
+    found = [erased_at[tombstone] for tombstone in keys.tombstones(user_id).values() if tombstone in erased_at]
+    return max(found, default=None)

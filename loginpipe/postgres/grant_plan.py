@@ -1,0 +1,143 @@
+"""Which role may do what with loginpipe's tables and functions, and how grants differ from that. Pure.
+
+The migrations make it so; `loginpipe.postgres.grants` reads how it is.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+WRITER: Final = "loginpipe_writer"
+ANALYST: Final = "loginpipe_analyst"
+CUSTODIAN: Final = "pii_custodian"
+AUDITOR: Final = "pii_auditor"
+ROLES: Final = (WRITER, ANALYST, CUSTODIAN, AUDITOR)
+PUBLIC: Final = "PUBLIC"
+
+_SHOWN: Final = ("message_id", "sent_at", "received_at", "run_id", "reasons", "fields", "replayed_at")
+"""The columns of ``rejected_messages`` that are not sealed."""
+
+_APP_VERSIONS: Final = (
+    "FUNCTION loginpipe.app_version_text(encoded integer)",
+    "FUNCTION loginpipe.app_version_number(version text)",
+)
+_PARTITIONS: Final = (
+    "FUNCTION loginpipe.create_partition(parent text, start date)",
+    "FUNCTION loginpipe.drop_ledger_partition(start date)",
+    "FUNCTION loginpipe.trim_ledger(begins date)",
+    "FUNCTION loginpipe.rows_in_default(parent text)",
+)
+_CUSTODY: Final = (
+    "FUNCTION vault.request_access(subjects text[], purpose text, ticket text, under uuid)",
+    "FUNCTION vault.approve_access(request_id uuid)",
+    "FUNCTION vault.release(request_id uuid)",
+    "FUNCTION vault.erase_user(user_id text, tombstones jsonb, purpose text, ticket text)",
+)
+
+
+@dataclass(frozen=True, order=True)
+class Grant:
+    """A privilege of a role on an object, as ``TABLE vault.sealed_values (token)`` or ``FUNCTION vault.release(…)``."""
+
+    role: str
+    privilege: str
+    object: str
+
+    def is_on_a_column_of(self, whole: "Grant") -> bool:
+        """Say whether it is the same privilege of the same role, on a column of that one's table."""
+        return (self.role, self.privilege) == (whole.role, whole.privilege) and self.object.startswith(
+            f"{whole.object} ("
+        )
+
+    def statement(self, verb: str, preposition: str) -> str:
+        """Return the SQL that gives or takes it: ``GRANT`` and ``TO``, or ``REVOKE`` and ``FROM``."""
+        table, parenthesis, column = self.object.partition(" (")
+        columns = f" ({column}" if parenthesis else ""
+        return f"{verb} {self.privilege}{columns} ON {table} {preposition} {self.role}"
+
+
+def planned(database: str) -> frozenset[Grant]:
+    """Return the grants as they should be.
+
+    Args:
+        database: the database's name, quoted where SQL wants that.
+    """
+    privileges: Mapping[str, Mapping[str, Iterable[str]]] = {
+        WRITER: {
+            f"DATABASE {database}": ("CONNECT", "TEMPORARY"),
+            "SCHEMA public": ("USAGE",),
+            "SCHEMA loginpipe": ("USAGE",),
+            "SCHEMA vault": ("USAGE",),
+            "TABLE public.user_logins": ("SELECT", "INSERT"),
+            "TABLE loginpipe.alembic_version": ("SELECT",),
+            "TABLE loginpipe.ingested_messages": ("SELECT", "INSERT"),
+            "TABLE loginpipe.ingest_runs": ("SELECT", "INSERT", "UPDATE"),
+            "TABLE loginpipe.rejected_messages": ("INSERT",),
+            **{f"TABLE loginpipe.rejected_messages ({column})": ("SELECT",) for column in _SHOWN},
+            "TABLE loginpipe.token_key_checks": ("SELECT", "INSERT"),
+            "TABLE loginpipe.token_aliases": ("SELECT", "INSERT"),
+            "TABLE loginpipe.token_aliases (new_token)": ("UPDATE",),
+            "TABLE loginpipe.erased_users": ("SELECT",),
+            "TABLE vault.data_keys": ("INSERT",),
+            "TABLE vault.sealed_values": ("INSERT",),
+            "TABLE vault.sealed_values (token)": ("SELECT",),
+            **dict.fromkeys(_PARTITIONS, ("EXECUTE",)),
+        },
+        ANALYST: {
+            f"DATABASE {database}": ("CONNECT",),
+            "SCHEMA public": ("USAGE",),
+            "SCHEMA loginpipe": ("USAGE",),
+            "TABLE public.user_logins": ("SELECT",),
+            "TABLE loginpipe.alembic_version": ("SELECT",),
+            "TABLE loginpipe.user_logins_canonical": ("SELECT",),
+            **dict.fromkeys(_APP_VERSIONS, ("EXECUTE",)),
+        },
+        CUSTODIAN: {
+            f"DATABASE {database}": ("CONNECT",),
+            "SCHEMA loginpipe": ("USAGE",),
+            "SCHEMA vault": ("USAGE",),
+            "TABLE loginpipe.alembic_version": ("SELECT",),
+            **{f"TABLE loginpipe.rejected_messages ({column})": ("SELECT",) for column in _SHOWN},
+            "TABLE loginpipe.rejected_messages (replayed_at)": ("SELECT", "UPDATE"),
+            "TABLE loginpipe.token_key_checks": ("SELECT",),
+            "TABLE loginpipe.token_aliases": ("SELECT",),
+            **dict.fromkeys(_CUSTODY, ("EXECUTE",)),
+        },
+        AUDITOR: {
+            f"DATABASE {database}": ("CONNECT",),
+            "SCHEMA loginpipe": ("USAGE",),
+            "SCHEMA vault": ("USAGE",),
+            "TABLE loginpipe.alembic_version": ("SELECT",),
+            "TABLE vault.access_log": ("SELECT",),
+        },
+    }
+    return frozenset(
+        Grant(role, privilege, name)
+        for role, objects in privileges.items()
+        for name, granted in objects.items()
+        for privilege in granted
+    )
+
+
+def differences(found: Iterable[Grant], wanted: Iterable[Grant]) -> Iterator[str]:
+    """Say in words how the grants of the roles and of everybody differ from what they should be, and the mend.
+
+    What everybody has been granted on ``user_logins``, the schema ``public`` or the database is its owner's affair, and
+    counts as granted to each role.
+    """
+    there, plan = set(found), set(wanted)
+    for grant in sorted(there - plan):
+        if grant.role != PUBLIC or _ours(grant.object):
+            # What is taken away on a table is taken away on each of its columns too.
+            again = [g.statement("GRANT", "TO") for g in sorted(plan) if g.is_on_a_column_of(grant)]
+            statements = "; ".join([grant.statement("REVOKE", "FROM"), *again])
+            yield f"{grant.role} has {grant.privilege} on {grant.object} and should not: run `{statements}`"
+    for grant in sorted(plan - there):
+        if Grant(PUBLIC, grant.privilege, grant.object) not in there:
+            yield f"{grant.role} lacks {grant.privilege} on {grant.object}: run `{grant.statement('GRANT', 'TO')}`"
+
+
+def _ours(name: str) -> bool:
+    # How versions are encoded is no secret, and was everybody's from the beginning.
+    _, qualified = name.split(" ", 1)
+    return qualified.split(".")[0] in {"loginpipe", "vault"} and name not in _APP_VERSIONS

@@ -1,0 +1,143 @@
+CREATE TABLE vault.access_log (
+    seq bigint PRIMARY KEY,
+    at timestamptz NOT NULL,
+    actor text NOT NULL,
+    action text NOT NULL CHECK (action IN ('request', 'approval', 'release', 'refusal', 'erasure', 'policy')),
+    request_id uuid,
+    under uuid,
+    subjects text[],
+    purpose text,
+    ticket text,
+    detail text,
+    xact xid8 NOT NULL,
+    previous_hash bytea NOT NULL,
+    hash bytea NOT NULL
+);
+
+-- What the functions ask of the log; and that a request is released once, and approved once, holds for everybody.
+CREATE UNIQUE INDEX access_log_of_a_request ON vault.access_log (request_id, action)
+    WHERE action IN ('request', 'approval', 'release');
+CREATE INDEX access_log_policy ON vault.access_log (seq) WHERE action = 'policy';
+
+COMMENT ON TABLE vault.access_log IS
+    'Who asked for what, who approved it, what was released, refused, erased. Append-only, each row hashed with the last.';
+COMMENT ON COLUMN vault.access_log.seq IS 'From 1, without gaps, in the order of commits.';
+COMMENT ON COLUMN vault.access_log.at IS 'When the row was written, by this server''s clock.';
+COMMENT ON COLUMN vault.access_log.actor IS 'The role that logged in, whatever role it had set.';
+COMMENT ON COLUMN vault.access_log.action IS 'request, approval, release, refusal, erasure or policy.';
+COMMENT ON COLUMN vault.access_log.request_id IS 'The request that the row is about.';
+COMMENT ON COLUMN vault.access_log.under IS 'The bulk request that the request was made under.';
+COMMENT ON COLUMN vault.access_log.subjects IS
+    'Tokens or message ids: asked for, or found and released; of an erasure, the tombstones. NULL in a bulk request.';
+COMMENT ON COLUMN vault.access_log.purpose IS 'As the actor stated it.';
+COMMENT ON COLUMN vault.access_log.ticket IS 'As the actor stated it.';
+COMMENT ON COLUMN vault.access_log.detail IS 'Counts; of a refusal, what was refused and why; of a policy, what it is.';
+COMMENT ON COLUMN vault.access_log.xact IS 'The transaction that wrote the row: not part of the hash.';
+COMMENT ON COLUMN vault.access_log.previous_hash IS 'The hash of the row before; 32 zero bytes in the first.';
+COMMENT ON COLUMN vault.access_log.hash IS 'SHA-256 of the row and of previous_hash: see vault.access_log_hash().';
+
+-- With its length before it, no part can be read as the end of another.
+CREATE FUNCTION vault.log_part(part text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(octet_length(convert_to(part, 'UTF8')) || ':' || part, '-')
+$$;
+
+CREATE FUNCTION vault.access_log_hash(entry vault.access_log) RETURNS bytea
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT sha256(convert_to(
+        vault.log_part(encode(entry.previous_hash, 'hex'))
+        || vault.log_part(entry.seq::text)
+        || vault.log_part(to_char(entry.at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))
+        || vault.log_part(entry.actor)
+        || vault.log_part(entry.action)
+        || vault.log_part(entry.request_id::text)
+        || vault.log_part(entry.under::text)
+        || coalesce(
+            '[' || cardinality(entry.subjects) || ']' || (
+                SELECT coalesce(string_agg(vault.log_part(subject), '' ORDER BY place), '')
+                FROM unnest(entry.subjects) WITH ORDINALITY AS listed (subject, place)
+            ),
+            '-'
+        )
+        || vault.log_part(entry.purpose)
+        || vault.log_part(entry.ticket)
+        || vault.log_part(entry.detail),
+        'UTF8'
+    ))
+$$;
+
+COMMENT ON FUNCTION vault.access_log_hash(vault.access_log) IS
+    'SHA-256 over the UTF-8 of previous_hash (hex), seq, at, actor, action, request_id, under, subjects, purpose, ticket '
+    'and detail, each as its length in octets, a colon and the text, or - for NULL; subjects as [count] and each of them.';
+
+-- In the other isolation levels a statement goes on seeing the log as it was when the transaction began.
+CREATE FUNCTION vault.require_read_committed() RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'personal data is handled in READ COMMITTED only, not in %',
+            upper(current_setting('transaction_isolation'))
+            USING ERRCODE = '25001';
+    END IF;
+END
+$$;
+
+-- From here to the end of the transaction nobody else writes to the log. Who has to wait for somebody's open transaction
+-- is told so in the end.
+CREATE FUNCTION vault.lock_access_log() RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '30s'
+AS $$
+BEGIN
+    PERFORM vault.require_read_committed();
+    PERFORM pg_advisory_xact_lock(7813795250092403060);  -- "lp-audit"
+END
+$$;
+
+CREATE FUNCTION vault.chain_log_entry() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    last_seq bigint;
+    last_hash bytea;
+BEGIN
+    PERFORM vault.lock_access_log();
+    SELECT entry.seq, entry.hash INTO last_seq, last_hash
+    FROM vault.access_log AS entry
+    ORDER BY entry.seq DESC
+    LIMIT 1;
+    NEW.seq := coalesce(last_seq, 0) + 1;
+    -- Not now(): that is when the transaction began, which may be long ago.
+    NEW.at := clock_timestamp();
+    NEW.actor := session_user;
+    NEW.xact := pg_current_xact_id();
+    NEW.previous_hash := coalesce(last_hash, decode(repeat('00', 32), 'hex'));
+    NEW.hash := vault.access_log_hash(NEW);
+    RETURN NEW;
+END
+$$;
+
+CREATE FUNCTION vault.refuse_to_change_the_log() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION 'vault.access_log is append-only: no %', TG_OP USING ERRCODE = '42501';
+END
+$$;
+
+CREATE TRIGGER chain_log_entry BEFORE INSERT ON vault.access_log
+    FOR EACH ROW EXECUTE FUNCTION vault.chain_log_entry();
+CREATE TRIGGER refuse_to_change_the_log BEFORE UPDATE OR DELETE OR TRUNCATE ON vault.access_log
+    FOR EACH STATEMENT EXECUTE FUNCTION vault.refuse_to_change_the_log();
+-- Also in a session that calls itself a replica.
+ALTER TABLE vault.access_log ENABLE ALWAYS TRIGGER chain_log_entry;
+ALTER TABLE vault.access_log ENABLE ALWAYS TRIGGER refuse_to_change_the_log;

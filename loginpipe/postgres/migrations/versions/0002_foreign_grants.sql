@@ -1,0 +1,51 @@
+-- What is granted on things that another role may own: statements, whether what they grant is held already, and whether
+-- this role may run them. The role that migrates is among the grantees: the view and the erasure work with its
+-- privileges.
+WITH wanted (role_name, privilege, kind, object) AS (
+    SELECT role_name, 'CONNECT', 'DATABASE', current_database()::text
+    FROM unnest(ARRAY['loginpipe_writer', 'loginpipe_analyst', 'pii_custodian', 'pii_auditor']) AS each (role_name)
+    UNION ALL
+    VALUES
+        ('loginpipe_writer', 'TEMPORARY', 'DATABASE', current_database()::text),
+        ('loginpipe_writer', 'USAGE', 'SCHEMA', 'public'),
+        ('loginpipe_analyst', 'USAGE', 'SCHEMA', 'public'),
+        ('loginpipe_writer', 'SELECT', 'TABLE', 'public.user_logins'),
+        ('loginpipe_writer', 'INSERT', 'TABLE', 'public.user_logins'),
+        ('loginpipe_analyst', 'SELECT', 'TABLE', 'public.user_logins'),
+        (current_user, 'USAGE', 'SCHEMA', 'public'),
+        (current_user, 'SELECT', 'TABLE', 'public.user_logins'),
+        (current_user, 'DELETE', 'TABLE', 'public.user_logins')
+),
+known AS (
+    -- A role that is yet to be made holds what everybody holds.
+    SELECT *, coalesce((SELECT rolname FROM pg_roles WHERE rolname = role_name), 'public') AS holder
+    FROM wanted
+),
+judged AS (
+    SELECT
+        *,
+        CASE kind
+            WHEN 'DATABASE' THEN has_database_privilege(holder, object, privilege)
+            WHEN 'SCHEMA' THEN has_schema_privilege(holder, object, privilege)
+            ELSE has_table_privilege(holder, object, privilege)
+        END AS held,
+        role_name <> current_user AND CASE kind
+            WHEN 'DATABASE' THEN has_database_privilege(object, privilege || ' WITH GRANT OPTION')
+            WHEN 'SCHEMA' THEN has_schema_privilege(object, privilege || ' WITH GRANT OPTION')
+            ELSE has_table_privilege(object, privilege || ' WITH GRANT OPTION')
+        END AS grantable
+    FROM known
+)
+SELECT
+    format(
+        'GRANT %s ON %s %s TO %I',
+        string_agg(privilege, ', ' ORDER BY privilege DESC),
+        kind,
+        CASE kind WHEN 'DATABASE' THEN quote_ident(object) ELSE object END,
+        role_name
+    ),
+    held,
+    grantable
+FROM judged
+GROUP BY kind, object, role_name, held, grantable
+ORDER BY kind, object, role_name

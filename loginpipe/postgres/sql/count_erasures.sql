@@ -1,0 +1,2 @@
+SELECT coalesce(sum(times), 0)
+FROM loginpipe.erased_users

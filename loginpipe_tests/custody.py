@@ -1,0 +1,149 @@
+"""What the tests of custody share: logins stored as the pipeline stores them, and a vault that can be changed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg2
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from loginpipe.custody.access import Reason
+from loginpipe.custody.private_keys import Opener, load_opener
+from loginpipe.logins.messages import messages_frame
+from loginpipe.logins.splitting import split_batch
+from loginpipe.masking.compat import CompatMasking
+from loginpipe.masking.mask import mask_logins, seal_originals
+from loginpipe.masking.sealing import Sealed, SealKey, seal
+from loginpipe.masking.token_key_document import TokenKeyDocument
+from loginpipe.masking.tokens import TokenKeys, derive_field_keys
+from loginpipe.postgres.connections import Connection, connect
+from loginpipe.postgres.load import load_logins
+from loginpipe.postgres.rejects import record_rejects
+from loginpipe.postgres.runs import Arrival
+from loginpipe.postgres.token_key_checks import check_token_keys
+from loginpipe.postgres.vault import known_tokens
+from loginpipe_tests.conftest import PIPELINE, as_role
+from loginpipe_tests.wire import delivered
+
+SENT_AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
+REASON = Reason("a test of recovery", "TEST-1")
+
+
+def token_keys(*versions: int) -> TokenKeys:
+    """Token keys of these versions, the last one current; the same ones every time."""
+    return TokenKeys(versions[-1], {version: derive_field_keys(bytes([version]) * 32) for version in versions})
+
+
+def write_token_keys(path: Path, *versions: int) -> None:
+    """Write what `token_keys` returns to a file."""
+    keys = {version: bytes([version]) * 32 for version in versions}
+    path.touch(mode=0o600)
+    path.write_text(TokenKeyDocument(versions[-1], keys, development=True).text())
+
+
+@dataclass(frozen=True)
+class Store:
+    """A migrated database that logins are stored in, as the pipeline's role."""
+
+    database_url: str
+    keys: TokenKeys
+    recipients: tuple[SealKey, ...]
+    compat: CompatMasking | None = None
+
+    def with_keys(self, *versions: int) -> "Store":
+        """The same with other token keys."""
+        return replace(self, keys=token_keys(*versions))
+
+    def load(self, *bodies: str, sent_at: datetime = SENT_AT) -> list[tuple[str, str]]:
+        """Store logins, and return the tokens of address and device of each."""
+        sent_ms = int(sent_at.timestamp() * 1000)
+        split = split_batch(messages_frame([delivered(body, sent_ms=sent_ms) for body in bodies]))
+        assert len(split.accepted) == len(bodies)
+        masked = mask_logins(split.accepted, self.keys, self.compat)
+        run_id = str(uuid4())
+        with self.connection() as connection:
+            check_token_keys(connection, self.keys)
+            tokens = [token for values in masked.originals.values() for token in values]
+            sealed = seal_originals(masked.originals, known_tokens(connection, tokens), self.recipients)
+            arrival = Arrival(run_id, "queue", sent_at, len(bodies), len(bodies), sent_at, sent_at)
+            record_rejects(connection, split.rejected, Sealed(), arrival)
+            load_logins(connection, masked.logins, sealed, run_id, aliases=masked.aliases)
+        return list(zip(masked.logins["masked_ip"], masked.logins["masked_device_id"], strict=True))
+
+    def reject(self, *bodies: str, sent_at: datetime = SENT_AT) -> list[str]:
+        """Record rejected messages with their sealed bodies, and return their ids."""
+        messages = messages_frame([delivered(body, sent_ms=int(sent_at.timestamp() * 1000)) for body in bodies])
+        split = split_batch(messages)
+        assert len(split.rejected) == len(bodies)
+        ids = list(split.rejected["message_id"])
+        sealed = seal([(i, body.encode()) for i, body in zip(ids, bodies, strict=True)], "body", self.recipients)
+        with self.connection() as connection:
+            arrival = Arrival(str(uuid4()), "queue", sent_at, len(bodies), 0, sent_at, sent_at)
+            assert record_rejects(connection, split.rejected, sealed, arrival) == len(bodies)
+        return ids
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """As the pipeline's role."""
+        with connected(as_role(self.database_url, PIPELINE)) as connection:
+            yield connection
+
+    def execute(self, statement: str, *parameters: Any) -> None:
+        """As a superuser: what nobody else may do."""
+        with closing_psycopg2(self.database_url) as cursor:
+            cursor.execute(statement, parameters or None)
+
+    def rows(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """As a superuser."""
+        with closing_psycopg2(self.database_url) as cursor:
+            cursor.execute(statement, parameters or None)
+            return cursor.fetchall()
+
+    def log(self) -> list[tuple[Any, ...]]:
+        """Actor, action and detail of each entry of the access log, in order."""
+        return self.rows("SELECT actor, action, detail FROM vault.access_log ORDER BY seq")
+
+
+@contextmanager
+def closing_psycopg2(database_url: str) -> Iterator[Any]:
+    connection = psycopg2.connect(database_url)
+    try:
+        with connection, connection.cursor() as cursor:
+            yield cursor
+    finally:
+        connection.close()
+
+
+@contextmanager
+def connected(database_url: str) -> Iterator[Connection]:
+    connection = connect(database_url)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def ask_no_passphrase(path: Path) -> str:
+    raise AssertionError(f"asked for the passphrase of {path}")
+
+
+def opener_of(*paths: Path) -> Opener:
+    return load_opener([str(path) for path in paths], production=False, passphrase=ask_no_passphrase)
+
+
+def new_private_key(path: Path, bits: int = 3072) -> SealKey:
+    """Make a private key in a file of mode 0600, and return its public half."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=bits)
+    write_private_key(path, key)
+    return SealKey(key.public_key())
+
+
+def write_private_key(path: Path, key: Any, encryption: Any = None) -> None:
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    path.touch(mode=0o600)
+    path.write_bytes(key.private_bytes(pem, pkcs8, encryption or serialization.NoEncryption()))

@@ -1,0 +1,177 @@
+"""Request, approval and release: each refusal is one line that says what to do, and is on record."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+
+from loginpipe.custody import access
+from loginpipe.custody.access import (
+    REFUSALS,
+    Reason,
+    approve,
+    release,
+    release_under,
+    request_access,
+    set_second_person,
+)
+from loginpipe.custody.access import Bulk as Under
+from loginpipe.errors import AccessRefusedError, DatabaseError, LoginpipeError
+from loginpipe.postgres.connections import Connection
+from loginpipe_tests.custody import REASON, Store
+from loginpipe_tests.wire import login
+
+MIGRATIONS = Path(request_access.__code__.co_filename).parents[1] / "postgres" / "migrations" / "versions"
+
+
+def refused(call: Callable[[], object]) -> str:
+    """The code of a refusal, whose line says what it is."""
+    with pytest.raises(AccessRefusedError) as caught:
+        call()
+    code = caught.value.code
+    assert str(caught.value) == f"refused, and on record as {code}: {REFUSALS[code]}"
+    assert caught.value.__cause__ is None
+    return code
+
+
+@pytest.fixture
+def token(store: Store) -> str:
+    ((ip, _),) = store.load(login())
+    return ip
+
+
+def requested(connection: Connection, *subjects: str) -> UUID:
+    return request_access(connection, subjects, REASON).request_id
+
+
+def test_every_code_of_the_database_is_put_into_words() -> None:
+    functions = "".join(path.read_text() for path in MIGRATIONS.glob("0002_access_*.sql"))
+    codes = set(re.findall(r"THEN '([a-z_]+)'", functions))
+    assert {"purpose_too_short", "own_request", "expired"} <= codes
+    assert codes == set(REFUSALS)
+    for words in REFUSALS.values():
+        assert "\n" not in words
+        assert ": " in words or "; " in words, "what to do comes after what happened"
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        (Reason("too short", "TEST-1"), "purpose_too_short"),
+        (Reason(" " * 20, "TEST-1"), "purpose_too_short"),
+        (Reason("long enough for the record", "  "), "no_ticket"),
+    ],
+)
+def test_without_a_purpose_and_a_ticket_nothing_is_requested(
+    custodian: Connection, store: Store, token: str, reason: Reason, code: str
+) -> None:
+    assert refused(lambda: request_access(custodian, [token], reason)) == code
+    assert store.log() == [("custodian", "refusal", f"request: {code}")]
+
+
+def test_what_is_no_subject_is_refused_and_does_not_get_into_the_log(custodian: Connection, store: Store) -> None:
+    assert refused(lambda: request_access(custodian, ["199.172.111.135"], REASON)) == "no_subjects"
+    assert refused(lambda: request_access(custodian, [], REASON)) == "no_subjects"
+    assert "199.172" not in repr(store.rows("SELECT access_log::text FROM vault.access_log"))
+
+
+def test_too_many_subjects_are_refused(custodian: Connection) -> None:
+    assert refused(lambda: requested(custodian, *(str(uuid4()) for _ in range(257)))) == "too_many_subjects"
+    requested(custodian, *(str(uuid4()) for _ in range(256)))
+
+
+def test_a_request_is_released_once_to_the_role_that_made_it(
+    custodian: Connection, second_custodian: Connection, store: Store, token: str
+) -> None:
+    request_id = requested(custodian, token)
+    assert refused(lambda: release(second_custodian, request_id)) == "of_another_role"
+    (released,) = release(custodian, request_id)
+    assert (released.value.subject, released.value.field_name) == (token, "ip")
+    assert released.recipients == [key.fingerprint for key in store.recipients]
+    assert refused(lambda: release(custodian, request_id)) == "released_before"
+    assert refused(lambda: release(custodian, uuid4())) == "unknown_request"
+    assert store.log() == [
+        ("custodian", "request", None),
+        ("second_custodian", "refusal", "release: of_another_role"),
+        ("custodian", "release", "1 of 1 found"),
+        ("custodian", "refusal", "release: released_before"),
+        ("custodian", "refusal", "release: unknown_request"),
+    ]
+
+
+def test_where_the_policy_asks_for_a_second_person_nothing_is_released_without_one(
+    owner: Connection, custodian: Connection, second_custodian: Connection, store: Store, token: str
+) -> None:
+    set_second_person(owner, required=True, ticket="TEST-2")
+    made = request_access(custodian, [token], REASON)
+    assert made.needs_approval
+    assert refused(lambda: release(custodian, made.request_id)) == "needs_approval"
+    assert refused(lambda: approve(custodian, made.request_id)) == "own_request"
+    approve(second_custodian, made.request_id)
+    assert refused(lambda: approve(second_custodian, made.request_id)) == "approved_before"
+    assert refused(lambda: approve(second_custodian, uuid4())) == "unknown_request"
+    assert len(release(custodian, made.request_id)) == 1
+    assert ("second_custodian", "approval", None) in store.log()
+
+    set_second_person(owner, required=False, ticket="TEST-3")
+    assert not request_access(custodian, [token], REASON).needs_approval
+
+
+def test_under_an_approved_bulk_request_batches_are_released(
+    owner: Connection, custodian: Connection, second_custodian: Connection, token: str
+) -> None:
+    set_second_person(owner, required=True, ticket="TEST-2")
+    bulk = Under(request_access(custodian, None, REASON).request_id, REASON)
+    assert refused(lambda: release_under(custodian, bulk, [token])) == "needs_approval"
+    approve(second_custodian, bulk.request_id)
+    assert refused(lambda: release(custodian, bulk.request_id)) == "bulk_request"
+    for _ in range(2):
+        assert len(release_under(custodian, bulk, [token])) == 1
+    assert refused(lambda: release_under(second_custodian, bulk, [token])) == "unusable_parent"
+
+
+@pytest.mark.parametrize("text", ["a purpose\x00 with a NUL", "a purpose \udcff with half a character"])
+def test_what_no_database_can_hold_is_one_line(custodian: Connection, token: str, text: str) -> None:
+    with pytest.raises(LoginpipeError, match=r"^what was given is no Unicode text, or has a NUL in it: type it again$"):
+        request_access(custodian, [token], Reason(text, "TEST-1"))
+    requested(custodian, token)
+
+
+def test_another_isolation_level_by_default_is_no_hindrance(custodian: Connection, token: str) -> None:
+    custodian.set_session(isolation_level="SERIALIZABLE")
+    assert len(release(custodian, requested(custodian, token))) == 1
+
+
+def test_a_transaction_that_is_left_open_on_the_log_does_not_hold_others_up_for_ever(
+    custodian: Connection, second_custodian: Connection, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "_LOCK_WAIT", "50ms")
+    with second_custodian.cursor() as cursor:
+        cursor.execute("SELECT vault.request_access(%s, 'left open for a while', 'TEST-1')", ([token],))
+    with pytest.raises(DatabaseError) as caught:
+        requested(custodian, token)
+    assert caught.value.sqlstate == "55P03"
+    second_custodian.rollback()
+    requested(custodian, token)
+
+
+def test_the_pipeline_may_call_none_of_it(store: Store, token: str) -> None:
+    with store.connection() as pipeline:
+        for call in (
+            lambda: requested(pipeline, token),
+            lambda: release(pipeline, uuid4()),
+            lambda: approve(pipeline, uuid4()),
+            lambda: set_second_person(pipeline, required=False, ticket="TEST-1"),
+        ):
+            with pytest.raises(DatabaseError) as caught:
+                call()
+            assert caught.value.sqlstate == "42501"
+
+
+def test_the_policy_is_the_owners_alone_and_wants_a_ticket(custodian: Connection, owner: Connection) -> None:
+    with pytest.raises(DatabaseError, match="42501"):
+        set_second_person(custodian, required=False, ticket="TEST-1")
+    with pytest.raises(AccessRefusedError):
+        set_second_person(owner, required=True, ticket=" ")

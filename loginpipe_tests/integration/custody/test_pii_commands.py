@@ -1,0 +1,526 @@
+"""`loginpipe pii …` as a custodian meets it: output, files, exit codes, and no value where none belongs."""
+
+import csv
+import json
+import logging
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from loginpipe.masking.compat import SALTED, CompatMasking
+from loginpipe.masking.key_files import generate_seal_key, private_half, read_seal_key
+from loginpipe_tests.commands import Command, Done, command_line
+from loginpipe_tests.custody import Store, write_token_keys
+from loginpipe_tests.integration.test_key_commands import at_a_terminal
+from loginpipe_tests.wire import login
+
+IP, DEVICE = "199.172.111.135", "593-47-5928"
+WHY = ("--purpose", "a test of the commands", "--ticket", "TEST-1")
+
+
+@dataclass(frozen=True)
+class Custody:
+    """The commands, run by whoever is logged in."""
+
+    run: Command
+    login_as: Callable[[str], None]
+    folder: Path
+
+    def __call__(self, *arguments: object) -> Done:
+        return self.run("pii", *arguments)
+
+
+@pytest.fixture
+def keys_of_a_custodian(tmp_path: Path, seal_public: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    write_token_keys(keys / "tokens.json", 1)
+    monkeypatch.setenv("LOGINPIPE_TOKEN_KEYS", f"file:{keys / 'tokens.json'}")
+    monkeypatch.setenv("LOGINPIPE_SEAL_KEY", f"file:{seal_public}")
+    return tmp_path
+
+
+@pytest.fixture
+def pii(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    custodian_url: str,
+    keys_of_a_custodian: Path,
+    rotator: str,
+) -> Custody:
+    """Settings of a custodian, who is logged in as one."""
+
+    def login_as(role: str) -> None:
+        monkeypatch.setenv("LOGINPIPE_DATABASE_URL", custodian_url.replace("//custodian:", f"//{role}:"))
+
+    login_as("custodian")
+    return Custody(command_line(monkeypatch, capsys), login_as, keys_of_a_custodian)
+
+
+@pytest.fixture
+def tokens(store: Store) -> tuple[str, str]:
+    (tokens,) = store.load(login())
+    return tokens
+
+
+def rows_in(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+# --- request, approve, recover ----------------------------------------------------------------------------------------
+
+
+def test_a_request_prints_its_id_and_is_recovered_to_a_file_for_its_owner_alone(
+    pii: Custody, tokens: tuple[str, str]
+) -> None:
+    requested = pii("request", *tokens, *WHY)
+    assert requested.code == 0
+    request_id = requested.out.strip()
+    assert f"loginpipe pii recover {request_id} --output FILE" in requested.err
+    path = pii.folder / "found.csv"
+    done = pii("recover", request_id, "--output", path)
+    assert (done.code, done.err) == (0, "")
+    assert done.out == f"2 values are in {path}, which you alone can read: delete it when you are done\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert rows_in(path) == [
+        ["token", "field", "value"],
+        [tokens[1], "device_id", DEVICE],
+        [tokens[0], "ip", IP],
+    ]
+    assert pii("recover", request_id, "--output", pii.folder / "again.csv").error.startswith(
+        "refused, and on record as released_before: "
+    )
+    assert not (pii.folder / "again.csv").exists()
+
+
+def test_tokens_are_recovered_in_one_go_in_the_order_asked(pii: Custody, tokens: tuple[str, str], store: Store) -> None:
+    done = pii("recover", *reversed(tokens), *WHY, "--output", "found.csv", "--json")
+    shown = done.json
+    assert {name: shown[name] for name in ("recovered", "missing", "refused", "output")} == {
+        "recovered": 2,
+        "missing": [],
+        "refused": [],
+        "output": "found.csv",
+    }
+    assert rows_in(pii.folder / "found.csv")[1:] == [[tokens[1], "device_id", DEVICE], [tokens[0], "ip", IP]]
+    assert IP not in done.out + done.err
+    assert store.rows("SELECT DISTINCT purpose, ticket FROM vault.access_log WHERE action = 'request'") == [
+        ("a test of the commands", "TEST-1")
+    ]
+
+
+def test_values_are_shown_only_where_that_is_asked_for(pii: Custody, tokens: tuple[str, str]) -> None:
+    assert pii("recover", tokens[0], *WHY).error == (
+        "where the values are to go is not clear: give one of --output FILE and --show"
+    )
+    assert pii("recover", tokens[0], *WHY, "--show", "--output", "x").error.startswith("where the values are to go")
+    assert pii("recover", tokens[0], *WHY, "--show").out == f"{tokens[0]}  ip  {IP}\n"
+    assert pii("recover", tokens[0], *WHY, "--show", "--json").json["values"] == [
+        {"token": tokens[0], "field": "ip", "value": IP}
+    ]
+
+
+def test_what_a_sender_put_in_for_the_terminal_to_act_upon_is_shown_and_not_done(pii: Custody, store: Store) -> None:
+    ((_, device),) = store.load(login(device_id="\x1b]0;owned\x07[bold]x[/] \u202e:smile:\r\nnext é"))
+    done = pii("recover", device, *WHY, "--show")
+    assert done.out == f"{device}  device_id  \\x1b]0;owned\\x07[bold]x[/] \\u202e:smile:\\r\\nnext é\n"
+    assert pii("recover", device, *WHY, "--output", "found.csv").code == 0
+    assert rows_in(pii.folder / "found.csv")[1][2] == "\x1b]0;owned\x07[bold]x[/] \u202e:smile:\r\nnext é"
+
+
+def test_the_body_of_a_rejected_message_is_shown_by_its_id(pii: Custody, store: Store) -> None:
+    (message_id,) = store.reject("no JSON, [red]but[/] \x1b[31mcolours")
+    done = pii("recover", message_id, *WHY, "--show")
+    assert done.out == f"{message_id}  body  no JSON, [red]but[/] \\x1b[31mcolours\n"
+
+
+def test_a_request_that_wants_a_second_person_is_recovered_after_the_approval(
+    pii: Custody, tokens: tuple[str, str]
+) -> None:
+    pii.login_as("loginpipe_owner")
+    assert "each request needs the approval" in pii("second-person", "on", "--ticket", "TEST-2").out
+
+    pii.login_as("custodian")
+    stopped = pii("recover", tokens[0], *WHY, "--output", "found.csv").error
+    request_id = stopped.split()[1]
+    assert stopped == (
+        f"request {request_id} is on record and wants a second person: let another custodian run "
+        f"`loginpipe pii approve {request_id}`, then run `loginpipe pii recover {request_id}`"
+    )
+    assert not (pii.folder / "found.csv").exists()
+    assert pii("recover", request_id, "--show").error.startswith("refused, and on record as needs_approval: ")
+    assert pii("approve", request_id).error.startswith("refused, and on record as own_request: ")
+    requested = pii("request", tokens[1], *WHY, "--json").json
+    assert requested["needs_approval"] is True
+
+    pii.login_as("second_custodian")
+    assert pii("approve", request_id).out == f"request {request_id} is approved\n"
+    assert pii("approve", requested["request"], "--json").json == {"approved": requested["request"]}
+    pii.login_as("custodian")
+    assert pii("recover", request_id, "--show").out == f"{tokens[0]}  ip  {IP}\n"
+    assert pii("recover", requested["request"], "--show").out == f"{tokens[1]}  device_id  {DEVICE}\n"
+
+    pii.login_as("loginpipe_owner")
+    assert pii("second-person", "off", "--ticket", "TEST-3", "--json").json == {"second_person": False}
+    pii.login_as("custodian")
+    assert pii("request", tokens[1], *WHY, "--json").json["needs_approval"] is False
+
+
+def test_more_than_ten_values_are_recovered_only_where_that_is_said(pii: Custody, store: Store) -> None:
+    devices = [device for _, device in store.load(*(login(device_id=f"device-{n}") for n in range(11)))]
+    assert pii("recover", *devices, *WHY, "--show").error == "11 values are more than 10: give --most 11"
+    assert store.log() == [], "that is said before anything is requested"
+    assert len(pii("recover", *devices, *WHY, "--show", "--most", 11).out.splitlines()) == 11
+    requested = pii("request", *devices, *WHY)
+    assert "--most 11" in requested.err
+    refused = pii("recover", requested.out.strip(), "--output", "found.csv").error
+    assert refused.startswith("the request is for 11 values, which is more than 10: none was opened; ")
+    assert not (pii.folder / "found.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("ip.v1.x", "--purpose", "only a purpose", "--show"), "a purpose and a ticket go together: "),
+        (("ip.v1.x", "--ticket", "TEST-1", "--show"), "a purpose and a ticket go together: "),
+        (("ip.v1.x", "--show"), "tokens are recovered with --purpose and --ticket, or by the id of one request: "),
+        ((str(uuid4()), str(uuid4()), "--show"), "tokens are recovered with --purpose and --ticket, "),
+        ((str(uuid4()), "--show"), "refused, and on record as unknown_request: "),
+        ((IP, *WHY, "--show"), "refused, and on record as no_subjects: "),
+        (
+            ("x" * 49, "--purpose", "short", "--ticket", "TEST-1", "--show"),
+            "refused, and on record as purpose_too_short: ",
+        ),
+        (("x" * 49, *WHY, "--show"), "nothing is sealed for what was asked: "),
+    ],
+    ids=["no ticket", "no purpose", "no request", "two", "unknown", "a value", "a short purpose", "nothing there"],
+)
+def test_what_cannot_be_recovered_is_one_line(pii: Custody, arguments: tuple[str, ...], said: str) -> None:
+    error = pii("recover", *arguments).error
+    assert error.startswith(said)
+    assert IP not in error
+
+
+def test_a_file_that_exists_is_found_before_anything_is_released(
+    pii: Custody, tokens: tuple[str, str], store: Store
+) -> None:
+    (pii.folder / "found.csv").write_text("mine")
+    (pii.folder / "link.csv").symlink_to(pii.folder / "nowhere")
+    for name in ("found.csv", "link.csv"):
+        assert pii("recover", *tokens, *WHY, "--output", name).error == (
+            f"{name} exists, and nothing is overwritten: name another file"
+        )
+    assert "No such file or directory" in pii("recover", *tokens, *WHY, "--output", "no/folder/found.csv").error
+    assert (pii.folder / "found.csv").read_text() == "mine"
+    assert store.log() == []
+
+
+def test_a_value_that_was_tampered_with_is_named_and_the_others_are_given_out(
+    pii: Custody, tokens: tuple[str, str], store: Store
+) -> None:
+    for byte in (3, 4):
+        store.execute(
+            "UPDATE vault.sealed_values SET ciphertext = set_byte(ciphertext, %s, 0) WHERE token = %s", byte, tokens[0]
+        )
+    done = pii("recover", *tokens, *WHY, "--output", "found.csv")
+    assert done.code == 1
+    assert done.out.startswith("1 values are in found.csv")
+    assert done.err == (
+        f"error: the sealed ip of {tokens[0]} does not open: it, or what it is bound to, was changed; see "
+        "docs/security.md\n"
+    )
+    assert [row[0] for row in rows_in(pii.folder / "found.csv")] == ["token", tokens[1]]
+    alone = pii("recover", tokens[0], *WHY, "--output", "alone.csv")
+    assert (alone.code, alone.out, alone.err) == (1, "", done.err)
+    assert not (pii.folder / "alone.csv").exists(), "an empty file would look like an answer"
+    in_json = pii("recover", *tokens, *WHY, "--output", "json.csv", "--json")
+    assert in_json.code == 1
+    assert json.loads(in_json.out)["refused"] == [{"token": tokens[0], "fault": "changed"}]
+
+
+def test_what_is_missing_is_noted_beside_what_is_there(pii: Custody, tokens: tuple[str, str], store: Store) -> None:
+    (nothing,) = store.keys.tokens("ip", [b"\x01\x02\x03\x04"])
+    done = pii("recover", tokens[0], nothing, *WHY, "--show")
+    assert (done.code, done.err) == (0, f"note: nothing is sealed for {nothing}\n")
+    assert done.out == f"{tokens[0]}  ip  {IP}\n"
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def locked(tmp_path: Path, store: Store) -> tuple[Path, tuple[str, str]]:
+    """A private key behind a passphrase, and the tokens of what was sealed for it."""
+    public = tmp_path / "locked" / "seal_public.pem"
+    generate_seal_key(public, "correct horse")
+    (tokens,) = replace(store, recipients=(read_seal_key(public),)).load(login())
+    return private_half(public), tokens
+
+
+def test_the_passphrase_is_asked_for_hidden_and_shown_nowhere(
+    pii: Custody, locked: tuple[Path, tuple[str, str]]
+) -> None:
+    path, tokens = locked
+    command = ("pii", "recover", tokens[0], *WHY, "--private-key", str(path), "--show")
+    code, seen = at_a_terminal(*command, types=["correct horse"])
+    assert code == 0, seen
+    assert f"Passphrase of {path}:" in seen
+    assert f"{tokens[0]}  ip  {IP}" in seen
+    assert "correct horse" not in seen
+
+
+def test_a_wrong_passphrase_is_one_line_and_nothing_is_requested(
+    pii: Custody, locked: tuple[Path, tuple[str, str]], store: Store
+) -> None:
+    path, tokens = locked
+    command = ("pii", "recover", tokens[0], *WHY, "--private-key", f"file:{path}", "--output", "found.csv")
+    code, seen = at_a_terminal(*command, types=["incorrect horse"])
+    assert code == 1
+    assert seen.rstrip().endswith(f"error: the passphrase does not open {path}: type it again")
+    assert "horse" not in seen
+    assert store.log() == []
+
+
+def test_without_its_private_half_a_custodian_is_told_to_name_it(
+    pii: Custody, tokens: tuple[str, str], monkeypatch: pytest.MonkeyPatch, seal_public: Path
+) -> None:
+    alone = pii.folder / "alone" / "seal_public.pem"
+    alone.parent.mkdir()
+    alone.write_bytes(seal_public.read_bytes())
+    monkeypatch.setenv("LOGINPIPE_SEAL_KEY", f"file:{alone}")
+    assert pii("recover", tokens[0], *WHY, "--show").error == (
+        f"the private key is not at {private_half(alone)}: say with --private-key where it is"
+    )
+    done = pii("recover", tokens[0], *WHY, "--show", "--private-key", private_half(seal_public))
+    assert done.out == f"{tokens[0]}  ip  {IP}\n"
+
+
+def test_token_keys_that_are_not_this_databases_are_refused_before_anything_is_requested(
+    pii: Custody, tokens: tuple[str, str], monkeypatch: pytest.MonkeyPatch, store: Store
+) -> None:
+    """With them every value would look planted."""
+    write_token_keys(pii.folder / "others.json", 7)
+    path = pii.folder / "others.json"
+    path.write_text(path.read_text().replace('"7"', '"1"').replace('"current": 7', '"current": 1'))
+    monkeypatch.setenv("LOGINPIPE_TOKEN_KEYS", f"file:{path}")
+    assert "token key version 1 is not the key" in pii("recover", *tokens, *WHY, "--show").error
+    assert store.log() == []
+
+
+def test_tokens_of_a_salted_scheme_are_compared_where_the_salt_is_named(
+    pii: Custody, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ((ip, _),) = replace(store, compat=CompatMasking(SALTED, b"and pepper")).load(login())
+    refused = pii("recover", ip, *WHY, "--show")
+    assert (refused.code, refused.out) == (1, "")
+    assert "no key at hand shows that it is the token's" in refused.err
+    salt = pii.folder / "salt"
+    salt.touch(mode=0o600)
+    salt.write_text("and pepper\n")
+    monkeypatch.setenv("LOGINPIPE_COMPAT_SALT", f"file:{salt}")
+    assert pii("recover", ip, *WHY, "--show").out == f"{ip}  ip  {IP}\n"
+
+
+# --- audit ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_auditor_lists_what_happened(pii: Custody, tokens: tuple[str, str]) -> None:
+    pii("recover", tokens[0], *WHY, "--show")
+    pii("request", tokens[1], "--purpose", "[red]markup[/] :smile: \x1b[31m", "--ticket", "TEST-9")
+    pii.login_as("auditor")
+    listed = pii("audit", "list", "--json").json
+    assert [(entry["seq"], entry["actor"], entry["action"]) for entry in listed] == [
+        (3, "custodian", "request"),
+        (2, "custodian", "release"),
+        (1, "custodian", "request"),
+    ]
+    assert listed[2]["subjects"] == [tokens[0]]
+    assert len(listed[0]["hash"]) == 64
+    table = pii("audit", "list", "--actor", "custodian", "--since", "2026-01-01").out
+    assert "a test of the commands" in table
+    assert "[red]markup[/] :smile: \\x1b[31m" in table
+    assert listed[2]["request_id"] in table
+    assert [entry["seq"] for entry in pii("audit", "list", "--token", tokens[0], "--json").json] == [2, 1]
+    assert pii("audit", "list", "--most", 1).err == "these are the newest 1: --most shows more\n"
+    assert pii("audit", "list", "--actor", "nobody", "--json").json == []
+
+
+def test_the_log_is_verified_and_its_head_kept(pii: Custody, tokens: tuple[str, str], store: Store) -> None:
+    pii("recover", tokens[0], *WHY, "--show")
+    pii.login_as("auditor")
+    anchors = pii.folder / "anchors.txt"
+    done = pii("audit", "verify", "--write-anchor", anchors)
+    head = done.out.strip()
+    assert (done.code, anchors.read_text()) == (0, f"{head}\n")
+    assert head.startswith("2:")
+    assert "without an anchor" in done.err
+    pii.login_as("custodian")
+    pii("request", tokens[0], *WHY)
+    pii.login_as("auditor")
+    again = pii("audit", "verify", "--anchor-file", anchors, "--write-anchor", anchors, "--anchor", head)
+    assert again.code == 0
+    assert "2 anchors in it" in again.err
+    assert anchors.read_text() == f"{head}\n{again.out.strip()}\n"
+
+    store.execute("ALTER TABLE vault.access_log DISABLE TRIGGER USER; DELETE FROM vault.access_log WHERE seq > 1")
+    assert pii("audit", "verify").code == 0
+    cut = "the tail is cut off: the log ends with entry 1, and had 3"
+    assert pii("audit", "verify", "--anchor-file", anchors).error == (
+        f"the access log is not intact: {cut}; see docs/security.md"
+    )
+    in_json = pii("audit", "verify", "--anchor-file", anchors, "--write-anchor", anchors, "--json")
+    assert in_json.code == 1
+    assert json.loads(in_json.out)["faults"] == [cut]
+    assert len(anchors.read_text().splitlines()) == 2, "the head of a log that is not intact is no anchor"
+
+
+def test_a_custodian_is_no_auditor_and_an_auditor_no_custodian(pii: Custody, tokens: tuple[str, str]) -> None:
+    for arguments in (("audit", "list"), ("audit", "verify")):
+        assert "42501" in pii(*arguments).error
+    pii.login_as("auditor")
+    assert "42501" in pii("request", tokens[0], *WHY).error
+
+
+def test_an_anchor_that_is_none_is_one_line(pii: Custody) -> None:
+    pii.login_as("auditor")
+    assert pii("audit", "verify", "--anchor", "12:abc").error.startswith("an anchor is a number, a colon and 64 hex")
+    assert "cannot be read" in pii("audit", "verify", "--anchor-file", "absent.txt").error
+
+
+# --- erase, rotate, drill ---------------------------------------------------------------------------------------------
+
+USER = "424cdd21-063a-43a7-b91b-7ca1a833afae"
+
+
+def test_a_user_is_erased_after_a_question_and_the_limits_are_said(
+    pii: Custody, tokens: tuple[str, str], store: Store
+) -> None:
+    code, seen = at_a_terminal("pii", "erase", USER, *WHY, types=["n"])
+    assert code == 1
+    assert "This cannot be undone. Erase the user? [y/N]:" in seen
+    assert store.rows("SELECT count(*) FROM user_logins") == [(1,)]
+    code, seen = at_a_terminal("pii", "erase", USER, *WHY, types=["y"])
+    assert code == 0
+    assert "erased: 1 logins, 2 sealed values" in seen
+    assert "backups" in seen
+    assert "256 values" in " ".join(seen.split())
+    assert USER not in seen
+    assert store.rows("SELECT count(*) FROM user_logins") == [(0,)]
+    again = pii("erase", USER, *WHY, "--yes")
+    assert again.out == "erased: 0 logins, 0 sealed values\n"
+    assert "There was no login with that user id." in again.err
+    assert pii("erase", USER, *WHY, "--yes", "--json").json == {"logins": 0, "sealed_values": 0, "key_versions": [1]}
+
+
+def test_a_rotation_is_completed_and_then_there_is_nothing_to_do(pii: Custody, store: Store) -> None:
+    store.load(login())
+    pii.login_as("rotating_custodian")
+    assert pii("rotate", *WHY).out == "0 values have a token of version 1 now, 0 sealed anew\n"
+    assert store.log() == []
+    (pii.folder / "keys" / "tokens.json").unlink()
+    write_token_keys(pii.folder / "keys" / "tokens.json", 1, 2)
+    assert pii("rotate", *WHY, "--json").json == {
+        "version": 2,
+        "rotated": 2,
+        "sealed": 2,
+        "unchecked": 0,
+        "refused": [],
+    }
+    assert pii("rotate", *WHY).out == "0 values have a token of version 2 now, 0 sealed anew\n"
+
+
+def test_a_rotation_that_meets_a_bad_value_names_it_and_ends_with_1(pii: Custody, store: Store) -> None:
+    ((ip, _),) = store.load(login())
+    store.execute("UPDATE vault.sealed_values SET field = 'device_id' WHERE token = %s", ip)
+    pii.login_as("rotating_custodian")
+    (pii.folder / "keys" / "tokens.json").unlink()
+    write_token_keys(pii.folder / "keys" / "tokens.json", 1, 2)
+    done = pii("rotate", *WHY)
+    assert done.code == 1
+    assert done.out == "1 values have a token of version 2 now, 1 sealed anew\n"
+    assert done.err.startswith(f"error: the sealed device_id of {ip} does not open: it was sealed as another field; ")
+
+
+def test_a_rotation_that_wants_a_second_person_is_run_with_the_approved_request(
+    pii: Custody, store: Store, tokens: tuple[str, str]
+) -> None:
+    pii.login_as("loginpipe_owner")
+    pii("second-person", "on", "--ticket", "TEST-2")
+    (pii.folder / "keys" / "tokens.json").unlink()
+    write_token_keys(pii.folder / "keys" / "tokens.json", 1, 2)
+    pii.login_as("rotating_custodian")
+    stopped = pii("rotate", *WHY).error
+    request_id = stopped.split()[1]
+    assert stopped.endswith(f"then run `loginpipe pii rotate` again with --request {request_id}")
+    pii.login_as("custodian")
+    assert pii("approve", request_id).code == 0
+    pii.login_as("rotating_custodian")
+    assert pii("rotate", *WHY, "--request", request_id, "--json").json["rotated"] == 2
+
+
+def test_a_drill_passes_in_one_line(pii: Custody, store: Store) -> None:
+    pii.login_as("rotating_custodian")
+    fingerprint = store.recipients[0].fingerprint
+    done = pii("drill")
+    assert (done.code, done.err) == (0, "")
+    assert done.out == f"recovery works: 2 values were sealed, released and opened, with {fingerprint[:16]}…\n"
+    assert pii("drill", "--json").json == {"values": 2, "opened_with": [fingerprint], "not_tried": []}
+    assert store.rows("SELECT DISTINCT ticket FROM vault.access_log WHERE action = 'request'") == [("drill",)]
+
+
+def test_a_drill_fails_where_recovery_would(pii: Custody, tmp_path: Path) -> None:
+    pii.login_as("rotating_custodian")
+    other = generate_seal_key(tmp_path / "other_public.pem")
+    assert pii("drill", "--private-key", other).error.startswith("recovery does not work with this private key: ")
+
+
+def test_a_drill_that_wants_a_second_person_is_finished_with_the_approved_request(pii: Custody) -> None:
+    pii.login_as("loginpipe_owner")
+    pii("second-person", "on", "--ticket", "TEST-2")
+    pii.login_as("rotating_custodian")
+    request_id = pii("drill").error.split()[1]
+    pii.login_as("custodian")
+    assert pii("approve", request_id).code == 0
+    pii.login_as("rotating_custodian")
+    assert pii("drill", "--request", request_id).out.startswith("recovery works: ")
+
+
+def test_where_sealing_is_off_there_is_nothing_to_drill_or_to_rotate(
+    pii: Custody, monkeypatch: pytest.MonkeyPatch, seal_public: Path
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_SEAL_KEY", "off")
+    private = private_half(seal_public)
+    for arguments in (("drill",), ("rotate", *WHY)):
+        assert "LOGINPIPE_SEAL_KEY is off" in pii(*arguments).error
+        assert "LOGINPIPE_SEAL_KEY is off" in pii(*arguments, "--private-key", private).error
+
+
+# --- nothing in clear where it does not belong ------------------------------------------------------------------------
+
+
+def test_recovered_values_are_in_the_file_and_nowhere_else(
+    pii: Custody, tokens: tuple[str, str], store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    printed = [pii("recover", *tokens, *WHY, "--output", "found.csv")]
+    for statement in (
+        "UPDATE vault.sealed_values SET field = 'body' WHERE field = 'ip'",
+        "UPDATE vault.sealed_values SET ciphertext = ciphertext || ciphertext WHERE field = 'device_id'",
+    ):
+        store.execute(statement)
+        printed.append(pii("recover", *tokens, *WHY, "--output", "second.csv"))
+        (pii.folder / "second.csv").unlink(missing_ok=True)
+    shown = "".join(done.out + done.err for done in printed) + caplog.text
+    files = {path.name: path.read_text(errors="replace") for path in pii.folder.rglob("*") if path.is_file()}
+    database = repr(store.rows("SELECT access_log::text FROM vault.access_log"))
+    found = files.pop("found.csv")
+    for value in (IP, DEVICE):
+        assert value in found
+        assert value not in shown
+        assert value not in database
+    assert not [name for name, text in files.items() if IP in text or DEVICE in text]

@@ -1,0 +1,300 @@
+"""Values recovered through the database, and what is refused where the vault was tampered with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from uuid import uuid4
+
+import pytest
+
+from loginpipe.custody.access import Reason
+from loginpipe.custody.opening import Fault
+from loginpipe.custody.private_keys import Opener
+from loginpipe.custody.recovery import Recovery, recover, request_recovery
+from loginpipe.custody.token_checks import TokenChecks
+from loginpipe.errors import LoginpipeError
+from loginpipe.masking.compat import BASE64, MD5, SALTED, CompatMasking
+from loginpipe.masking.sealing import SealKey, seal
+from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.vault import insert_sealed
+from loginpipe_tests.custody import REASON, Store, new_private_key, opener_of
+from loginpipe_tests.wire import login
+
+IP, DEVICE = "199.172.111.135", "593-47-5928"
+
+
+@dataclass(frozen=True)
+class Custodian:
+    """Requests and recovers in one go."""
+
+    connection: Connection
+    store: Store
+    opener: Opener
+    schemes: tuple[CompatMasking, ...] = ()
+
+    def recover(self, *asked: str, most: int = 10) -> Recovery:
+        request = request_recovery(self.connection, asked, REASON)
+        assert not request.needs_approval
+        checks = TokenChecks(self.store.keys, self.schemes)
+        return recover(self.connection, request.request_id, self.opener, checks, asked=asked, most=most)
+
+    def clear(self, *asked: str) -> list[str]:
+        """The values of tokens, none of which is refused or missing."""
+        recovery = self.recover(*asked)
+        assert (recovery.refused, recovery.missing) == ([], [])
+        return [value.text for value in recovery.recovered]
+
+    def faults(self, *asked: str) -> list[str]:
+        """What is wrong with each value, none of which is recovered."""
+        recovery = self.recover(*asked)
+        assert (recovery.recovered, recovery.missing) == ([], [])
+        for error in recovery.refused:
+            assert not [clear for clear in (IP, DEVICE, "203.0.113.9") if clear in str(error)]
+            assert "\n" not in str(error)
+        return [error.fault for error in recovery.refused]
+
+
+@pytest.fixture
+def custody(custodian: Connection, store: Store, opener: Opener) -> Custodian:
+    return Custodian(custodian, store, opener)
+
+
+@pytest.fixture
+def tokens(store: Store) -> tuple[str, str]:
+    """Of the address and the device of the one login there is."""
+    (tokens,) = store.load(login())
+    return tokens
+
+
+# --- there and back ---------------------------------------------------------------------------------------------------
+
+
+def test_what_was_loaded_is_recovered_by_its_tokens_and_both_steps_are_on_record(
+    custody: Custodian, tokens: tuple[str, str]
+) -> None:
+    recovery = custody.recover(*tokens)
+    assert [(v.subject, v.field_name, v.text, v.by_alias) for v in recovery.recovered] == [
+        (tokens[0], "ip", IP, False),
+        (tokens[1], "device_id", DEVICE, False),
+    ]
+    assert (recovery.refused, recovery.missing) == ([], [])
+    assert custody.store.log() == [("custodian", "request", None), ("custodian", "release", "2 of 2 found")]
+
+
+@pytest.mark.parametrize(
+    ("sent", "canonical"),
+    [("::ffff:199.172.111.135", IP), ("2001:DB8:0:0:0:0:0:1", "2001:db8::1"), (" 127.0.0.1 ", "127.0.0.1")],
+)
+def test_an_address_is_recovered_as_the_token_stands_for_it(
+    custody: Custodian, store: Store, sent: str, canonical: str
+) -> None:
+    ((ip, _),) = store.load(login(ip=sent))
+    assert custody.clear(ip) == [canonical]
+
+
+def test_values_of_several_data_keys_and_fields_come_in_the_order_asked(custody: Custodian, store: Store) -> None:
+    devices = [store.load(login(device_id=f"device-{number}"))[0][1] for number in range(5)]
+    assert custody.clear(*reversed(devices)) == [f"device-{number}" for number in reversed(range(5))]
+
+
+def test_the_body_of_a_rejected_message_is_recovered_by_its_id(custody: Custodian, store: Store) -> None:
+    bodies = ["no JSON", login(ip="nowhere")]
+    ids = store.reject(*bodies)
+    assert custody.clear(*ids) == bodies
+
+
+def test_what_is_not_in_the_vault_is_missing_and_the_rest_is_recovered(
+    custody: Custodian, tokens: tuple[str, str]
+) -> None:
+    (nothing,) = custody.store.keys.tokens("device_id", [b"never seen"])
+    recovery = custody.recover(nothing, tokens[0], str(uuid4()))
+    assert [value.text for value in recovery.recovered] == [IP]
+    assert recovery.missing[0] == nothing
+    assert len(recovery.missing) == 2
+
+
+def test_more_values_than_meant_are_not_opened(custody: Custodian, store: Store) -> None:
+    devices = [store.load(login(device_id=f"device-{number}"))[0][1] for number in range(3)]
+    with pytest.raises(LoginpipeError, match=r"^the request is for 3 values, which is more than 2: none was opened"):
+        custody.recover(*devices, most=2)
+    assert len(custody.recover(*devices, most=3).recovered) == 3
+
+
+def test_by_the_id_of_a_request_alone_every_token_of_each_value_is_given(
+    custody: Custodian, store: Store, opener: Opener
+) -> None:
+    ((_, old),) = store.load(login())
+    later = store.with_keys(1, 2)
+    ((_, new),) = later.load(login())
+    request = request_recovery(custody.connection, [old], REASON)
+    checks = TokenChecks(later.keys)
+    recovery = recover(custody.connection, request.request_id, opener, checks, most=1)
+    assert {(value.subject, value.text) for value in recovery.recovered} == {(old, DEVICE), (new, DEVICE)}
+
+
+# --- across versions of the token key ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sealed", ["older", "newer"])
+def test_a_value_that_is_sealed_under_the_other_version_alone_is_found_by_the_alias(
+    custody: Custodian, store: Store, sealed: str
+) -> None:
+    ((_, old),) = store.load(login())
+    later = store.with_keys(1, 2)
+    ((_, new),) = later.load(login())
+    kept, other = (old, new) if sealed == "older" else (new, old)
+    store.execute("DELETE FROM vault.sealed_values WHERE token = %s", other)
+    custody = replace(custody, store=later)
+    assert custody.clear(other) == custody.clear(kept) == [DEVICE]
+    requested = store.rows("SELECT subjects FROM vault.access_log WHERE action = 'request' ORDER BY seq LIMIT 1")
+    assert set(requested[0][0]) == {old, new}
+
+
+def test_where_the_older_key_is_gone_the_alias_is_what_is_checked(custody: Custodian, store: Store) -> None:
+    ((_, old),) = store.load(login())
+    store.with_keys(1, 2).load(login())
+    custody = replace(custody, store=store.with_keys(2))
+    ((value,),) = (custody.recover(old).recovered,)
+    assert (value.text, value.by_alias) == (DEVICE, True)
+
+
+def test_an_alias_that_was_planted_leads_to_nothing(custody: Custodian, store: Store) -> None:
+    ((_, victim), (_, other)) = store.with_keys(2).load(login(device_id="victim"), login(device_id="other"))
+    (asked,) = store.keys.tokens("device_id", [b"never loaded"])
+    with store.connection() as connection, transaction(connection) as cursor:
+        cursor.execute("INSERT INTO loginpipe.token_aliases VALUES (%s, %s)", (asked, victim))
+    assert replace(custody, store=store.with_keys(1, 2)).faults(asked) == [Fault.ALIAS_PLANTED]
+    assert other != victim
+
+
+# --- of an older masking ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", [CompatMasking(MD5), CompatMasking(BASE64), CompatMasking(SALTED, b"salt")], ids=str)
+def test_a_value_under_a_token_of_an_older_scheme_is_recovered_and_compared(
+    custody: Custodian, store: Store, scheme: CompatMasking
+) -> None:
+    """As received, since that is what those schemes masked."""
+    ((ip, device),) = replace(store, compat=scheme).load(login(ip="::ffff:199.172.111.135"))
+    (victim,) = scheme.tokens([b"victim"])
+    with store.connection() as connection, transaction(connection) as cursor:
+        insert_sealed(cursor, seal([(victim, b"somebody else's")], "device_id", store.recipients))
+    custody = replace(custody, schemes=(scheme,))
+    assert custody.clear(ip, device) == ["::ffff:199.172.111.135", DEVICE]
+    assert custody.faults(victim) == [Fault.PLANTED]
+    assert replace(custody, schemes=()).faults(ip) == [Fault.UNCHECKED]
+
+
+# --- several recipients -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> tuple[SealKey, Opener]:
+    """The break-glass key: public half, and what opens."""
+    path = tmp_path_factory.mktemp("offline") / "private.pem"
+    return new_private_key(path), opener_of(path)
+
+
+def test_each_of_several_recipients_opens_what_was_sealed_for_them(
+    custody: Custodian, store: Store, offline: tuple[SealKey, Opener]
+) -> None:
+    key, opener = offline
+    ((ip, _),) = replace(store, recipients=(*store.recipients, key)).load(login())
+    assert custody.clear(ip) == replace(custody, opener=opener).clear(ip) == [IP]
+
+
+def test_a_data_key_for_another_recipient_is_an_error_of_its_own_that_names_them(
+    custody: Custodian, tokens: tuple[str, str], offline: tuple[SealKey, Opener]
+) -> None:
+    recovery = replace(custody, opener=offline[1]).recover(tokens[0])
+    ((error,),) = (recovery.refused,)
+    assert error.fault == Fault.OTHER_RECIPIENT
+    assert custody.store.recipients[0].fingerprint[:16] in str(error)
+
+
+# --- the vault tampered with ------------------------------------------------------------------------------------------
+
+
+def test_a_flipped_bit_is_refused(custody: Custodian, tokens: tuple[str, str]) -> None:
+    custody.store.execute(
+        "UPDATE vault.sealed_values SET ciphertext = set_bit(ciphertext, 77, 1 - get_bit(ciphertext, 77)) "
+        "WHERE token = %s",
+        tokens[0],
+    )
+    assert custody.faults(tokens[0]) == [Fault.CHANGED]
+    assert custody.clear(tokens[1]) == [DEVICE]
+
+
+SWAP = """
+    UPDATE vault.sealed_values AS this
+    SET {columns}
+    FROM vault.sealed_values AS other
+    WHERE (this.token, other.token) IN ((%s, %s), (%s, %s))
+"""
+
+
+def swap(store: Store, one: str, other: str, columns: Sequence[str]) -> None:
+    """Exchange some columns of two rows of the vault."""
+    assignments = ", ".join(f"{column} = other.{column}" for column in columns)
+    store.execute(SWAP.format(columns=assignments), one, other, other, one)
+
+
+@pytest.fixture
+def two_devices(store: Store) -> tuple[str, str]:
+    """Tokens of two devices, sealed under a data key each."""
+    return store.load(login(device_id="one"))[0][1], store.load(login(device_id="other"))[0][1]
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["both asked for", "one at a time"])
+def test_swapped_rows_are_refused(custody: Custodian, two_devices: tuple[str, str], *, together: bool) -> None:
+    swap(custody.store, *two_devices, ["data_key_id", "position", "ciphertext"])
+    asked = [two_devices] if together else [(token,) for token in two_devices]
+    assert [fault for tokens in asked for fault in custody.faults(*tokens)] == [Fault.ROW_SWAPPED] * 2
+
+
+def test_swapped_fields_are_refused(custody: Custodian, tokens: tuple[str, str]) -> None:
+    swap(custody.store, *tokens, ["field"])
+    assert custody.faults(*tokens) == [Fault.FIELD_SWAPPED] * 2
+
+
+def test_swapped_data_keys_are_refused(custody: Custodian, two_devices: tuple[str, str]) -> None:
+    swap(custody.store, *two_devices, ["data_key_id"])
+    assert custody.faults(*two_devices) == [Fault.KEY_SWAPPED] * 2
+
+
+def test_wrapped_keys_that_were_swapped_are_refused(custody: Custodian, two_devices: tuple[str, str]) -> None:
+    custody.store.execute(
+        "UPDATE vault.data_keys AS this SET wrapped_key = other.wrapped_key "
+        "FROM vault.data_keys AS other WHERE this.data_key_id <> other.data_key_id"
+    )
+    assert custody.faults(*two_devices) == [Fault.KEY_SWAPPED] * 2
+
+
+def test_a_wrapped_key_that_was_changed_is_refused(custody: Custodian, tokens: tuple[str, str]) -> None:
+    custody.store.execute(
+        "UPDATE vault.data_keys SET wrapped_key = set_byte(wrapped_key, 5, get_byte(wrapped_key, 5) # 1)"
+    )
+    assert set(custody.faults(*tokens)) == {Fault.DATA_KEY_CHANGED}
+
+
+def test_a_recipient_that_was_put_in_by_hand_is_refused(custody: Custodian, tokens: tuple[str, str]) -> None:
+    custody.store.execute(
+        "INSERT INTO vault.data_keys (data_key_id, recipient, wrapped_key) "
+        "SELECT data_key_id, repeat('0', 64), wrapped_key FROM vault.data_keys"
+    )
+    assert custody.faults(*tokens) == [Fault.CHANGED] * 2
+
+
+def test_a_row_that_the_pipelines_own_role_planted_is_refused(custody: Custodian, store: Store) -> None:
+    """It has the public key, and may insert: what it seals under a token opens. It cannot make the token fit."""
+    (victim,) = store.keys.tokens("device_id", [b"victim"])
+    sealed = seal([(victim, b"somebody else's")], "device_id", store.recipients)
+    with store.connection() as connection, transaction(connection) as cursor:
+        insert_sealed(cursor, sealed)
+    assert custody.faults(victim) == [Fault.PLANTED]
+
+
+def test_a_purpose_and_a_ticket_are_on_record_as_they_were_typed(custody: Custodian, tokens: tuple[str, str]) -> None:
+    request_recovery(custody.connection, tokens, Reason("  who is behind this?  ", " SEC-7 "))
+    assert custody.store.rows("SELECT purpose, ticket, subjects FROM vault.access_log") == [
+        ("who is behind this?", "SEC-7", list(tokens))
+    ]

@@ -1,0 +1,155 @@
+"""Tokens of one value under several versions of the token key: kept together by aliases, and by the view on top."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from threading import Barrier
+from uuid import uuid4
+
+import psycopg2
+import pytest
+
+from loginpipe.logins.messages import messages_frame
+from loginpipe.logins.splitting import split_batch
+from loginpipe.masking.mask import MaskedLogins, mask_logins
+from loginpipe.masking.sealing import Sealed
+from loginpipe.masking.tokens import TokenKeys, derive_field_keys
+from loginpipe.postgres.aliases import insert_aliases
+from loginpipe.postgres.connections import Connection, connect, transaction
+from loginpipe.postgres.load import load_logins
+from loginpipe_tests.wire import delivered, login
+
+FIELD_KEYS = {version: derive_field_keys(bytes([version]) * 32) for version in (1, 2, 3)}
+
+
+@pytest.fixture
+def pipeline(pipeline_url: str) -> Iterator[Connection]:
+    with closing(connect(pipeline_url)) as connection:
+        yield connection
+
+
+def keys(*versions: int) -> TokenKeys:
+    """Keys with the newest version as the current one."""
+    return TokenKeys(max(versions), {version: FIELD_KEYS[version] for version in versions})
+
+
+def masked(token_keys: TokenKeys, *bodies: str) -> MaskedLogins:
+    return mask_logins(split_batch(messages_frame([delivered(body) for body in bodies])).accepted, token_keys)
+
+
+def load(pipeline: Connection, token_keys: TokenKeys, *bodies: str) -> None:
+    run_id = str(uuid4())
+    with transaction(pipeline) as cursor:
+        cursor.execute(
+            "INSERT INTO loginpipe.ingest_runs (run_id, queue, started_at) VALUES (%s, 'q', now())", (run_id,)
+        )
+    batch = masked(token_keys, *bodies)
+    load_logins(pipeline, batch.logins, Sealed(), run_id, aliases=batch.aliases)
+
+
+def insert(database_url: str, *aliases: tuple[str, str]) -> None:
+    with closing(connect(database_url)) as connection, transaction(connection) as cursor:
+        insert_aliases(cursor, aliases)
+
+
+def aliases(database_url: str) -> dict[str, str]:
+    with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT old_token, new_token FROM loginpipe.token_aliases")
+        return dict(cursor.fetchall())
+
+
+def distinct(analyst_url: str, relation: str) -> tuple[int, int, int]:
+    """As an analyst: rows, distinct addresses and distinct devices."""
+    with closing(psycopg2.connect(analyst_url)) as connection, connection.cursor() as cursor:
+        cursor.execute(f"SELECT count(*), count(DISTINCT masked_ip), count(DISTINCT masked_device_id) FROM {relation}")
+        (row,) = cursor.fetchall()
+    return row  # type: ignore[no-any-return]
+
+
+def test_duplicates_are_counted_across_two_rotations(pipeline: Connection, analyst_url: str) -> None:
+    one, other = login(ip="198.51.100.1", device_id="one"), login(ip="198.51.100.2", device_id="other")
+    load(pipeline, keys(1), one, other)
+    load(pipeline, keys(1, 2), one)
+    load(pipeline, keys(1, 2, 3), one, other)
+    assert distinct(analyst_url, "user_logins") == (5, 5, 5)
+    assert distinct(analyst_url, "loginpipe.user_logins_canonical") == (5, 2, 2)
+
+
+def test_also_when_the_first_key_is_gone_before_the_second_rotation(pipeline: Connection, analyst_url: str) -> None:
+    load(pipeline, keys(1), login())
+    load(pipeline, keys(1, 2), login())
+    load(pipeline, keys(2, 3), login())
+    assert distinct(analyst_url, "user_logins") == (3, 3, 3)
+    assert distinct(analyst_url, "loginpipe.user_logins_canonical") == (3, 1, 1)
+
+
+def test_without_an_older_key_there_is_no_alias_and_the_view_is_the_table(
+    pipeline: Connection, database_url: str, analyst_url: str
+) -> None:
+    load(pipeline, keys(1), login(), login(device_id="another"))
+    assert aliases(database_url) == {}
+    assert distinct(analyst_url, "loginpipe.user_logins_canonical") == distinct(analyst_url, "user_logins")
+
+
+def test_the_view_has_the_columns_of_the_table(database_url: str) -> None:
+    columns = """
+        SELECT array_agg(attname || ' ' || format_type(atttypid, atttypmod) ORDER BY attnum)
+        FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0
+    """
+    with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
+        found = []
+        for relation in ("public.user_logins", "loginpipe.user_logins_canonical"):
+            cursor.execute(columns, (relation,))
+            found += cursor.fetchall()
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([[("1", "2")], [("1", "2")]], {"1": "2"}),
+        ([[("1", "2")], [("2", "3")]], {"1": "3", "2": "3"}),
+        ([[("1", "2"), ("0", "2")], [("2", "3")], [("3", "4")]], {"0": "4", "1": "4", "2": "4", "3": "4"}),
+        ([[("1", "2")], [("1", "3"), ("2", "3")]], {"1": "3", "2": "3"}),
+        ([[("2", "3")], [("1", "2")]], {"1": "3", "2": "3"}),
+        ([[("1", "1")]], {}),
+    ],
+    ids=["again", "chain", "long chain", "both versions held", "a straggler with the older key", "itself"],
+)
+def test_an_old_token_leads_straight_to_the_newest(
+    database_url: str, pipeline_url: str, steps: Sequence[Sequence[tuple[str, str]]], expected: dict[str, str]
+) -> None:
+    for step in steps:
+        insert(pipeline_url, *step)
+    assert aliases(database_url) == expected
+
+
+def test_runs_with_different_keys_that_load_at_once_leave_no_token_behind(
+    database_url: str, pipeline_url: str, analyst_url: str
+) -> None:
+    """Half of them were begun before the rotation: neither sees the aliases that the others are about to commit."""
+    together = Barrier(6)
+    bodies = [login(ip=f"198.51.100.{i}", device_id=f"device {i}") for i in range(40)]
+
+    def run(number: int) -> None:
+        with closing(connect(pipeline_url)) as own:
+            together.wait(timeout=30)
+            ordered = bodies if number % 2 else bodies[::-1]
+            load(own, keys(1, 2) if number % 3 else keys(1, 2, 3), *ordered)
+
+    with closing(connect(pipeline_url)) as first:
+        load(first, keys(1), *bodies)
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(run, range(6)))
+    found = aliases(database_url)
+    assert set(found.values()).isdisjoint(found)
+    assert len(found) == 2 * 2 * len(bodies)
+    assert distinct(analyst_url, "loginpipe.user_logins_canonical") == (7 * 40, 40, 40)
+
+
+def test_aliases_that_are_known_hold_up_nobody(database_url: str, pipeline_url: str) -> None:
+    insert(pipeline_url, ("1", "2"))
+    with closing(connect(pipeline_url)) as other, transaction(other) as cursor:
+        insert_aliases(cursor, [("3", "4")])
+        insert(pipeline_url, ("1", "2"))
+    assert aliases(database_url) == {"1": "2", "3": "4"}

@@ -1,0 +1,376 @@
+"""Erasing a user in the database: what goes and what stays, by which tombstone it is remembered, beside loads."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, date, datetime
+from typing import Any
+from uuid import uuid4
+
+import pandas as pd
+import psycopg2
+import pytest
+
+from loginpipe.errors import DatabaseError
+from loginpipe.masking.sealing import Sealed
+from loginpipe.postgres.connections import Connection, connect
+from loginpipe.postgres.erasures import ERASURE_LOCK, read_erased
+from loginpipe.postgres.load import load_logins
+from loginpipe.postgres.session import is_passing
+from loginpipe_tests.conftest import as_role
+
+USER, OTHER = "424cdd21-063a-43a7-b91b-7ca1a833afae", "5c1f9f0e-7a45-4d4b-8a0c-1f6f6f0f9a11"
+TOMBSTONE = "ab" * 32
+TODAY = date(2026, 11, 21)
+
+
+def query(database_url: str, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+    with closing(psycopg2.connect(database_url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(statement, values or None)
+        return cursor.fetchall() if cursor.description else []
+
+
+def add_login(owner_url: str, user: str, ip: str, device: str) -> None:
+    """A login, and what its tokens stand for."""
+    query(
+        owner_url,
+        "INSERT INTO user_logins (user_id, masked_ip, masked_device_id) VALUES (%s, %s, %s)",
+        user,
+        ip,
+        device,
+    )
+    seal(owner_url, ip, device)
+
+
+def seal(owner_url: str, *tokens: str) -> None:
+    for token in tokens:
+        query(
+            owner_url,
+            "INSERT INTO vault.sealed_values VALUES (%s, 'ip', gen_random_uuid(), 0, 'x') ON CONFLICT DO NOTHING",
+            token,
+        )
+
+
+def add_alias(owner_url: str, old: str, new: str) -> None:
+    query(owner_url, "INSERT INTO loginpipe.token_aliases VALUES (%s, %s)", old, new)
+
+
+def erase(database_url: str, user: str | None = USER, tombstones: Any = None) -> tuple[Any, ...]:
+    given = {"1": TOMBSTONE} if tombstones is None else tombstones
+    (row,) = query(
+        as_role(database_url, "custodian"),
+        "SELECT refusal, logins, sealed_values FROM vault.erase_user(%s, %s::jsonb, %s, 'DPO-77')",
+        user, json.dumps(given), "asked for it themselves",
+    )  # fmt: skip
+    return row
+
+
+def sealed_tokens(database_url: str) -> set[str]:
+    return {token for (token,) in query(database_url, "SELECT token FROM vault.sealed_values")}
+
+
+def users(database_url: str) -> list[str]:
+    return [user for (user,) in query(database_url, "SELECT user_id FROM user_logins ORDER BY 1")]
+
+
+# --- what goes and what stays ---
+
+
+def test_logins_go_and_of_the_sealed_values_those_that_nobody_shares(database_url: str, owner_url: str) -> None:
+    add_login(owner_url, USER, "ip.sole", "dev.shared")
+    add_login(owner_url, USER, "ip.shared", "dev.sole")
+    add_login(owner_url, OTHER, "ip.shared", "dev.shared")
+    seal(owner_url, "ip.of nobody")
+    assert erase(database_url) == (None, 2, 2)
+    assert users(database_url) == [OTHER]
+    assert sealed_tokens(database_url) == {"ip.shared", "dev.shared", "ip.of nobody"}
+
+
+def test_a_user_who_is_not_there_is_remembered_all_the_same(database_url: str) -> None:
+    assert erase(database_url) == (None, 0, 0)
+    assert query(database_url, "SELECT encode(tombstone, 'hex'), key_version FROM loginpipe.erased_users") == [
+        (TOMBSTONE, 1)
+    ]
+
+
+def test_logins_without_tokens_can_be_erased_too(database_url: str, owner_url: str) -> None:
+    query(owner_url, "INSERT INTO user_logins (user_id) VALUES (%s), (NULL)", USER)
+    assert erase(database_url) == (None, 1, 0)
+    assert query(database_url, "SELECT user_id FROM user_logins") == [(None,)]
+
+
+def test_a_value_goes_under_every_version_of_the_key_unless_somebody_holds_one_of_its_tokens(
+    database_url: str, owner_url: str
+) -> None:
+    add_login(owner_url, USER, "ip.v1.sole", "dev.v2.shared")
+    add_login(owner_url, OTHER, "ip.v2.other", "dev.v1.shared")
+    for old, new in (("ip.v1.sole", "ip.v3.sole"), ("ip.v2.sole", "ip.v3.sole"), ("ip.v1.other", "ip.v2.other")):
+        add_alias(owner_url, old, new)
+        seal(owner_url, old, new)
+    for old in ("dev.v1.shared", "dev.v2.shared"):
+        add_alias(owner_url, old, "dev.v3.shared")
+        seal(owner_url, old, "dev.v3.shared")
+    assert erase(database_url) == (None, 1, 3)
+    assert sealed_tokens(database_url) == {
+        "ip.v1.other", "ip.v2.other", "dev.v1.shared", "dev.v2.shared", "dev.v3.shared",
+    }  # fmt: skip
+    assert query(database_url, "SELECT old_token FROM loginpipe.token_aliases ORDER BY 1") == [
+        ("dev.v1.shared",), ("dev.v2.shared",), ("ip.v1.other",),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("stored", [f" {USER}", f"{USER}\u2003\u00a0", f"\t{USER}\x1f\n"])
+def test_every_spelling_that_has_the_same_tombstone_is_the_same_user(
+    database_url: str, owner_url: str, stored: str
+) -> None:
+    add_login(owner_url, stored, "ip", "dev")
+    add_login(owner_url, f"{USER}x", "ip", "dev")
+    assert erase(database_url, f"{USER} ") == (None, 1, 0)
+    assert users(database_url) == [f"{USER}x"]
+
+
+@pytest.mark.parametrize(("stored", "given"), [("Zoe\u0308", "Zo\u00eb"), ("Zo\u00eb", "Zoe\u0308")])
+def test_composed_and_decomposed_letters_are_the_same(
+    database_url: str, owner_url: str, stored: str, given: str
+) -> None:
+    add_login(owner_url, stored, "ip", "dev")
+    assert erase(database_url, given) == (None, 1, 2)
+
+
+def test_an_id_is_text_and_no_pattern(database_url: str, owner_url: str) -> None:
+    for user in ("%", "_", ".*", "'; DROP TABLE user_logins; --", "100%"):
+        add_login(owner_url, user, "ip", "dev")
+    assert erase(database_url, "%") == (None, 1, 0)
+    assert erase(database_url, "'; DROP TABLE user_logins; --") == (None, 1, 0)
+    assert sorted(users(database_url)) == [".*", "100%", "_"]
+
+
+def test_logins_go_from_every_partition(database_url: str, owner_url: str) -> None:
+    query(
+        owner_url,
+        "INSERT INTO user_logins (user_id, create_date) "
+        "SELECT %s, day::date FROM unnest(ARRAY['2026-11-20', '1999-01-01', NULL]) AS day",
+        USER,
+    )  # fmt: skip
+    assert erase(database_url) == (None, 3, 0)
+
+
+# --- what is remembered ---
+
+
+def test_the_log_names_tombstones_and_counts_and_never_the_user(database_url: str, owner_url: str) -> None:
+    add_login(owner_url, USER, "ip", "dev")
+    erase(database_url, USER, {"2": "cd" * 32, "1": TOMBSTONE})
+    assert query(
+        database_url, "SELECT actor, action, subjects, purpose, ticket, detail FROM vault.access_log"
+    ) == [
+        ("custodian", "erasure", [TOMBSTONE, "cd" * 32], "asked for it themselves", "DPO-77",
+         "logins=1 sealed_values=2 aliases=0")
+    ]  # fmt: skip
+
+
+def test_a_refusal_deletes_nothing_and_is_on_record_without_the_user(database_url: str, owner_url: str) -> None:
+    add_login(owner_url, USER, "ip", "dev")
+    refused = "SELECT * FROM vault.erase_user(%s, '{}', 'short', 'DPO-77')"
+    assert query(as_role(database_url, "custodian"), refused, USER) == [("purpose_too_short", None, None)]
+    assert users(database_url) == [USER]
+    assert query(database_url, "SELECT action, subjects, detail FROM vault.access_log") == [
+        ("refusal", None, "erasure: purpose_too_short")
+    ]
+
+
+def test_an_erasure_that_is_rolled_back_has_not_been(database_url: str, owner_url: str, custodian_url: str) -> None:
+    add_login(owner_url, USER, "ip", "dev")
+    with closing(psycopg2.connect(custodian_url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT * FROM vault.erase_user(%s, '{}', 'asked for it themselves', 'DPO-77')", (USER,))
+    assert users(database_url) == [USER]
+    assert query(database_url, "SELECT count(*) FROM vault.access_log") == [(0,)]
+    assert query(database_url, "SELECT count(*) FROM loginpipe.erased_users") == [(0,)]
+
+
+def test_each_erasure_counts_and_the_last_one_dates_the_tombstone(database_url: str, pipeline_url: str) -> None:
+    with closing(connect(pipeline_url)) as connection:
+        assert read_erased(connection).count == 0
+        erase(database_url)
+        first = read_erased(connection)
+        erase(database_url)
+        second = read_erased(connection)
+        erase(database_url, OTHER, {"1": "cd" * 32, "2": "ef" * 32})
+        third = read_erased(connection)
+    assert first.tombstones == second.tombstones == {bytes.fromhex(TOMBSTONE)}
+    assert third.tombstones == {bytes.fromhex(tombstone * 32) for tombstone in ("ab", "cd", "ef")}
+    assert (first.count, second.count, third.count) == (1, 2, 4)
+    tombstone = bytes.fromhex(TOMBSTONE)
+    assert datetime.now(UTC) >= second.erased_at[tombstone] > first.erased_at[tombstone]
+
+
+def test_without_a_tombstone_the_erasure_is_counted_by_one_that_is_nobodys(
+    database_url: str, pipeline_url: str
+) -> None:
+    for _ in range(2):
+        erase(database_url, USER, {})
+    assert (
+        query(database_url, "SELECT key_version, octet_length(tombstone) FROM loginpipe.erased_users") == [(0, 32)] * 2
+    )
+    with closing(connect(pipeline_url)) as connection:
+        assert read_erased(connection).count == 2
+
+
+@pytest.mark.parametrize(
+    "tombstones",
+    [
+        [], "x", 7, {"0": TOMBSTONE}, {"-1": TOMBSTONE}, {"01": TOMBSTONE}, {"32768": TOMBSTONE}, {"": TOMBSTONE},
+        {"one": TOMBSTONE}, {"1": TOMBSTONE[1:]}, {"1": TOMBSTONE.upper()}, {"1": None}, {"1": 7}, {"1": [TOMBSTONE]},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_what_is_no_tombstone_is_an_error_and_nothing_is_deleted(
+    database_url: str, owner_url: str, tombstones: Any
+) -> None:
+    add_login(owner_url, USER, "ip", "dev")
+    with pytest.raises(psycopg2.Error) as refusal:
+        erase(database_url, USER, tombstones)
+    assert refusal.value.pgcode in {"22023", "22P02"}
+    assert USER not in str(refusal.value)
+    assert users(database_url) == [USER]
+
+
+@pytest.mark.parametrize("user", [None, "", " \u2003\n"])
+def test_a_blank_user_id_is_an_error(database_url: str, owner_url: str, user: str | None) -> None:
+    query(owner_url, "INSERT INTO user_logins (user_id) VALUES (''), (NULL)")
+    with pytest.raises(psycopg2.errors.InvalidParameterValue):
+        erase(database_url, user)
+    assert query(database_url, "SELECT count(*) FROM user_logins") == [(2,)]
+
+
+# --- beside loads ---
+
+
+@pytest.fixture
+def pipeline(pipeline_url: str) -> Iterator[Connection]:
+    with closing(connect(pipeline_url)) as connection:
+        yield connection
+
+
+def frame(user: str = USER) -> pd.DataFrame:
+    """A login as ``masked_logins`` hands it on."""
+    return pd.DataFrame(
+        [[str(uuid4()), user, "android", "ip", "dev", None, 2_003_000, TODAY]],
+        columns=["message_id", "user_id", "device_type", "masked_ip", "masked_device_id", "locale", "app_version",
+                 "create_date"],
+    )  # fmt: skip
+
+
+def run_of(pipeline: Connection) -> str:
+    run_id = str(uuid4())
+    with pipeline.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO loginpipe.ingest_runs (run_id, queue, started_at) VALUES (%s, 'q', now())", (run_id,)
+        )
+    pipeline.commit()
+    return run_id
+
+
+def waits_for(database_url: str, lock: int) -> Callable[[], bool]:
+    high, low = divmod(lock, 1 << 32)
+    waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'advisory' AND classid = %s AND objid = %s"
+    return lambda: bool(query(database_url, waiting, high, low))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+
+
+def test_a_load_of_a_run_that_knows_of_every_erasure_goes_through(database_url: str, pipeline: Connection) -> None:
+    erase(database_url, OTHER)
+    run_id, erasures = run_of(pipeline), read_erased(pipeline).count
+    assert load_logins(pipeline, frame(), Sealed(), run_id, erasures=erasures).inserted == 1
+
+
+def test_a_load_of_a_run_that_missed_one_writes_nothing_and_is_not_tried_again(
+    database_url: str, pipeline: Connection
+) -> None:
+    run_id, erasures = run_of(pipeline), read_erased(pipeline).count
+    erase(database_url)
+    with pytest.raises(DatabaseError) as refusal:
+        load_logins(pipeline, frame(), Sealed(), run_id, erasures=erasures)
+    assert str(refusal.value) == (
+        "a user was erased while the run was at work: its messages go back, and the next run takes them"
+    )
+    assert not is_passing(refusal.value)
+    assert users(database_url) == []
+    assert query(database_url, "SELECT count(*) FROM loginpipe.ingested_messages") == [(0,)]
+
+
+def test_a_second_erasure_of_a_user_is_noticed_as_well(database_url: str, pipeline: Connection) -> None:
+    erase(database_url)
+    run_id, erasures = run_of(pipeline), read_erased(pipeline).count
+    erase(database_url)
+    with pytest.raises(DatabaseError, match="a user was erased"):
+        load_logins(pipeline, frame(), Sealed(), run_id, erasures=erasures)
+
+
+def test_a_run_that_looks_at_no_tombstones_loads(database_url: str, pipeline: Connection) -> None:
+    run_id = run_of(pipeline)
+    erase(database_url)
+    assert load_logins(pipeline, frame(), Sealed(), run_id).inserted == 1
+
+
+def test_an_erasure_waits_for_the_loads_under_way_and_deletes_what_they_wrote(
+    database_url: str, pipeline_url: str
+) -> None:
+    with ThreadPoolExecutor(1) as pool, closing(psycopg2.connect(pipeline_url)) as loading:
+        with loading.cursor() as cursor:  # as load_logins begins
+            cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", (ERASURE_LOCK,))
+            cursor.execute("INSERT INTO user_logins (user_id) VALUES (%s)", (USER,))
+        erasing = pool.submit(erase, database_url)
+        until(waits_for(database_url, ERASURE_LOCK))
+        loading.commit()
+        assert erasing.result(timeout=30) == (None, 1, 0)
+    assert users(database_url) == []
+
+
+def test_an_erasure_gives_up_behind_a_load_that_hangs_and_nothing_is_deleted(
+    database_url: str, owner_url: str, pipeline_url: str
+) -> None:
+    add_login(owner_url, USER, "ip", "dev")
+    query(owner_url, "ALTER FUNCTION vault.lock_loads_out() SET lock_timeout = '20ms'")
+    with closing(psycopg2.connect(pipeline_url)) as hanging, hanging.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", (ERASURE_LOCK,))
+        with pytest.raises(psycopg2.errors.LockNotAvailable):
+            erase(database_url)
+    assert users(database_url) == [USER]
+
+
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ"])
+def test_a_load_that_waited_for_an_erasure_knows_of_it_whatever_the_databases_default(
+    database_url: str, pipeline_url: str, custodian_url: str, level: str
+) -> None:
+    query(database_url, f"ALTER DATABASE {psycopg2.extensions.parse_dsn(database_url)['dbname']} "
+                        f"SET default_transaction_isolation = '{level.lower()}'")  # fmt: skip
+    with (
+        ThreadPoolExecutor(1) as pool,
+        closing(psycopg2.connect(custodian_url)) as erasing,
+        closing(connect(pipeline_url)) as pipeline,
+    ):
+        erasing.set_session(isolation_level="READ COMMITTED")
+        run_id, erasures = run_of(pipeline), read_erased(pipeline).count
+        with erasing.cursor() as cursor:
+            cursor.execute("SELECT * FROM vault.erase_user(%s, '{}', 'asked for it themselves', 'DPO-77')", (USER,))
+        loading = pool.submit(load_logins, pipeline, frame(), Sealed(), run_id, erasures=erasures)
+        until(waits_for(database_url, ERASURE_LOCK))
+        erasing.commit()
+        with pytest.raises(DatabaseError, match="a user was erased"):
+            loading.result(timeout=30)
+    assert users(database_url) == []
+
+
+def test_loads_do_not_wait_for_one_another(database_url: str, pipeline_url: str, pipeline: Connection) -> None:
+    with closing(psycopg2.connect(pipeline_url)) as other, other.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", (ERASURE_LOCK,))
+        run_id = run_of(pipeline)
+        assert load_logins(pipeline, frame(), Sealed(), run_id, erasures=0).inserted == 1

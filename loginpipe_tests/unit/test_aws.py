@@ -1,0 +1,85 @@
+"""What production demands of an AWS endpoint: https, unless it is on this machine."""
+
+import boto3
+import pytest
+
+from loginpipe.aws import endpoint_fault
+from loginpipe.errors import KeyFileError, QueueError
+from loginpipe.masking.aws_clients import kms_client, secrets_manager_client
+from loginpipe.sqs.client import open_queue
+
+SERVICES = {"sqs": "SQS", "kms": "KMS", "secretsmanager": "SECRETS_MANAGER"}
+
+
+@pytest.fixture(autouse=True)
+def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+
+
+def fault(service: str, endpoint: str | None = None) -> str | None:
+    return endpoint_fault(boto3.session.Session().client(service, region_name="eu-west-1", endpoint_url=endpoint))  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize(
+    "endpoint",
+    [None, "https://vpce-1.example.com", "http://127.0.0.1:4566", "http://127.8.0.1", "http://localhost:4566",
+     "http://localhost.localstack.localhost:1", "http://[::1]:4566"],
+    ids=str,
+)  # fmt: skip
+def test_an_endpoint_with_https_or_on_this_machine_is_good_enough(service: str, endpoint: str | None) -> None:
+    assert fault(service, endpoint) is None
+
+
+@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize(
+    "endpoint",
+    ["http://localstack:4566", "http://10.0.0.5", "http://localhost.example.com", "http://[fe80::1]:80", "http://0.0.0.0:1"],
+)  # fmt: skip
+def test_any_other_is_named_with_how_to_set_it(service: str, endpoint: str) -> None:
+    said = fault(service, endpoint)
+    assert said is not None
+    assert "production demands https to AWS" in said
+    assert f"AWS_ENDPOINT_URL_{SERVICES[service]}" in said
+    assert "https://" in said
+
+
+def test_credentials_in_the_url_are_not_shown() -> None:
+    said = fault("sqs", "http://user:geheim@queues.example.com:4566")
+    assert said is not None
+    assert "geheim" not in said
+    assert "queues.example.com" in said
+
+
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SQS"])
+def test_a_queue_without_https_is_refused_in_production_before_it_is_asked(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "http://queues.invalid:4566")
+    monkeypatch.setenv("LOGINPIPE_ENV", "production")
+    with pytest.raises(QueueError) as caught:
+        open_queue("logins", connections=1)
+    assert str(caught.value).startswith(
+        "queue 'logins': production demands https to AWS, and the endpoint at queues.invalid has none: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "variable", "name"),
+    [
+        (kms_client, "AWS_ENDPOINT_URL_KMS", "KMS"),
+        (secrets_manager_client, "AWS_ENDPOINT_URL_SECRETS_MANAGER", "Secrets Manager"),
+    ],
+    ids=["KMS", "Secrets Manager"],
+)
+def test_keys_without_https_are_refused_in_production_before_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, make: type, variable: str, name: str
+) -> None:
+    monkeypatch.setenv(variable, "http://keys.invalid")
+    assert make(production=False)
+    with pytest.raises(KeyFileError) as caught:
+        make(production=True)
+    assert str(caught.value).startswith(f"{name}: production demands https to AWS, and the endpoint at keys.invalid ")
+    assert variable in str(caught.value)
