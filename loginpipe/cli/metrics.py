@@ -1,5 +1,6 @@
 """The command that serves metrics."""
 
+import signal
 from threading import Event
 from typing import Annotated
 
@@ -33,8 +34,9 @@ def metrics(
         server, _ = start_http_server(port, host, metrics)
     except OSError as error:
         raise LoginpipeError(f"cannot listen on {host}:{port} ({error.strerror}): choose another --port") from None
+    ended = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
     notes.print(f"metrics at http://{host}:{port}/metrics, until interrupted")
-    try:
-        Event().wait()
-    except KeyboardInterrupt:
-        server.shutdown()
+    ended.wait()
+    server.shutdown()

@@ -13,8 +13,6 @@ from loginpipe.errors import AccessRefusedError, LoginpipeError
 from loginpipe.masking.sealing import SealedValue, WrappedDataKey
 from loginpipe.postgres.connections import Connection, transaction
 
-_LOCK_WAIT: Final = "30s"
-
 SUBJECTS_MOST: Final = 256
 """Tokens and message ids in one request."""
 
@@ -163,8 +161,6 @@ def called(connection: Connection, query: str, parameters: tuple[object, ...]) -
     with transaction(connection) as cursor:
         # The functions demand it, and a role or a database may have another one as its default.
         cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-        # One writes to the log at a time: whoever leaves a transaction open there must not hold the others up unseen.
-        cursor.execute("SELECT set_config('lock_timeout', %s, true)", (_LOCK_WAIT,))
         try:
             cursor.execute(query, parameters)
         except ValueError:

@@ -135,7 +135,7 @@ def _seal_key(settings: Settings) -> str:
     if not keys:
         return "off: neither masked values nor rejected bodies can be recovered"
     pinned = "pinned" if settings.seal_key_fingerprint else "not pinned"
-    return f"fingerprint {keys[0].fingerprint[:16]}…, {pinned}"
+    return f"fingerprint {' and '.join(f'{key.fingerprint[:16]}…' for key in keys)}, {pinned}"
 
 
 def _dagster_storage(_: Settings) -> str:

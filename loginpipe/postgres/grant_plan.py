@@ -139,5 +139,6 @@ def differences(found: Iterable[Grant], wanted: Iterable[Grant]) -> Iterator[str
 
 def _ours(name: str) -> bool:
     # How versions are encoded is no secret, and was everybody's from the beginning.
-    _, qualified = name.split(" ", 1)
-    return qualified.split(".")[0] in {"loginpipe", "vault"} and name not in _APP_VERSIONS
+    kind, qualified = name.split(" ", 1)
+    ours = kind != "DATABASE" and qualified.split(".")[0] in {"loginpipe", "vault"}
+    return ours and name not in _APP_VERSIONS

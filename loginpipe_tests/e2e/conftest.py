@@ -23,7 +23,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         project.run("loginpipe", "local", "down")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ui(project: Project) -> Iterator[int]:
     """`loginpipe dev`; gives the port of the UI."""
     port = free_port()

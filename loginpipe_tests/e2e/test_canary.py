@@ -73,7 +73,7 @@ def runs(ui: int) -> list[dict[str, Any]]:
     return results
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ran(project: Project, ui: int) -> int:
     """The UI, after a run that took the markers and one that failed on them."""
     send_markers(project)

@@ -110,7 +110,7 @@ def served(pipeline: Pipeline, port: int, tmp_path: Path) -> Iterator[str]:
         assert url in process.stderr.readline()
         yield url
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""

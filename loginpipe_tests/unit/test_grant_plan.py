@@ -37,6 +37,12 @@ def test_what_everybody_may_do_on_what_may_be_anothers_is_taken_for_granted() ->
     assert list(differences([*PLAN, Grant(PUBLIC, "CREATE", "SCHEMA public")], PLAN)) == []
 
 
+def test_what_everybody_may_do_on_the_database_is_its_owners_affair_also_where_it_is_called_as_a_schema_is() -> None:
+    for name in ("loginpipe", "vault"):
+        plan = planned(name)
+        assert list(differences([*plan, Grant(PUBLIC, "TEMPORARY", f"DATABASE {name}")], plan)) == []
+
+
 def test_everybody_may_encode_versions_and_call_nothing_else() -> None:
     version = Grant(PUBLIC, "EXECUTE", "FUNCTION loginpipe.app_version_text(encoded integer)")
     release = Grant(PUBLIC, "EXECUTE", "FUNCTION vault.release(request_id uuid)")

@@ -4,6 +4,7 @@ import os
 import resource
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,18 +44,20 @@ def test_half_of_a_file_is_never_left_behind(tmp_path: Path, error: type[BaseExc
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
+@contextmanager
 def _no_room() -> Iterator[None]:
     """No file may grow beyond ten octets."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        # pytest writes too.
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.usefixtures("_no_room")
 def test_where_there_is_no_room_it_is_one_line_without_what_was_to_be_written(tmp_path: Path) -> None:
-    with pytest.raises(LoginpipeError) as caught, private_output(tmp_path / "found.csv") as file:
+    with _no_room(), pytest.raises(LoginpipeError) as caught, private_output(tmp_path / "found.csv") as file:
         file.write("199.172.111.135")
     assert str(caught.value).startswith(f"{tmp_path / 'found.csv'} cannot be written (File too large): ")
     assert "199.172" not in str(caught.value)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Run once, by the postgres image, on an empty data folder.
 # Two databases with an owner each: Dagster's account is refused by the database that holds the logins. The pipeline has
-# a third one, which may load and cannot read what it sealed. They share one password because libpq reads one PGPASSWORD;
-# give them three where the machine is not a developer's own.
+# a third one, which may load and cannot read what it sealed. They share one password because libpq reads one
+# PGPASSWORD; give them three where the machine is not a developer's own.
 set -euo pipefail
 
 psql --no-psqlrc --set=ON_ERROR_STOP=1 --set=password="$POSTGRES_PASSWORD" \

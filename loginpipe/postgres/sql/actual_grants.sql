@@ -1,5 +1,5 @@
--- What the four roles and PUBLIC are granted, by the catalog, which every role may read: on the two schemas and what is in
--- them, on user_logins, and on the database and the schema public. Owners are left out: they may do everything.
+-- What the four roles and PUBLIC are granted, by the catalog, which every role may read: on the two schemas and what is
+-- in them, on user_logins, and on the database and the schema public. Owners are left out: they may do everything.
 WITH grantee (oid, role_name) AS (
     SELECT oid, rolname::text
     FROM pg_roles

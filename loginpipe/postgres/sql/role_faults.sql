@@ -22,7 +22,9 @@ vault (owner) AS (
     FROM pg_namespace
     WHERE nspname = 'vault'
 )
-SELECT format('the role %%s is missing: run `CREATE ROLE %%1$s NOLOGIN`, and grant it what docs/tables.md lists', role_name)
+SELECT format(
+    'the role %%s is missing: run `CREATE ROLE %%1$s NOLOGIN`, and grant it what docs/tables.md lists', role_name
+)
 FROM wanted
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name)
 UNION ALL
@@ -31,7 +33,9 @@ FROM wanted
 JOIN pg_roles ON rolname = role_name
 WHERE rolsuper OR rolcreaterole
 UNION ALL
-SELECT format('%%s is a member of %%I, and may do what that one may: run `REVOKE %%2$I FROM %%1$s`', role_name, parent.rolname)
+SELECT format(
+    '%%s is a member of %%I, and may do what that one may: run `REVOKE %%2$I FROM %%1$s`', role_name, parent.rolname
+)
 FROM wanted
 JOIN pg_roles AS role ON role.rolname = role_name
 JOIN pg_auth_members ON pg_auth_members.member = role.oid
@@ -45,7 +49,8 @@ FROM owned, vault
 WHERE owned.owner <> vault.owner
 UNION ALL
 SELECT format(
-    '%%s, the owner of the vault, may not %%s on public.user_logins: run `GRANT %%2$s ON TABLE public.user_logins TO %%1$s`',
+    '%%s, the owner of the vault, may not %%s on public.user_logins: '
+    'run `GRANT %%2$s ON TABLE public.user_logins TO %%1$s`',
     vault.owner::regrole, privilege
 )
 FROM vault, pg_class, unnest(ARRAY['SELECT', 'DELETE']) AS needed (privilege)
@@ -54,8 +59,8 @@ WHERE relnamespace = 'public'::regnamespace
     AND NOT has_table_privilege(vault.owner, pg_class.oid, privilege)
 UNION ALL
 SELECT format(
-    'the trigger %%s of vault.access_log is off, or not there: run `ALTER TABLE vault.access_log ENABLE ALWAYS TRIGGER %%1$s`, '
-    'and `loginpipe pii audit verify`',
+    'the trigger %%s of vault.access_log is off, or not there: '
+    'run `ALTER TABLE vault.access_log ENABLE ALWAYS TRIGGER %%1$s`, and `loginpipe pii audit verify`',
     trigger_name
 )
 FROM unnest(ARRAY['chain_log_entry', 'refuse_to_change_the_log']) AS needed (trigger_name)

@@ -7,7 +7,6 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from loginpipe.custody import access
 from loginpipe.custody.access import (
     REFUSALS,
     Reason,
@@ -142,19 +141,6 @@ def test_what_no_database_can_hold_is_one_line(custodian: Connection, token: str
 def test_another_isolation_level_by_default_is_no_hindrance(custodian: Connection, token: str) -> None:
     custodian.set_session(isolation_level="SERIALIZABLE")
     assert len(release(custodian, requested(custodian, token))) == 1
-
-
-def test_a_transaction_that_is_left_open_on_the_log_does_not_hold_others_up_for_ever(
-    custodian: Connection, second_custodian: Connection, token: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(access, "_LOCK_WAIT", "50ms")
-    with second_custodian.cursor() as cursor:
-        cursor.execute("SELECT vault.request_access(%s, 'left open for a while', 'TEST-1')", ([token],))
-    with pytest.raises(DatabaseError) as caught:
-        requested(custodian, token)
-    assert caught.value.sqlstate == "55P03"
-    second_custodian.rollback()
-    requested(custodian, token)
 
 
 def test_the_pipeline_may_call_none_of_it(store: Store, token: str) -> None:

@@ -147,7 +147,7 @@ END
 $$;
 
 COMMENT ON FUNCTION vault.request_access(text[], text, text, uuid) IS
-    'Put on record that one wants to see what tokens or message ids (256 at most) stand for, why, and under which ticket. '
+    'Put on record that one wants to see what up to 256 tokens or message ids stand for, why, and under which ticket. '
     'Without subjects: a bulk request, under which the same role makes requests for 24 hours.';
 COMMENT ON FUNCTION vault.approve_access(uuid) IS 'Approve the request of another role. Returns why not, or NULL.';
 COMMENT ON FUNCTION vault.release(uuid) IS

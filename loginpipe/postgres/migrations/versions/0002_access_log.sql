@@ -20,7 +20,7 @@ CREATE UNIQUE INDEX access_log_of_a_request ON vault.access_log (request_id, act
 CREATE INDEX access_log_policy ON vault.access_log (seq) WHERE action = 'policy';
 
 COMMENT ON TABLE vault.access_log IS
-    'Who asked for what, who approved it, what was released, refused, erased. Append-only, each row hashed with the last.';
+    'Who asked for what, who approved it, what was released, refused, erased. Append-only; each row hashes the last.';
 COMMENT ON COLUMN vault.access_log.seq IS 'From 1, without gaps, in the order of commits.';
 COMMENT ON COLUMN vault.access_log.at IS 'When the row was written, by this server''s clock.';
 COMMENT ON COLUMN vault.access_log.actor IS 'The role that logged in, whatever role it had set.';
@@ -71,8 +71,9 @@ AS $$
 $$;
 
 COMMENT ON FUNCTION vault.access_log_hash(vault.access_log) IS
-    'SHA-256 over the UTF-8 of previous_hash (hex), seq, at, actor, action, request_id, under, subjects, purpose, ticket '
-    'and detail, each as its length in octets, a colon and the text, or - for NULL; subjects as [count] and each of them.';
+    'SHA-256 over the UTF-8 of previous_hash (hex), seq, at, actor, action, request_id, under, subjects, purpose, '
+    'ticket and detail, each as its length in octets, a colon and the text, or - for NULL; subjects as [count] and '
+    'each of them.';
 
 -- In the other isolation levels a statement goes on seeing the log as it was when the transaction began.
 CREATE FUNCTION vault.require_read_committed() RETURNS void
@@ -88,8 +89,8 @@ BEGIN
 END
 $$;
 
--- From here to the end of the transaction nobody else writes to the log. Who has to wait for somebody's open transaction
--- is told so in the end.
+-- From here to the end of the transaction nobody else writes to the log. Who has to wait for somebody's open
+-- transaction is told so in the end.
 CREATE FUNCTION vault.lock_access_log() RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp

@@ -10,7 +10,7 @@ AS $$
     VALUES (action, request_id, under, subjects, purpose, ticket, detail)
 $$;
 
--- Without white space around it: as Python's str.strip() has it, since the tombstone of a user is made of the id stripped.
+-- Without white space around it, as Python's str.strip() has it: the tombstone of a user is made of the id stripped.
 CREATE FUNCTION vault.trimmed(stated text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT
 SET search_path = pg_catalog, pg_temp
@@ -69,8 +69,8 @@ AS $$
     )
 $$;
 
--- In an earlier transaction, that is: of the one at work the status is "in progress", wherever a savepoint was set. What
--- was restored from another cluster may have an id that is yet to come here, and of which asking is an error.
+-- In an earlier transaction, that is: of the one at work the status is "in progress", wherever a savepoint was set.
+-- What was restored from another cluster may have an id that is yet to come here, and of which asking is an error.
 CREATE FUNCTION vault.is_committed(xact xid8) RETURNS boolean
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp

@@ -177,7 +177,7 @@ COMMENT ON FUNCTION loginpipe.create_partition(text, date) IS
     'Make a day''s partition of loginpipe.ingested_messages, or a month''s of public.user_logins, and move what waits '
     'for it in the default partition.';
 COMMENT ON FUNCTION loginpipe.drop_ledger_partition(date) IS
-    'Drop a day''s partition of the ledger, 29 days after it. What was recorded there since then moves to the default one.';
+    'Drop a day''s partition of the ledger, 29 days after it. What was recorded there since moves to the default one.';
 COMMENT ON FUNCTION loginpipe.trim_ledger(date) IS
     'Delete what was sent before a day, at least 29 days ago, from the ledger''s default partition; return how much.';
 COMMENT ON FUNCTION loginpipe.rows_in_default(text) IS
