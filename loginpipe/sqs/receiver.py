@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from hashlib import md5
 from typing import TYPE_CHECKING, Final
@@ -71,8 +71,10 @@ def receive_batch(
     """
     bite = _Bite(queue, leases, most, time.monotonic() + seconds, visibility_seconds)
     pool = ThreadPoolExecutor(receivers, thread_name_prefix="receive")
-    receiving = [pool.submit(bite.receive_until_done) for _ in range(receivers)]
+    receiving: list[Future[None]] = []
     try:
+        # Begun in here: a signal that comes while a thread is started must end those that were.
+        receiving.extend(pool.submit(bite.receive_until_done) for _ in range(receivers))
         for done in receiving:
             done.result()
     except QueueError as error:

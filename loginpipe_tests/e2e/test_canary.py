@@ -18,8 +18,6 @@ from loginpipe_tests.canary import BAD, GOOD, MARKERS, found
 from loginpipe_tests.e2e.project import Project, eventually, graphql
 from loginpipe_tests.wire import tables
 
-pytestmark = pytest.mark.xdist_group("e2e")
-
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 RUNS = """

@@ -8,8 +8,6 @@ import pytest
 
 from loginpipe_tests.e2e.project import Project, eventually, graphql, login_events
 
-pytestmark = pytest.mark.xdist_group("e2e")
-
 MATERIALIZE = ("asset", "materialize", "-m", "loginpipe.definitions", "--select", "group:login_ingest")
 CHAIN = {"raw_sqs_messages", "validated_logins", "rejected_logins", "masked_logins", "user_logins_table"}
 

@@ -33,8 +33,6 @@ from loginpipe.local.stack import LocalStack, attach_or_start, down, running, ru
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-pytestmark = pytest.mark.xdist_group("local-stack")
-
 
 @pytest.fixture
 def folder() -> Iterator[Path]:

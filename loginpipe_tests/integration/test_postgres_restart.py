@@ -20,10 +20,7 @@ from loginpipe_tests.crash.postgres import LossyWay, Postgres, running_postgres
 from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
 from loginpipe_tests.wire import eventually
 
-pytestmark = [
-    pytest.mark.xdist_group("a postgres of their own"),
-    pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR")
 
 GOOD, BAD = 60, 20
 CUT = """
@@ -75,13 +72,13 @@ def test_a_run_gets_over_a_restart_of_postgres(place: FastPlace, postgres: Postg
 
 
 def test_a_run_waits_for_a_postgres_that_is_away_and_keeps_its_leases(place: FastPlace, postgres: Postgres) -> None:
-    starting = Timer(4, postgres.start)
+    starting = Timer(7, postgres.start)
 
     def stop() -> None:
         postgres.stop()
         starting.start()
 
-    result = place.run(Point.WRITTEN, stop, visibility_seconds=3)
+    result = place.run(Point.WRITTEN, stop, visibility_seconds=6)
     starting.join()
     assert_all_went_well(place, result)
 
@@ -130,9 +127,9 @@ def test_a_postgres_that_hangs_in_the_commit_costs_no_lease(place: FastPlace) ->
     def freeze() -> None:
         ((pid,),) = place.rows(backend)
         os.kill(pid, signal.SIGSTOP)
-        Timer(5, os.kill, (pid, signal.SIGCONT)).start()
+        Timer(7, os.kill, (pid, signal.SIGCONT)).start()
 
-    assert_all_went_well(place, place.run(Point.WRITTEN, freeze, visibility_seconds=3))
+    assert_all_went_well(place, place.run(Point.WRITTEN, freeze, visibility_seconds=6))
 
 
 # --- deadlocks --------------------------------------------------------------------------------------------------------
