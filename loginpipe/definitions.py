@@ -5,13 +5,15 @@ from typing import Any
 
 import dagster as dg
 
+from loginpipe.assets.insights import daily_logins, duplicate_devices, duplicate_ips
 from loginpipe.assets.masked_logins import masked_logins
 from loginpipe.assets.raw_sqs_messages import raw_sqs_messages
 from loginpipe.assets.user_logins_table import user_logins_table
 from loginpipe.assets.validated_logins import split_messages
 from loginpipe.checks import columns_are_the_contract, counts_add_up
 from loginpipe.handover import HANDOVER, Handover
-from loginpipe.jobs import ingest_job, ingest_schedule, maintain_partitions, maintenance_schedule
+from loginpipe.insights_sensor import insights_sensor
+from loginpipe.jobs import ingest_job, ingest_schedule, insights_job, maintain_partitions, maintenance_schedule
 from loginpipe.resources import resources_from
 from loginpipe.sensors import dead_letter_sensor, queue_depth_sensor
 from loginpipe.settings import load_settings
@@ -28,11 +30,19 @@ def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg
     """
     settings = load_settings()
     return dg.Definitions(
-        assets=[raw_sqs_messages, split_messages, masked_logins, user_logins_table],
+        assets=[
+            raw_sqs_messages,
+            split_messages,
+            masked_logins,
+            user_logins_table,
+            duplicate_devices,
+            duplicate_ips,
+            daily_logins,
+        ],
         asset_checks=[counts_add_up, columns_are_the_contract],
-        jobs=[ingest_job(settings.queue_name), maintain_partitions],
+        jobs=[ingest_job(settings.queue_name), insights_job(), maintain_partitions],
         schedules=[ingest_schedule, maintenance_schedule],
-        sensors=[queue_depth_sensor, dead_letter_sensor],
+        sensors=[queue_depth_sensor, dead_letter_sensor, insights_sensor],
         resources={**resources_from(settings), HANDOVER: Handover(), **(resource_overrides or {})},
         # One process: frames go from asset to asset in memory, and leases live from step to step.
         executor=dg.in_process_executor,

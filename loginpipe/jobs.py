@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 import dagster as dg
 
-from loginpipe.assets.group import GROUP
+from loginpipe.assets.group import GROUP, INSIGHTS
 from loginpipe.resources import PostgresResource
 
 if TYPE_CHECKING:
@@ -36,6 +36,19 @@ ingest_schedule: Final = dg.ScheduleDefinition(
     default_status=dg.DefaultScheduleStatus.STOPPED,
     description="An alternative to queue_depth_sensor: turn that one off when you turn this one on.",
 )
+
+
+INSIGHTS_JOB: Final = "refresh_insights"
+
+
+def insights_job() -> "UnresolvedAssetJobDefinition":
+    """Return the job that computes duplicates and daily counts of some days anew."""
+    return dg.define_asset_job(
+        INSIGHTS_JOB,
+        selection=dg.AssetSelection.groups(INSIGHTS),
+        description="Duplicates and daily counts of one day or more, computed anew from user_logins.",
+        tags={"dagster/max_runtime": "3600"},
+    )
 
 
 @dg.op

@@ -7,7 +7,7 @@ database and an unreadable key end a run before it has received a message.
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, datetime
 from math import ceil
 
 import dagster as dg
@@ -24,6 +24,13 @@ from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.connections import Connection, require_verified_tls, transaction
 from loginpipe.postgres.contract import user_logins_columns
 from loginpipe.postgres.erasures import Erased, read_erased
+from loginpipe.postgres.insights import (
+    DuplicatesOfDay,
+    LoginsOfDay,
+    days_touched,
+    refresh_daily_logins,
+    refresh_duplicates,
+)
 from loginpipe.postgres.load import LoadCounts, load_logins
 from loginpipe.postgres.migrate import require_migrated
 from loginpipe.postgres.partitions import MaintenanceResult, maintain
@@ -201,6 +208,18 @@ class PostgresResource(dg.ConfigurableResource["PostgresResource"]):
     def user_logins_columns(self) -> tuple[tuple[str, str], ...]:
         """Return name and type of each column of ``user_logins``, as the database has it now."""
         return self._session.run(_user_logins_columns)
+
+    def refresh_duplicates(self, table: str, day: date) -> DuplicatesOfDay:
+        """Compute one day of a table of duplicates anew."""
+        return self._session.run(lambda connection: refresh_duplicates(connection, table, day))
+
+    def refresh_daily_logins(self, day: date) -> LoginsOfDay:
+        """Compute one day of ``daily_logins`` anew."""
+        return self._session.run(lambda connection: refresh_daily_logins(connection, day))
+
+    def days_touched(self, since: datetime, until: datetime) -> list[date]:
+        """Return the UTC dates of which runs that ended in between have brought logins."""
+        return self._session.run(lambda connection: days_touched(connection, since, until))
 
     def maintain_partitions(self, today: date) -> MaintenanceResult:
         """Create the partitions that are coming and drop the ledger's expired ones."""

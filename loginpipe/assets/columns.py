@@ -18,6 +18,10 @@ _MEANINGS: Final = {
     "locale": ("varchar(32)", "As received, or NULL"),
     "app_version": ("integer", "1,000,000 major + 1,000 minor + patch; `loginpipe.app_version_text` decodes it"),
     "create_date": ("date", "UTC date of the login"),
+    "users": ("integer", "Distinct users"),
+    "logins": ("bigint", "Logins"),
+    "first_date": ("date", "UTC date of the first login"),
+    "last_date": ("date", "UTC date of the last login"),
     "reasons": ("text[]", "Reason codes"),
     "fields": ("text[]", "The field that each reason is about"),
 }

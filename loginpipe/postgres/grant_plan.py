@@ -27,6 +27,16 @@ _PARTITIONS: Final = (
     "FUNCTION loginpipe.trim_ledger(begins date)",
     "FUNCTION loginpipe.rows_in_default(parent text)",
 )
+_INSIGHTS: Final = (
+    "TABLE loginpipe.duplicate_devices",
+    "TABLE loginpipe.duplicate_ips",
+    "TABLE loginpipe.daily_logins",
+)
+_INSIGHT_VIEWS: Final = (
+    "TABLE loginpipe.shared_devices",
+    "TABLE loginpipe.shared_ips",
+    "TABLE loginpipe.daily_logins_by_version",
+)
 _CUSTODY: Final = (
     "FUNCTION vault.request_access(subjects text[], purpose text, ticket text, under uuid)",
     "FUNCTION vault.approve_access(request_id uuid)",
@@ -78,6 +88,8 @@ def planned(database: str) -> frozenset[Grant]:
             "TABLE loginpipe.token_aliases": ("SELECT", "INSERT"),
             "TABLE loginpipe.token_aliases (new_token)": ("UPDATE",),
             "TABLE loginpipe.erased_users": ("SELECT",),
+            "TABLE loginpipe.user_logins_canonical": ("SELECT",),
+            **dict.fromkeys(_INSIGHTS, ("SELECT", "INSERT", "DELETE")),
             "TABLE vault.data_keys": ("INSERT",),
             "TABLE vault.sealed_values": ("INSERT",),
             "TABLE vault.sealed_values (token)": ("SELECT",),
@@ -90,6 +102,7 @@ def planned(database: str) -> frozenset[Grant]:
             "TABLE public.user_logins": ("SELECT",),
             "TABLE loginpipe.alembic_version": ("SELECT",),
             "TABLE loginpipe.user_logins_canonical": ("SELECT",),
+            **dict.fromkeys((*_INSIGHTS, *_INSIGHT_VIEWS), ("SELECT",)),
             **dict.fromkeys(_APP_VERSIONS, ("EXECUTE",)),
         },
         CUSTODIAN: {

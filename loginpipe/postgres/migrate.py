@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy.engine import Connection as SqlalchemyConnection
 
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 """The newest revision in ``migrations/``. Revisions are numbered in order, so that they compare as text."""
 
 _INSUFFICIENT_PRIVILEGE: Final = "42501"

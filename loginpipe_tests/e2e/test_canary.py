@@ -114,6 +114,15 @@ def rendered(ui: int, expected: dict[str, str]) -> dict[str, str]:
     return shown
 
 
+def printed(project: Project) -> dict[str, str]:
+    """What the commands say that look at the pipeline's state, the metrics among them."""
+    commands = (("metrics", "--once"), ("doctor",), ("rejects", "list", "--json"), ("dlq", "status", "--json"))
+    done = {" ".join(command): project.run("loginpipe", *command, check=False) for command in commands}
+    assert "loginpipe_reject_faults_total" in done["metrics --once"].stdout
+    assert "invalid_address" in done["rejects list --json"].stdout
+    return {command: each.stdout + each.stderr for command, each in done.items()}
+
+
 def kept(project: Project) -> dict[str, str]:
     """What lies in the tables and in the project's folder; the queue's own state aside."""
     there = {name: "\n".join(rows) for name, rows in tables(project).items()}
@@ -127,6 +136,7 @@ def test_no_marker_is_in_the_answers_of_the_ui_nor_in_what_is_kept(project: Proj
     assert any("CheckViolation" in text for text in said.values()), "and why one failed"
     assert found(said, MARKERS) == []
     assert found(kept(project), MARKERS) == []
+    assert found(printed(project), MARKERS) == []
 
 
 @pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")

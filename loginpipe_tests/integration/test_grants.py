@@ -45,6 +45,9 @@ ACTIONS = {
     "empty user_logins": "TRUNCATE user_logins",
     "read a partition of user_logins": "SELECT * FROM user_logins_default",
     "read the canonical view": "SELECT * FROM loginpipe.user_logins_canonical",
+    "read duplicates": "SELECT * FROM loginpipe.duplicate_devices, loginpipe.duplicate_ips, loginpipe.daily_logins",
+    "read the views of duplicates": "SELECT * FROM loginpipe.shared_devices, loginpipe.shared_ips",
+    "compute duplicates anew": "DELETE FROM loginpipe.duplicate_devices",
     "decode a version": "SELECT loginpipe.app_version_text(2003000), loginpipe.app_version_number('2.3')",
     "read the revision": "SELECT * FROM loginpipe.alembic_version",
     "change the revision": "UPDATE loginpipe.alembic_version SET version_num = '0001'",
@@ -103,8 +106,12 @@ MAY = {
         "read the books", "write the books", "list rejects", "read check values", "record a check value",
         "read aliases", "add an alias", "lead an alias on", "read tombstones", "make a partition",
         "read which tokens are sealed", "seal a value", "add a wrapped key",
+        "read the canonical view", "read duplicates", "compute duplicates anew",
     },
-    "analyst": {"read user_logins", "read the canonical view", "decode a version", "read the revision"},
+    "analyst": {
+        "read user_logins", "read the canonical view", "read duplicates", "read the views of duplicates",
+        "decode a version", "read the revision",
+    },
     "custodian": {
         "read the revision", "list rejects", "mark rejects as replayed", "read check values", "read aliases",
         "request access", "approve", "release", "erase",

@@ -13,13 +13,14 @@ import pytest
 
 import loginpipe
 from loginpipe.assets.columns import PII
-from loginpipe.assets.group import CHAIN, GROUP, OWNERS
+from loginpipe.assets.group import CHAIN, GROUP, INSIGHTS, OWNERS
 from loginpipe.definitions import build_definitions
 from loginpipe.handover import HANDOVER
 from loginpipe.jobs import INGEST_JOB
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.settings import Settings
 
+AFTER = ("duplicate_devices", "duplicate_ips", "daily_logins")
 PERSONAL = {
     "body": "clear",
     "ip": "clear",
@@ -151,28 +152,30 @@ def test_the_chain_is_these_assets_and_each_takes_its_rows_from_these() -> None:
         "rejected_logins": ["raw_sqs_messages"],
         "masked_logins": ["validated_logins"],
         "user_logins_table": ["masked_logins"],
+        **{name: ["user_logins_table"] for name in AFTER},
     }
 
 
 def test_the_chain_is_listed_in_the_order_the_data_flows() -> None:
-    assert set(CHAIN) == set(specs())
-    for name, spec in specs().items():
+    assert {name for name, spec in specs().items() if spec.group_name == GROUP} == set(CHAIN)
+    for name in CHAIN:
+        spec = specs()[name]
         assert all(CHAIN.index(dep.asset_key.to_user_string()) < CHAIN.index(name) for dep in spec.deps)
 
 
-@pytest.mark.parametrize("name", CHAIN)
+@pytest.mark.parametrize("name", [*CHAIN, *AFTER])
 def test_an_asset_says_what_it_is_whose_and_of_what_columns(name: str) -> None:
     spec = specs()[name]
     assert spec.description
     assert len(spec.description) > 40
     assert spec.owners == OWNERS
-    assert spec.group_name == GROUP
+    assert spec.group_name == (GROUP if name in CHAIN else INSIGHTS)
     assert spec.kinds
     assert spec.code_version
     assert all(column.type and column.description for column in columns(spec))
 
 
-@pytest.mark.parametrize("name", CHAIN)
+@pytest.mark.parametrize("name", [*CHAIN, *AFTER])
 def test_every_column_of_personal_data_is_tagged_with_how_personal_it_is_and_no_other(name: str) -> None:
     tags = {column.name: column.tags.get(PII) for column in columns(specs()[name])}
     assert tags == {column: PERSONAL.get(column) for column in tags}
@@ -180,7 +183,7 @@ def test_every_column_of_personal_data_is_tagged_with_how_personal_it_is_and_no_
 
 def test_no_asset_that_is_stored_has_a_column_of_clear_personal_data() -> None:
     stored = {name: spec for name, spec in specs().items() if "table" in spec.kinds}
-    assert set(stored) == {"rejected_logins", "user_logins_table"}
+    assert set(stored) == {"rejected_logins", "user_logins_table", *AFTER}
     assert not [
         (name, column.name)
         for name, spec in stored.items()
@@ -195,7 +198,7 @@ def test_clear_personal_data_ends_at_masked_logins() -> None:
 
 
 def test_every_frame_that_another_asset_takes_is_handed_over_in_memory() -> None:
-    taken = {dep.asset_key.to_user_string() for spec in specs().values() for dep in spec.deps}
+    taken = {dep.asset_key.to_user_string() for name in CHAIN for dep in specs()[name].deps}
     graph = definitions().resolve_asset_graph()
     keys = {name: graph.get(dg.AssetKey(name)).io_manager_key for name in taken}
     assert keys == dict.fromkeys(["raw_sqs_messages", "validated_logins", "masked_logins"], HANDOVER)
@@ -223,7 +226,7 @@ def test_the_checks_are_these_and_one_of_them_blocks() -> None:
 
 def test_the_jobs_are_these_and_run_in_one_process() -> None:
     jobs = {job.name: job for job in definitions().resolve_all_job_defs() if job.name != "__ASSET_JOB"}
-    assert set(jobs) == {"ingest_logins", "maintain_partitions"}
+    assert set(jobs) == {"ingest_logins", "refresh_insights", "maintain_partitions"}
     assert {job.executor_def.name for job in definitions().resolve_all_job_defs()} == {"in_process"}
     assert all(job.description for job in jobs.values())
 
@@ -244,6 +247,7 @@ def test_the_sensor_runs_from_the_start_and_the_schedule_that_would_double_it_do
     assert {name: sensor.default_status.value for name, sensor in sensors.items()} == {
         "queue_depth_sensor": "RUNNING",
         "dead_letter_sensor": "RUNNING",
+        "insights_sensor": "RUNNING",
     }
     assert sensors["queue_depth_sensor"].job_name == "ingest_logins"
     assert {(s.name, s.default_status.value, s.job_name, s.cron_schedule) for s in definitions().schedules or []} == {

@@ -1,0 +1,108 @@
+"""What analysts read beside ``user_logins``, computed anew by day: duplicates and daily counts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Final
+
+from psycopg2 import sql
+
+from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.statements import statement
+
+DUPLICATES: Final[Mapping[str, str]] = {
+    "duplicate_devices": "masked_device_id",
+    "duplicate_ips": "masked_ip",
+}
+"""Table in the schema ``loginpipe`` → its column of tokens."""
+
+_SHOWN: Final = 10
+
+
+@dataclass(frozen=True)
+class DuplicatesOfDay:
+    """What was found for one day.
+
+    Attributes:
+        seen: distinct tokens on that day.
+        shared: how many of them more than one user has logged in from.
+        top: the ten with the most users: token, users, logins, first date, last date.
+    """
+
+    seen: int
+    shared: int
+    top: tuple[tuple[str, int, int, date, date], ...]
+
+
+@dataclass(frozen=True)
+class LoginsOfDay:
+    """Logins of one day, in all and by device type, locale and version (as text), the most frequent first."""
+
+    logins: int
+    by_device_type: Mapping[str, int]
+    by_locale: Mapping[str, int]
+    by_version: Mapping[str, int]
+
+
+def refresh_duplicates(connection: Connection, table: str, day: date) -> DuplicatesOfDay:
+    """Compute one day of a table of duplicates anew, in one transaction.
+
+    Args:
+        connection: with no transaction open.
+        table: a key of `DUPLICATES`.
+        day: the UTC date.
+
+    Raises:
+        DatabaseError: the day is as it was.
+    """
+    token = sql.Identifier(DUPLICATES[table])
+    qualified = sql.Identifier("loginpipe", table)
+    with transaction(connection) as cursor:
+        _begin_anew(cursor, table, day)
+        cursor.execute(sql.SQL(statement("insert_duplicates")).format(table=qualified, token=token), {"day": day})
+        shared = cursor.rowcount
+        cursor.execute(
+            sql.SQL(
+                "SELECT {token}, users, logins, first_date, last_date FROM {table} WHERE create_date = %s "
+                "ORDER BY users DESC, logins DESC, {token} LIMIT %s"
+            ).format(token=token, table=qualified),
+            (day, _SHOWN),
+        )
+        top = tuple(cursor.fetchall())
+        cursor.execute(
+            sql.SQL(
+                "SELECT count(DISTINCT {token}) FROM loginpipe.user_logins_canonical WHERE create_date = %s"
+            ).format(token=token),
+            (day,),
+        )
+        ((seen,),) = cursor.fetchall()
+    return DuplicatesOfDay(seen, shared, top)
+
+
+def refresh_daily_logins(connection: Connection, day: date) -> LoginsOfDay:
+    """Compute one day of ``daily_logins`` anew, in one transaction.
+
+    Raises:
+        DatabaseError: the day is as it was.
+    """
+    with transaction(connection) as cursor:
+        _begin_anew(cursor, "daily_logins", day)
+        cursor.execute(statement("insert_daily_logins"), {"day": day})
+        cursor.execute(statement("daily_breakdown"), {"day": day})
+        found: dict[str, dict[str, int]] = {"device_type": {}, "locale": {}, "version": {}}
+        for by, name, logins in cursor:
+            found[by][str(name)] = logins
+    return LoginsOfDay(sum(found["device_type"].values()), found["device_type"], found["locale"], found["version"])
+
+
+def days_touched(connection: Connection, since: datetime, until: datetime) -> list[date]:
+    """Return the UTC dates of which runs that ended after ``since``, and by ``until``, have brought logins."""
+    with transaction(connection) as cursor:
+        cursor.execute(statement("days_touched"), {"since": since, "until": until})
+        return [day for (day,) in cursor]
+
+
+def _begin_anew(cursor: Cursor, table: str, day: date) -> None:
+    # Two runs for one day would both delete nothing and both insert.
+    cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"loginpipe.{table} {day}",))
+    cursor.execute(sql.SQL("DELETE FROM {} WHERE create_date = %s").format(sql.Identifier("loginpipe", table)), (day,))
