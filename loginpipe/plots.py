@@ -1,6 +1,6 @@
 """Plots that the UI shows inline: bars of counts, as SVG in Markdown. Never of single logins.
 
-Written by hand, since each is stored with its materialization: a plot of a charting library is 25 kB, one of these 2.
+Written by hand, since each is stored with its materialization: twenty bars of a charting library are 25 kB, of these 5.
 """
 
 from base64 import b64encode

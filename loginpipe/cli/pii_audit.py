@@ -33,7 +33,7 @@ def list_(
 ) -> None:
     """List entries of the access log, the newest first.
 
-    Example: loginpipe pii audit list --actor alice --since 2026-11-01
+    Example: loginpipe pii audit list --actor custodian_1 --since 2026-11-01
     """
     from loginpipe.custody.audit import EntryFilter, find_entries
 
