@@ -12,8 +12,8 @@ from typing import Final
 import dagster as dg
 
 _BARS_MOST: Final = 24
-_WIDTH: Final = 720
-_LABEL_WIDTH: Final = 150
+_WIDTH: Final = 520
+_LABEL_WIDTH: Final = 110
 _LINE_HEIGHT: Final = 18
 
 
