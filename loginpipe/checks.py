@@ -1,6 +1,7 @@
 """Asset checks: counts and codes, never samples. Those on what is only in memory are reported by the asset itself."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 import dagster as dg
@@ -9,7 +10,8 @@ import pandas as pd
 from loginpipe.errors import QueueError
 from loginpipe.masking.compat import CompatMasking
 from loginpipe.masking.mask import clear_cells
-from loginpipe.postgres.contract import contract_differences
+from loginpipe.postgres.contract import contract_differences, current_columns
+from loginpipe.postgres.runs import run_counts
 from loginpipe.resources import PostgresResource
 from loginpipe.sqs.depth import Depth
 
@@ -110,7 +112,7 @@ def only_tokens(logins: pd.DataFrame, compat: CompatMasking | None = None) -> dg
 )
 def counts_add_up(context: dg.AssetCheckExecutionContext, postgres: PostgresResource) -> dg.AssetCheckResult:
     """Balance the books of a run."""
-    counts = postgres.run_counts(context.run.run_id)
+    counts = postgres.run(partial(run_counts, run_id=context.run.run_id))
     if counts is None:
         return dg.AssetCheckResult(passed=True, description="No run has finished yet")
     return dg.AssetCheckResult(
@@ -137,7 +139,7 @@ def counts_add_up(context: dg.AssetCheckExecutionContext, postgres: PostgresReso
 )
 def columns_are_the_contract(postgres: PostgresResource) -> dg.AssetCheckResult:
     """Compare the table's columns, as they are now, with the contract."""
-    differences = contract_differences(postgres.user_logins_columns())
+    differences = contract_differences(postgres.run(current_columns))
     return dg.AssetCheckResult(
         passed=not differences,
         description="; ".join(differences) or "The columns are the contract",

@@ -1,12 +1,14 @@
 """The sensor that keeps duplicates and daily counts up to date: it asks which days runs have brought logins of."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
 
 import dagster as dg
 
 from loginpipe.assets.days import DAYS
 from loginpipe.jobs import INSIGHTS_JOB
+from loginpipe.postgres.insights import days_touched
 from loginpipe.resources import PostgresResource
 
 _OVERLAP: Final = timedelta(minutes=2)
@@ -31,7 +33,7 @@ def insights_sensor(context: dg.SensorEvaluationContext, postgres: PostgresResou
     now = datetime.now(UTC)
     since = datetime.fromisoformat(context.cursor) if context.cursor else now - timedelta(days=1)
     known = set(DAYS.get_partition_keys(now))
-    days = [day.isoformat() for day in postgres.days_touched(since - _OVERLAP, now)]
+    days = [day.isoformat() for day in postgres.run(partial(days_touched, since=since - _OVERLAP, until=now))]
     requests = [dg.RunRequest(partition_key=day) for day in days if day in known]
     return dg.SensorResult(
         run_requests=requests,

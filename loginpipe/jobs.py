@@ -1,11 +1,13 @@
 """Jobs and their schedules."""
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import dagster as dg
 
 from loginpipe.assets.group import GROUP, INSIGHTS
+from loginpipe.postgres.partitions import maintain
 from loginpipe.resources import PostgresResource
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def insights_job() -> "UnresolvedAssetJobDefinition":
 @dg.op
 def create_and_drop_partitions(context: dg.OpExecutionContext, postgres: PostgresResource) -> None:
     """Create the coming partitions, and drop the ledger's that are older than any message on a queue can be."""
-    result = postgres.maintain_partitions(datetime.now(UTC).date())
+    result = postgres.run(partial(maintain, today=datetime.now(UTC).date()))
     context.log.info("created %d partitions, dropped %d", len(result.created), len(result.dropped))
     context.add_output_metadata(
         {

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping
 from datetime import date
+from functools import partial
 from typing import Final
 
 import dagster as dg
@@ -11,7 +12,7 @@ from loginpipe.assets.columns import column_schema
 from loginpipe.assets.days import DAYS
 from loginpipe.assets.group import INSIGHTS, OWNERS
 from loginpipe.plots import bar_plot
-from loginpipe.postgres.insights import DUPLICATES, DuplicatesOfDay
+from loginpipe.postgres.insights import DUPLICATES, DuplicatesOfDay, refresh_daily_logins, refresh_duplicates
 from loginpipe.resources import PostgresResource
 
 # Dagster says that `backfill_policy` may still change; a line on every command's output says it to the wrong people.
@@ -60,7 +61,7 @@ def _duplicates_asset(name: str) -> dg.AssetsDefinition:
         Raises:
             DatabaseError: a day could not be written; the days before it are.
         """
-        found = {day: postgres.refresh_duplicates(name, day) for day in _days(context)}
+        found = {day: postgres.run(partial(refresh_duplicates, table=name, day=day)) for day in _days(context)}
         newest = found[max(found)]
         return dg.MaterializeResult(
             metadata={
@@ -103,7 +104,7 @@ def daily_logins(context: dg.AssetExecutionContext, postgres: PostgresResource) 
     Raises:
         DatabaseError: a day could not be written; the days before it are.
     """
-    found = {day: postgres.refresh_daily_logins(day) for day in _days(context)}
+    found = {day: postgres.run(partial(refresh_daily_logins, day=day)) for day in _days(context)}
     newest = found[max(found)]
     return dg.MaterializeResult(
         metadata={

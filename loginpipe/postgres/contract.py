@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
-from loginpipe.postgres.connections import Connection
+from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
 
 _KINDS: Final = {"r": "table", "p": "table", "v": "view", "m": "materialized view", "f": "foreign table"}
@@ -24,6 +24,16 @@ def user_logins_columns(connection: Connection) -> tuple[tuple[str, str], ...]:
     with connection.cursor() as cursor:
         cursor.execute(statement("user_logins_columns"))
         return tuple((name, kind) for name, kind in cursor.fetchall())
+
+
+def current_columns(connection: Connection) -> tuple[tuple[str, str], ...]:
+    """Read what `user_logins_columns` does, in a transaction of its own.
+
+    Raises:
+        DatabaseError: the catalog cannot be read.
+    """
+    with transaction(connection):
+        return user_logins_columns(connection)
 
 
 def user_logins_kind(connection: Connection) -> str | None:

@@ -198,9 +198,10 @@ def test_a_run_that_is_cancelled_in_dagster_hands_back_what_it_has_not_settled(p
     (home / "dagster.yaml").write_text(DAGSTER_YAML)
     command = ("-m", "dagster", "job", "launch", "-m", "loginpipe_tests.crash.definitions", "-j", "ingest_logins")
     environment = {"CRASH_STOP_AT": Point.WRITTEN, "LOGINPIPE_BATCH_MESSAGES": str(GOOD + BAD)}
+    # The instance first: both would make its tables, and SQLite refuses the second.
     with (
-        place.start_fresh(*command, DAGSTER_HOME=str(home), **environment) as launching,
         dg.DagsterInstance.from_config(str(home)) as instance,
+        place.start_fresh(*command, DAGSTER_HOME=str(home), **environment) as launching,
     ):
         assert launching.wait() == 0, launching.log()
         eventually((launching.folder / "reached").exists, "the run is at the point", seconds=60)

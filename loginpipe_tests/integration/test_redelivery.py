@@ -12,7 +12,6 @@ import pandas as pd
 import psycopg2
 import pytest
 
-from loginpipe import resources
 from loginpipe.errors import DatabaseError
 from loginpipe.local.stack import LocalStack
 from loginpipe.masking.mask import MaskedLogins
@@ -20,6 +19,7 @@ from loginpipe.masking.sealing import Sealed
 from loginpipe.postgres.load import LoadCounts
 from loginpipe.postgres.session import Session
 from loginpipe.resources import MaskingResource, PostgresResource
+from loginpipe.resources import postgres as postgres_resource
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import (
     Answer,
@@ -173,7 +173,7 @@ def test_when_the_database_stays_away_the_messages_go_back_and_a_later_run_takes
     database = database_of(pipeline)
     close = [f"ALTER DATABASE {database} ALLOW_CONNECTIONS false", END_CONNECTIONS.format(database=database)]
     wire.on("ReceiveMessage", then(lambda: execute(stack.database_url, *close)))
-    monkeypatch.setattr(resources, "Session", partial(Session, patience_seconds=0.5))
+    monkeypatch.setattr(postgres_resource, "Session", partial(Session, patience_seconds=0.5))
     pipeline.send([*logins(3), "{}"])
     before = tables(pipeline, but=["loginpipe.token_key_checks"])
     failed = take(pipeline, 4)
@@ -243,7 +243,7 @@ def test_a_run_that_dies_between_commit_and_delete_leaves_messages_that_the_next
 def test_a_write_whose_commit_was_not_heard_of_is_done_again_and_finds_its_own_rows(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, write: str
 ) -> None:
-    commits = getattr(resources, write)
+    commits = getattr(postgres_resource, write)
     answers_lost = iter([True])
 
     def unheard(*arguments: Any, **more: Any) -> Any:
@@ -252,7 +252,7 @@ def test_a_write_whose_commit_was_not_heard_of_is_done_again_and_finds_its_own_r
             raise DatabaseError("the connection to the database broke off: OperationalError; run again")
         return outcome
 
-    monkeypatch.setattr(resources, write, unheard)
+    monkeypatch.setattr(postgres_resource, write, unheard)
     result = ingest(pipeline, *logins(3), "{}")
     assert users(pipeline) == ["user-0", "user-1", "user-2"]
     assert books(pipeline, result) == {

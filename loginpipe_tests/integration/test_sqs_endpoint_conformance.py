@@ -32,6 +32,7 @@ from loginpipe_tests.sqs_endpoint import Endpoint, EndpointError, running_endpoi
 from loginpipe_tests.sqs_endpoint.messages import Message, State
 from loginpipe_tests.sqs_endpoint.queues import Limits, Queue, Redrive
 from loginpipe_tests.sqs_endpoint.refusals import Refusal
+from loginpipe_tests.wire import eventually
 
 OURS = "ours"
 EMBEDDED = "embedded"
@@ -715,6 +716,7 @@ def test_a_poll_whose_client_is_gone_takes_no_message(endpoint: Endpoint, ours: 
     with pytest.raises(BotoCoreError):
         impatient.receive_message(QueueUrl=queue, WaitTimeSeconds=20)
     impatient.close()
+    eventually(lambda: endpoint.stats()["long_polls"] == 0, "the endpoint has seen that nobody waits")
     ours.send(queue)
     assert ours.depth(queue) == (1, 0, 0)
 

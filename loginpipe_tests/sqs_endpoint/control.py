@@ -124,6 +124,7 @@ class Control:
             "calls": dict(self._calls),
             "cpu_seconds": process_time(),
             "faults": self._faults.fired(),
+            "long_polls": self._polls.count,
             "now": now,
             "queues": {
                 name: {

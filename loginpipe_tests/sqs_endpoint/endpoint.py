@@ -130,7 +130,7 @@ class Endpoint:
         return self.command("hold", queue=queue, count=count, seconds=seconds)["held"]  # type: ignore[no-any-return]
 
     def stats(self) -> dict[str, Any]:
-        """Return ``calls`` by action, ``queues`` by name with counts, ``faults`` with how often each has ``fired``."""
+        """Return ``calls`` by action, ``long_polls`` under way, ``queues`` by name with counts, ``faults`` as fired."""
         return self.command("stats")
 
     def books(self, queue: str) -> dict[str, Fate]:

@@ -73,6 +73,11 @@ class LongPolls:
             if (alarm := self._alarms.pop(queue, None)) is not None:
                 alarm.cancel()
 
+    @property
+    def count(self) -> int:
+        """How many wait now."""
+        return sum(not poll.over for polls in self._waiting.values() for poll in polls)
+
     def serve_all(self) -> None:
         """Serve every queue."""
         for queue in list(self._waiting):

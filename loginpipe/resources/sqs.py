@@ -1,0 +1,103 @@
+"""The Dagster resource of the queue: what a run has received, and the leases on it."""
+
+from collections import Counter
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from math import ceil
+
+import dagster as dg
+from pydantic import Field, PrivateAttr
+
+from loginpipe.sqs.client import BATCH_MOST, Queue, open_queue
+from loginpipe.sqs.dead_letters import redrive_policy
+from loginpipe.sqs.deletion import Deletion, delete_messages
+from loginpipe.sqs.depth import Depth, read_depth
+from loginpipe.sqs.leases import LeaseKeeper
+from loginpipe.sqs.receiver import Received, receive_batch
+
+_CALLS_AT_ONCE = 8
+"""Deletes and lease extensions under way at once, each of up to ten messages, for a batch of the usual size."""
+
+_CALL_SECONDS = 0.2
+"""How long a call is reckoned to take: ten times what it does within a region."""
+
+
+class SqsResource(dg.ConfigurableResource["SqsResource"]):
+    """The SQS queue, with the leases of what this run has received. Region, endpoint and credentials are boto3's."""
+
+    queue: str = Field(description="Name or URL of the queue.")
+    batch_messages: int = Field(description="Most messages in one run.")
+    batch_seconds: float = Field(description="Longest time of receiving in one run, in seconds.")
+    visibility_seconds: int = Field(description="Visibility timeout asked for with each receive, in seconds.")
+    receivers: int = Field(description="Long polls at once.")
+
+    _queue: Queue = PrivateAttr()
+    _leases: LeaseKeeper = PrivateAttr()
+    _delivery_ids: Mapping[str, set[str]] = PrivateAttr(default_factory=dict)
+    _deleted: int = PrivateAttr(default=0)
+    _failures: Counter[str] = PrivateAttr(default_factory=Counter)
+
+    @property
+    def _calls_at_once(self) -> int:
+        """As many that the leases of a whole batch can be extended in a third of the visibility timeout."""
+        calls = self.batch_messages / BATCH_MOST
+        return max(_CALLS_AT_ONCE, ceil(calls * _CALL_SECONDS / (self.visibility_seconds / 3)))
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Generator["SqsResource", None, None]:
+        """Look the queue up; at the end, in success or failure, hand back whatever was not deleted."""
+        self._queue = open_queue(self.queue, connections=self.receivers + self._calls_at_once)
+        self._leases = LeaseKeeper(
+            self._queue, visibility_seconds=self.visibility_seconds, calls_at_once=self._calls_at_once
+        )
+        try:
+            yield self
+        finally:
+            returned = self._leases.close()
+            if returned and context.log:
+                context.log.warning("%d messages were not deleted and went back to queue %r", returned, self.name)
+
+    @property
+    def name(self) -> str:
+        """The queue's name."""
+        return self._queue.name
+
+    @property
+    def deletion(self) -> Deletion:
+        """What became of all deletes of this run so far."""
+        return Deletion(self._deleted, self._failures)
+
+    @property
+    def leases_lost(self) -> int:
+        """Leases of this run that ended before their message was deleted."""
+        return self._leases.lost
+
+    def depth(self) -> Depth:
+        """Ask the queue for its depth."""
+        return read_depth(self._queue)
+
+    def dead_letters(self) -> Depth | None:
+        """Ask the dead-letter queue for its depth; None where the queue has none."""
+        policy = redrive_policy(self._queue)
+        return read_depth(policy.dead_letters) if policy else None
+
+    def receive(self) -> Received:
+        """Take a bounded bite of the queue; its messages stay ours until deleted or handed back."""
+        received = receive_batch(
+            self._queue,
+            self._leases,
+            most=self.batch_messages,
+            seconds=self.batch_seconds,
+            visibility_seconds=self.visibility_seconds,
+            receivers=self.receivers,
+        )
+        self._delivery_ids = received.delivery_ids
+        return received
+
+    def delete(self, message_ids: Iterable[str]) -> Deletion:
+        """Delete messages whose outcome is committed."""
+        deliveries = [delivery for i in message_ids for delivery in self._delivery_ids[i]]
+        deletion = delete_messages(self._queue, self._leases, deliveries, calls_at_once=self._calls_at_once)
+        self._deleted += deletion.deleted
+        self._failures += deletion.failures
+        return deletion
