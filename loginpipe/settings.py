@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     receivers: int = Field(default=8, ge=1, le=64)
     max_runs: int = Field(default=4, ge=1, le=100)
     max_reject_rate: float = Field(default=0.05, ge=0, le=1)
+    runbook_url: str = "docs/operations.md"
 
     @field_validator("queue")
     @classmethod

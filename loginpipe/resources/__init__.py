@@ -9,6 +9,8 @@ from loginpipe.resources.postgres import PostgresResource
 from loginpipe.resources.sqs import SqsResource
 from loginpipe.settings import Settings
 
+__all__ = ["MaskingResource", "PostgresResource", "SqsResource", "resources_from"]
+
 
 def resources_from(settings: Settings) -> dict[str, object]:
     """Return the resources as the settings say, by the key that assets know them by."""

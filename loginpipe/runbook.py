@@ -1,0 +1,20 @@
+"""Where the runbook is: every warning, check and alert names the section for it."""
+
+import dagster as dg
+
+from loginpipe.settings import load_settings
+
+
+def runbook(anchor: str) -> str:
+    """Return where a section is: under LOGINPIPE_RUNBOOK_URL, or in the project's own file.
+
+    Args:
+        anchor: of its heading, as in ``dead-letters``.
+    """
+    return f"{load_settings().runbook_url}#{anchor}"
+
+
+def runbook_link(anchor: str) -> dg.MetadataValue[str | None]:
+    """Return the same as metadata: a link where there is something to follow."""
+    where = runbook(anchor)
+    return dg.MetadataValue.url(where) if where.startswith("http") else dg.MetadataValue.text(where)
