@@ -55,6 +55,7 @@ def test_without_any_variable_the_settings_are_the_documented_defaults() -> None
         "receivers": 8,
         "max_runs": 4,
         "max_reject_rate": 0.05,
+        "runbook_url": "docs/operations.md",
     }
 
 
@@ -75,6 +76,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         receivers="64",
         max_runs="100",
         max_reject_rate="1",
+        runbook_url="https://docs.example.com/runbook",
     )
     assert load_settings().model_dump() == {
         "env": "production",
@@ -91,6 +93,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         "receivers": 64,
         "max_runs": 100,
         "max_reject_rate": 1,
+        "runbook_url": "https://docs.example.com/runbook",
     }
 
 
