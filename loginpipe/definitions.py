@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from loginpipe.assets.group import RUNBOOK_SECTIONS
 from loginpipe.assets.insights import daily_logins, duplicate_devices, duplicate_ips
 from loginpipe.assets.masked_logins import masked_logins
 from loginpipe.assets.raw_sqs_messages import raw_sqs_messages
@@ -15,6 +16,7 @@ from loginpipe.handover import HANDOVER, Handover
 from loginpipe.insights_sensor import insights_sensor
 from loginpipe.jobs import ingest_job, ingest_schedule, insights_job, maintain_partitions, maintenance_schedule
 from loginpipe.resources import resources_from
+from loginpipe.runbook import runbook_link
 from loginpipe.sensors import dead_letter_sensor, queue_depth_sensor
 from loginpipe.settings import load_settings
 
@@ -29,16 +31,17 @@ def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg
         SettingError: a setting is wrong.
     """
     settings = load_settings()
+    assets = [
+        raw_sqs_messages,
+        split_messages,
+        masked_logins,
+        user_logins_table,
+        duplicate_devices,
+        duplicate_ips,
+        daily_logins,
+    ]
     return dg.Definitions(
-        assets=[
-            raw_sqs_messages,
-            split_messages,
-            masked_logins,
-            user_logins_table,
-            duplicate_devices,
-            duplicate_ips,
-            daily_logins,
-        ],
+        assets=[asset.map_asset_specs(_with_runbook) for asset in assets],
         asset_checks=[counts_add_up, columns_are_the_contract],
         jobs=[ingest_job(settings.queue_name), insights_job(), maintain_partitions],
         schedules=[ingest_schedule, maintenance_schedule],
@@ -47,6 +50,10 @@ def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg
         # One process: frames go from asset to asset in memory, and leases live from step to step.
         executor=dg.in_process_executor,
     )
+
+
+def _with_runbook(spec: dg.AssetSpec) -> dg.AssetSpec:
+    return spec.merge_attributes(metadata={"runbook": runbook_link(RUNBOOK_SECTIONS[spec.key.to_user_string()])})
 
 
 defs = build_definitions()

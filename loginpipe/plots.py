@@ -12,7 +12,8 @@ from typing import Final
 import dagster as dg
 
 _BARS_MOST: Final = 24
-_WIDTH: Final = 520
+_WIDTH: Final = 370
+"""As wide as the column of values is in the UI of a window of 1400 pixels; what is wider is cut off."""
 _LABEL_WIDTH: Final = 110
 _LINE_HEIGHT: Final = 18
 
@@ -36,7 +37,7 @@ def bars(title: str, counts: Mapping[str, float]) -> str:
     lines = [f'<text x="0" y="14" font-weight="bold">{escape(title)}{_left_out(len(counts) - len(shown))}</text>']
     for place, (name, count) in enumerate(shown.items(), start=1):
         base = place * _LINE_HEIGHT + 14
-        width = round((_WIDTH - _LABEL_WIDTH - 80) * count / most, 1)
+        width = round((_WIDTH - _LABEL_WIDTH - 60) * count / most, 1)
         lines += [
             f'<text x="{_LABEL_WIDTH - 8}" y="{base}" text-anchor="end">{escape(name)}</text>',
             f'<rect x="{_LABEL_WIDTH}" y="{base - 11}" width="{width}" height="13" fill="#4f43dd"/>',

@@ -1,5 +1,6 @@
-"""The columns of each asset, for the UI: names, types, and how personal each one is."""
+"""The columns of each asset, for the UI: names, types, how personal each one is, and what each one comes from."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import dagster as dg
@@ -46,6 +47,21 @@ _PERSONAL: Final = {
 def column_schema(*names: str) -> dict[str, dg.TableSchema]:
     """Return the metadata entry that shows these columns in the UI."""
     return {"dagster/column_schema": dg.TableSchema([_column(name) for name in names])}
+
+
+def column_lineage(upstream: str, sources: Mapping[str, str]) -> dict[str, dg.TableColumnLineage]:
+    """Return the metadata entry that shows where columns come from.
+
+    Args:
+        upstream: the asset before.
+        sources: column → the one of ``upstream`` that it is made from.
+    """
+    key = dg.AssetKey(upstream)
+    return {
+        "dagster/column_lineage": dg.TableColumnLineage(
+            {column: [dg.TableColumnDep(key, source)] for column, source in sources.items()}
+        )
+    }
 
 
 def _column(name: str) -> dg.TableColumn:

@@ -8,7 +8,7 @@ from typing import Final
 
 import dagster as dg
 
-from loginpipe.assets.columns import column_schema
+from loginpipe.assets.columns import column_lineage, column_schema
 from loginpipe.assets.days import DAYS
 from loginpipe.assets.group import INSIGHTS, OWNERS
 from loginpipe.plots import bar_plot
@@ -37,16 +37,15 @@ def _duplicates_asset(name: str) -> dg.AssetsDefinition:
         metadata={
             **column_schema("create_date", DUPLICATES[name], "users", "logins", "first_date", "last_date"),
             "dagster/table_name": f"loginpipe.{name}",
-            "dagster/column_lineage": dg.TableColumnLineage(
+            **column_lineage(
+                "user_logins_table",
                 {
-                    column: [dg.TableColumnDep(dg.AssetKey("user_logins_table"), source)]
-                    for column, source in (
-                        (DUPLICATES[name], DUPLICATES[name]),
-                        ("users", "user_id"),
-                        ("first_date", "create_date"),
-                        ("last_date", "create_date"),
-                    )
-                }
+                    "create_date": "create_date",
+                    DUPLICATES[name]: DUPLICATES[name],
+                    "users": "user_id",
+                    "first_date": "create_date",
+                    "last_date": "create_date",
+                },
             ),
         },
         description=(
@@ -92,6 +91,10 @@ duplicate_ips: Final = _duplicates_asset("duplicate_ips")
     metadata={
         **column_schema("create_date", "device_type", "locale", "app_version", "logins", "users"),
         "dagster/table_name": "loginpipe.daily_logins",
+        **column_lineage(
+            "user_logins_table",
+            {**{name: name for name in ("create_date", "device_type", "locale", "app_version")}, "users": "user_id"},
+        ),
     },
     description=(
         "Logins and distinct users of each day by device type, locale and version. Users do not add up: one may have "

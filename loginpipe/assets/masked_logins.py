@@ -1,18 +1,23 @@
 """Stage 3: personal data becomes tokens, and what the new tokens stand for is sealed. No clear value goes further."""
 
 from collections.abc import Iterator
+from typing import Final
 
 import dagster as dg
 import pandas as pd
 
-from loginpipe.assets.columns import column_schema
+from loginpipe.assets.columns import column_lineage, column_schema
 from loginpipe.assets.group import GROUP, OWNERS
 from loginpipe.checks import ONLY_TOKENS, only_tokens
 from loginpipe.handover import HANDOVER
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
-from loginpipe.masking.mask import MaskedBatch
+from loginpipe.masking.mask import MASKED_COLUMNS, MaskedBatch, seen_before
 from loginpipe.masking.tombstones import ERASURES
+from loginpipe.plots import bar_plot
 from loginpipe.resources import MaskingResource, PostgresResource
+
+_COLUMNS: Final = ("message_id", "sent_at", *(name for name, _ in USER_LOGINS_COLUMNS))
+_MADE_FROM: Final = {**MASKED_COLUMNS, "create_date": "sent_at"}
 
 
 @dg.asset(
@@ -22,7 +27,10 @@ from loginpipe.resources import MaskingResource, PostgresResource
     kinds={"pandas"},
     code_version="1",
     check_specs=[ONLY_TOKENS],
-    metadata=column_schema("message_id", "sent_at", *(name for name, _ in USER_LOGINS_COLUMNS)),
+    metadata={
+        **column_schema(*_COLUMNS),
+        **column_lineage("validated_logins", {name: _MADE_FROM.get(name, name) for name in _COLUMNS}),
+    },
     description=(
         "The same logins with address and device id replaced by tokens (HMAC-SHA-256 under a secret key): equal values "
         "have equal tokens. What the tokens stand for is sealed with a public key; the pipeline cannot open it."
@@ -34,17 +42,24 @@ def masked_logins(
     """Mask and seal; the blocking check refuses the batch if a cell of a masked column is no token."""
     masked = masking.mask(validated_logins)
     tokens = [token for values in masked.originals.values() for token in values]
-    sealed = masking.seal_originals(masked, postgres.known_tokens(tokens) if masking.sealing else frozenset())
+    known = postgres.known_tokens(tokens) if masking.sealing else frozenset()
+    sealed = masking.seal_originals(masked, known)
+    seen = seen_before(masked, known)
     yield dg.Output(
         MaskedBatch(masked.logins, sealed, masked.aliases, validated_logins.attrs.get(ERASURES)),
         metadata={
             "dagster/row_count": len(masked.logins),
+            "seen_before": bar_plot(
+                "% of logins with a value seen before", {name: 100 * share for name, share in seen.items()}
+            ),
             "distinct_ips": len(masked.originals["ip"]),
             "distinct_devices": len(masked.originals["device_id"]),
             "newly_sealed": len(sealed.values),
             "masking": masking.masking,
             "token_key_version": masking.keys.current,
             "aliases": len(masked.aliases),
+            "ip_seen_before": seen["ip"],
+            "device_id_seen_before": seen["device_id"],
         },
     )
     yield only_tokens(masked.logins, masking.compat)

@@ -1,6 +1,7 @@
 """Stage 1: a bounded bite of the queue, received and leased."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -10,7 +11,9 @@ from loginpipe.assets.group import CHAIN, GROUP, OWNERS
 from loginpipe.checks import NO_DEAD_LETTERS, no_dead_letters
 from loginpipe.errors import UpstreamMissingError
 from loginpipe.handover import HANDOVER, WHOLE_CHAIN
+from loginpipe.logins.arrivals import messages_per_minute
 from loginpipe.logins.messages import MESSAGE_COLUMNS, messages_frame
+from loginpipe.plots import bar_plot
 from loginpipe.resources import MaskingResource, PostgresResource, SqsResource
 from loginpipe.sqs.depth import STALL
 
@@ -55,8 +58,14 @@ def raw_sqs_messages(
     stalled = received.drained and sqs.depth().stalled
     if stalled:
         context.log.warning("queue %r: %s", sqs.name, STALL)
-    metadata: dict[str, dg.MetadataValue | int | bool] = {
-        "dagster/row_count": len(frame),
+    metadata: dict[str, dg.MetadataValue[Any] | int | bool] = {"dagster/row_count": len(frame)}
+    if len(frame):
+        sent = frame["sent_at"]
+        step, rates = messages_per_minute(sent)
+        metadata["messages_per_minute"] = bar_plot(f"messages a minute by time of sending (UTC), step {step}", rates)
+        metadata["oldest_sent_at"] = dg.MetadataValue.timestamp(sent.min().to_pydatetime())
+        metadata["newest_sent_at"] = dg.MetadataValue.timestamp(sent.max().to_pydatetime())
+    metadata |= {
         "queue": dg.MetadataValue.text(sqs.name),
         "redelivered": int((frame["receive_count"] > 1).sum()),
         "damaged_and_handed_back": received.damaged,
@@ -64,9 +73,6 @@ def raw_sqs_messages(
         "queue_drained": received.drained and not stalled,
         "in_flight_stall": stalled,
     }
-    if len(frame):
-        metadata["oldest_sent_at"] = dg.MetadataValue.timestamp(frame["sent_at"].min().to_pydatetime())
-        metadata["newest_sent_at"] = dg.MetadataValue.timestamp(frame["sent_at"].max().to_pydatetime())
     yield dg.Output(frame, metadata=metadata)
     yield no_dead_letters(sqs.dead_letters)
 

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from loginpipe.assets.columns import column_schema
+from loginpipe.assets.columns import column_lineage, column_schema
 from loginpipe.assets.group import GROUP, OWNERS
 from loginpipe.handover import HANDOVER
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
@@ -19,6 +19,7 @@ from loginpipe.resources import PostgresResource, SqsResource
     metadata={
         **column_schema(*(name for name, _ in USER_LOGINS_COLUMNS)),
         "dagster/table_name": "public.user_logins",
+        **column_lineage("masked_logins", {name: name for name, _ in USER_LOGINS_COLUMNS}),
     },
     description=(
         "The table user_logins. Rows, deduplication ledger, sealed values and the run's books are committed in one "

@@ -2,20 +2,30 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Final
 
 import dagster as dg
 import pandas as pd
 
-from loginpipe.assets.columns import column_schema
+from loginpipe.assets.columns import column_lineage, column_schema
 from loginpipe.assets.group import GROUP, OWNERS
 from loginpipe.checks import REJECT_RATE, SCHEMA_DRIFT, reject_rate, schema_drift
 from loginpipe.handover import HANDOVER
+from loginpipe.logins.messages import MESSAGE_COLUMNS
 from loginpipe.logins.schema import VALIDATED_LOGINS_SCHEMA
 from loginpipe.logins.splitting import SplitBatch, split_batch
 from loginpipe.masking.tombstones import ERASURES, set_erased_aside
+from loginpipe.plots import bar_plot
 from loginpipe.postgres.runs import Arrival
 from loginpipe.resources import MaskingResource, PostgresResource, SqsResource
 from loginpipe.settings import load_settings
+
+_REJECT_COLUMNS: Final = ("message_id", "sent_at", "received_at", "reasons", "fields", "sealed_body")
+
+
+def _from_messages(*columns: str) -> dict[str, str]:
+    """What is not a column of the messages is a field of their body."""
+    return {column: column if column in MESSAGE_COLUMNS else "body" for column in columns}
 
 
 @dg.multi_asset(
@@ -30,7 +40,10 @@ from loginpipe.settings import load_settings
             owners=OWNERS,
             kinds={"pandas", "pandera"},
             code_version="1",
-            metadata=column_schema(*VALIDATED_LOGINS_SCHEMA.columns),
+            metadata={
+                **column_schema(*VALIDATED_LOGINS_SCHEMA.columns),
+                **column_lineage("raw_sqs_messages", _from_messages(*VALIDATED_LOGINS_SCHEMA.columns)),
+            },
             description=(
                 "Logins that meet the contract: the body is a JSON object and every field passes the pandera schema. "
                 "In memory only: addresses and device ids are still clear."
@@ -43,7 +56,8 @@ from loginpipe.settings import load_settings
             kinds={"pandera", "postgres", "table"},
             code_version="1",
             metadata={
-                **column_schema("message_id", "sent_at", "received_at", "reasons", "fields", "sealed_body"),
+                **column_schema(*_REJECT_COLUMNS),
+                **column_lineage("raw_sqs_messages", _from_messages(*_REJECT_COLUMNS)),
                 "dagster/table_name": "loginpipe.rejected_messages",
             },
             description=(
@@ -91,6 +105,7 @@ def split_messages(
         "rejected_logins",
         metadata={
             "dagster/row_count": recorded,
+            "by_reason": bar_plot("faults by reason", split.reason_counts()),
             "rejected": len(split.rejected),
             "reasons": dg.MetadataValue.json(split.reason_counts()),
             "deleted": deletion.deleted,

@@ -92,6 +92,20 @@ def _aliases(field_name: str, canonical_values: Iterable[bytes], keys: TokenKeys
     ]
 
 
+def seen_before(masked: MaskedLogins, known: frozenset[str]) -> dict[str, float]:
+    """Return, by field, the share of logins (0 to 1) whose value came before: earlier in the batch, or in the vault.
+
+    Args:
+        masked: the batch; an empty one has a share of 0.
+        known: the tokens that the vault knew before this batch.
+    """
+    logins = len(masked.logins)
+    return {
+        name: 1 - sum(token not in known for token in values) / logins if logins else 0.0
+        for name, values in masked.originals.items()
+    }
+
+
 def clear_cells(logins: pd.DataFrame, compat: CompatMasking | None = None) -> dict[str, int]:
     """Count, for each masked column, the cells that are no token of its field.
 

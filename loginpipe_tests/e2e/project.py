@@ -1,8 +1,10 @@
-"""A project folder as a user has it, and the commands as a user types them."""
+"""A project folder as a user has it, the commands as a user types them, and the UI that they start."""
 
 import json
 import os
 import random
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -63,6 +65,48 @@ class Project:
                 yield cursor
         finally:
             connection.close()
+
+
+@contextmanager
+def running_project(folder: Path) -> Iterator[Project]:
+    """A folder with the project's own configuration, and `loginpipe local up` in it."""
+    project = Project(folder)
+    for name in ("dagster.yaml", "workspace.yaml"):
+        shutil.copy(ROOT / name, folder / name)
+    try:
+        project.run("loginpipe", "local", "up")
+        yield project
+    finally:
+        project.run("loginpipe", "local", "down")
+
+
+@contextmanager
+def running_ui(project: Project) -> Iterator[int]:
+    """`loginpipe dev`; gives the port of the UI."""
+    port = free_port()
+    log = project.folder / "dev.log"
+    with log.open("w") as output:
+        dev = subprocess.Popen(
+            [project.command("loginpipe"), "dev", "--port", str(port)],
+            cwd=project.folder,
+            env=project.environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        eventually(lambda: dev.poll() is not None or _answers(port), seconds=90, what=f"the UI answers, see {log}")
+        assert dev.poll() is None, log.read_text()[-3000:]
+        yield port
+    finally:
+        dev.send_signal(signal.SIGINT)
+        dev.wait(90)
+
+
+def _answers(port: int) -> bool:
+    try:
+        return bool(graphql(port, "{ version }"))
+    except OSError:
+        return False
 
 
 def login_events(count: int, null_locales: int) -> list[dict[str, Any]]:

@@ -151,6 +151,16 @@ def test_every_asset_is_materialised_and_says_how_many_rows(pipeline: Pipeline) 
     assert found["rejected_logins"]["reasons"] == {"missing": 1}
 
 
+def test_what_one_would_rather_look_at_is_drawn(pipeline: Pipeline) -> None:
+    found = metadata(ingest(pipeline, *logins(3), "{}"))
+    plots = {(asset, name) for asset in CHAIN for name, value in found[asset].items() if "image/svg+xml" in str(value)}
+    assert plots == {
+        ("raw_sqs_messages", "messages_per_minute"),
+        ("rejected_logins", "by_reason"),
+        ("masked_logins", "seen_before"),
+    }
+
+
 def test_every_check_is_made_and_passes(pipeline: Pipeline) -> None:
     names = {"reject_rate", "schema_drift", "only_tokens", "counts_add_up", "columns_are_the_contract"}
     names.add("no_dead_letters")

@@ -18,7 +18,7 @@ from loginpipe.logins.messages import Message, messages_frame
 from loginpipe.logins.splitting import split_batch
 from loginpipe.masking.compat import CompatMasking
 from loginpipe.masking.key_files import read_seal_key
-from loginpipe.masking.mask import MaskedBatch, clear_cells, mask_logins, seal_originals
+from loginpipe.masking.mask import MaskedBatch, clear_cells, mask_logins, seal_originals, seen_before
 from loginpipe.masking.sealing import SealKey
 from loginpipe.masking.tokens import TokenKeys, derive_field_keys
 from loginpipe_tests.conftest import KeyFiles
@@ -389,3 +389,14 @@ def test_the_public_key_shows_nothing_but_its_type(seal_key: SealKey) -> None:
 def test_a_message_shows_its_id_alone() -> None:
     (message,) = messages_of([GOOD])
     assert repr(message) == str(message) == "Message(message-0)"
+
+
+def test_a_value_was_seen_before_where_the_batch_or_the_vault_had_it() -> None:
+    ips, devices = ["10.0.0.1", "10.0.0.1", "10.0.0.2", "10.0.0.3"], ["a", "a", "a", "a"]
+    masked = mask_logins(
+        validated(*(GOOD | {"ip": i, "device_id": d} for i, d in zip(ips, devices, strict=True))), KEYS
+    )
+    assert seen_before(masked, frozenset()) == {"ip": 0.25, "device_id": 0.75}
+    in_vault = frozenset(masked.logins["masked_ip"].iloc[[2, 3]])
+    assert seen_before(masked, in_vault) == {"ip": 0.75, "device_id": 0.75}
+    assert seen_before(mask_logins(validated(), KEYS), frozenset()) == {"ip": 0.0, "device_id": 0.0}

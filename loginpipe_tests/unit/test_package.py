@@ -13,7 +13,7 @@ import pytest
 
 import loginpipe
 from loginpipe.assets.columns import PII
-from loginpipe.assets.group import CHAIN, GROUP, INSIGHTS, OWNERS
+from loginpipe.assets.group import CHAIN, GROUP, INSIGHTS, OWNERS, RUNBOOK_SECTIONS
 from loginpipe.definitions import build_definitions
 from loginpipe.handover import HANDOVER
 from loginpipe.jobs import INGEST_JOB
@@ -208,6 +208,41 @@ def test_the_table_shows_exactly_the_columns_of_the_contract_in_order() -> None:
     shown = [column.name for column in columns(specs()["user_logins_table"])]
     assert shown == [name for name, _ in USER_LOGINS_COLUMNS]
     assert specs()["user_logins_table"].metadata["dagster/table_name"] == "public.user_logins"
+
+
+def test_every_column_after_the_messages_says_which_column_before_it_comes_from() -> None:
+    there = {name: {column.name for column in columns(spec)} for name, spec in specs().items()}
+    computed = {"logins"}
+    for name, spec in specs().items():
+        if name == "raw_sqs_messages":
+            continue
+        lineage = spec.metadata["dagster/column_lineage"].deps_by_column
+        assert set(lineage) == there[name] - computed
+        for deps in lineage.values():
+            assert all(dep.column_name in there[dep.asset_key.to_user_string()] for dep in deps)
+
+
+def test_from_the_table_a_token_can_be_followed_back_to_the_message() -> None:
+    asset, column, path = "user_logins_table", "masked_device_id", []
+    while asset != "raw_sqs_messages":
+        (dep,) = specs()[asset].metadata["dagster/column_lineage"].deps_by_column[column]
+        asset, column = dep.asset_key.to_user_string(), dep.column_name
+        path.append((asset, column))
+    assert path == [
+        ("masked_logins", "masked_device_id"),
+        ("validated_logins", "device_id"),
+        ("raw_sqs_messages", "body"),
+    ]
+
+
+def test_every_asset_links_to_a_section_of_the_runbook_that_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    sections = {line.lstrip("# ").lower().replace(" ", "-") for line in text.splitlines() if line.startswith("#")}
+    assert set(RUNBOOK_SECTIONS) == set(specs())
+    assert set(RUNBOOK_SECTIONS.values()) <= sections
+    monkeypatch.setenv("LOGINPIPE_RUNBOOK_URL", "https://docs.example.com/runbook")
+    spec = next(s for s in build_definitions().resolve_all_asset_specs() if s.key == dg.AssetKey("user_logins_table"))
+    assert spec.metadata["runbook"] == dg.MetadataValue.url("https://docs.example.com/runbook#a-run-fails")
 
 
 def test_the_checks_are_these_and_one_of_them_blocks() -> None:

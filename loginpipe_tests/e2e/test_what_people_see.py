@@ -5,13 +5,14 @@ Messages with markers go through a run that succeeds and one that fails, started
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 from dotenv import dotenv_values
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 from loginpipe.local.queues import send_bodies
 from loginpipe_tests.canary import BAD, GOOD, MARKERS, found
@@ -19,6 +20,7 @@ from loginpipe_tests.e2e.project import Project, eventually, graphql
 from loginpipe_tests.wire import tables
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
 
 RUNS = """
 { runsOrError { ... on Runs { results {
@@ -50,6 +52,10 @@ TICKS = """
 query ($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) { ... on Sensor { sensorState {
     ticks { status skipReason cursor error { message stack } logEvents { events { message } } } } } } }
 """
+STATUS = """
+query ($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) { ... on Sensor { sensorState {
+    status } } } }
+"""
 SENSOR = {"repositoryName": "__repository__", "repositoryLocationName": "loginpipe", "sensorName": "queue_depth_sensor"}
 
 
@@ -69,6 +75,10 @@ def send_markers(project: Project) -> None:
 def runs(ui: int) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = graphql(ui, RUNS)["runsOrError"]["results"]
     return results
+
+
+def sensor_status(ui: int) -> str:
+    return str(graphql(ui, STATUS, selector=SENSOR)["sensorOrError"]["sensorState"]["status"])
 
 
 @pytest.fixture(scope="module")
@@ -100,18 +110,14 @@ def answers(ui: int) -> dict[str, str]:
     return there
 
 
-def rendered(ui: int, expected: dict[str, str]) -> dict[str, str]:
-    """Pages as a browser shows them, each once it shows the words that are expected on it."""
-    shown = {}
+@pytest.fixture
+def page() -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        page = browser.new_page()
-        for path, words in expected.items():
-            page.goto(f"http://127.0.0.1:{ui}{path}")
-            page.get_by_text(words).first.wait_for(timeout=60_000)
-            shown[path] = page.content()
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page.set_default_timeout(60_000)
+        yield page
         browser.close()
-    return shown
 
 
 def printed(project: Project) -> dict[str, str]:
@@ -139,9 +145,52 @@ def test_no_marker_is_in_the_answers_of_the_ui_nor_in_what_is_kept(project: Proj
     assert found(printed(project), MARKERS) == []
 
 
-@pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
-def test_no_marker_is_on_a_page_of_the_ui(ran: int) -> None:
-    pages = {
+@needs_browser
+def test_a_person_stops_the_sensor_materialises_the_chain_and_sees_checks_and_plots(
+    project: Project, ran: int, page: Page
+) -> None:
+    sensor, chain = "/locations/loginpipe/sensors/queue_depth_sensor", "/locations/loginpipe/asset-groups/login_ingest"
+    ui = f"http://127.0.0.1:{ran}"
+    shown = {}
+
+    def see(name: str, words: str) -> None:
+        page.get_by_text(words, exact=True).first.wait_for()
+        shown[name] = page.content()
+
+    page.goto(ui + sensor)
+    switch = page.locator("label", has=page.get_by_role("checkbox", include_hidden=True))
+    switch.click()
+    eventually(lambda: sensor_status(ran) == "STOPPED", seconds=30, what="the sensor is off")
+    send_markers(project)
+
+    page.goto(ui + chain)
+    page.get_by_text("rejected_logins").first.wait_for()
+    page.get_by_role("button", name="Materialize all").click()
+    page.get_by_text("View", exact=True).click()
+    see("the run", "Success")
+
+    page.goto(ui + chain)
+    page.get_by_text("Materialized").first.wait_for()
+    shown["the graph"] = page.content()
+    page.goto(f"{ui}/assets/raw_sqs_messages")
+    plot = page.locator("img[alt^='messages a minute']")
+    plot.wait_for()
+    assert plot.evaluate("image => image.complete && image.naturalWidth > 0")
+    shown["the plot"] = page.content()
+    page.goto(f"{ui}/assets/user_logins_table?view=checks")
+    page.get_by_text("counts_add_up").first.click()
+    see("the check", "Passed")
+
+    page.goto(ui + sensor)
+    switch.click()
+    eventually(lambda: sensor_status(ran) == "RUNNING", seconds=30, what="the sensor is on again")
+    shown["the sensor"] = page.content()
+    assert found(shown, MARKERS) == []
+
+
+@needs_browser
+def test_no_marker_is_on_a_page_of_the_ui(ran: int, page: Page) -> None:
+    expected = {
         "/runs": "ingest_logins",
         "/locations/loginpipe/asset-groups/login_ingest": "rejected_logins",
         "/locations/loginpipe/sensors/queue_depth_sensor": "queue_depth_sensor",
@@ -154,4 +203,9 @@ def test_no_marker_is_on_a_page_of_the_ui(ran: int) -> None:
         "/assets/masked_logins?view=checks": "only_tokens",
         **{f"/runs/{run['runId']}": run["runId"][:8] for run in runs(ran) if run["status"] in {"SUCCESS", "FAILURE"}},
     }
-    assert found(rendered(ran, pages), MARKERS) == []
+    shown = {}
+    for path, words in expected.items():
+        page.goto(f"http://127.0.0.1:{ran}{path}")
+        page.get_by_text(words).first.wait_for()
+        shown[path] = page.content()
+    assert found(shown, MARKERS) == []
