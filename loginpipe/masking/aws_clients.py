@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from loginpipe.aws import CREDENTIALS, LOCAL_FAULTS, OUT_OF_REACH, UNAVAILABLE, endpoint_fault
+from loginpipe.aws import CREDENTIALS, LOCAL_FAULTS, OUT_OF_REACH, UNAVAILABLE, aws_session, endpoint_fault
 from loginpipe.errors import KeyFileError
 
 if TYPE_CHECKING:
@@ -55,8 +55,6 @@ def secrets_manager_client(*, production: bool) -> "SecretsManagerClient":
 
 
 def _client(service: Any, name: str, *, production: bool) -> Any:
-    # boto3 takes a third of a second to import: only where a key is at AWS.
-    import boto3
     from botocore.config import Config
 
     config = Config(
@@ -69,7 +67,7 @@ def _client(service: Any, name: str, *, production: bool) -> Any:
         try:
             # boto3 itself reads AWS_DEFAULT_REGION only.
             region = os.environ.get("AWS_REGION")
-            client = boto3.session.Session().client(service, region_name=region, config=config)
+            client = aws_session().client(service, region_name=region, config=config)
         except ValueError:
             raise KeyFileError(f"{name}: AWS_ENDPOINT_URL is no URL: set it to https://host:port or unset it") from None
     if production and (fault := endpoint_fault(client)):

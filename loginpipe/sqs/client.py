@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from loginpipe.aws import CREDENTIALS, LOCAL_FAULTS, OUT_OF_REACH, UNAVAILABLE, endpoint_fault
+from loginpipe.aws import CREDENTIALS, LOCAL_FAULTS, OUT_OF_REACH, UNAVAILABLE, aws_session, endpoint_fault
 from loginpipe.errors import QueueError
 from loginpipe.settings import load_settings
 
@@ -78,8 +78,6 @@ def open_queue(name_or_url: str, *, connections: int) -> Queue:
 
 
 def _client(connections: int) -> "SQSClient":
-    # boto3 takes a third of a second to import: only for a program that talks to a queue.
-    import boto3
     from botocore.config import Config
 
     config = Config(
@@ -89,8 +87,8 @@ def _client(connections: int) -> "SQSClient":
         max_pool_connections=connections,
         user_agent_extra="loginpipe",
     )
-    # boto3 itself reads AWS_DEFAULT_REGION only; its default session is shared between threads, and not safe for that.
-    return boto3.session.Session().client("sqs", region_name=os.environ.get("AWS_REGION"), config=config)
+    # boto3 itself reads AWS_DEFAULT_REGION only.
+    return aws_session().client("sqs", region_name=os.environ.get("AWS_REGION"), config=config)
 
 
 @contextmanager
