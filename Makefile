@@ -5,7 +5,7 @@ BIN := .venv/bin
 SOURCES := loginpipe loginpipe_tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test chaos check lint types imports format constraints clean
+.PHONY: help demo dev test chaos screenshots check lint types imports format constraints clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,6 +25,9 @@ chaos: export CHAOS_SEEDS ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
 chaos: export CHAOS_MESSAGES ?= 50000
 chaos: .venv/dev.installed ## random faults over 50,000 messages, and the memory of a run of 100,000
 	$(BIN)/pytest --numprocesses 0 loginpipe_tests/integration/test_chaos.py $(PYTEST_ARGS)
+
+screenshots: .venv/dev.installed ## take the pictures in docs/images anew; needs Chromium
+	$(BIN)/python -m loginpipe_tests.e2e.screenshots docs/images
 
 check: lint types imports
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from loginpipe_tests.e2e.browser import LOCATION, sensor_status, stop_sensor
 from loginpipe_tests.e2e.project import Project, eventually, graphql, login_events
 
 MATERIALIZE = ("asset", "materialize", "-m", "loginpipe.definitions", "--select", "group:login_ingest")
@@ -87,20 +88,11 @@ mutation ($params: ExecutionParams!) {
   }
 }
 """
-STOP_SENSOR = """
-mutation ($id: String!) { stopSensor(id: $id) { __typename ... on PythonError { message } } }
-"""
-SENSOR = """
-query ($selector: SensorSelector!) {
-  sensorOrError(sensorSelector: $selector) { ... on Sensor { id sensorState { id status } } }
-}
-"""
 RUN = """
 query ($id: ID!) {
   runOrError(runId: $id) { ... on Run { status assetMaterializations { assetKey { path } } } }
 }
 """
-LOCATION = {"repositoryName": "__repository__", "repositoryLocationName": "loginpipe"}
 
 
 def test_the_sensor_ingests_what_arrives_and_the_ui_materialises_the_chain(project: Project, ui: int) -> None:
@@ -110,9 +102,8 @@ def test_the_sensor_ingests_what_arrives_and_the_ui_materialises_the_chain(proje
     (run_by_sensor,) = project.rows("SELECT run_id::text FROM loginpipe.ingest_runs WHERE received = 40")[0]
     assert graphql(ui, RUN, id=run_by_sensor)["runOrError"]["assetMaterializations"]
 
-    sensor = graphql(ui, SENSOR, selector={**LOCATION, "sensorName": "queue_depth_sensor"})["sensorOrError"]
-    assert sensor["sensorState"]["status"] == "RUNNING"
-    graphql(ui, STOP_SENSOR, id=sensor["sensorState"]["id"])
+    assert sensor_status(ui) == "RUNNING"
+    stop_sensor(ui)
 
     _send(project, events[40:])
     selector = {

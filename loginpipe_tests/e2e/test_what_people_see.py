@@ -4,7 +4,6 @@ Messages with markers go through a run that succeeds and one that fails, started
 """
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,14 @@ from typing import Any
 import boto3
 import pytest
 from dotenv import dotenv_values
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from loginpipe.local.queues import send_bodies
 from loginpipe_tests.canary import BAD, GOOD, MARKERS, found
+from loginpipe_tests.e2e.browser import BROWSER, SENSOR, open_page, sensor_status
 from loginpipe_tests.e2e.project import Project, eventually, graphql
 from loginpipe_tests.wire import tables
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
 
 RUNS = """
@@ -52,11 +51,6 @@ TICKS = """
 query ($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) { ... on Sensor { sensorState {
     ticks { status skipReason cursor error { message stack } logEvents { events { message } } } } } } }
 """
-STATUS = """
-query ($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) { ... on Sensor { sensorState {
-    status } } } }
-"""
-SENSOR = {"repositoryName": "__repository__", "repositoryLocationName": "loginpipe", "sensorName": "queue_depth_sensor"}
 
 
 def send_markers(project: Project) -> None:
@@ -75,10 +69,6 @@ def send_markers(project: Project) -> None:
 def runs(ui: int) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = graphql(ui, RUNS)["runsOrError"]["results"]
     return results
-
-
-def sensor_status(ui: int) -> str:
-    return str(graphql(ui, STATUS, selector=SENSOR)["sensorOrError"]["sensorState"]["status"])
 
 
 @pytest.fixture(scope="module")
@@ -112,12 +102,8 @@ def answers(ui: int) -> dict[str, str]:
 
 @pytest.fixture
 def page() -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1400, "height": 900})
-        page.set_default_timeout(60_000)
+    with open_page() as page:
         yield page
-        browser.close()
 
 
 def printed(project: Project) -> dict[str, str]:
