@@ -1,4 +1,4 @@
-"""The main job as people use it: the command line, the UI's own GraphQL calls, the sensor under ``loginpipe dev``."""
+"""The main job from the command line."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,9 @@ from typing import Any
 
 import pytest
 
-from loginpipe_tests.e2e.browser import LOCATION, sensor_status, stop_sensor
-from loginpipe_tests.e2e.project import Project, eventually, graphql, login_events
+from loginpipe_tests.e2e.project import Project, login_events
 
 MATERIALIZE = ("asset", "materialize", "-m", "loginpipe.definitions", "--select", "group:login_ingest")
-CHAIN = {"raw_sqs_messages", "validated_logins", "rejected_logins", "masked_logins", "user_logins_table"}
 
 
 @pytest.fixture(autouse=True)
@@ -77,51 +75,3 @@ def test_an_asset_without_its_upstream_fails_with_the_selection_to_use(project: 
     done = project.run("dagster", *MATERIALIZE[:-1], "masked_logins", check=False)
     assert done.returncode == 1
     assert "--select 'group:login_ingest'" in done.stdout + done.stderr
-
-
-LAUNCH = """
-mutation ($params: ExecutionParams!) {
-  launchPipelineExecution(executionParams: $params) {
-    __typename
-    ... on LaunchRunSuccess { run { runId } }
-    ... on PythonError { message }
-  }
-}
-"""
-RUN = """
-query ($id: ID!) {
-  runOrError(runId: $id) { ... on Run { status assetMaterializations { assetKey { path } } } }
-}
-"""
-
-
-def test_the_sensor_ingests_what_arrives_and_the_ui_materialises_the_chain(project: Project, ui: int) -> None:
-    events = login_events(60, null_locales=10)
-    _send(project, events[:40])
-    eventually(lambda: project.rows("SELECT count(*) FROM user_logins") == [(40,)], seconds=90, what="the sensor's run")
-    (run_by_sensor,) = project.rows("SELECT run_id::text FROM loginpipe.ingest_runs WHERE received = 40")[0]
-    assert graphql(ui, RUN, id=run_by_sensor)["runOrError"]["assetMaterializations"]
-
-    assert sensor_status(ui) == "RUNNING"
-    stop_sensor(ui)
-
-    _send(project, events[40:])
-    selector = {
-        **LOCATION,
-        "pipelineName": "ingest_logins",
-        "assetSelection": [{"path": [name]} for name in sorted(CHAIN)],
-        "assetCheckSelection": None,
-    }
-    launched = graphql(ui, LAUNCH, params={"mode": "default", "selector": selector, "runConfigData": {}})
-    assert launched["launchPipelineExecution"]["__typename"] == "LaunchRunSuccess", launched
-    run_id = launched["launchPipelineExecution"]["run"]["runId"]
-    run = eventually(lambda: _finished(ui, run_id), seconds=90, what="the run launched through GraphQL")
-    assert run["status"] == "SUCCESS"
-    assert {m["assetKey"]["path"][0] for m in run["assetMaterializations"]} == CHAIN
-    assert project.rows("SELECT count(*) FROM user_logins") == [(60,)]
-    assert _files_with(project.folder, _clear_values(events)) == []
-
-
-def _finished(port: int, run_id: str) -> dict[str, Any] | None:
-    run: dict[str, Any] = graphql(port, RUN, id=run_id)["runOrError"]
-    return run if run["status"] in {"SUCCESS", "FAILURE", "CANCELED"} else None

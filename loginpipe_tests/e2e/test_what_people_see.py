@@ -1,4 +1,4 @@
-"""Whatever a person sees or finds: no value in clear in the UI, its answers, the project's files or the tables.
+"""The UI as people use it; and whatever they see or find there, in files or in tables: no value in clear.
 
 Messages with markers go through a run that succeeds and one that fails, started by the sensor under `loginpipe dev`.
 """
@@ -13,9 +13,10 @@ import pytest
 from dotenv import dotenv_values
 from playwright.sync_api import Page
 
+from loginpipe.assets.group import CHAIN
 from loginpipe.local.queues import send_bodies
 from loginpipe_tests.canary import BAD, GOOD, MARKERS, found
-from loginpipe_tests.e2e.browser import BROWSER, SENSOR, open_page, sensor_status
+from loginpipe_tests.e2e.browser import BROWSER, LOCATION, SENSOR, open_page, sensor_status, start_sensor, stop_sensor
 from loginpipe_tests.e2e.project import Project, eventually, graphql
 from loginpipe_tests.wire import tables
 
@@ -45,6 +46,18 @@ query ($id: ID!) {
         ... on TextMetadataEntry { text } } } }
   } } }
 }
+"""
+LAUNCH = """
+mutation ($params: ExecutionParams!) {
+  launchPipelineExecution(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+  }
+}
+"""
+RUN = """
+query ($id: ID!) { runOrError(runId: $id) { ... on Run { status assetMaterializations { assetKey { path } } } } }
 """
 OUTPUT = "query ($key: [String!]!) { capturedLogs(logKey: $key) { stdout stderr } }"
 TICKS = """
@@ -129,6 +142,31 @@ def test_no_marker_is_in_the_answers_of_the_ui_nor_in_what_is_kept(project: Proj
     assert found(said, MARKERS) == []
     assert found(kept(project), MARKERS) == []
     assert found(printed(project), MARKERS) == []
+
+
+def test_the_chain_is_materialised_by_the_calls_that_the_ui_makes(project: Project, ran: int) -> None:
+    stop_sensor(ran)
+    send_markers(project)
+    before = project.rows("SELECT count(*) FROM user_logins")[0][0]
+    selector = {
+        **LOCATION,
+        "pipelineName": "ingest_logins",
+        "assetSelection": [{"path": [name]} for name in CHAIN],
+        "assetCheckSelection": None,
+    }
+    launched = graphql(ran, LAUNCH, params={"mode": "default", "selector": selector, "runConfigData": {}})
+    assert launched["launchPipelineExecution"]["__typename"] == "LaunchRunSuccess", launched
+    run_id = launched["launchPipelineExecution"]["run"]["runId"]
+    run = eventually(lambda: finished(ran, run_id), seconds=90, what="the run launched through GraphQL")
+    assert run["status"] == "SUCCESS"
+    assert {m["assetKey"]["path"][0] for m in run["assetMaterializations"]} == set(CHAIN)
+    assert project.rows("SELECT count(*) FROM user_logins")[0][0] > before
+    start_sensor(ran)
+
+
+def finished(ui: int, run_id: str) -> dict[str, Any] | None:
+    run: dict[str, Any] = graphql(ui, RUN, id=run_id)["runOrError"]
+    return run if run["status"] in {"SUCCESS", "FAILURE", "CANCELED"} else None
 
 
 @needs_browser
