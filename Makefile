@@ -2,13 +2,13 @@
 # make test   sets everything up, checks the code and runs every test
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := loginpipe loginpipe_tests
+SOURCES := loginpipe loginpipe_tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test chaos screenshots check lint types imports format constraints clean
+.PHONY: help demo dev test chaos bench-sensor screenshots check lint types imports format constraints clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 demo: .venv/demo.installed ## run the main job on embedded services, and show what came out
 	@$(BIN)/loginpipe demo
@@ -25,6 +25,9 @@ chaos: export CHAOS_SEEDS ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
 chaos: export CHAOS_MESSAGES ?= 50000
 chaos: .venv/dev.installed ## random faults over 50,000 messages, and the memory of a run of 100,000
 	$(BIN)/pytest --numprocesses 0 loginpipe_tests/integration/test_chaos.py $(PYTEST_ARGS)
+
+bench-sensor: .venv/dev.installed ## how long messages take to the table while 50,000 arrive over five minutes
+	$(BIN)/python -m benchmarks.sensor_under_load $(BENCH_ARGS)
 
 screenshots: .venv/dev.installed ## take the pictures in docs/images anew; needs Chromium
 	$(BIN)/python -m loginpipe_tests.e2e.screenshots docs/images

@@ -67,7 +67,7 @@ def endpoint_fault(client: "BaseClient") -> str | None:
     An endpoint is AWS's own, which is https, unless a variable or the profile names another.
     """
     url = urlsplit(client.meta.endpoint_url)
-    if url.scheme == "https" or _is_loopback(url.hostname or ""):
+    if url.scheme == "https" or is_loopback(url.hostname or ""):
         return None
     variable = "AWS_ENDPOINT_URL_" + client.meta.service_model.service_id.upper().replace(" ", "_")
     return (
@@ -76,7 +76,8 @@ def endpoint_fault(client: "BaseClient") -> str | None:
     )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Say whether a host is this machine, by its name or address."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

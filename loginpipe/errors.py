@@ -84,5 +84,17 @@ class AuditError(LoginpipeError):
     """The access log is not what was written into it."""
 
 
+class ArchiveError(LoginpipeError):
+    """The archive cannot be used: not set up, out of reach, or refused."""
+
+
+class ArchivedDayError(ArchiveError):
+    """What is wrong with one day: its file is missing or damaged, or the table and the archive are at odds."""
+
+
 class LocalStackError(LoginpipeError):
     """The embedded services cannot be started, found or stopped."""
+
+
+class AlertError(LoginpipeError):
+    """An alert was not delivered."""

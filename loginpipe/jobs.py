@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Final
 import dagster as dg
 
 from loginpipe.assets.group import GROUP, INSIGHTS
+from loginpipe.freshness_sensor import fresh
 from loginpipe.postgres.partitions import maintain
 from loginpipe.resources import PostgresResource
+from loginpipe.table_checks import ledger_matches_table, nothing_in_default_partitions, token_key_version_current
+from loginpipe.volume_checks import daily_volume, null_locale_share
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -21,11 +24,22 @@ LONGEST_RUN_SECONDS: Final = 900
 """A run whose code server died stays STARTED, and counts as going, until this ends it."""
 
 
+DAILY_CHECKS: Final = (
+    ledger_matches_table,
+    nothing_in_default_partitions,
+    token_key_version_current,
+    daily_volume,
+    null_locale_share,
+)
+# A run does not wait for what looks at whole days, nor for what a sensor looks at.
+_NOT_WITH_EVERY_RUN: Final = dg.AssetSelection.checks(*DAILY_CHECKS, fresh)
+
+
 def ingest_job(queue_name: str) -> "UnresolvedAssetJobDefinition":
     """Return the job that takes one bite of the queue through the whole chain."""
     return dg.define_asset_job(
         INGEST_JOB,
-        selection=dg.AssetSelection.groups(GROUP),
+        selection=dg.AssetSelection.groups(GROUP) - _NOT_WITH_EVERY_RUN,
         description="One bounded bite of the login queue, through the whole chain into user_logins.",
         tags={QUEUE_TAG: queue_name, "dagster/max_runtime": str(LONGEST_RUN_SECONDS)},
     )
@@ -47,7 +61,7 @@ def insights_job() -> "UnresolvedAssetJobDefinition":
     """Return the job that computes duplicates and daily counts of some days anew."""
     return dg.define_asset_job(
         INSIGHTS_JOB,
-        selection=dg.AssetSelection.groups(INSIGHTS),
+        selection=dg.AssetSelection.groups(INSIGHTS) - _NOT_WITH_EVERY_RUN,
         description="Duplicates and daily counts of one day or more, computed anew from user_logins.",
         tags={"dagster/max_runtime": "3600"},
     )
@@ -83,4 +97,27 @@ maintenance_schedule: Final = dg.ScheduleDefinition(
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
     description="Once a day, well before the last partition that is there is reached.",
+)
+
+
+CHECK_JOB: Final = "check_tables"
+
+
+def check_job() -> "UnresolvedAssetJobDefinition":
+    """Return the job that compares whole days and looks at whole partitions."""
+    return dg.define_asset_job(
+        CHECK_JOB,
+        selection=dg.AssetSelection.checks(*DAILY_CHECKS),
+        description="Once a day: ledger against table, default partitions, and yesterday against the days before.",
+        tags={"dagster/max_runtime": "1800"},
+    )
+
+
+check_schedule: Final = dg.ScheduleDefinition(
+    name="check_tables_daily",
+    job_name=CHECK_JOB,
+    cron_schedule="30 1 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="When yesterday is over and has been counted, after maintain_partitions.",
 )

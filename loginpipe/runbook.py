@@ -1,8 +1,11 @@
 """Where the runbook is: every warning, check and alert names the section for it."""
 
-import dagster as dg
+from typing import TYPE_CHECKING
 
 from loginpipe.settings import load_settings
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 
 def runbook(anchor: str) -> str:
@@ -14,7 +17,10 @@ def runbook(anchor: str) -> str:
     return f"{load_settings().runbook_url}#{anchor}"
 
 
-def runbook_link(anchor: str) -> dg.MetadataValue[str | None]:
+def runbook_link(anchor: str) -> "dg.MetadataValue[str | None]":
     """Return the same as metadata: a link where there is something to follow."""
+    # The operator's commands log warnings too, and start without Dagster.
+    import dagster as dg
+
     where = runbook(anchor)
     return dg.MetadataValue.url(where) if where.startswith("http") else dg.MetadataValue.text(where)

@@ -4,16 +4,21 @@ Settings that name no default stay ``None`` here and are asked for, by `required
 the Dagster UI can then show the project before it is fully configured, and a run stops before it receives a message.
 """
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
+from urllib.parse import urlsplit
 
 from dotenv import load_dotenv
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from loginpipe.aws import is_loopback
 from loginpipe.errors import SettingError
 
 PREFIX = "LOGINPIPE_"
+
+_TOPIC: Final = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}")
 
 
 class Settings(BaseSettings):
@@ -37,7 +42,15 @@ class Settings(BaseSettings):
     receivers: int = Field(default=8, ge=1, le=64)
     max_runs: int = Field(default=4, ge=1, le=100)
     max_reject_rate: float = Field(default=0.05, ge=0, le=1)
+    # No more than the last bound of the delays' buckets: what is over that cannot be told apart.
+    max_delay_seconds: int = Field(default=900, ge=1, le=3600)
+    # Whoever has the URL can write to the channel behind it.
+    alert_webhook_url: str | None = Field(default=None, repr=False)
+    alert_sns_topic: str | None = None
     runbook_url: str = "docs/operations.md"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    archive_url: str | None = None
+    retention_days: int | None = Field(default=None, ge=1)
 
     @field_validator("queue")
     @classmethod
@@ -52,6 +65,29 @@ class Settings(BaseSettings):
         if url is not None and not url.startswith(("postgresql://", "postgres://")):
             raise ValueError("must begin with postgresql://")
         return url
+
+    @field_validator("alert_webhook_url")
+    @classmethod
+    def _names_a_webhook(cls, url: str | None, info: ValidationInfo) -> str | None:
+        if url is None:
+            return None
+        try:
+            parts = urlsplit(url)
+            host, _ = parts.hostname, parts.port
+        except ValueError:
+            host = None
+        if not host or parts.scheme not in {"http", "https"} or re.search(r"[^!-~]", url):
+            raise ValueError("must be a URL, https://…")
+        if info.data.get("env") == "production" and parts.scheme != "https" and not is_loopback(host):
+            raise ValueError("must begin with https:// in production")
+        return url
+
+    @field_validator("alert_sns_topic")
+    @classmethod
+    def _names_a_topic(cls, arn: str | None) -> str | None:
+        if arn is not None and not _TOPIC.fullmatch(arn):
+            raise ValueError("must be the ARN of a standard topic, arn:aws:sns:REGION:ACCOUNT:NAME")
+        return arn
 
     @property
     def production(self) -> bool:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from loginpipe.assets.columns import column_lineage, column_schema
 from loginpipe.assets.group import GROUP, OWNERS
+from loginpipe.assets.timing import stopwatch
 from loginpipe.checks import ONLY_TOKENS, only_tokens
 from loginpipe.handover import HANDOVER
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
@@ -37,14 +38,24 @@ _MADE_FROM: Final = {**MASKED_COLUMNS, "create_date": "sent_at"}
     ),
 )
 def masked_logins(
-    validated_logins: pd.DataFrame, postgres: PostgresResource, masking: MaskingResource
+    context: dg.AssetExecutionContext,
+    validated_logins: pd.DataFrame,
+    postgres: PostgresResource,
+    masking: MaskingResource,
 ) -> Iterator[dg.Output[MaskedBatch] | dg.AssetCheckResult]:
     """Mask and seal; the blocking check refuses the batch if a cell of a masked column is no token."""
+    seconds = stopwatch()
     masked = masking.mask(validated_logins)
     tokens = [token for values in masked.originals.values() for token in values]
     known = postgres.known_tokens(tokens) if masking.sealing else frozenset()
     sealed = masking.seal_originals(masked, known)
     seen = seen_before(masked, known)
+    context.log.info(
+        "masked %d logins, sealed %d new values",
+        len(masked.logins),
+        len(sealed.values),
+        extra={"masked": len(masked.logins), "newly_sealed": len(sealed.values), "seconds": seconds()},
+    )
     yield dg.Output(
         MaskedBatch(masked.logins, sealed, masked.aliases, validated_logins.attrs.get(ERASURES)),
         metadata={

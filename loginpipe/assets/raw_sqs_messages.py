@@ -8,6 +8,7 @@ import pandas as pd
 
 from loginpipe.assets.columns import column_schema
 from loginpipe.assets.group import CHAIN, GROUP, OWNERS
+from loginpipe.assets.timing import stopwatch
 from loginpipe.checks import NO_DEAD_LETTERS, no_dead_letters
 from loginpipe.errors import UpstreamMissingError
 from loginpipe.handover import HANDOVER, WHOLE_CHAIN
@@ -15,6 +16,7 @@ from loginpipe.logins.arrivals import messages_per_minute
 from loginpipe.logins.messages import MESSAGE_COLUMNS, messages_frame
 from loginpipe.plots import bar_plot
 from loginpipe.resources import MaskingResource, PostgresResource, SqsResource
+from loginpipe.runbook import runbook
 from loginpipe.sqs.depth import STALL
 
 
@@ -42,6 +44,7 @@ def raw_sqs_messages(
         TokenKeyMismatchError: the token keys are not the ones the database's tokens were made with.
         QueueError: the queue cannot be received from.
     """
+    seconds = stopwatch()
     missing = [name for name in CHAIN if not _selected(context, name)]
     if missing:
         raise UpstreamMissingError(
@@ -51,13 +54,20 @@ def raw_sqs_messages(
     postgres.check_token_keys(masking.keys)
     received = sqs.receive()
     frame = messages_frame(list(received.messages.values()))
-    context.log.info("received %d messages from queue %r", len(frame), sqs.name)
+    context.log.info(
+        "received %d messages from queue %r",
+        len(frame),
+        sqs.name,
+        extra={"received": len(frame), "queue": sqs.name, "seconds": seconds()},
+    )
     if received.broken_off is not None:
-        context.log.warning("receiving broke off, what was received goes on: %s", received.broken_off)
+        context.log.warning(
+            "receiving broke off, what was received goes on: %s; see %s", received.broken_off, runbook("source-down")
+        )
     # An empty long poll is what a drained queue and one at its in-flight limit have in common.
     stalled = received.drained and sqs.depth().stalled
     if stalled:
-        context.log.warning("queue %r: %s", sqs.name, STALL)
+        context.log.warning("queue %r: %s; see %s", sqs.name, STALL, runbook("in-flight-stall"))
     metadata: dict[str, dg.MetadataValue[Any] | int | bool] = {"dagster/row_count": len(frame)}
     if len(frame):
         sent = frame["sent_at"]

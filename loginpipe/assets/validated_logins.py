@@ -9,6 +9,7 @@ import pandas as pd
 
 from loginpipe.assets.columns import column_lineage, column_schema
 from loginpipe.assets.group import GROUP, OWNERS
+from loginpipe.assets.timing import stopwatch
 from loginpipe.checks import REJECT_RATE, SCHEMA_DRIFT, reject_rate, schema_drift
 from loginpipe.handover import HANDOVER
 from loginpipe.logins.messages import MESSAGE_COLUMNS
@@ -80,6 +81,7 @@ def split_messages(
     Raises:
         DatabaseError: the rejects could not be recorded; none was deleted.
     """
+    seconds = stopwatch()
     judged = split_batch(raw_sqs_messages)
     bodies = masking.seal_bodies(judged)
     # Read once, and compared when the logins are written: whoever is erased in between must not come back.
@@ -90,12 +92,18 @@ def split_messages(
         split.rejected, bodies, _arrival(context.run.run_id, sqs.name, raw_sqs_messages, split)
     )
     deletion = sqs.delete(split.rejected["message_id"])
-    context.log.info("accepted %d messages, rejected %d", len(split.accepted), len(split.rejected))
+    accepted, rejected = len(split.accepted), len(split.rejected)
+    context.log.info(
+        "accepted %d messages, rejected %d",
+        accepted,
+        rejected,
+        extra={"accepted": accepted, "rejected": rejected, "seconds": seconds()},
+    )
     yield dg.Output(
         split.accepted,
         "validated_logins",
         metadata={
-            "dagster/row_count": len(split.accepted),
+            "dagster/row_count": accepted,
             "null_locales": int(split.accepted["locale"].isna().sum()),
             "unknown_fields": dg.MetadataValue.json(dict(split.unknown_fields)),
         },
@@ -106,7 +114,7 @@ def split_messages(
         metadata={
             "dagster/row_count": recorded,
             "by_reason": bar_plot("faults by reason", split.reason_counts()),
-            "rejected": len(split.rejected),
+            "rejected": rejected,
             "reasons": dg.MetadataValue.json(split.reason_counts()),
             "deleted": deletion.deleted,
             "delete_failures": dg.MetadataValue.json(dict(deletion.failures)),

@@ -9,7 +9,7 @@ from loginpipe.settings import load_settings
 
 
 def doctor(*, as_json: Json = False) -> None:
-    """Check queue, dead-letter queue, database, keys and Dagster's storage: each well, or what is wrong and the mend.
+    """Check queues, database, keys, clocks, Dagster and alerts: each well, or what is wrong and the mend.
 
     Exits with 1 if something is wrong, so it can serve as a health check.
 

@@ -10,10 +10,10 @@ from loginpipe.errors import LoginpipeError
 from loginpipe.postgres.connections import Connection
 
 LIMITS: Final = (
-    "What this does not reach: backups, replicas that lag and archives of the database; the sealed bodies of rejected "
-    "messages, which nobody can search by user; values that other users' logins share; data keys, each of which seals "
-    "up to 256 values; clear values that were recovered before. Messages sent before now are not loaded again, "
-    "whenever they come; later logins of the same user are new ones."
+    "What this does not reach: backups, replicas that lag, and the archive's files of days that were dropped "
+    "(docs/archive.md); the sealed bodies of rejected messages, which nobody can search by user; values that other "
+    "users' logins share; data keys, each of which seals up to 256 values; clear values that were recovered before. "
+    "Messages sent before now are not loaded again, whenever they come; later logins of the same user are new ones."
 )
 
 

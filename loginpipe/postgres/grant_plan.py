@@ -27,6 +27,10 @@ _PARTITIONS: Final = (
     "FUNCTION loginpipe.trim_ledger(begins date)",
     "FUNCTION loginpipe.rows_in_default(parent text)",
 )
+_ARCHIVE: Final = (
+    "FUNCTION loginpipe.logins_by_day(first_day date, last_day date)",
+    "FUNCTION loginpipe.drop_archived_partition(start date)",
+)
 _INSIGHTS: Final = (
     "TABLE loginpipe.duplicate_devices",
     "TABLE loginpipe.duplicate_ips",
@@ -94,6 +98,8 @@ def planned(database: str) -> frozenset[Grant]:
             "TABLE vault.sealed_values": ("INSERT",),
             "TABLE vault.sealed_values (token)": ("SELECT",),
             **dict.fromkeys(_PARTITIONS, ("EXECUTE",)),
+            "TABLE loginpipe.archived_days": ("SELECT", "INSERT", "UPDATE"),
+            **dict.fromkeys(_ARCHIVE, ("EXECUTE",)),
         },
         ANALYST: {
             f"DATABASE {database}": ("CONNECT",),
@@ -103,6 +109,7 @@ def planned(database: str) -> frozenset[Grant]:
             "TABLE loginpipe.alembic_version": ("SELECT",),
             "TABLE loginpipe.user_logins_canonical": ("SELECT",),
             **dict.fromkeys((*_INSIGHTS, *_INSIGHT_VIEWS), ("SELECT",)),
+            "TABLE loginpipe.archived_days": ("SELECT",),
             **dict.fromkeys(_APP_VERSIONS, ("EXECUTE",)),
         },
         CUSTODIAN: {

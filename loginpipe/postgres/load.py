@@ -6,9 +6,10 @@ from typing import Final
 
 import pandas as pd
 
+from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.masking.sealing import Sealed
 from loginpipe.postgres.aliases import insert_aliases
-from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.copy import copy_rows
 from loginpipe.postgres.erasures import hold_off_erasures
 from loginpipe.postgres.ledger import recorded_by
@@ -22,11 +23,17 @@ _COLUMNS: Final = (
 
 @dataclass(frozen=True)
 class LoadCounts:
-    """What the load made of the accepted messages: new rows, and messages whose outcome was recorded before."""
+    """What the load made of the accepted messages: new rows, and messages whose outcome was recorded before.
+
+    Attributes:
+        sealed: values that are new in the vault.
+        delays: the new rows by their delay from sent to stored: `loginpipe.logins.delays`.
+    """
 
     inserted: int
     duplicates: int
     sealed: int
+    delays: tuple[int, ...]
 
 
 def load_logins(
@@ -54,17 +61,35 @@ def load_logins(
     with transaction(connection) as cursor:
         hold_off_erasures(cursor, erasures)
         cursor.execute(statement("create_incoming_logins"))
-        rows = zip(range(len(logins)), *(logins[column] for column in _COLUMNS), strict=True)
-        copy_rows(cursor, "incoming_logins", ("arrival", *_COLUMNS), rows)
-        cursor.execute(statement("insert_new_logins"), {"run_id": run_id})
-        inserted = cursor.rowcount
+        sent_ms = logins["sent_at"].dt.as_unit("ms").astype("int64").tolist()
+        rows = zip(range(len(logins)), sent_ms, *(logins[column] for column in _COLUMNS), strict=True)
+        copy_rows(cursor, "incoming_logins", ("arrival", "sent_ms", *_COLUMNS), rows)
+        delays, delay_seconds = _insert_new(cursor, run_id)
+        inserted = sum(delays)
         if inserted < len(logins):
             inserted = recorded_by(cursor, run_id, "incoming_logins", "create_date")
-        counts = LoadCounts(inserted, len(logins) - inserted, insert_sealed(cursor, sealed))
+        duplicates = len(logins) - inserted
+        in_vault = insert_sealed(cursor, sealed)
         cursor.execute(
-            "UPDATE loginpipe.ingest_runs SET inserted = %s, duplicates = received - accepted - rejected + %s "
-            "WHERE run_id = %s",
-            (counts.inserted, counts.duplicates, run_id),
+            statement("count_load"),
+            {
+                "run_id": run_id,
+                "inserted": inserted,
+                "duplicates": duplicates,
+                "delays": delays,
+                "delay_seconds": delay_seconds,
+            },
         )
+        booked = cursor.fetchone()
         insert_aliases(cursor, aliases)
-    return counts
+    return LoadCounts(inserted, duplicates, in_vault, tuple(booked[0] if booked else delays))
+
+
+def _insert_new(cursor: Cursor, run_id: str) -> tuple[list[int], float]:
+    """Insert what the ledger does not know; return the new rows by their delay, and the sum of these in seconds."""
+    cursor.execute(statement("insert_new_logins"), {"run_id": run_id, "bounds": list(DELAY_BOUNDS)})
+    delays, total = [0] * (len(DELAY_BOUNDS) + 1), 0.0
+    for bucket, logins, seconds in cursor:
+        delays[bucket] = logins
+        total += seconds
+    return delays, total

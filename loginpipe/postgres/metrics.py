@@ -1,73 +1,122 @@
 """What the tables say about all runs so far: totals that no restart loses. Counts and times, no values of a login."""
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
 
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
 
+GIVEN_UP_SECONDS: Final = 1200
+"""A run that has not finished by then never will: it is ended after its longest time, and what that takes."""
+
+
+_COUNTS: Final = (
+    "finished", "working", "failed",
+    "received", "inserted", "duplicates", "rejected", "deleted", "delete_failures", "leases_lost",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class QueueTotals:
-    """All runs on one queue; counts of messages. See ``docs/tables.md`` for each.
+    """Runs on one queue.
 
     Attributes:
-        finished: runs that ended well.
-        unfinished: runs that are at work, or failed, or died.
+        counts: messages by what became of them, as ``docs/tables.md`` has them; and runs: ``finished`` are those that
+            ended well; ``working`` those begun in the last `GIVEN_UP_SECONDS` that did not, so at work or failed;
+            ``failed`` those begun before that which did not: failed, or died.
+        delays: rows by their delay from sent to stored: `loginpipe.logins.delays`.
+        delay_seconds: the sum of these delays.
         last_finished: Unix time of the newest end of a run, in seconds; None where there is none.
         newest_stored: Unix time of the newest SentTimestamp that a finished run has seen; None where there is none.
     """
 
-    queue: str
-    finished: int
-    unfinished: int
-    received: int
-    inserted: int
-    duplicates: int
-    rejected: int
-    deleted: int
-    delete_failures: int
-    leases_lost: int
+    counts: Counter[str]
+    delays: tuple[int, ...]
+    delay_seconds: float
     last_finished: float | None
     newest_stored: float | None
+
+    def __add__(self, other: "QueueTotals") -> "QueueTotals":
+        return QueueTotals(
+            self.counts + other.counts,
+            tuple(map(sum, zip(self.delays, other.delays, strict=True))),
+            self.delay_seconds + other.delay_seconds,
+            _later(self.last_finished, other.last_finished),
+            _later(self.newest_stored, other.newest_stored),
+        )
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Everything that the tables know.
+    """Runs and rejects of some time, which add up.
 
     Attributes:
-        queues: one entry a queue that runs have worked on.
+        queues: queue → its totals, for each that runs have worked on.
         rejects: reason code and field → faults; a message can have several.
-        sealed_values: about how many rows the vault has: Postgres' own estimate.
-        token_key_version: the highest that tokens were made with; 0 where there is none.
     """
 
-    queues: tuple[QueueTotals, ...]
-    rejects: dict[tuple[str, str], int]
+    queues: Mapping[str, QueueTotals]
+    rejects: Counter[tuple[str, str]]
+
+    def __add__(self, other: "Totals") -> "Totals":
+        queues = dict(self.queues)
+        for name, totals in other.queues.items():
+            queues[name] = queues[name] + totals if name in queues else totals
+        return Totals(queues, self.rejects + other.rejects)
+
+
+@dataclass(frozen=True)
+class VaultTotals:
+    """How far vault and keys are.
+
+    Attributes:
+        sealed_values: about how many rows the vault has: Postgres' own estimate.
+        key_versions: version of the token key → Unix time of its first use, in seconds.
+    """
+
     sealed_values: int
-    token_key_version: int
+    key_versions: Mapping[int, float]
 
 
-def read_totals(connection: Connection) -> Totals:
-    """Read the totals.
+def read_totals(connection: Connection, *, since: datetime | None = None, until: datetime | None = None) -> Totals:
+    """Read the totals of the runs that began, and of the rejects that were received, in some time.
 
     Args:
         connection: with no transaction open.
+        since: aware, and part of it; from the beginning when not given.
+        until: aware, and not part of it; without an end when not given.
 
     Raises:
         DatabaseError: they cannot be read.
     """
+    span = {"since": since or "-infinity", "until": until or "infinity", "given_up": GIVEN_UP_SECONDS}
     with transaction(connection) as cursor:
-        cursor.execute(statement("metric_runs"))
-        queues = tuple(QueueTotals(*row) for row in cursor)
-        cursor.execute(statement("metric_rejects"))
-        rejects = {(reason, field): number for reason, field, number in cursor}
+        cursor.execute(statement("metric_runs"), span)
+        queues = {
+            queue: QueueTotals(Counter(dict(zip(_COUNTS, row, strict=False))), tuple(row[-4]), *row[-3:])
+            for queue, *row in cursor
+        }
+        cursor.execute(statement("metric_rejects"), span)
+        return Totals(queues, Counter({(reason, field): number for reason, field, number in cursor}))
+
+
+def read_vault(connection: Connection) -> VaultTotals:
+    """Read what there is to tell about vault and keys.
+
+    Raises:
+        DatabaseError: it cannot be read.
+    """
+    with transaction(connection) as cursor:
         cursor.execute(
-            """
-            SELECT
-                (SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'vault.sealed_values'::regclass),
-                (SELECT coalesce(max(key_version), 0) FROM loginpipe.token_key_checks)
-            """
+            "SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'vault.sealed_values'::regclass"
         )
-        ((sealed_values, version),) = cursor.fetchall()
-    return Totals(queues, rejects, sealed_values, version)
+        ((sealed_values,),) = cursor.fetchall()
+        cursor.execute("SELECT key_version, extract(epoch FROM created_at)::float8 FROM loginpipe.token_key_checks")
+        return VaultTotals(sealed_values, dict(cursor.fetchall()))
+
+
+def _later(one: float | None, other: float | None) -> float | None:
+    return max((time for time in (one, other) if time is not None), default=None)

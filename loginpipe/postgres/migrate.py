@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy.engine import Connection as SqlalchemyConnection
 
-HEAD: Final = "0003"
+HEAD: Final = "0005"
 """The newest revision in ``migrations/``. Revisions are numbered in order, so that they compare as text."""
 
 _INSUFFICIENT_PRIVILEGE: Final = "42501"

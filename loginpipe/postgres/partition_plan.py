@@ -52,7 +52,7 @@ def coming(today: date) -> list[Partition]:
     months = [_first_of_month(today, offset) for offset in _LOGIN_MONTHS]
     return [
         *(_of_day(day) for day in days),
-        *(Partition(USER_LOGINS, f"user_logins_{month:y%Ym%m}", month, _first_of_month(month, 1)) for month in months),
+        *(month_of(month) for month in months),
     ]
 
 
@@ -68,6 +68,22 @@ def expired(existing: Iterable[Partition], today: date) -> list[Partition]:
 def ledger_begins(today: date) -> date:
     """Return the first day that the ledger must still hold on a UTC date."""
     return today - _LEDGER_KEPT
+
+
+def month_of(day: date) -> Partition:
+    """Return the partition of ``user_logins`` that a UTC date belongs in."""
+    return Partition(USER_LOGINS, f"user_logins_{day:y%Ym%m}", _first_of_month(day, 0), _first_of_month(day, 1))
+
+
+def outlived(existing: Iterable[Partition], today: date, days: int) -> list[Partition]:
+    """Pick the months of ``user_logins`` that ended so many days before a UTC date, and before what is still delivered.
+
+    None that somebody else made: the database drops those of the plan only.
+    """
+    kept_from = min(ledger_begins(today), today - timedelta(days))
+    return [
+        partition for partition in existing if partition.end <= kept_from and partition == month_of(partition.start)
+    ]
 
 
 def _of_day(day: date) -> Partition:

@@ -14,7 +14,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from loginpipe.errors import DatabaseError
 from loginpipe.postgres.connections import Connection, Cursor, transaction
-from loginpipe.postgres.partition_plan import LEDGER, USER_LOGINS, Partition, coming, expired, ledger_begins
+from loginpipe.postgres.partition_plan import LEDGER, USER_LOGINS, Partition, coming, expired, ledger_begins, month_of
 from loginpipe.postgres.statements import statement
 
 _KEYS: Final = {LEDGER: "sent_on", USER_LOGINS: "create_date"}
@@ -63,19 +63,30 @@ def maintain(connection: Connection, today: date) -> MaintenanceResult:
         DatabaseError: a partition could not be made or dropped, named; the ones before it stay as done.
     """
     created = _add_coming(connection, LEDGER, today)
-    dropped = _run(connection, partial(_drop_expired, today=today), LEDGER)
-    reason = _run(connection, partial(_why_not_ours, table=USER_LOGINS), USER_LOGINS)
+    dropped = in_turn(connection, partial(_drop_expired, today=today), LEDGER)
+    reason = in_turn(connection, partial(why_not_ours, table=USER_LOGINS), USER_LOGINS)
     if reason:
-        return MaintenanceResult(created, dropped, _rows_in_default(connection, LEDGER), {USER_LOGINS: reason})
+        return MaintenanceResult(created, dropped, rows_in_default(connection, LEDGER), {USER_LOGINS: reason})
     created += _add_coming(connection, USER_LOGINS, today)
-    return MaintenanceResult(created, dropped, _rows_in_default(connection, LEDGER, USER_LOGINS), {})
+    return MaintenanceResult(created, dropped, rows_in_default(connection, LEDGER, USER_LOGINS), {})
 
 
-def _run(connection: Connection, work: Callable[[Cursor], _Result], subject: str) -> _Result:
-    """Do work in a transaction of its own, again when the locks it needs are taken."""
+def in_turn(connection: Connection, work: Callable[[Cursor], _Result], subject: str) -> _Result:
+    """Do work on partitions in a transaction of its own, one at a time, again when the locks it needs are taken.
+
+    Args:
+        connection: with no transaction open.
+        work: short: whoever needs the table waits for it.
+        subject: what it is about, for the message.
+
+    Raises:
+        DatabaseError: it failed, also after five attempts; names the subject.
+    """
 
     def once() -> _Result:
         with transaction(connection) as cursor:
+            # Each statement is to see what was committed before it, above all after a lock was waited for.
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             cursor.execute("SELECT set_config('lock_timeout', %s, true)", (_LOCK_WAIT,))
             return work(cursor)
@@ -92,7 +103,7 @@ def _run(connection: Connection, work: Callable[[Cursor], _Result], subject: str
         raise DatabaseError(f"maintaining partitions, {subject}: {error}", error.sqlstate) from None
 
 
-def _why_not_ours(cursor: Cursor, table: str) -> str | None:
+def why_not_ours(cursor: Cursor, table: str) -> str | None:
     """Say why a table is not ours to partition; None where it is."""
     cursor.execute(statement("partitioning"), {"table": table})
     scheme, owned = cursor.fetchone() or (None, False)
@@ -103,7 +114,7 @@ def _why_not_ours(cursor: Cursor, table: str) -> str | None:
     return None if owned else "another role owns it"
 
 
-def _existing(cursor: Cursor, table: str) -> list[Partition]:
+def existing_partitions(cursor: Cursor, table: str) -> list[Partition]:
     """Read a table's partitions, without a default one."""
     cursor.execute(statement("existing_partitions"), {"table": table})
     partitions = []
@@ -115,17 +126,33 @@ def _existing(cursor: Cursor, table: str) -> list[Partition]:
     return partitions
 
 
+def ensure_month(connection: Connection, day: date) -> bool:
+    """Make the partition of ``user_logins`` that a day belongs in, unless it has one; say whether it was made.
+
+    Args:
+        connection: of the owner or a member of ``loginpipe_writer``, with no transaction open.
+        day: of a month that the plan has, or that was dropped once it was archived.
+
+    Raises:
+        DatabaseError: it could not be made.
+    """
+    if in_turn(connection, partial(why_not_ours, table=USER_LOGINS), USER_LOGINS):
+        return False
+    month = month_of(day)
+    return in_turn(connection, partial(_add, partition=month), str(month))
+
+
 def _add_coming(connection: Connection, table: str, today: date) -> list[str]:
     return [
         str(partition)
         for partition in coming(today)
-        if partition.table == table and _run(connection, partial(_add, partition=partition), str(partition))
+        if partition.table == table and in_turn(connection, partial(_add, partition=partition), str(partition))
     ]
 
 
 def _add(cursor: Cursor, partition: Partition) -> bool:
     """Make a partition unless one covers its days, or some of them; say whether it was made."""
-    if any(partition.overlaps(other) for other in _existing(cursor, partition.table)):
+    if any(partition.overlaps(other) for other in existing_partitions(cursor, partition.table)):
         return False
     cursor.execute("SELECT loginpipe.create_partition(%s, %s)", (partition.table, partition.start))
     return True
@@ -133,14 +160,15 @@ def _add(cursor: Cursor, partition: Partition) -> bool:
 
 def _drop_expired(cursor: Cursor, today: date) -> list[str]:
     """Drop the ledger's expired partitions, which locks loads out for that moment, and expired rows in its default."""
-    gone = expired(_existing(cursor, LEDGER), today)
+    gone = expired(existing_partitions(cursor, LEDGER), today)
     for partition in gone:
         cursor.execute("SELECT loginpipe.drop_ledger_partition(%s)", (partition.start,))
     cursor.execute("SELECT loginpipe.trim_ledger(%s)", (ledger_begins(today),))
     return [str(partition) for partition in gone]
 
 
-def _rows_in_default(connection: Connection, *tables: str) -> dict[str, int]:
+def rows_in_default(connection: Connection, *tables: str) -> dict[str, int]:
+    """Count the rows in the default partition of each table that has one."""
     with transaction(connection) as cursor:
         cursor.execute("SELECT name, loginpipe.rows_in_default(name) FROM unnest(%s) AS asked (name)", (list(tables),))
         return {table: rows for table, rows in cursor if rows is not None}

@@ -8,6 +8,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 
 from loginpipe.errors import DatabaseError
 from loginpipe.postgres.connections import Connection, connect, transaction
+from loginpipe.runbook import runbook
 
 T = TypeVar("T")
 
@@ -94,4 +95,5 @@ class Session:
 
 def _log_pause(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    _log.warning("%s; trying again in %.1f s", error, state.next_action.sleep if state.next_action else 0)
+    pause = state.next_action.sleep if state.next_action else 0
+    _log.warning("%s; trying again in %.1f s; see %s", error, pause, runbook("source-down"))

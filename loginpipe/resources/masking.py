@@ -11,6 +11,7 @@ from loginpipe.masking.keys import load_seal_keys, load_token_keys
 from loginpipe.masking.mask import MaskedLogins, mask_logins, seal_originals
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import TokenKeys
+from loginpipe.runbook import runbook
 from loginpipe.settings import required
 
 
@@ -42,9 +43,11 @@ class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
         if not self._recipients and context.log:
             context.log.warning(
                 "LOGINPIPE_SEAL_KEY is off: neither masked values nor the bodies of rejected messages can be recovered"
+                "; see %s",
+                runbook("sealing-off"),
             )
         if self._compat and context.log:
-            context.log.warning(self._compat.warning)
+            context.log.warning("%s; see %s", self._compat.warning, runbook("compat-masking"))
 
     @property
     def keys(self) -> TokenKeys:

@@ -8,6 +8,7 @@ from math import ceil
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
+from loginpipe.runbook import runbook
 from loginpipe.sqs.client import BATCH_MOST, Queue, open_queue
 from loginpipe.sqs.dead_letters import redrive_policy
 from loginpipe.sqs.deletion import Deletion, delete_messages
@@ -55,7 +56,13 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
         finally:
             returned = self._leases.close()
             if returned and context.log:
-                context.log.warning("%d messages were not deleted and went back to queue %r", returned, self.name)
+                context.log.warning(
+                    "%d messages were not deleted and went back to queue %r; see %s",
+                    returned,
+                    self.name,
+                    runbook("a-run-fails"),
+                    extra={"handed_back": returned, "queue": self.name},
+                )
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from loginpipe.logins.messages import Message
+from loginpipe.runbook import runbook
 from loginpipe.sqs.client import Queue, tens
 from loginpipe.sqs.entries import FailedEntry, call_with_entries
 
@@ -136,7 +137,11 @@ class LeaseKeeper:
         failed = sum(len(failures) for failures in self._pool.map(self._change, tens(rest)))
         self._pool.shutdown()
         if failed:
-            _log.warning("%d messages could not be handed back: they return when their lease ends", failed)
+            _log.warning(
+                "%d messages could not be handed back: they return when their lease ends; see %s",
+                failed,
+                runbook("leases-lost"),
+            )
         return len(rest) - failed
 
     def extend_due(self) -> None:
@@ -149,7 +154,7 @@ class LeaseKeeper:
                 # Not waited for: one call that hangs holds up no other.
                 self._begin_extensions()
             except Exception:  # noqa: BLE001 - the thread must outlive any one failure; it is counted and retried
-                _log.warning("leases could not be extended just now", exc_info=False)
+                _log.warning("leases could not be extended just now; see %s", runbook("leases-lost"), exc_info=False)
 
     def _begin_extensions(self) -> "list[Future[None]]":
         now = self._clock()

@@ -33,6 +33,8 @@ ROWS = f"""
     INSERT INTO loginpipe.token_key_checks VALUES (1, 'check');
     INSERT INTO loginpipe.token_aliases VALUES ('old', 'new');
     INSERT INTO loginpipe.erased_users (tombstone, key_version) VALUES (decode(repeat('ab', 32), 'hex'), 1);
+    INSERT INTO loginpipe.archived_days (day, row_count, sha256, url, file_bytes, file_sha256)
+    VALUES ('2026-11-20', 1, repeat('0', 64), 'file:///nowhere', 1, repeat('0', 64));
     SELECT vault.set_second_person(false, 'T-1');
     DROP TABLE public.user_logins_{NEXT_MONTH:y%Ym%m};
 """
@@ -76,6 +78,12 @@ ACTIONS = {
     "add a tombstone": "INSERT INTO loginpipe.erased_users VALUES (decode(repeat('cd', 32), 'hex'), 1)",
     "delete tombstones": "DELETE FROM loginpipe.erased_users",
     "make a partition": f"SELECT loginpipe.create_partition('public.user_logins', '{NEXT_MONTH}')",
+    "read which days are archived": "SELECT * FROM loginpipe.archived_days",
+    "record an archived day": "UPDATE loginpipe.archived_days SET verified_at = now()",
+    "forget an archived day": "DELETE FROM loginpipe.archived_days",
+    "hash a day": "SELECT loginpipe.logins_by_day('2026-11-20', '2026-11-20')",
+    "say why a month stays": "SELECT loginpipe.why_not_dropped('2026-11-01', '2026-12-01')",
+    "detach a month": f"ALTER TABLE user_logins DETACH PARTITION user_logins_{THIS_MONTH:y%Ym%m}",
     "read which tokens are sealed": "SELECT token FROM vault.sealed_values",
     "read sealed values": "SELECT ciphertext FROM vault.sealed_values",
     "seal a value": "INSERT INTO vault.sealed_values VALUES ('t', 'ip', gen_random_uuid(), 0, 'x')",
@@ -107,10 +115,11 @@ MAY = {
         "read aliases", "add an alias", "lead an alias on", "read tombstones", "make a partition",
         "read which tokens are sealed", "seal a value", "add a wrapped key",
         "read the canonical view", "read duplicates", "compute duplicates anew",
+        "read which days are archived", "record an archived day", "hash a day",
     },
     "analyst": {
         "read user_logins", "read the canonical view", "read duplicates", "read the views of duplicates",
-        "decode a version", "read the revision",
+        "decode a version", "read the revision", "read which days are archived",
     },
     "custodian": {
         "read the revision", "list rejects", "mark rejects as replayed", "read check values", "read aliases",

@@ -1,9 +1,11 @@
 """The load transaction on a real database: all of it or nothing, each message once, whoever else is at it."""
 
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from threading import Barrier
+from typing import Any
 from uuid import uuid4
 
 import pandas as pd
@@ -11,6 +13,7 @@ import psycopg2
 import pytest
 
 from loginpipe.errors import DatabaseError
+from loginpipe.logins.delays import delay_labels
 from loginpipe.logins.messages import messages_frame
 from loginpipe.logins.splitting import split_batch
 from loginpipe.masking.key_files import read_seal_key, read_token_keys
@@ -68,15 +71,20 @@ def counts(connection: Connection, run_id: str) -> RunCounts:
     return found
 
 
+def written(loaded: LoadCounts) -> tuple[int, int, int]:
+    return loaded.inserted, loaded.duplicates, loaded.sealed
+
+
 def sizes(database_url: str, tables: Sequence[str] = TABLES) -> list[int]:
+    return [count for table in tables for (count,) in rows(database_url, f"SELECT count(*) FROM {table}")]
+
+
+def rows(database_url: str, statement: str) -> list[tuple[Any, ...]]:
     connection = psycopg2.connect(database_url)
     try:
         with connection.cursor() as cursor:
-            found = []
-            for table in tables:
-                cursor.execute(f"SELECT count(*) FROM {table}")
-                found += [count for (count,) in cursor]
-            return found
+            cursor.execute(statement)
+            return cursor.fetchall()
     finally:
         connection.close()
 
@@ -95,10 +103,36 @@ def test_rows_ledger_vault_and_books_are_written_together(
 ) -> None:
     run_id = open_books(connection, 3)
     batch = masked(key_files, *logins(3))
-    assert load_logins(connection, batch.logins, batch.sealed, run_id) == LoadCounts(3, 0, 4)
+    assert written(load_logins(connection, batch.logins, batch.sealed, run_id)) == (3, 0, 4)
     assert sizes(database_url) == [3, 3, 4, 2]
     found = counts(connection, run_id)
     assert (found.inserted, found.duplicates, found.unaccounted) == (3, 0, 0)
+
+
+def test_new_rows_are_counted_by_their_delay_however_often_they_are_loaded(
+    connection: Connection, database_url: str, key_files: KeyFiles
+) -> None:
+    now = int(time.time() * 1000)
+    ages = [-5, 0, 0, 12, 100, 5000]  # seconds; the queue's clock may be ahead of the database's
+    frame = messages_frame(
+        [delivered(login(user_id=f"user-{i}"), sent_ms=now - age * 1000) for i, age in enumerate(ages)]
+    )
+    batch = masked_of(key_files, frame)
+    run_id, books = open_books(connection, 6), "SELECT delay_counts, delay_seconds FROM loginpipe.ingest_runs"
+    part = load_logins(connection, batch.logins.iloc[:3], batch.sealed, run_id)
+    assert dict(zip(delay_labels(), part.delays, strict=True))["up to 1 s"] == 3
+    first = load_logins(connection, batch.logins, Sealed(), run_id)
+    assert {label: n for label, n in zip(delay_labels(), first.delays, strict=True) if n} == {
+        "up to 1 s": 3, "up to 15 s": 1, "up to 2 min": 1, "over 1 h": 1,
+    }  # fmt: skip
+    ((booked, seconds),) = rows(database_url, books)
+    assert tuple(booked) == first.delays
+    assert seconds == pytest.approx(5112, abs=10)
+
+    assert load_logins(connection, batch.logins, Sealed(), run_id).delays == first.delays
+    assert rows(database_url, books) == [(booked, seconds)]
+    another = load_logins(connection, batch.logins, Sealed(), open_books(connection, 6))
+    assert sum(another.delays) == 0
 
 
 @pytest.mark.parametrize(
@@ -141,7 +175,7 @@ def test_after_a_failure_the_same_connection_loads_the_batch(
     with pytest.raises(DatabaseError):
         load_logins(connection, batch.logins, batch.sealed, run_id)
     execute(database_url, "ALTER TABLE vault.away RENAME TO sealed_values")
-    assert load_logins(connection, batch.logins, batch.sealed, run_id) == LoadCounts(3, 0, 4)
+    assert written(load_logins(connection, batch.logins, batch.sealed, run_id)) == (3, 0, 4)
 
 
 def test_a_step_that_is_tried_again_finds_its_own_rows_and_counts_them_as_inserted(
@@ -210,7 +244,7 @@ def test_a_message_has_one_outcome_also_where_a_later_version_thinks_otherwise(
 
 def test_an_empty_batch_is_loaded(connection: Connection, database_url: str, key_files: KeyFiles) -> None:
     batch = masked(key_files)
-    assert load_logins(connection, batch.logins, batch.sealed, open_books(connection, 0)) == LoadCounts(0, 0, 0)
+    assert written(load_logins(connection, batch.logins, batch.sealed, open_books(connection, 0))) == (0, 0, 0)
     assert sizes(database_url) == [0, 0, 0, 0]
 
 

@@ -158,12 +158,13 @@ def test_what_one_would_rather_look_at_is_drawn(pipeline: Pipeline) -> None:
         ("raw_sqs_messages", "messages_per_minute"),
         ("rejected_logins", "by_reason"),
         ("masked_logins", "seen_before"),
+        ("user_logins_table", "delay"),
     }
 
 
 def test_every_check_is_made_and_passes(pipeline: Pipeline) -> None:
     names = {"reject_rate", "schema_drift", "only_tokens", "counts_add_up", "columns_are_the_contract"}
-    names.add("no_dead_letters")
+    names |= {"no_dead_letters", "delay_within_limit"}
     assert checks(ingest(pipeline, *logins(3))) == dict.fromkeys(names, True)
 
 

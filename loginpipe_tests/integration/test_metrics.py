@@ -1,20 +1,27 @@
 """The metrics as Prometheus gets them."""
 
+import json
+import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.request import urlopen
 
 import psycopg2
 import pytest
+import yaml  # type: ignore[import-untyped]
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from loginpipe.jobs import LONGEST_RUN_SECONDS
 from loginpipe.ops.metrics import registry
+from loginpipe.postgres.metrics import GIVEN_UP_SECONDS
 from loginpipe.settings import load_settings
+from loginpipe_tests.commands import command_line
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import at_the_wire, depth, eventually, login, take
 
@@ -54,8 +61,7 @@ def test_the_totals_of_all_runs_are_told_and_the_queue_as_it_is_now(
     assert found["queue_messages", queue, "in_flight"] == 0
     assert found["dead_letters", queue] == 0
     assert found["in_flight_stall", queue] == 0
-    assert found["runs", queue, "finished"] == 2
-    assert found["runs", queue, "unfinished"] == 0
+    assert [found["runs", queue, state] for state in ("finished", "working", "failed")] == [2, 0, 0]
     of_messages = {name[0].split("_")[1]: value for name, value in found.items() if name[0].startswith("messages_")}
     assert of_messages == {
         "received": 5, "inserted": 3, "duplicates": 0, "rejected": 2, "deleted": 5, "delete": 0, "leases": 0,
@@ -63,8 +69,101 @@ def test_the_totals_of_all_runs_are_told_and_the_queue_as_it_is_now(
     assert found["reject_faults_total", "ip", "invalid_address"] == 1
     assert found["reject_faults_total", "body", "not_json"] == 1
     assert found["token_key_version",] == 1
+    assert found["token_key_first_used_timestamp_seconds", "1"] == pytest.approx(time.time(), abs=60)
     ((stored,),) = pipeline.rows("SELECT extract(epoch FROM max(newest_sent_at)) FROM loginpipe.ingest_runs")
     assert found["newest_stored_timestamp_seconds", queue] == pytest.approx(float(stored))
+    assert found["behind_seconds", queue] == pytest.approx(time.time() - float(stored), abs=5)
+    ((delays, seconds),) = pipeline.rows(
+        "SELECT array_agg(delay_counts ORDER BY started_at), sum(delay_seconds) FROM loginpipe.ingest_runs"
+    )
+    assert found["delay_seconds_bucket", "1.0", queue] == sum(of_run[0] for of_run in delays)
+    assert found["delay_seconds_bucket", "+Inf", queue] == found["delay_seconds_count", queue] == 3
+    assert found["delay_seconds_sum", queue] == pytest.approx(seconds)
+
+
+def test_runs_are_told_apart_and_those_of_long_ago_counted_once_and_for_all(
+    pipeline: Pipeline, metrics: CollectorRegistry
+) -> None:
+    def book(ago: str, *, finished: bool) -> None:
+        with psycopg2.connect(pipeline.database_url) as connection:
+            connection.cursor().execute(
+                "INSERT INTO loginpipe.ingest_runs "
+                "(run_id, queue, started_at, finished_at, received, inserted, delay_counts, delay_seconds) "
+                "SELECT gen_random_uuid(), %s, began, CASE WHEN %s THEN began END, 10, 10, "
+                "'{1,2,0,0,0,0,0,0,0,0,0,0,3,4}', 20000 FROM (SELECT now() - %s::interval) AS run (began)",
+                (pipeline.queue.name, finished, ago),
+            )
+        connection.close()
+
+    queue = pipeline.queue.name
+    book("1 year", finished=True)
+    book("8 days", finished=False)
+    book("1 hour", finished=False)
+    book("1 minute", finished=False)
+    for finished in (1, 2):
+        book("2 minutes", finished=True)
+        found = scraped(metrics)
+        assert [found["runs", queue, state] for state in ("finished", "working", "failed")] == [1 + finished, 1, 2]
+        assert found["messages_received_total", queue] == found["delay_seconds_count", queue] == 10 * (4 + finished)
+        assert found["delay_seconds_bucket", "1800.0", queue] == 3 * (4 + finished)
+        assert found["delay_seconds_bucket", "3600.0", queue] == 6 * (4 + finished)
+        assert found["delay_seconds_sum", queue] == 20_000 * (4 + finished)
+    assert found["behind_seconds", queue] == 0
+    assert found["last_run_finished_timestamp_seconds", queue] == pytest.approx(time.time() - 120, abs=60)
+
+
+def test_a_run_counts_as_failed_only_after_it_would_have_been_ended() -> None:
+    assert GIVEN_UP_SECONDS > LONGEST_RUN_SECONDS
+
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+
+
+def named_in(expressions: Iterable[str]) -> set[str]:
+    return set(re.findall(r"\bloginpipe_\w+", " ".join(expressions)))
+
+
+def test_every_metric_that_rules_dashboard_and_cloudwatch_name_is_one_that_the_command_prints(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = command_line(monkeypatch, capsys)("metrics", "--once").out
+    kinds = dict(re.findall(r"^# TYPE (loginpipe_\w+) (\w+)$", printed, re.MULTILINE))
+    there = set(kinds)
+    for name in (name for name, kind in kinds.items() if kind == "histogram"):
+        there |= {f"{name}_{part}" for part in ("bucket", "sum", "count")}
+
+    (group,) = yaml.safe_load((DEPLOY / "prometheus" / "rules.yml").read_text())["groups"]
+    dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "loginpipe.json").read_text())
+    shown = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    for expressions in ([rule["expr"] for rule in group["rules"]], shown):
+        assert named_in(expressions)
+        assert named_in(expressions) - there == set()
+    documented = re.findall(
+        r"^\| `(loginpipe_\w+)` \| (\w+) ", (DEPLOY.parent / "docs" / "metrics.md").read_text(), re.MULTILINE
+    )
+    assert dict(documented) == kinds
+    assert there - named_in(shown) <= {"loginpipe_delay_seconds"}, "the dashboard shows everything there is"
+
+    agent = json.loads((DEPLOY / "aws" / "cloudwatch-agent.json").read_text())["logs"]["metrics_collected"][
+        "prometheus"
+    ]
+    for declaration in agent["emf_processor"]["metric_declaration"]:
+        for selector in declaration["metric_selectors"]:
+            chosen = {name for name in kinds if re.search(selector, name)}
+            # The agent drops histograms, and only says so in its own log.
+            assert {kinds[name] for name in chosen} in ({"gauge"}, {"counter"}), selector
+
+
+def test_a_source_that_hangs_does_not_hold_up_the_other(
+    pipeline: Pipeline, metrics: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loginpipe.ops.metrics._ANSWER_SECONDS", 2)
+    with psycopg2.connect(pipeline.database_url) as connection:
+        connection.cursor().execute("LOCK TABLE loginpipe.ingest_runs")
+        found = scraped(metrics)
+        assert (found["source_up", "queue"], found["source_up", "database"]) == (1, 0)
+    connection.close()
+    eventually(lambda: scraped(metrics)["source_up", "database"] == 1, "the database answers again")
 
 
 def test_a_stall_is_a_metric(pipeline: Pipeline, metrics: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +187,7 @@ def test_what_cannot_be_asked_is_named_and_the_rest_is_told(
         connection.cursor().execute("ALTER TABLE loginpipe.away RENAME TO ingest_runs")
     connection.close()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("loginpipe.ops.metrics._ANSWER_SECONDS", 2)
     elsewhere = registry(load_settings(), pipeline.database_url)
     found = scraped(elsewhere)
     assert (found["source_up", "queue"], found["source_up", "database"]) == (0, 1)

@@ -188,6 +188,30 @@ def test_a_migration_refuses_to_be_undone(
     assert query(connection, CATALOG) == before
 
 
+def test_what_came_after_them_can_be_undone_and_made_again(empty_database_url: str, connection: Connection) -> None:
+    from alembic import command
+    from sqlalchemy import create_engine
+
+    columns = (
+        "SELECT attrelid::regclass::text, attname, attacl FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid "
+        "WHERE relnamespace IN ('public'::regnamespace, 'loginpipe'::regnamespace) AND attnum > 0 AND NOT attisdropped "
+        "ORDER BY 1, 2"
+    )
+    upgrade_to("0002", empty_database_url)
+    before = query(connection, columns)
+    upgrade_to(HEAD, empty_database_url)
+    after = query(connection, columns)
+    engine = create_engine("postgresql+psycopg2://", creator=lambda: connect(empty_database_url))
+    config = alembic_config()
+    with engine.begin() as bound:
+        config.attributes["connection"] = bound
+        command.downgrade(config, "0002")
+    engine.dispose()
+    assert query(connection, columns) == before
+    upgrade_to(HEAD, empty_database_url)
+    assert query(connection, columns) == after
+
+
 @pytest.mark.parametrize(
     ("content", "constraint"),
     [

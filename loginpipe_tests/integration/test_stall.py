@@ -35,7 +35,7 @@ def test_a_run_that_receives_nothing_from_a_stalled_queue_says_so_and_succeeds(p
         entry for entry in pipeline.instance.all_logs(result.run_id) if "in-flight stall" in entry.user_message
     ]
     assert warning.level == logging.WARNING
-    assert warning.user_message == f"queue '{pipeline.queue.name}': {STALL}"
+    assert warning.user_message == f"queue '{pipeline.queue.name}': {STALL}; see docs/operations.md#in-flight-stall"
 
 
 def test_a_drained_queue_is_not_stalled(pipeline: Pipeline, wire: Wire) -> None:

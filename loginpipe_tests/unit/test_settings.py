@@ -55,7 +55,13 @@ def test_without_any_variable_the_settings_are_the_documented_defaults() -> None
         "receivers": 8,
         "max_runs": 4,
         "max_reject_rate": 0.05,
+        "max_delay_seconds": 900,
+        "alert_webhook_url": None,
+        "alert_sns_topic": None,
         "runbook_url": "docs/operations.md",
+        "archive_url": None,
+        "retention_days": None,
+        "log_level": "INFO",
     }
 
 
@@ -76,7 +82,13 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         receivers="64",
         max_runs="100",
         max_reject_rate="1",
+        max_delay_seconds="3600",
+        alert_webhook_url="https://hooks.example.com/services/1",
+        alert_sns_topic="arn:aws:sns:eu-west-1:123456789012:on-call",
         runbook_url="https://docs.example.com/runbook",
+        archive_url="s3://bucket/prefix",
+        retention_days="400",
+        log_level="DEBUG",
     )
     assert load_settings().model_dump() == {
         "env": "production",
@@ -93,7 +105,13 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         "receivers": 64,
         "max_runs": 100,
         "max_reject_rate": 1,
+        "max_delay_seconds": 3600,
+        "alert_webhook_url": "https://hooks.example.com/services/1",
+        "alert_sns_topic": "arn:aws:sns:eu-west-1:123456789012:on-call",
         "runbook_url": "https://docs.example.com/runbook",
+        "archive_url": "s3://bucket/prefix",
+        "retention_days": 400,
+        "log_level": "DEBUG",
     }
 
 

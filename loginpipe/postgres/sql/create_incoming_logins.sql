@@ -1,6 +1,7 @@
 CREATE TEMPORARY TABLE incoming_logins (
     arrival integer NOT NULL,
     message_id uuid NOT NULL,
+    sent_ms bigint NOT NULL,
     user_id text NOT NULL,
     device_type text NOT NULL,
     masked_ip text NOT NULL,

@@ -7,12 +7,26 @@ WITH new_messages AS (
     ORDER BY message_id, create_date
     ON CONFLICT DO NOTHING
     RETURNING message_id
+),
+new_logins AS (
+    SELECT incoming.*
+    FROM incoming_logins AS incoming
+    JOIN new_messages USING (message_id)
+),
+stored AS (
+    INSERT INTO public.user_logins (
+        user_id, device_type, masked_ip, masked_device_id, locale, app_version, create_date
+    )
+    SELECT user_id, device_type, masked_ip, masked_device_id, locale, app_version, create_date
+    FROM new_logins
+    -- As they arrived: a FIFO queue's order within a message group is kept.
+    ORDER BY arrival
+),
+-- now() would be when the transaction began, before it waited for others. Floating point: numeric is some times slower.
+delays AS (
+    SELECT greatest(extract(epoch FROM clock_timestamp())::float8 - sent_ms / 1000::float8, 0) AS seconds
+    FROM new_logins
 )
-INSERT INTO public.user_logins (
-    user_id, device_type, masked_ip, masked_device_id, locale, app_version, create_date
-)
-SELECT user_id, device_type, masked_ip, masked_device_id, locale, app_version, create_date
-FROM incoming_logins
-JOIN new_messages USING (message_id)
--- As they arrived: a FIFO queue's order within a message group is kept.
-ORDER BY arrival
+SELECT width_bucket(seconds, %(bounds)s::float8[]), count(*), sum(seconds)
+FROM delays
+GROUP BY 1

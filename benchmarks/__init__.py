@@ -1,0 +1,1 @@
+"""What is measured, on demand: nothing here is a test."""

@@ -1,0 +1,156 @@
+"""A day into the archive."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+from uuid import uuid4
+
+from loginpipe.archive.parquet import ROWS_AT_ONCE, content_of, write_day
+from loginpipe.archive.store import Store, Stores
+from loginpipe.archive.verification import fault_of
+from loginpipe.errors import ArchivedDayError
+from loginpipe.postgres.archive import (
+    ArchivedDay,
+    archived_day,
+    begin_work_on_day,
+    erased_after,
+    erasures_so_far,
+    mark_unchanged,
+    record_archived,
+    require_no_erasure_since,
+    stream_logins,
+)
+from loginpipe.postgres.archive_standing import content_in_table
+from loginpipe.postgres.connections import Connection, Cursor, transaction
+
+_NOTHING: Final = (0, "")
+_OURS: Final = re.compile(r"[._]{0,2}part-[0-9a-f]{32}\.parquet")
+
+
+class Outcome(StrEnum):
+    """What became of a day that was to be archived."""
+
+    WRITTEN = "written"
+    UNCHANGED = "unchanged"
+    DROPPED = "dropped before: in the archive only"
+
+
+@dataclass(frozen=True)
+class Archived:
+    """A day in the archive."""
+
+    record: ArchivedDay
+    outcome: Outcome
+
+
+def require_over(days: Iterable[date], today: date) -> None:
+    """Refuse days that are not over.
+
+    Raises:
+        ArchivedDayError: names the first.
+    """
+    for day in sorted(days):
+        if day >= today:
+            raise ArchivedDayError(f"{day} is not over yet (UTC): archive the days up to the one before {today}")
+
+
+def archive_day(connection: Connection, *, day: date, stores: Stores, today: date) -> Archived:
+    """Archive a day that is over, unless what is there is the same as in the table, and whole.
+
+    A new file goes to a new name, is read back, and only then recorded; the old one and what a crash has left behind go
+    last. Until the record is committed, the old one counts.
+
+    Args:
+        connection: with no transaction open.
+        day: the UTC date.
+        stores: where to write, and where it was written before.
+        today: the UTC date of today.
+
+    Raises:
+        ArchivedDayError: the day is not over; its file does not read back; it has rows that came after it was dropped;
+            or it has fewer rows than its file, though nobody was erased.
+        ArchiveError: the store cannot be used.
+        DatabaseError: also where somebody else is at work on the day, or a user was erased meanwhile.
+    """
+    require_over([day], today)
+    store = stores.current
+    with transaction(connection) as cursor:
+        begin_work_on_day(cursor, day)
+        known = archived_day(cursor, day)
+        if known and (settled := _settled(cursor, known, stores)):
+            current = Archived(archived_day(cursor, day) or known, settled)
+        else:
+            current = Archived(_written(connection, cursor, day, store), Outcome.WRITTEN)
+        # Listed while nobody else can be writing one.
+        strays = _strays(store, current.record)
+    for name in strays:
+        store.delete(name)
+    if known and current.outcome == Outcome.WRITTEN:
+        before, name = stores.locate(known.url)
+        before.delete(name)
+    return current
+
+
+def _settled(cursor: Cursor, known: ArchivedDay, stores: Stores) -> Outcome | None:
+    """Say why a day that is in the archive need not be written again; None where it must be."""
+    erasures = erasures_so_far(cursor)
+    stored = content_in_table(cursor, known.day, known.day).get(known.day, _NOTHING)
+    if known.dropped_at:
+        if stored != _NOTHING:
+            raise ArchivedDayError(
+                f"{known.day} was dropped from user_logins, and {stored[0]:,} rows of it came since: run "
+                f"`loginpipe archive restore {known.day}`, and archive it again"
+            )
+        return Outcome.DROPPED
+    if stored[0] < known.row_count and not erased_after(cursor, known.archived_at):
+        raise ArchivedDayError(
+            f"{known.day} has {known.row_count - stored[0]:,} rows fewer than its archive, and nobody was erased: "
+            "its file stays; bring the rows back, or, if they are to be gone, its row of loginpipe.archived_days too"
+        )
+    same = stored == (known.row_count, known.sha256) or (stored == _NOTHING and not known.row_count)
+    if not same or fault_of(known, stores):
+        return None
+    require_no_erasure_since(cursor, erasures)
+    mark_unchanged(cursor, known.day)
+    return Outcome.UNCHANGED
+
+
+def _written(connection: Connection, cursor: Cursor, day: date, store: Store) -> ArchivedDay:
+    # In this order: who is erased after it is asked shows in the count, whether or not the rows were read before.
+    erasures = erasures_so_far(cursor)
+    name = f"part-{uuid4().hex}.parquet"
+    folder, hidden = f"day={day}", f"day={day}/_{name}"
+    with TemporaryDirectory(prefix="loginpipe-") as scratch:
+        path = Path(scratch) / name
+        content = write_day(path, day, stream_logins(connection, day, rows_at_once=ROWS_AT_ONCE))
+        # Readers of the folder pass over names that begin with an underscore.
+        store.put(path, hidden)
+    with store.fetched(hidden) as path:
+        if content_of(path) != content:
+            raise ArchivedDayError(f"the file of {day} did not read back as it was written: run again")
+    store.rename(hidden, f"{folder}/{name}")
+    require_no_erasure_since(cursor, erasures)
+    recorded = record_archived(
+        cursor,
+        day=day,
+        row_count=content.rows,
+        sha256=content.sha256,
+        url=f"{store.url}/{folder}/{name}",
+        file_bytes=content.file_bytes,
+        file_sha256=content.file_sha256,
+    )
+    record = archived_day(cursor, day)
+    if not recorded or record is None:
+        raise ArchivedDayError(f"{day} was dropped from user_logins while it was archived anew: its earlier file stays")
+    return record
+
+
+def _strays(store: Store, record: ArchivedDay) -> list[str]:
+    """List the day's files that are not the one recorded: what a run that was killed has left behind."""
+    names = store.names(f"day={record.day}/")
+    return [name for name in names if f"{store.url}/{name}" != record.url and _OURS.fullmatch(name.rpartition("/")[2])]

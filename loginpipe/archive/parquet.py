@@ -1,0 +1,134 @@
+"""Rows of a day as a Parquet file, and back, a row group at a time. Knows of no store and no database."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import date
+from hashlib import file_digest
+from importlib.metadata import version
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from loginpipe.archive.digest import Digest, Row
+from loginpipe.errors import ArchivedDayError, ArchiveError
+from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS_AT_ONCE: Final = 10_000
+"""As Python objects: a row takes a kilobyte then, and a sixth of that in Arrow."""
+_ROWS_A_GROUP: Final = 100_000
+
+_SCHEMA_VERSION: Final = "1"
+"""Of the columns and their types: raise it when they change."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file holds.
+
+    Attributes:
+        rows: how many.
+        sha256: of the rows: `loginpipe.archive.digest`.
+        file_bytes: the file's size.
+        file_sha256: of the file itself.
+    """
+
+    rows: int
+    sha256: str
+    file_bytes: int
+    file_sha256: str
+
+
+def write_day(path: Path, day: date, batches: Iterable[list[Row]]) -> Content:
+    """Write the rows of a day to a new file.
+
+    Args:
+        path: where; what is there is overwritten.
+        day: the UTC date, for the file's own metadata.
+        batches: the rows, at most `ROWS_AT_ONCE` each, in the order that `Digest` wants.
+
+    Raises:
+        ArchiveError: pyarrow is not installed.
+    """
+    arrow, parquet = _pyarrow()
+    digest, schema = Digest(), _schema(arrow)
+    options: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+    with parquet.ParquetWriter(path, schema, **options) as writer:
+        for group in _groups(batches):
+            table = []
+            for rows in group:
+                digest.add(rows)
+                columns = [arrow.array(c, field.type) for c, field in zip(zip(*rows, strict=True), schema, strict=True)]
+                table.append(arrow.record_batch(columns, schema=schema))
+            writer.write_table(arrow.Table.from_batches(table), row_group_size=_ROWS_A_GROUP)
+        writer.add_key_value_metadata(
+            {
+                "loginpipe.day": day.isoformat(),
+                "loginpipe.row_count": str(digest.rows),
+                "loginpipe.rows_sha256": digest.hexdigest(),
+                "loginpipe.schema_version": _SCHEMA_VERSION,
+                "loginpipe.version": version("loginpipe"),
+            }
+        )
+    return Content(digest.rows, digest.hexdigest(), path.stat().st_size, file_sha256_of(path))
+
+
+def read_day(path: Path) -> Iterator[list[Row]]:
+    """Yield the rows of a file in batches, as they were written.
+
+    Raises:
+        ArchivedDayError: it is no Parquet file of ours, or damaged.
+    """
+    arrow, parquet = _pyarrow()
+    try:
+        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            if not file.schema_arrow.equals(_schema(arrow)):
+                raise ArchivedDayError("its columns are not those of user_logins")
+            # Not iter_batches(), which keeps what it has read of every row group until the end.
+            for group in range(file.num_row_groups):
+                for batch in file.read_row_group(group).to_batches(max_chunksize=ROWS_AT_ONCE):
+                    yield list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+    # Arrow's own errors may quote what they could not read.
+    except (arrow.ArrowException, OSError, ValueError):
+        raise ArchivedDayError("it cannot be read as Parquet") from None
+
+
+def content_of(path: Path) -> Content:
+    """Read a file as a whole.
+
+    Raises:
+        ArchivedDayError: it cannot be read.
+    """
+    digest = Digest()
+    for rows in read_day(path):
+        digest.add(rows)
+    return Content(digest.rows, digest.hexdigest(), path.stat().st_size, file_sha256_of(path))
+
+
+def _groups(batches: Iterable[list[Row]]) -> Iterator[Iterator[list[Row]]]:
+    """Part the batches into as many as make a row group, without holding one."""
+    remaining = iter(batches)
+    for first in remaining:
+        yield chain([first], islice(remaining, _ROWS_A_GROUP // ROWS_AT_ONCE - 1))
+
+
+def file_sha256_of(path: Path) -> str:
+    """Return SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def _schema(arrow: Any) -> "pa.Schema":
+    types = {"integer": arrow.int32(), "date": arrow.date32()}
+    return arrow.schema([(name, types.get(kind, arrow.string())) for name, kind in USER_LOGINS_COLUMNS])
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError:
+        raise ArchiveError("the archive needs pyarrow: run `pip install 'loginpipe[archive]'`") from None
+    return pa, parquet

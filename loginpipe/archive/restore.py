@@ -1,0 +1,158 @@
+"""A day from the archive back into ``user_logins``, to the row, but for users who were erased since."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from loginpipe.archive.digest import Row
+from loginpipe.archive.erased import Tombstone, require_keys_for, without_erased
+from loginpipe.archive.parquet import read_day
+from loginpipe.archive.store import Stores
+from loginpipe.archive.verification import require_whole
+from loginpipe.errors import ArchivedDayError
+from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
+from loginpipe.masking.tokens import TokenKeys
+from loginpipe.postgres.archive import (
+    ArchivedDay,
+    archived_day,
+    begin_work_on_day,
+    erasures_so_far,
+    mark_restored,
+    require_no_erasure_since,
+    tombstones_since,
+)
+from loginpipe.postgres.archive_standing import content_in_table
+from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.copy import copy_rows
+from loginpipe.postgres.partitions import ensure_month
+
+KEPT_DAYS: Final = 30
+"""How long a day that was brought back is not dropped again."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What became of a day.
+
+    Attributes:
+        rows: rows inserted.
+        erased: rows of the file left out, since their users were erased after it was written.
+        beside: rows that came in after the day was dropped, and stay beside those.
+        already_there: the table has exactly the rows of the file.
+    """
+
+    rows: int = 0
+    erased: int = 0
+    beside: int = 0
+    already_there: bool = False
+
+
+@dataclass(frozen=True)
+class _Plan:
+    record: ArchivedDay
+    erasures: int
+    tombstones: Sequence[Tombstone]
+    keys: TokenKeys | None = field(repr=False)
+
+
+def restore_day(
+    connection: Connection,
+    *,
+    day: date,
+    token_keys: Callable[[], TokenKeys],
+    stores: Stores,
+    dry_run: bool = False,
+    progress: Callable[[int], object] = lambda _: None,
+) -> Restored:
+    """Bring a day back, in one transaction.
+
+    The month's partition, where it was dropped, is made in one of its own before that: loads wait for it.
+
+    Args:
+        connection: with no transaction open.
+        day: the UTC date.
+        token_keys: gives the token keys; asked only where users were erased after the day was archived.
+        stores: to find its file in.
+        dry_run: only say what would be done.
+        progress: called with the number of rows inserted, as they are.
+
+    Raises:
+        ArchivedDayError: the day is not archived; its file is missing or damaged; the table has other rows of it; or a
+            user was erased whom the keys at hand cannot tell.
+        ArchiveError: the store cannot be used.
+        DatabaseError: nothing was changed.
+    """
+    plan = _plan(connection, day, token_keys)
+    store, name = stores.locate(plan.record.url)
+    with store.fetched(name) as path:
+        require_whole(path, plan.record)
+        if plan.record.dropped_at and not dry_run:
+            ensure_month(connection, day)
+        return _restored(connection, path, plan, dry_run=dry_run, progress=progress)
+
+
+def _plan(connection: Connection, day: date, token_keys: Callable[[], TokenKeys]) -> _Plan:
+    with transaction(connection) as cursor:
+        erasures = erasures_so_far(cursor)
+        record = archived_day(cursor, day)
+        if record is None:
+            raise ArchivedDayError(f"{day} is not in the archive: `loginpipe archive list` shows what is")
+        # When it was dropped, the table had the same rows as the file.
+        same_at = record.dropped_at or record.archived_at
+        tombstones = [Tombstone(*row) for row in tombstones_since(cursor, same_at)]
+    keys = token_keys() if tombstones else None
+    if keys:
+        require_keys_for(tombstones, keys)
+    return _Plan(record, erasures, tombstones, keys)
+
+
+def _restored(
+    connection: Connection, path: Path, plan: _Plan, *, dry_run: bool, progress: Callable[[int], object]
+) -> Restored:
+    day = plan.record.day
+    with transaction(connection) as cursor:
+        begin_work_on_day(cursor, day)
+        require_no_erasure_since(cursor, plan.erasures)
+        if archived_day(cursor, day) != plan.record:
+            raise ArchivedDayError(f"{day} was archived anew or restored meanwhile: run again")
+        beside, already_there = _in_table(cursor, plan.record)
+        if already_there:
+            if not dry_run:
+                mark_restored(cursor, day, kept_days=KEPT_DAYS, same=True)
+            return Restored(already_there=True)
+        rows = 0
+        for batch in _batches(path, plan):
+            if not dry_run:
+                copy_rows(cursor, "public.user_logins", [name for name, _ in USER_LOGINS_COLUMNS], batch)
+            rows += len(batch)
+            progress(len(batch))
+        restored = Restored(rows, plan.record.row_count - rows, beside)
+        if not dry_run:
+            same = not restored.erased and not beside
+            if same and not _in_table(cursor, plan.record)[1]:
+                raise ArchivedDayError(f"{day} is not the same in user_logins as in its file: nothing was restored")
+            mark_restored(cursor, day, kept_days=KEPT_DAYS, same=same)
+        return restored
+
+
+def _in_table(cursor: Cursor, record: ArchivedDay) -> tuple[int, bool]:
+    """Return how many rows of the day the table has, and whether they are exactly the file's."""
+    rows, sha256 = content_in_table(cursor, record.day, record.day).get(record.day, (0, ""))
+    if (rows, sha256) == (record.row_count, record.sha256) or not (rows or record.row_count):
+        return rows, True
+    # When the day was dropped the table had no row of it left: what is there came in since.
+    if rows and not record.dropped_at:
+        raise ArchivedDayError(
+            f"user_logins has {rows:,} rows of {record.day}, and not those of its file ({record.row_count:,}): "
+            "nothing was restored; archive the day anew, or delete these rows first"
+        )
+    return rows, False
+
+
+def _batches(path: Path, plan: _Plan) -> Iterator[list[Row]]:
+    if plan.keys is None:
+        return read_day(path)
+    return map(partial(without_erased, tombstones=plan.tombstones, keys=plan.keys), read_day(path))

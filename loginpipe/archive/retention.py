@@ -1,0 +1,44 @@
+"""Letting go of a month: its files are read back first, then the database compares and drops it in one transaction."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+from loginpipe.archive.store import Stores
+from loginpipe.archive.verification import verify_day
+from loginpipe.postgres.archive import archived_days
+from loginpipe.postgres.archive_standing import DayStanding
+from loginpipe.postgres.partition_plan import Partition
+from loginpipe.postgres.retention import drop_month
+
+Run: TypeAlias = Callable[[Callable[..., Any]], Any]
+"""Does work on a connection: `loginpipe.postgres.session.Session.run`."""
+
+
+def retire_month(run: Run, *, month: Partition, standing: Sequence[DayStanding], stores: Stores) -> str | None:
+    """Detach and drop a month if every day of it is archived, its files are whole, and the table has nothing else.
+
+    Args:
+        run: does each step, in transactions of its own.
+        month: as `loginpipe.postgres.retention.outlived_months` gives it.
+        standing: of each day that is over: `loginpipe.postgres.archive.standing_of_days`.
+        stores: to find its files in.
+
+    Returns:
+        Why it stays, in words; None where it is gone.
+
+    Raises:
+        ArchiveError: the store cannot be used.
+        DatabaseError: the month stays.
+    """
+    due = [day.day for day in standing if day.due and month.start <= day.day < month.end]
+    if due:
+        # Nobody reads a month of files every night for a day that is not there.
+        return f"{len(due)} days are not archived, or have changed since, the first of them {min(due)}"
+    for record in run(archived_days):
+        if month.start <= record.day < month.end and not record.dropped_at:
+            fault = run(partial(verify_day, record=record, stores=stores))
+            if fault:
+                return f"{fault}: `archive_logins` writes it anew"
+    reason: str | None = run(partial(drop_month, month=month))
+    return reason

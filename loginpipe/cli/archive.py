@@ -1,0 +1,141 @@
+"""The commands for the archive."""
+
+from contextlib import closing
+from dataclasses import asdict
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from loginpipe.cli.output import Json, new_app, notes, out, print_json, progress
+from loginpipe.cli.warehouse import connect_to_warehouse
+from loginpipe.errors import ArchivedDayError
+from loginpipe.settings import load_settings
+
+if TYPE_CHECKING:
+    from loginpipe.postgres.archive import ArchivedDay
+
+app = new_app("Days of user_logins in Parquet files: what is there, whether it is whole, and bringing a day back.")
+
+_FORMAT = ["%Y-%m-%d"]
+Day = Annotated[datetime, typer.Argument(help="The UTC day.", formats=_FORMAT, metavar="DAY")]
+Days = Annotated[
+    list[datetime] | None,
+    typer.Argument(help="UTC days; all archived ones unless told.", formats=_FORMAT, metavar="DAY"),
+]
+
+
+@app.command("list")
+def list_(*, as_json: Json = False) -> None:
+    """List the archived days, the oldest first: rows, size, when the file was last found whole, and where it is.
+
+    Example: loginpipe archive list --json | jq -r '.[].url'
+    """
+    from loginpipe.postgres.archive import archived_days
+
+    with closing(connect_to_warehouse()) as connection:
+        days = archived_days(connection)
+    if as_json:
+        print_json([asdict(day) for day in days])
+        return
+    table = Table(box=None, header_style="dim", padding=(0, 0, 0, 2))
+    for column in ("day", "rows", "bytes", "verified (UTC)", "in user_logins", "file"):
+        numbers = column in {"rows", "bytes"}
+        table.add_column(column, no_wrap=column != "file", overflow="fold", justify="right" if numbers else "left")
+    for day in days:
+        verified = f"{day.verified_at:%Y-%m-%d %H:%M:%S}" if day.verified_at else "no"
+        table.add_row(str(day.day), f"{day.row_count:,}", f"{day.file_bytes:,}", verified, _whereabouts(day), day.url)
+    out.print(table)
+
+
+@app.command()
+def verify(days: Days = None, *, as_json: Json = False) -> None:
+    """Read archived days back and compare them with what was recorded when they were written. Exits with 1 for a fault.
+
+    A file that is missing or damaged is written anew by the job archive_logins while its day is in user_logins. It is
+    never the reason that a month is dropped.
+
+    Example: loginpipe archive verify 2026-11-20 2026-11-21
+    """
+    from loginpipe.archive.store import Stores
+    from loginpipe.archive.verification import verify_day
+    from loginpipe.postgres.archive import archived_days
+
+    stores = Stores(load_settings())
+    with closing(connect_to_warehouse()) as connection, progress() as bar:
+        records = _chosen(archived_days(connection), [day.date() for day in days or []])
+        task = bar.add_task("verifying", total=sum(record.file_bytes for record in records))
+        faults: dict[date, str] = {}
+        for record in records:
+            if fault := verify_day(connection, record=record, stores=stores):
+                faults[record.day] = fault
+            bar.advance(task, record.file_bytes)
+    if as_json:
+        print_json({"verified": len(records) - len(faults), "faults": {str(day): said for day, said in faults.items()}})
+    else:
+        out.print(f"{len(records) - len(faults):,} of {len(records):,} archived days are whole")
+    for fault in faults.values():
+        notes.print(f"error: {fault}", markup=False)
+    if faults:
+        raise typer.Exit(1)
+
+
+@app.command()
+def restore(
+    day: Day,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and compare, insert nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring a day back into user_logins, to the row. Retention leaves it there for 30 days; run again for 30 more.
+
+    Users who were erased after the day was archived do not come back; where there are any, the token keys are needed to
+    tell them. Where the day was dropped, rows that have come in since stay beside those. Otherwise nothing is restored
+    if the table has any other rows of that day.
+
+    Example: loginpipe archive restore 2026-03-14 --dry-run
+    """
+    from loginpipe.archive.restore import restore_day
+    from loginpipe.archive.store import Stores
+    from loginpipe.cli.custody import load_known_token_keys
+    from loginpipe.postgres.archive import archived_days
+
+    settings = load_settings()
+    with closing(connect_to_warehouse()) as connection, progress() as bar:
+        (record,) = _chosen(archived_days(connection), [day.date()])
+        task = bar.add_task("restoring", total=record.row_count)
+        restored = restore_day(
+            connection,
+            day=record.day,
+            token_keys=lambda: load_known_token_keys(settings, connection),
+            stores=Stores(settings),
+            dry_run=dry_run,
+            progress=lambda rows: bar.advance(task, rows),
+        )
+    if as_json:
+        print_json({"day": str(record.day), **asdict(restored), "dry_run": dry_run})
+        return
+    would = "would be " if dry_run else ""
+    if restored.already_there:
+        out.print(f"{record.day} is there already: the table has exactly the rows of its file")
+        return
+    out.print(f"{restored.rows:,} rows of {record.day} {would}restored")
+    if restored.erased:
+        out.print(f"{restored.erased:,} rows of users who were erased since {would}left out")
+    if restored.beside:
+        out.print(f"{restored.beside:,} rows that came in after the day was dropped stay beside them")
+
+
+def _chosen(records: list["ArchivedDay"], days: list[date]) -> list["ArchivedDay"]:
+    by_day = {record.day: record for record in records}
+    for day in days:
+        if day not in by_day:
+            raise ArchivedDayError(f"{day} is not in the archive: `loginpipe archive list` shows what is")
+    return [by_day[day] for day in sorted(set(days))] if days else records
+
+
+def _whereabouts(day: "ArchivedDay") -> str:
+    if day.dropped_at:
+        return f"dropped {day.dropped_at:%Y-%m-%d}"
+    return f"kept until {day.kept_until}" if day.kept_until and day.kept_until >= datetime.now(UTC).date() else "yes"

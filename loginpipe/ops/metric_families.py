@@ -1,0 +1,141 @@
+"""The pipeline's metrics, from what queue and tables say. Pure: docs/metrics.md lists them."""
+
+from itertools import accumulate
+from math import inf
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.utils import floatToGoString
+
+from loginpipe.logins.delays import DELAY_BOUNDS
+from loginpipe.postgres.metrics import QueueTotals, Totals, VaultTotals
+from loginpipe.sqs.depth import Depth
+
+_MESSAGES: Final[dict[str, str]] = {
+    "received": "Messages taken from the queue, each once a run.",
+    "inserted": "Rows added to user_logins.",
+    "duplicates": "Messages whose outcome was recorded before.",
+    "rejected": "Messages set aside: bad, or of a user who was erased.",
+    "deleted": "Messages deleted from the queue, and confirmed.",
+    "delete_failures": "Messages recorded and not deleted: they come again and change nothing.",
+    "leases_lost": "Messages whose visibility timeout ended while a run was at work on them.",
+}
+
+
+def queue_metrics(queue: str, depth: Depth, dead_letters: Depth | None) -> list[Metric]:
+    """Return what a queue's depth says.
+
+    Args:
+        queue: its name.
+        depth: its depth.
+        dead_letters: the depth of its dead-letter queue, or None where it has none.
+    """
+    messages = GaugeMetricFamily(
+        "loginpipe_queue_messages", "Messages on the queue, approximately.", labels=["queue", "state"]
+    )
+    for state in ("visible", "in_flight", "delayed"):
+        messages.add_metric([queue, state], getattr(depth, state))
+    stall = GaugeMetricFamily(
+        "loginpipe_in_flight_stall",
+        "1 where messages wait that nobody can receive, since as many are in flight as SQS allows.",
+        labels=["queue"],
+    )
+    stall.add_metric([queue], float(depth.stalled))
+    dead = GaugeMetricFamily("loginpipe_dead_letters", "Messages on the dead-letter queue.", labels=["queue"])
+    if dead_letters is not None:
+        dead.add_metric([queue], dead_letters.total)
+    return [messages, stall, dead]
+
+
+def table_metrics(totals: Totals, vault: VaultTotals) -> list[Metric]:
+    """Return what the tables say."""
+    runs = GaugeMetricFamily(
+        "loginpipe_runs",
+        "Runs that recorded what they received: finished; working, that is begun in the last 20 minutes, so at work or "
+        "failed; failed, that is begun before and never finished.",
+        labels=["queue", "state"],
+    )
+    delay = HistogramMetricFamily(
+        "loginpipe_delay_seconds", "From a login's SentTimestamp to its row in user_logins.", labels=["queue"]
+    )
+    for name, queue in totals.queues.items():
+        for state in ("finished", "working", "failed"):
+            runs.add_metric([name, state], queue.counts[state])
+        bounds = map(floatToGoString, (*DELAY_BOUNDS, inf))
+        delay.add_metric([name], list(zip(bounds, accumulate(queue.delays), strict=True)), queue.delay_seconds)
+    faults = CounterMetricFamily(
+        "loginpipe_reject_faults",
+        "Faults of the messages set aside: a message can have several.",
+        labels=["reason", "field"],
+    )
+    for labels, number in totals.rejects.items():
+        faults.add_metric(labels, number)
+    return [runs, delay, faults, *_messages(totals), *_times(totals), *_vault_metrics(vault)]
+
+
+def behind_metric(queue: str, depth: Depth, of_queue: QueueTotals | None, now: float) -> Metric:
+    """Return how far the table is behind the queue: no sample where messages wait and none was ever stored.
+
+    Args:
+        queue: its name.
+        depth: its depth.
+        of_queue: the runs on it; None where there are none.
+        now: Unix time in seconds.
+    """
+    behind = GaugeMetricFamily(
+        "loginpipe_behind_seconds",
+        "While the queue holds messages, the time from the newest SentTimestamp that a finished run has stored to now; "
+        "0 while it holds none. After a quiet time it begins at the length of that.",
+        labels=["queue"],
+    )
+    if depth.total == 0:
+        behind.add_metric([queue], 0)
+    elif of_queue is not None and of_queue.newest_stored is not None:
+        behind.add_metric([queue], max(now - of_queue.newest_stored, 0))
+    return behind
+
+
+def _messages(totals: Totals) -> list[Metric]:
+    families: list[Metric] = []
+    for name, meaning in _MESSAGES.items():
+        family = CounterMetricFamily(f"loginpipe_messages_{name}", meaning, labels=["queue"])
+        for queue, of_queue in totals.queues.items():
+            family.add_metric([queue], of_queue.counts[name])
+        families.append(family)
+    return families
+
+
+def _times(totals: Totals) -> list[Metric]:
+    finished = GaugeMetricFamily(
+        "loginpipe_last_run_finished_timestamp_seconds", "When the newest run that succeeded ended.", labels=["queue"]
+    )
+    stored = GaugeMetricFamily(
+        "loginpipe_newest_stored_timestamp_seconds",
+        "Newest SentTimestamp that a finished run has stored.",
+        labels=["queue"],
+    )
+    for queue, of_queue in totals.queues.items():
+        if of_queue.last_finished is not None:
+            finished.add_metric([queue], of_queue.last_finished)
+        if of_queue.newest_stored is not None:
+            stored.add_metric([queue], of_queue.newest_stored)
+    return [finished, stored]
+
+
+def _vault_metrics(vault: VaultTotals) -> list[Metric]:
+    first_used = GaugeMetricFamily(
+        "loginpipe_token_key_first_used_timestamp_seconds",
+        "When a version of the token key was first used.",
+        labels=["version"],
+    )
+    for version, when in vault.key_versions.items():
+        first_used.add_metric([str(version)], when)
+    return [
+        GaugeMetricFamily("loginpipe_vault_values", "Sealed values, by Postgres' estimate.", value=vault.sealed_values),
+        GaugeMetricFamily(
+            "loginpipe_token_key_version",
+            "Highest version of the token key in use; 0 before the first.",
+            value=max(vault.key_versions, default=0),
+        ),
+        first_used,
+    ]

@@ -1,0 +1,179 @@
+CREATE TABLE loginpipe.archived_days (
+    day date PRIMARY KEY,
+    row_count bigint NOT NULL CHECK (row_count >= 0),
+    sha256 text NOT NULL CHECK (sha256 ~ '^[0-9a-f]{64}$'),
+    url text NOT NULL,
+    file_bytes bigint NOT NULL CHECK (file_bytes > 0),
+    file_sha256 text NOT NULL CHECK (file_sha256 ~ '^[0-9a-f]{64}$'),
+    archived_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    verified_at timestamptz,
+    kept_until date,
+    dropped_at timestamptz
+);
+
+COMMENT ON TABLE loginpipe.archived_days IS
+    'Days of user_logins that are in a Parquet file too, or, where dropped_at is set, in that file only.';
+COMMENT ON COLUMN loginpipe.archived_days.day IS 'The UTC day.';
+COMMENT ON COLUMN loginpipe.archived_days.row_count IS 'Logins in the file.';
+COMMENT ON COLUMN loginpipe.archived_days.sha256 IS
+    'Of the rows, whatever the file is like: as loginpipe.logins_by_day computes it of those in user_logins.';
+COMMENT ON COLUMN loginpipe.archived_days.url IS 'Where the file is.';
+COMMENT ON COLUMN loginpipe.archived_days.file_bytes IS 'Size of the file.';
+COMMENT ON COLUMN loginpipe.archived_days.file_sha256 IS 'Of the file, as sha256sum prints it.';
+COMMENT ON COLUMN loginpipe.archived_days.archived_at IS
+    'When the file was last the same as the table: users erased before that are not in it.';
+COMMENT ON COLUMN loginpipe.archived_days.verified_at IS
+    'When the file was last read back and found whole; NULL where it has to be written anew.';
+COMMENT ON COLUMN loginpipe.archived_days.kept_until IS
+    'A day that was brought back is not dropped again before this one; NULL for the others.';
+COMMENT ON COLUMN loginpipe.archived_days.dropped_at IS
+    'When the day was dropped from user_logins; NULL while it is there.';
+
+-- The rows of each day, counted and hashed: SHA-256 over the digests of blocks, each SHA-256 over the digests of 65,536
+-- rows in the order of their columns (Unicode code points, NULL first). A row's digest is SHA-256 of its columns, each
+-- as its length in characters, a colon and the text, or - for NULL. loginpipe/archive/digest.py does the same.
+CREATE FUNCTION loginpipe.logins_by_day(first_day date, last_day date)
+RETURNS TABLE (day date, row_count bigint, sha256 text)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH numbered AS (
+        SELECT
+            create_date,
+            sha256(convert_to(concat(
+                coalesce(length(user_id) || ':' || user_id, '-'),
+                coalesce(length(device_type) || ':' || device_type, '-'),
+                coalesce(length(masked_ip) || ':' || masked_ip, '-'),
+                coalesce(length(masked_device_id) || ':' || masked_device_id, '-'),
+                coalesce(length(locale) || ':' || locale, '-'),
+                coalesce(length(app_version::text) || ':' || app_version, '-'),
+                '10:' || to_char(create_date, 'YYYY-MM-DD')
+            ), 'UTF8')) AS digest,
+            row_number() OVER (
+                PARTITION BY create_date
+                ORDER BY
+                    user_id COLLATE "C" NULLS FIRST, device_type COLLATE "C" NULLS FIRST,
+                    masked_ip COLLATE "C" NULLS FIRST, masked_device_id COLLATE "C" NULLS FIRST,
+                    locale COLLATE "C" NULLS FIRST, app_version NULLS FIRST
+            ) - 1 AS place
+        FROM public.user_logins
+        WHERE create_date BETWEEN first_day AND last_day
+    ),
+    blocks AS (
+        SELECT
+            create_date,
+            place / 65536 AS block,
+            count(*) AS rows,
+            sha256(string_agg(digest, ''::bytea ORDER BY place)) AS digest
+        FROM numbered
+        GROUP BY create_date, block
+    )
+    SELECT create_date, sum(rows)::bigint, encode(sha256(string_agg(digest, ''::bytea ORDER BY block)), 'hex')
+    FROM blocks
+    GROUP BY create_date
+$$;
+
+-- Also the months that were dropped once their days were archived: `loginpipe archive restore` makes them again.
+CREATE OR REPLACE FUNCTION loginpipe.is_planned(parent text, start date) RETURNS boolean
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE parent
+        WHEN 'loginpipe.ingested_messages'
+            THEN start BETWEEN loginpipe.utc_today() - 30 AND loginpipe.utc_today() + 8
+        WHEN 'public.user_logins'
+            THEN start BETWEEN date_trunc('month', loginpipe.utc_today() - 1) - interval '1 month'
+                AND date_trunc('month', loginpipe.utc_today() + 1) + interval '3 months'
+                OR EXISTS (
+                    SELECT
+                    FROM loginpipe.archived_days
+                    WHERE day >= start AND day < start + interval '1 month' AND dropped_at IS NOT NULL
+                )
+    END
+$$;
+
+-- Why a month must stay in user_logins, in words; NULL where every row of it is in the archive too. Nobody may write to
+-- that month while this looks.
+CREATE FUNCTION loginpipe.why_not_dropped(start date, stop date) RETURNS text
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+SET datestyle = 'ISO, YMD'
+AS $$
+    SELECT CASE
+            WHEN archived.kept_until >= loginpipe.utc_today()
+                THEN format('%s was brought back and is kept until %s', archived.day, archived.kept_until)
+            WHEN archived.day IS NULL
+                THEN format('%s is not archived', stored.day)
+            WHEN stored.day IS NOT NULL AND archived.dropped_at IS NOT NULL
+                THEN format('%s has rows that came after it was dropped: restore it', stored.day)
+            WHEN stored.day IS NULL AND archived.dropped_at IS NULL AND archived.row_count > 0
+                THEN format('%s has no rows any more, and its archive has: restore it, or archive it anew', archived.day)
+            WHEN (stored.row_count, stored.sha256) IS DISTINCT FROM (archived.row_count, archived.sha256)
+                AND stored.day IS NOT NULL
+                THEN format('%s differs from its archive: archive it anew', stored.day)
+            WHEN coalesce(archived.verified_at < clock_timestamp() - interval '1 day', true) AND stored.day IS NOT NULL
+                THEN format('the archive of %s was not read back within a day', archived.day)
+        END AS reason
+    FROM loginpipe.logins_by_day(start, stop - 1) AS stored
+    FULL JOIN (
+        SELECT *
+        FROM loginpipe.archived_days
+        WHERE day >= start AND day < stop
+    ) AS archived ON archived.day = stored.day
+    ORDER BY reason NULLS LAST
+    LIMIT 1
+$$;
+
+CREATE FUNCTION loginpipe.drop_archived_partition(start date) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET datestyle = 'ISO, YMD'
+AS $$
+DECLARE
+    child text := to_char(start, '"public.user_logins_y"YYYY"m"MM');
+    stop date := (start + interval '1 month')::date;
+    reason text;
+BEGIN
+    -- In the other isolation levels what came in while the lock was waited for would not be seen.
+    PERFORM vault.require_read_committed();
+    -- What the queue can still bring back must find its month.
+    PERFORM loginpipe.refuse_if_still_needed(stop);
+    IF NOT EXISTS (
+        SELECT
+        FROM pg_inherits
+        JOIN pg_class ON pg_class.oid = pg_inherits.inhrelid
+        WHERE pg_inherits.inhparent = to_regclass('public.user_logins')
+            AND pg_class.oid = to_regclass(child)
+            AND pg_get_expr(relpartbound, pg_class.oid) = format('FOR VALUES FROM (%L) TO (%L)', start, stop)
+    ) THEN
+        RAISE EXCEPTION 'not a partition that loginpipe makes' USING ERRCODE = '22023';
+    END IF;
+    -- From here on whoever writes to this month waits; queries, and loads of other months, pass.
+    EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', child);
+    reason := loginpipe.why_not_dropped(start, stop);
+    IF reason IS NOT NULL THEN
+        RETURN reason;
+    END IF;
+    -- Locks everybody out of the table, for the rest of this short transaction.
+    EXECUTE format('ALTER TABLE public.user_logins DETACH PARTITION %s', child);
+    EXECUTE format('DROP TABLE %s', child);
+    UPDATE loginpipe.archived_days
+    SET dropped_at = clock_timestamp(), kept_until = NULL
+    WHERE day >= start AND day < stop AND dropped_at IS NULL;
+    RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION loginpipe.logins_by_day(date, date) IS
+    'Count and hash the rows of each day of user_logins, as loginpipe.archived_days has them of each archived day.';
+COMMENT ON FUNCTION loginpipe.drop_archived_partition(date) IS
+    'Drop a month''s partition of public.user_logins, 29 days after it, if every row of it is in the archive; otherwise '
+    'say why not.';
+
+REVOKE ALL ON FUNCTION
+    loginpipe.logins_by_day(date, date), loginpipe.why_not_dropped(date, date), loginpipe.drop_archived_partition(date)
+    FROM PUBLIC;
+GRANT SELECT, INSERT, UPDATE ON loginpipe.archived_days TO loginpipe_writer;
+GRANT EXECUTE ON FUNCTION loginpipe.logins_by_day(date, date), loginpipe.drop_archived_partition(date)
+    TO loginpipe_writer;
+GRANT SELECT ON loginpipe.archived_days TO loginpipe_analyst;

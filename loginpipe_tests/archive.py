@@ -1,0 +1,106 @@
+"""What the tests of the archive share: days in the table, a place for their files, and what came of both."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import psycopg2
+
+from loginpipe.archive.days import Archived, archive_day
+from loginpipe.archive.store import Store, Stores
+from loginpipe.postgres.archive import ArchivedDay, archived_days
+from loginpipe.postgres.archive_standing import standing_of_days
+from loginpipe.postgres.connections import connect
+from loginpipe.postgres.partition_plan import Partition, month_of
+from loginpipe.postgres.partitions import ensure_month
+from loginpipe.settings import Settings
+
+TODAY = datetime.now(UTC).date()
+OLD_MONTH = month_of(TODAY.replace(day=1) - timedelta(days=200))
+OLD = OLD_MONTH.start + timedelta(days=9)
+"""A day of a month that is long over, and has a partition of its own."""
+
+LOGINS: list[tuple[Any, ...]] = [
+    ("ann", "ios", "ip.v1.home", "dev.v1.phone", "RU", 1_000_000),
+    ("ann", "ios", "ip.v1.home", "dev.v1.phone", "RU", 1_000_000),
+    ("bob", "android", "ip.v1.work", "dev.v1.phone", None, 2_003_000),
+    ("zoë\t\\N", "", "ip.v1.work", "dev.v1.Tablet", "", -1),
+    ("Zoe", None, None, None, None, None),
+]
+"""Two of them equal, NULL and empty text, and characters that formats like to trip over."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A database with days in it, as the superuser and as the pipeline's role, and a store."""
+
+    database_url: str
+    pipeline_url: str
+    url: str
+    stores: Stores = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stores", Stores(Settings(archive_url=self.url)))
+
+    @property
+    def store(self) -> Store:
+        return self.stores.current
+
+    def run(self, work: Callable[..., Any]) -> Any:
+        """As the pipeline's role."""
+        with closing(connect(self.pipeline_url)) as connection:
+            return work(connection)
+
+    def insert(self, day: date, logins: Iterable[tuple[Any, ...]] = tuple(LOGINS)) -> None:
+        for login in logins:
+            self.execute("INSERT INTO user_logins VALUES (%s, %s, %s, %s, %s, %s, %s)", *login, day)
+
+    def archived(self, day: date = OLD, stores: Stores | None = None) -> Archived:
+        work = partial(archive_day, day=day, stores=stores or self.stores, today=TODAY)
+        archived: Archived = self.run(work)
+        return archived
+
+    def record(self, day: date = OLD) -> ArchivedDay:
+        (record,) = [record for record in self.run(archived_days) if record.day == day]
+        return record
+
+    def due(self) -> list[date]:
+        return [day.day for day in self.run(partial(standing_of_days, today=TODAY)) if day.due]
+
+    def stored(self, day: date = OLD) -> Counter[tuple[Any, ...]]:
+        """The rows of a day in the table: how often each is there."""
+        return Counter(self.rows("SELECT * FROM user_logins WHERE create_date = %s", day))
+
+    def execute(self, statement: str, *parameters: Any) -> None:
+        with closing(psycopg2.connect(self.database_url)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute(statement, parameters or None)
+
+    def rows(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        with closing(psycopg2.connect(self.database_url)) as connection, connection.cursor() as cursor:
+            cursor.execute(statement, parameters or None)
+            return cursor.fetchall()
+
+    def bury(self, tombstone: bytes, version: int = 1) -> None:
+        """Put down that somebody was erased."""
+        self.execute(
+            "INSERT INTO loginpipe.erased_users (tombstone, key_version) VALUES (%s, %s)",
+            tombstone.ljust(32, b"-"),
+            version,
+        )
+
+    def make_month(self, day: date) -> None:
+        """As the owner, who may make any."""
+        with closing(connect(self.database_url)) as connection:
+            ensure_month(connection, day)
+
+
+def of_day(logins: Iterable[tuple[Any, ...]], day: date = OLD) -> Counter[tuple[Any, ...]]:
+    return Counter((*login, day) for login in logins)
+
+
+def partition_is_there(archive: Archive, month: Partition = OLD_MONTH) -> bool:
+    return archive.rows("SELECT to_regclass(%s) IS NOT NULL", str(month)) == [(True,)]

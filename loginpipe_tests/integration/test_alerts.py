@@ -1,0 +1,339 @@
+"""Alerts on a real queue, database and Dagster instance, told to a real webhook and a real topic."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psycopg2
+import pytest
+from dagster._core.definitions.sensor_definition import SensorExecutionData
+
+from loginpipe.alerts.sensor import alert_sensor
+from loginpipe.alerts.state import read_state
+from loginpipe.definitions import build_definitions
+from loginpipe_tests.canary import BAD, GOOD, MARKERS, found
+from loginpipe_tests.commands import Command, command_line
+from loginpipe_tests.conftest import Pipeline
+from loginpipe_tests.receivers import Topic, Webhook, webhook
+from loginpipe_tests.wire import at_the_wire, depth, login, logins, take
+
+
+class Daemon:
+    """Evaluates the sensor tick after tick, and keeps its cursor, as the daemon does."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._instance = pipeline.instance
+        self._definitions = build_definitions()
+        self.cursor: str | None = None
+        self.kept: list[str] = []
+
+    def tick(self, times: int = 1) -> str:
+        for _ in range(times):
+            with dg.build_sensor_context(self._instance, self.cursor, definitions=self._definitions) as context:
+                data: SensorExecutionData = alert_sensor.evaluate_tick(context)
+            assert not data.run_requests
+            self.cursor = data.cursor
+            self.kept += [data.skip_message or "", data.cursor or ""]
+        return self.kept[-2]
+
+    def let_the_pause_pass(self) -> None:
+        state = read_state(self.cursor)
+        past = datetime.now(UTC) - timedelta(seconds=1)
+        outboxes = {name: box.model_copy(update={"next_try": past}) for name, box in state.outboxes.items()}
+        self.cursor = state.model_copy(update={"outboxes": outboxes}).model_dump_json()
+
+
+@pytest.fixture
+def daemon(pipeline: Pipeline) -> Daemon:
+    return Daemon(pipeline)
+
+
+@pytest.fixture
+def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
+    with webhook() as receiver:
+        monkeypatch.setenv("LOGINPIPE_ALERT_WEBHOOK_URL", receiver.url)
+        yield receiver
+
+
+@pytest.fixture
+def topic(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Topic:
+    topic = Topic()
+    monkeypatch.setenv("LOGINPIPE_ALERT_SNS_TOPIC", topic.arn)
+    return topic
+
+
+@pytest.fixture
+def loginpipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    return command_line(monkeypatch, capsys)
+
+
+def dead_letters(pipeline: Pipeline) -> str:
+    return pipeline.queue.client.get_queue_url(QueueName=f"{pipeline.queue.name}-dlq")["QueueUrl"]
+
+
+def fill(pipeline: Pipeline) -> None:
+    pipeline.queue.client.send_message(QueueUrl=dead_letters(pipeline), MessageBody="{}")
+
+
+def empty(pipeline: Pipeline) -> None:
+    pipeline.queue.client.purge_queue(QueueUrl=dead_letters(pipeline))
+
+
+def execute(pipeline: Pipeline, statement: str, *parameters: Any) -> None:
+    with closing(psycopg2.connect(pipeline.database_url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+
+
+def fail_a_run(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as mistaken:
+        mistaken.setenv("LOGINPIPE_SEAL_KEY", "file:absent.pem")
+        assert not take(pipeline, 1).success
+
+
+def titles(texts: list[str]) -> list[str]:
+    return [paragraph.splitlines()[0] for text in texts for paragraph in text.split("\n\n")]
+
+
+# --- the life of an alert ---
+
+
+def test_an_alert_is_told_when_it_begins_and_when_it_is_over_and_not_while_it_lasts(
+    pipeline: Pipeline, daemon: Daemon, hook: Webhook, topic: Topic
+) -> None:
+    queue = pipeline.queue.name
+    assert daemon.tick() == "nothing is wrong"
+    fill(pipeline)
+    daemon.tick()
+    assert (hook.told(), topic.told()) == ([], []), "one look may have caught a moment"
+    assert daemon.tick() == (
+        "dead letters (1 waiting, 0 in flight, 0 delayed); webhook: told 1; sns: told 1"
+    )  # fmt: skip
+    (told,) = hook.told()
+    lines = told.splitlines()
+    assert lines[0] == f"loginpipe, queue {queue}: dead letters"
+    assert lines[1] == "Seen: 1 waiting, 0 in flight, 0 delayed."
+    assert lines[2].startswith(f"Since: {datetime.now(UTC):%Y-%m-%d }")
+    assert lines[3].startswith("Do: find the cause, then run `loginpipe dlq redrive`")
+    assert lines[4] == "Runbook: docs/operations.md#dead-letters"
+    assert topic.told() == [(f"loginpipe, {queue}: dead letters", told)]
+
+    fill(pipeline)
+    daemon.tick(3)
+    assert (hook.told(), topic.told()) == ([], []), "it lasts, and grows"
+    empty(pipeline)
+    daemon.tick()
+    assert hook.told() == []
+    assert daemon.tick() == "nothing is wrong; webhook: told 1; sns: told 1"
+    (over,) = hook.told()
+    assert over.splitlines()[0] == f"loginpipe, queue {queue}: OVER: dead letters"
+    assert over.splitlines()[1].startswith("From ")
+    assert [text for _, text in topic.told()] == [over]
+    daemon.tick(2)
+    assert (hook.told(), topic.told()) == ([], [])
+
+
+def test_where_nobody_is_set_the_ticks_say_what_is_wrong_and_a_channel_set_later_is_told_of_it(
+    pipeline: Pipeline, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(pipeline)
+    assert daemon.tick(2) == (
+        "dead letters (1 waiting, 0 in flight, 0 delayed), and nobody is told: neither a webhook nor a topic is set"
+    )
+    with webhook() as receiver:
+        monkeypatch.setenv("LOGINPIPE_ALERT_WEBHOOK_URL", receiver.url)
+        daemon.tick(2)
+        assert titles(receiver.told()) == [f"loginpipe, queue {pipeline.queue.name}: dead letters"]
+
+
+def test_a_receiver_that_is_away_misses_nothing_and_holds_up_no_other(
+    pipeline: Pipeline, daemon: Daemon, hook: Webhook, topic: Topic, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hook.close()
+    fill(pipeline)
+    assert "not delivered, 1 to tell: webhook at 127.0.0.1 cannot be reached (Connection refused)" in daemon.tick(2)
+    assert len(topic.told()) == 1
+    empty(pipeline)
+    daemon.tick()
+    hook.open_again()
+    hook.status = 503
+    daemon.let_the_pause_pass()
+    assert "not delivered, 2 to tell: webhook at 127.0.0.1 answered 503" in daemon.tick()
+    assert [subject for subject, _ in topic.told()] == [f"loginpipe, {pipeline.queue.name}: over: dead letters"]
+    hook.status = 200
+    assert "webhook: 2 to tell, next try at " in daemon.tick(), "after failures in a row it waits"
+    daemon.let_the_pause_pass()
+    daemon.tick(2)
+    assert titles(hook.told()) == [
+        f"loginpipe, queue {pipeline.queue.name}: dead letters",
+        f"loginpipe, queue {pipeline.queue.name}: OVER: dead letters",
+    ]
+    assert topic.told() == []
+    logged = capsys.readouterr().err
+    assert "answered 503" in logged
+    assert hook.secret not in "".join([*daemon.kept, logged])
+
+
+def test_a_topic_that_is_not_there_is_named(
+    pipeline: Pipeline, daemon: Daemon, hook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_ALERT_SNS_TOPIC", "arn:aws:sns:eu-central-1:000000000000:nobody")
+    fill(pipeline)
+    says = daemon.tick(2)
+    assert "not delivered, 1 to tell: SNS topic nobody in eu-central-1: SNS answered NotFound" in says
+    assert len(hook.told()) == 1
+
+
+def test_a_redirection_is_not_followed(pipeline: Pipeline, daemon: Daemon, hook: Webhook) -> None:
+    hook.status = 302
+    fill(pipeline)
+    assert "webhook at 127.0.0.1 answered 302" in daemon.tick(2)
+    assert [path for path, _ in hook.requests] == [f"/services/{hook.secret}"]
+
+
+# --- what is told ---
+
+
+def test_runs_that_fail_twice_in_a_row_are_told_and_one_that_fails_is_not(
+    pipeline: Pipeline, daemon: Daemon, hook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_a_run(pipeline, monkeypatch)
+    assert daemon.tick(2) == "nothing is wrong"
+    fail_a_run(pipeline, monkeypatch)
+    assert daemon.tick(2).startswith("runs are failing (2 in a row so far); ")
+    pipeline.send([login()])
+    assert take(pipeline, 1).success
+    daemon.tick(2)
+    assert [title.partition(": ")[2] for title in titles(hook.told())] == ["runs are failing", "OVER: runs are failing"]
+
+
+def test_a_stall_and_what_nobody_works_off_are_told_each_for_itself(
+    pipeline: Pipeline, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_MAX_DELAY_SECONDS", "600")
+    pipeline.send([login()])
+    assert daemon.tick(2).startswith("nothing is wrong")
+    state = read_state(daemon.cursor)
+    assert state.waiting_since is not None
+    long_ago = state.waiting_since - timedelta(minutes=11)
+    daemon.cursor = state.model_copy(update={"waiting_since": long_ago}).model_dump_json()
+    assert daemon.tick(2).startswith("messages wait and no run ends well (1 waiting, 0 in flight, 0 delayed; there")
+    assert take(pipeline, 1).success
+    pipeline.send([login()])
+    assert daemon.tick(2).startswith("nothing is wrong"), "a run has ended well since"
+    with at_the_wire(pipeline, monkeypatch) as wire:
+        wire.on("GetQueueAttributes", depth(visible=37, in_flight=120_000))
+        # The proxy says so of the dead-letter queue too.
+        assert daemon.tick(2).count("stall") == 1
+        assert "no run ends well" not in daemon.tick()
+
+
+def test_rejects_and_delays_are_judged_over_a_while_and_not_by_a_handful(pipeline: Pipeline, daemon: Daemon) -> None:
+    pipeline.send([*logins(18), "no JSON", "no JSON"])
+    assert take(pipeline, 20).success
+    assert daemon.tick(2).startswith("many messages are rejected (2 of 20 messages within an hour; the limit is 5.00%)")
+    execute(pipeline, "UPDATE loginpipe.rejected_messages SET reasons = '{user_erased}' WHERE message_id IN "
+                      "(SELECT message_id FROM loginpipe.rejected_messages LIMIT 1)")  # fmt: skip
+    assert daemon.tick(2).startswith("nothing is wrong"), "logins of erased users are no fault of the sender"
+    late = "UPDATE loginpipe.ingest_runs SET inserted = 20, delay_counts = '{0,0,0,0,0,0,0,0,0,0,18,2,0,0}'"
+    execute(pipeline, late)
+    assert daemon.tick(2).startswith("logins are stored late (2 of 20 logins within 15 minutes took longer than 900 s)")
+    execute(pipeline, "UPDATE loginpipe.ingest_runs SET started_at = now() - interval '16 minutes'")
+    assert daemon.tick(2).startswith("nothing is wrong")
+
+
+def test_a_check_that_fails_with_an_error_is_told_and_one_that_warns_is_not(
+    pipeline: Pipeline, daemon: Daemon, hook: Webhook
+) -> None:
+    def reported(passed: bool, severity: dg.AssetCheckSeverity) -> None:
+        pipeline.instance.report_runless_asset_event(
+            dg.AssetCheckEvaluation(
+                asset_key=dg.AssetKey("user_logins_table"), check_name="ledger_matches_table", passed=passed,
+                severity=severity, metadata={},
+            )
+        )  # fmt: skip
+
+    reported(False, dg.AssetCheckSeverity.WARN)
+    assert daemon.tick(2) == "nothing is wrong"
+    reported(False, dg.AssetCheckSeverity.ERROR)
+    daemon.tick(2)
+    (told,) = hook.told()
+    assert "the check ledger_matches_table of user_logins_table fails" in told
+    assert "docs/operations.md#ledger-and-table-differ" in told
+    reported(True, dg.AssetCheckSeverity.ERROR)
+    daemon.tick(2)
+    assert len(hook.told()) == 1
+
+
+def test_a_source_that_does_not_answer_is_told_and_ends_no_alert_that_depends_on_it(
+    pipeline: Pipeline, daemon: Daemon, hook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(pipeline)
+    daemon.tick(2)
+    with monkeypatch.context() as away:
+        away.setenv("LOGINPIPE_QUEUE", "no-such-queue")
+        away.setenv("LOGINPIPE_DATABASE_URL", "postgresql://nobody@127.0.0.1:9/nothing")
+        says = daemon.tick(2)
+        assert "the queue cannot be asked (queue 'no-such-queue' does not exist" in says
+        assert "the database cannot be used (cannot connect to the database nothing at 127.0.0.1:9" in says
+        assert "dead letters" in says
+    daemon.tick(2)
+    empty(pipeline)
+    daemon.tick(2)
+    assert [title.partition(": ")[2] for title in titles(hook.told())] == [
+        "dead letters",
+        "the database cannot be used", "the queue cannot be asked",
+        "OVER: the database cannot be used", "OVER: the queue cannot be asked",
+        "OVER: dead letters",
+    ]  # fmt: skip
+
+
+def test_no_value_of_a_login_is_in_an_alert_nor_in_what_the_sensor_keeps(
+    pipeline: Pipeline, daemon: Daemon, hook: Webhook, topic: Topic
+) -> None:
+    pipeline.send([*GOOD * 3, *BAD])
+    assert take(pipeline, len(GOOD) * 3 + len(BAD)).success
+    execute(pipeline, "ALTER TABLE user_logins ADD CONSTRAINT refuses CHECK (user_id IS NULL) NOT VALID")
+    for body in (GOOD[0], BAD[0]):
+        pipeline.queue.client.send_message(QueueUrl=dead_letters(pipeline), MessageBody=body)
+    for _ in range(2):
+        pipeline.send(GOOD)
+        assert not take(pipeline, len(GOOD)).success
+    daemon.tick(2)
+    told = hook.told()
+    assert {title.partition(": ")[2] for title in titles(told)} == {
+        "dead letters", "many messages are rejected", "runs are failing",
+    }  # fmt: skip
+    said = {"webhook": "".join(told), "sns": repr(topic.told()), "sensor": "".join(daemon.kept)}
+    assert found(said, MARKERS) == []
+
+
+# --- the command ---
+
+
+def test_the_command_sends_a_test_and_names_who_did_not_take_it(
+    pipeline: Pipeline, hook: Webhook, topic: Topic, loginpipe: Command
+) -> None:
+    done = loginpipe("alerts", "test")
+    name = topic.arn.rpartition(":")[2]
+    assert done.code == 0, done.err
+    assert (
+        done.out
+        == f"✓ webhook at 127.0.0.1 has taken it\n✓ SNS topic {name} in {topic.arn.split(':')[3]} has taken it\n"
+    )
+    (text,) = hook.told()
+    assert text.startswith(f"loginpipe, {pipeline.queue.name}: a test, sent at ")
+    assert len(topic.told()) == 1
+    hook.status = 404
+    refused = loginpipe("alerts", "test", "--json")
+    assert refused.code == 1
+    assert '"says": "webhook at 127.0.0.1 answered 404"' in refused.out
+    assert hook.secret not in refused.out + refused.err
+
+
+def test_the_command_without_a_channel_says_what_to_set(loginpipe: Command, tmp_path: Path) -> None:
+    done = loginpipe("alerts", "test")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: alerts go nowhere: set LOGINPIPE_ALERT_WEBHOOK_URL")

@@ -1,0 +1,257 @@
+"""The archive as Dagster runs it and as operators see it: asset, jobs, schedules, check, commands, `doctor`."""
+
+from collections.abc import Iterator
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import boto3
+import dagster as dg
+import pandas as pd
+import pytest
+
+from loginpipe.archive_checks import archive_matches_table
+from loginpipe.archive_jobs import archive_closed_days, drop_archived_partitions_daily
+from loginpipe.assets.login_archive import login_archive
+from loginpipe.definitions import build_definitions
+from loginpipe.ops.doctor import Finding, examine
+from loginpipe.resources import PostgresResource
+from loginpipe.settings import load_settings
+from loginpipe_tests.archive import LOGINS, OLD, OLD_MONTH, TODAY, Archive, of_day, partition_is_there
+from loginpipe_tests.commands import Command, command_line
+from loginpipe_tests.conftest import KeyFiles
+from loginpipe_tests.wire import cause_of_failure, checks
+
+DAYS = [OLD, OLD + timedelta(days=1), OLD + timedelta(days=2)]
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def archive(
+    database_url: str, pipeline_url: str, tmp_path: Path, key_files: KeyFiles, monkeypatch: pytest.MonkeyPatch
+) -> Archive:
+    """Three days in an old month; the settings lead to them and to a folder that is not there yet."""
+    archive = Archive(database_url, pipeline_url, f"file://{tmp_path}/archive")
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", pipeline_url)
+    monkeypatch.setenv("LOGINPIPE_ARCHIVE_URL", "file:archive")
+    monkeypatch.setenv("LOGINPIPE_TOKEN_KEYS", f"file:{key_files.token_keys}")
+    archive.make_month(OLD)
+    for number, day in enumerate(DAYS):
+        archive.insert(day, LOGINS[number:])
+    return archive
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    return command_line(monkeypatch, capsys)
+
+
+def job(name: str, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    return build_definitions().resolve_job_def(name).execute_in_process(instance=instance, raise_on_error=False)
+
+
+def materialized(instance: dg.DagsterInstance, first: date, last: date | None = None) -> dg.ExecuteInProcessResult:
+    """Materialise days of the asset, in one run, with its check."""
+    days = {"start": first, "end": last or first}
+    result = dg.materialize(
+        [login_archive, archive_matches_table],
+        instance=instance,
+        resources={"postgres": PostgresResource()},
+        tags={f"dagster/asset_partition_range_{end}": day.isoformat() for end, day in days.items()},
+        raise_on_error=False,
+    )
+    assert isinstance(result, dg.ExecuteInProcessResult)
+    return result
+
+
+def metadata(result: dg.ExecuteInProcessResult) -> list[dict[str, Any]]:
+    return [
+        {name: entry.value for name, entry in event.materialization.metadata.items()}
+        for event in result.get_asset_materialization_events()
+    ]
+
+
+def test_days_are_archived_by_a_backfill_in_one_run_and_the_check_compares_them(
+    archive: Archive, instance: dg.DagsterInstance
+) -> None:
+    result = materialized(instance, DAYS[0], DAYS[2])
+    assert result.success
+    assert checks(result) == {"archive_matches_table": True}
+    found = metadata(result)
+    assert {entry["dagster/row_count"] for entry in found} == {5 + 4 + 3}
+    assert found[0]["outcome"] == {"written": 3}
+    assert found[0]["url"] == archive.record(DAYS[2]).url
+    assert found[0]["sha256"] == archive.record(DAYS[2]).sha256
+    assert found[0]["by_day"].startswith("![logins archived](data:image/svg+xml")
+
+    archive.insert(DAYS[0], LOGINS[:1])
+    archive.execute("UPDATE user_logins SET locale = 'DE' WHERE create_date = %s AND user_id = 'Zoe'", DAYS[2])
+    again = materialized(instance, DAYS[1])
+    assert metadata(again)[0]["outcome"] == {"unchanged": 1}
+    assert checks(again) == {"archive_matches_table": False}
+    (evaluation,) = again.get_asset_check_evaluations()
+    assert evaluation.severity == dg.AssetCheckSeverity.WARN
+    assert evaluation.description == "2 of 3 archived days differ from user_logins"
+    assert evaluation.metadata["which"].value == {
+        str(DAYS[0]): "6 rows in the table, 5 in the archive",
+        str(DAYS[2]): "as many rows, and not the same ones",
+    }
+
+
+def test_today_is_refused_before_anything_is_written_and_so_is_an_archive_that_is_not_set(
+    archive: Archive, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = materialized(instance, TODAY - timedelta(days=1), TODAY)
+    assert cause_of_failure(result) == (
+        f"ArchivedDayError: {TODAY} is not over yet (UTC): archive the days up to the one before {TODAY}"
+    )
+    assert archive.store.names() == []
+    monkeypatch.delenv("LOGINPIPE_ARCHIVE_URL")
+    assert cause_of_failure(materialized(instance, OLD)) == (
+        "SettingError: LOGINPIPE_ARCHIVE_URL is not set: set it to where the archive is, as in file:archive or "
+        "s3://bucket/prefix"
+    )
+
+
+def test_every_night_what_is_due_is_archived_and_a_day_at_odds_holds_up_no_other(
+    archive: Archive, instance: dg.DagsterInstance
+) -> None:
+    first = job("archive_logins", instance)
+    assert first.success
+    partitions = instance.get_materialized_partitions(dg.AssetKey("login_archive"))
+    assert partitions == {day.isoformat() for day in DAYS}
+    assert [entry["dagster/row_count"] for entry in metadata(first)] == [5, 4, 3]
+    assert metadata(job("archive_logins", instance)) == []
+
+    archive.execute("DELETE FROM user_logins WHERE create_date = %s AND user_id = 'Zoe'", DAYS[0])
+    archive.insert(DAYS[1], LOGINS[:1])
+    failed = job("archive_logins", instance)
+    assert cause_of_failure(failed).startswith(
+        f"ArchivedDayError: 1 of 2 days were not archived; the first: {DAYS[0]} has 1 rows fewer than its archive"
+    )
+    assert [entry["dagster/row_count"] for entry in metadata(failed)] == [5]
+    assert archive.record(DAYS[1]).row_count == 5
+    key = dg.AssetCheckKey(dg.AssetKey("login_archive"), "archive_matches_table")
+    (latest,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+    assert latest.status.value == "FAILED"
+
+
+def test_retention_drops_what_is_archived_and_says_what_it_left_alone(
+    archive: Archive, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unset = job("drop_archived_partitions", instance)
+    assert cause_of_failure(unset).startswith("SettingError: LOGINPIPE_RETENTION_DAYS is not set: ")
+    monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", "30")
+    archive.insert(date(2019, 5, 5))
+    archive.make_month(OLD_MONTH.end)
+
+    def outcome() -> dict[str, Any]:
+        result = job("drop_archived_partitions", instance)
+        assert result.success
+        (output,) = [event for event in result.all_node_events if event.is_successful_output]
+        return {name: entry.value for name, entry in output.step_output_data.metadata.items()}
+
+    assert outcome() == {
+        "detached_and_dropped": [str(OLD_MONTH).replace(OLD_MONTH.name, f"user_logins_{OLD_MONTH.end:y%Ym%m}")],
+        "left_alone": {str(OLD_MONTH): f"3 days are not archived, or have changed since, the first of them {OLD}"},
+        "rows_in_default_partition": len(LOGINS),
+    }
+    assert job("archive_logins", instance).success
+    assert outcome()["detached_and_dropped"] == [str(OLD_MONTH)]
+    assert not partition_is_there(archive)
+    # As the documentation tells analysts to: the folders' names are a column of their own.
+    frame = pd.read_parquet(archive.url.removeprefix("file://"), filters=[("create_date", ">=", DAYS[1])])
+    assert list(zip(frame["day"], frame["create_date"], strict=True)) == [
+        (str(day), day) for day in (DAYS[1], DAYS[2]) for _ in LOGINS[DAYS.index(day) :]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "setting", "value"),
+    [
+        (archive_closed_days, "LOGINPIPE_ARCHIVE_URL", "file:archive"),
+        (drop_archived_partitions_daily, "LOGINPIPE_RETENTION_DAYS", "400"),
+    ],
+    ids=["archive", "retention"],
+)
+def test_a_schedule_skips_until_its_setting_is_there(
+    schedule: dg.ScheduleDefinition, setting: str, value: str, monkeypatch: pytest.MonkeyPatch,
+    instance: dg.DagsterInstance,
+) -> None:  # fmt: skip
+    context = dg.build_schedule_context(instance=instance)
+    skipped = schedule.evaluate_tick(context)
+    assert not skipped.run_requests
+    assert (skipped.skip_message or "").startswith(f"{setting} is not set: ")
+    monkeypatch.setenv(setting, value)
+    assert len(schedule.evaluate_tick(context).run_requests or []) == 1
+
+
+# --- commands, and `doctor` ---
+
+
+def test_the_commands_list_verify_and_restore(
+    archive: Archive, instance: dg.DagsterInstance, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("archive", "list", "--json").json == []
+    assert command("archive", "restore", OLD).error == (
+        f"{OLD} is not in the archive: `loginpipe archive list` shows what is"
+    )
+    assert job("archive_logins", instance).success
+    listed = command("archive", "list", "--json").json
+    assert [(day["day"], day["row_count"]) for day in listed] == [(str(day), 5 - i) for i, day in enumerate(DAYS)]
+    assert command("archive", "verify", "--json").json == {"verified": 3, "faults": {}}
+    assert command("archive", "verify", DAYS[1]).out == "1 of 1 archived days are whole\n"
+
+    monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", "30")
+    assert job("drop_archived_partitions", instance).success
+    assert "dropped 2" in command("archive", "list").out
+    assert command("archive", "restore", OLD, "--dry-run").out == f"5 rows of {OLD} would be restored\n"
+    assert command("archive", "restore", OLD, "--json").json == {
+        "day": str(OLD), "rows": 5, "erased": 0, "beside": 0, "already_there": False, "dry_run": False,
+    }  # fmt: skip
+    assert archive.stored() == of_day(LOGINS)
+    assert "is there already" in command("archive", "restore", OLD).out
+    assert "kept until" in command("archive", "list").out
+
+    archive.store.delete(archive.stores.locate(archive.record(DAYS[1]).url)[1])
+    broken = command("archive", "verify")
+    assert (broken.code, broken.out) == (1, "2 of 3 archived days are whole\n")
+    assert broken.err.startswith("error: the file ")
+    assert command("archive", "verify", "--json").code == 1
+
+
+def test_doctor_says_where_the_archive_is_how_far_and_what_is_wrong_with_it(
+    archive: Archive, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, aws: None, tmp_path: Path
+) -> None:
+    def found() -> Finding:
+        return next(finding for finding in examine(load_settings()) if finding.what == "archive")
+
+    assert job("archive_logins", instance).success
+    assert found() == Finding("archive", True, f"{archive.url}: 3 days archived, 0 of them dropped from user_logins")
+    late = TODAY - timedelta(days=3)
+    archive.insert(late)
+    archive.insert(TODAY - timedelta(days=1))
+    assert found().says.startswith(f"{late} is over and not archived: see the newest run of archive_logins")
+    (tmp_path / "in the way").touch()
+    for url, says in (
+        (f"file://{tmp_path}/in the way", f"the archive in {tmp_path}/in the way cannot be used: "),
+        ("s3://not-there-at-all", "the bucket 'not-there-at-all' does not exist: create it, or mend "),
+        ("ftp://host/archive", "LOGINPIPE_ARCHIVE_URL is no URL of an archive: set it to where the archive is, as in "),
+    ):
+        monkeypatch.setenv("LOGINPIPE_ARCHIVE_URL", url)
+        assert not found().well
+        assert found().says.startswith(says)
+    boto3.client("s3").create_bucket(Bucket="for-the-doctor")
+    archive.archived(late)
+    monkeypatch.setenv("LOGINPIPE_ARCHIVE_URL", f"s3://for-the-doctor/{uuid4().hex}")
+    assert found().well
+    monkeypatch.delenv("LOGINPIPE_ARCHIVE_URL")
+    assert found() == Finding("archive", True, "off: days stay in the table")
+    monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", "30")
+    assert found().says.startswith("LOGINPIPE_RETENTION_DAYS is set and LOGINPIPE_ARCHIVE_URL is not, ")

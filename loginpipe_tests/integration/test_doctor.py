@@ -1,0 +1,191 @@
+"""`loginpipe doctor` on real services: well as things are, and what is wrong with its mend where they are not."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from uuid import uuid4
+
+import dagster as dg
+import psycopg2
+import pytest
+from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteRepositoryOrigin
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    InstigatorType,
+    ScheduleInstigatorData,
+)
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._daemon.types import DaemonHeartbeat
+from dagster_postgres import DagsterPostgresStorage
+
+from loginpipe.freshness_sensor import FRESH
+from loginpipe.local.stack import LocalStack
+from loginpipe.ops.doctor import Finding, examine
+from loginpipe.settings import load_settings
+from loginpipe_tests.commands import Command, command_line
+from loginpipe_tests.conftest import Pipeline
+from loginpipe_tests.wire import _Handler, at_the_wire, ingest, login
+
+PARTS = ("SENSOR", "SCHEDULER", "QUEUED_RUN_COORDINATOR", "MONITORING")
+
+
+def execute(url: str, *statements: str) -> None:
+    with closing(psycopg2.connect(url)) as connection:
+        connection.autocommit = True
+        for statement in statements:
+            connection.cursor().execute(statement)
+
+
+@pytest.fixture
+def dagster_url(stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A storage of Dagster's of this test alone, that nothing has used yet."""
+    name = f"dagster_{uuid4().hex}"
+    execute(stack.database_url, f"CREATE DATABASE {name}")
+    url = stack.database_url.replace("/loginpipe?", f"/{name}?").replace("postgresql://", "postgresql+psycopg2://")
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", url)
+    yield url
+    execute(stack.database_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def found() -> dict[str, Finding]:
+    return {finding.what: finding for finding in examine(load_settings())}
+
+
+def fault(what: str) -> str:
+    finding = found()[what]
+    assert not finding.well, finding.says
+    return finding.says
+
+
+def test_as_things_are_every_line_is_well_and_the_command_exits_with_0(
+    pipeline: Pipeline, dagster_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest(pipeline, login())
+    loginpipe: Command = command_line(monkeypatch, capsys)
+    said = {finding["what"]: finding for finding in loginpipe("doctor", "--json").json}
+    assert not [finding for finding in said.values() if not finding["well"]]
+    words = {what: finding["says"] for what, finding in said.items()}
+    assert words["partitions"] == (
+        "those of the ledger are there a week ahead; those of user_logins too; nothing is in a default one"
+    )
+    assert words["token keys"] == "version 1, in use; for development only"
+    assert words["masking"] == "hmac-sha256: tokens"
+    assert words["clocks"] == "this machine's is within 30 s of that of the database and of SQS"
+    assert words["Dagster's daemon"].startswith("has never run on this storage")
+    assert words["what starts runs"] == "queue_depth_sensor is on"
+    assert words["freshness"].startswith("not judged yet")
+    assert words["alerts"].startswith("off: ")
+
+
+def test_what_is_not_as_it_should_be_is_named_with_the_mend(
+    pipeline: Pipeline, dagster_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_MASKING", "compat-md5")
+    monkeypatch.setenv("LOGINPIPE_ALERT_WEBHOOK_URL", "https://hooks.example.com/geheim")
+    execute(pipeline.database_url, "INSERT INTO user_logins (user_id, create_date) VALUES ('ann', '2019-01-01')")
+    lines = found()
+    assert lines["partitions"].says == (
+        "default partitions hold 1 rows of public.user_logins: run the job maintain_partitions; what stays carries "
+        "dates far from today's"
+    )
+    assert lines["masking"].well
+    assert lines["masking"].says.startswith("warning: ")
+    assert lines["alerts"].says == "webhook at hooks.example.com; `loginpipe alerts test` shows whether they arrive"
+    assert command_line(monkeypatch, capsys)("doctor").code == 1
+
+
+def test_maintenance_that_has_not_run_is_noticed_before_partitions_run_out(pipeline: Pipeline) -> None:
+    today = datetime.now(UTC).date()
+    newest = [f"loginpipe.ingested_messages_{today + timedelta(days=days):y%Ym%md%d}" for days in (7, 6)]
+    execute(pipeline.database_url, f"DROP TABLE {newest[0]}")
+    assert found()["partitions"].well, "today's maintenance may be still to come"
+    execute(pipeline.database_url, f"DROP TABLE {newest[1]}")
+    assert fault("partitions") == (
+        f"1 partitions are missing that should be there since yesterday, the first being {newest[1]}: run the job "
+        "maintain_partitions, and see why its schedule did not"
+    )
+
+
+def test_an_adopted_table_without_partitions_is_well(pipeline: Pipeline) -> None:
+    execute(
+        pipeline.database_url,
+        "CREATE TABLE plain (LIKE user_logins)", "ALTER TABLE user_logins RENAME TO before",
+        "ALTER TABLE plain RENAME TO user_logins",
+    )  # fmt: skip
+    assert "those of user_logins are not ours: it is not partitioned" in found()["partitions"].says
+
+
+def test_a_clock_that_differs_is_named(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    then = format_datetime(datetime.now(UTC) - timedelta(minutes=2), usegmt=True)
+    monkeypatch.setattr(_Handler, "date_time_string", lambda *_: then)
+    with at_the_wire(pipeline, monkeypatch):
+        assert fault("clocks").startswith("this machine's clock differs from that of SQS by ")
+
+
+# --- Dagster ---
+
+
+@contextmanager
+def storage(url: str) -> Iterator[DagsterPostgresStorage]:
+    yield DagsterPostgresStorage(url)
+
+
+def switched(name: str, status: InstigatorStatus, kind: InstigatorType = InstigatorType.SENSOR) -> InstigatorState:
+    location = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="loginpipe.definitions"))
+    origin = RemoteRepositoryOrigin(location, "__repository__").get_instigator_origin(name)
+    data = ScheduleInstigatorData("*/5 * * * *") if kind == InstigatorType.SCHEDULE else None
+    return InstigatorState(origin, kind, status, data)
+
+
+def test_a_daemon_that_fell_silent_and_a_sensor_that_was_switched_off_are_named(
+    pipeline: Pipeline, dagster_url: str
+) -> None:
+    with storage(dagster_url) as dagster:
+        now = datetime.now(UTC).timestamp()
+        for part in PARTS:
+            dagster.run_storage.add_daemon_heartbeat(DaemonHeartbeat(now, part, "1", None))
+        lines = found()
+        assert lines["Dagster's daemon"].says.startswith("heard of at ")
+        dagster.run_storage.add_daemon_heartbeat(DaemonHeartbeat(now - 600, "SENSOR", "1", None))
+        assert "(SENSOR): start `dagster-daemon run`" in fault("Dagster's daemon")
+
+        dagster.schedule_storage.add_instigator_state(switched("queue_depth_sensor", InstigatorStatus.STOPPED))
+        assert fault("what starts runs") == (
+            "queue_depth_sensor is off, and ingest_logins_every_five_minutes too: switch one on, in the UI under "
+            "Automation"
+        )
+        schedule = switched("ingest_logins_every_five_minutes", InstigatorStatus.RUNNING, InstigatorType.SCHEDULE)
+        dagster.schedule_storage.add_instigator_state(schedule)
+        assert found()["what starts runs"].says == "ingest_logins_every_five_minutes is on"
+
+
+def test_freshness_is_what_the_sensor_reported_last(pipeline: Pipeline, dagster_url: str) -> None:
+    def reported(passed: bool) -> None:
+        with storage(dagster_url) as dagster, dg.DagsterInstance.ephemeral() as instance:
+            evaluation = dg.AssetCheckEvaluation(
+                asset_key=FRESH.asset_key, check_name=FRESH.name, passed=passed, description="5 waiting", metadata={}
+            )
+            instance.report_runless_asset_event(evaluation)
+            (record,) = instance.event_log_storage.get_asset_check_execution_history(FRESH, limit=1)
+            assert record.event is not None
+            dagster.event_log_storage.store_event(record.event)
+
+    reported(passed=True)
+    assert found()["freshness"].says.endswith(" UTC: 5 waiting")
+    reported(passed=False)
+    assert fault("freshness").startswith("stuck, as of ")
+    reported(passed=True)
+    execute(
+        dagster_url.replace("+psycopg2", ""),
+        "UPDATE asset_check_executions SET create_timestamp = create_timestamp - interval '3 hours'",
+    )
+    assert fault("freshness").startswith("not judged since ")
+
+
+def test_a_storage_that_is_not_set_fails_each_line_that_needs_it_and_no_other(pipeline: Pipeline) -> None:
+    lines = found()
+    assert {what for what, finding in lines.items() if not finding.well} == {
+        "Dagster's storage", "Dagster's daemon", "what starts runs", "freshness",
+    }  # fmt: skip

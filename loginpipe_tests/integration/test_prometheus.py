@@ -1,0 +1,235 @@
+"""The alert rules, in a real Prometheus that scrapes the real command: each fires on its cause and clears after it."""
+
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlencode
+from urllib.request import urlopen
+from uuid import uuid4
+
+import psycopg2
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from loginpipe.logins.delays import DELAY_BOUNDS
+from loginpipe.postgres.connections import connect, transaction
+from loginpipe.postgres.runs import Arrival, close_run, open_run
+from loginpipe.postgres.statements import statement
+from loginpipe.sqs.dead_letters import redrive_policy
+from loginpipe_tests.conftest import Pipeline
+from loginpipe_tests.wire import Answer, Call, Forward, Wire, at_the_wire, eventually, login, success
+
+FOLDER = Path(__file__).parents[2] / "deploy" / "prometheus"
+RULES = yaml.safe_load((FOLDER / "rules.yml").read_text())["groups"][0]["rules"]
+BUCKETS = len(DELAY_BOUNDS) + 1
+WINDOW_SECONDS = 6
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("prometheus") is None, reason="Prometheus is not installed: Debian's package prometheus brings it"
+)
+
+
+def test_promtool_finds_the_files_right_and_the_unit_tests_of_the_rules_pass() -> None:
+    for command in ("check config prometheus.yml", "check rules rules.yml", "test rules rules_test.yml"):
+        done = subprocess.run(
+            ["promtool", *command.split()], cwd=FOLDER, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_understands_what_the_dashboard_asks(tmp_path: Path) -> None:
+    dashboard = json.loads((FOLDER.parent / "grafana" / "dashboards" / "loginpipe.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    variables = {"$queue": ".*", "$__rate_interval": "1m"}
+    for name, value in variables.items():
+        asked = [expression.replace(name, value) for expression in asked]
+    rules = [{"record": f"asked:{number}", "expr": expression} for number, expression in enumerate(asked)]
+    (tmp_path / "asked.yml").write_text(yaml.safe_dump({"groups": [{"name": "asked", "rules": rules}]}))
+    done = subprocess.run(
+        ["promtool", "check", "rules", "asked.yml"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def process(*command: str) -> Iterator[None]:
+    """A process for the time of the block; what it says is shown when the test fails."""
+    running = subprocess.Popen(command, stderr=sys.stderr)
+    try:
+        yield
+    finally:
+        running.send_signal(signal.SIGTERM)
+        try:
+            running.wait(10)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.wait()
+
+
+class Prometheus:
+    """What a Prometheus on this machine says."""
+
+    def __init__(self, port: int) -> None:
+        self._url = f"http://127.0.0.1:{port}/api/v1/"
+
+    def ask(self, what: str, **parameters: str) -> Any:
+        with urlopen(f"{self._url}{what}?{urlencode(parameters)}", timeout=10) as answer:
+            return json.load(answer)["data"]
+
+    def answers(self) -> bool:
+        with suppress(URLError, ConnectionError):
+            self.ask("status/runtimeinfo")
+            return True
+        return False
+
+    def value(self, metric: str) -> float | None:
+        result = self.ask("query", query=f"sum({metric})")["result"]
+        return float(result[0]["value"][1]) if result else None
+
+    def firing(self) -> set[str]:
+        return {alert["labels"]["alertname"] for alert in self.ask("alerts")["alerts"] if alert["state"] == "firing"}
+
+
+@contextmanager
+def prometheus(folder: Path, metrics_port: int) -> Iterator[Prometheus]:
+    """The files as they are deployed, but that nothing takes minutes: what a rule waits for is what promtool tests."""
+    rules = re.sub(r"\bfor: \d+m\b", "for: 0s", (FOLDER / "rules.yml").read_text())
+    rules = re.sub(r"\[\d+m\]", f"[{WINDOW_SECONDS}s]", rules)
+    (folder / "rules.yml").write_text(rules)
+    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+    config["global"] |= {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+    config["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{metrics_port}"]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    port = free_port()
+    with process(
+        "prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn",
+    ):  # fmt: skip
+        found = Prometheus(port)
+        eventually(found.answers, "Prometheus answers")
+        yield found
+
+
+class Books:
+    """Books of runs, as runs write them."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self.received = 0
+
+    def run(self, *, bad: bool) -> None:
+        """A run of ten messages that ended just now; or an hour ago, where everything that can went wrong in it."""
+        now = datetime.now(UTC)
+        began = now - timedelta(hours=1) if bad else now
+        arrival = Arrival(str(uuid4()), self._pipeline.queue.name, began, 10, 5 if bad else 10, began, began)
+        delays = [0] * BUCKETS
+        delays[-1 if bad else 0] = arrival.accepted
+        counts = {"run_id": arrival.run_id, "inserted": arrival.accepted, "duplicates": 0}
+        with closing(connect(self._pipeline.database_url)) as connection:
+            with transaction(connection) as cursor:
+                open_run(cursor, arrival, rejected=arrival.received - arrival.accepted)
+                cursor.execute(statement("count_load"), {**counts, "delays": delays, "delay_seconds": 0})
+            failed = 3 if bad else 0
+            close_run(connection, arrival.run_id, deleted=0 if bad else 10, delete_failures=failed, leases_lost=failed)
+            with transaction(connection) as cursor:
+                ended = "UPDATE loginpipe.ingest_runs SET finished_at = %s WHERE run_id = %s"
+                cursor.execute(ended, (began, arrival.run_id))
+        self.received += arrival.received
+
+
+def stalled(pipeline: Pipeline) -> Callable[[Call, Forward], Answer]:
+    """As many messages of the queue are in flight as SQS allows: no endpoint here counts that far."""
+
+    def tamper(call: Call, forward: Forward) -> Answer:
+        answer = forward(call)
+        attributes = answer.content.get("Attributes", {})
+        if call.request["QueueUrl"].endswith(pipeline.queue.name) and "ApproximateNumberOfMessages" in attributes:
+            return success({"Attributes": attributes | {"ApproximateNumberOfMessagesNotVisible": "120000"}})
+        return answer
+
+    return tamper
+
+
+def as_it_is(call: Call, forward: Forward) -> Answer:
+    return forward(call)
+
+
+def rename(pipeline: Pipeline, table: str, name: str) -> None:
+    with closing(psycopg2.connect(pipeline.database_url)) as connection, connection:
+        connection.cursor().execute(f"ALTER TABLE loginpipe.{table} RENAME TO {name}")
+
+
+@pytest.fixture
+def wire(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    with at_the_wire(pipeline, monkeypatch) as wire:
+        yield wire
+
+
+def test_every_rule_fires_on_its_cause_and_clears_when_that_is_gone(
+    pipeline: Pipeline, wire: Wire, tmp_path: Path
+) -> None:
+    queue = pipeline.queue
+    policy = redrive_policy(queue)
+    assert policy is not None
+    dead_letters = policy.dead_letters
+    books = Books(pipeline)
+    port = free_port()
+    metrics = [str(Path(sys.executable).parent / "loginpipe"), "metrics", "--port", str(port)]
+    with prometheus(tmp_path, port) as found:
+
+        def booked_is_scraped() -> bool:
+            return found.value("loginpipe_messages_received_total") == books.received
+
+        with process(*metrics):
+            books.run(bad=False)
+            eventually(lambda: booked_is_scraped() and not found.firing(), "nothing fires in health", 60)
+
+            wire.on("GetQueueAttributes", stalled(pipeline))
+            pipeline.send([login()] * 3)
+            queue.client.send_message(QueueUrl=dead_letters.url, MessageBody=login())
+            with closing(psycopg2.connect(pipeline.database_url)) as connection, connection:
+                connection.cursor().execute(
+                    "UPDATE loginpipe.ingest_runs SET finished_at = finished_at - '1 h'::interval"
+                )
+            fired: set[str] = set()
+            away = {"LoginpipeSourceDown", "LoginpipeMetricsAbsent"}
+
+            def all_fired() -> bool:
+                # One bad run after the other, until all is seen: an increase is over soon, and a busy machine slow.
+                if booked_is_scraped():
+                    books.run(bad=True)
+                fired.update(found.firing())
+                return fired >= {rule["alert"] for rule in RULES} - away
+
+            eventually(all_fired, "all rules on runs and queue fire", 60)
+
+            wire.on("GetQueueAttributes", as_it_is)
+            for url in (queue.url, dead_letters.url):
+                queue.client.purge_queue(QueueUrl=url)
+            books.run(bad=False)
+            eventually(lambda: not found.firing(), "they clear", 60)
+
+            rename(pipeline, "ingest_runs", "away")
+            eventually(lambda: found.firing() == {"LoginpipeSourceDown"}, "a source that is gone is noticed", 60)
+        eventually(lambda: found.firing() == {"LoginpipeMetricsAbsent"}, "metrics that are gone are noticed", 60)
+        rename(pipeline, "away", "ingest_runs")
+        with process(*metrics):
+            eventually(lambda: not found.firing(), "they clear", 60)
+            assert booked_is_scraped()

@@ -1,0 +1,39 @@
+"""Without the extra `archive`: the chain does its work, and the archive says what to install."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+# Where pyarrow is installed pandas keeps text in it, so both ways have to be gone.
+PROGRAM = """
+import sys
+sys.modules["pyarrow"] = None
+import loginpipe.definitions
+from datetime import date
+from pathlib import Path
+from loginpipe.archive.parquet import write_day
+from loginpipe.errors import ArchiveError
+from loginpipe.logins.messages import messages_frame
+from loginpipe.logins.splitting import split_batch
+from loginpipe.masking.mask import mask_logins
+from loginpipe_tests.custody import token_keys
+from loginpipe_tests.wire import delivered, login
+
+split = split_batch(messages_frame([delivered(login()), delivered("no JSON"), delivered(login(locale=None))]))
+print(len(split.accepted), len(split.rejected), len(mask_logins(split.accepted, token_keys(1)).logins))
+try:
+    write_day(Path("day"), date(2026, 11, 20), [])
+except ArchiveError as error:
+    print(error)
+"""
+
+
+def test_the_chain_works_without_pyarrow_and_the_archive_names_what_to_install(tmp_path: Path) -> None:
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False,
+        env={"PYTHONPATH": root},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "2 1 2\nthe archive needs pyarrow: run `pip install 'loginpipe[archive]'`\n"
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,70 @@
+"""Quiet, working or stuck: what is made of a queue, of when runs ended well, and of since when messages are there."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from loginpipe.freshness import judge, patience
+from loginpipe.settings import Settings
+from loginpipe.sqs.depth import Depth
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+MOST = timedelta(minutes=15)
+
+
+def ago(minutes: float | None) -> datetime | None:
+    return None if minutes is None else NOW - timedelta(minutes=minutes)
+
+
+@pytest.mark.parametrize(
+    ("visible", "in_flight", "finished", "since", "state"),
+    [
+        (0, 0, None, None, "quiet"),
+        (0, 0, 60 * 24, None, "quiet"),
+        (0, 0, 60 * 24, 60, "quiet"),
+        (5, 0, None, None, "working"),
+        (5, 0, 60 * 24, None, "working"),
+        (5, 0, 60 * 24, 15, "working"),
+        (5, 0, 60 * 24, 15.1, "stuck"),
+        (5, 0, None, 15.1, "stuck"),
+        (5, 0, 1, 600, "working"),
+        (5, 0, 15.1, 600, "stuck"),
+        (0, 5, 15.1, 600, "stuck"),
+        (0, 5, 14.9, 600, "working"),
+        (37, 120_000, 1, 1, "stuck"),
+        (0, 120_000, 1, 1, "working"),
+    ],
+    ids=[
+        "empty, never a run", "empty for a day", "emptied by somebody else", "first look", "after a quiet day",
+        "waiting, not too long", "waiting too long", "waiting too long, never a run", "a backlog that drains",
+        "runs no longer end well", "a run that hangs", "a run at work", "stall", "as many in flight, and none waiting",
+    ],
+)  # fmt: skip
+def test_a_quiet_queue_is_not_a_stuck_pipeline(
+    visible: int, in_flight: int, finished: float | None, since: float | None, state: str
+) -> None:
+    found = judge(
+        Depth(visible, in_flight, 0), last_finished=ago(finished), waiting_since=ago(since), now=NOW, most=MOST
+    )
+    assert found.state == state
+    assert (found.waiting_since is None) == (state == "quiet")
+    if state != "quiet":
+        assert found.waiting_since == (ago(since) or NOW)
+
+
+def test_messages_that_are_delayed_by_their_sender_are_not_there_yet() -> None:
+    found = judge(Depth(0, 0, 9), last_finished=None, waiting_since=ago(60), now=NOW, most=MOST)
+    assert found.state == "quiet"
+
+
+def test_what_it_says_names_since_when_and_the_last_run_that_ended_well() -> None:
+    found = judge(Depth(5, 1, 0), last_finished=ago(20), waiting_since=ago(30), now=NOW, most=MOST)
+    assert found.says == (
+        "5 waiting, 1 in flight, 0 delayed; there are messages since 2026-11-21 11:30:00 UTC, and the last run that "
+        "ended well did so at 2026-11-21 11:40:00 UTC"
+    )
+
+
+def test_a_limit_shorter_than_a_run_takes_does_not_make_every_run_stuck() -> None:
+    assert patience(Settings()) == timedelta(minutes=15)
+    assert patience(Settings(max_delay_seconds=10, batch_seconds=20)) == timedelta(minutes=1)
