@@ -37,7 +37,7 @@ class Picture:
 
 
 PICTURES: Final = (
-    Picture("asset-graph", "/asset-groups", "duplicate_devices", 800),
+    Picture("asset-graph", "/locations/loginpipe/asset-groups/login_ingest", "rejected_logins", 800),
     Picture("asset-with-plots", "/assets/raw_sqs_messages", "messages_per_minute", 1750),
     Picture("duplicates", "/assets/duplicate_devices", "most_users", 1750),
     Picture("sensor-ticks", "/locations/loginpipe/sensors/queue_depth_sensor", "1 run requested", 1100),
@@ -73,7 +73,7 @@ def _live_a_little(project: Project, ui: int) -> None:
 
 def _until_stored(project: Project, messages: int) -> None:
     books = "SELECT coalesce(sum(received), 0) FROM loginpipe.ingest_runs WHERE finished_at IS NOT NULL"
-    eventually(lambda: project.rows(books) == [(messages,)], seconds=120, what="all is stored")
+    eventually(lambda: project.rows(books) == [(messages,)], seconds=300, what="all is stored")
 
 
 def _take(page: Page, ui: int, picture: Picture, folder: Path) -> None:

@@ -257,8 +257,8 @@ def pipeline(pipeline_url: str) -> Iterator[Connection]:
 def frame(user: str = USER) -> pd.DataFrame:
     """A login as ``masked_logins`` hands it on."""
     return pd.DataFrame(
-        [[str(uuid4()), user, "android", "ip", "dev", None, 2_003_000, TODAY]],
-        columns=["message_id", "user_id", "device_type", "masked_ip", "masked_device_id", "locale", "app_version",
+        [[str(uuid4()), pd.Timestamp.now("UTC"), user, "android", "ip", "dev", None, 2_003_000, TODAY]],
+        columns=["message_id", "sent_at", "user_id", "device_type", "masked_ip", "masked_device_id", "locale", "app_version",
                  "create_date"],
     )  # fmt: skip
 
