@@ -13,6 +13,7 @@ from loginpipe.masking.mask import clear_cells
 from loginpipe.postgres.contract import contract_differences, current_columns
 from loginpipe.postgres.runs import run_counts
 from loginpipe.resources import PostgresResource
+from loginpipe.runbook import runbook_link
 from loginpipe.sqs.depth import Depth
 
 REJECT_RATE: Final = dg.AssetCheckSpec(
@@ -65,6 +66,7 @@ def no_dead_letters(look: Callable[[], Depth | None]) -> dg.AssetCheckResult:
         passed=passed,
         severity=dg.AssetCheckSeverity.WARN,
         description=description,
+        metadata={"runbook": runbook_link("dead-letters")},
     )
 
 
@@ -76,7 +78,13 @@ def reject_rate(rejected: int, received: int, most: float) -> dg.AssetCheckResul
         asset_key=REJECT_RATE.asset_key,
         passed=rate <= most,
         description=f"{rejected:,} of {received:,} messages rejected ({rate:.2%}); the limit is {most:.2%}",
-        metadata={"rejected": rejected, "received": received, "rate": rate, "limit": most},
+        metadata={
+            "rejected": rejected,
+            "received": received,
+            "rate": rate,
+            "limit": most,
+            "runbook": runbook_link("rejected-messages"),
+        },
     )
 
 
@@ -90,7 +98,10 @@ def schema_drift(unknown_fields: Mapping[str, int]) -> dg.AssetCheckResult:
         description=(
             f"{len(unknown_fields)} field names outside the contract" if unknown_fields else "No unknown fields"
         ),
-        metadata={"messages_by_field": dg.MetadataValue.json(dict(unknown_fields))},
+        metadata={
+            "messages_by_field": dg.MetadataValue.json(dict(unknown_fields)),
+            "runbook": runbook_link("rejected-messages"),
+        },
     )
 
 
@@ -102,7 +113,11 @@ def only_tokens(logins: pd.DataFrame, compat: CompatMasking | None = None) -> dg
         asset_key=ONLY_TOKENS.asset_key,
         passed=not any(found.values()),
         description=f"{sum(found.values()):,} of {len(found) * len(logins):,} cells are no token",
-        metadata={"rows": len(logins), **{f"{column}_not_tokens": count for column, count in found.items()}},
+        metadata={
+            "rows": len(logins),
+            **{f"{column}_not_tokens": count for column, count in found.items()},
+            "runbook": runbook_link("a-run-fails"),
+        },
     )
 
 
@@ -129,6 +144,7 @@ def counts_add_up(context: dg.AssetCheckExecutionContext, postgres: PostgresReso
             "duplicates": counts.duplicates,
             "rejected": counts.rejected,
             "unaccounted": counts.unaccounted,
+            "runbook": runbook_link("the-books-do-not-balance"),
         },
     )
 
@@ -143,5 +159,5 @@ def columns_are_the_contract(postgres: PostgresResource) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=not differences,
         description="; ".join(differences) or "The columns are the contract",
-        metadata={"differences": len(differences)},
+        metadata={"differences": len(differences), "runbook": runbook_link("the-table-is-not-the-contract")},
     )

@@ -123,8 +123,9 @@ def daily_logins(context: dg.AssetExecutionContext, postgres: PostgresResource) 
 
 def preview(found: DuplicatesOfDay) -> str:
     """Return the tokens with the most users as a Markdown table."""
-    lines = ["| token | users | logins | first | last |", "| --- | --- | --- | --- | --- |"]
-    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in found.top)])
+    lines = ["| users | logins | token | first | last |", "| --- | --- | --- | --- | --- |"]
+    rows = ((users, logins, token, *dates) for token, users, logins, *dates in found.top)
+    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
 
 
 def _days(context: dg.AssetExecutionContext) -> list[date]:

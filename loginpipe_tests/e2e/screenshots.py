@@ -36,9 +36,12 @@ class Picture:
     click: str | None = None
 
 
-PICTURES: Final = (
+OF_A_LONG_BATCH: Final = (
+    Picture("asset-with-plots", "/assets/raw_sqs_messages", "messages_per_minute", 1850),
+    Picture("delays", "/assets/user_logins_table", "newly_in_vault", 1850),
+)
+IN_THE_END: Final = (
     Picture("asset-graph", "/locations/loginpipe/asset-groups/login_ingest", "rejected_logins", 800),
-    Picture("asset-with-plots", "/assets/raw_sqs_messages", "messages_per_minute", 1750),
     Picture("duplicates", "/assets/duplicate_devices", "most_users", 1750),
     Picture("sensor-ticks", "/locations/loginpipe/sensors/queue_depth_sensor", "1 run requested", 1100),
     Picture("failed-check", "/assets/validated_logins?view=checks", "schema_drift", 900, "reject_rate"),
@@ -50,25 +53,32 @@ def main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as place, running_project(Path(place)) as project, running_ui(project) as ui:
-        _live_a_little(project, ui)
+        _long_batch(project, ui)
         with open_page() as page:
-            for picture in PICTURES:
+            for picture in OF_A_LONG_BATCH:
+                _take(page, ui, picture, folder)
+        _bad_batch(project)
+        insights = ("--select", "group:login_insights", "--partition", f"{datetime.now(UTC):%Y-%m-%d}")
+        project.run("dagster", "asset", "materialize", "-m", "loginpipe.definitions", *insights)
+        with open_page() as page:
+            for picture in IN_THE_END:
                 _take(page, ui, picture, folder)
 
 
-def _live_a_little(project: Project, ui: int) -> None:
+def _long_batch(project: Project, ui: int) -> None:
     stop_sensor(ui)
     for seed, count in enumerate(track(BURSTS, description="messages come in")):
         project.run("loginpipe", "send", "--count", str(count), "--seed", str(seed))
         time.sleep(PAUSE_SECONDS)
     start_sensor(ui)
     _until_stored(project, sum(BURSTS))
+
+
+def _bad_batch(project: Project) -> None:
     bad = project.folder / "bad.txt"
     bad.write_text("\n".join(sample_bodies(400, seed=99, bad_share=0.2)))
     sent = json.loads(project.run("loginpipe", "send", "--file", str(bad), "--json").stdout)["sent"]
     _until_stored(project, sum(BURSTS) + sent)
-    insights = ("--select", "group:login_insights", "--partition", f"{datetime.now(UTC):%Y-%m-%d}")
-    project.run("dagster", "asset", "materialize", "-m", "loginpipe.definitions", *insights)
 
 
 def _until_stored(project: Project, messages: int) -> None:

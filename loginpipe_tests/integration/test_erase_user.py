@@ -258,8 +258,8 @@ def frame(user: str = USER) -> pd.DataFrame:
     """A login as ``masked_logins`` hands it on."""
     return pd.DataFrame(
         [[str(uuid4()), pd.Timestamp.now("UTC"), user, "android", "ip", "dev", None, 2_003_000, TODAY]],
-        columns=["message_id", "sent_at", "user_id", "device_type", "masked_ip", "masked_device_id", "locale", "app_version",
-                 "create_date"],
+        columns=["message_id", "sent_at", "user_id", "device_type", "masked_ip", "masked_device_id", "locale",
+                 "app_version", "create_date"],
     )  # fmt: skip
 
 

@@ -41,7 +41,9 @@ TOKEN = {
 
 
 def plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: entry.value for name, entry in metadata.items()}
+    """The values of metadata that has a link to the runbook, without it."""
+    assert metadata["runbook"].value.startswith("docs/operations.md#")
+    return {name: entry.value for name, entry in metadata.items() if name != "runbook"}
 
 
 def split(*bodies: str) -> SplitBatch:
