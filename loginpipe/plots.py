@@ -1,21 +1,20 @@
-"""Plots that the UI shows inline: bars of counts, as SVG in Markdown. Never of single logins.
+"""Plots that the UI shows inline: bars of counts, as text in Markdown. Never of single logins.
 
-Written by hand, since each is stored with its materialization: twenty bars of a charting library are 25 kB, of these 5.
+The UI unfolds Markdown of less than 1,000 characters, and hides longer behind a link: too few for a picture.
 """
 
-from base64 import b64encode
 from collections.abc import Mapping
-from html import escape
 from itertools import islice
 from typing import Final
 
 import dagster as dg
 
+_INLINE_MOST: Final = 999
 _BARS_MOST: Final = 24
-_WIDTH: Final = 370
-"""As wide as the column of values is in the UI of a window of 1400 pixels; what is wider is cut off."""
-_LABEL_WIDTH: Final = 110
-_LINE_HEIGHT: Final = 18
+_LABEL_MOST: Final = 16
+_BAR_MOST: Final = 20
+"""Characters. A line of 44 is as wide as the column of values is in the UI of a window of 1400 pixels."""
+_EIGHTHS: Final = " ▏▎▍▌▋▊▉"
 
 
 def bar_plot(title: str, counts: Mapping[str, float]) -> dg.MarkdownMetadataValue:
@@ -25,31 +24,34 @@ def bar_plot(title: str, counts: Mapping[str, float]) -> dg.MarkdownMetadataValu
         title: of the plot, with the unit.
         counts: name → count, none below zero; the first 24 are drawn.
     """
-    return dg.MetadataValue.md(
-        f"![{title}](data:image/svg+xml;base64,{b64encode(bars(title, counts).encode()).decode()})"
-    )
+    left_out = len(counts) - _BARS_MOST
+    head = f"**{title}**{f' (and {left_out} more)' if left_out > 0 else ''}\n```text\n"
+    room = (_INLINE_MOST - len(head) - len("```")) // max(1, min(len(counts), _BARS_MOST))
+    return dg.MetadataValue.md(f"{head}{bars(counts, line_most=room - 1)}```")
 
 
-def bars(title: str, counts: Mapping[str, float]) -> str:
-    """Return the plot as SVG."""
-    shown = dict(islice(counts.items(), _BARS_MOST))
-    most = max(shown.values(), default=0) or 1
-    lines = [f'<text x="0" y="14" font-weight="bold">{escape(title)}{_left_out(len(counts) - len(shown))}</text>']
-    for place, (name, count) in enumerate(shown.items(), start=1):
-        base = place * _LINE_HEIGHT + 14
-        width = round((_WIDTH - _LABEL_WIDTH - 60) * count / most, 1)
-        lines += [
-            f'<text x="{_LABEL_WIDTH - 8}" y="{base}" text-anchor="end">{escape(name)}</text>',
-            f'<rect x="{_LABEL_WIDTH}" y="{base - 11}" width="{width}" height="13" fill="#4f43dd"/>',
-            f'<text x="{_LABEL_WIDTH + width + 6}" y="{base}">{count:,.6g}</text>',
-        ]
-    height = (len(shown) + 1) * _LINE_HEIGHT + 8
-    # A grey that can be read on the UI's light and on its dark background.
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" font-family="sans-serif" '
-        f'font-size="12" fill="#8b8fa3">{"".join(lines)}</svg>'
-    )
+def bars(counts: Mapping[str, float], *, line_most: int) -> str:
+    """Return the bars, a line each: name, bar as long as its share of the largest, count.
+
+    Args:
+        counts: as for `bar_plot`.
+        line_most: characters in a line, at least 30.
+    """
+    shown = [(_plain(name), count, f"{count:,.6g}") for name, count in islice(counts.items(), _BARS_MOST)]
+    label = max((len(name) for name, _, _ in shown), default=0)
+    number = max((len(text) for _, _, text in shown), default=0)
+    most = max((count for _, count, _ in shown), default=0) or 1
+    room = min(_BAR_MOST, line_most - label - number - 2)
+    return "".join(f"{name:>{label}} {_bar(count / most * room)} {text}\n" for name, count, text in shown)
 
 
-def _left_out(number: int) -> str:
-    return f" (and {number} more)" if number else ""
+def _bar(length: float) -> str:
+    """Draw so many characters, in eighths; what is more than nothing can be seen."""
+    eighths = max(round(length * 8), 1 if length > 0 else 0)
+    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
+
+
+def _plain(name: str) -> str:
+    """Return a name that ends neither the line nor the block of text: senders choose some of them."""
+    name = "".join(character if character.isprintable() and character != "`" else "·" for character in name)
+    return name if len(name) <= _LABEL_MOST else f"{name[: _LABEL_MOST - 1]}…"

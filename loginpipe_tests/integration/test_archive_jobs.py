@@ -88,7 +88,7 @@ def test_days_are_archived_by_a_backfill_in_one_run_and_the_check_compares_them(
     assert found[0]["outcome"] == {"written": 3}
     assert found[0]["url"] == archive.record(DAYS[2]).url
     assert found[0]["sha256"] == archive.record(DAYS[2]).sha256
-    assert found[0]["by_day"].startswith("![logins archived](data:image/svg+xml")
+    assert found[0]["by_day"].startswith("**logins archived**\n```text\n")
 
     archive.insert(DAYS[0], LOGINS[:1])
     archive.execute("UPDATE user_logins SET locale = 'DE' WHERE create_date = %s AND user_id = 'Zoe'", DAYS[2])
