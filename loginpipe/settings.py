@@ -18,6 +18,11 @@ from loginpipe.errors import SettingError
 
 PREFIX = "LOGINPIPE_"
 
+SECRETS_MANAGER: Final = "secretsmanager"
+PARAMETER_STORE: Final = "ssm"
+_REFERENCE: Final = re.compile(rf"({SECRETS_MANAGER}:[\w/+=.@:-]+(#[^#\s]+)?|{PARAMETER_STORE}:[\w/.:-]+)")
+"""What a secret setting may be instead of its value: `loginpipe.secrets` looks it up."""
+
 _TOPIC: Final = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}")
 
 
@@ -62,24 +67,17 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _names_postgres(cls, url: str | None) -> str | None:
-        if url is not None and not url.startswith(("postgresql://", "postgres://")):
-            raise ValueError("must begin with postgresql://")
+        if url is not None and not is_reference(url) and (fault := database_url_fault(url)):
+            raise ValueError(fault)
         return url
 
     @field_validator("alert_webhook_url")
     @classmethod
     def _names_a_webhook(cls, url: str | None, info: ValidationInfo) -> str | None:
-        if url is None:
-            return None
-        try:
-            parts = urlsplit(url)
-            host, _ = parts.hostname, parts.port
-        except ValueError:
-            host = None
-        if not host or parts.scheme not in {"http", "https"} or re.search(r"[^!-~]", url):
-            raise ValueError("must be a URL, https://…")
-        if info.data.get("env") == "production" and parts.scheme != "https" and not is_loopback(host):
-            raise ValueError("must begin with https:// in production")
+        if url is None or is_reference(url):
+            return url
+        if fault := webhook_url_fault(url, production=info.data.get("env") == "production"):
+            raise ValueError(fault)
         return url
 
     @field_validator("alert_sns_topic")
@@ -98,6 +96,30 @@ class Settings(BaseSettings):
     def queue_name(self) -> str:
         """The queue's name, also where its URL is set."""
         return self.queue.rsplit("/", 1)[-1]
+
+
+def is_reference(value: str) -> bool:
+    """Say whether a secret setting names where the secret is, and is not the secret itself."""
+    return _REFERENCE.fullmatch(value) is not None
+
+
+def database_url_fault(url: str) -> str | None:
+    """Return what is wrong with the URL of the warehouse, without quoting it; None where nothing is."""
+    return None if url.startswith(("postgresql://", "postgres://")) else "must begin with postgresql://"
+
+
+def webhook_url_fault(url: str, *, production: bool) -> str | None:
+    """Return what is wrong with the address of a webhook, without quoting it; None where nothing is."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in {"http", "https"} or re.search(r"[^!-~]", url):
+        return "must be a URL, https://…"
+    if production and parts.scheme != "https" and not is_loopback(host):
+        return "must begin with https:// in production"
+    return None
 
 
 def load_settings() -> Settings:

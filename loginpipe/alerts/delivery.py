@@ -1,10 +1,13 @@
 """The channels that alerts go by, as the settings name them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from loginpipe.alerts.sns import SnsTopic
 from loginpipe.alerts.webhook import Webhook
+from loginpipe.errors import AlertError, SettingError
+from loginpipe.secrets import alert_webhook_url
 from loginpipe.settings import Settings
 
 
@@ -27,11 +30,31 @@ class Channel(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class UnknownWebhook:
+    """The webhook while its address cannot be looked up: alerts wait for it, and the other channel gets its own."""
+
+    fault: str
+    name: str = "webhook"
+    place: str = "webhook"
+
+    def deliver(self, subject: str, text: str) -> None:  # noqa: ARG002 - there is nowhere to deliver it to
+        """Fail.
+
+        Raises:
+            AlertError: always.
+        """
+        raise AlertError(self.fault)
+
+
 def channels(settings: Settings) -> Sequence[Channel]:
     """Return the channels that are set."""
     found: list[Channel] = []
-    if settings.alert_webhook_url:
-        found.append(Webhook(settings.alert_webhook_url))
+    try:
+        if url := alert_webhook_url(settings):
+            found.append(Webhook(url))
+    except SettingError as error:
+        found.append(UnknownWebhook(str(error)))
     if settings.alert_sns_topic:
         found.append(SnsTopic(settings.alert_sns_topic, production=settings.production))
     return found

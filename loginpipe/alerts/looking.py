@@ -17,8 +17,9 @@ from loginpipe.jobs import INGEST_JOB
 from loginpipe.postgres.connections import require_verified_tls
 from loginpipe.postgres.recent_runs import RecentRuns, recent_runs
 from loginpipe.postgres.session import Session
+from loginpipe.secrets import database_url
 from loginpipe.sensors import history_of
-from loginpipe.settings import Settings, required
+from loginpipe.settings import Settings
 from loginpipe.sqs.client import open_queue
 from loginpipe.sqs.dead_letters import redrive_policy
 from loginpipe.sqs.depth import read_depth
@@ -65,7 +66,7 @@ def _queue(settings: Settings) -> QueueSeen | str:
 
 def _runs(settings: Settings, now: datetime) -> RecentRuns | str:
     try:
-        url = required("database_url", settings.database_url, "postgresql://user@host/database")
+        url = database_url(settings)
         if settings.production:
             require_verified_tls(url)
         with closing(Session(url, patience_seconds=_PATIENCE_SECONDS)) as session:

@@ -6,7 +6,20 @@ An error of ours is one line on stderr and exit code 1. The packages are importe
 
 import sys
 
-from loginpipe.cli import alerts, archive, dead_letters, health, keys, local, metrics, pii, queue, rejects, warehouse
+from loginpipe.cli import (
+    alerts,
+    archive,
+    backup,
+    dead_letters,
+    health,
+    keys,
+    local,
+    metrics,
+    pii,
+    queue,
+    rejects,
+    warehouse,
+)
 from loginpipe.cli.output import new_app
 from loginpipe.errors import LoginpipeError
 
@@ -22,6 +35,7 @@ app.add_typer(alerts.app, name="alerts")
 app.add_typer(rejects.app, name="rejects")
 app.add_typer(dead_letters.app, name="dlq")
 app.add_typer(archive.app, name="archive")
+app.add_typer(backup.app, name="backup")
 app.add_typer(keys.app, name="keys")
 app.add_typer(pii.app, name="pii")
 

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from loginpipe.cli.output import Json, out, print_json
-from loginpipe.settings import load_settings, required
+from loginpipe.secrets import database_url
+from loginpipe.settings import load_settings
 
 if TYPE_CHECKING:
     from loginpipe.postgres.connections import Connection
@@ -51,7 +52,7 @@ def warehouse_url() -> str:
     from loginpipe.postgres.connections import require_verified_tls
 
     settings = load_settings()
-    url = required("database_url", settings.database_url, "postgresql://user@host/database")
+    url = database_url(settings)
     if settings.production:
         require_verified_tls(url)
     return url

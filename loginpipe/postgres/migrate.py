@@ -3,9 +3,11 @@
 The pipeline asks `require_migrated` at every start, so Alembic and SQLAlchemy are imported only where they run.
 """
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import partial
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, cast
 
 import psycopg2
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 HEAD: Final = "0005"
 """The newest revision in ``migrations/``. Revisions are numbered in order, so that they compare as text."""
+
+_MIGRATED_BY: Final = re.compile(r"Migrated by loginpipe (\S+)\.")
+"""The comment on Alembic's table: tells older code which version it would have to be."""
 
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
 _LOCK: Final = int.from_bytes(b"lp-migra")  # any number that nobody else locks
@@ -70,11 +75,22 @@ def require_migrated(connection: Connection) -> None:
         SchemaError: it is behind, or ahead; says what to do.
     """
     with transaction(connection) as cursor:
-        found = _revision(cursor)
+        found = revision_of(cursor)
+        if found is not None:
+            _refuse_newer(found, cursor)
     if found is None or found < HEAD:
         at = found or "none"
         raise SchemaError(f"{place(connection)} is not migrated (at {at}, needs {HEAD}): run `loginpipe migrate`")
-    _refuse_newer(found, connection)
+
+
+def revision_of(cursor: Cursor) -> str | None:
+    """Return the revision of a database's schema; None where it was never migrated."""
+    cursor.execute("SELECT to_regclass('loginpipe.alembic_version') IS NOT NULL")
+    if cursor.fetchone() == (False,):
+        return None
+    cursor.execute("SELECT max(version_num) FROM loginpipe.alembic_version")
+    row = cursor.fetchone()
+    return row[0] if row else None
 
 
 def alembic_config() -> "Config":
@@ -106,11 +122,11 @@ def _upgrade_in_transaction(bound: "SqlalchemyConnection") -> tuple[str | None, 
     connection = cast("Connection", bound.connection.driver_connection)
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-        before = _revision(cursor)
+        before = revision_of(cursor)
         if before == HEAD:
             return before, False
         if before is not None:
-            _refuse_newer(before, connection)
+            _refuse_newer(before, cursor)
         cursor.execute("SELECT to_regnamespace('loginpipe') IS NULL")
         if cursor.fetchone() == (True,):  # CREATE SCHEMA IF NOT EXISTS wants the privilege even when it exists
             cursor.execute("CREATE SCHEMA loginpipe")
@@ -118,21 +134,21 @@ def _upgrade_in_transaction(bound: "SqlalchemyConnection") -> tuple[str | None, 
     config = alembic_config()
     config.attributes["connection"] = bound
     command.upgrade(config, HEAD)
+    with connection.cursor() as cursor:
+        cursor.execute(f"COMMENT ON TABLE loginpipe.alembic_version IS 'Migrated by loginpipe {version('loginpipe')}.'")
     return before, bool(config.attributes.get("adopted"))
 
 
-def _revision(cursor: Cursor) -> str | None:
-    cursor.execute("SELECT to_regclass('loginpipe.alembic_version') IS NOT NULL")
-    if cursor.fetchone() == (False,):
-        return None
-    cursor.execute("SELECT max(version_num) FROM loginpipe.alembic_version")
-    row = cursor.fetchone()
-    return row[0] if row else None
-
-
-def _refuse_newer(found: str, connection: Connection) -> None:
-    if found > HEAD:
-        raise SchemaError(f"{place(connection)} is at {found}, which this version does not know: upgrade loginpipe")
+def _refuse_newer(found: str, cursor: Cursor) -> None:
+    if found <= HEAD:
+        return
+    cursor.execute("SELECT obj_description('loginpipe.alembic_version'::regclass, 'pg_class')")
+    ((comment,),) = cursor.fetchall()
+    ours, by = version("loginpipe"), _MIGRATED_BY.search(comment or "")
+    # Between releases the number stays, and the schema may not.
+    needed = f"loginpipe {by[1]} or newer" if by and by[1] != ours else "the version that migrated it, or a newer one"
+    at = f"{place(cursor.connection)} is at {found}"
+    raise SchemaError(f"{at}, and this code (loginpipe {ours}) knows {HEAD} at most: deploy {needed}")
 
 
 def _refusal(error: BaseException | None) -> DatabaseError:

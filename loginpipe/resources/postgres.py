@@ -19,7 +19,8 @@ from loginpipe.postgres.runs import Arrival, close_run
 from loginpipe.postgres.session import Session
 from loginpipe.postgres.token_key_checks import check_token_keys
 from loginpipe.postgres.vault import known_tokens
-from loginpipe.settings import load_settings, required
+from loginpipe.secrets import database_url
+from loginpipe.settings import load_settings
 from loginpipe.sqs.deletion import Deletion
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ class PostgresResource(dg.ConfigurableResource["PostgresResource"]):
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator["PostgresResource", None, None]:  # noqa: ARG002
         """Connect, and make sure that the database is migrated."""
         settings = load_settings()
-        url = required("database_url", self.database_url or settings.database_url, "postgresql://user@host/database")
+        url = self.database_url or database_url(settings)
         if settings.production:
             require_verified_tls(url)
         self._session = Session(url)

@@ -1,5 +1,6 @@
 """The files that loginpipe is deployed with agree with the code, with each other, and with what they promise."""
 
+import json
 import os
 import re
 import tomllib
@@ -26,6 +27,8 @@ def load(path: str) -> dict[str, Any]:
 
 
 COMPOSE = load("docker-compose.yml")
+RUNS: dict[str, dict[str, Any]] = load("deploy/compose/runs-in-containers.yml")["services"]
+RUNS_DAGSTER = load("deploy/compose/runs-in-containers/dagster.yaml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = sorted(name for name, service in SERVICES.items() if "build" in service)
 
@@ -121,7 +124,11 @@ def test_the_pipeline_connects_as_its_own_role_and_the_migrations_as_the_owner()
 
 def test_images_are_pinned() -> None:
     foreign = {service["image"] for name, service in SERVICES.items() if name not in OURS}
-    bases = set(re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    stages = set(re.findall(r"^FROM .* AS (\S+)$", dockerfile, re.MULTILINE))
+    bases = set(re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)) - stages
+    assert bases == {"${PYTHON_IMAGE}"}
+    bases = set(re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", dockerfile, re.MULTILINE))
     assert foreign
     assert bases == {"python:3.11-slim"}
     assert [image for image in foreign | bases if not re.fullmatch(r"[\w/]+:v?\d[\w.-]*", image)] == []
@@ -160,8 +167,8 @@ def test_every_volume_and_file_that_is_mounted_is_there() -> None:
     assert sources - files == set(COMPOSE["volumes"])
 
 
-def test_the_init_scripts_can_be_executed() -> None:
-    scripts = sorted(COMPOSE_FOLDER.glob("*/*.sh"))
+def test_the_scripts_can_be_executed() -> None:
+    scripts = sorted(COMPOSE_FOLDER.rglob("*.sh"))
     assert scripts
     assert [script for script in scripts if not os.access(script, os.X_OK)] == []
 
@@ -180,6 +187,63 @@ def test_the_workspace_in_compose_names_the_code_server_and_its_port() -> None:
     command = SERVICES[server["host"]]["command"]
     assert command[command.index("-p") + 1] == str(server["port"])
     assert command[command.index("-m") + 1] == "loginpipe.definitions"
+
+
+def test_every_service_that_stays_up_has_a_health_check() -> None:
+    once = {name for name, service in SERVICES.items() if service.get("restart") == "no"}
+    assert once == {"keys", "migrate"}
+    assert [name for name in OURS if "healthcheck" not in SERVICES[name] and name not in once] == []
+
+
+# Runs in containers
+
+
+def launcher() -> dict[str, Any]:
+    config: dict[str, Any] = RUNS_DAGSTER["run_launcher"]["config"]
+    return config
+
+
+def test_the_instance_that_runs_containers_is_the_other_one_with_a_launcher() -> None:
+    assert {name: part for name, part in RUNS_DAGSTER.items() if name != "run_launcher"} == load("dagster.yaml")
+    mounted = {mount.split(":")[1]: mount.split(":")[0] for mount in RUNS["daemon"]["volumes"]}
+    assert mounted["/opt/dagster/home/dagster.yaml"] == "./deploy/compose/runs-in-containers/dagster.yaml"
+
+
+def test_a_run_container_is_as_locked_up_as_our_services() -> None:
+    kwargs = launcher()["container_kwargs"]
+    service = SERVICES["code-server"]
+    assert {name: kwargs[name] for name in ("read_only", "cap_drop", "security_opt", "init")} == {
+        name: service[name] for name in ("read_only", "cap_drop", "security_opt", "init")
+    }
+    assert list(kwargs["tmpfs"]) == service["tmpfs"]
+    assert "privileged" not in kwargs
+    assert kwargs["mem_limit"] == "1g"
+
+
+def test_a_run_container_is_given_the_image_the_volumes_and_the_network_of_the_code_server() -> None:
+    given = RUNS["code-server"]["environment"]
+    assert given["DAGSTER_CURRENT_IMAGE"] == SERVICES["code-server"]["image"]
+    context = re.sub(r"\$\{COMPOSE_PROJECT_NAME(:[^}]*)?\}", "project", given["DAGSTER_CONTAINER_CONTEXT"])
+    docker = json.loads(context)["docker"]
+    assert docker["networks"] == ["project_default"]
+    assert docker["container_kwargs"]["volumes"] == [f"project_{mount}" for mount in SERVICES["code-server"]["volumes"]]
+
+
+def test_a_run_container_gets_the_settings_of_the_code_server_by_name() -> None:
+    code_server = {**SERVICES["code-server"]["environment"], **RUNS["code-server"]["environment"]}
+    daemon = {**SERVICES["daemon"]["environment"], **RUNS["daemon"]["environment"]}
+    # The sensor's, and those that say how to make the container.
+    not_the_runs = {"LOGINPIPE_MAX_RUNS", "DAGSTER_CURRENT_IMAGE", "DAGSTER_CONTAINER_CONTEXT"}
+    names = launcher()["env_vars"]
+    assert all(re.fullmatch(r"[A-Z_]+", name) for name in names)
+    assert set(names) == set(code_server) - not_the_runs
+    assert {name: daemon[name] for name in names} == {name: code_server[name] for name in names}
+
+
+def test_only_the_daemon_holds_the_docker_socket_and_only_where_runs_are_containers() -> None:
+    socket = "/var/run/docker.sock"
+    assert [name for name, service in SERVICES.items() if socket in mounts(service)] == []
+    assert [name for name, service in RUNS.items() if socket in mounts(service)] == ["daemon"]
 
 
 # Monitoring
@@ -215,6 +279,14 @@ def test_the_dashboard_is_where_grafana_looks_for_it() -> None:
 def test_the_image_runs_as_a_numbered_user_who_is_not_root() -> None:
     users = re.findall(r"^USER (.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert users[-1:] == ["10001:10001"]
+
+
+def test_there_is_nothing_in_the_image_to_install_more_with() -> None:
+    stages = (ROOT / "Dockerfile").read_text().split("\nFROM ")
+    trimmed = next(stage for stage in stages if " AS trimmed" in stage)
+    assert "pip uninstall --yes setuptools pip" in trimmed
+    assert "COPY --from=trimmed /opt/loginpipe " in stages[-1]
+    assert " install " not in re.sub(r"install --directory", "", stages[-1])
 
 
 def test_only_files_that_are_listed_can_get_into_the_image() -> None:

@@ -1,11 +1,13 @@
 """What `doctor` looks at of alerts: where they go. Whether they arrive, `loginpipe alerts test` shows."""
 
 from loginpipe.alerts.delivery import channels
+from loginpipe.secrets import alert_webhook_url
 from loginpipe.settings import Settings
 
 
 def alerts(settings: Settings) -> str:
-    """Say where alerts go; their addresses were validated with the settings."""
+    """Say where alerts go; their addresses were validated with the settings, or are as they are looked up."""
+    alert_webhook_url(settings)
     places = [channel.place for channel in channels(settings)]
     if not places:
         return "off: neither LOGINPIPE_ALERT_WEBHOOK_URL nor LOGINPIPE_ALERT_SNS_TOPIC is set"

@@ -13,13 +13,14 @@ from loginpipe.postgres.migrate import HEAD, require_migrated
 from loginpipe.postgres.partition_plan import USER_LOGINS, Partition, coming
 from loginpipe.postgres.partitions import existing_partitions, why_not_ours
 from loginpipe.postgres.table_counts import stray_rows
-from loginpipe.settings import Settings, required
+from loginpipe.secrets import database_url
+from loginpipe.settings import Settings
 
 
 @contextmanager
 def warehouse(settings: Settings) -> Iterator[Connection]:
     """Connect to the migrated warehouse, for as long as a check takes."""
-    url = required("database_url", settings.database_url, "postgresql://user@host/database")
+    url = database_url(settings)
     with closing(connect(url)) as connection:
         require_migrated(connection)
         yield connection
@@ -27,7 +28,7 @@ def warehouse(settings: Settings) -> Iterator[Connection]:
 
 def database(settings: Settings) -> str:
     """Look whether the warehouse is migrated, ``user_logins`` is the contract, and TLS is demanded where it must be."""
-    url = required("database_url", settings.database_url, "postgresql://user@host/database")
+    url = database_url(settings)
     if settings.production:
         require_verified_tls(url)
     with warehouse(settings) as connection, transaction(connection):

@@ -1,0 +1,211 @@
+"""What an installation decides: the context values, typed and checked. README.md has them with their meaning."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import Any, Final, TypeVar
+
+from constructs import Node
+
+T = TypeVar("T")
+
+_REGION: Final = r"[a-z]{2}(-[a-z]+)+-\d"
+_TAG: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+_FINGERPRINTS: Final = r"[0-9a-f]{64}(,[0-9a-f]{64})*"
+_HOST: Final = r"[a-z0-9-]+(\.[a-z0-9-]+)+"
+_CERTIFICATE: Final = r"arn:aws[a-z-]*:acm:[a-z0-9-]+:\d{12}:certificate/[0-9a-f-]+"
+_SECRET: Final = r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:.+-[A-Za-z0-9]{6}"  # noqa: S105 - a name, no secret
+_PRINCIPAL: Final = r"arn:aws[a-z-]*:iam::\d{12}:(role|user)/[A-Za-z0-9+=,.@_/-]+"
+_CLASS: Final = r"[a-z0-9]+\.[a-z0-9]+"
+_HTTPS: Final = r"https://[^\s*?#]+"
+_EMAIL: Final = r"[^@\s]+@[^@\s]+"
+
+
+class ContextError(Exception):
+    """A context value is missing or wrong; one line that names it and the rule."""
+
+
+@dataclass(frozen=True)
+class Oidc:
+    """The identity provider that people sign in with before they see the UI."""
+
+    issuer: str
+    authorization_endpoint: str
+    token_endpoint: str
+    user_info_endpoint: str
+    client_id: str
+    client_secret_arn: str
+    """Of a secret whose string is the client's secret, and nothing else."""
+
+
+@dataclass(frozen=True)
+class Foundation:
+    """What the stack of data is made from."""
+
+    region: str
+    vpc_cidr: str
+    sender_arns: tuple[str, ...]
+    """Roles and users that put logins on the queue."""
+    database_networks: tuple[str, ...]
+    """Private networks from which custodians and analysts reach the database."""
+    database_class: str
+    database_storage_gib: int
+    database_storage_most_gib: int
+    database_connections: int
+    read_replica: bool
+    token_key_versions: int
+    alert_email: str | None
+
+
+@dataclass(frozen=True)
+class Release:
+    """What the tasks are made from, beside the data: an image, and what it is told."""
+
+    image_tag: str
+    seal_key_fingerprint: str
+    retention_days: int | None
+    runbook_url: str | None
+
+
+@dataclass(frozen=True)
+class Web:
+    """How people reach the UI."""
+
+    domain: str
+    certificate_arn: str
+    networks: tuple[str, ...]
+    """Private networks from which they may."""
+    oidc: Oidc
+
+
+def foundation(node: Node) -> Foundation:
+    """Read what the stack of data needs.
+
+    Raises:
+        ContextError: a value is missing or wrong.
+    """
+    storage = _number(node, "database_storage_gib", 20, 65_536)
+    return Foundation(
+        region=_text(node, "region", _REGION, "a region, as in eu-central-1"),
+        vpc_cidr=_network(_required(node, "vpc_cidr", "a private network, as in 10.40.0.0/16"), "vpc_cidr"),
+        sender_arns=_texts(node, "sender_arns", _PRINCIPAL, "ARNs of IAM roles or users"),
+        database_networks=_networks(node, "database_networks"),
+        database_class=_text(node, "database_class", _CLASS, "an RDS class without its db., as in m7g.large"),
+        database_storage_gib=storage,
+        database_storage_most_gib=_number(node, "database_storage_most_gib", storage + 1, 65_536),
+        database_connections=_number(node, "database_connections", 50, 5_000),
+        read_replica=_flag(node, "read_replica"),
+        token_key_versions=_number(node, "token_key_versions", 1, 99),
+        alert_email=_optional(node, "alert_email", lambda: _text(node, "alert_email", _EMAIL, "an address")),
+    )
+
+
+def release(node: Node) -> Release:
+    """Read what the tasks need.
+
+    Raises:
+        ContextError: a value is missing or wrong.
+    """
+    return Release(
+        image_tag=_text(node, "image_tag", _TAG, "the tag of the image that was pushed"),
+        seal_key_fingerprint=_text(
+            node, "seal_key_fingerprint", _FINGERPRINTS, "64 hex digits: README.md says how to read it"
+        ),
+        retention_days=_optional(node, "retention_days", lambda: _number(node, "retention_days", 1, 100_000)),
+        runbook_url=_optional(node, "runbook_url", lambda: _text(node, "runbook_url", _HTTPS, "a URL, https://…")),
+    )
+
+
+def web(node: Node) -> Web:
+    """Read how people reach the UI.
+
+    Raises:
+        ContextError: a value is missing or wrong.
+    """
+    networks = _networks(node, "web_networks")
+    if not networks:
+        raise ContextError("context value web_networks is empty: list the private networks whose people open the UI")
+    return Web(
+        domain=_text(node, "web_domain", _HOST, "the UI's host name, as in logins.example.com"),
+        certificate_arn=_text(node, "certificate_arn", _CERTIFICATE, "the ARN of its certificate in ACM"),
+        networks=networks,
+        oidc=Oidc(
+            issuer=_text(node, "oidc_issuer", _HTTPS, "the provider's URL, https://…"),
+            authorization_endpoint=_text(node, "oidc_authorization_endpoint", _HTTPS, "a URL, https://…"),
+            token_endpoint=_text(node, "oidc_token_endpoint", _HTTPS, "a URL, https://…"),
+            user_info_endpoint=_text(node, "oidc_user_info_endpoint", _HTTPS, "a URL, https://…"),
+            client_id=_text(node, "oidc_client_id", r"\S+", "the id of the client"),
+            client_secret_arn=_text(node, "oidc_client_secret_arn", _SECRET, "the full ARN of its secret"),
+        ),
+    )
+
+
+def _given(node: Node, name: str) -> Any:
+    """Return a value; None where there is none. On the command line an empty one is none."""
+    value = node.try_get_context(name)
+    return None if value == "" else value
+
+
+def _required(node: Node, name: str, meaning: str) -> Any:
+    value = _given(node, name)
+    if value is None:
+        raise ContextError(f"context value {name} is not set: set it in cdk.json to {meaning}")
+    return value
+
+
+def _optional(node: Node, name: str, read: Callable[[], T]) -> T | None:
+    return None if _given(node, name) is None else read()
+
+
+def _text(node: Node, name: str, pattern: str, meaning: str) -> str:
+    value = _required(node, name, meaning)
+    if not isinstance(value, str) or not re.fullmatch(pattern, value):
+        raise ContextError(f"context value {name} must be {meaning}")
+    return value
+
+
+def _items(node: Node, name: str) -> Sequence[Any]:
+    """Return a list: one of cdk.json, or the command line's, with commas."""
+    value = _given(node, name) or []
+    return value.split(",") if isinstance(value, str) else value
+
+
+def _texts(node: Node, name: str, pattern: str, meaning: str) -> tuple[str, ...]:
+    values = _items(node, name)
+    if not all(isinstance(value, str) and re.fullmatch(pattern, value) for value in values):
+        raise ContextError(f"context value {name} must be a list of {meaning}")
+    return tuple(values)
+
+
+def _network(value: Any, name: str) -> str:
+    try:
+        network = ip_network(value)
+    except (ValueError, TypeError):
+        raise ContextError(f"context value {name} must be private networks, as in 10.0.0.0/16") from None
+    if not network.is_private or network.version != 4:  # noqa: PLR2004
+        raise ContextError(f"context value {name} must be private IPv4 networks: nothing here is for the internet")
+    return str(network)
+
+
+def _networks(node: Node, name: str) -> tuple[str, ...]:
+    return tuple(_network(value, name) for value in _items(node, name))
+
+
+def _number(node: Node, name: str, least: int, most: int) -> int:
+    meaning = f"a whole number from {least} to {most}"
+    value = _required(node, name, meaning)
+    # The CDK hands numbers of cdk.json over as floats.
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not re.fullmatch(r"\d{1,6}", str(value)) or not least <= int(value) <= most:
+        raise ContextError(f"context value {name} must be {meaning}")
+    return int(value)
+
+
+def _flag(node: Node, name: str) -> bool:
+    value = _required(node, name, "true or false")
+    known = {True: True, False: False, "true": True, "false": False}
+    if value not in known:
+        raise ContextError(f"context value {name} must be true or false")
+    return known[value]

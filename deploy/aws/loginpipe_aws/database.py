@@ -1,0 +1,147 @@
+"""The Postgres on RDS, which holds the warehouse and Dagster's storage, and the logins to it."""
+
+from typing import Final
+
+import aws_cdk as cdk
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_rds as rds
+from aws_cdk import aws_secretsmanager as sm
+from constructs import Construct
+
+from loginpipe_aws.context import Foundation
+from loginpipe_aws.network import DATABASE
+
+INSTANCE: Final = "loginpipe"
+ADMINISTRATOR: Final = "loginpipe_admin"
+LOGINS: Final = {"owner": "loginpipe", "pipeline": "loginpipe_pipeline", "dagster": "dagster"}
+"""Part → its login. prepare_database.py makes them, with the passwords of their secrets."""
+
+_BACKUP_DAYS: Final = 14
+
+
+class Database(Construct):
+    """Multi-AZ, encrypted, TLS or nothing, restorable to any second of the last 14 days, deleted by nobody."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        settings: Foundation,
+        vpc: ec2.IVpc,
+        group: ec2.ISecurityGroup,
+        key: kms.Key,
+        log_groups: list[logs.LogGroup],
+    ) -> None:
+        super().__init__(scope, construct_id)
+        engine = rds.DatabaseInstanceEngine.postgres(version=rds.PostgresEngineVersion.VER_17_9)
+        parameters = rds.ParameterGroup(
+            self,
+            "Parameters",
+            engine=engine,
+            description="loginpipe",
+            parameters={
+                "rds.force_ssl": "1",
+                "ssl_min_protocol_version": "TLSv1.2",
+                "password_encryption": "scram-sha-256",
+                "max_connections": str(settings.database_connections),
+                "log_connections": "1",
+                "log_disconnections": "1",
+                "log_lock_waits": "1",
+                # A statement can name a user, and an error's details quote the row: neither belongs in a log.
+                "log_statement": "none",
+                "log_min_duration_statement": "-1",
+                "log_min_error_statement": "panic",
+                "log_error_verbosity": "terse",
+            },
+        )
+        instance_type = ec2.InstanceType(settings.database_class)
+        monitoring = iam.Role(
+            self,
+            "Monitoring",
+            assumed_by=iam.ServicePrincipal("monitoring.rds.amazonaws.com"),
+            managed_policies=[
+                iam.ManagedPolicy.from_aws_managed_policy_name("service-role/AmazonRDSEnhancedMonitoringRole")
+            ],
+        )
+        self.instance = rds.DatabaseInstance(
+            self,
+            "Instance",
+            instance_identifier=INSTANCE,
+            engine=engine,
+            instance_type=instance_type,
+            # RDS makes the administrator's password itself, keeps it in Secrets Manager and turns it every seven days.
+            credentials=rds.Credentials.from_username(ADMINISTRATOR),
+            manage_master_user_password=True,
+            vpc=vpc,
+            vpc_subnets=DATABASE,
+            security_groups=[group],
+            publicly_accessible=False,
+            multi_az=True,
+            storage_type=rds.StorageType.GP3,
+            allocated_storage=settings.database_storage_gib,
+            max_allocated_storage=settings.database_storage_most_gib,
+            storage_encrypted=True,
+            storage_encryption_key=key,
+            # People's logins can do without passwords: GRANT rds_iam TO custodian_1.
+            iam_authentication=True,
+            parameter_group=parameters,
+            ca_certificate=rds.CaCertificate.RDS_CA_RSA2048_G1,
+            backup_retention=cdk.Duration.days(_BACKUP_DAYS),
+            copy_tags_to_snapshot=True,
+            delete_automated_backups=False,
+            deletion_protection=True,
+            removal_policy=cdk.RemovalPolicy.RETAIN,
+            auto_minor_version_upgrade=True,
+            enable_performance_insights=True,
+            performance_insight_encryption_key=key,
+            monitoring_interval=cdk.Duration.seconds(60),
+            monitoring_role=monitoring,
+            cloudwatch_logs_exports=["postgresql", "upgrade"],
+        )
+        # RDS would make the groups itself, without key and retention.
+        self.instance.node.add_dependency(*log_groups)
+        self.replica = None
+        if settings.read_replica:
+            self.replica = rds.DatabaseInstanceReadReplica(
+                self,
+                "Replica",
+                source_database_instance=self.instance,
+                instance_identifier=f"{INSTANCE}-replica",
+                instance_type=instance_type,
+                vpc=vpc,
+                vpc_subnets=DATABASE,
+                security_groups=[group],
+                publicly_accessible=False,
+                # Encrypted with the key of its source: in one region RDS refuses to be told so.
+                iam_authentication=True,
+                parameter_group=parameters,
+                ca_certificate=rds.CaCertificate.RDS_CA_RSA2048_G1,
+                deletion_protection=True,
+                removal_policy=cdk.RemovalPolicy.RETAIN,
+                auto_minor_version_upgrade=True,
+                enable_performance_insights=True,
+                performance_insight_encryption_key=key,
+                monitoring_interval=cdk.Duration.seconds(60),
+                monitoring_role=monitoring,
+            )
+        self.secrets = {
+            part: sm.Secret(
+                self,
+                f"{part.title()}Login",
+                secret_name=f"loginpipe/database/{part}",
+                description=f"loginpipe: the database login {login}",
+                encryption_key=key,
+                generate_secret_string=sm.SecretStringGenerator(
+                    secret_string_template=f'{{"username": "{login}"}}',
+                    generate_string_key="password",
+                    password_length=40,
+                    exclude_punctuation=True,
+                ),
+                removal_policy=cdk.RemovalPolicy.RETAIN,
+            )
+            for part, login in LOGINS.items()
+        }

@@ -1,0 +1,42 @@
+"""What checkov asks for and is not done, each with its reason: written into the templates, where checkov reads it."""
+
+from typing import Final
+
+import aws_cdk as cdk
+from constructs import IConstruct
+
+EXCEPTIONS: Final = (
+    ("Storage/AccessLogs", "CKV_AWS_18", "it is where access logs go: logging its own access would never end"),
+    ("Storage/AccessLogs", "CKV_AWS_21", "S3 and load balancers write each of its objects once"),
+    ("Storage/ComputeLogs", "CKV_AWS_21", "what tasks print is written over as it grows, and gone after 30 days"),
+    ("Database/Replica", "CKV_AWS_16", "encrypted with the key of its source; in one region RDS refuses to be told so"),
+    ("Database/Replica", "CKV_AWS_157", "a copy to read from: the instance it copies is in two zones"),
+    ("PersonalData/TokensV", "CKV_AWS_7", "KMS cannot turn an HMAC key; token_key_versions makes the next one"),
+    (
+        "Roles/KeyAdministrator/DefaultPolicy",
+        "CKV_AWS_111",
+        "kms:CreateKey has no resource before it has run; using keys is denied",
+    ),
+)
+"""Path of a construct in its stack, as it begins; the check; the reason."""
+
+
+def note_exceptions(stack: cdk.Stack) -> None:
+    """Write a stack's exceptions into the metadata of the resources that they are about."""
+    for beginning, check, reason in EXCEPTIONS:
+        for resource in _resources(stack, beginning):
+            known = resource.get_metadata("checkov") or {"skip": []}
+            resource.add_metadata("checkov", {"skip": [*known["skip"], {"id": check, "comment": reason}]})
+
+
+def _resources(stack: cdk.Stack, beginning: str) -> list[cdk.CfnResource]:
+    prefix = f"{stack.node.path}/{beginning}"
+    found: list[IConstruct] = [node for node in stack.node.find_all() if node.node.path.startswith(prefix)]
+    # A bucket's policy, or a key's alias, is no bucket and no key.
+    return [
+        node
+        for node in found
+        if isinstance(node, cdk.CfnResource)
+        and node.node.path.endswith("/Resource")
+        and not node.cfn_resource_type.endswith(("::BucketPolicy", "::Alias"))
+    ]

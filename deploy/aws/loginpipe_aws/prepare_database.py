@@ -1,0 +1,57 @@
+"""Make databases and logins on a new RDS instance, or give the logins the passwords that their secrets hold now.
+
+Its text is the command of a one-off task (`loginpipe_aws.setup`), run in the image by the administrator that RDS has
+made: it uses nothing but psycopg2 and the environment. PGHOST, PGUSER and PGPASSWORD say how to connect;
+OWNER_PASSWORD, PIPELINE_PASSWORD and DAGSTER_PASSWORD are the logins'. Run it again after a password was changed.
+"""
+
+import os
+import sys
+
+import psycopg2
+import psycopg2.extensions
+from psycopg2 import sql
+
+GROUPS = ("loginpipe_writer", "loginpipe_analyst", "pii_custodian", "pii_auditor")
+LOGINS = {"loginpipe": "OWNER_PASSWORD", "dagster": "DAGSTER_PASSWORD", "loginpipe_pipeline": "PIPELINE_PASSWORD"}
+DATABASES = {"loginpipe": "loginpipe", "dagster": "dagster"}
+
+
+def main() -> None:
+    """Bring the instance to the state that the tasks expect; whatever is there already stays."""
+    connection = psycopg2.connect(dbname="postgres", connect_timeout=10)
+    # A database cannot be made in a transaction.
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        # An administrator who is no superuser may else not make a database for a role that they have made.
+        cursor.execute("SET createrole_self_grant = 'set'")
+        for role in (*GROUPS, *LOGINS):
+            cursor.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,))
+            if not cursor.rowcount:
+                cursor.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
+        for login, variable in LOGINS.items():
+            password = verifier(connection, login, os.environ[variable])
+            cursor.execute(
+                sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(login), sql.Literal(password))
+            )
+        cursor.execute("GRANT loginpipe_writer TO loginpipe_pipeline")
+        for database, owner in DATABASES.items():
+            cursor.execute("SELECT FROM pg_database WHERE datname = %s", (database,))
+            name = sql.Identifier(database)
+            if not cursor.rowcount:
+                cursor.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(name, sql.Identifier(owner)))
+            # Anyone may connect to a new database unless told otherwise; only its owner may tell.
+            cursor.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(owner)))
+            cursor.execute(sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(name))
+            cursor.execute("RESET ROLE")
+    connection.close()
+    sys.stdout.write(f"databases {', '.join(DATABASES)} and logins {', '.join(LOGINS)} are ready\n")
+
+
+def verifier(connection: psycopg2.extensions.connection, login: str, password: str) -> str:
+    """Return what the server stores for a password, which itself is not sent: a server may log statements."""
+    encrypted: str = psycopg2.extensions.encrypt_password(password, login, connection, "scram-sha-256")
+    return encrypted
+
+
+main()

@@ -1,0 +1,75 @@
+"""The login queue and its dead-letter queue, encrypted; who may send to it."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import aws_cdk as cdk
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_sqs as sqs
+from constructs import Construct
+
+_MAX_RECEIVES: Final = 5
+_RETENTION: Final = cdk.Duration.days(7)
+_DEAD_LETTER_RETENTION: Final = cdk.Duration.days(14)
+_VISIBILITY: Final = cdk.Duration.seconds(120)
+
+
+class LoginQueue(Construct):
+    """``login-queue`` and ``login-queue-dlq``."""
+
+    def __init__(self, scope: Construct, construct_id: str, *, key: kms.Key, sender_arns: Sequence[str]) -> None:
+        super().__init__(scope, construct_id)
+        self.dead_letters = sqs.Queue(
+            self,
+            "DeadLetters",
+            queue_name="login-queue-dlq",
+            encryption=sqs.QueueEncryption.KMS,
+            encryption_master_key=key,
+            enforce_ssl=True,
+            # A message keeps its age when it moves here: as long as SQS allows.
+            retention_period=_DEAD_LETTER_RETENTION,
+            removal_policy=cdk.RemovalPolicy.RETAIN,
+        )
+        self.logins = sqs.Queue(
+            self,
+            "Logins",
+            queue_name="login-queue",
+            encryption=sqs.QueueEncryption.KMS,
+            encryption_master_key=key,
+            enforce_ssl=True,
+            retention_period=_RETENTION,
+            visibility_timeout=_VISIBILITY,
+            receive_message_wait_time=cdk.Duration.seconds(20),
+            dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letters, max_receive_count=_MAX_RECEIVES),
+            removal_policy=cdk.RemovalPolicy.RETAIN,
+        )
+        cfn = self.dead_letters.node.default_child
+        cfn.redrive_allow_policy = {  # type: ignore[union-attr]
+            "redrivePermission": "byQueue",
+            "sourceQueueArns": [_arn_by_name(self, "login-queue")],
+        }
+        for number, arn in enumerate(sender_arns):
+            sender = iam.ArnPrincipal(arn)
+            self.logins.add_to_resource_policy(
+                iam.PolicyStatement(
+                    sid=f"Send{number}",
+                    principals=[sender],
+                    actions=["sqs:SendMessage", "sqs:GetQueueUrl"],
+                    resources=[self.logins.queue_arn],
+                )
+            )
+            key.add_to_resource_policy(
+                iam.PolicyStatement(
+                    sid=f"EncryptWhatIsSent{number}",
+                    principals=[sender],
+                    actions=["kms:GenerateDataKey", "kms:Decrypt"],
+                    resources=["*"],
+                    conditions={"StringEquals": {"kms:ViaService": f"sqs.{cdk.Stack.of(self).region}.amazonaws.com"}},
+                )
+            )
+
+
+def _arn_by_name(scope: Construct, name: str) -> str:
+    """Return a queue's ARN without a reference: each of the two queues names the other."""
+    return cdk.Stack.of(scope).format_arn(service="sqs", resource=name)

@@ -1,0 +1,114 @@
+"""Who the tasks and the people are to AWS. What each may do comes from ``deploy/aws/policies`` where that says it."""
+
+from typing import Final
+
+import aws_cdk as cdk
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_sns as sns
+from constructs import Construct
+
+from loginpipe_aws.keys import SEAL_KEY, TOKEN_KEY, DataKeys, PersonalDataKeys
+from loginpipe_aws.policies import Resources, attach, statements
+from loginpipe_aws.queue import LoginQueue
+from loginpipe_aws.storage import ARCHIVE_PREFIX
+
+COMPUTE_LOGS_PREFIX: Final = "dagster"
+
+_EVALUATES_SENSORS: Final = ("LookAtTheQueues", "TellOfWhatIsWrong", "NeverOpenWhatWasSealed")
+
+
+class Roles(Construct):
+    """The roles of tasks, which ECS assumes, and of people, who assume them with a second factor."""
+
+    def __init__(self, scope: Construct, construct_id: str) -> None:
+        super().__init__(scope, construct_id)
+        self.run = _task_role(self, "Run", "runs: take logins from the queue to the table")
+        self.code_server = _task_role(self, "CodeServer", "the code server: evaluates sensors and schedules")
+        self.daemon = _task_role(self, "Daemon", "the daemon: starts runs and watches them")
+        self.webserver = _task_role(self, "Webserver", "the UI: shows runs and stops them")
+        self.setup = _task_role(self, "Setup", "one-off tasks: nothing but the database")
+        self.custodian = _person_role(self, "custodian", "opens sealed values, on record")
+        self.auditor = _person_role(self, "auditor", "sees who may use the keys, and who did")
+        self.key_administrator = _person_role(self, "key-administrator", "manages keys and uses none")
+
+    def grant(
+        self,
+        *,
+        queue: LoginQueue,
+        keys: DataKeys,
+        personal: PersonalDataKeys,
+        archive: s3.IBucket,
+        compute_logs: s3.IBucket,
+        topic: sns.ITopic,
+    ) -> None:
+        """Give every role what it may do, now that there is what it may be done to."""
+        stack = cdk.Stack.of(self)
+        resources: Resources = {
+            "arn:aws:sqs:REGION:ACCOUNT:QUEUE": queue.logins.queue_arn,
+            "arn:aws:sqs:REGION:ACCOUNT:DEAD_LETTER_QUEUE": queue.dead_letters.queue_arn,
+            "arn:aws:s3:::BUCKET": archive.bucket_arn,
+            "arn:aws:s3:::BUCKET/PREFIX/*": archive.arn_for_objects(f"{ARCHIVE_PREFIX}/*"),
+            "PREFIX/*": f"{ARCHIVE_PREFIX}/*",
+            "arn:aws:kms:REGION:ACCOUNT:key/QUEUE_KEY": keys.queue.key_arn,
+            "sqs.REGION.amazonaws.com": f"sqs.{stack.region}.amazonaws.com",
+            "arn:aws:sns:REGION:ACCOUNT:ALERT_TOPIC": topic.topic_arn,
+            TOKEN_KEY: [key.key_arn for key in personal.tokens],
+            SEAL_KEY: personal.seal.key_arn,
+        }
+        attach(self.run, statements("pipeline", resources))
+        attach(self.code_server, statements("pipeline", resources, _EVALUATES_SENSORS))
+        attach(self.custodian, statements("custodian", resources))
+        attach(self.auditor, statements("auditor", resources))
+        attach(self.key_administrator, statements("key-administrator", resources))
+
+        for role in (self.run, self.code_server):
+            role.add_to_policy(_via("sns", keys.telemetry, "EncryptTheAlert", stack))
+            role.add_to_policy(_objects(compute_logs, "KeepWhatIsPrinted", "s3:PutObject"))
+        # A message that is sent back is encrypted like any other.
+        self.custodian.add_to_policy(_via("sqs", keys.queue, "EncryptWhatIsReplayed", stack))
+        self.webserver.add_to_policy(_objects(compute_logs, "ShowWhatWasPrinted", "s3:GetObject"))
+        self.webserver.add_to_policy(
+            # Without it S3 says of an object that is not there yet that it is forbidden.
+            iam.PolicyStatement(sid="ListIt", actions=["s3:ListBucket"], resources=[compute_logs.bucket_arn])
+        )
+
+
+def _task_role(scope: Construct, name: str, description: str) -> iam.Role:
+    stack = cdk.Stack.of(scope)
+    return iam.Role(
+        scope,
+        name,
+        description=f"loginpipe, {description}",
+        assumed_by=iam.ServicePrincipal(
+            "ecs-tasks.amazonaws.com", conditions={"StringEquals": {"aws:SourceAccount": stack.account}}
+        ),
+    )
+
+
+def _person_role(scope: Construct, name: str, description: str) -> iam.Role:
+    """Return a role that people of this account assume, those whom an administrator lets."""
+    return iam.Role(
+        scope,
+        name.title().replace("-", ""),
+        role_name=f"loginpipe-{name}",
+        description=f"loginpipe: {description}",
+        assumed_by=iam.AccountRootPrincipal().with_conditions({"Bool": {"aws:MultiFactorAuthPresent": "true"}}),
+        max_session_duration=cdk.Duration.hours(1),
+    )
+
+
+def _via(service: str, key: kms.IKey, sid: str, stack: cdk.Stack) -> iam.PolicyStatement:
+    return iam.PolicyStatement(
+        sid=sid,
+        actions=["kms:GenerateDataKey", "kms:Decrypt"],
+        resources=[key.key_arn],
+        conditions={"StringEquals": {"kms:ViaService": f"{service}.{stack.region}.amazonaws.com"}},
+    )
+
+
+def _objects(bucket: s3.IBucket, sid: str, *actions: str) -> iam.PolicyStatement:
+    return iam.PolicyStatement(
+        sid=sid, actions=list(actions), resources=[bucket.arn_for_objects(f"{COMPUTE_LOGS_PREFIX}/*")]
+    )

@@ -1,0 +1,79 @@
+"""What is run once before the services: the cluster, a task that prepares the database, and one that migrates it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_ecr as ecr
+from aws_cdk import aws_ecs as ecs
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_rds as rds
+from aws_cdk import aws_secretsmanager as sm
+from constructs import Construct
+
+from loginpipe_aws.containers import RDS_CA, add_container, database_url, image_of, password_of, task_definition
+from loginpipe_aws.database import ADMINISTRATOR
+
+_PREPARE: Final = Path(__file__).with_name("prepare_database.py")
+
+
+class Setup(Construct):
+    """The cluster and its one-off tasks."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        vpc: ec2.IVpc,
+        role: iam.IRole,
+        images: ecr.IRepository,
+        image_tag: str,
+        instance: rds.DatabaseInstance,
+        logins: Mapping[str, sm.ISecret],
+        key: kms.IKey,
+        environment: Mapping[str, str],
+        log_group: logs.ILogGroup,
+    ) -> None:
+        super().__init__(scope, construct_id)
+        image = image_of(images, image_tag)
+        self.cluster = ecs.Cluster(
+            self, "Cluster", vpc=vpc, cluster_name="loginpipe", container_insights_v2=ecs.ContainerInsights.ENABLED
+        )
+        self.prepare = task_definition(self, "Prepare", cpu=256, memory_mib=512, role=role)
+        prepare = add_container(
+            self.prepare,
+            "prepare",
+            image=image,
+            command=["python", "-c", _PREPARE.read_text()],
+            environment={
+                "PGHOST": instance.db_instance_endpoint_address,
+                "PGUSER": ADMINISTRATOR,
+                "PGSSLMODE": "verify-full",
+                "PGSSLROOTCERT": RDS_CA,
+            },
+            log_group=log_group,
+            logins={},
+            key=key,
+        )
+        administrator = instance.secret
+        if administrator is None:
+            raise LookupError("RDS keeps no secret of the administrator")
+        prepare.add_secret("PGPASSWORD", password_of(self.prepare, administrator, key))
+        for part, secret in logins.items():
+            prepare.add_secret(f"{part.upper()}_PASSWORD", password_of(self.prepare, secret, key))
+
+        self.migrate = task_definition(self, "Migrate", cpu=512, memory_mib=1024, role=role)
+        add_container(
+            self.migrate,
+            "migrate",
+            image=image,
+            command=["sh", "-euc", "loginpipe migrate && dagster instance migrate"],
+            environment={**environment, "LOGINPIPE_DATABASE_URL": database_url(instance, "owner", "loginpipe")},
+            log_group=log_group,
+            logins={part: logins[part] for part in ("owner", "dagster")},
+            key=key,
+        )

@@ -1,0 +1,235 @@
+"""The three stacks: the data, which stays; what is run once on it; and the services, which come and go."""
+
+from typing import Any, Final
+
+import aws_cdk as cdk
+from constructs import Construct
+
+from loginpipe_aws.balancer import Balancer
+from loginpipe_aws.containers import DAGSTER_HOME, database_url
+from loginpipe_aws.context import ContextError, Foundation, Release, Web, foundation, release, web
+from loginpipe_aws.database import Database
+from loginpipe_aws.exceptions import note_exceptions
+from loginpipe_aws.key_watch import KeyWatch
+from loginpipe_aws.keys import DataKeys, PersonalDataKeys
+from loginpipe_aws.network import Network
+from loginpipe_aws.observability import Observability
+from loginpipe_aws.queue import LoginQueue
+from loginpipe_aws.roles import Roles
+from loginpipe_aws.services import Services
+from loginpipe_aws.setup import Setup
+from loginpipe_aws.storage import ARCHIVE_PREFIX, Storage
+from loginpipe_aws.telemetry import Telemetry
+
+DATA: Final = "LoginpipeData"
+SETUP: Final = "LoginpipeSetup"
+SERVICES: Final = "LoginpipeServices"
+
+
+def add_stacks(app: cdk.App) -> list[str]:
+    """Add those stacks for which there is everything by now; say of the others what they lack, a line each.
+
+    Raises:
+        ContextError: a value of the first stack is missing or wrong.
+    """
+    settings = foundation(app.node)
+    cdk.Tags.of(app).add("application", "loginpipe")
+    data = DataStack(app, settings)
+    try:
+        released = release(app.node)
+    except ContextError as error:
+        return [f"{SETUP} and {SERVICES} are left out: {error}"]
+    setup = SetupStack(app, settings, data, released)
+    try:
+        way_in = web(app.node)
+    except ContextError as error:
+        return [f"{SERVICES} is left out: {error}"]
+    ServicesStack(app, settings, data=data, setup=setup, released=released, way_in=way_in)
+    return []
+
+
+class DataStack(cdk.Stack):
+    """Network, keys, queues, database, buckets, images, secrets, log groups and roles: whatever must not get lost."""
+
+    def __init__(self, scope: Construct, settings: Foundation) -> None:
+        super().__init__(
+            scope,
+            DATA,
+            env=cdk.Environment(region=settings.region),
+            description="loginpipe: what must not get lost",
+            termination_protection=True,
+        )
+        self.keys = DataKeys(self, "Keys")
+        self.telemetry = Telemetry(self, "Telemetry", key=self.keys.telemetry, alert_email=settings.alert_email)
+        self.storage = Storage(self, "Storage", key=self.keys.data)
+        self.queue = LoginQueue(self, "Queue", key=self.keys.queue, sender_arns=settings.sender_arns)
+        self.network = Network(
+            self,
+            "Network",
+            cidr=settings.vpc_cidr,
+            flow_logs=self.telemetry.flows,
+            database_networks=settings.database_networks,
+            buckets=[self.storage.archive, self.storage.compute_logs],
+        )
+        self.database = Database(
+            self,
+            "Database",
+            settings=settings,
+            vpc=self.network.vpc,
+            group=self.network.database,
+            key=self.keys.data,
+            log_groups=self.telemetry.database,
+        )
+        self.roles = Roles(self, "Roles")
+        self.personal = PersonalDataKeys(
+            self,
+            "PersonalData",
+            versions=settings.token_key_versions,
+            pipeline=self.roles.run,
+            custodian=self.roles.custodian,
+            auditor=self.roles.auditor,
+            administrator=self.roles.key_administrator,
+        )
+        self.roles.grant(
+            queue=self.queue,
+            keys=self.keys,
+            personal=self.personal,
+            archive=self.storage.archive,
+            compute_logs=self.storage.compute_logs,
+            topic=self.telemetry.topic,
+        )
+        KeyWatch(
+            self,
+            "KeyWatch",
+            topic_arn=self.telemetry.topic.topic_arn,
+            tokens=self.personal.tokens,
+            seal=self.personal.seal,
+        )
+        for name, value in {
+            "QueueUrl": self.queue.logins.queue_url,
+            "Images": self.storage.images.repository_uri,
+            "DatabaseEndpoint": self.database.instance.db_instance_endpoint_address,
+            "SealKey": self.personal.seal.key_arn,
+            "TokenKeys": self.personal.token_keys_uri,
+            "ArchiveBucket": self.storage.archive.bucket_name,
+            "TaskSubnets": ",".join(self.network.vpc.select_subnets(subnet_group_name="tasks").subnet_ids),
+            "TaskGroup": self.network.tasks.security_group_id,
+        }.items():
+            cdk.CfnOutput(self, name, value=value)
+
+        note_exceptions(self)
+
+    def storage_environment(self) -> dict[str, str]:
+        """Return where Dagster's storage is."""
+        url = database_url(self.database.instance, "dagster", "dagster", scheme="postgresql+psycopg2")
+        return {"DAGSTER_POSTGRES_URL": url}
+
+    def dagster_environment(self) -> dict[str, str]:
+        """Return what every process of Dagster is told: its storage, and what its instance on ECS reads."""
+        return {
+            **self.storage_environment(),
+            "DAGSTER_HOME": DAGSTER_HOME,
+            "AWS_DEFAULT_REGION": self.region,
+            "LOGINPIPE_COMPUTE_LOGS_BUCKET": self.storage.compute_logs.bucket_name,
+        }
+
+    def pipeline_environment(self, released: Release) -> dict[str, str]:
+        """Return what whoever loads the pipeline's code is told: the settings, and those of Dagster."""
+        given: dict[str, Any] = {
+            "LOGINPIPE_RETENTION_DAYS": released.retention_days,
+            "LOGINPIPE_RUNBOOK_URL": released.runbook_url,
+        }
+        return {
+            **self.dagster_environment(),
+            "LOGINPIPE_ENV": "production",
+            "LOGINPIPE_QUEUE": self.queue.logins.queue_url,
+            "LOGINPIPE_DATABASE_URL": database_url(self.database.instance, "pipeline", "loginpipe"),
+            "LOGINPIPE_TOKEN_KEYS": self.personal.token_keys_uri,
+            "LOGINPIPE_SEAL_KEY": self.personal.seal_key_uri,
+            "LOGINPIPE_SEAL_KEY_FINGERPRINT": released.seal_key_fingerprint,
+            "LOGINPIPE_ARCHIVE_URL": f"s3://{self.storage.archive.bucket_name}/{ARCHIVE_PREFIX}",
+            "LOGINPIPE_ALERT_SNS_TOPIC": self.telemetry.topic.topic_arn,
+            **{name: str(value) for name, value in given.items() if value is not None},
+        }
+
+
+class SetupStack(cdk.Stack):
+    """The cluster, and the one-off tasks of a release: deployed and run before its services."""
+
+    def __init__(self, scope: Construct, settings: Foundation, data: DataStack, released: Release) -> None:
+        super().__init__(
+            scope, SETUP, env=cdk.Environment(region=settings.region), description="loginpipe: what is run once"
+        )
+        self.setup = Setup(
+            self,
+            "Setup",
+            vpc=data.network.vpc,
+            role=data.roles.setup,
+            images=data.storage.images,
+            image_tag=released.image_tag,
+            instance=data.database.instance,
+            logins=data.database.secrets,
+            key=data.keys.data,
+            environment={**data.storage_environment(), "LOGINPIPE_ENV": "production"},
+            log_group=data.telemetry.parts["setup"],
+        )
+
+
+class ServicesStack(cdk.Stack):
+    """Everything that runs, the way to it, and what watches it. It holds nothing: delete it and deploy it again."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        settings: Foundation,
+        *,
+        data: DataStack,
+        setup: SetupStack,
+        released: Release,
+        way_in: Web,
+    ) -> None:
+        super().__init__(
+            scope, SERVICES, env=cdk.Environment(region=settings.region), description="loginpipe: what runs"
+        )
+        services = Services(
+            self,
+            "Services",
+            cluster=setup.setup.cluster,
+            network=data.network,
+            roles=data.roles,
+            images=data.storage.images,
+            image_tag=released.image_tag,
+            logins=data.database.secrets,
+            key=data.keys.data,
+            telemetry=data.telemetry,
+            dagster=data.dagster_environment(),
+            pipeline=data.pipeline_environment(released),
+        )
+        balancer = Balancer(
+            self,
+            "Web",
+            web=way_in,
+            network=data.network,
+            webserver=services.webserver,
+            access_logs=data.storage.access_logs,
+        )
+        Observability(
+            self,
+            "Observability",
+            topic_arn=data.telemetry.topic.topic_arn,
+            logins=data.queue.logins,
+            dead_letters=data.queue.dead_letters,
+            instance=data.database.instance,
+            storage_gib=settings.database_storage_gib,
+            connections=settings.database_connections,
+            cluster=setup.setup.cluster,
+            services={
+                "CodeServer": services.code_server,
+                "Daemon": services.daemon,
+                "Webserver": services.webserver,
+            },
+            target=balancer.target,
+            run=services.run,
+        )
+        cdk.CfnOutput(self, "Ui", value=f"https://{way_in.domain}")
+        cdk.CfnOutput(self, "PointTheNameAt", value=balancer.balancer.load_balancer_dns_name)

@@ -1,0 +1,83 @@
+"""The buckets: the archive, what tasks print, and who read which; and the repository of images."""
+
+from typing import Final
+
+import aws_cdk as cdk
+from aws_cdk import aws_ecr as ecr
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_s3 as s3
+from constructs import Construct
+
+ARCHIVE_PREFIX: Final = "archive"
+
+_IMAGES_KEPT: Final = 30
+
+
+class Storage(Construct):
+    """Private buckets and a private repository; what they hold outlives the stack."""
+
+    def __init__(self, scope: Construct, construct_id: str, *, key: kms.Key) -> None:
+        super().__init__(scope, construct_id)
+        self.access_logs = _bucket(
+            self,
+            "AccessLogs",
+            expire_days=365,
+            # Load balancers and S3 write their logs with their own keys only, and as objects of the bucket's owner.
+            ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
+        )
+        # loginpipe asks S3 to encrypt each file with its own key (AES256): a KMS key here would not be used.
+        self.archive = _bucket(self, "Archive", access_logs=self.access_logs, versioned=True)
+        self.archive.add_lifecycle_rule(
+            id="older-days-cost-less",
+            prefix=f"{ARCHIVE_PREFIX}/",
+            transitions=[
+                s3.Transition(storage_class=s3.StorageClass.INFREQUENT_ACCESS, transition_after=cdk.Duration.days(60)),
+                # Of the Glacier classes the one that answers at once: `archive verify` and `restore` read every day.
+                s3.Transition(
+                    storage_class=s3.StorageClass.GLACIER_INSTANT_RETRIEVAL, transition_after=cdk.Duration.days(180)
+                ),
+            ],
+            # What was overwritten or deleted by mistake can be had back for so long; then an erasure is complete.
+            noncurrent_version_expiration=cdk.Duration.days(30),
+            expired_object_delete_marker=True,
+        )
+        self.compute_logs = _bucket(self, "ComputeLogs", access_logs=self.access_logs, expire_days=30)
+        self.images = ecr.Repository(
+            self,
+            "Images",
+            repository_name="loginpipe",
+            image_scan_on_push=True,
+            image_tag_mutability=ecr.TagMutability.IMMUTABLE,
+            encryption=ecr.RepositoryEncryption.KMS,
+            encryption_key=key,
+            removal_policy=cdk.RemovalPolicy.RETAIN,
+            lifecycle_rules=[ecr.LifecycleRule(max_image_count=_IMAGES_KEPT)],
+        )
+
+
+def _bucket(
+    scope: Construct,
+    name: str,
+    *,
+    access_logs: s3.IBucket | None = None,
+    versioned: bool = False,
+    expire_days: int | None = None,
+    ownership: s3.ObjectOwnership = s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
+) -> s3.Bucket:
+    bucket = s3.Bucket(
+        scope,
+        name,
+        encryption=s3.BucketEncryption.S3_MANAGED,
+        block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
+        enforce_ssl=True,
+        minimum_tls_version=1.2,
+        object_ownership=ownership,
+        versioned=versioned,
+        server_access_logs_bucket=access_logs,
+        server_access_logs_prefix=f"s3/{name.lower()}/" if access_logs else None,
+        removal_policy=cdk.RemovalPolicy.RETAIN,
+    )
+    bucket.add_lifecycle_rule(id="leave-no-halves", abort_incomplete_multipart_upload_after=cdk.Duration.days(2))
+    if expire_days:
+        bucket.add_lifecycle_rule(id="forget", expiration=cdk.Duration.days(expire_days))
+    return bucket

@@ -1,0 +1,155 @@
+"""Who may do what with the keys: every statement of every role, and of the keys themselves, judged together."""
+
+from typing import Any
+
+import pytest
+
+from iam import Account, allowed
+
+SEAL = ("AWS::KMS::Key", "PersonalDataSeal")
+TOKENS = ("AWS::KMS::Key", "PersonalDataTokensV2")
+
+
+def test_a_custodian_alone_decrypts_with_the_seal_key(account: Account) -> None:
+    seal = account.one(*SEAL)
+    assert account.who_may("kms:Decrypt", seal) == {"RolesCustodian"}
+    assert account.who_may("kms:ReEncryptFrom", seal) == set()
+    assert account.who_may("kms:DeriveSharedSecret", seal) == set()
+
+
+def test_the_custodian_needs_a_second_factor_in_the_role_and_in_the_key(account: Account) -> None:
+    custodian = account.one("AWS::IAM::Role", "RolesCustodian")
+    seal = account.one(*SEAL)
+    opens = [
+        statement
+        for statement in (*account.identity(custodian), *seal.properties["KeyPolicy"]["Statement"])
+        if statement["Effect"] == "Allow"
+        and "kms:Decrypt" in statement["Action"]
+        and "ViaService" not in str(statement)
+    ]
+    assert len(opens) == 2
+    for statement in opens:
+        assert statement["Condition"]["Bool"] == {"aws:MultiFactorAuthPresent": "true"}
+        assert statement["Condition"]["StringEquals"] == {"kms:EncryptionAlgorithm": "RSAES_OAEP_SHA_256"}
+    trust = custodian.properties["AssumeRolePolicyDocument"]["Statement"]
+    assert all(each["Condition"]["Bool"] == {"aws:MultiFactorAuthPresent": "true"} for each in trust)
+
+
+@pytest.mark.parametrize(
+    "action", ["kms:CreateGrant", "kms:PutKeyPolicy", "kms:ScheduleKeyDeletion", "kms:ReplicateKey"]
+)
+def test_no_role_of_these_stacks_can_give_itself_more_of_a_key(account: Account, action: str) -> None:
+    for key in account.of("AWS::KMS::Key"):
+        assert account.who_may(action, key) == set(), key.name
+
+
+def test_runs_and_custodians_alone_make_tokens(account: Account) -> None:
+    for key in (account.one(*TOKENS), account.one("AWS::KMS::Key", "PersonalDataTokensV1")):
+        assert account.who_may("kms:GenerateMac", key) == {"RolesRun", "RolesCustodian"}
+        assert account.who_may("kms:VerifyMac", key) == set()
+
+
+def test_a_run_does_with_the_seal_key_what_sealing_takes_and_nothing_else(account: Account) -> None:
+    run, seal = account.one("AWS::IAM::Role", "RolesRun"), account.one(*SEAL)
+    assert account.may(run, "kms:GetPublicKey", seal)
+    assert account.may(run, "kms:DescribeKey", seal)
+    for action in ("Decrypt", "Encrypt", "Sign", "CreateGrant", "PutKeyPolicy", "DisableKey", "ListGrants"):
+        assert not account.may(run, f"kms:{action}", seal)
+
+
+def test_what_runs_and_services_decrypt_with_the_other_keys_they_decrypt_through_a_service(account: Account) -> None:
+    for role in account.roles:
+        for statement in account.identity(role):
+            actions = statement.get("Action", [])
+            if statement["Effect"] == "Allow" and "kms:Decrypt" in ([actions] if isinstance(actions, str) else actions):
+                if role.name.startswith("RolesCustodian") and "Bool" in statement["Condition"]:
+                    continue
+                assert "kms:ViaService" in statement["Condition"]["StringEquals"], role.name
+
+
+def test_no_role_has_a_statement_on_everything_that_changes_or_reads_data(account: Account) -> None:
+    # None of these knows resources, or before it has run; all but the last two look only.
+    harmless = {
+        "ec2:DescribeNetworkInterfaces", "ecs:DescribeTaskDefinition", "ecr:GetAuthorizationToken",
+        "cloudtrail:LookupEvents", "kms:ListAliases", "kms:CreateKey", "kms:CreateAlias", "kms:UpdateAlias",
+        "ecs:DescribeTasks", "ecs:StopTask",
+    }  # fmt: skip
+    for role in account.roles:
+        for statement in account.identity(role):
+            actions = statement.get("Action", "NotAction")
+            listed = {actions} if isinstance(actions, str) else set(actions)
+            if statement["Effect"] == "Deny":
+                continue
+            assert not any("*" in action for action in listed), (role.name, listed)
+            if statement["Resource"] == "*":
+                assert listed <= harmless, (role.name, listed)
+                if "ecs:StopTask" in listed:
+                    assert statement["Condition"]["ArnEquals"]["ecs:cluster"]
+
+
+def test_each_role_that_starts_a_task_reads_and_decrypts_that_tasks_passwords_and_no_others(account: Account) -> None:
+    key = account.one("AWS::KMS::Key", "KeysData")
+    for task in account.of("AWS::ECS::TaskDefinition"):
+        (container,) = task.properties["ContainerDefinitions"]
+        (role,) = [role for role in account.roles if account.arn(role) == task.properties["ExecutionRoleArn"]]
+        wanted = {secret["ValueFrom"].split(":password::")[0] for secret in container["Secrets"]}
+        readable = {
+            resource
+            for statement in account.identity(role)
+            if "secretsmanager:GetSecretValue" in statement["Action"]
+            for resource in (
+                [statement["Resource"]] if isinstance(statement["Resource"], str) else statement["Resource"]
+            )
+        }
+        assert readable == wanted
+        assert account.may(role, "kms:Decrypt", key)
+
+
+def test_the_role_of_the_daemon_starts_that_one_task_with_its_two_roles(account: Account) -> None:
+    run = account.one("AWS::ECS::TaskDefinition", "ServicesRun")
+    daemon = account.one("AWS::IAM::Role", "RolesDaemon")
+    (starts,) = [s for s in account.identity(daemon) if "ecs:RunTask" in s["Action"]]
+    assert starts["Resource"] == account.arn(run)
+    (hands_on,) = [s for s in account.identity(daemon) if "iam:PassRole" in s["Action"]]
+    assert sorted(hands_on["Resource"]) == sorted([run.properties["TaskRoleArn"], run.properties["ExecutionRoleArn"]])
+    assert not any("RegisterTaskDefinition" in str(account.identity(role)) for role in account.roles)
+
+
+ALLOW: dict[str, Any] = {"Effect": "Allow"}
+KEY_POLICY = [{**ALLOW, "Principal": {"AWS": "arn:aws:iam::111122223333:root"}, "Action": "kms:*", "Resource": "*"}]
+
+
+@pytest.mark.parametrize(
+    ("identity", "key_policy", "expected"),
+    [
+        ([], KEY_POLICY, False),
+        ([{**ALLOW, "Action": "kms:De*", "Resource": "*"}], KEY_POLICY, True),
+        ([{**ALLOW, "Action": "kms:Decrypt", "Resource": "*"}], [], False),
+        ([], [{**ALLOW, "Principal": {"AWS": "arn:me"}, "NotAction": "kms:Encrypt", "Resource": "*"}], True),
+        ([], [{**ALLOW, "Principal": "*", "Action": "*", "Resource": "*"}], True),
+        (
+            [
+                {**ALLOW, "Action": "*", "Resource": "*"},
+                {"Effect": "Deny", "NotAction": "kms:Get*", "Resource": "arn:key"},
+            ],
+            KEY_POLICY,
+            False,
+        ),
+        (
+            [{**ALLOW, "Action": "*", "Resource": "*"}],
+            [
+                *KEY_POLICY,
+                {
+                    "Effect": "Deny", "Principal": {"AWS": "*"}, "Action": "kms:Decrypt", "Resource": "*",
+                    "Condition": {"StringNotEquals": {"aws:PrincipalArn": ["arn:other"]}},
+                },
+            ],
+            False,
+        ),
+    ],
+    ids=["root alone", "by pattern", "no delegation", "by the key", "anybody", "own deny", "all but another"],
+)  # fmt: skip
+def test_the_judge_itself_judges_as_kms_does(
+    identity: list[dict[str, Any]], key_policy: list[dict[str, Any]], expected: bool
+) -> None:
+    assert allowed(identity, "arn:me", "kms:Decrypt", "arn:key", key_policy) is expected

@@ -1,0 +1,93 @@
+"""The commands for backups."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loginpipe.cli.output import Json, new_app, notes, out, print_json, step
+from loginpipe.cli.warehouse import warehouse_url
+
+app = new_app("Backups of a self-hosted database by pg_dump. Managed databases have their own: docs/backups.md.")
+
+Dump = Annotated[Path, typer.Argument(help="The dump; its manifest lies beside it.", metavar="DUMP")]
+
+
+@app.command()
+def create(
+    folder: Annotated[Path, typer.Argument(help="Where the dump and its manifest go.", metavar="FOLDER")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """Back up the database in LOGINPIPE_DATABASE_URL: a dump and its manifest, of one moment. The pipeline may go on.
+
+    As the owner, or a member of pg_read_all_data. The dump holds user ids and tokens; what is sealed stays sealed.
+
+    Example: loginpipe backup create /var/backups/loginpipe
+    """
+    from loginpipe.ops.backup.creation import create_backup
+
+    url = warehouse_url()
+    with step("counting and dumping"):
+        dump, manifest = create_backup(url, folder)
+    if as_json:
+        print_json({"dump": str(dump), **manifest.model_dump(mode="json")})
+        return
+    out.print(str(dump), markup=False)
+    notes.print(
+        f"{manifest.total_rows:,} rows, {manifest.file_bytes:,} bytes; prove it: loginpipe backup verify {dump}"
+    )
+
+
+@app.command()
+def verify(
+    dump: Dump,
+    *,
+    file_only: Annotated[bool, typer.Option("--file-only", help="Do not restore it: look at the files alone.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Restore a backup into a new database on the server of LOGINPIPE_DATABASE_URL, compare every table, and drop it.
+
+    The role needs CREATEDB. First the checksum and the dump's table of contents are looked at.
+
+    Example: loginpipe backup verify /var/backups/loginpipe/logins-20261121T021500Z.dump
+    """
+    from loginpipe.ops.backup.restoring import require_usable
+    from loginpipe.ops.backup.verification import verify_backup
+
+    if file_only:
+        manifest = require_usable(dump)
+    else:
+        url = warehouse_url()
+        with step("restoring into a database of its own"):
+            manifest = verify_backup(url, dump)
+    if as_json:
+        print_json({"dump": str(dump), "restored": not file_only, **manifest.model_dump(mode="json")})
+        return
+    told = "the files are whole; it was not restored" if file_only else "restored and compared: it is whole"
+    out.print(f"{told}: {manifest.total_rows:,} rows of {manifest.taken_at:%Y-%m-%d %H:%M:%S} UTC", markup=False)
+
+
+@app.command()
+def restore(dump: Dump, *, as_json: Json = False) -> None:
+    """Restore a backup into the empty database in LOGINPIPE_DATABASE_URL, with owners and grants; all of it or nothing.
+
+    As a superuser or the owner of what was backed up. Stop the pipeline first, and see docs/backups.md for what was
+    stored, erased and opened since the backup.
+
+    Example: loginpipe backup restore /var/backups/loginpipe/logins-20261121T021500Z.dump
+    """
+    from loginpipe.ops.backup.restoring import restore_backup
+
+    url = warehouse_url()
+    with step("restoring"):
+        manifest = restore_backup(url, dump)
+    if as_json:
+        print_json({"dump": str(dump), **manifest.model_dump(mode="json")})
+        return
+    out.print(
+        f"{manifest.total_rows:,} rows of {manifest.taken_at:%Y-%m-%d %H:%M:%S} UTC are restored, at revision "
+        f"{manifest.revision}",
+        markup=False,
+    )
+    notes.print("before the pipeline starts: loginpipe migrate, loginpipe doctor, and docs/backups.md, After a restore")

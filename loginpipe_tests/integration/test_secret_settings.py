@@ -1,0 +1,232 @@
+"""Secret settings as references to Secrets Manager and Parameter Store, on the embedded endpoint; and never shown."""
+
+import json
+import traceback
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import boto3
+import pytest
+
+from loginpipe import secrets
+from loginpipe.alerts.delivery import channels
+from loginpipe.errors import AlertError, SettingError
+from loginpipe.ops.doctor import alerting, warehouse
+from loginpipe.secrets import alert_webhook_url, database_url
+from loginpipe.settings import load_settings
+from loginpipe_tests.commands import command_line
+from loginpipe_tests.wire import PLAIN_WEB_SERVER, Wire, answers, refusal
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+PASSWORD = "geheim-4711"
+URL = f"postgresql://loginpipe_pipeline:{PASSWORD}@db.example.com/logins?sslmode=verify-full"
+WEBHOOK = f"https://hooks.example.com/services/{PASSWORD}"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "_kept", {})
+
+
+@pytest.fixture
+def manager(aws: None) -> "SecretsManagerClient":
+    return boto3.session.Session().client("secretsmanager")
+
+
+@pytest.fixture
+def held(manager: "SecretsManagerClient", monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Keep a text at AWS, name it in a setting, and return the reference."""
+
+    def hold(text: str, where: str = "secretsmanager", *, setting: str = "DATABASE_URL", key: str = "") -> str:
+        name = f"/loginpipe/{uuid4().hex}"
+        if where == "ssm":
+            boto3.session.Session().client("ssm").put_parameter(Name=name, Value=text, Type="SecureString")
+        else:
+            manager.create_secret(Name=name, SecretString=text)
+        reference = f"{where}:{name}{key}"
+        monkeypatch.setenv(f"LOGINPIPE_{setting}", reference)
+        return reference
+
+    return hold
+
+
+@pytest.fixture
+def wire(manager: "SecretsManagerClient", monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    monkeypatch.setattr(secrets, "_ATTEMPTS", 1)
+    with Wire(manager.meta.endpoint_url) as wire:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", wire.url)
+        yield wire
+
+
+def refused(look_up: Callable[[Any], object]) -> str:
+    """The one line that a look-up fails with; nothing of the secret hangs on it."""
+    with pytest.raises(SettingError) as caught:
+        look_up(load_settings())
+    shown = "".join(traceback.format_exception(caught.value))
+    assert PASSWORD not in shown
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["secretsmanager", "ssm"])
+def test_a_reference_stands_for_what_is_kept_at_aws(held: Callable[..., str], where: str) -> None:
+    held(f"{URL}\n", where)
+    assert database_url(load_settings()) == URL
+
+
+def test_a_key_picks_one_value_of_a_json_object(held: Callable[..., str]) -> None:
+    held(json.dumps({"url": URL, "port": 5432}), key="#url")
+    assert database_url(load_settings()) == URL
+
+
+def test_a_secret_may_be_named_by_its_arn(
+    held: Callable[..., str], manager: "SecretsManagerClient", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = held(URL).removeprefix("secretsmanager:")
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", f"secretsmanager:{manager.describe_secret(SecretId=name)['ARN']}")
+    assert database_url(load_settings()) == URL
+
+
+def test_a_setting_that_is_no_reference_is_taken_as_it_is_and_aws_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", URL)
+    monkeypatch.setenv("LOGINPIPE_ALERT_WEBHOOK_URL", WEBHOOK)
+    assert (database_url(load_settings()), alert_webhook_url(load_settings())) == (URL, WEBHOOK)
+
+
+def test_a_secret_is_read_once_and_again_when_five_minutes_are_over(
+    held: Callable[..., str], manager: "SecretsManagerClient", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = held(URL)
+    now = 1000.0
+    monkeypatch.setattr(secrets.time, "monotonic", lambda: now)
+    assert database_url(load_settings()) == URL
+    manager.put_secret_value(SecretId=reference.partition(":")[2], SecretString=f"{URL}&connect_timeout=3")
+    assert database_url(load_settings()) == URL
+    now += 301
+    assert database_url(load_settings()) == f"{URL}&connect_timeout=3"
+
+
+def test_a_command_uses_the_database_that_the_reference_leads_to_and_shows_no_secret(
+    held: Callable[..., str],
+    pipeline_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    held(pipeline_url.replace("loginpipe_pipeline:@", f"loginpipe_pipeline:{PASSWORD}@"))
+    done = command_line(monkeypatch, capsys)("rejects", "list", "--json")
+    assert done.json == []
+    assert PASSWORD not in done.out + done.err + caplog.text + repr(load_settings())
+    assert "migrated to" in warehouse.database(load_settings())
+
+
+def test_an_alerts_address_that_cannot_be_looked_up_is_said_and_the_topic_gets_its_alerts(
+    aws: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_ALERT_WEBHOOK_URL", "secretsmanager:absent")
+    monkeypatch.setenv("LOGINPIPE_ALERT_SNS_TOPIC", "arn:aws:sns:us-east-1:000000000000:alerts")
+    webhook, topic = channels(load_settings())
+    assert (webhook.name, topic.name) == ("webhook", "sns")
+    with pytest.raises(AlertError, match="secretsmanager:absent does not exist"):
+        webhook.deliver("subject", "text")
+    assert "secretsmanager:absent does not exist" in refused(alerting.alerts)
+
+
+def test_an_alerts_address_is_looked_up(held: Callable[..., str]) -> None:
+    held(WEBHOOK, setting="ALERT_WEBHOOK_URL")
+    assert [channel.place for channel in channels(load_settings())] == ["webhook at hooks.example.com"]
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "said"),
+    [
+        (PASSWORD, "", "holds must begin with postgresql://"),
+        ("   ", "", "holds no text"),
+        (URL, "#url", "holds no text under url"),
+        (json.dumps([URL]), "#url", "holds no text under url"),
+        (json.dumps({"url": {"password": PASSWORD}}), "#url", "holds no text under url"),
+    ],
+    ids=["no URL", "blank", "no JSON", "no object", "no text"],
+)
+def test_a_secret_that_holds_something_else_is_named_and_not_shown(
+    held: Callable[..., str], text: str, key: str, said: str
+) -> None:
+    reference = held(text, key=key)
+    refusal = refused(database_url)
+    assert refusal.startswith("LOGINPIPE_DATABASE_URL: ")
+    assert reference in refusal
+    assert said in refusal
+
+
+def test_a_secret_of_bytes_is_named(manager: "SecretsManagerClient", monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"/loginpipe/{uuid4().hex}"
+    manager.create_secret(Name=name, SecretBinary=URL.encode())
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", f"secretsmanager:{name}")
+    assert "holds no text: mend one of them" in refused(database_url)
+
+
+def test_an_address_without_https_is_refused_in_production_also_where_it_was_looked_up(
+    held: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_ENV", "production")
+    held(WEBHOOK.replace("https", "http"), setting="ALERT_WEBHOOK_URL")
+    assert "must begin with https:// in production" in refused(alert_webhook_url)
+
+
+def test_production_refuses_an_endpoint_without_https(aws: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGINPIPE_ENV", "production")
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", "ssm:/loginpipe/url")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://aws.example.com")
+    assert "production demands https to AWS" in refused(database_url)
+
+
+@pytest.mark.parametrize("reference", ["secretsmanager:absent", "ssm:/absent"])
+def test_what_is_not_there_is_named(aws: None, monkeypatch: pytest.MonkeyPatch, reference: str) -> None:
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", reference)
+    assert f"{reference} does not exist in this account and region" in refused(database_url)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (refusal("AccessDeniedException"), "may not be read with these credentials (AccessDeniedException): grant "),
+        (refusal("ExpiredTokenException"), "AWS refuses the credentials (ExpiredTokenException): renew them"),
+        (refusal("InternalServiceError", 500), "AWS answered InternalServiceError"),
+        (PLAIN_WEB_SERVER, "the endpoint does not answer as AWS does"),
+    ],
+    ids=["denied", "expired", "fault", "web server"],
+)
+@pytest.mark.parametrize("reference", ["secretsmanager:one", "ssm:/one"])
+def test_a_refusal_of_aws_is_one_line_with_the_mend(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, reference: str, answer: Any, said: str
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", reference)
+    wire.on("*", answers(answer))
+    assert said in refused(database_url)
+
+
+def test_an_endpoint_out_of_reach_and_a_missing_region_are_told_apart(
+    aws: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secrets, "_ATTEMPTS", 1)
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", "secretsmanager:one")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    assert "the endpoint cannot be reached" in refused(database_url)
+    monkeypatch.delenv("AWS_REGION", raising=False)
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    assert "no AWS region is set: set AWS_REGION" in refused(database_url)
+
+
+@pytest.mark.parametrize("value", ["secretsmanager:", "ssm:", "secretsmanager:a b", "secretsmanager:a#", "vault:one"])
+def test_what_is_neither_a_url_nor_a_reference_is_refused_at_once(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", value)
+    assert "LOGINPIPE_DATABASE_URL: must begin with postgresql://" in refused(database_url)

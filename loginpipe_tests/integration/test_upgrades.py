@@ -1,0 +1,255 @@
+"""From every revision to the newest with rows in every table, and back as far as there is a way; and versions apart."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loginpipe.errors import SchemaError
+from loginpipe.postgres import migrations
+from loginpipe.postgres.connections import Connection, connect, transaction
+from loginpipe.postgres.migrate import HEAD, MigrationResult, alembic_config, migrate, require_migrated
+from loginpipe_tests.conftest import OWNER, _execute, as_role
+
+TODAY = date(2026, 11, 21)
+
+ROWS = {
+    "0001": """
+        INSERT INTO public.user_logins VALUES
+            ('ann', 'android', 'ip.v1.a', 'dev.v1.a', NULL, 2003000, '2026-11-20'),
+            ('bob', 'ios', 'ip.v1.b', 'dev.v1.a', 'RU', 1000000, '2019-01-01');
+        INSERT INTO loginpipe.ingested_messages VALUES
+            ('00000000-0000-0000-0000-000000000001', '2026-11-20', '00000000-0000-0000-0000-0000000000aa');
+        INSERT INTO loginpipe.ingest_runs (run_id, queue, started_at, finished_at, received, accepted, inserted) VALUES
+            ('00000000-0000-0000-0000-0000000000aa', 'logins', '2026-11-20 12:00Z', '2026-11-20 12:01Z', 3, 2, 2);
+        INSERT INTO loginpipe.rejected_messages VALUES
+            ('00000000-0000-0000-0000-000000000002', '2026-11-20 12:00Z', '2026-11-20 12:00Z',
+             '00000000-0000-0000-0000-0000000000aa', '{not_json}', '{body}', 'x',
+             '00000000-0000-0000-0000-0000000000dd', 0, NULL);
+        INSERT INTO loginpipe.token_key_checks VALUES (1, 'check', '2026-11-20 12:00Z');
+        INSERT INTO vault.data_keys VALUES
+            ('00000000-0000-0000-0000-0000000000dd', 'ab', 'wrapped', '2026-11-20 12:00Z');
+        INSERT INTO vault.sealed_values VALUES
+            ('ip.v1.a', 'ip', '00000000-0000-0000-0000-0000000000dd', 1, 'sealed', '2026-11-20 12:00Z');
+    """,
+    "0002": """
+        INSERT INTO loginpipe.token_aliases VALUES ('ip.v1.a', 'ip.v2.a');
+        INSERT INTO loginpipe.erased_users VALUES (decode(repeat('ab', 32), 'hex'), 1, '2026-11-20 12:00Z', 1);
+        INSERT INTO vault.access_log (action, request_id, subjects, purpose, ticket) VALUES
+            ('request', '00000000-0000-0000-0000-0000000000cc', '{ip.v1.a}', 'a test', 'T-1');
+    """,
+    "0003": """
+        INSERT INTO loginpipe.duplicate_devices VALUES ('2026-11-20', 'dev.v1.a', 2, 2, '2019-01-01', '2026-11-20');
+        INSERT INTO loginpipe.duplicate_ips VALUES ('2026-11-20', 'ip.v1.a', 2, 2, '2019-01-01', '2026-11-20');
+        INSERT INTO loginpipe.daily_logins VALUES ('2026-11-20', 'android', NULL, 2003000, 1, 1);
+    """,
+    "0004": """
+        UPDATE loginpipe.ingest_runs SET delay_counts = '{2,0,0,0,0,0,0,0,0,0,0,0,0,0}', delay_seconds = 1.5;
+    """,
+    "0005": """
+        INSERT INTO loginpipe.archived_days
+            (day, row_count, sha256, url, file_bytes, file_sha256, archived_at, verified_at) VALUES
+            ('2019-01-01', 1, repeat('a', 64), 'file:///a', 9, repeat('b', 64), '2026-11-20 12:00Z', NULL);
+    """,
+}
+"""What each revision brings a place for, so that every table has a row at every revision."""
+
+UNDONE_TO = "0002"
+"""Below lie the record of who saw what and the tombstones: those migrations refuse to be undone."""
+
+
+@pytest.fixture
+def owner_url(empty_database_url: str) -> str:
+    """The database as its owner, who is no superuser."""
+    name = empty_database_url.split("/")[3].split("?", maxsplit=1)[0]
+    _execute(empty_database_url, f"ALTER DATABASE {name} OWNER TO {OWNER}")
+    return as_role(empty_database_url, OWNER)
+
+
+@pytest.fixture
+def connection(owner_url: str) -> Iterator[Connection]:
+    with closing(connect(owner_url)) as connection:
+        yield connection
+
+
+def alembic(owner_url: str, direction: str, revision: str) -> None:
+    """Take a database to a revision, by ``upgrade`` or ``downgrade``."""
+    from alembic import command
+    from sqlalchemy import create_engine
+
+    engine = create_engine("postgresql+psycopg2://", creator=lambda: connect(owner_url))
+    config = alembic_config()
+    try:
+        with engine.begin() as bound:
+            driver = bound.connection.driver_connection
+            assert isinstance(driver, Connection)
+            driver.cursor().execute("CREATE SCHEMA IF NOT EXISTS loginpipe")
+            config.attributes["connection"] = bound
+            getattr(command, direction)(config, revision)
+    finally:
+        engine.dispose()
+
+
+def execute(connection: Connection, statement: str) -> list[tuple[Any, ...]]:
+    with transaction(connection) as cursor:
+        cursor.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+
+def tables(connection: Connection) -> list[str]:
+    return [
+        name
+        for (name,) in execute(
+            connection,
+            "SELECT nspname || '.' || relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace "
+            "WHERE relkind IN ('r', 'p') AND NOT relispartition AND nspname IN ('public', 'loginpipe', 'vault') "
+            "AND relname <> 'alembic_version' ORDER BY 1",
+        )
+    ]
+
+
+def contents(connection: Connection) -> dict[str, list[dict[str, Any]]]:
+    """Table → its rows, as column → value."""
+    return {
+        table: [row for (row,) in execute(connection, f"SELECT to_jsonb(row) FROM {table} AS row ORDER BY row::text")]
+        for table in tables(connection)
+    }
+
+
+def filled(connection: Connection, revision: str) -> dict[str, list[dict[str, Any]]]:
+    """Put rows into every table of a revision, and return them."""
+    for earlier, rows in ROWS.items():
+        if earlier <= revision:
+            execute(connection, rows)
+    found = contents(connection)
+    assert [table for table, rows in found.items() if not rows] == []
+    return found
+
+
+def narrowed(found: dict[str, list[dict[str, Any]]], to: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """What is in the tables and the columns of another state."""
+    return {table: [{column: row[column] for column in rows[0]} for row in found[table]] for table, rows in to.items()}
+
+
+@pytest.mark.parametrize("revision", [revision for revision in ROWS if revision < HEAD])
+def test_every_row_of_an_older_revision_is_there_at_the_newest(
+    owner_url: str, connection: Connection, revision: str
+) -> None:
+    alembic(owner_url, "upgrade", revision)
+    before = filled(connection, revision)
+    assert migrate(owner_url, today=TODAY) == MigrationResult(before=revision, after=HEAD, adopted=False)
+    require_migrated(connection)
+    assert narrowed(contents(connection), to=before) == before
+
+
+@pytest.mark.parametrize("revision", [revision for revision in ROWS if UNDONE_TO <= revision < HEAD])
+def test_undone_to_an_older_revision_every_row_that_has_a_place_there_stays(
+    owner_url: str, connection: Connection, revision: str
+) -> None:
+    alembic(owner_url, "upgrade", revision)
+    before = filled(connection, revision)
+    migrate(owner_url, today=TODAY)
+    for later, rows in ROWS.items():
+        if later > revision:
+            execute(connection, rows)
+    alembic(owner_url, "downgrade", revision)
+    assert contents(connection) == before
+    with pytest.raises(SchemaError, match="run `loginpipe migrate`"):
+        require_migrated(connection)
+    migrate(owner_url, today=TODAY)
+    assert narrowed(contents(connection), to=before) == before
+
+
+def test_the_rows_of_this_file_reach_the_newest_revision() -> None:
+    assert max(ROWS) == HEAD, "a new revision needs rows for what it brings"
+
+
+def test_days_that_are_in_the_archive_only_keep_its_books_from_being_undone(
+    owner_url: str, connection: Connection
+) -> None:
+    migrate(owner_url, today=TODAY)
+    before = filled(connection, HEAD)
+    execute(connection, "UPDATE loginpipe.archived_days SET dropped_at = '2026-11-20 12:00Z'")
+    with pytest.raises(SchemaError, match="1 days are in the archive only"):
+        alembic(owner_url, "downgrade", "0004")
+    assert set(contents(connection)) == set(before)
+
+
+# --- versions apart ---
+
+
+def test_a_schema_older_than_the_code_is_refused_with_the_command_that_mends_it(
+    owner_url: str, connection: Connection
+) -> None:
+    alembic(owner_url, "upgrade", "0004")
+    with pytest.raises(SchemaError) as refusal:
+        require_migrated(connection)
+    assert str(refusal.value).endswith(f"is not migrated (at 0004, needs {HEAD}): run `loginpipe migrate`")
+
+
+@pytest.mark.parametrize(
+    "looked_at_by", [require_migrated, lambda connection: migrate(connection.dsn)], ids=["run", "migrate"]
+)
+@pytest.mark.parametrize(
+    ("comment", "mend"),
+    [
+        ("'Migrated by loginpipe 7.8.9.'", "deploy loginpipe 7.8.9 or newer"),
+        ("NULL", "deploy the version that migrated it, or a newer one"),
+    ],
+    ids=["told", "not told"],
+)
+def test_a_schema_newer_than_the_code_is_refused_with_the_version_to_deploy(
+    owner_url: str,
+    connection: Connection,
+    looked_at_by: Callable[[Connection], object],
+    comment: str,
+    mend: str,
+) -> None:
+    migrate(owner_url, today=TODAY)
+    execute(connection, "UPDATE loginpipe.alembic_version SET version_num = '0999'")
+    execute(connection, f"COMMENT ON TABLE loginpipe.alembic_version IS {comment}")
+    with pytest.raises(SchemaError) as refusal:
+        looked_at_by(connection)
+    said = str(refusal.value)
+    assert "is at 0999, and this code (loginpipe " in said
+    assert said.endswith(f"knows {HEAD} at most: {mend}")
+    assert "\n" not in said
+
+
+# --- the code before a migration goes on through it ---
+
+VERSIONS = Path(migrations.__file__).with_name("versions")
+TAKES_AWAY = re.compile(
+    r"\bDROP\b|\bRENAME\b|\bSET NOT NULL\b|\bALTER COLUMN \w+ (SET DATA )?TYPE\b|\bREVOKE\b(?!.*\bFROM PUBLIC\b)"
+    r"|\bADD COLUMN\b(?=[^,;]*\bNOT NULL\b)(?![^,;]*\bDEFAULT\b)",
+    re.DOTALL,
+)
+
+
+@pytest.mark.parametrize("revision", [revision for revision in ROWS if revision > UNDONE_TO])
+def test_a_migration_takes_nothing_away_from_runs_that_began_before_it(revision: str) -> None:
+    files = [path for path in VERSIONS.glob(f"{revision}_*.sql") if not path.stem.endswith("_undo")]
+    assert files
+    for path in files:
+        # What a function does when it is called is no part of the migration.
+        statements = re.sub(r"--[^\n]*|\$\$.*?\$\$", "", path.read_text(), flags=re.DOTALL)
+        assert [s for s in statements.split(";") if TAKES_AWAY.search(s)] == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE a DROP COLUMN b",
+        "ALTER TABLE a RENAME COLUMN b TO c",
+        "ALTER TABLE a ALTER COLUMN b TYPE text",
+        "ALTER TABLE a ALTER COLUMN b SET NOT NULL",
+        "ALTER TABLE a ADD COLUMN b integer NOT NULL",
+        "REVOKE SELECT ON a FROM loginpipe_writer",
+    ],
+)
+def test_what_takes_something_away_is_noticed(statement: str) -> None:
+    assert TAKES_AWAY.search(statement)
