@@ -1,25 +1,48 @@
-# One image for every role: the code server that also runs the jobs, the web server, the daemon, the one-off commands.
-# The command says which. It holds no secret, and its root file system may be mounted read-only: what has to be written
-# goes to /tmp (a tmpfs) and /opt/dagster/home/storage (a volume).
+# One image for every role: the code server that also runs the jobs, the web server, the daemon, single runs, the metrics,
+# the one-off commands. The command says which; so does each role's health check, which stands where the role is started.
+# It holds no secret, and its root file system may be mounted read-only: what has to be written goes to /tmp (a tmpfs) and
+# /opt/dagster/home/storage (a volume).
+#
+# The tag says which Python. A release says which bytes, since a tag can be moved:
+#   docker build --build-arg PYTHON_IMAGE=python:3.11-slim@sha256:… .
+ARG PYTHON_IMAGE=python:3.11-slim
 
-FROM python:3.11-slim AS builder
 
+FROM ${PYTHON_IMAGE} AS dependencies
+
+# Beyond what every role needs, with commas: archive (Parquet), docker (runs as containers), k8s (runs as pods).
+ARG EXTRAS=docker
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1
 RUN python3 -m venv /opt/loginpipe
 WORKDIR /src
 
-# The dependencies first, with an empty package: a change of our own code does not download them again.
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+# For an empty package: a change of our own code installs none of this again.
+COPY pyproject.toml constraints.txt ./
 RUN mkdir loginpipe \
-    && touch loginpipe/__init__.py \
-    && /opt/loginpipe/bin/pip install --constraint constraints.txt .
-# Without the extra `local`: no embedded Postgres, no AWS endpoint.
+    && touch loginpipe/__init__.py README.md LICENSE \
+    && /opt/loginpipe/bin/pip install --constraint constraints.txt ".[${EXTRAS}]" \
+    && /opt/loginpipe/bin/pip uninstall --yes loginpipe
+
+
+FROM dependencies AS package
+
+# Into a folder of its own, and so a layer of its own: a new release of ours is a few megabytes to push and to pull.
+COPY README.md LICENSE ./
 COPY loginpipe loginpipe
-RUN /opt/loginpipe/bin/pip install --no-deps --force-reinstall .
+RUN /opt/loginpipe/bin/pip install --no-deps --root /package .
 
 
-FROM python:3.11-slim
+FROM dependencies AS trimmed
+
+# What no role loads: the tests of pandas and pyarrow, headers, source maps of the UI, and the means to install more.
+RUN packages=$(echo /opt/loginpipe/lib/python3.*/site-packages) \
+    && rm -rf "$packages/pandas/tests" "$packages/pyarrow/tests" "$packages/pyarrow/include" \
+    && find "$packages/dagster_webserver/webapp" -name '*.map' -delete \
+    && /opt/loginpipe/bin/pip uninstall --yes setuptools pip
+
+
+FROM ${PYTHON_IMAGE}
 
 LABEL org.opencontainers.image.title="loginpipe" \
       org.opencontainers.image.description="Login events from AWS SQS into Postgres, with the personal data masked" \
@@ -33,14 +56,19 @@ ENV PATH=/opt/loginpipe/bin:$PATH \
     DAGSTER_HOME=/opt/dagster/home \
     HOME=/tmp
 
+# The base brings pip as well, in places that differ from Python to Python, and programs that make their caller root.
 # Docker gives a new volume the owner and mode of the folder it is mounted over: so the folders are made here, and the
 # key folders are closed to everyone else, as the key files inside them are.
-RUN groupadd --gid 10001 loginpipe \
+RUN rm -rf /usr/local/lib/python3.*/site-packages/* /usr/local/lib/python3.*/ensurepip /usr/local/bin/pip* \
+        /usr/lib/python3.*/ensurepip /usr/share/python-wheels \
+    && find / -xdev -type f -perm /6000 -exec chmod a-s {} + \
+    && groupadd --gid 10001 loginpipe \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin loginpipe \
     && install --directory --owner=10001 --group=10001 --mode=0750 /opt/dagster/home/storage \
     && install --directory --owner=10001 --group=10001 --mode=0700 /keys/pipeline /keys/custody
 
-COPY --from=builder /opt/loginpipe /opt/loginpipe
+COPY --from=trimmed /opt/loginpipe /opt/loginpipe
+COPY --from=package /package/opt/loginpipe /opt/loginpipe
 COPY dagster.yaml /opt/dagster/home/dagster.yaml
 COPY workspace.yaml /opt/dagster/workspace.yaml
 

@@ -1,0 +1,180 @@
+"""What goes to Kubernetes is locked up, holds no secret and agrees with the code; `make kubernetes` has the schemas."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from loginpipe.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "deploy" / "kubernetes"
+KUSTOMIZATION: dict[str, Any] = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+VALUES: dict[str, Any] = yaml.safe_load((FOLDER / "values.yaml").read_text())
+MANIFESTS: list[dict[str, Any]] = list(
+    itertools.chain.from_iterable(
+        yaml.safe_load_all((FOLDER / name).read_text()) for name in KUSTOMIZATION["resources"]
+    )
+)
+LOCKED_UP = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+(CODE,) = VALUES["dagster-user-deployments"]["deployments"]
+LAUNCHER = VALUES["runLauncher"]["config"]["k8sRunLauncher"]
+
+
+def of_kind(kind: str) -> dict[str, dict[str, Any]]:
+    return {manifest["metadata"]["name"]: manifest for manifest in MANIFESTS if manifest["kind"] == kind}
+
+
+PODS = {
+    "migrate": of_kind("Job")["migrate"]["spec"]["template"],
+    "metrics": of_kind("Deployment")["metrics"]["spec"]["template"],
+}
+POLICIES = {name: policy["spec"] for name, policy in of_kind("NetworkPolicy").items()}
+# What each part says in the chart of its pod, and of its container.
+CHART = {
+    "webserver": (VALUES["dagsterWebserver"]["podSecurityContext"], VALUES["dagsterWebserver"]["securityContext"]),
+    "daemon": (VALUES["dagsterDaemon"]["podSecurityContext"], VALUES["dagsterDaemon"]["securityContext"]),
+    "code": (CODE["podSecurityContext"], CODE["securityContext"]),
+    "run": (LAUNCHER["runK8sConfig"]["podSpecConfig"]["securityContext"], LAUNCHER["securityContext"]),
+}
+
+
+def test_every_file_is_applied_or_known_not_to_be() -> None:
+    others = {"kustomization.yaml", "values.yaml", "external-secrets.example.yaml"}
+    assert {path.name for path in FOLDER.glob("*.yaml")} - others == set(KUSTOMIZATION["resources"])
+
+
+@pytest.mark.parametrize("role", PODS)
+def test_a_pod_of_ours_is_locked_up(role: str) -> None:
+    pod = PODS[role]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in pod["containers"]:
+        assert container["securityContext"] == LOCKED_UP
+        assert "memory" in container["resources"]["limits"]
+        assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]
+
+
+@pytest.mark.parametrize("role", CHART)
+def test_a_pod_of_the_chart_is_told_to_be_as_locked_up(role: str) -> None:
+    pod, container = CHART[role]
+    assert pod["runAsNonRoot"] is True
+    assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container == LOCKED_UP
+
+
+def test_no_secret_is_in_the_files() -> None:
+    assert of_kind("Secret") == {}
+    assert VALUES["generatePostgresqlPasswordSecret"] is False
+    assert "postgresqlPassword" not in VALUES["postgresql"]
+    containers = [container for pod in PODS.values() for container in pod["spec"]["containers"]]
+    variables = [variable for container in containers for variable in container.get("env", [])]
+    assert {variable["name"] for variable in variables if "value" in variable} == {"LOGINPIPE_ENV"}
+    assert "LOGINPIPE_DATABASE_URL" not in of_kind("ConfigMap")["loginpipe-settings"]["data"]
+
+
+def test_every_secret_that_is_referred_to_is_in_the_example() -> None:
+    examples = {
+        secret["spec"]["target"]["name"]: {entry["secretKey"] for entry in secret["spec"]["data"]}
+        for secret in yaml.safe_load_all((FOLDER / "external-secrets.example.yaml").read_text())
+    }
+    for pod in PODS.values():
+        for variable in pod["spec"]["containers"][0]["env"]:
+            if reference := variable.get("valueFrom"):
+                assert reference["secretKeyRef"]["key"] in examples[reference["secretKeyRef"]["name"]]
+    assert "postgresql-password" in examples[VALUES["global"]["postgresqlSecretName"]]
+    assert {source["name"] for source in CODE["envSecrets"]} <= set(examples)
+
+
+def test_the_settings_are_settings_of_production() -> None:
+    settings = of_kind("ConfigMap")["loginpipe-settings"]["data"]
+    ours = {name.removeprefix(PREFIX).lower() for name in settings if name.startswith(PREFIX)}
+    assert ours <= set(Settings.model_fields)
+    assert settings["LOGINPIPE_ENV"] == "production"
+    assert settings["LOGINPIPE_TOKEN_KEYS"].startswith("awskms:")
+    assert [source["name"] for source in CODE["envConfigMaps"]] == ["loginpipe-settings"]
+
+
+def test_nobody_talks_to_anybody_unless_a_policy_says_so() -> None:
+    assert POLICIES["nothing"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    text = (FOLDER / "network-policies.yaml").read_text()
+    assert "0.0.0.0/0" not in text
+    rules = [rule for policy in POLICIES.values() for way in ("ingress", "egress") for rule in policy.get(way, [])]
+    assert rules
+    assert [rule for rule in rules if not rule.get("ports") or not (rule.get("to") or rule.get("from"))] == []
+
+
+def test_the_policies_name_roles_that_there_are() -> None:
+    roles = {pod["metadata"]["labels"]["loginpipe/role"] for pod in PODS.values()}
+    roles |= {VALUES[part]["labels"]["loginpipe/role"] for part in ("dagsterWebserver", "dagsterDaemon")}
+    # A run has the labels of the deployment with its code, which come after those of the launcher.
+    assert CODE["labels"] == LAUNCHER["runK8sConfig"]["podTemplateSpecMetadata"]["labels"]
+    roles.add(CODE["labels"]["loginpipe/role"])
+    selectors = [policy["podSelector"] for policy in POLICIES.values()]
+    selectors += [budget["spec"]["selector"] for budget in of_kind("PodDisruptionBudget").values()]
+    named = {selector["matchLabels"]["loginpipe/role"] for selector in selectors if "matchLabels" in selector}
+    for selector in selectors:
+        for expression in selector.get("matchExpressions", []):
+            named |= set(expression.get("values", []))
+    assert named <= roles
+
+
+def test_aws_can_be_reached_by_those_alone_who_have_a_role_of_it() -> None:
+    with_a_role = {name for name, account in of_kind("ServiceAccount").items() if "annotations" in account["metadata"]}
+    assert with_a_role == {"loginpipe", "loginpipe-metrics"}
+    assert VALUES["dagster-user-deployments"]["serviceAccount"]["name"] == "loginpipe"
+    assert LAUNCHER["runK8sConfig"]["podSpecConfig"]["serviceAccountName"] == "loginpipe"
+    assert PODS["metrics"]["spec"]["serviceAccountName"] == "loginpipe-metrics"
+    (expression,) = POLICIES["pipeline-to-aws"]["podSelector"]["matchExpressions"]
+    assert set(expression["values"]) == {"code", "metrics"}
+
+
+def test_the_ports_of_policies_and_pods_agree() -> None:
+    def port(policy: str, way: str) -> int:
+        (rule,) = POLICIES[policy][way]
+        number: int = rule["ports"][0]["port"]
+        return number
+
+    assert port("code-server-from-dagster", "ingress") == port("dagster-to-code-server", "egress") == CODE["port"]
+    assert port("webserver-from-ingress", "ingress") == VALUES["dagsterWebserver"]["service"]["port"]
+    assert port("metrics-from-prometheus", "ingress") == 9464
+    assert port("everyone-to-postgres", "egress") == VALUES["postgresql"]["service"]["port"]
+
+
+def test_the_ui_is_not_let_out_and_where_it_is_somebody_asks_who_is_there() -> None:
+    assert VALUES["dagsterWebserver"]["service"]["type"] == "ClusterIP"
+    assert VALUES["ingress"]["enabled"] is False
+    assert any("auth-url" in name for name in VALUES["ingress"]["annotations"])
+
+
+def test_runs_are_queued_limited_and_watched_as_everywhere() -> None:
+    everywhere = yaml.safe_load((ROOT / "dagster.yaml").read_text())
+    daemon = VALUES["dagsterDaemon"]
+    queue = daemon["runCoordinator"]["config"]["queuedRunCoordinator"]
+    assert queue["maxConcurrentRuns"] == everywhere["concurrency"]["runs"]["max_concurrent_runs"]
+    assert queue["tagConcurrencyLimits"] == everywhere["concurrency"]["runs"]["tag_concurrency_limits"]
+    assert queue["dequeueIntervalSeconds"] == everywhere["run_queue"]["dequeue_interval_seconds"]
+    assert daemon["runMonitoring"]["maxRuntimeSeconds"] == everywhere["run_monitoring"]["max_runtime_seconds"]
+    assert daemon["runRetries"]["maxRetries"] == everywhere["run_retries"]["max_retries"]
+    assert daemon["runRetries"]["retryOnAssetOrOpFailure"] is False
+    # Neither Kubernetes nor Dagster begins a run again that has ended.
+    assert LAUNCHER["runK8sConfig"]["jobSpecConfig"]["backoffLimit"] == 0
+    assert daemon["runMonitoring"]["maxResumeRunAttempts"] == 0
+    for kind in ("sensor", "schedule"):
+        days = VALUES["retention"][kind]["purgeAfterDays"]
+        assert days == everywhere["retention"][kind]["purge_after_days"]
+
+
+def test_one_image_runs_every_role() -> None:
+    (image,) = KUSTOMIZATION["images"]
+    ours = {container["image"] for pod in PODS.values() for container in pod["spec"]["containers"]}
+    assert ours == {image["name"]}
+    for part in (VALUES["dagsterWebserver"], VALUES["dagsterDaemon"], CODE):
+        assert (part["image"]["repository"], part["image"]["tag"]) == (image["newName"], image["newTag"])
