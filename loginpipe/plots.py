@@ -14,7 +14,6 @@ _BARS_MOST: Final = 24
 _LABEL_MOST: Final = 16
 _BAR_MOST: Final = 20
 """Characters. A line of 44 is as wide as the column of values is in the UI of a window of 1400 pixels."""
-_EIGHTHS: Final = " ▏▎▍▌▋▊▉"
 
 
 def bar_plot(title: str, counts: Mapping[str, float]) -> dg.MarkdownMetadataValue:
@@ -46,9 +45,8 @@ def bars(counts: Mapping[str, float], *, line_most: int) -> str:
 
 
 def _bar(length: float) -> str:
-    """Draw so many characters, in eighths; what is more than nothing can be seen."""
-    eighths = max(round(length * 8), 1 if length > 0 else 0)
-    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
+    """Draw so many characters, to the next whole one; what is more than nothing can be seen."""
+    return "█" * round(length) or ("▏" if length > 0 else "")
 
 
 def _plain(name: str) -> str:

@@ -19,11 +19,6 @@ def test_each_count_is_a_bar_as_long_as_its_share_of_the_largest() -> None:
     )  # fmt: skip
 
 
-def test_the_ends_of_bars_are_drawn_in_eighths() -> None:
-    lengths = [line.split(" ")[1] for line in bars({"a": 160, "b": 161 / 2, "c": 84}, line_most=40).splitlines()]
-    assert lengths == ["█" * 20, "█" * 10, "█" * 10 + "▌"]
-
-
 @pytest.mark.parametrize("name", ["```", "a\nb", "x" * 40, "\u202eabc", "\t"])
 def test_a_name_that_a_sender_chose_stays_on_its_line_and_in_the_block(name: str) -> None:
     plot = bar_plot("logins by locale", {name: 3, "RU": 2}).md_str or ""
