@@ -3,11 +3,11 @@
 # that reaches Debian's and Python's packages but no image registry. They are there to try the compose file with, and
 # nothing for production: they are not the images that their names promise, and nobody updates them.
 #
-#   sudo deploy/compose/stand-ins.sh          (Debian, with docker.io and debootstrap; about five minutes, 2 GB)
+#   sudo deploy/compose/stand-ins.sh          (Debian, with docker.io and debootstrap; about two minutes, 1.6 GB)
 #
 # Afterwards remove them, so that nobody takes them for the real ones:
 #
-#   docker image rm python:3.11-slim postgres:17 localstack/localstack:4.14.0 prom/prometheus:v3.5.0 loginpipe-stand-in
+#   docker image rm python:3.11-slim postgres:17 localstack/localstack:4.14.0 prom/prometheus:v3.5.0 loginpipe-stand-in:trixie
 #
 # There is none for Grafana: Debian has no package of it.
 #

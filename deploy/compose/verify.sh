@@ -116,7 +116,7 @@ clean_up() {
   run_containers | xargs --no-run-if-empty docker rm --force >/dev/null 2>&1 || true
   compose --profile monitoring down --volumes --remove-orphans >"$work/output" 2>&1 || tail -n 20 "$work/output" >&2
   rm -rf "$work"
-  [ "$code" = 0 ] && step "all of it works" || step "NOT verified"
+  if [ "$code" = 0 ]; then step "all of it works"; else step "NOT verified"; fi
   exit "$code"
 }
 exec 3>&1 4>&2
@@ -130,12 +130,14 @@ IMAGE=loginpipe:local
 saw "$(docker image inspect --format '{{.Size}}' "$IMAGE" | awk '{ printf "%.0f MB", $1 / 1e6 }'), of which the base \
 $(docker image inspect --format '{{.Size}}' python:3.11-slim | awk '{ printf "%.0f MB", $1 / 1e6 }')"
 is "user" 10001:10001 "$(docker image inspect --format '{{.Config.User}}' "$IMAGE")"
-in_image() { docker run --rm --network none --read-only --tmpfs /tmp --cap-drop ALL --entrypoint sh "$IMAGE" -c "$1"; }
+# Not read-only, so that what its user could change shows.
+in_image() { docker run --rm --network none --cap-drop ALL --entrypoint sh "$IMAGE" -c "$1"; }
 is "programs that build or install" "none" "$(in_image 'for name in pip pip3 gcc cc make uv git; do command -v $name; done || echo none')"
 is "pip as a module" "none" "$(in_image 'python -c "import pip" 2>/dev/null && echo there || echo none')"
 is "programs that make their caller root" "none" "$(in_image 'find / -xdev -type f -perm /6000 2>/dev/null | grep . || echo none')"
-is "files of ours that it could change" "none" \
-  "$(in_image 'find /opt /keys -xdev -writable -not -path "/opt/dagster/home/storage*" -not -path "/keys/*" 2>/dev/null | grep . || echo none')"
+is "what its user could change" "/keys/custody /keys/pipeline /opt/dagster/home/storage" \
+  "$(in_image 'find / -xdev -writable \( -type f -o -type d \) -not -path "/tmp*" -not -path "/var/tmp*" -not -path "/proc/*" \
+    -not -path "/run/lock*" 2>/dev/null' | sort | paste -sd " " -)"
 
 step "the stack"
 SERVICES=(postgres localstack keys migrate code-server webserver daemon metrics prometheus)
