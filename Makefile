@@ -63,7 +63,7 @@ kubernetes: .venv/dev.installed ## check deploy/kubernetes against the schemas o
 		--requirement deploy/kubernetes/requirements.txt
 	$(BIN)/pytest deploy/kubernetes/tests $(PYTEST_ARGS)
 
-compose-verify: ## bring docker-compose.yml up for real, runs in containers included; needs Docker, ten minutes
+compose-verify: ## bring docker-compose.yml up for real, runs in containers included; needs Docker, eight minutes
 	deploy/compose/verify.sh --runs-in-containers
 
 constraints: .venv/bin/uv ## pin every dependency anew

@@ -41,7 +41,12 @@ def ingest_job(queue_name: str) -> "UnresolvedAssetJobDefinition":
         INGEST_JOB,
         selection=dg.AssetSelection.groups(GROUP) - _NOT_WITH_EVERY_RUN,
         description="One bounded bite of the login queue, through the whole chain into user_logins.",
-        tags={QUEUE_TAG: queue_name, "dagster/max_runtime": str(LONGEST_RUN_SECONDS)},
+        # A run that was killed is begun anew: what it had in hand is gone, and back on the queue.
+        tags={
+            QUEUE_TAG: queue_name,
+            "dagster/max_runtime": str(LONGEST_RUN_SECONDS),
+            "dagster/retry_strategy": "ALL_STEPS",
+        },
     )
 
 

@@ -2,9 +2,9 @@
 # Starts all of docker-compose.yml beside whatever runs already, and sees whether it works: builds the image, sends login
 # events to its queue and finds them in its table, asks the UI and Prometheus, takes the stack down and up again.
 #
-#   deploy/compose/verify.sh                         about three minutes
+#   deploy/compose/verify.sh                         about four minutes
 #   deploy/compose/verify.sh --runs-in-containers    then 30,000 messages through three run containers at a time, one of
-#                                                    them stopped midway: about six minutes more
+#                                                    them stopped midway: about four minutes more
 #
 # Needs Docker with Compose (v2, or docker-compose from 1.29.2 on) and curl. Each step says what it saw; the first one that
 # does not see what it should ends the script with 1. Everything it made is removed in the end, the image aside. Where

@@ -297,6 +297,10 @@ def test_the_ingest_job_takes_the_whole_chain_and_names_its_queue_for_the_limit_
     assert job.tags["loginpipe/queue"] == "login-queue"
 
 
+def test_a_run_that_was_killed_is_begun_anew_since_what_it_handed_on_in_memory_is_gone() -> None:
+    assert definitions().resolve_job_def(INGEST_JOB).tags["dagster/retry_strategy"] == "ALL_STEPS"
+
+
 def test_the_queue_in_the_tag_is_a_name_also_where_the_setting_is_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGINPIPE_QUEUE", "https://sqs.eu-west-1.amazonaws.com/123456789012/logins")
     assert build_definitions().resolve_job_def(INGEST_JOB).tags["loginpipe/queue"] == "logins"
