@@ -12,6 +12,7 @@ from loginpipe.alerts.looking import look
 from loginpipe.alerts.messages import subject, text
 from loginpipe.alerts.state import Outbox, State, failed, looked, read_state
 from loginpipe.errors import AlertError
+from loginpipe.runbook import runbook
 from loginpipe.settings import load_settings
 
 
@@ -46,7 +47,7 @@ def alert_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         state = state.model_copy(update={"outboxes": {**state.outboxes, way.name: after}})
         outcomes += outcome
         if after.failures > outbox.failures:
-            context.log.warning("%s", outcome[0])
+            context.log.warning("%s; see %s", outcome[0], runbook("alerts"))
     return dg.SensorResult(skip_reason="; ".join([_summary(state, ways), *outcomes]), cursor=state.model_dump_json())
 
 
