@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-from loginpipe.aws import LOCAL_FAULTS, OUT_OF_REACH, endpoint_fault
+from loginpipe.aws import LOCAL_FAULTS, OUT_OF_REACH, aws_session, endpoint_fault
 from loginpipe.errors import AlertError
 
 _SECONDS: Final = 5
@@ -52,10 +52,9 @@ class SnsTopic:
             raise AlertError(f"{self.place}: {fault}")
 
     def _client(self) -> Any:
-        import boto3
         from botocore.config import Config
 
         service: Any = "sns"
         retries: Any = {"mode": "standard", "total_max_attempts": _ATTEMPTS}
         config = Config(retries=retries, connect_timeout=_SECONDS, read_timeout=_SECONDS, user_agent_extra="loginpipe")
-        return boto3.session.Session().client(service, region_name=self._region, config=config)
+        return aws_session().client(service, region_name=self._region, config=config)

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from loginpipe.aws import CREDENTIALS, LOCAL_FAULTS, OUT_OF_REACH, UNAVAILABLE, endpoint_fault
+from loginpipe.aws import CREDENTIALS, LOCAL_FAULTS, OUT_OF_REACH, UNAVAILABLE, aws_session, endpoint_fault
 from loginpipe.errors import ArchivedDayError, ArchiveError
 
 if TYPE_CHECKING:
@@ -109,7 +109,6 @@ class Bucket:
 
 
 def _client() -> "S3Client":
-    import boto3
     from botocore.config import Config
 
     config = Config(
@@ -122,7 +121,7 @@ def _client() -> "S3Client":
     def made(config: Config) -> "S3Client":
         try:
             # boto3 itself reads AWS_DEFAULT_REGION only.
-            return boto3.session.Session().client("s3", region_name=os.environ.get("AWS_REGION"), config=config)
+            return aws_session().client("s3", region_name=os.environ.get("AWS_REGION"), config=config)
         except ValueError:
             raise ArchiveError("S3: AWS_ENDPOINT_URL is no URL: set it to https://host:port or unset it") from None
 

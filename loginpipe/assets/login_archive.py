@@ -10,7 +10,7 @@ import dagster as dg
 
 from loginpipe.archive.days import Archived, archive_day, require_over
 from loginpipe.archive.store import Stores
-from loginpipe.assets.columns import column_schema
+from loginpipe.assets.columns import column_lineage, column_schema
 from loginpipe.assets.days import DAYS
 from loginpipe.assets.group import ARCHIVE, OWNERS
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
@@ -35,9 +35,7 @@ _COLUMNS = tuple(name for name, _ in USER_LOGINS_COLUMNS)
     code_version="1",
     metadata={
         **column_schema(*_COLUMNS),
-        "dagster/column_lineage": dg.TableColumnLineage(
-            {column: [dg.TableColumnDep(dg.AssetKey("user_logins_table"), column)] for column in _COLUMNS}
-        ),
+        **column_lineage("user_logins_table", {column: column for column in _COLUMNS}),
     },
     description=(
         "The logins of a day that is over, as a Parquet file (zstd) under LOGINPIPE_ARCHIVE_URL: the columns of "
