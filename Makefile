@@ -19,7 +19,7 @@ dev: .venv/demo.installed ## embedded services and the Dagster UI, until interru
 
 # A file a worker: its tests share servers that take seconds to start. In this order: the quick files are last.
 test: check ## check the code and run every test
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(PYTEST_ARGS)
 
 # Each time with a new seed, which is printed when it fails; CHAOS_SEEDS=1,2,3 sets some.
 chaos: export CHAOS_SEEDS ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')

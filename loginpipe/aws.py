@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from boto3.session import Session
     from botocore.client import BaseClient
     from botocore.loaders import Loader
+    from botocore.session import Session as CoreSession
 
 CREDENTIALS: Final = frozenset(
     {
@@ -35,22 +36,31 @@ LOCAL_FAULTS: Final = {
 OUT_OF_REACH: Final = "the endpoint cannot be reached: is it up, and are AWS_ENDPOINT_URL and AWS_REGION right?"
 
 
-def aws_session() -> "Session":
+def aws_session(core: "CoreSession | None" = None) -> "Session":
     """Make a session, for one client: boto3's default one is shared between threads, and not safe for that.
 
     What botocore knows of regions and services is read once a process: of the 75 ms of CPU that a session and a client
     cost it is 66, and a sensor makes one every few seconds.
+
+    Args:
+        core: what to build it on, where the caller asks that for more than boto3 shows.
 
     Raises:
         botocore.exceptions.BotoCoreError: the profile in AWS_PROFILE does not exist.
     """
     # boto3 takes a third of a second to import: only for a program that talks to AWS.
     import boto3
+
+    return boto3.session.Session(botocore_session=core or core_session())
+
+
+def core_session() -> "CoreSession":
+    """Make botocore's session: it knows the certificates that are trusted, which boto3's does not tell."""
     import botocore.session
 
-    core = botocore.session.Session()
-    core.register_component("data_loader", _models())
-    return boto3.session.Session(botocore_session=core)
+    session = botocore.session.Session()
+    session.register_component("data_loader", _models())
+    return session
 
 
 @cache

@@ -153,6 +153,19 @@ def aws(stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+@pytest.fixture(params=["lean", "boto3"])
+def either_client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let a test run on our own client of SQS, and again on boto3's."""
+    monkeypatch.setenv("LOGINPIPE_SQS_CLIENT", request.param)
+    return str(request.param)
+
+
+@pytest.fixture
+def calls_of_a_failure(either_client: str) -> int:
+    """How many calls a failure takes where boto3 tries nothing again: ours hands what is no success over to boto3."""
+    return {"lean": 2, "boto3": 1}[either_client]
+
+
 @pytest.fixture
 def queue(aws: None) -> Iterator[Queue]:
     """A queue of this test alone, with its dead-letter queue."""

@@ -63,6 +63,7 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
                     runbook("a-run-fails"),
                     extra={"handed_back": returned, "queue": self.name},
                 )
+            self._queue.client.close()
 
     @property
     def name(self) -> str:

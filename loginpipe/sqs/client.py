@@ -10,9 +10,18 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from loginpipe.aws import CREDENTIALS, LOCAL_FAULTS, OUT_OF_REACH, UNAVAILABLE, aws_session, endpoint_fault
+from loginpipe.aws import (
+    CREDENTIALS,
+    LOCAL_FAULTS,
+    OUT_OF_REACH,
+    UNAVAILABLE,
+    aws_session,
+    core_session,
+    endpoint_fault,
+)
 from loginpipe.errors import QueueError
 from loginpipe.settings import load_settings
+from loginpipe.sqs.lean_client import lean_client
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -87,8 +96,12 @@ def _client(connections: int) -> "SQSClient":
         max_pool_connections=connections,
         user_agent_extra="loginpipe",
     )
+    session = core_session()
     # boto3 itself reads AWS_DEFAULT_REGION only.
-    return aws_session().client("sqs", region_name=os.environ.get("AWS_REGION"), config=config)
+    client = aws_session(session).client("sqs", region_name=os.environ.get("AWS_REGION"), config=config)
+    if load_settings().sqs_client == "boto3":
+        return client
+    return lean_client(client, session, connect_seconds=_CONNECT_SECONDS, read_seconds=_READ_SECONDS)
 
 
 @contextmanager

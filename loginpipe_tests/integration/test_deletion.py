@@ -14,6 +14,8 @@ from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.leases import LeaseKeeper
 from loginpipe_tests.wire import PLAIN_WEB_SERVER, Answer, Wire, answers, delivered, failed_entries, first, refusal
 
+pytestmark = pytest.mark.usefixtures("either_client")
+
 DELETE = "DeleteMessageBatch"
 
 
@@ -154,14 +156,20 @@ def test_faults_of_the_sender_are_tried_twice_and_then_reported_and_the_others_a
     ids=["500", "503", "403", "502 of a proxy"],
 )
 def test_a_call_that_fails_as_a_whole_counts_for_each_of_its_messages(
-    opened: Queue, leases: LeaseKeeper, wire: Wire, answer: Answer, reported: tuple[str, int]
+    opened: Queue,
+    leases: LeaseKeeper,
+    wire: Wire,
+    calls_of_a_failure: int,
+    *,
+    answer: Answer,
+    reported: tuple[str, int],
 ) -> None:
     code, rounds = reported
     messages = received(opened, 2)
     leases.add(messages, asked=0)
     wire.on(DELETE, answers(answer))
     assert delete(opened, leases, messages, []) == Deletion(0, Counter({code: 2}))
-    assert len(wire.asked(DELETE)) == rounds
+    assert len(wire.asked(DELETE)) == rounds * calls_of_a_failure
     assert leases.held == 2
 
 

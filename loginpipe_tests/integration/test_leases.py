@@ -24,6 +24,8 @@ from loginpipe_tests.wire import (
     refusal,
 )
 
+pytestmark = pytest.mark.usefixtures("either_client")
+
 CHANGE = "ChangeMessageVisibilityBatch"
 
 

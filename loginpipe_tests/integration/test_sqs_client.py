@@ -11,6 +11,8 @@ from loginpipe.sqs.client import Queue, open_queue, tens
 from loginpipe.sqs.depth import read_depth
 from loginpipe_tests.wire import PLAIN_WEB_SERVER, Answer, Wire, answers, first, refusal
 
+pytestmark = pytest.mark.usefixtures("either_client")
+
 
 @pytest.fixture(autouse=True)
 def _boto3_remembers_nothing(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:

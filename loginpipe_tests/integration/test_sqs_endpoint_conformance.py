@@ -1,4 +1,6 @@
-"""Our own SQS endpoint and the embedded AWS endpoint, held to the same: what SQS documents, through boto3.
+"""Our own SQS endpoint and the embedded AWS endpoint, held to the same: what SQS documents.
+
+Asked through boto3; ours through the pipeline's own client as well.
 
 Where the embedded one is known to differ from SQS, each one's own behaviour is asserted. What only ours can do (faults,
 the in-flight cap, a clock set forward) comes last.
@@ -27,7 +29,9 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedError
 
+from loginpipe.aws import core_session
 from loginpipe.local.sample_events import sample_bodies
+from loginpipe.sqs.lean_client import lean_client
 from loginpipe_tests.sqs_endpoint import Endpoint, EndpointError, running_endpoint
 from loginpipe_tests.sqs_endpoint.messages import Message, State
 from loginpipe_tests.sqs_endpoint.queues import Limits, Queue, Redrive
@@ -51,6 +55,13 @@ def _client(url: str, **settings: Any) -> Any:
         aws_secret_access_key="test",
         config=config,
     )
+
+
+def _lean(client: Any) -> Any:
+    """The pipeline's own client, before a client of boto3's."""
+    session = core_session()
+    session.set_credentials("test", "test")
+    return lean_client(client, session, connect_seconds=5, read_seconds=30)
 
 
 @dataclass(frozen=True)
@@ -115,11 +126,12 @@ def endpoint() -> Iterator[Endpoint]:
         yield endpoint
 
 
-@pytest.fixture(scope="module", params=[OURS, EMBEDDED])
+@pytest.fixture(scope="module", params=[OURS, f"{OURS}-lean", EMBEDDED])
 def sqs(request: pytest.FixtureRequest) -> Sqs:
-    if request.param == OURS:
-        return Sqs(OURS, _client(request.getfixturevalue("endpoint").url))
-    return Sqs(EMBEDDED, _client(request.getfixturevalue("stack").endpoint_url))
+    if request.param == EMBEDDED:
+        return Sqs(EMBEDDED, _client(request.getfixturevalue("stack").endpoint_url))
+    client = _client(request.getfixturevalue("endpoint").url)
+    return Sqs(OURS, client if request.param == OURS else _lean(client))
 
 
 @pytest.fixture
