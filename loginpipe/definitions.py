@@ -21,6 +21,7 @@ from loginpipe.assets.raw_sqs_messages import raw_sqs_messages
 from loginpipe.assets.user_logins_table import user_logins_table
 from loginpipe.assets.validated_logins import split_messages
 from loginpipe.checks import columns_are_the_contract, counts_add_up
+from loginpipe.collector import leave_all_at_exit
 from loginpipe.freshness_sensor import fresh, freshness_sensor
 from loginpipe.handover import HANDOVER, Handover
 from loginpipe.insights_sensor import insights_sensor
@@ -91,4 +92,5 @@ def _with_runbook(spec: dg.AssetSpec) -> dg.AssetSpec:
 
 
 configure_logs(load_settings())
+leave_all_at_exit()
 defs = build_definitions()

@@ -1,8 +1,7 @@
 """A message as received, and a batch of them as a frame: ``raw_sqs_messages``."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import pandas as pd
 
@@ -17,8 +16,7 @@ MESSAGE_COLUMNS: Final = {
 """Columns and dtypes of the frame. The body holds personal data in clear."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One delivery of one message. Times are milliseconds since 1970 UTC; ``repr`` shows no body and no handle.
 
     Attributes:

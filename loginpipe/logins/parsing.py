@@ -23,6 +23,7 @@ class Unfit(Enum):
 
 
 Cell: TypeAlias = str | Unfit | None
+_KINDS: Final = frozenset({str, Unfit, type(None)})
 
 
 def parse_body(body: str) -> dict[str, Any] | Reason:
@@ -50,17 +51,17 @@ def login_fields(events: Sequence[dict[str, Any]]) -> pd.DataFrame:
         Columns `LOGIN_FIELDS`, all of dtype object, one row an event: text, None or `Unfit`. White space around
         ``ip`` and ``device_id`` is gone, an integer ``app_version`` is text, an absent ``locale`` is ``None``.
     """
-    columns: dict[str, list[Cell]] = {
-        name: [_cell(event.get(name, Unfit.MISSING)) for event in events] for name in _TEXTS
-    }
+    columns = {name: _cells([event.get(name, Unfit.MISSING) for event in events]) for name in _TEXTS}
     for name in ("ip", "device_id"):
         columns[name] = [cell.strip() if isinstance(cell, str) else cell for cell in columns[name]]
-    columns["locale"] = [_cell(event.get("locale")) for event in events]
+    columns["locale"] = _cells([event.get("locale") for event in events])
     versions = [event.get("app_version", Unfit.MISSING) for event in events]
     # bool is a subclass of int, and `true` is no version.
-    columns["app_version"] = [str(version) if type(version) is int else _cell(version) for version in versions]
+    columns["app_version"] = _cells([str(version) if type(version) is int else version for version in versions])
     return pd.DataFrame({name: pd.Series(columns[name], dtype=object) for name in LOGIN_FIELDS})
 
 
-def _cell(value: object) -> Cell:
-    return value if isinstance(value, str | Unfit) or value is None else Unfit.NOT_TEXT
+def _cells(values: list[Any]) -> list[Cell]:
+    if _KINDS.issuperset(map(type, values)):
+        return values
+    return [value if type(value) in _KINDS else Unfit.NOT_TEXT for value in values]

@@ -62,10 +62,11 @@ def split_batch(messages: pd.DataFrame) -> SplitBatch:
         else:
             events[position] = parsed
     fields = login_fields(list(events.values())).set_index(pd.Index(list(events), dtype="int64"))
-    faults |= _field_faults(fields)
+    field_faults = _field_faults(fields)
+    faults |= field_faults
     rejected = messages.loc[sorted(faults), ["message_id", "body", "sent_at", "received_at"]]
     return SplitBatch(
-        accepted=_validated(messages, fields.drop(index=[position for position in faults if position in events])),
+        accepted=_validated(messages, fields.drop(index=list(field_faults)) if field_faults else fields),
         rejected=rejected.assign(
             reasons=pd.Series(
                 [[reason.value for reason, _ in faults[i]] for i in rejected.index], rejected.index, object
@@ -93,7 +94,7 @@ def _field_faults(fields: pd.DataFrame) -> Faults:
 
 def _validated(messages: pd.DataFrame, fields: pd.DataFrame) -> pd.DataFrame:
     accepted = messages.loc[fields.index, ["message_id", "sent_at"]].join(fields)
-    accepted["app_version"] = accepted["app_version"].map(encode_version).astype("int32")
+    accepted["app_version"] = pd.Series([encode_version(text) for text in fields["app_version"]], fields.index, "int32")
     accepted = accepted.reset_index(drop=True)[list(VALIDATED_LOGINS_SCHEMA.columns)]
     try:
         # Validated again as a whole: what a lazy validation under-reports must not go further.

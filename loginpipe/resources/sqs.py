@@ -8,6 +8,7 @@ from math import ceil
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
+from loginpipe.collector import rare_collections
 from loginpipe.runbook import runbook
 from loginpipe.sqs.client import BATCH_MOST, Queue, open_queue
 from loginpipe.sqs.dead_letters import redrive_policy
@@ -47,23 +48,25 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator["SqsResource", None, None]:
         """Look the queue up; at the end, in success or failure, hand back whatever was not deleted."""
-        self._queue = open_queue(self.queue, connections=self.receivers + self._calls_at_once)
-        self._leases = LeaseKeeper(
-            self._queue, visibility_seconds=self.visibility_seconds, calls_at_once=self._calls_at_once
-        )
-        try:
-            yield self
-        finally:
-            returned = self._leases.close()
-            if returned and context.log:
-                context.log.warning(
-                    "%d messages were not deleted and went back to queue %r; see %s",
-                    returned,
-                    self.name,
-                    runbook("a-run-fails"),
-                    extra={"handed_back": returned, "queue": self.name},
-                )
-            self._queue.client.close()
+        # The queue is what a run has in hand from its beginning to its end.
+        with rare_collections():
+            self._queue = open_queue(self.queue, connections=self.receivers + self._calls_at_once)
+            self._leases = LeaseKeeper(
+                self._queue, visibility_seconds=self.visibility_seconds, calls_at_once=self._calls_at_once
+            )
+            try:
+                yield self
+            finally:
+                returned = self._leases.close()
+                if returned and context.log:
+                    context.log.warning(
+                        "%d messages were not deleted and went back to queue %r; see %s",
+                        returned,
+                        self.name,
+                        runbook("a-run-fails"),
+                        extra={"handed_back": returned, "queue": self.name},
+                    )
+                self._queue.client.close()
 
     @property
     def name(self) -> str:

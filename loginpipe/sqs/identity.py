@@ -5,9 +5,8 @@ message it is, so that the ledger knows it and the date of the login stays right
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID, uuid5
 
 if TYPE_CHECKING:
@@ -27,8 +26,7 @@ _REPLAYS: Final = UUID("6f1c2d5e-7b0a-5e64-9a55-0f6f4f0c8a11")
 """The namespace of replayed ids: a replay that is sent twice is one message."""
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(NamedTuple):
     """The id by which the ledger knows a message, and when it was first sent (milliseconds since 1970, UTC)."""
 
     message_id: str
@@ -42,7 +40,8 @@ class Identity:
 
 def identity(delivery: "MessageTypeDef") -> Identity:
     """Return a delivery's identity; attributes that are not of the form that we write are as none."""
-    return _carried(delivery) or _own(delivery)
+    # Hardly any message has attributes.
+    return (_carried(delivery) if "MessageAttributes" in delivery else None) or _own(delivery)
 
 
 def _own(delivery: "MessageTypeDef") -> Identity:

@@ -1,0 +1,31 @@
+"""The garbage collector: rare while a run lasts, as before afterwards, and not at the end of the process."""
+
+import gc
+import subprocess
+import sys
+
+import pytest
+
+from loginpipe.collector import rare_collections
+
+
+def test_collections_are_rare_while_it_lasts_and_as_before_afterwards() -> None:
+    before = gc.get_threshold()
+    with rare_collections():
+        assert gc.isenabled()
+        assert gc.get_threshold()[0] > 10 * before[0]
+    assert gc.get_threshold() == before
+
+
+def test_they_are_as_before_after_a_failure_too() -> None:
+    before = gc.get_threshold()
+    with pytest.raises(LookupError), rare_collections():
+        raise LookupError
+    assert gc.get_threshold() == before
+
+
+def test_a_process_that_has_the_definitions_ends_without_a_last_collection() -> None:
+    # What is registered first is called last.
+    program = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count())); import loginpipe.definitions"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 100_000
