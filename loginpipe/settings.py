@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     batch_seconds: float = Field(default=20, gt=0, le=3600)
     visibility_seconds: int = Field(default=120, ge=3, le=43_200)
     sqs_client: Literal["lean", "boto3"] = "lean"
-    receivers: int = Field(default=8, ge=1, le=64)
+    receivers: int = Field(default=32, ge=1, le=64)
     max_runs: int = Field(default=4, ge=1, le=100)
     max_reject_rate: float = Field(default=0.05, ge=0, le=1)
     # No more than the last bound of the delays' buckets: what is over that cannot be told apart.

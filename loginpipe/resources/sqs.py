@@ -18,7 +18,7 @@ from loginpipe.sqs.leases import LeaseKeeper
 from loginpipe.sqs.receiver import Received, receive_batch
 
 _CALLS_AT_ONCE = 8
-"""Deletes and lease extensions under way at once, each of up to ten messages, for a batch of the usual size."""
+"""Lease extensions under way at once, each of up to ten messages, for a batch of the usual size."""
 
 _CALL_SECONDS = 0.2
 """How long a call is reckoned to take: ten times what it does within a region."""
@@ -31,11 +31,12 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
     batch_messages: int = Field(description="Most messages in one run.")
     batch_seconds: float = Field(description="Longest time of receiving in one run, in seconds.")
     visibility_seconds: int = Field(description="Visibility timeout asked for with each receive, in seconds.")
-    receivers: int = Field(description="Long polls at once.")
+    receivers: int = Field(description="Long polls at once, at most.")
 
     _queue: Queue = PrivateAttr()
     _leases: LeaseKeeper = PrivateAttr()
     _delivery_ids: Mapping[str, set[str]] = PrivateAttr(default_factory=dict)
+    _calls_that_pay: int = PrivateAttr(default=1)
     _deleted: int = PrivateAttr(default=0)
     _failures: Counter[str] = PrivateAttr(default_factory=Counter)
 
@@ -103,12 +104,13 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
             receivers=self.receivers,
         )
         self._delivery_ids = received.delivery_ids
+        self._calls_that_pay = received.receivers
         return received
 
     def delete(self, message_ids: Iterable[str]) -> Deletion:
         """Delete messages whose outcome is committed."""
         deliveries = [delivery for i in message_ids for delivery in self._delivery_ids[i]]
-        deletion = delete_messages(self._queue, self._leases, deliveries, calls_at_once=self._calls_at_once)
+        deletion = delete_messages(self._queue, self._leases, deliveries, calls_at_once=self._calls_that_pay)
         self._deleted += deletion.deleted
         self._failures += deletion.failures
         return deletion

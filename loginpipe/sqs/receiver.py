@@ -1,8 +1,10 @@
 """Receiving a bounded bite of the queue with several long polls at once."""
 
+import math
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from hashlib import md5
@@ -18,7 +20,11 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageTypeDef
 
 BODY_BYTES_MOST: Final = 64 * 1024 * 1024
-"""Bodies in one bite; the receives under way when it is reached, each of ten messages of 1 MiB at most, come on top."""
+"""Bodies in one bite. What is under way is reckoned to bring as much as the largest answer so far; before the first
+one that is unknown, and `RECEIVERS_FIRST` times ten messages of 1 MiB can come on top."""
+
+RECEIVERS_FIRST: Final = 4
+"""Long polls at once until a full answer says that the queue is deep."""
 
 LONG_POLL_SECONDS: Final = 1
 """Any wait above 0 makes SQS ask all its servers; a longer one would only hold up the end of a drained queue."""
@@ -33,6 +39,7 @@ class Received:
         delivery_ids: by message id, what to delete: more than one where a message was sent again more than once.
         body_bytes: memory that the bodies take: up to four bytes a character.
         empty_receives: long polls that came back empty.
+        receivers: how many long polls at once it came to.
         damaged: deliveries handed back at once because the body did not match its MD5.
         drained: receiving stopped because the queue had no more to give, not because the bite was full.
         broken_off: why receiving stopped with messages in hand; they are worked on all the same.
@@ -42,6 +49,7 @@ class Received:
     delivery_ids: dict[str, set[str]] = field(default_factory=dict)
     body_bytes: int = 0
     empty_receives: int = 0
+    receivers: int = 0
     damaged: int = 0
     drained: bool = False
     broken_off: QueueError | None = None
@@ -64,23 +72,36 @@ def receive_batch(
         most: messages in the bite.
         seconds: longest time of receiving.
         visibility_seconds: lease asked for with each receive.
-        receivers: long polls at once.
+        receivers: long polls at once, at most: there are more of them the longer SQS takes to answer.
 
     Raises:
         QueueError: a receive failed for good, and nothing was received before.
     """
-    bite = _Bite(queue, leases, most, time.monotonic() + seconds, visibility_seconds)
     pool = ThreadPoolExecutor(receivers, thread_name_prefix="receive")
     receiving: list[Future[None]] = []
+    bite = _Bite(
+        queue,
+        leases,
+        room=most,
+        deadline=time.monotonic() + seconds,
+        visibility_seconds=visibility_seconds,
+        most_receivers=receivers,
+        one_more=lambda: receiving.append(pool.submit(bite.receive_until_done)),
+    )
     try:
         # Begun in here: a signal that comes while a thread is started must end those that were.
-        receiving.extend(pool.submit(bite.receive_until_done) for _ in range(receivers))
+        with bite.lock:
+            for _ in range(min(receivers, RECEIVERS_FIRST)):
+                bite.start_one()
+        # It grows while it is gone through.
         for done in receiving:
             done.result()
     except QueueError as error:
         bite.received.broken_off = error
     finally:
-        bite.stop.set()
+        with bite.lock:
+            # From here on no receiver starts another.
+            bite.stop.set()
         # Waited for, not joined: interrupted by a second signal in a join, Python before 3.13 takes the thread for
         # ended, and lets the process end before its long poll.
         pool.shutdown(wait=False)
@@ -99,28 +120,58 @@ class _Bite:
     room: int
     deadline: float
     visibility_seconds: int
+    most_receivers: int
+    one_more: Callable[[], None]
+    under_way: int = 0
+    largest_answer: int = 0
+    shortest_wait: float = math.inf
+    least_work: float = math.inf
     received: Received = field(default_factory=Received)
     damaged_before: set[str] = field(default_factory=set)
     stop: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def start_one(self) -> None:
+        self.received.receivers += 1
+        self.one_more()
+
     def receive_until_done(self) -> None:
         while not self.stop.is_set() and time.monotonic() < self.deadline:
             with self.lock:
-                asked_for = min(BATCH_MOST, self.room) if self.received.body_bytes < BODY_BYTES_MOST else 0
+                expected = self.received.body_bytes + self.under_way * self.largest_answer
+                asked_for = min(BATCH_MOST, self.room) if expected < BODY_BYTES_MOST else 0
                 self.room -= asked_for
+                self.under_way += bool(asked_for)
             if not asked_for:
                 return
+            began, worked = time.monotonic(), time.thread_time()
             try:
                 got = self.receive(asked_for)
             except BaseException:
                 self.stop.set()
                 raise
+            finally:
+                with self.lock:
+                    self.under_way -= 1
             if not got:
                 with self.lock:
                     self.received.empty_receives += 1
                     self.received.drained = True
                 return
+            if got == BATCH_MOST:
+                self.grow(time.monotonic() - began, time.thread_time() - worked)
+
+    def grow(self, waited: float, worked: float) -> None:
+        """Start one receiver more while all of them together leave a core idle: calls wait longer than they work.
+
+        The shortest of each, in seconds: how long a call waits for the other receivers of this process says nothing.
+        """
+        with self.lock:
+            self.shortest_wait = min(self.shortest_wait, waited)
+            self.least_work = min(self.least_work, worked)
+            busy = self.received.receivers * self.least_work >= self.shortest_wait
+            if not busy and self.received.receivers < self.most_receivers and not self.stop.is_set():
+                self.start_one()
 
     def receive(self, most: int) -> int:
         asked = time.monotonic()
@@ -144,11 +195,12 @@ class _Bite:
             self.leases.hand_back(damaged)
         kept = [m for m in messages if m not in damaged]
         with self.lock:
-            known = len(self.received.messages)
+            known, bytes_before = len(self.received.messages), self.received.body_bytes
             for message in kept:
                 self.received.messages[message.message_id] = message
                 self.received.delivery_ids.setdefault(message.message_id, set()).add(message.delivery_id)
                 self.received.body_bytes += sys.getsizeof(message.body)
+            self.largest_answer = max(self.largest_answer, self.received.body_bytes - bytes_before)
             self.received.damaged += len(damaged)
             self.room += most - (len(self.received.messages) - known)
         return len(messages)

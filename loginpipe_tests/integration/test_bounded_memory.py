@@ -12,7 +12,7 @@ import pytest
 from loginpipe.sqs import receiver
 from loginpipe.sqs.client import Queue
 from loginpipe.sqs.leases import LeaseKeeper
-from loginpipe.sqs.receiver import BODY_BYTES_MOST, receive_batch
+from loginpipe.sqs.receiver import BODY_BYTES_MOST, RECEIVERS_FIRST, receive_batch
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import login
 
@@ -20,8 +20,8 @@ MESSAGES = 200
 BODY_BYTES = 1_048_000
 """Just below SQS's limit of 1 MiB."""
 
-UNDER_WAY_BYTES = 8 * 10 * 1_048_576
-"""What eight receivers can have asked for when the bound is reached."""
+UNDER_WAY_BYTES = RECEIVERS_FIRST * 10 * 1_048_576
+"""What the first receivers can have asked for before one of them knows how large the answers are."""
 
 RUNS = """
 import json, os, sys

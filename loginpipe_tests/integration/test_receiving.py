@@ -1,8 +1,10 @@
 """Receiving on the real endpoint: how much, how long, and who is in charge of what was received."""
 
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 from uuid import uuid4
 
 import pytest
@@ -12,7 +14,8 @@ from loginpipe.sqs import receiver
 from loginpipe.sqs.client import Queue, open_queue
 from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.leases import LeaseKeeper
-from loginpipe.sqs.receiver import Received, receive_batch
+from loginpipe.sqs.receiver import RECEIVERS_FIRST, Received, receive_batch
+from loginpipe_tests.sqs_endpoint import running_endpoint
 from loginpipe_tests.wire import (
     Answer,
     Call,
@@ -83,6 +86,32 @@ def test_a_drained_queue_ends_the_receiving_long_before_its_time(opened: Queue, 
     assert received.drained
     assert received.empty_receives == 3
     assert time.monotonic() - started < 15
+
+
+def test_the_longer_sqs_takes_to_answer_the_more_long_polls_there_are_at_once() -> None:
+    with running_endpoint() as endpoint:
+        environment = endpoint.aws_environment
+        receivers = {}
+        for milliseconds in (0, 20):
+            name = f"after-{milliseconds}-ms"
+            endpoint.client.create_queue(QueueName=name)
+            endpoint.send_samples(name, 2000, seed=1)
+            endpoint.clear_faults()
+            endpoint.add_fault("delay", "ReceiveMessage", seconds=milliseconds / 1000)
+            with patch.dict(os.environ, environment):
+                queue = open_queue(name, connections=1)
+            leases = LeaseKeeper(queue, visibility_seconds=60, calls_at_once=2)
+            received = receive(queue, leases, most=2000, receivers=32)
+            assert len(received.messages) == 2000
+            receivers[milliseconds] = received.receivers
+            leases.close(at_once=True)
+    assert RECEIVERS_FIRST <= receivers[0] <= receivers[20] <= 32
+    assert receivers[20] > 2 * RECEIVERS_FIRST
+
+
+def test_a_shallow_queue_needs_no_more_than_the_first_ones(opened: Queue, leases: LeaseKeeper) -> None:
+    send(opened, 9)
+    assert receive(opened, leases, receivers=32).receivers == RECEIVERS_FIRST
 
 
 def test_when_the_time_is_up_what_was_received_until_then_is_the_bite(

@@ -52,7 +52,7 @@ def test_without_any_variable_the_settings_are_the_documented_defaults() -> None
         "batch_messages": 10_000,
         "batch_seconds": 20,
         "visibility_seconds": 120,
-        "receivers": 8,
+        "receivers": 32,
         "sqs_client": "lean",
         "max_runs": 4,
         "max_reject_rate": 0.05,
