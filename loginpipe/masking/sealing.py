@@ -7,8 +7,8 @@ associated data binds each value to its field, its subject and its keys, so that
 """
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Final
 from uuid import UUID, uuid4
@@ -58,11 +58,44 @@ class SealedValue:
 
 
 @dataclass(frozen=True)
+class SealedBlock:
+    """What one data key sealed: values of one field, column by column, since there are many."""
+
+    data_key_id: UUID
+    field_name: str
+    subjects: Sequence[str]
+    positions: Sequence[int]
+    ciphertexts: Sequence[bytes] = field(repr=False)
+
+    def only(self, subjects: Collection[str]) -> "SealedBlock":
+        """Return the block without the values of other subjects."""
+        kept = [place for place, subject in enumerate(self.subjects) if subject in subjects]
+        return replace(
+            self,
+            subjects=[self.subjects[place] for place in kept],
+            positions=[self.positions[place] for place in kept],
+            ciphertexts=[self.ciphertexts[place] for place in kept],
+        )
+
+
+@dataclass(frozen=True)
 class Sealed:
-    """What one call of `seal` made: the values, in the order given, and every data key they need, wrapped."""
+    """What `seal` made: the values, in the order given, and every data key they need, wrapped."""
 
     data_keys: Sequence[WrappedDataKey] = ()
-    values: Sequence[SealedValue] = ()
+    blocks: Sequence[SealedBlock] = ()
+
+    def __len__(self) -> int:
+        return sum(len(block.subjects) for block in self.blocks)
+
+    @property
+    def values(self) -> list[SealedValue]:
+        """The values one by one."""
+        return [
+            SealedValue(subject, block.field_name, block.data_key_id, position, ciphertext)
+            for block in self.blocks
+            for subject, position, ciphertext in zip(block.subjects, block.positions, block.ciphertexts, strict=True)
+        ]
 
 
 def seal(items: Sequence[tuple[str, bytes]], field_name: str, recipients: Sequence[SealKey]) -> Sealed:
@@ -74,20 +107,24 @@ def seal(items: Sequence[tuple[str, bytes]], field_name: str, recipients: Sequen
         recipients: the public keys, any one of whose private halves opens the values.
     """
     data_keys: list[WrappedDataKey] = []
-    values: list[SealedValue] = []
+    blocks: list[SealedBlock] = []
     fingerprints = [recipient.fingerprint for recipient in recipients]
     for start in range(0, len(items), VALUES_PER_DATA_KEY):
         data_key_id, data_key = uuid4(), secrets.token_bytes(DATA_KEY_BYTES)
-        cipher = AESGCM(data_key)
+        encrypt = AESGCM(data_key).encrypt
         data_keys += [
             WrappedDataKey(data_key_id, fingerprint, recipient.public_key.encrypt(data_key, OAEP))
             for fingerprint, recipient in zip(fingerprints, recipients, strict=True)
         ]
-        for position, (subject, plaintext) in enumerate(items[start : start + VALUES_PER_DATA_KEY]):
-            bound = associated_data(field_name, subject, data_key_id, fingerprints)
-            ciphertext = cipher.encrypt(nonce(position), pad(plaintext), bound)
-            values.append(SealedValue(subject, field_name, data_key_id, position, ciphertext))
-    return Sealed(data_keys, values)
+        before, after = _around_the_subject(field_name, data_key_id, fingerprints)
+        of_key = items[start : start + VALUES_PER_DATA_KEY]
+        ciphertexts = [
+            encrypt(number, pad(plaintext), (before + subject + after).encode())
+            for number, (subject, plaintext) in zip(_NONCES, of_key, strict=False)
+        ]
+        subjects = [subject for subject, _ in of_key]
+        blocks.append(SealedBlock(data_key_id, field_name, subjects, range(len(of_key)), ciphertexts))
+    return Sealed(data_keys, blocks)
 
 
 def nonce(position: int) -> bytes:
@@ -95,10 +132,12 @@ def nonce(position: int) -> bytes:
     return position.to_bytes(12, "big")
 
 
+_NONCES: Final = tuple(map(nonce, range(VALUES_PER_DATA_KEY)))
+
+
 def pad(plaintext: bytes) -> bytes:
     """Pad to a multiple of 32 bytes as in ISO/IEC 7816-4: one byte 0x80, then zeros."""
-    padded = plaintext + b"\x80"
-    return padded + bytes(-len(padded) % PADDING_BLOCK)
+    return (plaintext + b"\x80").ljust((len(plaintext) // PADDING_BLOCK + 1) * PADDING_BLOCK, b"\x00")
 
 
 def unpad(padded: bytes) -> bytes:
@@ -108,4 +147,11 @@ def unpad(padded: bytes) -> bytes:
 
 def associated_data(field_name: str, subject: str, data_key_id: UUID, recipients: Sequence[str]) -> bytes:
     """Return what a sealed value is bound to; no part may contain the separator, a NUL."""
-    return "\x00".join(("loginpipe.seal.v1", field_name, subject, str(data_key_id), *sorted(recipients))).encode()
+    before, after = _around_the_subject(field_name, data_key_id, recipients)
+    return (before + subject + after).encode()
+
+
+def _around_the_subject(field_name: str, data_key_id: UUID, recipients: Sequence[str]) -> tuple[str, str]:
+    """Return what goes before and after the subject in `associated_data`: one for all values of a data key."""
+    after = ("", str(data_key_id), *sorted(recipients))
+    return f"loginpipe.seal.v1\x00{field_name}\x00", "\x00".join(after)

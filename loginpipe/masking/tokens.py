@@ -9,9 +9,12 @@ import hmac
 import re
 import unicodedata
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 
 PREFIXES: Final[Mapping[str, str]] = {"ip": "ip", "device_id": "dev"}
 """Token prefix of each field that is masked."""
@@ -64,19 +67,23 @@ class TokenKeys:
             KeyError: the version is not held.
         """
         version = self.current if version is None else version
-        key = self.field_keys[version][field_name]
+        macs = _macs(self.field_keys[version][field_name], canonical_values)
         prefix = f"{PREFIXES[field_name]}.v{version}."
-        return [
-            prefix + urlsafe_b64encode(hmac.digest(key, value, "sha256"))[:43].decode() for value in canonical_values
-        ]
+        # All at once: with a byte after it each MAC fills 44 characters, and the first 43 are those that it has alone.
+        text = urlsafe_b64encode(b"\x00".join([*macs, b""])).decode()
+        return [prefix + text[start : start + 43] for start in range(0, len(text), 44)]
 
     def tombstones(self, user_id: str) -> dict[int, bytes]:
         """Return, for every version held, the 32 bytes that stand for an erased user: one for every spelling of the id.
 
         The id is stripped and in Unicode's NFC, as UTF-8; a lone surrogate, which no login can hold, raises nothing.
         """
-        value = unicodedata.normalize("NFC", user_id).strip().encode("utf-8", "surrogatepass")
-        return {version: hmac.digest(keys["user_id"], value, "sha256") for version, keys in self.field_keys.items()}
+        return {version: tombstone for version, (tombstone,) in self.tombstones_of_all([user_id]).items()}
+
+    def tombstones_of_all(self, user_ids: Iterable[str]) -> dict[int, list[bytes]]:
+        """Return, for every version held, the tombstone of each user, in order; see `tombstones`."""
+        values = [unicodedata.normalize("NFC", user).strip().encode("utf-8", "surrogatepass") for user in user_ids]
+        return {version: _macs(keys["user_id"], values) for version, keys in self.field_keys.items()}
 
     def check_values(self) -> dict[int, bytes]:
         """Return, by version, a value that tells two keys apart and neither of them from it."""
@@ -84,3 +91,13 @@ class TokenKeys:
             version: hmac.digest(keys["ip"], _CHECK_LABEL + keys["device_id"], "sha256")
             for version, keys in self.field_keys.items()
         }
+
+
+def _macs(key: bytes, values: Iterable[bytes]) -> list[bytes]:
+    """Return the HMAC-SHA-256 of each value. The key is scheduled once, which takes twice as long as a short MAC."""
+    keyed, macs = HMAC(key, SHA256()), []
+    for value in values:
+        mac = keyed.copy()
+        mac.update(value)
+        macs.append(mac.finalize())
+    return macs

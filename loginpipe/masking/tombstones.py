@@ -35,26 +35,25 @@ def set_erased_aside(
     if not erased_at or split.accepted.empty:
         return split
     accepted = split.accepted
-    until = {user: _erased_until(user, keys, erased_at) for user in accepted["user_id"].unique()}
-    gone = pd.Series(
-        [
-            (end := until[user]) is not None and sent_at <= end
-            for user, sent_at in zip(accepted["user_id"], accepted["sent_at"], strict=True)
-        ],
-        accepted.index,
-        dtype=bool,
-    )
-    if not gone.any():
+    until = _erased_until(accepted["user_id"].unique().tolist(), keys, erased_at)
+    of_erased = accepted[accepted["user_id"].isin(until.keys())]
+    gone = [sent_at <= until[user] for user, sent_at in zip(of_erased["user_id"], of_erased["sent_at"], strict=True)]
+    if not any(gone):
         return split
-    aside = accepted.loc[gone, ["message_id", "sent_at"]]
+    aside = of_erased.loc[gone, ["message_id", "sent_at"]]
     rejects = aside.merge(messages[["message_id", "received_at"]], on="message_id").assign(body=None)
     for column, entry in (("reasons", Reason.USER_ERASED.value), ("fields", "user_id")):
         rejects[column] = pd.Series([[entry] for _ in rejects.index], rejects.index, object)
     rejects = rejects[list(split.rejected.columns)]
     rejected = pd.concat([split.rejected, rejects], ignore_index=True) if len(split.rejected) else rejects
-    return replace(split, accepted=accepted[~gone].reset_index(drop=True), rejected=rejected)
+    return replace(split, accepted=accepted.drop(index=aside.index).reset_index(drop=True), rejected=rejected)
 
 
-def _erased_until(user_id: str, keys: TokenKeys, erased_at: Mapping[bytes, datetime]) -> datetime | None:
-    found = [erased_at[tombstone] for tombstone in keys.tombstones(user_id).values() if tombstone in erased_at]
-    return max(found, default=None)
+def _erased_until(users: list[str], keys: TokenKeys, erased_at: Mapping[bytes, datetime]) -> dict[str, datetime]:
+    """Return when each erased user was erased, the last time of several; of the others nothing."""
+    until: dict[str, datetime] = {}
+    for tombstones in keys.tombstones_of_all(users).values():
+        for user, tombstone in zip(users, tombstones, strict=True):
+            if tombstone in erased_at:
+                until[user] = max(until.get(user, erased_at[tombstone]), erased_at[tombstone])
+    return until

@@ -21,7 +21,7 @@ def insert_aliases(cursor: Cursor, aliases: Sequence[tuple[str, str]]) -> None:
     if not aliases:
         return
     cursor.execute(statement("create_incoming_aliases"))
-    copy_rows(cursor, "incoming_aliases", ("old_token", "new_token"), aliases)
+    copy_rows(cursor, "incoming_aliases", ("old_token", "new_token"), zip(*aliases, strict=True))
     cursor.execute(statement("drop_known_aliases"))
     if cursor.rowcount == len(aliases):
         return

@@ -62,8 +62,8 @@ def load_logins(
         hold_off_erasures(cursor, erasures)
         cursor.execute(statement("create_incoming_logins"))
         sent_ms = logins["sent_at"].dt.as_unit("ms").astype("int64").tolist()
-        rows = zip(range(len(logins)), sent_ms, *(logins[column] for column in _COLUMNS), strict=True)
-        copy_rows(cursor, "incoming_logins", ("arrival", "sent_ms", *_COLUMNS), rows)
+        columns = (range(len(logins)), sent_ms, *(logins[column].tolist() for column in _COLUMNS))
+        copy_rows(cursor, "incoming_logins", ("arrival", "sent_ms", *_COLUMNS), columns)
         delays, delay_seconds = _insert_new(cursor, run_id)
         inserted = sum(delays)
         if inserted < len(logins):

@@ -1,6 +1,6 @@
 """Rejected messages, with their reasons and sealed bodies."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any, Final
 
 import pandas as pd
@@ -37,19 +37,20 @@ def record_rejects(connection: Connection, rejected: pd.DataFrame, sealed: Seale
         recorded = 0
         if len(rejected):
             cursor.execute(statement("create_incoming_rejects"))
-            copy_rows(cursor, "incoming_rejects", _COLUMNS, _rows(rejected, sealed))
+            copy_rows(cursor, "incoming_rejects", _COLUMNS, _columns(rejected, sealed))
             cursor.execute(statement("insert_new_rejects"), {"run_id": arrival.run_id})
-            insert_data_keys(cursor, sealed, {message_id for (message_id,) in cursor})
+            insert_data_keys(cursor, sealed, frozenset(message_id for (message_id,) in cursor))
             recorded = recorded_by(cursor, arrival.run_id, "incoming_rejects", "sent_on")
         open_run(cursor, arrival, rejected=recorded)
     return recorded
 
 
-def _rows(rejected: pd.DataFrame, sealed: Sealed) -> Iterator[tuple[Any, ...]]:
-    bodies = {value.subject: value for value in sealed.values}
-    kept = rejected.assign(sent_on=rejected["sent_at"].dt.date)[
-        ["sent_at", "sent_on", "received_at", "reasons", "fields"]
+def _columns(rejected: pd.DataFrame, sealed: Sealed) -> list[Sequence[Any]]:
+    """Return the values of `_COLUMNS`, column by column."""
+    bodies = {body.subject: body for body in sealed.values}
+    of_row = [bodies.get(message_id) for message_id in rejected["message_id"]]
+    frame = rejected.assign(sent_on=rejected["sent_at"].dt.date)
+    return [
+        *(frame[name].tolist() for name in ("message_id", "sent_at", "sent_on", "received_at", "reasons", "fields")),
+        *([getattr(body, name, None) for body in of_row] for name in ("ciphertext", "data_key_id", "position")),
     ]
-    for message_id, row in zip(rejected["message_id"], kept.itertuples(index=False, name=None), strict=True):
-        body = bodies.get(message_id)
-        yield (message_id, *row, *((body.ciphertext, body.data_key_id, body.position) if body else (None, None, None)))

@@ -1,6 +1,7 @@
 """The vault as its writer sees it: which tokens it knows, and new sealed values. It reads nothing else there."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from itertools import chain, repeat
 
 from psycopg2.extras import execute_values
 
@@ -13,8 +14,11 @@ from loginpipe.postgres.statements import statement
 def known_tokens(connection: Connection, tokens: Sequence[str]) -> frozenset[str]:
     """Return those of the tokens whose values are sealed already."""
     with transaction(connection) as cursor:
-        cursor.execute("SELECT token FROM vault.sealed_values WHERE token = ANY (%s)", (list(tokens),))
-        return frozenset(token for (token,) in cursor)
+        # As one text: an array of a hundred thousand elements takes longer to write and to parse than to look up.
+        cursor.execute(
+            "SELECT token FROM vault.sealed_values WHERE token = ANY (string_to_array(%s, ' '))", (" ".join(tokens),)
+        )
+        return frozenset(chain.from_iterable(cursor.fetchall()))
 
 
 def insert_sealed(cursor: Cursor, sealed: Sealed) -> int:
@@ -23,22 +27,31 @@ def insert_sealed(cursor: Cursor, sealed: Sealed) -> int:
     Returns:
         How many values are new.
     """
-    if not sealed.values:
+    if not sealed:
         return 0
     cursor.execute(statement("create_incoming_sealed"))
+    blocks = sealed.blocks
+    tokens = [token for block in blocks for token in block.subjects]
     copy_rows(
         cursor,
         "incoming_sealed",
         ("token", "field", "data_key_id", "position", "ciphertext"),
-        ((v.subject, v.field_name, v.data_key_id, v.position, v.ciphertext) for v in sealed.values),
+        (
+            tokens,
+            [name for block in blocks for name in repeat(block.field_name, len(block.subjects))],
+            [key_id for block in blocks for key_id in repeat(str(block.data_key_id), len(block.subjects))],
+            [position for block in blocks for position in block.positions],
+            [ciphertext for block in blocks for ciphertext in block.ciphertexts],
+        ),
     )
     cursor.execute(statement("insert_new_sealed"))
-    new = {token for (token,) in cursor}
+    # As a rule all are new; then the tokens that come back need not be looked at.
+    new = frozenset(tokens if cursor.rowcount == len(tokens) else chain.from_iterable(cursor.fetchall()))
     insert_data_keys(cursor, sealed, new)
     return len(new)
 
 
-def insert_data_keys(cursor: Cursor, sealed: Sealed, new: Collection[str]) -> None:
+def insert_data_keys(cursor: Cursor, sealed: Sealed, new: frozenset[str]) -> None:
     """Insert those wrapped data keys that a new value uses: none where everything was there already.
 
     Args:
@@ -46,7 +59,7 @@ def insert_data_keys(cursor: Cursor, sealed: Sealed, new: Collection[str]) -> No
         sealed: the values with their data keys.
         new: the subjects that were inserted. The database is not asked which keys these use: it would not tell us.
     """
-    used = {value.data_key_id for value in sealed.values if value.subject in new}
+    used = {block.data_key_id for block in sealed.blocks if not new.isdisjoint(block.subjects)}
     execute_values(
         cursor,
         "INSERT INTO vault.data_keys (data_key_id, recipient, wrapped_key) VALUES %s",

@@ -5,6 +5,7 @@ Nothing is replaced: each hook does what the original does, and something else b
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from threading import Lock
@@ -53,7 +54,7 @@ class Point(StrEnum):
 
 
 DELETED_CALLS: Final = 2
-"""Delete calls after which some are deleted, and not all: at most eight more are under way then."""
+"""Delete calls after which some are deleted, and not all: at most three more are under way then."""
 
 
 @contextmanager
@@ -79,6 +80,7 @@ class _Hooks:
         self._point = point
         self._act = act
         self._lock = Lock()
+        self._deleting = Lock()
         self._delete_calls = 0
         self._loaded = False
 
@@ -94,16 +96,12 @@ class _Hooks:
             self._loaded, self._delete_calls = True, 0
         self.at(Point.LOADED)
 
-    def received_some(self, parsed: dict[str, Any], **_: object) -> None:
-        if parsed.get("Messages"):
-            self.at(Point.RECEIVING)
-
-    def deleted_some(self, **_: object) -> None:
-        with self._lock:
+    def deleted_some(self) -> None:
+        # Whoever deletes beside the one that comes to the point waits for it, or all would be deleted meanwhile.
+        with self._deleting:
             self._delete_calls += 1
-            reached = self._delete_calls == DELETED_CALLS
-        if reached:
-            self.at(Point.HALF_DELETED if self._loaded else Point.REJECTS_HALF_DELETED)
+            if self._delete_calls == DELETED_CALLS:
+                self.at(Point.HALF_DELETED if self._loaded else Point.REJECTS_HALF_DELETED)
 
     def deleted_all(self) -> None:
         if self._loaded:
@@ -142,14 +140,35 @@ def _connection_class(hooks: _Hooks) -> type[connection]:
     return Connection
 
 
+class _HookedClient:
+    """A client of SQS that comes by points whenever it is answered."""
+
+    def __init__(self, client: Any, hooks: _Hooks) -> None:
+        self._client = client
+        self._hooks = hooks
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def receive_message(self, **request: Any) -> Any:
+        answer = self._client.receive_message(**request)
+        if answer.get("Messages"):
+            self._hooks.at(Point.RECEIVING)
+        return answer
+
+    def delete_message_batch(self, **request: Any) -> Any:
+        answer = self._client.delete_message_batch(**request)
+        self._hooks.deleted_some()
+        return answer
+
+
 def _queue(hooks: _Hooks) -> SqsResource:
     class Queue(SqsResource):
         @contextmanager
         def yield_for_execution(self, context: dg.InitResourceContext) -> Generator["SqsResource", None, None]:
             with super().yield_for_execution(context) as resource:
-                events = self._queue.client.meta.events
-                events.register("after-call.sqs.ReceiveMessage", hooks.received_some)
-                events.register("after-call.sqs.DeleteMessageBatch", hooks.deleted_some)
+                client: Any = _HookedClient(self._queue.client, hooks)
+                self._queue = replace(self._queue, client=client)
                 yield resource
 
         def receive(self) -> Received:

@@ -41,7 +41,12 @@ def place(endpoint: Endpoint, database_url: str, key_files: KeyFiles, tmp_path: 
 
 def run_at_once(place: FastPlace, runs: int, **settings: object) -> None:
     with ExitStack() as stack:
-        started = [stack.enter_context(place.start(**settings)) for _ in range(runs)]
+        # Each goes on when all have received something: one alone may be done before the next one has begun.
+        started = [stack.enter_context(place.start(Point.RECEIVING, **settings)) for _ in range(runs)]
+        for run in started:
+            run.until_reached()
+        for run in started:
+            run.release()
         codes = [run.wait() for run in started]
         assert codes == [0] * runs, [run.log() for run in started if run.wait()]
 

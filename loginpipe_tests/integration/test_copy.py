@@ -41,7 +41,7 @@ def there_and_back(connection: Connection, columns: tuple[str, ...], rows: list[
     """Copy rows into a table and return what is in it, by the first column."""
     with transaction(connection) as cursor:
         cursor.execute(CREATE)
-        copy_rows(cursor, "copied", columns, rows)
+        copy_rows(cursor, "copied", columns, zip(*rows, strict=True))
         names = ", ".join('"' + name.replace('"', '""') + '"' for name in columns)
         cursor.execute(f"SELECT {names} FROM copied ORDER BY 1")
         return [tuple(bytes(cell) if isinstance(cell, memoryview) else cell for cell in row) for row in cursor]
@@ -62,10 +62,25 @@ def test_texts_bytes_and_lists_arrive_as_they_were(connection: Connection, rows:
     assert there_and_back(connection, COLUMNS, numbered) == numbered
 
 
+@moderate
+@given(rows=st.lists(st.tuples(words, st.binary(max_size=40), st.lists(words, max_size=3)), min_size=1, max_size=6))
+@example(rows=[(r"\N", b"\\", [r"\N"]), (r"\.", b"\t", [r"\."])])
+def test_columns_that_hold_no_null_arrive_as_they_were(connection: Connection, rows: list[tuple[Any, ...]]) -> None:
+    numbered = [(place, *values) for place, values in enumerate(rows)]
+    assert there_and_back(connection, COLUMNS, numbered) == numbered
+
+
+def test_columns_of_different_lengths_are_refused_and_leave_the_connection_usable(connection: Connection) -> None:
+    with pytest.raises((ValueError, DatabaseError)), transaction(connection) as cursor:  # noqa: PT012
+        cursor.execute(CREATE)
+        copy_rows(cursor, "copied", ("place", "words"), ([1, 2], ["one"]))
+    assert there_and_back(connection, ("place",), [(1,)]) == [(1,)]
+
+
 def test_an_empty_text_is_not_null_and_null_is_not_a_text(connection: Connection) -> None:
     with transaction(connection) as cursor:
         cursor.execute(CREATE)
-        copy_rows(cursor, "copied", ("words",), [("",), (None,), ("NULL",)])
+        copy_rows(cursor, "copied", ("words",), [["", None, "NULL"]])
         cursor.execute("SELECT count(*) FILTER (WHERE words IS NULL), count(*) FILTER (WHERE words = '') FROM copied")
         assert cursor.fetchone() == (1, 1)
 
@@ -97,7 +112,7 @@ def test_rows_many_times_larger_than_a_chunk_arrive_whole(connection: Connection
 def test_ten_thousand_rows_keep_their_order(connection: Connection) -> None:
     with transaction(connection) as cursor:
         cursor.execute(CREATE)
-        copy_rows(cursor, "copied", ("place", "words"), ((i, f"row {i}") for i in range(10_000)))
+        copy_rows(cursor, "copied", ("place", "words"), (range(10_000), [f"row {i}" for i in range(10_000)]))
         cursor.execute("SELECT place FROM copied ORDER BY ctid")
         assert [place for (place,) in cursor] == list(range(10_000))
 
@@ -118,14 +133,14 @@ def test_a_value_that_the_column_does_not_take_is_refused_without_being_quoted(c
 
 
 def test_rows_that_cannot_be_made_stop_the_copy_and_leave_the_connection_usable(connection: Connection) -> None:
-    def rows() -> Iterator[tuple[int]]:
-        yield (1,)
-        raise LookupError("no second row")
+    class Unwritable:
+        def __str__(self) -> str:
+            raise LookupError("no second row")
 
     def copy() -> None:
         with transaction(connection) as cursor:
             cursor.execute(CREATE)
-            copy_rows(cursor, "copied", ("place",), rows())
+            copy_rows(cursor, "copied", ("place",), [[1, Unwritable()]])
 
     with pytest.raises((LookupError, DatabaseError)):
         copy()

@@ -248,6 +248,24 @@ def test_an_empty_batch_is_loaded(connection: Connection, database_url: str, key
     assert sizes(database_url) == [0, 0, 0, 0]
 
 
+def test_where_another_run_sealed_some_values_meanwhile_only_the_others_bring_their_data_keys(
+    connection: Connection, database_url: str, key_files: KeyFiles
+) -> None:
+    run_id, number = open_books(connection, 600), 300
+    frame = messages(*(login(ip=f"198.51.{i // 200}.{i % 200}", device_id=f"device-{i}") for i in range(number)))
+    ours, theirs = masked_of(key_files, frame), masked_of(key_files, frame)
+    # Theirs: all addresses, and the devices of the first block but one.
+    kept = {*theirs.sealed.blocks[0].subjects, *theirs.sealed.blocks[1].subjects, *theirs.sealed.blocks[2].subjects[1:]}
+    earlier = Sealed(theirs.sealed.data_keys, [block.only(kept) for block in theirs.sealed.blocks])
+    assert load_logins(connection, ours.logins.iloc[:0], earlier, run_id).sealed == 300 + 255
+    assert sizes(database_url, ["vault.sealed_values", "vault.data_keys"]) == [555, 3]
+    assert load_logins(connection, ours.logins, ours.sealed, run_id).sealed == 1 + 44
+    assert sizes(database_url, ["vault.sealed_values", "vault.data_keys"]) == [600, 5]
+    statement = "SELECT DISTINCT data_key_id::text FROM vault.sealed_values ORDER BY 1"
+    assert rows(database_url, statement) == rows(database_url, statement.replace("sealed_values", "data_keys"))
+    assert load_logins(connection, ours.logins, ours.sealed, run_id).sealed == 0
+
+
 SLOWLY = """
     CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql
     AS $$ BEGIN PERFORM pg_sleep(0.002); RETURN NEW; END $$;

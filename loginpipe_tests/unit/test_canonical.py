@@ -125,6 +125,60 @@ def test_any_text_is_an_address_or_refused_without_being_quoted(text: str) -> No
         assert is_address(text)
 
 
+def plainly(text: str) -> bytes | None:
+    """What `canonical_address` returns, None for what it refuses, by the standard library's parser alone."""
+    try:
+        address = ip_address(text.strip())
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address):
+        return None if address.scope_id is not None else (address.ipv4_mapped or address).packed
+    return address.packed
+
+
+def fast(text: str) -> bytes | None:
+    try:
+        return canonical_address(text)
+    except ValueError:
+        return None
+
+
+# Nearly addresses, far more often than chance would have it.
+octet = st.integers(0, 300).map(str) | st.sampled_from(
+    ["", "00", "01", "001", "1e1", "0x1", "+1", "-0", "\u0661", "\uff11"]
+)
+dotted = st.lists(octet, min_size=3, max_size=5).map(".".join)
+group = st.integers(0, 0x1FFFF).map("{:x}".format) | st.sampled_from(
+    ["", "", "0", "0000", "00000", "FFFF", "g", "\u0661"]
+)
+colons = st.lists(group, min_size=2, max_size=9).map(":".join)
+with_tail = st.tuples(colons, dotted).map(":".join)
+after = st.sampled_from(["", "", "", " ", "\n", "\u3000", "\x00", "%", "%eth0", "%1", "/64", ".", ":", "]"])
+
+
+@settings(max_examples=2000, deadline=None, print_blob=True)
+@given(dotted | colons | with_tail | any_address.map(str) | unicode_text, after, after)
+def test_the_fast_way_has_the_verdicts_of_the_plain_one(text: str, before: str, behind: str) -> None:
+    assert fast(before + text + behind) == plainly(before + text + behind)
+
+
+@pytest.mark.parametrize("text", [*BROKEN_ADDRESSES, "\ud800", "1.2.3.4\ud800", "::\ud800"], ids=ascii)
+def test_what_is_no_address_is_none_either_way(text: str) -> None:
+    assert fast(text) is plainly(text) is None
+
+
+@moderate
+@given(any_address)
+def test_the_text_of_an_address_is_the_standard_library_s(address: IPv4Address | IPv6Address) -> None:
+    assert address_text(address.packed) == str(address)
+
+
+@moderate
+@given(unicode_text | st.text("ab \t", max_size=6))
+def test_a_device_id_is_its_nfc_stripped_whatever_it_holds(text: str) -> None:
+    assert canonical_device_id(text) == unicodedata.normalize("NFC", text).strip().encode()
+
+
 @moderate
 @given(unicode_text, white_space, white_space)
 def test_a_device_id_is_one_value_in_every_unicode_form_and_with_any_white_space_around(

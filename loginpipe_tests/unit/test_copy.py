@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loginpipe.postgres.copy import _Stream, copy_text
+from loginpipe.postgres.copy import _Stream, _texts, copy_text
 
 moderate = settings(max_examples=200, deadline=None, print_blob=True)
 
@@ -39,6 +39,28 @@ def test_a_value_is_written_as_copy_reads_it(value: object, written: str) -> Non
     assert copy_text(value) == written
 
 
+anything = (
+    st.none()
+    | st.text(st.sampled_from('ab\t\n\r\\"{,}\u00e9\U0001f600'), max_size=5)
+    | st.integers()
+    | st.booleans()
+    | st.binary(max_size=5)
+    | st.dates()
+    | st.datetimes(timezones=st.just(UTC))
+    | st.lists(st.text('a\\"\t,', max_size=3), max_size=2)
+)
+columns = st.lists(anything, max_size=6) | st.sampled_from(
+    [st.text("ab\t\n\r\\", max_size=5), st.text("ab\u00e9", max_size=5), st.none() | st.text("ab\\", max_size=3),
+     st.integers(), st.booleans(), st.binary(max_size=5), st.dates(), st.uuids()]
+).flatmap(lambda of_one_kind: st.lists(of_one_kind, max_size=6))  # fmt: skip
+
+
+@moderate
+@given(columns)
+def test_a_column_is_written_as_its_values_are_one_by_one(column: list[object]) -> None:
+    assert list(_texts(column)) == list(map(copy_text, column))
+
+
 def read_all(stream: _Stream, sizes: Iterator[int]) -> list[bytes]:
     """Read to the end as COPY does: until nothing comes."""
     chunks = []
@@ -49,28 +71,29 @@ def read_all(stream: _Stream, sizes: Iterator[int]) -> list[bytes]:
 
 @moderate
 @given(
-    lines=st.lists(st.binary(min_size=1, max_size=40), max_size=20),
+    lines=st.lists(st.text(st.characters(codec="utf-8"), max_size=40), max_size=20),
     sizes=st.lists(st.integers(1, 50), min_size=1, max_size=8),
 )
 def test_what_is_read_is_all_lines_in_order_and_never_more_at_once_than_was_asked_for(
-    lines: list[bytes], sizes: list[int]
+    lines: list[str], sizes: list[int]
 ) -> None:
-    asked = [sizes[number % len(sizes)] for number in range(sum(map(len, lines)) + 1)]
+    text = "".join(f"{line}\n" for line in lines).encode()
+    asked = [sizes[number % len(sizes)] for number in range(len(text) + 1)]
     chunks = read_all(_Stream(iter(lines)), iter(asked))
-    assert b"".join(chunks) == b"".join(lines)
+    assert b"".join(chunks) == text
     assert all(len(chunk) <= size for chunk, size in zip(chunks, asked, strict=False))
     assert all(len(chunk) == size for chunk, size in zip(chunks[:-1], asked, strict=False)), "short before the end"
 
 
 def test_the_end_stays_the_end() -> None:
-    stream = _Stream(iter([b"line\n"]))
+    stream = _Stream(iter(["line"]))
     assert [stream.read(100), stream.read(100), stream.read(100)] == [b"line\n", b"", b""]
 
 
 def test_a_line_longer_than_what_is_asked_for_comes_in_parts() -> None:
-    line = bytes(range(256)) * 1000
-    chunks = read_all(_Stream(iter([line, b"next\n"])), iter([65536] * 9))
-    assert b"".join(chunks) == line + b"next\n"
+    line = "0123456789abcdef" * 16_000
+    chunks = read_all(_Stream(iter([line, "next"])), iter([65536] * 9))
+    assert b"".join(chunks) == f"{line}\nnext\n".encode()
     assert max(map(len, chunks)) == 65536
 
 
@@ -78,6 +101,6 @@ def test_a_line_longer_than_what_is_asked_for_comes_in_parts() -> None:
 def test_no_more_lines_are_made_than_are_read(size: int, lines: int) -> None:
     """Large bodies are sealed and written one by one: together they would be in memory a second time."""
     made = count()
-    stream = _Stream(b"%9d\n" % next(made) for _ in range(1000))
+    stream = _Stream(f"{next(made):9}" for _ in range(1000))
     stream.read(size)
     assert next(made) == lines

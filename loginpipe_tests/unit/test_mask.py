@@ -4,7 +4,7 @@ import json
 import time
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pandas as pd
@@ -221,6 +221,15 @@ def test_the_date_of_a_login_is_the_utc_date_it_was_sent_on_wherever_it_is_proce
     assert type(frame["create_date"][0]) is date
 
 
+@moderate
+@given(st.lists(st.integers(-200_000_000, 4_102_444_800_000), max_size=8))
+def test_every_login_of_a_batch_has_the_date_of_its_own_time(sent_ms: list[int]) -> None:
+    times = [datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds) for milliseconds in sent_ms]
+    sent_at = pd.Series(sent_ms, dtype="int64").astype("datetime64[ms]").dt.tz_localize("UTC")
+    frame = mask_logins(validated(*[GOOD] * len(times)).assign(sent_at=sent_at), KEYS).logins
+    assert list(frame["create_date"]) == [time.date() for time in times]
+
+
 def test_a_frame_that_is_a_part_of_another_is_masked_row_by_row() -> None:
     whole = validated(*({**GOOD, "user_id": f"user {i}", "ip": f"1.2.3.{i}"} for i in range(4)))
     part = mask_logins(whole.iloc[[3, 1]], KEYS).logins
@@ -319,6 +328,19 @@ def test_a_cell_that_is_no_token_of_its_field_is_counted(cell: object) -> None:
     frame = mask_logins(validated(GOOD, GOOD, GOOD), KEYS).logins
     frame.at[1, "masked_ip"] = cell
     assert clear_cells(frame) == {"masked_ip": 1, "masked_device_id": 0}
+
+
+def test_cells_that_are_tokens_only_when_they_are_read_together_are_counted_one_by_one() -> None:
+    frame = mask_logins(validated(GOOD, GOOD, GOOD, GOOD), KEYS).logins
+    token = frame.at[0, "masked_ip"]
+    for cells in (
+        [f"{token}\n{token}", token, token, token],
+        [f"{token}\n", token, token, token],
+        [token[:20], f"{token[20:]}\n{token}", token, token],
+        ["", f"{token}\n{token}", token, token],
+    ):
+        expected = sum(cell != token for cell in cells)
+        assert clear_cells(frame.assign(masked_ip=cells))["masked_ip"] == expected
 
 
 def test_an_address_token_in_the_device_column_is_counted_and_so_is_the_other_way_round() -> None:

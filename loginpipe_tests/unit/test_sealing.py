@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -124,6 +125,35 @@ def test_no_nonce_comes_twice_under_one_data_key_and_no_data_key_twice_at_all(pa
     keys = [unwrap(key, pair.private) for sealed in batches for key in sealed.data_keys]
     assert {len(key) for key in keys} == {32}
     assert len(set(keys)) == len(keys) == len(nonces) == 6
+
+
+@moderate
+@given(
+    items=st.lists(st.tuples(subjects, st.binary(max_size=100)), max_size=300), field=st.sampled_from(["ip", "body"])
+)
+def test_each_value_is_aes_gcm_of_its_padded_bytes_bound_to_all_that_it_belongs_to(
+    pair: Pair, other_pair: Pair, items: list[tuple[str, bytes]], field: str
+) -> None:
+    """Written out, so that what is expected does not come from the code under test."""
+    sealed = seal(items, field, [pair.seal_key, other_pair.seal_key])
+    data_keys = {key.data_key_id: unwrap(key, pair.private) for key in sealed.data_keys if key.recipient == pair.name}
+    for place, (value, (subject, plaintext)) in enumerate(zip(sealed.values, items, strict=True)):
+        assert (value.subject, value.field_name, value.position) == (subject, field, place % 256)
+        padded = plaintext + b"\x80"
+        padded += bytes(-len(padded) % 32)
+        names = sorted([pair.name, other_pair.name])
+        bound = "\x00".join(["loginpipe.seal.v1", field, subject, str(value.data_key_id), *names]).encode()
+        nonce_bytes = bytes(10) + (place % 256).to_bytes(2, "big")
+        assert AESGCM(data_keys[value.data_key_id]).encrypt(nonce_bytes, padded, bound) == value.ciphertext
+
+
+def test_a_block_without_some_of_its_subjects_keeps_the_others_as_they_were(pair: Pair) -> None:
+    sealed = seal([(f"s{i}", bytes([i])) for i in range(5)], "ip", [pair.seal_key])
+    (block,) = sealed.blocks
+    part = Sealed(sealed.data_keys, [block.only({"s3", "s1", "another"})])
+    assert part.values == [sealed.values[1], sealed.values[3]]
+    assert (len(sealed), len(part), len(Sealed(sealed.data_keys, [block.only(())]))) == (5, 2, 0)
+    assert open_all(part, pair, [pair.name]) == [("s1", b"\x01"), ("s3", b"\x03")]
 
 
 def test_equal_values_seal_to_different_bytes(pair: Pair) -> None:

@@ -16,9 +16,9 @@ from pandera.config import config_context
 from loginpipe.local.sample_events import BAD_KINDS, sample_bodies
 from loginpipe.logins.app_versions import encode_version
 from loginpipe.logins.messages import Message, messages_frame
-from loginpipe.logins.parsing import LOGIN_FIELDS
+from loginpipe.logins.parsing import LOGIN_FIELDS, Cell, Unfit
 from loginpipe.logins.rejects import Reason
-from loginpipe.logins.schema import VALIDATED_LOGINS_SCHEMA
+from loginpipe.logins.schema import RULES, VALIDATED_LOGINS_SCHEMA
 from loginpipe.logins.splitting import SplitBatch, split_batch
 
 SENT_MS, RECEIVED_MS = 1_794_000_000_123, 1_794_000_060_456
@@ -575,3 +575,17 @@ def test_nothing_is_printed_or_logged_while_a_batch_is_split(
     assert capfd.readouterr() == ("", "")
     assert caplog.text == ""
     assert not [str(warning.message) for warning in recwarn]
+
+
+CELLS = st.none() | st.sampled_from(Unfit) | st.text(max_size=40) | st.sampled_from(["1.2.3.4", "::1", "2.3.0", "\x00"])
+
+
+@pytest.mark.parametrize("name", RULES)
+@given(cells=st.lists(CELLS, max_size=5))
+def test_a_column_passes_as_a_whole_exactly_where_no_cell_of_it_is_at_fault(name: str, cells: list[Cell]) -> None:
+    rule = RULES[name]
+    assert rule.passes_all(cells) == all(rule.fault(cell) is None for cell in cells)
+
+
+def test_the_rules_are_those_of_the_login_fields_in_their_order() -> None:
+    assert tuple(RULES) == LOGIN_FIELDS

@@ -69,6 +69,12 @@ def test_a_token_is_the_hmac_of_the_value_under_a_key_derived_for_its_field(
 
 
 @moderate
+@given(token_keys, st.lists(values, max_size=20))
+def test_the_tokens_of_many_values_are_those_of_each(key: bytes, many: list[bytes]) -> None:
+    assert with_key(key).tokens("ip", many) == [expected_token(key, 1, "ip", "ip", value) for value in many]
+
+
+@moderate
 @given(st.sampled_from(FIELDS), st.lists(values, max_size=20))
 def test_tokens_are_equal_exactly_where_their_values_are_and_come_in_order(field: str, many: list[bytes]) -> None:
     tokens = KEYS.tokens(field, many)
@@ -243,6 +249,14 @@ def test_there_is_a_tombstone_for_each_version_held_and_they_differ() -> None:
     assert set(tombstones) == {1, 2, 3}
     assert len(set(tombstones.values())) == 3
     assert {len(tombstone) for tombstone in tombstones.values()} == {32}
+
+
+@moderate
+@given(st.lists(st.text(max_size=20), max_size=5))
+def test_the_tombstones_of_many_users_are_those_of_each_in_order(users: list[str]) -> None:
+    several = TokenKeys(2, {version: derive_field_keys(bytes([version]) * 32) for version in (1, 2, 3)})
+    of_all = several.tombstones_of_all(users)
+    assert of_all == {version: [several.tombstones(user)[version] for user in users] for version in (1, 2, 3)}
 
 
 def test_what_no_login_can_hold_has_a_tombstone_all_the_same_and_raises_nothing_that_quotes_it() -> None:
