@@ -80,6 +80,7 @@ class _Hooks:
         self._point = point
         self._act = act
         self._lock = Lock()
+        self._receiving = Lock()
         self._deleting = Lock()
         self._delete_calls = 0
         self._loaded = False
@@ -96,8 +97,13 @@ class _Hooks:
             self._loaded, self._delete_calls = True, 0
         self.at(Point.LOADED)
 
+    def received_some(self) -> None:
+        # Whoever receives beside the one that comes to the point waits for it, or all would be received meanwhile.
+        with self._receiving:
+            self.at(Point.RECEIVING)
+
     def deleted_some(self) -> None:
-        # Whoever deletes beside the one that comes to the point waits for it, or all would be deleted meanwhile.
+        # As above.
         with self._deleting:
             self._delete_calls += 1
             if self._delete_calls == DELETED_CALLS:
@@ -153,7 +159,7 @@ class _HookedClient:
     def receive_message(self, **request: Any) -> Any:
         answer = self._client.receive_message(**request)
         if answer.get("Messages"):
-            self._hooks.at(Point.RECEIVING)
+            self._hooks.received_some()
         return answer
 
     def delete_message_batch(self, **request: Any) -> Any:

@@ -1,0 +1,105 @@
+"""What a message costs, in what does not depend on the machine: calls of functions, and ratios within one run.
+
+A step that goes back from columns to single messages shows here at once; microseconds are for `make bench`.
+"""
+
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from loginpipe.sqs.client import Queue, open_queue
+from loginpipe_tests.conftest import KeyFiles
+from loginpipe_tests.crash.logins import logins
+from loginpipe_tests.crash.place import FastPlace, fast_place
+from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
+
+CALLS_MOST = 120
+"""Of functions, Python's and C's, for one message from the queue to the table: 103 when this was written. A column that
+is judged, masked or written cell by cell again costs one to five for each cell."""
+
+CLIENT_RATIO_LEAST = 4
+"""boto3's CPU to our client's, for a receive and a delete of ten: 20 when this was written."""
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[Endpoint]:
+    with running_endpoint(no_books=True) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def place(endpoint: Endpoint, database_url: str, key_files: KeyFiles, tmp_path: Path) -> FastPlace:
+    return fast_place(endpoint, database_url, key_files, tmp_path)
+
+
+@contextmanager
+def counting() -> Iterator[Counter[str]]:
+    """Count the calls of all threads that begin meanwhile, and of this one, by file and name."""
+    calls: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
+            calls[f"{Path(frame.f_code.co_filename).name}:{frame.f_code.co_name}"] += 1
+        elif event == "c_call":
+            calls[getattr(argument, "__qualname__", "?")] += 1
+
+    before = sys.getprofile()
+    threading.setprofile(count)
+    sys.setprofile(count)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(before)
+        threading.setprofile(before)
+
+
+def calls_of_a_run(place: FastPlace, messages: int) -> Counter[str]:
+    place.send(logins(messages))
+    with counting() as calls:
+        assert place.run().success
+    return calls
+
+
+def test_a_message_takes_no_more_calls_than_it_did(place: FastPlace) -> None:
+    # The first run imports, and fills caches.
+    calls_of_a_run(place, 100)
+    few, many = calls_of_a_run(place, 1000), calls_of_a_run(place, 3000)
+    of_message = Counter({name: (calls - few[name]) / 2000 for name, calls in many.items()})
+    most = "\n".join(f"{calls:6.2f} {name}" for name, calls in of_message.most_common(60))
+    assert 1 < sum(of_message.values()) < CALLS_MOST, most
+
+
+def cpu_of_ten(queue: Queue, times: int) -> float:
+    """CPU seconds of receiving ten messages and deleting them."""
+    client, began = queue.client, time.thread_time()
+    for _ in range(times):
+        messages = client.receive_message(QueueUrl=queue.url, MaxNumberOfMessages=10)["Messages"]
+        entries: Any = [{"Id": str(i), "ReceiptHandle": m["ReceiptHandle"]} for i, m in enumerate(messages)]
+        assert len(client.delete_message_batch(QueueUrl=queue.url, Entries=entries)["Successful"]) == 10
+    return (time.thread_time() - began) / times
+
+
+def test_our_client_takes_a_fraction_of_boto3_s_cpu(endpoint: Endpoint) -> None:
+    endpoint.client.create_queue(QueueName="clients")
+    endpoint.send_samples("clients", 6000, seed=1)
+    queues = {}
+    for name in ("lean", "boto3"):
+        with patch.dict(os.environ, {**endpoint.aws_environment, "LOGINPIPE_SQS_CLIENT": name}):
+            queues[name] = open_queue("clients", connections=1)
+            cpu_of_ten(queues[name], 10)
+    # In turns, so that a busy moment of the machine meets both.
+    spent = Counter(dict.fromkeys(queues, 0.0))
+    for _ in range(5):
+        for name, queue in queues.items():
+            spent[name] += cpu_of_ten(queue, 40)
+    assert spent["boto3"] > CLIENT_RATIO_LEAST * spent["lean"]
