@@ -23,8 +23,6 @@ def count_unknown_fields(events: Iterable[Mapping[str, Any]], known: frozenset[s
     """Count, for each field name outside ``known``, the events that carry it."""
     unknown: Counter[str] = Counter()
     for event in events:
-        if known.issuperset(event):
-            continue
         counted: set[str] = set()
         for name in {shown_name(name) for name in event.keys() - known}:
             kept = name if name in unknown or len(unknown) < NAMES_MOST else OTHER_NAMES

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from enum import Enum, auto
+from itertools import repeat
 from typing import Any, Final, TypeAlias
 
 import orjson
@@ -10,7 +11,6 @@ import pandas as pd
 from loginpipe.logins.rejects import Reason
 
 LOGIN_FIELDS: Final = ("user_id", "device_type", "ip", "device_id", "locale", "app_version")
-_TEXTS: Final = ("user_id", "device_type", "ip", "device_id")
 
 
 class Unfit(Enum):
@@ -44,24 +44,36 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def login_fields(events: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Lay events out as one column a login field.
+def field_values(event: dict[str, Any]) -> tuple[Any, ...]:
+    """Return the values of `LOGIN_FIELDS` in an event, as they are; an absent ``locale`` is None, others `Unfit`."""
+    get, missing = event.get, Unfit.MISSING
+    return (
+        get("user_id", missing),
+        get("device_type", missing),
+        get("ip", missing),
+        get("device_id", missing),
+        get("locale"),
+        get("app_version", missing),
+    )
+
+
+def login_fields(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
+    """Lay events, each as its `field_values`, out as one column a login field.
 
     Returns:
         Columns `LOGIN_FIELDS`, all of dtype object, one row an event: text, None or `Unfit`. White space around
-        ``ip`` and ``device_id`` is gone, an integer ``app_version`` is text, an absent ``locale`` is ``None``.
+        ``ip`` and ``device_id`` is gone, an integer ``app_version`` is text.
     """
-    columns = {name: _cells([event.get(name, Unfit.MISSING) for event in events]) for name in _TEXTS}
-    for name in ("ip", "device_id"):
-        columns[name] = [cell.strip() if isinstance(cell, str) else cell for cell in columns[name]]
-    columns["locale"] = _cells([event.get("locale") for event in events])
-    versions = [event.get("app_version", Unfit.MISSING) for event in events]
+    columns = dict(zip(LOGIN_FIELDS, zip(*rows, strict=True) if rows else repeat(()), strict=False))
     # bool is a subclass of int, and `true` is no version.
-    columns["app_version"] = _cells([str(version) if type(version) is int else version for version in versions])
-    return pd.DataFrame({name: pd.Series(columns[name], dtype=object) for name in LOGIN_FIELDS})
+    columns["app_version"] = tuple(str(cell) if type(cell) is int else cell for cell in columns["app_version"])
+    cells: dict[str, Any] = {name: _cells(column) for name, column in columns.items()}
+    for name in ("ip", "device_id"):
+        cells[name] = [cell.strip() if isinstance(cell, str) else cell for cell in cells[name]]
+    return pd.DataFrame({name: pd.Series(column, dtype=object) for name, column in cells.items()})
 
 
-def _cells(values: list[Any]) -> list[Cell]:
+def _cells(values: Sequence[Any]) -> Sequence[Cell]:
     if _KINDS.issuperset(map(type, values)):
         return values
     return [value if type(value) in _KINDS else Unfit.NOT_TEXT for value in values]

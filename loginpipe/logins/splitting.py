@@ -10,7 +10,7 @@ from pandera.errors import SchemaErrors
 
 from loginpipe.logins.app_versions import encode_version
 from loginpipe.logins.drift import count_unknown_fields
-from loginpipe.logins.parsing import LOGIN_FIELDS, login_fields, parse_body
+from loginpipe.logins.parsing import LOGIN_FIELDS, field_values, login_fields, parse_body
 from loginpipe.logins.rejects import WHOLE_BODY, Reason
 from loginpipe.logins.schema import LOGIN_FIELDS_SCHEMA, RULES, VALIDATED_LOGINS_SCHEMA
 
@@ -53,15 +53,19 @@ def split_batch(messages: pd.DataFrame) -> SplitBatch:
         messages: `loginpipe.logins.messages.MESSAGE_COLUMNS`, one row a message, message ids distinct.
     """
     messages = messages.reset_index(drop=True)
-    events: dict[int, dict[str, Any]] = {}
+    # An event's values are taken out at once: held together, the objects would be larger than all else of the batch.
+    rows: dict[int, tuple[Any, ...]] = {}
+    unusual: list[dict[str, Any]] = []
     faults: Faults = {}
     for position, (body, intact) in enumerate(zip(messages["body"], messages["body_intact"], strict=True)):
         parsed = parse_body(body) if intact else Reason.BODY_DAMAGED
         if isinstance(parsed, Reason):
             faults[position] = [(parsed, WHOLE_BODY)]
         else:
-            events[position] = parsed
-    fields = login_fields(list(events.values())).set_index(pd.Index(list(events), dtype="int64"))
+            rows[position] = field_values(parsed)
+            if not _KNOWN_FIELDS.issuperset(parsed):
+                unusual.append(parsed)
+    fields = login_fields(list(rows.values())).set_index(pd.Index(list(rows), dtype="int64"))
     field_faults = _field_faults(fields)
     faults |= field_faults
     rejected = messages.loc[sorted(faults), ["message_id", "body", "sent_at", "received_at"]]
@@ -73,7 +77,7 @@ def split_batch(messages: pd.DataFrame) -> SplitBatch:
             ),
             fields=pd.Series([[name for _, name in faults[i]] for i in rejected.index], rejected.index, object),
         ).reset_index(drop=True),
-        unknown_fields=count_unknown_fields(events.values(), _KNOWN_FIELDS),
+        unknown_fields=count_unknown_fields(unusual, _KNOWN_FIELDS),
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import chain, repeat
+from typing import Final
 
 from psycopg2.extras import execute_values
 
@@ -10,15 +11,22 @@ from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.copy import copy_rows
 from loginpipe.postgres.statements import statement
 
+_ASKED_AT_ONCE: Final = 20_000
+"""Tokens: a query holds a megabyte of them, and is in memory several times over."""
+
 
 def known_tokens(connection: Connection, tokens: Sequence[str]) -> frozenset[str]:
     """Return those of the tokens whose values are sealed already."""
+    known: set[str] = set()
     with transaction(connection) as cursor:
-        # As one text: an array of a hundred thousand elements takes longer to write and to parse than to look up.
-        cursor.execute(
-            "SELECT token FROM vault.sealed_values WHERE token = ANY (string_to_array(%s, ' '))", (" ".join(tokens),)
-        )
-        return frozenset(chain.from_iterable(cursor.fetchall()))
+        for start in range(0, len(tokens), _ASKED_AT_ONCE):
+            # As one text: an array of thousands of elements takes longer to write and to parse than to look up.
+            asked = " ".join(tokens[start : start + _ASKED_AT_ONCE])
+            cursor.execute(
+                "SELECT token FROM vault.sealed_values WHERE token = ANY (string_to_array(%s, ' '))", (asked,)
+            )
+            known.update(chain.from_iterable(cursor.fetchall()))
+    return frozenset(known)
 
 
 def insert_sealed(cursor: Cursor, sealed: Sealed) -> int:
