@@ -5,7 +5,7 @@ BIN := .venv/bin
 SOURCES := loginpipe loginpipe_tests benchmarks deploy/aws
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test chaos bench bench-sensor screenshots check lint types imports format constraints clean
+.PHONY: help demo dev test chaos bench bench-sensor bench-storage screenshots check lint types imports format constraints clean
 .PHONY: lowest latest workflows audit sbom release-files kubernetes compose-verify aws-check needs-node
 
 help: ## show this list
@@ -28,8 +28,11 @@ chaos: .venv/dev.installed ## random faults over 50,000 messages, and the memory
 	$(BIN)/pytest --numprocesses 0 loginpipe_tests/integration/test_chaos.py $(PYTEST_ARGS)
 
 # As it is shipped: an environment without the tools, and without pyarrow, which pandas would import in every run.
-bench: .venv-bench/installed ## measure what a message costs, beside what it could and what others do; an hour
+bench: .venv-bench/installed ## measure what a message costs, beside what it could and what others do; half an hour
 	.venv-bench/bin/python -m benchmarks $(BENCH_ARGS)
+
+bench-storage: .venv-bench/installed ## measure what a message takes in Postgres, in bytes
+	.venv-bench/bin/python -m benchmarks.storage $(BENCH_ARGS)
 
 bench-sensor: .venv/dev.installed ## how long messages take to the table while 50,000 arrive over five minutes
 	$(BIN)/python -m benchmarks.sensor_under_load $(BENCH_ARGS)

@@ -1,0 +1,64 @@
+"""The limit: the pipeline's own client, receiving and deleting with nothing in between.
+
+What the pipeline reaches of it says how much its own work costs; above it, no pipeline with this client can be.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from loginpipe.settings import load_settings
+from loginpipe.sqs.client import BATCH_MOST, Queue, open_queue
+from loginpipe.sqs.receiver import LONG_POLL_SECONDS
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs.type_defs import MessageTypeDef
+
+
+def main() -> None:
+    """Receive and delete in as many threads as the pipeline; like it, until the batch is full or the queue empty."""
+    settings = load_settings()
+    queue = open_queue(settings.queue, connections=settings.receivers)
+    calls = list(range(0, settings.batch_messages, BATCH_MOST))
+    with ThreadPoolExecutor(settings.receivers) as pool:
+        for done in [pool.submit(drain, queue, settings.visibility_seconds, calls) for _ in range(settings.receivers)]:
+            done.result()
+
+
+def drain(queue: Queue, visibility_seconds: int, calls: list[int]) -> None:
+    """Receive and delete in tens."""
+    while taken(calls) and (messages := received(queue, visibility_seconds)):
+        answer = queue.client.delete_message_batch(
+            QueueUrl=queue.url,
+            Entries=[
+                {"Id": str(place), "ReceiptHandle": message["ReceiptHandle"]} for place, message in enumerate(messages)
+            ],
+        )
+        if answer.get("Failed"):
+            raise RuntimeError("a message was not deleted")
+
+
+def taken(calls: list[int]) -> bool:
+    """Take one of the calls that are left, and say whether there was one."""
+    try:
+        # One step, whatever the number of threads.
+        calls.pop()
+    except IndexError:
+        return False
+    return True
+
+
+def received(queue: Queue, visibility_seconds: int) -> "list[MessageTypeDef]":
+    """Receive ten messages, with the parameters of `loginpipe.sqs.receiver`."""
+    answer = queue.client.receive_message(
+        QueueUrl=queue.url,
+        MaxNumberOfMessages=BATCH_MOST,
+        WaitTimeSeconds=LONG_POLL_SECONDS,
+        VisibilityTimeout=visibility_seconds,
+        MessageSystemAttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
+        MessageAttributeNames=["loginpipe.*"],
+    )
+    return answer.get("Messages", [])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Where everything is measured: a fast endpoint, the embedded Postgres, keys, and a folder that is a DAGSTER_HOME."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import psutil
+import psycopg2
+
+from loginpipe.local.environment import environment
+from loginpipe.local.queues import create_login_queue
+from loginpipe.local.stack import LocalStack, running_stack
+from loginpipe.local.state import read_state
+from loginpipe.masking.key_files import generate_seal_key, generate_token_keys
+from loginpipe.postgres.migrate import migrate
+from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
+
+ROOT: Final = Path(__file__).parents[1]
+MIGRATED: Final = "migrated"
+"""The database that fresh ones are copied from."""
+
+_KEPT: Final = ("PATH", "HOME", "LANG", "TMPDIR")
+_SENT_AT_ONCE: Final = 10_000
+
+
+@dataclass(frozen=True)
+class LoginQueue:
+    """A queue with messages, and their ids."""
+
+    name: str
+    url: str
+    ids: list[str]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The servers, and what is made on them."""
+
+    folder: Path
+    stack: LocalStack
+    endpoint: Endpoint
+    _numbers: "count[int]" = field(default_factory=count)
+
+    def variables(self, queue: str, database_url: str) -> dict[str, str]:
+        """Return the whole environment of a measured process; nothing of the user's own settings is in it."""
+        return {
+            **{name: os.environ[name] for name in _KEPT if name in os.environ},
+            **environment(self.stack, self.folder),
+            **self.endpoint.aws_environment,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "DAGSTER_HOME": str(self.folder),
+            "PYTHONPATH": str(ROOT),
+            "LOGINPIPE_QUEUE": queue,
+            "LOGINPIPE_DATABASE_URL": database_url,
+        }
+
+    @contextmanager
+    def queue(self, bodies: Sequence[str]) -> Iterator[LoginQueue]:
+        """Make a queue with these messages, and delete it at the end."""
+        name = f"logins-{next(self._numbers)}"
+        url = create_login_queue(self.endpoint.client, name)
+        parts = (bodies[start : start + _SENT_AT_ONCE] for start in range(0, len(bodies), _SENT_AT_ONCE))
+        ids = [message_id for part in parts for message_id in self.endpoint.send(name, part)]
+        try:
+            yield LoginQueue(name, url, ids)
+        finally:
+            self.endpoint.client.delete_queue(QueueUrl=url)
+
+    def waiting(self, queue: str) -> int:
+        """Return how many messages a queue holds, hidden or not."""
+        counts = self.endpoint.stats()["queues"][queue]
+        return int(counts["visible"] + counts["in_flight"] + counts["delayed"])
+
+    def deleted(self, queue: str) -> int:
+        """Return how many messages of a queue were deleted."""
+        return int(self.endpoint.stats()["queues"][queue].get("deleted", 0))
+
+    @contextmanager
+    def database(self, template: str) -> Iterator[str]:
+        """Make a database as a copy of another, and drop it at the end; gives its URL."""
+        name = self.create_database(f"measured_{next(self._numbers)}", template)
+        try:
+            yield self.url(name)
+        finally:
+            execute(self.stack.database_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+    def create_database(self, name: str, template: str) -> str:
+        """Make a database that stays, as a copy of another."""
+        execute(self.stack.database_url, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        return name
+
+    def url(self, database: str) -> str:
+        """Return the URL of a database."""
+        return self.stack.database_url.replace("/loginpipe?", f"/{database}?")
+
+    def endpoint_cpu_seconds(self) -> float:
+        """Return what the endpoint has taken since its start."""
+        return float(self.endpoint.stats()["cpu_seconds"])
+
+    def postgres_cpu_seconds(self) -> float:
+        """Return what the server and its sessions have taken since its start; sessions that go on are in it too."""
+        (pid,) = [record.pid for record in read_state(self.folder).processes if record.name == "Postgres"]
+        server = psutil.Process(pid)
+        of_server = server.cpu_times()
+        seconds = of_server.user + of_server.system + of_server.children_user + of_server.children_system
+        for child in server.children():
+            try:
+                of_child = child.cpu_times()
+            except psutil.NoSuchProcess:
+                continue
+            seconds += of_child.user + of_child.system
+        return float(seconds)
+
+
+@contextmanager
+def running_ground() -> Iterator[Ground]:
+    """Run the servers for the length of a ``with`` block, in a throwaway folder.
+
+    Postgres runs as `loginpipe local up` starts it: what is committed is on disk.
+    """
+    with (
+        TemporaryDirectory(prefix="loginpipe-bench-") as folder,
+        running_stack(Path(folder)) as stack,
+        running_endpoint(no_books=True) as endpoint,
+    ):
+        ground = Ground(Path(folder).resolve(), stack, endpoint)
+        shutil.copy(ROOT / "dagster.yaml", ground.folder)
+        generate_token_keys(ground.folder / "keys" / "token_keys.json", development=True)
+        generate_seal_key(ground.folder / "keys" / "seal_public.pem")
+        migrate(ground.url(ground.create_database(MIGRATED, "template1")))
+        yield ground
+
+
+def execute(database_url: str, statement: str) -> None:
+    """Execute a statement outside of any transaction."""
+    with closing(psycopg2.connect(database_url)) as connection:
+        connection.autocommit = True
+        connection.cursor().execute(statement)
+
+
+def rows(database_url: str, query: str) -> list[tuple[Any, ...]]:
+    """Return what a query finds."""
+    with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
+        cursor.execute(query)
+        return cursor.fetchall()
+
+
+def program(name: str) -> str:
+    """Return the path of a program of this virtual environment."""
+    return str(Path(sys.executable).with_name(name))

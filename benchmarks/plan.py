@@ -1,0 +1,122 @@
+"""Who is measured, on how many messages, from which start."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from benchmarks.ground import program
+
+LEAN: Final = "lean"
+BOTO3: Final = "boto3"
+
+OURS_NEW: Final = "ours, all values new"
+OURS_KNOWN: Final = "ours, all values known"
+LIMIT: Final = "limit"
+IN_TENS: Final = "in_tens"
+ONE_BY_ONE: Final = "one_by_one"
+DLT: Final = "dlt"
+COPY_ALONE: Final = "copy_alone"
+ENDPOINT: Final = "endpoint"
+IN_TURN: Final = "four runs in turn"
+AT_ONCE: Final = "four runs at once"
+
+_RUN: Final = (
+    program("dagster"), "asset", "materialize", "--select", "group:login_ingest", "-m", "loginpipe.definitions",
+)  # fmt: skip
+
+
+class Start(Enum):
+    """What a contender's database holds when it begins."""
+
+    NOTHING = "no table: it writes none"
+    PLAIN = "an empty table of seven columns"
+    MIGRATED = "the pipeline's schema"
+    KNOWN = "the pipeline's schema, and every value of this workload in the vault"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Messages a trial. Costs a message are those between ``base`` and ``middle``, and ``middle`` and ``large``."""
+
+    small: int
+    base: int
+    middle: int
+    large: int
+    one_by_one: tuple[int, int]
+    at_once: int
+
+
+FULL: Final = Sizes(1_000, 10_000, 60_000, 100_000, (1_000, 6_000), 40_000)
+QUICK: Final = Sizes(500, 2_000, 12_000, 16_000, (100, 600), 8_000)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of those measured.
+
+    Attributes:
+        group: what ``--only`` knows it by.
+        command: ``{queue_url}`` and ``{rows}``, a file of ready-made rows, are filled in.
+        table: where its rows are, if it writes any.
+        in_turn: processes one after the other in one trial.
+        at_once: processes at the same time.
+        receives: whether it takes messages from the queue.
+    """
+
+    name: str
+    group: str
+    sizes: tuple[int, ...]
+    command: tuple[str, ...]
+    start: Start
+    table: str = "user_logins"
+    variables: Mapping[str, str] = field(default_factory=dict)
+    in_turn: int = 1
+    at_once: int = 1
+    receives: bool = True
+
+
+def contenders(sizes: Sizes) -> list[Contender]:
+    """Return all of them, in the order of a round."""
+    every = (sizes.small, sizes.base, sizes.middle, sizes.large)
+    two = (sizes.base, sizes.middle)
+    found = []
+    for client in (LEAN, BOTO3):
+        variables = {"LOGINPIPE_SQS_CLIENT": client, "LOGINPIPE_BATCH_SECONDS": "3600"}
+        found += [
+            Contender(named(OURS_NEW, client), "ours", every, _RUN, Start.MIGRATED, variables=variables),
+            Contender(named(OURS_KNOWN, client), "ours", every, _RUN, Start.KNOWN, variables=variables),
+            Contender(named(LIMIT, client), "limit", two, _module("limit"), Start.NOTHING, variables=variables),
+        ]
+    return [
+        *found,
+        Contender(IN_TENS, "in_tens", two, _module("in_tens"), Start.PLAIN),
+        Contender(ONE_BY_ONE, "one_by_one", sizes.one_by_one, _module("one_by_one"), Start.PLAIN),
+        Contender(
+            DLT, "dlt", two, _module("dlt_pipeline"), Start.PLAIN,
+            table="logins.user_logins", variables={"RUNTIME__DLTHUB_TELEMETRY": "false"},
+        ),
+        Contender(
+            COPY_ALONE, "copy_alone", two, (*_module("copy_alone"), "{rows}"), Start.PLAIN, receives=False
+        ),
+        Contender(
+            ENDPOINT, "endpoint", two, (*_module("bare_client"), "{queue_url}"), Start.NOTHING, at_once=2
+        ),
+        *(
+            Contender(
+                name, "at_once", (sizes.at_once,), _RUN, Start.MIGRATED, in_turn=in_turn, at_once=at_once,
+                variables={"LOGINPIPE_SQS_CLIENT": LEAN, "LOGINPIPE_BATCH_SECONDS": "3600"},
+            )
+            for name, in_turn, at_once in ((IN_TURN, 4, 1), (AT_ONCE, 1, 4))
+        ),
+    ]  # fmt: skip
+
+
+def named(contender: str, client: str) -> str:
+    """Return the name of a contender that comes with either client; lean is the default and is not said."""
+    return contender if client == LEAN else f"{contender}, {client}"
+
+
+def _module(name: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", f"benchmarks.contenders.{name}")

@@ -1,0 +1,129 @@
+"""All that one call of the benchmark measured, as the reports take it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from benchmarks.comparison import Slope, Spread, Trial, of, slopes, spread, sure
+from benchmarks.plan import ONE_BY_ONE, Sizes, contenders
+from benchmarks.stages import FIXED, StagedRun, StageRow, stage_table
+from benchmarks.targets import Verdict, verdicts
+
+
+@dataclass
+class Results:
+    """What was measured, and on what."""
+
+    machine: dict[str, str]
+    quick: bool
+    sizes: Sizes
+    repeats: int
+    trials: list[Trial] = field(default_factory=list)
+    staged: list[StagedRun] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A row of the comparison: a contender at a size; CPU in milliseconds for 1,000 messages."""
+
+    contender: str
+    messages: int
+    rate: Spread
+    cpu_ms: Spread
+    peak_mb: Spread
+    endpoint_cpu_ms: Spread
+    postgres_cpu_ms: Spread
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A row of the growth: what a message costs more between two sizes, and what a process costs."""
+
+    contender: str
+    low: int
+    high: int
+    marginal_us: Spread
+    fixed_seconds: Spread
+    rate: Spread | None
+    """Without the fixed cost; None where the wall times tell nothing."""
+    endpoint_busy: Spread | None
+    """Part of a second that the endpoint was at work, at that rate."""
+
+
+def compared(results: Results) -> list[Compared]:
+    """Return the comparison, in the order of the plan."""
+    return [
+        _compared(found)
+        for contender in contenders(results.sizes)
+        for messages in contender.sizes
+        if (found := of(results.trials, contender.name, messages))
+    ]
+
+
+def _compared(trials: Sequence[Trial]) -> Compared:
+    return Compared(
+        trials[0].contender,
+        trials[0].messages,
+        rate=sure([trial.rate for trial in trials]),
+        cpu_ms=sure([trial.cpu_ms for trial in trials]),
+        peak_mb=sure([trial.peak_mb for trial in trials]),
+        endpoint_cpu_ms=sure([trial.endpoint_cpu_seconds / trial.messages * 1e6 for trial in trials]),
+        postgres_cpu_ms=sure([trial.postgres_cpu_seconds / trial.messages * 1e6 for trial in trials]),
+    )
+
+
+def grown(results: Results) -> list[Grown]:
+    """Return the growth between neighbouring sizes from ``base`` on; of `one_by_one` between its own two."""
+    return [
+        _grown(contender.name, low, high, between)
+        for contender in contenders(results.sizes)
+        for low, high in pairwise(contender.sizes)
+        if low >= results.sizes.base or contender.name == ONE_BY_ONE
+        if (between := slopes(results.trials, contender.name, low, high))
+    ]
+
+
+def _grown(contender: str, low: int, high: int, between: Sequence[Slope]) -> Grown:
+    return Grown(
+        contender,
+        low,
+        high,
+        marginal_us=sure([slope.marginal_us for slope in between]),
+        fixed_seconds=sure([slope.fixed_seconds for slope in between]),
+        rate=spread(slope.rate for slope in between if slope.rate is not None),
+        endpoint_busy=spread(slope.endpoint_busy for slope in between if slope.endpoint_busy is not None),
+    )
+
+
+def fixed_parts(results: Results) -> dict[str, Spread]:
+    """Return what a run of ``base`` messages takes besides its stages, in CPU seconds."""
+    runs = [run for run in results.staged if run.messages == results.sizes.base]
+    return {part: sure([run.fixed[part] for run in runs]) for part in FIXED} if runs else {}
+
+
+def stages(results: Results) -> list[StageRow]:
+    """Return the stage table."""
+    return stage_table(results.staged, results.sizes)
+
+
+def judged(results: Results) -> list[Verdict]:
+    """Return the verdicts."""
+    return verdicts(results.trials, results.sizes)
+
+
+def document(results: Results) -> dict[str, Any]:
+    """Return everything as JSON takes it."""
+    return {
+        "machine": results.machine,
+        "quick": results.quick,
+        "sizes": asdict(results.sizes),
+        "repeats": results.repeats,
+        "verdicts": [asdict(verdict) for verdict in judged(results)],
+        "comparison": [asdict(row) for row in compared(results)],
+        "growth": [asdict(row) for row in grown(results)],
+        "stages": [asdict(row) for row in stages(results)],
+        "fixed": {part: asdict(seconds) for part, seconds in fixed_parts(results).items()},
+        "trials": [asdict(trial) for trial in results.trials],
+        "staged_runs": [asdict(run) for run in results.staged],
+    }
