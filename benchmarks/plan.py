@@ -23,7 +23,7 @@ IN_TURN: Final = "four runs in turn"
 AT_ONCE: Final = "four runs at once"
 
 _RUN: Final = (
-    program("dagster"), "asset", "materialize", "--select", "group:login_ingest", "-m", "loginpipe.definitions",
+    program("dagster"), "job", "execute", "-m", "loginpipe.definitions", "-j", "ingest_logins",
 )  # fmt: skip
 
 

@@ -25,9 +25,9 @@ _HOW: Final = """\
   hits all alike. A figure is the median of the rounds, with minimum and maximum.
 - The endpoint speaks SQS's JSON protocol on the same machine, without latency and without TLS: a call to AWS takes
   longer, which is wall time, not CPU. Postgres is the embedded one on a Unix socket, and what is committed is on disk.
-- `ours` is `dagster asset materialize` on the chain, one run that takes all messages, with `dagster.yaml` as it is
-  shipped and Dagster's storage in the same Postgres. A database is fresh for every trial. `known` means that an
-  unmeasured run stored the same values before; its database is copied for each trial.
+- `ours` is one run of the job that the sensor starts, by `dagster job execute`. It takes all messages; `dagster.yaml`
+  is the one that is shipped, and Dagster's storage is in the same Postgres. A database is fresh for every trial.
+  `known` means that an unmeasured run stored the same values before; its database is copied for each trial.
 - `limit` is the pipeline's own client that receives and deletes in as many threads, with nothing in between, until it
   has as many messages as a run takes. `boto3` is the same with `LOGINPIPE_SQS_CLIENT=boto3`.
 - `in_tens`, `one_by_one` and `dlt` are what a person might write instead, in `benchmarks/contenders`: a salted SHA-256

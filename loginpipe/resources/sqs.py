@@ -111,7 +111,7 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
         """Delete messages whose outcome is committed."""
         # Looked up once: a private attribute of pydantic's takes a microsecond.
         delivery_ids = self._delivery_ids
-        deliveries = [delivery for i in message_ids for delivery in delivery_ids[i]]
+        deliveries = [delivery for i in message_ids for delivery in delivery_ids.get(i, (i,))]
         deletion = delete_messages(self._queue, self._leases, deliveries, calls_at_once=self._calls_that_pay)
         self._deleted += deletion.deleted
         self._failures += deletion.failures

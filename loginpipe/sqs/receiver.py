@@ -36,7 +36,8 @@ class Received:
 
     Attributes:
         messages: by message id, the newest delivery of each; the order is that of receiving.
-        delivery_ids: by message id, what to delete: more than one where a message was sent again more than once.
+        delivery_ids: by message id, what to delete where that is not the message id alone: a message that was sent
+            again has another one, and more than one where it was sent again more than once.
         body_bytes: memory that the bodies take: up to four bytes a character.
         empty_receives: long polls that came back empty.
         receivers: how many long polls at once it came to.
@@ -197,13 +198,22 @@ class _Bite:
         with self.lock:
             known, bytes_before = len(self.received.messages), self.received.body_bytes
             for message in kept:
+                if message.delivery_id != message.message_id or message.message_id in self.received.delivery_ids:
+                    self._of_several(message)
                 self.received.messages[message.message_id] = message
-                self.received.delivery_ids.setdefault(message.message_id, set()).add(message.delivery_id)
                 self.received.body_bytes += sys.getsizeof(message.body)
             self.largest_answer = max(self.largest_answer, self.received.body_bytes - bytes_before)
             self.received.damaged += len(damaged)
             self.room += most - (len(self.received.messages) - known)
         return len(messages)
+
+    def _of_several(self, message: Message) -> None:
+        """Note one of the deliveries of a message that was sent again, and what came before it. The lock is held."""
+        before = self.received.messages.get(message.message_id)
+        deliveries = self.received.delivery_ids.setdefault(
+            message.message_id, {before.delivery_id} if before else set()
+        )
+        deliveries.add(message.delivery_id)
 
 
 def is_intact(delivery: "MessageTypeDef") -> bool:

@@ -267,6 +267,36 @@ def test_bodies_together_are_bounded_and_what_is_beyond_stays_on_the_queue(
     assert read_depth(opened).visible == 30
 
 
+@pytest.mark.parametrize("first_comes", ["first", "last"])
+def test_a_message_beside_one_that_was_sent_again_is_deleted_with_it(
+    opened: Queue, leases: LeaseKeeper, wire: Wire, first_comes: str
+) -> None:
+    first_id = opened.client.send_message(QueueUrl=opened.url, MessageBody="x")["MessageId"]
+    again = opened.client.send_message(
+        QueueUrl=opened.url,
+        MessageBody="x",
+        MessageAttributes={
+            "loginpipe.redrive_of": {"DataType": "String", "StringValue": first_id},
+            "loginpipe.sent_ms": {"DataType": "String", "StringValue": str(time.time_ns() // 1_000_000)},
+        },
+    )["MessageId"]
+
+    def in_order(call: Call, forward: Forward) -> Answer:
+        answer = forward(call)
+        messages = answer.content.get("Messages", [])
+        messages.sort(key=lambda message: message["MessageId"] == first_id, reverse=first_comes == "first")
+        return success({"Messages": messages})
+
+    wire.on("ReceiveMessage", in_order)
+    received = receive(opened, leases, receivers=1)
+    assert received.delivery_ids == {first_id: {first_id, again}}
+
+
+def test_a_message_that_comes_as_it_was_sent_is_deleted_by_its_id(opened: Queue, leases: LeaseKeeper) -> None:
+    send(opened, 3)
+    assert receive(opened, leases).delivery_ids == {}
+
+
 def test_a_message_sent_again_is_known_by_its_first_id_and_time_and_deleted_in_every_form(
     opened: Queue, leases: LeaseKeeper
 ) -> None:
