@@ -100,9 +100,10 @@ def receive_batch(
     except QueueError as error:
         bite.received.broken_off = error
     finally:
+        bite.stop.set()
         with bite.lock:
-            # From here on no receiver starts another.
-            bite.stop.set()
+            # Whoever had not seen it has started its other receiver by now: nobody is missing from those waited for.
+            pass
         # Waited for, not joined: interrupted by a second signal in a join, Python before 3.13 takes the thread for
         # ended, and lets the process end before its long poll.
         pool.shutdown(wait=False)
