@@ -85,6 +85,10 @@ class _LeanClient:
     def change_message_visibility_batch(self, **request: Any) -> Any:
         return self._ask("ChangeMessageVisibilityBatch", request, self._client.change_message_visibility_batch)
 
+    def close(self) -> None:
+        self._connections.close()
+        self._client.close()
+
     def _ask(self, operation: str, request: dict[str, Any], by_boto3: Callable[..., Any]) -> Any:
         answer = self._answer(f"AmazonSQS.{operation}", request)
         return by_boto3(**request) if answer is None else answer

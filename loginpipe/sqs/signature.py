@@ -1,7 +1,7 @@
 """AWS Signature Version 4 for requests of one shape: POST to ``/`` of one host, a JSON body, no query.
 
 The rule: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html. botocore's signer
-does it for any request, and takes twenty times as long; the tests hold the two against each other.
+does it for any request, and takes twelve times as long; the tests hold the two against each other.
 """
 
 import hmac

@@ -28,12 +28,6 @@ def wire(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
 
 
 @pytest.fixture
-def opened(queue: Queue, wire: Wire) -> Queue:
-    """The queue by way of the wire."""
-    return open_queue(queue.name, connections=16)
-
-
-@pytest.fixture
 def leases(opened: Queue) -> Iterator[LeaseKeeper]:
     leases = LeaseKeeper(opened, visibility_seconds=120, calls_at_once=2)
     yield leases

@@ -8,7 +8,7 @@ import pytest
 
 from loginpipe.logins.messages import Message
 from loginpipe.sqs import client
-from loginpipe.sqs.client import Queue, open_queue
+from loginpipe.sqs.client import Queue
 from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.leases import BACK_OFF_MOST_SECONDS, LONGEST_LEASE_SECONDS, LeaseKeeper, back_off_seconds
 from loginpipe_tests.wire import (
@@ -35,12 +35,6 @@ def wire(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
         monkeypatch.setenv("AWS_ENDPOINT_URL", wire.url)
         monkeypatch.setattr(client, "_ATTEMPTS", 1)
         yield wire
-
-
-@pytest.fixture
-def opened(queue: Queue, wire: Wire) -> Queue:
-    """The queue by way of the wire."""
-    return open_queue(queue.name, connections=16)
 
 
 class Clock:

@@ -33,19 +33,6 @@ pytestmark = pytest.mark.usefixtures("either_client")
 
 
 @pytest.fixture
-def wire(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
-    with Wire(queue.client.meta.endpoint_url) as wire:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", wire.url)
-        yield wire
-
-
-@pytest.fixture
-def opened(queue: Queue, wire: Wire) -> Queue:
-    """The queue by way of the wire."""
-    return open_queue(queue.name, connections=16)
-
-
-@pytest.fixture
 def leases(opened: Queue) -> Iterator[LeaseKeeper]:
     leases = LeaseKeeper(opened, visibility_seconds=60, calls_at_once=2)
     yield leases

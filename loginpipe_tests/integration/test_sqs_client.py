@@ -1,7 +1,6 @@
 """The client on the real endpoint: which errors become which sentence, what is tried again, and the queue's depth."""
 
 import os
-from collections.abc import Iterator
 
 import boto3
 import pytest
@@ -18,13 +17,6 @@ pytestmark = pytest.mark.usefixtures("either_client")
 def _boto3_remembers_nothing(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make boto3 look for credentials anew: its default session keeps those that the fixture was made with."""
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-
-
-@pytest.fixture
-def wire(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
-    with Wire(queue.client.meta.endpoint_url) as wire:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", wire.url)
-        yield wire
 
 
 def refused(name_or_url: str) -> str:
