@@ -141,7 +141,7 @@ def _matches(pattern: Pattern[str], cell: object) -> bool:
 
 
 def _all_match(pattern: Pattern[str], cells: Sequence[Any]) -> bool:
-    """Say whether every cell matches, in one go: in less than half the time of one by one. No match holds a line feed."""
+    """Say whether every cell matches, in less than half the time of one by one. No match holds a line feed."""
     try:
         lines = "\n".join([*cells, ""])
     except TypeError:
