@@ -8,21 +8,32 @@ import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Final
 
 _RARELY: Final = (50_000, 20, 100)
 """So many objects more than before, instead of 700; and so many times that before older ones are looked at too."""
 
+_FOUND: Final[list[tuple[int, int, int]]] = []
+"""The thresholds that each context under way has found; those of before them all are the first."""
+
+_FOUND_LOCK: Final = Lock()
+
 
 @contextmanager
 def rare_collections() -> Iterator[None]:
-    """Collect rarely while the context lasts. What cycles other code makes is still found, only later."""
-    before = gc.get_threshold()
-    gc.set_threshold(*_RARELY)
+    """Collect rarely while the context lasts. What cycles other code makes is still found, only later.
+
+    Where several last at once, in threads or one in another, it is as before when the last of them ends, in any order.
+    """
+    with _FOUND_LOCK:
+        _FOUND.append(gc.get_threshold())
+        gc.set_threshold(*_RARELY)
     try:
         yield
     finally:
-        gc.set_threshold(*before)
+        with _FOUND_LOCK:
+            gc.set_threshold(*_FOUND.pop())
 
 
 def leave_all_at_exit() -> None:

@@ -24,6 +24,17 @@ def test_they_are_as_before_after_a_failure_too() -> None:
     assert gc.get_threshold() == before
 
 
+def test_runs_in_threads_may_end_in_any_order() -> None:
+    before = gc.get_threshold()
+    first, second = rare_collections(), rare_collections()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert gc.get_threshold()[0] > 10 * before[0]
+    second.__exit__(None, None, None)
+    assert gc.get_threshold() == before
+
+
 def test_a_process_that_has_the_definitions_ends_without_a_last_collection() -> None:
     # What is registered first is called last.
     program = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count())); import loginpipe.definitions"
