@@ -198,6 +198,10 @@ sent=$((EVENTS * 2))
 eventually 120 "$(stored_when "$sent")" stored_are "$(stored_when "$sent")"
 is "devices, as before, since equal values have equal tokens" "$devices" \
   "$(query "SELECT count(DISTINCT masked_device_id) FROM user_logins")"
+# Its rows are there before its run is over, which ends with the code server that it is in.
+no_run_is_under_way() { [ "$(runs STARTED)$(runs STARTING)$(runs QUEUED)" = 000 ]; }
+eventually 60 "no run is under way" no_run_is_under_way
+is "GraphQL: failed runs" 0 "$(runs FAILURE)"
 
 [ "$RUN_CONTAINERS" = yes ] || exit 0
 
@@ -212,7 +216,6 @@ eventually 180 "every service answers" all_healthy
 quietly compose stop daemon
 saw "$(send "$MANY_EVENTS" 2)"
 sent=$((sent + MANY_EVENTS))
-failed_before=$(runs FAILURE)
 begun=$SECONDS
 quietly compose start daemon
 
@@ -246,7 +249,7 @@ saw "$((SECONDS - begun)) s for $MANY_EVENTS messages, $(sort -u "$work/seen" | 
 is "run containers at once, at most" "$MOST_CONTAINERS" "$most"
 is "each message once" "$(stored_when "$sent")" "$(stored)"
 [ -n "$stopped" ] || fail "no container was caught midway: nothing was stopped"
-is "failed runs, the stopped one" "$((failed_before + 1))" "$(runs FAILURE)"
+is "failed runs, the stopped one" 1 "$(runs FAILURE)"
 eventually 180 "the queue is empty, and nothing is in flight" queue_is_empty
 none_left() { [ -z "$(run_containers)" ]; }
 eventually 60 "no run container is left" none_left

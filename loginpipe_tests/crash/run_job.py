@@ -27,6 +27,7 @@ SIGNALS: Final = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "interrupt": s
 HANG: Final = "hang"
 
 _HELD_SECONDS_MOST: Final = 300
+_ANSWERED_SECONDS: Final = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,6 +67,8 @@ def stop(folder: Path, how: str) -> None:
         _hold(folder / "release")
     else:
         os.kill(os.getpid(), SIGNALS[how])
+        # It is answered by the main thread, in its own time; whoever came to the point goes no further meanwhile.
+        time.sleep(_ANSWERED_SECONDS)
 
 
 def _hold(release: Path) -> None:
