@@ -35,6 +35,11 @@ class Trial:
         return self.messages / self.wall_seconds
 
     @property
+    def all_cpu_seconds(self) -> float:
+        """CPU seconds of the process, the endpoint and Postgres together."""
+        return self.cpu_seconds + self.endpoint_cpu_seconds + self.postgres_cpu_seconds
+
+    @property
     def cpu_ms(self) -> float:
         """CPU milliseconds for 1,000 messages, of the whole process."""
         return self.cpu_seconds / self.messages * 1e6
@@ -60,6 +65,7 @@ class Slope:
 
     Attributes:
         marginal_us: CPU microseconds a message more.
+        all_us: the same with the endpoint's and Postgres' CPU in it.
         fixed_seconds: CPU seconds of a process without messages, as far as a straight line tells.
         rate: messages a second by the wall time that the larger size took longer; None where it took no longer, as
             on a machine that was busy for the smaller size alone.
@@ -68,6 +74,7 @@ class Slope:
 
     repeat: int
     marginal_us: float
+    all_us: float
     fixed_seconds: float
     rate: float | None
     endpoint_busy: float | None
@@ -107,6 +114,7 @@ def _slope(less: Trial, more: Trial) -> Slope:
     return Slope(
         less.repeat,
         marginal_us=cpu * 1e6,
+        all_us=(more.all_cpu_seconds - less.all_cpu_seconds) / messages * 1e6,
         fixed_seconds=less.cpu_seconds - less.messages * cpu,
         rate=messages / wall if wall > 0 else None,
         endpoint_busy=(more.endpoint_cpu_seconds - less.endpoint_cpu_seconds) / wall if wall > 0 else None,

@@ -23,8 +23,9 @@ _HOW: Final = """\
   is what remains of the smaller size. Both are taken within one round.
 - A round is every contender at every size, one after the other; then the next round. So a busy moment of the machine
   hits all alike. A figure is the median of the rounds, with minimum and maximum.
-- The endpoint speaks SQS's JSON protocol on the same machine, without latency and without TLS: a call to AWS takes
-  longer, which is wall time, not CPU. Postgres is the embedded one on a Unix socket, and what is committed is on disk.
+- The endpoint speaks SQS's JSON protocol on the same machine, without latency and without TLS. A call to AWS takes
+  longer, which is wall time, and is encrypted, which is CPU that is not in here. Postgres is the embedded one on a
+  Unix socket, and what is committed is on disk.
 - `ours` is one run of the job that the sensor starts, by `dagster job execute`. It takes all messages; `dagster.yaml`
   is the one that is shipped, and Dagster's storage is in the same Postgres. A database is fresh for every trial.
   `known` means that an unmeasured run stored the same values before; its database is copied for each trial.
@@ -39,8 +40,7 @@ _HOW: Final = """\
   endpoint was busy for four fifths of the time or more, in bold, it may be what held that contender up, and its
   messages a second are too few. CPU figures are not concerned.
 - `four runs in turn` and `at once` are as many processes of a quarter of the messages each, on one queue and database.
-- What Postgres takes includes its work in the background, which may be an earlier trial's. The development tools are
-  installed, pyarrow among them, which pandas then loads: without it a process is smaller.
+- What Postgres takes includes its work in the background, which may be an earlier trial's.
 - After every trial the rows are counted, and the deleted messages. For the pipeline also: each message's id is in the
   ledger, and in a fresh database every login is in the table once. A trial that fails this ends the benchmark.
 """
@@ -82,16 +82,20 @@ def _lines(results: Results) -> Iterator[str]:
     yield "## Growth\n"
     yield (
         "What a message costs more between two sizes, and what a process costs by itself. Messages a second are "
-        "without that fixed cost; busy is the part of that time for which the endpoint was at work.\n"
+        "without that fixed cost; busy is the part of that time for which the endpoint was at work. The machine's "
+        "cores, divided by the CPU that process, endpoint and Postgres take together, bound the messages a second, in "
+        "whatever order the work is done.\n"
     )
     yield from table(
         (
-            "", "between", "marginal CPU µs a message", "messages a CPU second", "messages/s", "fixed CPU s",
+            "", "between", "marginal CPU µs a message", "with endpoint's and Postgres'", "messages a CPU second",
+            "messages/s", "fixed CPU s",
             "endpoint busy",
         ),
         (
             (
-                row.contender, f"{row.low:,} and {row.high:,}", shown(row.marginal_us), _inverse(row.marginal_us),
+                row.contender, f"{row.low:,} and {row.high:,}", shown(row.marginal_us), shown(row.all_us),
+                _inverse(row.marginal_us),
                 shown(row.rate, 0) if row.rate else "-", shown(row.fixed_seconds, 2),
                 _busy(row.endpoint_busy),
             )

@@ -44,6 +44,8 @@ class Grown:
     low: int
     high: int
     marginal_us: Spread
+    all_us: Spread
+    """With the endpoint's and Postgres' CPU."""
     fixed_seconds: Spread
     rate: Spread | None
     """Without the fixed cost; None where the wall times tell nothing."""
@@ -90,6 +92,7 @@ def _grown(contender: str, low: int, high: int, between: Sequence[Slope]) -> Gro
         low,
         high,
         marginal_us=sure([slope.marginal_us for slope in between]),
+        all_us=sure([slope.all_us for slope in between]),
         fixed_seconds=sure([slope.fixed_seconds for slope in between]),
         rate=spread(slope.rate for slope in between if slope.rate is not None),
         endpoint_busy=spread(slope.endpoint_busy for slope in between if slope.endpoint_busy is not None),

@@ -98,14 +98,13 @@ def _costs(trials: Sequence[Trial], sizes: Sizes) -> list[Verdict]:
 
 def _shares_of_the_limit(trials: Sequence[Trial], sizes: Sizes) -> list[Verdict]:
     found = []
+    limit = slopes(trials, LIMIT, sizes.base, sizes.middle)
+    busy = spread(slope.endpoint_busy for slope in limit if slope.endpoint_busy is not None)
+    its_end = f" (in which the endpoint is {busy.median:.0%} busy)" if busy else ""
     for name in _OURS:
-        marginal = ratios(
-            slopes(trials, name, sizes.base, sizes.middle),
-            slopes(trials, LIMIT, sizes.base, sizes.middle),
-            lambda slope: slope.rate,
-        )
+        marginal = ratios(slopes(trials, name, sizes.base, sizes.middle), limit, lambda slope: slope.rate)
         whole = ratios(of(trials, name, sizes.middle), of(trials, LIMIT, sizes.middle), lambda trial: trial.rate)
-        target = f"{name}: at least {LIMIT_SHARE_LEAST} of the limit's messages a second"
+        target = f"{name}: at least {LIMIT_SHARE_LEAST} of the limit's messages a second{its_end}"
         found += [
             at_least(f"{target}, without the fixed cost", marginal, LIMIT_SHARE_LEAST, "of the limit"),
             at_least(f"{target}, whole process at {sizes.middle:,}", whole, LIMIT_SHARE_LEAST, "of the limit"),

@@ -33,6 +33,8 @@ LOCAL_FAULTS: Final = {
     "ProfileNotFound": "the profile in AWS_PROFILE does not exist: mend it",
 }
 """botocore's errors about what is missing here, by class."""
+MALFORMED: Final = (ValueError, TypeError, LookupError, AttributeError)
+"""What botocore, and our own reading, make of an answer that is not the service's."""
 OUT_OF_REACH: Final = "the endpoint cannot be reached: is it up, and are AWS_ENDPOINT_URL and AWS_REGION right?"
 
 

@@ -36,6 +36,14 @@ def rare_collections() -> Iterator[None]:
             gc.set_threshold(*_FOUND.pop())
 
 
+@contextmanager
+def imports_that_stay() -> Iterator[None]:
+    """Import without looking for cycles among what is there to stay, and have no later collection look at it either."""
+    with rare_collections():
+        yield
+        gc.freeze()
+
+
 def leave_all_at_exit() -> None:
     """Have this process end without a last collection of what Dagster, pandas and others made at their import."""
     atexit.register(gc.freeze)

@@ -1,95 +1,13 @@
-"""The Dagster definitions, assembly only. ``workspace.yaml`` and ``-m loginpipe.definitions`` load `defs`."""
+"""What Dagster loads: ``workspace.yaml`` and ``-m loginpipe.definitions`` find `defs` here."""
 
-from collections.abc import Mapping
-from typing import Any
+from loginpipe.collector import imports_that_stay, leave_all_at_exit
 
-import dagster as dg
+with imports_that_stay():
+    from loginpipe.assembly import build_definitions
+    from loginpipe.ops.logs import configure_logs
+    from loginpipe.settings import load_settings
 
-from loginpipe.alerts.sensor import alert_sensor
-from loginpipe.archive_checks import archive_matches_table
-from loginpipe.archive_jobs import (
-    archive_closed_days,
-    archive_logins,
-    drop_archived_partitions,
-    drop_archived_partitions_daily,
-)
-from loginpipe.assets.group import RUNBOOK_SECTIONS
-from loginpipe.assets.insights import daily_logins, duplicate_devices, duplicate_ips
-from loginpipe.assets.login_archive import login_archive
-from loginpipe.assets.masked_logins import masked_logins
-from loginpipe.assets.raw_sqs_messages import raw_sqs_messages
-from loginpipe.assets.user_logins_table import user_logins_table
-from loginpipe.assets.validated_logins import split_messages
-from loginpipe.checks import columns_are_the_contract, counts_add_up
-from loginpipe.collector import leave_all_at_exit
-from loginpipe.freshness_sensor import fresh, freshness_sensor
-from loginpipe.handover import HANDOVER, Handover
-from loginpipe.insights_sensor import insights_sensor
-from loginpipe.jobs import (
-    DAILY_CHECKS,
-    check_job,
-    check_schedule,
-    ingest_job,
-    ingest_schedule,
-    insights_job,
-    maintain_partitions,
-    maintenance_schedule,
-)
-from loginpipe.ops.logs import configure_logs
-from loginpipe.resources import resources_from
-from loginpipe.runbook import runbook_link
-from loginpipe.sensors import dead_letter_sensor, queue_depth_sensor
-from loginpipe.settings import load_settings
-
-
-def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
-    """Return the definitions as the settings say.
-
-    Args:
-        resource_overrides: resources to use instead, by key: ``sqs``, ``postgres``, ``masking``.
-
-    Raises:
-        SettingError: a setting is wrong.
-    """
-    settings = load_settings()
-    assets = [
-        raw_sqs_messages,
-        split_messages,
-        masked_logins,
-        user_logins_table,
-        duplicate_devices,
-        duplicate_ips,
-        daily_logins,
-        login_archive,
-    ]
-    return dg.Definitions(
-        assets=[asset.map_asset_specs(_with_runbook) for asset in assets],
-        asset_checks=[counts_add_up, columns_are_the_contract, fresh, archive_matches_table, *DAILY_CHECKS],
-        jobs=[
-            ingest_job(settings.queue_name),
-            insights_job(),
-            maintain_partitions,
-            check_job(),
-            archive_logins,
-            drop_archived_partitions,
-        ],
-        schedules=[
-            ingest_schedule,
-            maintenance_schedule,
-            check_schedule,
-            archive_closed_days,
-            drop_archived_partitions_daily,
-        ],
-        sensors=[queue_depth_sensor, dead_letter_sensor, insights_sensor, freshness_sensor, alert_sensor],
-        resources={**resources_from(settings), HANDOVER: Handover(), **(resource_overrides or {})},
-        # One process: frames go from asset to asset in memory, and leases live from step to step.
-        executor=dg.in_process_executor,
-    )
-
-
-def _with_runbook(spec: dg.AssetSpec) -> dg.AssetSpec:
-    return spec.merge_attributes(metadata={"runbook": runbook_link(RUNBOOK_SECTIONS[spec.key.to_user_string()])})
-
+__all__ = ["build_definitions", "defs"]
 
 configure_logs(load_settings())
 leave_all_at_exit()

@@ -2,7 +2,7 @@
 
 import unicodedata
 from ipaddress import IPv6Address, ip_address
-from socket import AF_INET, AF_INET6, inet_ntoa, inet_pton
+from socket import AF_INET, AF_INET6, inet_ntoa, inet_ntop, inet_pton
 from typing import Final
 
 _IPV4_BYTES: Final = 4
@@ -37,8 +37,12 @@ def _packed(text: str) -> bytes:
 
 
 def address_text(packed: bytes) -> str:
-    """Return the usual text form of a canonical address."""
-    return inet_ntoa(packed) if len(packed) == _IPV4_BYTES else str(IPv6Address(packed))
+    """Return the usual text form of a canonical address: RFC 5952's, without dots in IPv6."""
+    if len(packed) == _IPV4_BYTES:
+        return inet_ntoa(packed)
+    # More than ten times as fast as IPv6Address, which writes no IPv4 address at its end.
+    text = inet_ntop(AF_INET6, packed)
+    return str(IPv6Address(packed)) if "." in text else text
 
 
 def is_address(text: str) -> bool:

@@ -5,7 +5,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from loginpipe.aws import CREDENTIALS, LOCAL_FAULTS, OUT_OF_REACH, UNAVAILABLE, aws_session, endpoint_fault
+from loginpipe.aws import (
+    CREDENTIALS,
+    LOCAL_FAULTS,
+    MALFORMED,
+    OUT_OF_REACH,
+    UNAVAILABLE,
+    aws_session,
+    endpoint_fault,
+)
 from loginpipe.errors import KeyFileError
 
 if TYPE_CHECKING:
@@ -18,8 +26,6 @@ _READ_SECONDS: Final = 30
 
 _ABSENT: Final = frozenset({"NotFoundException", "ResourceNotFoundException"})
 _DENIED: Final = frozenset({"AccessDenied", "AccessDeniedException"})
-_MALFORMED: Final = (ValueError, TypeError, LookupError, AttributeError)
-"""What botocore, and our own reading, make of an answer that is not the service's."""
 
 _FAULTS: Final[Mapping[str, str]] = {
     "DisabledException": "is disabled: enable it, or name another",
@@ -94,7 +100,7 @@ def key_errors(what: str, permissions: str) -> Iterator[None]:
         raise KeyFileError(f"{what} {_FAULTS['ValidationException']}") from None
     except BotoCoreError as error:
         raise KeyFileError(f"{what}: {LOCAL_FAULTS.get(type(error).__name__, OUT_OF_REACH)}") from None
-    except _MALFORMED:
+    except MALFORMED:
         raise KeyFileError(
             f"{what} is at an endpoint that does not answer as AWS does: mend AWS_ENDPOINT_URL"
         ) from None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from loginpipe.aws import (
     CREDENTIALS,
     LOCAL_FAULTS,
+    MALFORMED,
     OUT_OF_REACH,
     UNAVAILABLE,
     aws_session,
@@ -35,9 +36,6 @@ _ATTEMPTS: Final = 5
 _CONNECT_SECONDS: Final = 5
 _READ_SECONDS: Final = 30
 """Longer than the longest long poll, 20 s."""
-
-MALFORMED: Final = (ValueError, TypeError, LookupError, AttributeError)
-"""What botocore, and our own reading, make of an answer that is not SQS's."""
 
 _ABSENT: Final = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"})
 _DENIED: Final = frozenset({"AccessDenied", "AccessDeniedException", "KMS.AccessDeniedException"})

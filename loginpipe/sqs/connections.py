@@ -7,6 +7,8 @@ import select
 import socket
 import ssl
 from collections import deque
+from collections.abc import Callable
+from threading import Lock
 from typing import Final, NamedTuple
 
 from httptools import HttpParserError, HttpResponseParser
@@ -28,10 +30,19 @@ class Connections:
     """Connections to one host, made when needed; the one used last is used next. Safe to use from several threads."""
 
     def __init__(
-        self, host: str, port: int, tls: ssl.SSLContext | None, *, connect_seconds: float, read_seconds: float
+        self,
+        host: str,
+        port: int,
+        tls: Callable[[], ssl.SSLContext] | None,
+        *,
+        connect_seconds: float,
+        read_seconds: float,
     ) -> None:
         self._address = (host, port)
+        # Asked for with the first connection: reading all authorities takes longer than making a client.
         self._tls = tls
+        self._tls_context: ssl.SSLContext | None = None
+        self._tls_lock = Lock()
         self._connect_seconds = connect_seconds
         self._read_seconds = read_seconds
         self._idle: deque[_Connection] = deque()
@@ -78,12 +89,20 @@ class Connections:
         try:
             # Each request is one write; waiting to fill a packet would only delay it.
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            secured = self._tls.wrap_socket(plain, server_hostname=self._address[0]) if self._tls else plain
+            secured = self._secured(plain)
             secured.settimeout(self._read_seconds)
         except BaseException:
             plain.close()
             raise
         return _Connection(secured)
+
+    def _secured(self, plain: socket.socket) -> socket.socket:
+        if self._tls is None:
+            return plain
+        with self._tls_lock:
+            if self._tls_context is None:
+                self._tls_context = self._tls()
+        return self._tls_context.wrap_socket(plain, server_hostname=self._address[0])
 
 
 class _Connection:

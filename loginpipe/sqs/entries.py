@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
-from loginpipe.sqs.client import MALFORMED, error_code
+from loginpipe.aws import MALFORMED
+from loginpipe.sqs.client import error_code
 
 CALL_BYTES_MOST: Final = 1_048_576
 """SQS's limit of all messages in one call together."""
@@ -35,7 +36,11 @@ def call_with_entries(call: Callable[[list[Any]], Any], entries: Mapping[str, Ma
         return []
     delivery_ids = list(entries)
     try:
-        answer: Any = call([{**entry, "Id": str(place)} for place, entry in enumerate(entries.values())])
+        asked = [{**entry, "Id": str(place)} for place, entry in enumerate(entries.values())]
+        answer: Any = call(asked)
+        # As nearly always.
+        if not answer.get("Failed") and {done["Id"] for done in answer["Successful"]} == {e["Id"] for e in asked}:
+            return []
         confirmed = {int(done["Id"]) for done in answer.get("Successful", [])}
         refused = {int(failed["Id"]): failed for failed in answer.get("Failed", [])}
     except ClientError as error:

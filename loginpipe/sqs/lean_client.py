@@ -6,15 +6,18 @@ be asked twice: what a receive took unheard comes again when its visibility time
 """
 
 import json
+import os
 import ssl
 from base64 import b64decode
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
 import orjson
 
+from loginpipe.aws import MALFORMED
 from loginpipe.sqs.connections import UNANSWERED, Connections
 from loginpipe.sqs.signature import Signer
 
@@ -47,7 +50,7 @@ def lean_client(client: "SQSClient", session: "Session", *, connect_seconds: flo
     connections = Connections(
         endpoint.hostname or "",
         endpoint.port or _PORTS[endpoint.scheme],
-        _tls(session) if endpoint.scheme == "https" else None,
+        partial(_tls, session) if endpoint.scheme == "https" else None,
         connect_seconds=connect_seconds,
         read_seconds=read_seconds,
     )
@@ -56,10 +59,12 @@ def lean_client(client: "SQSClient", session: "Session", *, connect_seconds: flo
 
 
 def _tls(session: "Session") -> ssl.SSLContext:
+    """Trust what boto3 does: what ``ca_bundle`` or ``REQUESTS_CA_BUNDLE`` names, or else the usual authorities."""
     from botocore.httpsession import get_cert_path
 
-    trusted = session.get_config_variable("ca_bundle")
-    return ssl.create_default_context(cafile=get_cert_path(True if trusted is None else trusted))
+    trusted = session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
+    authorities = get_cert_path(trusted or True)  # type: ignore[arg-type]
+    return ssl.create_default_context(cafile=authorities)
 
 
 class _LeanClient:
@@ -101,27 +106,35 @@ class _LeanClient:
         try:
             head = self._signer.head(target, body, self._credentials.get_frozen_credentials())
             reply = self._connections.exchange(head + body)
-            answer = _content(reply.body) if reply.status == HTTPStatus.OK else None
-        except (*UNANSWERED, BotoCoreError, ValueError):
+            return _content(reply.body) if reply.status == HTTPStatus.OK else None
+        except (*UNANSWERED, *MALFORMED, BotoCoreError):
             return None
-        return answer
 
 
-def _content(body: bytes) -> dict[str, Any] | None:
-    """Return an answer as boto3 would.
+def _content(body: bytes) -> dict[str, Any]:
+    """Return an answer as boto3 would: nothing at all is an empty one, and what is null is not there.
 
     Raises:
-        ValueError: not JSON.
+        One of `loginpipe.aws.MALFORMED`: not JSON, or not of the form of an answer.
     """
     try:
-        answer = orjson.loads(body)
+        answer: dict[str, Any] = orjson.loads(body or b"{}")
     except orjson.JSONDecodeError:
         # Lone surrogates, which some endpoints let through, are no JSON to orjson.
         answer = json.loads(body)
-    if not isinstance(answer, dict):
-        return None
+    answer = {name: value for name, value in answer.items() if value is not None}
     for message in answer.get("Messages", ()):
-        for attribute in message.get("MessageAttributes", {}).values():
-            if "BinaryValue" in attribute:
-                attribute["BinaryValue"] = b64decode(attribute["BinaryValue"])
+        # Hardly any message has attributes.
+        if "MessageAttributes" in message:
+            _read_attributes(message)
     return answer
+
+
+def _read_attributes(message: dict[str, Any]) -> None:
+    attributes = message.pop("MessageAttributes")
+    if attributes is None:
+        return
+    for attribute in attributes.values():
+        if "BinaryValue" in attribute:
+            attribute["BinaryValue"] = b64decode(attribute["BinaryValue"])
+    message["MessageAttributes"] = attributes

@@ -19,12 +19,18 @@ from loginpipe.sqs.leases import LeaseKeeper
 if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageTypeDef
 
-BODY_BYTES_MOST: Final = 64 * 1024 * 1024
-"""Bodies in one bite. What is under way is reckoned to bring as much as the largest answer so far; before the first
-one that is unknown, and `RECEIVERS_FIRST` times ten messages of 1 MiB can come on top."""
-
 RECEIVERS_FIRST: Final = 4
 """Long polls at once until a full answer says that the queue is deep."""
+
+_MEBIBYTE: Final = 1024 * 1024
+
+BODY_BYTES_MOST: Final = 64 * _MEBIBYTE
+"""Bodies in a bite after which no more is asked for. What is under way is reckoned to bring as much as the largest
+answer so far, and may bring more."""
+
+BODY_BYTES_KEPT: Final = BODY_BYTES_MOST + RECEIVERS_FIRST * BATCH_MOST * _MEBIBYTE
+"""Bodies in a bite at the very most: as much on top as the first answers can bring, each of ten messages of 1 MiB.
+Where small messages have made for many receivers and large ones follow, more can be under way: that goes back."""
 
 LONG_POLL_SECONDS: Final = 1
 """Any wait above 0 makes SQS ask all its servers; a longer one would only hold up the end of a drained queue."""
@@ -195,17 +201,22 @@ class _Bite:
             self.damaged_before |= {m.delivery_id for m in damaged}
         if damaged:
             self.leases.hand_back(damaged)
-        kept = [m for m in messages if m not in damaged]
+        kept = [m for m in messages if m not in damaged] if damaged else messages
+        body_bytes = sum([sys.getsizeof(m.body) for m in kept])
+        received = self.received
         with self.lock:
-            known, bytes_before = len(self.received.messages), self.received.body_bytes
-            for message in kept:
-                if message.delivery_id != message.message_id or message.message_id in self.received.delivery_ids:
+            too_much = received.body_bytes + body_bytes > BODY_BYTES_KEPT
+            known = len(received.messages)
+            for message in kept if not too_much else ():
+                if message.delivery_id != message.message_id or message.message_id in received.delivery_ids:
                     self._of_several(message)
-                self.received.messages[message.message_id] = message
-                self.received.body_bytes += sys.getsizeof(message.body)
-            self.largest_answer = max(self.largest_answer, self.received.body_bytes - bytes_before)
-            self.received.damaged += len(damaged)
-            self.room += most - (len(self.received.messages) - known)
+                received.messages[message.message_id] = message
+            self.largest_answer = max(self.largest_answer, body_bytes)
+            received.body_bytes += 0 if too_much else body_bytes
+            received.damaged += len(damaged)
+            self.room += most - (len(received.messages) - known)
+        if too_much:
+            self.leases.hand_back(kept)
         return len(messages)
 
     def _of_several(self, message: Message) -> None:

@@ -113,6 +113,19 @@ def test_a_body_with_a_lone_surrogate_arrives(opened: Queue, wire: Wire) -> None
     assert senders(wire) == ["lean"]
 
 
+@pytest.mark.parametrize("answer", ['{"Messages": null}', '{"Messages": []}', "{}", ""])
+def test_an_empty_answer_is_empty_whatever_its_form(opened: Queue, wire: Wire, answer: str) -> None:
+    wire.on(RECEIVE, answers(Answer(200, answer.encode())))
+    assert receive(opened) == []
+    assert senders(wire) == ["lean"]
+
+
+def test_a_message_without_attributes_may_say_null(opened: Queue, wire: Wire) -> None:
+    message = {"MessageId": "1", "Body": "{}", "MessageAttributes": None}
+    wire.on(RECEIVE, answers(success({"Messages": [message]})))
+    assert receive(opened) == [{"MessageId": "1", "Body": "{}"}]
+
+
 def test_a_body_of_a_mebibyte_arrives(opened: Queue) -> None:
     body = "é" * (512 * 1024)
     opened.client.send_message(QueueUrl=opened.url, MessageBody=body)
@@ -292,6 +305,7 @@ class SecureQueue(BaseHTTPRequestHandler):
             self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
         self.wfile.write(b"0\r\n\r\n")
         self.server.asked.append(self.headers)  # type: ignore[attr-defined]
+        self.server.clients.append(self.client_address)  # type: ignore[attr-defined]
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -310,7 +324,7 @@ def secure(
         context.load_cert_chain(certificates.chain)
         server = ThreadingHTTPServer(("127.0.0.1", 0), SecureQueue)
         server.daemon_threads = True
-        server.asked = []  # type: ignore[attr-defined]
+        server.asked, server.clients = [], []  # type: ignore[attr-defined]
         server.handle_error = lambda *_: None  # type: ignore[method-assign]
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
@@ -329,14 +343,19 @@ def secure(
 QUEUE_URL = "https://localhost/000000000000/secure"
 
 
-def test_tls_is_verified_with_the_certificates_that_boto3_trusts(secure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
+def test_tls_is_verified_with_the_certificates_that_boto3_trusts(
+    secure: Any, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
     server, certificates = secure("localhost")
-    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificates.authority))
+    monkeypatch.setenv(variable, str(certificates.authority))
     opened = open_queue(QUEUE_URL, connections=1)
     assert is_lean(opened)
-    for _ in range(2):
+    for _ in range(3):
         assert receive(opened) == []
-    assert ["amz-sdk-invocation-id" in headers for headers in server.asked] == [True, False, False]
+    assert ["amz-sdk-invocation-id" in headers for headers in server.asked] == [True, False, False, False]
+    _, *ours = server.clients
+    assert len(set(ours)) == 1, "a connection for each call"
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused(secure: Any) -> None:

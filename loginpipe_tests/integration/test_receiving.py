@@ -1,5 +1,6 @@
 """Receiving on the real endpoint: how much, how long, and who is in charge of what was received."""
 
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -252,6 +253,27 @@ def test_bodies_together_are_bounded_and_what_is_beyond_stays_on_the_queue(
     assert len(received.messages) == 10
     assert not received.drained
     assert read_depth(opened).visible == 30
+
+
+def test_large_messages_that_follow_small_ones_to_many_receivers_are_bounded_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(receiver, "BODY_BYTES_MOST", 100_000)
+    monkeypatch.setattr(receiver, "BODY_BYTES_KEPT", 140_000)
+    with running_endpoint() as endpoint:
+        endpoint.client.create_queue(QueueName="mixed")
+        endpoint.send("mixed", itertools.chain(itertools.repeat("x", 400), itertools.repeat("x" * 5000, 400)))
+        endpoint.add_fault("delay", "ReceiveMessage", seconds=0.05)
+        with patch.dict(os.environ, endpoint.aws_environment):
+            queue = open_queue("mixed", connections=1)
+        leases = LeaseKeeper(queue, visibility_seconds=60, calls_at_once=2)
+        received = receive(queue, leases, most=2000, receivers=32)
+        assert received.receivers > 10, "or no more could be under way than the first ones may bring"
+        assert 100_000 <= received.body_bytes <= 140_000
+        depth = read_depth(queue)
+        assert depth.in_flight == leases.held == len(received.messages)
+        assert depth.visible == 800 - len(received.messages)
+        leases.close(at_once=True)
 
 
 @pytest.mark.parametrize("first_comes", ["first", "last"])

@@ -4,7 +4,7 @@ import unicodedata
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from loginpipe.logins.canonical import address_text, canonical_address, canonical_device_id, is_address
@@ -169,6 +169,9 @@ def test_what_is_no_address_is_none_either_way(text: str) -> None:
 
 @moderate
 @given(any_address)
+@example(IPv6Address("::1.2.3.4"))
+@example(IPv6Address("64:ff9b::1.2.3.4"))
+@example(IPv6Address("1:0:2:0:0:3:0:0"))
 def test_the_text_of_an_address_is_the_standard_library_s(address: IPv4Address | IPv6Address) -> None:
     assert address_text(address.packed) == str(address)
 

@@ -35,6 +35,16 @@ def test_runs_in_threads_may_end_in_any_order() -> None:
     assert gc.get_threshold() == before
 
 
+def test_imports_that_stay_are_not_looked_at_again() -> None:
+    program = (
+        "import gc, loginpipe.definitions; print(gc.get_freeze_count(), len(gc.get_objects()), *gc.get_threshold())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    frozen, others, *thresholds = map(int, done.stdout.split())
+    assert frozen > 100_000 > others
+    assert tuple(thresholds) == gc.get_threshold()
+
+
 def test_a_process_that_has_the_definitions_ends_without_a_last_collection() -> None:
     # What is registered first is called last.
     program = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count())); import loginpipe.definitions"
