@@ -4,7 +4,7 @@
 # /opt/dagster/home/storage (a volume).
 #
 # The tag says which Python. A release says which bytes, since a tag can be moved:
-#   docker build --build-arg PYTHON_IMAGE=python:3.11-slim@sha256:… .
+#   make image BASE="$(make --silent base)"
 ARG PYTHON_IMAGE=python:3.11-slim
 
 

@@ -7,6 +7,7 @@ SOURCES := loginpipe loginpipe_tests benchmarks deploy/aws
 .DEFAULT_GOAL := help
 .PHONY: help demo dev test chaos bench bench-sensor bench-storage screenshots check lint types imports format constraints clean
 .PHONY: lowest latest workflows audit sbom release-files kubernetes compose-verify aws-check needs-node
+.PHONY: base image image-scan
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -70,6 +71,38 @@ kubernetes: .venv/dev.installed ## check deploy/kubernetes against the schemas o
 		--requirement deploy/kubernetes/requirements.txt
 	$(BIN)/pytest deploy/kubernetes/tests $(PYTEST_ARGS)
 
+# The image: the same commands on a laptop and in .github/workflows.
+IMAGE ?= loginpipe:local
+PYTHON_IMAGE ?= $(shell sed -n 's/^ARG PYTHON_IMAGE=//p' Dockerfile)
+SBOM ?= dist/image-sbom.cdx.json
+SYFT ?= syft
+GRYPE ?= grype
+# The workflows install these two; a test holds them to it.
+SYFT_VERSION := 1.42.1
+GRYPE_VERSION := 0.110.0
+
+base: ## say which bytes the tag of the base image names today, as python:3.11-slim@sha256:…; asks its registry
+	@digest=$$(docker pull "$(PYTHON_IMAGE)" | sed -n 's/^Digest: //p'); test -n "$$digest" || \
+		{ echo "no digest of $(PYTHON_IMAGE): its registry has to be reached, by a Docker daemon that runs" >&2; exit 1; }; \
+	echo "$(PYTHON_IMAGE)@$$digest"
+
+# BASE, as `make base` prints it, says from which bytes; the image then says so too. BUILD_ARGS goes to docker build, as in
+# make image IMAGE=loginpipe:1.2.3 BUILD_ARGS='--build-arg EXTRAS=archive'
+image: ## build the image, loginpipe:local; with BASE="$(make base)" from bytes that it names
+	@case "$(BASE)" in "" | *@sha256:*) ;; *) echo "BASE=$(BASE) names no bytes: take what make base prints" >&2; exit 1;; esac
+	docker build $(BUILD_ARGS) $(if $(BASE),--build-arg PYTHON_IMAGE=$(BASE) \
+		--label org.opencontainers.image.base.digest=$(lastword $(subst @, ,$(BASE)))) --tag $(IMAGE) .
+
+# Into SBOM. Nobody can mend what has no mend yet; the weekly run comes back to it.
+image-scan: ## list the parts of the image, and fail on what is known to be vulnerable and has a mend; asks the network
+	@test "$$($(SYFT) --version 2>/dev/null)" = "syft $(SYFT_VERSION)" || \
+		{ echo "image-scan needs syft $(SYFT_VERSION): install it from https://github.com/anchore/syft/releases" >&2; exit 1; }
+	@test "$$($(GRYPE) --version 2>/dev/null)" = "grype $(GRYPE_VERSION)" || \
+		{ echo "image-scan needs grype $(GRYPE_VERSION): install it from https://github.com/anchore/grype/releases" >&2; exit 1; }
+	@mkdir -p $(dir $(SBOM))
+	$(SYFT) scan docker:$(IMAGE) --quiet --output cyclonedx-json=$(SBOM)
+	$(GRYPE) sbom:$(SBOM) --fail-on high --only-fixed
+
 compose-verify: ## bring docker-compose.yml up for real, runs in containers included; needs Docker, eight minutes
 	deploy/compose/verify.sh --runs-in-containers
 
@@ -90,8 +123,12 @@ workflows: .venv/bin/uv ## check .github: its form, and what an attacker could m
 	$(BIN)/uvx --quiet check-jsonschema@0.39.0 --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/uvx --quiet zizmor@1.32.0 --no-progress .github
 
+# One by one: they are of environments of their own, and pin some packages in different versions.
+AUDITED := constraints.txt benchmarks/requirements.txt deploy/aws/requirements.txt deploy/kubernetes/requirements.txt
 audit: .venv/bin/uv ## look the pinned dependencies up among those known to be vulnerable; asks the network
-	$(BIN)/uvx --quiet pip-audit@2.10.1 --strict --no-deps --disable-pip --requirement constraints.txt
+	@for file in $(AUDITED); do echo "$$file" && \
+		$(BIN)/uvx --quiet pip-audit@2.10.1 --strict --no-deps --disable-pip --requirement $$file || failed=1; \
+	done; exit $${failed:-0}
 
 # Of what an installation gets, and not of the tools: in an environment that has nothing else.
 sbom: .venv/bin/uv ## list every part of an installation, in dist/sbom.cdx.json

@@ -7,7 +7,7 @@
 #
 # Afterwards remove them, so that nobody takes them for the real ones:
 #
-#   docker image rm python:3.11-slim postgres:17 localstack/localstack:4.14.0 prom/prometheus:v3.5.0 loginpipe-stand-in:trixie
+#   docker image rm python:3.11-slim postgres:17.11 localstack/localstack:4.14.0 prom/prometheus:v3.5.0 loginpipe-stand-in:trixie
 #
 # There is none for Grafana: Debian has no package of it.
 #
@@ -68,7 +68,7 @@ image() {
 
 base python:3.11-slim bookworm python3,python3-venv
 base loginpipe-stand-in:trixie trixie curl
-image postgres:17 postgres
+image postgres:17.11 postgres
 image localstack/localstack:4.14.0 localstack
 image prom/prometheus:v3.5.0 prometheus
 docker image ls --format 'table {{.Repository}}:{{.Tag}}\t{{.Size}}'

@@ -10,6 +10,7 @@ import typer
 from loginpipe.cli.output import Json, new_app, out, print_json, progress
 from loginpipe.cli.warehouse import connect_to_warehouse
 from loginpipe.errors import QueueError
+from loginpipe.runbook import runbook
 from loginpipe.settings import load_settings
 
 app = new_app("The dead-letter queue: messages that were received too often.")
@@ -48,7 +49,8 @@ def redrive(
     """Drop the dead letters whose outcome is recorded, and move the others back to the queue.
 
     It can be interrupted and begun again: a message that is moved twice is still one message. Do not use SQS's own
-    redrive: it gives messages new ids, which the ledger does not know.
+    redrive: it gives messages new ids, which the ledger does not know. What is refused stays, is counted by code, and
+    makes the exit code 1; docs/operations.md says what to do about it.
 
     Example: loginpipe dlq redrive --per-second 200 --dry-run
     """
@@ -57,6 +59,7 @@ def redrive(
     from loginpipe.sqs.dead_letters import redrive as redrive_dead_letters
     from loginpipe.sqs.dead_letters import redrive_policy
     from loginpipe.sqs.depth import read_depth
+    from loginpipe.sqs.sending import by_code
 
     queue = open_queue(load_settings().queue, connections=8)
     policy = redrive_policy(queue)
@@ -69,17 +72,22 @@ def redrive(
         counts = redrive_dead_letters(
             queue,
             policy.dead_letters,
-            recorded=lambda messages: recorded(connection, [(m.message_id, m.sent_on) for m in messages]),
+            recorded=lambda messages: recorded(connection, [m.message_id for m in messages]),
             wanted=lambda message: first <= message.sent_ms < last,
             per_second=per_second,
             dry_run=dry_run,
             progress=lambda more: bar.advance(task, more),
         )
-    if as_json:
-        print_json({**asdict(counts), "dry_run": dry_run})
-        return
     would = "would be " if dry_run else ""
-    out.print(
-        f"{counts.moved:,} {would}moved to queue {queue.name!r}, {counts.dropped:,} {would}dropped since their outcome "
-        f"is recorded, {counts.left:,} left"
-    )
+    if as_json:
+        print_json({**asdict(counts), "refused": dict(counts.refused), "dry_run": dry_run})
+    else:
+        out.print(
+            f"{counts.moved:,} {would}moved to queue {queue.name!r}, {counts.dropped:,} {would}dropped since their "
+            f"outcome is recorded, {counts.left:,} left"
+        )
+    if counts.refused:
+        see = runbook("what-is-refused")
+        raise QueueError(
+            f"queue {policy.dead_letters.name!r} keeps what was refused ({by_code(counts.refused)}): see {see}"
+        )

@@ -12,7 +12,8 @@ from rich.table import Table
 from loginpipe.cli.custody import ApprovedRequest, PrivateKeys, Purpose, Ticket, bulk_request, load_private_keys
 from loginpipe.cli.output import Json, new_app, notes, out, print_json, progress
 from loginpipe.cli.warehouse import connect_to_warehouse
-from loginpipe.errors import LoginpipeError
+from loginpipe.errors import LoginpipeError, QueueError
+from loginpipe.runbook import runbook
 from loginpipe.settings import load_settings
 
 app = new_app("Messages that were set aside, and trying them again.")
@@ -94,7 +95,8 @@ def replay(
     """Send rejected messages back to the queue, those that today's rules accept. For custodians: it opens the bodies.
 
     A replayed login keeps the date of its first message, and is one login however often it is sent. The access log
-    names every message that was opened, also in a dry run.
+    names every message that was opened, also in a dry run. What the queue refuses stays a reject, is counted by code,
+    and makes the exit code 1; docs/operations.md says what to do about it.
 
     Example: loginpipe rejects replay --purpose "rules were mended" --ticket OPS-31 --reason invalid_version --dry-run
     """
@@ -103,6 +105,7 @@ def replay(
     from loginpipe.custody.replay import replay as replay_rejects
     from loginpipe.postgres.reject_queries import RejectFilter, find_rejects
     from loginpipe.sqs.client import open_queue
+    from loginpipe.sqs.sending import by_code
 
     settings = load_settings()
     opener = load_private_keys(settings, private_key)
@@ -117,12 +120,17 @@ def replay(
                 connection, queue, opener, rejects, bulk, dry_run=dry_run, progress=lambda more: bar.advance(task, more)
             )
     if as_json:
-        print_json({**asdict(counts), "dry_run": dry_run})
-        return
-    verb = "would be sent" if dry_run else "sent"
-    out.print(f"{counts.sent:,} {verb} back to queue {queue.name!r}; {counts.still_bad:,} are still bad and stay")
-    if counts.without_body:
-        out.print(f"{counts.without_body:,} were recorded without a body: sealing was off, or their user was erased")
+        print_json({**asdict(counts), "refused": dict(counts.refused), "dry_run": dry_run})
+    else:
+        verb = "would be sent" if dry_run else "sent"
+        out.print(f"{counts.sent:,} {verb} back to queue {queue.name!r}; {counts.still_bad:,} are still bad and stay")
+        if counts.without_body:
+            out.print(
+                f"{counts.without_body:,} were recorded without a body: sealing was off, or their user was erased"
+            )
+    if counts.refused:
+        see = runbook("what-is-refused")
+        raise QueueError(f"queue {queue.name!r} refused rejects ({by_code(counts.refused)}), which stay: see {see}")
 
 
 def _utc(time: datetime | None) -> datetime | None:

@@ -1,25 +1,23 @@
 """Rejected messages sent back to the queue, if today's rules accept them. Their bodies are opened on the record."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 from uuid import UUID
 
 from loginpipe.custody.access import Bulk, release_under
 from loginpipe.custody.private_keys import Opener
 from loginpipe.custody.released import DataKeys, open_released
 from loginpipe.custody.token_checks import TokenChecks
-from loginpipe.errors import QueueError
 from loginpipe.logins.messages import Message, messages_frame
 from loginpipe.logins.splitting import split_batch
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.reject_queries import Reject
 from loginpipe.sqs.client import Queue, tens
-from loginpipe.sqs.entries import call_with_entries, fitting
+from loginpipe.sqs.entries import FailedEntry
 from loginpipe.sqs.identity import replay_attributes
-
-if TYPE_CHECKING:
-    from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
+from loginpipe.sqs.sending import send_again
 
 _BODIES_AT_ONCE: Final = 32
 """In one release: a message may be a mebibyte, and all of a release is in memory at once."""
@@ -33,11 +31,13 @@ class ReplayCounts:
         sent: back on the queue, as messages that the ledger knows as their replay.
         still_bad: today's rules reject them too; they stay.
         without_body: recorded while sealing was off; there is nothing to send.
+        refused: by the queue, by code; they stay.
     """
 
     sent: int = 0
     still_bad: int = 0
     without_body: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
 
 
 def replay(
@@ -78,10 +78,12 @@ def replay(
             good = [(reject, body) for reject, body in opened if _accepted(body)]
             counts.without_body += len(ten) - len(opened)
             counts.still_bad += len(opened) - len(good)
-            sent = [reject.message_id for reject, _ in good] if dry_run else _sent(queue, good)
+            refused = [] if dry_run else _send(queue, good)
+            sent = {reject.message_id for reject, _ in good} - {failure.delivery_id for failure in refused}
             if not dry_run:
                 _mark(connection, sent)
             counts.sent += len(sent)
+            counts.refused += Counter(failure.code for failure in refused)
             progress(len(ten))
     return counts
 
@@ -100,7 +102,7 @@ def _accepted(body: str) -> bool:
     return len(split_batch(messages_frame([message])).accepted) == 1
 
 
-def _sent(queue: Queue, bodies: Sequence[tuple[Reject, str]]) -> list[str]:
+def _send(queue: Queue, bodies: Sequence[tuple[Reject, str]]) -> list[FailedEntry]:
     def entry(reject: Reject, body: str) -> dict[str, Any]:
         attributes = replay_attributes(UUID(reject.message_id), round(reject.sent_at.timestamp() * 1000))
         content: dict[str, Any] = {"MessageBody": body, "MessageAttributes": attributes}
@@ -108,18 +110,10 @@ def _sent(queue: Queue, bodies: Sequence[tuple[Reject, str]]) -> list[str]:
             content |= {"MessageGroupId": reject.message_id, "MessageDeduplicationId": reject.message_id}
         return content
 
-    def call(entries: "list[SendMessageBatchRequestEntryTypeDef]") -> object:
-        return queue.client.send_message_batch(QueueUrl=queue.url, Entries=entries)
-
-    batches = fitting([(reject.message_id, entry(reject, body)) for reject, body in bodies])
-    failed = [failure for batch in batches for failure in call_with_entries(call, batch)]
-    if failed and len(failed) == len(bodies) and failed[0].of_call:
-        raise QueueError(f"queue {queue.name!r} takes no messages ({failed[0].code}): the rejects stay")
-    refused = {f.delivery_id for f in failed}
-    return [reject.message_id for reject, _ in bodies if reject.message_id not in refused]
+    return send_again(queue, {reject.message_id: entry(reject, body) for reject, body in bodies})
 
 
-def _mark(connection: Connection, message_ids: Sequence[str]) -> None:
+def _mark(connection: Connection, message_ids: Collection[str]) -> None:
     with transaction(connection) as cursor:
         cursor.execute(
             "UPDATE loginpipe.rejected_messages SET replayed_at = now() WHERE message_id = ANY (%s::uuid[])",

@@ -1,7 +1,6 @@
 """The deduplication ledger: which messages have an outcome, and which run recorded it."""
 
 from collections.abc import Sequence
-from datetime import date
 
 from psycopg2 import sql
 
@@ -37,13 +36,13 @@ def recorded_by(cursor: Cursor, run_id: str, incoming: str, sent_on: str) -> int
     return int(count)
 
 
-def recorded(connection: Connection, messages: Sequence[tuple[str, date]]) -> frozenset[str]:
-    """Return the ids of those messages that have an outcome.
+def recorded(connection: Connection, message_ids: Sequence[str]) -> frozenset[str]:
+    """Return the ids of those messages that have an outcome, of whatever day.
 
     Args:
         connection: with no transaction open.
-        messages: message id, and UTC date on which it was sent.
+        message_ids: by which the ledger knows them.
     """
     with transaction(connection) as cursor:
-        cursor.execute(statement("recorded_messages"), ([i for i, _ in messages], [day for _, day in messages]))
+        cursor.execute(statement("recorded_messages"), (list(message_ids),))
         return frozenset(message_id for (message_id,) in cursor)

@@ -20,8 +20,26 @@ from loginpipe.sqs.receiver import Received, receive_batch
 _CALLS_AT_ONCE = 8
 """Lease extensions under way at once, each of up to ten messages, for a batch of the usual size."""
 
-_CALL_SECONDS = 0.2
-"""How long a call is reckoned to take: ten times what it does within a region."""
+_CALLS_AT_ONCE_MOST = 64
+"""As many threads and connections as receivers may have: enough for any batch at the usual visibility timeout."""
+
+_CALLS_A_SECOND = 5
+"""One after the other: a call is reckoned to take ten times what it does within a region."""
+
+
+def calls_at_once(batch_messages: int, visibility_seconds: int) -> int:
+    """Return how many calls at once extend the leases of a whole batch in a third of the visibility timeout.
+
+    Of a batch larger than `most_kept` they extend a part in that time.
+    """
+    in_turn = visibility_seconds * _CALLS_A_SECOND // 3
+    calls = ceil(batch_messages / BATCH_MOST)
+    return min(_CALLS_AT_ONCE_MOST, max(_CALLS_AT_ONCE, ceil(calls / in_turn)))
+
+
+def most_kept(visibility_seconds: int) -> int:
+    """Return how many messages in flight all have their leases extended in a third of the visibility timeout."""
+    return _CALLS_AT_ONCE_MOST * BATCH_MOST * (visibility_seconds * _CALLS_A_SECOND // 3)
 
 
 class SqsResource(dg.ConfigurableResource["SqsResource"]):
@@ -40,32 +58,37 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
     _deleted: int = PrivateAttr(default=0)
     _failures: Counter[str] = PrivateAttr(default_factory=Counter)
 
-    @property
-    def _calls_at_once(self) -> int:
-        """As many that the leases of a whole batch can be extended in a third of the visibility timeout."""
-        calls = self.batch_messages / BATCH_MOST
-        return max(_CALLS_AT_ONCE, ceil(calls * _CALL_SECONDS / (self.visibility_seconds / 3)))
-
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator["SqsResource", None, None]:
         """Look the queue up; at the end, in success or failure, hand back whatever was not deleted."""
         # The queue is what a run has in hand from its beginning to its end.
         with rare_collections():
-            self._queue = open_queue(self.queue, connections=self.receivers + self._calls_at_once)
-            self._leases = LeaseKeeper(
-                self._queue, visibility_seconds=self.visibility_seconds, calls_at_once=self._calls_at_once
-            )
+            calls = calls_at_once(self.batch_messages, self.visibility_seconds)
+            self._queue = open_queue(self.queue, connections=self.receivers + calls)
+            self._leases = LeaseKeeper(self._queue, visibility_seconds=self.visibility_seconds, calls_at_once=calls)
+            if self.batch_messages > (most := most_kept(self.visibility_seconds)) and context.log:
+                context.log.warning(
+                    "LOGINPIPE_BATCH_MESSAGES is %d, and leases of %d s are sure to be kept for %d messages: set it to "
+                    "that, or raise LOGINPIPE_VISIBILITY_SECONDS; see %s",
+                    self.batch_messages,
+                    self.visibility_seconds,
+                    most,
+                    runbook("leases-lost"),
+                )
             try:
                 yield self
             finally:
-                returned = self._leases.close()
-                if returned and context.log:
+                back = self._leases.close()
+                if back.total and context.log:
                     context.log.warning(
-                        "%d messages were not deleted and went back to queue %r; see %s",
-                        returned,
+                        "%d messages were not deleted and went back to queue %r, %d of them by themselves; "
+                        "%d leases were lost; see %s",
+                        back.total,
                         self.name,
+                        back.total - back.returned,
+                        self.leases_lost,
                         runbook("a-run-fails"),
-                        extra={"handed_back": returned, "queue": self.name},
+                        extra={"handed_back": back.returned, "queue": self.name, "leases_lost": self.leases_lost},
                     )
                 self._queue.client.close()
 

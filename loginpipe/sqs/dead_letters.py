@@ -6,24 +6,30 @@ and is still one message.
 """
 
 import json
+import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
 
-from loginpipe.errors import QueueError
 from loginpipe.logins.messages import Message
 from loginpipe.sqs.client import BATCH_MOST, Queue, queue_errors
-from loginpipe.sqs.entries import call_with_entries, fitting
+from loginpipe.sqs.entries import FailedEntry, call_with_entries
 from loginpipe.sqs.identity import Identity, identity, redrive_attributes
 from loginpipe.sqs.leases import LeaseKeeper
 from loginpipe.sqs.receiver import is_intact
+from loginpipe.sqs.sending import send_again
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageTypeDef
 
+    _Copies = list[MessageTypeDef]
+
 _VISIBILITY_SECONDS = 120
 _LONG_POLL_SECONDS = 1
+_DELETE_PAUSES: Final = (0.2, 0.4, 0.8, 1.6, 3.2)
+"""Seconds between the attempts to delete, less a jitter of up to half."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,13 @@ class RedriveCounts:
         dropped: deleted, since the ledger holds their outcome.
         moved: sent back to the queue and deleted here.
         left: not wanted by the filter, refused, or damaged on the way here; they stay.
+        refused: by code, those that could not be sent, or not be deleted although they were sent or have an outcome.
     """
 
     dropped: int = 0
     moved: int = 0
     left: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
 
 
 def redrive_policy(queue: Queue) -> RedrivePolicy | None:
@@ -95,31 +103,53 @@ def redrive(
     """
     counts = RedriveCounts()
     leases = LeaseKeeper(dead_letters, visibility_seconds=_VISIBILITY_SECONDS, calls_at_once=4)
-    began = time.monotonic()
+    began, sent = time.monotonic(), 0
     try:
         while deliveries := _received(dead_letters, leases):
-            by_id: dict[str, list[MessageTypeDef]] = {}
-            for delivery in deliveries:
-                if is_intact(delivery) and wanted(identity(delivery)):
-                    by_id.setdefault(identity(delivery).message_id, []).append(delivery)
-            known = set(recorded([identity(copies[0]) for copies in by_id.values()])) if by_id else set()
-            # Copies of one message are one message: the first is moved, the others go with it.
-            dropped = [copies for message_id, copies in by_id.items() if message_id in known]
-            moved = [copies for message_id, copies in by_id.items() if message_id not in known]
+            dropped, moved = _sorted(deliveries, recorded, wanted)
+            undeleted: list[FailedEntry] = []
             if not dry_run:
-                sent = {d["MessageId"] for d in _sent(queue, [copies[0] for copies in moved])}
-                moved = [copies for copies in moved if copies[0]["MessageId"] in sent]
-                gone = _deleted(dead_letters, leases, [d for copies in (*dropped, *moved) for d in copies])
-                dropped = [copies for copies in dropped if gone.issuperset(d["MessageId"] for d in copies)]
+                unsent = _send(queue, [copies[0] for copies in moved])
+                moved = _without(moved, unsent)
+                sent += len(moved)
+                undeleted = _delete(dead_letters, leases, [d for copies in (*dropped, *moved) for d in copies])
+                dropped, moved = _without(dropped, undeleted), _without(moved, undeleted)
+                counts.refused += Counter(failure.code for failure in (*unsent, *undeleted))
             counts.dropped += len(dropped)
             counts.moved += len(moved)
             counts.left += len(deliveries) - sum(map(len, (*dropped, *moved)))
             progress(len(deliveries))
+            if undeleted and undeleted[0].of_call:
+                # Going on would send copies of everything, and delete nothing.
+                break
             if per_second and not dry_run:
-                time.sleep(max(0.0, began + counts.moved / per_second - time.monotonic()))
+                time.sleep(max(0.0, began + sent / per_second - time.monotonic()))
     finally:
         leases.close(at_once=True)
     return counts
+
+
+def _sorted(
+    deliveries: "Sequence[MessageTypeDef]",
+    recorded: Callable[[Sequence[Identity]], Iterable[str]],
+    wanted: Callable[[Identity], bool],
+) -> "tuple[list[_Copies], list[_Copies]]":
+    """Return the dead letters to drop and those to move; copies of one message are one: they go together."""
+    by_id: dict[str, _Copies] = {}
+    for delivery in deliveries:
+        if is_intact(delivery) and wanted(identity(delivery)):
+            by_id.setdefault(identity(delivery).message_id, []).append(delivery)
+    known = set(recorded([identity(copies[0]) for copies in by_id.values()])) if by_id else set()
+    return (
+        [copies for message_id, copies in by_id.items() if message_id in known],
+        [copies for message_id, copies in by_id.items() if message_id not in known],
+    )
+
+
+def _without(messages: "Sequence[_Copies]", failed: Sequence[FailedEntry]) -> "list[_Copies]":
+    """Return the messages of which no copy failed."""
+    ids = {failure.delivery_id for failure in failed}
+    return [copies for copies in messages if ids.isdisjoint(delivery["MessageId"] for delivery in copies)]
 
 
 def _received(dead_letters: Queue, leases: LeaseKeeper) -> "list[MessageTypeDef]":
@@ -138,8 +168,8 @@ def _received(dead_letters: Queue, leases: LeaseKeeper) -> "list[MessageTypeDef]
     return deliveries
 
 
-def _sent(queue: Queue, deliveries: "Sequence[MessageTypeDef]") -> "list[MessageTypeDef]":
-    """Send dead letters to the queue and return those whose sending is confirmed."""
+def _send(queue: Queue, deliveries: "Sequence[MessageTypeDef]") -> list[FailedEntry]:
+    """Send dead letters to the queue, and return those that it refuses."""
 
     def entry(delivery: "MessageTypeDef") -> dict[str, Any]:
         content: dict[str, Any] = {"MessageBody": delivery["Body"], "MessageAttributes": redrive_attributes(delivery)}
@@ -148,28 +178,27 @@ def _sent(queue: Queue, deliveries: "Sequence[MessageTypeDef]") -> "list[Message
             content["MessageDeduplicationId"] = delivery["MessageId"]
         return content
 
-    failed = [
-        failure
-        for batch in fitting([(d["MessageId"], entry(d)) for d in deliveries])
-        for failure in call_with_entries(
-            lambda entries: queue.client.send_message_batch(QueueUrl=queue.url, Entries=entries), batch
+    return send_again(queue, {d["MessageId"]: entry(d) for d in deliveries})
+
+
+def _delete(dead_letters: Queue, leases: LeaseKeeper, deliveries: "Sequence[MessageTypeDef]") -> list[FailedEntry]:
+    """Delete dead letters, trying again what is refused while it is ours, and return those that stay."""
+    staying: dict[str, FailedEntry] = {}
+    pending = {d["MessageId"] for d in deliveries}
+    for pause in (*_DELETE_PAUSES, None):
+        handles = leases.handles(pending)
+        failed = call_with_entries(
+            lambda entries: dead_letters.client.delete_message_batch(QueueUrl=dead_letters.url, Entries=entries),
+            {delivery_id: {"ReceiptHandle": handle} for delivery_id, handle in handles.items()},
         )
-    ]
-    if failed and len(failed) == len(deliveries) and failed[0].of_call:
-        raise QueueError(f"queue {queue.name!r} takes no messages back ({failed[0].code}): the dead letters stay")
-    refused = {f.delivery_id for f in failed}
-    return [d for d in deliveries if d["MessageId"] not in refused]
-
-
-def _deleted(dead_letters: Queue, leases: LeaseKeeper, deliveries: "Sequence[MessageTypeDef]") -> set[str]:
-    """Delete dead letters and return the ids of those whose delete is confirmed."""
-    failed = call_with_entries(
-        lambda entries: dead_letters.client.delete_message_batch(QueueUrl=dead_letters.url, Entries=entries),
-        {d["MessageId"]: {"ReceiptHandle": d["ReceiptHandle"]} for d in deliveries},
-    )
-    gone = {d["MessageId"] for d in deliveries} - {f.delivery_id for f in failed}
-    leases.settle(gone)
-    return gone
+        staying = {i: failure for i, failure in staying.items() if i not in handles}
+        staying |= {failure.delivery_id: failure for failure in failed}
+        leases.settle(handles.keys() - staying.keys())
+        pending = leases.not_deleted(staying)
+        if not pending or pause is None:
+            break
+        time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, hides nothing
+    return list(staying.values())
 
 
 def _message(delivery: "MessageTypeDef") -> Message:

@@ -1,19 +1,50 @@
 """Deleting messages whose outcome is committed, and reading the answer: single entries can fail in a 200."""
 
+import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import count
+from threading import Event
 from typing import Any, Final
 
+from loginpipe.aws import CREDENTIALS
 from loginpipe.sqs.client import Queue, tens
 from loginpipe.sqs.entries import FailedEntry, call_with_entries
 from loginpipe.sqs.leases import LeaseKeeper
 
-_ROUNDS: Final = 5
-_SENDER_FAULT_ROUNDS: Final = 2
 _FIRST_PAUSE_SECONDS: Final = 0.2
+_LONGEST_PAUSE_SECONDS: Final = 10.0
+
+_LONGEST_SECONDS: Final = 600
+"""Deletes that wait for SQS leave the run, whose outcome is committed, the time to end well."""
+
+_LAST_CALLS_SECONDS: Final = 2.0
+"""How long an interruption waits for the calls under way: many times what they take where nothing hangs."""
+
+_THROTTLING: Final = frozenset(
+    {
+        "429",
+        "KMS.ThrottlingException",
+        "KmsThrottled",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "SlowDown",
+        "ThrottledException",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
+"""A 4xx, and passes all the same."""
+
+_MAY_HEAL: Final = _THROTTLING | CREDENTIALS
+"""The credentials were good when the messages were received: they have expired, and new ones are on their way."""
+
+NOT_TRIED: Final = "NotTried"
+"""Our own code for a message whose turn did not come: the endpoint hung until it was too late."""
 
 
 @dataclass(frozen=True)
@@ -35,54 +66,101 @@ def delete_messages(
     delivery_ids: Iterable[str],
     *,
     calls_at_once: int,
+    clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], Any] = time.sleep,
 ) -> Deletion:
     """Delete deliveries, ten a call, and end the lease of each whose delete is confirmed.
 
-    Failed entries are tried again with the newest receipt handle: faults of the server with growing pauses, faults of
-    the sender once. Raises nothing: at this point the outcome is committed, and a message that stays is harmless.
+    What failed is tried again with the newest receipt handle, until a visibility timeout has passed since the first
+    attempt (ten minutes at most) or the message's lease is over: what may heal (a fault of the server, throttling,
+    expired credentials, no answer) with growing pauses, other faults of the sender once. Raises nothing: at this point
+    the outcome is committed, and a message that stays is harmless.
     """
     pending = list(delivery_ids)
-    given_up: list[FailedEntry] = []
     deleted = 0
-    with ThreadPoolExecutor(calls_at_once, thread_name_prefix="delete") as pool:
-        for attempt in range(_ROUNDS):
-            if attempt:
-                pause(_FIRST_PAUSE_SECONDS * 2**attempt)
-            failed: list[FailedEntry] = []
-            rest = deque(tens(pending))
-            try:
-                # Each takes the next ten when it is free: a future for every ten would take as long as half its call.
-                deleting = [pool.submit(_delete_in_tens, queue, leases, rest) for _ in range(calls_at_once)]
-                for done in deleting:
-                    confirmed, failures = done.result()
-                    deleted += confirmed
-                    failed += failures
-            finally:
-                # Interrupted, no more calls are made: what is left comes again.
-                rest.clear()
-            final = [
-                f for f in failed if (f.sender_fault and attempt + 1 >= _SENDER_FAULT_ROUNDS) or attempt + 1 == _ROUNDS
-            ]
-            given_up += final
-            pending = [f.delivery_id for f in failed if f not in final]
+    failures: Counter[str] = Counter()
+    codes: dict[str, str] = {}
+    refused: set[str] = set()
+    deadline = clock() + min(leases.visibility_seconds, _LONGEST_SECONDS)
+    pool = ThreadPoolExecutor(calls_at_once, thread_name_prefix="delete")
+    try:
+        for attempt in count():
+            this = _Round(queue, leases, deque(tens(pending)), late=lambda: clock() >= deadline)
+            confirmed, failed = this.carried_out(pool, calls_at_once)
+            deleted += confirmed
+            failures.update(codes.get(delivery_id, NOT_TRIED) for ten in this.rest for delivery_id in ten)
+            codes = {failure.delivery_id: failure.code for failure in failed}
+            late = clock() >= deadline
+            ours = leases.not_deleted(codes)
+            pending = []
+            for failure in failed:
+                heals = not failure.sender_fault or failure.code in _MAY_HEAL
+                if late or failure.delivery_id not in ours or (not heals and failure.delivery_id in refused):
+                    failures[failure.code] += 1
+                    continue
+                pending.append(failure.delivery_id)
+                if not heals:
+                    refused.add(failure.delivery_id)
             if not pending:
                 break
-    return Deletion(deleted, Counter(f.code for f in given_up))
+            pause(min(_back_off_seconds(attempt), max(0.0, deadline - clock())))
+    finally:
+        pool.shutdown(wait=False)
+    return Deletion(deleted, failures)
 
 
-def _delete_in_tens(queue: Queue, leases: LeaseKeeper, rest: deque[list[str]]) -> tuple[int, list[FailedEntry]]:
-    """Delete what is left until nothing is; return how many deletes are confirmed, and those that failed."""
-    deleted = 0
-    failed: list[FailedEntry] = []
-    while True:
+def _back_off_seconds(pauses_before: int) -> float:
+    longest = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(pauses_before, 16))
+    return random.uniform(longest / 2, longest)  # noqa: S311 - spreads load, hides nothing
+
+
+@dataclass
+class _Round:
+    """One attempt at each message that is left, ten by ten: what the deleting threads share.
+
+    Attributes:
+        rest: what no thread has taken; once it is too late, what none will take.
+        late: says whether only what gets through is worth another call.
+    """
+
+    queue: Queue
+    leases: LeaseKeeper
+    rest: deque[list[str]]
+    late: Callable[[], bool]
+    stop: Event = field(default_factory=Event)
+
+    def carried_out(self, pool: ThreadPoolExecutor, calls_at_once: int) -> tuple[int, list[FailedEntry]]:
+        """Return how many deletes are confirmed, and those that failed."""
+        deleting: list[Future[tuple[int, list[FailedEntry]]]] = []
+        deleted = 0
+        failed: list[FailedEntry] = []
         try:
-            ten = rest.popleft()
-        except IndexError:
-            return deleted, failed
-        confirmed, failures = _delete_ten(queue, leases, ten)
-        deleted += confirmed
-        failed += failures
+            # Each takes the next ten when it is free: a future for every ten would take as long as half its call.
+            deleting += (pool.submit(self._delete_in_tens) for _ in range(calls_at_once))
+            for done in deleting:
+                confirmed, failures = done.result()
+                deleted += confirmed
+                failed += failures
+        finally:
+            # Interrupted, no more calls are made: what is left comes again.
+            self.stop.set()
+            wait(deleting, _LAST_CALLS_SECONDS)
+        return deleted, failed
+
+    def _delete_in_tens(self) -> tuple[int, list[FailedEntry]]:
+        deleted = 0
+        failed: list[FailedEntry] = []
+        while not self.stop.is_set():
+            try:
+                ten = self.rest.popleft()
+            except IndexError:
+                break
+            confirmed, failures = _delete_ten(self.queue, self.leases, ten)
+            deleted += confirmed
+            failed += failures
+            if failures and not confirmed and self.late():
+                self.stop.set()
+        return deleted, failed
 
 
 def _delete_ten(queue: Queue, leases: LeaseKeeper, delivery_ids: Sequence[str]) -> tuple[int, list[FailedEntry]]:

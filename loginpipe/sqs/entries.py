@@ -1,15 +1,12 @@
 """Calls of SQS with up to ten entries, which can fail for single entries in an answer that is a success."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any
 
 from loginpipe.aws import MALFORMED
 from loginpipe.sqs.client import error_code
-
-CALL_BYTES_MOST: Final = 1_048_576
-"""SQS's limit of all messages in one call together."""
 
 
 @dataclass(frozen=True)
@@ -62,21 +59,3 @@ def call_with_entries(call: Callable[[list[Any]], Any], entries: Mapping[str, Ma
         for place, delivery_id in enumerate(delivery_ids)
         if place in refused or place not in confirmed
     ]
-
-
-def fitting(entries: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[dict[str, dict[str, Any]]]:
-    """Cut entries to send, at most ten, into calls whose bodies and attributes together SQS takes."""
-    batch: dict[str, dict[str, Any]] = {}
-    size = 0
-    for delivery_id, entry in entries:
-        length = len(entry["MessageBody"].encode("utf-8", "replace")) + sum(
-            len(name) + sum(len(part) for part in value.values() if isinstance(part, str | bytes))
-            for name, value in entry.get("MessageAttributes", {}).items()
-        )
-        if batch and size + length > CALL_BYTES_MOST:
-            yield batch
-            batch, size = {}, 0
-        batch[delivery_id] = entry
-        size += length
-    if batch:
-        yield batch

@@ -5,7 +5,6 @@ message it is, so that the ledger knows it and the date of the login stays right
 """
 
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID, uuid5
 
@@ -31,11 +30,6 @@ class Identity(NamedTuple):
 
     message_id: str
     sent_ms: int
-
-    @property
-    def sent_on(self) -> date:
-        """The UTC date of the login, by which the ledger is partitioned."""
-        return datetime.fromtimestamp(self.sent_ms / 1000, UTC).date()
 
 
 def identity(delivery: "MessageTypeDef") -> Identity:

@@ -9,8 +9,10 @@ import logging
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -46,6 +48,29 @@ class _Lease:
     received: float
     ends: float
     being_extended: bool = False
+    being_deleted: bool = False
+    perhaps_deleted: bool = False
+    """An extension was refused while a delete was under way: deleted or lost, as the answer to the delete will say."""
+
+
+@dataclass(frozen=True)
+class HandBack:
+    """What became of the messages that were still held at the end.
+
+    Attributes:
+        returned: handed back.
+        ended: their lease was over when their turn came: they had come back by themselves.
+        failed: could not be handed back; they come back when their lease ends.
+    """
+
+    returned: int = 0
+    ended: int = 0
+    failed: int = 0
+
+    @property
+    def total(self) -> int:
+        """How many were held."""
+        return self.returned + self.ended + self.failed
 
 
 class LeaseKeeper:
@@ -54,8 +79,8 @@ class LeaseKeeper:
     def __init__(
         self, queue: Queue, *, visibility_seconds: int, calls_at_once: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        self.visibility_seconds = visibility_seconds
         self._queue = queue
-        self._visibility = visibility_seconds
         self._clock = clock
         self._leases: dict[str, _Lease] = {}
         self._given_up: set[str] = set()
@@ -64,6 +89,7 @@ class LeaseKeeper:
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(calls_at_once, thread_name_prefix="leases")
         self._thread: threading.Thread | None = None
+        self._extending: dict[Future[None], list[tuple[str, _Lease]]] = {}
 
     @property
     def lost(self) -> int:
@@ -79,18 +105,24 @@ class LeaseKeeper:
         """Keep messages from now on; after `close`, hand them back at once.
 
         Args:
-            messages: as received. One that is held already gets the newer receipt handle: an older one "succeeds"
-                without deleting.
+            messages: as received. Of one that is held already the newer receipt handle is kept, by the receive count
+                and not by which thread comes first: an older one "succeeds" without deleting.
             asked: when the receive call began; the lease cannot have begun earlier.
         """
         arrived = list(messages)
+        now = self._clock()
         with self._lock:
             closed = self._stop.is_set()
             for message in arrived if not closed else ():
+                held = self._leases.get(message.delivery_id)
+                if held is not None and held.ends <= now:
+                    self._give_up([message.delivery_id])
+                if held is not None and message.receive_count < held.receive_count:
+                    continue
                 # Lost before, and ours again: counted, and extended from now on.
                 self._given_up.discard(message.delivery_id)
                 self._leases[message.delivery_id] = _Lease(
-                    message.receipt_handle, message.receive_count, asked, asked + self._visibility
+                    message.receipt_handle, message.receive_count, asked, asked + self.visibility_seconds
                 )
             if self._thread is None and self._leases:
                 self._thread = threading.Thread(target=self._keep, name="lease-keeper", daemon=True)
@@ -100,9 +132,15 @@ class LeaseKeeper:
             self.hand_back(arrived)
 
     def handles(self, delivery_ids: Iterable[str]) -> dict[str, str]:
-        """Return the newest receipt handle of each of these messages that is still held."""
+        """Return the newest receipt handle of each of these messages that is still held, to delete them with."""
+        handles = {}
         with self._lock:
-            return {i: lease.receipt_handle for i in delivery_ids if (lease := self._leases.get(i)) is not None}
+            for delivery_id in delivery_ids:
+                lease = self._leases.get(delivery_id)
+                if lease is not None:
+                    lease.being_deleted = True
+                    handles[delivery_id] = lease.receipt_handle
+        return handles
 
     def settle(self, delivery_ids: Iterable[str]) -> None:
         """Stop keeping messages: their delete is confirmed."""
@@ -110,46 +148,82 @@ class LeaseKeeper:
         with self._lock:
             for delivery_id in delivery_ids:
                 lease = self._leases.pop(delivery_id, None)
-                if lease is not None and lease.ends <= now:
+                if lease is not None and lease.ends <= now and not lease.perhaps_deleted:
                     self._give_up([delivery_id])
 
+    def not_deleted(self, delivery_ids: Iterable[str]) -> set[str]:
+        """Take note that deletes failed; return the messages whose lease is not lost."""
+        now = self._clock()
+        ours = set()
+        with self._lock:
+            for delivery_id in delivery_ids:
+                lease = self._leases.get(delivery_id)
+                if lease is None:
+                    continue
+                if lease.perhaps_deleted or lease.ends <= now:
+                    self._give_up([delivery_id])
+                lease.being_deleted = lease.perhaps_deleted = False
+                if delivery_id not in self._given_up:
+                    ours.add(delivery_id)
+        return ours
+
     def hand_back(self, messages: Sequence[Message]) -> None:
-        """Make messages visible again at once and stop keeping them."""
+        """Stop keeping messages and make them visible again at once."""
+        # In this order: an extension that began in between would undo it.
+        self.settle(m.delivery_id for m in messages)
         for ten in tens(messages):
             self._change([(m.delivery_id, m.receipt_handle, 0) for m in ten])
-        self.settle(m.delivery_id for m in messages)
 
-    def close(self, *, at_once: bool = False) -> int:
+    def close(self, *, at_once: bool = False) -> HandBack:
         """Stop extending and hand back what is still held, each with a back-off by its receive count, or at once.
 
-        Returns:
-            How many messages went back. One that could not be handed back is visible again when its lease ends.
+        Returns when the last lease ends at the latest, whatever still hangs then. What no lease holds is not asked for.
         """
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
         with self._lock:
-            rest = [
-                (delivery_id, lease.receipt_handle, 0 if at_once else back_off_seconds(lease.receive_count))
+            self._give_up_ended(self._clock())
+            rest = {
+                delivery_id: (delivery_id, lease, 0 if at_once else back_off_seconds(lease.receive_count))
                 for delivery_id, lease in self._leases.items()
-            ]
+            }
             self._leases.clear()
-        failed = sum(len(failures) for failures in self._pool.map(self._change, tens(rest)))
-        self._pool.shutdown()
-        if failed:
+        held = [lease for _, lease, _ in rest.values()]
+        # Answered after the hand-back, an extension would undo it: what is being extended goes back after its answer.
+        extending = {
+            future: waiting
+            for future, ten in self._extending.items()
+            if not future.done() and (waiting := [rest.pop(i) for i, _ in ten if i in rest])
+        }
+        counts: Counter[str] = Counter()
+        calls = [self._pool.submit(self._return, ten, counts) for ten in tens(rest.values())]
+        with suppress(TimeoutError):
+            extended = [lease for ten in extending.values() for _, lease, _ in ten]
+            calls += (
+                self._pool.submit(self._return, extending[future], counts)
+                for future in as_completed(extending, self._left(extended))
+            )
+        wait(calls, self._left(held))
+        # What hangs is not waited for.
+        self._pool.shutdown(wait=False)
+        with self._lock:
+            returned, asked = counts["returned"], counts["asked"]
+        handed_back = HandBack(returned, ended=len(held) - asked, failed=asked - returned)
+        if handed_back.failed:
             _log.warning(
                 "%d messages could not be handed back: they return when their lease ends; see %s",
-                failed,
+                handed_back.failed,
                 runbook("leases-lost"),
             )
-        return len(rest) - failed
+        return handed_back
 
     def extend_due(self) -> None:
         """Extend every lease of which a third has passed, and wait for the answers."""
         wait(self._begin_extensions())
 
     def _keep(self) -> None:
-        while not self._stop.wait(self._visibility / 12):
+        while not self._stop.wait(self.visibility_seconds / 12):
             try:
                 # Not waited for: one call that hangs holds up no other.
                 self._begin_extensions()
@@ -159,19 +233,22 @@ class LeaseKeeper:
     def _begin_extensions(self) -> "list[Future[None]]":
         now = self._clock()
         with self._lock:
-            self._give_up(delivery_id for delivery_id, lease in self._leases.items() if lease.ends <= now)
+            self._give_up_ended(now)
             due = [
                 (delivery_id, lease)
                 for delivery_id, lease in self._leases.items()
-                if lease.ends - now <= self._visibility * 2 / 3
+                if lease.ends - now <= self.visibility_seconds * 2 / 3
                 and not lease.being_extended
+                and not lease.perhaps_deleted
                 and delivery_id not in self._given_up
             ]
             for _, lease in due:
                 lease.being_extended = True
         # Those that end first go first.
         due.sort(key=lambda pair: pair[1].ends)
-        return [self._pool.submit(self._extend, ten) for ten in tens(due)]
+        begun = {self._pool.submit(self._extend, ten): ten for ten in tens(due)}
+        self._extending = {future: ten for future, ten in self._extending.items() if not future.done()} | begun
+        return list(begun)
 
     def _extend(self, leases: Sequence[tuple[str, _Lease]]) -> None:
         try:
@@ -185,7 +262,7 @@ class LeaseKeeper:
     def _extend_now(self, leases: Sequence[tuple[str, _Lease]]) -> None:
         now = self._clock()
         wanted = {
-            delivery_id: min(self._visibility, int(LONGEST_LEASE_SECONDS - (now - lease.received)))
+            delivery_id: min(self.visibility_seconds, int(LONGEST_LEASE_SECONDS - (now - lease.received)))
             for delivery_id, lease in leases
         }
         askable = [(i, lease.receipt_handle, wanted[i]) for i, lease in leases if wanted[i] > 0]
@@ -195,10 +272,35 @@ class LeaseKeeper:
                 failure = failed.get(delivery_id)
                 if wanted[delivery_id] > 0 and failure is None:
                     lease.ends = now + wanted[delivery_id]
-                elif self._leases.get(delivery_id) is lease and (
-                    self._clock() >= lease.ends or (failure is not None and failure.code in _NO_LONGER_OURS)
-                ):
+                elif self._leases.get(delivery_id) is not lease:
+                    # Settled or received again meanwhile: this says nothing of it.
+                    continue
+                elif failure is not None and failure.code in _NO_LONGER_OURS:
+                    if lease.being_deleted:
+                        lease.perhaps_deleted = True
+                    else:
+                        self._give_up([delivery_id])
+                elif self._clock() >= lease.ends:
                     self._give_up([delivery_id])
+
+    def _return(self, held: Sequence[tuple[str, _Lease, int]], counts: Counter[str]) -> None:
+        """Hand up to ten messages back, each after so many seconds, and count those ``asked`` for and ``returned``."""
+        now = self._clock()
+        ours = [(i, lease.receipt_handle, seconds) for i, lease, seconds in held if lease.ends > now]
+        with self._lock:
+            counts["asked"] += len(ours)
+        failed = self._change(ours)
+        with self._lock:
+            counts["asked"] -= sum(failure.code in _NO_LONGER_OURS for failure in failed)
+            counts["returned"] += len(ours) - len(failed)
+
+    def _left(self, leases: Iterable[_Lease]) -> float:
+        """Return in how many seconds the last of these leases is over."""
+        return max(0.0, max((lease.ends for lease in leases), default=0.0) - self._clock())
+
+    def _give_up_ended(self, now: float) -> None:
+        """Count the leases that are over as lost. The lock is held."""
+        self._give_up(i for i, lease in self._leases.items() if lease.ends <= now and not lease.perhaps_deleted)
 
     def _give_up(self, delivery_ids: Iterable[str]) -> None:
         """Count leases as lost, each once. The lock is held."""

@@ -112,7 +112,7 @@ class Place:
             redrive(
                 self.queue,
                 self.dead_letters,
-                recorded=lambda known_as: recorded(connection, [(i.message_id, i.sent_on) for i in known_as]),
+                recorded=lambda known_as: recorded(connection, [i.message_id for i in known_as]),
             )
 
     def rows(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:

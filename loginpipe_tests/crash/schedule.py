@@ -51,6 +51,11 @@ _UNHARMED_SHARE: Final = 0.4
 _ROUNDS_MOST: Final = 200
 _DONE_SHARE: Final = 0.02
 
+KILLED: Final = "runs that were killed"
+POSTGRES: Final = ("postgres restarted", "postgres crashed", "connections cut")
+ENDPOINT: Final = "endpoint: "
+"""What the names of the endpoint's faults begin with."""
+
 _Misfortune = tuple[float, str, Callable[[], object]]
 """After how many seconds, what to call it, and what happens."""
 
@@ -69,6 +74,14 @@ class Schedule:
     rng: Random
     batch: int
     happened: Counter[str] = field(default_factory=Counter)
+
+    def broken(self) -> dict[str, int]:
+        """How often what was to break did: runs that were killed, faults of the endpoint, faults of Postgres."""
+        return {
+            KILLED: self.happened[KILLED],
+            ENDPOINT: sum(times for what, times in self.happened.items() if what.startswith(ENDPOINT)),
+            "postgres": sum(self.happened[what] for what in POSTGRES),
+        }
 
     def carry_out(self) -> None:
         """Break things, balancing the books after each round; then let runs without faults work off the rest."""
@@ -96,7 +109,8 @@ class Schedule:
             over.set()
             thread.join()
         for fault in self.place.endpoint.clear_faults():
-            self.happened[f"{fault['action']} {fault['kind']}{' with effect' * fault['effect']}"] += fault["fired"]
+            what = f"{ENDPOINT}{fault['action']} {fault['kind']}{' with effect' * fault['effect']}"
+            self.happened[what] += fault["fired"]
 
     def _started(self) -> Run:
         batch = max(1, int(self.batch * self.rng.uniform(0.3, 1.7)))
@@ -105,12 +119,12 @@ class Schedule:
         return self.place.start(self.rng.choice(list(Point)), self.rng.choice(_HOWS), batch_messages=batch)
 
     def _misfortunes(self, runs: list[Run]) -> list[_Misfortune]:
+        # Chosen here: whether it comes to it depends on the machine's pace, and what comes after must not.
+        victim = self.rng.choice(runs)
         kinds: list[tuple[str, Callable[[], object]]] = [
-            ("postgres restarted", self.postgres.restart),
-            ("postgres crashed", self.postgres.crash),
-            ("connections cut", self._cut),
+            *zip(POSTGRES, (self.postgres.restart, self.postgres.crash, self._cut), strict=True),
             ("leases ended early", lambda: self.place.endpoint.advance(VISIBILITY_SECONDS + 1)),
-            ("killed at any time", lambda: _kill(self.rng.choice(runs))),
+            ("killed at any time", lambda: _kill(victim)),
         ]
         return [(self.rng.uniform(0.2, 1.5), *kind) for kind in self.rng.choices(kinds, k=self.rng.randint(0, 2))]
 
@@ -135,4 +149,4 @@ def _kill(run: Run) -> None:
 
 
 def _end(code: int) -> str:
-    return {0: "runs that succeeded", -signal.SIGKILL: "runs that were killed"}.get(code, "runs that failed")
+    return {0: "runs that succeeded", -signal.SIGKILL: KILLED}.get(code, "runs that failed")

@@ -482,7 +482,7 @@ def test_rejects_are_listed_shown_and_replayed_without_a_word_of_what_they_say(
     # By default it is the private half beside the public one.
     replay = ("rejects", "replay", *WHY)
     assert command("rejects", "list", "--json").json == listed
-    nothing = {"sent": 0, "still_bad": 4, "without_body": 0}
+    nothing = {"sent": 0, "still_bad": 4, "without_body": 0, "refused": {}}
     assert command(*replay, "--dry-run", "--json").json == {**nothing, "dry_run": True}
     named = ("--private-key", f"file:{key_files.seal_private}")
     assert command(*replay, *named, "--json").json == {**nothing, "dry_run": False}
@@ -523,7 +523,8 @@ def test_a_reject_that_has_become_good_is_replayed_once_and_no_longer_listed(
     dry = loginpipe(*replay, "--dry-run")
     assert dry.out == f"1 would be sent back to queue '{pipeline.queue.name}'; 0 are still bad and stay\n"
     assert pipeline.depth() == (0, 0)
-    assert loginpipe(*replay, "--json").json == {"sent": 1, "still_bad": 0, "without_body": 0, "dry_run": False}
+    counts = {"sent": 1, "still_bad": 0, "without_body": 0, "refused": {}}
+    assert loginpipe(*replay, "--json").json == {**counts, "dry_run": False}
     assert loginpipe("rejects", "list", "--json").json == []
     (listed,) = loginpipe("rejects", "list", "--replayed", "--json").json
     assert listed["replayed_at"] is not None
@@ -579,13 +580,13 @@ def test_dead_letters_are_counted_looked_at_and_moved(loginpipe: Command, pipeli
     assert loginpipe("dlq", "status").out == (
         f"queue '{dead.name}': 2 waiting, 0 in flight, 0 delayed; messages come after 5 receives\n"
     )
-    counts = {"dropped": 0, "moved": 2, "left": 0}
+    counts = {"dropped": 0, "moved": 2, "left": 0, "refused": {}}
     assert loginpipe("dlq", "redrive", "--dry-run", "--json").json == {**counts, "dry_run": True}
     assert "2 would be moved to queue" in loginpipe("dlq", "redrive", "--dry-run").out
     later = loginpipe("dlq", "redrive", "--since", "2999-01-01", "--json")
-    assert later.json == {"dropped": 0, "moved": 0, "left": 2, "dry_run": False}
+    assert later.json == {"dropped": 0, "moved": 0, "left": 2, "refused": {}, "dry_run": False}
     earlier = loginpipe("dlq", "redrive", "--until", "2000-01-01 12:00:00", "--json")
-    assert earlier.json == {"dropped": 0, "moved": 0, "left": 2, "dry_run": False}
+    assert earlier.json == {"dropped": 0, "moved": 0, "left": 2, "refused": {}, "dry_run": False}
     assert loginpipe("dlq", "status", "--json").json == status
 
     assert loginpipe("dlq", "redrive", "--since", "2000-01-01", "--json").json == {**counts, "dry_run": False}

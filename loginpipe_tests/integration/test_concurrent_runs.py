@@ -27,6 +27,9 @@ LEASE_SECONDS = 3
 KEPT_SECONDS = 6
 """Where none may be lost: two thirds of it are time enough for an extension on a machine that is more than busy."""
 
+MANY, SLOW_SECONDS = 3000, 0.15
+"""Messages whose extensions take 1.5 s with the 30 calls at once that such a batch has, and 5.6 s with 8."""
+
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[Endpoint]:
@@ -134,6 +137,12 @@ def delivered_to_others_within(place: FastPlace, seconds: float) -> set[str]:
     return given
 
 
+def extensions(place: FastPlace) -> int:
+    """How many calls to extend leases the endpoint has had."""
+    calls: int = place.endpoint.stats()["calls"].get(EXTEND, 0)
+    return calls
+
+
 def leases_lost(place: FastPlace, result: dg.ExecuteInProcessResult) -> tuple[int, int]:
     """As the run's books have it, and as the UI shows it."""
     ((booked,),) = place.rows("SELECT leases_lost FROM loginpipe.ingest_runs WHERE run_id = %s", result.run_id)
@@ -148,6 +157,31 @@ def test_a_run_that_takes_longer_than_its_lease_keeps_its_messages_to_itself(pla
     assert leases_lost(place, result) == (0, 0)
     assert set(place.receives()) == {1}
     assert settled(place) == Balance(200, 50, 0)
+
+
+@pytest.mark.parametrize("point", [Point.LOADED, Point.HALF_DELETED])
+def test_leases_are_kept_until_the_deletes_are_confirmed(place: FastPlace, point: Point) -> None:
+    place.send(logins(200))
+    with Held(place, point, visibility_seconds=KEPT_SECONDS) as run:
+        assert delivered_to_others_within(place, 1.5 * KEPT_SECONDS) == set()
+        assert 0 < place.in_flight() <= 200
+        result = run.released()
+    assert leases_lost(place, result) == (0, 0)
+    assert set(place.receives()) == {1}
+    assert settled(place) == Balance(200, 0, 0)
+
+
+def test_enough_extensions_are_made_at_once_for_a_batch_of_thousands_at_a_slow_endpoint(place: FastPlace) -> None:
+    place.send(logins(MANY))
+    place.endpoint.add_fault("delay", EXTEND, queue=place.queue.name, seconds=SLOW_SECONDS)
+    with Held(place, Point.RECEIVED, visibility_seconds=KEPT_SECONDS) as run:
+        # Each of them once, and once more.
+        twice = extensions(place) + 2 * MANY // 10
+        eventually(lambda: extensions(place) >= twice, "all extended twice", seconds=4 * KEPT_SECONDS)
+        result = run.released()
+    assert leases_lost(place, result) == (0, 0)
+    assert set(place.receives()) == {1}
+    assert settled(place) == Balance(MANY, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +218,34 @@ def test_one_extension_that_hangs_does_not_hold_up_the_others(place: FastPlace) 
     assert leases_lost(place, result) == (len(delivered), len(delivered))
     place.finish()
     assert settled(place) == Balance(40, 0, 0)
+
+
+def test_a_run_that_fails_says_how_many_leases_it_lost_and_what_came_back_by_itself(
+    place: FastPlace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place.send(logins(25))
+    place.endpoint.add_fault("fail_entry", EXTEND, queue=place.queue.name, code="ServiceUnavailable")
+
+    def fail_when_the_leases_are_over() -> None:
+        eventually(lambda: place.waiting() == 25, "the leases are over")
+        raise ZeroDivisionError
+
+    assert not place.run(Point.BEFORE_LOAD, fail_when_the_leases_are_over, visibility_seconds=LEASE_SECONDS).success
+    assert (
+        f"25 messages were not deleted and went back to queue '{place.queue.name}', 25 of them by themselves; "
+        "25 leases were lost; see "
+    ) in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("batch_messages", "warned"), [(3200, False), (3201, True)])
+def test_a_batch_that_is_too_large_for_so_short_a_lease_is_warned_of_at_the_start(
+    place: FastPlace, capfd: pytest.CaptureFixture[str], batch_messages: int, *, warned: bool
+) -> None:
+    assert place.run(batch_messages=batch_messages, visibility_seconds=3).success
+    warning = (
+        "LOGINPIPE_BATCH_MESSAGES is 3201, and leases of 3 s are sure to be kept for 3200 messages: set it to that"
+    )
+    assert (warning in capfd.readouterr().err) is warned
 
 
 # --- clocks -----------------------------------------------------------------------------------------------------------

@@ -138,22 +138,10 @@ def assert_handed_back(place: FastPlace, found: Balance) -> None:
     assert (place.in_flight(), place.waiting()) == (0, found.queued + found.recorded_and_queued)
 
 
+@pytest.mark.parametrize("how", ["term", "interrupt"])
 @pytest.mark.parametrize("point", list(Point))
-def test_a_run_that_is_told_to_end_hands_back_what_it_has_not_settled(place: FastPlace, point: Point) -> None:
-    with place.start(point, "term", batch_messages=GOOD + BAD) as run:
-        assert run.wait() == 1, run.log()
-    found = balance(place)
-    assert_stopped_at(point, found)
-    assert_handed_back(place, found)
-    place.drain()
-    assert settled(place) == Balance(GOOD, BAD, 0)
-
-
-@pytest.mark.parametrize("point", [Point.RECEIVED, Point.HALF_DELETED])
-def test_a_run_that_is_interrupted_from_the_keyboard_hands_back_what_it_has_not_settled(
-    place: FastPlace, point: Point
-) -> None:
-    with place.start(point, "interrupt", batch_messages=GOOD + BAD) as run:
+def test_a_run_that_is_told_to_end_hands_back_what_it_has_not_settled(place: FastPlace, point: Point, how: str) -> None:
+    with place.start(point, how, batch_messages=GOOD + BAD) as run:
         assert run.wait() == 1, run.log()
     found = balance(place)
     assert_stopped_at(point, found)

@@ -22,6 +22,7 @@ from loginpipe.sqs.client import Queue, tens
 from loginpipe.sqs.dead_letters import RedriveCounts, redrive, redrive_policy
 from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.identity import Identity, identity
+from loginpipe_tests.commands import command_line
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import (
     Answer,
@@ -29,6 +30,7 @@ from loginpipe_tests.wire import (
     Forward,
     Tamper,
     Wire,
+    answers,
     damaged_bodies,
     eventually,
     failed_entries,
@@ -46,6 +48,7 @@ from loginpipe_tests.wire import (
 def _no_waiting_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one endpoint here has all its messages at hand."""
     monkeypatch.setattr(dead_letters, "_LONG_POLL_SECONDS", 0)
+    monkeypatch.setattr(dead_letters, "_DELETE_PAUSES", (0.01, 0.01, 0.01))
     monkeypatch.setattr(receiver, "LONG_POLL_SECONDS", 0)
 
 
@@ -144,7 +147,7 @@ def warehouse(database_url: str) -> Iterator[Connection]:
 
 def of_the_ledger(warehouse: Connection) -> Callable[[Iterable[Identity]], Iterable[str]]:
     """What the ledger of a real database holds."""
-    return lambda messages: recorded(warehouse, [(m.message_id, m.sent_on) for m in messages])
+    return lambda messages: recorded(warehouse, [m.message_id for m in messages])
 
 
 def waiting(queue: Queue) -> list[Any]:
@@ -434,7 +437,7 @@ def test_what_the_queue_refuses_stays_and_the_others_are_moved(queues: Queues) -
         "InvalidMessageContents", sender_fault=True, which=lambda entry: entry["MessageBody"] == "poison"
     )
     queues.on(queues.queue, "SendMessageBatch", refuse)
-    assert queues.redrive() == RedriveCounts(moved=11, left=1)
+    assert queues.redrive() == RedriveCounts(moved=11, left=1, refused=Counter(InvalidMessageContents=1))
     assert [message["Body"] for message in waiting(queues.dead)] == ["poison"]
     assert len(waiting(queues.queue)) == 11
 
@@ -442,7 +445,7 @@ def test_what_the_queue_refuses_stays_and_the_others_are_moved(queues: Queues) -
 def test_a_single_dead_letter_that_the_queue_refuses_is_left_too(queues: Queues) -> None:
     queues.kill("poison")
     queues.on(queues.queue, "SendMessageBatch", failed_entries("InvalidMessageContents", sender_fault=True))
-    assert queues.redrive() == RedriveCounts(left=1)
+    assert queues.redrive() == RedriveCounts(left=1, refused=Counter(InvalidMessageContents=1))
     assert read_depth(queues.dead).visible == 1
 
 
@@ -451,18 +454,134 @@ def test_a_queue_that_takes_nothing_ends_the_redrive_in_one_line_and_everything_
     queues.on(queues.queue, "SendMessageBatch", lambda _call, _forward: refusal("AccessDenied", 403))
     with pytest.raises(QueueError) as caught:
         queues.redrive()
-    assert str(caught.value).startswith(f"queue '{queues.queue.name}' takes no messages back (AccessDenied)")
+    assert str(caught.value).startswith(f"queue '{queues.queue.name}' takes no messages (AccessDenied): they stay")
     assert "\n" not in str(caught.value)
     assert read_depth(queues.dead).visible == 12, "whoever begins again finds them"
     assert {message["MessageId"] for message in waiting(queues.dead)} == set(ids)
 
 
-def test_what_could_not_be_deleted_does_not_count_as_dropped(queues: Queues) -> None:
+def test_what_could_not_be_deleted_counts_as_refused_and_neither_as_dropped_nor_as_moved(queues: Queues) -> None:
     ids = queues.kill(*logins(3))
     queues.on(queues.dead, "DeleteMessageBatch", failed_entries("ReceiptHandleIsInvalid", sender_fault=True))
     counts = queues.redrive(known=ids[:1])
-    assert counts.dropped == 0
+    assert counts == RedriveCounts(left=3, refused=Counter(ReceiptHandleIsInvalid=3))
     assert read_depth(queues.dead).visible == 3
+
+
+@pytest.mark.parametrize(
+    "refuse",
+    [failed_entries("InternalError", sender_fault=False), answers(refusal("RequestThrottled")), answers(success({}))],
+    ids=["single entries", "the call", "nothing confirmed"],
+)
+def test_a_delete_that_is_refused_is_tried_again_until_it_succeeds(queues: Queues, refuse: Tamper) -> None:
+    queues.kill(*logins(3))
+    # More often than the client itself tries a call.
+    queues.on(queues.dead, "DeleteMessageBatch", first(3, refuse))
+    assert queues.redrive() == RedriveCounts(moved=3)
+    assert depths(queues) == (3, 0)
+
+
+def test_only_what_is_still_there_is_deleted_again(queues: Queues) -> None:
+    ids = queues.kill(*logins(3))
+    handles: list[str] = []
+
+    def refuse_one(call: Call, forward: Forward) -> Answer:
+        entries = call.request["Entries"]
+        handles.extend(entry["ReceiptHandle"] for entry in entries)
+        return failed_entries("InternalError", sender_fault=False, which=lambda e: e == entries[0])(call, forward)
+
+    queues.on(queues.dead, "DeleteMessageBatch", first(2, refuse_one))
+    assert queues.redrive(known=ids) == RedriveCounts(dropped=3)
+    assert len(handles) == 3 + 1
+
+
+def test_deletes_that_are_refused_altogether_end_the_redrive_before_it_sends_copies_of_everything(
+    queues: Queues,
+) -> None:
+    queues.kill(*logins(23))
+    queues.on(queues.dead, "DeleteMessageBatch", answers(refusal("AccessDenied", 403)))
+    counts = queues.redrive()
+    assert (counts.moved, counts.refused) == (0, Counter(AccessDenied=counts.left))
+    assert depths(queues) == (counts.left, 23)
+    assert counts.left <= 10
+
+
+def test_a_rate_limit_counts_what_is_sent_also_where_nothing_is_deleted(queues: Queues) -> None:
+    queues.kill(*logins(12))
+    queues.on(queues.dead, "DeleteMessageBatch", failed_entries("ReceiptHandleIsInvalid", sender_fault=True))
+    began = time.monotonic()
+    assert queues.redrive(per_second=20).moved == 0
+    assert time.monotonic() - began >= 12 / 20
+
+
+# --- what has no room for our attributes ------------------------------------------------------------------------------
+
+
+def string(value: str) -> dict[str, str]:
+    return {"DataType": "String", "StringValue": value}
+
+
+def padded(length: int, **fields: Any) -> str:
+    """A good login of so many bytes."""
+    return login(**fields, padding="x" * (length - len(login(**fields, padding=""))))
+
+
+def test_what_has_no_room_for_our_attributes_stays_with_a_code_and_holds_up_no_other(queues: Queues) -> None:
+    queues.kill(padded(2**20, user_id="long"))
+    queues.kill(login(user_id="decked out"), **{f"own{number}": string("é") for number in range(9)})
+    queues.kill(*logins(12))
+    counts = queues.redrive()
+    assert counts == RedriveCounts(moved=12, left=2, refused=Counter(MessageTooLong=1, TooManyAttributes=1))
+    assert {json.loads(message["Body"])["user_id"] for message in waiting(queues.dead)} == {"long", "decked out"}
+    assert len(waiting(queues.queue)) == 12
+
+
+@pytest.mark.parametrize(("spare", "moved"), [(0, 1), (-1, 0)], ids=["just fits", "a byte too much"])
+def test_what_is_sent_again_is_measured_as_sqs_does_to_the_byte(queues: Queues, spare: int, moved: int) -> None:
+    own = {"trace": string("é😀")}
+    (message_id,) = queues.kill("x", **own)
+    # What SQS counts of an attribute: its name, its type, its value, in UTF-8.
+    written = {**own, "loginpipe.redrive_of": string(message_id), "loginpipe.sent_ms": string("1" * 13)}
+    attributes = sum(len(f"{name}String{value['StringValue']}".encode()) for name, value in written.items())
+    assert queues.redrive().moved == 1
+    waiting(queues.queue)
+    queues.kill("x" * (2**20 - attributes - spare), **own)
+    assert queues.redrive().moved == moved
+
+
+def test_a_run_on_the_dead_letter_queue_takes_in_what_could_not_be_moved(
+    pipeline: Pipeline, queues: Queues, warehouse: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/operations.md advises: under its own id, so that it is one message wherever else it comes from."""
+    ids = queues.kill(padded(2**20, user_id="long"))
+    assert queues.redrive(recorded=of_the_ledger(warehouse)).refused == Counter(MessageTooLong=1)
+    monkeypatch.setenv("LOGINPIPE_QUEUE", queues.dead.name)
+    assert take(pipeline, 1).success
+    assert users(pipeline) == ["long"]
+    assert pipeline.rows("SELECT message_id::text FROM loginpipe.ingested_messages") == [(i,) for i in ids]
+    assert depths(queues) == (0, 0)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_says_what_was_refused_by_code_and_exits_with_1(
+    pipeline: Pipeline, queues: Queues, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loginpipe = command_line(monkeypatch, capsys)
+    queues.kill(*(padded(2**20, user_id=str(number)) for number in range(2)))
+    queues.kill(*logins(3))
+    for arguments, said in (
+        (["--json"], {"dropped": 0, "moved": 3, "left": 2, "refused": {"MessageTooLong": 2}, "dry_run": False}),
+        ([], f"0 moved to queue '{queues.queue.name}', 0 dropped since their outcome is recorded, 2 left\n"),
+    ):
+        done = loginpipe("dlq", "redrive", *arguments)
+        assert done.code == 1
+        assert (json.loads(done.out) if arguments else done.out) == said
+        assert done.err == (
+            f"error: queue '{queues.dead.name}' keeps what was refused (2 MessageTooLong): see "
+            "docs/operations.md#what-is-refused\n"
+        )
 
 
 # --- interrupted ------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """`loginpipe doctor` on real services: well as things are, and what is wrong with its mend where they are not."""
 
+import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,7 @@ from loginpipe.freshness_sensor import FRESH
 from loginpipe.local.stack import LocalStack
 from loginpipe.ops.doctor import Finding, examine
 from loginpipe.settings import load_settings
+from loginpipe.sqs.dead_letters import redrive_policy
 from loginpipe_tests.commands import Command, command_line
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import _Handler, at_the_wire, ingest, login
@@ -94,6 +96,66 @@ def test_what_is_not_as_it_should_be_is_named_with_the_mend(
     assert lines["masking"].says.startswith("warning: ")
     assert lines["alerts"].says == "webhook at hooks.example.com; `loginpipe alerts test` shows whether they arrive"
     assert command_line(monkeypatch, capsys)("doctor").code == 1
+
+
+DAY = 86_400
+
+
+def redrive_policy_of(pipeline: Pipeline, **changes: str) -> dict[str, str]:
+    answer = pipeline.queue.client.get_queue_attributes(QueueUrl=pipeline.queue.url, AttributeNames=["RedrivePolicy"])
+    return {"RedrivePolicy": json.dumps(json.loads(answer["Attributes"]["RedrivePolicy"]) | changes)}
+
+
+KEPT_NO_LONGER = (
+    "queue 'NAME-dlq' keeps messages no longer than 'NAME' does: {}, since a message keeps its age when it moves"
+)
+
+
+@pytest.mark.parametrize(
+    ("ours", "dead_letters", "said"),
+    [
+        ({"RedrivePolicy": ""}, {}, "queue 'NAME' has none: give it a redrive policy with maxReceiveCount 5"),
+        (
+            {"maxReceiveCount": "2"},
+            {},
+            "maxReceiveCount of queue 'NAME' is 2: make it 3 or more, since every failed run counts as a receive",
+        ),
+        (
+            {"MessageRetentionPeriod": str(7 * DAY)},
+            {"MessageRetentionPeriod": str(7 * DAY)},
+            KEPT_NO_LONGER.format("make its MessageRetentionPeriod longer than 604,800 s"),
+        ),
+        (
+            {"MessageRetentionPeriod": str(14 * DAY)},
+            {"MessageRetentionPeriod": str(14 * DAY)},
+            KEPT_NO_LONGER.format("lower that of 'NAME', which is SQS's longest"),
+        ),
+    ],
+    ids=["none", "too few receives", "kept no longer", "kept no longer, and no longer to be had"],
+)
+def test_a_dead_letter_queue_that_is_not_as_it_should_be_is_named_with_the_mend(
+    pipeline: Pipeline, ours: dict[str, str], dead_letters: dict[str, str], said: str
+) -> None:
+    client, policy = pipeline.queue.client, redrive_policy(pipeline.queue)
+    assert policy is not None
+    if "maxReceiveCount" in ours:
+        ours = redrive_policy_of(pipeline, **ours)
+    client.set_queue_attributes(QueueUrl=policy.dead_letters.url, Attributes=dead_letters)  # type: ignore[arg-type]
+    client.set_queue_attributes(QueueUrl=pipeline.queue.url, Attributes=ours)  # type: ignore[arg-type]
+    assert fault("dead-letter queue") == said.replace("NAME", pipeline.queue.name)
+
+
+def test_dead_letters_are_named_until_they_are_moved(pipeline: Pipeline) -> None:
+    policy = redrive_policy(pipeline.queue)
+    assert policy is not None
+    name, client = policy.dead_letters.name, pipeline.queue.client
+    assert found()["dead-letter queue"].says == f"{name!r}: empty; messages come after 5 receives"
+    client.send_message(QueueUrl=policy.dead_letters.url, MessageBody=login())
+    assert fault("dead-letter queue") == (
+        f"{name!r} holds messages: 1 waiting, 0 in flight, 0 delayed; find the cause, then `loginpipe dlq redrive`"
+    )
+    client.receive_message(QueueUrl=policy.dead_letters.url, VisibilityTimeout=60)
+    assert "0 waiting, 1 in flight" in fault("dead-letter queue"), "somebody looks at it: it is still there"
 
 
 def test_maintenance_that_has_not_run_is_noticed_before_partitions_run_out(pipeline: Pipeline) -> None:

@@ -18,6 +18,7 @@ from loginpipe.custody.replay import replay
 from loginpipe.masking.key_files import read_seal_key
 from loginpipe.masking.sealing import seal
 from loginpipe.postgres.connections import connect, transaction
+from loginpipe.postgres.ledger import recorded
 from loginpipe.postgres.reject_queries import RejectFilter, find_rejects
 from loginpipe.postgres.rejects import record_rejects
 from loginpipe.postgres.runs import Arrival
@@ -38,6 +39,7 @@ def queue(aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
     """A FIFO queue of this test alone, with its FIFO dead-letter queue."""
     # The one endpoint here has all its messages at hand.
     monkeypatch.setattr(dead_letters, "_LONG_POLL_SECONDS", 0)
+    monkeypatch.setattr(dead_letters, "_DELETE_PAUSES", ())
     monkeypatch.setattr(receiver, "LONG_POLL_SECONDS", 0)
     client = boto3.client("sqs")
     name = f"logins-{uuid4().hex}"
@@ -205,6 +207,23 @@ def test_a_redrive_interrupted_between_send_and_delete_and_begun_again_doubles_n
     assert rows_by_group(pipeline) == expected(2)
     assert pipeline.depth() == (0, 0)
     assert read_depth(dead).total == 0
+
+
+def test_an_outcome_is_found_although_sqs_dates_a_dead_letter_of_a_fifo_queue_anew(
+    pipeline: Pipeline, dead: Queue
+) -> None:
+    """It has the day on which it became one; the run that recorded it and could not delete it, had its first one."""
+    ids = kill(pipeline.queue, dead, in_turn(2))
+    connection = connect(pipeline.database_url)
+    with transaction(connection) as cursor:
+        cursor.executemany(
+            "INSERT INTO loginpipe.ingested_messages VALUES (%s, current_date - %s, gen_random_uuid())",
+            [(message_id, days) for days, message_id in enumerate(ids[:-1], start=1)],
+        )
+    known = redrive(pipeline.queue, dead, recorded=lambda found: recorded(connection, [i.message_id for i in found]))
+    connection.close()
+    assert known == RedriveCounts(dropped=5, moved=1)
+    assert [identity(message).message_id for message in received(pipeline.queue)] == ids[-1:]
 
 
 def _by_way_of(wire: Wire) -> Any:

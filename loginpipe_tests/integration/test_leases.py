@@ -1,7 +1,9 @@
 """Leases on the real endpoint: kept while a message is in flight, given back at the end, counted where lost."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event, current_thread
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from loginpipe.logins.messages import Message
 from loginpipe.sqs import client
 from loginpipe.sqs.client import Queue
 from loginpipe.sqs.depth import read_depth
-from loginpipe.sqs.leases import BACK_OFF_MOST_SECONDS, LONGEST_LEASE_SECONDS, LeaseKeeper, back_off_seconds
+from loginpipe.sqs.leases import BACK_OFF_MOST_SECONDS, LONGEST_LEASE_SECONDS, HandBack, LeaseKeeper, back_off_seconds
 from loginpipe_tests.wire import (
     Answer,
     Call,
@@ -101,25 +103,27 @@ def test_a_message_that_is_held_for_longer_than_its_lease_does_not_come_back(ope
         other = opened.client.receive_message(QueueUrl=opened.url, WaitTimeSeconds=1, MaxNumberOfMessages=10)
         assert other.get("Messages", []) == []
     assert (leases.held, leases.lost) == (12, 0)
-    assert leases.close() == 12
+    assert leases.close() == HandBack(returned=12)
 
 
 def test_what_is_still_held_at_the_end_goes_back_soon(opened: Queue) -> None:
     leases = LeaseKeeper(opened, visibility_seconds=120, calls_at_once=2)
     leases.add(received(opened, 12), asked=time.monotonic())
-    assert leases.close() == 12
+    assert leases.close() == HandBack(returned=12)
     assert leases.held == 0
     eventually(lambda: read_depth(opened).visible == 12, "all messages back", seconds=5)
 
 
 def test_a_keeper_that_was_given_nothing_closes_without_a_call(opened: Queue, wire: Wire) -> None:
-    assert LeaseKeeper(opened, visibility_seconds=120, calls_at_once=2).close() == 0
+    assert LeaseKeeper(opened, visibility_seconds=120, calls_at_once=2).close() == HandBack()
     assert wire.asked(CHANGE) == []
 
 
-def test_messages_handed_back_are_visible_at_once_and_no_longer_held(opened: Queue, leases: LeaseKeeper) -> None:
+def test_messages_handed_back_are_visible_at_once_and_no_longer_held(
+    opened: Queue, leases: LeaseKeeper, clock: Clock
+) -> None:
     messages = received(opened, 12)
-    leases.add(messages, asked=0)
+    leases.add(messages, asked=clock.now)
     leases.hand_back(messages[:11])
     assert read_depth(opened).visible == 11
     assert leases.held == 1
@@ -164,7 +168,7 @@ def test_a_settled_message_is_extended_and_handed_back_no_more(
     clock.now += 50
     leases.extend_due()
     assert [entry["ReceiptHandle"] for entry in entries(wire)] == [messages[1].receipt_handle]
-    assert leases.close() == 1
+    assert leases.close() == HandBack(returned=1)
 
 
 def test_of_a_message_received_again_the_newest_handle_is_extended(
@@ -282,20 +286,22 @@ def test_the_keeping_goes_on_after_a_failure_that_nobody_foresaw(opened: Queue) 
     rounds: list[None] = []
 
     def failing() -> float:
+        if current_thread().name != "lease-keeper":
+            return time.monotonic()
         rounds.append(None)
         raise ZeroDivisionError
 
     leases = LeaseKeeper(opened, visibility_seconds=1, calls_at_once=1, clock=failing)
     leases.add(received(opened, 1), asked=time.monotonic())
     eventually(lambda: len(rounds) > 2, "further rounds")
-    assert leases.close() == 1
+    assert leases.close() == HandBack(returned=1)
 
 
-def test_messages_that_arrive_after_the_end_go_back_at_once(opened: Queue, leases: LeaseKeeper) -> None:
+def test_messages_that_arrive_after_the_end_go_back_at_once(opened: Queue, leases: LeaseKeeper, clock: Clock) -> None:
     messages = received(opened, 12)
-    leases.add(messages[:2], asked=0)
-    assert leases.close() == 2
-    leases.add(messages[2:], asked=0)
+    leases.add(messages[:2], asked=clock.now)
+    assert leases.close() == HandBack(returned=2)
+    leases.add(messages[2:], asked=clock.now)
     assert leases.held == 0
     assert read_depth(opened).visible == 10
 
@@ -310,8 +316,159 @@ def test_what_cannot_be_handed_back_is_not_counted_and_closing_raises_nothing(
         CHANGE, failed_entries("InternalError", sender_fault=False, which=lambda e: e["ReceiptHandle"] == kept_back)
     )
     leases.add(messages, asked=time.monotonic())
-    assert leases.close() == 2
+    assert leases.close() == HandBack(returned=2, failed=1)
     assert "1 messages could not be handed back: they return when their lease ends" in caplog.text
+
+
+# --- hand-back --------------------------------------------------------------------------------------------------------
+
+
+class Gate:
+    """Holds calls up before they reach the endpoint, until it is opened; with the context, it is."""
+
+    def __init__(self, holds_up: Callable[[dict[str, Any]], bool] = lambda _: True) -> None:
+        self._holds_up = holds_up
+        self._open = Event()
+        self.taken: list[dict[str, Any]] = []
+        """The entries that the endpoint was given, in that order."""
+
+    def __enter__(self) -> "Gate":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.open()
+
+    def __call__(self, call: Call, forward: Forward) -> Answer:
+        if any(map(self._holds_up, call.request["Entries"])):
+            assert self._open.wait(60)
+        answer = forward(call)
+        self.taken += call.request["Entries"]
+        return answer
+
+    def open(self) -> None:
+        self._open.set()
+
+
+def test_an_extension_that_is_under_way_at_the_end_does_not_undo_the_hand_back(
+    opened: Queue, leases: LeaseKeeper, clock: Clock, wire: Wire
+) -> None:
+    messages = received(opened, 25)
+    leases.add(messages[:5], asked=clock.now - 50)
+    leases.add(messages[5:], asked=clock.now)
+    with ThreadPoolExecutor(2) as threads, Gate(lambda entry: entry["VisibilityTimeout"] == 120) as gate:
+        wire.on(CHANGE, gate)
+        extending = threads.submit(leases.extend_due)
+        eventually(lambda: len(entries(wire)) == 5, "the extension is under way")
+        closing = threads.submit(leases.close)
+        eventually(lambda: len(gate.taken) == 20, "the others are back")
+        gate.open()
+        assert closing.result(15) == HandBack(returned=25)
+        extending.result(15)
+    last = {entry["ReceiptHandle"]: entry["VisibilityTimeout"] for entry in gate.taken}
+    assert len(last) == 25
+    assert max(last.values()) <= 2
+    eventually(lambda: read_depth(opened).visible == 25, "all messages back", seconds=5)
+
+
+def test_an_extension_that_hangs_holds_up_the_end_until_its_leases_are_over_and_no_longer(
+    opened: Queue, leases: LeaseKeeper, clock: Clock, wire: Wire
+) -> None:
+    messages = received(opened, 12)
+    leases.add(messages[:2], asked=clock.now - 119)
+    leases.add(messages[2:], asked=clock.now)
+    with ThreadPoolExecutor(1) as threads, Gate(lambda entry: entry["VisibilityTimeout"] == 120) as gate:
+        wire.on(CHANGE, gate)
+        threads.submit(leases.extend_due)
+        eventually(lambda: len(entries(wire)) == 2, "the extension is under way")
+        began = time.monotonic()
+        assert leases.close() == HandBack(returned=10, ended=2)
+        assert 0.5 < time.monotonic() - began < 10
+
+
+def test_an_extension_of_settled_messages_holds_up_no_end(
+    opened: Queue, leases: LeaseKeeper, clock: Clock, wire: Wire
+) -> None:
+    messages = received(opened, 2)
+    leases.add(messages, asked=clock.now - 50)
+    with ThreadPoolExecutor(1) as threads, Gate() as gate:
+        wire.on(CHANGE, gate)
+        threads.submit(leases.extend_due)
+        eventually(lambda: len(entries(wire)) == 2, "the extension is under way")
+        leases.settle(message.delivery_id for message in messages)
+        began = time.monotonic()
+        assert leases.close() == HandBack()
+        assert time.monotonic() - began < 10
+
+
+def test_no_hand_back_is_asked_for_where_the_lease_is_over(
+    opened: Queue, leases: LeaseKeeper, clock: Clock, wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    messages = received(opened, 12)
+    leases.add(messages[:5], asked=clock.now - 120)
+    leases.add(messages[5:], asked=clock.now - 119)
+    assert leases.close() == HandBack(returned=7, ended=5)
+    assert {entry["ReceiptHandle"] for entry in entries(wire)} == {m.receipt_handle for m in messages[5:]}
+    assert leases.lost == 5
+    assert caplog.text == ""
+
+
+def test_a_message_that_sqs_says_is_not_in_flight_has_come_back_by_itself(
+    opened: Queue, leases: LeaseKeeper, clock: Clock, wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    messages = received(opened, 3)
+    gone = messages[0].receipt_handle
+    wire.on(CHANGE, failed_entries("MessageNotInflight", sender_fault=True, which=lambda e: e["ReceiptHandle"] == gone))
+    leases.add(messages, asked=clock.now)
+    assert leases.close() == HandBack(returned=2, ended=1)
+    assert caplog.text == ""
+
+
+def test_every_message_that_is_held_is_handed_back_once_however_many_calls_fail(
+    opened: Queue, leases: LeaseKeeper, clock: Clock, wire: Wire
+) -> None:
+    messages = received(opened, 25)
+    wire.on(CHANGE, answers(refusal("ServiceUnavailable", 503)))
+    leases.add(messages, asked=clock.now)
+    assert leases.close() == HandBack(failed=25)
+    assert {entry["ReceiptHandle"] for entry in entries(wire)} == {m.receipt_handle for m in messages}
+
+
+def test_an_endpoint_that_hangs_holds_up_the_end_until_the_last_lease_is_over_and_no_longer(
+    opened: Queue, wire: Wire
+) -> None:
+    leases = LeaseKeeper(opened, visibility_seconds=120, calls_at_once=2)
+    messages = received(opened, 45)
+    with Gate() as gate:
+        wire.on(CHANGE, gate)
+        leases.add(messages, asked=time.monotonic() - 118)
+        began = time.monotonic()
+        assert leases.close() == HandBack(ended=25, failed=20)
+        assert 1 < time.monotonic() - began < 10
+        asked = len(entries(wire))
+    eventually(lambda: len(gate.taken) == 20, "the calls that hung are answered")
+    assert len(entries(wire)) == asked == 20
+
+
+def test_an_extension_that_is_refused_while_the_message_is_being_deleted_says_not_that_the_lease_was_lost(
+    opened: Queue, leases: LeaseKeeper, clock: Clock, wire: Wire
+) -> None:
+    messages = received(opened, 3)
+    ids = [message.delivery_id for message in messages]
+    leases.add(messages, asked=clock.now)
+    assert len(leases.handles(ids)) == 3
+    wire.on(CHANGE, failed_entries("InvalidParameterValue", sender_fault=True))
+    for seconds in (50, 10, 10):
+        clock.now += seconds
+        leases.extend_due()
+    assert len(entries(wire)) == 3
+    assert leases.lost == 0
+    # The answers to the deletes: one has failed, and the others, late as they are, are confirmed.
+    assert leases.not_deleted(ids[:1]) == set()
+    assert leases.lost == 1
+    clock.now += 100
+    leases.extend_due()
+    leases.settle(ids[1:])
+    assert leases.lost == 1
 
 
 @pytest.mark.parametrize(("receives", "longest"), [(1, 2), (2, 4), (5, 32), (8, 256), (9, 300), (1000, 300)])

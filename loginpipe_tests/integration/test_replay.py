@@ -1,6 +1,7 @@
 """Rejected messages tried again: one row each with the first date, however often they are sent; the bad ones stay."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,10 +29,12 @@ from loginpipe.postgres.runs import Arrival
 from loginpipe.sqs.client import Queue, open_queue
 from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.identity import identity, replay_id
+from loginpipe_tests.commands import command_line
 from loginpipe_tests.conftest import KeyFiles, Pipeline, as_role
 from loginpipe_tests.custody import REASON, connected, new_private_key, opener_of
 from loginpipe_tests.wire import Wire, failed_entries, login, logins, refusal, take
 
+WHY = ("--purpose", "the rules were mended", "--ticket", "TEST-1")
 SENT_AT = datetime(2026, 9, 30, 23, 59, 59, 123000, UTC)
 
 
@@ -397,8 +400,42 @@ def test_what_the_queue_refuses_is_not_marked_and_the_others_are(alone: Rejects,
         ),
     )
     counts = alone.replay(ids, queue=open_queue(alone.queue.name, connections=1))
-    assert counts.sent == 2
+    assert counts == ReplayCounts(sent=2, refused=Counter(InvalidMessageContents=1))
     assert alone.replayed() == {ids[0], ids[2]}
+
+
+def test_a_body_that_leaves_no_room_for_our_attributes_is_refused_and_holds_up_no_other(alone: Rejects) -> None:
+    long = login(padding="x" * (2**20 - len(login(padding=""))))
+    ids = alone.record(long, *logins(2))
+    assert alone.replay(ids) == ReplayCounts(sent=2, refused=Counter(MessageTooLong=1))
+    assert alone.replayed() == set(ids[1:])
+
+
+def test_the_command_says_what_was_refused_by_code_and_exits_with_1(
+    rejects: Rejects,
+    key_files: KeyFiles,
+    custodian_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rejects.record(login(padding="x" * (2**20 - len(login(padding="")))), login())
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", custodian_url)
+    loginpipe = command_line(monkeypatch, capsys)
+    replaying = ("rejects", "replay", *WHY, "--private-key", key_files.seal_private)
+    for arguments, said in (
+        (
+            ["--json"],
+            {"sent": 1, "still_bad": 0, "without_body": 0, "refused": {"MessageTooLong": 1}, "dry_run": False},
+        ),
+        ([], f"0 sent back to queue '{rejects.queue.name}'; 0 are still bad and stay\n"),
+    ):
+        done = loginpipe(*replaying, *arguments)
+        assert done.code == 1
+        assert (json.loads(done.out) if arguments else done.out) == said
+        assert done.err == (
+            f"error: queue '{rejects.queue.name}' refused rejects (1 MessageTooLong), which stay: see "
+            "docs/operations.md#what-is-refused\n"
+        )
 
 
 def test_a_queue_that_takes_nothing_ends_the_replay_in_one_line_and_nothing_is_marked(
@@ -408,7 +445,10 @@ def test_a_queue_that_takes_nothing_ends_the_replay_in_one_line_and_nothing_is_m
     wire.on("SendMessageBatch", lambda _call, _forward: refusal("AccessDenied", 403))
     with pytest.raises(QueueError) as caught:
         alone.replay(ids, queue=open_queue(alone.queue.name, connections=1))
-    assert str(caught.value) == f"queue '{alone.queue.name}' takes no messages (AccessDenied): the rejects stay"
+    assert str(caught.value) == (
+        f"queue '{alone.queue.name}' takes no messages (AccessDenied): they stay where they are; mend that and begin "
+        "again"
+    )
     assert alone.replayed() == set()
 
 

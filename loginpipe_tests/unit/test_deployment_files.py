@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ def load(path: str) -> dict[str, Any]:
 
 
 COMPOSE = load("docker-compose.yml")
+PRODUCTION = load("deploy/compose/production.yml")
+IN_PRODUCTION: dict[str, dict[str, Any]] = PRODUCTION["services"]
 RUNS: dict[str, dict[str, Any]] = load("deploy/compose/runs-in-containers.yml")["services"]
 RUNS_DAGSTER = load("deploy/compose/runs-in-containers/dagster.yaml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -131,7 +135,20 @@ def test_images_are_pinned() -> None:
     bases = set(re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", dockerfile, re.MULTILINE))
     assert foreign
     assert bases == {"python:3.11-slim"}
-    assert [image for image in foreign | bases if not re.fullmatch(r"[\w/]+:v?\d[\w.-]*", image)] == []
+    # Of what others make all of a version; of Python the minor one, which CI names too: a release names its digest.
+    assert [
+        image for image in foreign if not re.fullmatch(r"[\w/]+:v?(\d+\.\d+\.\d+|(?<=postgres:)\d+\.\d+)", image)
+    ] == []
+
+
+def test_the_stand_ins_have_the_names_of_the_images_that_they_stand_for() -> None:
+    script = (COMPOSE_FOLDER / "stand-ins.sh").read_text()
+    made = {name for name in re.findall(r"^(?:base|image) (\S+) ", script, re.MULTILINE) if "loginpipe" not in name}
+    named = {service["image"] for name, service in SERVICES.items() if name not in OURS} | {"python:3.11-slim"}
+    # Debian has no package of Grafana.
+    assert made == {name for name in named if not name.startswith("grafana/")}
+    (removed,) = re.findall(r"docker image rm (.*)$", script, re.MULTILINE)
+    assert set(removed.split()) == made | {"loginpipe-stand-in:trixie"}
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -167,6 +184,15 @@ def test_every_volume_and_file_that_is_mounted_is_there() -> None:
     assert sources - files == set(COMPOSE["volumes"])
 
 
+def test_the_laptops_file_says_that_it_is_not_for_production_and_what_is() -> None:
+    header = (ROOT / "docker-compose.yml").read_text().split("\n\n")[0]
+    assert "Not for production" in header
+    assert "deploy/compose/production.yml" in header
+    page = (ROOT / "docs" / "containers.md").read_text()
+    assert "not for production" in page
+    assert "deploy/compose/production.yml" in page
+
+
 def test_the_scripts_can_be_executed() -> None:
     scripts = sorted(COMPOSE_FOLDER.rglob("*.sh"))
     assert scripts
@@ -193,6 +219,146 @@ def test_every_service_that_stays_up_has_a_health_check() -> None:
     once = {name for name, service in SERVICES.items() if service.get("restart") == "no"}
     assert once == {"keys", "migrate"}
     assert [name for name in OURS if "healthcheck" not in SERVICES[name] and name not in once] == []
+
+
+# Production on one machine
+
+
+def environment_in_production(name: str) -> dict[str, Any]:
+    environment: dict[str, Any] = IN_PRODUCTION[name]["environment"]
+    return environment
+
+
+def test_production_has_the_services_of_the_laptop_without_its_servers_and_its_keys() -> None:
+    laptop_only = {"postgres", "localstack", "keys", "prometheus", "grafana"}
+    assert set(IN_PRODUCTION) == set(SERVICES) - laptop_only | {"backup"}
+    assert IN_PRODUCTION["backup"]["profiles"] == ["backup"]
+    text = (COMPOSE_FOLDER / "production.yml").read_text()
+    assert "localstack" not in text.lower()
+    assert "AWS_ENDPOINT_URL" not in text
+
+
+def test_production_runs_the_image_of_a_release_and_builds_nothing_but_the_backups() -> None:
+    asked_for = "${LOGINPIPE_IMAGE:?set LOGINPIPE_IMAGE to the image of a release, by its digest}"
+    backup = IN_PRODUCTION["backup"]
+    assert {service["image"] for service in IN_PRODUCTION.values() if service is not backup} == {asked_for}
+    assert [name for name, service in IN_PRODUCTION.items() if "build" in service] == ["backup"]
+    assert backup["build"] == {"context": "backup", "args": {"IMAGE": asked_for}}
+    dockerfile = (COMPOSE_FOLDER / "backup" / "Dockerfile").read_text()
+    assert re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE) == ["${IMAGE}"]
+    assert re.findall(r"^USER (.*)$", dockerfile, re.MULTILINE)[-1] == "10001:10001"
+    assert "postgresql-client" in dockerfile
+
+
+def test_production_is_production_and_asks_for_verified_tls() -> None:
+    urls = [
+        value
+        for service in IN_PRODUCTION.values()
+        for name, value in service["environment"].items()
+        if name in {"LOGINPIPE_DATABASE_URL", "DAGSTER_POSTGRES_URL"}
+    ]
+    assert len(urls) == 8
+    assert {"LOGINPIPE_DATABASE_URL" in environment_in_production(name) for name in ("webserver", "daemon")} == {False}
+    assert [url for url in urls if "?sslmode=verify-full&sslrootcert=/etc/loginpipe/database-ca.pem" not in url] == []
+    ca = "/etc/loginpipe/database-ca.pem:/etc/loginpipe/database-ca.pem:ro"
+    assert [name for name, service in IN_PRODUCTION.items() if ca not in service["volumes"]] == []
+    with_settings = [
+        env for name in IN_PRODUCTION if "LOGINPIPE_DATABASE_URL" in (env := environment_in_production(name))
+    ]
+    assert {env["LOGINPIPE_ENV"] for env in with_settings} == {"production"}
+
+
+def test_no_password_is_in_production_and_nobody_is_the_superuser() -> None:
+    values = [
+        (service, name, str(value or ""))
+        for service, content in IN_PRODUCTION.items()
+        for name, value in content["environment"].items()
+    ]
+    assert [name for _, name, _ in values if "PASSWORD" in name] == []
+    assert [value for _, _, value in values if re.search(r"//[^/@]*:[^/@]*@", value)] == []
+    # Handed on from whoever starts it, or not there.
+    keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    with_keys = {service for service, name, _ in values if name in keys}
+    assert with_keys == {"code-server", "metrics"}
+    assert {value for _, name, value in values if name in keys} == {""}
+    assert {service for service, name, _ in values if name == "LOGINPIPE_TOKEN_KEYS"} == {"code-server"}
+    users = {user for _, _, value in values for user in re.findall(r"://(\w+)@", value)}
+    assert users == {"loginpipe", "loginpipe_pipeline", "dagster"}
+
+
+def test_each_service_of_production_has_the_passwords_of_what_it_connects_as_and_no_others() -> None:
+    header = (COMPOSE_FOLDER / "production.yml").read_text()
+    held = {
+        name: set(users.split(", "))
+        for name, users in re.findall(r"^#   (\w+)\.pgpass +(\S.*?)  ", header, re.MULTILINE)
+    }
+    assert set(held) == set(PRODUCTION["secrets"])
+    connected: dict[str, set[str]] = {name: set() for name in held}
+    for service in IN_PRODUCTION.values():
+        (secret,) = service["secrets"]
+        assert secret["target"] == "pgpass"
+        assert service["environment"]["PGPASSFILE"] == "/run/secrets/pgpass"
+        for value in service["environment"].values():
+            connected[secret["source"]] |= set(re.findall(r"://(\w+)@", str(value)))
+    assert connected == held
+    used = {name: service["secrets"][0]["source"] for name, service in IN_PRODUCTION.items()}
+    assert used == {
+        "migrate": "owner",
+        "backup": "owner",
+        "code-server": "pipeline",
+        "metrics": "metrics",
+        "webserver": "dagster",
+        "daemon": "dagster",
+    }
+    assert PRODUCTION["secrets"] == {name: {"file": f"/etc/loginpipe/{name}.pgpass"} for name in held}
+
+
+@pytest.mark.parametrize("name", sorted(set(IN_PRODUCTION) - {"backup"}))
+def test_a_service_of_production_is_started_watched_and_locked_up_as_on_the_laptop(name: str) -> None:
+    same = ("command", "healthcheck", "read_only", "tmpfs", "cap_drop", "security_opt", "init", "restart", "ports")
+    assert {key: IN_PRODUCTION[name].get(key) for key in same} == {key: SERVICES[name].get(key) for key in same}
+    assert IN_PRODUCTION[name].get("stop_grace_period") == SERVICES[name].get("stop_grace_period")
+    on = {service: how for service, how in SERVICES[name].get("depends_on", {}).items() if service in IN_PRODUCTION}
+    assert IN_PRODUCTION[name].get("depends_on", {}) == on
+
+
+def test_the_backups_of_production_are_as_locked_up() -> None:
+    same = ("read_only", "tmpfs", "cap_drop", "security_opt")
+    backup = IN_PRODUCTION["backup"]
+    assert {key: backup[key] for key in same} == {key: SERVICES["migrate"][key] for key in same}
+    assert backup["command"][:3] == ["loginpipe", "backup", "create"]
+    assert f"/var/backups/loginpipe:{backup['command'][3]}" in backup["volumes"]
+
+
+def test_production_sets_only_settings_that_exist_and_says_what_is_missing() -> None:
+    names = {name for service in IN_PRODUCTION.values() for name in service["environment"]}
+    assert {name for name in names if name.startswith(PREFIX)} <= set(SETTINGS)
+    text = (COMPOSE_FOLDER / "production.yml").read_text()
+    variables = re.findall(r"\$\{(\w+)(:\?set \1[^}]*)?\}", text)
+    assert len(variables) > 6
+    assert [name for name, message in variables if not message] == []
+    explained = (ROOT / "docs" / "containers.md").read_text()
+    assert [name for name, _ in variables if name not in explained] == []
+
+
+def test_compose_takes_the_file_of_production() -> None:
+    if shutil.which("docker-compose"):
+        compose = ["docker-compose"]
+    elif shutil.which("docker") and subprocess.run(["docker", "compose", "version"], check=False).returncode == 0:
+        compose = ["docker", "compose"]
+    else:
+        pytest.skip("Compose is not installed")
+    text = (COMPOSE_FOLDER / "production.yml").read_text()
+    given = dict.fromkeys(re.findall(r"\$\{(\w+)", text), "given")
+    command = [*compose, "--file", str(COMPOSE_FOLDER / "production.yml"), "config"]
+    clean = {name: value for name, value in os.environ.items() if name not in given and not name.startswith("COMPOSE_")}
+    taken = subprocess.run(command, env={**clean, **given}, capture_output=True, text=True, check=False)
+    assert taken.returncode == 0, taken.stderr
+    assert set(yaml.safe_load(taken.stdout)["services"]) >= set(IN_PRODUCTION) - {"backup"}
+    del given["DATABASE_HOST"]
+    missing = subprocess.run(command, env={**clean, **given}, capture_output=True, text=True, check=False)
+    assert missing.returncode != 0
+    assert "DATABASE_HOST" in missing.stderr
 
 
 # Runs in containers

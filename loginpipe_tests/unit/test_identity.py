@@ -1,6 +1,6 @@
 """Which message a delivery is: as SQS numbered it, moved back from the dead-letter queue, or a reject tried again."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -133,18 +133,6 @@ def test_a_redrive_attribute_that_says_nothing_leaves_a_replay_a_replay(empty: d
     assert identity(delivery(attributes)) == Identity(str(replay_id(UUID(FIRST_ID))), FIRST_MS)
 
 
-@pytest.mark.parametrize(
-    ("sent_ms", "day"),
-    [
-        (int(datetime(2026, 11, 21, tzinfo=UTC).timestamp() * 1000), date(2026, 11, 21)),
-        (int(datetime(2026, 11, 21, tzinfo=UTC).timestamp() * 1000) - 1, date(2026, 11, 20)),
-        (1, date(1970, 1, 1)),
-    ],
-)
-def test_the_day_of_a_message_is_the_utc_day_on_which_it_was_first_sent(sent_ms: int, day: date) -> None:
-    assert Identity(OWN_ID, sent_ms).sent_on == day
-
-
 # --- sending again ----------------------------------------------------------------------------------------------------
 
 
@@ -219,7 +207,6 @@ def test_whatever_attributes_a_message_carries_it_has_an_id_that_is_a_uuid_and_a
     found = identity(delivery(attributes))
     assert str(UUID(found.message_id)) == found.message_id
     assert 0 < found.sent_ms <= OWN_MS
-    assert date(1970, 1, 1) <= found.sent_on <= date(2026, 11, 21)
 
 
 @moderate

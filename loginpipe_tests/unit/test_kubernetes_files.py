@@ -1,6 +1,7 @@
 """What goes to Kubernetes is locked up, holds no secret and agrees with the code; `make kubernetes` has the schemas."""
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ PODS = {
     "migrate": of_kind("Job")["migrate"]["spec"]["template"],
     "metrics": of_kind("Deployment")["metrics"]["spec"]["template"],
 }
+CONTAINERS = {role: pod["spec"].get("initContainers", []) + pod["spec"]["containers"] for role, pod in PODS.items()}
 POLICIES = {name: policy["spec"] for name, policy in of_kind("NetworkPolicy").items()}
 # What each part says in the chart of its pod, and of its container.
 CHART = {
@@ -43,6 +45,16 @@ CHART = {
     "code": (CODE["podSecurityContext"], CODE["securityContext"]),
     "run": (LAUNCHER["runK8sConfig"]["podSpecConfig"]["securityContext"], LAUNCHER["securityContext"]),
 }
+
+
+# What each part of the chart is watched by.
+WATCHED = {"webserver": VALUES["dagsterWebserver"], "daemon": VALUES["dagsterDaemon"], "code": CODE}
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+
+
+def text_of_commands(path: Path) -> str:
+    """What a page or a comment tells to run, a command a line."""
+    return re.sub(r"\\\n\s*(# )?", "", path.read_text())
 
 
 def test_every_file_is_applied_or_known_not_to_be() -> None:
@@ -56,7 +68,7 @@ def test_a_pod_of_ours_is_locked_up(role: str) -> None:
     assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    for container in pod["containers"]:
+    for container in CONTAINERS[role]:
         assert container["securityContext"] == LOCKED_UP
         assert "memory" in container["resources"]["limits"]
         assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]
@@ -74,9 +86,11 @@ def test_no_secret_is_in_the_files() -> None:
     assert of_kind("Secret") == {}
     assert VALUES["generatePostgresqlPasswordSecret"] is False
     assert "postgresqlPassword" not in VALUES["postgresql"]
-    containers = [container for pod in PODS.values() for container in pod["spec"]["containers"]]
+    containers = [container for pod in CONTAINERS.values() for container in pod]
     variables = [variable for container in containers for variable in container.get("env", [])]
-    assert {variable["name"] for variable in variables if "value" in variable} == {"LOGINPIPE_ENV"}
+    given = {variable["name"]: variable["value"] for variable in variables if "value" in variable}
+    assert set(given) == {"LOGINPIPE_ENV", "DAGSTER_POSTGRES_URL"}
+    assert re.search(r"//[^/@]*:[^/@]*@", given["DAGSTER_POSTGRES_URL"]) is None
     assert "LOGINPIPE_DATABASE_URL" not in of_kind("ConfigMap")["loginpipe-settings"]["data"]
 
 
@@ -85,8 +99,8 @@ def test_every_secret_that_is_referred_to_is_in_the_example() -> None:
         secret["spec"]["target"]["name"]: {entry["secretKey"] for entry in secret["spec"]["data"]}
         for secret in yaml.safe_load_all((FOLDER / "external-secrets.example.yaml").read_text())
     }
-    for pod in PODS.values():
-        for variable in pod["spec"]["containers"][0]["env"]:
+    for container in itertools.chain.from_iterable(CONTAINERS.values()):
+        for variable in container["env"]:
             if reference := variable.get("valueFrom"):
                 assert reference["secretKeyRef"]["key"] in examples[reference["secretKeyRef"]["name"]]
     assert "postgresql-password" in examples[VALUES["global"]["postgresqlSecretName"]]
@@ -174,7 +188,94 @@ def test_runs_are_queued_limited_and_watched_as_everywhere() -> None:
 
 def test_one_image_runs_every_role() -> None:
     (image,) = KUSTOMIZATION["images"]
-    ours = {container["image"] for pod in PODS.values() for container in pod["spec"]["containers"]}
+    ours = {container["image"] for pod in CONTAINERS.values() for container in pod}
     assert ours == {image["name"]}
     for part in (VALUES["dagsterWebserver"], VALUES["dagsterDaemon"], CODE):
         assert (part["image"]["repository"], part["image"]["tag"]) == (image["newName"], image["newTag"])
+
+
+def test_the_migrations_are_those_of_both_databases_and_each_has_one_login() -> None:
+    commands = {container["name"]: container["args"] for container in CONTAINERS["migrate"]}
+    assert commands == {"warehouse": ["loginpipe", "migrate"], "dagster": ["dagster", "instance", "migrate"]}
+    # An init container that fails keeps the next from starting.
+    assert [container["name"] for container in PODS["migrate"]["spec"]["initContainers"]] == ["warehouse"]
+    secrets = {
+        container["name"]: {
+            variable["valueFrom"]["secretKeyRef"]["name"] for variable in container["env"] if "valueFrom" in variable
+        }
+        for container in CONTAINERS["migrate"]
+    }
+    assert secrets == {"warehouse": {"loginpipe-owner"}, "dagster": {VALUES["global"]["postgresqlSecretName"]}}
+
+
+def test_the_migration_finds_dagsters_storage_where_the_chart_is_told_that_it_is() -> None:
+    (dagster,) = PODS["migrate"]["spec"]["containers"]
+    url = next(variable["value"] for variable in dagster["env"] if variable["name"] == "DAGSTER_POSTGRES_URL")
+    storage = VALUES["postgresql"]
+    parameters = "&".join(f"{name}={value}" for name, value in storage["postgresqlParams"].items())
+    assert url == (
+        f"{storage['postgresqlScheme']}://{storage['postgresqlUsername']}@{storage['postgresqlHost']}"
+        f":{storage['service']['port']}/{storage['postgresqlDatabase']}?{parameters}"
+    )
+
+
+@pytest.mark.parametrize("role", WATCHED)
+def test_every_role_of_the_chart_is_given_time_to_start_and_started_anew_when_it_hangs(role: str) -> None:
+    starts, lives = WATCHED[role]["startupProbe"], WATCHED[role]["livenessProbe"]
+    # The chart leaves a startup probe out that is not turned on.
+    assert starts["enabled"] is True
+    assert starts["periodSeconds"] * starts["failureThreshold"] >= 180
+    assert lives["periodSeconds"] * lives["failureThreshold"] >= 180
+    assert lives["timeoutSeconds"] >= 10
+    how = ({"httpGet", "exec"} & set(lives)).pop()
+    assert starts[how] == lives[how]
+
+
+def test_what_others_call_is_called_only_once_it_is_ready() -> None:
+    assert WATCHED["webserver"]["readinessProbe"]["httpGet"] == WATCHED["webserver"]["livenessProbe"]["httpGet"]
+    # A command here and the chart would hand `enabled` on, which Kubernetes does not know.
+    assert WATCHED["code"]["readinessProbe"]["enabled"] is True
+    assert "exec" not in WATCHED["code"]["readinessProbe"]
+    assert "readinessProbe" not in WATCHED["daemon"]
+    assert "readinessProbe" in CONTAINERS["metrics"][0]
+
+
+def test_the_probes_ask_what_the_health_checks_of_compose_ask() -> None:
+    web = WATCHED["webserver"]["livenessProbe"]["httpGet"]
+    assert web == {"path": "/server_info", "port": VALUES["dagsterWebserver"]["service"]["port"]}
+    assert f"http://127.0.0.1:{web['port']}{web['path']}" in COMPOSE["webserver"]["healthcheck"]["test"][-1]
+    for role, service in {"daemon": "daemon", "code": "code-server"}.items():
+        assert ["CMD", *WATCHED[role]["livenessProbe"]["exec"]["command"]] == COMPOSE[service]["healthcheck"]["test"]
+    assert f"127.0.0.1:{CODE['port']}" in CODE["livenessProbe"]["exec"]["command"][-1]
+
+
+def test_every_command_to_a_cluster_names_the_namespace() -> None:
+    pages = [
+        ROOT / "README.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+        FOLDER / "README.md",
+        *sorted(FOLDER.glob("*.yaml")),
+    ]
+    # `kubectl kustomize` builds, and asks no cluster.
+    commands = [
+        command
+        for page in pages
+        for command in re.findall(r"(?:kubectl|helm (?:upgrade|rollback|uninstall)) [^`\n]*", text_of_commands(page))
+        if not re.match(r"kubectl (kustomize|`|is |installed)", command)
+    ]
+    assert len(commands) > 5
+    assert [command for command in commands if "--namespace loginpipe" not in command] == []
+
+
+def test_a_release_waits_for_the_migrations_before_its_code_comes() -> None:
+    text = text_of_commands(FOLDER / "README.md")
+    release = text[text.index("For a new release") :].split("\n## ")[0]
+    order = ["delete job migrate", "apply --kustomize", "wait --for=condition=complete", "helm upgrade"]
+    assert [release.index(part) for part in order] == sorted(release.index(part) for part in order)
+    deadline = of_kind("Job")["migrate"]["spec"]["activeDeadlineSeconds"]
+    waits = re.findall(
+        r"wait --for=condition=complete( --timeout=(\d+)m)?", text + (FOLDER / "migrate.yaml").read_text()
+    )
+    assert len(waits) == 3
+    # By itself kubectl waits for half a minute.
+    assert {int(minutes or 0) * 60 for _, minutes in waits} == {deadline}

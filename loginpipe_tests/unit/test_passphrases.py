@@ -33,7 +33,8 @@ def test_the_passphrase_as_utf_8_opens_it(key: rsa.RSAPrivateKey, pem: bytes) ->
 
 @pytest.mark.parametrize("wrong", [PASSPHRASE + "x", PASSPHRASE.upper(), PASSPHRASE.replace("\u00e9", "e"), " "])
 def test_another_passphrase_does_not(pem: bytes, wrong: str) -> None:
-    with pytest.raises(ValueError, match="password"):
+    # What a wrong one makes of it looks padded as it should once in 256 times, and is no key then.
+    with pytest.raises(ValueError, match=r"password|deserialize"):
         serialization.load_pem_private_key(pem, wrong.encode())
 
 

@@ -3,7 +3,10 @@
 `make workflows` checks their form against GitHub's schema, and looks for ways to misuse them.
 """
 
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,55 @@ STEPS = [(name, step) for name, job in RUNNING.items() for step in job["steps"]]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TRIGGERS = True
 """What YAML 1.1 makes of the key ``on``."""
+MAKEFILE = (ROOT / "Makefile").read_text()
+SKIPPED = {"node_modules", "cdk.out.example"}
+"""Folders that are made, besides those whose name begins with a dot."""
+
+
+def files_named(*patterns: str) -> list[Path]:
+    """Files of the project by name, wherever they lie; what is made of it (environments, caches) left out."""
+    found: list[Path] = []
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = [name for name in folders if name not in SKIPPED and not name.startswith(".")]
+        found += [path for name in names for path in [Path(folder, name)] if any(path.match(glob) for glob in patterns)]
+    return sorted(found)
+
+
+def folder_of(path: Path) -> str:
+    """A file's folder as dependabot names it: ``/`` or ``/deploy/aws``."""
+    return f"/{path.parent.relative_to(ROOT).as_posix()}".rstrip(".")
+
+
+def from_outside(image: str) -> bool:
+    """Whether others make an image: ours have a tag that says that they are not."""
+    return not re.match(r"(loginpipe[\w-]*:|\$\{LOGINPIPE_IMAGE)", image)
+
+
+def bases(dockerfile: Path) -> set[str]:
+    """The images that a Dockerfile begins with, its own stages left out."""
+    text = dockerfile.read_text()
+    arguments = dict(re.findall(r"^ARG (\w+)=(\S+)$", text, re.MULTILINE))
+    stages = set(re.findall(r"^FROM .* AS (\S+)$", text, re.MULTILINE))
+    used = [
+        re.sub(r"\$\{(\w+)\}", lambda found: arguments[found[1]], name) for name in re.findall(r"(?m)^FROM (\S+)", text)
+    ]
+    return set(used) - stages
+
+
+def runs(job: str) -> str:
+    """All commands of a job, in their order."""
+    return "\n".join(step.get("run", "") for step in RUNNING[job]["steps"])
+
+
+def make(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run make in the project, with the programs of a folder alone where one is named."""
+    program = shutil.which("make")
+    if program is None:
+        pytest.skip("make is not installed")
+    # `make test` hands its own options on to whatever runs below it.
+    ours = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MFLAGS", "MAKELEVEL"}}
+    environment = {**ours, **({"PATH": path} if path else {})}
+    return subprocess.run([program, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_the_workflows_are_those_of_a_change_an_image_a_release_and_a_deployment() -> None:
@@ -34,7 +86,8 @@ def test_every_action_is_pinned_by_its_commit_with_its_version_beside_it(name: s
     assert [
         action
         for action, comment in others
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", action) or not re.fullmatch(r" # v\d+\.\d+\.\d+", comment)
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+(/[\w.-]+)?@[0-9a-f]{40}", action)
+        or not re.fullmatch(r" # v\d+\.\d+\.\d+", comment)
     ] == []
 
 
@@ -106,18 +159,120 @@ def test_what_reaches_aws_waits_for_an_environment() -> None:
 
 def test_a_release_is_tested_first_and_told_last() -> None:
     needs = {job: JOBS[f"release/{job}"].get("needs") for job in WORKFLOWS["release"]["jobs"]}
-    assert needs == {"ci": None, "package": "ci", "image": "ci", "publish": ["package", "image"]}
+    # The image is pushed and signed once `package` has held the tag against pyproject.toml and CHANGELOG.md.
+    assert needs == {"ci": None, "package": "ci", "image": ["ci", "package"], "publish": ["package", "image"]}
+    assert 'make release-files VERSION="${GITHUB_REF_NAME#v}"' in runs("release/package")
+
+
+def test_a_release_is_built_on_a_base_that_is_named_by_its_digest_and_says_so() -> None:
+    commands = runs("release/image")
+    order = [commands.index(part) for part in ("make --silent base", 'make image BASE="$BASE"', "docker push")]
+    assert order == sorted(order)
+    # Nothing else brings the base: with --pull it would be whatever the tag names by then.
+    assert "--pull" not in commands
+    assert len(re.findall(r"\bdocker build\b", commands)) == 1
+    build = next(step for step in RUNNING["release/image"]["steps"] if "make image " in step.get("run", ""))
+    assert build["env"] == {"BASE": "${{ steps.base.outputs.base }}"}
+    assert JOBS["release/image"]["outputs"] == {
+        "base": "${{ steps.base.outputs.base }}",
+        "digest": "${{ steps.push.outputs.digest }}",
+    }
+    told = RUNNING["release/publish"]["steps"][-1]
+    assert told["env"]["BASE"] == "${{ needs.image.outputs.base }}"
+    assert told["env"]["DIGEST"] == "${{ needs.image.outputs.digest }}"
+    assert '"$DIGEST" "$BASE" >> release-notes.md' in told["run"]
+
+
+def test_the_image_says_which_bytes_it_was_built_on_and_a_tag_is_refused() -> None:
+    base = "python:3.11-slim@sha256:" + "0" * 64
+    told = make("--dry-run", "image", f"BASE={base}", "BUILD_ARGS=--build-arg EXTRAS=archive").stdout.replace(
+        "\\\n", ""
+    )
+    command = next(line for line in told.splitlines() if line.startswith("docker build"))
+    assert f"--build-arg PYTHON_IMAGE={base}" in command
+    assert f"--label org.opencontainers.image.base.digest={base.split('@')[1]}" in command
+    assert "--build-arg EXTRAS=archive" in command
+    refused = make("image", "BASE=python:3.11-slim", "IMAGE=loginpipe:never-built", path="/nowhere")
+    assert refused.returncode != 0
+    assert "BASE=python:3.11-slim names no bytes: take what make base prints" in refused.stderr
+
+
+def test_the_base_is_named_by_what_its_registry_said_and_not_at_all_where_it_said_nothing(tmp_path: Path) -> None:
+    for name in ("sed", "sh", "test"):
+        program = shutil.which(name)
+        assert program is not None
+        (tmp_path / name).symlink_to(program)
+    docker = tmp_path / "docker"
+    digest = "sha256:" + "1" * 64
+    docker.write_text(
+        f"#!/bin/sh\necho 3.11-slim: Pulling from library/python\necho Digest: {digest}\necho Status: new\n"
+    )
+    docker.chmod(0o755)
+    said = make("--silent", "base", path=str(tmp_path))
+    assert said.stdout == f"python:3.11-slim@{digest}\n"
+    docker.write_text("#!/bin/sh\necho no route to host >&2\nexit 1\n")
+    said = make("--silent", "base", path=str(tmp_path))
+    assert said.returncode != 0
+    assert "no digest of python:3.11-slim: its registry has to be reached" in said.stderr
+
+
+def test_the_scanners_are_of_one_version_everywhere_and_what_is_missing_is_named(tmp_path: Path) -> None:
+    pinned = dict(re.findall(r"^(SYFT|GRYPE)_VERSION := (\S+)$", MAKEFILE, re.MULTILINE))
+    assert set(pinned) == {"SYFT", "GRYPE"}
+    for job in ("image/image", "release/image"):
+        steps = {step.get("id"): step for step in RUNNING[job]["steps"]}
+        for name in ("syft", "grype"):
+            assert steps[name]["with"] == {f"{name}-version": f"v{pinned[name.upper()]}"}
+        (scan,) = [step for step in RUNNING[job]["steps"] if "make image-scan" in step.get("run", "")]
+        assert scan["env"] == {name.upper(): f"${{{{ steps.{name}.outputs.cmd }}}}" for name in ("syft", "grype")}
+    missing = make("image-scan", f"SYFT={tmp_path}/syft").stderr.splitlines()
+    assert missing[0].startswith(f"image-scan needs syft {pinned['SYFT']}: install it from https://")
+    syft = tmp_path / "syft"
+    syft.write_text(f"#!/bin/sh\necho syft {pinned['SYFT']}\n")
+    syft.chmod(0o755)
+    missing = make("image-scan", f"SYFT={syft}", f"GRYPE={tmp_path}/grype").stderr.splitlines()
+    assert missing[0].startswith(f"image-scan needs grype {pinned['GRYPE']}: install it from https://")
 
 
 def test_a_deployment_migrates_before_the_services_change() -> None:
     (deployment,) = ["\n".join(step.get("run", "") for step in RUNNING["deploy/deploy"]["steps"])]
     order = [
         deployment.index(part)
-        for part in ("gh attestation verify", "LoginpipeSetup", "migrate-on-ecs.sh", "LoginpipeServices")
+        for part in ("copy-image.sh", "LoginpipeSetup", "loginpipe-migrate", "loginpipe-check", "LoginpipeServices")
     ]
     assert order == sorted(order)
+    scripts = re.findall(r"^deploy/aws/\S+\.sh", deployment, re.MULTILINE)
+    assert len(scripts) == 3
+    assert all(os.access(ROOT / script, os.X_OK) for script in scripts)
     stacks = (ROOT / "deploy" / "aws" / "loginpipe_aws" / "stacks.py").read_text()
     assert {"LoginpipeData", "LoginpipeSetup", "LoginpipeServices"} <= set(re.findall(r'"(Loginpipe\w+)"', stacks))
+
+
+def test_only_who_says_so_deploys_despite_what_doctor_finds() -> None:
+    asked = WORKFLOWS["deploy"][TRIGGERS]["workflow_dispatch"]["inputs"]["despite_doctor"]
+    assert asked["type"] == "boolean"
+    assert asked["default"] is False
+    lenient = {step["run"]: step["continue-on-error"] for _, step in STEPS if "continue-on-error" in step}
+    assert lenient == {"deploy/aws/run-task.sh loginpipe-check": "${{ inputs.despite_doctor }}"}
+
+
+def test_each_environment_that_can_be_chosen_has_its_values_and_every_cdk_command_is_told_which() -> None:
+    chosen = WORKFLOWS["deploy"][TRIGGERS]["workflow_dispatch"]["inputs"]["environment"]["options"]
+    assert set(chosen) == {path.stem for path in (ROOT / "deploy" / "aws" / "environments").glob("*.json")}
+    assert WORKFLOWS["deploy"]["env"]["ENVIRONMENT"] == "${{ inputs.environment }}"
+    commands = [step["run"] for _, step in STEPS if '"$CDK"' in step.get("run", "")]
+    assert len(commands) == 3
+    for command in commands:
+        assert '--context environment="$ENVIRONMENT"' in command
+        assert '--context image_tag="$VERSION"' in command
+
+
+def test_the_region_of_a_deployment_is_that_of_its_values() -> None:
+    for name in ("deploy/look", "deploy/deploy"):
+        (values,) = [step for step in RUNNING[name]["steps"] if step.get("id") == "values"]
+        assert '"deploy/aws/environments/$ENVIRONMENT.json"' in values["run"]
+        (credentials,) = [step["with"] for step in RUNNING[name]["steps"] if "configure-aws" in step.get("uses", "")]
+        assert credentials["aws-region"] == "${{ steps.values.outputs.region }}"
 
 
 def test_the_tests_run_on_every_python_that_the_package_is_for() -> None:
@@ -128,11 +283,37 @@ def test_the_tests_run_on_every_python_that_the_package_is_for() -> None:
 
 
 def test_what_the_workflows_make_is_a_target_of_the_makefile() -> None:
-    targets = set(re.findall(r"^([a-z-]+(?: [a-z-]+)*):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    known = {target for line in targets for target in line.split()}
-    made = {word for _, step in STEPS for word in re.findall(r"\bmake ([a-z-]+)", step.get("run", ""))}
-    assert made == {"check", "test", "audit", "workflows", "release-files"}
-    assert made | set(JOBS["ci/dependencies"]["strategy"]["matrix"]["include"][0]["versions"].split()) <= known
+    targets = set(re.findall(r"^([a-z-]+(?: [a-z-]+)*):(?!=)", MAKEFILE, re.MULTILINE))
+    assert made_by_workflows() <= {target for line in targets for target in line.split()}
+
+
+def made_by_workflows() -> set[str]:
+    """The targets that a workflow makes, by its name or by the matrix of `ci/dependencies`."""
+    commands = [
+        word for _, step in STEPS for word in re.findall(r"\bmake (?:--silent )?([a-z-]+)", step.get("run", ""))
+    ]
+    return {*commands, *(entry["versions"] for entry in JOBS["ci/dependencies"]["strategy"]["matrix"]["include"])}
+
+
+def test_whatever_make_checks_or_builds_a_workflow_checks_or_builds() -> None:
+    shown = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE))
+    # They show, measure or change something.
+    others = {"help", "demo", "dev", "chaos", "screenshots", "format", "constraints", "clean"}
+    others |= {name for name in shown if re.fullmatch(r"bench(-.*)?", name)}
+    assert others <= shown
+    # `release-files` makes it.
+    others.add("sbom")
+    assert re.search(r"^release-files: sbom\b", MAKEFILE, re.MULTILINE)
+    assert shown - others == made_by_workflows() - {"check"}
+
+
+def test_every_pinned_dependency_is_held_against_those_known_to_be_vulnerable() -> None:
+    pinned = {str(path.relative_to(ROOT)) for path in files_named("requirements*.txt", "constraints*.txt")}
+    assert {"constraints.txt", "deploy/aws/requirements.txt"} <= pinned
+    commands = make("--dry-run", "audit").stdout
+    (read,) = re.findall(r"^for file in (.*); do", commands, re.MULTILINE)
+    assert set(read.split()) == pinned
+    assert "--requirement $file" in commands
 
 
 def test_updates_are_looked_for_in_everything_that_others_make_and_wait_a_week() -> None:
@@ -141,3 +322,25 @@ def test_updates_are_looked_for_in_everything_that_others_make_and_wait_a_week()
     assert all(update["cooldown"]["default-days"] >= 7 for update in updates)
     folders = {folder for update in updates for folder in update["directories"]}
     assert [folder for folder in folders if not (ROOT / folder.strip("/")).is_dir()] == []
+
+    def looked_at(ecosystem: str) -> set[str]:
+        return {folder for one in updates if one["package-ecosystem"] == ecosystem for folder in one["directories"]}
+
+    requirements = files_named("requirements*.txt", "requirements*.in", "pyproject.toml")
+    dockerfiles = [path for path in files_named("Dockerfile*") if any(map(from_outside, bases(path)))]
+    services = {
+        path: yaml.safe_load(path.read_text()).get("services", {})
+        for path in files_named("docker-compose*.y*ml", "deploy/compose/*.yml")
+    }
+    compose = [
+        path
+        for path, ours in services.items()
+        if any(from_outside(service.get("image", "loginpipe:local")) for service in ours.values())
+    ]
+    assert requirements
+    assert dockerfiles
+    assert compose
+    assert looked_at("pip") == {folder_of(path) for path in requirements}
+    assert looked_at("docker") == {folder_of(path) for path in dockerfiles}
+    assert looked_at("docker-compose") == {folder_of(path) for path in compose}
+    assert looked_at("github-actions") == {"/"}

@@ -1,4 +1,7 @@
-"""What an installation decides: the context values, typed and checked. README.md has them with their meaning."""
+"""What an installation decides: the context values, typed and checked. README.md has them with their meaning.
+
+`environments` reads them from the environment's file; one that is given on the command line stands in its place.
+"""
 
 import re
 from collections.abc import Callable, Sequence
@@ -20,6 +23,37 @@ _PRINCIPAL: Final = r"arn:aws[a-z-]*:iam::\d{12}:(role|user)/[A-Za-z0-9+=,.@_/-]
 _CLASS: Final = r"[a-z0-9]+\.[a-z0-9]+"
 _HTTPS: Final = r"https://[^\s*?#]+"
 _EMAIL: Final = r"[^@\s]+@[^@\s]+"
+
+NAMES: Final = frozenset(
+    {
+        "region", "vpc_cidr", "sender_arns", "image_reader_arns", "alert_email", "database_networks",
+        "database_class", "database_storage_gib", "database_storage_most_gib", "database_storage_throughput",
+        "database_connections", "read_replica", "token_key_versions",
+        "image_tag", "seal_key_fingerprint", "retention_days", "runbook_url",
+        "batch_messages", "batch_seconds", "receivers", "max_runs", "run_cpu", "run_memory_mib",
+        "web_domain", "certificate_arn", "web_networks", "oidc_issuer", "oidc_authorization_endpoint",
+        "oidc_token_endpoint", "oidc_user_info_endpoint", "oidc_client_id", "oidc_client_secret_arn",
+    }
+)  # fmt: skip
+"""Every value there is."""
+
+_FASTER_FROM_GIB: Final = 400
+"""From here on RDS spreads gp3 over four volumes, and its throughput can be chosen."""
+_MOST_RUNS: Final = 8
+"""As many as dagster.yaml lets be on one queue."""
+_RUN_CPU: Final = 1024
+# A run of 200 messages of 1 MiB each has its peak at 690 MiB, of 100,000 messages in the archive at 300.
+_RUN_MEMORY_MIB: Final = 2048
+_FARGATE_MIB: Final = {
+    256: (512, 1024, 2048),
+    512: range(1024, 4096 + 1, 1024),
+    1024: range(2048, 8192 + 1, 1024),
+    2048: range(4096, 16_384 + 1, 1024),
+    4096: range(8192, 30_720 + 1, 1024),
+    8192: range(16_384, 61_440 + 1, 4096),
+    16_384: range(32_768, 122_880 + 1, 8192),
+}
+"""CPU units → the sizes of memory that Fargate has with them."""
 
 
 class ContextError(Exception):
@@ -47,11 +81,15 @@ class Foundation:
     vpc_cidr: str
     sender_arns: tuple[str, ...]
     """Roles and users that put logins on the queue."""
+    image_reader_arns: tuple[str, ...]
+    """Roles that copy releases from this installation's repository into their own."""
     database_networks: tuple[str, ...]
     """Private networks from which custodians and analysts reach the database."""
     database_class: str
     database_storage_gib: int
     database_storage_most_gib: int
+    database_storage_throughput: int | None
+    """MiB a second; what comes with the storage's size unless given."""
     database_connections: int
     read_replica: bool
     token_key_versions: int
@@ -66,6 +104,13 @@ class Release:
     seal_key_fingerprint: str
     retention_days: int | None
     runbook_url: str | None
+    batch_messages: int | None
+    batch_seconds: int | None
+    receivers: int | None
+    max_runs: int | None
+    run_cpu: int
+    """Of the task of a run, in units of which 1,024 are a core."""
+    run_memory_mib: int
 
 
 @dataclass(frozen=True)
@@ -90,10 +135,12 @@ def foundation(node: Node) -> Foundation:
         region=_text(node, "region", _REGION, "a region, as in eu-central-1"),
         vpc_cidr=_network(_required(node, "vpc_cidr", "a private network, as in 10.40.0.0/16"), "vpc_cidr"),
         sender_arns=_texts(node, "sender_arns", _PRINCIPAL, "ARNs of IAM roles or users"),
+        image_reader_arns=_texts(node, "image_reader_arns", _PRINCIPAL, "ARNs of IAM roles or users"),
         database_networks=_networks(node, "database_networks"),
         database_class=_text(node, "database_class", _CLASS, "an RDS class without its db., as in m7g.large"),
         database_storage_gib=storage,
         database_storage_most_gib=_number(node, "database_storage_most_gib", storage + 1, 65_536),
+        database_storage_throughput=_throughput(node, storage),
         database_connections=_number(node, "database_connections", 50, 5_000),
         read_replica=_flag(node, "read_replica"),
         token_key_versions=_number(node, "token_key_versions", 1, 99),
@@ -107,13 +154,20 @@ def release(node: Node) -> Release:
     Raises:
         ContextError: a value is missing or wrong.
     """
+    cpu, memory_mib = _size_of_runs(node)
     return Release(
         image_tag=_text(node, "image_tag", _TAG, "the tag of the image that was pushed"),
         seal_key_fingerprint=_text(
             node, "seal_key_fingerprint", _FINGERPRINTS, "64 hex digits: README.md says how to read it"
         ),
-        retention_days=_optional(node, "retention_days", lambda: _number(node, "retention_days", 1, 100_000)),
+        retention_days=_number_if_given(node, "retention_days", 1, 100_000),
         runbook_url=_optional(node, "runbook_url", lambda: _text(node, "runbook_url", _HTTPS, "a URL, https://…")),
+        batch_messages=_number_if_given(node, "batch_messages", 1, 120_000),
+        batch_seconds=_number_if_given(node, "batch_seconds", 1, 3_600),
+        receivers=_number_if_given(node, "receivers", 1, 64),
+        max_runs=_number_if_given(node, "max_runs", 1, _MOST_RUNS),
+        run_cpu=cpu,
+        run_memory_mib=memory_mib,
     )
 
 
@@ -142,7 +196,9 @@ def web(node: Node) -> Web:
 
 
 def _given(node: Node, name: str) -> Any:
-    """Return a value; None where there is none. On the command line an empty one is none."""
+    """Return a value; None where there is none. An empty one is none."""
+    if name not in NAMES:
+        raise LookupError(f"{name} is not among the names of context values")
     value = node.try_get_context(name)
     return None if value == "" else value
 
@@ -150,7 +206,8 @@ def _given(node: Node, name: str) -> Any:
 def _required(node: Node, name: str, meaning: str) -> Any:
     value = _given(node, name)
     if value is None:
-        raise ContextError(f"context value {name} is not set: set it in cdk.json to {meaning}")
+        file = f"environments/{node.try_get_context('environment')}.json"
+        raise ContextError(f"context value {name} is not set: set it in {file} to {meaning}")
     return value
 
 
@@ -166,7 +223,7 @@ def _text(node: Node, name: str, pattern: str, meaning: str) -> str:
 
 
 def _items(node: Node, name: str) -> Sequence[Any]:
-    """Return a list: one of cdk.json, or the command line's, with commas."""
+    """Return a list: one of the file, or the command line's, with commas."""
     value = _given(node, name) or []
     return value.split(",") if isinstance(value, str) else value
 
@@ -195,12 +252,42 @@ def _networks(node: Node, name: str) -> tuple[str, ...]:
 def _number(node: Node, name: str, least: int, most: int) -> int:
     meaning = f"a whole number from {least} to {most}"
     value = _required(node, name, meaning)
-    # The CDK hands numbers of cdk.json over as floats.
+    # The CDK hands numbers over as floats.
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not re.fullmatch(r"\d{1,6}", str(value)) or not least <= int(value) <= most:
         raise ContextError(f"context value {name} must be {meaning}")
     return int(value)
+
+
+def _number_if_given(node: Node, name: str, least: int, most: int) -> int | None:
+    return _optional(node, name, lambda: _number(node, name, least, most))
+
+
+def _throughput(node: Node, storage_gib: int) -> int | None:
+    name = "database_storage_throughput"
+    found = _number_if_given(node, name, 500, 4_000)
+    if found is not None and storage_gib < _FASTER_FROM_GIB:
+        raise ContextError(
+            f"context value {name} takes database_storage_gib of {_FASTER_FROM_GIB} or more: raise that, or leave "
+            f"{name} empty"
+        )
+    return found
+
+
+def _size_of_runs(node: Node) -> tuple[int, int]:
+    """Return CPU units and MiB of the task of runs."""
+    cpu = _number_if_given(node, "run_cpu", min(_FARGATE_MIB), max(_FARGATE_MIB)) or _RUN_CPU
+    if cpu not in _FARGATE_MIB:
+        raise ContextError(f"context value run_cpu must be one of {', '.join(map(str, _FARGATE_MIB))}")
+    memory = _number_if_given(node, "run_memory_mib", 512, 122_880) or _RUN_MEMORY_MIB
+    sizes = _FARGATE_MIB[cpu]
+    if memory not in sizes:
+        raise ContextError(
+            f"context value run_memory_mib must be {sizes[0]} to {sizes[-1]} with run_cpu {cpu}, in steps of "
+            f"{sizes[1] - sizes[0]}"
+        )
+    return cpu, memory
 
 
 def _flag(node: Node, name: str) -> bool:

@@ -20,6 +20,9 @@ LOGINS: Final = {"owner": "loginpipe", "pipeline": "loginpipe_pipeline", "dagste
 """Part → its login. prepare_database.py makes them, with the passwords of their secrets."""
 
 _BACKUP_DAYS: Final = 14
+_LEAST_IOPS: Final = 12_000
+_IOPS_PER_MIB: Final = 4
+"""gp3 moves a quarter of a MiB with each operation, at most."""
 
 
 class Database(Construct):
@@ -58,6 +61,12 @@ class Database(Construct):
                 "log_error_verbosity": "terse",
             },
         )
+        # Our own, and not the one that RDS would manage: of an instance with that it makes neither a read replica nor a
+        # blue/green deployment.
+        self.administrator = _login(self, "administrator", ADMINISTRATOR, key)
+        self.secrets = {part: _login(self, part, login, key) for part, login in LOGINS.items()}
+        throughput = settings.database_storage_throughput
+        iops = max(_LEAST_IOPS, _IOPS_PER_MIB * throughput) if throughput else None
         instance_type = ec2.InstanceType(settings.database_class)
         monitoring = iam.Role(
             self,
@@ -73,9 +82,10 @@ class Database(Construct):
             instance_identifier=INSTANCE,
             engine=engine,
             instance_type=instance_type,
-            # RDS makes the administrator's password itself, keeps it in Secrets Manager and turns it every seven days.
-            credentials=rds.Credentials.from_username(ADMINISTRATOR),
-            manage_master_user_password=True,
+            # By reference: CloudFormation reads the secret, the template does not hold it.
+            credentials=rds.Credentials.from_password(
+                ADMINISTRATOR, self.administrator.secret_value_from_json("password")
+            ),
             vpc=vpc,
             vpc_subnets=DATABASE,
             security_groups=[group],
@@ -84,6 +94,8 @@ class Database(Construct):
             storage_type=rds.StorageType.GP3,
             allocated_storage=settings.database_storage_gib,
             max_allocated_storage=settings.database_storage_most_gib,
+            storage_throughput=throughput,
+            iops=iops,
             storage_encrypted=True,
             storage_encryption_key=key,
             # People's logins can do without passwords: GRANT rds_iam TO custodian_1.
@@ -116,6 +128,11 @@ class Database(Construct):
                 vpc_subnets=DATABASE,
                 security_groups=[group],
                 publicly_accessible=False,
+                # What keeps the source going has to keep its copy going; by themselves they would be smaller here.
+                storage_type=rds.StorageType.GP3,
+                storage_throughput=throughput,
+                iops=iops,
+                max_allocated_storage=settings.database_storage_most_gib,
                 # Encrypted with the key of its source: in one region RDS refuses to be told so.
                 iam_authentication=True,
                 parameter_group=parameters,
@@ -128,20 +145,21 @@ class Database(Construct):
                 monitoring_interval=cdk.Duration.seconds(60),
                 monitoring_role=monitoring,
             )
-        self.secrets = {
-            part: sm.Secret(
-                self,
-                f"{part.title()}Login",
-                secret_name=f"loginpipe/database/{part}",
-                description=f"loginpipe: the database login {login}",
-                encryption_key=key,
-                generate_secret_string=sm.SecretStringGenerator(
-                    secret_string_template=f'{{"username": "{login}"}}',
-                    generate_string_key="password",
-                    password_length=40,
-                    exclude_punctuation=True,
-                ),
-                removal_policy=cdk.RemovalPolicy.RETAIN,
-            )
-            for part, login in LOGINS.items()
-        }
+
+
+def _login(scope: Construct, part: str, login: str, key: kms.IKey) -> sm.Secret:
+    """Return the secret of a login, with a password that is made with it."""
+    return sm.Secret(
+        scope,
+        f"{part.title()}Login",
+        secret_name=f"loginpipe/database/{part}",
+        description=f"loginpipe: the database login {login}",
+        encryption_key=key,
+        generate_secret_string=sm.SecretStringGenerator(
+            secret_string_template=f'{{"username": "{login}"}}',
+            generate_string_key="password",
+            password_length=40,
+            exclude_punctuation=True,
+        ),
+        removal_policy=cdk.RemovalPolicy.RETAIN,
+    )

@@ -1,7 +1,7 @@
 """Make databases and logins on a new RDS instance, or give the logins the passwords that their secrets hold now.
 
-Its text is the command of a one-off task (`loginpipe_aws.setup`), run in the image by the administrator that RDS has
-made: it uses nothing but psycopg2 and the environment. PGHOST, PGUSER and PGPASSWORD say how to connect;
+Its text is the command of a one-off task (`loginpipe_aws.setup`), run in the image by the instance's
+administrator: it uses nothing but psycopg2 and the environment. PGHOST, PGUSER and PGPASSWORD say how to connect;
 OWNER_PASSWORD, PIPELINE_PASSWORD and DAGSTER_PASSWORD are the logins'. Run it again after a password was changed.
 """
 

@@ -14,6 +14,7 @@ from aws_cdk import aws_servicediscovery as discovery
 from constructs import Construct
 
 from loginpipe_aws.containers import DAGSTER_HOME, add_container, image_of, task_definition
+from loginpipe_aws.context import Release
 from loginpipe_aws.network import GRPC_PORT, TASKS, WEB_PORT, Network, as_it_is
 from loginpipe_aws.roles import Roles
 from loginpipe_aws.telemetry import Telemetry
@@ -39,7 +40,7 @@ class Services(Construct):
         network: Network,
         roles: Roles,
         images: ecr.IRepository,
-        image_tag: str,
+        released: Release,
         logins: Mapping[str, sm.ISecret],
         key: kms.IKey,
         telemetry: Telemetry,
@@ -50,12 +51,13 @@ class Services(Construct):
         # settings, for what loads its code.
         super().__init__(scope, construct_id)
         self._cluster, self._network = cluster, network
-        image = image_of(images, image_tag)
+        image = image_of(images, released.image_tag)
         both = {part: logins[part] for part in ("pipeline", "dagster")}
         storage = {"dagster": logins["dagster"]}
 
-        # A run of 200 messages of 1 MiB each has its peak at 690 MiB, of 100,000 messages in the archive at 300.
-        self.run = task_definition(self, "Run", cpu=1024, memory_mib=2048, role=roles.run)
+        self.run = task_definition(
+            self, "Run", cpu=released.run_cpu, memory_mib=released.run_memory_mib, role=roles.run
+        )
         add_container(
             self.run,
             "run",

@@ -1,4 +1,4 @@
-"""What is run once before the services: the cluster, a task that prepares the database, and one that migrates it."""
+"""What is run before the services: the cluster; tasks that prepare the database, migrate it, and call `doctor`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,14 +30,18 @@ class Setup(Construct):
         *,
         vpc: ec2.IVpc,
         role: iam.IRole,
+        run_role: iam.IRole,
         images: ecr.IRepository,
         image_tag: str,
-        instance: rds.DatabaseInstance,
+        instance: rds.IDatabaseInstance,
+        administrator: sm.ISecret,
         logins: Mapping[str, sm.ISecret],
         key: kms.IKey,
         environment: Mapping[str, str],
+        pipeline: Mapping[str, str],
         log_group: logs.ILogGroup,
     ) -> None:
+        # `environment` is what migrating takes, `pipeline` what a run is told.
         super().__init__(scope, construct_id)
         image = image_of(images, image_tag)
         self.cluster = ecs.Cluster(
@@ -59,9 +63,6 @@ class Setup(Construct):
             logins={},
             key=key,
         )
-        administrator = instance.secret
-        if administrator is None:
-            raise LookupError("RDS keeps no secret of the administrator")
         prepare.add_secret("PGPASSWORD", password_of(self.prepare, administrator, key))
         for part, secret in logins.items():
             prepare.add_secret(f"{part.upper()}_PASSWORD", password_of(self.prepare, secret, key))
@@ -75,5 +76,18 @@ class Setup(Construct):
             environment={**environment, "LOGINPIPE_DATABASE_URL": database_url(instance, "owner", "loginpipe")},
             log_group=log_group,
             logins={part: logins[part] for part in ("owner", "dagster")},
+            key=key,
+        )
+
+        # What a run is and may, with the image that is to come: before the services have it.
+        self.check = task_definition(self, "Check", cpu=512, memory_mib=1024, role=run_role)
+        add_container(
+            self.check,
+            "check",
+            image=image,
+            command=["loginpipe", "doctor"],
+            environment=pipeline,
+            log_group=log_group,
+            logins={part: logins[part] for part in ("pipeline", "dagster")},
             key=key,
         )

@@ -61,7 +61,7 @@ class DataStack(cdk.Stack):
         )
         self.keys = DataKeys(self, "Keys")
         self.telemetry = Telemetry(self, "Telemetry", key=self.keys.telemetry, alert_email=settings.alert_email)
-        self.storage = Storage(self, "Storage", key=self.keys.data)
+        self.storage = Storage(self, "Storage", key=self.keys.data, image_reader_arns=settings.image_reader_arns)
         self.queue = LoginQueue(self, "Queue", key=self.keys.queue, sender_arns=settings.sender_arns)
         self.network = Network(
             self,
@@ -138,6 +138,10 @@ class DataStack(cdk.Stack):
         given: dict[str, Any] = {
             "LOGINPIPE_RETENTION_DAYS": released.retention_days,
             "LOGINPIPE_RUNBOOK_URL": released.runbook_url,
+            "LOGINPIPE_BATCH_MESSAGES": released.batch_messages,
+            "LOGINPIPE_BATCH_SECONDS": released.batch_seconds,
+            "LOGINPIPE_RECEIVERS": released.receivers,
+            "LOGINPIPE_MAX_RUNS": released.max_runs,
         }
         return {
             **self.dagster_environment(),
@@ -165,12 +169,15 @@ class SetupStack(cdk.Stack):
             "Setup",
             vpc=data.network.vpc,
             role=data.roles.setup,
+            run_role=data.roles.run,
             images=data.storage.images,
             image_tag=released.image_tag,
             instance=data.database.instance,
+            administrator=data.database.administrator,
             logins=data.database.secrets,
             key=data.keys.data,
             environment={**data.storage_environment(), "LOGINPIPE_ENV": "production"},
+            pipeline=data.pipeline_environment(released),
             log_group=data.telemetry.parts["setup"],
         )
 
@@ -198,7 +205,7 @@ class ServicesStack(cdk.Stack):
             network=data.network,
             roles=data.roles,
             images=data.storage.images,
-            image_tag=released.image_tag,
+            released=released,
             logins=data.database.secrets,
             key=data.keys.data,
             telemetry=data.telemetry,

@@ -1,9 +1,11 @@
 """The buckets: the archive, what tasks print, and who read which; and the repository of images."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import aws_cdk as cdk
 from aws_cdk import aws_ecr as ecr
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
@@ -16,7 +18,7 @@ _IMAGES_KEPT: Final = 30
 class Storage(Construct):
     """Private buckets and a private repository; what they hold outlives the stack."""
 
-    def __init__(self, scope: Construct, construct_id: str, *, key: kms.Key) -> None:
+    def __init__(self, scope: Construct, construct_id: str, *, key: kms.Key, image_reader_arns: Sequence[str]) -> None:
         super().__init__(scope, construct_id)
         self.access_logs = _bucket(
             self,
@@ -53,6 +55,14 @@ class Storage(Construct):
             removal_policy=cdk.RemovalPolicy.RETAIN,
             lifecycle_rules=[ecr.LifecycleRule(max_image_count=_IMAGES_KEPT)],
         )
+        if image_reader_arns:
+            self.images.add_to_resource_policy(
+                iam.PolicyStatement(
+                    sid="CopyReleases",
+                    principals=[iam.ArnPrincipal(arn) for arn in image_reader_arns],
+                    actions=["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:BatchCheckLayerAvailability"],
+                )
+            )
 
 
 def _bucket(

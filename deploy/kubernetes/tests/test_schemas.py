@@ -50,13 +50,65 @@ def test_kustomize_builds_the_folder() -> None:
         kubernetes_validate.validate(manifest, VERSIONS[-1], strict=True)
 
 
+WEBSERVER = VALUES["dagsterWebserver"]
+DAEMON = VALUES["dagsterDaemon"]
+(CODE,) = VALUES["dagster-user-deployments"]["deployments"]
+ROLES: dict[str, dict[str, Any]] = {"webserver": WEBSERVER, "daemon": DAEMON, "code": CODE}
+
+
+def deployment_of(role: str) -> dict[str, Any]:
+    """The parts that the chart hands on to a role's Deployment from these values, as its templates do.
+
+    `enabled` is the chart's own, and left out of a startup probe alone. Where a probe of the code server has no command it
+    is given one; a readiness probe that has one would keep its `enabled`.
+    """
+    values = ROLES[role]
+    probes = {
+        name: dict(values[name]) for name in ("startupProbe", "readinessProbe", "livenessProbe") if name in values
+    }
+    assert probes["startupProbe"].pop("enabled") is True
+    if role == "code" and "exec" not in probes["readinessProbe"]:
+        del probes["readinessProbe"]["enabled"]
+        probes["readinessProbe"]["exec"] = {
+            "command": ["dagster", "api", "grpc-health-check", "-p", str(values["port"])]
+        }
+    container = {
+        "name": role,
+        "image": values["image"]["repository"],
+        **{name: values[name] for name in ("securityContext", "resources", "volumeMounts")},
+        **probes,
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": role},
+        "spec": {
+            "selector": {"matchLabels": values["labels"]},
+            "template": {
+                "metadata": {"labels": values["labels"]},
+                "spec": {
+                    "securityContext": values["podSecurityContext"],
+                    "volumes": values["volumes"],
+                    "containers": [container],
+                },
+            },
+        },
+    }
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("role", ROLES)
+def test_what_the_chart_is_told_of_a_role_is_what_the_schema_allows(role: str, version: str) -> None:
+    kubernetes_validate.validate(deployment_of(role), version, strict=True)
+
+
 def job_of_a_run() -> dict[str, Any]:
     """The Job that dagster-k8s makes for a run, given what the chart hands on of the values.
 
     Which is the launcher's part, and with `includeConfigInLaunchedRuns` that of the deployment with the code.
     """
     launcher = VALUES["runLauncher"]["config"]["k8sRunLauncher"]
-    (deployment,) = VALUES["dagster-user-deployments"]["deployments"]
+    deployment = CODE
     assert deployment["includeConfigInLaunchedRuns"] == {"enabled": True}
     context = K8sContainerContext.create_from_config(
         {

@@ -11,6 +11,9 @@ from loginpipe.sqs.depth import STALL, read_depth
 _RECEIVES_LEAST: Final = 3
 """Below that, two failed runs in a row send good messages to the dead-letter queue."""
 
+_RETENTION_MOST: Final = 14 * 86_400
+"""SQS's longest MessageRetentionPeriod, in seconds."""
+
 
 def queue(settings: Settings) -> str:
     """Look at the queue's depth."""
@@ -32,10 +35,16 @@ def dead_letters(settings: Settings) -> str:
             f"maxReceiveCount of queue {queue.name!r} is {policy.max_receives}: make it {_RECEIVES_LEAST} or more, "
             "since every failed run counts as a receive"
         )
-    if _retention(policy.dead_letters) <= _retention(queue):
+    retention = _retention(queue)
+    if _retention(policy.dead_letters) <= retention:
+        mend = (
+            f"make its MessageRetentionPeriod longer than {retention:,} s"
+            if retention < _RETENTION_MOST
+            else f"lower that of {queue.name!r}, which is SQS's longest"
+        )
         raise LoginpipeError(
-            f"queue {policy.dead_letters.name!r} keeps messages no longer than {queue.name!r} does: make its "
-            "MessageRetentionPeriod longer, since a message keeps its age when it moves"
+            f"queue {policy.dead_letters.name!r} keeps messages no longer than {queue.name!r} does: {mend}, since a "
+            "message keeps its age when it moves"
         )
     depth = read_depth(policy.dead_letters)
     if depth.total:

@@ -217,7 +217,7 @@ def prepare_account() -> None:
 
 
 def stand_in(body: dict[str, Any]) -> None:
-    """Replace the two references that mean nothing here: the account of the client's secret, and RDS' own secret."""
+    """Replace the one reference that means nothing here: the account of the client's secret."""
     arn = boto3.client("secretsmanager").list_secrets()["SecretList"]
     oidc = next((secret["ARN"] for secret in arn if secret["Name"] == "loginpipe/oidc"), "")
     text = json.dumps(body).replace(
@@ -225,10 +225,6 @@ def stand_in(body: dict[str, Any]) -> None:
     )
     body.clear()
     body.update(json.loads(text))
-    owner = next((name for name in body["Resources"] if name.startswith("DatabaseOwnerLogin")), None)
-    for output in body.get("Outputs", {}).values():
-        if "MasterUserSecret" in json.dumps(output["Value"]):
-            output["Value"] = {"Ref": owner}
 
 
 def leave_out_unknown(body: dict[str, Any]) -> set[str]:
@@ -273,9 +269,9 @@ def rows(deployed: Deployed, statement: str) -> list[tuple[Any, ...]]:
     return found
 
 
-def with_fingerprint(deployed: Deployed) -> Task:
-    """The task of runs, with the fingerprint of the seal key that was made: an operator sets it before deploying it."""
-    task = deployed.task("run")
+def with_fingerprint(deployed: Deployed, family: str = "run") -> Task:
+    """A task that is what a run is, with the fingerprint of the seal key: an operator sets it before deploying it."""
+    task = deployed.task(family)
     key = read_kms_seal_key(kms_client(production=True), deployed.outputs(STACKS[0])["SealKey"])
     for variable in task.container["environment"]:
         if variable["name"] == "LOGINPIPE_SEAL_KEY_FINGERPRINT":

@@ -79,9 +79,18 @@ def run_task(prepared: Deployed) -> Task:
     return with_fingerprint(prepared)
 
 
-def test_doctor_is_content_with_what_the_task_is_told(run_task: Task, tmp_path: Path) -> None:
-    done = run_task.run(tmp_path)
+@pytest.mark.parametrize("family", ["run", "check"])
+def test_doctor_is_content_with_what_a_task_is_told(prepared: Deployed, tmp_path: Path, family: str) -> None:
+    done = with_fingerprint(prepared, family).run(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "✗" not in done.stdout
+
+
+def test_the_look_before_the_services_ends_badly_where_something_is_wrong(prepared: Deployed, tmp_path: Path) -> None:
+    # The fingerprint of the example's values is of no key.
+    done = prepared.task("check").run(tmp_path)
+    assert done.returncode == 1
+    assert "✗ seal key" in done.stdout
 
 
 def test_passwords_are_in_a_private_file_and_no_longer_in_the_environment(run_task: Task, tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ STACKS: Final = ("LoginpipeData", "LoginpipeSetup", "LoginpipeServices")
 
 
 def run_app(folder: Path, **context: Any) -> "subprocess.CompletedProcess[str]":
-    """Run the app with the values of cdk.json, and others in their place."""
-    values = {**json.loads((AWS / "cdk.json").read_text())["context"], **context}
+    """Run the app as `cdk --context name=value …` does: in production, unless another environment is among them."""
+    values = {**json.loads((AWS / "cdk.json").read_text())["context"], "environment": "production", **context}
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CDK_"))},
         "CDK_CONTEXT_JSON": json.dumps(values),

@@ -50,12 +50,33 @@ def test_the_database_is_private_encrypted_in_two_zones_and_cannot_be_deleted(da
             "DeleteAutomatedBackups": False,
             "CopyTagsToSnapshot": True,
             "EnablePerformanceInsights": True,
-            "ManageMasterUserPassword": True,
-            "MasterUserPassword": Match.absent(),
             "EnableCloudwatchLogsExports": ["postgresql", "upgrade"],
         },
     )
     data.all_resources_properties("AWS::RDS::DBInstance", {"PubliclyAccessible": False, "DeletionProtection": True})
+
+
+def test_a_database_that_has_a_replica_has_no_password_that_rds_manages(account: Account) -> None:
+    # RDS makes no read replica, and no blue/green deployment, of an instance that has one.
+    replica = account.one("AWS::RDS::DBInstance", "DatabaseReplica")
+    assert "DatabaseInstance" in replica.properties["SourceDBInstanceIdentifier"]
+    for instance in account.of("AWS::RDS::DBInstance"):
+        assert not {"ManageMasterUserPassword", "MasterUserSecret"} & set(instance.properties), instance.name
+
+
+def test_the_administrators_password_is_read_from_our_secret_when_the_instance_is_made(account: Account) -> None:
+    database = account.one("AWS::RDS::DBInstance", "DatabaseInstance").properties
+    secret = account.arn(account.one("AWS::SecretsManager::Secret", "DatabaseAdministratorLogin"))
+    assert database["MasterUserPassword"] == f"{{{{resolve:secretsmanager:{secret}:SecretString:password::}}}}"
+    assert database["MasterUsername"] == "loginpipe_admin"
+    # A replica has the logins of its source.
+    assert not {name for name in replica_properties(account) if name.startswith("MasterUser")}
+
+
+def test_the_storage_of_both_instances_has_the_throughput_that_was_asked_for(account: Account) -> None:
+    for properties in (account.one("AWS::RDS::DBInstance", "DatabaseInstance").properties, replica_properties(account)):
+        asked = {name: properties[name] for name in ("StorageType", "StorageThroughput", "Iops", "MaxAllocatedStorage")}
+        assert asked == {"StorageType": "gp3", "StorageThroughput": 3500, "Iops": 14_000, "MaxAllocatedStorage": 1000}
 
 
 def test_the_database_speaks_tls_or_not_at_all_and_logs_no_statement(data: Template) -> None:
@@ -133,6 +154,13 @@ def test_the_named_senders_alone_may_send_from_outside(account: Account) -> None
     assert lets["Action"] == ["sqs:GetQueueUrl", "sqs:SendMessage"]
 
 
+def test_the_named_roles_of_other_environments_may_copy_images_and_no_more(account: Account) -> None:
+    (repository,) = account.of("AWS::ECR::Repository")
+    (lets,) = repository.properties["RepositoryPolicyText"]["Statement"]
+    assert lets["Principal"] == {"AWS": "arn:aws:iam::444455556666:role/loginpipe-deploy"}
+    assert lets["Action"] == ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+
+
 def test_images_are_scanned_and_a_tag_is_never_moved(data: Template) -> None:
     data.has_resource_properties(
         "AWS::ECR::Repository",
@@ -147,6 +175,10 @@ def test_lines_are_kept_for_a_year_and_no_longer(data: Template) -> None:
 def test_the_stack_of_the_data_is_protected_from_deletion(synthesised: Any) -> None:
     manifest = json.loads((synthesised / "manifest.json").read_text())
     assert manifest["artifacts"]["LoginpipeData"]["properties"]["terminationProtection"] is True
+
+
+def replica_properties(account: Account) -> dict[str, Any]:
+    return account.one("AWS::RDS::DBInstance", "DatabaseReplica").properties
 
 
 def refuses_without_tls(statements: list[dict[str, Any]], actions: str) -> bool:

@@ -105,6 +105,29 @@ def test_each_role_that_starts_a_task_reads_and_decrypts_that_tasks_passwords_an
         assert account.may(role, "kms:Decrypt", key)
 
 
+def test_a_password_is_read_by_those_who_start_what_signs_in_with_it(account: Account) -> None:
+    key = account.one("AWS::KMS::Key", "KeysData")
+    tasks = {
+        "Administrator": {"SetupPrepare"},
+        "Owner": {"SetupPrepare", "SetupMigrate"},
+        "Pipeline": {"SetupPrepare", "SetupCheck", "ServicesRun", "ServicesCodeServer"},
+        "Dagster": {
+            "SetupPrepare", "SetupMigrate", "SetupCheck", "ServicesRun", "ServicesCodeServer", "ServicesDaemon",
+            "ServicesWebserver",
+        },
+    }  # fmt: skip
+    assert len(account.of("AWS::SecretsManager::Secret")) == len(tasks)
+    for part, readers in tasks.items():
+        secret = account.one("AWS::SecretsManager::Secret", f"Database{part}Login")
+        assert secret.properties["KmsKeyId"] == account.arn(key)
+        for action in ("secretsmanager:GetSecretValue", "secretsmanager:BatchGetSecretValue"):
+            assert account.who_may(action, secret) <= {f"{task}ExecutionRole" for task in readers}
+        assert account.who_may("secretsmanager:GetSecretValue", secret) == {f"{task}ExecutionRole" for task in readers}
+        assert account.who_may("secretsmanager:PutSecretValue", secret) == set()
+    # Nor does a secret's own policy let anybody in.
+    assert not [each for each in account.resources if each.type == "AWS::SecretsManager::ResourcePolicy"]
+
+
 def test_the_role_of_the_daemon_starts_that_one_task_with_its_two_roles(account: Account) -> None:
     run = account.one("AWS::ECS::TaskDefinition", "ServicesRun")
     daemon = account.one("AWS::IAM::Role", "RolesDaemon")

@@ -39,6 +39,18 @@ def test_postgres_is_reached_by_tasks_web_server_and_the_named_networks(account:
     assert into == {"NetworkTasks", "NetworkWebserver", "10.8.0.0/16"}
 
 
+def test_what_goes_unencrypted_goes_to_two_ports_from_where_the_readme_says(account: Account) -> None:
+    into: dict[int, set[str]] = {}
+    for rule in rules(account, "Ingress"):
+        assert rule["FromPort"] == rule["ToPort"]
+        source = rule.get("CidrIp") or rule["SourceSecurityGroupId"].removesuffix(".GroupId")[:-8]
+        into.setdefault(rule["FromPort"], set()).add(source)
+    assert set(into) == {443, 5432, 3000, 4000}
+    # These two: HTTP to the web servers, gRPC to the code server.
+    assert into[3000] == {"NetworkBalancer"}
+    assert into[4000] == {"NetworkWebserver", "NetworkTasks"}
+
+
 def test_no_subnet_gives_public_addresses_and_those_of_tasks_and_database_have_no_route_out(account: Account) -> None:
     routes = account.of("AWS::EC2::Route")
     tables = {

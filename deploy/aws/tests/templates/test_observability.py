@@ -23,7 +23,7 @@ def test_there_is_an_alarm_for_each_way_to_stand_still(account: Account) -> None
         ("ApproximateAgeOfOldestMessage", 900),
         ("ApproximateNumberOfMessagesVisible", 0),
         ("ApproximateNumberOfMessagesNotVisible", 100_000),
-        ("FreeStorageSpace", 20 * 2**30),
+        ("FreeStorageSpace", 80 * 2**30),
         ("CPUUtilization", 80),
         ("DatabaseConnections", 320),
         ("UnHealthyHostCount", 0),

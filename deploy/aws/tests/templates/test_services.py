@@ -12,11 +12,13 @@ from iam import Account
 
 AWS = Path(__file__).parents[2]
 ROOT = AWS.parents[1]
+ONE_OFF = {"prepare", "migrate", "check"}
 SERVICES = ("CodeServer", "Daemon", "Webserver")
 PIPELINE_SETTINGS = {
     "LOGINPIPE_ENV", "LOGINPIPE_QUEUE", "LOGINPIPE_DATABASE_URL", "LOGINPIPE_TOKEN_KEYS", "LOGINPIPE_SEAL_KEY",
     "LOGINPIPE_SEAL_KEY_FINGERPRINT", "LOGINPIPE_ARCHIVE_URL", "LOGINPIPE_RETENTION_DAYS", "LOGINPIPE_RUNBOOK_URL",
-    "LOGINPIPE_ALERT_SNS_TOPIC",
+    "LOGINPIPE_ALERT_SNS_TOPIC", "LOGINPIPE_BATCH_MESSAGES", "LOGINPIPE_BATCH_SECONDS", "LOGINPIPE_RECEIVERS",
+    "LOGINPIPE_MAX_RUNS",
 }  # fmt: skip
 OURS = {"LOGINPIPE_RUN_TASK_DEFINITION", "LOGINPIPE_COMPUTE_LOGS_BUCKET"}
 """Read by dagster.yaml beside the app, and by nothing else."""
@@ -36,7 +38,7 @@ def environment(container: dict[str, Any]) -> dict[str, str]:
 
 
 def test_there_is_a_task_for_each_part(account: Account) -> None:
-    assert set(containers(account)) == {"prepare", "migrate", "run", "codeserver", "daemon", "webserver"}
+    assert set(containers(account)) == {*ONE_OFF, "run", "codeserver", "daemon", "webserver"}
 
 
 def test_every_container_is_read_only_unprivileged_and_without_capabilities(account: Account) -> None:
@@ -57,13 +59,30 @@ def test_every_variable_is_one_that_loginpipe_or_dagster_yaml_reads(account: Acc
         assert ours <= documented | OURS
 
 
-@pytest.mark.parametrize("part", ["run", "codeserver"])
+@pytest.mark.parametrize("part", ["run", "codeserver", "check"])
 def test_what_loads_the_code_is_told_every_setting_of_the_installation(account: Account, part: str) -> None:
     given = environment(containers(account)[part])
     assert set(given) >= PIPELINE_SETTINGS
     assert given["LOGINPIPE_ENV"] == "production"
     assert given["LOGINPIPE_TOKEN_KEYS"].startswith("awskms:v1=")
     assert given["LOGINPIPE_ARCHIVE_URL"].endswith("/archive")
+    scaled = {name: given[f"LOGINPIPE_{name}"] for name in ("BATCH_MESSAGES", "BATCH_SECONDS", "RECEIVERS", "MAX_RUNS")}
+    assert scaled == {"BATCH_MESSAGES": "25000", "BATCH_SECONDS": "10", "RECEIVERS": "16", "MAX_RUNS": "6"}
+
+
+def test_a_run_has_the_size_that_was_asked_for(account: Account) -> None:
+    run = account.one("AWS::ECS::TaskDefinition", "ServicesRun").properties
+    assert (run["Cpu"], run["Memory"]) == ("2048", "4096")
+
+
+def test_the_look_before_the_services_has_the_role_the_logins_and_the_settings_of_a_run(account: Account) -> None:
+    check = account.one("AWS::ECS::TaskDefinition", "SetupCheck").properties
+    run = account.one("AWS::ECS::TaskDefinition", "ServicesRun").properties
+    assert check["TaskRoleArn"] == run["TaskRoleArn"]
+    (looks,), (runs,) = check["ContainerDefinitions"], run["ContainerDefinitions"]
+    for same in ("Environment", "Secrets", "Image", "EntryPoint", "Command"):
+        assert looks[same] == runs[same], same
+    assert looks["Command"] == ["loginpipe", "doctor"]
 
 
 @pytest.mark.parametrize("part", ["daemon", "webserver"])
@@ -81,7 +100,7 @@ def test_every_variable_of_dagster_yaml_is_set_where_it_is_read(account: Account
     launching = {"LOGINPIPE_RUN_TASK_DEFINITION"}
     assert launching < read
     for part, container in containers(account).items():
-        if part not in {"prepare", "migrate"}:
+        if part not in ONE_OFF:
             starts_runs = part in {"daemon", "webserver"}
             assert read - (set() if starts_runs else launching) <= set(environment(container)), part
 

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Copies the image of a release into this environment's repository, byte for byte: copy-image.sh 1.2.3
+#
+# RELEASES is the repository that the release workflow pushes to, GITHUB_REPOSITORY the one whose workflow that is; AWS'
+# credentials are those of the environment. What that workflow has not signed is not copied.
+set -euo pipefail
+
+version=${1:?which version, as in 1.2.3}
+
+images=$(aws cloudformation describe-stacks --stack-name LoginpipeData --output text \
+  --query "Stacks[0].Outputs[?OutputKey=='Images'].OutputValue")
+for registry in "${RELEASES%%/*}" "${images%%/*}"; do
+  # 111122223333.dkr.ecr.eu-central-1.amazonaws.com
+  region=$(cut -d. -f4 <<< "$registry")
+  aws ecr get-login-password --region "$region" | docker login --username AWS --password-stdin "$registry"
+done
+
+# By its digest from here on: what is verified is what is copied.
+digest=$(skopeo inspect --no-tags --format '{{.Digest}}' "docker://$RELEASES:$version")
+gh attestation verify "oci://$RELEASES@$digest" --repo "$GITHUB_REPOSITORY" \
+  --signer-workflow "$GITHUB_REPOSITORY/.github/workflows/release.yml"
+
+known=$(aws ecr batch-get-image --repository-name "${images#*/}" --image-ids "imageTag=$version" \
+  --query 'images[0].imageId.imageDigest' --output text)
+if [ "$known" = None ]; then
+  skopeo copy --all --preserve-digests "docker://$RELEASES@$digest" "docker://$images:$version"
+elif [ "$known" != "$digest" ]; then
+  echo "$images has another image as $version ($known, the release is $digest): delete it there, or give the release another version" >&2
+  exit 1
+fi

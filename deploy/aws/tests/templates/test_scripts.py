@@ -1,0 +1,100 @@
+"""The two scripts that a deployment calls, with stand-ins for the programs of others that they call in their turn."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from conftest import AWS
+
+RELEASES = "444455556666.dkr.ecr.us-east-1.amazonaws.com/loginpipe"
+OWN = "111122223333.dkr.ecr.eu-central-1.amazonaws.com/loginpipe"
+DIGEST = "sha256:" + "a" * 64
+ANSWERS = {
+    "aws cloudformation describe-stacks": 'case "$*" in *Images*) echo "$OWN";; *) echo subnet-1;; esac',
+    "aws ecr get-login-password": "echo word",
+    "aws ecr batch-get-image": 'echo "${KNOWN:-None}"',
+    "aws ecs run-task": "echo arn:aws:ecs:eu-central-1:111122223333:task/loginpipe/0123",
+    "aws ecs wait": ":",
+    "aws ecs describe-tasks": 'printf "%s\\tEssential container in task exited\\n" "${CODE:-0}"',
+    "docker login": "cat > /dev/null",
+    "skopeo inspect": 'echo "$DIGEST"',
+    "skopeo copy": ":",
+    "gh attestation verify": 'exit "${UNSIGNED:-0}"',
+}
+"""Beginning of a command → what the stand-in does instead."""
+
+
+def run(folder: Path, script: str, argument: str, **environment: str) -> tuple["subprocess.CompletedProcess[str]", str]:
+    """Run a script; return what came of it, and the commands that it called, a line each."""
+    cases = "\n".join(f'"{beginning}"*) {answer};;' for beginning, answer in ANSWERS.items())
+    for program in {beginning.split()[0] for beginning in ANSWERS}:
+        stand_in = folder / program
+        stand_in.write_text(
+            f'#!/bin/sh\necho "{program} $*" >> "$CALLED"\ncase "{program} $*" in\n{cases}\n*) exit 9;; esac\n'
+        )
+        stand_in.chmod(0o755)
+    called = folder / "called"
+    done = subprocess.run(
+        ["bash", str(AWS / script), argument],
+        env={
+            "PATH": f"{folder}:{os.environ['PATH']}", "CALLED": str(called), "OWN": OWN, "DIGEST": DIGEST,
+            "RELEASES": RELEASES, "GITHUB_REPOSITORY": "example/loginpipe", **environment,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    return done, called.read_text()
+
+
+def test_an_image_is_verified_and_copied_by_its_digest(tmp_path: Path) -> None:
+    done, called = run(tmp_path, "copy-image.sh", "1.2.3")
+    assert done.returncode == 0, done.stderr
+    verified = called.index(f"gh attestation verify oci://{RELEASES}@{DIGEST} --repo example/loginpipe ")
+    assert "--signer-workflow example/loginpipe/.github/workflows/release.yml" in called
+    copied = called.index(f"skopeo copy --all --preserve-digests docker://{RELEASES}@{DIGEST} docker://{OWN}:1.2.3")
+    assert verified < copied
+
+
+def test_each_repository_is_signed_in_to_in_its_own_region(tmp_path: Path) -> None:
+    _, called = run(tmp_path, "copy-image.sh", "1.2.3")
+    for region, repository in (("us-east-1", RELEASES), ("eu-central-1", OWN)):
+        assert f"get-login-password --region {region}\n" in called
+        assert f"docker login --username AWS --password-stdin {repository.removesuffix('/loginpipe')}\n" in called
+
+
+def test_what_the_release_workflow_has_not_signed_is_not_copied(tmp_path: Path) -> None:
+    done, called = run(tmp_path, "copy-image.sh", "1.2.3", UNSIGNED="1")
+    assert done.returncode == 1
+    assert "skopeo copy" not in called
+
+
+def test_an_image_that_is_there_already_is_verified_and_left(tmp_path: Path) -> None:
+    done, called = run(tmp_path, "copy-image.sh", "1.2.3", KNOWN=DIGEST)
+    assert done.returncode == 0
+    assert "gh attestation verify" in called
+    assert "skopeo copy" not in called
+
+
+def test_another_image_under_the_releases_tag_stops_it_with_one_line(tmp_path: Path) -> None:
+    done, called = run(tmp_path, "copy-image.sh", "1.2.3", KNOWN="sha256:0")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{OWN} has another image as 1.2.3 (sha256:0, the release is {DIGEST}): ")
+    assert done.stderr.count("\n") == 1
+    assert "skopeo copy" not in called
+
+
+@pytest.mark.parametrize(("code", "expected"), [("0", 0), ("1", 1), ("None", 1)], ids=["well", "badly", "never begun"])
+def test_a_one_off_task_ends_the_script_as_it_ended_itself(tmp_path: Path, code: str, expected: int) -> None:
+    done, called = run(tmp_path, "run-task.sh", "loginpipe-migrate", CODE=code)
+    assert done.returncode == expected
+    assert "--task-definition loginpipe-migrate" in called
+    assert "{subnets=[subnet-1],securityGroups=[subnet-1],assignPublicIp=DISABLED}" in called
+    assert called.index("ecs wait tasks-stopped") < called.index("ecs describe-tasks")
+    if expected:
+        assert done.stderr == (
+            f"loginpipe-migrate ended with {code} (Essential container in task exited): see the log group "
+            "/loginpipe/setup, of loginpipe-run /loginpipe/run\n"
+        )

@@ -1,0 +1,92 @@
+"""What the documents name exists: metrics, settings, tests, commands to make."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from loginpipe.logins.delays import DELAY_BOUNDS
+from loginpipe.ops.metric_families import behind_metric, queue_metrics, table_metrics
+from loginpipe.postgres.metrics import QueueTotals, Totals, VaultTotals
+from loginpipe.settings import PREFIX, Settings
+from loginpipe.sqs.depth import Depth
+
+ROOT = Path(__file__).parents[2]
+TESTS = ROOT / "loginpipe_tests"
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "deploy").rglob("*.md")]
+MONITORING = [
+    path for folder in ("prometheus", "grafana") for path in (ROOT / "deploy" / folder).rglob("*") if path.is_file()
+]
+
+ROLES = {"loginpipe_admin", "loginpipe_analyst", "loginpipe_owner", "loginpipe_pipeline", "loginpipe_writer"}
+FOLDERS = {"loginpipe_aws", "loginpipe_tests"}
+
+
+def named(pattern: str, paths: list[Path]) -> dict[str, str]:
+    """Every name of a form in some files, and one of the files that it is in."""
+    return {name: str(path.relative_to(ROOT)) for path in paths for name in re.findall(pattern, path.read_text())}
+
+
+def metrics() -> Iterator[str]:
+    """The name of every sample that `loginpipe metrics` can serve, and of every family but the counters'."""
+    depth = Depth(1, 1, 1)
+    totals = QueueTotals(Counter(), (1,) * (len(DELAY_BOUNDS) + 1), 1.0, 1.0, 1.0)
+    faults: Counter[tuple[str, str]] = Counter({("missing", "ip"): 1})
+    for family in (
+        *queue_metrics("logins", depth, depth),
+        *table_metrics(Totals({"logins": totals}, faults), VaultTotals(1, {1: 1.0})),
+        behind_metric("logins", depth, totals, now=1.0),
+    ):
+        assert family.samples, family.name
+        yield from (sample.name for sample in family.samples)
+        if family.type != "counter":
+            yield family.name
+    # What `PipelineCollector` says of its own.
+    yield from re.findall(r'GaugeMetricFamily\("(\w+)"', (ROOT / "loginpipe" / "ops" / "metrics.py").read_text())
+
+
+def test_every_metric_that_is_named_exists() -> None:
+    found = named(r"\bloginpipe_[a-z_]+", [*DOCUMENTS, *MONITORING])
+    wrong = {name: where for name, where in found.items() if name not in {*metrics(), *ROLES, *FOLDERS}}
+    assert len(found) > 20
+    assert wrong == {}
+
+
+def test_every_setting_that_is_named_exists() -> None:
+    there = {PREFIX + name.upper() for name in Settings.model_fields}
+    # What the compose files themselves ask for.
+    there |= set(named(r"\$\{(LOGINPIPE_[A-Z_]+)", [*ROOT.glob("*.yml"), *(ROOT / "deploy" / "compose").glob("*.yml")]))
+    found = named(r"\bLOGINPIPE_[A-Z_]*[A-Z]", DOCUMENTS)
+    assert len(found) > 20
+    assert {name: where for name, where in found.items() if name not in there} == {}
+
+
+def test_every_code_with_which_something_is_refused_by_us_is_in_the_runbook() -> None:
+    from loginpipe.sqs import sending
+
+    text = (ROOT / "docs" / "operations.md").read_text()
+    for code in (sending.TOO_LONG, sending.TOO_MANY_ATTRIBUTES, "NotConfirmed"):
+        assert f"`{code}`" in text
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/guarantees.md"])
+def test_every_test_that_holds_us_to_a_promise_exists(document: str) -> None:
+    """A path without a folder is in the folder of the one before it, as in "`integration/test_a.py`, `test_b.py`"."""
+    paths = re.findall(r"`((?:\w+/)*)((?:test_)?\w+\.py)`", (ROOT / document).read_text())
+    assert len(paths) > 5
+    folder, missing = "", []
+    for named_folder, name in paths:
+        folder = named_folder or folder
+        if not (TESTS / folder / name).is_file():
+            missing.append(folder + name)
+    assert missing == []
+
+
+def test_everything_to_be_made_can_be_made() -> None:
+    targets = re.findall(r"^([a-z][a-z-]*(?: [a-z-]+)*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    there = {target for line in targets for target in line.split()}
+    found = named(r"(?m)(?:`|^ {4})make ([a-z][a-z-]+)", DOCUMENTS)
+    assert len(found) > 5
+    assert {target: where for target, where in found.items() if target not in there} == {}
