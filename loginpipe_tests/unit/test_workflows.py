@@ -298,7 +298,7 @@ def made_by_workflows() -> set[str]:
 def test_whatever_make_checks_or_builds_a_workflow_checks_or_builds() -> None:
     shown = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE))
     # They show, measure or change something.
-    others = {"help", "demo", "dev", "chaos", "screenshots", "format", "constraints", "clean"}
+    others = {"help", "demo", "dev", "screenshots", "format", "constraints", "clean"}
     others |= {name for name in shown if re.fullmatch(r"bench(-.*)?", name)}
     assert others <= shown
     # `release-files` makes it.
