@@ -21,6 +21,7 @@ from loginpipe_tests.e2e.project import Project, eventually, running_project, ru
 from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
 
 QUEUE = "login-queue"
+_REPORT = Path(__file__).parent / "report" / "sensor.json"
 _BOOKS = """
     SELECT count(*), sum(received), sum(inserted), sum(rejected), sum(duplicates), sum(leases_lost)
     FROM loginpipe.ingest_runs WHERE finished_at IS NOT NULL
@@ -32,7 +33,7 @@ _DELAYS = """
 
 
 def main() -> None:
-    """Send, wait until all is stored, print what the books say."""
+    """Send, wait until all is stored, write and print what the books say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=50_000)
     parser.add_argument("--seconds", type=int, default=300, help="over which they arrive, evenly")
@@ -43,7 +44,9 @@ def main() -> None:
         (Path(folder) / ".env").write_text(f"AWS_ENDPOINT_URL={endpoint.url}\n")
         create_login_queue(endpoint.client, QUEUE)
         with running_project(Path(folder)) as project, running_ui(project):
-            print_figures(measured(project, endpoint, options.messages, options.seconds), as_json=options.json)
+            found = measured(project, endpoint, options.messages, options.seconds)
+    _REPORT.write_text(json.dumps(found, indent=1) + "\n")
+    print_figures(found, as_json=options.json)
 
 
 def measured(project: Project, endpoint: Endpoint, messages: int, seconds: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ same values again. Sizes are those right after loading, of tables that are only 
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Final
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from benchmarks.measuring import measured
 from benchmarks.plan import OURS_NEW, QUICK, contenders
 from benchmarks.workload import distinct_bodies
 
+_REPORT: Final = Path(__file__).parent / "report" / "storage.json"
 _SIZES: Final = """
     SELECT CASE WHEN relname LIKE 'user_logins%' THEN 'user_logins'
                 WHEN relname LIKE 'ingested_messages%' THEN 'ledger'
@@ -30,13 +32,15 @@ _LOG: Final = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')"
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, write the report and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.storage", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--json", action="store_true", help="print JSON only")
     options = parser.parse_args()
     with running_ground() as ground:
-        print_figures(bytes_a_message(ground, options.messages), options.messages, as_json=options.json)
+        found = bytes_a_message(ground, options.messages)
+    _REPORT.write_text(json.dumps({"messages": options.messages, "bytes_a_message": found}, indent=1) + "\n")
+    print_figures(found, options.messages, as_json=options.json)
 
 
 def bytes_a_message(ground: Ground, messages: int) -> dict[str, dict[str, float]]:
