@@ -358,8 +358,10 @@ def test_tls_is_verified_with_the_certificates_that_boto3_trusts(
     assert len(set(ours)) == 1, "a connection for each call"
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(secure: Any) -> None:
+def test_a_certificate_that_nobody_vouches_for_is_refused(secure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     server, _ = secure("localhost")
+    # botocore would try again for ten seconds.
+    monkeypatch.setattr("loginpipe.sqs.client._ATTEMPTS", 1)
     with pytest.raises(QueueError, match="cannot be reached"):
         open_queue(QUEUE_URL, connections=1)
     assert server.asked == []
