@@ -13,6 +13,7 @@ from loginpipe.sqs import client
 from loginpipe.sqs.client import Queue
 from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.leases import BACK_OFF_MOST_SECONDS, LONGEST_LEASE_SECONDS, HandBack, LeaseKeeper, back_off_seconds
+from loginpipe_tests.clock import Clock
 from loginpipe_tests.wire import (
     Answer,
     Call,
@@ -37,16 +38,6 @@ def wire(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
         monkeypatch.setenv("AWS_ENDPOINT_URL", wire.url)
         monkeypatch.setattr(client, "_ATTEMPTS", 1)
         yield wire
-
-
-class Clock:
-    """Monotonic seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

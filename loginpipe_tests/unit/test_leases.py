@@ -11,19 +11,10 @@ from loginpipe.resources.sqs import calls_at_once, most_kept
 from loginpipe.settings import Settings
 from loginpipe.sqs.client import Queue
 from loginpipe.sqs.leases import LeaseKeeper
+from loginpipe_tests.clock import Clock
 from loginpipe_tests.wire import delivered
 
 NO_CLIENT: Any = None
-
-
-class Clock:
-    """Monotonic seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
