@@ -15,7 +15,7 @@ import dagster as dg
 import psycopg2
 import pytest
 
-from loginpipe.jobs import INGEST_JOB
+from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.local.queues import create_login_queue, send_bodies
 from loginpipe.local.stack import LocalStack, running_stack
 from loginpipe.masking.key_files import generate_seal_key, generate_token_keys, private_half

@@ -312,7 +312,7 @@ def cause_of_failure(result: dg.ExecuteInProcessResult) -> str:
     assert error is not None
     while error.cause is not None:
         error = error.cause
-    return error.message.removeprefix("loginpipe.errors.").removesuffix("\n")
+    return error.message.removeprefix("loginpipe.common.errors.").removesuffix("\n")
 
 
 def metadata(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, Any]]:

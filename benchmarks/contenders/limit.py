@@ -6,7 +6,7 @@ What the pipeline reaches of it says how much its own work costs; above it, no p
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from loginpipe.settings import load_settings
+from loginpipe.common.settings import load_settings
 from loginpipe.sqs.client import BATCH_MOST, Queue, open_queue
 from loginpipe.sqs.receiver import LONG_POLL_SECONDS
 

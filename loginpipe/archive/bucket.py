@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from loginpipe.aws import CREDENTIALS, LOCAL_FAULTS, OUT_OF_REACH, UNAVAILABLE, aws_session, endpoint_fault
-from loginpipe.errors import ArchivedDayError, ArchiveError
+from loginpipe.common.aws import CREDENTIALS, LOCAL_FAULTS, OUT_OF_REACH, UNAVAILABLE, aws_session, endpoint_fault
+from loginpipe.common.errors import ArchivedDayError, ArchiveError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

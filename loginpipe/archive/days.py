@@ -13,7 +13,7 @@ from uuid import uuid4
 from loginpipe.archive.parquet import ROWS_AT_ONCE, content_of, write_day
 from loginpipe.archive.store import Store, Stores
 from loginpipe.archive.verification import fault_of
-from loginpipe.errors import ArchivedDayError
+from loginpipe.common.errors import ArchivedDayError
 from loginpipe.postgres.archive import (
     ArchivedDay,
     archived_day,

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Final
 
 from loginpipe.archive.digest import Row
-from loginpipe.errors import ArchivedDayError
+from loginpipe.common.errors import ArchivedDayError
 from loginpipe.masking.tokens import TokenKeys
 
 _ONE_ERASURE: Final = timedelta(milliseconds=1)

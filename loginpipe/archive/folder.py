@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from shutil import copyfile
 
-from loginpipe.errors import ArchivedDayError, ArchiveError
+from loginpipe.common.errors import ArchivedDayError, ArchiveError
 
 
 class Folder:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from loginpipe.archive.digest import Digest, Row
-from loginpipe.errors import ArchivedDayError, ArchiveError
+from loginpipe.common.errors import ArchivedDayError, ArchiveError
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from loginpipe.archive.erased import Tombstone, require_keys_for, without_erased
 from loginpipe.archive.parquet import read_day
 from loginpipe.archive.store import Stores
 from loginpipe.archive.verification import require_whole
-from loginpipe.errors import ArchivedDayError
+from loginpipe.common.errors import ArchivedDayError
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.archive import (

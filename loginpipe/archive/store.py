@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from loginpipe.errors import SettingError
-from loginpipe.settings import Settings, required
+from loginpipe.common.errors import SettingError
+from loginpipe.common.settings import Settings, required
 
 _MEANING = "where the archive is, as in file:archive or s3://bucket/prefix"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from loginpipe.archive.parquet import Content, content_of, file_sha256_of
 from loginpipe.archive.store import Stores
-from loginpipe.errors import ArchivedDayError
+from loginpipe.common.errors import ArchivedDayError
 from loginpipe.postgres.archive import ArchivedDay, mark_verified
 from loginpipe.postgres.connections import Connection, transaction
 

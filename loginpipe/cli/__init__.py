@@ -21,7 +21,7 @@ from loginpipe.cli import (
     warehouse,
 )
 from loginpipe.cli.output import new_app
-from loginpipe.errors import LoginpipeError
+from loginpipe.common.errors import LoginpipeError
 
 app = new_app("Login events from an SQS queue into the Postgres table user_logins, with the personal data masked.")
 app.command()(local.demo)

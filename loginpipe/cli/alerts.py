@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import typer
 
 from loginpipe.cli.output import Json, new_app, out, print_json
-from loginpipe.errors import AlertError, SettingError
-from loginpipe.settings import load_settings
+from loginpipe.common.errors import AlertError, SettingError
+from loginpipe.common.settings import load_settings
 
 app = new_app("Alerts, by a webhook and by SNS.")
 
@@ -24,7 +24,7 @@ def send_test(*, as_json: Json = False) -> None:
 
     Example: loginpipe alerts test
     """
-    from loginpipe.alerts.delivery import channels
+    from loginpipe.monitoring.alerts.delivery import channels
 
     settings = load_settings()
     ways = channels(settings)

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from loginpipe.cli.output import Json, new_app, notes, out, print_json, progress
 from loginpipe.cli.warehouse import connect_to_warehouse
-from loginpipe.errors import ArchivedDayError
-from loginpipe.settings import load_settings
+from loginpipe.common.errors import ArchivedDayError
+from loginpipe.common.settings import load_settings
 
 if TYPE_CHECKING:
     from loginpipe.postgres.archive import ArchivedDay

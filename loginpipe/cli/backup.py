@@ -25,7 +25,7 @@ def create(
 
     Example: loginpipe backup create /var/backups/loginpipe
     """
-    from loginpipe.ops.backup.creation import create_backup
+    from loginpipe.backup.creation import create_backup
 
     url = warehouse_url()
     with step("counting and dumping"):
@@ -52,8 +52,8 @@ def verify(
 
     Example: loginpipe backup verify /var/backups/loginpipe/logins-20261121T021500Z.dump
     """
-    from loginpipe.ops.backup.restoring import require_usable
-    from loginpipe.ops.backup.verification import verify_backup
+    from loginpipe.backup.restoring import require_usable
+    from loginpipe.backup.verification import verify_backup
 
     if file_only:
         manifest = require_usable(dump)
@@ -77,7 +77,7 @@ def restore(dump: Dump, *, as_json: Json = False) -> None:
 
     Example: loginpipe backup restore /var/backups/loginpipe/logins-20261121T021500Z.dump
     """
-    from loginpipe.ops.backup.restoring import restore_backup
+    from loginpipe.backup.restoring import restore_backup
 
     url = warehouse_url()
     with step("restoring"):

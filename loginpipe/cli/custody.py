@@ -7,8 +7,8 @@ from uuid import UUID
 
 import typer
 
-from loginpipe.errors import LoginpipeError
-from loginpipe.settings import Settings, required
+from loginpipe.common.errors import LoginpipeError
+from loginpipe.common.settings import Settings, required
 
 if TYPE_CHECKING:
     from loginpipe.custody.access import Bulk, Reason, Request

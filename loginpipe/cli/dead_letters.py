@@ -9,9 +9,9 @@ import typer
 
 from loginpipe.cli.output import Json, new_app, out, print_json, progress
 from loginpipe.cli.warehouse import connect_to_warehouse
-from loginpipe.errors import QueueError
-from loginpipe.runbook import runbook
-from loginpipe.settings import load_settings
+from loginpipe.common.errors import QueueError
+from loginpipe.common.runbook import runbook
+from loginpipe.common.settings import load_settings
 
 app = new_app("The dead-letter queue: messages that were received too often.")
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import typer
 
 from loginpipe.cli.output import Json, out, print_json
-from loginpipe.settings import load_settings
+from loginpipe.common.settings import load_settings
 
 
 def doctor(*, as_json: Json = False) -> None:
@@ -15,9 +15,10 @@ def doctor(*, as_json: Json = False) -> None:
 
     Example: loginpipe doctor --json
     """
-    from loginpipe.ops.doctor import examine
+    from loginpipe.defs.monitoring.dagster_state import DAGSTER_CHECKS
+    from loginpipe.monitoring.doctor import examine
 
-    findings = list(examine(load_settings()))
+    findings = list(examine(load_settings(), DAGSTER_CHECKS))
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:

@@ -10,7 +10,7 @@ import typer
 
 from loginpipe.cli.output import Json, new_app, notes, out, print_json
 from loginpipe.cli.warehouse import connect_to_warehouse
-from loginpipe.settings import Settings, load_settings, required
+from loginpipe.common.settings import Settings, load_settings, required
 
 app = new_app("The keys that values are masked and sealed with.")
 
@@ -29,7 +29,7 @@ def generate(*, if_missing: IfMissing = False, passphrase: Passphrase = False) -
 
     Example: LOGINPIPE_TOKEN_KEYS=file:keys/tokens.json LOGINPIPE_SEAL_KEY=file:keys/seal.pem loginpipe keys generate
     """
-    from loginpipe.errors import KeyFileError
+    from loginpipe.common.errors import KeyFileError
     from loginpipe.masking.key_files import generate_token_keys
     from loginpipe.masking.key_uris import FILE
     from loginpipe.masking.keys import key_file, seal_key_uris, token_key_uri

@@ -8,8 +8,8 @@ import typer
 
 from loginpipe.cli.output import notes, out
 from loginpipe.cli.warehouse import warehouse_url
-from loginpipe.errors import LoginpipeError
-from loginpipe.settings import load_settings
+from loginpipe.common.errors import LoginpipeError
+from loginpipe.common.settings import load_settings
 
 
 def metrics(
@@ -24,7 +24,7 @@ def metrics(
     """
     from prometheus_client import generate_latest, start_http_server
 
-    from loginpipe.ops.metrics import registry
+    from loginpipe.monitoring.metrics import registry
 
     metrics = registry(load_settings(), warehouse_url())
     if once:

@@ -14,7 +14,7 @@ from loginpipe.cli import pii_audit, pii_jobs, pii_recover
 from loginpipe.cli.custody import Purpose, Ticket, load_known_token_keys
 from loginpipe.cli.output import Json, new_app, notes, out, print_json
 from loginpipe.cli.warehouse import connect_to_warehouse
-from loginpipe.settings import load_settings
+from loginpipe.common.settings import load_settings
 
 app = new_app("Personal data in clear: for custodians, with a purpose and a ticket, on the record.")
 

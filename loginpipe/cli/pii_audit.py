@@ -11,7 +11,7 @@ import typer
 from loginpipe.cli.custody import printable
 from loginpipe.cli.output import Json, new_app, notes, out, print_json, progress
 from loginpipe.cli.warehouse import connect_to_warehouse
-from loginpipe.errors import AuditError
+from loginpipe.common.errors import AuditError
 
 if TYPE_CHECKING:
     from loginpipe.custody.audit_chain import Entry

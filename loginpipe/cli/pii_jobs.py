@@ -20,7 +20,7 @@ from loginpipe.cli.custody import (
 )
 from loginpipe.cli.output import Json, notes, out, print_json, progress
 from loginpipe.cli.warehouse import connect_to_warehouse
-from loginpipe.settings import load_settings
+from loginpipe.common.settings import load_settings
 
 _DRILL_PURPOSE = "drill: recovery of values that are nobody's"
 

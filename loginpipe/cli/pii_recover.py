@@ -19,8 +19,8 @@ from loginpipe.cli.custody import (
 )
 from loginpipe.cli.output import Json, notes, out, print_json
 from loginpipe.cli.warehouse import connect_to_warehouse
-from loginpipe.errors import LoginpipeError
-from loginpipe.settings import load_settings
+from loginpipe.common.errors import LoginpipeError
+from loginpipe.common.settings import load_settings
 
 if TYPE_CHECKING:
     from loginpipe.custody.access import Reason

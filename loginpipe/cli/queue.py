@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from loginpipe.cli.output import Json, out, print_json, progress
-from loginpipe.errors import SettingError
+from loginpipe.common.errors import SettingError
+from loginpipe.common.settings import load_settings
 from loginpipe.logins.parsing import is_unicode
-from loginpipe.settings import load_settings
 
 
 def send(

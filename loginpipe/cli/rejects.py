@@ -12,9 +12,9 @@ from rich.table import Table
 from loginpipe.cli.custody import ApprovedRequest, PrivateKeys, Purpose, Ticket, bulk_request, load_private_keys
 from loginpipe.cli.output import Json, new_app, notes, out, print_json, progress
 from loginpipe.cli.warehouse import connect_to_warehouse
-from loginpipe.errors import LoginpipeError, QueueError
-from loginpipe.runbook import runbook
-from loginpipe.settings import load_settings
+from loginpipe.common.errors import LoginpipeError, QueueError
+from loginpipe.common.runbook import runbook
+from loginpipe.common.settings import load_settings
 
 app = new_app("Messages that were set aside, and trying them again.")
 

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from loginpipe.cli.output import Json, out, print_json
-from loginpipe.secrets import database_url
-from loginpipe.settings import load_settings
+from loginpipe.common.secrets import database_url
+from loginpipe.common.settings import load_settings
 
 if TYPE_CHECKING:
     from loginpipe.postgres.connections import Connection

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from loginpipe.errors import AccessRefusedError, LoginpipeError
+from loginpipe.common.errors import AccessRefusedError, LoginpipeError
 from loginpipe.masking.sealing import SealedValue, WrappedDataKey
 from loginpipe.postgres.connections import Connection, transaction
 

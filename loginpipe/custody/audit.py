@@ -6,8 +6,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from loginpipe.common.errors import AuditError
 from loginpipe.custody.audit_chain import Anchor, Entry, Verification, parse_anchor, verify_chain
-from loginpipe.errors import AuditError
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
 

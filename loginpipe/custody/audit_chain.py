@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Final
 
-from loginpipe.errors import AuditError
+from loginpipe.common.errors import AuditError
 
 FIRST_HASH: Final = bytes(32)
 """What the first entry is chained to."""

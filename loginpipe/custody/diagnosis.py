@@ -12,8 +12,8 @@ from typing import Final
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from loginpipe.common.errors import OpeningError
 from loginpipe.custody.opening import Fault, open_value
-from loginpipe.errors import OpeningError
 from loginpipe.masking.sealing import PADDING_BLOCK, VALUES_PER_DATA_KEY, SealedValue, nonce, unpad
 
 FIELDS: Final = ("ip", "device_id", "body")

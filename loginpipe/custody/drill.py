@@ -10,11 +10,11 @@ from uuid import UUID, uuid4
 
 import pandas as pd
 
+from loginpipe.common.errors import LoginpipeError
 from loginpipe.custody.access import Released, release
 from loginpipe.custody.private_keys import OPTION, Opener
 from loginpipe.custody.released import DataKeys, open_released
 from loginpipe.custody.token_checks import TokenChecks
-from loginpipe.errors import LoginpipeError
 from loginpipe.masking.compat import CompatMasking
 from loginpipe.masking.mask import mask_logins, seal_originals
 from loginpipe.masking.sealing import SealKey

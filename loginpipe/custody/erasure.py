@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from loginpipe.common.errors import LoginpipeError
 from loginpipe.custody.access import Reason, called, refuse
-from loginpipe.errors import LoginpipeError
 from loginpipe.postgres.connections import Connection
 
 LIMITS: Final = (

@@ -7,7 +7,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from loginpipe.errors import OpeningError
+from loginpipe.common.errors import OpeningError
 from loginpipe.masking.sealing import DATA_KEY_BYTES, OAEP, SealedValue, WrappedDataKey, associated_data, nonce, unpad
 
 

@@ -10,8 +10,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from loginpipe.common.errors import KeyFileError, OpeningError, PassphraseError
 from loginpipe.custody.opening import Fault, require_data_key, unwrap
-from loginpipe.errors import KeyFileError, OpeningError, PassphraseError
 from loginpipe.masking.aws_clients import key_errors, kms_client
 from loginpipe.masking.key_files import private_half
 from loginpipe.masking.key_uris import FILE, KMS, KeyUri, key_path, key_uri

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from loginpipe.errors import LoginpipeError
+from loginpipe.common.errors import LoginpipeError
 
 
 @contextmanager

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from loginpipe.common.errors import LoginpipeError, OpeningError
 from loginpipe.custody.access import Reason, Request, release, request_access
 from loginpipe.custody.families import Families, read_families
 from loginpipe.custody.opening import Fault
 from loginpipe.custody.private_keys import Opener
 from loginpipe.custody.released import DataKeys, Opened, Opening, open_released
 from loginpipe.custody.token_checks import BODY, TokenChecks
-from loginpipe.errors import LoginpipeError, OpeningError
 from loginpipe.postgres.connections import Connection
 
 

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from loginpipe.common.errors import OpeningError
 from loginpipe.custody.access import Released
 from loginpipe.custody.diagnosis import Unwrapped, diagnosed
 from loginpipe.custody.opening import Fault
 from loginpipe.custody.private_keys import Opener, for_another_recipient
 from loginpipe.custody.token_checks import BODY, TokenChecks, is_message_id
-from loginpipe.errors import OpeningError
 
 
 @dataclass(frozen=True)

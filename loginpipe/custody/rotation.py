@@ -8,6 +8,7 @@ written is not looked at again: so it can be killed at any point and begun anew,
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from loginpipe.common.errors import KeyFileError, OpeningError
 from loginpipe.custody.access import SUBJECTS_MOST, Bulk, release_under
 from loginpipe.custody.families import Families, read_families
 from loginpipe.custody.opening import Fault
@@ -15,7 +16,6 @@ from loginpipe.custody.private_keys import Opener
 from loginpipe.custody.released import DataKeys, Opened, Opening, open_released, planted
 from loginpipe.custody.rotation_tokens import still_there, tokens_to_rotate
 from loginpipe.custody.token_checks import TokenChecks, canonical, token_version
-from loginpipe.errors import KeyFileError, OpeningError
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import PREFIXES, TokenKeys
 from loginpipe.postgres.aliases import insert_aliases

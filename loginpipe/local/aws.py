@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event
 from typing import Final
 
-from loginpipe.errors import LocalStackError
+from loginpipe.common.errors import LocalStackError
 from loginpipe.local.processes import Record, Service
 
 HOST: Final = "127.0.0.1"

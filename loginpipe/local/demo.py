@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from loginpipe.errors import LoginpipeError
+from loginpipe.common.errors import LoginpipeError
 from loginpipe.local.prepare import prepare, sqs_client
 from loginpipe.local.queues import send_bodies
 from loginpipe.local.sample_events import sample_bodies
@@ -96,16 +96,10 @@ def run_demo(count: int, step: Step) -> DemoResult:
 
 
 def _run_job() -> None:
-    import dagster as dg
-
     from loginpipe.definitions import build_definitions
-    from loginpipe.jobs import INGEST_JOB
+    from loginpipe.defs.ingest.job import run_in_process
 
-    quiet = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
-    with dg.DagsterInstance.ephemeral() as instance:
-        job = build_definitions().resolve_job_def(INGEST_JOB)
-        result = job.execute_in_process(run_config=quiet, instance=instance, raise_on_error=False)
-    if not result.success:
+    if not run_in_process(build_definitions()):
         raise LoginpipeError("the run failed: the lines above say where")
 
 

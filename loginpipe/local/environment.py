@@ -10,7 +10,7 @@ from typing import Final
 
 from dotenv import dotenv_values
 
-from loginpipe.errors import LocalStackError
+from loginpipe.common.errors import LocalStackError
 from loginpipe.local.stack import LocalStack
 
 QUEUE: Final = "login-queue"

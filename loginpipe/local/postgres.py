@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Final
 
-from loginpipe.errors import LocalStackError
+from loginpipe.common.errors import LocalStackError
 from loginpipe.local.processes import Record, Service
 
 if TYPE_CHECKING:

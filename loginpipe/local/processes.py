@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Final
 
-from loginpipe.errors import LocalStackError
+from loginpipe.common.errors import LocalStackError
 
 if TYPE_CHECKING:
     import psutil

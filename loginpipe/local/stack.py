@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from loginpipe.errors import LocalStackError
+from loginpipe.common.errors import LocalStackError
 from loginpipe.local.aws import HOST
 from loginpipe.local.postgres import PORT
 from loginpipe.local.processes import last_line

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
-from loginpipe.errors import LocalStackError
+from loginpipe.common.errors import LocalStackError
 from loginpipe.local.processes import POLL_SECONDS, Record
 
 _ENDING_SECONDS: Final = 1

@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Final
 
-from loginpipe.errors import LocalStackError
+from loginpipe.common.errors import LocalStackError
 from loginpipe.local.aws import start_aws
 from loginpipe.local.postgres import socket_folder, start_postgres
 from loginpipe.local.processes import Record, Service, StoppedError

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from loginpipe.aws import (
+from loginpipe.common.aws import (
     CREDENTIALS,
     LOCAL_FAULTS,
     MALFORMED,
@@ -14,7 +14,7 @@ from loginpipe.aws import (
     aws_session,
     endpoint_fault,
 )
-from loginpipe.errors import KeyFileError
+from loginpipe.common.errors import KeyFileError
 
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient

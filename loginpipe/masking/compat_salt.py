@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from loginpipe.errors import KeyFileError
+from loginpipe.common.errors import KeyFileError
 from loginpipe.masking.aws_clients import secrets_manager_client
 from loginpipe.masking.compat import HMAC, SALTED, CompatMasking
 from loginpipe.masking.key_files import read_salt

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from loginpipe.errors import KeyFileError
+from loginpipe.common.errors import KeyFileError
 from loginpipe.masking.key_uris import KeyUri
 from loginpipe.masking.sealing import SealKey
 

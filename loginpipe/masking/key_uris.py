@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from loginpipe.errors import KeyFileError
+from loginpipe.common.errors import KeyFileError
 from loginpipe.masking.token_key_document import VERSION_MOST
 
 FILE: Final = "file"

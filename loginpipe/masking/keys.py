@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from loginpipe.errors import KeyFileError
+from loginpipe.common.errors import KeyFileError
 from loginpipe.masking import key_files
 from loginpipe.masking.aws_clients import kms_client, secrets_manager_client
 from loginpipe.masking.fingerprints import NamedSealKey, require_pinned

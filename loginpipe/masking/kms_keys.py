@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from loginpipe.errors import KeyFileError
+from loginpipe.common.errors import KeyFileError
 from loginpipe.masking.aws_clients import key_errors
 from loginpipe.masking.key_files import SEAL_KEY_BITS
 from loginpipe.masking.sealing import SealKey

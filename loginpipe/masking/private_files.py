@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from loginpipe.errors import KeyFileError
+from loginpipe.common.errors import KeyFileError
 
 
 def read_private_file(path: Path, what: str) -> bytes:

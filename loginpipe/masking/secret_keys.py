@@ -7,7 +7,7 @@ leaves the version before readable. `rotate_secret` puts all versions into the n
 
 from typing import TYPE_CHECKING, Final
 
-from loginpipe.errors import KeyFileError
+from loginpipe.common.errors import KeyFileError
 from loginpipe.masking.aws_clients import key_errors
 from loginpipe.masking.token_key_document import TokenKeyDocument, parse_document, rotated, united
 from loginpipe.masking.tokens import TokenKeys

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Final
 
-from loginpipe.errors import DatabaseError
+from loginpipe.common.errors import DatabaseError
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.erasures import ERASURE_LOCK
 from loginpipe.postgres.statements import statement

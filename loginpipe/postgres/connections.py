@@ -11,7 +11,7 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2.extensions import make_dsn, parse_dsn
 
-from loginpipe.errors import DatabaseError
+from loginpipe.common.errors import DatabaseError
 
 Connection: TypeAlias = psycopg2.extensions.connection
 Cursor: TypeAlias = psycopg2.extensions.cursor

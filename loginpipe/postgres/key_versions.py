@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from loginpipe.errors import DatabaseError
+from loginpipe.common.errors import DatabaseError
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
 

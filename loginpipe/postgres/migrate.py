@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import psycopg2
 
-from loginpipe.errors import DatabaseError, SchemaError
+from loginpipe.common.errors import DatabaseError, SchemaError
 from loginpipe.postgres.connections import Connection, Cursor, connect, place, statement_error, transaction
 from loginpipe.postgres.partitions import maintain
 

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from loginpipe.errors import DatabaseError
+from loginpipe.common.errors import DatabaseError
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.partition_plan import LEDGER, USER_LOGINS, Partition, coming, expired, ledger_begins, month_of
 from loginpipe.postgres.statements import statement

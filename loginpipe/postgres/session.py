@@ -6,9 +6,9 @@ from typing import Final, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from loginpipe.errors import DatabaseError
+from loginpipe.common.errors import DatabaseError
+from loginpipe.common.runbook import runbook
 from loginpipe.postgres.connections import Connection, connect, transaction
-from loginpipe.runbook import runbook
 
 T = TypeVar("T")
 

@@ -1,12 +1,20 @@
 """Counts that checks judge by, each cheap whatever the table's size. Counts only."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date
 
-from loginpipe.logins.judging import DayCounts
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.partition_plan import LEDGER, USER_LOGINS, ledger_begins
 from loginpipe.postgres.statements import statement
+
+
+@dataclass(frozen=True)
+class DayCounts:
+    """Logins of a day, and how many of them name no locale."""
+
+    logins: int
+    null_locales: int
 
 
 def daily_counts(connection: Connection, first: date, last: date) -> dict[date, DayCounts]:

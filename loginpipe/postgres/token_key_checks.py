@@ -1,6 +1,6 @@
 """The check values of token keys: a wrong key is noticed before it gives every known device a second token."""
 
-from loginpipe.errors import TokenKeyMismatchError
+from loginpipe.common.errors import TokenKeyMismatchError
 from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.connections import Connection, transaction
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from loginpipe.aws import (
+from loginpipe.common.aws import (
     CREDENTIALS,
     LOCAL_FAULTS,
     MALFORMED,
@@ -20,8 +20,8 @@ from loginpipe.aws import (
     core_session,
     endpoint_fault,
 )
-from loginpipe.errors import QueueError
-from loginpipe.settings import load_settings
+from loginpipe.common.errors import QueueError
+from loginpipe.common.settings import load_settings
 from loginpipe.sqs.lean_client import lean_client
 
 if TYPE_CHECKING:

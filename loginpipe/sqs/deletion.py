@@ -10,7 +10,7 @@ from itertools import count
 from threading import Event
 from typing import Any, Final
 
-from loginpipe.aws import CREDENTIALS
+from loginpipe.common.aws import CREDENTIALS
 from loginpipe.sqs.client import Queue, tens
 from loginpipe.sqs.entries import FailedEntry, call_with_entries
 from loginpipe.sqs.leases import LeaseKeeper

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from loginpipe.aws import MALFORMED
+from loginpipe.common.aws import MALFORMED
 from loginpipe.sqs.client import error_code
 
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from loginpipe.aws import MALFORMED
+from loginpipe.common.aws import MALFORMED
 from loginpipe.sqs.connections import UNANSWERED, Connections
 from loginpipe.sqs.signature import Signer
 
@@ -115,7 +115,7 @@ def _content(body: bytes) -> dict[str, Any]:
     """Return an answer as boto3 would: nothing at all is an empty one, and what is null is not there.
 
     Raises:
-        One of `loginpipe.aws.MALFORMED`: not JSON, or not of the form of an answer.
+        One of `loginpipe.common.aws.MALFORMED`: not JSON, or not of the form of an answer.
     """
     try:
         answer: dict[str, Any] = orjson.loads(body or b"{}")

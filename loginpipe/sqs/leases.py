@@ -16,8 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from loginpipe.common.runbook import runbook
 from loginpipe.logins.messages import Message
-from loginpipe.runbook import runbook
 from loginpipe.sqs.client import Queue, tens
 from loginpipe.sqs.entries import FailedEntry, call_with_entries
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import md5
 from typing import TYPE_CHECKING, Final
 
-from loginpipe.errors import QueueError
+from loginpipe.common.errors import QueueError
 from loginpipe.logins.messages import Message
 from loginpipe.sqs.client import BATCH_MOST, Queue, queue_errors
 from loginpipe.sqs.identity import identity

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from loginpipe.errors import QueueError
+from loginpipe.common.errors import QueueError
 from loginpipe.sqs.client import Queue
 from loginpipe.sqs.entries import FailedEntry, call_with_entries
 

@@ -15,7 +15,7 @@ import dagster as dg
 import psycopg2
 
 from loginpipe.definitions import build_definitions
-from loginpipe.jobs import INGEST_JOB
+from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.local.queues import create_login_queue
 from loginpipe.postgres.ledger import recorded
 from loginpipe.sqs.client import Queue, tens

@@ -17,11 +17,11 @@ import pandas as pd
 import psycopg2
 from psycopg2.extensions import connection, cursor
 
+from loginpipe.common.settings import load_settings
+from loginpipe.defs.resources import PostgresResource, SqsResource
 from loginpipe.masking.sealing import Sealed
 from loginpipe.postgres.load import LoadCounts
 from loginpipe.postgres.runs import Arrival
-from loginpipe.resources import PostgresResource, SqsResource
-from loginpipe.settings import load_settings
 from loginpipe.sqs.deletion import Deletion
 from loginpipe.sqs.receiver import Received
 

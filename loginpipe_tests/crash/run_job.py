@@ -20,7 +20,7 @@ from typing import Final
 import dagster as dg
 
 from loginpipe.definitions import build_definitions
-from loginpipe.jobs import INGEST_JOB
+from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe_tests.crash.points import Point, stopping_at
 
 SIGNALS: Final = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "interrupt": signal.SIGINT}

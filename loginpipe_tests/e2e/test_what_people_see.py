@@ -13,7 +13,7 @@ import pytest
 from dotenv import dotenv_values
 from playwright.sync_api import Page
 
-from loginpipe.assets.group import CHAIN
+from loginpipe.defs.metadata.groups import CHAIN
 from loginpipe.local.queues import send_bodies
 from loginpipe_tests.canary import BAD, GOOD, MARKERS, found
 from loginpipe_tests.e2e.browser import BROWSER, LOCATION, SENSOR, open_page, sensor_status, start_sensor, stop_sensor

@@ -11,9 +11,9 @@ import psycopg2
 import pytest
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 
-from loginpipe.alerts.sensor import alert_sensor
-from loginpipe.alerts.state import read_state
 from loginpipe.definitions import build_definitions
+from loginpipe.defs.monitoring.alerts import alert_sensor
+from loginpipe.monitoring.alerts.state import read_state
 from loginpipe_tests.canary import BAD, GOOD, MARKERS, found
 from loginpipe_tests.commands import Command, command_line
 from loginpipe_tests.conftest import Pipeline

@@ -11,13 +11,14 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from loginpipe.archive_checks import archive_matches_table
-from loginpipe.archive_jobs import archive_closed_days, drop_archived_partitions_daily
-from loginpipe.assets.login_archive import login_archive
+from loginpipe.common.settings import load_settings
 from loginpipe.definitions import build_definitions
-from loginpipe.ops.doctor import Finding, examine
-from loginpipe.resources import PostgresResource
-from loginpipe.settings import load_settings
+from loginpipe.defs.archive.asset import login_archive
+from loginpipe.defs.archive.checks import archive_matches_table
+from loginpipe.defs.archive.jobs import archive_closed_days, drop_archived_partitions_daily
+from loginpipe.defs.monitoring.dagster_state import DAGSTER_CHECKS
+from loginpipe.defs.resources import PostgresResource
+from loginpipe.monitoring.doctor import Finding, examine
 from loginpipe_tests.archive import LOGINS, OLD, OLD_MONTH, TODAY, Archive, of_day, partition_is_there
 from loginpipe_tests.commands import Command, command_line
 from loginpipe_tests.conftest import KeyFiles
@@ -230,7 +231,7 @@ def test_doctor_says_where_the_archive_is_how_far_and_what_is_wrong_with_it(
     archive: Archive, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, aws: None, tmp_path: Path
 ) -> None:
     def found() -> Finding:
-        return next(finding for finding in examine(load_settings()) if finding.what == "archive")
+        return next(finding for finding in examine(load_settings(), DAGSTER_CHECKS) if finding.what == "archive")
 
     assert job("archive_logins", instance).success
     assert found() == Finding("archive", True, f"{archive.url}: 3 days archived, 0 of them dropped from user_logins")

@@ -15,8 +15,8 @@ import pytest
 
 from loginpipe.archive.restore import KEPT_DAYS, Restored, restore_day
 from loginpipe.archive.retention import retire_month
+from loginpipe.common.errors import ArchivedDayError
 from loginpipe.custody.erasure import erase
-from loginpipe.errors import ArchivedDayError
 from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.archive_standing import standing_of_days
 from loginpipe.postgres.connections import connect

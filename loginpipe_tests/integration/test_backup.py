@@ -15,12 +15,12 @@ from uuid import uuid4
 import psycopg2
 import pytest
 
+from loginpipe.backup.manifest import manifest_path
 from loginpipe.custody.audit import verify_log
 from loginpipe.custody.erasure import erase
 from loginpipe.custody.recovery import recover, request_recovery
 from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.masking.key_files import read_seal_key
-from loginpipe.ops.backup.manifest import manifest_path
 from loginpipe.postgres.grants import grant_differences
 from loginpipe.postgres.insights import refresh_daily_logins, refresh_duplicates
 from loginpipe.postgres.migrate import HEAD, MigrationResult, migrate, require_migrated
@@ -265,7 +265,7 @@ def test_a_backup_is_two_files_for_their_owner_alone_and_the_manifest_says_what_
 def test_dump_and_counts_are_of_one_moment_however_much_is_loaded_meanwhile(
     warehouse: Warehouse, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from loginpipe.ops.backup import creation
+    from loginpipe.backup import creation
 
     really_run = creation.run
 

@@ -27,7 +27,7 @@ RUNS = """
 import json, os, sys
 import dagster as dg
 from loginpipe.definitions import build_definitions
-from loginpipe.jobs import INGEST_JOB
+from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.sqs.client import open_queue
 from loginpipe.sqs.depth import read_depth
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from psycopg2.extensions import make_dsn
 
-from loginpipe.errors import DatabaseError
+from loginpipe.common.errors import DatabaseError
 from loginpipe.postgres.connections import Connection, connect, transaction
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from loginpipe.errors import DatabaseError
+from loginpipe.common.errors import DatabaseError
 from loginpipe.local.stack import LocalStack
 from loginpipe.postgres.connections import Connection, connect, transaction
 from loginpipe.postgres.copy import copy_rows

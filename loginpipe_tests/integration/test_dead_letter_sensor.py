@@ -2,9 +2,9 @@
 
 import dagster as dg
 
-from loginpipe.resources import resources_from
-from loginpipe.sensors import dead_letter_sensor
-from loginpipe.settings import load_settings
+from loginpipe.common.settings import load_settings
+from loginpipe.defs.ingest.sensor import dead_letter_sensor
+from loginpipe.defs.resources import resources_from
 from loginpipe_tests.conftest import Pipeline
 
 

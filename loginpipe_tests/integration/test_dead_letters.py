@@ -13,7 +13,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from loginpipe.errors import QueueError
+from loginpipe.common.errors import QueueError
 from loginpipe.local.stack import LocalStack
 from loginpipe.postgres.connections import Connection, connect
 from loginpipe.postgres.ledger import recorded

@@ -21,10 +21,11 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._daemon.types import DaemonHeartbeat
 from dagster_postgres import DagsterPostgresStorage
 
-from loginpipe.freshness_sensor import FRESH
+from loginpipe.common.settings import load_settings
+from loginpipe.defs.monitoring.dagster_state import DAGSTER_CHECKS
+from loginpipe.defs.monitoring.freshness import FRESH
 from loginpipe.local.stack import LocalStack
-from loginpipe.ops.doctor import Finding, examine
-from loginpipe.settings import load_settings
+from loginpipe.monitoring.doctor import Finding, examine
 from loginpipe.sqs.dead_letters import redrive_policy
 from loginpipe_tests.commands import Command, command_line
 from loginpipe_tests.conftest import Pipeline
@@ -52,7 +53,7 @@ def dagster_url(stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def found() -> dict[str, Finding]:
-    return {finding.what: finding for finding in examine(load_settings())}
+    return {finding.what: finding for finding in examine(load_settings(), DAGSTER_CHECKS)}
 
 
 def fault(what: str) -> str:

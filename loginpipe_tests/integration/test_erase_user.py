@@ -13,7 +13,7 @@ import pandas as pd
 import psycopg2
 import pytest
 
-from loginpipe.errors import DatabaseError
+from loginpipe.common.errors import DatabaseError
 from loginpipe.masking.sealing import Sealed
 from loginpipe.postgres.connections import Connection, connect
 from loginpipe.postgres.erasures import ERASURE_LOCK, read_erased

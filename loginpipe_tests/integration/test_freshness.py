@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from loginpipe.definitions import build_definitions
-from loginpipe.freshness_sensor import FRESH, Memory, freshness_sensor
+from loginpipe.defs.monitoring.freshness import FRESH, Memory, freshness_sensor
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import ingest, login, take
 

@@ -9,11 +9,11 @@ import dagster as dg
 import psycopg2
 import pytest
 
-from loginpipe.assets.insights import daily_logins, duplicate_devices, duplicate_ips
 from loginpipe.definitions import build_definitions
-from loginpipe.insights_sensor import insights_sensor
-from loginpipe.jobs import INSIGHTS_JOB
-from loginpipe.resources import PostgresResource
+from loginpipe.defs.ingest.job import INSIGHTS_JOB
+from loginpipe.defs.insights.assets import daily_logins, duplicate_devices, duplicate_ips
+from loginpipe.defs.insights.sensor import insights_sensor
+from loginpipe.defs.resources import PostgresResource
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import login, take
 

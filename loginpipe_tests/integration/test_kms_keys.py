@@ -10,8 +10,8 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from loginpipe.common.errors import KeyFileError
 from loginpipe.custody.opening import open_value, unwrap
-from loginpipe.errors import KeyFileError
 from loginpipe.masking import aws_clients
 from loginpipe.masking.key_files import read_seal_key
 from loginpipe.masking.keys import load_seal_keys, load_token_keys, rotate_token_keys

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from loginpipe.errors import QueueError
+from loginpipe.common.errors import QueueError
 from loginpipe.sqs.client import Queue, open_queue
 from loginpipe_tests.wire import (
     PLAIN_WEB_SERVER,

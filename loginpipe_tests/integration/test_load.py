@@ -12,7 +12,7 @@ import pandas as pd
 import psycopg2
 import pytest
 
-from loginpipe.errors import DatabaseError
+from loginpipe.common.errors import DatabaseError
 from loginpipe.logins.delays import delay_labels
 from loginpipe.logins.messages import messages_frame
 from loginpipe.logins.splitting import split_batch

@@ -23,7 +23,7 @@ import pytest
 from dagster._core.secrets.env_file import get_env_var_dict
 from dotenv import dotenv_values
 
-from loginpipe.errors import LocalStackError, QueueError
+from loginpipe.common.errors import LocalStackError, QueueError
 from loginpipe.local import aws
 from loginpipe.local.environment import dagster_home, environment, write_env_file
 from loginpipe.local.processes import Record

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from loginpipe.jobs import INGEST_JOB
+from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.masking.key_files import generate_token_keys, read_seal_key
 from loginpipe_tests.canary import BAD, GOOD, MARKERS, found
 from loginpipe_tests.conftest import KeyFiles, Pipeline

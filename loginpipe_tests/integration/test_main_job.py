@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from loginpipe.assets.group import CHAIN
+from loginpipe.defs.metadata.groups import CHAIN
 from loginpipe.local.sample_events import sample_bodies
 from loginpipe.logins.messages import messages_frame
 from loginpipe.logins.splitting import split_batch

@@ -17,10 +17,10 @@ import yaml  # type: ignore[import-untyped]
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from loginpipe.jobs import LONGEST_RUN_SECONDS
-from loginpipe.ops.metrics import registry
+from loginpipe.common.settings import load_settings
+from loginpipe.defs.ingest.job import LONGEST_RUN_SECONDS
+from loginpipe.monitoring.metrics import registry
 from loginpipe.postgres.metrics import GIVEN_UP_SECONDS
-from loginpipe.settings import load_settings
 from loginpipe_tests.commands import command_line
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import at_the_wire, depth, eventually, login, take
@@ -157,7 +157,7 @@ def test_every_metric_that_rules_dashboard_and_cloudwatch_name_is_one_that_the_c
 def test_a_source_that_hangs_does_not_hold_up_the_other(
     pipeline: Pipeline, metrics: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loginpipe.ops.metrics._ANSWER_SECONDS", 2)
+    monkeypatch.setattr("loginpipe.monitoring.metrics._ANSWER_SECONDS", 2)
     with psycopg2.connect(pipeline.database_url) as connection:
         connection.cursor().execute("LOCK TABLE loginpipe.ingest_runs")
         found = scraped(metrics)
@@ -187,7 +187,7 @@ def test_what_cannot_be_asked_is_named_and_the_rest_is_told(
         connection.cursor().execute("ALTER TABLE loginpipe.away RENAME TO ingest_runs")
     connection.close()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr("loginpipe.ops.metrics._ANSWER_SECONDS", 2)
+    monkeypatch.setattr("loginpipe.monitoring.metrics._ANSWER_SECONDS", 2)
     elsewhere = registry(load_settings(), pipeline.database_url)
     found = scraped(elsewhere)
     assert (found["source_up", "queue"], found["source_up", "database"]) == (0, 1)

@@ -13,7 +13,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
 
-from loginpipe.errors import DatabaseError, SchemaError
+from loginpipe.common.errors import DatabaseError, SchemaError
 from loginpipe.logins.app_versions import decode_version, encode_version
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.postgres.connections import Connection, connect, place, transaction

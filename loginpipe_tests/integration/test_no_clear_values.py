@@ -18,9 +18,9 @@ import pandas as pd
 import psycopg2
 import pytest
 
+from loginpipe.defs.resources import MaskingResource
 from loginpipe.local.stack import LocalStack
 from loginpipe.masking.mask import MaskedLogins
-from loginpipe.resources import MaskingResource
 from loginpipe_tests.canary import ADDRESSES, BAD, DEVICES, GOOD, MARKERS, SECRETS, found
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import (

@@ -13,7 +13,7 @@ from uuid import uuid4
 import psycopg2
 import pytest
 
-from loginpipe.errors import SchemaError
+from loginpipe.common.errors import SchemaError
 from loginpipe.local.stack import LocalStack, running_stack
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.postgres.connections import connect

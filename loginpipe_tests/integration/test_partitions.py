@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from psycopg2.extensions import make_dsn
 
-from loginpipe.errors import DatabaseError
+from loginpipe.common.errors import DatabaseError
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.postgres import partitions
 from loginpipe.postgres.connections import Connection, connect, transaction

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from loginpipe.errors import QueueError
+from loginpipe.common.errors import QueueError
 from loginpipe.sqs import receiver
 from loginpipe.sqs.client import Queue, open_queue
 from loginpipe.sqs.depth import read_depth

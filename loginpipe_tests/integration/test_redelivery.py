@@ -12,14 +12,14 @@ import pandas as pd
 import psycopg2
 import pytest
 
-from loginpipe.errors import DatabaseError
+from loginpipe.common.errors import DatabaseError
+from loginpipe.defs.resources import MaskingResource, PostgresResource
+from loginpipe.defs.resources import postgres as postgres_resource
 from loginpipe.local.stack import LocalStack
 from loginpipe.masking.mask import MaskedLogins
 from loginpipe.masking.sealing import Sealed
 from loginpipe.postgres.load import LoadCounts
 from loginpipe.postgres.session import Session
-from loginpipe.resources import MaskingResource, PostgresResource
-from loginpipe.resources import postgres as postgres_resource
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import (
     Answer,

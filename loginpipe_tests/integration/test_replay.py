@@ -13,11 +13,11 @@ import pandas as pd
 import psycopg2
 import pytest
 
+from loginpipe.common.errors import AccessRefusedError, DatabaseError, OpeningError, QueueError
 from loginpipe.custody.access import Bulk, request_access
 from loginpipe.custody.opening import Fault
 from loginpipe.custody.private_keys import Opener
 from loginpipe.custody.replay import ReplayCounts, replay
-from loginpipe.errors import AccessRefusedError, DatabaseError, OpeningError, QueueError
 from loginpipe.local.stack import LocalStack
 from loginpipe.masking.key_files import read_seal_key
 from loginpipe.masking.sealing import Sealed, SealKey, seal

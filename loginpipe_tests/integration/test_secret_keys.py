@@ -9,7 +9,7 @@ from uuid import uuid4
 import boto3
 import pytest
 
-from loginpipe.errors import KeyFileError
+from loginpipe.common.errors import KeyFileError
 from loginpipe.masking import aws_clients
 from loginpipe.masking.compat import SALTED, CompatMasking
 from loginpipe.masking.compat_salt import load_compat

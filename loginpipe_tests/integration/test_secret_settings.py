@@ -9,12 +9,12 @@ from uuid import uuid4
 import boto3
 import pytest
 
-from loginpipe import secrets
-from loginpipe.alerts.delivery import channels
-from loginpipe.errors import AlertError, SettingError
-from loginpipe.ops.doctor import alerting, warehouse
-from loginpipe.secrets import alert_webhook_url, database_url
-from loginpipe.settings import load_settings
+from loginpipe.common import secrets
+from loginpipe.common.errors import AlertError, SettingError
+from loginpipe.common.secrets import alert_webhook_url, database_url
+from loginpipe.common.settings import load_settings
+from loginpipe.monitoring.alerts.delivery import channels
+from loginpipe.monitoring.doctor import alerting, warehouse
 from loginpipe_tests.commands import command_line
 from loginpipe_tests.wire import PLAIN_WEB_SERVER, Wire, answers, refusal
 

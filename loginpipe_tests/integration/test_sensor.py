@@ -10,11 +10,11 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteRepositoryOrigin
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from loginpipe import sensors
+from loginpipe.common.errors import QueueError
 from loginpipe.definitions import build_definitions
-from loginpipe.errors import QueueError
-from loginpipe.jobs import INGEST_JOB
-from loginpipe.sensors import dead_letter_sensor, queue_depth_sensor
+from loginpipe.defs.ingest import sensor as sensors
+from loginpipe.defs.ingest.job import INGEST_JOB
+from loginpipe.defs.ingest.sensor import dead_letter_sensor, queue_depth_sensor
 from loginpipe.sqs.client import Queue
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import at_the_wire, depth, logins, take

@@ -14,7 +14,7 @@ from uuid import uuid4
 import psycopg2
 import pytest
 
-from loginpipe.errors import DatabaseError, SchemaError
+from loginpipe.common.errors import DatabaseError, SchemaError
 from loginpipe.local.stack import LocalStack
 from loginpipe.logins.messages import messages_frame
 from loginpipe.logins.splitting import split_batch

@@ -5,7 +5,7 @@ import os
 import boto3
 import pytest
 
-from loginpipe.errors import QueueError
+from loginpipe.common.errors import QueueError
 from loginpipe.sqs.client import Queue, open_queue, tens
 from loginpipe.sqs.depth import read_depth
 from loginpipe_tests.wire import PLAIN_WEB_SERVER, Answer, Wire, answers, first, refusal

@@ -29,7 +29,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedError
 
-from loginpipe.aws import core_session
+from loginpipe.common.aws import core_session
 from loginpipe.local.sample_events import sample_bodies
 from loginpipe.sqs.lean_client import lean_client
 from loginpipe_tests.sqs_endpoint import Endpoint, EndpointError, running_endpoint

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from loginpipe.ops.doctor import examine
-from loginpipe.settings import load_settings
+from loginpipe.common.settings import load_settings
+from loginpipe.defs.monitoring.dagster_state import DAGSTER_CHECKS
+from loginpipe.monitoring.doctor import examine
 from loginpipe.sqs.depth import STALL
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import Wire, answers, at_the_wire, depth, logged, logins, metadata, success, take
@@ -64,6 +65,6 @@ def test_a_run_that_stalls_after_its_first_messages_takes_them_and_does_not_call
 
 def test_doctor_names_the_stall(pipeline: Pipeline, wire: Wire) -> None:
     wire.on("GetQueueAttributes", depth(visible=37, in_flight=120_000))
-    finding = next(examine(load_settings()))
+    finding = next(examine(load_settings(), DAGSTER_CHECKS))
     assert (finding.what, finding.well) == ("queue", False)
     assert finding.says == f"queue '{pipeline.queue.name}': 37 waiting, 120,000 in flight, 0 delayed; {STALL}"

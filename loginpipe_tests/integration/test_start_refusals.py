@@ -8,18 +8,18 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from loginpipe.assets.group import CHAIN
-from loginpipe.assets.raw_sqs_messages import raw_sqs_messages
+from loginpipe.common.errors import SettingError
+from loginpipe.common.settings import load_settings
 from loginpipe.definitions import build_definitions
-from loginpipe.errors import SettingError
-from loginpipe.handover import HANDOVER, Handover
-from loginpipe.jobs import INGEST_JOB
+from loginpipe.defs.ingest.handover import HANDOVER, Handover
+from loginpipe.defs.ingest.job import INGEST_JOB
+from loginpipe.defs.ingest.raw_sqs_messages import raw_sqs_messages
+from loginpipe.defs.metadata.groups import CHAIN
+from loginpipe.defs.resources import resources_from
 from loginpipe.masking.key_files import generate_seal_key, generate_token_keys, read_seal_key, read_token_keys
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.migrate import HEAD
 from loginpipe.postgres.token_key_checks import check_token_keys
-from loginpipe.resources import resources_from
-from loginpipe.settings import load_settings
 from loginpipe.sqs import client
 from loginpipe_tests.conftest import KeyFiles, Pipeline
 from loginpipe_tests.wire import (

@@ -7,7 +7,7 @@ from threading import Barrier
 
 import pytest
 
-from loginpipe.errors import TokenKeyMismatchError
+from loginpipe.common.errors import TokenKeyMismatchError
 from loginpipe.masking.key_files import generate_token_keys, read_token_keys
 from loginpipe.masking.tokens import TokenKeys, derive_field_keys
 from loginpipe.postgres.connections import Connection, connect, transaction

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from loginpipe.errors import SchemaError
+from loginpipe.common.errors import SchemaError
 from loginpipe.postgres import migrations
 from loginpipe.postgres.connections import Connection, connect, transaction
 from loginpipe.postgres.migrate import HEAD, MigrationResult, alembic_config, migrate, require_migrated

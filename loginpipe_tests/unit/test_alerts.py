@@ -5,17 +5,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from loginpipe.alerts.conditions import Limits, QueueSeen, Seen, conditions
-from loginpipe.alerts.delivery import channels
-from loginpipe.alerts.kinds import CHECK, KINDS, kind
-from loginpipe.alerts.messages import subject, text
-from loginpipe.alerts.state import PENDING_MOST, Event, Outbox, State, failed, looked, read_state
-from loginpipe.alerts.webhook import Webhook
-from loginpipe.errors import SettingError
-from loginpipe.freshness import judge
+from loginpipe.common.errors import SettingError
+from loginpipe.common.settings import load_settings
+from loginpipe.monitoring.alerts.conditions import Limits, QueueSeen, Seen, conditions
+from loginpipe.monitoring.alerts.delivery import channels
+from loginpipe.monitoring.alerts.kinds import CHECK, KINDS, kind
+from loginpipe.monitoring.alerts.messages import subject, text
+from loginpipe.monitoring.alerts.state import PENDING_MOST, Event, Outbox, State, failed, looked, read_state
+from loginpipe.monitoring.alerts.webhook import Webhook
+from loginpipe.monitoring.freshness import judge
+from loginpipe.monitoring.run_history import History
 from loginpipe.postgres.recent_runs import RecentRuns
-from loginpipe.sensors import History
-from loginpipe.settings import load_settings
 from loginpipe.sqs.depth import Depth
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

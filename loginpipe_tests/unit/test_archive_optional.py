@@ -12,7 +12,7 @@ import loginpipe.definitions
 from datetime import date
 from pathlib import Path
 from loginpipe.archive.parquet import write_day
-from loginpipe.errors import ArchiveError
+from loginpipe.common.errors import ArchiveError
 from loginpipe.logins.messages import messages_frame
 from loginpipe.logins.splitting import split_batch
 from loginpipe.masking.mask import mask_logins

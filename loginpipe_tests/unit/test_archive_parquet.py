@@ -9,7 +9,7 @@ import pytest
 
 from loginpipe.archive.digest import Digest, Row
 from loginpipe.archive.parquet import content_of, read_day, write_day
-from loginpipe.errors import ArchivedDayError
+from loginpipe.common.errors import ArchivedDayError
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 
 DAY = date(2026, 11, 20)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from loginpipe.common.errors import AuditError
 from loginpipe.custody.audit_chain import EMPTY, Anchor, Entry, entry_hash, parse_anchor, verify_chain
-from loginpipe.errors import AuditError
 
 AT = datetime(2026, 11, 21, 12, 0, 0, 7, UTC)
 KNOWN = Entry(

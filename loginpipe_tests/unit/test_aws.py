@@ -3,8 +3,8 @@
 import boto3
 import pytest
 
-from loginpipe.aws import endpoint_fault
-from loginpipe.errors import KeyFileError, QueueError
+from loginpipe.common.aws import endpoint_fault
+from loginpipe.common.errors import KeyFileError, QueueError
 from loginpipe.masking.aws_clients import kms_client, secrets_manager_client
 from loginpipe.sqs.client import open_queue
 

@@ -7,8 +7,8 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from loginpipe.assets.masked_logins import masked_logins
-from loginpipe.checks import (
+from loginpipe.common.errors import QueueError
+from loginpipe.defs.ingest.checks import (
     NO_DEAD_LETTERS,
     ONLY_TOKENS,
     REJECT_RATE,
@@ -20,8 +20,8 @@ from loginpipe.checks import (
     reject_rate,
     schema_drift,
 )
-from loginpipe.errors import QueueError
-from loginpipe.handover import HANDOVER, Handover
+from loginpipe.defs.ingest.handover import HANDOVER, Handover
+from loginpipe.defs.ingest.masked_logins import masked_logins
 from loginpipe.logins.messages import Message, messages_frame
 from loginpipe.logins.splitting import SplitBatch, split_batch
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS

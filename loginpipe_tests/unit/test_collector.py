@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from loginpipe.collector import rare_collections
+from loginpipe.common.gc_tuning import rare_collections
 
 
 def test_collections_are_rare_while_it_lasts_and_as_before_afterwards() -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
+from loginpipe.common.settings import Settings
 from loginpipe.masking.compat import BASE64, HMAC, MD5, SALTED, CompatMasking, received
-from loginpipe.settings import Settings
 
 # Made with `printf %s … | openssl dgst`, not with the code under test.
 KNOWN = [

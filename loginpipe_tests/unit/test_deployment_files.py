@@ -15,8 +15,8 @@ from dagster._core.instance.config import dagster_instance_config
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.run_coordinator import QueuedRunCoordinator
 
-from loginpipe.jobs import QUEUE_TAG
-from loginpipe.settings import PREFIX, Settings
+from loginpipe.common.settings import PREFIX, Settings
+from loginpipe.defs.ingest.job import QUEUE_TAG
 
 ROOT = Path(__file__).parents[2]
 COMPOSE_FOLDER = ROOT / "deploy" / "compose"

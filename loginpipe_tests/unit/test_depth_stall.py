@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loginpipe.sensors import Decision, History, decide
+from loginpipe.defs.ingest.sensor import Decision, decide
+from loginpipe.monitoring.run_history import History
 from loginpipe.sqs.depth import IN_FLIGHT_MOST, STALL, Depth
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

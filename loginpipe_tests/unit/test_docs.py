@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from loginpipe.common.settings import PREFIX, Settings
 from loginpipe.logins.delays import DELAY_BOUNDS
-from loginpipe.ops.metric_families import behind_metric, queue_metrics, table_metrics
+from loginpipe.monitoring.metric_families import behind_metric, queue_metrics, table_metrics
 from loginpipe.postgres.metrics import QueueTotals, Totals, VaultTotals
-from loginpipe.settings import PREFIX, Settings
 from loginpipe.sqs.depth import Depth
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def metrics() -> Iterator[str]:
         if family.type != "counter":
             yield family.name
     # What `PipelineCollector` says of its own.
-    yield from re.findall(r'GaugeMetricFamily\("(\w+)"', (ROOT / "loginpipe" / "ops" / "metrics.py").read_text())
+    yield from re.findall(r'GaugeMetricFamily\("(\w+)"', (ROOT / "loginpipe" / "monitoring" / "metrics.py").read_text())
 
 
 def test_every_metric_that_is_named_exists() -> None:

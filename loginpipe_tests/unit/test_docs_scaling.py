@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from loginpipe.sensors import TICK_SECONDS, History, decide
-from loginpipe.settings import Settings
+from loginpipe.common.settings import Settings
+from loginpipe.defs.ingest.sensor import TICK_SECONDS, decide
+from loginpipe.monitoring.run_history import History
 from loginpipe.sqs.depth import Depth
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from loginpipe.freshness import judge, patience
-from loginpipe.settings import Settings
+from loginpipe.common.settings import Settings
+from loginpipe.monitoring.freshness import judge, patience
 from loginpipe.sqs.depth import Depth
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

@@ -6,10 +6,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from loginpipe.assets.group import CHAIN, GROUP
+from loginpipe.common.errors import UpstreamMissingError
 from loginpipe.definitions import build_definitions
-from loginpipe.errors import UpstreamMissingError
-from loginpipe.handover import HANDOVER, WHOLE_CHAIN, Handover
+from loginpipe.defs.ingest.handover import HANDOVER, WHOLE_CHAIN, Handover
+from loginpipe.defs.metadata.groups import CHAIN, GROUP
 
 SECRET = "199.172.111.135"
 seen: list[object] = []
@@ -105,7 +105,9 @@ def test_an_asset_selected_without_its_upstream_fails_before_anything_with_one_s
     assert seen == []
     name, message = causes(result)[-1]
     assert name == UpstreamMissingError.__name__
-    assert message.removeprefix("loginpipe.errors.UpstreamMissingError: ").startswith("this asset takes its rows from")
+    assert message.removeprefix("loginpipe.common.errors.UpstreamMissingError: ").startswith(
+        "this asset takes its rows from"
+    )
     assert upstream in message
     assert "KeyError" not in str(causes(result))
     assert WHOLE_CHAIN in message

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from loginpipe.errors import KeyFileError
+from loginpipe.common.errors import KeyFileError
 from loginpipe.masking.key_uris import FILE, KMS, KeyUri, key_path, key_uri, kms_keys_by_version
 from loginpipe.masking.keys import seal_key_uris, token_key_uri
 

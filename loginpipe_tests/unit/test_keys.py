@@ -6,8 +6,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from loginpipe.common.errors import KeyFileError, OpeningError
 from loginpipe.custody.opening import open_value, unwrap
-from loginpipe.errors import KeyFileError, OpeningError
 from loginpipe.masking.compat import SALTED, CompatMasking
 from loginpipe.masking.compat_salt import load_compat
 from loginpipe.masking.key_files import generate_seal_key, generate_token_keys, private_half, read_seal_key

@@ -10,8 +10,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from loginpipe.ops.logs import configure_logs
-from loginpipe.settings import Settings
+from loginpipe.common.logs import configure_logs
+from loginpipe.common.settings import Settings
 
 
 @pytest.fixture(autouse=True)

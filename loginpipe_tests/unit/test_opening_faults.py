@@ -9,13 +9,13 @@ from uuid import UUID
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from loginpipe.common.errors import OpeningError
 from loginpipe.custody.access import Released
 from loginpipe.custody.diagnosis import Unwrapped, diagnosed
 from loginpipe.custody.opening import Fault
 from loginpipe.custody.private_keys import Opener
 from loginpipe.custody.released import DataKeys, Opening, open_released
 from loginpipe.custody.token_checks import TokenChecks
-from loginpipe.errors import OpeningError
 from loginpipe.logins.canonical import canonical_address
 from loginpipe.masking.compat import MD5, CompatMasking
 from loginpipe.masking.sealing import SealedValue, WrappedDataKey, associated_data, nonce, pad

@@ -13,14 +13,15 @@ import dagster as dg
 import pytest
 
 import loginpipe
-from loginpipe.alerts.kinds import CHECK_SECTIONS, KINDS
-from loginpipe.assets.columns import PII
-from loginpipe.assets.group import ARCHIVE, CHAIN, GROUP, INSIGHTS, OWNERS, RUNBOOK_SECTIONS
+from loginpipe.common.settings import Settings
 from loginpipe.definitions import build_definitions
-from loginpipe.handover import HANDOVER
-from loginpipe.jobs import INGEST_JOB
+from loginpipe.defs.ingest.handover import HANDOVER
+from loginpipe.defs.ingest.job import INGEST_JOB
+from loginpipe.defs.metadata.columns import PII
+from loginpipe.defs.metadata.groups import ARCHIVE, CHAIN, GROUP, INSIGHTS, OWNERS
+from loginpipe.defs.metadata.runbook import RUNBOOK_SECTIONS
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
-from loginpipe.settings import Settings
+from loginpipe.monitoring.alerts.kinds import CHECK_SECTIONS, KINDS
 
 INSIGHT_TABLES = ("duplicate_devices", "duplicate_ips", "daily_logins")
 AFTER = (*INSIGHT_TABLES, "login_archive")
@@ -125,7 +126,7 @@ def test_a_wrong_setting_stops_the_import_with_one_line_that_does_not_show_it(tm
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
     assert last == (
-        "loginpipe.errors.SettingError: wrong setting: LOGINPIPE_DATABASE_URL: must begin with postgresql://"
+        "loginpipe.common.errors.SettingError: wrong setting: LOGINPIPE_DATABASE_URL: must begin with postgresql://"
     )
     assert "geheim" not in done.stderr + done.stdout
     assert "During handling" not in done.stderr

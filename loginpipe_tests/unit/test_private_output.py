@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from loginpipe.cli.custody import printable
+from loginpipe.common.errors import LoginpipeError
 from loginpipe.custody.private_output import private_output
-from loginpipe.errors import LoginpipeError
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o077], ids=oct)

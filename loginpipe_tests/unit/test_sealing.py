@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from loginpipe.common.errors import OpeningError
 from loginpipe.custody.opening import open_value, unwrap
-from loginpipe.errors import OpeningError
 from loginpipe.masking.key_files import read_seal_key
 from loginpipe.masking.sealing import (
     OAEP,

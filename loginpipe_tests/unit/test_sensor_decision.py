@@ -16,17 +16,9 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loginpipe.jobs import INGEST_JOB
-from loginpipe.sensors import (
-    BACK_OFF_FIRST,
-    BACK_OFF_MOST,
-    Decision,
-    History,
-    back_off,
-    decide,
-    history_of,
-    queue_depth_sensor,
-)
+from loginpipe.defs.ingest.job import INGEST_JOB
+from loginpipe.defs.ingest.sensor import Decision, decide, history_of, queue_depth_sensor
+from loginpipe.monitoring.run_history import BACK_OFF_FIRST, BACK_OFF_MOST, History, back_off
 from loginpipe.sqs.depth import Depth
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)

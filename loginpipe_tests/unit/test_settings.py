@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from loginpipe.errors import SettingError
-from loginpipe.settings import PREFIX, Settings, load_settings, required
+from loginpipe.common.errors import SettingError
+from loginpipe.common.settings import PREFIX, Settings, load_settings, required
 
 PASSWORD = "geheim-4711"
 

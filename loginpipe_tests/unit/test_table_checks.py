@@ -4,10 +4,11 @@ from datetime import date, timedelta
 
 import pytest
 
+from loginpipe.defs.maintenance.table_checks import delay_within_limit
 from loginpipe.logins.delays import DELAY_BOUNDS
-from loginpipe.logins.judging import DayCounts, delayed, judge_null_locales, judge_volume
+from loginpipe.monitoring.anomalies import delayed, judge_null_locales, judge_volume
 from loginpipe.postgres.reconciliation import DayBooks
-from loginpipe.table_checks import delay_within_limit
+from loginpipe.postgres.table_counts import DayCounts
 
 SATURDAY = date(2026, 11, 21)
 

@@ -8,7 +8,7 @@ from base64 import b64encode
 
 import pytest
 
-from loginpipe.errors import KeyFileError
+from loginpipe.common.errors import KeyFileError
 from loginpipe.masking.token_key_document import (
     VERSION_MOST,
     TokenKeyDocument,

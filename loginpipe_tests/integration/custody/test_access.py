@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from loginpipe.common.errors import AccessRefusedError, DatabaseError, LoginpipeError
 from loginpipe.custody.access import (
     REFUSALS,
     Reason,
@@ -17,7 +18,6 @@ from loginpipe.custody.access import (
     set_second_person,
 )
 from loginpipe.custody.access import Bulk as Under
-from loginpipe.errors import AccessRefusedError, DatabaseError, LoginpipeError
 from loginpipe.postgres.connections import Connection
 from loginpipe_tests.custody import REASON, Store
 from loginpipe_tests.wire import login

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
+from loginpipe.common.errors import AccessRefusedError, DatabaseError, LoginpipeError
 from loginpipe.custody.access import Bulk, Reason, request_access
 from loginpipe.custody.erasure import Erasure, erase
 from loginpipe.custody.replay import replay
-from loginpipe.errors import AccessRefusedError, DatabaseError, LoginpipeError
+from loginpipe.defs.resources import PostgresResource
 from loginpipe.masking.key_files import read_seal_key, read_token_keys
 from loginpipe.masking.sealing import seal
 from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.connections import Connection
 from loginpipe.postgres.erasures import Erased
 from loginpipe.postgres.reject_queries import RejectFilter, find_rejects
-from loginpipe.resources import PostgresResource
 from loginpipe_tests.conftest import KeyFiles, Pipeline
 from loginpipe_tests.custody import REASON, closing_psycopg2, connected, opener_of, write_token_keys
 from loginpipe_tests.wire import cause_of_failure, checks, eventually, ingest, login, tables, take

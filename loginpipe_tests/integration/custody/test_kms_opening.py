@@ -8,11 +8,11 @@ from uuid import uuid4
 import boto3
 import pytest
 
+from loginpipe.common.errors import KeyFileError, OpeningError
 from loginpipe.custody.opening import Fault
 from loginpipe.custody.private_keys import Opener, load_opener
 from loginpipe.custody.recovery import Recovery, recover, request_recovery
 from loginpipe.custody.token_checks import TokenChecks
-from loginpipe.errors import KeyFileError, OpeningError
 from loginpipe.masking import aws_clients
 from loginpipe.masking.keys import load_seal_keys
 from loginpipe.masking.sealing import OAEP, SealKey, WrappedDataKey

@@ -6,12 +6,12 @@ from uuid import uuid4
 
 import pytest
 
+from loginpipe.common.errors import LoginpipeError
 from loginpipe.custody.access import Reason
 from loginpipe.custody.opening import Fault
 from loginpipe.custody.private_keys import Opener
 from loginpipe.custody.recovery import Recovery, recover, request_recovery
 from loginpipe.custody.token_checks import TokenChecks
-from loginpipe.errors import LoginpipeError
 from loginpipe.masking.compat import BASE64, MD5, SALTED, CompatMasking
 from loginpipe.masking.sealing import SealKey, seal
 from loginpipe.postgres.connections import Connection, transaction

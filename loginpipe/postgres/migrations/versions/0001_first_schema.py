@@ -2,7 +2,7 @@
 
 from alembic import context  # noqa: TID253  only Alembic loads this file
 
-from loginpipe.errors import SchemaError
+from loginpipe.common.errors import SchemaError
 from loginpipe.postgres.contract import contract_differences, user_logins_columns, user_logins_kind
 from loginpipe.postgres.migrations.running import driver_connection, run_sql_file
 

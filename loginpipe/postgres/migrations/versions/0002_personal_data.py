@@ -6,7 +6,7 @@ put into words for somebody who may, all of it at once.
 
 from typing import Final
 
-from loginpipe.errors import SchemaError
+from loginpipe.common.errors import SchemaError
 from loginpipe.postgres.connections import Connection
 from loginpipe.postgres.migrations.running import driver_connection, run_sql_file, sql_file
 

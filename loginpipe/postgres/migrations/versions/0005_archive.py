@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from loginpipe.errors import SchemaError
+from loginpipe.common.errors import SchemaError
 from loginpipe.postgres.migrations.running import driver_connection, run_sql_file
 
 revision = "0005"

@@ -1,0 +1,97 @@
+"""``pg_dump`` and ``pg_restore``: found, of a version that will do, and run without showing others the password."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from typing import Final
+
+from psycopg2.extensions import make_dsn, parse_dsn
+
+from loginpipe.common.errors import BackupError
+
+DUMP: Final = "pg_dump"
+RESTORE: Final = "pg_restore"
+
+_VERSION: Final = re.compile(r"\(PostgreSQL\) (\d+)")
+_COPY_FAILED: Final = re.compile(r'(COPY failed for table "[^"]*").*')
+"""What follows quotes the row."""
+
+
+def require_program(name: str, *, at_least: int, because: str) -> int:
+    """Return the major version of a program on the PATH.
+
+    Args:
+        name: `DUMP` or `RESTORE`.
+        at_least: the oldest major version that will do.
+        because: what is of that version, for the message, as in ``the server``.
+
+    Raises:
+        BackupError: there is none, or it is older.
+    """
+    mend = f"install the client programs of PostgreSQL {at_least} or newer, and put their folder first in PATH"
+    path = shutil.which(name)
+    if path is None:
+        raise BackupError(f"{name} is not on this machine's PATH: {mend}")
+    try:
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
+    except OSError as error:
+        raise BackupError(f"{path} cannot be run ({error.strerror}): {mend}") from None
+    version = _VERSION.search(said)
+    if version is None:
+        raise BackupError(f"{path} does not say its version: {mend}")
+    major = int(version[1])
+    if major < at_least:
+        raise BackupError(f"{path} is of PostgreSQL {major}, and {because} is of {at_least}: {mend}")
+    return major
+
+
+def run(name: str, arguments: Sequence[str], database_url: str | None = None) -> str:
+    """Run a program to its end and return what it printed.
+
+    Args:
+        name: `DUMP` or `RESTORE`.
+        arguments: without the database.
+        database_url: the database, where the program is to use one. Its password goes by the environment.
+
+    Raises:
+        BackupError: it failed; with the program's first complaint, which quotes no row.
+    """
+    target, environment = ([], {}) if database_url is None else _connection(database_url)
+    done = subprocess.run(  # noqa: S603 - no shell
+        [shutil.which(name) or name, *arguments, *target],
+        # In English, whatever the machine speaks: what is passed on is picked out by its words.
+        env={**os.environ, **environment, "LC_MESSAGES": "C", "LC_ALL": "C"},
+        umask=0o077,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        raise BackupError(f"{name} failed: {_complaint(name, done.stderr)}")
+    return done.stdout
+
+
+def _connection(database_url: str) -> tuple[list[str], dict[str, str]]:
+    parameters = parse_dsn(database_url)
+    password = parameters.pop("password", None)
+    if "sslpassword" in parameters:
+        raise BackupError(
+            "the database URL holds sslpassword, which the other users of this machine could read on a command line: "
+            "use a client key without a passphrase, in a file of mode 0600"
+        )
+    return (
+        [f"--dbname={make_dsn(**parameters)}", "--no-password"],
+        {} if password is None else {"PGPASSWORD": password},
+    )
+
+
+def _complaint(name: str, stderr: str) -> str:
+    for line in stderr.splitlines():
+        kind, _, words = line.removeprefix(f"{name}: ").partition(": ")
+        if kind == "error":
+            return _COPY_FAILED.sub(r"\1", words).strip()
+    return "it gave no reason; run it again, and look at the server's log"

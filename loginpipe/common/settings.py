@@ -1,0 +1,162 @@
+"""Every setting, typed, in one place. AWS's own variables are left to boto3 and mean what they mean everywhere.
+
+Settings that name no default stay ``None`` here and are asked for, by `required`, where they are first needed:
+the Dagster UI can then show the project before it is fully configured, and a run stops before it receives a message.
+"""
+
+import re
+from pathlib import Path
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+from dotenv import load_dotenv
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from loginpipe.common.aws import is_loopback
+from loginpipe.common.errors import SettingError
+
+PREFIX = "LOGINPIPE_"
+
+SECRETS_MANAGER: Final = "secretsmanager"
+PARAMETER_STORE: Final = "ssm"
+_REFERENCE: Final = re.compile(rf"({SECRETS_MANAGER}:[\w/+=.@:-]+(#[^#\s]+)?|{PARAMETER_STORE}:[\w/.:-]+)")
+"""What a secret setting may be instead of its value: `loginpipe.common.secrets` looks it up."""
+
+_TOPIC: Final = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}")
+
+
+class Settings(BaseSettings):
+    """What the environment says. ``.env.example`` lists every variable with its meaning."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, hide_input_in_errors=True, extra="ignore", frozen=True
+    )
+
+    env: Literal["local", "production"] = "local"
+    queue: str = "login-queue"
+    database_url: str | None = Field(default=None, repr=False)
+    token_keys: str | None = None
+    seal_key: str | None = None
+    seal_key_fingerprint: str | None = None
+    masking: Literal["hmac-sha256", "compat-sha256-salted", "compat-sha256-base64", "compat-md5"] = "hmac-sha256"
+    compat_salt: str | None = None
+    batch_messages: int = Field(default=10_000, ge=1, le=120_000)
+    batch_seconds: float = Field(default=20, gt=0, le=3600)
+    visibility_seconds: int = Field(default=120, ge=3, le=43_200)
+    sqs_client: Literal["lean", "boto3"] = "lean"
+    receivers: int = Field(default=32, ge=1, le=64)
+    max_runs: int = Field(default=4, ge=1, le=100)
+    max_reject_rate: float = Field(default=0.05, ge=0, le=1)
+    # No more than the last bound of the delays' buckets: what is over that cannot be told apart.
+    max_delay_seconds: int = Field(default=900, ge=1, le=3600)
+    # Whoever has the URL can write to the channel behind it.
+    alert_webhook_url: str | None = Field(default=None, repr=False)
+    alert_sns_topic: str | None = None
+    runbook_url: str = "docs/operations.md"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    archive_url: str | None = None
+    retention_days: int | None = Field(default=None, ge=1)
+
+    @field_validator("queue")
+    @classmethod
+    def _names_a_queue(cls, queue: str) -> str:
+        if not queue.strip().rstrip("/"):
+            raise ValueError("must be the name or the URL of a queue")
+        return queue.strip().rstrip("/")
+
+    @field_validator("database_url")
+    @classmethod
+    def _names_postgres(cls, url: str | None) -> str | None:
+        if url is not None and not is_reference(url) and (fault := database_url_fault(url)):
+            raise ValueError(fault)
+        return url
+
+    @field_validator("alert_webhook_url")
+    @classmethod
+    def _names_a_webhook(cls, url: str | None, info: ValidationInfo) -> str | None:
+        if url is None or is_reference(url):
+            return url
+        if fault := webhook_url_fault(url, production=info.data.get("env") == "production"):
+            raise ValueError(fault)
+        return url
+
+    @field_validator("alert_sns_topic")
+    @classmethod
+    def _names_a_topic(cls, arn: str | None) -> str | None:
+        if arn is not None and not _TOPIC.fullmatch(arn):
+            raise ValueError("must be the ARN of a standard topic, arn:aws:sns:REGION:ACCOUNT:NAME")
+        return arn
+
+    @property
+    def production(self) -> bool:
+        """Whether development keys and unverified connections are refused."""
+        return self.env == "production"
+
+    @property
+    def queue_name(self) -> str:
+        """The queue's name, also where its URL is set."""
+        return self.queue.rsplit("/", 1)[-1]
+
+
+def is_reference(value: str) -> bool:
+    """Say whether a secret setting names where the secret is, and is not the secret itself."""
+    return _REFERENCE.fullmatch(value) is not None
+
+
+def database_url_fault(url: str) -> str | None:
+    """Return what is wrong with the URL of the warehouse, without quoting it; None where nothing is."""
+    return None if url.startswith(("postgresql://", "postgres://")) else "must begin with postgresql://"
+
+
+def webhook_url_fault(url: str, *, production: bool) -> str | None:
+    """Return what is wrong with the address of a webhook, without quoting it; None where nothing is."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in {"http", "https"} or re.search(r"[^!-~]", url):
+        return "must be a URL, https://…"
+    if production and parts.scheme != "https" and not is_loopback(host):
+        return "must begin with https:// in production"
+    return None
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment and from ``.env`` in the current folder; the environment wins.
+
+    ``.env`` is loaded into the environment, as the ``dagster`` commands do, because boto3 reads its own part of it.
+
+    Raises:
+        SettingError: a variable is wrong, or ``.env`` unreadable; names it and the rule, never a value.
+    """
+    try:
+        load_dotenv(Path.cwd() / ".env")
+    except (OSError, ValueError):
+        # A decoding error quotes what it could not decode.
+        raise SettingError(f"{Path.cwd() / '.env'} cannot be read as UTF-8 text without NUL: mend it") from None
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{PREFIX}{str(fault['loc'][0]).upper()}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors(include_url=False, include_input=False, include_context=False)
+        )
+    raise SettingError(f"wrong setting: {faults}")
+
+
+def required(name: str, value: str | None, meaning: str) -> str:
+    """Return a setting that has no default.
+
+    Args:
+        name: the field's name in `Settings`.
+        value: what was read.
+        meaning: what to set it to, for the message.
+
+    Raises:
+        SettingError: it is not set; names the variable and what it means.
+    """
+    if not value:
+        raise SettingError(f"{PREFIX}{name.upper()} is not set: set it to {meaning}")
+    return value

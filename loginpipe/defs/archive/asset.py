@@ -1,0 +1,85 @@
+"""After the chain: days that are over, as Parquet files, one or many at a time. What has not changed is left alone."""
+
+import warnings
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from functools import partial
+from typing import Any
+
+import dagster as dg
+
+from loginpipe.archive.days import Archived, archive_day, require_over
+from loginpipe.archive.store import Stores
+from loginpipe.common.settings import load_settings
+from loginpipe.defs.metadata.columns import column_lineage, column_schema
+from loginpipe.defs.metadata.groups import ARCHIVE, OWNERS
+from loginpipe.defs.metadata.partitions import DAYS
+from loginpipe.defs.metadata.plots import bar_plot
+from loginpipe.defs.resources import PostgresResource
+from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
+
+# Dagster says that `backfill_policy` may still change; a line on every command's output says it to the wrong people.
+warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
+
+_COLUMNS = tuple(name for name, _ in USER_LOGINS_COLUMNS)
+
+
+@dg.asset(
+    group_name=ARCHIVE,
+    partitions_def=DAYS,
+    # A year is one run, not 365.
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    deps=["user_logins_table"],
+    owners=OWNERS,
+    kinds={"parquet", "s3"},
+    code_version="1",
+    metadata={
+        **column_schema(*_COLUMNS),
+        **column_lineage("user_logins_table", {column: column for column in _COLUMNS}),
+    },
+    description=(
+        "The logins of a day that is over, as a Parquet file (zstd) under LOGINPIPE_ARCHIVE_URL: the columns of "
+        "user_logins, with tokens as there. The file is read back before it counts; loginpipe.archived_days has its "
+        "rows, checksum and address. A day that has changed since is written anew, one that has not is left alone. The "
+        "job archive_logins does this every night; docs/archive.md says how to read the files."
+    ),
+)
+def login_archive(context: dg.AssetExecutionContext, postgres: PostgresResource) -> dg.MaterializeResult[None]:
+    """Archive the days of this run.
+
+    Raises:
+        SettingError: LOGINPIPE_ARCHIVE_URL is not set, or no URL of an archive.
+        ArchivedDayError: a day is not over, and nothing was written; or it is at odds with its archive.
+        ArchiveError: the archive cannot be used; the days before are archived.
+        DatabaseError: the database cannot; likewise.
+    """
+    today, stores = datetime.now(UTC).date(), Stores(load_settings())
+    context.log.info("the archive is at %s", stores.current.url)
+    days = sorted(date.fromisoformat(key) for key in context.partition_keys)
+    require_over(days, today)
+    archived = []
+    for day in days:
+        work = partial(archive_day, day=day, stores=stores, today=today)
+        archived.append(postgres.run(work))
+        context.log.info("%s: %s, %d logins", day, archived[-1].outcome, archived[-1].record.row_count)
+    return dg.MaterializeResult(metadata=archive_metadata(archived))
+
+
+def archive_metadata(archived: Sequence[Archived]) -> dict[str, Any]:
+    """Return what the UI shows of days that were archived, the oldest first: sums, and where the last one is."""
+    records = [of_day.record for of_day in archived]
+    rows, size = sum(record.row_count for record in records), sum(record.file_bytes for record in records)
+    outcomes = [of_day.outcome.value for of_day in archived]
+    return {
+        "dagster/row_count": rows,
+        "bytes": size,
+        "bytes_per_login": size / rows if rows else 0.0,
+        "outcome": dg.MetadataValue.json({outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))}),
+        "url": dg.MetadataValue.text(records[-1].url),
+        "sha256": dg.MetadataValue.text(records[-1].sha256),
+        **(
+            {"by_day": bar_plot("logins archived", {str(record.day): record.row_count for record in records})}
+            if len(records) > 1
+            else {}
+        ),
+    }

@@ -1,0 +1,67 @@
+"""The asset check on the archive: are the days that are in it, and still in the table, the same in both?"""
+
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
+from typing import Final
+
+import dagster as dg
+
+from loginpipe.archive.comparison import Comparison, compare_with_table
+from loginpipe.defs.metadata.runbook import runbook_link
+from loginpipe.defs.resources import PostgresResource
+
+ARCHIVE_MATCHES_TABLE: Final = "archive_matches_table"
+_SHOWN: Final = 10
+
+
+@dg.asset_check(
+    name=ARCHIVE_MATCHES_TABLE,
+    asset="login_archive",
+    description=(
+        "Archived days that are still in user_logins have as many rows there as in their files, and the newest three "
+        "the same ones, by checksum. A warning: the next night writes days that differ anew. Whether the files are "
+        "whole, `loginpipe archive verify` says."
+    ),
+)
+def archive_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:
+    """Compare the archive with the table."""
+    return judged(postgres.run(partial(compare_with_table, today=datetime.now(UTC).date())))
+
+
+def judged(comparison: Comparison) -> dg.AssetCheckResult:
+    """Judge a comparison: passed where nothing differs."""
+    differing = comparison.differing
+    return dg.AssetCheckResult(
+        check_name=ARCHIVE_MATCHES_TABLE,
+        asset_key="login_archive",
+        passed=not differing,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=(
+            f"{len(differing):,} of {comparison.compared + comparison.dropped:,} archived days differ from user_logins"
+            if differing
+            else f"{comparison.compared:,} archived days agree with user_logins; {comparison.dropped:,} are in the "
+            "archive only"
+        ),
+        metadata={
+            "days_compared": comparison.compared,
+            "days_in_the_archive_only": comparison.dropped,
+            "days_not_archived": comparison.not_archived,
+            "days_that_differ": len(differing),
+            "which": dg.MetadataValue.json({str(day): how for day, how in islice(sorted(differing.items()), _SHOWN)}),
+            "runbook": runbook_link("archive-differs"),
+        },
+    )
+
+
+def evaluated(comparison: Comparison) -> dg.AssetCheckEvaluation:
+    """Judge a comparison, for a run that is not one of the asset."""
+    result = judged(comparison)
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey("login_archive"),
+        check_name=ARCHIVE_MATCHES_TABLE,
+        passed=result.passed,
+        severity=result.severity,
+        description=result.description,
+        metadata=dict(result.metadata or {}),
+    )

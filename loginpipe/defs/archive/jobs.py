@@ -1,0 +1,148 @@
+"""The jobs of the archive and their schedules: archive what is over, let go of what is archived and old."""
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from functools import partial
+from typing import Final
+
+import dagster as dg
+
+from loginpipe.archive.comparison import compare_with_table
+from loginpipe.archive.days import archive_day
+from loginpipe.archive.retention import retire_month
+from loginpipe.archive.store import Stores
+from loginpipe.common.errors import ArchivedDayError, SettingError
+from loginpipe.common.runbook import runbook
+from loginpipe.common.settings import load_settings
+from loginpipe.defs.archive.asset import archive_metadata
+from loginpipe.defs.archive.checks import evaluated
+from loginpipe.defs.metadata.partitions import DAYS
+from loginpipe.defs.resources import PostgresResource
+from loginpipe.postgres.archive_standing import standing_of_days
+from loginpipe.postgres.partition_plan import USER_LOGINS
+from loginpipe.postgres.retention import outlived_months
+
+_LONGEST_SECONDS: Final = {"dagster/max_runtime": "21600"}
+
+
+@dg.op
+def archive_changed_days(
+    context: dg.OpExecutionContext, postgres: PostgresResource
+) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output[None]]:
+    """Archive each day that is over and not archived, or changed since; report on the check archive_matches_table.
+
+    Raises:
+        SettingError: LOGINPIPE_ARCHIVE_URL is not set, or no URL of an archive.
+        ArchivedDayError: some days are at odds with their archive, the others are archived; names the first.
+        ArchiveError: the archive cannot be used.
+        DatabaseError: the database cannot.
+    """
+    today, stores = datetime.now(UTC).date(), Stores(load_settings())
+    context.log.info("the archive is at %s", stores.current.url)
+    due = [day.day for day in postgres.run(partial(standing_of_days, today=today)) if day.due]
+    at_odds: dict[date, str] = {}
+    for day in due:
+        try:
+            archived = postgres.run(partial(archive_day, day=day, stores=stores, today=today))
+        except ArchivedDayError as error:
+            at_odds[day] = str(error)
+            context.log.warning("%s; see %s", error, runbook("archive-at-odds"))
+            continue
+        context.log.info("%s: %s, %d logins", day, archived.outcome, archived.record.row_count)
+        # The asset has no days before its first one; the archive may.
+        if DAYS.has_partition_key(day.isoformat()):
+            yield dg.AssetMaterialization(
+                "login_archive", partition=day.isoformat(), metadata=archive_metadata([archived])
+            )
+    yield evaluated(postgres.run(partial(compare_with_table, today=today)))
+    if at_odds:
+        raise ArchivedDayError(
+            f"{len(at_odds)} of {len(due)} days were not archived; the first: {at_odds[min(at_odds)]}"
+        )
+    yield dg.Output(None, metadata={"days_due": len(due)})
+
+
+@dg.job(
+    name="archive_logins",
+    description="Archives each day of user_logins that is over and not archived yet, or has changed since.",
+    tags=_LONGEST_SECONDS,
+)
+def archive_logins() -> None:
+    """The archive, every night."""
+    archive_changed_days()
+
+
+@dg.op
+def drop_outlived_months(context: dg.OpExecutionContext, postgres: PostgresResource) -> None:
+    """Detach and drop the months that are older than LOGINPIPE_RETENTION_DAYS and archived; say what stays, and why.
+
+    Raises:
+        SettingError: LOGINPIPE_RETENTION_DAYS is not set.
+        ArchiveError: the archive cannot be used.
+        DatabaseError: a month could not be dropped; the ones before it are.
+    """
+    settings, today = load_settings(), datetime.now(UTC).date()
+    if settings.retention_days is None:
+        raise SettingError("LOGINPIPE_RETENTION_DAYS is not set: set it to how many days user_logins is to keep")
+    found = postgres.run(partial(outlived_months, today=today, days=settings.retention_days))
+    left_alone = {USER_LOGINS: found.not_ours} if found.not_ours else {}
+    dropped, stores = [], Stores(settings)
+    standing = postgres.run(partial(standing_of_days, today=today)) if found.months else []
+    for month in found.months:
+        reason = retire_month(postgres.run, month=month, standing=standing, stores=stores)
+        if reason is None:
+            dropped.append(str(month))
+        else:
+            left_alone[str(month)] = reason
+            context.log.warning("%s stays: %s; see %s", month, reason, runbook("month-not-dropped"))
+    context.log.info("dropped %d months, left %d alone", len(dropped), len(left_alone))
+    context.add_output_metadata(
+        {
+            "detached_and_dropped": dg.MetadataValue.json(dropped),
+            "left_alone": dg.MetadataValue.json(left_alone),
+            "rows_in_default_partition": found.rows_in_default,
+        }
+    )
+
+
+@dg.job(
+    name="drop_archived_partitions",
+    description=(
+        "Drops the months of user_logins that are older than LOGINPIPE_RETENTION_DAYS, once their files have been read "
+        "back and compared with the table."
+    ),
+    tags=_LONGEST_SECONDS,
+)
+def drop_archived_partitions() -> None:
+    """Retention, every night."""
+    drop_outlived_months()
+
+
+@dg.schedule(
+    job=archive_logins,
+    cron_schedule="0 2 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Every night, when yesterday is over. Skips where LOGINPIPE_ARCHIVE_URL is not set.",
+)
+def archive_closed_days() -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """Ask for a run, unless there is no archive."""
+    if load_settings().archive_url:
+        yield dg.RunRequest()
+    else:
+        yield dg.SkipReason("LOGINPIPE_ARCHIVE_URL is not set: days stay in the table")
+
+
+@dg.schedule(
+    job=drop_archived_partitions,
+    cron_schedule="30 3 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Every night, after archive_closed_days. Skips where LOGINPIPE_RETENTION_DAYS is not set.",
+)
+def drop_archived_partitions_daily() -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """Ask for a run, unless everything is kept."""
+    if load_settings().retention_days is not None:
+        yield dg.RunRequest()
+    else:
+        yield dg.SkipReason("LOGINPIPE_RETENTION_DAYS is not set: user_logins keeps everything")

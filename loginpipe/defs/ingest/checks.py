@@ -1,0 +1,163 @@
+"""Asset checks: counts and codes, never samples. Those on what is only in memory are reported by the asset itself."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
+
+import dagster as dg
+import pandas as pd
+
+from loginpipe.common.errors import QueueError
+from loginpipe.defs.metadata.runbook import runbook_link
+from loginpipe.defs.resources import PostgresResource
+from loginpipe.masking.compat import CompatMasking
+from loginpipe.masking.mask import clear_cells
+from loginpipe.postgres.contract import contract_differences, current_columns
+from loginpipe.postgres.runs import run_counts
+from loginpipe.sqs.depth import Depth
+
+REJECT_RATE: Final = dg.AssetCheckSpec(
+    "reject_rate",
+    asset="validated_logins",
+    description="At most LOGINPIPE_MAX_REJECT_RATE of the messages received were rejected.",
+)
+SCHEMA_DRIFT: Final = dg.AssetCheckSpec(
+    "schema_drift",
+    asset="validated_logins",
+    description="Messages carry no fields outside the contract. A warning: unknown fields reject nothing.",
+)
+ONLY_TOKENS: Final = dg.AssetCheckSpec(
+    "only_tokens",
+    asset="masked_logins",
+    blocking=True,
+    description="Every cell of masked_ip and masked_device_id is a token. Otherwise nothing is written to the table.",
+)
+
+
+NO_DEAD_LETTERS: Final = dg.AssetCheckSpec(
+    "no_dead_letters",
+    asset="raw_sqs_messages",
+    description="The dead-letter queue is empty. Looked at by each run and, every minute, by dead_letter_sensor.",
+)
+
+
+def no_dead_letters(look: Callable[[], Depth | None]) -> dg.AssetCheckResult:
+    """Warn of messages in the dead-letter queue, of a queue without one, and of one that cannot be asked.
+
+    Args:
+        look: returns the depth of the dead-letter queue, None where there is no such queue.
+    """
+    try:
+        depth = look()
+    except QueueError as error:
+        passed, description = False, str(error)
+    else:
+        passed = depth is not None and not depth.total
+        description = (
+            "The queue has no dead-letter queue: a message that fails every run comes again until it is too old"
+            if depth is None
+            else "Empty"
+            if passed
+            else f"{depth}; find the cause, then run `loginpipe dlq redrive`"
+        )
+    return dg.AssetCheckResult(
+        check_name=NO_DEAD_LETTERS.name,
+        asset_key=NO_DEAD_LETTERS.asset_key,
+        passed=passed,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=description,
+        metadata={"runbook": runbook_link("dead-letters")},
+    )
+
+
+def reject_rate(rejected: int, received: int, most: float) -> dg.AssetCheckResult:
+    """Judge how many of the messages received were rejected; an empty batch passes."""
+    rate = rejected / received if received else 0.0
+    return dg.AssetCheckResult(
+        check_name=REJECT_RATE.name,
+        asset_key=REJECT_RATE.asset_key,
+        passed=rate <= most,
+        description=f"{rejected:,} of {received:,} messages rejected ({rate:.2%}); the limit is {most:.2%}",
+        metadata={
+            "rejected": rejected,
+            "received": received,
+            "rate": rate,
+            "limit": most,
+            "runbook": runbook_link("rejected-messages"),
+        },
+    )
+
+
+def schema_drift(unknown_fields: Mapping[str, int]) -> dg.AssetCheckResult:
+    """Warn of fields outside the contract: their names and how many messages carry them."""
+    return dg.AssetCheckResult(
+        check_name=SCHEMA_DRIFT.name,
+        asset_key=SCHEMA_DRIFT.asset_key,
+        passed=not unknown_fields,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=(
+            f"{len(unknown_fields)} field names outside the contract" if unknown_fields else "No unknown fields"
+        ),
+        metadata={
+            "messages_by_field": dg.MetadataValue.json(dict(unknown_fields)),
+            "runbook": runbook_link("rejected-messages"),
+        },
+    )
+
+
+def only_tokens(logins: pd.DataFrame, compat: CompatMasking | None = None) -> dg.AssetCheckResult:
+    """Count the cells of the masked columns that are no tokens, nor values of the older scheme in force instead."""
+    found = clear_cells(logins, compat)
+    return dg.AssetCheckResult(
+        check_name=ONLY_TOKENS.name,
+        asset_key=ONLY_TOKENS.asset_key,
+        passed=not any(found.values()),
+        description=f"{sum(found.values()):,} of {len(found) * len(logins):,} cells are no token",
+        metadata={
+            "rows": len(logins),
+            **{f"{column}_not_tokens": count for column, count in found.items()},
+            "runbook": runbook_link("a-run-fails"),
+        },
+    )
+
+
+@dg.asset_check(
+    asset="user_logins_table",
+    description="Received = inserted + duplicates + rejected, in the books of the run (or of the newest finished one).",
+)
+def counts_add_up(context: dg.AssetCheckExecutionContext, postgres: PostgresResource) -> dg.AssetCheckResult:
+    """Balance the books of a run."""
+    counts = postgres.run(partial(run_counts, run_id=context.run.run_id))
+    if counts is None:
+        return dg.AssetCheckResult(passed=True, description="No run has finished yet")
+    return dg.AssetCheckResult(
+        passed=counts.unaccounted == 0,
+        description=(
+            f"{counts.received:,} received = {counts.inserted:,} inserted + {counts.duplicates:,} duplicates + "
+            f"{counts.rejected:,} rejected"
+            if counts.unaccounted == 0
+            else f"{counts.unaccounted:,} of {counts.received:,} messages are not accounted for"
+        ),
+        metadata={
+            "received": counts.received,
+            "inserted": counts.inserted,
+            "duplicates": counts.duplicates,
+            "rejected": counts.rejected,
+            "unaccounted": counts.unaccounted,
+            "runbook": runbook_link("the-books-do-not-balance"),
+        },
+    )
+
+
+@dg.asset_check(
+    asset="user_logins_table",
+    description="user_logins has exactly the columns of the contract, in order: other people's queries depend on them.",
+)
+def columns_are_the_contract(postgres: PostgresResource) -> dg.AssetCheckResult:
+    """Compare the table's columns, as they are now, with the contract."""
+    differences = contract_differences(postgres.run(current_columns))
+    return dg.AssetCheckResult(
+        passed=not differences,
+        description="; ".join(differences) or "The columns are the contract",
+        metadata={"differences": len(differences), "runbook": runbook_link("the-table-is-not-the-contract")},
+    )

@@ -1,0 +1,132 @@
+"""After the chain: what the duplicates say, and how many log in with what. By day, tokens and counts only."""
+
+import warnings
+from collections.abc import Mapping
+from datetime import date
+from functools import partial
+from typing import Final
+
+import dagster as dg
+
+from loginpipe.defs.metadata.columns import column_lineage, column_schema
+from loginpipe.defs.metadata.groups import INSIGHTS, OWNERS
+from loginpipe.defs.metadata.partitions import DAYS
+from loginpipe.defs.metadata.plots import bar_plot
+from loginpipe.defs.resources import PostgresResource
+from loginpipe.postgres.insights import DUPLICATES, DuplicatesOfDay, refresh_daily_logins, refresh_duplicates
+
+# Dagster says that `backfill_policy` may still change; a line on every command's output says it to the wrong people.
+warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
+
+_MEANING: Final[Mapping[str, str]] = {"duplicate_devices": "devices", "duplicate_ips": "addresses"}
+
+
+def _duplicates_asset(name: str) -> dg.AssetsDefinition:
+    what = _MEANING[name]
+
+    @dg.asset(
+        name=name,
+        group_name=INSIGHTS,
+        partitions_def=DAYS,
+        # A year is one run, not 365.
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        deps=["user_logins_table"],
+        owners=OWNERS,
+        kinds={"postgres", "table"},
+        code_version="1",
+        metadata={
+            **column_schema("create_date", DUPLICATES[name], "users", "logins", "first_date", "last_date"),
+            "dagster/table_name": f"loginpipe.{name}",
+            **column_lineage(
+                "user_logins_table",
+                {
+                    "create_date": "create_date",
+                    DUPLICATES[name]: DUPLICATES[name],
+                    "users": "user_id",
+                    "first_date": "create_date",
+                    "last_date": "create_date",
+                },
+            ),
+        },
+        description=(
+            f"For each day the {what} seen on it that more than one user has logged in from, up to and with that day: "
+            "how many users and logins, first and last date. Tokens of older key versions count as the ones they stand "
+            f"for. The view loginpipe.{name.replace('duplicate', 'shared')} has the newest state of each."
+        ),
+    )
+    def duplicates(context: dg.AssetExecutionContext, postgres: PostgresResource) -> dg.MaterializeResult[None]:
+        """Compute the days of this run anew.
+
+        Raises:
+            DatabaseError: a day could not be written; the days before it are.
+        """
+        found = {day: postgres.run(partial(refresh_duplicates, table=name, day=day)) for day in _days(context)}
+        newest = found[max(found)]
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": sum(of_day.shared for of_day in found.values()),
+                "seen": newest.seen,
+                "shared": newest.shared,
+                "share": newest.shared / newest.seen if newest.seen else 0.0,
+                "most_users": dg.MetadataValue.md(preview(newest)),
+                "by_day": bar_plot(f"{what} of more than one user", {str(day): f.shared for day, f in found.items()}),
+            }
+        )
+
+    return duplicates
+
+
+duplicate_devices: Final = _duplicates_asset("duplicate_devices")
+duplicate_ips: Final = _duplicates_asset("duplicate_ips")
+
+
+@dg.asset(
+    group_name=INSIGHTS,
+    partitions_def=DAYS,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    deps=["user_logins_table"],
+    owners=OWNERS,
+    kinds={"postgres", "table"},
+    code_version="1",
+    metadata={
+        **column_schema("create_date", "device_type", "locale", "app_version", "logins", "users"),
+        "dagster/table_name": "loginpipe.daily_logins",
+        **column_lineage(
+            "user_logins_table",
+            {**{name: name for name in ("create_date", "device_type", "locale", "app_version")}, "users": "user_id"},
+        ),
+    },
+    description=(
+        "Logins and distinct users of each day by device type, locale and version. Users do not add up: one may have "
+        "two devices. The view loginpipe.daily_logins_by_version has the version as text."
+    ),
+)
+def daily_logins(context: dg.AssetExecutionContext, postgres: PostgresResource) -> dg.MaterializeResult[None]:
+    """Compute the days of this run anew.
+
+    Raises:
+        DatabaseError: a day could not be written; the days before it are.
+    """
+    found = {day: postgres.run(partial(refresh_daily_logins, day=day)) for day in _days(context)}
+    newest = found[max(found)]
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": sum(of_day.logins for of_day in found.values()),
+            "logins": newest.logins,
+            "by_device_type": bar_plot("logins by device type", newest.by_device_type),
+            "by_locale": bar_plot("logins by locale", newest.by_locale),
+            "by_version": bar_plot("logins by version", newest.by_version),
+            "by_day": bar_plot("logins", {str(day): of_day.logins for day, of_day in found.items()}),
+        }
+    )
+
+
+def preview(found: DuplicatesOfDay) -> str:
+    """Return the tokens with the most users as a Markdown table."""
+    lines = ["| users | logins | token | first | last |", "| --- | --- | --- | --- | --- |"]
+    rows = ((users, logins, token, *dates) for token, users, logins, *dates in found.top)
+    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+
+
+def _days(context: dg.AssetExecutionContext) -> list[date]:
+    return sorted(date.fromisoformat(key) for key in context.partition_keys)

@@ -1,0 +1,1 @@
+"""Freshness and alerts: sensors around the rules in `loginpipe.monitoring`."""

@@ -1,0 +1,118 @@
+"""What `doctor` looks at in Dagster's storage: the daemon, what starts runs, and what freshness_sensor has reported."""
+
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from loginpipe.common.errors import DatabaseError, LoginpipeError
+from loginpipe.common.settings import Settings
+from loginpipe.postgres.connections import connect, transaction
+
+if TYPE_CHECKING:
+    from dagster_postgres import DagsterPostgresStorage
+
+_SILENT_MOST: Final = timedelta(minutes=5)
+"""The daemon's parts are heard of every half minute."""
+_UNREPORTED_MOST: Final = timedelta(hours=2)
+"""freshness_sensor reports once an hour at least."""
+_PARTS: Final = ("SENSOR", "SCHEDULER", "QUEUED_RUN_COORDINATOR", "MONITORING")
+_SENSOR: Final = "queue_depth_sensor"
+_SCHEDULE: Final = "ingest_logins_every_five_minutes"
+_STARTS: Final = "start `dagster-daemon run` (or `loginpipe dev`)"
+
+
+def storage(_: Settings) -> str:
+    """Look whether Dagster's storage can be reached."""
+    with closing(connect(_url().replace("+psycopg2", "", 1))):
+        return "reachable"
+
+
+def daemon(_: Settings) -> str:
+    """Look when the daemon's parts were last heard of."""
+    with _storage() as storage:
+        beats = storage.run_storage.get_daemon_heartbeats() if storage else {}
+    heard = {part: datetime.fromtimestamp(beats[part].timestamp, UTC) for part in _PARTS if part in beats}
+    if not heard:
+        return f"has never run on this storage, so nothing happens by itself: {_STARTS}"
+    silent = [part for part, at in heard.items() if datetime.now(UTC) - at > _SILENT_MOST]
+    if silent:
+        last = max(heard[part] for part in silent)
+        raise LoginpipeError(f"not heard of since {last:%Y-%m-%d %H:%M} UTC ({', '.join(silent)}): {_STARTS}")
+    return f"heard of at {min(heard.values()):%H:%M:%S} UTC"
+
+
+def automation(_: Settings) -> str:
+    """Look whether the sensor, or the schedule in its place, is switched on."""
+    with _storage() as storage:
+        states = storage.schedule_storage.all_instigator_state() if storage else []
+    # As a person has switched them; a sensor that nobody has touched is on, a schedule like this one off.
+    off = {state.instigator_name for state in states if state.status.value == "STOPPED"}
+    on = {state.instigator_name for state in states if state.status.value == "RUNNING"}
+    if _SENSOR not in off - on:
+        return f"{_SENSOR} is on" + (f"; so is {_SCHEDULE}, and one is enough" if _SCHEDULE in on else "")
+    if _SCHEDULE in on:
+        return f"{_SCHEDULE} is on"
+    raise LoginpipeError(f"{_SENSOR} is off, and {_SCHEDULE} too: switch one on, in the UI under Automation")
+
+
+def freshness(_: Settings) -> str:
+    """Look what the check `fresh` was found to be, and when."""
+    from loginpipe.defs.monitoring.freshness import FRESH
+
+    with _storage() as storage:
+        found = storage.event_log_storage.get_asset_check_summary_records([FRESH])[FRESH] if storage else None
+    record = found.last_completed_check_execution_record if found else None
+    evaluation = record.evaluation if record else None
+    if record is None or evaluation is None:
+        return "not judged yet: freshness_sensor does, within a minute of the daemon's start"
+    at = datetime.fromtimestamp(record.create_timestamp, UTC)
+    if not evaluation.passed:
+        raise LoginpipeError(f"stuck, as of {at:%Y-%m-%d %H:%M} UTC: {evaluation.description}")
+    if datetime.now(UTC) - at > _UNREPORTED_MOST:
+        raise LoginpipeError(
+            f"not judged since {at:%Y-%m-%d %H:%M} UTC: see that the daemon runs, and freshness_sensor is on and ticks"
+        )
+    return f"as of {at:%H:%M} UTC: {evaluation.description}"
+
+
+DAGSTER_CHECKS: Final = {
+    "Dagster's storage": storage,
+    "Dagster's daemon": daemon,
+    "what starts runs": automation,
+    "freshness": freshness,
+}
+"""What to give `loginpipe.monitoring.doctor.examine`."""
+
+
+def _url() -> str:
+    url = os.environ.get("DAGSTER_POSTGRES_URL", "")
+    if not url.startswith("postgresql+psycopg2://"):
+        raise LoginpipeError("DAGSTER_POSTGRES_URL is not set to a URL that begins with postgresql+psycopg2://")
+    return url
+
+
+@contextmanager
+def _storage() -> "Iterator[DagsterPostgresStorage | None]":
+    """Open the storage by its URL alone, for a look; None where nothing has used it yet.
+
+    Not as a Dagster instance, which wants a dagster.yaml and would make folders and tables.
+    """
+    url = _url()
+    with closing(connect(url.replace("+psycopg2", "", 1))) as connection, transaction(connection) as cursor:
+        cursor.execute("SELECT to_regclass('daemon_heartbeats') IS NOT NULL")
+        used = cursor.fetchone() == (True,)
+    if not used:
+        yield None
+        return
+    from dagster_postgres import DagsterPostgresStorage
+    from sqlalchemy.exc import SQLAlchemyError
+
+    storage = DagsterPostgresStorage(url, should_autocreate_tables=False)
+    try:
+        yield storage
+    except SQLAlchemyError as error:
+        raise DatabaseError(
+            f"Dagster's storage cannot be read ({type(error).__name__}): run `dagster instance migrate`"
+        ) from None

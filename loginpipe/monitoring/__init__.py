@@ -1,0 +1,1 @@
+"""Is the pipeline well? Freshness, anomalies, alerts, doctor and metrics, without Dagster."""

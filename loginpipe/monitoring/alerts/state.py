@@ -1,0 +1,134 @@
+"""What the alert sensor keeps from look to look, as its cursor, and how that goes on. Pure.
+
+A condition is told once it has held on two looks in a row, and is over once it has not on two: what flaps from look to
+look is told at most once. Each channel has its own list of what it has not been told yet, so that a receiver that is
+away for a while misses nothing, and holds up no other.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final, Literal
+
+from pydantic import BaseModel, ValidationError
+
+PENDING_MOST: Final = 50
+"""What a channel is not told while it is away for days: the oldest beyond that are only counted."""
+
+_BACK_OFF_FIRST: Final = timedelta(seconds=30)
+_BACK_OFF_MOST: Final = timedelta(minutes=15)
+
+
+class Episode(BaseModel, frozen=True):
+    """A condition that holds, or did a moment ago.
+
+    Attributes:
+        since: the first look that found it.
+        says: what there was to say at the last look that found it.
+        told: whether a second look in a row has found it, so that it is an alert.
+        gone_since: the first of the looks in a row that did not find it any more; None where the last one did.
+    """
+
+    since: datetime
+    says: str
+    told: bool = False
+    gone_since: datetime | None = None
+
+
+class Event(BaseModel, frozen=True):
+    """What there is to tell: that a condition has begun, or that it is over."""
+
+    what: Literal["begins", "over"]
+    condition: str
+    says: str
+    since: datetime
+    until: datetime | None = None
+
+
+class Outbox(BaseModel, frozen=True):
+    """What one channel is still to be told.
+
+    Attributes:
+        pending: the oldest first.
+        left_out: how many older ones were dropped, as there were too many.
+        failures: deliveries that failed in a row.
+        next_try: not before this.
+    """
+
+    pending: tuple[Event, ...] = ()
+    left_out: int = 0
+    failures: int = 0
+    next_try: datetime | None = None
+
+
+class State(BaseModel, frozen=True):
+    """The cursor: episodes by condition, outboxes by channel, and `Freshness.waiting_since`."""
+
+    episodes: dict[str, Episode] = {}
+    outboxes: dict[str, Outbox] = {}
+    waiting_since: datetime | None = None
+
+
+def read_state(cursor: str | None) -> State:
+    """Read a cursor; nothing is known where there is none, or one that a person has typed."""
+    try:
+        return State.model_validate_json(cursor) if cursor else State()
+    except ValidationError:
+        return State()
+
+
+def looked(state: State, found: Mapping[str, str | None], channels: Sequence[str], now: datetime) -> State:
+    """Go on by one look.
+
+    Args:
+        state: after the last one.
+        found: `loginpipe.monitoring.alerts.conditions.conditions`; what is not in it stays as it is.
+        channels: those that are set. A new one is told of every alert that lasts.
+        now: the time, UTC.
+    """
+    episodes: dict[str, Episode] = {}
+    events: list[Event] = []
+    for name in sorted({*state.episodes, *found}):
+        before = state.episodes.get(name)
+        after, event = _advanced(name, before, found[name], now) if name in found else (before, None)
+        if after is not None:
+            episodes[name] = after
+        if event is not None:
+            events.append(event)
+    lasting = [_begins(name, episode) for name, episode in state.episodes.items() if episode.told]
+    outboxes = {
+        channel: _with(state.outboxes.get(channel) or Outbox(pending=tuple(lasting)), events) for channel in channels
+    }
+    return State(episodes=episodes, outboxes=outboxes, waiting_since=state.waiting_since)
+
+
+def failed(outbox: Outbox, now: datetime) -> Outbox:
+    """Return the outbox after a delivery that failed: tried again at the next look, then less and less often."""
+    pause = min(_BACK_OFF_FIRST * (1 << min(outbox.failures, 10)), _BACK_OFF_MOST) if outbox.failures else timedelta()
+    return outbox.model_copy(update={"failures": outbox.failures + 1, "next_try": now + pause})
+
+
+def _advanced(
+    name: str, before: Episode | None, says: str | None, now: datetime
+) -> tuple[Episode | None, Event | None]:
+    if says is not None:
+        if before is None:
+            return Episode(since=now, says=says), None
+        if before.told:
+            return before.model_copy(update={"says": says, "gone_since": None}), None
+        told = before.model_copy(update={"says": says, "told": True})
+        return told, _begins(name, told)
+    if before is None or not before.told:
+        return None, None
+    if before.gone_since is None:
+        return before.model_copy(update={"gone_since": now}), None
+    return None, Event(what="over", condition=name, says="", since=before.since, until=before.gone_since)
+
+
+def _begins(name: str, episode: Episode) -> Event:
+    return Event(what="begins", condition=name, says=episode.says, since=episode.since)
+
+
+def _with(outbox: Outbox, events: Sequence[Event]) -> Outbox:
+    pending = (*outbox.pending, *events)
+    surplus = max(len(pending) - PENDING_MOST, 0)
+    return outbox.model_copy(update={"pending": pending[surplus:], "left_out": outbox.left_out + surplus})

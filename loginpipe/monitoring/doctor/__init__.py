@@ -1,0 +1,53 @@
+"""Is everything in place for a run? Each check says what it looked at, and where it is not well, the mend.
+
+A check is a function that returns what is well, in words, or raises what is not. This file puts them in order.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from loginpipe.common.errors import LoginpipeError
+from loginpipe.common.settings import Settings
+from loginpipe.monitoring.doctor import alerting, archiving, clocks, keys, queues, warehouse
+
+__all__ = ["Check", "Finding", "examine"]
+
+Check: TypeAlias = Callable[[Settings], str]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found: well or not, and in words."""
+
+    what: str
+    well: bool
+    says: str
+
+
+def examine(settings: Settings, of_dagster: Mapping[str, Check]) -> Iterator[Finding]:
+    """Yield a finding a check, in the order in which a run would come upon them.
+
+    Args:
+        settings: what to examine.
+        of_dagster: the checks of Dagster's own state, which are beside the definitions.
+    """
+    checks: dict[str, Check] = {
+        "queue": queues.queue,
+        "dead-letter queue": queues.dead_letters,
+        "database": warehouse.database,
+        "grants": warehouse.grants,
+        "partitions": warehouse.partitions,
+        "token keys": keys.token_keys,
+        "seal key": keys.seal_key,
+        "masking": keys.masking,
+        "archive": archiving.archive,
+        "clocks": clocks.clocks,
+        **of_dagster,
+        "alerts": alerting.alerts,
+    }
+    for what, check in checks.items():
+        try:
+            yield Finding(what, True, check(settings))
+        except LoginpipeError as error:
+            yield Finding(what, False, str(error))

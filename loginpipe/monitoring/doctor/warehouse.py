@@ -1,0 +1,87 @@
+"""What `doctor` looks at in the warehouse: the schema, the grants, the partitions."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+
+from loginpipe.common.errors import LoginpipeError
+from loginpipe.common.secrets import database_url
+from loginpipe.common.settings import Settings
+from loginpipe.postgres.connections import Connection, connect, require_verified_tls, transaction
+from loginpipe.postgres.contract import contract_differences, user_logins_columns
+from loginpipe.postgres.grant_plan import WRITER
+from loginpipe.postgres.grants import grant_differences, standing
+from loginpipe.postgres.migrate import HEAD, require_migrated
+from loginpipe.postgres.partition_plan import USER_LOGINS, Partition, coming
+from loginpipe.postgres.partitions import existing_partitions, why_not_ours
+from loginpipe.postgres.table_counts import stray_rows
+
+
+@contextmanager
+def warehouse(settings: Settings) -> Iterator[Connection]:
+    """Connect to the migrated warehouse, for as long as a check takes."""
+    url = database_url(settings)
+    with closing(connect(url)) as connection:
+        require_migrated(connection)
+        yield connection
+
+
+def database(settings: Settings) -> str:
+    """Look whether the warehouse is migrated, ``user_logins`` is the contract, and TLS is demanded where it must be."""
+    url = database_url(settings)
+    if settings.production:
+        require_verified_tls(url)
+    with warehouse(settings) as connection, transaction(connection):
+        differences = contract_differences(user_logins_columns(connection))
+    if differences:
+        raise LoginpipeError(f"user_logins is not the contract: {'; '.join(differences)}")
+    return f"migrated to {HEAD}, user_logins is the contract"
+
+
+def grants(settings: Settings) -> str:
+    """Compare the grants with the plan, and look what more than its work the connected role may do."""
+    with warehouse(settings) as connection:
+        differences = grant_differences(connection)
+        role = standing(connection)
+    if differences:
+        raise LoginpipeError("; ".join(differences))
+    if not role.writes:
+        raise LoginpipeError(
+            f"{role.role} may not load: run `GRANT {WRITER} TO {role.role}`, or connect as another role"
+        )
+    if not role.beyond:
+        return f"as they should be; {role.role} may do what the pipeline needs, and no more"
+    beyond = f"{role.role} {' and '.join(role.beyond)}, more than the pipeline needs"
+    if settings.production:
+        raise LoginpipeError(f"{beyond}: let it connect as a role of its own, made with `{role.mend}`")
+    return f"as they should be; {beyond}"
+
+
+def partitions(settings: Settings) -> str:
+    """Look whether the coming partitions are there, and nothing is in a default one that should be in its own."""
+    today = datetime.now(UTC).date()
+    with warehouse(settings) as connection:
+        with transaction(connection) as cursor:
+            not_ours = why_not_ours(cursor, USER_LOGINS)
+            # As of yesterday: today's maintenance may be still to come.
+            planned = [p for p in coming(today - timedelta(days=1)) if not (not_ours and p.table == USER_LOGINS)]
+            there = {table: existing_partitions(cursor, table) for table in {p.table for p in planned}}
+        strays = stray_rows(connection, today)
+    missing = [p for p in planned if p.end > today and not any(p.overlaps(other) for other in there[p.table])]
+    if missing:
+        raise LoginpipeError(
+            f"{len(missing)} partitions are missing that should be there since yesterday, the first being "
+            f"{min(missing, key=_start)}: run the job maintain_partitions, and see why its schedule did not"
+        )
+    held = [f"{number:,} rows of {table}" for table, number in strays.items() if number]
+    if held:
+        raise LoginpipeError(
+            f"default partitions hold {' and '.join(held)}: run the job maintain_partitions; what stays carries dates "
+            "far from today's"
+        )
+    ahead = "those of user_logins are not ours: " + not_ours if not_ours else "those of user_logins too"
+    return f"those of the ledger are there a week ahead; {ahead}; nothing is in a default one"
+
+
+def _start(partition: Partition) -> tuple[str, str]:
+    return partition.start.isoformat(), partition.name

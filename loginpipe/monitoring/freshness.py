@@ -1,0 +1,64 @@
+"""Whether the table is up to date: a quiet queue is fresh whatever the table's age, one that nobody empties is not.
+
+Pure. Dagster's own freshness policies know the age of the last materialization alone, and cannot tell these two apart.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal
+
+from loginpipe.common.settings import Settings
+from loginpipe.sqs.depth import STALL, Depth
+
+_BITES: Final = 3
+"""A run takes as long to write a full bite as to receive it, at most; and one may be just behind it."""
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """What was found.
+
+    Attributes:
+        state: ``quiet``, no messages; ``working``, they are being worked off; ``stuck``, they are not.
+        says: the same in words.
+        waiting_since: when messages were first seen, by looks that have found some ever since; None where there are
+            none. The next look wants it.
+    """
+
+    state: Literal["quiet", "working", "stuck"]
+    says: str
+    waiting_since: datetime | None
+
+
+def patience(settings: Settings) -> timedelta:
+    """Return how long messages may be there without any run ending well."""
+    return timedelta(seconds=max(settings.max_delay_seconds, _BITES * settings.batch_seconds))
+
+
+def judge(
+    depth: Depth, *, last_finished: datetime | None, waiting_since: datetime | None, now: datetime, most: timedelta
+) -> Freshness:
+    """Tell a quiet queue from one that is worked off, and both from one that is stuck.
+
+    Args:
+        depth: what the queue holds. Messages in flight count: a run that hangs keeps its own hidden for ever.
+        last_finished: when a run ended well for the last time; None where none did lately.
+        waiting_since: as the last look left it.
+        now: the time; all times are aware.
+        most: how long messages may be there without any run ending well.
+    """
+    ended = (
+        f"the last run that ended well did so at {_utc(last_finished)}" if last_finished else "no run ended well lately"
+    )
+    if not depth.visible + depth.in_flight:
+        return Freshness("quiet", f"the queue is empty; {ended}", None)
+    since = waiting_since or now
+    if depth.stalled:
+        return Freshness("stuck", f"{depth}; {STALL}", since)
+    if now - max(since, last_finished or since) > most:
+        return Freshness("stuck", f"{depth}; there are messages since {_utc(since)}, and {ended}", since)
+    return Freshness("working", f"{depth}; {ended}", since)
+
+
+def _utc(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,22 @@
+"""How the last runs ended, and how long to wait after failures. Pure."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+BACK_OFF_FIRST: Final = timedelta(seconds=15)
+BACK_OFF_MOST: Final = timedelta(minutes=15)
+
+
+@dataclass(frozen=True)
+class History:
+    """How the finished runs ended: failures since the last success, and when the newest of them ended (UTC)."""
+
+    failures_in_a_row: int = 0
+    last_failure: datetime | None = None
+
+
+def back_off(failures_in_a_row: int) -> timedelta:
+    """Return the pause after this many failures in a row: it doubles from 15 seconds to 15 minutes."""
+    doublings = min(max(failures_in_a_row - 1, 0), 10)
+    return min(BACK_OFF_FIRST * (1 << doublings), BACK_OFF_MOST)

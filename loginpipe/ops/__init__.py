@@ -1,1 +1,0 @@
-"""Looking after a running installation. Reads, and changes nothing."""
