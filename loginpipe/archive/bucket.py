@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from loginpipe.common.aws import CREDENTIALS, LOCAL_FAULTS, OUT_OF_REACH, UNAVAILABLE, aws_session, endpoint_fault
@@ -14,14 +14,14 @@ from loginpipe.common.errors import ArchivedDayError, ArchiveError
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_ATTEMPTS: Final = 5
-_CONNECT_SECONDS: Final = 5
-_READ_SECONDS: Final = 30
-_ENCRYPTED: Final = {"ServerSideEncryption": "AES256"}
+_ATTEMPTS = 5
+_CONNECT_SECONDS = 5
+_READ_SECONDS = 30
+_ENCRYPTED = {"ServerSideEncryption": "AES256"}
 
-_MISSING: Final = frozenset({"404", "NoSuchKey"})
-_DENIED: Final = "may not be used with these credentials: grant what deploy/aws/policies/pipeline.json grants for S3"
-_FAULTS: Final = {
+_MISSING = frozenset({"404", "NoSuchKey"})
+_DENIED = "may not be used with these credentials: grant what deploy/aws/policies/pipeline.json grants for S3"
+_FAULTS = {
     "NoSuchBucket": "does not exist: create it, or mend LOGINPIPE_ARCHIVE_URL",
     "AccessDenied": _DENIED,
     "403": _DENIED,

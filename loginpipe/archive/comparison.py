@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Final
 
 from loginpipe.postgres.archive import ArchivedDay, archived_days
 from loginpipe.postgres.archive_standing import DayStanding, content_in_table, standing_of_days
 from loginpipe.postgres.connections import Connection, transaction
 
-HASHED_DAYS: Final = 3
+HASHED_DAYS = 3
 """The newest archived days, whose rows are compared by checksum too, which reads them all."""
 
 

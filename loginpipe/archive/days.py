@@ -7,7 +7,6 @@ from datetime import date
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
 from uuid import uuid4
 
 from loginpipe.archive.parquet import ROWS_AT_ONCE, content_of, write_day
@@ -28,8 +27,8 @@ from loginpipe.postgres.archive import (
 from loginpipe.postgres.archive_standing import content_in_table
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 
-_NOTHING: Final = (0, "")
-_OURS: Final = re.compile(r"[._]{0,2}part-[0-9a-f]{32}\.parquet")
+_NOTHING = (0, "")
+_OURS = re.compile(r"[._]{0,2}part-[0-9a-f]{32}\.parquet")
 
 
 class Outcome(StrEnum):

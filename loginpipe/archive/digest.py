@@ -8,12 +8,12 @@ its columns, each as its length in characters, a colon and the text, or ``-`` fo
 from collections.abc import Iterable
 from datetime import date
 from hashlib import sha256
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 Row: TypeAlias = tuple[str | None, str | None, str | None, str | None, str | None, int | None, date]
 """A row of ``user_logins``: the columns of `loginpipe.logins.user_logins.USER_LOGINS_COLUMNS`, in that order."""
 
-_BLOCK: Final = 65_536
+_BLOCK = 65_536
 
 
 class Digest:

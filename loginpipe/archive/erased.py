@@ -8,14 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Final
 
 from loginpipe.archive.digest import Row
 from loginpipe.common.errors import ArchivedDayError
 from loginpipe.masking.tokens import TokenKeys
 
-_ONE_ERASURE: Final = timedelta(milliseconds=1)
-"""Tombstones of one erasure, of a version of the token key each, are written by one statement, microseconds apart."""
+# Tombstones of one erasure, of a version of the token key each, are written by one statement, microseconds apart.
+_ONE_ERASURE = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True)

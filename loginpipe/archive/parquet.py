@@ -7,7 +7,7 @@ from hashlib import file_digest
 from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from loginpipe.archive.digest import Digest, Row
 from loginpipe.common.errors import ArchivedDayError, ArchiveError
@@ -16,12 +16,12 @@ from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ROWS_AT_ONCE: Final = 10_000
+ROWS_AT_ONCE = 10_000
 """As Python objects: a row takes a kilobyte then, and a sixth of that in Arrow."""
-_ROWS_A_GROUP: Final = 100_000
+_ROWS_A_GROUP = 100_000
 
-_SCHEMA_VERSION: Final = "1"
-"""Of the columns and their types: raise it when they change."""
+# Of the columns and their types: raise it when they change.
+_SCHEMA_VERSION = "1"
 
 
 @dataclass(frozen=True)

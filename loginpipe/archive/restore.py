@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 from loginpipe.archive.digest import Row
 from loginpipe.archive.erased import Tombstone, require_keys_for, without_erased
@@ -29,7 +28,7 @@ from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.copy import copy_rows
 from loginpipe.postgres.partitions import ensure_month
 
-KEPT_DAYS: Final = 30
+KEPT_DAYS = 30
 """How long a day that was brought back is not dropped again."""
 
 

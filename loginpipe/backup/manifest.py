@@ -4,13 +4,12 @@ import json
 from datetime import datetime
 from hashlib import file_digest
 from pathlib import Path
-from typing import Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from loginpipe.common.errors import BackupError
 
-_SUFFIX: Final = ".json"
+_SUFFIX = ".json"
 
 
 class Manifest(BaseModel):

@@ -5,18 +5,17 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
-from typing import Final
 
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from loginpipe.common.errors import BackupError
 
-DUMP: Final = "pg_dump"
-RESTORE: Final = "pg_restore"
+DUMP = "pg_dump"
+RESTORE = "pg_restore"
 
-_VERSION: Final = re.compile(r"\(PostgreSQL\) (\d+)")
-_COPY_FAILED: Final = re.compile(r'(COPY failed for table "[^"]*").*')
-"""What follows quotes the row."""
+_VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
+# What follows quotes the row.
+_COPY_FAILED = re.compile(r'(COPY failed for table "[^"]*").*')
 
 
 def require_program(name: str, *, at_least: int, because: str) -> int:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final
 from uuid import uuid4
 
 import psycopg2
@@ -15,7 +14,7 @@ from loginpipe.backup.restoring import load, require_no_older_server, require_us
 from loginpipe.common.errors import BackupError
 from loginpipe.postgres.connections import Connection, connect, place, statement_error
 
-_INSUFFICIENT_PRIVILEGE: Final = "42501"
+_INSUFFICIENT_PRIVILEGE = "42501"
 
 
 def verify_backup(database_url: str, dump: Path) -> Manifest:

@@ -2,13 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
 from loginpipe.cli.output import Json, new_app, notes, out, print_json, step
 
-LOCAL_FOLDER: Final = Path(".loginpipe")
+LOCAL_FOLDER = Path(".loginpipe")
 """Where the local stack of a project folder keeps data and keys; git-ignored."""
 
 app = new_app("The embedded services in the background.")

@@ -5,7 +5,7 @@ Each service has its own client, with its own words for its own refusals.
 
 from functools import cache
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from botocore.loaders import Loader
     from botocore.session import Session as CoreSession
 
-CREDENTIALS: Final = frozenset(
+CREDENTIALS = frozenset(
     {
         "ExpiredToken",
         "ExpiredTokenException",
@@ -24,18 +24,18 @@ CREDENTIALS: Final = frozenset(
     }
 )
 """Error codes of credentials that AWS refuses, whatever they were to be used for."""
-UNAVAILABLE: Final = frozenset({"502", "503", "504"})
+UNAVAILABLE = frozenset({"502", "503", "504"})
 """What a proxy or a load balancer answers in an endpoint's place."""
-LOCAL_FAULTS: Final = {
+LOCAL_FAULTS = {
     "NoRegionError": "no AWS region is set: set AWS_REGION",
     "NoCredentialsError": "no AWS credentials were found: give the task a role, or set AWS_PROFILE",
     "PartialCredentialsError": "the AWS credentials are incomplete: set AWS_SECRET_ACCESS_KEY too",
     "ProfileNotFound": "the profile in AWS_PROFILE does not exist: mend it",
 }
 """botocore's errors about what is missing here, by class."""
-MALFORMED: Final = (ValueError, TypeError, LookupError, AttributeError)
+MALFORMED = (ValueError, TypeError, LookupError, AttributeError)
 """What botocore, and our own reading, make of an answer that is not the service's."""
-OUT_OF_REACH: Final = "the endpoint cannot be reached: is it up, and are AWS_ENDPOINT_URL and AWS_REGION right?"
+OUT_OF_REACH = "the endpoint cannot be reached: is it up, and are AWS_ENDPOINT_URL and AWS_REGION right?"
 
 
 def aws_session(core: "CoreSession | None" = None) -> "Session":

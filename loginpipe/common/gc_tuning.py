@@ -9,15 +9,14 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import Final
 
-_RARELY: Final = (50_000, 20, 100)
-"""So many objects more than before, instead of 700; and so many times that before older ones are looked at too."""
+# So many objects more than before, instead of 700; and so many times that before older ones are looked at too.
+_RARELY = (50_000, 20, 100)
 
-_FOUND: Final[list[tuple[int, int, int]]] = []
-"""The thresholds that each context under way has found; those of before them all are the first."""
+# The thresholds that each context under way has found; those of before them all are the first.
+_FOUND: list[tuple[int, int, int]] = []
 
-_FOUND_LOCK: Final = Lock()
+_FOUND_LOCK = Lock()
 
 
 @contextmanager

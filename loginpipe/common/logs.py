@@ -9,24 +9,24 @@ import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from math import isfinite
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from loginpipe.common.settings import Settings
 
-_META: Final = "dagster_meta"
-"""What Dagster adds to a record: run, job, step; and the message as it was, before these were put in front of it."""
+# What Dagster adds to a record: run, job, step; and the message as it was, before these were put in front of it.
+_META = "dagster_meta"
 
-_NAMES: Final = {
+# Field of that → field of the line. The step of an asset bears its name; ``tick`` is a sensor's or schedule's.
+_NAMES = {
     "run_id": "run_id",
     "job_name": "job",
     "step_key": "step",
     "resource_name": "resource",
     "name": "tick",
 }
-"""Field of that → field of the line. The step of an asset bears its name; ``tick`` is a sensor's or schedule's."""
 
-_OF_EVERY_RECORD: Final = {*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName"}
-_OF_DAGSTER: Final = {_META, "dagster_event", "dagster_event_batch_metadata"}
+_OF_EVERY_RECORD = {*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName"}
+_OF_DAGSTER = {_META, "dagster_event", "dagster_event_batch_metadata"}
 
 
 class JsonLines(logging.Formatter):

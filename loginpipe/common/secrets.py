@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from loginpipe.common.aws import CREDENTIALS, LOCAL_FAULTS, OUT_OF_REACH, UNAVAILABLE, aws_session, endpoint_fault
 from loginpipe.common.errors import SettingError
@@ -25,17 +25,17 @@ from loginpipe.common.settings import (
     webhook_url_fault,
 )
 
-_KEPT_SECONDS: Final = 300
-"""A sensor asks every few seconds; a rotated password is taken up within this time."""
-_SECONDS: Final = 5
-"""Longest wait for a connection, and for an answer: a tick of a sensor has a minute for everything."""
-_ATTEMPTS: Final = 3
+# A sensor asks every few seconds; a rotated password is taken up within this time.
+_KEPT_SECONDS = 300
+# Longest wait for a connection, and for an answer: a tick of a sensor has a minute for everything.
+_SECONDS = 5
+_ATTEMPTS = 3
 
-_ABSENT: Final = frozenset({"ResourceNotFoundException", "ParameterNotFound"})
-_DENIED: Final = frozenset({"AccessDenied", "AccessDeniedException"})
+_ABSENT = frozenset({"ResourceNotFoundException", "ParameterNotFound"})
+_DENIED = frozenset({"AccessDenied", "AccessDeniedException"})
 
+# Reference → when it was read, and what it stood for.
 _kept: dict[str, tuple[float, str]] = {}
-"""Reference → when it was read, and what it stood for."""
 
 
 def database_url(settings: Settings) -> str:

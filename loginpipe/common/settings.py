@@ -6,7 +6,7 @@ the Dagster UI can then show the project before it is fully configured, and a ru
 
 import re
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from dotenv import load_dotenv
@@ -18,12 +18,12 @@ from loginpipe.common.errors import SettingError
 
 PREFIX = "LOGINPIPE_"
 
-SECRETS_MANAGER: Final = "secretsmanager"
-PARAMETER_STORE: Final = "ssm"
-_REFERENCE: Final = re.compile(rf"({SECRETS_MANAGER}:[\w/+=.@:-]+(#[^#\s]+)?|{PARAMETER_STORE}:[\w/.:-]+)")
-"""What a secret setting may be instead of its value: `loginpipe.common.secrets` looks it up."""
+SECRETS_MANAGER = "secretsmanager"
+PARAMETER_STORE = "ssm"
+# What a secret setting may be instead of its value: `loginpipe.common.secrets` looks it up.
+_REFERENCE = re.compile(rf"({SECRETS_MANAGER}:[\w/+=.@:-]+(#[^#\s]+)?|{PARAMETER_STORE}:[\w/.:-]+)")
 
-_TOPIC: Final = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}")
+_TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}")
 
 
 class Settings(BaseSettings):

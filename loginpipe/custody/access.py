@@ -6,17 +6,17 @@ own, committed also when it was refused: a release is granted only for a request
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from loginpipe.common.errors import AccessRefusedError, LoginpipeError
 from loginpipe.masking.sealing import SealedValue, WrappedDataKey
 from loginpipe.postgres.connections import Connection, transaction
 
-SUBJECTS_MOST: Final = 256
+SUBJECTS_MOST = 256
 """Tokens and message ids in one request."""
 
-REFUSALS: Final = {
+REFUSALS = {
     "purpose_too_short": "a purpose of at least 10 characters is wanted: say why the values are needed",
     "no_ticket": "a ticket is wanted: name the one that asks for this",
     "too_many_subjects": f"a request is for {SUBJECTS_MOST} tokens at most, their aliases included: split it",

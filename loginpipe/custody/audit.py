@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from loginpipe.common.errors import AuditError
 from loginpipe.custody.audit_chain import Anchor, Entry, Verification, parse_anchor, verify_chain
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
 
-_ROWS_AT_ONCE: Final = 2_000
+_ROWS_AT_ONCE = 2_000
 
 
 @dataclass(frozen=True)

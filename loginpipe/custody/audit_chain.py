@@ -8,11 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Final
 
 from loginpipe.common.errors import AuditError
 
-FIRST_HASH: Final = bytes(32)
+FIRST_HASH = bytes(32)
 """What the first entry is chained to."""
 
 
@@ -45,7 +44,7 @@ class Anchor:
         return f"{self.seq}:{self.hash.hex()}"
 
 
-EMPTY: Final = Anchor(0, FIRST_HASH)
+EMPTY = Anchor(0, FIRST_HASH)
 
 
 @dataclass

@@ -8,7 +8,6 @@ found this way is ever given out.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Final
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -16,18 +15,18 @@ from loginpipe.common.errors import OpeningError
 from loginpipe.custody.opening import Fault, open_value
 from loginpipe.masking.sealing import PADDING_BLOCK, VALUES_PER_DATA_KEY, SealedValue, nonce, unpad
 
-FIELDS: Final = ("ip", "device_id", "body")
+FIELDS = ("ip", "device_id", "body")
 """What is sealed."""
 
-_SAYS: Final = {
+_SAYS = {
     Fault.CHANGED: "it, or what it is bound to, was changed",
     Fault.ROW_SWAPPED: "it was sealed for another one, and put in this one's place",
     Fault.FIELD_SWAPPED: "it was sealed as another field",
     Fault.KEY_SWAPPED: "it was sealed under another data key than the one it names",
 }
-_GCM_TAG_BYTES: Final = 16
-_ASCII: Final = 0x80
-_MOSTLY: Final = 0.75
+_GCM_TAG_BYTES = 16
+_ASCII = 0x80
+_MOSTLY = 0.75
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import IPv6Address
-from typing import Final
 from uuid import UUID, uuid4
 
 import pandas as pd
@@ -22,11 +21,11 @@ from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.vault import insert_sealed
 
-_DOCUMENTATION: Final = 0x20010DB8 << 96
-"""2001:db8::/32, addresses that nobody has (RFC 3849)."""
-_DEVICE: Final = "loginpipe drill "
-_MARKS: Final = (b"2001:db8:", _DEVICE.encode())
-"""What the values begin with."""
+# 2001:db8::/32, addresses that nobody has (RFC 3849).
+_DOCUMENTATION = 0x20010DB8 << 96
+_DEVICE = "loginpipe drill "
+# What the values begin with.
+_MARKS = (b"2001:db8:", _DEVICE.encode())
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,12 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from loginpipe.common.errors import LoginpipeError
 from loginpipe.custody.access import Reason, called, refuse
 from loginpipe.postgres.connections import Connection
 
-LIMITS: Final = (
+LIMITS = (
     "What this does not reach: backups, replicas that lag, and the archive's files of days that were dropped "
     "(docs/archive.md); the sealed bodies of rejected messages, which nobody can search by user; values that other "
     "users' logins share; data keys, each of which seals up to 256 values; clear values that were recovered before. "

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -23,7 +23,7 @@ from loginpipe.masking.sealing import SealKey, WrappedDataKey
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
 
-OPTION: Final = "--private-key"
+OPTION = "--private-key"
 
 AskPassphrase = Callable[[Path], str]
 """Asks for the passphrase of a file; called only where the key in it has one."""

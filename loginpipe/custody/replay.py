@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from loginpipe.custody.access import Bulk, release_under
@@ -19,8 +19,8 @@ from loginpipe.sqs.entries import FailedEntry
 from loginpipe.sqs.identity import replay_attributes
 from loginpipe.sqs.sending import send_again
 
-_BODIES_AT_ONCE: Final = 32
-"""In one release: a message may be a mebibyte, and all of a release is in memory at once."""
+# In one release: a message may be a mebibyte, and all of a release is in memory at once.
+_BODIES_AT_ONCE = 32
 
 
 @dataclass

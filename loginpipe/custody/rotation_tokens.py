@@ -1,12 +1,11 @@
 """Which values are yet to be rotated: what the database says of their tokens."""
 
 from collections.abc import Sequence
-from typing import Final
 
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.statements import statement
 
-_ALL: Final = None
+_ALL = None
 
 
 def tokens_to_rotate(connection: Connection, version: int, after: str = "", most: int | None = _ALL) -> list[str]:

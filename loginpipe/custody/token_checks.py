@@ -6,14 +6,13 @@ without being found out here is to give one token's value out as another's.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
 from uuid import UUID
 
 from loginpipe.logins.canonical import canonical_address
 from loginpipe.masking.compat import CompatMasking
 from loginpipe.masking.tokens import PREFIXES, TokenKeys, token_pattern
 
-BODY: Final = "body"
+BODY = "body"
 """The field of a rejected message's body, whose subject is the message's id."""
 
 

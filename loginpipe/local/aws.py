@@ -9,16 +9,15 @@ from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from threading import Event
-from typing import Final
 
 from loginpipe.common.errors import LocalStackError
 from loginpipe.local.processes import Record, Service
 
-HOST: Final = "127.0.0.1"
+HOST = "127.0.0.1"
 
-_ATTEMPTS: Final = 5
-_START_SECONDS: Final = 60
-_HEALTH_SECONDS: Final = 2
+_ATTEMPTS = 5
+_START_SECONDS = 60
+_HEALTH_SECONDS = 2
 
 
 def start_aws(

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from loginpipe.common.errors import LoginpipeError
 from loginpipe.local.prepare import prepare, sqs_client
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sqs.literals import QueueAttributeNameType
 
-SEED: Final = 2026
-BAD_SHARE: Final = 0.03
+SEED = 2026
+BAD_SHARE = 0.03
 
 Step = Callable[[str], AbstractContextManager[Any]]
 """Given what is being done, a context manager for as long as it lasts."""
 
-_QUERIES: Final = {
+_QUERIES = {
     "first rows of user_logins, app_version decoded": """
         SELECT user_id, device_type, masked_ip, masked_device_id, locale,
             loginpipe.app_version_text(app_version) AS app_version, create_date

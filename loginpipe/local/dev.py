@@ -6,10 +6,9 @@ import subprocess
 import sys
 from contextlib import suppress
 from types import FrameType
-from typing import Final
 
-_STOP_SECONDS: Final = 60
-"""`dagster dev` gives its own processes up to 60 seconds to end."""
+# `dagster dev` gives its own processes up to 60 seconds to end.
+_STOP_SECONDS = 60
 
 
 def run_dagster_dev(port: int) -> int:

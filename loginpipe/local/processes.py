@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from loginpipe.common.errors import LocalStackError
 
 if TYPE_CHECKING:
     import psutil
 
-POLL_SECONDS: Final = 0.02
+POLL_SECONDS = 0.02
 
 
 class StoppedError(Exception):

@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from loginpipe.common.errors import QueueError
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs.literals import QueueAttributeNameType
     from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
 
-BATCH_BYTES_MOST: Final = 1_048_576
+BATCH_BYTES_MOST = 1_048_576
 """SQS's limit of all bodies in one call together."""
 
-_SENDERS: Final = 4
-_ATTEMPTS: Final = 4
-_FIRST_PAUSE_SECONDS: Final = 0.1
-_DEAD_LETTER_RETENTION_SECONDS: Final = 14 * 86_400
-_VISIBILITY_SECONDS: Final = 30
-_MAX_RECEIVES: Final = 5
+_SENDERS = 4
+_ATTEMPTS = 4
+_FIRST_PAUSE_SECONDS = 0.1
+_DEAD_LETTER_RETENTION_SECONDS = 14 * 86_400
+_VISIBILITY_SECONDS = 30
+_MAX_RECEIVES = 5
 
 
 def create_login_queue(client: "SQSClient", name: str) -> str:

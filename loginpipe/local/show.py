@@ -1,16 +1,16 @@
 """How the demonstration's results look on a terminal."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from loginpipe.local.demo import DemoResult
 
-_LONG: Final = 20
-_SHOWN: Final = 13
-"""A token or an id is recognised by its beginning, and seven columns have to fit a terminal."""
+_LONG = 20
+# A token or an id is recognised by its beginning, and seven columns have to fit a terminal.
+_SHOWN = 13
 
 
 def show_demo(console: Console, result: DemoResult) -> None:

@@ -11,7 +11,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
 from urllib.parse import quote
 
 from loginpipe.common.errors import LocalStackError
@@ -21,10 +20,10 @@ from loginpipe.local.processes import last_line
 from loginpipe.local.state import exclusive, read_state
 from loginpipe.local.supervisor import READY
 
-_STOP_SECONDS: Final = 180
-"""More than the supervisor itself allows its services."""
-_DETACHED: Final[list["subprocess.Popen[bytes]"]] = []
-"""Supervisors that are meant to outlive this program: a `Popen` that is dropped warns that its process still runs."""
+# More than the supervisor itself allows its services.
+_STOP_SECONDS = 180
+# Supervisors that are meant to outlive this program: a `Popen` that is dropped warns that its process still runs.
+_DETACHED: list["subprocess.Popen[bytes]"] = []
 
 
 @dataclass(frozen=True)

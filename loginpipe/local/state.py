@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
 
 from loginpipe.common.errors import LocalStackError
 from loginpipe.local.processes import POLL_SECONDS, Record
 
-_ENDING_SECONDS: Final = 1
+_ENDING_SECONDS = 1
 
 
 @dataclass

@@ -15,7 +15,6 @@ import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Event, Thread
-from typing import Final
 
 from loginpipe.common.errors import LocalStackError
 from loginpipe.local.aws import start_aws
@@ -23,9 +22,9 @@ from loginpipe.local.postgres import socket_folder, start_postgres
 from loginpipe.local.processes import Record, Service, StoppedError
 from loginpipe.local.state import State, exclusive, read_state, write_state
 
-READY: Final = "ready"
+READY = "ready"
 
-_WATCH_SECONDS: Final = 0.5
+_WATCH_SECONDS = 0.5
 
 
 def main() -> int:

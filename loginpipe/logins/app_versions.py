@@ -5,9 +5,8 @@ The SQL functions ``loginpipe.app_version_text`` and ``loginpipe.app_version_num
 
 import re
 from functools import lru_cache
-from typing import Final
 
-MAJOR_MOST: Final = 2146
+MAJOR_MOST = 2146
 """Largest major version: 2147 with minor and patch at 999 would not fit Postgres' ``integer``."""
 
 _VERSION = re.compile(r"0*([0-9]{1,4})(?:\.0*([0-9]{1,3}))?(?:\.0*([0-9]{1,3}))?")

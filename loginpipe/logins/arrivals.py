@@ -1,11 +1,9 @@
 """When the messages of a batch were sent: how many a minute, in steps that a plot has room for."""
 
-from typing import Final
-
 import pandas as pd
 
-_STEPS: Final = ("1min", "2min", "5min", "15min", "30min", "1h", "2h", "6h", "12h", "1D")
-_MOST: Final = 24
+_STEPS = ("1min", "2min", "5min", "15min", "30min", "1h", "2h", "6h", "12h", "1D")
+_MOST = 24
 
 
 def messages_per_minute(sent_at: "pd.Series[pd.Timestamp]") -> tuple[str, dict[str, float]]:

@@ -3,11 +3,10 @@
 import unicodedata
 from ipaddress import IPv6Address, ip_address
 from socket import AF_INET, AF_INET6, inet_ntoa, inet_ntop, inet_pton
-from typing import Final
 
-_IPV4_BYTES: Final = 4
-_MAPPED: Final = bytes(10) + b"\xff\xff"
-"""What an IPv4-mapped IPv6 address has before the IPv4 address: RFC 4291, section 2.5.5.2."""
+_IPV4_BYTES = 4
+# What an IPv4-mapped IPv6 address has before the IPv4 address: RFC 4291, section 2.5.5.2.
+_MAPPED = bytes(10) + b"\xff\xff"
 
 
 def canonical_address(text: str) -> bytes:

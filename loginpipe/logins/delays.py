@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 from math import ceil, inf
-from typing import Final
 
-DELAY_BOUNDS: Final = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
+DELAY_BOUNDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
 """Upper bounds of the buckets, in seconds. Counts have one entry more: what took longer than the last of them.
 
 The tables hold counts by position: changing the bounds takes a migration that says what becomes of those.

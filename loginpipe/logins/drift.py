@@ -3,11 +3,11 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
-HIDDEN_NAME: Final = "(name not shown)"
-OTHER_NAMES: Final = "(other names)"
-NAMES_MOST: Final = 50
+HIDDEN_NAME = "(name not shown)"
+OTHER_NAMES = "(other names)"
+NAMES_MOST = 50
 """Distinct names kept: a producer that uses values as names must not flood the metadata."""
 
 # A name is shown only where it looks like one: a producer could use an address or a device id as a key.

@@ -1,11 +1,11 @@
 """A message as received, and a batch of them as a frame: ``raw_sqs_messages``."""
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
-MESSAGE_COLUMNS: Final = {
+MESSAGE_COLUMNS = {
     "message_id": "object",
     "body": "object",
     "sent_at": "datetime64[ms, UTC]",

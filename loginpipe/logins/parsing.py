@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from enum import Enum, auto
 from itertools import repeat
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import orjson
 import pandas as pd
 
 from loginpipe.logins.rejects import Reason
 
-LOGIN_FIELDS: Final = ("user_id", "device_type", "ip", "device_id", "locale", "app_version")
+LOGIN_FIELDS = ("user_id", "device_type", "ip", "device_id", "locale", "app_version")
 
 
 class Unfit(Enum):
@@ -23,7 +23,7 @@ class Unfit(Enum):
 
 
 Cell: TypeAlias = str | Unfit | None
-_KINDS: Final = frozenset({str, Unfit, type(None)})
+_KINDS = frozenset({str, Unfit, type(None)})
 
 
 def parse_body(body: str) -> dict[str, Any] | Reason:

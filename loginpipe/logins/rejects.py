@@ -1,7 +1,6 @@
 """Why a message is set aside: a closed list of codes, so that they can be counted, filtered and alerted on."""
 
 from enum import StrEnum
-from typing import Final
 
 
 class Reason(StrEnum):
@@ -28,5 +27,5 @@ class Reason(StrEnum):
     """Sent before its user was erased. It was a good login; nothing of it is kept, sealed or not."""
 
 
-WHOLE_BODY: Final = "body"
+WHOLE_BODY = "body"
 """The field name that goes with reasons about the whole message."""

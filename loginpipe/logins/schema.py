@@ -6,7 +6,7 @@ booleans only: pandera keeps failing cells in its errors, and those are never sh
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,7 +67,7 @@ class Rule:
         )
 
 
-RULES: Final[Mapping[str, Rule]] = {
+RULES: Mapping[str, Rule] = {
     "user_id": Rule(128),
     "device_type": Rule(32),
     "ip": Rule(64, form=(is_address, Reason.INVALID_ADDRESS)),
@@ -90,12 +90,12 @@ def _column(rule: Rule) -> pa.Column:
     return pa.Column(object, pa.Check(fits, name="fits", error="fits", ignore_na=False), nullable=True)
 
 
-_COLUMNS: Final = {name: _column(rule) for name, rule in RULES.items()}
+_COLUMNS = {name: _column(rule) for name, rule in RULES.items()}
 
-LOGIN_FIELDS_SCHEMA: Final = pa.DataFrameSchema(_COLUMNS, strict=True)
+LOGIN_FIELDS_SCHEMA = pa.DataFrameSchema(_COLUMNS, strict=True)
 """Login fields as parsed; see `loginpipe.logins.parsing.login_fields` for the frame."""
 
-VALIDATED_LOGINS_SCHEMA: Final = pa.DataFrameSchema(
+VALIDATED_LOGINS_SCHEMA = pa.DataFrameSchema(
     {
         "message_id": pa.Column(object, unique=True),
         "sent_at": pa.Column(pd.DatetimeTZDtype("ms", "UTC")),

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import pandas as pd
 from pandera.config import ValidationDepth, config_context
@@ -14,13 +14,13 @@ from loginpipe.logins.parsing import LOGIN_FIELDS, field_values, login_fields, p
 from loginpipe.logins.rejects import WHOLE_BODY, Reason
 from loginpipe.logins.schema import LOGIN_FIELDS_SCHEMA, RULES, VALIDATED_LOGINS_SCHEMA
 
-_KNOWN_FIELDS: Final = frozenset(LOGIN_FIELDS)
+_KNOWN_FIELDS = frozenset(LOGIN_FIELDS)
 
-_VALIDATE: Final[dict[str, Any]] = {
+# Said with each validation: pandera's environment variables could switch it off for the whole process.
+_VALIDATE: dict[str, Any] = {
     "validation_enabled": True,
     "validation_depth": ValidationDepth.SCHEMA_AND_DATA,
 }
-"""Said with each validation: pandera's environment variables could switch it off for the whole process."""
 
 Faults = dict[int, list[tuple[Reason, str]]]
 """By position of the message in its batch: reason and field name of each fault."""

@@ -4,9 +4,7 @@ Other people's queries and loaders depend on it, so it lives in one place and ch
 them.
 """
 
-from typing import Final
-
-USER_LOGINS_COLUMNS: Final[tuple[tuple[str, str], ...]] = (
+USER_LOGINS_COLUMNS: tuple[tuple[str, str], ...] = (
     ("user_id", "character varying(128)"),
     ("device_type", "character varying(32)"),
     ("masked_ip", "character varying(256)"),

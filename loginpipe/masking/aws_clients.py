@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from loginpipe.common.aws import (
     CREDENTIALS,
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-_ATTEMPTS: Final = 5
-_CONNECT_SECONDS: Final = 5
-_READ_SECONDS: Final = 30
+_ATTEMPTS = 5
+_CONNECT_SECONDS = 5
+_READ_SECONDS = 30
 
-_ABSENT: Final = frozenset({"NotFoundException", "ResourceNotFoundException"})
-_DENIED: Final = frozenset({"AccessDenied", "AccessDeniedException"})
+_ABSENT = frozenset({"NotFoundException", "ResourceNotFoundException"})
+_DENIED = frozenset({"AccessDenied", "AccessDeniedException"})
 
-_FAULTS: Final[Mapping[str, str]] = {
+# What a code says of a key or a secret, and the mend. Those of credentials and access come first.
+_FAULTS: Mapping[str, str] = {
     "DisabledException": "is disabled: enable it, or name another",
     "InvalidArnException": "is no name of a key: give a key id, an ARN or alias/…",
     "InvalidKeyUsageException": "is for another use: see docs/security.md for the kind of key that is wanted",
@@ -37,7 +38,6 @@ _FAULTS: Final[Mapping[str, str]] = {
     "DecryptionFailure": "cannot be decrypted by Secrets Manager: look at the KMS key it is encrypted with",
     "ValidationException": "is no name of a key: give a key id, an ARN or alias/…",
 }
-"""What a code says of a key or a secret, and the mend. Those of credentials and access come first."""
 
 
 def kms_client(*, production: bool) -> "KMSClient":

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from hashlib import md5, sha256
 from typing import Final
 
-HMAC: Final = "hmac-sha256"
+HMAC = "hmac-sha256"
 """The value of ``LOGINPIPE_MASKING`` for tokens, which is no masking of this file."""
-SALTED: Final = "compat-sha256-salted"
-BASE64: Final = "compat-sha256-base64"
-MD5: Final = "compat-md5"
+SALTED = "compat-sha256-salted"
+BASE64 = "compat-sha256-base64"
+MD5 = "compat-md5"
 
 
 def _salted(salt: bytes, value: bytes) -> str:

@@ -1,7 +1,5 @@
 """The masking that ``LOGINPIPE_MASKING`` names, with the salt that the salted scheme needs."""
 
-from typing import Final
-
 from loginpipe.common.errors import KeyFileError
 from loginpipe.masking.aws_clients import secrets_manager_client
 from loginpipe.masking.compat import HMAC, SALTED, CompatMasking
@@ -9,7 +7,7 @@ from loginpipe.masking.key_files import read_salt
 from loginpipe.masking.key_uris import FILE, SECRETS_MANAGER, key_path, key_uri
 from loginpipe.masking.secret_keys import read_secret_salt
 
-COMPAT_SALT: Final = "LOGINPIPE_COMPAT_SALT"
+COMPAT_SALT = "LOGINPIPE_COMPAT_SALT"
 
 
 def load_compat(name: str, salt: str | None, *, production: bool) -> CompatMasking | None:

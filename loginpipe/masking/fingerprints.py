@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from loginpipe.common.errors import KeyFileError
 from loginpipe.masking.key_uris import KeyUri
 from loginpipe.masking.sealing import SealKey
 
-_FINGERPRINT: Final = "LOGINPIPE_SEAL_KEY_FINGERPRINT"
+_FINGERPRINT = "LOGINPIPE_SEAL_KEY_FINGERPRINT"
 
 
 @dataclass(frozen=True)

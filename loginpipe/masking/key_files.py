@@ -5,7 +5,6 @@ it. The seal key is PEM, its private half in a file beside it that the pipeline 
 """
 
 from pathlib import Path
-from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -25,9 +24,9 @@ from loginpipe.masking.sealing import SealKey
 from loginpipe.masking.token_key_document import TokenKeyDocument, new_document, parse_document, rotated
 from loginpipe.masking.tokens import TokenKeys
 
-SEAL_KEY_BITS: Final = 3072
+SEAL_KEY_BITS = 3072
 
-_WHAT: Final = "token key file"
+_WHAT = "token key file"
 
 
 def read_token_keys(path: Path) -> TokenKeys:

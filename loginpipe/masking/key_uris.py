@@ -12,16 +12,15 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from loginpipe.common.errors import KeyFileError
 from loginpipe.masking.token_key_document import VERSION_MOST
 
-FILE: Final = "file"
-KMS: Final = "awskms"
-SECRETS_MANAGER: Final = "secretsmanager"
+FILE = "file"
+KMS = "awskms"
+SECRETS_MANAGER = "secretsmanager"
 
-_VERSION: Final = re.compile(r"v([1-9][0-9]{0,4})=(\S+)")
+_VERSION = re.compile(r"v([1-9][0-9]{0,4})=(\S+)")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ Each provider has a file of its own, and so have the pinned fingerprints of seal
 
 import re
 from pathlib import Path
-from typing import Final
 
 from loginpipe.common.errors import KeyFileError
 from loginpipe.masking import key_files
@@ -17,11 +16,11 @@ from loginpipe.masking.sealing import SealKey
 from loginpipe.masking.secret_keys import read_secret_token_keys, rotate_secret
 from loginpipe.masking.tokens import TokenKeys
 
-SEAL_OFF: Final = "off"
+SEAL_OFF = "off"
 """The value of ``LOGINPIPE_SEAL_KEY`` for tokens only: nothing sealed, so nothing recoverable."""
 
-SEAL_KEY: Final = "LOGINPIPE_SEAL_KEY"
-_SETTING: Final = "LOGINPIPE_TOKEN_KEYS"
+SEAL_KEY = "LOGINPIPE_SEAL_KEY"
+_SETTING = "LOGINPIPE_TOKEN_KEYS"
 
 
 def token_key_uri(uri: str) -> KeyUri:

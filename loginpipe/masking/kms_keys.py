@@ -6,7 +6,7 @@ fetched; its private half opens by KMS' ``Decrypt``, which the pipeline is not a
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -21,8 +21,8 @@ from loginpipe.masking.tokens import KEYED_FIELDS, TokenKeys, derivation_label
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
 
-_MAC_PERMISSIONS: Final = "kms:DescribeKey and kms:GenerateMac"
-_PUBLIC_KEY_PERMISSIONS: Final = "kms:DescribeKey and kms:GetPublicKey"
+_MAC_PERMISSIONS = "kms:DescribeKey and kms:GenerateMac"
+_PUBLIC_KEY_PERMISSIONS = "kms:DescribeKey and kms:GetPublicKey"
 
 
 def read_kms_token_keys(client: "KMSClient", key_ids: Mapping[int, str]) -> TokenKeys:

@@ -15,10 +15,10 @@ from loginpipe.masking.compat import CompatMasking, received
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import TokenKeys, token_pattern
 
-MASKED_COLUMNS: Final[Mapping[str, str]] = {"masked_ip": "ip", "masked_device_id": "device_id"}
+MASKED_COLUMNS: Mapping[str, str] = {"masked_ip": "ip", "masked_device_id": "device_id"}
 """Masked column → the field whose tokens it holds."""
 
-_EPOCH: Final = date(1970, 1, 1)
+_EPOCH = date(1970, 1, 1)
 
 _CANONICAL: Final[Mapping[str, Callable[[str], bytes]]] = {"ip": canonical_address, "device_id": canonical_device_id}
 

@@ -7,7 +7,6 @@ of a second a try.
 
 import secrets
 from base64 import b64encode
-from typing import Final
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -15,27 +14,27 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from cryptography.hazmat.primitives.padding import PKCS7
 
-_SALT_BYTES: Final = 16
-_SCRYPT_N: Final = 2**14
-_SCRYPT_R: Final = 8
-_SCRYPT_P: Final = 5
-_KEY_BYTES: Final = 32
-_BLOCK_BYTES: Final = 16
-_LINE: Final = 64
-_BEGIN: Final = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
-_END: Final = b"-----END ENCRYPTED PRIVATE KEY-----"
+_SALT_BYTES = 16
+_SCRYPT_N = 2**14
+_SCRYPT_R = 8
+_SCRYPT_P = 5
+_KEY_BYTES = 32
+_BLOCK_BYTES = 16
+_LINE = 64
+_BEGIN = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
+_END = b"-----END ENCRYPTED PRIVATE KEY-----"
 
-_PBES2: Final = bytes.fromhex("06092a864886f70d01050d")
-"""Object identifier 1.2.840.113549.1.5.13 in DER."""
-_SCRYPT: Final = bytes.fromhex("06092b06010401da47040b")
-"""1.3.6.1.4.1.11591.4.11"""
-_AES_256_CBC: Final = bytes.fromhex("060960864801650304012a")
-"""2.16.840.1.101.3.4.1.42"""
+# Object identifier 1.2.840.113549.1.5.13 in DER.
+_PBES2 = bytes.fromhex("06092a864886f70d01050d")
+# 1.3.6.1.4.1.11591.4.11
+_SCRYPT = bytes.fromhex("06092b06010401da47040b")
+# 2.16.840.1.101.3.4.1.42
+_AES_256_CBC = bytes.fromhex("060960864801650304012a")
 
-_INTEGER: Final = 0x02
-_OCTETS: Final = 0x04
-_SEQUENCE: Final = 0x30
-_SHORT_LENGTH: Final = 0x80
+_INTEGER = 0x02
+_OCTETS = 0x04
+_SEQUENCE = 0x30
+_SHORT_LENGTH = 0x80
 
 
 def encrypted_pem(key: rsa.RSAPrivateKey, passphrase: str) -> bytes:

@@ -10,17 +10,16 @@ import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Final
 from uuid import UUID, uuid4
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-DATA_KEY_BYTES: Final = 32
-VALUES_PER_DATA_KEY: Final = 256
-PADDING_BLOCK: Final = 32
-OAEP: Final = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
+DATA_KEY_BYTES = 32
+VALUES_PER_DATA_KEY = 256
+PADDING_BLOCK = 32
+OAEP = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
 """AWS KMS calls it ``RSAES_OAEP_SHA_256``."""
 
 
@@ -132,7 +131,7 @@ def nonce(position: int) -> bytes:
     return position.to_bytes(12, "big")
 
 
-_NONCES: Final = tuple(map(nonce, range(VALUES_PER_DATA_KEY)))
+_NONCES = tuple(map(nonce, range(VALUES_PER_DATA_KEY)))
 
 
 def pad(plaintext: bytes) -> bytes:

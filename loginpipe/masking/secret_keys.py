@@ -5,7 +5,7 @@ and AWSPREVIOUS are read and united: a rotation of AWS's own, whose function put
 leaves the version before readable. `rotate_secret` puts all versions into the new document: none is lost later.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from loginpipe.common.errors import KeyFileError
 from loginpipe.masking.aws_clients import key_errors
@@ -15,8 +15,8 @@ from loginpipe.masking.tokens import TokenKeys
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-_READ: Final = "secretsmanager:GetSecretValue, and kms:Decrypt on the key it is encrypted with"
-_WRITE: Final = "secretsmanager:PutSecretValue, and kms:GenerateDataKey on the key it is encrypted with"
+_READ = "secretsmanager:GetSecretValue, and kms:Decrypt on the key it is encrypted with"
+_WRITE = "secretsmanager:PutSecretValue, and kms:GenerateDataKey on the key it is encrypted with"
 
 
 def read_secret_token_keys(client: "SecretsManagerClient", name: str) -> TokenKeys:

@@ -8,13 +8,12 @@ import secrets
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 from loginpipe.common.errors import KeyFileError
 from loginpipe.masking.tokens import TokenKeys, derive_field_keys
 
-TOKEN_KEY_BYTES: Final = 32
-VERSION_MOST: Final = 32_767
+TOKEN_KEY_BYTES = 32
+VERSION_MOST = 32_767
 """What the ``smallint`` of ``token_key_checks`` holds."""
 
 

@@ -11,19 +11,18 @@ import unicodedata
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 
-PREFIXES: Final[Mapping[str, str]] = {"ip": "ip", "device_id": "dev"}
+PREFIXES: Mapping[str, str] = {"ip": "ip", "device_id": "dev"}
 """Token prefix of each field that is masked."""
 
-KEYED_FIELDS: Final = (*PREFIXES, "user_id")
+KEYED_FIELDS = (*PREFIXES, "user_id")
 """What has a derived key: the masked fields, and the user id, whose key makes the tombstones of erased users."""
 
-_DERIVATION: Final = b"loginpipe.token.v1."
-_CHECK_LABEL: Final = b"loginpipe.token-key-check.v1"
+_DERIVATION = b"loginpipe.token.v1."
+_CHECK_LABEL = b"loginpipe.token-key-check.v1"
 
 
 def derivation_label(field_name: str) -> bytes:

@@ -6,7 +6,6 @@ A tombstone is an HMAC of the user id (`TokenKeys.tombstones`), so that the list
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Final
 
 import pandas as pd
 
@@ -14,7 +13,7 @@ from loginpipe.logins.rejects import Reason
 from loginpipe.logins.splitting import SplitBatch
 from loginpipe.masking.tokens import TokenKeys
 
-ERASURES: Final = "erasures"
+ERASURES = "erasures"
 """Attribute (`pandas.DataFrame.attrs`) of ``validated_logins``: how many erasures there were when it was made."""
 
 

@@ -5,24 +5,23 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from math import sqrt
 from statistics import median
-from typing import Final
 
 from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.postgres.table_counts import DayCounts
 
-DELAYED_MOST: Final = 0.05
+DELAYED_MOST = 0.05
 """Share of the logins that may take longer than the limit: it is held against the delay's 95th percentile."""
 
-TRAILING_DAYS: Final = 14
-LOGINS_LEAST: Final = 100
+TRAILING_DAYS = 14
+LOGINS_LEAST = 100
 """Of fewer logins a share says little, and a count that halves is chance."""
-DAYS_LEAST: Final = 3
+DAYS_LEAST = 3
 
-_SIGMAS: Final = 4
-_MAD_TO_SIGMA: Final = 1.4826
-"""The median absolute deviation, times this, is the standard deviation of what is normally distributed."""
-_SHARE_STEP: Final = 0.05
-_VOLUME_STEP: Final = 0.5
+_SIGMAS = 4
+# The median absolute deviation, times this, is the standard deviation of what is normally distributed.
+_MAD_TO_SIGMA = 1.4826
+_SHARE_STEP = 0.05
+_VOLUME_STEP = 0.5
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ Pure. Dagster's own freshness policies know the age of the last materialization 
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal
+from typing import Literal
 
 from loginpipe.common.settings import Settings
 from loginpipe.sqs.depth import STALL, Depth
 
-_BITES: Final = 3
-"""A run takes as long to write a full bite as to receive it, at most; and one may be just behind it."""
+# A run takes as long to write a full bite as to receive it, at most; and one may be just behind it.
+_BITES = 3
 
 
 @dataclass(frozen=True)

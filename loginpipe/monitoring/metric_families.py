@@ -2,7 +2,6 @@
 
 from itertools import accumulate
 from math import inf
-from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
@@ -11,7 +10,7 @@ from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.postgres.metrics import QueueTotals, Totals, VaultTotals
 from loginpipe.sqs.depth import Depth
 
-_MESSAGES: Final[dict[str, str]] = {
+_MESSAGES: dict[str, str] = {
     "received": "Messages taken from the queue, each once a run.",
     "inserted": "Rows added to user_logins.",
     "duplicates": "Messages whose outcome was recorded before.",

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from threading import Lock
-from typing import Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -22,13 +21,13 @@ from loginpipe.sqs.client import Queue, open_queue
 from loginpipe.sqs.dead_letters import redrive_policy
 from loginpipe.sqs.depth import Depth, read_depth
 
-_PATIENCE_SECONDS: Final = 3
-_ANSWER_SECONDS: Final = 8
-"""A scrape that waits longer is given up by Prometheus, whose default is 10 s."""
+_PATIENCE_SECONDS = 3
+# A scrape that waits longer is given up by Prometheus, whose default is 10 s.
+_ANSWER_SECONDS = 8
 
-_SETTLED: Final = timedelta(days=7)
-"""What began longer ago does not change any more, whatever a machine's clock said. It is read once a process and kept:
-a million runs take most of a second."""
+# What began longer ago does not change any more, whatever a machine's clock said. It is read once a process and kept: a
+# million runs take most of a second.
+_SETTLED = timedelta(days=7)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
 
-BACK_OFF_FIRST: Final = timedelta(seconds=15)
-BACK_OFF_MOST: Final = timedelta(minutes=15)
+BACK_OFF_FIRST = timedelta(seconds=15)
+BACK_OFF_MOST = timedelta(minutes=15)
 
 
 @dataclass(frozen=True)

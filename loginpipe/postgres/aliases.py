@@ -1,13 +1,12 @@
 """Aliases of tokens: which tokens, of different versions of the token key, stand for one value."""
 
 from collections.abc import Sequence
-from typing import Final
 
 from loginpipe.postgres.connections import Cursor
 from loginpipe.postgres.copy import copy_rows
 from loginpipe.postgres.statements import statement
 
-_LOCK: Final = int.from_bytes(b"lp-alias")  # any number that nobody else locks
+_LOCK = int.from_bytes(b"lp-alias")  # any number that nobody else locks
 
 
 def insert_aliases(cursor: Cursor, aliases: Sequence[tuple[str, str]]) -> None:

@@ -3,16 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any, Final
+from typing import Any
 
 from loginpipe.common.errors import DatabaseError
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.erasures import ERASURE_LOCK
 from loginpipe.postgres.statements import statement
 
-_COLUMNS: Final = (
-    "day, row_count, sha256, url, file_bytes, file_sha256, archived_at, verified_at, kept_until, dropped_at"
-)
+_COLUMNS = "day, row_count, sha256, url, file_bytes, file_sha256, archived_at, verified_at, kept_until, dropped_at"
 _BUSY, _INTERFERED = "55P03", "40001"  # both pass: a session tries again
 
 

@@ -5,7 +5,7 @@ What is sent over a connection belongs elsewhere: the load, the migrations and t
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import psycopg2
 import psycopg2.extensions
@@ -16,7 +16,7 @@ from loginpipe.common.errors import DatabaseError
 Connection: TypeAlias = psycopg2.extensions.connection
 Cursor: TypeAlias = psycopg2.extensions.cursor
 
-_PARAMETERS: Final = {
+_PARAMETERS = {
     "application_name": "loginpipe",
     "client_encoding": "UTF8",
     "connect_timeout": "10",
@@ -31,7 +31,7 @@ _PARAMETERS: Final = {
 
 # libpq has no SQLSTATE for a connection that did not come about, so its words decide; the first that fits. A server
 # that speaks another language still says FATAL.
-_CONNECT_FAULTS: Final = (
+_CONNECT_FAULTS = (
     ("permission denied for database", "the role may not connect to it: grant it CONNECT"),
     ("authentication failed", "authentication was refused: check the user and the password"),
     ("no password supplied", "authentication was refused: the URL holds no password and the server wants one"),
@@ -46,7 +46,7 @@ _CONNECT_FAULTS: Final = (
     ("", "it is unreachable: nothing answers there; check host and port, and that the server runs"),
 )
 
-_STATEMENT_ADVICE: Final = {
+_STATEMENT_ADVICE = {
     "23505": "the row is there already",
     "3F000": "run `loginpipe migrate`",
     "40001": "another transaction was in the way: run again",

@@ -4,13 +4,12 @@ The contract itself is in `loginpipe.logins.user_logins`; what to do about a dif
 """
 
 from collections.abc import Sequence
-from typing import Final
 
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
 
-_KINDS: Final = {"r": "table", "p": "table", "v": "view", "m": "materialized view", "f": "foreign table"}
+_KINDS = {"r": "table", "p": "table", "v": "view", "m": "materialized view", "f": "foreign table"}
 
 
 def user_logins_columns(connection: Connection) -> tuple[tuple[str, str], ...]:

@@ -3,16 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 from loginpipe.common.errors import DatabaseError
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.statements import statement
 
-ERASURE_LOCK: Final = int.from_bytes(b"lp-erase")
+ERASURE_LOCK = int.from_bytes(b"lp-erase")
 """An erasure holds this advisory lock, a load shares it: ``vault.erase_user`` names the same number."""
 
-_RAISED: Final = "P0001"
+_RAISED = "P0001"
 
 
 @dataclass(frozen=True)

@@ -5,43 +5,42 @@ The migrations make it so; `loginpipe.postgres.grants` reads how it is.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
 
-WRITER: Final = "loginpipe_writer"
-ANALYST: Final = "loginpipe_analyst"
-CUSTODIAN: Final = "pii_custodian"
-AUDITOR: Final = "pii_auditor"
-ROLES: Final = (WRITER, ANALYST, CUSTODIAN, AUDITOR)
-PUBLIC: Final = "PUBLIC"
+WRITER = "loginpipe_writer"
+ANALYST = "loginpipe_analyst"
+CUSTODIAN = "pii_custodian"
+AUDITOR = "pii_auditor"
+ROLES = (WRITER, ANALYST, CUSTODIAN, AUDITOR)
+PUBLIC = "PUBLIC"
 
-_SHOWN: Final = ("message_id", "sent_at", "received_at", "run_id", "reasons", "fields", "replayed_at")
-"""The columns of ``rejected_messages`` that are not sealed."""
+# The columns of ``rejected_messages`` that are not sealed.
+_SHOWN = ("message_id", "sent_at", "received_at", "run_id", "reasons", "fields", "replayed_at")
 
-_APP_VERSIONS: Final = (
+_APP_VERSIONS = (
     "FUNCTION loginpipe.app_version_text(encoded integer)",
     "FUNCTION loginpipe.app_version_number(version text)",
 )
-_PARTITIONS: Final = (
+_PARTITIONS = (
     "FUNCTION loginpipe.create_partition(parent text, start date)",
     "FUNCTION loginpipe.drop_ledger_partition(start date)",
     "FUNCTION loginpipe.trim_ledger(begins date)",
     "FUNCTION loginpipe.rows_in_default(parent text)",
 )
-_ARCHIVE: Final = (
+_ARCHIVE = (
     "FUNCTION loginpipe.logins_by_day(first_day date, last_day date)",
     "FUNCTION loginpipe.drop_archived_partition(start date)",
 )
-_INSIGHTS: Final = (
+_INSIGHTS = (
     "TABLE loginpipe.duplicate_devices",
     "TABLE loginpipe.duplicate_ips",
     "TABLE loginpipe.daily_logins",
 )
-_INSIGHT_VIEWS: Final = (
+_INSIGHT_VIEWS = (
     "TABLE loginpipe.shared_devices",
     "TABLE loginpipe.shared_ips",
     "TABLE loginpipe.daily_logins_by_version",
 )
-_CUSTODY: Final = (
+_CUSTODY = (
     "FUNCTION vault.request_access(subjects text[], purpose text, ticket text, under uuid)",
     "FUNCTION vault.approve_access(request_id uuid)",
     "FUNCTION vault.release(request_id uuid)",

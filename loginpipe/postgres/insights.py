@@ -3,20 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Final
 
 from psycopg2 import sql
 
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.statements import statement
 
-DUPLICATES: Final[Mapping[str, str]] = {
+DUPLICATES: Mapping[str, str] = {
     "duplicate_devices": "masked_device_id",
     "duplicate_ips": "masked_ip",
 }
 """Table in the schema ``loginpipe`` → its column of tokens."""
 
-_SHOWN: Final = 10
+_SHOWN = 10
 
 
 @dataclass(frozen=True)

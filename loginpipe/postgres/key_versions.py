@@ -1,13 +1,13 @@
 """What the database holds of each version of the token key, as far as the role may see it."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from loginpipe.common.errors import DatabaseError
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
 
-_NO_PRIVILEGE: Final = "42501"
+_NO_PRIVILEGE = "42501"
 
 
 def recorded_versions(connection: Connection) -> tuple[int, ...] | None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import pandas as pd
 
@@ -16,7 +15,7 @@ from loginpipe.postgres.ledger import recorded_by
 from loginpipe.postgres.statements import statement
 from loginpipe.postgres.vault import insert_sealed
 
-_COLUMNS: Final = (
+_COLUMNS = (
     "message_id", "user_id", "device_type", "masked_ip", "masked_device_id", "locale", "app_version", "create_date",
 )  # fmt: skip
 

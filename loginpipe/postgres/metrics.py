@@ -4,16 +4,15 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
 
-GIVEN_UP_SECONDS: Final = 1200
+GIVEN_UP_SECONDS = 1200
 """A run that has not finished by then never will: it is ended after its longest time, and what that takes."""
 
 
-_COUNTS: Final = (
+_COUNTS = (
     "finished", "working", "failed",
     "received", "inserted", "duplicates", "rejected", "deleted", "delete_failures", "leases_lost",
 )  # fmt: skip

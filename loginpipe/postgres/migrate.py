@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, cast
 
 import psycopg2
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy.engine import Connection as SqlalchemyConnection
 
-HEAD: Final = "0005"
+HEAD = "0005"
 """The newest revision in ``migrations/``. Revisions are numbered in order, so that they compare as text."""
 
-_MIGRATED_BY: Final = re.compile(r"Migrated by loginpipe (\S+)\.")
-"""The comment on Alembic's table: tells older code which version it would have to be."""
+# The comment on Alembic's table: tells older code which version it would have to be.
+_MIGRATED_BY = re.compile(r"Migrated by loginpipe (\S+)\.")
 
-_INSUFFICIENT_PRIVILEGE: Final = "42501"
-_LOCK: Final = int.from_bytes(b"lp-migra")  # any number that nobody else locks
+_INSUFFICIENT_PRIVILEGE = "42501"
+_LOCK = int.from_bytes(b"lp-migra")  # any number that nobody else locks
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,17 +6,16 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Final
 
-LEDGER: Final = "loginpipe.ingested_messages"
-USER_LOGINS: Final = "public.user_logins"
+LEDGER = "loginpipe.ingested_messages"
+USER_LOGINS = "public.user_logins"
 
 # SQS keeps a message 14 days at most, and one that goes to a FIFO dead-letter queue, or is redriven, 14 more. A day
 # more is for clocks that differ.
-_LEDGER_KEPT: Final = timedelta(days=29)
-_LEDGER_AHEAD: Final = timedelta(days=7)
-_LOGIN_MONTHS: Final = range(-1, 4)
-_DAY: Final = timedelta(days=1)
+_LEDGER_KEPT = timedelta(days=29)
+_LEDGER_AHEAD = timedelta(days=7)
+_LOGIN_MONTHS = range(-1, 4)
+_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
@@ -17,17 +17,17 @@ from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.partition_plan import LEDGER, USER_LOGINS, Partition, coming, expired, ledger_begins, month_of
 from loginpipe.postgres.statements import statement
 
-_KEYS: Final = {LEDGER: "sent_on", USER_LOGINS: "create_date"}
+_KEYS = {LEDGER: "sent_on", USER_LOGINS: "create_date"}
 
-_LOCK: Final = int.from_bytes(b"lp-parts")  # any number that nobody else locks
+_LOCK = int.from_bytes(b"lp-parts")  # any number that nobody else locks
 # Loads and queries queue behind a lock that waits: never longer than this. And less than Postgres' deadlock_timeout,
 # so that where two wait for each other this gives way, never a load.
-_LOCK_WAIT: Final = "900ms"
-_ATTEMPTS: Final = 5
-_BUSY: Final = ("55P03", "40P01")  # lock not available, deadlock
+_LOCK_WAIT = "900ms"
+_ATTEMPTS = 5
+_BUSY = ("55P03", "40P01")  # lock not available, deadlock
 
-_BOUNDS: Final = re.compile(r"FOR VALUES FROM \('?([^']+)'?\) TO \('?([^']+)'?\)")
-_ENDLESS: Final = {"MINVALUE": date.min, "-infinity": date.min, "MAXVALUE": date.max, "infinity": date.max}
+_BOUNDS = re.compile(r"FOR VALUES FROM \('?([^']+)'?\) TO \('?([^']+)'?\)")
+_ENDLESS = {"MINVALUE": date.min, "-infinity": date.min, "MAXVALUE": date.max, "infinity": date.max}
 
 _Result = TypeVar("_Result")
 

@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
 
 from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
 
-_RUNS: Final = timedelta(days=1)
-REJECTS_WINDOW: Final = timedelta(hours=1)
-DELAYS_WINDOW: Final = timedelta(minutes=15)
+_RUNS = timedelta(days=1)
+REJECTS_WINDOW = timedelta(hours=1)
+DELAYS_WINDOW = timedelta(minutes=15)
 
 
 @dataclass(frozen=True)

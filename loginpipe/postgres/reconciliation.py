@@ -8,14 +8,13 @@ rows = messages in the ledger - rejects - rows that erasures have taken since + 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Final
 
 from loginpipe.common.errors import DatabaseError
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
 
-_LONGEST: Final = "5min"
-_TIMED_OUT: Final = "57014"
+_LONGEST = "5min"
+_TIMED_OUT = "57014"
 
 
 @dataclass(frozen=True)

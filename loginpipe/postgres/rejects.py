@@ -1,7 +1,7 @@
 """Rejected messages, with their reasons and sealed bodies."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import pandas as pd
 
@@ -13,7 +13,7 @@ from loginpipe.postgres.runs import Arrival, open_run
 from loginpipe.postgres.statements import statement
 from loginpipe.postgres.vault import insert_data_keys
 
-_COLUMNS: Final = (
+_COLUMNS = (
     "message_id", "sent_at", "sent_on", "received_at", "reasons", "fields", "sealed_body", "data_key_id", "position",
 )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
@@ -12,17 +12,17 @@ from loginpipe.postgres.connections import Connection, connect, transaction
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS: Final = 60
+PATIENCE_SECONDS = 60
 """A restart or a failover of a managed Postgres takes less; the leases of the messages are kept meanwhile."""
 
-_LONGEST_PAUSE_SECONDS: Final = 5
-_LOCK_WAIT: Final = "10s"
-_NEEDS_ANOTHER_CONNECTION: Final = frozenset({"25006", "25P03", "57P05"})
-"""Read-only since a failover made this server a replica; ended by the server for being idle."""
+_LONGEST_PAUSE_SECONDS = 5
+_LOCK_WAIT = "10s"
+# Read-only since a failover made this server a replica; ended by the server for being idle.
+_NEEDS_ANOTHER_CONNECTION = frozenset({"25006", "25P03", "57P05"})
 
 # Serialisation failure, deadlock, lock not available; the server shuts down, crashed, or starts up; too many
 # connections; and class 08, connection exceptions.
-_PASSING: Final = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"})
+_PASSING = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"})
 
 _log = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import chain, repeat
-from typing import Final
 
 from psycopg2.extras import execute_values
 
@@ -11,8 +10,8 @@ from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.copy import copy_rows
 from loginpipe.postgres.statements import statement
 
-_ASKED_AT_ONCE: Final = 20_000
-"""Tokens: a query holds a megabyte of them, and is in memory several times over."""
+# Tokens: a query holds a megabyte of them, and is in memory several times over.
+_ASKED_AT_ONCE = 20_000
 
 
 def known_tokens(connection: Connection, tokens: Sequence[str]) -> frozenset[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from loginpipe.common.aws import (
     CREDENTIALS,
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-BATCH_MOST: Final = 10
+BATCH_MOST = 10
 """SQS's limit of messages or entries in one call."""
 
-_ATTEMPTS: Final = 5
-_CONNECT_SECONDS: Final = 5
-_READ_SECONDS: Final = 30
-"""Longer than the longest long poll, 20 s."""
+_ATTEMPTS = 5
+_CONNECT_SECONDS = 5
+# Longer than the longest long poll, 20 s.
+_READ_SECONDS = 30
 
-_ABSENT: Final = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"})
-_DENIED: Final = frozenset({"AccessDenied", "AccessDeniedException", "KMS.AccessDeniedException"})
+_ABSENT = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"})
+_DENIED = frozenset({"AccessDenied", "AccessDeniedException", "KMS.AccessDeniedException"})
 
-_PROTOCOL: Final = (
+_PROTOCOL = (
     "is at an endpoint that does not answer in today's SQS protocol: LocalStack does from 3.0 on; "
     "upgrade it, or mend AWS_ENDPOINT_URL"
 )

@@ -9,13 +9,13 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from threading import Lock
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from httptools import HttpParserError, HttpResponseParser
 
-_READ_BYTES: Final = 1 << 16
+_READ_BYTES = 1 << 16
 
-UNANSWERED: Final = (OSError, HttpParserError)
+UNANSWERED = (OSError, HttpParserError)
 """What an exchange raises: no connection, one that broke, no answer in time, or one that is not HTTP."""
 
 

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from loginpipe.logins.messages import Message
 from loginpipe.sqs.client import BATCH_MOST, Queue, queue_errors
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 _VISIBILITY_SECONDS = 120
 _LONG_POLL_SECONDS = 1
-_DELETE_PAUSES: Final = (0.2, 0.4, 0.8, 1.6, 3.2)
-"""Seconds between the attempts to delete, less a jitter of up to half."""
+# Seconds between the attempts to delete, less a jitter of up to half.
+_DELETE_PAUSES = (0.2, 0.4, 0.8, 1.6, 3.2)
 
 
 @dataclass(frozen=True)

@@ -8,23 +8,24 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import count
 from threading import Event
-from typing import Any, Final
+from typing import Any
 
 from loginpipe.common.aws import CREDENTIALS
 from loginpipe.sqs.client import Queue, tens
 from loginpipe.sqs.entries import FailedEntry, call_with_entries
 from loginpipe.sqs.leases import LeaseKeeper
 
-_FIRST_PAUSE_SECONDS: Final = 0.2
-_LONGEST_PAUSE_SECONDS: Final = 10.0
+_FIRST_PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 10.0
 
-_LONGEST_SECONDS: Final = 600
-"""Deletes that wait for SQS leave the run, whose outcome is committed, the time to end well."""
+# Deletes that wait for SQS leave the run, whose outcome is committed, the time to end well.
+_LONGEST_SECONDS = 600
 
-_LAST_CALLS_SECONDS: Final = 2.0
-"""How long an interruption waits for the calls under way: many times what they take where nothing hangs."""
+# How long an interruption waits for the calls under way: many times what they take where nothing hangs.
+_LAST_CALLS_SECONDS = 2.0
 
-_THROTTLING: Final = frozenset(
+# A 4xx, and passes all the same.
+_THROTTLING = frozenset(
     {
         "429",
         "KMS.ThrottlingException",
@@ -38,12 +39,11 @@ _THROTTLING: Final = frozenset(
         "TooManyRequestsException",
     }
 )
-"""A 4xx, and passes all the same."""
 
-_MAY_HEAL: Final = _THROTTLING | CREDENTIALS
-"""The credentials were good when the messages were received: they have expired, and new ones are on their way."""
+# The credentials were good when the messages were received: they have expired, and new ones are on their way.
+_MAY_HEAL = _THROTTLING | CREDENTIALS
 
-NOT_TRIED: Final = "NotTried"
+NOT_TRIED = "NotTried"
 """Our own code for a message whose turn did not come: the endpoint hung until it was too late."""
 
 

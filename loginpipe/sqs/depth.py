@@ -1,20 +1,19 @@
 """How many messages a queue holds. SQS calls these numbers approximate; they take up to a minute to settle."""
 
 from dataclasses import dataclass
-from typing import Final
 
 from loginpipe.sqs.client import Queue, queue_errors
 
-IN_FLIGHT_MOST: Final = 120_000
+IN_FLIGHT_MOST = 120_000
 """SQS's limit of messages in flight on one queue. At the limit a long poll is silently empty."""
 
-STALL: Final = (
+STALL = (
     "in-flight stall: messages wait, but as many are in flight as SQS allows, so nothing can be received until their "
     "consumers delete them or their visibility timeouts end; look for a consumer that receives and does not delete"
 )
 
-_APPROXIMATION: Final = 0.95
-"""The counts are approximate, so a queue near the limit is taken to be at it."""
+# The counts are approximate, so a queue near the limit is taken to be at it.
+_APPROXIMATION = 0.95
 
 
 @dataclass(frozen=True)

@@ -5,24 +5,24 @@ message it is, so that the ledger knows it and the date of the login stays right
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID, uuid5
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageAttributeValueTypeDef, MessageTypeDef
 
-REDRIVE_OF: Final = "loginpipe.redrive_of"
+REDRIVE_OF = "loginpipe.redrive_of"
 """The first id of a message moved back from the dead-letter queue: it has no outcome yet, and keeps its id."""
-REPLAY_OF: Final = "loginpipe.replay_of"
+REPLAY_OF = "loginpipe.replay_of"
 """The id of a rejected message that is tried again: its rejection is in the ledger, so it gets an id made from it."""
-SENT_MS: Final = "loginpipe.sent_ms"
+SENT_MS = "loginpipe.sent_ms"
 """``SentTimestamp`` of the first message."""
 
-_OLDEST_DEAD_LETTER_MS: Final = 366 * 86_400_000
-"""14 days on the queue and as long on the dead-letter queue, some dozen times over."""
+# 14 days on the queue and as long on the dead-letter queue, some dozen times over.
+_OLDEST_DEAD_LETTER_MS = 366 * 86_400_000
 
-_REPLAYS: Final = UUID("6f1c2d5e-7b0a-5e64-9a55-0f6f4f0c8a11")
-"""The namespace of replayed ids: a replay that is sent twice is one message."""
+# The namespace of replayed ids: a replay that is sent twice is one message.
+_REPLAYS = UUID("6f1c2d5e-7b0a-5e64-9a55-0f6f4f0c8a11")
 
 
 class Identity(NamedTuple):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from loginpipe.common.runbook import runbook
 from loginpipe.logins.messages import Message
@@ -24,12 +24,12 @@ from loginpipe.sqs.entries import FailedEntry, call_with_entries
 if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import ChangeMessageVisibilityBatchRequestEntryTypeDef
 
-LONGEST_LEASE_SECONDS: Final = 12 * 3600
+LONGEST_LEASE_SECONDS = 12 * 3600
 """SQS hides a message for 12 hours at most, counted from its receiving and whatever the extensions."""
 
-BACK_OFF_MOST_SECONDS: Final = 300
+BACK_OFF_MOST_SECONDS = 300
 
-_NO_LONGER_OURS: Final = frozenset(
+_NO_LONGER_OURS = frozenset(
     {
         "MessageNotInflight",
         "AWS.SimpleQueueService.MessageNotInflight",

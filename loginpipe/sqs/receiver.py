@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from hashlib import md5
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from loginpipe.common.errors import QueueError
 from loginpipe.logins.messages import Message
@@ -19,20 +19,20 @@ from loginpipe.sqs.leases import LeaseKeeper
 if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageTypeDef
 
-RECEIVERS_FIRST: Final = 4
+RECEIVERS_FIRST = 4
 """Long polls at once until a full answer says that the queue is deep."""
 
-_MEBIBYTE: Final = 1024 * 1024
+_MEBIBYTE = 1024 * 1024
 
-BODY_BYTES_MOST: Final = 64 * _MEBIBYTE
+BODY_BYTES_MOST = 64 * _MEBIBYTE
 """Bodies in a bite after which no more is asked for. What is under way is reckoned to bring as much as the largest
 answer so far, and may bring more."""
 
-BODY_BYTES_KEPT: Final = BODY_BYTES_MOST + RECEIVERS_FIRST * BATCH_MOST * _MEBIBYTE
+BODY_BYTES_KEPT = BODY_BYTES_MOST + RECEIVERS_FIRST * BATCH_MOST * _MEBIBYTE
 """Bodies in a bite at the very most: as much on top as the first answers can bring, each of ten messages of 1 MiB.
 Where small messages have made for many receivers and large ones follow, more can be under way: that goes back."""
 
-LONG_POLL_SECONDS: Final = 1
+LONG_POLL_SECONDS = 1
 """Any wait above 0 makes SQS ask all its servers; a longer one would only hold up the end of a drained queue."""
 
 

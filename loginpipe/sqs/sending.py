@@ -2,20 +2,20 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 from loginpipe.common.errors import QueueError
 from loginpipe.sqs.client import Queue
 from loginpipe.sqs.entries import FailedEntry, call_with_entries
 
-_BYTES_MOST: Final = 1_048_576
-"""SQS's limit of a message, and of all messages of one call together: bodies and attributes."""
+# SQS's limit of a message, and of all messages of one call together: bodies and attributes.
+_BYTES_MOST = 1_048_576
 
-_ATTRIBUTES_MOST: Final = 10
-"""SQS's limit of a message's attributes."""
+# SQS's limit of a message's attributes.
+_ATTRIBUTES_MOST = 10
 
-TOO_LONG: Final = "MessageTooLong"
-TOO_MANY_ATTRIBUTES: Final = "TooManyAttributes"
+TOO_LONG = "MessageTooLong"
+TOO_MANY_ATTRIBUTES = "TooManyAttributes"
 """Codes of ours, for what has no room for the attributes that say which message it is."""
 
 

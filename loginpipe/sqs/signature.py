@@ -8,15 +8,15 @@ import hmac
 import time
 from functools import lru_cache
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from botocore.credentials import ReadOnlyCredentials
 
-_ALGORITHM: Final = "AWS4-HMAC-SHA256"
-_SERVICE: Final = "sqs"
-_TERMINATOR: Final = "aws4_request"
-_CONTENT_TYPE: Final = "application/x-amz-json-1.0"
+_ALGORITHM = "AWS4-HMAC-SHA256"
+_SERVICE = "sqs"
+_TERMINATOR = "aws4_request"
+_CONTENT_TYPE = "application/x-amz-json-1.0"
 
 
 class Signer:

@@ -3,7 +3,6 @@
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
-from typing import Final
 
 import dagster as dg
 
@@ -11,8 +10,8 @@ from loginpipe.archive.comparison import Comparison, compare_with_table
 from loginpipe.defs.metadata.runbook import runbook_link
 from loginpipe.defs.resources import PostgresResource
 
-ARCHIVE_MATCHES_TABLE: Final = "archive_matches_table"
-_SHOWN: Final = 10
+ARCHIVE_MATCHES_TABLE = "archive_matches_table"
+_SHOWN = 10
 
 
 @dg.asset_check(

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from functools import partial
-from typing import Final
 
 import dagster as dg
 
@@ -22,7 +21,7 @@ from loginpipe.postgres.archive_standing import standing_of_days
 from loginpipe.postgres.partition_plan import USER_LOGINS
 from loginpipe.postgres.retention import outlived_months
 
-_LONGEST_SECONDS: Final = {"dagster/max_runtime": "21600"}
+_LONGEST_SECONDS = {"dagster/max_runtime": "21600"}
 
 
 @dg.op

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final
 
 import dagster as dg
 import pandas as pd
@@ -16,17 +15,17 @@ from loginpipe.postgres.contract import contract_differences, current_columns
 from loginpipe.postgres.runs import run_counts
 from loginpipe.sqs.depth import Depth
 
-REJECT_RATE: Final = dg.AssetCheckSpec(
+REJECT_RATE = dg.AssetCheckSpec(
     "reject_rate",
     asset="validated_logins",
     description="At most LOGINPIPE_MAX_REJECT_RATE of the messages received were rejected.",
 )
-SCHEMA_DRIFT: Final = dg.AssetCheckSpec(
+SCHEMA_DRIFT = dg.AssetCheckSpec(
     "schema_drift",
     asset="validated_logins",
     description="Messages carry no fields outside the contract. A warning: unknown fields reject nothing.",
 )
-ONLY_TOKENS: Final = dg.AssetCheckSpec(
+ONLY_TOKENS = dg.AssetCheckSpec(
     "only_tokens",
     asset="masked_logins",
     blocking=True,
@@ -34,7 +33,7 @@ ONLY_TOKENS: Final = dg.AssetCheckSpec(
 )
 
 
-NO_DEAD_LETTERS: Final = dg.AssetCheckSpec(
+NO_DEAD_LETTERS = dg.AssetCheckSpec(
     "no_dead_letters",
     asset="raw_sqs_messages",
     description="The dead-letter queue is empty. Looked at by each run and, every minute, by dead_letter_sensor.",

@@ -1,15 +1,15 @@
 """How frames go from asset to asset: in memory, within one run. Personal data in clear is never written anywhere."""
 
-from typing import Any, Final
+from typing import Any
 
 import dagster as dg
 
 from loginpipe.common.errors import UpstreamMissingError
 
-HANDOVER: Final = "handover"
+HANDOVER = "handover"
 """Resource key of the I/O manager: without it an asset fails, and never falls back to one that writes files."""
 
-WHOLE_CHAIN: Final = "--select 'group:login_ingest'"
+WHOLE_CHAIN = "--select 'group:login_ingest'"
 """What to select for a run of the whole chain."""
 
 

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -20,15 +20,15 @@ from loginpipe.postgres.partitions import maintain
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-INGEST_JOB: Final = "ingest_logins"
-QUEUE_TAG: Final = "loginpipe/queue"
+INGEST_JOB = "ingest_logins"
+QUEUE_TAG = "loginpipe/queue"
 """Run tag with the queue's name: ``dagster.yaml`` limits how many runs work on one queue."""
 
-LONGEST_RUN_SECONDS: Final = 900
+LONGEST_RUN_SECONDS = 900
 """A run whose code server died stays STARTED, and counts as going, until this ends it."""
 
 
-DAILY_CHECKS: Final = (
+DAILY_CHECKS = (
     ledger_matches_table,
     nothing_in_default_partitions,
     token_key_version_current,
@@ -36,7 +36,7 @@ DAILY_CHECKS: Final = (
     null_locale_share,
 )
 # A run does not wait for what looks at whole days, nor for what a sensor looks at.
-_NOT_WITH_EVERY_RUN: Final = dg.AssetSelection.checks(*DAILY_CHECKS, fresh)
+_NOT_WITH_EVERY_RUN = dg.AssetSelection.checks(*DAILY_CHECKS, fresh)
 
 
 def ingest_job(queue_name: str) -> "UnresolvedAssetJobDefinition":
@@ -65,7 +65,7 @@ def run_in_process(definitions: dg.Definitions) -> bool:
         return job.execute_in_process(run_config=quiet, instance=instance, raise_on_error=False).success
 
 
-ingest_schedule: Final = dg.ScheduleDefinition(
+ingest_schedule = dg.ScheduleDefinition(
     name="ingest_logins_every_five_minutes",
     job_name=INGEST_JOB,
     cron_schedule="*/5 * * * *",
@@ -74,7 +74,7 @@ ingest_schedule: Final = dg.ScheduleDefinition(
 )
 
 
-INSIGHTS_JOB: Final = "refresh_insights"
+INSIGHTS_JOB = "refresh_insights"
 
 
 def insights_job() -> "UnresolvedAssetJobDefinition":
@@ -110,7 +110,7 @@ def maintain_partitions() -> None:
     create_and_drop_partitions()
 
 
-maintenance_schedule: Final = dg.ScheduleDefinition(
+maintenance_schedule = dg.ScheduleDefinition(
     name="maintain_partitions_daily",
     job=maintain_partitions,
     cron_schedule="15 0 * * *",
@@ -120,7 +120,7 @@ maintenance_schedule: Final = dg.ScheduleDefinition(
 )
 
 
-CHECK_JOB: Final = "check_tables"
+CHECK_JOB = "check_tables"
 
 
 def check_job() -> "UnresolvedAssetJobDefinition":
@@ -133,7 +133,7 @@ def check_job() -> "UnresolvedAssetJobDefinition":
     )
 
 
-check_schedule: Final = dg.ScheduleDefinition(
+check_schedule = dg.ScheduleDefinition(
     name="check_tables_daily",
     job_name=CHECK_JOB,
     cron_schedule="30 1 * * *",

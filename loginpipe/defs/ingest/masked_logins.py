@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from itertools import chain
-from typing import Final
 
 import dagster as dg
 import pandas as pd
@@ -18,8 +17,8 @@ from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.masking.mask import MASKED_COLUMNS, MaskedBatch, seen_before
 from loginpipe.masking.tombstones import ERASURES
 
-_COLUMNS: Final = ("message_id", "sent_at", *(name for name, _ in USER_LOGINS_COLUMNS))
-_MADE_FROM: Final = {**MASKED_COLUMNS, "create_date": "sent_at"}
+_COLUMNS = ("message_id", "sent_at", *(name for name, _ in USER_LOGINS_COLUMNS))
+_MADE_FROM = {**MASKED_COLUMNS, "create_date": "sent_at"}
 
 
 @dg.asset(

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import ceil
-from typing import Final
 
 import dagster as dg
 
@@ -15,19 +14,19 @@ from loginpipe.defs.resources import SqsResource
 from loginpipe.monitoring.run_history import History, back_off
 from loginpipe.sqs.depth import STALL, Depth
 
-TICK_SECONDS: Final = 5
+TICK_SECONDS = 5
 """The floor of Dagster's sensor loop: asking a queue for its depth costs one cheap call."""
 
 # A run that waits in the queue or is being cancelled has, or will have, messages of its own.
-_GOING: Final = [
+_GOING = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
-_HISTORY: Final = 12
-"""Finished runs looked at: as many failures in a row reach the longest back-off."""
+# Finished runs looked at: as many failures in a row reach the longest back-off.
+_HISTORY = 12
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Final
 
 import dagster as dg
 import pandas as pd
@@ -21,7 +20,7 @@ from loginpipe.logins.splitting import SplitBatch, split_batch
 from loginpipe.masking.tombstones import ERASURES, set_erased_aside
 from loginpipe.postgres.runs import Arrival
 
-_REJECT_COLUMNS: Final = ("message_id", "sent_at", "received_at", "reasons", "fields", "sealed_body")
+_REJECT_COLUMNS = ("message_id", "sent_at", "received_at", "reasons", "fields", "sealed_body")
 
 
 def _from_messages(*columns: str) -> dict[str, str]:

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Mapping
 from datetime import date
 from functools import partial
-from typing import Final
 
 import dagster as dg
 
@@ -18,7 +17,7 @@ from loginpipe.postgres.insights import DUPLICATES, DuplicatesOfDay, refresh_dai
 # Dagster says that `backfill_policy` may still change; a line on every command's output says it to the wrong people.
 warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
 
-_MEANING: Final[Mapping[str, str]] = {"duplicate_devices": "devices", "duplicate_ips": "addresses"}
+_MEANING: Mapping[str, str] = {"duplicate_devices": "devices", "duplicate_ips": "addresses"}
 
 
 def _duplicates_asset(name: str) -> dg.AssetsDefinition:
@@ -76,8 +75,8 @@ def _duplicates_asset(name: str) -> dg.AssetsDefinition:
     return duplicates
 
 
-duplicate_devices: Final = _duplicates_asset("duplicate_devices")
-duplicate_ips: Final = _duplicates_asset("duplicate_ips")
+duplicate_devices = _duplicates_asset("duplicate_devices")
+duplicate_ips = _duplicates_asset("duplicate_ips")
 
 
 @dg.asset(

@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Final
 
 import dagster as dg
 
@@ -11,8 +10,8 @@ from loginpipe.defs.metadata.partitions import DAYS
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.postgres.insights import days_touched
 
-_OVERLAP: Final = timedelta(minutes=2)
-"""A run's end is written before it can be seen: what ended since shortly before the last look is looked at again."""
+# A run's end is written before it can be seen: what ended since shortly before the last look is looked at again.
+_OVERLAP = timedelta(minutes=2)
 
 
 @dg.sensor(

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from math import isfinite
-from typing import Final
 
 import dagster as dg
 
@@ -23,12 +22,12 @@ from loginpipe.postgres.reconciliation import DayBooks, read_books
 from loginpipe.postgres.table_counts import newest_key_version, stray_rows
 from loginpipe.postgres.token_key_checks import require_known_keys
 
-_WARN: Final = dg.AssetCheckSeverity.WARN
-_DAY: Final = timedelta(days=1)
-_RECONCILED_DAYS: Final = 3
-"""Each day is compared three times before it is left alone."""
+_WARN = dg.AssetCheckSeverity.WARN
+_DAY = timedelta(days=1)
+# Each day is compared three times before it is left alone.
+_RECONCILED_DAYS = 3
 
-DELAY_WITHIN_LIMIT: Final = dg.AssetCheckSpec(
+DELAY_WITHIN_LIMIT = dg.AssetCheckSpec(
     "delay_within_limit",
     asset="user_logins_table",
     description=(

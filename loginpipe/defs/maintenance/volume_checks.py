@@ -2,7 +2,6 @@
 
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
-from typing import Final
 
 import dagster as dg
 
@@ -11,7 +10,7 @@ from loginpipe.defs.resources import PostgresResource
 from loginpipe.monitoring.anomalies import TRAILING_DAYS, Verdict, judge_null_locales, judge_volume
 from loginpipe.postgres.table_counts import DayCounts, daily_counts
 
-_DAY: Final = timedelta(days=1)
+_DAY = timedelta(days=1)
 
 
 @dg.asset_check(

@@ -1,14 +1,13 @@
 """The columns of each asset, for the UI: names, types, how personal each one is, and what each one comes from."""
 
 from collections.abc import Mapping
-from typing import Final
 
 import dagster as dg
 
-PII: Final = "loginpipe/pii"
+PII = "loginpipe/pii"
 """Column tag: ``clear`` (in memory only), ``sealed`` or ``token``."""
 
-_MEANINGS: Final = {
+_MEANINGS = {
     "message_id": ("uuid", "SQS message id: the deduplication key"),
     "sent_at": ("timestamp (UTC)", "SentTimestamp of the message: the time of the login"),
     "received_at": ("timestamp (UTC)", "When this run received the message"),
@@ -26,7 +25,7 @@ _MEANINGS: Final = {
     "reasons": ("text[]", "Reason codes"),
     "fields": ("text[]", "The field that each reason is about"),
 }
-_PERSONAL: Final = {
+_PERSONAL = {
     "body": ("text", "The message as received", "clear"),
     "ip": ("text", "IPv4 or IPv6 address", "clear"),
     "device_id": ("text", "Device id", "clear"),

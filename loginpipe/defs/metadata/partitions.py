@@ -1,8 +1,6 @@
 """The days that the assets after ``user_logins`` are partitioned by."""
 
-from typing import Final
-
 import dagster as dg
 
 # A login's day is the UTC date of its SentTimestamp. Today is one of the days: it grows, and is computed anew.
-DAYS: Final = dg.DailyPartitionsDefinition(start_date="2025-01-01", timezone="UTC", end_offset=1)
+DAYS = dg.DailyPartitionsDefinition(start_date="2025-01-01", timezone="UTC", end_offset=1)

@@ -5,15 +5,14 @@ The UI unfolds Markdown of less than 1,000 characters, and hides longer behind a
 
 from collections.abc import Mapping
 from itertools import islice
-from typing import Final
 
 import dagster as dg
 
-_INLINE_MOST: Final = 999
-_BARS_MOST: Final = 24
-_LABEL_MOST: Final = 16
-_BAR_MOST: Final = 20
-"""Characters. A line of 44 is as wide as the column of values is in the UI of a window of 1400 pixels."""
+_INLINE_MOST = 999
+_BARS_MOST = 24
+_LABEL_MOST = 16
+# Characters. A line of 44 is as wide as the column of values is in the UI of a window of 1400 pixels.
+_BAR_MOST = 20
 
 
 def bar_plot(title: str, counts: Mapping[str, float]) -> dg.MarkdownMetadataValue:

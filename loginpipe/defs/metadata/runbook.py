@@ -1,12 +1,10 @@
 """Links from assets and checks to the runbook."""
 
-from typing import Final
-
 import dagster as dg
 
 from loginpipe.common.runbook import runbook
 
-RUNBOOK_SECTIONS: Final = {
+RUNBOOK_SECTIONS = {
     "raw_sqs_messages": "nothing-arrives",
     "validated_logins": "rejected-messages",
     "rejected_logins": "rejected-messages",

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from loginpipe.common.errors import DatabaseError, LoginpipeError
 from loginpipe.common.settings import Settings
@@ -13,14 +13,14 @@ from loginpipe.postgres.connections import connect, transaction
 if TYPE_CHECKING:
     from dagster_postgres import DagsterPostgresStorage
 
-_SILENT_MOST: Final = timedelta(minutes=5)
-"""The daemon's parts are heard of every half minute."""
-_UNREPORTED_MOST: Final = timedelta(hours=2)
-"""freshness_sensor reports once an hour at least."""
-_PARTS: Final = ("SENSOR", "SCHEDULER", "QUEUED_RUN_COORDINATOR", "MONITORING")
-_SENSOR: Final = "queue_depth_sensor"
-_SCHEDULE: Final = "ingest_logins_every_five_minutes"
-_STARTS: Final = "start `dagster-daemon run` (or `loginpipe dev`)"
+# The daemon's parts are heard of every half minute.
+_SILENT_MOST = timedelta(minutes=5)
+# freshness_sensor reports once an hour at least.
+_UNREPORTED_MOST = timedelta(hours=2)
+_PARTS = ("SENSOR", "SCHEDULER", "QUEUED_RUN_COORDINATOR", "MONITORING")
+_SENSOR = "queue_depth_sensor"
+_SCHEDULE = "ingest_logins_every_five_minutes"
+_STARTS = "start `dagster-daemon run` (or `loginpipe dev`)"
 
 
 def storage(_: Settings) -> str:
@@ -77,7 +77,7 @@ def freshness(_: Settings) -> str:
     return f"as of {at:%H:%M} UTC: {evaluation.description}"
 
 
-DAGSTER_CHECKS: Final = {
+DAGSTER_CHECKS = {
     "Dagster's storage": storage,
     "Dagster's daemon": daemon,
     "what starts runs": automation,

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import dagster as dg
 from pydantic import BaseModel
@@ -13,10 +13,10 @@ from loginpipe.defs.resources import PostgresResource, SqsResource
 from loginpipe.monitoring.freshness import Freshness, judge, patience
 from loginpipe.postgres.recent_runs import recent_runs
 
-FRESH: Final = dg.AssetCheckKey(dg.AssetKey("user_logins_table"), "fresh")
+FRESH = dg.AssetCheckKey(dg.AssetKey("user_logins_table"), "fresh")
 
-_REPORTED: Final = timedelta(hours=1)
-_SINCE: Final = "messages_since"
+_REPORTED = timedelta(hours=1)
+_SINCE = "messages_since"
 
 
 class Memory(BaseModel, frozen=True):

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime
 from functools import partial
-from typing import Final
 
 import dagster as dg
 
@@ -24,10 +23,10 @@ from loginpipe.sqs.client import open_queue
 from loginpipe.sqs.dead_letters import redrive_policy
 from loginpipe.sqs.depth import read_depth
 
-_PATIENCE_SECONDS: Final = 3
-_HISTORY: Final = 12
-_JUDGED_BY_US: Final = frozenset({FRESH.name, "reject_rate"})
-"""Whether it is fresh is looked at anew; rejects are judged over an hour, not batch by batch."""
+_PATIENCE_SECONDS = 3
+_HISTORY = 12
+# Whether it is fresh is looked at anew; rejects are judged over an hour, not batch by batch.
+_JUDGED_BY_US = frozenset({FRESH.name, "reject_rate"})
 
 
 def look(

@@ -17,14 +17,14 @@ from loginpipe.sqs.depth import Depth, read_depth
 from loginpipe.sqs.leases import LeaseKeeper
 from loginpipe.sqs.receiver import Received, receive_batch
 
+# Lease extensions under way at once, each of up to ten messages, for a batch of the usual size.
 _CALLS_AT_ONCE = 8
-"""Lease extensions under way at once, each of up to ten messages, for a batch of the usual size."""
 
+# As many threads and connections as receivers may have: enough for any batch at the usual visibility timeout.
 _CALLS_AT_ONCE_MOST = 64
-"""As many threads and connections as receivers may have: enough for any batch at the usual visibility timeout."""
 
+# One after the other: a call is reckoned to take ten times what it does within a region.
 _CALLS_A_SECOND = 5
-"""One after the other: a call is reckoned to take ten times what it does within a region."""
 
 
 def calls_at_once(batch_messages: int, visibility_seconds: int) -> int:

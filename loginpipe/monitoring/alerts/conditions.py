@@ -5,7 +5,6 @@ A condition whose source does not answer is not known: it neither begins nor end
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from loginpipe.monitoring.alerts.kinds import CHECK
 from loginpipe.monitoring.anomalies import DELAYED_MOST, delayed
@@ -14,10 +13,10 @@ from loginpipe.monitoring.run_history import History
 from loginpipe.postgres.recent_runs import RecentRuns
 from loginpipe.sqs.depth import Depth
 
-_FAILURES_LEAST: Final = 2
-"""The run after one that failed finds out whether its cause has passed, as most have."""
-_MESSAGES_LEAST: Final = 20
-"""Of fewer, a share says little."""
+# The run after one that failed finds out whether its cause has passed, as most have.
+_FAILURES_LEAST = 2
+# Of fewer, a share says little.
+_MESSAGES_LEAST = 20
 
 
 @dataclass(frozen=True)

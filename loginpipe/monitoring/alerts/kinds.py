@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
-CHECK: Final = "check:"
+CHECK = "check:"
 """What the condition of an asset check that fails begins with."""
 
 
@@ -17,7 +16,7 @@ class Kind:
     anchor: str
 
 
-KINDS: Final[Mapping[str, Kind]] = {
+KINDS: Mapping[str, Kind] = {
     "queue-out-of-reach": Kind(
         "the queue cannot be asked",
         "mend what it says; nothing is lost, messages wait on the queue",
@@ -61,7 +60,7 @@ KINDS: Final[Mapping[str, Kind]] = {
 }
 
 
-CHECK_SECTIONS: Final[Mapping[str, str]] = {
+CHECK_SECTIONS: Mapping[str, str] = {
     "only_tokens": "a-run-fails",
     "counts_add_up": "the-books-do-not-balance",
     "ledger_matches_table": "ledger-and-table-differ",

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
 
 from loginpipe.common.runbook import runbook
 from loginpipe.monitoring.alerts.kinds import kind
 from loginpipe.monitoring.alerts.state import Event, Outbox
 
-_SUBJECT_MOST: Final = 100
-"""SNS' limit."""
+# SNS' limit.
+_SUBJECT_MOST = 100
 
 
 def subject(queue: str, events: Sequence[Event]) -> str:

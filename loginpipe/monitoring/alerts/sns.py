@@ -1,14 +1,14 @@
 """Alerts by an SNS topic. A delivery that fails is one line that names the topic and the mend."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from loginpipe.common.aws import LOCAL_FAULTS, OUT_OF_REACH, aws_session, endpoint_fault
 from loginpipe.common.errors import AlertError
 
-_SECONDS: Final = 5
-"""Longest wait for a connection, and for an answer: a tick of the sensor has a minute for everything."""
-_ATTEMPTS: Final = 2
+# Longest wait for a connection, and for an answer: a tick of the sensor has a minute for everything.
+_SECONDS = 5
+_ATTEMPTS = 2
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ away for a while misses nothing, and holds up no other.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
-PENDING_MOST: Final = 50
+PENDING_MOST = 50
 """What a channel is not told while it is away for days: the oldest beyond that are only counted."""
 
-_BACK_OFF_FIRST: Final = timedelta(seconds=30)
-_BACK_OFF_MOST: Final = timedelta(minutes=15)
+_BACK_OFF_FIRST = timedelta(seconds=30)
+_BACK_OFF_MOST = timedelta(minutes=15)
 
 
 class Episode(BaseModel, frozen=True):

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from loginpipe.common.errors import AlertError
@@ -10,9 +10,9 @@ from loginpipe.common.errors import AlertError
 if TYPE_CHECKING:
     from urllib.request import OpenerDirector
 
-_SECONDS: Final = 5
-"""Longest wait for a connection, and for an answer: a tick of the sensor has a minute for everything."""
-_GOOD: Final = range(200, 300)
+# Longest wait for a connection, and for an answer: a tick of the sensor has a minute for everything.
+_SECONDS = 5
+_GOOD = range(200, 300)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Final
 
 from loginpipe.common.errors import LoginpipeError
 from loginpipe.common.settings import Settings
@@ -10,8 +9,8 @@ from loginpipe.monitoring.doctor.warehouse import warehouse
 from loginpipe.postgres.connections import transaction
 from loginpipe.sqs.client import open_queue, queue_errors
 
-_MOST: Final = timedelta(seconds=30)
-"""AWS refuses requests that are signed five minutes off; delays and partitions are judged by these clocks."""
+# AWS refuses requests that are signed five minutes off; delays and partitions are judged by these clocks.
+_MOST = timedelta(seconds=30)
 
 
 def clocks(settings: Settings) -> str:

@@ -1,18 +1,16 @@
 """What `doctor` looks at on SQS: the login queue, and its dead-letter queue."""
 
-from typing import Final
-
 from loginpipe.common.errors import LoginpipeError
 from loginpipe.common.settings import Settings
 from loginpipe.sqs.client import Queue, open_queue, queue_errors
 from loginpipe.sqs.dead_letters import redrive_policy
 from loginpipe.sqs.depth import STALL, read_depth
 
-_RECEIVES_LEAST: Final = 3
-"""Below that, two failed runs in a row send good messages to the dead-letter queue."""
+# Below that, two failed runs in a row send good messages to the dead-letter queue.
+_RECEIVES_LEAST = 3
 
-_RETENTION_MOST: Final = 14 * 86_400
-"""SQS's longest MessageRetentionPeriod, in seconds."""
+# SQS's longest MessageRetentionPeriod, in seconds.
+_RETENTION_MOST = 14 * 86_400
 
 
 def queue(settings: Settings) -> str:

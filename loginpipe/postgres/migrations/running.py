@@ -1,13 +1,12 @@
 """What migrations share: the driver's connection, and a file of SQL run as it is written."""
 
 from pathlib import Path
-from typing import Final
 
 from alembic import op  # noqa: TID253  only migrations load this file
 
 from loginpipe.postgres.connections import Connection
 
-_VERSIONS: Final = Path(__file__).with_name("versions")
+_VERSIONS = Path(__file__).with_name("versions")
 
 
 def driver_connection() -> Connection:

@@ -4,8 +4,6 @@ Roles are of the cluster, and the database and ``user_logins`` may be another's:
 put into words for somebody who may, all of it at once.
 """
 
-from typing import Final
-
 from loginpipe.common.errors import SchemaError
 from loginpipe.postgres.connections import Connection
 from loginpipe.postgres.migrations.running import driver_connection, run_sql_file, sql_file
@@ -13,7 +11,7 @@ from loginpipe.postgres.migrations.running import driver_connection, run_sql_fil
 revision = "0002"
 down_revision = "0001"
 
-_ROLES: Final = ("loginpipe_writer", "loginpipe_analyst", "pii_custodian", "pii_auditor")
+_ROLES = ("loginpipe_writer", "loginpipe_analyst", "pii_custodian", "pii_auditor")
 
 
 def upgrade() -> None:

@@ -1,14 +1,12 @@
 """The archive's books: which days are in Parquet files, and what may be dropped from user_logins because of it."""
 
-from typing import Final
-
 from loginpipe.common.errors import SchemaError
 from loginpipe.postgres.migrations.running import driver_connection, run_sql_file
 
 revision = "0005"
 down_revision = "0004"
 
-_DROPPED: Final = "SELECT count(*) FROM loginpipe.archived_days WHERE dropped_at IS NOT NULL"
+_DROPPED = "SELECT count(*) FROM loginpipe.archived_days WHERE dropped_at IS NOT NULL"
 
 
 def upgrade() -> None:
