@@ -1,14 +1,100 @@
 """What Dagster loads: ``workspace.yaml`` and ``-m loginpipe.definitions`` find `defs` here."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from loginpipe.common.gc_tuning import imports_that_stay, leave_all_at_exit
 
 with imports_that_stay():
+    import dagster as dg
+
     from loginpipe.common.logs import configure_logs
-    from loginpipe.common.settings import load_settings
-    from loginpipe.defs.assembly import build_definitions
+    from loginpipe.common.settings import Settings, load_settings
+    from loginpipe.defs.archive.asset import login_archive
+    from loginpipe.defs.archive.checks import archive_matches_table
+    from loginpipe.defs.archive.jobs import (
+        archive_closed_days,
+        archive_logins,
+        drop_archived_partitions,
+        drop_archived_partitions_daily,
+    )
+    from loginpipe.defs.ingest.checks import columns_are_the_contract, counts_add_up
+    from loginpipe.defs.ingest.handover import HANDOVER, Handover
+    from loginpipe.defs.ingest.job import ingest_job, ingest_schedule
+    from loginpipe.defs.ingest.masked_logins import masked_logins
+    from loginpipe.defs.ingest.raw_sqs_messages import raw_sqs_messages
+    from loginpipe.defs.ingest.sensor import dead_letter_sensor, queue_depth_sensor
+    from loginpipe.defs.ingest.user_logins_table import user_logins_table
+    from loginpipe.defs.ingest.validated_logins import split_messages
+    from loginpipe.defs.insights.assets import daily_logins, duplicate_devices, duplicate_ips
+    from loginpipe.defs.insights.sensor import insights_job, insights_sensor
+    from loginpipe.defs.maintenance.daily_checks import DAILY_CHECKS, check_job, check_schedule
+    from loginpipe.defs.maintenance.partitions import maintain_partitions, maintenance_schedule
+    from loginpipe.defs.metadata.groups import RUNBOOK_SECTIONS, runbook_link
+    from loginpipe.defs.monitoring.alerts import alert_sensor
+    from loginpipe.defs.monitoring.freshness import fresh, freshness_sensor
+    from loginpipe.defs.resources import resources_from
 
 __all__ = ["build_definitions", "defs"]
 
-configure_logs(load_settings())
+
+def build_definitions(
+    resource_overrides: Mapping[str, Any] | None = None, *, settings: Settings | None = None
+) -> dg.Definitions:
+    """Put the definitions together: assets, checks, jobs, schedules, sensors and resources.
+
+    Args:
+        resource_overrides: resources to use instead, by key: ``sqs``, ``postgres``, ``masking``, ``settings``.
+        settings: what they are made by; read from the environment where they are not given.
+
+    Raises:
+        SettingError: a setting is wrong.
+    """
+    settings = settings or load_settings()
+    assets = [
+        raw_sqs_messages,
+        split_messages,
+        masked_logins,
+        user_logins_table,
+        duplicate_devices,
+        duplicate_ips,
+        daily_logins,
+        login_archive,
+    ]
+    return dg.Definitions(
+        assets=[asset.map_asset_specs(_with_runbook) for asset in assets],
+        asset_checks=[counts_add_up, columns_are_the_contract, fresh, archive_matches_table, *DAILY_CHECKS],
+        jobs=[
+            ingest_job(settings.queue_name),
+            insights_job(),
+            maintain_partitions,
+            check_job(),
+            archive_logins,
+            drop_archived_partitions,
+        ],
+        schedules=[
+            ingest_schedule,
+            maintenance_schedule,
+            check_schedule,
+            archive_closed_days,
+            drop_archived_partitions_daily,
+        ],
+        sensors=[queue_depth_sensor, dead_letter_sensor, insights_sensor, freshness_sensor, alert_sensor],
+        resources={**resources_from(settings), HANDOVER: Handover(), **(resource_overrides or {})},
+        # One process: frames go from asset to asset in memory, and leases live from step to step.
+        executor=dg.in_process_executor,
+    )
+
+
+def _with_runbook(spec: dg.AssetSpec) -> dg.AssetSpec:
+    return spec.merge_attributes(metadata={"runbook": runbook_link(RUNBOOK_SECTIONS[spec.key.to_user_string()])})
+
+
+def _defs() -> dg.Definitions:
+    settings = load_settings()
+    configure_logs(settings)
+    return build_definitions(settings=settings)
+
+
 leave_all_at_exit()
-defs = build_definitions()
+defs = _defs()

@@ -1,12 +1,17 @@
 """Where the runbook is: every warning, check and alert names the section for it."""
 
-from loginpipe.common.settings import load_settings
+_where = {"url": "docs/operations.md"}
+
+
+def use_runbook(url: str) -> None:
+    """Link to this copy of the runbook from now on, in the whole process: a path, or a URL."""
+    _where["url"] = url
 
 
 def runbook(anchor: str) -> str:
-    """Return where a section is: under LOGINPIPE_RUNBOOK_URL, or in the project's own file.
+    """Return where a section is: in the copy that the settings name, or in the project's own file.
 
     Args:
         anchor: of its heading, as in ``dead-letters``.
     """
-    return f"{load_settings().runbook_url}#{anchor}"
+    return f"{_where['url']}#{anchor}"

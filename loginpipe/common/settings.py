@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from loginpipe.common.aws import is_loopback
 from loginpipe.common.errors import SettingError
+from loginpipe.common.runbook import use_runbook
 
 PREFIX = "LOGINPIPE_"
 
@@ -136,14 +137,19 @@ def load_settings() -> Settings:
     except (OSError, ValueError):
         # A decoding error quotes what it could not decode.
         raise SettingError(f"{Path.cwd() / '.env'} cannot be read as UTF-8 text without NUL: mend it") from None
+    wrong = ""
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
-        faults = "; ".join(
+        wrong = "; ".join(
             f"{PREFIX}{str(fault['loc'][0]).upper()}: {fault['msg'].removeprefix('Value error, ')}"
             for fault in error.errors(include_url=False, include_input=False, include_context=False)
         )
-    raise SettingError(f"wrong setting: {faults}")
+    if wrong:
+        # Raised out here: pydantic's error holds what was read, and Dagster stores the context of an error.
+        raise SettingError(f"wrong setting: {wrong}")
+    use_runbook(settings.runbook_url)
+    return settings
 
 
 def required(name: str, value: str | None, meaning: str) -> str:

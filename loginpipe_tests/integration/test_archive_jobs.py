@@ -63,7 +63,7 @@ def materialized(instance: dg.DagsterInstance, first: date, last: date | None = 
     result = dg.materialize(
         [login_archive, archive_matches_table],
         instance=instance,
-        resources={"postgres": PostgresResource()},
+        resources={"postgres": PostgresResource(settings=load_settings()), "settings": load_settings()},
         tags={f"dagster/asset_partition_range_{end}": day.isoformat() for end, day in days.items()},
         raise_on_error=False,
     )
@@ -185,11 +185,12 @@ def test_a_schedule_skips_until_its_setting_is_there(
     schedule: dg.ScheduleDefinition, setting: str, value: str, monkeypatch: pytest.MonkeyPatch,
     instance: dg.DagsterInstance,
 ) -> None:  # fmt: skip
-    context = dg.build_schedule_context(instance=instance)
+    context = dg.build_schedule_context(instance=instance, resources={"settings": load_settings()})
     skipped = schedule.evaluate_tick(context)
     assert not skipped.run_requests
     assert (skipped.skip_message or "").startswith(f"{setting} is not set: ")
     monkeypatch.setenv(setting, value)
+    context = dg.build_schedule_context(instance=instance, resources={"settings": load_settings()})
     assert len(schedule.evaluate_tick(context).run_requests or []) == 1
 
 

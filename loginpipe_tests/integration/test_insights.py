@@ -9,10 +9,10 @@ import dagster as dg
 import psycopg2
 import pytest
 
+from loginpipe.common.settings import load_settings
 from loginpipe.definitions import build_definitions
-from loginpipe.defs.ingest.job import INSIGHTS_JOB
 from loginpipe.defs.insights.assets import daily_logins, duplicate_devices, duplicate_ips
-from loginpipe.defs.insights.sensor import insights_sensor
+from loginpipe.defs.insights.sensor import INSIGHTS_JOB, insights_sensor
 from loginpipe.defs.resources import PostgresResource
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import login, take
@@ -51,7 +51,7 @@ def computed(
     result = dg.materialize(
         assets,
         instance=pipeline.instance,
-        resources={"postgres": PostgresResource()},
+        resources={"postgres": PostgresResource(settings=load_settings()), "settings": load_settings()},
         tags={"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last},
     )
     return {
@@ -151,7 +151,7 @@ def tick(pipeline: Pipeline, cursor: str | None) -> Any:
         instance=pipeline.instance,
         cursor=cursor,
         repository_def=build_definitions().get_repository_def(),
-        resources={"postgres": PostgresResource()},
+        resources={"postgres": PostgresResource(settings=load_settings()), "settings": load_settings()},
     ) as context:
         return insights_sensor.evaluate_tick(context)
 

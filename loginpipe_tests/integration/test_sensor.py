@@ -12,7 +12,6 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from loginpipe.common.errors import QueueError
 from loginpipe.definitions import build_definitions
-from loginpipe.defs.ingest import sensor as sensors
 from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.defs.ingest.sensor import dead_letter_sensor, queue_depth_sensor
 from loginpipe.sqs.client import Queue
@@ -159,7 +158,7 @@ def test_after_the_wait_one_run_finds_out_whether_the_cause_is_gone(
     watched: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_a_run(watched, monkeypatch)
-    monkeypatch.setattr(sensors, "BACK_OFF_FIRST", timedelta())
+    monkeypatch.setattr("loginpipe.monitoring.run_history.BACK_OFF_FIRST", timedelta())
     watched.send(logins(16))
     assert len(tick(watched).run_requests or []) == 1
 

@@ -10,7 +10,7 @@ import psycopg2
 import pytest
 
 from loginpipe.definitions import build_definitions
-from loginpipe.defs.ingest.job import CHECK_JOB
+from loginpipe.defs.maintenance.daily_checks import CHECK_JOB
 from loginpipe.sqs.identity import replay_attributes
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import ingest, login, logins, take

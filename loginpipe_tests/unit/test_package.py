@@ -18,8 +18,7 @@ from loginpipe.definitions import build_definitions
 from loginpipe.defs.ingest.handover import HANDOVER
 from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.defs.metadata.columns import PII
-from loginpipe.defs.metadata.groups import ARCHIVE, CHAIN, GROUP, INSIGHTS, OWNERS
-from loginpipe.defs.metadata.runbook import RUNBOOK_SECTIONS
+from loginpipe.defs.metadata.groups import ARCHIVE, CHAIN, GROUP, INSIGHTS, OWNERS, RUNBOOK_SECTIONS
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.monitoring.alerts.kinds import CHECK_SECTIONS, KINDS
 
@@ -336,7 +335,7 @@ def test_the_resources_are_these_and_the_database_url_is_not_in_their_configurat
 ) -> None:
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", "postgresql://user:geheim@host/name")
     resources = build_definitions().resources or {}
-    assert set(resources) == {"sqs", "postgres", "masking", HANDOVER}
+    assert set(resources) == {"sqs", "postgres", "masking", "settings", HANDOVER}
     assert "geheim" not in repr(resources)
 
 

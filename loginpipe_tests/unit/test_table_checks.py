@@ -4,7 +4,7 @@ from datetime import date, timedelta
 
 import pytest
 
-from loginpipe.defs.maintenance.table_checks import delay_within_limit
+from loginpipe.defs.ingest.checks import delay_within_limit
 from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.monitoring.anomalies import delayed, judge_null_locales, judge_volume
 from loginpipe.postgres.reconciliation import DayBooks

@@ -10,10 +10,9 @@ import dagster as dg
 
 from loginpipe.archive.days import Archived, archive_day, require_over
 from loginpipe.archive.store import Stores
-from loginpipe.common.settings import load_settings
+from loginpipe.common.settings import Settings
 from loginpipe.defs.metadata.columns import column_lineage, column_schema
-from loginpipe.defs.metadata.groups import ARCHIVE, OWNERS
-from loginpipe.defs.metadata.partitions import DAYS
+from loginpipe.defs.metadata.groups import ARCHIVE, DAYS, OWNERS
 from loginpipe.defs.metadata.plots import bar_plot
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
@@ -44,7 +43,9 @@ _COLUMNS = tuple(name for name, _ in USER_LOGINS_COLUMNS)
         "job archive_logins does this every night; docs/archive.md says how to read the files."
     ),
 )
-def login_archive(context: dg.AssetExecutionContext, postgres: PostgresResource) -> dg.MaterializeResult[None]:
+def login_archive(
+    context: dg.AssetExecutionContext, postgres: PostgresResource, settings: dg.ResourceParam[Settings]
+) -> dg.MaterializeResult[None]:
     """Archive the days of this run.
 
     Raises:
@@ -53,7 +54,7 @@ def login_archive(context: dg.AssetExecutionContext, postgres: PostgresResource)
         ArchiveError: the archive cannot be used; the days before are archived.
         DatabaseError: the database cannot; likewise.
     """
-    today, stores = datetime.now(UTC).date(), Stores(load_settings())
+    today, stores = datetime.now(UTC).date(), Stores(settings)
     context.log.info("the archive is at %s", stores.current.url)
     days = sorted(date.fromisoformat(key) for key in context.partition_keys)
     require_over(days, today)

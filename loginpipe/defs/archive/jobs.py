@@ -12,10 +12,10 @@ from loginpipe.archive.retention import retire_month
 from loginpipe.archive.store import Stores
 from loginpipe.common.errors import ArchivedDayError, SettingError
 from loginpipe.common.runbook import runbook
-from loginpipe.common.settings import load_settings
+from loginpipe.common.settings import Settings
 from loginpipe.defs.archive.asset import archive_metadata
 from loginpipe.defs.archive.checks import evaluated
-from loginpipe.defs.metadata.partitions import DAYS
+from loginpipe.defs.metadata.groups import DAYS
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.postgres.archive_standing import standing_of_days
 from loginpipe.postgres.partition_plan import USER_LOGINS
@@ -26,7 +26,7 @@ _LONGEST_SECONDS = {"dagster/max_runtime": "21600"}
 
 @dg.op
 def archive_changed_days(
-    context: dg.OpExecutionContext, postgres: PostgresResource
+    context: dg.OpExecutionContext, postgres: PostgresResource, settings: dg.ResourceParam[Settings]
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output[None]]:
     """Archive each day that is over and not archived, or changed since; report on the check archive_matches_table.
 
@@ -36,7 +36,7 @@ def archive_changed_days(
         ArchiveError: the archive cannot be used.
         DatabaseError: the database cannot.
     """
-    today, stores = datetime.now(UTC).date(), Stores(load_settings())
+    today, stores = datetime.now(UTC).date(), Stores(settings)
     context.log.info("the archive is at %s", stores.current.url)
     due = [day.day for day in postgres.run(partial(standing_of_days, today=today)) if day.due]
     at_odds: dict[date, str] = {}
@@ -72,7 +72,9 @@ def archive_logins() -> None:
 
 
 @dg.op
-def drop_outlived_months(context: dg.OpExecutionContext, postgres: PostgresResource) -> None:
+def drop_outlived_months(
+    context: dg.OpExecutionContext, postgres: PostgresResource, settings: dg.ResourceParam[Settings]
+) -> None:
     """Detach and drop the months that are older than LOGINPIPE_RETENTION_DAYS and archived; say what stays, and why.
 
     Raises:
@@ -80,7 +82,7 @@ def drop_outlived_months(context: dg.OpExecutionContext, postgres: PostgresResou
         ArchiveError: the archive cannot be used.
         DatabaseError: a month could not be dropped; the ones before it are.
     """
-    settings, today = load_settings(), datetime.now(UTC).date()
+    today = datetime.now(UTC).date()
     if settings.retention_days is None:
         raise SettingError("LOGINPIPE_RETENTION_DAYS is not set: set it to how many days user_logins is to keep")
     found = postgres.run(partial(outlived_months, today=today, days=settings.retention_days))
@@ -124,9 +126,9 @@ def drop_archived_partitions() -> None:
     default_status=dg.DefaultScheduleStatus.RUNNING,
     description="Every night, when yesterday is over. Skips where LOGINPIPE_ARCHIVE_URL is not set.",
 )
-def archive_closed_days() -> Iterator[dg.RunRequest | dg.SkipReason]:
+def archive_closed_days(settings: dg.ResourceParam[Settings]) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """Ask for a run, unless there is no archive."""
-    if load_settings().archive_url:
+    if settings.archive_url:
         yield dg.RunRequest()
     else:
         yield dg.SkipReason("LOGINPIPE_ARCHIVE_URL is not set: days stay in the table")
@@ -139,9 +141,9 @@ def archive_closed_days() -> Iterator[dg.RunRequest | dg.SkipReason]:
     default_status=dg.DefaultScheduleStatus.RUNNING,
     description="Every night, after archive_closed_days. Skips where LOGINPIPE_RETENTION_DAYS is not set.",
 )
-def drop_archived_partitions_daily() -> Iterator[dg.RunRequest | dg.SkipReason]:
+def drop_archived_partitions_daily(settings: dg.ResourceParam[Settings]) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """Ask for a run, unless everything is kept."""
-    if load_settings().retention_days is not None:
+    if settings.retention_days is not None:
         yield dg.RunRequest()
     else:
         yield dg.SkipReason("LOGINPIPE_RETENTION_DAYS is not set: user_logins keeps everything")

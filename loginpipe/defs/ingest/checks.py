@@ -1,16 +1,19 @@
 """Asset checks: counts and codes, never samples. Those on what is only in memory are reported by the asset itself."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import isfinite
 
 import dagster as dg
 import pandas as pd
 
 from loginpipe.common.errors import QueueError
-from loginpipe.defs.metadata.runbook import runbook_link
+from loginpipe.defs.metadata.groups import runbook_link
 from loginpipe.defs.resources import PostgresResource
+from loginpipe.logins.delays import DELAY_BOUNDS, quantile
 from loginpipe.masking.compat import CompatMasking
 from loginpipe.masking.mask import clear_cells
+from loginpipe.monitoring.anomalies import DELAYED_MOST, delayed
 from loginpipe.postgres.contract import contract_differences, current_columns
 from loginpipe.postgres.runs import run_counts
 from loginpipe.sqs.depth import Depth
@@ -160,3 +163,43 @@ def columns_are_the_contract(postgres: PostgresResource) -> dg.AssetCheckResult:
         description="; ".join(differences) or "The columns are the contract",
         metadata={"differences": len(differences), "runbook": runbook_link("the-table-is-not-the-contract")},
     )
+
+
+DELAY_WITHIN_LIMIT = dg.AssetCheckSpec(
+    "delay_within_limit",
+    asset="user_logins_table",
+    description=(
+        "At least 95 % of the logins that the run stored were stored within LOGINPIPE_MAX_DELAY_SECONDS of being sent. "
+        "A warning: the pipeline is behind, or was."
+    ),
+)
+
+
+def delay_within_limit(counts: Sequence[int], limit_seconds: int) -> dg.AssetCheckResult:
+    """Judge the delays of a run.
+
+    Args:
+        counts: its rows by delay, one a bucket of `loginpipe.logins.delays`.
+        limit_seconds: rounded up to the next bound of a bucket.
+    """
+    stored, late = sum(counts), delayed(counts, limit_seconds)
+    return dg.AssetCheckResult(
+        check_name=DELAY_WITHIN_LIMIT.name,
+        asset_key=DELAY_WITHIN_LIMIT.asset_key,
+        passed=late <= DELAYED_MOST * stored,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{late:,} of {stored:,} logins took longer than {limit_seconds:,} s from sent to stored",
+        metadata={
+            "stored": stored,
+            "late": late,
+            "limit_seconds": limit_seconds,
+            "p50": _span(quantile(counts, 0.5)),
+            "p95": _span(quantile(counts, 0.95)),
+            "runbook": runbook_link("the-backlog-grows"),
+        },
+    )
+
+
+def _span(seconds: float) -> str:
+    # Infinity is no number that the UI can show.
+    return f"up to {seconds:,.0f} s" if isfinite(seconds) else f"over {DELAY_BOUNDS[-1]:,} s"

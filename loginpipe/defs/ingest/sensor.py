@@ -7,7 +7,7 @@ from math import ceil
 
 import dagster as dg
 
-from loginpipe.common.settings import load_settings
+from loginpipe.common.settings import Settings
 from loginpipe.defs.ingest.checks import NO_DEAD_LETTERS, no_dead_letters
 from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.defs.resources import SqsResource
@@ -99,7 +99,9 @@ def history_of(records: Sequence[dg.RunRecord]) -> History:
         "LOGINPIPE_MAX_RUNS. After failures it waits before it tries again."
     ),
 )
-def queue_depth_sensor(context: dg.SensorEvaluationContext, sqs: SqsResource) -> dg.SensorResult:
+def queue_depth_sensor(
+    context: dg.SensorEvaluationContext, sqs: SqsResource, settings: dg.ResourceParam[Settings]
+) -> dg.SensorResult:
     """Start runs as messages arrive.
 
     Raises:
@@ -113,7 +115,7 @@ def queue_depth_sensor(context: dg.SensorEvaluationContext, sqs: SqsResource) ->
         history=history_of(context.instance.get_run_records(ended, limit=_HISTORY)),
         now=datetime.now(UTC),
         batch_messages=sqs.batch_messages,
-        max_runs=load_settings().max_runs,
+        max_runs=settings.max_runs,
     )
     # A reason to skip is kept with the tick; a log line would make a file of each tick, every five seconds.
     # No run key: one that failed would never be asked for again.

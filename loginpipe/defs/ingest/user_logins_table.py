@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from loginpipe.common.settings import load_settings
+from loginpipe.common.settings import Settings
+from loginpipe.defs.ingest.checks import DELAY_WITHIN_LIMIT, delay_within_limit
 from loginpipe.defs.ingest.handover import HANDOVER
 from loginpipe.defs.ingest.timing import stopwatch
-from loginpipe.defs.maintenance.table_checks import DELAY_WITHIN_LIMIT, delay_within_limit
 from loginpipe.defs.metadata.columns import column_lineage, column_schema
 from loginpipe.defs.metadata.groups import GROUP, OWNERS
 from loginpipe.defs.metadata.plots import bar_plot
@@ -36,7 +36,11 @@ from loginpipe.masking.mask import MaskedBatch
     ),
 )
 def user_logins_table(
-    context: dg.AssetExecutionContext, masked_logins: MaskedBatch, sqs: SqsResource, postgres: PostgresResource
+    context: dg.AssetExecutionContext,
+    masked_logins: MaskedBatch,
+    sqs: SqsResource,
+    postgres: PostgresResource,
+    settings: dg.ResourceParam[Settings],
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Load, delete, close the run's books.
 
@@ -77,5 +81,5 @@ def user_logins_table(
             "delete_failures": dg.MetadataValue.json(dict(deletion.failures)),
             "leases_lost": sqs.leases_lost,
         },
-        check_results=[delay_within_limit(counts.delays, load_settings().max_delay_seconds)],
+        check_results=[delay_within_limit(counts.delays, settings.max_delay_seconds)],
     )

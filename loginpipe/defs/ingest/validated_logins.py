@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import dagster as dg
 import pandas as pd
 
-from loginpipe.common.settings import load_settings
+from loginpipe.common.settings import Settings
 from loginpipe.defs.ingest.checks import REJECT_RATE, SCHEMA_DRIFT, reject_rate, schema_drift
 from loginpipe.defs.ingest.handover import HANDOVER
 from loginpipe.defs.ingest.timing import stopwatch
@@ -68,12 +68,13 @@ def _from_messages(*columns: str) -> dict[str, str]:
         ),
     },
 )
-def split_messages(
+def split_messages(  # noqa: PLR0917 - Dagster passes by name
     context: dg.AssetExecutionContext,
     raw_sqs_messages: pd.DataFrame,
     sqs: SqsResource,
     postgres: PostgresResource,
     masking: MaskingResource,
+    settings: dg.ResourceParam[Settings],
 ) -> Iterator[dg.Output[pd.DataFrame] | dg.Output[None] | dg.AssetCheckResult]:
     """Judge every message, record the rejects, delete those.
 
@@ -120,7 +121,7 @@ def split_messages(
         },
     )
     # Logins of erased users are no fault of whoever sends them.
-    yield reject_rate(len(judged.rejected), len(raw_sqs_messages), load_settings().max_reject_rate)
+    yield reject_rate(len(judged.rejected), len(raw_sqs_messages), settings.max_reject_rate)
     yield schema_drift(split.unknown_fields)
 
 

@@ -8,8 +8,7 @@ from functools import partial
 import dagster as dg
 
 from loginpipe.defs.metadata.columns import column_lineage, column_schema
-from loginpipe.defs.metadata.groups import INSIGHTS, OWNERS
-from loginpipe.defs.metadata.partitions import DAYS
+from loginpipe.defs.metadata.groups import DAYS, INSIGHTS, OWNERS
 from loginpipe.defs.metadata.plots import bar_plot
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.postgres.insights import DUPLICATES, DuplicatesOfDay, refresh_daily_logins, refresh_duplicates

@@ -1,17 +1,33 @@
-"""The sensor that keeps duplicates and daily counts up to date: it asks which days runs have brought logins of."""
+"""The job that computes duplicates and daily counts, and the sensor that asks for the days that got logins."""
 
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from loginpipe.defs.ingest.job import INSIGHTS_JOB
-from loginpipe.defs.metadata.partitions import DAYS
+from loginpipe.defs.maintenance.daily_checks import DAILY_CHECKS
+from loginpipe.defs.metadata.groups import DAYS, INSIGHTS
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.postgres.insights import days_touched
 
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
 # A run's end is written before it can be seen: what ended since shortly before the last look is looked at again.
 _OVERLAP = timedelta(minutes=2)
+
+INSIGHTS_JOB = "refresh_insights"
+
+
+def insights_job() -> "UnresolvedAssetJobDefinition":
+    """Return the job that computes duplicates and daily counts of some days anew."""
+    return dg.define_asset_job(
+        INSIGHTS_JOB,
+        selection=dg.AssetSelection.groups(INSIGHTS) - dg.AssetSelection.checks(*DAILY_CHECKS),
+        description="Duplicates and daily counts of one day or more, computed anew from user_logins.",
+        tags={"dagster/max_runtime": "3600"},
+    )
 
 
 @dg.sensor(

@@ -8,7 +8,7 @@ import dagster as dg
 from pydantic import BaseModel
 
 from loginpipe.common.settings import load_settings
-from loginpipe.defs.metadata.runbook import runbook_link
+from loginpipe.defs.metadata.groups import runbook_link
 from loginpipe.defs.resources import PostgresResource, SqsResource
 from loginpipe.monitoring.freshness import Freshness, judge, patience
 from loginpipe.postgres.recent_runs import recent_runs

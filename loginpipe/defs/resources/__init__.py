@@ -22,7 +22,8 @@ def resources_from(settings: Settings) -> dict[str, object]:
             visibility_seconds=settings.visibility_seconds,
             receivers=settings.receivers,
         ),
-        "postgres": PostgresResource(),
+        "settings": settings,
+        "postgres": PostgresResource(settings=settings),
         "masking": MaskingResource(
             token_keys=settings.token_keys,
             seal_key=settings.seal_key,

@@ -9,7 +9,7 @@ import pandas as pd
 from pydantic import Field, PrivateAttr
 
 from loginpipe.common.secrets import database_url
-from loginpipe.common.settings import load_settings
+from loginpipe.common.settings import Settings
 from loginpipe.masking.sealing import Sealed
 from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.connections import Connection, require_verified_tls
@@ -29,6 +29,7 @@ T = TypeVar("T")
 class PostgresResource(dg.ConfigurableResource["PostgresResource"]):
     """The Postgres database of ``user_logins``: one connection for the run."""
 
+    settings: dg.ResourceDependency[Settings]
     database_url: str | None = Field(
         default=None,
         repr=False,
@@ -41,9 +42,8 @@ class PostgresResource(dg.ConfigurableResource["PostgresResource"]):
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator["PostgresResource", None, None]:  # noqa: ARG002
         """Connect, and make sure that the database is migrated."""
-        settings = load_settings()
-        url = self.database_url or database_url(settings)
-        if settings.production:
+        url = self.database_url or database_url(self.settings)
+        if self.settings.production:
             require_verified_tls(url)
         self._session = Session(url)
         try:

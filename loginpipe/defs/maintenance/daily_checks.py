@@ -1,65 +1,32 @@
-"""Asset checks on what the tables hold: delays, key versions, default partitions, ledger against table. Counts only.
+"""Asset checks that look at whole days and partitions, and the job that runs them once a day. Counts only.
 
-One is about a run, and is reported by the asset itself. The others run in a job of their own, once a day: a run of
-the chain should not wait for what looks at whole days and partitions.
+A run of the chain does not wait for them.
 """
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
-from math import isfinite
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from loginpipe.common.errors import KeyFileError, SettingError, TokenKeyMismatchError
-from loginpipe.common.settings import load_settings, required
-from loginpipe.defs.metadata.runbook import runbook_link
+from loginpipe.common.settings import Settings, required
+from loginpipe.defs.metadata.groups import runbook_link
 from loginpipe.defs.resources import PostgresResource
-from loginpipe.logins.delays import DELAY_BOUNDS, quantile
 from loginpipe.masking.keys import load_token_keys
-from loginpipe.monitoring.anomalies import DELAYED_MOST, delayed
+from loginpipe.monitoring.anomalies import TRAILING_DAYS, Verdict, judge_null_locales, judge_volume
 from loginpipe.postgres.reconciliation import DayBooks, read_books
-from loginpipe.postgres.table_counts import newest_key_version, stray_rows
+from loginpipe.postgres.table_counts import DayCounts, daily_counts, newest_key_version, stray_rows
 from loginpipe.postgres.token_key_checks import require_known_keys
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 _WARN = dg.AssetCheckSeverity.WARN
 _DAY = timedelta(days=1)
 # Each day is compared three times before it is left alone.
 _RECONCILED_DAYS = 3
-
-DELAY_WITHIN_LIMIT = dg.AssetCheckSpec(
-    "delay_within_limit",
-    asset="user_logins_table",
-    description=(
-        "At least 95 % of the logins that the run stored were stored within LOGINPIPE_MAX_DELAY_SECONDS of being sent. "
-        "A warning: the pipeline is behind, or was."
-    ),
-)
-
-
-def delay_within_limit(counts: Sequence[int], limit_seconds: int) -> dg.AssetCheckResult:
-    """Judge the delays of a run.
-
-    Args:
-        counts: its rows by delay, one a bucket of `loginpipe.logins.delays`.
-        limit_seconds: rounded up to the next bound of a bucket.
-    """
-    stored, late = sum(counts), delayed(counts, limit_seconds)
-    return dg.AssetCheckResult(
-        check_name=DELAY_WITHIN_LIMIT.name,
-        asset_key=DELAY_WITHIN_LIMIT.asset_key,
-        passed=late <= DELAYED_MOST * stored,
-        severity=_WARN,
-        description=f"{late:,} of {stored:,} logins took longer than {limit_seconds:,} s from sent to stored",
-        metadata={
-            "stored": stored,
-            "late": late,
-            "limit_seconds": limit_seconds,
-            "p50": _span(quantile(counts, 0.5)),
-            "p95": _span(quantile(counts, 0.95)),
-            "runbook": runbook_link("the-backlog-grows"),
-        },
-    )
 
 
 @dg.asset_check(
@@ -124,9 +91,9 @@ def nothing_in_default_partitions(postgres: PostgresResource) -> dg.AssetCheckRe
         "Otherwise runs on this machine refuse to begin: they would give known devices and addresses new tokens."
     ),
 )
-def token_key_version_current(postgres: PostgresResource) -> dg.AssetCheckResult:
+def token_key_version_current(postgres: PostgresResource, settings: dg.ResourceParam[Settings]) -> dg.AssetCheckResult:
     """Read the token keys as a run does, and compare them with the check values."""
-    settings, link = load_settings(), runbook_link("keys-and-tokens")
+    link = runbook_link("keys-and-tokens")
     try:
         uri = required("token_keys", settings.token_keys, "the URI of the token keys")
         keys = load_token_keys(uri, production=settings.production)
@@ -141,9 +108,76 @@ def token_key_version_current(postgres: PostgresResource) -> dg.AssetCheckResult
     )
 
 
-def _span(seconds: float) -> str:
-    # Infinity is no number that the UI can show.
-    return f"up to {seconds:,.0f} s" if isfinite(seconds) else f"over {DELAY_BOUNDS[-1]:,} s"
+@dg.asset_check(
+    asset="daily_logins",
+    description=(
+        f"Yesterday's logins are about as many as the median of the {TRAILING_DAYS} days before, or as on the same "
+        "weekday before. A warning: something upstream has changed, or daily_logins is not computed. Not judged with "
+        "fewer than 3 days to compare with, nor where they had fewer than 100 logins."
+    ),
+)
+def daily_volume(postgres: PostgresResource) -> dg.AssetCheckResult:
+    """Compare yesterday with the trailing days, by the counts of ``daily_logins``."""
+    yesterday = datetime.now(UTC).date() - _DAY
+    return _unusual(judge_volume(_counts(postgres, yesterday), yesterday))
+
+
+@dg.asset_check(
+    asset="daily_logins",
+    description=(
+        f"The share of yesterday's logins without a locale is about the median of the {TRAILING_DAYS} days before. A "
+        "warning: an app release sends it no more, or others do now. Not judged with fewer than 3 days to compare "
+        "with, nor for fewer than 100 logins."
+    ),
+)
+def null_locale_share(postgres: PostgresResource) -> dg.AssetCheckResult:
+    """Compare yesterday with the trailing days, by the counts of ``daily_logins``."""
+    yesterday = datetime.now(UTC).date() - _DAY
+    return _unusual(judge_null_locales(_counts(postgres, yesterday), yesterday))
+
+
+DAILY_CHECKS = (
+    ledger_matches_table,
+    nothing_in_default_partitions,
+    token_key_version_current,
+    daily_volume,
+    null_locale_share,
+)
+
+CHECK_JOB = "check_tables"
+
+
+def check_job() -> "UnresolvedAssetJobDefinition":
+    """Return the job that compares whole days and looks at whole partitions."""
+    return dg.define_asset_job(
+        CHECK_JOB,
+        selection=dg.AssetSelection.checks(*DAILY_CHECKS),
+        description="Once a day: ledger against table, default partitions, and yesterday against the days before.",
+        tags={"dagster/max_runtime": "1800"},
+    )
+
+
+check_schedule = dg.ScheduleDefinition(
+    name="check_tables_daily",
+    job_name=CHECK_JOB,
+    cron_schedule="30 1 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="When yesterday is over and has been counted, after maintain_partitions.",
+)
+
+
+def _counts(postgres: PostgresResource, day: date) -> dict[date, DayCounts]:
+    return postgres.run(partial(daily_counts, first=day - TRAILING_DAYS * _DAY, last=day))
+
+
+def _unusual(verdict: Verdict) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=verdict.passed,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=verdict.says,
+        metadata={**verdict.figures, "runbook": runbook_link("an-unusual-day")},
+    )
 
 
 def _table(books: Sequence[DayBooks]) -> dg.MarkdownMetadataValue:
