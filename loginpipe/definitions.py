@@ -18,14 +18,9 @@ with imports_that_stay():
         drop_archived_partitions,
         drop_archived_partitions_daily,
     )
-    from loginpipe.defs.ingest.checks import columns_are_the_contract, counts_add_up
-    from loginpipe.defs.ingest.handover import HANDOVER, Handover
+    from loginpipe.defs.ingest.assets import ingest
     from loginpipe.defs.ingest.job import ingest_job, ingest_schedule
-    from loginpipe.defs.ingest.masked_logins import masked_logins
-    from loginpipe.defs.ingest.raw_sqs_messages import raw_sqs_messages
     from loginpipe.defs.ingest.sensor import dead_letter_sensor, queue_depth_sensor
-    from loginpipe.defs.ingest.user_logins_table import user_logins_table
-    from loginpipe.defs.ingest.validated_logins import split_messages
     from loginpipe.defs.insights.assets import daily_logins, duplicate_devices, duplicate_ips
     from loginpipe.defs.insights.sensor import insights_job, insights_sensor
     from loginpipe.defs.maintenance.daily_checks import DAILY_CHECKS, check_job, check_schedule
@@ -52,10 +47,7 @@ def build_definitions(
     """
     settings = settings or load_settings()
     assets = [
-        raw_sqs_messages,
-        split_messages,
-        masked_logins,
-        user_logins_table,
+        ingest,
         duplicate_devices,
         duplicate_ips,
         daily_logins,
@@ -63,9 +55,9 @@ def build_definitions(
     ]
     return dg.Definitions(
         assets=[asset.map_asset_specs(_with_runbook) for asset in assets],
-        asset_checks=[counts_add_up, columns_are_the_contract, fresh, archive_matches_table, *DAILY_CHECKS],
+        asset_checks=[fresh, archive_matches_table, *DAILY_CHECKS],
         jobs=[
-            ingest_job(settings.queue_name),
+            ingest_job(settings),
             insights_job(),
             maintain_partitions,
             check_job(),
@@ -80,8 +72,8 @@ def build_definitions(
             drop_archived_partitions_daily,
         ],
         sensors=[queue_depth_sensor, dead_letter_sensor, insights_sensor, freshness_sensor, alert_sensor],
-        resources={**resources_from(settings), HANDOVER: Handover(), **(resource_overrides or {})},
-        # One process: frames go from asset to asset in memory, and leases live from step to step.
+        resources={**resources_from(settings), **(resource_overrides or {})},
+        # One process a run: a process for each step would only cost its start.
         executor=dg.in_process_executor,
     )
 

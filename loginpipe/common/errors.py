@@ -23,11 +23,17 @@ class DatabaseError(LoginpipeError):
 
     Attributes:
         sqlstate: Postgres' code of what failed, or None where the connection did not come about or broke.
+        about: the name of the constraint or column that refused a row, if one did.
+        is_about_a_row: whether a row was refused for what it holds, and another one may be taken.
     """
 
-    def __init__(self, message: str, sqlstate: str | None = None) -> None:
+    def __init__(
+        self, message: str, sqlstate: str | None = None, *, about: str | None = None, is_about_a_row: bool = False
+    ) -> None:
         super().__init__(message)
         self.sqlstate = sqlstate
+        self.about = about
+        self.is_about_a_row = is_about_a_row
 
 
 class SchemaError(DatabaseError):

@@ -4,6 +4,7 @@ Settings that name no default stay ``None`` here and are asked for, by `required
 the Dagster UI can then show the project before it is fully configured, and a run stops before it receives a message.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Literal
@@ -27,6 +28,15 @@ _REFERENCE = re.compile(rf"({SECRETS_MANAGER}:[\w/+=.@:-]+(#[^#\s]+)?|{PARAMETER
 _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}")
 
 
+# What earlier versions had, and what to do about it.
+_GONE = {
+    "LOGINPIPE_BATCH_SECONDS": (
+        "a batch closes LOGINPIPE_LINGER_SECONDS after its first message, and a run ends after LOGINPIPE_RUN_SECONDS: "
+        "set these instead"
+    ),
+}
+
+
 class Settings(BaseSettings):
     """What the environment says. ``.env.example`` lists every variable with its meaning."""
 
@@ -43,7 +53,8 @@ class Settings(BaseSettings):
     masking: Literal["hmac-sha256", "compat-sha256-salted", "compat-sha256-base64", "compat-md5"] = "hmac-sha256"
     compat_salt: str | None = None
     batch_messages: int = Field(default=10_000, ge=1, le=120_000)
-    batch_seconds: float = Field(default=20, gt=0, le=3600)
+    linger_seconds: float = Field(default=0.5, ge=0, le=60)
+    run_seconds: float = Field(default=600, gt=0, le=43_200)
     visibility_seconds: int = Field(default=120, ge=3, le=43_200)
     sqs_client: Literal["lean", "boto3"] = "lean"
     receivers: int = Field(default=32, ge=1, le=64)
@@ -137,6 +148,9 @@ def load_settings() -> Settings:
     except (OSError, ValueError):
         # A decoding error quotes what it could not decode.
         raise SettingError(f"{Path.cwd() / '.env'} cannot be read as UTF-8 text without NUL: mend it") from None
+    for name, instead in _GONE.items():
+        if os.environ.get(name):
+            raise SettingError(f"{name} is gone: {instead}")
     wrong = ""
     try:
         settings = Settings()

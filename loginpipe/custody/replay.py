@@ -10,7 +10,7 @@ from loginpipe.custody.access import Bulk, release_under
 from loginpipe.custody.private_keys import Opener
 from loginpipe.custody.released import DataKeys, open_released
 from loginpipe.custody.token_checks import TokenChecks
-from loginpipe.logins.messages import Message, messages_frame
+from loginpipe.logins.messages import Message
 from loginpipe.logins.splitting import split_batch
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.reject_queries import Reject
@@ -99,7 +99,7 @@ def _bodies(connection: Connection, data_keys: DataKeys, rejects: Sequence[Rejec
 
 def _accepted(body: str) -> bool:
     message = Message("replay", "replay", "", body, 0, 0, 1, body_intact=True)
-    return len(split_batch(messages_frame([message])).accepted) == 1
+    return len(split_batch([message]).accepted) == 1
 
 
 def _send(queue: Queue, bodies: Sequence[tuple[Reject, str]]) -> list[FailedEntry]:

@@ -141,7 +141,7 @@ def _write(connection: Connection, renewed: Sequence[_Renewed], recipients: Sequ
         for name in PREFIXES
     ]
     with transaction(connection) as cursor:
-        hold_off_erasures(cursor, None)
+        hold_off_erasures(cursor)
         # Whoever was erased since the release is not brought back.
         there = still_there(cursor, [each.value.subject for each in renewed])
         kept = {each.new for each in renewed if each.value.subject in there}

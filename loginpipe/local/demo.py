@@ -113,7 +113,7 @@ def _result(stack: LocalStack, sent: int, run_seconds: float) -> DemoResult:
     counts = _query(
         stack,
         "SELECT sum(received), sum(accepted), sum(rejected), sum(inserted), sum(duplicates), sum(deleted) "
-        "FROM loginpipe.ingest_runs",
+        "FROM loginpipe.batches",
     )
     reasons = _query(
         stack,

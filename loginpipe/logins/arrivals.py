@@ -1,26 +1,33 @@
-"""When the messages of a batch were sent: how many a minute, in steps that a plot has room for."""
+"""When the messages of a run were sent: how many a minute, in steps that a plot has room for."""
 
-import pandas as pd
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
 
-_STEPS = ("1min", "2min", "5min", "15min", "30min", "1h", "2h", "6h", "12h", "1D")
-_MOST = 24
+_STEPS = {
+    "1min": 1, "2min": 2, "5min": 5, "15min": 15, "30min": 30, "1h": 60, "2h": 120, "6h": 360, "12h": 720, "1D": 1440,
+}  # fmt: skip
+_MAX_SHOWN = 24
 
 
-def messages_per_minute(sent_at: "pd.Series[pd.Timestamp]") -> tuple[str, dict[str, float]]:
-    """Count messages by the time that they were sent.
+def messages_per_minute(minutes: Mapping[int, int]) -> tuple[str, dict[str, float]]:
+    """Lay messages out by the time that they were sent.
 
     Args:
-        sent_at: datetime64[ms, UTC]; at least one.
+        minutes: minute since 1970 → messages sent in it; at least one.
 
     Returns:
         The step, as in ``5min``, and the beginning of each step (UTC) → messages a minute during it, steps without
         any among them; 24 steps at most where the messages are no more than 23 days apart.
     """
-    for step in _STEPS:
-        first, last = sent_at.min().floor(step), sent_at.max().floor(step)
-        if (last - first) // pd.Timedelta(step) < _MOST:
-            break
-    steps = pd.date_range(first, last, freq=step)
-    counts = sent_at.dt.floor(step).value_counts().reindex(steps, fill_value=0)
-    minutes = pd.Timedelta(step) / pd.Timedelta(minutes=1)
-    return step, {f"{begin:%d %b %H:%M}": float(count / minutes) for begin, count in counts.items()}
+    first, last = min(minutes), max(minutes)
+    name, step = next(
+        ((name, step) for name, step in _STEPS.items() if last // step - first // step < _MAX_SHOWN), ("1D", 1440)
+    )
+    counts: Counter[int] = Counter()
+    for minute, messages in minutes.items():
+        counts[minute // step] += messages
+    return name, {
+        f"{datetime.fromtimestamp(place * step * 60, UTC):%d %b %H:%M}": counts[place] / step
+        for place in range(first // step, last // step + 1)
+    }

@@ -6,7 +6,6 @@ from itertools import repeat
 from typing import Any, TypeAlias
 
 import orjson
-import pandas as pd
 
 from loginpipe.logins.rejects import Reason
 
@@ -57,20 +56,20 @@ def field_values(event: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def login_fields(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
-    """Lay events, each as its `field_values`, out as one column a login field.
+def login_columns(rows: Sequence[tuple[Any, ...]]) -> dict[str, Sequence[Cell]]:
+    """Lay events, each as its `field_values`, out as one column a login field, in the order of `LOGIN_FIELDS`.
 
     Returns:
-        Columns `LOGIN_FIELDS`, all of dtype object, one row an event: text, None or `Unfit`. White space around
-        ``ip`` and ``device_id`` is gone, an integer ``app_version`` is text.
+        Field → cells, one an event: text, None or `Unfit`. White space around ``ip`` and ``device_id`` is gone, an
+        integer ``app_version`` is text.
     """
     columns = dict(zip(LOGIN_FIELDS, zip(*rows, strict=True) if rows else repeat(()), strict=False))
     # bool is a subclass of int, and `true` is no version.
     columns["app_version"] = tuple(str(cell) if type(cell) is int else cell for cell in columns["app_version"])
-    cells: dict[str, Any] = {name: _cells(column) for name, column in columns.items()}
+    cells = {name: _cells(column) for name, column in columns.items()}
     for name in ("ip", "device_id"):
         cells[name] = [cell.strip() if isinstance(cell, str) else cell for cell in cells[name]]
-    return pd.DataFrame({name: pd.Series(column, dtype=object) for name, column in cells.items()})
+    return cells
 
 
 def _cells(values: Sequence[Any]) -> Sequence[Cell]:

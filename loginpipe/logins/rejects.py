@@ -23,6 +23,8 @@ class Reason(StrEnum):
     """A NUL character, which Postgres cannot hold."""
     INVALID_ADDRESS = "invalid_address"
     INVALID_VERSION = "invalid_version"
+    REFUSED_BY_DATABASE = "refused_by_database"
+    """A constraint or a type of ``user_logins`` takes no such row; the field names the constraint."""
     USER_ERASED = "user_erased"
     """Sent before its user was erased. It was a good login; nothing of it is kept, sealed or not."""
 

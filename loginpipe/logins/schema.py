@@ -92,13 +92,17 @@ def _column(rule: Rule) -> pa.Column:
 
 _COLUMNS = {name: _column(rule) for name, rule in RULES.items()}
 
-LOGIN_FIELDS_SCHEMA = pa.DataFrameSchema(_COLUMNS, strict=True)
-"""Login fields as parsed; see `loginpipe.logins.parsing.login_fields` for the frame."""
+_MESSAGE = {
+    "message_id": pa.Column(object, unique=True),
+    "sent_at": pa.Column(pd.DatetimeTZDtype("ms", "UTC")),
+}
+
+PARSED_LOGINS_SCHEMA = pa.DataFrameSchema({**_MESSAGE, **_COLUMNS}, strict=True, ordered=True)
+"""Messages that are JSON objects, one row each, with the cells of `loginpipe.logins.parsing.login_columns`."""
 
 VALIDATED_LOGINS_SCHEMA = pa.DataFrameSchema(
     {
-        "message_id": pa.Column(object, unique=True),
-        "sent_at": pa.Column(pd.DatetimeTZDtype("ms", "UTC")),
+        **_MESSAGE,
         **_COLUMNS,
         "app_version": pa.Column("int32", pa.Check.in_range(0, MAJOR_MOST * 1_000_000 + 999_999)),
     },

@@ -1,29 +1,53 @@
 """A batch of messages into good logins and rejects: the decision, without any of its consequences."""
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from pandera.config import ValidationDepth, config_context
 from pandera.errors import SchemaErrors
 
 from loginpipe.logins.app_versions import encode_version
 from loginpipe.logins.drift import count_unknown_fields
-from loginpipe.logins.parsing import LOGIN_FIELDS, field_values, login_fields, parse_body
+from loginpipe.logins.messages import Message
+from loginpipe.logins.parsing import LOGIN_FIELDS, field_values, login_columns, parse_body
 from loginpipe.logins.rejects import WHOLE_BODY, Reason
-from loginpipe.logins.schema import LOGIN_FIELDS_SCHEMA, RULES, VALIDATED_LOGINS_SCHEMA
+from loginpipe.logins.schema import PARSED_LOGINS_SCHEMA, RULES
 
 _KNOWN_FIELDS = frozenset(LOGIN_FIELDS)
 
-# Said with each validation: pandera's environment variables could switch it off for the whole process.
+# Stated with each validation: pandera's environment variables could switch it off for the whole process.
 _VALIDATE: dict[str, Any] = {
     "validation_enabled": True,
     "validation_depth": ValidationDepth.SCHEMA_AND_DATA,
 }
 
-Faults = dict[int, list[tuple[Reason, str]]]
-"""By position of the message in its batch: reason and field name of each fault."""
+_UTC = pd.DatetimeTZDtype("ms", "UTC")
+
+_Faults = list[tuple[Reason, str]]
+
+
+class Reject(NamedTuple):
+    """A message that was rejected. ``repr`` shows no body.
+
+    Attributes:
+        body: as received, in clear, to be sealed; None where nothing of it may be kept.
+        reasons: reason codes, one a violation.
+        fields: the name of the field that each reason is about.
+    """
+
+    message_id: str
+    body: str | None
+    sent_ms: int
+    received_ms: int
+    reasons: list[str]
+    fields: list[str]
+
+    def __repr__(self) -> str:
+        return f"Reject({self.message_id}, {self.reasons})"
 
 
 @dataclass(frozen=True)
@@ -32,81 +56,96 @@ class SplitBatch:
 
     Attributes:
         accepted: `VALIDATED_LOGINS_SCHEMA`; personal data in clear.
-        rejected: columns message_id, body (object), sent_at, received_at (datetime64[ms, UTC]), reasons and fields
-            (object: lists of equal length, element by element); the body in clear.
+        rejected: the other messages.
         unknown_fields: how many of the messages that are JSON objects carry each field name outside the contract.
     """
 
     accepted: pd.DataFrame = field(repr=False)
-    rejected: pd.DataFrame = field(repr=False)
+    rejected: Sequence[Reject] = field(repr=False)
     unknown_fields: Counter[str]
 
-    def reason_counts(self) -> dict[str, int]:
-        """Count the rejected messages by reason; one with two reasons counts under both."""
-        return dict(Counter(reason for reasons in self.rejected["reasons"] for reason in set(reasons)).most_common())
+
+def count_reasons(rejected: Iterable[Reject]) -> Counter[str]:
+    """Count rejected messages by reason; one with two reasons counts under both."""
+    return Counter(reason for reject in rejected for reason in set(reject.reasons))
 
 
-def split_batch(messages: pd.DataFrame) -> SplitBatch:
-    """Parse and judge every message; each ends in exactly one of the two frames.
+def rejected_message(message: Message, faults: Sequence[tuple[str, str]], *, keep_body: bool = True) -> Reject:
+    """Return the reject that a message becomes.
 
     Args:
-        messages: `loginpipe.logins.messages.MESSAGE_COLUMNS`, one row a message, message ids distinct.
+        message: as received.
+        faults: reason and field of each violation.
+        keep_body: whether its body may be kept, sealed.
     """
-    messages = messages.reset_index(drop=True)
+    reasons, fields = [str(reason) for reason, _ in faults], [name for _, name in faults]
+    body = message.body if keep_body else None
+    return Reject(message.message_id, body, message.sent_ms, message.received_ms, reasons, fields)
+
+
+def split_batch(messages: Sequence[Message]) -> SplitBatch:
+    """Parse and validate every message; each ends in exactly one of the two parts.
+
+    Args:
+        messages: their ids are distinct.
+    """
     # An event's values are taken out at once: held together, the objects would be larger than all else of the batch.
-    rows: dict[int, tuple[Any, ...]] = {}
+    rows: list[tuple[Any, ...]] = []
+    parsed_messages: list[Message] = []
     unusual: list[dict[str, Any]] = []
-    faults: Faults = {}
-    for position, (body, intact) in enumerate(zip(messages["body"], messages["body_intact"], strict=True)):
-        parsed = parse_body(body) if intact else Reason.BODY_DAMAGED
+    rejected: list[Reject] = []
+    for message in messages:
+        parsed = parse_body(message.body) if message.body_intact else Reason.BODY_DAMAGED
         if isinstance(parsed, Reason):
-            faults[position] = [(parsed, WHOLE_BODY)]
-        else:
-            rows[position] = field_values(parsed)
-            if not _KNOWN_FIELDS.issuperset(parsed):
-                unusual.append(parsed)
-    fields = login_fields(list(rows.values())).set_index(pd.Index(list(rows), dtype="int64"))
-    field_faults = _field_faults(fields)
-    faults |= field_faults
-    rejected = messages.loc[sorted(faults), ["message_id", "body", "sent_at", "received_at"]]
-    return SplitBatch(
-        accepted=_validated(messages, fields.drop(index=list(field_faults)) if field_faults else fields),
-        rejected=rejected.assign(
-            reasons=pd.Series(
-                [[reason.value for reason, _ in faults[i]] for i in rejected.index], rejected.index, object
-            ),
-            fields=pd.Series([[name for _, name in faults[i]] for i in rejected.index], rejected.index, object),
-        ).reset_index(drop=True),
-        unknown_fields=count_unknown_fields(unusual, _KNOWN_FIELDS),
+            rejected.append(rejected_message(message, [(parsed, WHOLE_BODY)]))
+            continue
+        rows.append(field_values(parsed))
+        parsed_messages.append(message)
+        if not _KNOWN_FIELDS.issuperset(parsed):
+            unusual.append(parsed)
+    accepted, faults = _validated(parsed_messages, rows)
+    rejected += (rejected_message(parsed_messages[place], of_message) for place, of_message in sorted(faults.items()))
+    return SplitBatch(accepted, rejected, count_unknown_fields(unusual, _KNOWN_FIELDS))
+
+
+def _validated(messages: Sequence[Message], rows: Sequence[tuple[Any, ...]]) -> tuple[pd.DataFrame, dict[int, _Faults]]:
+    """Return the rows that the schema accepts, and by place what is wrong with the others."""
+    logins = pd.DataFrame(
+        {
+            "message_id": pd.Series([m.message_id for m in messages], dtype=object),
+            "sent_at": pd.array(np.array([m.sent_ms for m in messages], "datetime64[ms]"), dtype=_UTC),
+            **{name: pd.Series(list(cells), dtype=object) for name, cells in login_columns(rows).items()},
+        }
     )
+    faults: dict[int, _Faults] = {}
+    cases = _failures(logins)
+    if cases is not None:
+        # In the order of the contract, whatever else is in the batch.
+        for name, rule in RULES.items():
+            places = cases.loc[cases["column"] == name, "index"].dropna()
+            for place, cell in logins.loc[places, name].items():
+                if (reason := rule.fault(cell)) is not None:
+                    faults.setdefault(int(str(place)), []).append((reason, name))
+        logins = logins.drop(index=list(faults)).reset_index(drop=True)
+        # Validated again: what a lazy validation under-reports must not go further.
+        if (rest := _failures(logins)) is not None:
+            found = sorted({f"{column}: {check}" for column, check in rest[["column", "check"]].values})
+            raise ValueError(
+                f"rows that passed validation fail it the second time ({'; '.join(found)}): this is a bug, report it"
+            )
+    return logins.assign(app_version=_encoded(logins["app_version"])), faults
 
 
-def _field_faults(fields: pd.DataFrame) -> Faults:
+def _encoded(versions: "pd.Series[Any]") -> "pd.Series[int]":
+    return pd.Series([encode_version(text) for text in versions.tolist()], versions.index, "int32")
+
+
+def _failures(logins: pd.DataFrame) -> "pd.DataFrame | None":
+    """Return pandera's failure cases, which hold values: for this module alone. None where there are none."""
     try:
         with config_context(**_VALIDATE):
-            LOGIN_FIELDS_SCHEMA.validate(fields, lazy=True)
+            PARSED_LOGINS_SCHEMA.validate(logins, lazy=True, inplace=True)
     except SchemaErrors as error:
-        cases = error.failure_cases
-    else:
-        return {}
-    faults: Faults = {}
-    # In the order of the contract, whatever else is in the batch.
-    for name, rule in RULES.items():
-        positions = cases.loc[cases["column"] == name, "index"]
-        for position, cell in fields.loc[positions, name].items():
-            if (reason := rule.fault(cell)) is not None:
-                faults.setdefault(int(position), []).append((reason, name))
-    return faults
-
-
-def _validated(messages: pd.DataFrame, fields: pd.DataFrame) -> pd.DataFrame:
-    accepted = messages.loc[fields.index, ["message_id", "sent_at"]].join(fields)
-    accepted["app_version"] = pd.Series([encode_version(text) for text in fields["app_version"]], fields.index, "int32")
-    accepted = accepted.reset_index(drop=True)[list(VALIDATED_LOGINS_SCHEMA.columns)]
-    try:
-        # Validated again as a whole: what a lazy validation under-reports must not go further.
-        with config_context(**_VALIDATE):
-            return VALIDATED_LOGINS_SCHEMA.validate(accepted, lazy=True)
-    except SchemaErrors as error:
-        places = sorted({f"{column}: {check}" for column, check in error.failure_cases[["column", "check"]].values})
-    raise ValueError(f"rows that passed validation fail it as a whole ({'; '.join(places)}): this is a bug, report it")
+        cases: pd.DataFrame = error.failure_cases
+        return cases
+    return None

@@ -1,4 +1,4 @@
-"""Validated logins to masked ones: from here on the frame holds no personal data in clear."""
+"""Validated logins to masked ones: from here on no row holds personal data in clear."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,7 +7,6 @@ from datetime import date, timedelta
 from re import Pattern
 from typing import Any, Final
 
-import numpy as np
 import pandas as pd
 
 from loginpipe.logins.canonical import address_text, canonical_address, canonical_device_id
@@ -18,7 +17,10 @@ from loginpipe.masking.tokens import TokenKeys, token_pattern
 MASKED_COLUMNS: Mapping[str, str] = {"masked_ip": "ip", "masked_device_id": "device_id"}
 """Masked column → the field whose tokens it holds."""
 
+_KEPT = ("message_id", "user_id", "device_type", "locale", "app_version")
+
 _EPOCH = date(1970, 1, 1)
+_DAY_MS = 86_400_000
 
 _CANONICAL: Final[Mapping[str, Callable[[str], bytes]]] = {"ip": canonical_address, "device_id": canonical_device_id}
 
@@ -28,29 +30,18 @@ class MaskedLogins:
     """Logins without clear values, and apart from them what the tokens stand for.
 
     Attributes:
-        logins: message_id, sent_at (datetime64[ms, UTC]), user_id, device_type, masked_ip, masked_device_id, locale,
-            app_version (int32), create_date (object: date, UTC).
+        columns: message_id, user_id, device_type, masked_ip, masked_device_id, locale, app_version, sent_ms (int:
+            milliseconds since 1970, UTC) and create_date (date, UTC): the values of each, in the order of the rows.
         originals: field name → token → value in clear, for sealing. Not shown by ``repr``.
         aliases: old token and new one of each distinct value, for every older key version held.
     """
 
-    logins: pd.DataFrame
+    columns: Mapping[str, Sequence[Any]] = field(repr=False)
     originals: Mapping[str, Mapping[str, bytes]] = field(repr=False)
     aliases: Sequence[tuple[str, str]] = ()
 
-
-@dataclass(frozen=True)
-class MaskedBatch:
-    """What ``masked_logins`` hands on: logins without clear values, what new tokens stand for, sealed, and aliases.
-
-    Attributes:
-        erasures: how many there were when the logins of erased users were left out.
-    """
-
-    logins: pd.DataFrame
-    sealed: Sealed
-    aliases: Sequence[tuple[str, str]] = ()
-    erasures: int | None = None
+    def __len__(self) -> int:
+        return len(self.columns["message_id"])
 
 
 def mask_logins(validated: pd.DataFrame, keys: TokenKeys, compat: CompatMasking | None = None) -> MaskedLogins:
@@ -61,39 +52,32 @@ def mask_logins(validated: pd.DataFrame, keys: TokenKeys, compat: CompatMasking 
         keys: the token keys.
         compat: the older scheme to mask with instead; there are no aliases then.
     """
-    columns = {name: validated[name].tolist() for name in MASKED_COLUMNS.values()}
+    clear = {name: validated[name].tolist() for name in MASKED_COLUMNS.values()}
     if compat is None:
-        values = {name: list(map(_CANONICAL[name], texts)) for name, texts in columns.items()}
+        values = {name: list(map(_CANONICAL[name], texts)) for name, texts in clear.items()}
         tokens = {name: keys.tokens(name, of_field) for name, of_field in values.items()}
         aliases = [alias for name, of_field in values.items() for alias in _aliases(name, of_field, keys)]
     else:
-        values = {name: [received(text) for text in texts] for name, texts in columns.items()}
+        values = {name: [received(text) for text in texts] for name, texts in clear.items()}
         tokens = {name: compat.tokens(of_field) for name, of_field in values.items()}
         aliases = []
-    logins = pd.DataFrame(
-        {
-            "message_id": validated["message_id"],
-            "sent_at": validated["sent_at"],
-            "user_id": validated["user_id"],
-            "device_type": validated["device_type"],
-            **{column: pd.Series(tokens[name], validated.index, object) for column, name in MASKED_COLUMNS.items()},
-            "locale": validated["locale"],
-            "app_version": validated["app_version"],
-            "create_date": _utc_dates(validated["sent_at"]),
-        }
-    )
+    sent_ms = validated["sent_at"].dt.as_unit("ms").astype("int64").tolist()
+    columns = {
+        **{name: validated[name].tolist() for name in _KEPT},
+        **{column: tokens[name] for column, name in MASKED_COLUMNS.items()},
+        "sent_ms": sent_ms,
+        "create_date": utc_dates(sent_ms),
+    }
     originals = {name: dict(zip(tokens[name], values[name], strict=True)) for name in values}
     if compat is None:
         originals["ip"] = {token: address_text(packed).encode() for token, packed in originals["ip"].items()}
-    return MaskedLogins(logins, originals, aliases)
+    return MaskedLogins(columns, originals, aliases)
 
 
-def _utc_dates(times: "pd.Series[pd.Timestamp]") -> "pd.Series[Any]":
-    """Return the UTC date of each time; one object a day, since a batch has many logins of few days."""
-    milliseconds = times.dt.as_unit("ms").astype("int64").to_numpy()
-    days, of_row = np.unique(milliseconds // 86_400_000, return_inverse=True)
-    dates = np.array([_EPOCH + timedelta(days=day) for day in days.tolist()], dtype=object)
-    return pd.Series(dates[of_row], times.index, dtype=object)
+def utc_dates(sent_ms: Sequence[int]) -> list[date]:
+    """Return the UTC date of each time (milliseconds since 1970); one object a day, as most batches have few days."""
+    days = {day: _EPOCH + timedelta(days=day) for day in {ms // _DAY_MS for ms in sent_ms}}
+    return [days[ms // _DAY_MS] for ms in sent_ms]
 
 
 def _aliases(field_name: str, canonical_values: Iterable[bytes], keys: TokenKeys) -> list[tuple[str, str]]:
@@ -114,24 +98,24 @@ def seen_before(masked: MaskedLogins, known: frozenset[str]) -> dict[str, float]
         masked: the batch; an empty one has a share of 0.
         known: the tokens that the vault knew before this batch.
     """
-    logins = len(masked.logins)
+    logins = len(masked)
     return {
         name: 1 - (len(values) - sum(map(known.__contains__, values))) / logins if logins else 0.0
         for name, values in masked.originals.items()
     }
 
 
-def clear_cells(logins: pd.DataFrame, compat: CompatMasking | None = None) -> dict[str, int]:
+def clear_cells(masked: MaskedLogins, compat: CompatMasking | None = None) -> dict[str, int]:
     """Count, for each masked column, the cells that are no token of its field.
 
     Args:
-        logins: `MaskedLogins.logins`.
+        masked: the batch.
         compat: the older scheme that is in force instead; a clear value that looks like one of its own is not told.
     """
     counts = {}
     for column, field_name in MASKED_COLUMNS.items():
         pattern: Pattern[str] = token_pattern(field_name) if compat is None else compat.pattern
-        cells = logins[column].tolist()
+        cells = masked.columns[column]
         counts[column] = 0 if _all_match(pattern, cells) else sum(not _matches(pattern, cell) for cell in cells)
     return counts
 

@@ -10,8 +10,8 @@ from typing import Literal
 from loginpipe.common.settings import Settings
 from loginpipe.sqs.depth import STALL, Depth
 
-# A run takes as long to write a full bite as to receive it, at most; and one may be just behind it.
-_BITES = 3
+# A batch may take as long to be recorded as it lingered, and another one may be just behind it.
+_LINGERS = 3
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Freshness:
 
 def patience(settings: Settings) -> timedelta:
     """Return how long messages may be there without any run ending well."""
-    return timedelta(seconds=max(settings.max_delay_seconds, _BITES * settings.batch_seconds))
+    return timedelta(seconds=max(settings.max_delay_seconds, _LINGERS * settings.linger_seconds))
 
 
 def judge(

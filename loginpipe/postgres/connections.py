@@ -136,7 +136,13 @@ def statement_error(error: psycopg2.Error) -> DatabaseError:
     about = (("constraint", names.constraint_name), ("table", names.table_name), ("column", names.column_name))
     where = "".join(f", {what} {name}" for what, name in about if name)
     advice = _STATEMENT_ADVICE.get(sqlstate, "the server's log has the rest")
-    return DatabaseError(f"the database refused a statement: {kind} [{sqlstate}]{where}; {advice}", sqlstate)
+    return DatabaseError(
+        f"the database refused a statement: {kind} [{sqlstate}]{where}; {advice}",
+        sqlstate,
+        about=names.constraint_name or names.column_name,
+        # Of class 22, data exceptions, and 23, constraints: those of tables that are ours speak of a bug, not of a row.
+        is_about_a_row=sqlstate.startswith(("22", "23")) and names.schema_name not in {"loginpipe", "vault"},
+    )
 
 
 def place(connection: Connection) -> str:

@@ -4,14 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from loginpipe.common.errors import DatabaseError
 from loginpipe.postgres.connections import Connection, Cursor, transaction
-from loginpipe.postgres.statements import statement
 
 ERASURE_LOCK = int.from_bytes(b"lp-erase")
 """An erasure holds this advisory lock, a load shares it: ``vault.erase_user`` names the same number."""
-
-_RAISED = "P0001"
 
 
 @dataclass(frozen=True)
@@ -44,22 +40,12 @@ def read_erased(connection: Connection) -> Erased:
     return Erased({bytes(tombstone): at for tombstone, at, _ in rows}, sum(times for _, _, times in rows))
 
 
-def hold_off_erasures(cursor: Cursor, erasures: int | None) -> None:
-    """Let no user be erased before this transaction ends, and make sure that none was since a run looked.
+def hold_off_erasures(cursor: Cursor) -> None:
+    """Let no user be erased before this transaction ends.
 
     Args:
-        cursor: at the beginning of its transaction.
-        erasures: `Erased.count` as the run knows it; None where it looked at no tombstones.
-
-    Raises:
-        DatabaseError: a user was erased meanwhile.
+        cursor: at the beginning of its transaction, READ COMMITTED: in the other isolation levels the next statements
+            would go on seeing what was there before the lock was waited for.
     """
-    cursor.execute(statement("hold_off_erasures"), {"lock": ERASURE_LOCK})
-    if erasures is None:
-        return
-    cursor.execute(statement("count_erasures"))
-    if cursor.fetchone() != (erasures,):
-        # With a code, since an error without one counts as a broken connection and would be tried again.
-        raise DatabaseError(
-            "a user was erased while the run was at work: its messages go back, and the next run takes them", _RAISED
-        )
+    cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+    cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", (ERASURE_LOCK,))

@@ -14,7 +14,7 @@ ROLES = (WRITER, ANALYST, CUSTODIAN, AUDITOR)
 PUBLIC = "PUBLIC"
 
 # The columns of ``rejected_messages`` that are not sealed.
-_SHOWN = ("message_id", "sent_at", "received_at", "run_id", "reasons", "fields", "replayed_at")
+_SHOWN = ("message_id", "sent_at", "received_at", "batch_id", "reasons", "fields", "replayed_at")
 
 _APP_VERSIONS = (
     "FUNCTION loginpipe.app_version_text(encoded integer)",
@@ -84,7 +84,8 @@ def planned(database: str) -> frozenset[Grant]:
             "TABLE public.user_logins": ("SELECT", "INSERT"),
             "TABLE loginpipe.alembic_version": ("SELECT",),
             "TABLE loginpipe.ingested_messages": ("SELECT", "INSERT"),
-            "TABLE loginpipe.ingest_runs": ("SELECT", "INSERT", "UPDATE"),
+            "TABLE loginpipe.batches": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+            "TABLE loginpipe.batch_hours": ("SELECT", "INSERT", "UPDATE"),
             "TABLE loginpipe.rejected_messages": ("INSERT",),
             **{f"TABLE loginpipe.rejected_messages ({column})": ("SELECT",) for column in _SHOWN},
             "TABLE loginpipe.token_key_checks": ("SELECT", "INSERT"),

@@ -1,94 +1,107 @@
-"""The load transaction: ledger, rows, vault and books are written together, or not at all."""
+"""What a batch writes, statement by statement, in the one transaction of `loginpipe.ingest.record`.
+
+Ledger and rows are written together: a message has one outcome, whoever else delivers it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
+from typing import Any
 
-import pandas as pd
-
+from loginpipe.common.errors import SchemaError
 from loginpipe.logins.delays import DELAY_BOUNDS
+from loginpipe.logins.splitting import Reject
+from loginpipe.masking.mask import MaskedLogins, utc_dates
 from loginpipe.masking.sealing import Sealed
-from loginpipe.postgres.aliases import insert_aliases
-from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.connections import Cursor
 from loginpipe.postgres.copy import copy_rows
-from loginpipe.postgres.erasures import hold_off_erasures
-from loginpipe.postgres.ledger import recorded_by
 from loginpipe.postgres.statements import statement
-from loginpipe.postgres.vault import insert_sealed
+from loginpipe.postgres.vault import insert_data_keys
 
-_COLUMNS = (
-    "message_id", "user_id", "device_type", "masked_ip", "masked_device_id", "locale", "app_version", "create_date",
+_LOGIN_COLUMNS = (
+    "message_id", "sent_ms", "user_id", "device_type", "masked_ip", "masked_device_id", "locale", "app_version",
+    "create_date",
+)  # fmt: skip
+_REJECT_COLUMNS = (
+    "message_id", "sent_ms", "sent_on", "received_ms", "reasons", "fields", "sealed_body", "data_key_id", "position",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class LoadCounts:
-    """What the load made of the accepted messages: new rows, and messages whose outcome was recorded before.
+class Inserted:
+    """The rows that a batch added.
 
     Attributes:
-        sealed: values that are new in the vault.
-        delays: the new rows by their delay from sent to stored: `loginpipe.logins.delays`.
+        rows_by_day: UTC date → rows.
+        delays: rows by their delay from sent to stored: `loginpipe.logins.delays`.
+        delay_seconds: the sum of these delays.
     """
 
-    inserted: int
-    duplicates: int
-    sealed: int
-    delays: tuple[int, ...]
+    rows_by_day: dict[date, int]
+    delays: list[int]
+    delay_seconds: float
+
+    @property
+    def rows(self) -> int:
+        """How many."""
+        return sum(self.delays)
 
 
-def load_logins(
-    connection: Connection,
-    logins: pd.DataFrame,
-    sealed: Sealed,
-    run_id: str,
-    *,
-    aliases: Sequence[tuple[str, str]] = (),
-    erasures: int | None = None,
-) -> LoadCounts:
-    """Write a batch in one transaction: every message of it is recorded once, whoever else delivers it.
+def no_rows() -> Inserted:
+    """Return what a batch without accepted logins adds."""
+    return Inserted({}, [0] * (len(DELAY_BOUNDS) + 1), 0.0)
 
-    Args:
-        connection: with no transaction open.
-        logins: `loginpipe.masking.mask.MaskedLogins.logins`.
-        sealed: what the new tokens stand for.
-        run_id: a UUID; its row in ``ingest_runs`` is there.
-        aliases: old token and new token of the same value, where an older token key is held too.
-        erasures: `loginpipe.postgres.erasures.Erased.count`, as it was when the run left out who was erased.
+
+def insert_logins(cursor: Cursor, logins: MaskedLogins, batch_id: str) -> Inserted:
+    """Insert those masked logins whose messages the ledger does not know.
 
     Raises:
-        DatabaseError: nothing was written; also where a user was erased since.
+        SchemaError: a trigger or rule of ``user_logins`` kept rows out of it.
     """
-    with transaction(connection) as cursor:
-        hold_off_erasures(cursor, erasures)
-        cursor.execute(statement("create_incoming_logins"))
-        sent_ms = logins["sent_at"].dt.as_unit("ms").astype("int64").tolist()
-        columns = (range(len(logins)), sent_ms, *(logins[column].tolist() for column in _COLUMNS))
-        copy_rows(cursor, "incoming_logins", ("arrival", "sent_ms", *_COLUMNS), columns)
-        delays, delay_seconds = _insert_new(cursor, run_id)
-        inserted = sum(delays)
-        if inserted < len(logins):
-            inserted = recorded_by(cursor, run_id, "incoming_logins", "create_date")
-        duplicates = len(logins) - inserted
-        in_vault = insert_sealed(cursor, sealed)
-        cursor.execute(
-            statement("count_load"),
-            {
-                "run_id": run_id,
-                "inserted": inserted,
-                "duplicates": duplicates,
-                "delays": delays,
-                "delay_seconds": delay_seconds,
-            },
-        )
-        booked = cursor.fetchone()
-        insert_aliases(cursor, aliases)
-    return LoadCounts(inserted, duplicates, in_vault, tuple(booked[0] if booked else delays))
-
-
-def _insert_new(cursor: Cursor, run_id: str) -> tuple[list[int], float]:
-    """Insert what the ledger does not know; return the new rows by their delay, and the sum of these in seconds."""
-    cursor.execute(statement("insert_new_logins"), {"run_id": run_id, "bounds": list(DELAY_BOUNDS)})
-    delays, total = [0] * (len(DELAY_BOUNDS) + 1), 0.0
-    for bucket, logins, seconds in cursor:
-        delays[bucket] = logins
+    found = no_rows()
+    if not len(logins):
+        return found
+    columns: list[Sequence[Any]] = [range(len(logins)), *(logins.columns[name] for name in _LOGIN_COLUMNS)]
+    copy_rows(cursor, "incoming_logins", ("arrival", *_LOGIN_COLUMNS), columns)
+    cursor.execute(statement("insert_new_logins"), {"batch_id": batch_id, "bounds": list(DELAY_BOUNDS)})
+    new, stored, total = found.delays, 0, 0.0
+    for bucket, day, rows, seconds, all_stored in cursor:
+        new[bucket] += rows
+        found.rows_by_day[day] = found.rows_by_day.get(day, 0) + rows
         total += seconds
-    return delays, total
+        stored = all_stored
+    if stored != sum(new):
+        raise SchemaError(
+            f"user_logins took {stored:,} of {sum(new):,} rows: a trigger or a rule keeps rows out of it; nothing was "
+            "recorded, see them with \\d user_logins in psql and remove what does it"
+        )
+    return Inserted(found.rows_by_day, new, total)
+
+
+def insert_rejects(cursor: Cursor, rejected: Sequence[Reject], bodies: Sealed, batch_id: str) -> int:
+    """Insert those rejected messages that the ledger does not know; return how many.
+
+    Args:
+        cursor: in the transaction of the batch.
+        rejected: the messages.
+        bodies: the body of each, by message id; empty where sealing is off, and then no body is kept.
+        batch_id: the batch.
+    """
+    if not rejected:
+        return 0
+    of_message = {body.subject: body for body in bodies.values}
+    sealed = [of_message.get(reject.message_id) for reject in rejected]
+    columns: list[Sequence[Any]] = [
+        [reject.message_id for reject in rejected],
+        [reject.sent_ms for reject in rejected],
+        utc_dates([reject.sent_ms for reject in rejected]),
+        [reject.received_ms for reject in rejected],
+        [reject.reasons for reject in rejected],
+        [reject.fields for reject in rejected],
+        *([getattr(body, name, None) for body in sealed] for name in ("ciphertext", "data_key_id", "position")),
+    ]
+    copy_rows(cursor, "incoming_rejects", _REJECT_COLUMNS, columns)
+    cursor.execute(statement("insert_new_rejects"), {"batch_id": batch_id})
+    new = frozenset(message_id for (message_id,) in cursor)
+    insert_data_keys(cursor, bodies, new)
+    return len(new)

@@ -1,4 +1,4 @@
-"""What the tables say about all runs so far: totals that no restart loses. Counts and times, no values of a login."""
+"""What the tables say about all batches so far: totals that no restart loses. Counts and times, no values of a login."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -8,28 +8,21 @@ from datetime import datetime
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
 
-GIVEN_UP_SECONDS = 1200
-"""A run that has not finished by then never will: it is ended after its longest time, and what that takes."""
-
-
 _COUNTS = (
-    "finished", "working", "failed",
-    "received", "inserted", "duplicates", "rejected", "deleted", "delete_failures", "leases_lost",
+    "batches", "received", "inserted", "duplicates", "rejected", "deleted", "delete_failures", "leases_lost",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class QueueTotals:
-    """Runs on one queue.
+    """What batches of one queue came to.
 
     Attributes:
-        counts: messages by what became of them, as ``docs/tables.md`` has them; and runs: ``finished`` are those that
-            ended well; ``working`` those begun in the last `GIVEN_UP_SECONDS` that did not, so at work or failed;
-            ``failed`` those begun before that which did not: failed, or died.
+        counts: ``batches``, and messages by what became of them, as ``docs/tables.md`` has them.
         delays: rows by their delay from sent to stored: `loginpipe.logins.delays`.
         delay_seconds: the sum of these delays.
-        last_finished: Unix time of the newest end of a run, in seconds; None where there is none.
-        newest_stored: Unix time of the newest SentTimestamp that a finished run has seen; None where there is none.
+        last_finished: Unix time of when the newest batch was finished, in seconds; None where there is none.
+        newest_stored: Unix time of the newest SentTimestamp that a batch has recorded; None where there is none.
     """
 
     counts: Counter[str]
@@ -50,10 +43,10 @@ class QueueTotals:
 
 @dataclass(frozen=True)
 class Totals:
-    """Runs and rejects of some time, which add up.
+    """Batches and rejects of some time, which add up.
 
     Attributes:
-        queues: queue → its totals, for each that runs have worked on.
+        queues: queue → its totals, for each that batches came from.
         rejects: reason code and field → faults; a message can have several.
     """
 
@@ -81,7 +74,7 @@ class VaultTotals:
 
 
 def read_totals(connection: Connection, *, since: datetime | None = None, until: datetime | None = None) -> Totals:
-    """Read the totals of the runs that began, and of the rejects that were received, in some time.
+    """Read the totals of the batches that were recorded, and of the rejects that were received, in some time.
 
     Args:
         connection: with no transaction open.
@@ -91,9 +84,9 @@ def read_totals(connection: Connection, *, since: datetime | None = None, until:
     Raises:
         DatabaseError: they cannot be read.
     """
-    span = {"since": since or "-infinity", "until": until or "infinity", "given_up": GIVEN_UP_SECONDS}
+    span = {"since": since or "-infinity", "until": until or "infinity", "with_hours": since is None}
     with transaction(connection) as cursor:
-        cursor.execute(statement("metric_runs"), span)
+        cursor.execute(statement("metric_batches"), span)
         queues = {
             queue: QueueTotals(Counter(dict(zip(_COUNTS, row, strict=False))), tuple(row[-4]), *row[-3:])
             for queue, *row in cursor

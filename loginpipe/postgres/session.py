@@ -4,7 +4,13 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from loginpipe.common.errors import DatabaseError
 from loginpipe.common.runbook import runbook
@@ -41,9 +47,26 @@ def is_passing(error: BaseException) -> bool:
 class Session:
     """One connection at a time, the first opened at once: a database that cannot be used is known before all else."""
 
-    def __init__(self, database_url: str, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+        give_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Connect.
+
+        Args:
+            database_url: of the warehouse.
+            patience_seconds: how long work that fails in passing is tried again.
+            give_up: whether it is not to be tried again any more, whatever the time.
+
+        Raises:
+            DatabaseError: the database cannot be used.
+        """
         self._url = database_url
         self._patience = patience_seconds
+        self.give_up = give_up
         self._connection = self._connected()
 
     def run(self, work: Callable[[Connection], T]) -> T:
@@ -57,7 +80,7 @@ class Session:
         """
         for attempt in Retrying(
             retry=retry_if_exception(is_passing),
-            stop=stop_after_delay(self._patience),
+            stop=self._is_enough,
             wait=wait_random_exponential(multiplier=0.2, max=_LONGEST_PAUSE_SECONDS),
             before_sleep=_log_pause,
             reraise=True,
@@ -87,6 +110,9 @@ class Session:
             if error.sqlstate in _NEEDS_ANOTHER_CONNECTION:
                 self._connection.close()
             raise
+
+    def _is_enough(self, state: RetryCallState) -> bool:
+        return self.give_up() or stop_after_delay(self._patience)(state)
 
     def close(self) -> None:
         """Close the connection."""

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from threading import Event
 from typing import Any
@@ -68,14 +69,16 @@ def delete_messages(
     calls_at_once: int,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], Any] = time.sleep,
+    stop: Event | None = None,
 ) -> Deletion:
     """Delete deliveries, ten a call, and end the lease of each whose delete is confirmed.
 
     What failed is tried again with the newest receipt handle, until a visibility timeout has passed since the first
     attempt (ten minutes at most) or the message's lease is over: what may heal (a fault of the server, throttling,
     expired credentials, no answer) with growing pauses, other faults of the sender once. Raises nothing: at this point
-    the outcome is committed, and a message that stays is harmless.
+    the outcome is committed, and a message that stays is harmless. Once ``stop`` is set no call is made any more.
     """
+    stopped = stop.is_set if stop else lambda: False
     pending = list(delivery_ids)
     deleted = 0
     failures: Counter[str] = Counter()
@@ -85,12 +88,12 @@ def delete_messages(
     pool = ThreadPoolExecutor(calls_at_once, thread_name_prefix="delete")
     try:
         for attempt in count():
-            this = _Round(queue, leases, deque(tens(pending)), late=lambda: clock() >= deadline)
+            this = _Round(queue, leases, deque(tens(pending)), lambda: clock() >= deadline, stopped)
             confirmed, failed = this.carried_out(pool, calls_at_once)
             deleted += confirmed
             failures.update(codes.get(delivery_id, NOT_TRIED) for ten in this.rest for delivery_id in ten)
             codes = {failure.delivery_id: failure.code for failure in failed}
-            late = clock() >= deadline
+            late = clock() >= deadline or stopped()
             ours = leases.not_deleted(codes)
             pending = []
             for failure in failed:
@@ -109,6 +112,53 @@ def delete_messages(
     return Deletion(deleted, failures)
 
 
+class Deleter:
+    """Deletes batch after batch in the background, in the order given, while the next one is worked on."""
+
+    def __init__(self, queue: Queue, leases: LeaseKeeper) -> None:
+        self._queue = queue
+        self._leases = leases
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="deleter")
+        self._pending: deque[tuple[str, Future[Deletion]]] = deque()
+        self._stop = Event()
+
+    def submit(self, batch_id: str, delivery_ids: Iterable[str], *, calls_at_once: int) -> None:
+        """Delete the messages of a batch, whose outcome is committed."""
+        work = partial(
+            delete_messages,
+            self._queue,
+            self._leases,
+            list(delivery_ids),
+            calls_at_once=calls_at_once,
+            pause=self._stop.wait,
+            stop=self._stop,
+        )
+        self._pending.append((batch_id, self._thread.submit(work)))
+
+    def finished(self, *, max_pending: int | None = None) -> list[tuple[str, Deletion]]:
+        """Return the batches whose deletes have ended since the last call, with what became of them.
+
+        Args:
+            max_pending: wait until no more than so many batches are pending; None to wait for none.
+        """
+        done = []
+        while self._pending:
+            batch_id, future = self._pending[0]
+            if not future.done() and (max_pending is None or len(self._pending) <= max_pending):
+                break
+            done.append((batch_id, future.result()))
+            self._pending.popleft()
+        return done
+
+    def close(self, *, wait_seconds: float) -> list[tuple[str, Deletion]]:
+        """Wait for the deletes, and after that time make no more calls; return as `finished` does."""
+        wait([future for _, future in self._pending], wait_seconds)
+        self._stop.set()
+        done = self.finished(max_pending=0)
+        self._thread.shutdown()
+        return done
+
+
 def _back_off_seconds(pauses_before: int) -> float:
     longest = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(pauses_before, 16))
     return random.uniform(longest / 2, longest)  # noqa: S311 - spreads load, hides nothing
@@ -121,16 +171,21 @@ class _Round:
     Attributes:
         rest: what no thread has taken; once it is too late, what none will take.
         late: says whether only what gets through is worth another call.
+        stopped: says whether no call is to be made any more.
     """
 
     queue: Queue
     leases: LeaseKeeper
     rest: deque[list[str]]
     late: Callable[[], bool]
+    stopped: Callable[[], bool]
     stop: Event = field(default_factory=Event)
 
     def carried_out(self, pool: ThreadPoolExecutor, calls_at_once: int) -> tuple[int, list[FailedEntry]]:
         """Return how many deletes are confirmed, and those that failed."""
+        if len(self.rest) == 1:
+            # As with every small batch: threads would cost more than the call.
+            return self._delete_in_tens()
         deleting: list[Future[tuple[int, list[FailedEntry]]]] = []
         deleted = 0
         failed: list[FailedEntry] = []
@@ -150,7 +205,7 @@ class _Round:
     def _delete_in_tens(self) -> tuple[int, list[FailedEntry]]:
         deleted = 0
         failed: list[FailedEntry] = []
-        while not self.stop.is_set():
+        while not (self.stop.is_set() or self.stopped()):
             try:
                 ten = self.rest.popleft()
             except IndexError:

@@ -1,16 +1,14 @@
-"""Receiving a bounded bite of the queue with several long polls at once."""
+"""Receiving in the background: one batch is filled while another is worked on."""
 
 import math
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from hashlib import md5
 from typing import TYPE_CHECKING
 
-from loginpipe.common.errors import QueueError
 from loginpipe.logins.messages import Message
 from loginpipe.sqs.client import BATCH_MOST, Queue, queue_errors
 from loginpipe.sqs.identity import identity
@@ -19,213 +17,304 @@ from loginpipe.sqs.leases import LeaseKeeper
 if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageTypeDef
 
-RECEIVERS_FIRST = 4
-"""Long polls at once until a full answer says that the queue is deep."""
-
 _MEBIBYTE = 1024 * 1024
 
-BODY_BYTES_MOST = 64 * _MEBIBYTE
-"""Bodies in a bite after which no more is asked for. What is under way is reckoned to bring as much as the largest
-answer so far, and may bring more."""
+MAX_BODY_BYTES = 64 * _MEBIBYTE
+"""Bodies in a batch after which no more is asked for. In-flight receives are assumed to bring as much as the largest
+response so far, and may bring more."""
 
-BODY_BYTES_KEPT = BODY_BYTES_MOST + RECEIVERS_FIRST * BATCH_MOST * _MEBIBYTE
-"""Bodies in a bite at the very most: as much on top as the first answers can bring, each of ten messages of 1 MiB.
-Where small messages have made for many receivers and large ones follow, more can be under way: that goes back."""
+MAX_KEPT_BODY_BYTES = MAX_BODY_BYTES + 4 * BATCH_MOST * _MEBIBYTE
+"""Bodies in a batch at the very most: as much on top as four receives of ten messages of 1 MiB can bring. Where small
+messages have made for many receivers and large ones follow, more can be in flight: that is returned to the queue."""
 
 LONG_POLL_SECONDS = 1
-"""Any wait above 0 makes SQS ask all its servers; a longer one would only hold up the end of a drained queue."""
+"""Any wait above 0 makes SQS ask all its servers; a longer one would only hold up the end of a run."""
+
+# How long a receiver waits after an empty-handed answer, so that the next one is worth its call: less, the fuller.
+_MAX_PAUSE_SECONDS = 0.1
+# Fewer messages than this in an answer: one receiver less will do.
+_FEW = BATCH_MOST // 2
 
 
 @dataclass
 class Received:
-    """A bite of the queue.
+    """A batch of messages.
 
     Attributes:
         messages: by message id, the newest delivery of each; the order is that of receiving.
         delivery_ids: by message id, what to delete where that is not the message id alone: a message that was sent
             again has another one, and more than one where it was sent again more than once.
         body_bytes: memory that the bodies take: up to four bytes a character.
-        empty_receives: long polls that came back empty.
-        receivers: how many long polls at once it came to.
-        damaged: deliveries handed back at once because the body did not match its MD5.
-        drained: receiving stopped because the queue had no more to give, not because the bite was full.
-        broken_off: why receiving stopped with messages in hand; they are worked on all the same.
+        redelivered: messages that had been received before, by this run or another.
+        first_at: monotonic time of the first message; None while there is none.
     """
 
     messages: dict[str, Message] = field(default_factory=dict)
     delivery_ids: dict[str, set[str]] = field(default_factory=dict)
     body_bytes: int = 0
-    empty_receives: int = 0
-    receivers: int = 0
-    damaged: int = 0
-    drained: bool = False
-    broken_off: QueueError | None = None
+    redelivered: int = 0
+    first_at: float | None = None
 
-
-def receive_batch(
-    queue: Queue,
-    leases: LeaseKeeper,
-    *,
-    most: int,
-    seconds: float,
-    visibility_seconds: int,
-    receivers: int,
-) -> Received:
-    """Receive until the bite is full, in messages or bytes, the time is up, or the queue has no more to give.
-
-    Args:
-        queue: where from.
-        leases: takes charge of every message as it arrives, also of those that arrive while this fails.
-        most: messages in the bite.
-        seconds: longest time of receiving.
-        visibility_seconds: lease asked for with each receive.
-        receivers: long polls at once, at most: there are more of them the longer SQS takes to answer.
-
-    Raises:
-        QueueError: a receive failed for good, and nothing was received before.
-    """
-    pool = ThreadPoolExecutor(receivers, thread_name_prefix="receive")
-    receiving: list[Future[None]] = []
-    bite = _Bite(
-        queue,
-        leases,
-        room=most,
-        deadline=time.monotonic() + seconds,
-        visibility_seconds=visibility_seconds,
-        most_receivers=receivers,
-        one_more=lambda: receiving.append(pool.submit(bite.receive_until_done)),
-    )
-    try:
-        # Begun in here: a signal that comes while a thread is started must end those that were.
-        with bite.lock:
-            for _ in range(min(receivers, RECEIVERS_FIRST)):
-                bite.start_one()
-        # It grows while it is gone through.
-        for done in receiving:
-            done.result()
-    except QueueError as error:
-        bite.received.broken_off = error
-    finally:
-        bite.stop.set()
-        with bite.lock:
-            # Whoever had not seen it has started its other receiver by now: nobody is missing from those waited for.
-            pass
-        # Waited for, not joined: interrupted by a second signal in a join, Python before 3.13 takes the thread for
-        # ended, and lets the process end before its long poll.
-        pool.shutdown(wait=False)
-        wait(receiving)
-    if bite.received.broken_off is not None and not bite.received.messages:
-        raise bite.received.broken_off
-    return bite.received
+    def deliveries_of(self, message_id: str) -> set[str] | tuple[str]:
+        """Return the delivery ids of a message."""
+        return self.delivery_ids.get(message_id, (message_id,))
 
 
 @dataclass
-class _Bite:
-    """The state that the receiving threads share."""
+class ReceiveCounts:
+    """What receiving came to so far.
 
-    queue: Queue
-    leases: LeaseKeeper
-    room: int
-    deadline: float
-    visibility_seconds: int
-    most_receivers: int
-    one_more: Callable[[], None]
-    under_way: int = 0
-    largest_answer: int = 0
-    shortest_wait: float = math.inf
-    least_work: float = math.inf
-    received: Received = field(default_factory=Received)
-    damaged_before: set[str] = field(default_factory=set)
-    stop: threading.Event = field(default_factory=threading.Event)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    Attributes:
+        empty_receives: long polls that came back empty.
+        corrupt: deliveries returned to the queue at once because the body did not match its MD5.
+        receivers: how many long polls there were at once, at most.
+    """
 
-    def start_one(self) -> None:
-        self.received.receivers += 1
-        self.one_more()
+    empty_receives: int = 0
+    corrupt: int = 0
+    receivers: int = 0
 
-    def receive_until_done(self) -> None:
-        while not self.stop.is_set() and time.monotonic() < self.deadline:
-            with self.lock:
-                expected = self.received.body_bytes + self.under_way * self.largest_answer
-                asked_for = min(BATCH_MOST, self.room) if expected < BODY_BYTES_MOST else 0
-                self.room -= asked_for
-                self.under_way += bool(asked_for)
-            if not asked_for:
-                return
-            began, worked = time.monotonic(), time.thread_time()
-            try:
-                got = self.receive(asked_for)
-            except BaseException:
-                self.stop.set()
-                raise
-            finally:
-                with self.lock:
-                    self.under_way -= 1
+
+class Receiver:
+    """Receives with several long polls at once, and gives batch after batch. `next_batch` is for one thread.
+
+    There are more long polls the longer SQS takes to answer and the deeper the queue is, and one where little comes.
+    No more than one batch is held besides those that were given.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        leases: LeaseKeeper,
+        *,
+        batch_messages: int,
+        linger_seconds: float,
+        visibility_seconds: int,
+        receivers: int,
+    ) -> None:
+        """Receive nothing yet.
+
+        Args:
+            queue: where from.
+            leases: takes charge of every message as it arrives.
+            batch_messages: most messages in a batch.
+            linger_seconds: how long a batch waits for more after its first message.
+            visibility_seconds: lease asked for with each receive.
+            receivers: most long polls at once.
+        """
+        self.counts = ReceiveCounts()
+        self._queue = queue
+        self._leases = leases
+        self._batch_messages = batch_messages
+        self._linger_seconds = linger_seconds
+        self._visibility_seconds = visibility_seconds
+        self._max_receivers = receivers
+        self._pool = ThreadPoolExecutor(receivers, thread_name_prefix="receive")
+        self._receiving: list[Future[None]] = []
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+        # All of what follows is shared by the receiving threads, under the lock of `_changed`.
+        self._batch = Received()
+        self._receivers = 0
+        self._polls = 0
+        self._asked_for = 0
+        self._waiting = 0
+        self._largest_answer = 0
+        self._shortest_wait = math.inf
+        self._least_work = math.inf
+        self._corrupt_before: set[str] = set()
+        self._empty_since: float | None = None
+        self._failure: Exception | None = None
+
+    def start(self) -> None:
+        """Begin to receive."""
+        with self._changed:
+            self._start_one()
+
+    @property
+    def idle_since(self) -> float | None:
+        """Monotonic time since when the queue has had no more to give; None where it has, or may have."""
+        with self._changed:
+            return None if self._batch.messages else self._empty_since
+
+    def next_batch(self, wait_seconds: float) -> Received | None:
+        """Return the next batch when it is full or has waited long enough; None where that takes too long.
+
+        After `stop` it returns what has been received, at once.
+
+        Raises:
+            QueueError: a receive failed for good; what was received before was given.
+        """
+        until = time.monotonic() + wait_seconds
+        with self._changed:
+            while (closes := self._closes_at()) > (now := time.monotonic()):
+                if self._failure is not None and not self._batch.messages:
+                    raise self._failure
+                if now >= until or (self._stop.is_set() and not self._batch.messages):
+                    return None
+                self._changed.wait(min(closes, until) - now)
+            given, self._batch = self._batch, Received()
+            self._changed.notify_all()
+        return given
+
+    def stop(self) -> None:
+        """Begin no more long polls, and wait for those in flight. What they bring is given by `next_batch`."""
+        self._stop.set()
+        with self._changed:
+            self._changed.notify_all()
+        # Waited for, not joined: interrupted by a second signal in a join, Python before 3.13 takes the thread for
+        # ended, and lets the process end before its long poll.
+        self._pool.shutdown(wait=False)
+        wait(self._receiving)
+
+    def _closes_at(self) -> float:
+        """Return when the batch is to be given. The lock is held."""
+        batch = self._batch
+        if batch.first_at is None:
+            return math.inf
+        full = len(batch.messages) >= self._batch_messages or (not self._polls and not self._room())
+        if full or self._stop.is_set() or self._failure is not None or batch.body_bytes >= MAX_BODY_BYTES:
+            return -math.inf
+        return batch.first_at + self._linger_seconds
+
+    def _room(self) -> int:
+        """Return how many messages may be asked for now. The lock is held."""
+        expected = self._batch.body_bytes + self._polls * self._largest_answer
+        if expected >= MAX_BODY_BYTES:
+            return 0
+        return max(0, min(BATCH_MOST, self._batch_messages - len(self._batch.messages) - self._asked_for))
+
+    def _start_one(self) -> None:
+        """Start one more receiver. The lock is held."""
+        self._receivers += 1
+        self.counts.receivers = max(self.counts.receivers, self._receivers)
+        self._receiving = [done for done in self._receiving if not done.done()]
+        self._receiving.append(self._pool.submit(self._receive_until_done))
+
+    def _receive_until_done(self) -> None:
+        try:
+            while (asked_for := self._ask_for()) and self._receive_and_pause(asked_for):
+                pass
+        except Exception as error:  # noqa: BLE001 - raised where the next batch is waited for
+            self._stop.set()
+            with self._changed:
+                self._failure = error
+        finally:
+            with self._changed:
+                self._receivers -= 1
+                self._changed.notify_all()
+
+    def _ask_for(self) -> int:
+        """Wait until there is room in the batch, and return for how much; 0 at the end of receiving."""
+        with self._changed:
+            while not self._stop.is_set():
+                if room := self._room():
+                    self._asked_for += room
+                    self._polls += 1
+                    return room
+                self._waiting += 1
+                self._changed.wait()
+                self._waiting -= 1
+        return 0
+
+    def _receive_and_pause(self, asked_for: int) -> bool:
+        """Receive once; return whether this receiver is to go on."""
+        began, worked = time.monotonic(), time.thread_time()
+        got = 0
+        try:
+            got = self._receive(asked_for)
+        finally:
+            with self._changed:
+                self._asked_for -= asked_for
+                self._polls -= 1
+                # Not each time: a thread that wakes for nothing costs as much as a part of the call.
+                if self._waiting or self._closes_at() == -math.inf:
+                    self._changed.notify_all()
+        if got == BATCH_MOST:
+            self._grow(time.monotonic() - began, time.thread_time() - worked)
+        if got == asked_for:
+            return True
+        with self._changed:
             if not got:
-                with self.lock:
-                    self.received.empty_receives += 1
-                    self.received.drained = True
-                return
-            if got == BATCH_MOST:
-                self.grow(time.monotonic() - began, time.thread_time() - worked)
+                self.counts.empty_receives += 1
+                if not self._batch.messages and not self._polls and self._empty_since is None:
+                    self._empty_since = began
+            if got < _FEW and self._receivers > 1:
+                return False
+        if got:
+            self._stop.wait(_MAX_PAUSE_SECONDS * (1 - got / BATCH_MOST))
+        return True
 
-    def grow(self, waited: float, worked: float) -> None:
+    def _grow(self, waited: float, worked: float) -> None:
         """Start one receiver more while all of them together leave a core idle: calls wait longer than they work.
 
         The shortest of each, in seconds: how long a call waits for the other receivers of this process says nothing.
         """
-        with self.lock:
-            self.shortest_wait = min(self.shortest_wait, waited)
-            self.least_work = min(self.least_work, worked)
-            busy = self.received.receivers * self.least_work >= self.shortest_wait
-            if not busy and self.received.receivers < self.most_receivers and not self.stop.is_set():
-                self.start_one()
+        with self._changed:
+            self._shortest_wait = min(self._shortest_wait, waited)
+            self._least_work = min(self._least_work, worked)
+            busy = self._receivers * self._least_work >= self._shortest_wait
+            if not busy and self._receivers < self._max_receivers and not self._stop.is_set():
+                self._start_one()
 
-    def receive(self, most: int) -> int:
+    def _receive(self, asked_for: int) -> int:
         asked = time.monotonic()
-        with queue_errors(self.queue.name):
-            answer = self.queue.client.receive_message(
-                QueueUrl=self.queue.url,
-                MaxNumberOfMessages=most,
+        with queue_errors(self._queue.name):
+            answer = self._queue.client.receive_message(
+                QueueUrl=self._queue.url,
+                MaxNumberOfMessages=asked_for,
                 WaitTimeSeconds=LONG_POLL_SECONDS,
-                VisibilityTimeout=self.visibility_seconds,
+                VisibilityTimeout=self._visibility_seconds,
                 MessageSystemAttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
                 MessageAttributeNames=["loginpipe.*"],
             )
             now_ms = time.time_ns() // 1_000_000
             messages = [_message(delivery, now_ms) for delivery in answer.get("Messages", [])]
-        self.leases.add(messages, asked)
-        # Damage on the way heals by delivering again; a body damaged twice is set aside like any bad one.
-        with self.lock:
-            damaged = [m for m in messages if not m.body_intact and m.delivery_id not in self.damaged_before]
-            self.damaged_before |= {m.delivery_id for m in damaged}
-        if damaged:
-            self.leases.hand_back(damaged)
-        kept = [m for m in messages if m not in damaged] if damaged else messages
-        body_bytes = sum([sys.getsizeof(m.body) for m in kept])
-        received = self.received
-        with self.lock:
-            too_much = received.body_bytes + body_bytes > BODY_BYTES_KEPT
-            known = len(received.messages)
-            for message in kept if not too_much else ():
-                if message.delivery_id != message.message_id or message.message_id in received.delivery_ids:
-                    self._of_several(message)
-                received.messages[message.message_id] = message
-            self.largest_answer = max(self.largest_answer, body_bytes)
-            received.body_bytes += 0 if too_much else body_bytes
-            received.damaged += len(damaged)
-            self.room += most - (len(received.messages) - known)
-        if too_much:
-            self.leases.hand_back(kept)
+        if not messages:
+            return 0
+        self._leases.add(messages, asked)
+        # Damage on the way heals by delivering again; a body damaged twice is rejected like any bad one.
+        corrupt = [m for m in messages if not m.body_intact and self._is_first_damage(m.delivery_id)]
+        if corrupt:
+            self._leases.hand_back(corrupt)
+        kept = [m for m in messages if m not in corrupt] if corrupt else messages
+        if not self._keep(kept, corrupt=len(corrupt)):
+            self._leases.hand_back(kept)
         return len(messages)
 
-    def _of_several(self, message: Message) -> None:
-        """Note one of the deliveries of a message that was sent again, and what came before it. The lock is held."""
-        before = self.received.messages.get(message.message_id)
-        deliveries = self.received.delivery_ids.setdefault(
-            message.message_id, {before.delivery_id} if before else set()
-        )
-        deliveries.add(message.delivery_id)
+    def _is_first_damage(self, delivery_id: str) -> bool:
+        with self._changed:
+            first = delivery_id not in self._corrupt_before
+            self._corrupt_before.add(delivery_id)
+            return first
+
+    def _keep(self, messages: "list[Message]", *, corrupt: int) -> bool:
+        """Add messages to the batch; return whether there was room for them."""
+        body_bytes = sum([sys.getsizeof(m.body) for m in messages])
+        with self._changed:
+            batch = self._batch
+            self._empty_since = None
+            self._largest_answer = max(self._largest_answer, body_bytes)
+            self.counts.corrupt += corrupt
+            if batch.body_bytes + body_bytes > MAX_KEPT_BODY_BYTES:
+                return False
+            for message in messages:
+                if message.delivery_id != message.message_id or message.message_id in batch.delivery_ids:
+                    _note_delivery(batch, message)
+                batch.messages[message.message_id] = message
+                batch.redelivered += message.receive_count > 1
+            batch.body_bytes += body_bytes
+            if batch.first_at is None and messages:
+                batch.first_at = time.monotonic()
+                self._changed.notify_all()
+        return True
+
+
+def _note_delivery(batch: Received, message: Message) -> None:
+    """Note one of the deliveries of a message that was sent again, and what came before it."""
+    before = batch.messages.get(message.message_id)
+    deliveries = batch.delivery_ids.setdefault(message.message_id, {before.delivery_id} if before else set())
+    deliveries.add(message.delivery_id)
 
 
 def is_intact(delivery: "MessageTypeDef") -> bool:

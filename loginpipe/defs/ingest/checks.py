@@ -1,21 +1,15 @@
-"""Asset checks: counts and codes, never samples. Those on what is only in memory are reported by the asset itself."""
+"""The asset checks that each run reports on: counts and codes, never samples."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from math import isfinite
 
 import dagster as dg
-import pandas as pd
 
 from loginpipe.common.errors import QueueError
 from loginpipe.defs.metadata.groups import runbook_link
-from loginpipe.defs.resources import PostgresResource
 from loginpipe.logins.delays import DELAY_BOUNDS, quantile
-from loginpipe.masking.compat import CompatMasking
-from loginpipe.masking.mask import clear_cells
 from loginpipe.monitoring.anomalies import DELAYED_MOST, delayed
-from loginpipe.postgres.contract import contract_differences, current_columns
-from loginpipe.postgres.runs import run_counts
+from loginpipe.postgres.batches import RunCounts
 from loginpipe.sqs.depth import Depth
 
 REJECT_RATE = dg.AssetCheckSpec(
@@ -41,6 +35,37 @@ NO_DEAD_LETTERS = dg.AssetCheckSpec(
     asset="raw_sqs_messages",
     description="The dead-letter queue is empty. Looked at by each run and, every minute, by dead_letter_sensor.",
 )
+
+
+COUNTS_ADD_UP = dg.AssetCheckSpec(
+    "counts_add_up",
+    asset="user_logins_table",
+    description="Received = inserted + duplicates + rejected, summed over the batches of the run.",
+)
+COLUMNS_ARE_THE_CONTRACT = dg.AssetCheckSpec(
+    "columns_are_the_contract",
+    asset="user_logins_table",
+    description="user_logins has exactly the columns of the contract, in order: other people's queries depend on them.",
+)
+DELAY_WITHIN_LIMIT = dg.AssetCheckSpec(
+    "delay_within_limit",
+    asset="user_logins_table",
+    description=(
+        "At least 95 % of the logins that the run stored were stored within LOGINPIPE_MAX_DELAY_SECONDS of being sent. "
+        "A warning: the pipeline is behind, or was."
+    ),
+)
+
+OF_A_RUN = (
+    NO_DEAD_LETTERS,
+    REJECT_RATE,
+    SCHEMA_DRIFT,
+    ONLY_TOKENS,
+    DELAY_WITHIN_LIMIT,
+    COUNTS_ADD_UP,
+    COLUMNS_ARE_THE_CONTRACT,
+)
+"""The checks that each run reports on."""
 
 
 def no_dead_letters(look: Callable[[], Depth | None]) -> dg.AssetCheckResult:
@@ -107,32 +132,27 @@ def schema_drift(unknown_fields: Mapping[str, int]) -> dg.AssetCheckResult:
     )
 
 
-def only_tokens(logins: pd.DataFrame, compat: CompatMasking | None = None) -> dg.AssetCheckResult:
-    """Count the cells of the masked columns that are no tokens, nor values of the older scheme in force instead."""
-    found = clear_cells(logins, compat)
+def only_tokens(logins: int, failure: str | None = None) -> dg.AssetCheckResult:
+    """Report that every cell of the masked columns is a token: a batch in which one is not is never recorded.
+
+    Args:
+        logins: that were masked and recorded.
+        failure: what was wrong with a batch that was not recorded, in words.
+    """
     return dg.AssetCheckResult(
         check_name=ONLY_TOKENS.name,
         asset_key=ONLY_TOKENS.asset_key,
-        passed=not any(found.values()),
-        description=f"{sum(found.values()):,} of {len(found) * len(logins):,} cells are no token",
-        metadata={
-            "rows": len(logins),
-            **{f"{column}_not_tokens": count for column, count in found.items()},
-            "runbook": runbook_link("a-run-fails"),
-        },
+        passed=failure is None,
+        description=failure or f"All masked cells of {logins:,} logins contain a token",
+        metadata={"rows": logins, "runbook": runbook_link("a-run-fails")},
     )
 
 
-@dg.asset_check(
-    asset="user_logins_table",
-    description="Received = inserted + duplicates + rejected, in the books of the run (or of the newest finished one).",
-)
-def counts_add_up(context: dg.AssetCheckExecutionContext, postgres: PostgresResource) -> dg.AssetCheckResult:
-    """Balance the books of a run."""
-    counts = postgres.run(partial(run_counts, run_id=context.run.run_id))
-    if counts is None:
-        return dg.AssetCheckResult(passed=True, description="No run has finished yet")
+def counts_add_up(counts: RunCounts) -> dg.AssetCheckResult:
+    """Balance the counts of a run."""
     return dg.AssetCheckResult(
+        check_name=COUNTS_ADD_UP.name,
+        asset_key=COUNTS_ADD_UP.asset_key,
         passed=counts.unaccounted == 0,
         description=(
             f"{counts.received:,} received = {counts.inserted:,} inserted + {counts.duplicates:,} duplicates + "
@@ -151,28 +171,15 @@ def counts_add_up(context: dg.AssetCheckExecutionContext, postgres: PostgresReso
     )
 
 
-@dg.asset_check(
-    asset="user_logins_table",
-    description="user_logins has exactly the columns of the contract, in order: other people's queries depend on them.",
-)
-def columns_are_the_contract(postgres: PostgresResource) -> dg.AssetCheckResult:
-    """Compare the table's columns, as they are now, with the contract."""
-    differences = contract_differences(postgres.run(current_columns))
+def columns_are_the_contract(differences: Sequence[str]) -> dg.AssetCheckResult:
+    """Report how the table's columns, as they are now, differ from the contract."""
     return dg.AssetCheckResult(
+        check_name=COLUMNS_ARE_THE_CONTRACT.name,
+        asset_key=COLUMNS_ARE_THE_CONTRACT.asset_key,
         passed=not differences,
         description="; ".join(differences) or "The columns are the contract",
         metadata={"differences": len(differences), "runbook": runbook_link("the-table-is-not-the-contract")},
     )
-
-
-DELAY_WITHIN_LIMIT = dg.AssetCheckSpec(
-    "delay_within_limit",
-    asset="user_logins_table",
-    description=(
-        "At least 95 % of the logins that the run stored were stored within LOGINPIPE_MAX_DELAY_SECONDS of being sent. "
-        "A warning: the pipeline is behind, or was."
-    ),
-)
 
 
 def delay_within_limit(counts: Sequence[int], limit_seconds: int) -> dg.AssetCheckResult:

@@ -1,9 +1,11 @@
 """The ingest job: the whole chain, in one run; and the schedule that can stand in for its sensor."""
 
+from math import ceil
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from loginpipe.common.settings import Settings
 from loginpipe.defs.maintenance.daily_checks import DAILY_CHECKS
 from loginpipe.defs.metadata.groups import GROUP
 from loginpipe.defs.monitoring.freshness import fresh
@@ -15,24 +17,24 @@ INGEST_JOB = "ingest_logins"
 QUEUE_TAG = "loginpipe/queue"
 """Run tag with the queue's name: ``dagster.yaml`` limits how many runs work on one queue."""
 
-LONGEST_RUN_SECONDS = 900
-"""A run whose code server died stays STARTED, and counts as going, until this ends it."""
+GRACE_SECONDS = 300
+"""How long after its time a run is ended: one whose process died stays STARTED, and counts as active, until then."""
 
 
 # A run does not wait for what looks at whole days, nor for what a sensor looks at.
 _NOT_WITH_EVERY_RUN = dg.AssetSelection.checks(*DAILY_CHECKS, fresh)
 
 
-def ingest_job(queue_name: str) -> "UnresolvedAssetJobDefinition":
-    """Return the job that takes one bite of the queue through the whole chain."""
+def ingest_job(settings: Settings) -> "UnresolvedAssetJobDefinition":
+    """Return the job that takes batch after batch from the queue through the whole chain."""
     return dg.define_asset_job(
         INGEST_JOB,
         selection=dg.AssetSelection.groups(GROUP) - _NOT_WITH_EVERY_RUN,
-        description="One bounded bite of the login queue, through the whole chain into user_logins.",
-        # A run that was killed is begun anew: what it had in hand is gone, and back on the queue.
+        description="Batch after batch of the login queue, through the whole chain into user_logins.",
+        # A run that was killed is started again: what it held is back on the queue.
         tags={
-            QUEUE_TAG: queue_name,
-            "dagster/max_runtime": str(LONGEST_RUN_SECONDS),
+            QUEUE_TAG: settings.queue_name,
+            "dagster/max_runtime": str(ceil(settings.run_seconds) + GRACE_SECONDS),
             "dagster/retry_strategy": "ALL_STEPS",
         },
     )

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from math import ceil
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
 
 import dagster as dg
 
 from loginpipe.common.settings import Settings
+from loginpipe.defs.ingest.assets import STEP
 from loginpipe.defs.ingest.checks import NO_DEAD_LETTERS, no_dead_letters
-from loginpipe.defs.ingest.job import INGEST_JOB
+from loginpipe.defs.ingest.job import INGEST_JOB, QUEUE_TAG
 from loginpipe.defs.resources import SqsResource
 from loginpipe.monitoring.run_history import History, back_off
 from loginpipe.sqs.depth import STALL, Depth
@@ -17,8 +19,17 @@ from loginpipe.sqs.depth import STALL, Depth
 TICK_SECONDS = 5
 """The floor of Dagster's sensor loop: asking a queue for its depth costs one cheap call."""
 
+DEEP_BATCHES = 5
+"""So many full batches waiting, for each run that is active, are worth one more: a run takes seconds to start."""
+
+SUCCESSOR_SECONDS = 20
+"""So long before its time is up a run gets a successor: a tick, a dequeue and a start take ten."""
+
+WAITING_IDLE: dict[str, Any] = {"ops": {STEP: {"config": {"idle_seconds": 60}}}}
+"""Run config of the sensor's runs: they wait for more messages for a minute, since a new run takes seconds to start."""
+
 # A run that waits in the queue or is being cancelled has, or will have, messages of its own.
-_GOING = [
+_ACTIVE = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
@@ -38,21 +49,36 @@ class Decision:
 
 
 def decide(
-    depth: Depth, *, queue: str, going: int, history: History, now: datetime, batch_messages: int, max_runs: int
+    depth: Depth,
+    *,
+    queue: str,
+    active: Sequence[timedelta | None],
+    history: History,
+    now: datetime,
+    batch_messages: int,
+    run_seconds: float,
+    max_runs: int,
 ) -> Decision:
-    """Decide how many runs to start: enough for what is waiting, up to the limit, and none too soon after failures.
+    """Decide how many runs to start: one where messages wait, more where many do, none too soon after failures.
+
+    A run goes on for ``run_seconds`` while messages come, so one that is about to reach that gets a successor.
 
     Args:
         depth: what the queue says it holds.
         queue: its name, for the reason.
-        going: runs that are queued, starting, going or being cancelled.
+        active: how long ago each run on this queue started that is queued, starting, started or being cancelled; None
+            where it has not started yet.
         history: how earlier runs ended.
         now: the time, UTC.
-        batch_messages: most messages that one run takes.
-        max_runs: most runs going at once.
+        batch_messages: most messages in one batch.
+        run_seconds: how long a run goes on at most.
+        max_runs: most runs that are active at once, those aside that are about to end.
     """
     seen = f"queue {queue!r}: {depth}"
-    if depth.visible == 0:
+    going_on = sum(age is None or age.total_seconds() < run_seconds - SUCCESSOR_SECONDS for age in active)
+    # A run that is still active then has had messages within the last minute: it ends by itself otherwise.
+    follows = bool(active) and not going_on
+    if depth.visible == 0 and not follows:
         return Decision(0, f"{seen}; nothing to receive")
     if depth.stalled:
         return Decision(0, f"{seen}; {STALL}")
@@ -67,27 +93,33 @@ def decide(
             )
     # One run at a time finds out whether the cause of the failures is gone.
     limit = 1 if history.failures_in_a_row else max_runs
-    wanted = min(ceil(depth.visible / batch_messages), limit)
-    if wanted <= going:
-        return Decision(0, f"{seen}; {going} of at most {limit} runs are going, enough for now")
-    return Decision(wanted - going, f"{seen}; starting {wanted - going} runs, {going} are going")
+    wanted = min(1 + depth.visible // (DEEP_BATCHES * batch_messages), limit)
+    if wanted <= going_on:
+        return Decision(0, f"{seen}; {going_on} of {limit} runs active; no new run needed")
+    starting = wanted - going_on
+    return Decision(starting, f"{seen}; starting {starting} runs, {len(active)} active")
 
 
 def history_of(records: Sequence[dg.RunRecord]) -> History:
-    """Count the failures since the last success.
+    """Count the failures since the last success; runs that overlapped and failed count once.
 
     Args:
         records: runs that ended in success or failure, newest first.
     """
-    failures = 0
+    failures, earliest_start = 0, None
     for record in records:
         if record.dagster_run.status != dg.DagsterRunStatus.FAILURE:
             break
-        failures += 1
-    if not failures:
-        return History()
-    ended = records[0].end_time
-    return History(failures, records[0].update_timestamp if ended is None else datetime.fromtimestamp(ended, UTC))
+        ended = _ended(record)
+        if earliest_start is None or ended < earliest_start:
+            failures += 1
+        started = datetime.fromtimestamp(record.start_time, UTC) if record.start_time is not None else ended
+        earliest_start = min(started, earliest_start or started)
+    return History(failures, _ended(records[0])) if failures else History()
+
+
+def _ended(record: dg.RunRecord) -> datetime:
+    return record.update_timestamp if record.end_time is None else datetime.fromtimestamp(record.end_time, UTC)
 
 
 @dg.sensor(
@@ -107,20 +139,28 @@ def queue_depth_sensor(
     Raises:
         QueueError: the queue cannot be asked for its depth.
     """
-    ended = dg.RunsFilter(job_name=INGEST_JOB, statuses=[dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE])
+    # Of this queue alone: two code locations in one Dagster know nothing of each other.
+    of_queue = partial(dg.RunsFilter, job_name=INGEST_JOB, tags={QUEUE_TAG: sqs.name})
+    ended = of_queue(statuses=[dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE])
+    now = datetime.now(UTC)
     decision = decide(
         sqs.depth(),
         queue=sqs.name,
-        going=context.instance.get_runs_count(dg.RunsFilter(job_name=INGEST_JOB, statuses=_GOING)),
+        active=[_age(record, now) for record in context.instance.get_run_records(of_queue(statuses=_ACTIVE))],
         history=history_of(context.instance.get_run_records(ended, limit=_HISTORY)),
-        now=datetime.now(UTC),
+        now=now,
         batch_messages=sqs.batch_messages,
+        run_seconds=settings.run_seconds,
         max_runs=settings.max_runs,
     )
     # A reason to skip is kept with the tick; a log line would make a file of each tick, every five seconds.
     # No run key: one that failed would never be asked for again.
-    requests = [dg.RunRequest() for _ in range(decision.runs)]
+    requests = [dg.RunRequest(run_config=WAITING_IDLE) for _ in range(decision.runs)]
     return dg.SensorResult(run_requests=requests, skip_reason=None if requests else decision.reason)
+
+
+def _age(record: dg.RunRecord, now: datetime) -> timedelta | None:
+    return None if record.start_time is None else now - datetime.fromtimestamp(record.start_time, UTC)
 
 
 @dg.sensor(

@@ -18,7 +18,7 @@ def resources_from(settings: Settings) -> dict[str, object]:
         "sqs": SqsResource(
             queue=settings.queue,
             batch_messages=settings.batch_messages,
-            batch_seconds=settings.batch_seconds,
+            linger_seconds=settings.linger_seconds,
             visibility_seconds=settings.visibility_seconds,
             receivers=settings.receivers,
         ),

@@ -1,17 +1,15 @@
 """The Dagster resource of the keys: masks and seals, and can open nothing."""
 
 import dagster as dg
-import pandas as pd
 from pydantic import Field, PrivateAttr
 
 from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import required
-from loginpipe.logins.splitting import SplitBatch
+from loginpipe.ingest.process import Masking
 from loginpipe.masking.compat import HMAC, CompatMasking
 from loginpipe.masking.compat_salt import load_compat
 from loginpipe.masking.keys import load_seal_keys, load_token_keys
-from loginpipe.masking.mask import MaskedLogins, mask_logins, seal_originals
-from loginpipe.masking.sealing import Sealed, SealKey, seal
+from loginpipe.masking.sealing import SealKey
 from loginpipe.masking.tokens import TokenKeys
 
 
@@ -55,26 +53,6 @@ class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
         return self._token_keys
 
     @property
-    def sealing(self) -> bool:
-        """Whether values are sealed at all."""
-        return bool(self._recipients)
-
-    @property
-    def compat(self) -> CompatMasking | None:
-        """The older scheme that is in force instead of tokens, if one is."""
-        return self._compat
-
-    def mask(self, validated: pd.DataFrame) -> MaskedLogins:
-        """Replace ``ip`` and ``device_id`` by tokens."""
-        return mask_logins(validated, self._token_keys, self._compat)
-
-    def seal_originals(self, masked: MaskedLogins, known: frozenset[str]) -> Sealed:
-        """Seal what the tokens stand for, leaving out the known ones."""
-        return seal_originals(masked.originals, known, self._recipients)
-
-    def seal_bodies(self, split: SplitBatch) -> Sealed:
-        """Seal the bodies of rejected messages."""
-        if not self._recipients:
-            return Sealed()
-        bodies = zip(split.rejected["message_id"], split.rejected["body"], strict=True)
-        return seal([(i, body.encode("utf-8", "surrogatepass")) for i, body in bodies], "body", self._recipients)
+    def loaded(self) -> Masking:
+        """The keys as they were loaded."""
+        return Masking(self._token_keys, self._recipients, self._compat)

@@ -1,5 +1,5 @@
--- Each day that is over, and has rows in the table or in the archive: how many in each, and whether a run has brought
--- logins since the file was found whole. A run takes less than an hour.
+-- Each day that is over, and has rows in the table or in the archive: how many in each, and whether a batch has brought
+-- logins since the file was found whole.
 WITH stored AS (
     SELECT create_date AS day, count(*) AS rows
     FROM public.user_logins
@@ -13,11 +13,10 @@ SELECT
     archived.dropped_at IS NOT NULL,
     archived.verified_at IS NOT NULL AND NOT EXISTS (
         SELECT
-        FROM loginpipe.ingest_runs AS run
-        WHERE run.started_at > archived.verified_at - interval '1 hour'
-            AND run.inserted > 0
-            AND archived.day BETWEEN (run.oldest_sent_at AT TIME ZONE 'UTC')::date
-                AND (run.newest_sent_at AT TIME ZONE 'UTC')::date
+        FROM loginpipe.batches AS batch
+        -- Recorded before its commit, which takes less than an hour.
+        WHERE batch.recorded_at > archived.verified_at - interval '1 hour'
+            AND archived.day = ANY (batch.days)
     )
 FROM stored
 FULL JOIN loginpipe.archived_days AS archived ON archived.day = stored.day

@@ -26,7 +26,11 @@ SELECT
     coalesce(rejected.messages, 0),
     coalesce(stored.logins, 0),
     EXISTS (SELECT FROM loginpipe.erased_users WHERE erased_at >= day AT TIME ZONE 'UTC'),
-    coalesce(day > (SELECT min(started_at) AT TIME ZONE 'UTC' FROM loginpipe.ingest_runs), false)
+    coalesce(day > (
+        SELECT least(
+            (SELECT min(recorded_at) FROM loginpipe.batches), (SELECT min(hour) FROM loginpipe.batch_hours)
+        ) AT TIME ZONE 'UTC'
+    ), false)
 FROM generate_series(%(first)s::timestamp, %(last)s::timestamp, interval '1 day') AS every (day)
 LEFT JOIN ledger USING (day)
 LEFT JOIN rejected USING (day)

@@ -1,4 +1,4 @@
-CREATE TEMPORARY TABLE incoming_aliases (
+CREATE TEMPORARY TABLE IF NOT EXISTS incoming_aliases (
     old_token text NOT NULL,
     new_token text NOT NULL
-) ON COMMIT DROP
+) ON COMMIT DELETE ROWS

@@ -1,8 +1,5 @@
--- Days that runs have brought logins of, since a run that was seen before.
-SELECT DISTINCT day::date
-FROM loginpipe.ingest_runs AS run,
-    generate_series(
-        (run.oldest_sent_at AT TIME ZONE 'UTC')::date, (run.newest_sent_at AT TIME ZONE 'UTC')::date, interval '1 day'
-    ) AS day
-WHERE run.inserted > 0 AND run.finished_at > %(since)s AND run.finished_at <= %(until)s
+-- Days that batches have brought logins of, since some time.
+SELECT DISTINCT day
+FROM loginpipe.batches, unnest(days) AS day
+WHERE recorded_at > %(since)s AND recorded_at <= %(until)s
 ORDER BY 1

@@ -1,16 +1,25 @@
 -- The same ledger as for logins: a message has one outcome, whatever a later version thinks of it.
 WITH new_messages AS (
-    INSERT INTO loginpipe.ingested_messages (message_id, sent_on, run_id)
-    SELECT message_id, sent_on, %(run_id)s
+    INSERT INTO loginpipe.ingested_messages (message_id, sent_on, batch_id)
+    SELECT message_id, sent_on, %(batch_id)s
     FROM incoming_rejects
     ORDER BY message_id, sent_on
     ON CONFLICT DO NOTHING
     RETURNING message_id
 )
 INSERT INTO loginpipe.rejected_messages (
-    message_id, sent_at, received_at, run_id, reasons, fields, sealed_body, data_key_id, position
+    message_id, sent_at, received_at, batch_id, reasons, fields, sealed_body, data_key_id, position
 )
-SELECT message_id, sent_at, received_at, %(run_id)s, reasons, fields, sealed_body, data_key_id, position
+SELECT
+    message_id,
+    timestamptz 'epoch' + sent_ms * interval '1 millisecond',
+    timestamptz 'epoch' + received_ms * interval '1 millisecond',
+    %(batch_id)s,
+    reasons,
+    fields,
+    sealed_body,
+    data_key_id,
+    position
 FROM incoming_rejects
 JOIN new_messages USING (message_id)
 RETURNING message_id::text

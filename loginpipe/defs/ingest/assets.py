@@ -1,0 +1,183 @@
+"""The step that runs the chain: five assets in one step, since clear data is never stored between them."""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import partial
+
+import dagster as dg
+from pydantic import Field
+
+from loginpipe.common.errors import ClearValueError, LoginpipeError, QueueError
+from loginpipe.common.runbook import runbook
+from loginpipe.common.settings import Settings
+from loginpipe.defs.ingest import checks
+from loginpipe.defs.ingest.masked_logins import MASKED_LOGINS, masked_logins
+from loginpipe.defs.ingest.raw_sqs_messages import RAW_SQS_MESSAGES, raw_sqs_messages
+from loginpipe.defs.ingest.rejected_logins import REJECTED_LOGINS, rejected_logins
+from loginpipe.defs.ingest.user_logins_table import USER_LOGINS_TABLE, user_logins_table
+from loginpipe.defs.ingest.validated_logins import VALIDATED_LOGINS, validated_logins
+from loginpipe.defs.resources import MaskingResource, PostgresResource, SqsResource
+from loginpipe.ingest.consumer import Limits, Recorded, Recorder, StopSignals, consume
+from loginpipe.ingest.totals import RunTotals
+from loginpipe.logins.delays import quantile
+from loginpipe.postgres.batches import run_counts
+from loginpipe.postgres.contract import contract_differences, current_columns
+from loginpipe.sqs.deletion import Deleter
+from loginpipe.sqs.depth import STALL
+from loginpipe.sqs.receiver import Received, Receiver
+
+STEP = "ingest"
+
+# Each line of progress is a row in Dagster's storage.
+_PROGRESS_SECONDS = 30
+
+
+class IngestConfig(dg.Config):
+    """How long a run goes on."""
+
+    idle_seconds: float = Field(
+        default=0, ge=0, description="How long to wait for more messages once the queue is drained, in seconds."
+    )
+
+
+@dg.multi_asset(
+    name=STEP,
+    specs=[RAW_SQS_MESSAGES, VALIDATED_LOGINS, REJECTED_LOGINS, MASKED_LOGINS, USER_LOGINS_TABLE],
+    check_specs=checks.OF_A_RUN,
+    can_subset=False,
+)
+def ingest(
+    context: dg.AssetExecutionContext,
+    config: IngestConfig,
+    *,
+    sqs: SqsResource,
+    postgres: PostgresResource,
+    masking: MaskingResource,
+    settings: dg.ResourceParam[Settings],
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+    """Take batch after batch from the queue into the table.
+
+    Raises:
+        TokenKeyMismatchError: the token keys are not the ones the database's tokens were made with.
+        QueueError: the queue cannot be received from; what was received before is recorded.
+        DatabaseError: a batch could not be recorded; its messages return to the queue.
+        ClearValueError: masked cells do not contain a token; nothing of that batch was written.
+    """
+    began, began_at = time.monotonic(), datetime.now(UTC)
+    postgres.check_token_keys(masking.keys)
+    totals, receiver, stop = RunTotals(), sqs.receiver(), StopSignals()
+    failure: LoginpipeError | None = None
+    with stop, postgres.giving_up_when(stop.is_overdue) as session:
+        try:
+            consume(
+                receiver,
+                Recorder(session, masking.loaded, queue=sqs.name, run_id=context.run.run_id),
+                Deleter(sqs.opened, sqs.leases),
+                sqs.leases,
+                limits=Limits(config.idle_seconds, settings.run_seconds),
+                stop=stop,
+                on_recorded=_Progress(context, totals),
+                on_deleted=totals.add_deletion,
+            )
+        except LoginpipeError as error:
+            failure = error
+    _log(context, "finished", totals, seconds=round(time.monotonic() - began, 3))
+    if isinstance(failure, ClearValueError):
+        yield checks.only_tokens(totals.accepted, str(failure))
+    if totals.batches or failure is None:
+        yield from _results(context, totals, receiver, sqs, masking, settings)
+        if failure is None:
+            yield checks.counts_add_up(postgres.run(partial(run_counts, run_id=context.run.run_id, since=began_at)))
+            yield checks.columns_are_the_contract(contract_differences(postgres.run(current_columns)))
+    if failure is not None:
+        raise failure
+    stop.pass_on()
+
+
+def _results(  # noqa: PLR0917
+    context: dg.AssetExecutionContext,
+    totals: RunTotals,
+    receiver: Receiver,
+    sqs: SqsResource,
+    masking: MaskingResource,
+    settings: Settings,
+) -> Iterator[dg.MaterializeResult[None]]:
+    """Yield a materialization an asset, with the checks that need nothing but the totals."""
+    stalled = _stalled(context, sqs)
+    found = raw_sqs_messages(totals, receiver.counts, queue=sqs.name, stalled=stalled)
+    yield dg.MaterializeResult(
+        asset_key=RAW_SQS_MESSAGES.key, metadata=found, check_results=[checks.no_dead_letters(sqs.dead_letters)]
+    )
+    yield dg.MaterializeResult(
+        asset_key=VALIDATED_LOGINS.key,
+        metadata=validated_logins(totals),
+        check_results=[
+            checks.reject_rate(totals.bad, totals.received, settings.max_reject_rate),
+            checks.schema_drift(totals.unknown_fields),
+        ],
+    )
+    yield dg.MaterializeResult(asset_key=REJECTED_LOGINS.key, metadata=rejected_logins(totals))
+    yield dg.MaterializeResult(
+        asset_key=MASKED_LOGINS.key,
+        metadata=masked_logins(totals, masking),
+        check_results=[checks.only_tokens(totals.accepted)],
+    )
+    yield dg.MaterializeResult(
+        asset_key=USER_LOGINS_TABLE.key,
+        metadata=user_logins_table(totals, leases_lost=sqs.leases.lost),
+        check_results=[checks.delay_within_limit(totals.delays, settings.max_delay_seconds)],
+    )
+
+
+def _stalled(context: dg.AssetExecutionContext, sqs: SqsResource) -> bool:
+    """Say whether receiving ended at SQS's limit of messages in flight: an empty long poll is all that it shows."""
+    try:
+        stalled = sqs.depth().stalled
+    except QueueError:
+        return False
+    if stalled:
+        context.log.warning("queue %r: %s; see %s", sqs.name, STALL, runbook("in-flight-stall"))
+    return stalled
+
+
+class _Progress:
+    """Adds batches up, and logs a line now and then."""
+
+    def __init__(self, context: dg.AssetExecutionContext, totals: RunTotals) -> None:
+        self._context = context
+        self._totals = totals
+        self._logged = time.monotonic()
+        self._batch: Received | None = None
+
+    def __call__(self, batch: Received, recorded: Recorded) -> None:
+        if batch is not self._batch:
+            self._totals.add_received(batch)
+            self._batch = batch
+        self._totals.add(recorded)
+        if time.monotonic() - self._logged >= _PROGRESS_SECONDS:
+            self._logged = time.monotonic()
+            _log(self._context, "so far", self._totals)
+
+
+def _log(context: dg.AssetExecutionContext, when: str, totals: RunTotals, **more: float) -> None:
+    figures = {
+        "received": totals.received,
+        "accepted": totals.accepted,
+        "rejected": totals.rejected,
+        "inserted": totals.inserted,
+        "duplicates": totals.duplicates,
+        "deleted": totals.deleted,
+        "batches": totals.batches,
+        "delay_p95_seconds": quantile(totals.delays, 0.95),
+    }
+    context.log.info(
+        "%s: received %d messages in %d batches; inserted %d logins, skipped %d duplicates, rejected %d messages",
+        when,
+        totals.received,
+        totals.batches,
+        totals.inserted,
+        totals.duplicates,
+        totals.rejected,
+        extra=figures | more,
+    )

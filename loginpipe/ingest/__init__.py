@@ -1,0 +1,1 @@
+"""What becomes of messages: a batch processed, its outcome recorded, batch after batch. Knows no Dagster."""

@@ -1,0 +1,111 @@
+"""The record of each batch: what it received, what became of that, and how many rows each day got."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.statements import statement
+
+KEPT_DAYS = 31
+"""How long batches are kept one by one: ``loginpipe.drop_ledger_partition`` asks for those of 29 days. After that, sums
+by hour."""
+
+
+@dataclass(frozen=True)
+class BatchRecord:
+    """Counts of one batch, in messages; see ``docs/tables.md`` for each.
+
+    Attributes:
+        rejected: those that this batch recorded; the other bad ones are duplicates.
+        rows_by_day: UTC date → rows inserted.
+        delays: rows by their delay from sent to stored: `loginpipe.logins.delays`.
+        delay_seconds: the sum of these delays.
+        sealed: values that are new in the vault.
+    """
+
+    batch_id: str
+    received: int
+    accepted: int
+    rejected: int
+    inserted: int
+    duplicates: int
+    rows_by_day: Mapping[date, int]
+    delays: Sequence[int]
+    delay_seconds: float
+    sealed: int = 0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What became of the deletes of a batch, in messages."""
+
+    batch_id: str
+    deleted: int
+    delete_failures: int
+    leases_lost: int
+
+
+@dataclass(frozen=True)
+class RunCounts:
+    """Sums over the batches of a run, in messages."""
+
+    received: int
+    accepted: int
+    rejected: int
+    inserted: int
+    duplicates: int
+    deleted: int
+    delete_failures: int
+    leases_lost: int
+
+    @property
+    def unaccounted(self) -> int:
+        """Messages received that are neither a row, nor a reject, nor a duplicate: 0 unless something is wrong."""
+        return self.received - self.inserted - self.duplicates - self.rejected
+
+
+def finish_batches(cursor: Cursor, finished: Sequence[Finished]) -> None:
+    """Write what became of the deletes of batches that were recorded before."""
+    if finished:
+        cursor.execute(
+            statement("finish_batches"),
+            {
+                "batch_ids": [batch.batch_id for batch in finished],
+                "deleted": [batch.deleted for batch in finished],
+                "delete_failures": [batch.delete_failures for batch in finished],
+                "leases_lost": [batch.leases_lost for batch in finished],
+            },
+        )
+
+
+def run_counts(connection: Connection, run_id: str, since: datetime) -> RunCounts:
+    """Return the sums over the batches of a run.
+
+    Args:
+        connection: with no transaction open.
+        run_id: the run.
+        since: when it began, or earlier; aware.
+    """
+    with transaction(connection) as cursor:
+        cursor.execute(statement("batch_sums"), {"run_id": run_id, "since": since})
+        ((*counts,),) = cursor.fetchall()
+    return RunCounts(*map(int, counts))
+
+
+def roll_up(connection: Connection, today: date) -> int:
+    """Move batches older than `KEPT_DAYS` into the sums of their hours, an hour a transaction.
+
+    Returns:
+        How many hours were moved.
+    """
+    before = datetime.combine(today - timedelta(days=KEPT_DAYS), datetime.min.time(), UTC)
+    hours = 0
+    while True:
+        with transaction(connection) as cursor:
+            cursor.execute("SELECT date_trunc('hour', min(recorded_at), 'UTC') FROM loginpipe.batches")
+            ((hour,),) = cursor.fetchall()
+            if hour is None or hour >= before:
+                return hours
+            cursor.execute(statement("roll_up_batches"), {"hour": hour})
+        hours += 1
