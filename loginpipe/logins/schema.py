@@ -87,13 +87,13 @@ def _column(rule: Rule) -> pa.Column:
 
     # Nulls have a reason code of their own, so pandera may not leave them out; nor does its own check know what is
     # missing.
-    return pa.Column(object, pa.Check(fits, name="fits", error="fits", ignore_na=False), nullable=True)
+    return pa.Column(None, pa.Check(fits, name="fits", error="fits", ignore_na=False), nullable=True)
 
 
 _COLUMNS = {name: _column(rule) for name, rule in RULES.items()}
 
 _MESSAGE = {
-    "message_id": pa.Column(object, unique=True),
+    "message_id": pa.Column(unique=True),
     "sent_at": pa.Column(pd.DatetimeTZDtype("ms", "UTC")),
 }
 
