@@ -1,4 +1,4 @@
-"""What the tables say about all batches so far: totals that no restart loses. Counts and times, no values of a login."""
+"""What the tables say about all batches so far: totals that no restart loses. Counts and times, no value of a login."""
 
 from collections import Counter
 from collections.abc import Mapping

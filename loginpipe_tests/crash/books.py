@@ -97,7 +97,7 @@ def _vault_is_whole(place: Place) -> None:
 
 def _runs_add_up(place: Place, rows: int, rejects: int) -> None:
     """What the runs say of themselves, those that were killed too."""
-    statement = "SELECT coalesce(sum(inserted), 0), coalesce(sum(rejected), 0) FROM loginpipe.ingest_runs"
+    statement = "SELECT coalesce(sum(inserted), 0), coalesce(sum(rejected), 0) FROM loginpipe.batches"
     assert place.rows(statement) == [(rows, rejects)], "the runs' books are wrong"
 
 

@@ -10,7 +10,11 @@ from loginpipe.definitions import build_definitions
 from loginpipe_tests.crash.points import Point, stopping_at
 from loginpipe_tests.crash.run_job import HANG, stop
 
-_stopping = stopping_at(Point(os.environ["CRASH_STOP_AT"]), partial(stop, Path(os.environ["CRASH_FOLDER"]), HANG))
+_stopping = stopping_at(
+    Point(os.environ["CRASH_STOP_AT"]),
+    partial(stop, Path(os.environ["CRASH_FOLDER"]), HANG),
+    batch=int(os.environ.get("CRASH_BATCH", "1")),
+)
 
 # For as long as the process lives.
 defs = build_definitions(_stopping.__enter__())

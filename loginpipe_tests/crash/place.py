@@ -59,9 +59,9 @@ class Place:
             answer = self.queue.client.send_message_batch(QueueUrl=self.queue.url, Entries=entries)
             self.sent |= {entry["MessageId"]: ten[int(entry["Id"])] for entry in answer["Successful"]}
 
-    def start(self, stop_at: Point | None = None, how: str = "hang", **settings: object) -> Run:
+    def start(self, stop_at: Point | None = None, how: str = "hang", batch: int = 1, **settings: object) -> Run:
         """Start a run in a process of its own, with settings of its own: ``batch_messages=10``."""
-        arguments = ["--stop-at", str(stop_at), "--how", how] if stop_at else []
+        arguments = ["--stop-at", str(stop_at), "--how", how, "--batch", str(batch)] if stop_at else []
         return forked(self._new_folder(), self.environment | _named(settings), arguments)
 
     def start_fresh(self, *command: str, **environment: str) -> Run:
@@ -72,12 +72,7 @@ class Place:
     def run(
         self, stop_at: Point | None = None, act: Callable[[], object] = lambda: None, **settings: object
     ) -> dg.ExecuteInProcessResult:
-        """Run the job here, and do something at a point of it.
-
-        By default for as many messages as wait: a bite that is full needs no long poll to end.
-        """
-        if "batch_messages" not in settings:
-            settings["batch_messages"] = max(1, self.waiting())
+        """Run the job here, and do something at a point of its first batch."""
         with (
             patch.dict(os.environ, self.environment | _named(settings)),
             stopping_at(stop_at, act) as overrides,

@@ -1,9 +1,9 @@
-"""Where a run can be stopped: hooks on our own seams, the resources, the queue's client and the connection.
+"""Where a run can be stopped: hooks on the queue's client, on the receiver and on the connection to the warehouse.
 
 Nothing is replaced: each hook does what the original does, and something else before or after.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
@@ -12,136 +12,148 @@ from threading import Lock
 from typing import Any, Final
 from unittest.mock import patch
 
-import dagster as dg
-import pandas as pd
 import psycopg2
 from psycopg2.extensions import connection, cursor
 
 from loginpipe.common.settings import load_settings
-from loginpipe.defs.resources import PostgresResource, SqsResource
-from loginpipe.masking.sealing import Sealed
-from loginpipe.postgres.load import LoadCounts
-from loginpipe.postgres.runs import Arrival
-from loginpipe.sqs.deletion import Deletion
-from loginpipe.sqs.receiver import Received
+from loginpipe.defs.resources import SqsResource, resources_from
+from loginpipe.sqs import receiver
+from loginpipe.sqs.receiver import Received, Receiver
+
+DELETED_CALLS: Final = 2
+"""Delete calls after which some messages of a batch are deleted, and not all."""
 
 
 class Point(StrEnum):
-    """A moment in a run, in the order of a run."""
+    """A moment in the work on one batch, in the order of that."""
 
     RECEIVING = "receiving"
-    """A first answer with messages is here; the other long polls are under way."""
+    """An answer with messages is here; other long polls may be in flight."""
     RECEIVED = "received"
-    """All messages are in hand."""
-    JUDGED = "judged"
-    """Validated; the rejects are not recorded."""
-    REJECTS_WRITTEN = "rejects-written"
-    """The rejects' transaction has done everything but commit."""
-    REJECTS_RECORDED = "rejects-recorded"
-    """Committed; no reject is deleted."""
-    REJECTS_HALF_DELETED = "rejects-half-deleted"
-    BEFORE_LOAD = "before-load"
-    """Masked and sealed; the load's transaction has not begun."""
+    """The batch is taken; the next one is being received."""
+    PROCESSED = "processed"
+    """Validated, masked and sealed; its transaction has just begun."""
     COPIED = "copied"
-    """In the load's transaction, after its COPY."""
+    """In its transaction, after the COPY of its logins."""
     WRITTEN = "written"
-    """The load's transaction has done everything but commit."""
-    LOADED = "loaded"
-    """Committed; no login is deleted."""
+    """Its transaction has done everything but commit."""
+    RECORDED = "recorded"
+    """Committed; none of its messages is deleted."""
     HALF_DELETED = "half-deleted"
     DELETED = "deleted"
-    """All deleted; the run's books are not closed."""
-
-
-DELETED_CALLS: Final = 2
-"""Delete calls after which some are deleted, and not all: at most three more are under way then."""
+    """All deleted; that is not recorded yet."""
 
 
 @contextmanager
-def stopping_at(point: Point | None, act: Callable[[], object]) -> Iterator[dict[str, object]]:
+def stopping_at(point: Point | None, act: Callable[[], object], *, batch: int = 1) -> Iterator[dict[str, object]]:
     """Give resources for `loginpipe.definitions.build_definitions` that act once when a run comes to a point.
 
-    Connections of the warehouse have hooks for as long as this context lasts.
+    Connections of the warehouse have hooks for as long as this context lasts, and polls of the queue are short, since
+    the endpoints of the tests know at once that they have nothing.
 
     Args:
         point: which; None for nowhere.
         act: called there, in the thread of the run that comes there.
+        batch: of which of the run's batches, counted from 1. For ``RECEIVING``: after so many answers.
     """
-    hooks = _Hooks(point, act)
+    hooks = _Hooks(point, act, batch)
     connect = partial(psycopg2.connect, connection_factory=_connection_class(hooks))
-    with patch.object(psycopg2, "connect", connect):
-        yield {"sqs": _queue(hooks), "postgres": _warehouse(hooks)}
+    with patch.object(psycopg2, "connect", connect), patch.object(receiver, "LONG_POLL_SECONDS", 0):
+        yield {"sqs": _queue(hooks)}
 
 
 class _Hooks:
-    """What is to be done at the point, and whether the logins' turn has come to be deleted."""
+    """What is to be done at the point, and how far the run is."""
 
-    def __init__(self, point: Point | None, act: Callable[[], object]) -> None:
+    def __init__(self, point: Point | None, act: Callable[[], object], batch: int) -> None:
         self._point = point
         self._act = act
+        self._batch = batch
         self._lock = Lock()
         self._receiving = Lock()
         self._deleting = Lock()
-        self._delete_calls = 0
-        self._loaded = False
+        self._taken = 0
+        self._recorded = 0
+        self._answers = 0
+        self._undeleted: list[int] = []
+        self._calls = 0
+        self._sizes: list[int] = []
 
-    def at(self, point: Point) -> None:
+    def at(self, point: Point, batch: int) -> None:
         with self._lock:
-            if point is not self._point:
+            if point is not self._point or batch != self._batch:
                 return
             self._point = None
         self._act()
 
-    def loaded(self) -> None:
-        with self._lock:
-            self._loaded, self._delete_calls = True, 0
-        self.at(Point.LOADED)
-
     def received_some(self) -> None:
         # Whoever receives beside the one that comes to the point waits for it, or all would be received meanwhile.
         with self._receiving:
-            self.at(Point.RECEIVING)
+            self._answers += 1
+            self.at(Point.RECEIVING, self._answers)
 
-    def deleted_some(self) -> None:
-        # As above.
+    def taken(self, messages: int) -> None:
+        self._taken += 1
+        self._sizes.append(messages)
+        self.at(Point.RECEIVED, self._taken)
+
+    def in_transaction(self, point: Point) -> None:
+        self.at(point, self._recorded + 1)
+
+    def recorded(self) -> None:
+        self._recorded += 1
+        self.at(Point.RECORDED, self._recorded)
+
+    def deleted(self, entries: int) -> None:
+        # As in receiving. Batches are deleted one after the other.
         with self._deleting:
-            self._delete_calls += 1
-            if self._delete_calls == DELETED_CALLS:
-                self.at(Point.HALF_DELETED if self._loaded else Point.REJECTS_HALF_DELETED)
+            batch = len(self._undeleted)
+            if not batch or self._undeleted[-1] <= 0:
+                if batch >= len(self._sizes):
+                    return
+                self._undeleted.append(self._sizes[batch])
+                batch, self._calls = batch + 1, 0
+            self._calls += 1
+            self._undeleted[-1] -= entries
+            if self._undeleted[-1] <= 0:
+                self.at(Point.DELETED, batch)
+            elif self._calls == DELETED_CALLS:
+                self.at(Point.HALF_DELETED, batch)
 
-    def deleted_all(self) -> None:
-        if self._loaded:
-            self.at(Point.DELETED)
 
-
-def _connection_class(hooks: _Hooks) -> type[connection]:
+def _connection_class(hooks: _Hooks) -> type[connection]:  # noqa: C901 - two small classes
     class Connection(connection):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
-            self.copied: set[str] = set()
+            self.records = False
             self.cursor_factory = Cursor
 
         def commit(self) -> None:
-            if "incoming_logins" in self.copied:
-                hooks.at(Point.WRITTEN)
-            elif "incoming_rejects" in self.copied:
-                hooks.at(Point.REJECTS_WRITTEN)
+            records, self.records = self.records, False
+            if records:
+                hooks.in_transaction(Point.WRITTEN)
             super().commit()
-            self.copied.clear()
+            if records:
+                hooks.recorded()
 
         def rollback(self) -> None:
-            self.copied.clear()
+            self.records = False
             super().rollback()
 
     class Cursor(cursor):
         connection: Connection
 
+        def execute(self, query: Any, parameters: Any = None) -> None:
+            super().execute(query, parameters)
+            if isinstance(query, str) and "CREATE TEMPORARY TABLE IF NOT EXISTS incoming_logins" in query:
+                hooks.in_transaction(Point.PROCESSED)
+            elif isinstance(query, str) and "INSERT INTO loginpipe.batches" in query:
+                self.connection.records = True
+
         def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
             super().copy_expert(sql, file, size)
-            table = sql.as_string(self).split('"')[1]
-            self.connection.copied.add(table)
-            if table == "incoming_logins":
-                hooks.at(Point.COPIED)
+            if sql.as_string(self).split('"')[1] == "incoming_logins":
+                hooks.in_transaction(Point.COPIED)
 
     return Connection
 
@@ -164,51 +176,31 @@ class _HookedClient:
 
     def delete_message_batch(self, **request: Any) -> Any:
         answer = self._client.delete_message_batch(**request)
-        self._hooks.deleted_some()
+        self._hooks.deleted(len(request["Entries"]))
         return answer
 
 
 def _queue(hooks: _Hooks) -> SqsResource:
-    class Queue(SqsResource):
-        @contextmanager
-        def yield_for_execution(self, context: dg.InitResourceContext) -> Generator["SqsResource", None, None]:
-            with super().yield_for_execution(context) as resource:
-                client: Any = _HookedClient(self._queue.client, hooks)
-                self._queue = replace(self._queue, client=client)
-                yield resource
-
-        def receive(self) -> Received:
-            batch = super().receive()
-            hooks.at(Point.RECEIVED)
+    class HookedReceiver(Receiver):
+        def next_batch(self, wait_seconds: float) -> Received | None:
+            batch = super().next_batch(wait_seconds)
+            if batch is not None:
+                hooks.taken(len(batch.messages))
             return batch
 
-        def delete(self, message_ids: Iterable[str]) -> Deletion:
-            deletion = super().delete(message_ids)
-            hooks.deleted_all()
-            return deletion
+    class Queue(SqsResource):
+        def receiver(self) -> Receiver:
+            client: Any = _HookedClient(self._queue.client, hooks)
+            self._queue = replace(self._queue, client=client)
+            return HookedReceiver(
+                self._queue,
+                self._leases,
+                batch_messages=self.batch_messages,
+                linger_seconds=self.linger_seconds,
+                visibility_seconds=self.visibility_seconds,
+                receivers=self.receivers,
+            )
 
-    settings = load_settings()
-    return Queue(
-        queue=settings.queue,
-        batch_messages=settings.batch_messages,
-        batch_seconds=settings.batch_seconds,
-        visibility_seconds=settings.visibility_seconds,
-        receivers=settings.receivers,
-    )
-
-
-def _warehouse(hooks: _Hooks) -> PostgresResource:
-    class Warehouse(PostgresResource):
-        def record_rejects(self, rejected: pd.DataFrame, sealed: Sealed, arrival: Arrival) -> int:
-            hooks.at(Point.JUDGED)
-            recorded = super().record_rejects(rejected, sealed, arrival)
-            hooks.at(Point.REJECTS_RECORDED)
-            return recorded
-
-        def load(self, *arguments: Any, **options: Any) -> LoadCounts:
-            hooks.at(Point.BEFORE_LOAD)
-            counts = super().load(*arguments, **options)
-            hooks.loaded()
-            return counts
-
-    return Warehouse()
+    configured = resources_from(load_settings())["sqs"]
+    assert isinstance(configured, SqsResource)
+    return Queue(**configured.model_dump(include=set(SqsResource.model_fields)))

@@ -35,14 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m loginpipe_tests.crash.run_job", description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="of this run's files")
     parser.add_argument("--stop-at", type=Point, choices=list(Point))
+    parser.add_argument("--batch", type=int, default=1, help="of which of its batches")
     parser.add_argument("--how", choices=[*SIGNALS, HANG], default=HANG)
     options = parser.parse_args(arguments)
-    return run(options.folder, options.stop_at, options.how)
+    return run(options.folder, options.stop_at, options.how, options.batch)
 
 
-def run(folder: Path, stop_at: Point | None, how: str) -> int:
+def run(folder: Path, stop_at: Point | None, how: str, batch: int = 1) -> int:
     """Run the job and write the report."""
-    with stopping_at(stop_at, partial(stop, folder, how)) as overrides, dg.DagsterInstance.ephemeral() as instance:
+    with (
+        stopping_at(stop_at, partial(stop, folder, how), batch=batch) as overrides,
+        dg.DagsterInstance.ephemeral() as instance,
+    ):
         job = build_definitions(overrides).resolve_job_def(INGEST_JOB)
         result = job.execute_in_process(instance=instance, raise_on_error=False)
     report = {

@@ -116,7 +116,8 @@ class Schedule:
         batch = max(1, int(self.batch * self.rng.uniform(0.3, 1.7)))
         if self.rng.random() < _UNHARMED_SHARE:
             return self.place.start(batch_messages=batch)
-        return self.place.start(self.rng.choice(list(Point)), self.rng.choice(_HOWS), batch_messages=batch)
+        point, how, of = self.rng.choice(list(Point)), self.rng.choice(_HOWS), self.rng.randint(1, 3)
+        return self.place.start(point, how, of, batch_messages=batch)
 
     def _misfortunes(self, runs: list[Run]) -> list[_Misfortune]:
         # Chosen here: whether it comes to it depends on the machine's pace, and what comes after must not.

@@ -22,24 +22,12 @@ from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
 from loginpipe_tests.wire import Answer, Call, Forward, Wire, eventually
 
 GOOD, BAD = 150, 120
-"""Enough that half of the deletes are still to come when the first two calls are done."""
+BATCH = 90
+"""Three batches, each large enough that most of its deletes are still to come when the first two calls are done."""
 FEW = 20
 
-COMMITTED = {
-    Point.RECEIVING: (0, 0),
-    Point.RECEIVED: (0, 0),
-    Point.JUDGED: (0, 0),
-    Point.REJECTS_WRITTEN: (0, 0),
-    Point.REJECTS_RECORDED: (0, BAD),
-    Point.REJECTS_HALF_DELETED: (0, BAD),
-    Point.BEFORE_LOAD: (0, BAD),
-    Point.COPIED: (0, BAD),
-    Point.WRITTEN: (0, BAD),
-    Point.LOADED: (GOOD, BAD),
-    Point.HALF_DELETED: (GOOD, BAD),
-    Point.DELETED: (GOOD, BAD),
-}
-"""Rows and rejects that are committed at a point."""
+RECORDED = {Point.RECORDED, Point.HALF_DELETED, Point.DELETED}
+"""Points at which the batch in work is committed."""
 
 
 @pytest.fixture(scope="module")
@@ -69,31 +57,34 @@ def no_transaction_is_left_open(place: FastPlace | EmbeddedPlace) -> bool:
     return place.rows(f"SELECT count(*) FROM pg_stat_activity WHERE {others}") == [(0,)]
 
 
-def assert_stopped_at(point: Point, found: Balance) -> None:
-    """What is committed is committed, and deletes have not begun, are half done, or done."""
-    rows, rejects = COMMITTED[point]
-    assert (found.rows, found.rejects) == (rows, rejects)
+def assert_stopped_at(point: Point, batch: int, found: Balance) -> None:
+    """What is committed are whole batches, and deletes have not begun, are half done, or done."""
     assert found.rows + found.rejects + found.queued == GOOD + BAD
-    kept = {
-        Point.REJECTS_RECORDED: range(BAD, BAD + 1),
-        Point.REJECTS_HALF_DELETED: range(1, BAD),
-        Point.LOADED: range(GOOD, GOOD + 1),
-        Point.HALF_DELETED: range(1, GOOD),
-    }
-    assert found.recorded_and_queued in kept.get(point, range(1))
+    if point is Point.RECEIVING:
+        assert found.rows + found.rejects in {0, BATCH}
+        return
+    committed = BATCH * (batch if point in RECORDED else batch - 1)
+    # Deletes are a batch behind: others may be recorded meanwhile.
+    assert found.rows + found.rejects in range(committed, committed + 2 * BATCH + 1, BATCH)
+    if point is Point.RECORDED:
+        assert found.recorded_and_queued >= BATCH
+    elif point is Point.HALF_DELETED:
+        assert found.recorded_and_queued > 0
 
 
 # --- SIGKILL ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("batch", [1, 2, 3])
 @pytest.mark.parametrize("point", list(Point))
-def test_after_a_kill_at_any_point_the_messages_come_back_and_end_in_one_place(place: FastPlace, point: Point) -> None:
-    with place.start(point, "kill", batch_messages=GOOD + BAD) as run:
+def test_after_a_kill_at_any_point_of_a_batch_the_messages_come_back_and_end_in_one_place(
+    place: FastPlace, point: Point, batch: int
+) -> None:
+    with place.start(point, "kill", batch, batch_messages=BATCH) as run:
         assert run.wait() == -signal.SIGKILL
     found = balance(place)
-    assert_stopped_at(point, found)
+    assert_stopped_at(point, batch, found)
     untouched = place.waiting()
-    assert untouched == 0 or point is Point.RECEIVING
     place.endpoint.advance(VISIBILITY_SECONDS - 30)
     assert place.waiting() == untouched
 
@@ -132,44 +123,51 @@ def test_messages_of_runs_that_were_all_killed_wait_on_the_dead_letter_queue_and
 # --- SIGTERM, Ctrl-C and cancellation ---------------------------------------------------------------------------------
 
 
-def assert_handed_back(place: FastPlace, found: Balance) -> None:
+def assert_returned(place: FastPlace, found: Balance) -> None:
     """What is neither deleted nor waiting anyway is visible again after a pause of two seconds at most."""
     place.endpoint.advance(2)
     assert (place.in_flight(), place.waiting()) == (0, found.queued + found.recorded_and_queued)
 
 
 @pytest.mark.parametrize("how", ["term", "interrupt"])
+@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("point", list(Point))
-def test_a_run_that_is_told_to_end_hands_back_what_it_has_not_settled(place: FastPlace, point: Point, how: str) -> None:
-    with place.start(point, how, batch_messages=GOOD + BAD) as run:
+def test_a_run_that_is_told_to_end_finishes_the_batch_in_work_and_returns_the_rest(
+    place: FastPlace, point: Point, batch: int, how: str
+) -> None:
+    with place.start(point, how, batch, batch_messages=BATCH) as run:
         assert run.wait() == 1, run.log()
     found = balance(place)
-    assert_stopped_at(point, found)
-    assert_handed_back(place, found)
+    assert found.recorded_and_queued == 0
+    assert (found.rows + found.rejects) % BATCH == 0
+    assert found.rows + found.rejects >= BATCH * (batch if point is not Point.RECEIVING else 0)
+    assert found.rows + found.rejects + found.queued == GOOD + BAD
+    assert_returned(place, found)
     place.drain()
     assert settled(place) == Balance(GOOD, BAD, 0)
 
 
-def test_messages_handed_back_are_visible_within_seconds(embedded: EmbeddedPlace) -> None:
-    with embedded.start(Point.WRITTEN, "term", batch_messages=FEW) as run:
+def test_messages_returned_are_visible_within_seconds(embedded: EmbeddedPlace) -> None:
+    with embedded.start(Point.RECEIVING, "term", batch_messages=FEW) as run:
         assert run.wait() == 1, run.log()
-    eventually(lambda: (embedded.waiting(), embedded.in_flight()) == (FEW, 0), "handed back", seconds=4)
+    eventually(lambda: (embedded.waiting(), embedded.in_flight()) == (FEW, 0), "returned", seconds=4)
     embedded.drain()
     assert settled(embedded) == Balance(FEW, 0, 0)
 
 
-def test_a_run_of_the_dagster_command_line_that_is_told_to_end_hands_back_what_it_has_not_settled(
+def test_a_run_of_the_dagster_command_line_that_is_told_to_end_returns_what_it_has_not_settled(
     place: FastPlace,
 ) -> None:
     command = ("-m", "dagster", "asset", "materialize", "-m", "loginpipe_tests.crash.definitions")
-    environment = {"CRASH_STOP_AT": Point.WRITTEN, "LOGINPIPE_BATCH_MESSAGES": str(GOOD + BAD)}
+    environment = {"CRASH_STOP_AT": Point.WRITTEN, "LOGINPIPE_BATCH_MESSAGES": str(BATCH)}
     with place.start_fresh(*command, "--select", "group:login_ingest", **environment) as run:
         run.until_reached()
         run.signal(signal.SIGTERM)
         assert run.wait() == 1, run.log()
     found = balance(place)
-    assert_stopped_at(Point.WRITTEN, found)
-    assert_handed_back(place, found)
+    assert found.recorded_and_queued == 0
+    assert found.rows + found.rejects in {BATCH, 2 * BATCH}
+    assert_returned(place, found)
     place.drain()
     assert settled(place) == Balance(GOOD, BAD, 0)
 
@@ -180,12 +178,12 @@ telemetry: {enabled: false}
 """
 
 
-def test_a_run_that_is_cancelled_in_dagster_hands_back_what_it_has_not_settled(place: FastPlace) -> None:
+def test_a_run_that_is_cancelled_in_dagster_returns_what_it_has_not_settled(place: FastPlace) -> None:
     home = place.folder / "home"
     home.mkdir()
     (home / "dagster.yaml").write_text(DAGSTER_YAML)
     command = ("-m", "dagster", "job", "launch", "-m", "loginpipe_tests.crash.definitions", "-j", "ingest_logins")
-    environment = {"CRASH_STOP_AT": Point.WRITTEN, "LOGINPIPE_BATCH_MESSAGES": str(GOOD + BAD)}
+    environment = {"CRASH_STOP_AT": Point.WRITTEN, "LOGINPIPE_BATCH_MESSAGES": str(BATCH)}
     # The instance first: both would make its tables, and SQLite refuses the second.
     with (
         dg.DagsterInstance.from_config(str(home)) as instance,
@@ -197,8 +195,9 @@ def test_a_run_that_is_cancelled_in_dagster_hands_back_what_it_has_not_settled(p
         assert instance.run_coordinator.cancel_run(run.run_id)
         eventually(lambda: instance.get_runs()[0].status is dg.DagsterRunStatus.CANCELED, "cancelled")
     found = balance(place)
-    assert_stopped_at(Point.WRITTEN, found)
-    assert_handed_back(place, found)
+    assert found.recorded_and_queued == 0
+    assert found.rows + found.rejects in {BATCH, 2 * BATCH}
+    assert_returned(place, found)
     place.drain()
     assert settled(place) == Balance(GOOD, BAD, 0)
 
@@ -226,7 +225,7 @@ def test_messages_of_a_long_poll_that_ends_after_the_run_was_told_to_end_go_back
             assert run.wait() == 1, run.log()
         place.environment["AWS_ENDPOINT_URL"] = place.endpoint.url
     assert sum(place.receives()) in range(20, 31)
-    assert_handed_back(place, balance(place))
+    assert_returned(place, balance(place))
 
 
 def test_a_run_that_waits_for_a_lock_of_the_database_ends_when_it_is_told_to(place: FastPlace) -> None:
@@ -234,12 +233,12 @@ def test_a_run_that_waits_for_a_lock_of_the_database_ends_when_it_is_told_to(pla
     somebody = psycopg2.connect(place.database_url)
     try:
         somebody.cursor().execute("LOCK TABLE user_logins")
-        with place.start(batch_messages=GOOD + BAD) as run:
+        with place.start(batch_messages=BATCH) as run:
             eventually(lambda: place.rows(waits) == [(1,)], "the load waits for the lock")
             run.signal(signal.SIGTERM)
             assert run.wait(20) == 1
     finally:
         somebody.close()
     found = balance(place)
-    assert_stopped_at(Point.BEFORE_LOAD, found)
-    assert_handed_back(place, found)
+    assert (found.rows, found.rejects) == (0, 0)
+    assert_returned(place, found)
