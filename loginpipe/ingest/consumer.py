@@ -29,8 +29,8 @@ from loginpipe.sqs.receiver import Received, Receiver
 # How soon a request to stop, or the end of a run's time, is noticed while nothing arrives.
 _CHECK_SECONDS = 0.25
 
-# How long a run that was asked to stop waits for the database and for deletes: orchestrators kill after 30 seconds.
-STOP_SECONDS = 5.0
+# How long a run that was asked to stop, or failed, waits for deletes: orchestrators kill after 30 seconds.
+_STOP_SECONDS = 5.0
 
 # Deletes that wait for SQS leave the run, whose outcome is committed, the time to succeed.
 _MAX_DELETE_SECONDS = 600.0
@@ -62,7 +62,6 @@ class StopSignals:
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
         self._taken: int | None = None
-        self._taken_at = 0.0
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
@@ -79,10 +78,6 @@ class StopSignals:
         """Whether the run has been asked to stop."""
         return self._taken is not None
 
-    def is_overdue(self) -> bool:
-        """Say whether the run should have stopped by now: what is tried again is given up."""
-        return self.requested and time.monotonic() - self._taken_at > STOP_SECONDS
-
     def pass_on(self) -> None:
         """Give the signal that was taken to whoever handled it before. Call it after the context."""
         if self._taken is not None:
@@ -91,7 +86,7 @@ class StopSignals:
     def _take(self, number: int, frame: FrameType | None) -> None:
         # Nothing here may take a lock: the main thread may hold it.
         if self._taken is None:
-            self._taken, self._taken_at = number, time.monotonic()
+            self._taken = number
         elif callable(before := self._before.get(number)):
             before(number, frame)
 
@@ -219,7 +214,7 @@ def consume(
         clean = not stop.requested
     finally:
         source.stop()
-        books.close(wait_seconds=min(leases.visibility_seconds, _MAX_DELETE_SECONDS) if clean else STOP_SECONDS)
+        books.close(wait_seconds=min(leases.visibility_seconds, _MAX_DELETE_SECONDS) if clean else _STOP_SECONDS)
         try:
             recorder.flush()
         except DatabaseError:

@@ -68,7 +68,7 @@ def ingest(
     postgres.check_token_keys(masking.keys)
     totals, receiver, stop = RunTotals(), sqs.receiver(), StopSignals()
     failure: LoginpipeError | None = None
-    with stop, postgres.giving_up_when(stop.is_overdue) as session:
+    with stop, postgres.giving_up_when(lambda: stop.requested) as session:
         try:
             consume(
                 receiver,
