@@ -1,7 +1,6 @@
 """Several runs on one queue at once, and runs that take longer than the lease of what they hold: each message once."""
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, date, datetime
@@ -12,12 +11,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from loginpipe_tests.conftest import KeyFiles
 from loginpipe_tests.crash.books import Balance, balance, settled
 from loginpipe_tests.crash.logins import logins
-from loginpipe_tests.crash.place import VISIBILITY_SECONDS, FastPlace, fast_place
+from loginpipe_tests.crash.place import VISIBILITY_SECONDS, FastPlace
 from loginpipe_tests.crash.points import Point
-from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
 from loginpipe_tests.wire import eventually, metadata
 
 EXTEND = "ChangeMessageVisibilityBatch"
@@ -29,17 +26,6 @@ KEPT_SECONDS = 6
 
 MANY, SLOW_SECONDS = 3000, 0.15
 """Messages whose extensions take 1.5 s with the 30 calls at once that such a batch has, and 5.6 s with 8."""
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[Endpoint]:
-    with running_endpoint() as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
-def place(endpoint: Endpoint, database_url: str, key_files: KeyFiles, tmp_path: Path) -> FastPlace:
-    return fast_place(endpoint, database_url, key_files, tmp_path)
 
 
 def run_at_once(place: FastPlace, runs: int, **settings: object) -> None:

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from loginpipe.logins.messages import Message
-from loginpipe.sqs import client
 from loginpipe.sqs.client import Queue
 from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.leases import BACK_OFF_MOST_SECONDS, LONGEST_LEASE_SECONDS, HandBack, LeaseKeeper, back_off_seconds
@@ -20,24 +18,17 @@ from loginpipe_tests.wire import (
     Forward,
     Wire,
     answers,
-    delivered,
     eventually,
     failed_entries,
     first,
+    received,
+    received_again,
     refusal,
 )
 
-pytestmark = pytest.mark.usefixtures("either_client")
+pytestmark = pytest.mark.usefixtures("either_client", "tried_once")
 
 CHANGE = "ChangeMessageVisibilityBatch"
-
-
-@pytest.fixture
-def wire(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
-    with Wire(queue.client.meta.endpoint_url) as wire:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", wire.url)
-        monkeypatch.setattr(client, "_ATTEMPTS", 1)
-        yield wire
 
 
 @pytest.fixture
@@ -51,34 +42,6 @@ def leases(opened: Queue, clock: Clock) -> Iterator[LeaseKeeper]:
     leases = LeaseKeeper(opened, visibility_seconds=120, calls_at_once=2, clock=clock)
     yield leases
     leases.close()
-
-
-def received(queue: Queue, number: int, visibility_seconds: int = 120) -> list[Message]:
-    """Send so many messages, and receive them."""
-    for i in range(number):
-        queue.client.send_message(QueueUrl=queue.url, MessageBody=str(i))
-    return received_again(queue, number, visibility_seconds)
-
-
-def received_again(queue: Queue, number: int, visibility_seconds: int = 120) -> list[Message]:
-    messages: list[Message] = []
-    while len(messages) < number:
-        answer = queue.client.receive_message(
-            QueueUrl=queue.url,
-            MaxNumberOfMessages=10,
-            VisibilityTimeout=visibility_seconds,
-            MessageSystemAttributeNames=["ApproximateReceiveCount"],
-        )
-        messages += [
-            delivered(
-                m["Body"],
-                message_id=m["MessageId"],
-                receipt_handle=m["ReceiptHandle"],
-                receive_count=int(m["Attributes"]["ApproximateReceiveCount"]),
-            )
-            for m in answer["Messages"]
-        ]
-    return messages
 
 
 def entries(wire: Wire) -> list[dict[str, Any]]:

@@ -8,14 +8,12 @@ and the files made meanwhile.
 import base64
 import json
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pandas as pd
-import psycopg2
 import pytest
 
 from loginpipe.defs.resources import MaskingResource
@@ -25,7 +23,6 @@ from loginpipe_tests.canary import ADDRESSES, BAD, DEVICES, GOOD, MARKERS, SECRE
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import (
     Wire,
-    at_the_wire,
     cause_of_failure,
     checks,
     damaged_bodies,
@@ -97,12 +94,6 @@ def searched(
     return Searched(pipeline, stack, tmp_path, caplog, capfd)
 
 
-@pytest.fixture
-def wire(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
-    with at_the_wire(pipeline, monkeypatch) as wire:
-        yield wire
-
-
 def run(pipeline: Pipeline, **overrides: Any) -> dg.ExecuteInProcessResult:
     """Send every marker, and run the job."""
     pipeline.send([*GOOD, *BAD])
@@ -154,22 +145,13 @@ def test_after_bodies_that_were_damaged_and_deletes_that_failed(
 def test_after_a_run_in_which_the_database_refuses(
     pipeline: Pipeline, searched: Searched, broken: str, said: str
 ) -> None:
-    execute(pipeline, broken)
+    pipeline.execute(broken)
     failed = run(pipeline)
     cause = cause_of_failure(failed)
     assert cause.startswith("DatabaseError: the database refused a statement: ")
     assert said in cause
     assert "\n" not in cause
     assert_nothing_in_clear(searched, said)
-
-
-def execute(pipeline: Pipeline, statement: str) -> None:
-    connection = psycopg2.connect(pipeline.database_url)
-    try:
-        with connection, connection.cursor() as cursor:
-            cursor.execute(statement)
-    finally:
-        connection.close()
 
 
 class Leaking(MaskingResource):

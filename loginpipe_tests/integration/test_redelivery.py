@@ -1,6 +1,6 @@
 """At least once becomes exactly once: lost deletes, runs that fail half-way, and runs that hold the same messages."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -9,7 +9,6 @@ from typing import Any
 
 import dagster as dg
 import pandas as pd
-import psycopg2
 import pytest
 
 from loginpipe.common.errors import DatabaseError
@@ -20,13 +19,12 @@ from loginpipe.masking.mask import MaskedLogins
 from loginpipe.masking.sealing import Sealed
 from loginpipe.postgres.load import LoadCounts
 from loginpipe.postgres.session import Session
-from loginpipe_tests.conftest import Pipeline
+from loginpipe_tests.conftest import Pipeline, execute
 from loginpipe_tests.wire import (
     Answer,
     Call,
     Forward,
     Wire,
-    at_the_wire,
     cause_of_failure,
     checks,
     eventually,
@@ -37,15 +35,10 @@ from loginpipe_tests.wire import (
     tables,
     take,
     then,
+    users,
 )
 
 BOOKS = "loginpipe.ingest_runs"
-
-
-@pytest.fixture
-def wire(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
-    with at_the_wire(pipeline, monkeypatch) as wire:
-        yield wire
 
 
 def until_visible_again(pipeline: Pipeline, number: int) -> None:
@@ -56,10 +49,6 @@ def books(pipeline: Pipeline, result: dg.ExecuteInProcessResult) -> dict[str, in
     names = ("received", "accepted", "rejected", "inserted", "duplicates", "deleted", "delete_failures")
     (counts,) = pipeline.rows(f"SELECT {', '.join(names)} FROM {BOOKS} WHERE run_id = %s", result.run_id)
     return dict(zip(names, counts, strict=True))
-
-
-def users(pipeline: Pipeline) -> list[str]:
-    return [user for (user,) in pipeline.rows("SELECT user_id FROM user_logins ORDER BY 1")]
 
 
 def no_deletes(wire: Wire) -> Callable[[], None]:
@@ -132,17 +121,6 @@ def test_two_runs_that_hold_the_same_messages_record_each_once(
     assert sum(entry["duplicates"] for entry in found) == 6
     assert sum(entry["deleted"] for entry in found) == 6
     assert pipeline.depth() == (0, 0)
-
-
-def execute(database_url: str, *statements: str) -> None:
-    connection = psycopg2.connect(database_url)
-    try:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            for statement in statements:
-                cursor.execute(statement)
-    finally:
-        connection.close()
 
 
 END_CONNECTIONS = """
