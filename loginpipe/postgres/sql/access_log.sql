@@ -1,3 +1,5 @@
+-- name: access_log_search
+-- Find entries of the access log, the newest first; what is NULL does not narrow.
 SELECT
     seq, at, actor, action, request_id::text, under::text, subjects, purpose, ticket, detail, previous_hash, hash
 FROM vault.access_log
@@ -15,3 +17,10 @@ WHERE (%(actor)s::text IS NULL OR actor = %(actor)s)
     )
 ORDER BY seq DESC
 LIMIT %(most)s
+
+-- name: access_log_entries
+-- Read the whole access log in the order it was written, so that its chain of hashes can be verified.
+SELECT
+    seq, at, actor, action, request_id::text, under::text, subjects, purpose, ticket, detail, previous_hash, hash
+FROM vault.access_log
+ORDER BY seq

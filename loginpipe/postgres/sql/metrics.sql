@@ -1,3 +1,5 @@
+-- name: metric_runs
+-- Add up what the runs that began in some time have done, by queue.
 SELECT
     queue,
     count(*) FILTER (WHERE finished_at IS NOT NULL),
@@ -22,3 +24,10 @@ SELECT
 FROM loginpipe.ingest_runs
 WHERE started_at >= %(since)s AND started_at < %(until)s
 GROUP BY queue
+
+-- name: metric_rejects
+-- Count the faults of the messages that were rejected in some time, by reason and field.
+SELECT fault.reason, fault.field, count(*)
+FROM loginpipe.rejected_messages AS rejected, unnest(rejected.reasons, rejected.fields) AS fault (reason, field)
+WHERE rejected.received_at >= %(since)s AND rejected.received_at < %(until)s
+GROUP BY fault.reason, fault.field
