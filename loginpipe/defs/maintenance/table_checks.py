@@ -18,9 +18,9 @@ from loginpipe.defs.resources import PostgresResource
 from loginpipe.logins.delays import DELAY_BOUNDS, quantile
 from loginpipe.masking.keys import load_token_keys
 from loginpipe.monitoring.anomalies import DELAYED_MOST, delayed
-from loginpipe.postgres.reconciliation import DayBooks, read_books
-from loginpipe.postgres.table_counts import newest_key_version, stray_rows
-from loginpipe.postgres.token_key_checks import require_known_keys
+from loginpipe.postgres.ledger import DayBooks, read_books
+from loginpipe.postgres.partitions import stray_rows
+from loginpipe.postgres.token_keys import newest_key_version, require_known_keys
 
 _WARN = dg.AssetCheckSeverity.WARN
 _DAY = timedelta(days=1)

@@ -8,7 +8,7 @@ import dagster as dg
 from loginpipe.defs.metadata.runbook import runbook_link
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.monitoring.anomalies import TRAILING_DAYS, Verdict, judge_null_locales, judge_volume
-from loginpipe.postgres.table_counts import DayCounts, daily_counts
+from loginpipe.postgres.insights import DayCounts, daily_counts
 
 _DAY = timedelta(days=1)
 

@@ -11,7 +11,7 @@ from loginpipe.common.settings import load_settings
 from loginpipe.defs.metadata.runbook import runbook_link
 from loginpipe.defs.resources import PostgresResource, SqsResource
 from loginpipe.monitoring.freshness import Freshness, judge, patience
-from loginpipe.postgres.recent_runs import recent_runs
+from loginpipe.postgres.runs import recent_runs
 
 FRESH = dg.AssetCheckKey(dg.AssetKey("user_logins_table"), "fresh")
 

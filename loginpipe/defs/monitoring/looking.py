@@ -17,7 +17,7 @@ from loginpipe.defs.monitoring.freshness import FRESH
 from loginpipe.monitoring.alerts.conditions import QueueSeen, Seen
 from loginpipe.monitoring.freshness import judge, patience
 from loginpipe.postgres.connections import require_verified_tls
-from loginpipe.postgres.recent_runs import RecentRuns, recent_runs
+from loginpipe.postgres.runs import RecentRuns, recent_runs
 from loginpipe.postgres.session import Session
 from loginpipe.sqs.client import open_queue
 from loginpipe.sqs.dead_letters import redrive_policy

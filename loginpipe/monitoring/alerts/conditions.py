@@ -10,7 +10,7 @@ from loginpipe.monitoring.alerts.kinds import CHECK
 from loginpipe.monitoring.anomalies import DELAYED_MOST, delayed
 from loginpipe.monitoring.freshness import Freshness
 from loginpipe.monitoring.run_history import History
-from loginpipe.postgres.recent_runs import RecentRuns
+from loginpipe.postgres.runs import RecentRuns
 from loginpipe.sqs.depth import Depth
 
 # The run after one that failed finds out whether its cause has passed, as most have.

@@ -11,7 +11,7 @@ from loginpipe.common.errors import TokenKeyMismatchError
 from loginpipe.masking.key_files import generate_token_keys, read_token_keys
 from loginpipe.masking.tokens import TokenKeys, derive_field_keys
 from loginpipe.postgres.connections import Connection, connect, transaction
-from loginpipe.postgres.token_key_checks import check_token_keys
+from loginpipe.postgres.token_keys import check_token_keys
 
 FIRST, SECOND, OTHER = (bytes([number]) * 32 for number in (1, 2, 3))
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from loginpipe.postgres.partition_plan import LEDGER, USER_LOGINS, Partition, coming, expired
+from loginpipe.postgres.partitions import LEDGER, USER_LOGINS, Partition, coming, expired
 
 DAY = timedelta(days=1)
 

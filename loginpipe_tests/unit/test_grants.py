@@ -1,6 +1,6 @@
 """How grants differ from the plan, by the catalog's words alone."""
 
-from loginpipe.postgres.grant_plan import PUBLIC, ROLES, Grant, differences, planned
+from loginpipe.postgres.grants import PUBLIC, ROLES, Grant, differences, planned
 
 PLAN = planned("logins")
 

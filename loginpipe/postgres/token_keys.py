@@ -1,8 +1,14 @@
-"""The check values of token keys: a wrong key is noticed before it gives every known device a second token."""
+"""The token keys in the database: a wrong key is noticed before it gives every known device a second token."""
 
-from loginpipe.common.errors import TokenKeyMismatchError
+from collections.abc import Mapping
+from typing import Any
+
+from loginpipe.common.errors import DatabaseError, TokenKeyMismatchError
 from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.statements import statement
+
+_NO_PRIVILEGE = "42501"
 
 
 def check_token_keys(connection: Connection, keys: TokenKeys) -> None:
@@ -51,3 +57,37 @@ def require_known_keys(connection: Connection, keys: TokenKeys) -> None:
             f"the current token key is version {keys.current}, and this database has tokens of version {newest} "
             f"already: give this machine the keys with version {newest}, and make that the current one"
         )
+
+
+def newest_key_version(connection: Connection) -> int:
+    """Return the highest version of the token key that tokens were made with; 0 where there are none."""
+    with transaction(connection) as cursor:
+        cursor.execute("SELECT coalesce(max(key_version), 0) FROM loginpipe.token_key_checks")
+        ((version,),) = cursor.fetchall()
+    return int(version)
+
+
+def recorded_versions(connection: Connection) -> tuple[int, ...] | None:
+    """Return the key versions that runs held so far; None where the role may not see them."""
+    rows = _visible(connection, "SELECT key_version FROM loginpipe.token_key_checks ORDER BY key_version")
+    return None if rows is None else tuple(version for (version,) in rows)
+
+
+def sealed_by_version(connection: Connection) -> Mapping[int | None, int] | None:
+    """Return key version → values in the vault, None as the version of those that an older masking made.
+
+    Reads every token of the vault. None where the role may not see tokens.
+    """
+    rows = _visible(connection, statement("sealed_values_by_version"))
+    return None if rows is None else dict(rows)
+
+
+def _visible(connection: Connection, query: str) -> list[tuple[Any, ...]] | None:
+    try:
+        with transaction(connection) as cursor:
+            cursor.execute(query)
+            return cursor.fetchall()
+    except DatabaseError as error:
+        if error.sqlstate == _NO_PRIVILEGE:
+            return None
+        raise
