@@ -54,11 +54,7 @@ def archived_day(cursor: Cursor, day: date) -> ArchivedDay | None:
 
 
 def begin_work_on_day(cursor: Cursor, day: date) -> None:
-    """Let nobody else archive or restore a day before this transaction ends.
-
-    Args:
-        cursor: at the beginning of its transaction.
-        day: the UTC date.
+    """Let nobody else archive or restore a day before this transaction, which it begins, ends.
 
     Raises:
         DatabaseError: somebody else is at work on it.
@@ -106,12 +102,7 @@ def mark_verified(cursor: Cursor, day: date, url: str, *, whole: bool) -> None:
 
 
 def mark_unchanged(cursor: Cursor, day: date) -> None:
-    """Record that a day's file was read back, and is the same as the table.
-
-    Args:
-        cursor: in the transaction that began the work on the day.
-        day: the UTC date.
-    """
+    """Record that a day's file, read back in the transaction of `begin_work_on_day`, is the same as the table."""
     cursor.execute(
         "UPDATE loginpipe.archived_days SET archived_at = clock_timestamp(), verified_at = clock_timestamp() "
         "WHERE day = %s",
@@ -157,12 +148,7 @@ class DayStanding:
 
 
 def standing_of_days(connection: Connection, *, today: date) -> list[DayStanding]:
-    """Return how each day before ``today`` stands, the oldest first: counts the whole table.
-
-    Args:
-        connection: with no transaction open.
-        today: the UTC date.
-    """
+    """Return how each day before ``today`` stands, the oldest first: counts the whole table."""
     with transaction(connection) as cursor:
         cursor.execute(statement("archive_standing"), {"today": today})
         return [DayStanding(*row) for row in cursor]
@@ -177,9 +163,7 @@ def content_in_table(cursor: Cursor, first: date, last: date) -> dict[date, tupl
 def archive_gap(connection: Connection, *, today: date) -> tuple[int, int, date | None]:
     """Count archived days, and those of them that were dropped; find the oldest of the last 30 that has no file.
 
-    Args:
-        connection: with no transaction open.
-        today: the UTC date; the day before it may still be on its way.
+    The day before ``today`` is left out: it may still be on its way.
     """
     with transaction(connection) as cursor:
         cursor.execute(statement("archive_gap"), {"today": today})
@@ -203,16 +187,7 @@ class Outlived:
 
 
 def outlived_months(connection: Connection, *, today: date, days: int) -> Outlived:
-    """Find the months that ended so many days ago, at least 29.
-
-    Args:
-        connection: with no transaction open.
-        today: the UTC date.
-        days: LOGINPIPE_RETENTION_DAYS.
-
-    Raises:
-        DatabaseError: the catalog cannot be read.
-    """
+    """Find the months that ended ``days`` days before ``today``, or 29 where that is more."""
     not_ours = in_turn(connection, partial(why_not_ours, table=USER_LOGINS), USER_LOGINS)
     if not_ours:
         return Outlived((), not_ours, 0)

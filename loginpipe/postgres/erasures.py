@@ -34,11 +34,7 @@ class Erased:
 
 
 def read_erased(connection: Connection) -> Erased:
-    """Read which users were erased.
-
-    Args:
-        connection: with no transaction open.
-    """
+    """Read which users were erased."""
     with transaction(connection) as cursor:
         cursor.execute("SELECT tombstone, erased_at, times FROM loginpipe.erased_users")
         rows = cursor.fetchall()

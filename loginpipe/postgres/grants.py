@@ -167,10 +167,9 @@ def _ours(name: str) -> bool:
 
 
 def grant_differences(connection: Connection) -> list[str]:
-    """Say in words how grants, roles and owners differ from what they should be, each with the mend.
+    """Say in words how grants, roles and owners of a migrated database differ from what they should be, with the mend.
 
-    Args:
-        connection: of any role, with no transaction open, to a migrated database.
+    Any role may ask.
     """
     with transaction(connection) as cursor:
         cursor.execute("SELECT quote_ident(current_database())")
@@ -206,11 +205,7 @@ class Standing:
 
 
 def standing(connection: Connection) -> Standing:
-    """Read what the connected role may do, whichever way it came by that.
-
-    Args:
-        connection: with no transaction open, to a migrated database.
-    """
+    """Read what the connected role may do in a migrated database, whichever way it came by that."""
     with transaction(connection) as cursor:
         cursor.execute(statement("standing"))
         [(role, superuser, owns, writes, opens, reads)] = cursor.fetchall()

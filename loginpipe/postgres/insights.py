@@ -52,12 +52,7 @@ class DayCounts:
 
 
 def refresh_duplicates(connection: Connection, table: str, day: date) -> DuplicatesOfDay:
-    """Compute one day of a table of duplicates anew, in one transaction.
-
-    Args:
-        connection: with no transaction open.
-        table: a key of `DUPLICATES`.
-        day: the UTC date.
+    """Compute one day of a table of duplicates, a key of `DUPLICATES`, anew, in one transaction.
 
     Raises:
         DatabaseError: the day is as it was.

@@ -48,12 +48,7 @@ def recorded_by(cursor: Cursor, run_id: str, incoming: str, sent_on: str) -> int
 
 
 def recorded(connection: Connection, message_ids: Sequence[str]) -> frozenset[str]:
-    """Return the ids of those messages that have an outcome, of whatever day.
-
-    Args:
-        connection: with no transaction open.
-        message_ids: by which the ledger knows them.
-    """
+    """Return the ids of those messages that have an outcome, of whatever day."""
     with transaction(connection) as cursor:
         cursor.execute(statement("recorded_messages"), (list(message_ids),))
         return frozenset(message_id for (message_id,) in cursor)
@@ -104,21 +99,13 @@ class DayBooks:
 
 
 def read_books(connection: Connection, first: date, last: date) -> Sequence[DayBooks] | None:
-    """Count both sides of some days, as of one moment; in days' order.
+    """Count both sides of the days from ``first`` to ``last``, as of one moment; in days' order.
 
     Reads the days' partitions of the ledger, and of ``user_logins`` whatever holds these days: partitions of whole
-    months, or all of an adopted table without an index on ``create_date``. Given up after five minutes.
-
-    Args:
-        connection: with no transaction open.
-        first: the first day, which the ledger still has.
-        last: the last one.
+    months, or all of an adopted table without an index on ``create_date``. The ledger must still have the first day.
 
     Returns:
-        The days; None where counting took too long.
-
-    Raises:
-        DatabaseError: they cannot be counted.
+        The days; None where counting took longer than five minutes.
     """
     try:
         with transaction(connection) as cursor:

@@ -262,9 +262,7 @@ def rows_in_default(connection: Connection, *tables: str) -> dict[str, int]:
 def stray_rows(connection: Connection, today: date) -> Mapping[str, int]:
     """Return how many rows the default partition of each table holds that a partition of their own should.
 
-    Args:
-        connection: with no transaction open.
-        today: the UTC date. What the ledger has of messages that it need not keep any more is left out.
+    What the ledger has of messages that it need not keep any more is left out.
     """
     with transaction(connection) as cursor:
         cursor.execute(statement("default_partition_rows"), {"ledger_begins": ledger_begins(today)})

@@ -91,16 +91,7 @@ class RecentRuns:
 
 
 def recent_runs(connection: Connection, queue: str, now: datetime) -> RecentRuns:
-    """Read what the runs on one queue have done of late; by index, whatever the number of runs so far.
-
-    Args:
-        connection: with no transaction open.
-        queue: its name.
-        now: the time, UTC.
-
-    Raises:
-        DatabaseError: they cannot be read.
-    """
+    """Read what the runs on one queue have done of late; by index, whatever the number of runs so far."""
     with transaction(connection) as cursor:
         cursor.execute(
             statement("recent_runs"),

@@ -16,10 +16,6 @@ def check_token_keys(connection: Connection, keys: TokenKeys) -> None:
 
     Versions above the current one are not used yet: a file may hold the next one before every machine has it.
 
-    Args:
-        connection: with no transaction open.
-        keys: the keys that new tokens are about to be made with.
-
     Raises:
         TokenKeyMismatchError: a version was used with another key before, or a newer version than the current one was.
     """
