@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from loginpipe.postgres.archive import ArchivedDay, archived_days
-from loginpipe.postgres.archive_standing import DayStanding, content_in_table, standing_of_days
+from loginpipe.postgres.archive import ArchivedDay, DayStanding, archived_days, content_in_table, standing_of_days
 from loginpipe.postgres.connections import Connection, transaction
 
 HASHED_DAYS = 3

@@ -8,7 +8,7 @@ from loginpipe.backup.manifest import Manifest, read_manifest, require_whole
 from loginpipe.backup.programs import RESTORE, require_program, run
 from loginpipe.common.errors import BackupError
 from loginpipe.postgres.connections import Connection, connect, place, transaction
-from loginpipe.postgres.grant_plan import planned
+from loginpipe.postgres.grants import planned
 
 
 def restore_backup(database_url: str, dump: Path) -> Manifest:

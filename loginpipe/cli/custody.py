@@ -57,7 +57,7 @@ def load_known_token_keys(settings: Settings, connection: "Connection") -> "Toke
         KeyFileError, TokenKeyMismatchError: they are not to be used.
     """
     from loginpipe.masking.keys import load_token_keys
-    from loginpipe.postgres.token_key_checks import require_known_keys
+    from loginpipe.postgres.token_keys import require_known_keys
 
     uri = required("token_keys", settings.token_keys, "the URI of the token keys, as in file:keys/token_keys.json")
     keys = load_token_keys(uri, production=settings.production)

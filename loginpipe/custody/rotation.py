@@ -18,10 +18,9 @@ from loginpipe.custody.rotation_tokens import still_there, tokens_to_rotate
 from loginpipe.custody.token_checks import TokenChecks, canonical, token_version
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import PREFIXES, TokenKeys
-from loginpipe.postgres.aliases import insert_aliases
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.erasures import hold_off_erasures
-from loginpipe.postgres.vault import insert_sealed, known_tokens
+from loginpipe.postgres.vault import insert_aliases, insert_sealed, known_tokens
 
 
 @dataclass

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 
 from loginpipe.common.errors import DatabaseError
 from loginpipe.ingest.process import Outcome
-from loginpipe.postgres.aliases import insert_aliases
 from loginpipe.postgres.batches import BatchRecord, Finished, finish_batches
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.erasures import ERASURE_LOCK
 from loginpipe.postgres.load import Inserted, insert_logins, insert_rejects
 from loginpipe.postgres.statements import statement
-from loginpipe.postgres.vault import insert_sealed
+from loginpipe.postgres.vault import insert_aliases, insert_sealed
 
 
 class UserErasedError(DatabaseError):

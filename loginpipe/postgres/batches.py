@@ -4,12 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
+from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.statements import statement
 
 KEPT_DAYS = 31
 """How long batches are kept one by one: ``loginpipe.drop_ledger_partition`` asks for those of 29 days. After that, sums
 by hour."""
+
+_FINISHED_WINDOW = timedelta(days=1)
+REJECTS_WINDOW = timedelta(hours=1)
+DELAYS_WINDOW = timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
@@ -109,3 +114,36 @@ def roll_up(connection: Connection, today: date) -> int:
                 return hours
             cursor.execute(statement("roll_up_batches"), {"hour": hour})
         hours += 1
+
+
+@dataclass(frozen=True)
+class RecentBatches:
+    """What batches of one queue came to of late: whether they are finished, what was rejected, how late logins are.
+
+    Attributes:
+        last_finished: when the newest batch was finished, of those recorded within a day; None where there is none.
+        received: messages taken within the last hour.
+        rejected: those of them that were rejected as bad.
+        delays: logins stored within the last 15 minutes, by delay: `loginpipe.logins.delays`.
+    """
+
+    last_finished: datetime | None
+    received: int
+    rejected: int
+    delays: tuple[int, ...]
+
+
+def recent_batches(connection: Connection, queue: str, now: datetime) -> RecentBatches:
+    """Read what batches of one queue came to of late; by index, whatever the number of batches so far."""
+    with transaction(connection) as cursor:
+        cursor.execute(
+            statement("recent_batches"),
+            {
+                "queue": queue,
+                "since": now - _FINISHED_WINDOW,
+                "rejects_since": now - REJECTS_WINDOW,
+                "delays_since": now - DELAYS_WINDOW,
+            },
+        )
+        ((last_finished, received, rejected, delays),) = cursor.fetchall()
+    return RecentBatches(last_finished, received, int(rejected), tuple(delays) or (0,) * (len(DELAY_BOUNDS) + 1))

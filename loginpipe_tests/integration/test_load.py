@@ -22,7 +22,7 @@ from loginpipe.masking.sealing import Sealed, seal
 from loginpipe.postgres.connections import Connection, connect
 from loginpipe.postgres.load import LoadCounts, load_logins
 from loginpipe.postgres.rejects import record_rejects
-from loginpipe.postgres.runs import Arrival, RunCounts, run_counts
+from loginpipe.postgres.batches import Arrival, RunCounts, run_counts
 from loginpipe_tests.conftest import KeyFiles
 from loginpipe_tests.wire import delivered, login
 

@@ -23,7 +23,7 @@ import yaml  # type: ignore[import-untyped]
 
 from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.postgres.connections import connect, transaction
-from loginpipe.postgres.runs import Arrival, close_run, open_run
+from loginpipe.postgres.batches import Arrival, close_run, open_run
 from loginpipe.postgres.statements import statement
 from loginpipe.sqs.dead_letters import redrive_policy
 from loginpipe_tests.conftest import Pipeline

@@ -25,7 +25,7 @@ from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.load import LoadCounts, load_logins
 from loginpipe.postgres.migrate import require_migrated
 from loginpipe.postgres.rejects import record_rejects
-from loginpipe.postgres.runs import Arrival
+from loginpipe.postgres.batches import Arrival
 from loginpipe.postgres.session import Session, is_passing
 from loginpipe_tests.conftest import KeyFiles
 from loginpipe_tests.wire import delivered, eventually, login

@@ -15,7 +15,7 @@ from loginpipe.monitoring.alerts.state import PENDING_MOST, Event, Outbox, State
 from loginpipe.monitoring.alerts.webhook import Webhook
 from loginpipe.monitoring.freshness import judge
 from loginpipe.monitoring.run_history import History
-from loginpipe.postgres.recent_runs import RecentRuns
+from loginpipe.postgres.batches import RecentBatches
 from loginpipe.sqs.depth import Depth
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -115,8 +115,8 @@ def test_a_cursor_that_is_none_is_a_new_beginning(cursor: str | None) -> None:
 EMPTY = Depth(0, 0, 0)
 
 
-def seen(depth: Depth = EMPTY, dead: Depth | None = None, runs: RecentRuns | None = None, failures: int = 0) -> Seen:
-    recent = runs or RecentRuns(NOW, 0, 0, NO_DELAYS)
+def seen(depth: Depth = EMPTY, dead: Depth | None = None, runs: RecentBatches | None = None, failures: int = 0) -> Seen:
+    recent = runs or RecentBatches(NOW, 0, 0, NO_DELAYS)
     fresh = judge(depth, last_finished=None, waiting_since=NOW - timedelta(hours=1), now=NOW, most=timedelta(minutes=9))
     return Seen(QueueSeen(depth, dead), recent, fresh, History(failures, NOW), {"only_tokens of masked_logins": True})
 
@@ -134,12 +134,12 @@ LIMITS = Limits(0.05, 900)
         (seen(failures=2), {"runs-failing"}),
         (seen(Depth(1, 0, 0)), {"stuck"}),
         (seen(Depth(1, 120_000, 0)), {"in-flight-stall"}),
-        (seen(runs=RecentRuns(NOW, 100, 5, NO_DELAYS)), set()),
-        (seen(runs=RecentRuns(NOW, 100, 6, NO_DELAYS)), {"reject-rate"}),
-        (seen(runs=RecentRuns(NOW, 19, 19, NO_DELAYS)), set()),
-        (seen(runs=RecentRuns(NOW, 0, 0, (*(0,) * 11, 20, 0, 0))), {"delay"}),
-        (seen(runs=RecentRuns(NOW, 0, 0, (*(0,) * 10, 20, 0, 0, 0))), set()),
-        (seen(runs=RecentRuns(NOW, 0, 0, (*(0,) * 13, 19))), set()),
+        (seen(runs=RecentBatches(NOW, 100, 5, NO_DELAYS)), set()),
+        (seen(runs=RecentBatches(NOW, 100, 6, NO_DELAYS)), {"reject-rate"}),
+        (seen(runs=RecentBatches(NOW, 19, 19, NO_DELAYS)), set()),
+        (seen(runs=RecentBatches(NOW, 0, 0, (*(0,) * 11, 20, 0, 0))), {"delay"}),
+        (seen(runs=RecentBatches(NOW, 0, 0, (*(0,) * 10, 20, 0, 0, 0))), set()),
+        (seen(runs=RecentBatches(NOW, 0, 0, (*(0,) * 13, 19))), set()),
     ],
     ids=[
         "nothing", "no dead letters", "dead letters", "one failure", "failures", "stuck", "stall", "some rejects",
@@ -153,7 +153,7 @@ def test_what_was_seen_makes_these_conditions(look: Seen, holds: set[str]) -> No
 
 
 def test_what_a_source_would_have_told_is_not_known_while_it_does_not_answer() -> None:
-    of_queue = Seen("away", RecentRuns(NOW, 0, 0, NO_DELAYS), None, History(), {})
+    of_queue = Seen("away", RecentBatches(NOW, 0, 0, NO_DELAYS), None, History(), {})
     of_runs = Seen(QueueSeen(Depth(5, 0, 0), None), "away", None, History(), {})
     known = {"queue-out-of-reach", "database-out-of-reach", "runs-failing"}
     assert set(conditions(of_queue, LIMITS)) == known | {"reject-rate", "delay"}

@@ -29,7 +29,7 @@ from loginpipe.masking.mask import MaskedBatch, MaskedLogins, mask_logins
 from loginpipe.masking.sealing import Sealed
 from loginpipe.masking.tokens import TokenKeys, derive_field_keys
 from loginpipe.postgres.contract import contract_differences
-from loginpipe.postgres.runs import RunCounts
+from loginpipe.postgres.batches import RunCounts
 from loginpipe.sqs.depth import Depth
 
 CLEAR_IP, CLEAR_DEVICE = "199.172.111.135", "593-47-5928"

@@ -11,7 +11,7 @@ from loginpipe.common.settings import load_settings
 from loginpipe.defs.metadata.groups import runbook_link
 from loginpipe.defs.resources import PostgresResource, SqsResource
 from loginpipe.monitoring.freshness import Freshness, judge, patience
-from loginpipe.postgres.recent_runs import recent_runs
+from loginpipe.postgres.batches import recent_batches
 
 FRESH = dg.AssetCheckKey(dg.AssetKey("user_logins_table"), "fresh")
 
@@ -88,7 +88,7 @@ def freshness_sensor(
 
 def _look(sqs: SqsResource, postgres: PostgresResource, waiting_since: datetime | None) -> Freshness:
     now = datetime.now(UTC)
-    recent = postgres.run(partial(recent_runs, queue=sqs.name, now=now))
+    recent = postgres.run(partial(recent_batches, queue=sqs.name, now=now))
     return judge(
         sqs.depth(),
         last_finished=recent.last_finished,

@@ -16,8 +16,8 @@ from loginpipe.defs.ingest.sensor import history_of
 from loginpipe.defs.monitoring.freshness import FRESH
 from loginpipe.monitoring.alerts.conditions import QueueSeen, Seen
 from loginpipe.monitoring.freshness import judge, patience
+from loginpipe.postgres.batches import RecentBatches, recent_batches
 from loginpipe.postgres.connections import require_verified_tls
-from loginpipe.postgres.recent_runs import RecentRuns, recent_runs
 from loginpipe.postgres.session import Session
 from loginpipe.sqs.client import open_queue
 from loginpipe.sqs.dead_letters import redrive_policy
@@ -41,7 +41,7 @@ def look(
         of_queue, of_runs = pool.submit(_queue, settings), pool.submit(_runs, settings, now)
         queue, runs = of_queue.result(), of_runs.result()
     freshness = None
-    if isinstance(queue, QueueSeen) and isinstance(runs, RecentRuns):
+    if isinstance(queue, QueueSeen) and isinstance(runs, RecentBatches):
         freshness = judge(
             queue.depth,
             last_finished=runs.last_finished,
@@ -63,13 +63,13 @@ def _queue(settings: Settings) -> QueueSeen | str:
         return str(error)
 
 
-def _runs(settings: Settings, now: datetime) -> RecentRuns | str:
+def _runs(settings: Settings, now: datetime) -> RecentBatches | str:
     try:
         url = database_url(settings)
         if settings.production:
             require_verified_tls(url)
         with closing(Session(url, patience_seconds=_PATIENCE_SECONDS)) as session:
-            return session.run(partial(recent_runs, queue=settings.queue_name, now=now))
+            return session.run(partial(recent_batches, queue=settings.queue_name, now=now))
     except (DatabaseError, SettingError) as error:
         return str(error)
 

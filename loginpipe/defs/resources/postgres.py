@@ -13,7 +13,7 @@ from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.connections import Connection, require_verified_tls
 from loginpipe.postgres.migrate import require_migrated
 from loginpipe.postgres.session import Session
-from loginpipe.postgres.token_key_checks import check_token_keys
+from loginpipe.postgres.token_keys import check_token_keys
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from loginpipe.monitoring.alerts.kinds import CHECK
 from loginpipe.monitoring.anomalies import DELAYED_MOST, delayed
 from loginpipe.monitoring.freshness import Freshness
 from loginpipe.monitoring.run_history import History
-from loginpipe.postgres.recent_runs import RecentRuns
+from loginpipe.postgres.batches import RecentBatches
 from loginpipe.sqs.depth import Depth
 
 # The run after one that failed finds out whether its cause has passed, as most have.
@@ -40,7 +40,7 @@ class Seen:
     """
 
     queue: QueueSeen | str
-    runs: RecentRuns | str
+    runs: RecentBatches | str
     freshness: Freshness | None
     history: History
     checks: Mapping[str, bool]

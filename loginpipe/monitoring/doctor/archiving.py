@@ -7,7 +7,7 @@ from loginpipe.archive.store import Stores
 from loginpipe.common.errors import LoginpipeError
 from loginpipe.common.settings import Settings
 from loginpipe.monitoring.doctor.warehouse import warehouse
-from loginpipe.postgres.archive_standing import archive_gap
+from loginpipe.postgres.archive import archive_gap
 
 
 def archive(settings: Settings) -> str:

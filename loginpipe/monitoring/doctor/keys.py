@@ -4,8 +4,7 @@ from loginpipe.common.settings import Settings, required
 from loginpipe.masking.compat_salt import load_compat
 from loginpipe.masking.keys import load_seal_keys, load_token_keys
 from loginpipe.monitoring.doctor.warehouse import warehouse
-from loginpipe.postgres.table_counts import newest_key_version
-from loginpipe.postgres.token_key_checks import require_known_keys
+from loginpipe.postgres.token_keys import newest_key_version, require_known_keys
 
 
 def token_keys(settings: Settings) -> str:

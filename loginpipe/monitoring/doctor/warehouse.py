@@ -9,12 +9,9 @@ from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import Settings
 from loginpipe.postgres.connections import Connection, connect, require_verified_tls, transaction
 from loginpipe.postgres.contract import contract_differences, user_logins_columns
-from loginpipe.postgres.grant_plan import WRITER
-from loginpipe.postgres.grants import grant_differences, standing
+from loginpipe.postgres.grants import WRITER, grant_differences, standing
 from loginpipe.postgres.migrate import HEAD, require_migrated
-from loginpipe.postgres.partition_plan import USER_LOGINS, Partition, coming
-from loginpipe.postgres.partitions import existing_partitions, why_not_ours
-from loginpipe.postgres.table_counts import stray_rows
+from loginpipe.postgres.partitions import USER_LOGINS, Partition, coming, existing_partitions, stray_rows, why_not_ours
 
 
 @contextmanager

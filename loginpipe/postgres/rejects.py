@@ -1,0 +1,48 @@
+"""Rejected messages, with their reasons, as they are found again: without their bodies."""
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.statements import statement
+
+
+@dataclass(frozen=True)
+class RejectFilter:
+    """Which rejects to look at; what is None does not narrow.
+
+    Attributes:
+        since, until: by the time they were sent, ``until`` excluded.
+        replayed: also those that were replayed before.
+    """
+
+    message_id: str | None = None
+    reason: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    replayed: bool = False
+    most: int | None = None
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A rejected message without its body. Reasons and fields belong together, element by element."""
+
+    message_id: str
+    sent_at: datetime
+    received_at: datetime
+    reasons: list[str]
+    fields: list[str]
+    replayed_at: datetime | None
+
+    @property
+    def faults(self) -> str:
+        """Each fault as ``field: reason``."""
+        return ", ".join(f"{field}: {reason}" for reason, field in zip(self.reasons, self.fields, strict=True))
+
+
+def find_rejects(connection: Connection, wanted: RejectFilter) -> list[Reject]:
+    """Return rejects, the newest first."""
+    with transaction(connection) as cursor:
+        cursor.execute(statement("rejected_messages"), asdict(wanted))
+        return [Reject(*row) for row in cursor]

@@ -1,0 +1,129 @@
+-- name: begin_batch
+-- Begin the transaction of a batch: say how many erasures there were, and what is recorded of this batch already.
+-- READ COMMITTED, since in the other isolation levels the last query would go on seeing what was there before the lock
+-- was waited for. The temporary tables are made once a connection, by whichever transaction comes first on it.
+SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+
+SET LOCAL client_min_messages = warning;
+
+CREATE TEMPORARY TABLE IF NOT EXISTS incoming_logins (
+    arrival integer NOT NULL,
+    message_id uuid NOT NULL,
+    sent_ms bigint NOT NULL,
+    user_id text NOT NULL,
+    device_type text NOT NULL,
+    masked_ip text NOT NULL,
+    masked_device_id text NOT NULL,
+    locale text,
+    app_version integer NOT NULL,
+    create_date date NOT NULL
+) ON COMMIT DELETE ROWS;
+
+CREATE TEMPORARY TABLE IF NOT EXISTS incoming_rejects (
+    message_id uuid NOT NULL,
+    sent_ms bigint NOT NULL,
+    sent_on date NOT NULL,
+    received_ms bigint NOT NULL,
+    reasons text[] NOT NULL,
+    fields text[] NOT NULL,
+    sealed_body bytea,
+    data_key_id uuid,
+    position smallint
+) ON COMMIT DELETE ROWS;
+
+SELECT pg_advisory_xact_lock_shared(%(lock)s);
+
+SELECT
+    (SELECT coalesce(sum(times), 0) FROM loginpipe.erased_users),
+    batch.rejected,
+    batch.inserted,
+    batch.duplicates,
+    batch.days,
+    batch.rows_by_day,
+    batch.delay_counts,
+    batch.delay_seconds
+FROM (VALUES (%(batch_id)s::uuid)) AS this (batch_id)
+LEFT JOIN loginpipe.batches AS batch USING (batch_id)
+
+-- name: insert_new_logins
+-- Insert what the ledger does not hold yet, and count the new rows by delay and day. The ledger decides: only messages
+-- that it did not hold become rows. Sorted, so that concurrent writers that meet the same messages wait for one another
+-- instead of deadlocking.
+WITH new_messages AS (
+    INSERT INTO loginpipe.ingested_messages (message_id, sent_on, batch_id)
+    SELECT message_id, create_date, %(batch_id)s
+    FROM incoming_logins
+    ORDER BY message_id, create_date
+    ON CONFLICT DO NOTHING
+    RETURNING message_id
+),
+new_logins AS (
+    SELECT incoming.*
+    FROM incoming_logins AS incoming
+    JOIN new_messages USING (message_id)
+),
+stored AS (
+    INSERT INTO public.user_logins (
+        user_id, device_type, masked_ip, masked_device_id, locale, app_version, create_date
+    )
+    SELECT user_id, device_type, masked_ip, masked_device_id, locale, app_version, create_date
+    FROM new_logins
+    -- As they arrived: a FIFO queue's order within a message group is kept.
+    ORDER BY arrival
+    RETURNING 1
+),
+-- now() would be when the transaction began, before it waited for others. Floating point: numeric is some times slower.
+delays AS (
+    SELECT create_date, greatest(extract(epoch FROM clock_timestamp())::float8 - sent_ms / 1000::float8, 0) AS seconds
+    FROM new_logins
+)
+SELECT width_bucket(seconds, %(bounds)s::float8[]), create_date, count(*), sum(seconds), (SELECT count(*) FROM stored)
+FROM delays
+GROUP BY 1, 2
+
+-- name: recorded_messages
+-- Find which messages the ledger holds. By the id alone, the first column of each partition's key. The days decide
+-- nothing: SQS dates a dead letter of a FIFO queue anew.
+SELECT ledger.message_id::text
+FROM loginpipe.ingested_messages AS ledger
+WHERE ledger.message_id = ANY (%s::uuid[])
+
+-- name: books_by_day
+-- Count ledger, rejects and rows by day, all as of one moment: each load, and each recording of rejects, writes both
+-- sides at once, so that a day that is not over can be compared too.
+WITH ledger AS (
+    SELECT sent_on AS day, count(*) AS messages
+    FROM loginpipe.ingested_messages
+    WHERE sent_on BETWEEN %(first)s AND %(last)s
+    GROUP BY sent_on
+),
+rejected AS (
+    SELECT (sent_at AT TIME ZONE 'UTC')::date AS day, count(*) AS messages
+    FROM loginpipe.rejected_messages
+    -- Indexed. A message is received after it was sent, a day being for clocks that differ.
+    WHERE received_at >= (%(first)s::timestamp - interval '1 day') AT TIME ZONE 'UTC'
+        AND (sent_at AT TIME ZONE 'UTC')::date BETWEEN %(first)s AND %(last)s
+    GROUP BY 1
+),
+stored AS (
+    SELECT create_date AS day, count(*) AS logins
+    FROM public.user_logins
+    WHERE create_date BETWEEN %(first)s AND %(last)s
+    GROUP BY create_date
+)
+SELECT
+    day::date,
+    coalesce(ledger.messages, 0),
+    coalesce(rejected.messages, 0),
+    coalesce(stored.logins, 0),
+    EXISTS (SELECT FROM loginpipe.erased_users WHERE erased_at >= day AT TIME ZONE 'UTC'),
+    coalesce(day > (
+        SELECT least(
+            (SELECT min(recorded_at) FROM loginpipe.batches), (SELECT min(hour) FROM loginpipe.batch_hours)
+        ) AT TIME ZONE 'UTC'
+    ), false)
+FROM generate_series(%(first)s::timestamp, %(last)s::timestamp, interval '1 day') AS every (day)
+LEFT JOIN ledger USING (day)
+LEFT JOIN rejected USING (day)
+LEFT JOIN stored USING (day)
+ORDER BY day
