@@ -14,3 +14,6 @@ USER_LOGINS_COLUMNS: tuple[tuple[str, str], ...] = (
     ("create_date", "date"),
 )
 """Name and Postgres type (as ``format_type`` prints it) of each column, in order."""
+
+COLUMN_NAMES = tuple(name for name, _ in USER_LOGINS_COLUMNS)
+"""Their names alone."""

@@ -10,6 +10,7 @@ from typing import Any, Final
 import pandas as pd
 
 from loginpipe.logins.canonical import address_text, canonical_address, canonical_device_id
+from loginpipe.logins.user_logins import COLUMN_NAMES
 from loginpipe.masking.compat import CompatMasking, received
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import TokenKeys, token_pattern
@@ -17,7 +18,8 @@ from loginpipe.masking.tokens import TokenKeys, token_pattern
 MASKED_COLUMNS: Mapping[str, str] = {"masked_ip": "ip", "masked_device_id": "device_id"}
 """Masked column → the field whose tokens it holds."""
 
-_KEPT = ("message_id", "user_id", "device_type", "locale", "app_version")
+# As validated: the others are made here.
+_KEPT = ("message_id", *(name for name in COLUMN_NAMES if name not in {*MASKED_COLUMNS, "create_date"}))
 
 _EPOCH = date(1970, 1, 1)
 _DAY_MS = 86_400_000

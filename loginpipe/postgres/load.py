@@ -11,6 +11,7 @@ from typing import Any
 from loginpipe.common.errors import SchemaError
 from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.logins.splitting import Reject
+from loginpipe.logins.user_logins import COLUMN_NAMES
 from loginpipe.masking.mask import MaskedLogins, utc_dates
 from loginpipe.masking.sealing import Sealed
 from loginpipe.postgres.connections import Cursor
@@ -18,10 +19,7 @@ from loginpipe.postgres.copy import copy_rows
 from loginpipe.postgres.statements import statement
 from loginpipe.postgres.vault import insert_data_keys
 
-_LOGIN_COLUMNS = (
-    "message_id", "sent_ms", "user_id", "device_type", "masked_ip", "masked_device_id", "locale", "app_version",
-    "create_date",
-)  # fmt: skip
+_LOGIN_COLUMNS = ("message_id", "sent_ms", *COLUMN_NAMES)
 _REJECT_COLUMNS = (
     "message_id", "sent_ms", "sent_on", "received_ms", "reasons", "fields", "sealed_body", "data_key_id", "position",
 )  # fmt: skip
