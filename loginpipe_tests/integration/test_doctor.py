@@ -258,7 +258,7 @@ def test_runs_that_nothing_deletes_are_a_warning(pipeline: Pipeline, dagster_url
         warned = found()["Dagster's old runs"]
         assert warned.well
         assert warned.says.startswith("warning: ")
-        assert "runs are much older than the 14 days of LOGINPIPE_KEEP_RUNS_DAYS" in warned.says
+        assert "runs are older than the 14 days of LOGINPIPE_KEEP_RUNS_DAYS" in warned.says
         schedule = switched("prune_dagster_storage_daily", InstigatorStatus.STOPPED, InstigatorType.SCHEDULE)
         dagster.schedule_storage.add_instigator_state(schedule)
         assert "prune_dagster_storage_daily is off" in found()["Dagster's old runs"].says

@@ -142,8 +142,6 @@ class _PrintedLogs:
                 self._manager.delete_logs(prefix=[run_id])
             except Exception as error:  # noqa: BLE001  each kind of manager has errors of its own
                 self._failed = True
-                self._context.log.warning(
-                    "what runs have printed cannot be deleted (%s); see %s",
-                    type(error).__name__,
-                    runbook("dagsters-storage-grows"),
+                self._context.log.info(
+                    "what runs have printed was not deleted (%s); see %s", type(error).__name__, runbook("old-runs")
                 )

@@ -55,8 +55,8 @@ def old_runs_of(settings: Settings) -> str:
         return f"warning: {says}; {PRUNING_SCHEDULE} is off, so runs are never deleted: switch it on under Automation"
     if any(not run.needed for run in overdue):
         return (
-            f"warning: {says}; runs are much older than the {settings.keep_runs_days} days of LOGINPIPE_KEEP_RUNS_DAYS: see "
-            f"the newest run of prune_dagster_storage, and that {PRUNING_SCHEDULE} ticks"
+            f"warning: {says}; runs are older than the {settings.keep_runs_days} days of LOGINPIPE_KEEP_RUNS_DAYS: "
+            f"see the newest run of prune_dagster_storage, and that {PRUNING_SCHEDULE} ticks"
         )
     return says
 
