@@ -25,6 +25,7 @@ with imports_that_stay():
     from loginpipe.defs.insights.sensor import insights_job, insights_sensor
     from loginpipe.defs.maintenance.daily_checks import DAILY_CHECKS, check_job, check_schedule
     from loginpipe.defs.maintenance.partitions import maintain_partitions, maintenance_schedule
+    from loginpipe.defs.maintenance.storage import prune_dagster_storage, pruning_schedule
     from loginpipe.defs.metadata.groups import RUNBOOK_SECTIONS, runbook_link
     from loginpipe.defs.monitoring.alerts import alert_sensor
     from loginpipe.defs.monitoring.freshness import fresh, freshness_sensor
@@ -60,6 +61,7 @@ def build_definitions(
             ingest_job(settings),
             insights_job(),
             maintain_partitions,
+            prune_dagster_storage,
             check_job(),
             archive_logins,
             drop_archived_partitions,
@@ -67,6 +69,7 @@ def build_definitions(
         schedules=[
             ingest_schedule,
             maintenance_schedule,
+            pruning_schedule,
             check_schedule,
             archive_closed_days,
             drop_archived_partitions_daily,

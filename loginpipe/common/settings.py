@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     archive_url: str | None = None
     retention_days: int | None = Field(default=None, ge=1)
+    keep_runs_days: int = Field(default=14, ge=1)
 
     @field_validator("queue")
     @classmethod

@@ -1,6 +1,7 @@
 """`loginpipe doctor` on real services: well as things are, and what is wrong with its mend where they are not."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -77,6 +78,7 @@ def test_as_things_are_every_line_is_well_and_the_command_exits_with_0(
     assert words["masking"] == "hmac-sha256: tokens"
     assert words["clocks"] == "this machine's is within 30 s of that of the database and of SQS"
     assert words["Dagster's daemon"].startswith("has never run on this storage")
+    assert words["Dagster's old runs"] == "nothing yet"
     assert words["what starts runs"] == "queue_depth_sensor is on"
     assert words["freshness"].startswith("not judged yet")
     assert words["alerts"].startswith("off: ")
@@ -224,6 +226,44 @@ def test_a_daemon_that_fell_silent_and_a_sensor_that_was_switched_off_are_named(
         assert found()["what starts runs"].says == "ingest_logins_every_five_minutes is on"
 
 
+def ran(dagster: DagsterPostgresStorage, run_id: str, *, days_ago: float, events: int = 2) -> None:
+    """A run as Dagster writes one, that ended some days ago, with so many lines."""
+    at = datetime.now(UTC) - timedelta(days=days_ago)
+    run = dg.DagsterRun("ingest_logins", run_id=run_id, status=dg.DagsterRunStatus.SUCCESS)
+    dagster.run_storage.add_run(run)
+    url = dagster.postgres_url.replace("+psycopg2", "")
+    execute(
+        url, f"UPDATE runs SET end_time = {at.timestamp()}, update_timestamp = '{at:%F %T}' WHERE run_id = '{run_id}'"
+    )
+    for _ in range(events):
+        dagster.event_log_storage.store_event(dg.EventLogEntry(None, 20, "a line", run_id, at.timestamp()))
+
+
+def test_what_dagster_keeps_is_shown_with_its_growth(pipeline: Pipeline, dagster_url: str) -> None:
+    with storage(dagster_url) as dagster:
+        ran(dagster, str(uuid4()), days_ago=13)
+        ran(dagster, str(uuid4()), days_ago=0.5, events=3)
+        day = datetime.now(UTC) - timedelta(days=13)
+        assert re.fullmatch(
+            rf"[\d.]+ MB with 2 runs, the oldest of {day:%F}, and 5 events; of the last day 3 events, about [\d.]+ MB",
+            found()["Dagster's old runs"].says,
+        )
+
+
+def test_runs_that_nothing_deletes_are_a_warning(pipeline: Pipeline, dagster_url: str) -> None:
+    with storage(dagster_url) as dagster:
+        ran(dagster, str(uuid4()), days_ago=16)
+        assert not found()["Dagster's old runs"].says.startswith("warning"), "tonight's pruning is still to come"
+        ran(dagster, str(uuid4()), days_ago=18)
+        warned = found()["Dagster's old runs"]
+        assert warned.well
+        assert warned.says.startswith("warning: ")
+        assert "runs are older than the 14 days of LOGINPIPE_KEEP_RUNS_DAYS" in warned.says
+        schedule = switched("prune_dagster_storage_daily", InstigatorStatus.STOPPED, InstigatorType.SCHEDULE)
+        dagster.schedule_storage.add_instigator_state(schedule)
+        assert "prune_dagster_storage_daily is off" in found()["Dagster's old runs"].says
+
+
 def test_freshness_is_what_the_sensor_reported_last(pipeline: Pipeline, dagster_url: str) -> None:
     def reported(passed: bool) -> None:
         with storage(dagster_url) as dagster, dg.DagsterInstance.ephemeral() as instance:
@@ -250,5 +290,5 @@ def test_freshness_is_what_the_sensor_reported_last(pipeline: Pipeline, dagster_
 def test_a_storage_that_is_not_set_fails_each_line_that_needs_it_and_no_other(pipeline: Pipeline) -> None:
     lines = found()
     assert {what for what, finding in lines.items() if not finding.well} == {
-        "Dagster's storage", "Dagster's daemon", "what starts runs", "freshness",
+        "Dagster's storage", "Dagster's old runs", "Dagster's daemon", "what starts runs", "freshness",
     }  # fmt: skip

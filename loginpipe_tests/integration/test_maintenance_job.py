@@ -35,7 +35,8 @@ def test_on_a_database_that_has_them_all_there_is_nothing_to_do(pipeline: Pipeli
     found = report(result)
     assert (found["created"], found["dropped"]) == ([], [])
     assert found["rows_in_default_partitions"] == {LEDGER: 0, USER_LOGINS: 0}
-    assert "created 0 partitions, dropped 0" in logged(pipeline, result)
+    assert found["hours_rolled_up"] == 0
+    assert "created 0 partitions, dropped 0; summed up the batches of 0 hours" in logged(pipeline, result)
 
 
 def test_what_is_missing_is_made_and_what_is_expired_is_dropped(pipeline: Pipeline) -> None:
@@ -63,16 +64,36 @@ def test_what_was_recorded_of_late_under_an_expired_day_outlives_its_partition(p
     """A reject that is replayed after a month keeps the day of its first sending, and can come twice."""
     day = (today() - timedelta(days=40)).date()
     partition = f"loginpipe.ingested_messages_{day:y%Ym%md%d}"
-    run_id, message, old = (str(uuid4()) for _ in range(3))
+    batch_id, message, old = (str(uuid4()) for _ in range(3))
     execute(
         as_role(pipeline.database_url, OWNER),
         f"CREATE TABLE {partition} PARTITION OF {LEDGER} FOR VALUES FROM ('{day}') TO ('{day + timedelta(days=1)}')",
-        f"INSERT INTO loginpipe.ingest_runs (run_id, queue, started_at) VALUES ('{run_id}', 'queue', now())",
-        f"INSERT INTO {LEDGER} VALUES ('{message}', '{day}', '{run_id}'), ('{old}', '{day}', '{old}')",
+        f"INSERT INTO loginpipe.batches (batch_id, queue, started_at) VALUES ('{batch_id}', 'queue', now())",
+        f"INSERT INTO {LEDGER} VALUES ('{message}', '{day}', '{batch_id}'), ('{old}', '{day}', '{old}')",
     )
     assert report(run(pipeline))["dropped"] == [partition]
-    found = pipeline.rows(f"SELECT message_id::text, sent_on, run_id::text, tableoid::regclass::text FROM {LEDGER}")
-    assert found == [(message, day, run_id, "loginpipe.ingested_messages_default")]
+    found = pipeline.rows(f"SELECT message_id::text, sent_on, batch_id::text, tableoid::regclass::text FROM {LEDGER}")
+    assert found == [(message, day, batch_id, "loginpipe.ingested_messages_default")]
+
+
+def test_batches_that_are_old_become_the_sums_of_their_hours(pipeline: Pipeline) -> None:
+    midnight = today().replace(hour=0, minute=0, second=0, microsecond=0)
+    old, kept = midnight - timedelta(days=40), midnight - timedelta(days=31)
+    batches = [old, old + timedelta(minutes=59), old + timedelta(hours=1), kept, midnight]
+    execute(
+        pipeline.database_url,
+        *(
+            "INSERT INTO loginpipe.batches (batch_id, queue, started_at, recorded_at, received, inserted) "
+            f"VALUES (gen_random_uuid(), 'queue', '{at}', '{at}', 3, 2)"
+            for at in batches
+        ),
+    )
+    assert report(run(pipeline))["hours_rolled_up"] == 2
+    sums = "SELECT hour, batches, received, inserted FROM loginpipe.batch_hours ORDER BY hour"
+    assert pipeline.rows(sums) == [(old, 2, 6, 4), (old + timedelta(hours=1), 1, 3, 2)]
+    left = "SELECT recorded_at FROM loginpipe.batches ORDER BY recorded_at"
+    assert pipeline.rows(left) == [(kept,), (midnight,)]
+    assert report(run(pipeline))["hours_rolled_up"] == 0
 
 
 def test_rows_that_no_partition_covers_are_counted(pipeline: Pipeline) -> None:

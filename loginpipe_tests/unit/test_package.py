@@ -284,6 +284,7 @@ def test_the_checks_are_these_and_one_of_them_blocks() -> None:
 def test_the_jobs_are_these_and_run_in_one_process() -> None:
     jobs = {job.name: job for job in definitions().resolve_all_job_defs() if job.name != "__ASSET_JOB"}
     assert set(jobs) == {"ingest_logins", "refresh_insights", "maintain_partitions", "check_tables"} | {
+        "prune_dagster_storage",
         "archive_logins",
         "drop_archived_partitions",
     }
@@ -319,6 +320,7 @@ def test_the_sensor_runs_from_the_start_and_the_schedule_that_would_double_it_do
     assert {(s.name, s.default_status.value, s.job_name, s.cron_schedule) for s in definitions().schedules or []} == {
         ("ingest_logins_every_five_minutes", "STOPPED", "ingest_logins", "*/5 * * * *"),
         ("maintain_partitions_daily", "RUNNING", "maintain_partitions", "15 0 * * *"),
+        ("prune_dagster_storage_daily", "RUNNING", "prune_dagster_storage", "45 0 * * *"),
         ("check_tables_daily", "RUNNING", "check_tables", "30 1 * * *"),
         ("archive_closed_days", "RUNNING", "archive_logins", "0 2 * * *"),
         ("drop_archived_partitions_daily", "RUNNING", "drop_archived_partitions", "30 3 * * *"),

@@ -58,6 +58,7 @@ def test_without_any_variable_the_settings_are_the_documented_defaults() -> None
         "runbook_url": "docs/operations.md",
         "archive_url": None,
         "retention_days": None,
+        "keep_runs_days": 14,
         "log_level": "INFO",
     }
 
@@ -86,6 +87,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         runbook_url="https://docs.example.com/runbook",
         archive_url="s3://bucket/prefix",
         retention_days="400",
+        keep_runs_days="7",
         log_level="DEBUG",
     )
     assert load_settings().model_dump() == {
@@ -110,6 +112,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         "runbook_url": "https://docs.example.com/runbook",
         "archive_url": "s3://bucket/prefix",
         "retention_days": 400,
+        "keep_runs_days": 7,
         "log_level": "DEBUG",
     }
 
@@ -166,6 +169,7 @@ WRONG = [
     ("batch_messages", "10_000.5"),
     ("batch_messages", "geheim"),
     ("batch_messages", "9" * 5000),
+    ("keep_runs_days", "0"),
     ("batch_seconds", "0"),
     ("batch_seconds", "-1"),
     ("batch_seconds", "3600.1"),

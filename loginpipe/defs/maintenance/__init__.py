@@ -1,1 +1,1 @@
-"""Daily work on the tables: partitions, and checks that look at whole days."""
+"""Daily work: partitions, checks that look at whole days, and the pruning of Dagster's storage."""

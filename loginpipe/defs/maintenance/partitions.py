@@ -1,4 +1,4 @@
-"""The partitions of the tables: made ahead, dropped when no queue can bring anything for them any more."""
+"""The partitions of the tables: made ahead, dropped when no queue can bring anything for them any more; old batches."""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -6,29 +6,44 @@ from functools import partial
 import dagster as dg
 
 from loginpipe.defs.resources import PostgresResource
+from loginpipe.postgres.batches import KEPT_DAYS, roll_up
 from loginpipe.postgres.partitions import maintain
 
 
 @dg.op
 def create_and_drop_partitions(context: dg.OpExecutionContext, postgres: PostgresResource) -> None:
-    """Create the coming partitions, and drop the ledger's that are older than any message on a queue can be."""
-    result = postgres.run(partial(maintain, today=datetime.now(UTC).date()))
-    context.log.info("created %d partitions, dropped %d", len(result.created), len(result.dropped))
+    """Create the coming partitions, and drop the ledger's that are older than any message on a queue can be.
+
+    Batches that nothing reads one by one any more become sums.
+    """
+    today = datetime.now(UTC).date()
+    result = postgres.run(partial(maintain, today=today))
+    hours = postgres.run(partial(roll_up, today=today))
+    context.log.info(
+        "created %d partitions, dropped %d; summed up the batches of %d hours",
+        len(result.created),
+        len(result.dropped),
+        hours,
+    )
     context.add_output_metadata(
         {
             "created": dg.MetadataValue.json(result.created),
             "dropped": dg.MetadataValue.json(result.dropped),
             "left_alone": dg.MetadataValue.json(result.left_alone),
             "rows_in_default_partitions": dg.MetadataValue.json(result.rows_in_default),
+            "hours_rolled_up": hours,
         }
     )
 
 
 @dg.job(
-    description="Creates the coming partitions of user_logins and of the ledger; drops the ledger's expired ones.",
+    description=(
+        "Creates the coming partitions of user_logins and of the ledger; drops the ledger's expired ones. Replaces "
+        f"batches older than {KEPT_DAYS} days by the sums of their hours."
+    ),
 )
 def maintain_partitions() -> None:
-    """Partitions, once a day."""
+    """Partitions and batches, once a day."""
     create_and_drop_partitions()
 
 

@@ -1,22 +1,29 @@
 """What `doctor` looks at in Dagster's storage: the daemon, what starts runs, and what freshness_sensor has reported."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from loginpipe.common.errors import DatabaseError, LoginpipeError
 from loginpipe.common.settings import Settings
+from loginpipe.defs.maintenance.storage import PRUNING_SCHEDULE
 from loginpipe.postgres.connections import connect, transaction
+from loginpipe.postgres.dagster_storage import Cutoffs, needed, old_runs, usage
 
 if TYPE_CHECKING:
+    from dagster._core.scheduler.instigation import InstigatorState
     from dagster_postgres import DagsterPostgresStorage
 
 # The daemon's parts are heard of every half minute.
 _SILENT_MOST = timedelta(minutes=5)
 # freshness_sensor reports once an hour at least.
 _UNREPORTED_MOST = timedelta(hours=2)
+# A day's pruning may be still to come, and one may have failed.
+_UNPRUNED_MOST = timedelta(days=3)
+# Old runs looked through for one that should be gone: those that hold the newest of something come first, one a day.
+_OLD_RUNS = 5_000
 _PARTS = ("SENSOR", "SCHEDULER", "QUEUED_RUN_COORDINATOR", "MONITORING")
 _SENSOR = "queue_depth_sensor"
 _SCHEDULE = "ingest_logins_every_five_minutes"
@@ -27,6 +34,31 @@ def storage(_: Settings) -> str:
     """Look whether Dagster's storage can be reached."""
     with closing(connect(_url().replace("+psycopg2", "", 1))):
         return "reachable"
+
+
+def old_runs_of(settings: Settings) -> str:
+    """Look how much the storage holds, by how much it grows, and whether old runs are deleted from it."""
+    with _storage() as storage:
+        if storage is None:
+            return "nothing yet"
+        states = storage.schedule_storage.all_instigator_state()
+    with closing(connect(_url().replace("+psycopg2", "", 1))) as connection:
+        held = usage(connection)
+        cutoffs = Cutoffs.of(datetime.now(UTC) - _UNPRUNED_MOST, settings.keep_runs_days)
+        overdue = old_runs(connection, cutoffs, needed(connection), limit=_OLD_RUNS)
+    oldest = f", the oldest of {held.oldest:%Y-%m-%d}" if held.oldest else ""
+    says = (
+        f"{_megabytes(held.size)} with {held.runs:,} runs{oldest}, and {held.events:,} events; of the last day "
+        f"{held.events_of_a_day:,} events, about {_megabytes(held.bytes_a_day)}"
+    )
+    if _off(states, PRUNING_SCHEDULE):
+        return f"warning: {says}; {PRUNING_SCHEDULE} is off, so runs are never deleted: switch it on under Automation"
+    if any(not run.needed for run in overdue):
+        return (
+            f"warning: {says}; runs are older than the {settings.keep_runs_days} days of LOGINPIPE_KEEP_RUNS_DAYS: "
+            f"see the newest run of prune_dagster_storage, and that {PRUNING_SCHEDULE} ticks"
+        )
+    return says
 
 
 def daemon(_: Settings) -> str:
@@ -79,11 +111,22 @@ def freshness(_: Settings) -> str:
 
 DAGSTER_CHECKS = {
     "Dagster's storage": storage,
+    "Dagster's old runs": old_runs_of,
     "Dagster's daemon": daemon,
     "what starts runs": automation,
     "freshness": freshness,
 }
 """What to give `loginpipe.monitoring.doctor.examine`."""
+
+
+def _off(states: "Iterable[InstigatorState]", name: str) -> bool:
+    """Whether a schedule that is on by itself was switched off by a person."""
+    found = {state.status.value for state in states if state.instigator_name == name}
+    return found == {"STOPPED"}
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
 
 
 def _url() -> str:

@@ -1,0 +1,147 @@
+"""Dagster's own storage: runs that are old are deleted, with their events and what they printed."""
+
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from loginpipe.common.errors import LoginpipeError
+from loginpipe.common.runbook import runbook
+from loginpipe.common.settings import Settings
+from loginpipe.postgres.connections import Connection, connect
+from loginpipe.postgres.dagster_storage import (
+    Cutoffs,
+    delete_evaluations,
+    delete_runs,
+    needed,
+    old_runs,
+    prepare,
+)
+
+# Runs a transaction: some ten thousand events.
+_RUNS_AT_ONCE = 200
+# What one execution does at most; the next day's goes on from there.
+_MAX_RUNS = 50_000
+_MAX_SECONDS = 1_800
+# Each line of progress is a row in the storage that is made smaller here.
+_PROGRESS_SECONDS = 30
+
+
+@dataclass
+class _Counts:
+    runs: int = 0
+    events: int = 0
+    evaluations: int = 0
+    kept: int = 0
+    more: bool = False
+
+
+@dg.op
+def delete_old_runs(context: dg.OpExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
+    """Delete runs that ended long enough ago, with their events and what they printed.
+
+    Raises:
+        LoginpipeError: Dagster's storage is not in Postgres.
+        SchemaError: it has other tables than are known here.
+        DatabaseError: a statement failed; what was deleted before stays deleted.
+    """
+    cutoffs = Cutoffs.of(datetime.now(UTC), settings.keep_runs_days)
+    with closing(connect(_url(context.instance))) as connection:
+        counts = _delete(context, connection, cutoffs)
+    context.log.info("deleted %d runs with %d events", counts.runs, counts.events)
+    if counts.more:
+        context.log.info("more are old enough: the next execution deletes them")
+    context.add_output_metadata(
+        {
+            "runs": counts.runs,
+            "events": counts.events,
+            "check_evaluations": counts.evaluations,
+            "kept_as_newest": counts.kept,
+            "more_to_delete": counts.more,
+        }
+    )
+
+
+@dg.job(
+    description=(
+        "Deletes runs older than LOGINPIPE_KEEP_RUNS_DAYS from Dagster's storage, with their events and what they "
+        "printed; failed and cancelled ones after 30 days. What holds the newest materialization of an asset or "
+        "partition, or the newest evaluation of a check, stays."
+    ),
+    tags={"dagster/max_runtime": "3600"},
+)
+def prune_dagster_storage() -> None:
+    """Old runs, once a day."""
+    delete_old_runs()
+
+
+PRUNING_SCHEDULE = "prune_dagster_storage_daily"
+
+pruning_schedule = dg.ScheduleDefinition(
+    name=PRUNING_SCHEDULE,
+    job=prune_dagster_storage,
+    cron_schedule="45 0 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Once a day: Dagster itself deletes no run.",
+)
+
+
+def _url(instance: dg.DagsterInstance) -> str:
+    from dagster_postgres import PostgresEventLogStorage
+
+    storage = instance.event_log_storage
+    if not isinstance(storage, PostgresEventLogStorage):
+        raise LoginpipeError("Dagster's storage is not in Postgres, so nothing is deleted: see dagster.yaml")
+    return storage.postgres_url.replace("+psycopg2", "", 1)
+
+
+def _delete(context: dg.OpExecutionContext, connection: Connection, cutoffs: Cutoffs) -> _Counts:
+    prepare(connection)
+    stays = needed(connection)
+    logs = _PrintedLogs(context)
+    counts = _Counts()
+    began = logged = time.monotonic()
+    after = 0
+    while old := old_runs(connection, cutoffs, stays, after=after, limit=_RUNS_AT_ONCE):
+        after = old[-1].id
+        run_ids = [run.run_id for run in old if not run.needed]
+        counts.kept += len(old) - len(run_ids)
+        if run_ids:
+            # First: what a deleted run has printed would be found by nothing any more.
+            logs.delete(run_ids)
+            runs, events = delete_runs(connection, run_ids)
+            counts.runs += runs
+            counts.events += events
+        if counts.runs >= _MAX_RUNS or time.monotonic() - began >= _MAX_SECONDS:
+            counts.more = True
+            break
+        if time.monotonic() - logged >= _PROGRESS_SECONDS:
+            logged = time.monotonic()
+            context.log.info("so far: deleted %d runs with %d events", counts.runs, counts.events)
+    counts.evaluations = delete_evaluations(connection, cutoffs.succeeded, stays)
+    return counts
+
+
+class _PrintedLogs:
+    """What runs have printed, wherever ``compute_logs`` of ``dagster.yaml`` keeps it."""
+
+    def __init__(self, context: dg.OpExecutionContext) -> None:
+        self._context = context
+        self._manager = context.instance.compute_log_manager
+        self._failed = False
+
+    def delete(self, run_ids: list[str]) -> None:
+        """Delete it, until that fails: a bucket that refuses it has a lifecycle rule, and the runs go all the same."""
+        for run_id in run_ids:
+            if self._failed:
+                return
+            try:
+                self._manager.delete_logs(prefix=[run_id])
+            except Exception as error:  # noqa: BLE001  each kind of manager has errors of its own
+                self._failed = True
+                self._context.log.info(
+                    "what runs have printed was not deleted (%s); see %s", type(error).__name__, runbook("old-runs")
+                )

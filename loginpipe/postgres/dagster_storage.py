@@ -1,0 +1,206 @@
+"""Dagster's own storage in Postgres, by SQL: what it holds, and the deletion of old runs.
+
+``docs/decisions.md`` has the reason why this is not left to Dagster's API.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from loginpipe.common.errors import SchemaError
+from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.statements import statement
+
+FAILED_RUNS_DAYS = 30
+"""How long runs that failed or were cancelled are kept at least: someone may ask what went wrong last month."""
+
+# What the statements here name, with the type of each column.
+_COLUMNS = {
+    ("runs", "id"): "bigint",
+    ("runs", "run_id"): "character varying",
+    ("runs", "status"): "character varying",
+    ("runs", "end_time"): "double precision",
+    ("runs", "update_timestamp"): "timestamp without time zone",
+    ("run_tags", "run_id"): "character varying",
+    ("event_logs", "id"): "bigint",
+    ("event_logs", "run_id"): "character varying",
+    ("event_logs", "dagster_event_type"): "text",
+    ("event_logs", "timestamp"): "timestamp without time zone",
+    ("event_logs", "asset_key"): "text",
+    ("event_logs", "partition"): "text",
+    ("asset_event_tags", "event_id"): "bigint",
+    ("asset_keys", "last_run_id"): "character varying",
+    ("asset_check_executions", "id"): "bigint",
+    ("asset_check_executions", "asset_key"): "text",
+    ("asset_check_executions", "check_name"): "text",
+    ("asset_check_executions", "partition"): "text",
+    ("asset_check_executions", "run_id"): "character varying",
+    ("asset_check_executions", "execution_status"): "character varying",
+    ("asset_check_executions", "evaluation_event_storage_id"): "bigint",
+    ("asset_check_executions", "create_timestamp"): "timestamp without time zone",
+    ("concurrency_slots", "run_id"): "text",
+    ("pending_steps", "run_id"): "text",
+}
+# What waits for a lock blocks whoever wants that lock after it.
+_LOCK_TIMEOUT = "5s"
+# Rows that one transaction goes through.
+_ROWS = 5_000
+
+
+@dataclass(frozen=True)
+class Cutoffs:
+    """Before which time a run must have ended to be deleted; aware."""
+
+    succeeded: datetime
+    failed: datetime
+
+    @classmethod
+    def of(cls, now: datetime, keep_days: int) -> "Cutoffs":
+        """Return those of a setting in days."""
+        return cls(now - timedelta(days=keep_days), now - timedelta(days=max(keep_days, FAILED_RUNS_DAYS)))
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What the UI shows whatever its age: the newest evaluation of each check, and the last run of each asset."""
+
+    runs: Sequence[str]
+    checks: Sequence[int]
+    check_events: Sequence[int]
+
+
+@dataclass(frozen=True)
+class OldRun:
+    """A run that ended long enough ago. One that is needed holds the newest of something."""
+
+    id: int
+    run_id: str
+    needed: bool
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How much the storage holds.
+
+    Attributes:
+        size: of the database, in bytes.
+        event_bytes: of the events with their indexes, in bytes.
+        oldest: when the run that ended first did; None without runs.
+        events_of_a_day: events of the last 24 hours.
+    """
+
+    size: int
+    event_bytes: int
+    runs: int
+    oldest: datetime | None
+    events: int
+    events_of_a_day: int
+
+    @property
+    def bytes_a_day(self) -> int:
+        """What the events of the last day take, by the average of all."""
+        return self.event_bytes * self.events_of_a_day // self.events if self.events else 0
+
+
+def prepare(connection: Connection) -> None:
+    """Make sure that the storage is one that this file knows, and set the session's lock timeout.
+
+    Raises:
+        SchemaError: a table or column is missing or another, or a table that is not known here refers to runs.
+    """
+    with transaction(connection) as cursor:
+        cursor.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT}'")
+        cursor.execute(
+            "SELECT table_name, column_name, data_type FROM information_schema.columns"
+            " WHERE table_schema = current_schema()"
+        )
+        there = {(table, column): kind for table, column, kind in cursor.fetchall()}
+    unlike = [f"{table}.{column}" for (table, column), kind in _COLUMNS.items() if there.get((table, column)) != kind]
+    unlike += [f"{table}.{column}" for table, column in there if column == "run_id" and (table, column) not in _COLUMNS]
+    if unlike:
+        raise SchemaError(
+            f"Dagster's storage is not as this version of loginpipe knows it ({', '.join(sorted(unlike))}), so nothing "
+            "is deleted: run `dagster instance migrate`, or upgrade loginpipe"
+        )
+
+
+def needed(connection: Connection) -> Needed:
+    """Read what stays whatever its age; the newest materializations aside, which `old_runs` knows."""
+    with transaction(connection) as cursor:
+        cursor.execute(statement("dagster_newest_checks"))
+        checks = cursor.fetchall()
+        cursor.execute(statement("dagster_last_runs"))
+        last_runs = [run_id for (run_id,) in cursor.fetchall()]
+    return Needed(
+        runs=[*last_runs, *(run_id for _, run_id, _ in checks if run_id)],
+        checks=[row for row, _, _ in checks],
+        check_events=[event for _, _, event in checks if event is not None],
+    )
+
+
+def old_runs(
+    connection: Connection, cutoffs: Cutoffs, stays: Needed, *, after: int = 0, limit: int
+) -> Sequence[OldRun]:
+    """Return finished runs that are old enough, in the order of their ids, from beyond ``after``."""
+    with transaction(connection) as cursor:
+        cursor.execute(
+            statement("dagster_old_runs"),
+            {
+                "after": after,
+                "succeeded_before": cutoffs.succeeded.timestamp(),
+                "failed_before": cutoffs.failed.timestamp(),
+                "newest": list(stays.runs),
+                "limit": limit,
+            },
+        )
+        return [OldRun(*row) for row in cursor.fetchall()]
+
+
+def delete_runs(connection: Connection, run_ids: Sequence[str]) -> tuple[int, int]:
+    """Delete finished runs with their tags and events, in one transaction.
+
+    Returns:
+        How many runs and how many events were deleted.
+    """
+    with transaction(connection) as cursor:
+        cursor.execute(statement("dagster_delete_runs"), {"run_ids": list(run_ids)})
+        ((runs, events),) = cursor.fetchall()
+    return runs, events
+
+
+def delete_evaluations(connection: Connection, before: datetime, stays: Needed) -> int:
+    """Delete evaluations of checks that no run holds any more, some thousand a transaction.
+
+    Deleting a run leaves them, by Dagster's API too; and a sensor's reports never had a run.
+
+    Returns:
+        How many evaluations were deleted.
+    """
+    with transaction(connection) as cursor:
+        cursor.execute("SELECT coalesce(min(id), 0) - 1, coalesce(max(id), -1) FROM asset_check_executions")
+        ((first, last),) = cursor.fetchall()
+    deleted = 0
+    for after in range(first, last, _ROWS):
+        with transaction(connection) as cursor:
+            cursor.execute(
+                statement("dagster_delete_checks"),
+                {"after": after, "through": after + _ROWS, "before": before, "newest": list(stays.checks)},
+            )
+            deleted += cursor.rowcount
+    reports = _ROWS
+    while reports == _ROWS:
+        with transaction(connection) as cursor:
+            cursor.execute(
+                statement("dagster_delete_reports"),
+                {"before": before, "newest": list(stays.check_events), "limit": _ROWS},
+            )
+            reports = cursor.rowcount
+    return deleted
+
+
+def usage(connection: Connection) -> Usage:
+    """Return how much the storage holds. It counts events one by one, by an index."""
+    with transaction(connection) as cursor:
+        cursor.execute(statement("dagster_usage"), {"since": datetime.now(UTC) - timedelta(days=1)})
+        ((*found,),) = cursor.fetchall()
+    return Usage(*found)
