@@ -16,7 +16,7 @@ PACKAGE = PROJECT / "loginpipe"
 
 LAYERS = "each part imports only what stands below it, and only the commands reach custody and the local stack"
 ROOT = "the root of the package imports no part of it"
-DAGSTER = "only defs imports Dagster"
+DAGSTER = "only defs, and definitions.py that puts it together, import Dagster"
 AWS = "only the parts that talk to AWS import its SDK"
 POSTGRES = "only the parts that talk to Postgres import its driver"
 EXTRAS = "only the part that an extra is for imports it"
