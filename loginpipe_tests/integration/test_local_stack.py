@@ -378,13 +378,34 @@ def test_sending_to_a_queue_that_is_not_there_says_so(shared_stack: LocalStack) 
         send_bodies(sqs_of(shared_stack), f"{shared_stack.endpoint_url}/000000000000/absent", ["a"])
 
 
-def test_the_env_file_is_read_back_the_same_by_dotenv_and_dagster(shared_stack: LocalStack, tmp_path: Path) -> None:
-    values = environment(shared_stack, tmp_path / "it's a #1 folder \\ really")
+@pytest.mark.parametrize("folder", ["plain", 'it\'s a #1 folder \\ really & "more"'])
+def test_the_env_file_is_read_back_the_same_by_dotenv_dagster_and_shells(
+    shared_stack: LocalStack, tmp_path: Path, folder: str
+) -> None:
+    values = environment(shared_stack, tmp_path / folder)
     assert write_env_file(tmp_path / ".env", values) == []
     assert dotenv_values(tmp_path / ".env") == values
     assert get_env_var_dict(str(tmp_path)) == values
+    for shell in ("sh", "bash"):
+        assert _sourced(shell, tmp_path, {}) == values
     assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
-    assert "'" not in "".join(line for line in (tmp_path / ".env").read_text().splitlines() if "URL" in line)
+
+
+def _sourced(shell: str, folder: Path, exported: dict[str, str]) -> dict[str, str]:
+    script = "set -a; . ./.env; env -0"
+    printed = subprocess.run(
+        [shell, "-c", script], cwd=folder, env=exported, capture_output=True, text=True, check=True
+    )
+    pairs = (entry.split("=", 1) for entry in printed.stdout.split("\0") if entry)
+    return {name: value for name, value in pairs if name not in {"PWD", "OLDPWD", "SHLVL", "_"}}
+
+
+def test_the_env_file_leaves_what_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_env_file(tmp_path / ".env", {"QUEUE": "ours", "PORT": "1"})
+    monkeypatch.setenv("QUEUE", "exported & ${PORT}")
+    expected = {"QUEUE": "exported & ${PORT}", "PORT": "1"}
+    assert get_env_var_dict(str(tmp_path)) == expected
+    assert _sourced("sh", tmp_path, {"QUEUE": expected["QUEUE"]}) == expected
 
 
 def test_lines_of_the_users_own_stay_and_win(tmp_path: Path) -> None:
@@ -401,11 +422,11 @@ def test_lines_of_the_users_own_stay_and_win(tmp_path: Path) -> None:
         "PORT": "2",
     }
     assert path.read_text().startswith("# mine\nexport QUEUE='my own'\nEMPTY=\n\nOTHER=1\n")
-    assert path.read_text().count("PORT=") == 1
+    assert path.read_text().count("\nPORT=") == 1
 
 
 def test_a_value_that_no_env_file_can_hold_is_refused(tmp_path: Path) -> None:
-    for value in ("two\nlines", "${HOME}"):
+    for value in ("two\nlines", "${HOME}", "a}", "`id`"):
         with pytest.raises(LocalStackError, match="KEYS cannot be written"):
             write_env_file(tmp_path / ".env", {"KEYS": value})
     assert not (tmp_path / ".env").exists()
