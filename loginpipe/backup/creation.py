@@ -7,8 +7,7 @@ from hashlib import file_digest
 from importlib.metadata import version
 from pathlib import Path
 
-from loginpipe.backup.contents import read_contents
-from loginpipe.backup.manifest import Manifest, dump_name, manifest_path
+from loginpipe.backup.manifest import Manifest, dump_name, manifest_path, read_contents
 from loginpipe.backup.programs import DUMP, require_program, run
 from loginpipe.common.errors import BackupError
 from loginpipe.postgres.connections import connect, place, transaction

@@ -10,7 +10,7 @@ import typer
 
 from loginpipe.cli.output import Json, new_app, notes, out, print_json
 from loginpipe.cli.warehouse import connect_to_warehouse
-from loginpipe.common.settings import Settings, load_settings, required
+from loginpipe.common.settings import Settings, load_settings
 
 app = new_app("The keys that values are masked and sealed with.")
 
@@ -35,7 +35,7 @@ def generate(*, if_missing: IfMissing = False, passphrase: Passphrase = False) -
     from loginpipe.masking.keys import key_file, seal_key_uris, token_key_uri
 
     settings = load_settings()
-    token_keys, seal_keys = _token_keys(settings), _seal_keys(settings)
+    token_keys, seal_keys = settings.required("token_keys"), settings.required("seal_key")
     seal_files = [key_file(str(uri), "LOGINPIPE_SEAL_KEY") for uri in seal_key_uris(seal_keys) if uri.provider == FILE]
     in_file = token_key_uri(token_keys).provider == FILE
     if not in_file and not seal_files:
@@ -62,7 +62,7 @@ def rotate(*, as_json: Json = False) -> None:
     from loginpipe.masking.keys import rotate_token_keys
 
     settings = load_settings()
-    keys = rotate_token_keys(_token_keys(settings), production=settings.production)
+    keys = rotate_token_keys(settings.required("token_keys"), production=settings.production)
     versions = sorted(keys.field_keys)
     if as_json:
         print_json({"current": keys.current, "versions": versions})
@@ -77,11 +77,13 @@ def status(*, as_json: Json = False) -> None:
 
     Example: loginpipe keys status --json
     """
-    from loginpipe.masking.key_status import seal_key_status, token_key_status
+    from loginpipe.masking.keys import seal_key_status, token_key_status
 
     settings = load_settings()
-    token_keys = token_key_status(_token_keys(settings), production=settings.production)
-    seal_keys = seal_key_status(_seal_keys(settings), settings.seal_key_fingerprint, production=settings.production)
+    token_keys = token_key_status(settings.required("token_keys"), production=settings.production)
+    seal_keys = seal_key_status(
+        settings.required("seal_key"), settings.seal_key_fingerprint, production=settings.production
+    )
     database = _in_database(settings)
     if as_json:
         print_json(
@@ -142,16 +144,6 @@ def _version_lines(versions: tuple[int, ...], current: int, database: Mapping[st
     if sealed and "compat" in sealed:
         lines.append(f"without a version, of an older masking: {sealed['compat']:,} values in the vault")
     return lines
-
-
-def _token_keys(settings: Settings) -> str:
-    return required("token_keys", settings.token_keys, "the URI of the token keys, as in file:keys/token_keys.json")
-
-
-def _seal_keys(settings: Settings) -> str:
-    return required(
-        "seal_key", settings.seal_key, "the URI of the public seal key, as in file:keys/seal_public.pem, or off"
-    )
 
 
 def _listed(versions: list[int]) -> str:

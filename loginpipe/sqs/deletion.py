@@ -10,7 +10,7 @@ from itertools import count
 from threading import Event
 from typing import Any
 
-from loginpipe.common.aws import CREDENTIALS
+from loginpipe.common.aws import EXPIRED
 from loginpipe.sqs.client import Queue, tens
 from loginpipe.sqs.entries import FailedEntry, call_with_entries
 from loginpipe.sqs.leases import LeaseKeeper
@@ -41,7 +41,7 @@ _THROTTLING = frozenset(
 )
 
 # The credentials were good when the messages were received: they have expired, and new ones are on their way.
-_MAY_HEAL = _THROTTLING | CREDENTIALS
+_MAY_HEAL = _THROTTLING | EXPIRED
 
 NOT_TRIED = "NotTried"
 """Our own code for a message whose turn did not come: the endpoint hung until it was too late."""

@@ -5,7 +5,9 @@ import pytest
 
 from loginpipe.common.aws import endpoint_fault
 from loginpipe.common.errors import KeyFileError, QueueError
-from loginpipe.masking.aws_clients import kms_client, secrets_manager_client
+from loginpipe.common.settings import load_settings
+from loginpipe.masking.kms_keys import kms_client
+from loginpipe.masking.secret_keys import secrets_manager_client
 from loginpipe.sqs.client import open_queue
 
 SERVICES = {"sqs": "SQS", "kms": "KMS", "secretsmanager": "SECRETS_MANAGER"}
@@ -60,7 +62,7 @@ def test_a_queue_without_https_is_refused_in_production_before_it_is_asked(
     monkeypatch.setenv(variable, "http://queues.invalid:4566")
     monkeypatch.setenv("LOGINPIPE_ENV", "production")
     with pytest.raises(QueueError) as caught:
-        open_queue("logins", connections=1)
+        open_queue("logins", load_settings(), connections=1)
     assert str(caught.value).startswith(
         "queue 'logins': production demands https to AWS, and the endpoint at queues.invalid has none: "
     )

@@ -12,7 +12,7 @@ from math import isfinite
 import dagster as dg
 
 from loginpipe.common.errors import KeyFileError, SettingError, TokenKeyMismatchError
-from loginpipe.common.settings import load_settings, required
+from loginpipe.common.settings import load_settings
 from loginpipe.defs.metadata.runbook import runbook_link
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.logins.delays import DELAY_BOUNDS, quantile
@@ -128,7 +128,7 @@ def token_key_version_current(postgres: PostgresResource) -> dg.AssetCheckResult
     """Read the token keys as a run does, and compare them with the check values."""
     settings, link = load_settings(), runbook_link("keys-and-tokens")
     try:
-        uri = required("token_keys", settings.token_keys, "the URI of the token keys")
+        uri = settings.required("token_keys")
         keys = load_token_keys(uri, production=settings.production)
         postgres.run(partial(require_known_keys, keys=keys))
     except (SettingError, KeyFileError, TokenKeyMismatchError) as error:
