@@ -1,5 +1,6 @@
 """The archive in an S3 bucket, under a prefix. Region, endpoint and credentials are boto3's."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from loginpipe.common.aws import Wording, aws_client, aws_errors, error_code, transfer_error_code
+from loginpipe.common.aws import Wording, aws_client, aws_errors, error_code
 from loginpipe.common.errors import ArchivedDayError, ArchiveError
 
 if TYPE_CHECKING:
@@ -100,7 +101,9 @@ class Bucket:
                     raise ArchivedDayError(f"the file {self.url}/{name} is missing") from None
                 raise
             except Boto3Error as error:
-                raise self._wording.of_code(transfer_error_code(error)) from None
+                # A transfer's error; its cause is gone, but its text has S3's code in parentheses.
+                found = re.search(r"\((\w+)\) when calling", str(error))
+                raise self._wording.of_code(found[1] if found else "") from None
 
 
 def _client(wording: Wording, *, production: bool) -> "S3Client":

@@ -13,55 +13,32 @@ from loginpipe.common.settings import MEANINGS, Settings
 
 
 class Store(Protocol):
-    """Files by name, as in ``day=2026-11-20/part-….parquet``."""
+    """Files by name, as in ``day=2026-11-20/part-….parquet``.
+
+    Every method raises ArchivedDayError where the file is missing, and ArchiveError where the store cannot be used.
+    """
 
     @property
     def url(self) -> str:
         """Of the store, absolute, without a slash at the end: a file's is this, a slash and its name."""
 
     def require_usable(self) -> None:
-        """Make sure, as far as that can be told without writing, that files can be stored here.
-
-        Raises:
-            ArchiveError: it is not so.
-        """
+        """Make sure, as far as that can be told without writing, that files can be stored here."""
 
     def put(self, source: Path, name: str) -> None:
-        """Store a file, whole or not at all.
-
-        Raises:
-            ArchiveError: it could not be stored.
-        """
+        """Store a file, whole or not at all."""
 
     def rename(self, name: str, new: str) -> None:
-        """Give a file another name.
-
-        Raises:
-            ArchivedDayError: there is no such file.
-            ArchiveError: it could not be done.
-        """
+        """Give a file another name."""
 
     def fetched(self, name: str) -> AbstractContextManager[Path]:
-        """Give the file as one on this machine, for the length of a with block.
-
-        Raises:
-            ArchivedDayError: there is no such file.
-            ArchiveError: it could not be fetched.
-        """
+        """Give the file as one on this machine, for the length of a with block."""
 
     def names(self, prefix: str = "") -> list[str]:
-        """Return the names of the files that begin so.
-
-        Raises:
-            ArchiveError: the store could not be asked.
-        """
+        """Return the names of the files that begin so."""
 
     def delete(self, name: str) -> None:
-        """Delete a file; one that is not there is as good.
-
-        Raises:
-            ArchiveError: it could not be deleted.
-        """
+        """Delete a file; one that is not there is as good."""
 
 
 class Stores:

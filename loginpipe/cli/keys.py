@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,31 +76,45 @@ def status(*, as_json: Json = False) -> None:
 
     Example: loginpipe keys status --json
     """
-    from loginpipe.masking.keys import seal_key_status, token_key_status
+    from loginpipe.masking.keys import pinned_fingerprints, read_seal_keys, read_token_keys, token_key_uri
 
     settings = load_settings()
-    token_keys = token_key_status(settings.required("token_keys"), production=settings.production)
-    seal_keys = seal_key_status(
-        settings.required("seal_key"), settings.seal_key_fingerprint, production=settings.production
-    )
+    uri, pinned = settings.required("token_keys"), pinned_fingerprints(settings.seal_key_fingerprint)
+    provider, token_keys = token_key_uri(uri).provider, read_token_keys(uri, production=settings.production)
+    versions = sorted(token_keys.field_keys)
+    seal_keys = [
+        {
+            "provider": each.uri.provider,
+            "place": each.place,
+            "fingerprint": each.key.fingerprint,
+            "pinned": each.key.fingerprint in pinned,
+        }
+        for each in read_seal_keys(settings.required("seal_key"), production=settings.production)
+    ]
     database = _in_database(settings)
     if as_json:
         print_json(
             {
                 "masking": settings.masking,
-                "token_keys": {**asdict(token_keys), **database},
-                "seal_keys": [asdict(key) for key in seal_keys],
+                "token_keys": {
+                    "provider": provider,
+                    "versions": versions,
+                    "current": token_keys.current,
+                    "development": token_keys.development,
+                    **database,
+                },
+                "seal_keys": seal_keys,
             }
         )
         return
     development = ", for development only" if token_keys.development else ""
     out.print(f"masking     {settings.masking}", markup=False)
-    out.print(f"token keys  {token_keys.provider}{development}", markup=False)
-    for line in _version_lines(token_keys.versions, token_keys.current, database):
+    out.print(f"token keys  {provider}{development}", markup=False)
+    for line in _version_lines(versions, token_keys.current, database):
         out.print(f"            {line}", markup=False)
     for key in seal_keys:
-        pinned = "pinned" if key.pinned else "not pinned"
-        out.print(f"seal key    {key.place}: {key.fingerprint}, {pinned}", markup=False)
+        words = "pinned" if key["pinned"] else "not pinned"
+        out.print(f"seal key    {key['place']}: {key['fingerprint']}, {words}", markup=False)
     if not seal_keys:
         out.print("seal key    off: nothing can be recovered")
 
@@ -129,7 +142,7 @@ def _in_database(settings: Settings) -> dict[str, Any]:
         return {"recorded_versions": recorded_versions(connection), "sealed_values": by_version}
 
 
-def _version_lines(versions: tuple[int, ...], current: int, database: Mapping[str, Any]) -> list[str]:
+def _version_lines(versions: list[int], current: int, database: Mapping[str, Any]) -> list[str]:
     recorded, sealed = database["recorded_versions"], database["sealed_values"]
     lines = []
     for version in sorted({*versions, *(recorded or ())}):

@@ -5,7 +5,6 @@ exponential back-off and jitter. A service's own words for its own errors are gi
 """
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,11 +16,10 @@ from urllib.parse import urlsplit
 from loginpipe.common.errors import LoginpipeError
 
 if TYPE_CHECKING:
-    from boto3.session import Session
     from botocore.client import BaseClient
     from botocore.exceptions import ClientError
     from botocore.loaders import Loader
-    from botocore.session import Session as CoreSession
+    from botocore.session import Session
 
 # Calls in all, of which the first is none of the retries.
 _ATTEMPTS = 5
@@ -33,6 +31,23 @@ _CONNECTIONS = 10
 
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 """Error codes of credentials that were good: a role's are renewed by themselves."""
+THROTTLED = frozenset(
+    {
+        "429",
+        "KMS.ThrottlingException",
+        "KmsThrottled",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "SlowDown",
+        "Throttled",
+        "ThrottledException",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
+"""Error codes that pass by themselves, though some come as a 4xx."""
 
 _ABSENT = frozenset(
     {
@@ -68,23 +83,6 @@ _CLOCK = frozenset({"RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewe
 # What these codes are about is in the message alone: the clock, or the key that the request was signed with.
 _SIGNATURE = frozenset({"IncompleteSignature", "InvalidSignatureException", "SignatureDoesNotMatch"})
 _CLOCK_MESSAGES = ("Signature expired", "Signature not yet current")
-_THROTTLED = frozenset(
-    {
-        "429",
-        "KMS.ThrottlingException",
-        "KmsThrottled",
-        "LimitExceededException",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "RequestThrottledException",
-        "SlowDown",
-        "Throttled",
-        "ThrottledException",
-        "Throttling",
-        "ThrottlingException",
-        "TooManyRequestsException",
-    }
-)
 # The numbers are what a proxy or a load balancer answers in an endpoint's place.
 _UNAVAILABLE = frozenset(
     {
@@ -112,7 +110,7 @@ _REASONS = (
     (_CREDENTIALS, "cannot be used: AWS refuses the credentials ({code}): renew them"),
     (_CLOCK, _CLOCK_REASON),
     (_SIGNATURE, _SIGNATURE_REASON),
-    (_THROTTLED, "is throttled by AWS ({code}): try again later"),
+    (THROTTLED, "is throttled by AWS ({code}): try again later"),
     (_UNAVAILABLE, "is unavailable for now (its endpoint answered {code}): try again later"),
 )
 _PROTOCOL = "is at an endpoint that does not answer as AWS does: fix AWS_ENDPOINT_URL, or unset it"
@@ -190,12 +188,6 @@ def error_code(error: "ClientError") -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def transfer_error_code(error: Exception) -> str:
-    """Return the error code in the text of an error of boto3's transfers, whose cause is gone; else nothing."""
-    found = re.search(r"\((\w+)\) when calling", str(error))
-    return found[1] if found else ""
-
-
 def aws_client(
     service: str,
     wording: Wording,
@@ -205,7 +197,7 @@ def aws_client(
     attempts: int | None = None,
     read_seconds: float = READ_SECONDS,
     connections: int = _CONNECTIONS,
-    session: "CoreSession | None" = None,
+    session: "Session | None" = None,
     **options: Any,
 ) -> Any:
     """Make a client of a service.
@@ -218,12 +210,14 @@ def aws_client(
         attempts: of each call, in all.
         read_seconds: longest time of waiting for an answer.
         connections: how many calls are made at once at most.
-        session: botocore's, where the caller needs that too.
+        session: of botocore, where the caller needs that too: it knows the credentials and the trusted certificates.
         options: further ones of botocore's ``Config``.
 
     Raises:
         The wording's error: no region, no such profile, an endpoint that is no URL, or not https in production.
     """
+    # boto3 takes a third of a second to import: only for a program that talks to AWS.
+    import boto3
     from botocore.config import Config
 
     retries: Any = {"mode": "standard", "total_max_attempts": attempts or _ATTEMPTS}
@@ -239,7 +233,9 @@ def aws_client(
         try:
             # boto3 itself reads AWS_DEFAULT_REGION only.
             region = region or os.environ.get("AWS_REGION")
-            client: Any = aws_session(session).client(service, region_name=region, config=config)  # type: ignore[call-overload]
+            client: Any = boto3.session.Session(botocore_session=session or core_session()).client(
+                service, region_name=region, config=config
+            )  # type: ignore[call-overload]
         except ValueError:
             raise wording.error(
                 f"{wording.subject}: AWS_ENDPOINT_URL is no URL: set it to https://host:port, or unset it"
@@ -249,26 +245,12 @@ def aws_client(
     return client
 
 
-def aws_session(core: "CoreSession | None" = None) -> "Session":
-    """Make a session, for one client: boto3's default one is shared between threads, and not safe for that.
+def core_session() -> "Session":
+    """Make botocore's session, for one client: boto3's default one is shared between threads, and not safe for that.
 
     What botocore knows of regions and services is read once a process: of the 75 ms of CPU that a session and a client
     cost it is 66, and a sensor makes one every few seconds.
-
-    Args:
-        core: what to build it on, where the caller asks that for more than boto3 shows.
-
-    Raises:
-        botocore.exceptions.BotoCoreError: the profile in AWS_PROFILE does not exist.
     """
-    # boto3 takes a third of a second to import: only for a program that talks to AWS.
-    import boto3
-
-    return boto3.session.Session(botocore_session=core or core_session())
-
-
-def core_session() -> "CoreSession":
-    """Make botocore's session: it knows the certificates that are trusted, which boto3's does not tell."""
     import botocore.session
 
     session = botocore.session.Session()

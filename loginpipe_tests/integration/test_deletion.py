@@ -203,6 +203,8 @@ FOR_GOOD = {
     "denied": (refusal("AccessDenied", 403), "AccessDenied"),
     "no queue": (refusal("QueueDoesNotExist"), "QueueDoesNotExist"),
     "refused": (refusal("InvalidAddress"), "InvalidAddress"),
+    "a wrong clock": (refusal("RequestExpired"), "RequestExpired"),
+    "a wrong key": (refusal("SignatureDoesNotMatch", 403), "SignatureDoesNotMatch"),
 }
 
 
