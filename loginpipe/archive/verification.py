@@ -16,11 +16,6 @@ from loginpipe.postgres.connections import Connection, transaction
 def verify_day(connection: Connection, *, record: ArchivedDay, stores: Stores) -> str | None:
     """Read a day's file back, compare it with its record, and put down whether it is whole.
 
-    Args:
-        connection: with no transaction open.
-        record: of the day.
-        stores: to find it in.
-
     Returns:
         What is wrong with it; None where it is whole.
 
@@ -87,10 +82,6 @@ class Comparison:
 def compare_with_table(connection: Connection, *, today: date) -> Comparison:
     """Compare the counts of all archived days, and the checksums of the newest few.
 
-    Args:
-        connection: with no transaction open.
-        today: the UTC date.
-
     Raises:
         DatabaseError: the tables cannot be read.
     """
@@ -105,13 +96,7 @@ def compare_with_table(connection: Connection, *, today: date) -> Comparison:
 
 
 def compare(standing: Sequence[DayStanding], newest: Sequence[ArchivedDay], hashes: Mapping[date, str]) -> Comparison:
-    """Compare what was read.
-
-    Args:
-        standing: of each day that is over.
-        newest: records of the days whose checksums are compared.
-        hashes: day → checksum of its rows in the table, for those that have any.
-    """
+    """Compare what was read: counts of all days, and checksums (day → SHA-256 in the table) of the newest ones."""
     expected = {record.day: record.sha256 for record in newest}
     differing = {}
     for day in standing:

@@ -84,6 +84,12 @@ def read_manifest(dump: Path) -> Manifest:
         raise BackupError(f"{path} is no manifest of a backup: bring back the one that was made with it") from None
 
 
+def fingerprint(dump: Path) -> tuple[str, int]:
+    """Return SHA-256, in hex, and size of a dump."""
+    with dump.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest(), dump.stat().st_size
+
+
 def require_whole(dump: Path, manifest: Manifest) -> None:
     """Compare a dump with the size and the checksum in its manifest.
 
@@ -91,9 +97,7 @@ def require_whole(dump: Path, manifest: Manifest) -> None:
         BackupError: it cannot be read, or is another one than was written.
     """
     try:
-        with dump.open("rb") as file:
-            size = dump.stat().st_size
-            found = file_digest(file, "sha256").hexdigest()
+        found, size = fingerprint(dump)
     except OSError as error:
         raise BackupError(f"{dump} cannot be read ({error.strerror}): mend that") from None
     if size != manifest.file_bytes:

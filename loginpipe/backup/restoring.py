@@ -95,10 +95,6 @@ def verify_backup(database_url: str, dump: Path) -> Manifest:
 
     Owners and grants are left out, so that the server need not have the roles.
 
-    Args:
-        database_url: of a role with CREATEDB, on the server to use.
-        dump: with its manifest beside it.
-
     Raises:
         BackupError: the backup is damaged or cannot be restored, or the role may not make a database.
         DatabaseError: the server cannot be used.

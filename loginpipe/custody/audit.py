@@ -165,11 +165,7 @@ class EntryFilter:
 
 
 def find_entries(connection: Connection, wanted: EntryFilter) -> list[Entry]:
-    """Return entries, the newest first.
-
-    Raises:
-        DatabaseError: as `transaction`.
-    """
+    """Return entries, the newest first."""
     with transaction(connection) as cursor:
         cursor.execute(statement("access_log_search"), asdict(wanted))
         return [_entry(row) for row in cursor]
@@ -187,7 +183,6 @@ def verify_log(
 
     Raises:
         AuditError: a time in it is none that Postgres' clock can have shown.
-        DatabaseError: as `transaction`.
     """
 
     def entries() -> Iterator[Entry]:

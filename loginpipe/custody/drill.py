@@ -66,7 +66,6 @@ def store_canary(
 
     Raises:
         LoginpipeError: sealing is off.
-        DatabaseError: as `transaction`.
     """
     if not recipients:
         raise LoginpipeError("LOGINPIPE_SEAL_KEY is off, so nothing is sealed and nothing can be recovered")

@@ -61,12 +61,7 @@ def require_data_key(data_key: WrappedDataKey, key: bytes) -> bytes:
 
 
 def open_value(value: SealedValue, data_key: bytes, recipients: Sequence[str]) -> bytes:
-    """Return the plaintext of a sealed value.
-
-    Args:
-        value: the sealed value as stored.
-        data_key: its data key, unwrapped.
-        recipients: the fingerprints of all keys that the data key was wrapped for.
+    """Return the plaintext of a sealed value, whose data key was wrapped for exactly these recipients.
 
     Raises:
         OpeningError: `Fault.CHANGED`. AES-GCM does not tell whether the value, its key, field, subject or place was.
@@ -165,11 +160,6 @@ class Opening:
 
 def open_released(released: Sequence[Released], data_keys: DataKeys, checks: TokenChecks) -> Opening:
     """Open values, each independently of the others.
-
-    Args:
-        released: as the database released it.
-        data_keys: the private key, and the data keys that it has unwrapped so far.
-        checks: the token keys, to tell planted values.
 
     Returns:
         Refused are values with one of the faults of `Fault`, but `UNCHECKED`, which the caller has to decide on.

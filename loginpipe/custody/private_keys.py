@@ -26,12 +26,7 @@ AskPassphrase = Callable[[Path], str]
 
 
 def load_opener(uris: Sequence[str], *, production: bool, passphrase: AskPassphrase) -> Opener:
-    """Load private keys.
-
-    Args:
-        uris: ``file:`` with a private key in PEM, or a plain path to one, or ``awskms:``; at least one.
-        production: refuse AWS endpoints without https.
-        passphrase: asked for keys that have one.
+    """Load private keys, each by its ``file:`` or ``awskms:`` URI or a plain path; ask for passphrases.
 
     Raises:
         KeyFileError: absent, readable by others, or no private RSA key; KMS refuses.

@@ -54,7 +54,6 @@ def request_recovery(connection: Connection, subjects: Sequence[str], reason: Re
 
     Raises:
         AccessRefusedError: with the refusal code.
-        DatabaseError: as `transaction`.
     """
     return request_access(connection, read_families(connection, subjects).of_all(subjects), reason)
 

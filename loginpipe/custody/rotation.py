@@ -182,11 +182,6 @@ def count_to_rotate(connection: Connection, version: int) -> int:
 
 
 def still_there(cursor: Cursor, tokens: Sequence[str]) -> frozenset[str]:
-    """Return those of the tokens whose values are still sealed.
-
-    Args:
-        cursor: in the transaction that is about to write.
-        tokens: as they were a moment ago.
-    """
+    """Return those of the tokens whose values are still sealed."""
     cursor.execute("SELECT token FROM vault.sealed_values WHERE token = ANY (%s)", (list(tokens),))
     return frozenset(token for (token,) in cursor)

@@ -101,12 +101,7 @@ def families(aliases: Iterable[tuple[str, str]]) -> Families:
 
 
 def read_families(connection: Connection, tokens: Sequence[str]) -> Families:
-    """Read the families of tokens.
-
-    Args:
-        connection: with no transaction open.
-        tokens: of any version; what is none has no family.
-    """
+    """Read the families of tokens."""
     with transaction(connection) as cursor:
         cursor.execute(statement("token_families"), (list(tokens),))
         return families(cursor.fetchall())

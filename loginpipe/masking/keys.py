@@ -166,10 +166,6 @@ def pinned_fingerprints(setting: str | None) -> frozenset[str]:
 def require_pinned(named: Sequence[NamedSealKey], setting: str | None) -> None:
     """Refuse keys that are not, each and all of them, the pinned ones; the order is of no account.
 
-    Args:
-        named: what ``LOGINPIPE_SEAL_KEY`` names.
-        setting: the value of ``LOGINPIPE_SEAL_KEY_FINGERPRINT``, if it is set.
-
     Raises:
         KeyFileError: a key that is not pinned, or more pinned ones than keys.
     """

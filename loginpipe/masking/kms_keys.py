@@ -48,21 +48,12 @@ def kms_client(*, production: bool) -> "KMSClient":
 
 
 def kms_errors(key_id: str, permissions: str) -> AbstractContextManager[None]:
-    """Turn botocore's errors into a `KeyFileError` that names the key and the fix.
-
-    Args:
-        key_id: of the key.
-        permissions: the IAM actions that the calls need.
-    """
+    """Turn botocore's errors into a `KeyFileError` that names the key and the fix."""
     return aws_errors(Wording(KeyFileError, kms_key(key_id), grant=permissions, own=_OWN))
 
 
 def read_kms_token_keys(client: "KMSClient", key_ids: Mapping[int, str]) -> TokenKeys:
     """Derive the token keys that KMS holds; the highest version is the current one.
-
-    Args:
-        client: of KMS.
-        key_ids: version → key id, ARN or alias.
 
     Raises:
         KeyFileError: absent, refused, not enabled or not for that; two versions that are one key.

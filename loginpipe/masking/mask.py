@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from re import Pattern
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ MASKED_COLUMNS: Mapping[str, str] = {"masked_ip": "ip", "masked_device_id": "dev
 
 _EPOCH = date(1970, 1, 1)
 
-_CANONICAL: Final[Mapping[str, Callable[[str], bytes]]] = {"ip": canonical_address, "device_id": canonical_device_id}
+_CANONICAL: Mapping[str, Callable[[str], bytes]] = {"ip": canonical_address, "device_id": canonical_device_id}
 
 
 @dataclass(frozen=True)

@@ -42,10 +42,6 @@ def secrets_manager_client(*, production: bool) -> "SecretsManagerClient":
 def read_secret_token_keys(client: "SecretsManagerClient", name: str) -> TokenKeys:
     """Read and derive the token keys in a secret.
 
-    Args:
-        client: of Secrets Manager.
-        name: the secret's name or ARN.
-
     Raises:
         KeyFileError: absent, refused, marked for deletion, or no document of token keys.
     """

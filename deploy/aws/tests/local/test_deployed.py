@@ -10,11 +10,10 @@ import boto3
 import pytest
 
 from conftest import Deployed, Task, rows, with_fingerprint
+from loginpipe.common.settings import load_settings
 from loginpipe.local.queues import send_bodies
 from loginpipe.local.sample_events import sample_bodies
-from loginpipe.masking.kms_keys import kms_client
-from loginpipe.masking.kms_keys import read_kms_seal_key, read_kms_token_keys
-from loginpipe.common.settings import load_settings
+from loginpipe.masking.kms_keys import kms_client, read_kms_seal_key, read_kms_token_keys
 from loginpipe.sqs.client import open_queue
 from loginpipe.sqs.dead_letters import redrive_policy
 

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from conftest import AWS, SECONDS, SYNTHESISED, Deployed, rows, with_fingerprint
+from loginpipe.common.settings import load_settings
 from loginpipe.local.queues import send_bodies
 from loginpipe.local.sample_events import sample_bodies
-from loginpipe.common.settings import load_settings
 from loginpipe.sqs.client import open_queue
 from metadata import ecs_of_a_task
 
