@@ -15,6 +15,7 @@ import dagster as dg
 import psycopg2
 import pytest
 
+from loginpipe.common.settings import load_settings
 from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.local.queues import create_login_queue, send_bodies
 from loginpipe.local.stack import LocalStack, running_stack
@@ -172,7 +173,7 @@ def queue(aws: None) -> Iterator[Queue]:
     client = boto3.client("sqs")
     name = f"logins-{uuid4().hex}"
     create_login_queue(client, name)
-    queue = open_queue(name, connections=16)
+    queue = open_queue(name, load_settings(), connections=16)
     yield queue
     client.delete_queue(QueueUrl=queue.url)
 

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from loginpipe.custody.access import Reason
-from loginpipe.custody.private_keys import Opener, load_opener
+from loginpipe.custody.opening import Opener
+from loginpipe.custody.private_keys import load_opener
 from loginpipe.logins.messages import messages_frame
 from loginpipe.logins.splitting import split_batch
 from loginpipe.masking.compat import CompatMasking

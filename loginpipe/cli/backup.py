@@ -52,8 +52,7 @@ def verify(
 
     Example: loginpipe backup verify /var/backups/loginpipe/logins-20261121T021500Z.dump
     """
-    from loginpipe.backup.restoring import require_usable
-    from loginpipe.backup.verification import verify_backup
+    from loginpipe.backup.restoring import require_usable, verify_backup
 
     if file_only:
         manifest = require_usable(dump)

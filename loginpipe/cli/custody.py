@@ -7,12 +7,12 @@ from uuid import UUID
 
 import typer
 
-from loginpipe.common.errors import LoginpipeError
-from loginpipe.common.settings import Settings, required
+from loginpipe.common.errors import LoginpipeError, SettingError
+from loginpipe.common.settings import Settings
 
 if TYPE_CHECKING:
     from loginpipe.custody.access import Bulk, Reason, Request
-    from loginpipe.custody.private_keys import Opener
+    from loginpipe.custody.opening import Opener
     from loginpipe.custody.token_checks import TokenChecks
     from loginpipe.masking.sealing import SealKey
     from loginpipe.masking.tokens import TokenKeys
@@ -44,9 +44,9 @@ def load_private_keys(settings: Settings, uris: list[str] | None) -> "Opener":
     """
     from loginpipe.custody.private_keys import load_opener, private_uris
 
-    named = uris or private_uris(
-        required("seal_key", settings.seal_key, "the URI of the seal key, or use --private-key")
-    )
+    if not uris and not settings.seal_key:
+        raise SettingError("LOGINPIPE_SEAL_KEY is not set: set it, or name the private key with --private-key")
+    named = uris or private_uris(settings.required("seal_key"))
     return load_opener(named, production=settings.production, passphrase=_ask_passphrase)
 
 
@@ -59,8 +59,7 @@ def load_known_token_keys(settings: Settings, connection: "Connection") -> "Toke
     from loginpipe.masking.keys import load_token_keys
     from loginpipe.postgres.token_key_checks import require_known_keys
 
-    uri = required("token_keys", settings.token_keys, "the URI of the token keys, as in file:keys/token_keys.json")
-    keys = load_token_keys(uri, production=settings.production)
+    keys = load_token_keys(settings.required("token_keys"), production=settings.production)
     require_known_keys(connection, keys)
     return keys
 
@@ -69,7 +68,7 @@ def load_token_checks(settings: Settings, connection: "Connection") -> "TokenChe
     """Load what tokens are made again with: the token keys, and the older schemes as far as nothing is missing."""
     from loginpipe.custody.token_checks import TokenChecks
     from loginpipe.masking.compat import BASE64, MD5, SALTED
-    from loginpipe.masking.compat_salt import load_compat
+    from loginpipe.masking.keys import load_compat
 
     names = [MD5, BASE64, *([SALTED] if settings.compat_salt else [])]
     schemes = [load_compat(name, settings.compat_salt, production=settings.production) for name in names]
@@ -85,7 +84,7 @@ def load_recipients(settings: Settings) -> tuple["SealKey", ...]:
     """
     from loginpipe.masking.keys import load_seal_keys
 
-    seal_key = required("seal_key", settings.seal_key, "the URI of the public seal key")
+    seal_key = settings.required("seal_key")
     recipients = load_seal_keys(seal_key, fingerprint=settings.seal_key_fingerprint, production=settings.production)
     if not recipients:
         raise LoginpipeError("LOGINPIPE_SEAL_KEY is off, so nothing can be sealed: name the seal key for this")

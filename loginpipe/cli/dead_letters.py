@@ -26,7 +26,8 @@ def status(*, as_json: Json = False) -> None:
     from loginpipe.sqs.dead_letters import redrive_policy
     from loginpipe.sqs.depth import read_depth
 
-    queue = open_queue(load_settings().queue, connections=1)
+    settings = load_settings()
+    queue = open_queue(settings.queue, settings, connections=1)
     policy = redrive_policy(queue)
     if policy is None:
         raise QueueError(f"queue {queue.name!r} has no dead-letter queue: give it a redrive policy, see docs/aws.md")
@@ -61,7 +62,8 @@ def redrive(
     from loginpipe.sqs.depth import read_depth
     from loginpipe.sqs.sending import by_code
 
-    queue = open_queue(load_settings().queue, connections=8)
+    settings = load_settings()
+    queue = open_queue(settings.queue, settings, connections=8)
     policy = redrive_policy(queue)
     if policy is None:
         raise QueueError(f"queue {queue.name!r} has no dead-letter queue: give it a redrive policy, see docs/aws.md")

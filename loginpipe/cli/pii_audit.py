@@ -14,7 +14,7 @@ from loginpipe.cli.warehouse import connect_to_warehouse
 from loginpipe.common.errors import AuditError
 
 if TYPE_CHECKING:
-    from loginpipe.custody.audit_chain import Entry
+    from loginpipe.custody.audit import Entry
 
 app = new_app("The record of who asked for what, who approved it, and what was released, refused and erased.")
 
@@ -71,8 +71,7 @@ def verify(
 
     Example: loginpipe pii audit verify --anchor-file anchors.txt --write-anchor anchors.txt
     """
-    from loginpipe.custody.audit import add_anchor, newest_entry, read_anchors, verify_log
-    from loginpipe.custody.audit_chain import parse_anchor
+    from loginpipe.custody.audit import add_anchor, newest_entry, parse_anchor, read_anchors, verify_log
 
     anchors = [*([parse_anchor(anchor)] if anchor else []), *(read_anchors(anchor_file) if anchor_file else [])]
     with closing(connect_to_warehouse()) as connection, progress() as bar:

@@ -45,9 +45,8 @@ def rotate(
     Example: loginpipe pii rotate --purpose "completing the rotation to version 2" --ticket SEC-1300
     """
     from loginpipe.custody.access import Reason
-    from loginpipe.custody.rotation import Rotation
+    from loginpipe.custody.rotation import Rotation, count_to_rotate
     from loginpipe.custody.rotation import rotate as rotate_values
-    from loginpipe.custody.rotation_tokens import count_to_rotate
 
     settings = load_settings()
     opener, recipients = load_private_keys(settings, private_key), load_recipients(settings)
@@ -97,7 +96,7 @@ def drill(
     """
     from loginpipe.custody.access import Reason, request_access
     from loginpipe.custody.drill import recover_canary, store_canary
-    from loginpipe.masking.compat_salt import load_compat
+    from loginpipe.masking.keys import load_compat
 
     settings = load_settings()
     opener, recipients = load_private_keys(settings, private_key), load_recipients(settings)

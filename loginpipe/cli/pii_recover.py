@@ -58,7 +58,7 @@ def recover(
 
     Example: loginpipe pii recover ip.v1.… --purpose "account takeover" --ticket SEC-1234 --output found.csv
     """
-    from loginpipe.custody.private_output import private_output
+    from loginpipe.custody.recovery import private_output
     from loginpipe.custody.recovery import recover as recover_values
 
     if (output is None) != show:

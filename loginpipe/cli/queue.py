@@ -36,7 +36,7 @@ def send(
     if count is not None and settings.production:
         raise SettingError("generated events do not belong on a production queue: use --file")
     bodies = list(sample_bodies(count, seed=seed)) if count is not None else _bodies_in(file or Path())
-    queue = open_queue(settings.queue, connections=8)
+    queue = open_queue(settings.queue, settings, connections=8)
     with progress() as bar:
         task = bar.add_task("sending", total=len(bodies))
         sent = send_bodies(queue.client, queue.url, bodies, lambda more: bar.advance(task, more))

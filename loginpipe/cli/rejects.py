@@ -109,7 +109,7 @@ def replay(
 
     settings = load_settings()
     opener = load_private_keys(settings, private_key)
-    queue = open_queue(settings.queue, connections=2)
+    queue = open_queue(settings.queue, settings, connections=2)
     with closing(connect_to_warehouse()) as connection, progress() as bar:
         rejects = find_rejects(connection, RejectFilter(reason=reason, since=_utc(since), until=_utc(until)))
         counts = ReplayCounts()

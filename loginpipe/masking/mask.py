@@ -1,16 +1,18 @@
-"""Validated logins to masked ones: from here on the frame holds no personal data in clear."""
+"""Validated logins to masked ones, without those of erased users: from here on no personal data is in clear."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import date, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
 from re import Pattern
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from loginpipe.logins.canonical import address_text, canonical_address, canonical_device_id
+from loginpipe.logins.rejects import Reason
+from loginpipe.logins.splitting import SplitBatch
 from loginpipe.masking.compat import CompatMasking, received
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import TokenKeys, token_pattern
@@ -20,7 +22,7 @@ MASKED_COLUMNS: Mapping[str, str] = {"masked_ip": "ip", "masked_device_id": "dev
 
 _EPOCH = date(1970, 1, 1)
 
-_CANONICAL: Final[Mapping[str, Callable[[str], bytes]]] = {"ip": canonical_address, "device_id": canonical_device_id}
+_CANONICAL: Mapping[str, Callable[[str], bytes]] = {"ip": canonical_address, "device_id": canonical_device_id}
 
 
 @dataclass(frozen=True)
@@ -166,3 +168,48 @@ def seal_originals(
     return Sealed(
         [data_key for part in parts for data_key in part.data_keys], [block for part in parts for block in part.blocks]
     )
+
+
+ERASURES = "erasures"
+"""Attribute (`pandas.DataFrame.attrs`) of ``validated_logins``: how many erasures there were when it was made."""
+
+
+def set_erased_aside(
+    split: SplitBatch, messages: pd.DataFrame, keys: TokenKeys, erased_at: Mapping[bytes, datetime]
+) -> SplitBatch:
+    """Turn the accepted logins of erased users into rejects without a body: those sent before the erasure.
+
+    Args:
+        split: what became of a batch.
+        messages: `loginpipe.logins.messages.MESSAGE_COLUMNS`, what it was made of.
+        keys: the token keys; a tombstone of any version held counts.
+        erased_at: tombstone → when the user was erased. A login of a later time is a new one.
+
+    Returns:
+        The same where nobody was erased. In ``rejected``, the new rows have None for a body.
+    """
+    if not erased_at or split.accepted.empty:
+        return split
+    accepted = split.accepted
+    until = _erased_until(accepted["user_id"].unique().tolist(), keys, erased_at)
+    of_erased = accepted[accepted["user_id"].isin(until.keys())]
+    gone = [sent_at <= until[user] for user, sent_at in zip(of_erased["user_id"], of_erased["sent_at"], strict=True)]
+    if not any(gone):
+        return split
+    aside = of_erased.loc[gone, ["message_id", "sent_at"]]
+    rejects = aside.merge(messages[["message_id", "received_at"]], on="message_id").assign(body=None)
+    for column, entry in (("reasons", Reason.USER_ERASED.value), ("fields", "user_id")):
+        rejects[column] = pd.Series([[entry] for _ in rejects.index], rejects.index, object)
+    rejects = rejects[list(split.rejected.columns)]
+    rejected = pd.concat([split.rejected, rejects], ignore_index=True) if len(split.rejected) else rejects
+    return replace(split, accepted=accepted.drop(index=aside.index).reset_index(drop=True), rejected=rejected)
+
+
+def _erased_until(users: list[str], keys: TokenKeys, erased_at: Mapping[bytes, datetime]) -> dict[str, datetime]:
+    """Return when each erased user was erased, the last time of several; of the others nothing."""
+    until: dict[str, datetime] = {}
+    for tombstones in keys.tombstones_of_all(users).values():
+        for user, tombstone in zip(users, tombstones, strict=True):
+            if tombstone in erased_at:
+                until[user] = max(until.get(user, erased_at[tombstone]), erased_at[tombstone])
+    return until

@@ -73,7 +73,7 @@ class PipelineCollector(Collector):
 
     def _read_queue(self) -> _QueueState:
         if self._queue is None:
-            self._queue = open_queue(self._settings.queue, connections=1)
+            self._queue = open_queue(self._settings.queue, self._settings, connections=1)
         policy = redrive_policy(self._queue)
         return _QueueState(
             self._queue.name, read_depth(self._queue), read_depth(policy.dead_letters) if policy else None

@@ -63,7 +63,7 @@ def begin_work_on_day(cursor: Cursor, day: date) -> None:
 
 
 def stream_logins(connection: Connection, day: date, *, rows_at_once: int) -> Iterator[list[Any]]:
-    """Yield the rows of a day in batches, in the order of `loginpipe.archive.digest`, as of now.
+    """Yield the rows of a day in batches, in the order of `loginpipe.archive.parquet`, as of now.
 
     Args:
         connection: with a transaction open.

@@ -45,7 +45,7 @@ def standing_of_days(connection: Connection, *, today: date) -> list[DayStanding
 
 
 def content_in_table(cursor: Cursor, first: date, last: date) -> dict[date, tuple[int, str]]:
-    """Return rows and checksum (`loginpipe.archive.digest`) of each day that the table has rows of."""
+    """Return rows and checksum (`loginpipe.archive.parquet`) of each day that the table has rows of."""
     cursor.execute("SELECT day, row_count, sha256 FROM loginpipe.logins_by_day(%s, %s)", (first, last))
     return {day: (rows, sha256) for day, rows, sha256 in cursor}
 

@@ -1,11 +1,17 @@
-"""The queue with a proxy before it, for the tests that tamper with what goes over the wire."""
+"""The queue and KMS, also with a proxy before them, for the tests that tamper with what goes over the wire."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+import boto3
 import pytest
 
+from loginpipe.common.settings import load_settings
 from loginpipe.sqs.client import Queue, open_queue
 from loginpipe_tests.wire import Wire
+
+if TYPE_CHECKING:
+    from mypy_boto3_kms import KMSClient
 
 
 @pytest.fixture
@@ -18,4 +24,18 @@ def wire(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
 @pytest.fixture
 def opened(queue: Queue, wire: Wire) -> Queue:
     """The queue by way of the wire."""
-    return open_queue(queue.name, connections=16)
+    return open_queue(queue.name, load_settings(), connections=16)
+
+
+@pytest.fixture
+def kms(aws: None) -> "KMSClient":
+    return boto3.session.Session().client("kms")
+
+
+@pytest.fixture
+def kms_wire(kms: "KMSClient", monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    """Between the code under test and KMS; nothing is tried again."""
+    monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
+    with Wire(kms.meta.endpoint_url) as wire:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", wire.url)
+        yield wire

@@ -182,7 +182,7 @@ def test_a_topic_that_is_not_there_is_named(
     monkeypatch.setenv("LOGINPIPE_ALERT_SNS_TOPIC", "arn:aws:sns:eu-central-1:000000000000:nobody")
     fill(pipeline)
     says = daemon.tick(2)
-    assert "not delivered, 1 to tell: SNS topic nobody in eu-central-1: SNS answered NotFound" in says
+    assert "not delivered, 1 to tell: SNS topic nobody in eu-central-1 does not exist in this account" in says
     assert len(hook.told()) == 1
 
 

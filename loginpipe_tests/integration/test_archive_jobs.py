@@ -243,7 +243,7 @@ def test_doctor_says_where_the_archive_is_how_far_and_what_is_wrong_with_it(
     (tmp_path / "in the way").touch()
     for url, says in (
         (f"file://{tmp_path}/in the way", f"the archive in {tmp_path}/in the way cannot be used: "),
-        ("s3://not-there-at-all", "the bucket 'not-there-at-all' does not exist: create it, or mend "),
+        ("s3://not-there-at-all", "the bucket 'not-there-at-all' does not exist in this account and region: create "),
         ("ftp://host/archive", "LOGINPIPE_ARCHIVE_URL is no URL of an archive: set it to where the archive is, as in "),
     ):
         monkeypatch.setenv("LOGINPIPE_ARCHIVE_URL", url)

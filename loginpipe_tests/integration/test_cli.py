@@ -19,7 +19,7 @@ from loginpipe.local.prepare import sqs_client
 from loginpipe.local.queues import create_login_queue
 from loginpipe.local.stack import LocalStack
 from loginpipe.masking.key_files import generate_seal_key, private_half, read_seal_key, read_token_keys
-from loginpipe.sqs import client, dead_letters
+from loginpipe.sqs import dead_letters
 from loginpipe.sqs.client import Queue
 from loginpipe.sqs.depth import read_depth
 from loginpipe_tests.commands import Command, Done, command_line
@@ -160,7 +160,7 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_what_is_wrong_is_one_line_and_exit_code_1(
     loginpipe: Command, monkeypatch: pytest.MonkeyPatch, arguments: str, environment: dict[str, str], said: str
 ) -> None:
-    monkeypatch.setattr(client, "_ATTEMPTS", 1)
+    monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     error = loginpipe(*arguments.split()).error

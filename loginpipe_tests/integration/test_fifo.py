@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from loginpipe import cli
+from loginpipe.common.settings import load_settings
 from loginpipe.custody.access import Bulk, request_access
 from loginpipe.custody.replay import replay
 from loginpipe.masking.key_files import read_seal_key
@@ -47,7 +48,7 @@ def queue(aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
     arn = client.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
     policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": "3"})
     client.create_queue(QueueName=f"{name}.fifo", Attributes={"FifoQueue": "true", "RedrivePolicy": policy})
-    queue = open_queue(f"{name}.fifo", connections=4)
+    queue = open_queue(f"{name}.fifo", load_settings(), connections=4)
     monkeypatch.setenv("LOGINPIPE_QUEUE", queue.name)
     monkeypatch.setenv("LOGINPIPE_RECEIVERS", "2")
     yield queue

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from loginpipe.logins.messages import Message
-from loginpipe.sqs import client
 from loginpipe.sqs.client import Queue
 from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.leases import BACK_OFF_MOST_SECONDS, LONGEST_LEASE_SECONDS, HandBack, LeaseKeeper, back_off_seconds
@@ -36,7 +35,7 @@ CHANGE = "ChangeMessageVisibilityBatch"
 def wire(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
     with Wire(queue.client.meta.endpoint_url) as wire:
         monkeypatch.setenv("AWS_ENDPOINT_URL", wire.url)
-        monkeypatch.setattr(client, "_ATTEMPTS", 1)
+        monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
         yield wire
 
 

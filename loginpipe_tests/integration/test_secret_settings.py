@@ -198,10 +198,13 @@ def test_what_is_not_there_is_named(aws: None, monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (refusal("AccessDeniedException"), "may not be read with these credentials (AccessDeniedException): grant "),
+        (refusal("AccessDeniedException"), "may not be used with these credentials (AccessDeniedException): grant "),
         (refusal("ExpiredTokenException"), "AWS refuses the credentials (ExpiredTokenException): renew them"),
-        (refusal("InternalServiceError", 500), "AWS answered InternalServiceError"),
-        (PLAIN_WEB_SERVER, "the endpoint does not answer as AWS does"),
+        (
+            refusal("InternalServiceError", 500),
+            "is unavailable for now (its endpoint answered InternalServiceError): try again later",
+        ),
+        (PLAIN_WEB_SERVER, "at an endpoint that does not answer as AWS does"),
     ],
     ids=["denied", "expired", "fault", "web server"],
 )

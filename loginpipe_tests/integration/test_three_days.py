@@ -12,6 +12,7 @@ import boto3
 import dagster as dg
 import pytest
 
+from loginpipe.common.settings import load_settings
 from loginpipe.definitions import build_definitions
 from loginpipe.defs.insights.sensor import INSIGHTS_JOB
 from loginpipe.local.queues import create_login_queue
@@ -56,7 +57,9 @@ def days_pipeline(
     monkeypatch.setenv("LOGINPIPE_ARCHIVE_URL", f"file://{tmp_path}/archive")
     monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", "60")
     Archive(pipeline.database_url, pipeline.database_url, "file:///nowhere").make_month(OLD)
-    return Pipeline(open_queue(pipeline.queue.name, connections=4), pipeline.database_url, pipeline.instance)
+    return Pipeline(
+        open_queue(pipeline.queue.name, load_settings(), connections=4), pipeline.database_url, pipeline.instance
+    )
 
 
 @pytest.fixture

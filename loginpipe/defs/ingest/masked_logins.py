@@ -14,8 +14,7 @@ from loginpipe.defs.metadata.groups import GROUP, OWNERS
 from loginpipe.defs.metadata.plots import bar_plot
 from loginpipe.defs.resources import MaskingResource, PostgresResource
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
-from loginpipe.masking.mask import MASKED_COLUMNS, MaskedBatch, seen_before
-from loginpipe.masking.tombstones import ERASURES
+from loginpipe.masking.mask import ERASURES, MASKED_COLUMNS, MaskedBatch, seen_before
 
 _COLUMNS = ("message_id", "sent_at", *(name for name, _ in USER_LOGINS_COLUMNS))
 _MADE_FROM = {**MASKED_COLUMNS, "create_date": "sent_at"}

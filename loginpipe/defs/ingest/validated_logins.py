@@ -17,7 +17,7 @@ from loginpipe.defs.resources import MaskingResource, PostgresResource, SqsResou
 from loginpipe.logins.messages import MESSAGE_COLUMNS
 from loginpipe.logins.schema import VALIDATED_LOGINS_SCHEMA
 from loginpipe.logins.splitting import SplitBatch, split_batch
-from loginpipe.masking.tombstones import ERASURES, set_erased_aside
+from loginpipe.masking.mask import ERASURES, set_erased_aside
 from loginpipe.postgres.runs import Arrival
 
 _REJECT_COLUMNS = ("message_id", "sent_at", "received_at", "reasons", "fields", "sealed_body")

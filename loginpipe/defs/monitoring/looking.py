@@ -56,7 +56,7 @@ def look(
 
 def _queue(settings: Settings) -> QueueSeen | str:
     try:
-        queue = open_queue(settings.queue, connections=1)
+        queue = open_queue(settings.queue, settings, connections=1)
         policy = redrive_policy(queue)
         return QueueSeen(read_depth(queue), read_depth(policy.dead_letters) if policy else None)
     except QueueError as error:

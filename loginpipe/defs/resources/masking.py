@@ -8,8 +8,7 @@ from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import required
 from loginpipe.logins.splitting import SplitBatch
 from loginpipe.masking.compat import HMAC, CompatMasking
-from loginpipe.masking.compat_salt import load_compat
-from loginpipe.masking.keys import load_seal_keys, load_token_keys
+from loginpipe.masking.keys import load_compat, load_seal_keys, load_token_keys
 from loginpipe.masking.mask import MaskedLogins, mask_logins, seal_originals
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import TokenKeys
@@ -31,12 +30,8 @@ class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Load the keys, once for the run; say what is not as it should be in the long run."""
-        token_keys = required(
-            "token_keys", self.token_keys, "the URI of the token keys, as in file:keys/token_keys.json"
-        )
-        seal_key = required(
-            "seal_key", self.seal_key, "the URI of the public seal key, as in file:keys/seal_public.pem, or off"
-        )
+        token_keys = required("token_keys", self.token_keys)
+        seal_key = required("seal_key", self.seal_key)
         self._token_keys = load_token_keys(token_keys, production=self.production)
         self._recipients = load_seal_keys(seal_key, fingerprint=self.seal_key_fingerprint, production=self.production)
         self._compat = load_compat(self.masking, self.compat_salt, production=self.production)

@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr
 
 from loginpipe.common.gc_tuning import rare_collections
 from loginpipe.common.runbook import runbook
+from loginpipe.common.settings import load_settings
 from loginpipe.sqs.client import BATCH_MOST, Queue, open_queue
 from loginpipe.sqs.dead_letters import redrive_policy
 from loginpipe.sqs.deletion import Deletion, delete_messages
@@ -64,7 +65,7 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
         # The queue is what a run has in hand from its beginning to its end.
         with rare_collections():
             calls = calls_at_once(self.batch_messages, self.visibility_seconds)
-            self._queue = open_queue(self.queue, connections=self.receivers + calls)
+            self._queue = open_queue(self.queue, load_settings(), connections=self.receivers + calls)
             self._leases = LeaseKeeper(self._queue, visibility_seconds=self.visibility_seconds, calls_at_once=calls)
             if self.batch_messages > (most := most_kept(self.visibility_seconds)) and context.log:
                 context.log.warning(

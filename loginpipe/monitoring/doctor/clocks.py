@@ -34,7 +34,7 @@ def _of_database(settings: Settings) -> timedelta:
 
 
 def _of_queue(settings: Settings) -> timedelta | None:
-    queue = open_queue(settings.queue, connections=1)
+    queue = open_queue(settings.queue, settings, connections=1)
     with queue_errors(queue.name):
         answer = queue.client.get_queue_attributes(QueueUrl=queue.url, AttributeNames=["QueueArn"])
         stamp = answer["ResponseMetadata"]["HTTPHeaders"].get("date")

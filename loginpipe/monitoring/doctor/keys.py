@@ -1,8 +1,7 @@
 """What `doctor` looks at of the keys: that they can be read, are the right ones, and what they are used for."""
 
-from loginpipe.common.settings import Settings, required
-from loginpipe.masking.compat_salt import load_compat
-from loginpipe.masking.keys import load_seal_keys, load_token_keys
+from loginpipe.common.settings import Settings
+from loginpipe.masking.keys import load_compat, load_seal_keys, load_token_keys
 from loginpipe.monitoring.doctor.warehouse import warehouse
 from loginpipe.postgres.table_counts import newest_key_version
 from loginpipe.postgres.token_key_checks import require_known_keys
@@ -10,7 +9,7 @@ from loginpipe.postgres.token_key_checks import require_known_keys
 
 def token_keys(settings: Settings) -> str:
     """Read the token keys, and compare them with those that the database's tokens were made with."""
-    uri = required("token_keys", settings.token_keys, "the URI of the token keys, as in file:keys/token_keys.json")
+    uri = settings.required("token_keys")
     keys = load_token_keys(uri, production=settings.production)
     with warehouse(settings) as connection:
         require_known_keys(connection, keys)
@@ -21,7 +20,7 @@ def token_keys(settings: Settings) -> str:
 
 def seal_key(settings: Settings) -> str:
     """Read the public seal keys."""
-    uri = required("seal_key", settings.seal_key, "the URI of the public seal key, as in file:keys/seal.pem, or off")
+    uri = settings.required("seal_key")
     keys = load_seal_keys(uri, fingerprint=settings.seal_key_fingerprint, production=settings.production)
     if not keys:
         return "off: neither masked values nor rejected bodies can be recovered"

@@ -15,7 +15,7 @@ _RETENTION_MOST = 14 * 86_400
 
 def queue(settings: Settings) -> str:
     """Look at the queue's depth."""
-    queue = open_queue(settings.queue, connections=1)
+    queue = open_queue(settings.queue, settings, connections=1)
     depth = read_depth(queue)
     if depth.stalled:
         raise LoginpipeError(f"queue {queue.name!r}: {depth}; {STALL}")
@@ -24,7 +24,7 @@ def queue(settings: Settings) -> str:
 
 def dead_letters(settings: Settings) -> str:
     """Look whether there is a dead-letter queue, when messages go there, how long it keeps them, and what it holds."""
-    queue = open_queue(settings.queue, connections=1)
+    queue = open_queue(settings.queue, settings, connections=1)
     policy = redrive_policy(queue)
     if policy is None:
         raise LoginpipeError(f"queue {queue.name!r} has none: give it a redrive policy with maxReceiveCount 5")
