@@ -28,14 +28,14 @@ from loginpipe.defs.ingest.job import (
 )
 from loginpipe.defs.ingest.masked_logins import masked_logins
 from loginpipe.defs.ingest.raw_sqs_messages import raw_sqs_messages
-from loginpipe.defs.ingest.sensor import dead_letter_sensor, queue_depth_sensor
+from loginpipe.defs.ingest.sensor import queue_depth_sensor
 from loginpipe.defs.ingest.user_logins_table import user_logins_table
 from loginpipe.defs.ingest.validated_logins import split_messages
 from loginpipe.defs.insights.assets import daily_logins, duplicate_devices, duplicate_ips
 from loginpipe.defs.insights.sensor import insights_sensor
 from loginpipe.defs.metadata.runbook import RUNBOOK_SECTIONS, runbook_link
-from loginpipe.defs.monitoring.alerts import alert_sensor
-from loginpipe.defs.monitoring.freshness import fresh, freshness_sensor
+from loginpipe.defs.monitoring.freshness import fresh
+from loginpipe.defs.monitoring.sensor import monitoring_sensor
 from loginpipe.defs.resources import resources_from
 
 
@@ -77,7 +77,7 @@ def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg
             archive_closed_days,
             drop_archived_partitions_daily,
         ],
-        sensors=[queue_depth_sensor, dead_letter_sensor, insights_sensor, freshness_sensor, alert_sensor],
+        sensors=[queue_depth_sensor, insights_sensor, monitoring_sensor],
         resources={**resources_from(settings), HANDOVER: Handover(), **(resource_overrides or {})},
         # One process: frames go from asset to asset in memory, and leases live from step to step.
         executor=dg.in_process_executor,

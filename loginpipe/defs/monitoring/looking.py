@@ -14,8 +14,8 @@ from loginpipe.common.settings import Settings
 from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.defs.ingest.sensor import history_of
 from loginpipe.defs.monitoring.freshness import FRESH
-from loginpipe.monitoring.alerts.conditions import QueueSeen, Seen
 from loginpipe.monitoring.freshness import judge, patience
+from loginpipe.monitoring.reports import QueueSeen, Seen
 from loginpipe.postgres.connections import require_verified_tls
 from loginpipe.postgres.recent_runs import RecentRuns, recent_runs
 from loginpipe.postgres.session import Session
