@@ -15,8 +15,7 @@ import pytest
 import typer
 
 from loginpipe import cli
-from loginpipe.local.prepare import sqs_client
-from loginpipe.local.queues import create_login_queue
+from loginpipe.local.prepare import create_login_queue, sqs_client
 from loginpipe.local.stack import LocalStack
 from loginpipe.masking.key_files import generate_seal_key, private_half, read_seal_key, read_token_keys
 from loginpipe.sqs import client, dead_letters

@@ -26,9 +26,12 @@ from dotenv import dotenv_values
 from loginpipe.common.errors import LocalStackError, QueueError
 from loginpipe.local import aws
 from loginpipe.local.environment import dagster_home, environment, write_env_file
+from loginpipe.local.prepare import create_login_queue
 from loginpipe.local.processes import Record
-from loginpipe.local.queues import create_login_queue, send_bodies
 from loginpipe.local.stack import LocalStack, attach_or_start, down, running, running_stack, up
+from loginpipe.sqs.client import Queue
+from loginpipe.sqs.depth import read_depth
+from loginpipe.sqs.sending import send_bodies
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -58,6 +61,10 @@ def sqs_of(stack: LocalStack) -> "SQSClient":
         aws_access_key_id=names["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=names["AWS_SECRET_ACCESS_KEY"],
     )
+
+
+def login_queue(sqs: Any, name: str) -> Queue:
+    return Queue(name, create_login_queue(sqs, name), sqs)
 
 
 def query(database_url: str, statement: str) -> Any:
@@ -208,7 +215,7 @@ def test_up_twice_is_one_stack_and_down_twice_stops_it_once(folder: Path) -> Non
 def test_rows_and_messages_outlive_down_and_up_at_the_same_addresses(folder: Path) -> None:
     first = up(folder)
     query(first.database_url, "CREATE TABLE kept AS SELECT 42 AS value")
-    send_bodies(sqs_of(first), create_login_queue(sqs_of(first), "login-queue"), ["kept"])
+    send_bodies(login_queue(sqs_of(first), "login-queue"), ["kept"])
     down(folder)
     with attach_or_start(folder) as second:
         assert second == first
@@ -355,27 +362,27 @@ def test_the_login_queue_is_made_once_with_its_dead_letter_queue(shared_stack: L
 
 def test_bodies_are_sent_in_batches_that_the_limit_of_one_mebibyte_allows(shared_stack: LocalStack) -> None:
     sqs = sqs_of(shared_stack)
-    url = create_login_queue(sqs, "large-and-many")
+    queue = login_queue(sqs, "large-and-many")
     added: list[int] = []
     bodies = ["é" * 400_000, "x" * 300_000, *(str(number) for number in range(95)), "y" * 1_000_000]
-    assert send_bodies(sqs, url, bodies, added.append) == 98
+    assert send_bodies(queue, bodies, added.append) == 98
     assert sum(added) == 98
     assert max(added) == 10
-    depth = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"])
-    assert depth["Attributes"]["ApproximateNumberOfMessages"] == "98"
+    assert read_depth(queue).visible == 98
 
 
 def test_sending_says_how_many_messages_were_refused_and_why(shared_stack: LocalStack) -> None:
     sqs = sqs_of(shared_stack)
-    url = create_login_queue(sqs, "refusing")
-    sqs.set_queue_attributes(QueueUrl=url, Attributes={"MaximumMessageSize": "1024"})
+    queue = login_queue(sqs, "refusing")
+    sqs.set_queue_attributes(QueueUrl=queue.url, Attributes={"MaximumMessageSize": "1024"})
     with pytest.raises(QueueError, match=r"^2 messages were refused \(\w+\) and 3 sent: "):
-        send_bodies(sqs, url, ["a", "b" * 2000, "c", "d" * 2000, "e"])
+        send_bodies(queue, ["a", "b" * 2000, "c", "d" * 2000, "e"])
 
 
 def test_sending_to_a_queue_that_is_not_there_says_so(shared_stack: LocalStack) -> None:
+    absent = Queue("absent", f"{shared_stack.endpoint_url}/000000000000/absent", sqs_of(shared_stack))
     with pytest.raises(QueueError, match="'absent' does not exist"):
-        send_bodies(sqs_of(shared_stack), f"{shared_stack.endpoint_url}/000000000000/absent", ["a"])
+        send_bodies(absent, ["a"])
 
 
 def test_the_env_file_is_read_back_the_same_by_dotenv_and_dagster(shared_stack: LocalStack, tmp_path: Path) -> None:
