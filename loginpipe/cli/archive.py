@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loginpipe.cli.output import Json, new_app, new_table, notes, out, print_json, progress
+from loginpipe.cli.output import Json, new_app, new_table, notes, out, print_json, print_result, progress
 from loginpipe.cli.warehouse import connect_to_warehouse
 from loginpipe.common.errors import ArchivedDayError
 from loginpipe.common.settings import load_settings
@@ -68,10 +68,12 @@ def verify(days: Days = None, *, as_json: Json = False) -> None:
             if fault := verify_day(connection, record=record, stores=stores):
                 faults[record.day] = fault
             bar.advance(task, record.file_bytes)
-    if as_json:
-        print_json({"verified": len(records) - len(faults), "faults": {str(day): said for day, said in faults.items()}})
-    else:
-        out.print(f"{len(records) - len(faults):,} of {len(records):,} archived days are whole")
+    whole = len(records) - len(faults)
+    print_result(
+        {"verified": whole, "faults": {str(day): said for day, said in faults.items()}},
+        f"{whole:,} of {len(records):,} archived days are whole",
+        as_json=as_json,
+    )
     for fault in faults.values():
         notes.print(f"error: {fault}", markup=False)
     if faults:

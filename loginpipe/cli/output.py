@@ -49,6 +49,14 @@ def progress() -> Progress:
     return Progress(console=notes, transient=True, disable=not notes.is_terminal)
 
 
+def print_result(value: object, text: str, *, as_json: bool) -> None:
+    """Print what came out: as JSON for scripts, or as text."""
+    if as_json:
+        print_json(value)
+    else:
+        out.print(text, markup=False)
+
+
 def print_json(value: object) -> None:
     """Print a value as one line of JSON; times and ids as text."""
     print(json.dumps(value, default=str))  # noqa: T201 - nothing may wrap or colour it

@@ -25,7 +25,7 @@ from loginpipe.cli.custody import (
     printable,
     require_no_approval,
 )
-from loginpipe.cli.output import Json, new_app, notes, out, print_json
+from loginpipe.cli.output import Json, new_app, notes, out, print_json, print_result
 from loginpipe.cli.warehouse import connect_to_warehouse
 from loginpipe.common.errors import LoginpipeError
 from loginpipe.common.settings import load_settings
@@ -82,10 +82,7 @@ def approve(request_id: UUID, *, as_json: Json = False) -> None:
 
     with connect_to_warehouse(load_settings()) as connection:
         approve_access(connection, request_id)
-    if as_json:
-        print_json({"approved": request_id})
-    else:
-        out.print(f"request {request_id} is approved")
+    print_result({"approved": request_id}, f"request {request_id} is approved", as_json=as_json)
 
 
 @app.command()
@@ -193,10 +190,8 @@ def second_person(
     required = switch is Switch.ON
     with connect_to_warehouse(load_settings()) as connection:
         set_second_person(connection, required=required, ticket=ticket)
-    if as_json:
-        print_json({"second_person": required})
-    else:
-        out.print(f"each request {'needs' if required else 'no longer needs'} the approval of a second person")
+    needs = "needs" if required else "no longer needs"
+    print_result({"second_person": required}, f"each request {needs} the approval of a second person", as_json=as_json)
 
 
 app.add_typer(custody.audit, name="audit")

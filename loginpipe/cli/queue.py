@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loginpipe.cli.output import Json, new_app, out, print_json, progress
+from loginpipe.cli.output import Json, new_app, print_result, progress
 from loginpipe.cli.warehouse import connect_to_warehouse
 from loginpipe.common.errors import QueueError, SettingError
 from loginpipe.common.runbook import runbook
@@ -50,10 +50,8 @@ def send(
     with progress() as bar:
         task = bar.add_task("sending", total=len(bodies))
         sent = send_bodies(queue, bodies, lambda more: bar.advance(task, more))
-    if as_json:
-        print_json({"queue": queue.name, "sent": sent})
-    else:
-        out.print(f"sent {sent:,} messages to queue {queue.name!r}")
+    said = f"sent {sent:,} messages to queue {queue.name!r}"
+    print_result({"queue": queue.name, "sent": sent}, said, as_json=as_json)
 
 
 @app.command()
@@ -66,10 +64,11 @@ def status(*, as_json: Json = False) -> None:
 
     _, policy = _queue_and_policy(load_settings(), connections=1)
     depth = read_depth(policy.dead_letters)
-    if as_json:
-        print_json({"queue": policy.dead_letters.name, "max_receives": policy.max_receives, **asdict(depth)})
-    else:
-        out.print(f"queue {policy.dead_letters.name!r}: {depth}; messages come after {policy.max_receives} receives")
+    print_result(
+        {"queue": policy.dead_letters.name, "max_receives": policy.max_receives, **asdict(depth)},
+        f"queue {policy.dead_letters.name!r}: {depth}; messages come after {policy.max_receives} receives",
+        as_json=as_json,
+    )
 
 
 @app.command()
@@ -110,13 +109,12 @@ def redrive(
             progress=lambda more: bar.advance(task, more),
         )
     would = "would be " if dry_run else ""
-    if as_json:
-        print_json({**asdict(counts), "refused": dict(counts.refused), "dry_run": dry_run})
-    else:
-        out.print(
-            f"{counts.moved:,} {would}moved to queue {queue.name!r}, {counts.dropped:,} {would}dropped since their "
-            f"outcome is recorded, {counts.left:,} left"
-        )
+    print_result(
+        {**asdict(counts), "refused": dict(counts.refused), "dry_run": dry_run},
+        f"{counts.moved:,} {would}moved to queue {queue.name!r}, {counts.dropped:,} {would}dropped since their "
+        f"outcome is recorded, {counts.left:,} left",
+        as_json=as_json,
+    )
     if counts.refused:
         see = runbook("what-is-refused")
         raise QueueError(

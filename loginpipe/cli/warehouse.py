@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loginpipe.cli.output import Json, new_app, notes, out, print_json, step
+from loginpipe.cli.output import Json, new_app, notes, out, print_json, print_result, step
 from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import Settings, load_settings
 
@@ -115,11 +115,12 @@ def verify(
         url = warehouse_url(load_settings())
         with step("restoring into a database of its own"):
             manifest = verify_backup(url, dump)
-    if as_json:
-        print_json({"dump": str(dump), "restored": not file_only, **manifest.model_dump(mode="json")})
-        return
     told = "the files are whole; it was not restored" if file_only else "restored and compared: it is whole"
-    out.print(f"{told}: {manifest.total_rows:,} rows of {manifest.taken_at:%Y-%m-%d %H:%M:%S} UTC", markup=False)
+    print_result(
+        {"dump": str(dump), "restored": not file_only, **manifest.model_dump(mode="json")},
+        f"{told}: {manifest.total_rows:,} rows of {manifest.taken_at:%Y-%m-%d %H:%M:%S} UTC",
+        as_json=as_json,
+    )
 
 
 @app.command()
