@@ -240,6 +240,14 @@ class Pipeline:
         finally:
             connection.close()
 
+    def execute(self, statement: str, *parameters: Any) -> None:
+        connection = psycopg2.connect(self.database_url)
+        try:
+            with connection, connection.cursor() as cursor:
+                cursor.execute(statement, parameters or None)
+        finally:
+            connection.close()
+
     def depth(self) -> tuple[int, int]:
         """Messages waiting and in flight."""
         from loginpipe.sqs.depth import read_depth

@@ -1,11 +1,17 @@
-"""The queue with a proxy before it, for the tests that tamper with what goes over the wire."""
+"""The command line, and the queue with a proxy before it, for the tests that tamper with what goes over the wire."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from loginpipe.sqs.client import Queue, open_queue
+from loginpipe_tests.commands import Command, command_line
 from loginpipe_tests.wire import Wire
+
+
+@pytest.fixture
+def loginpipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    return command_line(monkeypatch, capsys)
 
 
 @pytest.fixture

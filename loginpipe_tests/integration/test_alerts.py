@@ -1,18 +1,15 @@
 """Alerts on a real queue, database and Dagster instance, told to a real webhook and a real topic."""
 
 from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
-import psycopg2
 import pytest
 
 from loginpipe.monitoring.reports import read_memory
 from loginpipe_tests.canary import BAD, GOOD, MARKERS, found
-from loginpipe_tests.commands import Command, command_line
+from loginpipe_tests.commands import Command
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.daemon import Daemon, empty_dead_letters, fill_dead_letters
 from loginpipe_tests.receivers import Topic, Webhook, webhook
@@ -38,16 +35,6 @@ def topic(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Topic:
     topic = Topic()
     monkeypatch.setenv("LOGINPIPE_ALERT_SNS_TOPIC", topic.arn)
     return topic
-
-
-@pytest.fixture
-def loginpipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    return command_line(monkeypatch, capsys)
-
-
-def execute(pipeline: Pipeline, statement: str, *parameters: Any) -> None:
-    with closing(psycopg2.connect(pipeline.database_url)) as connection, connection, connection.cursor() as cursor:
-        cursor.execute(statement, parameters)
 
 
 def titles(texts: list[str]) -> list[str]:
@@ -189,13 +176,13 @@ def test_rejects_and_delays_are_judged_over_a_while_and_not_by_a_handful(pipelin
     pipeline.send([*logins(18), "no JSON", "no JSON"])
     assert take(pipeline, 20).success
     assert daemon.tick(2).startswith("many messages are rejected (2 of 20 messages within an hour; the limit is 5.00%)")
-    execute(pipeline, "UPDATE loginpipe.rejected_messages SET reasons = '{user_erased}' WHERE message_id IN "
+    pipeline.execute("UPDATE loginpipe.rejected_messages SET reasons = '{user_erased}' WHERE message_id IN "
                       "(SELECT message_id FROM loginpipe.rejected_messages LIMIT 1)")  # fmt: skip
     assert daemon.tick(2).startswith("nothing is wrong"), "logins of erased users are no fault of the sender"
     late = "UPDATE loginpipe.ingest_runs SET inserted = 20, delay_counts = '{0,0,0,0,0,0,0,0,0,0,18,2,0,0}'"
-    execute(pipeline, late)
+    pipeline.execute(late)
     assert daemon.tick(2).startswith("logins are stored late (2 of 20 logins within 15 minutes took longer than 900 s)")
-    execute(pipeline, "UPDATE loginpipe.ingest_runs SET started_at = now() - interval '16 minutes'")
+    pipeline.execute("UPDATE loginpipe.ingest_runs SET started_at = now() - interval '16 minutes'")
     assert daemon.tick(2).startswith("nothing is wrong")
 
 
@@ -250,7 +237,7 @@ def test_no_value_of_a_login_is_in_an_alert_nor_in_what_the_sensor_keeps(
 ) -> None:
     pipeline.send([*GOOD * 3, *BAD])
     assert take(pipeline, len(GOOD) * 3 + len(BAD)).success
-    execute(pipeline, "ALTER TABLE user_logins ADD CONSTRAINT refuses CHECK (user_id IS NULL) NOT VALID")
+    pipeline.execute("ALTER TABLE user_logins ADD CONSTRAINT refuses CHECK (user_id IS NULL) NOT VALID")
     for body in (GOOD[0], BAD[0]):
         fill_dead_letters(pipeline, body)
     for _ in range(2):

@@ -15,7 +15,6 @@ from typing import Any
 
 import dagster as dg
 import pandas as pd
-import psycopg2
 import pytest
 
 from loginpipe.defs.resources import MaskingResource
@@ -154,22 +153,13 @@ def test_after_bodies_that_were_damaged_and_deletes_that_failed(
 def test_after_a_run_in_which_the_database_refuses(
     pipeline: Pipeline, searched: Searched, broken: str, said: str
 ) -> None:
-    execute(pipeline, broken)
+    pipeline.execute(broken)
     failed = run(pipeline)
     cause = cause_of_failure(failed)
     assert cause.startswith("DatabaseError: the database refused a statement: ")
     assert said in cause
     assert "\n" not in cause
     assert_nothing_in_clear(searched, said)
-
-
-def execute(pipeline: Pipeline, statement: str) -> None:
-    connection = psycopg2.connect(pipeline.database_url)
-    try:
-        with connection, connection.cursor() as cursor:
-            cursor.execute(statement)
-    finally:
-        connection.close()
 
 
 class Leaking(MaskingResource):
