@@ -1,21 +1,21 @@
 """Where alerts go, and in which words: counts, times and names, never a value from a login.
 
-A delivery that fails is one line, without the address of a webhook.
+A delivery that fails is one line: without the address of a webhook, with the name of a topic.
 """
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
+from loginpipe.common.aws import LOCAL_FAULTS, OUT_OF_REACH, aws_session, endpoint_fault
 from loginpipe.common.errors import AlertError, SettingError
 from loginpipe.common.runbook import runbook
 from loginpipe.common.secrets import alert_webhook_url
 from loginpipe.common.settings import Settings
 from loginpipe.monitoring.alerts.rules import kind
-from loginpipe.monitoring.alerts.sns import SnsTopic
 from loginpipe.monitoring.alerts.state import Event, Outbox, State, failed
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # Longest wait for a connection, and for an answer: a tick of the sensor has a minute for everything.
 _SECONDS = 5
 _GOOD = range(200, 300)
+_ATTEMPTS = 2
 # SNS' limit.
 _SUBJECT_MOST = 100
 
@@ -91,6 +92,55 @@ class Webhook:
             raise AlertError(f"{self.place} does not answer as it should ({_os_fault(error)})") from None
         if status not in _GOOD:
             raise AlertError(f"{self.place} answered {status}")
+
+
+@dataclass(frozen=True)
+class SnsTopic:
+    """A standard topic of AWS SNS, in the region that its ARN names; credentials and endpoint are boto3's."""
+
+    arn: str
+    production: bool
+    name: str = "sns"
+
+    @property
+    def place(self) -> str:
+        """The topic's name and region."""
+        return f"SNS topic {self.arn.split(':')[5]} in {self._region}"
+
+    @property
+    def _region(self) -> str:
+        return self.arn.split(":")[3]
+
+    def deliver(self, subject: str, text: str) -> None:
+        """Publish the text.
+
+        Raises:
+            AlertError: SNS did not take it; in production also where the endpoint is not https.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            client = self._client()
+            fault = endpoint_fault(client) if self.production else None
+            if fault is None:
+                client.publish(TopicArn=self.arn, Subject=subject, Message=text)
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            raise AlertError(f"{self.place}: SNS answered {code}; it takes sns:Publish on the topic") from None
+        except BotoCoreError as error:
+            raise AlertError(f"{self.place}: {LOCAL_FAULTS.get(type(error).__name__, OUT_OF_REACH)}") from None
+        except (ValueError, TypeError, LookupError):
+            raise AlertError(f"{self.place}: its endpoint does not answer as SNS does: mend AWS_ENDPOINT_URL") from None
+        if fault:
+            raise AlertError(f"{self.place}: {fault}")
+
+    def _client(self) -> Any:
+        from botocore.config import Config
+
+        service: Any = "sns"
+        retries: Any = {"mode": "standard", "total_max_attempts": _ATTEMPTS}
+        config = Config(retries=retries, connect_timeout=_SECONDS, read_timeout=_SECONDS, user_agent_extra="loginpipe")
+        return aws_session().client(service, region_name=self._region, config=config)
 
 
 @dataclass(frozen=True)
