@@ -23,7 +23,7 @@ with imports_that_stay():
     from loginpipe.defs.ingest.job import ingest_job, ingest_schedule
     from loginpipe.defs.ingest.masked_logins import masked_logins
     from loginpipe.defs.ingest.raw_sqs_messages import raw_sqs_messages
-    from loginpipe.defs.ingest.sensor import dead_letter_sensor, queue_depth_sensor
+    from loginpipe.defs.ingest.sensor import queue_depth_sensor
     from loginpipe.defs.ingest.user_logins_table import user_logins_table
     from loginpipe.defs.ingest.validated_logins import split_messages
     from loginpipe.defs.insights.assets import daily_logins, duplicate_devices, duplicate_ips
@@ -31,8 +31,8 @@ with imports_that_stay():
     from loginpipe.defs.maintenance.daily_checks import DAILY_CHECKS, check_job, check_schedule
     from loginpipe.defs.maintenance.partitions import maintain_partitions, maintenance_schedule
     from loginpipe.defs.metadata.groups import RUNBOOK_SECTIONS, runbook_link
-    from loginpipe.defs.monitoring.alerts import alert_sensor
-    from loginpipe.defs.monitoring.freshness import fresh, freshness_sensor
+    from loginpipe.defs.monitoring.freshness import fresh
+    from loginpipe.defs.monitoring.sensor import monitoring_sensor
     from loginpipe.defs.resources import resources_from
 
 __all__ = ["build_definitions", "defs"]
@@ -79,7 +79,7 @@ def build_definitions(
             archive_closed_days,
             drop_archived_partitions_daily,
         ],
-        sensors=[queue_depth_sensor, dead_letter_sensor, insights_sensor, freshness_sensor, alert_sensor],
+        sensors=[queue_depth_sensor, insights_sensor, monitoring_sensor],
         resources={**resources_from(settings), HANDOVER: Handover(), **(resource_overrides or {})},
         # One process: frames go from asset to asset in memory, and leases live from step to step.
         executor=dg.in_process_executor,

@@ -17,11 +17,12 @@ import pytest
 
 from loginpipe.common.settings import load_settings
 from loginpipe.defs.ingest.job import INGEST_JOB
-from loginpipe.local.queues import create_login_queue, send_bodies
+from loginpipe.local.prepare import create_login_queue
 from loginpipe.local.stack import LocalStack, running_stack
 from loginpipe.masking.key_files import generate_seal_key, generate_token_keys, private_half
 from loginpipe.postgres.migrate import migrate
 from loginpipe.sqs.client import Queue, open_queue
+from loginpipe.sqs.sending import send_bodies
 
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
@@ -222,7 +223,7 @@ class Pipeline:
     instance: dg.DagsterInstance
 
     def send(self, bodies: Iterable[str]) -> int:
-        return send_bodies(self.queue.client, self.queue.url, bodies)
+        return send_bodies(self.queue, bodies)
 
     def run(self, **overrides: Any) -> dg.ExecuteInProcessResult:
         """Run the job once; ``overrides`` are resources to use instead."""
@@ -237,6 +238,14 @@ class Pipeline:
             with connection.cursor() as cursor:
                 cursor.execute(statement, parameters)
                 return cursor.fetchall()
+        finally:
+            connection.close()
+
+    def execute(self, statement: str, *parameters: Any) -> None:
+        connection = psycopg2.connect(self.database_url)
+        try:
+            with connection, connection.cursor() as cursor:
+                cursor.execute(statement, parameters or None)
         finally:
             connection.close()
 

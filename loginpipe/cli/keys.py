@@ -1,7 +1,6 @@
 """The commands for keys."""
 
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -136,7 +135,7 @@ def _in_database(settings: Settings) -> dict[str, Any]:
 
     if settings.database_url is None:
         return {"recorded_versions": None, "sealed_values": None}
-    with closing(connect_to_warehouse()) as connection:
+    with connect_to_warehouse(settings) as connection:
         sealed = sealed_by_version(connection)
         by_version = None if sealed is None else {str(v or "compat"): count for v, count in sealed.items()}
         return {"recorded_versions": recorded_versions(connection), "sealed_values": by_version}

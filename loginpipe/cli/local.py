@@ -23,8 +23,7 @@ def demo(
 
     Example: loginpipe demo --count 5000
     """
-    from loginpipe.local.demo import run_demo
-    from loginpipe.local.show import show_demo
+    from loginpipe.local.demo import run_demo, show_demo
 
     result = run_demo(count, step)
     if as_json:

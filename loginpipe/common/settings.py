@@ -108,7 +108,10 @@ class Settings(BaseSettings):
         Raises:
             SettingError: it is not set; names the variable and what it means.
         """
-        return required(name, getattr(self, name))
+        value: str | None = getattr(self, name)
+        if not value:
+            raise SettingError(f"{PREFIX}{name.upper()} is not set: set it to {MEANINGS[name]}")
+        return value
 
     @property
     def queue_name(self) -> str:
@@ -166,10 +169,3 @@ def load_settings() -> Settings:
         raise SettingError(f"wrong setting: {wrong}")
     use_runbook(settings.runbook_url)
     return settings
-
-
-def required(name: str, value: str | None) -> str:
-    """Return the value of a setting that has no default; see `Settings.required`."""
-    if not value:
-        raise SettingError(f"{PREFIX}{name.upper()} is not set: set it to {MEANINGS[name]}")
-    return value

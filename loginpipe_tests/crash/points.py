@@ -189,6 +189,7 @@ def _queue(hooks: _Hooks) -> SqsResource:
 
     settings = load_settings()
     return Queue(
+        settings=settings,
         queue=settings.queue,
         batch_messages=settings.batch_messages,
         batch_seconds=settings.batch_seconds,
@@ -211,4 +212,4 @@ def _warehouse(hooks: _Hooks) -> PostgresResource:
             hooks.loaded()
             return counts
 
-    return Warehouse()
+    return Warehouse(settings=load_settings())

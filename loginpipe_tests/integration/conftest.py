@@ -1,4 +1,4 @@
-"""The queue and KMS, also with a proxy before them, for the tests that tamper with what goes over the wire."""
+"""The command line; the queue and KMS, also with a proxy before them, for the tests that tamper with the wire."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -8,10 +8,16 @@ import pytest
 
 from loginpipe.common.settings import load_settings
 from loginpipe.sqs.client import Queue, open_queue
+from loginpipe_tests.commands import Command, command_line
 from loginpipe_tests.wire import Wire
 
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
+
+
+@pytest.fixture
+def loginpipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    return command_line(monkeypatch, capsys)
 
 
 @pytest.fixture

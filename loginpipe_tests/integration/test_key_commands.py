@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from loginpipe.masking.key_files import generate_seal_key, generate_token_keys, read_seal_key, read_token_keys
 from loginpipe.masking.token_key_document import TokenKeyDocument
-from loginpipe_tests.commands import Command, command_line
+from loginpipe_tests.commands import Command
 from loginpipe_tests.conftest import KeyFiles, Pipeline
 from loginpipe_tests.kms import new_key, seal_key
 from loginpipe_tests.wire import logins, take
@@ -27,11 +27,6 @@ if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
 
 PASSPHRASE = "a horse and 4 staples"
-
-
-@pytest.fixture
-def loginpipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    return command_line(monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from typing import Any
 
 import dagster as dg
 import pandas as pd
-import psycopg2
 import pytest
 
+from loginpipe.common.settings import load_settings
 from loginpipe.defs.resources import MaskingResource
 from loginpipe.local.stack import LocalStack
 from loginpipe.masking.mask import MaskedLogins
@@ -154,22 +154,13 @@ def test_after_bodies_that_were_damaged_and_deletes_that_failed(
 def test_after_a_run_in_which_the_database_refuses(
     pipeline: Pipeline, searched: Searched, broken: str, said: str
 ) -> None:
-    execute(pipeline, broken)
+    pipeline.execute(broken)
     failed = run(pipeline)
     cause = cause_of_failure(failed)
     assert cause.startswith("DatabaseError: the database refused a statement: ")
     assert said in cause
     assert "\n" not in cause
     assert_nothing_in_clear(searched, said)
-
-
-def execute(pipeline: Pipeline, statement: str) -> None:
-    connection = psycopg2.connect(pipeline.database_url)
-    try:
-        with connection, connection.cursor() as cursor:
-            cursor.execute(statement)
-    finally:
-        connection.close()
 
 
 class Leaking(MaskingResource):
@@ -182,15 +173,9 @@ class Leaking(MaskingResource):
 
 
 def test_after_a_run_whose_masking_forgot_a_cell_nothing_is_written_and_the_messages_go_back(
-    pipeline: Pipeline, searched: Searched, settings_environment: dict[str, str]
+    pipeline: Pipeline, searched: Searched
 ) -> None:
-    leaking = Leaking(
-        token_keys=settings_environment["LOGINPIPE_TOKEN_KEYS"],
-        seal_key=settings_environment["LOGINPIPE_SEAL_KEY"],
-        seal_key_fingerprint=None,
-        production=False,
-    )
-    failed = run(pipeline, masking=leaking)
+    failed = run(pipeline, masking=Leaking(settings=load_settings()))
     assert not failed.success
     assert checks(failed)["only_tokens"] is False
     assert pipeline.rows("SELECT count(*) FROM user_logins") == [(0,)]

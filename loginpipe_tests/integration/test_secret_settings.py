@@ -14,7 +14,7 @@ from loginpipe.common.errors import AlertError, SettingError
 from loginpipe.common.secrets import alert_webhook_url, database_url
 from loginpipe.common.settings import load_settings
 from loginpipe.monitoring.alerts.delivery import channels
-from loginpipe.monitoring.doctor import alerting, warehouse
+from loginpipe.monitoring.doctor import services, warehouse
 from loginpipe_tests.commands import command_line
 from loginpipe_tests.wire import PLAIN_WEB_SERVER, Wire, answers, refusal
 
@@ -135,7 +135,7 @@ def test_an_alerts_address_that_cannot_be_looked_up_is_said_and_the_topic_gets_i
     assert (webhook.name, topic.name) == ("webhook", "sns")
     with pytest.raises(AlertError, match="secretsmanager:absent does not exist"):
         webhook.deliver("subject", "text")
-    assert "secretsmanager:absent does not exist" in refused(alerting.alerts)
+    assert "secretsmanager:absent does not exist" in refused(services.alerts)
 
 
 def test_an_alerts_address_is_looked_up(held: Callable[..., str]) -> None:

@@ -1,12 +1,9 @@
 """The checks on what the tables say over time: each passes as things are, and fails for its cause; a real database."""
 
-from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
 from uuid import uuid4
 
 import dagster as dg
-import psycopg2
 import pytest
 
 from loginpipe.definitions import build_definitions
@@ -22,11 +19,6 @@ USER = "424cdd21-063a-43a7-b91b-7ca1a833afae"
 
 def today() -> date:
     return datetime.now(UTC).date()
-
-
-def execute(pipeline: Pipeline, statement: str, *parameters: Any) -> None:
-    with closing(psycopg2.connect(pipeline.database_url)) as connection, connection, connection.cursor() as cursor:
-        cursor.execute(statement, parameters)
 
 
 def evaluations(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
@@ -53,8 +45,7 @@ def counted(pipeline: Pipeline, day: date, logins: int, null_locales: int = 0) -
     """Put a day into the daily counts."""
     for locale, number in ((None, null_locales), ("RU", logins - null_locales)):
         if number:
-            execute(
-                pipeline,
+            pipeline.execute(
                 "INSERT INTO loginpipe.daily_logins VALUES (%s, 'ios', %s, 2003000, %s, 1)", day, locale, number,
             )  # fmt: skip
 
@@ -82,12 +73,11 @@ def test_rows_that_are_gone_are_an_error_and_a_warning_where_a_user_was_erased_s
     found = looked(pipeline)["ledger_matches_table"]
     assert found.passed
     assert f"| {today()} | 4 | 1 | 3 | 0 |" in str(found.metadata["days"].value)
-    execute(pipeline, "DELETE FROM user_logins WHERE user_id = 'user-1'")
+    pipeline.execute("DELETE FROM user_logins WHERE user_id = 'user-1'")
     assert verdict(pipeline, "ledger_matches_table") == (
         False, ERROR, f"{today()}: 1 rows are missing that the ledger has messages of: they are lost"
     )  # fmt: skip
-    execute(
-        pipeline,
+    pipeline.execute(
         "INSERT INTO loginpipe.erased_users (tombstone, key_version) VALUES (decode(repeat('ab', 32), 'hex'), 1)",
     )
     assert verdict(pipeline, "ledger_matches_table") == (
@@ -95,16 +85,16 @@ def test_rows_that_are_gone_are_an_error_and_a_warning_where_a_user_was_erased_s
         WARN,
         f"{today()}: 1 rows are missing that the ledger has messages of, maybe those of users who were erased since",
     )
-    execute(pipeline, "UPDATE loginpipe.erased_users SET erased_at = erased_at - interval '2 days'")
+    pipeline.execute("UPDATE loginpipe.erased_users SET erased_at = erased_at - interval '2 days'")
     assert verdict(pipeline, "ledger_matches_table")[:2] == (False, ERROR), "not those of a user erased before that"
 
 
 def test_rows_of_somebody_else_are_a_warning_once_the_pipeline_has_the_table_for_itself(pipeline: Pipeline) -> None:
-    execute(pipeline, "INSERT INTO user_logins (user_id, create_date) VALUES ('ann', %s)", today())
+    pipeline.execute("INSERT INTO user_logins (user_id, create_date) VALUES ('ann', %s)", today())
     assert passes(pipeline, "ledger_matches_table"), "an adopted table, before the first run"
     ingest(pipeline, login())
     assert passes(pipeline, "ledger_matches_table"), "on the day of the first run, another loader may have been at work"
-    execute(pipeline, "UPDATE loginpipe.ingest_runs SET started_at = started_at - interval '1 day'")
+    pipeline.execute("UPDATE loginpipe.ingest_runs SET started_at = started_at - interval '1 day'")
     assert verdict(pipeline, "ledger_matches_table") == (
         False, WARN, f"{today()}: 1 rows more than the ledger has messages of: somebody else has written them"
     )  # fmt: skip
@@ -130,10 +120,10 @@ def test_a_replay_keeps_the_books_of_its_first_day_right(pipeline: Pipeline) -> 
 def test_rows_in_a_default_partition_are_a_warning_but_for_what_the_ledger_has_outlived(pipeline: Pipeline) -> None:
     run = uuid4()
     entry = "INSERT INTO loginpipe.ingested_messages VALUES (%s, %s, %s)"
-    execute(pipeline, entry, str(uuid4()), today() - 40 * DAY, str(run))
+    pipeline.execute(entry, str(uuid4()), today() - 40 * DAY, str(run))
     assert passes(pipeline, "nothing_in_default_partitions"), "where maintenance has moved a late replay"
-    execute(pipeline, entry, str(uuid4()), today() + 40 * DAY, str(run))
-    execute(pipeline, "INSERT INTO user_logins (user_id, create_date) VALUES ('ann', '2019-01-01'), ('ann', NULL)")
+    pipeline.execute(entry, str(uuid4()), today() + 40 * DAY, str(run))
+    pipeline.execute("INSERT INTO user_logins (user_id, create_date) VALUES ('ann', '2019-01-01'), ('ann', NULL)")
     assert verdict(pipeline, "nothing_in_default_partitions") == (
         False, WARN, "2 rows of public.user_logins; 1 rows of loginpipe.ingested_messages"
     )  # fmt: skip
@@ -153,7 +143,7 @@ def test_yesterday_is_compared_with_the_days_before_it(pipeline: Pipeline) -> No
     )  # fmt: skip
     assert passes(pipeline, "null_locale_share")
 
-    execute(pipeline, "DELETE FROM loginpipe.daily_logins WHERE create_date = %s", yesterday)
+    pipeline.execute("DELETE FROM loginpipe.daily_logins WHERE create_date = %s", yesterday)
     assert verdict(pipeline, "daily_volume")[:2] == (False, WARN), "no logins at all"
     assert passes(pipeline, "null_locale_share"), "of which there is no share"
     counted(pipeline, yesterday, 1_000, 900)
@@ -197,7 +187,7 @@ def test_a_machine_whose_token_key_is_not_the_newest_in_use_is_named_before_a_ru
     assert verdict(pipeline, "token_key_version_current")[2] == (
         "Version 1 is current; the newest that tokens were made with is 1"
     )
-    execute(pipeline, "INSERT INTO loginpipe.token_key_checks (key_version, check_value) VALUES (2, 'x')")
+    pipeline.execute("INSERT INTO loginpipe.token_key_checks (key_version, check_value) VALUES (2, 'x')")
     passed, severity, says = verdict(pipeline, "token_key_version_current")
     assert (passed, severity) == (False, ERROR)
     assert says.startswith("the current token key is version 1, and this database has tokens of version 2 already: ")

@@ -8,7 +8,6 @@ from math import ceil
 import dagster as dg
 
 from loginpipe.common.settings import Settings
-from loginpipe.defs.ingest.checks import NO_DEAD_LETTERS, no_dead_letters
 from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.defs.resources import SqsResource
 from loginpipe.monitoring.run_history import History, back_off
@@ -121,25 +120,3 @@ def queue_depth_sensor(
     # No run key: one that failed would never be asked for again.
     requests = [dg.RunRequest() for _ in range(decision.runs)]
     return dg.SensorResult(run_requests=requests, skip_reason=None if requests else decision.reason)
-
-
-@dg.sensor(
-    minimum_interval_seconds=60,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Reports on the check no_dead_letters when the dead-letter queue fills or is empty again.",
-)
-def dead_letter_sensor(context: dg.SensorEvaluationContext, sqs: SqsResource) -> dg.SensorResult:
-    """Report the dead-letter queue's state when it has changed; also while no run is started."""
-    result = no_dead_letters(sqs.dead_letters)
-    state = result.description or ""
-    if state == context.cursor:
-        return dg.SensorResult(skip_reason=f"dead-letter queue of {sqs.name!r}, as before: {state}", cursor=state)
-    evaluation = dg.AssetCheckEvaluation(
-        asset_key=NO_DEAD_LETTERS.asset_key,
-        check_name=NO_DEAD_LETTERS.name,
-        passed=result.passed,
-        severity=result.severity,
-        description=state,
-        metadata={},
-    )
-    return dg.SensorResult(asset_events=[evaluation], cursor=state)

@@ -10,7 +10,7 @@ from pydantic import Field, PrivateAttr
 
 from loginpipe.common.gc_tuning import rare_collections
 from loginpipe.common.runbook import runbook
-from loginpipe.common.settings import load_settings
+from loginpipe.common.settings import Settings
 from loginpipe.sqs.client import BATCH_MOST, Queue, open_queue
 from loginpipe.sqs.dead_letters import redrive_policy
 from loginpipe.sqs.deletion import Deletion, delete_messages
@@ -46,6 +46,7 @@ def most_kept(visibility_seconds: int) -> int:
 class SqsResource(dg.ConfigurableResource["SqsResource"]):
     """The SQS queue, with the leases of what this run has received. Region, endpoint and credentials are boto3's."""
 
+    settings: dg.ResourceDependency[Settings]
     queue: str = Field(description="Name or URL of the queue.")
     batch_messages: int = Field(description="Most messages in one run.")
     batch_seconds: float = Field(description="Longest time of receiving in one run, in seconds.")
@@ -65,7 +66,7 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
         # The queue is what a run has in hand from its beginning to its end.
         with rare_collections():
             calls = calls_at_once(self.batch_messages, self.visibility_seconds)
-            self._queue = open_queue(self.queue, load_settings(), connections=self.receivers + calls)
+            self._queue = open_queue(self.queue, self.settings, connections=self.receivers + calls)
             self._leases = LeaseKeeper(self._queue, visibility_seconds=self.visibility_seconds, calls_at_once=calls)
             if self.batch_messages > (most := most_kept(self.visibility_seconds)) and context.log:
                 context.log.warning(
