@@ -13,11 +13,9 @@ import psycopg2
 from loginpipe.archive.days import Archived, archive_day
 from loginpipe.archive.store import Store, Stores
 from loginpipe.common.settings import Settings
-from loginpipe.postgres.archive import ArchivedDay, archived_days
-from loginpipe.postgres.archive_standing import standing_of_days
+from loginpipe.postgres.archive import ArchivedDay, archived_days, standing_of_days
 from loginpipe.postgres.connections import connect
-from loginpipe.postgres.partition_plan import Partition, month_of
-from loginpipe.postgres.partitions import ensure_month
+from loginpipe.postgres.partitions import Partition, ensure_month, month_of
 
 TODAY = datetime.now(UTC).date()
 OLD_MONTH = month_of(TODAY.replace(day=1) - timedelta(days=200))

@@ -26,7 +26,7 @@ from loginpipe.postgres.connections import Connection, connect
 from loginpipe.postgres.load import load_logins
 from loginpipe.postgres.rejects import record_rejects
 from loginpipe.postgres.runs import Arrival
-from loginpipe.postgres.token_key_checks import check_token_keys
+from loginpipe.postgres.token_keys import check_token_keys
 from loginpipe.postgres.vault import known_tokens
 from loginpipe_tests.conftest import PIPELINE, as_role
 from loginpipe_tests.wire import delivered

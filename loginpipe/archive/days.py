@@ -17,15 +17,13 @@ from loginpipe.postgres.archive import (
     ArchivedDay,
     archived_day,
     begin_work_on_day,
-    erased_after,
-    erasures_so_far,
+    content_in_table,
     mark_unchanged,
     record_archived,
-    require_no_erasure_since,
     stream_logins,
 )
-from loginpipe.postgres.archive_standing import content_in_table
 from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.erasures import erased_after, erasures_so_far, require_no_erasure_since
 
 _NOTHING = (0, "")
 _OURS = re.compile(r"[._]{0,2}part-[0-9a-f]{32}\.parquet")

@@ -13,18 +13,10 @@ from loginpipe.archive.verification import require_whole
 from loginpipe.common.errors import ArchivedDayError
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.masking.tokens import TokenKeys
-from loginpipe.postgres.archive import (
-    ArchivedDay,
-    archived_day,
-    begin_work_on_day,
-    erasures_so_far,
-    mark_restored,
-    require_no_erasure_since,
-    tombstones_since,
-)
-from loginpipe.postgres.archive_standing import content_in_table
+from loginpipe.postgres.archive import ArchivedDay, archived_day, begin_work_on_day, content_in_table, mark_restored
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.copy import copy_rows
+from loginpipe.postgres.erasures import erasures_so_far, require_no_erasure_since, tombstones_since
 from loginpipe.postgres.partitions import ensure_month
 
 # Tombstones of one erasure, of a version of the token key each, are written by one statement, microseconds apart.

@@ -6,10 +6,8 @@ from typing import Any, TypeAlias
 
 from loginpipe.archive.store import Stores
 from loginpipe.archive.verification import verify_day
-from loginpipe.postgres.archive import archived_days
-from loginpipe.postgres.archive_standing import DayStanding
-from loginpipe.postgres.partition_plan import Partition
-from loginpipe.postgres.retention import drop_month
+from loginpipe.postgres.archive import DayStanding, archived_days, drop_month
+from loginpipe.postgres.partitions import Partition
 
 Run: TypeAlias = Callable[[Callable[..., Any]], Any]
 """Does work on a connection: `loginpipe.postgres.session.Session.run`."""
@@ -20,7 +18,7 @@ def retire_month(run: Run, *, month: Partition, standing: Sequence[DayStanding],
 
     Args:
         run: does each step, in transactions of its own.
-        month: as `loginpipe.postgres.retention.outlived_months` gives it.
+        month: as `loginpipe.postgres.archive.outlived_months` gives it.
         standing: of each day that is over: `loginpipe.postgres.archive.standing_of_days`.
         stores: to find its files in.
 

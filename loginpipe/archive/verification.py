@@ -8,8 +8,14 @@ from pathlib import Path
 from loginpipe.archive.parquet import Content, content_of, file_sha256_of
 from loginpipe.archive.store import Stores
 from loginpipe.common.errors import ArchivedDayError
-from loginpipe.postgres.archive import ArchivedDay, archived_days, mark_verified
-from loginpipe.postgres.archive_standing import DayStanding, content_in_table, standing_of_days
+from loginpipe.postgres.archive import (
+    ArchivedDay,
+    DayStanding,
+    archived_days,
+    content_in_table,
+    mark_verified,
+    standing_of_days,
+)
 from loginpipe.postgres.connections import Connection, transaction
 
 

@@ -12,7 +12,7 @@ from loginpipe.backup.manifest import Manifest, read_manifest, require_empty, re
 from loginpipe.backup.programs import RESTORE, require_program, run
 from loginpipe.common.errors import BackupError
 from loginpipe.postgres.connections import Connection, connect, place, statement_error, transaction
-from loginpipe.postgres.grant_plan import planned
+from loginpipe.postgres.grants import planned
 
 
 def restore_backup(database_url: str, dump: Path) -> Manifest:

@@ -68,7 +68,7 @@ def load_known_token_keys(settings: Settings, connection: "Connection") -> "Toke
         KeyFileError, TokenKeyMismatchError: they are not to be used.
     """
     from loginpipe.masking.keys import load_token_keys
-    from loginpipe.postgres.token_key_checks import require_known_keys
+    from loginpipe.postgres.token_keys import require_known_keys
 
     keys = load_token_keys(settings.required("token_keys"), production=settings.production)
     require_known_keys(connection, keys)

@@ -131,7 +131,7 @@ def _generate_seal_key(public: Path, *, if_missing: bool, passphrase: bool) -> N
 
 def _in_database(settings: Settings) -> dict[str, Any]:
     """Return recorded_versions, and sealed_values by version; None where there is no database or no privilege."""
-    from loginpipe.postgres.key_versions import recorded_versions, sealed_by_version
+    from loginpipe.postgres.token_keys import recorded_versions, sealed_by_version
 
     if settings.database_url is None:
         return {"recorded_versions": None, "sealed_values": None}

@@ -12,7 +12,7 @@ from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.logins.messages import Message, messages_frame
 from loginpipe.logins.splitting import split_batch
 from loginpipe.postgres.connections import Connection, transaction
-from loginpipe.postgres.reject_queries import Reject
+from loginpipe.postgres.rejects import Reject
 from loginpipe.sqs.client import Queue, tens
 from loginpipe.sqs.entries import FailedEntry
 from loginpipe.sqs.identity import replay_attributes

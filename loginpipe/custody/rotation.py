@@ -14,11 +14,10 @@ from loginpipe.custody.opening import DataKeys, Fault, Opened, Opener, Opening, 
 from loginpipe.custody.token_checks import Families, TokenChecks, canonical, read_families, token_version
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import PREFIXES, TokenKeys
-from loginpipe.postgres.aliases import insert_aliases
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.erasures import hold_off_erasures
 from loginpipe.postgres.statements import statement
-from loginpipe.postgres.vault import insert_sealed, known_tokens
+from loginpipe.postgres.vault import insert_aliases, insert_sealed, known_tokens
 
 
 @dataclass

@@ -7,7 +7,7 @@ from math import sqrt
 from statistics import median
 
 from loginpipe.logins.delays import DELAY_BOUNDS
-from loginpipe.postgres.table_counts import DayCounts
+from loginpipe.postgres.insights import DayCounts
 
 DELAYED_MOST = 0.05
 """Share of the logins that may take longer than the limit: it is held against the delay's 95th percentile."""

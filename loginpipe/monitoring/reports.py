@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from loginpipe.monitoring.alerts.state import State
 from loginpipe.monitoring.freshness import Freshness
 from loginpipe.monitoring.run_history import History
-from loginpipe.postgres.recent_runs import RecentRuns
+from loginpipe.postgres.runs import RecentRuns
 from loginpipe.sqs.depth import Depth
 
 # `fresh` is reported this often where it does not change: whoever finds an older report knows that nothing reports.

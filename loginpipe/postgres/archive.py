@@ -1,17 +1,26 @@
-"""The archive's books in the database: which days are in which file, and how the table stands to them."""
+"""The archive in the database: which days are in which file, how the table stands to them, which months may go."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import partial
 from typing import Any
 
 from loginpipe.common.errors import DatabaseError
 from loginpipe.postgres.connections import Connection, Cursor, transaction
-from loginpipe.postgres.erasures import ERASURE_LOCK
+from loginpipe.postgres.partitions import (
+    USER_LOGINS,
+    Partition,
+    existing_partitions,
+    in_turn,
+    outlived,
+    rows_in_default,
+    why_not_ours,
+)
 from loginpipe.postgres.statements import statement
 
 _COLUMNS = "day, row_count, sha256, url, file_bytes, file_sha256, archived_at, verified_at, kept_until, dropped_at"
-_BUSY, _INTERFERED = "55P03", "40001"  # both pass: a session tries again
+_BUSY = "55P03"  # passes: a session tries again
 
 
 @dataclass(frozen=True)
@@ -45,11 +54,7 @@ def archived_day(cursor: Cursor, day: date) -> ArchivedDay | None:
 
 
 def begin_work_on_day(cursor: Cursor, day: date) -> None:
-    """Let nobody else archive or restore a day before this transaction ends.
-
-    Args:
-        cursor: at the beginning of its transaction.
-        day: the UTC date.
+    """Let nobody else archive or restore a day before this transaction, which it begins, ends.
 
     Raises:
         DatabaseError: somebody else is at work on it.
@@ -97,49 +102,12 @@ def mark_verified(cursor: Cursor, day: date, url: str, *, whole: bool) -> None:
 
 
 def mark_unchanged(cursor: Cursor, day: date) -> None:
-    """Record that a day's file was read back, and is the same as the table.
-
-    Args:
-        cursor: in the transaction that began the work on the day.
-        day: the UTC date.
-    """
+    """Record that a day's file, read back in the transaction of `begin_work_on_day`, is the same as the table."""
     cursor.execute(
         "UPDATE loginpipe.archived_days SET archived_at = clock_timestamp(), verified_at = clock_timestamp() "
         "WHERE day = %s",
         (day,),
     )
-
-
-def erasures_so_far(cursor: Cursor) -> int:
-    """Return how many erasures there were: `require_no_erasure_since` takes it."""
-    cursor.execute(statement("count_erasures"))
-    ((erasures,),) = cursor.fetchall()
-    return int(erasures)
-
-
-def require_no_erasure_since(cursor: Cursor, erasures: int) -> None:
-    """Let no user be erased before this transaction ends, and make sure that none was meanwhile.
-
-    Raises:
-        DatabaseError: a user was erased meanwhile.
-    """
-    cursor.execute(statement("hold_off_erasures"), {"lock": ERASURE_LOCK})
-    if erasures_so_far(cursor) != erasures:
-        raise DatabaseError("a user was erased meanwhile: run again", _INTERFERED)
-
-
-def erased_after(cursor: Cursor, moment: datetime) -> bool:
-    """Say whether a user was erased after a moment."""
-    cursor.execute("SELECT EXISTS (SELECT FROM loginpipe.erased_users WHERE erased_at > %s)", (moment,))
-    return cursor.fetchone() == (True,)
-
-
-def tombstones_since(cursor: Cursor, moment: datetime) -> list[tuple[bytes, int, datetime]]:
-    """Return tombstone, version of the token key and time of the erasures after a moment."""
-    cursor.execute(
-        "SELECT tombstone, key_version, erased_at FROM loginpipe.erased_users WHERE erased_at > %s", (moment,)
-    )
-    return [(bytes(tombstone), version, at) for tombstone, version, at in cursor]
 
 
 def mark_restored(cursor: Cursor, day: date, *, kept_days: int, same: bool) -> None:
@@ -152,3 +120,99 @@ def mark_restored(cursor: Cursor, day: date, *, kept_days: int, same: bool) -> N
         same: the table has exactly the file's rows of that day; otherwise it is to be archived anew.
     """
     cursor.execute(statement("archive_restored"), {"day": day, "kept_days": kept_days, "same": same})
+
+
+@dataclass(frozen=True)
+class DayStanding:
+    """How a day that is over stands in the table and in the archive.
+
+    Attributes:
+        stored: rows in the table.
+        archived: rows in its file; None where it has none.
+        dropped: the table has let go of it.
+        settled: the file was found whole, and no run has brought logins of that day since.
+    """
+
+    day: date
+    stored: int
+    archived: int | None
+    dropped: bool
+    settled: bool
+
+    @property
+    def due(self) -> bool:
+        """Whether it is to be archived, or archived anew; also where rows came after it was dropped."""
+        if self.archived is None or self.dropped:
+            return self.stored > 0
+        return self.stored != self.archived or not self.settled
+
+
+def standing_of_days(connection: Connection, *, today: date) -> list[DayStanding]:
+    """Return how each day before ``today`` stands, the oldest first: counts the whole table."""
+    with transaction(connection) as cursor:
+        cursor.execute(statement("archive_standing"), {"today": today})
+        return [DayStanding(*row) for row in cursor]
+
+
+def content_in_table(cursor: Cursor, first: date, last: date) -> dict[date, tuple[int, str]]:
+    """Return rows and checksum (`loginpipe.archive.parquet`) of each day that the table has rows of."""
+    cursor.execute("SELECT day, row_count, sha256 FROM loginpipe.logins_by_day(%s, %s)", (first, last))
+    return {day: (rows, sha256) for day, rows, sha256 in cursor}
+
+
+def archive_gap(connection: Connection, *, today: date) -> tuple[int, int, date | None]:
+    """Count archived days, and those of them that were dropped; find the oldest of the last 30 that has no file.
+
+    The day before ``today`` is left out: it may still be on its way.
+    """
+    with transaction(connection) as cursor:
+        cursor.execute(statement("archive_gap"), {"today": today})
+        ((days, dropped, missing),) = cursor.fetchall()
+    return days, dropped, missing
+
+
+@dataclass(frozen=True)
+class Outlived:
+    """Months of ``user_logins`` that are old enough to go.
+
+    Attributes:
+        months: partitions, the oldest first.
+        not_ours: why there are none to look at, where the table is not ours to partition.
+        rows_in_default: rows of ``user_logins`` in its default partition, which are never dropped.
+    """
+
+    months: Sequence[Partition]
+    not_ours: str | None
+    rows_in_default: int
+
+
+def outlived_months(connection: Connection, *, today: date, days: int) -> Outlived:
+    """Find the months that ended ``days`` days before ``today``, or 29 where that is more."""
+    not_ours = in_turn(connection, partial(why_not_ours, table=USER_LOGINS), USER_LOGINS)
+    if not_ours:
+        return Outlived((), not_ours, 0)
+    existing = in_turn(connection, partial(existing_partitions, table=USER_LOGINS), USER_LOGINS)
+    months = sorted(outlived(existing, today, days))
+    return Outlived(months, None, rows_in_default(connection, USER_LOGINS).get(USER_LOGINS, 0))
+
+
+def drop_month(connection: Connection, month: Partition) -> str | None:
+    """Detach and drop a month if every row of it is in the archive, compared while nobody can write to it.
+
+    Args:
+        connection: of the owner or a member of ``loginpipe_writer``, with no transaction open.
+        month: as `outlived_months` gives it.
+
+    Returns:
+        Why it stays, in words; None where it is gone.
+
+    Raises:
+        DatabaseError: it stays: a lock could not be had, or a statement was refused.
+    """
+
+    def drop(cursor: Cursor) -> str | None:
+        cursor.execute("SELECT loginpipe.drop_archived_partition(%s)", (month.start,))
+        ((reason,),) = cursor.fetchall()
+        return None if reason is None else str(reason)
+
+    return in_turn(connection, drop, str(month))

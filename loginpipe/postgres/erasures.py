@@ -1,4 +1,4 @@
-"""Which users were erased: the tombstones that a run compares its logins with. Erasing itself is a custodian's."""
+"""Which users were erased, and that none is meanwhile. Erasing itself is a custodian's."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ ERASURE_LOCK = int.from_bytes(b"lp-erase")
 """An erasure holds this advisory lock, a load shares it: ``vault.erase_user`` names the same number."""
 
 _RAISED = "P0001"
+_INTERFERED = "40001"  # passes: a session tries again
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,7 @@ class Erased:
 
 
 def read_erased(connection: Connection) -> Erased:
-    """Read which users were erased.
-
-    Args:
-        connection: with no transaction open.
-    """
+    """Read which users were erased."""
     with transaction(connection) as cursor:
         cursor.execute("SELECT tombstone, erased_at, times FROM loginpipe.erased_users")
         rows = cursor.fetchall()
@@ -55,11 +52,40 @@ def hold_off_erasures(cursor: Cursor, erasures: int | None) -> None:
         DatabaseError: a user was erased meanwhile.
     """
     cursor.execute(statement("hold_off_erasures"), {"lock": ERASURE_LOCK})
-    if erasures is None:
-        return
-    cursor.execute(statement("count_erasures"))
-    if cursor.fetchone() != (erasures,):
+    if erasures is not None and erasures_so_far(cursor) != erasures:
         # With a code, since an error without one counts as a broken connection and would be tried again.
         raise DatabaseError(
             "a user was erased while the run was at work: its messages go back, and the next run takes them", _RAISED
         )
+
+
+def erasures_so_far(cursor: Cursor) -> int:
+    """Return how many erasures there were: `require_no_erasure_since` takes it."""
+    cursor.execute(statement("count_erasures"))
+    ((erasures,),) = cursor.fetchall()
+    return int(erasures)
+
+
+def require_no_erasure_since(cursor: Cursor, erasures: int) -> None:
+    """Let no user be erased before this transaction ends, and make sure that none was meanwhile.
+
+    Raises:
+        DatabaseError: a user was erased meanwhile.
+    """
+    hold_off_erasures(cursor, None)
+    if erasures_so_far(cursor) != erasures:
+        raise DatabaseError("a user was erased meanwhile: run again", _INTERFERED)
+
+
+def erased_after(cursor: Cursor, moment: datetime) -> bool:
+    """Say whether a user was erased after a moment."""
+    cursor.execute("SELECT EXISTS (SELECT FROM loginpipe.erased_users WHERE erased_at > %s)", (moment,))
+    return cursor.fetchone() == (True,)
+
+
+def tombstones_since(cursor: Cursor, moment: datetime) -> list[tuple[bytes, int, datetime]]:
+    """Return tombstone, version of the token key and time of the erasures after a moment."""
+    cursor.execute(
+        "SELECT tombstone, key_version, erased_at FROM loginpipe.erased_users WHERE erased_at > %s", (moment,)
+    )
+    return [(bytes(tombstone), version, at) for tombstone, version, at in cursor]

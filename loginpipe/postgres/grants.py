@@ -1,17 +1,175 @@
-"""The grants as they are: how they differ from the plan, and what the connected role may do beyond a writer's work."""
+"""Which role may do what with loginpipe's tables and functions, and how the grants of a database differ from that.
 
+The migrations make it so. Also what the connected role may do beyond a writer's work.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from loginpipe.postgres.connections import Connection, transaction
-from loginpipe.postgres.grant_plan import ROLES, WRITER, Grant, differences, planned
 from loginpipe.postgres.statements import statement
+
+WRITER = "loginpipe_writer"
+ANALYST = "loginpipe_analyst"
+CUSTODIAN = "pii_custodian"
+AUDITOR = "pii_auditor"
+ROLES = (WRITER, ANALYST, CUSTODIAN, AUDITOR)
+PUBLIC = "PUBLIC"
+
+# The columns of ``rejected_messages`` that are not sealed.
+_SHOWN = ("message_id", "sent_at", "received_at", "run_id", "reasons", "fields", "replayed_at")
+
+_APP_VERSIONS = (
+    "FUNCTION loginpipe.app_version_text(encoded integer)",
+    "FUNCTION loginpipe.app_version_number(version text)",
+)
+_PARTITIONS = (
+    "FUNCTION loginpipe.create_partition(parent text, start date)",
+    "FUNCTION loginpipe.drop_ledger_partition(start date)",
+    "FUNCTION loginpipe.trim_ledger(begins date)",
+    "FUNCTION loginpipe.rows_in_default(parent text)",
+)
+_ARCHIVE = (
+    "FUNCTION loginpipe.logins_by_day(first_day date, last_day date)",
+    "FUNCTION loginpipe.drop_archived_partition(start date)",
+)
+_INSIGHTS = (
+    "TABLE loginpipe.duplicate_devices",
+    "TABLE loginpipe.duplicate_ips",
+    "TABLE loginpipe.daily_logins",
+)
+_INSIGHT_VIEWS = (
+    "TABLE loginpipe.shared_devices",
+    "TABLE loginpipe.shared_ips",
+    "TABLE loginpipe.daily_logins_by_version",
+)
+_CUSTODY = (
+    "FUNCTION vault.request_access(subjects text[], purpose text, ticket text, under uuid)",
+    "FUNCTION vault.approve_access(request_id uuid)",
+    "FUNCTION vault.release(request_id uuid)",
+    "FUNCTION vault.erase_user(user_id text, tombstones jsonb, purpose text, ticket text)",
+)
+
+
+@dataclass(frozen=True, order=True)
+class Grant:
+    """A privilege of a role on an object, as ``TABLE vault.sealed_values (token)`` or ``FUNCTION vault.release(…)``."""
+
+    role: str
+    privilege: str
+    object: str
+
+    def is_on_a_column_of(self, whole: "Grant") -> bool:
+        """Say whether it is the same privilege of the same role, on a column of that one's table."""
+        return (self.role, self.privilege) == (whole.role, whole.privilege) and self.object.startswith(
+            f"{whole.object} ("
+        )
+
+    def statement(self, verb: str, preposition: str) -> str:
+        """Return the SQL that gives or takes it: ``GRANT`` and ``TO``, or ``REVOKE`` and ``FROM``."""
+        table, parenthesis, column = self.object.partition(" (")
+        columns = f" ({column}" if parenthesis else ""
+        return f"{verb} {self.privilege}{columns} ON {table} {preposition} {self.role}"
+
+
+def planned(database: str) -> frozenset[Grant]:
+    """Return the grants as they should be.
+
+    Args:
+        database: the database's name, quoted where SQL wants that.
+    """
+    privileges: Mapping[str, Mapping[str, Iterable[str]]] = {
+        WRITER: {
+            f"DATABASE {database}": ("CONNECT", "TEMPORARY"),
+            "SCHEMA public": ("USAGE",),
+            "SCHEMA loginpipe": ("USAGE",),
+            "SCHEMA vault": ("USAGE",),
+            "TABLE public.user_logins": ("SELECT", "INSERT"),
+            "TABLE loginpipe.alembic_version": ("SELECT",),
+            "TABLE loginpipe.ingested_messages": ("SELECT", "INSERT"),
+            "TABLE loginpipe.ingest_runs": ("SELECT", "INSERT", "UPDATE"),
+            "TABLE loginpipe.rejected_messages": ("INSERT",),
+            **{f"TABLE loginpipe.rejected_messages ({column})": ("SELECT",) for column in _SHOWN},
+            "TABLE loginpipe.token_key_checks": ("SELECT", "INSERT"),
+            "TABLE loginpipe.token_aliases": ("SELECT", "INSERT"),
+            "TABLE loginpipe.token_aliases (new_token)": ("UPDATE",),
+            "TABLE loginpipe.erased_users": ("SELECT",),
+            "TABLE loginpipe.user_logins_canonical": ("SELECT",),
+            **dict.fromkeys(_INSIGHTS, ("SELECT", "INSERT", "DELETE")),
+            "TABLE vault.data_keys": ("INSERT",),
+            "TABLE vault.sealed_values": ("INSERT",),
+            "TABLE vault.sealed_values (token)": ("SELECT",),
+            **dict.fromkeys(_PARTITIONS, ("EXECUTE",)),
+            "TABLE loginpipe.archived_days": ("SELECT", "INSERT", "UPDATE"),
+            **dict.fromkeys(_ARCHIVE, ("EXECUTE",)),
+        },
+        ANALYST: {
+            f"DATABASE {database}": ("CONNECT",),
+            "SCHEMA public": ("USAGE",),
+            "SCHEMA loginpipe": ("USAGE",),
+            "TABLE public.user_logins": ("SELECT",),
+            "TABLE loginpipe.alembic_version": ("SELECT",),
+            "TABLE loginpipe.user_logins_canonical": ("SELECT",),
+            **dict.fromkeys((*_INSIGHTS, *_INSIGHT_VIEWS), ("SELECT",)),
+            "TABLE loginpipe.archived_days": ("SELECT",),
+            **dict.fromkeys(_APP_VERSIONS, ("EXECUTE",)),
+        },
+        CUSTODIAN: {
+            f"DATABASE {database}": ("CONNECT",),
+            "SCHEMA loginpipe": ("USAGE",),
+            "SCHEMA vault": ("USAGE",),
+            "TABLE loginpipe.alembic_version": ("SELECT",),
+            **{f"TABLE loginpipe.rejected_messages ({column})": ("SELECT",) for column in _SHOWN},
+            "TABLE loginpipe.rejected_messages (replayed_at)": ("SELECT", "UPDATE"),
+            "TABLE loginpipe.token_key_checks": ("SELECT",),
+            "TABLE loginpipe.token_aliases": ("SELECT",),
+            **dict.fromkeys(_CUSTODY, ("EXECUTE",)),
+        },
+        AUDITOR: {
+            f"DATABASE {database}": ("CONNECT",),
+            "SCHEMA loginpipe": ("USAGE",),
+            "SCHEMA vault": ("USAGE",),
+            "TABLE loginpipe.alembic_version": ("SELECT",),
+            "TABLE vault.access_log": ("SELECT",),
+        },
+    }
+    return frozenset(
+        Grant(role, privilege, name)
+        for role, objects in privileges.items()
+        for name, granted in objects.items()
+        for privilege in granted
+    )
+
+
+def differences(found: Iterable[Grant], wanted: Iterable[Grant]) -> Iterator[str]:
+    """Say in words how the grants of the roles and of everybody differ from what they should be, and the mend.
+
+    What everybody has been granted on ``user_logins``, the schema ``public`` or the database is its owner's affair, and
+    counts as granted to each role.
+    """
+    there, plan = set(found), set(wanted)
+    for grant in sorted(there - plan):
+        if grant.role != PUBLIC or _ours(grant.object):
+            # What is taken away on a table is taken away on each of its columns too.
+            again = [g.statement("GRANT", "TO") for g in sorted(plan) if g.is_on_a_column_of(grant)]
+            statements = "; ".join([grant.statement("REVOKE", "FROM"), *again])
+            yield f"{grant.role} has {grant.privilege} on {grant.object} and should not: run `{statements}`"
+    for grant in sorted(plan - there):
+        if Grant(PUBLIC, grant.privilege, grant.object) not in there:
+            yield f"{grant.role} lacks {grant.privilege} on {grant.object}: run `{grant.statement('GRANT', 'TO')}`"
+
+
+def _ours(name: str) -> bool:
+    # How versions are encoded is no secret, and was everybody's from the beginning.
+    kind, qualified = name.split(" ", 1)
+    ours = kind != "DATABASE" and qualified.split(".")[0] in {"loginpipe", "vault"}
+    return ours and name not in _APP_VERSIONS
 
 
 def grant_differences(connection: Connection) -> list[str]:
-    """Say in words how grants, roles and owners differ from what they should be, each with the mend.
+    """Say in words how grants, roles and owners of a migrated database differ from what they should be, with the mend.
 
-    Args:
-        connection: of any role, with no transaction open, to a migrated database.
+    Any role may ask.
     """
     with transaction(connection) as cursor:
         cursor.execute("SELECT quote_ident(current_database())")
@@ -47,11 +205,7 @@ class Standing:
 
 
 def standing(connection: Connection) -> Standing:
-    """Read what the connected role may do, whichever way it came by that.
-
-    Args:
-        connection: with no transaction open, to a migrated database.
-    """
+    """Read what the connected role may do in a migrated database, whichever way it came by that."""
     with transaction(connection) as cursor:
         cursor.execute(statement("standing"))
         [(role, superuser, owns, writes, opens, reads)] = cursor.fetchall()

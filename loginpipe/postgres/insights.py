@@ -43,13 +43,16 @@ class LoginsOfDay:
     by_version: Mapping[str, int]
 
 
-def refresh_duplicates(connection: Connection, table: str, day: date) -> DuplicatesOfDay:
-    """Compute one day of a table of duplicates anew, in one transaction.
+@dataclass(frozen=True)
+class DayCounts:
+    """Logins of a day, and how many of them name no locale."""
 
-    Args:
-        connection: with no transaction open.
-        table: a key of `DUPLICATES`.
-        day: the UTC date.
+    logins: int
+    null_locales: int
+
+
+def refresh_duplicates(connection: Connection, table: str, day: date) -> DuplicatesOfDay:
+    """Compute one day of a table of duplicates, a key of `DUPLICATES`, anew, in one transaction.
 
     Raises:
         DatabaseError: the day is as it was.
@@ -92,6 +95,13 @@ def refresh_daily_logins(connection: Connection, day: date) -> LoginsOfDay:
         for by, name, logins in cursor:
             found[by][str(name)] = logins
     return LoginsOfDay(sum(found["device_type"].values()), found["device_type"], found["locale"], found["version"])
+
+
+def daily_counts(connection: Connection, first: date, last: date) -> dict[date, DayCounts]:
+    """Return the logins of each day as the asset ``daily_logins`` has counted them; days without any are left out."""
+    with transaction(connection) as cursor:
+        cursor.execute(statement("daily_counts"), {"first": first, "last": last})
+        return {day: DayCounts(logins, null_locales) for day, logins, null_locales in cursor}
 
 
 def days_touched(connection: Connection, since: datetime, until: datetime) -> list[date]:

@@ -7,13 +7,12 @@ import pandas as pd
 
 from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.masking.sealing import Sealed
-from loginpipe.postgres.aliases import insert_aliases
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.copy import copy_rows
 from loginpipe.postgres.erasures import hold_off_erasures
 from loginpipe.postgres.ledger import recorded_by
 from loginpipe.postgres.statements import statement
-from loginpipe.postgres.vault import insert_sealed
+from loginpipe.postgres.vault import insert_aliases, insert_sealed
 
 _COLUMNS = (
     "message_id", "user_id", "device_type", "masked_ip", "masked_device_id", "locale", "app_version", "create_date",

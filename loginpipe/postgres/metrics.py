@@ -87,9 +87,6 @@ def read_totals(connection: Connection, *, since: datetime | None = None, until:
         connection: with no transaction open.
         since: aware, and part of it; from the beginning when not given.
         until: aware, and not part of it; without an end when not given.
-
-    Raises:
-        DatabaseError: they cannot be read.
     """
     span = {"since": since or "-infinity", "until": until or "infinity", "given_up": GIVEN_UP_SECONDS}
     with transaction(connection) as cursor:
@@ -103,11 +100,7 @@ def read_totals(connection: Connection, *, since: datetime | None = None, until:
 
 
 def read_vault(connection: Connection) -> VaultTotals:
-    """Read what there is to tell about vault and keys.
-
-    Raises:
-        DatabaseError: it cannot be read.
-    """
+    """Read what there is to tell about vault and keys."""
     with transaction(connection) as cursor:
         cursor.execute(
             "SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'vault.sealed_values'::regclass"

@@ -68,9 +68,6 @@ def migrate(database_url: str, *, today: date | None = None) -> MigrationResult:
 def require_migrated(connection: Connection) -> None:
     """Check that the database is at `HEAD`.
 
-    Args:
-        connection: with no transaction open.
-
     Raises:
         SchemaError: it is behind, or ahead; says what to do.
     """

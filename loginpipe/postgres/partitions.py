@@ -1,12 +1,12 @@
-"""Make the partitions that `partition_plan` asks for, and drop what it calls expired, beside loads that go on.
+"""Which partitions there should be on a given day, and which are of no more use; and making it so, beside loads.
 
-Deciding which those are is the plan's matter, not this file's.
+The plan is pure: dates in, names and bounds out. That a table is partitioned at all is the migrations' doing.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from functools import partial
 from typing import TypeVar
 
@@ -14,8 +14,17 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from loginpipe.common.errors import DatabaseError
 from loginpipe.postgres.connections import Connection, Cursor, transaction
-from loginpipe.postgres.partition_plan import LEDGER, USER_LOGINS, Partition, coming, expired, ledger_begins, month_of
 from loginpipe.postgres.statements import statement
+
+LEDGER = "loginpipe.ingested_messages"
+USER_LOGINS = "public.user_logins"
+
+# SQS keeps a message 14 days at most, and one that goes to a FIFO dead-letter queue, or is redriven, 14 more. A day
+# more is for clocks that differ.
+_LEDGER_KEPT = timedelta(days=29)
+_LEDGER_AHEAD = timedelta(days=7)
+_LOGIN_MONTHS = range(-1, 4)
+_DAY = timedelta(days=1)
 
 _KEYS = {LEDGER: "sent_on", USER_LOGINS: "create_date"}
 
@@ -30,6 +39,82 @@ _BOUNDS = re.compile(r"FOR VALUES FROM \('?([^']+)'?\) TO \('?([^']+)'?\)")
 _ENDLESS = {"MINVALUE": date.min, "-infinity": date.min, "MAXVALUE": date.max, "infinity": date.max}
 
 _Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Partition:
+    """A partition, for the days from ``start`` up to, not including, ``end``; as text, its schema and name.
+
+    Attributes:
+        table: schema and name of the parent.
+        name: its own name, in the parent's schema.
+    """
+
+    table: str
+    name: str
+    start: date
+    end: date
+
+    def __str__(self) -> str:
+        return f"{self.table.split('.')[0]}.{self.name}"
+
+    def overlaps(self, other: "Partition") -> bool:
+        """Say whether the two have a day in common; both of one table."""
+        return self.start < other.end and other.start < self.end
+
+
+def coming(today: date) -> list[Partition]:
+    """List the partitions there should be on a UTC date.
+
+    Those of the ledger from the day of the oldest message that SQS can hold to a week ahead, those of ``user_logins``
+    from last month to three months ahead: maintenance may fail for a week before a row lands in a default partition.
+    """
+    first = ledger_begins(today)
+    days = [first + offset * _DAY for offset in range((today + _LEDGER_AHEAD - first).days + 1)]
+    months = [_first_of_month(today, offset) for offset in _LOGIN_MONTHS]
+    return [
+        *(_of_day(day) for day in days),
+        *(month_of(month) for month in months),
+    ]
+
+
+def expired(existing: Iterable[Partition], today: date) -> list[Partition]:
+    """Pick the ledger's partitions that no message can need any more on a UTC date.
+
+    Never another table's, and none that somebody else made: the database drops those of the plan only.
+    """
+    first = ledger_begins(today)
+    return [partition for partition in existing if partition.end <= first and partition == _of_day(partition.start)]
+
+
+def ledger_begins(today: date) -> date:
+    """Return the first day that the ledger must still hold on a UTC date."""
+    return today - _LEDGER_KEPT
+
+
+def month_of(day: date) -> Partition:
+    """Return the partition of ``user_logins`` that a UTC date belongs in."""
+    return Partition(USER_LOGINS, f"user_logins_{day:y%Ym%m}", _first_of_month(day, 0), _first_of_month(day, 1))
+
+
+def outlived(existing: Iterable[Partition], today: date, days: int) -> list[Partition]:
+    """Pick the months of ``user_logins`` that ended so many days before a UTC date, and before what is still delivered.
+
+    None that somebody else made: the database drops those of the plan only.
+    """
+    kept_from = min(ledger_begins(today), today - timedelta(days))
+    return [
+        partition for partition in existing if partition.end <= kept_from and partition == month_of(partition.start)
+    ]
+
+
+def _of_day(day: date) -> Partition:
+    return Partition(LEDGER, f"ingested_messages_{day:y%Ym%md%d}", day, day + _DAY)
+
+
+def _first_of_month(day: date, offset: int) -> date:
+    year, month = divmod(day.year * 12 + day.month - 1 + offset, 12)
+    return date(year, month + 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,3 +257,14 @@ def rows_in_default(connection: Connection, *tables: str) -> dict[str, int]:
     with transaction(connection) as cursor:
         cursor.execute("SELECT name, loginpipe.rows_in_default(name) FROM unnest(%s) AS asked (name)", (list(tables),))
         return {table: rows for table, rows in cursor if rows is not None}
+
+
+def stray_rows(connection: Connection, today: date) -> Mapping[str, int]:
+    """Return how many rows the default partition of each table holds that a partition of their own should.
+
+    What the ledger has of messages that it need not keep any more is left out.
+    """
+    with transaction(connection) as cursor:
+        cursor.execute(statement("default_partition_rows"), {"ledger_begins": ledger_begins(today)})
+        ((logins, messages),) = cursor.fetchall()
+    return {USER_LOGINS: logins, LEDGER: messages}

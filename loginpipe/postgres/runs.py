@@ -1,10 +1,15 @@
-"""The books of a run: one row in ``ingest_runs``, opened when its messages are judged, closed after the deletes."""
+"""The books of runs: a row each in ``ingest_runs``, opened when its messages are judged, closed after the deletes."""
 
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.statements import statement
+
+_RUNS_WINDOW = timedelta(days=1)
+REJECTS_WINDOW = timedelta(hours=1)
+DELAYS_WINDOW = timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
@@ -66,3 +71,36 @@ def run_counts(connection: Connection, run_id: str) -> RunCounts | None:
         cursor.execute(statement("run_counts"), {"run_id": run_id})
         rows = cursor.fetchall()
     return RunCounts(*rows[0]) if rows else None
+
+
+@dataclass(frozen=True)
+class RecentRuns:
+    """What the runs on one queue have done of late: whether they end well, what they set aside, how late logins are.
+
+    Attributes:
+        last_finished: newest end of a run that ended well, of those begun within a day; None where there is none.
+        received: messages taken within the last hour.
+        rejected: those of them that were set aside as bad.
+        delays: logins stored within the last 15 minutes, by delay: `loginpipe.logins.delays`.
+    """
+
+    last_finished: datetime | None
+    received: int
+    rejected: int
+    delays: tuple[int, ...]
+
+
+def recent_runs(connection: Connection, queue: str, now: datetime) -> RecentRuns:
+    """Read what the runs on one queue have done of late; by index, whatever the number of runs so far."""
+    with transaction(connection) as cursor:
+        cursor.execute(
+            statement("recent_runs"),
+            {
+                "queue": queue,
+                "since": now - _RUNS_WINDOW,
+                "rejects_since": now - REJECTS_WINDOW,
+                "delays_since": now - DELAYS_WINDOW,
+            },
+        )
+        ((last_finished, received, rejected, delays),) = cursor.fetchall()
+    return RecentRuns(last_finished, received, int(rejected), tuple(delays) or (0,) * (len(DELAY_BOUNDS) + 1))

@@ -1,4 +1,4 @@
-"""The vault as its writer sees it: which tokens it knows, and new sealed values. It reads nothing else there."""
+"""The vault as its writer sees it: known tokens, new sealed values, aliases. It reads tokens there and nothing else."""
 
 from collections.abc import Sequence
 from itertools import chain, repeat
@@ -12,6 +12,7 @@ from loginpipe.postgres.statements import statement
 
 # Tokens: a query holds a megabyte of them, and is in memory several times over.
 _ASKED_AT_ONCE = 20_000
+_ALIASES_LOCK = int.from_bytes(b"lp-alias")  # any number that nobody else locks
 
 
 def known_tokens(connection: Connection, tokens: Sequence[str]) -> frozenset[str]:
@@ -73,3 +74,23 @@ def insert_data_keys(cursor: Cursor, sealed: Sealed, new: frozenset[str]) -> Non
         [(str(key.data_key_id), key.recipient, key.wrapped_key) for key in sealed.data_keys if key.data_key_id in used],
         template="(%s::uuid, %s, %s)",
     )
+
+
+def insert_aliases(cursor: Cursor, aliases: Sequence[tuple[str, str]]) -> None:
+    """Insert aliases that are not there yet, and lead every older token of the same value to the newest one.
+
+    Args:
+        cursor: at the end of its transaction: nobody else inserts aliases until that has ended, since of two that do
+            neither would see the token that the other replaces.
+        aliases: old token, new token; each old one once.
+    """
+    if not aliases:
+        return
+    cursor.execute(statement("create_incoming_aliases"))
+    copy_rows(cursor, "incoming_aliases", ("old_token", "new_token"), zip(*aliases, strict=True))
+    cursor.execute(statement("drop_known_aliases"))
+    if cursor.rowcount == len(aliases):
+        return
+    cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_ALIASES_LOCK,))
+    cursor.execute(statement("insert_new_aliases"))
+    cursor.execute(statement("compress_aliases"))

@@ -14,9 +14,9 @@ from loginpipe.logins.splitting import split_batch
 from loginpipe.masking.mask import MaskedLogins, mask_logins
 from loginpipe.masking.sealing import Sealed
 from loginpipe.masking.tokens import TokenKeys, derive_field_keys
-from loginpipe.postgres.aliases import insert_aliases
 from loginpipe.postgres.connections import Connection, connect, transaction
 from loginpipe.postgres.load import load_logins
+from loginpipe.postgres.vault import insert_aliases
 from loginpipe_tests.wire import delivered, login
 
 FIELD_KEYS = {version: derive_field_keys(bytes([version]) * 32) for version in (1, 2, 3)}

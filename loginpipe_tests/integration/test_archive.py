@@ -16,8 +16,7 @@ from loginpipe.archive.store import Folder, Store, Stores, open_store
 from loginpipe.archive.verification import fault_of
 from loginpipe.common.errors import ArchivedDayError, ArchiveError, DatabaseError, SettingError
 from loginpipe.common.settings import Settings
-from loginpipe.postgres.archive import begin_work_on_day
-from loginpipe.postgres.archive_standing import content_in_table
+from loginpipe.postgres.archive import begin_work_on_day, content_in_table
 from loginpipe.postgres.connections import connect, transaction
 from loginpipe_tests.archive import LOGINS, OLD, TODAY, Archive, of_day
 

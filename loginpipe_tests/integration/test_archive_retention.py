@@ -18,10 +18,9 @@ from loginpipe.archive.retention import retire_month
 from loginpipe.common.errors import ArchivedDayError
 from loginpipe.custody.erasure import erase
 from loginpipe.masking.tokens import TokenKeys
-from loginpipe.postgres.archive_standing import standing_of_days
+from loginpipe.postgres.archive import drop_month, outlived_months, standing_of_days
 from loginpipe.postgres.connections import connect
-from loginpipe.postgres.partition_plan import month_of
-from loginpipe.postgres.retention import drop_month, outlived_months
+from loginpipe.postgres.partitions import month_of
 from loginpipe_tests.archive import LOGINS, OLD, OLD_MONTH, TODAY, Archive, of_day, partition_is_there
 from loginpipe_tests.custody import REASON, token_keys
 from loginpipe_tests.wire import eventually

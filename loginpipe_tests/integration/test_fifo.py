@@ -20,8 +20,7 @@ from loginpipe.masking.key_files import read_seal_key
 from loginpipe.masking.sealing import seal
 from loginpipe.postgres.connections import connect, transaction
 from loginpipe.postgres.ledger import recorded
-from loginpipe.postgres.reject_queries import RejectFilter, find_rejects
-from loginpipe.postgres.rejects import record_rejects
+from loginpipe.postgres.rejects import RejectFilter, find_rejects, record_rejects
 from loginpipe.postgres.runs import Arrival
 from loginpipe.sqs import dead_letters, receiver
 from loginpipe.sqs.client import Queue, open_queue

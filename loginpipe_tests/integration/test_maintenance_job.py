@@ -11,7 +11,7 @@ import pytest
 from loginpipe.definitions import build_definitions
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.postgres.migrate import HEAD, migrate
-from loginpipe.postgres.partition_plan import LEDGER, USER_LOGINS, coming
+from loginpipe.postgres.partitions import LEDGER, USER_LOGINS, coming
 from loginpipe_tests.conftest import OWNER, Pipeline, as_role
 from loginpipe_tests.wire import cause_of_failure, logged
 

@@ -16,8 +16,7 @@ from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.postgres import partitions
 from loginpipe.postgres.connections import Connection, connect, transaction
 from loginpipe.postgres.migrate import migrate
-from loginpipe.postgres.partition_plan import LEDGER, USER_LOGINS, coming
-from loginpipe.postgres.partitions import MaintenanceResult, maintain
+from loginpipe.postgres.partitions import LEDGER, USER_LOGINS, MaintenanceResult, coming, maintain
 
 TODAY = date(2026, 11, 21)
 DAY = timedelta(days=1)

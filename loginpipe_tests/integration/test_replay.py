@@ -23,8 +23,7 @@ from loginpipe.masking.key_files import read_seal_key
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.postgres.connections import Connection
 from loginpipe.postgres.partitions import maintain
-from loginpipe.postgres.reject_queries import RejectFilter, find_rejects
-from loginpipe.postgres.rejects import record_rejects
+from loginpipe.postgres.rejects import RejectFilter, find_rejects, record_rejects
 from loginpipe.postgres.runs import Arrival
 from loginpipe.sqs.client import Queue, open_queue
 from loginpipe.sqs.depth import read_depth

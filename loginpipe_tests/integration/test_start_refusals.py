@@ -19,7 +19,7 @@ from loginpipe.defs.resources import resources_from
 from loginpipe.masking.key_files import generate_seal_key, generate_token_keys, read_seal_key, read_token_keys
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.migrate import HEAD
-from loginpipe.postgres.token_key_checks import check_token_keys
+from loginpipe.postgres.token_keys import check_token_keys
 from loginpipe_tests.conftest import KeyFiles, Pipeline
 from loginpipe_tests.wire import (
     OLD_LOCALSTACK,

@@ -13,7 +13,7 @@ from loginpipe.monitoring.alerts.state import PENDING_MOST, Event, Outbox, State
 from loginpipe.monitoring.freshness import judge
 from loginpipe.monitoring.reports import QueueSeen, Seen
 from loginpipe.monitoring.run_history import History
-from loginpipe.postgres.recent_runs import RecentRuns
+from loginpipe.postgres.runs import RecentRuns
 from loginpipe.sqs.depth import Depth
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

@@ -7,8 +7,8 @@ import pytest
 from loginpipe.defs.ingest.checks import delay_within_limit
 from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.monitoring.anomalies import delayed, judge_null_locales, judge_volume
-from loginpipe.postgres.reconciliation import DayBooks
-from loginpipe.postgres.table_counts import DayCounts
+from loginpipe.postgres.insights import DayCounts
+from loginpipe.postgres.ledger import DayBooks
 
 SATURDAY = date(2026, 11, 21)
 

@@ -17,9 +17,8 @@ from loginpipe.defs.archive.asset import archive_metadata
 from loginpipe.defs.archive.checks import evaluated
 from loginpipe.defs.metadata.groups import DAYS
 from loginpipe.defs.resources import PostgresResource
-from loginpipe.postgres.archive_standing import standing_of_days
-from loginpipe.postgres.partition_plan import USER_LOGINS
-from loginpipe.postgres.retention import outlived_months
+from loginpipe.postgres.archive import outlived_months, standing_of_days
+from loginpipe.postgres.partitions import USER_LOGINS
 
 _LONGEST_SECONDS = {"dagster/max_runtime": "21600"}
 

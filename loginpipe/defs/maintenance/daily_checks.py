@@ -16,9 +16,10 @@ from loginpipe.defs.metadata.groups import runbook_link
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.masking.keys import load_token_keys
 from loginpipe.monitoring.anomalies import TRAILING_DAYS, Verdict, judge_null_locales, judge_volume
-from loginpipe.postgres.reconciliation import DayBooks, read_books
-from loginpipe.postgres.table_counts import DayCounts, daily_counts, newest_key_version, stray_rows
-from loginpipe.postgres.token_key_checks import require_known_keys
+from loginpipe.postgres.insights import DayCounts, daily_counts
+from loginpipe.postgres.ledger import DayBooks, read_books
+from loginpipe.postgres.partitions import stray_rows
+from loginpipe.postgres.token_keys import newest_key_version, require_known_keys
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition

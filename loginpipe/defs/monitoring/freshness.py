@@ -9,7 +9,7 @@ from loginpipe.common.settings import Settings
 from loginpipe.defs.metadata.groups import runbook_link
 from loginpipe.defs.resources import PostgresResource, SqsResource
 from loginpipe.monitoring.freshness import Freshness, judge, patience
-from loginpipe.postgres.recent_runs import recent_runs
+from loginpipe.postgres.runs import recent_runs
 
 FRESH = dg.AssetCheckKey(dg.AssetKey("user_logins_table"), "fresh")
 

@@ -22,7 +22,7 @@ from loginpipe.monitoring.alerts.state import looked
 from loginpipe.monitoring.freshness import judge, patience
 from loginpipe.monitoring.reports import QueueSeen, Seen, news, read_memory
 from loginpipe.postgres.connections import require_verified_tls
-from loginpipe.postgres.recent_runs import RecentRuns, recent_runs
+from loginpipe.postgres.runs import RecentRuns, recent_runs
 from loginpipe.postgres.session import Session
 from loginpipe.sqs.client import open_queue
 from loginpipe.sqs.dead_letters import redrive_policy

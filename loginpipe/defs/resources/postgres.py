@@ -19,7 +19,7 @@ from loginpipe.postgres.migrate import require_migrated
 from loginpipe.postgres.rejects import record_rejects
 from loginpipe.postgres.runs import Arrival, close_run
 from loginpipe.postgres.session import Session
-from loginpipe.postgres.token_key_checks import check_token_keys
+from loginpipe.postgres.token_keys import check_token_keys
 from loginpipe.postgres.vault import known_tokens
 from loginpipe.sqs.deletion import Deletion
 

@@ -10,16 +10,13 @@ from loginpipe.common.errors import LoginpipeError
 from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import Settings
 from loginpipe.masking.keys import load_compat, load_seal_keys, load_token_keys
-from loginpipe.postgres.archive_standing import archive_gap
+from loginpipe.postgres.archive import archive_gap
 from loginpipe.postgres.connections import Connection, connect, require_verified_tls, transaction
 from loginpipe.postgres.contract import contract_differences, user_logins_columns
-from loginpipe.postgres.grant_plan import WRITER
-from loginpipe.postgres.grants import grant_differences, standing
+from loginpipe.postgres.grants import WRITER, grant_differences, standing
 from loginpipe.postgres.migrate import HEAD, require_migrated
-from loginpipe.postgres.partition_plan import USER_LOGINS, Partition, coming
-from loginpipe.postgres.partitions import existing_partitions, why_not_ours
-from loginpipe.postgres.table_counts import newest_key_version, stray_rows
-from loginpipe.postgres.token_key_checks import require_known_keys
+from loginpipe.postgres.partitions import USER_LOGINS, Partition, coming, existing_partitions, stray_rows, why_not_ours
+from loginpipe.postgres.token_keys import newest_key_version, require_known_keys
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from loginpipe.masking.sealing import seal
 from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.connections import Connection
 from loginpipe.postgres.erasures import Erased
-from loginpipe.postgres.reject_queries import RejectFilter, find_rejects
+from loginpipe.postgres.rejects import RejectFilter, find_rejects
 from loginpipe_tests.conftest import KeyFiles, Pipeline
 from loginpipe_tests.custody import REASON, closing_psycopg2, connected, opener_of, write_token_keys
 from loginpipe_tests.wire import cause_of_failure, checks, eventually, ingest, login, tables, take

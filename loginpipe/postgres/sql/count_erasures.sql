@@ -1,2 +1,0 @@
-SELECT coalesce(sum(times), 0)
-FROM loginpipe.erased_users

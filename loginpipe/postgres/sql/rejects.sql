@@ -1,0 +1,44 @@
+-- name: create_incoming_rejects
+-- Hold a batch's rejects, as COPY brings them, until the transaction ends.
+CREATE TEMPORARY TABLE incoming_rejects (
+    message_id uuid NOT NULL,
+    sent_at timestamptz NOT NULL,
+    sent_on date NOT NULL,
+    received_at timestamptz NOT NULL,
+    reasons text[] NOT NULL,
+    fields text[] NOT NULL,
+    sealed_body bytea,
+    data_key_id uuid,
+    position smallint
+) ON COMMIT DROP
+
+-- name: insert_new_rejects
+-- Insert the rejects whose messages the ledger does not hold yet. It is the same ledger as for logins: a message has
+-- one outcome, whatever a later version thinks of it.
+WITH new_messages AS (
+    INSERT INTO loginpipe.ingested_messages (message_id, sent_on, run_id)
+    SELECT message_id, sent_on, %(run_id)s
+    FROM incoming_rejects
+    ORDER BY message_id, sent_on
+    ON CONFLICT DO NOTHING
+    RETURNING message_id
+)
+INSERT INTO loginpipe.rejected_messages (
+    message_id, sent_at, received_at, run_id, reasons, fields, sealed_body, data_key_id, position
+)
+SELECT message_id, sent_at, received_at, %(run_id)s, reasons, fields, sealed_body, data_key_id, position
+FROM incoming_rejects
+JOIN new_messages USING (message_id)
+RETURNING message_id::text
+
+-- name: rejected_messages
+-- Find rejected messages, the newest first; what is NULL does not narrow.
+SELECT message_id::text, sent_at, received_at, reasons, fields, replayed_at
+FROM loginpipe.rejected_messages
+WHERE (%(message_id)s::uuid IS NULL OR message_id = %(message_id)s::uuid)
+    AND (%(reason)s::text IS NULL OR %(reason)s = ANY (reasons))
+    AND (%(since)s::timestamptz IS NULL OR sent_at >= %(since)s)
+    AND (%(until)s::timestamptz IS NULL OR sent_at < %(until)s)
+    AND (%(replayed)s OR replayed_at IS NULL)
+ORDER BY sent_at DESC, message_id
+LIMIT %(most)s

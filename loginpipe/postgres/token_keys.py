@@ -1,0 +1,89 @@
+"""The token keys in the database: a wrong key is noticed before it gives every known device a second token."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from loginpipe.common.errors import DatabaseError, TokenKeyMismatchError
+from loginpipe.masking.tokens import TokenKeys
+from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.statements import statement
+
+_NO_PRIVILEGE = "42501"
+
+
+def check_token_keys(connection: Connection, keys: TokenKeys) -> None:
+    """Record the check values of key versions used for the first time, and compare the others.
+
+    Versions above the current one are not used yet: a file may hold the next one before every machine has it.
+
+    Raises:
+        TokenKeyMismatchError: a version was used with another key before, or a newer version than the current one was.
+    """
+    require_known_keys(connection, keys)
+    with transaction(connection) as cursor:
+        for version, check_value in sorted(keys.check_values().items()):
+            if version <= keys.current:
+                cursor.execute(
+                    "INSERT INTO loginpipe.token_key_checks (key_version, check_value) VALUES (%s, %s) "
+                    "ON CONFLICT (key_version) DO NOTHING",
+                    (version, check_value),
+                )
+    # Again, since another run may have recorded another key, or a newer version, in between.
+    require_known_keys(connection, keys)
+
+
+def require_known_keys(connection: Connection, keys: TokenKeys) -> None:
+    """Compare the check values of the key versions that were used before; records nothing.
+
+    Raises:
+        TokenKeyMismatchError: as `check_token_keys`.
+    """
+    with transaction(connection) as cursor:
+        cursor.execute("SELECT key_version, check_value FROM loginpipe.token_key_checks")
+        recorded = {version: bytes(check_value) for version, check_value in cursor}
+    for version, check_value in keys.check_values().items():
+        if recorded.get(version, check_value) != check_value:
+            raise TokenKeyMismatchError(
+                f"token key version {version} is not the key that this database's tokens of version {version} were "
+                "made with: restore the right key, or use another database"
+            )
+    newest = max(recorded, default=0)
+    if newest > keys.current:
+        raise TokenKeyMismatchError(
+            f"the current token key is version {keys.current}, and this database has tokens of version {newest} "
+            f"already: give this machine the keys with version {newest}, and make that the current one"
+        )
+
+
+def newest_key_version(connection: Connection) -> int:
+    """Return the highest version of the token key that tokens were made with; 0 where there are none."""
+    with transaction(connection) as cursor:
+        cursor.execute("SELECT coalesce(max(key_version), 0) FROM loginpipe.token_key_checks")
+        ((version,),) = cursor.fetchall()
+    return int(version)
+
+
+def recorded_versions(connection: Connection) -> tuple[int, ...] | None:
+    """Return the key versions that runs held so far; None where the role may not see them."""
+    rows = _visible(connection, "SELECT key_version FROM loginpipe.token_key_checks ORDER BY key_version")
+    return None if rows is None else tuple(version for (version,) in rows)
+
+
+def sealed_by_version(connection: Connection) -> Mapping[int | None, int] | None:
+    """Return key version → values in the vault, None as the version of those that an older masking made.
+
+    Reads every token of the vault. None where the role may not see tokens.
+    """
+    rows = _visible(connection, statement("sealed_values_by_version"))
+    return None if rows is None else dict(rows)
+
+
+def _visible(connection: Connection, query: str) -> list[tuple[Any, ...]] | None:
+    try:
+        with transaction(connection) as cursor:
+            cursor.execute(query)
+            return cursor.fetchall()
+    except DatabaseError as error:
+        if error.sqlstate == _NO_PRIVILEGE:
+            return None
+        raise
