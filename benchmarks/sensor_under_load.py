@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from loginpipe.local.queues import create_login_queue
+from loginpipe.local.prepare import create_login_queue
 from loginpipe.logins.delays import delay_labels, quantile
 from loginpipe_tests.e2e.project import Project, eventually, running_project, running_ui
 from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint

@@ -20,7 +20,7 @@ FUNCTIONS: Final = {
     "loginpipe.logins.splitting:_field_faults": "pandera, field by field",
     "loginpipe.logins.splitting:_validated": "pandera, the whole",
     "loginpipe.logins.drift:count_unknown_fields": "unknown fields",
-    "loginpipe.masking.tombstones:set_erased_aside": "erased users",
+    "loginpipe.masking.mask:set_erased_aside": "erased users",
     "loginpipe.postgres.rejects:record_rejects": "record rejects, open the books",
     # Masking.
     "loginpipe.masking.mask:mask_logins": "canonical values, masked frame",

@@ -20,15 +20,15 @@ with imports_that_stay():
     )
     from loginpipe.defs.ingest.assets import ingest
     from loginpipe.defs.ingest.job import ingest_job, ingest_schedule
-    from loginpipe.defs.ingest.sensor import dead_letter_sensor, queue_depth_sensor
+    from loginpipe.defs.ingest.sensor import queue_depth_sensor
     from loginpipe.defs.insights.assets import daily_logins, duplicate_devices, duplicate_ips
     from loginpipe.defs.insights.sensor import insights_job, insights_sensor
     from loginpipe.defs.maintenance.daily_checks import DAILY_CHECKS, check_job, check_schedule
     from loginpipe.defs.maintenance.partitions import maintain_partitions, maintenance_schedule
     from loginpipe.defs.maintenance.storage import prune_dagster_storage, pruning_schedule
     from loginpipe.defs.metadata.groups import RUNBOOK_SECTIONS, runbook_link
-    from loginpipe.defs.monitoring.alerts import alert_sensor
-    from loginpipe.defs.monitoring.freshness import fresh, freshness_sensor
+    from loginpipe.defs.monitoring.freshness import fresh
+    from loginpipe.defs.monitoring.sensor import monitoring_sensor
     from loginpipe.defs.resources import resources_from
 
 __all__ = ["build_definitions", "defs"]
@@ -74,7 +74,7 @@ def build_definitions(
             archive_closed_days,
             drop_archived_partitions_daily,
         ],
-        sensors=[queue_depth_sensor, dead_letter_sensor, insights_sensor, freshness_sensor, alert_sensor],
+        sensors=[queue_depth_sensor, insights_sensor, monitoring_sensor],
         resources={**resources_from(settings), **(resource_overrides or {})},
         # One process a run: a process for each step would only cost its start.
         executor=dg.in_process_executor,

@@ -1,4 +1,4 @@
-"""The command line in a test: run in this process, and what it came to."""
+"""The command line in a test: run in this process, and what it came to; and what `loginpipe doctor` finds."""
 
 import json
 import sys
@@ -9,6 +9,9 @@ from typing import Any, TypeAlias
 import pytest
 
 from loginpipe import cli
+from loginpipe.common.settings import load_settings
+from loginpipe.defs.monitoring.dagster_state import DAGSTER_CHECKS
+from loginpipe.monitoring.doctor import Finding, examine
 
 
 @dataclass(frozen=True)
@@ -53,3 +56,8 @@ def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         return Done(code, *capsys.readouterr())
 
     return run
+
+
+def findings() -> dict[str, Finding]:
+    """What `loginpipe doctor` finds, by what it looked at."""
+    return {finding.what: finding for finding in examine(load_settings(), DAGSTER_CHECKS)}

@@ -15,12 +15,14 @@ import dagster as dg
 import psycopg2
 import pytest
 
+from loginpipe.common.settings import load_settings
 from loginpipe.defs.ingest.job import INGEST_JOB
-from loginpipe.local.queues import create_login_queue, send_bodies
+from loginpipe.local.prepare import create_login_queue
 from loginpipe.local.stack import LocalStack, running_stack
 from loginpipe.masking.key_files import generate_seal_key, generate_token_keys, private_half
 from loginpipe.postgres.migrate import migrate
 from loginpipe.sqs.client import Queue, open_queue
+from loginpipe.sqs.sending import send_bodies
 
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
@@ -170,7 +172,7 @@ def queue(aws: None) -> Iterator[Queue]:
     client = boto3.client("sqs")
     name = f"logins-{uuid4().hex}"
     create_login_queue(client, name)
-    queue = open_queue(name, connections=16)
+    queue = open_queue(name, load_settings(), connections=16)
     yield queue
     client.delete_queue(QueueUrl=queue.url)
 
@@ -219,7 +221,7 @@ class Pipeline:
     instance: dg.DagsterInstance
 
     def send(self, bodies: Iterable[str]) -> int:
-        return send_bodies(self.queue.client, self.queue.url, bodies)
+        return send_bodies(self.queue, bodies)
 
     def run(self, **overrides: Any) -> dg.ExecuteInProcessResult:
         """Run the job once; ``overrides`` are resources to use instead."""

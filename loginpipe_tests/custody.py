@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from loginpipe.custody.access import Reason
-from loginpipe.custody.private_keys import Opener, load_opener
+from loginpipe.custody.opening import Opener
+from loginpipe.custody.private_keys import load_opener
 from loginpipe.logins.messages import messages_frame
 from loginpipe.logins.splitting import split_batch
 from loginpipe.masking.compat import CompatMasking
@@ -21,10 +22,10 @@ from loginpipe.masking.mask import mask_logins, seal_originals
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.token_key_document import TokenKeyDocument
 from loginpipe.masking.tokens import TokenKeys, derive_field_keys
+from loginpipe.postgres.batches import Arrival
 from loginpipe.postgres.connections import Connection, connect
 from loginpipe.postgres.load import load_logins
 from loginpipe.postgres.rejects import record_rejects
-from loginpipe.postgres.batches import Arrival
 from loginpipe.postgres.token_keys import check_token_keys
 from loginpipe.postgres.vault import known_tokens
 from loginpipe_tests.conftest import PIPELINE, as_role

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import dagster as dg
+import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -324,6 +325,13 @@ def take(pipeline: Pipeline, number: int, **overrides: Any) -> dg.ExecuteInProce
     """Run the job for so many messages: a bite that is full needs no empty long poll to end."""
     with patch.dict(os.environ, LOGINPIPE_BATCH_MESSAGES=str(number)):
         return pipeline.run(**overrides)
+
+
+def fail_a_run(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a run fail before it receives anything."""
+    with monkeypatch.context() as mistaken:
+        mistaken.setenv("LOGINPIPE_SEAL_KEY", "file:absent.pem")
+        assert not take(pipeline, 1).success
 
 
 def ingest(pipeline: Pipeline, *bodies: str) -> dg.ExecuteInProcessResult:

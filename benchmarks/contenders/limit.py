@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Receive and delete in as many threads as the pipeline; like it, until the batch is full or the queue empty."""
     settings = load_settings()
-    queue = open_queue(settings.queue, connections=settings.receivers)
+    queue = open_queue(settings.queue, settings, connections=settings.receivers)
     calls = list(range(0, settings.batch_messages, BATCH_MOST))
     with ThreadPoolExecutor(settings.receivers) as pool:
         for done in [pool.submit(drain, queue, settings.visibility_seconds, calls) for _ in range(settings.receivers)]:

@@ -1,32 +1,31 @@
 """The archive in an S3 bucket, under a prefix. Region, endpoint and credentials are boto3's."""
 
-import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from loginpipe.common.aws import CREDENTIALS, LOCAL_FAULTS, OUT_OF_REACH, UNAVAILABLE, aws_session, endpoint_fault
+from loginpipe.common.aws import Wording, aws_client, aws_errors, error_code
 from loginpipe.common.errors import ArchivedDayError, ArchiveError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_ATTEMPTS = 5
-_CONNECT_SECONDS = 5
-_READ_SECONDS = 30
 _ENCRYPTED = {"ServerSideEncryption": "AES256"}
 
 _MISSING = frozenset({"404", "NoSuchKey"})
-_DENIED = "may not be used with these credentials: grant what deploy/aws/policies/pipeline.json grants for S3"
-_FAULTS = {
-    "NoSuchBucket": "does not exist: create it, or mend LOGINPIPE_ARCHIVE_URL",
-    "AccessDenied": _DENIED,
-    "403": _DENIED,
-    "PermanentRedirect": "is in another region: mend AWS_REGION",
-    "AuthorizationHeaderMalformed": "is in another region: mend AWS_REGION",
+_ELSEWHERE = "is in another region: fix AWS_REGION"
+_OWN = {
+    # A refusal without a reason, as it is of a request that has no body to answer with.
+    "400": "cannot be used: S3 answered 400, as it does to expired credentials and in another region: renew them, or "
+    "fix AWS_REGION",
+    "301": _ELSEWHERE,
+    "AuthorizationHeaderMalformed": _ELSEWHERE,
+    "ParamValidationError": "is no name of a bucket: fix LOGINPIPE_ARCHIVE_URL",
+    "PermanentRedirect": _ELSEWHERE,
 }
 
 
@@ -36,10 +35,14 @@ class Bucket:
     def __init__(self, bucket: str, prefix: str, *, production: bool) -> None:
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
-        with self._errors(""):
-            self._client = _client()
-        if production and (fault := endpoint_fault(self._client)):
-            raise ArchiveError(f"S3: {fault}")
+        self._wording = Wording(
+            ArchiveError,
+            f"the bucket {bucket!r}",
+            absent="create it, or fix LOGINPIPE_ARCHIVE_URL or AWS_REGION",
+            grant="what deploy/aws/policies/pipeline.json grants for S3",
+            own=_OWN,
+        )
+        self._client = _client(self._wording, production=production)
 
     @property
     def url(self) -> str:
@@ -88,54 +91,25 @@ class Bucket:
     @contextmanager
     def _errors(self, name: str) -> Iterator[None]:
         from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+        from botocore.exceptions import ClientError
 
-        try:
-            yield
-        except ClientError as error:
-            code = str(error.response.get("Error", {}).get("Code", ""))
-            if code in _MISSING:
-                raise ArchivedDayError(f"the file {self.url}/{name} is missing") from None
-            raise ArchiveError(f"the bucket {self._bucket!r} {_reason(code)}") from None
-        except Boto3Error as error:
-            # A transfer's error; its cause is gone, but its text ends with S3's code in parentheses.
-            known = next((code for code in (*_FAULTS, *CREDENTIALS) if f"({code})" in str(error)), "")
-            raise ArchiveError(f"the bucket {self._bucket!r} {_reason(known)}") from None
-        except ParamValidationError:
-            raise ArchiveError(f"{self._bucket!r} is no name of a bucket: mend LOGINPIPE_ARCHIVE_URL") from None
-        except BotoCoreError as error:
-            fault = LOCAL_FAULTS.get(type(error).__name__, OUT_OF_REACH)
-            raise ArchiveError(f"the bucket {self._bucket!r}: {fault}") from None
+        with aws_errors(self._wording):
+            try:
+                yield
+            except ClientError as error:
+                if error_code(error) in _MISSING:
+                    raise ArchivedDayError(f"the file {self.url}/{name} is missing") from None
+                raise
+            except Boto3Error as error:
+                # A transfer's error; its cause is gone, but its text has S3's code in parentheses.
+                found = re.search(r"\((\w+)\) when calling", str(error))
+                raise self._wording.of_code(found[1] if found else "") from None
 
 
-def _client() -> "S3Client":
-    from botocore.config import Config
-
-    config = Config(
-        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
-        connect_timeout=_CONNECT_SECONDS,
-        read_timeout=_READ_SECONDS,
-        user_agent_extra="loginpipe",
-    )
-
-    def made(config: Config) -> "S3Client":
-        try:
-            # boto3 itself reads AWS_DEFAULT_REGION only.
-            return aws_session().client("s3", region_name=os.environ.get("AWS_REGION"), config=config)
-        except ValueError:
-            raise ArchiveError("S3: AWS_ENDPOINT_URL is no URL: set it to https://host:port or unset it") from None
-
-    client = made(config)
+def _client(wording: Wording, *, production: bool) -> "S3Client":
+    client: S3Client = aws_client("s3", wording, production=production)
     host = urlsplit(client.meta.endpoint_url).hostname or ""
     if host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
         return client
     # Another endpoint seldom answers to names like bucket.host.
-    return made(config.merge(Config(s3={"addressing_style": "path"})))
-
-
-def _reason(code: str) -> str:
-    if code in CREDENTIALS or code == "InvalidAccessKeyId":
-        return f"cannot be used: AWS refuses the credentials ({code}): renew them"
-    if code in UNAVAILABLE or code in {"SlowDown", "ServiceUnavailable", "InternalError"}:
-        return f"is out of reach for now (S3 answered {code}): try again later"
-    return _FAULTS.get(code, f"cannot be used: S3 answered {code or 'with an error'}")
+    return cast("S3Client", aws_client("s3", wording, production=production, s3={"addressing_style": "path"}))

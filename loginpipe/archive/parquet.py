@@ -1,20 +1,51 @@
-"""Rows of a day as a Parquet file, and back, a row group at a time. Knows of no store and no database."""
+"""The rows of a day as a Parquet file, and back, a row group at a time; and the checksum of rows, wherever they are."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from loginpipe.archive.digest import Digest, Row
 from loginpipe.common.errors import ArchivedDayError, ArchiveError
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+Row: TypeAlias = tuple[str | None, str | None, str | None, str | None, str | None, int | None, date]
+"""A row of ``user_logins``: the columns of `loginpipe.logins.user_logins.USER_LOGINS_COLUMNS`, in that order."""
+
+_BLOCK = 65_536
+
+
+class Digest:
+    """Takes rows in order; knows how many there were and what they hash to."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._blocks = sha256()
+        self._block = sha256()
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Take more rows, in the order of their columns: text by code point, NULL first."""
+        for row in rows:
+            line = "".join("-" if value is None else f"{len(text := str(value))}:{text}" for value in row)
+            self._block.update(sha256(line.encode()).digest())
+            self.rows += 1
+            if self.rows % _BLOCK == 0:
+                self._blocks.update(self._block.digest())
+                self._block = sha256()
+
+    def hexdigest(self) -> str:
+        """Return the checksum of the rows so far, 64 hex digits."""
+        blocks = self._blocks.copy()
+        if self.rows % _BLOCK:
+            blocks.update(self._block.digest())
+        return blocks.hexdigest()
+
 
 ROWS_AT_ONCE = 10_000
 """As Python objects: a row takes a kilobyte then, and a sixth of that in Arrow."""
@@ -30,7 +61,7 @@ class Content:
 
     Attributes:
         rows: how many.
-        sha256: of the rows: `loginpipe.archive.digest`.
+        sha256: of the rows: `loginpipe.archive.parquet`.
         file_bytes: the file's size.
         file_sha256: of the file itself.
     """

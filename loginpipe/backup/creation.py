@@ -3,12 +3,10 @@
 import os
 import secrets
 from contextlib import closing
-from hashlib import file_digest
 from importlib.metadata import version
 from pathlib import Path
 
-from loginpipe.backup.contents import read_contents
-from loginpipe.backup.manifest import Manifest, dump_name, manifest_path
+from loginpipe.backup.manifest import Manifest, dump_name, fingerprint, manifest_path, read_contents
 from loginpipe.backup.programs import DUMP, require_program, run
 from loginpipe.common.errors import BackupError
 from loginpipe.postgres.connections import connect, place, transaction
@@ -51,7 +49,7 @@ def create_backup(database_url: str, folder: Path) -> tuple[Path, Manifest]:
             try:
                 options = ["--format=custom", f"--snapshot={snapshot}", f"--file={draft}"]
                 run(DUMP, options, database_url)
-                sha256, file_bytes = _fingerprint(draft)
+                sha256, file_bytes = fingerprint(draft)
                 manifest = Manifest(
                     taken_at=contents.taken_at,
                     database=connection.info.dbname,
@@ -79,11 +77,6 @@ def _new_private_file(folder: Path) -> Path:
     except OSError as error:
         raise BackupError(f"nothing can be written to {folder} ({error.strerror}): mend that") from None
     return draft
-
-
-def _fingerprint(dump: Path) -> tuple[str, int]:
-    with dump.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest(), dump.stat().st_size
 
 
 def _published(draft: Path, folder: Path, manifest: Manifest) -> Path:

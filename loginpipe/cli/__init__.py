@@ -6,20 +6,7 @@ An error of ours is one line on stderr and exit code 1. The packages are importe
 
 import sys
 
-from loginpipe.cli import (
-    alerts,
-    archive,
-    backup,
-    dead_letters,
-    health,
-    keys,
-    local,
-    metrics,
-    pii,
-    queue,
-    rejects,
-    warehouse,
-)
+from loginpipe.cli import archive, keys, local, monitoring, pii, queue, rejects, warehouse
 from loginpipe.cli.output import new_app
 from loginpipe.common.errors import LoginpipeError
 
@@ -29,13 +16,13 @@ app.command()(local.dev)
 app.add_typer(local.app, name="local")
 app.command()(warehouse.migrate)
 app.command()(queue.send)
-app.command()(health.doctor)
-app.command()(metrics.metrics)
-app.add_typer(alerts.app, name="alerts")
+app.command()(monitoring.doctor)
+app.command()(monitoring.metrics)
+app.add_typer(monitoring.alerts, name="alerts")
 app.add_typer(rejects.app, name="rejects")
-app.add_typer(dead_letters.app, name="dlq")
+app.add_typer(queue.app, name="dlq")
 app.add_typer(archive.app, name="archive")
-app.add_typer(backup.app, name="backup")
+app.add_typer(warehouse.app, name="backup")
 app.add_typer(keys.app, name="keys")
 app.add_typer(pii.app, name="pii")
 

@@ -1,14 +1,12 @@
 """The commands for the archive."""
 
-from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from loginpipe.cli.output import Json, new_app, notes, out, print_json, progress
+from loginpipe.cli.output import Json, new_app, new_table, notes, out, print_json, print_result, progress
 from loginpipe.cli.warehouse import connect_to_warehouse
 from loginpipe.common.errors import ArchivedDayError
 from loginpipe.common.settings import load_settings
@@ -34,15 +32,13 @@ def list_(*, as_json: Json = False) -> None:
     """
     from loginpipe.postgres.archive import archived_days
 
-    with closing(connect_to_warehouse()) as connection:
+    with connect_to_warehouse(load_settings()) as connection:
         days = archived_days(connection)
     if as_json:
         print_json([asdict(day) for day in days])
         return
-    table = Table(box=None, header_style="dim", padding=(0, 0, 0, 2))
-    for column in ("day", "rows", "bytes", "verified (UTC)", "in user_logins", "file"):
-        numbers = column in {"rows", "bytes"}
-        table.add_column(column, no_wrap=column != "file", overflow="fold", justify="right" if numbers else "left")
+    columns = ("day", "rows", "bytes", "verified (UTC)", "in user_logins", "file")
+    table = new_table(columns, wraps="file", numbers={"rows", "bytes"})
     for day in days:
         verified = f"{day.verified_at:%Y-%m-%d %H:%M:%S}" if day.verified_at else "no"
         table.add_row(str(day.day), f"{day.row_count:,}", f"{day.file_bytes:,}", verified, _whereabouts(day), day.url)
@@ -62,8 +58,9 @@ def verify(days: Days = None, *, as_json: Json = False) -> None:
     from loginpipe.archive.verification import verify_day
     from loginpipe.postgres.archive import archived_days
 
-    stores = Stores(load_settings())
-    with closing(connect_to_warehouse()) as connection, progress() as bar:
+    settings = load_settings()
+    stores = Stores(settings)
+    with connect_to_warehouse(settings) as connection, progress() as bar:
         records = _chosen(archived_days(connection), [day.date() for day in days or []])
         task = bar.add_task("verifying", total=sum(record.file_bytes for record in records))
         faults: dict[date, str] = {}
@@ -71,10 +68,12 @@ def verify(days: Days = None, *, as_json: Json = False) -> None:
             if fault := verify_day(connection, record=record, stores=stores):
                 faults[record.day] = fault
             bar.advance(task, record.file_bytes)
-    if as_json:
-        print_json({"verified": len(records) - len(faults), "faults": {str(day): said for day, said in faults.items()}})
-    else:
-        out.print(f"{len(records) - len(faults):,} of {len(records):,} archived days are whole")
+    whole = len(records) - len(faults)
+    print_result(
+        {"verified": whole, "faults": {str(day): said for day, said in faults.items()}},
+        f"{whole:,} of {len(records):,} archived days are whole",
+        as_json=as_json,
+    )
     for fault in faults.values():
         notes.print(f"error: {fault}", markup=False)
     if faults:
@@ -102,7 +101,7 @@ def restore(
     from loginpipe.postgres.archive import archived_days
 
     settings = load_settings()
-    with closing(connect_to_warehouse()) as connection, progress() as bar:
+    with connect_to_warehouse(settings) as connection, progress() as bar:
         (record,) = _chosen(archived_days(connection), [day.date()])
         task = bar.add_task("restoring", total=record.row_count)
         restored = restore_day(

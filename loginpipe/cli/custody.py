@@ -1,22 +1,29 @@
-"""What the custodians' commands have in common: their options, the keys they open with, and how clear text is shown."""
+"""What custodians do beside single values: rotation, drill, the access log; and what all their commands share."""
 
 import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
 
-from loginpipe.common.errors import LoginpipeError
-from loginpipe.common.settings import Settings, required
+from loginpipe.cli.output import Json, new_app, notes, out, print_json, progress
+from loginpipe.cli.warehouse import connect_to_warehouse
+from loginpipe.common.errors import AuditError, LoginpipeError, SettingError
+from loginpipe.common.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from loginpipe.custody.access import Bulk, Reason, Request
-    from loginpipe.custody.private_keys import Opener
+    from loginpipe.custody.audit import Entry
+    from loginpipe.custody.opening import Opener
     from loginpipe.custody.token_checks import TokenChecks
     from loginpipe.masking.sealing import SealKey
     from loginpipe.masking.tokens import TokenKeys
     from loginpipe.postgres.connections import Connection
+
+audit = new_app("The record of who asked for what, who approved it, and what was released, refused and erased.")
 
 PURPOSE_HELP = "Why: at least 10 characters, for the record."
 TICKET_HELP = "The ticket that asks for it, for the record."
@@ -35,6 +42,10 @@ ApprovedRequest = Annotated[
     UUID | None, typer.Option("--request", help="A bulk request of yours that a second person has approved.")
 ]
 
+_DRILL_PURPOSE = "drill: recovery of values that are nobody's"
+_HEADER = ("entry", "at (UTC)", "actor", "action", "request", "subjects", "ticket", "purpose or detail")
+_FAULTS_SHOWN = 5
+
 
 def load_private_keys(settings: Settings, uris: list[str] | None) -> "Opener":
     """Load the private keys that are named, or those that the settings lead to; ask for passphrases.
@@ -44,9 +55,9 @@ def load_private_keys(settings: Settings, uris: list[str] | None) -> "Opener":
     """
     from loginpipe.custody.private_keys import load_opener, private_uris
 
-    named = uris or private_uris(
-        required("seal_key", settings.seal_key, "the URI of the seal key, or use --private-key")
-    )
+    if not uris and not settings.seal_key:
+        raise SettingError("LOGINPIPE_SEAL_KEY is not set: set it, or name the private key with --private-key")
+    named = uris or private_uris(settings.required("seal_key"))
     return load_opener(named, production=settings.production, passphrase=_ask_passphrase)
 
 
@@ -59,8 +70,7 @@ def load_known_token_keys(settings: Settings, connection: "Connection") -> "Toke
     from loginpipe.masking.keys import load_token_keys
     from loginpipe.postgres.token_keys import require_known_keys
 
-    uri = required("token_keys", settings.token_keys, "the URI of the token keys, as in file:keys/token_keys.json")
-    keys = load_token_keys(uri, production=settings.production)
+    keys = load_token_keys(settings.required("token_keys"), production=settings.production)
     require_known_keys(connection, keys)
     return keys
 
@@ -69,7 +79,7 @@ def load_token_checks(settings: Settings, connection: "Connection") -> "TokenChe
     """Load what tokens are made again with: the token keys, and the older schemes as far as nothing is missing."""
     from loginpipe.custody.token_checks import TokenChecks
     from loginpipe.masking.compat import BASE64, MD5, SALTED
-    from loginpipe.masking.compat_salt import load_compat
+    from loginpipe.masking.keys import load_compat
 
     names = [MD5, BASE64, *([SALTED] if settings.compat_salt else [])]
     schemes = [load_compat(name, settings.compat_salt, production=settings.production) for name in names]
@@ -85,7 +95,7 @@ def load_recipients(settings: Settings) -> tuple["SealKey", ...]:
     """
     from loginpipe.masking.keys import load_seal_keys
 
-    seal_key = required("seal_key", settings.seal_key, "the URI of the public seal key")
+    seal_key = settings.required("seal_key")
     recipients = load_seal_keys(seal_key, fingerprint=settings.seal_key_fingerprint, production=settings.production)
     if not recipients:
         raise LoginpipeError("LOGINPIPE_SEAL_KEY is off, so nothing can be sealed: name the seal key for this")
@@ -131,3 +141,186 @@ def printable(text: str) -> str:
 def _ask_passphrase(path: Path) -> str:
     passphrase: str = typer.prompt(f"Passphrase of {path}", hide_input=True, err=True, default="", show_default=False)
     return passphrase
+
+
+def rotate(
+    *,
+    purpose: Purpose,
+    ticket: Ticket,
+    private_key: PrivateKeys = None,
+    request: ApprovedRequest = None,
+    lost_version: Annotated[
+        list[int] | None,
+        typer.Option(help="A version whose key is gone for good: its values cannot be checked; may be repeated."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Complete a rotation of the token key: values under older versions get a token of the current one, and an alias.
+
+    The pipeline does so for values that it sees again; this opens the others, on the record. It can be interrupted and
+    begun again. The role must be pii_custodian and, for as long as this takes, loginpipe_writer too.
+
+    Example: loginpipe pii rotate --purpose "completing the rotation to version 2" --ticket SEC-1300
+    """
+    from loginpipe.custody.access import Reason
+    from loginpipe.custody.rotation import Rotation, count_to_rotate
+    from loginpipe.custody.rotation import rotate as rotate_values
+
+    settings = load_settings()
+    opener, recipients = load_private_keys(settings, private_key), load_recipients(settings)
+    with connect_to_warehouse(settings) as connection, progress() as bar:
+        keys = load_known_token_keys(settings, connection)
+        pending = count_to_rotate(connection, keys.current)
+        done = Rotation()
+        if pending:
+            bulk = bulk_request(connection, Reason(purpose, ticket), request, "loginpipe pii rotate")
+            task = bar.add_task("rotating", total=pending)
+            done = rotate_values(
+                connection,
+                bulk,
+                opener,
+                keys,
+                recipients,
+                lost=lost_version or (),
+                progress=lambda more: bar.advance(task, more),
+            )
+    if as_json:
+        refused = [{"token": error.subject, "fault": error.fault} for error in done.refused]
+        counts = {"rotated": done.rotated, "sealed": done.sealed, "unchecked": done.unchecked}
+        print_json({"version": keys.current, **counts, "refused": refused})
+    else:
+        out.print(f"{done.rotated:,} values have a token of version {keys.current} now, {done.sealed:,} sealed anew")
+    if done.unchecked:
+        notes.print(f"note: {done.unchecked:,} of them are of a lost version and could not be checked")
+    for error in done.refused:
+        notes.print(f"error: {error}", markup=False)
+    if done.refused:
+        raise typer.Exit(1)
+
+
+def drill(
+    *,
+    ticket: Annotated[str, typer.Option(help="For the record.")] = "drill",
+    private_key: PrivateKeys = None,
+    request: Annotated[UUID | None, typer.Option("--request", help="That of an earlier drill, now approved.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Prove that recovery still works: seal values that are nobody's, request them, open them and compare.
+
+    Leaves two sealed values and its entries in the access log. Exits with 1 if recovery does not work. The role must be
+    pii_custodian and loginpipe_writer.
+
+    Example: loginpipe pii drill --private-key /media/custody/seal_private.pem
+    """
+    from loginpipe.custody.access import Reason, request_access
+    from loginpipe.custody.drill import recover_canary, store_canary
+    from loginpipe.masking.keys import load_compat
+
+    settings = load_settings()
+    opener, recipients = load_private_keys(settings, private_key), load_recipients(settings)
+    with connect_to_warehouse(settings) as connection:
+        checks = load_token_checks(settings, connection)
+        canary = None
+        if request is None:
+            compat = load_compat(settings.masking, settings.compat_salt, production=settings.production)
+            canary = store_canary(connection, load_known_token_keys(settings, connection), compat, recipients)
+            made = request_access(connection, canary.tokens, Reason(_DRILL_PURPOSE, ticket))
+            require_no_approval(made, f"run `loginpipe pii drill --request {made.request_id}`")
+            request = made.request_id
+        proved = recover_canary(connection, request, opener, checks, canary)
+    if as_json:
+        print_json({"values": proved.values, "opened_with": proved.opened_with, "not_tried": proved.not_tried})
+        return
+    out.print(
+        f"recovery works: {proved.values} values were sealed, released and opened, with {_few(proved.opened_with)}"
+    )
+    if proved.not_tried:
+        notes.print(f"not tried, since its private key was not at hand: {_few(proved.not_tried)}")
+
+
+def _few(fingerprints: list[str]) -> str:
+    return " and ".join(f"{fingerprint[:16]}…" for fingerprint in fingerprints)
+
+
+@audit.command("list")
+def list_(
+    *,
+    actor: Annotated[str | None, typer.Option(help="Only of this role.")] = None,
+    token: Annotated[str | None, typer.Option(help="Only about this token or message id.")] = None,
+    since: Annotated[datetime | None, typer.Option(help="Written at this time (UTC) or later.")] = None,
+    most: Annotated[int, typer.Option(help="Show at most this many.", min=1)] = 50,
+    as_json: Json = False,
+) -> None:
+    """List entries of the access log, the newest first.
+
+    Example: loginpipe pii audit list --actor custodian_1 --since 2026-11-01
+    """
+    from loginpipe.custody.audit import EntryFilter, find_entries
+
+    wanted = EntryFilter(actor, token, since.replace(tzinfo=UTC) if since else None, most)
+    with connect_to_warehouse(load_settings()) as connection:
+        entries = find_entries(connection, wanted)
+    if as_json:
+        print_json([_json(entry) for entry in entries])
+        return
+    # No table: one that is cut to the width of a terminal shows neither an id nor a purpose as a whole.
+    lines = [_HEADER, *(_cells(entry) for entry in entries)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADER))]
+    for line in lines:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    if len(entries) == most:
+        notes.print(f"these are the newest {most}: --most shows more")
+
+
+@audit.command()
+def verify(
+    *,
+    anchor: Annotated[str | None, typer.Option(metavar="SEQ:HASH", help="The head of an earlier verification.")] = None,
+    anchor_file: Annotated[
+        Path | None, typer.Option(help="A file of such anchors, one a line.", dir_okay=False)
+    ] = None,
+    write_anchor: Annotated[
+        Path | None, typer.Option(help="Add the head to this file, if all is well.", dir_okay=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Recompute the hash of every entry of the access log, and print the head: an anchor, to be kept elsewhere.
+
+    An entry that was changed or removed breaks the chain. A tail that was cut off, or a past that was written anew,
+    shows against an anchor only. Exits with 1 if the log is not intact.
+
+    Example: loginpipe pii audit verify --anchor-file anchors.txt --write-anchor anchors.txt
+    """
+    from loginpipe.custody.audit import add_anchor, newest_entry, parse_anchor, read_anchors, verify_log
+
+    anchors = [*([parse_anchor(anchor)] if anchor else []), *(read_anchors(anchor_file) if anchor_file else [])]
+    with connect_to_warehouse(load_settings()) as connection, progress() as bar:
+        task = bar.add_task("verifying", total=newest_entry(connection))
+        found = verify_log(connection, anchors, lambda seq: bar.update(task, completed=seq))
+    if as_json:
+        print_json({"intact": not found.faults, "head": found.head, "anchors": len(anchors), "faults": found.faults})
+        raise typer.Exit(1 if found.faults else 0)
+    if found.faults:
+        more = len(found.faults) - _FAULTS_SHOWN
+        faults = "; ".join(found.faults[:_FAULTS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+        raise AuditError(f"the access log is not intact: {faults}; see docs/security.md")
+    if write_anchor:
+        add_anchor(write_anchor, found.head)
+    out.print(str(found.head))
+    against = (
+        f", {len(anchors)} anchors in it" if anchors else "; without an anchor a tail that was cut off does not show"
+    )
+    notes.print(
+        f"{found.head.seq:,} entries are intact{against}. Keep the line above where no owner of the vault writes"
+    )
+
+
+def _cells(entry: "Entry") -> tuple[str, ...]:
+    subjects = "" if entry.subjects is None else str(len(entry.subjects))
+    said = "; ".join(filter(None, (entry.purpose, entry.detail)))
+    named = (entry.actor, entry.action, entry.request_id or "", subjects, entry.ticket or "", said)
+    return (str(entry.seq), f"{entry.at:%Y-%m-%d %H:%M:%S}", *map(printable, named))
+
+
+def _json(entry: "Entry") -> dict[str, Any]:
+    return {**asdict(entry), "previous_hash": entry.previous_hash.hex(), "hash": entry.hash.hex()}

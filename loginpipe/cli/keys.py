@@ -1,8 +1,6 @@
 """The commands for keys."""
 
 from collections.abc import Mapping
-from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +8,7 @@ import typer
 
 from loginpipe.cli.output import Json, new_app, notes, out, print_json
 from loginpipe.cli.warehouse import connect_to_warehouse
-from loginpipe.common.settings import Settings, load_settings, required
+from loginpipe.common.settings import Settings, load_settings
 
 app = new_app("The keys that values are masked and sealed with.")
 
@@ -35,7 +33,7 @@ def generate(*, if_missing: IfMissing = False, passphrase: Passphrase = False) -
     from loginpipe.masking.keys import key_file, seal_key_uris, token_key_uri
 
     settings = load_settings()
-    token_keys, seal_keys = _token_keys(settings), _seal_keys(settings)
+    token_keys, seal_keys = settings.required("token_keys"), settings.required("seal_key")
     seal_files = [key_file(str(uri), "LOGINPIPE_SEAL_KEY") for uri in seal_key_uris(seal_keys) if uri.provider == FILE]
     in_file = token_key_uri(token_keys).provider == FILE
     if not in_file and not seal_files:
@@ -62,7 +60,7 @@ def rotate(*, as_json: Json = False) -> None:
     from loginpipe.masking.keys import rotate_token_keys
 
     settings = load_settings()
-    keys = rotate_token_keys(_token_keys(settings), production=settings.production)
+    keys = rotate_token_keys(settings.required("token_keys"), production=settings.production)
     versions = sorted(keys.field_keys)
     if as_json:
         print_json({"current": keys.current, "versions": versions})
@@ -77,29 +75,45 @@ def status(*, as_json: Json = False) -> None:
 
     Example: loginpipe keys status --json
     """
-    from loginpipe.masking.key_status import seal_key_status, token_key_status
+    from loginpipe.masking.keys import pinned_fingerprints, read_seal_keys, read_token_keys, token_key_uri
 
     settings = load_settings()
-    token_keys = token_key_status(_token_keys(settings), production=settings.production)
-    seal_keys = seal_key_status(_seal_keys(settings), settings.seal_key_fingerprint, production=settings.production)
+    uri, pinned = settings.required("token_keys"), pinned_fingerprints(settings.seal_key_fingerprint)
+    provider, token_keys = token_key_uri(uri).provider, read_token_keys(uri, production=settings.production)
+    versions = sorted(token_keys.field_keys)
+    seal_keys = [
+        {
+            "provider": each.uri.provider,
+            "place": each.place,
+            "fingerprint": each.key.fingerprint,
+            "pinned": each.key.fingerprint in pinned,
+        }
+        for each in read_seal_keys(settings.required("seal_key"), production=settings.production)
+    ]
     database = _in_database(settings)
     if as_json:
         print_json(
             {
                 "masking": settings.masking,
-                "token_keys": {**asdict(token_keys), **database},
-                "seal_keys": [asdict(key) for key in seal_keys],
+                "token_keys": {
+                    "provider": provider,
+                    "versions": versions,
+                    "current": token_keys.current,
+                    "development": token_keys.development,
+                    **database,
+                },
+                "seal_keys": seal_keys,
             }
         )
         return
     development = ", for development only" if token_keys.development else ""
     out.print(f"masking     {settings.masking}", markup=False)
-    out.print(f"token keys  {token_keys.provider}{development}", markup=False)
-    for line in _version_lines(token_keys.versions, token_keys.current, database):
+    out.print(f"token keys  {provider}{development}", markup=False)
+    for line in _version_lines(versions, token_keys.current, database):
         out.print(f"            {line}", markup=False)
     for key in seal_keys:
-        pinned = "pinned" if key.pinned else "not pinned"
-        out.print(f"seal key    {key.place}: {key.fingerprint}, {pinned}", markup=False)
+        words = "pinned" if key["pinned"] else "not pinned"
+        out.print(f"seal key    {key['place']}: {key['fingerprint']}, {words}", markup=False)
     if not seal_keys:
         out.print("seal key    off: nothing can be recovered")
 
@@ -121,13 +135,13 @@ def _in_database(settings: Settings) -> dict[str, Any]:
 
     if settings.database_url is None:
         return {"recorded_versions": None, "sealed_values": None}
-    with closing(connect_to_warehouse()) as connection:
+    with connect_to_warehouse(settings) as connection:
         sealed = sealed_by_version(connection)
         by_version = None if sealed is None else {str(v or "compat"): count for v, count in sealed.items()}
         return {"recorded_versions": recorded_versions(connection), "sealed_values": by_version}
 
 
-def _version_lines(versions: tuple[int, ...], current: int, database: Mapping[str, Any]) -> list[str]:
+def _version_lines(versions: list[int], current: int, database: Mapping[str, Any]) -> list[str]:
     recorded, sealed = database["recorded_versions"], database["sealed_values"]
     lines = []
     for version in sorted({*versions, *(recorded or ())}):
@@ -142,16 +156,6 @@ def _version_lines(versions: tuple[int, ...], current: int, database: Mapping[st
     if sealed and "compat" in sealed:
         lines.append(f"without a version, of an older masking: {sealed['compat']:,} values in the vault")
     return lines
-
-
-def _token_keys(settings: Settings) -> str:
-    return required("token_keys", settings.token_keys, "the URI of the token keys, as in file:keys/token_keys.json")
-
-
-def _seal_keys(settings: Settings) -> str:
-    return required(
-        "seal_key", settings.seal_key, "the URI of the public seal key, as in file:keys/seal_public.pem, or off"
-    )
 
 
 def _listed(versions: list[int]) -> str:

@@ -23,8 +23,7 @@ def demo(
 
     Example: loginpipe demo --count 5000
     """
-    from loginpipe.local.demo import run_demo
-    from loginpipe.local.show import show_demo
+    from loginpipe.local.demo import run_demo, show_demo
 
     result = run_demo(count, step)
     if as_json:
@@ -53,9 +52,9 @@ def dev(port: Annotated[int, typer.Option(help="Port of the Dagster UI, on 127.0
 
 @app.command()
 def up(*, as_json: Json = False) -> None:
-    """Start the embedded services in the background and write .env, which the dagster commands read.
+    """Start the embedded services in the background and write .env, which dg and dagster read.
 
-    Example: loginpipe local up && dagster asset materialize -m loginpipe.definitions --select 'group:login_ingest'
+    Example: loginpipe local up && dg launch --assets group:login_ingest
     """
     from loginpipe.local.stack import up
 
@@ -70,8 +69,8 @@ def up(*, as_json: Json = False) -> None:
         f"{variables['LOGINPIPE_QUEUE']}\nSettings       .env\n\n"
         "Next:\n"
         "    loginpipe send --count 500\n"
-        "    dagster asset materialize -m loginpipe.definitions --select 'group:login_ingest'\n"
-        "    dagster dev",
+        "    dg launch --assets group:login_ingest\n"
+        "    dg dev",
     )
 
 

@@ -1,15 +1,25 @@
-"""The commands for the queue."""
+"""The commands for the queue and its dead-letter queue."""
 
 import json
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loginpipe.cli.output import Json, out, print_json, progress
-from loginpipe.common.errors import SettingError
-from loginpipe.common.settings import load_settings
+from loginpipe.cli.output import Json, new_app, print_result, progress
+from loginpipe.cli.warehouse import connect_to_warehouse
+from loginpipe.common.errors import QueueError, SettingError
+from loginpipe.common.runbook import runbook
+from loginpipe.common.settings import Settings, load_settings
 from loginpipe.logins.parsing import is_unicode
+
+if TYPE_CHECKING:
+    from loginpipe.sqs.client import Queue
+    from loginpipe.sqs.dead_letters import RedrivePolicy
+
+app = new_app("The dead-letter queue: messages that were received too often.")
 
 
 def send(
@@ -26,9 +36,9 @@ def send(
 
     Example: loginpipe send --count 500, or: loginpipe send --file events.json
     """
-    from loginpipe.local.queues import send_bodies
     from loginpipe.local.sample_events import sample_bodies
     from loginpipe.sqs.client import open_queue
+    from loginpipe.sqs.sending import send_bodies
 
     settings = load_settings()
     if (count is None) == (file is None):
@@ -36,14 +46,91 @@ def send(
     if count is not None and settings.production:
         raise SettingError("generated events do not belong on a production queue: use --file")
     bodies = list(sample_bodies(count, seed=seed)) if count is not None else _bodies_in(file or Path())
-    queue = open_queue(settings.queue, connections=8)
+    queue = open_queue(settings.queue, settings, connections=8)
     with progress() as bar:
         task = bar.add_task("sending", total=len(bodies))
-        sent = send_bodies(queue.client, queue.url, bodies, lambda more: bar.advance(task, more))
-    if as_json:
-        print_json({"queue": queue.name, "sent": sent})
-    else:
-        out.print(f"sent {sent:,} messages to queue {queue.name!r}")
+        sent = send_bodies(queue, bodies, lambda more: bar.advance(task, more))
+    said = f"sent {sent:,} messages to queue {queue.name!r}"
+    print_result({"queue": queue.name, "sent": sent}, said, as_json=as_json)
+
+
+@app.command()
+def status(*, as_json: Json = False) -> None:
+    """Show the dead-letter queue and how much is in it.
+
+    Example: loginpipe dlq status
+    """
+    from loginpipe.sqs.depth import read_depth
+
+    _, policy = _queue_and_policy(load_settings(), connections=1)
+    depth = read_depth(policy.dead_letters)
+    print_result(
+        {"queue": policy.dead_letters.name, "max_receives": policy.max_receives, **asdict(depth)},
+        f"queue {policy.dead_letters.name!r}: {depth}; messages come after {policy.max_receives} receives",
+        as_json=as_json,
+    )
+
+
+@app.command()
+def redrive(
+    *,
+    since: Annotated[datetime | None, typer.Option(help="Only messages sent at this time (UTC) or later.")] = None,
+    until: Annotated[datetime | None, typer.Option(help="Only messages sent before this time (UTC).")] = None,
+    per_second: Annotated[float | None, typer.Option(help="Move at most this many a second.", min=0.1)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, move nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Drop the dead letters whose outcome is recorded, and move the others back to the queue.
+
+    It can be interrupted and begun again: a message that is moved twice is still one message. Do not use SQS's own
+    redrive: it gives messages new ids, which the ledger does not know. What is refused stays, is counted by code, and
+    makes the exit code 1; docs/operations.md says what to do about it.
+
+    Example: loginpipe dlq redrive --per-second 200 --dry-run
+    """
+    from loginpipe.postgres.ledger import recorded
+    from loginpipe.sqs.dead_letters import redrive as redrive_dead_letters
+    from loginpipe.sqs.depth import read_depth
+    from loginpipe.sqs.sending import by_code
+
+    settings = load_settings()
+    queue, policy = _queue_and_policy(settings, connections=8)
+    first = since.replace(tzinfo=UTC).timestamp() * 1000 if since else float("-inf")
+    last = until.replace(tzinfo=UTC).timestamp() * 1000 if until else float("inf")
+    with connect_to_warehouse(settings) as connection, progress() as bar:
+        task = bar.add_task("dead letters", total=read_depth(policy.dead_letters).visible)
+        counts = redrive_dead_letters(
+            queue,
+            policy.dead_letters,
+            recorded=lambda messages: recorded(connection, [m.message_id for m in messages]),
+            wanted=lambda message: first <= message.sent_ms < last,
+            per_second=per_second,
+            dry_run=dry_run,
+            progress=lambda more: bar.advance(task, more),
+        )
+    would = "would be " if dry_run else ""
+    print_result(
+        {**asdict(counts), "refused": dict(counts.refused), "dry_run": dry_run},
+        f"{counts.moved:,} {would}moved to queue {queue.name!r}, {counts.dropped:,} {would}dropped since their "
+        f"outcome is recorded, {counts.left:,} left",
+        as_json=as_json,
+    )
+    if counts.refused:
+        see = runbook("what-is-refused")
+        raise QueueError(
+            f"queue {policy.dead_letters.name!r} keeps what was refused ({by_code(counts.refused)}): see {see}"
+        )
+
+
+def _queue_and_policy(settings: Settings, *, connections: int) -> "tuple[Queue, RedrivePolicy]":
+    from loginpipe.sqs.client import open_queue
+    from loginpipe.sqs.dead_letters import redrive_policy
+
+    queue = open_queue(settings.queue, settings, connections=connections)
+    policy = redrive_policy(queue)
+    if policy is None:
+        raise QueueError(f"queue {queue.name!r} has no dead-letter queue: give it a redrive policy, see docs/aws.md")
+    return queue, policy
 
 
 def _bodies_in(file: Path) -> list[str]:

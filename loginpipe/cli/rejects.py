@@ -1,16 +1,14 @@
 """The commands for rejected messages."""
 
-from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
 
 import typer
-from rich.table import Table
 
 from loginpipe.cli.custody import ApprovedRequest, PrivateKeys, Purpose, Ticket, bulk_request, load_private_keys
-from loginpipe.cli.output import Json, new_app, notes, out, print_json, progress
+from loginpipe.cli.output import Json, new_app, new_table, notes, out, print_json, progress
 from loginpipe.cli.warehouse import connect_to_warehouse
 from loginpipe.common.errors import LoginpipeError, QueueError
 from loginpipe.common.runbook import runbook
@@ -40,14 +38,13 @@ def list_(
     from loginpipe.postgres.rejects import RejectFilter, find_rejects
 
     wanted = RejectFilter(reason=reason, since=_utc(since), until=_utc(until), replayed=replayed, most=most)
-    with closing(connect_to_warehouse()) as connection:
+    with connect_to_warehouse(load_settings()) as connection:
         rejects = find_rejects(connection, wanted)
     if as_json:
         print_json([asdict(reject) for reject in rejects])
         return
-    table = Table(box=None, header_style="dim", padding=(0, 0, 0, 2))
-    for column in ("message", "sent (UTC)", "faults", *(["replayed (UTC)"] if replayed else [])):
-        table.add_column(column, no_wrap=column != "faults", overflow="fold")
+    columns = ("message", "sent (UTC)", "faults", *(["replayed (UTC)"] if replayed else []))
+    table = new_table(columns, wraps="faults")
     for reject in rejects:
         table.add_row(
             reject.message_id,
@@ -68,7 +65,7 @@ def show(message_id: Annotated[UUID, typer.Argument(help="As `list` shows it.")]
     """
     from loginpipe.postgres.rejects import RejectFilter, find_rejects
 
-    with closing(connect_to_warehouse()) as connection:
+    with connect_to_warehouse(load_settings()) as connection:
         found = find_rejects(connection, RejectFilter(message_id=str(message_id), replayed=True))
     if not found:
         raise LoginpipeError(f"no rejected message has the id {message_id}: `loginpipe rejects list` shows them")
@@ -109,8 +106,8 @@ def replay(
 
     settings = load_settings()
     opener = load_private_keys(settings, private_key)
-    queue = open_queue(settings.queue, connections=2)
-    with closing(connect_to_warehouse()) as connection, progress() as bar:
+    queue = open_queue(settings.queue, settings, connections=2)
+    with connect_to_warehouse(settings) as connection, progress() as bar:
         rejects = find_rejects(connection, RejectFilter(reason=reason, since=_utc(since), until=_utc(until)))
         counts = ReplayCounts()
         if rejects:

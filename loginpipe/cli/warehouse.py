@@ -1,13 +1,22 @@
-"""The commands for the database."""
+"""The commands for the database: its schema, its backups; and how every command connects to it."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from loginpipe.cli.output import Json, out, print_json
+import typer
+
+from loginpipe.cli.output import Json, new_app, notes, out, print_json, print_result, step
 from loginpipe.common.secrets import database_url
-from loginpipe.common.settings import load_settings
+from loginpipe.common.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from loginpipe.postgres.connections import Connection
+
+app = new_app("Backups of a self-hosted database by pg_dump. Managed databases have their own: docs/backups.md.")
+
+Dump = Annotated[Path, typer.Argument(help="The dump; its manifest lies beside it.", metavar="DUMP")]
 
 
 def migrate(*, as_json: Json = False) -> None:
@@ -17,7 +26,7 @@ def migrate(*, as_json: Json = False) -> None:
     """
     from loginpipe.postgres import migrate as migrations
 
-    result = migrations.migrate(warehouse_url())
+    result = migrations.migrate(warehouse_url(load_settings()))
     if as_json:
         print_json({"before": result.before, "after": result.after, "adopted": result.adopted})
     elif result.before == result.after:
@@ -27,8 +36,9 @@ def migrate(*, as_json: Json = False) -> None:
         out.print(f"migrated from {result.before or 'nothing'} to {result.after}{adopted}")
 
 
-def connect_to_warehouse() -> "Connection":
-    """Return a connection to the migrated database in LOGINPIPE_DATABASE_URL.
+@contextmanager
+def connect_to_warehouse(settings: Settings) -> "Iterator[Connection]":
+    """Connect to the migrated database in LOGINPIPE_DATABASE_URL, for the length of a ``with`` block.
 
     Raises:
         SettingError: it is not set.
@@ -37,12 +47,12 @@ def connect_to_warehouse() -> "Connection":
     from loginpipe.postgres.connections import connect
     from loginpipe.postgres.migrate import require_migrated
 
-    connection = connect(warehouse_url())
-    require_migrated(connection)
-    return connection
+    with closing(connect(warehouse_url(settings))) as connection:
+        require_migrated(connection)
+        yield connection
 
 
-def warehouse_url() -> str:
+def warehouse_url(settings: Settings) -> str:
     """Return LOGINPIPE_DATABASE_URL.
 
     Raises:
@@ -51,8 +61,87 @@ def warehouse_url() -> str:
     """
     from loginpipe.postgres.connections import require_verified_tls
 
-    settings = load_settings()
     url = database_url(settings)
     if settings.production:
         require_verified_tls(url)
     return url
+
+
+@app.command()
+def create(
+    folder: Annotated[Path, typer.Argument(help="Where the dump and its manifest go.", metavar="FOLDER")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """Back up the database in LOGINPIPE_DATABASE_URL: a dump and its manifest, of one moment. The pipeline may go on.
+
+    As the owner, or a member of pg_read_all_data. The dump holds user ids and tokens; what is sealed stays sealed.
+
+    Example: loginpipe backup create /var/backups/loginpipe
+    """
+    from loginpipe.backup.creation import create_backup
+
+    url = warehouse_url(load_settings())
+    with step("counting and dumping"):
+        dump, manifest = create_backup(url, folder)
+    if as_json:
+        print_json({"dump": str(dump), **manifest.model_dump(mode="json")})
+        return
+    out.print(str(dump), markup=False)
+    notes.print(
+        f"{manifest.total_rows:,} rows, {manifest.file_bytes:,} bytes; prove it: loginpipe backup verify {dump}"
+    )
+
+
+@app.command()
+def verify(
+    dump: Dump,
+    *,
+    file_only: Annotated[bool, typer.Option("--file-only", help="Do not restore it: look at the files alone.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Restore a backup into a new database on the server of LOGINPIPE_DATABASE_URL, compare every table, and drop it.
+
+    The role needs CREATEDB. First the checksum and the dump's table of contents are looked at.
+
+    Example: loginpipe backup verify /var/backups/loginpipe/logins-20261121T021500Z.dump
+    """
+    from loginpipe.backup.restoring import require_usable, verify_backup
+
+    if file_only:
+        manifest = require_usable(dump)
+    else:
+        url = warehouse_url(load_settings())
+        with step("restoring into a database of its own"):
+            manifest = verify_backup(url, dump)
+    told = "the files are whole; it was not restored" if file_only else "restored and compared: it is whole"
+    print_result(
+        {"dump": str(dump), "restored": not file_only, **manifest.model_dump(mode="json")},
+        f"{told}: {manifest.total_rows:,} rows of {manifest.taken_at:%Y-%m-%d %H:%M:%S} UTC",
+        as_json=as_json,
+    )
+
+
+@app.command()
+def restore(dump: Dump, *, as_json: Json = False) -> None:
+    """Restore a backup into the empty database in LOGINPIPE_DATABASE_URL, with owners and grants; all of it or nothing.
+
+    As a superuser or the owner of what was backed up. Stop the pipeline first, and see docs/backups.md for what was
+    stored, erased and opened since the backup.
+
+    Example: loginpipe backup restore /var/backups/loginpipe/logins-20261121T021500Z.dump
+    """
+    from loginpipe.backup.restoring import restore_backup
+
+    url = warehouse_url(load_settings())
+    with step("restoring"):
+        manifest = restore_backup(url, dump)
+    if as_json:
+        print_json({"dump": str(dump), **manifest.model_dump(mode="json")})
+        return
+    out.print(
+        f"{manifest.total_rows:,} rows of {manifest.taken_at:%Y-%m-%d %H:%M:%S} UTC are restored, at revision "
+        f"{manifest.revision}",
+        markup=False,
+    )
+    notes.print("before the pipeline starts: loginpipe migrate, loginpipe doctor, and docs/backups.md, After a restore")

@@ -1,63 +1,256 @@
-"""What the clients of all AWS services share: what production demands of an endpoint, and faults of no service's own.
+"""Clients of AWS services, all made in one place, and their errors as one line each, told apart by code.
 
-Each service has its own client, with its own words for its own refusals.
+Region, endpoint and credentials are boto3's. The retries of single calls are botocore's own: ``standard`` mode, with
+exponential back-off and jitter. A service's own words for its own errors are given by its caller (`Wording`).
 """
 
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-if TYPE_CHECKING:
-    from boto3.session import Session
-    from botocore.client import BaseClient
-    from botocore.loaders import Loader
-    from botocore.session import Session as CoreSession
+from loginpipe.common.errors import LoginpipeError
 
-CREDENTIALS = frozenset(
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
+    from botocore.exceptions import ClientError
+    from botocore.loaders import Loader
+    from botocore.session import Session
+
+# Calls in all, of which the first is none of the retries.
+_ATTEMPTS = 5
+CONNECT_SECONDS = 5
+READ_SECONDS = 30
+"""Longer than the longest long poll, 20 s."""
+# botocore's default.
+_CONNECTIONS = 10
+
+EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+"""Error codes of credentials that were good: a role's are renewed by themselves."""
+THROTTLED = frozenset(
     {
-        "ExpiredToken",
-        "ExpiredTokenException",
-        "InvalidClientTokenId",
-        "SignatureDoesNotMatch",
-        "UnrecognizedClientException",
+        "429",
+        "KMS.ThrottlingException",
+        "KmsThrottled",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "SlowDown",
+        "Throttled",
+        "ThrottledException",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
     }
 )
-"""Error codes of credentials that AWS refuses, whatever they were to be used for."""
-UNAVAILABLE = frozenset({"502", "503", "504"})
-"""What a proxy or a load balancer answers in an endpoint's place."""
-LOCAL_FAULTS = {
+"""Error codes that pass by themselves, though some come as a 4xx."""
+
+_ABSENT = frozenset(
+    {
+        "AWS.SimpleQueueService.NonExistentQueue",
+        "NoSuchBucket",
+        "NotFound",
+        "NotFoundException",
+        "ParameterNotFound",
+        "QueueDoesNotExist",
+        "ResourceNotFoundException",
+    }
+)
+_DENIED = frozenset(
+    {
+        "403",
+        "AccessDenied",
+        "AccessDeniedException",
+        "AuthorizationError",
+        "KMS.AccessDeniedException",
+        "KMSAccessDenied",
+        "KmsAccessDenied",
+    }
+)
+_CREDENTIALS = EXPIRED | {
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "InvalidToken",
+    "MissingAuthenticationToken",
+    "MissingAuthenticationTokenException",
+    "UnrecognizedClientException",
+}
+_CLOCK = frozenset({"RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed"})
+# What these codes are about is in the message alone: the clock, or the key that the request was signed with.
+_SIGNATURE = frozenset({"IncompleteSignature", "InvalidSignatureException", "SignatureDoesNotMatch"})
+_CLOCK_MESSAGES = ("Signature expired", "Signature not yet current")
+# The numbers are what a proxy or a load balancer answers in an endpoint's place.
+_UNAVAILABLE = frozenset(
+    {
+        "502",
+        "503",
+        "504",
+        "DependencyTimeoutException",
+        "InternalError",
+        "InternalFailure",
+        "InternalServiceError",
+        "KMSInternalException",
+        "ServiceUnavailable",
+        "ServiceUnavailableException",
+    }
+)
+
+_CLOCK_REASON = "cannot be used: AWS refuses the time of the request ({code}): set this machine's clock by NTP"
+_SIGNATURE_REASON = (
+    "cannot be used: AWS refuses the signature ({code}): set AWS_SECRET_ACCESS_KEY to the key that belongs to "
+    "AWS_ACCESS_KEY_ID, and this machine's clock by NTP"
+)
+_REASONS = (
+    (_ABSENT, "does not exist in this account and region: {absent}"),
+    (_DENIED, "may not be used with these credentials ({code}): grant {grant}"),
+    (_CREDENTIALS, "cannot be used: AWS refuses the credentials ({code}): renew them"),
+    (_CLOCK, _CLOCK_REASON),
+    (_SIGNATURE, _SIGNATURE_REASON),
+    (THROTTLED, "is throttled by AWS ({code}): try again later"),
+    (_UNAVAILABLE, "is unavailable for now (its endpoint answered {code}): try again later"),
+)
+_PROTOCOL = "is at an endpoint that does not answer as AWS does: fix AWS_ENDPOINT_URL, or unset it"
+_UNREACHABLE = "the endpoint cannot be reached: is it up, and are AWS_ENDPOINT_URL and AWS_REGION right?"
+
+# botocore's errors about what is missing here, by class.
+_LOCAL = {
     "NoRegionError": "no AWS region is set: set AWS_REGION",
     "NoCredentialsError": "no AWS credentials were found: give the task a role, or set AWS_PROFILE",
     "PartialCredentialsError": "the AWS credentials are incomplete: set AWS_SECRET_ACCESS_KEY too",
-    "ProfileNotFound": "the profile in AWS_PROFILE does not exist: mend it",
+    "ProfileNotFound": "the profile in AWS_PROFILE does not exist: fix its name",
 }
-"""botocore's errors about what is missing here, by class."""
+
 MALFORMED = (ValueError, TypeError, LookupError, AttributeError)
 """What botocore, and our own reading, make of an answer that is not the service's."""
-OUT_OF_REACH = "the endpoint cannot be reached: is it up, and are AWS_ENDPOINT_URL and AWS_REGION right?"
 
 
-def aws_session(core: "CoreSession | None" = None) -> "Session":
-    """Make a session, for one client: boto3's default one is shared between threads, and not safe for that.
+@dataclass(frozen=True)
+class Wording:
+    """How the errors of a service are worded.
 
-    What botocore knows of regions and services is read once a process: of the 75 ms of CPU that a session and a client
-    cost it is 66, and a sensor makes one every few seconds.
+    Attributes:
+        error: the class to raise.
+        subject: what the calls are about, as in ``the KMS key alias/tokens``.
+        absent: what to do where the subject does not exist.
+        grant: what the credentials have to be granted.
+        own: what the service's own codes, or botocore's classes of errors, mean of the subject.
+        protocol: what to say of an endpoint whose answers cannot be read.
+    """
+
+    error: type[LoginpipeError]
+    subject: str
+    absent: str = "create it, or fix its name or AWS_REGION"
+    grant: str = "what docs/aws.md lists"
+    own: Mapping[str, str] = field(default_factory=dict)
+    protocol: str = _PROTOCOL
+
+    def of_code(self, code: str, message: str = "") -> LoginpipeError:
+        """Return the error of a code that AWS answered with; the message is read, and never quoted."""
+        return self.error(f"{self.subject} {self._reason(code, message)}")
+
+    def _reason(self, code: str, message: str) -> str:
+        if code in self.own:
+            return self.own[code]
+        if code in _SIGNATURE and message.startswith(_CLOCK_MESSAGES):
+            return _CLOCK_REASON.format(code=code)
+        for codes, reason in _REASONS:
+            if code in codes:
+                return reason.format(code=code, absent=self.absent, grant=self.grant)
+        if code.isdecimal():
+            return f"{self.protocol} (it answered {code})"
+        return f"cannot be used: AWS answered {code or 'with an error'}"
+
+
+@contextmanager
+def aws_errors(wording: Wording) -> Iterator[None]:
+    """Turn botocore's errors into one that names the subject and the fix."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        raise wording.of_code(error_code(error), str(error.response.get("Error", {}).get("Message", ""))) from None
+    except BotoCoreError as error:
+        name = type(error).__name__
+        if name in wording.own:
+            raise wording.of_code(name) from None
+        raise wording.error(f"{wording.subject}: {_LOCAL.get(name, _UNREACHABLE)}") from None
+    except MALFORMED:
+        raise wording.error(f"{wording.subject} {wording.protocol}") from None
+
+
+def error_code(error: "ClientError") -> str:
+    """Return the error code of an answer; a bare HTTP status where its body was not what AWS sends."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def aws_client(
+    service: str,
+    wording: Wording,
+    *,
+    production: bool,
+    region: str | None = None,
+    attempts: int | None = None,
+    read_seconds: float = READ_SECONDS,
+    connections: int = _CONNECTIONS,
+    session: "Session | None" = None,
+    **options: Any,
+) -> Any:
+    """Make a client of a service.
 
     Args:
-        core: what to build it on, where the caller asks that for more than boto3 shows.
+        service: boto3's name for it.
+        wording: of the errors.
+        production: refuse an endpoint that is neither https nor on this machine.
+        region: instead of AWS_REGION.
+        attempts: of each call, in all.
+        read_seconds: longest time of waiting for an answer.
+        connections: how many calls are made at once at most.
+        session: of botocore, where the caller needs that too: it knows the credentials and the trusted certificates.
+        options: further ones of botocore's ``Config``.
 
     Raises:
-        botocore.exceptions.BotoCoreError: the profile in AWS_PROFILE does not exist.
+        The wording's error: no region, no such profile, an endpoint that is no URL, or not https in production.
     """
     # boto3 takes a third of a second to import: only for a program that talks to AWS.
     import boto3
+    from botocore.config import Config
 
-    return boto3.session.Session(botocore_session=core or core_session())
+    retries: Any = {"mode": "standard", "total_max_attempts": attempts or _ATTEMPTS}
+    config = Config(
+        retries=retries,
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=read_seconds,
+        max_pool_connections=connections,
+        user_agent_extra="loginpipe",
+        **options,
+    )
+    with aws_errors(wording):
+        try:
+            # boto3 itself reads AWS_DEFAULT_REGION only.
+            region = region or os.environ.get("AWS_REGION")
+            client: Any = boto3.session.Session(botocore_session=session or core_session()).client(
+                service, region_name=region, config=config
+            )  # type: ignore[call-overload]
+        except ValueError:
+            raise wording.error(
+                f"{wording.subject}: AWS_ENDPOINT_URL is no URL: set it to https://host:port, or unset it"
+            ) from None
+    if production and (fault := endpoint_fault(client)):
+        raise wording.error(f"{wording.subject}: {fault}")
+    return client
 
 
-def core_session() -> "CoreSession":
-    """Make botocore's session: it knows the certificates that are trusted, which boto3's does not tell."""
+def core_session() -> "Session":
+    """Make botocore's session, for one client: boto3's default one is shared between threads, and not safe for that.
+
+    What botocore knows of regions and services is read once a process: of the 75 ms of CPU that a session and a client
+    cost it is 66, and a sensor makes one every few seconds.
+    """
     import botocore.session
 
     session = botocore.session.Session()

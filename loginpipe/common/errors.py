@@ -48,12 +48,12 @@ class TokenKeyMismatchError(LoginpipeError):
     """A token key is not the one that earlier tokens of its version were made with."""
 
 
-class ClearValueError(LoginpipeError):
-    """A cell that should hold a token holds something else: nothing may go further."""
-
-
 class UpstreamMissingError(LoginpipeError):
     """An asset was selected without the ones it takes its rows from."""
+
+
+class ClearValueError(LoginpipeError):
+    """A cell that must hold a token holds something else: nothing of its batch may be written."""
 
 
 class PassphraseError(KeyFileError):

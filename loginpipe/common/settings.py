@@ -1,6 +1,6 @@
 """Every setting, typed, in one place. AWS's own variables are left to boto3 and mean what they mean everywhere.
 
-Settings that name no default stay ``None`` here and are asked for, by `required`, where they are first needed:
+Settings that name no default stay ``None`` here and are asked for, by `Settings.required`, where they are first needed:
 the Dagster UI can then show the project before it is fully configured, and a run stops before it receives a message.
 """
 
@@ -24,6 +24,14 @@ SECRETS_MANAGER = "secretsmanager"
 PARAMETER_STORE = "ssm"
 # What a secret setting may be instead of its value: `loginpipe.common.secrets` looks it up.
 _REFERENCE = re.compile(rf"({SECRETS_MANAGER}:[\w/+=.@:-]+(#[^#\s]+)?|{PARAMETER_STORE}:[\w/.:-]+)")
+
+MEANINGS = {
+    "archive_url": "where the archive is, as in file:archive or s3://bucket/prefix",
+    "database_url": "postgresql://user@host/database",
+    "seal_key": "the URI of the public seal key, as in file:keys/seal_public.pem, or off",
+    "token_keys": "the URI of the token keys, as in file:keys/token_keys.json",
+}
+"""Setting without a default → what to set it to."""
 
 _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}")
 
@@ -106,6 +114,17 @@ class Settings(BaseSettings):
         """Whether development keys and unverified connections are refused."""
         return self.env == "production"
 
+    def required(self, name: str) -> str:
+        """Return a setting that has no default, by its field's name, one of `MEANINGS`.
+
+        Raises:
+            SettingError: it is not set; names the variable and what it means.
+        """
+        value: str | None = getattr(self, name)
+        if not value:
+            raise SettingError(f"{PREFIX}{name.upper()} is not set: set it to {MEANINGS[name]}")
+        return value
+
     @property
     def queue_name(self) -> str:
         """The queue's name, also where its URL is set."""
@@ -165,19 +184,3 @@ def load_settings() -> Settings:
         raise SettingError(f"wrong setting: {wrong}")
     use_runbook(settings.runbook_url)
     return settings
-
-
-def required(name: str, value: str | None, meaning: str) -> str:
-    """Return a setting that has no default.
-
-    Args:
-        name: the field's name in `Settings`.
-        value: what was read.
-        meaning: what to set it to, for the message.
-
-    Raises:
-        SettingError: it is not set; names the variable and what it means.
-    """
-    if not value:
-        raise SettingError(f"{PREFIX}{name.upper()} is not set: set it to {meaning}")
-    return value

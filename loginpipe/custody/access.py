@@ -85,7 +85,6 @@ def request_access(
 
     Raises:
         AccessRefusedError: with the refusal code.
-        DatabaseError: as `transaction`.
     """
     wanted = list(subjects) if subjects is not None else None
     ((request_id, refusal, needs_approval),) = called(
@@ -102,7 +101,6 @@ def approve(connection: Connection, request_id: UUID) -> None:
 
     Raises:
         AccessRefusedError: with the refusal code.
-        DatabaseError: as `transaction`.
     """
     ((refusal,),) = called(connection, "SELECT vault.approve_access(%s::uuid)", (str(request_id),))
     refuse(refusal)
@@ -113,7 +111,6 @@ def release(connection: Connection, request_id: UUID) -> list[Released]:
 
     Raises:
         AccessRefusedError: with the refusal code.
-        DatabaseError: as `transaction`.
     """
     rows = called(
         connection,
@@ -144,7 +141,6 @@ def set_second_person(connection: Connection, *, required: bool, ticket: str) ->
 
     Raises:
         AccessRefusedError: no ticket.
-        DatabaseError: as `transaction`.
     """
     if not ticket.strip():
         raise AccessRefusedError(REFUSALS["no_ticket"], "no_ticket")
@@ -156,7 +152,6 @@ def called(connection: Connection, query: str, parameters: tuple[object, ...]) -
 
     Raises:
         LoginpipeError: a parameter is no text that a database can hold.
-        DatabaseError: as `transaction`.
     """
     with transaction(connection) as cursor:
         # The functions demand it, and a role or a database may have another one as its default.

@@ -11,8 +11,7 @@ import pandas as pd
 
 from loginpipe.common.errors import LoginpipeError
 from loginpipe.custody.access import Released, release
-from loginpipe.custody.private_keys import OPTION, Opener
-from loginpipe.custody.released import DataKeys, open_released
+from loginpipe.custody.opening import PRIVATE_KEY_OPTION, DataKeys, Opener, open_released
 from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.masking.compat import CompatMasking
 from loginpipe.masking.mask import mask_logins, seal_originals
@@ -67,7 +66,6 @@ def store_canary(
 
     Raises:
         LoginpipeError: sealing is off.
-        DatabaseError: as `transaction`.
     """
     if not recipients:
         raise LoginpipeError("LOGINPIPE_SEAL_KEY is off, so nothing is sealed and nothing can be recovered")
@@ -104,7 +102,7 @@ def recover_canary(
     if not ours:
         raise LoginpipeError(
             f"recovery does not work with this private key: the pipeline seals for {' and '.join(recipients)}; name "
-            f"the private half of one with {OPTION}"
+            f"the private half of one with {PRIVATE_KEY_OPTION}"
         )
     for recipient in ours:
         _compare(released, opener.only(recipient), checks, canary)

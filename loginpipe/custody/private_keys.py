@@ -1,7 +1,6 @@
 """The private halves of seal keys: a file, or AWS KMS, which decrypts without giving the key away."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,69 +9,24 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from loginpipe.common.errors import KeyFileError, OpeningError, PassphraseError
-from loginpipe.custody.opening import Fault, require_data_key, unwrap
-from loginpipe.masking.aws_clients import key_errors, kms_client
+from loginpipe.common.errors import KeyFileError, PassphraseError
+from loginpipe.custody.opening import PRIVATE_KEY_OPTION, Opener, require_data_key, unwrap
 from loginpipe.masking.key_files import private_half
 from loginpipe.masking.key_uris import FILE, KMS, KeyUri, key_path, key_uri
 from loginpipe.masking.keys import SEAL_KEY, seal_key_uris
-from loginpipe.masking.kms_keys import kms_key, read_kms_seal_key
+from loginpipe.masking.kms_keys import kms_client, kms_errors, read_kms_seal_key
 from loginpipe.masking.private_files import read_private_file
 from loginpipe.masking.sealing import SealKey, WrappedDataKey
 
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
 
-OPTION = "--private-key"
-
 AskPassphrase = Callable[[Path], str]
 """Asks for the passphrase of a file; called only where the key in it has one."""
 
 
-@dataclass(frozen=True)
-class Opener:
-    """What opens data keys: one private key or several, each known by the fingerprint of its public half."""
-
-    _unwrap: Mapping[str, Callable[[WrappedDataKey], bytes]] = field(repr=False)
-
-    @property
-    def fingerprints(self) -> frozenset[str]:
-        """The recipients whose data keys open."""
-        return frozenset(self._unwrap)
-
-    def only(self, fingerprint: str) -> "Opener":
-        """Return one of the keys alone."""
-        return Opener({fingerprint: self._unwrap[fingerprint]})
-
-    def unwrap(self, data_key: WrappedDataKey) -> bytes:
-        """Return the 32 bytes of a data key.
-
-        Raises:
-            OpeningError: `Fault.OTHER_RECIPIENT` or `Fault.DATA_KEY_CHANGED`.
-            KeyFileError: KMS is out of reach, or refuses.
-        """
-        if data_key.recipient not in self._unwrap:
-            raise for_another_recipient([data_key])
-        return self._unwrap[data_key.recipient](data_key)
-
-
-def for_another_recipient(data_keys: Sequence[WrappedDataKey]) -> OpeningError:
-    """Return the error of a data key that no key at hand opens; it names the keys that would."""
-    recipients = " or ".join(f"{data_key.recipient[:16]}…" for data_key in data_keys)
-    return OpeningError(
-        f"data key {data_keys[0].data_key_id} does not unwrap: it is for {recipients}, and that private key is not the "
-        f"one given: name it with {OPTION}",
-        Fault.OTHER_RECIPIENT,
-    )
-
-
 def load_opener(uris: Sequence[str], *, production: bool, passphrase: AskPassphrase) -> Opener:
-    """Load private keys.
-
-    Args:
-        uris: ``file:`` with a private key in PEM, or a plain path to one, or ``awskms:``; at least one.
-        production: refuse AWS endpoints without https.
-        passphrase: asked for keys that have one.
+    """Load private keys, each by its ``file:`` or ``awskms:`` URI or a plain path; ask for passphrases.
 
     Raises:
         KeyFileError: absent, readable by others, or no private RSA key; KMS refuses.
@@ -102,19 +56,21 @@ def private_uris(seal_key: str) -> list[str]:
     if found:
         return found
     if absent:
-        raise KeyFileError(f"the private key is not at {absent[0]}: say with {OPTION} where it is")
-    raise KeyFileError(f"{SEAL_KEY} is off, so nothing is sealed now: say with {OPTION} what opens older values")
+        raise KeyFileError(f"the private key is not at {absent[0]}: say with {PRIVATE_KEY_OPTION} where it is")
+    raise KeyFileError(
+        f"{SEAL_KEY} is off, so nothing is sealed now: say with {PRIVATE_KEY_OPTION} what opens older values"
+    )
 
 
 def _as_uri(text: str) -> KeyUri:
     if text.startswith((f"{FILE}:", f"{KMS}:")):
-        return key_uri(text, OPTION, (FILE, KMS))
+        return key_uri(text, PRIVATE_KEY_OPTION, (FILE, KMS))
     return KeyUri(FILE, text)
 
 
 def _load(uri: KeyUri, *, production: bool, passphrase: AskPassphrase) -> tuple[str, Callable[[WrappedDataKey], bytes]]:
     if uri.provider == FILE:
-        key = _private_key(key_path(uri, OPTION), passphrase)
+        key = _private_key(key_path(uri, PRIVATE_KEY_OPTION), passphrase)
         return SealKey(key.public_key()).fingerprint, partial(unwrap, private_key=key)
     client = kms_client(production=production)
     return read_kms_seal_key(client, uri.name).fingerprint, partial(_kms_unwrap, client, uri.name)
@@ -145,7 +101,7 @@ def _behind_passphrase(path: Path, content: bytes, passphrase: str) -> object:
 
 
 def _kms_unwrap(client: "KMSClient", key_id: str, data_key: WrappedDataKey) -> bytes:
-    with key_errors(kms_key(key_id), "kms:Decrypt"):
+    with kms_errors(key_id, "kms:Decrypt"):
         try:
             answer = client.decrypt(
                 KeyId=key_id, CiphertextBlob=data_key.wrapped_key, EncryptionAlgorithm="RSAES_OAEP_SHA_256"

@@ -1,16 +1,17 @@
 """Recovery: values in clear for the tokens that a custodian has asked for, on the record, or the reason why not."""
 
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
 from uuid import UUID
 
 from loginpipe.common.errors import LoginpipeError, OpeningError
 from loginpipe.custody.access import Reason, Request, release, request_access
-from loginpipe.custody.families import Families, read_families
-from loginpipe.custody.opening import Fault
-from loginpipe.custody.private_keys import Opener
-from loginpipe.custody.released import DataKeys, Opened, Opening, open_released
-from loginpipe.custody.token_checks import BODY, TokenChecks
+from loginpipe.custody.opening import DataKeys, Fault, Opened, Opener, Opening, open_released
+from loginpipe.custody.token_checks import BODY, Families, TokenChecks, read_families
 from loginpipe.postgres.connections import Connection
 
 
@@ -53,7 +54,6 @@ def request_recovery(connection: Connection, subjects: Sequence[str], reason: Re
 
     Raises:
         AccessRefusedError: with the refusal code.
-        DatabaseError: as `transaction`.
     """
     return request_access(connection, read_families(connection, subjects).of_all(subjects), reason)
 
@@ -141,3 +141,35 @@ def _judged(subject: str, opened: Opened, family: Sequence[str], checks: TokenCh
         Fault.UNCHECKED,
         subject,
     )
+
+
+@contextmanager
+def private_output(path: Path) -> Iterator[TextIO]:
+    """Make a new file of mode 0600 for the length of a block; it goes again if the block raises.
+
+    It is made before there is anything to write: what a release gives out is given out once.
+
+    Raises:
+        LoginpipeError: it exists, or cannot be written.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    except FileExistsError:
+        raise LoginpipeError(f"{path} exists, and nothing is overwritten: name another file") from None
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise _unwritable(path, error) from None
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _unwritable(path: Path, error: OSError) -> LoginpipeError:
+    return LoginpipeError(f"{path} cannot be written ({error.strerror}): mend that, and request again")

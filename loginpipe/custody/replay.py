@@ -7,8 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from loginpipe.custody.access import Bulk, release_under
-from loginpipe.custody.private_keys import Opener
-from loginpipe.custody.released import DataKeys, open_released
+from loginpipe.custody.opening import DataKeys, Opener, open_released
 from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.logins.messages import Message
 from loginpipe.logins.splitting import split_batch

@@ -10,16 +10,13 @@ from dataclasses import dataclass, field
 
 from loginpipe.common.errors import KeyFileError, OpeningError
 from loginpipe.custody.access import SUBJECTS_MOST, Bulk, release_under
-from loginpipe.custody.families import Families, read_families
-from loginpipe.custody.opening import Fault
-from loginpipe.custody.private_keys import Opener
-from loginpipe.custody.released import DataKeys, Opened, Opening, open_released, planted
-from loginpipe.custody.rotation_tokens import still_there, tokens_to_rotate
-from loginpipe.custody.token_checks import TokenChecks, canonical, token_version
+from loginpipe.custody.opening import DataKeys, Fault, Opened, Opener, Opening, open_released, planted
+from loginpipe.custody.token_checks import Families, TokenChecks, canonical, read_families, token_version
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import PREFIXES, TokenKeys
-from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.erasures import hold_off_erasures
+from loginpipe.postgres.statements import statement
 from loginpipe.postgres.vault import insert_aliases, insert_sealed, known_tokens
 
 
@@ -154,3 +151,36 @@ def _write(connection: Connection, renewed: Sequence[_Renewed], recipients: Sequ
         aliases = {old: new for each in renewed if each.value.subject in there for old, new in each.aliases}
         insert_aliases(cursor, list(aliases.items()))
     return inserted
+
+
+_ALL = None
+
+
+def tokens_to_rotate(connection: Connection, version: int, after: str = "", most: int | None = _ALL) -> list[str]:
+    """Return tokens of sealed values of older versions that have no alias to the version yet, in order.
+
+    Args:
+        connection: of a role that may read tokens, with no transaction open.
+        version: the current one.
+        after: only tokens that come after this one.
+        most: at most so many.
+    """
+    with transaction(connection) as cursor:
+        cursor.execute(statement("tokens_to_rotate"), {"version": version, "after": after, "most": most})
+        return [token for (token,) in cursor]
+
+
+def count_to_rotate(connection: Connection, version: int) -> int:
+    """Count the tokens that `tokens_to_rotate` returns."""
+    with transaction(connection) as cursor:
+        # ours, and without a value in it
+        query = f"SELECT count(*) FROM ({statement('tokens_to_rotate')}) AS pending"  # noqa: S608
+        cursor.execute(query, {"version": version, "after": "", "most": _ALL})
+        ((count,),) = cursor.fetchall()
+        return int(count)
+
+
+def still_there(cursor: Cursor, tokens: Sequence[str]) -> frozenset[str]:
+    """Return those of the tokens whose values are still sealed."""
+    cursor.execute("SELECT token FROM vault.sealed_values WHERE token = ANY (%s)", (list(tokens),))
+    return frozenset(token for (token,) in cursor)

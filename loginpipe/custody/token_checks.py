@@ -1,16 +1,19 @@
-"""Whether an opened value is the one that its token stands for: the token is made again from it. Pure.
+"""What is known of a token: whether a value is the one it stands for, and which tokens are its aliases.
 
 The pipeline can seal whatever it likes under any token, since sealing takes a public key only. What it cannot do
-without being found out here is to give one token's value out as another's.
+without being found out here is to give one token's value out as another's. An alias is written by the pipeline too, so
+it leads to a value and proves nothing: what is found by one is checked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from loginpipe.logins.canonical import canonical_address
 from loginpipe.masking.compat import CompatMasking
 from loginpipe.masking.tokens import PREFIXES, TokenKeys, token_pattern
+from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.statements import statement
 
 BODY = "body"
 """The field of a rejected message's body, whose subject is the message's id."""
@@ -34,20 +37,10 @@ class TokenChecks:
         if version is not None:
             if self.keys is None or version not in self.keys.field_keys:
                 return None
-            return token in self._keyed(field_name, plaintext, [version])
+            value = canonical(field_name, plaintext)
+            return value is not None and self.keys.tokens(field_name, [value], version) == [token]
         schemes = [scheme for scheme in self.compat if scheme.pattern.fullmatch(token)]
         return any(scheme.tokens([plaintext]) == [token] for scheme in schemes) if schemes else None
-
-    def all_of(self, field_name: str, plaintext: bytes) -> list[str]:
-        """Return every token that a value can have; none where it is no value of that field."""
-        versions = list(self.keys.field_keys) if self.keys else []
-        return self._keyed(field_name, plaintext, versions) + [t for c in self.compat for t in c.tokens([plaintext])]
-
-    def _keyed(self, field_name: str, plaintext: bytes, versions: Sequence[int]) -> list[str]:
-        value = canonical(field_name, plaintext)
-        if value is None or self.keys is None:
-            return []
-        return [self.keys.tokens(field_name, [value], version)[0] for version in versions]
 
 
 def canonical(field_name: str, plaintext: bytes) -> bytes | None:
@@ -73,3 +66,42 @@ def is_message_id(subject: str) -> bool:
         return str(UUID(subject)) == subject
     except ValueError:
         return False
+
+
+@dataclass(frozen=True)
+class Families:
+    """Tokens and those they are aliases of.
+
+    Attributes:
+        members: token → all of its family, the newest first, itself among them.
+    """
+
+    members: Mapping[str, tuple[str, ...]]
+
+    def of(self, token: str) -> tuple[str, ...]:
+        """Return a token's family; it is one of its own where there are no aliases."""
+        return self.members.get(token, (token,))
+
+    def of_all(self, tokens: Iterable[str]) -> list[str]:
+        """Return the families of several tokens, each token once; the given ones first."""
+        given = list(dict.fromkeys(tokens))
+        return list(dict.fromkeys([*given, *(member for token in given for member in self.of(token))]))
+
+
+def families(aliases: Iterable[tuple[str, str]]) -> Families:
+    """Put families together.
+
+    Args:
+        aliases: old token and new one, the new one being no old one itself.
+    """
+    by_newest: dict[str, list[str]] = {}
+    for old, new in aliases:
+        by_newest.setdefault(new, [new]).append(old)
+    return Families({token: tuple(family) for family in by_newest.values() for token in family})
+
+
+def read_families(connection: Connection, tokens: Sequence[str]) -> Families:
+    """Read the families of tokens."""
+    with transaction(connection) as cursor:
+        cursor.execute(statement("token_families"), (list(tokens),))
+        return families(cursor.fetchall())

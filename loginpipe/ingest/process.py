@@ -10,10 +10,9 @@ from loginpipe.logins.messages import Message
 from loginpipe.logins.rejects import Reason
 from loginpipe.logins.splitting import Reject, rejected_message, split_batch
 from loginpipe.masking.compat import CompatMasking
-from loginpipe.masking.mask import MaskedLogins, clear_cells, mask_logins, seal_originals, seen_before
+from loginpipe.masking.mask import MaskedLogins, clear_cells, mask_logins, seal_originals, seen_before, set_erased_aside
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import TokenKeys
-from loginpipe.masking.tombstones import set_erased_aside
 from loginpipe.postgres.erasures import Erased
 
 

@@ -1,28 +1,33 @@
-"""The demonstration: embedded services, sample events, one run, and what came out of it."""
+"""The demonstration: embedded services, sample events, one run, and what came out of it on a terminal."""
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from loginpipe.common.errors import LoginpipeError
 from loginpipe.local.prepare import prepare, sqs_client
-from loginpipe.local.queues import send_bodies
 from loginpipe.local.sample_events import sample_bodies
 from loginpipe.local.stack import LocalStack, running_stack
 from loginpipe.postgres.connections import connect, transaction
-
-if TYPE_CHECKING:
-    from mypy_boto3_sqs import SQSClient
-    from mypy_boto3_sqs.literals import QueueAttributeNameType
+from loginpipe.sqs.client import Queue
+from loginpipe.sqs.depth import read_depth
+from loginpipe.sqs.sending import send_bodies
 
 SEED = 2026
 BAD_SHARE = 0.03
 
 Step = Callable[[str], AbstractContextManager[Any]]
 """Given what is being done, a context manager for as long as it lasts."""
+
+_LONG = 20
+# A token or an id is recognised by its beginning, and seven columns have to fit a terminal.
+_SHOWN = 13
 
 _QUERIES = {
     "first rows of user_logins, app_version decoded": """
@@ -82,17 +87,29 @@ def run_demo(count: int, step: Step) -> DemoResult:
         with step("make keys, schema and queue"):
             os.environ.update(prepare(stack))
         with step(f"send {count:,} login events"):
-            client = sqs_client(stack)
-            url = client.get_queue_url(QueueName=os.environ["LOGINPIPE_QUEUE"])["QueueUrl"]
-            send_bodies(client, url, sample_bodies(count, seed=SEED, bad_share=BAD_SHARE))
+            client, name = sqs_client(stack), os.environ["LOGINPIPE_QUEUE"]
+            queue = Queue(name, client.get_queue_url(QueueName=name)["QueueUrl"], client)
+            send_bodies(queue, sample_bodies(count, seed=SEED, bad_share=BAD_SHARE))
         with step("receive, validate, mask, load, delete"):
             began = time.monotonic()
             _run_job()
             # One run takes a bounded bite; a large demonstration takes several.
-            while _waiting(client, url):
+            while read_depth(queue).visible:
                 _run_job()
             run_seconds = time.monotonic() - began
         return _result(stack, count, run_seconds)
+
+
+def show_demo(console: Console, result: DemoResult) -> None:
+    """Print counts, reject reasons, masked rows, repeated devices and addresses, and what to do next."""
+    _print(console, "messages", ("", ""), list(result.counts.items()))
+    _print(console, "rejected, by reason", ("", ""), list(result.reasons.items()))
+    for title, rows in result.tables.items():
+        _print(console, title, rows.columns, rows.rows)
+    console.print(
+        f"\nThe run took {result.run_seconds:.1f} s. The services have been stopped and their data is gone.\n"
+        "To keep them, with the Dagster UI at http://127.0.0.1:3000 :\n\n    make dev\n"
+    )
 
 
 def _run_job() -> None:
@@ -101,11 +118,6 @@ def _run_job() -> None:
 
     if not run_in_process(build_definitions()):
         raise LoginpipeError("the run failed: the lines above say where")
-
-
-def _waiting(client: "SQSClient", url: str) -> bool:
-    names: list[QueueAttributeNameType] = ["ApproximateNumberOfMessages"]
-    return client.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"][names[0]] != "0"
 
 
 def _result(stack: LocalStack, sent: int, run_seconds: float) -> DemoResult:
@@ -137,3 +149,23 @@ def _query(stack: LocalStack, query: str) -> Rows:
             return Rows(tuple(column.name for column in cursor.description or ()), cursor.fetchall())
     finally:
         connection.close()
+
+
+def _print(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    table = Table(box=None, header_style="dim", show_header=any(columns), padding=(0, 0, 0, 2))
+    for number, column in enumerate(columns):
+        counts = any(isinstance(row[number], int) for row in rows)
+        table.add_column(column, overflow="ellipsis", no_wrap=True, justify="right" if counts else "left")
+    for row in rows:
+        table.add_row(*map(_cell, row))
+    console.print(f"\n[bold]{title}[/]")
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "[dim]NULL[/]"
+    if isinstance(value, int):
+        return f"{value:,}"
+    text = str(value)
+    return text if len(text) <= _LONG else f"{text[:_SHOWN]}…"

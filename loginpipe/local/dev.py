@@ -1,4 +1,4 @@
-"""``dagster dev`` as a child: the web server, the daemon and their code servers end with us, in order."""
+"""``dg dev`` as a child: the web server, the daemon and their code servers end with us, in order."""
 
 import os
 import signal
@@ -7,8 +7,10 @@ import sys
 from contextlib import suppress
 from types import FrameType
 
-# `dagster dev` gives its own processes up to 60 seconds to end.
+# `dg dev` gives its own processes up to 60 seconds to end.
 _STOP_SECONDS = 60
+# The package cannot be run with -m, and its program need not be on the path.
+_DG = "from dagster_dg_cli.cli import main; main()"
 
 
 def run_dagster_dev(port: int) -> int:
@@ -18,12 +20,13 @@ def run_dagster_dev(port: int) -> int:
         port: of the UI, on 127.0.0.1: it has no authentication.
 
     Returns:
-        The exit code of ``dagster dev``; 0 where we ended it.
+        The exit code of ``dg dev``; 0 where we ended it.
     """
     # A shell that starts us in the background lets us, and so our children, ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _interrupt)
-    command = [sys.executable, "-m", "dagster", "dev", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-c", _DG, "dev", "--workspace", "workspace.yaml", "--host", "127.0.0.1"]
+    command += ["--port", str(port)]
     # A session of its own: Ctrl-C is for us, and we pass it on once.
     dagster = subprocess.Popen(command, env=os.environ, start_new_session=True)  # noqa: S603 - our own command line
     try:

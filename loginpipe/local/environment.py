@@ -17,8 +17,8 @@ QUEUE = "login-queue"
 _BEGIN = "# >>> loginpipe local: written by `loginpipe local up`, which replaces everything down to the end mark"
 _END = "# <<< loginpipe local"
 _BLOCK = re.compile(rf"^# >>> loginpipe local\b.*?^{re.escape(_END)}[^\n]*\n?", re.DOTALL | re.MULTILINE)
-# Values that every reader of such files takes as they stand, without quotes.
-_PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,?&=~-]*")
+# What means something else to a shell or to python-dotenv, inside of "${NAME:-…}".
+_NOT_FOR_QUOTES = re.compile(r"[\n\r\0$`}]")
 
 
 def environment(stack: LocalStack, folder: Path) -> dict[str, str]:
@@ -43,10 +43,12 @@ def environment(stack: LocalStack, folder: Path) -> dict[str, str]:
 def write_env_file(path: Path, values: Mapping[str, str]) -> list[str]:
     """Write variables into a ``.env`` file, between two comment lines that mark them as ours, at its end.
 
+    Each line reads ``NAME="${NAME:-value}"``: a variable that the environment sets keeps its value, also where the file
+    is laid over the environment, as the Dagster commands do it, and in a shell, with ``. ./.env``.
+
     Lines outside the marks are the user's and stay, to the letter. A variable that the user has given a value there
     keeps that value: ours is left out, and its name returned, so that the command can say so. An empty one counts as
-    not given, as in a copy of ``.env.example``; ours comes later in the file and wins. A variable that is set in the
-    environment itself wins over both, as always with such files.
+    not given, as in a copy of ``.env.example``; ours comes later in the file and wins.
 
     The file is replaced in one step and is for its owner only (mode 0600), as it may hold credentials of the user's.
 
@@ -58,13 +60,20 @@ def write_env_file(path: Path, values: Mapping[str, str]) -> list[str]:
         The names that the user's own lines keep at another value.
 
     Raises:
-        LocalStackError: a value cannot be written so that it is read back the same, as with a line break or ``${``.
+        LocalStackError: a value cannot be written so that it is read back the same, as with a line break or ``$``.
     """
     path = path.resolve()
     users = _BLOCK.sub("", _text(path))
-    set_by_user = {name: value for name, value in dotenv_values(stream=StringIO(users)).items() if value}
-    ours = {name: value for name, value in values.items() if name not in set_by_user}
-    lines = [_BEGIN, *(f"{name}={_quoted(name, value)}" for name, value in ours.items()), _END, ""]
+    lines_of_user = dotenv_values(stream=StringIO(users))
+    set_by_user = {name: value for name, value in lines_of_user.items() if value}
+    ours = {name: _quoted(name, value) for name, value in values.items() if name not in set_by_user}
+    # A later line cannot ask the environment for what an empty line above has emptied, and bash takes an apostrophe
+    # within "${…}" for the start of a quotation.
+    assignments = [
+        f'{name}="{value}"' if name in lines_of_user or "'" in value else f'{name}="${{{name}:-{value}}}"'
+        for name, value in ours.items()
+    ]
+    lines = [_BEGIN, *assignments, _END, ""]
     separator = "\n" if users and not users.endswith("\n") else ""
     _replace(path, users + separator + "\n".join(lines))
     return [name for name, value in values.items() if set_by_user.get(name, value) != value]
@@ -82,12 +91,9 @@ def dagster_home(project: Path) -> Path:
 
 
 def _quoted(name: str, value: str) -> str:
-    if _PLAIN.fullmatch(value):
-        return value
-    quoted = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    if "\n" in value or dotenv_values(stream=StringIO(f"{name}={quoted}")).get(name) != value:
+    if _NOT_FOR_QUOTES.search(value):
         raise LocalStackError(f"{name} cannot be written to a .env file: choose a folder with a plain name")
-    return quoted
+    return value.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _text(path: Path) -> str:

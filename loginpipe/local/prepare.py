@@ -3,14 +3,19 @@
 from typing import TYPE_CHECKING
 
 from loginpipe.local.environment import environment
-from loginpipe.local.queues import create_login_queue
 from loginpipe.local.stack import LocalStack
 from loginpipe.masking.key_files import generate_seal_key, generate_token_keys
 from loginpipe.masking.keys import key_file
 from loginpipe.postgres.migrate import migrate
+from loginpipe.sqs.client import queue_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.literals import QueueAttributeNameType
+
+_DEAD_LETTER_RETENTION_SECONDS = 14 * 86_400
+_VISIBILITY_SECONDS = 30
+_MAX_RECEIVES = 5
 
 
 def prepare(stack: LocalStack) -> dict[str, str]:
@@ -34,6 +39,21 @@ def prepare(stack: LocalStack) -> dict[str, str]:
     return variables
 
 
+def create_login_queue(client: "SQSClient", name: str) -> str:
+    """Return the URL of a queue, having made it and its dead-letter queue ``<name>-dlq`` where they are missing.
+
+    Five receives move a message to the dead-letter queue, which keeps it 14 days. Queues that exist stay as they are.
+
+    Raises:
+        QueueError: the endpoint is out of reach or refuses.
+    """
+    with queue_errors(name):
+        dead_letters = _made(client, f"{name}-dlq", {"MessageRetentionPeriod": str(_DEAD_LETTER_RETENTION_SECONDS)})
+        attributes = client.get_queue_attributes(QueueUrl=dead_letters, AttributeNames=["QueueArn"])["Attributes"]
+        redrive = f'{{"deadLetterTargetArn": "{attributes["QueueArn"]}", "maxReceiveCount": "{_MAX_RECEIVES}"}}'
+        return _made(client, name, {"VisibilityTimeout": str(_VISIBILITY_SECONDS), "RedrivePolicy": redrive})
+
+
 def sqs_client(stack: LocalStack) -> "SQSClient":
     """Return a client of the stack's endpoint, whatever the environment says."""
     import boto3
@@ -46,3 +66,10 @@ def sqs_client(stack: LocalStack) -> "SQSClient":
         aws_access_key_id=aws["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=aws["AWS_SECRET_ACCESS_KEY"],
     )
+
+
+def _made(client: "SQSClient", name: str, attributes: "dict[QueueAttributeNameType, str]") -> str:
+    try:
+        return client.get_queue_url(QueueName=name)["QueueUrl"]
+    except client.exceptions.QueueDoesNotExist:
+        return client.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]

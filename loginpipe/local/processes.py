@@ -2,13 +2,20 @@
 
 A process is known by its id and its whole command line together. Every service gets its folder on the command line,
 so that a match cannot be another folder's service, nor a stranger that was given the id of one that has ended.
+
+The folder holds what is known of its processes, ``stack.json``, and the lock of its one supervisor. The lock says
+whether a supervisor lives: the kernel gives it back however the supervisor ends. The file says what to stop if it
+ended without doing so, and which port to take again.
 """
 
+import fcntl
+import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
@@ -19,6 +26,8 @@ if TYPE_CHECKING:
     import psutil
 
 POLL_SECONDS = 0.02
+# How long a supervisor that ends may still hold the lock.
+_ENDING_SECONDS = 1
 
 
 class StoppedError(Exception):
@@ -155,3 +164,68 @@ def last_line(log: Path) -> str:
     """Return the end of the last line of a log that says anything."""
     lines = (line.strip() for line in reversed(log.read_text(errors="replace").splitlines()))
     return next(filter(None, lines), "nothing was logged")[-300:]
+
+
+@dataclass
+class State:
+    """The content of ``stack.json``."""
+
+    processes: list[Record] = field(default_factory=list)
+    """The supervisor first, then the services in the order they were started."""
+    port: int | None = None
+    """Where the AWS endpoint listens, on 127.0.0.1; kept over a stop."""
+    socket_folder: str | None = None
+    """Where Postgres' socket is. Set while the stack is ready."""
+
+    def stop_leftovers(self) -> bool:
+        """Stop whatever is recorded and still runs, last started first; say whether there was any."""
+        stopped = [record.stop() for record in reversed(self.processes)]
+        return any(stopped)
+
+
+def read_state(folder: Path) -> State:
+    """Return what the folder's ``stack.json`` says; an empty state where there is none.
+
+    Raises:
+        LocalStackError: the file is not what this version writes.
+    """
+    path = folder / "stack.json"
+    try:
+        content = json.loads(path.read_text())
+        content["processes"] = [Record(**record) for record in content["processes"]]
+        return State(**content)
+    except FileNotFoundError:
+        return State()
+    except (ValueError, TypeError, KeyError):
+        raise LocalStackError(f"{path} is not what this version writes: stop what runs there, and delete it") from None
+
+
+def write_state(folder: Path, state: State) -> None:
+    """Replace ``stack.json`` in one step: a reader sees the old one or the new one."""
+    new = folder / "stack.json.new"
+    new.write_text(json.dumps(asdict(state), indent=2))
+    new.replace(folder / "stack.json")
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, as the one who may start and stop services there.
+
+    Raises:
+        LocalStackError: another process holds it, and does so for longer than an ending one would.
+    """
+    with (folder / "stack.lock").open("w") as lock:
+        deadline = time.monotonic() + _ENDING_SECONDS
+        while not _locked(lock.fileno()):
+            if time.monotonic() > deadline:
+                raise LocalStackError(f"a local stack already runs in {folder}: stop it with `loginpipe local down`")
+            time.sleep(POLL_SECONDS)
+        yield
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -16,8 +16,7 @@ from urllib.parse import quote
 from loginpipe.common.errors import LocalStackError
 from loginpipe.local.aws import HOST
 from loginpipe.local.postgres import PORT
-from loginpipe.local.processes import last_line
-from loginpipe.local.state import exclusive, read_state
+from loginpipe.local.processes import exclusive, last_line, read_state
 from loginpipe.local.supervisor import READY
 
 # More than the supervisor itself allows its services.

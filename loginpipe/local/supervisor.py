@@ -19,8 +19,7 @@ from threading import Event, Thread
 from loginpipe.common.errors import LocalStackError
 from loginpipe.local.aws import start_aws
 from loginpipe.local.postgres import socket_folder, start_postgres
-from loginpipe.local.processes import Record, Service, StoppedError
-from loginpipe.local.state import State, exclusive, read_state, write_state
+from loginpipe.local.processes import Record, Service, State, StoppedError, exclusive, read_state, write_state
 
 READY = "ready"
 

@@ -9,7 +9,6 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import md5, sha256
-from typing import Final
 
 HMAC = "hmac-sha256"
 """The value of ``LOGINPIPE_MASKING`` for tokens, which is no masking of this file."""
@@ -30,7 +29,7 @@ def _md5(_: bytes, value: bytes) -> str:
     return md5(value, usedforsecurity=False).hexdigest()
 
 
-_SCHEMES: Final[Mapping[str, tuple[Callable[[bytes, bytes], str], re.Pattern[str]]]] = {
+_SCHEMES: Mapping[str, tuple[Callable[[bytes, bytes], str], re.Pattern[str]]] = {
     SALTED: (_salted, re.compile("[0-9a-f]{64}")),
     BASE64: (_base64, re.compile("[A-Za-z0-9+/]{43}=")),
     MD5: (_md5, re.compile("[0-9a-f]{32}")),

@@ -91,10 +91,6 @@ def rotate_token_keys(path: Path) -> TokenKeys:
 def generate_seal_key(public: Path, passphrase: str | None = None) -> Path:
     """Make a seal key in two new files, and return the one of the private half.
 
-    Args:
-        public: the file of the public half.
-        passphrase: what the private half opens with; None for one that opens without.
-
     Raises:
         KeyFileError: one of the files exists, or cannot be written.
     """

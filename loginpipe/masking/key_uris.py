@@ -37,11 +37,6 @@ class KeyUri:
 def key_uri(text: str, setting: str, providers: Collection[str]) -> KeyUri:
     """Take a URI apart.
 
-    Args:
-        text: the URI.
-        setting: the variable that holds it, for the message.
-        providers: those that this setting may name.
-
     Raises:
         KeyFileError: another provider or none; names the setting, not its value, which may be a key itself.
     """

@@ -1,19 +1,22 @@
-"""Where keys come from: a provider, chosen by the scheme of a URI (`loginpipe.masking.key_uris`).
-
-Each provider has a file of its own, and so have the pinned fingerprints of seal keys and the salt of a compat masking.
-"""
+"""The keys that the settings name: loaded by the provider in their URI (`loginpipe.masking.key_uris`), and pinned."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from loginpipe.common.errors import KeyFileError
 from loginpipe.masking import key_files
-from loginpipe.masking.aws_clients import kms_client, secrets_manager_client
-from loginpipe.masking.fingerprints import NamedSealKey, require_pinned
+from loginpipe.masking.compat import HMAC, SALTED, CompatMasking
 from loginpipe.masking.key_uris import FILE, KMS, SECRETS_MANAGER, KeyUri, key_path, key_uri, kms_keys_by_version
-from loginpipe.masking.kms_keys import kms_key, read_kms_seal_key, read_kms_token_keys
+from loginpipe.masking.kms_keys import kms_client, kms_key, read_kms_seal_key, read_kms_token_keys
 from loginpipe.masking.sealing import SealKey
-from loginpipe.masking.secret_keys import read_secret_token_keys, rotate_secret
+from loginpipe.masking.secret_keys import (
+    read_secret_salt,
+    read_secret_token_keys,
+    rotate_secret,
+    secrets_manager_client,
+)
 from loginpipe.masking.tokens import TokenKeys
 
 SEAL_OFF = "off"
@@ -21,6 +24,15 @@ SEAL_OFF = "off"
 
 SEAL_KEY = "LOGINPIPE_SEAL_KEY"
 _SETTING = "LOGINPIPE_TOKEN_KEYS"
+
+
+@dataclass(frozen=True)
+class NamedSealKey:
+    """A seal key and where it is, for messages."""
+
+    uri: KeyUri
+    place: str
+    key: SealKey
 
 
 def token_key_uri(uri: str) -> KeyUri:
@@ -139,3 +151,74 @@ def _read_seal_key(uri: KeyUri, *, production: bool) -> NamedSealKey:
         path = key_path(uri, SEAL_KEY)
         return NamedSealKey(uri, str(path), key_files.read_seal_key(path))
     return NamedSealKey(uri, kms_key(uri.name), read_kms_seal_key(kms_client(production=production), uri.name))
+
+
+_FINGERPRINT = "LOGINPIPE_SEAL_KEY_FINGERPRINT"
+
+
+def pinned_fingerprints(setting: str | None) -> frozenset[str]:
+    """Take ``LOGINPIPE_SEAL_KEY_FINGERPRINT`` apart: each in lower case, without the colons that other tools put in."""
+    if setting is None:
+        return frozenset()
+    return frozenset(part.replace(":", "").strip().lower() for part in setting.split(","))
+
+
+def require_pinned(named: Sequence[NamedSealKey], setting: str | None) -> None:
+    """Refuse keys that are not, each and all of them, the pinned ones; the order is of no account.
+
+    Raises:
+        KeyFileError: a key that is not pinned, or more pinned ones than keys.
+    """
+    if setting is None:
+        found = ",".join(each.key.fingerprint for each in named)
+        places = " and ".join(each.place for each in named)
+        right = "is the right key" if len(named) == 1 else "are the right keys"
+        raise KeyFileError(
+            f"{_FINGERPRINT} is not set, and production demands it: if {places} {right}, set it to {found}"
+        )
+    pinned = pinned_fingerprints(setting)
+    for each in named:
+        if each.key.fingerprint not in pinned:
+            raise KeyFileError(
+                f"{each.place} has the fingerprint {each.key.fingerprint}, not the one in {_FINGERPRINT}: the key was "
+                "swapped, or the setting is out of date"
+            )
+    if len(pinned) > len(named):
+        raise KeyFileError(
+            f"{_FINGERPRINT} pins {len(pinned)} keys and LOGINPIPE_SEAL_KEY names {len(named)}: "
+            "a recipient was left out, or the setting is out of date"
+        )
+
+
+COMPAT_SALT = "LOGINPIPE_COMPAT_SALT"
+
+
+def load_compat(name: str, salt: str | None, *, production: bool) -> CompatMasking | None:
+    """Return the older scheme to mask with, or None for tokens.
+
+    Args:
+        name: the value of ``LOGINPIPE_MASKING``.
+        salt: the value of ``LOGINPIPE_COMPAT_SALT``, which the salted scheme alone needs.
+        production: refuse AWS endpoints without https.
+
+    Raises:
+        KeyFileError: no salt where one is needed; unknown scheme; absent, empty, refused or readable by others.
+    """
+    if name == HMAC:
+        return None
+    return CompatMasking(name, _salt(salt, production=production) if name == SALTED else b"")
+
+
+def _salt(uri: str | None, *, production: bool) -> bytes:
+    if uri is None:
+        raise KeyFileError(
+            f"{COMPAT_SALT} is not set, and {SALTED} needs it: set it to the URI of the salt, as in file:keys/salt"
+        )
+    source = key_uri(uri, COMPAT_SALT, (FILE, SECRETS_MANAGER))
+    if source.provider == FILE:
+        salt = key_files.read_salt(key_path(source, COMPAT_SALT))
+    else:
+        salt = read_secret_salt(secrets_manager_client(production=production), source.name)
+    if not salt:
+        raise KeyFileError(f"{COMPAT_SALT} names an empty salt: restore the one that the table's values were made with")
+    return salt

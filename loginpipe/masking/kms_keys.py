@@ -6,13 +6,14 @@ fetched; its private half opens by KMS' ``Decrypt``, which the pipeline is not a
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from loginpipe.common.aws import Wording, aws_client, aws_errors
 from loginpipe.common.errors import KeyFileError
-from loginpipe.masking.aws_clients import key_errors
 from loginpipe.masking.key_files import SEAL_KEY_BITS
 from loginpipe.masking.sealing import SealKey
 from loginpipe.masking.token_key_document import TOKEN_KEY_BYTES
@@ -21,16 +22,38 @@ from loginpipe.masking.tokens import KEYED_FIELDS, TokenKeys, derivation_label
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
 
+_NO_NAME = "is no name of a key: give a key id, an ARN or alias/…"
+_OWN = {
+    "DisabledException": "is disabled: enable it, or name another",
+    "InvalidArnException": _NO_NAME,
+    "InvalidKeyUsageException": "is for another use: see docs/security.md for the kind of key that is needed",
+    "KMSInvalidStateException": "cannot be used in the state it is in: look at its state in AWS",
+    "KeyUnavailableException": "is not available at the moment: try again later",
+    "ParamValidationError": _NO_NAME,
+    "ValidationException": _NO_NAME,
+}
+
 _MAC_PERMISSIONS = "kms:DescribeKey and kms:GenerateMac"
 _PUBLIC_KEY_PERMISSIONS = "kms:DescribeKey and kms:GetPublicKey"
 
 
+def kms_client(*, production: bool) -> "KMSClient":
+    """Make a client of KMS.
+
+    Raises:
+        KeyFileError: no region, a wrong profile or endpoint; in production also an endpoint that is not https.
+    """
+    client: KMSClient = aws_client("kms", Wording(KeyFileError, "KMS"), production=production)
+    return client
+
+
+def kms_errors(key_id: str, permissions: str) -> AbstractContextManager[None]:
+    """Turn botocore's errors into a `KeyFileError` that names the key and the fix."""
+    return aws_errors(Wording(KeyFileError, kms_key(key_id), grant=permissions, own=_OWN))
+
+
 def read_kms_token_keys(client: "KMSClient", key_ids: Mapping[int, str]) -> TokenKeys:
     """Derive the token keys that KMS holds; the highest version is the current one.
-
-    Args:
-        client: of KMS.
-        key_ids: version → key id, ARN or alias.
 
     Raises:
         KeyFileError: absent, refused, not enabled or not for that; two versions that are one key.
@@ -49,7 +72,7 @@ def read_kms_seal_key(client: "KMSClient", key_id: str) -> SealKey:
     """
     what = kms_key(key_id)
     _require_usable(client, key_id, "ENCRYPT_DECRYPT", "RSA_", _PUBLIC_KEY_PERMISSIONS)
-    with key_errors(what, _PUBLIC_KEY_PERMISSIONS):
+    with kms_errors(key_id, _PUBLIC_KEY_PERMISSIONS):
         key = serialization.load_der_public_key(client.get_public_key(KeyId=key_id)["PublicKey"])
     if not isinstance(key, rsa.RSAPublicKey) or key.key_size < SEAL_KEY_BITS:
         raise KeyFileError(
@@ -64,9 +87,8 @@ def kms_key(key_id: str) -> str:
 
 
 def _derived(client: "KMSClient", key_id: str) -> dict[str, bytes]:
-    what = kms_key(key_id)
     _require_usable(client, key_id, "GENERATE_VERIFY_MAC", "HMAC_256", _MAC_PERMISSIONS)
-    with key_errors(what, _MAC_PERMISSIONS):
+    with kms_errors(key_id, _MAC_PERMISSIONS):
         keys = {
             name: client.generate_mac(KeyId=key_id, Message=derivation_label(name), MacAlgorithm="HMAC_SHA_256")["Mac"]
             for name in KEYED_FIELDS
@@ -78,7 +100,7 @@ def _derived(client: "KMSClient", key_id: str) -> dict[str, bytes]:
 
 def _require_usable(client: "KMSClient", key_id: str, usage: str, spec: str, permissions: str) -> None:
     what = kms_key(key_id)
-    with key_errors(what, permissions):
+    with kms_errors(key_id, permissions):
         metadata = client.describe_key(KeyId=key_id)["KeyMetadata"]
         state, found_usage, found_spec = metadata["KeyState"], metadata["KeyUsage"], metadata["KeySpec"]
     if state != "Enabled":

@@ -1,15 +1,18 @@
-"""Validated logins to masked ones: from here on no row holds personal data in clear."""
+"""Validated logins to masked ones, without those of erased users: from here on no personal data is in clear."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import date, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
 from re import Pattern
-from typing import Any, Final
+from typing import Any
 
 import pandas as pd
 
 from loginpipe.logins.canonical import address_text, canonical_address, canonical_device_id
+from loginpipe.logins.messages import Message
+from loginpipe.logins.rejects import Reason
+from loginpipe.logins.splitting import SplitBatch, rejected_message
 from loginpipe.logins.user_logins import COLUMN_NAMES
 from loginpipe.masking.compat import CompatMasking, received
 from loginpipe.masking.sealing import Sealed, SealKey, seal
@@ -24,7 +27,7 @@ _KEPT = ("message_id", *(name for name in COLUMN_NAMES if name not in {*MASKED_C
 _EPOCH = date(1970, 1, 1)
 _DAY_MS = 86_400_000
 
-_CANONICAL: Final[Mapping[str, Callable[[str], bytes]]] = {"ip": canonical_address, "device_id": canonical_device_id}
+_CANONICAL: Mapping[str, Callable[[str], bytes]] = {"ip": canonical_address, "device_id": canonical_device_id}
 
 
 @dataclass(frozen=True)
@@ -152,3 +155,43 @@ def seal_originals(
     return Sealed(
         [data_key for part in parts for data_key in part.data_keys], [block for part in parts for block in part.blocks]
     )
+
+
+def set_erased_aside(
+    split: SplitBatch, messages: Sequence[Message], keys: TokenKeys, erased_at: Mapping[bytes, datetime]
+) -> SplitBatch:
+    """Turn the accepted logins of erased users into rejects without a body: those sent before the erasure.
+
+    Args:
+        split: what became of a batch.
+        messages: what it was made of.
+        keys: the token keys; a tombstone of any version held counts.
+        erased_at: tombstone → when the user was erased. A login of a later time is a new one.
+
+    Returns:
+        The same where no user of the batch was erased.
+    """
+    if not erased_at or split.accepted.empty:
+        return split
+    accepted = split.accepted
+    until = _erased_until(accepted["user_id"].unique().tolist(), keys, erased_at)
+    of_erased = accepted[accepted["user_id"].isin(until.keys())]
+    gone = [sent_at <= until[user] for user, sent_at in zip(of_erased["user_id"], of_erased["sent_at"], strict=True)]
+    aside = of_erased.loc[gone, "message_id"]
+    if aside.empty:
+        return split
+    by_id = {message.message_id: message for message in messages}
+    faults = [(Reason.USER_ERASED, "user_id")]
+    rejects = [rejected_message(by_id[message_id], faults, keep_body=False) for message_id in aside]
+    accepted = accepted.drop(index=aside.index).reset_index(drop=True)
+    return replace(split, accepted=accepted, rejected=[*split.rejected, *rejects])
+
+
+def _erased_until(users: list[str], keys: TokenKeys, erased_at: Mapping[bytes, datetime]) -> dict[str, datetime]:
+    """Return when each erased user was erased, the last time of several; of the others nothing."""
+    until: dict[str, datetime] = {}
+    for tombstones in keys.tombstones_of_all(users).values():
+        for user, tombstone in zip(users, tombstones, strict=True):
+            if tombstone in erased_at:
+                until[user] = max(until.get(user, erased_at[tombstone]), erased_at[tombstone])
+    return until

@@ -14,10 +14,6 @@ from loginpipe.common.errors import KeyFileError
 def read_private_file(path: Path, what: str) -> bytes:
     """Return the content of a file that nobody else can touch.
 
-    Args:
-        path: the file.
-        what: what it is, for the message, as in ``token key file``.
-
     Raises:
         KeyFileError: absent, or its mode lets others in.
     """

@@ -5,10 +5,11 @@ and AWSPREVIOUS are read and united: a rotation of AWS's own, whose function put
 leaves the version before readable. `rotate_secret` puts all versions into the new document: none is lost later.
 """
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from loginpipe.common.aws import Wording, aws_client, aws_errors
 from loginpipe.common.errors import KeyFileError
-from loginpipe.masking.aws_clients import key_errors
 from loginpipe.masking.token_key_document import TokenKeyDocument, parse_document, rotated, united
 from loginpipe.masking.tokens import TokenKeys
 
@@ -18,13 +19,28 @@ if TYPE_CHECKING:
 _READ = "secretsmanager:GetSecretValue, and kms:Decrypt on the key it is encrypted with"
 _WRITE = "secretsmanager:PutSecretValue, and kms:GenerateDataKey on the key it is encrypted with"
 
+_OWN = {
+    "DecryptionFailure": "cannot be decrypted by Secrets Manager: look at the KMS key it is encrypted with",
+    "InvalidRequestException": "is marked for deletion: restore it, or name another",
+    "ParamValidationError": "is no name of a secret: give its name or ARN",
+    "ValidationException": "is no name of a secret: give its name or ARN",
+}
+
+
+def secrets_manager_client(*, production: bool) -> "SecretsManagerClient":
+    """Make a client of Secrets Manager.
+
+    Raises:
+        KeyFileError: no region, a wrong profile or endpoint; in production also an endpoint that is not https.
+    """
+    client: SecretsManagerClient = aws_client(
+        "secretsmanager", Wording(KeyFileError, "Secrets Manager"), production=production
+    )
+    return client
+
 
 def read_secret_token_keys(client: "SecretsManagerClient", name: str) -> TokenKeys:
     """Read and derive the token keys in a secret.
-
-    Args:
-        client: of Secrets Manager.
-        name: the secret's name or ARN.
 
     Raises:
         KeyFileError: absent, refused, marked for deletion, or no document of token keys.
@@ -39,7 +55,7 @@ def rotate_secret(client: "SecretsManagerClient", name: str) -> TokenKeys:
         KeyFileError: it cannot be read or written.
     """
     document = rotated(_document(client, name), _secret(name))
-    with key_errors(_secret(name), _WRITE):
+    with _errors(name, _WRITE):
         client.put_secret_value(SecretId=name, SecretString=document.text())
     return document.derived()
 
@@ -57,6 +73,10 @@ def _secret(name: str) -> str:
     return f"the secret {name}"
 
 
+def _errors(name: str, permissions: str) -> AbstractContextManager[None]:
+    return aws_errors(Wording(KeyFileError, _secret(name), grant=permissions, own=_OWN))
+
+
 def _document(client: "SecretsManagerClient", name: str) -> TokenKeyDocument:
     what = _secret(name)
     current = parse_document(_current(client, name), what)
@@ -71,14 +91,14 @@ def _current(client: "SecretsManagerClient", name: str) -> str:
     if text is None:
         raise KeyFileError(
             f"{_secret(name)} does not exist in this account and region, or holds no value: create it with one, or "
-            "mend its name or AWS_REGION"
+            "fix its name or AWS_REGION"
         )
     return text
 
 
 def _string(client: "SecretsManagerClient", name: str, stage: str) -> str | None:
     """Return the string of a stage; None where there is no such stage, or no such secret: the code is one."""
-    with key_errors(_secret(name), _READ):
+    with _errors(name, _READ):
         try:
             value = client.get_secret_value(SecretId=name, VersionStage=stage)
         except client.exceptions.ResourceNotFoundException:

@@ -50,10 +50,6 @@ def new_document(*, development: bool) -> TokenKeyDocument:
 def parse_document(content: str | bytes, source: str) -> TokenKeyDocument:
     """Read a document.
 
-    Args:
-        content: JSON; bytes in any encoding of Unicode.
-        source: where it comes from, for the message.
-
     Raises:
         KeyFileError: not of the form above; names the source, quotes nothing of it.
     """

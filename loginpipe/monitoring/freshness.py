@@ -29,6 +29,11 @@ class Freshness:
     says: str
     waiting_since: datetime | None
 
+    @property
+    def passed(self) -> bool:
+        """Whether that is well: it is not stuck."""
+        return self.state != "stuck"
+
 
 def patience(settings: Settings) -> timedelta:
     """Return how long messages may be there without any run ending well."""

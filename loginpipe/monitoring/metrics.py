@@ -2,24 +2,28 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from threading import Lock
+from threading import Lock, Thread
+from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from loginpipe.common.errors import LoginpipeError
 from loginpipe.common.settings import Settings
 from loginpipe.monitoring.metric_families import behind_metric, queue_metrics, table_metrics
-from loginpipe.monitoring.sources import Source
 from loginpipe.postgres.connections import Connection
 from loginpipe.postgres.metrics import Totals, VaultTotals, read_totals, read_vault
 from loginpipe.postgres.session import Session
 from loginpipe.sqs.client import Queue, open_queue
 from loginpipe.sqs.dead_letters import redrive_policy
 from loginpipe.sqs.depth import Depth, read_depth
+
+T = TypeVar("T")
 
 _PATIENCE_SECONDS = 3
 # A scrape that waits longer is given up by Prometheus, whose default is 10 s.
@@ -35,6 +39,47 @@ class _QueueState:
     name: str
     depth: Depth
     dead_letters: Depth | None
+
+
+class Source(Generic[T]):
+    """Something to ask, in a thread of its own: while it hangs, the others answer and the next scrape waits anew."""
+
+    def __init__(self, read: Callable[[], T]) -> None:
+        self._read = read
+        self._asked: Future[T | None] | None = None
+
+    def ask(self) -> None:
+        """Begin to ask, unless the last time is still under way."""
+        if self._asked is None:
+            self._asked = Future()
+            # A daemon: the process ends although somebody does not answer.
+            Thread(target=self._answer, args=(self._asked,), name="source", daemon=True).start()
+
+    def answer(self, deadline: float) -> T | None:
+        """Return the answer; None where the source failed, or did not answer by the deadline.
+
+        Args:
+            deadline: by `time.monotonic`.
+        """
+        asked = self._asked
+        if asked is None:
+            return None
+        try:
+            answer = asked.result(max(deadline - time.monotonic(), 0))
+        except TimeoutError:
+            return None
+        finally:
+            if asked.done():
+                self._asked = None
+        return answer
+
+    def _answer(self, asked: "Future[T | None]") -> None:
+        try:
+            asked.set_result(self._read())
+        except LoginpipeError:
+            asked.set_result(None)
+        except BaseException as error:  # noqa: BLE001  a fault of ours is raised where the answer is waited for
+            asked.set_exception(error)
 
 
 class PipelineCollector(Collector):
@@ -73,7 +118,7 @@ class PipelineCollector(Collector):
 
     def _read_queue(self) -> _QueueState:
         if self._queue is None:
-            self._queue = open_queue(self._settings.queue, connections=1)
+            self._queue = open_queue(self._settings.queue, self._settings, connections=1)
         policy = redrive_policy(self._queue)
         return _QueueState(
             self._queue.name, read_depth(self._queue), read_depth(policy.dead_letters) if policy else None

@@ -68,7 +68,7 @@ def begin_work_on_day(cursor: Cursor, day: date) -> None:
 
 
 def stream_logins(connection: Connection, day: date, *, rows_at_once: int) -> Iterator[list[Any]]:
-    """Yield the rows of a day in batches, in the order of `loginpipe.archive.digest`, as of now.
+    """Yield the rows of a day in batches, in the order of `loginpipe.archive.parquet`, as of now.
 
     Args:
         connection: with a transaction open.
@@ -155,7 +155,7 @@ def standing_of_days(connection: Connection, *, today: date) -> list[DayStanding
 
 
 def content_in_table(cursor: Cursor, first: date, last: date) -> dict[date, tuple[int, str]]:
-    """Return rows and checksum (`loginpipe.archive.digest`) of each day that the table has rows of."""
+    """Return rows and checksum (`loginpipe.archive.parquet`) of each day that the table has rows of."""
     cursor.execute("SELECT day, row_count, sha256 FROM loginpipe.logins_by_day(%s, %s)", (first, last))
     return {day: (rows, sha256) for day, rows, sha256 in cursor}
 

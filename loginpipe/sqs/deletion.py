@@ -11,7 +11,7 @@ from itertools import count
 from threading import Event
 from typing import Any
 
-from loginpipe.common.aws import CREDENTIALS
+from loginpipe.common.aws import EXPIRED, THROTTLED
 from loginpipe.sqs.client import Queue, tens
 from loginpipe.sqs.entries import FailedEntry, call_with_entries
 from loginpipe.sqs.leases import LeaseKeeper
@@ -25,24 +25,8 @@ _LONGEST_SECONDS = 600
 # How long an interruption waits for the calls under way: many times what they take where nothing hangs.
 _LAST_CALLS_SECONDS = 2.0
 
-# A 4xx, and passes all the same.
-_THROTTLING = frozenset(
-    {
-        "429",
-        "KMS.ThrottlingException",
-        "KmsThrottled",
-        "RequestThrottled",
-        "RequestThrottledException",
-        "SlowDown",
-        "ThrottledException",
-        "Throttling",
-        "ThrottlingException",
-        "TooManyRequestsException",
-    }
-)
-
 # The credentials were good when the messages were received: they have expired, and new ones are on their way.
-_MAY_HEAL = _THROTTLING | CREDENTIALS
+_MAY_HEAL = THROTTLED | EXPIRED
 
 NOT_TRIED = "NotTried"
 """Our own code for a message whose turn did not come: the endpoint hung until it was too late."""

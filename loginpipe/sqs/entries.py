@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from loginpipe.common.aws import MALFORMED
-from loginpipe.sqs.client import error_code
+from loginpipe.common.aws import MALFORMED, error_code
 
 
 @dataclass(frozen=True)
@@ -42,14 +41,12 @@ def call_with_entries(call: Callable[[list[Any]], Any], entries: Mapping[str, Ma
         refused = {int(failed["Id"]): failed for failed in answer.get("Failed", [])}
     except ClientError as error:
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-        code = error_code(error.response)
+        code = error_code(error)
         return [
             FailedEntry(delivery_id, code, status < HTTPStatus.INTERNAL_SERVER_ERROR, True)
             for delivery_id in delivery_ids
         ]
-    except BotoCoreError as error:
-        return [FailedEntry(delivery_id, type(error).__name__, False, of_call=True) for delivery_id in delivery_ids]
-    except MALFORMED as error:
+    except (BotoCoreError, *MALFORMED) as error:
         return [FailedEntry(delivery_id, type(error).__name__, False, of_call=True) for delivery_id in delivery_ids]
     return [
         FailedEntry(delivery_id, str(refused[place].get("Code", "")), bool(refused[place].get("SenderFault", False)))

@@ -1,12 +1,17 @@
-"""Sending once more what was on the queue before, dead letters and rejects; and what the queue refuses of that."""
+"""Sending messages: ten and at most 1 MiB a call, with what the queue refuses of them tried again or reported."""
 
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any, TypeAlias
+from uuid import uuid4
 
 from loginpipe.common.errors import QueueError
-from loginpipe.sqs.client import Queue
+from loginpipe.sqs.client import BATCH_MOST, Queue, queue_errors
 from loginpipe.sqs.entries import FailedEntry, call_with_entries
+
+_Entries: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 # SQS's limit of a message, and of all messages of one call together: bodies and attributes.
 _BYTES_MOST = 1_048_576
@@ -18,13 +23,59 @@ TOO_LONG = "MessageTooLong"
 TOO_MANY_ATTRIBUTES = "TooManyAttributes"
 """Codes of ours, for what has no room for the attributes that say which message it is."""
 
+# Calls at once, and seconds before each further attempt, where bodies are sent for the first time.
+_SENDERS = 4
+_PAUSES = (0.2, 0.4, 0.8)
 
-def send_again(queue: Queue, entries: Mapping[str, Mapping[str, Any]]) -> list[FailedEntry]:
-    """Send messages, and return those that were refused: by SQS, or since they have no room for our attributes.
+
+def send_bodies(queue: Queue, bodies: Iterable[str], progress: Callable[[int], None] | None = None) -> int:
+    """Send new messages, several calls at once; they do not keep their order.
 
     Args:
         queue: where they go.
-        entries: of SendMessageBatch, without ``Id``, by delivery id, at most ten.
+        bodies: read as they are sent, never all at once.
+        progress: called after each call with the number of messages that it added.
+
+    Returns:
+        How many were sent.
+
+    Raises:
+        QueueError: the endpoint is out of reach or refuses, or single messages were refused four times in a row;
+            says how many were and why. Others may have been sent.
+    """
+    fifo = queue.url.endswith(".fifo")
+    batches = _batches((str(number), _new_entry(body, fifo=fifo)) for number, body in enumerate(bodies))
+    sent = 0
+    refused: Counter[str] = Counter()
+    running: set[Future[tuple[int, Counter[str]]]] = set()
+    with ThreadPoolExecutor(_SENDERS) as senders:
+        while True:
+            # None is begun after a refusal; those under way are still counted.
+            while len(running) < 2 * _SENDERS and not refused and (batch := next(batches, None)):
+                running.add(senders.submit(_send_or_retry, queue, batch))
+            if not running:
+                break
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                added, refusals = future.result()
+                sent += added
+                refused += refusals
+                if progress is not None:
+                    progress(added)
+    if refused:
+        codes = ", ".join(sorted(refused))
+        raise QueueError(
+            f"{refused.total()} messages were refused ({codes}) and {sent} sent: mend that and send the rest"
+        )
+    return sent
+
+
+def send_again(queue: Queue, entries: _Entries) -> list[FailedEntry]:
+    """Send dead letters or rejects once more; return those refused: by SQS, or since they have no room for attributes.
+
+    Args:
+        queue: where they go.
+        entries: of SendMessageBatch, without ``Id``, by delivery id.
 
     Raises:
         QueueError: every call was refused as a whole.
@@ -38,10 +89,8 @@ def send_again(queue: Queue, entries: Mapping[str, Mapping[str, Any]]) -> list[F
     rest = {i: entry for i, entry in entries.items() if i not in {misfit.delivery_id for misfit in misfits}}
     failed = [
         failure
-        for batch in _calls(rest)
-        for failure in call_with_entries(
-            lambda asked: queue.client.send_message_batch(QueueUrl=queue.url, Entries=asked), batch
-        )
+        for batch in _batches(rest.items())
+        for failure in call_with_entries(lambda asked: _call(queue, asked), batch)
     ]
     if failed and len(failed) == len(rest) and failed[0].of_call:
         raise QueueError(
@@ -56,22 +105,49 @@ def by_code(refused: Counter[str]) -> str:
     return ", ".join(f"{number:,} {code}" for code, number in refused.most_common())
 
 
+def _new_entry(body: str, *, fifo: bool) -> dict[str, Any]:
+    ordered = {"MessageGroupId": "logins", "MessageDeduplicationId": uuid4().hex} if fifo else {}
+    return {"MessageBody": body, **ordered}
+
+
+def _send_or_retry(queue: Queue, batch: _Entries) -> tuple[int, Counter[str]]:
+    """Return how many of a batch were sent, and the codes of those that were refused to the end."""
+
+    def call(asked: list[Any]) -> Any:
+        # A call that fails as a whole ends the sending, with an error that says what to do.
+        with queue_errors(queue.name):
+            return _call(queue, asked)
+
+    failed: dict[str, FailedEntry] = {}
+    for pause in (0, *_PAUSES):
+        time.sleep(pause)
+        waiting = {i: batch[i] for i in failed or batch}
+        failed = {failure.delivery_id: failure for failure in call_with_entries(call, waiting)}
+        if not failed:
+            break
+    return len(batch) - len(failed), Counter(failure.code for failure in failed.values())
+
+
+def _call(queue: Queue, asked: list[Any]) -> Any:
+    return queue.client.send_message_batch(QueueUrl=queue.url, Entries=asked)
+
+
 def _misfit(entry: Mapping[str, Any]) -> str | None:
     if len(entry.get("MessageAttributes", {})) > _ATTRIBUTES_MOST:
         return TOO_MANY_ATTRIBUTES
     return TOO_LONG if _bytes(entry) > _BYTES_MOST else None
 
 
-def _calls(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Mapping[str, Any]]]:
-    """Cut entries into calls whose bodies and attributes together SQS takes."""
+def _batches(entries: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[_Entries]:
+    """Cut entries into what one call takes: ten, whose bodies and attributes together are not too long."""
     batch: dict[str, Mapping[str, Any]] = {}
     size = 0
-    for delivery_id, entry in entries.items():
+    for entry_id, entry in entries:
         length = _bytes(entry)
-        if batch and size + length > _BYTES_MOST:
+        if batch and (len(batch) == BATCH_MOST or size + length > _BYTES_MOST):
             yield batch
             batch, size = {}, 0
-        batch[delivery_id] = entry
+        batch[entry_id] = entry
         size += length
     if batch:
         yield batch

@@ -16,7 +16,7 @@ import psycopg2
 from psycopg2.extensions import connection, cursor
 
 from loginpipe.common.settings import load_settings
-from loginpipe.defs.resources import SqsResource, resources_from
+from loginpipe.defs.resources import SqsResource
 from loginpipe.sqs import receiver
 from loginpipe.sqs.receiver import Received, Receiver
 
@@ -201,6 +201,12 @@ def _queue(hooks: _Hooks) -> SqsResource:
                 receivers=self.receivers,
             )
 
-    configured = resources_from(load_settings())["sqs"]
-    assert isinstance(configured, SqsResource)
-    return Queue(**configured.model_dump(include=set(SqsResource.model_fields)))
+    settings = load_settings()
+    return Queue(
+        settings=settings,
+        queue=settings.queue,
+        batch_messages=settings.batch_messages,
+        linger_seconds=settings.linger_seconds,
+        visibility_seconds=settings.visibility_seconds,
+        receivers=settings.receivers,
+    )

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,11 +34,13 @@ class Project:
         kept = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
         return {name: os.environ[name] for name in kept if name in os.environ}
 
-    def run(self, program: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, program: str, *arguments: str, check: bool = True, exported: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [self.command(program), *arguments],
             cwd=self.folder,
-            env=self.environment(),
+            env={**self.environment(), **(exported or {})},
             capture_output=True,
             text=True,
             timeout=240,
@@ -71,8 +73,10 @@ class Project:
 def running_project(folder: Path) -> Iterator[Project]:
     """A folder with the project's own configuration, and `loginpipe local up` in it."""
     project = Project(folder)
-    for name in ("dagster.yaml", "workspace.yaml"):
+    for name in ("dagster.yaml", "workspace.yaml", "pyproject.toml"):
         shutil.copy(ROOT / name, folder / name)
+    # dg looks for the package in the project's folder.
+    (folder / "loginpipe").symlink_to(ROOT / "loginpipe")
     try:
         project.run("loginpipe", "local", "up")
         yield project
@@ -94,7 +98,7 @@ def running_ui(project: Project) -> Iterator[int]:
             stderr=subprocess.STDOUT,
         )
     try:
-        eventually(lambda: dev.poll() is not None or _answers(port), seconds=90, what=f"the UI answers, see {log}")
+        eventually(lambda: dev.poll() is not None or answers(port), seconds=90, what=f"the UI answers, see {log}")
         assert dev.poll() is None, log.read_text()[-3000:]
         yield port
     finally:
@@ -102,7 +106,7 @@ def running_ui(project: Project) -> Iterator[int]:
         dev.wait(90)
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
     try:
         return bool(graphql(port, "{ version }"))
     except OSError:

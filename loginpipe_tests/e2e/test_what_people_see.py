@@ -14,7 +14,8 @@ from dotenv import dotenv_values
 from playwright.sync_api import Page
 
 from loginpipe.defs.metadata.groups import CHAIN
-from loginpipe.local.queues import send_bodies
+from loginpipe.sqs.client import Queue
+from loginpipe.sqs.sending import send_bodies
 from loginpipe_tests.canary import BAD, GOOD, MARKERS, found
 from loginpipe_tests.e2e.browser import BROWSER, LOCATION, SENSOR, open_page, sensor_status, start_sensor, stop_sensor
 from loginpipe_tests.e2e.project import Project, eventually, graphql
@@ -75,8 +76,9 @@ def send_markers(project: Project) -> None:
         aws_access_key_id=settings["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=settings["AWS_SECRET_ACCESS_KEY"],
     )
-    url = client.get_queue_url(QueueName=settings["LOGINPIPE_QUEUE"] or "login-queue")["QueueUrl"]
-    send_bodies(client, url, [*GOOD, *BAD])
+    name = settings["LOGINPIPE_QUEUE"] or "login-queue"
+    queue = Queue(name, client.get_queue_url(QueueName=name)["QueueUrl"], client)
+    send_bodies(queue, [*GOOD, *BAD])
 
 
 def runs(ui: int) -> list[dict[str, Any]]:

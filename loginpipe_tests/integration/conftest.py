@@ -1,17 +1,28 @@
-"""The queue with a proxy before it, and what runs are broken on: an endpoint and a Postgres of a file's own."""
+"""The command line; the queue and KMS, also behind a proxy; an endpoint and a Postgres of a file's own, to break."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import boto3
 import pytest
 
-from loginpipe.sqs import client
+from loginpipe.common.settings import load_settings
 from loginpipe.sqs.client import Queue, open_queue
+from loginpipe_tests.commands import Command, command_line
 from loginpipe_tests.conftest import KeyFiles
 from loginpipe_tests.crash.place import FastPlace, fast_place
 from loginpipe_tests.crash.postgres import Postgres, running_postgres
 from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
 from loginpipe_tests.wire import Wire
+
+if TYPE_CHECKING:
+    from mypy_boto3_kms import KMSClient
+
+
+@pytest.fixture
+def loginpipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    return command_line(monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -24,13 +35,13 @@ def wire(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
 @pytest.fixture
 def opened(queue: Queue, wire: Wire) -> Queue:
     """The queue by way of the wire."""
-    return open_queue(queue.name, connections=16)
+    return open_queue(queue.name, load_settings(), connections=16)
 
 
 @pytest.fixture
 def tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call to SQS that fails is not tried again."""
-    monkeypatch.setattr(client, "_ATTEMPTS", 1)
+    """A call to AWS that fails is not tried again."""
+    monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +60,17 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture
 def place(endpoint: Endpoint, database_url: str, key_files: KeyFiles, tmp_path: Path) -> FastPlace:
     return fast_place(endpoint, database_url, key_files, tmp_path)
+
+
+@pytest.fixture
+def kms(aws: None) -> "KMSClient":
+    return boto3.session.Session().client("kms")
+
+
+@pytest.fixture
+def kms_wire(kms: "KMSClient", monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    """Between the code under test and KMS; nothing is tried again."""
+    monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
+    with Wire(kms.meta.endpoint_url) as wire:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", wire.url)
+        yield wire

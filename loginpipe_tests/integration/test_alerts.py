@@ -1,49 +1,21 @@
 """Alerts on a real queue, database and Dagster instance, told to a real webhook and a real topic."""
 
 from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
-import psycopg2
 import pytest
-from dagster._core.definitions.sensor_definition import SensorExecutionData
 
-from loginpipe.definitions import build_definitions
-from loginpipe.defs.monitoring.alerts import alert_sensor
-from loginpipe.monitoring.alerts.state import read_state
+from loginpipe.monitoring.reports import read_memory
 from loginpipe_tests.canary import BAD, GOOD, MARKERS, found
-from loginpipe_tests.commands import Command, command_line
+from loginpipe_tests.commands import Command
 from loginpipe_tests.conftest import Pipeline
+from loginpipe_tests.daemon import Daemon, empty_dead_letters, fill_dead_letters
 from loginpipe_tests.receivers import Topic, Webhook, webhook
-from loginpipe_tests.wire import at_the_wire, depth, login, logins, take
+from loginpipe_tests.wire import at_the_wire, depth, fail_a_run, login, logins, take
 
-
-class Daemon:
-    """Evaluates the sensor tick after tick, and keeps its cursor, as the daemon does."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._instance = pipeline.instance
-        self._definitions = build_definitions()
-        self.cursor: str | None = None
-        self.kept: list[str] = []
-
-    def tick(self, times: int = 1) -> str:
-        for _ in range(times):
-            with dg.build_sensor_context(self._instance, self.cursor, definitions=self._definitions) as context:
-                data: SensorExecutionData = alert_sensor.evaluate_tick(context)
-            assert not data.run_requests
-            self.cursor = data.cursor
-            self.kept += [data.skip_message or "", data.cursor or ""]
-        return self.kept[-2]
-
-    def let_the_pause_pass(self) -> None:
-        state = read_state(self.cursor)
-        past = datetime.now(UTC) - timedelta(seconds=1)
-        outboxes = {name: box.model_copy(update={"next_try": past}) for name, box in state.outboxes.items()}
-        self.cursor = state.model_copy(update={"outboxes": outboxes}).model_dump_json()
+QUIET = "quiet: the queue is empty; no run ended well lately"
 
 
 @pytest.fixture
@@ -65,34 +37,6 @@ def topic(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Topic:
     return topic
 
 
-@pytest.fixture
-def loginpipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    return command_line(monkeypatch, capsys)
-
-
-def dead_letters(pipeline: Pipeline) -> str:
-    return pipeline.queue.client.get_queue_url(QueueName=f"{pipeline.queue.name}-dlq")["QueueUrl"]
-
-
-def fill(pipeline: Pipeline) -> None:
-    pipeline.queue.client.send_message(QueueUrl=dead_letters(pipeline), MessageBody="{}")
-
-
-def empty(pipeline: Pipeline) -> None:
-    pipeline.queue.client.purge_queue(QueueUrl=dead_letters(pipeline))
-
-
-def execute(pipeline: Pipeline, statement: str, *parameters: Any) -> None:
-    with closing(psycopg2.connect(pipeline.database_url)) as connection, connection, connection.cursor() as cursor:
-        cursor.execute(statement, parameters)
-
-
-def fail_a_run(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as mistaken:
-        mistaken.setenv("LOGINPIPE_SEAL_KEY", "file:absent.pem")
-        assert not take(pipeline, 1).success
-
-
 def titles(texts: list[str]) -> list[str]:
     return [paragraph.splitlines()[0] for text in texts for paragraph in text.split("\n\n")]
 
@@ -104,13 +48,11 @@ def test_an_alert_is_told_when_it_begins_and_when_it_is_over_and_not_while_it_la
     pipeline: Pipeline, daemon: Daemon, hook: Webhook, topic: Topic
 ) -> None:
     queue = pipeline.queue.name
-    assert daemon.tick() == "nothing is wrong"
-    fill(pipeline)
+    assert daemon.tick() == f"nothing is wrong; {QUIET}"
+    fill_dead_letters(pipeline)
     daemon.tick()
     assert (hook.told(), topic.told()) == ([], []), "one look may have caught a moment"
-    assert daemon.tick() == (
-        "dead letters (1 waiting, 0 in flight, 0 delayed); webhook: told 1; sns: told 1"
-    )  # fmt: skip
+    assert daemon.tick() == (f"dead letters (1 waiting, 0 in flight, 0 delayed); webhook: told 1; sns: told 1; {QUIET}")
     (told,) = hook.told()
     lines = told.splitlines()
     assert lines[0] == f"loginpipe, queue {queue}: dead letters"
@@ -120,13 +62,13 @@ def test_an_alert_is_told_when_it_begins_and_when_it_is_over_and_not_while_it_la
     assert lines[4] == "Runbook: docs/operations.md#dead-letters"
     assert topic.told() == [(f"loginpipe, {queue}: dead letters", told)]
 
-    fill(pipeline)
+    fill_dead_letters(pipeline)
     daemon.tick(3)
     assert (hook.told(), topic.told()) == ([], []), "it lasts, and grows"
-    empty(pipeline)
+    empty_dead_letters(pipeline)
     daemon.tick()
     assert hook.told() == []
-    assert daemon.tick() == "nothing is wrong; webhook: told 1; sns: told 1"
+    assert daemon.tick() == f"nothing is wrong; webhook: told 1; sns: told 1; {QUIET}"
     (over,) = hook.told()
     assert over.splitlines()[0] == f"loginpipe, queue {queue}: OVER: dead letters"
     assert over.splitlines()[1].startswith("From ")
@@ -138,9 +80,10 @@ def test_an_alert_is_told_when_it_begins_and_when_it_is_over_and_not_while_it_la
 def test_where_nobody_is_set_the_ticks_say_what_is_wrong_and_a_channel_set_later_is_told_of_it(
     pipeline: Pipeline, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(pipeline)
+    fill_dead_letters(pipeline)
     assert daemon.tick(2) == (
-        "dead letters (1 waiting, 0 in flight, 0 delayed), and nobody is told: neither a webhook nor a topic is set"
+        "dead letters (1 waiting, 0 in flight, 0 delayed), and nobody is told: neither a webhook nor a topic is set; "
+        f"{QUIET}"
     )
     with webhook() as receiver:
         monkeypatch.setenv("LOGINPIPE_ALERT_WEBHOOK_URL", receiver.url)
@@ -152,10 +95,10 @@ def test_a_receiver_that_is_away_misses_nothing_and_holds_up_no_other(
     pipeline: Pipeline, daemon: Daemon, hook: Webhook, topic: Topic, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hook.close()
-    fill(pipeline)
+    fill_dead_letters(pipeline)
     assert "not delivered, 1 to tell: webhook at 127.0.0.1 cannot be reached (Connection refused)" in daemon.tick(2)
     assert len(topic.told()) == 1
-    empty(pipeline)
+    empty_dead_letters(pipeline)
     daemon.tick()
     hook.open_again()
     hook.status = 503
@@ -180,15 +123,15 @@ def test_a_topic_that_is_not_there_is_named(
     pipeline: Pipeline, daemon: Daemon, hook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOGINPIPE_ALERT_SNS_TOPIC", "arn:aws:sns:eu-central-1:000000000000:nobody")
-    fill(pipeline)
+    fill_dead_letters(pipeline)
     says = daemon.tick(2)
-    assert "not delivered, 1 to tell: SNS topic nobody in eu-central-1: SNS answered NotFound" in says
+    assert "not delivered, 1 to tell: SNS topic nobody in eu-central-1 does not exist in this account" in says
     assert len(hook.told()) == 1
 
 
 def test_a_redirection_is_not_followed(pipeline: Pipeline, daemon: Daemon, hook: Webhook) -> None:
     hook.status = 302
-    fill(pipeline)
+    fill_dead_letters(pipeline)
     assert "webhook at 127.0.0.1 answered 302" in daemon.tick(2)
     assert [path for path, _ in hook.requests] == [f"/services/{hook.secret}"]
 
@@ -200,7 +143,7 @@ def test_runs_that_fail_twice_in_a_row_are_told_and_one_that_fails_is_not(
     pipeline: Pipeline, daemon: Daemon, hook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_a_run(pipeline, monkeypatch)
-    assert daemon.tick(2) == "nothing is wrong"
+    assert daemon.tick(2) == f"nothing is wrong; {QUIET}"
     fail_a_run(pipeline, monkeypatch)
     assert daemon.tick(2).startswith("runs are failing (2 in a row so far); ")
     pipeline.send([login()])
@@ -215,10 +158,9 @@ def test_a_stall_and_what_nobody_works_off_are_told_each_for_itself(
     monkeypatch.setenv("LOGINPIPE_MAX_DELAY_SECONDS", "600")
     pipeline.send([login()])
     assert daemon.tick(2).startswith("nothing is wrong")
-    state = read_state(daemon.cursor)
-    assert state.waiting_since is not None
-    long_ago = state.waiting_since - timedelta(minutes=11)
-    daemon.cursor = state.model_copy(update={"waiting_since": long_ago}).model_dump_json()
+    waiting_since = read_memory(daemon.cursor).waiting_since
+    assert waiting_since is not None
+    daemon.remember(waiting_since=waiting_since - timedelta(minutes=11))
     assert daemon.tick(2).startswith("messages wait and no run ends well (1 waiting, 0 in flight, 0 delayed; there")
     assert take(pipeline, 1).success
     pipeline.send([login()])
@@ -226,7 +168,7 @@ def test_a_stall_and_what_nobody_works_off_are_told_each_for_itself(
     with at_the_wire(pipeline, monkeypatch) as wire:
         wire.on("GetQueueAttributes", depth(visible=37, in_flight=120_000))
         # The proxy says so of the dead-letter queue too.
-        assert daemon.tick(2).count("stall") == 1
+        assert daemon.tick(2).partition("; stuck: ")[0].count("stall") == 1
         assert "no run ends well" not in daemon.tick()
 
 
@@ -234,13 +176,13 @@ def test_rejects_and_delays_are_judged_over_a_while_and_not_by_a_handful(pipelin
     pipeline.send([*logins(18), "no JSON", "no JSON"])
     assert take(pipeline, 20).success
     assert daemon.tick(2).startswith("many messages are rejected (2 of 20 messages within an hour; the limit is 5.00%)")
-    execute(pipeline, "UPDATE loginpipe.rejected_messages SET reasons = '{user_erased}' WHERE message_id IN "
+    pipeline.execute("UPDATE loginpipe.rejected_messages SET reasons = '{user_erased}' WHERE message_id IN "
                       "(SELECT message_id FROM loginpipe.rejected_messages LIMIT 1)")  # fmt: skip
     assert daemon.tick(2).startswith("nothing is wrong"), "logins of erased users are no fault of the sender"
     late = "UPDATE loginpipe.ingest_runs SET inserted = 20, delay_counts = '{0,0,0,0,0,0,0,0,0,0,18,2,0,0}'"
-    execute(pipeline, late)
+    pipeline.execute(late)
     assert daemon.tick(2).startswith("logins are stored late (2 of 20 logins within 15 minutes took longer than 900 s)")
-    execute(pipeline, "UPDATE loginpipe.ingest_runs SET started_at = now() - interval '16 minutes'")
+    pipeline.execute("UPDATE loginpipe.ingest_runs SET started_at = now() - interval '16 minutes'")
     assert daemon.tick(2).startswith("nothing is wrong")
 
 
@@ -256,7 +198,7 @@ def test_a_check_that_fails_with_an_error_is_told_and_one_that_warns_is_not(
         )  # fmt: skip
 
     reported(False, dg.AssetCheckSeverity.WARN)
-    assert daemon.tick(2) == "nothing is wrong"
+    assert daemon.tick(2) == f"nothing is wrong; {QUIET}"
     reported(False, dg.AssetCheckSeverity.ERROR)
     daemon.tick(2)
     (told,) = hook.told()
@@ -270,7 +212,7 @@ def test_a_check_that_fails_with_an_error_is_told_and_one_that_warns_is_not(
 def test_a_source_that_does_not_answer_is_told_and_ends_no_alert_that_depends_on_it(
     pipeline: Pipeline, daemon: Daemon, hook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(pipeline)
+    fill_dead_letters(pipeline)
     daemon.tick(2)
     with monkeypatch.context() as away:
         away.setenv("LOGINPIPE_QUEUE", "no-such-queue")
@@ -280,7 +222,7 @@ def test_a_source_that_does_not_answer_is_told_and_ends_no_alert_that_depends_on
         assert "the database cannot be used (cannot connect to the database nothing at 127.0.0.1:9" in says
         assert "dead letters" in says
     daemon.tick(2)
-    empty(pipeline)
+    empty_dead_letters(pipeline)
     daemon.tick(2)
     assert [title.partition(": ")[2] for title in titles(hook.told())] == [
         "dead letters",
@@ -295,9 +237,9 @@ def test_no_value_of_a_login_is_in_an_alert_nor_in_what_the_sensor_keeps(
 ) -> None:
     pipeline.send([*GOOD * 3, *BAD])
     assert take(pipeline, len(GOOD) * 3 + len(BAD)).success
-    execute(pipeline, "ALTER TABLE user_logins ADD CONSTRAINT refuses CHECK (user_id IS NULL) NOT VALID")
+    pipeline.execute("ALTER TABLE user_logins ADD CONSTRAINT refuses CHECK (user_id IS NULL) NOT VALID")
     for body in (GOOD[0], BAD[0]):
-        pipeline.queue.client.send_message(QueueUrl=dead_letters(pipeline), MessageBody=body)
+        fill_dead_letters(pipeline, body)
     for _ in range(2):
         pipeline.send(GOOD)
         assert not take(pipeline, len(GOOD)).success

@@ -11,10 +11,8 @@ import boto3
 import pyarrow.parquet as pq
 import pytest
 
-from loginpipe.archive import bucket
 from loginpipe.archive.days import Outcome
-from loginpipe.archive.folder import Folder
-from loginpipe.archive.store import Store, Stores, open_store
+from loginpipe.archive.store import Folder, Store, Stores, open_store
 from loginpipe.archive.verification import fault_of
 from loginpipe.common.errors import ArchivedDayError, ArchiveError, DatabaseError, SettingError
 from loginpipe.common.settings import Settings
@@ -225,17 +223,21 @@ def test_a_relative_folder_is_from_the_current_one_and_recorded_as_absolute(tmp_
 
 
 def test_what_s3_refuses_is_named_and_production_demands_https(aws: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ArchiveError, match=r"^the bucket 'no-such-bucket' does not exist: create it, or mend "):
+    with pytest.raises(
+        ArchiveError, match=r"^the bucket 'no-such-bucket' does not exist in this account and region: create "
+    ):
         open_store("s3://no-such-bucket/x", production=False).names()
     with pytest.raises(ArchivedDayError, match=r"^the file s3://no-such-bucket/x/day is missing$"):
         open_store("s3://no-such-bucket/x", production=False).fetched("day").__enter__()
-    with pytest.raises(ArchiveError, match=r"^'no\\\\bucket' is no name of a bucket: mend LOGINPIPE_ARCHIVE_URL$"):
+    with pytest.raises(ArchiveError, match=r"^the bucket 'no\\\\bucket' is no name of a bucket: fix LOGIN"):
         open_store("s3://no\\bucket/x", production=False).require_usable()
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://s3.example.com:9000")
-    with pytest.raises(ArchiveError, match=r"^S3: production demands https to AWS, and the endpoint at s3.example.com"):
+    with pytest.raises(
+        ArchiveError, match=r"^the bucket .*: production demands https to AWS, and the endpoint at s3.example.com"
+    ):
         open_store("s3://bucket/x", production=True)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
-    monkeypatch.setattr(bucket, "_ATTEMPTS", 1)
+    monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
     with pytest.raises(ArchiveError, match=r"^the bucket 'bucket': the endpoint cannot be reached: "):
         open_store("s3://bucket/x", production=False).names()
 

@@ -16,11 +16,10 @@ from loginpipe.definitions import build_definitions
 from loginpipe.defs.archive.asset import login_archive
 from loginpipe.defs.archive.checks import archive_matches_table
 from loginpipe.defs.archive.jobs import archive_closed_days, drop_archived_partitions_daily
-from loginpipe.defs.monitoring.dagster_state import DAGSTER_CHECKS
 from loginpipe.defs.resources import PostgresResource
-from loginpipe.monitoring.doctor import Finding, examine
+from loginpipe.monitoring.doctor import Finding
 from loginpipe_tests.archive import LOGINS, OLD, OLD_MONTH, TODAY, Archive, of_day, partition_is_there
-from loginpipe_tests.commands import Command, command_line
+from loginpipe_tests.commands import Command, findings
 from loginpipe_tests.conftest import KeyFiles
 from loginpipe_tests.wire import cause_of_failure, checks
 
@@ -46,11 +45,6 @@ def archive(
     for number, day in enumerate(DAYS):
         archive.insert(day, LOGINS[number:])
     return archive
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    return command_line(monkeypatch, capsys)
 
 
 def job(name: str, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
@@ -198,41 +192,41 @@ def test_a_schedule_skips_until_its_setting_is_there(
 
 
 def test_the_commands_list_verify_and_restore(
-    archive: Archive, instance: dg.DagsterInstance, command: Command, monkeypatch: pytest.MonkeyPatch
+    archive: Archive, instance: dg.DagsterInstance, loginpipe: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert command("archive", "list", "--json").json == []
-    assert command("archive", "restore", OLD).error == (
+    assert loginpipe("archive", "list", "--json").json == []
+    assert loginpipe("archive", "restore", OLD).error == (
         f"{OLD} is not in the archive: `loginpipe archive list` shows what is"
     )
     assert job("archive_logins", instance).success
-    listed = command("archive", "list", "--json").json
+    listed = loginpipe("archive", "list", "--json").json
     assert [(day["day"], day["row_count"]) for day in listed] == [(str(day), 5 - i) for i, day in enumerate(DAYS)]
-    assert command("archive", "verify", "--json").json == {"verified": 3, "faults": {}}
-    assert command("archive", "verify", DAYS[1]).out == "1 of 1 archived days are whole\n"
+    assert loginpipe("archive", "verify", "--json").json == {"verified": 3, "faults": {}}
+    assert loginpipe("archive", "verify", DAYS[1]).out == "1 of 1 archived days are whole\n"
 
     monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", "30")
     assert job("drop_archived_partitions", instance).success
-    assert "dropped 2" in command("archive", "list").out
-    assert command("archive", "restore", OLD, "--dry-run").out == f"5 rows of {OLD} would be restored\n"
-    assert command("archive", "restore", OLD, "--json").json == {
+    assert "dropped 2" in loginpipe("archive", "list").out
+    assert loginpipe("archive", "restore", OLD, "--dry-run").out == f"5 rows of {OLD} would be restored\n"
+    assert loginpipe("archive", "restore", OLD, "--json").json == {
         "day": str(OLD), "rows": 5, "erased": 0, "beside": 0, "already_there": False, "dry_run": False,
     }  # fmt: skip
     assert archive.stored() == of_day(LOGINS)
-    assert "is there already" in command("archive", "restore", OLD).out
-    assert "kept until" in command("archive", "list").out
+    assert "is there already" in loginpipe("archive", "restore", OLD).out
+    assert "kept until" in loginpipe("archive", "list").out
 
     archive.store.delete(archive.stores.locate(archive.record(DAYS[1]).url)[1])
-    broken = command("archive", "verify")
+    broken = loginpipe("archive", "verify")
     assert (broken.code, broken.out) == (1, "2 of 3 archived days are whole\n")
     assert broken.err.startswith("error: the file ")
-    assert command("archive", "verify", "--json").code == 1
+    assert loginpipe("archive", "verify", "--json").code == 1
 
 
 def test_doctor_says_where_the_archive_is_how_far_and_what_is_wrong_with_it(
     archive: Archive, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, aws: None, tmp_path: Path
 ) -> None:
     def found() -> Finding:
-        return next(finding for finding in examine(load_settings(), DAGSTER_CHECKS) if finding.what == "archive")
+        return findings()["archive"]
 
     assert job("archive_logins", instance).success
     assert found() == Finding("archive", True, f"{archive.url}: 3 days archived, 0 of them dropped from user_logins")
@@ -243,7 +237,7 @@ def test_doctor_says_where_the_archive_is_how_far_and_what_is_wrong_with_it(
     (tmp_path / "in the way").touch()
     for url, says in (
         (f"file://{tmp_path}/in the way", f"the archive in {tmp_path}/in the way cannot be used: "),
-        ("s3://not-there-at-all", "the bucket 'not-there-at-all' does not exist: create it, or mend "),
+        ("s3://not-there-at-all", "the bucket 'not-there-at-all' does not exist in this account and region: create "),
         ("ftp://host/archive", "LOGINPIPE_ARCHIVE_URL is no URL of an archive: set it to where the archive is, as in "),
     ):
         monkeypatch.setenv("LOGINPIPE_ARCHIVE_URL", url)

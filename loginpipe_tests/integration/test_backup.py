@@ -24,7 +24,7 @@ from loginpipe.masking.key_files import read_seal_key
 from loginpipe.postgres.grants import grant_differences
 from loginpipe.postgres.insights import refresh_daily_logins, refresh_duplicates
 from loginpipe.postgres.migrate import HEAD, MigrationResult, migrate, require_migrated
-from loginpipe_tests.commands import Command, Done, command_line
+from loginpipe_tests.commands import Command, Done
 from loginpipe_tests.conftest import OWNER, KeyFiles, Pipeline, as_role
 from loginpipe_tests.conftest import execute as _execute
 from loginpipe_tests.custody import REASON, SENT_AT, Store, connected, opener_of, token_keys
@@ -85,11 +85,6 @@ def _programs_of_the_servers_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{OF_THE_SERVER}{os.pathsep}{os.environ['PATH']}")
 
 
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    return command_line(monkeypatch, capsys)
-
-
 def rows_of(database_url: str, statement: str) -> list[tuple[Any, ...]]:
     with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
         cursor.execute(statement)
@@ -140,9 +135,9 @@ class Warehouse:
 
 @pytest.fixture
 def warehouse(
-    database_url: str, owner_url: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database_url: str, owner_url: str, loginpipe: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Warehouse:
-    return Warehouse(database_url, owner_url, command, tmp_path / "backups", monkeypatch)
+    return Warehouse(database_url, owner_url, loginpipe, tmp_path / "backups", monkeypatch)
 
 
 @pytest.fixture

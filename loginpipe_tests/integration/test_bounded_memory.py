@@ -28,6 +28,7 @@ import json, os, sys
 import dagster as dg
 from loginpipe.definitions import build_definitions
 from loginpipe.defs.ingest.job import INGEST_JOB
+from loginpipe.common.settings import load_settings
 from loginpipe.sqs.client import open_queue
 from loginpipe.sqs.depth import read_depth
 
@@ -36,7 +37,7 @@ def peak_mebibytes():
     (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM:")]
     return int(line.split()[1]) / 1024
 
-queue = open_queue(os.environ["LOGINPIPE_QUEUE"], connections=1)
+queue = open_queue(os.environ["LOGINPIPE_QUEUE"], load_settings(), connections=1)
 job = build_definitions().resolve_job_def(INGEST_JOB)
 quiet = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
 before, received = peak_mebibytes(), []

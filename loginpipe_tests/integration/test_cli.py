@@ -15,24 +15,18 @@ import pytest
 import typer
 
 from loginpipe import cli
-from loginpipe.local.prepare import sqs_client
-from loginpipe.local.queues import create_login_queue
+from loginpipe.local.prepare import create_login_queue, sqs_client
 from loginpipe.local.stack import LocalStack
 from loginpipe.masking.key_files import generate_seal_key, private_half, read_seal_key, read_token_keys
-from loginpipe.sqs import client, dead_letters
+from loginpipe.sqs import dead_letters
 from loginpipe.sqs.client import Queue
 from loginpipe.sqs.depth import read_depth
-from loginpipe_tests.commands import Command, Done, command_line
+from loginpipe_tests.commands import Command, Done
 from loginpipe_tests.conftest import KeyFiles, Pipeline
 from loginpipe_tests.wire import eventually, ingest, login, logins, take
 
 LOGINPIPE = str(Path(sys.executable).parent / "loginpipe")
 WHY = ("--purpose", "a test of the replay", "--ticket", "TEST-1")
-
-
-@pytest.fixture
-def loginpipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    return command_line(monkeypatch, capsys)
 
 
 def in_a_process(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -160,7 +154,7 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_what_is_wrong_is_one_line_and_exit_code_1(
     loginpipe: Command, monkeypatch: pytest.MonkeyPatch, arguments: str, environment: dict[str, str], said: str
 ) -> None:
-    monkeypatch.setattr(client, "_ATTEMPTS", 1)
+    monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     error = loginpipe(*arguments.split()).error

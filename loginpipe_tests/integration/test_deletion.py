@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
+from loginpipe.common.settings import load_settings
 from loginpipe.logins.messages import Message
-from loginpipe.sqs import client
 from loginpipe.sqs.client import Queue, open_queue
 from loginpipe.sqs.deletion import NOT_TRIED, Deletion, delete_messages
 from loginpipe.sqs.depth import read_depth
@@ -153,6 +153,8 @@ FOR_GOOD = {
     "denied": (refusal("AccessDenied", 403), "AccessDenied"),
     "no queue": (refusal("QueueDoesNotExist"), "QueueDoesNotExist"),
     "refused": (refusal("InvalidAddress"), "InvalidAddress"),
+    "a wrong clock": (refusal("RequestExpired"), "RequestExpired"),
+    "a wrong key": (refusal("SignatureDoesNotMatch", 403), "SignatureDoesNotMatch"),
 }
 
 
@@ -336,8 +338,8 @@ def test_giving_up_takes_a_time_that_grows_with_the_failures_and_not_with_their_
 def test_an_endpoint_that_went_away_is_reported_and_raises_nothing(queue: Queue, clock: Clock) -> None:
     with Wire(queue.client.meta.endpoint_url) as wire, pytest.MonkeyPatch.context() as patched:
         patched.setenv("AWS_ENDPOINT_URL", wire.url)
-        patched.setattr(client, "_ATTEMPTS", 1)
-        cut_off = open_queue(queue.name, connections=16)
+        patched.setattr("loginpipe.common.aws._ATTEMPTS", 1)
+        cut_off = open_queue(queue.name, load_settings(), connections=16)
         leases = LeaseKeeper(cut_off, visibility_seconds=120, calls_at_once=2)
         messages = received(cut_off, 2)
         leases.add(messages, asked=0)

@@ -22,13 +22,10 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._daemon.types import DaemonHeartbeat
 from dagster_postgres import DagsterPostgresStorage
 
-from loginpipe.common.settings import load_settings
-from loginpipe.defs.monitoring.dagster_state import DAGSTER_CHECKS
 from loginpipe.defs.monitoring.freshness import FRESH
 from loginpipe.local.stack import LocalStack
-from loginpipe.monitoring.doctor import Finding, examine
 from loginpipe.sqs.dead_letters import redrive_policy
-from loginpipe_tests.commands import Command, command_line
+from loginpipe_tests.commands import Command, command_line, findings
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import _Handler, at_the_wire, ingest, login
 
@@ -53,12 +50,8 @@ def dagster_url(stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     execute(stack.database_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def found() -> dict[str, Finding]:
-    return {finding.what: finding for finding in examine(load_settings(), DAGSTER_CHECKS)}
-
-
 def fault(what: str) -> str:
-    finding = found()[what]
+    finding = findings()[what]
     assert not finding.well, finding.says
     return finding.says
 
@@ -90,7 +83,7 @@ def test_what_is_not_as_it_should_be_is_named_with_the_mend(
     monkeypatch.setenv("LOGINPIPE_MASKING", "compat-md5")
     monkeypatch.setenv("LOGINPIPE_ALERT_WEBHOOK_URL", "https://hooks.example.com/geheim")
     execute(pipeline.database_url, "INSERT INTO user_logins (user_id, create_date) VALUES ('ann', '2019-01-01')")
-    lines = found()
+    lines = findings()
     assert lines["partitions"].says == (
         "default partitions hold 1 rows of public.user_logins: run the job maintain_partitions; what stays carries "
         "dates far from today's"
@@ -152,7 +145,7 @@ def test_dead_letters_are_named_until_they_are_moved(pipeline: Pipeline) -> None
     policy = redrive_policy(pipeline.queue)
     assert policy is not None
     name, client = policy.dead_letters.name, pipeline.queue.client
-    assert found()["dead-letter queue"].says == f"{name!r}: empty; messages come after 5 receives"
+    assert findings()["dead-letter queue"].says == f"{name!r}: empty; messages come after 5 receives"
     client.send_message(QueueUrl=policy.dead_letters.url, MessageBody=login())
     assert fault("dead-letter queue") == (
         f"{name!r} holds messages: 1 waiting, 0 in flight, 0 delayed; find the cause, then `loginpipe dlq redrive`"
@@ -165,7 +158,7 @@ def test_maintenance_that_has_not_run_is_noticed_before_partitions_run_out(pipel
     today = datetime.now(UTC).date()
     newest = [f"loginpipe.ingested_messages_{today + timedelta(days=days):y%Ym%md%d}" for days in (7, 6)]
     execute(pipeline.database_url, f"DROP TABLE {newest[0]}")
-    assert found()["partitions"].well, "today's maintenance may be still to come"
+    assert findings()["partitions"].well, "today's maintenance may be still to come"
     execute(pipeline.database_url, f"DROP TABLE {newest[1]}")
     assert fault("partitions") == (
         f"1 partitions are missing that should be there since yesterday, the first being {newest[1]}: run the job "
@@ -179,7 +172,7 @@ def test_an_adopted_table_without_partitions_is_well(pipeline: Pipeline) -> None
         "CREATE TABLE plain (LIKE user_logins)", "ALTER TABLE user_logins RENAME TO before",
         "ALTER TABLE plain RENAME TO user_logins",
     )  # fmt: skip
-    assert "those of user_logins are not ours: it is not partitioned" in found()["partitions"].says
+    assert "those of user_logins are not ours: it is not partitioned" in findings()["partitions"].says
 
 
 def test_a_clock_that_differs_is_named(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +204,7 @@ def test_a_daemon_that_fell_silent_and_a_sensor_that_was_switched_off_are_named(
         now = datetime.now(UTC).timestamp()
         for part in PARTS:
             dagster.run_storage.add_daemon_heartbeat(DaemonHeartbeat(now, part, "1", None))
-        lines = found()
+        lines = findings()
         assert lines["Dagster's daemon"].says.startswith("heard of at ")
         dagster.run_storage.add_daemon_heartbeat(DaemonHeartbeat(now - 600, "SENSOR", "1", None))
         assert "(SENSOR): start `dagster-daemon run`" in fault("Dagster's daemon")
@@ -223,7 +216,7 @@ def test_a_daemon_that_fell_silent_and_a_sensor_that_was_switched_off_are_named(
         )
         schedule = switched("ingest_logins_every_five_minutes", InstigatorStatus.RUNNING, InstigatorType.SCHEDULE)
         dagster.schedule_storage.add_instigator_state(schedule)
-        assert found()["what starts runs"].says == "ingest_logins_every_five_minutes is on"
+        assert findings()["what starts runs"].says == "ingest_logins_every_five_minutes is on"
 
 
 def ran(dagster: DagsterPostgresStorage, run_id: str, *, days_ago: float, events: int = 2) -> None:
@@ -246,22 +239,22 @@ def test_what_dagster_keeps_is_shown_with_its_growth(pipeline: Pipeline, dagster
         day = datetime.now(UTC) - timedelta(days=13)
         assert re.fullmatch(
             rf"[\d.]+ MB with 2 runs, the oldest of {day:%F}, and 5 events; of the last day 3 events, about [\d.]+ MB",
-            found()["Dagster's old runs"].says,
+            findings()["Dagster's old runs"].says,
         )
 
 
 def test_runs_that_nothing_deletes_are_a_warning(pipeline: Pipeline, dagster_url: str) -> None:
     with storage(dagster_url) as dagster:
         ran(dagster, str(uuid4()), days_ago=16)
-        assert not found()["Dagster's old runs"].says.startswith("warning"), "tonight's pruning is still to come"
+        assert not findings()["Dagster's old runs"].says.startswith("warning"), "tonight's pruning is still to come"
         ran(dagster, str(uuid4()), days_ago=18)
-        warned = found()["Dagster's old runs"]
+        warned = findings()["Dagster's old runs"]
         assert warned.well
         assert warned.says.startswith("warning: ")
         assert "runs are older than the 14 days of LOGINPIPE_KEEP_RUNS_DAYS" in warned.says
         schedule = switched("prune_dagster_storage_daily", InstigatorStatus.STOPPED, InstigatorType.SCHEDULE)
         dagster.schedule_storage.add_instigator_state(schedule)
-        assert "prune_dagster_storage_daily is off" in found()["Dagster's old runs"].says
+        assert "prune_dagster_storage_daily is off" in findings()["Dagster's old runs"].says
 
 
 def test_freshness_is_what_the_sensor_reported_last(pipeline: Pipeline, dagster_url: str) -> None:
@@ -276,7 +269,7 @@ def test_freshness_is_what_the_sensor_reported_last(pipeline: Pipeline, dagster_
             dagster.event_log_storage.store_event(record.event)
 
     reported(passed=True)
-    assert found()["freshness"].says.endswith(" UTC: 5 waiting")
+    assert findings()["freshness"].says.endswith(" UTC: 5 waiting")
     reported(passed=False)
     assert fault("freshness").startswith("stuck, as of ")
     reported(passed=True)
@@ -288,7 +281,7 @@ def test_freshness_is_what_the_sensor_reported_last(pipeline: Pipeline, dagster_
 
 
 def test_a_storage_that_is_not_set_fails_each_line_that_needs_it_and_no_other(pipeline: Pipeline) -> None:
-    lines = found()
+    lines = findings()
     assert {what for what, finding in lines.items() if not finding.well} == {
         "Dagster's storage", "Dagster's old runs", "Dagster's daemon", "what starts runs", "freshness",
     }  # fmt: skip

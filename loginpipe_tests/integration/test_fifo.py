@@ -13,14 +13,15 @@ import pandas as pd
 import pytest
 
 from loginpipe import cli
+from loginpipe.common.settings import load_settings
 from loginpipe.custody.access import Bulk, request_access
 from loginpipe.custody.replay import replay
 from loginpipe.masking.key_files import read_seal_key
 from loginpipe.masking.sealing import seal
+from loginpipe.postgres.batches import Arrival
 from loginpipe.postgres.connections import connect, transaction
 from loginpipe.postgres.ledger import recorded
 from loginpipe.postgres.rejects import RejectFilter, find_rejects, record_rejects
-from loginpipe.postgres.batches import Arrival
 from loginpipe.sqs import dead_letters, receiver
 from loginpipe.sqs.client import Queue, open_queue
 from loginpipe.sqs.dead_letters import RedriveCounts, redrive, redrive_policy
@@ -46,7 +47,7 @@ def queue(aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
     arn = client.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
     policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": "3"})
     client.create_queue(QueueName=f"{name}.fifo", Attributes={"FifoQueue": "true", "RedrivePolicy": policy})
-    queue = open_queue(f"{name}.fifo", connections=4)
+    queue = open_queue(f"{name}.fifo", load_settings(), connections=4)
     monkeypatch.setenv("LOGINPIPE_QUEUE", queue.name)
     monkeypatch.setenv("LOGINPIPE_RECEIVERS", "2")
     yield queue

@@ -8,11 +8,10 @@ from typing import Any
 import psycopg2
 import pytest
 
-from loginpipe.common.settings import load_settings
-from loginpipe.defs.monitoring.dagster_state import DAGSTER_CHECKS
-from loginpipe.monitoring.doctor import Finding, examine
+from loginpipe.monitoring.doctor import Finding
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.grants import grant_differences, standing
+from loginpipe_tests.commands import findings
 from loginpipe_tests.conftest import LOGINS, OWNER, PIPELINE, as_role, execute
 
 TOKEN = "ip.v1." + "A" * 43
@@ -312,7 +311,7 @@ def test_an_expired_partition_of_the_ledger_and_no_other_is_dropped_by_the_pipel
 def grants(monkeypatch: pytest.MonkeyPatch, url: str, env: str = "local") -> Finding:
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", url)
     monkeypatch.setenv("LOGINPIPE_ENV", env)
-    return next(finding for finding in examine(load_settings(), DAGSTER_CHECKS) if finding.what == "grants")
+    return findings()["grants"]
 
 
 def test_the_grants_of_a_migrated_database_are_as_planned_whoever_looks(database_url: str) -> None:

@@ -18,19 +18,15 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from loginpipe.masking.key_files import generate_seal_key, generate_token_keys, read_seal_key, read_token_keys
 from loginpipe.masking.token_key_document import TokenKeyDocument
-from loginpipe_tests.commands import Command, command_line
+from loginpipe_tests.commands import Command
 from loginpipe_tests.conftest import KeyFiles, Pipeline
+from loginpipe_tests.kms import new_key, seal_key
 from loginpipe_tests.wire import logins, take
 
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
 
 PASSPHRASE = "a horse and 4 staples"
-
-
-@pytest.fixture
-def loginpipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    return command_line(monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -42,18 +38,6 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KeyFiles:
     monkeypatch.setenv("LOGINPIPE_TOKEN_KEYS", "file:keys/tokens.json")
     monkeypatch.setenv("LOGINPIPE_SEAL_KEY", "file:keys/seal_public.pem")
     return files
-
-
-@pytest.fixture
-def kms(aws: None) -> "KMSClient":
-    return boto3.session.Session().client("kms")
-
-
-def key_in_kms(kms: "KMSClient", spec: str, usage: str) -> str:
-    alias = f"alias/{uuid4().hex}"
-    key = kms.create_key(KeySpec=spec, KeyUsage=usage)  # type: ignore[arg-type]
-    kms.create_alias(AliasName=alias, TargetKeyId=key["KeyMetadata"]["KeyId"])
-    return alias
 
 
 # --- generate ---------------------------------------------------------------------------------------------------------
@@ -203,8 +187,8 @@ def test_production_shows_what_it_would_refuse(
 def test_the_status_of_keys_in_kms_and_of_the_offline_one(
     loginpipe: Command, kms: "KMSClient", key_files: KeyFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokens = [key_in_kms(kms, "HMAC_256", "GENERATE_VERIFY_MAC") for _ in range(2)]
-    seal = key_in_kms(kms, "RSA_3072", "ENCRYPT_DECRYPT")
+    tokens = [new_key(kms, "HMAC_256", "GENERATE_VERIFY_MAC") for _ in range(2)]
+    seal = seal_key(kms)
     offline = read_seal_key(key_files.seal_public).fingerprint
     monkeypatch.setenv("LOGINPIPE_TOKEN_KEYS", f"awskms:v1={tokens[0]},v2={tokens[1]}")
     monkeypatch.setenv("LOGINPIPE_SEAL_KEY", f"awskms:{seal},file:{key_files.seal_public}")

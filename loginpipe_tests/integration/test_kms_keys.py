@@ -1,23 +1,21 @@
 """Keys in AWS KMS, on the embedded endpoint: the same tokens as a file's key, one way to open, and each refusal."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
-import boto3
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from loginpipe.common.errors import KeyFileError
 from loginpipe.custody.opening import open_value, unwrap
-from loginpipe.masking import aws_clients
 from loginpipe.masking.key_files import read_seal_key
 from loginpipe.masking.keys import load_seal_keys, load_token_keys, rotate_token_keys
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import TokenKeys, derive_field_keys
 from loginpipe_tests.conftest import KeyFiles
+from loginpipe_tests.kms import named, new_key, seal_key, token_key
 from loginpipe_tests.wire import PLAIN_WEB_SERVER, Wire, answers, refusal, success
 
 if TYPE_CHECKING:
@@ -25,36 +23,6 @@ if TYPE_CHECKING:
 
 MATERIAL = bytes(range(32))
 SECRET = b"199.172.111.135"
-
-
-@pytest.fixture
-def kms(aws: None) -> "KMSClient":
-    return boto3.session.Session().client("kms")
-
-
-@pytest.fixture
-def wire(kms: "KMSClient", monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
-    """Between the code under test and KMS."""
-    monkeypatch.setattr(aws_clients, "_ATTEMPTS", 1)
-    with Wire(kms.meta.endpoint_url) as wire:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", wire.url)
-        yield wire
-
-
-def named(kms: "KMSClient", key_id: str) -> str:
-    alias = f"alias/{uuid4().hex}"
-    kms.create_alias(AliasName=alias, TargetKeyId=key_id)
-    return alias
-
-
-def token_key(kms: "KMSClient") -> str:
-    key = kms.create_key(KeySpec="HMAC_256", KeyUsage="GENERATE_VERIFY_MAC")
-    return named(kms, key["KeyMetadata"]["KeyId"])
-
-
-def seal_key(kms: "KMSClient") -> str:
-    key = kms.create_key(KeySpec="RSA_3072", KeyUsage="ENCRYPT_DECRYPT")
-    return named(kms, key["KeyMetadata"]["KeyId"])
 
 
 def imported_token_key(kms: "KMSClient", material: bytes) -> str:
@@ -103,12 +71,12 @@ def test_of_several_versions_the_highest_is_the_current_one(kms: "KMSClient") ->
 
 
 def test_kms_is_asked_once_for_each_field_and_version_and_looked_at_once_a_version(
-    kms: "KMSClient", wire: Wire
+    kms: "KMSClient", kms_wire: Wire
 ) -> None:
     load_token_keys(f"awskms:v1={token_key(kms)},v2={token_key(kms)}", production=False)
-    assert len(wire.asked("GenerateMac")) == 6
-    assert len(wire.asked("DescribeKey")) == 2
-    assert {call.action for call in wire.calls} == {"GenerateMac", "DescribeKey"}
+    assert len(kms_wire.asked("GenerateMac")) == 6
+    assert len(kms_wire.asked("DescribeKey")) == 2
+    assert {call.action for call in kms_wire.calls} == {"GenerateMac", "DescribeKey"}
 
 
 @pytest.mark.parametrize("by", ["KeyId", "Arn"])
@@ -180,10 +148,10 @@ def test_the_key_of_kms_and_the_offline_one_open_the_same_value(kms: "KMSClient"
     assert open_value(sealed.values[0], by_kms, fingerprints) == SECRET
 
 
-def test_the_pipeline_asks_kms_for_the_public_half_and_for_nothing_else(kms: "KMSClient", wire: Wire) -> None:
+def test_the_pipeline_asks_kms_for_the_public_half_and_for_nothing_else(kms: "KMSClient", kms_wire: Wire) -> None:
     (recipient,) = load_seal_keys(f"awskms:{seal_key(kms)}", fingerprint=None, production=False)
     seal([("token", SECRET)] * 300, "ip", [recipient])
-    assert [call.action for call in wire.calls] == ["DescribeKey", "GetPublicKey"]
+    assert [call.action for call in kms_wire.calls] == ["DescribeKey", "GetPublicKey"]
 
 
 def test_an_alias_that_was_moved_to_another_key_is_noticed(kms: "KMSClient") -> None:
@@ -209,7 +177,7 @@ each = pytest.mark.parametrize("which", LOADS)
 @each
 def test_a_key_that_does_not_exist(kms: "KMSClient", which: str) -> None:
     assert refused(lambda: LOADS[which]("alias/nothing")) == (
-        "the KMS key alias/nothing does not exist in this account and region: create it, or mend its name or AWS_REGION"
+        "the KMS key alias/nothing does not exist in this account and region: create it, or fix its name or AWS_REGION"
     )
 
 
@@ -239,10 +207,10 @@ def test_a_key_that_is_to_be_deleted(kms: "KMSClient", which: str) -> None:
     ],
 )
 def test_a_key_that_these_credentials_may_not_use(
-    kms: "KMSClient", wire: Wire, which: str, action: str, wanted: str
+    kms: "KMSClient", kms_wire: Wire, which: str, action: str, wanted: str
 ) -> None:
     alias = MAKES[which](kms)
-    wire.on(action, answers(refusal("AccessDeniedException")))
+    kms_wire.on(action, answers(refusal("AccessDeniedException")))
     assert refused(lambda: LOADS[which](alias)) == (
         f"the KMS key {alias} may not be used with these credentials (AccessDeniedException): grant {wanted}"
     )
@@ -252,7 +220,7 @@ def test_a_key_that_these_credentials_may_not_use(
     ("spec", "usage"), [("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT"), ("HMAC_512", "GENERATE_VERIFY_MAC")]
 )
 def test_token_keys_of_another_kind(kms: "KMSClient", spec: str, usage: str) -> None:
-    alias = named(kms, kms.create_key(KeySpec=spec, KeyUsage=usage)["KeyMetadata"]["KeyId"])  # type: ignore[arg-type]
+    alias = new_key(kms, spec, usage)
     assert refused(lambda: LOADS["token keys"](alias)) == (
         f"the KMS key {alias} is of {spec} for {usage}: name one of HMAC_256 for GENERATE_VERIFY_MAC"
     )
@@ -268,22 +236,21 @@ def test_token_keys_of_another_kind(kms: "KMSClient", spec: str, usage: str) -> 
     ],
 )
 def test_a_seal_key_of_another_kind(kms: "KMSClient", spec: str, usage: str) -> None:
-    alias = named(kms, kms.create_key(KeySpec=spec, KeyUsage=usage)["KeyMetadata"]["KeyId"])  # type: ignore[arg-type]
+    alias = new_key(kms, spec, usage)
     assert refused(lambda: LOADS["seal key"](alias)) == (
         f"the KMS key {alias} is of {spec} for {usage}: name one of RSA_3072 for ENCRYPT_DECRYPT"
     )
 
 
 def test_a_seal_key_that_is_too_short(kms: "KMSClient") -> None:
-    key = kms.create_key(KeySpec="RSA_2048", KeyUsage="ENCRYPT_DECRYPT")
-    alias = named(kms, key["KeyMetadata"]["KeyId"])
+    alias = new_key(kms, "RSA_2048", "ENCRYPT_DECRYPT")
     assert refused(lambda: LOADS["seal key"](alias)) == (
         f"the KMS key {alias} must be an RSA key of 3072 bits or more: make one of RSA_3072"
     )
 
 
 def test_a_longer_seal_key_is_taken(kms: "KMSClient") -> None:
-    alias = named(kms, kms.create_key(KeySpec="RSA_4096", KeyUsage="ENCRYPT_DECRYPT")["KeyMetadata"]["KeyId"])
+    alias = new_key(kms, "RSA_4096", "ENCRYPT_DECRYPT")
     (recipient,) = load_seal_keys(f"awskms:{alias}", fingerprint=None, production=False)
     assert isinstance(recipient, SealKey)
 
@@ -297,27 +264,30 @@ def test_a_longer_seal_key_is_taken(kms: "KMSClient") -> None:
         ("InvalidArnException", "is no name of a key: "),
         ("KeyUnavailableException", "is not available at the moment: try again later"),
         ("ExpiredTokenException", "cannot be used: AWS refuses the credentials (ExpiredTokenException): renew them"),
-        ("ThrottlingException", "cannot be used: AWS answered ThrottlingException"),
+        ("InvalidSignatureException", "cannot be used: AWS refuses the signature (InvalidSignatureException): "),
+        ("ThrottlingException", "is throttled by AWS (ThrottlingException): try again later"),
+        ("KMSInternalException", "is unavailable for now (its endpoint answered KMSInternalException): "),
+        ("Unheard", "cannot be used: AWS answered Unheard"),
     ],
 )
-def test_what_aws_may_still_answer_is_told_apart(kms: "KMSClient", wire: Wire, code: str, said: str) -> None:
+def test_what_aws_may_still_answer_is_told_apart(kms: "KMSClient", kms_wire: Wire, code: str, said: str) -> None:
     """KMS is asked after it was looked at: in between a key can be disabled."""
     alias = token_key(kms)
-    wire.on("GenerateMac", answers(refusal(code)))
+    kms_wire.on("GenerateMac", answers(refusal(code)))
     assert refused(lambda: LOADS["token keys"](alias)).startswith(f"the KMS key {alias} {said}")
 
 
 @each
-def test_an_endpoint_that_is_no_kms(kms: "KMSClient", wire: Wire, which: str) -> None:
-    wire.on("*", answers(PLAIN_WEB_SERVER))
+def test_an_endpoint_that_is_no_kms(kms: "KMSClient", kms_wire: Wire, which: str) -> None:
+    kms_wire.on("*", answers(PLAIN_WEB_SERVER))
     assert refused(lambda: LOADS[which]("alias/a")) == (
-        "the KMS key alias/a is at an endpoint that does not answer as AWS does: mend AWS_ENDPOINT_URL"
+        "the KMS key alias/a is at an endpoint that does not answer as AWS does: fix AWS_ENDPOINT_URL, or unset it"
     )
 
 
 @each
 def test_an_endpoint_out_of_reach(kms: "KMSClient", monkeypatch: pytest.MonkeyPatch, which: str) -> None:
-    monkeypatch.setattr(aws_clients, "_ATTEMPTS", 1)
+    monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", "http://127.0.0.1:1")
     assert refused(lambda: LOADS[which]("alias/a")).startswith("the KMS key alias/a: the endpoint cannot be reached: ")
 
@@ -326,7 +296,7 @@ def test_an_endpoint_out_of_reach(kms: "KMSClient", monkeypatch: pytest.MonkeyPa
     ("variable", "value", "said"),
     [
         ("AWS_REGION", "", "KMS: no AWS region is set: set AWS_REGION"),
-        ("AWS_PROFILE", "nobody", "KMS: the profile in AWS_PROFILE does not exist: mend it"),
+        ("AWS_PROFILE", "nobody", "KMS: the profile in AWS_PROFILE does not exist: fix its name"),
         ("AWS_ENDPOINT_URL_KMS", "localhost:4566", "KMS: AWS_ENDPOINT_URL is no URL: "),
     ],
 )
@@ -342,7 +312,7 @@ def test_what_is_missing_on_this_machine_is_named(
     assert refused(lambda: LOADS["token keys"]("alias/a")).startswith(said)
 
 
-def test_a_malformed_mac_is_never_taken_for_a_key(kms: "KMSClient", wire: Wire) -> None:
+def test_a_malformed_mac_is_never_taken_for_a_key(kms: "KMSClient", kms_wire: Wire) -> None:
     alias = token_key(kms)
-    wire.on("GenerateMac", lambda call, forward: success({**forward(call).content, "Mac": "AAAA"}))
+    kms_wire.on("GenerateMac", lambda call, forward: success({**forward(call).content, "Mac": "AAAA"}))
     assert "does not answer as AWS does" in refused(lambda: LOADS["token keys"](alias))

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from loginpipe.common.errors import QueueError
+from loginpipe.common.settings import load_settings
 from loginpipe.sqs.client import Queue, open_queue
 from loginpipe_tests.wire import (
     PLAIN_WEB_SERVER,
@@ -59,15 +60,15 @@ def is_lean(queue: Queue) -> bool:
 
 
 def test_it_is_the_client_unless_another_is_asked_for(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert is_lean(open_queue(queue.name, connections=1))
+    assert is_lean(open_queue(queue.name, load_settings(), connections=1))
     monkeypatch.setenv("LOGINPIPE_SQS_CLIENT", "boto3")
-    assert not is_lean(open_queue(queue.name, connections=1))
+    assert not is_lean(open_queue(queue.name, load_settings(), connections=1))
 
 
 def test_by_a_proxy_every_call_is_boto3_s(queue: Queue, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://sqs.invalid")
     monkeypatch.setenv("http_proxy", wire.url)
-    opened = open_queue(queue.url, connections=1)
+    opened = open_queue(queue.url, load_settings(), connections=1)
     assert not is_lean(opened)
     assert receive(opened) == []
     assert senders(wire) == ["boto3"]
@@ -78,7 +79,7 @@ def test_a_host_that_needs_no_proxy_has_the_short_way(
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://proxy.invalid:3128")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    opened = open_queue(queue.name, connections=1)
+    opened = open_queue(queue.name, load_settings(), connections=1)
     assert receive(opened) == []
     assert senders(wire) == ["lean"]
 
@@ -96,7 +97,7 @@ def test_what_it_receives_is_what_boto3_receives(queue: Queue, wire: Wire, monke
     for name in ("lean", "boto3"):
         monkeypatch.setenv("LOGINPIPE_SQS_CLIENT", name)
         (received[name],) = receive(
-            open_queue(queue.name, connections=1),
+            open_queue(queue.name, load_settings(), connections=1),
             VisibilityTimeout=0,
             MessageSystemAttributeNames=["SentTimestamp"],
             MessageAttributeNames=["loginpipe.*"],
@@ -238,7 +239,7 @@ def test_credentials_that_are_renewed_are_used(
         monkeypatch.delenv(name)
     # So near its end that it is renewed with each call.
     issue("first", 5)
-    opened = open_queue(queue.name, connections=1)
+    opened = open_queue(queue.name, load_settings(), connections=1)
     issue("second", 60)
     receive(opened)
     (call,) = [call for call in wire.calls if call.action == RECEIVE]
@@ -349,7 +350,7 @@ def test_tls_is_verified_with_the_certificates_that_boto3_trusts(
 ) -> None:
     server, certificates = secure("localhost")
     monkeypatch.setenv(variable, str(certificates.authority))
-    opened = open_queue(QUEUE_URL, connections=1)
+    opened = open_queue(QUEUE_URL, load_settings(), connections=1)
     assert is_lean(opened)
     for _ in range(3):
         assert receive(opened) == []
@@ -361,16 +362,16 @@ def test_tls_is_verified_with_the_certificates_that_boto3_trusts(
 def test_a_certificate_that_nobody_vouches_for_is_refused(secure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     server, _ = secure("localhost")
     # botocore would try again for ten seconds.
-    monkeypatch.setattr("loginpipe.sqs.client._ATTEMPTS", 1)
+    monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
     with pytest.raises(QueueError, match="cannot be reached"):
-        open_queue(QUEUE_URL, connections=1)
+        open_queue(QUEUE_URL, load_settings(), connections=1)
     assert server.asked == []
 
 
 def test_a_certificate_of_another_host_is_refused(secure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     server, certificates = secure("localhost")
     monkeypatch.setenv("AWS_CA_BUNDLE", str(certificates.authority))
-    opened = open_queue(QUEUE_URL, connections=1)
+    opened = open_queue(QUEUE_URL, load_settings(), connections=1)
     asked = len(server.asked)
     # The same server and authority, by a name that is not in the certificate.
     opened.client._connections._address = ("127.0.0.1", server.server_address[1])  # type: ignore[attr-defined]

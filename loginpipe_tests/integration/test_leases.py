@@ -32,6 +32,7 @@ CHANGE = "ChangeMessageVisibilityBatch"
 
 
 @pytest.fixture
+@pytest.fixture
 def clock() -> Clock:
     return Clock()
 

@@ -19,10 +19,10 @@ from loginpipe.logins.splitting import split_batch
 from loginpipe.masking.key_files import read_seal_key, read_token_keys
 from loginpipe.masking.mask import MaskedBatch, mask_logins, seal_originals
 from loginpipe.masking.sealing import Sealed, seal
+from loginpipe.postgres.batches import Arrival, RunCounts, run_counts
 from loginpipe.postgres.connections import Connection, connect
 from loginpipe.postgres.load import LoadCounts, load_logins
 from loginpipe.postgres.rejects import record_rejects
-from loginpipe.postgres.batches import Arrival, RunCounts, run_counts
 from loginpipe_tests.conftest import KeyFiles
 from loginpipe_tests.wire import delivered, login
 

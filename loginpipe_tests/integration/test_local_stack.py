@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import boto3
 import psutil
 import psycopg2
 import pytest
@@ -26,12 +25,12 @@ from dotenv import dotenv_values
 from loginpipe.common.errors import LocalStackError, QueueError
 from loginpipe.local import aws
 from loginpipe.local.environment import dagster_home, environment, write_env_file
+from loginpipe.local.prepare import create_login_queue, sqs_client
 from loginpipe.local.processes import Record
-from loginpipe.local.queues import create_login_queue, send_bodies
 from loginpipe.local.stack import LocalStack, attach_or_start, down, running, running_stack, up
-
-if TYPE_CHECKING:
-    from mypy_boto3_sqs import SQSClient
+from loginpipe.sqs.client import Queue
+from loginpipe.sqs.depth import read_depth
+from loginpipe.sqs.sending import send_bodies
 
 
 @pytest.fixture
@@ -49,15 +48,8 @@ def shared_stack() -> Iterator[LocalStack]:
         yield stack
 
 
-def sqs_of(stack: LocalStack) -> "SQSClient":
-    names = stack.aws_environment
-    return boto3.client(
-        "sqs",
-        endpoint_url=names["AWS_ENDPOINT_URL"],
-        region_name=names["AWS_REGION"],
-        aws_access_key_id=names["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=names["AWS_SECRET_ACCESS_KEY"],
-    )
+def login_queue(sqs: Any, name: str) -> Queue:
+    return Queue(name, create_login_queue(sqs, name), sqs)
 
 
 def query(database_url: str, statement: str) -> Any:
@@ -129,7 +121,7 @@ def test_both_services_answer_and_the_databases_are_there(shared_stack: LocalSta
     assert query(shared_stack.database_url, "SELECT current_database()") == [("loginpipe",)]
     assert query(shared_stack.database_url, "SHOW timezone") == [("UTC",)]
     assert query(shared_stack.database_url, "SHOW max_connections") == [("200",)]
-    assert sqs_of(shared_stack).list_queues()["ResponseMetadata"]["HTTPStatusCode"] == 200
+    assert sqs_client(shared_stack).list_queues()["ResponseMetadata"]["HTTPStatusCode"] == 200
 
 
 def test_sqlalchemy_finds_dagsters_database_whatever_pgport_says(
@@ -208,20 +200,20 @@ def test_up_twice_is_one_stack_and_down_twice_stops_it_once(folder: Path) -> Non
 def test_rows_and_messages_outlive_down_and_up_at_the_same_addresses(folder: Path) -> None:
     first = up(folder)
     query(first.database_url, "CREATE TABLE kept AS SELECT 42 AS value")
-    send_bodies(sqs_of(first), create_login_queue(sqs_of(first), "login-queue"), ["kept"])
+    send_bodies(login_queue(sqs_client(first), "login-queue"), ["kept"])
     down(folder)
     with attach_or_start(folder) as second:
         assert second == first
         assert query(second.database_url, "SELECT value FROM kept") == [(42,)]
-        url = create_login_queue(sqs_of(second), "login-queue")
-        assert sqs_of(second).receive_message(QueueUrl=url)["Messages"][0]["Body"] == "kept"
+        url = create_login_queue(sqs_client(second), "login-queue")
+        assert sqs_client(second).receive_message(QueueUrl=url)["Messages"][0]["Body"] == "kept"
     assert running(folder) is None
     assert folder.exists()
 
 
 def test_an_endpoint_whose_port_was_taken_moves_and_its_queues_say_so(folder: Path) -> None:
     first = up(folder)
-    create_login_queue(sqs_of(first), "login-queue")
+    create_login_queue(sqs_client(first), "login-queue")
     down(folder)
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -229,7 +221,7 @@ def test_an_endpoint_whose_port_was_taken_moves_and_its_queues_say_so(folder: Pa
         other.listen()
         second = up(folder)
     assert second.endpoint_url != first.endpoint_url
-    url = sqs_of(second).get_queue_url(QueueName="login-queue")["QueueUrl"]
+    url = sqs_client(second).get_queue_url(QueueName="login-queue")["QueueUrl"]
     assert url.startswith(second.endpoint_url)
 
 
@@ -340,7 +332,7 @@ def test_in_a_deep_folder_the_socket_is_elsewhere_and_the_urls_say_where(folder:
 
 
 def test_the_login_queue_is_made_once_with_its_dead_letter_queue(shared_stack: LocalStack) -> None:
-    sqs = sqs_of(shared_stack)
+    sqs = sqs_client(shared_stack)
     url = create_login_queue(sqs, "made-once")
     assert create_login_queue(sqs, "made-once") == url
     attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
@@ -354,37 +346,58 @@ def test_the_login_queue_is_made_once_with_its_dead_letter_queue(shared_stack: L
 
 
 def test_bodies_are_sent_in_batches_that_the_limit_of_one_mebibyte_allows(shared_stack: LocalStack) -> None:
-    sqs = sqs_of(shared_stack)
-    url = create_login_queue(sqs, "large-and-many")
+    sqs = sqs_client(shared_stack)
+    queue = login_queue(sqs, "large-and-many")
     added: list[int] = []
     bodies = ["é" * 400_000, "x" * 300_000, *(str(number) for number in range(95)), "y" * 1_000_000]
-    assert send_bodies(sqs, url, bodies, added.append) == 98
+    assert send_bodies(queue, bodies, added.append) == 98
     assert sum(added) == 98
     assert max(added) == 10
-    depth = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"])
-    assert depth["Attributes"]["ApproximateNumberOfMessages"] == "98"
+    assert read_depth(queue).visible == 98
 
 
 def test_sending_says_how_many_messages_were_refused_and_why(shared_stack: LocalStack) -> None:
-    sqs = sqs_of(shared_stack)
-    url = create_login_queue(sqs, "refusing")
-    sqs.set_queue_attributes(QueueUrl=url, Attributes={"MaximumMessageSize": "1024"})
+    sqs = sqs_client(shared_stack)
+    queue = login_queue(sqs, "refusing")
+    sqs.set_queue_attributes(QueueUrl=queue.url, Attributes={"MaximumMessageSize": "1024"})
     with pytest.raises(QueueError, match=r"^2 messages were refused \(\w+\) and 3 sent: "):
-        send_bodies(sqs, url, ["a", "b" * 2000, "c", "d" * 2000, "e"])
+        send_bodies(queue, ["a", "b" * 2000, "c", "d" * 2000, "e"])
 
 
 def test_sending_to_a_queue_that_is_not_there_says_so(shared_stack: LocalStack) -> None:
+    absent = Queue("absent", f"{shared_stack.endpoint_url}/000000000000/absent", sqs_client(shared_stack))
     with pytest.raises(QueueError, match="'absent' does not exist"):
-        send_bodies(sqs_of(shared_stack), f"{shared_stack.endpoint_url}/000000000000/absent", ["a"])
+        send_bodies(absent, ["a"])
 
 
-def test_the_env_file_is_read_back_the_same_by_dotenv_and_dagster(shared_stack: LocalStack, tmp_path: Path) -> None:
-    values = environment(shared_stack, tmp_path / "it's a #1 folder \\ really")
+@pytest.mark.parametrize("folder", ["plain", 'it\'s a #1 folder \\ really & "more"'])
+def test_the_env_file_is_read_back_the_same_by_dotenv_dagster_and_shells(
+    shared_stack: LocalStack, tmp_path: Path, folder: str
+) -> None:
+    values = environment(shared_stack, tmp_path / folder)
     assert write_env_file(tmp_path / ".env", values) == []
     assert dotenv_values(tmp_path / ".env") == values
     assert get_env_var_dict(str(tmp_path)) == values
+    for shell in ("sh", "bash"):
+        assert _sourced(shell, tmp_path, {}) == values
     assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
-    assert "'" not in "".join(line for line in (tmp_path / ".env").read_text().splitlines() if "URL" in line)
+
+
+def _sourced(shell: str, folder: Path, exported: dict[str, str]) -> dict[str, str]:
+    script = "set -a; . ./.env; env -0"
+    printed = subprocess.run(
+        [shell, "-c", script], cwd=folder, env=exported, capture_output=True, text=True, check=True
+    )
+    pairs = (entry.split("=", 1) for entry in printed.stdout.split("\0") if entry)
+    return {name: value for name, value in pairs if name not in {"PWD", "OLDPWD", "SHLVL", "_"}}
+
+
+def test_the_env_file_leaves_what_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_env_file(tmp_path / ".env", {"QUEUE": "ours", "PORT": "1"})
+    monkeypatch.setenv("QUEUE", "exported & ${PORT}")
+    expected = {"QUEUE": "exported & ${PORT}", "PORT": "1"}
+    assert get_env_var_dict(str(tmp_path)) == expected
+    assert _sourced("sh", tmp_path, {"QUEUE": expected["QUEUE"]}) == expected
 
 
 def test_lines_of_the_users_own_stay_and_win(tmp_path: Path) -> None:
@@ -401,11 +414,11 @@ def test_lines_of_the_users_own_stay_and_win(tmp_path: Path) -> None:
         "PORT": "2",
     }
     assert path.read_text().startswith("# mine\nexport QUEUE='my own'\nEMPTY=\n\nOTHER=1\n")
-    assert path.read_text().count("PORT=") == 1
+    assert path.read_text().count("\nPORT=") == 1
 
 
 def test_a_value_that_no_env_file_can_hold_is_refused(tmp_path: Path) -> None:
-    for value in ("two\nlines", "${HOME}"):
+    for value in ("two\nlines", "${HOME}", "a}", "`id`"):
         with pytest.raises(LocalStackError, match="KEYS cannot be written"):
             write_env_file(tmp_path / ".env", {"KEYS": value})
     assert not (tmp_path / ".env").exists()

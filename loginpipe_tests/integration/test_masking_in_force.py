@@ -5,9 +5,9 @@ from base64 import b64encode
 from collections.abc import Callable
 from hashlib import md5, sha256
 from pathlib import Path
-from uuid import UUID, uuid4
+from typing import TYPE_CHECKING
+from uuid import UUID
 
-import boto3
 import dagster as dg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -21,7 +21,11 @@ from loginpipe.masking.keys import load_seal_keys, load_token_keys
 from loginpipe.masking.private_files import create_private_file
 from loginpipe.masking.sealing import SealedValue, WrappedDataKey
 from loginpipe_tests.conftest import KeyFiles, Pipeline
+from loginpipe_tests.kms import seal_key, token_key
 from loginpipe_tests.wire import Custodian, cause_of_failure, checks, ingest, login, metadata, take
+
+if TYPE_CHECKING:
+    from mypy_boto3_kms import KMSClient
 
 SCHEMES: dict[str, Callable[[str], str]] = {
     "compat-sha256-salted": lambda text: sha256(b"pepper" + text.encode()).hexdigest(),
@@ -107,14 +111,9 @@ def test_after_the_way_out_new_rows_hold_tokens(pipeline: Pipeline, monkeypatch:
 
 
 def test_a_run_with_every_key_in_aws_is_opened_by_kms(
-    pipeline: Pipeline, key_files: KeyFiles, monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, kms: "KMSClient", key_files: KeyFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kms = boto3.session.Session().client("kms")
-    tokens, seal = f"alias/{uuid4().hex}", f"alias/{uuid4().hex}"
-    key = kms.create_key(KeySpec="HMAC_256", KeyUsage="GENERATE_VERIFY_MAC")["KeyMetadata"]["KeyId"]
-    kms.create_alias(AliasName=tokens, TargetKeyId=key)
-    key = kms.create_key(KeySpec="RSA_3072", KeyUsage="ENCRYPT_DECRYPT")["KeyMetadata"]["KeyId"]
-    kms.create_alias(AliasName=seal, TargetKeyId=key)
+    tokens, seal = token_key(kms), seal_key(kms)
     seal_keys = f"awskms:{seal},file:{key_files.seal_public}"
     fingerprints = [key.fingerprint for key in load_seal_keys(seal_keys, fingerprint=None, production=False)]
     monkeypatch.setenv("LOGINPIPE_ENV", "production")
@@ -142,9 +141,8 @@ def test_a_run_with_every_key_in_aws_is_opened_by_kms(
 
 
 def test_a_key_that_is_disabled_in_kms_ends_a_run_before_it_has_received_a_message(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, kms: "KMSClient", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kms = boto3.session.Session().client("kms")
     key = kms.create_key(KeySpec="HMAC_256", KeyUsage="GENERATE_VERIFY_MAC")["KeyMetadata"]["KeyId"]
     kms.disable_key(KeyId=key)
     monkeypatch.setenv("LOGINPIPE_TOKEN_KEYS", f"awskms:{key}")

@@ -16,6 +16,7 @@ import dagster as dg
 import pandas as pd
 import pytest
 
+from loginpipe.common.settings import load_settings
 from loginpipe.defs.resources import MaskingResource
 from loginpipe.local.stack import LocalStack
 from loginpipe.masking.mask import MaskedLogins
@@ -164,15 +165,9 @@ class Leaking(MaskingResource):
 
 
 def test_after_a_run_whose_masking_forgot_a_cell_nothing_is_written_and_the_messages_go_back(
-    pipeline: Pipeline, searched: Searched, settings_environment: dict[str, str]
+    pipeline: Pipeline, searched: Searched
 ) -> None:
-    leaking = Leaking(
-        token_keys=settings_environment["LOGINPIPE_TOKEN_KEYS"],
-        seal_key=settings_environment["LOGINPIPE_SEAL_KEY"],
-        seal_key_fingerprint=None,
-        production=False,
-    )
-    failed = run(pipeline, masking=leaking)
+    failed = run(pipeline, masking=Leaking(settings=load_settings()))
     assert not failed.success
     assert checks(failed)["only_tokens"] is False
     assert pipeline.rows("SELECT count(*) FROM user_logins") == [(0,)]

@@ -22,8 +22,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from loginpipe.logins.delays import DELAY_BOUNDS
-from loginpipe.postgres.connections import connect, transaction
 from loginpipe.postgres.batches import Arrival, close_run, open_run
+from loginpipe.postgres.connections import connect, transaction
 from loginpipe.postgres.statements import statement
 from loginpipe.sqs.dead_letters import redrive_policy
 from loginpipe_tests.conftest import Pipeline

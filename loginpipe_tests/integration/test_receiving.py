@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 from loginpipe.common.errors import QueueError
+from loginpipe.common.settings import load_settings
 from loginpipe.sqs import receiver
 from loginpipe.sqs.client import Queue, open_queue
 from loginpipe.sqs.depth import read_depth
@@ -87,7 +88,7 @@ def test_the_longer_sqs_takes_to_answer_the_more_long_polls_there_are_at_once() 
             endpoint.clear_faults()
             endpoint.add_fault("delay", "ReceiveMessage", seconds=milliseconds / 1000)
             with patch.dict(os.environ, environment):
-                queue = open_queue(name, connections=1)
+                queue = open_queue(name, load_settings(), connections=1)
             leases = LeaseKeeper(queue, visibility_seconds=60, calls_at_once=2)
             received = receive(queue, leases, most=2000, receivers=32)
             assert len(received.messages) == 2000
@@ -265,7 +266,7 @@ def test_large_messages_that_follow_small_ones_to_many_receivers_are_bounded_too
         endpoint.send("mixed", itertools.chain(itertools.repeat("x", 400), itertools.repeat("x" * 5000, 400)))
         endpoint.add_fault("delay", "ReceiveMessage", seconds=0.05)
         with patch.dict(os.environ, endpoint.aws_environment):
-            queue = open_queue("mixed", connections=1)
+            queue = open_queue("mixed", load_settings(), connections=1)
         leases = LeaseKeeper(queue, visibility_seconds=60, calls_at_once=2)
         received = receive(queue, leases, most=2000, receivers=32)
         assert received.receivers > 10, "or no more could be under way than the first ones may bring"

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from loginpipe.common.errors import DatabaseError
+from loginpipe.common.settings import load_settings
 from loginpipe.defs.resources import MaskingResource, PostgresResource
 from loginpipe.defs.resources import postgres as postgres_resource
 from loginpipe.local.stack import LocalStack
@@ -247,12 +248,9 @@ class Losing(MaskingResource):
         return replace(masked, logins=masked.logins.iloc[1:])
 
 
-def test_a_login_that_gets_lost_between_two_stages_is_noticed_and_stays_on_the_queue(
-    pipeline: Pipeline, settings_environment: dict[str, str]
-) -> None:
-    keys = {name: settings_environment[f"LOGINPIPE_{name.upper()}"] for name in ("token_keys", "seal_key")}
+def test_a_login_that_gets_lost_between_two_stages_is_noticed_and_stays_on_the_queue(pipeline: Pipeline) -> None:
     pipeline.send(logins(3))
-    result = take(pipeline, 3, masking=Losing(**keys, seal_key_fingerprint=None, production=False))
+    result = take(pipeline, 3, masking=Losing(settings=load_settings()))
     assert checks(result)["counts_add_up"] is False
     assert len(users(pipeline)) == 2
     until_visible_again(pipeline, 1)

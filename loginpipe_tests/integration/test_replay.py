@@ -14,17 +14,17 @@ import psycopg2
 import pytest
 
 from loginpipe.common.errors import AccessRefusedError, DatabaseError, OpeningError, QueueError
+from loginpipe.common.settings import load_settings
 from loginpipe.custody.access import Bulk, request_access
-from loginpipe.custody.opening import Fault
-from loginpipe.custody.private_keys import Opener
+from loginpipe.custody.opening import Fault, Opener
 from loginpipe.custody.replay import ReplayCounts, replay
 from loginpipe.local.stack import LocalStack
 from loginpipe.masking.key_files import read_seal_key
 from loginpipe.masking.sealing import Sealed, SealKey, seal
+from loginpipe.postgres.batches import Arrival
 from loginpipe.postgres.connections import Connection
 from loginpipe.postgres.partitions import maintain
 from loginpipe.postgres.rejects import RejectFilter, find_rejects, record_rejects
-from loginpipe.postgres.batches import Arrival
 from loginpipe.sqs.client import Queue, open_queue
 from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.identity import identity, replay_id
@@ -336,7 +336,7 @@ def test_a_body_that_was_changed_in_the_database_is_refused(alone: Rejects) -> N
     ids = alone.record(login())
     alone.execute("UPDATE loginpipe.rejected_messages SET sealed_body = set_byte(sealed_body, 0, 7)")
     alone.execute("UPDATE loginpipe.rejected_messages SET sealed_body = set_byte(sealed_body, 1, 7)")
-    with pytest.raises(OpeningError, match=rf"^the sealed body of {ids[0]} does not open") as caught:
+    with pytest.raises(OpeningError, match=rf"^the sealed body of {ids[0]} cannot be opened") as caught:
         alone.replay(ids)
     assert "\n" not in str(caught.value)
     assert read_depth(alone.queue).total == 0
@@ -354,7 +354,7 @@ def test_bodies_swapped_between_two_rejects_are_refused(alone: Rejects) -> None:
     )
     with pytest.raises(OpeningError) as caught:
         alone.replay(ids)
-    assert caught.value.fault == Fault.ROW_SWAPPED
+    assert caught.value.fault == Fault.CHANGED
     assert read_depth(alone.queue).total == 0
 
 
@@ -398,7 +398,7 @@ def test_what_the_queue_refuses_is_not_marked_and_the_others_are(alone: Rejects,
             "InvalidMessageContents", sender_fault=True, which=lambda entry: "user-1" in entry["MessageBody"]
         ),
     )
-    counts = alone.replay(ids, queue=open_queue(alone.queue.name, connections=1))
+    counts = alone.replay(ids, queue=open_queue(alone.queue.name, load_settings(), connections=1))
     assert counts == ReplayCounts(sent=2, refused=Counter(InvalidMessageContents=1))
     assert alone.replayed() == {ids[0], ids[2]}
 
@@ -443,7 +443,7 @@ def test_a_queue_that_takes_nothing_ends_the_replay_in_one_line_and_nothing_is_m
     ids = alone.record(*logins(3))
     wire.on("SendMessageBatch", lambda _call, _forward: refusal("AccessDenied", 403))
     with pytest.raises(QueueError) as caught:
-        alone.replay(ids, queue=open_queue(alone.queue.name, connections=1))
+        alone.replay(ids, queue=open_queue(alone.queue.name, load_settings(), connections=1))
     assert str(caught.value) == (
         f"queue '{alone.queue.name}' takes no messages (AccessDenied): they stay where they are; mend that and begin "
         "again"

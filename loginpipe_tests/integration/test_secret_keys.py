@@ -10,10 +10,8 @@ import boto3
 import pytest
 
 from loginpipe.common.errors import KeyFileError
-from loginpipe.masking import aws_clients
 from loginpipe.masking.compat import SALTED, CompatMasking
-from loginpipe.masking.compat_salt import load_compat
-from loginpipe.masking.keys import load_token_keys, rotate_token_keys
+from loginpipe.masking.keys import load_compat, load_token_keys, rotate_token_keys
 from loginpipe.masking.token_key_document import TokenKeyDocument
 from loginpipe.masking.tokens import derive_field_keys
 from loginpipe_tests.wire import PLAIN_WEB_SERVER, Wire, answers, refusal
@@ -31,7 +29,7 @@ def secrets(aws: None) -> "SecretsManagerClient":
 
 @pytest.fixture
 def wire(secrets: "SecretsManagerClient", monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
-    monkeypatch.setattr(aws_clients, "_ATTEMPTS", 1)
+    monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
     with Wire(secrets.meta.endpoint_url) as wire:
         monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", wire.url)
         yield wire
@@ -171,7 +169,7 @@ def test_bytes_are_no_string(secrets: "SecretsManagerClient", name: str) -> None
 def test_a_secret_that_does_not_exist(secrets: "SecretsManagerClient") -> None:
     assert refused(lambda: held("loginpipe/nothing")) == (
         "the secret loginpipe/nothing does not exist in this account and region, or holds no value: create it with "
-        "one, or mend its name or AWS_REGION"
+        "one, or fix its name or AWS_REGION"
     )
 
 
@@ -211,7 +209,7 @@ def test_a_secret_whose_own_key_is_gone(wire: Wire, name: str) -> None:
 def test_an_endpoint_that_is_no_secrets_manager(wire: Wire) -> None:
     wire.on("*", answers(PLAIN_WEB_SERVER))
     assert refused(lambda: held("x")) == (
-        "the secret x is at an endpoint that does not answer as AWS does: mend AWS_ENDPOINT_URL"
+        "the secret x is at an endpoint that does not answer as AWS does: fix AWS_ENDPOINT_URL, or unset it"
     )
 
 

@@ -14,7 +14,7 @@ from loginpipe.common.errors import AlertError, SettingError
 from loginpipe.common.secrets import alert_webhook_url, database_url
 from loginpipe.common.settings import load_settings
 from loginpipe.monitoring.alerts.delivery import channels
-from loginpipe.monitoring.doctor import alerting, warehouse
+from loginpipe.monitoring.doctor import services, warehouse
 from loginpipe_tests.commands import command_line
 from loginpipe_tests.wire import PLAIN_WEB_SERVER, Wire, answers, refusal
 
@@ -135,7 +135,7 @@ def test_an_alerts_address_that_cannot_be_looked_up_is_said_and_the_topic_gets_i
     assert (webhook.name, topic.name) == ("webhook", "sns")
     with pytest.raises(AlertError, match="secretsmanager:absent does not exist"):
         webhook.deliver("subject", "text")
-    assert "secretsmanager:absent does not exist" in refused(alerting.alerts)
+    assert "secretsmanager:absent does not exist" in refused(services.alerts)
 
 
 def test_an_alerts_address_is_looked_up(held: Callable[..., str]) -> None:
@@ -198,10 +198,13 @@ def test_what_is_not_there_is_named(aws: None, monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (refusal("AccessDeniedException"), "may not be read with these credentials (AccessDeniedException): grant "),
+        (refusal("AccessDeniedException"), "may not be used with these credentials (AccessDeniedException): grant "),
         (refusal("ExpiredTokenException"), "AWS refuses the credentials (ExpiredTokenException): renew them"),
-        (refusal("InternalServiceError", 500), "AWS answered InternalServiceError"),
-        (PLAIN_WEB_SERVER, "the endpoint does not answer as AWS does"),
+        (
+            refusal("InternalServiceError", 500),
+            "is unavailable for now (its endpoint answered InternalServiceError): try again later",
+        ),
+        (PLAIN_WEB_SERVER, "at an endpoint that does not answer as AWS does"),
     ],
     ids=["denied", "expired", "fault", "web server"],
 )

@@ -13,10 +13,11 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from loginpipe.common.errors import QueueError
 from loginpipe.definitions import build_definitions
 from loginpipe.defs.ingest.job import INGEST_JOB
-from loginpipe.defs.ingest.sensor import dead_letter_sensor, queue_depth_sensor
+from loginpipe.defs.ingest.sensor import queue_depth_sensor
+from loginpipe.monitoring import run_history
 from loginpipe.sqs.client import Queue
 from loginpipe_tests.conftest import Pipeline
-from loginpipe_tests.wire import at_the_wire, depth, logins, take
+from loginpipe_tests.wire import at_the_wire, depth, fail_a_run, logins
 
 
 @pytest.fixture(autouse=True)
@@ -32,14 +33,12 @@ def watched(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]
         yield Pipeline(queue, "", instance)
 
 
-def tick(
-    pipeline: Pipeline, sensor: dg.SensorDefinition = queue_depth_sensor, cursor: str | None = None
-) -> SensorExecutionData:
-    """Evaluate a sensor as the daemon does, with the resources that it needs."""
+def tick(pipeline: Pipeline) -> SensorExecutionData:
+    """Evaluate the sensor as the daemon does, with the resources that it needs."""
     definitions = build_definitions()
-    resources = {key: (definitions.resources or {})[key] for key in sensor.required_resource_keys}
-    with dg.build_sensor_context(pipeline.instance, cursor, definitions=definitions, resources=resources) as context:
-        return sensor.evaluate_tick(context)
+    resources = {key: (definitions.resources or {})[key] for key in queue_depth_sensor.required_resource_keys}
+    with dg.build_sensor_context(pipeline.instance, definitions=definitions, resources=resources) as context:
+        return queue_depth_sensor.evaluate_tick(context)
 
 
 def add_run(pipeline: Pipeline, status: dg.DagsterRunStatus, job: str = INGEST_JOB) -> None:
@@ -51,12 +50,6 @@ def add_run(pipeline: Pipeline, status: dg.DagsterRunStatus, job: str = INGEST_J
 
 def seen(pipeline: Pipeline, visible: int, in_flight: int = 0) -> str:
     return f"queue '{pipeline.queue.name}': {visible} waiting, {in_flight} in flight, 0 delayed"
-
-
-def fail_a_run(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as mistaken:
-        mistaken.setenv("LOGINPIPE_SEAL_KEY", "file:absent.pem")
-        assert not take(pipeline, 1).success
 
 
 def test_on_an_empty_queue_it_starts_nothing_and_says_what_it_saw(watched: Pipeline) -> None:
@@ -158,7 +151,7 @@ def test_after_the_wait_one_run_finds_out_whether_the_cause_is_gone(
     watched: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_a_run(watched, monkeypatch)
-    monkeypatch.setattr("loginpipe.monitoring.run_history.BACK_OFF_FIRST", timedelta())
+    monkeypatch.setattr(run_history, "BACK_OFF_FIRST", timedelta())
     watched.send(logins(16))
     assert len(tick(watched).run_requests or []) == 1
 
@@ -182,20 +175,3 @@ def test_a_queue_that_is_not_there_fails_the_tick_with_one_sentence(
         "queue 'no-such-queue' does not exist in this account and region: create it, or set LOGINPIPE_QUEUE or "
         "AWS_REGION"
     )
-
-
-def test_dead_letters_are_reported_when_they_come_and_when_they_are_gone_and_not_in_between(watched: Pipeline) -> None:
-    client = watched.queue.client
-    dead_letters = client.get_queue_url(QueueName=f"{watched.queue.name}-dlq")["QueueUrl"]
-    first = tick(watched, dead_letter_sensor)
-    quiet = tick(watched, dead_letter_sensor, first.cursor)
-    client.send_message(QueueUrl=dead_letters, MessageBody="x")
-    filled = tick(watched, dead_letter_sensor, quiet.cursor)
-    client.purge_queue(QueueUrl=dead_letters)
-    emptied = tick(watched, dead_letter_sensor, filled.cursor)
-    reports = [
-        [event.passed for event in data.asset_events if isinstance(event, dg.AssetCheckEvaluation)]
-        for data in (first, quiet, filled, emptied)
-    ]
-    assert reports == [[True], [], [False], [True]]
-    assert quiet.skip_message == f"dead-letter queue of '{watched.queue.name}', as before: Empty"

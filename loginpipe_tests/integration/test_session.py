@@ -21,11 +21,11 @@ from loginpipe.logins.splitting import split_batch
 from loginpipe.masking.key_files import read_seal_key, read_token_keys
 from loginpipe.masking.mask import mask_logins, seal_originals
 from loginpipe.masking.sealing import Sealed
+from loginpipe.postgres.batches import Arrival
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.load import LoadCounts, load_logins
 from loginpipe.postgres.migrate import require_migrated
 from loginpipe.postgres.rejects import record_rejects
-from loginpipe.postgres.batches import Arrival
 from loginpipe.postgres.session import Session, is_passing
 from loginpipe_tests.conftest import KeyFiles
 from loginpipe_tests.wire import delivered, eventually, login

@@ -6,6 +6,7 @@ import boto3
 import pytest
 
 from loginpipe.common.errors import QueueError
+from loginpipe.common.settings import load_settings
 from loginpipe.sqs.client import Queue, open_queue, tens
 from loginpipe.sqs.depth import read_depth
 from loginpipe_tests.wire import PLAIN_WEB_SERVER, Answer, Wire, answers, first, refusal
@@ -22,7 +23,7 @@ def _boto3_remembers_nothing(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> N
 def refused(name_or_url: str) -> str:
     """Try to open a queue, and return the one line that it fails with; nothing of boto3's error may hang on it."""
     with pytest.raises(QueueError) as caught:
-        open_queue(name_or_url, connections=1)
+        open_queue(name_or_url, load_settings(), connections=1)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
     assert "\n" not in str(caught.value)
@@ -31,7 +32,7 @@ def refused(name_or_url: str) -> str:
 
 @pytest.mark.parametrize("by", ["name", "url"])
 def test_a_queue_is_found_by_name_and_by_url(queue: Queue, by: str) -> None:
-    opened = open_queue(getattr(queue, by), connections=1)
+    opened = open_queue(getattr(queue, by), load_settings(), connections=1)
     assert (opened.name, opened.url) == (queue.name, queue.url)
 
 
@@ -39,7 +40,7 @@ def test_a_queue_is_found_by_name_and_by_url(queue: Queue, by: str) -> None:
 def test_the_region_may_be_given_by_either_variable(queue: Queue, monkeypatch: pytest.MonkeyPatch, other: str) -> None:
     monkeypatch.delenv(other)
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
-    assert open_queue(queue.name, connections=1).client.meta.region_name == "us-east-1"
+    assert open_queue(queue.name, load_settings(), connections=1).client.meta.region_name == "us-east-1"
 
 
 @pytest.mark.parametrize("form", ["no-such-queue", "http://localhost/000000000000/no-such-queue"], ids=["name", "url"])
@@ -79,13 +80,13 @@ def test_half_of_the_credentials_is_told_from_none(queue: Queue, monkeypatch: py
 def test_an_unknown_profile_is_named(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_PROFILE", "nobody")
-    assert refused(queue.name) == f"queue '{queue.name}': the profile in AWS_PROFILE does not exist: mend it"
+    assert refused(queue.name) == f"queue '{queue.name}': the profile in AWS_PROFILE does not exist: fix its name"
 
 
 def test_an_endpoint_that_is_no_url_is_named(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:4566")
     assert refused(queue.name) == (
-        f"queue '{queue.name}': AWS_ENDPOINT_URL is no URL: set it to http://host:port or unset it"
+        f"queue '{queue.name}': AWS_ENDPOINT_URL is no URL: set it to https://host:port, or unset it"
     )
 
 
@@ -95,7 +96,12 @@ def test_an_endpoint_that_is_no_url_is_named(queue: Queue, monkeypatch: pytest.M
         ("AccessDenied", "may not be used with these credentials (AccessDenied): grant what docs/aws.md lists"),
         ("ExpiredToken", "cannot be used: AWS refuses the credentials (ExpiredToken): renew them"),
         ("InvalidClientTokenId", "cannot be used: AWS refuses the credentials (InvalidClientTokenId): renew them"),
-        ("OverLimit", "cannot be used: SQS answered OverLimit"),
+        (
+            "RequestExpired",
+            "cannot be used: AWS refuses the time of the request (RequestExpired): set this machine's clock by NTP",
+        ),
+        ("RequestThrottled", "is throttled by AWS (RequestThrottled): try again later"),
+        ("OverLimit", "cannot be used: AWS answered OverLimit"),
     ],
 )
 def test_refusals_of_aws_are_told_apart(queue: Queue, wire: Wire, code: str, said: str) -> None:
@@ -108,7 +114,7 @@ def test_refusals_of_aws_are_told_apart(queue: Queue, wire: Wire, code: str, sai
 )
 def test_what_passes_by_itself_is_tried_again(queue: Queue, wire: Wire, passing: Answer) -> None:
     wire.on("GetQueueUrl", first(1, answers(passing)))
-    assert open_queue(queue.name, connections=1).url == queue.url
+    assert open_queue(queue.name, load_settings(), connections=1).url == queue.url
     assert len(wire.asked("GetQueueUrl")) == 2
 
 
@@ -128,7 +134,7 @@ def test_the_depth_of_a_queue_that_went_away_is_an_error_that_names_it(queue: Qu
 
 
 def test_an_endpoint_that_turned_into_a_web_server_has_no_depth(queue: Queue, wire: Wire) -> None:
-    opened = open_queue(queue.name, connections=1)
+    opened = open_queue(queue.name, load_settings(), connections=1)
     wire.on("*", answers(PLAIN_WEB_SERVER))
     with pytest.raises(QueueError, match="does not answer in today's SQS protocol"):
         read_depth(opened)

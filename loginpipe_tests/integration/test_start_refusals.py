@@ -20,7 +20,6 @@ from loginpipe.masking.key_files import generate_seal_key, generate_token_keys, 
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.migrate import HEAD
 from loginpipe.postgres.token_keys import check_token_keys
-from loginpipe.sqs import client
 from loginpipe_tests.conftest import KeyFiles, Pipeline
 from loginpipe_tests.wire import (
     OLD_LOCALSTACK,
@@ -36,7 +35,7 @@ from loginpipe_tests.wire import (
 )
 
 PROTOCOL = (
-    "is at an endpoint that does not answer in today's SQS protocol: LocalStack does from 3.0 on; upgrade it, or mend "
+    "is at an endpoint that does not answer in today's SQS protocol: LocalStack does from 3.0 on; upgrade it, or fix "
     "AWS_ENDPOINT_URL"
 )
 WHOLE_CHAIN = "materialise the whole chain, --select 'group:login_ingest'"
@@ -49,7 +48,7 @@ def _messages_wait(pipeline: Pipeline) -> None:
 
 @pytest.fixture
 def wire(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
-    monkeypatch.setattr(client, "_ATTEMPTS", 1)
+    monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
     with at_the_wire(pipeline, monkeypatch) as wire:
         yield wire
 
@@ -79,7 +78,7 @@ def test_a_queue_that_does_not_exist(pipeline: Pipeline, monkeypatch: pytest.Mon
 
 
 def test_an_endpoint_out_of_reach(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_ATTEMPTS", 1)
+    monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound, and not listening: nothing answers there
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")

@@ -12,14 +12,15 @@ import boto3
 import dagster as dg
 import pytest
 
+from loginpipe.common.settings import load_settings
 from loginpipe.definitions import build_definitions
 from loginpipe.defs.insights.sensor import INSIGHTS_JOB
-from loginpipe.local.queues import create_login_queue
+from loginpipe.local.prepare import create_login_queue
 from loginpipe.logins.canonical import canonical_address, canonical_device_id
 from loginpipe.masking.key_files import read_token_keys
 from loginpipe.sqs.client import open_queue
 from loginpipe_tests.archive import OLD, Archive, partition_is_there
-from loginpipe_tests.commands import Command, command_line
+from loginpipe_tests.commands import Command
 from loginpipe_tests.conftest import KeyFiles, Pipeline
 from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
 from loginpipe_tests.wire import take
@@ -56,12 +57,9 @@ def days_pipeline(
     monkeypatch.setenv("LOGINPIPE_ARCHIVE_URL", f"file://{tmp_path}/archive")
     monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", "60")
     Archive(pipeline.database_url, pipeline.database_url, "file:///nowhere").make_month(OLD)
-    return Pipeline(open_queue(pipeline.queue.name, connections=4), pipeline.database_url, pipeline.instance)
-
-
-@pytest.fixture
-def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    return command_line(monkeypatch, capsys)
+    return Pipeline(
+        open_queue(pipeline.queue.name, load_settings(), connections=4), pipeline.database_url, pipeline.instance
+    )
 
 
 def some_logins() -> list[Event]:
@@ -117,7 +115,7 @@ def expected_counts(days: Day) -> list[tuple[Any, ...]]:
 
 
 def test_three_days_are_taken_in_counted_archived_dropped_and_brought_back_to_the_row(
-    endpoint: Endpoint, days_pipeline: Pipeline, key_files: KeyFiles, run_command: Command
+    endpoint: Endpoint, days_pipeline: Pipeline, key_files: KeyFiles, loginpipe: Command
 ) -> None:
     pipeline, days = days_pipeline, {day: some_logins() for day in DAYS}
     for events in days.values():
@@ -158,7 +156,7 @@ def test_three_days_are_taken_in_counted_archived_dropped_and_brought_back_to_th
     assert pipeline.rows("SELECT count(*) FROM user_logins") == [(0,)]
 
     for day in DAYS:
-        assert run_command("archive", "restore", day, "--json").json["rows"] == GOOD
+        assert loginpipe("archive", "restore", day, "--json").json["rows"] == GOOD
     assert Counter(pipeline.rows("SELECT * FROM user_logins")) == rows
     assert compute_insights(pipeline) == insights
 

@@ -17,6 +17,7 @@ from unittest.mock import patch
 
 import pytest
 
+from loginpipe.common.settings import load_settings
 from loginpipe.sqs.client import Queue, open_queue
 from loginpipe_tests.crash.logins import logins
 from loginpipe_tests.crash.place import FastPlace
@@ -89,7 +90,7 @@ def test_our_client_takes_a_fraction_of_boto3_s_cpu(endpoint: Endpoint) -> None:
     queues = {}
     for name in ("lean", "boto3"):
         with patch.dict(os.environ, {**endpoint.aws_environment, "LOGINPIPE_SQS_CLIENT": name}):
-            queues[name] = open_queue("clients", connections=1)
+            queues[name] = open_queue("clients", load_settings(), connections=1)
             cpu_of_ten(queues[name], 10)
     # In turns, so that a busy moment of the machine meets both.
     spent = Counter(dict.fromkeys(queues, 0.0))

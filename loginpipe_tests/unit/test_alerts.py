@@ -7,13 +7,11 @@ import pytest
 
 from loginpipe.common.errors import SettingError
 from loginpipe.common.settings import load_settings
-from loginpipe.monitoring.alerts.conditions import Limits, QueueSeen, Seen, conditions
-from loginpipe.monitoring.alerts.delivery import channels
-from loginpipe.monitoring.alerts.kinds import CHECK, KINDS, kind
-from loginpipe.monitoring.alerts.messages import subject, text
-from loginpipe.monitoring.alerts.state import PENDING_MOST, Event, Outbox, State, failed, looked, read_state
-from loginpipe.monitoring.alerts.webhook import Webhook
+from loginpipe.monitoring.alerts.delivery import Webhook, channels, subject, text
+from loginpipe.monitoring.alerts.rules import CHECK, KINDS, Limits, conditions, kind
+from loginpipe.monitoring.alerts.state import PENDING_MOST, Event, Outbox, State, failed, looked
 from loginpipe.monitoring.freshness import judge
+from loginpipe.monitoring.reports import QueueSeen, Seen
 from loginpipe.monitoring.run_history import History
 from loginpipe.postgres.batches import RecentBatches
 from loginpipe.sqs.depth import Depth
@@ -34,7 +32,7 @@ def after(looks: Sequence[str | bool | None], channel: str = "webhook") -> list[
         found = {} if says is False else {"dead-letters": says}
         state = looked(state, found, [channel], NOW + number * LOOK)  # type: ignore[arg-type]
         told += [(event.what, event.says) for event in state.outboxes[channel].pending]
-        state = read_state(state.model_copy(update={"outboxes": {channel: Outbox()}}).model_dump_json())
+        state = State.model_validate_json(state.model_copy(update={"outboxes": {channel: Outbox()}}).model_dump_json())
     return told
 
 
@@ -102,11 +100,6 @@ def test_deliveries_that_fail_are_tried_at_the_next_look_and_then_less_and_less_
         assert outbox.next_try is not None
         pauses.append((outbox.next_try - NOW).total_seconds())
     assert pauses == [0, 60, 120, 240, 480, 900, 900, 900]
-
-
-@pytest.mark.parametrize("cursor", [None, "", "typed by somebody", "[]", '{"episodes": 3}'])
-def test_a_cursor_that_is_none_is_a_new_beginning(cursor: str | None) -> None:
-    assert read_state(cursor) == State()
 
 
 # --- what is worth an alert ---

@@ -7,8 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from loginpipe.archive.digest import Digest, Row
-from loginpipe.archive.parquet import content_of, read_day, write_day
+from loginpipe.archive.parquet import Digest, Row, content_of, read_day, write_day
 from loginpipe.common.errors import ArchivedDayError
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from loginpipe.common.errors import AuditError
-from loginpipe.custody.audit_chain import EMPTY, Anchor, Entry, entry_hash, parse_anchor, verify_chain
+from loginpipe.custody.audit import EMPTY, Anchor, Entry, entry_hash, parse_anchor, verify_chain
 
 AT = datetime(2026, 11, 21, 12, 0, 0, 7, UTC)
 KNOWN = Entry(

@@ -3,9 +3,11 @@
 import boto3
 import pytest
 
-from loginpipe.common.aws import endpoint_fault
+from loginpipe.common.aws import EXPIRED, Wording, endpoint_fault
 from loginpipe.common.errors import KeyFileError, QueueError
-from loginpipe.masking.aws_clients import kms_client, secrets_manager_client
+from loginpipe.common.settings import load_settings
+from loginpipe.masking.kms_keys import kms_client
+from loginpipe.masking.secret_keys import secrets_manager_client
 from loginpipe.sqs.client import open_queue
 
 SERVICES = {"sqs": "SQS", "kms": "KMS", "secretsmanager": "SECRETS_MANAGER"}
@@ -60,7 +62,7 @@ def test_a_queue_without_https_is_refused_in_production_before_it_is_asked(
     monkeypatch.setenv(variable, "http://queues.invalid:4566")
     monkeypatch.setenv("LOGINPIPE_ENV", "production")
     with pytest.raises(QueueError) as caught:
-        open_queue("logins", connections=1)
+        open_queue("logins", load_settings(), connections=1)
     assert str(caught.value).startswith(
         "queue 'logins': production demands https to AWS, and the endpoint at queues.invalid has none: "
     )
@@ -83,3 +85,37 @@ def test_keys_without_https_are_refused_in_production_before_they_are_asked_for(
         make(production=True)
     assert str(caught.value).startswith(f"{name}: production demands https to AWS, and the endpoint at keys.invalid ")
     assert variable in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "said"),
+    [
+        ("RequestTimeTooSkewed", "", "set this machine's clock by NTP"),
+        ("RequestExpired", "", "set this machine's clock by NTP"),
+        ("InvalidSignatureException", "Signature expired: 20261120T1 is now earlier than", "the time of the request"),
+        ("SignatureDoesNotMatch", "Signature not yet current: 20261120T1 is still later", "the time of the request"),
+        ("SignatureDoesNotMatch", "The request signature we calculated", "AWS refuses the signature"),
+        ("InvalidClientTokenId", "", "AWS refuses the credentials (InvalidClientTokenId): renew them"),
+        ("SlowDown", "", "is throttled by AWS (SlowDown): try again later"),
+        ("418", "", "does not answer as AWS does: fix AWS_ENDPOINT_URL, or unset it (it answered 418)"),
+        ("", "", "cannot be used: AWS answered with an error"),
+        ("Own", "", "is ours"),
+    ],
+)
+def test_each_code_is_named_as_what_it_is_and_the_message_is_never_quoted(code: str, message: str, said: str) -> None:
+    wording = Wording(KeyFileError, "the key", own={"Own": "is ours"})
+    error = wording.of_code(code, message)
+    assert isinstance(error, KeyFileError)
+    assert str(error).startswith("the key ")
+    assert said in str(error)
+    assert "20261120T1" not in str(error)
+
+
+def test_what_deletes_wait_for_is_expired_credentials_and_no_wrong_clock_or_key() -> None:
+    assert "ExpiredToken" in EXPIRED
+    assert not EXPIRED & {
+        "RequestExpired",
+        "SignatureDoesNotMatch",
+        "InvalidSignatureException",
+        "InvalidClientTokenId",
+    }

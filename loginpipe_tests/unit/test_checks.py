@@ -28,8 +28,8 @@ from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.masking.mask import MaskedBatch, MaskedLogins, mask_logins
 from loginpipe.masking.sealing import Sealed
 from loginpipe.masking.tokens import TokenKeys, derive_field_keys
-from loginpipe.postgres.contract import contract_differences
 from loginpipe.postgres.batches import RunCounts
+from loginpipe.postgres.contract import contract_differences
 from loginpipe.sqs.depth import Depth
 
 CLEAR_IP, CLEAR_DEVICE = "199.172.111.135", "593-47-5928"

@@ -467,7 +467,7 @@ def test_only_files_that_are_listed_can_get_into_the_image() -> None:
 
 
 def test_dagster_accepts_the_instance_file(dagster_config: dict[str, Any]) -> None:
-    assert dagster_config["storage"] == {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
+    assert dagster_config["storage"]["custom"]["config"] == {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}
     assert dagster_config["telemetry"] == {"enabled": False}
 
 

@@ -20,7 +20,7 @@ from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.defs.metadata.columns import PII
 from loginpipe.defs.metadata.groups import ARCHIVE, CHAIN, GROUP, INSIGHTS, OWNERS, RUNBOOK_SECTIONS
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
-from loginpipe.monitoring.alerts.kinds import CHECK_SECTIONS, KINDS
+from loginpipe.monitoring.alerts.rules import CHECK_SECTIONS, KINDS
 
 INSIGHT_TABLES = ("duplicate_devices", "duplicate_ips", "daily_logins")
 AFTER = (*INSIGHT_TABLES, "login_archive")
@@ -311,10 +311,8 @@ def test_the_sensor_runs_from_the_start_and_the_schedule_that_would_double_it_do
     sensors = {sensor.name: sensor for sensor in definitions().sensors or []}
     assert {name: sensor.default_status.value for name, sensor in sensors.items()} == {
         "queue_depth_sensor": "RUNNING",
-        "dead_letter_sensor": "RUNNING",
         "insights_sensor": "RUNNING",
-        "freshness_sensor": "RUNNING",
-        "alert_sensor": "RUNNING",
+        "monitoring_sensor": "RUNNING",
     }
     assert sensors["queue_depth_sensor"].job_name == "ingest_logins"
     assert {(s.name, s.default_status.value, s.job_name, s.cron_schedule) for s in definitions().schedules or []} == {

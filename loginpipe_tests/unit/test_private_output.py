@@ -11,7 +11,7 @@ import pytest
 
 from loginpipe.cli.custody import printable
 from loginpipe.common.errors import LoginpipeError
-from loginpipe.custody.private_output import private_output
+from loginpipe.custody.recovery import private_output
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o077], ids=oct)

@@ -3,11 +3,9 @@
 from collections.abc import Iterable
 
 from loginpipe.common.errors import OpeningError
-from loginpipe.custody.families import Families, families
-from loginpipe.custody.opening import Fault
+from loginpipe.custody.opening import Fault, Opened, Opening
 from loginpipe.custody.recovery import Recovery, resolve
-from loginpipe.custody.released import Opened, Opening
-from loginpipe.custody.token_checks import TokenChecks, is_message_id, token_version
+from loginpipe.custody.token_checks import Families, TokenChecks, families, is_message_id, token_version
 from loginpipe_tests.custody import token_keys
 
 ALL = token_keys(1, 2, 3)

@@ -16,6 +16,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loginpipe.common.settings import load_settings
 from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.defs.ingest.sensor import Decision, decide, history_of, queue_depth_sensor
 from loginpipe.monitoring.run_history import BACK_OFF_FIRST, BACK_OFF_MOST, History, back_off
@@ -230,7 +231,9 @@ class FixedDepth:
 
 
 def tick(instance: dg.DagsterInstance, visible: int) -> dg.SensorResult:
-    with dg.build_sensor_context(instance=instance, resources={"sqs": FixedDepth(visible)}) as context:
+    with dg.build_sensor_context(
+        instance=instance, resources={"sqs": FixedDepth(visible), "settings": load_settings()}
+    ) as context:
         result = queue_depth_sensor(context)
     assert isinstance(result, dg.SensorResult)
     return result
@@ -303,7 +306,9 @@ def test_the_limit_on_runs_is_read_at_each_tick(instance: dg.DagsterInstance, mo
 def test_as_many_failures_as_are_looked_at_reach_the_longest_pause(instance: dg.DagsterInstance) -> None:
     for _ in range(20):
         ended_run(instance, FAILURE)
-    with dg.build_sensor_context(instance=instance, resources={"sqs": FixedDepth(1)}) as context:
+    with dg.build_sensor_context(
+        instance=instance, resources={"sqs": FixedDepth(1), "settings": load_settings()}
+    ) as context:
         result = queue_depth_sensor(context)
     words = str(result.skip_reason)
     failures = int(words.partition("after ")[2].partition(" failed")[0])

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from loginpipe.common.errors import SettingError
-from loginpipe.common.settings import PREFIX, Settings, load_settings, required
+from loginpipe.common.settings import PREFIX, Settings, load_settings
 from loginpipe_tests.canary import everything_an_error_shows
 
 PASSWORD = "geheim-4711"
@@ -307,12 +307,11 @@ def test_a_file_that_cannot_be_read_is_refused_in_one_line_and_not_shown(tmp_pat
 # --- asked for later --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [None, ""])
-def test_a_setting_without_a_default_is_asked_for_by_name_with_its_meaning(value: str | None) -> None:
+def test_a_setting_without_a_default_is_asked_for_by_name_with_its_meaning() -> None:
     with pytest.raises(SettingError) as caught:
-        required("database_url", value, "postgresql://user@host/database")
+        Settings(database_url=None).required("database_url")
     assert str(caught.value) == "LOGINPIPE_DATABASE_URL is not set: set it to postgresql://user@host/database"
 
 
 def test_a_setting_that_is_set_is_given_back() -> None:
-    assert required("token_keys", "file:x", "a URI") == "file:x"
+    assert Settings(token_keys="file:x").required("token_keys") == "file:x"

@@ -10,7 +10,7 @@ from loginpipe.logins.messages import messages_frame
 from loginpipe.logins.rejects import Reason
 from loginpipe.logins.schema import VALIDATED_LOGINS_SCHEMA
 from loginpipe.logins.splitting import SplitBatch, split_batch
-from loginpipe.masking.tombstones import set_erased_aside
+from loginpipe.masking.mask import set_erased_aside
 from loginpipe_tests.custody import token_keys
 from loginpipe_tests.wire import SENT_MS, delivered, login
 

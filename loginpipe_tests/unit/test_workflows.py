@@ -309,7 +309,7 @@ def test_whatever_make_checks_or_builds_a_workflow_checks_or_builds() -> None:
 
 def test_every_pinned_dependency_is_held_against_those_known_to_be_vulnerable() -> None:
     pinned = {str(path.relative_to(ROOT)) for path in files_named("requirements*.txt", "constraints*.txt")}
-    assert {"constraints.txt", "deploy/aws/requirements.txt"} <= pinned
+    assert {"constraints.txt", "constraints-dev.txt", "deploy/aws/requirements.txt"} <= pinned
     commands = make("--dry-run", "audit").stdout
     (read,) = re.findall(r"^for file in (.*); do", commands, re.MULTILINE)
     assert set(read.split()) == pinned

@@ -6,7 +6,7 @@ from itertools import islice
 
 import dagster as dg
 
-from loginpipe.archive.comparison import Comparison, compare_with_table
+from loginpipe.archive.verification import Comparison, compare_with_table
 from loginpipe.defs.metadata.groups import runbook_link
 from loginpipe.defs.resources import PostgresResource
 

@@ -6,10 +6,10 @@ from functools import partial
 
 import dagster as dg
 
-from loginpipe.archive.comparison import compare_with_table
 from loginpipe.archive.days import archive_day
 from loginpipe.archive.retention import retire_month
 from loginpipe.archive.store import Stores
+from loginpipe.archive.verification import compare_with_table
 from loginpipe.common.errors import ArchivedDayError, SettingError
 from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import Settings

@@ -9,6 +9,7 @@ from loginpipe.common.errors import QueueError
 from loginpipe.defs.metadata.groups import runbook_link
 from loginpipe.logins.delays import DELAY_BOUNDS, quantile
 from loginpipe.monitoring.anomalies import DELAYED_MOST, delayed
+from loginpipe.monitoring.reports import DeadLetters, judge_dead_letters
 from loginpipe.postgres.batches import RunCounts
 from loginpipe.sqs.depth import Depth
 
@@ -33,7 +34,7 @@ ONLY_TOKENS = dg.AssetCheckSpec(
 NO_DEAD_LETTERS = dg.AssetCheckSpec(
     "no_dead_letters",
     asset="raw_sqs_messages",
-    description="The dead-letter queue is empty. Looked at by each run and, every minute, by dead_letter_sensor.",
+    description="The dead-letter queue is empty. Evaluated by each run and, every 30 seconds, by monitoring_sensor.",
 )
 
 
@@ -75,24 +76,20 @@ def no_dead_letters(look: Callable[[], Depth | None]) -> dg.AssetCheckResult:
         look: returns the depth of the dead-letter queue, None where there is no such queue.
     """
     try:
-        depth = look()
+        depth: Depth | str | None = look()
     except QueueError as error:
-        passed, description = False, str(error)
-    else:
-        passed = depth is not None and not depth.total
-        description = (
-            "The queue has no dead-letter queue: a message that fails every run comes again until it is too old"
-            if depth is None
-            else "Empty"
-            if passed
-            else f"{depth}; find the cause, then run `loginpipe dlq redrive`"
-        )
+        depth = str(error)
+    return dead_letters_result(judge_dead_letters(depth))
+
+
+def dead_letters_result(found: DeadLetters) -> dg.AssetCheckResult:
+    """Return what was found of the dead-letter queue as the result of the check."""
     return dg.AssetCheckResult(
         check_name=NO_DEAD_LETTERS.name,
         asset_key=NO_DEAD_LETTERS.asset_key,
-        passed=passed,
+        passed=found.passed,
         severity=dg.AssetCheckSeverity.WARN,
-        description=description,
+        description=found.says,
         metadata={"runbook": runbook_link("dead-letters")},
     )
 

@@ -10,7 +10,6 @@ import dagster as dg
 
 from loginpipe.common.settings import Settings
 from loginpipe.defs.ingest.assets import STEP
-from loginpipe.defs.ingest.checks import NO_DEAD_LETTERS, no_dead_letters
 from loginpipe.defs.ingest.job import INGEST_JOB, QUEUE_TAG
 from loginpipe.defs.resources import SqsResource
 from loginpipe.monitoring.run_history import History, back_off
@@ -161,25 +160,3 @@ def queue_depth_sensor(
 
 def _age(record: dg.RunRecord, now: datetime) -> timedelta | None:
     return None if record.start_time is None else now - datetime.fromtimestamp(record.start_time, UTC)
-
-
-@dg.sensor(
-    minimum_interval_seconds=60,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Reports on the check no_dead_letters when the dead-letter queue fills or is empty again.",
-)
-def dead_letter_sensor(context: dg.SensorEvaluationContext, sqs: SqsResource) -> dg.SensorResult:
-    """Report the dead-letter queue's state when it has changed; also while no run is started."""
-    result = no_dead_letters(sqs.dead_letters)
-    state = result.description or ""
-    if state == context.cursor:
-        return dg.SensorResult(skip_reason=f"dead-letter queue of {sqs.name!r}, as before: {state}", cursor=state)
-    evaluation = dg.AssetCheckEvaluation(
-        asset_key=NO_DEAD_LETTERS.asset_key,
-        check_name=NO_DEAD_LETTERS.name,
-        passed=result.passed,
-        severity=result.severity,
-        description=state,
-        metadata={},
-    )
-    return dg.SensorResult(asset_events=[evaluation], cursor=state)

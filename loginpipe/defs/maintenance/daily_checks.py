@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from loginpipe.common.errors import KeyFileError, SettingError, TokenKeyMismatchError
-from loginpipe.common.settings import Settings, required
+from loginpipe.common.settings import Settings
 from loginpipe.defs.metadata.groups import runbook_link
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.masking.keys import load_token_keys
@@ -96,7 +96,7 @@ def token_key_version_current(postgres: PostgresResource, settings: dg.ResourceP
     """Read the token keys as a run does, and compare them with the check values."""
     link = runbook_link("keys-and-tokens")
     try:
-        uri = required("token_keys", settings.token_keys, "the URI of the token keys")
+        uri = settings.required("token_keys")
         keys = load_token_keys(uri, production=settings.production)
         postgres.run(partial(require_known_keys, keys=keys))
     except (SettingError, KeyFileError, TokenKeyMismatchError) as error:

@@ -1,1 +1,1 @@
-"""Freshness and alerts: sensors around the rules in `loginpipe.monitoring`."""
+"""Freshness, dead letters and alerts: a check and a sensor around the rules in `loginpipe.monitoring`."""

@@ -1,4 +1,4 @@
-"""What `doctor` looks at in Dagster's storage: the daemon, what starts runs, and what freshness_sensor has reported."""
+"""What `doctor` checks in Dagster's storage: the daemon, what starts runs, and what monitoring_sensor has reported."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # The daemon's parts are heard of every half minute.
 _SILENT_MOST = timedelta(minutes=5)
-# freshness_sensor reports once an hour at least.
+# monitoring_sensor reports once an hour at least.
 _UNREPORTED_MOST = timedelta(hours=2)
 # A day's pruning may be still to come, and one may have failed.
 _UNPRUNED_MOST = timedelta(days=3)
@@ -98,13 +98,13 @@ def freshness(_: Settings) -> str:
     record = found.last_completed_check_execution_record if found else None
     evaluation = record.evaluation if record else None
     if record is None or evaluation is None:
-        return "not judged yet: freshness_sensor does, within a minute of the daemon's start"
+        return "not judged yet: monitoring_sensor does, within a minute of the daemon's start"
     at = datetime.fromtimestamp(record.create_timestamp, UTC)
     if not evaluation.passed:
         raise LoginpipeError(f"stuck, as of {at:%Y-%m-%d %H:%M} UTC: {evaluation.description}")
     if datetime.now(UTC) - at > _UNREPORTED_MOST:
         raise LoginpipeError(
-            f"not judged since {at:%Y-%m-%d %H:%M} UTC: see that the daemon runs, and freshness_sensor is on and ticks"
+            f"not judged since {at:%Y-%m-%d %H:%M} UTC: see that the daemon runs, and monitoring_sensor is on and ticks"
         )
     return f"as of {at:%H:%M} UTC: {evaluation.description}"
 

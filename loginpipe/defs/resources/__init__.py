@@ -16,6 +16,7 @@ def resources_from(settings: Settings) -> dict[str, object]:
     """Return the resources as the settings say, by the key that assets know them by."""
     return {
         "sqs": SqsResource(
+            settings=settings,
             queue=settings.queue,
             batch_messages=settings.batch_messages,
             linger_seconds=settings.linger_seconds,
@@ -24,12 +25,5 @@ def resources_from(settings: Settings) -> dict[str, object]:
         ),
         "settings": settings,
         "postgres": PostgresResource(settings=settings),
-        "masking": MaskingResource(
-            token_keys=settings.token_keys,
-            seal_key=settings.seal_key,
-            seal_key_fingerprint=settings.seal_key_fingerprint,
-            masking=settings.masking,
-            compat_salt=settings.compat_salt,
-            production=settings.production,
-        ),
+        "masking": MaskingResource(settings=settings),
     }

@@ -1,14 +1,13 @@
 """The Dagster resource of the keys: masks and seals, and can open nothing."""
 
 import dagster as dg
-from pydantic import Field, PrivateAttr
+from pydantic import PrivateAttr
 
 from loginpipe.common.runbook import runbook
-from loginpipe.common.settings import required
+from loginpipe.common.settings import Settings
 from loginpipe.ingest.process import Masking
-from loginpipe.masking.compat import HMAC, CompatMasking
-from loginpipe.masking.compat_salt import load_compat
-from loginpipe.masking.keys import load_seal_keys, load_token_keys
+from loginpipe.masking.compat import CompatMasking
+from loginpipe.masking.keys import load_compat, load_seal_keys, load_token_keys
 from loginpipe.masking.sealing import SealKey
 from loginpipe.masking.tokens import TokenKeys
 
@@ -16,12 +15,7 @@ from loginpipe.masking.tokens import TokenKeys
 class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
     """The token keys, and the public keys that recoverable values are sealed for."""
 
-    token_keys: str | None = Field(description="URI of the token keys, as in file:keys/token_keys.json.")
-    seal_key: str | None = Field(description="URIs of the public seal keys, or off for tokens only.")
-    seal_key_fingerprint: str | None = Field(description="SHA-256 of each public seal key, pinned.")
-    masking: str = Field(default=HMAC, description="hmac-sha256 for tokens, or the older scheme to stay joinable with.")
-    compat_salt: str | None = Field(default=None, description="URI of the salt of compat-sha256-salted.")
-    production: bool = Field(description="Refuse development keys, seal keys not pinned, and AWS without https.")
+    settings: dg.ResourceDependency[Settings]
 
     _token_keys: TokenKeys = PrivateAttr()
     _recipients: tuple[SealKey, ...] = PrivateAttr()
@@ -29,15 +23,12 @@ class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Load the keys, once for the run; say what is not as it should be in the long run."""
-        token_keys = required(
-            "token_keys", self.token_keys, "the URI of the token keys, as in file:keys/token_keys.json"
-        )
-        seal_key = required(
-            "seal_key", self.seal_key, "the URI of the public seal key, as in file:keys/seal_public.pem, or off"
-        )
-        self._token_keys = load_token_keys(token_keys, production=self.production)
-        self._recipients = load_seal_keys(seal_key, fingerprint=self.seal_key_fingerprint, production=self.production)
-        self._compat = load_compat(self.masking, self.compat_salt, production=self.production)
+        settings = self.settings
+        production, pinned = settings.production, settings.seal_key_fingerprint
+        token_keys, seal_key = settings.required("token_keys"), settings.required("seal_key")
+        self._token_keys = load_token_keys(token_keys, production=production)
+        self._recipients = load_seal_keys(seal_key, fingerprint=pinned, production=production)
+        self._compat = load_compat(settings.masking, settings.compat_salt, production=production)
         if not self._recipients and context.log:
             context.log.warning(
                 "LOGINPIPE_SEAL_KEY is off: neither masked values nor the bodies of rejected messages can be recovered"
@@ -46,6 +37,11 @@ class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
             )
         if self._compat and context.log:
             context.log.warning("%s; see %s", self._compat.warning, runbook("compat-masking"))
+
+    @property
+    def masking(self) -> str:
+        """How values are masked, as LOGINPIPE_MASKING."""
+        return self.settings.masking
 
     @property
     def keys(self) -> TokenKeys:

@@ -9,6 +9,7 @@ from pydantic import Field, PrivateAttr
 
 from loginpipe.common.gc_tuning import rare_collections
 from loginpipe.common.runbook import runbook
+from loginpipe.common.settings import Settings
 from loginpipe.sqs.client import BATCH_MOST, Queue, open_queue
 from loginpipe.sqs.dead_letters import redrive_policy
 from loginpipe.sqs.depth import Depth, read_depth
@@ -43,6 +44,7 @@ def most_kept(visibility_seconds: int) -> int:
 class SqsResource(dg.ConfigurableResource["SqsResource"]):
     """The SQS queue, with the leases of what this run has received. Region, endpoint and credentials are boto3's."""
 
+    settings: dg.ResourceDependency[Settings]
     queue: str = Field(description="Name or URL of the queue.")
     batch_messages: int = Field(description="Most messages in one batch.")
     linger_seconds: float = Field(description="How long a batch waits for more after its first message, in seconds.")
@@ -59,7 +61,7 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
         with rare_collections():
             held = _BATCHES_HELD * self.batch_messages
             calls = calls_at_once(held, self.visibility_seconds)
-            self._queue = open_queue(self.queue, connections=2 * self.receivers + calls)
+            self._queue = open_queue(self.queue, self.settings, connections=2 * self.receivers + calls)
             self._leases = LeaseKeeper(self._queue, visibility_seconds=self.visibility_seconds, calls_at_once=calls)
             if held > (most := most_kept(self.visibility_seconds)) and context.log:
                 context.log.warning(

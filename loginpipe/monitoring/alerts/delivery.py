@@ -1,14 +1,32 @@
-"""The channels that alerts go by, as the settings name them."""
+"""Where alerts go, and in which words: counts, times and names, never a value from a login.
 
+A delivery that fails is one line: without the address of a webhook, with the name of a topic.
+"""
+
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 
+from loginpipe.common.aws import Wording, aws_client, aws_errors
 from loginpipe.common.errors import AlertError, SettingError
+from loginpipe.common.runbook import runbook
 from loginpipe.common.secrets import alert_webhook_url
 from loginpipe.common.settings import Settings
-from loginpipe.monitoring.alerts.sns import SnsTopic
-from loginpipe.monitoring.alerts.webhook import Webhook
+from loginpipe.monitoring.alerts.rules import kind
+from loginpipe.monitoring.alerts.state import Event, Outbox, State, failed
+
+if TYPE_CHECKING:
+    from urllib.request import OpenerDirector
+
+# Longest wait for a connection, and for an answer: a tick of the sensor has a minute for everything.
+_SECONDS = 5
+_GOOD = range(200, 300)
+_ATTEMPTS = 2
+# SNS' limit.
+_SUBJECT_MOST = 100
 
 
 class Channel(Protocol):
@@ -28,6 +46,88 @@ class Channel(Protocol):
         Raises:
             AlertError: it was not delivered, or no answer said that it was.
         """
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """A receiver of ``{"text": …}``, as Slack's incoming webhooks are.
+
+    Attributes:
+        url: a secret: whoever has it can write to the channel behind it.
+    """
+
+    url: str = field(repr=False)
+    name: str = "webhook"
+
+    @property
+    def place(self) -> str:
+        """The host alone."""
+        return f"webhook at {urlsplit(self.url).hostname}"
+
+    def deliver(self, subject: str, text: str) -> None:  # noqa: ARG002 - the text says it too
+        """Post the text.
+
+        Raises:
+            AlertError: no answer, or one that is not 2xx; a redirection is not followed.
+        """
+        import json
+        from http.client import HTTPException
+        from urllib.error import HTTPError, URLError
+        from urllib.request import Request
+
+        # Slack takes these three for its own marks.
+        escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        headers = {"Content-Type": "application/json", "User-Agent": "loginpipe"}
+        request = Request(self.url, json.dumps({"text": escaped}).encode(), headers, method="POST")  # noqa: S310
+        try:
+            with _opener().open(request, timeout=_SECONDS) as answer:
+                status = answer.status
+        except HTTPError as error:
+            status = error.code
+            error.close()
+        except URLError as error:
+            # Its text can quote the address.
+            raise AlertError(f"{self.place} cannot be reached ({_os_fault(error.reason)})") from None
+        except (OSError, HTTPException, ValueError) as error:
+            raise AlertError(f"{self.place} does not answer as it should ({_os_fault(error)})") from None
+        if status not in _GOOD:
+            raise AlertError(f"{self.place} answered {status}")
+
+
+@dataclass(frozen=True)
+class SnsTopic:
+    """A standard topic of AWS SNS, in the region that its ARN names; credentials and endpoint are boto3's."""
+
+    arn: str
+    production: bool
+    name: str = "sns"
+
+    @property
+    def place(self) -> str:
+        """The topic's name and region."""
+        return f"SNS topic {self.arn.split(':')[5]} in {self._region}"
+
+    @property
+    def _region(self) -> str:
+        return self.arn.split(":")[3]
+
+    def deliver(self, subject: str, text: str) -> None:
+        """Publish the text.
+
+        Raises:
+            AlertError: SNS did not take it; in production also where the endpoint is not https.
+        """
+        wording = Wording(AlertError, self.place, grant="sns:Publish on it")
+        client = aws_client(
+            "sns",
+            wording,
+            production=self.production,
+            region=self._region,
+            attempts=_ATTEMPTS,
+            read_seconds=_SECONDS,
+        )
+        with aws_errors(wording):
+            client.publish(TopicArn=self.arn, Subject=subject, Message=text)
 
 
 @dataclass(frozen=True)
@@ -58,3 +158,82 @@ def channels(settings: Settings) -> Sequence[Channel]:
     if settings.alert_sns_topic:
         found.append(SnsTopic(settings.alert_sns_topic, production=settings.production))
     return found
+
+
+def deliver_pending(way: Channel, outbox: Outbox, queue: str, now: datetime) -> tuple[Outbox, list[str]]:
+    """Deliver what is pending, if it is time for that.
+
+    Returns:
+        What is pending then, and in at most one line what came of it.
+    """
+    number = len(outbox.pending)
+    if not number:
+        return outbox, []
+    if outbox.next_try is not None and now < outbox.next_try:
+        return outbox, [f"{way.name}: {number} to tell, next try at {outbox.next_try:%H:%M:%S} UTC"]
+    try:
+        way.deliver(subject(queue, outbox.pending), text(queue, outbox))
+    except AlertError as error:
+        return failed(outbox, now), [f"not delivered, {number} to tell: {error}"]
+    return Outbox(), [f"{way.name}: told {number}"]
+
+
+def summary(state: State, ways: Sequence[Channel]) -> str:
+    """Return which alerts last, and whether they go anywhere."""
+    lasting = [f"{kind(name).title} ({episode.says})" for name, episode in state.episodes.items() if episode.told]
+    nobody = "" if ways else ", and nobody is told: neither a webhook nor a topic is set"
+    return f"{', '.join(lasting) or 'nothing is wrong'}{nobody}"
+
+
+def subject(queue: str, events: Sequence[Event]) -> str:
+    """Return one line for all of them, as a mail's subject."""
+    first, *others = events
+    more = f" (and {len(others)} more)" if others else ""
+    over = "over: " if first.what == "over" else ""
+    return f"loginpipe, {queue}: {over}{kind(first.condition).title}{more}"[:_SUBJECT_MOST]
+
+
+def text(queue: str, outbox: Outbox) -> str:
+    """Return what a channel is to be told, a paragraph an event."""
+    left_out = [f"{outbox.left_out} older ones could not be delivered and were left out."] if outbox.left_out else []
+    return "\n\n".join([*left_out, *(_paragraph(queue, event) for event in outbox.pending)])
+
+
+def _paragraph(queue: str, event: Event) -> str:
+    of = kind(event.condition)
+    if event.what == "over" and event.until is not None:
+        lasted = f"From {_utc(event.since)} to {_utc(event.until)}, {_span(event.until - event.since)}."
+        return f"loginpipe, queue {queue}: OVER: {of.title}\n{lasted}"
+    return (
+        f"loginpipe, queue {queue}: {of.title}\n"
+        f"Seen: {event.says}.\n"
+        f"Since: {_utc(event.since)}.\n"
+        f"Do: {of.todo}.\n"
+        f"Runbook: {runbook(of.anchor)}"
+    )
+
+
+def _utc(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _span(lasted: timedelta) -> str:
+    minutes = round(lasted.total_seconds() / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"  # noqa: PLR2004
+
+
+def _opener() -> "OpenerDirector":
+    """Return what follows no redirection, and uses a proxy for https only, as it would see the address otherwise."""
+    from urllib.request import HTTPRedirectHandler, ProxyHandler, build_opener, getproxies
+
+    class Stay(HTTPRedirectHandler):
+        def redirect_request(self, *_: object) -> None:
+            return None
+
+    proxies = {scheme: proxy for scheme, proxy in getproxies().items() if scheme == "https"}
+    return build_opener(ProxyHandler(proxies), Stay())
+
+
+def _os_fault(error: object) -> str:
+    code = getattr(error, "errno", None)
+    return os.strerror(code) if isinstance(code, int) and code > 0 else type(error).__name__

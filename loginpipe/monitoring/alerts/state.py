@@ -1,4 +1,4 @@
-"""What the alert sensor keeps from look to look, as its cursor, and how that goes on. Pure.
+"""What is kept of alerts from look to look, and how that goes on. Pure.
 
 A condition is told once it has held on two looks in a row, and is over once it has not on two: what flaps from look to
 look is told at most once. Each channel has its own list of what it has not been told yet, so that a receiver that is
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 PENDING_MOST = 50
 """What a channel is not told while it is away for days: the oldest beyond that are only counted."""
@@ -61,19 +61,10 @@ class Outbox(BaseModel, frozen=True):
 
 
 class State(BaseModel, frozen=True):
-    """The cursor: episodes by condition, outboxes by channel, and `Freshness.waiting_since`."""
+    """What is kept: episodes by condition, outboxes by channel."""
 
     episodes: dict[str, Episode] = {}
     outboxes: dict[str, Outbox] = {}
-    waiting_since: datetime | None = None
-
-
-def read_state(cursor: str | None) -> State:
-    """Read a cursor; nothing is known where there is none, or one that a person has typed."""
-    try:
-        return State.model_validate_json(cursor) if cursor else State()
-    except ValidationError:
-        return State()
 
 
 def looked(state: State, found: Mapping[str, str | None], channels: Sequence[str], now: datetime) -> State:
@@ -81,7 +72,7 @@ def looked(state: State, found: Mapping[str, str | None], channels: Sequence[str
 
     Args:
         state: after the last one.
-        found: `loginpipe.monitoring.alerts.conditions.conditions`; what is not in it stays as it is.
+        found: `loginpipe.monitoring.alerts.rules.conditions`; what is not in it stays as it is.
         channels: those that are set. A new one is told of every alert that lasts.
         now: the time, UTC.
     """
@@ -98,7 +89,7 @@ def looked(state: State, found: Mapping[str, str | None], channels: Sequence[str
     outboxes = {
         channel: _with(state.outboxes.get(channel) or Outbox(pending=tuple(lasting)), events) for channel in channels
     }
-    return State(episodes=episodes, outboxes=outboxes, waiting_since=state.waiting_since)
+    return State(episodes=episodes, outboxes=outboxes)
 
 
 def failed(outbox: Outbox, now: datetime) -> Outbox:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from loginpipe.common.errors import LoginpipeError
 from loginpipe.common.settings import Settings
-from loginpipe.monitoring.doctor import alerting, archiving, clocks, keys, queues, warehouse
+from loginpipe.monitoring.doctor import services, warehouse
 
 __all__ = ["Check", "Finding", "examine"]
 
@@ -33,18 +33,18 @@ def examine(settings: Settings, of_dagster: Mapping[str, Check]) -> Iterator[Fin
         of_dagster: the checks of Dagster's own state, which are beside the definitions.
     """
     checks: dict[str, Check] = {
-        "queue": queues.queue,
-        "dead-letter queue": queues.dead_letters,
+        "queue": services.queue,
+        "dead-letter queue": services.dead_letters,
         "database": warehouse.database,
         "grants": warehouse.grants,
         "partitions": warehouse.partitions,
-        "token keys": keys.token_keys,
-        "seal key": keys.seal_key,
-        "masking": keys.masking,
-        "archive": archiving.archive,
-        "clocks": clocks.clocks,
+        "token keys": warehouse.token_keys,
+        "seal key": warehouse.seal_key,
+        "masking": warehouse.masking,
+        "archive": warehouse.archive,
+        "clocks": services.clocks,
         **of_dagster,
-        "alerts": alerting.alerts,
+        "alerts": services.alerts,
     }
     for what, check in checks.items():
         try:

@@ -1,17 +1,22 @@
-"""What `doctor` looks at in the warehouse: the schema, the grants, the partitions."""
+"""What `doctor` checks of the warehouse: schema, grants, partitions, the keys its tokens are made with, the archive."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 
+from loginpipe.archive.store import Stores
 from loginpipe.common.errors import LoginpipeError
 from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import Settings
+from loginpipe.masking.keys import load_compat, load_seal_keys, load_token_keys
+from loginpipe.postgres.archive import archive_gap
 from loginpipe.postgres.connections import Connection, connect, require_verified_tls, transaction
 from loginpipe.postgres.contract import contract_differences, user_logins_columns
 from loginpipe.postgres.grants import WRITER, grant_differences, standing
 from loginpipe.postgres.migrate import HEAD, require_migrated
 from loginpipe.postgres.partitions import USER_LOGINS, Partition, coming, existing_partitions, stray_rows, why_not_ours
+from loginpipe.postgres.token_keys import newest_key_version, require_known_keys
 
 
 @contextmanager
@@ -78,6 +83,55 @@ def partitions(settings: Settings) -> str:
         )
     ahead = "those of user_logins are not ours: " + not_ours if not_ours else "those of user_logins too"
     return f"those of the ledger are there a week ahead; {ahead}; nothing is in a default one"
+
+
+def token_keys(settings: Settings) -> str:
+    """Read the token keys, and compare them with those that the database's tokens were made with."""
+    uri = settings.required("token_keys")
+    keys = load_token_keys(uri, production=settings.production)
+    with warehouse(settings) as connection:
+        require_known_keys(connection, keys)
+        newest = newest_key_version(connection)
+    used = "in use" if newest == keys.current else f"not used yet, the newest in use is {newest}" if newest else "new"
+    return f"version {keys.current}, {used}" + ("; for development only" if keys.development else "")
+
+
+def seal_key(settings: Settings) -> str:
+    """Read the public seal keys."""
+    uri = settings.required("seal_key")
+    keys = load_seal_keys(uri, fingerprint=settings.seal_key_fingerprint, production=settings.production)
+    if not keys:
+        return "off: neither masked values nor rejected bodies can be recovered"
+    pinned = "pinned" if settings.seal_key_fingerprint else "not pinned"
+    return f"fingerprint {' and '.join(f'{key.fingerprint[:16]}…' for key in keys)}, {pinned}"
+
+
+def masking(settings: Settings) -> str:
+    """Say how values are masked; an older scheme with its warning."""
+    compat = load_compat(settings.masking, settings.compat_salt, production=settings.production)
+    return f"warning: {compat.warning}" if compat else f"{settings.masking}: tokens"
+
+
+def archive(settings: Settings) -> str:
+    """Look whether the archive can be reached, whether days are missing in it, and whether retention can rely on it."""
+    if settings.archive_url is None:
+        if settings.retention_days is not None:
+            raise LoginpipeError(
+                "LOGINPIPE_RETENTION_DAYS is set and LOGINPIPE_ARCHIVE_URL is not, so nothing is ever dropped: set both"
+            )
+        return "off: days stay in the table"
+    if find_spec("pyarrow") is None:
+        raise LoginpipeError("pyarrow is not installed: run `pip install 'loginpipe[archive]'`")
+    store = Stores(settings).current
+    store.require_usable()
+    with warehouse(settings) as connection:
+        days, dropped, missing = archive_gap(connection, today=datetime.now(UTC).date())
+    if missing:
+        raise LoginpipeError(
+            f"{missing} is over and not archived: see the newest run of archive_logins, and whether the schedule "
+            "archive_closed_days is running"
+        )
+    return f"{store.url}: {days:,} days archived, {dropped:,} of them dropped from user_logins"
 
 
 def _start(partition: Partition) -> tuple[str, str]:

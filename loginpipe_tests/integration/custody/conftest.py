@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loginpipe.custody.private_keys import Opener
+from loginpipe.custody.opening import Opener
 from loginpipe.local.stack import LocalStack
 from loginpipe.masking.key_files import generate_seal_key, private_half, read_seal_key
 from loginpipe.postgres.connections import Connection

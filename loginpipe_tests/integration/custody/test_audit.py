@@ -8,8 +8,16 @@ import pytest
 
 from loginpipe.common.errors import AccessRefusedError, AuditError, DatabaseError
 from loginpipe.custody.access import Reason, approve, release, request_access, set_second_person
-from loginpipe.custody.audit import EntryFilter, add_anchor, find_entries, newest_entry, read_anchors, verify_log
-from loginpipe.custody.audit_chain import EMPTY, Anchor
+from loginpipe.custody.audit import (
+    EMPTY,
+    Anchor,
+    EntryFilter,
+    add_anchor,
+    find_entries,
+    newest_entry,
+    read_anchors,
+    verify_log,
+)
 from loginpipe.custody.erasure import erase
 from loginpipe.postgres.connections import Connection
 from loginpipe_tests.custody import REASON, Store, connected

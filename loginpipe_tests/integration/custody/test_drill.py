@@ -8,8 +8,7 @@ import pytest
 from loginpipe.common.errors import AccessRefusedError, DatabaseError, LoginpipeError, OpeningError
 from loginpipe.custody.access import Reason, approve, request_access, set_second_person
 from loginpipe.custody.drill import Canary, Drill, recover_canary, store_canary
-from loginpipe.custody.opening import Fault
-from loginpipe.custody.private_keys import Opener
+from loginpipe.custody.opening import Fault, Opener
 from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.masking.compat import MD5, CompatMasking
 from loginpipe.postgres.connections import Connection

@@ -1,23 +1,22 @@
 """Opening with a key in AWS KMS, on the embedded endpoint: as with a file, and each refusal told by its code."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import boto3
 import pytest
 
 from loginpipe.common.errors import KeyFileError, OpeningError
-from loginpipe.custody.opening import Fault
-from loginpipe.custody.private_keys import Opener, load_opener
+from loginpipe.custody.opening import Fault, Opener
+from loginpipe.custody.private_keys import load_opener
 from loginpipe.custody.recovery import Recovery, recover, request_recovery
 from loginpipe.custody.token_checks import TokenChecks
-from loginpipe.masking import aws_clients
 from loginpipe.masking.keys import load_seal_keys
 from loginpipe.masking.sealing import OAEP, SealKey, WrappedDataKey
 from loginpipe.postgres.connections import Connection
 from loginpipe_tests.custody import REASON, Store, ask_no_passphrase
+from loginpipe_tests.kms import seal_key
 from loginpipe_tests.wire import PLAIN_WEB_SERVER, Answer, Wire, answers, login, refusal, success
 
 if TYPE_CHECKING:
@@ -27,26 +26,9 @@ DATA_KEY = bytes(range(32))
 
 
 @pytest.fixture
-def kms(aws: None) -> "KMSClient":
-    return boto3.session.Session().client("kms")
-
-
-@pytest.fixture
-def wire(kms: "KMSClient", monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
-    """Between the code under test and KMS."""
-    monkeypatch.setattr(aws_clients, "_ATTEMPTS", 1)
-    with Wire(kms.meta.endpoint_url) as wire:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", wire.url)
-        yield wire
-
-
-@pytest.fixture
 def alias(kms: "KMSClient") -> str:
     """An RSA key in KMS, by its alias."""
-    key = kms.create_key(KeySpec="RSA_3072", KeyUsage="ENCRYPT_DECRYPT")["KeyMetadata"]["KeyId"]
-    alias = f"alias/{uuid4().hex}"
-    kms.create_alias(AliasName=alias, TargetKeyId=key)
-    return alias
+    return seal_key(kms)
 
 
 def public(alias: str) -> SealKey:
@@ -82,14 +64,14 @@ def test_sealed_for_both_it_opens_with_the_file_and_with_kms(
 
 
 def test_kms_is_asked_once_a_data_key_however_many_values_it_sealed(
-    store: Store, custodian: Connection, wire: Wire, alias: str
+    store: Store, custodian: Connection, kms_wire: Wire, alias: str
 ) -> None:
     sealed_for_kms = replace(store, recipients=(public(alias),))
     tokens = [device for _, device in sealed_for_kms.load(*(login(device_id=f"device-{n}") for n in range(8)))]
     tokens += [device for _, device in sealed_for_kms.load(login(device_id="another"))]
     opener = opener_in_kms(alias)
     assert len(recovered(custodian, store, opener, *tokens).recovered) == 9
-    asked = wire.asked("Decrypt")
+    asked = kms_wire.asked("Decrypt")
     assert len(asked) == 2
     assert {request["EncryptionAlgorithm"] for request in asked} == {"RSAES_OAEP_SHA_256"}
 
@@ -97,7 +79,7 @@ def test_kms_is_asked_once_a_data_key_however_many_values_it_sealed(
 @pytest.mark.parametrize("by", ["KeyId", "Arn"])
 def test_a_key_may_be_named_by_its_id_and_by_its_arn(kms: "KMSClient", alias: str, by: str) -> None:
     name = kms.describe_key(KeyId=alias)["KeyMetadata"][by]  # type: ignore[literal-required]
-    assert opener_in_kms(name).unwrap(wrapped(public(alias))) == DATA_KEY
+    assert opener_in_kms(name).unwrap([wrapped(public(alias))]) == DATA_KEY
 
 
 def test_a_wrapped_key_that_was_changed_is_no_fault_of_kms(alias: str) -> None:
@@ -106,16 +88,16 @@ def test_a_wrapped_key_that_was_changed_is_no_fault_of_kms(alias: str) -> None:
     flipped = bytes([good.wrapped_key[0] ^ 1]) + good.wrapped_key[1:]
     for changed in (replace(good, wrapped_key=flipped), wrapped(key, b"short")):
         with pytest.raises(OpeningError) as caught:
-            opener.unwrap(changed)
-        assert caught.value.fault == Fault.DATA_KEY_CHANGED
+            opener.unwrap([changed])
+        assert caught.value.fault == Fault.CHANGED
 
 
-def test_a_data_key_for_another_key_does_not_reach_kms(wire: Wire, alias: str, store: Store) -> None:
+def test_a_data_key_for_another_key_does_not_reach_kms(kms_wire: Wire, alias: str, store: Store) -> None:
     opener = opener_in_kms(alias)
     with pytest.raises(OpeningError) as caught:
-        opener.unwrap(wrapped(store.recipients[0]))
+        opener.unwrap([wrapped(store.recipients[0])])
     assert caught.value.fault == Fault.OTHER_RECIPIENT
-    assert wire.asked("Decrypt") == []
+    assert kms_wire.asked("Decrypt") == []
 
 
 def refused(call: Callable[[], object]) -> str:
@@ -129,7 +111,7 @@ def refused(call: Callable[[], object]) -> str:
 def test_a_key_that_was_disabled_since_is_named(kms: "KMSClient", alias: str) -> None:
     key, opener = public(alias), opener_in_kms(alias)
     kms.disable_key(KeyId=kms.describe_key(KeyId=alias)["KeyMetadata"]["KeyId"])
-    assert refused(lambda: opener.unwrap(wrapped(key))) == (
+    assert refused(lambda: opener.unwrap([wrapped(key)])) == (
         f"the KMS key {alias} is disabled: enable it, or name another"
     )
     assert "is not enabled" in refused(lambda: opener_in_kms(alias))
@@ -146,29 +128,29 @@ def test_a_key_that_was_disabled_since_is_named(kms: "KMSClient", alias: str) ->
         (refusal("KMSInvalidStateException"), "cannot be used in the state it is in"),
         (refusal("KeyUnavailableException", 500), "is not available at the moment: try again later"),
         (refusal("NotFoundException"), "does not exist in this account and region"),
-        (refusal("503", 503), "is out of reach for now"),
+        (refusal("503", 503), "is unavailable for now"),
         (PLAIN_WEB_SERVER, "is at an endpoint that does not answer as AWS does"),
         (success({}), "is at an endpoint that does not answer as AWS does"),
     ],
     ids=["denied", "credentials", "state", "unavailable", "absent", "proxy", "web server", "empty"],
 )
-def test_each_refusal_is_told_by_its_code_in_one_line(wire: Wire, alias: str, answer: Answer, said: str) -> None:
+def test_each_refusal_is_told_by_its_code_in_one_line(kms_wire: Wire, alias: str, answer: Answer, said: str) -> None:
     key, opener = public(alias), opener_in_kms(alias)
-    wire.on("Decrypt", answers(answer))
-    assert f"the KMS key {alias} {said}" in refused(lambda: opener.unwrap(wrapped(key)))
+    kms_wire.on("Decrypt", answers(answer))
+    assert f"the KMS key {alias} {said}" in refused(lambda: opener.unwrap([wrapped(key)]))
 
 
 def test_a_refusal_of_kms_ends_a_recovery_and_the_request_is_on_record(
-    store: Store, custodian: Connection, wire: Wire, alias: str
+    store: Store, custodian: Connection, kms_wire: Wire, alias: str
 ) -> None:
     (tokens,) = replace(store, recipients=(public(alias),)).load(login())
     opener = opener_in_kms(alias)
-    wire.on("Decrypt", answers(refusal("AccessDeniedException")))
+    kms_wire.on("Decrypt", answers(refusal("AccessDeniedException")))
     refused(lambda: recovered(custodian, store, opener, *tokens))
     assert [action for _, action, _ in store.log()] == ["request", "release"]
 
 
-def test_production_wants_https(wire: Wire, alias: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_production_wants_https(kms_wire: Wire, alias: str, monkeypatch: pytest.MonkeyPatch) -> None:
     load: Any = load_opener
     monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", "http://kms.example.com")
     said = refused(lambda: load([f"awskms:{alias}"], production=True, passphrase=ask_no_passphrase))

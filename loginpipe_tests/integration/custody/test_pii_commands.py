@@ -231,8 +231,8 @@ def test_a_value_that_was_tampered_with_is_named_and_the_others_are_given_out(
     assert done.code == 1
     assert done.out.startswith("1 values are in found.csv")
     assert done.err == (
-        f"error: the sealed ip of {tokens[0]} does not open: it, or what it is bound to, was changed; see "
-        "docs/security.md\n"
+        f"error: the sealed ip of {tokens[0]} cannot be opened: it was altered, or sealed with another key; "
+        "see docs/security.md\n"
     )
     assert [row[0] for row in rows_in(pii.folder / "found.csv")] == ["token", tokens[1]]
     alone = pii("recover", tokens[0], *WHY, "--output", "alone.csv")
@@ -443,7 +443,7 @@ def test_a_rotation_that_meets_a_bad_value_names_it_and_ends_with_1(pii: Custody
     done = pii("rotate", *WHY)
     assert done.code == 1
     assert done.out == "1 values have a token of version 2 now, 1 sealed anew\n"
-    assert done.err.startswith(f"error: the sealed device_id of {ip} does not open: it was sealed as another field; ")
+    assert done.err.startswith(f"error: the sealed device_id of {ip} cannot be opened: it was altered, ")
 
 
 def test_a_rotation_that_wants_a_second_person_is_run_with_the_approved_request(

@@ -17,11 +17,9 @@ import pytest
 
 from loginpipe.common.errors import AccessRefusedError, DatabaseError, KeyFileError, OpeningError
 from loginpipe.custody.access import Bulk, request_access
-from loginpipe.custody.opening import Fault
-from loginpipe.custody.private_keys import Opener
+from loginpipe.custody.opening import Fault, Opener
 from loginpipe.custody.recovery import recover, request_recovery
-from loginpipe.custody.rotation import Rotation, rotate
-from loginpipe.custody.rotation_tokens import count_to_rotate, tokens_to_rotate
+from loginpipe.custody.rotation import Rotation, count_to_rotate, rotate, tokens_to_rotate
 from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.masking.sealing import seal
 from loginpipe.postgres.connections import Connection, transaction

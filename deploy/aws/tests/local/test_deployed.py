@@ -10,12 +10,12 @@ import boto3
 import pytest
 
 from conftest import Deployed, Task, rows, with_fingerprint
-from loginpipe.local.queues import send_bodies
+from loginpipe.common.settings import load_settings
 from loginpipe.local.sample_events import sample_bodies
-from loginpipe.masking.aws_clients import kms_client
-from loginpipe.masking.kms_keys import read_kms_seal_key, read_kms_token_keys
+from loginpipe.masking.kms_keys import kms_client, read_kms_seal_key, read_kms_token_keys
 from loginpipe.sqs.client import open_queue
 from loginpipe.sqs.dead_letters import redrive_policy
+from loginpipe.sqs.sending import send_bodies
 
 
 def test_everything_that_the_endpoint_knows_is_deployed(deployed: Deployed) -> None:
@@ -30,7 +30,7 @@ def test_everything_that_the_endpoint_knows_is_deployed(deployed: Deployed) -> N
 
 
 def test_loginpipe_finds_the_dead_letter_queue_behind_the_queue(deployed: Deployed) -> None:
-    queue = open_queue(deployed.outputs("LoginpipeData")["QueueUrl"], connections=1)
+    queue = open_queue(deployed.outputs("LoginpipeData")["QueueUrl"], load_settings(), connections=1)
     policy = redrive_policy(queue)
     assert policy is not None
     assert policy.max_receives == 5
@@ -105,8 +105,8 @@ def test_passwords_are_in_a_private_file_and_no_longer_in_the_environment(run_ta
 def test_logins_come_from_the_queue_to_the_table_and_what_was_printed_to_the_bucket(
     prepared: Deployed, run_task: Task, tmp_path: Path
 ) -> None:
-    queue = open_queue(prepared.outputs("LoginpipeData")["QueueUrl"], connections=4)
-    assert send_bodies(queue.client, queue.url, sample_bodies(200, seed=1)) == 200
+    queue = open_queue(prepared.outputs("LoginpipeData")["QueueUrl"], load_settings(), connections=4)
+    assert send_bodies(queue, sample_bodies(200, seed=1)) == 200
     done = run_task.run(
         tmp_path, ["dagster", "asset", "materialize", "-m", "loginpipe.definitions", "--select", "group:login_ingest"]
     )

@@ -15,9 +15,10 @@ import pytest
 import yaml
 
 from conftest import AWS, SECONDS, SYNTHESISED, Deployed, rows, with_fingerprint
-from loginpipe.local.queues import send_bodies
+from loginpipe.common.settings import load_settings
 from loginpipe.local.sample_events import sample_bodies
 from loginpipe.sqs.client import open_queue
+from loginpipe.sqs.sending import send_bodies
 from metadata import ecs_of_a_task
 
 CLUSTER = "loginpipe"
@@ -25,9 +26,9 @@ COUNT = "SELECT count(*) FROM user_logins"
 
 
 def test_a_run_becomes_a_task_that_does_it(prepared: Deployed, tmp_path: Path) -> None:
-    queue = open_queue(prepared.outputs("LoginpipeData")["QueueUrl"], connections=4)
+    queue = open_queue(prepared.outputs("LoginpipeData")["QueueUrl"], load_settings(), connections=4)
     before = rows(prepared, COUNT)[0][0]
-    assert send_bodies(queue.client, queue.url, sample_bodies(50, seed=2, bad_share=0)) == 50
+    assert send_bodies(queue, sample_bodies(50, seed=2, bad_share=0)) == 50
     ecs = boto3.client("ecs")
     own = ecs.list_tasks(cluster=CLUSTER, family="loginpipe-daemon")["taskArns"][0]
     with ecs_of_a_task(prepared.stack.endpoint_url, cluster=CLUSTER, task_arn=own) as seen:

@@ -31,7 +31,7 @@ COMMENT ON COLUMN loginpipe.archived_days.dropped_at IS
 
 -- The rows of each day, counted and hashed: SHA-256 over the digests of blocks, each SHA-256 over the digests of 65,536
 -- rows in the order of their columns (Unicode code points, NULL first). A row's digest is SHA-256 of its columns, each
--- as its length in characters, a colon and the text, or - for NULL. loginpipe/archive/digest.py does the same.
+-- as its length in characters, a colon and the text, or - for NULL. loginpipe/archive/parquet.py does the same.
 CREATE FUNCTION loginpipe.logins_by_day(first_day date, last_day date)
 RETURNS TABLE (day date, row_count bigint, sha256 text)
 LANGUAGE sql STABLE

@@ -1,0 +1,110 @@
+"""The commands for monitoring: doctor, metrics, alerts."""
+
+import signal
+from dataclasses import asdict
+from datetime import UTC, datetime
+from threading import Event
+from typing import Annotated
+
+import typer
+
+from loginpipe.cli.output import Json, new_app, notes, out, print_json
+from loginpipe.cli.warehouse import warehouse_url
+from loginpipe.common.errors import AlertError, LoginpipeError, SettingError
+from loginpipe.common.settings import load_settings
+
+alerts = new_app("Alerts, by a webhook and by SNS.")
+
+
+def doctor(*, as_json: Json = False) -> None:
+    """Check queues, database, keys, clocks, Dagster and alerts: each well, or what is wrong and the mend.
+
+    Exits with 1 if something is wrong, so it can serve as a health check.
+
+    Example: loginpipe doctor --json
+    """
+    from loginpipe.defs.monitoring.dagster_state import DAGSTER_CHECKS
+    from loginpipe.monitoring.doctor import examine
+
+    findings = list(examine(load_settings(), DAGSTER_CHECKS))
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            mark = "[green]✓[/]" if finding.well else "[bold red]✗[/]"
+            out.print(f"{mark} [bold]{finding.what}[/]", end="  ")
+            out.print(finding.says, markup=False)
+    if not all(finding.well for finding in findings):
+        raise typer.Exit(1)
+
+
+def metrics(
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 in a container.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 9464,
+    once: Annotated[bool, typer.Option("--once", help="Print them and end.")] = False,
+) -> None:
+    """Serve metrics for Prometheus at /metrics until interrupted: backlog, delay, runs, messages, rejects and more.
+
+    Example: loginpipe metrics --port 9464
+    """
+    from prometheus_client import generate_latest, start_http_server
+
+    from loginpipe.monitoring.metrics import registry
+
+    settings = load_settings()
+    metrics = registry(settings, warehouse_url(settings))
+    if once:
+        out.print(generate_latest(metrics).decode(), end="", markup=False)
+        return
+    try:
+        server, _ = start_http_server(port, host, metrics)
+    except OSError as error:
+        raise LoginpipeError(f"cannot listen on {host}:{port} ({error.strerror}): choose another --port") from None
+    ended = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    notes.print(f"metrics at http://{host}:{port}/metrics, until interrupted")
+    ended.wait()
+    server.shutdown()
+
+
+@alerts.callback()
+def _group() -> None:
+    """Keep it a group, though it has one command."""
+
+
+@alerts.command("test")
+def send_test(*, as_json: Json = False) -> None:
+    """Send a test message by every channel that is set, and say of each whether it was taken.
+
+    Exits with 1 if one was not.
+
+    Example: loginpipe alerts test
+    """
+    from loginpipe.monitoring.alerts.delivery import channels
+
+    settings = load_settings()
+    ways = channels(settings)
+    if not ways:
+        raise SettingError(
+            "alerts go nowhere: set LOGINPIPE_ALERT_WEBHOOK_URL to the URL of a webhook, or LOGINPIPE_ALERT_SNS_TOPIC "
+            "to the ARN of a topic"
+        )
+    subject = f"loginpipe, {settings.queue_name}: a test"
+    text = f"{subject}, sent at {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. Nothing is to be done."
+    faults: dict[str, str | None] = {}
+    for way in ways:
+        try:
+            way.deliver(subject, text)
+            faults[way.place] = None
+        except AlertError as error:
+            faults[way.place] = str(error)
+    if as_json:
+        print_json([{"channel": place, "delivered": fault is None, "says": fault} for place, fault in faults.items()])
+    else:
+        for place, fault in faults.items():
+            out.print("[green]✓[/]" if fault is None else "[bold red]✗[/]", end=" ")
+            out.print(f"{place} has taken it" if fault is None else fault, markup=False)
+    if any(faults.values()):
+        raise typer.Exit(1)

@@ -1,0 +1,153 @@
+"""What is worth an alert, and what each kind of alert says. Pure: counts, times and names in, conditions in words out.
+
+A condition whose source does not answer is not known: it neither begins nor ends by that.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from loginpipe.monitoring.anomalies import DELAYED_MOST, delayed
+from loginpipe.monitoring.reports import Seen
+
+# The run after one that failed finds out whether its cause has passed, as most have.
+_FAILURES_LEAST = 2
+# Of fewer, a share says little.
+_MESSAGES_LEAST = 20
+
+CHECK = "check:"
+"""What the condition of an asset check that fails begins with."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an alert says of every condition of its kind: the title, what to do, and where the runbook has more."""
+
+    title: str
+    todo: str
+    anchor: str
+
+
+KINDS: Mapping[str, Kind] = {
+    "queue-out-of-reach": Kind(
+        "the queue cannot be asked",
+        "mend what it says; nothing is lost, messages wait on the queue",
+        "source-down",
+    ),
+    "database-out-of-reach": Kind(
+        "the database cannot be used",
+        "mend what it says; nothing is lost, runs fail and hand their messages back",
+        "source-down",
+    ),
+    "runs-failing": Kind(
+        "runs are failing",
+        "open the newest failed run of ingest_logins in Dagster and mend its cause; `loginpipe doctor` looks as well",
+        "a-run-fails",
+    ),
+    "stuck": Kind(
+        "messages wait and no run ends well",
+        "see in Dagster that the daemon and queue_depth_sensor are running, and whether runs fail or hang",
+        "nothing-arrives",
+    ),
+    "in-flight-stall": Kind(
+        "in-flight stall: messages wait that nobody can receive",
+        "look for a consumer that receives and does not delete",
+        "in-flight-stall",
+    ),
+    "dead-letters": Kind(
+        "dead letters",
+        "find the cause, then run `loginpipe dlq redrive`: SQS deletes dead letters when they are too old",
+        "dead-letters",
+    ),
+    "reject-rate": Kind(
+        "many messages are rejected",
+        "see the reasons with `loginpipe rejects list`; ask the sender, or mend the rules and replay them",
+        "rejected-messages",
+    ),
+    "delay": Kind(
+        "logins are stored late",
+        "see whether the backlog grows: raise LOGINPIPE_MAX_RUNS, or find what slows the runs down",
+        "the-backlog-grows",
+    ),
+}
+
+
+CHECK_SECTIONS: Mapping[str, str] = {
+    "only_tokens": "a-run-fails",
+    "counts_add_up": "the-books-do-not-balance",
+    "ledger_matches_table": "ledger-and-table-differ",
+    "columns_are_the_contract": "the-table-is-not-the-contract",
+    "token_key_version_current": "keys-and-tokens",
+    "archive_matches_table": "archive-differs",
+}
+"""Of the checks that can fail with an error."""
+
+
+def kind(name: str) -> Kind:
+    """Return the kind of a condition, by its name."""
+    if name.startswith(CHECK):
+        check = name.removeprefix(CHECK)
+        return Kind(
+            f"the check {check} fails",
+            "open it in Dagster, under the asset's checks: it says what it found",
+            CHECK_SECTIONS.get(check.partition(" ")[0], "a-check-fails"),
+        )
+    return KINDS.get(name) or Kind(name, "see the runbook", name)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the settings say: the share of rejects, and how many seconds a login may take."""
+
+    reject_rate: float
+    delay_seconds: int
+
+
+def conditions(seen: Seen, limits: Limits) -> dict[str, str | None]:
+    """Return each condition that is known: what there is to say where it holds, None where it does not."""
+    return dict(
+        [
+            *_of_sources(seen),
+            *_of_queue(seen),
+            *_of_runs(seen, limits),
+            *((f"{CHECK}{name}", None if passed else "see Dagster") for name, passed in seen.checks.items()),
+        ]
+    )
+
+
+def _of_sources(seen: Seen) -> Iterator[tuple[str, str | None]]:
+    yield "queue-out-of-reach", seen.queue if isinstance(seen.queue, str) else None
+    yield "database-out-of-reach", seen.runs if isinstance(seen.runs, str) else None
+    failures = seen.history.failures_in_a_row
+    yield "runs-failing", f"{failures} in a row so far" if failures >= _FAILURES_LEAST else None
+
+
+def _of_queue(seen: Seen) -> Iterator[tuple[str, str | None]]:
+    if isinstance(seen.queue, str):
+        return
+    depth, dead = seen.queue.depth, seen.queue.dead_letters
+    yield "in-flight-stall", str(depth) if depth.stalled else None
+    yield "dead-letters", str(dead) if dead is not None and dead.total else None
+    if seen.freshness is not None:
+        # A stall has an alert of its own.
+        yield "stuck", seen.freshness.says if seen.freshness.state == "stuck" and not depth.stalled else None
+
+
+def _of_runs(seen: Seen, limits: Limits) -> Iterator[tuple[str, str | None]]:
+    if isinstance(seen.runs, str):
+        return
+    received, rejected = seen.runs.received, seen.runs.rejected
+    too_many = received >= _MESSAGES_LEAST and rejected > limits.reject_rate * received
+    yield (
+        "reject-rate",
+        f"{rejected:,} of {received:,} messages within an hour; the limit is {limits.reject_rate:.2%}"
+        if too_many
+        else None,
+    )
+    stored, late = sum(seen.runs.delays), delayed(seen.runs.delays, limits.delay_seconds)
+    too_late = stored >= _MESSAGES_LEAST and late > DELAYED_MOST * stored
+    yield (
+        "delay",
+        f"{late:,} of {stored:,} logins within 15 minutes took longer than {limits.delay_seconds:,} s"
+        if too_late
+        else None,
+    )

@@ -1,0 +1,109 @@
+"""What `doctor` checks beside the warehouse: the queues, the clocks, and where alerts go."""
+
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+from loginpipe.common.errors import LoginpipeError
+from loginpipe.common.secrets import alert_webhook_url
+from loginpipe.common.settings import Settings
+from loginpipe.monitoring.alerts.delivery import channels
+from loginpipe.monitoring.doctor.warehouse import warehouse
+from loginpipe.postgres.connections import transaction
+from loginpipe.sqs.client import Queue, open_queue, queue_errors
+from loginpipe.sqs.dead_letters import redrive_policy
+from loginpipe.sqs.depth import STALL, read_depth
+
+# Below that, two failed runs in a row send good messages to the dead-letter queue.
+_RECEIVES_LEAST = 3
+
+# SQS's longest MessageRetentionPeriod, in seconds.
+_RETENTION_MOST = 14 * 86_400
+# AWS refuses requests that are signed five minutes off; delays and partitions are judged by these clocks.
+_MOST = timedelta(seconds=30)
+
+
+def queue(settings: Settings) -> str:
+    """Look at the queue's depth."""
+    queue = open_queue(settings.queue, settings, connections=1)
+    depth = read_depth(queue)
+    if depth.stalled:
+        raise LoginpipeError(f"queue {queue.name!r}: {depth}; {STALL}")
+    return f"{queue.name!r}: {depth}"
+
+
+def dead_letters(settings: Settings) -> str:
+    """Look whether there is a dead-letter queue, when messages go there, how long it keeps them, and what it holds."""
+    queue = open_queue(settings.queue, settings, connections=1)
+    policy = redrive_policy(queue)
+    if policy is None:
+        raise LoginpipeError(f"queue {queue.name!r} has none: give it a redrive policy with maxReceiveCount 5")
+    if policy.max_receives < _RECEIVES_LEAST:
+        raise LoginpipeError(
+            f"maxReceiveCount of queue {queue.name!r} is {policy.max_receives}: make it {_RECEIVES_LEAST} or more, "
+            "since every failed run counts as a receive"
+        )
+    retention = _retention(queue)
+    if _retention(policy.dead_letters) <= retention:
+        mend = (
+            f"make its MessageRetentionPeriod longer than {retention:,} s"
+            if retention < _RETENTION_MOST
+            else f"lower that of {queue.name!r}, which is SQS's longest"
+        )
+        raise LoginpipeError(
+            f"queue {policy.dead_letters.name!r} keeps messages no longer than {queue.name!r} does: {mend}, since a "
+            "message keeps its age when it moves"
+        )
+    depth = read_depth(policy.dead_letters)
+    if depth.total:
+        raise LoginpipeError(
+            f"{policy.dead_letters.name!r} holds messages: {depth}; find the cause, then `loginpipe dlq redrive`"
+        )
+    return f"{policy.dead_letters.name!r}: empty; messages come after {policy.max_receives} receives"
+
+
+def clocks(settings: Settings) -> str:
+    """Compare this machine's clock with the others'."""
+    offs = {"the database": _of_database(settings), "SQS": _of_queue(settings)}
+    wrong = [f"{who} by {_words(off)}" for who, off in offs.items() if off is not None and abs(off) > _MOST]
+    if wrong:
+        raise LoginpipeError(f"this machine's clock differs from that of {' and '.join(wrong)}: set both by NTP")
+    known = [who for who, off in offs.items() if off is not None]
+    return f"this machine's is within {_MOST.seconds} s of that of {' and of '.join(known)}"
+
+
+def alerts(settings: Settings) -> str:
+    """Say where alerts go; their addresses were validated with the settings, or are as they are looked up."""
+    alert_webhook_url(settings)
+    places = [channel.place for channel in channels(settings)]
+    if not places:
+        return "off: neither LOGINPIPE_ALERT_WEBHOOK_URL nor LOGINPIPE_ALERT_SNS_TOPIC is set"
+    return f"{' and '.join(places)}; `loginpipe alerts test` shows whether they arrive"
+
+
+def _retention(queue: Queue) -> int:
+    with queue_errors(queue.name):
+        attributes = queue.client.get_queue_attributes(QueueUrl=queue.url, AttributeNames=["MessageRetentionPeriod"])
+        return int(attributes["Attributes"]["MessageRetentionPeriod"])
+
+
+def _of_database(settings: Settings) -> timedelta:
+    with warehouse(settings) as connection, transaction(connection) as cursor:
+        before = datetime.now(UTC)
+        cursor.execute("SELECT clock_timestamp()")
+        ((there,),) = cursor.fetchall()
+        after = datetime.now(UTC)
+    off: timedelta = there - (before + (after - before) / 2)
+    return off
+
+
+def _of_queue(settings: Settings) -> timedelta | None:
+    queue = open_queue(settings.queue, settings, connections=1)
+    with queue_errors(queue.name):
+        answer = queue.client.get_queue_attributes(QueueUrl=queue.url, AttributeNames=["QueueArn"])
+        stamp = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        # In whole seconds, which is exact enough.
+        return parsedate_to_datetime(stamp) - datetime.now(UTC) if stamp else None
+
+
+def _words(off: timedelta) -> str:
+    return f"{abs(off.total_seconds()):,.0f} s"

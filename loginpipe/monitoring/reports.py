@@ -1,0 +1,126 @@
+"""What one check of everything has seen, and what of it is news for the asset checks ``fresh`` and ``no_dead_letters``.
+
+Pure. What is news depends on the memory, which `monitoring_sensor` keeps from tick to tick as its cursor.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pydantic import BaseModel, ValidationError
+
+from loginpipe.monitoring.alerts.state import State
+from loginpipe.monitoring.freshness import Freshness
+from loginpipe.monitoring.run_history import History
+from loginpipe.postgres.batches import RecentBatches
+from loginpipe.sqs.depth import Depth
+
+# `fresh` is reported this often where it does not change: whoever finds an older report knows that nothing reports.
+_REPEATED = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class QueueSeen:
+    """The depths of the queue and of its dead-letter queue: None where there is none."""
+
+    depth: Depth
+    dead_letters: Depth | None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen at one time.
+
+    Attributes:
+        queue: or why it could not be asked, in words.
+        runs: what the run records hold, or why they could not be read.
+        freshness: None where one of those two did not answer.
+        history: how runs ended, by Dagster.
+        checks: whether each check that is worth an alert passed, as ``name of asset``; those never evaluated aside.
+    """
+
+    queue: QueueSeen | str
+    runs: RecentBatches | str
+    freshness: Freshness | None
+    history: History
+    checks: Mapping[str, bool]
+
+
+@dataclass(frozen=True)
+class DeadLetters:
+    """Whether the dead-letter queue is as it should be, and in words."""
+
+    passed: bool
+    says: str
+
+
+class Memory(BaseModel, frozen=True):
+    """What is kept from tick to tick.
+
+    Attributes:
+        alerts: the alerts that last, and what each channel is still to be sent.
+        waiting_since: as `Freshness.waiting_since`.
+        fresh: what was reported last for ``fresh``; None before the first report.
+        fresh_at: when that was.
+        dead_letters: the words reported last for ``no_dead_letters``.
+    """
+
+    alerts: State = State()
+    waiting_since: datetime | None = None
+    fresh: bool | None = None
+    fresh_at: datetime | None = None
+    dead_letters: str | None = None
+
+
+def read_memory(cursor: str | None) -> Memory:
+    """Read a cursor; nothing is known where there is none, or one that a person has typed."""
+    try:
+        return Memory.model_validate_json(cursor) if cursor else Memory()
+    except ValidationError:
+        return Memory()
+
+
+def judge_dead_letters(depth: Depth | str | None) -> DeadLetters:
+    """Evaluate a dead-letter queue: it must exist, answer and be empty.
+
+    Args:
+        depth: what it holds; None where there is none; why it could not be asked, in words.
+    """
+    if isinstance(depth, str):
+        return DeadLetters(False, depth)
+    if depth is None:
+        return DeadLetters(
+            False, "The queue has no dead-letter queue: a message that fails every run comes again until it is too old"
+        )
+    if depth.total:
+        return DeadLetters(False, f"{depth}; find the cause, then run `loginpipe dlq redrive`")
+    return DeadLetters(True, "Empty")
+
+
+def news(seen: Seen, memory: Memory, now: datetime) -> tuple[Freshness | None, DeadLetters | None, Memory]:
+    """Decide what to report for ``fresh`` and for ``no_dead_letters``: None for what is not news.
+
+    ``fresh`` is news where it passes and did not before, or the other way round, and once an hour. Where queue or
+    database did not answer it is not known, and stays as it was. Dead letters are news where their words change.
+
+    Args:
+        seen: what was seen now.
+        memory: from the last time.
+        now: the time, UTC.
+
+    Returns:
+        The two reports, and the memory with them in it; its alerts stay as they are.
+    """
+    changes: dict[str, object] = {}
+    fresh = seen.freshness
+    if fresh is not None:
+        changes["waiting_since"] = fresh.waiting_since
+        # Quiet and working take turns all day: that is no news.
+        known = memory.fresh_at is not None and now - memory.fresh_at < _REPEATED and memory.fresh == fresh.passed
+        if known:
+            fresh = None
+        else:
+            changes |= {"fresh": fresh.passed, "fresh_at": now}
+    dead = judge_dead_letters(seen.queue if isinstance(seen.queue, str) else seen.queue.dead_letters)
+    changes["dead_letters"] = dead.says
+    return fresh, None if dead.says == memory.dead_letters else dead, memory.model_copy(update=changes)

@@ -1,0 +1,108 @@
+"""What `dg`, `dagster` and `dagster-daemon` do in a project folder, and what they make of `.env`."""
+
+import json
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from loginpipe_tests.e2e.project import ROOT, Project, answers, eventually, free_port, login_events, running_ui
+
+GROUP = "group:login_ingest"
+MATERIALIZE = ("dagster", "asset", "materialize", "-m", "loginpipe.definitions", "--select", GROUP)
+LAUNCH = ("dg", "launch", "--assets", GROUP)
+
+
+@pytest.fixture
+def own_line(project: Project) -> Iterator[dict[str, str]]:
+    """A line of the user's own in .env, which no run could start with; what is exported beats it, and ours."""
+    path = project.folder / ".env"
+    text = path.read_text()
+    path.write_text(f"LOGINPIPE_VISIBILITY_SECONDS=1\n{text}")
+    yield {"LOGINPIPE_VISIBILITY_SECONDS": "60", "LOGINPIPE_QUEUE": "exported-queue"}
+    path.write_text(text)
+
+
+def _send(project: Project, count: int) -> None:
+    file = project.folder / "events.json"
+    file.write_text(json.dumps(login_events(count, null_locales=0)))
+    project.run("loginpipe", "send", "--file", file.name)
+
+
+# The first of the file, and so the first start on this storage.
+def test_loginpipe_dev_starts_without_a_warning(project: Project) -> None:
+    log = project.folder / "dev.log"
+    with running_ui(project):
+        eventually(lambda: "Sensor queue_depth_sensor" in log.read_text(), seconds=60, what="the daemon works")
+    warnings = [line for line in log.read_text().splitlines() if "warning" in line.lower()]
+    # Dagster's retries of runs say so of themselves, once, on an empty storage.
+    assert [line for line in warnings if "No cursor for event type" not in line] == []
+
+
+def test_dg_checks_and_lists_the_definitions(project: Project) -> None:
+    done = project.run("dg", "check", "defs")
+    assert "All definitions loaded successfully" in done.stdout + done.stderr
+    listed = json.loads(project.run("dg", "list", "defs", "--json").stdout)
+    assert {asset["asset_key"] for asset in listed["assets"]} >= {
+        "raw_sqs_messages",
+        "masked_logins",
+        "user_logins_table",
+    }
+    assert {job["name"] for job in listed["jobs"]} >= {"ingest_logins"}
+
+
+@pytest.mark.parametrize("what", [("--assets", GROUP), ("--job", "ingest_logins")])
+def test_dg_launches_the_ingest(project: Project, what: tuple[str, str]) -> None:
+    project.execute("TRUNCATE user_logins, loginpipe.ingested_messages, loginpipe.ingest_runs")
+    _send(project, 20)
+    project.run("dg", "launch", *what)
+    assert project.rows("SELECT count(*) FROM user_logins") == [(20,)]
+
+
+@pytest.mark.parametrize("command", [MATERIALIZE, LAUNCH], ids=["dagster asset materialize", "dg launch"])
+def test_what_is_exported_beats_the_env_file_in_a_run(
+    project: Project, own_line: dict[str, str], command: tuple[str, ...]
+) -> None:
+    done = project.run(*command, exported=own_line, check=False)
+    assert done.returncode == 1
+    assert "queue 'exported-queue' does not exist" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", [("dg", "dev"), ("dagster-daemon", "run")], ids=" ".join)
+def test_what_is_exported_beats_the_env_file_in_the_code_server(
+    project: Project, own_line: dict[str, str], command: tuple[str, ...]
+) -> None:
+    port = free_port()
+    log = project.folder / "server.log"
+    options = ("--port", str(port)) if command[0] == "dg" else ()
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [project.command(command[0]), *command[1:], *options],
+            cwd=project.folder,
+            env={**project.environment(), **own_line},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        seen = "queue 'exported-queue' does not exist"
+        eventually(lambda: seen in log.read_text() or server.poll() is not None, seconds=90, what=f"{seen}, see {log}")
+        assert server.poll() is None, log.read_text()[-3000:]
+        if options:
+            eventually(lambda: answers(port), seconds=30, what="the UI answers")
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(90)
+
+
+@pytest.mark.parametrize("command", [MATERIALIZE, LAUNCH, ("dg", "dev"), ("dg", "check", "defs")], ids=" ".join)
+def test_a_folder_without_env_file_says_in_one_line_what_to_do(tmp_path: Path, command: tuple[str, ...]) -> None:
+    for name in ("dagster.yaml", "workspace.yaml", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "loginpipe").symlink_to(ROOT / "loginpipe")
+    done = Project(tmp_path).run(*command, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("Error: DAGSTER_POSTGRES_URL is not set: run `loginpipe local up`")
