@@ -106,16 +106,18 @@ def history_of(records: Sequence[dg.RunRecord]) -> History:
     Args:
         records: runs that ended in success or failure, newest first.
     """
-    failures, earliest_start = 0, None
+    failures, earliest_start, last_failure = 0, None, None
     for record in records:
         if record.dagster_run.status != dg.DagsterRunStatus.FAILURE:
             break
         ended = _ended(record)
         if earliest_start is None or ended < earliest_start:
             failures += 1
+        # Not always that of the newest run: an older one may have gone on for longer.
+        last_failure = max(ended, last_failure or ended)
         started = datetime.fromtimestamp(record.start_time, UTC) if record.start_time is not None else ended
         earliest_start = min(started, earliest_start or started)
-    return History(failures, _ended(records[0])) if failures else History()
+    return History(failures, last_failure)
 
 
 def _ended(record: dg.RunRecord) -> datetime:
