@@ -327,6 +327,22 @@ def test_the_last_failure_is_when_the_last_of_several_runs_ended_also_where_a_ne
     assert last_failure >= between
 
 
+def test_a_newer_run_that_succeeded_before_an_older_one_failed_is_not_taken_for_a_success_since(
+    instance: dg.DagsterInstance,
+) -> None:
+    older, newer = started_run(instance), started_run(instance)
+    end(instance, newer, SUCCESS)
+    end(instance, older, FAILURE)
+    assert history(instance).failures_in_a_row == 1
+
+
+def test_a_success_after_a_failure_is_one_whichever_run_is_the_newer(instance: dg.DagsterInstance) -> None:
+    older, newer = started_run(instance), started_run(instance)
+    end(instance, newer, FAILURE)
+    end(instance, older, SUCCESS)
+    assert history(instance) == History(0, None)
+
+
 def test_a_chain_of_overlaps_counts_each_failure_that_no_run_after_it_had_begun_before(
     instance: dg.DagsterInstance,
 ) -> None:
