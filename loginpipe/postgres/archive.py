@@ -7,7 +7,7 @@ from typing import Any
 
 from loginpipe.common.errors import DatabaseError
 from loginpipe.postgres.connections import Connection, Cursor, transaction
-from loginpipe.postgres.erasures import ERASURE_LOCK
+from loginpipe.postgres.erasures import hold_off_erasures
 from loginpipe.postgres.statements import statement
 
 _COLUMNS = "day, row_count, sha256, url, file_bytes, file_sha256, archived_at, verified_at, kept_until, dropped_at"
@@ -112,7 +112,7 @@ def mark_unchanged(cursor: Cursor, day: date) -> None:
 
 def erasures_so_far(cursor: Cursor) -> int:
     """Return how many erasures there were: `require_no_erasure_since` takes it."""
-    cursor.execute(statement("count_erasures"))
+    cursor.execute("SELECT coalesce(sum(times), 0) FROM loginpipe.erased_users")
     ((erasures,),) = cursor.fetchall()
     return int(erasures)
 
@@ -123,7 +123,7 @@ def require_no_erasure_since(cursor: Cursor, erasures: int) -> None:
     Raises:
         DatabaseError: a user was erased meanwhile.
     """
-    cursor.execute(statement("hold_off_erasures"), {"lock": ERASURE_LOCK})
+    hold_off_erasures(cursor)
     if erasures_so_far(cursor) != erasures:
         raise DatabaseError("a user was erased meanwhile: run again", _INTERFERED)
 
