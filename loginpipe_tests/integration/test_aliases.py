@@ -4,20 +4,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from threading import Barrier
-from uuid import uuid4
 
 import psycopg2
 import pytest
 
-from loginpipe.logins.messages import messages_frame
-from loginpipe.logins.splitting import split_batch
-from loginpipe.masking.mask import MaskedLogins, mask_logins
-from loginpipe.masking.sealing import Sealed
+from loginpipe.ingest.process import Masking
+from loginpipe.ingest.record import record_batch
 from loginpipe.masking.tokens import TokenKeys, derive_field_keys
 from loginpipe.postgres.connections import Connection, connect, transaction
-from loginpipe.postgres.load import load_logins
 from loginpipe.postgres.vault import insert_aliases
-from loginpipe_tests.wire import delivered, login
+from loginpipe_tests.batches import processed, received
+from loginpipe_tests.wire import login
 
 FIELD_KEYS = {version: derive_field_keys(bytes([version]) * 32) for version in (1, 2, 3)}
 
@@ -33,18 +30,8 @@ def keys(*versions: int) -> TokenKeys:
     return TokenKeys(max(versions), {version: FIELD_KEYS[version] for version in versions})
 
 
-def masked(token_keys: TokenKeys, *bodies: str) -> MaskedLogins:
-    return mask_logins(split_batch(messages_frame([delivered(body) for body in bodies])).accepted, token_keys)
-
-
 def load(pipeline: Connection, token_keys: TokenKeys, *bodies: str) -> None:
-    run_id = str(uuid4())
-    with transaction(pipeline) as cursor:
-        cursor.execute(
-            "INSERT INTO loginpipe.ingest_runs (run_id, queue, started_at) VALUES (%s, 'q', now())", (run_id,)
-        )
-    batch = masked(token_keys, *bodies)
-    load_logins(pipeline, batch.logins, Sealed(), run_id, aliases=batch.aliases)
+    record_batch(pipeline, processed(received(bodies), Masking(token_keys)), queue="q")
 
 
 def insert(database_url: str, *aliases: tuple[str, str]) -> None:

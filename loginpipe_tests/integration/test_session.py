@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from threading import Barrier, BrokenBarrierError
 from typing import Any
 from uuid import uuid4
@@ -15,20 +14,15 @@ import psycopg2
 import pytest
 
 from loginpipe.common.errors import DatabaseError, SchemaError
+from loginpipe.ingest.record import record_batch
 from loginpipe.local.stack import LocalStack
-from loginpipe.logins.messages import messages_frame
-from loginpipe.logins.splitting import split_batch
-from loginpipe.masking.key_files import read_seal_key, read_token_keys
-from loginpipe.masking.mask import mask_logins, seal_originals
-from loginpipe.masking.sealing import Sealed
-from loginpipe.postgres.batches import Arrival
+from loginpipe.postgres.batches import BatchRecord
 from loginpipe.postgres.connections import Connection, transaction
-from loginpipe.postgres.load import LoadCounts, load_logins
 from loginpipe.postgres.migrate import require_migrated
-from loginpipe.postgres.rejects import record_rejects
 from loginpipe.postgres.session import Session, is_passing
+from loginpipe_tests.batches import masking_of, processed, received
 from loginpipe_tests.conftest import KeyFiles
-from loginpipe_tests.wire import delivered, eventually, login
+from loginpipe_tests.wire import eventually, login
 
 
 @dataclass
@@ -400,7 +394,7 @@ def test_errors_that_are_no_database_errors_never_pass() -> None:
 # --- two writers ------------------------------------------------------------------------------------------------------
 
 
-def test_a_loader_in_a_deadlock_with_another_writer_loads_its_batch_once(
+def test_a_batch_in_a_deadlock_with_another_writer_is_recorded_once(
     database_url: str, stack: LocalStack, key_files: KeyFiles
 ) -> None:
     database = Database(database_url, stack.database_url)
@@ -414,18 +408,15 @@ def test_a_loader_in_a_deadlock_with_another_writer_loads_its_batch_once(
         if attempts[who] == 1:
             first_locks.wait()
 
-    run_id = str(uuid4())
-    frame = messages_frame([delivered(login(user_id=f"user-{i}", device_id=f"device-{i}")) for i in range(5)])
-    masked = mask_logins(split_batch(frame).accepted, read_token_keys(key_files.token_keys))
-    sealed = seal_originals(masked.originals, frozenset(), (read_seal_key(key_files.seal_public),))
-    arrival = Arrival(run_id, "queue", datetime.now(UTC), 5, 5, None, None)
+    messages = received(login(user_id=f"user-{i}", device_id=f"device-{i}") for i in range(5))
+    outcome = processed(messages, masking_of(key_files))
 
-    def load(connection: Connection) -> LoadCounts:
-        # The lock is taken in the load's own transaction: none is committed before it begins.
+    def load(connection: Connection) -> BatchRecord:
+        # The lock is taken in the batch's own transaction: none is committed before it begins.
         with connection.cursor() as cursor:
             cursor.execute("LOCK TABLE loginpipe.ingested_messages IN SHARE ROW EXCLUSIVE MODE")
         wait_for_the_other("loader")
-        return load_logins(connection, masked.logins, sealed, run_id)
+        return record_batch(connection, outcome, queue="queue")
 
     def other(connection: Connection) -> None:
         with transaction(connection) as cursor:
@@ -440,14 +431,13 @@ def test_a_loader_in_a_deadlock_with_another_writer_loads_its_batch_once(
         finally:
             session.close()
 
-    run(lambda connection: record_rejects(connection, split_batch(frame).rejected, Sealed(), arrival))
     with ThreadPoolExecutor(2) as pool:
         loaded, _ = list(pool.map(run, [load, other]))
     assert sum(attempts.values()) >= 3, "one of the two was sent away"
     assert (loaded.inserted, loaded.duplicates) == (5, 0)
     counts = "SELECT (SELECT count(*) FROM user_logins), (SELECT count(*) FROM loginpipe.ingested_messages)"
     assert database.execute(counts) == [(5, 5)]
-    assert database.execute("SELECT inserted, duplicates FROM loginpipe.ingest_runs") == [(5, 0)]
+    assert database.execute("SELECT inserted, duplicates FROM loginpipe.batches") == [(5, 0)]
 
 
 def test_two_writers_that_lock_in_opposite_order_both_succeed(database: Database) -> None:

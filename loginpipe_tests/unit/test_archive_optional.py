@@ -13,14 +13,13 @@ from datetime import date
 from pathlib import Path
 from loginpipe.archive.parquet import write_day
 from loginpipe.common.errors import ArchiveError
-from loginpipe.logins.messages import messages_frame
 from loginpipe.logins.splitting import split_batch
 from loginpipe.masking.mask import mask_logins
 from loginpipe_tests.custody import token_keys
 from loginpipe_tests.wire import delivered, login
 
-split = split_batch(messages_frame([delivered(login()), delivered("no JSON"), delivered(login(locale=None))]))
-print(len(split.accepted), len(split.rejected), len(mask_logins(split.accepted, token_keys(1)).logins))
+split = split_batch([delivered(login()), delivered("no JSON"), delivered(login(locale=None))])
+print(len(split.accepted), len(split.rejected), len(mask_logins(split.accepted, token_keys(1))))
 try:
     write_day(Path("day"), date(2026, 11, 20), [])
 except ArchiveError as error:

@@ -1,5 +1,6 @@
 """Messages a minute, by the time they were sent."""
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pandas as pd
@@ -12,8 +13,9 @@ from loginpipe.logins.arrivals import messages_per_minute
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
-def sent(*seconds: float) -> "pd.Series[pd.Timestamp]":
-    return pd.Series([NOON + timedelta(seconds=after) for after in seconds]).astype("datetime64[ms, UTC]")
+def sent(*seconds: float) -> Counter[int]:
+    """Messages by minute since 1970, sent so long after noon."""
+    return Counter(int((NOON + timedelta(seconds=after)).timestamp()) // 60 for after in seconds)
 
 
 def test_messages_of_a_few_minutes_are_counted_by_the_minute_with_the_empty_ones_shown() -> None:

@@ -1,10 +1,9 @@
-"""The asset checks: limits are inclusive, metadata holds counts and no sample, and only_tokens blocks what follows."""
+"""The asset checks of a run: limits are inclusive, metadata holds counts and no sample."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
-import pandas as pd
 import pytest
 
 from loginpipe.common.errors import QueueError
@@ -15,56 +14,25 @@ from loginpipe.defs.ingest.checks import (
     SCHEMA_DRIFT,
     columns_are_the_contract,
     counts_add_up,
+    delay_within_limit,
     no_dead_letters,
     only_tokens,
     reject_rate,
     schema_drift,
 )
-from loginpipe.defs.ingest.handover import HANDOVER, Handover
-from loginpipe.defs.ingest.masked_logins import masked_logins
-from loginpipe.logins.messages import Message, messages_frame
-from loginpipe.logins.splitting import SplitBatch, split_batch
+from loginpipe.logins.delays import DELAY_BOUNDS
+from loginpipe.logins.messages import Message
+from loginpipe.logins.splitting import split_batch
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
-from loginpipe.masking.mask import MaskedBatch, MaskedLogins, mask_logins
-from loginpipe.masking.sealing import Sealed
-from loginpipe.masking.tokens import TokenKeys, derive_field_keys
 from loginpipe.postgres.batches import RunCounts
 from loginpipe.postgres.contract import contract_differences
 from loginpipe.sqs.depth import Depth
-
-CLEAR_IP, CLEAR_DEVICE = "199.172.111.135", "593-47-5928"
-KEYS = TokenKeys(1, {1: derive_field_keys(bytes(range(32)))})
-TOKEN = {
-    "masked_ip": KEYS.tokens("ip", [b"\x01\x02\x03\x04"])[0],
-    "masked_device_id": KEYS.tokens("device_id", [b"x"])[0],
-}
 
 
 def plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The values of metadata that has a link to the runbook, without it."""
     assert metadata["runbook"].value.startswith("docs/operations.md#")
     return {name: entry.value for name, entry in metadata.items() if name != "runbook"}
-
-
-def split(*bodies: str) -> SplitBatch:
-    messages = [
-        Message(
-            message_id=f"message-{i}",
-            delivery_id=f"delivery-{i}",
-            receipt_handle="handle",
-            body=body,
-            sent_ms=1_794_000_000_123,
-            received_ms=1_794_000_060_456,
-            receive_count=1,
-            body_intact=True,
-        )
-        for i, body in enumerate(bodies)
-    ]
-    return split_batch(messages_frame(messages))
-
-
-def tokens(rows: int) -> pd.DataFrame:
-    return pd.DataFrame([TOKEN] * rows, columns=list(TOKEN), dtype=object)
 
 
 # --- reject_rate ------------------------------------------------------------------------------------------------------
@@ -115,10 +83,8 @@ def test_no_unknown_fields_pass() -> None:
 
 def test_unknown_fields_are_a_warning_with_names_and_counts_alone() -> None:
     events = '{"user_id": "u", "session": "199.172.111.135"}', '{"session": 1, "593-47-5928": 1}'
-    frame = messages_frame(
-        [Message(str(i), str(i), "h", body, 0, 0, 1, body_intact=True) for i, body in enumerate(events)]
-    )
-    result = schema_drift(split_batch(frame).unknown_fields)
+    messages = [Message(str(i), str(i), "h", body, 0, 0, 1, body_intact=True) for i, body in enumerate(events)]
+    result = schema_drift(split_batch(messages).unknown_fields)
     assert not result.passed
     assert result.severity == dg.AssetCheckSeverity.WARN
     assert plain(result.metadata) == {"messages_by_field": {"session": 2, "(name not shown)": 1}}
@@ -165,143 +131,45 @@ def test_a_dead_letter_queue_that_cannot_be_asked_is_a_warning_with_the_cause_an
 # --- only_tokens ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rows", [0, 1, 100])
-def test_tokens_alone_pass_and_so_does_an_empty_batch(rows: int) -> None:
-    result = only_tokens(tokens(rows))
+@pytest.mark.parametrize("logins", [0, 1, 1_000])
+def test_logins_that_were_recorded_pass_since_none_is_with_a_cell_that_is_no_token(logins: int) -> None:
+    result = only_tokens(logins)
     assert result.passed
-    assert plain(result.metadata) == {"rows": rows, "masked_ip_not_tokens": 0, "masked_device_id_not_tokens": 0}
+    assert plain(result.metadata) == {"rows": logins}
+    assert f"{logins:,} logins" in (result.description or "")
 
 
-@pytest.mark.parametrize(
-    ("column", "cell"),
-    [("masked_ip", CLEAR_IP), ("masked_device_id", CLEAR_DEVICE), ("masked_ip", None), ("masked_device_id", "")],
-)
-def test_one_cell_among_a_thousand_that_is_no_token_fails_and_is_counted_and_not_shown(
-    column: str, cell: str | None
-) -> None:
-    frame = tokens(500)
-    frame.loc[250, column] = cell
-    result = only_tokens(frame)
+def test_a_batch_with_a_cell_that_is_no_token_fails_with_what_was_wrong_and_blocks() -> None:
+    result = only_tokens(500, "masked cells do not contain a token (1 of masked_ip)")
     assert not result.passed
     assert result.severity == dg.AssetCheckSeverity.ERROR
-    assert plain(result.metadata) == {
-        "rows": 500,
-        "masked_ip_not_tokens": int(column == "masked_ip"),
-        "masked_device_id_not_tokens": int(column == "masked_device_id"),
-    }
-    assert result.description == "1 of 1,000 cells are no token"
-
-
-def test_a_failed_check_holds_no_clear_value_and_no_token() -> None:
-    frame = pd.DataFrame({"masked_ip": [CLEAR_IP, TOKEN["masked_ip"]], "masked_device_id": [CLEAR_DEVICE] * 2})
-    shown = repr(only_tokens(frame))
-    assert not [value for value in (CLEAR_IP, CLEAR_DEVICE, *TOKEN.values()) if value in shown]
-
-
-class LeakyMasking:
-    """Stands where the masking does, with one cell left clear: what the wall is there for."""
-
-    sealing = False
-    keys = KEYS
-    masking = "hmac-sha256"
-    compat = None
-
-    def mask(self, validated: pd.DataFrame) -> MaskedLogins:
-        masked = mask_logins(validated, KEYS)
-        masked.logins.loc[0, "masked_ip"] = validated.loc[0, "ip"]
-        return masked
-
-    def seal_originals(self, *_: object) -> Sealed:
-        return Sealed()
-
-
-class TightMasking(LeakyMasking):
-    def mask(self, validated: pd.DataFrame) -> MaskedLogins:
-        return mask_logins(validated, KEYS)
-
-
-@dg.asset(name="validated_logins", io_manager_key=HANDOVER)
-def two_good_logins() -> pd.DataFrame:
-    body = (
-        '{"user_id": "u", "device_type": "ios", "ip": "199.172.111.135", "device_id": "593-47-5928", "app_version": 1}'
-    )
-    frame = messages_frame([Message(str(i), str(i), "h", body, 0, 0, 1, body_intact=True) for i in range(2)])
-    return split_batch(frame).accepted
-
-
-@pytest.mark.parametrize(("masking", "written"), [(LeakyMasking(), []), (TightMasking(), [2])], ids=["leaky", "tight"])
-def test_nothing_is_written_after_masked_logins_where_one_cell_stayed_clear(
-    masking: LeakyMasking, written: Sequence[int], capfd: pytest.CaptureFixture[str]
-) -> None:
-    rows_written: list[int] = []
-
-    @dg.asset(name="user_logins_table", io_manager_key=HANDOVER)
-    def table(masked_logins: MaskedBatch) -> None:
-        rows_written.append(len(masked_logins.logins))
-
-    with dg.DagsterInstance.ephemeral() as instance:
-        result = dg.materialize(
-            [two_good_logins, masked_logins, table],
-            resources={HANDOVER: Handover(), "masking": masking, "postgres": object()},
-            instance=instance,
-            raise_on_error=False,
-        )
-        stored = "\n".join(repr(entry) for entry in instance.all_logs(result.run_id))
-    assert rows_written == written
-    assert result.success == bool(written)
-    (evaluation,) = result.get_asset_check_evaluations()
-    assert (evaluation.check_name, evaluation.passed) == (ONLY_TOKENS.name, bool(written))
-    printed = "".join(capfd.readouterr())
-    assert not [value for value in (CLEAR_IP, CLEAR_DEVICE) if value in stored or value in printed]
+    assert result.description == "masked cells do not contain a token (1 of masked_ip)"
+    assert (result.check_name, result.asset_key) == (ONLY_TOKENS.name, ONLY_TOKENS.asset_key)
+    assert ONLY_TOKENS.blocking
 
 
 # --- on the table -----------------------------------------------------------------------------------------------------
-
-
-class Books:
-    """Stands where the database does: a fixed answer, no connection."""
-
-    def __init__(self, answer: RunCounts | Sequence[tuple[str, str]] | None = None) -> None:
-        self.answer = answer
-
-    def run(self, _: object) -> RunCounts | Sequence[tuple[str, str]] | None:
-        return self.answer
 
 
 def counts(received: int, inserted: int, duplicates: int, rejected: int) -> RunCounts:
     return RunCounts(received, received - rejected, rejected, inserted, duplicates, 0, 0, 0)
 
 
-def evaluate(check: dg.AssetChecksDefinition, books: Books) -> dg.AssetCheckResult:
-    with dg.DagsterInstance.ephemeral() as instance:
-        resources = {"postgres": books}
-        result = dg.materialize([stand_in_table, check], resources=resources, instance=instance, raise_on_error=False)
-    (evaluation,) = result.get_asset_check_evaluations()
-    return dg.AssetCheckResult(
-        passed=evaluation.passed, metadata=evaluation.metadata, description=evaluation.description
-    )
-
-
-@dg.asset(name="user_logins_table")
-def stand_in_table() -> None: ...
-
-
 @pytest.mark.parametrize(
     ("books", "passed"),
     [
-        (None, True),
         (counts(0, 0, 0, 0), True),
         (counts(10, 7, 2, 1), True),
         (counts(10, 7, 1, 1), False),
         (counts(10, 8, 2, 1), False),
     ],
-    ids=["no run yet", "nothing received", "balanced", "one lost", "one too many"],
+    ids=["nothing received", "balanced", "one lost", "one too many"],
 )
-def test_the_books_of_a_run_must_balance(books: RunCounts | None, passed: bool) -> None:
-    result = evaluate(counts_add_up, Books(books))
+def test_the_counts_of_a_run_must_add_up(books: RunCounts, passed: bool) -> None:
+    result = counts_add_up(books)
     assert result.passed is passed
-    if books is not None:
-        assert plain(result.metadata)["unaccounted"] == books.unaccounted
+    assert plain(result.metadata)["unaccounted"] == books.unaccounted
+    assert result.severity == dg.AssetCheckSeverity.ERROR
 
 
 @pytest.mark.parametrize(
@@ -317,7 +185,35 @@ def test_the_books_of_a_run_must_balance(books: RunCounts | None, passed: bool) 
     ids=["the contract", "another order", "one missing", "one more", "other types", "no table"],
 )
 def test_the_columns_of_the_table_must_be_the_contract(columns: Sequence[tuple[str, str]], differences: int) -> None:
-    result = evaluate(columns_are_the_contract, Books(columns))
+    found = contract_differences(columns)
+    result = columns_are_the_contract(found)
     assert result.passed is (differences == 0)
     assert plain(result.metadata) == {"differences": differences}
-    assert len(contract_differences(columns)) == differences
+    assert len(found) == differences
+
+
+def delays(**seconds: int) -> list[int]:
+    """So many logins, by bucket: ``to_15=3`` stored within 15 seconds, ``longer=1`` beyond the last bound."""
+    places = {f"to_{bound}": place for place, bound in enumerate(DELAY_BOUNDS)} | {"longer": len(DELAY_BOUNDS)}
+    found = [0] * (len(DELAY_BOUNDS) + 1)
+    for name, logins in seconds.items():
+        found[places[name]] = logins
+    return found
+
+
+@pytest.mark.parametrize(
+    ("counts_by_delay", "passed", "late"),
+    [
+        (delays(), True, 0),
+        (delays(to_1=95, longer=5), True, 5),
+        (delays(to_1=94, longer=6), False, 6),
+        (delays(to_900=100), True, 0),
+        (delays(longer=1), False, 1),
+    ],
+    ids=["nothing stored", "as many as may be", "one more", "just within", "all late"],
+)
+def test_at_most_one_login_of_twenty_may_be_late(counts_by_delay: list[int], passed: bool, late: int) -> None:
+    result = delay_within_limit(counts_by_delay, 900)
+    assert result.passed is passed
+    assert result.severity == dg.AssetCheckSeverity.WARN
+    assert plain(result.metadata)["late"] == late

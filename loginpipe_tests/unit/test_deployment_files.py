@@ -16,7 +16,7 @@ from dagster._core.instance.ref import InstanceRef
 from dagster._core.run_coordinator import QueuedRunCoordinator
 
 from loginpipe.common.settings import PREFIX, Settings
-from loginpipe.defs.ingest.job import QUEUE_TAG
+from loginpipe.defs.ingest.job import GRACE_SECONDS, QUEUE_TAG
 
 ROOT = Path(__file__).parents[2]
 COMPOSE_FOLDER = ROOT / "deploy" / "compose"
@@ -493,7 +493,7 @@ def test_a_run_that_never_ends_is_ended_but_none_that_is_still_receiving(dagster
     monitoring = dagster_config["run_monitoring"]
     assert monitoring["enabled"] is True
     assert monitoring["start_timeout_seconds"] > 0
-    assert monitoring["max_runtime_seconds"] > 10 * SETTINGS["LOGINPIPE_BATCH_SECONDS"]
+    assert monitoring["max_runtime_seconds"] > SETTINGS["LOGINPIPE_RUN_SECONDS"] + GRACE_SECONDS
 
 
 def test_no_tick_is_kept_for_ever(dagster_config: dict[str, Any]) -> None:

@@ -15,14 +15,15 @@ NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 moderate = settings(max_examples=200, deadline=None, print_blob=True)
 
 
-def decision(visible: int, in_flight: int, *, going: int = 0, history: History | None = None) -> Decision:
+def decision(visible: int, in_flight: int, *, active: int = 0, history: History | None = None) -> Decision:
     return decide(
         Depth(visible, in_flight, delayed=0),
         queue="logins",
-        going=going,
+        active=[timedelta(seconds=30)] * active,
         history=history or History(),
         now=NOW,
         batch_messages=100,
+        run_seconds=600,
         max_runs=4,
     )
 
@@ -71,21 +72,21 @@ def test_a_stalled_queue_stays_so_when_more_waits_or_is_in_flight(visible: int, 
 
 
 def test_the_sensor_starts_nothing_on_a_stalled_queue_and_names_the_stall() -> None:
-    made = decision(250, 120_000)
+    made = decision(1_250, 120_000)
     assert made.runs == 0
-    assert made.reason == f"queue 'logins': 250 waiting, 120,000 in flight, 0 delayed; {STALL}"
+    assert made.reason == f"queue 'logins': 1,250 waiting, 120,000 in flight, 0 delayed; {STALL}"
 
 
 @pytest.mark.parametrize(
     ("in_flight", "runs"), [(113_999, 3), (114_000, 0), (120_000, 0)], ids=["below", "near enough", "at the limit"]
 )
 def test_the_sensor_goes_by_the_same_limit(in_flight: int, runs: int) -> None:
-    assert decision(250, in_flight).runs == runs
+    assert decision(1_250, in_flight).runs == runs
 
 
 def test_a_stall_is_named_whatever_else_is_the_matter() -> None:
     failed = History(3, NOW - timedelta(seconds=1))
-    for made in (decision(250, 120_000, going=4), decision(250, 120_000, history=failed)):
+    for made in (decision(1_250, 120_000, active=4), decision(1_250, 120_000, history=failed)):
         assert made.runs == 0
         assert STALL in made.reason
 

@@ -65,6 +65,6 @@ def test_what_it_says_names_since_when_and_the_last_run_that_ended_well() -> Non
     )
 
 
-def test_a_limit_shorter_than_a_run_takes_does_not_make_every_run_stuck() -> None:
+def test_a_limit_shorter_than_a_batch_takes_does_not_make_every_batch_stuck() -> None:
     assert patience(Settings()) == timedelta(minutes=15)
-    assert patience(Settings(max_delay_seconds=10, batch_seconds=20)) == timedelta(minutes=1)
+    assert patience(Settings(max_delay_seconds=10, linger_seconds=20)) == timedelta(minutes=1)

@@ -26,9 +26,10 @@ def test_nobody_but_the_writer_and_the_auditor_gets_anything_of_the_vaults_table
     }
 
 
-def test_nobody_may_delete_but_what_is_computed_anew_and_everybody_may_connect() -> None:
+def test_nobody_may_delete_but_what_is_kept_as_sums_or_computed_again_and_everybody_may_connect() -> None:
     assert {grant.privilege for grant in PLAN}.isdisjoint({"TRUNCATE", "REFERENCES", "TRIGGER", "CREATE"})
     assert {(grant.role, grant.object) for grant in PLAN if grant.privilege == "DELETE"} == {
+        ("loginpipe_writer", "TABLE loginpipe.batches"),
         ("loginpipe_writer", "TABLE loginpipe.duplicate_devices"),
         ("loginpipe_writer", "TABLE loginpipe.duplicate_ips"),
         ("loginpipe_writer", "TABLE loginpipe.daily_logins"),

@@ -4,6 +4,7 @@ import json
 import time
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -14,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loginpipe.logins.canonical import address_text, canonical_address, canonical_device_id
-from loginpipe.logins.messages import Message, messages_frame
+from loginpipe.logins.messages import Message
 from loginpipe.logins.splitting import split_batch
 from loginpipe.masking.compat import CompatMasking
 from loginpipe.masking.key_files import read_seal_key
-from loginpipe.masking.mask import MaskedBatch, clear_cells, mask_logins, seal_originals, seen_before
+from loginpipe.masking.mask import MaskedLogins, clear_cells, mask_logins, seal_originals, seen_before
 from loginpipe.masking.sealing import SealKey
 from loginpipe.masking.tokens import TokenKeys, derive_field_keys
 from loginpipe_tests.conftest import KeyFiles
@@ -79,35 +80,42 @@ def messages_of(events: Iterable[dict[str, Any]], sent_ms: int = SENT_MS) -> lis
 
 
 def validated(*events: dict[str, Any], sent_ms: int = SENT_MS) -> pd.DataFrame:
-    accepted = split_batch(messages_frame(messages_of(events, sent_ms))).accepted
+    accepted = split_batch(messages_of(events, sent_ms)).accepted
     assert len(accepted) == len(events)
     return accepted
 
 
-def written_out(frame: pd.DataFrame) -> str:
-    with pd.option_context("display.width", 10_000, "display.max_columns", None, "display.max_rows", None):
-        return "\n".join([frame.to_csv(), frame.to_string(), repr(frame), *map(repr, frame.to_numpy().ravel())])
+def with_cells(masked: MaskedLogins, column: str, *cells: Any) -> MaskedLogins:
+    """The same logins with other cells in one column."""
+    return replace(masked, columns={**masked.columns, column: list(cells)})
+
+
+def with_cell(masked: MaskedLogins, column: str, place: int, cell: Any) -> MaskedLogins:
+    cells = list(masked.columns[column])
+    cells[place] = cell
+    return with_cells(masked, column, *cells)
 
 
 @moderate
 @given(events=st.lists(logins, min_size=1, max_size=6))
-def test_no_clear_value_and_no_key_is_in_what_masking_hands_on(seal_key: SealKey, events: list[dict[str, Any]]) -> None:
+def test_no_clear_value_and_no_key_is_in_what_masking_passes_on(
+    seal_key: SealKey, events: list[dict[str, Any]]
+) -> None:
     messages = messages_of(events)
-    masked = mask_logins(split_batch(messages_frame(messages)).accepted, KEYS)
+    masked = mask_logins(split_batch(messages).accepted, KEYS)
     sealed = seal_originals(masked.originals, frozenset(), (seal_key,))
-    with pd.option_context("display.width", 10_000, "display.max_columns", None, "display.max_colwidth", None):
-        shown = "\n".join(
-            [
-                written_out(masked.logins),
-                repr(masked),
-                repr(MaskedBatch(masked.logins, sealed)),
-                repr(sealed),
-                repr([*sealed.values, *sealed.data_keys]),
-                repr(KEYS),
-                repr(seal_key),
-                repr(messages),
-            ]
-        )
+    shown = "\n".join(
+        [
+            repr(masked.columns),
+            *(str(cell) for cells in masked.columns.values() for cell in cells),
+            repr(masked),
+            repr(sealed),
+            repr([*sealed.values, *sealed.data_keys]),
+            repr(KEYS),
+            repr(seal_key),
+            repr(messages),
+        ]
+    )
     secrets = {event[name] for event in events for name in ("ip", "device_id")}
     secrets |= {message.body for message in messages} | {message.receipt_handle for message in messages}
     secrets |= {repr(event["device_id"])[1:-1] for event in events}
@@ -120,36 +128,39 @@ def test_no_clear_value_and_no_key_is_in_what_masking_hands_on(seal_key: SealKey
 @given(st.lists(logins, max_size=6))
 def test_every_cell_is_the_token_of_its_value_and_the_rest_stays(events: list[dict[str, Any]]) -> None:
     before = validated(*events)
-    after = mask_logins(before, KEYS).logins
+    masked = mask_logins(before, KEYS)
+    after = masked.columns
     assert list(after["masked_ip"]) == KEYS.tokens("ip", [canonical_address(event["ip"]) for event in events])
     assert list(after["masked_device_id"]) == KEYS.tokens(
         "device_id", [canonical_device_id(event["device_id"]) for event in events]
     )
-    kept = ["message_id", "sent_at", "user_id", "device_type", "locale", "app_version"]
-    pd.testing.assert_frame_equal(after[kept], before[kept])
-    assert clear_cells(after) == {"masked_ip": 0, "masked_device_id": 0}
+    for name in ("message_id", "user_id", "device_type", "locale", "app_version"):
+        assert list(after[name]) == list(before[name])
+    assert list(after["sent_ms"]) == [SENT_MS] * len(events)
+    assert len(masked) == len(events)
+    assert clear_cells(masked) == {"masked_ip": 0, "masked_device_id": 0}
 
 
-def test_the_masked_frame_has_no_column_of_clear_values() -> None:
-    frame = mask_logins(validated(GOOD), KEYS).logins
-    assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == {
-        "message_id": "object",
-        "sent_at": "datetime64[ms, UTC]",
-        "user_id": "object",
-        "device_type": "object",
-        "masked_ip": "object",
-        "masked_device_id": "object",
-        "locale": "object",
-        "app_version": "int32",
-        "create_date": "object",
+def test_the_masked_logins_have_no_column_of_clear_values() -> None:
+    masked = mask_logins(validated(GOOD), KEYS)
+    assert {name: type(cell) for name, (cell,) in masked.columns.items()} == {
+        "message_id": str,
+        "user_id": str,
+        "device_type": str,
+        "masked_ip": str,
+        "masked_device_id": str,
+        "locale": str,
+        "app_version": int,
+        "sent_ms": int,
+        "create_date": date,
     }
 
 
 def test_no_logins_are_masked_to_none() -> None:
     masked = mask_logins(validated(), KEYS)
-    assert len(masked.logins) == 0
+    assert len(masked) == 0
     assert masked.originals == {"ip": {}, "device_id": {}}
-    assert clear_cells(masked.logins) == {"masked_ip": 0, "masked_device_id": 0}
+    assert clear_cells(masked) == {"masked_ip": 0, "masked_device_id": 0}
 
 
 def test_two_spellings_of_one_address_and_one_device_have_one_token() -> None:
@@ -160,8 +171,8 @@ def test_two_spellings_of_one_address_and_one_device_have_one_token() -> None:
         ),
         KEYS,
     )
-    assert masked.logins["masked_ip"].nunique() == 1
-    assert masked.logins["masked_device_id"].nunique() == 1
+    assert len(set(masked.columns["masked_ip"])) == 1
+    assert len(set(masked.columns["masked_device_id"])) == 1
     assert [list(values.values()) for values in masked.originals.values()] == [[b"1.2.3.4"], ["caf\u00e9".encode()]]
 
 
@@ -177,19 +188,19 @@ SPELLINGS = [
 @pytest.mark.parametrize("spellings", SPELLINGS, ids=lambda spellings: spellings[0])
 def test_every_spelling_of_one_address_has_one_token_and_one_value_in_the_vault(spellings: list[str]) -> None:
     masked = mask_logins(validated(*({**GOOD, "ip": ip} for ip in spellings)), KEYS)
-    (token,) = set(masked.logins["masked_ip"])
+    (token,) = set(masked.columns["masked_ip"])
     assert masked.originals["ip"] == {token: spellings[0].encode()}
 
 
 def test_addresses_that_are_not_one_have_tokens_of_their_own() -> None:
     addresses = [spellings[0] for spellings in SPELLINGS] + ["1.2.3.5", "::1.2.3.4", "64:ff9b::1.2.3.4"]
     masked = mask_logins(validated(*({**GOOD, "ip": ip} for ip in addresses)), KEYS)
-    assert masked.logins["masked_ip"].nunique() == len(addresses)
+    assert len(set(masked.columns["masked_ip"])) == len(addresses)
 
 
 def test_the_locale_that_is_missing_stays_none() -> None:
-    frame = mask_logins(validated({**GOOD, "locale": None}, GOOD), KEYS).logins
-    assert list(frame["locale"]) == [None, "RU"]
+    masked = mask_logins(validated({**GOOD, "locale": None}, GOOD), KEYS)
+    assert list(masked.columns["locale"]) == [None, "RU"]
 
 
 @moderate
@@ -200,8 +211,8 @@ def test_the_originals_are_what_the_tokens_stand_for(events: list[dict[str, Any]
     devices = {canonical_device_id(event["device_id"]) for event in events}
     assert set(masked.originals["ip"].values()) == addresses
     assert set(masked.originals["device_id"].values()) == devices
-    assert set(masked.originals["ip"]) == set(masked.logins["masked_ip"])
-    assert set(masked.originals["device_id"]) == set(masked.logins["masked_device_id"])
+    assert set(masked.originals["ip"]) == set(masked.columns["masked_ip"])
+    assert set(masked.originals["device_id"]) == set(masked.columns["masked_device_id"])
 
 
 @pytest.mark.parametrize(
@@ -216,9 +227,9 @@ def test_the_originals_are_what_the_tokens_stand_for(events: list[dict[str, Any]
 def test_the_date_of_a_login_is_the_utc_date_it_was_sent_on_wherever_it_is_processed(
     sent_at: datetime, day: date, local_time: None
 ) -> None:
-    frame = mask_logins(validated(GOOD, sent_ms=round(sent_at.timestamp() * 1000)), KEYS).logins
-    assert list(frame["create_date"]) == [day]
-    assert type(frame["create_date"][0]) is date
+    masked = mask_logins(validated(GOOD, sent_ms=round(sent_at.timestamp() * 1000)), KEYS)
+    assert list(masked.columns["create_date"]) == [day]
+    assert type(masked.columns["create_date"][0]) is date
 
 
 @moderate
@@ -226,13 +237,14 @@ def test_the_date_of_a_login_is_the_utc_date_it_was_sent_on_wherever_it_is_proce
 def test_every_login_of_a_batch_has_the_date_of_its_own_time(sent_ms: list[int]) -> None:
     times = [datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds) for milliseconds in sent_ms]
     sent_at = pd.Series(sent_ms, dtype="int64").astype("datetime64[ms]").dt.tz_localize("UTC")
-    frame = mask_logins(validated(*[GOOD] * len(times)).assign(sent_at=sent_at), KEYS).logins
-    assert list(frame["create_date"]) == [time.date() for time in times]
+    masked = mask_logins(validated(*[GOOD] * len(times)).assign(sent_at=sent_at), KEYS)
+    assert list(masked.columns["sent_ms"]) == sent_ms
+    assert list(masked.columns["create_date"]) == [time.date() for time in times]
 
 
 def test_a_frame_that_is_a_part_of_another_is_masked_row_by_row() -> None:
     whole = validated(*({**GOOD, "user_id": f"user {i}", "ip": f"1.2.3.{i}"} for i in range(4)))
-    part = mask_logins(whole.iloc[[3, 1]], KEYS).logins
+    part = mask_logins(whole.iloc[[3, 1]], KEYS).columns
     assert list(part["user_id"]) == ["user 3", "user 1"]
     assert list(part["masked_ip"]) == KEYS.tokens("ip", [bytes([1, 2, 3, 3]), bytes([1, 2, 3, 1])])
 
@@ -263,7 +275,7 @@ def test_each_distinct_value_has_an_alias_from_every_older_version_to_the_curren
     ]
     assert list(masked.aliases) == expected
     assert len({old for old, _ in masked.aliases}) == 6
-    assert {new for _, new in masked.aliases} == {*masked.logins["masked_ip"], *masked.logins["masked_device_id"]}
+    assert {new for _, new in masked.aliases} == {*masked.columns["masked_ip"], *masked.columns["masked_device_id"]}
 
 
 @moderate
@@ -271,12 +283,12 @@ def test_each_distinct_value_has_an_alias_from_every_older_version_to_the_curren
 def test_an_alias_leads_from_what_the_older_key_made_to_what_the_current_one_makes(
     events: list[dict[str, Any]],
 ) -> None:
-    before = mask_logins(validated(*events), TokenKeys(1, {1: ROTATED.field_keys[1]})).logins
+    before = mask_logins(validated(*events), TokenKeys(1, {1: ROTATED.field_keys[1]})).columns
     both = TokenKeys(3, {version: ROTATED.field_keys[version] for version in (1, 3)})
     masked = mask_logins(validated(*events), both)
     new = dict(masked.aliases)
     for column in ("masked_ip", "masked_device_id"):
-        assert [new[old] for old in before[column]] == list(masked.logins[column])
+        assert [new[old] for old in before[column]] == list(masked.columns[column])
 
 
 @pytest.mark.parametrize("compat", COMPAT, ids=lambda compat: compat.name)
@@ -290,17 +302,17 @@ def test_an_older_scheme_masks_the_stripped_text_as_received(compat: CompatMaski
         compat,
     )
     ips, devices = [b"1.2.3.4", b"::ffff:1.2.3.4"], ["\u00e9".encode(), "e\u0301".encode()]
-    assert list(masked.logins["masked_ip"]) == compat.tokens(ips)
-    assert list(masked.logins["masked_device_id"]) == compat.tokens(devices)
+    assert list(masked.columns["masked_ip"]) == compat.tokens(ips)
+    assert list(masked.columns["masked_device_id"]) == compat.tokens(devices)
     assert list(masked.originals["ip"].items()) == list(zip(compat.tokens(ips), ips, strict=True))
     assert list(masked.originals["device_id"].items()) == list(zip(compat.tokens(devices), devices, strict=True))
     assert list(masked.aliases) == [], "there is no older version of an older scheme"
-    assert clear_cells(masked.logins, compat) == {"masked_ip": 0, "masked_device_id": 0}
+    assert clear_cells(masked, compat) == {"masked_ip": 0, "masked_device_id": 0}
 
 
 @pytest.mark.parametrize("compat", COMPAT, ids=lambda compat: compat.name)
 def test_only_values_of_the_masking_in_force_pass_the_wall(compat: CompatMasking) -> None:
-    tokens, older = mask_logins(validated(GOOD), KEYS).logins, mask_logins(validated(GOOD), KEYS, compat).logins
+    tokens, older = mask_logins(validated(GOOD), KEYS), mask_logins(validated(GOOD), KEYS, compat)
     assert clear_cells(tokens, compat) == clear_cells(older) == {"masked_ip": 1, "masked_device_id": 1}
     others = [each for each in COMPAT if each.pattern.pattern != compat.pattern.pattern]
     assert others
@@ -309,9 +321,8 @@ def test_only_values_of_the_masking_in_force_pass_the_wall(compat: CompatMasking
 
 @pytest.mark.parametrize("compat", COMPAT, ids=lambda compat: compat.name)
 def test_a_clear_cell_is_counted_under_an_older_scheme_too(compat: CompatMasking) -> None:
-    frame = mask_logins(validated(GOOD, GOOD), KEYS, compat).logins
-    frame.at[1, "masked_device_id"] = GOOD["device_id"]
-    assert clear_cells(frame, compat) == {"masked_ip": 0, "masked_device_id": 1}
+    masked = with_cell(mask_logins(validated(GOOD, GOOD), KEYS, compat), "masked_device_id", 1, GOOD["device_id"])
+    assert clear_cells(masked, compat) == {"masked_ip": 0, "masked_device_id": 1}
 
 
 # --- the wall ---------------------------------------------------------------------------------------------------------
@@ -325,14 +336,13 @@ NO_IP_TOKENS = [
 
 @pytest.mark.parametrize("cell", NO_IP_TOKENS, ids=ascii)
 def test_a_cell_that_is_no_token_of_its_field_is_counted(cell: object) -> None:
-    frame = mask_logins(validated(GOOD, GOOD, GOOD), KEYS).logins
-    frame.at[1, "masked_ip"] = cell
-    assert clear_cells(frame) == {"masked_ip": 1, "masked_device_id": 0}
+    masked = with_cell(mask_logins(validated(GOOD, GOOD, GOOD), KEYS), "masked_ip", 1, cell)
+    assert clear_cells(masked) == {"masked_ip": 1, "masked_device_id": 0}
 
 
 def test_cells_that_are_tokens_only_when_they_are_read_together_are_counted_one_by_one() -> None:
-    frame = mask_logins(validated(GOOD, GOOD, GOOD, GOOD), KEYS).logins
-    token = frame.at[0, "masked_ip"]
+    masked = mask_logins(validated(GOOD, GOOD, GOOD, GOOD), KEYS)
+    token = masked.columns["masked_ip"][0]
     for cells in (
         [f"{token}\n{token}", token, token, token],
         [f"{token}\n", token, token, token],
@@ -340,12 +350,13 @@ def test_cells_that_are_tokens_only_when_they_are_read_together_are_counted_one_
         ["", f"{token}\n{token}", token, token],
     ):
         expected = sum(cell != token for cell in cells)
-        assert clear_cells(frame.assign(masked_ip=cells))["masked_ip"] == expected
+        assert clear_cells(with_cells(masked, "masked_ip", *cells))["masked_ip"] == expected
 
 
 def test_an_address_token_in_the_device_column_is_counted_and_so_is_the_other_way_round() -> None:
-    frame = mask_logins(validated(GOOD), KEYS).logins
-    swapped = frame.rename(columns={"masked_ip": "masked_device_id", "masked_device_id": "masked_ip"})
+    masked = mask_logins(validated(GOOD), KEYS)
+    ips, devices = masked.columns["masked_ip"], masked.columns["masked_device_id"]
+    swapped = with_cells(with_cells(masked, "masked_ip", *devices), "masked_device_id", *ips)
     assert clear_cells(swapped) == {"masked_ip": 1, "masked_device_id": 1}
 
 
@@ -355,11 +366,11 @@ def test_as_many_clear_cells_are_counted_as_were_planted(
     planted: tuple[int, set[int], set[int]], data: st.DataObject
 ) -> None:
     rows, in_ip, in_device = planted
-    frame = mask_logins(validated(*[GOOD] * rows), KEYS).logins
+    masked = mask_logins(validated(*[GOOD] * rows), KEYS)
     for column, places in (("masked_ip", in_ip), ("masked_device_id", in_device)):
         for place in places:
-            frame.loc[place, column] = data.draw(st.ip_addresses().map(str) | device_ids)
-    assert clear_cells(frame) == {"masked_ip": len(in_ip), "masked_device_id": len(in_device)}
+            masked = with_cell(masked, column, place, data.draw(st.ip_addresses().map(str) | device_ids))
+    assert clear_cells(masked) == {"masked_ip": len(in_ip), "masked_device_id": len(in_device)}
 
 
 # --- sealing what the tokens stand for --------------------------------------------------------------------------------
@@ -369,8 +380,8 @@ def test_each_distinct_value_is_sealed_once_under_its_token(seal_key: SealKey) -
     masked = mask_logins(validated(GOOD, GOOD, {**GOOD, "ip": "1.2.3.4"}), KEYS)
     sealed = seal_originals(masked.originals, frozenset(), (seal_key,))
     assert {(value.field_name, value.subject) for value in sealed.values} == {
-        *(("ip", token) for token in masked.logins["masked_ip"]),
-        *(("device_id", token) for token in masked.logins["masked_device_id"]),
+        *(("ip", token) for token in masked.columns["masked_ip"]),
+        *(("device_id", token) for token in masked.columns["masked_device_id"]),
     }
     assert len(sealed.values) == 3
     assert {value.data_key_id for value in sealed.values} == {key.data_key_id for key in sealed.data_keys}
@@ -378,9 +389,9 @@ def test_each_distinct_value_is_sealed_once_under_its_token(seal_key: SealKey) -
 
 def test_what_the_vault_knows_is_not_sealed_again(seal_key: SealKey) -> None:
     masked = mask_logins(validated(GOOD, {**GOOD, "ip": "1.2.3.4"}), KEYS)
-    known = frozenset({masked.logins["masked_ip"][0], masked.logins["masked_device_id"][0]})
+    known = frozenset({masked.columns["masked_ip"][0], masked.columns["masked_device_id"][0]})
     sealed = seal_originals(masked.originals, known, (seal_key,))
-    assert [value.subject for value in sealed.values] == [masked.logins["masked_ip"][1]]
+    assert [value.subject for value in sealed.values] == [masked.columns["masked_ip"][1]]
     assert len(sealed.data_keys) == 1
 
 
@@ -419,6 +430,6 @@ def test_a_value_was_seen_before_where_the_batch_or_the_vault_had_it() -> None:
         validated(*(GOOD | {"ip": i, "device_id": d} for i, d in zip(ips, devices, strict=True))), KEYS
     )
     assert seen_before(masked, frozenset()) == {"ip": 0.25, "device_id": 0.75}
-    in_vault = frozenset(masked.logins["masked_ip"].iloc[[2, 3]])
+    in_vault = frozenset(masked.columns["masked_ip"][2:])
     assert seen_before(masked, in_vault) == {"ip": 0.75, "device_id": 0.75}
     assert seen_before(mask_logins(validated(), KEYS), frozenset()) == {"ip": 0.0, "device_id": 0.0}

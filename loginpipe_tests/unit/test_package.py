@@ -15,8 +15,8 @@ import pytest
 import loginpipe
 from loginpipe.common.settings import Settings
 from loginpipe.definitions import build_definitions
-from loginpipe.defs.ingest.handover import HANDOVER
-from loginpipe.defs.ingest.job import INGEST_JOB
+from loginpipe.defs.ingest.assets import STEP
+from loginpipe.defs.ingest.job import GRACE_SECONDS, INGEST_JOB
 from loginpipe.defs.metadata.columns import PII
 from loginpipe.defs.metadata.groups import ARCHIVE, CHAIN, GROUP, INSIGHTS, OWNERS, RUNBOOK_SECTIONS
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
@@ -24,6 +24,16 @@ from loginpipe.monitoring.alerts.rules import CHECK_SECTIONS, KINDS
 
 INSIGHT_TABLES = ("duplicate_devices", "duplicate_ips", "daily_logins")
 AFTER = (*INSIGHT_TABLES, "login_archive")
+OF_A_RUN = {
+    "no_dead_letters",
+    "reject_rate",
+    "schema_drift",
+    "only_tokens",
+    "counts_add_up",
+    "columns_are_the_contract",
+    "delay_within_limit",
+}
+"""The checks that each run reports on."""
 PERSONAL = {
     "body": "clear",
     "ip": "clear",
@@ -201,11 +211,17 @@ def test_clear_personal_data_ends_at_masked_logins() -> None:
     assert clear == {"raw_sqs_messages", "validated_logins"}
 
 
-def test_every_frame_that_another_asset_takes_is_handed_over_in_memory() -> None:
-    taken = {dep.asset_key.to_user_string() for name in CHAIN for dep in specs()[name].deps}
+def test_the_chain_is_one_step_that_cannot_be_taken_apart() -> None:
     graph = definitions().resolve_asset_graph()
-    keys = {name: graph.get(dg.AssetKey(name)).io_manager_key for name in taken}
-    assert keys == dict.fromkeys(["raw_sqs_messages", "validated_logins", "masked_logins"], HANDOVER)
+    nodes = [graph.get(dg.AssetKey(name)) for name in CHAIN]
+    assert {node.assets_def.node_def.name for node in nodes} == {STEP}
+    assert not any(node.assets_def.can_subset for node in nodes)
+    whole = {dg.AssetKey(name) for name in CHAIN}
+    checks = {key for key in graph.asset_check_keys if key.name in OF_A_RUN}
+    assert len(checks) == len(OF_A_RUN)
+    assert all(node.execution_set_entity_keys == whole | checks for node in nodes)
+    job = definitions().resolve_job_def(INGEST_JOB)
+    assert [node.name for node in job.graph.nodes] == [STEP]
 
 
 def test_the_table_shows_exactly_the_columns_of_the_contract_in_order() -> None:
@@ -292,14 +308,27 @@ def test_the_jobs_are_these_and_run_in_one_process() -> None:
     assert all(job.description for job in jobs.values())
 
 
-def test_the_ingest_job_takes_the_whole_chain_and_names_its_queue_for_the_limit_on_runs() -> None:
+def test_the_ingest_job_takes_the_whole_chain_with_the_checks_of_a_run_alone() -> None:
     job = definitions().resolve_job_def(INGEST_JOB)
     assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == set(CHAIN)
-    assert job.tags["loginpipe/queue"] == "login-queue"
+    assert {key.name for key in job.asset_layer.asset_graph.asset_check_keys} == OF_A_RUN
 
 
-def test_a_run_that_was_killed_is_begun_anew_since_what_it_handed_on_in_memory_is_gone() -> None:
+def test_the_ingest_job_names_its_queue_for_the_limit_on_runs() -> None:
+    assert definitions().resolve_job_def(INGEST_JOB).tags["loginpipe/queue"] == "login-queue"
+
+
+def test_a_run_that_was_killed_is_started_again_as_a_whole() -> None:
     assert definitions().resolve_job_def(INGEST_JOB).tags["dagster/retry_strategy"] == "ALL_STEPS"
+
+
+@pytest.mark.parametrize(("run_seconds", "longest"), [("600", 600), ("43200", 43_200), ("0.5", 1)])
+def test_a_run_that_goes_on_beyond_its_time_is_ended(
+    run_seconds: str, longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_RUN_SECONDS", run_seconds)
+    tags = build_definitions().resolve_job_def(INGEST_JOB).tags
+    assert tags["dagster/max_runtime"] == str(longest + GRACE_SECONDS)
 
 
 def test_the_queue_in_the_tag_is_a_name_also_where_the_setting_is_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,7 +364,7 @@ def test_the_resources_are_these_and_the_database_url_is_not_in_their_configurat
 ) -> None:
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", "postgresql://user:geheim@host/name")
     resources = build_definitions().resources or {}
-    assert set(resources) == {"sqs", "postgres", "masking", "settings", HANDOVER}
+    assert set(resources) == {"sqs", "postgres", "masking", "settings"}
     assert "geheim" not in repr(resources)
 
 

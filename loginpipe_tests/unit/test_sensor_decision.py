@@ -1,6 +1,6 @@
 """How many runs the sensor starts: by numbers alone, by the history of real runs, and on a real instance."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -16,9 +16,17 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loginpipe.common.settings import load_settings
-from loginpipe.defs.ingest.job import INGEST_JOB
-from loginpipe.defs.ingest.sensor import Decision, decide, history_of, queue_depth_sensor
+from loginpipe.common.settings import Settings
+from loginpipe.defs.ingest.job import INGEST_JOB, QUEUE_TAG
+from loginpipe.defs.ingest.sensor import (
+    DEEP_BATCHES,
+    SUCCESSOR_SECONDS,
+    WAITING_IDLE,
+    Decision,
+    decide,
+    history_of,
+    queue_depth_sensor,
+)
 from loginpipe.monitoring.run_history import BACK_OFF_FIRST, BACK_OFF_MOST, History, back_off
 from loginpipe.sqs.depth import Depth
 
@@ -34,56 +42,108 @@ ORIGIN = RemoteJobOrigin(
 SUCCESS, FAILURE = dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE
 
 
+RUN_SECONDS = 600
+ENDING = RUN_SECONDS - SUCCESSOR_SECONDS
+"""From this age on, in seconds, a run is about to end."""
+
+
+def ages(*seconds: float | None) -> list[timedelta | None]:
+    """How long ago runs started; None where one has not started yet."""
+    return [None if age is None else timedelta(seconds=age) for age in seconds]
+
+
 def decision(
-    visible: int, *, going: int = 0, failures: int = 0, ago: float = 0, batch: int = 100, most: int = 4
+    visible: int,
+    *,
+    active: int | Sequence[timedelta | None] = 0,
+    failures: int = 0,
+    ago: float = 0,
+    batch: int = 100,
+    most: int = 4,
 ) -> Decision:
-    """Decide with `visible` messages waiting and the last of `failures` failures so many seconds ago."""
+    """Decide with `visible` messages waiting and the last of `failures` failures so many seconds ago.
+
+    Active runs are given by their ages, or are so many that started half a minute ago.
+    """
     return decide(
         Depth(visible, in_flight=7, delayed=3),
         queue="logins",
-        going=going,
+        active=ages(*[30] * active) if isinstance(active, int) else active,
         history=History(failures, NOW - timedelta(seconds=ago) if failures else None),
         now=NOW,
         batch_messages=batch,
+        run_seconds=RUN_SECONDS,
         max_runs=most,
     )
 
 
 @pytest.mark.parametrize(
-    ("visible", "going", "runs"),
+    ("visible", "active", "runs"),
     [
         # nothing waits
         (0, 0, 0),
         (0, 3, 0),
         # shallow: one run
         (1, 0, 1),
-        (99, 0, 1),
         (100, 0, 1),
-        # deep: one more for each batch begun
-        (101, 0, 2),
-        (200, 0, 2),
-        (201, 0, 3),
-        (400, 0, 4),
+        (499, 0, 1),
+        # deep: one more for every five full batches
+        (500, 0, 2),
+        (999, 0, 2),
+        (1000, 0, 3),
+        (1500, 0, 4),
         # capped
-        (401, 0, 4),
+        (2000, 0, 4),
         (10_000_000, 0, 4),
-        # what is going is counted
+        # what is active is counted
         (1, 1, 0),
-        (100, 1, 0),
-        (101, 1, 1),
-        (400, 1, 3),
+        (499, 1, 0),
+        (500, 1, 1),
+        (1500, 1, 3),
         (10_000_000, 3, 1),
         (10_000_000, 4, 0),
         (10_000_000, 9, 0),
     ],
 )
-def test_as_many_runs_are_started_as_the_queue_takes_less_those_going(visible: int, going: int, runs: int) -> None:
-    assert decision(visible, going=going).runs == runs
+def test_as_many_runs_are_started_as_the_queue_takes_less_those_active(visible: int, active: int, runs: int) -> None:
+    assert decision(visible, active=active).runs == runs
 
 
-@pytest.mark.parametrize("going", [0, 1])
-def test_one_run_at_most_is_one_run_at_most(going: int) -> None:
-    assert decision(10_000, going=going, most=1).runs == 1 - going
+@pytest.mark.parametrize("active", [0, 1])
+def test_one_run_at_most_is_one_run_at_most(active: int) -> None:
+    assert decision(10_000, active=active, most=1).runs == 1 - active
+
+
+@pytest.mark.parametrize(
+    ("visible", "active", "runs"),
+    [
+        (0, ages(ENDING - 0.1), 0),
+        (0, ages(ENDING), 1),
+        (1, ages(ENDING), 1),
+        (0, ages(RUN_SECONDS + 30), 1),
+        # It has one: not started yet, just started, or one of several.
+        (0, ages(None, ENDING), 0),
+        (0, ages(0, ENDING), 0),
+        (10_000_000, ages(30, 30, 30, 30, ENDING), 0),
+        # Several end at once: one follows, and more where the queue is deep.
+        (0, ages(ENDING, ENDING, ENDING), 1),
+        (500, ages(ENDING, ENDING, ENDING), 2),
+        # A run that ends takes no place of the limit.
+        (10_000_000, ages(ENDING, ENDING, ENDING, ENDING), 4),
+        (10_000_000, ages(ENDING, 30, 30, 30), 1),
+    ],
+    ids=["not yet", "nothing waits", "something waits", "late", "queued", "started", "full", "several", "several, deep",
+         "all end", "one ends"],
+)  # fmt: skip
+def test_a_run_that_is_about_to_end_gets_a_successor(
+    visible: int, active: Sequence[timedelta | None], runs: int
+) -> None:
+    assert decision(visible, active=active).runs == runs
+
+
+def test_a_successor_waits_as_well_after_failures() -> None:
+    assert decision(0, active=ages(ENDING), failures=1, ago=10).runs == 0
+    assert decision(0, active=ages(ENDING), failures=1, ago=15).runs == 1
 
 
 @pytest.mark.parametrize(
@@ -103,7 +163,7 @@ def test_a_pause_is_never_shorter_after_more_failures_nor_beyond_its_bounds(left
 
 def test_after_failures_one_run_alone_tries_again_however_deep_the_queue_is() -> None:
     assert decision(1_000_000, failures=3, ago=60).runs == 1
-    assert decision(1_000_000, failures=3, ago=60, going=1).runs == 0
+    assert decision(1_000_000, failures=3, ago=60, active=1).runs == 0
 
 
 def test_an_empty_queue_starts_nothing_whether_backing_off_or_not() -> None:
@@ -114,19 +174,20 @@ def test_an_empty_queue_starts_nothing_whether_backing_off_or_not() -> None:
 @settings(max_examples=200, deadline=None, print_blob=True)
 @given(
     visible=st.integers(0, 10**8),
-    going=st.integers(0, 200),
+    active=st.lists(st.none() | st.integers(0, 2 * RUN_SECONDS), max_size=200),
     failures=st.integers(0, 40),
     ago=st.integers(0, 2000),
     batch=st.integers(1, 120_000),
     most=st.integers(1, 100),
 )
-def test_never_more_runs_than_the_limit_nor_than_there_are_batches_waiting(
-    *, visible: int, going: int, failures: int, ago: int, batch: int, most: int
+def test_never_more_runs_than_the_limit_nor_than_full_batches_waiting_are_worth(
+    *, visible: int, active: list[int | None], failures: int, ago: int, batch: int, most: int
 ) -> None:
-    runs = decision(visible, going=going, failures=failures, ago=ago, batch=batch, most=most).runs
-    assert 0 <= runs <= max(0, (1 if failures else most) - going)
-    assert (runs - 1) * batch < visible or runs == 0
-    if visible and not going and not failures:
+    going_on = sum(age is None or age < ENDING for age in active)
+    runs = decision(visible, active=ages(*active), failures=failures, ago=ago, batch=batch, most=most).runs
+    assert 0 <= runs <= max(0, (1 if failures else most) - going_on)
+    assert (runs - 1) * DEEP_BATCHES * batch <= visible
+    if (visible or active) and not going_on and not failures:
         assert runs >= 1, "messages wait and nobody comes for them"
 
 
@@ -134,13 +195,14 @@ def test_never_more_runs_than_the_limit_nor_than_there_are_batches_waiting(
     ("made", "words"),
     [
         (decision(0), ["nothing to receive"]),
-        (decision(250), ["starting 3 runs", "0 are going"]),
-        (decision(250, going=1), ["starting 2 runs", "1 are going"]),
-        (decision(250, going=4), ["4 of at most 4 runs are going"]),
-        (decision(250, failures=2, ago=10), ["backing off after 2 failed runs", "next try at 12:00:20 UTC"]),
-        (decision(250, failures=2, ago=40, going=1), ["1 of at most 1 runs are going"]),
+        (decision(1250), ["starting 3 runs", "0 active"]),
+        (decision(1250, active=1), ["starting 2 runs", "1 active"]),
+        (decision(0, active=ages(ENDING)), ["starting 1 runs", "1 active"]),
+        (decision(1250, active=4), ["4 of 4 runs active; no new run needed"]),
+        (decision(1250, failures=2, ago=10), ["backing off after 2 failed runs", "next try at 12:00:20 UTC"]),
+        (decision(1250, failures=2, ago=40, active=1), ["1 of 1 runs active"]),
     ],
-    ids=["empty", "start", "start more", "enough", "backing off", "probe going"],
+    ids=["empty", "start", "start more", "successor", "enough", "backing off", "probe active"],
 )
 def test_the_reason_says_what_was_seen_and_why(made: Decision, words: list[str]) -> None:
     for word in [*words, "queue 'logins'", "7 in flight", "3 delayed"]:
@@ -160,17 +222,44 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def ended_run(instance: dg.DagsterInstance, status: dg.DagsterRunStatus, job_name: str = INGEST_JOB) -> None:
+def active_run(
+    instance: dg.DagsterInstance,
+    status: dg.DagsterRunStatus = dg.DagsterRunStatus.STARTED,
+    *,
+    job_name: str = INGEST_JOB,
+    queue: str = "logins",
+) -> dg.DagsterRun:
+    """A run of the job on a queue, of a status before its end."""
+    return create_run_for_test(
+        instance, job_name=job_name, status=status, remote_job_origin=ORIGIN, tags={QUEUE_TAG: queue}
+    )
+
+
+def started_run(instance: dg.DagsterInstance) -> dg.DagsterRun:
+    """A run with the event from which an instance takes when it started."""
+    run = active_run(instance, dg.DagsterRunStatus.STARTING)
+    report(instance, run, dg.DagsterEventType.PIPELINE_START)
+    return run
+
+
+def report(instance: dg.DagsterInstance, run: dg.DagsterRun, event: dg.DagsterEventType) -> None:
+    instance.report_dagster_event(dg.DagsterEvent(event.value, run.job_name), run_id=run.run_id)
+
+
+def ended_run(
+    instance: dg.DagsterInstance, status: dg.DagsterRunStatus, job_name: str = INGEST_JOB, queue: str = "logins"
+) -> None:
     """A run that went and ended, with the events from which an instance takes its times."""
-    run = create_run_for_test(instance, job_name=job_name, status=dg.DagsterRunStatus.STARTED)
+    end(instance, active_run(instance, job_name=job_name, queue=queue), status)
+
+
+def end(instance: dg.DagsterInstance, run: dg.DagsterRun, status: dg.DagsterRunStatus) -> None:
     if status == FAILURE:
         instance.report_run_failed(run)
     elif status == dg.DagsterRunStatus.CANCELED:
         instance.report_run_canceled(run)
     else:
-        instance.report_dagster_event(
-            dg.DagsterEvent(dg.DagsterEventType.PIPELINE_SUCCESS.value, job_name), run_id=run.run_id
-        )
+        report(instance, run, dg.DagsterEventType.PIPELINE_SUCCESS)
 
 
 def history(instance: dg.DagsterInstance) -> History:
@@ -215,6 +304,60 @@ def test_the_last_failure_is_when_the_newest_failed_run_ended_in_utc(instance: d
     assert last_failure == datetime.fromtimestamp(instance.get_run_records()[0].end_time or 0, UTC)
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)], ids=str)
+def test_runs_that_overlapped_and_failed_count_once(instance: dg.DagsterInstance, order: tuple[int, ...]) -> None:
+    ended_run(instance, SUCCESS)
+    together = [started_run(instance) for _ in order]
+    for place in order:
+        end(instance, together[place], FAILURE)
+    assert history(instance).failures_in_a_row == 1
+    end(instance, started_run(instance), FAILURE)
+    assert history(instance).failures_in_a_row == 2
+
+
+def test_the_last_failure_is_when_the_last_of_several_runs_ended_also_where_a_newer_one_failed_before_it(
+    instance: dg.DagsterInstance,
+) -> None:
+    older, newer = started_run(instance), started_run(instance)
+    end(instance, newer, FAILURE)
+    between = datetime.now(UTC)
+    end(instance, older, FAILURE)
+    last_failure = history(instance).last_failure
+    assert last_failure is not None
+    assert last_failure >= between
+
+
+def test_a_newer_run_that_succeeded_before_an_older_one_failed_is_not_taken_for_a_success_since(
+    instance: dg.DagsterInstance,
+) -> None:
+    older, newer = started_run(instance), started_run(instance)
+    end(instance, newer, SUCCESS)
+    end(instance, older, FAILURE)
+    assert history(instance).failures_in_a_row == 1
+
+
+def test_a_success_after_a_failure_is_one_whichever_run_is_the_newer(instance: dg.DagsterInstance) -> None:
+    older, newer = started_run(instance), started_run(instance)
+    end(instance, newer, FAILURE)
+    end(instance, older, SUCCESS)
+    assert history(instance) == History(0, None)
+
+
+def test_a_chain_of_overlaps_counts_each_failure_that_no_run_after_it_had_begun_before(
+    instance: dg.DagsterInstance,
+) -> None:
+    first = started_run(instance)
+    second = started_run(instance)
+    end(instance, first, FAILURE)
+    third = started_run(instance)
+    end(instance, second, FAILURE)
+    end(instance, third, FAILURE)
+    assert history(instance).failures_in_a_row == 1, "each overlaps the next one"
+    fourth = started_run(instance)
+    end(instance, fourth, FAILURE)
+    assert history(instance).failures_in_a_row == 2
+
+
 # --- the shell around it ----------------------------------------------------------------------------------------------
 
 
@@ -230,19 +373,20 @@ class FixedDepth:
         return Depth(self.visible, 0, 0)
 
 
-def tick(instance: dg.DagsterInstance, visible: int) -> dg.SensorResult:
-    with dg.build_sensor_context(
-        instance=instance, resources={"sqs": FixedDepth(visible), "settings": load_settings()}
-    ) as context:
+def tick(instance: dg.DagsterInstance, visible: int, settings: Settings | None = None) -> dg.SensorResult:
+    resources = {"sqs": FixedDepth(visible), "settings": settings or Settings()}
+    with dg.build_sensor_context(instance=instance, resources=resources) as context:
         result = queue_depth_sensor(context)
     assert isinstance(result, dg.SensorResult)
     return result
 
 
-def test_a_tick_asks_for_runs_without_a_run_key_and_with_nothing_else_in_them(instance: dg.DagsterInstance) -> None:
-    requests = tick(instance, 250).run_requests or []
+def test_a_tick_asks_for_runs_that_wait_idle_without_a_run_key_and_with_nothing_else_in_them(
+    instance: dg.DagsterInstance,
+) -> None:
+    requests = tick(instance, 1250).run_requests or []
     assert len(requests) == 3
-    assert all(request.run_key is None and not request.run_config for request in requests)
+    assert all(request.run_key is None and request.run_config == WAITING_IDLE for request in requests)
     assert not any(request.tags for request in requests)
 
 
@@ -264,24 +408,24 @@ def test_a_tick_that_starts_nothing_says_why(instance: dg.DagsterInstance) -> No
     ],
     ids=lambda status: status.value,
 )
-def test_a_run_of_any_unfinished_status_counts_as_going(
+def test_a_run_of_any_unfinished_status_counts_as_active(
     instance: dg.DagsterInstance, status: dg.DagsterRunStatus
 ) -> None:
-    create_run_for_test(instance, job_name=INGEST_JOB, status=status, remote_job_origin=ORIGIN)
-    assert len(tick(instance, 250).run_requests or []) == 2
+    active_run(instance, status)
+    assert len(tick(instance, 1250).run_requests or []) == 2
 
 
 @pytest.mark.parametrize("status", [SUCCESS, dg.DagsterRunStatus.CANCELED], ids=lambda status: status.value)
-def test_a_run_that_ended_well_or_was_cancelled_holds_nothing_up(
+def test_a_run_that_succeeded_or_was_cancelled_holds_nothing_up(
     instance: dg.DagsterInstance, status: dg.DagsterRunStatus
 ) -> None:
     ended_run(instance, status)
-    assert len(tick(instance, 250).run_requests or []) == 3
+    assert len(tick(instance, 1250).run_requests or []) == 3
 
 
 def test_after_a_failed_run_the_next_tick_waits(instance: dg.DagsterInstance) -> None:
     ended_run(instance, FAILURE)
-    result = tick(instance, 250)
+    result = tick(instance, 1250)
     assert not result.run_requests
     assert "backing off after 1 failed runs" in str(result.skip_reason)
 
@@ -289,27 +433,50 @@ def test_after_a_failed_run_the_next_tick_waits(instance: dg.DagsterInstance) ->
 def test_a_run_cancelled_after_failures_does_not_end_the_waiting(instance: dg.DagsterInstance) -> None:
     ended_run(instance, FAILURE)
     ended_run(instance, dg.DagsterRunStatus.CANCELED)
-    assert not tick(instance, 250).run_requests
+    assert not tick(instance, 1250).run_requests
 
 
 def test_the_runs_of_other_jobs_are_not_looked_at(instance: dg.DagsterInstance) -> None:
     ended_run(instance, FAILURE, "maintain_partitions")
-    create_run_for_test(instance, job_name="maintain_partitions", status=dg.DagsterRunStatus.STARTED)
-    assert len(tick(instance, 250).run_requests or []) == 3
+    active_run(instance, job_name="maintain_partitions")
+    assert len(tick(instance, 1250).run_requests or []) == 3
 
 
-def test_the_limit_on_runs_is_read_at_each_tick(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOGINPIPE_MAX_RUNS", "2")
-    assert len(tick(instance, 10_000).run_requests or []) == 2
+@pytest.mark.parametrize("queue", ["another", "logins-dlq", "login"])
+def test_the_runs_of_other_queues_are_not_counted(instance: dg.DagsterInstance, queue: str) -> None:
+    for _ in range(5):
+        ended_run(instance, FAILURE, queue=queue)
+        active_run(instance, queue=queue)
+    assert len(tick(instance, 1250).run_requests or []) == 3
+    active_run(instance)
+    assert len(tick(instance, 1250).run_requests or []) == 2
+    ended_run(instance, FAILURE)
+    assert "backing off after 1 failed runs" in str(tick(instance, 1250).skip_reason)
+
+
+def test_a_success_on_another_queue_ends_no_waiting(instance: dg.DagsterInstance) -> None:
+    ended_run(instance, FAILURE)
+    ended_run(instance, SUCCESS, queue="another")
+    assert not tick(instance, 1250).run_requests
+
+
+def test_a_tick_sees_how_long_ago_a_run_started(instance: dg.DagsterInstance) -> None:
+    run = started_run(instance)
+    assert not tick(instance, 1, Settings(run_seconds=SUCCESSOR_SECONDS + 60)).run_requests
+    # Its time is up in less than a successor takes to start.
+    assert len(tick(instance, 1, Settings(run_seconds=SUCCESSOR_SECONDS / 2)).run_requests or []) == 1
+    active_run(instance, dg.DagsterRunStatus.QUEUED)
+    assert not tick(instance, 1, Settings(run_seconds=SUCCESSOR_SECONDS / 2)).run_requests
+    assert run.run_id
+
+
+def test_the_limit_on_runs_is_the_settings(instance: dg.DagsterInstance) -> None:
+    assert len(tick(instance, 10_000, Settings(max_runs=2)).run_requests or []) == 2
 
 
 def test_as_many_failures_as_are_looked_at_reach_the_longest_pause(instance: dg.DagsterInstance) -> None:
     for _ in range(20):
         ended_run(instance, FAILURE)
-    with dg.build_sensor_context(
-        instance=instance, resources={"sqs": FixedDepth(1), "settings": load_settings()}
-    ) as context:
-        result = queue_depth_sensor(context)
-    words = str(result.skip_reason)
+    words = str(tick(instance, 1).skip_reason)
     failures = int(words.partition("after ")[2].partition(" failed")[0])
     assert back_off(failures) == BACK_OFF_MOST

@@ -46,7 +46,8 @@ def test_without_any_variable_the_settings_are_the_documented_defaults() -> None
         "masking": "hmac-sha256",
         "compat_salt": None,
         "batch_messages": 10_000,
-        "batch_seconds": 20,
+        "linger_seconds": 0.5,
+        "run_seconds": 600,
         "visibility_seconds": 120,
         "receivers": 32,
         "sqs_client": "lean",
@@ -75,7 +76,8 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         masking="compat-sha256-salted",
         compat_salt="file:/keys/salt",
         batch_messages="1",
-        batch_seconds="0.5",
+        linger_seconds="0.25",
+        run_seconds="43200",
         visibility_seconds="43200",
         receivers="64",
         sqs_client="boto3",
@@ -100,7 +102,8 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         "masking": "compat-sha256-salted",
         "compat_salt": "file:/keys/salt",
         "batch_messages": 1,
-        "batch_seconds": 0.5,
+        "linger_seconds": 0.25,
+        "run_seconds": 43_200,
         "visibility_seconds": 43_200,
         "receivers": 64,
         "sqs_client": "boto3",
@@ -170,12 +173,17 @@ WRONG = [
     ("batch_messages", "geheim"),
     ("batch_messages", "9" * 5000),
     ("keep_runs_days", "0"),
-    ("batch_seconds", "0"),
-    ("batch_seconds", "-1"),
-    ("batch_seconds", "3600.1"),
-    ("batch_seconds", "nan"),
-    ("batch_seconds", "inf"),
-    ("batch_seconds", "20s"),
+    ("linger_seconds", "-0.1"),
+    ("linger_seconds", "60.1"),
+    ("linger_seconds", "nan"),
+    ("linger_seconds", "inf"),
+    ("linger_seconds", "20s"),
+    ("run_seconds", "0"),
+    ("run_seconds", "-1"),
+    ("run_seconds", "43200.1"),
+    ("run_seconds", "nan"),
+    ("run_seconds", "inf"),
+    ("run_seconds", "10m"),
     ("visibility_seconds", "2"),
     ("visibility_seconds", "43201"),
     ("visibility_seconds", "2.5"),
@@ -233,6 +241,26 @@ def test_several_wrong_settings_are_named_in_one_line(monkeypatch: pytest.Monkey
     message = str(refusal())
     assert all(f"LOGINPIPE_{name}: " in message for name in ("ENV", "RECEIVERS", "MAX_RUNS"))
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("value", ["20", "x"])
+def test_a_setting_of_an_earlier_version_is_named_with_what_replaces_it(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_variables(monkeypatch, batch_seconds=value)
+    assert str(refusal()) == (
+        "LOGINPIPE_BATCH_SECONDS is gone: a batch closes LOGINPIPE_LINGER_SECONDS after its first message, and a run "
+        "ends after LOGINPIPE_RUN_SECONDS: set these instead"
+    )
+
+
+def test_a_setting_of_an_earlier_version_is_named_in_the_file_too_and_empty_it_is_not_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("LOGINPIPE_BATCH_SECONDS=20\n")
+    assert "LOGINPIPE_BATCH_SECONDS is gone" in str(refusal())
+    set_variables(monkeypatch, batch_seconds="")
+    assert load_settings() == Settings()
 
 
 def test_a_right_database_url_is_not_in_the_repr(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,11 @@ from pandera.config import config_context
 
 from loginpipe.local.sample_events import BAD_KINDS, sample_bodies
 from loginpipe.logins.app_versions import encode_version
-from loginpipe.logins.messages import Message, messages_frame
+from loginpipe.logins.messages import Message
 from loginpipe.logins.parsing import LOGIN_FIELDS, Cell, Unfit
 from loginpipe.logins.rejects import Reason
 from loginpipe.logins.schema import RULES, VALIDATED_LOGINS_SCHEMA
-from loginpipe.logins.splitting import SplitBatch, split_batch
+from loginpipe.logins.splitting import SplitBatch, count_reasons, split_batch
 from loginpipe_tests.canary import everything_an_error_shows
 from loginpipe_tests.wire import login
 
@@ -34,7 +34,6 @@ ACCEPTED_DTYPES = {
     "locale": "object",
     "app_version": "int32",
 }
-REJECTED_COLUMNS = ["message_id", "body", "sent_at", "received_at", "reasons", "fields"]
 REQUIRED = ("user_id", "device_type", "ip", "device_id", "app_version")
 MOST = {"user_id": 128, "device_type": 32, "ip": 64, "device_id": 256, "locale": 32, "app_version": 32}
 MEBIBYTE = 1024 * 1024
@@ -45,7 +44,7 @@ def message(body: str, message_id: str = "message-0", *, intact: bool = True) ->
 
 
 def split(*bodies: str) -> SplitBatch:
-    return split_batch(messages_frame([message(body, f"message-{i}") for i, body in enumerate(bodies)]))
+    return split_batch([message(body, f"message-{i}") for i, body in enumerate(bodies)])
 
 
 def faults(body: str) -> list[tuple[str, str]]:
@@ -55,11 +54,11 @@ def faults(body: str) -> list[tuple[str, str]]:
 
 
 def faults_by_message(result: SplitBatch) -> dict[str, list[tuple[str, str]]]:
-    assert not set(result.accepted["message_id"]) & set(result.rejected["message_id"])
+    assert not set(result.accepted["message_id"]) & {reject.message_id for reject in result.rejected}
     found: dict[str, list[tuple[str, str]]] = {message_id: [] for message_id in result.accepted["message_id"]}
-    for message_id, reasons, fields in result.rejected[["message_id", "reasons", "fields"]].itertuples(index=False):
-        found[message_id] = sorted(zip(reasons, fields, strict=True))
-        assert found[message_id]
+    for reject in result.rejected:
+        found[reject.message_id] = sorted(zip(reject.reasons, reject.fields, strict=True))
+        assert found[reject.message_id]
     return found
 
 
@@ -322,7 +321,7 @@ def test_the_whole_table_in_one_batch_ends_as_each_of_its_messages_alone() -> No
 def test_a_deeply_nested_message_does_not_hold_up_the_good_ones(depth: int) -> None:
     result = split(event(), raw("locale", "[" * depth + "]" * depth), event())
     assert list(result.accepted["message_id"]) == ["message-0", "message-2"]
-    assert list(result.rejected["reasons"]) == [["wrong_type"]]
+    assert [reject.reasons for reject in result.rejected] == [["wrong_type"]]
 
 
 @pytest.mark.parametrize(
@@ -365,24 +364,21 @@ def test_a_locale_that_is_null_or_absent_is_none_beside_one_that_is_text() -> No
 
 def test_a_rejected_message_keeps_its_body_and_its_times() -> None:
     body = event(ip="x")
-    row = split(body).rejected.iloc[0]
-    assert row["body"] == body
-    assert row["sent_at"] == pd.Timestamp(SENT_MS, unit="ms", tz="UTC")
-    assert row["received_at"] == pd.Timestamp(RECEIVED_MS, unit="ms", tz="UTC")
+    (reject,) = split(body).rejected
+    assert reject.body == body
+    assert (reject.sent_ms, reject.received_ms) == (SENT_MS, RECEIVED_MS)
 
 
 @pytest.mark.parametrize("body", ["", "\ud800", "[]", "{}", event(), event(ip="x")], ids=ascii)
 def test_a_damaged_body_is_rejected_as_that_whatever_it_holds(body: str) -> None:
-    rejected = split_batch(messages_frame([message(body, intact=False)])).rejected
-    assert list(rejected["reasons"]) == [["body_damaged"]]
-    assert list(rejected["fields"]) == [["body"]]
+    (reject,) = split_batch([message(body, intact=False)]).rejected
+    assert (reject.reasons, reject.fields) == (["body_damaged"], ["body"])
 
 
-def test_no_messages_make_two_empty_frames_of_the_usual_columns() -> None:
+def test_no_messages_make_an_empty_frame_of_the_usual_columns_and_no_rejects() -> None:
     result = split()
     assert {name: str(dtype) for name, dtype in result.accepted.dtypes.items()} == ACCEPTED_DTYPES
-    assert list(result.rejected.columns) == REJECTED_COLUMNS
-    assert (len(result.accepted), len(result.rejected), result.unknown_fields) == (0, 0, Counter())
+    assert (len(result.accepted), list(result.rejected), result.unknown_fields) == (0, [], Counter())
 
 
 @pytest.mark.parametrize("bodies", [["", "[]"], ["{}", event(ip="x")]], ids=["no event", "no good event"])
@@ -392,23 +388,23 @@ def test_only_bad_messages_make_an_empty_accepted_frame_of_the_usual_columns(bod
     assert (len(result.accepted), len(result.rejected)) == (0, 2)
 
 
-def test_a_frame_that_is_a_part_of_another_is_split_by_place_and_not_by_label() -> None:
-    frame = messages_frame([message(body, f"message-{i}") for i, body in enumerate(["", event(), "[]", event()])])
-    result = split_batch(frame.iloc[[3, 2, 1]])
+def test_messages_are_split_in_their_order_whatever_their_ids() -> None:
+    batch = [message(body, f"message-{i}") for i, body in enumerate(["", event(), "[]", event(), event(ip="x")])]
+    result = split_batch([batch[i] for i in (4, 3, 2, 1, 0)])
     assert list(result.accepted["message_id"]) == ["message-3", "message-1"]
-    assert list(result.rejected["message_id"]) == ["message-2"]
+    assert [reject.message_id for reject in result.rejected] == ["message-2", "message-0", "message-4"]
 
 
 def test_splitting_leaves_the_messages_as_they_were() -> None:
-    frame = messages_frame([message(event(), "a"), message("", "b")])
-    before = frame.copy(deep=True)
-    split_batch(frame)
-    pd.testing.assert_frame_equal(frame, before)
+    batch = [message(event(), "a"), message("", "b")]
+    before = list(batch)
+    split_batch(batch)
+    assert batch == before
 
 
 def test_rejected_messages_are_counted_by_reason_and_one_with_two_reasons_under_both() -> None:
-    counts = split(event(ip="x", app_version="x"), event(ip="y"), "{}", "", event()).reason_counts()
-    assert counts == {"invalid_address": 2, "invalid_version": 1, "missing": 1, "not_json": 1}
+    rejected = split(event(ip="x", app_version="x"), event(ip="y"), "{}", "", event()).rejected
+    assert count_reasons(rejected) == {"invalid_address": 2, "invalid_version": 1, "missing": 1, "not_json": 1}
 
 
 def test_unknown_fields_are_counted_on_good_and_bad_events_by_name() -> None:
@@ -464,10 +460,12 @@ def test_in_any_batch_every_message_ends_in_one_of_the_two_and_bad_ones_do_not_t
     batch: list[tuple[bool, str]], damaged: set[int]
 ) -> None:
     messages = [message(body, f"message-{i}", intact=i not in damaged) for i, (_, body) in enumerate(batch)]
-    result = split_batch(messages_frame(messages))
+    result = split_batch(messages)
     accepted, rejected = result.accepted, result.rejected
 
-    assert sorted([*accepted["message_id"], *rejected["message_id"]]) == sorted(m.message_id for m in messages)
+    assert sorted([*accepted["message_id"], *(reject.message_id for reject in rejected)]) == sorted(
+        m.message_id for m in messages
+    )
 
     assert {name: str(dtype) for name, dtype in accepted.dtypes.items()} == ACCEPTED_DTYPES
     VALIDATED_LOGINS_SCHEMA.validate(accepted)
@@ -482,24 +480,24 @@ def test_in_any_batch_every_message_ends_in_one_of_the_two_and_bad_ones_do_not_t
             assert row["locale"] == event.get("locale")
             assert row["app_version"] == encode_version(str(event["app_version"]))
 
-    assert list(rejected.columns) == REJECTED_COLUMNS
     bodies = {m.message_id: m.body for m in messages}
-    for row in rejected.itertuples():
-        assert row.body == bodies[row.message_id]
-        assert len(row.reasons) == len(row.fields) > 0
-        assert set(row.reasons) <= set(Reason)
-        assert set(row.fields) <= {*LOGIN_FIELDS, "body"}
-        assert len(set(row.fields)) == len(row.fields), "a field at fault has one reason"
+    for reject in rejected:
+        assert reject.body == bodies[reject.message_id]
+        assert len(reject.reasons) == len(reject.fields) > 0
+        assert set(reject.reasons) <= set(Reason)
+        assert set(reject.fields) <= {*LOGIN_FIELDS, "body"}
+        assert len(set(reject.fields)) == len(reject.fields), "a field at fault has one reason"
 
 
 @settings(max_examples=25, deadline=None, print_blob=True)
 @given(batches)
 def test_an_accepted_message_is_the_same_row_without_the_rejected_ones_beside_it(batch: list[tuple[bool, str]]) -> None:
-    messages = messages_frame([message(body, f"message-{i}") for i, (_, body) in enumerate(batch)])
+    messages = [message(body, f"message-{i}") for i, (_, body) in enumerate(batch)]
     together = split_batch(messages).accepted
-    alone = split_batch(messages[messages["message_id"].isin(together["message_id"])])
+    good = set(together["message_id"])
+    alone = split_batch([each for each in messages if each.message_id in good])
     pd.testing.assert_frame_equal(alone.accepted, together)
-    assert alone.rejected.empty
+    assert not alone.rejected
 
 
 # --- nothing shown ----------------------------------------------------------------------------------------------------
@@ -507,33 +505,24 @@ def test_an_accepted_message_is_the_same_row_without_the_rejected_ones_beside_it
 CLEAR = (GOOD["ip"], GOOD["device_id"], GOOD["user_id"])
 
 
-def frame_with(name: str, *values: Any) -> pd.DataFrame:
-    frame = messages_frame([message(event(), f"message-{i}") for i in range(len(values))])
-    return frame.assign(**{name: pd.Series(list(values), dtype=object)})
-
-
 @pytest.mark.parametrize(
-    "frame",
+    "changes",
     [
-        messages_frame([message(event(), "same"), message(event(), "same")]),
-        messages_frame([message(event())]).drop(columns="sent_at"),
-        messages_frame([message(event())]).drop(columns="message_id"),
-        messages_frame([message(event())]).drop(columns="body_intact"),
-        frame_with("sent_at", GOOD["ip"]),
-        frame_with("sent_at", None),
-        frame_with("message_id", None, None),
-        frame_with("body", None),
-        frame_with("body", 7),
-        frame_with("body", [GOOD["ip"]]),
-        frame_with("body", {"ip": GOOD["ip"]}),
-        frame_with("body", float("nan")),
+        {"message_id": "same"},
+        {"message_id": None},
+        {"sent_ms": None},
+        {"body": None},
+        {"body": 7},
+        {"body": [GOOD["ip"]]},
+        {"body": {"ip": GOOD["ip"]}},
+        {"body": float("nan")},
     ],
-    ids=["ids twice", "no sent_at", "no message_id", "no body_intact", "sent_at text", "sent_at null", "ids null",
-         "body null", "body number", "body list", "body dict", "body NaN"],
-)  # fmt: skip
-def test_an_error_about_a_batch_that_is_no_batch_quotes_no_value(frame: pd.DataFrame) -> None:
+    ids=["ids twice", "ids null", "sent_ms null", "body null", "body number", "body list", "body dict", "body NaN"],
+)
+def test_an_error_about_a_batch_that_is_no_batch_quotes_no_value(changes: dict[str, Any]) -> None:
+    batch = [message(event(), f"message-{i}")._replace(**changes) for i in range(2)]
     try:
-        split_batch(frame)
+        split_batch(batch)
     except Exception as error:  # noqa: BLE001 - whichever it is, it must not quote
         shown = everything_an_error_shows(error)
         assert not [value for value in CLEAR if value in shown]
@@ -541,14 +530,15 @@ def test_an_error_about_a_batch_that_is_no_batch_quotes_no_value(frame: pd.DataF
 
 def test_two_messages_of_one_id_are_refused_without_quoting_them() -> None:
     with pytest.raises(ValueError, match="message_id: field_uniqueness") as caught:
-        split_batch(messages_frame([message(event(), "same"), message(event(), "same")]))
+        split_batch([message(event(), "same"), message(event(), "same")])
     assert caught.value.__context__ is None
     assert "same" not in str(caught.value)
 
 
 def test_the_repr_of_a_split_batch_shows_no_value() -> None:
     with pd.option_context("display.width", 10_000, "display.max_columns", None, "display.max_colwidth", None):
-        shown = repr(split(event(), event(app_version="x")))
+        result = split(event(), event(app_version="x"))
+        shown = repr(result) + repr(result.rejected)
     assert not [value for value in CLEAR if value in shown]
 
 

@@ -83,13 +83,14 @@ def ingest(
         except LoginpipeError as error:
             failure = error
     _log(context, "finished", totals, seconds=round(time.monotonic() - began, 3))
-    if isinstance(failure, ClearValueError):
-        yield checks.only_tokens(totals.accepted, str(failure))
+    tokens = checks.only_tokens(totals.accepted, str(failure) if isinstance(failure, ClearValueError) else None)
     if totals.batches or failure is None:
-        yield from _results(context, totals, receiver, sqs, masking, settings)
+        yield from _results(context, totals, receiver, sqs, masking, settings, tokens)
         if failure is None:
             yield checks.counts_add_up(postgres.run(partial(run_counts, run_id=context.run.run_id, since=began_at)))
             yield checks.columns_are_the_contract(contract_differences(postgres.run(current_columns)))
+    elif not tokens.passed:
+        yield tokens
     if failure is not None:
         raise failure
     stop.pass_on()
@@ -102,6 +103,7 @@ def _results(  # noqa: PLR0917
     sqs: SqsResource,
     masking: MaskingResource,
     settings: Settings,
+    tokens: dg.AssetCheckResult,
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Yield a materialization an asset, with the checks that need nothing but the totals."""
     stalled = _stalled(context, sqs)
@@ -121,7 +123,7 @@ def _results(  # noqa: PLR0917
     yield dg.MaterializeResult(
         asset_key=MASKED_LOGINS.key,
         metadata=masked_logins(totals, masking),
-        check_results=[checks.only_tokens(totals.accepted)],
+        check_results=[tokens],
     )
     yield dg.MaterializeResult(
         asset_key=USER_LOGINS_TABLE.key,

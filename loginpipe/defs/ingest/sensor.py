@@ -103,10 +103,12 @@ def history_of(records: Sequence[dg.RunRecord]) -> History:
     """Count the failures since the last success; runs that overlapped and failed count once.
 
     Args:
-        records: runs that ended in success or failure, newest first.
+        records: runs that ended in success or failure, in any order.
     """
+    # By their ends: a newer run may have succeeded, or failed, long before an older one failed.
+    latest_first = sorted(records, key=_ended, reverse=True)
     failures, earliest_start = 0, None
-    for record in records:
+    for record in latest_first:
         if record.dagster_run.status != dg.DagsterRunStatus.FAILURE:
             break
         ended = _ended(record)
@@ -114,7 +116,7 @@ def history_of(records: Sequence[dg.RunRecord]) -> History:
             failures += 1
         started = datetime.fromtimestamp(record.start_time, UTC) if record.start_time is not None else ended
         earliest_start = min(started, earliest_start or started)
-    return History(failures, _ended(records[0])) if failures else History()
+    return History(failures, _ended(latest_first[0])) if failures else History()
 
 
 def _ended(record: dg.RunRecord) -> datetime:
