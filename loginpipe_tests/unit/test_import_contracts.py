@@ -65,7 +65,6 @@ PLANTS = [
     Plant("local.a", "loginpipe.custody", {LAYERS}),
     Plant("sqs.b", "dagster", {DAGSTER}),
     Plant("monitoring.c", "dagster", {DAGSTER}),
-    Plant("definitions", "dagster", {DAGSTER}),
     Plant("cli.a", "dagster_docker", {DAGSTER}),
     Plant("local.b", "dagster_k8s", {DAGSTER}),
     Plant("local.c", "dagster_postgres.event_log", {DAGSTER}),

@@ -1,0 +1,134 @@
+-- name: dagster_delete_checks
+-- Delete evaluations of checks whose run is gone, or that a sensor reported without a run.
+DELETE FROM asset_check_executions AS c
+WHERE
+    c.id > %(after)s
+    AND c.id <= %(through)s
+    AND c.create_timestamp < %(before)s
+    AND c.id <> all(%(newest)s)
+    AND NOT EXISTS (SELECT FROM runs AS r WHERE r.run_id = c.run_id)
+
+-- name: dagster_delete_reports
+-- Delete the events of evaluations that a sensor reported without a run.
+DELETE FROM event_logs
+WHERE id IN (
+    SELECT id
+    FROM event_logs
+    WHERE
+        run_id = ''
+        AND dagster_event_type = 'ASSET_CHECK_EVALUATION'
+        AND timestamp < %(before)s
+        AND id <> all(%(newest)s)
+    ORDER BY id
+    LIMIT %(limit)s
+)
+
+-- name: dagster_delete_runs
+-- Delete finished runs with their events. Their tags go with them, by a foreign key.
+WITH gone AS (
+    DELETE FROM runs
+    WHERE run_id = any(%(run_ids)s) AND status IN ('SUCCESS', 'FAILURE', 'CANCELED')
+    RETURNING run_id
+),
+
+events AS (
+    DELETE FROM event_logs
+    WHERE run_id IN (SELECT run_id FROM gone)
+    RETURNING id, dagster_event_type
+),
+
+event_tags AS (
+    DELETE FROM asset_event_tags
+    WHERE event_id IN (
+        SELECT id FROM events WHERE dagster_event_type IN ('ASSET_MATERIALIZATION', 'ASSET_OBSERVATION')
+    )
+)
+
+SELECT
+    (SELECT count(*) FROM gone),
+    (SELECT count(*) FROM events)
+
+-- name: dagster_last_runs
+-- Find the last run of each asset, and runs that still hold a place of a concurrency limit.
+SELECT last_run_id FROM asset_keys WHERE last_run_id IS NOT NULL
+UNION
+SELECT run_id FROM concurrency_slots WHERE run_id IS NOT NULL
+UNION
+SELECT run_id FROM pending_steps WHERE run_id IS NOT NULL
+
+-- name: dagster_newest_checks
+-- Find the newest evaluation of each check, and the newest that was completed.
+SELECT
+    id,
+    run_id,
+    evaluation_event_storage_id
+FROM asset_check_executions
+WHERE id IN (
+    SELECT unnest(
+        ARRAY[max(id), max(id) FILTER (WHERE execution_status IN ('SUCCEEDED', 'FAILED'))]
+    )
+    FROM asset_check_executions
+    GROUP BY asset_key, check_name, partition
+)
+
+-- name: dagster_old_runs
+-- Find runs that ended long enough ago, in order, and whether the UI still needs them. It needs those
+-- that hold the newest materialization of an asset or of one of its partitions, and those in `newest`.
+WITH old AS MATERIALIZED (
+    SELECT id, run_id
+    FROM runs
+    WHERE
+        id > %(after)s
+        AND status IN ('SUCCESS', 'FAILURE', 'CANCELED')
+        AND coalesce(end_time, extract(EPOCH FROM update_timestamp))
+        < CASE status WHEN 'SUCCESS' THEN %(succeeded_before)s ELSE %(failed_before)s END
+    ORDER BY id
+    LIMIT %(limit)s
+)
+
+SELECT
+    id,
+    run_id,
+    run_id = any(%(newest)s)
+    OR EXISTS (
+        SELECT FROM event_logs AS e
+        WHERE
+            e.run_id = old.run_id
+            AND e.dagster_event_type = 'ASSET_MATERIALIZATION'
+            -- Two forms, since an index finds a partition by "=", and NULL by none.
+            AND e.id = CASE
+                WHEN e.partition IS NULL
+                    THEN (
+                        SELECT max(n.id) FROM event_logs AS n
+                        WHERE
+                            n.asset_key = e.asset_key
+                            AND n.dagster_event_type = 'ASSET_MATERIALIZATION'
+                            AND n.partition IS NULL
+                    )
+                ELSE (
+                    SELECT max(n.id) FROM event_logs AS n
+                    WHERE
+                        n.asset_key = e.asset_key
+                        AND n.dagster_event_type = 'ASSET_MATERIALIZATION'
+                        AND n.partition = e.partition
+                )
+            END
+    )
+FROM old
+ORDER BY id
+
+-- name: dagster_usage
+-- Measure how much Dagster's storage holds, and the events of the last day, which are found by runs active since.
+SELECT
+    pg_database_size(current_database()),
+    pg_total_relation_size('event_logs'),
+    (SELECT count(*) FROM runs),
+    (SELECT to_timestamp(min(coalesce(end_time, extract(EPOCH FROM update_timestamp)))) FROM runs),
+    (SELECT count(*) FROM event_logs),
+    (
+        SELECT count(*)
+        FROM event_logs
+        WHERE
+            timestamp > %(since)s
+            AND run_id IN (SELECT run_id FROM runs WHERE update_timestamp > %(since)s UNION ALL SELECT '')
+    )
