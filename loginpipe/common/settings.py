@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     visibility_seconds: int = Field(default=120, ge=3, le=43_200)
     sqs_client: Literal["lean", "boto3"] = "lean"
     receivers: int = Field(default=32, ge=1, le=64)
-    max_runs: int = Field(default=4, ge=1, le=100)
+    max_runs: int = Field(default=3, ge=1, le=100)
     max_reject_rate: float = Field(default=0.05, ge=0, le=1)
     # No more than the last bound of the delays' buckets: what is over that cannot be told apart.
     max_delay_seconds: int = Field(default=900, ge=1, le=3600)

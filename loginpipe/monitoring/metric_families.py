@@ -48,18 +48,12 @@ def queue_metrics(queue: str, depth: Depth, dead_letters: Depth | None) -> list[
 
 def table_metrics(totals: Totals, vault: VaultTotals) -> list[Metric]:
     """Return what the tables say."""
-    runs = GaugeMetricFamily(
-        "loginpipe_runs",
-        "Runs that recorded what they received: finished; working, that is begun in the last 20 minutes, so at work or "
-        "failed; failed, that is begun before and never finished.",
-        labels=["queue", "state"],
-    )
+    batches = CounterMetricFamily("loginpipe_batches", "Batches whose outcome was recorded.", labels=["queue"])
     delay = HistogramMetricFamily(
         "loginpipe_delay_seconds", "From a login's SentTimestamp to its row in user_logins.", labels=["queue"]
     )
     for name, queue in totals.queues.items():
-        for state in ("finished", "working", "failed"):
-            runs.add_metric([name, state], queue.counts[state])
+        batches.add_metric([name], queue.counts["batches"])
         bounds = map(floatToGoString, (*DELAY_BOUNDS, inf))
         delay.add_metric([name], list(zip(bounds, accumulate(queue.delays), strict=True)), queue.delay_seconds)
     faults = CounterMetricFamily(
@@ -69,7 +63,7 @@ def table_metrics(totals: Totals, vault: VaultTotals) -> list[Metric]:
     )
     for labels, number in totals.rejects.items():
         faults.add_metric(labels, number)
-    return [runs, delay, faults, *_messages(totals), *_times(totals), *_vault_metrics(vault)]
+    return [batches, delay, faults, *_messages(totals), *_times(totals), *_vault_metrics(vault)]
 
 
 def behind_metric(queue: str, depth: Depth, of_queue: QueueTotals | None, now: float) -> Metric:
@@ -78,12 +72,12 @@ def behind_metric(queue: str, depth: Depth, of_queue: QueueTotals | None, now: f
     Args:
         queue: its name.
         depth: its depth.
-        of_queue: the runs on it; None where there are none.
+        of_queue: its batches; None where there are none.
         now: Unix time in seconds.
     """
     behind = GaugeMetricFamily(
         "loginpipe_behind_seconds",
-        "While the queue holds messages, the time from the newest SentTimestamp that a finished run has stored to now; "
+        "While the queue holds messages, the time from the newest SentTimestamp that was recorded to now; "
         "0 while it holds none. After a quiet time it begins at the length of that.",
         labels=["queue"],
     )
@@ -106,11 +100,13 @@ def _messages(totals: Totals) -> list[Metric]:
 
 def _times(totals: Totals) -> list[Metric]:
     finished = GaugeMetricFamily(
-        "loginpipe_last_run_finished_timestamp_seconds", "When the newest run that succeeded ended.", labels=["queue"]
+        "loginpipe_last_batch_finished_timestamp_seconds",
+        "When the messages of the newest batch had been deleted.",
+        labels=["queue"],
     )
     stored = GaugeMetricFamily(
         "loginpipe_newest_stored_timestamp_seconds",
-        "Newest SentTimestamp that a finished run has stored.",
+        "Newest SentTimestamp that was recorded.",
         labels=["queue"],
     )
     for queue, of_queue in totals.queues.items():

@@ -29,9 +29,9 @@ _PATIENCE_SECONDS = 3
 # A scrape that waits longer is given up by Prometheus, whose default is 10 s.
 _ANSWER_SECONDS = 8
 
-# What began longer ago does not change any more, whatever a machine's clock said. It is read once a process and kept: a
-# million runs take most of a second.
-_SETTLED = timedelta(days=7)
+# What was recorded longer ago does not change any more: deletes take ten minutes at most. It is read once a process and
+# kept, since a month of batches takes seconds.
+_SETTLED = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class PipelineCollector(Collector):
 
     def _read_tables(self, connection: Connection) -> tuple[Totals, VaultTotals]:
         settled_by = datetime.now(UTC) - _SETTLED
-        if self._settled_until is None or settled_by - self._settled_until > timedelta(days=1):
+        if self._settled_until is None or settled_by - self._settled_until > _SETTLED:
             self._settled += read_totals(connection, since=self._settled_until, until=settled_by)
             self._settled_until = settled_by
         return self._settled + read_totals(connection, since=self._settled_until), read_vault(connection)

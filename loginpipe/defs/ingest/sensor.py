@@ -12,11 +12,16 @@ from loginpipe.common.settings import Settings
 from loginpipe.defs.ingest.assets import STEP
 from loginpipe.defs.ingest.job import INGEST_JOB, QUEUE_TAG
 from loginpipe.defs.resources import SqsResource
+from loginpipe.defs.resources.sqs import BATCHES_HELD
 from loginpipe.monitoring.run_history import History, back_off
 from loginpipe.sqs.depth import STALL, Depth
 
 TICK_SECONDS = 5
 """The floor of Dagster's sensor loop: asking a queue for its depth costs one cheap call."""
+
+IN_FLIGHT_FOR_RUNS = 100_000
+"""So many of the 120,000 messages that SQS lets be in flight are for the runs: the counts are approximate, and at the
+limit a long poll is silently empty."""
 
 DEEP_BATCHES = 5
 """So many full batches waiting, for each run that is active, are worth one more: a run takes seconds to start."""
@@ -91,12 +96,21 @@ def decide(
                 "UTC: see the newest run for the cause",
             )
     # One run at a time finds out whether the cause of the failures is gone.
-    limit = 1 if history.failures_in_a_row else max_runs
+    limit = 1 if history.failures_in_a_row else min(max_runs, most_runs(batch_messages))
     wanted = min(1 + depth.visible // (DEEP_BATCHES * batch_messages), limit)
     if wanted <= going_on:
         return Decision(0, f"{seen}; {going_on} of {limit} runs active; no new run needed")
     starting = wanted - going_on
     return Decision(starting, f"{seen}; starting {starting} runs, {len(active)} active")
+
+
+def most_runs(batch_messages: int) -> int:
+    """Return how many runs together hold no more messages than a queue lets be in flight, at least one.
+
+    Args:
+        batch_messages: most messages in one batch.
+    """
+    return max(1, IN_FLIGHT_FOR_RUNS // (BATCHES_HELD * batch_messages))
 
 
 def history_of(records: Sequence[dg.RunRecord]) -> History:

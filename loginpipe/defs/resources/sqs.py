@@ -22,8 +22,8 @@ _CALLS_AT_ONCE = 8
 _MAX_CALLS_AT_ONCE = 64
 # One after the other: a call is assumed to take ten times what it does within a region.
 _CALLS_A_SECOND = 5
-# One that is filled, one that is in work, and one that is being deleted.
-_BATCHES_HELD = 3
+BATCHES_HELD = 3
+"""By a run at most: one that is filled, one that is in work, and one that is being deleted."""
 
 
 def calls_at_once(messages: int, visibility_seconds: int) -> int:
@@ -59,7 +59,7 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
         """Look the queue up; at the end, in success or failure, return to it whatever was not deleted."""
         # The queue is what a run holds from its beginning to its end.
         with rare_collections():
-            held = _BATCHES_HELD * self.batch_messages
+            held = BATCHES_HELD * self.batch_messages
             calls = calls_at_once(held, self.visibility_seconds)
             self._queue = open_queue(self.queue, self.settings, connections=2 * self.receivers + calls)
             self._leases = LeaseKeeper(self._queue, visibility_seconds=self.visibility_seconds, calls_at_once=calls)
@@ -69,7 +69,7 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
                     "that, or raise LOGINPIPE_VISIBILITY_SECONDS; see %s",
                     self.batch_messages,
                     self.visibility_seconds,
-                    most // _BATCHES_HELD,
+                    most // BATCHES_HELD,
                     runbook("leases-lost"),
                 )
             try:
