@@ -119,8 +119,9 @@ def test_a_backlog_is_worked_off_by_all_the_runs_that_the_defaults_allow(start: 
     outcome = simulate(waiting=1e9, batch=batch, runs=runs, start=start, seconds=1200)
     # Those of one age end together; a successor that takes longer to start than it is given leaves a gap.
     working = 1200 - 2 * (start + OWN_SECONDS + TICK_SECONDS)
-    assert outcome.stored > 0.95 * runs * A_SECOND * working
-    assert outcome.in_flight_most <= BATCHES_HELD * batch * runs <= IN_FLIGHT_MOST
+    assert outcome.stored > 0.9 * runs * A_SECOND * working
+    # One successor at a time beside those that are about to end.
+    assert outcome.in_flight_most <= BATCHES_HELD * batch * (runs + 1) <= IN_FLIGHT_MOST
 
 
 def test_a_queue_is_near_its_limit_in_flight_where_the_page_says() -> None:

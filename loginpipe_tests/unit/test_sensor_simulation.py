@@ -161,11 +161,11 @@ def test_under_steady_traffic_there_is_never_a_gap_without_a_run(rate: int, run_
 
 
 def test_traffic_beyond_one_run_is_worked_off_by_more_and_never_by_more_than_the_limit() -> None:
-    day = simulate(lambda _: 3 * A_SECOND, seconds=2 * HOUR)
+    day = simulate(lambda _: 2 * A_SECOND, seconds=2 * HOUR)
     assert gaps(day) == []
-    assert day.most_going_on == 3
+    assert 2 <= day.most_going_on <= 3
     # What piles up is bounded: what one run is worth for every run that is active.
-    assert max(day.waiting) < 4 * 5 * BATCH + 3 * A_SECOND * 2 * (TICK_SECONDS + START_SECONDS)
+    assert max(day.waiting) < 3 * 5 * BATCH + 2 * A_SECOND * 2 * (TICK_SECONDS + START_SECONDS)
     assert max(day.waiting[-HOUR:]) == max(day.waiting[HOUR // 2 :]), "it does not go on growing"
 
 
@@ -173,7 +173,7 @@ def test_a_backlog_is_worked_off_by_all_runs_that_are_allowed_and_then_by_one() 
     day = simulate(lambda second: 20_000_000 if not second else 100, seconds=2 * HOUR)
     assert day.starts[0][:2] == (0, 3)
     empty = next(second for second, waiting in enumerate(day.waiting) if second and not waiting)
-    assert empty < 20_000_000 / (4 * A_SECOND) * 1.1
+    assert empty < 20_000_000 / (3 * A_SECOND) * 1.1
     assert day.most_going_on == 3
     assert all(runs == 1 for second, runs, _ in day.starts if second > empty)
 

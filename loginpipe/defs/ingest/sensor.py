@@ -100,7 +100,10 @@ def decide(
     wanted = min(1 + depth.visible // (DEEP_BATCHES * batch_messages), limit)
     if wanted <= going_on:
         return Decision(0, f"{seen}; {going_on} of {limit} runs active; no new run needed")
-    starting = wanted - going_on
+    # Runs that are about to end still hold messages: their successors come one by one.
+    starting = min(wanted - going_on, max(most_runs(batch_messages) - len(active), int(going_on == 0)))
+    if starting <= 0:
+        return Decision(0, f"{seen}; {len(active)} runs active, some about to end; their successors wait for that")
     return Decision(starting, f"{seen}; starting {starting} runs, {len(active)} active")
 
 
