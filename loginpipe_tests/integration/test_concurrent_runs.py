@@ -67,6 +67,7 @@ def test_runs_that_are_given_the_same_messages_at_once_record_each_message_once(
             run.release()
         assert [run.wait() for run in runs] == [0, 0, 0], [run.log() for run in runs]
     assert received_by_each_run(place) == [500, 500, 500]
+    assert place.rows("SELECT sum(duplicates) FROM loginpipe.ingest_runs") == [(1000,)]
     balance(place)
     place.finish()
     assert settled(place) == Balance(450, 50, 0)

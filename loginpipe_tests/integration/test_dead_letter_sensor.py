@@ -16,30 +16,42 @@ def tick(pipeline: Pipeline, cursor: str | None = None) -> dg.SensorResult:
     return result
 
 
-def dead_letter(pipeline: Pipeline) -> None:
+def evaluations(result: dg.SensorResult) -> list[dg.AssetCheckEvaluation]:
+    return [event for event in result.asset_events if isinstance(event, dg.AssetCheckEvaluation)]
+
+
+def dead_letters_of(pipeline: Pipeline) -> str:
+    """The URL of the dead-letter queue."""
+    return pipeline.queue.client.get_queue_url(QueueName=f"{pipeline.queue.name}-dlq")["QueueUrl"]
+
+
+def test_it_reports_when_dead_letters_come_and_when_they_are_gone_and_not_in_between(pipeline: Pipeline) -> None:
     client = pipeline.queue.client
-    url = client.get_queue_url(QueueName=f"{pipeline.queue.name}-dlq")["QueueUrl"]
-    client.send_message(QueueUrl=url, MessageBody="{}")
-
-
-def test_it_reports_once_when_the_dead_letter_queue_fills_and_not_again_while_it_stays_so(pipeline: Pipeline) -> None:
-    (first,) = tick(pipeline).asset_events
-    assert isinstance(first, dg.AssetCheckEvaluation)
-    assert (first.passed, first.description) == (True, "Empty")
-    dead_letter(pipeline)
-    filled = tick(pipeline, cursor="Empty")
-    (second,) = filled.asset_events
-    assert isinstance(second, dg.AssetCheckEvaluation)
-    assert not second.passed
-    assert "1 waiting" in (second.description or "")
-    assert "loginpipe dlq redrive" in (second.description or "")
-    again = tick(pipeline, cursor=filled.cursor)
-    assert not again.asset_events
-    assert again.skip_reason is not None
+    first = tick(pipeline)
+    quiet = tick(pipeline, first.cursor)
+    client.send_message(QueueUrl=dead_letters_of(pipeline), MessageBody="{}")
+    filled = tick(pipeline, first.cursor)
+    still = tick(pipeline, filled.cursor)
+    client.purge_queue(QueueUrl=dead_letters_of(pipeline))
+    emptied = tick(pipeline, filled.cursor)
+    reports = [
+        [
+            (event.passed, event.description)
+            for event in result.asset_events
+            if isinstance(event, dg.AssetCheckEvaluation)
+        ]
+        for result in (first, quiet, filled, still, emptied)
+    ]
+    ((_, said),) = reports[2]
+    assert reports == [[(True, "Empty")], [], [(False, said)], [], [(True, "Empty")]]
+    assert "1 waiting" in str(said)
+    assert "loginpipe dlq redrive" in str(said)
+    assert quiet.skip_reason == dg.SkipReason(f"dead-letter queue of '{pipeline.queue.name}', as before: Empty")
+    assert still.skip_reason is not None
 
 
 def test_a_run_reports_too_and_succeeds_all_the_same(pipeline: Pipeline) -> None:
-    dead_letter(pipeline)
+    pipeline.queue.client.send_message(QueueUrl=dead_letters_of(pipeline), MessageBody="{}")
     result = pipeline.run()
     assert result.success
     found = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}

@@ -12,9 +12,9 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from loginpipe.common.errors import QueueError
 from loginpipe.definitions import build_definitions
-from loginpipe.defs.ingest import sensor as sensors
 from loginpipe.defs.ingest.job import INGEST_JOB
-from loginpipe.defs.ingest.sensor import dead_letter_sensor, queue_depth_sensor
+from loginpipe.defs.ingest.sensor import queue_depth_sensor
+from loginpipe.monitoring import run_history
 from loginpipe.sqs.client import Queue
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import at_the_wire, depth, logins, take
@@ -33,20 +33,18 @@ def watched(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]
         yield Pipeline(queue, "", instance)
 
 
-def tick(
-    pipeline: Pipeline, sensor: dg.SensorDefinition = queue_depth_sensor, cursor: str | None = None
-) -> SensorExecutionData:
-    """Evaluate a sensor as the daemon does, with the resources that it needs."""
+def tick(pipeline: Pipeline) -> SensorExecutionData:
+    """Evaluate the sensor as the daemon does, with the resources that it needs."""
     definitions = build_definitions()
-    resources = {key: (definitions.resources or {})[key] for key in sensor.required_resource_keys}
-    with dg.build_sensor_context(pipeline.instance, cursor, definitions=definitions, resources=resources) as context:
-        return sensor.evaluate_tick(context)
+    resources = {key: (definitions.resources or {})[key] for key in queue_depth_sensor.required_resource_keys}
+    with dg.build_sensor_context(pipeline.instance, definitions=definitions, resources=resources) as context:
+        return queue_depth_sensor.evaluate_tick(context)
 
 
-def add_run(pipeline: Pipeline, status: dg.DagsterRunStatus, job: str = INGEST_JOB) -> None:
+def add_run(pipeline: Pipeline, status: dg.DagsterRunStatus) -> None:
     location = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="loginpipe.definitions"))
-    origin = RemoteRepositoryOrigin(location, "__repository__").get_job_origin(job)
-    run = dg.DagsterRun(job_name=job, run_id=str(uuid4()), status=status, remote_job_origin=origin)
+    origin = RemoteRepositoryOrigin(location, "__repository__").get_job_origin(INGEST_JOB)
+    run = dg.DagsterRun(job_name=INGEST_JOB, run_id=str(uuid4()), status=status, remote_job_origin=origin)
     pipeline.instance.add_run(run)
 
 
@@ -130,22 +128,6 @@ def test_runs_that_are_going_are_counted(watched: Pipeline, status: dg.DagsterRu
     assert data.skip_message == f"{seen(watched, 16)}; 4 of at most 4 runs are going, enough for now"
 
 
-@pytest.mark.parametrize(
-    ("status", "job"),
-    [
-        (dg.DagsterRunStatus.STARTED, "maintain_partitions"),
-        (dg.DagsterRunStatus.SUCCESS, INGEST_JOB),
-        (dg.DagsterRunStatus.CANCELED, INGEST_JOB),
-    ],
-)
-def test_runs_that_ended_and_runs_of_other_jobs_are_not_counted(
-    watched: Pipeline, status: dg.DagsterRunStatus, job: str
-) -> None:
-    watched.send(logins(16))
-    add_run(watched, status, job)
-    assert len(tick(watched).run_requests or []) == 4
-
-
 def test_after_a_failed_run_it_waits_and_says_until_when(watched: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     fail_a_run(watched, monkeypatch)
     watched.send(logins(16))
@@ -159,7 +141,7 @@ def test_after_the_wait_one_run_finds_out_whether_the_cause_is_gone(
     watched: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_a_run(watched, monkeypatch)
-    monkeypatch.setattr(sensors, "BACK_OFF_FIRST", timedelta())
+    monkeypatch.setattr(run_history, "BACK_OFF_FIRST", timedelta())
     watched.send(logins(16))
     assert len(tick(watched).run_requests or []) == 1
 
@@ -183,20 +165,3 @@ def test_a_queue_that_is_not_there_fails_the_tick_with_one_sentence(
         "queue 'no-such-queue' does not exist in this account and region: create it, or set LOGINPIPE_QUEUE or "
         "AWS_REGION"
     )
-
-
-def test_dead_letters_are_reported_when_they_come_and_when_they_are_gone_and_not_in_between(watched: Pipeline) -> None:
-    client = watched.queue.client
-    dead_letters = client.get_queue_url(QueueName=f"{watched.queue.name}-dlq")["QueueUrl"]
-    first = tick(watched, dead_letter_sensor)
-    quiet = tick(watched, dead_letter_sensor, first.cursor)
-    client.send_message(QueueUrl=dead_letters, MessageBody="x")
-    filled = tick(watched, dead_letter_sensor, quiet.cursor)
-    client.purge_queue(QueueUrl=dead_letters)
-    emptied = tick(watched, dead_letter_sensor, filled.cursor)
-    reports = [
-        [event.passed for event in data.asset_events if isinstance(event, dg.AssetCheckEvaluation)]
-        for data in (first, quiet, filled, emptied)
-    ]
-    assert reports == [[True], [], [False], [True]]
-    assert quiet.skip_message == f"dead-letter queue of '{watched.queue.name}', as before: Empty"
