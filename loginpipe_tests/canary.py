@@ -2,6 +2,7 @@
 
 import base64
 import json
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address
 
@@ -71,6 +72,15 @@ def found(haystacks: Mapping[str, str], markers: Mapping[str, Iterable[str]]) ->
         for marker, spelt in wanted.items()
         if any(form in text for form in spelt)
     ]
+
+
+def everything_an_error_shows(error: BaseException) -> str:
+    """What Dagster stores of an error, and what the error object itself holds on to."""
+    shown, seen = ["".join(traceback.format_exception(error))], error
+    while seen is not None:
+        shown += [str(seen), repr(seen), repr(vars(seen)), repr(seen.args)]
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return "\n".join(shown)
 
 
 MARKERS = {

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -51,22 +51,22 @@ def stack() -> Iterator[LocalStack]:
         yield stack
 
 
-def _execute(database_url: str, statement: str) -> None:
-    connection = psycopg2.connect(database_url)
-    try:
+def execute(database_url: str, *statements: str) -> list[tuple[Any, ...]]:
+    """Carry out statements, each in a transaction of its own; return the rows of the last one."""
+    with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
         connection.autocommit = True
-        connection.cursor().execute(statement)
-    finally:
-        connection.close()
+        for statement in statements:
+            cursor.execute(statement)
+        return cursor.fetchall() if cursor.description else []
 
 
 @pytest.fixture
 def empty_database_url(stack: LocalStack, roles: None) -> Iterator[str]:
     """A database of this test alone, with nothing in it."""
     name = f"empty_{uuid4().hex}"
-    _execute(stack.database_url, f"CREATE DATABASE {name}")
+    execute(stack.database_url, f"CREATE DATABASE {name}")
     yield stack.database_url.replace("/loginpipe?", f"/{name}?")
-    _execute(stack.database_url, f"DROP DATABASE {name} WITH (FORCE)")
+    execute(stack.database_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 OWNER = "loginpipe_owner"
@@ -89,18 +89,18 @@ def as_role(database_url: str, role: str) -> str:
 @pytest.fixture(scope="session")
 def roles(stack: LocalStack) -> None:
     """The roles as an administrator makes them: an owner without privileges, and logins in one group each."""
-    _execute(stack.database_url, f"CREATE ROLE {OWNER} LOGIN")
+    execute(stack.database_url, f"CREATE ROLE {OWNER} LOGIN")
     for group in sorted(set(LOGINS.values())):
-        _execute(stack.database_url, f"CREATE ROLE {group} NOLOGIN")
+        execute(stack.database_url, f"CREATE ROLE {group} NOLOGIN")
     for login, group in LOGINS.items():
-        _execute(stack.database_url, f"CREATE ROLE {login} LOGIN IN ROLE {group}")
+        execute(stack.database_url, f"CREATE ROLE {login} LOGIN IN ROLE {group}")
 
 
 @pytest.fixture(scope="session")
 def migrated_template(stack: LocalStack, roles: None) -> str:
     """A database migrated by an owner who is no superuser, as on a managed Postgres: its functions work as that one."""
     name = "migrated_template"
-    _execute(stack.database_url, f"CREATE DATABASE {name} OWNER {OWNER}")
+    execute(stack.database_url, f"CREATE DATABASE {name} OWNER {OWNER}")
     migrate(as_role(stack.database_url.replace("/loginpipe?", f"/{name}?"), OWNER))
     return name
 
@@ -110,11 +110,9 @@ def database_url(stack: LocalStack, migrated_template: str) -> Iterator[str]:
     """A migrated database of this test alone, as the superuser: to arrange things, and to look at what came out."""
     name = f"migrated_{uuid4().hex}"
     # Privileges on the database itself are not copied.
-    _execute(
-        stack.database_url, f"CREATE DATABASE {name} TEMPLATE {migrated_template} STRATEGY file_copy OWNER {OWNER}"
-    )
+    execute(stack.database_url, f"CREATE DATABASE {name} TEMPLATE {migrated_template} STRATEGY file_copy OWNER {OWNER}")
     yield stack.database_url.replace("/loginpipe?", f"/{name}?")
-    _execute(stack.database_url, f"DROP DATABASE {name} WITH (FORCE)")
+    execute(stack.database_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -233,21 +231,13 @@ class Pipeline:
         return job.execute_in_process(instance=self.instance, raise_on_error=False)
 
     def rows(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        connection = psycopg2.connect(self.database_url)
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(statement, parameters)
-                return cursor.fetchall()
-        finally:
-            connection.close()
+        with closing(psycopg2.connect(self.database_url)) as connection, connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
+            return cursor.fetchall()
 
     def execute(self, statement: str, *parameters: Any) -> None:
-        connection = psycopg2.connect(self.database_url)
-        try:
-            with connection, connection.cursor() as cursor:
-                cursor.execute(statement, parameters or None)
-        finally:
-            connection.close()
+        with closing(psycopg2.connect(self.database_url)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute(statement, parameters or None)
 
     def depth(self) -> tuple[int, int]:
         """Messages waiting and in flight."""

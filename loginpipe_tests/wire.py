@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from loginpipe.custody.opening import open_value, unwrap
 from loginpipe.logins.messages import Message
 from loginpipe.masking.sealing import SealedValue, WrappedDataKey
+from loginpipe.sqs.client import Queue
 from loginpipe_tests.conftest import KeyFiles, Pipeline
 
 SENT_MS: Final = int(datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp() * 1000)
@@ -291,6 +292,35 @@ def delivered(body: str, **known: Any) -> Message:
     return Message(body=body, **(usual | known))
 
 
+def received(queue: Queue, number: int, visibility_seconds: int = 120) -> list[Message]:
+    """Send so many messages, and receive them."""
+    for i in range(number):
+        queue.client.send_message(QueueUrl=queue.url, MessageBody=str(i))
+    return received_again(queue, number, visibility_seconds)
+
+
+def received_again(queue: Queue, number: int, visibility_seconds: int = 120) -> list[Message]:
+    """Receive so many messages that are there."""
+    messages: list[Message] = []
+    while len(messages) < number:
+        answer = queue.client.receive_message(
+            QueueUrl=queue.url,
+            MaxNumberOfMessages=10,
+            VisibilityTimeout=visibility_seconds,
+            MessageSystemAttributeNames=["ApproximateReceiveCount"],
+        )
+        messages += [
+            delivered(
+                m["Body"],
+                message_id=m["MessageId"],
+                receipt_handle=m["ReceiptHandle"],
+                receive_count=int(m["Attributes"]["ApproximateReceiveCount"]),
+            )
+            for m in answer["Messages"]
+        ]
+    return messages
+
+
 def take(pipeline: Pipeline, number: int, **overrides: Any) -> dg.ExecuteInProcessResult:
     """Run the job for so many messages: a bite that is full needs no empty long poll to end."""
     with patch.dict(os.environ, LOGINPIPE_BATCH_MESSAGES=str(number)):
@@ -340,6 +370,11 @@ def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
 def logged(pipeline: Pipeline, result: dg.ExecuteInProcessResult) -> list[str]:
     """Every message that Dagster's event log has of a run."""
     return [entry.user_message for entry in pipeline.instance.all_logs(result.run_id)]
+
+
+def users(pipeline: Pipeline) -> list[str]:
+    """Whose logins are in the table, sorted."""
+    return [user for (user,) in pipeline.rows("SELECT user_id FROM user_logins ORDER BY 1")]
 
 
 class HasRows(Protocol):

@@ -1,6 +1,7 @@
-"""The command line; the queue and KMS, also with a proxy before them, for the tests that tamper with the wire."""
+"""The command line; queue and KMS with a proxy before them; and what runs are broken on, of a file's own."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
@@ -9,6 +10,10 @@ import pytest
 from loginpipe.common.settings import load_settings
 from loginpipe.sqs.client import Queue, open_queue
 from loginpipe_tests.commands import Command, command_line
+from loginpipe_tests.conftest import KeyFiles
+from loginpipe_tests.crash.place import FastPlace, fast_place
+from loginpipe_tests.crash.postgres import Postgres, running_postgres
+from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
 from loginpipe_tests.wire import Wire
 
 if TYPE_CHECKING:
@@ -34,14 +39,37 @@ def opened(queue: Queue, wire: Wire) -> Queue:
 
 
 @pytest.fixture
+def tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call to AWS that fails is not tried again."""
+    monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
+
+
+@pytest.fixture
 def kms(aws: None) -> "KMSClient":
     return boto3.session.Session().client("kms")
 
 
 @pytest.fixture
-def kms_wire(kms: "KMSClient", monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
-    """Between the code under test and KMS; nothing is tried again."""
-    monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
+def kms_wire(kms: "KMSClient", tried_once: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    """Between the code under test and KMS."""
     with Wire(kms.meta.endpoint_url) as wire:
         monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", wire.url)
         yield wire
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[Endpoint]:
+    with running_endpoint() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    """A Postgres that may be stopped."""
+    with running_postgres() as postgres:
+        yield postgres
+
+
+@pytest.fixture
+def place(endpoint: Endpoint, database_url: str, key_files: KeyFiles, tmp_path: Path) -> FastPlace:
+    return fast_place(endpoint, database_url, key_files, tmp_path)

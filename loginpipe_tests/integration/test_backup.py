@@ -25,7 +25,8 @@ from loginpipe.postgres.grants import grant_differences
 from loginpipe.postgres.insights import refresh_daily_logins, refresh_duplicates
 from loginpipe.postgres.migrate import HEAD, MigrationResult, migrate, require_migrated
 from loginpipe_tests.commands import Command, Done
-from loginpipe_tests.conftest import OWNER, KeyFiles, Pipeline, _execute, as_role
+from loginpipe_tests.conftest import OWNER, KeyFiles, Pipeline, as_role
+from loginpipe_tests.conftest import execute as _execute
 from loginpipe_tests.custody import REASON, SENT_AT, Store, connected, opener_of, token_keys
 from loginpipe_tests.wire import login
 

@@ -1,7 +1,6 @@
 """Bad messages among good ones: set aside with their reasons, sealed as they came, and never in anybody's way."""
 
 import json
-from collections.abc import Iterator
 from hashlib import md5
 from typing import Any
 
@@ -14,7 +13,6 @@ from loginpipe_tests.wire import (
     Custodian,
     Forward,
     Wire,
-    at_the_wire,
     damaged_bodies,
     first,
     ingest,
@@ -110,12 +108,6 @@ SEVERAL = {
         "app_version": "wrong_type",
     },
 }
-
-
-@pytest.fixture
-def wire(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
-    with at_the_wire(pipeline, monkeypatch) as wire:
-        yield wire
 
 
 def reasons_by_body(pipeline: Pipeline, key_files: KeyFiles) -> dict[str, dict[str, str]]:

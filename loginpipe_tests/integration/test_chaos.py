@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,9 +15,9 @@ from loginpipe_tests.conftest import KeyFiles
 from loginpipe_tests.crash.books import Balance, balance, settled
 from loginpipe_tests.crash.logins import logins
 from loginpipe_tests.crash.place import FastPlace, fast_place
-from loginpipe_tests.crash.postgres import Postgres, running_postgres
+from loginpipe_tests.crash.postgres import Postgres
 from loginpipe_tests.crash.schedule import Schedule
-from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
+from loginpipe_tests.sqs_endpoint import Endpoint
 
 OF_EVERY_TEST = 1
 """The seed of `make test`: what it breaks is known."""
@@ -37,17 +37,6 @@ def report(capsys: pytest.CaptureFixture[str]) -> Report:
             print(f"\n{line}")
 
     return say
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[Endpoint]:
-    with running_endpoint() as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
-def place(endpoint: Endpoint, database_url: str, key_files: KeyFiles, tmp_path: Path) -> FastPlace:
-    return fast_place(endpoint, database_url, key_files, tmp_path)
 
 
 # --- the endpoint's faults, one at a time -----------------------------------------------------------------------------
@@ -105,12 +94,6 @@ def test_no_fault_of_the_endpoint_loses_or_doubles_a_message(
 
 
 # --- everything at once -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    with running_postgres() as postgres:
-        yield postgres
 
 
 @pytest.fixture

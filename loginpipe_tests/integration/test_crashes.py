@@ -2,7 +2,6 @@
 
 import json
 import signal
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from threading import Event
@@ -18,7 +17,7 @@ from loginpipe_tests.crash.logins import logins
 from loginpipe_tests.crash.place import VISIBILITY_SECONDS, EmbeddedPlace, FastPlace, embedded_place, fast_place
 from loginpipe_tests.crash.points import Point
 from loginpipe_tests.crash.runs import Run
-from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
+from loginpipe_tests.sqs_endpoint import Endpoint
 from loginpipe_tests.wire import Answer, Call, Forward, Wire, eventually
 
 GOOD, BAD = 150, 120
@@ -40,12 +39,6 @@ COMMITTED = {
     Point.DELETED: (GOOD, BAD),
 }
 """Rows and rejects that are committed at a point."""
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[Endpoint]:
-    with running_endpoint() as endpoint:
-        yield endpoint
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ from loginpipe_tests.wire import (
     refusal,
     success,
     take,
+    users,
 )
 
 
@@ -171,10 +172,6 @@ def identities(messages: Iterable[Any]) -> list[str]:
 def depths(queues: Queues) -> tuple[int, int]:
     """All that is on the queue, and all that is dead."""
     return read_depth(queues.queue).total, read_depth(queues.dead).total
-
-
-def users(pipeline: Pipeline) -> list[str]:
-    return [user for (user,) in pipeline.rows("SELECT user_id FROM user_logins ORDER BY 1")]
 
 
 # --- through the whole chain ------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from loginpipe.sqs.client import Queue, open_queue
 from loginpipe.sqs.deletion import NOT_TRIED, Deletion, delete_messages
 from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.leases import LeaseKeeper
+from loginpipe_tests.clock import Clock
 from loginpipe_tests.wire import (
     PLAIN_WEB_SERVER,
     Answer,
@@ -27,48 +28,23 @@ from loginpipe_tests.wire import (
     eventually,
     failed_entries,
     first,
+    received,
+    received_again,
     refusal,
     success,
 )
 
-pytestmark = pytest.mark.usefixtures("either_client")
+pytestmark = pytest.mark.usefixtures("either_client", "tried_once")
 
 DELETE = "DeleteMessageBatch"
-
-
-@pytest.fixture
-def wire(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
-    with Wire(queue.client.meta.endpoint_url) as wire:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", wire.url)
-        monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
-        yield wire
 
 
 VISIBILITY_SECONDS = 120
 
 
-class Time:
-    """Monotonic seconds that pass when a test says so, and in pauses.
-
-    Attributes:
-        pauses: what was waited for between the attempts.
-    """
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.pauses: list[float] = []
-
-    def __call__(self) -> float:
-        return self.now
-
-    def pause(self, seconds: float) -> None:
-        self.pauses.append(seconds)
-        self.now += seconds
-
-
 @pytest.fixture
-def clock() -> Time:
-    return Time()
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
@@ -79,35 +55,9 @@ def leases(opened: Queue) -> Iterator[LeaseKeeper]:
     leases.close()
 
 
-def received(queue: Queue, number: int, visibility_seconds: int = 120) -> list[Message]:
-    """Send so many messages, and receive them."""
-    for i in range(number):
-        queue.client.send_message(QueueUrl=queue.url, MessageBody=str(i))
-    return received_again(queue, number, visibility_seconds)
-
-
-def received_again(queue: Queue, number: int, visibility_seconds: int = 120) -> list[Message]:
-    messages: list[Message] = []
-    while len(messages) < number:
-        answer = queue.client.receive_message(
-            QueueUrl=queue.url,
-            MaxNumberOfMessages=10,
-            VisibilityTimeout=visibility_seconds,
-            MessageSystemAttributeNames=["ApproximateReceiveCount"],
-        )
-        messages += [
-            delivered(
-                m["Body"],
-                message_id=m["MessageId"],
-                receipt_handle=m["ReceiptHandle"],
-                receive_count=int(m["Attributes"]["ApproximateReceiveCount"]),
-            )
-            for m in answer["Messages"]
-        ]
-    return messages
-
-
-def delete(queue: Queue, leases: LeaseKeeper, messages: list[Message], clock: Time, calls_at_once: int = 2) -> Deletion:
+def delete(
+    queue: Queue, leases: LeaseKeeper, messages: list[Message], clock: Clock, calls_at_once: int = 2
+) -> Deletion:
     ids = [message.message_id for message in messages]
     return delete_messages(queue, leases, ids, calls_at_once=calls_at_once, clock=clock, pause=clock.pause)
 
@@ -118,7 +68,7 @@ def in_queue(queue: Queue) -> int:
 
 
 def test_messages_are_deleted_ten_a_call_and_no_longer_held(
-    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Time
+    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Clock
 ) -> None:
     messages = received(opened, 23)
     leases.add(messages, asked=0)
@@ -128,13 +78,13 @@ def test_messages_are_deleted_ten_a_call_and_no_longer_held(
     assert clock.pauses == []
 
 
-def test_nothing_to_delete_makes_no_call(opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Time) -> None:
+def test_nothing_to_delete_makes_no_call(opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Clock) -> None:
     assert delete(opened, leases, [], clock) == Deletion(0, Counter())
     assert wire.asked(DELETE) == []
 
 
 def test_faults_of_the_server_are_tried_again_with_growing_pauses_until_they_pass(
-    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Time
+    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Clock
 ) -> None:
     messages = received(opened, 3)
     leases.add(messages, asked=0)
@@ -152,7 +102,7 @@ def test_faults_of_the_server_are_tried_again_with_growing_pauses_until_they_pas
 
 
 def test_the_pauses_double_are_jittered_and_end_at_ten_seconds(
-    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Time
+    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Clock
 ) -> None:
     messages = received(opened, 1)
     leases.add(messages, asked=0)
@@ -169,7 +119,7 @@ def test_the_pauses_double_are_jittered_and_end_at_ten_seconds(
 
 
 def test_faults_of_the_sender_are_tried_twice_and_then_reported_and_the_others_are_deleted(
-    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Time
+    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Clock
 ) -> None:
     messages = received(opened, 4)
     leases.add(messages, asked=0)
@@ -210,7 +160,7 @@ FOR_GOOD = {
 
 @pytest.mark.parametrize(("answer", "code"), list(MAY_HEAL.values()), ids=list(MAY_HEAL))
 def test_what_may_heal_is_tried_for_a_visibility_timeout_and_then_reported(
-    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Time, *, answer: Answer, code: str
+    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Clock, *, answer: Answer, code: str
 ) -> None:
     messages = received(opened, 2)
     leases.add(messages, asked=0)
@@ -223,7 +173,7 @@ def test_what_may_heal_is_tried_for_a_visibility_timeout_and_then_reported(
 
 @pytest.mark.parametrize(("answer", "code"), list(MAY_HEAL.values()), ids=list(MAY_HEAL))
 def test_what_heals_after_a_minute_is_deleted(
-    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Time, *, answer: Answer, code: str
+    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Clock, *, answer: Answer, code: str
 ) -> None:
     messages = received(opened, 2)
     leases.add(messages, asked=0)
@@ -238,7 +188,7 @@ def test_what_does_not_heal_is_tried_once_more_and_then_reported(
     opened: Queue,
     leases: LeaseKeeper,
     wire: Wire,
-    clock: Time,
+    clock: Clock,
     calls_of_a_failure: int,
     *,
     answer: Answer,
@@ -253,7 +203,7 @@ def test_what_does_not_heal_is_tried_once_more_and_then_reported(
 
 
 def test_a_fault_of_the_sender_after_faults_of_the_server_is_tried_once_more_too(
-    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Time
+    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Clock
 ) -> None:
     messages = received(opened, 1)
     leases.add(messages, asked=0)
@@ -263,7 +213,7 @@ def test_a_fault_of_the_sender_after_faults_of_the_server_is_tried_once_more_too
     assert delete(opened, leases, messages, clock) == Deletion(1, Counter())
 
 
-def test_what_is_no_longer_leased_is_not_tried_again(opened: Queue, wire: Wire, clock: Time) -> None:
+def test_what_is_no_longer_leased_is_not_tried_again(opened: Queue, wire: Wire, clock: Clock) -> None:
     leases = LeaseKeeper(opened, visibility_seconds=VISIBILITY_SECONDS, calls_at_once=1, clock=clock)
     messages = received(opened, 3)
     leases.add(messages[:1], asked=clock.now)
@@ -278,7 +228,7 @@ def test_what_is_no_longer_leased_is_not_tried_again(opened: Queue, wire: Wire, 
 
 
 def test_an_endpoint_that_hangs_is_given_up_when_a_visibility_timeout_has_passed(
-    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Time, calls_of_a_failure: int
+    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Clock, calls_of_a_failure: int
 ) -> None:
     def hangs(_call: Call, _forward: Forward) -> Answer:
         clock.now += 50 / calls_of_a_failure
@@ -294,7 +244,7 @@ def test_an_endpoint_that_hangs_is_given_up_when_a_visibility_timeout_has_passed
 
 
 def test_an_endpoint_that_hangs_later_leaves_the_code_that_was_answered_before(
-    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Time, calls_of_a_failure: int
+    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Clock, calls_of_a_failure: int
 ) -> None:
     messages = received(opened, 30)
     leases.add(messages, asked=0)
@@ -311,7 +261,7 @@ def test_an_endpoint_that_hangs_later_leaves_the_code_that_was_answered_before(
 
 
 def test_deletes_that_get_through_go_on_for_as_long_as_they_take(
-    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Time
+    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Clock
 ) -> None:
     def slow(call: Call, forward: Forward) -> Answer:
         clock.now += 50
@@ -324,7 +274,7 @@ def test_deletes_that_get_through_go_on_for_as_long_as_they_take(
 
 
 def test_an_interruption_waits_for_no_call_that_hangs_and_makes_no_further_one(
-    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Time
+    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Clock
 ) -> None:
     answered, done = Event(), Event()
 
@@ -349,7 +299,7 @@ def test_an_interruption_waits_for_no_call_that_hangs_and_makes_no_further_one(
 
 
 def test_an_interruption_of_a_pause_makes_no_further_call(
-    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Time
+    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Clock
 ) -> None:
     def interrupted(_: float) -> None:
         raise KeyboardInterrupt
@@ -371,7 +321,7 @@ class RefusesEverything:
         return {"Failed": [{"Id": entry["Id"], "Code": "AccessDenied", "SenderFault": True} for entry in Entries]}
 
 
-def test_giving_up_takes_a_time_that_grows_with_the_failures_and_not_with_their_square(clock: Time) -> None:
+def test_giving_up_takes_a_time_that_grows_with_the_failures_and_not_with_their_square(clock: Clock) -> None:
     number = 20_000
     refusing = Queue("logins", "url", cast("Any", RefusesEverything()))
     leases = LeaseKeeper(refusing, visibility_seconds=VISIBILITY_SECONDS, calls_at_once=1, clock=clock)
@@ -385,7 +335,7 @@ def test_giving_up_takes_a_time_that_grows_with_the_failures_and_not_with_their_
     leases.close()
 
 
-def test_an_endpoint_that_went_away_is_reported_and_raises_nothing(queue: Queue, clock: Time) -> None:
+def test_an_endpoint_that_went_away_is_reported_and_raises_nothing(queue: Queue, clock: Clock) -> None:
     with Wire(queue.client.meta.endpoint_url) as wire, pytest.MonkeyPatch.context() as patched:
         patched.setenv("AWS_ENDPOINT_URL", wire.url)
         patched.setattr("loginpipe.common.aws._ATTEMPTS", 1)
@@ -401,7 +351,7 @@ def test_an_endpoint_that_went_away_is_reported_and_raises_nothing(queue: Queue,
 
 
 def test_a_call_that_fails_once_takes_nothing_from_the_next_round(
-    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Time
+    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Clock
 ) -> None:
     messages = received(opened, 12)
     leases.add(messages, asked=0)
@@ -423,7 +373,7 @@ def test_a_call_that_fails_once_takes_nothing_from_the_next_round(
     ids=["a web server", "nothing", "none", "ids that nobody gave", "a list", "no text"],
 )
 def test_what_no_answer_confirms_is_not_counted_as_deleted(
-    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Time, answer: Answer
+    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Clock, answer: Answer
 ) -> None:
     messages = received(opened, 2)
     leases.add(messages, asked=0)
@@ -435,7 +385,7 @@ def test_what_no_answer_confirms_is_not_counted_as_deleted(
 
 
 def test_a_message_that_is_not_held_is_not_counted_as_deleted(
-    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Time
+    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Clock
 ) -> None:
     messages = received(opened, 2)
     leases.add(messages, asked=0)
@@ -445,7 +395,7 @@ def test_a_message_that_is_not_held_is_not_counted_as_deleted(
 
 
 def test_a_message_received_again_is_deleted_with_its_newest_handle(
-    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Time
+    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Clock
 ) -> None:
     (old,) = received(opened, 1, visibility_seconds=0)
     leases.add([old], asked=0)

@@ -27,7 +27,7 @@ from loginpipe.sqs.client import Queue, open_queue
 from loginpipe.sqs.dead_letters import RedriveCounts, redrive, redrive_policy
 from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.identity import identity, replay_id
-from loginpipe_tests.conftest import KeyFiles, Pipeline
+from loginpipe_tests.conftest import KeyFiles, Pipeline, execute
 from loginpipe_tests.custody import REASON, opener_of
 from loginpipe_tests.wire import Wire, eventually, failed_entries, login, take
 
@@ -169,13 +169,6 @@ def test_a_group_handed_back_by_a_failed_run_comes_again_in_its_order(
         runs += 1
         assert runs <= 20
     assert rows_by_group(pipeline) == expected(3)
-
-
-def execute(database_url: str, statement: str) -> None:
-    connection = connect(database_url)
-    with transaction(connection) as cursor:
-        cursor.execute(statement)
-    connection.close()
 
 
 def test_dead_letters_go_back_in_the_order_of_their_groups_and_keep_their_ids(queue: Queue, dead: Queue) -> None:

@@ -12,7 +12,7 @@ from loginpipe.monitoring.doctor import Finding
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.grants import grant_differences, standing
 from loginpipe_tests.commands import findings
-from loginpipe_tests.conftest import LOGINS, OWNER, PIPELINE, as_role
+from loginpipe_tests.conftest import LOGINS, OWNER, PIPELINE, as_role, execute
 
 TOKEN = "ip.v1." + "A" * 43
 MESSAGE = "7f0c3f6e-3c1b-4a35-9d3e-5b9f2f3f9b11"
@@ -140,12 +140,6 @@ def outcome(database_url: str, statement: str) -> str | None:
         except psycopg2.Error as error:
             return error.pgcode
     return None
-
-
-def execute(database_url: str, *statements: str) -> None:
-    with closing(psycopg2.connect(database_url)) as connection, connection, connection.cursor() as cursor:
-        for statement in statements:
-            cursor.execute(statement)
 
 
 @pytest.fixture

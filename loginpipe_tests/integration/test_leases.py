@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from loginpipe.logins.messages import Message
 from loginpipe.sqs.client import Queue
 from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.leases import BACK_OFF_MOST_SECONDS, LONGEST_LEASE_SECONDS, HandBack, LeaseKeeper, back_off_seconds
@@ -19,24 +18,17 @@ from loginpipe_tests.wire import (
     Forward,
     Wire,
     answers,
-    delivered,
     eventually,
     failed_entries,
     first,
+    received,
+    received_again,
     refusal,
 )
 
-pytestmark = pytest.mark.usefixtures("either_client")
+pytestmark = pytest.mark.usefixtures("either_client", "tried_once")
 
 CHANGE = "ChangeMessageVisibilityBatch"
-
-
-@pytest.fixture
-def wire(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
-    with Wire(queue.client.meta.endpoint_url) as wire:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", wire.url)
-        monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
-        yield wire
 
 
 @pytest.fixture
@@ -52,34 +44,6 @@ def leases(opened: Queue, clock: Clock) -> Iterator[LeaseKeeper]:
     leases.close()
 
 
-def received(queue: Queue, number: int, visibility_seconds: int = 120) -> list[Message]:
-    """Send so many messages, and receive them."""
-    for i in range(number):
-        queue.client.send_message(QueueUrl=queue.url, MessageBody=str(i))
-    return received_again(queue, number, visibility_seconds)
-
-
-def received_again(queue: Queue, number: int, visibility_seconds: int = 120) -> list[Message]:
-    messages: list[Message] = []
-    while len(messages) < number:
-        answer = queue.client.receive_message(
-            QueueUrl=queue.url,
-            MaxNumberOfMessages=10,
-            VisibilityTimeout=visibility_seconds,
-            MessageSystemAttributeNames=["ApproximateReceiveCount"],
-        )
-        messages += [
-            delivered(
-                m["Body"],
-                message_id=m["MessageId"],
-                receipt_handle=m["ReceiptHandle"],
-                receive_count=int(m["Attributes"]["ApproximateReceiveCount"]),
-            )
-            for m in answer["Messages"]
-        ]
-    return messages
-
-
 def entries(wire: Wire) -> list[dict[str, Any]]:
     """Every entry of every change of visibility so far."""
     return [entry for request in wire.asked(CHANGE) for entry in request["Entries"]]
@@ -88,7 +52,7 @@ def entries(wire: Wire) -> list[dict[str, Any]]:
 def test_a_message_that_is_held_for_longer_than_its_lease_does_not_come_back(opened: Queue) -> None:
     leases = LeaseKeeper(opened, visibility_seconds=3, calls_at_once=2)
     leases.add(received(opened, 12, visibility_seconds=3), asked=time.monotonic())
-    until = time.monotonic() + 5
+    until = time.monotonic() + 4
     while time.monotonic() < until:
         other = opened.client.receive_message(QueueUrl=opened.url, WaitTimeSeconds=1, MaxNumberOfMessages=10)
         assert other.get("Messages", []) == []

@@ -5,14 +5,13 @@ from typing import Any
 from uuid import uuid4
 
 import dagster as dg
-import psycopg2
 import pytest
 
 from loginpipe.definitions import build_definitions
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.postgres.migrate import HEAD, migrate
 from loginpipe.postgres.partitions import LEDGER, USER_LOGINS, coming
-from loginpipe_tests.conftest import OWNER, Pipeline, as_role
+from loginpipe_tests.conftest import OWNER, Pipeline, as_role, execute
 from loginpipe_tests.wire import cause_of_failure, logged
 
 
@@ -24,16 +23,6 @@ def run(pipeline: Pipeline) -> dg.ExecuteInProcessResult:
 def report(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
     (event,) = [e for e in result.all_events if e.event_type == dg.DagsterEventType.STEP_OUTPUT]
     return {name: value.value for name, value in event.step_output_data.metadata.items()}
-
-
-def execute(database_url: str, *statements: str) -> None:
-    connection = psycopg2.connect(database_url)
-    try:
-        with connection, connection.cursor() as cursor:
-            for statement in statements:
-                cursor.execute(statement)
-    finally:
-        connection.close()
 
 
 def today() -> datetime:

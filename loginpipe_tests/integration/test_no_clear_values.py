@@ -8,7 +8,6 @@ and the files made meanwhile.
 import base64
 import json
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from loginpipe_tests.canary import ADDRESSES, BAD, DEVICES, GOOD, MARKERS, SECRE
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import (
     Wire,
-    at_the_wire,
     cause_of_failure,
     checks,
     damaged_bodies,
@@ -95,12 +93,6 @@ def searched(
     for ours in ("loginpipe", "dagster", "psycopg2", "pandera", "tenacity"):
         caplog.set_level(logging.DEBUG, logger=ours)
     return Searched(pipeline, stack, tmp_path, caplog, capfd)
-
-
-@pytest.fixture
-def wire(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
-    with at_the_wire(pipeline, monkeypatch) as wire:
-        yield wire
 
 
 def run(pipeline: Pipeline, **overrides: Any) -> dg.ExecuteInProcessResult:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import psycopg2
@@ -19,7 +18,7 @@ from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.grants import Standing, grant_differences, standing
 from loginpipe.postgres.migrate import HEAD, migrate
-from loginpipe_tests.conftest import as_role
+from loginpipe_tests.conftest import as_role, execute
 
 ROOT = Path(__file__).parents[2]
 GROUPS = ("loginpipe_writer", "loginpipe_analyst", "pii_custodian", "pii_auditor")
@@ -32,18 +31,6 @@ def cluster() -> Iterator[LocalStack]:
     """A server of this file alone: which roles there are is the whole point, and other tests need them."""
     with running_stack() as stack:
         yield stack
-
-
-def execute(database_url: str, *statements: str) -> list[tuple[Any, ...]]:
-    connection = psycopg2.connect(database_url)
-    try:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            for statement in statements:
-                cursor.execute(statement)
-            return cursor.fetchall() if cursor.description else []
-    finally:
-        connection.close()
 
 
 @pytest.fixture

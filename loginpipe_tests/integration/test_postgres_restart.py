@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from threading import Timer
@@ -16,8 +15,8 @@ from loginpipe_tests.crash.books import Balance, settled
 from loginpipe_tests.crash.logins import logins
 from loginpipe_tests.crash.place import FastPlace, fast_place
 from loginpipe_tests.crash.points import Point
-from loginpipe_tests.crash.postgres import LossyWay, Postgres, running_postgres
-from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
+from loginpipe_tests.crash.postgres import LossyWay, Postgres
+from loginpipe_tests.sqs_endpoint import Endpoint
 from loginpipe_tests.wire import eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR")
@@ -33,18 +32,6 @@ WAITING = """
     FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = 'loginpipe' AND wait_event_type = 'Lock'
 """
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    with running_postgres() as postgres:
-        yield postgres
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[Endpoint]:
-    with running_endpoint() as endpoint:
-        yield endpoint
 
 
 @pytest.fixture
@@ -104,7 +91,7 @@ def test_a_crash_of_postgres_after_the_deletes_loses_nothing_also_where_commits_
 # --- cut off ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("point", [Point.REJECTS_WRITTEN, Point.COPIED, Point.WRITTEN])
+@pytest.mark.parametrize("point", [Point.RECEIVED, Point.REJECTS_WRITTEN, Point.COPIED, Point.WRITTEN])
 def test_a_run_gets_over_the_end_of_its_connection(place: FastPlace, point: Point) -> None:
     cut: list[tuple[bool]] = []
     result = place.run(point, lambda: cut.extend(place.rows(CUT)))

@@ -13,7 +13,8 @@ from loginpipe.common.errors import SchemaError
 from loginpipe.postgres import migrations
 from loginpipe.postgres.connections import Connection, connect, transaction
 from loginpipe.postgres.migrate import HEAD, MigrationResult, alembic_config, migrate, require_migrated
-from loginpipe_tests.conftest import OWNER, _execute, as_role
+from loginpipe_tests.conftest import OWNER, as_role
+from loginpipe_tests.conftest import execute as _execute
 
 TODAY = date(2026, 11, 21)
 

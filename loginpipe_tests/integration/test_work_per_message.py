@@ -19,9 +19,8 @@ import pytest
 
 from loginpipe.common.settings import load_settings
 from loginpipe.sqs.client import Queue, open_queue
-from loginpipe_tests.conftest import KeyFiles
 from loginpipe_tests.crash.logins import logins
-from loginpipe_tests.crash.place import FastPlace, fast_place
+from loginpipe_tests.crash.place import FastPlace
 from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
 
 CALLS_MOST = 95
@@ -36,11 +35,6 @@ CLIENT_RATIO_LEAST = 8
 def endpoint() -> Iterator[Endpoint]:
     with running_endpoint(no_books=True) as endpoint:
         yield endpoint
-
-
-@pytest.fixture
-def place(endpoint: Endpoint, database_url: str, key_files: KeyFiles, tmp_path: Path) -> FastPlace:
-    return fast_place(endpoint, database_url, key_files, tmp_path)
 
 
 @contextmanager

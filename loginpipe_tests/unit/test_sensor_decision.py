@@ -6,13 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
-from dagster._core.remote_origin import (
-    ManagedGrpcPythonEnvCodeLocationOrigin,
-    RemoteJobOrigin,
-    RemoteRepositoryOrigin,
-)
 from dagster._core.test_utils import create_run_for_test
-from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,14 +17,6 @@ from loginpipe.monitoring.run_history import BACK_OFF_FIRST, BACK_OFF_MOST, Hist
 from loginpipe.sqs.depth import Depth
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
-# A run that is queued must know where its code is.
-ORIGIN = RemoteJobOrigin(
-    RemoteRepositoryOrigin(
-        ManagedGrpcPythonEnvCodeLocationOrigin(LoadableTargetOrigin(module_name="loginpipe.definitions"), "loginpipe"),
-        "__repository__",
-    ),
-    INGEST_JOB,
-)
 SUCCESS, FAILURE = dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE
 
 
@@ -246,44 +232,12 @@ def test_a_tick_asks_for_runs_without_a_run_key_and_with_nothing_else_in_them(in
     assert not any(request.tags for request in requests)
 
 
-def test_a_tick_that_starts_nothing_says_why(instance: dg.DagsterInstance) -> None:
-    result = tick(instance, 0)
-    assert not result.run_requests
-    assert result.skip_reason is not None
-    assert "nothing to receive" in str(result.skip_reason.skip_message)
-
-
-@pytest.mark.parametrize(
-    "status",
-    [
-        dg.DagsterRunStatus.QUEUED,
-        dg.DagsterRunStatus.NOT_STARTED,
-        dg.DagsterRunStatus.STARTING,
-        dg.DagsterRunStatus.STARTED,
-        dg.DagsterRunStatus.CANCELING,
-    ],
-    ids=lambda status: status.value,
-)
-def test_a_run_of_any_unfinished_status_counts_as_going(
-    instance: dg.DagsterInstance, status: dg.DagsterRunStatus
-) -> None:
-    create_run_for_test(instance, job_name=INGEST_JOB, status=status, remote_job_origin=ORIGIN)
-    assert len(tick(instance, 250).run_requests or []) == 2
-
-
 @pytest.mark.parametrize("status", [SUCCESS, dg.DagsterRunStatus.CANCELED], ids=lambda status: status.value)
 def test_a_run_that_ended_well_or_was_cancelled_holds_nothing_up(
     instance: dg.DagsterInstance, status: dg.DagsterRunStatus
 ) -> None:
     ended_run(instance, status)
     assert len(tick(instance, 250).run_requests or []) == 3
-
-
-def test_after_a_failed_run_the_next_tick_waits(instance: dg.DagsterInstance) -> None:
-    ended_run(instance, FAILURE)
-    result = tick(instance, 250)
-    assert not result.run_requests
-    assert "backing off after 1 failed runs" in str(result.skip_reason)
 
 
 def test_a_run_cancelled_after_failures_does_not_end_the_waiting(instance: dg.DagsterInstance) -> None:
@@ -296,11 +250,6 @@ def test_the_runs_of_other_jobs_are_not_looked_at(instance: dg.DagsterInstance) 
     ended_run(instance, FAILURE, "maintain_partitions")
     create_run_for_test(instance, job_name="maintain_partitions", status=dg.DagsterRunStatus.STARTED)
     assert len(tick(instance, 250).run_requests or []) == 3
-
-
-def test_the_limit_on_runs_is_read_at_each_tick(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOGINPIPE_MAX_RUNS", "2")
-    assert len(tick(instance, 10_000).run_requests or []) == 2
 
 
 def test_as_many_failures_as_are_looked_at_reach_the_longest_pause(instance: dg.DagsterInstance) -> None:

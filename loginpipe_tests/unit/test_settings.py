@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from pydantic import ValidationError
 
 from loginpipe.common.errors import SettingError
 from loginpipe.common.settings import PREFIX, Settings, load_settings
+from loginpipe_tests.canary import everything_an_error_shows
 
 PASSWORD = "geheim-4711"
 
@@ -33,10 +33,6 @@ def refusal() -> SettingError:
     with pytest.raises(SettingError) as caught:
         load_settings()
     return caught.value
-
-
-def everything_an_error_shows(error: BaseException) -> str:
-    return "\n".join([str(error), repr(error), repr(vars(error)), *traceback.format_exception(error)])
 
 
 def test_without_any_variable_the_settings_are_the_documented_defaults() -> None:

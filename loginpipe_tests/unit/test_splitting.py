@@ -1,7 +1,6 @@
 """Whatever a producer puts on the queue: every message ends as a good login or as a reject with its reasons."""
 
 import json
-import traceback
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -20,16 +19,11 @@ from loginpipe.logins.parsing import LOGIN_FIELDS, Cell, Unfit
 from loginpipe.logins.rejects import Reason
 from loginpipe.logins.schema import RULES, VALIDATED_LOGINS_SCHEMA
 from loginpipe.logins.splitting import SplitBatch, split_batch
+from loginpipe_tests.canary import everything_an_error_shows
+from loginpipe_tests.wire import login
 
 SENT_MS, RECEIVED_MS = 1_794_000_000_123, 1_794_000_060_456
-GOOD: dict[str, Any] = {
-    "user_id": "424cdd21-063a-43a7-b91b-7ca1a833afae",
-    "app_version": "2.3.0",
-    "device_type": "android",
-    "ip": "199.172.111.135",
-    "locale": "RU",
-    "device_id": "593-47-5928",
-}
+GOOD: dict[str, Any] = json.loads(login())
 ACCEPTED_DTYPES = {
     "message_id": "object",
     "sent_at": "datetime64[ms, UTC]",
@@ -511,15 +505,6 @@ def test_an_accepted_message_is_the_same_row_without_the_rejected_ones_beside_it
 # --- nothing shown ----------------------------------------------------------------------------------------------------
 
 CLEAR = (GOOD["ip"], GOOD["device_id"], GOOD["user_id"])
-
-
-def everything_an_error_shows(error: BaseException) -> str:
-    """What Dagster stores of an error, and what the error object itself holds on to."""
-    shown, seen = ["".join(traceback.format_exception(error))], error
-    while seen is not None:
-        shown += [str(seen), repr(seen), repr(vars(seen)), repr(seen.args)]
-        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
-    return "\n".join(shown)
 
 
 def frame_with(name: str, *values: Any) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from loginpipe.custody.opening import Opener
 from loginpipe.local.stack import LocalStack
 from loginpipe.masking.key_files import generate_seal_key, private_half, read_seal_key
 from loginpipe.postgres.connections import Connection
-from loginpipe_tests.conftest import _execute, as_role
+from loginpipe_tests.conftest import as_role, execute
 from loginpipe_tests.custody import Store, connected, opener_of, token_keys
 
 ROTATOR = "rotating_custodian"
@@ -37,7 +37,7 @@ def store(database_url: str, seal_public: Path) -> Store:
 @pytest.fixture(scope="session")
 def rotator(stack: LocalStack, roles: None) -> str:
     """A custodian who is granted the pipeline's role for a rotation or a drill."""
-    _execute(stack.database_url, f"CREATE ROLE {ROTATOR} LOGIN IN ROLE pii_custodian, loginpipe_writer")
+    execute(stack.database_url, f"CREATE ROLE {ROTATOR} LOGIN IN ROLE pii_custodian, loginpipe_writer")
     return ROTATOR
 
 
