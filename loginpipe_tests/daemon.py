@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 
+from loginpipe.common.settings import load_settings
 from loginpipe.definitions import build_definitions
 from loginpipe.defs.monitoring.sensor import monitoring_sensor
 from loginpipe.monitoring.reports import read_memory
@@ -24,7 +25,10 @@ class Daemon:
     def tick(self, times: int = 1) -> str:
         """Return what the last tick says; `reports` are the last tick's."""
         for _ in range(times):
-            with dg.build_sensor_context(self._instance, self.cursor, definitions=self._definitions) as context:
+            resources = {"settings": load_settings()}
+            with dg.build_sensor_context(
+                self._instance, self.cursor, definitions=self._definitions, resources=resources
+            ) as context:
                 data: SensorExecutionData = monitoring_sensor.evaluate_tick(context)
             assert not data.run_requests
             self.cursor = data.cursor

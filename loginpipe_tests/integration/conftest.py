@@ -1,4 +1,4 @@
-"""The command line; the queue and KMS, also behind a proxy; an endpoint and a Postgres of a file's own, to break."""
+"""The command line; queue and KMS with a proxy before them; and what runs are broken on, of a file's own."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +44,19 @@ def tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
 
 
+@pytest.fixture
+def kms(aws: None) -> "KMSClient":
+    return boto3.session.Session().client("kms")
+
+
+@pytest.fixture
+def kms_wire(kms: "KMSClient", tried_once: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    """Between the code under test and KMS."""
+    with Wire(kms.meta.endpoint_url) as wire:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", wire.url)
+        yield wire
+
+
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[Endpoint]:
     with running_endpoint() as endpoint:
@@ -60,17 +73,3 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture
 def place(endpoint: Endpoint, database_url: str, key_files: KeyFiles, tmp_path: Path) -> FastPlace:
     return fast_place(endpoint, database_url, key_files, tmp_path)
-
-
-@pytest.fixture
-def kms(aws: None) -> "KMSClient":
-    return boto3.session.Session().client("kms")
-
-
-@pytest.fixture
-def kms_wire(kms: "KMSClient", monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
-    """Between the code under test and KMS; nothing is tried again."""
-    monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
-    with Wire(kms.meta.endpoint_url) as wire:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", wire.url)
-        yield wire

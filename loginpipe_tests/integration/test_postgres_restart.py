@@ -91,7 +91,7 @@ def test_a_crash_of_postgres_after_the_deletes_loses_nothing_also_where_commits_
 # --- cut off ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("point", [Point.REJECTS_WRITTEN, Point.COPIED, Point.WRITTEN])
+@pytest.mark.parametrize("point", [Point.RECEIVED, Point.REJECTS_WRITTEN, Point.COPIED, Point.WRITTEN])
 def test_a_run_gets_over_the_end_of_its_connection(place: FastPlace, point: Point) -> None:
     cut: list[tuple[bool]] = []
     result = place.run(point, lambda: cut.extend(place.rows(CUT)))

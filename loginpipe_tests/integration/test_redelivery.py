@@ -1,17 +1,14 @@
-"""At least once becomes exactly once: lost deletes, runs that fail half-way, and runs that hold the same messages."""
+"""At least once becomes exactly once: lost deletes, a database that stays away, and runs that fail half-way."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from threading import Barrier
 from typing import Any
 
 import dagster as dg
 import pandas as pd
 import pytest
 
-from loginpipe.common.errors import DatabaseError
 from loginpipe.common.settings import load_settings
 from loginpipe.defs.resources import MaskingResource, PostgresResource
 from loginpipe.defs.resources import postgres as postgres_resource
@@ -22,9 +19,6 @@ from loginpipe.postgres.load import LoadCounts
 from loginpipe.postgres.session import Session
 from loginpipe_tests.conftest import Pipeline, execute
 from loginpipe_tests.wire import (
-    Answer,
-    Call,
-    Forward,
     Wire,
     cause_of_failure,
     checks,
@@ -93,37 +87,6 @@ def test_where_single_deletes_fail_the_others_are_done(pipeline: Pipeline, wire:
     until_visible_again(pipeline, 1)
 
 
-def test_two_runs_that_hold_the_same_messages_record_each_once(
-    pipeline: Pipeline, wire: Wire, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    both_received = Barrier(2)
-
-    def delivered_to_both(call: Call, forward: Forward) -> Answer:
-        answer = forward(call.with_request({**call.request, "VisibilityTimeout": 0}))
-        both_received.wait(timeout=30)
-        return answer
-
-    def run(_: int) -> dg.ExecuteInProcessResult:
-        with dg.DagsterInstance.ephemeral() as instance:
-            return Pipeline(pipeline.queue, pipeline.database_url, instance).run()
-
-    wire.on("ReceiveMessage", delivered_to_both)
-    monkeypatch.setenv("LOGINPIPE_BATCH_MESSAGES", "6")
-    pipeline.send([*logins(5), "{}"])
-    with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(run, range(2)))
-    assert all(result.success for result in results)
-    assert users(pipeline) == [f"user-{i}" for i in range(5)]
-    assert pipeline.rows("SELECT count(*) FROM loginpipe.rejected_messages") == [(1,)]
-    found = [books(pipeline, result) for result in results]
-    assert [entry["received"] for entry in found] == [6, 6]
-    assert sum(entry["inserted"] for entry in found) == 5
-    assert sum(entry["rejected"] for entry in found) == 1
-    assert sum(entry["duplicates"] for entry in found) == 6
-    assert sum(entry["deleted"] for entry in found) == 6
-    assert pipeline.depth() == (0, 0)
-
-
 END_CONNECTIONS = """
     SELECT pg_terminate_backend(pid, 5000)
     FROM pg_stat_activity
@@ -134,16 +97,6 @@ END_CONNECTIONS = """
 def database_of(pipeline: Pipeline) -> str:
     ((name,),) = pipeline.rows("SELECT current_database()")
     return str(name)
-
-
-def test_a_run_whose_connection_is_ended_goes_on_with_a_new_one(pipeline: Pipeline, wire: Wire) -> None:
-    end_connections = END_CONNECTIONS.format(database=database_of(pipeline))
-    wire.on("ReceiveMessage", then(lambda: execute(pipeline.database_url, end_connections)))
-    result = ingest(pipeline, *logins(3), "{}")
-    assert users(pipeline) == ["user-0", "user-1", "user-2"]
-    assert books(pipeline, result) == {
-        "received": 4, "accepted": 3, "rejected": 1, "inserted": 3, "duplicates": 0, "deleted": 4, "delete_failures": 0,
-    }  # fmt: skip
 
 
 def test_when_the_database_stays_away_the_messages_go_back_and_a_later_run_takes_them(
@@ -194,50 +147,6 @@ def test_when_the_load_fails_the_rejects_stay_recorded_and_the_logins_come_again
     assert users(pipeline) == []
     assert books(pipeline, take(pipeline, 3))["inserted"] == 3
     assert users(pipeline) == ["user-0", "user-1", "user-2"]
-
-
-class DyingAfterTheCommit(PostgresResource):
-    """Commits the load, and does not live to tell."""
-
-    def load(self, logins: pd.DataFrame, sealed: Sealed, run_id: str, **more: Any) -> LoadCounts:
-        super().load(logins, sealed, run_id, **more)
-        raise SystemError("killed")
-
-
-def test_a_run_that_dies_between_commit_and_delete_leaves_messages_that_the_next_run_only_deletes(
-    pipeline: Pipeline,
-) -> None:
-    pipeline.send(logins(3))
-    assert not take(pipeline, 3, postgres=DyingAfterTheCommit(database_url=pipeline.database_url)).success
-    until_visible_again(pipeline, 3)
-    before = tables(pipeline, but=[BOOKS])
-    again = take(pipeline, 3)
-    assert tables(pipeline, but=[BOOKS]) == before
-    assert users(pipeline) == ["user-0", "user-1", "user-2"]
-    assert (books(pipeline, again)["duplicates"], books(pipeline, again)["deleted"]) == (3, 3)
-    assert pipeline.depth() == (0, 0)
-
-
-@pytest.mark.parametrize("write", ["record_rejects", "load_logins"])
-def test_a_write_whose_commit_was_not_heard_of_is_done_again_and_finds_its_own_rows(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, write: str
-) -> None:
-    commits = getattr(postgres_resource, write)
-    answers_lost = iter([True])
-
-    def unheard(*arguments: Any, **more: Any) -> Any:
-        outcome = commits(*arguments, **more)
-        if next(answers_lost, False):
-            raise DatabaseError("the connection to the database broke off: OperationalError; run again")
-        return outcome
-
-    monkeypatch.setattr(postgres_resource, write, unheard)
-    result = ingest(pipeline, *logins(3), "{}")
-    assert users(pipeline) == ["user-0", "user-1", "user-2"]
-    assert books(pipeline, result) == {
-        "received": 4, "accepted": 3, "rejected": 1, "inserted": 3, "duplicates": 0, "deleted": 4, "delete_failures": 0,
-    }  # fmt: skip
-    assert pipeline.depth() == (0, 0)
 
 
 class Losing(MaskingResource):

@@ -41,10 +41,10 @@ def tick(pipeline: Pipeline) -> SensorExecutionData:
         return queue_depth_sensor.evaluate_tick(context)
 
 
-def add_run(pipeline: Pipeline, status: dg.DagsterRunStatus, job: str = INGEST_JOB) -> None:
+def add_run(pipeline: Pipeline, status: dg.DagsterRunStatus) -> None:
     location = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="loginpipe.definitions"))
-    origin = RemoteRepositoryOrigin(location, "__repository__").get_job_origin(job)
-    run = dg.DagsterRun(job_name=job, run_id=str(uuid4()), status=status, remote_job_origin=origin)
+    origin = RemoteRepositoryOrigin(location, "__repository__").get_job_origin(INGEST_JOB)
+    run = dg.DagsterRun(job_name=INGEST_JOB, run_id=str(uuid4()), status=status, remote_job_origin=origin)
     pipeline.instance.add_run(run)
 
 
@@ -120,22 +120,6 @@ def test_runs_that_are_going_are_counted(watched: Pipeline, status: dg.DagsterRu
     data = tick(watched)
     assert data.run_requests == []
     assert data.skip_message == f"{seen(watched, 16)}; 4 of at most 4 runs are going, enough for now"
-
-
-@pytest.mark.parametrize(
-    ("status", "job"),
-    [
-        (dg.DagsterRunStatus.STARTED, "maintain_partitions"),
-        (dg.DagsterRunStatus.SUCCESS, INGEST_JOB),
-        (dg.DagsterRunStatus.CANCELED, INGEST_JOB),
-    ],
-)
-def test_runs_that_ended_and_runs_of_other_jobs_are_not_counted(
-    watched: Pipeline, status: dg.DagsterRunStatus, job: str
-) -> None:
-    watched.send(logins(16))
-    add_run(watched, status, job)
-    assert len(tick(watched).run_requests or []) == 4
 
 
 def test_after_a_failed_run_it_waits_and_says_until_when(watched: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
