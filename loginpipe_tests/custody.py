@@ -1,12 +1,12 @@
 """What the tests of custody share: logins stored as the pipeline stores them, and a vault that can be changed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import psycopg2
 from cryptography.hazmat.primitives import serialization
@@ -14,17 +14,14 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from loginpipe.custody.access import Reason
 from loginpipe.custody.private_keys import Opener, load_opener
-from loginpipe.logins.messages import messages_frame
-from loginpipe.logins.splitting import split_batch
+from loginpipe.ingest.process import Masking, Outcome, process_batch
+from loginpipe.ingest.record import record_batch
 from loginpipe.masking.compat import CompatMasking
-from loginpipe.masking.mask import mask_logins, seal_originals
-from loginpipe.masking.sealing import Sealed, SealKey, seal
+from loginpipe.masking.sealing import SealKey
 from loginpipe.masking.token_key_document import TokenKeyDocument
 from loginpipe.masking.tokens import TokenKeys, derive_field_keys
 from loginpipe.postgres.connections import Connection, connect
-from loginpipe.postgres.load import load_logins
-from loginpipe.postgres.rejects import record_rejects
-from loginpipe.postgres.batches import Arrival
+from loginpipe.postgres.erasures import Erased, read_erased
 from loginpipe.postgres.token_keys import check_token_keys
 from loginpipe.postgres.vault import known_tokens
 from loginpipe_tests.conftest import PIPELINE, as_role
@@ -61,31 +58,26 @@ class Store:
 
     def load(self, *bodies: str, sent_at: datetime = SENT_AT) -> list[tuple[str, str]]:
         """Store logins, and return the tokens of address and device of each."""
-        sent_ms = int(sent_at.timestamp() * 1000)
-        split = split_batch(messages_frame([delivered(body, sent_ms=sent_ms) for body in bodies]))
-        assert len(split.accepted) == len(bodies)
-        masked = mask_logins(split.accepted, self.keys, self.compat)
-        run_id = str(uuid4())
-        with self.connection() as connection:
-            check_token_keys(connection, self.keys)
-            tokens = [token for values in masked.originals.values() for token in values]
-            sealed = seal_originals(masked.originals, known_tokens(connection, tokens), self.recipients)
-            arrival = Arrival(run_id, "queue", sent_at, len(bodies), len(bodies), sent_at, sent_at)
-            record_rejects(connection, split.rejected, Sealed(), arrival)
-            load_logins(connection, masked.logins, sealed, run_id, aliases=masked.aliases)
-        return list(zip(masked.logins["masked_ip"], masked.logins["masked_device_id"], strict=True))
+        outcome = self._record(bodies, sent_at)
+        assert len(outcome.logins) == len(bodies)
+        return list(zip(outcome.logins.columns["masked_ip"], outcome.logins.columns["masked_device_id"], strict=True))
 
     def reject(self, *bodies: str, sent_at: datetime = SENT_AT) -> list[str]:
         """Record rejected messages with their sealed bodies, and return their ids."""
-        messages = messages_frame([delivered(body, sent_ms=int(sent_at.timestamp() * 1000)) for body in bodies])
-        split = split_batch(messages)
-        assert len(split.rejected) == len(bodies)
-        ids = list(split.rejected["message_id"])
-        sealed = seal([(i, body.encode()) for i, body in zip(ids, bodies, strict=True)], "body", self.recipients)
+        outcome = self._record(bodies, sent_at)
+        assert len(outcome.rejected) == len(bodies)
+        return [reject.message_id for reject in outcome.rejected]
+
+    def _record(self, bodies: Sequence[str], sent_at: datetime) -> Outcome:
+        """Record a batch, the logins of users who were erased among the others."""
+        messages = [delivered(body, sent_ms=int(sent_at.timestamp() * 1000)) for body in bodies]
+        masking = Masking(self.keys, self.recipients, self.compat)
         with self.connection() as connection:
-            arrival = Arrival(str(uuid4()), "queue", sent_at, len(bodies), 0, sent_at, sent_at)
-            assert record_rejects(connection, split.rejected, sealed, arrival) == len(bodies)
-        return ids
+            check_token_keys(connection, self.keys)
+            nobody = Erased({}, read_erased(connection).count)
+            outcome = process_batch(messages, masking, nobody, partial(known_tokens, connection))
+            record_batch(connection, outcome, queue="queue")
+        return outcome
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
