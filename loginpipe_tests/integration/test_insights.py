@@ -140,7 +140,7 @@ def test_the_sensor_asks_for_the_days_of_which_runs_have_brought_logins(pipeline
     )
 
     with closing(psycopg2.connect(pipeline.database_url)) as connection, connection, connection.cursor() as cursor:
-        cursor.execute("UPDATE loginpipe.ingest_runs SET finished_at = finished_at - interval '1 hour'")
+        cursor.execute("UPDATE loginpipe.batches SET recorded_at = recorded_at - interval '1 hour'")
     again = tick(pipeline, requested.cursor)
     assert not again.run_requests
     assert (again.skip_message or "").startswith("no run has brought logins since")

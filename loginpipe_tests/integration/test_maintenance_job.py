@@ -67,11 +67,11 @@ def test_what_was_recorded_of_late_under_an_expired_day_outlives_its_partition(p
     execute(
         as_role(pipeline.database_url, OWNER),
         f"CREATE TABLE {partition} PARTITION OF {LEDGER} FOR VALUES FROM ('{day}') TO ('{day + timedelta(days=1)}')",
-        f"INSERT INTO loginpipe.ingest_runs (run_id, queue, started_at) VALUES ('{run_id}', 'queue', now())",
+        f"INSERT INTO loginpipe.batches (batch_id, queue, started_at) VALUES ('{run_id}', 'queue', now())",
         f"INSERT INTO {LEDGER} VALUES ('{message}', '{day}', '{run_id}'), ('{old}', '{day}', '{old}')",
     )
     assert report(run(pipeline))["dropped"] == [partition]
-    found = pipeline.rows(f"SELECT message_id::text, sent_on, run_id::text, tableoid::regclass::text FROM {LEDGER}")
+    found = pipeline.rows(f"SELECT message_id::text, sent_on, batch_id::text, tableoid::regclass::text FROM {LEDGER}")
     assert found == [(message, day, run_id, "loginpipe.ingested_messages_default")]
 
 

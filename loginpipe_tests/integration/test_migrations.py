@@ -226,7 +226,7 @@ def test_a_reject_has_a_field_for_each_reason_and_is_sealed_whole_or_not_at_all(
 ) -> None:
     insert = f"""
         INSERT INTO loginpipe.rejected_messages
-            (message_id, sent_at, received_at, run_id, reasons, fields, sealed_body, data_key_id, position)
+            (message_id, sent_at, received_at, batch_id, reasons, fields, sealed_body, data_key_id, position)
         VALUES (gen_random_uuid(), now(), now(), gen_random_uuid(), {content})
     """
     with pytest.raises(DatabaseError, match=rf"\[23514\], constraint {constraint}, table rejected_messages"):
