@@ -382,8 +382,8 @@ def test_the_record_of_a_batch_says_what_came_of_its_messages(pipeline: Pipeline
     result = ingest(pipeline, *logins(3), "{}", "nonsense")
     counts = """
         SELECT run_id::text, queue, received, accepted, rejected, inserted, duplicates, deleted, delete_failures,
-            leases_lost, (SELECT sum(rows) FROM unnest(rows_by_day) AS rows), started_at <= recorded_at, recorded_at <= finished_at,
-            oldest_sent_at <= newest_sent_at
+            leases_lost, (SELECT sum(rows) FROM unnest(rows_by_day) AS rows), started_at <= recorded_at,
+            recorded_at <= finished_at, oldest_sent_at <= newest_sent_at
         FROM loginpipe.batches
     """
     assert pipeline.rows(counts) == [(result.run_id, pipeline.queue.name, 5, 3, 2, 3, 0, 5, 0, 0, 3, True, True, True)]

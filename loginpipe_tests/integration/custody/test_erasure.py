@@ -109,9 +109,7 @@ def test_a_login_that_was_loaded_and_is_delivered_again_after_the_erasure_is_a_d
     assert users(pipeline) == []
     assert rejects(pipeline) == []
     assert pipeline.depth() == (0, 0)
-    assert pipeline.rows("SELECT received, rejected, duplicates FROM loginpipe.batches ORDER BY recorded_at")[
-        -1
-    ] == (
+    assert pipeline.rows("SELECT received, rejected, duplicates FROM loginpipe.batches ORDER BY recorded_at")[-1] == (
         1,
         0,
         1,
