@@ -1,4 +1,7 @@
-"""The partitions of the tables: made ahead, dropped when no queue can bring anything for them any more."""
+"""The partitions of the tables: made ahead, dropped when no queue can bring anything for them any more.
+
+With them go the batches that are no longer kept one by one.
+"""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -6,26 +9,30 @@ from functools import partial
 import dagster as dg
 
 from loginpipe.defs.resources import PostgresResource
+from loginpipe.postgres.batches import roll_up
 from loginpipe.postgres.partitions import maintain
 
 
 @dg.op
 def create_and_drop_partitions(context: dg.OpExecutionContext, postgres: PostgresResource) -> None:
-    """Create the coming partitions, and drop the ledger's that are older than any message on a queue can be."""
-    result = postgres.run(partial(maintain, today=datetime.now(UTC).date()))
+    """Create the coming partitions, drop the ledger's expired ones, and sum up old batches by hour."""
+    today = datetime.now(UTC).date()
+    result = postgres.run(partial(maintain, today=today))
+    hours = postgres.run(partial(roll_up, today=today))
     context.log.info("created %d partitions, dropped %d", len(result.created), len(result.dropped))
     context.add_output_metadata(
         {
             "created": dg.MetadataValue.json(result.created),
             "dropped": dg.MetadataValue.json(result.dropped),
             "left_alone": dg.MetadataValue.json(result.left_alone),
+            "hours_of_batches_summed_up": hours,
             "rows_in_default_partitions": dg.MetadataValue.json(result.rows_in_default),
         }
     )
 
 
 @dg.job(
-    description="Creates the coming partitions of user_logins and of the ledger; drops the ledger's expired ones.",
+    description="Creates the coming partitions of user_logins and of the ledger; drops the ledger's expired ones; sums up old batches.",
 )
 def maintain_partitions() -> None:
     """Partitions, once a day."""
