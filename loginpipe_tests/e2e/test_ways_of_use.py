@@ -13,7 +13,7 @@ MATERIALIZE = ("asset", "materialize", "-m", "loginpipe.definitions", "--select"
 
 @pytest.fixture(autouse=True)
 def _clean_tables(project: Project) -> None:
-    project.execute("TRUNCATE user_logins, loginpipe.ingested_messages, loginpipe.ingest_runs")
+    project.execute("TRUNCATE user_logins, loginpipe.ingested_messages, loginpipe.batches")
 
 
 def _send(project: Project, events: list[dict[str, Any]]) -> None:

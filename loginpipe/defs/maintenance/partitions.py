@@ -32,7 +32,10 @@ def create_and_drop_partitions(context: dg.OpExecutionContext, postgres: Postgre
 
 
 @dg.job(
-    description="Creates the coming partitions of user_logins and of the ledger; drops the ledger's expired ones; sums up old batches.",
+    description=(
+        "Creates the coming partitions of user_logins and of the ledger; drops the ledger's expired ones; sums up old "
+        "batches by hour."
+    ),
 )
 def maintain_partitions() -> None:
     """Partitions, once a day."""
