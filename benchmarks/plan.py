@@ -83,7 +83,7 @@ def contenders(sizes: Sizes) -> list[Contender]:
     two = (sizes.base, sizes.middle)
     found = []
     for client in (LEAN, BOTO3):
-        variables = {"LOGINPIPE_SQS_CLIENT": client, "LOGINPIPE_BATCH_SECONDS": "3600"}
+        variables = {"LOGINPIPE_SQS_CLIENT": client, "LOGINPIPE_RUN_SECONDS": "3600"}
         found += [
             Contender(named(OURS_NEW, client), "ours", every, _RUN, Start.MIGRATED, variables=variables),
             Contender(named(OURS_KNOWN, client), "ours", every, _RUN, Start.KNOWN, variables=variables),
@@ -106,7 +106,7 @@ def contenders(sizes: Sizes) -> list[Contender]:
         *(
             Contender(
                 name, "at_once", (sizes.at_once,), _RUN, Start.MIGRATED, in_turn=in_turn, at_once=at_once,
-                variables={"LOGINPIPE_SQS_CLIENT": LEAN, "LOGINPIPE_BATCH_SECONDS": "3600"},
+                variables={"LOGINPIPE_SQS_CLIENT": LEAN, "LOGINPIPE_RUN_SECONDS": "3600"},
             )
             for name, in_turn, at_once in ((IN_TURN, 4, 1), (AT_ONCE, 1, 4))
         ),

@@ -23,11 +23,12 @@ from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
 QUEUE = "login-queue"
 _REPORT = Path(__file__).parent / "report" / "sensor.json"
 _BOOKS = """
-    SELECT count(*), sum(received), sum(inserted), sum(rejected), sum(duplicates), sum(leases_lost)
-    FROM loginpipe.ingest_runs WHERE finished_at IS NOT NULL
+    SELECT
+        count(DISTINCT run_id), count(*), sum(received), sum(inserted), sum(rejected), sum(duplicates), sum(leases_lost)
+    FROM loginpipe.batches WHERE finished_at IS NOT NULL
 """
 _DELAYS = """
-    SELECT sum(count) FROM loginpipe.ingest_runs, unnest(delay_counts) WITH ORDINALITY AS bucket (count, place)
+    SELECT sum(count) FROM loginpipe.batches, unnest(delay_counts) WITH ORDINALITY AS bucket (count, place)
     GROUP BY place ORDER BY place
 """
 
@@ -61,8 +62,8 @@ def measured(project: Project, endpoint: Endpoint, messages: int, seconds: int) 
             sent = due
             deepest = max(deepest, endpoint.stats()["queues"][QUEUE]["visible"])
             time.sleep(0.5)
-    eventually(lambda: project.rows(_BOOKS)[0][1] == messages, seconds=300, what="all messages are in the books")
-    runs, received, inserted, rejected, duplicates, leases_lost = map(int, project.rows(_BOOKS)[0])
+    eventually(lambda: project.rows(_BOOKS)[0][2] == messages, seconds=300, what="all messages are in the books")
+    runs, batches, received, inserted, rejected, duplicates, leases_lost = map(int, project.rows(_BOOKS)[0])
     counts = [int(count) for (count,) in project.rows(_DELAYS)]
     return {
         "messages": messages,
@@ -70,6 +71,7 @@ def measured(project: Project, endpoint: Endpoint, messages: int, seconds: int) 
         "stored_after_seconds": round(time.monotonic() - began, 1),
         "most_waiting": deepest,
         "runs": runs,
+        "batches": batches,
         "received": received,
         "inserted": inserted,
         "rejected": rejected,

@@ -36,6 +36,12 @@ def _settings_of_this_test_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def _short_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs end at once on an empty queue: the endpoints of the tests have no servers that a short poll leaves out."""
+    monkeypatch.setattr("loginpipe.sqs.receiver.LONG_POLL_SECONDS", 0)
+
+
 MEMORY: Final = Path("/dev/shm")
 ROOM: Final = 4 * 2**30
 

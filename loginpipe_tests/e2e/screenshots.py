@@ -82,7 +82,7 @@ def _bad_batch(project: Project) -> None:
 
 
 def _until_stored(project: Project, messages: int) -> None:
-    books = "SELECT coalesce(sum(received), 0) FROM loginpipe.ingest_runs WHERE finished_at IS NOT NULL"
+    books = "SELECT coalesce(sum(received), 0) FROM loginpipe.batches WHERE finished_at IS NOT NULL"
     eventually(lambda: project.rows(books) == [(messages,)], seconds=300, what="all is stored")
 
 

@@ -13,7 +13,7 @@ MATERIALIZE = ("asset", "materialize", "-m", "loginpipe.definitions", "--select"
 
 @pytest.fixture(autouse=True)
 def _clean_tables(project: Project) -> None:
-    project.execute("TRUNCATE user_logins, loginpipe.ingested_messages, loginpipe.ingest_runs")
+    project.execute("TRUNCATE user_logins, loginpipe.ingested_messages, loginpipe.batches")
 
 
 def _send(project: Project, events: list[dict[str, Any]]) -> None:
@@ -71,7 +71,11 @@ def test_the_definitions_validate_with_nothing_exported(project: Project) -> Non
     assert "Validation successful" in done.stdout + done.stderr
 
 
-def test_an_asset_without_its_upstream_fails_with_the_selection_to_use(project: Project) -> None:
-    done = project.run("dagster", *MATERIALIZE[:-1], "masked_logins", check=False)
+def test_a_part_of_the_chain_is_refused_before_anything_is_received(project: Project) -> None:
+    _send(project, login_events(3, null_locales=0))
+    done = project.run("dagster", *MATERIALIZE[:-1], "user_logins_table", check=False)
     assert done.returncode == 1
-    assert "--select 'group:login_ingest'" in done.stdout + done.stderr
+    assert "DagsterInvalidSubsetError" in done.stderr
+    assert project.rows("SELECT count(*) FROM user_logins") == [(0,)]
+    project.run("dagster", *MATERIALIZE)
+    assert project.rows("SELECT count(*) FROM user_logins") == [(3,)]

@@ -201,8 +201,8 @@ def test_days_are_due_when_they_are_over_and_not_archived_or_have_changed_since(
     in_folder.insert(OLD, LOGINS[:1])
     # As many rows, but a run has brought some of that day since: a user may have been erased on it as well.
     in_folder.execute(
-        "INSERT INTO loginpipe.ingest_runs (run_id, queue, started_at, inserted, oldest_sent_at, newest_sent_at) "
-        "VALUES (gen_random_uuid(), 'q', now(), 1, %s, %s)", before, before + timedelta(hours=5)
+        "INSERT INTO loginpipe.batches (batch_id, queue, started_at, inserted, days, rows_by_day) "
+        "VALUES (gen_random_uuid(), 'q', now(), 1, ARRAY[%s::date], '{1}')", before
     )  # fmt: skip
     assert in_folder.due() == [OLD, before]
 

@@ -21,6 +21,7 @@ from loginpipe.custody.erasure import erase
 from loginpipe.custody.recovery import recover, request_recovery
 from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.masking.key_files import read_seal_key
+from loginpipe.postgres.batches import roll_up
 from loginpipe.postgres.grants import grant_differences
 from loginpipe.postgres.insights import refresh_daily_logins, refresh_duplicates
 from loginpipe.postgres.migrate import HEAD, MigrationResult, migrate, require_migrated
@@ -44,7 +45,9 @@ CATALOG = {
             CASE WHEN relkind = 'v' THEN pg_get_viewdef(relation.oid) WHEN relkind IN ('i', 'I') THEN
                 pg_get_indexdef(relation.oid) END,
             ARRAY(
-                SELECT concat_ws(' ', attname, format_type(atttypid, atttypmod), attnotnull, attacl,
+                -- An index keeps the name that its column had when it was made; its definition has the name of now.
+                SELECT concat_ws(' ', CASE WHEN relkind NOT IN ('i', 'I') THEN attname END,
+                    format_type(atttypid, atttypmod), attnotnull, attacl,
                     pg_get_expr(adbin, adrelid), col_description(relation.oid, attnum))
                 FROM pg_attribute
                 LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
@@ -154,6 +157,9 @@ def store(database_url: str, key_files: KeyFiles, custodian_url: str) -> Store:
         refresh_daily_logins(connection, SENT_AT.date())
     with connected(custodian_url) as custodian:
         erase(custodian, "gone", store.keys.tombstones("gone"), REASON)
+    store.execute("UPDATE loginpipe.batches SET recorded_at = recorded_at - interval '40 days' WHERE rejected > 0")
+    with store.connection() as connection:
+        assert roll_up(connection, datetime.now(UTC).date()) == 1
     store.execute(
         "INSERT INTO loginpipe.archived_days (day, row_count, sha256, url, file_bytes, file_sha256, dropped_at) "
         "VALUES ('2026-01-05', 3, repeat('a', 64), 'file:///archive/2026-01-05.parquet', 9, repeat('b', 64), now())"

@@ -148,11 +148,12 @@ def test_one_bad_message_alone_is_a_run_that_succeeds(pipeline: Pipeline) -> Non
     assert pipeline.depth() == (0, 0)
 
 
-def test_a_reject_keeps_the_times_and_the_run_of_its_message(pipeline: Pipeline) -> None:
+def test_a_reject_keeps_the_times_and_the_batch_of_its_message(pipeline: Pipeline) -> None:
     result = ingest(pipeline, "{}")
     statement = """
         SELECT run_id::text, sent_at <= received_at, received_at - sent_at < interval '1 minute', replayed_at
         FROM loginpipe.rejected_messages
+        JOIN loginpipe.batches USING (batch_id)
     """
     assert pipeline.rows(statement) == [(result.run_id, True, True, None)]
 
@@ -162,7 +163,7 @@ def test_a_body_damaged_once_on_the_way_is_handed_back_and_ingested_when_it_come
 ) -> None:
     wire.on("ReceiveMessage", first(1, damaged_bodies()))
     result = ingest(pipeline, *logins(3))
-    assert metadata(result)["raw_sqs_messages"]["damaged_and_handed_back"] == 3
+    assert metadata(result)["raw_sqs_messages"]["corrupt_returned"] == 3
     assert users(pipeline) == {"user-0", "user-1", "user-2"}
     assert pipeline.rows("SELECT count(*) FROM loginpipe.rejected_messages") == [(0,)]
     assert pipeline.depth() == (0, 0)

@@ -257,7 +257,7 @@ def test_a_redrive_begun_again_makes_copies_that_are_one_message_also_in_one_bat
     monkeypatch.setenv("LOGINPIPE_RECEIVERS", "1")
     assert take(pipeline, 6).success
     assert users(pipeline) == ["user-0", "user-1"]
-    assert pipeline.rows("SELECT received, inserted, rejected, duplicates FROM loginpipe.ingest_runs") == [(3, 2, 1, 0)]
+    assert pipeline.rows("SELECT received, inserted, rejected, duplicates FROM loginpipe.batches") == [(3, 2, 1, 0)]
     known = [found for (found,) in pipeline.rows("SELECT message_id::text FROM loginpipe.ingested_messages")]
     assert sorted(known) == sorted(ids)
     assert depths(queues) == (0, 0), "both copies are deleted"
@@ -272,7 +272,7 @@ def test_a_redrive_begun_again_makes_copies_that_are_one_message_also_in_two_run
     assert take(pipeline, 3).success
     assert take(pipeline, 3).success
     assert users(pipeline) == ["user-0", "user-1"]
-    books = pipeline.rows("SELECT inserted, rejected, duplicates FROM loginpipe.ingest_runs ORDER BY started_at")
+    books = pipeline.rows("SELECT inserted, rejected, duplicates FROM loginpipe.batches ORDER BY recorded_at")
     assert books == [(2, 1, 0), (0, 0, 3)]
     assert depths(queues) == (0, 0)
 

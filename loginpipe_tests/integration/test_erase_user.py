@@ -1,4 +1,4 @@
-"""Erasing a user in the database: what goes and what stays, by which tombstone it is remembered, beside loads."""
+"""Erasing a user in the database: what goes and what stays, by which tombstone it is remembered, beside batches."""
 
 import json
 import time
@@ -7,19 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, date, datetime
 from typing import Any
-from uuid import uuid4
 
-import pandas as pd
 import psycopg2
 import pytest
 
-from loginpipe.common.errors import DatabaseError
-from loginpipe.masking.sealing import Sealed
+from loginpipe.ingest.process import Outcome
+from loginpipe.ingest.record import UserErasedError, record_batch
 from loginpipe.postgres.connections import Connection, connect
-from loginpipe.postgres.erasures import ERASURE_LOCK, read_erased
-from loginpipe.postgres.load import load_logins
+from loginpipe.postgres.erasures import ERASURE_LOCK, Erased, read_erased
 from loginpipe.postgres.session import is_passing
-from loginpipe_tests.conftest import as_role
+from loginpipe_tests.batches import masking_of, processed
+from loginpipe_tests.conftest import KeyFiles, as_role
+from loginpipe_tests.wire import delivered, login
 
 USER, OTHER = "424cdd21-063a-43a7-b91b-7ca1a833afae", "5c1f9f0e-7a45-4d4b-8a0c-1f6f6f0f9a11"
 TOMBSTONE = "ab" * 32
@@ -245,7 +244,7 @@ def test_a_blank_user_id_is_an_error(database_url: str, owner_url: str, user: st
     assert query(database_url, "SELECT count(*) FROM user_logins") == [(2,)]
 
 
-# --- beside loads ---
+# --- beside batches ---
 
 
 @pytest.fixture
@@ -254,23 +253,10 @@ def pipeline(pipeline_url: str) -> Iterator[Connection]:
         yield connection
 
 
-def frame(user: str = USER) -> pd.DataFrame:
-    """A login as ``masked_logins`` hands it on."""
-    return pd.DataFrame(
-        [[str(uuid4()), pd.Timestamp.now("UTC"), user, "android", "ip", "dev", None, 2_003_000, TODAY]],
-        columns=["message_id", "sent_at", "user_id", "device_type", "masked_ip", "masked_device_id", "locale",
-                 "app_version", "create_date"],
-    )  # fmt: skip
-
-
-def run_of(pipeline: Connection) -> str:
-    run_id = str(uuid4())
-    with pipeline.cursor() as cursor:
-        cursor.execute(
-            "INSERT INTO loginpipe.ingest_runs (run_id, queue, started_at) VALUES (%s, 'q', now())", (run_id,)
-        )
-    pipeline.commit()
-    return run_id
+def batch(pipeline: Connection, key_files: KeyFiles) -> Outcome:
+    """A login of the user, processed with what is known of erasures now; none of them is of this user."""
+    erased = Erased({}, read_erased(pipeline).count)
+    return processed([delivered(login(user_id=USER))], masking_of(key_files), erased=erased)
 
 
 def waits_for(database_url: str, lock: int) -> Callable[[], bool]:
@@ -285,46 +271,54 @@ def until(condition: Callable[[], bool]) -> None:
         assert time.monotonic() < deadline, "not in time"
 
 
-def test_a_load_of_a_run_that_knows_of_every_erasure_goes_through(database_url: str, pipeline: Connection) -> None:
-    erase(database_url, OTHER)
-    run_id, erasures = run_of(pipeline), read_erased(pipeline).count
-    assert load_logins(pipeline, frame(), Sealed(), run_id, erasures=erasures).inserted == 1
-
-
-def test_a_load_of_a_run_that_missed_one_writes_nothing_and_is_not_tried_again(
-    database_url: str, pipeline: Connection
+def test_a_batch_that_knows_of_every_erasure_is_recorded(
+    database_url: str, pipeline: Connection, key_files: KeyFiles
 ) -> None:
-    run_id, erasures = run_of(pipeline), read_erased(pipeline).count
+    erase(database_url, OTHER)
+    assert record_batch(pipeline, batch(pipeline, key_files), queue="q").inserted == 1
+
+
+def test_a_batch_that_missed_one_writes_nothing_and_is_not_recorded_again_as_it_is(
+    database_url: str, pipeline: Connection, key_files: KeyFiles
+) -> None:
+    outcome = batch(pipeline, key_files)
     erase(database_url)
-    with pytest.raises(DatabaseError) as refusal:
-        load_logins(pipeline, frame(), Sealed(), run_id, erasures=erasures)
-    assert str(refusal.value) == (
-        "a user was erased while the run was at work: its messages go back, and the next run takes them"
-    )
+    with pytest.raises(UserErasedError) as refusal:
+        record_batch(pipeline, outcome, queue="q")
+    assert str(refusal.value) == "a user was erased while a batch was processed: process it again"
     assert not is_passing(refusal.value)
+    assert not refusal.value.is_about_a_row
     assert users(database_url) == []
-    assert query(database_url, "SELECT count(*) FROM loginpipe.ingested_messages") == [(0,)]
+    for table in ("loginpipe.ingested_messages", "loginpipe.batches", "vault.sealed_values", "vault.data_keys"):
+        assert query(database_url, f"SELECT count(*) FROM {table}") == [(0,)]
 
 
-def test_a_second_erasure_of_a_user_is_noticed_as_well(database_url: str, pipeline: Connection) -> None:
+def test_a_second_erasure_of_a_user_is_noticed_as_well(
+    database_url: str, pipeline: Connection, key_files: KeyFiles
+) -> None:
     erase(database_url)
-    run_id, erasures = run_of(pipeline), read_erased(pipeline).count
+    outcome = batch(pipeline, key_files)
     erase(database_url)
-    with pytest.raises(DatabaseError, match="a user was erased"):
-        load_logins(pipeline, frame(), Sealed(), run_id, erasures=erasures)
+    with pytest.raises(UserErasedError):
+        record_batch(pipeline, outcome, queue="q")
 
 
-def test_a_run_that_looks_at_no_tombstones_loads(database_url: str, pipeline: Connection) -> None:
-    run_id = run_of(pipeline)
+def test_a_batch_that_was_recorded_before_an_erasure_is_not_refused_when_its_answer_was_lost(
+    database_url: str, pipeline: Connection, key_files: KeyFiles
+) -> None:
+    outcome = batch(pipeline, key_files)
+    first = record_batch(pipeline, outcome, queue="q")
     erase(database_url)
-    assert load_logins(pipeline, frame(), Sealed(), run_id).inserted == 1
+    again = record_batch(pipeline, outcome, queue="q")
+    assert (again.inserted, again.duplicates) == (first.inserted, first.duplicates) == (1, 0)
+    assert users(database_url) == []
 
 
-def test_an_erasure_waits_for_the_loads_under_way_and_deletes_what_they_wrote(
+def test_an_erasure_waits_for_the_batches_in_progress_and_deletes_what_they_wrote(
     database_url: str, pipeline_url: str
 ) -> None:
     with ThreadPoolExecutor(1) as pool, closing(psycopg2.connect(pipeline_url)) as loading:
-        with loading.cursor() as cursor:  # as load_logins begins
+        with loading.cursor() as cursor:  # as record_batch begins
             cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", (ERASURE_LOCK,))
             cursor.execute("INSERT INTO user_logins (user_id) VALUES (%s)", (USER,))
         erasing = pool.submit(erase, database_url)
@@ -334,7 +328,7 @@ def test_an_erasure_waits_for_the_loads_under_way_and_deletes_what_they_wrote(
     assert users(database_url) == []
 
 
-def test_an_erasure_gives_up_behind_a_load_that_hangs_and_nothing_is_deleted(
+def test_an_erasure_gives_up_behind_a_batch_that_hangs_and_nothing_is_deleted(
     database_url: str, owner_url: str, pipeline_url: str
 ) -> None:
     add_login(owner_url, USER, "ip", "dev")
@@ -347,8 +341,8 @@ def test_an_erasure_gives_up_behind_a_load_that_hangs_and_nothing_is_deleted(
 
 
 @pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ"])
-def test_a_load_that_waited_for_an_erasure_knows_of_it_whatever_the_databases_default(
-    database_url: str, pipeline_url: str, custodian_url: str, level: str
+def test_a_batch_that_waited_for_an_erasure_knows_of_it_whatever_the_databases_default(
+    database_url: str, pipeline_url: str, custodian_url: str, key_files: KeyFiles, level: str
 ) -> None:
     query(database_url, f"ALTER DATABASE {psycopg2.extensions.parse_dsn(database_url)['dbname']} "
                         f"SET default_transaction_isolation = '{level.lower()}'")  # fmt: skip
@@ -358,19 +352,18 @@ def test_a_load_that_waited_for_an_erasure_knows_of_it_whatever_the_databases_de
         closing(connect(pipeline_url)) as pipeline,
     ):
         erasing.set_session(isolation_level="READ COMMITTED")
-        run_id, erasures = run_of(pipeline), read_erased(pipeline).count
+        outcome = batch(pipeline, key_files)
         with erasing.cursor() as cursor:
             cursor.execute("SELECT * FROM vault.erase_user(%s, '{}', 'asked for it themselves', 'DPO-77')", (USER,))
-        loading = pool.submit(load_logins, pipeline, frame(), Sealed(), run_id, erasures=erasures)
+        recording = pool.submit(record_batch, pipeline, outcome, queue="q")
         until(waits_for(database_url, ERASURE_LOCK))
         erasing.commit()
-        with pytest.raises(DatabaseError, match="a user was erased"):
-            loading.result(timeout=30)
+        with pytest.raises(UserErasedError):
+            recording.result(timeout=30)
     assert users(database_url) == []
 
 
-def test_loads_do_not_wait_for_one_another(database_url: str, pipeline_url: str, pipeline: Connection) -> None:
+def test_batches_do_not_wait_for_one_another(pipeline_url: str, pipeline: Connection, key_files: KeyFiles) -> None:
     with closing(psycopg2.connect(pipeline_url)) as other, other.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", (ERASURE_LOCK,))
-        run_id = run_of(pipeline)
-        assert load_logins(pipeline, frame(), Sealed(), run_id, erasures=0).inserted == 1
+        assert record_batch(pipeline, batch(pipeline, key_files), queue="q").inserted == 1

@@ -27,7 +27,7 @@ ROWS = f"""
     INSERT INTO vault.sealed_values VALUES ('{TOKEN}', 'ip', gen_random_uuid(), 0, 'sealed');
     INSERT INTO vault.data_keys SELECT data_key_id, 'recipient', 'wrapped' FROM vault.sealed_values;
     INSERT INTO loginpipe.ingested_messages VALUES ('{MESSAGE}', '2026-11-20', gen_random_uuid());
-    INSERT INTO loginpipe.ingest_runs (run_id, queue, started_at) VALUES (gen_random_uuid(), 'queue', now());
+    INSERT INTO loginpipe.batches (batch_id, queue, started_at) VALUES (gen_random_uuid(), 'queue', now());
     INSERT INTO loginpipe.rejected_messages
     VALUES ('{MESSAGE}', now(), now(), gen_random_uuid(), '{{missing}}', '{{ip}}', 'sealed', gen_random_uuid(), 0);
     INSERT INTO loginpipe.token_key_checks VALUES (1, 'check');
@@ -55,11 +55,14 @@ ACTIONS = {
     "change the revision": "UPDATE loginpipe.alembic_version SET version_num = '0001'",
     "read the ledger": "SELECT * FROM loginpipe.ingested_messages",
     "add to the ledger": f"INSERT INTO loginpipe.ingested_messages VALUES ('{OTHER}', '2026-11-20', '{OTHER}')",
-    "change the ledger": "UPDATE loginpipe.ingested_messages SET run_id = gen_random_uuid()",
+    "change the ledger": "UPDATE loginpipe.ingested_messages SET batch_id = gen_random_uuid()",
     "delete from the ledger": "DELETE FROM loginpipe.ingested_messages",
-    "read the books": "SELECT * FROM loginpipe.ingest_runs",
-    "write the books": "UPDATE loginpipe.ingest_runs SET deleted = 1",
-    "delete the books": "DELETE FROM loginpipe.ingest_runs",
+    "read the books": "SELECT * FROM loginpipe.batches",
+    "write the books": "UPDATE loginpipe.batches SET deleted = 1",
+    "delete the books": "DELETE FROM loginpipe.batches",
+    "read the books of an hour": "SELECT * FROM loginpipe.batch_hours",
+    "write the books of an hour": "UPDATE loginpipe.batch_hours SET batches = 1",
+    "delete the books of an hour": "DELETE FROM loginpipe.batch_hours",
     "list rejects": "SELECT message_id, sent_at, reasons, fields, replayed_at FROM loginpipe.rejected_messages",
     "read sealed bodies": "SELECT sealed_body FROM loginpipe.rejected_messages",
     "read keys of sealed bodies": "SELECT data_key_id, position FROM loginpipe.rejected_messages",
@@ -111,7 +114,8 @@ ACTIONS = {
 MAY = {
     PIPELINE: {
         "read user_logins", "add to user_logins", "read the revision", "read the ledger", "add to the ledger",
-        "read the books", "write the books", "list rejects", "read check values", "record a check value",
+        "read the books", "write the books", "delete the books", "read the books of an hour",
+        "write the books of an hour", "list rejects", "read check values", "record a check value",
         "read aliases", "add an alias", "lead an alias on", "read tombstones", "make a partition",
         "read which tokens are sealed", "seal a value", "add a wrapped key",
         "read the canonical view", "read duplicates", "compute duplicates anew",
@@ -267,7 +271,7 @@ def test_every_function_that_works_as_the_owner_says_where_it_looks_for_names(da
     ("statement", "code"),
     [
         ("SELECT loginpipe.create_partition('vault.access_log', '2031-01-01')", "22023"),
-        ("SELECT loginpipe.create_partition('loginpipe.ingest_runs', '2031-01-01')", "22023"),
+        ("SELECT loginpipe.create_partition('loginpipe.batches', '2031-01-01')", "22023"),
         ("SELECT loginpipe.create_partition('public.user_logins', '2031-01-01')", "22023"),
         (f"SELECT loginpipe.create_partition('public.user_logins', '{THIS_MONTH + timedelta(days=1)}')", "22023"),
         ("SELECT loginpipe.create_partition('loginpipe.ingested_messages', '2031-01-01')", "22023"),
@@ -337,9 +341,9 @@ MENDED = {
     "GRANT DELETE ON user_logins TO loginpipe_writer":
         "loginpipe_writer has DELETE on TABLE public.user_logins and should not: "
         "run `REVOKE DELETE ON TABLE public.user_logins FROM loginpipe_writer`",
-    "GRANT SELECT ON loginpipe.ingest_runs TO loginpipe_writer WITH GRANT OPTION":
-        "loginpipe_writer has GRANT OPTION FOR SELECT on TABLE loginpipe.ingest_runs and should not: "
-        "run `REVOKE GRANT OPTION FOR SELECT ON TABLE loginpipe.ingest_runs FROM loginpipe_writer`",
+    "GRANT SELECT ON loginpipe.batches TO loginpipe_writer WITH GRANT OPTION":
+        "loginpipe_writer has GRANT OPTION FOR SELECT on TABLE loginpipe.batches and should not: "
+        "run `REVOKE GRANT OPTION FOR SELECT ON TABLE loginpipe.batches FROM loginpipe_writer`",
     "REVOKE INSERT ON vault.data_keys FROM loginpipe_writer":
         "loginpipe_writer lacks INSERT on TABLE vault.data_keys: "
         "run `GRANT INSERT ON TABLE vault.data_keys TO loginpipe_writer`",

@@ -1,9 +1,11 @@
 """What the duplicates say: by day, computed anew, and read by analysts."""
 
+import signal
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
 import psycopg2
@@ -14,7 +16,13 @@ from loginpipe.definitions import build_definitions
 from loginpipe.defs.insights.assets import daily_logins, duplicate_devices, duplicate_ips
 from loginpipe.defs.insights.sensor import INSIGHTS_JOB, insights_sensor
 from loginpipe.defs.resources import PostgresResource
+from loginpipe.postgres.connections import connect
+from loginpipe.postgres.insights import days_touched
+from loginpipe.sqs.identity import replay_attributes
 from loginpipe_tests.conftest import Pipeline
+from loginpipe_tests.crash.logins import logins as some_logins
+from loginpipe_tests.crash.place import FastPlace
+from loginpipe_tests.crash.points import Point
 from loginpipe_tests.wire import login, take
 
 MONDAY, TUESDAY, WEDNESDAY = (date(2026, 11, day) for day in (16, 17, 18))
@@ -129,7 +137,7 @@ def test_analysts_read_the_newest_state_and_write_nothing(pipeline: Pipeline, an
             cursor.execute("DELETE FROM loginpipe.duplicate_devices")
 
 
-def test_the_sensor_asks_for_the_days_of_which_runs_have_brought_logins(pipeline: Pipeline) -> None:
+def test_the_sensor_asks_for_the_days_of_which_batches_have_brought_logins(pipeline: Pipeline) -> None:
     pipeline.send([login()])
     assert take(pipeline, 1).success
     today = datetime.now(UTC).date()
@@ -140,10 +148,55 @@ def test_the_sensor_asks_for_the_days_of_which_runs_have_brought_logins(pipeline
     )
 
     with closing(psycopg2.connect(pipeline.database_url)) as connection, connection, connection.cursor() as cursor:
-        cursor.execute("UPDATE loginpipe.ingest_runs SET finished_at = finished_at - interval '1 hour'")
+        cursor.execute("UPDATE loginpipe.batches SET recorded_at = recorded_at - interval '1 hour'")
     again = tick(pipeline, requested.cursor)
     assert not again.run_requests
     assert (again.skip_message or "").startswith("no run has brought logins since")
+
+
+def test_a_late_message_touches_its_own_day_and_none_of_those_between(pipeline: Pipeline) -> None:
+    year_ago = datetime.now(UTC) - timedelta(days=365)
+    pipeline.queue.client.send_message(
+        QueueUrl=pipeline.queue.url,
+        MessageBody=login(),
+        MessageAttributes=replay_attributes(uuid4(), int(year_ago.timestamp() * 1000)),
+    )
+    pipeline.send([login(), "{}"])
+    assert take(pipeline, 3).success
+    assert pipeline.rows("SELECT count(*) FROM loginpipe.batches") == [(1,)]
+    days = stored_days(pipeline)
+    assert days[0] == year_ago.date()
+    assert days[1] - days[0] >= timedelta(days=364)
+    assert touched(pipeline) == days
+    assert [request.partition_key for request in tick(pipeline, None).run_requests or []] == list(map(str, days))
+
+
+def test_a_batch_that_brought_no_login_touches_no_day(pipeline: Pipeline) -> None:
+    pipeline.send(["{}"])
+    assert take(pipeline, 1).success
+    assert touched(pipeline) == []
+
+
+def test_a_run_that_was_killed_after_its_commit_leaves_its_days_touched(place: FastPlace, pipeline_url: str) -> None:
+    place.send(some_logins(3))
+    with place.start(Point.RECORDED, "kill", batch_messages=10) as run:
+        assert run.wait() == -signal.SIGKILL
+    assert place.rows("SELECT received, finished_at FROM loginpipe.batches") == [(3, None)]
+    days = [day for (day,) in place.rows("SELECT DISTINCT create_date FROM user_logins ORDER BY 1")]
+    with closing(connect(pipeline_url)) as connection:
+        now = datetime.now(UTC)
+        assert days_touched(connection, now - timedelta(hours=1), now) == days
+    assert len(days) == 1
+
+
+def stored_days(pipeline: Pipeline) -> list[date]:
+    return [day for (day,) in pipeline.rows("SELECT DISTINCT create_date FROM user_logins ORDER BY 1")]
+
+
+def touched(pipeline: Pipeline) -> list[date]:
+    with closing(connect(pipeline.database_url)) as connection:
+        now = datetime.now(UTC)
+        return days_touched(connection, now - timedelta(hours=1), now)
 
 
 def tick(pipeline: Pipeline, cursor: str | None) -> Any:

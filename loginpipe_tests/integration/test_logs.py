@@ -55,25 +55,27 @@ def test_a_run_in_production_logs_json_with_run_job_and_step_and_no_value_of_a_l
 ) -> None:
     pipeline.send([*GOOD, *BAD])
     lines = run("INFO", monkeypatch)
-    ((run_id,),) = pipeline.rows("SELECT run_id::text FROM loginpipe.ingest_runs")
+    ((run_id,),) = pipeline.rows("SELECT run_id::text FROM loginpipe.batches")
     assert {line["run_id"] for line in lines} == {run_id}
     assert {line["job"] for line in lines} == {INGEST_JOB}
     assert {"timestamp", "level", "logger", "event"} <= set.intersection(*map(set, lines))
-    of_steps = {line["step"]: line["event"] for line in lines if line["level"] == "info"}
-    assert of_steps["split_messages"].startswith(f"accepted {len(GOOD)} messages, rejected {len(BAD)}")
-    assert of_steps["user_logins_table"].startswith(f"inserted {len(GOOD)} logins")
-    of = {line["step"]: line for line in lines if line["level"] == "info"}
-    assert of["raw_sqs_messages"]["received"] == len(GOOD) + len(BAD)
-    assert (of["split_messages"]["accepted"], of["split_messages"]["rejected"]) == (len(GOOD), len(BAD))
-    assert of["user_logins_table"]["inserted"] == len(GOOD)
-    assert all(of[step]["seconds"] >= 0 for step in ("raw_sqs_messages", "split_messages", "masked_logins"))
+    (line,) = [line for line in lines if line["level"] == "info"]
+    assert line["step"] == "ingest"
+    assert line["event"] == (
+        f"finished: received {len(GOOD) + len(BAD)} messages in 1 batches; inserted {len(GOOD)} logins, skipped 0 "
+        f"duplicates, rejected {len(BAD)} messages"
+    )
+    assert (line["received"], line["batches"], line["deleted"]) == (len(GOOD) + len(BAD), 1, len(GOOD) + len(BAD))
+    assert (line["accepted"], line["rejected"]) == (len(GOOD), len(BAD))
+    assert (line["inserted"], line["duplicates"]) == (len(GOOD), 0)
+    assert line["seconds"] > 0
+    assert line["delay_p95_seconds"] > 0
 
 
 @pytest.mark.usefixtures("production")
 def test_the_level_decides_what_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGINPIPE_SEAL_KEY", "off")
     monkeypatch.delenv("LOGINPIPE_SEAL_KEY_FINGERPRINT")
-    monkeypatch.setenv("LOGINPIPE_BATCH_SECONDS", "1")
     lines = run("WARNING", monkeypatch)
     assert {(line["level"], line["resource"]) for line in lines} == {("warning", "masking")}
     assert "LOGINPIPE_SEAL_KEY is off" in lines[0]["event"]

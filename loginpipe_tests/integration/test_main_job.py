@@ -2,42 +2,47 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from ipaddress import ip_address
-from uuid import uuid4
+from itertools import count
+from typing import Any
 
 import pytest
 
+from loginpipe.common.errors import DatabaseError
 from loginpipe.defs.metadata.groups import CHAIN
+from loginpipe.ingest.consumer import Recorded, Recorder
+from loginpipe.ingest.process import Outcome
+from loginpipe.ingest.record import record_batch
 from loginpipe.local.sample_events import sample_bodies
-from loginpipe.logins.messages import messages_frame
-from loginpipe.logins.splitting import split_batch
-from loginpipe.masking.key_files import read_token_keys
-from loginpipe.masking.mask import mask_logins
-from loginpipe.masking.sealing import Sealed
-from loginpipe.postgres.connections import connect
-from loginpipe.postgres.load import load_logins
+from loginpipe.logins.messages import Message
+from loginpipe.postgres.batches import BatchRecord
+from loginpipe.postgres.connections import Connection, connect
+from loginpipe_tests.batches import masking_of, processed
 from loginpipe_tests.conftest import KeyFiles, Pipeline
 from loginpipe_tests.wire import (
     Custodian,
     at_the_wire,
+    cause_of_failure,
     checks,
     delivered,
     depth,
+    eventually,
     ingest,
     logged,
     login,
     logins,
     metadata,
     tables,
+    take,
 )
 
 
 def test_a_batch_becomes_rows_and_rejects_and_the_queue_is_empty(pipeline: Pipeline) -> None:
     pipeline.send(sample_bodies(300, seed=1, bad_share=0.1))
     assert pipeline.run().success
-    ((received, inserted, rejected),) = pipeline.rows("SELECT received, inserted, rejected FROM loginpipe.ingest_runs")
+    ((received, inserted, rejected),) = pipeline.rows("SELECT received, inserted, rejected FROM loginpipe.batches")
     assert (received, inserted + rejected) == (300, 300)
     assert rejected > 10
     assert pipeline.rows("SELECT count(*) FROM user_logins") == [(inserted,)]
@@ -126,11 +131,9 @@ def test_a_login_belongs_to_the_utc_day_on_which_it_was_sent(database_url: str, 
         delivered(login(user_id=user), sent_ms=sent_ms, received_ms=later, receive_count=2)
         for user, sent_ms in sent.items()
     ]
-    accepted = split_batch(messages_frame(messages)).accepted
-    masked = mask_logins(accepted, read_token_keys(key_files.token_keys))
     connection = connect(database_url)
     try:
-        load_logins(connection, masked.logins, Sealed(), str(uuid4()))
+        record = record_batch(connection, processed(messages, masking_of(key_files)), queue="queue")
         with connection.cursor() as cursor:
             cursor.execute("SELECT user_id, create_date FROM user_logins")
             found = dict(cursor.fetchall())
@@ -139,6 +142,7 @@ def test_a_login_belongs_to_the_utc_day_on_which_it_was_sent(database_url: str, 
     finally:
         connection.close()
     assert found == {"before": date(2026, 2, 28), "at": date(2026, 3, 1)}
+    assert record.rows_by_day == {date(2026, 2, 28): 1, date(2026, 3, 1): 1}
     assert ledger == {messages[0].message_id: date(2026, 2, 28), messages[1].message_id: date(2026, 3, 1)}
 
 
@@ -147,7 +151,7 @@ def test_every_asset_is_materialised_and_says_how_many_rows(pipeline: Pipeline) 
     found = metadata(result)
     assert tuple(found) == CHAIN
     assert [found[asset]["dagster/row_count"] for asset in CHAIN] == [4, 3, 1, 3, 3]
-    assert (found["rejected_logins"]["deleted"], found["user_logins_table"]["deleted"]) == (1, 3)
+    assert found["user_logins_table"]["deleted"] == 4
     assert found["rejected_logins"]["reasons"] == {"missing": 1}
 
 
@@ -159,6 +163,7 @@ def test_what_one_would_rather_look_at_is_drawn(pipeline: Pipeline) -> None:
         ("rejected_logins", "by_reason"),
         ("masked_logins", "seen_before"),
         ("user_logins_table", "delay"),
+        ("user_logins_table", "rows_by_day"),
     }
 
 
@@ -185,10 +190,10 @@ def test_fields_outside_the_contract_are_shown_by_name_and_reject_nothing(pipeli
 
 def test_a_second_run_changes_nothing(pipeline: Pipeline) -> None:
     ingest(pipeline, *logins(3), "{}")
-    before = tables(pipeline, but=["loginpipe.ingest_runs"])
+    before = tables(pipeline)
     result = pipeline.run()
     assert result.success
-    assert tables(pipeline, but=["loginpipe.ingest_runs"]) == before
+    assert tables(pipeline) == before
     assert metadata(result)["raw_sqs_messages"]["dagster/row_count"] == 0
 
 
@@ -196,9 +201,10 @@ def test_a_run_on_an_empty_queue_succeeds_and_books_nothing(pipeline: Pipeline) 
     result = pipeline.run()
     assert result.success
     assert all(checks(result).values())
-    assert metadata(result)["raw_sqs_messages"]["queue_drained"] is True
-    counts = "SELECT received, accepted, rejected, inserted, duplicates, deleted, finished_at IS NOT NULL"
-    assert pipeline.rows(f"{counts} FROM loginpipe.ingest_runs") == [(0, 0, 0, 0, 0, 0, True)]
+    found = metadata(result)
+    assert [found[asset]["dagster/row_count"] for asset in CHAIN] == [0] * len(CHAIN)
+    assert found["raw_sqs_messages"]["batches"] == 0
+    assert pipeline.rows("SELECT count(*) FROM loginpipe.batches") == [(0,)]
     assert pipeline.rows("SELECT count(*) FROM user_logins") == [(0,)]
 
 
@@ -209,8 +215,7 @@ def test_a_queue_at_its_in_flight_limit_is_not_taken_for_a_drained_one(
         wire.on("GetQueueAttributes", depth(visible=1_000, in_flight=120_000))
         result = pipeline.run()
     assert result.success
-    found = metadata(result)["raw_sqs_messages"]
-    assert (found["queue_drained"], found["in_flight_stall"]) == (False, True)
+    assert metadata(result)["raw_sqs_messages"]["in_flight_stall"] is True
     assert any("in-flight stall: messages wait" in message for message in logged(pipeline, result))
 
 
@@ -222,15 +227,79 @@ def test_a_dead_letter_fails_its_check_and_not_the_run(pipeline: Pipeline) -> No
     assert [name for name, passed in checks(result).items() if not passed] == ["no_dead_letters"]
 
 
-def test_what_is_more_than_one_bite_waits_for_the_next_run(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_takes_batch_after_batch_until_the_queue_is_drained(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LOGINPIPE_BATCH_MESSAGES", "12")
-    pipeline.send(logins(15))
+    pipeline.send([*logins(27), "{}"])
     result = pipeline.run()
-    assert metadata(result)["raw_sqs_messages"]["queue_drained"] is False
-    assert pipeline.rows("SELECT count(*) FROM user_logins") == [(12,)]
-    assert pipeline.depth() == (3, 0)
-    pipeline.run()
-    assert pipeline.rows("SELECT count(*), count(DISTINCT user_id) FROM user_logins") == [(15, 15)]
+    assert result.success
+    found = metadata(result)
+    assert [found[asset]["dagster/row_count"] for asset in CHAIN] == [28, 27, 1, 27, 27]
+    assert (found["raw_sqs_messages"]["batches"], found["user_logins_table"]["deleted"]) == (3, 28)
+    assert checks(result)["counts_add_up"]
+    assert pipeline.rows("SELECT count(*), count(DISTINCT user_id) FROM user_logins") == [(27, 27)]
+    counts = """
+        SELECT run_id::text, received, deleted, finished_at IS NOT NULL FROM loginpipe.batches ORDER BY recorded_at
+    """
+    assert pipeline.rows(counts) == [(result.run_id, received, received, True) for received in (12, 12, 4)]
+    assert pipeline.depth() == (0, 0)
+
+
+def test_a_run_whose_time_is_up_leaves_the_rest_to_the_next_one(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_BATCH_MESSAGES", "1")
+    monkeypatch.setenv("LOGINPIPE_RUN_SECONDS", "1")
+    record = Recorder.record
+
+    def slowly(recorder: Recorder, messages: Sequence[Message]) -> Iterator[Recorded]:
+        time.sleep(0.4)
+        yield from record(recorder, messages)
+
+    monkeypatch.setattr(Recorder, "record", slowly)
+    pipeline.send(logins(20))
+    assert pipeline.run().success
+    ((stored,),) = pipeline.rows("SELECT count(*) FROM user_logins")
+    assert 2 <= stored <= 6
+    assert pipeline.depth() == (20 - stored, 0), "at once, and not when their leases are over"
+
+
+def test_a_run_that_fails_after_some_batches_reports_what_these_came_to(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = count(1)
+
+    def record(connection: Connection, outcome: Outcome, **options: Any) -> BatchRecord:
+        if next(batches) == 3:
+            raise DatabaseError("no", "42501")
+        return record_batch(connection, outcome, **options)
+
+    monkeypatch.setattr("loginpipe.ingest.consumer.record_batch", record)
+    pipeline.send(logins(20))
+    result = take(pipeline, 4)
+    assert cause_of_failure(result) == "DatabaseError: no"
+    found = metadata(result)
+    assert [found[asset]["dagster/row_count"] for asset in CHAIN] == [8, 8, 0, 8, 8]
+    assert found["user_logins_table"]["deleted"] == 8
+    assert pipeline.rows("SELECT count(*) FROM user_logins") == [(8,)]
+    eventually(lambda: pipeline.depth() == (12, 0), "the rest back on the queue")
+
+
+def test_progress_is_logged_now_and_then_and_not_for_each_batch(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.send(logins(6))
+    result = take(pipeline, 2)
+    assert not [line for line in logged(pipeline, result) if line.startswith("so far")]
+    monkeypatch.setattr("loginpipe.defs.ingest.assets._PROGRESS_SECONDS", 0)
+    pipeline.send([*logins(3), "{}"])
+    result = take(pipeline, 2)
+    assert [line for line in logged(pipeline, result) if "received" in line and "messages" in line] == [
+        "so far: received 2 messages in 1 batches; inserted 2 logins, skipped 0 duplicates, rejected 0 messages",
+        "so far: received 4 messages in 2 batches; inserted 3 logins, skipped 0 duplicates, rejected 1 messages",
+        "finished: received 4 messages in 2 batches; inserted 3 logins, skipped 0 duplicates, rejected 1 messages",
+    ]
 
 
 def test_equal_devices_and_addresses_have_equal_tokens_in_every_run(pipeline: Pipeline) -> None:
@@ -309,11 +378,12 @@ def test_with_sealing_off_there_are_tokens_only_and_a_warning(
     assert any("LOGINPIPE_SEAL_KEY is off" in message for message in logged(pipeline, result))
 
 
-def test_the_books_of_a_run_say_what_came_of_its_messages(pipeline: Pipeline) -> None:
+def test_the_record_of_a_batch_says_what_came_of_its_messages(pipeline: Pipeline) -> None:
     result = ingest(pipeline, *logins(3), "{}", "nonsense")
     counts = """
         SELECT run_id::text, queue, received, accepted, rejected, inserted, duplicates, deleted, delete_failures,
-            leases_lost, finished_at >= started_at, oldest_sent_at <= newest_sent_at
-        FROM loginpipe.ingest_runs
+            leases_lost, (SELECT sum(rows) FROM unnest(rows_by_day) AS rows), started_at <= recorded_at,
+            recorded_at <= finished_at, oldest_sent_at <= newest_sent_at
+        FROM loginpipe.batches
     """
-    assert pipeline.rows(counts) == [(result.run_id, pipeline.queue.name, 5, 3, 2, 3, 0, 5, 0, 0, True, True)]
+    assert pipeline.rows(counts) == [(result.run_id, pipeline.queue.name, 5, 3, 2, 3, 0, 5, 0, 0, 3, True, True, True)]

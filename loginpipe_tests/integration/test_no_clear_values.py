@@ -16,10 +16,8 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from loginpipe.common.settings import load_settings
-from loginpipe.defs.resources import MaskingResource
 from loginpipe.local.stack import LocalStack
-from loginpipe.masking.mask import MaskedLogins
+from loginpipe.masking.mask import MaskedLogins, mask_logins
 from loginpipe_tests.canary import ADDRESSES, BAD, DEVICES, GOOD, MARKERS, SECRETS, found
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import (
@@ -132,16 +130,11 @@ def test_after_bodies_that_were_damaged_and_deletes_that_failed(
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
-        ("ALTER TABLE user_logins ADD CONSTRAINT refuses CHECK (user_id IS NULL)", "CheckViolation [23514]"),
-        (
-            "DROP VIEW loginpipe.user_logins_canonical; ALTER TABLE user_logins ALTER masked_ip TYPE varchar(8)",
-            "StringDataRightTruncation [22001]",
-        ),
         ("ALTER TABLE loginpipe.rejected_messages ADD CONSTRAINT refuses CHECK (false)", "CheckViolation [23514]"),
         ("ALTER TABLE vault.sealed_values ADD CONSTRAINT refuses CHECK (false)", "CheckViolation [23514]"),
         ("ALTER TABLE vault.sealed_values RENAME TO away", "UndefinedTable [42P01]"),
     ],
-    ids=["a row", "too long a row", "a reject", "a sealed value", "the vault"],
+    ids=["a reject", "a sealed value", "the vault"],
 )
 def test_after_a_run_in_which_the_database_refuses(
     pipeline: Pipeline, searched: Searched, broken: str, said: str
@@ -155,21 +148,69 @@ def test_after_a_run_in_which_the_database_refuses(
     assert_nothing_in_clear(searched, said)
 
 
-class Leaking(MaskingResource):
-    """Forgets to mask one cell: what the check on tokens is there for."""
+@pytest.mark.parametrize(
+    ("broken", "refused"),
+    [
+        ("ALTER TABLE user_logins ADD CONSTRAINT refuses CHECK (user_id IS NULL)", len(GOOD)),
+        (
+            "DROP VIEW loginpipe.user_logins_canonical; ALTER TABLE user_logins ALTER masked_ip TYPE varchar(8)",
+            len(GOOD),
+        ),
+        ("CREATE UNIQUE INDEX refuses ON user_logins (masked_device_id, create_date)", 1),
+    ],
+    ids=["every row", "rows that are too long", "one row"],
+)
+def test_after_a_run_in_which_the_database_refuses_rows(
+    pipeline: Pipeline, searched: Searched, broken: str, refused: int
+) -> None:
+    pipeline.execute(broken)
+    assert run(pipeline).success
+    assert pipeline.rows("SELECT count(*) FROM user_logins") == [(len(GOOD) - refused,)]
+    assert pipeline.rows(
+        "SELECT count(*), count(sealed_body) FROM loginpipe.rejected_messages WHERE reasons = '{refused_by_database}'"
+    ) == [(refused, refused)]
+    assert_nothing_in_clear(searched, "refused_by_database")
 
-    def mask(self, validated: pd.DataFrame) -> MaskedLogins:
-        masked = super().mask(validated)
-        leaked = [validated["device_id"].iloc[0], *masked.logins["masked_device_id"].iloc[1:]]
-        return replace(masked, logins=masked.logins.assign(masked_device_id=leaked))
+
+def test_after_a_run_that_fails_at_a_later_batch_and_has_logged_its_progress(
+    pipeline: Pipeline, searched: Searched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loginpipe.defs.ingest.assets._PROGRESS_SECONDS", 0)
+    pipeline.execute("CREATE UNIQUE INDEX refuses ON user_logins (masked_device_id, create_date)")
+    pipeline.execute(
+        """
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF (SELECT sum(received) FROM loginpipe.batches) >= 8 THEN
+                RAISE EXCEPTION 'enough';
+            END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON loginpipe.batches FOR EACH ROW EXECUTE FUNCTION refuse()
+        """
+    )
+    pipeline.send([*GOOD, *BAD])
+    failed = take(pipeline, 4)
+    assert "RaiseException [P0001]" in cause_of_failure(failed)
+    assert pipeline.rows("SELECT sum(received) FROM loginpipe.batches") == [(8,)]
+    assert_nothing_in_clear(searched, "so far: received", "finished: received", "refused_by_database", "[P0001]")
+
+
+def mask_but_one_cell(validated: pd.DataFrame, *keys: Any) -> MaskedLogins:
+    """Forget to mask one cell: what the check on tokens is there for."""
+    masked = mask_logins(validated, *keys)
+    leaked = [validated["device_id"].iloc[0], *masked.columns["masked_device_id"][1:]]
+    return replace(masked, columns={**masked.columns, "masked_device_id": leaked})
 
 
 def test_after_a_run_whose_masking_forgot_a_cell_nothing_is_written_and_the_messages_go_back(
-    pipeline: Pipeline, searched: Searched
+    pipeline: Pipeline, searched: Searched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failed = run(pipeline, masking=Leaking(settings=load_settings()))
+    monkeypatch.setattr("loginpipe.ingest.process.mask_logins", mask_but_one_cell)
+    failed = run(pipeline)
     assert not failed.success
     assert checks(failed)["only_tokens"] is False
     assert pipeline.rows("SELECT count(*) FROM user_logins") == [(0,)]
-    eventually(lambda: pipeline.depth() == (len(GOOD), 0), "the good messages back on the queue")
-    assert_nothing_in_clear(searched, "1 of 6 cells are no token")
+    assert pipeline.rows("SELECT count(*) FROM loginpipe.rejected_messages") == [(0,)]
+    eventually(lambda: pipeline.depth() == (len(GOOD) + len(BAD), 0), "the messages back on the queue")
+    assert_nothing_in_clear(searched, "masked cells do not contain a token (1 of masked_device_id)")

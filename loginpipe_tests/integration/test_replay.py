@@ -2,14 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-import pandas as pd
 import psycopg2
 import pytest
 
@@ -19,12 +18,15 @@ from loginpipe.custody.access import Bulk, request_access
 from loginpipe.custody.opening import Fault, Opener
 from loginpipe.custody.replay import ReplayCounts, replay
 from loginpipe.local.stack import LocalStack
+from loginpipe.logins.splitting import Reject
 from loginpipe.masking.key_files import read_seal_key
 from loginpipe.masking.sealing import Sealed, SealKey, seal
-from loginpipe.postgres.batches import Arrival
-from loginpipe.postgres.connections import Connection
+from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.erasures import ERASURE_LOCK
+from loginpipe.postgres.load import insert_rejects
 from loginpipe.postgres.partitions import maintain
-from loginpipe.postgres.rejects import RejectFilter, find_rejects, record_rejects
+from loginpipe.postgres.rejects import RejectFilter, find_rejects
+from loginpipe.postgres.statements import statement
 from loginpipe.sqs.client import Queue, open_queue
 from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.identity import identity, replay_id
@@ -51,21 +53,20 @@ class Rejects:
         """Record messages as if an older version had rejected them, and return their ids."""
         ids = [str(uuid4()) for _ in bodies]
         reasons = other.get("reasons", ["invalid_version"])
-        rejected = pd.DataFrame(
-            {
-                "message_id": pd.Series(ids, dtype=object),
-                "body": pd.Series(bodies, dtype=object),
-                "sent_at": pd.Series([sent_at] * len(ids)).astype("datetime64[ms, UTC]"),
-                "received_at": pd.Series([sent_at + timedelta(seconds=5)] * len(ids)).astype("datetime64[ms, UTC]"),
-                "reasons": pd.Series([reasons] * len(ids), dtype=object),
-                "fields": pd.Series([["app_version"] * len(reasons)] * len(ids), dtype=object),
-            }
-        )
-        items = [(i, body.encode("utf-8", "surrogatepass")) for i, body in zip(ids, bodies, strict=True)]
-        kept = seal(items, "body", [other.get("recipient", self.recipient)]) if sealed else Sealed()
-        arrival = Arrival(str(uuid4()), self.queue.name, sent_at, len(ids), 0, sent_at, sent_at)
-        assert record_rejects(self.connection, rejected, kept, arrival) == len(ids)
+        recipients = other.get("recipients", [self.recipient]) if sealed else []
+        self._record(dict(zip(ids, bodies, strict=True)), int(sent_at.timestamp() * 1000), reasons, recipients)
         return ids
+
+    def _record(
+        self, bodies: Mapping[str, str], sent_ms: int, reasons: list[str], recipients: Sequence[SealKey]
+    ) -> None:
+        items = [(message_id, body.encode("utf-8", "surrogatepass")) for message_id, body in bodies.items()]
+        kept = seal(items, "body", recipients) if recipients else Sealed()
+        fields = ["app_version"] * len(reasons)
+        rejected = [Reject(i, body, sent_ms, sent_ms + 5_000, reasons, fields) for i, body in bodies.items()]
+        with transaction(self.connection) as cursor:
+            cursor.execute(statement("begin_batch"), {"lock": ERASURE_LOCK, "batch_id": str(uuid4())})
+            assert insert_rejects(cursor, rejected, kept, str(uuid4())) == len(bodies)
 
     def replay(self, ids: Sequence[str], **options: Any) -> ReplayCounts:
         """Replay rejects as a custodian, under a bulk request."""
@@ -183,7 +184,7 @@ def test_a_replay_interrupted_before_it_was_marked_is_sent_again_and_is_still_on
     assert rejects.replayed() == set(ids)
     assert take(pipeline, 2).success
     assert rows(pipeline) == [("user-0", SENT_AT.date()), ("user-1", SENT_AT.date())]
-    books = pipeline.rows("SELECT inserted, duplicates FROM loginpipe.ingest_runs WHERE deleted > 0 ORDER BY inserted")
+    books = pipeline.rows("SELECT inserted, duplicates FROM loginpipe.batches WHERE deleted > 0 ORDER BY inserted")
     assert books == [(0, 2), (2, 0)]
     assert pipeline.depth() == (0, 0)
 
@@ -297,20 +298,7 @@ def test_no_rejects_are_none_to_send(alone: Rejects) -> None:
 
 
 def test_a_value_sealed_for_two_is_opened_by_either(alone: Rejects, other: Other) -> None:
-    ids = [str(uuid4())]
-    frame = pd.DataFrame(
-        {
-            "message_id": pd.Series(ids, dtype=object),
-            "body": pd.Series([login()], dtype=object),
-            "sent_at": pd.Series([SENT_AT]).astype("datetime64[ms, UTC]"),
-            "received_at": pd.Series([SENT_AT]).astype("datetime64[ms, UTC]"),
-            "reasons": pd.Series([["missing"]], dtype=object),
-            "fields": pd.Series([["ip"]], dtype=object),
-        }
-    )
-    both = [other.recipient, alone.recipient]
-    sealed = seal([(ids[0], login().encode())], "body", both)
-    record_rejects(alone.connection, frame, sealed, Arrival(str(uuid4()), "queue", SENT_AT, 1, 0, None, None))
+    ids = alone.record(login(), recipients=[other.recipient, alone.recipient])
     for opener in (other.opener, alone.opener):
         assert alone.replay(ids, opener=opener, dry_run=True) == ReplayCounts(sent=1)
 

@@ -1,6 +1,9 @@
 """The sensor on a real queue and a Dagster instance with real runs."""
 
+import logging
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from uuid import uuid4
 
@@ -12,16 +15,16 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from loginpipe.common.errors import QueueError
 from loginpipe.definitions import build_definitions
-from loginpipe.defs.ingest.job import INGEST_JOB
-from loginpipe.defs.ingest.sensor import queue_depth_sensor
+from loginpipe.defs.ingest.job import INGEST_JOB, QUEUE_TAG
+from loginpipe.defs.ingest.sensor import WAITING_IDLE, queue_depth_sensor
 from loginpipe.monitoring import run_history
 from loginpipe.sqs.client import Queue
 from loginpipe_tests.conftest import Pipeline
-from loginpipe_tests.wire import at_the_wire, depth, fail_a_run, logins
+from loginpipe_tests.wire import at_the_wire, depth, eventually, fail_a_run, login, logins, users
 
 
 @pytest.fixture(autouse=True)
-def _small_bites(monkeypatch: pytest.MonkeyPatch) -> None:
+def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGINPIPE_BATCH_MESSAGES", "4")
 
 
@@ -41,11 +44,35 @@ def tick(pipeline: Pipeline) -> SensorExecutionData:
         return queue_depth_sensor.evaluate_tick(context)
 
 
-def add_run(pipeline: Pipeline, status: dg.DagsterRunStatus) -> None:
+def add_run(pipeline: Pipeline, status: dg.DagsterRunStatus, job: str = INGEST_JOB, queue: str | None = None) -> None:
     location = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="loginpipe.definitions"))
-    origin = RemoteRepositoryOrigin(location, "__repository__").get_job_origin(INGEST_JOB)
-    run = dg.DagsterRun(job_name=INGEST_JOB, run_id=str(uuid4()), status=status, remote_job_origin=origin)
+    origin = RemoteRepositoryOrigin(location, "__repository__").get_job_origin(job)
+    tags = {QUEUE_TAG: queue or pipeline.queue.name}
+    run = dg.DagsterRun(job_name=job, run_id=str(uuid4()), status=status, remote_job_origin=origin, tags=tags)
     pipeline.instance.add_run(run)
+
+
+def started_ago(pipeline: Pipeline, seconds: float) -> None:
+    """Add an active run that started so long ago."""
+    run = dg.DagsterRun(
+        job_name=INGEST_JOB,
+        run_id=str(uuid4()),
+        status=dg.DagsterRunStatus.STARTING,
+        tags={QUEUE_TAG: pipeline.queue.name},
+    )
+    pipeline.instance.add_run(run)
+    event = dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, INGEST_JOB)
+    pipeline.instance.handle_new_event(
+        dg.EventLogEntry(
+            error_info=None,
+            level=logging.INFO,
+            user_message="",
+            run_id=run.run_id,
+            timestamp=time.time() - seconds,
+            job_name=INGEST_JOB,
+            dagster_event=event,
+        )
+    )
 
 
 def seen(pipeline: Pipeline, visible: int, in_flight: int = 0) -> str:
@@ -58,18 +85,21 @@ def test_on_an_empty_queue_it_starts_nothing_and_says_what_it_saw(watched: Pipel
     assert data.skip_message == f"{seen(watched, 0)}; nothing to receive"
 
 
-@pytest.mark.parametrize(("waiting", "runs"), [(1, 1), (4, 1), (5, 2), (16, 4), (40, 4)])
-def test_it_asks_for_as_many_runs_as_it_takes_up_to_the_limit(watched: Pipeline, waiting: int, runs: int) -> None:
+@pytest.mark.parametrize(("waiting", "runs"), [(1, 1), (19, 1), (20, 2), (39, 2), (60, 4), (200, 4)])
+def test_it_asks_for_as_many_runs_as_the_depth_takes_up_to_the_limit(
+    watched: Pipeline, waiting: int, runs: int
+) -> None:
     watched.send(logins(waiting))
     data = tick(watched)
     assert len(data.run_requests or []) == runs
     assert data.skip_message is None
     assert {request.run_key for request in data.run_requests or []} == {None}
+    assert all(request.run_config == WAITING_IDLE for request in data.run_requests or [])
 
 
 def test_the_limit_is_a_setting(watched: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGINPIPE_MAX_RUNS", "7")
-    watched.send(logins(40))
+    watched.send(logins(200))
     assert len(tick(watched).run_requests or []) == 7
 
 
@@ -111,15 +141,57 @@ def test_at_the_in_flight_limit_it_starts_nothing_since_nothing_could_be_receive
         dg.DagsterRunStatus.CANCELING,
     ],
 )
-def test_runs_that_are_going_are_counted(watched: Pipeline, status: dg.DagsterRunStatus) -> None:
-    watched.send(logins(16))
+def test_active_runs_are_counted(watched: Pipeline, status: dg.DagsterRunStatus) -> None:
+    watched.send(logins(60))
     for _ in range(3):
         add_run(watched, status)
     assert len(tick(watched).run_requests or []) == 1
     add_run(watched, status)
     data = tick(watched)
     assert data.run_requests == []
-    assert data.skip_message == f"{seen(watched, 16)}; 4 of at most 4 runs are going, enough for now"
+    assert data.skip_message == f"{seen(watched, 60)}; 4 of 4 runs active; no new run needed"
+
+
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_a_run_whose_time_is_almost_up_gets_a_successor(
+    watched: Pipeline, monkeypatch: pytest.MonkeyPatch, waiting: int
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_RUN_SECONDS", "100")
+    watched.send(logins(waiting))
+    started_ago(watched, 70)
+    assert tick(watched).run_requests == []
+    monkeypatch.setenv("LOGINPIPE_RUN_SECONDS", "90")
+    assert len(tick(watched).run_requests or []) == 1
+    add_run(watched, dg.DagsterRunStatus.QUEUED)
+    assert tick(watched).run_requests == [], "it has one"
+
+
+def test_a_run_in_the_middle_of_its_time_is_enough_where_little_waits(watched: Pipeline) -> None:
+    watched.send(logins(16))
+    started_ago(watched, 300)
+    assert tick(watched).skip_message == f"{seen(watched, 16)}; 1 of 4 runs active; no new run needed"
+
+
+@pytest.mark.parametrize(
+    ("status", "job"),
+    [
+        (dg.DagsterRunStatus.STARTED, "maintain_partitions"),
+        (dg.DagsterRunStatus.SUCCESS, INGEST_JOB),
+        (dg.DagsterRunStatus.CANCELED, INGEST_JOB),
+    ],
+)
+def test_runs_that_ended_and_runs_of_other_jobs_are_not_counted(
+    watched: Pipeline, status: dg.DagsterRunStatus, job: str
+) -> None:
+    watched.send(logins(60))
+    add_run(watched, status, job)
+    assert len(tick(watched).run_requests or []) == 4
+
+
+def test_runs_on_another_queue_are_not_counted(watched: Pipeline) -> None:
+    watched.send(logins(60))
+    add_run(watched, dg.DagsterRunStatus.STARTED, queue="another")
+    assert len(tick(watched).run_requests or []) == 4
 
 
 def test_after_a_failed_run_it_waits_and_says_until_when(watched: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,9 +214,24 @@ def test_after_the_wait_one_run_finds_out_whether_the_cause_is_gone(
 
 def test_after_a_success_earlier_failures_are_forgotten(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     fail_a_run(pipeline, monkeypatch)
-    pipeline.send(logins(20))
+    pipeline.send(logins(1))
     assert pipeline.run().success
+    pipeline.send(logins(60))
     assert len(tick(pipeline).run_requests or []) == 4
+
+
+def test_a_run_of_the_sensor_waits_for_more_before_it_ends(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGINPIPE_RUN_SECONDS", "2")
+    pipeline.send(logins(1))
+    (request,) = tick(pipeline).run_requests or []
+    job = build_definitions().resolve_job_def(INGEST_JOB)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(job.execute_in_process, request.run_config, instance=pipeline.instance)
+        eventually(lambda: users(pipeline) == ["user-0"], "the first message stored")
+        pipeline.send([login(user_id="later")])
+        assert running.result().success
+    assert users(pipeline) == ["later", "user-0"]
+    assert pipeline.rows("SELECT count(*), count(DISTINCT run_id) FROM loginpipe.batches") == [(2, 1)]
 
 
 def test_a_queue_that_is_not_there_fails_the_tick_with_one_sentence(

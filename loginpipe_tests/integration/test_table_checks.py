@@ -94,7 +94,7 @@ def test_rows_of_somebody_else_are_a_warning_once_the_pipeline_has_the_table_for
     assert passes(pipeline, "ledger_matches_table"), "an adopted table, before the first run"
     ingest(pipeline, login())
     assert passes(pipeline, "ledger_matches_table"), "on the day of the first run, another loader may have been at work"
-    pipeline.execute("UPDATE loginpipe.ingest_runs SET started_at = started_at - interval '1 day'")
+    pipeline.execute("UPDATE loginpipe.batches SET recorded_at = recorded_at - interval '1 day'")
     assert verdict(pipeline, "ledger_matches_table") == (
         False, WARN, f"{today()}: 1 rows more than the ledger has messages of: somebody else has written them"
     )  # fmt: skip

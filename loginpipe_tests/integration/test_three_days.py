@@ -150,7 +150,7 @@ def test_three_days_are_taken_in_counted_archived_dropped_and_brought_back_to_th
     ]
     archive = Archive(pipeline.database_url, pipeline.database_url, "file:///nowhere")
     # A run of the last hour may have brought logins while a day was archived.
-    archive.execute("UPDATE loginpipe.ingest_runs SET started_at = started_at - interval '2 hours'")
+    archive.execute("UPDATE loginpipe.batches SET recorded_at = recorded_at - interval '2 hours'")
     run_job(pipeline, "drop_archived_partitions")
     assert not partition_is_there(archive)
     assert pipeline.rows("SELECT count(*) FROM user_logins") == [(0,)]

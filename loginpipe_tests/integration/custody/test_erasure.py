@@ -1,7 +1,8 @@
 """A user erased: what goes, what others share and stays, and what keeps them erased when their messages come again."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,15 @@ from loginpipe.common.errors import AccessRefusedError, DatabaseError, Loginpipe
 from loginpipe.custody.access import Bulk, Reason, request_access
 from loginpipe.custody.erasure import Erasure, erase
 from loginpipe.custody.replay import replay
-from loginpipe.defs.resources import PostgresResource
+from loginpipe.ingest.process import Outcome, process_batch
 from loginpipe.masking.key_files import read_seal_key, read_token_keys
 from loginpipe.masking.sealing import seal
 from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.connections import Connection
-from loginpipe.postgres.erasures import Erased
 from loginpipe.postgres.rejects import RejectFilter, find_rejects
 from loginpipe_tests.conftest import KeyFiles, Pipeline
 from loginpipe_tests.custody import REASON, closing_psycopg2, connected, opener_of, write_token_keys
-from loginpipe_tests.wire import cause_of_failure, checks, eventually, ingest, login, tables, take
+from loginpipe_tests.wire import checks, ingest, login, tables, take
 
 GONE = "424cdd21-063a-43a7-b91b-7ca1a833afae"
 SHARED, OWN = "203.0.113.77", "198.51.100.4"
@@ -109,9 +109,7 @@ def test_a_login_that_was_loaded_and_is_delivered_again_after_the_erasure_is_a_d
     assert users(pipeline) == []
     assert rejects(pipeline) == []
     assert pipeline.depth() == (0, 0)
-    assert pipeline.rows("SELECT received, rejected, duplicates FROM loginpipe.ingest_runs ORDER BY started_at")[
-        -1
-    ] == (
+    assert pipeline.rows("SELECT received, rejected, duplicates FROM loginpipe.batches ORDER BY recorded_at")[-1] == (
         1,
         0,
         1,
@@ -163,44 +161,52 @@ def test_a_tombstone_of_every_version_that_was_held_keeps_its_force(
     assert rejects(pipeline) == [(["user_erased"], False)]
 
 
-def test_a_user_who_is_erased_while_a_run_is_at_work_is_not_brought_back(
-    pipeline: Pipeline, custodian: Connection, keys: TokenKeys
+def once_processed(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], object]) -> None:
+    """Do something when so many batches have been processed, before the last of them is recorded."""
+    processed = count(1)
+
+    def process(*arguments: Any) -> Outcome:
+        outcome = process_batch(*arguments)
+        if next(processed) == number:
+            act()
+        return outcome
+
+    monkeypatch.setattr("loginpipe.ingest.consumer.process_batch", process)
+
+
+def test_a_user_who_is_erased_while_a_run_is_active_is_not_brought_back_and_the_run_succeeds(
+    pipeline: Pipeline, custodian: Connection, keys: TokenKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Warehouse(PostgresResource):
-        """Somebody is erased just after the run has looked who was."""
-
-        def erased(self) -> Erased:
-            found = super().erased()
-            if not found.count:
-                erased(custodian, keys)
-            return found
-
-    pipeline.send([login(user_id=GONE), login(user_id="stays")])
-    failed = take(pipeline, 2, postgres=Warehouse())
-    assert cause_of_failure(failed).startswith("DatabaseError: a user was erased while the run was at work: ")
-    assert users(pipeline) == []
-    assert pipeline.rows("SELECT count(*) FROM vault.sealed_values") == [(0,)]
-    eventually(lambda: pipeline.depth() == (2, 0), "the messages go back")
-    assert take(pipeline, 2).success
-    assert users(pipeline) == ["stays"]
-    assert rejects(pipeline) == [(["user_erased"], False)]
+    done: list[Erasure] = []
+    once_processed(monkeypatch, 2, lambda: done.append(erased(custodian, keys)))
+    bodies = [
+        body
+        for i in range(6)
+        for body in (login(user_id=GONE, ip=OWN, device_id=f"own {i}"), login(user_id=f"stays {i}", ip=SHARED))
+    ]
+    pipeline.send(bodies)
+    result = take(pipeline, 4)
+    assert result.success
+    assert users(pipeline) == [f"stays {i}" for i in range(6)]
+    (erasure,) = done
+    assert erasure.logins == 2, "those of the first batch"
+    assert rejects(pipeline) == [(["user_erased"], False)] * 4
+    assert pipeline.rows("SELECT count(*) FROM vault.sealed_values") == [(2,)], "of those who stay"
+    books = "SELECT received, inserted, rejected FROM loginpipe.batches ORDER BY recorded_at"
+    assert pipeline.rows(books) == [(4, 4, 0), (4, 2, 2), (4, 2, 2)]
+    assert checks(result)["counts_add_up"]
+    assert pipeline.depth() == (0, 0)
 
 
 def test_a_second_erasure_of_the_same_user_is_noticed_too(
-    pipeline: Pipeline, custodian: Connection, keys: TokenKeys
+    pipeline: Pipeline, custodian: Connection, keys: TokenKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     erased(custodian, keys)
-
-    class Warehouse(PostgresResource):
-        def erased(self) -> Erased:
-            found = super().erased()
-            erased(custodian, keys)
-            return found
-
+    once_processed(monkeypatch, 1, lambda: erased(custodian, keys))
     pipeline.send([login(user_id=GONE)])
-    failed = take(pipeline, 1, postgres=Warehouse())
-    assert "a user was erased while the run was at work" in cause_of_failure(failed)
+    assert take(pipeline, 1).success
     assert users(pipeline) == []
+    assert rejects(pipeline) == [(["user_erased"], False)]
 
 
 def test_without_a_purpose_and_a_ticket_nobody_is_erased(
