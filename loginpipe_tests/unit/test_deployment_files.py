@@ -16,7 +16,7 @@ from dagster._core.instance.ref import InstanceRef
 from dagster._core.run_coordinator import QueuedRunCoordinator
 
 from loginpipe.common.settings import PREFIX, Settings
-from loginpipe.defs.ingest.job import QUEUE_TAG
+from loginpipe.defs.ingest.job import GRACE_SECONDS, QUEUE_TAG
 
 ROOT = Path(__file__).parents[2]
 COMPOSE_FOLDER = ROOT / "deploy" / "compose"
@@ -482,18 +482,27 @@ def test_runs_on_one_queue_are_capped_above_what_the_sensor_asks_for(dagster_con
     [limit] = runs["tag_concurrency_limits"]
     assert limit["key"] == QUEUE_TAG
     assert limit["value"] == {"applyLimitPerUniqueValue": True}
-    assert SETTINGS["LOGINPIPE_MAX_RUNS"] < limit["limit"] < runs["max_concurrent_runs"]
+    # A run and its successor overlap for a while.
+    assert 2 * SETTINGS["LOGINPIPE_MAX_RUNS"] <= limit["limit"] < runs["max_concurrent_runs"]
 
 
 def test_a_crashed_worker_is_retried_and_a_failed_asset_is_not(dagster_config: dict[str, Any]) -> None:
     assert dagster_config["run_retries"] == {"enabled": True, "max_retries": 2, "retry_on_asset_or_op_failure": False}
 
 
-def test_a_run_that_never_ends_is_ended_but_none_that_is_still_receiving(dagster_config: dict[str, Any]) -> None:
+def test_a_run_that_never_ends_is_ended_but_none_whose_time_is_not_up(dagster_config: dict[str, Any]) -> None:
     monitoring = dagster_config["run_monitoring"]
     assert monitoring["enabled"] is True
     assert monitoring["start_timeout_seconds"] > 0
-    assert monitoring["max_runtime_seconds"] > 10 * SETTINGS["LOGINPIPE_BATCH_SECONDS"]
+    assert monitoring["max_runtime_seconds"] >= SETTINGS["LOGINPIPE_RUN_SECONDS"] + GRACE_SECONDS
+    assert monitoring["cancel_timeout_seconds"] > SETTINGS["LOGINPIPE_VISIBILITY_SECONDS"]
+
+
+def test_a_run_has_the_time_to_finish_its_batch_and_the_memory_for_two() -> None:
+    assert SERVICES["code-server"]["stop_grace_period"] == "90s"
+    container = RUNS_DAGSTER["run_launcher"]["config"]["container_kwargs"]
+    assert container["stop_timeout"] >= 30
+    assert container["mem_limit"] == "1g"
 
 
 def test_no_tick_is_kept_for_ever(dagster_config: dict[str, Any]) -> None:
