@@ -18,7 +18,7 @@ def metrics(
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 9464,
     once: Annotated[bool, typer.Option("--once", help="Print them and end.")] = False,
 ) -> None:
-    """Serve metrics for Prometheus at /metrics until interrupted: backlog, delay, runs, messages, rejects and more.
+    """Serve metrics for Prometheus at /metrics until interrupted: backlog, delay, batches, rejects and more.
 
     Example: loginpipe metrics --port 9464
     """

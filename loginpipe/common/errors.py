@@ -52,10 +52,6 @@ class ClearValueError(LoginpipeError):
     """A cell that should hold a token holds something else: nothing may go further."""
 
 
-class UpstreamMissingError(LoginpipeError):
-    """An asset was selected without the ones it takes its rows from."""
-
-
 class PassphraseError(KeyFileError):
     """A passphrase does not open the private key that it was typed for."""
 

@@ -219,15 +219,15 @@ def test_a_stall_and_what_nobody_works_off_are_told_each_for_itself(
     assert state.waiting_since is not None
     long_ago = state.waiting_since - timedelta(minutes=11)
     daemon.cursor = state.model_copy(update={"waiting_since": long_ago}).model_dump_json()
-    assert daemon.tick(2).startswith("messages wait and no run ends well (1 waiting, 0 in flight, 0 delayed; there")
+    assert daemon.tick(2).startswith("messages wait and no batch is finished (1 waiting, 0 in flight, 0 delayed; there")
     assert take(pipeline, 1).success
     pipeline.send([login()])
-    assert daemon.tick(2).startswith("nothing is wrong"), "a run has ended well since"
+    assert daemon.tick(2).startswith("nothing is wrong"), "a batch was finished since"
     with at_the_wire(pipeline, monkeypatch) as wire:
         wire.on("GetQueueAttributes", depth(visible=37, in_flight=120_000))
         # The proxy says so of the dead-letter queue too.
         assert daemon.tick(2).count("stall") == 1
-        assert "no run ends well" not in daemon.tick()
+        assert "no batch is finished" not in daemon.tick()
 
 
 def test_rejects_and_delays_are_judged_over_a_while_and_not_by_a_handful(pipeline: Pipeline, daemon: Daemon) -> None:

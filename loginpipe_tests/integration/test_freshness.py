@@ -53,7 +53,7 @@ def by_hand(pipeline: Pipeline) -> dg.AssetCheckEvaluation:
 def test_it_is_reported_when_it_changes_and_once_an_hour(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGINPIPE_MAX_DELAY_SECONDS", "600")
     daemon = Daemon(pipeline)
-    quiet = "quiet: the queue is empty; no run ended well lately"
+    quiet = "quiet: the queue is empty; no batch was finished lately"
     assert daemon.tick() == ([True], quiet)
     assert daemon.tick() == ([], quiet)
     pipeline.send([login()])

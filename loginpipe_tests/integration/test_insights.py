@@ -143,7 +143,7 @@ def test_the_sensor_asks_for_the_days_of_which_runs_have_brought_logins(pipeline
         cursor.execute("UPDATE loginpipe.ingest_runs SET finished_at = finished_at - interval '1 hour'")
     again = tick(pipeline, requested.cursor)
     assert not again.run_requests
-    assert (again.skip_message or "").startswith("no run has brought logins since")
+    assert (again.skip_message or "").startswith("no batch has brought logins since")
 
 
 def tick(pipeline: Pipeline, cursor: str | None) -> Any:

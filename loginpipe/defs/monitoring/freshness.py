@@ -37,7 +37,7 @@ class Memory(BaseModel, frozen=True):
     asset=FRESH.asset_key,
     name=FRESH.name,
     description=(
-        "The queue is empty, or runs are working it off. It fails where messages are there and no run has ended well "
+        "The queue is empty, or runs are working it off. It fails where messages are there and no batch was finished "
         "for longer than LOGINPIPE_MAX_DELAY_SECONDS, or where as many are in flight as SQS allows. freshness_sensor "
         "looks every minute, and reports when that changes, and once an hour."
     ),
@@ -63,7 +63,7 @@ def freshness_sensor(
 
     Raises:
         QueueError: the queue cannot be asked.
-        DatabaseError: the books cannot be read.
+        DatabaseError: the batches cannot be read.
     """
     memory = Memory.model_validate_json(context.cursor) if context.cursor else Memory()
     found = _look(sqs, postgres, memory.waiting_since)

@@ -33,7 +33,7 @@ class Seen:
 
     Attributes:
         queue: or why it could not be asked, in words.
-        runs: what the runs' books say, or why they could not be read.
+        runs: what batches came to of late, or why that could not be read.
         freshness: None where one of those two did not answer.
         history: how runs ended, by Dagster.
         checks: whether each check that is worth an alert passed, as ``name of asset``; those never looked at aside.
