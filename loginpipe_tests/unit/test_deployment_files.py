@@ -398,8 +398,10 @@ def test_a_run_container_is_given_the_image_the_volumes_and_the_network_of_the_c
 def test_a_run_container_gets_the_settings_of_the_code_server_by_name() -> None:
     code_server = {**SERVICES["code-server"]["environment"], **RUNS["code-server"]["environment"]}
     daemon = {**SERVICES["daemon"]["environment"], **RUNS["daemon"]["environment"]}
-    # The sensor's, and those that say how to make the container.
-    not_the_runs = {"LOGINPIPE_MAX_RUNS", "DAGSTER_CURRENT_IMAGE", "DAGSTER_CONTAINER_CONTEXT"}
+    # The sensor's, the init process's, and those that say how to make the container.
+    not_the_runs = {
+        "LOGINPIPE_MAX_RUNS", "TINI_KILL_PROCESS_GROUP", "DAGSTER_CURRENT_IMAGE", "DAGSTER_CONTAINER_CONTEXT",
+    }  # fmt: skip
     names = launcher()["env_vars"]
     assert all(re.fullmatch(r"[A-Z_]+", name) for name in names)
     assert set(names) == set(code_server) - not_the_runs
