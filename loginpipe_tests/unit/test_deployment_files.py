@@ -503,7 +503,7 @@ def test_a_run_that_never_ends_is_ended_but_none_whose_time_is_not_up(dagster_co
 def test_a_run_has_the_time_to_finish_its_batch_and_the_memory_for_two() -> None:
     for services in (SERVICES, IN_PRODUCTION):
         assert services["code-server"]["stop_grace_period"] == "30s"
-        # Or the signal would reach the code server alone, which waits for its runs.
+        # Or the signal would reach the code server alone, which passes none on to its runs.
         assert services["code-server"]["environment"]["TINI_KILL_PROCESS_GROUP"] == "1"
     container = RUNS_DAGSTER["run_launcher"]["config"]["container_kwargs"]
     assert container["stop_timeout"] >= 30
