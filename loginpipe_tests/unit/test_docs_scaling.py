@@ -47,7 +47,7 @@ class Run:
 
 @dataclass
 class Outcome:
-    """What a simulation came to: messages stored, waiting and most waiting, most in flight, and ticks that saw a stall."""
+    """What a simulation came to: messages stored, waiting, most waiting, most in flight; ticks that saw a stall."""
 
     stored: float = 0
     waiting: float = 0

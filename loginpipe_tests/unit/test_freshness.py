@@ -1,4 +1,4 @@
-"""Quiet, working or stuck: what is made of a queue, of when batches were finished, and of since when messages are there."""
+"""Quiet, working or stuck: by a queue, by when batches were finished, and by since when messages are there."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -37,7 +37,7 @@ def ago(minutes: float | None) -> datetime | None:
     ids=[
         "empty, never a run", "empty for a day", "emptied by somebody else", "first look", "after a quiet day",
         "waiting, not too long", "waiting too long", "waiting too long, never a run", "a backlog that drains",
-        "no batch is finished any more", "a run that hangs", "a run at work", "stall", "as many in flight, and none waiting",
+        "no batch is finished", "a run that hangs", "a run at work", "stall", "as many in flight, and none waiting",
     ],
 )  # fmt: skip
 def test_a_quiet_queue_is_not_a_stuck_pipeline(
