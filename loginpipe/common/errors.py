@@ -48,10 +48,6 @@ class TokenKeyMismatchError(LoginpipeError):
     """A token key is not the one that earlier tokens of its version were made with."""
 
 
-class UpstreamMissingError(LoginpipeError):
-    """An asset was selected without the ones it takes its rows from."""
-
-
 class ClearValueError(LoginpipeError):
     """A cell that must hold a token holds something else: nothing of its batch may be written."""
 

@@ -93,7 +93,7 @@ def run_demo(count: int, step: Step) -> DemoResult:
         with step("receive, validate, mask, load, delete"):
             began = time.monotonic()
             _run_job()
-            # One run takes a bounded bite; a large demonstration takes several.
+            # A run ends once the queue seems drained, or its time is up: another one takes what is left.
             while read_depth(queue).visible:
                 _run_job()
             run_seconds = time.monotonic() - began

@@ -36,7 +36,7 @@ class Freshness:
 
 
 def patience(settings: Settings) -> timedelta:
-    """Return how long messages may be there without any run ending well."""
+    """Return how long messages may be there without a batch being finished."""
     return timedelta(seconds=max(settings.max_delay_seconds, _LINGERS * settings.linger_seconds))
 
 
@@ -47,13 +47,13 @@ def judge(
 
     Args:
         depth: what the queue holds. Messages in flight count: a run that hangs keeps its own hidden for ever.
-        last_finished: when a run ended well for the last time; None where none did lately.
+        last_finished: when the newest batch was finished; None where none was lately.
         waiting_since: as the last look left it.
         now: the time; all times are aware.
-        most: how long messages may be there without any run ending well.
+        most: how long messages may be there without a batch being finished.
     """
     ended = (
-        f"the last run that ended well did so at {_utc(last_finished)}" if last_finished else "no run ended well lately"
+        f"the newest batch was finished at {_utc(last_finished)}" if last_finished else "no batch was finished lately"
     )
     if not depth.visible + depth.in_flight:
         return Freshness("quiet", f"the queue is empty; {ended}", None)

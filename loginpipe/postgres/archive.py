@@ -130,7 +130,7 @@ class DayStanding:
         stored: rows in the table.
         archived: rows in its file; None where it has none.
         dropped: the table has let go of it.
-        settled: the file was found whole, and no run has brought logins of that day since.
+        settled: the file was found whole, and no batch has brought logins of that day since.
     """
 
     day: date

@@ -15,7 +15,7 @@ from loginpipe_tests.daemon import Daemon, empty_dead_letters, fill_dead_letters
 from loginpipe_tests.receivers import Topic, Webhook, webhook
 from loginpipe_tests.wire import at_the_wire, depth, fail_a_run, login, logins, take
 
-QUIET = "quiet: the queue is empty; no run ended well lately"
+QUIET = "quiet: the queue is empty; no batch was finished lately"
 
 
 @pytest.fixture
@@ -161,15 +161,15 @@ def test_a_stall_and_what_nobody_works_off_are_told_each_for_itself(
     waiting_since = read_memory(daemon.cursor).waiting_since
     assert waiting_since is not None
     daemon.remember(waiting_since=waiting_since - timedelta(minutes=11))
-    assert daemon.tick(2).startswith("messages wait and no run ends well (1 waiting, 0 in flight, 0 delayed; there")
+    assert daemon.tick(2).startswith("messages wait and no batch is finished (1 waiting, 0 in flight, 0 delayed; there")
     assert take(pipeline, 1).success
     pipeline.send([login()])
-    assert daemon.tick(2).startswith("nothing is wrong"), "a run has ended well since"
+    assert daemon.tick(2).startswith("nothing is wrong"), "a batch was finished since"
     with at_the_wire(pipeline, monkeypatch) as wire:
         wire.on("GetQueueAttributes", depth(visible=37, in_flight=120_000))
         # The proxy says so of the dead-letter queue too.
         assert daemon.tick(2).partition("; stuck: ")[0].count("stall") == 1
-        assert "no run ends well" not in daemon.tick()
+        assert "no batch is finished" not in daemon.tick()
 
 
 def test_rejects_and_delays_are_judged_over_a_while_and_not_by_a_handful(pipeline: Pipeline, daemon: Daemon) -> None:

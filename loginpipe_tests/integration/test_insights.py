@@ -151,7 +151,7 @@ def test_the_sensor_asks_for_the_days_of_which_batches_have_brought_logins(pipel
         cursor.execute("UPDATE loginpipe.batches SET recorded_at = recorded_at - interval '1 hour'")
     again = tick(pipeline, requested.cursor)
     assert not again.run_requests
-    assert (again.skip_message or "").startswith("no run has brought logins since")
+    assert (again.skip_message or "").startswith("no batch has brought logins since")
 
 
 def test_a_late_message_touches_its_own_day_and_none_of_those_between(pipeline: Pipeline) -> None:

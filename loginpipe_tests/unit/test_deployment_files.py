@@ -398,8 +398,10 @@ def test_a_run_container_is_given_the_image_the_volumes_and_the_network_of_the_c
 def test_a_run_container_gets_the_settings_of_the_code_server_by_name() -> None:
     code_server = {**SERVICES["code-server"]["environment"], **RUNS["code-server"]["environment"]}
     daemon = {**SERVICES["daemon"]["environment"], **RUNS["daemon"]["environment"]}
-    # The sensor's, and those that say how to make the container.
-    not_the_runs = {"LOGINPIPE_MAX_RUNS", "DAGSTER_CURRENT_IMAGE", "DAGSTER_CONTAINER_CONTEXT"}
+    # The sensor's, the init process's, and those that say how to make the container.
+    not_the_runs = {
+        "LOGINPIPE_MAX_RUNS", "TINI_KILL_PROCESS_GROUP", "DAGSTER_CURRENT_IMAGE", "DAGSTER_CONTAINER_CONTEXT",
+    }  # fmt: skip
     names = launcher()["env_vars"]
     assert all(re.fullmatch(r"[A-Z_]+", name) for name in names)
     assert set(names) == set(code_server) - not_the_runs
@@ -482,18 +484,30 @@ def test_runs_on_one_queue_are_capped_above_what_the_sensor_asks_for(dagster_con
     [limit] = runs["tag_concurrency_limits"]
     assert limit["key"] == QUEUE_TAG
     assert limit["value"] == {"applyLimitPerUniqueValue": True}
-    assert SETTINGS["LOGINPIPE_MAX_RUNS"] < limit["limit"] < runs["max_concurrent_runs"]
+    # A run and its successor overlap for a while.
+    assert 2 * SETTINGS["LOGINPIPE_MAX_RUNS"] <= limit["limit"] < runs["max_concurrent_runs"]
 
 
 def test_a_crashed_worker_is_retried_and_a_failed_asset_is_not(dagster_config: dict[str, Any]) -> None:
     assert dagster_config["run_retries"] == {"enabled": True, "max_retries": 2, "retry_on_asset_or_op_failure": False}
 
 
-def test_a_run_that_never_ends_is_ended_but_none_that_is_still_receiving(dagster_config: dict[str, Any]) -> None:
+def test_a_run_that_never_ends_is_ended_but_none_whose_time_is_not_up(dagster_config: dict[str, Any]) -> None:
     monitoring = dagster_config["run_monitoring"]
     assert monitoring["enabled"] is True
     assert monitoring["start_timeout_seconds"] > 0
-    assert monitoring["max_runtime_seconds"] > SETTINGS["LOGINPIPE_RUN_SECONDS"] + GRACE_SECONDS
+    assert monitoring["max_runtime_seconds"] >= SETTINGS["LOGINPIPE_RUN_SECONDS"] + GRACE_SECONDS
+    assert monitoring["cancel_timeout_seconds"] > SETTINGS["LOGINPIPE_VISIBILITY_SECONDS"]
+
+
+def test_a_run_has_the_time_to_finish_its_batch_and_the_memory_for_two() -> None:
+    for services in (SERVICES, IN_PRODUCTION):
+        assert services["code-server"]["stop_grace_period"] == "30s"
+        # Or the signal would reach the code server alone, which passes none on to its runs.
+        assert services["code-server"]["environment"]["TINI_KILL_PROCESS_GROUP"] == "1"
+    container = RUNS_DAGSTER["run_launcher"]["config"]["container_kwargs"]
+    assert container["stop_timeout"] >= 30
+    assert container["mem_limit"] == "1g"
 
 
 def test_no_tick_is_kept_for_ever(dagster_config: dict[str, Any]) -> None:

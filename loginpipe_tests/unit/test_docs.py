@@ -58,7 +58,8 @@ def test_every_setting_that_is_named_exists() -> None:
     there = {PREFIX + name.upper() for name in Settings.model_fields}
     # What the compose files themselves ask for.
     there |= set(named(r"\$\{(LOGINPIPE_[A-Z_]+)", [*ROOT.glob("*.yml"), *(ROOT / "deploy" / "compose").glob("*.yml")]))
-    found = named(r"\bLOGINPIPE_[A-Z_]*[A-Z]", DOCUMENTS)
+    # The changelog names those that are gone too.
+    found = named(r"\bLOGINPIPE_[A-Z_]*[A-Z]", [path for path in DOCUMENTS if path.name != "CHANGELOG.md"])
     assert len(found) > 20
     assert {name: where for name, where in found.items() if name not in there} == {}
 

@@ -1,4 +1,4 @@
-"""Quiet, working or stuck: what is made of a queue, of when runs ended well, and of since when messages are there."""
+"""Quiet, working or stuck: by a queue, by when batches were finished, and by since when messages are there."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -37,7 +37,7 @@ def ago(minutes: float | None) -> datetime | None:
     ids=[
         "empty, never a run", "empty for a day", "emptied by somebody else", "first look", "after a quiet day",
         "waiting, not too long", "waiting too long", "waiting too long, never a run", "a backlog that drains",
-        "runs no longer end well", "a run that hangs", "a run at work", "stall", "as many in flight, and none waiting",
+        "no batch is finished", "a run that hangs", "a run at work", "stall", "as many in flight, and none waiting",
     ],
 )  # fmt: skip
 def test_a_quiet_queue_is_not_a_stuck_pipeline(
@@ -57,14 +57,14 @@ def test_messages_that_are_delayed_by_their_sender_are_not_there_yet() -> None:
     assert found.state == "quiet"
 
 
-def test_what_it_says_names_since_when_and_the_last_run_that_ended_well() -> None:
+def test_what_it_says_names_since_when_and_the_newest_batch() -> None:
     found = judge(Depth(5, 1, 0), last_finished=ago(20), waiting_since=ago(30), now=NOW, most=MOST)
     assert found.says == (
-        "5 waiting, 1 in flight, 0 delayed; there are messages since 2026-11-21 11:30:00 UTC, and the last run that "
-        "ended well did so at 2026-11-21 11:40:00 UTC"
+        "5 waiting, 1 in flight, 0 delayed; there are messages since 2026-11-21 11:30:00 UTC, and the newest batch "
+        "was finished at 2026-11-21 11:40:00 UTC"
     )
 
 
-def test_a_limit_shorter_than_a_batch_takes_does_not_make_every_batch_stuck() -> None:
+def test_a_limit_shorter_than_a_batch_takes_does_not_make_every_queue_stuck() -> None:
     assert patience(Settings()) == timedelta(minutes=15)
     assert patience(Settings(max_delay_seconds=10, linger_seconds=20)) == timedelta(minutes=1)

@@ -186,6 +186,11 @@ def test_runs_are_queued_limited_and_watched_as_everywhere() -> None:
         assert days == everywhere["retention"][kind]["purge_after_days"]
 
 
+def test_a_run_has_the_time_to_finish_its_batch_and_the_memory_for_two() -> None:
+    assert LAUNCHER["runK8sConfig"]["podSpecConfig"]["terminationGracePeriodSeconds"] >= 30
+    assert LAUNCHER["resources"]["limits"] == {"memory": "1Gi"}
+
+
 def test_one_image_runs_every_role() -> None:
     (image,) = KUSTOMIZATION["images"]
     ours = {container["image"] for pod in CONTAINERS.values() for container in pod}

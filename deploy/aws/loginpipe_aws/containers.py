@@ -27,7 +27,7 @@ _WRITE_LINE: Final = r"""line() {
 }
 """
 _STOP: Final = cdk.Duration.seconds(90)
-"""As long as a run may take to hand its messages back."""
+"""More than a run takes to finish its batch and return the rest to the queue: 30 seconds are enough."""
 
 
 def task_definition(

@@ -139,7 +139,8 @@ class DataStack(cdk.Stack):
             "LOGINPIPE_RETENTION_DAYS": released.retention_days,
             "LOGINPIPE_RUNBOOK_URL": released.runbook_url,
             "LOGINPIPE_BATCH_MESSAGES": released.batch_messages,
-            "LOGINPIPE_BATCH_SECONDS": released.batch_seconds,
+            "LOGINPIPE_LINGER_SECONDS": released.linger_seconds,
+            "LOGINPIPE_RUN_SECONDS": released.run_seconds,
             "LOGINPIPE_RECEIVERS": released.receivers,
             "LOGINPIPE_MAX_RUNS": released.max_runs,
         }

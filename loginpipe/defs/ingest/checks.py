@@ -95,7 +95,7 @@ def dead_letters_result(found: DeadLetters) -> dg.AssetCheckResult:
 
 
 def reject_rate(rejected: int, received: int, most: float) -> dg.AssetCheckResult:
-    """Judge how many of the messages received were rejected; an empty batch passes."""
+    """Evaluate how many of the messages of a run were rejected; a run without any passes."""
     rate = rejected / received if received else 0.0
     return dg.AssetCheckResult(
         check_name=REJECT_RATE.name,

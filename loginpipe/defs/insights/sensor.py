@@ -14,7 +14,7 @@ from loginpipe.postgres.insights import days_touched
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-# A run's end is written before it can be seen: what ended since shortly before the last look is looked at again.
+# A batch has its time before it can be seen: what was recorded since shortly before the last tick is read again.
 _OVERLAP = timedelta(minutes=2)
 
 INSIGHTS_JOB = "refresh_insights"
@@ -35,15 +35,15 @@ def insights_job() -> "UnresolvedAssetJobDefinition":
     minimum_interval_seconds=600,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Computes duplicates and daily counts anew for the days of which runs have brought logins since the last tick: "
-        "mostly today, and earlier days where messages came late."
+        "Computes duplicates and daily counts anew for the days of which batches have brought logins since the last "
+        "tick: mostly today, and earlier days where messages came late."
     ),
 )
 def insights_sensor(context: dg.SensorEvaluationContext, postgres: PostgresResource) -> dg.SensorResult:
     """Ask for one run a day that was touched.
 
     Raises:
-        DatabaseError: the runs' books cannot be read.
+        DatabaseError: the batches cannot be read.
     """
     now = datetime.now(UTC)
     since = datetime.fromisoformat(context.cursor) if context.cursor else now - timedelta(days=1)
@@ -52,6 +52,6 @@ def insights_sensor(context: dg.SensorEvaluationContext, postgres: PostgresResou
     requests = [dg.RunRequest(partition_key=day) for day in days if day in known]
     return dg.SensorResult(
         run_requests=requests,
-        skip_reason=None if requests else f"no run has brought logins since {since:%Y-%m-%d %H:%M:%S} UTC",
+        skip_reason=None if requests else f"no batch has brought logins since {since:%Y-%m-%d %H:%M:%S} UTC",
         cursor=now.isoformat(),
     )

@@ -9,7 +9,7 @@ INSIGHTS = "login_insights"
 ARCHIVE = "login_archive"
 OWNERS = ["team:data-engineering"]
 CHAIN = ("raw_sqs_messages", "validated_logins", "rejected_logins", "masked_logins", "user_logins_table")
-"""The assets of one run, in the order the data flows. They are run together or not at all."""
+"""The assets of one step, in the order the data flows. They are materialized together or not at all."""
 
 # A login's day is the UTC date of its SentTimestamp. Today is one of the days: it grows, and is computed anew.
 DAYS = dg.DailyPartitionsDefinition(start_date="2025-01-01", timezone="UTC", end_offset=1)

@@ -20,7 +20,7 @@ _SINCE = "messages_since"
     asset=FRESH.asset_key,
     name=FRESH.name,
     description=(
-        "The queue is empty, or runs are working it off. It fails where messages are there and no run has ended well "
+        "The queue is empty, or runs are working it off. It fails where messages are there and no batch was finished "
         "for longer than LOGINPIPE_MAX_DELAY_SECONDS, or where as many are in flight as SQS allows. monitoring_sensor "
         "reports when that changes, and once an hour."
     ),

@@ -1,6 +1,6 @@
 """Dagster resources: thin faces of the packages below. In-process, each is one object for the whole run.
 
-All of them are opened before the first asset runs, so a wrong setting, an absent queue, an unreachable or unmigrated
+All of them are opened before the step begins, so a wrong setting, an absent queue, an unreachable or unmigrated
 database and an unreadable key end a run before it has received a message.
 """
 

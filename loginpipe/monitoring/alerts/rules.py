@@ -35,7 +35,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "database-out-of-reach": Kind(
         "the database cannot be used",
-        "mend what it says; nothing is lost, runs fail and hand their messages back",
+        "mend what it says; nothing is lost, runs fail and their messages return to the queue",
         "source-down",
     ),
     "runs-failing": Kind(
@@ -44,7 +44,7 @@ KINDS: Mapping[str, Kind] = {
         "a-run-fails",
     ),
     "stuck": Kind(
-        "messages wait and no run ends well",
+        "messages wait and no batch is finished",
         "see in Dagster that the daemon and queue_depth_sensor are running, and whether runs fail or hang",
         "nothing-arrives",
     ),

@@ -155,7 +155,8 @@ def test_a_wrong_value_stops_it_with_one_line_that_names_it_and_the_rule(
     ("values", "rule"),
     [
         ({"batch_messages": 120_001}, "batch_messages must be a whole number from 1 to 120000"),
-        ({"batch_seconds": 0}, "batch_seconds must be a whole number from 1 to 3600"),
+        ({"linger_seconds": 61}, "linger_seconds must be a whole number from 0 to 60"),
+        ({"run_seconds": 0}, "run_seconds must be a whole number from 60 to 43200"),
         ({"receivers": 65}, "receivers must be a whole number from 1 to 64"),
         ({"max_runs": 0}, "max_runs must be a whole number from 1 to 8"),
         ({"run_cpu": 1000}, "run_cpu must be one of 256, 512, 1024, 2048, 4096, 8192, 16384"),

@@ -17,8 +17,11 @@ SERVICES = ("CodeServer", "Daemon", "Webserver")
 PIPELINE_SETTINGS = {
     "LOGINPIPE_ENV", "LOGINPIPE_QUEUE", "LOGINPIPE_DATABASE_URL", "LOGINPIPE_TOKEN_KEYS", "LOGINPIPE_SEAL_KEY",
     "LOGINPIPE_SEAL_KEY_FINGERPRINT", "LOGINPIPE_ARCHIVE_URL", "LOGINPIPE_RETENTION_DAYS", "LOGINPIPE_RUNBOOK_URL",
-    "LOGINPIPE_ALERT_SNS_TOPIC", "LOGINPIPE_BATCH_MESSAGES", "LOGINPIPE_BATCH_SECONDS", "LOGINPIPE_RECEIVERS",
-    "LOGINPIPE_MAX_RUNS",
+    "LOGINPIPE_ALERT_SNS_TOPIC", "LOGINPIPE_BATCH_MESSAGES", "LOGINPIPE_LINGER_SECONDS", "LOGINPIPE_RUN_SECONDS",
+    "LOGINPIPE_RECEIVERS", "LOGINPIPE_MAX_RUNS",
+}  # fmt: skip
+SCALED = {
+    "BATCH_MESSAGES": "25000", "LINGER_SECONDS": "1", "RUN_SECONDS": "300", "RECEIVERS": "16", "MAX_RUNS": "6",
 }  # fmt: skip
 OURS = {"LOGINPIPE_RUN_TASK_DEFINITION", "LOGINPIPE_COMPUTE_LOGS_BUCKET"}
 """Read by dagster.yaml beside the app, and by nothing else."""
@@ -66,8 +69,8 @@ def test_what_loads_the_code_is_told_every_setting_of_the_installation(account: 
     assert given["LOGINPIPE_ENV"] == "production"
     assert given["LOGINPIPE_TOKEN_KEYS"].startswith("awskms:v1=")
     assert given["LOGINPIPE_ARCHIVE_URL"].endswith("/archive")
-    scaled = {name: given[f"LOGINPIPE_{name}"] for name in ("BATCH_MESSAGES", "BATCH_SECONDS", "RECEIVERS", "MAX_RUNS")}
-    assert scaled == {"BATCH_MESSAGES": "25000", "BATCH_SECONDS": "10", "RECEIVERS": "16", "MAX_RUNS": "6"}
+    scaled = {name: given[f"LOGINPIPE_{name}"] for name in SCALED}
+    assert scaled == SCALED
 
 
 def test_a_run_has_the_size_that_was_asked_for(account: Account) -> None:
