@@ -3,6 +3,7 @@
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import pairwise
 from operator import attrgetter
 from threading import Thread
 from time import thread_time
@@ -10,6 +11,7 @@ from time import thread_time
 import pytest
 
 from benchmarks.comparison import Trial, ratios, slopes, spread
+from benchmarks.lag import Figure, Sample, cpu_us_a_message, delays, events_an_hour, quantile, schedule
 from benchmarks.plan import FULL, LIMIT, OURS_NEW, SMALL_BATCHES, contenders
 from benchmarks.stage_functions import FUNCTIONS, STAGES
 from benchmarks.stages import OUTSIDE, PROCESS, StagedRun, stage_table
@@ -128,3 +130,40 @@ def test_every_contender_of_ours_is_a_program() -> None:
 def test_every_function_of_the_stage_table_is_still_there(function: str) -> None:
     module, _, attribute = function.partition(":")
     assert callable(attrgetter(attribute)(import_module(module)))
+
+
+def test_a_delay_ends_with_the_first_sample_at_which_as_many_are_stored_as_were_sent() -> None:
+    samples = [Sample(0.5, 0), Sample(1.0, 2), Sample(1.5, 2), Sample(2.0, 3), Sample(2.5, 3)]
+    assert delays([0.0, 0.25, 0.75], samples) == pytest.approx([1.0, 0.75, 1.25])
+
+
+def test_messages_that_are_not_stored_have_no_delay() -> None:
+    with pytest.raises(ValueError, match="1 of 2 messages were stored at the last sample"):
+        delays([0.0, 0.1], [Sample(1.0, 1)])
+
+
+@pytest.mark.parametrize("a_second", [5, 167, 1_000])
+def test_messages_are_sent_evenly_and_every_20_ms_at_most(a_second: int) -> None:
+    groups = schedule(a_second, 10)
+    offsets = [offset for offset, _ in groups]
+    assert sum(count for _, count in groups) == a_second * 10
+    assert min(count for _, count in groups) >= 1
+    assert max(count for _, count in groups) <= max(1, a_second * 0.02 + 1)
+    assert {round(later - earlier, 6) for earlier, later in pairwise(offsets)} == {max(0.02, 1 / a_second)}
+
+
+def test_quantiles_are_values_that_occur() -> None:
+    values = [float(value) for value in range(100, 0, -1)]
+    assert (quantile(values, 0.5), quantile(values, 0.99), quantile([7.0], 0.99)) == (50, 99, 7)
+
+
+def test_cpu_a_message_is_without_what_idle_time_takes() -> None:
+    assert cpu_us_a_message(3.0, 0.02, 100, 20_000) == pytest.approx(50)
+
+
+def test_events_an_hour_are_those_of_its_runs_and_those_that_time_brings() -> None:
+    assert events_an_hour(of_a_run=30, run_seconds=600, others=4, seconds=120) == pytest.approx(180 + 120)
+
+
+def test_a_figure_meets_its_target_up_to_the_bound_and_none_where_it_has_none() -> None:
+    assert [Figure("delay", target, 1.5).met for target in (1.5, 1.4, None)] == [True, False, None]
