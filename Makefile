@@ -35,8 +35,8 @@ bench: .venv-bench/installed ## measure what a message costs, beside what it cou
 bench-storage: .venv-bench/installed ## measure what a message takes in Postgres, in bytes
 	.venv-bench/bin/python -m benchmarks.storage $(BENCH_ARGS)
 
-bench-sensor: .venv/dev.installed ## how long messages take to the table while 50,000 arrive over five minutes
-	$(BIN)/python -m benchmarks.sensor_under_load $(BENCH_ARGS)
+bench-sensor: .venv-bench/installed ## measure delays and CPU under `loginpipe dev` while messages keep coming; ten minutes
+	.venv-bench/bin/python -m benchmarks.sensor_under_load $(BENCH_ARGS)
 
 screenshots: .venv/dev.installed ## take the pictures in docs/images anew; needs Chromium
 	$(BIN)/python -m loginpipe_tests.e2e.screenshots docs/images

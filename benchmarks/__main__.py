@@ -22,7 +22,7 @@ from benchmarks.stages import staged_run
 from benchmarks.trials import Trials
 
 STAGES: Final = "stages"
-REPEATS: Final = 5
+REPEATS: Final = 3
 _FOLDER: Final = Path(__file__).parent / "report"
 
 
@@ -71,7 +71,7 @@ def measure_all(only: Sequence[str], sizes: Sizes, repeats: int, folder: Path, c
     with running_ground() as ground, bar:
         task = bar.add_task("warming up", total=repeats * (len(pairs) + len(staged)))
         trials = Trials(ground, sizes)
-        results = Results(machine(ground), sizes is QUICK, sizes, repeats)
+        results = Results(machine(ground.stack.database_url), sizes is QUICK, sizes, repeats)
         trials.warm_up()
         for repeat in range(1, repeats + 1):
             for contender, messages in pairs:

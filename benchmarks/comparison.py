@@ -1,8 +1,16 @@
 """Figures out of trials. Pure: what was measured goes in, medians with minimum and maximum come out."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import median
+
+
+@dataclass(frozen=True)
+class Change:
+    """A figure before and after."""
+
+    before: int
+    after: int
 
 
 @dataclass(frozen=True)
@@ -18,6 +26,7 @@ class Trial:
         peak_bytes: the most memory of a process.
         endpoint_cpu_seconds: what the endpoint took meanwhile.
         postgres_cpu_seconds: what Postgres took meanwhile, Dagster's own storage in it.
+        catalogue: by figure of `benchmarks.catalogue`, how Postgres' catalogue changed; empty where nobody asks.
     """
 
     contender: str
@@ -28,6 +37,7 @@ class Trial:
     peak_bytes: int
     endpoint_cpu_seconds: float
     postgres_cpu_seconds: float
+    catalogue: Mapping[str, Change] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:

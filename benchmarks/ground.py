@@ -62,21 +62,20 @@ class Ground:
         }
 
     @contextmanager
-    def queue(self, bodies: Sequence[str]) -> Iterator[LoginQueue]:
+    def queue(self, bodies: Sequence[str] = ()) -> Iterator[LoginQueue]:
         """Make a queue with these messages, and delete it at the end."""
         name = f"logins-{next(self._numbers)}"
-        url = create_login_queue(self.endpoint.client, name)
-        parts = (bodies[start : start + _SENT_AT_ONCE] for start in range(0, len(bodies), _SENT_AT_ONCE))
-        ids = [message_id for part in parts for message_id in self.endpoint.send(name, part)]
+        queue = LoginQueue(name, create_login_queue(self.endpoint.client, name), [])
+        self.send(queue, bodies)
         try:
-            yield LoginQueue(name, url, ids)
+            yield queue
         finally:
-            self.endpoint.client.delete_queue(QueueUrl=url)
+            self.endpoint.client.delete_queue(QueueUrl=queue.url)
 
-    def waiting(self, queue: str) -> int:
-        """Return how many messages a queue holds, hidden or not."""
-        counts = self.endpoint.stats()["queues"][queue]
-        return int(counts["visible"] + counts["in_flight"] + counts["delayed"])
+    def send(self, queue: LoginQueue, bodies: Sequence[str]) -> None:
+        """Put messages on a queue, and note their ids."""
+        for start in range(0, len(bodies), _SENT_AT_ONCE):
+            queue.ids.extend(self.endpoint.send(queue.name, bodies[start : start + _SENT_AT_ONCE]))
 
     def deleted(self, queue: str) -> int:
         """Return how many messages of a queue were deleted."""

@@ -10,7 +10,7 @@ from typing import Final
 
 import psutil
 
-from benchmarks.ground import ROOT, Ground, rows
+from benchmarks.ground import ROOT, rows
 
 CODE: Final = "the pipeline's code"
 
@@ -19,9 +19,9 @@ _PACKAGES: Final = (
 )  # fmt: skip
 
 
-def machine(ground: Ground) -> dict[str, str]:
+def machine(database_url: str) -> dict[str, str]:
     """Return what is to be said of the machine, by what it is."""
-    ((postgres,),) = rows(ground.stack.database_url, "SHOW server_version")
+    ((postgres,),) = rows(database_url, "SHOW server_version")
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "processor": f"{_processor()}, {os.cpu_count()} cores",

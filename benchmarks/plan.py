@@ -21,6 +21,8 @@ COPY_ALONE: Final = "copy_alone"
 ENDPOINT: Final = "endpoint"
 IN_TURN: Final = "four runs in turn"
 AT_ONCE: Final = "four runs at once"
+SMALL_BATCHES: Final = "ours, three messages a batch"
+SMALL_BATCH_MESSAGES: Final = 3
 
 _RUN: Final = (
     program("dagster"), "job", "execute", "-m", "loginpipe.definitions", "-j", "ingest_logins",
@@ -38,18 +40,24 @@ class Start(Enum):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Messages a trial. Costs a message are those between ``base`` and ``middle``, and ``middle`` and ``large``."""
+    """Messages a trial.
+
+    What a message of ours costs is measured between ``middle`` and ``large``, what a process costs between ``base`` and
+    ``middle``, and what a message of the others costs between ``base`` and ``others``.
+    """
 
     small: int
     base: int
     middle: int
     large: int
+    others: int
     one_by_one: tuple[int, int]
+    small_batches: tuple[int, int]
     at_once: int
 
 
-FULL: Final = Sizes(1_000, 10_000, 60_000, 100_000, (1_000, 6_000), 40_000)
-QUICK: Final = Sizes(500, 2_000, 12_000, 16_000, (100, 600), 8_000)
+FULL: Final = Sizes(1_000, 10_000, 100_000, 500_000, 60_000, (1_000, 6_000), (300, 3_000), 40_000)
+QUICK: Final = Sizes(500, 2_000, 12_000, 24_000, 6_000, (100, 600), (60, 300), 8_000)
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ class Contender:
         group: what ``--only`` knows it by.
         command: ``{queue_url}`` and ``{rows}``, a file of ready-made rows, are filled in.
         table: where its rows are, if it writes any.
-        in_turn: processes one after the other in one trial.
+        in_turn: processes one after the other in one trial, each with its part of the messages.
         at_once: processes at the same time.
         receives: whether it takes messages from the queue.
     """
@@ -80,14 +88,14 @@ class Contender:
 def contenders(sizes: Sizes) -> list[Contender]:
     """Return all of them, in the order of a round."""
     every = (sizes.small, sizes.base, sizes.middle, sizes.large)
-    two = (sizes.base, sizes.middle)
+    two = (sizes.base, sizes.others)
     found = []
-    for client in (LEAN, BOTO3):
-        variables = {"LOGINPIPE_SQS_CLIENT": client, "LOGINPIPE_RUN_SECONDS": "3600"}
+    for client, its_sizes in ((LEAN, every), (BOTO3, two)):
+        variables = _of_a_run(client)
         found += [
-            Contender(named(OURS_NEW, client), "ours", every, _RUN, Start.MIGRATED, variables=variables),
-            Contender(named(OURS_KNOWN, client), "ours", every, _RUN, Start.KNOWN, variables=variables),
-            Contender(named(LIMIT, client), "limit", two, _module("limit"), Start.NOTHING, variables=variables),
+            Contender(named(OURS_NEW, client), "ours", its_sizes, _RUN, Start.MIGRATED, variables=variables),
+            Contender(named(OURS_KNOWN, client), "ours", its_sizes, _RUN, Start.KNOWN, variables=variables),
+            Contender(named(LIMIT, client), "limit", its_sizes, _module("limit"), Start.NOTHING, variables=variables),
         ]
     return [
         *found,
@@ -106,9 +114,18 @@ def contenders(sizes: Sizes) -> list[Contender]:
         *(
             Contender(
                 name, "at_once", (sizes.at_once,), _RUN, Start.MIGRATED, in_turn=in_turn, at_once=at_once,
-                variables={"LOGINPIPE_SQS_CLIENT": LEAN, "LOGINPIPE_RUN_SECONDS": "3600"},
+                variables=_of_a_run(LEAN),
             )
             for name, in_turn, at_once in ((IN_TURN, 4, 1), (AT_ONCE, 1, 4))
+        ),
+        Contender(
+            SMALL_BATCHES, "small_batches", sizes.small_batches, _RUN, Start.MIGRATED,
+            variables={
+                **_of_a_run(LEAN),
+                "LOGINPIPE_BATCH_MESSAGES": str(SMALL_BATCH_MESSAGES),
+                # So that a batch closes when it is full, and never before.
+                "LOGINPIPE_LINGER_SECONDS": "10",
+            },
         ),
     ]  # fmt: skip
 
@@ -116,6 +133,11 @@ def contenders(sizes: Sizes) -> list[Contender]:
 def named(contender: str, client: str) -> str:
     """Return the name of a contender that comes with either client; lean is the default and is not said."""
     return contender if client == LEAN else f"{contender}, {client}"
+
+
+def _of_a_run(client: str) -> dict[str, str]:
+    # No run ends before it has drained its queue.
+    return {"LOGINPIPE_SQS_CLIENT": client, "LOGINPIPE_RUN_SECONDS": "3600"}
 
 
 def _module(name: str) -> tuple[str, ...]:

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks.comparison import Spread
-from benchmarks.plan import FULL, OURS_NEW
-from benchmarks.results import Results, compared, document, fixed_parts, grown, judged, stages
+from benchmarks.comparison import Spread, sure
+from benchmarks.plan import FULL, OURS_NEW, SMALL_BATCH_MESSAGES
+from benchmarks.results import Results, catalogues, compared, document, grown, judged, stages
 from benchmarks.targets import Verdict, shown
 
+_WHEN: Final = ("before", "after")
 _MET: Final = {True: "met", False: "**missed**", None: "-"}
 _BUSY_MOST: Final = 0.8
 _QUICK: Final = (
@@ -26,11 +27,12 @@ _HOW: Final = """\
 - The endpoint speaks SQS's JSON protocol on the same machine, without latency and without TLS. A call to AWS takes
   longer, which is wall time, and is encrypted, which is CPU that is not in here. Postgres is the embedded one on a
   Unix socket, and what is committed is on disk.
-- `ours` is one run of the job that the sensor starts, by `dagster job execute`. It takes all messages; `dagster.yaml`
-  is the one that is shipped, and Dagster's storage is in the same Postgres. A database is fresh for every trial.
-  `known` means that an unmeasured run stored the same values before; its database is copied for each trial.
-- `limit` is the pipeline's own client that receives and deletes in as many threads, with nothing in between, until it
-  has as many messages as a run takes. `boto3` is the same with `LOGINPIPE_SQS_CLIENT=boto3`.
+- `ours` is one run of the job that the sensor starts, by `dagster job execute`. It takes batches of 10,000 messages
+  until the queue is empty, which it knows by a long poll of a second. `dagster.yaml` is the one that is shipped, and
+  Dagster's storage is in the same Postgres. A database is fresh for every trial. `known` means that an unmeasured run
+  stored the same values before; its database is copied for each trial.
+- `limit` is the pipeline's own client that receives and deletes in as many threads, with nothing in between, until a
+  long poll of a second comes back empty. `boto3` is the same with `LOGINPIPE_SQS_CLIENT=boto3`.
 - `in_tens`, `one_by_one` and `dlt` are what a person might write instead, in `benchmarks/contenders`: a salted SHA-256
   in place of tokens, no vault, no ledger, no validation, no lease kept, no reject set aside. They know by a long poll
   of a second that the queue is empty, which is in the wall time of their process. dlt keeps all messages in flight
@@ -39,7 +41,10 @@ _HOW: Final = """\
 - `endpoint` is a client of bare sockets without signatures, in two processes: it measures the endpoint. Where the
   endpoint was busy for four fifths of the time or more, in bold, it may be what held that contender up, and its
   messages a second are too few. CPU figures are not concerned.
-- `four runs in turn` and `at once` are as many processes of a quarter of the messages each, on one queue and database.
+- `four runs in turn` are four processes one after the other, each with a quarter of the messages; `four runs at once`
+  share a queue that holds all of them. The database is the same for all four.
+- `ours, three messages a batch` is one run with `LOGINPIPE_BATCH_MESSAGES=3`, as if messages came slowly. A receive
+  call then brings three messages and not ten, which is in what such a batch takes.
 - What Postgres takes includes its work in the background, which may be an earlier trial's.
 - After every trial the rows are counted, and the deleted messages. For the pipeline also: each message's id is in the
   ledger, and in a fresh database every login is in the table once. A trial that fails this ends the benchmark.
@@ -102,6 +107,7 @@ def _lines(results: Results) -> Iterator[str]:
             for row in grown(results)
         ),
     )  # fmt: skip
+    yield from _catalogue_lines(results)
     yield from _stage_lines(results)
     yield "## How it was measured\n"
     yield _HOW
@@ -119,6 +125,22 @@ def _verdict_lines(found: Sequence[Verdict], *, quick: bool) -> Iterator[str]:
     )
 
 
+def _catalogue_lines(results: Results) -> Iterator[str]:
+    found = catalogues(results)
+    if not found:
+        return
+    batches = results.sizes.small_batches[1] // SMALL_BATCH_MESSAGES
+    yield "## Catalogue\n"
+    yield f"Postgres' catalogue before and after {batches:,} batches in a fresh database; autovacuum is on.\n"
+    yield from table(
+        ("", "before", "after"),
+        (
+            (figure, *(shown(sure([getattr(of_round[figure], when) for of_round in found]), 0) for when in _WHEN))
+            for figure in found[-1]
+        ),
+    )
+
+
 def _stage_lines(results: Results) -> Iterator[str]:
     found = stages(results)
     if not found:
@@ -127,7 +149,8 @@ def _stage_lines(results: Results) -> Iterator[str]:
     yield "## Stages\n"
     yield (
         f"CPU µs a message of a run with timers, marginal between {sizes.base:,} and {sizes.middle:,}, all values new. "
-        "What a function spends in another one of the list is that one's."
+        "Several threads work at once: a function is timed in the thread that it runs in. What it spends in another "
+        "one of the list is that one's."
         + "".join(
             f" The same run without timers: {shown(row.marginal_us)} µs."
             for row in grown(results)
@@ -139,8 +162,6 @@ def _stage_lines(results: Results) -> Iterator[str]:
         ("stage", "function", "µs a message"),
         ((row.stage if not row.function else "", row.function, shown(row.us)) for row in found),
     )
-    yield f"CPU seconds that a run of {sizes.base:,} messages takes besides its stages:\n"
-    yield from table(("", "CPU s"), ((part, shown(value, 2)) for part, value in fixed_parts(results).items()))
 
 
 def _busy(share: Spread | None) -> str:

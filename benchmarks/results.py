@@ -1,13 +1,13 @@
 """All that one call of the benchmark measured, as the reports take it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from benchmarks.comparison import Slope, Spread, Trial, of, slopes, spread, sure
-from benchmarks.plan import ONE_BY_ONE, Sizes, contenders
-from benchmarks.stages import FIXED, StagedRun, StageRow, stage_table
+from benchmarks.comparison import Change, Slope, Spread, Trial, of, slopes, spread, sure
+from benchmarks.plan import SMALL_BATCHES, Sizes, contenders
+from benchmarks.stages import StagedRun, StageRow, stage_table
 from benchmarks.targets import Verdict, verdicts
 
 
@@ -76,12 +76,12 @@ def _compared(trials: Sequence[Trial]) -> Compared:
 
 
 def grown(results: Results) -> list[Grown]:
-    """Return the growth between neighbouring sizes from ``base`` on; of `one_by_one` between its own two."""
+    """Return the growth between neighbouring sizes from ``base`` on; of those with two sizes between these two."""
     return [
         _grown(contender.name, low, high, between)
         for contender in contenders(results.sizes)
         for low, high in pairwise(contender.sizes)
-        if low >= results.sizes.base or contender.name == ONE_BY_ONE
+        if low >= results.sizes.base or len(contender.sizes) == 2  # noqa: PLR2004
         if (between := slopes(results.trials, contender.name, low, high))
     ]
 
@@ -99,10 +99,9 @@ def _grown(contender: str, low: int, high: int, between: Sequence[Slope]) -> Gro
     )
 
 
-def fixed_parts(results: Results) -> dict[str, Spread]:
-    """Return what a run of ``base`` messages takes besides its stages, in CPU seconds."""
-    runs = [run for run in results.staged if run.messages == results.sizes.base]
-    return {part: sure([run.fixed[part] for run in runs]) for part in FIXED} if runs else {}
+def catalogues(results: Results) -> list[Mapping[str, Change]]:
+    """Return how Postgres' catalogue changed over the greater number of small batches, round by round."""
+    return [trial.catalogue for trial in of(results.trials, SMALL_BATCHES, results.sizes.small_batches[1])]
 
 
 def stages(results: Results) -> list[StageRow]:
@@ -126,7 +125,6 @@ def document(results: Results) -> dict[str, Any]:
         "comparison": [asdict(row) for row in compared(results)],
         "growth": [asdict(row) for row in grown(results)],
         "stages": [asdict(row) for row in stages(results)],
-        "fixed": {part: asdict(seconds) for part, seconds in fixed_parts(results).items()},
         "trials": [asdict(trial) for trial in results.trials],
         "staged_runs": [asdict(run) for run in results.staged],
     }

@@ -4,23 +4,20 @@ import json
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from benchmarks.comparison import Spread, sure
 from benchmarks.ground import MIGRATED
 from benchmarks.measuring import measure
 from benchmarks.plan import OURS_NEW, Sizes, contenders
+from benchmarks.stage_functions import STAGES
+from benchmarks.timers import GARBAGE
 from benchmarks.trials import Trials
 
-STEPS: Final = "all stages"
-OUTSIDE: Final = "outside the stages"
+OUTSIDE: Final = "outside of these functions"
 PROCESS: Final = "the whole process"
-REST: Final = "the rest of the stage"
 _LEAST_US: Final = 0.05
 """A function that takes less a message is not shown by itself."""
-
-FIXED: Final = ("until the first stage", "between the stages", "after the last stage", "the interpreter's end")
-"""What a run takes besides its stages."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +26,13 @@ class StagedRun:
 
     Attributes:
         cpu_seconds: of the whole process.
-        steps: by step, in order.
-        functions: by step, and by label within; each without what it spent in others.
-        fixed: by `FIXED`.
+        functions: by label; each without what it spent in others.
     """
 
     messages: int
     repeat: int
     cpu_seconds: float
-    steps: Mapping[str, float]
-    functions: Mapping[str, Mapping[str, float]]
-    fixed: Mapping[str, float]
+    functions: Mapping[str, float]
 
 
 _Pair = tuple[StagedRun, StagedRun]
@@ -66,29 +59,12 @@ def staged_run(trials: Trials, messages: int, repeat: int) -> StagedRun:
     file = ground.folder / "stages.json"
     command = (sys.executable, "-m", "benchmarks.contenders.staged", str(file), *ours.command[1:])
     with ground.database(MIGRATED) as database_url, ground.queue(trials.bodies(messages)) as queue:
-        variables = {
-            **ground.variables(queue.name, database_url),
-            **ours.variables,
-            "LOGINPIPE_BATCH_MESSAGES": str(messages),
-        }
-        used = measure(command, variables, ground.folder)
-    report: dict[str, Any] = json.loads(file.read_text())
-    functions: dict[str, dict[str, float]] = {}
-    for step, label, seconds in report["functions"]:
-        functions.setdefault(step, {})[label] = seconds
-    parts = (
-        report["before_steps"],
-        report["after_steps"] - report["before_steps"] - sum(report["steps"].values()),
-        report["cpu_seconds"] - report["after_steps"],
-        used.cpu_seconds - report["cpu_seconds"],
-    )
-    return StagedRun(
-        messages, repeat, used.cpu_seconds, report["steps"], functions, dict(zip(FIXED, parts, strict=True))
-    )
+        used = measure(command, {**ground.variables(queue.name, database_url), **ours.variables}, ground.folder)
+    return StagedRun(messages, repeat, used.cpu_seconds, json.loads(file.read_text()))
 
 
 def stage_table(runs: Sequence[StagedRun], sizes: Sizes) -> list[StageRow]:
-    """Return the table: stages in order, each with its functions, the dearest first, then sum and rest."""
+    """Return the table: stages in order, each with its functions, the dearest first, then what is outside, and all."""
     pairs = [
         (less, more)
         for less in runs
@@ -99,25 +75,14 @@ def stage_table(runs: Sequence[StagedRun], sizes: Sizes) -> list[StageRow]:
 
 
 def _rows(pairs: Sequence[_Pair]) -> Iterator[StageRow]:
-    _, newest = pairs[-1]
-    for step in newest.steps:
-        yield from _stage_rows(pairs, step, step, _of_step(step))
-    yield _row(pairs, STEPS, "", _of_steps)
-    yield from _stage_rows(pairs, OUTSIDE, "", lambda run: run.cpu_seconds - _of_steps(run))
+    for stage, functions in STAGES.items():
+        labels = list(functions.values())
+        yield _row(pairs, stage, "", _of(labels))
+        rows = [_row(pairs, stage, label, _of([label])) for label in labels]
+        yield from sorted((row for row in rows if row.us.median >= _LEAST_US), key=lambda row: -row.us.median)
+    yield _row(pairs, GARBAGE, "", _of([GARBAGE]))
+    yield _row(pairs, OUTSIDE, "", lambda run: run.cpu_seconds - sum(run.functions.values()))
     yield _row(pairs, PROCESS, "", lambda run: run.cpu_seconds)
-
-
-def _stage_rows(pairs: Sequence[_Pair], stage: str, step: str, whole: _Seconds) -> Iterator[StageRow]:
-    """Yield a stage, its functions that can be told from nothing, and what remains."""
-    yield _row(pairs, stage, "", whole)
-    _, newest = pairs[-1]
-    labels = newest.functions.get(step, {})
-    functions = [_row(pairs, stage, label, _of_functions(step, {label})) for label in labels]
-    shown = sorted((row for row in functions if row.us.median >= _LEAST_US), key=lambda row: -row.us.median)
-    if shown:
-        yield from shown
-        named = _of_functions(step, {row.function for row in shown})
-        yield _row(pairs, stage, REST, lambda run: whole(run) - named(run))
 
 
 def _row(pairs: Sequence[_Pair], stage: str, function: str, seconds: _Seconds) -> StageRow:
@@ -128,13 +93,5 @@ def _row(pairs: Sequence[_Pair], stage: str, function: str, seconds: _Seconds) -
     )
 
 
-def _of_steps(run: StagedRun) -> float:
-    return sum(run.steps.values())
-
-
-def _of_step(step: str) -> _Seconds:
-    return lambda run: run.steps.get(step, 0)
-
-
-def _of_functions(step: str, labels: Collection[str]) -> _Seconds:
-    return lambda run: sum(run.functions.get(step, {}).get(label, 0) for label in labels)
+def _of(labels: Collection[str]) -> _Seconds:
+    return lambda run: sum(run.functions.get(label, 0.0) for label in labels)

@@ -60,7 +60,7 @@ def _ingest(ground: Ground, bodies: list[str], database_url: str) -> None:
     (ours,) = [contender for contender in contenders(QUICK) if contender.name == OURS_NEW]
     with ground.queue(bodies) as queue:
         variables = {**ground.variables(queue.name, database_url), **ours.variables}
-        with measured(ours.command, variables | {"LOGINPIPE_BATCH_MESSAGES": str(len(bodies))}, ground.folder) as run:
+        with measured(ours.command, variables, ground.folder) as run:
             run.used()
 
 

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.catalogue import growth, read_catalogue
 from benchmarks.comparison import Trial
 from benchmarks.contenders.plain import TABLE, row
 from benchmarks.ground import MIGRATED, Ground, LoginQueue, execute, rows
 from benchmarks.measuring import MeasuringError, Used, measured
-from benchmarks.plan import OURS_NEW, Contender, Sizes, Start, contenders
+from benchmarks.plan import OURS_NEW, SMALL_BATCH_MESSAGES, SMALL_BATCHES, Contender, Sizes, Start, contenders
 from benchmarks.workload import distinct_bodies
-
-_MORE_RUNS_MOST = 4
 
 
 @dataclass
@@ -37,12 +36,14 @@ class Trials:
         template, bodies = self._beginning(contender.start, messages)
         with (
             self.ground.database(template) as database_url,
-            self.ground.queue(bodies if contender.receives else []) as queue,
+            self.ground.queue() as queue,
             rows_file(bodies if "{rows}" in contender.command else []) as file,
         ):
-            before = _count(database_url, contender)
+            before, catalogue = _count(database_url, contender), read_catalogue(database_url)
+            first, *others = _parts(bodies if contender.receives else [], contender.in_turn)
+            self.ground.send(queue, first)
             endpoint, postgres = self.ground.endpoint_cpu_seconds(), self.ground.postgres_cpu_seconds()
-            used = self._work(contender, queue, database_url, file)
+            used = self._work(contender, queue, database_url, file, others)
             trial = Trial(
                 contender.name,
                 messages,
@@ -52,6 +53,7 @@ class Trials:
                 used.peak_bytes,
                 self.ground.endpoint_cpu_seconds() - endpoint,
                 self.ground.postgres_cpu_seconds() - postgres,
+                growth(catalogue, read_catalogue(database_url)) if contender.name == SMALL_BATCHES else {},
             )
             self._check(contender, queue, database_url, _count(database_url, contender) - before, messages)
         return trial
@@ -87,28 +89,38 @@ class Trials:
             self._check(ours, queue, self.ground.url(name), _count(self.ground.url(name), ours), messages)
         return name, bodies
 
-    def _work(self, contender: Contender, queue: LoginQueue, database_url: str, file: Path) -> Used:
-        """Run its processes; where the queue still holds messages when they are done, more of them, in turn."""
-        runs = contender.in_turn * contender.at_once
+    def _work(
+        self,
+        contender: Contender,
+        queue: LoginQueue,
+        database_url: str,
+        file: Path,
+        others: Sequence[Sequence[str]] = (),
+    ) -> Used:
+        """Run its processes on what the queue holds, and then, in turn, on each of the other parts of the messages."""
         command = [part.format(queue_url=queue.url, rows=file) for part in contender.command]
-        variables = {
-            **self.ground.variables(queue.name, database_url),
-            **contender.variables,
-            # Rounded up. At least one, as the queue may be empty.
-            "LOGINPIPE_BATCH_MESSAGES": str(max(1, -(-len(queue.ids) // runs))),
-        }
-        began = time.monotonic()
-        used = [one for _ in range(contender.in_turn) for one in self._together(contender.at_once, command, variables)]
-        # Of several, one may find the queue empty for a moment, and end before its batch is full.
-        while runs > 1 and len(used) < runs + _MORE_RUNS_MOST and self.ground.waiting(queue.name):
-            used += self._together(1, command, variables)
-        wall = used[0].wall_seconds if len(used) == 1 else time.monotonic() - began
-        return Used(wall, sum(u.cpu_seconds for u in used), max(u.peak_bytes for u in used))
+        variables = {**self.ground.variables(queue.name, database_url), **contender.variables}
+        turns = [self._together(contender.at_once, command, variables)]
+        for part in others:
+            self.ground.send(queue, part)
+            turns.append(self._together(contender.at_once, command, variables))
+        return Used(
+            sum(turn.wall_seconds for turn in turns),
+            sum(turn.cpu_seconds for turn in turns),
+            max(turn.peak_bytes for turn in turns),
+        )
 
-    def _together(self, count: int, command: Sequence[str], variables: Mapping[str, str]) -> list[Used]:
+    def _together(self, count: int, command: Sequence[str], variables: Mapping[str, str]) -> Used:
+        began = time.monotonic()
         with ExitStack() as stack:
             running = [stack.enter_context(measured(command, variables, self.ground.folder)) for _ in range(count)]
-            return [process.used() for process in running]
+            used = [process.used() for process in running]
+        return Used(
+            # By its own clock where there is one process.
+            used[0].wall_seconds if count == 1 else time.monotonic() - began,
+            sum(process.cpu_seconds for process in used),
+            max(process.peak_bytes for process in used),
+        )
 
     def _check(self, contender: Contender, queue: LoginQueue, database_url: str, written: int, messages: int) -> None:
         if contender.start is not Start.NOTHING and written != messages:
@@ -123,10 +135,20 @@ class Trials:
             ((sealed,),) = rows(database_url, "SELECT count(*) FROM vault.sealed_values")
             if sealed != 2 * messages:
                 raise MeasuringError(f"{contender.name}: {sealed} values of {messages} messages are in the vault")
+        if contender.name == SMALL_BATCHES:
+            ((batches,),) = rows(database_url, "SELECT count(*) FROM loginpipe.batches")
+            if batches != messages // SMALL_BATCH_MESSAGES:
+                raise MeasuringError(f"{contender.name}: {messages} messages came in {batches} batches")
         if contender.start is Start.MIGRATED:
             ((distinct,),) = rows(database_url, "SELECT count(DISTINCT user_id) FROM user_logins")
             if distinct != messages:
                 raise MeasuringError(f"{contender.name}: not every login is in the table once")
+
+
+def _parts(bodies: Sequence[str], count: int) -> list[Sequence[str]]:
+    """Cut bodies into so many parts; the last one takes what does not divide."""
+    size = len(bodies) // count
+    return [bodies[place * size : (place + 1) * size if place + 1 < count else None] for place in range(count)]
 
 
 @contextmanager

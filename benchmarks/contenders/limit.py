@@ -15,18 +15,17 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Receive and delete in as many threads as the pipeline; like it, until the batch is full or the queue empty."""
+    """Receive and delete in as many threads as the pipeline may have, until the queue is empty."""
     settings = load_settings()
     queue = open_queue(settings.queue, settings, connections=settings.receivers)
-    calls = list(range(0, settings.batch_messages, BATCH_MOST))
     with ThreadPoolExecutor(settings.receivers) as pool:
-        for done in [pool.submit(drain, queue, settings.visibility_seconds, calls) for _ in range(settings.receivers)]:
+        for done in [pool.submit(drain, queue, settings.visibility_seconds) for _ in range(settings.receivers)]:
             done.result()
 
 
-def drain(queue: Queue, visibility_seconds: int, calls: list[int]) -> None:
-    """Receive and delete in tens."""
-    while taken(calls) and (messages := received(queue, visibility_seconds)):
+def drain(queue: Queue, visibility_seconds: int) -> None:
+    """Receive and delete in tens, until a long poll comes back empty."""
+    while messages := received(queue, visibility_seconds):
         answer = queue.client.delete_message_batch(
             QueueUrl=queue.url,
             Entries=[
@@ -35,16 +34,6 @@ def drain(queue: Queue, visibility_seconds: int, calls: list[int]) -> None:
         )
         if answer.get("Failed"):
             raise RuntimeError("a message was not deleted")
-
-
-def taken(calls: list[int]) -> bool:
-    """Take one of the calls that are left, and say whether there was one."""
-    try:
-        # One step, whatever the number of threads.
-        calls.pop()
-    except IndexError:
-        return False
-    return True
 
 
 def received(queue: Queue, visibility_seconds: int) -> "list[MessageTypeDef]":

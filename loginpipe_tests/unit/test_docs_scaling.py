@@ -1,4 +1,4 @@
-"""The settings of docs/scaling.md, against a simulation in which the real sensor decides."""
+"""The arithmetic of docs/scaling.md, against a simulation in which the real sensor decides."""
 
 import re
 from dataclasses import dataclass
@@ -25,11 +25,9 @@ RUN_SECONDS: float = DEFAULTS["run_seconds"]
 IDLE_SECONDS: float = WAITING_IDLE["ops"]["ingest"]["config"]["idle_seconds"]
 STEP_SECONDS = 0.25
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
-STARTS = [1, 14, 45]
-"""Seconds that a launcher takes until a run's process begins: a process, a container, a task."""
 
 
-@dataclass(eq=False)
+@dataclass
 class Run:
     """A run that is active: when its process starts, and when it last received something."""
 
@@ -77,8 +75,6 @@ def simulate(*, arriving: float = 0, waiting: float = 0, batch: int, runs: int, 
         if step % steps_a_tick == 0:
             depth = Depth(int(outcome.waiting), round(in_flight), 0)
             outcome.stalls += depth.stalled
-            # Dagster dates the start of a run from when its process begins.
-            ages = [now - run.receives_at + OWN_SECONDS for run in active]
             decision = decide(
                 depth,
                 queue="logins",
@@ -94,7 +90,7 @@ def simulate(*, arriving: float = 0, waiting: float = 0, batch: int, runs: int, 
 
 
 def settings(section: str) -> tuple[int, int]:
-    """Batch and runs as a section of the page sets them; the defaults where it does not."""
+    """Batch and runs as a section of the page sets them."""
     text = re.split(r"^## ", PAGE, flags=re.MULTILINE)
     (of_it,) = [part for part in text if part.startswith(section)]
     (batch,), (runs,) = (
