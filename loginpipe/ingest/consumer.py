@@ -134,13 +134,18 @@ class Recorder:
         """Keep what became of deletes, to be written with the next batch."""
         self._finished += finished
 
-    def flush(self) -> None:
+    def flush(self, *, try_again: bool = True) -> None:
         """Write what `finish` was given and no batch has written.
+
+        Args:
+            try_again: whether to wait for a database that is unavailable: a run that failed has waited already.
 
         Raises:
             DatabaseError: it was not written.
         """
         if self._finished:
+            if not try_again:
+                self._session.give_up = lambda: True
             self._session.run(self._write_finished)
             self._finished.clear()
 
@@ -210,13 +215,13 @@ def consume(
                 deleter.submit(recorded.outcome.batch_id, deliveries, calls_at_once=max(1, source.counts.receivers))
                 on_recorded(batch, recorded)
             # One batch is being deleted while the next one is in work, and no more: memory stays bounded.
-            books.collect(max_pending=1)
+            books.collect(max_pending=1, give_up=lambda: stop.requested)
         clean = not stop.requested
     finally:
-        source.stop()
+        source.stop(wait_seconds=None if clean else _STOP_SECONDS)
         books.close(wait_seconds=min(leases.visibility_seconds, _MAX_DELETE_SECONDS) if clean else _STOP_SECONDS)
         try:
-            recorder.flush()
+            recorder.flush(try_again=clean)
         except DatabaseError:
             # What ended the run has more to say.
             if clean:
@@ -256,8 +261,8 @@ class _Deletes:
     on_deleted: Callable[[Deletion], None]
     leases_lost: int = 0
 
-    def collect(self, *, max_pending: int | None = None) -> None:
-        self._note(self.deleter.finished(max_pending=max_pending))
+    def collect(self, *, max_pending: int | None = None, give_up: Callable[[], bool] = lambda: False) -> None:
+        self._note(self.deleter.finished(max_pending=max_pending, give_up=give_up))
 
     def close(self, *, wait_seconds: float) -> None:
         self._note(self.deleter.close(wait_seconds=wait_seconds))
