@@ -15,6 +15,7 @@ import dagster as dg
 import psycopg2
 
 from loginpipe.definitions import build_definitions
+from loginpipe.defs.ingest.assets import STEP
 from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.local.queues import create_login_queue
 from loginpipe.postgres.ledger import recorded
@@ -70,16 +71,23 @@ class Place:
         return fresh(folder, self.environment | environment | {"CRASH_FOLDER": str(folder)}, command)
 
     def run(
-        self, stop_at: Point | None = None, act: Callable[[], object] = lambda: None, **settings: object
+        self,
+        stop_at: Point | None = None,
+        act: Callable[[], object] = lambda: None,
+        batch: int = 1,
+        *,
+        idle_seconds: float = 0,
+        **settings: object,
     ) -> dg.ExecuteInProcessResult:
-        """Run the job here, and do something at a point of its first batch."""
+        """Run the job here, and do something at a point of one of its batches."""
         with (
             patch.dict(os.environ, self.environment | _named(settings)),
-            stopping_at(stop_at, act) as overrides,
+            stopping_at(stop_at, act, batch=batch) as overrides,
             dg.DagsterInstance.ephemeral() as instance,
         ):
             job = build_definitions(overrides).resolve_job_def(INGEST_JOB)
-            return job.execute_in_process(instance=instance, raise_on_error=False)
+            config = {"ops": {STEP: {"config": {"idle_seconds": idle_seconds}}}}
+            return job.execute_in_process(run_config=config, instance=instance, raise_on_error=False)
 
     def drain(self) -> None:
         """Run the job until no message waits."""
