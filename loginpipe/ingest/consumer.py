@@ -161,7 +161,7 @@ class Recorder:
                 self._erased = self._session.run(read_erased)
                 continue
             self._finished = []
-            return Recorded(messages, outcome, record)
+            return Recorded(_with_outcome(messages, outcome), outcome, record)
 
     def _rejected(self, message: Message, refused: str, erased: Erased, _: object) -> Outcome:
         return reject_message(message, Reason.REFUSED_BY_DATABASE, refused, self._masking, erased)
@@ -172,6 +172,14 @@ class Recorder:
     def _write_finished(self, connection: Any) -> None:
         with transaction(connection) as cursor:
             finish_batches(cursor, self._finished)
+
+
+def _with_outcome(messages: Sequence[Message], outcome: Outcome) -> Sequence[Message]:
+    """Return the messages that are in an outcome: one that got lost on the way there must not be deleted."""
+    if len(outcome.logins) + len(outcome.rejected) == len(messages):
+        return messages
+    known = {*outcome.logins.columns["message_id"], *(reject.message_id for reject in outcome.rejected)}
+    return [message for message in messages if message.message_id in known]
 
 
 def consume(

@@ -52,7 +52,8 @@ def record_batch(
         rejected = insert_rejects(cursor, outcome.rejected, outcome.bodies, outcome.batch_id)
         new = insert_logins(cursor, outcome.logins, outcome.batch_id)
         sealed = insert_sealed(cursor, outcome.sealed)
-        record = _record(outcome, rejected, outcome.received - rejected - new.rows, new, sealed)
+        duplicates = len(outcome.logins) + len(outcome.rejected) - new.rows - rejected
+        record = _record(outcome, rejected, duplicates, new, sealed)
         finish_batches(cursor, finished)
         cursor.execute(
             statement("insert_batch"),
