@@ -4,8 +4,8 @@ import itertools
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from threading import Barrier, BrokenBarrierError, Event, Timer
+from contextlib import contextmanager
+from threading import Event, Timer
 from typing import Any
 from unittest.mock import patch
 from uuid import uuid4
@@ -146,24 +146,13 @@ def test_a_queue_is_idle_since_it_had_no_more_to_give(opened: Queue, leases: Lea
         assert receiver.idle_since > idle_since
 
 
-def test_when_all_receivers_have_little_to_bring_one_goes_on(opened: Queue, leases: LeaseKeeper, wire: Wire) -> None:
-    """They find out at the same moment: none may leave it to another that leaves too."""
-    together = Barrier(8)
-
-    def few_for_all_at_once(call: Call, forward: Forward) -> Answer:
-        with suppress(BrokenBarrierError):
-            together.wait(1)
-        return forward(call)
-
-    with receiving(opened, leases, linger_seconds=0.1, receivers=8) as receiver:
-        with receiver._changed:
-            for _ in range(7):
-                receiver._start_one()
-        wire.on("ReceiveMessage", few_for_all_at_once)
-        for _ in range(20):
-            send(opened, 1)
-            taken(receiver)
-        eventually(lambda: receiver.idle_since is not None, "idle")
+def test_of_two_receivers_that_find_nothing_at_the_same_time_one_goes_on(opened: Queue, leases: LeaseKeeper) -> None:
+    """Neither may leave it to the other, which is about to end too."""
+    receiver = Receiver(opened, leases, batch_messages=100, linger_seconds=1, visibility_seconds=60, receivers=2)
+    receiver._receivers = 2
+    asked_for = [receiver._ask_for() for _ in range(2)]
+    # In turns, and before either has ended.
+    assert [receiver._receive_and_pause(number) for number in asked_for] == [False, True]
 
 
 def test_after_a_stop_what_was_received_is_given_and_no_more_is_asked_for(opened: Queue, leases: LeaseKeeper) -> None:
