@@ -15,7 +15,6 @@ import dagster as dg
 import psycopg2
 
 from loginpipe.definitions import build_definitions
-from loginpipe.defs.ingest.assets import STEP
 from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.local.queues import create_login_queue
 from loginpipe.postgres.ledger import recorded
@@ -76,18 +75,17 @@ class Place:
         act: Callable[[], object] = lambda: None,
         batch: int = 1,
         *,
-        idle_seconds: float = 0,
+        receives: bool = True,
         **settings: object,
     ) -> dg.ExecuteInProcessResult:
-        """Run the job here, and do something at a point of one of its batches."""
+        """Run the job here, and do something at a point of one of its batches; see `stopping_at`."""
         with (
             patch.dict(os.environ, self.environment | _named(settings)),
-            stopping_at(stop_at, act, batch=batch) as overrides,
+            stopping_at(stop_at, act, batch=batch, receives=receives) as overrides,
             dg.DagsterInstance.ephemeral() as instance,
         ):
             job = build_definitions(overrides).resolve_job_def(INGEST_JOB)
-            config = {"ops": {STEP: {"config": {"idle_seconds": idle_seconds}}}}
-            return job.execute_in_process(run_config=config, instance=instance, raise_on_error=False)
+            return job.execute_in_process(instance=instance, raise_on_error=False)
 
     def drain(self) -> None:
         """Run the job until no message waits."""
