@@ -68,7 +68,7 @@ def test_runs_that_are_given_the_same_messages_at_once_record_each_message_once(
     with ExitStack() as stack:
         runs = []
         for _ in range(3):
-            runs.append(stack.enter_context(place.start(Point.RECEIVED, batch_messages=500)))
+            runs.append(stack.enter_context(place.start(Point.RECEIVED, "hang-alone", batch_messages=500)))
             runs[-1].until_reached()
             place.endpoint.advance(VISIBILITY_SECONDS + 1)
         for run in runs:
@@ -249,7 +249,7 @@ def test_when_all_leases_end_at_once_a_run_goes_on_and_each_message_is_recorded_
     ((received, duplicates),) = place.rows(
         "SELECT sum(received)::integer, sum(duplicates)::integer FROM loginpipe.batches"
     )
-    assert received - 100 == duplicates >= 20
+    assert received - 100 == duplicates > 0
     balance(place)
     place.finish()
     assert settled(place) == Balance(90, 10, 0)

@@ -178,6 +178,7 @@ def test_a_run_that_is_told_to_end_while_deletes_hang_ends_in_seconds(place: Fas
         run.release()
         eventually(lambda: place.in_flight() < GOOD + BAD, "what is not deleted goes back", seconds=20)
         assert run.wait() == 1, run.log()
+    place.endpoint.clear_faults()
     place.finish()
     assert settled(place) == Balance(GOOD, BAD, 0)
 
