@@ -16,11 +16,13 @@ import psycopg2
 import pytest
 
 from loginpipe.common.settings import load_settings
+from loginpipe.defs.ingest.assets import STEP
 from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.local.prepare import create_login_queue
 from loginpipe.local.stack import LocalStack, running_stack
 from loginpipe.masking.key_files import generate_seal_key, generate_token_keys, private_half
 from loginpipe.postgres.migrate import migrate
+from loginpipe.sqs import receiver
 from loginpipe.sqs.client import Queue, open_queue
 from loginpipe.sqs.sending import send_bodies
 
@@ -38,8 +40,14 @@ def _settings_of_this_test_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 @pytest.fixture(autouse=True)
 def _short_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs end at once on an empty queue: the endpoints of the tests have no servers that a short poll leaves out."""
-    monkeypatch.setattr("loginpipe.sqs.receiver.LONG_POLL_SECONDS", 0)
+    """Runs end as soon as nothing is left: the endpoints of the tests know at once that they have nothing."""
+    monkeypatch.setattr(receiver, "LONG_POLL_SECONDS", 0)
+
+
+@pytest.fixture
+def long_polls(_short_polls: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Receives wait for messages, as they do in use."""
+    monkeypatch.setattr(receiver, "LONG_POLL_SECONDS", 1)
 
 
 MEMORY: Final = Path("/dev/shm")
@@ -229,12 +237,13 @@ class Pipeline:
     def send(self, bodies: Iterable[str]) -> int:
         return send_bodies(self.queue, bodies)
 
-    def run(self, **overrides: Any) -> dg.ExecuteInProcessResult:
-        """Run the job once; ``overrides`` are resources to use instead."""
+    def run(self, *, idle_seconds: float = 0, **overrides: Any) -> dg.ExecuteInProcessResult:
+        """Run the job until the queue is drained; ``overrides`` are resources to use instead."""
         from loginpipe.definitions import build_definitions
 
         job = build_definitions(overrides).resolve_job_def(INGEST_JOB)
-        return job.execute_in_process(instance=self.instance, raise_on_error=False)
+        config = {"ops": {STEP: {"config": {"idle_seconds": idle_seconds}}}}
+        return job.execute_in_process(run_config=config, instance=self.instance, raise_on_error=False)
 
     def rows(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         with closing(psycopg2.connect(self.database_url)) as connection, connection.cursor() as cursor:

@@ -322,7 +322,7 @@ def received_again(queue: Queue, number: int, visibility_seconds: int = 120) -> 
 
 
 def take(pipeline: Pipeline, number: int, **overrides: Any) -> dg.ExecuteInProcessResult:
-    """Run the job for so many messages: a bite that is full needs no empty long poll to end."""
+    """Run the job with so many messages in a batch."""
     with patch.dict(os.environ, LOGINPIPE_BATCH_MESSAGES=str(number)):
         return pipeline.run(**overrides)
 

@@ -134,13 +134,18 @@ class Recorder:
         """Keep what became of deletes, to be written with the next batch."""
         self._finished += finished
 
-    def flush(self) -> None:
+    def flush(self, *, try_again: bool = True) -> None:
         """Write what `finish` was given and no batch has written.
+
+        Args:
+            try_again: whether to wait for a database that is unavailable: a run that failed has waited already.
 
         Raises:
             DatabaseError: it was not written.
         """
         if self._finished:
+            if not try_again:
+                self._session.give_up = lambda: True
             self._session.run(self._write_finished)
             self._finished.clear()
 
@@ -156,7 +161,7 @@ class Recorder:
                 self._erased = self._session.run(read_erased)
                 continue
             self._finished = []
-            return Recorded(messages, outcome, record)
+            return Recorded(_with_outcome(messages, outcome), outcome, record)
 
     def _rejected(self, message: Message, refused: str, erased: Erased, _: object) -> Outcome:
         return reject_message(message, Reason.REFUSED_BY_DATABASE, refused, self._masking, erased)
@@ -167,6 +172,14 @@ class Recorder:
     def _write_finished(self, connection: Any) -> None:
         with transaction(connection) as cursor:
             finish_batches(cursor, self._finished)
+
+
+def _with_outcome(messages: Sequence[Message], outcome: Outcome) -> Sequence[Message]:
+    """Return the messages that are in an outcome: one that got lost on the way there must not be deleted."""
+    if len(outcome.logins) + len(outcome.rejected) == len(messages):
+        return messages
+    known = {*outcome.logins.columns["message_id"], *(reject.message_id for reject in outcome.rejected)}
+    return [message for message in messages if message.message_id in known]
 
 
 def consume(
@@ -210,13 +223,13 @@ def consume(
                 deleter.submit(recorded.outcome.batch_id, deliveries, calls_at_once=max(1, source.counts.receivers))
                 on_recorded(batch, recorded)
             # One batch is being deleted while the next one is in work, and no more: memory stays bounded.
-            books.collect(max_pending=1)
+            books.collect(max_pending=1, give_up=lambda: stop.requested)
         clean = not stop.requested
     finally:
-        source.stop()
+        source.stop(wait_seconds=None if clean else _STOP_SECONDS)
         books.close(wait_seconds=min(leases.visibility_seconds, _MAX_DELETE_SECONDS) if clean else _STOP_SECONDS)
         try:
-            recorder.flush()
+            recorder.flush(try_again=clean)
         except DatabaseError:
             # What ended the run has more to say.
             if clean:
@@ -256,8 +269,8 @@ class _Deletes:
     on_deleted: Callable[[Deletion], None]
     leases_lost: int = 0
 
-    def collect(self, *, max_pending: int | None = None) -> None:
-        self._note(self.deleter.finished(max_pending=max_pending))
+    def collect(self, *, max_pending: int | None = None, give_up: Callable[[], bool] = lambda: False) -> None:
+        self._note(self.deleter.finished(max_pending=max_pending, give_up=give_up))
 
     def close(self, *, wait_seconds: float) -> None:
         self._note(self.deleter.close(wait_seconds=wait_seconds))

@@ -25,6 +25,9 @@ _LONGEST_SECONDS = 600
 # How long an interruption waits for the calls under way: many times what they take where nothing hangs.
 _LAST_CALLS_SECONDS = 2.0
 
+# How soon whoever waits for deletes notices that it need not any more.
+_CHECK_SECONDS = 0.25
+
 # The credentials were good when the messages were received: they have expired, and new ones are on their way.
 _MAY_HEAL = THROTTLED | EXPIRED
 
@@ -119,28 +122,38 @@ class Deleter:
         )
         self._pending.append((batch_id, self._thread.submit(work)))
 
-    def finished(self, *, max_pending: int | None = None) -> list[tuple[str, Deletion]]:
+    def finished(
+        self, *, max_pending: int | None = None, give_up: Callable[[], bool] = lambda: False
+    ) -> list[tuple[str, Deletion]]:
         """Return the batches whose deletes have ended since the last call, with what became of them.
 
         Args:
             max_pending: wait until no more than so many batches are pending; None to wait for none.
+            give_up: whether to wait no more.
         """
         done = []
         while self._pending:
             batch_id, future = self._pending[0]
-            if not future.done() and (max_pending is None or len(self._pending) <= max_pending):
-                break
+            if not future.done():
+                if max_pending is None or len(self._pending) <= max_pending or give_up():
+                    break
+                wait([future], _CHECK_SECONDS)
+                continue
             done.append((batch_id, future.result()))
             self._pending.popleft()
         return done
 
     def close(self, *, wait_seconds: float) -> list[tuple[str, Deletion]]:
-        """Wait for the deletes, and after that time make no more calls; return as `finished` does."""
-        wait([future for _, future in self._pending], wait_seconds)
+        """Wait for the deletes, and after that time make no more calls; return as `finished` does.
+
+        A call that hangs is waited for no longer than a moment: its batch, and those behind it, are not returned.
+        """
+        deleting = [future for _, future in self._pending]
+        wait(deleting, wait_seconds)
         self._stop.set()
-        done = self.finished(max_pending=0)
-        self._thread.shutdown()
-        return done
+        wait(deleting, _LAST_CALLS_SECONDS)
+        self._thread.shutdown(wait=False)
+        return self.finished()
 
 
 def _back_off_seconds(pauses_before: int) -> float:

@@ -157,15 +157,19 @@ class Receiver:
             self._changed.notify_all()
         return given
 
-    def stop(self) -> None:
-        """Begin no more long polls, and wait for those in flight. What they bring is given by `next_batch`."""
+    def stop(self, *, wait_seconds: float | None = None) -> None:
+        """Begin no more long polls, and wait for those in flight. What they bring is given by `next_batch`.
+
+        Args:
+            wait_seconds: how long to wait for those in flight at most; None for as long as the client does.
+        """
         self._stop.set()
         with self._changed:
             self._changed.notify_all()
         # Waited for, not joined: interrupted by a second signal in a join, Python before 3.13 takes the thread for
         # ended, and lets the process end before its long poll.
         self._pool.shutdown(wait=False)
-        wait(self._receiving)
+        wait(self._receiving, wait_seconds)
 
     def _closes_at(self) -> float:
         """Return when the batch is to be given. The lock is held."""
@@ -201,7 +205,6 @@ class Receiver:
                 self._failure = error
         finally:
             with self._changed:
-                self._receivers -= 1
                 self._changed.notify_all()
 
     def _ask_for(self) -> int:
@@ -240,6 +243,8 @@ class Receiver:
                 if not self._batch.messages and not self._polls and self._empty_since is None:
                     self._empty_since = began
             if got < _FEW and self._receivers > 1:
+                # Counted here and not at its end: of two that stop at the same time one would count the other.
+                self._receivers -= 1
                 return False
         if got:
             self._stop.wait(_MAX_PAUSE_SECONDS * (1 - got / BATCH_MOST))

@@ -70,12 +70,18 @@ class Place:
         return fresh(folder, self.environment | environment | {"CRASH_FOLDER": str(folder)}, command)
 
     def run(
-        self, stop_at: Point | None = None, act: Callable[[], object] = lambda: None, **settings: object
+        self,
+        stop_at: Point | None = None,
+        act: Callable[[], object] = lambda: None,
+        batch: int = 1,
+        *,
+        receives: bool = True,
+        **settings: object,
     ) -> dg.ExecuteInProcessResult:
-        """Run the job here, and do something at a point of its first batch."""
+        """Run the job here, and do something at a point of one of its batches; see `stopping_at`."""
         with (
             patch.dict(os.environ, self.environment | _named(settings)),
-            stopping_at(stop_at, act) as overrides,
+            stopping_at(stop_at, act, batch=batch, receives=receives) as overrides,
             dg.DagsterInstance.ephemeral() as instance,
         ):
             job = build_definitions(overrides).resolve_job_def(INGEST_JOB)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
-from threading import Lock
+from threading import Event, Lock
 from typing import Any, Final
 from unittest.mock import patch
 
@@ -45,7 +45,9 @@ class Point(StrEnum):
 
 
 @contextmanager
-def stopping_at(point: Point | None, act: Callable[[], object], *, batch: int = 1) -> Iterator[dict[str, object]]:
+def stopping_at(
+    point: Point | None, act: Callable[[], object], *, batch: int = 1, receives: bool = True
+) -> Iterator[dict[str, object]]:
     """Give resources for `loginpipe.definitions.build_definitions` that act once when a run comes to a point.
 
     Connections of the warehouse have hooks for as long as this context lasts, and polls of the queue are short, since
@@ -55,8 +57,9 @@ def stopping_at(point: Point | None, act: Callable[[], object], *, batch: int = 
         point: which; None for nowhere.
         act: called there, in the thread of the run that comes there.
         batch: of which of the run's batches, counted from 1. For ``RECEIVING``: after so many answers.
+        receives: whether the run goes on receiving meanwhile.
     """
-    hooks = _Hooks(point, act, batch)
+    hooks = _Hooks(point, act, batch, receives=receives)
     connect = partial(psycopg2.connect, connection_factory=_connection_class(hooks))
     with patch.object(psycopg2, "connect", connect), patch.object(receiver, "LONG_POLL_SECONDS", 0):
         yield {"sqs": _queue(hooks)}
@@ -65,10 +68,13 @@ def stopping_at(point: Point | None, act: Callable[[], object], *, batch: int = 
 class _Hooks:
     """What is to be done at the point, and how far the run is."""
 
-    def __init__(self, point: Point | None, act: Callable[[], object], batch: int) -> None:
+    def __init__(self, point: Point | None, act: Callable[[], object], batch: int, *, receives: bool) -> None:
         self._point = point
         self._act = act
         self._batch = batch
+        self._receives = receives
+        self._may_receive = Event()
+        self._may_receive.set()
         self._lock = Lock()
         self._receiving = Lock()
         self._deleting = Lock()
@@ -84,7 +90,15 @@ class _Hooks:
             if point is not self._point or batch != self._batch:
                 return
             self._point = None
-        self._act()
+        if not self._receives:
+            self._may_receive.clear()
+        try:
+            self._act()
+        finally:
+            self._may_receive.set()
+
+    def before_receiving(self) -> None:
+        self._may_receive.wait()
 
     def received_some(self) -> None:
         # Whoever receives beside the one that comes to the point waits for it, or all would be received meanwhile.
@@ -169,6 +183,7 @@ class _HookedClient:
         return getattr(self._client, name)
 
     def receive_message(self, **request: Any) -> Any:
+        self._hooks.before_receiving()
         answer = self._client.receive_message(**request)
         if answer.get("Messages"):
             self._hooks.received_some()

@@ -25,6 +25,8 @@ from loginpipe_tests.crash.points import Point, stopping_at
 
 SIGNALS: Final = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "interrupt": signal.SIGINT}
 HANG: Final = "hang"
+HANG_ALONE: Final = "hang-alone"
+"""Meanwhile the run does not receive."""
 
 _HELD_SECONDS_MOST: Final = 300
 _ANSWERED_SECONDS: Final = 1
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, required=True, help="of this run's files")
     parser.add_argument("--stop-at", type=Point, choices=list(Point))
     parser.add_argument("--batch", type=int, default=1, help="of which of its batches")
-    parser.add_argument("--how", choices=[*SIGNALS, HANG], default=HANG)
+    parser.add_argument("--how", choices=[*SIGNALS, HANG, HANG_ALONE], default=HANG)
     options = parser.parse_args(arguments)
     return run(options.folder, options.stop_at, options.how, options.batch)
 
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(folder: Path, stop_at: Point | None, how: str, batch: int = 1) -> int:
     """Run the job and write the report."""
     with (
-        stopping_at(stop_at, partial(stop, folder, how), batch=batch) as overrides,
+        stopping_at(stop_at, partial(stop, folder, how), batch=batch, receives=how != HANG_ALONE) as overrides,
         dg.DagsterInstance.ephemeral() as instance,
     ):
         job = build_definitions(overrides).resolve_job_def(INGEST_JOB)
@@ -52,13 +54,14 @@ def run(folder: Path, stop_at: Point | None, how: str, batch: int = 1) -> int:
     report = {
         "run_id": result.run_id,
         "success": result.success,
-        "peak_mebibytes": _peak_mebibytes(),
+        "peak_mebibytes": peak_mebibytes(),
     }
     (folder / "report.json").write_text(json.dumps(report))
     return 0 if result.success else 1
 
 
-def _peak_mebibytes() -> float:
+def peak_mebibytes() -> float:
+    """Return the most memory that this process had."""
     # Of this process alone: what getrusage says includes the process that it was forked from.
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) / 1024
@@ -67,7 +70,7 @@ def _peak_mebibytes() -> float:
 def stop(folder: Path, how: str) -> None:
     """Do to this process what was asked for, at the point."""
     (folder / "reached").touch()
-    if how == HANG:
+    if how in {HANG, HANG_ALONE}:
         _hold(folder / "release")
     else:
         os.kill(os.getpid(), SIGNALS[how])

@@ -65,7 +65,7 @@ class Schedule:
     """Rounds of runs and faults on one queue until nearly all of it is worked off, and then a calm end.
 
     Attributes:
-        batch: about how many messages a run takes.
+        batch: about how many messages a batch has: a run takes several.
         happened: what the schedule did, and how the runs ended.
     """
 

@@ -1,6 +1,7 @@
 """Several runs on one queue at once, and runs that take longer than the lease of what they hold: each message once."""
 
 import time
+from bisect import bisect_left
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, date, datetime
@@ -11,11 +12,15 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from loginpipe.ingest import consumer
+from loginpipe.ingest.process import Outcome, process_batch
+from loginpipe.logins.delays import DELAY_BOUNDS
+from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.crash.books import Balance, balance, settled
 from loginpipe_tests.crash.logins import logins
 from loginpipe_tests.crash.place import VISIBILITY_SECONDS, FastPlace
 from loginpipe_tests.crash.points import Point
-from loginpipe_tests.wire import eventually, metadata
+from loginpipe_tests.wire import eventually, login, metadata
 
 EXTEND = "ChangeMessageVisibilityBatch"
 LEASE_SECONDS = 3
@@ -41,7 +46,8 @@ def run_at_once(place: FastPlace, runs: int, **settings: object) -> None:
 
 
 def received_by_each_run(place: FastPlace) -> list[int]:
-    return [received for (received,) in place.rows("SELECT received FROM loginpipe.ingest_runs ORDER BY 1")]
+    statement = "SELECT sum(received)::integer FROM loginpipe.batches GROUP BY run_id ORDER BY 1"
+    return [received for (received,) in place.rows(statement)]
 
 
 # --- four at once -----------------------------------------------------------------------------------------------------
@@ -49,8 +55,10 @@ def received_by_each_run(place: FastPlace) -> list[int]:
 
 def test_four_runs_at_once_take_twenty_thousand_messages_and_each_message_once(place: FastPlace) -> None:
     place.send(logins(19_600, bad=400))
-    run_at_once(place, 4)
-    assert len([received for received in received_by_each_run(place) if received]) == 4
+    run_at_once(place, 4, batch_messages=1500)
+    assert len(received_by_each_run(place)) == 4
+    ((batches,),) = place.rows("SELECT count(*) FROM loginpipe.batches")
+    assert batches > 12
     assert set(place.receives()) == {1}
     assert settled(place) == Balance(19_600, 400, 0)
 
@@ -60,28 +68,93 @@ def test_runs_that_are_given_the_same_messages_at_once_record_each_message_once(
     with ExitStack() as stack:
         runs = []
         for _ in range(3):
-            runs.append(stack.enter_context(place.start(Point.RECEIVED, batch_messages=500)))
+            runs.append(stack.enter_context(place.start(Point.RECEIVED, "hang-alone", batch_messages=500)))
             runs[-1].until_reached()
             place.endpoint.advance(VISIBILITY_SECONDS + 1)
         for run in runs:
             run.release()
         assert [run.wait() for run in runs] == [0, 0, 0], [run.log() for run in runs]
-    assert received_by_each_run(place) == [500, 500, 500]
-    assert place.rows("SELECT sum(duplicates) FROM loginpipe.ingest_runs") == [(1000,)]
+    received = received_by_each_run(place)
+    assert len(received) == 3
+    # More than once where the run itself was given them again.
+    assert min(received) >= 500
+    assert place.rows("SELECT sum(duplicates)::integer FROM loginpipe.batches") == [(sum(received) - 500,)]
     balance(place)
     place.finish()
     assert settled(place) == Balance(450, 50, 0)
+
+
+# --- one after the other ----------------------------------------------------------------------------------------------
+
+MORE = 1500
+"""More than a run takes in its time from a queue that answers as slowly as this one."""
+
+
+def test_a_run_whose_time_is_up_leaves_the_rest_to_its_successor_that_consumes_already(place: FastPlace) -> None:
+    place.send(logins(MORE - 50, bad=50))
+    place.endpoint.add_fault("delay", "ReceiveMessage", queue=place.queue.name, seconds=0.05)
+    with (
+        place.start(batch_messages=20, receivers=1, run_seconds=4) as first,
+        place.start(batch_messages=20, receivers=1, run_seconds=600) as successor,
+    ):
+        assert first.wait() == 0, first.log()
+        assert successor.wait() == 0, successor.log()
+    ids = [first.report()["run_id"], successor.report()["run_id"]]
+    statement = (
+        "SELECT sum(received)::integer, min(recorded_at), max(recorded_at) FROM loginpipe.batches WHERE run_id = %s"
+    )
+    (of_first,), (of_successor,) = (place.rows(statement, run_id) for run_id in ids)
+    assert of_first[0] + of_successor[0] == MORE
+    assert min(of_first[0], of_successor[0]) > 0
+    assert of_successor[1] < of_first[2] < of_successor[2], "they worked at the same time, and one longer"
+    assert set(place.receives()) == {1}
+    assert settled(place) == Balance(MORE - 50, 50, 0)
+
+
+def test_messages_that_trickle_in_are_stored_at_once_by_one_run_that_ends_when_no_more_come(
+    pipeline: Pipeline, long_polls: None
+) -> None:
+    ended: list[float] = []
+
+    def trickle() -> None:
+        for number in range(50):
+            pipeline.send([login(user_id=f"user-{number}")])
+            # Also a pause that is shorter than the time a run stays idle.
+            time.sleep(1.2 if number == 25 else 0.1)
+        ended.append(time.monotonic())
+
+    pipeline.send([login(user_id="the first")])
+    with ThreadPoolExecutor(1) as threads:
+        trickling = threads.submit(trickle)
+        result = pipeline.run(idle_seconds=3)
+        finished = time.monotonic()
+        trickling.result()
+    assert result.success
+    batches, inserted = pipeline.rows("SELECT count(*), sum(inserted)::integer FROM loginpipe.batches")[0]
+    assert inserted == 51
+    assert batches > 4
+    assert 2 < finished - ended[0] < 15
+    ((slowest, counts),) = pipeline.rows(
+        """
+        SELECT max(delay_seconds / inserted), array_agg(delay_counts) FROM loginpipe.batches WHERE inserted > 0
+        """
+    )
+    assert slowest < 5
+    late = sum(sum(of_batch[bisect_left(DELAY_BOUNDS, 5) + 1 :]) for of_batch in counts)
+    assert late == 0
 
 
 # --- leases that are shorter than the run -----------------------------------------------------------------------------
 
 
 class Held:
-    """A run in a thread, held at a point until it is released."""
+    """A run in a thread, held at a point until it is released. Meanwhile it does not receive: others may."""
 
-    def __init__(self, place: FastPlace, point: Point, visibility_seconds: int = LEASE_SECONDS) -> None:
+    def __init__(
+        self, place: FastPlace, point: Point, visibility_seconds: int = LEASE_SECONDS, **settings: object
+    ) -> None:
         self._place = place
-        self._visibility_seconds = visibility_seconds
+        self._settings = {"visibility_seconds": visibility_seconds, **settings}
         self._point = point
         self._reached = Event()
         self._released = Event()
@@ -98,7 +171,7 @@ class Held:
         self._pool.shutdown()
 
     def _run(self) -> dg.ExecuteInProcessResult:
-        return self._place.run(self._point, self._hold, visibility_seconds=self._visibility_seconds)
+        return self._place.run(self._point, self._hold, receives=False, **self._settings)
 
     def _hold(self) -> None:
         self._reached.set()
@@ -132,7 +205,8 @@ def extensions(place: FastPlace) -> int:
 
 def leases_lost(place: FastPlace, result: dg.ExecuteInProcessResult) -> tuple[int, int]:
     """As the run's books have it, and as the UI shows it."""
-    ((booked,),) = place.rows("SELECT leases_lost FROM loginpipe.ingest_runs WHERE run_id = %s", result.run_id)
+    statement = "SELECT sum(leases_lost)::integer FROM loginpipe.batches WHERE run_id = %s"
+    ((booked,),) = place.rows(statement, result.run_id)
     return booked, metadata(result)["user_logins_table"]["leases_lost"]
 
 
@@ -146,10 +220,46 @@ def test_a_run_that_takes_longer_than_its_lease_keeps_its_messages_to_itself(pla
     assert settled(place) == Balance(200, 50, 0)
 
 
+def test_a_run_of_many_leases_keeps_what_is_in_work_and_what_is_received_meanwhile(
+    place: FastPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*arguments: Any) -> Outcome:
+        time.sleep(KEPT_SECONDS / 2)
+        return process_batch(*arguments)
+
+    place.send(logins(120))
+    monkeypatch.setattr(consumer, "process_batch", slow)
+    began = time.monotonic()
+    result = place.run(batch_messages=20, visibility_seconds=KEPT_SECONDS)
+    assert time.monotonic() - began > 3 * KEPT_SECONDS
+    assert extensions(place) > 0
+    assert leases_lost(place, result) == (0, 0)
+    assert set(place.receives()) == {1}
+    assert settled(place) == Balance(120, 0, 0)
+
+
+def test_when_all_leases_end_at_once_a_run_goes_on_and_each_message_is_recorded_once(place: FastPlace) -> None:
+    place.send(logins(90, bad=10))
+    # What is in work and what is received meanwhile can be received again: by this run, as there is no other.
+    result = place.run(
+        Point.RECEIVED, lambda: place.endpoint.advance(VISIBILITY_SECONDS + 1), batch=3, batch_messages=20
+    )
+    assert result.success
+    assert max(place.receives()) == 2
+    ((received, duplicates),) = place.rows(
+        "SELECT sum(received)::integer, sum(duplicates)::integer FROM loginpipe.batches"
+    )
+    assert received - 100 == duplicates > 0
+    balance(place)
+    place.finish()
+    assert settled(place) == Balance(90, 10, 0)
+
+
 def test_leases_are_kept_until_the_deletes_are_confirmed(place: FastPlace) -> None:
     place.send(logins(200))
-    with Held(place, Point.HALF_DELETED, visibility_seconds=KEPT_SECONDS) as run:
-        assert delivered_to_others_within(place, KEPT_SECONDS + 1) == set()
+    # Two batches: before the next one is received, the run waits for the first one's deletes.
+    with Held(place, Point.HALF_DELETED, visibility_seconds=KEPT_SECONDS, batch_messages=100) as run:
+        assert delivered_to_others_within(place, 1.5 * KEPT_SECONDS) == set()
         assert 0 < place.in_flight() <= 200
         result = run.released()
     assert leases_lost(place, result) == (0, 0)
@@ -184,13 +294,13 @@ def test_leases_that_cannot_be_extended_are_counted_and_the_outcome_is_still_rec
 ) -> None:
     place.send(logins(25, bad=5))
     place.endpoint.add_fault(action=EXTEND, queue=place.queue.name, **fault)
-    with Held(place, Point.BEFORE_LOAD) as run:
+    with Held(place, Point.RECEIVED) as run:
         place.endpoint.advance(LEASE_SECONDS)
         assert place.run(visibility_seconds=VISIBILITY_SECONDS).success
         assert settled(place) == Balance(25, 5, 0)
         assert delivered_to_others_within(place, LEASE_SECONDS) == set()
         result = run.released()
-    assert leases_lost(place, result) == (25, 25)
+    assert leases_lost(place, result) == (30, 30)
     assert settled(place) == Balance(25, 5, 0)
 
 
@@ -216,20 +326,21 @@ def test_a_run_that_fails_says_how_many_leases_it_lost_and_what_came_back_by_its
         eventually(lambda: place.waiting() == 25, "the leases are over")
         raise ZeroDivisionError
 
-    assert not place.run(Point.BEFORE_LOAD, fail_when_the_leases_are_over, visibility_seconds=LEASE_SECONDS).success
+    failed = place.run(Point.RECEIVED, fail_when_the_leases_are_over, receives=False, visibility_seconds=LEASE_SECONDS)
+    assert not failed.success
     assert (
         f"25 messages were not deleted and went back to queue '{place.queue.name}', 25 of them by themselves; "
         "25 leases were lost; see "
     ) in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(("batch_messages", "warned"), [(3200, False), (3201, True)])
+@pytest.mark.parametrize(("batch_messages", "warned"), [(1066, False), (1067, True)])
 def test_a_batch_that_is_too_large_for_so_short_a_lease_is_warned_of_at_the_start(
     place: FastPlace, capfd: pytest.CaptureFixture[str], batch_messages: int, *, warned: bool
 ) -> None:
     assert place.run(batch_messages=batch_messages, visibility_seconds=3).success
     warning = (
-        "LOGINPIPE_BATCH_MESSAGES is 3201, and leases of 3 s are sure to be kept for 3200 messages: set it to that"
+        "LOGINPIPE_BATCH_MESSAGES is 1067, and leases of 3 s are kept for sure for batches of 1066: set it to that"
     )
     assert (warning in capfd.readouterr().err) is warned
 
@@ -259,7 +370,7 @@ def test_a_wall_clock_that_is_wrong_and_jumps_changes_neither_leases_nor_dates(p
         assert delivered_to_others_within(place, KEPT_SECONDS + 1) == set()
         run.release()
         assert run.wait() == 0, run.log()
-    assert place.rows("SELECT sum(leases_lost) FROM loginpipe.ingest_runs") == [(0,)]
+    assert place.rows("SELECT sum(leases_lost) FROM loginpipe.batches") == [(0,)]
     assert settled(place) == Balance(50, 10, 0)
     dates = {day for (day,) in place.rows("SELECT create_date FROM user_logins")}
     assert dates <= {before, today(place)}

@@ -88,6 +88,21 @@ def test_after_a_kill_at_any_point_of_a_batch_the_messages_come_back_and_end_in_
     eventually(lambda: no_transaction_is_left_open(place), "the killed run's connection is gone")
 
 
+def test_after_a_kill_with_one_batch_undeleted_and_the_next_in_work_each_message_ends_in_one_place(
+    place: FastPlace,
+) -> None:
+    place.endpoint.add_fault("delay", "DeleteMessageBatch", queue=place.queue.name, seconds=20)
+    with place.start(Point.WRITTEN, "kill", 2, batch_messages=BATCH) as run:
+        assert run.wait() == -signal.SIGKILL
+    place.endpoint.clear_faults()
+    found = balance(place)
+    assert found.rows + found.rejects == found.recorded_and_queued == BATCH
+    place.endpoint.advance(VISIBILITY_SECONDS + 1)
+    place.drain()
+    assert settled(place) == Balance(GOOD, BAD, 0)
+    assert place.rows("SELECT sum(duplicates) FROM loginpipe.batches") == [(BATCH,)]
+
+
 def test_after_a_kill_a_short_lease_ends_by_itself(embedded: EmbeddedPlace) -> None:
     with embedded.start(Point.WRITTEN, "kill", batch_messages=FEW, visibility_seconds=3) as run:
         assert run.wait() == -signal.SIGKILL
@@ -137,6 +152,34 @@ def test_a_run_that_is_told_to_end_finishes_the_batch_in_work_and_returns_the_re
     assert found.rows + found.rejects + found.queued == GOOD + BAD
     assert_returned(place, found)
     place.drain()
+    assert settled(place) == Balance(GOOD, BAD, 0)
+
+
+def test_a_run_that_is_told_to_end_returns_the_batch_that_it_has_received_meanwhile(place: FastPlace) -> None:
+    with place.start(Point.RECEIVED, "hang", 2, batch_messages=BATCH) as run:
+        run.until_reached()
+        # The first batch is deleted, the second one in work, and the third one complete.
+        eventually(lambda: (place.waiting(), place.in_flight()) == (0, 2 * BATCH), "the third batch is received")
+        run.signal(signal.SIGTERM)
+        run.release()
+        assert run.wait() == 1, run.log()
+    found = balance(place)
+    assert (found.rows + found.rejects, found.queued, found.recorded_and_queued) == (2 * BATCH, BATCH, 0)
+    assert_returned(place, found)
+    place.drain()
+    assert settled(place) == Balance(GOOD, BAD, 0)
+
+
+def test_a_run_that_is_told_to_end_while_deletes_hang_ends_in_seconds(place: FastPlace) -> None:
+    place.endpoint.add_fault("delay", "DeleteMessageBatch", queue=place.queue.name, seconds=25)
+    with place.start(Point.RECORDED, "hang", 2, batch_messages=BATCH) as run:
+        run.until_reached()
+        run.signal(signal.SIGTERM)
+        run.release()
+        eventually(lambda: place.in_flight() < GOOD + BAD, "what is not deleted goes back", seconds=20)
+        assert run.wait() == 1, run.log()
+    place.endpoint.clear_faults()
+    place.finish()
     assert settled(place) == Balance(GOOD, BAD, 0)
 
 

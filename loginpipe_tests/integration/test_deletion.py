@@ -5,7 +5,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
-from threading import Event
+from threading import Event, Timer
 from typing import Any, cast
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from loginpipe.common.settings import load_settings
 from loginpipe.logins.messages import Message
 from loginpipe.sqs.client import Queue, open_queue
-from loginpipe.sqs.deletion import NOT_TRIED, Deletion, delete_messages
+from loginpipe.sqs.deletion import NOT_TRIED, Deleter, Deletion, delete_messages
 from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.leases import LeaseKeeper
 from loginpipe_tests.clock import Clock
@@ -419,3 +419,131 @@ def test_a_message_received_again_between_two_rounds_is_deleted_with_its_newest_
     deletion = delete_messages(opened, leases, [old.message_id], calls_at_once=1, pause=receive_meanwhile)
     assert deletion == Deletion(1, Counter())
     assert in_queue(opened) == 0
+
+
+# --- once it is told to stop ------------------------------------------------------------------------------------------
+
+
+def test_once_it_is_told_to_stop_no_further_call_is_made_and_the_rest_is_reported(
+    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Clock
+) -> None:
+    stop = Event()
+
+    def stops(call: Call, forward: Forward) -> Answer:
+        stop.set()
+        return forward(call)
+
+    messages = received(opened, 30)
+    leases.add(messages, asked=0)
+    wire.on(DELETE, stops)
+    ids = [message.message_id for message in messages]
+    deletion = delete_messages(opened, leases, ids, calls_at_once=1, clock=clock, pause=clock.pause, stop=stop)
+    assert deletion == Deletion(10, Counter({NOT_TRIED: 20}))
+    assert len(wire.asked(DELETE)) == 1
+
+
+def test_what_failed_is_not_tried_again_once_it_is_told_to_stop(
+    opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Clock, calls_of_a_failure: int
+) -> None:
+    stop = Event()
+
+    def stops(_call: Call, _forward: Forward) -> Answer:
+        stop.set()
+        return refusal("ServiceUnavailable", 503)
+
+    messages = received(opened, 3)
+    leases.add(messages, asked=0)
+    wire.on(DELETE, stops)
+    ids = [message.message_id for message in messages]
+    deletion = delete_messages(opened, leases, ids, calls_at_once=1, clock=clock, pause=clock.pause, stop=stop)
+    assert deletion == Deletion(0, Counter({"ServiceUnavailable": 3}))
+    assert len(wire.asked(DELETE)) == calls_of_a_failure
+    assert clock.pauses == []
+
+
+# --- batch after batch, in the background -----------------------------------------------------------------------------
+
+
+class Held:
+    """Holds deletes up until it is opened; with the context, it is."""
+
+    def __init__(self) -> None:
+        self._open = Event()
+
+    def __enter__(self) -> "Held":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.open()
+
+    def __call__(self, call: Call, forward: Forward) -> Answer:
+        assert self._open.wait(60)
+        return forward(call)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+def submitted(deleter: Deleter, queue: Queue, leases: LeaseKeeper, *batches: tuple[str, int]) -> None:
+    """Receive batches and have them deleted: the id of each, and how many messages."""
+    for batch_id, number in batches:
+        messages = received(queue, number)
+        leases.add(messages, asked=0)
+        deleter.submit(batch_id, [message.message_id for message in messages], calls_at_once=2)
+
+
+def test_batches_are_deleted_in_the_background_and_returned_in_their_order_each_once(
+    opened: Queue, leases: LeaseKeeper, wire: Wire
+) -> None:
+    deleter = Deleter(opened, leases)
+    with Held() as held:
+        wire.on(DELETE, held)
+        submitted(deleter, opened, leases, ("one", 13), ("two", 3))
+        assert deleter.finished() == []
+        assert deleter.finished(max_pending=2) == []
+        Timer(0.3, held.open).start()
+        first = deleter.finished(max_pending=1)
+    assert first[0] == ("one", Deletion(13, Counter()))
+    assert first[1:] + deleter.close(wait_seconds=20) == [("two", Deletion(3, Counter()))]
+    assert leases.held == in_queue(opened) == 0
+
+
+def test_whoever_waits_for_deletes_may_give_up(opened: Queue, leases: LeaseKeeper, wire: Wire) -> None:
+    deleter = Deleter(opened, leases)
+    with Held() as held:
+        wire.on(DELETE, held)
+        submitted(deleter, opened, leases, ("one", 3), ("two", 3))
+        began = time.monotonic()
+        assert deleter.finished(max_pending=1, give_up=lambda: time.monotonic() - began > 0.3) == []
+        assert time.monotonic() - began < 5
+    assert [batch_id for batch_id, _ in deleter.close(wait_seconds=20)] == ["one", "two"]
+
+
+def test_closing_ends_pauses_and_reports_what_failed(opened: Queue, leases: LeaseKeeper, wire: Wire) -> None:
+    deleter = Deleter(opened, leases)
+    wire.on(DELETE, answers(refusal("ServiceUnavailable", 503)))
+    submitted(deleter, opened, leases, ("one", 3), ("two", 2))
+    eventually(lambda: len(wire.asked(DELETE)) >= 2, "the first attempt")
+    began = time.monotonic()
+    closed = deleter.close(wait_seconds=0.2)
+    assert time.monotonic() - began < 5
+    assert closed == [
+        ("one", Deletion(0, Counter({"ServiceUnavailable": 3}))),
+        ("two", Deletion(0, Counter({NOT_TRIED: 2}))),
+    ]
+    assert leases.held == 5
+
+
+def test_closing_waits_for_no_call_that_hangs_and_makes_no_further_one(
+    opened: Queue, leases: LeaseKeeper, wire: Wire
+) -> None:
+    deleter = Deleter(opened, leases)
+    with Held() as held:
+        wire.on(DELETE, held)
+        submitted(deleter, opened, leases, ("one", 40), ("two", 2))
+        eventually(lambda: len(wire.asked(DELETE)) == 2, "two calls")
+        began = time.monotonic()
+        assert deleter.close(wait_seconds=0.2) == []
+        assert time.monotonic() - began < 10
+    eventually(lambda: leases.held == 22, "the calls that were in flight are confirmed")
+    assert len(wire.asked(DELETE)) == 2

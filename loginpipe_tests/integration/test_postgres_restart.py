@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from threading import Timer
@@ -22,6 +23,9 @@ from loginpipe_tests.wire import eventually
 pytestmark = pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR")
 
 GOOD, BAD = 60, 20
+BATCH, BATCHES = 20, 4
+MIDDLE = 3
+"""The batch that is disturbed: others come before and after it."""
 CUT = """
     SELECT pg_terminate_backend(pid, 5000)
     FROM pg_stat_activity
@@ -41,11 +45,20 @@ def place(endpoint: Endpoint, postgres: Postgres, key_files: KeyFiles, tmp_path:
     return place
 
 
-def assert_all_went_well(place: FastPlace, result: dg.ExecuteInProcessResult) -> None:
-    """One run did it all, as if nothing had happened."""
+def run(
+    place: FastPlace, point: Point, act: Callable[[], object], batch: int = MIDDLE, **settings: object
+) -> dg.ExecuteInProcessResult:
+    """Run the job in batches, and do something in the middle."""
+    return place.run(point, act, batch, batch_messages=BATCH, **settings)
+
+
+def assert_all_went_well(place: FastPlace, result: dg.ExecuteInProcessResult, batches: int = BATCHES) -> None:
+    """One run did it all, batch after batch, as if nothing had happened."""
     assert result.success
-    counts = "received, inserted, rejected, duplicates, deleted, delete_failures, leases_lost"
-    assert place.rows(f"SELECT {counts} FROM loginpipe.ingest_runs") == [(GOOD + BAD, GOOD, BAD, 0, GOOD + BAD, 0, 0)]
+    names = ("received", "inserted", "rejected", "duplicates", "deleted", "delete_failures", "leases_lost")
+    sums = ", ".join(f"sum({name})" for name in names)
+    found = place.rows(f"SELECT count(*), {sums} FROM loginpipe.batches")
+    assert found == [(batches, GOOD + BAD, GOOD, BAD, 0, GOOD + BAD, 0, 0)]
     assert set(place.receives()) == {1}
     assert settled(place) == Balance(GOOD, BAD, 0)
 
@@ -53,9 +66,9 @@ def assert_all_went_well(place: FastPlace, result: dg.ExecuteInProcessResult) ->
 # --- stopped and started again ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("point", [Point.RECEIVED, Point.WRITTEN, Point.LOADED])
+@pytest.mark.parametrize("point", [Point.RECEIVED, Point.WRITTEN, Point.RECORDED])
 def test_a_run_gets_over_a_restart_of_postgres(place: FastPlace, postgres: Postgres, point: Point) -> None:
-    assert_all_went_well(place, place.run(point, postgres.restart))
+    assert_all_went_well(place, run(place, point, postgres.restart))
 
 
 def test_a_run_waits_for_a_postgres_that_is_away_and_keeps_its_leases(place: FastPlace, postgres: Postgres) -> None:
@@ -65,13 +78,13 @@ def test_a_run_waits_for_a_postgres_that_is_away_and_keeps_its_leases(place: Fas
         postgres.stop()
         starting.start()
 
-    result = place.run(Point.WRITTEN, stop, visibility_seconds=6)
+    result = run(place, Point.WRITTEN, stop, visibility_seconds=6)
     starting.join()
     assert_all_went_well(place, result)
 
 
 def test_a_run_gets_over_a_crash_of_postgres(place: FastPlace, postgres: Postgres) -> None:
-    assert_all_went_well(place, place.run(Point.WRITTEN, postgres.crash))
+    assert_all_went_well(place, run(place, Point.WRITTEN, postgres.crash))
 
 
 def test_a_crash_of_postgres_after_the_deletes_loses_nothing_also_where_commits_are_asynchronous_by_default(
@@ -82,7 +95,7 @@ def test_a_crash_of_postgres_after_the_deletes_loses_nothing_also_where_commits_
     )
     postgres.configure(wal_writer_delay="'10s'")
     try:
-        place.run(Point.DELETED, postgres.crash)
+        run(place, Point.DELETED, postgres.crash)
     finally:
         postgres.configure(wal_writer_delay="DEFAULT")
     assert settled(place) == Balance(GOOD, BAD, 0)
@@ -91,19 +104,18 @@ def test_a_crash_of_postgres_after_the_deletes_loses_nothing_also_where_commits_
 # --- cut off ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("point", [Point.RECEIVED, Point.REJECTS_WRITTEN, Point.COPIED, Point.WRITTEN])
+@pytest.mark.parametrize("point", [Point.PROCESSED, Point.COPIED, Point.WRITTEN])
 def test_a_run_gets_over_the_end_of_its_connection(place: FastPlace, point: Point) -> None:
     cut: list[tuple[bool]] = []
-    result = place.run(point, lambda: cut.extend(place.rows(CUT)))
+    result = run(place, point, lambda: cut.extend(place.rows(CUT)))
     assert cut == [(True,)]
     assert_all_went_well(place, result)
 
 
-@pytest.mark.parametrize("point", [Point.REJECTS_WRITTEN, Point.WRITTEN])
-def test_a_commit_whose_answer_gets_lost_is_done_once(place: FastPlace, postgres: Postgres, point: Point) -> None:
+def test_a_commit_whose_answer_gets_lost_is_done_once(place: FastPlace, postgres: Postgres) -> None:
     with LossyWay(postgres.socket, place.database_url) as way:
         place.environment["LOGINPIPE_DATABASE_URL"] = way.url
-        result = place.run(point, way.lose_next_commit)
+        result = run(place, Point.WRITTEN, way.lose_next_commit)
     assert way.lost == 1
     assert_all_went_well(place, result)
 
@@ -116,7 +128,7 @@ def test_a_postgres_that_hangs_in_the_commit_costs_no_lease(place: FastPlace) ->
         os.kill(pid, signal.SIGSTOP)
         Timer(7, os.kill, (pid, signal.SIGCONT)).start()
 
-    assert_all_went_well(place, place.run(Point.WRITTEN, freeze, visibility_seconds=6))
+    assert_all_went_well(place, run(place, Point.WRITTEN, freeze, visibility_seconds=6))
 
 
 # --- deadlocks --------------------------------------------------------------------------------------------------------
@@ -135,8 +147,8 @@ def test_a_run_that_is_the_victim_of_a_deadlock_tries_again(place: FastPlace) ->
             other.rollback()
 
         locking = Timer(0, lock_what_the_run_has)
-        result = place.run(Point.BEFORE_LOAD, locking.start)
+        result = place.run(Point.COPIED, locking.start, batch_messages=GOOD + BAD)
         locking.join()
     ((deadlocks,),) = place.rows("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
     assert deadlocks == 1
-    assert_all_went_well(place, result)
+    assert_all_went_well(place, result, batches=1)

@@ -1,9 +1,11 @@
-"""Receiving on the real endpoint: how much, how long, and who is in charge of what was received."""
+"""Receiving on the real endpoint: batch after batch, how much, how long, and who is in charge of what was received."""
 
 import itertools
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Timer
 from typing import Any
 from unittest.mock import patch
 from uuid import uuid4
@@ -12,11 +14,11 @@ import pytest
 
 from loginpipe.common.errors import QueueError
 from loginpipe.common.settings import load_settings
-from loginpipe.sqs import receiver
+from loginpipe.sqs import receiver as module
 from loginpipe.sqs.client import Queue, open_queue
 from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.leases import LeaseKeeper
-from loginpipe.sqs.receiver import RECEIVERS_FIRST, Received, receive_batch
+from loginpipe.sqs.receiver import Received, Receiver
 from loginpipe_tests.sqs_endpoint import running_endpoint
 from loginpipe_tests.wire import (
     Answer,
@@ -26,12 +28,13 @@ from loginpipe_tests.wire import (
     Wire,
     answers,
     damaged_bodies,
+    eventually,
     first,
     refusal,
     success,
 )
 
-pytestmark = pytest.mark.usefixtures("either_client")
+pytestmark = pytest.mark.usefixtures("either_client", "long_polls")
 
 
 @pytest.fixture
@@ -47,9 +50,33 @@ def send(queue: Queue, number: int) -> None:
         queue.client.send_message_batch(QueueUrl=queue.url, Entries=entries)  # type: ignore[arg-type]
 
 
-def receive(queue: Queue, leases: LeaseKeeper, **bounds: Any) -> Received:
-    defaults = {"most": 100, "seconds": 20, "visibility_seconds": 60, "receivers": 2}
-    return receive_batch(queue, leases, **(defaults | bounds))
+@contextmanager
+def receiving(queue: Queue, leases: LeaseKeeper, **settings: Any) -> Iterator[Receiver]:
+    """Receive for as long as the context lasts."""
+    defaults = {"batch_messages": 100, "linger_seconds": 1, "visibility_seconds": 60, "receivers": 2}
+    receiver = Receiver(queue, leases, **(defaults | settings))
+    receiver.start()
+    try:
+        yield receiver
+    finally:
+        receiver.stop()
+
+
+def receive(queue: Queue, leases: LeaseKeeper, **settings: Any) -> Received:
+    """Receive, and return the first batch."""
+    with receiving(queue, leases, **settings) as receiver:
+        return taken(receiver)
+
+
+def taken(receiver: Receiver) -> Received:
+    """The next batch."""
+    batch = receiver.next_batch(20)
+    assert batch is not None
+    return batch
+
+
+def bodies(*batches: Received) -> list[str]:
+    return sorted(message.body for batch in batches for message in batch.messages.values())
 
 
 def shown_for(seconds: int) -> Tamper:
@@ -57,24 +84,123 @@ def shown_for(seconds: int) -> Tamper:
     return lambda call, forward: forward(call.with_request({**call.request, "VisibilityTimeout": seconds}))
 
 
-@pytest.mark.parametrize(("most", "receivers"), [(1, 1), (7, 3), (10, 1), (25, 8)])
-def test_no_more_is_taken_than_was_asked_for(opened: Queue, leases: LeaseKeeper, most: int, receivers: int) -> None:
+@pytest.mark.parametrize(("most", "receivers"), [(1, 1), (7, 3), (10, 1), (12, 8)])
+def test_one_batch_is_filled_beside_those_that_were_given_and_no_more_is_taken(
+    opened: Queue, leases: LeaseKeeper, most: int, receivers: int
+) -> None:
     send(opened, 30)
-    received = receive(opened, leases, most=most, receivers=receivers)
-    assert len(received.messages) == leases.held == most
-    assert not received.drained
-    depth = read_depth(opened)
-    assert (depth.visible, depth.in_flight) == (30 - most, most)
+    with receiving(opened, leases, batch_messages=most, receivers=receivers) as receiver:
+        assert len(taken(receiver).messages) == most
+        eventually(lambda: leases.held == 2 * most, "the next batch is full")
+        # Nobody asks for more than there is room for, however long it takes.
+        time.sleep(0.3)
+        depth = read_depth(opened)
+        assert (depth.visible, depth.in_flight) == (30 - 2 * most, 2 * most)
+        assert len(taken(receiver).messages) == most
 
 
-def test_a_drained_queue_ends_the_receiving_long_before_its_time(opened: Queue, leases: LeaseKeeper) -> None:
+def test_batch_after_batch_gives_every_message_once(opened: Queue, leases: LeaseKeeper) -> None:
+    send(opened, 95)
+    with receiving(opened, leases, batch_messages=20, linger_seconds=0.5, receivers=8) as receiver:
+        batches = [taken(receiver) for _ in range(5)]
+        assert receiver.next_batch(0.1) is None
+    assert [len(batch.messages) for batch in batches] == [20, 20, 20, 20, 15]
+    assert bodies(*batches) == sorted(f"body: {i}" for i in range(95))
+
+
+def test_a_batch_is_given_when_it_is_full_and_not_before_it_has_lingered(opened: Queue, leases: LeaseKeeper) -> None:
+    send(opened, 13)
+    with receiving(opened, leases, batch_messages=10, linger_seconds=2) as receiver:
+        began = time.monotonic()
+        assert len(taken(receiver).messages) == 10
+        assert time.monotonic() - began < 2
+        assert receiver.next_batch(0.2) is None
+        rest = taken(receiver)
+        assert time.monotonic() - began > 2
+        assert len(rest.messages) == 3
+
+
+def test_messages_that_trickle_in_while_a_batch_lingers_are_in_it(opened: Queue, leases: LeaseKeeper) -> None:
+    with receiving(opened, leases, linger_seconds=2) as receiver:
+        for _ in range(3):
+            send(opened, 1)
+            time.sleep(0.2)
+        assert len(taken(receiver).messages) == 3
+
+
+def test_a_queue_is_idle_since_it_had_no_more_to_give(opened: Queue, leases: LeaseKeeper) -> None:
     send(opened, 23)
-    started = time.monotonic()
-    received = receive(opened, leases, seconds=60, receivers=3)
-    assert {message.body for message in received.messages.values()} == {f"body: {i}" for i in range(23)}
-    assert received.drained
-    assert received.empty_receives == 3
-    assert time.monotonic() - started < 15
+    began = time.monotonic()
+    with receiving(opened, leases, linger_seconds=0.2, receivers=3) as receiver:
+        assert receiver.idle_since is None
+        assert bodies(taken(receiver)) == sorted(f"body: {i}" for i in range(23))
+        eventually(lambda: receiver.idle_since is not None, "idle")
+        idle_since = receiver.idle_since
+        assert idle_since is not None
+        assert began < idle_since < time.monotonic()
+        eventually(lambda: receiver.counts.empty_receives > 2, "further long polls")
+        assert receiver.idle_since == idle_since
+        send(opened, 1)
+        eventually(lambda: receiver.idle_since is None, "no longer idle")
+        taken(receiver)
+        eventually(lambda: receiver.idle_since is not None, "idle again")
+        assert receiver.idle_since > idle_since
+
+
+def test_of_two_receivers_that_find_nothing_at_the_same_time_one_goes_on(opened: Queue, leases: LeaseKeeper) -> None:
+    """Neither may leave it to the other, which is about to end too."""
+    receiver = Receiver(opened, leases, batch_messages=100, linger_seconds=1, visibility_seconds=60, receivers=2)
+    receiver._receivers = 2
+    asked_for = [receiver._ask_for() for _ in range(2)]
+    # In turns, and before either has ended.
+    assert [receiver._receive_and_pause(number) for number in asked_for] == [False, True]
+
+
+def test_after_a_stop_what_was_received_is_given_and_no_more_is_asked_for(opened: Queue, leases: LeaseKeeper) -> None:
+    send(opened, 40)
+    with receiving(opened, leases, batch_messages=10, linger_seconds=60) as receiver:
+        taken(receiver)
+        eventually(lambda: leases.held == 20, "the next batch is full")
+    assert len(taken(receiver).messages) == 10
+    assert receiver.next_batch(20) is None
+    assert read_depth(opened).visible == 20
+
+
+def test_what_a_long_poll_brings_after_a_stop_is_given_too(opened: Queue, leases: LeaseKeeper, wire: Wire) -> None:
+    asked, answer = Event(), Event()
+
+    def late(call: Call, forward: Forward) -> Answer:
+        asked.set()
+        assert answer.wait(20)
+        return forward(call)
+
+    wire.on("ReceiveMessage", late)
+    send(opened, 3)
+    with receiving(opened, leases, linger_seconds=60, receivers=1) as receiver:
+        assert asked.wait(20)
+        Timer(0.3, answer.set).start()
+    assert bodies(taken(receiver)) == ["body: 0", "body: 1", "body: 2"]
+
+
+def test_a_stop_waits_no_longer_than_it_is_told_to(opened: Queue, leases: LeaseKeeper, wire: Wire) -> None:
+    asked, answer = Event(), Event()
+
+    def hangs(call: Call, forward: Forward) -> Answer:
+        asked.set()
+        assert answer.wait(20)
+        return forward(call)
+
+    wire.on("ReceiveMessage", hangs)
+    send(opened, 3)
+    with receiving(opened, leases, receivers=1) as receiver:
+        assert asked.wait(20)
+        began = time.monotonic()
+        receiver.stop(wait_seconds=0.2)
+        assert time.monotonic() - began < 5
+        leases.close()
+        answer.set()
+    # Nobody is left to work on what it brought.
+    assert read_depth(opened).visible == 3
 
 
 def test_the_longer_sqs_takes_to_answer_the_more_long_polls_there_are_at_once() -> None:
@@ -90,20 +216,22 @@ def test_the_longer_sqs_takes_to_answer_the_more_long_polls_there_are_at_once() 
             with patch.dict(os.environ, environment):
                 queue = open_queue(name, load_settings(), connections=1)
             leases = LeaseKeeper(queue, visibility_seconds=60, calls_at_once=2)
-            received = receive(queue, leases, most=2000, receivers=32)
-            assert len(received.messages) == 2000
-            receivers[milliseconds] = received.receivers
+            with receiving(queue, leases, batch_messages=2000, linger_seconds=20, receivers=32) as receiver:
+                assert len(taken(receiver).messages) == 2000
+            receivers[milliseconds] = receiver.counts.receivers
             leases.close(at_once=True)
-    assert RECEIVERS_FIRST <= receivers[0] <= receivers[20] <= 32
-    assert receivers[20] > 2 * RECEIVERS_FIRST
+    assert 1 <= receivers[0] <= receivers[20] <= 32
+    assert receivers[20] > 4
 
 
-def test_a_shallow_queue_needs_no_more_than_the_first_ones(opened: Queue, leases: LeaseKeeper) -> None:
+def test_a_shallow_queue_needs_no_more_than_one(opened: Queue, leases: LeaseKeeper) -> None:
     send(opened, 9)
-    assert receive(opened, leases, receivers=32).receivers == RECEIVERS_FIRST
+    with receiving(opened, leases, receivers=32) as receiver:
+        taken(receiver)
+    assert receiver.counts.receivers == 1
 
 
-def test_when_the_time_is_up_what_was_received_until_then_is_the_bite(
+def test_when_a_batch_has_lingered_what_was_received_until_then_is_given(
     opened: Queue, leases: LeaseKeeper, wire: Wire
 ) -> None:
     def one_at_a_time(call: Call, forward: Forward) -> Answer:
@@ -112,17 +240,16 @@ def test_when_the_time_is_up_what_was_received_until_then_is_the_bite(
     wire.on("ReceiveMessage", one_at_a_time)
     send(opened, 500)
     started = time.monotonic()
-    received = receive(opened, leases, most=500, seconds=0.3, receivers=1)
+    received = receive(opened, leases, batch_messages=500, linger_seconds=0.3, receivers=1)
     assert 1 <= len(received.messages) < 500
-    assert not received.drained
-    assert leases.held == len(received.messages)
+    assert leases.held >= len(received.messages)
     assert time.monotonic() - started < 5
 
 
 def test_a_message_carries_what_sqs_says_of_it(opened: Queue, leases: LeaseKeeper) -> None:
     before = time.time_ns() // 1_000_000
     sent = opened.client.send_message(QueueUrl=opened.url, MessageBody="ключ 😀 \t\n<&>")
-    received = receive(opened, leases, most=1)
+    received = receive(opened, leases, batch_messages=1)
     (message,) = received.messages.values()
     assert (message.message_id, message.body) == (sent["MessageId"], "ключ 😀 \t\n<&>")
     assert (message.receive_count, message.body_intact) == (1, True)
@@ -136,7 +263,7 @@ def test_the_time_of_sending_stays_when_a_message_comes_again(opened: Queue, lea
     delivered = opened.client.receive_message(
         QueueUrl=opened.url, VisibilityTimeout=0, MessageSystemAttributeNames=["SentTimestamp"]
     )
-    (message,) = receive(opened, leases, most=1).messages.values()
+    (message,) = receive(opened, leases, batch_messages=1).messages.values()
     assert message.receive_count == 2
     assert message.sent_ms == int(delivered["Messages"][0]["Attributes"]["SentTimestamp"])
 
@@ -145,9 +272,8 @@ def test_each_call_asks_for_the_lease_the_long_poll_and_the_attributes_that_are_
     opened: Queue, leases: LeaseKeeper, wire: Wire
 ) -> None:
     send(opened, 1)
-    receive(opened, leases, most=1, visibility_seconds=77)
-    (asked,) = wire.asked("ReceiveMessage")
-    assert asked == {
+    receive(opened, leases, batch_messages=1, visibility_seconds=77)
+    assert wire.asked("ReceiveMessage")[0] == {
         "QueueUrl": opened.url,
         "MaxNumberOfMessages": 1,
         "WaitTimeSeconds": 1,
@@ -162,7 +288,7 @@ def test_of_a_message_that_comes_twice_the_newest_delivery_counts(
 ) -> None:
     wire.on("ReceiveMessage", first(1, shown_for(0)))
     send(opened, 1)
-    received = receive(opened, leases, most=2, receivers=1)
+    received = receive(opened, leases, batch_messages=2, receivers=1)
     (message,) = received.messages.values()
     assert message.receive_count == 2
     assert leases.handles([message.message_id]) == {message.message_id: message.receipt_handle}
@@ -173,23 +299,26 @@ def test_of_a_message_that_comes_twice_the_newest_delivery_counts(
     assert read_depth(opened).visible == read_depth(opened).in_flight == 0
 
 
-def test_a_message_that_comes_twice_takes_one_place_in_the_bite(opened: Queue, leases: LeaseKeeper, wire: Wire) -> None:
+def test_a_message_that_comes_twice_takes_one_place_in_the_batch(
+    opened: Queue, leases: LeaseKeeper, wire: Wire
+) -> None:
     wire.on("ReceiveMessage", first(1, shown_for(0)))
     send(opened, 12)
-    received = receive(opened, leases, most=12, receivers=1)
+    received = receive(opened, leases, batch_messages=12, receivers=1)
     assert len(received.messages) == 12
 
 
 def test_a_damaged_body_is_handed_back_at_once_and_not_kept(opened: Queue, leases: LeaseKeeper, wire: Wire) -> None:
     wire.on("ReceiveMessage", first(1, damaged_bodies(lambda message: message["Body"] == "body: 1")))
     send(opened, 3)
-    received = receive(opened, leases, most=3, receivers=1)
-    assert received.damaged == 1
+    with receiving(opened, leases, batch_messages=3, receivers=1) as receiver:
+        received = taken(receiver)
+    assert receiver.counts.corrupt == 1
     found = {message.body: (message.body_intact, message.receive_count) for message in received.messages.values()}
     assert found == {"body: 0": (True, 1), "body: 1": (True, 2), "body: 2": (True, 1)}
 
 
-def test_when_a_receive_fails_for_good_what_came_before_is_the_bite(
+def test_when_a_receive_fails_for_good_what_came_before_is_given_first(
     opened: Queue, leases: LeaseKeeper, wire: Wire
 ) -> None:
     passed = iter([True])
@@ -199,10 +328,11 @@ def test_when_a_receive_fails_for_good_what_came_before_is_the_bite(
 
     wire.on("ReceiveMessage", one_then_refusals)
     send(opened, 20)
-    received = receive(opened, leases, receivers=1)
-    assert len(received.messages) == leases.held == 10
-    assert not received.drained
-    assert str(received.broken_off) == (
+    with receiving(opened, leases, linger_seconds=60, receivers=1) as receiver:
+        assert len(taken(receiver).messages) == leases.held == 10
+        with pytest.raises(QueueError) as caught:
+            receiver.next_batch(20)
+    assert str(caught.value) == (
         f"queue '{opened.name}' may not be used with these credentials (AccessDenied): grant what docs/aws.md lists"
     )
 
@@ -215,7 +345,7 @@ def test_an_endpoint_that_leaves_out_the_attributes_is_named(opened: Queue, leas
     wire.on("ReceiveMessage", without_attributes)
     send(opened, 1)
     with pytest.raises(QueueError, match=r"does not answer in today's SQS protocol"):
-        receive(opened, leases, most=1)
+        receive(opened, leases, batch_messages=1)
 
 
 def test_when_one_receiver_fails_the_others_stop_too(
@@ -232,14 +362,14 @@ def test_when_one_receiver_fails_the_others_stop_too(
     wire.on("ReceiveMessage", to_one_receiver)
     started = time.monotonic()
     with pytest.raises(QueueError, match=r"may not be used with these credentials \(AccessDenied\)"):
-        receive(opened, leases, seconds=60, receivers=4)
+        receive(opened, leases, receivers=4)
     assert time.monotonic() - started < 15
 
 
 def test_a_message_of_a_mebibyte_arrives_whole(opened: Queue, leases: LeaseKeeper) -> None:
     body = "é" * 524_288
     opened.client.send_message(QueueUrl=opened.url, MessageBody=body)
-    (message,) = receive(opened, leases, most=1).messages.values()
+    (message,) = receive(opened, leases, batch_messages=1).messages.values()
     assert message.body == body
     assert message.body_intact
 
@@ -247,20 +377,21 @@ def test_a_message_of_a_mebibyte_arrives_whole(opened: Queue, leases: LeaseKeepe
 def test_bodies_together_are_bounded_and_what_is_beyond_stays_on_the_queue(
     opened: Queue, leases: LeaseKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receiver, "BODY_BYTES_MOST", 1000)
+    monkeypatch.setattr(module, "MAX_BODY_BYTES", 1000)
     for _ in range(40):
         opened.client.send_message(QueueUrl=opened.url, MessageBody="x" * 100)
-    received = receive(opened, leases, receivers=1)
-    assert len(received.messages) == 10
-    assert not received.drained
-    assert read_depth(opened).visible == 30
+    with receiving(opened, leases, receivers=1) as receiver:
+        assert len(taken(receiver).messages) == 10
+        eventually(lambda: leases.held == 20, "the next batch is full")
+        time.sleep(0.3)
+        assert read_depth(opened).visible == 20
 
 
 def test_large_messages_that_follow_small_ones_to_many_receivers_are_bounded_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(receiver, "BODY_BYTES_MOST", 100_000)
-    monkeypatch.setattr(receiver, "BODY_BYTES_KEPT", 140_000)
+    monkeypatch.setattr(module, "MAX_BODY_BYTES", 100_000)
+    monkeypatch.setattr(module, "MAX_KEPT_BODY_BYTES", 140_000)
     with running_endpoint() as endpoint:
         endpoint.client.create_queue(QueueName="mixed")
         endpoint.send("mixed", itertools.chain(itertools.repeat("x", 400), itertools.repeat("x" * 5000, 400)))
@@ -268,12 +399,17 @@ def test_large_messages_that_follow_small_ones_to_many_receivers_are_bounded_too
         with patch.dict(os.environ, endpoint.aws_environment):
             queue = open_queue("mixed", load_settings(), connections=1)
         leases = LeaseKeeper(queue, visibility_seconds=60, calls_at_once=2)
-        received = receive(queue, leases, most=2000, receivers=32)
-        assert received.receivers > 10, "or no more could be under way than the first ones may bring"
+        with receiving(queue, leases, batch_messages=2000, receivers=32) as receiver:
+            received = taken(receiver)
+        assert receiver.counts.receivers > 10, "or no more could be in flight than the first ones may bring"
         assert 100_000 <= received.body_bytes <= 140_000
+        held = len(received.messages)
+        while (batch := receiver.next_batch(0)) is not None:
+            assert batch.body_bytes <= 140_000
+            held += len(batch.messages)
         depth = read_depth(queue)
-        assert depth.in_flight == leases.held == len(received.messages)
-        assert depth.visible == 800 - len(received.messages)
+        assert depth.in_flight == leases.held == held
+        assert depth.visible == 800 - held
         leases.close(at_once=True)
 
 
