@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -18,9 +20,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from loginpipe.common.settings import load_settings
-from loginpipe.defs.ingest.job import LONGEST_RUN_SECONDS
 from loginpipe.monitoring.metrics import registry
-from loginpipe.postgres.metrics import GIVEN_UP_SECONDS
+from loginpipe.postgres.batches import roll_up
+from loginpipe.postgres.connections import connect
 from loginpipe_tests.commands import command_line
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import at_the_wire, depth, eventually, login, take
@@ -61,7 +63,7 @@ def test_the_totals_of_all_runs_are_told_and_the_queue_as_it_is_now(
     assert found["queue_messages", queue, "in_flight"] == 0
     assert found["dead_letters", queue] == 0
     assert found["in_flight_stall", queue] == 0
-    assert [found["runs", queue, state] for state in ("finished", "working", "failed")] == [2, 0, 0]
+    assert found["batches_total", queue] == 2
     of_messages = {name[0].split("_")[1]: value for name, value in found.items() if name[0].startswith("messages_")}
     assert of_messages == {
         "received": 5, "inserted": 3, "duplicates": 0, "rejected": 2, "deleted": 5, "delete": 0, "leases": 0,
@@ -70,50 +72,45 @@ def test_the_totals_of_all_runs_are_told_and_the_queue_as_it_is_now(
     assert found["reject_faults_total", "body", "not_json"] == 1
     assert found["token_key_version",] == 1
     assert found["token_key_first_used_timestamp_seconds", "1"] == pytest.approx(time.time(), abs=60)
-    ((stored,),) = pipeline.rows("SELECT extract(epoch FROM max(newest_sent_at)) FROM loginpipe.ingest_runs")
+    ((stored,),) = pipeline.rows("SELECT extract(epoch FROM max(newest_sent_at)) FROM loginpipe.batches")
     assert found["newest_stored_timestamp_seconds", queue] == pytest.approx(float(stored))
     assert found["behind_seconds", queue] == pytest.approx(time.time() - float(stored), abs=5)
     ((delays, seconds),) = pipeline.rows(
-        "SELECT array_agg(delay_counts ORDER BY started_at), sum(delay_seconds) FROM loginpipe.ingest_runs"
+        "SELECT array_agg(delay_counts ORDER BY started_at), sum(delay_seconds) FROM loginpipe.batches"
     )
     assert found["delay_seconds_bucket", "1.0", queue] == sum(of_run[0] for of_run in delays)
     assert found["delay_seconds_bucket", "+Inf", queue] == found["delay_seconds_count", queue] == 3
     assert found["delay_seconds_sum", queue] == pytest.approx(seconds)
 
 
-def test_runs_are_told_apart_and_those_of_long_ago_counted_once_and_for_all(
+def test_batches_of_long_ago_are_counted_once_and_so_are_those_that_are_sums_by_now(
     pipeline: Pipeline, metrics: CollectorRegistry
 ) -> None:
-    def book(ago: str, *, finished: bool) -> None:
-        with psycopg2.connect(pipeline.database_url) as connection:
-            connection.cursor().execute(
-                "INSERT INTO loginpipe.ingest_runs "
-                "(run_id, queue, started_at, finished_at, received, inserted, delay_counts, delay_seconds) "
-                "SELECT gen_random_uuid(), %s, began, CASE WHEN %s THEN began END, 10, 10, "
-                "'{1,2,0,0,0,0,0,0,0,0,0,0,3,4}', 20000 FROM (SELECT now() - %s::interval) AS run (began)",
-                (pipeline.queue.name, finished, ago),
-            )
-        connection.close()
+    def record(ago: str) -> None:
+        pipeline.execute(
+            "INSERT INTO loginpipe.batches "
+            "(batch_id, queue, started_at, recorded_at, finished_at, received, inserted, delay_counts, delay_seconds) "
+            "SELECT gen_random_uuid(), %s, began, began, began, 10, 10, "
+            "'{1,2,0,0,0,0,0,0,0,0,0,0,3,4}', 20000 FROM (SELECT now() - %s::interval) AS batch (began)",
+            pipeline.queue.name,
+            ago,
+        )
 
     queue = pipeline.queue.name
-    book("1 year", finished=True)
-    book("8 days", finished=False)
-    book("1 hour", finished=False)
-    book("1 minute", finished=False)
-    for finished in (1, 2):
-        book("2 minutes", finished=True)
+    for ago in ("1 year", "40 days", "8 days", "2 hours"):
+        record(ago)
+    with closing(connect(pipeline.database_url)) as connection:
+        assert roll_up(connection, datetime.now(UTC).date()) == 2
+    for more in (1, 2):
+        record("2 minutes")
         found = scraped(metrics)
-        assert [found["runs", queue, state] for state in ("finished", "working", "failed")] == [1 + finished, 1, 2]
-        assert found["messages_received_total", queue] == found["delay_seconds_count", queue] == 10 * (4 + finished)
-        assert found["delay_seconds_bucket", "1800.0", queue] == 3 * (4 + finished)
-        assert found["delay_seconds_bucket", "3600.0", queue] == 6 * (4 + finished)
-        assert found["delay_seconds_sum", queue] == 20_000 * (4 + finished)
+        assert found["batches_total", queue] == 4 + more
+        assert found["messages_received_total", queue] == found["delay_seconds_count", queue] == 10 * (4 + more)
+        assert found["delay_seconds_bucket", "1800.0", queue] == 3 * (4 + more)
+        assert found["delay_seconds_bucket", "3600.0", queue] == 6 * (4 + more)
+        assert found["delay_seconds_sum", queue] == 20_000 * (4 + more)
     assert found["behind_seconds", queue] == 0
-    assert found["last_run_finished_timestamp_seconds", queue] == pytest.approx(time.time() - 120, abs=60)
-
-
-def test_a_run_counts_as_failed_only_after_it_would_have_been_ended() -> None:
-    assert GIVEN_UP_SECONDS > LONGEST_RUN_SECONDS
+    assert found["last_batch_finished_timestamp_seconds", queue] == pytest.approx(time.time() - 120, abs=60)
 
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -159,7 +156,7 @@ def test_a_source_that_hangs_does_not_hold_up_the_other(
 ) -> None:
     monkeypatch.setattr("loginpipe.monitoring.metrics._ANSWER_SECONDS", 2)
     with psycopg2.connect(pipeline.database_url) as connection:
-        connection.cursor().execute("LOCK TABLE loginpipe.ingest_runs")
+        connection.cursor().execute("LOCK TABLE loginpipe.batches")
         found = scraped(metrics)
         assert (found["source_up", "queue"], found["source_up", "database"]) == (1, 0)
     connection.close()
@@ -176,15 +173,15 @@ def test_what_cannot_be_asked_is_named_and_the_rest_is_told(
     pipeline: Pipeline, metrics: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with psycopg2.connect(pipeline.database_url) as connection:
-        connection.cursor().execute("ALTER TABLE loginpipe.ingest_runs RENAME TO away")
+        connection.cursor().execute("ALTER TABLE loginpipe.batches RENAME TO away")
     connection.close()
     found = scraped(metrics)
     assert (found["source_up", "queue"], found["source_up", "database"]) == (1, 0)
     assert ("queue_messages", pipeline.queue.name, "visible") in found
-    assert not [name for name in found if name[0].startswith(("runs", "messages_"))]
+    assert not [name for name in found if name[0].startswith(("batches", "messages_"))]
 
     with psycopg2.connect(pipeline.database_url) as connection:
-        connection.cursor().execute("ALTER TABLE loginpipe.away RENAME TO ingest_runs")
+        connection.cursor().execute("ALTER TABLE loginpipe.away RENAME TO batches")
     connection.close()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr("loginpipe.monitoring.metrics._ANSWER_SECONDS", 2)

@@ -15,16 +15,12 @@ from typing import Any
 from urllib.error import URLError
 from urllib.parse import urlencode
 from urllib.request import urlopen
-from uuid import uuid4
 
 import psycopg2
 import pytest
 import yaml  # type: ignore[import-untyped]
 
 from loginpipe.logins.delays import DELAY_BOUNDS
-from loginpipe.postgres.batches import Arrival, close_run, open_run
-from loginpipe.postgres.connections import connect, transaction
-from loginpipe.postgres.statements import statement
 from loginpipe.sqs.dead_letters import redrive_policy
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import Answer, Call, Forward, Wire, at_the_wire, eventually, login, success
@@ -128,30 +124,30 @@ def prometheus(folder: Path, metrics_port: int) -> Iterator[Prometheus]:
 
 
 class Books:
-    """Books of runs, as runs write them."""
+    """Batches, as runs record them."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self.received = 0
 
-    def run(self, *, bad: bool) -> None:
-        """A run of ten messages that ended just now; or an hour ago, where everything that can went wrong in it."""
-        now = datetime.now(UTC)
-        began = now - timedelta(hours=1) if bad else now
-        arrival = Arrival(str(uuid4()), self._pipeline.queue.name, began, 10, 5 if bad else 10, began, began)
+    def batch(self, *, bad: bool) -> None:
+        """A batch of ten messages that ended just now; or an hour ago, where everything that can went wrong in it."""
+        began = datetime.now(UTC) - timedelta(hours=1 if bad else 0)
+        accepted, failed = (5, 3) if bad else (10, 0)
         delays = [0] * BUCKETS
-        delays[-1 if bad else 0] = arrival.accepted
-        counts = {"run_id": arrival.run_id, "inserted": arrival.accepted, "duplicates": 0}
-        with closing(connect(self._pipeline.database_url)) as connection:
-            with transaction(connection) as cursor:
-                open_run(cursor, arrival, rejected=arrival.received - arrival.accepted)
-                cursor.execute(statement("count_load"), {**counts, "delays": delays, "delay_seconds": 0})
-            failed = 3 if bad else 0
-            close_run(connection, arrival.run_id, deleted=0 if bad else 10, delete_failures=failed, leases_lost=failed)
-            with transaction(connection) as cursor:
-                ended = "UPDATE loginpipe.ingest_runs SET finished_at = %s WHERE run_id = %s"
-                cursor.execute(ended, (began, arrival.run_id))
-        self.received += arrival.received
+        delays[-1 if bad else 0] = accepted
+        self._pipeline.execute(
+            """
+            INSERT INTO loginpipe.batches (
+                batch_id, queue, started_at, recorded_at, finished_at, received, accepted, rejected, inserted, deleted,
+                delete_failures, leases_lost, oldest_sent_at, newest_sent_at, delay_counts
+            )
+            VALUES (gen_random_uuid(), %s, %s, now(), %s, 10, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+            """,
+            self._pipeline.queue.name, began, began, accepted, 10 - accepted, accepted, 0 if bad else 10, failed, failed,
+            began, began, delays,
+        )  # fmt: skip
+        self.received += 10
 
 
 def stalled(pipeline: Pipeline) -> Callable[[Call, Forward], Answer]:
@@ -198,38 +194,36 @@ def test_every_rule_fires_on_its_cause_and_clears_when_that_is_gone(
             return found.value("loginpipe_messages_received_total") == books.received
 
         with process(*metrics):
-            books.run(bad=False)
+            books.batch(bad=False)
             eventually(lambda: booked_is_scraped() and not found.firing(), "nothing fires in health", 60)
 
             wire.on("GetQueueAttributes", stalled(pipeline))
             pipeline.send([login()] * 3)
             queue.client.send_message(QueueUrl=dead_letters.url, MessageBody=login())
             with closing(psycopg2.connect(pipeline.database_url)) as connection, connection:
-                connection.cursor().execute(
-                    "UPDATE loginpipe.ingest_runs SET finished_at = finished_at - '1 h'::interval"
-                )
+                connection.cursor().execute("UPDATE loginpipe.batches SET finished_at = finished_at - '1 h'::interval")
             fired: set[str] = set()
             away = {"LoginpipeSourceDown", "LoginpipeMetricsAbsent"}
 
             def all_fired() -> bool:
-                # One bad run after the other, until all is seen: an increase is over soon, and a busy machine slow.
+                # One bad batch after the other, until all is seen: an increase is over soon, and a busy machine slow.
                 if booked_is_scraped():
-                    books.run(bad=True)
+                    books.batch(bad=True)
                 fired.update(found.firing())
                 return fired >= {rule["alert"] for rule in RULES} - away
 
-            eventually(all_fired, "all rules on runs and queue fire", 60)
+            eventually(all_fired, "all rules on batches and queue fire", 60)
 
             wire.on("GetQueueAttributes", as_it_is)
             for url in (queue.url, dead_letters.url):
                 queue.client.purge_queue(QueueUrl=url)
-            books.run(bad=False)
+            books.batch(bad=False)
             eventually(lambda: not found.firing(), "they clear", 60)
 
-            rename(pipeline, "ingest_runs", "away")
+            rename(pipeline, "batches", "away")
             eventually(lambda: found.firing() == {"LoginpipeSourceDown"}, "a source that is gone is noticed", 60)
         eventually(lambda: found.firing() == {"LoginpipeMetricsAbsent"}, "metrics that are gone are noticed", 60)
-        rename(pipeline, "away", "ingest_runs")
+        rename(pipeline, "away", "batches")
         with process(*metrics):
             eventually(lambda: not found.firing(), "they clear", 60)
             assert booked_is_scraped()

@@ -86,7 +86,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_dagster_sees_as_much_with_an_empty_environment_in_an_empty_folder(imported: dict[str, Any]) -> None:
-    assert imported["sees"] == {"assets": 9, "checks": 14, "jobs": 6, "schedules": 5, "sensors": 3}
+    assert imported["sees"] == {"assets": 9, "checks": 14, "jobs": 7, "schedules": 6, "sensors": 3}
 
 
 def test_importing_the_definitions_writes_no_file_and_starts_no_thread(imported: dict[str, Any]) -> None:

@@ -51,7 +51,7 @@ def test_without_any_variable_the_settings_are_the_documented_defaults() -> None
         "visibility_seconds": 120,
         "receivers": 32,
         "sqs_client": "lean",
-        "max_runs": 4,
+        "max_runs": 3,
         "max_reject_rate": 0.05,
         "max_delay_seconds": 900,
         "alert_webhook_url": None,
