@@ -144,8 +144,8 @@ class Books:
             )
             VALUES (gen_random_uuid(), %s, %s, now(), %s, 10, %s, %s, %s, %s, %s, %s, %s, %s, %s)
             """,
-            self._pipeline.queue.name, began, began, accepted, 10 - accepted, accepted, 0 if bad else 10, failed, failed,
-            began, began, delays,
+            self._pipeline.queue.name, began, began, accepted, 10 - accepted, accepted, 0 if bad else 10, failed,
+            failed, began, began, delays,
         )  # fmt: skip
         self.received += 10
 
