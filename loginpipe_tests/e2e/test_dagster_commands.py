@@ -56,7 +56,7 @@ def test_dg_checks_and_lists_the_definitions(project: Project) -> None:
 
 @pytest.mark.parametrize("what", [("--assets", GROUP), ("--job", "ingest_logins")])
 def test_dg_launches_the_ingest(project: Project, what: tuple[str, str]) -> None:
-    project.execute("TRUNCATE user_logins, loginpipe.ingested_messages, loginpipe.ingest_runs")
+    project.execute("TRUNCATE user_logins, loginpipe.ingested_messages, loginpipe.batches")
     _send(project, 20)
     project.run("dg", "launch", *what)
     assert project.rows("SELECT count(*) FROM user_logins") == [(20,)]

@@ -93,12 +93,16 @@ def ran(project: Project, ui: int) -> int:
     eventually(
         lambda: project.rows("SELECT count(*) FROM user_logins") == [(len(GOOD),)], seconds=120, what="a good run"
     )
-    project.execute("ALTER TABLE user_logins ADD CONSTRAINT refuses CHECK (user_id IS NULL) NOT VALID")
+    project.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'refused %', NEW.user_id; END $$; "
+        "CREATE TRIGGER refuses BEFORE INSERT ON user_logins FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
     try:
         send_markers(project)
         eventually(lambda: any(r["status"] == "FAILURE" for r in runs(ui)), seconds=120, what="a run that fails")
     finally:
-        project.execute("ALTER TABLE user_logins DROP CONSTRAINT refuses")
+        project.execute("DROP FUNCTION refuse() CASCADE")
     return ui
 
 

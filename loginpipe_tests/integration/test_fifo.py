@@ -231,7 +231,9 @@ def test_a_dry_run_leaves_the_dead_letters_in_their_order(queue: Queue, dead: Qu
 def test_a_reject_is_replayed_to_a_fifo_queue_and_sent_twice_is_there_once(
     pipeline: Pipeline, key_files: KeyFiles
 ) -> None:
-    send(pipeline.queue, [("a", login(app_version="nonsense"))])
+    # A good login, that the table refused for a while.
+    pipeline.execute("ALTER TABLE user_logins ADD CONSTRAINT refuses CHECK (user_id IS NULL) NOT VALID")
+    send(pipeline.queue, [("a", login())])
     assert take(pipeline, 1).success
     ((message_id,),) = pipeline.rows("SELECT message_id::text FROM loginpipe.rejected_messages")
     connection = connect(pipeline.database_url)

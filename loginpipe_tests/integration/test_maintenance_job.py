@@ -12,7 +12,7 @@ from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.postgres.migrate import HEAD, migrate
 from loginpipe.postgres.partitions import LEDGER, USER_LOGINS, coming
 from loginpipe_tests.conftest import OWNER, Pipeline, as_role, execute
-from loginpipe_tests.wire import cause_of_failure, ingest, logged, login, logins
+from loginpipe_tests.wire import cause_of_failure, logged
 
 
 def run(pipeline: Pipeline) -> dg.ExecuteInProcessResult:
@@ -58,21 +58,6 @@ def test_what_is_missing_is_made_and_what_is_expired_is_dropped(pipeline: Pipeli
     assert (set(found["created"]), found["dropped"]) == ({str(last_day), str(last_month)}, [old])
     there = "SELECT to_regclass(%s) IS NOT NULL, to_regclass(%s) IS NOT NULL, to_regclass(%s) IS NULL"
     assert pipeline.rows(there, str(last_day), str(last_month), old) == [(True, True, True)]
-
-
-def test_batches_that_are_no_longer_kept_one_by_one_are_summed_up_by_hour(pipeline: Pipeline) -> None:
-    for _ in range(2):
-        ingest(pipeline, *logins(3), "{}")
-    sums = "SELECT sum(received), sum(inserted), sum(rejected), sum(deleted), sum(delay_seconds)"
-    old, (new,) = pipeline.rows(f"{sums} FROM loginpipe.batches"), pipeline.rows("SELECT now()")
-    ingest(pipeline, login())
-    aged = "UPDATE loginpipe.batches SET recorded_at = date_trunc('day', recorded_at) - interval '32 days'"
-    pipeline.execute(f"{aged} WHERE recorded_at < %s", *new)
-    assert report(run(pipeline))["hours_of_batches_summed_up"] == 1
-    assert pipeline.rows("SELECT received FROM loginpipe.batches") == [(1,)]
-    assert pipeline.rows("SELECT queue, batches FROM loginpipe.batch_hours") == [(pipeline.queue.name, 2)]
-    assert pipeline.rows(f"{sums} FROM loginpipe.batch_hours") == old
-    assert report(run(pipeline))["hours_of_batches_summed_up"] == 0
 
 
 def test_what_was_recorded_of_late_under_an_expired_day_outlives_its_partition(pipeline: Pipeline) -> None:

@@ -59,6 +59,7 @@ def test_after_the_fix_the_messages_that_went_back_are_taken(
     with monkeypatch.context() as mistaken:
         mistaken.setattr(process, "mask_logins", leaky_from(1))
         assert not take(pipeline, 3).success
+    eventually(lambda: pipeline.depth() == (3, 0), "the messages back on the queue")
     assert take(pipeline, 3).success
     assert pipeline.rows("SELECT count(*) FROM user_logins") == [(3,)]
     assert pipeline.depth() == (0, 0)

@@ -22,7 +22,7 @@ from loginpipe.postgres.connections import Connection
 from loginpipe.postgres.migrate import migrate
 from loginpipe.postgres.session import Session
 from loginpipe_tests.batches import masking_of, received
-from loginpipe_tests.conftest import OWNER, PIPELINE, KeyFiles, _execute, as_role
+from loginpipe_tests.conftest import OWNER, PIPELINE, KeyFiles, as_role, execute
 from loginpipe_tests.wire import Custodian, delivered, login, tables
 
 RUN_ID = "00000000-0000-0000-0000-0000000000aa"
@@ -73,9 +73,9 @@ def database(database_url: str) -> Iterator[Database]:
 def adopted(empty_database_url: str, request: pytest.FixtureRequest) -> Iterator[Database]:
     """A database whose table was there before, with a rule of its own."""
     name = empty_database_url.split("/")[3].split("?", maxsplit=1)[0]
-    _execute(empty_database_url, f"ALTER DATABASE {name} OWNER TO {OWNER}")
+    execute(empty_database_url, f"ALTER DATABASE {name} OWNER TO {OWNER}")
     owner_url = as_role(empty_database_url, OWNER)
-    _execute(owner_url, f"CREATE TABLE user_logins ({COLUMNS})")
+    execute(owner_url, f"CREATE TABLE user_logins ({COLUMNS})")
     assert migrate(owner_url).adopted
     database = Database(empty_database_url)
     database.rows(f"ALTER TABLE user_logins {request.param}")

@@ -26,6 +26,7 @@ from loginpipe_tests.wire import at_the_wire, depth, eventually, fail_a_run, log
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGINPIPE_BATCH_MESSAGES", "4")
+    monkeypatch.setenv("LOGINPIPE_MAX_RUNS", "4")
 
 
 @pytest.fixture
