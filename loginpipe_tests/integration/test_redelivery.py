@@ -136,7 +136,7 @@ class WithoutItsTable(PostgresResource):
 
 def test_when_the_load_fails_the_rejects_stay_recorded_and_the_logins_come_again(pipeline: Pipeline) -> None:
     pipeline.send([*logins(3), "{}"])
-    failed = take(pipeline, 4, postgres=WithoutItsTable(database_url=pipeline.database_url))
+    failed = take(pipeline, 4, postgres=WithoutItsTable(settings=load_settings(), database_url=pipeline.database_url))
     assert cause_of_failure(failed) == (
         "DatabaseError: the database refused a statement: UndefinedTable [42P01]; a table is missing: run "
         "`loginpipe migrate`"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from loginpipe.common.errors import AccessRefusedError, DatabaseError, LoginpipeError
+from loginpipe.common.settings import load_settings
 from loginpipe.custody.access import Bulk, Reason, request_access
 from loginpipe.custody.erasure import Erasure, erase
 from loginpipe.custody.replay import replay
@@ -176,7 +177,7 @@ def test_a_user_who_is_erased_while_a_run_is_at_work_is_not_brought_back(
             return found
 
     pipeline.send([login(user_id=GONE), login(user_id="stays")])
-    failed = take(pipeline, 2, postgres=Warehouse())
+    failed = take(pipeline, 2, postgres=Warehouse(settings=load_settings()))
     assert cause_of_failure(failed).startswith("DatabaseError: a user was erased while the run was at work: ")
     assert users(pipeline) == []
     assert pipeline.rows("SELECT count(*) FROM vault.sealed_values") == [(0,)]
@@ -198,7 +199,7 @@ def test_a_second_erasure_of_the_same_user_is_noticed_too(
             return found
 
     pipeline.send([login(user_id=GONE)])
-    failed = take(pipeline, 1, postgres=Warehouse())
+    failed = take(pipeline, 1, postgres=Warehouse(settings=load_settings()))
     assert "a user was erased while the run was at work" in cause_of_failure(failed)
     assert users(pipeline) == []
 
