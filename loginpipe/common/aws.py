@@ -60,7 +60,7 @@ _ABSENT = frozenset(
         "ResourceNotFoundException",
     }
 )
-_DENIED = frozenset(
+DENIED = frozenset(
     {
         "403",
         "AccessDenied",
@@ -71,6 +71,7 @@ _DENIED = frozenset(
         "KmsAccessDenied",
     }
 )
+"""Error codes of what the credentials may not do."""
 _CREDENTIALS = EXPIRED | {
     "InvalidAccessKeyId",
     "InvalidClientTokenId",
@@ -106,7 +107,7 @@ _SIGNATURE_REASON = (
 )
 _REASONS = (
     (_ABSENT, "does not exist in this account and region: {absent}"),
-    (_DENIED, "may not be used with these credentials ({code}): grant {grant}"),
+    (DENIED, "may not be used with these credentials ({code}): grant {grant}"),
     (_CREDENTIALS, "cannot be used: AWS refuses the credentials ({code}): renew them"),
     (_CLOCK, _CLOCK_REASON),
     (_SIGNATURE, _SIGNATURE_REASON),

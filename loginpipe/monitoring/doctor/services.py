@@ -10,7 +10,7 @@ from loginpipe.monitoring.alerts.delivery import channels
 from loginpipe.monitoring.doctor.warehouse import warehouse
 from loginpipe.postgres.connections import transaction
 from loginpipe.sqs.client import Queue, open_queue, queue_errors
-from loginpipe.sqs.dead_letters import redrive_policy
+from loginpipe.sqs.dead_letters import read_dead_letters, redrive_policy
 from loginpipe.sqs.depth import STALL, read_depth
 from loginpipe.sqs.receiver import try_receiving
 
@@ -57,10 +57,10 @@ def dead_letters(settings: Settings) -> str:
             f"queue {policy.dead_letters.name!r} keeps messages no longer than {queue.name!r} does: {mend}, since a "
             "message keeps its age when it moves"
         )
-    depth = read_depth(policy.dead_letters)
-    if depth.total:
+    found = read_dead_letters(queue)
+    if found and found.total:
         raise LoginpipeError(
-            f"{policy.dead_letters.name!r} holds messages: {depth}; find the cause, then `loginpipe dlq redrive`"
+            f"{policy.dead_letters.name!r} holds messages: {found}; find the cause, then `loginpipe dlq redrive`"
         )
     return f"{policy.dead_letters.name!r}: empty; messages come after {policy.max_receives} receives"
 
