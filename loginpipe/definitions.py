@@ -82,7 +82,7 @@ def build_definitions(
 
 
 def _with_runbook(spec: dg.AssetSpec) -> dg.AssetSpec:
-    return spec.merge_attributes(metadata={"runbook": runbook_link(RUNBOOK_SECTIONS[spec.key.to_user_string()])})
+    return spec.merge_attributes(metadata={"runbook": runbook_link(RUNBOOK_SECTIONS[spec.key.path[-1]])})
 
 
 def _defs() -> dg.Definitions:

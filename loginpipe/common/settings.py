@@ -54,6 +54,7 @@ class Settings(BaseSettings):
 
     env: Literal["local", "production"] = "local"
     queue: str = "login-queue"
+    asset_prefix: str = ""
     database_url: str | None = Field(default=None, repr=False)
     token_keys: str | None = None
     seal_key: str | None = None
@@ -85,6 +86,13 @@ class Settings(BaseSettings):
         if not queue.strip().rstrip("/"):
             raise ValueError("must be the name or the URL of a queue")
         return queue.strip().rstrip("/")
+
+    @field_validator("asset_prefix")
+    @classmethod
+    def _is_part_of_a_key(cls, prefix: str) -> str:
+        if not re.fullmatch(r"\w*", prefix, re.ASCII):
+            raise ValueError("must be letters, digits and underscores")
+        return prefix
 
     @field_validator("database_url")
     @classmethod

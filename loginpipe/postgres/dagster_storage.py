@@ -43,6 +43,7 @@ _COLUMNS = {
 }
 # What waits for a lock blocks whoever wants that lock after it.
 _LOCK_TIMEOUT = "5s"
+_LOCK = int.from_bytes(b"lp-prune")  # any number that nobody else locks
 # Rows that one transaction goes through.
 _ROWS = 5_000
 
@@ -122,6 +123,16 @@ def prepare(connection: Connection) -> None:
             f"Dagster's storage is not as this version of loginpipe knows it ({', '.join(sorted(unlike))}), so nothing "
             "is deleted: run `dagster instance migrate`, or upgrade loginpipe"
         )
+
+
+def lock(connection: Connection) -> bool:
+    """Take, until the connection ends, the lock of whoever deletes here; return whether it was free.
+
+    Several code locations in one Dagster have a job each that deletes, at the same time of the day.
+    """
+    with transaction(connection) as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,))
+        return cursor.fetchone() == (True,)
 
 
 def needed(connection: Connection) -> Needed:

@@ -20,6 +20,8 @@ from loginpipe.common.settings import load_settings
 from loginpipe.defs.maintenance import storage
 from loginpipe.defs.maintenance.storage import prune_dagster_storage
 from loginpipe.local.stack import LocalStack
+from loginpipe.postgres.connections import connect
+from loginpipe.postgres.dagster_storage import lock
 from loginpipe_tests.wire import cause_of_failure
 
 DAYS = dg.DailyPartitionsDefinition("2026-01-01")
@@ -144,6 +146,15 @@ def test_a_run_that_is_old_goes_with_its_events_its_tags_and_what_it_printed(dag
     assert dagster.rows(tagged) == [(2,)]
     assert not printed.exists()
     assert (dagster.home / "storage" / newer).is_dir()
+
+
+def test_of_two_code_locations_that_prune_at_the_same_time_one_does(dagster: Storage) -> None:
+    old, _ = (dagster.run("plain", days_ago=days) for days in (15, 0))
+    with closing(connect(dagster.url)) as another:
+        assert lock(another)
+        assert dagster.pruned()["runs"] == 0
+        assert dagster.there(old) == [True]
+    assert dagster.pruned()["runs"] == 1
 
 
 def test_the_setting_says_how_old_and_a_failed_run_stays_a_month_at_least(

@@ -39,6 +39,7 @@ def test_without_any_variable_the_settings_are_the_documented_defaults() -> None
     assert load_settings().model_dump() == {
         "env": "local",
         "queue": "login-queue",
+        "asset_prefix": "",
         "database_url": None,
         "token_keys": None,
         "seal_key": None,
@@ -69,6 +70,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         monkeypatch,
         env="production",
         queue="https://sqs.eu-west-1.amazonaws.com/123/logins",
+        asset_prefix="partners_2",
         database_url="postgresql://user:pw@host/logins?sslmode=verify-full",
         token_keys="file:/keys/token_keys.json",
         seal_key="off",
@@ -95,6 +97,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
     assert load_settings().model_dump() == {
         "env": "production",
         "queue": "https://sqs.eu-west-1.amazonaws.com/123/logins",
+        "asset_prefix": "partners_2",
         "database_url": "postgresql://user:pw@host/logins?sslmode=verify-full",
         "token_keys": "file:/keys/token_keys.json",
         "seal_key": "off",
@@ -162,6 +165,8 @@ WRONG = [
     ("database_url", f"POSTGRESQL://user:{PASSWORD}@host/name"),
     ("database_url", f"host=h user=u password={PASSWORD}"),
     ("database_url", PASSWORD),
+    ("asset_prefix", "partners/logins"),
+    ("asset_prefix", "für Partner"),
     ("masking", "geheim"),
     ("masking", "plain"),
     ("masking", "HMAC-SHA256"),

@@ -12,7 +12,7 @@ from loginpipe.archive.days import Archived, archive_day, require_over
 from loginpipe.archive.store import Stores
 from loginpipe.common.settings import Settings
 from loginpipe.defs.metadata.columns import column_lineage, column_schema
-from loginpipe.defs.metadata.groups import ARCHIVE, DAYS, OWNERS
+from loginpipe.defs.metadata.groups import ARCHIVE, DAYS, LOGIN_ARCHIVE, OWNERS, asset_key
 from loginpipe.defs.metadata.plots import bar_plot
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
@@ -24,11 +24,12 @@ _COLUMNS = tuple(name for name, _ in USER_LOGINS_COLUMNS)
 
 
 @dg.asset(
+    key=LOGIN_ARCHIVE,
     group_name=ARCHIVE,
     partitions_def=DAYS,
     # A year is one run, not 365.
     backfill_policy=dg.BackfillPolicy.single_run(),
-    deps=["user_logins_table"],
+    deps=[asset_key("user_logins_table")],
     owners=OWNERS,
     kinds={"parquet", "s3"},
     code_version="1",

@@ -15,7 +15,7 @@ from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import Settings
 from loginpipe.defs.archive.asset import archive_metadata
 from loginpipe.defs.archive.checks import evaluated
-from loginpipe.defs.metadata.groups import DAYS
+from loginpipe.defs.metadata.groups import DAYS, LOGIN_ARCHIVE
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.postgres.archive import outlived_months, standing_of_days
 from loginpipe.postgres.partitions import USER_LOGINS
@@ -50,7 +50,7 @@ def archive_changed_days(
         # The asset has no days before its first one; the archive may.
         if DAYS.has_partition_key(day.isoformat()):
             yield dg.AssetMaterialization(
-                "login_archive", partition=day.isoformat(), metadata=archive_metadata([archived])
+                LOGIN_ARCHIVE, partition=day.isoformat(), metadata=archive_metadata([archived])
             )
     yield evaluated(postgres.run(partial(compare_with_table, today=today)))
     if at_odds:

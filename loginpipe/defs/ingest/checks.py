@@ -6,7 +6,7 @@ from math import isfinite
 import dagster as dg
 
 from loginpipe.common.errors import QueueError
-from loginpipe.defs.metadata.groups import runbook_link
+from loginpipe.defs.metadata.groups import asset_key, runbook_link
 from loginpipe.logins.delays import DELAY_BOUNDS, quantile
 from loginpipe.monitoring.anomalies import DELAYED_MOST, delayed
 from loginpipe.monitoring.reports import DeadLetters, judge_dead_letters
@@ -15,17 +15,17 @@ from loginpipe.sqs.depth import Depth
 
 REJECT_RATE = dg.AssetCheckSpec(
     "reject_rate",
-    asset="validated_logins",
+    asset=asset_key("validated_logins"),
     description="At most LOGINPIPE_MAX_REJECT_RATE of the messages received were rejected.",
 )
 SCHEMA_DRIFT = dg.AssetCheckSpec(
     "schema_drift",
-    asset="validated_logins",
+    asset=asset_key("validated_logins"),
     description="Messages carry no fields outside the contract. A warning: unknown fields reject nothing.",
 )
 ONLY_TOKENS = dg.AssetCheckSpec(
     "only_tokens",
-    asset="masked_logins",
+    asset=asset_key("masked_logins"),
     blocking=True,
     description="Every cell of masked_ip and masked_device_id is a token. Otherwise nothing is written to the table.",
 )
@@ -33,24 +33,24 @@ ONLY_TOKENS = dg.AssetCheckSpec(
 
 NO_DEAD_LETTERS = dg.AssetCheckSpec(
     "no_dead_letters",
-    asset="raw_sqs_messages",
+    asset=asset_key("raw_sqs_messages"),
     description="The dead-letter queue is empty. Evaluated by each run and, every 30 seconds, by monitoring_sensor.",
 )
 
 
 COUNTS_ADD_UP = dg.AssetCheckSpec(
     "counts_add_up",
-    asset="user_logins_table",
+    asset=asset_key("user_logins_table"),
     description="Received = inserted + duplicates + rejected, summed over the batches of the run.",
 )
 COLUMNS_ARE_THE_CONTRACT = dg.AssetCheckSpec(
     "columns_are_the_contract",
-    asset="user_logins_table",
+    asset=asset_key("user_logins_table"),
     description="user_logins has exactly the columns of the contract, in order: other people's queries depend on them.",
 )
 DELAY_WITHIN_LIMIT = dg.AssetCheckSpec(
     "delay_within_limit",
-    asset="user_logins_table",
+    asset=asset_key("user_logins_table"),
     description=(
         "At least 95 % of the logins that the run stored were stored within LOGINPIPE_MAX_DELAY_SECONDS of being sent. "
         "A warning: the pipeline is behind, or was."

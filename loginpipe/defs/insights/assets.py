@@ -8,7 +8,7 @@ from functools import partial
 import dagster as dg
 
 from loginpipe.defs.metadata.columns import column_lineage, column_schema
-from loginpipe.defs.metadata.groups import DAYS, INSIGHTS, OWNERS
+from loginpipe.defs.metadata.groups import DAYS, INSIGHTS, OWNERS, asset_key
 from loginpipe.defs.metadata.plots import bar_plot
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.postgres.insights import DUPLICATES, DuplicatesOfDay, refresh_daily_logins, refresh_duplicates
@@ -23,12 +23,12 @@ def _duplicates_asset(name: str) -> dg.AssetsDefinition:
     what = _MEANING[name]
 
     @dg.asset(
-        name=name,
+        key=asset_key(name),
         group_name=INSIGHTS,
         partitions_def=DAYS,
         # A year is one run, not 365.
         backfill_policy=dg.BackfillPolicy.single_run(),
-        deps=["user_logins_table"],
+        deps=[asset_key("user_logins_table")],
         owners=OWNERS,
         kinds={"postgres", "table"},
         code_version="1",
@@ -79,10 +79,11 @@ duplicate_ips = _duplicates_asset("duplicate_ips")
 
 
 @dg.asset(
+    key=asset_key("daily_logins"),
     group_name=INSIGHTS,
     partitions_def=DAYS,
     backfill_policy=dg.BackfillPolicy.single_run(),
-    deps=["user_logins_table"],
+    deps=[asset_key("user_logins_table")],
     owners=OWNERS,
     kinds={"postgres", "table"},
     code_version="1",

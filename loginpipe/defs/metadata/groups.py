@@ -3,6 +3,10 @@
 import dagster as dg
 
 from loginpipe.common.runbook import runbook
+from loginpipe.common.settings import load_settings
+
+# Of the process, as a code location is one: Dagster's decorators want the keys when a module is imported.
+_PREFIX = load_settings().asset_prefix
 
 GROUP = "login_ingest"
 INSIGHTS = "login_insights"
@@ -26,6 +30,18 @@ RUNBOOK_SECTIONS = {
     "login_archive": "archive-and-retention",
 }
 """Asset → the section of the runbook to open when something is wrong with it."""
+
+
+def asset_key(name: str) -> dg.AssetKey:
+    """Return the key of one of our assets: its name, behind LOGINPIPE_ASSET_PREFIX where that is set.
+
+    Dagster takes assets of two code locations for one asset where their keys are equal: materializations, check
+    results and the alerts that follow from these.
+    """
+    return dg.AssetKey([_PREFIX, name] if _PREFIX else [name])
+
+
+LOGIN_ARCHIVE = asset_key("login_archive")
 
 
 def runbook_link(anchor: str) -> dg.MetadataValue[str | None]:

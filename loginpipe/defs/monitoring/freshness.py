@@ -6,12 +6,12 @@ from functools import partial
 import dagster as dg
 
 from loginpipe.common.settings import Settings
-from loginpipe.defs.metadata.groups import runbook_link
+from loginpipe.defs.metadata.groups import asset_key, runbook_link
 from loginpipe.defs.resources import PostgresResource, SqsResource
 from loginpipe.monitoring.freshness import Freshness, judge, patience
 from loginpipe.postgres.batches import recent_batches
 
-FRESH = dg.AssetCheckKey(dg.AssetKey("user_logins_table"), "fresh")
+FRESH = dg.AssetCheckKey(asset_key("user_logins_table"), "fresh")
 
 _SINCE = "messages_since"
 
