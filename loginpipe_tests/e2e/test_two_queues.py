@@ -111,7 +111,7 @@ def test_a_queue_whose_database_refuses_it_does_not_touch_the_other_one(  # noqa
         programs.enter_context(running(tmp_path, "theirs.log", theirs, *server, str(ports[PREFIX])))
         programs.enter_context(running(tmp_path, "daemon.log", ours, "dagster-daemon", "run"))
         eventually(lambda: users(pipeline) == [f"user-{i}" for i in range(3)], seconds=90, what="our logins stored")
-        storage = programs.enter_context(closing_storage(storage_url))
+        storage = opened_storage(storage_url)
         eventually(lambda: ended(storage, partners) == {"FAILURE"}, seconds=60, what="their run failed")
         checks = [AssetCheckKey(AssetKey(path), "no_dead_letters") for path in (RAW, [PREFIX, *RAW])]
         eventually(lambda: None not in found(storage, checks), seconds=60, what="both queues' dead letters reported")
@@ -140,11 +140,9 @@ def test_a_queue_whose_database_refuses_it_does_not_touch_the_other_one(  # noqa
 RAW = ["raw_sqs_messages"]
 
 
-@contextmanager
-def closing_storage(url: str) -> Iterator[DagsterPostgresStorage]:
+def opened_storage(url: str) -> DagsterPostgresStorage:
     storage = DagsterPostgresStorage(url, should_autocreate_tables=False)
-    yield storage
-    storage.dispose()
+    return storage
 
 
 def ended(storage: DagsterPostgresStorage, queue: Queue) -> set[str]:
