@@ -70,7 +70,7 @@ class UnknownFields:
             fields: as parsed from the body; at least one.
             body: what they were parsed from.
         """
-        clear = None
+        clear: bytes | None = None
         if not self.clear.isdisjoint(fields):
             named = {name: value for name, value in fields.items() if name in self.clear}
             if not _fits_jsonb(clear := json_text(named, body)):

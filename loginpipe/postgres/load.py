@@ -67,7 +67,8 @@ def insert_logins(cursor: Cursor, logins: MaskedLogins, batch_id: str) -> Insert
     columns: list[Sequence[Any]] = [range(len(logins)), *(logins.columns[name] for name in _LOGIN_COLUMNS)]
     copy_rows(cursor, "incoming_logins", ("arrival", *_LOGIN_COLUMNS), columns)
     cursor.execute(statement("insert_new_logins"), {"batch_id": batch_id, "bounds": list(DELAY_BOUNDS)})
-    new, stored, total, data_keys = found.delays, 0, 0.0, []
+    new, stored, total = found.delays, 0, 0.0
+    data_keys: list[str] | None = None
     for bucket, day, rows, seconds, all_stored, keys_of_extras in cursor:
         new[bucket] += rows
         found.rows_by_day[day] = found.rows_by_day.get(day, 0) + rows
