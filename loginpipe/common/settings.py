@@ -33,6 +33,12 @@ MEANINGS = {
 }
 """Setting without a default → what to set it to."""
 
+# Fields and columns of a login: `loginpipe.logins` stands above this, and a test holds the two to be the same. Not the
+# version, whose text is an extra where the integer in the table says less.
+_OF_A_LOGIN = frozenset({
+    "user_id", "device_type", "ip", "device_id", "locale", "masked_ip", "masked_device_id", "create_date",
+})  # fmt: skip
+
 _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}")
 
 
@@ -60,6 +66,8 @@ class Settings(BaseSettings):
     seal_key_fingerprint: str | None = None
     masking: Literal["hmac-sha256", "compat-sha256-salted", "compat-sha256-base64", "compat-md5"] = "hmac-sha256"
     compat_salt: str | None = None
+    unknown_fields: Literal["seal", "drop"] = "seal"
+    extra_fields: str = ""
     batch_messages: int = Field(default=10_000, ge=1, le=120_000)
     linger_seconds: float = Field(default=0.5, ge=0, le=60)
     run_seconds: float = Field(default=600, gt=0, le=43_200)
@@ -93,6 +101,14 @@ class Settings(BaseSettings):
             raise ValueError(fault)
         return url
 
+    @field_validator("extra_fields")
+    @classmethod
+    def _names_extras(cls, names: str) -> str:
+        for place, name in enumerate(names.split(","), 1):
+            if name.strip() in _OF_A_LOGIN:
+                raise ValueError(f"name {place} is one of user_logins itself: leave it out")
+        return names
+
     @field_validator("alert_webhook_url")
     @classmethod
     def _names_a_webhook(cls, url: str | None, info: ValidationInfo) -> str | None:
@@ -108,6 +124,11 @@ class Settings(BaseSettings):
         if arn is not None and not _TOPIC.fullmatch(arn):
             raise ValueError("must be the ARN of a standard topic, arn:aws:sns:REGION:ACCOUNT:NAME")
         return arn
+
+    @property
+    def clear_fields(self) -> frozenset[str]:
+        """The names in ``LOGINPIPE_EXTRA_FIELDS``."""
+        return frozenset(name.strip() for name in self.extra_fields.split(",")) - {""}
 
     @property
     def production(self) -> bool:

@@ -17,6 +17,10 @@ from loginpipe.postgres.statements import statement
 
 BODY = "body"
 """The field of a rejected message's body, whose subject is the message's id."""
+EXTRAS = "extras"
+"""The field of what a login carries beside the fields of the contract, whose subject is the message's id, too."""
+OF_MESSAGES = frozenset({BODY, EXTRAS})
+"""What is sealed under a message's id, so that no token tells whether it is the right one."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from itertools import chain
 from uuid import uuid4
 
 from loginpipe.common.errors import ClearValueError
+from loginpipe.logins.extras import SEALED, Extras, UnknownFields
 from loginpipe.logins.messages import Message
 from loginpipe.logins.rejects import Reason
 from loginpipe.logins.splitting import Reject, rejected_message, split_batch
@@ -18,7 +19,7 @@ from loginpipe.postgres.erasures import Erased
 
 @dataclass(frozen=True)
 class Masking:
-    """How values are masked, and for whom they are sealed.
+    """How values are masked, for whom they are sealed, and what becomes of fields that the contract does not know.
 
     Attributes:
         recipients: the public keys; none where sealing is off.
@@ -28,11 +29,14 @@ class Masking:
     keys: TokenKeys
     recipients: tuple[SealKey, ...] = ()
     compat: CompatMasking | None = None
+    unknown_fields: UnknownFields = SEALED
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is to be recorded of a batch. Nothing in it is clear but the bodies of `rejected`, which are not recorded.
+    """What is to be recorded of a batch.
+
+    Nothing in it is clear but the bodies of `rejected`, which are not recorded, and the extras that are named to be so.
 
     Attributes:
         batch_id: a UUID of its own: recording it a second time changes nothing.
@@ -45,6 +49,8 @@ class Outcome:
         started_at_ms: when the first message was received, in milliseconds since 1970.
         unknown_fields: how many messages carry each field name outside the contract.
         seen_before: share of the logins, by field, whose value came before.
+        clear_extras: message id → the named fields that a login has beside those of the contract, as a JSON object.
+        sealed_extras: the other ones, sealed, by message id.
     """
 
     batch_id: str
@@ -58,6 +64,8 @@ class Outcome:
     sent_ms: tuple[int, int]
     unknown_fields: Mapping[str, int] = field(default_factory=dict)
     seen_before: Mapping[str, float] = field(default_factory=dict)
+    clear_extras: Mapping[str, str] = field(default_factory=dict, repr=False)
+    sealed_extras: Sealed = field(default_factory=Sealed)
 
 
 def process_batch(
@@ -77,7 +85,8 @@ def process_batch(
     Raises:
         ClearValueError: a masked column holds something that is no token.
     """
-    split = set_erased_aside(split_batch(messages), messages, masking.keys, erased.erased_at)
+    split = split_batch(messages, masking.unknown_fields)
+    split = set_erased_aside(split, messages, masking.keys, erased.erased_at)
     masked = mask_logins(split.accepted, masking.keys, masking.compat)
     require_tokens(masked, masking.compat)
     tokens = list(chain.from_iterable(masked.originals.values())) if masking.recipients else []
@@ -94,6 +103,8 @@ def process_batch(
         sent_ms=_span(messages),
         unknown_fields=split.unknown_fields,
         seen_before=seen_before(masked, known),
+        clear_extras={i: extras.clear.decode() for i, extras in split.extras.items() if extras.clear},
+        sealed_extras=_sealed_extras(split.extras, masking),
     )
 
 
@@ -137,6 +148,11 @@ def _sealed_bodies(rejected: Sequence[Reject], masking: Masking) -> Sealed:
     # Lone surrogates, which some endpoints let through, are in no UTF-8.
     bodies = [(r.message_id, r.body.encode("utf-8", "surrogatepass")) for r in rejected if r.body is not None]
     return seal(bodies, "body", masking.recipients) if masking.recipients and bodies else Sealed()
+
+
+def _sealed_extras(extras: Mapping[str, Extras], masking: Masking) -> Sealed:
+    rest = [(message_id, of_message.rest) for message_id, of_message in extras.items() if of_message.rest]
+    return seal(rest, "extras", masking.recipients) if masking.recipients and rest else Sealed()
 
 
 def _span(messages: Sequence[Message]) -> tuple[int, int]:

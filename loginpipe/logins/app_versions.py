@@ -46,3 +46,8 @@ def is_version(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def says_more(text: str) -> bool:
+    """Say whether the text of a version holds more than its integer: anything but its numeric components."""
+    return _VERSION.fullmatch(text) is None

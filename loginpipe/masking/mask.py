@@ -184,7 +184,9 @@ def set_erased_aside(
     faults = [(Reason.USER_ERASED, "user_id")]
     rejects = [rejected_message(by_id[message_id], faults, keep_body=False) for message_id in aside]
     accepted = accepted.drop(index=aside.index).reset_index(drop=True)
-    return replace(split, accepted=accepted, rejected=[*split.rejected, *rejects])
+    gone_ids = frozenset(aside)
+    extras = {message_id: extras for message_id, extras in split.extras.items() if message_id not in gone_ids}
+    return replace(split, accepted=accepted, rejected=[*split.rejected, *rejects], extras=extras)
 
 
 def _erased_until(users: list[str], keys: TokenKeys, erased_at: Mapping[bytes, datetime]) -> dict[str, datetime]:

@@ -19,12 +19,19 @@ PUBLIC = "PUBLIC"
 # The columns of ``rejected_messages`` that are not sealed.
 _SHOWN = ("message_id", "sent_at", "received_at", "batch_id", "reasons", "fields", "replayed_at")
 
+# The columns of ``login_extras`` that are not sealed.
+_EXTRAS = (
+    "message_id", "user_id", "device_type", "masked_ip", "masked_device_id", "locale", "app_version", "create_date",
+    "extras",
+)  # fmt: skip
+
 _APP_VERSIONS = (
     "FUNCTION loginpipe.app_version_text(encoded integer)",
     "FUNCTION loginpipe.app_version_number(version text)",
 )
 _PARTITIONS = (
     "FUNCTION loginpipe.create_partition(parent text, start date)",
+    "FUNCTION loginpipe.create_extras_partition(start date)",
     "FUNCTION loginpipe.drop_ledger_partition(start date)",
     "FUNCTION loginpipe.trim_ledger(begins date)",
     "FUNCTION loginpipe.rows_in_default(parent text)",
@@ -91,6 +98,7 @@ def planned(database: str) -> frozenset[Grant]:
             "TABLE loginpipe.batch_hours": ("SELECT", "INSERT", "UPDATE"),
             "TABLE loginpipe.rejected_messages": ("INSERT",),
             **{f"TABLE loginpipe.rejected_messages ({column})": ("SELECT",) for column in _SHOWN},
+            "TABLE loginpipe.login_extras": ("INSERT",),
             "TABLE loginpipe.token_key_checks": ("SELECT", "INSERT"),
             "TABLE loginpipe.token_aliases": ("SELECT", "INSERT"),
             "TABLE loginpipe.token_aliases (new_token)": ("UPDATE",),
@@ -111,6 +119,8 @@ def planned(database: str) -> frozenset[Grant]:
             "TABLE public.user_logins": ("SELECT",),
             "TABLE loginpipe.alembic_version": ("SELECT",),
             "TABLE loginpipe.user_logins_canonical": ("SELECT",),
+            **{f"TABLE loginpipe.login_extras ({column})": ("SELECT",) for column in _EXTRAS},
+            "TABLE loginpipe.user_logins_with_extras": ("SELECT",),
             **dict.fromkeys((*_INSIGHTS, *_INSIGHT_VIEWS), ("SELECT",)),
             "TABLE loginpipe.archived_days": ("SELECT",),
             **dict.fromkeys(_APP_VERSIONS, ("EXECUTE",)),
@@ -122,6 +132,8 @@ def planned(database: str) -> frozenset[Grant]:
             "TABLE loginpipe.alembic_version": ("SELECT",),
             **{f"TABLE loginpipe.rejected_messages ({column})": ("SELECT",) for column in _SHOWN},
             "TABLE loginpipe.rejected_messages (replayed_at)": ("SELECT", "UPDATE"),
+            **{f"TABLE loginpipe.login_extras ({column})": ("SELECT",) for column in ("message_id", "position")},
+            "TABLE loginpipe.login_extras (extras)": ("SELECT", "UPDATE"),
             "TABLE loginpipe.token_key_checks": ("SELECT",),
             "TABLE loginpipe.token_aliases": ("SELECT",),
             **dict.fromkeys(_CUSTODY, ("EXECUTE",)),

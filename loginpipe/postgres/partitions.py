@@ -18,6 +18,7 @@ from loginpipe.postgres.statements import statement
 
 LEDGER = "loginpipe.ingested_messages"
 USER_LOGINS = "public.user_logins"
+EXTRAS = "loginpipe.login_extras"
 
 # SQS keeps a message 14 days at most, and one that goes to a FIFO dead-letter queue, or is redriven, 14 more. A day
 # more is for clocks that differ.
@@ -67,14 +68,15 @@ def coming(today: date) -> list[Partition]:
     """List the partitions there should be on a UTC date.
 
     Those of the ledger from the day of the oldest message that SQS can hold to a week ahead, those of ``user_logins``
-    from last month to three months ahead: maintenance may fail for a week before a row lands in a default partition.
+    and of the extras from last month to three months ahead: maintenance may fail for a week before a row lands in a
+    default partition.
     """
     first = ledger_begins(today)
     days = [first + offset * _DAY for offset in range((today + _LEDGER_AHEAD - first).days + 1)]
     months = [_first_of_month(today, offset) for offset in _LOGIN_MONTHS]
     return [
         *(_of_day(day) for day in days),
-        *(month_of(month) for month in months),
+        *(month_of(month, table) for table in (EXTRAS, USER_LOGINS) for month in months),
     ]
 
 
@@ -92,9 +94,10 @@ def ledger_begins(today: date) -> date:
     return today - _LEDGER_KEPT
 
 
-def month_of(day: date) -> Partition:
-    """Return the partition of ``user_logins`` that a UTC date belongs in."""
-    return Partition(USER_LOGINS, f"user_logins_{day:y%Ym%m}", _first_of_month(day, 0), _first_of_month(day, 1))
+def month_of(day: date, table: str = USER_LOGINS) -> Partition:
+    """Return the partition that a UTC date belongs in, of ``user_logins`` or of the extras."""
+    name = f"{table.split('.')[1]}_{day:y%Ym%m}"
+    return Partition(table, name, _first_of_month(day, 0), _first_of_month(day, 1))
 
 
 def outlived(existing: Iterable[Partition], today: date, days: int) -> list[Partition]:
@@ -138,7 +141,7 @@ def maintain(connection: Connection, today: date) -> MaintenanceResult:
     """Make the coming partitions, moving rows that wait in a default one, and drop the ledger's expired ones.
 
     Safe beside loads and beside itself: one short transaction a partition, one maintainer at a time, no lock waited
-    for longer than a second, five attempts. A partition of ``user_logins`` is never dropped.
+    for longer than a second, five attempts. A partition of ``user_logins`` or of the extras is never dropped.
 
     Args:
         connection: of the owner or a member of ``loginpipe_writer``, with no transaction open.
@@ -147,7 +150,7 @@ def maintain(connection: Connection, today: date) -> MaintenanceResult:
     Raises:
         DatabaseError: a partition could not be made or dropped, named; the ones before it stay as done.
     """
-    created = _add_coming(connection, LEDGER, today)
+    created = [*_add_coming(connection, LEDGER, today), *_add_coming(connection, EXTRAS, today)]
     dropped = in_turn(connection, partial(_drop_expired, today=today), LEDGER)
     reason = in_turn(connection, partial(why_not_ours, table=USER_LOGINS), USER_LOGINS)
     if reason:
@@ -239,7 +242,10 @@ def _add(cursor: Cursor, partition: Partition) -> bool:
     """Make a partition unless one covers its days, or some of them; say whether it was made."""
     if any(partition.overlaps(other) for other in existing_partitions(cursor, partition.table)):
         return False
-    cursor.execute("SELECT loginpipe.create_partition(%s, %s)", (partition.table, partition.start))
+    if partition.table == EXTRAS:
+        cursor.execute("SELECT loginpipe.create_extras_partition(%s)", (partition.start,))
+    else:
+        cursor.execute("SELECT loginpipe.create_partition(%s, %s)", (partition.table, partition.start))
     return True
 
 

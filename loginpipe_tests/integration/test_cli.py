@@ -60,9 +60,9 @@ def commands() -> Iterator[str]:
 def test_these_are_the_commands() -> None:
     assert {
         "demo", "dev", "local up", "local down", "migrate", "send", "doctor", "rejects list", "rejects show",
-        "rejects replay", "dlq status", "dlq redrive", "keys generate", "keys rotate", "keys status", "pii request",
-        "pii approve", "pii recover", "pii erase", "pii rotate", "pii drill", "pii second-person", "pii audit list",
-        "pii audit verify", "alerts test",
+        "extras backfill", "rejects replay", "dlq status", "dlq redrive", "keys generate", "keys rotate", "keys status",
+        "pii request", "pii approve", "pii recover", "pii erase", "pii rotate", "pii drill", "pii second-person",
+        "pii audit list", "pii audit verify", "alerts test",
     } <= set(commands())  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def test_every_command_has_help_with_an_example_of_its_own(loginpipe: Command, c
     assert f"loginpipe {command}" in words.partition("Example: ")[2]
 
 
-@pytest.mark.parametrize("group", ["", "alerts", "local", "rejects", "dlq", "keys", "pii", "pii audit"])
+@pytest.mark.parametrize("group", ["", "alerts", "local", "rejects", "extras", "dlq", "keys", "pii", "pii audit"])
 def test_a_group_without_a_command_lists_what_there_is(loginpipe: Command, group: str) -> None:
     done = loginpipe(*group.split())
     below = {command.removeprefix(group).split()[0] for command in commands() if command.startswith(group)}

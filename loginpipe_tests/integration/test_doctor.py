@@ -69,6 +69,7 @@ def test_as_things_are_every_line_is_well_and_the_command_exits_with_0(
     )
     assert words["token keys"] == "version 1, in use; for development only"
     assert words["masking"] == "hmac-sha256: tokens"
+    assert words["unknown fields"] == "kept sealed"
     assert words["clocks"] == "this machine's is within 30 s of that of the database and of SQS"
     assert words["Dagster's daemon"].startswith("has never run on this storage")
     assert words["Dagster's old runs"] == "nothing yet"
@@ -81,6 +82,7 @@ def test_what_is_not_as_it_should_be_is_named_with_the_mend(
     pipeline: Pipeline, dagster_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LOGINPIPE_MASKING", "compat-md5")
+    monkeypatch.setenv("LOGINPIPE_EXTRA_FIELDS", "country,client_ip")
     monkeypatch.setenv("LOGINPIPE_ALERT_WEBHOOK_URL", "https://hooks.example.com/geheim")
     execute(pipeline.database_url, "INSERT INTO user_logins (user_id, create_date) VALUES ('ann', '2019-01-01')")
     lines = findings()
@@ -90,6 +92,11 @@ def test_what_is_not_as_it_should_be_is_named_with_the_mend(
     )
     assert lines["masking"].well
     assert lines["masking"].says.startswith("warning: ")
+    assert lines["unknown fields"].well
+    assert lines["unknown fields"].says == (
+        "client_ip, country stored in clear, others kept sealed; warning: LOGINPIPE_EXTRA_FIELDS stores client_ip in "
+        "clear, which looks like personal data: see docs/event.md"
+    )
     assert lines["alerts"].says == "webhook at hooks.example.com; `loginpipe alerts test` shows whether they arrive"
     assert command_line(monkeypatch, capsys)("doctor").code == 1
 

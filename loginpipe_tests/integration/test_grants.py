@@ -36,7 +36,10 @@ ROWS = f"""
     INSERT INTO loginpipe.archived_days (day, row_count, sha256, url, file_bytes, file_sha256)
     VALUES ('2026-11-20', 1, repeat('0', 64), 'file:///nowhere', 1, repeat('0', 64));
     SELECT vault.set_second_person(false, 'T-1');
+    INSERT INTO loginpipe.login_extras
+    VALUES ('{MESSAGE}', 'u', 'd', 'i', 'd', NULL, 1, '2026-11-20', '{{}}', 'sealed', gen_random_uuid(), 0);
     DROP TABLE public.user_logins_{NEXT_MONTH:y%Ym%m};
+    DROP TABLE loginpipe.login_extras_{NEXT_MONTH:y%Ym%m};
 """
 
 ACTIONS = {
@@ -69,6 +72,16 @@ ACTIONS = {
     "mark rejects as replayed": "UPDATE loginpipe.rejected_messages SET replayed_at = now()",
     "exchange sealed bodies": "UPDATE loginpipe.rejected_messages SET sealed_body = 'x'",
     "delete rejects": "DELETE FROM loginpipe.rejected_messages",
+    "read extras": "SELECT message_id, user_id, extras FROM loginpipe.login_extras",
+    "read logins with extras": "SELECT * FROM loginpipe.user_logins_with_extras",
+    "read sealed extras": "SELECT sealed_extras FROM loginpipe.login_extras",
+    "find sealed extras": "SELECT message_id FROM loginpipe.login_extras WHERE position IS NOT NULL",
+    "add extras": "INSERT INTO loginpipe.login_extras "
+    f"VALUES ('{OTHER}', 'u', 'd', 'i', 'd', NULL, 1, '2026-11-20') ON CONFLICT DO NOTHING",
+    "fill in extras": "UPDATE loginpipe.login_extras SET extras = '{}'",
+    "exchange sealed extras": "UPDATE loginpipe.login_extras SET sealed_extras = 'x'",
+    "delete extras": "DELETE FROM loginpipe.login_extras",
+    "make a partition of the extras": f"SELECT loginpipe.create_extras_partition('{NEXT_MONTH}')",
     "read check values": "SELECT * FROM loginpipe.token_key_checks",
     "record a check value": "INSERT INTO loginpipe.token_key_checks VALUES (2, 'check')",
     "change a check value": "UPDATE loginpipe.token_key_checks SET check_value = 'x'",
@@ -119,15 +132,17 @@ MAY = {
         "read aliases", "add an alias", "lead an alias on", "read tombstones", "make a partition",
         "read which tokens are sealed", "seal a value", "add a wrapped key",
         "read the canonical view", "read duplicates", "compute duplicates anew",
-        "read which days are archived", "record an archived day", "hash a day",
+        "read which days are archived", "record an archived day", "hash a day", "add extras",
+        "make a partition of the extras",
     },
     "analyst": {
         "read user_logins", "read the canonical view", "read duplicates", "read the views of duplicates",
-        "decode a version", "read the revision", "read which days are archived",
+        "decode a version", "read the revision", "read which days are archived", "read extras",
+        "read logins with extras",
     },
     "custodian": {
         "read the revision", "list rejects", "mark rejects as replayed", "read check values", "read aliases",
-        "request access", "approve", "release", "erase",
+        "request access", "approve", "release", "erase", "find sealed extras", "fill in extras",
     },
     "auditor": {"read the revision", "read the access log"},
 }  # fmt: skip
@@ -191,6 +206,7 @@ READS_OF_THE_VAULT = {
     "delete returning": "DELETE FROM vault.sealed_values RETURNING ciphertext",
     "merge": "MERGE INTO vault.sealed_values USING (SELECT 1) AS one ON ciphertext <> '' WHEN MATCHED THEN DO NOTHING",
     "a body": "INSERT INTO loginpipe.rejected_messages SELECT * FROM loginpipe.rejected_messages RETURNING sealed_body",
+    "extras": "SELECT sealed_extras FROM loginpipe.login_extras",
     "a body's key": "SELECT data_key_id FROM loginpipe.rejected_messages",
     "a lock": "SELECT token FROM vault.sealed_values FOR UPDATE",
     "a table lock": "LOCK TABLE vault.sealed_values IN ACCESS EXCLUSIVE MODE",
@@ -277,6 +293,9 @@ def test_every_function_that_works_as_the_owner_says_where_it_looks_for_names(da
         ("SELECT loginpipe.create_partition('loginpipe.ingested_messages', '2031-01-01')", "22023"),
         ("SELECT loginpipe.create_partition('public.user_logins; DROP TABLE x', '2031-01-01')", "22023"),
         ("SELECT loginpipe.create_partition(NULL, '2031-01-01')", "22023"),
+        ("SELECT loginpipe.create_extras_partition('2031-01-01')", "22023"),
+        (f"SELECT loginpipe.create_extras_partition('{THIS_MONTH + timedelta(days=1)}')", "22023"),
+        ("SELECT loginpipe.create_extras_partition(NULL)", "22023"),
         ("SELECT loginpipe.create_partition('public.user_logins', NULL)", "22023"),
         ("SELECT loginpipe.create_partition('loginpipe.ingested_messages', NULL)", "22023"),
         ("SELECT loginpipe.drop_ledger_partition((now() AT TIME ZONE 'UTC')::date)", "22023"),

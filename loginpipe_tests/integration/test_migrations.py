@@ -212,6 +212,28 @@ def test_what_came_after_them_can_be_undone_and_made_again(empty_database_url: s
     assert query(connection, columns) == after
 
 
+def test_extras_that_no_other_place_has_are_not_dropped_by_undoing_their_table(
+    empty_database_url: str, connection: Connection
+) -> None:
+    from alembic import command
+    from sqlalchemy import create_engine
+
+    upgrade_to(HEAD, empty_database_url)
+    query(
+        connection,
+        "INSERT INTO loginpipe.login_extras VALUES "
+        "(gen_random_uuid(), 'u', 'ios', 'i', 'd', NULL, 1, '2026-11-21', '{\"country\": \"DE\"}')",
+    )
+    engine = create_engine("postgresql+psycopg2://", creator=lambda: connect(empty_database_url))
+    config = alembic_config()
+    with engine.begin() as bound:
+        config.attributes["connection"] = bound
+        with pytest.raises(SchemaError, match=r"^0007 is not undone: "):
+            command.downgrade(config, "0006")
+    engine.dispose()
+    assert query(connection, "SELECT extras FROM loginpipe.login_extras") == [({"country": "DE"},)]
+
+
 @pytest.mark.parametrize(
     ("content", "constraint"),
     [

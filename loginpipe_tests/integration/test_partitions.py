@@ -16,7 +16,7 @@ from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.postgres import partitions
 from loginpipe.postgres.connections import Connection, connect, transaction
 from loginpipe.postgres.migrate import migrate
-from loginpipe.postgres.partitions import LEDGER, USER_LOGINS, MaintenanceResult, coming, maintain
+from loginpipe.postgres.partitions import EXTRAS, LEDGER, USER_LOGINS, MaintenanceResult, coming, maintain
 
 TODAY = date(2026, 11, 21)
 DAY = timedelta(days=1)
@@ -124,6 +124,23 @@ def test_rows_that_wait_in_a_default_partition_move_to_their_own(connection: Con
     after = query(connection, f"SELECT * FROM {LEDGER} ORDER BY 1"), query(connection, f"SELECT * FROM {USER_LOGINS}")
     assert after[0] == before[0]
     assert sorted(map(str, after[1])) == sorted(map(str, before[1]))
+
+
+def test_extras_that_wait_in_the_default_partition_move_to_their_own(connection: Connection) -> None:
+    later = TODAY + timedelta(days=200)
+    for day in (TODAY, later, later + 130 * DAY):
+        query(
+            connection,
+            f"INSERT INTO {EXTRAS} VALUES (gen_random_uuid(), 'u', 'ios', 'i', 'd', NULL, 1, %s, '{{}}')",
+            day,
+        )
+    before = query(connection, f"SELECT * FROM {EXTRAS} ORDER BY message_id")
+    assert homes(connection, EXTRAS) == [("login_extras_default", 2), (f"login_extras_{TODAY:y%Ym%m}", 1)]
+    assert f"{EXTRAS}_{later:y%Ym%m}" in maintain(connection, later).created
+    assert homes(connection, EXTRAS) == [
+        ("login_extras_default", 1), (f"login_extras_{TODAY:y%Ym%m}", 1), (f"login_extras_{later:y%Ym%m}", 1)
+    ]  # fmt: skip
+    assert query(connection, f"SELECT * FROM {EXTRAS} ORDER BY message_id") == before
 
 
 def test_what_expired_leaves_the_ledger_and_stays_in_user_logins(connection: Connection) -> None:

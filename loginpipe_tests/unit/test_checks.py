@@ -74,7 +74,7 @@ def test_too_many_rejects_do_not_hold_up_the_good_ones() -> None:
 
 
 def test_no_unknown_fields_pass() -> None:
-    result = schema_drift({})
+    result = schema_drift({}, "kept sealed")
     assert result.passed
     assert plain(result.metadata) == {"messages_by_field": {}}
 
@@ -82,11 +82,11 @@ def test_no_unknown_fields_pass() -> None:
 def test_unknown_fields_are_a_warning_with_names_and_counts_alone() -> None:
     events = '{"user_id": "u", "session": "199.172.111.135"}', '{"session": 1, "593-47-5928": 1}'
     messages = [Message(str(i), str(i), "h", body, 0, 0, 1, body_intact=True) for i, body in enumerate(events)]
-    result = schema_drift(split_batch(messages).unknown_fields)
+    result = schema_drift(split_batch(messages).unknown_fields, "kept sealed")
     assert not result.passed
     assert result.severity == dg.AssetCheckSeverity.WARN
     assert plain(result.metadata) == {"messages_by_field": {"session": 2, "(name not shown)": 1}}
-    assert result.description == "2 field names outside the contract"
+    assert result.description == "2 field names outside the contract: kept sealed"
     assert not SCHEMA_DRIFT.blocking
 
 

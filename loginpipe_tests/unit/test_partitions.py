@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from loginpipe.postgres.partitions import LEDGER, USER_LOGINS, Partition, coming, expired
+from loginpipe.postgres.partitions import EXTRAS, LEDGER, USER_LOGINS, Partition, coming, expired
 
 DAY = timedelta(days=1)
 
@@ -35,7 +35,7 @@ def test_user_logins_reach_from_last_month_to_three_months_ahead_across_a_new_ye
     ]
 
 
-@pytest.mark.parametrize("table", [LEDGER, USER_LOGINS])
+@pytest.mark.parametrize("table", [LEDGER, USER_LOGINS, EXTRAS])
 def test_on_every_day_of_four_years_the_partitions_of_a_table_follow_without_gap_or_overlap(table: str) -> None:
     for offset in range(4 * 366):
         today = date(2027, 1, 1) + offset * DAY

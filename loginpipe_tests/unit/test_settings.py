@@ -10,6 +10,8 @@ from pydantic import ValidationError
 
 from loginpipe.common.errors import SettingError
 from loginpipe.common.settings import PREFIX, Settings, load_settings
+from loginpipe.logins.parsing import LOGIN_FIELDS
+from loginpipe.logins.user_logins import COLUMN_NAMES
 from loginpipe_tests.canary import everything_an_error_shows
 
 PASSWORD = "geheim-4711"
@@ -45,6 +47,8 @@ def test_without_any_variable_the_settings_are_the_documented_defaults() -> None
         "seal_key_fingerprint": None,
         "masking": "hmac-sha256",
         "compat_salt": None,
+        "unknown_fields": "seal",
+        "extra_fields": "",
         "batch_messages": 10_000,
         "linger_seconds": 0.5,
         "run_seconds": 600,
@@ -75,6 +79,8 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         seal_key_fingerprint="ab" * 32,
         masking="compat-sha256-salted",
         compat_salt="file:/keys/salt",
+        unknown_fields="drop",
+        extra_fields="country, session_id",
         batch_messages="1",
         linger_seconds="0.25",
         run_seconds="43200",
@@ -101,6 +107,8 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         "seal_key_fingerprint": "ab" * 32,
         "masking": "compat-sha256-salted",
         "compat_salt": "file:/keys/salt",
+        "unknown_fields": "drop",
+        "extra_fields": "country, session_id",
         "batch_messages": 1,
         "linger_seconds": 0.25,
         "run_seconds": 43_200,
@@ -135,6 +143,18 @@ def test_the_environment_says_whether_this_is_production(
     assert load_settings().production is production
 
 
+def test_extra_fields_are_names_between_commas_and_none_of_a_login_but_its_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    set_variables(monkeypatch, extra_fields=" country,session_id , ,app_version,")
+    assert load_settings().clear_fields == {"country", "session_id", "app_version"}
+    for name in {*LOGIN_FIELDS, *COLUMN_NAMES} - {"app_version"}:
+        set_variables(monkeypatch, extra_fields=f"country, {name}")
+        assert str(refusal()) == (
+            "wrong setting: LOGINPIPE_EXTRA_FIELDS: name 2 is one of user_logins itself: leave it out"
+        )
+
+
 @pytest.mark.parametrize(
     ("queue", "name"),
     [
@@ -165,6 +185,10 @@ WRONG = [
     ("masking", "geheim"),
     ("masking", "plain"),
     ("masking", "HMAC-SHA256"),
+    ("unknown_fields", "keep"),
+    ("unknown_fields", "SEAL"),
+    ("extra_fields", "country, user_id"),
+    ("extra_fields", "masked_ip"),
     ("batch_messages", "0"),
     ("batch_messages", "-1"),
     ("batch_messages", "120001"),

@@ -109,10 +109,10 @@ def _results(  # noqa: PLR0917
     yield dg.MaterializeResult(asset_key=RAW_SQS_MESSAGES.key, metadata=found)
     yield dg.MaterializeResult(
         asset_key=VALIDATED_LOGINS.key,
-        metadata=validated_logins(totals),
+        metadata=validated_logins(totals, masking.fate_of_unknown_fields),
         check_results=[
             checks.reject_rate(totals.bad, totals.received, settings.max_reject_rate),
-            checks.schema_drift(totals.unknown_fields),
+            checks.schema_drift(totals.unknown_fields, masking.fate_of_unknown_fields),
         ],
     )
     yield dg.MaterializeResult(asset_key=REJECTED_LOGINS.key, metadata=rejected_logins(totals))

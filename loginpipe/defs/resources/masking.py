@@ -6,6 +6,7 @@ from pydantic import PrivateAttr
 from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import Settings
 from loginpipe.ingest.process import Masking
+from loginpipe.logins.extras import UnknownFields, personal_warning
 from loginpipe.masking.compat import CompatMasking
 from loginpipe.masking.keys import load_compat, load_seal_keys, load_token_keys
 from loginpipe.masking.sealing import SealKey
@@ -32,9 +33,11 @@ class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
         if not self._recipients and context.log:
             context.log.warning(
                 "LOGINPIPE_SEAL_KEY is off: neither masked values nor the bodies of rejected messages can be recovered"
-                "; see %s",
+                ", and unknown fields of logins are dropped; see %s",
                 runbook("sealing-off"),
             )
+        if (warning := personal_warning(settings.clear_fields)) and context.log:
+            context.log.warning("%s", warning)
         if self._compat and context.log:
             context.log.warning("%s; see %s", self._compat.warning, runbook("compat-masking"))
 
@@ -49,6 +52,16 @@ class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
         return self._token_keys
 
     @property
+    def unknown_fields(self) -> UnknownFields:
+        """What becomes of fields that the contract does not know."""
+        return UnknownFields(self.settings.clear_fields, keep=self.settings.unknown_fields == "seal")
+
+    @property
+    def fate_of_unknown_fields(self) -> str:
+        """The same in words."""
+        return self.unknown_fields.fate(sealing=bool(self._recipients))
+
+    @property
     def loaded(self) -> Masking:
         """The keys as they were loaded."""
-        return Masking(self._token_keys, self._recipients, self._compat)
+        return Masking(self._token_keys, self._recipients, self._compat, self.unknown_fields)

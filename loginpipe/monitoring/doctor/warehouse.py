@@ -9,7 +9,8 @@ from loginpipe.archive.store import Stores
 from loginpipe.common.errors import LoginpipeError
 from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import Settings
-from loginpipe.masking.keys import load_compat, load_seal_keys, load_token_keys
+from loginpipe.logins.extras import UnknownFields, personal_warning
+from loginpipe.masking.keys import SEAL_OFF, load_compat, load_seal_keys, load_token_keys
 from loginpipe.postgres.archive import archive_gap
 from loginpipe.postgres.connections import Connection, connect, require_verified_tls, transaction
 from loginpipe.postgres.contract import contract_differences, user_logins_columns
@@ -101,7 +102,7 @@ def seal_key(settings: Settings) -> str:
     uri = settings.required("seal_key")
     keys = load_seal_keys(uri, fingerprint=settings.seal_key_fingerprint, production=settings.production)
     if not keys:
-        return "off: neither masked values nor rejected bodies can be recovered"
+        return "off: neither masked values nor rejected bodies can be recovered, and unknown fields are dropped"
     pinned = "pinned" if settings.seal_key_fingerprint else "not pinned"
     return f"fingerprint {' and '.join(f'{key.fingerprint[:16]}…' for key in keys)}, {pinned}"
 
@@ -110,6 +111,14 @@ def masking(settings: Settings) -> str:
     """Say how values are masked; an older scheme with its warning."""
     compat = load_compat(settings.masking, settings.compat_salt, production=settings.production)
     return f"warning: {compat.warning}" if compat else f"{settings.masking}: tokens"
+
+
+def unknown_fields(settings: Settings) -> str:
+    """Say what becomes of fields that the contract does not know, and warn of names that look like personal data."""
+    sealing = settings.required("seal_key") != SEAL_OFF
+    unknown = UnknownFields(settings.clear_fields, keep=settings.unknown_fields == "seal")
+    warning = personal_warning(unknown.clear)
+    return unknown.fate(sealing=sealing) + (f"; warning: {warning}" if warning else "")
 
 
 def archive(settings: Settings) -> str:

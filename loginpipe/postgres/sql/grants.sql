@@ -135,6 +135,7 @@ sealed (what, relation, attribute) AS (
         ('read sealed values', 'vault.sealed_values', 'ciphertext'),
         ('read wrapped keys', 'vault.data_keys', 'wrapped_key'),
         ('read sealed bodies', 'loginpipe.rejected_messages', 'sealed_body'),
+        ('read sealed extras', 'loginpipe.login_extras', 'sealed_extras'),
         ('read the access log', 'vault.access_log', 'hash')
 )
 SELECT
