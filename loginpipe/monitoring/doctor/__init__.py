@@ -41,6 +41,7 @@ def examine(settings: Settings, of_dagster: Mapping[str, Check]) -> Iterator[Fin
         "token keys": warehouse.token_keys,
         "seal key": warehouse.seal_key,
         "masking": warehouse.masking,
+        "rows": warehouse.rows,
         "archive": warehouse.archive,
         "clocks": services.clocks,
         **of_dagster,

@@ -10,6 +10,7 @@ from loginpipe.common.errors import LoginpipeError
 from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import Settings
 from loginpipe.masking.keys import load_compat, load_seal_keys, load_token_keys
+from loginpipe.postgres.adopted_rows import read_row_forms
 from loginpipe.postgres.archive import archive_gap
 from loginpipe.postgres.connections import Connection, connect, require_verified_tls, transaction
 from loginpipe.postgres.contract import contract_differences, user_logins_columns
@@ -110,6 +111,14 @@ def masking(settings: Settings) -> str:
     """Say how values are masked; an older scheme with its warning."""
     compat = load_compat(settings.masking, settings.compat_salt, production=settings.production)
     return f"warning: {compat.warning}" if compat else f"{settings.masking}: tokens"
+
+
+def rows(settings: Settings) -> str:
+    """Look whether rows mean something else than what is written today: those of a table that was there before."""
+    with warehouse(settings) as connection:
+        forms = read_row_forms(connection)
+    findings = list(forms.findings(settings.masking))
+    return f"warning: {'; '.join(findings)}" if findings else f"{forms.rows:,} were read, and mean what new ones mean"
 
 
 def archive(settings: Settings) -> str:
