@@ -11,6 +11,7 @@ from loginpipe.logins.rejects import Reason
 from loginpipe.logins.splitting import Reject, rejected_message, split_batch
 from loginpipe.masking.compat import CompatMasking
 from loginpipe.masking.mask import MaskedLogins, clear_cells, mask_logins, seal_originals, seen_before, set_erased_aside
+from loginpipe.masking.placeholders import PlaceholderToken
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.erasures import Erased
@@ -23,11 +24,13 @@ class Masking:
     Attributes:
         recipients: the public keys; none where sealing is off.
         compat: the older scheme that is in force instead of tokens, if one is.
+        placeholders: the tokens that stand for no value.
     """
 
     keys: TokenKeys
     recipients: tuple[SealKey, ...] = ()
     compat: CompatMasking | None = None
+    placeholders: Sequence[PlaceholderToken] = ()
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Outcome:
         erasures: how many there were when the logins of erased users were left out.
         started_at_ms: when the first message was received, in milliseconds since 1970.
         unknown_fields: how many messages carry each field name outside the contract.
-        seen_before: share of the logins, by field, whose value came before.
+        seen_before: share of the logins, by field, whose value came before; a placeholder is none.
     """
 
     batch_id: str
@@ -93,7 +96,7 @@ def process_batch(
         started_at_ms=min(message.received_ms for message in messages),
         sent_ms=_span(messages),
         unknown_fields=split.unknown_fields,
-        seen_before=seen_before(masked, known),
+        seen_before=seen_before(masked, known, masking.placeholders),
     )
 
 

@@ -23,6 +23,7 @@ from loginpipe.ingest.totals import RunTotals
 from loginpipe.logins.delays import quantile
 from loginpipe.postgres.batches import run_counts
 from loginpipe.postgres.contract import contract_differences, current_columns
+from loginpipe.postgres.placeholders import mark_placeholders
 from loginpipe.sqs.deletion import Deleter
 from loginpipe.sqs.depth import STALL
 from loginpipe.sqs.receiver import Received, Receiver
@@ -66,6 +67,7 @@ def ingest(
     """
     began, began_at = time.monotonic(), datetime.now(UTC)
     postgres.check_token_keys(masking.keys)
+    postgres.run(partial(mark_placeholders, placeholders=masking.loaded.placeholders))
     totals, receiver, stop = RunTotals(), sqs.receiver(), StopSignals()
     failure: LoginpipeError | None = None
     with stop, postgres.giving_up_when(lambda: stop.requested) as session:
