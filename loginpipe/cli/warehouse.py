@@ -26,14 +26,25 @@ def migrate(*, as_json: Json = False) -> None:
     """
     from loginpipe.postgres import migrate as migrations
 
-    result = migrations.migrate(warehouse_url(load_settings()))
+    settings = load_settings()
+    result = migrations.migrate(warehouse_url(settings))
+    rows = _rows_of_another_meaning(settings) if result.adopted else []
     if as_json:
-        print_json({"before": result.before, "after": result.after, "adopted": result.adopted})
+        print_json({"before": result.before, "after": result.after, "adopted": result.adopted, "rows": rows})
     elif result.before == result.after:
         out.print(f"up to date at {result.after}")
     else:
         adopted = "; the table user_logins that was there is adopted as it is" if result.adopted else ""
         out.print(f"migrated from {result.before or 'nothing'} to {result.after}{adopted}")
+    for finding in rows:
+        notes.print(f"warning: {finding}", markup=False)
+
+
+def _rows_of_another_meaning(settings: Settings) -> list[str]:
+    from loginpipe.postgres.adopted_rows import read_row_forms
+
+    with connect_to_warehouse(settings) as connection:
+        return list(read_row_forms(connection).findings(settings.masking))
 
 
 @contextmanager

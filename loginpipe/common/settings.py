@@ -64,10 +64,14 @@ class Settings(BaseSettings):
     token_keys: str | None = None
     seal_key: str | None = None
     seal_key_fingerprint: str | None = None
-    masking: Literal["hmac-sha256", "compat-sha256-salted", "compat-sha256-base64", "compat-md5"] = "hmac-sha256"
+    masking: Literal["hmac-sha256", "compat-sha256", "compat-sha256-salted", "compat-sha256-base64", "compat-md5"] = (
+        "hmac-sha256"
+    )
     compat_salt: str | None = None
     unknown_fields: Literal["seal", "drop"] = "seal"
     extra_fields: str = ""
+    # One may be an address of the operator's own: Dagster stores what a resource shows.
+    placeholders: str | None = Field(default=None, repr=False)
     batch_messages: int = Field(default=10_000, ge=1, le=120_000)
     linger_seconds: float = Field(default=0.5, ge=0, le=60)
     run_seconds: float = Field(default=600, gt=0, le=43_200)
@@ -109,6 +113,13 @@ class Settings(BaseSettings):
                 raise ValueError(f"name {place} is one of user_logins itself: leave it out")
         return names
 
+    @field_validator("placeholders")
+    @classmethod
+    def _lists_values(cls, placeholders: str | None) -> str | None:
+        if placeholders is not None and not all(part.strip() for part in placeholders.split(",")):
+            raise ValueError("must be values with commas between them, none of them blank")
+        return placeholders
+
     @field_validator("alert_webhook_url")
     @classmethod
     def _names_a_webhook(cls, url: str | None, info: ValidationInfo) -> str | None:
@@ -145,6 +156,11 @@ class Settings(BaseSettings):
         if not value:
             raise SettingError(f"{PREFIX}{name.upper()} is not set: set it to {MEANINGS[name]}")
         return value
+
+    @property
+    def further_placeholders(self) -> tuple[str, ...]:
+        """The values of ``LOGINPIPE_PLACEHOLDERS``."""
+        return tuple(part.strip() for part in self.placeholders.split(",")) if self.placeholders else ()
 
     @property
     def queue_name(self) -> str:

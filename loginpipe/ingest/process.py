@@ -12,6 +12,7 @@ from loginpipe.logins.rejects import Reason
 from loginpipe.logins.splitting import Reject, rejected_message, split_batch
 from loginpipe.masking.compat import CompatMasking
 from loginpipe.masking.mask import MaskedLogins, clear_cells, mask_logins, seal_originals, seen_before, set_erased_aside
+from loginpipe.masking.placeholders import PlaceholderToken
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.erasures import Erased
@@ -24,12 +25,14 @@ class Masking:
     Attributes:
         recipients: the public keys; none where sealing is off.
         compat: the older scheme that is in force instead of tokens, if one is.
+        placeholders: the tokens that stand for no value.
     """
 
     keys: TokenKeys
     recipients: tuple[SealKey, ...] = ()
     compat: CompatMasking | None = None
     unknown_fields: UnknownFields = SEALED
+    placeholders: Sequence[PlaceholderToken] = ()
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Outcome:
         erasures: how many there were when the logins of erased users were left out.
         started_at_ms: when the first message was received, in milliseconds since 1970.
         unknown_fields: how many messages carry each field name outside the contract.
-        seen_before: share of the logins, by field, whose value came before.
+        seen_before: share of the logins, by field, whose value came before; a placeholder is none.
         clear_extras: message id → the named fields that a login has beside those of the contract, as a JSON object.
         sealed_extras: the other ones, sealed, by message id.
     """
@@ -102,7 +105,7 @@ def process_batch(
         started_at_ms=min(message.received_ms for message in messages),
         sent_ms=_span(messages),
         unknown_fields=split.unknown_fields,
-        seen_before=seen_before(masked, known),
+        seen_before=seen_before(masked, known, masking.placeholders),
         clear_extras={i: extras.clear.decode() for i, extras in split.extras.items() if extras.clear},
         sealed_extras=_sealed_extras(split.extras, masking),
     )

@@ -17,12 +17,19 @@ class Unfit(Enum):
 
     MISSING = auto()
     """The message does not have the field."""
+    ARRAY = auto()
+    """An array, of whatever size or depth."""
     NOT_TEXT = auto()
-    """A number, a truth value, an array or an object, of whatever size or depth."""
+    """A number, a truth value or an object, of whatever size or depth."""
 
 
 Cell: TypeAlias = str | Unfit | None
 _KINDS = frozenset({str, Unfit, type(None)})
+
+# Their integers are taken as text. What does not fit 64 bits the parser reads as a fraction, which is none.
+_INTEGER_FIELDS = frozenset({"user_id", "device_id", "app_version"})
+# Around their values white space is ignored.
+_STRIPPED_FIELDS = ("ip", "device_id")
 
 
 def parse_body(body: str) -> dict[str, Any] | Reason:
@@ -60,19 +67,24 @@ def login_columns(rows: Sequence[tuple[Any, ...]]) -> dict[str, Sequence[Cell]]:
     """Lay events, each as its `field_values`, out as one column a login field, in the order of `LOGIN_FIELDS`.
 
     Returns:
-        Field → cells, one an event: text, None or `Unfit`. White space around ``ip`` and ``device_id`` is gone, an
-        integer ``app_version`` is text.
+        Field → cells, one an event: text, None or `Unfit`. White space around ``ip`` and ``device_id`` is gone; an
+        integer ``user_id``, ``device_id`` or ``app_version`` is text.
     """
     columns = dict(zip(LOGIN_FIELDS, zip(*rows, strict=True) if rows else repeat(()), strict=False))
-    # bool is a subclass of int, and `true` is no version.
-    columns["app_version"] = tuple(str(cell) if type(cell) is int else cell for cell in columns["app_version"])
-    cells = {name: _cells(column) for name, column in columns.items()}
-    for name in ("ip", "device_id"):
+    cells = {name: _cells(column, integers=name in _INTEGER_FIELDS) for name, column in columns.items()}
+    for name in _STRIPPED_FIELDS:
         cells[name] = [cell.strip() if isinstance(cell, str) else cell for cell in cells[name]]
     return cells
 
 
-def _cells(values: Sequence[Any]) -> Sequence[Cell]:
+def _cells(values: Sequence[Any], *, integers: bool) -> Sequence[Cell]:
     if _KINDS.issuperset(map(type, values)):
         return values
-    return [value if type(value) in _KINDS else Unfit.NOT_TEXT for value in values]
+    return [value if type(value) in _KINDS else _cell(value, integers=integers) for value in values]
+
+
+def _cell(value: Any, *, integers: bool) -> Cell:
+    # bool is a subclass of int, and `true` is no version.
+    if integers and type(value) is int:
+        return str(value)
+    return Unfit.ARRAY if type(value) is list else Unfit.NOT_TEXT

@@ -10,7 +10,7 @@ import pandas as pd
 from pandera.config import ValidationDepth, config_context
 from pandera.errors import SchemaErrors
 
-from loginpipe.logins.app_versions import encode_version, says_more
+from loginpipe.logins.app_versions import encode_version, loses_text
 from loginpipe.logins.drift import count_unknown_fields
 from loginpipe.logins.extras import SEALED, Extras, UnknownFields
 from loginpipe.logins.messages import Message
@@ -125,7 +125,7 @@ def split_batch(messages: Sequence[Message], unknown: UnknownFields = SEALED) ->
 def _add_versions(extras: dict[str, Extras], logins: pd.DataFrame, unknown: UnknownFields) -> None:
     """Add the text of each version whose integer says less than it: none, as a rule."""
     texts = logins["app_version"].tolist()
-    longer = set(filter(says_more, set(texts)))
+    longer = set(filter(loses_text, set(texts)))
     if not longer:
         return
     for message_id, text in zip(logins["message_id"], texts, strict=True):

@@ -22,10 +22,12 @@ from loginpipe.custody.recovery import recover, request_recovery
 from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.logins.extras import UnknownFields
 from loginpipe.masking.key_files import read_seal_key
+from loginpipe.masking.placeholders import placeholder_tokens
 from loginpipe.postgres.batches import roll_up
 from loginpipe.postgres.grants import grant_differences
 from loginpipe.postgres.insights import refresh_daily_logins, refresh_duplicates
 from loginpipe.postgres.migrate import HEAD, MigrationResult, migrate, require_migrated
+from loginpipe.postgres.placeholders import mark_placeholders
 from loginpipe_tests.commands import Command, Done
 from loginpipe_tests.conftest import OWNER, KeyFiles, Pipeline, as_role
 from loginpipe_tests.conftest import execute as _execute
@@ -155,6 +157,7 @@ def store(database_url: str, key_files: KeyFiles, custodian_url: str) -> Store:
     store.load(login(user_id="ann"), sent_at=datetime.now(UTC))
     store.reject("not JSON")
     with store.connection() as connection:
+        mark_placeholders(connection, placeholder_tokens((), store.keys))
         for table in ("duplicate_devices", "duplicate_ips"):
             refresh_duplicates(connection, table, SENT_AT.date())
         refresh_daily_logins(connection, SENT_AT.date())

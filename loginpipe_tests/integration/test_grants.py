@@ -32,6 +32,7 @@ ROWS = f"""
     VALUES ('{MESSAGE}', now(), now(), gen_random_uuid(), '{{missing}}', '{{ip}}', 'sealed', gen_random_uuid(), 0);
     INSERT INTO loginpipe.token_key_checks VALUES (1, 'check');
     INSERT INTO loginpipe.token_aliases VALUES ('old', 'new');
+    INSERT INTO loginpipe.placeholder_tokens VALUES ('dev', 'device_id', 'v1');
     INSERT INTO loginpipe.erased_users (tombstone, key_version) VALUES (decode(repeat('ab', 32), 'hex'), 1);
     INSERT INTO loginpipe.archived_days (day, row_count, sha256, url, file_bytes, file_sha256)
     VALUES ('2026-11-20', 1, repeat('0', 64), 'file:///nowhere', 1, repeat('0', 64));
@@ -90,6 +91,10 @@ ACTIONS = {
     "lead an alias on": "UPDATE loginpipe.token_aliases SET new_token = 'newer'",
     "rename an alias": "UPDATE loginpipe.token_aliases SET old_token = 'x'",
     "delete aliases": "DELETE FROM loginpipe.token_aliases",
+    "read placeholders": "SELECT * FROM loginpipe.placeholder_tokens",
+    "mark a placeholder": "INSERT INTO loginpipe.placeholder_tokens VALUES ('token', 'ip', 'v1')",
+    "unmark placeholders": "DELETE FROM loginpipe.placeholder_tokens",
+    "change placeholders": "UPDATE loginpipe.placeholder_tokens SET token = 'x'",
     "read tombstones": "SELECT * FROM loginpipe.erased_users",
     "add a tombstone": "INSERT INTO loginpipe.erased_users VALUES (decode(repeat('cd', 32), 'hex'), 1)",
     "delete tombstones": "DELETE FROM loginpipe.erased_users",
@@ -129,7 +134,8 @@ MAY = {
         "read user_logins", "add to user_logins", "read the revision", "read the ledger", "add to the ledger",
         "read the books", "write the books", "delete the books", "read the books of an hour",
         "write the books of an hour", "list rejects", "read check values", "record a check value",
-        "read aliases", "add an alias", "lead an alias on", "read tombstones", "make a partition",
+        "read aliases", "add an alias", "lead an alias on", "read placeholders",
+        "mark a placeholder", "unmark placeholders", "read tombstones", "make a partition",
         "read which tokens are sealed", "seal a value", "add a wrapped key",
         "read the canonical view", "read duplicates", "compute duplicates anew",
         "read which days are archived", "record an archived day", "hash a day", "add extras",
@@ -137,7 +143,7 @@ MAY = {
     },
     "analyst": {
         "read user_logins", "read the canonical view", "read duplicates", "read the views of duplicates",
-        "decode a version", "read the revision", "read which days are archived", "read extras",
+        "read placeholders", "decode a version", "read the revision", "read which days are archived", "read extras",
         "read logins with extras",
     },
     "custodian": {

@@ -409,6 +409,8 @@ def test_numbers_of_every_size_survive_the_round_trip(migrated: Connection) -> N
 def test_a_malformed_version_is_an_error_that_does_not_quote_it(migrated: Connection) -> None:
     migrated.autocommit = True
     arabic_one = chr(0x661)
+    # Apps write these; analysts, who ask for a version, do not.
+    accepted_of_apps = {" 1", "1 ", "1\n", "1.2.3.4", "v1"}
     for malformed in (
         *("", " 1", "1 ", "1\n", "1.", ".1", "1..2", "1.2.3.4", "v1", "-1", arabic_one),
         *("1.1000", "1.0.1000", "2147", "99999999999999"),
@@ -416,8 +418,9 @@ def test_a_malformed_version_is_an_error_that_does_not_quote_it(migrated: Connec
         with migrated.cursor() as cursor, pytest.raises(psycopg2.Error) as error:
             cursor.execute("SELECT loginpipe.app_version_number(%s)", (malformed,))
         assert (error.value.pgcode, error.value.diag.message_primary) == ("22023", "not an app version"), malformed
-        with pytest.raises(ValueError, match="version"):
-            encode_version(malformed)
+        if malformed not in accepted_of_apps:
+            with pytest.raises(ValueError, match="version"):
+                encode_version(malformed)
 
 
 def test_a_number_that_encodes_no_version_is_an_error(migrated: Connection) -> None:

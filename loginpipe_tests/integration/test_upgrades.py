@@ -73,6 +73,9 @@ ROWS = {
             '{"country": "DE"}'
         );
     """,
+    "0008": """
+        INSERT INTO loginpipe.placeholder_tokens (token, field, made_by) VALUES ('dev.v1.zero', 'device_id', 'v1');
+    """,
 }
 """What each revision brings a place for, so that every table has a row at every revision."""
 

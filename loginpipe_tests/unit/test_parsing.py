@@ -128,18 +128,20 @@ def test_white_space_around_other_fields_stays(name: str) -> None:
 
 
 @pytest.mark.parametrize(("version", "cell"), [(5, "5"), (0, "0"), (-1, "-1"), (2**64 - 1, "18446744073709551615")])
-def test_an_integer_version_becomes_text(version: int, cell: str) -> None:
-    assert only_row({"app_version": version})["app_version"] == cell
+def test_an_integer_id_or_version_becomes_text(version: int, cell: str) -> None:
+    for name in ("user_id", "device_id", "app_version"):
+        assert only_row({name: version})[name] == cell
 
 
 @pytest.mark.parametrize("name", LOGIN_FIELDS)
 @pytest.mark.parametrize("value", [True, False, 1.1, [], ["x"], {}, {"a": {"b": 1}}], ids=str)
 def test_what_is_neither_text_nor_null_goes_no_further(name: str, value: object) -> None:
-    assert only_row({name: value})[name] is Unfit.NOT_TEXT
+    assert only_row({name: value})[name] is (Unfit.ARRAY if isinstance(value, list) else Unfit.NOT_TEXT)
 
 
-def test_an_integer_is_text_in_a_version_only() -> None:
-    assert only_row({"user_id": 7})["user_id"] is Unfit.NOT_TEXT
+@pytest.mark.parametrize("name", ["device_type", "ip", "locale"])
+def test_an_integer_is_no_text_where_words_or_addresses_are_meant(name: str) -> None:
+    assert only_row({name: 7})[name] is Unfit.NOT_TEXT
 
 
 def test_what_stands_for_a_missing_field_is_told_from_the_word() -> None:

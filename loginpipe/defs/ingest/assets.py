@@ -22,6 +22,7 @@ from loginpipe.ingest.consumer import Limits, Recorded, Recorder, StopSignals, c
 from loginpipe.ingest.totals import RunTotals
 from loginpipe.logins.delays import quantile
 from loginpipe.postgres.batches import run_counts
+from loginpipe.postgres.placeholders import mark_placeholders
 from loginpipe.sqs.deletion import Deleter
 from loginpipe.sqs.depth import STALL
 from loginpipe.sqs.receiver import Received, Receiver
@@ -65,6 +66,7 @@ def ingest(
     """
     began, began_at = time.monotonic(), datetime.now(UTC)
     postgres.check_token_keys(masking.keys)
+    postgres.run(partial(mark_placeholders, placeholders=masking.loaded.placeholders))
     totals, receiver, stop = RunTotals(), sqs.receiver(), StopSignals()
     failure: LoginpipeError | None = None
     with stop, postgres.giving_up_when(lambda: stop.requested) as session:

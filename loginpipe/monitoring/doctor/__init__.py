@@ -42,6 +42,7 @@ def examine(settings: Settings, of_dagster: Mapping[str, Check]) -> Iterator[Fin
         "seal key": warehouse.seal_key,
         "masking": warehouse.masking,
         "unknown fields": warehouse.unknown_fields,
+        "rows": warehouse.rows,
         "archive": warehouse.archive,
         "clocks": services.clocks,
         **of_dagster,

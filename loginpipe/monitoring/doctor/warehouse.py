@@ -11,6 +11,7 @@ from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import Settings
 from loginpipe.logins.extras import UnknownFields, personal_warning
 from loginpipe.masking.keys import SEAL_OFF, load_compat, load_seal_keys, load_token_keys
+from loginpipe.postgres.adopted_rows import read_row_forms
 from loginpipe.postgres.archive import archive_gap
 from loginpipe.postgres.connections import Connection, connect, require_verified_tls, transaction
 from loginpipe.postgres.contract import contract_differences, user_logins_columns
@@ -119,6 +120,12 @@ def unknown_fields(settings: Settings) -> str:
     unknown = UnknownFields(settings.clear_fields, keep=settings.unknown_fields == "seal")
     warning = personal_warning(unknown.clear)
     return unknown.fate(sealing=sealing) + (f"; warning: {warning}" if warning else "")
+def rows(settings: Settings) -> str:
+    """Look whether rows mean something else than what is written today: those of a table that was there before."""
+    with warehouse(settings) as connection:
+        forms = read_row_forms(connection)
+    findings = list(forms.findings(settings.masking))
+    return f"warning: {'; '.join(findings)}" if findings else f"{forms.rows:,} were read, and mean what new ones mean"
 
 
 def archive(settings: Settings) -> str:
