@@ -1,15 +1,28 @@
-"""Message bodies to login fields, without judging the fields: that is the schema's work."""
+"""Message bodies to login fields, out of their envelope. Whether the fields are good is for the schema to say."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from enum import Enum, auto
 from itertools import repeat
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import orjson
 
 from loginpipe.logins.rejects import Reason
 
 LOGIN_FIELDS = ("user_id", "device_type", "ip", "device_id", "locale", "app_version")
+
+Envelope: TypeAlias = Literal["none", "sns", "eventbridge"]
+"""What may be around an event: the values of ``LOGINPIPE_ENVELOPE``."""
+
+# Fields that each envelope has in any case, and the one of them that holds the event. See "Parsing Amazon SNS message
+# formats" and "Event structure reference" in the manuals of SNS and EventBridge.
+_SHAPES: Mapping[Envelope, tuple[frozenset[str], str]] = {
+    "sns": (frozenset({"Type", "MessageId", "TopicArn", "Message"}), "Message"),
+    "eventbridge": (frozenset({"detail-type", "source", "detail"}), "detail"),
+}
+
+_BYTE_ORDER_MARK = "\ufeff"
 
 
 class Unfit(Enum):
@@ -25,13 +38,45 @@ Cell: TypeAlias = str | Unfit | None
 _KINDS = frozenset({str, Unfit, type(None)})
 
 
-def parse_body(body: str) -> dict[str, Any] | Reason:
-    """Return the JSON object in a body, or the reason why there is none. Of a repeated key the last one counts."""
+def parse_body(body: str, envelope: Envelope = "none") -> dict[str, Any] | Reason:
+    """Return the event in a body, or the reason why there is none. Of a repeated key the last one counts.
+
+    Args:
+        body: a JSON object, bare or in an envelope. A byte order mark before it is skipped.
+        envelope: which envelope is removed where one is there. What has a field of a login is no envelope.
+    """
     try:
         event = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return Reason.NOT_JSON if is_unicode(body) else Reason.NOT_UNICODE
-    return event if isinstance(event, dict) else Reason.NOT_AN_OBJECT
+        event = _parsed_after_mark(body)
+    if not isinstance(event, dict):
+        return event if isinstance(event, Reason) else Reason.NOT_AN_OBJECT
+    # As nearly every event has: then no more needs to be asked.
+    return event if "user_id" in event else _unwrapped(event, envelope)
+
+
+def _parsed_after_mark(body: str) -> Any:
+    """Return the value in a body that begins with a byte order mark, or the reason why there is none."""
+    if body.startswith(_BYTE_ORDER_MARK):
+        with suppress(orjson.JSONDecodeError):
+            return orjson.loads(body[1:])
+    return Reason.NOT_JSON if is_unicode(body) else Reason.NOT_UNICODE
+
+
+def _unwrapped(event: dict[str, Any], envelope: Envelope) -> dict[str, Any] | Reason:
+    """Return what is in an envelope, or the reason why that is no event; return what is no envelope as it is."""
+    shape = next((name for name, (fields, _) in _SHAPES.items() if fields <= event.keys()), None)
+    if shape is None or not event.keys().isdisjoint(LOGIN_FIELDS):
+        return event
+    if shape != envelope:
+        return Reason.ENVELOPED
+    content = event[_SHAPES[shape][1]]
+    # SNS carries text, EventBridge an object. An envelope in the envelope stays one.
+    if shape == "sns":
+        content = parse_body(content) if isinstance(content, str) else None
+    elif isinstance(content, dict):
+        content = _unwrapped(content, "none")
+    return content if isinstance(content, dict) or content is Reason.ENVELOPED else Reason.ENVELOPE_WITHOUT_OBJECT
 
 
 def is_unicode(text: str) -> bool:

@@ -13,7 +13,7 @@ from pandera.errors import SchemaErrors
 from loginpipe.logins.app_versions import encode_version
 from loginpipe.logins.drift import count_unknown_fields
 from loginpipe.logins.messages import Message
-from loginpipe.logins.parsing import LOGIN_FIELDS, field_values, login_columns, parse_body
+from loginpipe.logins.parsing import LOGIN_FIELDS, Envelope, field_values, login_columns, parse_body
 from loginpipe.logins.rejects import WHOLE_BODY, Reason
 from loginpipe.logins.schema import PARSED_LOGINS_SCHEMA, RULES
 
@@ -83,11 +83,12 @@ def rejected_message(message: Message, faults: Sequence[tuple[str, str]], *, kee
     return Reject(message.message_id, body, message.sent_ms, message.received_ms, reasons, fields)
 
 
-def split_batch(messages: Sequence[Message]) -> SplitBatch:
+def split_batch(messages: Sequence[Message], *, envelope: Envelope = "none") -> SplitBatch:
     """Parse and validate every message; each ends in exactly one of the two parts.
 
     Args:
         messages: their ids are distinct.
+        envelope: which envelope is removed where one is around an event.
     """
     # An event's values are taken out at once: held together, the objects would be larger than all else of the batch.
     rows: list[tuple[Any, ...]] = []
@@ -95,7 +96,7 @@ def split_batch(messages: Sequence[Message]) -> SplitBatch:
     unusual: list[dict[str, Any]] = []
     rejected: list[Reject] = []
     for message in messages:
-        parsed = parse_body(message.body) if message.body_intact else Reason.BODY_DAMAGED
+        parsed = parse_body(message.body, envelope) if message.body_intact else Reason.BODY_DAMAGED
         if isinstance(parsed, Reason):
             rejected.append(rejected_message(message, [(parsed, WHOLE_BODY)]))
             continue
