@@ -60,6 +60,7 @@ class Settings(BaseSettings):
 
     env: Literal["local", "production"] = "local"
     queue: str = "login-queue"
+    envelope: Literal["none", "sns", "eventbridge"] = "none"
     database_url: str | None = Field(default=None, repr=False)
     token_keys: str | None = None
     seal_key: str | None = None
@@ -80,6 +81,7 @@ class Settings(BaseSettings):
     receivers: int = Field(default=32, ge=1, le=64)
     max_runs: int = Field(default=3, ge=1, le=100)
     max_reject_rate: float = Field(default=0.05, ge=0, le=1)
+    brake: Literal["on", "off"] = "on"
     # No more than the last bound of the delays' buckets: what is over that cannot be told apart.
     max_delay_seconds: int = Field(default=900, ge=1, le=3600)
     # Whoever has the URL can write to the channel behind it.

@@ -8,6 +8,7 @@ from uuid import uuid4
 from loginpipe.common.errors import ClearValueError
 from loginpipe.logins.extras import SEALED, Extras, UnknownFields
 from loginpipe.logins.messages import Message
+from loginpipe.logins.parsing import Envelope
 from loginpipe.logins.rejects import Reason
 from loginpipe.logins.splitting import Reject, rejected_message, split_batch
 from loginpipe.masking.compat import CompatMasking
@@ -76,6 +77,8 @@ def process_batch(
     masking: Masking,
     erased: Erased,
     known_tokens: Callable[[Sequence[str]], Collection[str]],
+    *,
+    envelope: Envelope = "none",
 ) -> Outcome:
     """Parse, validate, mask and seal the messages of one batch.
 
@@ -84,11 +87,12 @@ def process_batch(
         masking: the keys.
         erased: who was erased: their logins from before that are rejected, and nothing of them is kept.
         known_tokens: returns those of the tokens whose values are sealed already. Asked once, about all of them.
+        envelope: which envelope is removed where one is around an event.
 
     Raises:
         ClearValueError: a masked column holds something that is no token.
     """
-    split = split_batch(messages, masking.unknown_fields)
+    split = split_batch(messages, masking.unknown_fields, envelope=envelope)
     split = set_erased_aside(split, messages, masking.keys, erased.erased_at)
     masked = mask_logins(split.accepted, masking.keys, masking.compat)
     require_tokens(masked, masking.compat)

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from loginpipe.logins.parsing import member_texts
+
 VERSION_FIELD = "app_version"
 """The one field of ours that can be an extra: its text, where the integer in the table says less."""
 
@@ -20,7 +22,6 @@ _SCALARS = frozenset({str, int, bool, type(None)})
 _LONG_NUMBER = re.compile(rb"[:,\[]-?(?:[0-9.]+e|0\.0[,\]}]|(?=[0-9]+\.)[0-9.]{17})")
 # Beyond what Postgres' numeric holds.
 _HUGE_NUMBER = re.compile(rb"[:,\[]\s*-?(?:[0-9.]{1000}|[0-9.]+[eE][+-]?[0-9]{4})")
-_TOKENS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],:]')
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _PERSONAL_WORDS = frozenset({
@@ -118,7 +119,7 @@ def json_text(fields: Mapping[str, Any], body: str) -> bytes:
     except orjson.JSONEncodeError:
         text = b""
     if not text or (not _SCALARS.issuperset(map(type, fields.values())) and _LONG_NUMBER.search(text)):
-        as_sent = _texts(body)
+        as_sent = member_texts(body)
         return ("{" + ",".join(f"{orjson.dumps(name).decode()}:{as_sent[name]}" for name in fields) + "}").encode()
     return text
 
@@ -160,28 +161,3 @@ def _fits_jsonb(text: bytes) -> bool:
 
 def _joined(before: bytes | None, added: bytes) -> bytes:
     return before[:-1] + b"," + added[1:] if before else added
-
-
-def _texts(body: str) -> dict[str, str]:
-    """Return the text of each value of a JSON object, as it is in the body; of a repeated key the last one.
-
-    Args:
-        body: parsed before, so known to be JSON, and an object.
-    """
-    found: dict[str, str] = {}
-    depth, start, name = 0, 0, ""
-    for token in _TOKENS.finditer(body):
-        sign = body[token.start()]
-        if sign in "{[":
-            depth += 1
-        elif depth == 1 and sign == '"' and not name:
-            # With its quotes, so that an empty name is one too.
-            name = token.group()
-        elif depth == 1 and sign == ":":
-            start = token.end()
-        elif (depth == 1 and sign in ",}") and name:
-            found[orjson.loads(name)] = body[start : token.start()].strip()
-            name = ""
-        if sign in "}]":
-            depth -= 1
-    return found

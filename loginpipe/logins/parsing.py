@@ -1,15 +1,31 @@
-"""Message bodies to login fields, without judging the fields: that is the schema's work."""
+"""Message bodies to login fields, out of their envelope. Whether the fields are good is for the schema to say."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from enum import Enum, auto
 from itertools import repeat
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import orjson
 
 from loginpipe.logins.rejects import Reason
 
 LOGIN_FIELDS = ("user_id", "device_type", "ip", "device_id", "locale", "app_version")
+
+Envelope: TypeAlias = Literal["none", "sns", "eventbridge"]
+"""What may be around an event: the values of ``LOGINPIPE_ENVELOPE``."""
+
+# Fields that each envelope has in any case, and the one of them that holds the event. See "Parsing Amazon SNS message
+# formats" and "Event structure reference" in the manuals of SNS and EventBridge.
+_SHAPES: Mapping[Envelope, tuple[frozenset[str], str]] = {
+    "sns": (frozenset({"Type", "MessageId", "TopicArn", "Message"}), "Message"),
+    "eventbridge": (frozenset({"detail-type", "source", "detail"}), "detail"),
+}
+
+_BYTE_ORDER_MARK = "\ufeff"
+
+_TOKENS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],:]')
 
 
 class Unfit(Enum):
@@ -32,13 +48,87 @@ _INTEGER_FIELDS = frozenset({"user_id", "device_id", "app_version"})
 _STRIPPED_FIELDS = ("ip", "device_id")
 
 
-def parse_body(body: str) -> dict[str, Any] | Reason:
-    """Return the JSON object in a body, or the reason why there is none. Of a repeated key the last one counts."""
+def parse_body(body: str, envelope: Envelope = "none") -> dict[str, Any] | Reason:
+    """Return the event in a body, or the reason why there is none. Of a repeated key the last one counts.
+
+    Args:
+        body: a JSON object, bare or in an envelope. A byte order mark before it is skipped.
+        envelope: which envelope is removed where one is there. What has a field of a login is no envelope.
+    """
     try:
         event = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return Reason.NOT_JSON if is_unicode(body) else Reason.NOT_UNICODE
-    return event if isinstance(event, dict) else Reason.NOT_AN_OBJECT
+        event = _parsed_after_mark(body)
+    if not isinstance(event, dict):
+        return event if isinstance(event, Reason) else Reason.NOT_AN_OBJECT
+    # As nearly every event has: then no more needs to be asked.
+    return event if "user_id" in event else _unwrapped(event, envelope)
+
+
+def _parsed_after_mark(body: str) -> Any:
+    """Return the value in a body that begins with a byte order mark, or the reason why there is none."""
+    if body.startswith(_BYTE_ORDER_MARK):
+        with suppress(orjson.JSONDecodeError):
+            return orjson.loads(body[1:])
+    return Reason.NOT_JSON if is_unicode(body) else Reason.NOT_UNICODE
+
+
+def _unwrapped(event: dict[str, Any], envelope: Envelope) -> dict[str, Any] | Reason:
+    """Return what is in an envelope, or the reason why that is no event; return what is no envelope as it is."""
+    shape = _shape(event)
+    if shape is None:
+        return event
+    if shape != envelope:
+        return Reason.ENVELOPED
+    content = event[_SHAPES[shape][1]]
+    # SNS carries text, EventBridge an object. An envelope in the envelope stays one.
+    if shape == "sns":
+        content = parse_body(content) if isinstance(content, str) else None
+    elif isinstance(content, dict):
+        content = _unwrapped(content, "none")
+    return content if isinstance(content, dict) or content is Reason.ENVELOPED else Reason.ENVELOPE_WITHOUT_OBJECT
+
+
+def _shape(event: dict[str, Any]) -> Envelope | None:
+    """Return which envelope an object is; None where it is none, as what has a field of a login."""
+    shape = next((name for name, (fields, _) in _SHAPES.items() if fields <= event.keys()), None)
+    return shape if event.keys().isdisjoint(LOGIN_FIELDS) else None
+
+
+def event_text(body: str, envelope: Envelope) -> str:
+    """Return the JSON text of the event in a body of which `parse_body` has returned one: what is in the envelope."""
+    if envelope == "none":
+        return body
+    outer: dict[str, Any] = orjson.loads(body.removeprefix(_BYTE_ORDER_MARK))
+    if _shape(outer) is None:
+        return body
+    # SNS carries text, EventBridge an object.
+    return str(outer["Message"]) if envelope == "sns" else member_texts(body)["detail"]
+
+
+def member_texts(body: str) -> dict[str, str]:
+    """Return the text of each value of a JSON object, as it is in the body; of a repeated key the last one.
+
+    Args:
+        body: parsed before, so known to be JSON, and an object.
+    """
+    found: dict[str, str] = {}
+    depth, start, name = 0, 0, ""
+    for token in _TOKENS.finditer(body):
+        sign = body[token.start()]
+        if sign in "{[":
+            depth += 1
+        elif depth == 1 and sign == '"' and not name:
+            # With its quotes, so that an empty name is one too.
+            name = token.group()
+        elif depth == 1 and sign == ":":
+            start = token.end()
+        elif (depth == 1 and sign in ",}") and name:
+            found[orjson.loads(name)] = body[start : token.start()].strip()
+            name = ""
+        if sign in "}]":
+            depth -= 1
+    return found
 
 
 def is_unicode(text: str) -> bool:

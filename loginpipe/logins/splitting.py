@@ -14,7 +14,7 @@ from loginpipe.logins.app_versions import encode_version, loses_text
 from loginpipe.logins.drift import count_unknown_fields
 from loginpipe.logins.extras import SEALED, Extras, UnknownFields
 from loginpipe.logins.messages import Message
-from loginpipe.logins.parsing import LOGIN_FIELDS, field_values, login_columns, parse_body
+from loginpipe.logins.parsing import LOGIN_FIELDS, Envelope, event_text, field_values, login_columns, parse_body
 from loginpipe.logins.rejects import WHOLE_BODY, Reason
 from loginpipe.logins.schema import PARSED_LOGINS_SCHEMA, RULES
 
@@ -86,12 +86,15 @@ def rejected_message(message: Message, faults: Sequence[tuple[str, str]], *, kee
     return Reject(message.message_id, body, message.sent_ms, message.received_ms, reasons, fields)
 
 
-def split_batch(messages: Sequence[Message], unknown: UnknownFields = SEALED) -> SplitBatch:
+def split_batch(
+    messages: Sequence[Message], unknown: UnknownFields = SEALED, *, envelope: Envelope = "none"
+) -> SplitBatch:
     """Parse and validate every message; each ends in exactly one of the two parts.
 
     Args:
         messages: their ids are distinct.
         unknown: what becomes of fields that the contract does not know.
+        envelope: which envelope is removed where one is around an event.
     """
     # An event's values are taken out at once: held together, the objects would be larger than all else of the batch.
     rows: list[tuple[Any, ...]] = []
@@ -100,7 +103,7 @@ def split_batch(messages: Sequence[Message], unknown: UnknownFields = SEALED) ->
     extras: dict[str, Extras] = {}
     rejected: list[Reject] = []
     for message in messages:
-        parsed = parse_body(message.body) if message.body_intact else Reason.BODY_DAMAGED
+        parsed = parse_body(message.body, envelope) if message.body_intact else Reason.BODY_DAMAGED
         if isinstance(parsed, Reason):
             rejected.append(rejected_message(message, [(parsed, WHOLE_BODY)]))
             continue
@@ -109,7 +112,7 @@ def split_batch(messages: Sequence[Message], unknown: UnknownFields = SEALED) ->
         if not _KNOWN_FIELDS.issuperset(parsed):
             fields = {name: value for name, value in parsed.items() if name not in _KNOWN_FIELDS}
             unknown_names[tuple(fields)] += 1
-            if of_message := unknown.parted(fields, message.body):
+            if of_message := unknown.parted(fields, event_text(message.body, envelope)):
                 extras[message.message_id] = of_message
     logins, faults = _validated(parsed_messages, rows)
     for place, of_login in sorted(faults.items()):

@@ -109,6 +109,7 @@ class Receiver:
         self._linger_seconds = linger_seconds
         self._visibility_seconds = visibility_seconds
         self._max_receivers = receivers
+        self._limit = batch_messages
         self._pool = ThreadPoolExecutor(receivers, thread_name_prefix="receive")
         self._receiving: list[Future[None]] = []
         self._changed = threading.Condition()
@@ -130,6 +131,14 @@ class Receiver:
         """Begin to receive."""
         with self._changed:
             self._start_one()
+
+    def limit_batches(self, messages: int | None) -> None:
+        """Close batches at so many messages from now on; at as many as was set at the start where it is None."""
+        limit = self._batch_messages if messages is None else min(messages, self._batch_messages)
+        with self._changed:
+            if limit != self._limit:
+                self._limit = limit
+                self._changed.notify_all()
 
     @property
     def idle_since(self) -> float | None:
@@ -176,7 +185,7 @@ class Receiver:
         batch = self._batch
         if batch.first_at is None:
             return math.inf
-        full = len(batch.messages) >= self._batch_messages or (not self._polls and not self._room())
+        full = len(batch.messages) >= self._limit or (not self._polls and not self._room())
         if full or self._stop.is_set() or self._failure is not None or batch.body_bytes >= MAX_BODY_BYTES:
             return -math.inf
         return batch.first_at + self._linger_seconds
@@ -186,7 +195,7 @@ class Receiver:
         expected = self._batch.body_bytes + self._polls * self._largest_answer
         if expected >= MAX_BODY_BYTES:
             return 0
-        return max(0, min(BATCH_MOST, self._batch_messages - len(self._batch.messages) - self._asked_for))
+        return max(0, min(BATCH_MOST, self._limit - len(self._batch.messages) - self._asked_for))
 
     def _start_one(self) -> None:
         """Start one more receiver. The lock is held."""
@@ -264,17 +273,7 @@ class Receiver:
 
     def _receive(self, asked_for: int) -> int:
         asked = time.monotonic()
-        with queue_errors(self._queue.name):
-            answer = self._queue.client.receive_message(
-                QueueUrl=self._queue.url,
-                MaxNumberOfMessages=asked_for,
-                WaitTimeSeconds=LONG_POLL_SECONDS,
-                VisibilityTimeout=self._visibility_seconds,
-                MessageSystemAttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
-                MessageAttributeNames=["loginpipe.*"],
-            )
-            now_ms = time.time_ns() // 1_000_000
-            messages = [_message(delivery, now_ms) for delivery in answer.get("Messages", [])]
+        messages = receive_once(self._queue, asked_for, self._visibility_seconds)
         if not messages:
             return 0
         self._leases.add(messages, asked)
@@ -313,6 +312,25 @@ class Receiver:
                 batch.first_at = time.monotonic()
                 self._changed.notify_all()
         return True
+
+
+def receive_once(queue: Queue, number: int, visibility_seconds: int) -> list[Message]:
+    """Receive up to so many messages, ten at most, by one long poll.
+
+    Raises:
+        QueueError: the queue cannot be received from.
+    """
+    with queue_errors(queue.name):
+        answer = queue.client.receive_message(
+            QueueUrl=queue.url,
+            MaxNumberOfMessages=number,
+            WaitTimeSeconds=LONG_POLL_SECONDS,
+            VisibilityTimeout=visibility_seconds,
+            MessageSystemAttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
+            MessageAttributeNames=["loginpipe.*"],
+        )
+        now_ms = time.time_ns() // 1_000_000
+        return [_message(delivery, now_ms) for delivery in answer.get("Messages", [])]
 
 
 def _note_delivery(batch: Received, message: Message) -> None:

@@ -35,7 +35,6 @@ WHOLE_BODY = {
     login() + login(): "not_json",
     '{"ip": NaN}': "not_json",
     '{"user_id": "\\ud800"}': "not_json",
-    "\ufeff" + login(): "not_json",
     '{"deep": ' + "[" * 5000 + "]" * 5000 + "}": "not_json",
     "x" * 1_000_000: "not_json",
     "<xml>😀\t\\N</xml>": "not_json",

@@ -26,9 +26,9 @@ from loginpipe_tests.crash.run_job import run, peak_mebibytes
 
 process_batch, peaks = consumer.process_batch, []
 
-def noted(*arguments):
+def noted(*arguments, **named):
     peaks.append(peak_mebibytes())
-    return process_batch(*arguments)
+    return process_batch(*arguments, **named)
 
 consumer.process_batch = noted
 code = run(Path("."), None, "hang")

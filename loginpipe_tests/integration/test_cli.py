@@ -62,7 +62,7 @@ def test_these_are_the_commands() -> None:
         "demo", "dev", "local up", "local down", "migrate", "send", "doctor", "rejects list", "rejects show",
         "extras backfill", "rejects replay", "dlq status", "dlq redrive", "keys generate", "keys rotate", "keys status",
         "pii request", "pii approve", "pii recover", "pii erase", "pii rotate", "pii drill", "pii second-person",
-        "pii audit list", "pii audit verify", "alerts test",
+        "pii audit list", "pii audit verify", "alerts test", "check",
     } <= set(commands())  # fmt: skip
 
 
@@ -131,6 +131,8 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("send --count 1", {"AWS_EC2_METADATA_DISABLED": "true"}, "queue 'login-queue': no AWS region is set: "),
         ("send --count 1", NOWHERE, "queue 'login-queue': the endpoint cannot be reached: "),
         ("send --file absent.json", NOWHERE, "absent.json cannot be read as UTF-8 text: "),
+        ("check --count 1", NOWHERE, "queue 'login-queue': the endpoint cannot be reached: "),
+        ("check --file absent.jsonl", {}, "absent.jsonl cannot be read as UTF-8 text: "),
         ("dlq status", NOWHERE, "queue 'login-queue': the endpoint cannot be reached: "),
         ("dlq redrive", NOWHERE, "queue 'login-queue': the endpoint cannot be reached: "),
         ("rejects list", {}, "LOGINPIPE_DATABASE_URL is not set: "),
@@ -167,6 +169,7 @@ def test_what_is_wrong_is_one_line_and_exit_code_1(
     [
         "send --count none",
         "send --count 0",
+        "check --count 0",
         "rejects show x",
         "rejects replay",
         "rejects replay --purpose because-it-is-so",
@@ -202,6 +205,7 @@ def test_a_queue_that_does_not_exist_is_named_by_every_command_that_needs_it(
     monkeypatch.setenv("LOGINPIPE_QUEUE", "no-such-queue")
     for arguments in (
         ("send", "--count", "1"),
+        ("check", "--count", "1"),
         ("dlq", "status"),
         ("dlq", "redrive"),
         ("rejects", "replay", *WHY, "--private-key", key),

@@ -118,7 +118,7 @@ def test_messages_of_runs_that_were_all_killed_wait_on_the_dead_letter_queue_and
     twice = {**json.loads(policy["Attributes"]["RedrivePolicy"]), "maxReceiveCount": "2"}
     place.queue.client.set_queue_attributes(QueueUrl=place.queue.url, Attributes={"RedrivePolicy": json.dumps(twice)})
     for _ in range(2):
-        with place.start(Point.WRITTEN, "kill", batch_messages=GOOD + BAD) as run:
+        with place.start(Point.WRITTEN, "kill", batch_messages=GOOD + BAD, brake="off") as run:
             assert run.wait() == -signal.SIGKILL
         place.endpoint.advance(VISIBILITY_SECONDS + 1)
     place.send(logins(10))

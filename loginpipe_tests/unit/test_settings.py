@@ -41,6 +41,7 @@ def test_without_any_variable_the_settings_are_the_documented_defaults() -> None
     assert load_settings().model_dump() == {
         "env": "local",
         "queue": "login-queue",
+        "envelope": "none",
         "database_url": None,
         "token_keys": None,
         "seal_key": None,
@@ -58,6 +59,7 @@ def test_without_any_variable_the_settings_are_the_documented_defaults() -> None
         "sqs_client": "lean",
         "max_runs": 3,
         "max_reject_rate": 0.05,
+        "brake": "on",
         "max_delay_seconds": 900,
         "alert_webhook_url": None,
         "alert_sns_topic": None,
@@ -74,6 +76,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         monkeypatch,
         env="production",
         queue="https://sqs.eu-west-1.amazonaws.com/123/logins",
+        envelope="eventbridge",
         database_url="postgresql://user:pw@host/logins?sslmode=verify-full",
         token_keys="file:/keys/token_keys.json",
         seal_key="off",
@@ -91,6 +94,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         sqs_client="boto3",
         max_runs="100",
         max_reject_rate="1",
+        brake="off",
         max_delay_seconds="3600",
         alert_webhook_url="https://hooks.example.com/services/1",
         alert_sns_topic="arn:aws:sns:eu-west-1:123456789012:on-call",
@@ -103,6 +107,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
     assert load_settings().model_dump() == {
         "env": "production",
         "queue": "https://sqs.eu-west-1.amazonaws.com/123/logins",
+        "envelope": "eventbridge",
         "database_url": "postgresql://user:pw@host/logins?sslmode=verify-full",
         "token_keys": "file:/keys/token_keys.json",
         "seal_key": "off",
@@ -120,6 +125,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         "sqs_client": "boto3",
         "max_runs": 100,
         "max_reject_rate": 1,
+        "brake": "off",
         "max_delay_seconds": 3600,
         "alert_webhook_url": "https://hooks.example.com/services/1",
         "alert_sns_topic": "arn:aws:sns:eu-west-1:123456789012:on-call",
@@ -227,6 +233,10 @@ WRONG = [
     ("max_reject_rate", "1.01"),
     ("max_reject_rate", "nan"),
     ("max_reject_rate", "5%"),
+    ("brake", "sometimes"),
+    ("brake", "1"),
+    ("envelope", "SNS"),
+    ("envelope", "kinesis"),
 ]
 
 
@@ -238,7 +248,7 @@ def test_a_wrong_value_is_refused_in_one_line_that_names_the_variable_and_not_th
     message = str(refusal())
     assert message.startswith("wrong setting: ")
     assert "\n" not in message
-    assert [field for field in Settings.model_fields if PREFIX + field.upper() in message] == [name]
+    assert [field for field in Settings.model_fields if f"{PREFIX}{field.upper()}:" in message] == [name]
     if len(value) > 5:
         assert value not in message
 

@@ -21,7 +21,7 @@ from loginpipe.logins.rejects import Reason
 from loginpipe.logins.schema import RULES, VALIDATED_LOGINS_SCHEMA
 from loginpipe.logins.splitting import SplitBatch, count_reasons, split_batch
 from loginpipe_tests.canary import everything_an_error_shows
-from loginpipe_tests.wire import login
+from loginpipe_tests.wire import eventbridge_envelope, login, sns_envelope
 
 SENT_MS, RECEIVED_MS = 1_794_000_000_123, 1_794_000_060_456
 GOOD: dict[str, Any] = json.loads(login())
@@ -103,7 +103,7 @@ NOT_JSON = {
     "unquoted key": "{user_id: 1}",
     "XML": "<login><ip>1.2.3.4</ip></login>",
     "base64 of JSON": "eyJ1c2VyX2lkIjogIngifQ==",
-    "byte order mark": "\ufeff" + event(),
+    "two byte order marks": "\ufeff\ufeff" + event(),
     "NUL": "\x00",
     "NUL before": "\x00" + event(),
     "NUL after": event() + "\x00",
@@ -168,6 +168,7 @@ WRONG_TYPES: list[Any] = [1.5, True, False, {}, {"x": "y"}]
 
 TABLE = [
     *cases(NOT_JSON, ("not_json", "body")),
+    *cases({"byte order mark": "\ufeff" + event()}),
     *cases(NOT_UNICODE, ("not_unicode", "body")),
     *cases(NOT_AN_OBJECT, ("not_an_object", "body")),
     *cases({"empty object": "{}", "1 MiB object of nothing known": json.dumps({"x": "x" * MEBIBYTE})}, *(
@@ -442,6 +443,20 @@ def test_rejected_messages_are_counted_by_reason_and_one_with_two_reasons_under_
 def test_unknown_fields_are_counted_on_good_and_bad_events_by_name() -> None:
     result = split(event(session=1), event(session=2, ip="x"), '{"other": 3}', "", event())
     assert result.unknown_fields == {"session": 2, "other": 1}
+
+
+def test_an_event_in_its_envelope_is_a_login_and_an_envelope_that_is_not_expected_a_reject_as_it_came() -> None:
+    bodies = [sns_envelope(event(session=1)), event(), eventbridge_envelope(json.loads(event())), sns_envelope("{}")]
+    messages = [message(body, f"message-{i}") for i, body in enumerate(bodies)]
+    result = split_batch(messages, envelope="sns")
+    assert list(result.accepted["message_id"]) == ["message-0", "message-1"]
+    assert result.accepted["ip"].tolist() == [GOOD["ip"]] * 2
+    assert result.unknown_fields == {"session": 1}
+    assert [(reject.reasons[0], reject.fields[0], reject.body) for reject in result.rejected] == [
+        ("enveloped", "body", bodies[2]),
+        ("missing", "user_id", bodies[3]),
+    ]
+    assert [reject.reasons for reject in split(*bodies).rejected] == [["enveloped"]] * 3
 
 
 # --- for any batch ----------------------------------------------------------------------------------------------------

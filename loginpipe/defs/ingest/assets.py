@@ -18,6 +18,7 @@ from loginpipe.defs.ingest.rejected_logins import REJECTED_LOGINS, rejected_logi
 from loginpipe.defs.ingest.user_logins_table import USER_LOGINS_TABLE, user_logins_table
 from loginpipe.defs.ingest.validated_logins import VALIDATED_LOGINS, validated_logins
 from loginpipe.defs.resources import MaskingResource, PostgresResource, SqsResource
+from loginpipe.ingest.brake import Brake
 from loginpipe.ingest.consumer import Limits, Recorded, Recorder, StopSignals, consume
 from loginpipe.ingest.totals import RunTotals
 from loginpipe.logins.delays import quantile
@@ -62,6 +63,7 @@ def ingest(
         TokenKeyMismatchError: the token keys are not the ones the database's tokens were made with.
         QueueError: the queue cannot be received from; what was received before is recorded.
         DatabaseError: a batch could not be recorded; its messages return to the queue.
+        BrakeError: nearly all of the first messages were rejected; the others return to the queue.
         ClearValueError: masked cells do not contain a token; nothing of that batch was written.
     """
     began, began_at = time.monotonic(), datetime.now(UTC)
@@ -73,10 +75,17 @@ def ingest(
         try:
             consume(
                 receiver,
-                Recorder(session, masking.loaded, queue=sqs.name, run_id=context.run.run_id),
+                Recorder(
+                    session,
+                    masking.loaded,
+                    queue=sqs.name,
+                    run_id=context.run.run_id,
+                    envelope=settings.envelope,
+                ),
                 Deleter(sqs.opened, sqs.leases),
                 sqs.leases,
                 limits=Limits(config.idle_seconds, settings.run_seconds),
+                brake=Brake(queue=sqs.name, on=settings.brake == "on"),
                 stop=stop,
                 on_recorded=_Progress(context, totals),
                 on_deleted=totals.add_deletion,

@@ -165,8 +165,8 @@ def once_processed(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[
     """Do something when so many batches have been processed, before the last of them is recorded."""
     processed = count(1)
 
-    def process(*arguments: Any) -> Outcome:
-        outcome = process_batch(*arguments)
+    def process(*arguments: Any, **named: Any) -> Outcome:
+        outcome = process_batch(*arguments, **named)
         if next(processed) == number:
             act()
         return outcome
