@@ -1,6 +1,6 @@
 """The JSON Schema of an event, for those who send it: made from the rules that a run validates by.
 
-An event that meets it is accepted. A run accepts more, such as white space around an address: ``docs/tables.md``.
+An event that meets it is accepted. A run accepts more, such as white space around an address: ``docs/event.md``.
 """
 
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 from loginpipe.logins.app_versions import MAJOR_MOST
 from loginpipe.logins.parsing import LOGIN_FIELDS, field_values, login_columns
-from loginpipe.logins.schema import RULES
+from loginpipe.logins.schema import RULES, Blank
 
 _DESCRIPTIONS = {
     "user_id": "Who logged in.",
@@ -32,9 +32,10 @@ _FORMS: Mapping[str, Mapping[str, Any]] = {
 _MAX_INTEGER = 2**63 - 1
 _MAX_INTEGERS = {"app_version": MAJOR_MOST}
 
-# Of a text that may be empty, and of others. Postgres holds no NUL.
+# Of a text that may be empty, and of others, which need a visible character. Postgres holds no NUL.
 _NO_NUL = r"^[^\u0000]*$"
-_NOT_BLANK = r"^[^\u0000]*[^\s\u0000][^\u0000]*$"
+_INVISIBLE = r"\s\u0000-\u001f\u0085\u00a0\u00ad\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff"
+_NOT_BLANK = rf"^[^\u0000]*[^{_INVISIBLE}][^\u0000]*$"
 
 
 def event_schema_text() -> str:
@@ -57,7 +58,11 @@ def event_schema() -> dict[str, Any]:
 
 def _property(name: str) -> dict[str, Any]:
     rule = RULES[name]
-    text = {"maxLength": rule.most, "pattern": _NO_NUL if rule.may_be_blank else _NOT_BLANK, **_FORMS.get(name, {})}
+    text = {
+        "maxLength": rule.most,
+        "pattern": _NO_NUL if rule.blank is Blank.NEVER else _NOT_BLANK,
+        **_FORMS.get(name, {}),
+    }
     integer = _accepts({name: 1}, name)
     types = ["string", *(["integer"] if integer else []), *(["null"] if _accepts({name: None}, name) else [])]
     return {

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from loginpipe.logins import splitting
 from loginpipe.logins.extras import Extras, UnknownFields, field_text, json_text, looks_personal, personal_warning
 from loginpipe.logins.splitting import split_batch
 from loginpipe_tests.wire import delivered, login
@@ -154,6 +153,16 @@ def test_the_text_of_a_version_is_kept_where_its_integer_says_less() -> None:
         (login(app_version="2.4.0"), COUNTRY, None),
     ]:
         assert extras_of(body, unknown) == kept
+
+
+def test_what_is_kept_of_an_event_in_an_envelope_is_that_of_the_event_alone() -> None:
+    event = with_fields(', "n": 123456789012345678901234567890, "source": "app"')
+    by_sns = json.dumps({"Type": "Notification", "MessageId": "1", "TopicArn": "arn", "Message": event, "n": 1})
+    by_eventbridge = f'{{"detail-type": "login", "source": "other", "n": 1, "detail": {event}}}'
+    kept = Extras(None, b'{"n":123456789012345678901234567890,"source":"app"}')
+    for body, envelope in ((by_sns, "sns"), (by_eventbridge, "eventbridge"), (event, "sns"), (event, "eventbridge")):
+        split = split_batch([delivered(body)], envelope=envelope)
+        assert list(split.extras.values()) == [kept], envelope
 
 
 def test_one_field_is_taken_out_of_what_was_sealed() -> None:

@@ -120,6 +120,8 @@ def unknown_fields(settings: Settings) -> str:
     unknown = UnknownFields(settings.clear_fields, keep=settings.unknown_fields == "seal")
     warning = personal_warning(unknown.clear)
     return unknown.fate(sealing=sealing) + (f"; warning: {warning}" if warning else "")
+
+
 def rows(settings: Settings) -> str:
     """Look whether rows mean something else than what is written today: those of a table that was there before."""
     with warehouse(settings) as connection:
