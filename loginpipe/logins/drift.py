@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 HIDDEN_NAME = "(name not shown)"
 OTHER_NAMES = "(other names)"
@@ -18,7 +18,7 @@ def shown_name(name: str) -> str:
     return name if _SHOWN.fullmatch(name) else HIDDEN_NAME
 
 
-def count_unknown_fields(events: Mapping[Sequence[str], int]) -> Counter[str]:
+def count_unknown_fields(events: Mapping[tuple[str, ...], int]) -> Counter[str]:
     """Count, for each field name outside the contract, the events that carry it.
 
     Args:
