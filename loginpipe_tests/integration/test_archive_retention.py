@@ -285,7 +285,8 @@ def test_a_table_that_is_not_partitioned_is_left_alone_and_its_days_are_archived
 ) -> None:
     with closing(psycopg2.connect(owner_url)) as connection, connection, connection.cursor() as cursor:
         cursor.execute(
-            "DROP VIEW loginpipe.user_logins_canonical CASCADE; DROP TABLE user_logins; "
+            "DROP VIEW loginpipe.user_logins_canonical CASCADE; DROP VIEW loginpipe.user_logins_with_extras; "
+            "DROP TABLE user_logins; "
             "CREATE TABLE user_logins (user_id varchar(128), device_type varchar(32), masked_ip varchar(256), "
             "masked_device_id varchar(256), locale varchar(32), app_version integer, create_date date); "
             "GRANT SELECT, INSERT ON user_logins TO loginpipe_writer"
