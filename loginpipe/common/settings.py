@@ -39,6 +39,9 @@ _OF_A_LOGIN = frozenset({
     "user_id", "device_type", "ip", "device_id", "locale", "masked_ip", "masked_device_id", "create_date",
 })  # fmt: skip
 
+_QUEUE_ARN = re.compile(r"arn:aws[a-z-]*:sqs:([A-Za-z0-9-]+):(\d{12}):([A-Za-z0-9_-]{1,80}(?:\.fifo)?)")
+# A URL, or keyword=value pairs; libpq itself reads the rest.
+_LIBPQ = re.compile(r"postgres(ql)?://|[a-z_]+\s*=")
 _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}")
 
 
@@ -93,12 +96,19 @@ class Settings(BaseSettings):
     retention_days: int | None = Field(default=None, ge=1)
     keep_runs_days: int = Field(default=14, ge=1)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _without_white_space(cls, value: object) -> object:
+        # A secret that is mounted, or kept in a file, ends with a line break as a rule.
+        return value.strip() if isinstance(value, str) else value
+
     @field_validator("queue")
     @classmethod
     def _names_a_queue(cls, queue: str) -> str:
-        if not queue.strip().rstrip("/"):
-            raise ValueError("must be the name or the URL of a queue")
-        return queue.strip().rstrip("/")
+        queue = queue.rstrip("/")
+        if not queue or (queue.startswith("arn:") and not _QUEUE_ARN.fullmatch(queue)):
+            raise ValueError("must be the name, the URL or the ARN of a queue (arn:aws:sqs:REGION:ACCOUNT:NAME)")
+        return queue
 
     @field_validator("database_url")
     @classmethod
@@ -166,8 +176,19 @@ class Settings(BaseSettings):
 
     @property
     def queue_name(self) -> str:
-        """The queue's name, also where its URL is set."""
-        return self.queue.rsplit("/", 1)[-1]
+        """The queue's name, also where its URL or ARN is set."""
+        return name_of_queue(self.queue)
+
+
+def name_of_queue(queue: str) -> str:
+    """Return the name of a queue that is given by name, URL or ARN."""
+    return re.split("[/:]", queue)[-1]
+
+
+def region_and_account(queue: str) -> tuple[str, str] | None:
+    """Return region and account of a queue that is given by its ARN; None where it is not."""
+    arn = _QUEUE_ARN.fullmatch(queue)
+    return (arn[1], arn[2]) if arn else None
 
 
 def is_reference(value: str) -> bool:
@@ -177,7 +198,9 @@ def is_reference(value: str) -> bool:
 
 def database_url_fault(url: str) -> str | None:
     """Return what is wrong with the URL of the warehouse, without quoting it; None where nothing is."""
-    return None if url.startswith(("postgresql://", "postgres://")) else "must begin with postgresql://"
+    if _LIBPQ.match(url):
+        return None
+    return "must begin with postgresql://, or be keywords of libpq such as service=logins"
 
 
 def webhook_url_fault(url: str, *, production: bool) -> str | None:

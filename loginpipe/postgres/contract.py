@@ -1,4 +1,4 @@
-"""Whether the table ``user_logins`` is the contract: what the catalog says, and how it differs, in plain words.
+"""Whether the table ``user_logins`` is the contract, and its database takes writes: what the catalog says, in words.
 
 The contract itself is in `loginpipe.logins.user_logins`; what to do about a difference is the caller's.
 """
@@ -6,7 +6,7 @@ The contract itself is in `loginpipe.logins.user_logins`; what to do about a dif
 from collections.abc import Sequence
 
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
-from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.statements import statement
 
 _KINDS = {"r": "table", "p": "table", "v": "view", "m": "materialized view", "f": "foreign table"}
@@ -47,6 +47,39 @@ def user_logins_kind(connection: Connection) -> str | None:
         cursor.execute("SELECT relkind FROM pg_class WHERE oid = to_regclass('public.user_logins')")
         row = cursor.fetchone()
     return None if row is None else _KINDS.get(row[0], "relation of another kind")
+
+
+def why_read_only(cursor: Cursor) -> str | None:
+    """Say why the database takes no writes, and what to do; None where it takes them."""
+    cursor.execute(statement("writable"))
+    ((replica, read_only),) = cursor.fetchall()
+    if replica:
+        return (
+            "is a replica, which takes no writes: name the writer's endpoint in LOGINPIPE_DATABASE_URL, or, where that "
+            "lists several hosts, add target_session_attrs=read-write"
+        )
+    if read_only:
+        return (
+            "is read-only: see whether its disk is full, then RESET default_transaction_read_only for the role, the "
+            "database or the server"
+        )
+    return None
+
+
+def replication_fault(cursor: Cursor) -> str | None:
+    """Say which of our tables a publication keeps from being deleted from, and what to do; None where there is none."""
+    cursor.execute(statement("without_replica_identity"))
+    rows = cursor.fetchall()
+    if not rows:
+        return None
+    # The partitioned table first: partitions that are still to come follow it.
+    tables = dict.fromkeys([*sorted(root for _, root, _ in rows), *(table for table, _, _ in rows)])
+    publications = dict.fromkeys(publication for _, _, publication in rows)
+    return (
+        f"the publication {' and '.join(publications)} replicates deletes from tables without a replica identity, "
+        "which Postgres refuses, so erasures and maintenance fail: run "
+        f"`{'; '.join(f'ALTER TABLE {table} REPLICA IDENTITY FULL' for table in tables)}`"
+    )
 
 
 def contract_differences(found: Sequence[tuple[str, str]]) -> list[str]:

@@ -35,6 +35,7 @@ _PARTITIONS = (
     "FUNCTION loginpipe.drop_ledger_partition(start date)",
     "FUNCTION loginpipe.trim_ledger(begins date)",
     "FUNCTION loginpipe.rows_in_default(parent text)",
+    "FUNCTION loginpipe.share_replica_identity(parent text)",
 )
 _ARCHIVE = (
     "FUNCTION loginpipe.logins_by_day(first_day date, last_day date)",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy.engine import Connection as SqlalchemyConnection
 
-HEAD = "0008"
+HEAD = "0010"
 """The newest revision in ``migrations/``. Revisions are numbered in order, so that they compare as text."""
 
 # The comment on Alembic's table: tells older code which version it would have to be.
@@ -118,6 +118,7 @@ def _upgrade_in_transaction(bound: "SqlalchemyConnection") -> tuple[str | None, 
 
     connection = cast("Connection", bound.connection.driver_connection)
     with connection.cursor() as cursor:
+        cursor.execute(connection.settings)
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         before = revision_of(cursor)
         if before == HEAD:
@@ -144,7 +145,7 @@ def _refuse_newer(found: str, cursor: Cursor) -> None:
     ours, by = version("loginpipe"), _MIGRATED_BY.search(comment or "")
     # Between releases the number stays, and the schema may not.
     needed = f"loginpipe {by[1]} or newer" if by and by[1] != ours else "the version that migrated it, or a newer one"
-    at = f"{place(cursor.connection)} is at {found}"
+    at = f"{place(cast('Connection', cursor.connection))} is at {found}"
     raise SchemaError(f"{at}, and this code (loginpipe {ours}) knows {HEAD} at most: deploy {needed}")
 
 

@@ -156,6 +156,7 @@ def maintain(connection: Connection, today: date) -> MaintenanceResult:
     if reason:
         return MaintenanceResult(created, dropped, rows_in_default(connection, LEDGER), {USER_LOGINS: reason})
     created += _add_coming(connection, USER_LOGINS, today)
+    in_turn(connection, _share_replica_identity, USER_LOGINS)
     return MaintenanceResult(created, dropped, rows_in_default(connection, LEDGER, USER_LOGINS), {})
 
 
@@ -256,6 +257,10 @@ def _drop_expired(cursor: Cursor, today: date) -> list[str]:
         cursor.execute("SELECT loginpipe.drop_ledger_partition(%s)", (partition.start,))
     cursor.execute("SELECT loginpipe.trim_ledger(%s)", (ledger_begins(today),))
     return [str(partition) for partition in gone]
+
+
+def _share_replica_identity(cursor: Cursor) -> None:
+    cursor.execute("SELECT loginpipe.share_replica_identity(%s)", (USER_LOGINS,))
 
 
 def rows_in_default(connection: Connection, *tables: str) -> dict[str, int]:

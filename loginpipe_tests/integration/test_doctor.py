@@ -24,6 +24,8 @@ from dagster_postgres import DagsterPostgresStorage
 
 from loginpipe.defs.monitoring.queue_checks import FRESH
 from loginpipe.local.stack import LocalStack
+from loginpipe.postgres.connections import connect
+from loginpipe.postgres.partitions import maintain
 from loginpipe.sqs.dead_letters import redrive_policy
 from loginpipe_tests.commands import Command, command_line, findings
 from loginpipe_tests.conftest import Pipeline
@@ -180,6 +182,54 @@ def test_an_adopted_table_without_partitions_is_well(pipeline: Pipeline) -> None
         "ALTER TABLE plain RENAME TO user_logins",
     )  # fmt: skip
     assert "those of user_logins are not ours: it is not partitioned" in findings()["partitions"].says
+
+
+def test_a_publication_that_keeps_rows_from_being_deleted_is_named_with_what_lets_it(
+    pipeline: Pipeline, owner_url: str, pipeline_url: str, custodian_url: str
+) -> None:
+    execute(
+        pipeline.database_url,
+        "ALTER TABLE loginpipe.daily_logins REPLICA IDENTITY DEFAULT",
+        "CREATE PUBLICATION everything FOR ALL TABLES",
+    )
+    ingest(pipeline, login(user_id="ann"))
+    said = fault("database")
+    assert said.startswith(
+        "the publication everything replicates deletes from tables without a replica identity, which Postgres refuses, "
+        "so erasures and maintenance fail: run `ALTER TABLE loginpipe.daily_logins REPLICA IDENTITY FULL; ALTER TABLE "
+        "public.user_logins REPLICA IDENTITY FULL; ALTER TABLE public.user_logins_default REPLICA IDENTITY FULL; "
+    )
+    erasure = "SELECT logins FROM vault.erase_user('ann', '{}', 'a request of theirs', 'T-1')"
+    with pytest.raises(psycopg2.errors.ObjectNotInPrerequisiteState):
+        execute(custodian_url, erasure)
+    execute(owner_url, *said.split("`")[1].split("; "))
+    assert findings()["database"].well
+    execute(custodian_url, erasure)
+    assert pipeline.rows("SELECT count(*) FROM user_logins") == [(0,)]
+
+    # Partitions that are still to come follow the table.
+    newest = max(name for (name,) in pipeline.rows("SELECT relid::text FROM pg_partition_tree('user_logins')"))
+    execute(pipeline.database_url, f"DROP TABLE {newest}")
+    with closing(connect(pipeline_url)) as connection:
+        maintain(connection, datetime.now(UTC).date())
+    assert pipeline.rows(f"SELECT relreplident FROM pg_class WHERE oid = '{newest}'::regclass") == [("f",)]
+    assert findings()["database"].well
+
+
+def test_a_publication_of_inserts_alone_is_well(pipeline: Pipeline) -> None:
+    execute(pipeline.database_url, "CREATE PUBLICATION logins FOR TABLE public.user_logins WITH (publish = 'insert')")
+    assert findings()["database"].well
+
+
+def test_a_database_that_was_made_read_only_is_named(pipeline: Pipeline) -> None:
+    name = pipeline.database_url.partition("?")[0].rpartition("/")[2]
+    execute(pipeline.database_url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    said = fault("database")
+    assert said.startswith(f"the database {name} at /")
+    assert said.endswith(
+        " is read-only: see whether its disk is full, then RESET default_transaction_read_only for the role, the "
+        "database or the server"
+    )
 
 
 def test_a_clock_that_differs_is_named(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,9 @@ ROWS = {
     "0008": """
         INSERT INTO loginpipe.placeholder_tokens (token, field, made_by) VALUES ('dev.v1.zero', 'device_id', 'v1');
     """,
+    "0010": """
+        UPDATE loginpipe.daily_logins SET users = logins;
+    """,
 }
 """What each revision brings a place for, so that every table has a row at every revision."""
 

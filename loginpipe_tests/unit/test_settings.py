@@ -170,13 +170,50 @@ def test_extra_fields_are_names_between_commas_and_none_of_a_login_but_its_versi
         ("login-queue", "login-queue"),
         ("https://sqs.eu-west-1.amazonaws.com/123456789012/logins", "logins"),
         ("http://localhost:4566/000000000000/logins.fifo", "logins.fifo"),
+        ("arn:aws:sqs:eu-west-1:123456789012:logins", "logins"),
+        ("arn:aws-cn:sqs:cn-north-1:123456789012:logins.fifo", "logins.fifo"),
     ],
 )
-def test_the_name_of_the_queue_is_known_also_where_its_url_is_set(
+def test_the_name_of_the_queue_is_known_also_where_its_url_or_arn_is_set(
     queue: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_variables(monkeypatch, queue=queue)
     assert load_settings().queue_name == name
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user@one,two/name",
+        "postgres:///name",
+        "postgresql://",
+        "service=logins",
+        "host = db.example.com dbname=logins",
+    ],
+)
+def test_every_form_of_a_database_url_that_libpq_reads_is_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_variables(monkeypatch, database_url=url)
+    assert load_settings().database_url == url
+
+
+def test_white_space_around_a_value_is_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mounted secret, or one that was pasted, ends with a line break."""
+    given = {
+        "env": "production",
+        "queue": "logins",
+        "database_url": f"postgresql://user:{PASSWORD}@host/name",
+        "token_keys": "secretsmanager:loginpipe/token-keys",
+        "seal_key": "off",
+        "seal_key_fingerprint": "ab" * 32,
+        "masking": "compat-md5",
+        "alert_webhook_url": "https://hooks.example.com/services/1",
+        "alert_sns_topic": "arn:aws:sns:eu-west-1:123456789012:on-call",
+        "archive_url": "s3://bucket/prefix",
+    }
+    set_variables(monkeypatch, receivers=" 4\n", **{name: f" {value}\r\n" for name, value in given.items()})
+    settings = load_settings()
+    assert {name: getattr(settings, name) for name in given} == given
+    assert settings.receivers == 4
 
 
 # --- wrong values -----------------------------------------------------------------------------------------------------
@@ -187,9 +224,10 @@ WRONG = [
     ("env", "prod"),
     ("database_url", f"mysql://user:{PASSWORD}@host/name"),
     ("database_url", f"postgresql+psycopg2://user:{PASSWORD}@host/name"),
-    ("database_url", f" postgresql://user:{PASSWORD}@host/name"),
     ("database_url", f"POSTGRESQL://user:{PASSWORD}@host/name"),
-    ("database_url", f"host=h user=u password={PASSWORD}"),
+    ("queue", "arn:aws:sqs:eu-west-1:123456789012:"),
+    ("queue", "arn:aws:sqs:eu-west-1:1234:logins"),
+    ("queue", "arn:aws:sns:eu-west-1:123456789012:logins"),
     ("database_url", PASSWORD),
     ("masking", "geheim"),
     ("masking", "plain"),

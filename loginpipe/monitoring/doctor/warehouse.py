@@ -13,8 +13,13 @@ from loginpipe.logins.extras import UnknownFields, personal_warning
 from loginpipe.masking.keys import SEAL_OFF, load_compat, load_seal_keys, load_token_keys
 from loginpipe.postgres.adopted_rows import read_row_forms
 from loginpipe.postgres.archive import archive_gap
-from loginpipe.postgres.connections import Connection, connect, require_verified_tls, transaction
-from loginpipe.postgres.contract import contract_differences, user_logins_columns
+from loginpipe.postgres.connections import Connection, connect, place, require_verified_tls, transaction
+from loginpipe.postgres.contract import (
+    contract_differences,
+    replication_fault,
+    user_logins_columns,
+    why_read_only,
+)
 from loginpipe.postgres.grants import WRITER, grant_differences, standing
 from loginpipe.postgres.migrate import HEAD, require_migrated
 from loginpipe.postgres.partitions import USER_LOGINS, Partition, coming, existing_partitions, stray_rows, why_not_ours
@@ -31,14 +36,21 @@ def warehouse(settings: Settings) -> Iterator[Connection]:
 
 
 def database(settings: Settings) -> str:
-    """Look whether the warehouse is migrated, ``user_logins`` is the contract, and TLS is demanded where it must be."""
+    """Look whether the warehouse is migrated and takes writes, and ``user_logins`` is the contract; for TLS too."""
     url = database_url(settings)
     if settings.production:
         require_verified_tls(url)
-    with warehouse(settings) as connection, transaction(connection):
+    with warehouse(settings) as connection, transaction(connection) as cursor:
+        read_only = why_read_only(cursor)
         differences = contract_differences(user_logins_columns(connection))
+        unreplicable = replication_fault(cursor)
+        where = place(connection)
+    if read_only:
+        raise LoginpipeError(f"{where} {read_only}")
     if differences:
         raise LoginpipeError(f"user_logins is not the contract: {'; '.join(differences)}")
+    if unreplicable:
+        raise LoginpipeError(unreplicable)
     return f"migrated to {HEAD}, user_logins is the contract"
 
 
