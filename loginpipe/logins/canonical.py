@@ -35,13 +35,13 @@ def canonical_address(text: str) -> bytes:
         ValueError: not an IPv4 or IPv6 address, or one with a zone (``fe80::1%eth0`` names an interface of the
             sender, not an address). Does not quote the text.
     """
-    text = visible(text)
+    text = text.strip()
     try:
         # More than ten times as fast as ip_address, which has the last word on what this refuses.
         packed = inet_pton(AF_INET6 if ":" in text else AF_INET, text)
     except (OSError, ValueError):
         packed = b""
-    return (packed or _packed(_without_port(text))).removeprefix(_MAPPED)
+    return (packed or _packed(_without_port(visible(text)))).removeprefix(_MAPPED)
 
 
 def _without_port(text: str) -> str:
