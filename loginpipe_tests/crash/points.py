@@ -62,8 +62,8 @@ def stopping_at(
     hooks = _Hooks(point, act, batch, receives=receives)
     connect, hooked = psycopg2.connect, _connection_class(hooks)
 
-    def hooked_connect(dsn: str, **options: Any) -> Connection:
-        return connect(dsn, **(options | {"connection_factory": hooked}))
+    def hooked_connect(*arguments: Any, **options: Any) -> Connection:
+        return connect(*arguments, **(options | {"connection_factory": hooked}))
 
     with patch.object(psycopg2, "connect", hooked_connect), patch.object(receiver, "LONG_POLL_SECONDS", 0):
         yield {"sqs": _queue(hooks)}
