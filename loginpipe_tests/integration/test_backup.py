@@ -385,8 +385,8 @@ def test_a_damaged_backup_is_neither_verified_nor_restored(warehouse: Warehouse,
 def test_a_dump_that_does_not_load_leaves_the_database_empty(warehouse: Warehouse, store: Store) -> None:
     dump = warehouse.back_up()
     content = bytearray(dump.read_bytes())
-    # Well past the table of contents, through the data of several tables; and the manifest agrees.
-    for place in range(len(content) * 9 // 10, len(content) * 19 // 20):
+    # In the data, which comes last; and the manifest agrees.
+    for place in range(len(content) - 400, len(content) - 100):
         content[place] ^= 0xFF
     dump.write_bytes(content)
     manifest = json.loads(manifest_path(dump).read_text())
