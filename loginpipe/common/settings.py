@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from loginpipe.common.aws import is_loopback
 from loginpipe.common.errors import SettingError
+from loginpipe.common.logins_table import DEFAULT_TABLE, logins_table_fault, use_logins_table
 from loginpipe.common.runbook import use_runbook
 
 PREFIX = "LOGINPIPE_"
@@ -65,6 +66,7 @@ class Settings(BaseSettings):
     queue: str = "login-queue"
     envelope: Literal["none", "sns", "eventbridge"] = "none"
     database_url: str | None = Field(default=None, repr=False)
+    table: str = DEFAULT_TABLE
     token_keys: str | None = None
     seal_key: str | None = None
     seal_key_fingerprint: str | None = None
@@ -132,6 +134,13 @@ class Settings(BaseSettings):
             raise ValueError("must be values with commas between them, none of them blank")
         return placeholders
 
+    @field_validator("table")
+    @classmethod
+    def _names_a_table(cls, table: str) -> str:
+        if fault := logins_table_fault(table):
+            raise ValueError(fault)
+        return table
+
     @field_validator("alert_webhook_url")
     @classmethod
     def _names_a_webhook(cls, url: str | None, info: ValidationInfo) -> str | None:
@@ -152,6 +161,11 @@ class Settings(BaseSettings):
     def clear_fields(self) -> frozenset[str]:
         """The names in ``LOGINPIPE_EXTRA_FIELDS``."""
         return frozenset(name.strip() for name in self.extra_fields.split(",")) - {""}
+
+    @property
+    def names_the_table(self) -> bool:
+        """Whether LOGINPIPE_TABLE is set, if only to its default."""
+        return "table" in self.model_fields_set
 
     @property
     def production(self) -> bool:
@@ -245,4 +259,5 @@ def load_settings() -> Settings:
         # Raised out here: pydantic's error holds what was read, and Dagster stores the context of an error.
         raise SettingError(f"wrong setting: {wrong}")
     use_runbook(settings.runbook_url)
+    use_logins_table(settings.table)
     return settings

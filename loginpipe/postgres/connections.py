@@ -219,7 +219,7 @@ def statement_error(error: psycopg2.Error) -> DatabaseError:
     )
 
 
-def place(connection: Connection) -> str:
+def place(connection: psycopg2.extensions.connection) -> str:
     """Name the database of a connection for a message, as in ``the database logins at db.example.com:5432``.
 
     The host is the one that was connected to, of several, or of a service file or the environment.

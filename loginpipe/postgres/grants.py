@@ -6,6 +6,7 @@ The migrations make it so. Also what the connected role may do beyond a writer's
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from loginpipe.common.logins_table import logins_schema, logins_table
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
 
@@ -89,11 +90,12 @@ def planned(database: str) -> frozenset[Grant]:
     privileges: Mapping[str, Mapping[str, Iterable[str]]] = {
         WRITER: {
             f"DATABASE {database}": ("CONNECT", "TEMPORARY"),
-            "SCHEMA public": ("USAGE",),
+            f"SCHEMA {logins_schema()}": ("USAGE",),
             "SCHEMA loginpipe": ("USAGE",),
             "SCHEMA vault": ("USAGE",),
-            "TABLE public.user_logins": ("SELECT", "INSERT"),
+            f"TABLE {logins_table()}": ("SELECT", "INSERT"),
             "TABLE loginpipe.alembic_version": ("SELECT",),
+            "TABLE loginpipe.installation": ("SELECT",),
             "TABLE loginpipe.ingested_messages": ("SELECT", "INSERT"),
             "TABLE loginpipe.batches": ("SELECT", "INSERT", "UPDATE", "DELETE"),
             "TABLE loginpipe.batch_hours": ("SELECT", "INSERT", "UPDATE"),
@@ -116,10 +118,11 @@ def planned(database: str) -> frozenset[Grant]:
         },
         ANALYST: {
             f"DATABASE {database}": ("CONNECT",),
-            "SCHEMA public": ("USAGE",),
+            f"SCHEMA {logins_schema()}": ("USAGE",),
             "SCHEMA loginpipe": ("USAGE",),
-            "TABLE public.user_logins": ("SELECT",),
+            f"TABLE {logins_table()}": ("SELECT",),
             "TABLE loginpipe.alembic_version": ("SELECT",),
+            "TABLE loginpipe.installation": ("SELECT",),
             "TABLE loginpipe.user_logins_canonical": ("SELECT",),
             **{f"TABLE loginpipe.login_extras ({column})": ("SELECT",) for column in _EXTRAS},
             "TABLE loginpipe.user_logins_with_extras": ("SELECT",),
@@ -133,6 +136,7 @@ def planned(database: str) -> frozenset[Grant]:
             "SCHEMA loginpipe": ("USAGE",),
             "SCHEMA vault": ("USAGE",),
             "TABLE loginpipe.alembic_version": ("SELECT",),
+            "TABLE loginpipe.installation": ("SELECT",),
             **{f"TABLE loginpipe.rejected_messages ({column})": ("SELECT",) for column in _SHOWN},
             "TABLE loginpipe.rejected_messages (replayed_at)": ("SELECT", "UPDATE"),
             **{f"TABLE loginpipe.login_extras ({column})": ("SELECT",) for column in ("message_id", "position")},
@@ -146,6 +150,7 @@ def planned(database: str) -> frozenset[Grant]:
             "SCHEMA loginpipe": ("USAGE",),
             "SCHEMA vault": ("USAGE",),
             "TABLE loginpipe.alembic_version": ("SELECT",),
+            "TABLE loginpipe.installation": ("SELECT",),
             "TABLE vault.access_log": ("SELECT",),
         },
     }
@@ -160,7 +165,7 @@ def planned(database: str) -> frozenset[Grant]:
 def differences(found: Iterable[Grant], wanted: Iterable[Grant]) -> Iterator[str]:
     """Say in words how the grants of the roles and of everybody differ from what they should be, and the mend.
 
-    What everybody has been granted on ``user_logins``, the schema ``public`` or the database is its owner's affair, and
+    What everybody has been granted on ``user_logins``, its schema or the database is its owner's affair, and
     counts as granted to each role.
     """
     there, plan = set(found), set(wanted)

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from loginpipe.common.errors import SchemaError
+from loginpipe.common.logins_table import logins_table
 from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.logins.splitting import Reject
 from loginpipe.logins.user_logins import COLUMN_NAMES
@@ -77,7 +78,7 @@ def insert_logins(cursor: Cursor, logins: MaskedLogins, batch_id: str) -> Insert
     if stored != sum(new):
         raise SchemaError(
             f"user_logins took {stored:,} of {sum(new):,} rows: a trigger or a rule keeps rows out of it; nothing was "
-            "recorded, see them with \\d user_logins in psql and remove what does it"
+            f"recorded, see them with \\d {logins_table()} in psql and remove what does it"
         )
     return Inserted(found.rows_by_day, new, total, frozenset(map(UUID, data_keys or ())))
 

@@ -56,6 +56,8 @@ ACTIONS = {
     "compute duplicates anew": "DELETE FROM loginpipe.duplicate_devices",
     "decode a version": "SELECT loginpipe.app_version_text(2003000), loginpipe.app_version_number('2.3')",
     "read the revision": "SELECT * FROM loginpipe.alembic_version",
+    "read which table it is": "SELECT * FROM loginpipe.installation",
+    "change which table it is": "UPDATE loginpipe.installation SET logins_table = 'public.other'",
     "change the revision": "UPDATE loginpipe.alembic_version SET version_num = '0001'",
     "read the ledger": "SELECT * FROM loginpipe.ingested_messages",
     "add to the ledger": f"INSERT INTO loginpipe.ingested_messages VALUES ('{OTHER}', '2026-11-20', '{OTHER}')",
@@ -131,7 +133,8 @@ ACTIONS = {
 
 MAY = {
     PIPELINE: {
-        "read user_logins", "add to user_logins", "read the revision", "read the ledger", "add to the ledger",
+        "read user_logins", "add to user_logins", "read the revision", "read which table it is", "read the ledger",
+        "add to the ledger",
         "read the books", "write the books", "delete the books", "read the books of an hour",
         "write the books of an hour", "list rejects", "read check values", "record a check value",
         "read aliases", "add an alias", "lead an alias on", "read placeholders",
@@ -143,14 +146,15 @@ MAY = {
     },
     "analyst": {
         "read user_logins", "read the canonical view", "read duplicates", "read the views of duplicates",
-        "read placeholders", "decode a version", "read the revision", "read which days are archived", "read extras",
-        "read logins with extras",
+        "read placeholders", "decode a version", "read the revision", "read which table it is",
+        "read which days are archived", "read extras", "read logins with extras",
     },
     "custodian": {
-        "read the revision", "list rejects", "mark rejects as replayed", "read check values", "read aliases",
+        "read the revision", "read which table it is", "list rejects", "mark rejects as replayed",
+        "read check values", "read aliases",
         "request access", "approve", "release", "erase", "find sealed extras", "fill in extras",
     },
-    "auditor": {"read the revision", "read the access log"},
+    "auditor": {"read the revision", "read which table it is", "read the access log"},
 }  # fmt: skip
 ANYBODY = {"make a temporary table"}
 # Harmless, and everybody's from the first migration on: for the pipeline too, which may look into the schema.

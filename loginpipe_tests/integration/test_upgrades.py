@@ -76,6 +76,9 @@ ROWS = {
     "0008": """
         INSERT INTO loginpipe.placeholder_tokens (token, field, made_by) VALUES ('dev.v1.zero', 'device_id', 'v1');
     """,
+    "0009": """
+        SELECT logins_table FROM loginpipe.installation;
+    """,
     "0010": """
         UPDATE loginpipe.daily_logins SET users = logins;
     """,

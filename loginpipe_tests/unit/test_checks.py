@@ -23,7 +23,7 @@ from loginpipe.logins.splitting import split_batch
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.monitoring.reports import judge_dead_letters
 from loginpipe.postgres.batches import RunCounts
-from loginpipe.postgres.contract import contract_differences
+from loginpipe.postgres.contract import Column, contract_differences
 from loginpipe.sqs.depth import Depth
 
 
@@ -171,16 +171,17 @@ def test_the_counts_of_a_run_must_add_up(books: RunCounts, passed: bool) -> None
     ("columns", "differences"),
     [
         (USER_LOGINS_COLUMNS, 0),
-        (USER_LOGINS_COLUMNS[::-1], 1),
+        (USER_LOGINS_COLUMNS[::-1], 0),
         (USER_LOGINS_COLUMNS[1:], 1),
-        ((*USER_LOGINS_COLUMNS, ("ip", "text")), 1),
-        ([(name, "text") for name, _ in USER_LOGINS_COLUMNS], 7),
+        ((*USER_LOGINS_COLUMNS, ("ip", "text")), 0),
+        ((*USER_LOGINS_COLUMNS, ("ip", "text", False, True)), 1),
+        ([(name, "text") for name, _ in USER_LOGINS_COLUMNS], 2),
         ([], 7),
     ],
-    ids=["the contract", "another order", "one missing", "one more", "other types", "no table"],
+    ids=["the contract", "another order", "one missing", "one more", "one more to fill", "all text", "no table"],
 )
-def test_the_columns_of_the_table_must_be_the_contract(columns: Sequence[tuple[str, str]], differences: int) -> None:
-    assert len(contract_differences(columns)) == differences
+def test_the_columns_of_the_table_must_take_every_login(columns: Sequence[tuple[Any, ...]], differences: int) -> None:
+    assert len(contract_differences([Column(*column) for column in columns])) == differences
 
 
 def delays(**seconds: int) -> list[int]:

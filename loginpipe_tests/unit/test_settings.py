@@ -9,9 +9,11 @@ import pytest
 from pydantic import ValidationError
 
 from loginpipe.common.errors import SettingError
+from loginpipe.common.logins_table import logins_schema, logins_table
 from loginpipe.common.settings import PREFIX, Settings, load_settings
 from loginpipe.logins.parsing import LOGIN_FIELDS
 from loginpipe.logins.user_logins import COLUMN_NAMES
+from loginpipe.postgres.statements import statement
 from loginpipe_tests.canary import everything_an_error_shows
 
 PASSWORD = "geheim-4711"
@@ -43,6 +45,7 @@ def test_without_any_variable_the_settings_are_the_documented_defaults() -> None
         "queue": "login-queue",
         "envelope": "none",
         "database_url": None,
+        "table": "public.user_logins",
         "token_keys": None,
         "seal_key": None,
         "seal_key_fingerprint": None,
@@ -78,6 +81,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         queue="https://sqs.eu-west-1.amazonaws.com/123/logins",
         envelope="eventbridge",
         database_url="postgresql://user:pw@host/logins?sslmode=verify-full",
+        table="analytics.user_logins",
         token_keys="file:/keys/token_keys.json",
         seal_key="off",
         seal_key_fingerprint="ab" * 32,
@@ -109,6 +113,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         "queue": "https://sqs.eu-west-1.amazonaws.com/123/logins",
         "envelope": "eventbridge",
         "database_url": "postgresql://user:pw@host/logins?sslmode=verify-full",
+        "table": "analytics.user_logins",
         "token_keys": "file:/keys/token_keys.json",
         "seal_key": "off",
         "seal_key_fingerprint": "ab" * 32,
@@ -216,6 +221,17 @@ def test_white_space_around_a_value_is_none_of_it(monkeypatch: pytest.MonkeyPatc
     assert settings.receivers == 4
 
 
+def test_the_table_is_chosen_for_the_whole_process_and_whether_it_was_named_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert not load_settings().names_the_table
+    assert logins_table() == "public.user_logins"
+    set_variables(monkeypatch, table="analytics.user_logins")
+    assert load_settings().names_the_table
+    assert (logins_table(), logins_schema()) == ("analytics.user_logins", "analytics")
+    assert "INSERT INTO analytics.user_logins (" in statement("insert_new_logins")
+
+
 # --- wrong values -----------------------------------------------------------------------------------------------------
 
 WRONG = [
@@ -229,6 +245,18 @@ WRONG = [
     ("queue", "arn:aws:sqs:eu-west-1:1234:logins"),
     ("queue", "arn:aws:sns:eu-west-1:123456789012:logins"),
     ("database_url", PASSWORD),
+    ("table", "other"),
+    ("table", "analytics.logins"),
+    ("table", "Analytics.user_logins"),
+    ("table", '"my schema".user_logins'),
+    ("table", "a.b.user_logins"),
+    ("table", "public.user_logins; SELECT 1"),
+    ("table", "public.user_logins\n"),
+    ("table", "pg_temp.user_logins"),
+    ("table", "information_schema.user_logins"),
+    ("table", "loginpipe.user_logins"),
+    ("table", "vault.user_logins"),
+    ("table", "a" * 64 + ".user_logins"),
     ("masking", "geheim"),
     ("masking", "plain"),
     ("masking", "HMAC-SHA256"),

@@ -36,6 +36,7 @@ def examine(settings: Settings, of_dagster: Mapping[str, Check]) -> Iterator[Fin
         "queue": services.queue,
         "dead-letter queue": services.dead_letters,
         "database": warehouse.database,
+        "table": warehouse.table,
         "grants": warehouse.grants,
         "partitions": warehouse.partitions,
         "token keys": warehouse.token_keys,
