@@ -70,6 +70,11 @@ class CompatMasking:
         )
 
 
+def schemes_of(token: str) -> frozenset[str]:
+    """Return the names of the schemes that a masked value may be of, by its form."""
+    return frozenset(name for name, (_, pattern) in _SCHEMES.items() if pattern.fullmatch(token))
+
+
 def received(text: str) -> bytes:
     """Return what the older schemes masked: the text as received, stripped, as UTF-8."""
     return text.strip().encode()

@@ -127,11 +127,11 @@ def test_values_are_shown_only_where_that_is_asked_for(pii: Custody, tokens: tup
 
 
 def test_what_a_sender_put_in_for_the_terminal_to_act_upon_is_shown_and_not_done(pii: Custody, store: Store) -> None:
-    ((_, device),) = store.load(login(device_id="\x1b]0;owned\x07[bold]x[/] \u202e:smile:\r\nnext é"))
+    ((_, device),) = store.load(login(device_id="\x1b]0;owned\x07[bold]x[/] \x9b:smile:\r\nnext é"))
     done = pii("recover", device, *WHY, "--show")
-    assert done.out == f"{device}  device_id  \\x1b]0;owned\\x07[bold]x[/] \\u202e:smile:\\r\\nnext é\n"
+    assert done.out == f"{device}  device_id  \\x1b]0;owned\\x07[bold]x[/] \\x9b:smile:\\r\\nnext é\n"
     assert pii("recover", device, *WHY, "--output", "found.csv").code == 0
-    assert rows_in(pii.folder / "found.csv")[1][2] == "\x1b]0;owned\x07[bold]x[/] \u202e:smile:\r\nnext é"
+    assert rows_in(pii.folder / "found.csv")[1][2] == "\x1b]0;owned\x07[bold]x[/] \x9b:smile:\r\nnext é"
 
 
 def test_the_body_of_a_rejected_message_is_shown_by_its_id(pii: Custody, store: Store) -> None:
