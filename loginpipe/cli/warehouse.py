@@ -30,7 +30,7 @@ def migrate(*, as_json: Json = False) -> None:
 
     settings = load_settings()
     result = migrations.migrate(warehouse_url(settings), table_is_named=settings.names_the_table)
-    findings = [*result.findings, *(_rows_of_another_meaning(settings) if result.adopted else [])]
+    rows = _rows_of_another_meaning(settings) if result.adopted else []
     if as_json:
         print_json(
             {
@@ -38,7 +38,8 @@ def migrate(*, as_json: Json = False) -> None:
                 "after": result.after,
                 "table": settings.table,
                 "adopted": result.adopted,
-                "findings": findings,
+                "findings": result.findings,
+                "rows": rows,
             }
         )
         return
@@ -47,7 +48,7 @@ def migrate(*, as_json: Json = False) -> None:
     else:
         adopted = f"; the table {settings.table} that was there is adopted as it is" if result.adopted else ""
         out.print(f"migrated from {result.before or 'nothing'} to {result.after}{adopted}")
-    for finding in findings:
+    for finding in [*result.findings, *rows]:
         out.print(f"{settings.table}: {finding}", markup=False)
 
 

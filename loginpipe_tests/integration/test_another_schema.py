@@ -28,7 +28,7 @@ from loginpipe_tests.conftest import OWNER, PIPELINE, KeyFiles, Pipeline, as_rol
 from loginpipe_tests.custody import REASON, connected
 from loginpipe_tests.integration.test_backup import OF_THE_SERVER
 from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
-from loginpipe_tests.wire import cause_of_failure, checks, login, take
+from loginpipe_tests.wire import cause_of_failure, login, take
 
 TABLE = "analytics.user_logins"
 
@@ -65,7 +65,7 @@ def analytics(  # noqa: PLR0917
     assert missing.endswith("has no schema analytics: run `CREATE SCHEMA analytics`, or correct LOGINPIPE_TABLE")
     execute(owner_url, "CREATE SCHEMA analytics")
     assert loginpipe("migrate", "--json").json == {
-        "before": None, "after": HEAD, "table": TABLE, "adopted": False, "findings": [],
+        "before": None, "after": HEAD, "table": TABLE, "adopted": False, "findings": [], "rows": [],
     }  # fmt: skip
     with closing(connect(owner_url)) as owner:
         assert ensure_month(owner, OLD)
@@ -94,7 +94,6 @@ def test_a_login_is_stored_counted_archived_brought_back_erased_and_backed_up_in
     analytics.send([login(user_id="ann"), login(user_id="bob"), "{}"])
     result = take(analytics, 3)
     assert result.success
-    assert checks(result)["columns_are_the_contract"]
     assert analytics.rows(f"SELECT user_id, create_date FROM {TABLE} ORDER BY 1") == [("ann", OLD), ("bob", OLD)]
     (spec,) = [
         spec

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from loginpipe.common.logins_table import DEFAULT_TABLE as USER_LOGINS
 from loginpipe.custody.erasure import erase
 from loginpipe.custody.opening import Opener
 from loginpipe.custody.recovery import recover, request_recovery
@@ -14,7 +15,7 @@ from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.ingest.record import record_batch
 from loginpipe.logins.extras import UnknownFields
 from loginpipe.postgres.connections import Connection
-from loginpipe.postgres.partitions import EXTRAS, USER_LOGINS, month_of
+from loginpipe.postgres.partitions import EXTRAS, month_of
 from loginpipe_tests.batches import again, processed, received
 from loginpipe_tests.conftest import execute
 from loginpipe_tests.custody import REASON, Store
