@@ -47,7 +47,7 @@ class Queue:
         """Return the parameters of a receive that ask for system attributes of the messages.
 
         Endpoints of other makes may know nothing but the name that AWS has discontinued, and leave the attributes out
-        without a word: LocalStack before 3.5, ElasticMQ before 1.6.2, moto before 5.0.6.
+        without a word: LocalStack before 3.5, ElasticMQ before 1.6.2, moto 5.0.3.
         """
         names = list(system_attributes)
         parameters: dict[str, Any] = {"MessageSystemAttributeNames": names}

@@ -28,7 +28,7 @@ LACKS_IT = "is at an endpoint that delivers messages without their SentTimestamp
 
 
 def knows_only_the_old_name(call: Call, forward: Forward) -> Answer:
-    """As LocalStack to 3.4 and moto to 5.0.5: what AWS has added since is ignored without a word."""
+    """As LocalStack to 3.4 and moto 5.0.3: what AWS has added since is ignored without a word."""
     return forward(call.with_request({n: v for n, v in call.request.items() if n != "MessageSystemAttributeNames"}))
 
 
