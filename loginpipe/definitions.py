@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from loginpipe.common.gc_tuning import imports_that_stay, leave_all_at_exit
+from loginpipe.common.interpreter import imports_that_stay, leave_all_at_exit
 
 with imports_that_stay():
     import dagster as dg
@@ -27,7 +27,7 @@ with imports_that_stay():
     from loginpipe.defs.maintenance.partitions import maintain_partitions, maintenance_schedule
     from loginpipe.defs.maintenance.storage import prune_dagster_storage, pruning_schedule
     from loginpipe.defs.metadata.groups import RUNBOOK_SECTIONS, runbook_link
-    from loginpipe.defs.monitoring.freshness import fresh
+    from loginpipe.defs.monitoring.queue_checks import fresh, no_dead_letters
     from loginpipe.defs.monitoring.sensor import monitoring_sensor
     from loginpipe.defs.resources import resources_from
 
@@ -56,7 +56,7 @@ def build_definitions(
     ]
     return dg.Definitions(
         assets=[asset.map_asset_specs(_with_runbook) for asset in assets],
-        asset_checks=[fresh, archive_matches_table, *DAILY_CHECKS],
+        asset_checks=[fresh, no_dead_letters, archive_matches_table, *DAILY_CHECKS],
         jobs=[
             ingest_job(settings),
             insights_job(),

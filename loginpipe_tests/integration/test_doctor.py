@@ -22,7 +22,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._daemon.types import DaemonHeartbeat
 from dagster_postgres import DagsterPostgresStorage
 
-from loginpipe.defs.monitoring.freshness import FRESH
+from loginpipe.defs.monitoring.queue_checks import FRESH
 from loginpipe.local.stack import LocalStack
 from loginpipe.sqs.dead_letters import redrive_policy
 from loginpipe_tests.commands import Command, command_line, findings

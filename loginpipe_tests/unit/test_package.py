@@ -25,12 +25,10 @@ from loginpipe.monitoring.alerts.rules import CHECK_SECTIONS, KINDS
 INSIGHT_TABLES = ("duplicate_devices", "duplicate_ips", "daily_logins")
 AFTER = (*INSIGHT_TABLES, "login_archive")
 OF_A_RUN = {
-    "no_dead_letters",
     "reject_rate",
     "schema_drift",
     "only_tokens",
     "counts_add_up",
-    "columns_are_the_contract",
     "delay_within_limit",
 }
 """The checks that each run reports on."""

@@ -91,7 +91,7 @@ def automation(_: Settings) -> str:
 
 def freshness(_: Settings) -> str:
     """Look what the check `fresh` was found to be, and when."""
-    from loginpipe.defs.monitoring.freshness import FRESH
+    from loginpipe.defs.monitoring.queue_checks import FRESH
 
     with _storage() as storage:
         found = storage.event_log_storage.get_asset_check_summary_records([FRESH])[FRESH] if storage else None

@@ -7,7 +7,7 @@ from math import ceil
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
-from loginpipe.common.gc_tuning import rare_collections
+from loginpipe.common.interpreter import tuned_for_a_run
 from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import Settings
 from loginpipe.sqs.client import BATCH_MOST, Queue, open_queue
@@ -58,7 +58,7 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator["SqsResource", None, None]:
         """Look the queue up; at the end, in success or failure, return to it whatever was not deleted."""
         # The queue is what a run holds from its beginning to its end.
-        with rare_collections():
+        with tuned_for_a_run():
             held = BATCHES_HELD * self.batch_messages
             calls = calls_at_once(held, self.visibility_seconds)
             self._queue = open_queue(self.queue, self.settings, connections=2 * self.receivers + calls)
