@@ -347,7 +347,6 @@ def test_when_a_receive_fails_for_good_what_came_before_is_given_first(
         (lambda message: message.pop("Body"), "without their Body"),
         (lambda message: message.pop("ReceiptHandle"), "without their ReceiptHandle"),
         (lambda message: message["Attributes"].update(SentTimestamp="last week"), "of another form than SQS's"),
-        (lambda message: message.update(Attributes=["SentTimestamp"]), "of another form than SQS's"),
     ],
 )
 def test_an_answer_that_cannot_be_read_returns_its_messages_at_once_and_what_is_wrong_is_named(
@@ -371,8 +370,11 @@ def test_an_answer_that_cannot_be_read_returns_its_messages_at_once_and_what_is_
     assert read_depth(opened).visible == (2 if "ReceiptHandle" in wrong else 3)
 
 
-@pytest.mark.parametrize("content", [{"Messages": {"a": 1}}, {"Messages": "none"}, {"Messages": ["message"]}])
-def test_an_answer_without_a_list_of_messages_is_named_too(
+@pytest.mark.parametrize(
+    "content",
+    [{"Messages": {"a": 1}}, {"Messages": "none"}, {"Messages": ["message"]}, {"Messages": [{"Attributes": ["a"]}]}],
+)
+def test_an_answer_that_is_no_list_of_messages_is_named_too(
     opened: Queue, leases: LeaseKeeper, wire: Wire, content: dict[str, Any]
 ) -> None:
     wire.on("ReceiveMessage", answers(success(content)))
