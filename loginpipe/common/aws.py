@@ -62,7 +62,7 @@ _ABSENT = frozenset(
         "ResourceNotFoundException",
     }
 )
-_DENIED = frozenset(
+DENIED = frozenset(
     {
         "403",
         "AccessDenied",
@@ -73,6 +73,7 @@ _DENIED = frozenset(
         "KmsAccessDenied",
     }
 )
+"""Error codes of what the credentials may not do."""
 _CREDENTIALS = EXPIRED | {
     "InvalidAccessKeyId",
     "InvalidClientTokenId",
@@ -113,7 +114,7 @@ _REGION_REASON = (
 )
 _REASONS = (
     (_ABSENT, "does not exist in this account and region: {absent}"),
-    (_DENIED, "may not be used with these credentials ({code}): grant {grant}"),
+    (DENIED, "may not be used with these credentials ({code}): grant {grant}"),
     (_CREDENTIALS, "cannot be used: AWS refuses the credentials ({code}): renew them"),
     (_CLOCK, _CLOCK_REASON),
     (_SIGNATURE, _SIGNATURE_REASON),

@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from urllib.parse import urlsplit
 
 from loginpipe.common.aws import CONNECT_SECONDS, READ_SECONDS, Wording, aws_client, aws_errors, core_session
 from loginpipe.common.errors import QueueError
@@ -24,6 +26,9 @@ _PROTOCOL = (
     "upgrade it, or fix AWS_ENDPOINT_URL"
 )
 
+# Where AWS's own endpoints are, of all its partitions that the public reaches.
+_AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws")
+
 
 class _OfAccount(TypedDict, total=False):
     QueueOwnerAWSAccountId: str
@@ -36,6 +41,21 @@ class Queue:
     name: str
     url: str
     client: "SQSClient"
+
+    @cached_property
+    def of_aws(self) -> bool:
+        """Whether AWS itself answers for it, and no endpoint of another make."""
+        return (urlsplit(self.client.meta.endpoint_url).hostname or "").endswith(_AWS_DOMAINS)
+
+    def asking_for(self, *system_attributes: str) -> dict[str, Any]:
+        """Return the parameters of a receive that ask for system attributes of the messages.
+
+        Endpoints of other makes may know nothing but the name that AWS has discontinued, and leave the attributes out
+        without a word: LocalStack before 3.5, ElasticMQ before 1.6.2, moto 5.0.3.
+        """
+        names = list(system_attributes)
+        parameters: dict[str, Any] = {"MessageSystemAttributeNames": names}
+        return parameters if self.of_aws else {**parameters, "AttributeNames": names}
 
 
 def open_queue(queue: str, settings: Settings, *, connections: int) -> Queue:

@@ -4,13 +4,18 @@ import math
 import sys
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import md5
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from loginpipe.common.aws import MALFORMED
+from loginpipe.common.errors import QueueError
 from loginpipe.logins.messages import Message
-from loginpipe.sqs.client import BATCH_MOST, Queue, queue_errors
+from loginpipe.sqs.client import BATCH_MOST, Queue, queue_errors, tens
+from loginpipe.sqs.entries import call_with_entries
 from loginpipe.sqs.identity import identity
 from loginpipe.sqs.leases import LeaseKeeper
 
@@ -34,6 +39,13 @@ LONG_POLL_SECONDS = 1
 _MAX_PAUSE_SECONDS = 0.1
 # Fewer messages than this in an answer: one receiver less will do.
 _FEW = BATCH_MOST // 2
+
+# What is read of a message, and what an endpoint that leaves it out lacks.
+_PARTS = {
+    **{part: part for part in ("ApproximateReceiveCount", "Body", "MD5OfBody", "MessageId", "ReceiptHandle")},
+    "Attributes": "SentTimestamp",
+    "SentTimestamp": "SentTimestamp",
+}
 
 
 @dataclass
@@ -314,23 +326,70 @@ class Receiver:
         return True
 
 
-def receive_once(queue: Queue, number: int, visibility_seconds: int) -> list[Message]:
-    """Receive up to so many messages, ten at most, by one long poll.
+def try_receiving(queue: Queue, visibility_seconds: int) -> None:
+    """Receive a message as a run does, and return it to the queue at once. It counts as a receive of that message.
 
     Raises:
-        QueueError: the queue cannot be received from.
+        QueueError: the queue cannot be received from, or the answer cannot be read.
+    """
+    return_at_once(queue, [message.receipt_handle for message in receive_once(queue, 1, visibility_seconds, 0)])
+
+
+def return_at_once(queue: Queue, receipt_handles: Iterable[str]) -> None:
+    """Make messages visible again; those that this fails for return when their visibility timeout ends."""
+    for ten in tens(receipt_handles):
+        call_with_entries(
+            lambda entries: queue.client.change_message_visibility_batch(QueueUrl=queue.url, Entries=entries),
+            {str(place): {"ReceiptHandle": handle, "VisibilityTimeout": 0} for place, handle in enumerate(ten)},
+        )
+
+
+@contextmanager
+def returned_if_unreadable(queue: Queue, deliveries: Any) -> Iterator[None]:
+    """Return what was received to the queue at once where reading it fails.
+
+    Hidden until their visibility timeout ends, such messages would make room for others, and run after run would take
+    more of them nearer to the dead-letter queue.
+
+    Raises:
+        QueueError: a message lacks a part, or has another form than SQS's.
+    """
+    try:
+        yield
+    except MALFORMED as error:
+        part = error.args[0] if isinstance(error, KeyError) and error.args[0] in _PARTS else None
+    else:
+        return
+    arrived = deliveries if isinstance(deliveries, list) else []
+    return_at_once(queue, [d["ReceiptHandle"] for d in arrived if isinstance(d, dict) and "ReceiptHandle" in d])
+    wrong = f"without their {_PARTS[part]}" if part else "of another form than SQS's"
+    raise QueueError(
+        f"queue {queue.name!r} is at an endpoint that delivers messages {wrong}: upgrade it, or fix AWS_ENDPOINT_URL; "
+        "they are back on the queue"
+    ) from None
+
+
+def receive_once(
+    queue: Queue, most: int, visibility_seconds: int, wait_seconds: int = LONG_POLL_SECONDS
+) -> list[Message]:
+    """Receive up to so many messages, ten at most, by one call.
+
+    Raises:
+        QueueError: the queue cannot be received from, or the answer cannot be read: its messages are back on the queue.
     """
     with queue_errors(queue.name):
         answer = queue.client.receive_message(
             QueueUrl=queue.url,
-            MaxNumberOfMessages=number,
-            WaitTimeSeconds=LONG_POLL_SECONDS,
+            MaxNumberOfMessages=most,
+            WaitTimeSeconds=wait_seconds,
             VisibilityTimeout=visibility_seconds,
-            MessageSystemAttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
+            **queue.asking_for("SentTimestamp", "ApproximateReceiveCount"),
             MessageAttributeNames=["loginpipe.*"],
         )
-        now_ms = time.time_ns() // 1_000_000
-        return [_message(delivery, now_ms) for delivery in answer.get("Messages", [])]
+        deliveries = answer.get("Messages", [])
+    now_ms = time.time_ns() // 1_000_000
+    with returned_if_unreadable(queue, deliveries):
+        return [_message(delivery, now_ms) for delivery in deliveries]
 
 
 def _note_delivery(batch: Received, message: Message) -> None:

@@ -576,17 +576,18 @@ def dead(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Queue:
 
 def test_dead_letters_are_counted_looked_at_and_moved(loginpipe: Command, pipeline: Pipeline, dead: Queue) -> None:
     status = {"queue": dead.name, "max_receives": 5, "visible": 2, "in_flight": 0, "delayed": 0}
+    status |= {"other_queues": 0, "looked_at": None}
     assert loginpipe("dlq", "status", "--json").json == status
     assert loginpipe("dlq", "status").out == (
         f"queue '{dead.name}': 2 waiting, 0 in flight, 0 delayed; messages come after 5 receives\n"
     )
-    counts = {"dropped": 0, "moved": 2, "left": 0, "refused": {}}
+    counts = {"dropped": 0, "moved": 2, "left": 0, "refused": {}, "others": 0}
     assert loginpipe("dlq", "redrive", "--dry-run", "--json").json == {**counts, "dry_run": True}
     assert "2 would be moved to queue" in loginpipe("dlq", "redrive", "--dry-run").out
     later = loginpipe("dlq", "redrive", "--since", "2999-01-01", "--json")
-    assert later.json == {"dropped": 0, "moved": 0, "left": 2, "refused": {}, "dry_run": False}
+    assert later.json == {"dropped": 0, "moved": 0, "left": 2, "refused": {}, "others": 0, "dry_run": False}
     earlier = loginpipe("dlq", "redrive", "--until", "2000-01-01 12:00:00", "--json")
-    assert earlier.json == {"dropped": 0, "moved": 0, "left": 2, "refused": {}, "dry_run": False}
+    assert earlier.json == {"dropped": 0, "moved": 0, "left": 2, "refused": {}, "others": 0, "dry_run": False}
     assert loginpipe("dlq", "status", "--json").json == status
 
     assert loginpipe("dlq", "redrive", "--since", "2000-01-01", "--json").json == {**counts, "dry_run": False}

@@ -174,10 +174,17 @@ def test_a_run_that_is_told_to_end_while_deletes_hang_ends_in_seconds(place: Fas
     place.endpoint.add_fault("delay", "DeleteMessageBatch", queue=place.queue.name, seconds=25)
     with place.start(Point.RECORDED, "hang", 2, batch_messages=BATCH) as run:
         run.until_reached()
+        # By the endpoint's own counts: the test's questions are among the calls too.
+        asked = place.endpoint.stats()["calls"]["GetQueueAttributes"]
         run.signal(signal.SIGTERM)
         run.release()
-        eventually(lambda: place.in_flight() < GOOD + BAD, "what is not deleted goes back", seconds=20)
+        eventually(
+            lambda: place.endpoint.stats()["queues"][place.queue.name]["in_flight"] < GOOD + BAD,
+            "what is not deleted goes back",
+            seconds=20,
+        )
         assert run.wait() == 1, run.log()
+    assert place.endpoint.stats()["calls"]["GetQueueAttributes"] == asked, "no queue is asked for its depth any more"
     place.endpoint.clear_faults()
     place.finish()
     assert settled(place) == Balance(GOOD, BAD, 0)

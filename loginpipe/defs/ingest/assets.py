@@ -95,7 +95,7 @@ def ingest(
     _log(context, "finished", totals, seconds=round(time.monotonic() - began, 3))
     tokens = checks.only_tokens(totals.accepted, str(failure) if isinstance(failure, ClearValueError) else None)
     if totals.batches or failure is None:
-        yield from _results(context, totals, receiver, sqs, masking, settings, tokens)
+        yield from _results(context, totals, receiver, sqs, masking, settings, tokens, ask=not stop.requested)
         if failure is None:
             yield checks.counts_add_up(postgres.run(partial(run_counts, run_id=context.run.run_id, since=began_at)))
     elif not tokens.passed:
@@ -113,10 +113,14 @@ def _results(  # noqa: PLR0917
     masking: MaskingResource,
     settings: Settings,
     tokens: dg.AssetCheckResult,
+    *,
+    ask: bool,
 ) -> Iterator[dg.MaterializeResult[None]]:
-    """Yield a materialization an asset, with the checks that need nothing but the totals."""
-    stalled = _stalled(context, sqs)
-    found = raw_sqs_messages(totals, receiver.counts, queue=sqs.name, stalled=stalled)
+    """Yield a materialization an asset, with the checks that need nothing but the totals.
+
+    SQS is asked only where ``ask`` says so: a run that was told to stop has seconds, and a call may take minutes.
+    """
+    found = raw_sqs_messages(totals, receiver.counts, queue=sqs.name, stalled=ask and _stalled(context, sqs))
     yield dg.MaterializeResult(asset_key=RAW_SQS_MESSAGES.key, metadata=found)
     yield dg.MaterializeResult(
         asset_key=VALIDATED_LOGINS.key,

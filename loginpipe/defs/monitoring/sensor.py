@@ -24,7 +24,7 @@ from loginpipe.postgres.batches import RecentBatches, recent_batches
 from loginpipe.postgres.connections import require_verified_tls
 from loginpipe.postgres.session import Session
 from loginpipe.sqs.client import open_queue
-from loginpipe.sqs.dead_letters import redrive_policy
+from loginpipe.sqs.dead_letters import read_dead_letters
 from loginpipe.sqs.depth import read_depth
 
 _PATIENCE_SECONDS = 3
@@ -106,8 +106,7 @@ def _look(
 def _queue(settings: Settings) -> QueueSeen | str:
     try:
         queue = open_queue(settings.queue, settings, connections=1)
-        policy = redrive_policy(queue)
-        return QueueSeen(read_depth(queue), read_depth(policy.dead_letters) if policy else None)
+        return QueueSeen(read_depth(queue), read_dead_letters(queue))
     except QueueError as error:
         return str(error)
 

@@ -11,7 +11,7 @@ from loginpipe.common.interpreter import tuned_for_a_run
 from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import Settings
 from loginpipe.sqs.client import BATCH_MOST, Queue, open_queue
-from loginpipe.sqs.dead_letters import redrive_policy
+from loginpipe.sqs.dead_letters import read_dead_letters
 from loginpipe.sqs.depth import Depth, read_depth
 from loginpipe.sqs.leases import LeaseKeeper
 from loginpipe.sqs.receiver import Receiver
@@ -121,5 +121,4 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
 
     def dead_letters(self) -> Depth | None:
         """Ask the dead-letter queue for its depth; None where the queue has none."""
-        policy = redrive_policy(self._queue)
-        return read_depth(policy.dead_letters) if policy else None
+        return read_dead_letters(self._queue)
