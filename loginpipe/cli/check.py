@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MAX_COUNT = 1000
 """Messages tried out at once: a message may be a mebibyte, and all are in memory."""
 
+# Names and versions shown to people.
+_MOST_SHOWN = 20
+
 
 def check(
     *,
@@ -131,7 +134,10 @@ def _show(trial: "Trial", where: str, *, masked: bool) -> None:
     if trial.rejected > len(rejected):
         out.print(f"  and {trial.rejected - len(rejected):,} more")
     for title, counts in (("unknown field", trial.unknown_fields), ("app version", trial.app_versions)):
-        _table((title, "messages"), ((name, f"{number:,}") for name, number in counts.items()), wraps=title)
+        shown = list(counts.items())[:_MOST_SHOWN]
+        _table((title, "messages"), ((name, f"{number:,}") for name, number in shown), wraps=title)
+        if len(counts) > len(shown):
+            out.print(f"  and {len(counts) - len(shown):,} more: --json has all")
 
 
 def _table(columns: tuple[str, ...], rows: "Iterable[tuple[str, ...]]", *, wraps: str) -> None:
