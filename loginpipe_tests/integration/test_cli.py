@@ -414,7 +414,7 @@ def test_migrating_twice_changes_nothing_and_says_so(
     head = first.out.split()[-1]
     assert loginpipe("migrate").out == f"up to date at {head}\n"
     assert loginpipe("migrate", "--json").json == {
-        "before": head, "after": head, "table": "public.user_logins", "adopted": False, "findings": [],
+        "before": head, "after": head, "table": "public.user_logins", "adopted": False, "findings": [], "rows": [],
     }  # fmt: skip
 
 
