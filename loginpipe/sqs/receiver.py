@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _MEBIBYTE = 1024 * 1024
 
-MAX_BODY_BYTES = 64 * _MEBIBYTE
+MAX_BODY_BYTES = 32 * _MEBIBYTE
 """Bodies in a batch after which no more is asked for. In-flight receives are assumed to bring as much as the largest
 response so far, and may bring more."""
 
