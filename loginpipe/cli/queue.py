@@ -45,7 +45,7 @@ def send(
         raise SettingError("what to send is not clear: give one of --count and --file")
     if count is not None and settings.production:
         raise SettingError("generated events do not belong on a production queue: use --file")
-    bodies = list(sample_bodies(count, seed=seed)) if count is not None else _bodies_in(file or Path())
+    bodies = list(sample_bodies(count, seed=seed)) if count is not None else bodies_in(file or Path())
     queue = open_queue(settings.queue, settings, connections=8)
     with progress() as bar:
         task = bar.add_task("sending", total=len(bodies))
@@ -100,7 +100,7 @@ def redrive(
 ) -> None:
     """Drop the queue's dead letters whose outcome is recorded, and move its others back to it.
 
-    Dead letters of other queues stay untouched; they are hidden until it ends. It can be interrupted and begun again: a
+    Dead letters of other queues stay untouched; they are hidden until it ends. It can be interrupted and run again: a
     message that is moved twice is still one message. Do not use SQS's own redrive: it gives messages new ids, which the
     ledger does not know. What is refused stays, is counted by code, and makes the exit code 1; docs/operations.md says
     what to do about it.
@@ -153,7 +153,12 @@ def _queue_and_policy(settings: Settings, *, connections: int) -> "tuple[Queue, 
     return queue, policy
 
 
-def _bodies_in(file: Path) -> list[str]:
+def bodies_in(file: Path) -> list[str]:
+    """Return the message bodies in a file: a JSON array of events, or one body a line.
+
+    Raises:
+        SettingError: it cannot be read; names it.
+    """
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):

@@ -13,9 +13,11 @@ from types import FrameType
 from typing import Any
 
 from loginpipe.common.errors import DatabaseError
+from loginpipe.ingest.brake import Brake
 from loginpipe.ingest.process import Masking, Outcome, process_batch, reject_message
 from loginpipe.ingest.record import UserErasedError, record_batch
 from loginpipe.logins.messages import Message
+from loginpipe.logins.parsing import Envelope
 from loginpipe.logins.rejects import Reason
 from loginpipe.postgres.batches import BatchRecord, Finished, finish_batches
 from loginpipe.postgres.connections import transaction
@@ -94,11 +96,20 @@ class StopSignals:
 class Recorder:
     """Processes and records batches on one database session, for one queue."""
 
-    def __init__(self, session: Session, masking: Masking, *, queue: str, run_id: str | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        masking: Masking,
+        *,
+        queue: str,
+        run_id: str | None = None,
+        envelope: Envelope = "none",
+    ) -> None:
         self._session = session
         self._masking = masking
         self._queue = queue
         self._run_id = run_id
+        self._envelope = envelope
         self._erased: Erased = session.run(read_erased)
         self._finished: list[Finished] = []
 
@@ -116,7 +127,7 @@ class Recorder:
             ClearValueError: as `process_batch`.
         """
         try:
-            yield self._recorded(messages, partial(process_batch, messages, self._masking))
+            yield self._recorded(messages, partial(process_batch, messages, self._masking, envelope=self._envelope))
         except DatabaseError as error:
             if not error.is_about_a_row:
                 raise
@@ -189,6 +200,7 @@ def consume(
     leases: LeaseKeeper,
     *,
     limits: Limits,
+    brake: Brake,
     stop: StopSignals,
     on_recorded: Callable[[Received, Recorded], None],
     on_deleted: Callable[[Deletion], None],
@@ -204,6 +216,7 @@ def consume(
         deleter: closed at the end.
         leases: of what ``source`` receives.
         limits: when to end.
+        brake: ends the run where its first messages are nearly all rejected.
         stop: asks to stop.
         on_recorded: told of each batch that was recorded, with the one that was received.
         on_deleted: told of the deletes of each batch.
@@ -211,10 +224,12 @@ def consume(
     Raises:
         QueueError: receiving failed for good; what was received before is recorded.
         DatabaseError: a batch could not be recorded.
+        BrakeError: the first messages were nearly all rejected; they are recorded, and no others.
         ClearValueError: as `process_batch`.
     """
     books = _Deletes(deleter, leases, recorder, on_deleted)
     deadline, clean = time.monotonic() + limits.run_seconds, False
+    source.limit_batches(brake.batch_limit)
     source.start()
     try:
         for batch in _batches(source, books, deadline, limits.idle_seconds, stop):
@@ -222,6 +237,9 @@ def consume(
                 deliveries = [i for message in recorded.messages for i in batch.deliveries_of(message.message_id)]
                 deleter.submit(recorded.outcome.batch_id, deliveries, calls_at_once=max(1, source.counts.receivers))
                 on_recorded(batch, recorded)
+                brake.add(recorded.outcome)
+            brake.check()
+            source.limit_batches(brake.batch_limit)
             # One batch is being deleted while the next one is in work, and no more: memory stays bounded.
             books.collect(max_pending=1, give_up=lambda: stop.requested)
         clean = not stop.requested

@@ -7,9 +7,9 @@ from loginpipe.ingest.process import Outcome
 from loginpipe.postgres.batches import BatchRecord, Finished, finish_batches
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.erasures import ERASURE_LOCK
-from loginpipe.postgres.load import Inserted, insert_logins, insert_rejects
+from loginpipe.postgres.load import Inserted, insert_extras, insert_logins, insert_rejects
 from loginpipe.postgres.statements import statement
-from loginpipe.postgres.vault import insert_aliases, insert_sealed
+from loginpipe.postgres.vault import insert_aliases, insert_data_keys, insert_sealed
 
 
 class UserErasedError(DatabaseError):
@@ -50,7 +50,10 @@ def record_batch(
         if erasures != outcome.erasures:
             raise UserErasedError("a user was erased while a batch was processed: process it again", "P0001")
         rejected = insert_rejects(cursor, outcome.rejected, outcome.bodies, outcome.batch_id)
+        insert_extras(cursor, outcome.clear_extras, outcome.sealed_extras)
         new = insert_logins(cursor, outcome.logins, outcome.batch_id)
+        if new.data_keys:
+            insert_data_keys(cursor, outcome.sealed_extras, new.data_keys)
         sealed = insert_sealed(cursor, outcome.sealed)
         # Not what is left of the received: a message that got lost on its way here would count as a duplicate.
         duplicates = len(outcome.logins) - new.rows + len(outcome.rejected) - rejected

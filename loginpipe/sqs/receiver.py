@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _MEBIBYTE = 1024 * 1024
 
-MAX_BODY_BYTES = 64 * _MEBIBYTE
+MAX_BODY_BYTES = 32 * _MEBIBYTE
 """Bodies in a batch after which no more is asked for. In-flight receives are assumed to bring as much as the largest
 response so far, and may bring more."""
 
@@ -121,6 +121,7 @@ class Receiver:
         self._linger_seconds = linger_seconds
         self._visibility_seconds = visibility_seconds
         self._max_receivers = receivers
+        self._limit = batch_messages
         self._pool = ThreadPoolExecutor(receivers, thread_name_prefix="receive")
         self._receiving: list[Future[None]] = []
         self._changed = threading.Condition()
@@ -142,6 +143,14 @@ class Receiver:
         """Begin to receive."""
         with self._changed:
             self._start_one()
+
+    def limit_batches(self, messages: int | None) -> None:
+        """Close batches at so many messages from now on; at as many as was set at the start where it is None."""
+        limit = self._batch_messages if messages is None else min(messages, self._batch_messages)
+        with self._changed:
+            if limit != self._limit:
+                self._limit = limit
+                self._changed.notify_all()
 
     @property
     def idle_since(self) -> float | None:
@@ -188,7 +197,7 @@ class Receiver:
         batch = self._batch
         if batch.first_at is None:
             return math.inf
-        full = len(batch.messages) >= self._batch_messages or (not self._polls and not self._room())
+        full = len(batch.messages) >= self._limit or (not self._polls and not self._room())
         if full or self._stop.is_set() or self._failure is not None or batch.body_bytes >= MAX_BODY_BYTES:
             return -math.inf
         return batch.first_at + self._linger_seconds
@@ -198,7 +207,7 @@ class Receiver:
         expected = self._batch.body_bytes + self._polls * self._largest_answer
         if expected >= MAX_BODY_BYTES:
             return 0
-        return max(0, min(BATCH_MOST, self._batch_messages - len(self._batch.messages) - self._asked_for))
+        return max(0, min(BATCH_MOST, self._limit - len(self._batch.messages) - self._asked_for))
 
     def _start_one(self) -> None:
         """Start one more receiver. The lock is held."""
@@ -276,7 +285,9 @@ class Receiver:
 
     def _receive(self, asked_for: int) -> int:
         asked = time.monotonic()
-        messages = _received(self._queue, asked_for, LONG_POLL_SECONDS, self._visibility_seconds)
+        messages = receive_once(
+            self._queue, asked_for, wait_seconds=LONG_POLL_SECONDS, visibility_seconds=self._visibility_seconds
+        )
         if not messages:
             return 0
         self._leases.add(messages, asked)
@@ -323,7 +334,8 @@ def try_receiving(queue: Queue, visibility_seconds: int) -> None:
     Raises:
         QueueError: the queue cannot be received from, or the answer cannot be read.
     """
-    return_at_once(queue, [message.receipt_handle for message in _received(queue, 1, 0, visibility_seconds)])
+    messages = receive_once(queue, 1, wait_seconds=0, visibility_seconds=visibility_seconds)
+    return_at_once(queue, [message.receipt_handle for message in messages])
 
 
 def return_at_once(queue: Queue, receipt_handles: Iterable[str]) -> None:
@@ -360,7 +372,12 @@ def returned_if_unreadable(queue: Queue, deliveries: Any) -> Iterator[None]:
     ) from None
 
 
-def _received(queue: Queue, most: int, wait_seconds: int, visibility_seconds: int) -> list[Message]:
+def receive_once(queue: Queue, most: int, *, wait_seconds: int, visibility_seconds: int) -> list[Message]:
+    """Receive up to so many messages, ten at most, by one call.
+
+    Raises:
+        QueueError: the queue cannot be received from, or the answer cannot be read: its messages are back on the queue.
+    """
     with queue_errors(queue.name):
         answer = queue.client.receive_message(
             QueueUrl=queue.url,

@@ -272,11 +272,11 @@ def test_logs_that_cannot_be_deleted_are_mentioned_and_hold_up_nothing(
     ],
 )
 def test_a_storage_that_is_not_as_expected_is_left_alone(dagster: Storage, change: str, named: str) -> None:
-    with closing(psycopg2.connect(dagster.url)) as connection:
-        storage.prepare(connection)
+    with closing(connect(dagster.url)) as connection:
+        storage.require_known(connection)
         dagster.rows(change)
         with pytest.raises(SchemaError, match="so nothing is deleted") as raised:
-            storage.prepare(connection)
+            storage.require_known(connection)
     assert named in str(raised.value)
 
 

@@ -18,10 +18,12 @@ from loginpipe.defs.ingest.rejected_logins import REJECTED_LOGINS, rejected_logi
 from loginpipe.defs.ingest.user_logins_table import USER_LOGINS_TABLE, user_logins_table
 from loginpipe.defs.ingest.validated_logins import VALIDATED_LOGINS, validated_logins
 from loginpipe.defs.resources import MaskingResource, PostgresResource, SqsResource
+from loginpipe.ingest.brake import Brake
 from loginpipe.ingest.consumer import Limits, Recorded, Recorder, StopSignals, consume
 from loginpipe.ingest.totals import RunTotals
 from loginpipe.logins.delays import quantile
 from loginpipe.postgres.batches import run_counts
+from loginpipe.postgres.placeholders import mark_placeholders
 from loginpipe.sqs.deletion import Deleter
 from loginpipe.sqs.depth import STALL
 from loginpipe.sqs.receiver import Received, Receiver
@@ -61,20 +63,29 @@ def ingest(
         TokenKeyMismatchError: the token keys are not the ones the database's tokens were made with.
         QueueError: the queue cannot be received from; what was received before is recorded.
         DatabaseError: a batch could not be recorded; its messages return to the queue.
+        BrakeError: nearly all of the first messages were rejected; the others return to the queue.
         ClearValueError: masked cells do not contain a token; nothing of that batch was written.
     """
     began, began_at = time.monotonic(), datetime.now(UTC)
     postgres.check_token_keys(masking.keys)
+    postgres.run(partial(mark_placeholders, placeholders=masking.loaded.placeholders))
     totals, receiver, stop = RunTotals(), sqs.receiver(), StopSignals()
     failure: LoginpipeError | None = None
     with stop, postgres.giving_up_when(lambda: stop.requested) as session:
         try:
             consume(
                 receiver,
-                Recorder(session, masking.loaded, queue=sqs.name, run_id=context.run.run_id),
+                Recorder(
+                    session,
+                    masking.loaded,
+                    queue=sqs.name,
+                    run_id=context.run.run_id,
+                    envelope=settings.envelope,
+                ),
                 Deleter(sqs.opened, sqs.leases),
                 sqs.leases,
                 limits=Limits(config.idle_seconds, settings.run_seconds),
+                brake=Brake(queue=sqs.name, on=settings.brake == "on"),
                 stop=stop,
                 on_recorded=_Progress(context, totals),
                 on_deleted=totals.add_deletion,
@@ -113,10 +124,10 @@ def _results(  # noqa: PLR0917
     yield dg.MaterializeResult(asset_key=RAW_SQS_MESSAGES.key, metadata=found)
     yield dg.MaterializeResult(
         asset_key=VALIDATED_LOGINS.key,
-        metadata=validated_logins(totals),
+        metadata=validated_logins(totals, masking.fate_of_unknown_fields),
         check_results=[
             checks.reject_rate(totals.bad, totals.received, settings.max_reject_rate),
-            checks.schema_drift(totals.unknown_fields),
+            checks.schema_drift(totals.unknown_fields, masking.fate_of_unknown_fields),
         ],
     )
     yield dg.MaterializeResult(asset_key=REJECTED_LOGINS.key, metadata=rejected_logins(totals))

@@ -18,7 +18,10 @@ REJECT_RATE = dg.AssetCheckSpec(
 SCHEMA_DRIFT = dg.AssetCheckSpec(
     "schema_drift",
     asset=asset_key("validated_logins"),
-    description="Messages carry no fields outside the contract. A warning: unknown fields reject nothing.",
+    description=(
+        "Messages carry no fields outside the contract. A warning: unknown fields reject nothing, and are kept sealed "
+        "unless the settings say otherwise."
+    ),
 )
 ONLY_TOKENS = dg.AssetCheckSpec(
     "only_tokens",
@@ -70,15 +73,20 @@ def reject_rate(rejected: int, received: int, most: float) -> dg.AssetCheckResul
     )
 
 
-def schema_drift(unknown_fields: Mapping[str, int]) -> dg.AssetCheckResult:
-    """Warn of fields outside the contract: their names and how many messages carry them."""
+def schema_drift(unknown_fields: Mapping[str, int], fate: str) -> dg.AssetCheckResult:
+    """Warn of fields outside the contract: their names and how many messages carry them.
+
+    Args:
+        unknown_fields: name → messages.
+        fate: what becomes of them, in words: `loginpipe.logins.extras.UnknownFields.fate`.
+    """
     return dg.AssetCheckResult(
         check_name=SCHEMA_DRIFT.name,
         asset_key=SCHEMA_DRIFT.asset_key,
         passed=not unknown_fields,
         severity=dg.AssetCheckSeverity.WARN,
         description=(
-            f"{len(unknown_fields)} field names outside the contract" if unknown_fields else "No unknown fields"
+            f"{len(unknown_fields)} field names outside the contract: {fate}" if unknown_fields else "No unknown fields"
         ),
         metadata={
             "messages_by_field": dg.MetadataValue.json(dict(unknown_fields)),

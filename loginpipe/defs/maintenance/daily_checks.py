@@ -88,14 +88,14 @@ def nothing_in_default_partitions(postgres: PostgresResource) -> dg.AssetCheckRe
 
 @dg.asset_check(
     asset=asset_key("user_logins_table"),
-    description="user_logins has the columns of the contract: other people's queries depend on them.",
+    description="user_logins has the columns of the contract, and no other one that a login would have to fill.",
 )
 def columns_are_the_contract(postgres: PostgresResource) -> dg.AssetCheckResult:
     """Compare the table's columns, as they are now, with the contract."""
     differences = contract_differences(postgres.run(current_columns))
     return dg.AssetCheckResult(
         passed=not differences,
-        description="; ".join(differences) or "The columns are the contract",
+        description="; ".join(differences) or "The columns take every login",
         metadata={"differences": len(differences), "runbook": runbook_link("the-table-is-not-the-contract")},
     )
 

@@ -12,13 +12,14 @@ from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import Settings
 from loginpipe.postgres.connections import Connection, connect
 from loginpipe.postgres.dagster_storage import (
+    LOCK_TIMEOUT,
     Cutoffs,
     delete_evaluations,
     delete_runs,
     lock,
     needed,
     old_runs,
-    prepare,
+    require_known,
 )
 
 # Runs a transaction: some ten thousand events.
@@ -49,7 +50,7 @@ def delete_old_runs(context: dg.OpExecutionContext, settings: dg.ResourceParam[S
         DatabaseError: a statement failed; what was deleted before stays deleted.
     """
     cutoffs = Cutoffs.of(datetime.now(UTC), settings.keep_runs_days)
-    with closing(connect(_url(context.instance))) as connection:
+    with closing(connect(_url(context.instance), lock_timeout=LOCK_TIMEOUT)) as connection:
         counts = _delete(context, connection, cutoffs)
     context.log.info("deleted %d runs with %d events", counts.runs, counts.events)
     if counts.more:
@@ -100,7 +101,7 @@ def _url(instance: dg.DagsterInstance) -> str:
 
 
 def _delete(context: dg.OpExecutionContext, connection: Connection, cutoffs: Cutoffs) -> _Counts:
-    prepare(connection)
+    require_known(connection)
     counts = _Counts()
     if not lock(connection):
         context.log.info("another code location of this Dagster deletes old runs just now")

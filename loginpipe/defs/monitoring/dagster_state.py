@@ -142,7 +142,7 @@ def _megabytes(size: int) -> str:
 
 
 def _url() -> str:
-    url = os.environ.get("DAGSTER_POSTGRES_URL", "")
+    url = os.environ.get("DAGSTER_POSTGRES_URL", "").strip()
     if not url.startswith("postgresql+psycopg2://"):
         raise LoginpipeError("DAGSTER_POSTGRES_URL is not set to a URL that begins with postgresql+psycopg2://")
     return url

@@ -45,7 +45,7 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
     """The SQS queue, with the leases of what this run has received. Region, endpoint and credentials are boto3's."""
 
     settings: dg.ResourceDependency[Settings]
-    queue: str = Field(description="Name or URL of the queue.")
+    queue: str = Field(description="Name, URL or ARN of the queue.")
     batch_messages: int = Field(description="Most messages in one batch.")
     linger_seconds: float = Field(description="How long a batch waits for more after its first message, in seconds.")
     visibility_seconds: int = Field(description="Visibility timeout asked for with each receive, in seconds.")
