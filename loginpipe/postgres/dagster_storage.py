@@ -3,12 +3,13 @@
 ``docs/decisions.md`` has the reason why this is not left to Dagster's API.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from loginpipe.common.errors import SchemaError
-from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.statements import statement
 
 FAILED_RUNS_DAYS = 30
@@ -124,16 +125,6 @@ def require_known(connection: Connection) -> None:
         )
 
 
-def lock(connection: Connection) -> bool:
-    """Take, until the connection ends, the lock of whoever deletes here; return whether it was free.
-
-    Several code locations in one Dagster have a job each that deletes, at the same time of the day.
-    """
-    with transaction(connection) as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,))
-        return cursor.fetchone() == (True,)
-
-
 def needed(connection: Connection) -> Needed:
     """Read what stays whatever its age; the newest materializations aside, which `old_runs` knows."""
     with transaction(connection) as cursor:
@@ -172,7 +163,7 @@ def delete_runs(connection: Connection, run_ids: Sequence[str]) -> tuple[int, in
     Returns:
         How many runs and how many events were deleted.
     """
-    with transaction(connection) as cursor:
+    with _deleting(connection) as cursor:
         cursor.execute(statement("dagster_delete_runs"), {"run_ids": list(run_ids)})
         ((runs, events),) = cursor.fetchall()
     return runs, events
@@ -191,7 +182,7 @@ def delete_evaluations(connection: Connection, before: datetime, stays: Needed) 
         ((first, last),) = cursor.fetchall()
     deleted = 0
     for after in range(first, last, _ROWS):
-        with transaction(connection) as cursor:
+        with _deleting(connection) as cursor:
             cursor.execute(
                 statement("dagster_delete_checks"),
                 {"after": after, "through": after + _ROWS, "before": before, "newest": list(stays.checks)},
@@ -199,7 +190,7 @@ def delete_evaluations(connection: Connection, before: datetime, stays: Needed) 
             deleted += cursor.rowcount
     reports = _ROWS
     while reports == _ROWS:
-        with transaction(connection) as cursor:
+        with _deleting(connection) as cursor:
             cursor.execute(
                 statement("dagster_delete_reports"),
                 {"before": before, "newest": list(stays.check_events), "limit": _ROWS},
@@ -214,3 +205,14 @@ def usage(connection: Connection) -> Usage:
         cursor.execute(statement("dagster_usage"), {"since": datetime.now(UTC) - timedelta(days=1)})
         ((*found,),) = cursor.fetchall()
     return Usage(*found)
+
+
+@contextmanager
+def _deleting(connection: Connection) -> Iterator[Cursor]:
+    """Open a transaction to delete in, one at a time: each code location of a Dagster has a job that deletes here.
+
+    Two that delete the same rows would wait for each other, and might do so in a circle.
+    """
+    with transaction(connection) as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        yield cursor
