@@ -13,6 +13,7 @@ from loginpipe.monitoring.alerts.state import State
 from loginpipe.monitoring.freshness import Freshness
 from loginpipe.monitoring.run_history import History
 from loginpipe.postgres.batches import RecentBatches
+from loginpipe.sqs.dead_letters import DeadLetterDepth
 from loginpipe.sqs.depth import Depth
 
 # `fresh` is reported this often where it does not change: whoever finds an older report knows that nothing reports.
@@ -24,7 +25,7 @@ class QueueSeen:
     """The depths of the queue and of its dead-letter queue: None where there is none."""
 
     depth: Depth
-    dead_letters: Depth | None
+    dead_letters: DeadLetterDepth | None
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ def read_memory(cursor: str | None) -> Memory:
         return Memory()
 
 
-def judge_dead_letters(depth: Depth | str | None) -> DeadLetters:
-    """Evaluate a dead-letter queue: it must exist, answer and be empty.
+def judge_dead_letters(depth: DeadLetterDepth | str | None) -> DeadLetters:
+    """Evaluate a dead-letter queue: it must exist, answer and hold no dead letters of ours.
 
     Args:
         depth: what it holds; None where there is none; why it could not be asked, in words.
@@ -92,9 +93,9 @@ def judge_dead_letters(depth: Depth | str | None) -> DeadLetters:
         return DeadLetters(
             False, "The queue has no dead-letter queue: a message that fails every run comes again until it is too old"
         )
-    if depth.total:
+    if depth.ours:
         return DeadLetters(False, f"{depth}; find the cause, then run `loginpipe dlq redrive`")
-    return DeadLetters(True, "Empty")
+    return DeadLetters(True, str(depth) if depth.total else "Empty")
 
 
 def news(seen: Seen, memory: Memory, now: datetime) -> tuple[Freshness | None, DeadLetters | None, Memory]:

@@ -12,6 +12,7 @@ from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.logins.rejects import MEANINGS, Reason
 from loginpipe.monitoring.metric_families import behind_metric, queue_metrics, table_metrics
 from loginpipe.postgres.metrics import QueueTotals, Totals, VaultTotals
+from loginpipe.sqs.dead_letters import DeadLetterDepth, Owners
 from loginpipe.sqs.depth import Depth
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +37,7 @@ def metrics() -> Iterator[str]:
     totals = QueueTotals(Counter(), (1,) * (len(DELAY_BOUNDS) + 1), 1.0, 1.0, 1.0)
     faults: Counter[tuple[str, str]] = Counter({("missing", "ip"): 1})
     for family in (
-        *queue_metrics("logins", depth, depth),
+        *queue_metrics("logins", depth, DeadLetterDepth(2, 0, 0, 1, Owners(ours=1, others=1))),
         *table_metrics(Totals({"logins": totals}, faults), VaultTotals(1, {1: 1.0})),
         behind_metric("logins", depth, totals, now=1.0),
     ):

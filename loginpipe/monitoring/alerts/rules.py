@@ -126,7 +126,7 @@ def _of_queue(seen: Seen) -> Iterator[tuple[str, str | None]]:
         return
     depth, dead = seen.queue.depth, seen.queue.dead_letters
     yield "in-flight-stall", str(depth) if depth.stalled else None
-    yield "dead-letters", str(dead) if dead is not None and dead.total else None
+    yield "dead-letters", str(dead) if dead is not None and dead.ours else None
     if seen.freshness is not None:
         # A stall has an alert of its own.
         yield "stuck", seen.freshness.says if seen.freshness.state == "stuck" and not depth.stalled else None
