@@ -713,7 +713,7 @@ def test_who_watches_the_depth_counts_our_dead_letters_and_says_how_many_are_not
     queue = open_queue(shared, load_settings(), connections=1)
     redrive(queue, policy_of(queue).dead_letters, recorded=lambda _: ())
     monkeypatch.setattr(dead_letters, "_COUNTED_SECONDS", 0)
-    monitor.tick()
+    monitor.tick(2)
     assert read_memory(monitor.cursor).alerts.episodes == {}
     assert read_memory(monitor.cursor).dead_letters == f"0 ours and 2 not ours, {where}"
     assert findings()["dead-letter queue"] == Finding(
