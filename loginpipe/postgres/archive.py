@@ -10,10 +10,12 @@ from loginpipe.common.errors import DatabaseError
 from loginpipe.common.logins_table import logins_table
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.partitions import (
+    EXTRAS,
     Partition,
     existing_partitions,
     in_turn,
     outlived,
+    retention_begins,
     rows_in_default,
     why_not_ours,
 )
@@ -217,3 +219,28 @@ def drop_month(connection: Connection, month: Partition) -> str | None:
         return None if reason is None else str(reason)
 
     return in_turn(connection, drop, str(month))
+
+
+def drop_extras(connection: Connection, *, today: date, days: int, kept: Sequence[Partition]) -> list[str]:
+    """Drop the months of the extras that ended ``days`` days before ``today``, or 29 where that is more.
+
+    Args:
+        connection: of the owner or a member of ``loginpipe_writer``, with no transaction open.
+        today: the UTC date.
+        days: how many to keep.
+        kept: months of ``user_logins`` that are as old and stay: the extras from the first of them on stay too.
+
+    Returns:
+        The partitions that are gone, with their schema.
+
+    Raises:
+        DatabaseError: they stay: a lock could not be had, or a statement was refused.
+    """
+    begins = min([retention_begins(today, days), *(month.start for month in kept)])
+
+    def drop(cursor: Cursor) -> list[str]:
+        cursor.execute("SELECT loginpipe.trim_extras(%s)", (begins,))
+        ((dropped,),) = cursor.fetchall()
+        return list(dropped)
+
+    return in_turn(connection, drop, EXTRAS)

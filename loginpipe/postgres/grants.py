@@ -41,6 +41,7 @@ _PARTITIONS = (
 _ARCHIVE = (
     "FUNCTION loginpipe.logins_by_day(first_day date, last_day date)",
     "FUNCTION loginpipe.drop_archived_partition(start date)",
+    "FUNCTION loginpipe.trim_extras(begins date)",
 )
 _INSIGHTS = (
     "TABLE loginpipe.duplicate_devices",

@@ -123,6 +123,11 @@ def ledger_begins(today: date) -> date:
     return today - _LEDGER_KEPT
 
 
+def retention_begins(today: date, days: int) -> date:
+    """Return the first day that is kept where so many days are to be, and at least what is still delivered."""
+    return min(ledger_begins(today), today - timedelta(days))
+
+
 def month_of(day: date, table: str | None = None) -> Partition:
     """Return the partition that a UTC date belongs in, of ``user_logins`` unless another table is given."""
     table = table or logins_table()
@@ -135,7 +140,7 @@ def outlived(existing: Iterable[Partition], today: date, days: int) -> list[Part
 
     None that somebody else made: the database drops those of the plan only.
     """
-    kept_from = min(ledger_begins(today), today - timedelta(days))
+    kept_from = retention_begins(today, days)
     return [
         partition for partition in existing if partition.end <= kept_from and partition == month_of(partition.start)
     ]
@@ -172,7 +177,7 @@ def maintain(connection: Connection, today: date) -> MaintenanceResult:
     """Make the coming partitions, moving rows that wait in a default one, and drop the ledger's expired ones.
 
     Safe beside loads and beside itself: one short transaction a partition, one maintainer at a time, no lock waited
-    for longer than a second, five attempts. A partition of ``user_logins`` or of the extras is never dropped.
+    for longer than a second, five attempts. It drops no partition of ``user_logins`` or of the extras: retention does.
 
     Args:
         connection: of the owner or a member of ``loginpipe_writer``, with no transaction open.

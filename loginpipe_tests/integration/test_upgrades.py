@@ -82,6 +82,9 @@ ROWS = {
     "0010": """
         UPDATE loginpipe.daily_logins SET users = logins;
     """,
+    "0011": """
+        SELECT loginpipe.trim_extras('2019-01-01');
+    """,
 }
 """What each revision brings a place for, so that every table has a row at every revision."""
 
