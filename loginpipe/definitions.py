@@ -22,7 +22,8 @@ with imports_that_stay():
     from loginpipe.defs.ingest.job import ingest_job, ingest_schedule
     from loginpipe.defs.ingest.sensor import queue_depth_sensor
     from loginpipe.defs.insights.assets import daily_logins, duplicate_devices, duplicate_ips
-    from loginpipe.defs.insights.sensor import insights_job, insights_sensor
+    from loginpipe.defs.insights.job import insights_job
+    from loginpipe.defs.insights.sensor import insights_sensor
     from loginpipe.defs.maintenance.daily_checks import DAILY_CHECKS, check_job, check_schedule
     from loginpipe.defs.maintenance.partitions import maintain_partitions, maintenance_schedule
     from loginpipe.defs.maintenance.storage import prune_dagster_storage, pruning_schedule
@@ -59,7 +60,7 @@ def build_definitions(
         asset_checks=[fresh, archive_matches_table, *DAILY_CHECKS],
         jobs=[
             ingest_job(settings),
-            insights_job(),
+            insights_job,
             maintain_partitions,
             prune_dagster_storage,
             check_job(),

@@ -64,6 +64,9 @@ ROWS = {
             ('logins', '2026-10-01 12:00Z', 2, 3, 2, 1, 2, 0, 3, 0, 0, '{2,0,0,0,0,0,0,0,0,0,0,0,0,0}', 1.5,
              '2026-10-01 12:01Z', '2026-10-01 12:00Z');
     """,
+    "0011": """
+        INSERT INTO loginpipe.day_changes VALUES ('2026-11-20');
+    """,
 }
 """What each revision brings a place for, so that every table has a row at every revision."""
 

@@ -15,12 +15,12 @@ from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import Settings
 from loginpipe.defs.archive.asset import archive_metadata
 from loginpipe.defs.archive.checks import evaluated
-from loginpipe.defs.metadata.groups import DAYS
+from loginpipe.defs.metadata.groups import DAYS, downstream_tags
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.postgres.archive import outlived_months, standing_of_days
 from loginpipe.postgres.partitions import USER_LOGINS
 
-_LONGEST_SECONDS = {"dagster/max_runtime": "21600"}
+_LONGEST_SECONDS = 21_600
 
 
 @dg.op
@@ -63,7 +63,7 @@ def archive_changed_days(
 @dg.job(
     name="archive_logins",
     description="Archives each day of user_logins that is over and not archived yet, or has changed since.",
-    tags=_LONGEST_SECONDS,
+    tags=downstream_tags("archive_logins", longest_seconds=_LONGEST_SECONDS),
 )
 def archive_logins() -> None:
     """The archive, every night."""
@@ -111,7 +111,7 @@ def drop_outlived_months(
         "Drops the months of user_logins that are older than LOGINPIPE_RETENTION_DAYS, once their files have been read "
         "back and compared with the table."
     ),
-    tags=_LONGEST_SECONDS,
+    tags=downstream_tags("drop_archived_partitions", longest_seconds=_LONGEST_SECONDS),
 )
 def drop_archived_partitions() -> None:
     """Retention, every night."""

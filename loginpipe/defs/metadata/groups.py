@@ -14,6 +14,21 @@ CHAIN = ("raw_sqs_messages", "validated_logins", "rejected_logins", "masked_logi
 # A login's day is the UTC date of its SentTimestamp. Today is one of the days: it grows, and is computed anew.
 DAYS = dg.DailyPartitionsDefinition(start_date="2025-01-01", timezone="UTC", end_offset=1)
 
+DOWNSTREAM_TAG = "loginpipe/downstream"
+"""Run tag of what comes after the chain, with the job's name: ``dagster.yaml`` limits these runs in all, and a job's."""
+
+
+def downstream_tags(job: str, *, longest_seconds: int) -> dict[str, str]:
+    """Return the tags of a job that must never be in ingestion's way.
+
+    Args:
+        job: its name.
+        longest_seconds: a run that takes longer is ended.
+    """
+    # What a person launches has priority 0: before these, and after ingestion.
+    return {DOWNSTREAM_TAG: job, "dagster/priority": "-1", "dagster/max_runtime": str(longest_seconds)}
+
+
 RUNBOOK_SECTIONS = {
     "raw_sqs_messages": "nothing-arrives",
     "validated_logins": "rejected-messages",

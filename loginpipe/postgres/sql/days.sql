@@ -1,0 +1,35 @@
+-- name: collect_changes
+-- Count the changes that were committed since the last time. What commits while this runs keeps its row, for the next
+-- time. Sorted, so that two that count at once wait for one another instead of deadlocking.
+WITH taken AS (
+    DELETE FROM loginpipe.day_changes
+    RETURNING day
+)
+INSERT INTO loginpipe.days AS known (day, changes)
+SELECT day, count(*)
+FROM taken
+GROUP BY day
+ORDER BY day
+ON CONFLICT (day) DO UPDATE SET changes = known.changes + EXCLUDED.changes
+
+-- name: stale_days
+-- List the days that have changed since the insights were computed, with the tables that are stale. Days that are in the
+-- archive only are left out until they are restored: computed from what the table still has, they would lose their counts.
+SELECT
+    known.day,
+    array_remove(
+        ARRAY[
+            CASE WHEN known.daily_logins < known.changes THEN 'daily_logins' END,
+            CASE WHEN known.duplicate_devices < known.changes THEN 'duplicate_devices' END,
+            CASE WHEN known.duplicate_ips < known.changes THEN 'duplicate_ips' END
+        ],
+        NULL
+    )
+FROM loginpipe.days AS known
+WHERE least(known.daily_logins, known.duplicate_devices, known.duplicate_ips) < known.changes
+    AND NOT EXISTS (
+        SELECT
+        FROM loginpipe.archived_days AS archived
+        WHERE archived.day = known.day AND archived.dropped_at IS NOT NULL
+    )
+ORDER BY known.day DESC
