@@ -28,10 +28,10 @@ def collect_changes(cursor: Cursor) -> None:
 
 
 def changes_of(cursor: Cursor, day: date) -> int:
-    """Return how many changes of a day are counted: to be read before its logins, and to be given to `record_changes`."""
-    cursor.execute("SELECT changes FROM loginpipe.days WHERE day = %s", (day,))
-    row = cursor.fetchone()
-    return int(row[0]) if row else 0
+    """Return how many changes of a day are committed: to be asked before its logins are read, for `record_changes`."""
+    cursor.execute(statement("changes_of_day"), {"day": day})
+    ((changes,),) = cursor.fetchall()
+    return int(changes)
 
 
 def record_changes(cursor: Cursor, asset: str, day: date, changes: int) -> None:
@@ -43,12 +43,11 @@ def record_changes(cursor: Cursor, asset: str, day: date, changes: int) -> None:
         day: the UTC date.
         changes: of `changes_of`, asked before the logins were read.
     """
-    cursor.execute(
-        sql.SQL("UPDATE loginpipe.days SET {asset} = %s WHERE day = %s AND {asset} < %s").format(
-            asset=sql.Identifier(asset)
-        ),
-        (changes, day, changes),
-    )
+    if changes:
+        column = sql.Identifier(asset)
+        cursor.execute(
+            sql.SQL(statement("record_changes")).format(asset=column), {"day": day, "changes": changes}
+        )
 
 
 def stale_days(connection: Connection) -> dict[date, list[str]]:

@@ -17,7 +17,7 @@ from loginpipe.defs.archive.asset import archive_metadata
 from loginpipe.defs.archive.checks import evaluated
 from loginpipe.defs.metadata.groups import DAYS, downstream_tags
 from loginpipe.defs.resources import PostgresResource
-from loginpipe.postgres.archive import outlived_months, standing_of_days
+from loginpipe.postgres.archive import days_to_archive, outlived_months
 from loginpipe.postgres.partitions import USER_LOGINS
 
 _LONGEST_SECONDS = 21_600
@@ -37,7 +37,7 @@ def archive_changed_days(
     """
     today, stores = datetime.now(UTC).date(), Stores(settings)
     context.log.info("the archive is at %s", stores.current.url)
-    due = [day.day for day in postgres.run(partial(standing_of_days, today=today)) if day.due]
+    due = postgres.run(partial(days_to_archive, today=today))
     at_odds: dict[date, str] = {}
     for day in due:
         try:
@@ -87,9 +87,8 @@ def drop_outlived_months(
     found = postgres.run(partial(outlived_months, today=today, days=settings.retention_days))
     left_alone = {USER_LOGINS: found.not_ours} if found.not_ours else {}
     dropped, stores = [], Stores(settings)
-    standing = postgres.run(partial(standing_of_days, today=today)) if found.months else []
     for month in found.months:
-        reason = retire_month(postgres.run, month=month, standing=standing, stores=stores)
+        reason = retire_month(postgres.run, month=month, stores=stores)
         if reason is None:
             dropped.append(str(month))
         else:

@@ -15,7 +15,15 @@ from loginpipe.postgres.connections import Connection, connect, require_verified
 from loginpipe.postgres.contract import contract_differences, user_logins_columns
 from loginpipe.postgres.grants import WRITER, grant_differences, standing
 from loginpipe.postgres.migrate import HEAD, require_migrated
-from loginpipe.postgres.partitions import USER_LOGINS, Partition, coming, existing_partitions, stray_rows, why_not_ours
+from loginpipe.postgres.partitions import (
+    USER_LOGINS,
+    Partition,
+    coming,
+    days_are_found,
+    existing_partitions,
+    stray_rows,
+    why_not_ours,
+)
 from loginpipe.postgres.token_keys import newest_key_version, require_known_keys
 
 
@@ -67,6 +75,7 @@ def partitions(settings: Settings) -> str:
             not_ours = why_not_ours(cursor, USER_LOGINS)
             # As of yesterday: today's maintenance may be still to come.
             planned = [p for p in coming(today - timedelta(days=1)) if not (not_ours and p.table == USER_LOGINS)]
+            found = days_are_found(cursor)
             there = {table: existing_partitions(cursor, table) for table in {p.table for p in planned}}
         strays = stray_rows(connection, today)
     missing = [p for p in planned if p.end > today and not any(p.overlaps(other) for other in there[p.table])]
@@ -82,7 +91,13 @@ def partitions(settings: Settings) -> str:
             "far from today's"
         )
     ahead = "those of user_logins are not ours: " + not_ours if not_ours else "those of user_logins too"
-    return f"those of the ledger are there a week ahead; {ahead}; nothing is in a default one"
+    says = f"those of the ledger are there a week ahead; {ahead}; nothing is in a default one"
+    if found:
+        return says
+    return (
+        f"warning: {says}; user_logins has no index on create_date, so it is read as a whole for each day: run `CREATE "
+        "INDEX CONCURRENTLY ON public.user_logins USING brin (create_date)`"
+    )
 
 
 def token_keys(settings: Settings) -> str:

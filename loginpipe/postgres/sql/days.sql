@@ -12,6 +12,18 @@ GROUP BY day
 ORDER BY day
 ON CONFLICT (day) DO UPDATE SET changes = known.changes + EXCLUDED.changes
 
+-- name: changes_of_day
+-- Say how many changes of a day are committed, counted or not: in one statement, which sees each of them once.
+SELECT
+    coalesce((SELECT changes FROM loginpipe.days WHERE day = %(day)s), 0)
+    + (SELECT count(*) FROM loginpipe.day_changes WHERE day = %(day)s)
+
+-- name: record_changes
+-- Record how many changes of a day an asset has. Of a day that has no row yet they are still to be counted.
+INSERT INTO loginpipe.days AS known (day, changes, {asset})
+VALUES (%(day)s, 0, %(changes)s)
+ON CONFLICT (day) DO UPDATE SET {asset} = greatest(known.{asset}, EXCLUDED.{asset})
+
 -- name: stale_days
 -- List the days that have changed since the insights were computed, with the tables that are stale. Days that are in the
 -- archive only are left out until they are restored: computed from what the table still has, they would lose their counts.

@@ -21,3 +21,4 @@ $do$;
 
 DROP TABLE loginpipe.day_changes;
 DROP TABLE loginpipe.days;
+DROP INDEX IF EXISTS public.user_logins_create_date_brin;
