@@ -1,6 +1,7 @@
 """What Dagster loads: ``workspace.yaml`` and ``-m loginpipe.definitions`` find `defs` here."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from loginpipe.common.gc_tuning import imports_that_stay, leave_all_at_exit
@@ -27,7 +28,7 @@ with imports_that_stay():
     from loginpipe.defs.maintenance.daily_checks import DAILY_CHECKS, check_job, check_schedule
     from loginpipe.defs.maintenance.partitions import maintain_partitions, maintenance_schedule
     from loginpipe.defs.maintenance.storage import prune_dagster_storage, pruning_schedule
-    from loginpipe.defs.metadata.groups import RUNBOOK_SECTIONS, runbook_link
+    from loginpipe.defs.metadata.groups import ARCHIVED_IN_TIME, RUNBOOK_SECTIONS, days_from, first_day, runbook_link
     from loginpipe.defs.monitoring.freshness import fresh
     from loginpipe.defs.monitoring.sensor import monitoring_sensor
     from loginpipe.defs.resources import resources_from
@@ -56,7 +57,7 @@ def build_definitions(
         login_archive,
     ]
     return dg.Definitions(
-        assets=[asset.map_asset_specs(_with_runbook) for asset in assets],
+        assets=[asset.map_asset_specs(partial(_completed, settings=settings)) for asset in assets],
         asset_checks=[fresh, archive_matches_table, *DAILY_CHECKS],
         jobs=[
             ingest_job(settings),
@@ -82,8 +83,15 @@ def build_definitions(
     )
 
 
-def _with_runbook(spec: dg.AssetSpec) -> dg.AssetSpec:
-    return spec.merge_attributes(metadata={"runbook": runbook_link(RUNBOOK_SECTIONS[spec.key.to_user_string()])})
+def _completed(spec: dg.AssetSpec, settings: Settings) -> dg.AssetSpec:
+    """Add the section of the runbook, and to a daily asset what the settings say: its first day, whether it is on."""
+    key = spec.key.to_user_string()
+    spec = spec.merge_attributes(metadata={"runbook": runbook_link(RUNBOOK_SECTIONS[key])})
+    if spec.partitions_def:
+        spec = spec.replace_attributes(partitions_def=days_from(first_day(settings)))
+    if key == "login_archive" and settings.archive_url:
+        spec = spec.replace_attributes(freshness_policy=ARCHIVED_IN_TIME)
+    return spec
 
 
 def _defs() -> dg.Definitions:

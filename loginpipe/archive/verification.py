@@ -93,8 +93,8 @@ class Comparison:
 def compare_with_table(connection: Connection, *, today: date) -> Comparison:
     """Compare the counts of the newest archived days and of an older month, and the checksums of the newest few.
 
-    Days that differ, and days that are not archived, are noted as changed: they are archived the next time. So rows that
-    were not written by the pipeline reach the archive as well.
+    Days that differ, and days that are not archived, are noted as changed: they are archived the next time. So rows
+    that were not written by the pipeline reach the archive as well.
 
     Raises:
         DatabaseError: the tables cannot be read.

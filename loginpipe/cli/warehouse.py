@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,15 +26,21 @@ def migrate(*, as_json: Json = False) -> None:
     Example: loginpipe migrate
     """
     from loginpipe.postgres import migrate as migrations
+    from loginpipe.postgres.days import first_day
 
-    result = migrations.migrate(warehouse_url(load_settings()))
+    settings = load_settings()
+    result = migrations.migrate(warehouse_url(settings))
+    with connect_to_warehouse(settings) as connection:
+        first = first_day(connection) or datetime.now(UTC).date()
     if as_json:
-        print_json({"before": result.before, "after": result.after, "adopted": result.adopted})
+        print_json({"before": result.before, "after": result.after, "adopted": result.adopted, "first_day": str(first)})
     elif result.before == result.after:
         out.print(f"up to date at {result.after}")
     else:
         adopted = "; the table user_logins that was there is adopted as it is" if result.adopted else ""
         out.print(f"migrated from {result.before or 'nothing'} to {result.after}{adopted}")
+    if settings.first_day is None:
+        notes.print(f"set LOGINPIPE_FIRST_DAY={first}: the daily assets begin with the first day of user_logins then")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ its result. So its result has at least these changes, and a transaction that com
 """
 
 from datetime import date
+from typing import cast
 
 from psycopg2 import sql
 
@@ -45,15 +46,28 @@ def record_changes(cursor: Cursor, asset: str, day: date, changes: int) -> None:
     """
     if changes:
         column = sql.Identifier(asset)
-        cursor.execute(
-            sql.SQL(statement("record_changes")).format(asset=column), {"day": day, "changes": changes}
-        )
+        cursor.execute(sql.SQL(statement("record_changes")).format(asset=column), {"day": day, "changes": changes})
 
 
-def stale_days(connection: Connection) -> dict[date, list[str]]:
-    """Return the days that have changed since their insights were computed, newest first, each with its stale tables."""
+def stale_days(connection: Connection, *, over: date | None = None) -> dict[date, list[str]]:
+    """Return the days that have changed since their insights were computed, newest first, each with its stale tables.
+
+    Args:
+        connection: with no transaction open.
+        over: a day that is over and becomes due once for that, with logins or without.
+    """
     with transaction(connection) as cursor:
         read_committed(cursor)
+        if over is not None:
+            cursor.execute(statement("close_day"), {"day": over})
         collect_changes(cursor)
         cursor.execute(statement("stale_days"))
         return dict(cursor.fetchall())
+
+
+def first_day(connection: Connection) -> date | None:
+    """Return the first day that ``user_logins`` ever had rows of, as far as it is known; None where it had none."""
+    with transaction(connection) as cursor:
+        cursor.execute("SELECT least((SELECT min(day) FROM loginpipe.days), min(day)) FROM loginpipe.day_changes")
+        ((first,),) = cursor.fetchall()
+    return cast("date | None", first)

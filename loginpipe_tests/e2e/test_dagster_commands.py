@@ -53,7 +53,7 @@ def test_loginpipe_dev_starts_without_a_warning(project: Project) -> None:
 
 def test_a_login_arrives_while_the_run_queue_is_full_of_what_comes_after_it(project: Project) -> None:
     launch = """mutation ($job: String!) { launchRun(executionParams: {selector: {
-        repositoryLocationName: "loginpipe.definitions", repositoryName: "__repository__", jobName: $job}}) {
+        repositoryLocationName: "loginpipe", repositoryName: "__repository__", jobName: $job}}) {
         __typename ... on PythonError { message } } }"""
     active = """{ runsOrError(filter: {statuses: [STARTING, STARTED]}) { ... on Runs { results { jobName } } } }"""
     stop = """mutation { terminateRuns(runIds: [%s], terminatePolicy: MARK_AS_CANCELED_IMMEDIATELY) { __typename } }"""

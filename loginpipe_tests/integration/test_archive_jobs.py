@@ -40,6 +40,7 @@ def archive(
     archive = Archive(database_url, pipeline_url, f"file://{tmp_path}/archive")
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", pipeline_url)
     monkeypatch.setenv("LOGINPIPE_ARCHIVE_URL", "file:archive")
+    monkeypatch.setenv("LOGINPIPE_FIRST_DAY", str(OLD_MONTH.start))
     monkeypatch.setenv("LOGINPIPE_TOKEN_KEYS", f"file:{key_files.token_keys}")
     archive.make_month(OLD)
     for number, day in enumerate(DAYS):

@@ -35,6 +35,11 @@ MONDAY, TUESDAY, WEDNESDAY = (date(2026, 11, day) for day in (16, 17, 18))
 Login = tuple[str, str, str, str | None, str, date]
 
 
+@pytest.fixture(autouse=True)
+def _first_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGINPIPE_FIRST_DAY", "2025-01-01")
+
+
 def stored(pipeline: Pipeline, logins: Sequence[Login]) -> None:
     """Put logins into the table: user, address, device, locale, version, day."""
     with closing(psycopg2.connect(pipeline.database_url)) as connection, connection, connection.cursor() as cursor:
@@ -173,6 +178,8 @@ def tick(pipeline: Pipeline) -> Any:
 def test_a_late_message_makes_its_own_day_due_and_none_of_those_between_and_one_run_computes_what_is(
     pipeline: Pipeline,
 ) -> None:
+    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    pipeline.execute("INSERT INTO loginpipe.days (day, changes, closed) VALUES (%s, 0, true)", yesterday)
     assert tick(pipeline).skip_message == "no day has changed since its insights were computed"
     year_ago = datetime.now(UTC) - timedelta(days=365)
     pipeline.queue.client.send_message(
@@ -199,7 +206,22 @@ def test_a_late_message_makes_its_own_day_due_and_none_of_those_between_and_one_
 
     pipeline.send([login()])
     assert take(pipeline, 1).success
-    assert (tick(pipeline).skip_message or "").startswith(f"1 days have changed, the newest of them {newest}; the next ")
+    assert (tick(pipeline).skip_message or "").startswith(
+        f"1 days have changed, the newest of them {newest}; the next "
+    )
+
+
+def test_a_day_that_is_over_is_computed_once_more_with_logins_or_without_but_none_before_the_first(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    today = datetime.now(UTC).date()
+    yesterday = today - timedelta(days=1)
+    monkeypatch.setenv("LOGINPIPE_FIRST_DAY", str(today))
+    assert not tick(pipeline).run_requests
+    monkeypatch.setenv("LOGINPIPE_FIRST_DAY", str(yesterday))
+    assert len(tick(pipeline).run_requests or []) == 1
+    assert sorted(refreshed(pipeline)) == [(table, yesterday) for table in TABLES]
+    assert tick(pipeline).skip_message == "no day has changed since its insights were computed"
 
 
 def test_a_run_that_was_killed_after_its_commit_leaves_its_day_due(place: FastPlace, pipeline_url: str) -> None:

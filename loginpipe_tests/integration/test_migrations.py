@@ -436,8 +436,8 @@ def test_a_database_that_is_behind_says_so(migrated: Connection, revision: str |
 
 def test_a_database_ahead_of_the_code_is_used_by_nobody(empty_database_url: str, connection: Connection) -> None:
     migrate(empty_database_url, today=TODAY)
-    query(connection, "UPDATE loginpipe.alembic_version SET version_num = '0007'")
-    with pytest.raises(SchemaError, match=rf"is at 0007, and this code .* knows {HEAD} at most: deploy the version"):
+    query(connection, "UPDATE loginpipe.alembic_version SET version_num = '0999'")
+    with pytest.raises(SchemaError, match=rf"is at 0999, and this code .* knows {HEAD} at most: deploy the version"):
         require_migrated(connection)
-    with pytest.raises(SchemaError, match=rf"is at 0007, and this code .* knows {HEAD} at most: deploy the version"):
+    with pytest.raises(SchemaError, match=rf"is at 0999, and this code .* knows {HEAD} at most: deploy the version"):
         migrate(empty_database_url, today=TODAY)

@@ -56,6 +56,7 @@ def days_pipeline(
     create_login_queue(boto3.session.Session().client("sqs"), pipeline.queue.name)
     monkeypatch.setenv("LOGINPIPE_ARCHIVE_URL", f"file://{tmp_path}/archive")
     monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", "60")
+    monkeypatch.setenv("LOGINPIPE_FIRST_DAY", str(OLD))
     Archive(pipeline.database_url, pipeline.database_url, "file:///nowhere").make_month(OLD)
     return Pipeline(
         open_queue(pipeline.queue.name, load_settings(), connections=4), pipeline.database_url, pipeline.instance

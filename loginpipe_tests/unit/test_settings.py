@@ -3,6 +3,7 @@
 import os
 import pickle
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,7 @@ def test_without_any_variable_the_settings_are_the_documented_defaults() -> None
         "archive_url": None,
         "retention_days": None,
         "keep_runs_days": 14,
+        "first_day": None,
         "log_level": "INFO",
     }
 
@@ -90,6 +92,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         archive_url="s3://bucket/prefix",
         retention_days="400",
         keep_runs_days="7",
+        first_day="2026-02-28",
         log_level="DEBUG",
     )
     assert load_settings().model_dump() == {
@@ -116,6 +119,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         "archive_url": "s3://bucket/prefix",
         "retention_days": 400,
         "keep_runs_days": 7,
+        "first_day": date(2026, 2, 28),
         "log_level": "DEBUG",
     }
 
@@ -173,6 +177,10 @@ WRONG = [
     ("batch_messages", "geheim"),
     ("batch_messages", "9" * 5000),
     ("keep_runs_days", "0"),
+    ("first_day", "1764374400"),
+    ("first_day", "2026-02-30"),
+    ("first_day", "2026-02-28T00:00"),
+    ("first_day", "2999-01-01"),
     ("linger_seconds", "-0.1"),
     ("linger_seconds", "60.1"),
     ("linger_seconds", "nan"),

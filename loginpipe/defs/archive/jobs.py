@@ -15,7 +15,7 @@ from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import Settings
 from loginpipe.defs.archive.asset import archive_metadata
 from loginpipe.defs.archive.checks import evaluated
-from loginpipe.defs.metadata.groups import DAYS, downstream_tags
+from loginpipe.defs.metadata.groups import downstream_tags, first_day
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.postgres.archive import days_to_archive, outlived_months
 from loginpipe.postgres.partitions import USER_LOGINS
@@ -48,7 +48,7 @@ def archive_changed_days(
             continue
         context.log.info("%s: %s, %d logins", day, archived.outcome, archived.record.row_count)
         # The asset has no days before its first one; the archive may.
-        if DAYS.has_partition_key(day.isoformat()):
+        if day >= first_day(settings):
             yield dg.AssetMaterialization(
                 "login_archive", partition=day.isoformat(), metadata=archive_metadata([archived])
             )

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from loginpipe.defs.metadata.columns import column_lineage, column_schema
-from loginpipe.defs.metadata.groups import DAYS, INSIGHTS, OWNERS
+from loginpipe.defs.metadata.groups import COUNTED_IN_TIME, DAYS, INSIGHTS, OWNERS
 from loginpipe.defs.metadata.plots import bar_plot
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.postgres.insights import (
@@ -35,6 +35,7 @@ def _duplicates_asset(name: str) -> dg.AssetsDefinition:
         partitions_def=DAYS,
         # A year is one run, not 365.
         backfill_policy=dg.BackfillPolicy.single_run(),
+        freshness_policy=COUNTED_IN_TIME,
         deps=["user_logins_table"],
         owners=OWNERS,
         kinds={"postgres", "table"},
@@ -78,6 +79,7 @@ duplicate_ips = _duplicates_asset("duplicate_ips")
     group_name=INSIGHTS,
     partitions_def=DAYS,
     backfill_policy=dg.BackfillPolicy.single_run(),
+    freshness_policy=COUNTED_IN_TIME,
     deps=["user_logins_table"],
     owners=OWNERS,
     kinds={"postgres", "table"},

@@ -1,11 +1,13 @@
 """The job that computes duplicates and daily counts of all days that have changed since they were computed."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import dagster as dg
 
+from loginpipe.common.settings import Settings
 from loginpipe.defs.insights.assets import refreshed
-from loginpipe.defs.metadata.groups import DAYS, downstream_tags
+from loginpipe.defs.metadata.groups import downstream_tags, first_day
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.postgres.days import stale_days
 
@@ -17,7 +19,7 @@ _ORDER = ("daily_logins", "duplicate_devices", "duplicate_ips")
 
 @dg.op
 def refresh_stale_days(
-    context: dg.OpExecutionContext, postgres: PostgresResource
+    context: dg.OpExecutionContext, postgres: PostgresResource, settings: dg.ResourceParam[Settings]
 ) -> Iterator[dg.AssetMaterialization | dg.Output[None]]:
     """Compute again what is stale, the newest day first.
 
@@ -28,8 +30,8 @@ def refresh_stale_days(
     for table in _ORDER:
         for day in (day for day, tables in stale.items() if table in tables):
             metadata = refreshed(postgres, table, [day])
-            # The assets have no days before their first one; the tables may.
-            if DAYS.has_partition_key(day.isoformat()):
+            # The assets have no days before their first one and none to come; the tables may.
+            if first_day(settings) <= day <= datetime.now(UTC).date():
                 yield dg.AssetMaterialization(table, partition=day.isoformat(), metadata=metadata)
     context.log.info("computed the insights of %d days", len(stale))
     yield dg.Output(None, metadata={"days": len(stale)})

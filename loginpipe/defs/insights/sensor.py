@@ -2,11 +2,14 @@
 
 from collections.abc import Collection
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 
 import dagster as dg
 
+from loginpipe.common.settings import Settings
 from loginpipe.defs.ingest.sensor import ACTIVE, ended_at
 from loginpipe.defs.insights.job import INSIGHTS_JOB
+from loginpipe.defs.metadata.groups import first_day
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.postgres.days import stale_days
 
@@ -51,22 +54,26 @@ def why_not_now(
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
         "Asks for one run when days have changed since their duplicates and daily counts were computed: mostly today, "
-        "and earlier days where messages came late or a user was erased. Ten minutes after the last run at the "
-        "earliest, later where runs take long; never while one is queued or active."
+        "yesterday once it is over, and earlier days where messages came late or a user was erased. Ten minutes after "
+        "the last run at the earliest, later where runs take long; never while one is queued or active."
     ),
 )
-def insights_sensor(context: dg.SensorEvaluationContext, postgres: PostgresResource) -> dg.SensorResult:
+def insights_sensor(
+    context: dg.SensorEvaluationContext, postgres: PostgresResource, settings: dg.ResourceParam[Settings]
+) -> dg.SensorResult:
     """Ask for a run, or say why not.
 
     Raises:
         DatabaseError: what has changed cannot be read.
     """
-    runs, instance = dg.RunsFilter(job_name=INSIGHTS_JOB, statuses=ACTIVE), context.instance
+    runs, instance, now = dg.RunsFilter(job_name=INSIGHTS_JOB, statuses=ACTIVE), context.instance, datetime.now(UTC)
+    yesterday = now.date() - timedelta(days=1)
+    over = yesterday if yesterday >= first_day(settings) else None
     reason = why_not_now(
-        postgres.run(stale_days),
+        postgres.run(partial(stale_days, over=over)),
         active=bool(instance.get_run_records(runs, limit=1)),
         last_run=_last_run(instance),
-        now=datetime.now(UTC),
+        now=now,
     )
     return dg.SensorResult(run_requests=[] if reason else [dg.RunRequest()], skip_reason=reason)
 

@@ -12,6 +12,19 @@ GROUP BY day
 ORDER BY day
 ON CONFLICT (day) DO UPDATE SET changes = known.changes + EXCLUDED.changes
 
+-- name: close_day
+-- Note a day that is over as changed, once: what is computed after that is final. Also a day without logins, which then
+-- counts as one without logins and not as one that nobody has looked at.
+WITH closed AS (
+    INSERT INTO loginpipe.days AS known (day, changes, closed)
+    VALUES (%(day)s, 0, true)
+    ON CONFLICT (day) DO UPDATE SET closed = true WHERE NOT known.closed
+    RETURNING day
+)
+INSERT INTO loginpipe.day_changes (day)
+SELECT day
+FROM closed
+
 -- name: changes_of_day
 -- Say how many changes of a day are committed, counted or not: in one statement, which sees each of them once.
 SELECT

@@ -5,10 +5,11 @@ DO $do$
 BEGIN
     IF EXISTS (
         SELECT
-        FROM pg_class
-        WHERE oid = 'public.user_logins'::regclass
-            AND pg_get_partkeydef(oid) = 'RANGE (create_date)'
-            AND pg_has_role(relowner, 'USAGE')
+        FROM pg_partitioned_table
+        WHERE partrelid = 'public.user_logins'::regclass
+            -- Of the first migration's making.
+            AND partdefid = to_regclass('public.user_logins_default')
+            AND pg_get_partkeydef(partrelid) = 'RANGE (create_date)'
     ) THEN
         CREATE INDEX user_logins_create_date_brin ON public.user_logins USING brin (create_date) WITH (autosummarize = on);
     END IF;
@@ -24,6 +25,7 @@ CREATE TABLE loginpipe.day_changes (
 CREATE TABLE loginpipe.days (
     day date PRIMARY KEY,
     changes bigint NOT NULL,
+    closed boolean NOT NULL DEFAULT false,
     daily_logins bigint NOT NULL DEFAULT 0,
     duplicate_devices bigint NOT NULL DEFAULT 0,
     duplicate_ips bigint NOT NULL DEFAULT 0,
@@ -37,6 +39,7 @@ COMMENT ON TABLE loginpipe.days IS
     'How often each day of user_logins has changed, and how many of these changes each asset has: one with fewer is due.';
 COMMENT ON COLUMN loginpipe.days.day IS 'The UTC day.';
 COMMENT ON COLUMN loginpipe.days.changes IS 'Changes counted so far; loginpipe.day_changes has those that are not yet.';
+COMMENT ON COLUMN loginpipe.days.closed IS 'It was noted as changed when it was over, so that its counts are final.';
 COMMENT ON COLUMN loginpipe.days.daily_logins IS 'How many of them daily_logins has.';
 COMMENT ON COLUMN loginpipe.days.duplicate_devices IS 'How many of them duplicate_devices has.';
 COMMENT ON COLUMN loginpipe.days.duplicate_ips IS 'How many of them duplicate_ips has.';
