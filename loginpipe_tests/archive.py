@@ -13,7 +13,7 @@ import psycopg2
 from loginpipe.archive.days import Archived, archive_day
 from loginpipe.archive.store import Store, Stores
 from loginpipe.common.settings import Settings
-from loginpipe.postgres.archive import ArchivedDay, archived_days, standing_of_days
+from loginpipe.postgres.archive import ArchivedDay, archived_days, days_to_archive
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.partitions import Partition, ensure_month, month_of
 
@@ -53,9 +53,12 @@ class Archive:
         with closing(connect(self.pipeline_url)) as connection:
             return work(connection)
 
-    def insert(self, day: date, logins: Iterable[tuple[Any, ...]] = tuple(LOGINS)) -> None:
+    def insert(self, day: date, logins: Iterable[tuple[Any, ...]] = tuple(LOGINS), *, noted: bool = True) -> None:
+        """Insert logins; unless they are not noted, as a batch that brings them notes that the day has changed."""
         for login in logins:
             self.execute("INSERT INTO user_logins VALUES (%s, %s, %s, %s, %s, %s, %s)", *login, day)
+        if noted:
+            self.execute("INSERT INTO loginpipe.day_changes VALUES (%s)", day)
 
     def archived(self, day: date = OLD, stores: Stores | None = None) -> Archived:
         work = partial(archive_day, day=day, stores=stores or self.stores, today=TODAY)
@@ -67,7 +70,8 @@ class Archive:
         return record
 
     def due(self) -> list[date]:
-        return [day.day for day in self.run(partial(standing_of_days, today=TODAY)) if day.due]
+        due: list[date] = self.run(partial(days_to_archive, today=TODAY))
+        return due
 
     def stored(self, day: date = OLD) -> Counter[tuple[Any, ...]]:
         """The rows of a day in the table: how often each is there."""

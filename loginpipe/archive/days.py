@@ -23,6 +23,7 @@ from loginpipe.postgres.archive import (
     stream_logins,
 )
 from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.days import changes_of, record_changes
 from loginpipe.postgres.erasures import erased_after, erasures_so_far, require_no_erasure_since
 
 _NOTHING = (0, "")
@@ -78,6 +79,7 @@ def archive_day(connection: Connection, *, day: date, stores: Stores, today: dat
     store = stores.current
     with transaction(connection) as cursor:
         begin_work_on_day(cursor, day)
+        changes = changes_of(cursor, day)
         known = archived_day(cursor, day)
         if known and (settled := _settled(cursor, known, stores)):
             current = Archived(archived_day(cursor, day) or known, settled)
@@ -85,6 +87,8 @@ def archive_day(connection: Connection, *, day: date, stores: Stores, today: dat
             current = Archived(_written(connection, cursor, day, store), Outcome.WRITTEN)
         # Listed while nobody else can be writing one.
         strays = _strays(store, current.record)
+        # Last: whoever counts changes waits for this row until the commit.
+        record_changes(cursor, "login_archive", day, changes)
     for name in strays:
         store.delete(name)
     if known and current.outcome == Outcome.WRITTEN:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,10 +28,13 @@ def migrate(*, as_json: Json = False) -> None:
     Example: loginpipe migrate
     """
     from loginpipe.postgres import migrate as migrations
+    from loginpipe.postgres.days import first_day
 
     settings = load_settings()
     result = migrations.migrate(warehouse_url(settings), table_is_named=settings.names_the_table)
     rows = _rows_of_another_meaning(settings) if result.adopted else []
+    with connect_to_warehouse(settings) as connection:
+        first = first_day(connection) or datetime.now(UTC).date()
     if as_json:
         print_json(
             {
@@ -40,6 +44,7 @@ def migrate(*, as_json: Json = False) -> None:
                 "adopted": result.adopted,
                 "findings": result.findings,
                 "rows": rows,
+                "first_day": str(first),
             }
         )
         return
@@ -50,6 +55,8 @@ def migrate(*, as_json: Json = False) -> None:
         out.print(f"migrated from {result.before or 'nothing'} to {result.after}{adopted}")
     for finding in [*result.findings, *rows]:
         out.print(f"{settings.table}: {finding}", markup=False)
+    if settings.first_day is None:
+        notes.print(f"set LOGINPIPE_FIRST_DAY={first}: the daily assets begin with the first day of user_logins then")
 
 
 def _rows_of_another_meaning(settings: Settings) -> list[str]:

@@ -6,6 +6,7 @@ the Dagster UI can then show the project before it is fully configured, and a ru
 
 import os
 import re
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -97,6 +98,7 @@ class Settings(BaseSettings):
     archive_url: str | None = None
     retention_days: int | None = Field(default=None, ge=1)
     keep_runs_days: int = Field(default=14, ge=1)
+    first_day: date | None = None
 
     @field_validator("*", mode="before")
     @classmethod
@@ -156,6 +158,19 @@ class Settings(BaseSettings):
         if arn is not None and not _TOPIC.fullmatch(arn):
             raise ValueError("must be the ARN of a standard topic, arn:aws:sns:REGION:ACCOUNT:NAME")
         return arn
+
+    @field_validator("first_day", mode="before")
+    @classmethod
+    def _is_a_day(cls, day: date | str | None) -> date | None:
+        if not isinstance(day, str):
+            return day
+        try:
+            first = datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC).date()
+        except ValueError:
+            first = date.max
+        if first > datetime.now(UTC).date():
+            raise ValueError("must be a day that has begun (UTC), as in 2026-11-29")
+        return first
 
     @property
     def clear_fields(self) -> frozenset[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from loginpipe.common.errors import DatabaseError
 from loginpipe.common.logins_table import logins_table
 from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.days import collect_changes, read_committed
 from loginpipe.postgres.partitions import (
     Partition,
     existing_partitions,
@@ -59,8 +60,7 @@ def begin_work_on_day(cursor: Cursor, day: date) -> None:
     Raises:
         DatabaseError: somebody else is at work on it.
     """
-    # Each statement is to see what was committed before it, above all after a lock was waited for.
-    cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+    read_committed(cursor)
     key = f"loginpipe.archived_days {day}"
     cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", (key,))
     if cursor.fetchone() != (True,):
@@ -130,7 +130,7 @@ class DayStanding:
         stored: rows in the table.
         archived: rows in its file; None where it has none.
         dropped: the table has let go of it.
-        settled: the file was found whole, and no batch has brought logins of that day since.
+        settled: the file was found whole, and the day has not changed since.
     """
 
     day: date
@@ -147,11 +147,33 @@ class DayStanding:
         return self.stored != self.archived or not self.settled
 
 
-def standing_of_days(connection: Connection, *, today: date) -> list[DayStanding]:
-    """Return how each day before ``today`` stands, the oldest first: counts the whole table."""
+def standing_of_days(connection: Connection, *, first: date, last: date) -> list[DayStanding]:
+    """Return how each day from ``first`` to ``last`` stands, the oldest first: counts their rows in the table."""
     with transaction(connection) as cursor:
-        cursor.execute(statement("archive_standing"), {"today": today})
+        read_committed(cursor)
+        collect_changes(cursor)
+        cursor.execute(statement("archive_standing"), {"first": first, "last": last})
         return [DayStanding(*row) for row in cursor]
+
+
+def days_to_archive(connection: Connection, *, today: date) -> list[date]:
+    """Return the days before ``today`` that are to be archived, or archived anew, the oldest first.
+
+    Those that have changed since, whoever recorded that, and those whose file was found missing or damaged.
+    """
+    with transaction(connection) as cursor:
+        read_committed(cursor)
+        collect_changes(cursor)
+        cursor.execute(statement("archive_due"), {"today": today})
+        return [day for (day,) in cursor]
+
+
+def note_differing_days(connection: Connection, days: Sequence[date]) -> None:
+    """Note that days have changed, since they differ from the archive: the next time they are archived."""
+    with transaction(connection) as cursor:
+        read_committed(cursor)
+        collect_changes(cursor)
+        cursor.execute(statement("note_differing_days"), {"days": list(days)})
 
 
 def content_in_table(cursor: Cursor, first: date, last: date) -> dict[date, tuple[int, str]]:

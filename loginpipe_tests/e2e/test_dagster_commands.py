@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from loginpipe_tests.e2e.project import ROOT, Project, answers, eventually, free_port, login_events, running_ui
+from loginpipe_tests.e2e.project import (
+    ROOT,
+    Project,
+    answers,
+    eventually,
+    free_port,
+    graphql,
+    login_events,
+    running_ui,
+)
 
 GROUP = "group:login_ingest"
 MATERIALIZE = ("dagster", "asset", "materialize", "-m", "loginpipe.definitions", "--select", GROUP)
@@ -40,6 +49,33 @@ def test_loginpipe_dev_starts_without_a_warning(project: Project) -> None:
     warnings = [line for line in log.read_text().splitlines() if "warning" in line.lower()]
     # Dagster's retries of runs say so of themselves, once, on an empty storage.
     assert [line for line in warnings if "No cursor for event type" not in line] == []
+
+
+def test_a_login_arrives_while_the_run_queue_is_full_of_what_comes_after_it(project: Project) -> None:
+    launch = """mutation ($job: String!) { launchRun(executionParams: {selector: {
+        repositoryLocationName: "loginpipe", repositoryName: "__repository__", jobName: $job}}) {
+        __typename ... on PythonError { message } } }"""
+    active = """{ runsOrError(filter: {statuses: [STARTING, STARTED]}) { ... on Runs { results { jobName } } } }"""
+    stop = """mutation { terminateRuns(runIds: [%s], terminatePolicy: MARK_AS_CANCELED_IMMEDIATELY) { __typename } }"""
+    waiting = """{ runsOrError(filter: {statuses: [QUEUED]}) { ... on Runs { results { id jobName } } } }"""
+    project.execute("TRUNCATE user_logins, loginpipe.ingested_messages, loginpipe.batches")
+    with running_ui(project) as port:
+        for job in ("refresh_insights", "archive_logins", "maintain_partitions") * 20:
+            assert graphql(port, launch, job=job)["launchRun"]["__typename"] == "LaunchRunSuccess"
+        _send(project, 1)
+        seen: set[tuple[str, ...]] = set()
+
+        def arrived() -> bool:
+            jobs = sorted(run["jobName"] for run in graphql(port, active)["runsOrError"]["results"])
+            seen.add(tuple(job for job in jobs if job != "ingest_logins"))
+            return project.rows("SELECT count(*) FROM user_logins") == [(1,)]
+
+        eventually(arrived, seconds=60, what="the login is in the table")
+        left = [run["id"] for run in graphql(port, waiting)["runsOrError"]["results"]]
+        graphql(port, stop % ", ".join(f'"{run}"' for run in left))
+    assert max(map(len, seen)) == 2, "two of the ten places, whatever waits"
+    assert [jobs for jobs in seen if len(set(jobs)) < len(jobs)] == [], "one run a job"
+    assert len(left) > 30, "so the login did not wait for them"
 
 
 def test_dg_checks_and_lists_the_definitions(project: Project) -> None:

@@ -40,6 +40,7 @@ def archive(
     archive = Archive(database_url, pipeline_url, f"file://{tmp_path}/archive")
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", pipeline_url)
     monkeypatch.setenv("LOGINPIPE_ARCHIVE_URL", "file:archive")
+    monkeypatch.setenv("LOGINPIPE_FIRST_DAY", str(OLD_MONTH.start))
     monkeypatch.setenv("LOGINPIPE_TOKEN_KEYS", f"file:{key_files.token_keys}")
     archive.make_month(OLD)
     for number, day in enumerate(DAYS):
@@ -125,6 +126,7 @@ def test_every_night_what_is_due_is_archived_and_a_day_at_odds_holds_up_no_other
     assert metadata(job("archive_logins", instance)) == []
 
     archive.execute("DELETE FROM user_logins WHERE create_date = %s AND user_id = 'Zoe'", DAYS[0])
+    assert job("archive_logins", instance).success, "the comparison comes last, and finds what the next night looks at"
     archive.insert(DAYS[1], LOGINS[:1])
     failed = job("archive_logins", instance)
     assert cause_of_failure(failed).startswith(

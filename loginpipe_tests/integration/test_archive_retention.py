@@ -18,7 +18,7 @@ from loginpipe.archive.retention import retire_month
 from loginpipe.common.errors import ArchivedDayError
 from loginpipe.custody.erasure import erase
 from loginpipe.masking.tokens import TokenKeys
-from loginpipe.postgres.archive import drop_month, outlived_months, standing_of_days
+from loginpipe.postgres.archive import drop_month, outlived_months
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.partitions import month_of
 from loginpipe_tests.archive import LOGINS, OLD, OLD_MONTH, TODAY, Archive, of_day, partition_is_there
@@ -52,8 +52,7 @@ def archive(database_url: str, pipeline_url: str, place: str) -> Archive:
 
 def retired(archive: Archive) -> str | None:
     """Let go of the old month, as the job does; return why it stays."""
-    standing = archive.run(lambda connection: standing_of_days(connection, today=TODAY))
-    return retire_month(archive.run, month=OLD_MONTH, standing=standing, stores=archive.stores)
+    return retire_month(archive.run, month=OLD_MONTH, stores=archive.stores)
 
 
 def no_keys() -> TokenKeys:

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +23,7 @@ from loginpipe.sqs import dead_letters
 from loginpipe.sqs.client import Queue
 from loginpipe.sqs.depth import read_depth
 from loginpipe_tests.commands import Command, Done
-from loginpipe_tests.conftest import KeyFiles, Pipeline
+from loginpipe_tests.conftest import KeyFiles, Pipeline, execute
 from loginpipe_tests.wire import eventually, ingest, login, logins, take
 
 LOGINPIPE = str(Path(sys.executable).parent / "loginpipe")
@@ -409,12 +410,17 @@ def test_migrating_twice_changes_nothing_and_says_so(
 ) -> None:
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", empty_database_url)
     first = loginpipe("migrate")
-    assert (first.code, first.err) == (0, "")
+    assert first.code == 0
+    assert first.err.startswith(f"set LOGINPIPE_FIRST_DAY={datetime.now(UTC).date():%Y-%m-}")
     assert first.out.startswith("migrated from nothing to ")
     head = first.out.split()[-1]
-    assert loginpipe("migrate").out == f"up to date at {head}\n"
+    execute(empty_database_url, "INSERT INTO loginpipe.day_changes VALUES ('2026-02-28')")
+    monkeypatch.setenv("LOGINPIPE_FIRST_DAY", "2026-02-28")
+    again = loginpipe("migrate")
+    assert (again.out, again.err) == (f"up to date at {head}\n", "")
     assert loginpipe("migrate", "--json").json == {
-        "before": head, "after": head, "table": "public.user_logins", "adopted": False, "findings": [],
+        "before": head, "after": head, "table": "public.user_logins", "adopted": False, "findings": [], "rows": [],
+        "first_day": "2026-02-28",
     }  # fmt: skip
 
 

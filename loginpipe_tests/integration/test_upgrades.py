@@ -82,6 +82,9 @@ ROWS = {
     "0010": """
         UPDATE loginpipe.daily_logins SET users = logins;
     """,
+    "0011": """
+        INSERT INTO loginpipe.day_changes VALUES ('2026-11-20');
+    """,
 }
 """What each revision brings a place for, so that every table has a row at every revision."""
 

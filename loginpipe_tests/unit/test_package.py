@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,16 @@ from loginpipe.definitions import build_definitions
 from loginpipe.defs.ingest.assets import STEP
 from loginpipe.defs.ingest.job import GRACE_SECONDS, INGEST_JOB
 from loginpipe.defs.metadata.columns import PII
-from loginpipe.defs.metadata.groups import ARCHIVE, CHAIN, GROUP, INSIGHTS, OWNERS, RUNBOOK_SECTIONS
+from loginpipe.defs.metadata.groups import (
+    ARCHIVE,
+    ARCHIVED_IN_TIME,
+    CHAIN,
+    COUNTED_IN_TIME,
+    GROUP,
+    INSIGHTS,
+    OWNERS,
+    RUNBOOK_SECTIONS,
+)
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.monitoring.alerts.rules import CHECK_SECTIONS, KINDS
 
@@ -283,6 +293,34 @@ def test_every_asset_links_to_its_section_of_the_runbook(monkeypatch: pytest.Mon
     monkeypatch.setenv("LOGINPIPE_RUNBOOK_URL", "https://docs.example.com/runbook")
     spec = next(s for s in build_definitions().resolve_all_asset_specs() if s.key == dg.AssetKey("user_logins_table"))
     assert spec.metadata["runbook"] == dg.MetadataValue.url("https://docs.example.com/runbook#a-run-fails")
+
+
+def daily_assets() -> dict[str, dg.AssetSpec]:
+    specs = {spec.key.to_user_string(): spec for spec in build_definitions().resolve_all_asset_specs()}
+    return {name: spec for name, spec in specs.items() if spec.partitions_def}
+
+
+def test_the_daily_assets_begin_with_the_first_day_or_else_with_last_month(monkeypatch: pytest.MonkeyPatch) -> None:
+    today = datetime.now(UTC).date()
+    last_month = (today.replace(day=1) - timedelta(days=1)).replace(day=1)
+    for first in (None, today, today - timedelta(days=400)):
+        if first:
+            monkeypatch.setenv("LOGINPIPE_FIRST_DAY", str(first))
+        begins = first or last_month
+        for spec in daily_assets().values():
+            assert spec.partitions_def
+            keys = spec.partitions_def.get_partition_keys()
+            assert (keys[0], len(keys)) == (str(begins), (today - begins).days + 1)
+    assert set(daily_assets()) == set(AFTER)
+
+
+def test_the_daily_assets_say_by_when_yesterday_is_done_and_the_archive_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policies = {name: spec.freshness_policy for name, spec in daily_assets().items()}
+    assert policies == dict.fromkeys(AFTER, COUNTED_IN_TIME) | {"login_archive": None}
+    monkeypatch.setenv("LOGINPIPE_ARCHIVE_URL", "file:archive")
+    assert daily_assets()["login_archive"].freshness_policy == ARCHIVED_IN_TIME
 
 
 def test_the_checks_are_these_and_one_of_them_blocks() -> None:

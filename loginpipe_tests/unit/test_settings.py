@@ -3,6 +3,7 @@
 import os
 import pickle
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,7 @@ def test_without_any_variable_the_settings_are_the_documented_defaults() -> None
         "archive_url": None,
         "retention_days": None,
         "keep_runs_days": 14,
+        "first_day": None,
         "log_level": "INFO",
     }
 
@@ -106,6 +108,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         archive_url="s3://bucket/prefix",
         retention_days="400",
         keep_runs_days="7",
+        first_day="2026-02-28",
         log_level="DEBUG",
     )
     assert load_settings().model_dump() == {
@@ -138,6 +141,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         "archive_url": "s3://bucket/prefix",
         "retention_days": 400,
         "keep_runs_days": 7,
+        "first_day": date(2026, 2, 28),
         "log_level": "DEBUG",
     }
 
@@ -275,6 +279,10 @@ WRONG = [
     ("placeholders", " "),
     ("placeholders", "geheim,"),
     ("keep_runs_days", "0"),
+    ("first_day", "1764374400"),
+    ("first_day", "2026-02-30"),
+    ("first_day", "2026-02-28T00:00"),
+    ("first_day", "2999-01-01"),
     ("linger_seconds", "-0.1"),
     ("linger_seconds", "60.1"),
     ("linger_seconds", "nan"),

@@ -16,11 +16,11 @@ from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import Settings
 from loginpipe.defs.archive.asset import archive_metadata
 from loginpipe.defs.archive.checks import evaluated
-from loginpipe.defs.metadata.groups import DAYS
+from loginpipe.defs.metadata.groups import downstream_tags, first_day
 from loginpipe.defs.resources import PostgresResource
-from loginpipe.postgres.archive import outlived_months, standing_of_days
+from loginpipe.postgres.archive import days_to_archive, outlived_months
 
-_LONGEST_SECONDS = {"dagster/max_runtime": "21600"}
+_LONGEST_SECONDS = 21_600
 
 
 @dg.op
@@ -37,7 +37,7 @@ def archive_changed_days(
     """
     today, stores = datetime.now(UTC).date(), Stores(settings)
     context.log.info("the archive is at %s", stores.current.url)
-    due = [day.day for day in postgres.run(partial(standing_of_days, today=today)) if day.due]
+    due = postgres.run(partial(days_to_archive, today=today))
     at_odds: dict[date, str] = {}
     for day in due:
         try:
@@ -48,7 +48,7 @@ def archive_changed_days(
             continue
         context.log.info("%s: %s, %d logins", day, archived.outcome, archived.record.row_count)
         # The asset has no days before its first one; the archive may.
-        if DAYS.has_partition_key(day.isoformat()):
+        if day >= first_day(settings):
             yield dg.AssetMaterialization(
                 "login_archive", partition=day.isoformat(), metadata=archive_metadata([archived])
             )
@@ -63,7 +63,7 @@ def archive_changed_days(
 @dg.job(
     name="archive_logins",
     description="Archives each day of user_logins that is over and not archived yet, or has changed since.",
-    tags=_LONGEST_SECONDS,
+    tags=downstream_tags("archive_logins", longest_seconds=_LONGEST_SECONDS),
 )
 def archive_logins() -> None:
     """The archive, every night."""
@@ -87,9 +87,8 @@ def drop_outlived_months(
     found = postgres.run(partial(outlived_months, today=today, days=settings.retention_days))
     left_alone = {logins_table(): found.not_ours} if found.not_ours else {}
     dropped, stores = [], Stores(settings)
-    standing = postgres.run(partial(standing_of_days, today=today)) if found.months else []
     for month in found.months:
-        reason = retire_month(postgres.run, month=month, standing=standing, stores=stores)
+        reason = retire_month(postgres.run, month=month, stores=stores)
         if reason is None:
             dropped.append(str(month))
         else:
@@ -111,7 +110,7 @@ def drop_outlived_months(
         "Drops the months of user_logins that are older than LOGINPIPE_RETENTION_DAYS, once their files have been read "
         "back and compared with the table."
     ),
-    tags=_LONGEST_SECONDS,
+    tags=downstream_tags("drop_archived_partitions", longest_seconds=_LONGEST_SECONDS),
 )
 def drop_archived_partitions() -> None:
     """Retention, every night."""

@@ -34,6 +34,8 @@ def ingest_job(settings: Settings) -> "UnresolvedAssetJobDefinition":
         # A run that was killed is started again: what it held is back on the queue.
         tags={
             QUEUE_TAG: settings.queue_name,
+            # Before whatever else waits in the run queue.
+            "dagster/priority": "1",
             "dagster/max_runtime": str(ceil(settings.run_seconds) + GRACE_SECONDS),
             "dagster/retry_strategy": "ALL_STEPS",
         },

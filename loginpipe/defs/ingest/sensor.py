@@ -32,14 +32,15 @@ SUCCESSOR_SECONDS = 20
 WAITING_IDLE: dict[str, Any] = {"ops": {STEP: {"config": {"idle_seconds": 60}}}}
 """Run config of the sensor's runs: they wait for more messages for a minute, since a new run takes seconds to start."""
 
-# A run that waits in the queue or is being cancelled has, or will have, messages of its own.
-_ACTIVE = [
+ACTIVE = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+"""A run that waits in the run queue or is being cancelled has, or will have, messages of its own."""
+
 # Finished runs looked at: as many failures in a row reach the longest back-off.
 _HISTORY = 12
 
@@ -123,20 +124,21 @@ def history_of(records: Sequence[dg.RunRecord]) -> History:
         records: runs that ended in success or failure, in any order.
     """
     # By their ends: a newer run may have succeeded, or failed, long before an older one failed.
-    latest_first = sorted(records, key=_ended, reverse=True)
+    latest_first = sorted(records, key=ended_at, reverse=True)
     failures, earliest_start = 0, None
     for record in latest_first:
         if record.dagster_run.status != dg.DagsterRunStatus.FAILURE:
             break
-        ended = _ended(record)
+        ended = ended_at(record)
         if earliest_start is None or ended < earliest_start:
             failures += 1
         started = datetime.fromtimestamp(record.start_time, UTC) if record.start_time is not None else ended
         earliest_start = min(started, earliest_start or started)
-    return History(failures, _ended(latest_first[0])) if failures else History()
+    return History(failures, ended_at(latest_first[0])) if failures else History()
 
 
-def _ended(record: dg.RunRecord) -> datetime:
+def ended_at(record: dg.RunRecord) -> datetime:
+    """Return when a run ended; of one that never started, when that was recorded."""
     return record.update_timestamp if record.end_time is None else datetime.fromtimestamp(record.end_time, UTC)
 
 
@@ -164,7 +166,7 @@ def queue_depth_sensor(
     decision = decide(
         sqs.depth(),
         queue=sqs.name,
-        active=[_age(record, now) for record in context.instance.get_run_records(of_queue(statuses=_ACTIVE))],
+        active=[_age(record, now) for record in context.instance.get_run_records(of_queue(statuses=ACTIVE))],
         history=history_of(context.instance.get_run_records(ended, limit=_HISTORY)),
         now=now,
         batch_messages=sqs.batch_messages,

@@ -57,10 +57,3 @@ SELECT create_date, sum(logins)::bigint, coalesce(sum(logins) FILTER (WHERE loca
 FROM loginpipe.daily_logins
 WHERE create_date BETWEEN %(first)s AND %(last)s
 GROUP BY create_date
-
--- name: days_touched
--- Find the days that batches have brought logins of, since some time.
-SELECT DISTINCT day
-FROM loginpipe.batches, unnest(days) AS day
-WHERE recorded_at > %(since)s AND recorded_at <= %(until)s
-ORDER BY 1

@@ -1,0 +1,60 @@
+-- name: collect_changes
+-- Count the changes that were committed since the last time. What commits while this runs keeps its row, for the next
+-- time. Sorted, so that two that count at once wait for one another instead of deadlocking.
+WITH taken AS (
+    DELETE FROM loginpipe.day_changes
+    RETURNING day
+)
+INSERT INTO loginpipe.days AS known (day, changes)
+SELECT day, count(*)
+FROM taken
+GROUP BY day
+ORDER BY day
+ON CONFLICT (day) DO UPDATE SET changes = known.changes + EXCLUDED.changes
+
+-- name: close_day
+-- Note a day that is over as changed, once: what is computed after that is final. Also a day without logins, which then
+-- counts as one without logins and not as one that nobody has looked at.
+WITH closed AS (
+    INSERT INTO loginpipe.days AS known (day, changes, closed)
+    VALUES (%(day)s, 0, true)
+    ON CONFLICT (day) DO UPDATE SET closed = true WHERE NOT known.closed
+    RETURNING day
+)
+INSERT INTO loginpipe.day_changes (day)
+SELECT day
+FROM closed
+
+-- name: changes_of_day
+-- Say how many changes of a day are committed, counted or not: in one statement, which sees each of them once.
+SELECT
+    coalesce((SELECT changes FROM loginpipe.days WHERE day = %(day)s), 0)
+    + (SELECT count(*) FROM loginpipe.day_changes WHERE day = %(day)s)
+
+-- name: record_changes
+-- Record how many changes of a day an asset has. Of a day that has no row yet they are still to be counted.
+INSERT INTO loginpipe.days AS known (day, changes, {asset})
+VALUES (%(day)s, 0, %(changes)s)
+ON CONFLICT (day) DO UPDATE SET {asset} = greatest(known.{asset}, EXCLUDED.{asset})
+
+-- name: stale_days
+-- List the days that have changed since the insights were computed, with the tables that are stale. Days that are in the
+-- archive only are left out until they are restored: computed from what the table still has, they would lose their counts.
+SELECT
+    known.day,
+    array_remove(
+        ARRAY[
+            CASE WHEN known.daily_logins < known.changes THEN 'daily_logins' END,
+            CASE WHEN known.duplicate_devices < known.changes THEN 'duplicate_devices' END,
+            CASE WHEN known.duplicate_ips < known.changes THEN 'duplicate_ips' END
+        ],
+        NULL
+    )
+FROM loginpipe.days AS known
+WHERE least(known.daily_logins, known.duplicate_devices, known.duplicate_ips) < known.changes
+    AND NOT EXISTS (
+        SELECT
+        FROM loginpipe.archived_days AS archived
+        WHERE archived.day = known.day AND archived.dropped_at IS NOT NULL
+    )
+ORDER BY known.day DESC
