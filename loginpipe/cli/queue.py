@@ -100,7 +100,7 @@ def redrive(
 ) -> None:
     """Drop the queue's dead letters whose outcome is recorded, and move its others back to it.
 
-    Dead letters of other queues stay untouched; they are hidden until it ends. It can be interrupted and begun again: a
+    Dead letters of other queues stay untouched; they are hidden until it ends. It can be interrupted and run again: a
     message that is moved twice is still one message. Do not use SQS's own redrive: it gives messages new ids, which the
     ledger does not know. What is refused stays, is counted by code, and makes the exit code 1; docs/operations.md says
     what to do about it.

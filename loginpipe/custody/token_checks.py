@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from loginpipe.logins.canonical import canonical_address
-from loginpipe.masking.compat import CompatMasking, schemes_of
+from loginpipe.masking.compat import SALTED, CompatMasking, schemes_of
 from loginpipe.masking.tokens import PREFIXES, TokenKeys, token_pattern
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
@@ -45,8 +45,8 @@ class TokenChecks:
             return value is not None and self.keys.tokens(field_name, [value], version) == [token]
         if any(scheme.tokens([plaintext]) == [token] for scheme in self.compat):
             return True
-        # It may be of a scheme that is not at hand: a salted one looks like one without salt.
-        schemes = schemes_of(token)
+        # A token of the salted scheme looks like one without salt.
+        schemes = schemes_of(token) & {SALTED, *(scheme.name for scheme in self.compat)}
         return False if schemes and schemes <= {scheme.name for scheme in self.compat} else None
 
 

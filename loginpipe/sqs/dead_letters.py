@@ -203,7 +203,7 @@ def redrive(
 ) -> RedriveCounts:
     """Drop the dead letters of a queue that have an outcome, and move the others back to the queue.
 
-    Those of other queues stay untouched, hidden until the end. May be interrupted at any point and begun again.
+    Those of other queues stay untouched, hidden until the end. May be interrupted at any point and started again.
 
     Args:
         queue: where they go.
@@ -253,7 +253,7 @@ def _ownership(queue: Queue, dead_letters: Queue) -> "Callable[[MessageTypeDef],
     with queue_errors(queue.name):
         answer = queue.client.get_queue_attributes(QueueUrl=queue.url, AttributeNames=["QueueArn"])
         arn = answer["Attributes"]["QueueArn"]
-    # One that was sent to the dead-letter queue as to any other is ours where nobody else has dead letters there.
+    # One that was sent to the dead-letter queue as to any other is ours where no other queue has dead letters there.
     alone = other_sources(queue, dead_letters) == 0
 
     def is_ours(delivery: "MessageTypeDef") -> bool:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from loginpipe.logins.messages import Message
 from loginpipe.sqs.client import BATCH_MOST, Queue
 from loginpipe.sqs.leases import LeaseKeeper
-from loginpipe.sqs.receiver import receive_once
+from loginpipe.sqs.receiver import LONG_POLL_SECONDS, receive_once
 
 # Lease extensions and returns at once: each takes ten messages.
 _CALLS_AT_ONCE = 8
@@ -27,7 +27,12 @@ def peeked(queue: Queue, number: int, *, visibility_seconds: int) -> Iterator[li
     try:
         while len(messages) < number:
             asked = time.monotonic()
-            received = receive_once(queue, min(BATCH_MOST, number - len(messages)), visibility_seconds)
+            received = receive_once(
+                queue,
+                min(BATCH_MOST, number - len(messages)),
+                wait_seconds=LONG_POLL_SECONDS,
+                visibility_seconds=visibility_seconds,
+            )
             leases.add(received, asked)
             messages |= {message.message_id: message for message in received}
             if not received:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _MEBIBYTE = 1024 * 1024
 
-MAX_BODY_BYTES = 64 * _MEBIBYTE
+MAX_BODY_BYTES = 32 * _MEBIBYTE
 """Bodies in a batch after which no more is asked for. In-flight receives are assumed to bring as much as the largest
 response so far, and may bring more."""
 
@@ -285,7 +285,9 @@ class Receiver:
 
     def _receive(self, asked_for: int) -> int:
         asked = time.monotonic()
-        messages = receive_once(self._queue, asked_for, self._visibility_seconds)
+        messages = receive_once(
+            self._queue, asked_for, wait_seconds=LONG_POLL_SECONDS, visibility_seconds=self._visibility_seconds
+        )
         if not messages:
             return 0
         self._leases.add(messages, asked)
@@ -332,7 +334,8 @@ def try_receiving(queue: Queue, visibility_seconds: int) -> None:
     Raises:
         QueueError: the queue cannot be received from, or the answer cannot be read.
     """
-    return_at_once(queue, [message.receipt_handle for message in receive_once(queue, 1, visibility_seconds, 0)])
+    messages = receive_once(queue, 1, wait_seconds=0, visibility_seconds=visibility_seconds)
+    return_at_once(queue, [message.receipt_handle for message in messages])
 
 
 def return_at_once(queue: Queue, receipt_handles: Iterable[str]) -> None:
@@ -369,9 +372,7 @@ def returned_if_unreadable(queue: Queue, deliveries: Any) -> Iterator[None]:
     ) from None
 
 
-def receive_once(
-    queue: Queue, most: int, visibility_seconds: int, wait_seconds: int = LONG_POLL_SECONDS
-) -> list[Message]:
+def receive_once(queue: Queue, most: int, *, wait_seconds: int, visibility_seconds: int) -> list[Message]:
     """Receive up to so many messages, ten at most, by one call.
 
     Raises:

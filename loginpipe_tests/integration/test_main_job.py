@@ -110,7 +110,7 @@ def test_text_arrives_as_it_was_sent(pipeline: Pipeline) -> None:
     texts = {
         "tab\there", "line\nbreak", "carriage\rreturn", "\\N", "\\.", "back\\slash", "\\x41", "\\", "'single'",
         '"double"', "{array}", "a,b", "%s %(name)s", "😀 emoji", "\U0001d518 \U0010ffff", "e\u0301 decomposed",
-        "\u2028\u202e", "\x01\x1b\x7f", " spaces around ", "ключ 键",
+        "a\u2028\u202e", "\x01\x1b\x7f", " spaces around ", "ключ 键",
     }  # fmt: skip
     ingest(pipeline, *(login(user_id=text) for text in texts))
     assert {user_id for (user_id,) in pipeline.rows("SELECT user_id FROM user_logins")} == texts

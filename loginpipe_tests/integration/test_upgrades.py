@@ -201,8 +201,9 @@ def test_undone_to_an_older_revision_every_row_that_has_a_place_there_stays(
     before, functions = filled(owner_url, connection, revision), definitions(connection)
     take_up(owner_url, connection, HEAD, after=revision)
     migrate(owner_url, today=TODAY)
-    # Refused otherwise.
-    execute(connection, "DELETE FROM loginpipe.login_extras")
+    if revision < "0007":
+        # Refused otherwise.
+        execute(connection, "DELETE FROM loginpipe.login_extras")
     alembic(owner_url, "downgrade", revision)
     assert contents(connection) == before
     assert definitions(connection) == functions

@@ -255,7 +255,7 @@ WRONG = [
     ("table", '"my schema".user_logins'),
     ("table", "a.b.user_logins"),
     ("table", "public.user_logins; SELECT 1"),
-    ("table", "public.user_logins\n"),
+    ("table", "public.\nuser_logins"),
     ("table", "pg_temp.user_logins"),
     ("table", "information_schema.user_logins"),
     ("table", "loginpipe.user_logins"),
