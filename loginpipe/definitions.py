@@ -19,7 +19,7 @@ with imports_that_stay():
         drop_archived_partitions,
         drop_archived_partitions_daily,
     )
-    from loginpipe.defs.ingest.assets import ingest
+    from loginpipe.defs.ingest.assets import ingest_assets
     from loginpipe.defs.ingest.job import ingest_job, ingest_schedule
     from loginpipe.defs.ingest.sensor import queue_depth_sensor
     from loginpipe.defs.ingest.user_logins_table import USER_LOGINS_TABLE
@@ -51,7 +51,7 @@ def build_definitions(
     """
     settings = settings or load_settings()
     assets = [
-        ingest,
+        ingest_assets(settings),
         duplicate_devices,
         duplicate_ips,
         daily_logins,

@@ -4,9 +4,13 @@ Settings that name no default stay ``None`` here and are asked for, by `Settings
 the Dagster UI can then show the project before it is fully configured, and a run stops before it receives a message.
 """
 
+import logging
 import os
 import re
+from collections.abc import Iterable
 from datetime import UTC, date, datetime
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -47,6 +51,9 @@ _LIBPQ = re.compile(r"postgres(ql)?://|[a-z_]+\s*=")
 _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}")
 
 
+_RESENT_DAYS = 366
+_LEDGER_DAYS = 29
+
 # What earlier versions had, and what to do about it.
 _GONE = {
     "LOGINPIPE_BATCH_SECONDS": (
@@ -54,6 +61,12 @@ _GONE = {
         "set these instead"
     ),
 }
+
+
+# What the files in deploy/ read by these names, and no setting of the program.
+NO_SETTINGS = frozenset({"LOGINPIPE_COMPUTE_LOGS_BUCKET", "LOGINPIPE_IMAGE", "LOGINPIPE_RUN_TASK_DEFINITION"})
+
+_log = logging.getLogger(__name__)
 
 
 class Settings(BaseSettings):
@@ -178,6 +191,15 @@ class Settings(BaseSettings):
         return frozenset(name.strip() for name in self.extra_fields.split(",")) - {""}
 
     @property
+    def resent_days(self) -> int:
+        """How many days ago a message that is replayed or redriven may have been sent first.
+
+        A year, or as long as logins are kept where that is limited: retention would not find a row that is older. The
+        ledger answers for its 29 days in any case.
+        """
+        return _RESENT_DAYS if self.retention_days is None else max(self.retention_days, _LEDGER_DAYS)
+
+    @property
     def names_the_table(self) -> bool:
         """Whether LOGINPIPE_TABLE is set, if only to its default."""
         return "table" in self.model_fields_set
@@ -246,6 +268,23 @@ def webhook_url_fault(url: str, *, production: bool) -> str | None:
     return None
 
 
+def unknown_settings(names: Iterable[str]) -> list[str]:
+    """Return what is wrong with each name of a variable that begins like a setting and is none, as a sentence."""
+    known = [f"{PREFIX}{field.upper()}" for field in Settings.model_fields]
+    unknown = sorted(name for name in names if name.startswith(PREFIX) and name not in {*known, *NO_SETTINGS, *_GONE})
+    near = {name: get_close_matches(name, known, n=1) for name in unknown}
+    return [
+        f"{name} is no setting, and is ignored: {f'did you mean {near[name][0]}?' if near[name] else 'unset it'}"
+        for name in unknown
+    ]
+
+
+@cache
+def _warn_once(message: str) -> None:
+    # Settings are read with every tick of a sensor.
+    _log.warning("%s", message)
+
+
 def load_settings() -> Settings:
     """Read the settings from the environment and from ``.env`` in the current folder; the environment wins.
 
@@ -262,6 +301,8 @@ def load_settings() -> Settings:
     for name, instead in _GONE.items():
         if os.environ.get(name):
             raise SettingError(f"{name} is gone: {instead}")
+    for unknown in unknown_settings(os.environ):
+        _warn_once(unknown)
     wrong = ""
     try:
         settings = Settings()

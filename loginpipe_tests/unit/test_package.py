@@ -30,7 +30,7 @@ from loginpipe.defs.metadata.groups import (
     RUNBOOK_SECTIONS,
 )
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
-from loginpipe.monitoring.alerts.rules import CHECK_SECTIONS, KINDS
+from loginpipe.monitoring.alerts.rules import CHECK_SECTIONS, JOB_SECTIONS, KINDS
 
 INSIGHT_TABLES = ("duplicate_devices", "duplicate_ips", "daily_logins")
 AFTER = (*INSIGHT_TABLES, "login_archive")
@@ -283,7 +283,9 @@ def test_every_section_of_the_runbook_that_is_linked_to_exists() -> None:
     link = re.compile(r"runbook(?:_link)?\(\"(.*?)\"\)|(?:}}|operations\.md|runbook)#([a-z-]+)")
     linked = {name for file in sources for pair in link.findall(file.read_text()) for name in pair if name}
     linked |= set(re.findall(r"\]\(#([a-z-]+)\)", text))
-    linked |= {kind.anchor for kind in KINDS.values()} | set(CHECK_SECTIONS.values()) | set(RUNBOOK_SECTIONS.values())
+    linked |= {kind.anchor for kind in KINDS.values()} | set(RUNBOOK_SECTIONS.values())
+    linked |= set(CHECK_SECTIONS.values()) | set(JOB_SECTIONS.values())
+    assert JOB_SECTIONS.keys() < {job.name for job in definitions().resolve_all_job_defs()}
     assert len(linked) > 15
     assert linked - sections == set()
 
@@ -368,6 +370,14 @@ def test_the_ingest_job_takes_the_whole_chain_with_the_checks_of_a_run_alone() -
 
 def test_the_ingest_job_names_its_queue_for_the_limit_on_runs() -> None:
     assert definitions().resolve_job_def(INGEST_JOB).tags["loginpipe/queue"] == "login-queue"
+
+
+def test_the_step_has_a_pool_of_its_own_for_each_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    for queue in ("logins", "others.fifo"):
+        monkeypatch.setenv("LOGINPIPE_QUEUE", queue)
+        whole = build_definitions().resolve_implicit_global_asset_job_def()
+        pools = {node.name: node.pool for node in whole.all_node_defs if isinstance(node, dg.OpDefinition)}
+        assert {name: pool for name, pool in pools.items() if pool} == {STEP: f"loginpipe/queue/{queue}"}
 
 
 def test_a_run_that_was_killed_is_started_again_as_a_whole() -> None:

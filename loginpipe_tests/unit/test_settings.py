@@ -3,7 +3,7 @@
 import os
 import pickle
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from loginpipe.common.logins_table import logins_schema, logins_table
 from loginpipe.common.settings import PREFIX, Settings, load_settings
 from loginpipe.logins.parsing import LOGIN_FIELDS
 from loginpipe.logins.user_logins import COLUMN_NAMES
+from loginpipe.postgres.partitions import _LEDGER_KEPT
 from loginpipe.postgres.statements import statement
 from loginpipe_tests.canary import everything_an_error_shows
 
@@ -38,6 +39,16 @@ def refusal() -> SettingError:
     with pytest.raises(SettingError) as caught:
         load_settings()
     return caught.value
+
+
+@pytest.mark.parametrize(("retention", "days"), [(None, 366), ("400", 400), ("30", 30), ("7", 29)])
+def test_what_is_sent_again_may_be_as_old_as_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch, retention: str | None, days: int
+) -> None:
+    if retention:
+        monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", retention)
+    assert load_settings().resent_days == days
+    assert timedelta(days=29) == _LEDGER_KEPT
 
 
 def test_without_any_variable_the_settings_are_the_documented_defaults() -> None:
