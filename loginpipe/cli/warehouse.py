@@ -20,7 +20,18 @@ app = new_app("Backups of a self-hosted database by pg_dump. Managed databases h
 Dump = Annotated[Path, typer.Argument(help="The dump; its manifest lies beside it.", metavar="DUMP")]
 
 
-def migrate(*, as_json: Json = False) -> None:
+def migrate(
+    *,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            help="Undo the migrations after this revision, before older code is deployed: what was written since into "
+            "what they brought is lost. Stop the pipeline first.",
+            metavar="REVISION",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Bring the database in LOGINPIPE_DATABASE_URL up to date. A user_logins that is there already is adopted as it is.
 
     What it has that refuses, changes or loses logins is listed, a line each: see docs/tables.md.
@@ -31,6 +42,10 @@ def migrate(*, as_json: Json = False) -> None:
     from loginpipe.postgres.days import first_day
 
     settings = load_settings()
+    if to is not None:
+        before = migrations.undo(warehouse_url(settings), to)
+        print_result({"before": before, "after": to}, f"went back from {before} to {to}", as_json=as_json)
+        return
     result = migrations.migrate(warehouse_url(settings), table_is_named=settings.names_the_table)
     rows = _rows_of_another_meaning(settings) if result.adopted else []
     with connect_to_warehouse(settings) as connection:

@@ -73,7 +73,9 @@ def test_as_things_are_every_line_is_well_and_the_command_exits_with_0(
     assert words["masking"] == "hmac-sha256: tokens"
     assert words["unknown fields"] == "kept sealed"
     assert words["clocks"] == "this machine's is within 30 s of that of the database and of SQS"
-    assert words["Dagster's daemon"].startswith("has never run on this storage")
+    assert words["Dagster's daemon"].startswith("warning: has never run on this storage")
+    lines = loginpipe("doctor").out.splitlines()
+    assert [line.split("  ")[0] for line in lines if not line.startswith("✓ ")] == ["! Dagster's daemon"]
     assert words["Dagster's old runs"] == "nothing yet"
     assert words["what starts runs"] == "queue_depth_sensor is on"
     assert words["freshness"].startswith("not judged yet")
