@@ -270,13 +270,14 @@ def webhook_url_fault(url: str, *, production: bool) -> str | None:
 
 def unknown_settings(names: Iterable[str]) -> list[str]:
     """Return what is wrong with each name of a variable that begins like a setting and is none, as a sentence."""
-    known = [f"{PREFIX}{field.upper()}" for field in Settings.model_fields]
-    unknown = sorted(name for name in names if name.startswith(PREFIX) and name not in {*known, *NO_SETTINGS, *_GONE})
-    near = {name: get_close_matches(name, known, n=1) for name in unknown}
-    return [
-        f"{name} is no setting, and is ignored: {f'did you mean {near[name][0]}?' if near[name] else 'unset it'}"
-        for name in unknown
-    ]
+    known = [field.upper() for field in Settings.model_fields]
+    others = {name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)} - {*known}
+    found = []
+    for name in sorted(others - {other.removeprefix(PREFIX) for other in (*NO_SETTINGS, *_GONE)}):
+        nearest = get_close_matches(name, known, n=1, cutoff=0.7)
+        instead = f"did you mean {PREFIX}{nearest[0]}?" if nearest else "unset it"
+        found.append(f"{PREFIX}{name} is no setting, and is ignored: {instead}")
+    return found
 
 
 @cache

@@ -122,7 +122,7 @@ def test_a_variable_that_is_no_setting_is_named_with_the_nearest_one(tmp_path: P
     mistyped = {"LOGINPIPE_BATCH_MESAGES": "10", "LOGINPIPE_SEAL_KEY": "off", "LOGINPIPE_TOKEN_KEYS": "file:keys.json"}
     done = in_a_process("keys", "generate", "--json", folder=tmp_path, **mistyped)
     assert done.returncode == 0
-    assert json.loads(done.stdout) == {"token_keys": str(tmp_path / "keys.json"), "seal_keys": []}
+    assert json.loads(done.stdout) == {"token_keys": "keys.json", "seal_keys": []}
     assert done.stderr.splitlines() == [
         "LOGINPIPE_BATCH_MESAGES is no setting, and is ignored: did you mean LOGINPIPE_BATCH_MESSAGES?",
         "LOGINPIPE_SOMETHING is no setting, and is ignored: unset it",
@@ -441,8 +441,8 @@ def test_only_the_missing_ones_are_made_if_that_is_asked_for(loginpipe: Command,
 
 def test_what_was_made_is_json_for_scripts(loginpipe: Command, files: KeyFiles) -> None:
     first = loginpipe("keys", "generate", "--json").json
-    key = {"public": str(files.seal_public), "fingerprint": read_seal_key(files.seal_public).fingerprint}
-    assert first == {"token_keys": str(files.token_keys), "seal_keys": [{**key, "private": str(files.seal_private)}]}
+    key = {"public": "keys/seal_public.pem", "fingerprint": read_seal_key(files.seal_public).fingerprint}
+    assert first == {"token_keys": "keys/tokens.json", "seal_keys": [{**key, "private": "keys/seal_private.pem"}]}
     again = loginpipe("keys", "generate", "--if-missing", "--json").json
     assert again == {"token_keys": None, "seal_keys": [{**key, "private": None}]}
 
