@@ -1,4 +1,4 @@
-"""What analysts read beside ``user_logins``, computed anew by day: duplicates and daily counts."""
+"""What analysts read beside ``user_logins``, computed by day: duplicates and daily counts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,7 +61,8 @@ def refresh_duplicates(connection: Connection, table: str, day: date) -> Duplica
     token = sql.Identifier(DUPLICATES[table])
     qualified = sql.Identifier("loginpipe", table)
     with transaction(connection) as cursor:
-        changes = _begin_anew(cursor, table, day)
+        changes = _begin(cursor, table, day)
+        cursor.execute(sql.SQL("DELETE FROM {} WHERE create_date = %s").format(qualified), (day,))
         of = {"day": day, "field": DUPLICATES[table].removeprefix("masked_")}
         cursor.execute(sql.SQL(statement("insert_duplicates")).format(table=qualified, token=token), of)
         shared = cursor.rowcount
@@ -80,13 +81,16 @@ def refresh_duplicates(connection: Connection, table: str, day: date) -> Duplica
 
 
 def refresh_daily_logins(connection: Connection, day: date) -> LoginsOfDay:
-    """Compute one day of ``daily_logins`` anew, in one transaction.
+    """Compute one day of ``daily_logins`` again, in one transaction.
+
+    Of a day that was dropped from ``user_logins``, the counts stay, and those of logins that came later are added.
 
     Raises:
         DatabaseError: the day is as it was.
     """
     with transaction(connection) as cursor:
-        changes = _begin_anew(cursor, "daily_logins", day)
+        changes = _begin(cursor, "daily_logins", day)
+        cursor.execute(statement("delete_daily_logins"), {"day": day})
         cursor.execute(statement("insert_daily_logins"), {"day": day})
         cursor.execute(statement("daily_breakdown"), {"day": day})
         found: dict[str, dict[str, int]] = {"device_type": {}, "locale": {}, "version": {}}
@@ -103,10 +107,9 @@ def daily_counts(connection: Connection, first: date, last: date) -> dict[date, 
         return {day: DayCounts(logins, null_locales) for day, logins, null_locales in cursor}
 
 
-def _begin_anew(cursor: Cursor, table: str, day: date) -> int:
-    """Delete what was computed of a day; return how many of its changes the new computation is sure to have."""
+def _begin(cursor: Cursor, table: str, day: date) -> int:
+    """Let no other computation of a day run; return how many of the day's changes this one is sure to have."""
     read_committed(cursor)
     # Two runs for one day would both delete nothing and both insert.
     cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"loginpipe.{table} {day}",))
-    cursor.execute(sql.SQL("DELETE FROM {} WHERE create_date = %s").format(sql.Identifier("loginpipe", table)), (day,))
     return changes_of(cursor, day)

@@ -13,17 +13,11 @@ ORDER BY day
 ON CONFLICT (day) DO UPDATE SET changes = known.changes + EXCLUDED.changes
 
 -- name: close_day
--- Note a day that is over as changed, once: what is computed after that is final. Also a day without logins, which then
--- counts as one without logins and not as one that nobody has looked at.
-WITH closed AS (
-    INSERT INTO loginpipe.days AS known (day, changes, closed)
-    VALUES (%(day)s, 0, true)
-    ON CONFLICT (day) DO UPDATE SET closed = true WHERE NOT known.closed
-    RETURNING day
-)
-INSERT INTO loginpipe.day_changes (day)
-SELECT day
-FROM closed
+-- Count that a day is over as a change, once: what is computed after that is final. Also a day without logins, which then
+-- counts as one without logins and not as one that was never computed.
+INSERT INTO loginpipe.days AS known (day, changes, closed)
+VALUES (%(day)s, 1, true)
+ON CONFLICT (day) DO UPDATE SET changes = known.changes + 1, closed = true WHERE NOT known.closed
 
 -- name: changes_of_day
 -- Say how many changes of a day are committed, counted or not: in one statement, which sees each of them once.
@@ -38,23 +32,21 @@ VALUES (%(day)s, 0, %(changes)s)
 ON CONFLICT (day) DO UPDATE SET {asset} = greatest(known.{asset}, EXCLUDED.{asset})
 
 -- name: stale_days
--- List the days that have changed since the insights were computed, with the tables that are stale. Days that are in the
--- archive only are left out until they are restored: computed from what the table still has, they would lose their counts.
+-- List the days that have changed since the insights were computed, with the tables that are stale. Duplicates of days that
+-- are in the archive only are left out until the day is restored: computed from what the table still has, they would lose
+-- their history. Daily counts keep what was dropped.
 SELECT
     known.day,
     array_remove(
         ARRAY[
             CASE WHEN known.daily_logins < known.changes THEN 'daily_logins' END,
-            CASE WHEN known.duplicate_devices < known.changes THEN 'duplicate_devices' END,
-            CASE WHEN known.duplicate_ips < known.changes THEN 'duplicate_ips' END
+            CASE WHEN archived.day IS NULL AND known.duplicate_devices < known.changes THEN 'duplicate_devices' END,
+            CASE WHEN archived.day IS NULL AND known.duplicate_ips < known.changes THEN 'duplicate_ips' END
         ],
         NULL
     )
 FROM loginpipe.days AS known
-WHERE least(known.daily_logins, known.duplicate_devices, known.duplicate_ips) < known.changes
-    AND NOT EXISTS (
-        SELECT
-        FROM loginpipe.archived_days AS archived
-        WHERE archived.day = known.day AND archived.dropped_at IS NOT NULL
-    )
+LEFT JOIN loginpipe.archived_days AS archived ON archived.day = known.day AND archived.dropped_at IS NOT NULL
+WHERE known.daily_logins < known.changes
+    OR archived.day IS NULL AND least(known.duplicate_devices, known.duplicate_ips) < known.changes
 ORDER BY known.day DESC
