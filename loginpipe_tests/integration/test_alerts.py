@@ -184,7 +184,8 @@ def test_each_job_that_fails_is_told_with_its_reason_and_its_section_and_over_wh
     assert "docs/operations.md#archive-and-retention" in archive
     assert " UTC failed with ValueError, see it in Dagster." in maintenance
     assert "docs/operations.md#a-job-fails" in maintenance
-    assert " UTC failed with DatabaseError: the database refused a statement" in insights
+    assert " UTC failed with DatabaseError: " in insights
+    assert "the database refused a statement" in insights
     assert "docs/operations.md#duplicates-and-daily-counts" in insights
     assert found({"webhook": told, "sensor": "".join(daemon.kept)}, MARKERS) == []
 
