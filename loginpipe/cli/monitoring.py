@@ -32,6 +32,8 @@ def doctor(*, as_json: Json = False) -> None:
     else:
         for finding in findings:
             mark = "[green]✓[/]" if finding.well else "[bold red]✗[/]"
+            if finding.warns:
+                mark = "[bold yellow]![/]"
             out.print(f"{mark} [bold]{finding.what}[/]", end="  ")
             out.print(finding.says, markup=False)
     if not all(finding.well for finding in findings):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,18 @@ app = new_app("Backups of a self-hosted database by pg_dump. Managed databases h
 Dump = Annotated[Path, typer.Argument(help="The dump; its manifest lies beside it.", metavar="DUMP")]
 
 
-def migrate(*, as_json: Json = False) -> None:
+def migrate(
+    *,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            help="Undo the migrations after this revision, before older code is deployed: what was written since into "
+            "what they brought is lost. Stop the pipeline first.",
+            metavar="REVISION",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Bring the database in LOGINPIPE_DATABASE_URL up to date. A user_logins that is there already is adopted as it is.
 
     What it has that refuses, changes or loses logins is listed, a line each: see docs/tables.md.
@@ -27,10 +39,17 @@ def migrate(*, as_json: Json = False) -> None:
     Example: loginpipe migrate
     """
     from loginpipe.postgres import migrate as migrations
+    from loginpipe.postgres.days import first_day
 
     settings = load_settings()
+    if to is not None:
+        before = migrations.undo(warehouse_url(settings), to)
+        print_result({"before": before, "after": to}, f"went back from {before} to {to}", as_json=as_json)
+        return
     result = migrations.migrate(warehouse_url(settings), table_is_named=settings.names_the_table)
     rows = _rows_of_another_meaning(settings) if result.adopted else []
+    with connect_to_warehouse(settings) as connection:
+        first = first_day(connection) or datetime.now(UTC).date()
     if as_json:
         print_json(
             {
@@ -40,6 +59,7 @@ def migrate(*, as_json: Json = False) -> None:
                 "adopted": result.adopted,
                 "findings": result.findings,
                 "rows": rows,
+                "first_day": str(first),
             }
         )
         return
@@ -50,6 +70,8 @@ def migrate(*, as_json: Json = False) -> None:
         out.print(f"migrated from {result.before or 'nothing'} to {result.after}{adopted}")
     for finding in [*result.findings, *rows]:
         out.print(f"{settings.table}: {finding}", markup=False)
+    if settings.first_day is None:
+        notes.print(f"set LOGINPIPE_FIRST_DAY={first}: the daily assets begin with the first day of user_logins then")
 
 
 def _rows_of_another_meaning(settings: Settings) -> list[str]:

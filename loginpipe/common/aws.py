@@ -84,7 +84,9 @@ _CREDENTIALS = EXPIRED | {
 }
 _CLOCK = frozenset({"RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed"})
 # What these codes are about is in the message alone: the clock, or the key that the request was signed with.
-_SIGNATURE = frozenset({"IncompleteSignature", "InvalidSignatureException", "SignatureDoesNotMatch"})
+_SIGNATURE = frozenset(
+    {"IncompleteSignature", "IncompleteSignatureException", "InvalidSignatureException", "SignatureDoesNotMatch"}
+)
 _REGION_MESSAGE = "Credential should be scoped to a valid"
 _CLOCK_MESSAGES = ("Signature expired", "Signature not yet current")
 # The numbers are what a proxy or a load balancer answers in an endpoint's place.

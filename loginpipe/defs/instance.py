@@ -71,6 +71,21 @@ class EnvFile(SecretsLoader, ConfigurableClass):
         return {name: value for name, value in _env_file().items() if name not in os.environ}
 
 
+def begin_storage(home: Path) -> None:
+    """Make Dagster's storage, and note that it has no runs to be retried: its daemon warns where nothing is noted.
+
+    Args:
+        home: where ``dagster.yaml`` is.
+    """
+    from dagster._core.instance import DagsterInstance
+    from dagster._daemon.auto_run_reexecution.event_log_consumer import DAGSTER_EVENT_TYPES, _create_cursor_key
+
+    with DagsterInstance.from_config(str(home)) as instance:
+        instance.daemon_cursor_storage.set_cursor_values(
+            {_create_cursor_key(kind): "0" for kind in DAGSTER_EVENT_TYPES}
+        )
+
+
 def _restore_environment() -> None:
     values = _env_file()
     if not values or not _AT_START.exists():

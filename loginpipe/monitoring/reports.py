@@ -4,7 +4,7 @@ Pure. What is news depends on the memory, which `monitoring_sensor` keeps from t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from pydantic import BaseModel, ValidationError
@@ -36,7 +36,8 @@ class Seen:
         queue: or why it could not be asked, in words.
         runs: what the run records hold, or why they could not be read.
         freshness: None where one of those two did not answer.
-        history: how runs ended, by Dagster.
+        history: how runs of the chain ended, by Dagster.
+        jobs: why the newest run of each other job failed, in words; None where it succeeded.
         checks: whether each check that is worth an alert passed, as ``name of asset``; those never evaluated aside.
     """
 
@@ -45,6 +46,7 @@ class Seen:
     freshness: Freshness | None
     history: History
     checks: Mapping[str, bool]
+    jobs: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 from loginpipe.common.errors import DatabaseError
 from loginpipe.common.logins_table import logins_table
 from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.days import collect_changes, read_committed
 from loginpipe.postgres.partitions import (
     EXTRAS,
     Partition,
@@ -40,6 +41,11 @@ class ArchivedDay:
     kept_until: date | None
     dropped_at: datetime | None
 
+    @property
+    def same_at(self) -> datetime:
+        """When the file was last the same as the table, or searched for erased users: who was erased later is in it."""
+        return max(self.archived_at, self.dropped_at or self.archived_at)
+
 
 def archived_days(connection: Connection) -> list[ArchivedDay]:
     """Return the archived days, the oldest first."""
@@ -61,12 +67,26 @@ def begin_work_on_day(cursor: Cursor, day: date) -> None:
     Raises:
         DatabaseError: somebody else is at work on it.
     """
-    # Each statement is to see what was committed before it, above all after a lock was waited for.
-    cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+    read_committed(cursor)
     key = f"loginpipe.archived_days {day}"
     cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", (key,))
     if cursor.fetchone() != (True,):
         raise DatabaseError(f"{day} is being archived or restored by somebody else: run again when that is done", _BUSY)
+
+
+def days_to_search(connection: Connection) -> list[date]:
+    """Return the days that are in the archive only, and whose files may have users who were erased since."""
+    with transaction(connection) as cursor:
+        cursor.execute(statement("archive_to_search"))
+        return [day for (day,) in cursor]
+
+
+def count_dropped(connection: Connection) -> int:
+    """Count the days that are in the archive only."""
+    with transaction(connection) as cursor:
+        cursor.execute("SELECT count(*) FROM loginpipe.archived_days WHERE dropped_at IS NOT NULL")
+        ((days,),) = cursor.fetchall()
+    return int(days)
 
 
 def stream_logins(connection: Connection, day: date, *, rows_at_once: int) -> Iterator[list[Any]]:
@@ -92,6 +112,16 @@ def record_archived(cursor: Cursor, **values: Any) -> bool:
     """
     cursor.execute(statement("archive_record"), values)
     return bool(cursor.rowcount)
+
+
+def record_rewritten(cursor: Cursor, **values: Any) -> None:
+    """Record the file of a day that was dropped, written again without erased users and found whole just now.
+
+    Args:
+        cursor: in the transaction of `begin_work_on_day`, with erasures held off.
+        values: as of `record_archived`.
+    """
+    cursor.execute(statement("archive_rewritten"), values)
 
 
 def mark_verified(cursor: Cursor, day: date, url: str, *, whole: bool) -> None:
@@ -132,7 +162,7 @@ class DayStanding:
         stored: rows in the table.
         archived: rows in its file; None where it has none.
         dropped: the table has let go of it.
-        settled: the file was found whole, and no batch has brought logins of that day since.
+        settled: the file was found whole, and the day has not changed since.
     """
 
     day: date
@@ -149,11 +179,33 @@ class DayStanding:
         return self.stored != self.archived or not self.settled
 
 
-def standing_of_days(connection: Connection, *, today: date) -> list[DayStanding]:
-    """Return how each day before ``today`` stands, the oldest first: counts the whole table."""
+def standing_of_days(connection: Connection, *, first: date, last: date) -> list[DayStanding]:
+    """Return how each day from ``first`` to ``last`` stands, the oldest first: counts their rows in the table."""
     with transaction(connection) as cursor:
-        cursor.execute(statement("archive_standing"), {"today": today})
+        read_committed(cursor)
+        collect_changes(cursor)
+        cursor.execute(statement("archive_standing"), {"first": first, "last": last})
         return [DayStanding(*row) for row in cursor]
+
+
+def days_to_archive(connection: Connection, *, today: date) -> list[date]:
+    """Return the days before ``today`` that are to be archived, or archived again, the oldest first.
+
+    Those that have changed since, whoever recorded that, and those whose file was found missing or damaged.
+    """
+    with transaction(connection) as cursor:
+        read_committed(cursor)
+        collect_changes(cursor)
+        cursor.execute(statement("archive_due"), {"today": today})
+        return [day for (day,) in cursor]
+
+
+def note_differing_days(connection: Connection, days: Sequence[date]) -> None:
+    """Note that days have changed, since they differ from the archive: the next time they are archived."""
+    with transaction(connection) as cursor:
+        read_committed(cursor)
+        collect_changes(cursor)
+        cursor.execute(statement("note_differing_days"), {"days": list(days)})
 
 
 def content_in_table(cursor: Cursor, first: date, last: date) -> dict[date, tuple[int, str]]:

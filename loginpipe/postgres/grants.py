@@ -100,6 +100,8 @@ def planned(database: str) -> frozenset[Grant]:
             "TABLE loginpipe.ingested_messages": ("SELECT", "INSERT"),
             "TABLE loginpipe.batches": ("SELECT", "INSERT", "UPDATE", "DELETE"),
             "TABLE loginpipe.batch_hours": ("SELECT", "INSERT", "UPDATE"),
+            "TABLE loginpipe.day_changes": ("SELECT", "INSERT", "DELETE"),
+            "TABLE loginpipe.days": ("SELECT", "INSERT", "UPDATE"),
             "TABLE loginpipe.rejected_messages": ("INSERT",),
             **{f"TABLE loginpipe.rejected_messages ({column})": ("SELECT",) for column in _SHOWN},
             "TABLE loginpipe.login_extras": ("INSERT",),
@@ -144,6 +146,7 @@ def planned(database: str) -> frozenset[Grant]:
             "TABLE loginpipe.login_extras (extras)": ("SELECT", "UPDATE"),
             "TABLE loginpipe.token_key_checks": ("SELECT",),
             "TABLE loginpipe.token_aliases": ("SELECT",),
+            "TABLE loginpipe.archived_days": ("SELECT",),
             **dict.fromkeys(_CUSTODY, ("EXECUTE",)),
         },
         AUDITOR: {

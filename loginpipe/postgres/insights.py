@@ -1,12 +1,13 @@
-"""What analysts read beside ``user_logins``, computed anew by day: duplicates and daily counts."""
+"""What analysts read beside ``user_logins``, computed by day: duplicates and daily counts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 
 from psycopg2 import sql
 
 from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.days import changes_of, read_committed, record_changes
 from loginpipe.postgres.statements import statement
 
 DUPLICATES: Mapping[str, str] = {
@@ -60,7 +61,8 @@ def refresh_duplicates(connection: Connection, table: str, day: date) -> Duplica
     token = sql.Identifier(DUPLICATES[table])
     qualified = sql.Identifier("loginpipe", table)
     with transaction(connection) as cursor:
-        _begin_anew(cursor, table, day)
+        changes = _begin(cursor, table, day)
+        cursor.execute(sql.SQL("DELETE FROM {} WHERE create_date = %s").format(qualified), (day,))
         of = {"day": day, "field": DUPLICATES[table].removeprefix("masked_")}
         cursor.execute(sql.SQL(statement("insert_duplicates")).format(table=qualified, token=token), of)
         shared = cursor.rowcount
@@ -74,22 +76,27 @@ def refresh_duplicates(connection: Connection, table: str, day: date) -> Duplica
         top = tuple(cursor.fetchall())
         cursor.execute(sql.SQL(statement("count_seen")).format(token=token), of)
         ((seen,),) = cursor.fetchall()
+        record_changes(cursor, table, day, changes)
     return DuplicatesOfDay(seen, shared, top)
 
 
 def refresh_daily_logins(connection: Connection, day: date) -> LoginsOfDay:
-    """Compute one day of ``daily_logins`` anew, in one transaction.
+    """Compute one day of ``daily_logins`` again, in one transaction.
+
+    Of a day that was dropped from ``user_logins``, the counts stay, and those of logins that came later are added.
 
     Raises:
         DatabaseError: the day is as it was.
     """
     with transaction(connection) as cursor:
-        _begin_anew(cursor, "daily_logins", day)
+        changes = _begin(cursor, "daily_logins", day)
+        cursor.execute(statement("delete_daily_logins"), {"day": day})
         cursor.execute(statement("insert_daily_logins"), {"day": day})
         cursor.execute(statement("daily_breakdown"), {"day": day})
         found: dict[str, dict[str, int]] = {"device_type": {}, "locale": {}, "version": {}}
         for by, name, logins in cursor:
             found[by][str(name)] = logins
+        record_changes(cursor, "daily_logins", day, changes)
     return LoginsOfDay(sum(found["device_type"].values()), found["device_type"], found["locale"], found["version"])
 
 
@@ -100,14 +107,9 @@ def daily_counts(connection: Connection, first: date, last: date) -> dict[date, 
         return {day: DayCounts(logins, null_locales) for day, logins, null_locales in cursor}
 
 
-def days_touched(connection: Connection, since: datetime, until: datetime) -> list[date]:
-    """Return the UTC dates of which runs that ended after ``since``, and by ``until``, have brought logins."""
-    with transaction(connection) as cursor:
-        cursor.execute(statement("days_touched"), {"since": since, "until": until})
-        return [day for (day,) in cursor]
-
-
-def _begin_anew(cursor: Cursor, table: str, day: date) -> None:
+def _begin(cursor: Cursor, table: str, day: date) -> int:
+    """Let no other computation of a day run; return how many of the day's changes this one is sure to have."""
+    read_committed(cursor)
     # Two runs for one day would both delete nothing and both insert.
     cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"loginpipe.{table} {day}",))
-    cursor.execute(sql.SQL("DELETE FROM {} WHERE create_date = %s").format(sql.Identifier("loginpipe", table)), (day,))
+    return changes_of(cursor, day)

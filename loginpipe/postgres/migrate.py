@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import psycopg2
 
@@ -20,10 +20,14 @@ from loginpipe.postgres.partitions import maintain, partitioning
 from loginpipe.postgres.statements import statement
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from alembic.config import Config
     from sqlalchemy.engine import Connection as SqlalchemyConnection
 
-HEAD = "0011"
+T = TypeVar("T")
+
+HEAD = "0015"
 """The newest revision in ``migrations/``. Revisions are numbered in order, so that they compare as text."""
 
 # The comment on Alembic's table: tells older code which version it would have to be.
@@ -64,7 +68,8 @@ def migrate(database_url: str, *, today: date | None = None, table_is_named: boo
             version, or was migrated with another LOGINPIPE_TABLE.
         DatabaseError: out of reach, or a statement was refused.
     """
-    before, adopted = _upgrade(database_url, table_is_named=table_is_named)
+    upgrade = partial(_upgrade_in_transaction, table_is_named=table_is_named)
+    before, adopted = _in_transaction(database_url, upgrade)
     connection = connect(database_url)
     today = today or datetime.now(UTC).date()
     try:
@@ -75,6 +80,26 @@ def migrate(database_url: str, *, today: date | None = None, table_is_named: boo
     finally:
         connection.close()
     return MigrationResult(before, HEAD, adopted, findings)
+
+
+def undo(database_url: str, revision: str) -> str:
+    """Undo the migrations after a revision, the newest first, all of them or none.
+
+    What was written since into what they brought is lost. Stop the pipeline first.
+
+    Args:
+        database_url: as `connect` takes it. The role is the one that migrated, or owns what it made.
+        revision: to go back to, as in ``0010``.
+
+    Returns:
+        The revision that was found.
+
+    Raises:
+        SchemaError: the database is not beyond that revision, or ahead of this version, or one of the migrations is not
+            undone, since what it brought is in no other place.
+        DatabaseError: out of reach, or a statement was refused.
+    """
+    return _in_transaction(database_url, partial(_undo_in_transaction, revision=revision))
 
 
 def require_migrated(connection: Connection) -> None:
@@ -136,7 +161,7 @@ def alembic_config() -> "Config":
     return config
 
 
-def _upgrade(database_url: str, *, table_is_named: bool) -> tuple[str | None, bool]:
+def _in_transaction(database_url: str, work: "Callable[[SqlalchemyConnection], T]") -> T:
     from sqlalchemy import create_engine
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.pool import NullPool
@@ -145,7 +170,7 @@ def _upgrade(database_url: str, *, table_is_named: bool) -> tuple[str | None, bo
     engine = create_engine("postgresql+psycopg2://", creator=partial(connect, database_url), poolclass=NullPool)
     try:
         with engine.begin() as bound:
-            return _upgrade_in_transaction(bound, table_is_named=table_is_named)
+            return work(bound)
     except (DBAPIError, psycopg2.Error) as error:
         raise _refusal(error.orig if isinstance(error, DBAPIError) else error) from None
 
@@ -177,6 +202,29 @@ def _upgrade_in_transaction(bound: "SqlalchemyConnection", *, table_is_named: bo
     with connection.cursor() as cursor:
         cursor.execute(f"COMMENT ON TABLE loginpipe.alembic_version IS 'Migrated by loginpipe {version('loginpipe')}.'")
     return before, bool(config.attributes.get("adopted"))
+
+
+def _undo_in_transaction(bound: "SqlalchemyConnection", *, revision: str) -> str:
+    from alembic import command
+
+    connection = cast("Connection", bound.connection.driver_connection)
+    with connection.cursor() as cursor:
+        cursor.execute(connection.settings)
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        before = revision_of(cursor)
+        if before is None:
+            raise SchemaError(f"{place(connection)} was never migrated: there is nothing to undo")
+        _refuse_newer(before, cursor)
+        require_same_table(cursor)
+    if not "0001" <= revision < before or not re.fullmatch(r"\d{4}", revision):
+        raise SchemaError(
+            f"{place(connection)} is at {before} and cannot go back to {revision}: name a revision from 0001 on "
+            "that is below; without --to it is migrated to the newest"
+        )
+    config = alembic_config()
+    config.attributes["connection"] = bound
+    command.downgrade(config, revision)
+    return before
 
 
 def _require_schema(cursor: Cursor) -> None:

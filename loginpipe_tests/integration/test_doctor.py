@@ -73,7 +73,9 @@ def test_as_things_are_every_line_is_well_and_the_command_exits_with_0(
     assert words["masking"] == "hmac-sha256: tokens"
     assert words["unknown fields"] == "kept sealed"
     assert words["clocks"] == "this machine's is within 30 s of that of the database and of SQS"
-    assert words["Dagster's daemon"].startswith("has never run on this storage")
+    assert words["Dagster's daemon"].startswith("warning: has never run on this storage")
+    lines = loginpipe("doctor").out.splitlines()
+    assert [line.split("  ")[0] for line in lines if not line.startswith("✓ ")] == ["! Dagster's daemon"]
     assert words["Dagster's old runs"] == "nothing yet"
     assert words["what starts runs"] == "queue_depth_sensor is on"
     assert words["freshness"].startswith("not judged yet")
@@ -181,7 +183,13 @@ def test_an_adopted_table_without_partitions_is_well(pipeline: Pipeline) -> None
         "CREATE TABLE plain (LIKE user_logins)", "ALTER TABLE user_logins RENAME TO before",
         "ALTER TABLE plain RENAME TO user_logins",
     )  # fmt: skip
-    assert "those of user_logins are not ours: it is not partitioned" in findings()["partitions"].says
+    says = findings()["partitions"].says
+    assert "those of user_logins are not ours: it is not partitioned" in says
+    statement = "CREATE INDEX CONCURRENTLY ON public.user_logins USING brin (create_date)"
+    assert says.startswith("warning: ")
+    assert says.endswith(f"run `{statement}`")
+    execute(pipeline.database_url, statement)
+    assert findings()["partitions"].says.startswith("those of the ledger are there ")
 
 
 def test_a_publication_that_keeps_rows_from_being_deleted_is_named_with_what_lets_it(

@@ -83,6 +83,9 @@ ROWS = {
         UPDATE loginpipe.daily_logins SET users = logins;
     """,
     "0011": """
+        INSERT INTO loginpipe.day_changes VALUES ('2026-11-20');
+    """,
+    "0015": """
         SELECT loginpipe.trim_extras('2019-01-01');
     """,
 }

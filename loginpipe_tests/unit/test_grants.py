@@ -30,6 +30,7 @@ def test_nobody_may_delete_but_what_is_kept_as_sums_or_computed_again_and_everyb
     assert {grant.privilege for grant in PLAN}.isdisjoint({"TRUNCATE", "REFERENCES", "TRIGGER", "CREATE"})
     assert {(grant.role, grant.object) for grant in PLAN if grant.privilege == "DELETE"} == {
         ("loginpipe_writer", "TABLE loginpipe.batches"),
+        ("loginpipe_writer", "TABLE loginpipe.day_changes"),
         ("loginpipe_writer", "TABLE loginpipe.duplicate_devices"),
         ("loginpipe_writer", "TABLE loginpipe.duplicate_ips"),
         ("loginpipe_writer", "TABLE loginpipe.daily_logins"),

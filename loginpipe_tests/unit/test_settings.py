@@ -3,6 +3,7 @@
 import os
 import pickle
 from collections.abc import Iterator
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from loginpipe.common.logins_table import logins_schema, logins_table
 from loginpipe.common.settings import PREFIX, Settings, load_settings
 from loginpipe.logins.parsing import LOGIN_FIELDS
 from loginpipe.logins.user_logins import COLUMN_NAMES
+from loginpipe.postgres.partitions import _LEDGER_KEPT
 from loginpipe.postgres.statements import statement
 from loginpipe_tests.canary import everything_an_error_shows
 
@@ -37,6 +39,16 @@ def refusal() -> SettingError:
     with pytest.raises(SettingError) as caught:
         load_settings()
     return caught.value
+
+
+@pytest.mark.parametrize(("retention", "days"), [(None, 366), ("400", 400), ("30", 30), ("7", 29)])
+def test_what_is_sent_again_may_be_as_old_as_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch, retention: str | None, days: int
+) -> None:
+    if retention:
+        monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", retention)
+    assert load_settings().resent_days == days
+    assert timedelta(days=29) == _LEDGER_KEPT
 
 
 def test_without_any_variable_the_settings_are_the_documented_defaults() -> None:
@@ -71,6 +83,7 @@ def test_without_any_variable_the_settings_are_the_documented_defaults() -> None
         "archive_url": None,
         "retention_days": None,
         "keep_runs_days": 14,
+        "first_day": None,
         "log_level": "INFO",
     }
 
@@ -108,6 +121,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         archive_url="s3://bucket/prefix",
         retention_days="400",
         keep_runs_days="7",
+        first_day="2026-02-28",
         log_level="DEBUG",
     )
     assert load_settings().model_dump() == {
@@ -141,6 +155,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         "archive_url": "s3://bucket/prefix",
         "retention_days": 400,
         "keep_runs_days": 7,
+        "first_day": date(2026, 2, 28),
         "log_level": "DEBUG",
     }
 
@@ -280,6 +295,10 @@ WRONG = [
     ("placeholders", " "),
     ("placeholders", "geheim,"),
     ("keep_runs_days", "0"),
+    ("first_day", "1764374400"),
+    ("first_day", "2026-02-30"),
+    ("first_day", "2026-02-28T00:00"),
+    ("first_day", "2999-01-01"),
     ("linger_seconds", "-0.1"),
     ("linger_seconds", "60.1"),
     ("linger_seconds", "nan"),

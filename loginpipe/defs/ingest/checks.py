@@ -134,6 +134,18 @@ def counts_add_up(counts: RunCounts) -> dg.AssetCheckResult:
     )
 
 
+def counts_not_read(why: str) -> dg.AssetCheckResult:
+    """Warn that the counts of a run could not be read."""
+    return dg.AssetCheckResult(
+        check_name=COUNTS_ADD_UP.name,
+        asset_key=COUNTS_ADD_UP.asset_key,
+        passed=False,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"The counts could not be read: {why}",
+        metadata={"runbook": runbook_link("source-down")},
+    )
+
+
 def delay_within_limit(counts: Sequence[int], limit_seconds: int) -> dg.AssetCheckResult:
     """Judge the delays of a run.
 

@@ -12,7 +12,7 @@ import dagster as dg
 
 from loginpipe.common.errors import KeyFileError, SettingError, TokenKeyMismatchError
 from loginpipe.common.settings import Settings
-from loginpipe.defs.metadata.groups import asset_key, runbook_link
+from loginpipe.defs.metadata.groups import asset_key, downstream_tags, runbook_link
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.masking.keys import load_token_keys
 from loginpipe.monitoring.anomalies import TRAILING_DAYS, Verdict, judge_null_locales, judge_volume
@@ -170,7 +170,7 @@ def check_job() -> "UnresolvedAssetJobDefinition":
         CHECK_JOB,
         selection=dg.AssetSelection.checks(*DAILY_CHECKS),
         description="Once a day: ledger against table, default partitions, and yesterday against the days before.",
-        tags={"dagster/max_runtime": "1800"},
+        tags=downstream_tags(CHECK_JOB, longest_seconds=1800),
     )
 
 

@@ -68,7 +68,7 @@ def daemon(_: Settings) -> str:
         beats = storage.run_storage.get_daemon_heartbeats() if storage else {}
     heard = {part: datetime.fromtimestamp(beats[part].timestamp, UTC) for part in _PARTS if part in beats}
     if not heard:
-        return f"has never run on this storage, so nothing happens by itself: {_STARTS}"
+        return f"warning: has never run on this storage, so nothing happens by itself: {_STARTS}"
     silent = [part for part, at in heard.items() if datetime.now(UTC) - at > _SILENT_MOST]
     if silent:
         last = max(heard[part] for part in silent)

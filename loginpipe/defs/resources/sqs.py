@@ -113,6 +113,7 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
             linger_seconds=self.linger_seconds,
             visibility_seconds=self.visibility_seconds,
             receivers=self.receivers,
+            resent_days=self.settings.resent_days,
         )
 
     def depth(self) -> Depth:

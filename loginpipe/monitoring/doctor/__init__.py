@@ -24,6 +24,11 @@ class Finding:
     well: bool
     says: str
 
+    @property
+    def warns(self) -> bool:
+        """Whether it is well but for something to look at."""
+        return self.well and self.says.startswith("warning: ")
+
 
 def examine(settings: Settings, of_dagster: Mapping[str, Check]) -> Iterator[Finding]:
     """Yield a finding a check, in the order in which a run would come upon them.

@@ -18,7 +18,15 @@ from loginpipe.postgres.connections import Connection, connect, place, require_v
 from loginpipe.postgres.contract import examine_table, replication_fault, why_read_only
 from loginpipe.postgres.grants import WRITER, grant_differences, standing
 from loginpipe.postgres.migrate import HEAD, require_migrated
-from loginpipe.postgres.partitions import EXTRAS, LEDGER, Partition, coming, partitioning, stray_rows
+from loginpipe.postgres.partitions import (
+    EXTRAS,
+    LEDGER,
+    Partition,
+    coming,
+    days_are_found,
+    partitioning,
+    stray_rows,
+)
 from loginpipe.postgres.token_keys import newest_key_version, require_known_keys
 
 
@@ -83,6 +91,7 @@ def partitions(settings: Settings) -> str:
     with warehouse(settings) as connection:
         with transaction(connection) as cursor:
             ledger, extras, logins = (partitioning(cursor, table) for table in (LEDGER, EXTRAS, logins_table()))
+            found = days_are_found(cursor)
         strays = stray_rows(connection, today)
     # As of yesterday: today's maintenance may be still to come.
     planned = [p for p in coming(today - timedelta(days=1)) if not (logins.not_ours and p.table == logins.table)]
@@ -111,7 +120,13 @@ def partitions(settings: Settings) -> str:
         )
     not_ours = left_alone or logins.not_ours
     ahead = "those of user_logins are not ours: " + not_ours if not_ours else "those of user_logins too"
-    return f"those of the ledger are there a week ahead; {ahead}; nothing is in a default one"
+    says = f"those of the ledger are there a week ahead; {ahead}; nothing is in a default one"
+    if found:
+        return says
+    return (
+        f"warning: {says}; {logins.table} has no index on create_date, so it is read as a whole for each day: run "
+        f"`CREATE INDEX CONCURRENTLY ON {logins.table} USING brin (create_date)`"
+    )
 
 
 def token_keys(settings: Settings) -> str:

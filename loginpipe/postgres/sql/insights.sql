@@ -28,6 +28,18 @@ FROM loginpipe.user_logins_canonical
 WHERE create_date = %(day)s
     AND {token} NOT IN (SELECT token FROM loginpipe.placeholder_tokens WHERE field = %(field)s)
 
+-- name: delete_daily_logins
+-- Delete a day's counts; those of logins that were dropped from the table stay until these are restored.
+DELETE FROM loginpipe.daily_logins AS counted
+WHERE create_date = %(day)s
+    AND NOT (
+        kept AND EXISTS (
+            SELECT
+            FROM loginpipe.archived_days AS archived
+            WHERE archived.day = counted.create_date AND archived.dropped_at IS NOT NULL
+        )
+    )
+
 -- name: insert_daily_logins
 -- Count a day's logins and users by device type, locale and version.
 INSERT INTO loginpipe.daily_logins (create_date, device_type, locale, app_version, logins, users)
@@ -37,7 +49,8 @@ WHERE create_date = %(day)s
 GROUP BY create_date, device_type, locale, app_version
 
 -- name: daily_breakdown
--- Add up a day's counts by device type, by locale and by version, the most frequent first.
+-- Add up a day's counts by device type, by locale and by version, the most frequent first. An adopted table may have numbers
+-- that encode no version.
 WITH of_day AS (
     SELECT device_type, locale, app_version, logins
     FROM loginpipe.daily_logins
@@ -47,7 +60,15 @@ SELECT 'device_type', device_type, sum(logins)::bigint FROM of_day GROUP BY devi
 UNION ALL
 SELECT 'locale', coalesce(locale, 'none'), sum(logins)::bigint FROM of_day GROUP BY locale
 UNION ALL
-SELECT 'version', loginpipe.app_version_text(app_version), sum(logins)::bigint FROM of_day GROUP BY app_version
+SELECT
+    'version',
+    CASE
+        WHEN app_version BETWEEN 0 AND 2146999999 THEN loginpipe.app_version_text(app_version)
+        ELSE app_version::text
+    END,
+    sum(logins)::bigint
+FROM of_day
+GROUP BY app_version
 ORDER BY 1, 3 DESC, 2
 
 -- name: daily_counts
@@ -57,10 +78,3 @@ SELECT create_date, sum(logins)::bigint, coalesce(sum(logins) FILTER (WHERE loca
 FROM loginpipe.daily_logins
 WHERE create_date BETWEEN %(first)s AND %(last)s
 GROUP BY create_date
-
--- name: days_touched
--- Find the days that batches have brought logins of, since some time.
-SELECT DISTINCT day
-FROM loginpipe.batches, unnest(days) AS day
-WHERE recorded_at > %(since)s AND recorded_at <= %(until)s
-ORDER BY 1

@@ -2,13 +2,13 @@
 
 from loginpipe.postgres.migrations.running import run_sql_file
 
-revision = "0011"
-down_revision = "0010"
+revision = "0015"
+down_revision = "0011"
 
 
 def upgrade() -> None:
-    run_sql_file("0011_extras_retention.sql")
+    run_sql_file("0015_extras_retention.sql")
 
 
 def downgrade() -> None:
-    run_sql_file("0011_extras_retention_undo.sql")
+    run_sql_file("0015_extras_retention_undo.sql")
