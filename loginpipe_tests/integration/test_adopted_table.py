@@ -4,7 +4,7 @@ from contextlib import closing
 
 import pytest
 
-from loginpipe.ingest.consumer import Recorder
+from loginpipe.ingest.record import Recorder
 from loginpipe.postgres.migrate import migrate
 from loginpipe.postgres.session import Session
 from loginpipe_tests.batches import masking_of, received

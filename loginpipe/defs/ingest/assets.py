@@ -18,7 +18,8 @@ from loginpipe.defs.ingest.rejected_logins import REJECTED_LOGINS, rejected_logi
 from loginpipe.defs.ingest.user_logins_table import USER_LOGINS_TABLE, user_logins_table
 from loginpipe.defs.ingest.validated_logins import VALIDATED_LOGINS, validated_logins
 from loginpipe.defs.resources import MaskingResource, PostgresResource, SqsResource
-from loginpipe.ingest.consumer import Limits, Recorded, Recorder, StopSignals, consume
+from loginpipe.ingest.consumer import Limits, StopSignals, consume
+from loginpipe.ingest.record import Recorded, Recorder
 from loginpipe.ingest.totals import RunTotals
 from loginpipe.logins.delays import quantile
 from loginpipe.postgres.batches import run_counts
