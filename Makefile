@@ -5,7 +5,7 @@ BIN := .venv/bin
 SOURCES := loginpipe loginpipe_tests benchmarks deploy/aws
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test chaos bench bench-sensor bench-storage screenshots check lint types imports format constraints clean
+.PHONY: help demo dev test chaos bench bench-lambda bench-sensor bench-storage screenshots check lint types imports format constraints clean
 .PHONY: lowest latest workflows audit sbom release-files kubernetes compose-verify aws-check needs-node
 .PHONY: base image image-scan
 
@@ -37,6 +37,9 @@ bench-storage: .venv-bench/installed ## measure what a message takes in Postgres
 
 bench-sensor: .venv-bench/installed ## measure delays and CPU under `loginpipe dev` while messages keep coming; ten minutes
 	.venv-bench/bin/python -m benchmarks.sensor_under_load $(BENCH_ARGS)
+
+bench-lambda: .venv-bench/installed ## measure what a call of the AWS Lambda handler takes
+	.venv-bench/bin/python -m benchmarks.aws_lambda $(BENCH_ARGS)
 
 screenshots: .venv/dev.installed ## take the pictures in docs/images anew; needs Chromium
 	$(BIN)/python -m loginpipe_tests.e2e.screenshots docs/images

@@ -32,13 +32,19 @@ _ATTEMPTS = 3
 _kept: dict[str, tuple[float, str]] = {}
 
 
-def database_url(settings: Settings) -> str:
+def database_url(settings: Settings, *, kept: bool = True) -> str:
     """Return the URL of the warehouse, looked up where the setting is a reference.
+
+    Args:
+        settings: which have it.
+        kept: whether one that was looked up in the last five minutes will do.
 
     Raises:
         SettingError: it is not set, cannot be looked up, or what it stands for is no such URL. Never shows the value.
     """
     value = settings.required("database_url")
+    if not kept:
+        _kept.pop(value, None)
     return _looked_up("database_url", value, settings, fault=database_url_fault)
 
 

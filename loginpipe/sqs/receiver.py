@@ -274,7 +274,7 @@ class Receiver:
                 MessageAttributeNames=["loginpipe.*"],
             )
             now_ms = time.time_ns() // 1_000_000
-            messages = [_message(delivery, now_ms) for delivery in answer.get("Messages", [])]
+            messages = [message_of(delivery, now_ms) for delivery in answer.get("Messages", [])]
         if not messages:
             return 0
         self._leases.add(messages, asked)
@@ -329,7 +329,8 @@ def is_intact(delivery: "MessageTypeDef") -> bool:
     return digest == delivery["MD5OfBody"]
 
 
-def _message(delivery: "MessageTypeDef", now_ms: int) -> Message:
+def message_of(delivery: "MessageTypeDef", now_ms: int) -> Message:
+    """Return the message that a delivery is of, received at a time in milliseconds since 1970."""
     body = delivery["Body"]
     known_as = identity(delivery)
     return Message(

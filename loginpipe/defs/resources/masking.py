@@ -3,11 +3,10 @@
 import dagster as dg
 from pydantic import PrivateAttr
 
-from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import Settings
 from loginpipe.ingest.process import Masking
 from loginpipe.masking.compat import CompatMasking
-from loginpipe.masking.keys import load_compat, load_seal_keys, load_token_keys
+from loginpipe.masking.keys import key_warnings, load_keys
 from loginpipe.masking.sealing import SealKey
 from loginpipe.masking.tokens import TokenKeys
 
@@ -23,20 +22,10 @@ class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Load the keys, once for the run; say what is not as it should be in the long run."""
-        settings = self.settings
-        production, pinned = settings.production, settings.seal_key_fingerprint
-        token_keys, seal_key = settings.required("token_keys"), settings.required("seal_key")
-        self._token_keys = load_token_keys(token_keys, production=production)
-        self._recipients = load_seal_keys(seal_key, fingerprint=pinned, production=production)
-        self._compat = load_compat(settings.masking, settings.compat_salt, production=production)
-        if not self._recipients and context.log:
-            context.log.warning(
-                "LOGINPIPE_SEAL_KEY is off: neither masked values nor the bodies of rejected messages can be recovered"
-                "; see %s",
-                runbook("sealing-off"),
-            )
-        if self._compat and context.log:
-            context.log.warning("%s; see %s", self._compat.warning, runbook("compat-masking"))
+        self._token_keys, self._recipients, self._compat = load_keys(self.settings)
+        if context.log:
+            for warning in key_warnings(self._recipients, self._compat):
+                context.log.warning("%s", warning)
 
     @property
     def masking(self) -> str:

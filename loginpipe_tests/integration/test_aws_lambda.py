@@ -1,0 +1,473 @@
+"""AWS Lambda: calls by the real runtime interface client, killed, cut short, delivered again; the counts add up."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from hashlib import md5
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import boto3
+import psycopg2
+import pytest
+
+from loginpipe.common import secrets
+from loginpipe.common.errors import DatabaseError, LoginpipeError, QueueError
+from loginpipe.common.logs import JsonLines
+from loginpipe.common.settings import load_settings
+from loginpipe.ingest import aws_lambda
+from loginpipe.ingest.aws_lambda import Function
+from loginpipe.masking.key_files import generate_token_keys, rotate_token_keys
+from loginpipe.monitoring.freshness import judge, patience
+from loginpipe.monitoring.metrics import registry
+from loginpipe.postgres.batches import recent_batches
+from loginpipe.postgres.connections import connect
+from loginpipe.postgres.ledger import read_books
+from loginpipe.sqs.depth import Depth
+from loginpipe.sqs.identity import replay_attributes, replay_id
+from loginpipe_tests.canary import BAD, GOOD, MARKERS, everything_an_error_shows, found
+from loginpipe_tests.conftest import OWNER, KeyFiles
+from loginpipe_tests.crash.books import Balance, balance, settled
+from loginpipe_tests.crash.logins import logins
+from loginpipe_tests.crash.place import VISIBILITY_SECONDS, FastPlace, fast_place
+from loginpipe_tests.crash.points import Point
+from loginpipe_tests.lambda_service import (
+    Environment,
+    EventSourceMapping,
+    Reply,
+    cold,
+    environment,
+    not_installed,
+    record,
+)
+from loginpipe_tests.sqs_endpoint import Endpoint
+from loginpipe_tests.wire import SENT_MS, login, tables
+
+pytest.importorskip("awslambdaric", reason="the runtime interface client is made for Linux alone")
+
+COUNTS = "SELECT received, inserted, rejected, duplicates FROM loginpipe.batches ORDER BY recorded_at"
+
+
+@dataclass
+class Call:
+    """Lambda's context of a call."""
+
+    seconds: float = 60
+    aws_request_id: str = "5e0a7b7c-0000-4000-8000-000000000001"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int(self.seconds * 1000)
+
+
+@pytest.fixture
+def place(endpoint: Endpoint, database_url: str, pipeline_url: str, key_files: KeyFiles, tmp_path: Path) -> FastPlace:
+    """A queue and a database, which the function uses as the pipeline's role."""
+    place = fast_place(endpoint, database_url, key_files, tmp_path)
+    place.environment["LOGINPIPE_DATABASE_URL"] = pipeline_url
+    return place
+
+
+def mapping(place: FastPlace, batch_messages: int = 100) -> EventSourceMapping:
+    return EventSourceMapping(place.queue, batch_messages)
+
+
+@contextmanager
+def environments(place: FastPlace, number: int, stop_at: Point | None = None) -> Iterator[list[Environment]]:
+    """Execution environments that have started."""
+    if not number:
+        yield []
+        return
+    with environment(partial(place.start_lambda, stop_at=stop_at)) as first, environments(place, number - 1) as others:
+        yield [first, *others]
+
+
+def ids(event: Mapping[str, Any]) -> list[str]:
+    return [each["messageId"] for each in event["Records"]]
+
+
+# --- as Lambda runs it ------------------------------------------------------------------------------------------------
+
+
+def test_a_hundred_logins_become_a_hundred_rows_and_no_more_when_delivered_again_where_dagster_is_not_installed(
+    place: FastPlace,
+) -> None:
+    place.send(logins(100, bad=7))
+    source = mapping(place, 200)
+    event = source.receive()
+    assert event is not None
+    assert {"dagster", "dagster_shared", "dagster_postgres", "sqlalchemy", "typer"} <= set(not_installed())
+    with environment(cold(place)) as function:
+        for _ in range(2):
+            reply = function.invoke(event)
+            assert reply.failed == []
+        source.settle(event, reply)
+        lines = function.lines()
+    assert place.rows(COUNTS) == [(107, 100, 7, 0), (107, 0, 0, 107)]
+    assert settled(place) == Balance(100, 7, 0)
+    assert [line["level"] for line in lines] == ["info", "info"], lines
+    counts = ("received", "accepted", "rejected", "inserted", "duplicates", "damaged", "returned", "batches")
+    assert [tuple(line[name] for name in counts) for line in lines] == [
+        (107, 100, 7, 100, 0, 0, 0, 1), (107, 100, 0, 0, 107, 0, 0, 1),
+    ]  # fmt: skip
+    assert sum(lines[0]["reasons"].values()) >= 7
+    assert {line["queue"] for line in lines} == {place.queue.name}
+    assert len({line["request_id"] for line in lines}) == 2
+
+
+@pytest.mark.parametrize("point", [Point.PROCESSED, Point.COPIED, Point.WRITTEN, Point.RECORDED])
+def test_after_a_kill_at_a_point_of_a_batch_its_messages_come_again_and_end_in_one_place(
+    place: FastPlace, point: Point
+) -> None:
+    place.send(logins(60, bad=5))
+    source = mapping(place)
+    with environments(place, 1, point) as (killed,):
+        event = source.receive()
+        assert event is not None
+        reply = killed.invoke(event)
+        assert reply == Reply()
+        source.settle(event, reply)
+    before = balance(place)
+    assert before.rows + before.rejects == (65 if point is Point.RECORDED else 0)
+    assert before.queued + before.recorded_and_queued == 65
+    place.endpoint.advance(VISIBILITY_SECONDS + 1)
+    with environments(place, 1) as (function,):
+        source.drain(function)
+    assert settled(place) == Balance(60, 5, 0)
+
+
+def test_a_batch_that_cannot_be_recorded_in_time_is_returned_whole_and_recorded_when_it_comes_again(
+    place: FastPlace,
+) -> None:
+    place.send(logins(20, bad=2))
+    source = mapping(place)
+    event = source.receive()
+    assert event is not None
+    with environments(place, 1) as (function,):
+        with closing(psycopg2.connect(place.database_url)) as other, other.cursor() as cursor:
+            cursor.execute("LOCK TABLE user_logins IN ACCESS EXCLUSIVE MODE")
+            reply = function.invoke(event, seconds=2.5)
+            assert sorted(reply.failed) == sorted(ids(event))
+        source.settle(event, reply)
+        assert balance(place) == Balance(0, 0, 22)
+        (line,) = function.lines()
+        assert (line["level"], line["returned"], line["batches"]) == ("warning", 22, 0)
+        place.endpoint.advance(VISIBILITY_SECONDS + 1)
+        source.drain(function)
+    assert settled(place) == Balance(20, 2, 0)
+
+
+def test_two_environments_that_get_the_same_messages_at_once_record_each_once(place: FastPlace) -> None:
+    place.send(logins(150, bad=10))
+    source = mapping(place, 160)
+    event = source.receive()
+    assert event is not None
+    with environments(place, 2) as pair, ThreadPoolExecutor(2) as pool:
+        for reply in pool.map(lambda function: function.invoke(event), pair):
+            assert reply.failed == []
+            source.settle(event, reply)
+    statement = "SELECT sum(received), sum(inserted), sum(rejected), sum(duplicates) FROM loginpipe.batches"
+    assert place.rows(statement) == [(320, 150, 10, 160)]
+    assert settled(place) == Balance(150, 10, 0)
+
+
+def test_a_dagster_run_and_lambda_on_one_queue_record_each_message_once_and_a_switch_loses_none(
+    place: FastPlace,
+) -> None:
+    place.send(logins(140, bad=20))
+    source = mapping(place, 40)
+    with environments(place, 1) as (function,):
+        assert source.poll(function) == 40
+        held = source.receive()
+        assert held is not None
+
+        def meanwhile() -> None:
+            # Whatever anybody holds comes again, and to Lambda.
+            place.endpoint.advance(VISIBILITY_SECONDS + 1)
+            assert mapping(place, 200).poll(function) > 40
+
+        # The second batch of the run is recorded by Lambda first.
+        assert place.run(Point.RECEIVED, meanwhile, batch=2, receives=False, batch_messages=40).success
+        # And this batch of Lambda was recorded by others meanwhile.
+        source.settle(held, function.invoke(held))
+        place.endpoint.advance(VISIBILITY_SECONDS + 1)
+        place.send(logins(30))
+        source.drain(function)
+    of_both = (
+        "SELECT run_id IS NULL, sum(inserted) > 0, sum(duplicates) > 0 FROM loginpipe.batches GROUP BY 1 ORDER BY 1"
+    )
+    assert place.rows(of_both) == [(False, True, True), (True, True, True)]
+    assert settled(place) == Balance(170, 20, 0)
+
+
+# --- what a call makes of its event -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def function(place: FastPlace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Function]:
+    """The function as it is when its environment has just started."""
+    for name, value in place.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(secrets, "_kept", {})
+    function = Function(load_settings())
+    yield function
+    function.close()
+
+
+def sent(body: str, *, damaged: bool = False, sent_ms: int = SENT_MS, **attributes: Any) -> dict[str, Any]:
+    """A record of an event, of a message sent at a time."""
+    message = {
+        "MessageId": str(uuid4()),
+        "ReceiptHandle": "handle",
+        "Body": body,
+        "MD5OfBody": md5((body + "x" * damaged).encode(), usedforsecurity=False).hexdigest(),
+        "Attributes": {"SentTimestamp": str(sent_ms), "ApproximateReceiveCount": "1"},
+        "MessageAttributes": {name.replace("__", "."): value for name, value in attributes.items()},
+    }
+    return record(message, "login-queue")
+
+
+def string(value: str) -> dict[str, str]:
+    return {"DataType": "String", "StringValue": value}
+
+
+def handled(function: Function, *records: dict[str, Any], seconds: float = 60) -> list[str]:
+    """Make a call, and return the delivery ids that it reports as failed."""
+    return Reply(function.handle({"Records": list(records)}, Call(seconds))).failed
+
+
+def test_a_damaged_body_is_returned_alone_and_a_bad_one_is_done(place: FastPlace, function: Function) -> None:
+    damaged = sent(login(user_id="damaged"), damaged=True)
+    assert handled(function, sent(login()), damaged, sent("no JSON")) == [damaged["messageId"]]
+    assert place.rows(COUNTS) == [(2, 1, 1, 0)]
+    assert place.rows("SELECT reasons FROM loginpipe.rejected_messages") == [(["not_json"],)]
+    assert handled(function, damaged) == [damaged["messageId"]]
+    assert handled(function, {**damaged, "md5OfBody": sent(damaged["body"])["md5OfBody"]}) == []
+    assert place.rows(COUNTS) == [(2, 1, 1, 0), (1, 1, 0, 0)]
+
+
+def test_messages_that_were_sent_again_keep_their_identity_and_every_delivery_of_them_is_done(
+    place: FastPlace, function: Function
+) -> None:
+    first, rejected, day_ms = uuid4(), uuid4(), 86_400_000
+    again = {"loginpipe__redrive_of": string(str(first)), "loginpipe__sent_ms": string(str(SENT_MS - day_ms))}
+    replayed = {name.replace(".", "__"): value for name, value in replay_attributes(rejected, SENT_MS).items()}
+    own = {"trace": string("1-2"), "blob": {"DataType": "Binary", "BinaryValue": b"x"}}
+    twice = [sent(login(user_id="twice"), **again, **own) for _ in range(2)]
+    assert handled(function, *twice, sent(login(user_id="replayed"), **replayed)) == []
+    assert place.rows(COUNTS) == [(2, 2, 0, 0)]
+    assert set(place.rows("SELECT message_id::text, sent_on::text FROM loginpipe.ingested_messages")) == {
+        (str(first), "2026-11-20"), (str(replay_id(rejected)), "2026-11-21"),
+    }  # fmt: skip
+
+
+def test_a_row_that_the_table_refuses_is_rejected_alone(place: FastPlace, function: Function) -> None:
+    place.rows("ALTER TABLE user_logins ADD CONSTRAINT no_poison CHECK (user_id <> 'poison')")
+    records = [sent(login(user_id="poison" if place == 3 else f"user-{place}")) for place in range(8)]
+    assert handled(function, *records) == []
+    assert place.rows("SELECT message_id::text, reasons, fields FROM loginpipe.rejected_messages") == [
+        (records[3]["messageId"], ["refused_by_database"], ["no_poison"])
+    ]
+    assert place.rows("SELECT sum(received), sum(inserted), sum(rejected) FROM loginpipe.batches") == [(8, 7, 1)]
+
+
+def test_what_was_recorded_when_the_time_is_up_is_done_and_only_the_rest_is_returned(
+    place: FastPlace, function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.rows("ALTER TABLE user_logins ADD CONSTRAINT no_poison CHECK (user_id <> 'poison')")
+    records = [sent(login(user_id="poison" if number == 7 else f"user-{number}")) for number in range(8)]
+    with closing(psycopg2.connect(place.database_url)) as other, other.cursor() as cursor:
+        add = aws_lambda.RunTotals.add
+
+        def locked_from_now_on(*arguments: Any) -> None:
+            add(*arguments)
+            cursor.execute("LOCK TABLE user_logins IN ACCESS EXCLUSIVE MODE")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(aws_lambda.RunTotals, "add", locked_from_now_on)
+            failed = handled(function, *records, seconds=2.5)
+    assert failed == ids({"Records": records[4:]})
+    assert place.rows(COUNTS) == [(4, 4, 0, 0)]
+    assert handled(function, *records[4:]) == []
+    assert place.rows("SELECT sum(inserted), sum(rejected), sum(duplicates) FROM loginpipe.batches") == [(7, 1, 0)]
+
+
+def test_without_time_nothing_begins(place: FastPlace, function: Function) -> None:
+    records = [sent(login()), sent("no JSON")]
+    assert handled(function, *records, seconds=0.5) == ids({"Records": records})
+    assert place.rows(COUNTS) == []
+    assert handled(function, *records) == []
+
+
+NO_EVENT = "the event is not one that Lambda makes of SQS messages: map the queue to the function as its event source"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {},
+        {"Records": []},
+        {"Records": "DEV-CLEAR-5171"},
+        {"Records": [{**sent(login()), "messageId": ["DEV-CLEAR-5171"]}, {"body": "DEV-CLEAR-5171"}]},
+        {"Records": [{**sent(login()), "attributes": {"SentTimestamp": "DEV-CLEAR-5171"}}]},
+        {"Records": [sent(login()), {**sent(login()), "eventSourceARN": "arn:aws:sqs:us-east-1:000000000000:other"}]},
+        {"Records": [{"EventSource": "aws:sns", "Sns": {"Message": "DEV-CLEAR-5171"}}]},
+    ],
+    ids=["empty", "no records", "text", "a field missing", "no time", "two queues", "SNS"],
+)
+def test_an_event_of_something_else_is_refused_and_not_quoted(function: Function, event: dict[str, Any]) -> None:
+    with pytest.raises(QueueError) as caught:
+        function.handle(event, Call())
+    assert str(caught.value) == NO_EVENT
+    assert "CLEAR" not in everything_an_error_shows(caught.value)
+
+
+# --- what stays from call to call -------------------------------------------------------------------------------------
+
+
+def pid(place: FastPlace) -> int:
+    """The backend of the function's connection."""
+    ((found,),) = place.rows(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    return int(found)
+
+
+def test_keys_and_connection_stay_and_a_broken_connection_is_replaced_within_the_call(
+    place: FastPlace, function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = []
+    load = aws_lambda.load_keys
+    monkeypatch.setattr(aws_lambda, "load_keys", lambda settings: loads.append(1) or load(settings))
+    assert handled(function, sent(login())) == []
+    first = pid(place)
+    assert handled(function, sent(login())) == []
+    assert (pid(place), len(loads)) == (first, 1)
+    place.rows("SELECT pg_terminate_backend(%s, 5000)", first)
+    assert handled(function, sent(login())) == []
+    assert pid(place) != first
+    assert len(loads) == 1
+    assert place.rows(COUNTS) == [(1, 1, 0, 0)] * 3
+
+
+def test_a_failure_of_the_database_is_raised_and_the_next_call_starts_over(
+    place: FastPlace, function: Function
+) -> None:
+    message = sent(login())
+    assert handled(function, sent(login())) == []
+    first = pid(place)
+    place.rows("ALTER TABLE vault.sealed_values RENAME TO away")
+    with pytest.raises(DatabaseError, match=r"UndefinedTable \[42P01\]"):
+        handled(function, message)
+    place.rows("ALTER TABLE vault.away RENAME TO sealed_values")
+    assert handled(function, message) == []
+    assert pid(place) != first
+    assert place.rows(COUNTS) == [(1, 1, 0, 0)] * 2
+
+
+def test_a_rotated_token_key_is_in_use_once_the_keys_are_due(
+    place: FastPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = tmp_path / "token_keys.json"
+    generate_token_keys(keys, development=True)
+    for name, value in {**place.environment, "LOGINPIPE_TOKEN_KEYS": f"file:{keys}"}.items():
+        monkeypatch.setenv(name, value)
+    with closing(Function(load_settings())) as function:
+        assert handled(function, sent(login())) == []
+        rotate_token_keys(keys)
+        assert handled(function, sent(login())) == []
+        monkeypatch.setattr(aws_lambda, "_KEYS_KEPT_SECONDS", 0)
+        assert handled(function, sent(login())) == []
+    assert [version for (version,) in place.rows("SELECT substr(masked_ip, 4, 2) FROM user_logins ORDER BY 1")] == [
+        "v1", "v1", "v2",
+    ]  # fmt: skip
+
+
+def test_a_changed_secret_is_looked_up_when_the_connection_breaks(
+    place: FastPlace, owner_url: str, pipeline_url: str, aws: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager, name = boto3.session.Session().client("secretsmanager"), f"loginpipe-{uuid4().hex}"
+    manager.create_secret(Name=name, SecretString=pipeline_url)
+    kept = {key: value for key, value in place.environment.items() if not key.startswith("AWS_")}
+    for variable, value in {**kept, "LOGINPIPE_DATABASE_URL": f"secretsmanager:{name}"}.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(secrets, "_kept", {})
+    with closing(Function(load_settings())) as function:
+        assert handled(function, sent(login())) == []
+        manager.put_secret_value(SecretId=name, SecretString=owner_url)
+        place.rows("SELECT pg_terminate_backend(%s, 5000)", pid(place))
+        assert handled(function, sent(login())) == []
+        assert place.rows("SELECT usename FROM pg_stat_activity WHERE pid = %s", pid(place)) == [(OWNER,)]
+
+
+# --- what is known of it elsewhere ------------------------------------------------------------------------------------
+
+
+def test_nothing_clear_is_logged_returned_or_raised(
+    place: FastPlace, function: Function, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="loginpipe")
+    records = [sent(body) for body in (*GOOD, *BAD)]
+    shown = [repr(function.handle({"Records": [*records, sent(GOOD[0], damaged=True)]}, Call()))]
+
+    def broken(messages: Sequence[Any], *_: Any) -> Any:
+        raise ValueError(f"cannot read {messages[0].body}")
+
+    def fails(error: type[Exception], says: str) -> None:
+        with pytest.raises(error, match=says) as caught:
+            function.handle({"Records": [sent(body) for body in GOOD]}, Call())
+        shown.append(everything_an_error_shows(caught.value))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("loginpipe.ingest.record.process_batch", broken)
+        fails(LoginpipeError, r"^the batch was not recorded: ValueError in broken, test_aws_lambda.py line \d+; its ")
+    place.rows("ALTER TABLE vault.sealed_values ADD CONSTRAINT refuses CHECK (false) NOT VALID")
+    place.rows("TRUNCATE vault.sealed_values CASCADE")
+    fails(DatabaseError, r"CheckViolation \[23514\]")
+    lines = [JsonLines().format(line) for line in caplog.records]
+    assert any("reasons" in json.loads(line) for line in lines)
+    haystacks = {name: "\n".join(rows) for name, rows in tables(place).items()}
+    haystacks |= {"shown": "\n".join(shown), "lines": "\n".join(lines), "text": caplog.text}
+    assert found(haystacks, MARKERS) == []
+
+
+METRICS = (
+    "loginpipe_batches_total",
+    "loginpipe_messages_received_total",
+    "loginpipe_messages_inserted_total",
+    "loginpipe_messages_rejected_total",
+    "loginpipe_last_batch_finished_timestamp_seconds",
+)
+
+
+def test_freshness_metrics_and_reconciliation_know_batches_without_a_run(place: FastPlace, function: Function) -> None:
+    place.send([*logins(8, bad=2)])
+    event = mapping(place).receive()
+    assert event is not None
+    assert Reply(function.handle(event, Call())).failed == []
+    settings, now, today = load_settings(), datetime.now(UTC), datetime.now(UTC).date()
+    with closing(connect(place.database_url)) as connection:
+        recent = recent_batches(connection, place.queue.name, now)
+        (day,) = read_books(connection, today, today) or ()
+    assert recent.last_finished is not None
+    assert (recent.received, recent.rejected) == (10, 2)
+    assert (day.agrees, day.rows, day.rejected) == (True, 8, 2)
+    # As long as batches come, a queue that is never empty is not stuck.
+    long_ago = now - 2 * patience(settings)
+    seen = judge(
+        Depth(5, 5, 0), last_finished=recent.last_finished, waiting_since=long_ago, now=now, most=patience(settings)
+    )
+    assert seen.state == "working"
+    samples = {
+        (sample.name, sample.labels.get("queue")): sample.value
+        for family in registry(settings, place.database_url).collect()
+        for sample in family.samples
+    }
+    of_queue = {name: samples[name, place.queue.name] for name in METRICS}
+    assert of_queue.pop("loginpipe_last_batch_finished_timestamp_seconds") == recent.last_finished.timestamp()
+    assert list(of_queue.values()) == [1, 10, 8, 2]
