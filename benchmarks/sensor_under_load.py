@@ -306,11 +306,11 @@ def _stored(connection: Any) -> int:
 
 
 def dagster_processes() -> list[psutil.Process]:
-    """Return the processes that `dagster dev` started, among those below this one, but for the web server.
+    """Return the processes that `dg dev` started, among those below this one, but for the web server.
 
     They are the daemon, and the code server, below which runs are.
     """
-    (dev,) = [process for process in psutil.Process().children(recursive=True) if _has(process, "dagster", "dev")]
+    (dev,) = [process for process in psutil.Process().children(recursive=True) if _has(process, "dev", "--workspace")]
     return [process for process in dev.children() if not _has(process, "dagster_webserver")]
 
 

@@ -1,9 +1,10 @@
 """What Dagster loads: ``workspace.yaml`` and ``-m loginpipe.definitions`` find `defs` here."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from loginpipe.common.gc_tuning import imports_that_stay, leave_all_at_exit
+from loginpipe.common.interpreter import imports_that_stay, leave_all_at_exit
 
 with imports_that_stay():
     import dagster as dg
@@ -21,13 +22,14 @@ with imports_that_stay():
     from loginpipe.defs.ingest.assets import ingest
     from loginpipe.defs.ingest.job import ingest_job, ingest_schedule
     from loginpipe.defs.ingest.sensor import queue_depth_sensor
+    from loginpipe.defs.ingest.user_logins_table import USER_LOGINS_TABLE
     from loginpipe.defs.insights.assets import daily_logins, duplicate_devices, duplicate_ips
     from loginpipe.defs.insights.sensor import insights_job, insights_sensor
     from loginpipe.defs.maintenance.daily_checks import DAILY_CHECKS, check_job, check_schedule
     from loginpipe.defs.maintenance.partitions import maintain_partitions, maintenance_schedule
     from loginpipe.defs.maintenance.storage import prune_dagster_storage, pruning_schedule
     from loginpipe.defs.metadata.groups import RUNBOOK_SECTIONS, runbook_link
-    from loginpipe.defs.monitoring.freshness import fresh
+    from loginpipe.defs.monitoring.queue_checks import fresh, no_dead_letters
     from loginpipe.defs.monitoring.sensor import monitoring_sensor
     from loginpipe.defs.resources import resources_from
 
@@ -55,8 +57,8 @@ def build_definitions(
         login_archive,
     ]
     return dg.Definitions(
-        assets=[asset.map_asset_specs(_with_runbook) for asset in assets],
-        asset_checks=[fresh, archive_matches_table, *DAILY_CHECKS],
+        assets=[asset.map_asset_specs(partial(_with_settings, settings=settings)) for asset in assets],
+        asset_checks=[fresh, no_dead_letters, archive_matches_table, *DAILY_CHECKS],
         jobs=[
             ingest_job(settings),
             insights_job(),
@@ -81,8 +83,11 @@ def build_definitions(
     )
 
 
-def _with_runbook(spec: dg.AssetSpec) -> dg.AssetSpec:
-    return spec.merge_attributes(metadata={"runbook": runbook_link(RUNBOOK_SECTIONS[spec.key.to_user_string()])})
+def _with_settings(spec: dg.AssetSpec, settings: Settings) -> dg.AssetSpec:
+    metadata: dict[str, Any] = {"runbook": runbook_link(RUNBOOK_SECTIONS[spec.key.to_user_string()])}
+    if spec.key == USER_LOGINS_TABLE.key:
+        metadata["dagster/table_name"] = settings.table
+    return spec.merge_attributes(metadata=metadata)
 
 
 def _defs() -> dg.Definitions:

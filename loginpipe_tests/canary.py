@@ -21,6 +21,7 @@ BAD = [
     f"no JSON but {ADDRESSES[2]} and {DEVICES[3]}",
     json.dumps([ADDRESSES[0], SECRETS[2]]),
     login(ip=f"{ADDRESSES[2]}, {ADDRESSES[0]}"),
+    login(ip=f"{ADDRESSES[2]}/24"),
     login(ip={ADDRESSES[2]: DEVICES[4]}),
     login(device_id=[DEVICES[4]]),
     login(device_id=DEVICES[4] * 40),

@@ -15,6 +15,7 @@ import dagster as dg
 import psycopg2
 import pytest
 
+from loginpipe.common import logins_table
 from loginpipe.common.settings import load_settings
 from loginpipe.defs.ingest.assets import STEP
 from loginpipe.defs.ingest.job import INGEST_JOB
@@ -31,11 +32,12 @@ os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 @pytest.fixture(autouse=True)
 def _settings_of_this_test_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither the environment nor a ``.env`` of the developer's machine reaches a test."""
+    """Neither the environment nor a ``.env`` of the developer's machine, nor another test, reaches a test."""
     for name in list(os.environ):
         if name.startswith(("LOGINPIPE_", "DAGSTER_", "AWS_")) and name != "AWS_EC2_METADATA_DISABLED":
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(logins_table._chosen, "table", logins_table.DEFAULT_TABLE)
 
 
 @pytest.fixture(autouse=True)

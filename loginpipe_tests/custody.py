@@ -17,6 +17,7 @@ from loginpipe.custody.opening import Opener
 from loginpipe.custody.private_keys import load_opener
 from loginpipe.ingest.process import Masking, Outcome, process_batch
 from loginpipe.ingest.record import record_batch
+from loginpipe.logins.extras import SEALED, UnknownFields
 from loginpipe.masking.compat import CompatMasking
 from loginpipe.masking.sealing import SealKey
 from loginpipe.masking.token_key_document import TokenKeyDocument
@@ -52,6 +53,12 @@ class Store:
     keys: TokenKeys
     recipients: tuple[SealKey, ...]
     compat: CompatMasking | None = None
+    unknown_fields: UnknownFields = SEALED
+
+    @property
+    def masking(self) -> Masking:
+        """How the pipeline masks, and seals."""
+        return Masking(self.keys, self.recipients, self.compat, self.unknown_fields)
 
     def with_keys(self, *versions: int) -> "Store":
         """The same with other token keys."""
@@ -72,11 +79,10 @@ class Store:
     def _record(self, bodies: Sequence[str], sent_at: datetime) -> Outcome:
         """Record a batch, the logins of users who were erased among the others."""
         messages = [delivered(body, sent_ms=int(sent_at.timestamp() * 1000)) for body in bodies]
-        masking = Masking(self.keys, self.recipients, self.compat)
         with self.connection() as connection:
             check_token_keys(connection, self.keys)
             nobody = Erased({}, read_erased(connection).count)
-            outcome = process_batch(messages, masking, nobody, partial(known_tokens, connection))
+            outcome = process_batch(messages, self.masking, nobody, partial(known_tokens, connection))
             record_batch(connection, outcome, queue="queue")
         return outcome
 

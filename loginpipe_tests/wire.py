@@ -284,6 +284,40 @@ def logins(number: int) -> list[str]:
     return [login(user_id=f"user-{i}", ip=f"198.51.100.{i}", device_id=f"device-{i}") for i in range(number)]
 
 
+def sns_envelope(message: str) -> str:
+    """What SNS puts on a queue that is subscribed to a topic without raw delivery."""
+    return json.dumps(
+        {
+            "Type": "Notification",
+            "MessageId": str(uuid4()),
+            "TopicArn": "arn:aws:sns:eu-west-1:123456789012:logins",
+            "Message": message,
+            "Timestamp": "2026-11-21T12:00:00.000Z",
+            "SignatureVersion": "1",
+            "Signature": "EXAMPLE",
+            "SigningCertURL": "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-1.pem",
+            "UnsubscribeURL": "https://sns.eu-west-1.amazonaws.com/?Action=Unsubscribe",
+        }
+    )
+
+
+def eventbridge_envelope(detail: Any) -> str:
+    """What a rule of EventBridge puts on a queue that is its target."""
+    return json.dumps(
+        {
+            "version": "0",
+            "id": str(uuid4()),
+            "detail-type": "login",
+            "source": "app.logins",
+            "account": "123456789012",
+            "time": "2026-11-21T12:00:00Z",
+            "region": "eu-west-1",
+            "resources": [],
+            "detail": detail,
+        }
+    )
+
+
 def delivered(body: str, **known: Any) -> Message:
     """A message as received: body and what else is known of it; the rest as it usually is."""
     message_id = known.get("message_id") or str(uuid4())

@@ -11,6 +11,7 @@ from loginpipe.archive.parquet import Row, read_day
 from loginpipe.archive.store import Stores
 from loginpipe.archive.verification import require_whole
 from loginpipe.common.errors import ArchivedDayError
+from loginpipe.common.logins_table import logins_table
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.archive import ArchivedDay, archived_day, begin_work_on_day, content_in_table, mark_restored
@@ -177,7 +178,7 @@ def _restored(
         for batch in _batches(path, plan):
             if not dry_run:
                 names = [name for name, _ in USER_LOGINS_COLUMNS]
-                copy_rows(cursor, "public.user_logins", names, zip(*batch, strict=True))
+                copy_rows(cursor, logins_table(), names, zip(*batch, strict=True))
             rows += len(batch)
             progress(len(batch))
         restored = Restored(rows, plan.record.row_count - rows, beside)

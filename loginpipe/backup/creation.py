@@ -10,7 +10,7 @@ from loginpipe.backup.manifest import Manifest, dump_name, fingerprint, manifest
 from loginpipe.backup.programs import DUMP, require_program, run
 from loginpipe.common.errors import BackupError
 from loginpipe.postgres.connections import connect, place, transaction
-from loginpipe.postgres.migrate import revision_of
+from loginpipe.postgres.migrate import require_same_table, revision_of
 
 
 def create_backup(database_url: str, folder: Path) -> tuple[Path, Manifest]:
@@ -27,7 +27,7 @@ def create_backup(database_url: str, folder: Path) -> tuple[Path, Manifest]:
 
     Raises:
         BackupError: ``pg_dump`` is missing, too old or failed, a table may not be read, or a file not written.
-        DatabaseError: the database cannot be used.
+        DatabaseError: the database cannot be used, or its logins are in another table than LOGINPIPE_TABLE.
     """
     with closing(connect(database_url)) as connection:
         server_major = connection.server_version // 10_000
@@ -42,6 +42,7 @@ def create_backup(database_url: str, folder: Path) -> tuple[Path, Manifest]:
             revision = revision_of(cursor)
             if revision is None:
                 raise BackupError(f"{place(connection)} was never migrated: there is nothing of loginpipe's to back up")
+            require_same_table(cursor)
             contents = read_contents(cursor)
             cursor.execute("SELECT pg_export_snapshot()")
             ((snapshot,),) = cursor.fetchall()

@@ -6,7 +6,7 @@ An error of ours is one line on stderr and exit code 1. The packages are importe
 
 import sys
 
-from loginpipe.cli import archive, keys, local, monitoring, pii, queue, rejects, warehouse
+from loginpipe.cli import archive, check, extras, keys, local, monitoring, pii, queue, rejects, warehouse
 from loginpipe.cli.output import new_app
 from loginpipe.common.errors import LoginpipeError
 
@@ -16,10 +16,12 @@ app.command()(local.dev)
 app.add_typer(local.app, name="local")
 app.command()(warehouse.migrate)
 app.command()(queue.send)
+app.command()(check.check)
 app.command()(monitoring.doctor)
 app.command()(monitoring.metrics)
 app.add_typer(monitoring.alerts, name="alerts")
 app.add_typer(rejects.app, name="rejects")
+app.add_typer(extras.app, name="extras")
 app.add_typer(queue.app, name="dlq")
 app.add_typer(archive.app, name="archive")
 app.add_typer(warehouse.app, name="backup")

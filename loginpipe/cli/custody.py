@@ -78,10 +78,10 @@ def load_known_token_keys(settings: Settings, connection: "Connection") -> "Toke
 def load_token_checks(settings: Settings, connection: "Connection") -> "TokenChecks":
     """Load what tokens are made again with: the token keys, and the older schemes as far as nothing is missing."""
     from loginpipe.custody.token_checks import TokenChecks
-    from loginpipe.masking.compat import BASE64, MD5, SALTED
+    from loginpipe.masking.compat import BASE64, MD5, PLAIN, SALTED
     from loginpipe.masking.keys import load_compat
 
-    names = [MD5, BASE64, *([SALTED] if settings.compat_salt else [])]
+    names = [MD5, BASE64, PLAIN, *([SALTED] if settings.compat_salt else [])]
     schemes = [load_compat(name, settings.compat_salt, production=settings.production) for name in names]
     return TokenChecks(load_known_token_keys(settings, connection), [scheme for scheme in schemes if scheme])
 

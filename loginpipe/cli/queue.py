@@ -45,7 +45,7 @@ def send(
         raise SettingError("what to send is not clear: give one of --count and --file")
     if count is not None and settings.production:
         raise SettingError("generated events do not belong on a production queue: use --file")
-    bodies = list(sample_bodies(count, seed=seed)) if count is not None else _bodies_in(file or Path())
+    bodies = list(sample_bodies(count, seed=seed)) if count is not None else bodies_in(file or Path())
     queue = open_queue(settings.queue, settings, connections=8)
     with progress() as bar:
         task = bar.add_task("sending", total=len(bodies))
@@ -58,15 +58,33 @@ def send(
 def status(*, as_json: Json = False) -> None:
     """Show the dead-letter queue and how much is in it.
 
+    Where other queues' dead letters go there too, up to a thousand are received, and returned at once, to count whose
+    they are.
+
     Example: loginpipe dlq status
     """
+    from loginpipe.sqs.dead_letters import look, other_sources, shared_by
     from loginpipe.sqs.depth import read_depth
 
-    _, policy = _queue_and_policy(load_settings(), connections=1)
+    queue, policy = _queue_and_policy(load_settings(), connections=8)
     depth = read_depth(policy.dead_letters)
+    others = other_sources(queue, policy.dead_letters)
+    owners = look(queue, policy.dead_letters) if others != 0 else None
+    says = f"queue {policy.dead_letters.name!r}: {depth}"
+    if owners is not None:
+        says += (
+            f", {shared_by(others)}: of {'all' if owners.all else 'the first'} {owners.ours + owners.others:,} that "
+            f"can be received {owners.ours:,} are of queue {queue.name!r}, {owners.others:,} of others"
+        )
     print_result(
-        {"queue": policy.dead_letters.name, "max_receives": policy.max_receives, **asdict(depth)},
-        f"queue {policy.dead_letters.name!r}: {depth}; messages come after {policy.max_receives} receives",
+        {
+            "queue": policy.dead_letters.name,
+            "max_receives": policy.max_receives,
+            **asdict(depth),
+            "other_queues": others,
+            "looked_at": None if owners is None else {"ours": owners.ours, "others": owners.others, "all": owners.all},
+        },
+        f"{says}; messages come after {policy.max_receives} receives",
         as_json=as_json,
     )
 
@@ -80,11 +98,12 @@ def redrive(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, move nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Drop the dead letters whose outcome is recorded, and move the others back to the queue.
+    """Drop the queue's dead letters whose outcome is recorded, and move its others back to it.
 
-    It can be interrupted and begun again: a message that is moved twice is still one message. Do not use SQS's own
-    redrive: it gives messages new ids, which the ledger does not know. What is refused stays, is counted by code, and
-    makes the exit code 1; docs/operations.md says what to do about it.
+    Dead letters of other queues stay untouched; they are hidden until it ends. It can be interrupted and run again: a
+    message that is moved twice is still one message. Do not use SQS's own redrive: it gives messages new ids, which the
+    ledger does not know. What is refused stays, is counted by code, and makes the exit code 1; docs/operations.md says
+    what to do about it.
 
     Example: loginpipe dlq redrive --per-second 200 --dry-run
     """
@@ -112,7 +131,8 @@ def redrive(
     print_result(
         {**asdict(counts), "refused": dict(counts.refused), "dry_run": dry_run},
         f"{counts.moved:,} {would}moved to queue {queue.name!r}, {counts.dropped:,} {would}dropped since their "
-        f"outcome is recorded, {counts.left:,} left",
+        f"outcome is recorded, {counts.left:,} left"
+        + (f", and {counts.others:,} dead letters of other queues" if counts.others else ""),
         as_json=as_json,
     )
     if counts.refused:
@@ -133,7 +153,12 @@ def _queue_and_policy(settings: Settings, *, connections: int) -> "tuple[Queue, 
     return queue, policy
 
 
-def _bodies_in(file: Path) -> list[str]:
+def bodies_in(file: Path) -> list[str]:
+    """Return the message bodies in a file: a JSON array of events, or one body a line.
+
+    Raises:
+        SettingError: it cannot be read; names it.
+    """
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):

@@ -13,6 +13,7 @@ from loginpipe.cli.warehouse import connect_to_warehouse
 from loginpipe.common.errors import LoginpipeError, QueueError
 from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import load_settings
+from loginpipe.logins.rejects import MEANINGS
 
 app = new_app("Messages that were set aside, and trying them again.")
 
@@ -74,6 +75,8 @@ def show(message_id: Annotated[UUID, typer.Argument(help="As `list` shows it.")]
         return
     for name, value in asdict(found[0]).items():
         out.print(f"{name:<12} {', '.join(value) if isinstance(value, list) else value}")
+    for reason in dict.fromkeys(found[0].reasons):
+        out.print(f"\n{reason} means: {MEANINGS.get(reason, 'unknown to this version')}", markup=False)
 
 
 @app.command()
@@ -114,7 +117,14 @@ def replay(
             bulk = bulk_request(connection, AccessReason(purpose, ticket), request, "loginpipe rejects replay")
             task = bar.add_task("replaying", total=len(rejects))
             counts = replay_rejects(
-                connection, queue, opener, rejects, bulk, dry_run=dry_run, progress=lambda more: bar.advance(task, more)
+                connection,
+                queue,
+                opener,
+                rejects,
+                bulk,
+                envelope=settings.envelope,
+                dry_run=dry_run,
+                progress=lambda more: bar.advance(task, more),
             )
     if as_json:
         print_json({**asdict(counts), "refused": dict(counts.refused), "dry_run": dry_run})

@@ -22,18 +22,41 @@ Dump = Annotated[Path, typer.Argument(help="The dump; its manifest lies beside i
 def migrate(*, as_json: Json = False) -> None:
     """Bring the database in LOGINPIPE_DATABASE_URL up to date. A user_logins that is there already is adopted as it is.
 
+    What it has that refuses, changes or loses logins is listed, a line each: see docs/tables.md.
+
     Example: loginpipe migrate
     """
     from loginpipe.postgres import migrate as migrations
 
-    result = migrations.migrate(warehouse_url(load_settings()))
+    settings = load_settings()
+    result = migrations.migrate(warehouse_url(settings), table_is_named=settings.names_the_table)
+    rows = _rows_of_another_meaning(settings) if result.adopted else []
     if as_json:
-        print_json({"before": result.before, "after": result.after, "adopted": result.adopted})
-    elif result.before == result.after:
+        print_json(
+            {
+                "before": result.before,
+                "after": result.after,
+                "table": settings.table,
+                "adopted": result.adopted,
+                "findings": result.findings,
+                "rows": rows,
+            }
+        )
+        return
+    if result.before == result.after:
         out.print(f"up to date at {result.after}")
     else:
-        adopted = "; the table user_logins that was there is adopted as it is" if result.adopted else ""
+        adopted = f"; the table {settings.table} that was there is adopted as it is" if result.adopted else ""
         out.print(f"migrated from {result.before or 'nothing'} to {result.after}{adopted}")
+    for finding in [*result.findings, *rows]:
+        out.print(f"{settings.table}: {finding}", markup=False)
+
+
+def _rows_of_another_meaning(settings: Settings) -> list[str]:
+    from loginpipe.postgres.adopted_rows import read_row_forms
+
+    with connect_to_warehouse(settings) as connection:
+        return list(read_row_forms(connection).findings(settings.masking))
 
 
 @contextmanager

@@ -28,6 +28,8 @@ READ_SECONDS = 30
 """Longer than the longest long poll, 20 s."""
 # botocore's default.
 _CONNECTIONS = 10
+# Where the region comes from, the first that is set.
+_REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
 
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 """Error codes of credentials that were good: a role's are renewed by themselves."""
@@ -60,7 +62,7 @@ _ABSENT = frozenset(
         "ResourceNotFoundException",
     }
 )
-_DENIED = frozenset(
+DENIED = frozenset(
     {
         "403",
         "AccessDenied",
@@ -71,6 +73,7 @@ _DENIED = frozenset(
         "KmsAccessDenied",
     }
 )
+"""Error codes of what the credentials may not do."""
 _CREDENTIALS = EXPIRED | {
     "InvalidAccessKeyId",
     "InvalidClientTokenId",
@@ -82,6 +85,7 @@ _CREDENTIALS = EXPIRED | {
 _CLOCK = frozenset({"RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed"})
 # What these codes are about is in the message alone: the clock, or the key that the request was signed with.
 _SIGNATURE = frozenset({"IncompleteSignature", "InvalidSignatureException", "SignatureDoesNotMatch"})
+_REGION_MESSAGE = "Credential should be scoped to a valid"
 _CLOCK_MESSAGES = ("Signature expired", "Signature not yet current")
 # The numbers are what a proxy or a load balancer answers in an endpoint's place.
 _UNAVAILABLE = frozenset(
@@ -104,9 +108,13 @@ _SIGNATURE_REASON = (
     "cannot be used: AWS refuses the signature ({code}): set AWS_SECRET_ACCESS_KEY to the key that belongs to "
     "AWS_ACCESS_KEY_ID, and this machine's clock by NTP"
 )
+_REGION_REASON = (
+    "cannot be used: AWS refuses the region that requests are signed for ({code}): set AWS_REGION to the queue's or "
+    "key's, in lower case"
+)
 _REASONS = (
     (_ABSENT, "does not exist in this account and region: {absent}"),
-    (_DENIED, "may not be used with these credentials ({code}): grant {grant}"),
+    (DENIED, "may not be used with these credentials ({code}): grant {grant}"),
     (_CREDENTIALS, "cannot be used: AWS refuses the credentials ({code}): renew them"),
     (_CLOCK, _CLOCK_REASON),
     (_SIGNATURE, _SIGNATURE_REASON),
@@ -157,6 +165,8 @@ class Wording:
             return self.own[code]
         if code in _SIGNATURE and message.startswith(_CLOCK_MESSAGES):
             return _CLOCK_REASON.format(code=code)
+        if code in _SIGNATURE and message.startswith(_REGION_MESSAGE):
+            return _REGION_REASON.format(code=code)
         for codes, reason in _REASONS:
             if code in codes:
                 return reason.format(code=code, absent=self.absent, grant=self.grant)
@@ -214,11 +224,13 @@ def aws_client(
         options: further ones of botocore's ``Config``.
 
     Raises:
-        The wording's error: no region, no such profile, an endpoint that is no URL, or not https in production.
+        The wording's error: no region or a malformed one, no such profile, an endpoint that is no URL, or not https in
+            production.
     """
     # boto3 takes a third of a second to import: only for a program that talks to AWS.
     import boto3
     from botocore.config import Config
+    from botocore.exceptions import InvalidRegionError
 
     retries: Any = {"mode": "standard", "total_max_attempts": attempts or _ATTEMPTS}
     config = Config(
@@ -229,13 +241,23 @@ def aws_client(
         user_agent_extra="loginpipe",
         **options,
     )
+    # boto3 itself reads AWS_DEFAULT_REGION only.
+    variable = next((name for name in _REGION_VARIABLES if os.environ.get(name)), None)
+    region = region or (os.environ[variable] if variable else None)
+    malformed = wording.error(
+        f"{wording.subject}: {variable or 'the region of the profile'} is no name of a region: set it to one like "
+        "eu-central-1, without spaces"
+    )
+    # botocore lets a line break at the end pass.
+    if region and region != region.strip():
+        raise malformed from None
     with aws_errors(wording):
         try:
-            # boto3 itself reads AWS_DEFAULT_REGION only.
-            region = region or os.environ.get("AWS_REGION")
             client: Any = boto3.session.Session(botocore_session=session or core_session()).client(
                 service, region_name=region, config=config
             )  # type: ignore[call-overload]
+        except InvalidRegionError:
+            raise malformed from None
         except ValueError:
             raise wording.error(
                 f"{wording.subject}: AWS_ENDPOINT_URL is no URL: set it to https://host:port, or unset it"

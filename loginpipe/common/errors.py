@@ -40,6 +40,10 @@ class SchemaError(DatabaseError):
     """The warehouse is not as loginpipe needs it: not migrated, or ``user_logins`` is not the contract."""
 
 
+class BrakeError(LoginpipeError):
+    """Nearly all of a run's first messages were rejected: a setting is wrong, or a sender has changed something."""
+
+
 class KeyFileError(LoginpipeError):
     """A key cannot be used: absent, unreadable, too widely readable, malformed, or not the one pinned."""
 

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from loginpipe.common.aws import is_loopback
 from loginpipe.common.errors import SettingError
+from loginpipe.common.logins_table import DEFAULT_TABLE, logins_table_fault, use_logins_table
 from loginpipe.common.runbook import use_runbook
 
 PREFIX = "LOGINPIPE_"
@@ -33,6 +34,15 @@ MEANINGS = {
 }
 """Setting without a default → what to set it to."""
 
+# Fields and columns of a login: `loginpipe.logins` stands above this, and a test holds the two to be the same. Not the
+# version, whose text is an extra where the integer in the table says less.
+_OF_A_LOGIN = frozenset({
+    "user_id", "device_type", "ip", "device_id", "locale", "masked_ip", "masked_device_id", "create_date",
+})  # fmt: skip
+
+_QUEUE_ARN = re.compile(r"arn:aws[a-z-]*:sqs:([A-Za-z0-9-]+):(\d{12}):([A-Za-z0-9_-]{1,80}(?:\.fifo)?)")
+# A URL, or keyword=value pairs; libpq itself reads the rest.
+_LIBPQ = re.compile(r"postgres(ql)?://|[a-z_]+\s*=")
 _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}")
 
 
@@ -54,12 +64,20 @@ class Settings(BaseSettings):
 
     env: Literal["local", "production"] = "local"
     queue: str = "login-queue"
+    envelope: Literal["none", "sns", "eventbridge"] = "none"
     database_url: str | None = Field(default=None, repr=False)
+    table: str = DEFAULT_TABLE
     token_keys: str | None = None
     seal_key: str | None = None
     seal_key_fingerprint: str | None = None
-    masking: Literal["hmac-sha256", "compat-sha256-salted", "compat-sha256-base64", "compat-md5"] = "hmac-sha256"
+    masking: Literal["hmac-sha256", "compat-sha256", "compat-sha256-salted", "compat-sha256-base64", "compat-md5"] = (
+        "hmac-sha256"
+    )
     compat_salt: str | None = None
+    unknown_fields: Literal["seal", "drop"] = "seal"
+    extra_fields: str = ""
+    # One may be an address of the operator's own: Dagster stores what a resource shows.
+    placeholders: str | None = Field(default=None, repr=False)
     batch_messages: int = Field(default=10_000, ge=1, le=120_000)
     linger_seconds: float = Field(default=0.5, ge=0, le=60)
     run_seconds: float = Field(default=600, gt=0, le=43_200)
@@ -68,6 +86,7 @@ class Settings(BaseSettings):
     receivers: int = Field(default=32, ge=1, le=64)
     max_runs: int = Field(default=3, ge=1, le=100)
     max_reject_rate: float = Field(default=0.05, ge=0, le=1)
+    brake: Literal["on", "off"] = "on"
     # No more than the last bound of the delays' buckets: what is over that cannot be told apart.
     max_delay_seconds: int = Field(default=900, ge=1, le=3600)
     # Whoever has the URL can write to the channel behind it.
@@ -79,12 +98,19 @@ class Settings(BaseSettings):
     retention_days: int | None = Field(default=None, ge=1)
     keep_runs_days: int = Field(default=14, ge=1)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _without_white_space(cls, value: object) -> object:
+        # A secret that is mounted, or kept in a file, ends with a line break as a rule.
+        return value.strip() if isinstance(value, str) else value
+
     @field_validator("queue")
     @classmethod
     def _names_a_queue(cls, queue: str) -> str:
-        if not queue.strip().rstrip("/"):
-            raise ValueError("must be the name or the URL of a queue")
-        return queue.strip().rstrip("/")
+        queue = queue.rstrip("/")
+        if not queue or (queue.startswith("arn:") and not _QUEUE_ARN.fullmatch(queue)):
+            raise ValueError("must be the name, the URL or the ARN of a queue (arn:aws:sqs:REGION:ACCOUNT:NAME)")
+        return queue
 
     @field_validator("database_url")
     @classmethod
@@ -92,6 +118,28 @@ class Settings(BaseSettings):
         if url is not None and not is_reference(url) and (fault := database_url_fault(url)):
             raise ValueError(fault)
         return url
+
+    @field_validator("extra_fields")
+    @classmethod
+    def _names_extras(cls, names: str) -> str:
+        for place, name in enumerate(names.split(","), 1):
+            if name.strip() in _OF_A_LOGIN:
+                raise ValueError(f"name {place} is one of user_logins itself: leave it out")
+        return names
+
+    @field_validator("placeholders")
+    @classmethod
+    def _lists_values(cls, placeholders: str | None) -> str | None:
+        if placeholders is not None and not all(part.strip() for part in placeholders.split(",")):
+            raise ValueError("must be values with commas between them, none of them blank")
+        return placeholders
+
+    @field_validator("table")
+    @classmethod
+    def _names_a_table(cls, table: str) -> str:
+        if fault := logins_table_fault(table):
+            raise ValueError(fault)
+        return table
 
     @field_validator("alert_webhook_url")
     @classmethod
@@ -110,6 +158,16 @@ class Settings(BaseSettings):
         return arn
 
     @property
+    def clear_fields(self) -> frozenset[str]:
+        """The names in ``LOGINPIPE_EXTRA_FIELDS``."""
+        return frozenset(name.strip() for name in self.extra_fields.split(",")) - {""}
+
+    @property
+    def names_the_table(self) -> bool:
+        """Whether LOGINPIPE_TABLE is set, if only to its default."""
+        return "table" in self.model_fields_set
+
+    @property
     def production(self) -> bool:
         """Whether development keys and unverified connections are refused."""
         return self.env == "production"
@@ -126,9 +184,25 @@ class Settings(BaseSettings):
         return value
 
     @property
+    def further_placeholders(self) -> tuple[str, ...]:
+        """The values of ``LOGINPIPE_PLACEHOLDERS``."""
+        return tuple(part.strip() for part in self.placeholders.split(",")) if self.placeholders else ()
+
+    @property
     def queue_name(self) -> str:
-        """The queue's name, also where its URL is set."""
-        return self.queue.rsplit("/", 1)[-1]
+        """The queue's name, also where its URL or ARN is set."""
+        return name_of_queue(self.queue)
+
+
+def name_of_queue(queue: str) -> str:
+    """Return the name of a queue that is given by name, URL or ARN."""
+    return re.split("[/:]", queue)[-1]
+
+
+def region_and_account(queue: str) -> tuple[str, str] | None:
+    """Return region and account of a queue that is given by its ARN; None where it is not."""
+    arn = _QUEUE_ARN.fullmatch(queue)
+    return (arn[1], arn[2]) if arn else None
 
 
 def is_reference(value: str) -> bool:
@@ -138,7 +212,9 @@ def is_reference(value: str) -> bool:
 
 def database_url_fault(url: str) -> str | None:
     """Return what is wrong with the URL of the warehouse, without quoting it; None where nothing is."""
-    return None if url.startswith(("postgresql://", "postgres://")) else "must begin with postgresql://"
+    if _LIBPQ.match(url):
+        return None
+    return "must begin with postgresql://, or be keywords of libpq such as service=logins"
 
 
 def webhook_url_fault(url: str, *, production: bool) -> str | None:
@@ -183,4 +259,5 @@ def load_settings() -> Settings:
         # Raised out here: pydantic's error holds what was read, and Dagster stores the context of an error.
         raise SettingError(f"wrong setting: {wrong}")
     use_runbook(settings.runbook_url)
+    use_logins_table(settings.table)
     return settings

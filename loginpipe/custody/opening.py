@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from loginpipe.common.errors import OpeningError
 from loginpipe.custody.access import Released
-from loginpipe.custody.token_checks import BODY, TokenChecks, is_message_id
+from loginpipe.custody.token_checks import OF_MESSAGES, TokenChecks, is_message_id
 from loginpipe.masking.sealing import DATA_KEY_BYTES, OAEP, SealedValue, WrappedDataKey, associated_data, nonce, unpad
 
 PRIVATE_KEY_OPTION = "--private-key"
@@ -188,8 +188,8 @@ def planted(subject: str, field_name: str) -> OpeningError:
 def _opened(released: Released, data_key: bytes, checks: TokenChecks) -> Opened:
     value = released.value
     plaintext = open_value(value, data_key, released.recipients)
-    # What is stored under a message id is its body; anything else must give its token, whatever field it claims.
-    if value.field_name == BODY and is_message_id(value.subject):
+    # What is stored under a message id is of that message; anything else must give its token, whatever field it claims.
+    if value.field_name in OF_MESSAGES and is_message_id(value.subject):
         return Opened(value.subject, value.field_name, plaintext, checked=None)
     fits = checks.fits(value.subject, value.field_name, plaintext)
     if fits is False:

@@ -11,7 +11,7 @@ from uuid import UUID
 from loginpipe.common.errors import LoginpipeError, OpeningError
 from loginpipe.custody.access import Reason, Request, release, request_access
 from loginpipe.custody.opening import DataKeys, Fault, Opened, Opener, Opening, open_released
-from loginpipe.custody.token_checks import BODY, Families, TokenChecks, read_families
+from loginpipe.custody.token_checks import OF_MESSAGES, Families, TokenChecks, read_families
 from loginpipe.postgres.connections import Connection
 
 
@@ -123,7 +123,7 @@ def _candidates(
 def _judged(subject: str, opened: Opened, family: Sequence[str], checks: TokenChecks) -> Recovered | OpeningError:
     """Say whether an opened value is that of a token: by the token itself, else by one of its family."""
     value = Recovered(subject, opened.field_name, opened.plaintext)
-    if opened.field_name == BODY:
+    if opened.field_name in OF_MESSAGES:
         return value
     fits = opened.checked if opened.subject == subject else checks.fits(subject, opened.field_name, opened.plaintext)
     if fits is False:

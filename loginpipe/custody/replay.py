@@ -10,6 +10,7 @@ from loginpipe.custody.access import Bulk, release_under
 from loginpipe.custody.opening import DataKeys, Opener, open_released
 from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.logins.messages import Message
+from loginpipe.logins.parsing import Envelope
 from loginpipe.logins.splitting import split_batch
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.rejects import Reject
@@ -46,6 +47,7 @@ def replay(
     rejects: Sequence[Reject],
     bulk: Bulk,
     *,
+    envelope: Envelope = "none",
     dry_run: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> ReplayCounts:
@@ -59,6 +61,7 @@ def replay(
         opener: the private keys.
         rejects: which.
         bulk: the bulk request under which their bodies are requested.
+        envelope: which envelope is removed where one is around an event.
         dry_run: only count.
         progress: told the number of rejects looked at, batch by batch.
 
@@ -74,7 +77,7 @@ def replay(
         bodies = _bodies(connection, data_keys, batch, bulk)
         for ten in tens(batch):
             opened = [(reject, bodies[reject.message_id]) for reject in ten if reject.message_id in bodies]
-            good = [(reject, body) for reject, body in opened if _accepted(body)]
+            good = [(reject, body) for reject, body in opened if _accepted(body, envelope)]
             counts.without_body += len(ten) - len(opened)
             counts.still_bad += len(opened) - len(good)
             refused = [] if dry_run else _send(queue, good)
@@ -96,9 +99,9 @@ def _bodies(connection: Connection, data_keys: DataKeys, rejects: Sequence[Rejec
     return {i: opened.plaintext.decode("utf-8", "surrogatepass") for i, opened in opening.opened.items()}
 
 
-def _accepted(body: str) -> bool:
+def _accepted(body: str, envelope: Envelope) -> bool:
     message = Message("replay", "replay", "", body, 0, 0, 1, body_intact=True)
-    return len(split_batch([message]).accepted) == 1
+    return len(split_batch([message], envelope=envelope).accepted) == 1
 
 
 def _send(queue: Queue, bodies: Sequence[tuple[Reject, str]]) -> list[FailedEntry]:

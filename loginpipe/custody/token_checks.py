@@ -10,13 +10,17 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from loginpipe.logins.canonical import canonical_address
-from loginpipe.masking.compat import CompatMasking
+from loginpipe.masking.compat import SALTED, CompatMasking, schemes_of
 from loginpipe.masking.tokens import PREFIXES, TokenKeys, token_pattern
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
 
 BODY = "body"
 """The field of a rejected message's body, whose subject is the message's id."""
+EXTRAS = "extras"
+"""The field of what a login carries beside the fields of the contract, whose subject is the message's id, too."""
+OF_MESSAGES = frozenset({BODY, EXTRAS})
+"""What is sealed under a message's id, so that no token tells whether it is the right one."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,11 @@ class TokenChecks:
                 return None
             value = canonical(field_name, plaintext)
             return value is not None and self.keys.tokens(field_name, [value], version) == [token]
-        schemes = [scheme for scheme in self.compat if scheme.pattern.fullmatch(token)]
-        return any(scheme.tokens([plaintext]) == [token] for scheme in schemes) if schemes else None
+        if any(scheme.tokens([plaintext]) == [token] for scheme in self.compat):
+            return True
+        # A token of the salted scheme looks like one without salt.
+        schemes = schemes_of(token) & {SALTED, *(scheme.name for scheme in self.compat)}
+        return False if schemes and schemes <= {scheme.name for scheme in self.compat} else None
 
 
 def canonical(field_name: str, plaintext: bytes) -> bytes | None:

@@ -29,11 +29,14 @@ class Storage(DagsterPostgresStorage):
             ClickException: there is no URL; Dagster's commands print it as one line and exit with 1.
         """
         _restore_environment()
-        if not os.environ.get("DAGSTER_POSTGRES_URL"):
+        url = os.environ.get("DAGSTER_POSTGRES_URL", "").strip()
+        if not url:
             raise click.ClickException(
                 "DAGSTER_POSTGRES_URL is not set: run `loginpipe local up`, which starts a Postgres and writes .env, "
                 "or set it to the URL of Dagster's own storage"
             )
+        # A mounted secret ends with a line break as a rule, which would be part of the database's name.
+        os.environ["DAGSTER_POSTGRES_URL"] = url
         return super().config_type()
 
 

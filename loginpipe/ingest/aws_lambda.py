@@ -19,14 +19,16 @@ from loginpipe.common.gc_tuning import rare_collections
 from loginpipe.common.logs import log_json_lines
 from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import Settings, load_settings
+from loginpipe.ingest.brake import Brake
+from loginpipe.ingest.masking import load_masking, masking_warnings
 from loginpipe.ingest.process import Masking
 from loginpipe.ingest.record import Recorder
 from loginpipe.ingest.totals import RunTotals
 from loginpipe.logins.delays import quantile
 from loginpipe.logins.messages import Message
-from loginpipe.masking.keys import key_warnings, load_keys
 from loginpipe.postgres.connections import require_verified_tls
 from loginpipe.postgres.migrate import require_migrated
+from loginpipe.postgres.placeholders import mark_placeholders
 from loginpipe.postgres.session import OutOfTimeError, Session
 from loginpipe.postgres.token_keys import check_token_keys
 from loginpipe.sqs.receiver import message_of
@@ -130,6 +132,8 @@ class Function:
         self._settings = settings
         self._session: Session | None = None
         self._recorders: dict[str, Recorder] = {}
+        # Kept where a call fails: they count the messages of the environment's first calls.
+        self._brakes: dict[str, Brake] = {}
         self._masking: Masking | None = None
         # By the wall clock: the other one may stand still while Lambda has the environment frozen.
         self._loaded_at = 0.0
@@ -144,6 +148,7 @@ class Function:
             SettingError: a setting is not set, or a secret cannot be looked up.
             KeyFileError, TokenKeyMismatchError, ClearValueError: the keys or the masking cannot be used.
             DatabaseError: the database failed; what was recorded before is found in the ledger.
+            BrakeError: nearly all of the first messages would be rejected; none of this call's are recorded.
             LoginpipeError: any other failure, without what it may quote.
         """
         try:
@@ -182,6 +187,7 @@ class Function:
                 "accepted": totals.accepted,
                 "rejected": totals.recorded_rejects,
                 "reasons": dict(totals.reasons),
+                "unknown_fields": dict(totals.unknown_fields),
                 "inserted": totals.inserted,
                 "duplicates": totals.duplicates,
                 "damaged": batch.damaged,
@@ -202,6 +208,7 @@ class Function:
             session = self._session = self._session or Session(self._database_url)
             with rare_collections(), session.until(deadline):
                 for done in self._recorder(session, batch.queue).record(list(batch.messages.values())):
+                    self._brakes[batch.queue].add(done.outcome)
                     totals.add(done)
                     recorded.update(message.message_id for message in done.messages)
         except OutOfTimeError:
@@ -215,17 +222,27 @@ class Function:
 
     def _recorder(self, session: Session, queue: str) -> Recorder:
         """Return what records the messages of a queue, in a migrated database, with the keys of its tokens."""
-        now = time.time()
+        now, settings = time.time(), self._settings
         if self._masking is None or not 0 <= now - self._loaded_at < _KEYS_KEPT_SECONDS:
-            masking = Masking(*load_keys(self._settings))
-            for warning in key_warnings(masking.recipients, masking.compat) if self._masking is None else ():
+            masking = load_masking(settings)
+            for warning in masking_warnings(masking) if self._masking is None else ():
                 _log.warning("%s", warning)
             session.run(require_migrated)
             session.run(partial(check_token_keys, keys=masking.keys))
+            session.run(partial(mark_placeholders, placeholders=masking.placeholders))
             self._recorders.clear()
             self._masking, self._loaded_at = masking, now
         if queue not in self._recorders:
-            self._recorders[queue] = Recorder(session, self._masking, queue=queue)
+            brake = self._brakes.setdefault(
+                queue, Brake(queue=queue, on=settings.brake == "on", then="none is recorded and all of them return")
+            )
+            self._recorders[queue] = Recorder(
+                session,
+                self._masking,
+                queue=queue,
+                envelope=settings.envelope,
+                before_recording=brake.check_before_recording,
+            )
         return self._recorders[queue]
 
     def _database_url(self) -> str:

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from loginpipe.common.errors import DatabaseError
+from loginpipe.ingest.brake import Brake
 from loginpipe.ingest.record import Recorded, Recorder
 from loginpipe.postgres.batches import Finished
 from loginpipe.sqs.deletion import Deleter, Deletion
@@ -81,6 +82,7 @@ def consume(
     leases: LeaseKeeper,
     *,
     limits: Limits,
+    brake: Brake,
     stop: StopSignals,
     on_recorded: Callable[[Received, Recorded], None],
     on_deleted: Callable[[Deletion], None],
@@ -96,6 +98,7 @@ def consume(
         deleter: closed at the end.
         leases: of what ``source`` receives.
         limits: when to end.
+        brake: ends the run where its first messages are nearly all rejected.
         stop: asks to stop.
         on_recorded: told of each batch that was recorded, with the one that was received.
         on_deleted: told of the deletes of each batch.
@@ -103,10 +106,12 @@ def consume(
     Raises:
         QueueError: receiving failed for good; what was received before is recorded.
         DatabaseError: a batch could not be recorded.
+        BrakeError: the first messages were nearly all rejected; they are recorded, and no others.
         ClearValueError: as `process_batch`.
     """
     books = _Deletes(deleter, leases, recorder, on_deleted)
     deadline, clean = time.monotonic() + limits.run_seconds, False
+    source.limit_batches(brake.batch_limit)
     source.start()
     try:
         for batch in _batches(source, books, deadline, limits.idle_seconds, stop):
@@ -114,6 +119,9 @@ def consume(
                 deliveries = [i for message in recorded.messages for i in batch.deliveries_of(message.message_id)]
                 deleter.submit(recorded.outcome.batch_id, deliveries, calls_at_once=max(1, source.counts.receivers))
                 on_recorded(batch, recorded)
+                brake.add(recorded.outcome)
+            brake.check()
+            source.limit_batches(brake.batch_limit)
             # One batch is being deleted while the next one is in work, and no more: memory stays bounded.
             books.collect(max_pending=1, give_up=lambda: stop.requested)
         clean = not stop.requested

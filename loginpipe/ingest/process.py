@@ -6,11 +6,14 @@ from itertools import chain
 from uuid import uuid4
 
 from loginpipe.common.errors import ClearValueError
+from loginpipe.logins.extras import SEALED, Extras, UnknownFields
 from loginpipe.logins.messages import Message
+from loginpipe.logins.parsing import Envelope
 from loginpipe.logins.rejects import Reason
 from loginpipe.logins.splitting import Reject, rejected_message, split_batch
 from loginpipe.masking.compat import CompatMasking
 from loginpipe.masking.mask import MaskedLogins, clear_cells, mask_logins, seal_originals, seen_before, set_erased_aside
+from loginpipe.masking.placeholders import PlaceholderToken
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.erasures import Erased
@@ -18,21 +21,26 @@ from loginpipe.postgres.erasures import Erased
 
 @dataclass(frozen=True)
 class Masking:
-    """How values are masked, and for whom they are sealed.
+    """How values are masked, for whom they are sealed, and what becomes of fields that the contract does not know.
 
     Attributes:
         recipients: the public keys; none where sealing is off.
         compat: the older scheme that is in force instead of tokens, if one is.
+        placeholders: the tokens that stand for no value.
     """
 
     keys: TokenKeys
     recipients: tuple[SealKey, ...] = ()
     compat: CompatMasking | None = None
+    unknown_fields: UnknownFields = SEALED
+    placeholders: Sequence[PlaceholderToken] = ()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is to be recorded of a batch. Nothing in it is clear but the bodies of `rejected`, which are not recorded.
+    """What is to be recorded of a batch.
+
+    Nothing in it is clear but the bodies of `rejected`, which are not recorded, and the extras that are named to be so.
 
     Attributes:
         batch_id: a UUID of its own: recording it a second time changes nothing.
@@ -44,7 +52,9 @@ class Outcome:
         erasures: how many there were when the logins of erased users were left out.
         started_at_ms: when the first message was received, in milliseconds since 1970.
         unknown_fields: how many messages carry each field name outside the contract.
-        seen_before: share of the logins, by field, whose value came before.
+        seen_before: share of the logins, by field, whose value came before; a placeholder is none.
+        clear_extras: message id → the named fields that a login has beside those of the contract, as a JSON object.
+        sealed_extras: the other ones, sealed, by message id.
     """
 
     batch_id: str
@@ -58,6 +68,8 @@ class Outcome:
     sent_ms: tuple[int, int]
     unknown_fields: Mapping[str, int] = field(default_factory=dict)
     seen_before: Mapping[str, float] = field(default_factory=dict)
+    clear_extras: Mapping[str, str] = field(default_factory=dict, repr=False)
+    sealed_extras: Sealed = field(default_factory=Sealed)
 
 
 def process_batch(
@@ -65,6 +77,8 @@ def process_batch(
     masking: Masking,
     erased: Erased,
     known_tokens: Callable[[Sequence[str]], Collection[str]],
+    *,
+    envelope: Envelope = "none",
 ) -> Outcome:
     """Parse, validate, mask and seal the messages of one batch.
 
@@ -73,11 +87,13 @@ def process_batch(
         masking: the keys.
         erased: who was erased: their logins from before that are rejected, and nothing of them is kept.
         known_tokens: returns those of the tokens whose values are sealed already. Asked once, about all of them.
+        envelope: which envelope is removed where one is around an event.
 
     Raises:
         ClearValueError: a masked column holds something that is no token.
     """
-    split = set_erased_aside(split_batch(messages), messages, masking.keys, erased.erased_at)
+    split = split_batch(messages, masking.unknown_fields, envelope=envelope)
+    split = set_erased_aside(split, messages, masking.keys, erased.erased_at)
     masked = mask_logins(split.accepted, masking.keys, masking.compat)
     require_tokens(masked, masking.compat)
     tokens = list(chain.from_iterable(masked.originals.values())) if masking.recipients else []
@@ -93,7 +109,9 @@ def process_batch(
         started_at_ms=min(message.received_ms for message in messages),
         sent_ms=_span(messages),
         unknown_fields=split.unknown_fields,
-        seen_before=seen_before(masked, known),
+        seen_before=seen_before(masked, known, masking.placeholders),
+        clear_extras={i: extras.clear.decode() for i, extras in split.extras.items() if extras.clear},
+        sealed_extras=_sealed_extras(split.extras, masking),
     )
 
 
@@ -137,6 +155,11 @@ def _sealed_bodies(rejected: Sequence[Reject], masking: Masking) -> Sealed:
     # Lone surrogates, which some endpoints let through, are in no UTF-8.
     bodies = [(r.message_id, r.body.encode("utf-8", "surrogatepass")) for r in rejected if r.body is not None]
     return seal(bodies, "body", masking.recipients) if masking.recipients and bodies else Sealed()
+
+
+def _sealed_extras(extras: Mapping[str, Extras], masking: Masking) -> Sealed:
+    rest = [(message_id, of_message.rest) for message_id, of_message in extras.items() if of_message.rest]
+    return seal(rest, "extras", masking.recipients) if masking.recipients and rest else Sealed()
 
 
 def _span(messages: Sequence[Message]) -> tuple[int, int]:

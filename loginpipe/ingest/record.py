@@ -11,14 +11,15 @@ from typing import Any
 from loginpipe.common.errors import DatabaseError
 from loginpipe.ingest.process import Masking, Outcome, process_batch, reject_message
 from loginpipe.logins.messages import Message
+from loginpipe.logins.parsing import Envelope
 from loginpipe.logins.rejects import Reason
 from loginpipe.postgres.batches import BatchRecord, Finished, finish_batches
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.erasures import ERASURE_LOCK, Erased, read_erased
-from loginpipe.postgres.load import Inserted, insert_logins, insert_rejects
+from loginpipe.postgres.load import Inserted, insert_extras, insert_logins, insert_rejects
 from loginpipe.postgres.session import Session
 from loginpipe.postgres.statements import statement
-from loginpipe.postgres.vault import insert_aliases, insert_sealed, known_tokens
+from loginpipe.postgres.vault import insert_aliases, insert_data_keys, insert_sealed, known_tokens
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,10 @@ def record_batch(
         if erasures != outcome.erasures:
             raise UserErasedError("a user was erased while a batch was processed: process it again", "P0001")
         rejected = insert_rejects(cursor, outcome.rejected, outcome.bodies, outcome.batch_id)
+        insert_extras(cursor, outcome.clear_extras, outcome.sealed_extras)
         new = insert_logins(cursor, outcome.logins, outcome.batch_id)
+        if new.data_keys:
+            insert_data_keys(cursor, outcome.sealed_extras, new.data_keys)
         sealed = insert_sealed(cursor, outcome.sealed)
         # Not what is left of the received: a message that got lost on its way here would count as a duplicate.
         duplicates = len(outcome.logins) - new.rows + len(outcome.rejected) - rejected
@@ -116,11 +120,32 @@ def _record(outcome: Outcome, rejected: int, duplicates: int, new: Inserted, sea
 class Recorder:
     """Processes and records batches on one database session, for one queue."""
 
-    def __init__(self, session: Session, masking: Masking, *, queue: str, run_id: str | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        masking: Masking,
+        *,
+        queue: str,
+        run_id: str | None = None,
+        envelope: Envelope = "none",
+        before_recording: Callable[[Outcome], None] = lambda _: None,
+    ) -> None:
+        """Read who was erased.
+
+        Args:
+            session: of the warehouse.
+            masking: the keys.
+            queue: its name.
+            run_id: of Dagster's run, a UUID; None outside of Dagster.
+            envelope: which envelope is removed where one is around an event.
+            before_recording: called with each outcome; what it raises keeps that from being recorded.
+        """
         self._session = session
         self._masking = masking
         self._queue = queue
         self._run_id = run_id
+        self._envelope = envelope
+        self._before_recording = before_recording
         self._erased: Erased = session.run(read_erased)
         self._finished: list[Finished] = []
 
@@ -138,7 +163,7 @@ class Recorder:
             ClearValueError: as `process_batch`.
         """
         try:
-            yield self._recorded(messages, partial(process_batch, messages, self._masking))
+            yield self._recorded(messages, partial(process_batch, messages, self._masking, envelope=self._envelope))
         except DatabaseError as error:
             if not error.is_about_a_row:
                 raise
@@ -174,6 +199,7 @@ class Recorder:
     def _recorded(self, messages: Sequence[Message], process: "Callable[..., Outcome]") -> Recorded:
         while True:
             outcome = process(self._erased, self._known_tokens)
+            self._before_recording(outcome)
             work = partial(
                 record_batch, outcome=outcome, queue=self._queue, run_id=self._run_id, finished=self._finished
             )

@@ -37,11 +37,13 @@ _QUERIES = {
         """,
     "devices seen more than once": """
         SELECT masked_device_id, count(*) AS logins, count(DISTINCT user_id) AS users
-        FROM user_logins GROUP BY masked_device_id HAVING count(*) > 1 ORDER BY logins DESC, masked_device_id LIMIT 5
+        FROM user_logins WHERE masked_device_id NOT IN (SELECT token FROM loginpipe.placeholder_tokens)
+        GROUP BY masked_device_id HAVING count(*) > 1 ORDER BY logins DESC, masked_device_id LIMIT 5
         """,
     "addresses seen more than once": """
         SELECT masked_ip, count(*) AS logins, count(DISTINCT user_id) AS users
-        FROM user_logins GROUP BY masked_ip HAVING count(*) > 1 ORDER BY logins DESC, masked_ip LIMIT 5
+        FROM user_logins WHERE masked_ip NOT IN (SELECT token FROM loginpipe.placeholder_tokens)
+        GROUP BY masked_ip HAVING count(*) > 1 ORDER BY logins DESC, masked_ip LIMIT 5
         """,
 }
 

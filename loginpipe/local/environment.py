@@ -10,6 +10,7 @@ from pathlib import Path
 from dotenv import dotenv_values
 
 from loginpipe.common.errors import LocalStackError
+from loginpipe.common.logins_table import DEFAULT_TABLE
 from loginpipe.local.stack import LocalStack
 
 QUEUE = "login-queue"
@@ -34,6 +35,7 @@ def environment(stack: LocalStack, folder: Path) -> dict[str, str]:
         "LOGINPIPE_ENV": "local",
         "LOGINPIPE_QUEUE": QUEUE,
         "LOGINPIPE_DATABASE_URL": stack.database_url,
+        "LOGINPIPE_TABLE": DEFAULT_TABLE,
         "LOGINPIPE_TOKEN_KEYS": f"file:{folder}/keys/token_keys.json",
         "LOGINPIPE_SEAL_KEY": f"file:{folder}/keys/seal_public.pem",
         "DAGSTER_POSTGRES_URL": stack.dagster_postgres_url,

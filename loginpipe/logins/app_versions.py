@@ -1,6 +1,8 @@
 """App versions as sortable integers and back: ``major * 1_000_000 + minor * 1_000 + patch``.
 
-The SQL functions ``loginpipe.app_version_text`` and ``loginpipe.app_version_number`` do the same for analysts.
+What apps write around these three numbers is accepted and left out of the integer: ``v2.3.0``, ``2.3.0.15``,
+``2.3.0-beta.1``, ``2.3.0+45``, ``2.3.0 (45)``. The SQL functions ``loginpipe.app_version_text`` and
+``loginpipe.app_version_number`` do the same for analysts, who write plain versions.
 """
 
 import re
@@ -9,12 +11,29 @@ from functools import lru_cache
 MAJOR_MOST = 2146
 """Largest major version: 2147 with minor and patch at 999 would not fit Postgres' ``integer``."""
 
-_VERSION = re.compile(r"0*([0-9]{1,4})(?:\.0*([0-9]{1,3}))?(?:\.0*([0-9]{1,3}))?")
+_VERSION = re.compile(
+    r"""
+    \s* [vV]?
+    0*([0-9]{1,4})
+    (?:
+        \.0*([0-9]{1,3})
+        (?: \.0*([0-9]{1,3}) (?P<fourth>\.[0-9]+)? )?
+    )?
+    (?P<suffix>
+        # Of SemVer. After fewer than three numbers a pre-release must begin with a letter: 2026-11-28 is a date.
+        (?: - (?(3)|(?=[A-Za-z])) [0-9A-Za-z.-]+ )? (?: \+ [0-9A-Za-z.-]+ )?
+        # The build as iOS shows it.
+        (?: [ ]\( [0-9A-Za-z.-]+ \) )?
+    )
+    \s*
+    """,
+    re.VERBOSE,
+)
 
 
 @lru_cache(maxsize=4096)
 def encode_version(text: str) -> int:
-    """Return the integer of a version of one to three numeric components; a missing one counts as 0.
+    """Return the integer of a version by its first three numbers; a missing one counts as 0.
 
     Raises:
         ValueError: not of that form, minor or patch above 999, or major above 2146. Does not quote the text.
@@ -22,10 +41,20 @@ def encode_version(text: str) -> int:
     match = _VERSION.fullmatch(text)
     if match is None:
         raise ValueError("not a version of one to three numeric components")
-    major, minor, patch = (int(component or 0) for component in match.groups())
+    major, minor, patch = (int(component or 0) for component in match.group(1, 2, 3))
     if major > MAJOR_MOST:
         raise ValueError(f"major version above {MAJOR_MOST}")
     return major * 1_000_000 + minor * 1_000 + patch
+
+
+@lru_cache(maxsize=4096)
+def loses_text(text: str) -> bool:
+    """Return whether the integer of a version leaves out some of it: a suffix, or a fourth number other than 0.
+
+    White space, a leading ``v`` and leading zeros are no loss; what is no version has no integer to lose anything.
+    """
+    match = _VERSION.fullmatch(text)
+    return match is not None and bool(match["suffix"] or (match["fourth"] or "").strip(".0"))
 
 
 def decode_version(number: int) -> str:

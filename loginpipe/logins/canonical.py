@@ -1,5 +1,6 @@
 """One form for every spelling of one value, so that equal values get equal tokens."""
 
+import re
 import unicodedata
 from ipaddress import IPv6Address, ip_address
 from socket import AF_INET, AF_INET6, inet_ntoa, inet_ntop, inet_pton
@@ -8,9 +9,27 @@ _IPV4_BYTES = 4
 # What an IPv4-mapped IPv6 address has before the IPv4 address: RFC 4291, section 2.5.5.2.
 _MAPPED = bytes(10) + b"\xff\xff"
 
+# Soft hyphen, zero-width characters and marks of direction: they come along where a value was copied from a page.
+_INVISIBLE = dict.fromkeys(
+    [0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF]
+)  # fmt: skip
+
+_WITH_PORT = re.compile(r"(?:([0-9.]+)|\[([^\[\]]*:[^\[\]]*)\])(?::([0-9]{1,5}))?")
+_MAX_PORT = 65_535
+
+_UUID_LENGTH = 36
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
+
+
+def visible(text: str) -> str:
+    """Return a text without invisible characters, and without the white space around it."""
+    return (text if text.isascii() else text.translate(_INVISIBLE)).strip()
+
 
 def canonical_address(text: str) -> bytes:
     """Return an address as its 4 or 16 packed bytes, an IPv4-mapped IPv6 address as the IPv4 address it maps.
+
+    A port is dropped: ``1.2.3.4:5678`` and ``[2001:db8::1]:443`` are what proxies write.
 
     Raises:
         ValueError: not an IPv4 or IPv6 address, or one with a zone (``fe80::1%eth0`` names an interface of the
@@ -22,7 +41,14 @@ def canonical_address(text: str) -> bytes:
         packed = inet_pton(AF_INET6 if ":" in text else AF_INET, text)
     except (OSError, ValueError):
         packed = b""
-    return (packed or _packed(text)).removeprefix(_MAPPED)
+    return (packed or _packed(_without_port(visible(text)))).removeprefix(_MAPPED)
+
+
+def _without_port(text: str) -> str:
+    match = _WITH_PORT.fullmatch(text)
+    if match is None or int(match[3] or 0) > _MAX_PORT:
+        return text
+    return match[1] or match[2]
 
 
 def _packed(text: str) -> bytes:
@@ -45,7 +71,7 @@ def address_text(packed: bytes) -> str:
 
 
 def is_address(text: str) -> bool:
-    """Say whether `canonical_address` accepts a text."""
+    """Return whether `canonical_address` accepts a text."""
     try:
         canonical_address(text)
     except ValueError:
@@ -53,6 +79,24 @@ def is_address(text: str) -> bool:
     return True
 
 
+# In a list of addresses, how many are tried and how long each may be: the text may be a mebibyte.
+_MAX_TRIED = 4
+_MAX_ADDRESS_LENGTH = 64
+
+
+def is_address_list(text: str) -> bool:
+    """Return whether a text is a list with an address in it, as in ``X-Forwarded-For``: ``1.2.3.4, 5.6.7.8``."""
+    parts = text.split(",", _MAX_TRIED)
+    return len(parts) > 1 and any(len(part) <= _MAX_ADDRESS_LENGTH and is_address(part) for part in parts[:_MAX_TRIED])
+
+
 def canonical_device_id(text: str) -> bytes:
-    """Return a device id stripped of surrounding white space, in Unicode's NFC, as UTF-8."""
-    return (text if text.isascii() else unicodedata.normalize("NFC", text)).strip().encode()
+    """Return a device id in its one form: visible, in Unicode's NFC, a UUID in lower case; as UTF-8."""
+    if not text.isascii():
+        # NFC last: what stood apart may combine once nothing invisible is between.
+        text = unicodedata.normalize("NFC", visible(text))
+    text = text.strip()
+    # Of what has a UUID's length only what is not in lower case needs the closer look.
+    if len(text) == _UUID_LENGTH and (lower := text.lower()) != text and _UUID.fullmatch(text):
+        text = lower
+    return text.encode()

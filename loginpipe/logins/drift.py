@@ -2,8 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 HIDDEN_NAME = "(name not shown)"
 OTHER_NAMES = "(other names)"
@@ -19,14 +18,18 @@ def shown_name(name: str) -> str:
     return name if _SHOWN.fullmatch(name) else HIDDEN_NAME
 
 
-def count_unknown_fields(events: Iterable[Mapping[str, Any]], known: frozenset[str]) -> Counter[str]:
-    """Count, for each field name outside ``known``, the events that carry it."""
+def count_unknown_fields(events: Mapping[tuple[str, ...], int]) -> Counter[str]:
+    """Count, for each field name outside the contract, the events that carry it.
+
+    Args:
+        events: the unknown names of an event → how many events have just these. Most have the same.
+    """
     unknown: Counter[str] = Counter()
-    for event in events:
+    for names, number in events.items():
         counted: set[str] = set()
-        for name in {shown_name(name) for name in event.keys() - known}:
+        for name in {shown_name(name) for name in names}:
             kept = name if name in unknown or len(unknown) < NAMES_MOST else OTHER_NAMES
             if kept not in counted:
-                unknown[kept] += 1
                 counted.add(kept)
+                unknown[kept] += number
     return unknown

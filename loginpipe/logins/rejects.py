@@ -1,10 +1,11 @@
-"""Why a message is set aside: a closed list of codes, so that they can be counted, filtered and alerted on."""
+"""Why a message is rejected: a closed list of codes, so that they can be counted, filtered and alerted on."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """A reason code. The first four speak of the whole message (field ``body``), the others of one field."""
+    """A reason code. The first six are about the whole message (field ``body``), the others of one field."""
 
     BODY_DAMAGED = "body_damaged"
     """The body's MD5 is not the one the queue gave, twice in a row."""
@@ -13,21 +14,51 @@ class Reason(StrEnum):
     NOT_JSON = "not_json"
     """Empty, malformed, or nested deeper than the parser follows (1,024)."""
     NOT_AN_OBJECT = "not_an_object"
+    ENVELOPED = "enveloped"
+    """An envelope that ``LOGINPIPE_ENVELOPE`` does not name."""
+    ENVELOPE_WITHOUT_OBJECT = "envelope_without_object"
 
     MISSING = "missing"
     NULL = "null"
     WRONG_TYPE = "wrong_type"
     BLANK = "blank"
+    """Nothing in it; in most fields also nothing but white space and invisible characters."""
     TOO_LONG = "too_long"
     INVALID_CHARACTERS = "invalid_characters"
     """A NUL character, which Postgres cannot hold."""
     INVALID_ADDRESS = "invalid_address"
+    ADDRESS_LIST = "address_list"
+    """Several addresses, or an array: which of them is the sender's depends on the proxies between."""
     INVALID_VERSION = "invalid_version"
     REFUSED_BY_DATABASE = "refused_by_database"
     """A constraint or a type of ``user_logins`` takes no such row; the field names the constraint."""
     USER_ERASED = "user_erased"
     """Sent before its user was erased. It was a good login; nothing of it is kept, sealed or not."""
 
+
+MEANINGS: Mapping[str, str] = {
+    Reason.BODY_DAMAGED: "the MD5 of the body did not match, twice in a row",
+    Reason.NOT_UNICODE: "lone surrogates: no text that UTF-8 can hold",
+    Reason.NOT_JSON: "empty, malformed, or nested more than 1,024 deep",
+    Reason.NOT_AN_OBJECT: "JSON, but no object",
+    Reason.ENVELOPED: (
+        "the envelope of SNS or EventBridge around an event: set LOGINPIPE_ENVELOPE to sns or eventbridge, or send the "
+        "event without it, by raw message delivery or an input transformer; an envelope within another is not unwrapped"
+    ),
+    Reason.ENVELOPE_WITHOUT_OBJECT: "an envelope as LOGINPIPE_ENVELOPE names it, whose content is no JSON object",
+    Reason.MISSING: "the message does not have the field",
+    Reason.NULL: "the field is null",
+    Reason.WRONG_TYPE: "the field is neither text nor an integer that may stand for it",
+    Reason.BLANK: "nothing in the field that one could see",
+    Reason.TOO_LONG: "more characters than the table or the rule allows",
+    Reason.INVALID_CHARACTERS: "a NUL character, which Postgres cannot hold",
+    Reason.INVALID_ADDRESS: "not an IPv4 or IPv6 address",
+    Reason.ADDRESS_LIST: "several addresses where one is needed: send the client's alone",
+    Reason.INVALID_VERSION: "not a version that can be stored as a number",
+    Reason.REFUSED_BY_DATABASE: "a constraint or a type of your own user_logins takes no such row",
+    Reason.USER_ERASED: "a good login, sent before its user was erased: nothing of it is kept",
+}
+"""What each reason means, in words for an operator."""
 
 WHOLE_BODY = "body"
 """The field name that goes with reasons about the whole message."""

@@ -1,4 +1,4 @@
-"""The pandera schemas: what makes a login a good one. The rules in words are in ``docs/tables.md``.
+"""The pandera schemas: what makes a login a good one. The rules in words are in ``docs/event.md``.
 
 A rule tells the one reason for which a cell is at fault; its column's check passes where no cell is. Checks return
 booleans only: pandera keeps failing cells in its errors, and those are never shown, logged or stored.
@@ -6,6 +6,7 @@ booleans only: pandera keeps failing cells in its errors, and those are never sh
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,18 @@ import pandas as pd
 import pandera.pandas as pa
 
 from loginpipe.logins.app_versions import MAJOR_MOST, is_version
-from loginpipe.logins.canonical import is_address
+from loginpipe.logins.canonical import is_address, is_address_list, visible
 from loginpipe.logins.parsing import Cell, Unfit
 from loginpipe.logins.rejects import Reason
+
+
+class Blank(Enum):
+    """Which texts of a field are blank."""
+
+    NEVER = auto()
+    EMPTY = auto()
+    INVISIBLE = auto()
+    """Those without a visible character too."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +35,16 @@ class Rule:
     Attributes:
         most: longest length, in characters.
         nullable: whether it may be null.
-        may_be_blank: whether it may be empty.
+        blank: which texts are rejected as blank.
         form: what a text that breaks no other rule must pass, and the reason where it does not.
+        is_list: recognises a list of values in a text; where there is one, lists have the reason ``address_list``.
     """
 
     most: int
     nullable: bool = False
-    may_be_blank: bool = False
+    blank: Blank = Blank.INVISIBLE
     form: tuple[Callable[[str], bool], Reason] | None = None
+    is_list: Callable[[str], bool] | None = None
 
     def fault(self, cell: Cell) -> Reason | None:
         """Return why a cell is at fault: the first reason of several. None where it is not."""
@@ -40,18 +52,28 @@ class Rule:
             return self._fault_of_text(cell)
         if cell is None:
             return None if self.nullable else Reason.NULL
+        if cell is Unfit.ARRAY and self.is_list:
+            return Reason.ADDRESS_LIST
         return Reason.MISSING if cell is Unfit.MISSING else Reason.WRONG_TYPE
 
     def _fault_of_text(self, text: str) -> Reason | None:
         if "\x00" in text:
             return Reason.INVALID_CHARACTERS
+        if self.is_list and self.is_list(text):
+            # Before its length: a list of many is too long as well.
+            return Reason.ADDRESS_LIST
         if len(text) > self.most:
             return Reason.TOO_LONG
-        if not text:
-            return None if self.may_be_blank else Reason.BLANK
+        if self._is_blank(text):
+            return Reason.BLANK
         if self.form and not self.form[0](text):
             return self.form[1]
         return None
+
+    def _is_blank(self, text: str) -> bool:
+        if self.blank is Blank.INVISIBLE:
+            return not visible(text)
+        return self.blank is Blank.EMPTY and not text
 
     def passes_all(self, cells: list[Any]) -> bool:
         """Say whether no cell is at fault. Almost always none is, and the column as a whole is looked at faster."""
@@ -59,21 +81,30 @@ class Rule:
         if not kinds <= ({str, type(None)} if self.nullable else {str}):
             return False
         texts = cells if kinds == {str} else [cell for cell in cells if cell is not None]
+        joined = "".join(texts)
         return (
             max(map(len, texts), default=0) <= self.most
-            and "\x00" not in "".join(texts)
-            and (self.may_be_blank or all(texts))
+            and "\x00" not in joined
+            and not self._has_blank(texts, joined)
             and (self.form is None or all(map(self.form[0], set(texts))))
         )
+
+    def _has_blank(self, texts: list[str], joined: str) -> bool:
+        if self.blank is Blank.NEVER:
+            return False
+        if self.blank is Blank.EMPTY:
+            return not all(texts)
+        # Only what is not ASCII can hold invisible characters.
+        return not all(map(str.strip if joined.isascii() else visible, texts))
 
 
 RULES: Mapping[str, Rule] = {
     "user_id": Rule(128),
-    "device_type": Rule(32),
-    "ip": Rule(64, form=(is_address, Reason.INVALID_ADDRESS)),
+    "device_type": Rule(32, blank=Blank.EMPTY),
+    "ip": Rule(64, form=(is_address, Reason.INVALID_ADDRESS), is_list=is_address_list),
     "device_id": Rule(256),
-    "locale": Rule(32, nullable=True, may_be_blank=True),
-    "app_version": Rule(32, form=(is_version, Reason.INVALID_VERSION)),
+    "locale": Rule(32, nullable=True, blank=Blank.NEVER),
+    "app_version": Rule(64, form=(is_version, Reason.INVALID_VERSION)),
 }
 """Of each login field."""
 

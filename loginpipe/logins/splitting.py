@@ -1,7 +1,7 @@
 """A batch of messages into good logins and rejects: the decision, without any of its consequences."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,10 +10,11 @@ import pandas as pd
 from pandera.config import ValidationDepth, config_context
 from pandera.errors import SchemaErrors
 
-from loginpipe.logins.app_versions import encode_version
+from loginpipe.logins.app_versions import encode_version, loses_text
 from loginpipe.logins.drift import count_unknown_fields
+from loginpipe.logins.extras import SEALED, Extras, UnknownFields
 from loginpipe.logins.messages import Message
-from loginpipe.logins.parsing import LOGIN_FIELDS, field_values, login_columns, parse_body
+from loginpipe.logins.parsing import LOGIN_FIELDS, Envelope, event_text, field_values, login_columns, parse_body
 from loginpipe.logins.rejects import WHOLE_BODY, Reason
 from loginpipe.logins.schema import PARSED_LOGINS_SCHEMA, RULES
 
@@ -58,11 +59,13 @@ class SplitBatch:
         accepted: `VALIDATED_LOGINS_SCHEMA`; personal data in clear.
         rejected: the other messages.
         unknown_fields: how many of the messages that are JSON objects carry each field name outside the contract.
+        extras: what accepted messages carry beside the fields of the contract, and is kept, by message id.
     """
 
     accepted: pd.DataFrame = field(repr=False)
     rejected: Sequence[Reject] = field(repr=False)
     unknown_fields: Counter[str]
+    extras: Mapping[str, Extras] = field(default_factory=dict, repr=False)
 
 
 def count_reasons(rejected: Iterable[Reject]) -> Counter[str]:
@@ -83,33 +86,58 @@ def rejected_message(message: Message, faults: Sequence[tuple[str, str]], *, kee
     return Reject(message.message_id, body, message.sent_ms, message.received_ms, reasons, fields)
 
 
-def split_batch(messages: Sequence[Message]) -> SplitBatch:
+def split_batch(
+    messages: Sequence[Message], unknown: UnknownFields = SEALED, *, envelope: Envelope = "none"
+) -> SplitBatch:
     """Parse and validate every message; each ends in exactly one of the two parts.
 
     Args:
         messages: their ids are distinct.
+        unknown: what becomes of fields that the contract does not know.
+        envelope: which envelope is removed where one is around an event.
     """
     # An event's values are taken out at once: held together, the objects would be larger than all else of the batch.
     rows: list[tuple[Any, ...]] = []
     parsed_messages: list[Message] = []
-    unusual: list[dict[str, Any]] = []
+    unknown_names: Counter[tuple[str, ...]] = Counter()
+    extras: dict[str, Extras] = {}
     rejected: list[Reject] = []
     for message in messages:
-        parsed = parse_body(message.body) if message.body_intact else Reason.BODY_DAMAGED
+        parsed = parse_body(message.body, envelope) if message.body_intact else Reason.BODY_DAMAGED
         if isinstance(parsed, Reason):
             rejected.append(rejected_message(message, [(parsed, WHOLE_BODY)]))
             continue
         rows.append(field_values(parsed))
         parsed_messages.append(message)
         if not _KNOWN_FIELDS.issuperset(parsed):
-            unusual.append(parsed)
-    accepted, faults = _validated(parsed_messages, rows)
-    rejected += (rejected_message(parsed_messages[place], of_message) for place, of_message in sorted(faults.items()))
-    return SplitBatch(accepted, rejected, count_unknown_fields(unusual, _KNOWN_FIELDS))
+            fields = {name: value for name, value in parsed.items() if name not in _KNOWN_FIELDS}
+            unknown_names[tuple(fields)] += 1
+            if of_message := unknown.parted(fields, event_text(message.body, envelope)):
+                extras[message.message_id] = of_message
+    logins, faults = _validated(parsed_messages, rows)
+    for place, of_login in sorted(faults.items()):
+        message = parsed_messages[place]
+        rejected.append(rejected_message(message, of_login))
+        # The sealed body has them.
+        extras.pop(message.message_id, None)
+    _add_versions(extras, logins, unknown)
+    accepted = logins.assign(app_version=_encoded(logins["app_version"]))
+    return SplitBatch(accepted, rejected, count_unknown_fields(unknown_names), extras)
+
+
+def _add_versions(extras: dict[str, Extras], logins: pd.DataFrame, unknown: UnknownFields) -> None:
+    """Add the text of each version whose integer says less than it: none, as a rule."""
+    texts = logins["app_version"].tolist()
+    longer = set(filter(loses_text, set(texts)))
+    if not longer:
+        return
+    for message_id, text in zip(logins["message_id"], texts, strict=True):
+        if text in longer and (added := unknown.with_version(extras.get(message_id), text)):
+            extras[message_id] = added
 
 
 def _validated(messages: Sequence[Message], rows: Sequence[tuple[Any, ...]]) -> tuple[pd.DataFrame, dict[int, _Faults]]:
-    """Return the rows that the schema accepts, and by place what is wrong with the others."""
+    """Return the rows that the schema accepts, versions as text, and by place what is wrong with the others."""
     logins = pd.DataFrame(
         {
             "message_id": pd.Series([m.message_id for m in messages], dtype=object),
@@ -133,7 +161,7 @@ def _validated(messages: Sequence[Message], rows: Sequence[tuple[Any, ...]]) -> 
             raise ValueError(
                 f"rows that passed validation fail it the second time ({'; '.join(found)}): this is a bug, report it"
             )
-    return logins.assign(app_version=_encoded(logins["app_version"])), faults
+    return logins, faults
 
 
 def _encoded(versions: "pd.Series[Any]") -> "pd.Series[int]":

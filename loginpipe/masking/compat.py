@@ -1,7 +1,8 @@
 """Maskings of older schemes, for installations whose table holds their values already and must stay joinable.
 
 Not for anything new: addresses and device ids are so few that whoever holds the table tries them all in minutes, salt
-or no salt. They mask the stripped text as received, as those schemes did: two spellings of one address are two values.
+or no salt. They mask the stripped text as received, as those schemes did: two spellings of one address are two values,
+and so are two cases of one UUID, and an address with a port and without. Anything else would not join with the table.
 """
 
 import re
@@ -12,12 +13,13 @@ from hashlib import md5, sha256
 
 HMAC = "hmac-sha256"
 """The value of ``LOGINPIPE_MASKING`` for tokens, which is no masking of this file."""
+PLAIN = "compat-sha256"
 SALTED = "compat-sha256-salted"
 BASE64 = "compat-sha256-base64"
 MD5 = "compat-md5"
 
 
-def _salted(salt: bytes, value: bytes) -> str:
+def _sha256(salt: bytes, value: bytes) -> str:
     return sha256(salt + value).hexdigest()
 
 
@@ -30,7 +32,8 @@ def _md5(_: bytes, value: bytes) -> str:
 
 
 _SCHEMES: Mapping[str, tuple[Callable[[bytes, bytes], str], re.Pattern[str]]] = {
-    SALTED: (_salted, re.compile("[0-9a-f]{64}")),
+    PLAIN: (_sha256, re.compile("[0-9a-f]{64}")),
+    SALTED: (_sha256, re.compile("[0-9a-f]{64}")),
     BASE64: (_base64, re.compile("[A-Za-z0-9+/]{43}=")),
     MD5: (_md5, re.compile("[0-9a-f]{32}")),
 }
@@ -65,6 +68,11 @@ class CompatMasking:
             f"LOGINPIPE_MASKING is {self.name}: whoever holds the table can find address and device id of every login "
             f"by trying them all; once nothing depends on the old values, set it to {HMAC}"
         )
+
+
+def schemes_of(token: str) -> frozenset[str]:
+    """Return the names of the schemes that a masked value may be of, by its form."""
+    return frozenset(name for name, (_, pattern) in _SCHEMES.items() if pattern.fullmatch(token))
 
 
 def received(text: str) -> bytes:

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loginpipe.common.errors import KeyFileError
-from loginpipe.common.runbook import runbook
-from loginpipe.common.settings import Settings
 from loginpipe.masking import key_files
 from loginpipe.masking.compat import HMAC, SALTED, CompatMasking
 from loginpipe.masking.key_uris import FILE, KMS, SECRETS_MANAGER, KeyUri, key_path, key_uri, kms_keys_by_version
@@ -35,35 +33,6 @@ class NamedSealKey:
     uri: KeyUri
     place: str
     key: SealKey
-
-
-def load_keys(settings: Settings) -> tuple[TokenKeys, tuple[SealKey, ...], CompatMasking | None]:
-    """Load what values are masked and sealed with: the token keys, the seal keys, and the older scheme if one is on.
-
-    Raises:
-        SettingError: a key setting is not set.
-        KeyFileError: as `load_token_keys`, `load_seal_keys` and `load_compat`.
-    """
-    production, pinned = settings.production, settings.seal_key_fingerprint
-    token_keys, seal_key = settings.required("token_keys"), settings.required("seal_key")
-    return (
-        load_token_keys(token_keys, production=production),
-        load_seal_keys(seal_key, fingerprint=pinned, production=production),
-        load_compat(settings.masking, settings.compat_salt, production=production),
-    )
-
-
-def key_warnings(recipients: Sequence[SealKey], compat: CompatMasking | None) -> list[str]:
-    """Return what of the keys is not as it should be in the long run, for the log at every start."""
-    found = []
-    if not recipients:
-        found.append(
-            f"{SEAL_KEY} is off: neither masked values nor the bodies of rejected messages can be recovered; see "
-            + runbook("sealing-off")
-        )
-    if compat:
-        found.append(f"{compat.warning}; see {runbook('compat-masking')}")
-    return found
 
 
 def token_key_uri(uri: str) -> KeyUri:

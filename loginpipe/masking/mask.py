@@ -15,6 +15,7 @@ from loginpipe.logins.rejects import Reason
 from loginpipe.logins.splitting import SplitBatch, rejected_message
 from loginpipe.logins.user_logins import COLUMN_NAMES
 from loginpipe.masking.compat import CompatMasking, received
+from loginpipe.masking.placeholders import PlaceholderToken
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import TokenKeys, token_pattern
 
@@ -96,18 +97,25 @@ def _aliases(field_name: str, canonical_values: Iterable[bytes], keys: TokenKeys
     ]
 
 
-def seen_before(masked: MaskedLogins, known: frozenset[str]) -> dict[str, float]:
+def seen_before(
+    masked: MaskedLogins, known: frozenset[str], placeholders: Sequence[PlaceholderToken] = ()
+) -> dict[str, float]:
     """Return, by field, the share of logins (0 to 1) whose value came before: earlier in the batch, or in the vault.
 
     Args:
         masked: the batch; an empty one has a share of 0.
         known: the tokens that the vault knew before this batch.
+        placeholders: the tokens that stand for no value: their logins have none that could have come before.
     """
     logins = len(masked)
-    return {
-        name: 1 - (len(values) - sum(map(known.__contains__, values))) / logins if logins else 0.0
-        for name, values in masked.originals.items()
-    }
+    shares = {}
+    for column, name in MASKED_COLUMNS.items():
+        values, cells = masked.originals[name], masked.columns[column]
+        new = len(values) - sum(map(known.__contains__, values))
+        none = [each.token for each in placeholders if each.field == name and each.token in values]
+        without_value = sum(map(cells.count, none)) - sum(token not in known for token in none)
+        shares[name] = (logins - new - without_value) / logins if logins else 0.0
+    return shares
 
 
 def clear_cells(masked: MaskedLogins, compat: CompatMasking | None = None) -> dict[str, int]:
@@ -184,7 +192,9 @@ def set_erased_aside(
     faults = [(Reason.USER_ERASED, "user_id")]
     rejects = [rejected_message(by_id[message_id], faults, keep_body=False) for message_id in aside]
     accepted = accepted.drop(index=aside.index).reset_index(drop=True)
-    return replace(split, accepted=accepted, rejected=[*split.rejected, *rejects])
+    gone_ids = frozenset(aside)
+    extras = {message_id: extras for message_id, extras in split.extras.items() if message_id not in gone_ids}
+    return replace(split, accepted=accepted, rejected=[*split.rejected, *rejects], extras=extras)
 
 
 def _erased_until(users: list[str], keys: TokenKeys, erased_at: Mapping[bytes, datetime]) -> dict[str, datetime]:

@@ -102,7 +102,7 @@ def seal(items: Sequence[tuple[str, bytes]], field_name: str, recipients: Sequen
 
     Args:
         items: subject and plaintext of each value.
-        field_name: what the values are: ``ip``, ``device_id`` or ``body``.
+        field_name: what the values are: ``ip``, ``device_id``, ``body`` or ``extras``.
         recipients: the public keys, any one of whose private halves opens the values.
     """
     data_keys: list[WrappedDataKey] = []

@@ -40,7 +40,11 @@ def queue_metrics(queue: str, depth: Depth, dead_letters: Depth | None) -> list[
         labels=["queue"],
     )
     stall.add_metric([queue], float(depth.stalled))
-    dead = GaugeMetricFamily("loginpipe_dead_letters", "Messages on the dead-letter queue.", labels=["queue"])
+    dead = GaugeMetricFamily(
+        "loginpipe_dead_letters",
+        "Messages on the dead-letter queue, of every queue that shares it.",
+        labels=["queue"],
+    )
     if dead_letters is not None:
         dead.add_metric([queue], dead_letters.total)
     return [messages, stall, dead]

@@ -20,7 +20,7 @@ from loginpipe.postgres.connections import Connection
 from loginpipe.postgres.metrics import Totals, VaultTotals, read_totals, read_vault
 from loginpipe.postgres.session import Session
 from loginpipe.sqs.client import Queue, open_queue
-from loginpipe.sqs.dead_letters import redrive_policy
+from loginpipe.sqs.dead_letters import read_dead_letters
 from loginpipe.sqs.depth import Depth, read_depth
 
 T = TypeVar("T")
@@ -119,10 +119,7 @@ class PipelineCollector(Collector):
     def _read_queue(self) -> _QueueState:
         if self._queue is None:
             self._queue = open_queue(self._settings.queue, self._settings, connections=1)
-        policy = redrive_policy(self._queue)
-        return _QueueState(
-            self._queue.name, read_depth(self._queue), read_depth(policy.dead_letters) if policy else None
-        )
+        return _QueueState(self._queue.name, read_depth(self._queue), read_dead_letters(self._queue))
 
     def _read_database(self) -> tuple[Totals, VaultTotals]:
         if self._session is None:

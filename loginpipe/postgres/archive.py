@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 from loginpipe.common.errors import DatabaseError
+from loginpipe.common.logins_table import logins_table
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.partitions import (
-    USER_LOGINS,
     Partition,
     existing_partitions,
     in_turn,
@@ -188,12 +188,13 @@ class Outlived:
 
 def outlived_months(connection: Connection, *, today: date, days: int) -> Outlived:
     """Find the months that ended ``days`` days before ``today``, or 29 where that is more."""
-    not_ours = in_turn(connection, partial(why_not_ours, table=USER_LOGINS), USER_LOGINS)
+    table = logins_table()
+    not_ours = in_turn(connection, partial(why_not_ours, table=table), table)
     if not_ours:
         return Outlived((), not_ours, 0)
-    existing = in_turn(connection, partial(existing_partitions, table=USER_LOGINS), USER_LOGINS)
+    existing = in_turn(connection, partial(existing_partitions, table=table), table)
     months = sorted(outlived(existing, today, days))
-    return Outlived(months, None, rows_in_default(connection, USER_LOGINS).get(USER_LOGINS, 0))
+    return Outlived(months, None, rows_in_default(connection, table).get(table, 0))
 
 
 def drop_month(connection: Connection, month: Partition) -> str | None:

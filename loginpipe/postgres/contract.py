@@ -1,19 +1,60 @@
-"""Whether the table ``user_logins`` is the contract: what the catalog says, and how it differs, in plain words.
+"""Whether ``user_logins`` takes every login and its database takes writes, and what refuses, changes or loses some.
 
-The contract itself is in `loginpipe.logins.user_logins`; what to do about a difference is the caller's.
+The contract itself is in `loginpipe.logins.user_logins`; what to do about a difference is the caller's. An adopted
+table may be wider than the contract, and have constraints, triggers and partitions of its own.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
-from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.common.logins_table import logins_table
+from loginpipe.logins.user_logins import COLUMN_NAMES, USER_LOGINS_COLUMNS
+from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.statements import statement
 
 _KINDS = {"r": "table", "p": "table", "v": "view", "m": "materialized view", "f": "foreign table"}
 
+_TEXT = re.compile(r"text|character varying(?:\((\d+)\))?")
+_MASKED = ("masked_ip", "masked_device_id")
+# What every masking needs: compat-sha256-salted is the longest.
+_MASKED_LENGTH = 64
 
-def user_logins_columns(connection: Connection) -> tuple[tuple[str, str], ...]:
-    """Read name and type (as ``format_type`` prints it) of each column of ``public.user_logins``, in order.
+
+class Column(NamedTuple):
+    """A column of the table.
+
+    Attributes:
+        name: its name.
+        kind: its type, as ``format_type`` prints it.
+        computed: the database alone gives it its values: it is generated, or an identity that is always so.
+        required: an INSERT that does not name it fails: it is NOT NULL, and nothing fills it.
+        alike: it takes texts that differ for equal ones, by its collation.
+    """
+
+    name: str
+    kind: str
+    computed: bool = False
+    required: bool = False
+    alike: bool = False
+
+
+@dataclass(frozen=True)
+class TableFindings:
+    """What was found of the table, one phrase each.
+
+    Attributes:
+        obstacles: what lets no login in, or none stay.
+        notes: what refuses, changes or loses some logins, and what becomes of them.
+    """
+
+    obstacles: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def user_logins_columns(connection: Connection) -> tuple[Column, ...]:
+    """Read the columns of the table, in order.
 
     Reads in the caller's transaction. Empty where there is no such relation.
 
@@ -22,10 +63,10 @@ def user_logins_columns(connection: Connection) -> tuple[tuple[str, str], ...]:
     """
     with connection.cursor() as cursor:
         cursor.execute(statement("user_logins_columns"))
-        return tuple((name, kind) for name, kind in cursor.fetchall())
+        return tuple(Column(*row) for row in cursor.fetchall())
 
 
-def current_columns(connection: Connection) -> tuple[tuple[str, str], ...]:
+def current_columns(connection: Connection) -> tuple[Column, ...]:
     """Read what `user_logins_columns` does, in a transaction of its own.
 
     Raises:
@@ -36,7 +77,7 @@ def current_columns(connection: Connection) -> tuple[tuple[str, str], ...]:
 
 
 def user_logins_kind(connection: Connection) -> str | None:
-    """Say what ``public.user_logins`` is: ``table`` (partitioned or not), ``view``, …; None where there is none.
+    """Say what ``user_logins`` is: ``table`` (partitioned or not), ``view``, …; None where there is none.
 
     Reads in the caller's transaction.
 
@@ -44,25 +85,180 @@ def user_logins_kind(connection: Connection) -> str | None:
         psycopg2.Error: for the caller's `transaction` to translate.
     """
     with connection.cursor() as cursor:
-        cursor.execute("SELECT relkind FROM pg_class WHERE oid = to_regclass('public.user_logins')")
+        cursor.execute("SELECT relkind FROM pg_class WHERE oid = to_regclass(%s)", (logins_table(),))
         row = cursor.fetchone()
     return None if row is None else _KINDS.get(row[0], "relation of another kind")
 
 
-def contract_differences(found: Sequence[tuple[str, str]]) -> list[str]:
-    """List how columns differ from the contract, one phrase each; empty where they do not.
+def why_read_only(cursor: Cursor) -> str | None:
+    """Say why the database takes no writes, and what to do; None where it takes them."""
+    cursor.execute(statement("writable"))
+    ((replica, read_only),) = cursor.fetchall()
+    if replica:
+        return (
+            "is a replica, which takes no writes: name the writer's endpoint in LOGINPIPE_DATABASE_URL, or, where that "
+            "lists several hosts, add target_session_attrs=read-write"
+        )
+    if read_only:
+        return (
+            "is read-only: see whether its disk is full, then RESET default_transaction_read_only for the role, the "
+            "database or the server"
+        )
+    return None
+
+
+def replication_fault(cursor: Cursor) -> str | None:
+    """Say which of our tables a publication keeps from being deleted from, and what to do; None where there is none."""
+    cursor.execute(statement("without_replica_identity"))
+    rows = cursor.fetchall()
+    if not rows:
+        return None
+    # The partitioned table first: partitions that are still to come follow it.
+    tables = dict.fromkeys([*sorted(root for _, root, _ in rows), *(table for table, _, _ in rows)])
+    publications = dict.fromkeys(publication for _, _, publication in rows)
+    return (
+        f"the publication {' and '.join(publications)} replicates deletes from tables without a replica identity, "
+        "which Postgres refuses, so erasures and maintenance fail: run "
+        f"`{'; '.join(f'ALTER TABLE {table} REPLICA IDENTITY FULL' for table in tables)}`"
+    )
+
+
+def contract_differences(found: Sequence[Column]) -> list[str]:
+    """List what in the columns lets no login in, one phrase each; empty where nothing does.
+
+    Texts may be of any length, `column_notes` names those that are short; the masked ones must have room for a token.
+    Further columns are the table's own, as long as an INSERT may leave them out. Logins are stored by name, so the
+    order is free.
 
     Args:
-        found: name and type of each column, in order, as `user_logins_columns` gives them.
+        found: the columns, as `user_logins_columns` gives them.
     """
-    expected, actual = dict(USER_LOGINS_COLUMNS), dict(found)
+    expected, actual = dict(USER_LOGINS_COLUMNS), {column.name: column for column in found}
     differences = [f"column {name} ({kind}) is missing" for name, kind in expected.items() if name not in actual]
-    differences += [f"column {name} ({kind}) is not expected" for name, kind in actual.items() if name not in expected]
     differences += [
-        f"column {name} is {actual[name]}, expected {kind}"
-        for name, kind in expected.items()
-        if name in actual and actual[name] != kind
+        f"column {column.name} ({column.kind}) is NOT NULL and nothing fills it: give it a default, or let it be NULL"
+        for column in found
+        if column.name not in expected and column.required
     ]
-    if not differences and list(actual) != list(expected):
-        differences.append(f"the columns are in the order {', '.join(actual)}, expected {', '.join(expected)}")
+    for name, kind in expected.items():
+        if name not in actual:
+            continue
+        if not _takes(actual[name].kind, kind):
+            differences.append(f"column {name} is {actual[name].kind}, expected {kind}")
+        elif name in _MASKED and _length(actual[name].kind) < _MASKED_LENGTH:
+            limit = f"tokens have up to {_MASKED_LENGTH} characters"
+            differences.append(f"column {name} is {actual[name].kind}, and {limit}")
+        if actual[name].computed:
+            differences.append(f"column {name} is generated: no value can be stored in it")
     return differences
+
+
+def column_notes(found: Sequence[Column]) -> list[str]:
+    """List what in the columns refuses or loses something, one phrase each.
+
+    Args:
+        found: the columns, as `user_logins_columns` gives them.
+    """
+    ours = [column for column in found if column.name in COLUMN_NAMES]
+    expected = dict(USER_LOGINS_COLUMNS)
+    notes = [
+        f"{column.name} is {column.kind}, shorter than {expected[column.name]}: logins with a longer one are rejected; "
+        "docs/tables.md has the statements that widen it"
+        for column in ours
+        if column.name not in _MASKED and _length(column.kind) < _length(expected[column.name])
+    ]
+    alike = [column.name for column in ours if column.alike]
+    if alike:
+        notes.append(
+            f"{' and '.join(alike)} take texts that differ for equal ones, by a collation that is not deterministic: "
+            "erasing a user deletes those that seem equal too"
+        )
+    own = [column.name for column in found if column.name not in COLUMN_NAMES]
+    if own:
+        notes.append(
+            f"{', '.join(own)}: columns of the table's own, which logins leave to their defaults; the archive does not "
+            "hold them, so a month that retention drops comes back without their values"
+        )
+    order = [column.name for column in ours]
+    if order != [name for name in COLUMN_NAMES if name in order]:
+        notes.append(
+            f"the columns are in the order {', '.join(order)}: logins are stored by name, and only `SELECT *` shows it"
+        )
+    return notes
+
+
+def examine_table(connection: Connection) -> TableFindings:
+    """Find what the table, and its partitions, have that refuses, changes or loses logins.
+
+    Reads in the caller's transaction.
+
+    Raises:
+        psycopg2.Error: for the caller's `transaction` to translate.
+    """
+    columns = user_logins_columns(connection)
+    obstacles, notes = contract_differences(columns), column_notes(columns) if columns else []
+    with connection.cursor() as cursor:
+        cursor.execute(statement("table_facts"), {"columns": list(COLUMN_NAMES), "may_be_null": "locale"})
+        for kind, name, definition, partitions in cursor:
+            where = f" of {partitions} of its partitions" if partitions else ""
+            says = _FACTS[kind].format(name=name, definition=definition, where=where, table=logins_table())
+            (obstacles if kind in _OBSTACLES else notes).append(says)
+    return TableFindings(tuple(obstacles), tuple(notes))
+
+
+def _takes(kind: str, expected: str) -> bool:
+    """Say whether a column of a type takes values of the expected one as they are."""
+    return kind == expected or (_TEXT.fullmatch(expected) is not None and _TEXT.fullmatch(kind) is not None)
+
+
+def _length(kind: str) -> float:
+    """Return how many characters a type takes; without a limit, infinitely many."""
+    match = _TEXT.fullmatch(kind)
+    return int(match[1]) if match and match[1] else float("inf")
+
+
+_OBSTACLES = frozenset({"insert rule", "unlogged", "closed by row security"})
+
+_FACTS: Mapping[str, str] = {
+    "not null": (
+        "{name} is NOT NULL{where}: logins without one are rejected; run `ALTER TABLE {table} ALTER COLUMN {name} DROP "
+        "NOT NULL` to take them"
+    ),
+    "check": "constraint {name}{where}, {definition}: logins that it refuses are rejected",
+    "unique": "{name}{where}, UNIQUE {definition}: a second login of the same values is rejected; drop it to keep all",
+    "foreign key": "constraint {name}{where}, {definition}: logins without a row there are rejected",
+    "reference": (
+        "constraint {name}, {definition}, refers to this table: erasing a user fails where a row does; let it be ON "
+        "DELETE CASCADE or SET NULL"
+    ),
+    "row trigger": (
+        "trigger {name}{where}, {definition}: what it changes in a login is stored so; a run fails where it drops one "
+        "or raises an error, those of class 22 and 23 aside, which reject the login"
+    ),
+    "insert trigger": (
+        "trigger {name}{where}, {definition}: a run fails where it raises an error, those of class 22 and 23 aside, "
+        "which reject the login"
+    ),
+    "delete trigger": "trigger {name}{where}, {definition}: erasing a user may fail, or leave rows",
+    "insert rule": "rule {name} rewrites every INSERT: no login can be stored; run `DROP RULE {name} ON {table}`",
+    "delete rule": "rule {name} rewrites every DELETE: erasing a user fails; run `DROP RULE {name} ON {table}`",
+    "row security": (
+        "row-level security is on: a run fails on logins that no policy lets loginpipe_writer insert, and rows that "
+        "are hidden are missing in counts, archive and erasures; `archive restore` needs a role that bypasses it"
+    ),
+    "closed by row security": (
+        "row-level security is on, and no policy lets loginpipe_writer insert: no login can be stored; run `CREATE "
+        "POLICY logins ON {table} TO loginpipe_writer USING (true)`, or let the role bypass it"
+    ),
+    "unlogged": (
+        "{name} is UNLOGGED: a crash of the server empties it, when the messages are deleted already; run `ALTER TABLE "
+        "{name} SET LOGGED`"
+    ),
+    "encoding": (
+        "the database's encoding is {name}: logins with characters that it lacks are rejected; only UTF8 takes them all"
+    ),
+    "nested": (
+        "partition {name} is partitioned itself, by {definition}: logins that none of its partitions takes are rejected"
+    ),
+    "foreign partition": "partition {name} is a foreign table: a run fails while its server is away",
+}

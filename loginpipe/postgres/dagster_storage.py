@@ -41,8 +41,8 @@ _COLUMNS = {
     ("concurrency_slots", "run_id"): "text",
     ("pending_steps", "run_id"): "text",
 }
-# What waits for a lock blocks whoever wants that lock after it.
-_LOCK_TIMEOUT = "5s"
+LOCK_TIMEOUT = "5s"
+"""For a connection that deletes: what waits for a lock blocks whoever wants that lock after it."""
 # Rows that one transaction goes through.
 _ROWS = 5_000
 
@@ -102,14 +102,13 @@ class Usage:
         return self.event_bytes * self.events_of_a_day // self.events if self.events else 0
 
 
-def prepare(connection: Connection) -> None:
-    """Make sure that the storage is one that this file knows, and set the session's lock timeout.
+def require_known(connection: Connection) -> None:
+    """Make sure that the storage is one that this file knows.
 
     Raises:
         SchemaError: a table or column is missing or another, or a table that is not known here refers to runs.
     """
     with transaction(connection) as cursor:
-        cursor.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT}'")
         cursor.execute(
             "SELECT table_name, column_name, data_type FROM information_schema.columns"
             " WHERE table_schema = current_schema()"

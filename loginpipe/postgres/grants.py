@@ -6,6 +6,7 @@ The migrations make it so. Also what the connected role may do beyond a writer's
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from loginpipe.common.logins_table import logins_schema, logins_table
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
 
@@ -19,15 +20,23 @@ PUBLIC = "PUBLIC"
 # The columns of ``rejected_messages`` that are not sealed.
 _SHOWN = ("message_id", "sent_at", "received_at", "batch_id", "reasons", "fields", "replayed_at")
 
+# The columns of ``login_extras`` that are not sealed.
+_EXTRAS = (
+    "message_id", "user_id", "device_type", "masked_ip", "masked_device_id", "locale", "app_version", "create_date",
+    "extras",
+)  # fmt: skip
+
 _APP_VERSIONS = (
     "FUNCTION loginpipe.app_version_text(encoded integer)",
     "FUNCTION loginpipe.app_version_number(version text)",
 )
 _PARTITIONS = (
     "FUNCTION loginpipe.create_partition(parent text, start date)",
+    "FUNCTION loginpipe.create_extras_partition(start date)",
     "FUNCTION loginpipe.drop_ledger_partition(start date)",
     "FUNCTION loginpipe.trim_ledger(begins date)",
     "FUNCTION loginpipe.rows_in_default(parent text)",
+    "FUNCTION loginpipe.share_replica_identity(parent text)",
 )
 _ARCHIVE = (
     "FUNCTION loginpipe.logins_by_day(first_day date, last_day date)",
@@ -81,19 +90,22 @@ def planned(database: str) -> frozenset[Grant]:
     privileges: Mapping[str, Mapping[str, Iterable[str]]] = {
         WRITER: {
             f"DATABASE {database}": ("CONNECT", "TEMPORARY"),
-            "SCHEMA public": ("USAGE",),
+            f"SCHEMA {logins_schema()}": ("USAGE",),
             "SCHEMA loginpipe": ("USAGE",),
             "SCHEMA vault": ("USAGE",),
-            "TABLE public.user_logins": ("SELECT", "INSERT"),
+            f"TABLE {logins_table()}": ("SELECT", "INSERT"),
             "TABLE loginpipe.alembic_version": ("SELECT",),
+            "TABLE loginpipe.installation": ("SELECT",),
             "TABLE loginpipe.ingested_messages": ("SELECT", "INSERT"),
             "TABLE loginpipe.batches": ("SELECT", "INSERT", "UPDATE", "DELETE"),
             "TABLE loginpipe.batch_hours": ("SELECT", "INSERT", "UPDATE"),
             "TABLE loginpipe.rejected_messages": ("INSERT",),
             **{f"TABLE loginpipe.rejected_messages ({column})": ("SELECT",) for column in _SHOWN},
+            "TABLE loginpipe.login_extras": ("INSERT",),
             "TABLE loginpipe.token_key_checks": ("SELECT", "INSERT"),
             "TABLE loginpipe.token_aliases": ("SELECT", "INSERT"),
             "TABLE loginpipe.token_aliases (new_token)": ("UPDATE",),
+            "TABLE loginpipe.placeholder_tokens": ("SELECT", "INSERT", "DELETE"),
             "TABLE loginpipe.erased_users": ("SELECT",),
             "TABLE loginpipe.user_logins_canonical": ("SELECT",),
             **dict.fromkeys(_INSIGHTS, ("SELECT", "INSERT", "DELETE")),
@@ -106,11 +118,15 @@ def planned(database: str) -> frozenset[Grant]:
         },
         ANALYST: {
             f"DATABASE {database}": ("CONNECT",),
-            "SCHEMA public": ("USAGE",),
+            f"SCHEMA {logins_schema()}": ("USAGE",),
             "SCHEMA loginpipe": ("USAGE",),
-            "TABLE public.user_logins": ("SELECT",),
+            f"TABLE {logins_table()}": ("SELECT",),
             "TABLE loginpipe.alembic_version": ("SELECT",),
+            "TABLE loginpipe.installation": ("SELECT",),
             "TABLE loginpipe.user_logins_canonical": ("SELECT",),
+            **{f"TABLE loginpipe.login_extras ({column})": ("SELECT",) for column in _EXTRAS},
+            "TABLE loginpipe.user_logins_with_extras": ("SELECT",),
+            "TABLE loginpipe.placeholder_tokens": ("SELECT",),
             **dict.fromkeys((*_INSIGHTS, *_INSIGHT_VIEWS), ("SELECT",)),
             "TABLE loginpipe.archived_days": ("SELECT",),
             **dict.fromkeys(_APP_VERSIONS, ("EXECUTE",)),
@@ -120,8 +136,11 @@ def planned(database: str) -> frozenset[Grant]:
             "SCHEMA loginpipe": ("USAGE",),
             "SCHEMA vault": ("USAGE",),
             "TABLE loginpipe.alembic_version": ("SELECT",),
+            "TABLE loginpipe.installation": ("SELECT",),
             **{f"TABLE loginpipe.rejected_messages ({column})": ("SELECT",) for column in _SHOWN},
             "TABLE loginpipe.rejected_messages (replayed_at)": ("SELECT", "UPDATE"),
+            **{f"TABLE loginpipe.login_extras ({column})": ("SELECT",) for column in ("message_id", "position")},
+            "TABLE loginpipe.login_extras (extras)": ("SELECT", "UPDATE"),
             "TABLE loginpipe.token_key_checks": ("SELECT",),
             "TABLE loginpipe.token_aliases": ("SELECT",),
             **dict.fromkeys(_CUSTODY, ("EXECUTE",)),
@@ -131,6 +150,7 @@ def planned(database: str) -> frozenset[Grant]:
             "SCHEMA loginpipe": ("USAGE",),
             "SCHEMA vault": ("USAGE",),
             "TABLE loginpipe.alembic_version": ("SELECT",),
+            "TABLE loginpipe.installation": ("SELECT",),
             "TABLE vault.access_log": ("SELECT",),
         },
     }
@@ -145,7 +165,7 @@ def planned(database: str) -> frozenset[Grant]:
 def differences(found: Iterable[Grant], wanted: Iterable[Grant]) -> Iterator[str]:
     """Say in words how the grants of the roles and of everybody differ from what they should be, and the mend.
 
-    What everybody has been granted on ``user_logins``, the schema ``public`` or the database is its owner's affair, and
+    What everybody has been granted on ``user_logins``, its schema or the database is its owner's affair, and
     counts as granted to each role.
     """
     there, plan = set(found), set(wanted)

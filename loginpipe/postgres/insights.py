@@ -23,7 +23,7 @@ class DuplicatesOfDay:
     """What was found for one day.
 
     Attributes:
-        seen: distinct tokens on that day.
+        seen: distinct tokens on that day, placeholders aside.
         shared: how many of them more than one user has logged in from.
         top: the ten with the most users: token, users, logins, first date, last date.
     """
@@ -52,7 +52,7 @@ class DayCounts:
 
 
 def refresh_duplicates(connection: Connection, table: str, day: date) -> DuplicatesOfDay:
-    """Compute one day of a table of duplicates, a key of `DUPLICATES`, anew, in one transaction.
+    """Compute one day of a table of duplicates, a key of `DUPLICATES`, again, in one transaction.
 
     Raises:
         DatabaseError: the day is as it was.
@@ -61,7 +61,8 @@ def refresh_duplicates(connection: Connection, table: str, day: date) -> Duplica
     qualified = sql.Identifier("loginpipe", table)
     with transaction(connection) as cursor:
         _begin_anew(cursor, table, day)
-        cursor.execute(sql.SQL(statement("insert_duplicates")).format(table=qualified, token=token), {"day": day})
+        of = {"day": day, "field": DUPLICATES[table].removeprefix("masked_")}
+        cursor.execute(sql.SQL(statement("insert_duplicates")).format(table=qualified, token=token), of)
         shared = cursor.rowcount
         cursor.execute(
             sql.SQL(
@@ -71,12 +72,7 @@ def refresh_duplicates(connection: Connection, table: str, day: date) -> Duplica
             (day, _SHOWN),
         )
         top = tuple(cursor.fetchall())
-        cursor.execute(
-            sql.SQL(
-                "SELECT count(DISTINCT {token}) FROM loginpipe.user_logins_canonical WHERE create_date = %s"
-            ).format(token=token),
-            (day,),
-        )
+        cursor.execute(sql.SQL(statement("count_seen")).format(token=token), of)
         ((seen,),) = cursor.fetchall()
     return DuplicatesOfDay(seen, shared, top)
 

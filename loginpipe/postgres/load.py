@@ -3,12 +3,15 @@
 Ledger and rows are written together: a message has one outcome, whoever else delivers it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import repeat
 from typing import Any
+from uuid import UUID
 
 from loginpipe.common.errors import SchemaError
+from loginpipe.common.logins_table import logins_table
 from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.logins.splitting import Reject
 from loginpipe.logins.user_logins import COLUMN_NAMES
@@ -17,12 +20,13 @@ from loginpipe.masking.sealing import Sealed
 from loginpipe.postgres.connections import Cursor
 from loginpipe.postgres.copy import copy_rows
 from loginpipe.postgres.statements import statement
-from loginpipe.postgres.vault import insert_data_keys
+from loginpipe.postgres.vault import data_keys_of, insert_data_keys
 
 _LOGIN_COLUMNS = ("message_id", "sent_ms", *COLUMN_NAMES)
 _REJECT_COLUMNS = (
     "message_id", "sent_ms", "sent_on", "received_ms", "reasons", "fields", "sealed_body", "data_key_id", "position",
 )  # fmt: skip
+_EXTRA_COLUMNS = ("message_id", "extras", "sealed_extras", "data_key_id", "position")
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,13 @@ class Inserted:
         rows_by_day: UTC date → rows.
         delays: rows by their delay from sent to stored: `loginpipe.logins.delays`.
         delay_seconds: the sum of these delays.
+        data_keys: those that sealed their extras.
     """
 
     rows_by_day: dict[date, int]
     delays: list[int]
     delay_seconds: float
+    data_keys: frozenset[UUID] = frozenset()
 
     @property
     def rows(self) -> int:
@@ -51,7 +57,7 @@ def no_rows() -> Inserted:
 
 
 def insert_logins(cursor: Cursor, logins: MaskedLogins, batch_id: str) -> Inserted:
-    """Insert those masked logins whose messages the ledger does not know.
+    """Insert those masked logins whose messages the ledger does not know, with what `insert_extras` brought of them.
 
     Raises:
         SchemaError: a trigger or rule of ``user_logins`` kept rows out of it.
@@ -63,17 +69,44 @@ def insert_logins(cursor: Cursor, logins: MaskedLogins, batch_id: str) -> Insert
     copy_rows(cursor, "incoming_logins", ("arrival", *_LOGIN_COLUMNS), columns)
     cursor.execute(statement("insert_new_logins"), {"batch_id": batch_id, "bounds": list(DELAY_BOUNDS)})
     new, stored, total = found.delays, 0, 0.0
-    for bucket, day, rows, seconds, all_stored in cursor:
+    data_keys: list[str] | None = None
+    for bucket, day, rows, seconds, all_stored, keys_of_extras in cursor:
         new[bucket] += rows
         found.rows_by_day[day] = found.rows_by_day.get(day, 0) + rows
         total += seconds
-        stored = all_stored
+        stored, data_keys = all_stored, keys_of_extras
     if stored != sum(new):
         raise SchemaError(
             f"user_logins took {stored:,} of {sum(new):,} rows: a trigger or a rule keeps rows out of it; nothing was "
-            "recorded, see them with \\d user_logins in psql and remove what does it"
+            f"recorded, see them with \\d {logins_table()} in psql and remove what does it"
         )
-    return Inserted(found.rows_by_day, new, total)
+    return Inserted(found.rows_by_day, new, total, frozenset(map(UUID, data_keys or ())))
+
+
+def insert_extras(cursor: Cursor, clear: Mapping[str, str], sealed: Sealed) -> None:
+    """Bring what logins have beside their fields, for `insert_logins` to insert with those that are new.
+
+    Args:
+        cursor: in the transaction of the batch.
+        clear: message id → the fields that are stored in clear, as a JSON object.
+        sealed: the other ones, by message id.
+    """
+    if not clear and not sealed:
+        return
+    blocks = sealed.blocks
+    with_rest = [message_id for block in blocks for message_id in block.subjects]
+    columns: list[Sequence[Any]] = [
+        with_rest,
+        [clear.get(message_id) for message_id in with_rest],
+        [ciphertext for block in blocks for ciphertext in block.ciphertexts],
+        [key_id for block in blocks for key_id in repeat(str(block.data_key_id), len(block.subjects))],
+        [position for block in blocks for position in block.positions],
+    ]
+    copy_rows(cursor, "incoming_extras", _EXTRA_COLUMNS, columns)
+    without_rest = clear.keys() - set(with_rest)
+    if without_rest:
+        of_them = [list(without_rest), [clear[message_id] for message_id in without_rest]]
+        copy_rows(cursor, "incoming_extras", _EXTRA_COLUMNS[:2], of_them)
 
 
 def insert_rejects(cursor: Cursor, rejected: Sequence[Reject], bodies: Sealed, batch_id: str) -> int:
@@ -101,5 +134,5 @@ def insert_rejects(cursor: Cursor, rejected: Sequence[Reject], bodies: Sealed, b
     copy_rows(cursor, "incoming_rejects", _REJECT_COLUMNS, columns)
     cursor.execute(statement("insert_new_rejects"), {"batch_id": batch_id})
     new = frozenset(message_id for (message_id,) in cursor)
-    insert_data_keys(cursor, bodies, new)
+    insert_data_keys(cursor, bodies, data_keys_of(bodies, new))
     return len(new)

@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, cast
 import psycopg2
 
 from loginpipe.common.errors import DatabaseError, SchemaError
+from loginpipe.common.logins_table import DEFAULT_TABLE, logins_schema, logins_table
 from loginpipe.postgres.connections import Connection, Cursor, connect, place, statement_error, transaction
-from loginpipe.postgres.partitions import maintain
+from loginpipe.postgres.contract import examine_table
+from loginpipe.postgres.partitions import maintain, partitioning
+from loginpipe.postgres.statements import statement
 
 if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy.engine import Connection as SqlalchemyConnection
 
-HEAD = "0006"
+HEAD = "0010"
 """The newest revision in ``migrations/``. Revisions are numbered in order, so that they compare as text."""
 
 # The comment on Alembic's table: tells older code which version it would have to be.
@@ -38,43 +41,53 @@ class MigrationResult:
         before: the revision found, None for a database that was never migrated.
         after: the revision it is at now: `HEAD`.
         adopted: whether ``user_logins`` was there already and was taken over unchanged, in this call.
+        findings: what ``user_logins`` has that can refuse, change or lose logins, and what becomes of them; one line
+            each. None of a table that is as loginpipe makes it.
     """
 
     before: str | None
     after: str
     adopted: bool
+    findings: tuple[str, ...] = ()
 
 
-def migrate(database_url: str, *, today: date | None = None) -> MigrationResult:
+def migrate(database_url: str, *, today: date | None = None, table_is_named: bool = False) -> MigrationResult:
     """Migrate to `HEAD`, all of it or nothing, then make sure of partitions. Safe to call by many at once, and again.
 
     Args:
-        database_url: as `connect` takes it. The role needs CREATE on the database and on its schema ``public``.
+        database_url: as `connect` takes it. The role needs CREATE on the database and on the schema of `logins_table`.
         today: the UTC date to make partitions for; today's when not given.
+        table_is_named: whether LOGINPIPE_TABLE is set: without it, a ``user_logins`` in another schema is refused.
 
     Raises:
-        SchemaError: ``user_logins`` is not the contract, or the database is ahead of this version.
+        SchemaError: ``user_logins`` takes no logins as it is, or may be another one; the database is ahead of this
+            version, or was migrated with another LOGINPIPE_TABLE.
         DatabaseError: out of reach, or a statement was refused.
     """
-    before, adopted = _upgrade(database_url)
+    before, adopted = _upgrade(database_url, table_is_named=table_is_named)
     connection = connect(database_url)
+    today = today or datetime.now(UTC).date()
     try:
-        maintain(connection, today or datetime.now(UTC).date())
+        maintain(connection, today)
+        with transaction(connection) as cursor:
+            found = examine_table(connection)
+            findings = (*found.obstacles, *found.notes, *partitioning(cursor, logins_table()).notes(today))
     finally:
         connection.close()
-    return MigrationResult(before, HEAD, adopted)
+    return MigrationResult(before, HEAD, adopted, findings)
 
 
 def require_migrated(connection: Connection) -> None:
-    """Check that the database is at `HEAD`.
+    """Check that the database is at `HEAD`, for the table of `logins_table`.
 
     Raises:
-        SchemaError: it is behind, or ahead; says what to do.
+        SchemaError: it is behind, or ahead, or has its logins in another table; says what to do.
     """
     with transaction(connection) as cursor:
         found = revision_of(cursor)
         if found is not None:
             _refuse_newer(found, cursor)
+            require_same_table(cursor)
     if found is None or found < HEAD:
         at = found or "none"
         raise SchemaError(f"{place(connection)} is not migrated (at {at}, needs {HEAD}): run `loginpipe migrate`")
@@ -90,6 +103,30 @@ def revision_of(cursor: Cursor) -> str | None:
     return row[0] if row else None
 
 
+def table_on_record(cursor: Cursor) -> str:
+    """Return the table, with its schema, that a database was migrated for."""
+    cursor.execute("SELECT to_regclass('loginpipe.installation') IS NOT NULL")
+    if cursor.fetchone() == (False,):
+        return DEFAULT_TABLE  # before revision 0009 there was no other
+    cursor.execute("SELECT logins_table FROM loginpipe.installation")
+    ((table,),) = cursor.fetchall()
+    return str(table)
+
+
+def require_same_table(cursor: Cursor) -> None:
+    """Check that a migrated database has its logins where this process looks for them.
+
+    Raises:
+        SchemaError: in another table; says what to set.
+    """
+    recorded = table_on_record(cursor)
+    if recorded != logins_table():
+        raise SchemaError(
+            f"{place(cursor.connection)} has its logins in {recorded}, and LOGINPIPE_TABLE is {logins_table()}: set "
+            f"LOGINPIPE_TABLE={recorded}, since a database keeps the table that it was first migrated for"
+        )
+
+
 def alembic_config() -> "Config":
     """Return what an ``alembic.ini`` would say. Alembic reaches the database by ``attributes["connection"]``."""
     from alembic.config import Config
@@ -99,7 +136,7 @@ def alembic_config() -> "Config":
     return config
 
 
-def _upgrade(database_url: str) -> tuple[str | None, bool]:
+def _upgrade(database_url: str, *, table_is_named: bool) -> tuple[str | None, bool]:
     from sqlalchemy import create_engine
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.pool import NullPool
@@ -108,22 +145,28 @@ def _upgrade(database_url: str) -> tuple[str | None, bool]:
     engine = create_engine("postgresql+psycopg2://", creator=partial(connect, database_url), poolclass=NullPool)
     try:
         with engine.begin() as bound:
-            return _upgrade_in_transaction(bound)
+            return _upgrade_in_transaction(bound, table_is_named=table_is_named)
     except (DBAPIError, psycopg2.Error) as error:
         raise _refusal(error.orig if isinstance(error, DBAPIError) else error) from None
 
 
-def _upgrade_in_transaction(bound: "SqlalchemyConnection") -> tuple[str | None, bool]:
+def _upgrade_in_transaction(bound: "SqlalchemyConnection", *, table_is_named: bool) -> tuple[str | None, bool]:
     from alembic import command
 
     connection = cast("Connection", bound.connection.driver_connection)
     with connection.cursor() as cursor:
+        cursor.execute(connection.settings)
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         before = revision_of(cursor)
+        if before is None:
+            _require_schema(cursor)
+            if not table_is_named:
+                _refuse_another_table(cursor)
+        else:
+            _refuse_newer(before, cursor)
+            require_same_table(cursor)
         if before == HEAD:
             return before, False
-        if before is not None:
-            _refuse_newer(before, cursor)
         cursor.execute("SELECT to_regnamespace('loginpipe') IS NULL")
         if cursor.fetchone() == (True,):  # CREATE SCHEMA IF NOT EXISTS wants the privilege even when it exists
             cursor.execute("CREATE SCHEMA loginpipe")
@@ -136,6 +179,30 @@ def _upgrade_in_transaction(bound: "SqlalchemyConnection") -> tuple[str | None, 
     return before, bool(config.attributes.get("adopted"))
 
 
+def _require_schema(cursor: Cursor) -> None:
+    # Not made here: a schema that was mistyped would get a second table.
+    schema = logins_schema()
+    cursor.execute("SELECT quote_ident(%s), to_regnamespace(quote_ident(%s)) IS NOT NULL", (schema, schema))
+    ((quoted, exists),) = cursor.fetchall()
+    if quoted != schema:
+        raise SchemaError(
+            f"LOGINPIPE_TABLE: the schema {quoted} is a word of SQL's own: choose one that needs no quotes"
+        )
+    if not exists:
+        at = place(cursor.connection)
+        raise SchemaError(f"{at} has no schema {schema}: run `CREATE SCHEMA {schema}`, or correct LOGINPIPE_TABLE")
+
+
+def _refuse_another_table(cursor: Cursor) -> None:
+    cursor.execute(statement("other_user_logins"))
+    row = cursor.fetchone()
+    if row:
+        raise SchemaError(
+            f"{place(cursor.connection)} has a table {row[0]} already: set LOGINPIPE_TABLE={row[0]} to adopt it, or "
+            f"LOGINPIPE_TABLE={logins_table()} to leave it alone"
+        )
+
+
 def _refuse_newer(found: str, cursor: Cursor) -> None:
     if found <= HEAD:
         return
@@ -144,13 +211,14 @@ def _refuse_newer(found: str, cursor: Cursor) -> None:
     ours, by = version("loginpipe"), _MIGRATED_BY.search(comment or "")
     # Between releases the number stays, and the schema may not.
     needed = f"loginpipe {by[1]} or newer" if by and by[1] != ours else "the version that migrated it, or a newer one"
-    at = f"{place(cursor.connection)} is at {found}"
+    at = f"{place(cast('Connection', cursor.connection))} is at {found}"
     raise SchemaError(f"{at}, and this code (loginpipe {ours}) knows {HEAD} at most: deploy {needed}")
 
 
 def _refusal(error: BaseException | None) -> DatabaseError:
     refusal = statement_error(error) if isinstance(error, psycopg2.Error) else DatabaseError("the migration failed")
     if refusal.sqlstate == _INSUFFICIENT_PRIVILEGE:
-        message = "the role may not migrate: it needs CREATE on the database and on its schema public, or to own both"
+        wanted = f"it needs CREATE on the database and on its schema {logins_schema()}, or to own both"
+        message = f"the role may not migrate: {wanted}"
         return DatabaseError(f"{message} [{refusal.sqlstate}]", refusal.sqlstate)
     return refusal

@@ -4,8 +4,8 @@ The plan is pure: dates in, names and bounds out. That a table is partitioned at
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import partial
 from typing import TypeVar
@@ -13,11 +13,12 @@ from typing import TypeVar
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from loginpipe.common.errors import DatabaseError
+from loginpipe.common.logins_table import logins_table
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.statements import statement
 
 LEDGER = "loginpipe.ingested_messages"
-USER_LOGINS = "public.user_logins"
+EXTRAS = "loginpipe.login_extras"
 
 # SQS keeps a message 14 days at most, and one that goes to a FIFO dead-letter queue, or is redriven, 14 more. A day
 # more is for clocks that differ.
@@ -26,7 +27,8 @@ _LEDGER_AHEAD = timedelta(days=7)
 _LOGIN_MONTHS = range(-1, 4)
 _DAY = timedelta(days=1)
 
-_KEYS = {LEDGER: "sent_on", USER_LOGINS: "create_date"}
+_BY_DAY = "RANGE (create_date)"
+_BY_DAY_OF_THE_LEDGER = "RANGE (sent_on)"
 
 _LOCK = int.from_bytes(b"lp-parts")  # any number that nobody else locks
 # Loads and queries queue behind a lock that waits: never longer than this. And less than Postgres' deadlock_timeout,
@@ -37,6 +39,9 @@ _BUSY = ("55P03", "40P01")  # lock not available, deadlock
 
 _BOUNDS = re.compile(r"FOR VALUES FROM \('?([^']+)'?\) TO \('?([^']+)'?\)")
 _ENDLESS = {"MINVALUE": date.min, "-infinity": date.min, "MAXVALUE": date.max, "infinity": date.max}
+
+# Spans of days without a partition that are named one by one.
+_NAMED = 3
 
 _Result = TypeVar("_Result")
 
@@ -58,23 +63,49 @@ class Partition:
     def __str__(self) -> str:
         return f"{self.table.split('.')[0]}.{self.name}"
 
+    @property
+    def days(self) -> str:
+        """Its days in words, as in ``2026-11-06 to 2026-11-30``."""
+        last = self.end - _DAY
+        return f"{self.start}" if last == self.start else f"{self.start} to {last}"
+
     def overlaps(self, other: "Partition") -> bool:
         """Say whether the two have a day in common; both of one table."""
         return self.start < other.end and other.start < self.end
+
+    def uncovered(self, existing: Iterable["Partition"]) -> list["Partition"]:
+        """Return what no existing partition covers of its days, in pieces as wide as fits: itself where none does.
+
+        ``loginpipe.create_partition`` finds the same end of a piece by itself.
+        """
+        pieces, start = [], self.start
+        for other in sorted((other for other in existing if self.overlaps(other)), key=lambda other: other.start):
+            if other.start > start:
+                pieces.append(self._piece(start, other.start))
+            start = max(start, other.end)
+        if start < self.end:
+            pieces.append(self._piece(start, self.end))
+        return pieces
+
+    def _piece(self, start: date, end: date) -> "Partition":
+        if (start, end) == (self.start, self.end):
+            return self
+        return replace(self, name=f"{self.table.split('.')[1]}_{start:y%Ym%md%d}", start=start, end=end)
 
 
 def coming(today: date) -> list[Partition]:
     """List the partitions there should be on a UTC date.
 
     Those of the ledger from the day of the oldest message that SQS can hold to a week ahead, those of ``user_logins``
-    from last month to three months ahead: maintenance may fail for a week before a row lands in a default partition.
+    and of the extras from last month to three months ahead: maintenance may fail for a week before a row lands in a
+    default partition.
     """
     first = ledger_begins(today)
     days = [first + offset * _DAY for offset in range((today + _LEDGER_AHEAD - first).days + 1)]
     months = [_first_of_month(today, offset) for offset in _LOGIN_MONTHS]
     return [
         *(_of_day(day) for day in days),
-        *(month_of(month) for month in months),
+        *(month_of(month, table) for table in (EXTRAS, logins_table()) for month in months),
     ]
 
 
@@ -92,9 +123,11 @@ def ledger_begins(today: date) -> date:
     return today - _LEDGER_KEPT
 
 
-def month_of(day: date) -> Partition:
-    """Return the partition of ``user_logins`` that a UTC date belongs in."""
-    return Partition(USER_LOGINS, f"user_logins_{day:y%Ym%m}", _first_of_month(day, 0), _first_of_month(day, 1))
+def month_of(day: date, table: str | None = None) -> Partition:
+    """Return the partition that a UTC date belongs in, of ``user_logins`` unless another table is given."""
+    table = table or logins_table()
+    name = f"{table.split('.')[1]}_{day:y%Ym%m}"
+    return Partition(table, name, _first_of_month(day, 0), _first_of_month(day, 1))
 
 
 def outlived(existing: Iterable[Partition], today: date, days: int) -> list[Partition]:
@@ -125,7 +158,8 @@ class MaintenanceResult:
         created: partitions made.
         dropped: ledger partitions dropped.
         rows_in_default: rows in each default partition: of dates that no other one covers. Normally 0.
-        left_alone: tables that are not ours to partition, with the reason: an adopted ``user_logins`` may be one.
+        left_alone: tables that are not ours to partition, with the reason and what no partition of theirs covers: an
+            adopted ``user_logins`` may be one.
     """
 
     created: list[str]
@@ -138,7 +172,7 @@ def maintain(connection: Connection, today: date) -> MaintenanceResult:
     """Make the coming partitions, moving rows that wait in a default one, and drop the ledger's expired ones.
 
     Safe beside loads and beside itself: one short transaction a partition, one maintainer at a time, no lock waited
-    for longer than a second, five attempts. A partition of ``user_logins`` is never dropped.
+    for longer than a second, five attempts. A partition of ``user_logins`` or of the extras is never dropped.
 
     Args:
         connection: of the owner or a member of ``loginpipe_writer``, with no transaction open.
@@ -147,13 +181,16 @@ def maintain(connection: Connection, today: date) -> MaintenanceResult:
     Raises:
         DatabaseError: a partition could not be made or dropped, named; the ones before it stay as done.
     """
-    created = _add_coming(connection, LEDGER, today)
+    table = logins_table()
+    created = [name for of in (LEDGER, EXTRAS) for name in _add_uncovered(connection, of, coming(today))]
     dropped = in_turn(connection, partial(_drop_expired, today=today), LEDGER)
-    reason = in_turn(connection, partial(why_not_ours, table=USER_LOGINS), USER_LOGINS)
-    if reason:
-        return MaintenanceResult(created, dropped, rows_in_default(connection, LEDGER), {USER_LOGINS: reason})
-    created += _add_coming(connection, USER_LOGINS, today)
-    return MaintenanceResult(created, dropped, rows_in_default(connection, LEDGER, USER_LOGINS), {})
+    found = in_turn(connection, partial(partitioning, table=table), table)
+    if found.not_ours:
+        left_alone = found.left_alone(today) or found.not_ours
+        return MaintenanceResult(created, dropped, rows_in_default(connection, LEDGER), {table: left_alone})
+    created += _add_uncovered(connection, table, coming(today))
+    in_turn(connection, partial(_share_replica_identity, table=table), table)
+    return MaintenanceResult(created, dropped, rows_in_default(connection, LEDGER, table), {})
 
 
 def in_turn(connection: Connection, work: Callable[[Cursor], _Result], subject: str) -> _Result:
@@ -188,15 +225,93 @@ def in_turn(connection: Connection, work: Callable[[Cursor], _Result], subject: 
         raise DatabaseError(f"maintaining partitions, {subject}: {error}", error.sqlstate) from None
 
 
+@dataclass(frozen=True)
+class Partitioning:
+    """How a table is partitioned.
+
+    Attributes:
+        table: schema and name.
+        scheme: as in ``RANGE (create_date)``; None where it is not partitioned.
+        owned: whether it belongs to the role that the functions for partitions work as, whoever asks.
+        has_default: whether it has a default partition.
+        partitions: the others, where it is partitioned by ranges of days.
+    """
+
+    table: str
+    scheme: str | None
+    owned: bool
+    has_default: bool
+    partitions: Sequence[Partition]
+
+    @property
+    def not_ours(self) -> str | None:
+        """Why the table is not ours to partition; None where it is."""
+        if self.scheme is None:
+            return "it is not partitioned"
+        if not self._by_day:
+            return f"it is partitioned by {self.scheme}"
+        return None if self.owned else "another role owns it"
+
+    @property
+    def _by_day(self) -> bool:
+        return self.scheme == (_BY_DAY_OF_THE_LEDGER if self.table == LEDGER else _BY_DAY)
+
+    def uncovered(self, today: date) -> list[Partition]:
+        """Return the days from a UTC date on, to the end of the coming months, that no partition covers."""
+        if not self._by_day:
+            return []
+        last = max(partition for partition in coming(today) if partition.table == self.table)
+        return replace(last, start=today).uncovered(self.partitions)
+
+    def left_alone(self, today: date) -> str | None:
+        """Say what becomes of the logins that no partition takes, where the table is not ours to partition.
+
+        None where it is ours, and where every login of the coming months finds its place.
+        """
+        rest = "go to its default partition" if self.has_default else "are rejected"
+        if self.not_ours is None or self.scheme is None:
+            return None
+        if not self._by_day:
+            return f"{self.not_ours}: logins that none of its partitions takes {rest}"
+        gaps = self.uncovered(today)
+        if not gaps:
+            return None
+        days = ", ".join(gap.days for gap in gaps[:_NAMED]) + (" and others" if len(gaps) > _NAMED else "")
+        return f"{self.not_ours}: no partition of its covers {days}: logins of such days {rest}"
+
+    def notes(self, today: date) -> list[str]:
+        """List what becomes of logins, or of partitions, where not all of them are of our making; one phrase each."""
+        left_alone = self.left_alone(today)
+        if left_alone:
+            return [f"partitions: {left_alone}"]
+        others = sorted(partition for partition in self.partitions if not _is_of_our_making(partition))
+        if self.not_ours or not others:
+            return []
+        return [
+            (
+                f"partitions: {others[0]} and {len(others) - 1} more are of others' making: loginpipe fills the days "
+                "that they leave free and never drops them; a job that makes more of them would collide with that, so "
+                "switch it off"
+            )
+        ]
+
+
+def _is_of_our_making(partition: Partition) -> bool:
+    month = month_of(partition.start)
+    return partition == month or partition.name == f"{month.name}{partition.start:d%d}"
+
+
+def partitioning(cursor: Cursor, table: str) -> Partitioning:
+    """Read how a table is partitioned."""
+    cursor.execute(statement("partitioning"), {"table": table})
+    scheme, owned, has_default = cursor.fetchone() or (None, False, False)
+    partitions = existing_partitions(cursor, table) if scheme in {_BY_DAY, _BY_DAY_OF_THE_LEDGER} else ()
+    return Partitioning(table, scheme, owned, has_default, partitions)
+
+
 def why_not_ours(cursor: Cursor, table: str) -> str | None:
     """Say why a table is not ours to partition; None where it is."""
-    cursor.execute(statement("partitioning"), {"table": table})
-    scheme, owned = cursor.fetchone() or (None, False)
-    if scheme is None:
-        return "it is not partitioned"
-    if scheme != f"RANGE ({_KEYS[table]})":
-        return f"it is partitioned by {scheme}"
-    return None if owned else "another role owns it"
+    return partitioning(cursor, table).not_ours
 
 
 def existing_partitions(cursor: Cursor, table: str) -> list[Partition]:
@@ -206,13 +321,22 @@ def existing_partitions(cursor: Cursor, table: str) -> list[Partition]:
     for name, bounds in cursor.fetchall():
         match = _BOUNDS.fullmatch(bounds)
         if match:
-            start, end = (_ENDLESS.get(bound) or date.fromisoformat(bound) for bound in match.groups())
+            start, end = map(_bound, match.groups())
             partitions.append(Partition(table, name, start, end))
     return partitions
 
 
+def _bound(text: str) -> date:
+    if text in _ENDLESS:
+        return _ENDLESS[text]
+    try:
+        return date.fromisoformat(text)
+    except ValueError:  # before Christ, or in a year of five digits
+        return date.min if text.endswith(" BC") else date.max
+
+
 def ensure_month(connection: Connection, day: date) -> bool:
-    """Make the partition of ``user_logins`` that a day belongs in, unless it has one; say whether it was made.
+    """Make the partition of ``user_logins`` that a day belongs in, as far as none is there; say whether one was made.
 
     Args:
         connection: of the owner or a member of ``loginpipe_writer``, with no transaction open.
@@ -221,25 +345,27 @@ def ensure_month(connection: Connection, day: date) -> bool:
     Raises:
         DatabaseError: it could not be made.
     """
-    if in_turn(connection, partial(why_not_ours, table=USER_LOGINS), USER_LOGINS):
+    table = logins_table()
+    if in_turn(connection, partial(why_not_ours, table=table), table):
         return False
-    month = month_of(day)
-    return in_turn(connection, partial(_add, partition=month), str(month))
+    return bool(_add_uncovered(connection, table, [month_of(day)]))
 
 
-def _add_coming(connection: Connection, table: str, today: date) -> list[str]:
-    return [
-        str(partition)
-        for partition in coming(today)
-        if partition.table == table and in_turn(connection, partial(_add, partition=partition), str(partition))
-    ]
+def _add_uncovered(connection: Connection, table: str, wanted: Iterable[Partition]) -> list[str]:
+    """Make what is missing of the partitions of a table, each in a transaction of its own; return the names."""
+    existing = in_turn(connection, partial(existing_partitions, table=table), table)
+    missing = [piece for planned in wanted if planned.table == table for piece in planned.uncovered(existing)]
+    return [str(piece) for piece in missing if in_turn(connection, partial(_add, partition=piece), str(piece))]
 
 
 def _add(cursor: Cursor, partition: Partition) -> bool:
-    """Make a partition unless one covers its days, or some of them; say whether it was made."""
+    """Make a partition unless one covers its days, or some of them, by now; say whether it was made."""
     if any(partition.overlaps(other) for other in existing_partitions(cursor, partition.table)):
         return False
-    cursor.execute("SELECT loginpipe.create_partition(%s, %s)", (partition.table, partition.start))
+    if partition.table == EXTRAS:
+        cursor.execute("SELECT loginpipe.create_extras_partition(%s)", (partition.start,))
+    else:
+        cursor.execute("SELECT loginpipe.create_partition(%s, %s)", (partition.table, partition.start))
     return True
 
 
@@ -250,6 +376,10 @@ def _drop_expired(cursor: Cursor, today: date) -> list[str]:
         cursor.execute("SELECT loginpipe.drop_ledger_partition(%s)", (partition.start,))
     cursor.execute("SELECT loginpipe.trim_ledger(%s)", (ledger_begins(today),))
     return [str(partition) for partition in gone]
+
+
+def _share_replica_identity(cursor: Cursor, table: str) -> None:
+    cursor.execute("SELECT loginpipe.share_replica_identity(%s)", (table,))
 
 
 def rows_in_default(connection: Connection, *tables: str) -> dict[str, int]:
@@ -267,4 +397,4 @@ def stray_rows(connection: Connection, today: date) -> Mapping[str, int]:
     with transaction(connection) as cursor:
         cursor.execute(statement("default_partition_rows"), {"ledger_begins": ledger_begins(today)})
         ((logins, messages),) = cursor.fetchall()
-    return {USER_LOGINS: logins, LEDGER: messages}
+    return {logins_table(): logins, LEDGER: messages}

@@ -19,7 +19,7 @@ from tenacity import (
 
 from loginpipe.common.errors import DatabaseError
 from loginpipe.common.runbook import runbook
-from loginpipe.postgres.connections import Connection, connect, transaction
+from loginpipe.postgres.connections import Connection, connect
 
 T = TypeVar("T")
 
@@ -134,16 +134,9 @@ class Session:
             pause = _CANCEL_SECONDS
 
     def _connected(self) -> Connection:
-        connection = connect(self._url if isinstance(self._url, str) else self._url())
-        with transaction(connection) as cursor:
-            # A signal is answered between statements only: none may wait for a lock for long. It is tried again.
-            cursor.execute("SET lock_timeout = %s", (_LOCK_WAIT,))
-            # What is deleted from the queue after the commit must be on disk, also where a database's default is off.
-            cursor.execute(
-                "SELECT set_config('synchronous_commit', 'on', false) "
-                "WHERE current_setting('synchronous_commit') = 'off'"
-            )
-        return connection
+        # A signal is answered between statements only: none may wait for a lock for long. It is tried again.
+        url = self._url if isinstance(self._url, str) else self._url()
+        return connect(url, lock_timeout=_LOCK_WAIT)
 
     def _attempt(self, work: Callable[[Connection], T]) -> T:
         try:

@@ -1,23 +1,31 @@
 """The SQL statements in the folder ``sql``, by name.
 
 A file there holds the statements of one subject. Each begins with a line ``-- name: insert_new_logins`` and comment
-lines that say what it does and why; these are not sent.
+lines that say what it does and why; these are not sent. The files say ``public.user_logins``; what is sent names the
+table that this process has chosen.
 """
 
 import re
 from functools import cache
 from pathlib import Path
 
+from loginpipe.common.logins_table import DEFAULT_TABLE, logins_table
+
 _HEAD = re.compile(r"^-- name: (\w+)\n((?:--.*\n)*)", re.MULTILINE)
 
 
 def statement(name: str) -> str:
-    """Return the text of a statement.
+    """Return the text of a statement, for the table of `logins_table`.
 
     Raises:
         KeyError: there is none of that name.
     """
-    return _statements()[name]
+    return for_logins_table(_statements()[name])
+
+
+def for_logins_table(text: str) -> str:
+    """Return SQL that is written for ``public.user_logins`` as it is for the table of `logins_table`."""
+    return text.replace(DEFAULT_TABLE, logins_table())
 
 
 @cache

@@ -1,7 +1,8 @@
 """The vault as its writer sees it: known tokens, new sealed values, aliases. It reads tokens there and nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain, repeat
+from uuid import UUID
 
 from psycopg2.extras import execute_values
 
@@ -55,19 +56,23 @@ def insert_sealed(cursor: Cursor, sealed: Sealed) -> int:
     cursor.execute(statement("insert_new_sealed"))
     # As a rule all are new; then the tokens that come back need not be looked at.
     new = frozenset(tokens if cursor.rowcount == len(tokens) else chain.from_iterable(cursor.fetchall()))
-    insert_data_keys(cursor, sealed, new)
+    insert_data_keys(cursor, sealed, data_keys_of(sealed, new))
     return len(new)
 
 
-def insert_data_keys(cursor: Cursor, sealed: Sealed, new: frozenset[str]) -> None:
+def data_keys_of(sealed: Sealed, new: frozenset[str]) -> frozenset[UUID]:
+    """Return which data keys the values of these subjects use. The database is not asked: it would not tell us."""
+    return frozenset(block.data_key_id for block in sealed.blocks if not new.isdisjoint(block.subjects))
+
+
+def insert_data_keys(cursor: Cursor, sealed: Sealed, used: Collection[UUID]) -> None:
     """Insert those wrapped data keys that a new value uses: none where everything was there already.
 
     Args:
         cursor: in the transaction that inserted the values.
         sealed: the values with their data keys.
-        new: the subjects that were inserted. The database is not asked which keys these use: it would not tell us.
+        used: the data keys of the values that were inserted.
     """
-    used = {block.data_key_id for block in sealed.blocks if not new.isdisjoint(block.subjects)}
     execute_values(
         cursor,
         "INSERT INTO vault.data_keys (data_key_id, recipient, wrapped_key) VALUES %s",

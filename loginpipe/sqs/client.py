@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from urllib.parse import urlsplit
 
 from loginpipe.common.aws import CONNECT_SECONDS, READ_SECONDS, Wording, aws_client, aws_errors, core_session
 from loginpipe.common.errors import QueueError
-from loginpipe.common.settings import Settings
+from loginpipe.common.settings import Settings, name_of_queue, region_and_account
 from loginpipe.sqs.lean_client import lean_client
 
 if TYPE_CHECKING:
@@ -24,6 +26,13 @@ _PROTOCOL = (
     "upgrade it, or fix AWS_ENDPOINT_URL"
 )
 
+# Where AWS's own endpoints are, of all its partitions that the public reaches.
+_AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws")
+
+
+class _OfAccount(TypedDict, total=False):
+    QueueOwnerAWSAccountId: str
+
 
 @dataclass(frozen=True)
 class Queue:
@@ -33,34 +42,60 @@ class Queue:
     url: str
     client: "SQSClient"
 
+    @cached_property
+    def of_aws(self) -> bool:
+        """Whether AWS itself answers for it, and no endpoint of another make."""
+        return (urlsplit(self.client.meta.endpoint_url).hostname or "").endswith(_AWS_DOMAINS)
 
-def open_queue(name_or_url: str, settings: Settings, *, connections: int) -> Queue:
+    def asking_for(self, *system_attributes: str) -> dict[str, Any]:
+        """Return the parameters of a receive that ask for system attributes of the messages.
+
+        Endpoints of other makes may know nothing but the name that AWS has discontinued, and leave the attributes out
+        without a word: LocalStack before 3.5, ElasticMQ before 1.6.2, moto 5.0.3.
+        """
+        names = list(system_attributes)
+        parameters: dict[str, Any] = {"MessageSystemAttributeNames": names}
+        return parameters if self.of_aws else {**parameters, "AttributeNames": names}
+
+
+def open_queue(queue: str, settings: Settings, *, connections: int) -> Queue:
     """Make a client for a queue and look the queue up.
 
     Args:
-        name_or_url: the queue's name or URL.
+        queue: the queue's name, URL or ARN; region and account of an ARN go before AWS_REGION and the credentials' own.
         settings: which client to make, and whether it is for production.
         connections: how many calls are made at once at most.
 
     Raises:
-        QueueError: no region or credentials, endpoint unreachable or not speaking SQS, no such queue, no access; in
-            production also an endpoint that is not https.
+        QueueError: no region or credentials, endpoint unreachable or not speaking SQS, no such queue, no access; an
+            endpoint that has another queue than the ARN's; in production also an endpoint that is not https.
     """
-    name = name_or_url.rsplit("/", 1)[-1]
-    client = _client(_wording(name), settings, connections)
+    name = name_of_queue(queue)
+    region, account = region_and_account(queue) or (None, None)
+    client = _client(_wording(name), settings, connections, region)
     with queue_errors(name):
-        url = name_or_url if "://" in name_or_url else client.get_queue_url(QueueName=name).get("QueueUrl")
-        answered = bool(url) and "Attributes" in client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
-    if not answered:
+        if "://" in queue:
+            url = queue
+        else:
+            of_account: _OfAccount = {"QueueOwnerAWSAccountId": account} if account else {}
+            url = client.get_queue_url(QueueName=name, **of_account).get("QueueUrl", "")
+        answer = client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"]) if url else None
+    if answer is None or "Attributes" not in answer:
         # Any web server's 200 looks like an empty answer, and later like an empty queue.
         raise QueueError(f"queue {name!r} {_PROTOCOL}")
+    found = answer["Attributes"].get("QueueArn")
+    if account and found != queue:
+        raise QueueError(
+            f"queue {name!r} of the ARN in LOGINPIPE_QUEUE is not at this endpoint, which has {found}: correct it, "
+            "or AWS_ENDPOINT_URL"
+        )
     return Queue(name, url, client)
 
 
-def _client(wording: Wording, settings: Settings, connections: int) -> "SQSClient":
+def _client(wording: Wording, settings: Settings, connections: int, region: str | None) -> "SQSClient":
     session = core_session()
     client: SQSClient = aws_client(
-        "sqs", wording, production=settings.production, connections=connections, session=session
+        "sqs", wording, production=settings.production, region=region, connections=connections, session=session
     )
     if settings.sqs_client == "boto3":
         return client

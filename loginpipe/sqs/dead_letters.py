@@ -3,6 +3,9 @@
 SQS's own redrive gives a message a new id, and the ledger would not know it again. Ours first drops what the ledger
 holds, and sends the rest with their first identity: interrupted between send and delete, a message is on both queues
 and is still one message.
+
+A dead-letter queue may serve several queues. Which queue a dead letter is of can be seen only by receiving it; how many
+queues share theirs can be asked.
 """
 
 import json
@@ -13,12 +16,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from loginpipe.common.aws import DENIED, error_code
 from loginpipe.logins.messages import Message
 from loginpipe.sqs.client import BATCH_MOST, Queue, queue_errors
+from loginpipe.sqs.depth import Depth, read_depth
 from loginpipe.sqs.entries import FailedEntry, call_with_entries
 from loginpipe.sqs.identity import Identity, identity, redrive_attributes
 from loginpipe.sqs.leases import LeaseKeeper
-from loginpipe.sqs.receiver import is_intact
+from loginpipe.sqs.receiver import is_intact, returned_if_unreadable
 from loginpipe.sqs.sending import send_again
 
 if TYPE_CHECKING:
@@ -28,6 +33,9 @@ if TYPE_CHECKING:
 
 _VISIBILITY_SECONDS = 120
 _LONG_POLL_SECONDS = 1
+# Dead letters that a look takes at most: each is hidden meanwhile, and counts one more receive.
+_MAX_LOOKED_AT = 1_000
+_LISTED_AT_ONCE = 1_000
 # Seconds between the attempts to delete, less a jitter of up to half.
 _DELETE_PAUSES = (0.2, 0.4, 0.8, 1.6, 3.2)
 
@@ -40,6 +48,38 @@ class RedrivePolicy:
     max_receives: int
 
 
+@dataclass(frozen=True)
+class DeadLetterDepth(Depth):
+    """The depth of a dead-letter queue, and of how many other queues its dead letters may be.
+
+    Attributes:
+        others: how many other queues' dead letters go there too; None where that may not be asked.
+    """
+
+    others: int | None = 0
+
+    def __str__(self) -> str:
+        """Say how much there is, and whether all of it is of one queue."""
+        whose = shared_by(self.others)
+        depth = super().__str__()
+        return f"{depth}, {whose}: `loginpipe dlq status` counts which are ours" if whose else depth
+
+
+@dataclass
+class Owners:
+    """Whose the dead letters are that were looked at.
+
+    Attributes:
+        ours: of the queue.
+        others: of other queues.
+        all: nothing was left to look at.
+    """
+
+    ours: int = 0
+    others: int = 0
+    all: bool = True
+
+
 @dataclass
 class RedriveCounts:
     """What became of the dead letters looked at.
@@ -49,12 +89,14 @@ class RedriveCounts:
         moved: sent back to the queue and deleted here.
         left: not wanted by the filter, refused, or damaged on the way here; they stay.
         refused: by code, those that could not be sent, or not be deleted although they were sent or have an outcome.
+        others: dead letters of other queues; they stay, and are among none of the above.
     """
 
     dropped: int = 0
     moved: int = 0
     left: int = 0
     refused: Counter[str] = field(default_factory=Counter)
+    others: int = 0
 
 
 def redrive_policy(queue: Queue) -> RedrivePolicy | None:
@@ -75,6 +117,80 @@ def redrive_policy(queue: Queue) -> RedrivePolicy | None:
     return RedrivePolicy(Queue(name, url, queue.client), int(policy["maxReceiveCount"]))
 
 
+def read_dead_letters(queue: Queue) -> DeadLetterDepth | None:
+    """Ask for the depth of a queue's dead-letter queue, and where it is not empty, who shares it; None without one.
+
+    Raises:
+        QueueError: as `redrive_policy`; the dead-letter queue cannot be asked.
+    """
+    policy = redrive_policy(queue)
+    if policy is None:
+        return None
+    depth = read_depth(policy.dead_letters)
+    others = other_sources(queue, policy.dead_letters) if depth.total else 0
+    return DeadLetterDepth(depth.visible, depth.in_flight, depth.delayed, others)
+
+
+def other_sources(queue: Queue, dead_letters: Queue) -> int | None:
+    """Return how many other queues' dead letters go to a queue's dead-letter queue; None where that may not be asked.
+
+    An endpoint that does not know the question is no AWS, and has no queues of others.
+
+    Raises:
+        QueueError: the endpoint does not answer.
+    """
+    from botocore.exceptions import ClientError
+
+    names: set[str] = set()
+    more: dict[str, Any] = {"MaxResults": _LISTED_AT_ONCE}
+    with queue_errors(dead_letters.name):
+        while more:
+            try:
+                answer = dead_letters.client.list_dead_letter_source_queues(QueueUrl=dead_letters.url, **more)
+            except ClientError as error:
+                if error_code(error) in DENIED:
+                    return None
+                if queue.of_aws:
+                    raise
+                return 0
+            # By name: the host in a URL may be another one, and all of these are in one account and region.
+            names.update(url.rpartition("/")[2] for url in answer.get("queueUrls", []))
+            token = answer.get("NextToken")
+            more = {"MaxResults": _LISTED_AT_ONCE, "NextToken": token} if token else {}
+    return len(names - {queue.name})
+
+
+def shared_by(others: int | None) -> str:
+    """Say with how many other queues a dead-letter queue is shared; nothing where it is not."""
+    if others is None:
+        return "perhaps of other queues too (grant sqs:ListDeadLetterSourceQueues)"
+    if not others:
+        return ""
+    return f"in a dead-letter queue shared with {others:,} other queue{'s' if others > 1 else ''}"
+
+
+def look(queue: Queue, dead_letters: Queue) -> Owners:
+    """Count which dead letters are a queue's own, of up to a thousand: receive them, and return them at once.
+
+    Raises:
+        QueueError: one of the queues cannot be used.
+    """
+    is_ours = _ownership(queue, dead_letters)
+    owners = Owners()
+    leases = LeaseKeeper(dead_letters, visibility_seconds=_VISIBILITY_SECONDS, calls_at_once=4)
+    try:
+        while deliveries := _received(dead_letters, leases):
+            ours = sum(map(is_ours, deliveries))
+            owners.ours += ours
+            owners.others += len(deliveries) - ours
+            if owners.ours + owners.others >= _MAX_LOOKED_AT:
+                owners.all = False
+                break
+    finally:
+        leases.close(at_once=True)
+    return owners
+
+
 def redrive(
     queue: Queue,
     dead_letters: Queue,
@@ -85,9 +201,9 @@ def redrive(
     dry_run: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> RedriveCounts:
-    """Drop the dead letters that have an outcome, and move the others back to the queue.
+    """Drop the dead letters of a queue that have an outcome, and move the others back to the queue.
 
-    May be interrupted at any point and begun again.
+    Those of other queues stay untouched, hidden until the end. May be interrupted at any point and started again.
 
     Args:
         queue: where they go.
@@ -101,11 +217,14 @@ def redrive(
     Raises:
         QueueError: one of the queues cannot be used.
     """
+    is_ours = _ownership(queue, dead_letters)
     counts = RedriveCounts()
     leases = LeaseKeeper(dead_letters, visibility_seconds=_VISIBILITY_SECONDS, calls_at_once=4)
     began, sent = time.monotonic(), 0
     try:
-        while deliveries := _received(dead_letters, leases):
+        while found := _received(dead_letters, leases):
+            deliveries = list(filter(is_ours, found))
+            counts.others += len(found) - len(deliveries)
             dropped, moved = _sorted(deliveries, recorded, wanted)
             undeleted: list[FailedEntry] = []
             if not dry_run:
@@ -118,7 +237,7 @@ def redrive(
             counts.dropped += len(dropped)
             counts.moved += len(moved)
             counts.left += len(deliveries) - sum(map(len, (*dropped, *moved)))
-            progress(len(deliveries))
+            progress(len(found))
             if undeleted and undeleted[0].of_call:
                 # Going on would send copies of everything, and delete nothing.
                 break
@@ -127,6 +246,21 @@ def redrive(
     finally:
         leases.close(at_once=True)
     return counts
+
+
+def _ownership(queue: Queue, dead_letters: Queue) -> "Callable[[MessageTypeDef], bool]":
+    """Return what says whether a dead letter is of this queue."""
+    with queue_errors(queue.name):
+        answer = queue.client.get_queue_attributes(QueueUrl=queue.url, AttributeNames=["QueueArn"])
+        arn = answer["Attributes"]["QueueArn"]
+    # One that was sent to the dead-letter queue as to any other is ours where no other queue has dead letters there.
+    alone = other_sources(queue, dead_letters) == 0
+
+    def is_ours(delivery: "MessageTypeDef") -> bool:
+        source = delivery["Attributes"].get("DeadLetterQueueSourceArn")
+        return source == arn if source else alone
+
+    return is_ours
 
 
 def _sorted(
@@ -160,11 +294,15 @@ def _received(dead_letters: Queue, leases: LeaseKeeper) -> "list[MessageTypeDef]
             MaxNumberOfMessages=BATCH_MOST,
             WaitTimeSeconds=_LONG_POLL_SECONDS,
             VisibilityTimeout=_VISIBILITY_SECONDS,
-            MessageSystemAttributeNames=["SentTimestamp", "ApproximateReceiveCount", "MessageGroupId"],
+            **dead_letters.asking_for(
+                "SentTimestamp", "ApproximateReceiveCount", "MessageGroupId", "DeadLetterQueueSourceArn"
+            ),
             MessageAttributeNames=["All"],
         )
-    deliveries = answer.get("Messages", [])
-    leases.add([_message(d) for d in deliveries], asked)
+        deliveries = answer.get("Messages", [])
+    with returned_if_unreadable(dead_letters, deliveries):
+        messages = [_message(delivery) for delivery in deliveries]
+    leases.add(messages, asked)
     return deliveries
 
 

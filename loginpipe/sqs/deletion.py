@@ -189,6 +189,9 @@ class _Round:
         try:
             # Each takes the next ten when it is free: a future for every ten would take as long as half its call.
             deleting += (pool.submit(self._delete_in_tens) for _ in range(calls_at_once))
+            # With a timeout: a signal that arrives just before an endless wait would be noticed at its end only.
+            while wait(deleting, _CHECK_SECONDS).not_done:
+                pass
             for done in deleting:
                 confirmed, failures = done.result()
                 deleted += confirmed

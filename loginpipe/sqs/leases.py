@@ -218,10 +218,6 @@ class LeaseKeeper:
             )
         return handed_back
 
-    def extend_due(self) -> None:
-        """Extend every lease of which a third has passed, and wait for the answers."""
-        wait(self._begin_extensions())
-
     def _keep(self) -> None:
         while not self._stop.wait(self.visibility_seconds / 12):
             try:
@@ -231,6 +227,7 @@ class LeaseKeeper:
                 _log.warning("leases could not be extended just now; see %s", runbook("leases-lost"), exc_info=False)
 
     def _begin_extensions(self) -> "list[Future[None]]":
+        """Begin to extend every lease of which a third has passed."""
         now = self._clock()
         with self._lock:
             self._give_up_ended(now)

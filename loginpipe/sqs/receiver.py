@@ -4,13 +4,18 @@ import math
 import sys
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import md5
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from loginpipe.common.aws import MALFORMED
+from loginpipe.common.errors import QueueError
 from loginpipe.logins.messages import Message
-from loginpipe.sqs.client import BATCH_MOST, Queue, queue_errors
+from loginpipe.sqs.client import BATCH_MOST, Queue, queue_errors, tens
+from loginpipe.sqs.entries import call_with_entries
 from loginpipe.sqs.identity import identity
 from loginpipe.sqs.leases import LeaseKeeper
 
@@ -19,7 +24,7 @@ if TYPE_CHECKING:
 
 _MEBIBYTE = 1024 * 1024
 
-MAX_BODY_BYTES = 64 * _MEBIBYTE
+MAX_BODY_BYTES = 32 * _MEBIBYTE
 """Bodies in a batch after which no more is asked for. In-flight receives are assumed to bring as much as the largest
 response so far, and may bring more."""
 
@@ -34,6 +39,13 @@ LONG_POLL_SECONDS = 1
 _MAX_PAUSE_SECONDS = 0.1
 # Fewer messages than this in an answer: one receiver less will do.
 _FEW = BATCH_MOST // 2
+
+# What is read of a message, and what an endpoint that leaves it out lacks.
+_PARTS = {
+    **{part: part for part in ("ApproximateReceiveCount", "Body", "MD5OfBody", "MessageId", "ReceiptHandle")},
+    "Attributes": "SentTimestamp",
+    "SentTimestamp": "SentTimestamp",
+}
 
 
 @dataclass
@@ -109,6 +121,7 @@ class Receiver:
         self._linger_seconds = linger_seconds
         self._visibility_seconds = visibility_seconds
         self._max_receivers = receivers
+        self._limit = batch_messages
         self._pool = ThreadPoolExecutor(receivers, thread_name_prefix="receive")
         self._receiving: list[Future[None]] = []
         self._changed = threading.Condition()
@@ -130,6 +143,14 @@ class Receiver:
         """Begin to receive."""
         with self._changed:
             self._start_one()
+
+    def limit_batches(self, messages: int | None) -> None:
+        """Close batches at so many messages from now on; at as many as was set at the start where it is None."""
+        limit = self._batch_messages if messages is None else min(messages, self._batch_messages)
+        with self._changed:
+            if limit != self._limit:
+                self._limit = limit
+                self._changed.notify_all()
 
     @property
     def idle_since(self) -> float | None:
@@ -176,7 +197,7 @@ class Receiver:
         batch = self._batch
         if batch.first_at is None:
             return math.inf
-        full = len(batch.messages) >= self._batch_messages or (not self._polls and not self._room())
+        full = len(batch.messages) >= self._limit or (not self._polls and not self._room())
         if full or self._stop.is_set() or self._failure is not None or batch.body_bytes >= MAX_BODY_BYTES:
             return -math.inf
         return batch.first_at + self._linger_seconds
@@ -186,7 +207,7 @@ class Receiver:
         expected = self._batch.body_bytes + self._polls * self._largest_answer
         if expected >= MAX_BODY_BYTES:
             return 0
-        return max(0, min(BATCH_MOST, self._batch_messages - len(self._batch.messages) - self._asked_for))
+        return max(0, min(BATCH_MOST, self._limit - len(self._batch.messages) - self._asked_for))
 
     def _start_one(self) -> None:
         """Start one more receiver. The lock is held."""
@@ -264,17 +285,9 @@ class Receiver:
 
     def _receive(self, asked_for: int) -> int:
         asked = time.monotonic()
-        with queue_errors(self._queue.name):
-            answer = self._queue.client.receive_message(
-                QueueUrl=self._queue.url,
-                MaxNumberOfMessages=asked_for,
-                WaitTimeSeconds=LONG_POLL_SECONDS,
-                VisibilityTimeout=self._visibility_seconds,
-                MessageSystemAttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
-                MessageAttributeNames=["loginpipe.*"],
-            )
-            now_ms = time.time_ns() // 1_000_000
-            messages = [message_of(delivery, now_ms) for delivery in answer.get("Messages", [])]
+        messages = receive_once(
+            self._queue, asked_for, wait_seconds=LONG_POLL_SECONDS, visibility_seconds=self._visibility_seconds
+        )
         if not messages:
             return 0
         self._leases.add(messages, asked)
@@ -313,6 +326,71 @@ class Receiver:
                 batch.first_at = time.monotonic()
                 self._changed.notify_all()
         return True
+
+
+def try_receiving(queue: Queue, visibility_seconds: int) -> None:
+    """Receive a message as a run does, and return it to the queue at once. It counts as a receive of that message.
+
+    Raises:
+        QueueError: the queue cannot be received from, or the answer cannot be read.
+    """
+    messages = receive_once(queue, 1, wait_seconds=0, visibility_seconds=visibility_seconds)
+    return_at_once(queue, [message.receipt_handle for message in messages])
+
+
+def return_at_once(queue: Queue, receipt_handles: Iterable[str]) -> None:
+    """Make messages visible again; those that this fails for return when their visibility timeout ends."""
+    for ten in tens(receipt_handles):
+        call_with_entries(
+            lambda entries: queue.client.change_message_visibility_batch(QueueUrl=queue.url, Entries=entries),
+            {str(place): {"ReceiptHandle": handle, "VisibilityTimeout": 0} for place, handle in enumerate(ten)},
+        )
+
+
+@contextmanager
+def returned_if_unreadable(queue: Queue, deliveries: Any) -> Iterator[None]:
+    """Return what was received to the queue at once where reading it fails.
+
+    Hidden until their visibility timeout ends, such messages would make room for others, and run after run would take
+    more of them nearer to the dead-letter queue.
+
+    Raises:
+        QueueError: a message lacks a part, or has another form than SQS's.
+    """
+    try:
+        yield
+    except MALFORMED as error:
+        part = error.args[0] if isinstance(error, KeyError) and error.args[0] in _PARTS else None
+    else:
+        return
+    arrived = deliveries if isinstance(deliveries, list) else []
+    return_at_once(queue, [d["ReceiptHandle"] for d in arrived if isinstance(d, dict) and "ReceiptHandle" in d])
+    wrong = f"without their {_PARTS[part]}" if part else "of another form than SQS's"
+    raise QueueError(
+        f"queue {queue.name!r} is at an endpoint that delivers messages {wrong}: upgrade it, or fix AWS_ENDPOINT_URL; "
+        "they are back on the queue"
+    ) from None
+
+
+def receive_once(queue: Queue, most: int, *, wait_seconds: int, visibility_seconds: int) -> list[Message]:
+    """Receive up to so many messages, ten at most, by one call.
+
+    Raises:
+        QueueError: the queue cannot be received from, or the answer cannot be read: its messages are back on the queue.
+    """
+    with queue_errors(queue.name):
+        answer = queue.client.receive_message(
+            QueueUrl=queue.url,
+            MaxNumberOfMessages=most,
+            WaitTimeSeconds=wait_seconds,
+            VisibilityTimeout=visibility_seconds,
+            **queue.asking_for("SentTimestamp", "ApproximateReceiveCount"),
+            MessageAttributeNames=["loginpipe.*"],
+        )
+        deliveries = answer.get("Messages", [])
+    now_ms = time.time_ns() // 1_000_000
+    with returned_if_unreadable(queue, deliveries):
+        return [message_of(delivery, now_ms) for delivery in deliveries]
 
 
 def _note_delivery(batch: Received, message: Message) -> None:

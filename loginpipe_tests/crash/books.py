@@ -88,6 +88,7 @@ def _vault_is_whole(place: Place) -> None:
                 FROM (
                     SELECT data_key_id FROM vault.sealed_values
                     UNION ALL SELECT data_key_id FROM loginpipe.rejected_messages
+                    UNION ALL SELECT data_key_id FROM loginpipe.login_extras WHERE sealed_extras IS NOT NULL
                 ) AS sealed
                 WHERE NOT EXISTS (SELECT FROM vault.data_keys WHERE data_keys.data_key_id = sealed.data_key_id)
             )

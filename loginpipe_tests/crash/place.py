@@ -17,6 +17,7 @@ import psycopg2
 from loginpipe.definitions import build_definitions
 from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.local.prepare import create_login_queue
+from loginpipe.postgres.connections import connect
 from loginpipe.postgres.ledger import recorded
 from loginpipe.sqs.client import Queue, tens
 from loginpipe.sqs.dead_letters import redrive
@@ -115,7 +116,7 @@ class Place:
 
     def redrive(self) -> None:
         """Bring the dead letters back, or drop those that have an outcome, as `loginpipe dlq redrive` does."""
-        with closing(psycopg2.connect(self.database_url)) as connection:
+        with closing(connect(self.database_url)) as connection:
             redrive(
                 self.queue,
                 self.dead_letters,

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
-from functools import partial
 from threading import Event, Lock
 from typing import Any, Final
 from unittest.mock import patch
 
 import psycopg2
-from psycopg2.extensions import connection, cursor
+from psycopg2.extensions import cursor
 
 from loginpipe.common.settings import load_settings
 from loginpipe.defs.resources import SqsResource
+from loginpipe.postgres.connections import Connection
 from loginpipe.sqs import receiver
 from loginpipe.sqs.receiver import Received, Receiver
 
@@ -60,8 +60,12 @@ def stopping_at(
         receives: whether the run goes on receiving meanwhile.
     """
     hooks = _Hooks(point, act, batch, receives=receives)
-    connect = partial(psycopg2.connect, connection_factory=_connection_class(hooks))
-    with patch.object(psycopg2, "connect", connect), patch.object(receiver, "LONG_POLL_SECONDS", 0):
+    connect, hooked = psycopg2.connect, _connection_class(hooks)
+
+    def hooked_connect(*arguments: Any, **options: Any) -> Connection:
+        return connect(*arguments, **(options | {"connection_factory": hooked}))
+
+    with patch.object(psycopg2, "connect", hooked_connect), patch.object(receiver, "LONG_POLL_SECONDS", 0):
         yield {"sqs": _queue(hooks)}
 
 
@@ -135,8 +139,8 @@ class _Hooks:
                 self.at(Point.HALF_DELETED, batch)
 
 
-def _connection_class(hooks: _Hooks) -> type[connection]:  # noqa: C901 - two small classes
-    class Connection(connection):
+def _connection_class(hooks: _Hooks) -> type[Connection]:  # noqa: C901 - two small classes
+    class HookedConnection(Connection):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             self.records = False
@@ -155,7 +159,7 @@ def _connection_class(hooks: _Hooks) -> type[connection]:  # noqa: C901 - two sm
             super().rollback()
 
     class Cursor(cursor):
-        connection: Connection
+        connection: HookedConnection
 
         def execute(self, query: Any, parameters: Any = None) -> None:
             super().execute(query, parameters)
@@ -169,7 +173,7 @@ def _connection_class(hooks: _Hooks) -> type[connection]:  # noqa: C901 - two sm
             if sql.as_string(self).split('"')[1] == "incoming_logins":
                 hooks.in_transaction(Point.COPIED)
 
-    return Connection
+    return HookedConnection
 
 
 class _HookedClient:

@@ -56,6 +56,12 @@ class Postgres:
         self._end(signal.SIGQUIT)
         self.start()
 
+    def become_replica(self) -> None:
+        """Restart it as a standby that takes no writes, until it is promoted."""
+        self.stop()
+        (self._folder / "postgres" / "standby.signal").touch()
+        self.start()
+
     def remove(self) -> None:
         """End it at once, and delete its data."""
         self._end(signal.SIGQUIT)

@@ -18,7 +18,7 @@ import psycopg2
 import pytest
 
 from loginpipe.common import secrets
-from loginpipe.common.errors import DatabaseError, LoginpipeError, QueueError
+from loginpipe.common.errors import BrakeError, DatabaseError, LoginpipeError, QueueError
 from loginpipe.common.logs import JsonLines
 from loginpipe.common.settings import load_settings
 from loginpipe.ingest import aws_lambda
@@ -47,7 +47,7 @@ from loginpipe_tests.lambda_service import (
     record,
 )
 from loginpipe_tests.sqs_endpoint import Endpoint
-from loginpipe_tests.wire import SENT_MS, login, tables
+from loginpipe_tests.wire import SENT_MS, login, sns_envelope, tables
 
 pytest.importorskip("awslambdaric", reason="the runtime interface client is made for Linux alone")
 
@@ -276,6 +276,44 @@ def test_a_row_that_the_table_refuses_is_rejected_alone(place: FastPlace, functi
     assert place.rows("SELECT sum(received), sum(inserted), sum(rejected) FROM loginpipe.batches") == [(8, 7, 1)]
 
 
+def test_envelopes_unknown_fields_and_placeholders_are_treated_as_in_a_run(
+    place: FastPlace, function: Function, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = sns_envelope(login(device_id="none at all", session="s-1", cart=[1]))
+    assert handled(function, sent(body)) == []
+    assert place.rows("SELECT reasons FROM loginpipe.rejected_messages") == [(["enveloped"],)]
+    monkeypatch.setenv("LOGINPIPE_ENVELOPE", "sns")
+    monkeypatch.setenv("LOGINPIPE_EXTRA_FIELDS", "session")
+    monkeypatch.setenv("LOGINPIPE_PLACEHOLDERS", "none at all")
+    caplog.set_level(logging.INFO, logger="loginpipe")
+    with closing(Function(load_settings())) as other:
+        assert handled(other, sent(body)) == []
+    assert place.rows("SELECT extras, sealed_extras IS NOT NULL FROM loginpipe.login_extras") == [
+        ({"session": "s-1"}, True)
+    ]
+    is_placeholder = "EXISTS (SELECT FROM loginpipe.placeholder_tokens WHERE token = masked_device_id)"
+    assert place.rows(f"SELECT {is_placeholder} FROM user_logins") == [(True,)]
+    assert json.loads(JsonLines().format(caplog.records[-1]))["unknown_fields"] == {"session": 1, "cart": 1}
+
+
+def test_while_an_environment_is_new_messages_that_are_nearly_all_bad_are_not_recorded_and_come_again(
+    place: FastPlace, function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = [sent(login(user_id=None)) for _ in range(120)]
+    good = [sent(login(user_id=f"user-{number}")) for number in range(50)]
+    for _ in range(2):
+        with pytest.raises(BrakeError, match=r"\(null 120\), so none is recorded and all of them return to queue"):
+            handled(function, *bad, good[0])
+    assert place.rows(COUNTS) == []
+    # Another environment, or one that the setting lets, goes its own way.
+    with closing(Function(load_settings())) as other:
+        assert handled(other, *good) == handled(other, *bad[:100]) == []
+    monkeypatch.setenv("LOGINPIPE_BRAKE", "off")
+    with closing(Function(load_settings())) as other:
+        assert handled(other, *bad) == []
+    assert place.rows(COUNTS) == [(50, 50, 0, 0), (100, 0, 100, 0), (120, 0, 20, 100)]
+
+
 def test_what_was_recorded_when_the_time_is_up_is_done_and_only_the_rest_is_returned(
     place: FastPlace, function: Function, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,8 +380,8 @@ def test_keys_and_connection_stay_and_a_broken_connection_is_replaced_within_the
     place: FastPlace, function: Function, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads = []
-    load = aws_lambda.load_keys
-    monkeypatch.setattr(aws_lambda, "load_keys", lambda settings: loads.append(1) or load(settings))
+    load = aws_lambda.load_masking
+    monkeypatch.setattr(aws_lambda, "load_masking", lambda settings: loads.append(1) or load(settings))
     assert handled(function, sent(login())) == []
     first = pid(place)
     assert handled(function, sent(login())) == []

@@ -26,9 +26,9 @@ from loginpipe_tests.crash.run_job import run, peak_mebibytes
 
 process_batch, peaks = record.process_batch, []
 
-def noted(*arguments):
+def noted(*arguments, **named):
     peaks.append(peak_mebibytes())
-    return process_batch(*arguments)
+    return process_batch(*arguments, **named)
 
 record.process_batch = noted
 code = run(Path("."), None, "hang")
@@ -67,8 +67,9 @@ def test_messages_of_a_mebibyte_good_and_bad_are_worked_off_by_one_run_in_bounde
     ((largest, batches),) = place.rows("SELECT max(received), count(*) FROM loginpipe.batches")
     assert largest * BODY_BYTES < MAX_KEPT_BODY_BYTES
     assert batches > 3
-    assert peaks[-1] - peaks[len(peaks) // 3] < 200, peaks
-    assert peaks[-1] < 1000
+    assert peaks[-1] - peaks[len(peaks) // 2] < 200, peaks
+    # 630 however many messages there are; a run's container has 1 GiB.
+    assert peaks[-1] < 850
 
 
 def test_a_batch_is_bounded_by_the_memory_that_bodies_take_not_by_their_characters(

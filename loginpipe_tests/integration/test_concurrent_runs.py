@@ -67,7 +67,7 @@ def test_runs_that_are_given_the_same_messages_at_once_record_each_message_once(
     with ExitStack() as stack:
         runs = []
         for _ in range(3):
-            runs.append(stack.enter_context(place.start(Point.RECEIVED, "hang-alone", batch_messages=500)))
+            runs.append(stack.enter_context(place.start(Point.RECEIVED, "hang-alone", batch_messages=500, brake="off")))
             runs[-1].until_reached()
             place.endpoint.advance(VISIBILITY_SECONDS + 1)
         for run in runs:
@@ -211,7 +211,7 @@ def leases_lost(place: FastPlace, result: dg.ExecuteInProcessResult) -> tuple[in
 
 def test_a_run_that_takes_longer_than_its_lease_keeps_its_messages_to_itself(place: FastPlace) -> None:
     place.send(logins(200, bad=50))
-    with Held(place, Point.RECEIVED, visibility_seconds=KEPT_SECONDS) as run:
+    with Held(place, Point.RECEIVED, visibility_seconds=KEPT_SECONDS, brake="off") as run:
         assert delivered_to_others_within(place, KEPT_SECONDS + 1) == set()
         result = run.released()
     assert leases_lost(place, result) == (0, 0)
@@ -222,9 +222,9 @@ def test_a_run_that_takes_longer_than_its_lease_keeps_its_messages_to_itself(pla
 def test_a_run_of_many_leases_keeps_what_is_in_work_and_what_is_received_meanwhile(
     place: FastPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(*arguments: Any) -> Outcome:
+    def slow(*arguments: Any, **named: Any) -> Outcome:
         time.sleep(KEPT_SECONDS / 2)
-        return process_batch(*arguments)
+        return process_batch(*arguments, **named)
 
     place.send(logins(120))
     monkeypatch.setattr("loginpipe.ingest.record.process_batch", slow)
@@ -269,7 +269,7 @@ def test_leases_are_kept_until_the_deletes_are_confirmed(place: FastPlace) -> No
 def test_enough_extensions_are_made_at_once_for_a_batch_of_thousands_at_a_slow_endpoint(place: FastPlace) -> None:
     place.send(logins(MANY))
     place.endpoint.add_fault("delay", EXTEND, queue=place.queue.name, seconds=SLOW_SECONDS)
-    with Held(place, Point.RECEIVED, visibility_seconds=KEPT_SECONDS) as run:
+    with Held(place, Point.RECEIVED, visibility_seconds=KEPT_SECONDS, brake="off") as run:
         # Each of them once, and once more.
         twice = extensions(place) + 2 * MANY // 10
         eventually(lambda: extensions(place) >= twice, "all extended twice", seconds=4 * KEPT_SECONDS)

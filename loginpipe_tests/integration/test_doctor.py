@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from email.utils import format_datetime
 from uuid import uuid4
 
@@ -22,11 +22,13 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._daemon.types import DaemonHeartbeat
 from dagster_postgres import DagsterPostgresStorage
 
-from loginpipe.defs.monitoring.freshness import FRESH
+from loginpipe.defs.monitoring.queue_checks import FRESH
 from loginpipe.local.stack import LocalStack
+from loginpipe.postgres.connections import connect
+from loginpipe.postgres.partitions import maintain
 from loginpipe.sqs.dead_letters import redrive_policy
 from loginpipe_tests.commands import Command, command_line, findings
-from loginpipe_tests.conftest import Pipeline
+from loginpipe_tests.conftest import OWNER, Pipeline
 from loginpipe_tests.wire import _Handler, at_the_wire, ingest, login
 
 PARTS = ("SENSOR", "SCHEDULER", "QUEUED_RUN_COORDINATOR", "MONITORING")
@@ -69,6 +71,7 @@ def test_as_things_are_every_line_is_well_and_the_command_exits_with_0(
     )
     assert words["token keys"] == "version 1, in use; for development only"
     assert words["masking"] == "hmac-sha256: tokens"
+    assert words["unknown fields"] == "kept sealed"
     assert words["clocks"] == "this machine's is within 30 s of that of the database and of SQS"
     assert words["Dagster's daemon"].startswith("has never run on this storage")
     assert words["Dagster's old runs"] == "nothing yet"
@@ -81,6 +84,7 @@ def test_what_is_not_as_it_should_be_is_named_with_the_mend(
     pipeline: Pipeline, dagster_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LOGINPIPE_MASKING", "compat-md5")
+    monkeypatch.setenv("LOGINPIPE_EXTRA_FIELDS", "country,client_ip")
     monkeypatch.setenv("LOGINPIPE_ALERT_WEBHOOK_URL", "https://hooks.example.com/geheim")
     execute(pipeline.database_url, "INSERT INTO user_logins (user_id, create_date) VALUES ('ann', '2019-01-01')")
     lines = findings()
@@ -90,6 +94,11 @@ def test_what_is_not_as_it_should_be_is_named_with_the_mend(
     )
     assert lines["masking"].well
     assert lines["masking"].says.startswith("warning: ")
+    assert lines["unknown fields"].well
+    assert lines["unknown fields"].says == (
+        "client_ip, country stored in clear, others kept sealed; warning: LOGINPIPE_EXTRA_FIELDS stores client_ip in "
+        "clear, which looks like personal data: see docs/event.md"
+    )
     assert lines["alerts"].says == "webhook at hooks.example.com; `loginpipe alerts test` shows whether they arrive"
     assert command_line(monkeypatch, capsys)("doctor").code == 1
 
@@ -161,8 +170,8 @@ def test_maintenance_that_has_not_run_is_noticed_before_partitions_run_out(pipel
     assert findings()["partitions"].well, "today's maintenance may be still to come"
     execute(pipeline.database_url, f"DROP TABLE {newest[1]}")
     assert fault("partitions") == (
-        f"1 partitions are missing that should be there since yesterday, the first being {newest[1]}: run the job "
-        "maintain_partitions, and see why its schedule did not"
+        f"1 partitions are missing that should be there since yesterday, the first being {newest[1]} for "
+        f"{today + timedelta(days=6)}: run the job maintain_partitions, and see why its schedule did not"
     )
 
 
@@ -173,6 +182,116 @@ def test_an_adopted_table_without_partitions_is_well(pipeline: Pipeline) -> None
         "ALTER TABLE plain RENAME TO user_logins",
     )  # fmt: skip
     assert "those of user_logins are not ours: it is not partitioned" in findings()["partitions"].says
+
+
+def test_a_publication_that_keeps_rows_from_being_deleted_is_named_with_what_lets_it(
+    pipeline: Pipeline, owner_url: str, pipeline_url: str, custodian_url: str
+) -> None:
+    execute(
+        pipeline.database_url,
+        "ALTER TABLE loginpipe.daily_logins REPLICA IDENTITY DEFAULT",
+        "CREATE PUBLICATION everything FOR ALL TABLES",
+    )
+    ingest(pipeline, login(user_id="ann"))
+    said = fault("database")
+    assert said.startswith(
+        "the publication everything replicates deletes from tables without a replica identity, which Postgres refuses, "
+        "so erasures and maintenance fail: run `ALTER TABLE loginpipe.daily_logins REPLICA IDENTITY FULL; ALTER TABLE "
+        "public.user_logins REPLICA IDENTITY FULL; ALTER TABLE public.user_logins_default REPLICA IDENTITY FULL; "
+    )
+    erasure = "SELECT logins FROM vault.erase_user('ann', '{}', 'a request of theirs', 'T-1')"
+    with pytest.raises(psycopg2.errors.ObjectNotInPrerequisiteState):
+        execute(custodian_url, erasure)
+    execute(owner_url, *said.split("`")[1].split("; "))
+    assert findings()["database"].well
+    execute(custodian_url, erasure)
+    assert pipeline.rows("SELECT count(*) FROM user_logins") == [(0,)]
+
+    # Partitions that are still to come follow the table.
+    newest = max(name for (name,) in pipeline.rows("SELECT relid::text FROM pg_partition_tree('user_logins')"))
+    execute(pipeline.database_url, f"DROP TABLE {newest}")
+    with closing(connect(pipeline_url)) as connection:
+        maintain(connection, datetime.now(UTC).date())
+    assert pipeline.rows(f"SELECT relreplident FROM pg_class WHERE oid = '{newest}'::regclass") == [("f",)]
+    assert findings()["database"].well
+
+
+def test_a_publication_of_inserts_alone_is_well(pipeline: Pipeline) -> None:
+    execute(pipeline.database_url, "CREATE PUBLICATION logins FOR TABLE public.user_logins WITH (publish = 'insert')")
+    assert findings()["database"].well
+
+
+def test_a_database_that_was_made_read_only_is_named(pipeline: Pipeline) -> None:
+    name = pipeline.database_url.partition("?")[0].rpartition("/")[2]
+    execute(pipeline.database_url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    said = fault("database")
+    assert said.startswith(f"the database {name} at /")
+    assert said.endswith(
+        " is read-only: see whether its disk is full, then RESET default_transaction_read_only for the role, the "
+        "database or the server"
+    )
+
+
+def test_days_without_a_partition_are_named_whatever_the_widths_of_the_others(pipeline: Pipeline) -> None:
+    today = datetime.now(UTC).date()
+    month, after = (f"{first:%Y-%m-%d}" for first in (first_of_month(today, 1), first_of_month(today, 2)))
+    execute(
+        pipeline.database_url,
+        f"DROP TABLE user_logins_{first_of_month(today, 1):y%Ym%m}",
+        f"CREATE TABLE day PARTITION OF user_logins FOR VALUES FROM ('{month}') TO ('{month[:8]}04')",
+        f"ALTER TABLE user_logins OWNER TO {OWNER}",
+    )
+    last = date.fromisoformat(after) - timedelta(days=1)
+    assert fault("partitions") == (
+        "1 partitions are missing that should be there since yesterday, the first being "
+        f"public.user_logins_{first_of_month(today, 1):y%Ym%m}d04 for {month[:8]}04 to {last}: run the job "
+        "maintain_partitions, and see why its schedule did not"
+    )
+    execute(pipeline.database_url, "ALTER TABLE user_logins OWNER TO postgres")
+    gap = f"another role owns it: no partition of its covers {month[:8]}04 to {last}: logins of such days "
+    assert f"those of user_logins are not ours: {gap}go to its default partition" in findings()["partitions"].says
+    execute(
+        pipeline.database_url,
+        "DROP TABLE user_logins_default",
+        f"DROP TABLE user_logins_{today:y%Ym%m}",
+        f"CREATE TABLE today PARTITION OF user_logins FOR VALUES FROM ('{today:%Y-%m-01}') TO ('{today}')"
+        if today.day > 1
+        else "SELECT 1",
+    )
+    assert fault("partitions").startswith(
+        f"public.user_logins: another role owns it: no partition of its covers {today}"
+    )
+
+
+def first_of_month(day: date, months: int) -> date:
+    year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
+    return date(year, month + 1, 1)
+
+
+def test_what_the_table_does_to_logins_is_named(pipeline: Pipeline) -> None:
+    assert findings()["table"].says == "public.user_logins takes every login"
+    execute(
+        pipeline.database_url,
+        "ALTER TABLE user_logins ADD COLUMN id bigint GENERATED BY DEFAULT AS IDENTITY, ADD COLUMN note text",
+        "ALTER TABLE user_logins ALTER COLUMN locale SET NOT NULL",
+    )
+    warned = findings()["table"]
+    assert warned.well
+    assert warned.says == (
+        "warning: public.user_logins: id, note: columns of the table's own, which logins leave to their defaults; the "
+        "archive does not hold them, so a month that retention drops comes back without their values; locale is NOT "
+        "NULL: logins without one are rejected; run `ALTER TABLE public.user_logins ALTER COLUMN locale DROP NOT NULL` "
+        "to take them"
+    )
+    execute(pipeline.database_url, "ALTER TABLE user_logins ENABLE ROW LEVEL SECURITY")
+    assert fault("table") == (
+        "public.user_logins is not as expected: row-level security is on, and no policy lets loginpipe_writer insert: "
+        "no login can be stored; run `CREATE POLICY logins ON public.user_logins TO loginpipe_writer USING (true)`, or "
+        "let the role bypass it"
+    )
+    execute(pipeline.database_url, "CREATE POLICY logins ON public.user_logins TO loginpipe_writer USING (true)")
+    assert "row-level security is on: a run fails on logins that no policy lets" in findings()["table"].says
+    assert ingest(pipeline, login()).success
 
 
 def test_a_clock_that_differs_is_named(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,7 +166,7 @@ def test_the_log_names_tombstones_and_counts_and_never_the_user(database_url: st
         database_url, "SELECT actor, action, subjects, purpose, ticket, detail FROM vault.access_log"
     ) == [
         ("custodian", "erasure", [TOMBSTONE, "cd" * 32], "asked for it themselves", "DPO-77",
-         "logins=1 sealed_values=2 aliases=0")
+         "logins=1 sealed_values=2 aliases=0 extras=0")
     ]  # fmt: skip
 
 

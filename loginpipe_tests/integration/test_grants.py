@@ -32,11 +32,15 @@ ROWS = f"""
     VALUES ('{MESSAGE}', now(), now(), gen_random_uuid(), '{{missing}}', '{{ip}}', 'sealed', gen_random_uuid(), 0);
     INSERT INTO loginpipe.token_key_checks VALUES (1, 'check');
     INSERT INTO loginpipe.token_aliases VALUES ('old', 'new');
+    INSERT INTO loginpipe.placeholder_tokens VALUES ('dev', 'device_id', 'v1');
     INSERT INTO loginpipe.erased_users (tombstone, key_version) VALUES (decode(repeat('ab', 32), 'hex'), 1);
     INSERT INTO loginpipe.archived_days (day, row_count, sha256, url, file_bytes, file_sha256)
     VALUES ('2026-11-20', 1, repeat('0', 64), 'file:///nowhere', 1, repeat('0', 64));
     SELECT vault.set_second_person(false, 'T-1');
+    INSERT INTO loginpipe.login_extras
+    VALUES ('{MESSAGE}', 'u', 'd', 'i', 'd', NULL, 1, '2026-11-20', '{{}}', 'sealed', gen_random_uuid(), 0);
     DROP TABLE public.user_logins_{NEXT_MONTH:y%Ym%m};
+    DROP TABLE loginpipe.login_extras_{NEXT_MONTH:y%Ym%m};
 """
 
 ACTIONS = {
@@ -52,6 +56,8 @@ ACTIONS = {
     "compute duplicates anew": "DELETE FROM loginpipe.duplicate_devices",
     "decode a version": "SELECT loginpipe.app_version_text(2003000), loginpipe.app_version_number('2.3')",
     "read the revision": "SELECT * FROM loginpipe.alembic_version",
+    "read which table it is": "SELECT * FROM loginpipe.installation",
+    "change which table it is": "UPDATE loginpipe.installation SET logins_table = 'public.other'",
     "change the revision": "UPDATE loginpipe.alembic_version SET version_num = '0001'",
     "read the ledger": "SELECT * FROM loginpipe.ingested_messages",
     "add to the ledger": f"INSERT INTO loginpipe.ingested_messages VALUES ('{OTHER}', '2026-11-20', '{OTHER}')",
@@ -69,6 +75,16 @@ ACTIONS = {
     "mark rejects as replayed": "UPDATE loginpipe.rejected_messages SET replayed_at = now()",
     "exchange sealed bodies": "UPDATE loginpipe.rejected_messages SET sealed_body = 'x'",
     "delete rejects": "DELETE FROM loginpipe.rejected_messages",
+    "read extras": "SELECT message_id, user_id, extras FROM loginpipe.login_extras",
+    "read logins with extras": "SELECT * FROM loginpipe.user_logins_with_extras",
+    "read sealed extras": "SELECT sealed_extras FROM loginpipe.login_extras",
+    "find sealed extras": "SELECT message_id FROM loginpipe.login_extras WHERE position IS NOT NULL",
+    "add extras": "INSERT INTO loginpipe.login_extras "
+    f"VALUES ('{OTHER}', 'u', 'd', 'i', 'd', NULL, 1, '2026-11-20') ON CONFLICT DO NOTHING",
+    "fill in extras": "UPDATE loginpipe.login_extras SET extras = '{}'",
+    "exchange sealed extras": "UPDATE loginpipe.login_extras SET sealed_extras = 'x'",
+    "delete extras": "DELETE FROM loginpipe.login_extras",
+    "make a partition of the extras": f"SELECT loginpipe.create_extras_partition('{NEXT_MONTH}')",
     "read check values": "SELECT * FROM loginpipe.token_key_checks",
     "record a check value": "INSERT INTO loginpipe.token_key_checks VALUES (2, 'check')",
     "change a check value": "UPDATE loginpipe.token_key_checks SET check_value = 'x'",
@@ -77,6 +93,10 @@ ACTIONS = {
     "lead an alias on": "UPDATE loginpipe.token_aliases SET new_token = 'newer'",
     "rename an alias": "UPDATE loginpipe.token_aliases SET old_token = 'x'",
     "delete aliases": "DELETE FROM loginpipe.token_aliases",
+    "read placeholders": "SELECT * FROM loginpipe.placeholder_tokens",
+    "mark a placeholder": "INSERT INTO loginpipe.placeholder_tokens VALUES ('token', 'ip', 'v1')",
+    "unmark placeholders": "DELETE FROM loginpipe.placeholder_tokens",
+    "change placeholders": "UPDATE loginpipe.placeholder_tokens SET token = 'x'",
     "read tombstones": "SELECT * FROM loginpipe.erased_users",
     "add a tombstone": "INSERT INTO loginpipe.erased_users VALUES (decode(repeat('cd', 32), 'hex'), 1)",
     "delete tombstones": "DELETE FROM loginpipe.erased_users",
@@ -113,23 +133,28 @@ ACTIONS = {
 
 MAY = {
     PIPELINE: {
-        "read user_logins", "add to user_logins", "read the revision", "read the ledger", "add to the ledger",
+        "read user_logins", "add to user_logins", "read the revision", "read which table it is", "read the ledger",
+        "add to the ledger",
         "read the books", "write the books", "delete the books", "read the books of an hour",
         "write the books of an hour", "list rejects", "read check values", "record a check value",
-        "read aliases", "add an alias", "lead an alias on", "read tombstones", "make a partition",
+        "read aliases", "add an alias", "lead an alias on", "read placeholders",
+        "mark a placeholder", "unmark placeholders", "read tombstones", "make a partition",
         "read which tokens are sealed", "seal a value", "add a wrapped key",
         "read the canonical view", "read duplicates", "compute duplicates anew",
-        "read which days are archived", "record an archived day", "hash a day",
+        "read which days are archived", "record an archived day", "hash a day", "add extras",
+        "make a partition of the extras",
     },
     "analyst": {
         "read user_logins", "read the canonical view", "read duplicates", "read the views of duplicates",
-        "decode a version", "read the revision", "read which days are archived",
+        "read placeholders", "decode a version", "read the revision", "read which table it is",
+        "read which days are archived", "read extras", "read logins with extras",
     },
     "custodian": {
-        "read the revision", "list rejects", "mark rejects as replayed", "read check values", "read aliases",
-        "request access", "approve", "release", "erase",
+        "read the revision", "read which table it is", "list rejects", "mark rejects as replayed",
+        "read check values", "read aliases",
+        "request access", "approve", "release", "erase", "find sealed extras", "fill in extras",
     },
-    "auditor": {"read the revision", "read the access log"},
+    "auditor": {"read the revision", "read which table it is", "read the access log"},
 }  # fmt: skip
 ANYBODY = {"make a temporary table"}
 # Harmless, and everybody's from the first migration on: for the pipeline too, which may look into the schema.
@@ -191,6 +216,7 @@ READS_OF_THE_VAULT = {
     "delete returning": "DELETE FROM vault.sealed_values RETURNING ciphertext",
     "merge": "MERGE INTO vault.sealed_values USING (SELECT 1) AS one ON ciphertext <> '' WHEN MATCHED THEN DO NOTHING",
     "a body": "INSERT INTO loginpipe.rejected_messages SELECT * FROM loginpipe.rejected_messages RETURNING sealed_body",
+    "extras": "SELECT sealed_extras FROM loginpipe.login_extras",
     "a body's key": "SELECT data_key_id FROM loginpipe.rejected_messages",
     "a lock": "SELECT token FROM vault.sealed_values FOR UPDATE",
     "a table lock": "LOCK TABLE vault.sealed_values IN ACCESS EXCLUSIVE MODE",
@@ -277,6 +303,9 @@ def test_every_function_that_works_as_the_owner_says_where_it_looks_for_names(da
         ("SELECT loginpipe.create_partition('loginpipe.ingested_messages', '2031-01-01')", "22023"),
         ("SELECT loginpipe.create_partition('public.user_logins; DROP TABLE x', '2031-01-01')", "22023"),
         ("SELECT loginpipe.create_partition(NULL, '2031-01-01')", "22023"),
+        ("SELECT loginpipe.create_extras_partition('2031-01-01')", "22023"),
+        (f"SELECT loginpipe.create_extras_partition('{THIS_MONTH + timedelta(days=1)}')", "22023"),
+        ("SELECT loginpipe.create_extras_partition(NULL)", "22023"),
         ("SELECT loginpipe.create_partition('public.user_logins', NULL)", "22023"),
         ("SELECT loginpipe.create_partition('loginpipe.ingested_messages', NULL)", "22023"),
         ("SELECT loginpipe.drop_ledger_partition((now() AT TIME ZONE 'UTC')::date)", "22023"),

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Event, current_thread
 from typing import Any
 
@@ -42,6 +42,11 @@ def leases(opened: Queue, clock: Clock) -> Iterator[LeaseKeeper]:
     leases = LeaseKeeper(opened, visibility_seconds=120, calls_at_once=2, clock=clock)
     yield leases
     leases.close()
+
+
+def extend_due(leases: LeaseKeeper) -> None:
+    """Extend the leases that are due, as the keeper's thread does now and then, and wait for the answers."""
+    wait(leases._begin_extensions())
 
 
 def entries(wire: Wire) -> list[dict[str, Any]]:
@@ -89,14 +94,14 @@ def test_a_lease_is_extended_when_a_third_of_it_has_passed_and_not_before(
     (message,) = received(opened, 1)
     leases.add([message], asked=clock.now)
     clock.now += 39
-    leases.extend_due()
+    extend_due(leases)
     assert entries(wire) == []
     clock.now += 1
-    leases.extend_due()
-    leases.extend_due()
+    extend_due(leases)
+    extend_due(leases)
     assert entries(wire) == [{"Id": "0", "ReceiptHandle": message.receipt_handle, "VisibilityTimeout": 120}]
     clock.now += 40
-    leases.extend_due()
+    extend_due(leases)
     assert len(entries(wire)) == 2
 
 
@@ -107,7 +112,7 @@ def test_leases_are_extended_ten_a_call_and_those_that_end_first_go_first(
     leases.add(messages[20:], asked=clock.now)
     leases.add(messages[:20], asked=clock.now - 10)
     clock.now += 50
-    leases.extend_due()
+    extend_due(leases)
     assert sorted(len(request["Entries"]) for request in wire.asked(CHANGE)) == [3, 10, 10]
     last = {message.receipt_handle for message in messages[20:]}
     assert [r for r in wire.asked(CHANGE) if {e["ReceiptHandle"] for e in r["Entries"]} == last]
@@ -120,7 +125,7 @@ def test_a_settled_message_is_extended_and_handed_back_no_more(
     leases.add(messages, asked=clock.now)
     leases.settle([messages[0].message_id])
     clock.now += 50
-    leases.extend_due()
+    extend_due(leases)
     assert [entry["ReceiptHandle"] for entry in entries(wire)] == [messages[1].receipt_handle]
     assert leases.close() == HandBack(returned=1)
 
@@ -134,7 +139,7 @@ def test_of_a_message_received_again_the_newest_handle_is_extended(
     leases.add([new], asked=clock.now)
     assert leases.handles([old.message_id, "unknown"]) == {old.message_id: new.receipt_handle}
     clock.now += 50
-    leases.extend_due()
+    extend_due(leases)
     assert [entry["ReceiptHandle"] for entry in entries(wire)] == [new.receipt_handle]
     assert (leases.held, leases.lost) == (1, 0)
 
@@ -151,7 +156,7 @@ def test_a_lease_that_sqs_says_is_over_is_counted_once_and_not_asked_for_again(
     leases.add(messages, asked=clock.now)
     for _ in range(2):
         clock.now += 50
-        leases.extend_due()
+        extend_due(leases)
     assert (leases.lost, leases.held) == (1, 3)
     assert [entry["ReceiptHandle"] for entry in entries(wire)].count(lost) == 1
 
@@ -167,10 +172,10 @@ def test_a_fault_of_the_server_loses_no_lease_until_its_time_is_over(
     wire.on(CHANGE, fault)
     leases.add(received(opened, 2), asked=clock.now)
     clock.now += 100
-    leases.extend_due()
+    extend_due(leases)
     assert leases.lost == 0
     clock.now += 21
-    leases.extend_due()
+    extend_due(leases)
     assert leases.lost == 2
 
 
@@ -181,9 +186,9 @@ def test_a_lease_that_could_not_be_extended_once_is_extended_at_the_next_try(
     leases.add(received(opened, 2), asked=clock.now)
     for _ in range(2):
         clock.now += 50
-        leases.extend_due()
+        extend_due(leases)
     clock.now += 100
-    leases.extend_due()
+    extend_due(leases)
     assert leases.lost == 0
 
 
@@ -193,12 +198,12 @@ def test_a_message_that_was_lost_and_received_again_is_kept_again(
     wire.on(CHANGE, first(1, failed_entries("ReceiptHandleIsInvalid", sender_fault=True)))
     leases.add(received(opened, 1, visibility_seconds=0), asked=clock.now)
     clock.now += 50
-    leases.extend_due()
+    extend_due(leases)
     assert leases.lost == 1
     (again,) = received_again(opened, 1)
     leases.add([again], asked=clock.now)
     clock.now += 50
-    leases.extend_due()
+    extend_due(leases)
     assert entries(wire)[-1]["ReceiptHandle"] == again.receipt_handle
     assert leases.lost == 1
 
@@ -213,9 +218,9 @@ def test_a_failure_of_an_old_handle_says_nothing_of_the_delivery_that_came_meanw
     leases.add(received(opened, 1, visibility_seconds=0), asked=clock.now)
     wire.on(CHANGE, first(1, fails_while_it_comes_again))
     clock.now += 50
-    leases.extend_due()
+    extend_due(leases)
     clock.now += 50
-    leases.extend_due()
+    extend_due(leases)
     (old, new) = entries(wire)
     assert new["ReceiptHandle"] != old["ReceiptHandle"]
 
@@ -226,11 +231,11 @@ def test_no_extension_reaches_beyond_the_twelve_hours_that_sqs_allows(opened: Qu
     leases.add(received(opened, 1, visibility_seconds=20_000), asked=begins)
     for _ in range(5):
         clock.now += 7_000
-        leases.extend_due()
+        extend_due(leases)
     assert [entry["VisibilityTimeout"] for entry in entries(wire)] == [20_000, 20_000, 20_000, 15_200, 8_200]
     assert leases.lost == 0
     clock.now = begins + LONGEST_LEASE_SECONDS
-    leases.extend_due()
+    extend_due(leases)
     assert leases.lost == 1
     assert len(entries(wire)) == 5
     leases.close()
@@ -311,7 +316,7 @@ def test_an_extension_that_is_under_way_at_the_end_does_not_undo_the_hand_back(
     leases.add(messages[5:], asked=clock.now)
     with ThreadPoolExecutor(2) as threads, Gate(lambda entry: entry["VisibilityTimeout"] == 120) as gate:
         wire.on(CHANGE, gate)
-        extending = threads.submit(leases.extend_due)
+        extending = threads.submit(extend_due, leases)
         eventually(lambda: len(entries(wire)) == 5, "the extension is under way")
         closing = threads.submit(leases.close)
         eventually(lambda: len(gate.taken) == 20, "the others are back")
@@ -332,7 +337,7 @@ def test_an_extension_that_hangs_holds_up_the_end_until_its_leases_are_over_and_
     leases.add(messages[2:], asked=clock.now)
     with ThreadPoolExecutor(1) as threads, Gate(lambda entry: entry["VisibilityTimeout"] == 120) as gate:
         wire.on(CHANGE, gate)
-        threads.submit(leases.extend_due)
+        threads.submit(extend_due, leases)
         eventually(lambda: len(entries(wire)) == 2, "the extension is under way")
         began = time.monotonic()
         assert leases.close() == HandBack(returned=10, ended=2)
@@ -346,7 +351,7 @@ def test_an_extension_of_settled_messages_holds_up_no_end(
     leases.add(messages, asked=clock.now - 50)
     with ThreadPoolExecutor(1) as threads, Gate() as gate:
         wire.on(CHANGE, gate)
-        threads.submit(leases.extend_due)
+        threads.submit(extend_due, leases)
         eventually(lambda: len(entries(wire)) == 2, "the extension is under way")
         leases.settle(message.delivery_id for message in messages)
         began = time.monotonic()
@@ -413,14 +418,14 @@ def test_an_extension_that_is_refused_while_the_message_is_being_deleted_says_no
     wire.on(CHANGE, failed_entries("InvalidParameterValue", sender_fault=True))
     for seconds in (50, 10, 10):
         clock.now += seconds
-        leases.extend_due()
+        extend_due(leases)
     assert len(entries(wire)) == 3
     assert leases.lost == 0
     # The answers to the deletes: one has failed, and the others, late as they are, are confirmed.
     assert leases.not_deleted(ids[:1]) == set()
     assert leases.lost == 1
     clock.now += 100
-    leases.extend_due()
+    extend_due(leases)
     leases.settle(ids[1:])
     assert leases.lost == 1
 

@@ -7,10 +7,11 @@ from uuid import uuid4
 import dagster as dg
 import pytest
 
+from loginpipe.common.logins_table import DEFAULT_TABLE as USER_LOGINS
 from loginpipe.definitions import build_definitions
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.postgres.migrate import HEAD, migrate
-from loginpipe.postgres.partitions import LEDGER, USER_LOGINS, coming
+from loginpipe.postgres.partitions import LEDGER, coming
 from loginpipe_tests.conftest import OWNER, Pipeline, as_role, execute
 from loginpipe_tests.wire import cause_of_failure, logged
 

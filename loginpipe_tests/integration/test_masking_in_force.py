@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
 
 SCHEMES: dict[str, Callable[[str], str]] = {
+    "compat-sha256": lambda text: sha256(text.encode()).hexdigest(),
     "compat-sha256-salted": lambda text: sha256(b"pepper" + text.encode()).hexdigest(),
     "compat-sha256-base64": lambda text: b64encode(sha256(text.encode()).digest()).decode(),
     "compat-md5": lambda text: md5(text.encode(), usedforsecurity=False).hexdigest(),
@@ -56,7 +57,11 @@ def test_a_table_of_an_older_scheme_gets_rows_that_join_with_it(
 ) -> None:
     monkeypatch.setenv("LOGINPIPE_MASKING", scheme)
     mask = SCHEMES[scheme]
-    spellings = [(" 1.2.3.4 ", "cafe\u0301\t"), ("::ffff:1.2.3.4", "caf\u00e9")]
+    spellings = [
+        (" 1.2.3.4 ", "cafe\u0301\t"),
+        ("::ffff:1.2.3.4", "caf\u00e9"),
+        ("1.2.3.4:80", "6F9619FF-8B86-D011-B42D-00C04FC964FF"),
+    ]
     result = ingest(pipeline, *(login(ip=ip, device_id=device) for ip, device in spellings))
     assert sorted(pipeline.rows("SELECT masked_ip, masked_device_id FROM user_logins")) == sorted(
         (mask(ip.strip()), mask(device.strip())) for ip, device in spellings

@@ -12,11 +12,12 @@ import pytest
 from psycopg2.extensions import make_dsn
 
 from loginpipe.common.errors import DatabaseError
+from loginpipe.common.logins_table import DEFAULT_TABLE as USER_LOGINS
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.postgres import partitions
 from loginpipe.postgres.connections import Connection, connect, transaction
 from loginpipe.postgres.migrate import migrate
-from loginpipe.postgres.partitions import LEDGER, USER_LOGINS, MaintenanceResult, coming, maintain
+from loginpipe.postgres.partitions import EXTRAS, LEDGER, MaintenanceResult, coming, maintain
 
 TODAY = date(2026, 11, 21)
 DAY = timedelta(days=1)
@@ -126,6 +127,23 @@ def test_rows_that_wait_in_a_default_partition_move_to_their_own(connection: Con
     assert sorted(map(str, after[1])) == sorted(map(str, before[1]))
 
 
+def test_extras_that_wait_in_the_default_partition_move_to_their_own(connection: Connection) -> None:
+    later = TODAY + timedelta(days=200)
+    for day in (TODAY, later, later + 130 * DAY):
+        query(
+            connection,
+            f"INSERT INTO {EXTRAS} VALUES (gen_random_uuid(), 'u', 'ios', 'i', 'd', NULL, 1, %s, '{{}}')",
+            day,
+        )
+    before = query(connection, f"SELECT * FROM {EXTRAS} ORDER BY message_id")
+    assert homes(connection, EXTRAS) == [("login_extras_default", 2), (f"login_extras_{TODAY:y%Ym%m}", 1)]
+    assert f"{EXTRAS}_{later:y%Ym%m}" in maintain(connection, later).created
+    assert homes(connection, EXTRAS) == [
+        ("login_extras_default", 1), (f"login_extras_{TODAY:y%Ym%m}", 1), (f"login_extras_{later:y%Ym%m}", 1)
+    ]  # fmt: skip
+    assert query(connection, f"SELECT * FROM {EXTRAS} ORDER BY message_id") == before
+
+
 def test_what_expired_leaves_the_ledger_and_stays_in_user_logins(connection: Connection) -> None:
     for day in (TODAY - 400 * DAY, TODAY - 29 * DAY, TODAY):
         record(connection, day)
@@ -147,15 +165,25 @@ def test_a_partition_of_user_logins_is_never_dropped(connection: Connection) -> 
     ("scheme", "reason"),
     [
         ("", "it is not partitioned"),
-        ("PARTITION BY LIST (locale)", "it is partitioned by LIST (locale)"),
-        ("PARTITION BY RANGE (create_date, user_id)", "it is partitioned by RANGE (create_date, user_id)"),
+        (
+            "PARTITION BY LIST (locale)",
+            "it is partitioned by LIST (locale): logins that none of its partitions takes are rejected",
+        ),
+        (
+            "PARTITION BY RANGE (create_date, user_id); CREATE TABLE rest PARTITION OF user_logins DEFAULT",
+            (
+                "it is partitioned by RANGE (create_date, user_id): logins that none of its partitions takes go to its "
+                "default partition"
+            ),
+        ),
     ],
 )
 def test_an_adopted_table_of_another_making_is_left_alone(
     empty_database_url: str, bare: Connection, scheme: str, reason: str
 ) -> None:
     query(bare, f"CREATE TABLE public.user_logins ({COLUMNS}) {scheme}")
-    migrate(empty_database_url, today=TODAY)
+    migrated = migrate(empty_database_url, today=TODAY)
+    assert migrated.findings == ((f"partitions: {reason}",) if scheme else ())
     result = maintain(bare, TODAY)
     assert result.left_alone == {USER_LOGINS: reason}
     assert result.rows_in_default == {LEDGER: 0}
@@ -173,8 +201,77 @@ def test_an_adopted_table_of_another_role_is_left_alone(empty_database_url: str,
     query(bare, "GRANT SELECT ON public.user_logins TO loginpipe_analyst")
     migrate(make_dsn(empty_database_url, user=role), today=TODAY)
     connection = connect(make_dsn(empty_database_url, user=role))
+    reason = (
+        "another role owns it: no partition of its covers 2026-11-21 to 2027-02-28: logins of such days are rejected"
+    )
+    assert maintain(connection, TODAY).left_alone == {USER_LOGINS: reason}
+    for month in coming(TODAY):
+        if month.table == USER_LOGINS:
+            query(
+                bare,
+                f"CREATE TABLE {month} PARTITION OF {USER_LOGINS} FOR VALUES FROM ('{month.start}') TO ('{month.end}')",
+            )
     assert maintain(connection, TODAY).left_alone == {USER_LOGINS: "another role owns it"}
     connection.close()
+
+
+def test_the_rest_of_a_month_with_partitions_by_day_is_covered_and_no_day_twice(
+    empty_database_url: str, bare: Connection
+) -> None:
+    days = [TODAY + n * DAY for n in (0, 1, 2, 3, 4, 30)]
+    by_day = "".join(
+        f"CREATE TABLE public.day_{day:%m_%d} PARTITION OF public.user_logins "
+        f"FOR VALUES FROM ('{day}') TO ('{day + DAY}');"
+        for day in days
+    )
+    query(bare, f"CREATE TABLE public.user_logins ({COLUMNS}) PARTITION BY RANGE (create_date); {by_day}")
+    findings = migrate(empty_database_url, today=TODAY).findings
+    assert findings == (
+        (
+            "partitions: public.day_11_21 and 5 more are of others' making: loginpipe fills the days that they leave "
+            "free and never drops them; a job that makes more of them would collide with that, so switch it off"
+        ),
+    )
+    bounds = """
+        SELECT relname, pg_get_expr(relpartbound, pg_class.oid)
+        FROM pg_class WHERE relname LIKE 'user_logins_y%%' ORDER BY 1
+    """
+    assert query(bare, bounds.replace("%%", "%")) == [
+        ("user_logins_y2026m10", "FOR VALUES FROM ('2026-10-01') TO ('2026-11-01')"),
+        ("user_logins_y2026m11d01", "FOR VALUES FROM ('2026-11-01') TO ('2026-11-21')"),
+        ("user_logins_y2026m11d26", "FOR VALUES FROM ('2026-11-26') TO ('2026-12-01')"),
+        ("user_logins_y2026m12d01", "FOR VALUES FROM ('2026-12-01') TO ('2026-12-21')"),
+        ("user_logins_y2026m12d22", "FOR VALUES FROM ('2026-12-22') TO ('2027-01-01')"),
+        ("user_logins_y2027m01", "FOR VALUES FROM ('2027-01-01') TO ('2027-02-01')"),
+        ("user_logins_y2027m02", "FOR VALUES FROM ('2027-02-01') TO ('2027-03-01')"),
+    ]
+    for n in range(100):
+        record(bare, TODAY + n * DAY)
+    assert maintain(bare, TODAY) == MaintenanceResult([], [], {LEDGER: 92}, {})
+
+
+def test_rows_move_from_a_default_partition_with_what_the_table_has_beside_our_columns(
+    empty_database_url: str, bare: Connection
+) -> None:
+    query(
+        bare,
+        f"""
+        CREATE TABLE public.user_logins (
+            id bigint GENERATED ALWAYS AS IDENTITY, {COLUMNS}, loaded_at timestamptz NOT NULL DEFAULT now(), note text,
+            version text GENERATED ALWAYS AS (app_version::text) STORED, PRIMARY KEY (id, create_date)
+        ) PARTITION BY RANGE (create_date);
+        CREATE TABLE public.rest PARTITION OF public.user_logins DEFAULT;
+        INSERT INTO public.user_logins (user_id, app_version, create_date, loaded_at, note)
+        SELECT 'u', n, '2026-11-21', '2026-11-21', 'note ' || n FROM generate_series(1, 5) AS n;
+        """,
+    )
+    before = query(bare, "SELECT * FROM public.user_logins ORDER BY id")
+    (finding,) = migrate(empty_database_url, today=TODAY).findings
+    assert finding.startswith("id, loaded_at, note, version: columns of the table's own, which logins leave to their")
+    assert homes(bare, USER_LOGINS) == [("user_logins_y2026m11", 5)]
+    assert query(bare, "SELECT * FROM public.user_logins ORDER BY id") == before
+    query(bare, "INSERT INTO public.user_logins (user_id, app_version, create_date) VALUES ('u', 6, '2026-11-21')")
+    assert query(bare, "SELECT id, version FROM public.user_logins WHERE app_version = 6") == [(6, "6")]
 
 
 def test_an_adopted_table_with_partitions_of_its_own_gets_only_the_months_they_leave_free(

@@ -11,6 +11,11 @@ import dagster as dg
 import psycopg2
 import pytest
 
+from loginpipe.common.errors import DatabaseError, LoginpipeError
+from loginpipe.common.settings import load_settings
+from loginpipe.monitoring.doctor import warehouse
+from loginpipe.postgres.connections import Connection, connect, transaction
+from loginpipe.postgres.session import Session
 from loginpipe_tests.conftest import KeyFiles
 from loginpipe_tests.crash.books import Balance, settled
 from loginpipe_tests.crash.logins import logins
@@ -152,3 +157,34 @@ def test_a_run_that_is_the_victim_of_a_deadlock_tries_again(place: FastPlace) ->
     ((deadlocks,),) = place.rows("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
     assert deadlocks == 1
     assert_all_went_well(place, result, batches=1)
+
+
+# --- a replica --------------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_endpoint_is_named_by_doctor_and_by_what_it_refuses(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = postgres.database()
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", url)
+    assert warehouse.database(load_settings()).startswith("migrated to ")
+    postgres.become_replica()
+    try:
+        with pytest.raises(LoginpipeError) as found:
+            warehouse.database(load_settings())
+        assert " is a replica, which takes no writes: name the writer's endpoint in LOGINPIPE_DATABASE_URL" in str(
+            found.value
+        )
+        with closing(Session(url, patience_seconds=0)) as session, pytest.raises(DatabaseError) as refused:
+            session.run(write)
+        assert "[25006]; the database takes no writes, as a replica or made read-only" in str(refused.value)
+        with pytest.raises(DatabaseError, match="none of its hosts takes writes: name the writer's endpoint"):
+            connect(f"{url}&target_session_attrs=read-write")
+    finally:
+        postgres.execute("SELECT pg_promote()")
+    assert warehouse.database(load_settings()).startswith("migrated to ")
+
+
+def write(connection: Connection) -> None:
+    with transaction(connection) as cursor:
+        cursor.execute("DELETE FROM loginpipe.batches")

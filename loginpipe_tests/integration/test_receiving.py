@@ -3,7 +3,7 @@
 import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Timer
 from typing import Any
@@ -279,6 +279,7 @@ def test_each_call_asks_for_the_lease_the_long_poll_and_the_attributes_that_are_
         "WaitTimeSeconds": 1,
         "VisibilityTimeout": 77,
         "MessageSystemAttributeNames": ["SentTimestamp", "ApproximateReceiveCount"],
+        "AttributeNames": ["SentTimestamp", "ApproximateReceiveCount"],
         "MessageAttributeNames": ["loginpipe.*"],
     }
 
@@ -337,15 +338,48 @@ def test_when_a_receive_fails_for_good_what_came_before_is_given_first(
     )
 
 
-def test_an_endpoint_that_leaves_out_the_attributes_is_named(opened: Queue, leases: LeaseKeeper, wire: Wire) -> None:
-    def without_attributes(call: Call, forward: Forward) -> Answer:
-        content = forward(call).content
-        return success({"Messages": [{k: v for k, v in m.items() if k != "Attributes"} for m in content["Messages"]]})
+@pytest.mark.parametrize(
+    ("spoil", "wrong"),
+    [
+        (lambda message: message.pop("Attributes"), "without their SentTimestamp"),
+        (lambda message: message["Attributes"].pop("SentTimestamp"), "without their SentTimestamp"),
+        (lambda message: message.pop("MessageId"), "without their MessageId"),
+        (lambda message: message.pop("Body"), "without their Body"),
+        (lambda message: message.pop("ReceiptHandle"), "without their ReceiptHandle"),
+        (lambda message: message["Attributes"].update(SentTimestamp="last week"), "of another form than SQS's"),
+    ],
+)
+def test_an_answer_that_cannot_be_read_returns_its_messages_at_once_and_what_is_wrong_is_named(
+    opened: Queue, leases: LeaseKeeper, wire: Wire, spoil: Callable[[dict[str, Any]], object], wrong: str
+) -> None:
+    def spoiled(call: Call, forward: Forward) -> Answer:
+        messages = forward(call).content["Messages"]
+        spoil(messages[0])
+        return success({"Messages": messages})
 
-    wire.on("ReceiveMessage", without_attributes)
-    send(opened, 1)
-    with pytest.raises(QueueError, match=r"does not answer in today's SQS protocol"):
-        receive(opened, leases, batch_messages=1)
+    wire.on("ReceiveMessage", spoiled)
+    send(opened, 3)
+    with pytest.raises(QueueError) as caught:
+        receive(opened, leases, batch_messages=3, receivers=1)
+    assert str(caught.value) == (
+        f"queue '{opened.name}' is at an endpoint that delivers messages {wrong}: upgrade it, or fix AWS_ENDPOINT_URL; "
+        "they are back on the queue"
+    )
+    assert caught.value.__suppress_context__
+    # One without a receipt handle cannot be returned.
+    assert read_depth(opened).visible == (2 if "ReceiptHandle" in wrong else 3)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"Messages": {"a": 1}}, {"Messages": "none"}, {"Messages": ["message"]}, {"Messages": [{"Attributes": ["a"]}]}],
+)
+def test_an_answer_that_is_no_list_of_messages_is_named_too(
+    opened: Queue, leases: LeaseKeeper, wire: Wire, content: dict[str, Any]
+) -> None:
+    wire.on("ReceiveMessage", answers(success(content)))
+    with pytest.raises(QueueError, match=rf"^queue '{opened.name}' is at an endpoint that "):
+        receive(opened, leases, batch_messages=3, receivers=1)
 
 
 def test_when_one_receiver_fails_the_others_stop_too(

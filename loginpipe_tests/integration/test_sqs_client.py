@@ -30,10 +30,45 @@ def refused(name_or_url: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("by", ["name", "url"])
-def test_a_queue_is_found_by_name_and_by_url(queue: Queue, by: str) -> None:
-    opened = open_queue(getattr(queue, by), load_settings(), connections=1)
+def arn_of(queue: Queue) -> str:
+    attributes = queue.client.get_queue_attributes(QueueUrl=queue.url, AttributeNames=["QueueArn"])
+    return attributes["Attributes"]["QueueArn"]
+
+
+@pytest.mark.parametrize("by", ["name", "url", "arn"])
+def test_a_queue_is_found_by_name_by_url_and_by_arn(queue: Queue, by: str) -> None:
+    named = arn_of(queue) if by == "arn" else getattr(queue, by)
+    opened = open_queue(named, load_settings(), connections=1)
     assert (opened.name, opened.url) == (queue.name, queue.url)
+
+
+def test_region_and_account_of_an_arn_go_before_the_environment_s(
+    queue: Queue, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_REGION", "us-west-2")
+    opened = open_queue(arn_of(queue), load_settings(), connections=1)
+    assert opened.client.meta.region_name == "us-east-1"
+    account = arn_of(queue).split(":")[4]
+    assert wire.asked("GetQueueUrl") == [{"QueueName": queue.name, "QueueOwnerAWSAccountId": account}]
+
+
+def test_an_arn_of_another_account_is_not_taken_for_the_queue_of_that_name(queue: Queue) -> None:
+    another = arn_of(queue).replace(":000000000000:", ":123456789012:")
+    assert another != arn_of(queue)
+    assert queue.name in refused(another)
+
+
+@pytest.mark.parametrize("region", ["eu-central-1 ", "EU Frankfurt", "eu-central-1\n", "eu_central_1"])
+@pytest.mark.parametrize("variable", ["AWS_REGION", "AWS_DEFAULT_REGION"])
+def test_a_malformed_region_is_called_that(
+    queue: Queue, region: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(variable, region)
+    assert refused(queue.name) == (
+        f"queue '{queue.name}': {variable} is no name of a region: set it to one like eu-central-1, without spaces"
+    )
 
 
 @pytest.mark.parametrize("other", ["AWS_REGION", "AWS_DEFAULT_REGION"])

@@ -54,15 +54,21 @@ def test_the_daily_job_looks_at_these_and_a_run_of_the_chain_at_none_of_them(pip
     daily = looked(pipeline)
     assert set(daily) == {
         "ledger_matches_table", "nothing_in_default_partitions", "token_key_version_current", "daily_volume",
-        "null_locale_share",
+        "null_locale_share", "columns_are_the_contract",
     }  # fmt: skip
     assert all(evaluation.passed for evaluation in daily.values()), "on an empty database"
     of_run = evaluations(ingest(pipeline, login()))
     assert set(of_run) == {
-        "no_dead_letters", "reject_rate", "schema_drift", "only_tokens", "counts_add_up", "columns_are_the_contract",
-        "delay_within_limit",
+        "reject_rate", "schema_drift", "only_tokens", "counts_add_up", "delay_within_limit",
     }  # fmt: skip
     assert all("runbook" in evaluation.metadata for evaluation in daily.values())
+
+
+def test_a_column_that_was_changed_fails_the_daily_check(pipeline: Pipeline) -> None:
+    pipeline.execute("ALTER TABLE user_logins RENAME COLUMN locale TO region")
+    found = looked(pipeline)["columns_are_the_contract"]
+    assert not found.passed
+    assert "column locale (character varying(32)) is missing" in (found.description or "")
 
 
 # --- ledger_matches_table ---

@@ -61,6 +61,7 @@ class Actions:
             "DeleteMessageBatch": self._delete_message_batch,
             "DeleteQueue": self._delete_queue,
             "GetQueueAttributes": self._get_queue_attributes,
+            "ListDeadLetterSourceQueues": self._list_dead_letter_source_queues,
             "PurgeQueue": self._purge_queue,
             "SendMessage": self._send_message,
             "SendMessageBatch": self._send_message_batch,
@@ -89,6 +90,17 @@ class Actions:
         more = "MaxResults" in request and begin + most < len(urls)
         page = urls[begin : begin + most]
         return {**({"QueueUrls": page} if page else {}), **({"NextToken": str(begin + most)} if more else {})}
+
+    def _list_dead_letter_source_queues(self, entry: QueueEntry, request: Request, _now: float) -> Answer:
+        most = int(request.get("MaxResults") or _LISTED_MOST)
+        begin = int(request.get("NextToken") or 0)
+        urls = [
+            self._url(source)
+            for _, source in sorted(self.account.entries.items())
+            if source.queue.redrive is not None and source.queue.redrive.target is entry.queue
+        ]
+        more = {"NextToken": str(begin + most)} if begin + most < len(urls) else {}
+        return {"queueUrls": urls[begin : begin + most], **more}
 
     def _delete_queue(self, entry: QueueEntry, _request: Request, _now: float) -> Answer:
         self.account.delete(entry)

@@ -191,7 +191,7 @@ def test_a_condition_that_an_older_cursor_names_and_nobody_knows_any_more_can_st
         ("LOGINPIPE_ALERT_WEBHOOK_URL", "ftp://hooks.example.com/geheim", "local"),
         ("LOGINPIPE_ALERT_WEBHOOK_URL", "https:///geheim", "local"),
         ("LOGINPIPE_ALERT_WEBHOOK_URL", "https://hooks.example.com:port/geheim", "local"),
-        ("LOGINPIPE_ALERT_WEBHOOK_URL", "https://hooks.example.com/geheim\n", "local"),
+        ("LOGINPIPE_ALERT_WEBHOOK_URL", "https://hooks.example.com/ge\nheim", "local"),
         ("LOGINPIPE_ALERT_WEBHOOK_URL", "http://hooks.example.com/geheim", "production"),
         ("LOGINPIPE_ALERT_SNS_TOPIC", "geheim", "local"),
         ("LOGINPIPE_ALERT_SNS_TOPIC", "arn:aws:sns:eu-west-1:123456789012:geheim.fifo", "local"),

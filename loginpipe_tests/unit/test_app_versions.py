@@ -4,7 +4,35 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loginpipe.logins.app_versions import MAJOR_MOST, decode_version, encode_version, is_version
+from loginpipe.logins.app_versions import MAJOR_MOST, decode_version, encode_version, is_version, loses_text
+
+SPELLINGS = {
+    "2.3.0": False,
+    "2.3": False,
+    "02.003.0": False,
+    " 2.3.0": False,
+    "2.3.0\n": False,
+    "\u00a02.3.0 ": False,
+    "v2.3.0": False,
+    "V2.3": False,
+    "2.3.0.0": False,
+    "2.3.0.000": False,
+    "2.3.0.4": True,
+    "2.3.0.10": True,
+    "2.3.0.20261128": True,
+    "2.3.0-beta": True,
+    "2.3-beta": True,
+    "2.3.0-rc.1": True,
+    "2.3.0-1": True,
+    "2.3.0.4-SNAPSHOT": True,
+    "2.3.0+45": True,
+    "2.3+45": True,
+    "2.3.0-rc.1+5": True,
+    "2.3.0-alpha-2": True,
+    "2.3.0 (45)": True,
+    " v2.3.0.4-rc.1+5 (6)\t": True,
+}
+"""Of 2.3.0 → whether its integer leaves some of it out."""
 
 LARGEST = 2_146_999_999
 POSTGRES_INTEGER_MOST = 2**31 - 1
@@ -14,11 +42,12 @@ triples = st.tuples(st.integers(0, MAJOR_MOST), st.integers(0, 999), st.integers
 version_like = st.text(alphabet="0123456789.. -+_v\n\x00", max_size=14)  # both dots: versions have many
 
 BROKEN = [
-    "", " ", ".", "..", "1.", ".1", "1..2", "1.2.3.", ".1.2.3", "1.2.3.4", "1.2.3.4.5", " 1", "1 ", "1 .2", "1. 2",
-    "\t1", "1\n", "1.2\n", "v1", "1.2-beta", "1.2.3b", "1,2", "1/2", "1.x", "x", "true", "null", "None", "NaN", "inf",
-    "-1", "+1", "1.-2", "1.+2", "-0", "1e3", "0x1", "1_0", "1.1000", "1.2.1000", "1.001000", "2147", "2147.0.0", "9999",
-    "10000", "99999999999999999999", "1" + "0" * 30, "\u0661", "1.\u0662", "\uff11", "\u00b2", "\u2460",
-    "\u0967.\u0968", "1\x00", "\x001", "1.2\u200b", "\ufeff1",
+    "", " ", ".", "..", "1.", ".1", "1..2", "1.2.3.", ".1.2.3", "1.2.3.4.", "1.2.3.4.5", "1 .2", "1. 2", "v", "vv1",
+    "v 1", "1.2.3b", "1-", "1+", "1.2.3-", "1.2.3 -beta", "1.2.3+1+2", "1.2.3 ()", "1.2.3(4)", "1.2.3-\u00e9",
+    "1.2.3-a b", "-beta", "+45", "1-2", "1.2-3", "2026-11-28", "x1.2.3", "1.2.3/4", "1,2", "1/2", "1.x", "x", "true",
+    "null", "None", "NaN", "inf", "-1", "+1", "1.-2", "1.+2", "-0", "1e3", "0x1", "1_0", "1.1000", "1.2.1000",
+    "1.001000", "2147", "2147.0.0", "9999", "10000", "99999999999999999999", "1" + "0" * 30, "\u0661", "1.\u0662",
+    "\uff11", "\u00b2", "\u2460", "\u0967.\u0968", "1\x00", "\x001", "1.2\u200b", "\ufeff1",
 ]  # fmt: skip
 
 
@@ -49,11 +78,18 @@ def test_leading_zeros_change_nothing(padded: str) -> None:
     assert encode_version(padded) == encode_version("2.3.4")
 
 
+@pytest.mark.parametrize("text", SPELLINGS, ids=ascii)
+def test_a_version_is_its_first_three_numbers_and_what_that_loses_is_known(text: str) -> None:
+    assert encode_version(text) == 2_003_000
+    assert loses_text(text) is SPELLINGS[text]
+
+
 @moderate
 @given(triples)
 def test_a_version_comes_back_from_its_integer(triple: tuple[int, int, int]) -> None:
     text = "{}.{}.{}".format(*triple)
     assert decode_version(encode_version(text)) == text
+    assert not loses_text(text)
 
 
 @moderate
@@ -90,6 +126,7 @@ def test_a_text_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="version"):
         encode_version(text)
     assert not is_version(text)
+    assert not loses_text(text)
 
 
 @pytest.mark.parametrize("text", ["1.1000", "1.2.1000", "0.1000.0"])

@@ -95,6 +95,7 @@ def test_keys_without_https_are_refused_in_production_before_they_are_asked_for(
         ("InvalidSignatureException", "Signature expired: 20261120T1 is now earlier than", "the time of the request"),
         ("SignatureDoesNotMatch", "Signature not yet current: 20261120T1 is still later", "the time of the request"),
         ("SignatureDoesNotMatch", "The request signature we calculated", "AWS refuses the signature"),
+        ("InvalidSignatureException", "Credential should be scoped to a valid region.", "set AWS_REGION to the"),
         ("InvalidClientTokenId", "", "AWS refuses the credentials (InvalidClientTokenId): renew them"),
         ("SlowDown", "", "is throttled by AWS (SlowDown): try again later"),
         ("418", "", "does not answer as AWS does: fix AWS_ENDPOINT_URL, or unset it (it answered 418)"),

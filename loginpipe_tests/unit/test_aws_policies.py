@@ -78,6 +78,7 @@ def test_the_pipeline_can_seal_and_mask_and_work_the_queue() -> None:
     assert allowed(pipeline, "kms:GetPublicKey", SEAL_KEY)
     assert allowed(pipeline, "kms:GenerateMac", TOKEN_KEY)
     assert all(allowed(pipeline, f"sqs:{do}", queue) for do in ("ReceiveMessage", "DeleteMessage"))
+    assert allowed(pipeline, "sqs:ListDeadLetterSourceQueues", "arn:aws:sqs:REGION:ACCOUNT:DEAD_LETTER_QUEUE")
     assert not allowed(pipeline, "sqs:SendMessage", queue)
     assert not allowed(pipeline, "sqs:PurgeQueue", queue)
     topic = "arn:aws:sns:REGION:ACCOUNT:ALERT_TOPIC"

@@ -7,20 +7,31 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from loginpipe.logins.canonical import address_text, canonical_address, canonical_device_id, is_address
+from loginpipe.logins.canonical import address_text, canonical_address, canonical_device_id, is_address, is_address_list
 
 moderate = settings(max_examples=100, deadline=None, print_blob=True)
 any_address = st.ip_addresses()
 white_space = st.text(alphabet=" \t\r\n\x0b\x0c\u00a0\u2003\u3000", max_size=3)
+INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u202a\u202e\u2060\u2066\u206f\ufeff"
+around = st.text(alphabet=" \t\u00a0" + INVISIBLE, max_size=3)
 unicode_text = st.text(max_size=30)
+
+
+def is_invisible(character: str) -> bool:
+    """Soft hyphen, zero-width and directional characters: what Unicode calls format characters, in these blocks."""
+    in_blocks = character in "\u00ad\ufeff" or 0x2000 <= ord(character) <= 0x206F
+    return in_blocks and unicodedata.category(character) in {"Cf", "Cn"}
+
 
 BROKEN_ADDRESSES = [
     "", " ", "1", "12345", "16909060", "0x01020304", "1.2.3", "1.2.3.", ".1.2.3", "1.2.3.4.", "1.2.3.4.5", "256.1.1.1",
     "1.1.1.256", "999.999.999.999", "01.2.3.4", "1.2.3.04", "0x1.2.3.4", "-1.2.3.4", "+1.2.3.4", "1.2.3.4/24",
-    "1.2.3.4/32", "1.2.3.4:80", "1.2.3 .4", "1. 2.3.4", "1,2,3,4", "\u0661.2.3.4", "\uff11.2.3.4", "1.2.3.4\x00",
-    "1.2.3.4%eth0", "localhost", "example.com", "example.com.", "::1/128", "[::1]", "[::1]:80", ":", ":::", "1::2::3",
-    "1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8:9", "12345::", "g::", "::ffff:256.1.1.1", "::1.2.3", "::ffff:01.2.3.4", "1:2",
-    "\u0661::", "::1\x00", "fe80::1%eth0", "fe80::1%1", "::1%lo", "::ffff:1.2.3.4%eth0", "::1%", "%eth0", "null",
+    "1.2.3.4/32", "1.2.3.4:", "1.2.3.4:65536", "1.2.3.4:80:80", "1.2.3:80", ":80", "1.2.3 .4", "1. 2.3.4", "1,2,3,4",
+    "\u0661.2.3.4", "\uff11.2.3.4", "1.2.3.4\x00", "1.2.3.4%eth0", "localhost", "example.com", "example.com.",
+    "::1/128", "[::1", "::1]", "[::1]:", "[::1]80", "[::1]:123456", "[1.2.3.4]:80", "[]:80", "[[::1]]", "[::1] :80",
+    "[fe80::1%eth0]:80", ":", ":::", "1::2::3", "1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8:9", "12345::", "g::",
+    "::ffff:256.1.1.1", "::1.2.3", "::ffff:01.2.3.4", "1:2", "\u0661::", "::1\x00", "fe80::1%eth0", "fe80::1%1",
+    "::1%lo", "::ffff:1.2.3.4%eth0", "::1%", "%eth0", "null",
 ]  # fmt: skip
 
 
@@ -127,8 +138,15 @@ def test_any_text_is_an_address_or_refused_without_being_quoted(text: str) -> No
 
 def plainly(text: str) -> bytes | None:
     """What `canonical_address` returns, None for what it refuses, by the standard library's parser alone."""
+    text = "".join(character for character in text if character not in INVISIBLE).strip()
+    host, colon, port = text.rpartition(":")
+    with_port = colon and port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 2**16
+    if with_port and ((host.count(".") == 3 and ":" not in host) or (host[:1] == "[" and host[-1:] == "]")):
+        text = host
+    if text[:1] == "[" and text[-1:] == "]" and ":" in text:
+        text = text[1:-1]
     try:
-        address = ip_address(text.strip())
+        address = ip_address(text)
     except ValueError:
         return None
     if isinstance(address, IPv6Address):
@@ -153,7 +171,9 @@ group = st.integers(0, 0x1FFFF).map("{:x}".format) | st.sampled_from(
 )
 colons = st.lists(group, min_size=2, max_size=9).map(":".join)
 with_tail = st.tuples(colons, dotted).map(":".join)
-after = st.sampled_from(["", "", "", " ", "\n", "\u3000", "\x00", "%", "%eth0", "%1", "/64", ".", ":", "]"])
+after = st.sampled_from(
+    ["", "", "", " ", "\n", "\u3000", "\u200b", "\x00", "%", "%eth0", "%1", "/64", ".", ":", "[", "]", ":80", "]:80"]
+)
 
 
 @settings(max_examples=2000, deadline=None, print_blob=True)
@@ -177,9 +197,54 @@ def test_the_text_of_an_address_is_the_standard_library_s(address: IPv4Address |
 
 
 @moderate
-@given(unicode_text | st.text("ab \t", max_size=6))
-def test_a_device_id_is_its_nfc_stripped_whatever_it_holds(text: str) -> None:
-    assert canonical_device_id(text) == unicodedata.normalize("NFC", text).strip().encode()
+@given(st.ip_addresses(v=4), st.ip_addresses(v=6), st.integers(0, 65_535), around, around)
+def test_an_address_with_a_port_is_the_address(
+    four: IPv4Address, six: IPv6Address, port: int, before: str, behind: str
+) -> None:
+    assert canonical_address(f"{before}{four}:{port}{behind}") == four.packed
+    expected = canonical_address(str(six))
+    assert canonical_address(f"{before}[{six}]:{port}{behind}") == expected
+    assert canonical_address(f"{before}[{six}]{behind}") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "is_list"),
+    [
+        ("1.2.3.4, 5.6.7.8", True),
+        ("1.2.3.4,::1,[::1]:80", True),
+        ("unknown, 1.2.3.4:80", True),
+        ("1.2.3.4,", True),
+        ("1.2.3.4, " * 100_000, True),
+        ("1.2.3.4", False),
+        ("::1", False),
+        ("1,2,3,4", False),
+        ("a, b", False),
+        (",", False),
+        ("x" * 1_000_000 + ",1", False),
+    ],
+    ids=lambda value: ascii(value)[:30],
+)
+def test_a_list_of_addresses_is_told_from_what_is_no_address(text: str, *, is_list: bool) -> None:
+    assert is_address_list(text) is is_list
+    assert not (is_list and is_address(text))
+
+
+@moderate
+@given(unicode_text | st.text("ab \t", max_size=6) | st.text("ab\u0301 " + INVISIBLE, max_size=9))
+def test_a_device_id_is_its_visible_characters_in_nfc_stripped_whatever_it_holds(text: str) -> None:
+    visible = "".join(character for character in text if not is_invisible(character))
+    assert canonical_device_id(text) == unicodedata.normalize("NFC", visible).strip().encode()
+
+
+@moderate
+@given(st.uuids().map(str), st.integers(0, 2**36 - 1), st.integers(0, 36), around, around)
+def test_a_uuid_is_one_device_in_any_case_and_with_invisible_characters_in_it(
+    uuid: str, upper: int, place: int, before: str, behind: str
+) -> None:
+    mixed = "".join(c.upper() if upper >> i & 1 else c for i, c in enumerate(uuid))
+    split = f"{mixed[:place]}\u200b{mixed[place:]}"
+    for spelling in (uuid, uuid.upper(), mixed, split, before + mixed + behind):
+        assert canonical_device_id(spelling) == uuid.encode()
 
 
 @moderate
@@ -212,6 +277,9 @@ def test_a_composed_and_a_decomposed_letter_are_one_device_id() -> None:
         ("a b", "ab"),
         ("593-47-5928", "593475928"),
         ("1", "01"),
+        ("6F9619FF8B86D011B42D00C04FC964FF", "6f9619ff8b86d011b42d00c04fc964ff"),
+        ("{6F9619FF-8B86-D011-B42D-00C04FC964FF}", "{6f9619ff-8b86-d011-b42d-00c04fc964ff}"),
+        ("6F9619FF-8B86-D011-B42D-00C04FC964FG", "6f9619ff-8b86-d011-b42d-00c04fc964fg"),
         ("\ufb01", "fi"),  # compatible, not canonically equal: NFKC would make them one
         ("\u00b2", "2"),
     ],

@@ -9,6 +9,7 @@ import pytest
 
 from loginpipe.common.settings import PREFIX, Settings
 from loginpipe.logins.delays import DELAY_BOUNDS
+from loginpipe.logins.rejects import MEANINGS, Reason
 from loginpipe.monitoring.metric_families import behind_metric, queue_metrics, table_metrics
 from loginpipe.postgres.metrics import QueueTotals, Totals, VaultTotals
 from loginpipe.sqs.depth import Depth
@@ -62,6 +63,12 @@ def test_every_setting_that_is_named_exists() -> None:
     found = named(r"\bLOGINPIPE_[A-Z_]*[A-Z]", [path for path in DOCUMENTS if path.name != "CHANGELOG.md"])
     assert len(found) > 20
     assert {name: where for name, where in found.items() if name not in there} == {}
+
+
+def test_every_reason_has_a_meaning_and_is_in_the_table_of_reasons() -> None:
+    text = (ROOT / "docs" / "tables.md").read_text()
+    assert list(MEANINGS) == list(Reason)
+    assert [reason for reason in Reason if f"`{reason}`" not in text] == []
 
 
 def test_every_code_with_which_something_is_refused_by_us_is_in_the_runbook() -> None:

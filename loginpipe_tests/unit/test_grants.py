@@ -33,6 +33,7 @@ def test_nobody_may_delete_but_what_is_kept_as_sums_or_computed_again_and_everyb
         ("loginpipe_writer", "TABLE loginpipe.duplicate_devices"),
         ("loginpipe_writer", "TABLE loginpipe.duplicate_ips"),
         ("loginpipe_writer", "TABLE loginpipe.daily_logins"),
+        ("loginpipe_writer", "TABLE loginpipe.placeholder_tokens"),
     }
     assert {grant.role for grant in PLAN if grant.privilege == "CONNECT"} == set(ROLES)
 

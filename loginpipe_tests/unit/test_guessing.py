@@ -41,6 +41,7 @@ def broken(table: Iterable[str], guesses: Iterable[bytes], mask: Mask) -> dict[s
 
 
 OLDER_SCHEMES: list[tuple[CompatMasking, Mask]] = [
+    (CompatMasking("compat-sha256"), lambda guess: sha256(guess).hexdigest()),
     (CompatMasking("compat-sha256-salted", SALT), lambda guess: sha256(SALT + guess).hexdigest()),
     (CompatMasking("compat-sha256-base64"), lambda guess: b64encode(sha256(guess).digest()).decode()),
     (CompatMasking("compat-md5"), lambda guess: md5(guess, usedforsecurity=False).hexdigest()),

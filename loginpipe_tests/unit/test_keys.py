@@ -212,7 +212,7 @@ def test_what_is_sealed_for_several_opens_with_any_of_them(two: tuple[str, list[
 
 
 @pytest.mark.parametrize("salt", [None, "file:absent"])
-@pytest.mark.parametrize("name", ["compat-sha256-base64", "compat-md5"])
+@pytest.mark.parametrize("name", ["compat-sha256", "compat-sha256-base64", "compat-md5"])
 def test_a_masking_without_a_salt_asks_for_none(name: str, salt: str | None) -> None:
     assert load_compat(name, salt, production=True) == CompatMasking(name)
 

@@ -254,6 +254,7 @@ def test_a_frame_that_is_a_part_of_another_is_masked_row_by_row() -> None:
 ROTATED = TokenKeys(3, {version: derive_field_keys(bytes([version]) * 32) for version in (1, 2, 3, 4)})
 
 COMPAT = [
+    CompatMasking("compat-sha256"),
     CompatMasking("compat-sha256-salted", b"pepper"),
     CompatMasking("compat-sha256-base64"),
     CompatMasking("compat-md5"),

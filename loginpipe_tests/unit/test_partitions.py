@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from loginpipe.postgres.partitions import LEDGER, USER_LOGINS, Partition, coming, expired
+from loginpipe.common.logins_table import DEFAULT_TABLE as USER_LOGINS
+from loginpipe.postgres.partitions import EXTRAS, LEDGER, Partition, Partitioning, coming, expired
 
 DAY = timedelta(days=1)
 
@@ -35,7 +36,7 @@ def test_user_logins_reach_from_last_month_to_three_months_ahead_across_a_new_ye
     ]
 
 
-@pytest.mark.parametrize("table", [LEDGER, USER_LOGINS])
+@pytest.mark.parametrize("table", [LEDGER, USER_LOGINS, EXTRAS])
 def test_on_every_day_of_four_years_the_partitions_of_a_table_follow_without_gap_or_overlap(table: str) -> None:
     for offset in range(4 * 366):
         today = date(2027, 1, 1) + offset * DAY
@@ -69,6 +70,49 @@ def test_a_partition_that_somebody_else_made_never_expires() -> None:
 
 def test_a_partition_names_itself_with_its_schema() -> None:
     assert str(ledger_day(date(2026, 1, 5))) == "loginpipe.ingested_messages_y2026m01d05"
+
+
+def partition(name: str, start: date, end: date) -> Partition:
+    return Partition(USER_LOGINS, name, start, end)
+
+
+def test_what_no_partition_covers_is_cut_at_what_is_there_as_wide_as_fits() -> None:
+    month = partition("user_logins_y2026m11", date(2026, 11, 1), date(2026, 12, 1))
+    assert month.uncovered([]) == [month]
+    days = [partition(f"day_{day}", date(2026, 11, day), date(2026, 11, day + 1)) for day in (3, 1, 2, 10)]
+    assert month.uncovered(days) == [
+        partition("user_logins_y2026m11d04", date(2026, 11, 4), date(2026, 11, 10)),
+        partition("user_logins_y2026m11d11", date(2026, 11, 11), date(2026, 12, 1)),
+    ]
+    early = partition("early", date.min, date(2026, 11, 5))
+    late = partition("late", date(2026, 11, 25), date.max)
+    (middle,) = month.uncovered([late, early])
+    assert (middle.start, middle.end, middle.days) == (early.end, late.start, "2026-11-05 to 2026-11-24")
+    (first,) = month.uncovered([partition("rest", date(2026, 11, 2), date(2026, 12, 1))])
+    assert (first.name, first.days) == ("user_logins_y2026m11d01", "2026-11-01")
+    assert month.uncovered([partition("year", date(2026, 1, 1), date(2027, 1, 1))]) == []
+    assert month.uncovered([partition("month", month.start, month.end)]) == []
+
+
+def by_day(partitions: list[Partition], *, owned: bool = True, has_default: bool = False) -> Partitioning:
+    return Partitioning(USER_LOGINS, "RANGE (create_date)", owned, has_default, partitions)
+
+
+def test_a_table_that_is_ours_is_quiet_and_another_roles_says_which_days_have_no_place() -> None:
+    today = date(2026, 11, 21)
+    months = of(USER_LOGINS, coming(today))
+    assert by_day(months).notes(today) == by_day(months, owned=False).notes(today) == []
+    assert by_day([]).left_alone(today) is None
+    some = [months[1], partition("day", date(2026, 12, 1), date(2026, 12, 4)), *months[3:]]
+    assert by_day(some, owned=False).left_alone(today) == (
+        "another role owns it: no partition of its covers 2026-12-04 to 2026-12-31: logins of such days are rejected"
+    )
+    assert by_day(some[1:], owned=False, has_default=True).left_alone(today) == (
+        "another role owns it: no partition of its covers 2026-11-21 to 2026-11-30, 2026-12-04 to 2026-12-31: logins "
+        "of such days go to its default partition"
+    )
+    (note,) = by_day([*some, partition("user_logins_y2026m12d04", date(2026, 12, 4), date(2027, 1, 1))]).notes(today)
+    assert note.startswith("partitions: public.day and 0 more are of others' making: ")
 
 
 def test_neighbours_do_not_overlap_and_a_year_overlaps_each_of_its_months() -> None:

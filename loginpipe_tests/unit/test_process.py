@@ -14,6 +14,7 @@ from loginpipe.common.errors import ClearValueError
 from loginpipe.ingest import process
 from loginpipe.ingest.process import Masking, Outcome, process_batch, reject_message, require_tokens
 from loginpipe.local.sample_events import sample_bodies
+from loginpipe.logins.extras import UnknownFields
 from loginpipe.logins.messages import Message
 from loginpipe.logins.rejects import Reason
 from loginpipe.masking.compat import CompatMasking
@@ -104,13 +105,25 @@ def test_bodies_of_rejects_are_sealed_by_message_whatever_they_hold(masking: Mas
 def test_logins_of_erased_users_are_rejected_and_nothing_of_them_is_kept(masking: Masking) -> None:
     tombstone = KEYS.tombstones("gone")[2]
     erased = Erased({tombstone: SENT_AT + timedelta(seconds=1)}, 7)
-    messages = [delivered(login(user_id="gone", device_id="theirs")), delivered(login(user_id="stays"))]
-    outcome = processed(messages, masking, erased=erased)
+    messages = [delivered(login(user_id=user, device_id=user, x=1, y=2)) for user in ("gone", "stays")]
+    unknown = UnknownFields(frozenset({"x"}))
+    outcome = processed(messages, replace(masking, unknown_fields=unknown), erased=erased)
     assert outcome.erasures == 7
     assert list(outcome.logins.columns["user_id"]) == ["stays"]
     assert [reject.reasons for reject in outcome.rejected] == [["user_erased"]]
     assert len(outcome.bodies) == 0
     assert len(outcome.sealed) == 2
+    stays = messages[1].message_id
+    assert outcome.clear_extras == {stays: '{"x":1}'}
+    assert [value.subject for value in outcome.sealed_extras.values] == [stays]
+
+
+def test_where_sealing_is_off_fields_that_are_not_named_are_dropped(masking: Masking) -> None:
+    unknown = UnknownFields(frozenset({"x"}))
+    outcome = processed([delivered(login(x=1, y="geheim"))], replace(masking, recipients=(), unknown_fields=unknown))
+    assert list(outcome.clear_extras.values()) == ['{"x":1}']
+    assert len(outcome.sealed_extras) == 0
+    assert "geheim" not in repr(outcome)
 
 
 def test_nothing_clear_is_in_what_an_outcome_shows(masking: Masking) -> None:

@@ -9,7 +9,11 @@ import pytest
 from pydantic import ValidationError
 
 from loginpipe.common.errors import SettingError
+from loginpipe.common.logins_table import logins_schema, logins_table
 from loginpipe.common.settings import PREFIX, Settings, load_settings
+from loginpipe.logins.parsing import LOGIN_FIELDS
+from loginpipe.logins.user_logins import COLUMN_NAMES
+from loginpipe.postgres.statements import statement
 from loginpipe_tests.canary import everything_an_error_shows
 
 PASSWORD = "geheim-4711"
@@ -39,12 +43,17 @@ def test_without_any_variable_the_settings_are_the_documented_defaults() -> None
     assert load_settings().model_dump() == {
         "env": "local",
         "queue": "login-queue",
+        "envelope": "none",
         "database_url": None,
+        "table": "public.user_logins",
         "token_keys": None,
         "seal_key": None,
         "seal_key_fingerprint": None,
         "masking": "hmac-sha256",
         "compat_salt": None,
+        "unknown_fields": "seal",
+        "extra_fields": "",
+        "placeholders": None,
         "batch_messages": 10_000,
         "linger_seconds": 0.5,
         "run_seconds": 600,
@@ -53,6 +62,7 @@ def test_without_any_variable_the_settings_are_the_documented_defaults() -> None
         "sqs_client": "lean",
         "max_runs": 3,
         "max_reject_rate": 0.05,
+        "brake": "on",
         "max_delay_seconds": 900,
         "alert_webhook_url": None,
         "alert_sns_topic": None,
@@ -69,12 +79,17 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         monkeypatch,
         env="production",
         queue="https://sqs.eu-west-1.amazonaws.com/123/logins",
+        envelope="eventbridge",
         database_url="postgresql://user:pw@host/logins?sslmode=verify-full",
+        table="analytics.user_logins",
         token_keys="file:/keys/token_keys.json",
         seal_key="off",
         seal_key_fingerprint="ab" * 32,
         masking="compat-sha256-salted",
         compat_salt="file:/keys/salt",
+        unknown_fields="drop",
+        extra_fields="country, session_id",
+        placeholders="test-device,192.0.2.1",
         batch_messages="1",
         linger_seconds="0.25",
         run_seconds="43200",
@@ -83,6 +98,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         sqs_client="boto3",
         max_runs="100",
         max_reject_rate="1",
+        brake="off",
         max_delay_seconds="3600",
         alert_webhook_url="https://hooks.example.com/services/1",
         alert_sns_topic="arn:aws:sns:eu-west-1:123456789012:on-call",
@@ -95,12 +111,17 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
     assert load_settings().model_dump() == {
         "env": "production",
         "queue": "https://sqs.eu-west-1.amazonaws.com/123/logins",
+        "envelope": "eventbridge",
         "database_url": "postgresql://user:pw@host/logins?sslmode=verify-full",
+        "table": "analytics.user_logins",
         "token_keys": "file:/keys/token_keys.json",
         "seal_key": "off",
         "seal_key_fingerprint": "ab" * 32,
         "masking": "compat-sha256-salted",
         "compat_salt": "file:/keys/salt",
+        "unknown_fields": "drop",
+        "extra_fields": "country, session_id",
+        "placeholders": "test-device,192.0.2.1",
         "batch_messages": 1,
         "linger_seconds": 0.25,
         "run_seconds": 43_200,
@@ -109,6 +130,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         "sqs_client": "boto3",
         "max_runs": 100,
         "max_reject_rate": 1,
+        "brake": "off",
         "max_delay_seconds": 3600,
         "alert_webhook_url": "https://hooks.example.com/services/1",
         "alert_sns_topic": "arn:aws:sns:eu-west-1:123456789012:on-call",
@@ -135,19 +157,79 @@ def test_the_environment_says_whether_this_is_production(
     assert load_settings().production is production
 
 
+def test_extra_fields_are_names_between_commas_and_none_of_a_login_but_its_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    set_variables(monkeypatch, extra_fields=" country,session_id , ,app_version,")
+    assert load_settings().clear_fields == {"country", "session_id", "app_version"}
+    for name in {*LOGIN_FIELDS, *COLUMN_NAMES} - {"app_version"}:
+        set_variables(monkeypatch, extra_fields=f"country, {name}")
+        assert str(refusal()) == (
+            "wrong setting: LOGINPIPE_EXTRA_FIELDS: name 2 is one of user_logins itself: leave it out"
+        )
+
+
 @pytest.mark.parametrize(
     ("queue", "name"),
     [
         ("login-queue", "login-queue"),
         ("https://sqs.eu-west-1.amazonaws.com/123456789012/logins", "logins"),
         ("http://localhost:4566/000000000000/logins.fifo", "logins.fifo"),
+        ("arn:aws:sqs:eu-west-1:123456789012:logins", "logins"),
+        ("arn:aws-cn:sqs:cn-north-1:123456789012:logins.fifo", "logins.fifo"),
     ],
 )
-def test_the_name_of_the_queue_is_known_also_where_its_url_is_set(
+def test_the_name_of_the_queue_is_known_also_where_its_url_or_arn_is_set(
     queue: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_variables(monkeypatch, queue=queue)
     assert load_settings().queue_name == name
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user@one,two/name",
+        "postgres:///name",
+        "postgresql://",
+        "service=logins",
+        "host = db.example.com dbname=logins",
+    ],
+)
+def test_every_form_of_a_database_url_that_libpq_reads_is_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_variables(monkeypatch, database_url=url)
+    assert load_settings().database_url == url
+
+
+def test_white_space_around_a_value_is_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mounted secret, or one that was pasted, ends with a line break."""
+    given = {
+        "env": "production",
+        "queue": "logins",
+        "database_url": f"postgresql://user:{PASSWORD}@host/name",
+        "token_keys": "secretsmanager:loginpipe/token-keys",
+        "seal_key": "off",
+        "seal_key_fingerprint": "ab" * 32,
+        "masking": "compat-md5",
+        "alert_webhook_url": "https://hooks.example.com/services/1",
+        "alert_sns_topic": "arn:aws:sns:eu-west-1:123456789012:on-call",
+        "archive_url": "s3://bucket/prefix",
+    }
+    set_variables(monkeypatch, receivers=" 4\n", **{name: f" {value}\r\n" for name, value in given.items()})
+    settings = load_settings()
+    assert {name: getattr(settings, name) for name in given} == given
+    assert settings.receivers == 4
+
+
+def test_the_table_is_chosen_for_the_whole_process_and_whether_it_was_named_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert not load_settings().names_the_table
+    assert logins_table() == "public.user_logins"
+    set_variables(monkeypatch, table="analytics.user_logins")
+    assert load_settings().names_the_table
+    assert (logins_table(), logins_schema()) == ("analytics.user_logins", "analytics")
+    assert "INSERT INTO analytics.user_logins (" in statement("insert_new_logins")
 
 
 # --- wrong values -----------------------------------------------------------------------------------------------------
@@ -158,13 +240,30 @@ WRONG = [
     ("env", "prod"),
     ("database_url", f"mysql://user:{PASSWORD}@host/name"),
     ("database_url", f"postgresql+psycopg2://user:{PASSWORD}@host/name"),
-    ("database_url", f" postgresql://user:{PASSWORD}@host/name"),
     ("database_url", f"POSTGRESQL://user:{PASSWORD}@host/name"),
-    ("database_url", f"host=h user=u password={PASSWORD}"),
+    ("queue", "arn:aws:sqs:eu-west-1:123456789012:"),
+    ("queue", "arn:aws:sqs:eu-west-1:1234:logins"),
+    ("queue", "arn:aws:sns:eu-west-1:123456789012:logins"),
     ("database_url", PASSWORD),
+    ("table", "other"),
+    ("table", "analytics.logins"),
+    ("table", "Analytics.user_logins"),
+    ("table", '"my schema".user_logins'),
+    ("table", "a.b.user_logins"),
+    ("table", "public.user_logins; SELECT 1"),
+    ("table", "public.\nuser_logins"),
+    ("table", "pg_temp.user_logins"),
+    ("table", "information_schema.user_logins"),
+    ("table", "loginpipe.user_logins"),
+    ("table", "vault.user_logins"),
+    ("table", "a" * 64 + ".user_logins"),
     ("masking", "geheim"),
     ("masking", "plain"),
     ("masking", "HMAC-SHA256"),
+    ("unknown_fields", "keep"),
+    ("unknown_fields", "SEAL"),
+    ("extra_fields", "country, user_id"),
+    ("extra_fields", "masked_ip"),
     ("batch_messages", "0"),
     ("batch_messages", "-1"),
     ("batch_messages", "120001"),
@@ -172,6 +271,9 @@ WRONG = [
     ("batch_messages", "10_000.5"),
     ("batch_messages", "geheim"),
     ("batch_messages", "9" * 5000),
+    ("placeholders", "geheim,,x"),
+    ("placeholders", " "),
+    ("placeholders", "geheim,"),
     ("keep_runs_days", "0"),
     ("linger_seconds", "-0.1"),
     ("linger_seconds", "60.1"),
@@ -197,6 +299,10 @@ WRONG = [
     ("max_reject_rate", "1.01"),
     ("max_reject_rate", "nan"),
     ("max_reject_rate", "5%"),
+    ("brake", "sometimes"),
+    ("brake", "1"),
+    ("envelope", "SNS"),
+    ("envelope", "kinesis"),
 ]
 
 
@@ -208,7 +314,7 @@ def test_a_wrong_value_is_refused_in_one_line_that_names_the_variable_and_not_th
     message = str(refusal())
     assert message.startswith("wrong setting: ")
     assert "\n" not in message
-    assert [field for field in Settings.model_fields if PREFIX + field.upper() in message] == [name]
+    assert [field for field in Settings.model_fields if f"{PREFIX}{field.upper()}:" in message] == [name]
     if len(value) > 5:
         assert value not in message
 

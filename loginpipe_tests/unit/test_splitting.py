@@ -14,13 +14,14 @@ from pandera.config import config_context
 
 from loginpipe.local.sample_events import BAD_KINDS, sample_bodies
 from loginpipe.logins.app_versions import encode_version
+from loginpipe.logins.canonical import visible
 from loginpipe.logins.messages import Message
 from loginpipe.logins.parsing import LOGIN_FIELDS, Cell, Unfit
 from loginpipe.logins.rejects import Reason
 from loginpipe.logins.schema import RULES, VALIDATED_LOGINS_SCHEMA
 from loginpipe.logins.splitting import SplitBatch, count_reasons, split_batch
 from loginpipe_tests.canary import everything_an_error_shows
-from loginpipe_tests.wire import login
+from loginpipe_tests.wire import eventbridge_envelope, login, sns_envelope
 
 SENT_MS, RECEIVED_MS = 1_794_000_000_123, 1_794_000_060_456
 GOOD: dict[str, Any] = json.loads(login())
@@ -35,7 +36,7 @@ ACCEPTED_DTYPES = {
     "app_version": "int32",
 }
 REQUIRED = ("user_id", "device_type", "ip", "device_id", "app_version")
-MOST = {"user_id": 128, "device_type": 32, "ip": 64, "device_id": 256, "locale": 32, "app_version": 32}
+MOST = {"user_id": 128, "device_type": 32, "ip": 64, "device_id": 256, "locale": 32, "app_version": 64}
 MEBIBYTE = 1024 * 1024
 
 
@@ -102,7 +103,7 @@ NOT_JSON = {
     "unquoted key": "{user_id: 1}",
     "XML": "<login><ip>1.2.3.4</ip></login>",
     "base64 of JSON": "eyJ1c2VyX2lkIjogIngifQ==",
-    "byte order mark": "\ufeff" + event(),
+    "two byte order marks": "\ufeff\ufeff" + event(),
     "NUL": "\x00",
     "NUL before": "\x00" + event(),
     "NUL after": event() + "\x00",
@@ -150,20 +151,24 @@ NOT_AN_OBJECT = {
 ESCAPED = "{" + ", ".join(f"{escaped(name)}: {escaped(value)}" for name, value in GOOD.items()) + "}"
 BROKEN_ADDRESSES = [
     "1.2.3", "1.2.3.", ".1.2.3", "1.2.3.4.5", "256.1.1.1", "1.1.1.256", "01.2.3.4", "1.2.3.04", "1.2.3.4/24",
-    "1.2.3.4:80", "1.2.3 .4", "1,2,3,4", "-1.2.3.4", "0x1.2.3.4", "\u0661.2.3.4", "12345", "16909060", "0", "::1%eth0",
-    "fe80::1%1", "::ffff:1.2.3.4%eth0", "[::1]", "::1/128", ":", ":::", "1::2::3", "1:2:3:4:5:6:7", "12345::", "g::",
-    "::256.1.1.1", "localhost", "example.com", "null", "unknown", "1.2.3.4, 5.6.7.8", "http://1.2.3.4",
-    "\u200b1.2.3.4", "1.2.3.4\\",
+    "1.2.3.4:65536", "1.2.3 .4", "1,2,3,4", "-1.2.3.4", "0x1.2.3.4", "\u0661.2.3.4", "12345", "16909060", "0",
+    "::1%eth0", "fe80::1%1", "::ffff:1.2.3.4%eth0", "[::1", "::1/128", ":", ":::", "1::2::3", "1:2:3:4:5:6:7",
+    "12345::", "g::", "::256.1.1.1", "localhost", "example.com", "null", "unknown", "a, b", "http://1.2.3.4",
+    "1.2.3.4\\",
 ]  # fmt: skip
 BROKEN_VERSIONS = [
-    "1.", ".1", ".", "1..2", "1.2.3.", ".1.2.3", "1.2.3.4", "v1", "1.2-beta", "1.2.3b4", "1.x", "beta", " 1", "1 ", " ",
-    "1\n", "1.1000", "1.2.1000", "2147", "2147.0.0", "10000", "9" * 32, "-1", "+1", "1.-2", "1e3", "0x1", "1_0", "1,2",
-    "true", "null", "NaN", "\u0661", "1.\u0662", "\uff11", "\u00b2", -1, 2147, 10_000, 2**63 - 1, -(2**63), 2**64 - 1,
+    "1.", ".1", ".", "1..2", "1.2.3.", ".1.2.3", "1.2.3.4.5", "1.2.3b4", "1-2", "2026-11-28", "1.x", "beta", "1.1000",
+    "1.2.1000", "2147", "2147.0.0", "10000", "9" * 32, "-1", "+1", "1.-2", "1e3", "0x1", "1_0", "1,2", "true", "null",
+    "NaN", "\u0661", "1.\u0662", "\uff11", "\u00b2", -1, 2147, 10_000, 2**63 - 1, -(2**63), 2**64 - 1,
 ]  # fmt: skip
-WRONG_TYPES: list[Any] = [7, 0, -1, 1.5, True, False, [], ["x"], [["x"], ["y"]], {}, {"x": "y"}]
+WORDS = ("device_type", "ip", "locale")
+INTEGERS = [7, 0, -1]
+ARRAYS: list[Any] = [[], ["x"], ["1.2.3.4"], [["x"], ["y"]]]
+WRONG_TYPES: list[Any] = [1.5, True, False, {}, {"x": "y"}]
 
 TABLE = [
     *cases(NOT_JSON, ("not_json", "body")),
+    *cases({"byte order mark": "\ufeff" + event()}),
     *cases(NOT_UNICODE, ("not_unicode", "body")),
     *cases(NOT_AN_OBJECT, ("not_an_object", "body")),
     *cases({"empty object": "{}", "1 MiB object of nothing known": json.dumps({"x": "x" * MEBIBYTE})}, *(
@@ -174,26 +179,43 @@ TABLE = [
     *(case for name in REQUIRED for case in cases({f"{name} null": event(**{name: None})}, ("null", name))),
     *(case for name in REQUIRED for case in cases({f"{name} empty": event(**{name: ""})}, ("blank", name))),
     *cases(
-        labelled("device_id", [" ", "\t\r\n", "\u00a0", "\u3000"]) | labelled("device_id", ["\x0b\x0c", "\x1c\x85"]),
+        labelled("device_id", [" ", "\t\r\n", "\u00a0", "\u3000"]) | labelled("device_id", ["\x0b\x0c", "\x1c\x85"])
+        | labelled("device_id", ["\u200b", " \ufeff ", "\u00ad\u2060"]),
         ("blank", "device_id"),
     ),
-    *cases(labelled("ip", [" ", "\n", "\u2003"]), ("blank", "ip")),
-    # A field of another type. An integer is a version, and only there.
-    *(
-        case
-        for name in LOGIN_FIELDS
-        for case in cases(
-            labelled(name, [value for value in WRONG_TYPES if name != "app_version" or type(value) is not int]),
-            ("wrong_type", name),
-        )
-    ),
+    *cases(labelled("ip", [" ", "\n", "\u2003", "\u200b"]), ("blank", "ip")),
+    *cases(labelled("user_id", [" ", "\t\r\n", "\u00a0\u3000", "\u200b", " \u200b "]), ("blank", "user_id")),
+    *cases(labelled("app_version", [" ", "\n"]), ("blank", "app_version")),
+    # A field of another type. An integer is an id or a version, and nothing else.
+    *(case for name in LOGIN_FIELDS for case in cases(labelled(name, WRONG_TYPES), ("wrong_type", name))),
+    *(case for name in WORDS for case in cases(labelled(name, INTEGERS), ("wrong_type", name))),
+    *(case for name in LOGIN_FIELDS if name != "ip" for case in cases(labelled(name, ARRAYS), ("wrong_type", name))),
+    *cases(labelled("ip", [*ARRAYS, "1.2.3.4, 5.6.7.8", "unknown, ::1", "1.2.3.4, " * 30]), ("address_list", "ip")),
     *(
         case
         for name in LOGIN_FIELDS
         for case in cases(
             {
                 f"{name} nested 1,000 deep in arrays": raw(name, "[" * 1000 + "]" * 1000),
-                f"{name} nested 1,000 deep in objects": raw(name, '{"a":' * 1000 + "1" + "}" * 1000),
+            },
+            ("address_list" if name == "ip" else "wrong_type", name),
+        )
+    ),
+    *(
+        case
+        for name in LOGIN_FIELDS
+        for case in cases(
+            {f"{name} nested 1,000 deep in objects": raw(name, '{"a":' * 1000 + "1" + "}" * 1000)}, ("wrong_type", name)
+        )
+    ),
+    *(
+        case
+        for name in ("user_id", "device_id")
+        for case in cases(
+            {
+                f"{name} 2**64": event(**{name: 2**64}),
+                f"{name} 1.0 as a number": event(**{name: 1.0}),
+                f"{name} 1e3": raw(name, "1e3"),
             },
             ("wrong_type", name),
         )
@@ -241,7 +263,7 @@ TABLE = [
     *cases(
         {
             "every field at fault in its own way": event(
-                user_id="", device_type=7, ip="1.2.3", device_id="\x00", locale="x" * 33, app_version="v1"
+                user_id="", device_type=7, ip="1.2.3", device_id="\x00", locale="x" * 33, app_version="x1"
             )
         },
         ("blank", "user_id"),
@@ -273,7 +295,19 @@ TABLE = [
             "null locale": event(locale=None),
             "empty locale": event(locale=""),
             "blank locale": event(locale=" "),
-            "blank user_id, which is text": event(user_id=" "),
+            "user_id between spaces": event(user_id=" x "),
+            "integer user_id": event(user_id=7),
+            "integer user_id of 64 bits": event(user_id=2**64 - 1),
+            "negative integer device_id": event(device_id=-(2**63)),
+            "blank device_type, which is text": event(device_type=" "),
+            "address with a port": event(ip="1.2.3.4:80"),
+            "IPv6 address with a port": event(ip="[::1]:80"),
+            "address in brackets": event(ip="[::1]"),
+            "zero-width character before an address": event(ip="\u200b1.2.3.4"),
+            "version with a v": event(app_version="v1"),
+            "version of four numbers": event(app_version="1.2.3.4"),
+            "pre-release": event(app_version="1.2-beta"),
+            "version with white space": event(app_version=" 1\n"),
             "version 0": event(app_version=0),
             "version -0": raw("app_version", "-0"),
             "version 2146": event(app_version=2146),
@@ -282,7 +316,6 @@ TABLE = [
             "white space around the address": event(ip="\t199.172.111.135 \n"),
             "address of 64 characters and more, stripped": event(ip=" " * 100 + "::1" + " " * 100),
             "device id of one character": event(device_id="0"),
-            "device id of white space and one zero-width space": event(device_id=" \u200b "),
             "control characters": event(user_id="\x01\x1b[31m\x7f", device_id="a\tb\nc"),
             "SQL": event(user_id="'; DROP TABLE user_logins; --", device_id="\\N", locale="\\."),
             "noncharacters": event(user_id="\ufffe\uffff\U0010ffff"),
@@ -412,6 +445,20 @@ def test_unknown_fields_are_counted_on_good_and_bad_events_by_name() -> None:
     assert result.unknown_fields == {"session": 2, "other": 1}
 
 
+def test_an_event_in_its_envelope_is_a_login_and_an_envelope_that_is_not_expected_a_reject_as_it_came() -> None:
+    bodies = [sns_envelope(event(session=1)), event(), eventbridge_envelope(json.loads(event())), sns_envelope("{}")]
+    messages = [message(body, f"message-{i}") for i, body in enumerate(bodies)]
+    result = split_batch(messages, envelope="sns")
+    assert list(result.accepted["message_id"]) == ["message-0", "message-1"]
+    assert result.accepted["ip"].tolist() == [GOOD["ip"]] * 2
+    assert result.unknown_fields == {"session": 1}
+    assert [(reject.reasons[0], reject.fields[0], reject.body) for reject in result.rejected] == [
+        ("enveloped", "body", bodies[2]),
+        ("missing", "user_id", bodies[3]),
+    ]
+    assert [reject.reasons for reject in split(*bodies).rejected] == [["enveloped"]] * 3
+
+
 # --- for any batch ----------------------------------------------------------------------------------------------------
 
 
@@ -426,7 +473,9 @@ def json_values(numbers: st.SearchStrategy[float]) -> st.SearchStrategy[Any]:
 cells = json_values(st.floats())  # also NaN and Infinity, which Python writes and JSON does not know
 good_events = st.fixed_dictionaries(
     {
-        "user_id": st.text(st.characters(exclude_characters="\x00", codec="utf-8"), min_size=1, max_size=128),
+        "user_id": st.text(st.characters(exclude_characters="\x00", codec="utf-8"), min_size=1, max_size=128).filter(
+            visible
+        ),
         "device_type": st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=32),
         "ip": st.ip_addresses().map(str),
         "device_id": st.text(st.characters(exclude_categories=("Z", "C")), min_size=1, max_size=256),
@@ -552,7 +601,14 @@ def test_nothing_is_printed_or_logged_while_a_batch_is_split(
     assert not [str(warning.message) for warning in recwarn]
 
 
-CELLS = st.none() | st.sampled_from(Unfit) | st.text(max_size=40) | st.sampled_from(["1.2.3.4", "::1", "2.3.0", "\x00"])
+CELLS = (
+    st.none()
+    | st.sampled_from(Unfit)
+    | st.text(max_size=40)
+    | st.sampled_from(
+        ["1.2.3.4", "::1", "2.3.0", "\x00", " ", "\u200b", "1.2.3.4:80", "1.2.3.4, ::1", "v2.3-beta", "x" * 300]
+    )
+)
 
 
 @pytest.mark.parametrize("name", RULES)

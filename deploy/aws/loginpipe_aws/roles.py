@@ -16,7 +16,12 @@ from loginpipe_aws.storage import ARCHIVE_PREFIX
 
 COMPUTE_LOGS_PREFIX: Final = "dagster"
 
-_EVALUATES_SENSORS: Final = ("LookAtTheQueues", "TellOfWhatIsWrong", "NeverOpenWhatWasSealed")
+_EVALUATES_SENSORS: Final = (
+    "LookAtTheQueues",
+    "SeeWhoSharesTheDeadLetterQueue",
+    "TellOfWhatIsWrong",
+    "NeverOpenWhatWasSealed",
+)
 
 
 class Roles(Construct):

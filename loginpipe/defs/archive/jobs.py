@@ -11,6 +11,7 @@ from loginpipe.archive.retention import retire_month
 from loginpipe.archive.store import Stores
 from loginpipe.archive.verification import compare_with_table
 from loginpipe.common.errors import ArchivedDayError, SettingError
+from loginpipe.common.logins_table import logins_table
 from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import Settings
 from loginpipe.defs.archive.asset import archive_metadata
@@ -18,7 +19,6 @@ from loginpipe.defs.archive.checks import evaluated
 from loginpipe.defs.metadata.groups import DAYS
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.postgres.archive import outlived_months, standing_of_days
-from loginpipe.postgres.partitions import USER_LOGINS
 
 _LONGEST_SECONDS = {"dagster/max_runtime": "21600"}
 
@@ -85,7 +85,7 @@ def drop_outlived_months(
     if settings.retention_days is None:
         raise SettingError("LOGINPIPE_RETENTION_DAYS is not set: set it to how many days user_logins is to keep")
     found = postgres.run(partial(outlived_months, today=today, days=settings.retention_days))
-    left_alone = {USER_LOGINS: found.not_ours} if found.not_ours else {}
+    left_alone = {logins_table(): found.not_ours} if found.not_ours else {}
     dropped, stores = [], Stores(settings)
     standing = postgres.run(partial(standing_of_days, today=today)) if found.months else []
     for month in found.months:

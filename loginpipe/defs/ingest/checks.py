@@ -1,17 +1,14 @@
-"""The asset checks that each run reports on: counts and codes, never samples."""
+"""The asset checks that each run reports on, of what it did: counts and codes, never samples."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 
 import dagster as dg
 
-from loginpipe.common.errors import QueueError
 from loginpipe.defs.metadata.groups import runbook_link
 from loginpipe.logins.delays import DELAY_BOUNDS, quantile
 from loginpipe.monitoring.anomalies import DELAYED_MOST, delayed
-from loginpipe.monitoring.reports import DeadLetters, judge_dead_letters
 from loginpipe.postgres.batches import RunCounts
-from loginpipe.sqs.depth import Depth
 
 REJECT_RATE = dg.AssetCheckSpec(
     "reject_rate",
@@ -21,7 +18,10 @@ REJECT_RATE = dg.AssetCheckSpec(
 SCHEMA_DRIFT = dg.AssetCheckSpec(
     "schema_drift",
     asset="validated_logins",
-    description="Messages carry no fields outside the contract. A warning: unknown fields reject nothing.",
+    description=(
+        "Messages carry no fields outside the contract. A warning: unknown fields reject nothing, and are kept sealed "
+        "unless the settings say otherwise."
+    ),
 )
 ONLY_TOKENS = dg.AssetCheckSpec(
     "only_tokens",
@@ -31,22 +31,10 @@ ONLY_TOKENS = dg.AssetCheckSpec(
 )
 
 
-NO_DEAD_LETTERS = dg.AssetCheckSpec(
-    "no_dead_letters",
-    asset="raw_sqs_messages",
-    description="The dead-letter queue is empty. Evaluated by each run and, every 30 seconds, by monitoring_sensor.",
-)
-
-
 COUNTS_ADD_UP = dg.AssetCheckSpec(
     "counts_add_up",
     asset="user_logins_table",
     description="Received = inserted + duplicates + rejected, summed over the batches of the run.",
-)
-COLUMNS_ARE_THE_CONTRACT = dg.AssetCheckSpec(
-    "columns_are_the_contract",
-    asset="user_logins_table",
-    description="user_logins has exactly the columns of the contract, in order: other people's queries depend on them.",
 )
 DELAY_WITHIN_LIMIT = dg.AssetCheckSpec(
     "delay_within_limit",
@@ -58,40 +46,13 @@ DELAY_WITHIN_LIMIT = dg.AssetCheckSpec(
 )
 
 OF_A_RUN = (
-    NO_DEAD_LETTERS,
     REJECT_RATE,
     SCHEMA_DRIFT,
     ONLY_TOKENS,
     DELAY_WITHIN_LIMIT,
     COUNTS_ADD_UP,
-    COLUMNS_ARE_THE_CONTRACT,
 )
 """The checks that each run reports on."""
-
-
-def no_dead_letters(look: Callable[[], Depth | None]) -> dg.AssetCheckResult:
-    """Warn of messages in the dead-letter queue, of a queue without one, and of one that cannot be asked.
-
-    Args:
-        look: returns the depth of the dead-letter queue, None where there is no such queue.
-    """
-    try:
-        depth: Depth | str | None = look()
-    except QueueError as error:
-        depth = str(error)
-    return dead_letters_result(judge_dead_letters(depth))
-
-
-def dead_letters_result(found: DeadLetters) -> dg.AssetCheckResult:
-    """Return what was found of the dead-letter queue as the result of the check."""
-    return dg.AssetCheckResult(
-        check_name=NO_DEAD_LETTERS.name,
-        asset_key=NO_DEAD_LETTERS.asset_key,
-        passed=found.passed,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=found.says,
-        metadata={"runbook": runbook_link("dead-letters")},
-    )
 
 
 def reject_rate(rejected: int, received: int, most: float) -> dg.AssetCheckResult:
@@ -112,15 +73,20 @@ def reject_rate(rejected: int, received: int, most: float) -> dg.AssetCheckResul
     )
 
 
-def schema_drift(unknown_fields: Mapping[str, int]) -> dg.AssetCheckResult:
-    """Warn of fields outside the contract: their names and how many messages carry them."""
+def schema_drift(unknown_fields: Mapping[str, int], fate: str) -> dg.AssetCheckResult:
+    """Warn of fields outside the contract: their names and how many messages carry them.
+
+    Args:
+        unknown_fields: name → messages.
+        fate: what becomes of them, in words: `loginpipe.logins.extras.UnknownFields.fate`.
+    """
     return dg.AssetCheckResult(
         check_name=SCHEMA_DRIFT.name,
         asset_key=SCHEMA_DRIFT.asset_key,
         passed=not unknown_fields,
         severity=dg.AssetCheckSeverity.WARN,
         description=(
-            f"{len(unknown_fields)} field names outside the contract" if unknown_fields else "No unknown fields"
+            f"{len(unknown_fields)} field names outside the contract: {fate}" if unknown_fields else "No unknown fields"
         ),
         metadata={
             "messages_by_field": dg.MetadataValue.json(dict(unknown_fields)),
@@ -165,17 +131,6 @@ def counts_add_up(counts: RunCounts) -> dg.AssetCheckResult:
             "unaccounted": counts.unaccounted,
             "runbook": runbook_link("the-books-do-not-balance"),
         },
-    )
-
-
-def columns_are_the_contract(differences: Sequence[str]) -> dg.AssetCheckResult:
-    """Report how the table's columns, as they are now, differ from the contract."""
-    return dg.AssetCheckResult(
-        check_name=COLUMNS_ARE_THE_CONTRACT.name,
-        asset_key=COLUMNS_ARE_THE_CONTRACT.asset_key,
-        passed=not differences,
-        description="; ".join(differences) or "The columns are the contract",
-        metadata={"differences": len(differences), "runbook": runbook_link("the-table-is-not-the-contract")},
     )
 
 

@@ -1,4 +1,7 @@
-"""Stage 4: the table, and only then the deletes."""
+"""Stage 4: the table, and only then the deletes.
+
+Its name, `dagster/table_name`, is a setting: ``definitions.py`` adds it.
+"""
 
 from typing import Any
 
@@ -20,7 +23,6 @@ USER_LOGINS_TABLE = dg.AssetSpec(
     code_version="2",
     metadata={
         **column_schema(*(name for name, _ in USER_LOGINS_COLUMNS)),
-        "dagster/table_name": "public.user_logins",
         **column_lineage("masked_logins", {name: name for name, _ in USER_LOGINS_COLUMNS}),
     },
     description=(

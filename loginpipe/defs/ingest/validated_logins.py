@@ -34,10 +34,16 @@ VALIDATED_LOGINS = dg.AssetSpec(
 )
 
 
-def validated_logins(totals: RunTotals) -> dict[str, Any]:
-    """Return the metadata of the logins that a run accepted."""
+def validated_logins(totals: RunTotals, fate: str) -> dict[str, Any]:
+    """Return the metadata of the logins that a run accepted.
+
+    Args:
+        totals: of the run.
+        fate: what becomes of unknown fields, in words.
+    """
     return {
         "dagster/row_count": totals.accepted,
         "null_locales": totals.null_locales,
         "unknown_fields": dg.MetadataValue.json(dict(totals.unknown_fields)),
+        "unknown_fields_are": fate,
     }

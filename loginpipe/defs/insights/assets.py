@@ -31,7 +31,7 @@ def _duplicates_asset(name: str) -> dg.AssetsDefinition:
         deps=["user_logins_table"],
         owners=OWNERS,
         kinds={"postgres", "table"},
-        code_version="1",
+        code_version="2",
         metadata={
             **column_schema("create_date", DUPLICATES[name], "users", "logins", "first_date", "last_date"),
             "dagster/table_name": f"loginpipe.{name}",
@@ -49,7 +49,8 @@ def _duplicates_asset(name: str) -> dg.AssetsDefinition:
         description=(
             f"For each day the {what} seen on it that more than one user has logged in from, up to and with that day: "
             "how many users and logins, first and last date. Tokens of older key versions count as the ones they stand "
-            f"for. The view loginpipe.{name.replace('duplicate', 'shared')} has the newest state of each."
+            "for; placeholders, as the nil UUID, are left out. The view "
+            f"loginpipe.{name.replace('duplicate', 'shared')} has the newest state of each."
         ),
     )
     def duplicates(context: dg.AssetExecutionContext, postgres: PostgresResource) -> dg.MaterializeResult[None]:

@@ -16,6 +16,7 @@ from loginpipe.defs.metadata.groups import runbook_link
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.masking.keys import load_token_keys
 from loginpipe.monitoring.anomalies import TRAILING_DAYS, Verdict, judge_null_locales, judge_volume
+from loginpipe.postgres.contract import contract_differences, current_columns
 from loginpipe.postgres.insights import DayCounts, daily_counts
 from loginpipe.postgres.ledger import DayBooks, read_books
 from loginpipe.postgres.partitions import stray_rows
@@ -86,6 +87,20 @@ def nothing_in_default_partitions(postgres: PostgresResource) -> dg.AssetCheckRe
 
 
 @dg.asset_check(
+    asset="user_logins_table",
+    description="user_logins has the columns of the contract, and no other one that a login would have to fill.",
+)
+def columns_are_the_contract(postgres: PostgresResource) -> dg.AssetCheckResult:
+    """Compare the table's columns, as they are now, with the contract."""
+    differences = contract_differences(postgres.run(current_columns))
+    return dg.AssetCheckResult(
+        passed=not differences,
+        description="; ".join(differences) or "The columns take every login",
+        metadata={"differences": len(differences), "runbook": runbook_link("the-table-is-not-the-contract")},
+    )
+
+
+@dg.asset_check(
     asset="masked_logins",
     description=(
         "The current token key of this machine is the newest that tokens of this database were made with, or newer. "
@@ -140,6 +155,7 @@ def null_locale_share(postgres: PostgresResource) -> dg.AssetCheckResult:
 DAILY_CHECKS = (
     ledger_matches_table,
     nothing_in_default_partitions,
+    columns_are_the_contract,
     token_key_version_current,
     daily_volume,
     null_locale_share,

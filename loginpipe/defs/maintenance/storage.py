@@ -12,12 +12,13 @@ from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import Settings
 from loginpipe.postgres.connections import Connection, connect
 from loginpipe.postgres.dagster_storage import (
+    LOCK_TIMEOUT,
     Cutoffs,
     delete_evaluations,
     delete_runs,
     needed,
     old_runs,
-    prepare,
+    require_known,
 )
 
 # Runs a transaction: some ten thousand events.
@@ -48,7 +49,7 @@ def delete_old_runs(context: dg.OpExecutionContext, settings: dg.ResourceParam[S
         DatabaseError: a statement failed; what was deleted before stays deleted.
     """
     cutoffs = Cutoffs.of(datetime.now(UTC), settings.keep_runs_days)
-    with closing(connect(_url(context.instance))) as connection:
+    with closing(connect(_url(context.instance), lock_timeout=LOCK_TIMEOUT)) as connection:
         counts = _delete(context, connection, cutoffs)
     context.log.info("deleted %d runs with %d events", counts.runs, counts.events)
     if counts.more:
@@ -99,7 +100,7 @@ def _url(instance: dg.DagsterInstance) -> str:
 
 
 def _delete(context: dg.OpExecutionContext, connection: Connection, cutoffs: Cutoffs) -> _Counts:
-    prepare(connection)
+    require_known(connection)
     stays = needed(connection)
     logs = _PrintedLogs(context)
     counts = _Counts()

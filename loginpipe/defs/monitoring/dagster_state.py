@@ -91,7 +91,7 @@ def automation(_: Settings) -> str:
 
 def freshness(_: Settings) -> str:
     """Look what the check `fresh` was found to be, and when."""
-    from loginpipe.defs.monitoring.freshness import FRESH
+    from loginpipe.defs.monitoring.queue_checks import FRESH
 
     with _storage() as storage:
         found = storage.event_log_storage.get_asset_check_summary_records([FRESH])[FRESH] if storage else None
@@ -130,7 +130,7 @@ def _megabytes(size: int) -> str:
 
 
 def _url() -> str:
-    url = os.environ.get("DAGSTER_POSTGRES_URL", "")
+    url = os.environ.get("DAGSTER_POSTGRES_URL", "").strip()
     if not url.startswith("postgresql+psycopg2://"):
         raise LoginpipeError("DAGSTER_POSTGRES_URL is not set to a URL that begins with postgresql+psycopg2://")
     return url

@@ -12,10 +12,9 @@ from loginpipe.common.errors import DatabaseError, QueueError, SettingError
 from loginpipe.common.runbook import runbook
 from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import Settings
-from loginpipe.defs.ingest.checks import NO_DEAD_LETTERS, dead_letters_result
 from loginpipe.defs.ingest.job import INGEST_JOB, QUEUE_TAG
 from loginpipe.defs.ingest.sensor import history_of
-from loginpipe.defs.monitoring.freshness import FRESH, freshness_result
+from loginpipe.defs.monitoring.queue_checks import FRESH, NO_DEAD_LETTERS, dead_letters_result, freshness_result
 from loginpipe.monitoring.alerts.delivery import channels, deliver_pending, summary
 from loginpipe.monitoring.alerts.rules import Limits, conditions
 from loginpipe.monitoring.alerts.state import looked
@@ -25,7 +24,7 @@ from loginpipe.postgres.batches import RecentBatches, recent_batches
 from loginpipe.postgres.connections import require_verified_tls
 from loginpipe.postgres.session import Session
 from loginpipe.sqs.client import open_queue
-from loginpipe.sqs.dead_letters import redrive_policy
+from loginpipe.sqs.dead_letters import read_dead_letters
 from loginpipe.sqs.depth import read_depth
 
 _PATIENCE_SECONDS = 3
@@ -54,7 +53,7 @@ def monitoring_sensor(context: dg.SensorEvaluationContext, settings: dg.Resource
     fresh, dead_letters, memory = news(seen, memory, now)
     events = [
         *([] if fresh is None else [_evaluation(FRESH, freshness_result(fresh))]),
-        *([] if dead_letters is None else [_evaluation(NO_DEAD_LETTERS.key, dead_letters_result(dead_letters))]),
+        *([] if dead_letters is None else [_evaluation(NO_DEAD_LETTERS, dead_letters_result(dead_letters))]),
     ]
     found = conditions(seen, Limits(settings.max_reject_rate, settings.max_delay_seconds))
     ways = channels(settings)
@@ -107,8 +106,7 @@ def _look(
 def _queue(settings: Settings) -> QueueSeen | str:
     try:
         queue = open_queue(settings.queue, settings, connections=1)
-        policy = redrive_policy(queue)
-        return QueueSeen(read_depth(queue), read_depth(policy.dead_letters) if policy else None)
+        return QueueSeen(read_depth(queue), read_dead_letters(queue))
     except QueueError as error:
         return str(error)
 

@@ -4,10 +4,8 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from loginpipe.common.settings import Settings
+from loginpipe.ingest.masking import load_masking, masking_warnings
 from loginpipe.ingest.process import Masking
-from loginpipe.masking.compat import CompatMasking
-from loginpipe.masking.keys import key_warnings, load_keys
-from loginpipe.masking.sealing import SealKey
 from loginpipe.masking.tokens import TokenKeys
 
 
@@ -16,15 +14,13 @@ class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
 
     settings: dg.ResourceDependency[Settings]
 
-    _token_keys: TokenKeys = PrivateAttr()
-    _recipients: tuple[SealKey, ...] = PrivateAttr()
-    _compat: CompatMasking | None = PrivateAttr()
+    _loaded: Masking = PrivateAttr()
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Load the keys, once for the run; say what is not as it should be in the long run."""
-        self._token_keys, self._recipients, self._compat = load_keys(self.settings)
+        self._loaded = load_masking(self.settings)
         if context.log:
-            for warning in key_warnings(self._recipients, self._compat):
+            for warning in masking_warnings(self._loaded):
                 context.log.warning("%s", warning)
 
     @property
@@ -35,9 +31,14 @@ class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
     @property
     def keys(self) -> TokenKeys:
         """The token keys."""
-        return self._token_keys
+        return self._loaded.keys
+
+    @property
+    def fate_of_unknown_fields(self) -> str:
+        """What becomes of fields that the contract does not know, in words."""
+        return self._loaded.unknown_fields.fate(sealing=bool(self._loaded.recipients))
 
     @property
     def loaded(self) -> Masking:
         """The keys as they were loaded."""
-        return Masking(self._token_keys, self._recipients, self._compat)
+        return self._loaded

@@ -7,11 +7,11 @@ from math import ceil
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
-from loginpipe.common.gc_tuning import rare_collections
+from loginpipe.common.interpreter import tuned_for_a_run
 from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import Settings
 from loginpipe.sqs.client import BATCH_MOST, Queue, open_queue
-from loginpipe.sqs.dead_letters import redrive_policy
+from loginpipe.sqs.dead_letters import read_dead_letters
 from loginpipe.sqs.depth import Depth, read_depth
 from loginpipe.sqs.leases import LeaseKeeper
 from loginpipe.sqs.receiver import Receiver
@@ -45,7 +45,7 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
     """The SQS queue, with the leases of what this run has received. Region, endpoint and credentials are boto3's."""
 
     settings: dg.ResourceDependency[Settings]
-    queue: str = Field(description="Name or URL of the queue.")
+    queue: str = Field(description="Name, URL or ARN of the queue.")
     batch_messages: int = Field(description="Most messages in one batch.")
     linger_seconds: float = Field(description="How long a batch waits for more after its first message, in seconds.")
     visibility_seconds: int = Field(description="Visibility timeout asked for with each receive, in seconds.")
@@ -58,7 +58,7 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator["SqsResource", None, None]:
         """Look the queue up; at the end, in success or failure, return to it whatever was not deleted."""
         # The queue is what a run holds from its beginning to its end.
-        with rare_collections():
+        with tuned_for_a_run():
             held = BATCHES_HELD * self.batch_messages
             calls = calls_at_once(held, self.visibility_seconds)
             self._queue = open_queue(self.queue, self.settings, connections=2 * self.receivers + calls)
@@ -121,5 +121,4 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
 
     def dead_letters(self) -> Depth | None:
         """Ask the dead-letter queue for its depth; None where the queue has none."""
-        policy = redrive_policy(self._queue)
-        return read_depth(policy.dead_letters) if policy else None
+        return read_dead_letters(self._queue)

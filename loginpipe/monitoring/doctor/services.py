@@ -10,8 +10,9 @@ from loginpipe.monitoring.alerts.delivery import channels
 from loginpipe.monitoring.doctor.warehouse import warehouse
 from loginpipe.postgres.connections import transaction
 from loginpipe.sqs.client import Queue, open_queue, queue_errors
-from loginpipe.sqs.dead_letters import redrive_policy
+from loginpipe.sqs.dead_letters import read_dead_letters, redrive_policy
 from loginpipe.sqs.depth import STALL, read_depth
+from loginpipe.sqs.receiver import try_receiving
 
 # Below that, two failed runs in a row send good messages to the dead-letter queue.
 _RECEIVES_LEAST = 3
@@ -23,11 +24,14 @@ _MOST = timedelta(seconds=30)
 
 
 def queue(settings: Settings) -> str:
-    """Look at the queue's depth."""
+    """Look at the queue's depth, and whether messages of another endpoint than AWS's can be read."""
     queue = open_queue(settings.queue, settings, connections=1)
     depth = read_depth(queue)
     if depth.stalled:
         raise LoginpipeError(f"queue {queue.name!r}: {depth}; {STALL}")
+    # What AWS answers is known, and each receive takes a message nearer to the dead-letter queue.
+    if depth.visible and not queue.of_aws:
+        try_receiving(queue, settings.visibility_seconds)
     return f"{queue.name!r}: {depth}"
 
 
@@ -53,10 +57,10 @@ def dead_letters(settings: Settings) -> str:
             f"queue {policy.dead_letters.name!r} keeps messages no longer than {queue.name!r} does: {mend}, since a "
             "message keeps its age when it moves"
         )
-    depth = read_depth(policy.dead_letters)
-    if depth.total:
+    found = read_dead_letters(queue)
+    if found and found.total:
         raise LoginpipeError(
-            f"{policy.dead_letters.name!r} holds messages: {depth}; find the cause, then `loginpipe dlq redrive`"
+            f"{policy.dead_letters.name!r} holds messages: {found}; find the cause, then `loginpipe dlq redrive`"
         )
     return f"{policy.dead_letters.name!r}: empty; messages come after {policy.max_receives} receives"
 

@@ -7,15 +7,18 @@ from importlib.util import find_spec
 
 from loginpipe.archive.store import Stores
 from loginpipe.common.errors import LoginpipeError
+from loginpipe.common.logins_table import logins_table
 from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import Settings
-from loginpipe.masking.keys import load_compat, load_seal_keys, load_token_keys
+from loginpipe.logins.extras import UnknownFields, personal_warning
+from loginpipe.masking.keys import SEAL_OFF, load_compat, load_seal_keys, load_token_keys
+from loginpipe.postgres.adopted_rows import read_row_forms
 from loginpipe.postgres.archive import archive_gap
-from loginpipe.postgres.connections import Connection, connect, require_verified_tls, transaction
-from loginpipe.postgres.contract import contract_differences, user_logins_columns
+from loginpipe.postgres.connections import Connection, connect, place, require_verified_tls, transaction
+from loginpipe.postgres.contract import examine_table, replication_fault, why_read_only
 from loginpipe.postgres.grants import WRITER, grant_differences, standing
 from loginpipe.postgres.migrate import HEAD, require_migrated
-from loginpipe.postgres.partitions import USER_LOGINS, Partition, coming, existing_partitions, stray_rows, why_not_ours
+from loginpipe.postgres.partitions import EXTRAS, LEDGER, Partition, coming, partitioning, stray_rows
 from loginpipe.postgres.token_keys import newest_key_version, require_known_keys
 
 
@@ -29,15 +32,30 @@ def warehouse(settings: Settings) -> Iterator[Connection]:
 
 
 def database(settings: Settings) -> str:
-    """Look whether the warehouse is migrated, ``user_logins`` is the contract, and TLS is demanded where it must be."""
+    """Look whether the warehouse is migrated, for the table that is set, and takes writes; for TLS and replicas too."""
     url = database_url(settings)
     if settings.production:
         require_verified_tls(url)
-    with warehouse(settings) as connection, transaction(connection):
-        differences = contract_differences(user_logins_columns(connection))
-    if differences:
-        raise LoginpipeError(f"user_logins is not the contract: {'; '.join(differences)}")
-    return f"migrated to {HEAD}, user_logins is the contract"
+    with warehouse(settings) as connection, transaction(connection) as cursor:
+        read_only = why_read_only(cursor)
+        unreplicable = replication_fault(cursor)
+        where = place(connection)
+    if read_only:
+        raise LoginpipeError(f"{where} {read_only}")
+    if unreplicable:
+        raise LoginpipeError(unreplicable)
+    return f"migrated to {HEAD}"
+
+
+def table(settings: Settings) -> str:
+    """Look what the table has that lets no login in, and what refuses, changes or loses some."""
+    today = datetime.now(UTC).date()
+    with warehouse(settings) as connection, transaction(connection) as cursor:
+        found = examine_table(connection)
+        notes = [*found.notes, *partitioning(cursor, logins_table()).notes(today)]
+    if found.obstacles:
+        raise LoginpipeError(f"{logins_table()} is not as expected: {'; '.join(found.obstacles)}")
+    return f"warning: {logins_table()}: {'; '.join(notes)}" if notes else f"{logins_table()} takes every login"
 
 
 def grants(settings: Settings) -> str:
@@ -64,23 +82,34 @@ def partitions(settings: Settings) -> str:
     today = datetime.now(UTC).date()
     with warehouse(settings) as connection:
         with transaction(connection) as cursor:
-            not_ours = why_not_ours(cursor, USER_LOGINS)
-            # As of yesterday: today's maintenance may be still to come.
-            planned = [p for p in coming(today - timedelta(days=1)) if not (not_ours and p.table == USER_LOGINS)]
-            there = {table: existing_partitions(cursor, table) for table in {p.table for p in planned}}
+            ledger, extras, logins = (partitioning(cursor, table) for table in (LEDGER, EXTRAS, logins_table()))
         strays = stray_rows(connection, today)
-    missing = [p for p in planned if p.end > today and not any(p.overlaps(other) for other in there[p.table])]
+    # As of yesterday: today's maintenance may be still to come.
+    planned = [p for p in coming(today - timedelta(days=1)) if not (logins.not_ours and p.table == logins.table)]
+    there = [*ledger.partitions, *extras.partitions, *logins.partitions]
+    missing = [
+        piece
+        for partition in planned
+        for piece in partition.uncovered(p for p in there if p.table == partition.table)
+        if piece.end > today
+    ]
     if missing:
+        first = min(missing, key=_start)
         raise LoginpipeError(
-            f"{len(missing)} partitions are missing that should be there since yesterday, the first being "
-            f"{min(missing, key=_start)}: run the job maintain_partitions, and see why its schedule did not"
+            f"{len(missing)} partitions are missing that should be there since yesterday, the first being {first} for "
+            f"{first.days}: run the job maintain_partitions, and see why its schedule did not"
         )
+    left_alone = logins.left_alone(today)
+    soon = any(gap.start <= today + timedelta(days=1) for gap in logins.uncovered(today))
+    if left_alone and soon and not logins.has_default:
+        raise LoginpipeError(f"{logins.table}: {left_alone}")
     held = [f"{number:,} rows of {table}" for table, number in strays.items() if number]
     if held:
         raise LoginpipeError(
             f"default partitions hold {' and '.join(held)}: run the job maintain_partitions; what stays carries dates "
             "far from today's"
         )
+    not_ours = left_alone or logins.not_ours
     ahead = "those of user_logins are not ours: " + not_ours if not_ours else "those of user_logins too"
     return f"those of the ledger are there a week ahead; {ahead}; nothing is in a default one"
 
@@ -101,7 +130,7 @@ def seal_key(settings: Settings) -> str:
     uri = settings.required("seal_key")
     keys = load_seal_keys(uri, fingerprint=settings.seal_key_fingerprint, production=settings.production)
     if not keys:
-        return "off: neither masked values nor rejected bodies can be recovered"
+        return "off: neither masked values nor rejected bodies can be recovered, and unknown fields are dropped"
     pinned = "pinned" if settings.seal_key_fingerprint else "not pinned"
     return f"fingerprint {' and '.join(f'{key.fingerprint[:16]}…' for key in keys)}, {pinned}"
 
@@ -110,6 +139,22 @@ def masking(settings: Settings) -> str:
     """Say how values are masked; an older scheme with its warning."""
     compat = load_compat(settings.masking, settings.compat_salt, production=settings.production)
     return f"warning: {compat.warning}" if compat else f"{settings.masking}: tokens"
+
+
+def unknown_fields(settings: Settings) -> str:
+    """Say what becomes of fields that the contract does not know, and warn of names that look like personal data."""
+    sealing = settings.required("seal_key") != SEAL_OFF
+    unknown = UnknownFields(settings.clear_fields, keep=settings.unknown_fields == "seal")
+    warning = personal_warning(unknown.clear)
+    return unknown.fate(sealing=sealing) + (f"; warning: {warning}" if warning else "")
+
+
+def rows(settings: Settings) -> str:
+    """Look whether rows mean something else than what is written today: those of a table that was there before."""
+    with warehouse(settings) as connection:
+        forms = read_row_forms(connection)
+    findings = list(forms.findings(settings.masking))
+    return f"warning: {'; '.join(findings)}" if findings else f"{forms.rows:,} were read, and mean what new ones mean"
 
 
 def archive(settings: Settings) -> str:

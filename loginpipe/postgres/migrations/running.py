@@ -5,6 +5,7 @@ from pathlib import Path
 from alembic import op  # noqa: TID253  only migrations load this file
 
 from loginpipe.postgres.connections import Connection
+from loginpipe.postgres.statements import for_logins_table
 
 _VERSIONS = Path(__file__).with_name("versions")
 
@@ -17,8 +18,10 @@ def driver_connection() -> Connection:
 
 
 def sql_file(name: str) -> str:
-    """Return the text of a file of ``versions/``."""
-    return _VERSIONS.joinpath(name).read_text(encoding="utf-8")
+    """Return the text of a file of ``versions/``, for the table of `loginpipe.common.logins_table`."""
+    text = _VERSIONS.joinpath(name).read_text(encoding="utf-8")
+    # The database may be of an encoding that lacks the one character that is not ASCII.
+    return for_logins_table(text.replace("…", "..."))
 
 
 def run_sql_file(name: str) -> None:

@@ -1,6 +1,6 @@
 -- name: actual_grants
 -- List what the four roles and PUBLIC are granted, by the catalog, which every role may read: on the two schemas and
--- what is in them, on user_logins, and on the database and the schema public. Owners are left out: they may do
+-- what is in them, on user_logins and its schema, and on the database. Owners are left out: they may do
 -- everything.
 WITH grantee (oid, role_name) AS (
     SELECT oid, rolname::text
@@ -16,13 +16,13 @@ granted (object, acl, owner) AS (
     UNION ALL
     SELECT 'SCHEMA ' || nspname, coalesce(nspacl, acldefault('n', nspowner)), nspowner
     FROM pg_namespace
-    WHERE nspname IN ('public', 'loginpipe', 'vault')
+    WHERE nspname IN (split_part('public.user_logins', '.', 1), 'loginpipe', 'vault')
     UNION ALL
     SELECT 'TABLE ' || nspname || '.' || relname, coalesce(relacl, acldefault('r', relowner)), relowner
     FROM pg_class
     JOIN pg_namespace ON pg_namespace.oid = relnamespace
     WHERE relkind IN ('r', 'p', 'v', 'm', 'f')
-        AND (nspname IN ('loginpipe', 'vault') OR nspname = 'public' AND relname = 'user_logins')
+        AND (nspname IN ('loginpipe', 'vault') OR pg_class.oid = to_regclass('public.user_logins'))
     UNION ALL
     SELECT 'TABLE ' || nspname || '.' || relname || ' (' || attname || ')', attacl, relowner
     FROM pg_attribute
@@ -30,7 +30,7 @@ granted (object, acl, owner) AS (
     JOIN pg_namespace ON pg_namespace.oid = relnamespace
     WHERE attacl IS NOT NULL
         AND NOT attisdropped
-        AND (nspname IN ('loginpipe', 'vault') OR nspname = 'public' AND relname = 'user_logins')
+        AND (nspname IN ('loginpipe', 'vault') OR pg_class.oid = to_regclass('public.user_logins'))
     UNION ALL
     SELECT
         'FUNCTION ' || nspname || '.' || proname || '(' || pg_get_function_identity_arguments(pg_proc.oid) || ')',
@@ -104,8 +104,7 @@ SELECT format(
     vault.owner::regrole, privilege
 )
 FROM vault, pg_class, unnest(ARRAY['SELECT', 'DELETE']) AS needed (privilege)
-WHERE relnamespace = 'public'::regnamespace
-    AND relname = 'user_logins'
+WHERE pg_class.oid = to_regclass('public.user_logins')
     AND NOT has_table_privilege(vault.owner, pg_class.oid, privilege)
 UNION ALL
 SELECT format(
@@ -135,6 +134,7 @@ sealed (what, relation, attribute) AS (
         ('read sealed values', 'vault.sealed_values', 'ciphertext'),
         ('read wrapped keys', 'vault.data_keys', 'wrapped_key'),
         ('read sealed bodies', 'loginpipe.rejected_messages', 'sealed_body'),
+        ('read sealed extras', 'loginpipe.login_extras', 'sealed_extras'),
         ('read the access log', 'vault.access_log', 'hash')
 )
 SELECT

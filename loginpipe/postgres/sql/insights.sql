@@ -1,10 +1,11 @@
 -- name: insert_duplicates
 -- Insert a day's tokens that more than one user has logged in from, with their history up to and with the day: the same
--- whenever it is computed, late logins aside.
+-- whenever it is computed, late logins aside. Placeholders are left out: those users share nothing.
 WITH seen AS (
     SELECT DISTINCT {token} AS token
     FROM loginpipe.user_logins_canonical
     WHERE create_date = %(day)s
+        AND {token} NOT IN (SELECT token FROM loginpipe.placeholder_tokens WHERE field = %(field)s)
 )
 INSERT INTO {table} (create_date, {token}, users, logins, first_date, last_date)
 SELECT
@@ -19,6 +20,13 @@ JOIN seen ON seen.token = login.{token}
 WHERE login.create_date <= %(day)s
 GROUP BY login.{token}
 HAVING count(DISTINCT login.user_id) > 1
+
+-- name: count_seen
+-- Count the tokens of a day, without placeholders.
+SELECT count(DISTINCT {token})
+FROM loginpipe.user_logins_canonical
+WHERE create_date = %(day)s
+    AND {token} NOT IN (SELECT token FROM loginpipe.placeholder_tokens WHERE field = %(field)s)
 
 -- name: insert_daily_logins
 -- Count a day's logins and users by device type, locale and version.

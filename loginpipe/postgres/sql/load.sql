@@ -31,6 +31,14 @@ CREATE TEMPORARY TABLE IF NOT EXISTS incoming_rejects (
     position smallint
 ) ON COMMIT DELETE ROWS;
 
+CREATE TEMPORARY TABLE IF NOT EXISTS incoming_extras (
+    message_id uuid NOT NULL,
+    extras jsonb,
+    sealed_extras bytea,
+    data_key_id uuid,
+    position smallint
+) ON COMMIT DELETE ROWS;
+
 SELECT pg_advisory_xact_lock_shared(%(lock)s);
 
 SELECT
@@ -46,9 +54,9 @@ FROM (VALUES (%(batch_id)s::uuid)) AS this (batch_id)
 LEFT JOIN loginpipe.batches AS batch USING (batch_id)
 
 -- name: insert_new_logins
--- Insert what the ledger does not hold yet, and count the new rows by delay and day. The ledger decides: only messages
--- that it did not hold become rows. Sorted, so that concurrent writers that meet the same messages wait for one another
--- instead of deadlocking.
+-- Insert what the ledger does not hold yet, with what it carries beside its fields, and count the new rows by delay and
+-- day. The ledger decides: only messages that it did not hold become rows. Sorted, so that concurrent writers that meet
+-- the same messages wait for one another instead of deadlocking.
 WITH new_messages AS (
     INSERT INTO loginpipe.ingested_messages (message_id, sent_on, batch_id)
     SELECT message_id, create_date, %(batch_id)s
@@ -72,12 +80,35 @@ stored AS (
     ORDER BY arrival
     RETURNING 1
 ),
+new_extras AS (
+    SELECT login.*, incoming.extras, incoming.sealed_extras, incoming.data_key_id, incoming.position
+    FROM new_logins AS login
+    JOIN incoming_extras AS incoming USING (message_id)
+),
+stored_extras AS (
+    INSERT INTO loginpipe.login_extras (
+        message_id, user_id, device_type, masked_ip, masked_device_id, locale, app_version, create_date, extras,
+        sealed_extras, data_key_id, position
+    )
+    SELECT
+        message_id, user_id, device_type, masked_ip, masked_device_id, locale, app_version, create_date, extras,
+        sealed_extras, data_key_id, position
+    FROM new_extras
+    -- Of a message that the ledger has let go of since.
+    ON CONFLICT DO NOTHING
+),
 -- now() would be when the transaction began, before it waited for others. Floating point: numeric is some times slower.
 delays AS (
     SELECT create_date, greatest(extract(epoch FROM clock_timestamp())::float8 - sent_ms / 1000::float8, 0) AS seconds
     FROM new_logins
 )
-SELECT width_bucket(seconds, %(bounds)s::float8[]), create_date, count(*), sum(seconds), (SELECT count(*) FROM stored)
+SELECT
+    width_bucket(seconds, %(bounds)s::float8[]),
+    create_date,
+    count(*),
+    sum(seconds),
+    (SELECT count(*) FROM stored),
+    (SELECT array_agg(DISTINCT data_key_id::text) FROM new_extras WHERE data_key_id IS NOT NULL)
 FROM delays
 GROUP BY 1, 2
 

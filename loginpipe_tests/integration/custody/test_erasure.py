@@ -60,7 +60,7 @@ def test_logins_go_and_the_sealed_values_that_nobody_shares(
     left = pipeline.rows("SELECT masked_ip, masked_device_id FROM user_logins")[0]
     assert {token for (token,) in pipeline.rows("SELECT token FROM vault.sealed_values")} == set(left)
     assert pipeline.rows("SELECT action, purpose, ticket, detail FROM vault.access_log") == [
-        ("erasure", REASON.purpose, REASON.ticket, "logins=2 sealed_values=2 aliases=0")
+        ("erasure", REASON.purpose, REASON.ticket, "logins=2 sealed_values=2 aliases=0 extras=0")
     ]
     everywhere = "\n".join(row for rows in tables(pipeline).values() for row in rows)
     assert GONE not in everywhere, "the log neither"
@@ -165,8 +165,8 @@ def once_processed(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[
     """Do something when so many batches have been processed, before the last of them is recorded."""
     processed = count(1)
 
-    def process(*arguments: Any) -> Outcome:
-        outcome = process_batch(*arguments)
+    def process(*arguments: Any, **named: Any) -> Outcome:
+        outcome = process_batch(*arguments, **named)
         if next(processed) == number:
             act()
         return outcome

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 
+from loginpipe.logins.extras import UnknownFields
 from loginpipe.masking.compat import SALTED, CompatMasking
 from loginpipe.masking.key_files import generate_seal_key, private_half, read_seal_key
 from loginpipe_tests.commands import Command, Done, command_line
@@ -126,11 +127,11 @@ def test_values_are_shown_only_where_that_is_asked_for(pii: Custody, tokens: tup
 
 
 def test_what_a_sender_put_in_for_the_terminal_to_act_upon_is_shown_and_not_done(pii: Custody, store: Store) -> None:
-    ((_, device),) = store.load(login(device_id="\x1b]0;owned\x07[bold]x[/] \u202e:smile:\r\nnext é"))
+    ((_, device),) = store.load(login(device_id="\x1b]0;owned\x07[bold]x[/] \x9b:smile:\r\nnext é"))
     done = pii("recover", device, *WHY, "--show")
-    assert done.out == f"{device}  device_id  \\x1b]0;owned\\x07[bold]x[/] \\u202e:smile:\\r\\nnext é\n"
+    assert done.out == f"{device}  device_id  \\x1b]0;owned\\x07[bold]x[/] \\x9b:smile:\\r\\nnext é\n"
     assert pii("recover", device, *WHY, "--output", "found.csv").code == 0
-    assert rows_in(pii.folder / "found.csv")[1][2] == "\x1b]0;owned\x07[bold]x[/] \u202e:smile:\r\nnext é"
+    assert rows_in(pii.folder / "found.csv")[1][2] == "\x1b]0;owned\x07[bold]x[/] \x9b:smile:\r\nnext é"
 
 
 def test_the_body_of_a_rejected_message_is_shown_by_its_id(pii: Custody, store: Store) -> None:
@@ -498,6 +499,64 @@ def test_where_sealing_is_off_there_is_nothing_to_drill_or_to_rotate(
     for arguments in (("drill",), ("rotate", *WHY)):
         assert "LOGINPIPE_SEAL_KEY is off" in pii(*arguments).error
         assert "LOGINPIPE_SEAL_KEY is off" in pii(*arguments, "--private-key", private).error
+
+
+# --- extras backfill --------------------------------------------------------------------------------------------------
+
+
+def backfill(pii: Custody, field: str, *arguments: object) -> Done:
+    return pii.run("extras", "backfill", "--field", field, *WHY, *arguments)
+
+
+def test_a_field_of_the_past_is_filled_in_on_the_record_and_a_second_time_changes_nothing(
+    pii: Custody, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.load(*(login(user_id=f"u{i}", country="DE", n=10**30 + i) for i in range(300)))
+    store.load(login(user_id="none", session="s"), login(user_id="nul", country="\x00"), login(user_id="plain"))
+    named = replace(store, unknown_fields=UnknownFields(frozenset({"country"})))
+    named.load(login(user_id="new", country="FR", session="s"))
+    sealed = "SELECT message_id, sealed_extras, data_key_id, position FROM loginpipe.login_extras ORDER BY 1"
+    before = store.rows(sealed)
+
+    found = backfill(pii, "country", "--json").json
+    assert found == {"field": "country", "opened": 302, "filled": 300, "not_storable": 1, "refused": []}
+    clear = dict(store.rows("SELECT user_id, extras FROM loginpipe.login_extras"))
+    assert clear == {
+        **{f"u{i}": {"country": "DE"} for i in range(300)}, "none": None, "nul": None, "new": {"country": "FR"}
+    }  # fmt: skip
+    assert store.rows(sealed) == before, "it is a copy"
+    messages = {i for (i,) in store.rows("SELECT message_id::text FROM loginpipe.login_extras WHERE user_id <> 'new'")}
+    released = store.rows("SELECT subjects FROM vault.access_log WHERE action = 'release'")
+    assert {subject for (subjects,) in released for subject in subjects} == messages
+
+    again = backfill(pii, "country")
+    assert (again.code, again.out) == (0, "0 of 2 messages have country in clear now\n")
+    assert again.err == "note: 1 have values that jsonb cannot hold, which stay sealed\n"
+    assert dict(store.rows("SELECT user_id, extras FROM loginpipe.login_extras")) == clear
+    backfill(pii, "n", "--json").json  # noqa: B018
+    assert store.rows(
+        "SELECT extras::text FROM loginpipe.login_extras WHERE user_id = 'u7' AND extras->>'n' = %s", str(10**30 + 7)
+    ) == [(f'{{"n": {10**30 + 7}, "country": "DE"}}',)]
+
+
+def test_a_backfill_of_what_is_no_extra_and_with_another_key_fills_nothing(
+    pii: Custody, store: Store, tmp_path: Path
+) -> None:
+    store.load(login(country="DE", client_ip="1.2.3.4"))
+    assert backfill(pii, "ip").error == "ip is a field of the login itself, and in no extras: name another one"
+    generate_seal_key(tmp_path / "other.pem")
+    other = backfill(pii, "country", "--private-key", private_half(tmp_path / "other.pem"))
+    assert "is for " in other.error
+    assert store.rows("SELECT extras FROM loginpipe.login_extras") == [(None,)]
+    warned = backfill(pii, "client_ip")
+    assert warned.err == "warning: client_ip looks like personal data, and is in clear for analysts from now on\n"
+    assert store.rows("SELECT extras FROM loginpipe.login_extras") == [({"client_ip": "1.2.3.4"},)]
+    store.execute("UPDATE loginpipe.login_extras SET extras = NULL, sealed_extras = sealed_extras || sealed_extras")
+    damaged = backfill(pii, "country")
+    assert damaged.code == 1
+    assert "the sealed extras of " in damaged.err
+    store.execute("DELETE FROM loginpipe.login_extras")
+    assert backfill(pii, "country").out == "0 of 0 messages have country in clear now\n"
 
 
 # --- nothing in clear where it does not belong ------------------------------------------------------------------------

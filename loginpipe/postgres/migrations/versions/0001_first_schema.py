@@ -3,7 +3,8 @@
 from alembic import context  # noqa: TID253  only Alembic loads this file
 
 from loginpipe.common.errors import SchemaError
-from loginpipe.postgres.contract import contract_differences, user_logins_columns, user_logins_kind
+from loginpipe.common.logins_table import logins_table
+from loginpipe.postgres.contract import examine_table, user_logins_kind
 from loginpipe.postgres.migrations.running import driver_connection, run_sql_file
 
 revision = "0001"
@@ -32,17 +33,15 @@ def _adopts_user_logins() -> bool:
     """Say whether the table is there to be adopted as it is.
 
     Raises:
-        SchemaError: it is there, and other than the contract.
+        SchemaError: it is there, and takes no login as it is.
     """
-    connection = driver_connection()
+    connection, table = driver_connection(), logins_table()
     kind = user_logins_kind(connection)
     if kind is None:
         return False
     if kind != "table":
-        raise SchemaError(f"public.user_logins is a {kind}, expected a table: rename it, then migrate")
-    differences = contract_differences(user_logins_columns(connection))
-    if differences:
-        raise SchemaError(
-            f"public.user_logins is not as expected: {'; '.join(differences)}. Alter or rename it, then migrate"
-        )
+        raise SchemaError(f"{table} is a {kind}, expected a table: rename it, then migrate")
+    obstacles = examine_table(connection).obstacles
+    if obstacles:
+        raise SchemaError(f"{table} is not as expected: {'; '.join(obstacles)}. Alter or rename it, then migrate")
     return True

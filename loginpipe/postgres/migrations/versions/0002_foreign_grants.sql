@@ -7,12 +7,12 @@ WITH wanted (role_name, privilege, kind, object) AS (
     UNION ALL
     VALUES
         ('loginpipe_writer', 'TEMPORARY', 'DATABASE', current_database()::text),
-        ('loginpipe_writer', 'USAGE', 'SCHEMA', 'public'),
-        ('loginpipe_analyst', 'USAGE', 'SCHEMA', 'public'),
+        ('loginpipe_writer', 'USAGE', 'SCHEMA', split_part('public.user_logins', '.', 1)),
+        ('loginpipe_analyst', 'USAGE', 'SCHEMA', split_part('public.user_logins', '.', 1)),
         ('loginpipe_writer', 'SELECT', 'TABLE', 'public.user_logins'),
         ('loginpipe_writer', 'INSERT', 'TABLE', 'public.user_logins'),
         ('loginpipe_analyst', 'SELECT', 'TABLE', 'public.user_logins'),
-        (current_user, 'USAGE', 'SCHEMA', 'public'),
+        (current_user, 'USAGE', 'SCHEMA', split_part('public.user_logins', '.', 1)),
         (current_user, 'SELECT', 'TABLE', 'public.user_logins'),
         (current_user, 'DELETE', 'TABLE', 'public.user_logins')
 ),

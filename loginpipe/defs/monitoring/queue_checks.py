@@ -1,17 +1,24 @@
-"""The check ``fresh`` of ``user_logins_table``. What it means is in `loginpipe.monitoring.freshness`."""
+"""The checks of the queue, ``fresh`` and ``no_dead_letters``: by monitoring_sensor, or from the UI.
+
+A run does not evaluate them: they say nothing of what it did. What they mean is in `loginpipe.monitoring`.
+"""
 
 from datetime import UTC, datetime
 from functools import partial
 
 import dagster as dg
 
+from loginpipe.common.errors import QueueError
 from loginpipe.common.settings import Settings
 from loginpipe.defs.metadata.groups import runbook_link
 from loginpipe.defs.resources import PostgresResource, SqsResource
 from loginpipe.monitoring.freshness import Freshness, judge, patience
+from loginpipe.monitoring.reports import DeadLetters, judge_dead_letters
 from loginpipe.postgres.batches import recent_batches
+from loginpipe.sqs.depth import Depth
 
 FRESH = dg.AssetCheckKey(dg.AssetKey("user_logins_table"), "fresh")
+NO_DEAD_LETTERS = dg.AssetCheckKey(dg.AssetKey("raw_sqs_messages"), "no_dead_letters")
 
 _SINCE = "messages_since"
 
@@ -53,6 +60,35 @@ def freshness_result(found: Freshness) -> dg.AssetCheckResult:
         passed=found.passed,
         description=found.says,
         metadata={"state": found.state, **since, "runbook": runbook_link("nothing-arrives")},
+    )
+
+
+@dg.asset_check(
+    asset=NO_DEAD_LETTERS.asset_key,
+    name=NO_DEAD_LETTERS.name,
+    description=(
+        "The dead-letter queue is empty. A warning, as is a queue without one. monitoring_sensor reports when that "
+        "changes."
+    ),
+)
+def no_dead_letters(sqs: SqsResource) -> dg.AssetCheckResult:
+    """Look now. A queue that cannot be asked is a warning too."""
+    try:
+        depth: Depth | str | None = sqs.dead_letters()
+    except QueueError as error:
+        depth = str(error)
+    return dead_letters_result(judge_dead_letters(depth))
+
+
+def dead_letters_result(found: DeadLetters) -> dg.AssetCheckResult:
+    """Return what was found of the dead-letter queue as the result of the check."""
+    return dg.AssetCheckResult(
+        check_name=NO_DEAD_LETTERS.name,
+        asset_key=NO_DEAD_LETTERS.asset_key,
+        passed=found.passed,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=found.says,
+        metadata={"runbook": runbook_link("dead-letters")},
     )
 
 

@@ -1,4 +1,4 @@
-"""The garbage collector: rare while a run lasts, as before afterwards, and not at the end of the process."""
+"""Collections of garbage and changes of threads: rare while a run lasts, as before afterwards."""
 
 import gc
 import subprocess
@@ -6,27 +6,29 @@ import sys
 
 import pytest
 
-from loginpipe.common.gc_tuning import rare_collections
+from loginpipe.common.interpreter import tuned_for_a_run
 
 
-def test_collections_are_rare_while_it_lasts_and_as_before_afterwards() -> None:
-    before = gc.get_threshold()
-    with rare_collections():
+def test_collections_and_changes_of_threads_are_rare_while_it_lasts_and_as_before_afterwards() -> None:
+    before, interval = gc.get_threshold(), sys.getswitchinterval()
+    with tuned_for_a_run():
         assert gc.isenabled()
         assert gc.get_threshold()[0] > 10 * before[0]
+        assert sys.getswitchinterval() > 5 * interval
     assert gc.get_threshold() == before
+    assert sys.getswitchinterval() == interval
 
 
 def test_they_are_as_before_after_a_failure_too() -> None:
     before = gc.get_threshold()
-    with pytest.raises(LookupError), rare_collections():
+    with pytest.raises(LookupError), tuned_for_a_run():
         raise LookupError
     assert gc.get_threshold() == before
 
 
 def test_runs_in_threads_may_end_in_any_order() -> None:
     before = gc.get_threshold()
-    first, second = rare_collections(), rare_collections()
+    first, second = tuned_for_a_run(), tuned_for_a_run()
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)

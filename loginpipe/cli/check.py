@@ -1,0 +1,149 @@
+"""The command that tries messages out, from the queue or from a file, without keeping or deleting any."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from loginpipe.cli.output import Json, new_table, notes, out, print_json
+from loginpipe.cli.queue import bodies_in
+from loginpipe.common.errors import QueueError, SettingError
+from loginpipe.common.runbook import runbook
+from loginpipe.common.settings import Settings, load_settings
+from loginpipe.logins.messages import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from loginpipe.ingest.process import Masking
+    from loginpipe.ingest.trial import Trial
+
+MAX_COUNT = 1000
+"""Messages tried out at once: a message may be a mebibyte, and all are in memory."""
+
+# Names and versions shown to people.
+_MOST_SHOWN = 20
+
+
+def check(
+    *,
+    count: Annotated[
+        int | None, typer.Option(help="Try out this many messages of the queue.", min=1, max=MAX_COUNT)
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(help="Try these out: a JSON array of events, or one message body a line.", dir_okay=False),
+    ] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of an event, no more.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what a run would make of messages: validate and mask them in memory, write nothing, delete nothing.
+
+    Exits with 1 if one would be rejected. Messages of the queue return to it at once, also after an error or Ctrl-C;
+    each counts as received once more, so a queue with a maxReceiveCount of 1 is refused. A file is tried out without
+    queue and database. Without LOGINPIPE_TOKEN_KEYS nothing is masked.
+
+    Example: loginpipe check --count 100, or: LOGINPIPE_ENVELOPE=sns loginpipe check --file events.jsonl
+    """
+    if [count is not None, file is not None, schema].count(True) != 1:
+        raise SettingError("what to check is not clear: give one of --count, --file and --schema")
+    if schema:
+        from loginpipe.logins.event_schema import event_schema_text
+
+        print(event_schema_text(), end="")  # noqa: T201 - nothing may wrap or colour it
+        return
+    settings = load_settings()
+    masking = _masking(settings)
+    trial, exhausted, where = _of_file(file, settings, masking) if file else _of_queue(count or 0, settings, masking)
+    if as_json:
+        print_json({**asdict(trial), "last_receive": exhausted})
+    else:
+        _show(trial, where, masked=masking is not None)
+    if exhausted:
+        notes.print(
+            f"[yellow]warning:[/] {exhausted:,} of these messages have been received as often as the queue allows: the "
+            f"next receive makes them dead letters; see {runbook('dead-letters')}"
+        )
+    if trial.rejected:
+        raise typer.Exit(1)
+
+
+def _masking(settings: Settings) -> "Masking | None":
+    """Return the keys that the settings name, without those for sealing; None where they name none."""
+    from loginpipe.ingest.process import Masking
+    from loginpipe.masking.keys import load_compat, load_token_keys
+
+    if not settings.token_keys:
+        return None
+    production = settings.production
+    return Masking(
+        load_token_keys(settings.token_keys, production=production),
+        compat=load_compat(settings.masking, settings.compat_salt, production=production),
+    )
+
+
+def _of_queue(count: int, settings: Settings, masking: "Masking | None") -> "tuple[Trial, int, str]":
+    """Return what comes of messages of the queue, and how many of them must not be received once more."""
+    from loginpipe.ingest.trial import try_out
+    from loginpipe.sqs.client import open_queue
+    from loginpipe.sqs.dead_letters import redrive_policy
+    from loginpipe.sqs.peek import peeked
+
+    queue = open_queue(settings.queue, settings, connections=8)
+    policy = redrive_policy(queue)
+    if policy is not None and policy.max_receives <= 1:
+        raise QueueError(
+            f"queue {queue.name!r} has a maxReceiveCount of 1, so the next receive would make every message a dead "
+            "letter that was tried out: raise it to 3 or more, or use --file"
+        )
+    with peeked(queue, count, visibility_seconds=settings.visibility_seconds) as messages:
+        trial = try_out(messages, masking, envelope=settings.envelope)
+    exhausted = sum(m.receive_count >= policy.max_receives for m in messages) if policy is not None else 0
+    return trial, exhausted, f"of queue {queue.name!r}"
+
+
+def _of_file(file: Path, settings: Settings, masking: "Masking | None") -> "tuple[Trial, int, str]":
+    """Return what comes of the events in a file, which are known by their place in it, from 1 on."""
+    from loginpipe.ingest.trial import try_out
+
+    now_ms = time.time_ns() // 1_000_000
+    messages = [
+        Message(str(place), str(place), "", body, now_ms, now_ms, 1, body_intact=True)
+        for place, body in enumerate(bodies_in(file), 1)
+    ]
+    return try_out(messages, masking, envelope=settings.envelope), 0, f"in {file}"
+
+
+def _show(trial: "Trial", where: str, *, masked: bool) -> None:
+    out.print(
+        f"{trial.received:,} messages {where}: {trial.accepted:,} would be accepted, {trial.rejected:,} rejected; "
+        "nothing was written or deleted",
+        markup=False,
+    )
+    if masked:
+        out.print(f"masked: {trial.addresses:,} addresses and {trial.devices:,} devices")
+    else:
+        out.print("nothing was masked, since LOGINPIPE_TOKEN_KEYS is not set")
+    reasons = [(r.reason, r.field, f"{r.messages:,}", r.meaning) for r in trial.reasons]
+    _table(("reason", "field", "messages", "meaning"), reasons, wraps="meaning")
+    rejected = [(r.message, ", ".join(r.violations)) for r in trial.rejected_messages]
+    _table(("rejected message", "violations"), rejected, wraps="violations")
+    if trial.rejected > len(rejected):
+        out.print(f"  and {trial.rejected - len(rejected):,} more")
+    for title, counts in (("unknown field", trial.unknown_fields), ("app version", trial.app_versions)):
+        shown = list(counts.items())[:_MOST_SHOWN]
+        _table((title, "messages"), ((name, f"{number:,}") for name, number in shown), wraps=title)
+        if len(counts) > len(shown):
+            out.print(f"  and {len(counts) - len(shown):,} more: --json has all")
+
+
+def _table(columns: tuple[str, ...], rows: "Iterable[tuple[str, ...]]", *, wraps: str) -> None:
+    table = new_table(columns, wraps=wraps, numbers={"messages"})
+    for row in rows:
+        table.add_row(*map(escape, row))
+    if table.row_count:
+        out.print()
+        out.print(table)

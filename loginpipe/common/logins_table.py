@@ -1,0 +1,42 @@
+"""Which table the logins go into: its schema is a setting, LOGINPIPE_TABLE, and its name is always ``user_logins``."""
+
+import re
+
+DEFAULT_TABLE = "public.user_logins"
+
+# Plain identifiers: the name goes into SQL as it is.
+_TABLE = re.compile(r"(?!(?:pg_\w*|information_schema|loginpipe|vault)\.)[a-z_][a-z0-9_]{0,62}\.user_logins")
+
+_chosen = {"table": DEFAULT_TABLE}
+
+
+def logins_table_fault(name: str) -> str | None:
+    """Return what is wrong with the name of the table; None where nothing is."""
+    if _TABLE.fullmatch(name):
+        return None
+    return (
+        "must be SCHEMA.user_logins, as in analytics.user_logins: the schema in small letters, digits and _, and none "
+        "of Postgres' or of loginpipe's own"
+    )
+
+
+def use_logins_table(name: str) -> None:
+    """Choose the table for the whole process, from now on.
+
+    One process serves one warehouse, and every start compares the choice with the one that the database was migrated
+    with, before anything is received.
+
+    Args:
+        name: schema and name, without a fault.
+    """
+    _chosen["table"] = name
+
+
+def logins_table() -> str:
+    """Return schema and name of the table, which need no quotes in SQL."""
+    return _chosen["table"]
+
+
+def logins_schema() -> str:
+    """Return the schema of the table."""
+    return _chosen["table"].split(".")[0]

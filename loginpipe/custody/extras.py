@@ -1,0 +1,107 @@
+"""Fields of past logins made clear: copied from what was sealed of each message, on the record."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from loginpipe.common.errors import LoginpipeError, OpeningError
+from loginpipe.custody.access import SUBJECTS_MOST, Bulk, release_under
+from loginpipe.custody.opening import DataKeys, Fault, Opener, open_released
+from loginpipe.custody.token_checks import EXTRAS, TokenChecks
+from loginpipe.logins.extras import VERSION_FIELD, field_text
+from loginpipe.logins.parsing import LOGIN_FIELDS
+from loginpipe.logins.user_logins import COLUMN_NAMES
+from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.statements import statement
+
+_OURS = frozenset({*LOGIN_FIELDS, *COLUMN_NAMES}) - {VERSION_FIELD}
+_BEFORE_ALL = "00000000-0000-0000-0000-000000000000"
+
+
+@dataclass
+class Backfill:
+    """What a backfill did.
+
+    Attributes:
+        opened: messages whose sealed fields were opened.
+        filled: those of them whose field is in clear now.
+        not_storable: those whose field ``jsonb`` cannot hold; it stays sealed.
+        refused: the errors of what does not open; it stays as it is.
+    """
+
+    opened: int = 0
+    filled: int = 0
+    not_storable: int = 0
+    refused: list[OpeningError] = field(default_factory=list)
+
+
+def require_extra(name: str) -> None:
+    """Refuse a field that is none of the extras.
+
+    Raises:
+        LoginpipeError: it is a field of the login itself.
+    """
+    if name in _OURS:
+        raise LoginpipeError(f"{name} is a field of the login itself, and in no extras: name another one")
+
+
+def count_to_fill(connection: Connection, name: str) -> int:
+    """Count the messages with something sealed whose field is not in clear."""
+    with transaction(connection) as cursor:
+        cursor.execute(statement("count_extras_to_fill"), {"field": name})
+        ((count,),) = cursor.fetchall()
+        return int(count)
+
+
+def backfill(
+    connection: Connection, opener: Opener, name: str, bulk: Bulk, progress: Callable[[int], None] = lambda _: None
+) -> Backfill:
+    """Copy a field of past logins from what was sealed to the extras in clear.
+
+    May be interrupted at any point and started again: what is in clear is not opened again.
+
+    Args:
+        connection: of a custodian, with no transaction open.
+        opener: the private keys.
+        name: of the field.
+        bulk: the bulk request under which the messages are requested.
+        progress: told the number of messages opened, batch by batch.
+
+    Raises:
+        AccessRefusedError: a request or release was refused.
+        OpeningError: a data key is for none of the private keys.
+        DatabaseError, KeyFileError: the database, or KMS, is unreachable or refuses.
+    """
+    done, data_keys, after = Backfill(), DataKeys(opener), _BEFORE_ALL
+    while batch := _next(connection, name, after):
+        opening = open_released(release_under(connection, bulk, batch), data_keys, TokenChecks(None))
+        for error in opening.refused:
+            if error.fault == Fault.OTHER_RECIPIENT:
+                raise error
+        done.refused += opening.refused
+        texts = {
+            message_id: field_text(opened.plaintext, name)
+            for message_id, opened in opening.opened.items()
+            if opened.field_name == EXTRAS
+        }
+        done.opened += len(texts)
+        done.not_storable += sum(text == b"" for text in texts.values())
+        done.filled += _fill(connection, name, {i: text.decode() for i, text in texts.items() if text})
+        after = batch[-1]
+        progress(len(batch))
+    return done
+
+
+def _next(connection: Connection, name: str, after: str) -> Sequence[str]:
+    with transaction(connection) as cursor:
+        cursor.execute(statement("extras_to_fill"), {"field": name, "after": after, "most": SUBJECTS_MOST})
+        return [message_id for (message_id,) in cursor]
+
+
+def _fill(connection: Connection, name: str, texts: Mapping[str, str]) -> int:
+    """Write the field of messages, where it is not there yet; return how many."""
+    if not texts:
+        return 0
+    with transaction(connection) as cursor:
+        parameters = {"field": name, "message_ids": list(texts), "texts": list(texts.values())}
+        cursor.execute(statement("fill_extras"), parameters)
+        return cursor.rowcount

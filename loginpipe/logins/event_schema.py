@@ -1,0 +1,79 @@
+"""The JSON Schema of an event, for those who send it: made from the rules that a run validates by.
+
+An event that meets it is accepted. A run accepts more, such as white space around an address: ``docs/event.md``.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from loginpipe.logins.app_versions import MAJOR_MOST
+from loginpipe.logins.parsing import LOGIN_FIELDS, field_values, login_columns
+from loginpipe.logins.schema import RULES, Blank
+
+_DESCRIPTIONS = {
+    "user_id": "Who logged in.",
+    "device_type": "The kind of device, as in android.",
+    "ip": "The IPv4 or IPv6 address, without a zone. It is stored as a token.",
+    "device_id": "The id of the device. It is stored as a token.",
+    "locale": "The locale, as in RU.",
+    "app_version": "Major, minor and patch, as in 2.3.0; an integer is a major version.",
+}
+
+# The pattern of the largest numbers ends at MAJOR_MOST.
+_VERSION = r"^(?:[0-9]{1,3}|1[0-9]{3}|20[0-9]{2}|21[0-3][0-9]|214[0-6])(?:\.[0-9]{1,3}){0,2}$"
+
+# Of texts with a form of their own: no more than the rule accepts.
+_FORMS: Mapping[str, Mapping[str, Any]] = {
+    "ip": {"pattern": "^[0-9A-Fa-f.:]+$", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]},
+    "app_version": {"pattern": _VERSION},
+}
+
+_MAX_INTEGER = 2**63 - 1
+_MAX_INTEGERS = {"app_version": MAJOR_MOST}
+
+# Of a text that may be empty, and of others, which need a visible character. Postgres holds no NUL.
+_NO_NUL = r"^[^\u0000]*$"
+_INVISIBLE = r"\s\u0000-\u001f\u0085\u00a0\u00ad\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff"
+_NOT_BLANK = rf"^[^\u0000]*[^{_INVISIBLE}][^\u0000]*$"
+
+
+def event_schema_text() -> str:
+    """Return the schema as it is in ``docs/event.schema.json``."""
+    return json.dumps(event_schema(), indent=2) + "\n"
+
+
+def event_schema() -> dict[str, Any]:
+    """Return the schema, in the dialect of 2020-12."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Login event",
+        "description": "What loginpipe takes from the queue: one object a message.",
+        "type": "object",
+        "properties": {name: _property(name) for name in LOGIN_FIELDS},
+        "required": [name for name in LOGIN_FIELDS if not _accepts({}, name)],
+        "additionalProperties": True,
+    }
+
+
+def _property(name: str) -> dict[str, Any]:
+    rule = RULES[name]
+    text = {
+        "maxLength": rule.most,
+        "pattern": _NO_NUL if rule.blank is Blank.NEVER else _NOT_BLANK,
+        **_FORMS.get(name, {}),
+    }
+    integer = _accepts({name: 1}, name)
+    types = ["string", *(["integer"] if integer else []), *(["null"] if _accepts({name: None}, name) else [])]
+    return {
+        "description": _DESCRIPTIONS[name],
+        "type": types if len(types) > 1 else "string",
+        **text,
+        **({"minimum": 0, "maximum": _MAX_INTEGERS.get(name, _MAX_INTEGER)} if integer else {}),
+    }
+
+
+def _accepts(event: dict[str, Any], name: str) -> bool:
+    """Say whether an event may have a field as it has it, or not have it."""
+    (cell,) = login_columns([field_values(event)])[name]
+    return RULES[name].fault(cell) is None

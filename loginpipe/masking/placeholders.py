@@ -1,0 +1,53 @@
+"""The tokens of placeholders, so that the database knows them without knowing any value."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from loginpipe.logins.canonical import canonical_address, canonical_device_id, is_address
+from loginpipe.logins.placeholders import all_spellings
+from loginpipe.masking.compat import CompatMasking, received
+from loginpipe.masking.tokens import TokenKeys
+
+
+class PlaceholderToken(NamedTuple):
+    """The token of a placeholder.
+
+    Attributes:
+        field: ``ip`` or ``device_id``.
+        made_by: the version of the token key, as in ``v1``, or the name of the older scheme.
+    """
+
+    token: str
+    field: str
+    made_by: str
+
+
+def placeholder_tokens(
+    further: Iterable[str], keys: TokenKeys, compat: CompatMasking | None = None
+) -> list[PlaceholderToken]:
+    """Return the tokens of every placeholder under every key version that is in use, each once.
+
+    Args:
+        further: placeholders beside the known ones.
+        keys: the token keys; versions above the current one make no tokens yet.
+        compat: the older scheme that is in force, whose values are placeholders too.
+    """
+    texts = all_spellings(further)
+    addresses = list(filter(is_address, texts))
+    canonical = {
+        "ip": list(dict.fromkeys(map(canonical_address, addresses))),
+        "device_id": list(dict.fromkeys(map(canonical_device_id, texts))),
+    }
+    found = [
+        PlaceholderToken(token, field, f"v{version}")
+        for version in (*keys.older, keys.current)
+        for field, values in canonical.items()
+        for token in keys.tokens(field, values, version)
+    ]
+    if compat is not None:
+        found += [
+            PlaceholderToken(token, field, compat.name)
+            for field, as_received in (("ip", addresses), ("device_id", texts))
+            for token in compat.tokens(list(dict.fromkeys(map(received, as_received))))
+        ]
+    return found

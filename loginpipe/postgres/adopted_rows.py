@@ -1,0 +1,94 @@
+"""Rows that were in ``user_logins`` before it was adopted, and mean something else than ours: shown by their form.
+
+Forms are counted in the database. No value leaves it.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from loginpipe.masking.compat import BASE64, HMAC, MD5, PLAIN, SALTED
+from loginpipe.masking.mask import MASKED_COLUMNS
+from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.statements import statement
+
+# The first ones that a scan comes upon, which are the oldest: what was there before.
+_ROWS_READ = 10_000
+
+# Form, as the statement calls it → what it is in words, and the settings of LOGINPIPE_MASKING that make such values.
+_FORMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "token": ("tokens", (HMAC,)),
+    "hex64": ("64 hexadecimal digits", (PLAIN, SALTED)),
+    "base64": ("SHA-256 in base64", (BASE64,)),
+    "hex32": ("32 hexadecimal digits", (MD5,)),
+}
+_SMALL = 0.1
+
+
+@dataclass(frozen=True)
+class RowForms:
+    """How many of the rows that were read have which form, by column; rows with NULL there are not among them."""
+
+    forms: Mapping[str, Counter[str]]
+
+    @property
+    def rows(self) -> int:
+        """How many rows were read, as far as no column of theirs is NULL."""
+        return max((of_column.total() for of_column in self.forms.values()), default=0)
+
+    def findings(self, masking: str) -> Iterator[str]:
+        """Yield a sentence for each column whose rows mean something else than what is written from now on.
+
+        Args:
+            masking: the value of ``LOGINPIPE_MASKING``.
+        """
+        yield from _of_versions(self.forms.get("app_version", Counter()))
+        for column in MASKED_COLUMNS:
+            of_column = self.forms.get(column, Counter())
+            for form, count in of_column.most_common():
+                if finding := _of_form(form, masking):
+                    yield f"{column}: {count:,} of {of_column.total():,} rows hold {finding}"
+
+
+def read_row_forms(connection: Connection) -> RowForms:
+    """Read the forms of at most 10,000 rows.
+
+    Raises:
+        DatabaseError: the table cannot be read.
+    """
+    forms: dict[str, Counter[str]] = {}
+    with transaction(connection) as cursor:
+        cursor.execute(statement("row_forms"), {"most": _ROWS_READ})
+        for column, form, count in cursor:
+            forms.setdefault(column, Counter())[form] = count
+    return RowForms(forms)
+
+
+def _of_versions(forms: Counter[str]) -> Iterator[str]:
+    rows = forms.total()
+    advice = "compare versions of these rows apart from new ones, or convert them; no setting changes what is written"
+    if forms["below 1000"] > _SMALL * rows:
+        yield (
+            f"app_version: {forms['below 1000']:,} of {rows:,} rows are below 1,000, as 230 is where dots were left "
+            f"out of 2.3.0, and loginpipe writes 2003000: {advice}"
+        )
+    elif forms["below 1000000"] and not forms["from 1000000"]:
+        yield (
+            f"app_version: none of {rows:,} rows reaches 1,000,000, which is version 1.0.0 as loginpipe writes it: "
+            f"unless all are of versions before that, {advice}"
+        )
+
+
+def _of_form(form: str, masking: str) -> str | None:
+    if form == "address":
+        return "what looks like an address in clear: mask it; loginpipe leaves rows that were there as they are"
+    if form not in _FORMS:
+        return "values of no form that loginpipe makes: they do not join with new ones, and may be clear"
+    words, made_by = _FORMS[form]
+    if masking in made_by:
+        return None
+    salt = ", with its salt in LOGINPIPE_COMPAT_SALT" if SALTED in made_by else ""
+    return (
+        f"{words}, and LOGINPIPE_MASKING is {masking}: new values do not join with them; to go on with theirs, set it "
+        f"to {' or '.join(made_by)}{salt}"
+    )

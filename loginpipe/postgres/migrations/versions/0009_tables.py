@@ -1,0 +1,24 @@
+"""The table that the database was migrated for, on record; and partitions for the days that others leave free."""
+
+from loginpipe.common.errors import SchemaError
+from loginpipe.common.logins_table import DEFAULT_TABLE
+from loginpipe.postgres.migrate import table_on_record
+from loginpipe.postgres.migrations.running import driver_connection, run_sql_file
+
+revision = "0009"
+down_revision = "0008"
+
+
+def upgrade() -> None:
+    run_sql_file("0009_tables.sql")
+
+
+def downgrade() -> None:
+    """Refuse where the table is in another schema: the code of before knows none but ``public``."""
+    with driver_connection().cursor() as cursor:
+        table = table_on_record(cursor)
+    if table != DEFAULT_TABLE:
+        raise SchemaError(
+            f"0009 is not undone: the code before it knows {DEFAULT_TABLE} only; the logins are in {table}"
+        )
+    run_sql_file("0009_tables_undo.sql")

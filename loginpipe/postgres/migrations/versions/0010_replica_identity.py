@@ -1,0 +1,14 @@
+"""Replica identities: what a publication replicates can be deleted from, also in partitions that are still to come."""
+
+from loginpipe.postgres.migrations.running import run_sql_file
+
+revision = "0010"
+down_revision = "0009"
+
+
+def upgrade() -> None:
+    run_sql_file("0010_replica_identity.sql")
+
+
+def downgrade() -> None:
+    run_sql_file("0010_replica_identity_undo.sql")

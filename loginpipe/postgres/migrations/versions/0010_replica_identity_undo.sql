@@ -1,0 +1,2 @@
+DROP FUNCTION loginpipe.share_replica_identity(text);
+ALTER TABLE loginpipe.daily_logins REPLICA IDENTITY DEFAULT;

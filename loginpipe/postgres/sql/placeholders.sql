@@ -1,0 +1,25 @@
+-- name: mark_placeholders
+-- Mark the given tokens and no others of what made them. Days that were counted before leave out what is new.
+WITH given AS (
+    SELECT token, field, made_by
+    FROM unnest(%(tokens)s::text[], %(fields)s::text[], %(made_by)s::text[]) AS given (token, field, made_by)
+),
+removed AS (
+    DELETE FROM loginpipe.placeholder_tokens AS marked
+    WHERE made_by IN (SELECT made_by FROM given)
+        AND NOT EXISTS (SELECT FROM given WHERE given.token = marked.token AND given.field = marked.field)
+),
+new AS (
+    INSERT INTO loginpipe.placeholder_tokens (token, field, made_by)
+    SELECT token, field, made_by
+    FROM given
+    ORDER BY token, field
+    ON CONFLICT (token, field) DO NOTHING
+    RETURNING token, field
+),
+devices AS (
+    DELETE FROM loginpipe.duplicate_devices
+    WHERE masked_device_id IN (SELECT token FROM new WHERE field = 'device_id')
+)
+DELETE FROM loginpipe.duplicate_ips
+WHERE masked_ip IN (SELECT token FROM new WHERE field = 'ip')

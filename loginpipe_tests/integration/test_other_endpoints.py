@@ -1,0 +1,114 @@
+"""Endpoints of other makes than AWS's: what they know, what they leave out, and what becomes of the messages."""
+
+from collections.abc import Callable
+from typing import Any
+
+import boto3
+import pytest
+
+from loginpipe.common.settings import load_settings
+from loginpipe.sqs.client import Queue, open_queue
+from loginpipe.sqs.depth import read_depth
+from loginpipe_tests.commands import findings
+from loginpipe_tests.conftest import Pipeline
+from loginpipe_tests.wire import (
+    Answer,
+    Call,
+    Forward,
+    Tamper,
+    Wire,
+    cause_of_failure,
+    logins,
+    success,
+    take,
+    users,
+)
+
+LACKS_IT = "is at an endpoint that delivers messages without their SentTimestamp: upgrade it, or fix AWS_ENDPOINT_URL"
+
+
+def knows_only_the_old_name(call: Call, forward: Forward) -> Answer:
+    """As LocalStack to 3.4 and moto 5.0.3: what AWS has added since is ignored without a word."""
+    return forward(call.with_request({n: v for n, v in call.request.items() if n != "MessageSystemAttributeNames"}))
+
+
+def spoiled(spoil: Callable[[dict[str, Any]], object]) -> Tamper:
+    """Change received messages as an endpoint may that is not AWS's."""
+
+    def tamper(call: Call, forward: Forward) -> Answer:
+        messages = forward(call).content.get("Messages", [])
+        for message in messages:
+            spoil(message)
+        return success({"Messages": messages})
+
+    return tamper
+
+
+WITHOUT_TIMES = spoiled(lambda message: message["Attributes"].pop("SentTimestamp"))
+
+
+@pytest.mark.usefixtures("either_client")
+def test_an_endpoint_that_knows_only_the_discontinued_name_of_the_attributes_is_worked_like_any(
+    pipeline: Pipeline, wire: Wire
+) -> None:
+    wire.on("ReceiveMessage", knows_only_the_old_name)
+    pipeline.send(logins(3))
+    assert take(pipeline, 3).success
+    assert users(pipeline) == ["user-0", "user-1", "user-2"]
+    assert pipeline.depth() == (0, 0)
+
+
+def test_aws_itself_is_not_asked_by_the_discontinued_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for region, of_aws in (("eu-central-1", True), ("cn-north-1", True), ("us-gov-west-1", True)):
+        client = boto3.session.Session().client("sqs", region_name=region)
+        queue = Queue("logins", "", client)
+        assert queue.of_aws is of_aws, client.meta.endpoint_url
+        assert queue.asking_for("SentTimestamp") == {"MessageSystemAttributeNames": ["SentTimestamp"]}
+    elsewhere = boto3.session.Session().client("sqs", region_name=region, endpoint_url="http://amazonaws.com.local:1")
+    assert not Queue("logins", "", elsewhere).of_aws
+
+
+def test_messages_that_cannot_be_read_are_back_on_the_queue_when_the_run_fails_with_the_reason(
+    pipeline: Pipeline, wire: Wire
+) -> None:
+    wire.on("ReceiveMessage", WITHOUT_TIMES)
+    pipeline.send(logins(3))
+    result = take(pipeline, 3)
+    assert cause_of_failure(result) == (
+        f"QueueError: queue '{pipeline.queue.name}' {LACKS_IT}; they are back on the queue"
+    )
+    assert pipeline.depth() == (3, 0), "not hidden until their visibility timeout ends"
+    assert len(wire.asked("ReceiveMessage")) == 1, "nothing is asked again that cannot be read"
+    received = pipeline.queue.client.receive_message(
+        QueueUrl=pipeline.queue.url, MaxNumberOfMessages=10, MessageSystemAttributeNames=["ApproximateReceiveCount"]
+    )
+    assert [message["Attributes"]["ApproximateReceiveCount"] for message in received["Messages"]] == ["2"] * 3
+
+
+def test_doctor_asks_what_a_run_will_ask_and_returns_the_message_at_once(pipeline: Pipeline, wire: Wire) -> None:
+    assert findings()["queue"].well
+    assert not wire.asked("ReceiveMessage"), "nothing waits that could be looked at"
+    pipeline.send(logins(2))
+    assert findings()["queue"].well
+    assert pipeline.depth() == (2, 0)
+    assert take(pipeline, 2).success
+    asked = [
+        {name: request[name] for name in request if name.endswith(("AttributeNames", "Timeout"))}
+        for request in wire.asked("ReceiveMessage")
+    ]
+    assert asked[0] == asked[-1], "as a run does"
+
+    pipeline.send(logins(2))
+    wire.on("ReceiveMessage", WITHOUT_TIMES)
+    found = findings()["queue"]
+    assert not found.well
+    assert found.says == f"queue '{pipeline.queue.name}' {LACKS_IT}; they are back on the queue"
+    assert pipeline.depth() == (2, 0)
+
+
+def test_doctor_receives_nothing_from_aws(pipeline: Pipeline, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline.send(logins(1))
+    monkeypatch.setattr(Queue, "of_aws", True)
+    assert findings()["queue"].well
+    assert not wire.asked("ReceiveMessage")
+    assert read_depth(open_queue(pipeline.queue.name, load_settings(), connections=1)).visible == 1
