@@ -6,6 +6,8 @@ failed, as AWS documents it.
 """
 
 import json
+import subprocess
+import sys
 import threading
 import time
 import tomllib
@@ -31,9 +33,20 @@ _ARN: Final = "arn:aws:lambda:us-east-1:000000000000:function:loginpipe"
 _WAIT_SECONDS: Final = 60
 _COLD: Final = """
 import runpy, sys
+{before}
 sys.modules.update(dict.fromkeys({without}))
 sys.argv = ["awslambdaric", "{handler}"]
 runpy.run_module("awslambdaric", run_name="__main__")
+"""
+# File systems of its own, each of them read-only, but for those below /dev and /proc. Linux's mount(2) has the numbers.
+_READ_ONLY: Final = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+new_namespace, private, read_only = 0x20000, 0x4000 | 0x40000, 0x1 | 0x20 | 0x1000
+assert libc.unshare(new_namespace) == libc.mount(None, b"/", None, private, None) == 0
+for place in {line.split()[1] for line in open("/proc/mounts")} - {"/"} | {"/"}:
+    if not place.startswith(("/dev", "/proc", "/sys")):
+        assert libc.mount(None, place.encode(), None, read_only, None) == 0, place
 """
 
 
@@ -185,17 +198,27 @@ def environment(start: Callable[[str], Run]) -> Iterator[Environment]:
         api.close()
 
 
-def cold(place: Any) -> Callable[[str], Run]:
-    """Return what starts an environment as Lambda does, where nothing is installed but the group ``lambda``."""
-    code = _COLD.format(without=not_installed(), handler=HANDLER)
+def cold(place: Any, *, read_only: bool = False) -> Callable[[str], Run]:
+    """Return what starts an environment as Lambda does, where nothing is installed but the extra ``lambda``.
+
+    Args:
+        place: whose environment variables it has.
+        read_only: whether it can write to no file, as in Lambda; it needs the rights of root.
+    """
+    code = _COLD.format(before=_READ_ONLY if read_only else "", without=not_installed(), handler=HANDLER)
     return lambda address: place.start_fresh("-c", code, AWS_LAMBDA_RUNTIME_API=address)
 
 
+def can_be_read_only() -> bool:
+    """Whether a process of ours may have file systems of its own."""
+    return subprocess.run([sys.executable, "-c", _READ_ONLY], check=False, capture_output=True).returncode == 0
+
+
 def not_installed() -> list[str]:
-    """The top-level modules of this environment that an installation for Lambda does not have."""
-    groups = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["dependency-groups"]
+    """The top-level modules of this environment that `pip install loginpipe[lambda]` does not bring."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     installed = {"loginpipe", "loginpipe-tests"}
-    wanted = [Requirement(each) for each in groups["lambda"]]
+    wanted = [Requirement(each) for each in (*project["dependencies"], *project["optional-dependencies"]["lambda"])]
     while wanted:
         requirement = wanted.pop()
         name = canonicalize_name(requirement.name)

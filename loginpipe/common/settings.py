@@ -64,6 +64,7 @@ class Settings(BaseSettings):
 
     env: Literal["local", "production"] = "local"
     queue: str = "login-queue"
+    consumer: Literal["dagster", "lambda", "both"] = "dagster"
     envelope: Literal["none", "sns", "eventbridge"] = "none"
     database_url: str | None = Field(default=None, repr=False)
     table: str = DEFAULT_TABLE

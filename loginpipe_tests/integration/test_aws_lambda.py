@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -9,11 +12,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import md5
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+from zipfile import ZipFile
 
 import boto3
+import dagster as dg
 import psycopg2
 import pytest
 
@@ -21,18 +27,25 @@ from loginpipe.common import secrets
 from loginpipe.common.errors import BrakeError, DatabaseError, LoginpipeError, QueueError
 from loginpipe.common.logs import JsonLines
 from loginpipe.common.settings import load_settings
+from loginpipe.definitions import build_definitions
+from loginpipe.defs.ingest import lambda_batches
+from loginpipe.defs.monitoring import dagster_state
 from loginpipe.ingest import aws_lambda
 from loginpipe.ingest.aws_lambda import Function
 from loginpipe.masking.key_files import generate_token_keys, rotate_token_keys
+from loginpipe.monitoring.alerts.rules import Limits, conditions
+from loginpipe.monitoring.doctor import examine
 from loginpipe.monitoring.freshness import judge, patience
 from loginpipe.monitoring.metrics import registry
+from loginpipe.monitoring.reports import QueueSeen, Seen
+from loginpipe.monitoring.run_history import History
 from loginpipe.postgres.batches import recent_batches
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.ledger import read_books
 from loginpipe.sqs.depth import Depth
 from loginpipe.sqs.identity import replay_attributes, replay_id
 from loginpipe_tests.canary import BAD, GOOD, MARKERS, everything_an_error_shows, found
-from loginpipe_tests.conftest import OWNER, KeyFiles
+from loginpipe_tests.conftest import OWNER, KeyFiles, Pipeline
 from loginpipe_tests.crash.books import Balance, balance, settled
 from loginpipe_tests.crash.logins import logins
 from loginpipe_tests.crash.place import VISIBILITY_SECONDS, FastPlace, fast_place
@@ -41,13 +54,14 @@ from loginpipe_tests.lambda_service import (
     Environment,
     EventSourceMapping,
     Reply,
+    can_be_read_only,
     cold,
     environment,
     not_installed,
     record,
 )
 from loginpipe_tests.sqs_endpoint import Endpoint
-from loginpipe_tests.wire import SENT_MS, login, sns_envelope, tables
+from loginpipe_tests.wire import SENT_MS, eventually, login, sns_envelope, tables
 
 pytest.importorskip("awslambdaric", reason="the runtime interface client is made for Linux alone")
 
@@ -101,8 +115,9 @@ def test_a_hundred_logins_become_a_hundred_rows_and_no_more_when_delivered_again
     source = mapping(place, 200)
     event = source.receive()
     assert event is not None
-    assert {"dagster", "dagster_shared", "dagster_postgres", "sqlalchemy", "typer"} <= set(not_installed())
-    with environment(cold(place)) as function:
+    assert {"dagster", "dagster_shared", "dagster_postgres", "dagster_webserver"} <= set(not_installed())
+    # As in Lambda, where the test may have it so.
+    with environment(cold(place, read_only=can_be_read_only())) as function:
         for _ in range(2):
             reply = function.invoke(event)
             assert reply.failed == []
@@ -118,6 +133,27 @@ def test_a_hundred_logins_become_a_hundred_rows_and_no_more_when_delivered_again
     assert sum(lines[0]["reasons"].values()) >= 7
     assert {line["queue"] for line in lines} == {place.queue.name}
     assert len({line["request_id"] for line in lines}) == 2
+
+
+def test_the_commands_that_need_no_dagster_work_where_it_is_not_installed(place: FastPlace) -> None:
+    command = (
+        f"import sys; sys.modules.update(dict.fromkeys({not_installed()})); from loginpipe.cli import main; main()"
+    )
+
+    def loginpipe(*arguments: str) -> list[Any]:
+        done = subprocess.run(
+            [sys.executable, "-c", command, *arguments, "--json"],
+            env=os.environ | place.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert not done.stderr, done.stderr
+        found: list[Any] = json.loads(done.stdout)
+        return found
+
+    assert [line for line in loginpipe("doctor") if "Dagster" in line["what"]] == []
+    assert loginpipe("rejects", "list") == []
 
 
 @pytest.mark.parametrize("point", [Point.PROCESSED, Point.COPIED, Point.WRITTEN, Point.RECORDED])
@@ -176,6 +212,16 @@ def test_two_environments_that_get_the_same_messages_at_once_record_each_once(pl
     assert settled(place) == Balance(150, 10, 0)
 
 
+def test_four_environments_empty_a_queue_at_once_and_each_message_ends_in_one_place(place: FastPlace) -> None:
+    place.send(logins(240, bad=20))
+    with environments(place, 4) as four, ThreadPoolExecutor(4) as pool:
+        # Each with a client of its own: a mapping polls with several pollers too.
+        list(pool.map(lambda function: mapping(place, 30).drain(function), four))
+        assert all(function.lines() for function in four)
+    assert place.rows("SELECT sum(inserted), sum(rejected), sum(duplicates) FROM loginpipe.batches") == [(240, 20, 0)]
+    assert settled(place) == Balance(240, 20, 0)
+
+
 def test_a_dagster_run_and_lambda_on_one_queue_record_each_message_once_and_a_switch_loses_none(
     place: FastPlace,
 ) -> None:
@@ -203,6 +249,40 @@ def test_a_dagster_run_and_lambda_on_one_queue_record_each_message_once_and_a_sw
     )
     assert place.rows(of_both) == [(False, True, True), (True, True, True)]
     assert settled(place) == Balance(170, 20, 0)
+
+
+def test_ministacks_own_lambda_is_called_by_its_event_source_mapping_until_the_queue_is_empty(
+    pipeline: Pipeline,
+) -> None:
+    client, name = boto3.client("lambda"), f"loginpipe-{uuid4().hex}"
+    package = BytesIO()
+    with ZipFile(package, "w") as archive:
+        archive.writestr("main.py", "from loginpipe.ingest.aws_lambda import handler\n")
+    arn = pipeline.queue.client.get_queue_attributes(QueueUrl=pipeline.queue.url, AttributeNames=["QueueArn"])
+    client.create_function(
+        FunctionName=name,
+        Runtime="python3.11",
+        Handler="main.handler",
+        Role="arn:aws:iam::000000000000:role/loginpipe",
+        Code={"ZipFile": package.getvalue()},
+        Timeout=60,
+        Environment={"Variables": {n: value for n, value in os.environ.items() if n.startswith("LOGINPIPE_")}},
+    )
+    source = client.create_event_source_mapping(
+        EventSourceArn=arn["Attributes"]["QueueArn"],
+        FunctionName=name,
+        BatchSize=50,
+        MaximumBatchingWindowInSeconds=1,
+        FunctionResponseTypes=["ReportBatchItemFailures"],
+    )
+    try:
+        pipeline.send([*(login(user_id=f"user-{number}") for number in range(60)), "no JSON"])
+        eventually(lambda: pipeline.depth() == (0, 0), seconds=60, what="an empty queue")
+    finally:
+        client.delete_event_source_mapping(UUID=source["UUID"])
+        client.delete_function(FunctionName=name)
+    statement = "SELECT sum(inserted), sum(rejected), bool_and(run_id IS NULL) FROM loginpipe.batches"
+    assert pipeline.rows(statement) == [(60, 1, True)]
 
 
 # --- what a call makes of its event -----------------------------------------------------------------------------------
@@ -483,8 +563,10 @@ METRICS = (
 )
 
 
-def test_freshness_metrics_and_reconciliation_know_batches_without_a_run(place: FastPlace, function: Function) -> None:
-    place.send([*logins(8, bad=2)])
+def test_freshness_alerts_metrics_and_reconciliation_know_batches_without_a_run(
+    place: FastPlace, function: Function
+) -> None:
+    place.send([*logins(20, bad=5)])
     event = mapping(place).receive()
     assert event is not None
     assert Reply(function.handle(event, Call())).failed == []
@@ -493,14 +575,14 @@ def test_freshness_metrics_and_reconciliation_know_batches_without_a_run(place: 
         recent = recent_batches(connection, place.queue.name, now)
         (day,) = read_books(connection, today, today) or ()
     assert recent.last_finished is not None
-    assert (recent.received, recent.rejected) == (10, 2)
-    assert (day.agrees, day.rows, day.rejected) == (True, 8, 2)
+    assert (recent.received, recent.rejected) == (25, 5)
+    assert (day.agrees, day.rows, day.rejected) == (True, 20, 5)
     # As long as batches come, a queue that is never empty is not stuck.
-    long_ago = now - 2 * patience(settings)
-    seen = judge(
-        Depth(5, 5, 0), last_finished=recent.last_finished, waiting_since=long_ago, now=now, most=patience(settings)
-    )
-    assert seen.state == "working"
+    depth, long_ago = Depth(5, 5, 0), now - 2 * patience(settings)
+    fresh = judge(depth, last_finished=recent.last_finished, waiting_since=long_ago, now=now, most=patience(settings))
+    assert fresh.state == "working"
+    found = conditions(Seen(QueueSeen(depth, None), recent, fresh, History(), {}), Limits(0.05, 900))
+    assert {name for name, says in found.items() if says} == {"reject-rate"}
     samples = {
         (sample.name, sample.labels.get("queue")): sample.value
         for family in registry(settings, place.database_url).collect()
@@ -508,4 +590,55 @@ def test_freshness_metrics_and_reconciliation_know_batches_without_a_run(place: 
     }
     of_queue = {name: samples[name, place.queue.name] for name in METRICS}
     assert of_queue.pop("loginpipe_last_batch_finished_timestamp_seconds") == recent.last_finished.timestamp()
-    assert list(of_queue.values()) == [1, 10, 8, 2]
+    assert list(of_queue.values()) == [1, 25, 20, 5]
+
+
+def test_dagster_gets_a_materialization_an_asset_for_what_lambda_recorded_and_doctor_names_it(
+    place: FastPlace, function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lambda_batches, "_SETTLED_SECONDS", 0)
+    monkeypatch.setenv("LOGINPIPE_CONSUMER", "lambda")
+    place.send(logins(10))
+    assert place.run().success
+    assert doctor_says("AWS Lambda").startswith("no batch within a day")
+    cursor, nothing = tick(None)
+    assert nothing == {}
+    handled(function, *(sent(login(user_id=f"user-{number}")) for number in range(3)), sent("no JSON"))
+    handled(function, *[sent(login(user_id="later", ip="198.51.100.7"))] * 2)
+    cursor, found = tick(cursor)
+    counts = {name: metadata["dagster/row_count"].value for name, metadata in found.items()}
+    assert counts == {
+        "raw_sqs_messages": 5,
+        "validated_logins": 4,
+        "rejected_logins": 1,
+        "masked_logins": 4,
+        "user_logins_table": 4,
+    }
+    assert {metadata["batches"].value for metadata in found.values()} == {2}
+    assert found["rejected_logins"]["reasons"].value == {"not_json": 1}
+    assert "2026-11-21" in str(found["user_logins_table"]["rows_by_day"].value)
+    _, nothing = tick(cursor)
+    assert nothing == {}
+    assert doctor_says("AWS Lambda").startswith("2 batches within a day, the newest recorded at ")
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", "postgresql+psycopg2:///unused")
+    assert dagster_state.automation(load_settings()) == "nothing: LOGINPIPE_CONSUMER is lambda"
+
+
+def doctor_says(what: str) -> str:
+    (found,) = [finding for finding in examine(load_settings(), {}) if finding.what == what]
+    assert found.well
+    return found.says
+
+
+def tick(cursor: str | None) -> tuple[str | None, dict[str, Mapping[str, Any]]]:
+    """Evaluate the sensor; its next cursor, and the metadata of what it reports, by asset."""
+    definitions, sensor = build_definitions(), lambda_batches.lambda_batches_sensor
+    resources = {key: (definitions.resources or {})[key] for key in sensor.required_resource_keys}
+    with (
+        dg.DagsterInstance.ephemeral() as instance,
+        dg.build_sensor_context(instance, definitions=definitions, resources=resources, cursor=cursor) as context,
+    ):
+        data = sensor.evaluate_tick(context)
+    events = [event for event in data.asset_events if isinstance(event, dg.AssetMaterialization)]
+    assert len(events) == len(data.asset_events)
+    return data.cursor, {event.asset_key.to_user_string(): event.metadata for event in events}

@@ -43,6 +43,7 @@ def test_without_any_variable_the_settings_are_the_documented_defaults() -> None
     assert load_settings().model_dump() == {
         "env": "local",
         "queue": "login-queue",
+        "consumer": "dagster",
         "envelope": "none",
         "database_url": None,
         "table": "public.user_logins",
@@ -79,6 +80,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         monkeypatch,
         env="production",
         queue="https://sqs.eu-west-1.amazonaws.com/123/logins",
+        consumer="both",
         envelope="eventbridge",
         database_url="postgresql://user:pw@host/logins?sslmode=verify-full",
         table="analytics.user_logins",
@@ -111,6 +113,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
     assert load_settings().model_dump() == {
         "env": "production",
         "queue": "https://sqs.eu-west-1.amazonaws.com/123/logins",
+        "consumer": "both",
         "envelope": "eventbridge",
         "database_url": "postgresql://user:pw@host/logins?sslmode=verify-full",
         "table": "analytics.user_logins",

@@ -75,8 +75,10 @@ def daemon(_: Settings) -> str:
     return f"heard of at {min(heard.values()):%H:%M:%S} UTC"
 
 
-def automation(_: Settings) -> str:
+def automation(settings: Settings) -> str:
     """Look whether the sensor, or the schedule in its place, is switched on."""
+    if settings.consumer == "lambda":
+        return "nothing: LOGINPIPE_CONSUMER is lambda"
     with _storage() as storage:
         states = storage.schedule_storage.all_instigator_state() if storage else []
     # As a person has switched them; a sensor that nobody has touched is on, a schedule like this one off.
