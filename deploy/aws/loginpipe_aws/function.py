@@ -1,7 +1,7 @@
 """AWS Lambda as the consumer: a function that the queue calls with batches, what it may do, and what watches it.
 
-It is made where the value ``consumer`` is ``lambda`` or ``both``. What must not get lost of it is its role, which the keys'
-policies name, and its log: these are part of the stack of data.
+It is made where the value ``consumer`` is ``lambda`` or ``both``. Its role, which the keys' policies name, and its log
+are part of the stack of data.
 """
 
 from collections.abc import Mapping

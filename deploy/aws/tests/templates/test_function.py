@@ -1,4 +1,4 @@
-"""AWS Lambda as the consumer: what the function may do and what it is told, its mapping, its alarms, and the scanners."""
+"""AWS Lambda as the consumer: what the function may do and is told, its mapping, its alarms, and the scanners."""
 
 import json
 import re
