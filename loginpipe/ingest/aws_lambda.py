@@ -15,7 +15,7 @@ from traceback import extract_tb
 from typing import TYPE_CHECKING, Any, Protocol
 
 from loginpipe.common.errors import LoginpipeError, QueueError
-from loginpipe.common.gc_tuning import rare_collections
+from loginpipe.common.interpreter import tuned_for_a_run
 from loginpipe.common.logs import log_json_lines
 from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import Settings, load_settings
@@ -206,7 +206,7 @@ class Function:
             return True
         try:
             session = self._session = self._session or Session(self._database_url)
-            with rare_collections(), session.until(deadline):
+            with tuned_for_a_run(), session.until(deadline):
                 for done in self._recorder(session, batch.queue).record(list(batch.messages.values())):
                     self._brakes[batch.queue].add(done.outcome)
                     totals.add(done)

@@ -161,9 +161,15 @@ def batches_without_run(
             {"queue": queue, "since": since, "first": first_seconds, "settled": settled_seconds},
         )
         ((until, *counts, oldest, newest, recorded, delays, rows_by_day, reasons),) = cursor.fetchall()
+    batches, received, accepted, rejected, inserted, duplicates = map(int, counts)
     return BatchesWithoutRun(
-        until,
-        *map(int, counts),
+        until=until,
+        batches=batches,
+        received=received,
+        accepted=accepted,
+        rejected=rejected,
+        inserted=inserted,
+        duplicates=duplicates,
         sent=(oldest, newest) if oldest else None,
         newest=recorded,
         delays=delays or (0,) * (len(DELAY_BOUNDS) + 1),
