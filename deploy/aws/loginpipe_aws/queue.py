@@ -12,21 +12,13 @@ from constructs import Construct
 _MAX_RECEIVES: Final = 5
 _RETENTION: Final = cdk.Duration.days(7)
 _DEAD_LETTER_RETENTION: Final = cdk.Duration.days(14)
-VISIBILITY_SECONDS: Final = 120
+_VISIBILITY: Final = cdk.Duration.seconds(120)
 
 
 class LoginQueue(Construct):
     """``login-queue`` and ``login-queue-dlq``."""
 
-    def __init__(
-        self,
-        scope: Construct,
-        construct_id: str,
-        *,
-        key: kms.Key,
-        sender_arns: Sequence[str],
-        visibility_seconds: int = VISIBILITY_SECONDS,
-    ) -> None:
+    def __init__(self, scope: Construct, construct_id: str, *, key: kms.Key, sender_arns: Sequence[str]) -> None:
         super().__init__(scope, construct_id)
         self.dead_letters = sqs.Queue(
             self,
@@ -47,7 +39,7 @@ class LoginQueue(Construct):
             encryption_master_key=key,
             enforce_ssl=True,
             retention_period=_RETENTION,
-            visibility_timeout=cdk.Duration.seconds(visibility_seconds),
+            visibility_timeout=_VISIBILITY,
             receive_message_wait_time=cdk.Duration.seconds(20),
             dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letters, max_receive_count=_MAX_RECEIVES),
             removal_policy=cdk.RemovalPolicy.RETAIN,
