@@ -21,6 +21,7 @@ with imports_that_stay():
     )
     from loginpipe.defs.ingest.assets import ingest_assets
     from loginpipe.defs.ingest.job import ingest_job, ingest_schedule
+    from loginpipe.defs.ingest.lambda_batches import lambda_batches_sensor
     from loginpipe.defs.ingest.sensor import queue_depth_sensor
     from loginpipe.defs.ingest.user_logins_table import USER_LOGINS_TABLE
     from loginpipe.defs.insights.assets import daily_logins, duplicate_devices, duplicate_ips
@@ -85,7 +86,13 @@ def build_definitions(
             archive_closed_days,
             drop_archived_partitions_daily,
         ],
-        sensors=[queue_depth_sensor, insights_sensor, monitoring_sensor],
+        sensors=[
+            # Without Dagster's runs there is nothing to start, and a run would only compete with AWS Lambda.
+            *([] if settings.consumer == "lambda" else [queue_depth_sensor]),
+            *([] if settings.consumer == "dagster" else [lambda_batches_sensor]),
+            insights_sensor,
+            monitoring_sensor,
+        ],
         resources={**resources_from(settings), **(resource_overrides or {})},
         # One process a run: a process for each step would only cost its start.
         executor=dg.in_process_executor,

@@ -1,10 +1,12 @@
 """The commands for monitoring: doctor, metrics, alerts."""
 
 import signal
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from threading import Event
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +14,9 @@ from loginpipe.cli.output import Json, new_app, notes, out, print_json
 from loginpipe.cli.warehouse import warehouse_url
 from loginpipe.common.errors import AlertError, LoginpipeError, SettingError
 from loginpipe.common.settings import load_settings
+
+if TYPE_CHECKING:
+    from loginpipe.monitoring.doctor import Check
 
 alerts = new_app("Alerts, by a webhook and by SNS.")
 
@@ -23,10 +28,9 @@ def doctor(*, as_json: Json = False) -> None:
 
     Example: loginpipe doctor --json
     """
-    from loginpipe.defs.monitoring.dagster_state import DAGSTER_CHECKS
     from loginpipe.monitoring.doctor import examine
 
-    findings = list(examine(load_settings(), DAGSTER_CHECKS))
+    findings = list(examine(load_settings(), _dagster_checks()))
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -38,6 +42,15 @@ def doctor(*, as_json: Json = False) -> None:
             out.print(finding.says, markup=False)
     if not all(finding.well for finding in findings):
         raise typer.Exit(1)
+
+
+def _dagster_checks() -> "Mapping[str, Check]":
+    """Return the checks of Dagster's own state; none where Dagster is not installed."""
+    if find_spec("dagster") is None:
+        return {}
+    from loginpipe.defs.monitoring.dagster_state import DAGSTER_CHECKS
+
+    return DAGSTER_CHECKS
 
 
 def metrics(

@@ -2,12 +2,15 @@
 
     secretsmanager:NAME         a secret's string; its name or ARN
     secretsmanager:NAME#KEY     one value of a secret that is a JSON object
+    secretsmanager:NAME         for the database's URL also a login as RDS keeps it: a JSON object with username and
+                                password, and host, port and dbname unless PGHOST and its like say these
     ssm:/NAME                   a parameter, decrypted
 
 For machines that nobody injects secrets into: ECS and Kubernetes put them into the environment themselves.
 """
 
 import json
+import re
 import time
 from collections.abc import Callable
 
@@ -32,14 +35,20 @@ _ATTEMPTS = 3
 _kept: dict[str, tuple[float, str]] = {}
 
 
-def database_url(settings: Settings) -> str:
+def database_url(settings: Settings, *, kept: bool = True) -> str:
     """Return the URL of the warehouse, looked up where the setting is a reference.
+
+    Args:
+        settings: which have it.
+        kept: whether one that was looked up in the last five minutes will do.
 
     Raises:
         SettingError: it is not set, cannot be looked up, or what it stands for is no such URL. Never shows the value.
     """
     value = settings.required("database_url")
-    return _looked_up("database_url", value, settings, fault=database_url_fault)
+    if not kept:
+        _kept.pop(value, None)
+    return _looked_up("database_url", value, settings, fault=database_url_fault, read_as=_keywords_of_login)
 
 
 def alert_webhook_url(settings: Settings) -> str | None:
@@ -56,13 +65,20 @@ def alert_webhook_url(settings: Settings) -> str | None:
     )
 
 
-def _looked_up(name: str, value: str, settings: Settings, *, fault: Callable[[str], str | None]) -> str:
+def _looked_up(
+    name: str,
+    value: str,
+    settings: Settings,
+    *,
+    fault: Callable[[str], str | None],
+    read_as: Callable[[str], str] = str,
+) -> str:
     if not is_reference(value):
         return value
     setting = PREFIX + name.upper()
     read_at, found = _kept.get(value, (0.0, ""))
     if not found or time.monotonic() - read_at > _KEPT_SECONDS:
-        found = _read(setting, value, production=settings.production)
+        found = read_as(_read(setting, value, production=settings.production))
         _kept[value] = (time.monotonic(), found)
     if said := fault(found):
         del _kept[value]
@@ -93,9 +109,24 @@ def _read(setting: str, reference: str, *, production: bool) -> str:
     return value.strip()
 
 
-def _value_of(text: str | None, key: str) -> object:
+def _keywords_of_login(text: str) -> str:
+    """Return a login as RDS keeps it as keywords of libpq, and any other text as it is."""
+    login = _value_of(text)
+    if not isinstance(login, dict) or not {"username", "password"} <= login.keys():
+        return text
+    names = {"user": "username", "password": "password", "host": "host", "port": "port", "dbname": "dbname"}
+    values = {
+        keyword: re.sub(r"(['\\])", r"\\\1", str(login[name])) for keyword, name in names.items() if name in login
+    }
+    return " ".join(f"{keyword}='{value}'" for keyword, value in values.items())
+
+
+def _value_of(text: str | None, key: str | None = None) -> object:
+    """Return one value of a text that is a JSON object, or all of it; None where it is none."""
     try:
         document = json.loads(text or "")
     except ValueError:
         return None
-    return document.get(key) if isinstance(document, dict) else None
+    if not isinstance(document, dict):
+        return None
+    return document if key is None else document.get(key)

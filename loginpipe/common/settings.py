@@ -79,6 +79,7 @@ class Settings(BaseSettings):
     env: Literal["local", "production"] = "local"
     queue: str = "login-queue"
     asset_prefix: str = ""
+    consumer: Literal["dagster", "lambda", "both"] = "dagster"
     envelope: Literal["none", "sns", "eventbridge"] = "none"
     database_url: str | None = Field(default=None, repr=False)
     table: str = DEFAULT_TABLE

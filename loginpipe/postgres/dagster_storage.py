@@ -170,7 +170,7 @@ def delete_runs(connection: Connection, run_ids: Sequence[str]) -> tuple[int, in
 
 
 def delete_evaluations(connection: Connection, before: datetime, stays: Needed) -> int:
-    """Delete evaluations of checks that no run holds any more, some thousand a transaction.
+    """Delete evaluations of checks that no run holds any more, and what sensors reported, some thousand a transaction.
 
     Deleting a run leaves them, by Dagster's API too; and a sensor's reports never had a run.
 
@@ -195,7 +195,7 @@ def delete_evaluations(connection: Connection, before: datetime, stays: Needed) 
                 statement("dagster_delete_reports"),
                 {"before": before, "newest": list(stays.check_events), "limit": _ROWS},
             )
-            reports = cursor.rowcount
+            ((reports,),) = cursor.fetchall()
     return deleted
 
 

@@ -407,7 +407,7 @@ def receive_once(
     now_ms = time.time_ns() // 1_000_000
     with returned_if_unreadable(queue, deliveries):
         oldest_ms = 0 if resent_days is None else now_ms - resent_days * 86_400_000
-        return [_message(delivery, now_ms, oldest_ms) for delivery in deliveries]
+        return [message_of(delivery, now_ms, oldest_ms) for delivery in deliveries]
 
 
 def _note_delivery(batch: Received, message: Message) -> None:
@@ -424,7 +424,14 @@ def is_intact(delivery: "MessageTypeDef") -> bool:
     return digest == delivery["MD5OfBody"]
 
 
-def _message(delivery: "MessageTypeDef", now_ms: int, oldest_ms: int) -> Message:
+def message_of(delivery: "MessageTypeDef", now_ms: int, oldest_ms: int = 0) -> Message:
+    """Return the message that a delivery is of.
+
+    Args:
+        delivery: as SQS answers, or as Lambda's event has it.
+        now_ms: when it was received, in milliseconds since 1970.
+        oldest_ms: the oldest date that a message which was sent again may claim.
+    """
     body = delivery["Body"]
     known_as = identity(delivery)
     # What its sender dates too far back is itself, and not what it claims to be: that one has its own outcome.

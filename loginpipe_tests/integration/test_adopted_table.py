@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loginpipe.ingest.consumer import Recorder
+from loginpipe.ingest.record import Recorder
 from loginpipe.local.stack import LocalStack
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.postgres.migrate import migrate

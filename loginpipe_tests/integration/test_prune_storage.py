@@ -222,9 +222,13 @@ def test_reports_of_sensors_that_belong_to_no_run_go_too_but_for_the_newest(dags
     )
     for _ in range(3):
         dagster.instance.report_runless_asset_event(evaluation)
-    dagster.instance.report_runless_asset_event(dg.AssetMaterialization("plain"))
+    for _ in range(3):
+        dagster.instance.report_runless_asset_event(dg.AssetMaterialization("plain", tags={"of": "sensor"}))
     dagster.make_older("", 20)
     assert dagster.pruned()["check_evaluations"] == 2
+    assert dagster.rows("SELECT count(*) FROM asset_event_tags WHERE event_id NOT IN (SELECT id FROM event_logs)") == [
+        (0,)
+    ]
     assert dagster.rows(
         "SELECT dagster_event_type, count(*) FROM event_logs WHERE run_id = '' GROUP BY 1 ORDER BY 1"
     ) == [

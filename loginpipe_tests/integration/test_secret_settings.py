@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import boto3
 import pytest
+from psycopg2.extensions import parse_dsn
 
 from loginpipe.common import secrets
 from loginpipe.common.errors import AlertError, SettingError
@@ -82,6 +83,21 @@ def test_a_reference_stands_for_what_is_kept_at_aws(held: Callable[..., str], wh
 def test_a_key_picks_one_value_of_a_json_object(held: Callable[..., str]) -> None:
     held(json.dumps({"url": URL, "port": 5432}), key="#url")
     assert database_url(load_settings()) == URL
+
+
+def test_a_login_as_rds_keeps_it_stands_for_the_database_also_where_the_environment_says_where_that_is(
+    held: Callable[..., str], pipeline_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = parse_dsn(pipeline_url)
+    password = rf"{PASSWORD}' \\ x"
+    monkeypatch.setenv("PGHOST", parts["host"])
+    held(json.dumps({"username": parts["user"], "password": password, "dbname": parts["dbname"], "engine": "postgres"}))
+    assert parse_dsn(database_url(load_settings())) == {
+        "user": parts["user"],
+        "password": password,
+        "dbname": parts["dbname"],
+    }
+    assert "migrated to" in warehouse.database(load_settings())
 
 
 def test_a_secret_may_be_named_by_its_arn(

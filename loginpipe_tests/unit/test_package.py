@@ -400,6 +400,20 @@ def test_the_queue_in_the_tag_is_a_name_also_where_the_setting_is_a_url(monkeypa
     assert build_definitions().resolve_job_def(INGEST_JOB).tags["loginpipe/queue"] == "logins"
 
 
+@pytest.mark.parametrize(
+    ("consumer", "sensors"),
+    [("lambda", {"lambda_batches_sensor"}), ("both", {"queue_depth_sensor", "lambda_batches_sensor"})],
+)
+def test_where_lambda_consumes_its_batches_are_reported_and_where_it_alone_does_no_sensor_starts_runs(
+    consumer: str, sensors: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_CONSUMER", consumer)
+    found = {sensor.name: sensor for sensor in build_definitions().sensors or []}
+    assert found.keys() == sensors | {"insights_sensor", "monitoring_sensor"}
+    assert found["lambda_batches_sensor"].default_status == dg.DefaultSensorStatus.RUNNING
+    assert found["lambda_batches_sensor"].minimum_interval_seconds == 60
+
+
 def test_the_sensor_runs_from_the_start_and_the_schedule_that_would_double_it_does_not() -> None:
     sensors = {sensor.name: sensor for sensor in definitions().sensors or []}
     assert {name: sensor.default_status.value for name, sensor in sensors.items()} == {

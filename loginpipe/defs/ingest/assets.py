@@ -20,7 +20,8 @@ from loginpipe.defs.ingest.user_logins_table import USER_LOGINS_TABLE, user_logi
 from loginpipe.defs.ingest.validated_logins import VALIDATED_LOGINS, validated_logins
 from loginpipe.defs.resources import MaskingResource, PostgresResource, SqsResource
 from loginpipe.ingest.brake import Brake
-from loginpipe.ingest.consumer import Limits, Recorded, Recorder, StopSignals, consume
+from loginpipe.ingest.consumer import Limits, StopSignals, consume
+from loginpipe.ingest.record import Recorded, Recorder
 from loginpipe.ingest.totals import RunTotals
 from loginpipe.logins.delays import quantile
 from loginpipe.postgres.batches import run_counts

@@ -50,6 +50,7 @@ def examine(settings: Settings, of_dagster: Mapping[str, Check]) -> Iterator[Fin
         "unknown fields": warehouse.unknown_fields,
         "rows": warehouse.rows,
         "archive": warehouse.archive,
+        **({} if settings.consumer == "dagster" else {"AWS Lambda": warehouse.lambda_batches}),
         "clocks": services.clocks,
         **of_dagster,
         "alerts": services.alerts,

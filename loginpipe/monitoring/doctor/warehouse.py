@@ -14,6 +14,7 @@ from loginpipe.logins.extras import UnknownFields, personal_warning
 from loginpipe.masking.keys import SEAL_OFF, load_compat, load_seal_keys, load_token_keys
 from loginpipe.postgres.adopted_rows import read_row_forms
 from loginpipe.postgres.archive import archive_gap
+from loginpipe.postgres.batches import batches_without_run
 from loginpipe.postgres.connections import Connection, connect, place, require_verified_tls, transaction
 from loginpipe.postgres.contract import examine_table, replication_fault, why_read_only
 from loginpipe.postgres.grants import WRITER, grant_differences, standing
@@ -28,6 +29,8 @@ from loginpipe.postgres.partitions import (
     stray_rows,
 )
 from loginpipe.postgres.token_keys import newest_key_version, require_known_keys
+
+_DAY_SECONDS = 86_400
 
 
 @contextmanager
@@ -170,6 +173,20 @@ def rows(settings: Settings) -> str:
         forms = read_row_forms(connection)
     findings = list(forms.findings(settings.masking))
     return f"warning: {'; '.join(findings)}" if findings else f"{forms.rows:,} were read, and mean what new ones mean"
+
+
+def lambda_batches(settings: Settings) -> str:
+    """Look when AWS Lambda recorded its newest batch. A quiet queue is no fault; `fresh` evaluates one that is not."""
+    with warehouse(settings) as connection:
+        found = batches_without_run(
+            connection, settings.queue_name, None, first_seconds=_DAY_SECONDS, settled_seconds=0
+        )
+    if found.newest is None:
+        return "no batch within a day: where messages were sent, see the event source mapping and the function's log"
+    return (
+        f"{found.batches:,} batches within a day, the newest recorded at {found.newest:%Y-%m-%d %H:%M:%S} UTC; "
+        f"{found.received:,} messages, {found.inserted:,} logins"
+    )
 
 
 def archive(settings: Settings) -> str:
