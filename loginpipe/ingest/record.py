@@ -6,7 +6,6 @@ from loginpipe.common.errors import DatabaseError
 from loginpipe.ingest.process import Outcome
 from loginpipe.postgres.batches import BatchRecord, Finished, finish_batches
 from loginpipe.postgres.connections import Connection, transaction
-from loginpipe.postgres.erasures import ERASURE_LOCK
 from loginpipe.postgres.load import Inserted, insert_extras, insert_logins, insert_rejects
 from loginpipe.postgres.statements import statement
 from loginpipe.postgres.vault import insert_aliases, insert_data_keys, insert_sealed
@@ -39,7 +38,7 @@ def record_batch(
         DatabaseError: nothing was written, or the commit was not confirmed.
     """
     with transaction(connection) as cursor:
-        cursor.execute(statement("begin_batch"), {"lock": ERASURE_LOCK, "batch_id": outcome.batch_id})
+        cursor.execute(statement("begin_batch"), {"batch_id": outcome.batch_id})
         ((erasures, rejected, inserted, duplicates, days, rows, delays, delay_seconds),) = cursor.fetchall()
         if inserted is not None:
             # Committed before, and the answer was lost.

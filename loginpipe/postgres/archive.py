@@ -61,8 +61,7 @@ def begin_work_on_day(cursor: Cursor, day: date) -> None:
     """
     # Each statement is to see what was committed before it, above all after a lock was waited for.
     cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-    key = f"loginpipe.archived_days {day}"
-    cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", (key,))
+    cursor.execute("SELECT loginpipe.try_turn(%s)", (f"archived_days {day}",))
     if cursor.fetchone() != (True,):
         raise DatabaseError(f"{day} is being archived or restored by somebody else: run again when that is done", _BUSY)
 

@@ -7,6 +7,7 @@ from datetime import date, datetime
 from psycopg2 import sql
 
 from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.partitions import take_turn
 from loginpipe.postgres.statements import statement
 
 DUPLICATES: Mapping[str, str] = {
@@ -109,5 +110,5 @@ def days_touched(connection: Connection, since: datetime, until: datetime) -> li
 
 def _begin_anew(cursor: Cursor, table: str, day: date) -> None:
     # Two runs for one day would both delete nothing and both insert.
-    cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"loginpipe.{table} {day}",))
+    take_turn(cursor, f"{table} {day}")
     cursor.execute(sql.SQL("DELETE FROM {} WHERE create_date = %s").format(sql.Identifier("loginpipe", table)), (day,))

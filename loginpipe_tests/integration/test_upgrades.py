@@ -82,6 +82,9 @@ ROWS = {
     "0010": """
         UPDATE loginpipe.daily_logins SET users = logins;
     """,
+    "0014": """
+        INSERT INTO loginpipe.turns VALUES ('a test');
+    """,
 }
 """What each revision brings a place for, so that every table has a row at every revision."""
 

@@ -1,0 +1,14 @@
+"""Locks on tables in the place of advisory ones, which any role may take; and a database of ours that is not open to all."""
+
+from loginpipe.postgres.migrations.running import run_sql_file
+
+revision = "0014"
+down_revision = "0010"
+
+
+def upgrade() -> None:
+    run_sql_file("0014_gates.sql")
+
+
+def downgrade() -> None:
+    run_sql_file("0014_gates_undo.sql")
