@@ -1,4 +1,4 @@
-"""A front before the embedded Postgres, which speaks neither TCP, TLS nor passwords: a port of 127.0.0.1 with all three."""
+"""A port with TLS and passwords before the embedded Postgres, which has neither and listens on a socket alone."""
 
 import select
 import socket

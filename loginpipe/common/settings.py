@@ -211,9 +211,7 @@ def in_production() -> bool:
     For what must hold in every process that connects to a database, those of Dagster among them, which start without
     our settings.
     """
-    return any(
-        name.upper() == f"{PREFIX}ENV" and value.strip() == "production" for name, value in os.environ.items()
-    )
+    return any(name.upper() == f"{PREFIX}ENV" and value.strip() == "production" for name, value in os.environ.items())
 
 
 def is_reference(value: str) -> bool:

@@ -43,7 +43,9 @@ class Storage(DagsterPostgresStorage):
         return super().config_type()
 
     @classmethod
-    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> DagsterPostgresStorage:
+    def from_config_value(  # type: ignore[override]  # as Dagster's own
+        cls, inst_data: ConfigurableClassData | None, config_value: Any
+    ) -> DagsterPostgresStorage:
         """Open the storage; in production by connections with verified TLS alone.
 
         Raises:

@@ -57,6 +57,10 @@ _CONNECT_FAULTS = (
     ),
     ("service file", "the service file cannot be read: check PGSERVICEFILE"),
     ("root certificate", "TLS could not be agreed on: set sslrootcert to the file with the authority's certificate"),
+    (
+        "server certificate",
+        "TLS could not be agreed on: its certificate is for another host name, so connect by that one",
+    ),
     ("session is read-only", "none of its hosts takes writes: name the writer's endpoint"),
     ("permission denied for database", "the role may not connect to it: grant it CONNECT"),
     ("authentication failed", "authentication was refused: check the user and the password"),

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import click
 import pytest
-from dagster_postgres import DagsterPostgresStorage, PostgresRunStorage
+from dagster_postgres import PostgresRunStorage
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from loginpipe.backup.programs import DUMP, run
@@ -196,7 +196,8 @@ def _far_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "is_loopback", lambda _: False)
 
 
-NOTHING_BUT_THE_END = {b"", b"X\0\0\0\4"}
+END = b"X\0\0\0\4"
+"""What libpq sends over a connection that it closes."""
 
 
 @pytest.mark.usefixtures("_far_away")
@@ -211,11 +212,12 @@ def test_in_production_the_connection_itself_is_asked_before_anything_is_sent_ov
         name = parse_dsn(plain.url)["dbname"]
 
         def refused(url: str, **environment: str) -> str:
-            with monkeypatch.context() as patch, pytest.raises(DatabaseError) as error:
+            with monkeypatch.context() as patch:
                 for variable, value in environment.items():
                     patch.setenv(variable, value)
-                connect(url)
-            assert {plain.sent, tls.sent} <= NOTHING_BUT_THE_END
+                with pytest.raises(DatabaseError) as error:
+                    connect(url)
+            assert (plain.sent + tls.sent).replace(END, b"") == b""
             return str(error.value)
 
         demanded = f"production demands verified TLS to the database {name} at localhost:"
@@ -248,16 +250,19 @@ def test_in_production_the_connection_itself_is_asked_before_anything_is_sent_ov
                     patch.setenv(variable, value)
                 with closing(connect(url)) as connection:
                     assert query(connection, "SELECT 1") == [(1,)]
-        assert tls.sent not in NOTHING_BUT_THE_END
+        assert tls.sent.replace(END, b"") != b""
 
 
 @pytest.mark.usefixtures("_far_away")
 def test_in_production_dagsters_own_storage_is_held_to_verified_tls_too(
     empty_database_url: str, certificates: Certificates
 ) -> None:
-    def storage(url: str) -> DagsterPostgresStorage:
+    def storage(url: str, *, looks: bool = True) -> PostgresRunStorage:
         url = url.replace("postgresql", "postgresql+psycopg2")
-        return Storage.from_config_value(None, {"postgres_url": url, "should_autocreate_tables": False})
+        config = {"postgres_url": url, "should_autocreate_tables": looks}
+        storage = Storage.from_config_value(None, config).run_storage
+        assert isinstance(storage, PostgresRunStorage)
+        return storage
 
     with Front(empty_database_url, certificates=certificates) as front:
         for url in (front.url, f"{front.url}?sslmode=require", "postgresql://dagster@db.example.com/dagster"):
@@ -266,9 +271,12 @@ def test_in_production_dagsters_own_storage_is_held_to_verified_tls_too(
             assert refusal.value.message.startswith(
                 "DAGSTER_POSTGRES_URL: production demands verified TLS to the database "
             )
-            assert front.sent in NOTHING_BUT_THE_END
-        there = storage(f"{front.url}?{FULL}&sslrootcert={certificates.authority}").run_storage
-        assert isinstance(there, PostgresRunStorage)
+            assert front.sent.replace(END, b"") == b""
+        later = storage(front.url, looks=False)
+        with pytest.raises(DatabaseError, match="production demands verified TLS"), later.connect():
+            pass
+        assert front.sent.replace(END, b"") == b""
+        there = storage(f"{front.url}?{FULL}&sslrootcert={certificates.authority}", looks=False)
         with there.connect() as connection:
             assert connection.exec_driver_sql("SELECT 1").scalar() == 1
 

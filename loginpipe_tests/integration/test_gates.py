@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import date
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg2
@@ -24,7 +24,7 @@ from loginpipe_tests.batches import masking_of, processed
 from loginpipe_tests.conftest import OWNER, PIPELINE, STRANGER, KeyFiles, Pipeline, as_role, execute
 from loginpipe_tests.wire import delivered, eventually, login
 
-TODAY = date(2026, 11, 21)
+TODAY = datetime.now(UTC).date()
 NUMBERS = [int.from_bytes(name) for name in (b"lp-erase", b"lp-audit", b"lp-parts", b"lp-alias", b"lp-migra")]
 WORDS = [f"loginpipe.archived_days {TODAY}", f"loginpipe.daily_logins {TODAY}"]
 """What was locked in earlier versions: numbers, and what numbers were made of."""
@@ -92,8 +92,12 @@ def test_a_role_without_grants_and_an_analyst_cannot_lock_a_gate_in_any_way(
                 # Parsing locks a table that may be named, whatever else is granted on it.
                 f"PREPARE attempt AS DELETE FROM {gate}",
             ):
-                with pytest.raises(psycopg2.errors.InsufficientPrivilege):
-                    execute(url, attempt)
+                with (
+                    closing(psycopg2.connect(url)) as connection,
+                    connection.cursor() as cursor,
+                    pytest.raises(psycopg2.errors.InsufficientPrivilege),
+                ):
+                    cursor.execute(attempt)
 
 
 @pytest.mark.parametrize("work", OF_THE_PIPELINE)
@@ -148,7 +152,7 @@ def test_an_erasure_waits_for_a_run_of_the_code_before_and_for_nobody_else_who_h
 
 
 def test_a_database_of_ours_is_closed_to_those_who_have_no_role_and_one_that_others_use_is_not(
-    empty_database_url: str
+    empty_database_url: str,
 ) -> None:
     name = parse_dsn(empty_database_url)["dbname"]
     execute(empty_database_url, f"ALTER DATABASE {name} OWNER TO {OWNER}", "CREATE TABLE of_another ()")

@@ -24,7 +24,6 @@ from loginpipe.postgres.migrate import HEAD, require_migrated
 from loginpipe.postgres.partitions import EXTRAS, LEDGER, Partition, coming, partitioning, stray_rows
 from loginpipe.postgres.token_keys import newest_key_version, require_known_keys
 
-
 # An erasure, or maintenance, holds its locks for less.
 _LOCK_SECONDS = 1
 
