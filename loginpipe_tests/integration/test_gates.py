@@ -100,6 +100,12 @@ def test_a_role_without_grants_and_an_analyst_cannot_lock_a_gate_in_any_way(
                     cursor.execute(attempt)
 
 
+@pytest.mark.parametrize("row", ["true", "false"])
+def test_what_locks_the_erasure_gate_puts_no_second_row_into_it(pipeline_url: str, row: str) -> None:
+    with pytest.raises(psycopg2.errors.IntegrityError):
+        execute(pipeline_url, f"INSERT INTO vault.erasure_gate VALUES ({row})")
+
+
 @pytest.mark.parametrize("work", OF_THE_PIPELINE)
 def test_a_turn_is_waited_for_and_taken_when_the_other_transaction_has_ended(
     pipeline_url: str, database_url: str, work: str

@@ -128,7 +128,6 @@ ACTIONS = {
     "write the log by a helper": "SELECT vault.write_log('release', NULL, NULL, NULL, NULL, NULL, NULL)",
     "keep erasures waiting": "LOCK TABLE vault.erasure_gate IN ROW EXCLUSIVE MODE",
     "keep loads waiting": "LOCK TABLE vault.erasure_gate IN SHARE MODE",
-    "open a second gate": "INSERT INTO vault.erasure_gate VALUES (false)",
     "keep custody waiting": "SELECT FROM vault.access_log_gate FOR UPDATE",
     "lock the access log": "LOCK TABLE vault.access_log_gate, vault.access_log IN ACCESS SHARE MODE",
     "take a turn": "SELECT loginpipe.take_turn('partitions')",
