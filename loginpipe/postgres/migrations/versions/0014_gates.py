@@ -1,4 +1,4 @@
-"""Locks on tables in the place of advisory ones, which any role may take; a database of ours that is not open to all."""
+"""Locks on tables in the place of advisory ones, which any role may take; a database of ours, closed to others."""
 
 from loginpipe.postgres.migrations.running import run_sql_file
 
