@@ -42,6 +42,7 @@ with imports_that_stay():
     from loginpipe.defs.monitoring.queue_checks import fresh, no_dead_letters
     from loginpipe.defs.monitoring.sensor import monitoring_sensor
     from loginpipe.defs.resources import resources_from
+    from loginpipe.postgres.dagster_storage import verify_connections
 
 __all__ = ["build_definitions", "defs"]
 
@@ -116,6 +117,8 @@ def _with_settings(spec: dg.AssetSpec, settings: Settings) -> dg.AssetSpec:
 def _defs() -> dg.Definitions:
     settings = load_settings()
     configure_logs(settings)
+    # Again where dagster.yaml names a storage of Dagster's own, as the Helm chart's does.
+    verify_connections()
     return build_definitions(settings=settings)
 
 

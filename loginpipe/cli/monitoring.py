@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loginpipe.cli.output import Json, new_app, notes, out, print_json
-from loginpipe.cli.warehouse import warehouse_url
 from loginpipe.common.errors import AlertError, LoginpipeError, SettingError
+from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import load_settings
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def metrics(
     from loginpipe.monitoring.metrics import registry
 
     settings = load_settings()
-    metrics = registry(settings, warehouse_url(settings))
+    metrics = registry(settings, database_url(settings))
     if once:
         out.print(generate_latest(metrics).decode(), end="", markup=False)
         return

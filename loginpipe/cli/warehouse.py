@@ -43,10 +43,10 @@ def migrate(
 
     settings = load_settings()
     if to is not None:
-        before = migrations.undo(warehouse_url(settings), to)
+        before = migrations.undo(database_url(settings), to)
         print_result({"before": before, "after": to}, f"went back from {before} to {to}", as_json=as_json)
         return
-    result = migrations.migrate(warehouse_url(settings), table_is_named=settings.names_the_table)
+    result = migrations.migrate(database_url(settings), table_is_named=settings.names_the_table)
     rows = _rows_of_another_meaning(settings) if result.adopted else []
     with connect_to_warehouse(settings) as connection:
         first = first_day(connection) or datetime.now(UTC).date()
@@ -92,24 +92,9 @@ def connect_to_warehouse(settings: Settings) -> "Iterator[Connection]":
     from loginpipe.postgres.connections import connect
     from loginpipe.postgres.migrate import require_migrated
 
-    with closing(connect(warehouse_url(settings))) as connection:
+    with closing(connect(database_url(settings))) as connection:
         require_migrated(connection)
         yield connection
-
-
-def warehouse_url(settings: Settings) -> str:
-    """Return LOGINPIPE_DATABASE_URL.
-
-    Raises:
-        SettingError: it is not set.
-        DatabaseError: it does not demand verified TLS, in production.
-    """
-    from loginpipe.postgres.connections import require_verified_tls
-
-    url = database_url(settings)
-    if settings.production:
-        require_verified_tls(url)
-    return url
 
 
 @app.command()
@@ -126,7 +111,7 @@ def create(
     """
     from loginpipe.backup.creation import create_backup
 
-    url = warehouse_url(load_settings())
+    url = database_url(load_settings())
     with step("counting and dumping"):
         dump, manifest = create_backup(url, folder)
     if as_json:
@@ -156,7 +141,7 @@ def verify(
     if file_only:
         manifest = require_usable(dump)
     else:
-        url = warehouse_url(load_settings())
+        url = database_url(load_settings())
         with step("restoring into a database of its own"):
             manifest = verify_backup(url, dump)
     told = "the files are whole; it was not restored" if file_only else "restored and compared: it is whole"
@@ -178,7 +163,7 @@ def restore(dump: Dump, *, as_json: Json = False) -> None:
     """
     from loginpipe.backup.restoring import restore_backup
 
-    url = warehouse_url(load_settings())
+    url = database_url(load_settings())
     with step("restoring"):
         manifest = restore_backup(url, dump)
     if as_json:

@@ -251,6 +251,15 @@ def region_and_account(queue: str) -> tuple[str, str] | None:
     return (arn[1], arn[2]) if arn else None
 
 
+def in_production() -> bool:
+    """Say whether LOGINPIPE_ENV is production, whatever the other settings are.
+
+    For what must hold in every process that connects to a database, those of Dagster among them, which start without
+    our settings.
+    """
+    return any(name.upper() == f"{PREFIX}ENV" and value.strip() == "production" for name, value in os.environ.items())
+
+
 def is_reference(value: str) -> bool:
     """Say whether a secret setting names where the secret is, and is not the secret itself."""
     return _REFERENCE.fullmatch(value) is not None

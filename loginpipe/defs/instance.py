@@ -10,6 +10,9 @@ from dagster._serdes import ConfigurableClass, ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
 from dotenv import dotenv_values
 
+from loginpipe.common.errors import DatabaseError
+from loginpipe.postgres.dagster_storage import verify_connections
+
 # Linux keeps here what a process was started with, whatever it has set since.
 _AT_START = Path("/proc/self/environ")
 
@@ -38,6 +41,21 @@ class Storage(DagsterPostgresStorage):
         # A mounted secret ends with a line break as a rule, which would be part of the database's name.
         os.environ["DAGSTER_POSTGRES_URL"] = url
         return super().config_type()
+
+    @classmethod
+    def from_config_value(  # type: ignore[override]  # as Dagster's own
+        cls, inst_data: ConfigurableClassData | None, config_value: Any
+    ) -> DagsterPostgresStorage:
+        """Open the storage; in production by connections with verified TLS alone.
+
+        Raises:
+            ClickException: they have none, or its certificate is not verified.
+        """
+        verify_connections()
+        try:
+            return super().from_config_value(inst_data, config_value)
+        except DatabaseError as error:
+            raise click.ClickException(f"DAGSTER_POSTGRES_URL: {error}") from None
 
 
 class EnvFile(SecretsLoader, ConfigurableClass):

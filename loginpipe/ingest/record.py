@@ -15,7 +15,7 @@ from loginpipe.logins.parsing import Envelope
 from loginpipe.logins.rejects import Reason
 from loginpipe.postgres.batches import BatchRecord, Finished, finish_batches
 from loginpipe.postgres.connections import Connection, transaction
-from loginpipe.postgres.erasures import ERASURE_LOCK, Erased, read_erased
+from loginpipe.postgres.erasures import Erased, read_erased
 from loginpipe.postgres.load import Inserted, insert_extras, insert_logins, insert_rejects
 from loginpipe.postgres.session import Session
 from loginpipe.postgres.statements import statement
@@ -58,7 +58,7 @@ def record_batch(
         DatabaseError: nothing was written, or the commit was not confirmed.
     """
     with transaction(connection) as cursor:
-        cursor.execute(statement("begin_batch"), {"lock": ERASURE_LOCK, "batch_id": outcome.batch_id})
+        cursor.execute(statement("begin_batch"), {"batch_id": outcome.batch_id})
         ((erasures, rejected, inserted, duplicates, days, rows, delays, delay_seconds),) = cursor.fetchall()
         if inserted is not None:
             # Committed before, and the answer was lost.

@@ -68,8 +68,7 @@ def begin_work_on_day(cursor: Cursor, day: date) -> None:
         DatabaseError: somebody else is at work on it.
     """
     read_committed(cursor)
-    key = f"loginpipe.archived_days {day}"
-    cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", (key,))
+    cursor.execute("SELECT loginpipe.try_turn(%s)", (f"archived_days {day}",))
     if cursor.fetchone() != (True,):
         raise DatabaseError(f"{day} is being archived or restored by somebody else: run again when that is done", _BUSY)
 

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from loginpipe.common.errors import SchemaError
-from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.common.settings import in_production
+from loginpipe.postgres.connections import Connection, Cursor, require_verified_tls, secured, transaction
 from loginpipe.postgres.statements import statement
 
 FAILED_RUNS_DAYS = 30
@@ -44,7 +46,6 @@ _COLUMNS = {
 }
 LOCK_TIMEOUT = "5s"
 """For a connection that deletes: what waits for a lock blocks whoever wants that lock after it."""
-_LOCK = int.from_bytes(b"lp-prune")  # any number that nobody else locks
 # Rows that one transaction goes through.
 _ROWS = 5_000
 
@@ -102,6 +103,29 @@ class Usage:
     def bytes_a_day(self) -> int:
         """What the events of the last day take, by the average of all."""
         return self.event_bytes * self.events_of_a_day // self.events if self.events else 0
+
+
+def verify_connections() -> None:
+    """Hold what Dagster itself connects to in this process to verified TLS, in production, as `connect` is held to it.
+
+    Dagster connects by SQLAlchemy, which asks this for each connection that it makes, before it sends anything.
+    """
+    if not in_production():
+        return
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    if not event.contains(Engine, "do_connect", _connect):
+        event.listen(Engine, "do_connect", _connect)
+
+
+def _connect(dialect: Any, _record: object, arguments: list[Any], parameters: dict[str, Any]) -> Any:
+    """Return a connection that SQLAlchemy is about to make; None for another database than Postgres, which it makes."""
+    if dialect.name != "postgresql":
+        return None
+    connection = dialect.connect(*arguments, **secured({name: str(value) for name, value in parameters.items()}))
+    require_verified_tls(connection)
+    return connection
 
 
 def require_known(connection: Connection) -> None:
@@ -214,5 +238,6 @@ def _deleting(connection: Connection) -> Iterator[Cursor]:
     Two that delete the same rows would wait for each other, and might do so in a circle.
     """
     with transaction(connection) as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        # A table that a migration of Dagster alone writes to. An advisory lock could be taken by any role.
+        cursor.execute("LOCK TABLE alembic_version IN EXCLUSIVE MODE")
         yield cursor

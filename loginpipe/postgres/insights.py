@@ -8,6 +8,7 @@ from psycopg2 import sql
 
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.days import changes_of, read_committed, record_changes
+from loginpipe.postgres.partitions import take_turn
 from loginpipe.postgres.statements import statement
 
 DUPLICATES: Mapping[str, str] = {
@@ -111,5 +112,5 @@ def _begin(cursor: Cursor, table: str, day: date) -> int:
     """Let no other computation of a day run; return how many of the day's changes this one is sure to have."""
     read_committed(cursor)
     # Two runs for one day would both delete nothing and both insert.
-    cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"loginpipe.{table} {day}",))
+    take_turn(cursor, f"{table} {day}")
     return changes_of(cursor, day)

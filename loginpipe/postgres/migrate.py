@@ -34,7 +34,8 @@ HEAD = "0015"
 _MIGRATED_BY = re.compile(r"Migrated by loginpipe (\S+)\.")
 
 _INSUFFICIENT_PRIVILEGE = "42501"
-_LOCK = int.from_bytes(b"lp-migra")  # any number that nobody else locks
+# What another first migration has made at the same time, as errors: of a unique key, a schema, a table.
+_MADE_MEANWHILE = frozenset({"23505", "42P06", "42P07"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +169,21 @@ def _in_transaction(database_url: str, work: "Callable[[SqlalchemyConnection], T
 
     # With `creator`, libpq reads the URL: SQLAlchemy's own reading knows fewer forms.
     engine = create_engine("postgresql+psycopg2://", creator=partial(connect, database_url), poolclass=NullPool)
+
+    def attempt() -> T:
+        try:
+            with engine.begin() as bound:
+                return work(bound)
+        except (DBAPIError, psycopg2.Error) as error:
+            raise _refusal(error.orig if isinstance(error, DBAPIError) else error) from None
+
     try:
-        with engine.begin() as bound:
-            return work(bound)
-    except (DBAPIError, psycopg2.Error) as error:
-        raise _refusal(error.orig if isinstance(error, DBAPIError) else error) from None
+        return attempt()
+    except DatabaseError as error:
+        if error.sqlstate not in _MADE_MEANWHILE:
+            raise
+    # The other one has committed all of it.
+    return attempt()
 
 
 def _upgrade_in_transaction(bound: "SqlalchemyConnection", *, table_is_named: bool) -> tuple[str | None, bool]:
@@ -180,22 +191,15 @@ def _upgrade_in_transaction(bound: "SqlalchemyConnection", *, table_is_named: bo
 
     connection = cast("Connection", bound.connection.driver_connection)
     with connection.cursor() as cursor:
-        cursor.execute(connection.settings)
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-        before = revision_of(cursor)
-        if before is None:
-            _require_schema(cursor)
-            if not table_is_named:
-                _refuse_another_table(cursor)
-        else:
-            _refuse_newer(before, cursor)
-            require_same_table(cursor)
+        # Each statement is to see what was committed before it, above all after a lock was waited for.
+        cursor.execute(f"SET TRANSACTION ISOLATION LEVEL READ COMMITTED; {connection.settings}")
+        before = _revision_to_upgrade(cursor, table_is_named=table_is_named)
         if before == HEAD:
             return before, False
-        cursor.execute("SELECT to_regnamespace('loginpipe') IS NULL")
-        if cursor.fetchone() == (True,):  # CREATE SCHEMA IF NOT EXISTS wants the privilege even when it exists
-            cursor.execute("CREATE SCHEMA loginpipe")
-            cursor.execute("COMMENT ON SCHEMA loginpipe IS 'What the pipeline of user_logins keeps for itself.'")
+        _lock_others_out(cursor)
+        before = _revision_to_upgrade(cursor, table_is_named=table_is_named)
+        if before == HEAD:
+            return before, False
     config = alembic_config()
     config.attributes["connection"] = bound
     command.upgrade(config, HEAD)
@@ -209,11 +213,13 @@ def _undo_in_transaction(bound: "SqlalchemyConnection", *, revision: str) -> str
 
     connection = cast("Connection", bound.connection.driver_connection)
     with connection.cursor() as cursor:
-        cursor.execute(connection.settings)
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        cursor.execute(f"SET TRANSACTION ISOLATION LEVEL READ COMMITTED; {connection.settings}")
+        if revision_of(cursor) is None:
+            raise SchemaError(f"{place(connection)} was never migrated: there is nothing to undo")
+        _lock_others_out(cursor)
         before = revision_of(cursor)
         if before is None:
-            raise SchemaError(f"{place(connection)} was never migrated: there is nothing to undo")
+            raise SchemaError(f"{place(connection)} was undone meanwhile: there is nothing to undo")
         _refuse_newer(before, cursor)
         require_same_table(cursor)
     if not "0001" <= revision < before or not re.fullmatch(r"\d{4}", revision):
@@ -225,6 +231,39 @@ def _undo_in_transaction(bound: "SqlalchemyConnection", *, revision: str) -> str
     config.attributes["connection"] = bound
     command.downgrade(config, revision)
     return before
+
+
+def _revision_to_upgrade(cursor: Cursor, *, table_is_named: bool) -> str | None:
+    """Return the revision, having refused a database that is not this code's to upgrade."""
+    found = revision_of(cursor)
+    if found is None:
+        _require_schema(cursor)
+        if not table_is_named:
+            _refuse_another_table(cursor)
+    else:
+        _refuse_newer(found, cursor)
+        require_same_table(cursor)
+    return found
+
+
+def _lock_others_out(cursor: Cursor) -> None:
+    """Wait for another migration, and keep others waiting until this transaction ends. Readers are not kept.
+
+    Of two that make the schema or Alembic's table at once, the second waits for the first, and then fails with an error
+    of `_MADE_MEANWHILE`.
+    """
+    cursor.execute("SELECT to_regnamespace('loginpipe') IS NULL, to_regclass('loginpipe.alembic_version') IS NULL")
+    ((no_schema, no_table),) = cursor.fetchall()
+    if no_schema:  # CREATE SCHEMA IF NOT EXISTS wants the privilege even when it exists
+        cursor.execute("CREATE SCHEMA loginpipe")
+        cursor.execute("COMMENT ON SCHEMA loginpipe IS 'What the pipeline of user_logins keeps for itself.'")
+    if no_table:
+        # As Alembic makes it.
+        cursor.execute(
+            "CREATE TABLE loginpipe.alembic_version "
+            "(version_num varchar(32) NOT NULL CONSTRAINT alembic_version_pkc PRIMARY KEY)"
+        )
+    cursor.execute("LOCK TABLE loginpipe.alembic_version IN EXCLUSIVE MODE")
 
 
 def _require_schema(cursor: Cursor) -> None:

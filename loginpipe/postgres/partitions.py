@@ -30,7 +30,6 @@ _DAY = timedelta(days=1)
 _BY_DAY = "RANGE (create_date)"
 _BY_DAY_OF_THE_LEDGER = "RANGE (sent_on)"
 
-_LOCK = int.from_bytes(b"lp-parts")  # any number that nobody else locks
 # Loads and queries queue behind a lock that waits: never longer than this. And less than Postgres' deadlock_timeout,
 # so that where two wait for each other this gives way, never a load.
 _LOCK_WAIT = "900ms"
@@ -214,7 +213,7 @@ def in_turn(connection: Connection, work: Callable[[Cursor], _Result], subject: 
         with transaction(connection) as cursor:
             # Each statement is to see what was committed before it, above all after a lock was waited for.
             cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            take_turn(cursor, "partitions")
             cursor.execute("SELECT set_config('lock_timeout', %s, true)", (_LOCK_WAIT,))
             return work(cursor)
 
@@ -228,6 +227,14 @@ def in_turn(connection: Connection, work: Callable[[Cursor], _Result], subject: 
         return retrying(once)
     except DatabaseError as error:
         raise DatabaseError(f"maintaining partitions, {subject}: {error}", error.sqlstate) from None
+
+
+def take_turn(cursor: Cursor, work: str) -> None:
+    """Wait until no other transaction does this work, and keep others from it until this one ends.
+
+    Unlike an advisory lock, nobody but the pipeline and the owner can take it.
+    """
+    cursor.execute("SELECT loginpipe.take_turn(%s)", (work,))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from loginpipe.defs.maintenance import storage
 from loginpipe.defs.maintenance.storage import prune_dagster_storage
 from loginpipe.local.stack import LocalStack
 from loginpipe.postgres.connections import connect
-from loginpipe.postgres.dagster_storage import _LOCK
 from loginpipe_tests.wire import cause_of_failure, eventually
 
 DAYS = dg.DailyPartitionsDefinition("2026-01-01")
@@ -150,10 +149,9 @@ def test_a_run_that_is_old_goes_with_its_events_its_tags_and_what_it_printed(dag
 
 def test_of_two_code_locations_that_prune_at_the_same_time_one_waits_for_the_other(dagster: Storage) -> None:
     old, _ = (dagster.run("plain", days_ago=days) for days in (15, 0))
-    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = ("
-    waiting += "SELECT oid FROM pg_database WHERE datname = current_database())"
+    waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'alembic_version'::regclass AND NOT granted"
     with closing(psycopg2.connect(dagster.url)) as another, ThreadPoolExecutor() as pool:
-        another.cursor().execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        another.cursor().execute("LOCK TABLE alembic_version IN EXCLUSIVE MODE")
         pruned = pool.submit(dagster.pruned)
         eventually(lambda: pruned.done() or dagster.rows(waiting) == [(1,)], "it waits")
         assert dagster.there(old) == [True]

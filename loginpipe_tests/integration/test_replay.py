@@ -22,7 +22,6 @@ from loginpipe.logins.splitting import Reject
 from loginpipe.masking.key_files import read_seal_key
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.postgres.connections import Connection, transaction
-from loginpipe.postgres.erasures import ERASURE_LOCK
 from loginpipe.postgres.load import insert_rejects
 from loginpipe.postgres.partitions import maintain
 from loginpipe.postgres.rejects import RejectFilter, find_rejects
@@ -65,7 +64,7 @@ class Rejects:
         fields = ["app_version"] * len(reasons)
         rejected = [Reject(i, body, sent_ms, sent_ms + 5_000, reasons, fields) for i, body in bodies.items()]
         with transaction(self.connection) as cursor:
-            cursor.execute(statement("begin_batch"), {"lock": ERASURE_LOCK, "batch_id": str(uuid4())})
+            cursor.execute(statement("begin_batch"), {"batch_id": str(uuid4())})
             assert insert_rejects(cursor, rejected, kept, str(uuid4())) == len(bodies)
 
     def replay(self, ids: Sequence[str], **options: Any) -> ReplayCounts:

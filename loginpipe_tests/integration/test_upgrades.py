@@ -85,6 +85,9 @@ ROWS = {
     "0011": """
         INSERT INTO loginpipe.day_changes VALUES ('2026-11-20');
     """,
+    "0014": """
+        INSERT INTO loginpipe.turns VALUES ('a test');
+    """,
     "0015": """
         SELECT loginpipe.trim_extras('2019-01-01');
     """,

@@ -22,7 +22,6 @@ from loginpipe.monitoring.alerts.state import looked
 from loginpipe.monitoring.freshness import judge, patience
 from loginpipe.monitoring.reports import QueueSeen, Seen, news, read_memory
 from loginpipe.postgres.batches import RecentBatches, recent_batches
-from loginpipe.postgres.connections import require_verified_tls
 from loginpipe.postgres.session import Session
 from loginpipe.sqs.client import open_queue
 from loginpipe.sqs.dead_letters import read_dead_letters
@@ -142,10 +141,7 @@ def _queue(settings: Settings) -> QueueSeen | str:
 
 def _runs(settings: Settings, now: datetime) -> RecentBatches | str:
     try:
-        url = database_url(settings)
-        if settings.production:
-            require_verified_tls(url)
-        with closing(Session(url, patience_seconds=_PATIENCE_SECONDS)) as session:
+        with closing(Session(database_url(settings), patience_seconds=_PATIENCE_SECONDS)) as session:
             return session.run(partial(recent_batches, queue=settings.queue_name, now=now))
     except (DatabaseError, SettingError) as error:
         return str(error)

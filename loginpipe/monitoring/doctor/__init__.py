@@ -43,6 +43,7 @@ def examine(settings: Settings, of_dagster: Mapping[str, Check]) -> Iterator[Fin
         "database": warehouse.database,
         "table": warehouse.table,
         "grants": warehouse.grants,
+        "locks": warehouse.locks,
         "partitions": warehouse.partitions,
         "token keys": warehouse.token_keys,
         "seal key": warehouse.seal_key,
