@@ -108,5 +108,5 @@ def test_the_revisions_that_the_documents_show_are_those_of_today() -> None:
     assert re.findall(r"^\| (\d{4}) \|", text, re.MULTILINE) == [f"{number:04}" for number in range(1, int(HEAD) + 1)]
     assert f"(at {before}, needs {HEAD})" in text
     assert f"is at {HEAD}, and this code (loginpipe 0.1.0) knows {before} at most" in text
-    assert f'command.downgrade(config, "{before}")' in text
+    assert f"loginpipe migrate --to {before}" in text
     assert f"`{after}_country.py`" in (ROOT / "CONTRIBUTING.md").read_text()
