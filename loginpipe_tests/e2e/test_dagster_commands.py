@@ -178,7 +178,7 @@ def test_a_login_arrives_while_the_run_queue_is_full_of_what_comes_after_it(
         seen.add(tuple(job for job in jobs if job != "ingest_logins"))
         return project.rows("SELECT count(*) FROM user_logins") == [(1,)]
 
-    eventually(arrived, seconds=60, what="the login is in the table")
+    eventually(arrived, seconds=120, what="the login is in the table")
     left = [run["id"] for run in graphql(port, waiting)["runsOrError"]["results"]]
     graphql(port, stop % ", ".join(f'"{run}"' for run in left))
     assert max(map(len, seen)) == 2, "two of the ten places, whatever waits"
