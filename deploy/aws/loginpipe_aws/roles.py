@@ -47,8 +47,8 @@ class Roles(Construct):
         archive: s3.IBucket,
         compute_logs: s3.IBucket,
         topic: sns.ITopic,
-    ) -> None:
-        """Give every role what it may do, now that there is what it may be done to."""
+    ) -> Resources:
+        """Give every role what it may do, now that there is what it may be done to; return what that is."""
         stack = cdk.Stack.of(self)
         resources: Resources = {
             "arn:aws:sqs:REGION:ACCOUNT:QUEUE": queue.logins.queue_arn,
@@ -78,6 +78,7 @@ class Roles(Construct):
             # Without it S3 says of an object that is not there yet that it is forbidden.
             iam.PolicyStatement(sid="ListIt", actions=["s3:ListBucket"], resources=[compute_logs.bucket_arn])
         )
+        return resources
 
 
 def _task_role(scope: Construct, name: str, description: str) -> iam.Role:
