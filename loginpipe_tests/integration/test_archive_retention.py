@@ -306,8 +306,16 @@ def test_users_who_are_erased_are_taken_out_of_the_files_of_days_that_were_dropp
     assert archive.store.names() == sorted(archive.stores.locate(record.url)[1] for record in after.values())
     for day in DAYS:
         assert archive.run(partial(verify_day, record=after[day], stores=archive.stores)) is None
+    for day in (DAYS[0], DAYS[2]):
         assert restored(archive, day) == Restored(rows=3), "no keys are needed: the file has no erased user"
         assert archive.stored(day) == of_day(LOGINS[2:], day)
+
+    with closing(connect(custodian_url)) as custodian:
+        for user in {str(login[0]) for login in LOGINS[2:]}:
+            erase(custodian, user, token_keys(1, 2).tombstones(user), REASON)
+    assert forgotten(DAYS[1], 1) == 3
+    assert archive.record(DAYS[1]).row_count == 0
+    assert restored(archive, DAYS[1]) == Restored(already_there=True), "a day of erased users only"
 
 
 def test_rows_that_came_after_a_day_was_dropped_stay_beside_those_that_come_back(archive: Archive) -> None:
