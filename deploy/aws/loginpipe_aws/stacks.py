@@ -97,6 +97,7 @@ class DataStack(cdk.Stack):
             archive=self.storage.archive,
             compute_logs=self.storage.compute_logs,
             topic=self.telemetry.topic,
+            database=self.database.instance,
         )
         KeyWatch(
             self,
