@@ -82,6 +82,7 @@ class Settings(BaseSettings):
     consumer: Literal["dagster", "lambda", "both"] = "dagster"
     envelope: Literal["none", "sns", "eventbridge"] = "none"
     database_url: str | None = Field(default=None, repr=False)
+    database_auth: Literal["password", "rds-iam"] = "password"
     table: str = DEFAULT_TABLE
     token_keys: str | None = None
     seal_key: str | None = None
@@ -257,7 +258,17 @@ def in_production() -> bool:
     For what must hold in every process that connects to a database, those of Dagster among them, which start without
     our settings.
     """
-    return any(name.upper() == f"{PREFIX}ENV" and value.strip() == "production" for name, value in os.environ.items())
+    return _in_force("env") == "production"
+
+
+def connects_by_token() -> bool:
+    """Say whether LOGINPIPE_DATABASE_AUTH is rds-iam, whatever the other settings are: as `in_production`."""
+    return _in_force("database_auth") == "rds-iam"
+
+
+def _in_force(name: str) -> str:
+    variable = f"{PREFIX}{name}".upper()
+    return next((value.strip() for key, value in os.environ.items() if key.upper() == variable), "")
 
 
 def is_reference(value: str) -> bool:

@@ -10,7 +10,7 @@ from dagster._serdes import ConfigurableClass, ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
 from dotenv import dotenv_values
 
-from loginpipe.common.errors import DatabaseError
+from loginpipe.common.errors import LoginpipeError
 from loginpipe.postgres.dagster_storage import verify_connections
 
 # Linux keeps here what a process was started with, whatever it has set since.
@@ -46,15 +46,15 @@ class Storage(DagsterPostgresStorage):
     def from_config_value(  # type: ignore[override]  # as Dagster's own
         cls, inst_data: ConfigurableClassData | None, config_value: Any
     ) -> DagsterPostgresStorage:
-        """Open the storage; in production by connections with verified TLS alone.
+        """Open the storage, by connections as those of the warehouse: with verified TLS in production, or with a token.
 
         Raises:
-            ClickException: they have none, or its certificate is not verified.
+            ClickException: they cannot be made so.
         """
         verify_connections()
         try:
             return super().from_config_value(inst_data, config_value)
-        except DatabaseError as error:
+        except LoginpipeError as error:
             raise click.ClickException(f"DAGSTER_POSTGRES_URL: {error}") from None
 
 

@@ -14,9 +14,9 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2.extensions import make_dsn, parse_dsn
 
-from loginpipe.common.aws import is_loopback
-from loginpipe.common.errors import DatabaseError
-from loginpipe.common.settings import in_production
+from loginpipe.common.aws import is_loopback, rds_token
+from loginpipe.common.errors import DatabaseError, SettingError
+from loginpipe.common.settings import connects_by_token, in_production
 
 Cursor: TypeAlias = psycopg2.extensions.cursor
 
@@ -63,6 +63,10 @@ _CONNECT_FAULTS = (
     ),
     ("session is read-only", "none of its hosts takes writes: name the writer's endpoint"),
     ("permission denied for database", "the role may not connect to it: grant it CONNECT"),
+    (
+        "PAM authentication failed",
+        "RDS refused the token: grant rds_iam to the user and rds-db:connect for it; check AWS_REGION and the clock",
+    ),
     ("authentication failed", "authentication was refused: check the user and the password"),
     ("no password supplied", "authentication was refused: the URL holds no password and the server wants one"),
     ("pg_hba.conf", "authentication was refused: the server admits no such user from this host, or not without TLS"),
@@ -90,6 +94,7 @@ _VARIABLES = {
     "port": "PGPORT",
     "dbname": "PGDATABASE",
     "sslmode": "PGSSLMODE",
+    "user": "PGUSER",
 }
 _LOCAL_HOSTS = frozenset({"", "localhost", "127.0.0.1", "::1"})
 
@@ -164,16 +169,34 @@ def connect(database_url: str, *, lock_timeout: str | None = None) -> Connection
 
 
 def secured(parameters: Mapping[str, str]) -> dict[str, str]:
-    """Return libpq's parameters for a connection; in production so that no password can cross a network in clear.
+    """Return libpq's parameters for one connection: with a token, where the setting says so, and safe to connect with.
 
-    What cannot be known before, above all what a service file says, is checked by `require_verified_tls`.
+    In production, and with a token, no password can cross a network in clear. What cannot be known before, above all
+    what a service file says, is checked by `require_verified_tls`.
 
     Raises:
-        DatabaseError: production, a host that is not this machine, and another ``sslmode`` than ``verify-full``.
+        DatabaseError: a host that is not this machine, and another ``sslmode`` than ``verify-full``; no token can be
+            made.
+        SettingError: the token's host or user is not known, or there is a password in its place.
     """
+    if connects_by_token():
+        return {**_with_verified_tls(parameters), "password": _token(parameters)}
+    return _with_verified_tls(parameters) if in_production() else dict(parameters)
+
+
+def _token(parameters: Mapping[str, str]) -> str:
+    effective = _with_environment(parameters)
+    host, user = effective.get("host", ""), effective.get("user")
+    if parameters.get("password") or not user or not re.fullmatch(r"[^/,]+", host):
+        raise SettingError(
+            f"LOGINPIPE_DATABASE_AUTH is rds-iam: the URL of {_place(parameters)} must name one host, a user and no "
+            "password"
+        )
+    return rds_token(host, effective.get("port") or "5432", user, DatabaseError)
+
+
+def _with_verified_tls(parameters: Mapping[str, str]) -> dict[str, str]:
     found = dict(parameters)
-    if not in_production():
-        return found
     effective, service = _with_environment(found), _service(found)
     # libpq goes to the address where there is one, whatever the host is called.
     hosts = (effective.get("hostaddr") or effective.get("host", "")).split(",")
@@ -186,14 +209,16 @@ def secured(parameters: Mapping[str, str]) -> dict[str, str]:
 
 
 def require_verified_tls(connection: psycopg2.extensions.connection) -> None:
-    """Refuse a connection that crosses a network without verified TLS, in production, before anything is sent over it.
+    """Refuse a connection that crosses a network without verified TLS, before anything is sent over it.
+
+    In production, or where it was made with a token.
 
     The connection itself is asked: where it leads, whether it is encrypted, and how its certificate was verified.
 
     Raises:
         DatabaseError: it is refused, and closed.
     """
-    if not in_production() or _is_local(connection):
+    if not (in_production() or connects_by_token()) or _is_local(connection):
         return
     info = connection.info
     if not info.ssl_in_use or info.dsn_parameters.get("sslmode") != "verify-full":
@@ -212,8 +237,9 @@ def _is_local(connection: psycopg2.extensions.connection) -> bool:
 
 
 def _unverified(where: str) -> DatabaseError:
+    demanding = "production" if in_production() else "rds-iam"
     return DatabaseError(
-        f"production demands verified TLS to {where}: add sslmode=verify-full, and sslrootcert with the authority's "
+        f"{demanding} demands verified TLS to {where}: add sslmode=verify-full, and sslrootcert with the authority's "
         "certificate, to its URL"
     )
 

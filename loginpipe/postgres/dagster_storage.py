@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from loginpipe.common.errors import SchemaError
-from loginpipe.common.settings import in_production
+from loginpipe.common.settings import connects_by_token, in_production
 from loginpipe.postgres.connections import Connection, Cursor, require_verified_tls, secured, transaction
 from loginpipe.postgres.statements import statement
 
@@ -106,11 +106,11 @@ class Usage:
 
 
 def verify_connections() -> None:
-    """Hold what Dagster itself connects to in this process to verified TLS, in production, as `connect` is held to it.
+    """Let Dagster connect to its storage in this process as `connect` does: with verified TLS, or with a token.
 
     Dagster connects by SQLAlchemy, which asks this for each connection that it makes, before it sends anything.
     """
-    if not in_production():
+    if not (in_production() or connects_by_token()):
         return
     from sqlalchemy import event
     from sqlalchemy.engine import Engine

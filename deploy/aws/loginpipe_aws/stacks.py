@@ -107,6 +107,7 @@ class DataStack(cdk.Stack):
             archive=self.storage.archive,
             compute_logs=self.storage.compute_logs,
             topic=self.telemetry.topic,
+            database=self.database.instance,
         )
         if self.function:
             self.function.grant(resources, login=self.database.secrets["pipeline"], key=self.keys.data)
