@@ -13,22 +13,23 @@ from loginpipe.postgres.days import stale_days
 
 INSIGHTS_JOB = "refresh_insights"
 
-# What costs a day's logins first; each of the others looks at the whole history of what was seen on the day.
-_ORDER = ("daily_logins", "duplicate_devices", "duplicate_ips")
+# Daily counts the newest day first, since that is what people look at. Duplicates the oldest first: the rows of a day follow
+# from those of the days before.
+_OLDEST_FIRST = {"daily_logins": False, "duplicate_devices": True, "duplicate_ips": True}
 
 
 @dg.op
 def refresh_stale_days(
     context: dg.OpExecutionContext, postgres: PostgresResource, settings: dg.ResourceParam[Settings]
 ) -> Iterator[dg.AssetMaterialization | dg.Output[None]]:
-    """Compute again what is stale, the newest day first.
+    """Compute again what is stale.
 
     Raises:
         DatabaseError: a day could not be written; the days before it are, and this one and those after it stay due.
     """
     stale = postgres.run(stale_days)
-    for table in _ORDER:
-        for day in (day for day, tables in stale.items() if table in tables):
+    for table, oldest_first in _OLDEST_FIRST.items():
+        for day in sorted((day for day, tables in stale.items() if table in tables), reverse=not oldest_first):
             metadata = refreshed(postgres, table, [day])
             # The assets have no days before their first one and none to come; the tables may.
             if first_day(settings) <= day <= datetime.now(UTC).date():

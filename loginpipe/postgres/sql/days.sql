@@ -37,24 +37,68 @@ INSERT INTO loginpipe.days AS known (day, changes, {asset})
 VALUES (%(day)s, 0, %(changes)s)
 ON CONFLICT (day) DO UPDATE SET {asset} = greatest(known.{asset}, EXCLUDED.{asset})
 
+-- name: record_state
+-- Record how many changes of a day are in device_users or ip_users.
+INSERT INTO loginpipe.days AS known (day, changes, {state})
+VALUES (%(day)s, 0, %(changes)s)
+ON CONFLICT (day) DO UPDATE SET {state} = greatest(known.{state}, EXCLUDED.{state})
+
+-- name: days_to_keep
+-- List the days before another one that are over and not in device_users or ip_users as they are now, the oldest first.
+SELECT day
+FROM loginpipe.days
+WHERE day < least(%(before)s, (clock_timestamp() AT TIME ZONE 'UTC')::date) AND coalesce({state}, 0) < changes
+ORDER BY day
+
+-- name: note_open_days
+-- Note that the days that are not over have changed: their rows follow from those of the days before.
+INSERT INTO loginpipe.day_changes (day)
+SELECT day
+FROM loginpipe.days
+WHERE day >= %(today)s AND day <> %(day)s AND {asset} > 0
+
 -- name: stale_days
--- List the days that have changed since the insights were computed, with the tables that are stale. Days that are in the
--- archive only are left out until they are restored: computed from what the table still has, they would lose their counts.
-SELECT
-    known.day,
-    array_remove(
-        ARRAY[
-            CASE WHEN known.daily_logins < known.changes THEN 'daily_logins' END,
-            CASE WHEN known.duplicate_devices < known.changes THEN 'duplicate_devices' END,
-            CASE WHEN known.duplicate_ips < known.changes THEN 'duplicate_ips' END
-        ],
-        NULL
-    )
-FROM loginpipe.days AS known
-WHERE least(known.daily_logins, known.duplicate_devices, known.duplicate_ips) < known.changes
-    AND NOT EXISTS (
+-- List the days that have changed since the insights were computed, with the tables that are stale; a day that is over is to
+-- be in device_users and ip_users too. Tokens that have changed make the newest day stale, whose computation takes them all.
+-- Days that are in the archive only are left out of the daily counts until they are restored: computed from what the table
+-- still has, they would lose them. Duplicates add what came since.
+SELECT day, tables
+FROM (
+    SELECT
+        known.day,
+        array_remove(
+            ARRAY[
+                CASE
+                    WHEN known.daily_logins < known.changes
+                        AND NOT EXISTS (
+                            SELECT
+                            FROM loginpipe.archived_days AS archived
+                            WHERE archived.day = known.day AND archived.dropped_at IS NOT NULL
+                        )
+                        THEN 'daily_logins'
+                END,
+                CASE
+                    WHEN known.duplicate_devices < known.changes
+                        OR is_over AND coalesce(known.device_users, 0) < known.changes
+                        OR is_newest AND EXISTS (SELECT FROM loginpipe.token_changes WHERE asset = 'duplicate_devices')
+                        THEN 'duplicate_devices'
+                END,
+                CASE
+                    WHEN known.duplicate_ips < known.changes
+                        OR is_over AND coalesce(known.ip_users, 0) < known.changes
+                        OR is_newest AND EXISTS (SELECT FROM loginpipe.token_changes WHERE asset = 'duplicate_ips')
+                        THEN 'duplicate_ips'
+                END
+            ],
+            NULL
+        ) AS tables
+    FROM (
         SELECT
-        FROM loginpipe.archived_days AS archived
-        WHERE archived.day = known.day AND archived.dropped_at IS NOT NULL
-    )
-ORDER BY known.day DESC
+            *,
+            day < (clock_timestamp() AT TIME ZONE 'UTC')::date AS is_over,
+            day = max(day) OVER () AS is_newest
+        FROM loginpipe.days
+    ) AS known
+) AS of_day
+WHERE tables <> '{}'
+ORDER BY day DESC

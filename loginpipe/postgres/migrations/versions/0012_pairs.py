@@ -1,0 +1,14 @@
+"""Who was seen with what, kept by day: what duplicates are computed from, at the cost of the day and not of the history."""
+
+from loginpipe.postgres.migrations.running import run_sql_file
+
+revision = "0012"
+down_revision = "0011"
+
+
+def upgrade() -> None:
+    run_sql_file("0012_pairs.sql")
+
+
+def downgrade() -> None:
+    run_sql_file("0012_pairs_undo.sql")
