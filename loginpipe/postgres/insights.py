@@ -112,11 +112,13 @@ def _refresh_day(connection: Connection, table: str, day: date) -> DuplicatesOfD
         changes = changes_of(cursor, day)
         cursor.execute(statement("begin_duplicates"))
         cursor.execute(_sql("read_day", table), of)
-        ((has_logins, tokens_changed, of["dropped"], of["today"]),) = cursor.fetchall()
+        ((has_logins, tokens_changed, of["dropped"], kept, of["today"]),) = cursor.fetchall()
+        # A day that was dropped before anything was kept has its rows alone, until it is restored.
+        to_keep = day < of["today"] and (kept or not of["dropped"])
         cursor.execute("ANALYZE day_pairs")
         if tokens_changed:
             cursor.execute(_sql("merge_aliased", table), of)
-        days_changed = day < of["today"] and _keep(cursor, table, of)
+        days_changed = to_keep and _keep(cursor, table, of)
         if tokens_changed or days_changed:
             cursor.execute(_sql("compute_changed", table), of)
             cursor.execute(_sql("note_open_days", table), of)
@@ -125,7 +127,7 @@ def _refresh_day(connection: Connection, table: str, day: date) -> DuplicatesOfD
         found = _found(cursor, table, of)
         # Last: whoever counts changes waits for these rows until the commit.
         record_changes(cursor, table, day, changes)
-        if day < of["today"] and (has_logins or changes):
+        if to_keep and (has_logins or changes):
             cursor.execute(_sql("record_state", table), {**of, "changes": changes})
     return found
 

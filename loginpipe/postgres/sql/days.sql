@@ -44,10 +44,17 @@ VALUES (%(day)s, 0, %(changes)s)
 ON CONFLICT (day) DO UPDATE SET {state} = greatest(known.{state}, EXCLUDED.{state})
 
 -- name: days_to_keep
--- List the days before another one that are over and not in device_users or ip_users as they are now, the oldest first.
+-- List the days before another one that are over and not in device_users or ip_users as they are now, the oldest first. One
+-- that was dropped before anything of it was kept is not to be.
 SELECT day
-FROM loginpipe.days
-WHERE day < least(%(before)s, (clock_timestamp() AT TIME ZONE 'UTC')::date) AND coalesce({state}, 0) < changes
+FROM loginpipe.days AS known
+WHERE day < least(%(before)s, (clock_timestamp() AT TIME ZONE 'UTC')::date)
+    AND coalesce({state}, 0) < changes
+    AND NOT EXISTS (
+        SELECT
+        FROM loginpipe.archived_days AS archived
+        WHERE archived.day = known.day AND archived.dropped_at IS NOT NULL AND known.{state} IS NULL
+    )
 ORDER BY day
 
 -- name: note_open_days
@@ -61,7 +68,7 @@ WHERE day >= %(today)s AND day <> %(day)s AND {asset} > 0
 -- List the days that have changed since the insights were computed, with the tables that are stale; a day that is over is to
 -- be in device_users and ip_users too. Tokens that have changed make the newest day stale, whose computation takes them all.
 -- Days that are in the archive only are left out of the daily counts until they are restored: computed from what the table
--- still has, they would lose them. Duplicates add what came since.
+-- still has, they would lose them. Duplicates add what came since, if they have something of the day.
 SELECT day, tables
 FROM (
     SELECT
@@ -69,24 +76,25 @@ FROM (
         array_remove(
             ARRAY[
                 CASE
-                    WHEN known.daily_logins < known.changes
-                        AND NOT EXISTS (
-                            SELECT
-                            FROM loginpipe.archived_days AS archived
-                            WHERE archived.day = known.day AND archived.dropped_at IS NOT NULL
-                        )
+                    WHEN known.daily_logins < known.changes AND archived.day IS NULL
                         THEN 'daily_logins'
                 END,
                 CASE
-                    WHEN known.duplicate_devices < known.changes
-                        OR is_over AND coalesce(known.device_users, 0) < known.changes
-                        OR is_newest AND EXISTS (SELECT FROM loginpipe.token_changes WHERE asset = 'duplicate_devices')
+                    WHEN (
+                        known.duplicate_devices < known.changes
+                        OR known.is_over AND coalesce(known.device_users, 0) < known.changes
+                    ) AND (archived.day IS NULL OR known.device_users IS NOT NULL)
+                        OR known.is_newest
+                        AND EXISTS (SELECT FROM loginpipe.token_changes WHERE asset = 'duplicate_devices')
                         THEN 'duplicate_devices'
                 END,
                 CASE
-                    WHEN known.duplicate_ips < known.changes
-                        OR is_over AND coalesce(known.ip_users, 0) < known.changes
-                        OR is_newest AND EXISTS (SELECT FROM loginpipe.token_changes WHERE asset = 'duplicate_ips')
+                    WHEN (
+                        known.duplicate_ips < known.changes
+                        OR known.is_over AND coalesce(known.ip_users, 0) < known.changes
+                    ) AND (archived.day IS NULL OR known.ip_users IS NOT NULL)
+                        OR known.is_newest
+                        AND EXISTS (SELECT FROM loginpipe.token_changes WHERE asset = 'duplicate_ips')
                         THEN 'duplicate_ips'
                 END
             ],
@@ -99,6 +107,7 @@ FROM (
             day = max(day) OVER () AS is_newest
         FROM loginpipe.days
     ) AS known
+    LEFT JOIN loginpipe.archived_days AS archived ON archived.day = known.day AND archived.dropped_at IS NOT NULL
 ) AS of_day
 WHERE tables <> '{}'
 ORDER BY day DESC

@@ -50,6 +50,7 @@ SELECT
     (SELECT count(*) FROM pairs) > 0,
     (SELECT count(*) FROM changed) > 0,
     EXISTS (SELECT FROM loginpipe.archived_days WHERE day = %(day)s AND dropped_at IS NOT NULL),
+    EXISTS (SELECT FROM loginpipe.days WHERE day = %(day)s AND {state} IS NOT NULL),
     (clock_timestamp() AT TIME ZONE 'UTC')::date
 
 -- name: merge_aliased
@@ -138,6 +139,8 @@ gone AS (
     WHERE known.{token} = changed.token COLLATE "default"
         AND known.create_date >= changed.since
         AND known.create_date < %(today)s
+        -- Of the others nothing is kept: they have the rows that they had.
+        AND EXISTS (SELECT FROM loginpipe.days WHERE day = known.create_date AND {state} IS NOT NULL)
         AND NOT EXISTS (
             SELECT FROM computed WHERE computed.token = known.{token} AND computed.day = known.create_date
         )

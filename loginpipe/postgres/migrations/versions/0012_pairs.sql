@@ -64,17 +64,13 @@ COMMENT ON VIEW loginpipe.device_days IS 'device_users, one row a device, user a
 COMMENT ON VIEW loginpipe.ip_days IS 'ip_users, one row an address, user and day.';
 
 -- How many changes of a day these tables have. Days that are over are brought into them by the next computation, the oldest
--- first: an installation that has logins needs no other filling. Days that are in the archive only keep their numbers.
+-- first: an installation that has logins needs no other filling. Days that are in the archive only keep the rows that they
+-- have, until they are restored.
 ALTER TABLE loginpipe.days ADD COLUMN device_users bigint;
 ALTER TABLE loginpipe.days ADD COLUMN ip_users bigint;
 
 COMMENT ON COLUMN loginpipe.days.device_users IS 'How many of them device_users has; NULL where it has nothing of the day.';
 COMMENT ON COLUMN loginpipe.days.ip_users IS 'How many of them ip_users has; NULL where it has nothing of the day.';
-
-UPDATE loginpipe.days AS known
-SET device_users = known.changes, ip_users = known.changes
-FROM loginpipe.archived_days AS archived
-WHERE archived.day = known.day AND archived.dropped_at IS NOT NULL;
 
 CREATE TABLE loginpipe.token_changes (
     asset text NOT NULL,
