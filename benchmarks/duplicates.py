@@ -1,16 +1,17 @@
 """What the newest day of duplicates costs as the table grows: seconds, and CPU seconds of Postgres.
 
 `make bench-duplicates`. A million users, each with a device and an address of their own, one in 50 of them on a device of
-another's, four to a household's address; every fifth login from one of a thousand addresses that many share. The days are
-computed as they come, as in operation, so that each begins with what is kept of those before.
+another's, four to a household's address; every fifth login from one of a thousand addresses that many share. What is kept of
+the days before is filled in by statements for a month at once, and of the rows of earlier days there are each token's newest.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
+from itertools import groupby
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -19,7 +20,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.ground import MIGRATED, execute, rows, running_ground
+from benchmarks.ground import MIGRATED, Ground, execute, running_ground
 from loginpipe.postgres.connections import Connection, connect
 from loginpipe.postgres.insights import DUPLICATES, refresh_duplicates
 from loginpipe.postgres.partitions import ensure_month
@@ -39,15 +40,38 @@ _USERS: Final = """
 """
 _LOGINS: Final = """
     INSERT INTO public.user_logins
-    SELECT user_id, 'ios', CASE WHEN login % 5 = 0 THEN 'ip.v1.' || rpad(md5((login % 5000)::text), 43, 'x') ELSE home END,
-        device, NULL, 2003000, '{day}'
+    SELECT
+        user_id, 'ios',
+        CASE WHEN login % 5 = 0 THEN 'ip.v1.' || rpad(md5((login % 5000)::text), 43, 'x') ELSE home END,
+        device, NULL, 2003000, '{first}'::date + (login % {days})::integer
     FROM (
         SELECT login, floor(random() * 1000000)::integer AS number FROM generate_series(1, {number}) AS login OFFSET 0
     ) AS chosen
     JOIN public.bench_users USING (number)
 """
+# What the computation of each of these days would have kept.
+_KEPT: Final = """
+    INSERT INTO loginpipe.{users} ({token}, user_id, month, logins)
+    SELECT {token}, user_id, '{month}', ARRAY[{places}]
+    FROM public.user_logins
+    WHERE create_date >= '{month}' AND create_date < '{month}'::date + interval '1 month'
+    GROUP BY {token}, user_id
+    ORDER BY {token} COLLATE "C", user_id COLLATE "C"
+"""
+_PLACE: Final = "nullif(count(*) FILTER (WHERE create_date = '{month}'::date + {number}), 0)"
+_NEWEST: Final = """
+    INSERT INTO loginpipe.{table}
+    SELECT
+        '{last}', {token}, count(DISTINCT user_id), sum((SELECT sum(number) FROM unnest(logins) AS number)), min(month), '{last}'
+    FROM loginpipe.{users}
+    GROUP BY {token}
+    HAVING count(DISTINCT user_id) > 1
+"""
+_USERS_OF: Final = {"duplicate_devices": "device_users", "duplicate_ips": "ip_users"}
 _NOTED: Final = "INSERT INTO loginpipe.day_changes VALUES ('{day}')"
 _LOG: Final = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')"
+
+Figures = dict[str, float | str]
 
 
 def main() -> None:
@@ -57,82 +81,82 @@ def main() -> None:
     parser.add_argument("--logins", type=int, default=300_000, help="a day")
     parser.add_argument("--json", action="store_true", help="print JSON only")
     options = parser.parse_args()
-    found = []
-    with running_ground() as ground, ground.database(MIGRATED) as database_url:
-        execute(database_url, _USERS)
-        first = datetime.now(UTC).date() - timedelta(days=max(options.rows) // options.logins)
-        for size in sorted(options.rows):
-            found += _at(database_url, size, options.logins, first)
-    report = {"logins_a_day": options.logins, "measured": found}
-    _REPORT.write_text(json.dumps(report, indent=1) + "\n")
+    found: list[Figures] = []
+    with running_ground() as ground:
+        for size in options.rows:
+            found += _at(ground, size, options.logins)
+    _REPORT.write_text(json.dumps({"logins_a_day": options.logins, "measured": found}, indent=1) + "\n")
     print_figures(found, as_json=options.json)
 
 
-def _at(database_url: str, size: int, logins: int, first: date) -> list[dict[str, float | str]]:
-    """Fill the table up to a size, and measure the day that closes and the newest one, which is not over.
-
-    Args:
-        database_url: of a database with the users, and with the days of smaller sizes.
-        size: rows in the end, the newest day aside.
-        logins: of a day.
-        first: the first day.
-    """
-    found: list[dict[str, float | str]] = []
-    newest = datetime.now(UTC).date()
-    with closing(connect(database_url)) as connection:
-        ((there,),) = rows(database_url, "SELECT count(*) FROM loginpipe.days WHERE changes > 0 AND day < current_date")
-        for number in range(int(there), size // logins):
-            day = first + timedelta(days=number)
-            ensure_month(connection, day)
-            _add(database_url, day, logins)
-            for table in DUPLICATES:
-                used = _used(connection, lambda t=table, d=day: refresh_duplicates(connection, t, d))
-                if number >= size // logins - 3:
-                    found.append({"rows": size, "table": table, "what": "a day that is over", **used})
-            if number % 10 == 9:
-                execute(database_url, "VACUUM ANALYZE")
+def _at(ground: Ground, size: int, logins: int) -> Iterator[Figures]:
+    """Fill a table, and measure the newest day, which is not over, and the day before it, as it closes."""
+    today = datetime.now(UTC).date()
+    yesterday, days = today - timedelta(days=1), size // logins - 1
+    with ground.database(MIGRATED) as database_url, closing(connect(database_url)) as connection:
+        execute(database_url, _USERS)
+        _fill(database_url, connection, [yesterday - timedelta(days=number) for number in range(days, 0, -1)], logins)
         execute(database_url, "VACUUM ANALYZE")
-        execute(database_url, "CHECKPOINT")
-        _add(database_url, newest, logins)
-        for what, new in (("the newest day, all of it new", 0), ("the newest day, 2,000 logins more", 2_000)):
-            if new:
-                _add(database_url, newest, new)
-            for table in DUPLICATES:
-                used = _used(connection, lambda t=table: refresh_duplicates(connection, t, newest))
-                found.append({"rows": size, "table": table, "what": what, **used})
-    # The next size begins as if this day had not been.
-    for table in ("public.user_logins", *(f"loginpipe.{table}" for table in DUPLICATES)):
-        execute(database_url, f"DELETE FROM {table} WHERE create_date = '{newest}'")  # noqa: S608 - ours
-    execute(database_url, f"DELETE FROM loginpipe.days WHERE day = '{newest}'")  # noqa: S608
-    return found
+        for day in (yesterday, today):
+            _add(database_url, day, logins)
+            execute(database_url, "CHECKPOINT")
+            what = "the newest day, all new" if day == today else "a day that is over"
+            yield from _refreshed(connection, size, what, day)
+        _add(database_url, today, 2_000)
+        yield from _refreshed(connection, size, "the newest day, 2,000 logins more", today)
+
+
+def _fill(database_url: str, connection: Connection, days: list[date], logins: int) -> None:
+    for month, of_month in groupby(days, lambda day: day.replace(day=1)):
+        first, *others = of_month
+        number = 1 + len(others)
+        ensure_month(connection, first)
+        execute(database_url, _LOGINS.format(first=first, days=number, number=number * logins))
+        places = ", ".join(_PLACE.format(month=month, number=place) for place in range(31))
+        for table, token in DUPLICATES.items():
+            _in_memory(database_url, _KEPT.format(users=_USERS_OF[table], token=token, month=month, places=places))
+    for table, token in DUPLICATES.items():
+        users = _USERS_OF[table]
+        _in_memory(database_url, _NEWEST.format(table=table, token=token, users=users, last=days[-1]))
+    kept = "INSERT INTO loginpipe.days (day, changes, duplicate_devices, duplicate_ips, device_users, ip_users) VALUES"
+    execute(database_url, kept + ", ".join(f"('{day}', 1, 1, 1, 1, 1)" for day in days))
+
+
+def _in_memory(database_url: str, statement: str) -> None:
+    execute(database_url, f"SET work_mem = '1GB'; {statement}")
 
 
 def _add(database_url: str, day: date, number: int) -> None:
-    execute(database_url, _LOGINS.format(day=day, number=number))
+    execute(database_url, _LOGINS.format(first=day, days=1, number=number))
     execute(database_url, _NOTED.format(day=day))
 
 
-def _used(connection: Connection, work: Callable[[], object]) -> dict[str, float]:
-    """Do work on a connection; return the seconds, the CPU seconds of its backend and the bytes of the log."""
-    backend = psutil.Process(connection.info.backend_pid)
+def _refreshed(connection: Connection, size: int, what: str, day: date) -> Iterator[Figures]:
+    for table in DUPLICATES:
+        yield {"rows": size, "table": table, "what": what, **_used(connection, table, day)}
 
-    def cpu() -> float:
-        times = backend.cpu_times()
-        return float(times.user + times.system)
 
-    def log() -> int:
+def _used(connection: Connection, table: str, day: date) -> dict[str, float]:
+    """Compute a day; return the seconds, the CPU seconds of the server's process and the bytes of the log."""
+    server = psutil.Process(connection.info.backend_pid)
+
+    def position() -> int:
         with connection.cursor() as cursor:
             cursor.execute(_LOG)
             ((position,),) = cursor.fetchall()
         connection.rollback()
         return int(position)
 
-    before, log_before, began = cpu(), log(), monotonic()
-    work()
-    return {"seconds": monotonic() - began, "cpu_seconds": cpu() - before, "log_bytes": log() - log_before}
+    def cpu() -> float:
+        times = server.cpu_times()
+        return float(times.user + times.system)
+
+    log, used, began = position(), cpu(), monotonic()
+    refresh_duplicates(connection, table, day)
+    return {"seconds": monotonic() - began, "cpu_seconds": cpu() - used, "log_bytes": position() - log}
 
 
-def print_figures(found: list[dict[str, float | str]], *, as_json: bool) -> None:
+def print_figures(found: list[Figures], *, as_json: bool) -> None:
     """Print seconds, CPU seconds and megabytes of the write-ahead log."""
     if as_json:
         json.dump(found, sys.stdout, indent=2)
@@ -140,12 +164,16 @@ def print_figures(found: list[dict[str, float | str]], *, as_json: bool) -> None
         return
     table = Table(title="Duplicates of a day")
     for column in ("rows", "table", "", "s", "CPU s of Postgres", "MB of log"):
-        table.add_column(column, justify="right" if column not in {"table", ""} else "left")
+        table.add_column(column, justify="left" if column in {"table", ""} else "right")
     for row in found:
         table.add_row(
-            f"{row['rows']:,}", str(row["table"]), str(row["what"]), f"{row['seconds']:.2f}", f"{row['cpu_seconds']:.2f}",
+            f"{row['rows']:,}",
+            str(row["table"]),
+            str(row["what"]),
+            f"{row['seconds']:.2f}",
+            f"{row['cpu_seconds']:.2f}",
             f"{float(row['log_bytes']) / 1e6:,.0f}",
-        )  # fmt: skip
+        )
     Console().print(table)
 
 

@@ -112,24 +112,26 @@ def _refresh_day(connection: Connection, table: str, day: date) -> DuplicatesOfD
         changes = changes_of(cursor, day)
         cursor.execute(statement("begin_duplicates"))
         cursor.execute(_sql("read_day", table), of)
-        ((has_logins, tokens_changed, of["dropped"], kept, of["today"]),) = cursor.fetchall()
+        ((tokens_changed, of["dropped"], kept, of["today"]),) = cursor.fetchall()
+        cursor.execute("ANALYZE day_pairs; SELECT EXISTS (SELECT FROM day_pairs)")
+        ((has_logins,),) = cursor.fetchall()
         # A day that was dropped before anything was kept has its rows alone, until it is restored.
         to_keep = day < of["today"] and (kept or not of["dropped"])
-        cursor.execute("ANALYZE day_pairs")
         if tokens_changed:
             cursor.execute(_sql("merge_aliased", table), of)
         days_changed = to_keep and _keep(cursor, table, of)
         if tokens_changed or days_changed:
             cursor.execute(_sql("compute_changed", table), of)
             cursor.execute(_sql("note_open_days", table), of)
-        if not of["dropped"]:
-            cursor.execute(_sql("compute_day", table), of)
-        found = _found(cursor, table, of)
+        cursor.execute(_sql("count_seen" if of["dropped"] else "compute_day", table), of)
+        ((seen,),) = cursor.fetchall()
+        cursor.execute(_sql("top_duplicates", table), {**of, "limit": _SHOWN})
+        rows = cursor.fetchall()
         # Last: whoever counts changes waits for these rows until the commit.
         record_changes(cursor, table, day, changes)
         if to_keep and (has_logins or changes):
             cursor.execute(_sql("record_state", table), {**of, "changes": changes})
-    return found
+    return DuplicatesOfDay(seen, rows[0][-1] if rows else 0, tuple(row[:-1] for row in rows))
 
 
 def _keep(cursor: Cursor, table: str, of: Mapping[str, Any]) -> bool:
@@ -140,14 +142,6 @@ def _keep(cursor: Cursor, table: str, of: Mapping[str, Any]) -> bool:
     if not of["dropped"]:
         cursor.execute(_sql("keep_restored", table), of)
     return bool(kept)
-
-
-def _found(cursor: Cursor, table: str, of: Mapping[str, Any]) -> DuplicatesOfDay:
-    cursor.execute(_sql("top_duplicates", table), {**of, "limit": _SHOWN})
-    rows = cursor.fetchall()
-    cursor.execute(statement("count_seen"), of)
-    ((seen,),) = cursor.fetchall()
-    return DuplicatesOfDay(seen, rows[0][-1] if rows else 0, tuple(row[:-1] for row in rows))
 
 
 def rebuild_duplicates(

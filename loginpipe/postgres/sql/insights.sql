@@ -17,7 +17,8 @@ CREATE TEMPORARY TABLE changed_tokens (
 
 -- name: read_day
 -- Read the pairs of token and user of a day, and which tokens have changed apart from that. In one statement: an alias that
--- this reading follows is among the changes, and the day is in the table or dropped from it.
+-- this reading follows is among the changes, and the day is in the table or dropped from it. In the order of the tokens, so that
+-- those who look them up find neighbours in memory.
 WITH taken AS (
     DELETE FROM loginpipe.token_changes
     WHERE asset = %(asset)s
@@ -40,14 +41,16 @@ changed AS (
 ),
 pairs AS (
     INSERT INTO day_pairs (token, user_id, logins)
-    SELECT {token}, user_id, count(*)
-    FROM loginpipe.user_logins_canonical
-    WHERE create_date = %(day)s AND {token} IS NOT NULL AND user_id IS NOT NULL
-    GROUP BY {token}, user_id
-    RETURNING 1
+    SELECT token, user_id, count(*)
+    FROM (
+        SELECT {token}::text COLLATE "C" AS token, user_id::text COLLATE "C" AS user_id
+        FROM loginpipe.user_logins_canonical
+        WHERE create_date = %(day)s AND {token} IS NOT NULL AND user_id IS NOT NULL
+    ) AS login
+    GROUP BY token, user_id
+    ORDER BY token, user_id
 )
 SELECT
-    (SELECT count(*) FROM pairs) > 0,
     (SELECT count(*) FROM changed) > 0,
     EXISTS (SELECT FROM loginpipe.archived_days WHERE day = %(day)s AND dropped_at IS NOT NULL),
     EXISTS (SELECT FROM loginpipe.days WHERE day = %(day)s AND {state} IS NOT NULL),
@@ -180,9 +183,9 @@ FROM (
 WHERE users > 1
 
 -- name: compute_day
--- Compute the rows of a day: of each token the newest row of an earlier day, and what the day adds to that. A token
--- without an earlier row had one user at most, so that little is kept of it. The day itself is read from the logins:
--- whether it is kept already makes no difference.
+-- Compute the rows of a day, and count the tokens that were seen on it. A row is the token's newest row of an earlier day and what
+-- the day adds to it. A token without an earlier row had one user at most, so that little is kept of it. The day itself
+-- is read from the logins: whether it is kept already makes no difference.
 WITH pairs AS (
     SELECT
         token,
@@ -200,7 +203,7 @@ WITH pairs AS (
                     )) > 0
                 )
         ) AS is_new
-    FROM day_pairs AS pair
+    FROM (SELECT * FROM day_pairs ORDER BY token) AS pair
     WHERE token NOT IN (SELECT token FROM loginpipe.placeholder_tokens WHERE field = %(field)s)
 ),
 of_day AS (
@@ -249,14 +252,24 @@ gone AS (
     DELETE FROM {table} AS known
     WHERE known.create_date = %(day)s
         AND NOT EXISTS (SELECT FROM computed WHERE computed.token = known.{token})
+),
+written AS (
+    INSERT INTO {table} AS known (create_date, {token}, users, logins, first_date, last_date)
+    SELECT %(day)s, token, users, logins, first_date, %(day)s
+    FROM computed
+    ORDER BY token
+    ON CONFLICT (create_date, {token}) DO UPDATE SET
+        users = EXCLUDED.users, logins = EXCLUDED.logins, first_date = EXCLUDED.first_date
+    WHERE (known.users, known.logins, known.first_date) <> (EXCLUDED.users, EXCLUDED.logins, EXCLUDED.first_date)
 )
-INSERT INTO {table} AS known (create_date, {token}, users, logins, first_date, last_date)
-SELECT %(day)s, token, users, logins, first_date, %(day)s
-FROM computed
-ORDER BY token
-ON CONFLICT (create_date, {token}) DO UPDATE SET
-    users = EXCLUDED.users, logins = EXCLUDED.logins, first_date = EXCLUDED.first_date
-WHERE (known.users, known.logins, known.first_date) <> (EXCLUDED.users, EXCLUDED.logins, EXCLUDED.first_date)
+SELECT count(*)
+FROM with_earlier
+
+-- name: count_seen
+-- Count the tokens that a dropped day has late logins of, without placeholders.
+SELECT count(DISTINCT token)
+FROM day_pairs
+WHERE token NOT IN (SELECT token FROM loginpipe.placeholder_tokens WHERE field = %(field)s)
 
 -- name: top_duplicates
 -- List the tokens of a day with the most users, with the number of all its rows beside each.
@@ -265,12 +278,6 @@ FROM {table}
 WHERE create_date = %(day)s
 ORDER BY users DESC, logins DESC, {token}
 LIMIT %(limit)s
-
--- name: count_seen
--- Count the tokens of the day, without placeholders.
-SELECT count(DISTINCT token)
-FROM day_pairs
-WHERE token NOT IN (SELECT token FROM loginpipe.placeholder_tokens WHERE field = %(field)s)
 
 -- name: forget_kept
 -- Forget what is kept of the days that user_logins has. What is in the archive only stays.
