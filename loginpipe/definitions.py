@@ -29,7 +29,14 @@ with imports_that_stay():
     from loginpipe.defs.maintenance.daily_checks import DAILY_CHECKS, check_job, check_schedule
     from loginpipe.defs.maintenance.partitions import maintain_partitions, maintenance_schedule
     from loginpipe.defs.maintenance.storage import prune_dagster_storage, pruning_schedule
-    from loginpipe.defs.metadata.groups import ARCHIVED_IN_TIME, RUNBOOK_SECTIONS, days_from, first_day, runbook_link
+    from loginpipe.defs.metadata.groups import (
+        ARCHIVED_IN_TIME,
+        DAYS_THAT_ARE_OVER,
+        RUNBOOK_SECTIONS,
+        days_from,
+        first_day,
+        runbook_link,
+    )
     from loginpipe.defs.monitoring.queue_checks import fresh, no_dead_letters
     from loginpipe.defs.monitoring.sensor import monitoring_sensor
     from loginpipe.defs.resources import resources_from
@@ -85,14 +92,15 @@ def build_definitions(
 
 
 def _with_settings(spec: dg.AssetSpec, settings: Settings) -> dg.AssetSpec:
-    """Add the section of the runbook, the table's name, and to a daily asset its first day and whether it is on."""
+    """Add the section of the runbook, the table's name, and to a daily asset its days."""
     key = spec.key.to_user_string()
     metadata: dict[str, Any] = {"runbook": runbook_link(RUNBOOK_SECTIONS[key])}
     if spec.key == USER_LOGINS_TABLE.key:
         metadata["dagster/table_name"] = settings.table
     spec = spec.merge_attributes(metadata=metadata)
     if spec.partitions_def:
-        spec = spec.replace_attributes(partitions_def=days_from(first_day(settings)))
+        days = days_from(first_day(settings), over=spec.partitions_def == DAYS_THAT_ARE_OVER)
+        spec = spec.replace_attributes(partitions_def=days)
     if key == "login_archive" and settings.archive_url:
         spec = spec.replace_attributes(freshness_policy=ARCHIVED_IN_TIME)
     return spec

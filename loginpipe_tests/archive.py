@@ -15,6 +15,8 @@ from loginpipe.archive.store import Store, Stores
 from loginpipe.common.settings import Settings
 from loginpipe.postgres.archive import ArchivedDay, archived_days, days_to_archive
 from loginpipe.postgres.connections import connect
+from loginpipe.postgres.days import stale_days
+from loginpipe.postgres.insights import refresh_daily_logins, refresh_duplicates
 from loginpipe.postgres.partitions import Partition, ensure_month, month_of
 
 TODAY = datetime.now(UTC).date()
@@ -64,6 +66,13 @@ class Archive:
         work = partial(archive_day, day=day, stores=stores or self.stores, today=TODAY)
         archived: Archived = self.run(work)
         return archived
+
+    def computed(self) -> None:
+        """Compute the insights that are due, as the job does: before that, retention drops nothing."""
+        for day, tables in self.run(stale_days).items():
+            for table in tables:
+                refresh = refresh_daily_logins if table == "daily_logins" else partial(refresh_duplicates, table=table)
+                self.run(partial(refresh, day=day))
 
     def record(self, day: date = OLD) -> ArchivedDay:
         (record,) = [record for record in self.run(archived_days) if record.day == day]

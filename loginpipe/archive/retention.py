@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 from loginpipe.archive.store import Stores
 from loginpipe.archive.verification import verify_day
 from loginpipe.postgres.archive import archived_days, drop_month, standing_of_days
-from loginpipe.postgres.insights import DUPLICATES, keep_days
 from loginpipe.postgres.partitions import Partition
 
 Run: TypeAlias = Callable[[Callable[..., Any]], Any]
@@ -35,9 +34,6 @@ def retire_month(run: Run, *, month: Partition, stores: Stores) -> str | None:
     if due:
         # Nobody reads a month of files every night for a day that is not there.
         return f"{len(due)} days are not archived, or have changed since, the first of them {min(due)}"
-    for table in DUPLICATES:
-        # What is dropped can be counted no more.
-        run(partial(keep_days, table=table, before=month.end))
     for record in run(archived_days):
         if month.start <= record.day < month.end and not record.dropped_at:
             fault = run(partial(verify_day, record=record, stores=stores))

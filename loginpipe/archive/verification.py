@@ -59,11 +59,24 @@ def require_whole(path: Path, record: ArchivedDay) -> None:
         ArchivedDayError: it is another, or damaged.
     """
     recorded = Content(record.row_count, record.sha256, record.file_bytes, record.file_sha256)
-    # Nobody decodes bytes that are not the ones that were written.
-    if file_sha256_of(path) != record.file_sha256 or content_of(path) != recorded:
-        raise ArchivedDayError(
-            f"the file of {record.day} is damaged: its checksum is not the one recorded, {record.url}"
-        )
+    # Only bytes that are the ones that were written are decoded.
+    require_same_bytes(path, record)
+    if content_of(path) != recorded:
+        raise _damaged(record)
+
+
+def require_same_bytes(path: Path, record: ArchivedDay) -> None:
+    """Compare the bytes of a file with those that were written, without reading the rows.
+
+    Raises:
+        ArchivedDayError: they are others.
+    """
+    if file_sha256_of(path) != record.file_sha256:
+        raise _damaged(record)
+
+
+def _damaged(record: ArchivedDay) -> ArchivedDayError:
+    return ArchivedDayError(f"the file of {record.day} is damaged: its checksum is not the one recorded, {record.url}")
 
 
 HASHED_DAYS = 3

@@ -169,7 +169,7 @@ class Settings(BaseSettings):
         except ValueError:
             first = date.max
         if first > datetime.now(UTC).date():
-            raise ValueError("must be a day that has begun (UTC), as in 2026-11-29")
+            raise ValueError("must be today or an earlier day (UTC), as in 2026-11-29")
         return first
 
     @property

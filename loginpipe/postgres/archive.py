@@ -39,6 +39,11 @@ class ArchivedDay:
     kept_until: date | None
     dropped_at: datetime | None
 
+    @property
+    def same_at(self) -> datetime:
+        """When the file was last the same as the table, or searched for erased users: who was erased later is in it."""
+        return max(self.archived_at, self.dropped_at or self.archived_at)
+
 
 def archived_days(connection: Connection) -> list[ArchivedDay]:
     """Return the archived days, the oldest first."""
@@ -67,6 +72,21 @@ def begin_work_on_day(cursor: Cursor, day: date) -> None:
         raise DatabaseError(f"{day} is being archived or restored by somebody else: run again when that is done", _BUSY)
 
 
+def days_to_search(connection: Connection) -> list[date]:
+    """Return the days that are in the archive only, and whose files may have users who were erased since."""
+    with transaction(connection) as cursor:
+        cursor.execute(statement("archive_to_search"))
+        return [day for (day,) in cursor]
+
+
+def count_dropped(connection: Connection) -> int:
+    """Count the days that are in the archive only."""
+    with transaction(connection) as cursor:
+        cursor.execute("SELECT count(*) FROM loginpipe.archived_days WHERE dropped_at IS NOT NULL")
+        ((days,),) = cursor.fetchall()
+    return int(days)
+
+
 def stream_logins(connection: Connection, day: date, *, rows_at_once: int) -> Iterator[list[Any]]:
     """Yield the rows of a day in batches, in the order of `loginpipe.archive.parquet`, as of now.
 
@@ -90,6 +110,16 @@ def record_archived(cursor: Cursor, **values: Any) -> bool:
     """
     cursor.execute(statement("archive_record"), values)
     return bool(cursor.rowcount)
+
+
+def record_rewritten(cursor: Cursor, **values: Any) -> None:
+    """Record the file of a day that was dropped, written again without erased users and found whole just now.
+
+    Args:
+        cursor: in the transaction of `begin_work_on_day`, with erasures held off.
+        values: as of `record_archived`.
+    """
+    cursor.execute(statement("archive_rewritten"), values)
 
 
 def mark_verified(cursor: Cursor, day: date, url: str, *, whole: bool) -> None:
@@ -157,7 +187,7 @@ def standing_of_days(connection: Connection, *, first: date, last: date) -> list
 
 
 def days_to_archive(connection: Connection, *, today: date) -> list[date]:
-    """Return the days before ``today`` that are to be archived, or archived anew, the oldest first.
+    """Return the days before ``today`` that are to be archived, or archived again, the oldest first.
 
     Those that have changed since, whoever recorded that, and those whose file was found missing or damaged.
     """

@@ -58,9 +58,10 @@ def stale_days(connection: Connection, *, over: date | None = None) -> dict[date
     """
     with transaction(connection) as cursor:
         read_committed(cursor)
+        # First: it takes its locks in the order of the days, and then waits for no other that collects.
+        collect_changes(cursor)
         if over is not None:
             cursor.execute(statement("close_day"), {"day": over})
-        collect_changes(cursor)
         cursor.execute(statement("stale_days"))
         return dict(cursor.fetchall())
 

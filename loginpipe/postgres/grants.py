@@ -147,6 +147,7 @@ def planned(database: str) -> frozenset[Grant]:
             "TABLE loginpipe.login_extras (extras)": ("SELECT", "UPDATE"),
             "TABLE loginpipe.token_key_checks": ("SELECT",),
             "TABLE loginpipe.token_aliases": ("SELECT",),
+            "TABLE loginpipe.archived_days": ("SELECT",),
             **dict.fromkeys(_CUSTODY, ("EXECUTE",)),
         },
         AUDITOR: {

@@ -1,4 +1,4 @@
-"""What analysts read beside ``user_logins``, computed again by day: duplicates and daily counts.
+"""What analysts read beside ``user_logins``, computed by day: duplicates and daily counts.
 
 Duplicates cost what the day costs, whatever the history: who was seen with what on the days that are over is kept in
 ``loginpipe.device_users`` and ``loginpipe.ip_users``, by token, user and day. A day is set there, never added to, so that a
@@ -86,23 +86,14 @@ def refresh_duplicates(connection: Connection, table: str, day: date) -> Duplica
     Raises:
         DatabaseError: the day is as it was; days before it may be computed.
     """
-    keep_days(connection, table, before=day)
-    return _refresh_day(connection, table, day)
-
-
-def keep_days(connection: Connection, table: str, *, before: date) -> None:
-    """Compute the days before another one that are over and not kept as they are now, the oldest first.
-
-    Raises:
-        DatabaseError: a day could not be written; the days before it are.
-    """
     with transaction(connection) as cursor:
         read_committed(cursor)
         collect_changes(cursor)
-        cursor.execute(_sql("days_to_keep", table), {"before": before})
-        days = [day for (day,) in cursor]
-    for day in days:
-        _refresh_day(connection, table, day)
+        cursor.execute(_sql("days_to_keep", table), {"before": day})
+        earlier = [day for (day,) in cursor]
+    for day_before in earlier:
+        _refresh_day(connection, table, day_before)
+    return _refresh_day(connection, table, day)
 
 
 def _refresh_day(connection: Connection, table: str, day: date) -> DuplicatesOfDay:
@@ -231,6 +222,8 @@ def _sql(name: str, table: str, *, part: str = "logins", tokens: str = "changed_
 def refresh_daily_logins(connection: Connection, day: date) -> LoginsOfDay:
     """Compute one day of ``daily_logins`` again, in one transaction.
 
+    Of a day that was dropped from ``user_logins``, the counts stay, and those of logins that came later are added.
+
     Raises:
         DatabaseError: the day is as it was.
     """
@@ -238,8 +231,8 @@ def refresh_daily_logins(connection: Connection, day: date) -> LoginsOfDay:
         read_committed(cursor)
         # Two runs for one day would both delete nothing and both insert.
         cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"loginpipe.daily_logins {day}",))
-        cursor.execute("DELETE FROM loginpipe.daily_logins WHERE create_date = %s", (day,))
         changes = changes_of(cursor, day)
+        cursor.execute(statement("delete_daily_logins"), {"day": day})
         cursor.execute(statement("insert_daily_logins"), {"day": day})
         cursor.execute(statement("daily_breakdown"), {"day": day})
         found: dict[str, dict[str, int]] = {"device_type": {}, "locale": {}, "version": {}}

@@ -11,7 +11,7 @@ from loginpipe.postgres.connections import connect
 from loginpipe.postgres.insights import DUPLICATES, refresh_daily_logins, refresh_duplicates
 
 _PAGE = Path(__file__).parents[2] / "docs" / "analysts.md"
-_EXAMPLE = re.compile(r"^```sql\n(.+?)^```\n\n((?:^\|.+\n)+)", re.MULTILINE | re.DOTALL)
+_EXAMPLE = re.compile(r"^```sql\n((?:(?!```).*\n)+)```\n\n((?:\|.*\n)+)", re.MULTILINE)
 
 
 def test_each_query_of_the_page_for_analysts_returns_what_the_page_shows(
@@ -35,4 +35,6 @@ def test_each_query_of_the_page_for_analysts_returns_what_the_page_shows(
             cursor.execute(query)
             header = [column.name for column in cursor.description or ()]
             found = [header, ["---"] * len(header), *([str(value) for value in row] for row in cursor)]
-            assert found == [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines()], query
+            assert found == [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines()], (
+                query
+            )

@@ -17,6 +17,7 @@ from loginpipe.defs.archive.asset import login_archive
 from loginpipe.defs.archive.checks import archive_matches_table
 from loginpipe.defs.archive.jobs import archive_closed_days, drop_archived_partitions_daily
 from loginpipe.defs.resources import PostgresResource
+from loginpipe.masking.key_files import read_token_keys
 from loginpipe.monitoring.doctor import Finding
 from loginpipe_tests.archive import LOGINS, OLD, OLD_MONTH, TODAY, Archive, of_day, partition_is_there
 from loginpipe_tests.commands import Command, findings
@@ -100,19 +101,17 @@ def test_days_are_archived_by_a_backfill_in_one_run_and_the_check_compares_them(
     }
 
 
-def test_today_is_refused_before_anything_is_written_and_so_is_an_archive_that_is_not_set(
+def test_without_an_archive_a_run_says_so_writes_nothing_and_succeeds(
     archive: Archive, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = materialized(instance, TODAY - timedelta(days=1), TODAY)
-    assert cause_of_failure(result) == (
-        f"ArchivedDayError: {TODAY} is not over yet (UTC): archive the days up to the one before {TODAY}"
-    )
-    assert archive.store.names() == []
     monkeypatch.delenv("LOGINPIPE_ARCHIVE_URL")
-    assert cause_of_failure(materialized(instance, OLD)) == (
-        "SettingError: LOGINPIPE_ARCHIVE_URL is not set: set it to where the archive is, as in file:archive or "
-        "s3://bucket/prefix"
-    )
+    result = materialized(instance, OLD)
+    assert result.success
+    assert metadata(result) == []
+    logged = [event.user_message for event in instance.all_logs(result.run_id)]
+    assert "LOGINPIPE_ARCHIVE_URL is not set: nothing was archived, days stay in the table" in logged
+    assert archive.store.names() == []
+    assert archive.rows("SELECT * FROM loginpipe.archived_days") == []
 
 
 def test_every_night_what_is_due_is_archived_and_a_day_at_odds_holds_up_no_other(
@@ -139,8 +138,8 @@ def test_every_night_what_is_due_is_archived_and_a_day_at_odds_holds_up_no_other
     assert latest.status.value == "FAILED"
 
 
-def test_retention_drops_what_is_archived_and_says_what_it_left_alone(
-    archive: Archive, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+def test_retention_drops_what_is_archived_says_what_it_left_alone_and_erased_users_go_from_its_files(
+    archive: Archive, instance: dg.DagsterInstance, key_files: KeyFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unset = job("drop_archived_partitions", instance)
     assert cause_of_failure(unset).startswith("SettingError: LOGINPIPE_RETENTION_DAYS is not set: ")
@@ -160,12 +159,22 @@ def test_retention_drops_what_is_archived_and_says_what_it_left_alone(
         "rows_in_default_partition": len(LOGINS),
     }
     assert job("archive_logins", instance).success
+    assert outcome()["left_alone"] == {
+        str(OLD_MONTH): f"{OLD} has changed since its insights were computed: run refresh_insights"
+    }
+    assert job("refresh_insights", instance).success
     assert outcome()["detached_and_dropped"] == [str(OLD_MONTH)]
     assert not partition_is_there(archive)
+    keys = read_token_keys(key_files.token_keys)
+    archive.bury(keys.tombstones("ann")[1])
+    searched = job("archive_logins", instance)
+    (output,) = [event for event in searched.all_node_events if event.is_successful_output]
+    found = {name: entry.value for name, entry in output.step_output_data.metadata.items()}
+    assert (found["days_searched"], found["logins_of_erased_users"]) == (3, 3)
     # As the documentation tells analysts to: the folders' names are a column of their own.
     frame = pd.read_parquet(archive.url.removeprefix("file://"), filters=[("create_date", ">=", DAYS[1])])
     assert list(zip(frame["day"], frame["create_date"], strict=True)) == [
-        (str(day), day) for day in (DAYS[1], DAYS[2]) for _ in LOGINS[DAYS.index(day) :]
+        (str(day), day) for day in (DAYS[1], DAYS[2]) for _ in LOGINS[2:]
     ]
 
 
@@ -207,6 +216,7 @@ def test_the_commands_list_verify_and_restore(
     assert loginpipe("archive", "verify", DAYS[1]).out == "1 of 1 archived days are whole\n"
 
     monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", "30")
+    assert job("refresh_insights", instance).success
     assert job("drop_archived_partitions", instance).success
     assert "dropped 2" in loginpipe("archive", "list").out
     assert loginpipe("archive", "restore", OLD, "--dry-run").out == f"5 rows of {OLD} would be restored\n"

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,13 +14,17 @@ import boto3
 import psycopg2
 import pytest
 
+from loginpipe.archive.erasure import forget_erased
 from loginpipe.archive.restore import KEPT_DAYS, Restored, restore_day
 from loginpipe.archive.retention import retire_month
+from loginpipe.archive.verification import verify_day
 from loginpipe.common.errors import ArchivedDayError
 from loginpipe.custody.erasure import erase
 from loginpipe.masking.tokens import TokenKeys
-from loginpipe.postgres.archive import drop_month, outlived_months
+from loginpipe.postgres.archive import days_to_search, drop_month, outlived_months
 from loginpipe.postgres.connections import connect
+from loginpipe.postgres.days import stale_days
+from loginpipe.postgres.insights import refresh_daily_logins
 from loginpipe.postgres.partitions import month_of
 from loginpipe_tests.archive import LOGINS, OLD, OLD_MONTH, TODAY, Archive, of_day, partition_is_there
 from loginpipe_tests.custody import REASON, token_keys
@@ -47,11 +52,13 @@ def archive(database_url: str, pipeline_url: str, place: str) -> Archive:
     for number, day in enumerate(DAYS):
         archive.insert(day, LOGINS[number:])
         archive.archived(day)
+    archive.computed()
     return archive
 
 
 def retired(archive: Archive) -> str | None:
-    """Let go of the old month, as the job does; return why it stays."""
+    """Let go of the old month, as the job does, once all is computed; return why it stays."""
+    archive.computed()
     return retire_month(archive.run, month=OLD_MONTH, stores=archive.stores)
 
 
@@ -161,6 +168,9 @@ def test_the_database_itself_compares_every_row_before_it_drops(archive: Archive
         execute(change)
         assert dropped(archive) == reason
         execute(undo)
+    archive.execute("INSERT INTO loginpipe.day_changes VALUES (%s)", OLD)
+    assert dropped(archive) == f"{OLD} has changed since its insights were computed: run refresh_insights"
+    archive.computed()
     archive.insert(late)
     assert dropped(archive) == f"{late} is not archived"
     archive.execute("DELETE FROM user_logins WHERE create_date IN (%s, %s)", late, OLD)
@@ -220,6 +230,43 @@ def test_months_are_old_enough_by_the_setting_and_never_before_the_queue_has_for
     assert outlived(OLD_MONTH.end + timedelta(days=29), 1) == [OLD_MONTH.start]
 
 
+def counted(archive: Archive) -> Counter[tuple[Any, ...]]:
+    """The logins of each day, device type, locale and version."""
+    kinds = "create_date, device_type, locale, app_version"
+    rows = archive.rows(f"SELECT {kinds}, sum(logins)::integer FROM loginpipe.daily_logins GROUP BY {kinds}")
+    return Counter({tuple(kind): logins for *kind, logins in rows})
+
+
+def test_days_that_were_dropped_keep_their_counts_whatever_recomputes_and_logins_that_come_late_are_added(
+    archive: Archive,
+) -> None:
+    def recomputed() -> None:
+        for day in DAYS:
+            archive.run(partial(refresh_daily_logins, day=day))
+
+    before = counted(archive)
+    assert before.total() == 5 + 4 + 3
+    assert retired(archive) is None
+    recomputed()
+    assert counted(archive) == before
+
+    archive.insert(OLD, LOGINS[2:3])
+    assert archive.run(stale_days) == {OLD: ["daily_logins"]}
+    archive.computed()
+    recomputed()
+    late = Counter({(OLD, *LOGINS[2][1:2], *LOGINS[2][4:]): 1})
+    assert counted(archive) == before + late
+
+    assert restored(archive) == Restored(rows=len(LOGINS), beside=1)
+    archive.computed()
+    recomputed()
+    assert counted(archive) == before + late
+    rows = archive.rows(
+        "SELECT device_type, logins, users, kept FROM loginpipe.daily_logins WHERE create_date = %s", OLD
+    )
+    assert ("android", 2, 1, False) in rows, "computed from the table again"
+
+
 # --- what does not come back, and what stays beside ---
 
 
@@ -247,6 +294,37 @@ def test_users_who_were_erased_since_do_not_come_back_and_what_they_did_after_an
     assert archive.due() == [OLD], "the file still has them"
     assert archive.archived().record.row_count == len(LOGINS) - 2
     assert restored(archive, keys=no_keys) == Restored(already_there=True)
+
+
+@both
+def test_users_who_are_erased_are_taken_out_of_the_files_of_days_that_were_dropped(
+    archive: Archive, custodian_url: str
+) -> None:
+    def forgotten(day: date, *versions: int) -> int:
+        work = partial(forget_erased, day=day, token_keys=lambda: token_keys(*versions), stores=archive.stores)
+        logins: int = archive.run(work)
+        return logins
+
+    assert retired(archive) is None
+    before = {day: archive.record(day) for day in DAYS}
+    assert archive.run(days_to_search) == []
+    with closing(connect(custodian_url)) as custodian:
+        erase(custodian, "ann", token_keys(1, 2).tombstones("ann"), REASON)
+    assert archive.run(days_to_search) == DAYS
+
+    with pytest.raises(ArchivedDayError, match=r"^a user was erased at .* key version 1 or 2 only; add it to "):
+        forgotten(OLD, 3)
+    assert archive.record(OLD) == before[OLD]
+    assert [forgotten(day, 1) for day in DAYS] == [2, 1, 0]
+    assert archive.run(days_to_search) == []
+    after = {day: archive.record(day) for day in DAYS}
+    assert [record.row_count for record in after.values()] == [3, 3, 3]
+    assert after[DAYS[2]].url == before[DAYS[2]].url, "nothing to leave out, nothing written"
+    assert archive.store.names() == sorted(archive.stores.locate(record.url)[1] for record in after.values())
+    for day in DAYS:
+        assert archive.run(partial(verify_day, record=after[day], stores=archive.stores)) is None
+        assert restored(archive, day) == Restored(rows=3), "no keys are needed: the file has no erased user"
+        assert archive.stored(day) == of_day(LOGINS[2:], day)
 
 
 def test_rows_that_came_after_a_day_was_dropped_stay_beside_those_that_come_back(archive: Archive) -> None:

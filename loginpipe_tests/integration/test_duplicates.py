@@ -229,7 +229,7 @@ def test_an_erased_user_is_in_no_figure_also_of_days_that_the_table_has_let_go_o
     logins.store(some(3, 30, DAYS))
     logins.store(some(4, 10, [AFTER, TODAY]))
     logins.store([("only-old", "ip.v1.1", "dev.v1.1", DAYS[0])])
-    logins.refresh_all()
+    logins.archive.computed()
     dropped(logins)
     for user in ("user-1", "only-old", "user-5"):
         logins.erase(user)
@@ -272,7 +272,9 @@ def test_values_whose_key_was_rotated_count_as_one_also_those_of_both_keys_on_on
     logins.refresh_all()
     logins.check()
     assert logins.archive.rows("SELECT * FROM loginpipe.token_changes") == []
-    assert not logins.archive.rows("SELECT FROM loginpipe.device_users WHERE masked_device_id IN ('dev.v1.1', 'dev.v2.1')")
+    assert not logins.archive.rows(
+        "SELECT FROM loginpipe.device_users WHERE masked_device_id IN ('dev.v1.1', 'dev.v2.1')"
+    )
 
 
 def dropped(logins: Logins) -> None:
@@ -293,7 +295,7 @@ def restored(logins: Logins, day: date) -> None:
 
 def test_duplicates_keep_their_history_when_a_month_is_dropped_and_what_comes_late_is_added(logins: Logins) -> None:
     logins.store(some(8, 30, DAYS))
-    # Never computed: a month is dropped once it is.
+    logins.archive.computed()
     dropped(logins)
     logins.refresh(*DAYS)
     logins.check()
@@ -308,8 +310,6 @@ def test_duplicates_keep_their_history_when_a_month_is_dropped_and_what_comes_la
     logins.refresh_all()
     logins.refresh(DAYS[1])
     logins.check()
-    assert {day: tables for day, tables in logins.archive.run(stale_days).items() if "daily_logins" not in tables} == {}
-
     logins.erase("user-3")
     for day in (DAYS[1], DAYS[2]):
         restored(logins, day)
@@ -324,16 +324,21 @@ def test_a_month_is_not_dropped_before_its_logins_are_in_what_is_kept(logins: Lo
     logins.store(some(10, 5, [OLD]))
     archive = logins.archive
     archive.run(lambda connection: archive_day(connection, day=OLD, stores=archive.stores, today=TODAY))
-    reason = f"the duplicates of {OLD} do not have all its logins yet: refresh_insights computes them"
+    archive.computed()
+    # As the version before this one leaves a day that it computes beside the migration.
+    archive.execute("UPDATE loginpipe.days SET device_users = NULL WHERE day = %s", OLD)
+    reason = f"{OLD} has changed since its insights were computed: run refresh_insights"
     assert archive.run(lambda connection: drop_month(connection, OLD_MONTH)) == reason
-    logins.refresh_all()
+    archive.computed()
     assert archive.run(lambda connection: drop_month(connection, OLD_MONTH)) is None
 
 
 def test_a_token_that_is_no_placeholder_any_more_has_its_rows_on_the_days_that_are_over_too(logins: Logins) -> None:
     logins.store(some(11, 30, [*DAYS, TODAY]))
     with closing(connect(logins.archive.pipeline_url)) as connection:
-        mark_placeholders(connection, [PlaceholderToken("dev.v1.1", "device_id", "v1"), PlaceholderToken("x", "ip", "v1")])
+        mark_placeholders(
+            connection, [PlaceholderToken("dev.v1.1", "device_id", "v1"), PlaceholderToken("x", "ip", "v1")]
+        )
         logins.refresh_all()
         assert logins.found() == logins.computed(placeholders=["dev.v1.1"])
         mark_placeholders(connection, [PlaceholderToken("x", "ip", "v1")])
@@ -345,6 +350,7 @@ def test_a_sample_that_differs_is_found_and_a_rebuild_makes_all_exact_and_keeps_
     logins: Logins,
 ) -> None:
     logins.store(some(12, 30, DAYS))
+    logins.archive.computed()
     dropped(logins)
     logins.store(some(13, 20, [AFTER]))
     logins.store(some(14, 5, [TODAY]))

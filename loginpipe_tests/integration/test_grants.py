@@ -158,6 +158,7 @@ MAY = {
         "read the revision", "read which table it is", "list rejects", "mark rejects as replayed",
         "read check values", "read aliases",
         "request access", "approve", "release", "erase", "find sealed extras", "fill in extras",
+        "read which days are archived",
     },
     "auditor": {"read the revision", "read which table it is", "read the access log"},
 }  # fmt: skip

@@ -87,7 +87,8 @@ def compute_insights(pipeline: Pipeline) -> dict[str, list[tuple[Any, ...]]]:
     """Compute what is due, in one run; return what the tables then hold."""
     run_job(pipeline, INSIGHTS_JOB)
     tables = ("duplicate_devices", "duplicate_ips", "daily_logins")
-    return {table: sorted(pipeline.rows(f"SELECT * FROM loginpipe.{table}"), key=str) for table in tables}
+    found = {table: sorted(pipeline.rows(f"SELECT * FROM loginpipe.{table}"), key=str) for table in tables}
+    return found | {"daily_logins": [tuple(counts) for *counts, _kept in found["daily_logins"]]}
 
 
 def expected_duplicates(days: Day, field: str, tokens: dict[str, str]) -> list[tuple[Any, ...]]:
@@ -149,8 +150,6 @@ def test_three_days_are_taken_in_counted_archived_dropped_and_brought_back_to_th
         (day, GOOD) for day in DAYS
     ]
     archive = Archive(pipeline.database_url, pipeline.database_url, "file:///nowhere")
-    # A run of the last hour may have brought logins while a day was archived.
-    archive.execute("UPDATE loginpipe.batches SET recorded_at = recorded_at - interval '2 hours'")
     run_job(pipeline, "drop_archived_partitions")
     assert not partition_is_there(archive)
     assert pipeline.rows("SELECT count(*) FROM user_logins") == [(0,)]
@@ -167,16 +166,18 @@ def test_the_assets_of_a_day_are_materialised_one_by_one_too(days_pipeline: Pipe
     pipeline = days_pipeline
     pipeline.send(map(json.dumps, some_logins()))
     assert take(pipeline, GOOD).success
-    result = dg.materialize(
-        [asset for asset in build_definitions().assets or [] if isinstance(asset, dg.AssetsDefinition)],
-        selection=dg.AssetSelection.groups("login_insights", "login_archive").without_checks(),
-        partition_key=str(OLD),
-        instance=pipeline.instance,
-        resources=build_definitions().resources,
-    )
-    counted = {
-        event.asset_key.to_user_string(): event.materialization.metadata["dagster/row_count"].value
-        for event in result.get_asset_materialization_events()
-        if event.asset_key
-    }
+    counted: dict[str, Any] = {}
+    for group in ("login_insights", "login_archive"):
+        result = dg.materialize(
+            [asset for asset in build_definitions().assets or [] if isinstance(asset, dg.AssetsDefinition)],
+            selection=dg.AssetSelection.groups(group).without_checks(),
+            partition_key=str(OLD),
+            instance=pipeline.instance,
+            resources=build_definitions().resources,
+        )
+        counted |= {
+            event.asset_key.to_user_string(): event.materialization.metadata["dagster/row_count"].value
+            for event in result.get_asset_materialization_events()
+            if event.asset_key
+        }
     assert (counted["daily_logins"], counted["login_archive"]) == (GOOD, GOOD)

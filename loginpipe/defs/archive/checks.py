@@ -20,7 +20,7 @@ _SHOWN = 10
     description=(
         "Archived days that are still in user_logins have as many rows there as in their files: the last 31 days, and "
         "one older month, another one each night. The newest three have the same ones, by checksum. A warning: the "
-        "next night writes days that differ anew. Whether the files are whole, `loginpipe archive verify` says."
+        "next night writes days that differ again. Whether the files are whole, `loginpipe archive verify` says."
     ),
 )
 def archive_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
-from functools import partial
+from functools import cache, partial
 
 import dagster as dg
 
 from loginpipe.archive.days import archive_day
+from loginpipe.archive.erasure import forget_erased
 from loginpipe.archive.retention import retire_month
 from loginpipe.archive.store import Stores
 from loginpipe.archive.verification import compare_with_table
@@ -18,7 +19,8 @@ from loginpipe.defs.archive.asset import archive_metadata
 from loginpipe.defs.archive.checks import evaluated
 from loginpipe.defs.metadata.groups import downstream_tags, first_day
 from loginpipe.defs.resources import PostgresResource
-from loginpipe.postgres.archive import days_to_archive, outlived_months
+from loginpipe.masking.keys import load_token_keys
+from loginpipe.postgres.archive import days_to_archive, days_to_search, outlived_months
 
 _LONGEST_SECONDS = 21_600
 
@@ -29,9 +31,12 @@ def archive_changed_days(
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output[None]]:
     """Archive each day that is over and not archived, or changed since; report on the check archive_matches_table.
 
+    Then write the files of days that were dropped again where they have users who were erased since.
+
     Raises:
         SettingError: LOGINPIPE_ARCHIVE_URL is not set, or no URL of an archive.
         ArchivedDayError: some days are at odds with their archive, the others are archived; names the first.
+        KeyFileError: users were erased, and the token keys that tell them cannot be used.
         ArchiveError: the archive cannot be used.
         DatabaseError: the database cannot.
     """
@@ -39,12 +44,16 @@ def archive_changed_days(
     context.log.info("the archive is at %s", stores.current.url)
     due = postgres.run(partial(days_to_archive, today=today))
     at_odds: dict[date, str] = {}
+
+    def remember(day: date, error: ArchivedDayError) -> None:
+        at_odds[day] = str(error)
+        context.log.warning("%s; see %s", error, runbook("archive-at-odds"))
+
     for day in due:
         try:
             archived = postgres.run(partial(archive_day, day=day, stores=stores, today=today))
         except ArchivedDayError as error:
-            at_odds[day] = str(error)
-            context.log.warning("%s; see %s", error, runbook("archive-at-odds"))
+            remember(day, error)
             continue
         context.log.info("%s: %s, %d logins", day, archived.outcome, archived.record.row_count)
         # The asset has no days before its first one; the archive may.
@@ -53,16 +62,28 @@ def archive_changed_days(
                 "login_archive", partition=day.isoformat(), metadata=archive_metadata([archived])
             )
     yield evaluated(postgres.run(partial(compare_with_table, today=today)))
+    to_search = postgres.run(days_to_search)
+    keys = cache(lambda: load_token_keys(settings.required("token_keys"), production=settings.production))
+    erased = 0
+    for day in to_search:
+        try:
+            erased += postgres.run(partial(forget_erased, day=day, token_keys=keys, stores=stores))
+        except ArchivedDayError as error:
+            remember(day, error)
     if at_odds:
-        raise ArchivedDayError(
-            f"{len(at_odds)} of {len(due)} days were not archived; the first: {at_odds[min(at_odds)]}"
-        )
-    yield dg.Output(None, metadata={"days_due": len(due)})
+        days = len({*due, *to_search})
+        raise ArchivedDayError(f"{len(at_odds)} of {days} days were not archived; the first: {at_odds[min(at_odds)]}")
+    yield dg.Output(
+        None, metadata={"days_due": len(due), "days_searched": len(to_search), "logins_of_erased_users": erased}
+    )
 
 
 @dg.job(
     name="archive_logins",
-    description="Archives each day of user_logins that is over and not archived yet, or has changed since.",
+    description=(
+        "Archives each day of user_logins that is over and not archived yet, or has changed since. Takes users who "
+        "were erased out of the files of days that were dropped."
+    ),
     tags=downstream_tags("archive_logins", longest_seconds=_LONGEST_SECONDS),
 )
 def archive_logins() -> None:

@@ -15,16 +15,19 @@ CHAIN = ("raw_sqs_messages", "validated_logins", "rejected_logins", "masked_logi
 """The assets of one step, in the order the data flows. They are materialized together or not at all."""
 
 
-def days_from(first: date) -> dg.DailyPartitionsDefinition:
-    """Return the partitions of the daily assets, from a day to today.
+def days_from(first: date, *, over: bool = False) -> dg.DailyPartitionsDefinition:
+    """Return the partitions of the daily assets, from a day to today, or to yesterday: to the last day that is over.
 
-    A login's day is the UTC date of its SentTimestamp. Today is one of the days: it grows, and is computed again.
+    A login's day is the UTC date of its SentTimestamp. Today grows: it is computed again, and archived when it is over.
     """
-    return dg.DailyPartitionsDefinition(start_date=first.isoformat(), timezone="UTC", end_offset=1)
+    return dg.DailyPartitionsDefinition(start_date=first.isoformat(), timezone="UTC", end_offset=0 if over else 1)
 
 
 DAYS = days_from(date(2025, 1, 1))
 """What the daily assets are declared with; the definitions begin with `first_day`."""
+
+DAYS_THAT_ARE_OVER = days_from(date(2025, 1, 1), over=True)
+"""Those of the archive."""
 
 
 def first_day(settings: Settings) -> date:

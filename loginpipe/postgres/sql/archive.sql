@@ -23,9 +23,30 @@ ON CONFLICT (day) DO UPDATE SET
     verified_at = clock_timestamp()
 WHERE archived_days.dropped_at IS NULL
 
+-- name: archive_rewritten
+-- Record the file of a dropped day that was written again without erased users.
+UPDATE loginpipe.archived_days
+SET row_count = %(row_count)s,
+    sha256 = %(sha256)s,
+    url = %(url)s,
+    file_bytes = %(file_bytes)s,
+    file_sha256 = %(file_sha256)s,
+    archived_at = clock_timestamp(),
+    verified_at = clock_timestamp()
+WHERE day = %(day)s
+
+-- name: archive_to_search
+-- List the dropped days whose files were last without erased users before the newest erasure. One without a tombstone,
+-- of key version 0, cannot be looked for.
+SELECT day
+FROM loginpipe.archived_days
+WHERE dropped_at IS NOT NULL
+    AND greatest(archived_at, dropped_at) < (SELECT max(erased_at) FROM loginpipe.erased_users WHERE key_version > 0)
+ORDER BY day
+
 -- name: archive_restored
 -- Record that a day is in the table again. Unless the table has exactly the file's rows, the day is to be archived
--- anew, and to be computed again.
+-- again, and to be computed again.
 WITH restored AS (
     UPDATE loginpipe.archived_days
     SET dropped_at = NULL,

@@ -13,17 +13,11 @@ ORDER BY day
 ON CONFLICT (day) DO UPDATE SET changes = known.changes + EXCLUDED.changes
 
 -- name: close_day
--- Note a day that is over as changed, once: what is computed after that is final. Also a day without logins, which then
--- counts as one without logins and not as one that nobody has looked at.
-WITH closed AS (
-    INSERT INTO loginpipe.days AS known (day, changes, closed)
-    VALUES (%(day)s, 0, true)
-    ON CONFLICT (day) DO UPDATE SET closed = true WHERE NOT known.closed
-    RETURNING day
-)
-INSERT INTO loginpipe.day_changes (day)
-SELECT day
-FROM closed
+-- Count that a day is over as a change, once: what is computed after that is final. Also a day without logins, which then
+-- counts as one without logins and not as one that was never computed.
+INSERT INTO loginpipe.days AS known (day, changes, closed)
+VALUES (%(day)s, 1, true)
+ON CONFLICT (day) DO UPDATE SET changes = known.changes + 1, closed = true WHERE NOT known.closed
 
 -- name: changes_of_day
 -- Say how many changes of a day are committed, counted or not: in one statement, which sees each of them once.
@@ -67,18 +61,15 @@ WHERE day >= %(today)s AND day <> %(day)s AND {asset} > 0
 -- name: stale_days
 -- List the days that have changed since the insights were computed, with the tables that are stale; a day that is over is to
 -- be in device_users and ip_users too. Tokens that have changed make the newest day stale, whose computation takes them all.
--- Days that are in the archive only are left out of the daily counts until they are restored: computed from what the table
--- still has, they would lose them. Duplicates add what came since, if they have something of the day.
+-- Days that are in the archive only add what came since. Duplicates of a day that nothing was kept of are left out until it is
+-- restored: they would lose their history.
 SELECT day, tables
 FROM (
     SELECT
         known.day,
         array_remove(
             ARRAY[
-                CASE
-                    WHEN known.daily_logins < known.changes AND archived.day IS NULL
-                        THEN 'daily_logins'
-                END,
+                CASE WHEN known.daily_logins < known.changes THEN 'daily_logins' END,
                 CASE
                     WHEN (
                         known.duplicate_devices < known.changes

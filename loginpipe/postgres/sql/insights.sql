@@ -400,6 +400,18 @@ differing AS (
 )
 SELECT (SELECT count(*) FROM sample), (SELECT count(*) FROM differing)
 
+-- name: delete_daily_logins
+-- Delete a day's counts; those of logins that were dropped from the table stay until these are restored.
+DELETE FROM loginpipe.daily_logins AS counted
+WHERE create_date = %(day)s
+    AND NOT (
+        kept AND EXISTS (
+            SELECT
+            FROM loginpipe.archived_days AS archived
+            WHERE archived.day = counted.create_date AND archived.dropped_at IS NOT NULL
+        )
+    )
+
 -- name: insert_daily_logins
 -- Count a day's logins and users by device type, locale and version.
 INSERT INTO loginpipe.daily_logins (create_date, device_type, locale, app_version, logins, users)
@@ -409,7 +421,8 @@ WHERE create_date = %(day)s
 GROUP BY create_date, device_type, locale, app_version
 
 -- name: daily_breakdown
--- Add up a day's counts by device type, by locale and by version, the most frequent first.
+-- Add up a day's counts by device type, by locale and by version, the most frequent first. An adopted table may have numbers
+-- that encode no version.
 WITH of_day AS (
     SELECT device_type, locale, app_version, logins
     FROM loginpipe.daily_logins
@@ -419,7 +432,15 @@ SELECT 'device_type', device_type, sum(logins)::bigint FROM of_day GROUP BY devi
 UNION ALL
 SELECT 'locale', coalesce(locale, 'none'), sum(logins)::bigint FROM of_day GROUP BY locale
 UNION ALL
-SELECT 'version', loginpipe.app_version_text(app_version), sum(logins)::bigint FROM of_day GROUP BY app_version
+SELECT
+    'version',
+    CASE
+        WHEN app_version BETWEEN 0 AND 2146999999 THEN loginpipe.app_version_text(app_version)
+        ELSE app_version::text
+    END,
+    sum(logins)::bigint
+FROM of_day
+GROUP BY app_version
 ORDER BY 1, 3 DESC, 2
 
 -- name: daily_counts

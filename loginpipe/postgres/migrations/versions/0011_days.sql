@@ -22,6 +22,9 @@ CREATE TABLE loginpipe.day_changes (
     day date NOT NULL
 );
 
+-- It has no key, and Postgres refuses deletes from such a table where a publication replicates them.
+ALTER TABLE loginpipe.day_changes REPLICA IDENTITY FULL;
+
 CREATE TABLE loginpipe.days (
     day date PRIMARY KEY,
     changes bigint NOT NULL,
@@ -97,15 +100,30 @@ EXECUTE FUNCTION loginpipe.note_days_of_batch();
 
 COMMENT ON FUNCTION loginpipe.note_days_of_batch() IS 'Note that the days of a batch have changed, as it is recorded.';
 
--- An erasure changes the days that it takes logins from.
+-- What retention drops keeps its counts: nothing else has them.
+ALTER TABLE loginpipe.daily_logins ADD COLUMN kept boolean NOT NULL DEFAULT false;
+
+COMMENT ON COLUMN loginpipe.daily_logins.kept IS
+    'Retention has dropped these logins from user_logins, and the counts stay; logins that come later have rows beside it.';
+
+UPDATE loginpipe.daily_logins
+SET kept = true
+WHERE create_date IN (SELECT day FROM loginpipe.archived_days WHERE dropped_at IS NOT NULL);
+
 DO $do$
 DECLARE
-    before text := pg_get_functiondef('vault.delete_logins(text)'::regprocedure);
-    after text := replace(
-        before,
-        'RETURNING masked_ip, masked_device_id
+    edit record;
+    was text;
+BEGIN
+    FOR edit IN
+        SELECT *
+        FROM (VALUES
+            -- An erasure changes the days that it takes logins from.
+            (
+                'vault.delete_logins(text)'::regprocedure,
+                'RETURNING masked_ip, masked_device_id
     )',
-        'RETURNING masked_ip, masked_device_id, create_date
+                'RETURNING masked_ip, masked_device_id, create_date
     ),
     changed AS (
         INSERT INTO loginpipe.day_changes (day)
@@ -113,14 +131,39 @@ DECLARE
         FROM gone
         WHERE create_date BETWEEN ''0001-01-01'' AND ''9999-12-31''
     )'
-    );
-BEGIN
-    IF after = before THEN
-        RAISE EXCEPTION 'vault.delete_logins is not as expected';
-    END IF;
-    EXECUTE after;
+            ),
+            -- A month is dropped when its days are counted as they are.
+            (
+                'loginpipe.why_not_dropped(date, date)'::regprocedure,
+                '            WHEN coalesce(archived.verified_at < ',
+                '            WHEN stored.day IS NOT NULL AND (
+                SELECT coalesce(min(least(known.daily_logins, known.duplicate_devices, known.duplicate_ips) - known.changes), 0)
+                FROM loginpipe.days AS known
+                WHERE known.day = stored.day
+            ) < (SELECT count(*) FROM loginpipe.day_changes AS change WHERE change.day = stored.day)
+                THEN format(''%s has changed since its insights were computed: run refresh_insights'', stored.day)
+            WHEN coalesce(archived.verified_at < '
+            ),
+            (
+                'loginpipe.drop_archived_partition(date)'::regprocedure,
+                '    UPDATE loginpipe.archived_days',
+                '    UPDATE loginpipe.daily_logins
+    SET kept = true
+    WHERE create_date >= start AND create_date < stop;
+    UPDATE loginpipe.archived_days'
+            )
+        ) AS edits (changed, before, after)
+    LOOP
+        was := pg_get_functiondef(edit.changed);
+        IF strpos(was, edit.before) = 0 THEN
+            RAISE EXCEPTION '% is not as expected', edit.changed;
+        END IF;
+        EXECUTE replace(was, edit.before, edit.after);
+    END LOOP;
 END
 $do$;
 
 GRANT SELECT, INSERT, DELETE ON loginpipe.day_changes TO loginpipe_writer;
 GRANT SELECT, INSERT, UPDATE ON loginpipe.days TO loginpipe_writer;
+-- An erasure says how many files of dropped days are still to be searched.
+GRANT SELECT ON loginpipe.archived_days TO pii_custodian;

@@ -82,9 +82,8 @@ COMMENT ON TABLE loginpipe.token_changes IS
 COMMENT ON COLUMN loginpipe.token_changes.asset IS 'duplicate_devices or duplicate_ips.';
 COMMENT ON COLUMN loginpipe.token_changes.token IS 'The token.';
 
--- Without a primary key, as daily_logins: a publication would refuse the deletes.
+-- Without a primary key, as day_changes: a publication would refuse the deletes.
 ALTER TABLE loginpipe.token_changes REPLICA IDENTITY FULL;
-ALTER TABLE loginpipe.day_changes REPLICA IDENTITY FULL;
 
 -- A trigger, since runs and a custodian's rotation both write aliases. For both tables: which one has the token, a read of
 -- an index says later. A statement without new aliases costs nothing.
@@ -145,30 +144,7 @@ BEGIN
 END
 $$;
 
--- What is dropped can be counted no more.
-CREATE FUNCTION loginpipe.why_not_counted(start date, stop date) RETURNS text
-LANGUAGE sql
-SET search_path = pg_catalog, pg_temp
-SET datestyle = 'ISO, YMD'
-AS $$
-    SELECT format('the duplicates of %s do not have all its logins yet: refresh_insights computes them', min(day))
-    FROM (
-        SELECT day, changes, least(coalesce(device_users, 0), coalesce(ip_users, 0)) AS counted
-        FROM loginpipe.days
-        WHERE day >= start AND day < stop
-        UNION ALL
-        SELECT day, count(*), 0
-        FROM loginpipe.day_changes
-        WHERE day >= start AND day < stop
-        GROUP BY day
-    ) AS of_days
-    GROUP BY day
-    HAVING sum(counted) < sum(changes)
-    ORDER BY day
-    LIMIT 1
-$$;
-
-REVOKE ALL ON FUNCTION vault.forget_pairs(text), loginpipe.why_not_counted(date, date) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vault.forget_pairs(text) FROM PUBLIC;
 
 DO $do$
 DECLARE
@@ -185,10 +161,11 @@ BEGIN
                     'PERFORM vault.forget_pairs(user_id);
     PERFORM vault.lock_loads_out();'
                 ),
+                -- A month is dropped when its days are kept here as they are.
                 (
-                    'loginpipe.drop_archived_partition(date)',
-                    'loginpipe.why_not_dropped(start, stop)',
-                    'coalesce(loginpipe.why_not_dropped(start, stop), loginpipe.why_not_counted(start, stop))'
+                    'loginpipe.why_not_dropped(date, date)',
+                    'known.duplicate_ips) - known.changes',
+                    'known.duplicate_ips, coalesce(known.device_users, 0), coalesce(known.ip_users, 0)) - known.changes'
                 )
         ) AS changes (function, old, new)
     LOOP

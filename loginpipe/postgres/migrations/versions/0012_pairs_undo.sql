@@ -14,19 +14,17 @@ BEGIN
         'PERFORM vault.lock_loads_out();'
     );
     EXECUTE replace(
-        pg_get_functiondef('loginpipe.drop_archived_partition(date)'::regprocedure),
-        'coalesce(loginpipe.why_not_dropped(start, stop), loginpipe.why_not_counted(start, stop))',
-        'loginpipe.why_not_dropped(start, stop)'
+        pg_get_functiondef('loginpipe.why_not_dropped(date, date)'::regprocedure),
+        'known.duplicate_ips, coalesce(known.device_users, 0), coalesce(known.ip_users, 0)) - known.changes',
+        'known.duplicate_ips) - known.changes'
     );
 END
 $do$;
 
 DROP FUNCTION vault.forget_pairs(text);
-DROP FUNCTION loginpipe.why_not_counted(date, date);
 DROP TRIGGER note_aliased_tokens ON loginpipe.token_aliases;
 DROP FUNCTION loginpipe.note_aliased_tokens();
 DROP TABLE loginpipe.token_changes;
-ALTER TABLE loginpipe.day_changes REPLICA IDENTITY DEFAULT;
 ALTER TABLE loginpipe.days DROP COLUMN device_users;
 ALTER TABLE loginpipe.days DROP COLUMN ip_users;
 DROP VIEW loginpipe.device_days;
