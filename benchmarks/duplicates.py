@@ -1,8 +1,8 @@
 """What the newest day of duplicates costs as the table grows: seconds, and CPU seconds of Postgres.
 
-`make bench-duplicates`. A million users, each with a device and an address of their own, one in 50 of them on a device of
-another's, four to a household's address; every fifth login from one of a thousand addresses that many share. What is kept of
-the days before is filled in by statements for a month at once, and of the rows of earlier days there are each token's newest.
+`make bench-duplicates`. A million users, each with a device of their own, but one in 50, who has another's; four users
+to a household's address; every fifth login from one of a thousand addresses that many share. What is kept of the days
+before is filled in by statements for a month at once, and of the rows of earlier days there is each token's newest.
 """
 
 import argparse
@@ -62,7 +62,8 @@ _PLACE: Final = "nullif(count(*) FILTER (WHERE create_date = '{month}'::date + {
 _NEWEST: Final = """
     INSERT INTO loginpipe.{table}
     SELECT
-        '{last}', {token}, count(DISTINCT user_id), sum((SELECT sum(number) FROM unnest(logins) AS number)), min(month), '{last}'
+        '{last}', {token}, count(DISTINCT user_id), sum((SELECT sum(number) FROM unnest(logins) AS number)),
+        min(month), '{last}'
     FROM loginpipe.{users}
     GROUP BY {token}
     HAVING count(DISTINCT user_id) > 1

@@ -180,21 +180,20 @@ def restore(dump: Dump, *, as_json: Json = False) -> None:
 
 @insights.command()
 def rebuild(*, as_json: Json = False) -> None:
-    """Compute duplicate_devices and duplicate_ips again from user_logins, and what is kept for them; the oldest day first.
+    """Compute duplicate_devices and duplicate_ips again from user_logins, and what is kept for them, day by day.
 
     Days that are in the archive only keep what they have. Logins that were deleted from the table in another way are
-    no longer counted. The pipeline may continue meanwhile. After an interruption the job refresh_insights does the rest.
+    no longer counted. The pipeline may run meanwhile. After an interruption the job refresh_insights does the rest.
 
     Example: loginpipe insights rebuild
     """
     from loginpipe.postgres.insights import DUPLICATES, rebuild_duplicates
 
-    days = {}
-    with connect_to_warehouse(load_settings()) as connection:
+    days = dict.fromkeys(DUPLICATES, 0)
+    with connect_to_warehouse(load_settings()) as connection, progress() as bar:
         for table in DUPLICATES:
-            with progress() as bar:
-                task = bar.add_task(table, total=None)
-                days[table] = rebuild_duplicates(
-                    connection, table, progress=lambda done, of: bar.update(task, completed=done, total=of)
-                )
+            task = bar.add_task(table, total=None)
+            for done, total in rebuild_duplicates(connection, table):
+                bar.update(task, completed=done, total=total)
+                days[table] = done
     print_result(days, "; ".join(f"{table}: {number:,} days" for table, number in days.items()), as_json=as_json)

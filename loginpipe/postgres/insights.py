@@ -1,12 +1,12 @@
 """What analysts read beside ``user_logins``, computed by day: duplicates and daily counts.
 
 Duplicates cost what the day costs, whatever the history: who was seen with what on the days that are over is kept in
-``loginpipe.device_users`` and ``loginpipe.ip_users``, by token, user and day. A day is set there, never added to, so that a
-computation that is repeated, interrupted or late leaves the same. A day that is not over is not kept yet: its rows are
-computed of its logins and of what is kept.
+``loginpipe.device_users`` and ``loginpipe.ip_users``, by token, user and day. A day is set there, never added to, so
+that a computation that is repeated, interrupted or late leaves the same. A day that is not over is not kept yet: its
+rows follow from its logins and from what is kept.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -80,8 +80,8 @@ class Sample:
 def refresh_duplicates(connection: Connection, table: str, day: date) -> DuplicatesOfDay:
     """Compute one day of a table of duplicates, a key of `DUPLICATES`, again, in one transaction.
 
-    Days before it that are over and not kept as they are now come first, in a transaction each: its rows follow from them.
-    Rows of later days that change with it are computed too.
+    Days before it that are over and not kept as they are now come first, in a transaction each: its rows follow from
+    them. Rows of later days that change with it are computed too.
 
     Raises:
         DatabaseError: the day is as it was; days before it may be computed.
@@ -135,18 +135,14 @@ def _keep(cursor: Cursor, table: str, of: Mapping[str, Any]) -> bool:
     return bool(kept)
 
 
-def rebuild_duplicates(
-    connection: Connection, table: str, *, progress: Callable[[int, int], object] = lambda done, of: None
-) -> int:
-    """Compute a table of duplicates and what is kept for it again, from ``user_logins``; return how many days.
+def rebuild_duplicates(connection: Connection, table: str) -> Iterator[tuple[int, int]]:
+    """Compute a table of duplicates, a key of `DUPLICATES`, and what is kept for it again, from ``user_logins``.
 
-    What is in the archive only stays as it is. Where this is interrupted, the next run of ``refresh_insights``, or this again,
-    continues with the days that are left.
+    What is in the archive only stays as it is. Where this is interrupted, the next run of ``refresh_insights`` does the
+    days that are left.
 
-    Args:
-        connection: with no transaction open.
-        table: a key of `DUPLICATES`.
-        progress: called after each day with the days done and the days in all.
+    Yields:
+        After each day the number of days done, and of all.
 
     Raises:
         DatabaseError: the days before this one are computed, the others are due.
@@ -159,8 +155,7 @@ def rebuild_duplicates(
     days = sorted(day for day, tables in stale_days(connection).items() if table in tables)
     for done, day in enumerate(days, 1):
         refresh_duplicates(connection, table, day)
-        progress(done, len(days))
-    return len(days)
+        yield done, len(days)
 
 
 def compare_duplicates(connection: Connection, table: str, *, limit: int) -> Sample:

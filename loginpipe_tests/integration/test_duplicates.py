@@ -362,12 +362,15 @@ def test_a_sample_that_differs_is_found_and_a_rebuild_makes_all_exact_and_keeps_
         return sample.day, sample.differing
 
     assert compare() == (AFTER, 0)
-    logins.archive.execute("UPDATE loginpipe.device_users SET logins[%s] = 77 WHERE month = %s AND user_id = ("
-        "SELECT min(user_id) FROM user_logins WHERE create_date = %s)", AFTER.day, AFTER.replace(day=1), AFTER)  # fmt: skip
+    logins.archive.execute(
+        "UPDATE loginpipe.device_users SET logins[%s] = 77 WHERE logins[%s] IS NOT NULL AND month = %s",
+        AFTER.day, AFTER.day, AFTER.replace(day=1),
+    )  # fmt: skip
     assert compare()[1] > 0
     logins.archive.execute("DELETE FROM loginpipe.device_users WHERE month = %s", AFTER.replace(day=1))
     logins.archive.execute("UPDATE loginpipe.duplicate_ips SET users = 99 WHERE create_date = %s", AFTER)
     for table in DUPLICATES:
-        logins.archive.run(lambda connection, t=table: rebuild_duplicates(connection, t))
+        done = logins.archive.run(lambda connection, t=table: list(rebuild_duplicates(connection, t)))
+        assert done == [(1, 2), (2, 2)], "the day that is in the table, and today"
     logins.check()
     assert logins.archive.run(stale_days).get(AFTER) in (None, ["daily_logins"])

@@ -358,7 +358,8 @@ def test_a_schema_newer_than_the_code_is_refused_with_the_version_to_deploy(
 
 VERSIONS = Path(migrations.__file__).with_name("versions")
 TAKES_AWAY = re.compile(
-    r"\bDROP\b(?! INDEX\b)|\bRENAME\b|\bSET NOT NULL\b|\bALTER COLUMN \w+ (SET DATA )?TYPE\b|\bREVOKE\b(?!.*\bFROM PUBLIC\b)"
+    r"\bDROP\b(?! INDEX\b)|\bRENAME\b|\bSET NOT NULL\b|\bALTER COLUMN \w+ (SET DATA )?TYPE\b"
+    r"|\bREVOKE\b(?!.*\bFROM PUBLIC\b)"
     r"|\bADD COLUMN\b(?=[^,;]*\bNOT NULL\b)(?![^,;]*\bDEFAULT\b)",
     re.DOTALL,
 )

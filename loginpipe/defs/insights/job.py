@@ -15,8 +15,8 @@ from loginpipe.postgres.session import is_passing
 
 INSIGHTS_JOB = "refresh_insights"
 
-# Daily counts the newest day first, since that is what people look at. Duplicates the oldest first: the rows of a day follow
-# from those of the days before.
+# Daily counts the newest day first, since that is what people look at. Duplicates the oldest first: the rows of a day
+# follow from those of the days before.
 _OLDEST_FIRST = {"daily_logins": False, "duplicate_devices": True, "duplicate_ips": True}
 
 
@@ -24,7 +24,7 @@ _OLDEST_FIRST = {"daily_logins": False, "duplicate_devices": True, "duplicate_ip
 def refresh_stale_days(
     context: dg.OpExecutionContext, postgres: PostgresResource, settings: dg.ResourceParam[Settings]
 ) -> Iterator[dg.AssetMaterialization | dg.Output[None]]:
-    """Compute again what is stale. A day that cannot be computed holds up no other of ``daily_logins``.
+    """Compute again what is stale. A day that cannot be computed holds up no other table, and no other daily counts.
 
     Raises:
         DatabaseError: days could not be computed, and stay due; names the first. Or the database is away.

@@ -158,8 +158,8 @@ def _duplicates_check(table: str) -> dg.AssetChecksDefinition:
         name="sample_matches_logins",
         asset=table,
         description=(
-            f"Of a day of the last month, any that is over: up to {_COMPARED_TOKENS:,} tokens have the users, logins and dates "
-            "that a computation from the logins gives. An error: run `loginpipe insights rebuild`."
+            f"Of a day of the last month, any that is over: up to {_COMPARED_TOKENS:,} tokens have the users, logins "
+            "and dates that a computation from the logins gives. An error: run `loginpipe insights rebuild`."
         ),
     )
     def sample_matches_logins(postgres: PostgresResource) -> dg.AssetCheckResult:

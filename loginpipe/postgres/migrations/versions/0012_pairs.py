@@ -1,4 +1,4 @@
-"""Who was seen with what, kept by day: what duplicates are computed from, at the cost of the day and not of the history."""
+"""Who was seen with what, kept by day: duplicates are computed from it, and cost what the day costs."""
 
 from loginpipe.postgres.migrations.running import run_sql_file
 
