@@ -5,7 +5,8 @@ BIN := .venv/bin
 SOURCES := loginpipe loginpipe_tests benchmarks deploy/aws
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test chaos bench bench-lambda bench-sensor bench-storage screenshots check lint types imports format constraints clean
+.PHONY: help demo dev test chaos bench bench-duplicates bench-lambda bench-sensor bench-storage screenshots check lint types imports
+.PHONY: format constraints clean
 .PHONY: lowest latest workflows audit sbom release-files kubernetes compose-verify aws-check needs-node
 .PHONY: base image image-scan
 
@@ -34,6 +35,9 @@ bench: .venv-bench/installed ## measure what a message costs, beside what it cou
 
 bench-storage: .venv-bench/installed ## measure what a message takes in Postgres, in bytes
 	.venv-bench/bin/python -m benchmarks.storage $(BENCH_ARGS)
+
+bench-duplicates: .venv-bench/installed ## measure what a day of duplicates costs at 3 and at 30 million rows; half an hour
+	.venv-bench/bin/python -m benchmarks.duplicates $(BENCH_ARGS)
 
 bench-sensor: .venv-bench/installed ## measure delays and CPU under `loginpipe dev` while messages keep coming; ten minutes
 	.venv-bench/bin/python -m benchmarks.sensor_under_load $(BENCH_ARGS)

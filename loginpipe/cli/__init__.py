@@ -50,6 +50,7 @@ app.add_typer(extras.app, name="extras")
 app.add_typer(queue.app, name="dlq")
 app.add_typer(archive.app, name="archive")
 app.add_typer(warehouse.app, name="backup")
+app.add_typer(warehouse.insights, name="insights")
 app.add_typer(keys.app, name="keys")
 app.add_typer(pii.app, name="pii")
 

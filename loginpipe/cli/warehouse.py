@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loginpipe.cli.output import Json, new_app, notes, out, print_json, print_result, step
+from loginpipe.cli.output import Json, new_app, notes, out, print_json, print_result, progress, step
 from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import Settings, load_settings
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from loginpipe.postgres.connections import Connection
 
 app = new_app("Backups of a self-hosted database by pg_dump. Managed databases have their own: docs/backups.md.")
+insights = new_app("The tables of duplicates, which are computed from user_logins.")
 
 Dump = Annotated[Path, typer.Argument(help="The dump; its manifest lies beside it.", metavar="DUMP")]
 
@@ -175,3 +176,24 @@ def restore(dump: Dump, *, as_json: Json = False) -> None:
         markup=False,
     )
     notes.print("before the pipeline starts: loginpipe migrate, loginpipe doctor, and docs/backups.md, After a restore")
+
+
+@insights.command()
+def rebuild(*, as_json: Json = False) -> None:
+    """Compute duplicate_devices and duplicate_ips again from user_logins, and what is kept for them, day by day.
+
+    Days that are in the archive only keep what they have. Logins that were deleted from the table in another way are
+    no longer counted. The pipeline may run meanwhile. After an interruption the job refresh_insights does the rest.
+
+    Example: loginpipe insights rebuild
+    """
+    from loginpipe.postgres.insights import DUPLICATES, rebuild_duplicates
+
+    days = dict.fromkeys(DUPLICATES, 0)
+    with connect_to_warehouse(load_settings()) as connection, progress() as bar:
+        for table in DUPLICATES:
+            task = bar.add_task(table, total=None)
+            for done, total in rebuild_duplicates(connection, table):
+                bar.update(task, completed=done, total=total)
+                days[table] = done
+    print_result(days, "; ".join(f"{table}: {number:,} days" for table, number in days.items()), as_json=as_json)

@@ -47,11 +47,10 @@ _ARCHIVE = (
     "FUNCTION loginpipe.drop_archived_partition(start date)",
     "FUNCTION loginpipe.trim_extras(begins date)",
 )
-_INSIGHTS = (
-    "TABLE loginpipe.duplicate_devices",
-    "TABLE loginpipe.duplicate_ips",
-    "TABLE loginpipe.daily_logins",
-)
+_DUPLICATES = ("TABLE loginpipe.duplicate_devices", "TABLE loginpipe.duplicate_ips")
+_INSIGHTS = (*_DUPLICATES, "TABLE loginpipe.daily_logins")
+_KEPT = ("TABLE loginpipe.device_users", "TABLE loginpipe.ip_users")
+_KEPT_BY_DAY = ("TABLE loginpipe.device_days", "TABLE loginpipe.ip_days")
 _INSIGHT_VIEWS = (
     "TABLE loginpipe.shared_devices",
     "TABLE loginpipe.shared_ips",
@@ -117,6 +116,9 @@ def planned(database: str) -> frozenset[Grant]:
             "TABLE loginpipe.user_logins_canonical": ("SELECT",),
             **dict.fromkeys(_INSIGHTS, ("SELECT", "INSERT", "DELETE")),
             "TABLE vault.erasure_gate": ("INSERT",),
+            **dict.fromkeys((*_DUPLICATES, *_KEPT), ("SELECT", "INSERT", "UPDATE", "DELETE")),
+            **dict.fromkeys(_KEPT_BY_DAY, ("SELECT",)),
+            "TABLE loginpipe.token_changes": ("SELECT", "INSERT", "DELETE"),
             "TABLE vault.data_keys": ("INSERT",),
             "TABLE vault.sealed_values": ("INSERT",),
             "TABLE vault.sealed_values (token)": ("SELECT",),

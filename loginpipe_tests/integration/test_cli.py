@@ -501,6 +501,21 @@ def test_migrations_are_undone_down_to_a_revision_and_made_again(
     assert loginpipe("migrate", "--to", "0010", "--json").json == {"before": head, "after": "0010"}
 
 
+# --- insights ---------------------------------------------------------------------------------------------------------
+
+
+def test_duplicates_are_computed_again_from_the_table(
+    loginpipe: Command, monkeypatch: pytest.MonkeyPatch, database_url: str, pipeline_url: str
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", pipeline_url)
+    both = "('ann', 'ios', 'ip', 'dev', NULL, 1000000, %s), ('bob', 'ios', 'ip', 'dev', NULL, 1000000, %s)"
+    execute(database_url, "INSERT INTO user_logins VALUES " + both.replace("%s", "'2026-11-16'"))
+    again = loginpipe("insights", "rebuild")
+    assert (again.code, again.out) == (0, "duplicate_devices: 1 days; duplicate_ips: 1 days\n")
+    assert loginpipe("insights", "rebuild", "--json").json == {"duplicate_devices": 1, "duplicate_ips": 1}
+    assert execute(database_url, "SELECT users, logins FROM loginpipe.shared_ips") == [(2, 2)]
+
+
 # --- rejects ----------------------------------------------------------------------------------------------------------
 
 SECRETS = ("203.0.113.77", "888-77-6666", "person@example.com")

@@ -131,8 +131,8 @@ def test_tokens_of_two_key_versions_count_as_the_one_device_that_they_are(pipeli
     with closing(psycopg2.connect(pipeline.database_url)) as connection, connection, connection.cursor() as cursor:
         cursor.execute("UPDATE user_logins SET masked_device_id = 'dev.v2.phone' WHERE user_id = 'bob'")
         cursor.execute("INSERT INTO loginpipe.token_aliases VALUES ('dev.v1.phone', 'dev.v2.phone')")
-    computed(pipeline, WEDNESDAY)
-    assert duplicates(pipeline, "duplicate_devices") == [(WEDNESDAY, "dev.v2.phone", 2, 4, MONDAY, WEDNESDAY)]
+    computed(pipeline, MONDAY, WEDNESDAY)
+    assert duplicates(pipeline, "duplicate_devices")[1:] == [(WEDNESDAY, "dev.v2.phone", 2, 4, MONDAY, WEDNESDAY)]
 
 
 def test_analysts_read_the_newest_state_and_write_nothing(pipeline: Pipeline, analyst_url: str) -> None:
@@ -289,7 +289,9 @@ def test_an_erasure_makes_the_days_due_that_it_took_logins_from(pipeline: Pipeli
     assert list(stale(pipeline)) == [WEDNESDAY, MONDAY]
 
 
-def test_duplicates_of_a_day_that_is_in_the_archive_only_are_due_once_it_is_back(pipeline: Pipeline) -> None:
+def test_duplicates_of_a_day_that_was_dropped_before_anything_was_kept_are_due_once_it_is_back(
+    pipeline: Pipeline,
+) -> None:
     stored(pipeline, THREE_DAYS)
     batch_of(pipeline, MONDAY)
     refreshed(pipeline)
@@ -299,6 +301,8 @@ def test_duplicates_of_a_day_that_is_in_the_archive_only_are_due_once_it_is_back
     )  # fmt: skip
     pipeline.execute("DELETE FROM user_logins WHERE create_date = %s", MONDAY)
     batch_of(pipeline, MONDAY)
+    assert stale(pipeline) == {MONDAY: list(TABLES)}, "of which they add what came since"
+    pipeline.execute("UPDATE loginpipe.days SET device_users = NULL, ip_users = NULL")
     assert stale(pipeline) == {MONDAY: ["daily_logins"]}
     pipeline.execute("UPDATE loginpipe.archived_days SET dropped_at = NULL")
     assert stale(pipeline) == {MONDAY: list(TABLES)}

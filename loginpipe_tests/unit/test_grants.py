@@ -32,6 +32,9 @@ def test_nobody_may_delete_but_what_is_kept_as_sums_or_computed_again_and_everyb
     assert {(grant.role, grant.object) for grant in PLAN if grant.privilege == "DELETE"} == {
         ("loginpipe_writer", "TABLE loginpipe.batches"),
         ("loginpipe_writer", "TABLE loginpipe.day_changes"),
+        ("loginpipe_writer", "TABLE loginpipe.token_changes"),
+        ("loginpipe_writer", "TABLE loginpipe.device_users"),
+        ("loginpipe_writer", "TABLE loginpipe.ip_users"),
         ("loginpipe_writer", "TABLE loginpipe.duplicate_devices"),
         ("loginpipe_writer", "TABLE loginpipe.duplicate_ips"),
         ("loginpipe_writer", "TABLE loginpipe.daily_logins"),

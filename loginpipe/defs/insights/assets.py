@@ -39,7 +39,7 @@ def _duplicates_asset(name: str) -> dg.AssetsDefinition:
         deps=[asset_key("user_logins_table")],
         owners=OWNERS,
         kinds={"postgres", "table"},
-        code_version="2",
+        code_version="3",
         metadata={
             **column_schema("create_date", DUPLICATES[name], "users", "logins", "first_date", "last_date"),
             "dagster/table_name": f"loginpipe.{name}",

@@ -15,23 +15,24 @@ from loginpipe.postgres.session import is_passing
 
 INSIGHTS_JOB = "refresh_insights"
 
-# What costs a day's logins first; each of the others looks at the whole history of what was seen on the day.
-_ORDER = ("daily_logins", "duplicate_devices", "duplicate_ips")
+# Daily counts the newest day first, since that is what people look at. Duplicates the oldest first: the rows of a day
+# follow from those of the days before.
+_OLDEST_FIRST = {"daily_logins": False, "duplicate_devices": True, "duplicate_ips": True}
 
 
 @dg.op
 def refresh_stale_days(
     context: dg.OpExecutionContext, postgres: PostgresResource, settings: dg.ResourceParam[Settings]
 ) -> Iterator[dg.AssetMaterialization | dg.Output[None]]:
-    """Compute again what is stale, the newest day first. A day that cannot be computed holds up no other.
+    """Compute again what is stale. A day that cannot be computed holds up no other table, and no other daily counts.
 
     Raises:
         DatabaseError: days could not be computed, and stay due; names the first. Or the database is away.
     """
     stale = postgres.run(stale_days)
     failed: dict[str, DatabaseError] = {}
-    for table in _ORDER:
-        for day in (day for day, tables in stale.items() if table in tables):
+    for table, oldest_first in _OLDEST_FIRST.items():
+        for day in sorted((day for day, tables in stale.items() if table in tables), reverse=not oldest_first):
             try:
                 metadata = refreshed(postgres, table, [day])
             except DatabaseError as error:

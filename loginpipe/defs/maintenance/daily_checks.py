@@ -17,7 +17,7 @@ from loginpipe.defs.resources import PostgresResource
 from loginpipe.masking.keys import load_token_keys
 from loginpipe.monitoring.anomalies import TRAILING_DAYS, Verdict, judge_null_locales, judge_volume
 from loginpipe.postgres.contract import contract_differences, current_columns
-from loginpipe.postgres.insights import DayCounts, daily_counts
+from loginpipe.postgres.insights import DUPLICATES, DayCounts, compare_duplicates, daily_counts
 from loginpipe.postgres.ledger import DayBooks, read_books
 from loginpipe.postgres.partitions import stray_rows
 from loginpipe.postgres.token_keys import newest_key_version, require_known_keys
@@ -29,6 +29,7 @@ _WARN = dg.AssetCheckSeverity.WARN
 _DAY = timedelta(days=1)
 # Each day is compared three times before it is left alone.
 _RECONCILED_DAYS = 3
+_COMPARED_TOKENS = 1_000
 
 
 @dg.asset_check(
@@ -152,6 +153,33 @@ def null_locale_share(postgres: PostgresResource) -> dg.AssetCheckResult:
     return _unusual(judge_null_locales(_counts(postgres, yesterday), yesterday))
 
 
+def _duplicates_check(table: str) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        name="sample_matches_logins",
+        asset=table,
+        description=(
+            f"Of a day of the last month, any that is over: up to {_COMPARED_TOKENS:,} tokens have the users, logins "
+            "and dates that a computation from the logins gives. An error: run `loginpipe insights rebuild`."
+        ),
+    )
+    def sample_matches_logins(postgres: PostgresResource) -> dg.AssetCheckResult:
+        """Compare a sample with what it is to be."""
+        sample = postgres.run(partial(compare_duplicates, table=table, limit=_COMPARED_TOKENS))
+        found = f"{sample.differing:,} of {sample.tokens:,} tokens of {sample.day} differ"
+        return dg.AssetCheckResult(
+            passed=not sample.differing,
+            description=found if sample.tokens else "Nothing to compare, or the day is due",
+            metadata={
+                "tokens": sample.tokens,
+                "differing": sample.differing,
+                "day": str(sample.day),
+                "runbook": runbook_link("duplicates-and-daily-counts"),
+            },
+        )
+
+    return sample_matches_logins
+
+
 DAILY_CHECKS = (
     ledger_matches_table,
     nothing_in_default_partitions,
@@ -159,6 +187,7 @@ DAILY_CHECKS = (
     token_key_version_current,
     daily_volume,
     null_locale_share,
+    *map(_duplicates_check, DUPLICATES),
 )
 
 CHECK_JOB = "check_tables"

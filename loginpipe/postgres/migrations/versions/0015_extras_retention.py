@@ -3,7 +3,7 @@
 from loginpipe.postgres.migrations.running import run_sql_file
 
 revision = "0015"
-down_revision = "0014"
+down_revision = "0013"
 
 
 def upgrade() -> None:

@@ -2,13 +2,13 @@
 
 from loginpipe.postgres.migrations.running import run_sql_file
 
-revision = "0014"
+revision = "0012"
 down_revision = "0011"
 
 
 def upgrade() -> None:
-    run_sql_file("0014_gates.sql")
+    run_sql_file("0012_gates.sql")
 
 
 def downgrade() -> None:
-    run_sql_file("0014_gates_undo.sql")
+    run_sql_file("0012_gates_undo.sql")
