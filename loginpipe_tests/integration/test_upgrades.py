@@ -93,7 +93,7 @@ ROWS = {
         INSERT INTO loginpipe.ip_users VALUES ('ip.v1.a', 'ann', '2026-11-01', NULL, '[20:20]={1}');
         INSERT INTO loginpipe.token_changes VALUES ('duplicate_ips', 'ip.v1.a');
     """,
-    "0015": """
+    "0014": """
         SELECT loginpipe.trim_extras('2019-01-01');
     """,
 }

@@ -2,13 +2,13 @@
 
 from loginpipe.postgres.migrations.running import run_sql_file
 
-revision = "0015"
+revision = "0014"
 down_revision = "0013"
 
 
 def upgrade() -> None:
-    run_sql_file("0015_extras_retention.sql")
+    run_sql_file("0014_extras_retention.sql")
 
 
 def downgrade() -> None:
-    run_sql_file("0015_extras_retention_undo.sql")
+    run_sql_file("0014_extras_retention_undo.sql")
