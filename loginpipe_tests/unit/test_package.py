@@ -94,7 +94,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_dagster_sees_as_much_with_an_empty_environment_in_an_empty_folder(imported: dict[str, Any]) -> None:
-    assert imported["sees"] == {"assets": 9, "checks": 14, "jobs": 7, "schedules": 6, "sensors": 3}
+    assert imported["sees"] == {"assets": 9, "checks": 16, "jobs": 7, "schedules": 6, "sensors": 3}
 
 
 def test_importing_the_definitions_writes_no_file_and_starts_no_thread(imported: dict[str, Any]) -> None:
@@ -343,6 +343,8 @@ def test_the_checks_are_these_and_one_of_them_blocks() -> None:
         ("user_logins_table", "nothing_in_default_partitions", False),
         ("user_logins_table", "fresh", False),
         ("daily_logins", "daily_volume", False),
+        ("duplicate_devices", "sample_matches_logins", False),
+        ("duplicate_ips", "sample_matches_logins", False),
         ("login_archive", "archive_matches_table", False),
         ("daily_logins", "null_locale_share", False),
     }

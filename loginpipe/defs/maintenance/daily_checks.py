@@ -156,7 +156,7 @@ def null_locale_share(postgres: PostgresResource) -> dg.AssetCheckResult:
 def _duplicates_check(table: str) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         name="sample_matches_logins",
-        asset=table,
+        asset=asset_key(table),
         description=(
             f"Of a day of the last month, any that is over: up to {_COMPARED_TOKENS:,} tokens have the users, logins "
             "and dates that a computation from the logins gives. An error: run `loginpipe insights rebuild`."
