@@ -30,7 +30,7 @@ TIMEOUT_SECONDS: Final = 60
 VISIBILITY_SECONDS: Final = 6 * TIMEOUT_SECONDS
 """Of the queue, as AWS advises: a call that is throttled is tried again within it."""
 
-# A whole core: Lambda gives CPU by memory. A full batch takes 240 MB.
+# A whole core: Lambda gives CPU by memory. A full batch takes 200 MB.
 _MEMORY_MIB: Final = 1_769
 _BATCH_MESSAGES: Final = 10_000
 _WINDOW_SECONDS: Final = 1
