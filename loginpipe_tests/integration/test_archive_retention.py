@@ -234,7 +234,7 @@ def test_days_that_were_dropped_keep_their_counts_whatever_recomputes_and_logins
     assert counted(archive) == before
 
     archive.insert(OLD, LOGINS[2:3])
-    assert archive.run(stale_days) == {OLD: ["daily_logins"]}
+    assert archive.run(stale_days) == {OLD: ["daily_logins", "duplicate_devices", "duplicate_ips"]}
     archive.computed()
     recomputed()
     late = Counter({(OLD, *LOGINS[2][1:2], *LOGINS[2][4:]): 1})
