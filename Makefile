@@ -114,7 +114,7 @@ compose-verify: ## bring docker-compose.yml up for real, runs in containers incl
 
 # Two, as the embedded AWS endpoint pins botocore: it is not to decide which boto3 production gets.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --no-emit-index-url --no-annotate \
-	--no-header pyproject.toml --extra archive --extra docker --extra k8s --extra lambda
+	--no-header pyproject.toml --extra archive --extra docker --extra k8s --extra lambda --extra vault
 constraints: .venv/bin/uv ## pin every dependency anew: for production, and with the embedded services and the tools
 	$(COMPILE) --output-file constraints.txt
 	$(COMPILE) --extra local --group dev --output-file constraints-dev.txt

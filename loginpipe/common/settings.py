@@ -28,8 +28,11 @@ PREFIX = "LOGINPIPE_"
 
 SECRETS_MANAGER = "secretsmanager"
 PARAMETER_STORE = "ssm"
+VAULT = "vault"
 # What a secret setting may be instead of its value: `loginpipe.common.secrets` looks it up.
-_REFERENCE = re.compile(rf"({SECRETS_MANAGER}:[\w/+=.@:-]+(#[^#\s]+)?|{PARAMETER_STORE}:[\w/.:-]+)")
+_REFERENCE = re.compile(
+    rf"({SECRETS_MANAGER}:[\w/+=.@:-]+(#[^#\s]+)?|{PARAMETER_STORE}:[\w/.:-]+|{VAULT}:[\w.-]+/[\w/.-]+#[^#\s]+)"
+)
 
 MEANINGS = {
     "archive_url": "where the archive is, as in file:archive or s3://bucket/prefix",

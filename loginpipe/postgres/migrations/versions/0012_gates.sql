@@ -110,7 +110,10 @@ $$;
 
 -- Whoever may connect can at least wait in line for what others need. Only where this role may say so, and where nothing
 -- is in the database that is not of the migrations' making, and nothing of it is granted to roles that are not ours.
-DO $$
+CREATE FUNCTION loginpipe.close_to_others() RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     ours oid[] := ARRAY(
         SELECT pg_class.oid
@@ -150,3 +153,9 @@ BEGIN
     EXECUTE format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', current_database());
 END
 $$;
+
+COMMENT ON FUNCTION loginpipe.close_to_others() IS
+    'Let only the four roles connect to this database, where it is loginpipe''s alone and the caller may say so.';
+
+REVOKE ALL ON FUNCTION loginpipe.close_to_others() FROM PUBLIC;
+SELECT loginpipe.close_to_others();

@@ -20,6 +20,7 @@ BEGIN
 END
 $$;
 
+DROP FUNCTION loginpipe.close_to_others();
 DROP FUNCTION loginpipe.try_turn(text);
 DROP FUNCTION loginpipe.take_turn(text);
 DROP TABLE loginpipe.turns;
