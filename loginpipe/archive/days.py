@@ -87,10 +87,10 @@ def archive_day(connection: Connection, *, day: date, stores: Stores, today: dat
         else:
             current = Archived(_written(connection, cursor, day, store), Outcome.WRITTEN)
         # Listed while nobody else can be writing one.
-        strays = _strays(store, current.record)
+        left_behind = strays(store, current.record)
         # Last: whoever counts changes waits for this row until the commit.
         record_changes(cursor, "login_archive", day, changes)
-    for name in strays:
+    for name in left_behind:
         store.delete(name)
     if known and current.outcome == Outcome.WRITTEN:
         before, name = stores.locate(known.url)
@@ -172,7 +172,7 @@ def stored_file(store: Store, day: date, batches: Iterable[list[Row]]) -> dict[s
     }
 
 
-def _strays(store: Store, record: ArchivedDay) -> list[str]:
+def strays(store: Store, record: ArchivedDay) -> list[str]:
     """List the day's files that are not the one recorded: what a run that was killed has left behind."""
     names = store.names(f"day={record.day}/")
     return [name for name in names if f"{store.url}/{name}" != record.url and _OURS.fullmatch(name.rpartition("/")[2])]

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from loginpipe.archive.days import stored_file
+from loginpipe.archive.days import stored_file, strays
 from loginpipe.archive.parquet import Row, read_day, users_of
 from loginpipe.archive.store import Stores
 from loginpipe.archive.verification import require_same_bytes
@@ -80,7 +80,8 @@ def _erasures(tombstones: Sequence[Tombstone]) -> list[list[Tombstone]]:
 def forget_erased(connection: Connection, *, day: date, token_keys: Callable[[], TokenKeys], stores: Stores) -> int:
     """Write the file of a day that was dropped again, without the users who were erased since it was last searched.
 
-    The new file is read back and recorded before the old one is deleted. A file without any of them stays as it is.
+    The new file is read back and recorded, then the old one is deleted, with whatever a run that was killed has left
+    behind; only then does the day count as searched. A file without any of these users stays as it is.
 
     Args:
         connection: with no transaction open.
@@ -111,16 +112,21 @@ def forget_erased(connection: Connection, *, day: date, token_keys: Callable[[],
         before, name = stores.locate(record.url)
         with before.fetched(name) as path:
             require_same_bytes(path, record)
-            if not _has_any(path, tombstones, keys):
-                require_no_erasure_since(cursor, erasures)
-                mark_unchanged(cursor, day)
-                return 0
-            kept = map(partial(without_erased, tombstones=tombstones, keys=keys), read_day(path))
-            values = stored_file(stores.current, day, filter(None, kept))
+            if _has_any(path, tombstones, keys):
+                kept = map(partial(without_erased, tombstones=tombstones, keys=keys), read_day(path))
+                record_rewritten(cursor, **stored_file(stores.current, day, filter(None, kept)))
+        rewritten = archived_day(cursor, day) or record
+    if rewritten.url != record.url:
+        before.delete(name)
+    with transaction(connection) as cursor:
+        begin_work_on_day(cursor, day)
         require_no_erasure_since(cursor, erasures)
-        record_rewritten(cursor, **values)
-    before.delete(name)
-    return record.row_count - int(values["row_count"])
+        # Unless it was restored meanwhile.
+        if archived_day(cursor, day) == rewritten:
+            for stray in strays(stores.current, rewritten):
+                stores.current.delete(stray)
+            mark_unchanged(cursor, day)
+    return record.row_count - rewritten.row_count
 
 
 def _has_any(path: Path, tombstones: Sequence[Tombstone], keys: TokenKeys) -> bool:

@@ -116,7 +116,7 @@ def record_rewritten(cursor: Cursor, **values: Any) -> None:
     """Record the file of a day that was dropped, written again without erased users and found whole just now.
 
     Args:
-        cursor: in the transaction of `begin_work_on_day`, with erasures held off.
+        cursor: in the transaction of `begin_work_on_day`.
         values: as of `record_archived`.
     """
     cursor.execute(statement("archive_rewritten"), values)
@@ -132,7 +132,12 @@ def mark_verified(cursor: Cursor, day: date, url: str, *, whole: bool) -> None:
 
 
 def mark_unchanged(cursor: Cursor, day: date) -> None:
-    """Record that a day's file, read back in the transaction of `begin_work_on_day`, is the same as the table."""
+    """Record that a day's file, found whole just now, is the same as the table, or has no erased user.
+
+    Args:
+        cursor: in a transaction of `begin_work_on_day`, with erasures held off.
+        day: the UTC date.
+    """
     cursor.execute(
         "UPDATE loginpipe.archived_days SET archived_at = clock_timestamp(), verified_at = clock_timestamp() "
         "WHERE day = %s",

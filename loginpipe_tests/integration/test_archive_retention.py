@@ -18,7 +18,7 @@ from loginpipe.archive.erasure import forget_erased
 from loginpipe.archive.restore import KEPT_DAYS, Restored, restore_day
 from loginpipe.archive.retention import retire_month
 from loginpipe.archive.verification import verify_day
-from loginpipe.common.errors import ArchivedDayError
+from loginpipe.common.errors import ArchivedDayError, ArchiveError
 from loginpipe.custody.erasure import erase
 from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.archive import days_to_search, drop_month, outlived_months
@@ -298,8 +298,15 @@ def test_users_who_were_erased_since_do_not_come_back_and_what_they_did_after_an
 
 @both
 def test_users_who_are_erased_are_taken_out_of_the_files_of_days_that_were_dropped(
-    archive: Archive, custodian_url: str
+    archive: Archive, custodian_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    delete = type(archive.store).delete
+
+    def killed_at_the_old_file(store: Any, name: str) -> None:
+        if before[OLD].url.endswith(name):
+            raise ArchiveError("killed here")
+        delete(store, name)
+
     def forgotten(day: date, *versions: int) -> int:
         work = partial(forget_erased, day=day, token_keys=lambda: token_keys(*versions), stores=archive.stores)
         logins: int = archive.run(work)
@@ -315,7 +322,13 @@ def test_users_who_are_erased_are_taken_out_of_the_files_of_days_that_were_dropp
     with pytest.raises(ArchivedDayError, match=r"^a user was erased at .* key version 1 or 2 only; add it to "):
         forgotten(OLD, 3)
     assert archive.record(OLD) == before[OLD]
-    assert [forgotten(day, 1) for day in DAYS] == [2, 1, 0]
+    with monkeypatch.context() as patch:
+        patch.setattr(type(archive.store), "delete", killed_at_the_old_file)
+        with pytest.raises(ArchiveError, match="killed here"):
+            forgotten(OLD, 1)
+    assert archive.record(OLD).row_count == 3
+    assert archive.run(days_to_search) == DAYS, "the old file is still there"
+    assert [forgotten(day, 1) for day in DAYS] == [0, 1, 0]
     assert archive.run(days_to_search) == []
     after = {day: archive.record(day) for day in DAYS}
     assert [record.row_count for record in after.values()] == [3, 3, 3]
@@ -323,8 +336,16 @@ def test_users_who_are_erased_are_taken_out_of_the_files_of_days_that_were_dropp
     assert archive.store.names() == sorted(archive.stores.locate(record.url)[1] for record in after.values())
     for day in DAYS:
         assert archive.run(partial(verify_day, record=after[day], stores=archive.stores)) is None
+    for day in (DAYS[0], DAYS[2]):
         assert restored(archive, day) == Restored(rows=3), "no keys are needed: the file has no erased user"
         assert archive.stored(day) == of_day(LOGINS[2:], day)
+
+    with closing(connect(custodian_url)) as custodian:
+        for user in {str(login[0]) for login in LOGINS[2:]}:
+            erase(custodian, user, token_keys(1, 2).tombstones(user), REASON)
+    assert forgotten(DAYS[1], 1) == 3
+    assert archive.record(DAYS[1]).row_count == 0
+    assert restored(archive, DAYS[1]) == Restored(already_there=True), "a day of erased users only"
 
 
 def test_rows_that_came_after_a_day_was_dropped_stay_beside_those_that_come_back(archive: Archive) -> None:

@@ -24,14 +24,14 @@ ON CONFLICT (day) DO UPDATE SET
 WHERE archived_days.dropped_at IS NULL
 
 -- name: archive_rewritten
--- Record the file of a dropped day that was written again without erased users.
+-- Record the file of a dropped day that was written again without erased users. It counts as searched when the old one is
+-- deleted.
 UPDATE loginpipe.archived_days
 SET row_count = %(row_count)s,
     sha256 = %(sha256)s,
     url = %(url)s,
     file_bytes = %(file_bytes)s,
     file_sha256 = %(file_sha256)s,
-    archived_at = clock_timestamp(),
     verified_at = clock_timestamp()
 WHERE day = %(day)s
 
