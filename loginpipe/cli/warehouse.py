@@ -21,7 +21,18 @@ insights = new_app("The tables of duplicates, which are computed from user_login
 Dump = Annotated[Path, typer.Argument(help="The dump; its manifest lies beside it.", metavar="DUMP")]
 
 
-def migrate(*, as_json: Json = False) -> None:
+def migrate(
+    *,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            help="Undo the migrations after this revision, before older code is deployed: what was written since into "
+            "what they brought is lost. Stop the pipeline first.",
+            metavar="REVISION",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Bring the database in LOGINPIPE_DATABASE_URL up to date. A user_logins that is there already is adopted as it is.
 
     What it has that refuses, changes or loses logins is listed, a line each: see docs/tables.md.
@@ -32,7 +43,11 @@ def migrate(*, as_json: Json = False) -> None:
     from loginpipe.postgres.days import first_day
 
     settings = load_settings()
-    result = migrations.migrate(warehouse_url(settings), table_is_named=settings.names_the_table)
+    if to is not None:
+        before = migrations.undo(database_url(settings), to)
+        print_result({"before": before, "after": to}, f"went back from {before} to {to}", as_json=as_json)
+        return
+    result = migrations.migrate(database_url(settings), table_is_named=settings.names_the_table)
     rows = _rows_of_another_meaning(settings) if result.adopted else []
     with connect_to_warehouse(settings) as connection:
         first = first_day(connection) or datetime.now(UTC).date()
@@ -78,24 +93,9 @@ def connect_to_warehouse(settings: Settings) -> "Iterator[Connection]":
     from loginpipe.postgres.connections import connect
     from loginpipe.postgres.migrate import require_migrated
 
-    with closing(connect(warehouse_url(settings))) as connection:
+    with closing(connect(database_url(settings))) as connection:
         require_migrated(connection)
         yield connection
-
-
-def warehouse_url(settings: Settings) -> str:
-    """Return LOGINPIPE_DATABASE_URL.
-
-    Raises:
-        SettingError: it is not set.
-        DatabaseError: it does not demand verified TLS, in production.
-    """
-    from loginpipe.postgres.connections import require_verified_tls
-
-    url = database_url(settings)
-    if settings.production:
-        require_verified_tls(url)
-    return url
 
 
 @app.command()
@@ -112,7 +112,7 @@ def create(
     """
     from loginpipe.backup.creation import create_backup
 
-    url = warehouse_url(load_settings())
+    url = database_url(load_settings())
     with step("counting and dumping"):
         dump, manifest = create_backup(url, folder)
     if as_json:
@@ -142,7 +142,7 @@ def verify(
     if file_only:
         manifest = require_usable(dump)
     else:
-        url = warehouse_url(load_settings())
+        url = database_url(load_settings())
         with step("restoring into a database of its own"):
             manifest = verify_backup(url, dump)
     told = "the files are whole; it was not restored" if file_only else "restored and compared: it is whole"
@@ -164,7 +164,7 @@ def restore(dump: Dump, *, as_json: Json = False) -> None:
     """
     from loginpipe.backup.restoring import restore_backup
 
-    url = warehouse_url(load_settings())
+    url = database_url(load_settings())
     with step("restoring"):
         manifest = restore_backup(url, dump)
     if as_json:

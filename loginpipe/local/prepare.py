@@ -45,6 +45,14 @@ def prepare(stack: LocalStack) -> dict[str, str]:
     return {**variables, "LOGINPIPE_FIRST_DAY": first.isoformat()}
 
 
+def dagster_storage_is_empty(stack: LocalStack) -> bool:
+    """Say whether nothing of Dagster's has used its database yet."""
+    url = stack.dagster_postgres_url.replace("+psycopg2", "", 1)
+    with closing(connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('kvs') IS NULL")
+        return cursor.fetchone() == (True,)
+
+
 def create_login_queue(client: "SQSClient", name: str) -> str:
     """Return the URL of a queue, having made it and its dead-letter queue ``<name>-dlq`` where they are missing.
 

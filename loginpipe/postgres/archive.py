@@ -11,10 +11,12 @@ from loginpipe.common.logins_table import logins_table
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.days import collect_changes, read_committed
 from loginpipe.postgres.partitions import (
+    EXTRAS,
     Partition,
     existing_partitions,
     in_turn,
     outlived,
+    retention_begins,
     rows_in_default,
     why_not_ours,
 )
@@ -66,8 +68,7 @@ def begin_work_on_day(cursor: Cursor, day: date) -> None:
         DatabaseError: somebody else is at work on it.
     """
     read_committed(cursor)
-    key = f"loginpipe.archived_days {day}"
-    cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", (key,))
+    cursor.execute("SELECT loginpipe.try_turn(%s)", (f"archived_days {day}",))
     if cursor.fetchone() != (True,):
         raise DatabaseError(f"{day} is being archived or restored by somebody else: run again when that is done", _BUSY)
 
@@ -274,3 +275,28 @@ def drop_month(connection: Connection, month: Partition) -> str | None:
         return None if reason is None else str(reason)
 
     return in_turn(connection, drop, str(month))
+
+
+def drop_extras(connection: Connection, *, today: date, days: int, kept: Sequence[Partition]) -> list[str]:
+    """Drop the months of the extras that ended ``days`` days before ``today``, or 29 where that is more.
+
+    Args:
+        connection: of the owner or a member of ``loginpipe_writer``, with no transaction open.
+        today: the UTC date.
+        days: how many to keep.
+        kept: months of ``user_logins`` that are as old and stay: the extras from the first of them on stay too.
+
+    Returns:
+        The partitions that are gone, with their schema.
+
+    Raises:
+        DatabaseError: they stay: a lock could not be had, or a statement was refused.
+    """
+    begins = min([retention_begins(today, days), *(month.start for month in kept)])
+
+    def drop(cursor: Cursor) -> list[str]:
+        cursor.execute("SELECT loginpipe.trim_extras(%s)", (begins,))
+        ((dropped,),) = cursor.fetchall()
+        return list(dropped)
+
+    return in_turn(connection, drop, EXTRAS)

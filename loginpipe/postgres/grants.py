@@ -38,9 +38,14 @@ _PARTITIONS = (
     "FUNCTION loginpipe.rows_in_default(parent text)",
     "FUNCTION loginpipe.share_replica_identity(parent text)",
 )
+_TURNS = (
+    "FUNCTION loginpipe.take_turn(what text)",
+    "FUNCTION loginpipe.try_turn(what text)",
+)
 _ARCHIVE = (
     "FUNCTION loginpipe.logins_by_day(first_day date, last_day date)",
     "FUNCTION loginpipe.drop_archived_partition(start date)",
+    "FUNCTION loginpipe.trim_extras(begins date)",
 )
 _DUPLICATES = ("TABLE loginpipe.duplicate_devices", "TABLE loginpipe.duplicate_ips")
 _INSIGHTS = (*_DUPLICATES, "TABLE loginpipe.daily_logins")
@@ -110,13 +115,14 @@ def planned(database: str) -> frozenset[Grant]:
             "TABLE loginpipe.erased_users": ("SELECT",),
             "TABLE loginpipe.user_logins_canonical": ("SELECT",),
             **dict.fromkeys(_INSIGHTS, ("SELECT", "INSERT", "DELETE")),
+            "TABLE vault.erasure_gate": ("INSERT",),
             **dict.fromkeys((*_DUPLICATES, *_KEPT), ("SELECT", "INSERT", "UPDATE", "DELETE")),
             **dict.fromkeys(_KEPT_BY_DAY, ("SELECT",)),
             "TABLE loginpipe.token_changes": ("SELECT", "INSERT", "DELETE"),
             "TABLE vault.data_keys": ("INSERT",),
             "TABLE vault.sealed_values": ("INSERT",),
             "TABLE vault.sealed_values (token)": ("SELECT",),
-            **dict.fromkeys(_PARTITIONS, ("EXECUTE",)),
+            **dict.fromkeys((*_PARTITIONS, *_TURNS), ("EXECUTE",)),
             "TABLE loginpipe.archived_days": ("SELECT", "INSERT", "UPDATE"),
             **dict.fromkeys(_ARCHIVE, ("EXECUTE",)),
         },

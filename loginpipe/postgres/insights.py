@@ -15,6 +15,7 @@ from psycopg2 import sql
 
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.days import changes_of, collect_changes, read_committed, record_changes, stale_days
+from loginpipe.postgres.partitions import take_turn
 from loginpipe.postgres.statements import statement
 
 DUPLICATES: Mapping[str, str] = {
@@ -183,8 +184,8 @@ def compare_duplicates(connection: Connection, table: str, *, limit: int) -> Sam
 
 def _begin_duplicates(cursor: Cursor, table: str) -> None:
     read_committed(cursor)
-    # An erasure takes this lock too: it waits for what has read the user's logins.
-    cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"loginpipe.{table}",))
+    # An erasure takes this turn too: it waits for what has read the user's logins.
+    take_turn(cursor, table)
 
 
 def _parameters(table: str) -> dict[str, str]:
@@ -225,7 +226,7 @@ def refresh_daily_logins(connection: Connection, day: date) -> LoginsOfDay:
     with transaction(connection) as cursor:
         read_committed(cursor)
         # Two runs for one day would both delete nothing and both insert.
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"loginpipe.daily_logins {day}",))
+        take_turn(cursor, f"daily_logins {day}")
         changes = changes_of(cursor, day)
         cursor.execute(statement("delete_daily_logins"), {"day": day})
         cursor.execute(statement("insert_daily_logins"), {"day": day})

@@ -21,7 +21,7 @@ from loginpipe.masking.key_files import read_token_keys
 from loginpipe.monitoring.doctor import Finding
 from loginpipe_tests.archive import LOGINS, OLD, OLD_MONTH, TODAY, Archive, of_day, partition_is_there
 from loginpipe_tests.commands import Command, findings
-from loginpipe_tests.conftest import KeyFiles
+from loginpipe_tests.conftest import KeyFiles, execute
 from loginpipe_tests.wire import cause_of_failure, checks
 
 DAYS = [OLD, OLD + timedelta(days=1), OLD + timedelta(days=2)]
@@ -156,6 +156,7 @@ def test_retention_drops_what_is_archived_says_what_it_left_alone_and_erased_use
     assert outcome() == {
         "detached_and_dropped": [str(OLD_MONTH).replace(OLD_MONTH.name, f"user_logins_{OLD_MONTH.end:y%Ym%m}")],
         "left_alone": {str(OLD_MONTH): f"3 days are not archived, or have changed since, the first of them {OLD}"},
+        "extras_dropped": [],
         "rows_in_default_partition": len(LOGINS),
     }
     assert job("archive_logins", instance).success
@@ -176,6 +177,47 @@ def test_retention_drops_what_is_archived_says_what_it_left_alone_and_erased_use
     assert list(zip(frame["day"], frame["create_date"], strict=True)) == [
         (str(day), day) for day in (DAYS[1], DAYS[2]) for _ in LOGINS[2:]
     ]
+
+
+def test_extras_go_when_their_month_is_gone_and_stay_while_it_stays(
+    archive: Archive, instance: dg.DagsterInstance, owner_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", "100")
+    young = TODAY - timedelta(days=29)
+    # Two months of our making, one that somebody else made, and the default partition.
+    days = [OLD_MONTH.start - timedelta(days=1), OLD, OLD_MONTH.end, date(2019, 5, 5), young]
+    for day in days[:2]:
+        execute(owner_url, f"SELECT loginpipe.create_extras_partition('{day:%Y-%m}-01')")
+    others = f"login_extras_{OLD_MONTH.end:y%Ym%md%d}"
+    execute(
+        owner_url,
+        f"CREATE TABLE loginpipe.{others} PARTITION OF loginpipe.login_extras "
+        f"FOR VALUES FROM ('{OLD_MONTH.end}') TO ('{OLD_MONTH.end + timedelta(days=1)}')",
+    )
+    for day in days:
+        archive.execute(
+            "INSERT INTO loginpipe.login_extras (message_id, user_id, device_type, masked_ip, masked_device_id, "
+            "app_version, create_date) VALUES (gen_random_uuid(), 'ann', 'ios', 'ip.v1.home', 'dev.v1.phone', 1, %s)",
+            day,
+        )
+
+    def dropped() -> list[str]:
+        """Which partitions of the extras retention drops."""
+        result = job("drop_archived_partitions", instance)
+        assert result.success
+        (output,) = [event for event in result.all_node_events if event.is_successful_output]
+        names: list[str] = output.step_output_data.metadata["extras_dropped"].value
+        return names
+
+    def left() -> list[date]:
+        return [day for (day,) in archive.rows("SELECT create_date FROM loginpipe.login_extras ORDER BY 1")]
+
+    assert dropped() == [f"loginpipe.login_extras_{days[0]:y%Ym%m}"], "the month after it is not archived yet"
+    assert left() == [*days[1:3], young]
+    assert job("archive_logins", instance).success
+    assert dropped() == [f"loginpipe.login_extras_{OLD:y%Ym%m}"]
+    assert left() == [OLD_MONTH.end, young]
+    assert dropped() == []
 
 
 @pytest.mark.parametrize(

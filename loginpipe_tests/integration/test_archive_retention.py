@@ -109,23 +109,6 @@ def test_an_archived_month_is_dropped_and_its_days_come_back_to_the_row(archive:
     assert archive.record(DAYS[1]).dropped_at is not None
 
 
-def test_extras_stay_while_their_month_is_away_and_belong_to_its_rows_when_they_are_back(archive: Archive) -> None:
-    archive.execute(
-        "INSERT INTO loginpipe.login_extras VALUES "
-        "(gen_random_uuid(), 'ann', 'ios', 'ip.v1.home', 'dev.v1.phone', 'RU', 1000000, %s, '{\"country\": \"DE\"}')",
-        OLD,
-    )
-    of_the_day = "SELECT user_id, extras FROM loginpipe.user_logins_with_extras WHERE create_date = %s"
-    before = archive.rows(of_the_day, OLD)
-    assert sorted(user for user, extras in before if extras) == ["ann"]
-    assert len(before) == len(LOGINS)
-    assert retired(archive) is None
-    assert archive.rows(of_the_day, OLD) == []
-    assert archive.rows("SELECT count(*) FROM loginpipe.login_extras") == [(1,)]
-    restored(archive)
-    assert sorted(archive.rows(of_the_day, OLD), key=str) == sorted(before, key=str)
-
-
 def test_a_month_stays_for_a_late_row_a_day_that_is_missing_and_a_file_that_is_not_whole(archive: Archive) -> None:
     late = OLD + timedelta(days=5)
     archive.insert(late)

@@ -86,9 +86,15 @@ ROWS = {
         INSERT INTO loginpipe.day_changes VALUES ('2026-11-20');
     """,
     "0012": """
+        INSERT INTO loginpipe.turns VALUES ('a test');
+    """,
+    "0013": """
         INSERT INTO loginpipe.device_users VALUES ('dev.v1.a', 'ann', '2026-11-01', '[20:20]={1}', NULL);
         INSERT INTO loginpipe.ip_users VALUES ('ip.v1.a', 'ann', '2026-11-01', NULL, '[20:20]={1}');
         INSERT INTO loginpipe.token_changes VALUES ('duplicate_ips', 'ip.v1.a');
+    """,
+    "0014": """
+        SELECT loginpipe.trim_extras('2019-01-01');
     """,
 }
 """What each revision brings a place for, so that every table has a row at every revision."""

@@ -489,6 +489,18 @@ def test_runs_on_one_queue_are_capped_above_what_the_sensor_asks_for(dagster_con
     assert 2 * SETTINGS["LOGINPIPE_MAX_RUNS"] <= limit["limit"] < runs["max_concurrent_runs"]
 
 
+@pytest.mark.parametrize(
+    "name", ["dagster.yaml", "deploy/aws/dagster.yaml", "deploy/compose/runs-in-containers/dagster.yaml"]
+)
+def test_the_step_has_the_same_cap_whoever_starts_it_and_a_killed_run_gives_its_place_back(name: str) -> None:
+    config = yaml.safe_load((ROOT / name).read_text())
+    limits = {limit["key"]: limit["limit"] for limit in config["concurrency"]["runs"]["tag_concurrency_limits"]}
+    assert config["concurrency"]["pools"] == {"default_limit": 8, "granularity": "op"}
+    assert limits[QUEUE_TAG] == 8
+    assert 0 < config["run_monitoring"]["free_slots_after_run_end_seconds"] <= 60
+    assert InstanceRef.from_dir(str(ROOT)).settings["concurrency"]["pools"]["default_limit"] == 8
+
+
 def test_what_comes_after_the_chain_never_takes_the_places_of_ingestion(dagster_config: dict[str, Any]) -> None:
     runs = dagster_config["concurrency"]["runs"]
     limits = {(limit["key"], "value" in limit): limit["limit"] for limit in runs["tag_concurrency_limits"]}

@@ -19,6 +19,7 @@ def test_nobody_but_the_writer_and_the_auditor_gets_anything_of_the_vaults_table
         (grant.role, grant.privilege, grant.object) for grant in PLAN if grant.object.startswith("TABLE vault.")
     }
     assert of_tables == {
+        ("loginpipe_writer", "INSERT", "TABLE vault.erasure_gate"),
         ("loginpipe_writer", "INSERT", "TABLE vault.data_keys"),
         ("loginpipe_writer", "INSERT", "TABLE vault.sealed_values"),
         ("loginpipe_writer", "SELECT", "TABLE vault.sealed_values (token)"),

@@ -12,7 +12,7 @@ from loginpipe.archive.days import Archived, archive_day, require_over
 from loginpipe.archive.store import Stores
 from loginpipe.common.settings import Settings
 from loginpipe.defs.metadata.columns import column_lineage, column_schema
-from loginpipe.defs.metadata.groups import ARCHIVE, DAYS_THAT_ARE_OVER, OWNERS
+from loginpipe.defs.metadata.groups import ARCHIVE, DAYS_THAT_ARE_OVER, LOGIN_ARCHIVE, OWNERS, asset_key
 from loginpipe.defs.metadata.plots import bar_plot
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
@@ -24,13 +24,14 @@ _COLUMNS = tuple(name for name, _ in USER_LOGINS_COLUMNS)
 
 
 @dg.asset(
+    key=LOGIN_ARCHIVE,
     group_name=ARCHIVE,
     partitions_def=DAYS_THAT_ARE_OVER,
     # A year is one run, not 365.
     backfill_policy=dg.BackfillPolicy.single_run(),
     # Without an archive nothing is written, and "Materialize all" does what there is to do.
     output_required=False,
-    deps=["user_logins_table"],
+    deps=[asset_key("user_logins_table")],
     owners=OWNERS,
     kinds={"parquet", "s3"},
     code_version="1",

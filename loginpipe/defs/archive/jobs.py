@@ -17,10 +17,10 @@ from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import Settings
 from loginpipe.defs.archive.asset import archive_metadata
 from loginpipe.defs.archive.checks import evaluated
-from loginpipe.defs.metadata.groups import downstream_tags, first_day
+from loginpipe.defs.metadata.groups import LOGIN_ARCHIVE, downstream_tags, first_day
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.masking.keys import load_token_keys
-from loginpipe.postgres.archive import days_to_archive, days_to_search, outlived_months
+from loginpipe.postgres.archive import days_to_archive, days_to_search, drop_extras, outlived_months
 
 _LONGEST_SECONDS = 21_600
 
@@ -59,7 +59,7 @@ def archive_changed_days(
         # The asset has no days before its first one; the archive may.
         if day >= first_day(settings):
             yield dg.AssetMaterialization(
-                "login_archive", partition=day.isoformat(), metadata=archive_metadata([archived])
+                LOGIN_ARCHIVE, partition=day.isoformat(), metadata=archive_metadata([archived])
             )
     yield evaluated(postgres.run(partial(compare_with_table, today=today)))
     to_search = postgres.run(days_to_search)
@@ -95,7 +95,7 @@ def archive_logins() -> None:
 def drop_outlived_months(
     context: dg.OpExecutionContext, postgres: PostgresResource, settings: dg.ResourceParam[Settings]
 ) -> None:
-    """Detach and drop the months that are older than LOGINPIPE_RETENTION_DAYS and archived; say what stays, and why.
+    """Drop the months that are older than LOGINPIPE_RETENTION_DAYS and archived, and their extras; say what stays.
 
     Raises:
         SettingError: LOGINPIPE_RETENTION_DAYS is not set.
@@ -107,19 +107,24 @@ def drop_outlived_months(
         raise SettingError("LOGINPIPE_RETENTION_DAYS is not set: set it to how many days user_logins is to keep")
     found = postgres.run(partial(outlived_months, today=today, days=settings.retention_days))
     left_alone = {logins_table(): found.not_ours} if found.not_ours else {}
-    dropped, stores = [], Stores(settings)
+    dropped, kept, stores = [], [], Stores(settings)
     for month in found.months:
         reason = retire_month(postgres.run, month=month, stores=stores)
         if reason is None:
             dropped.append(str(month))
         else:
+            kept.append(month)
             left_alone[str(month)] = reason
             context.log.warning("%s stays: %s; see %s", month, reason, runbook("month-not-dropped"))
-    context.log.info("dropped %d months, left %d alone", len(dropped), len(left_alone))
+    extras = postgres.run(partial(drop_extras, today=today, days=settings.retention_days, kept=kept))
+    context.log.info(
+        "dropped %d months, left %d alone; dropped the extras of %d months", len(dropped), len(left_alone), len(extras)
+    )
     context.add_output_metadata(
         {
             "detached_and_dropped": dg.MetadataValue.json(dropped),
             "left_alone": dg.MetadataValue.json(left_alone),
+            "extras_dropped": dg.MetadataValue.json(extras),
             "rows_in_default_partition": found.rows_in_default,
         }
     )
@@ -129,7 +134,7 @@ def drop_outlived_months(
     name="drop_archived_partitions",
     description=(
         "Drops the months of user_logins that are older than LOGINPIPE_RETENTION_DAYS, once their files have been read "
-        "back and compared with the table."
+        "back and compared with the table; and then their extras."
     ),
     tags=downstream_tags("drop_archived_partitions", longest_seconds=_LONGEST_SECONDS),
 )

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 import dagster as dg
 
 from loginpipe.common.settings import Settings
 from loginpipe.defs.ingest.assets import STEP
-from loginpipe.defs.ingest.job import INGEST_JOB, QUEUE_TAG
+from loginpipe.defs.ingest.job import INGEST_JOB, QUEUE_TAG, of_the_chain_alone
 from loginpipe.defs.resources import SqsResource
 from loginpipe.defs.resources.sqs import BATCHES_HELD
 from loginpipe.monitoring.run_history import History, back_off
@@ -40,6 +39,8 @@ ACTIVE = [
     dg.DagsterRunStatus.CANCELING,
 ]
 """A run that waits in the run queue or is being cancelled has, or will have, messages of its own."""
+
+ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 
 # Finished runs looked at: as many failures in a row reach the longest back-off.
 _HISTORY = 12
@@ -137,6 +138,17 @@ def history_of(records: Sequence[dg.RunRecord]) -> History:
     return History(failures, ended_at(latest_first[0])) if failures else History()
 
 
+def ended_runs(instance: dg.DagsterInstance, queue: str) -> list[dg.RunRecord]:
+    """Return the last runs of the chain that succeeded or failed on a queue, whoever started them.
+
+    Runs on further assets are left out: it may be one of these that failed. So are runs on other queues: two code
+    locations in one Dagster know nothing of each other.
+    """
+    ended = dg.RunsFilter(tags={QUEUE_TAG: queue}, statuses=ENDED)
+    records = instance.get_run_records(ended, limit=_HISTORY)
+    return [record for record in records if of_the_chain_alone(record.dagster_run)]
+
+
 def ended_at(record: dg.RunRecord) -> datetime:
     """Return when a run ended; of one that never started, when that was recorded."""
     return record.update_timestamp if record.end_time is None else datetime.fromtimestamp(record.end_time, UTC)
@@ -159,15 +171,13 @@ def queue_depth_sensor(
     Raises:
         QueueError: the queue cannot be asked for its depth.
     """
-    # Of this queue alone: two code locations in one Dagster know nothing of each other.
-    of_queue = partial(dg.RunsFilter, job_name=INGEST_JOB, tags={QUEUE_TAG: sqs.name})
-    ended = of_queue(statuses=[dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE])
+    active = dg.RunsFilter(tags={QUEUE_TAG: sqs.name}, statuses=ACTIVE)
     now = datetime.now(UTC)
     decision = decide(
         sqs.depth(),
         queue=sqs.name,
-        active=[_age(record, now) for record in context.instance.get_run_records(of_queue(statuses=ACTIVE))],
-        history=history_of(context.instance.get_run_records(ended, limit=_HISTORY)),
+        active=[_age(record, now) for record in context.instance.get_run_records(active)],
+        history=history_of(ended_runs(context.instance, sqs.name)),
         now=now,
         batch_messages=sqs.batch_messages,
         run_seconds=settings.run_seconds,

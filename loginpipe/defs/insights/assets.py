@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from loginpipe.defs.metadata.columns import column_lineage, column_schema
-from loginpipe.defs.metadata.groups import COUNTED_IN_TIME, DAYS, INSIGHTS, OWNERS
+from loginpipe.defs.metadata.groups import COUNTED_IN_TIME, DAYS, INSIGHTS, OWNERS, asset_key
 from loginpipe.defs.metadata.plots import bar_plot
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.postgres.insights import (
@@ -30,13 +30,13 @@ def _duplicates_asset(name: str) -> dg.AssetsDefinition:
     what = _MEANING[name]
 
     @dg.asset(
-        name=name,
+        key=asset_key(name),
         group_name=INSIGHTS,
         partitions_def=DAYS,
         # A year is one run, not 365.
         backfill_policy=dg.BackfillPolicy.single_run(),
         freshness_policy=COUNTED_IN_TIME,
-        deps=["user_logins_table"],
+        deps=[asset_key("user_logins_table")],
         owners=OWNERS,
         kinds={"postgres", "table"},
         code_version="3",
@@ -77,11 +77,12 @@ duplicate_ips = _duplicates_asset("duplicate_ips")
 
 
 @dg.asset(
+    key=asset_key("daily_logins"),
     group_name=INSIGHTS,
     partitions_def=DAYS,
     backfill_policy=dg.BackfillPolicy.single_run(),
     freshness_policy=COUNTED_IN_TIME,
-    deps=["user_logins_table"],
+    deps=[asset_key("user_logins_table")],
     owners=OWNERS,
     kinds={"postgres", "table"},
     code_version="1",

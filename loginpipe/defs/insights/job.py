@@ -8,7 +8,7 @@ import dagster as dg
 from loginpipe.common.errors import DatabaseError
 from loginpipe.common.settings import Settings
 from loginpipe.defs.insights.assets import refreshed
-from loginpipe.defs.metadata.groups import downstream_tags, first_day
+from loginpipe.defs.metadata.groups import asset_key, downstream_tags, first_day
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.postgres.days import stale_days
 from loginpipe.postgres.session import is_passing
@@ -43,7 +43,7 @@ def refresh_stale_days(
                 continue
             # The assets have no days before their first one and none to come; the tables may.
             if first_day(settings) <= day <= datetime.now(UTC).date():
-                yield dg.AssetMaterialization(table, partition=day.isoformat(), metadata=metadata)
+                yield dg.AssetMaterialization(asset_key(table), partition=day.isoformat(), metadata=metadata)
     if failed:
         first = min(failed)
         raise DatabaseError(f"{len(failed)} insights were not computed; {first}: {failed[first]}")

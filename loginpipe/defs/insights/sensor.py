@@ -9,7 +9,7 @@ import dagster as dg
 from loginpipe.common.settings import Settings
 from loginpipe.defs.ingest.sensor import ACTIVE, ended_at
 from loginpipe.defs.insights.job import INSIGHTS_JOB
-from loginpipe.defs.metadata.groups import first_day
+from loginpipe.defs.metadata.groups import LOCATION_TAGS, first_day
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.postgres.days import stale_days
 
@@ -66,7 +66,8 @@ def insights_sensor(
     Raises:
         DatabaseError: what has changed cannot be read.
     """
-    runs, instance, now = dg.RunsFilter(job_name=INSIGHTS_JOB, statuses=ACTIVE), context.instance, datetime.now(UTC)
+    instance, now = context.instance, datetime.now(UTC)
+    runs = dg.RunsFilter(job_name=INSIGHTS_JOB, statuses=ACTIVE, tags=LOCATION_TAGS)
     yesterday = now.date() - timedelta(days=1)
     over = yesterday if yesterday >= first_day(settings) else None
     reason = why_not_now(
@@ -79,7 +80,7 @@ def insights_sensor(
 
 
 def _last_run(instance: dg.DagsterInstance) -> tuple[datetime, datetime] | None:
-    runs = dg.RunsFilter(job_name=INSIGHTS_JOB, statuses=_ENDED)
+    runs = dg.RunsFilter(job_name=INSIGHTS_JOB, statuses=_ENDED, tags=LOCATION_TAGS)
     for record in instance.get_run_records(runs, limit=1):
         ended = ended_at(record)
         return ended if record.start_time is None else datetime.fromtimestamp(record.start_time, UTC), ended

@@ -5,7 +5,11 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 
 from loginpipe.common.runbook import runbook
-from loginpipe.common.settings import Settings
+from loginpipe.common.settings import Settings, load_settings
+
+# Of the process, as a code location is one: Dagster's decorators want keys and tags when a module is imported.
+_SETTINGS = load_settings()
+_PREFIX = _SETTINGS.asset_prefix
 
 GROUP = "login_ingest"
 INSIGHTS = "login_insights"
@@ -46,6 +50,10 @@ DOWNSTREAM_TAG = "loginpipe/downstream"
 """Run tag of the jobs after the chain, with the job's name: ``dagster.yaml`` limits the runs of each, and of all."""
 
 
+LOCATION_TAGS = {"loginpipe/location": _SETTINGS.queue_name}
+"""Run tags that tell the downstream jobs of this code location from those of another one, by its queue."""
+
+
 def downstream_tags(job: str, *, longest_seconds: int) -> dict[str, str]:
     """Return the tags of a job that must never be in ingestion's way.
 
@@ -54,7 +62,12 @@ def downstream_tags(job: str, *, longest_seconds: int) -> dict[str, str]:
         longest_seconds: a run that takes longer is ended.
     """
     # What a person launches has priority 0: before these, and after ingestion.
-    return {DOWNSTREAM_TAG: job, "dagster/priority": "-1", "dagster/max_runtime": str(longest_seconds)}
+    return {
+        DOWNSTREAM_TAG: job,
+        **LOCATION_TAGS,
+        "dagster/priority": "-1",
+        "dagster/max_runtime": str(longest_seconds),
+    }
 
 
 RUNBOOK_SECTIONS = {
@@ -69,6 +82,18 @@ RUNBOOK_SECTIONS = {
     "login_archive": "archive-and-retention",
 }
 """Asset → the section of the runbook to open when something is wrong with it."""
+
+
+def asset_key(name: str) -> dg.AssetKey:
+    """Return the key of one of our assets: its name, behind LOGINPIPE_ASSET_PREFIX where that is set.
+
+    Dagster takes assets of two code locations for one asset where their keys are equal: materializations, check
+    results and the alerts that follow from these.
+    """
+    return dg.AssetKey([_PREFIX, name] if _PREFIX else [name])
+
+
+LOGIN_ARCHIVE = asset_key("login_archive")
 
 
 def runbook_link(anchor: str) -> dg.MetadataValue[str | None]:

@@ -120,8 +120,8 @@ AS $$
 DECLARE
     wanted text := vault.canonical_user_id(forget_pairs.user_id);
 BEGIN
-    PERFORM pg_advisory_xact_lock(hashtextextended('loginpipe.duplicate_devices', 0));
-    PERFORM pg_advisory_xact_lock(hashtextextended('loginpipe.duplicate_ips', 0));
+    PERFORM loginpipe.take_turn('duplicate_devices');
+    PERFORM loginpipe.take_turn('duplicate_ips');
     WITH gone AS (
         -- As vault.delete_logins.
         DELETE FROM loginpipe.device_users

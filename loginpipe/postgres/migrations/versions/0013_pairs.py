@@ -2,13 +2,13 @@
 
 from loginpipe.postgres.migrations.running import run_sql_file
 
-revision = "0012"
-down_revision = "0011"
+revision = "0013"
+down_revision = "0012"
 
 
 def upgrade() -> None:
-    run_sql_file("0012_pairs.sql")
+    run_sql_file("0013_pairs.sql")
 
 
 def downgrade() -> None:
-    run_sql_file("0012_pairs_undo.sql")
+    run_sql_file("0013_pairs_undo.sql")
