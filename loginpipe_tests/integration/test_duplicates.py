@@ -244,11 +244,11 @@ def test_an_erasure_waits_for_a_computation_that_has_read_the_user_and_locks_no_
 ) -> None:
     logins.store(some(5, 20, DAYS))
     with closing(psycopg2.connect(logins.archive.pipeline_url)) as computing, ThreadPoolExecutor(1) as pool:
-        computing.cursor().execute("SELECT pg_advisory_xact_lock(hashtextextended('loginpipe.duplicate_ips', 0))")
+        computing.cursor().execute("SELECT loginpipe.take_turn('duplicate_ips')")
         erasing = pool.submit(logins.erase, "user-1")
-        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"
+        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
         eventually(lambda: logins.archive.rows(waits) == [(1,)], "the erasure waits")
-        assert logins.archive.rows("SELECT pg_try_advisory_xact_lock_shared(7813795267221746533)") == [(True,)]
+        assert logins.archive.rows("SELECT FROM pg_locks WHERE relation = 'vault.erasure_gate'::regclass") == []
         computing.rollback()
         erasing.result(timeout=60)
     logins.refresh_all()
