@@ -2,12 +2,15 @@
 # Copies the image of a release into this environment's repository, byte for byte: copy-image.sh 1.2.3
 #
 # RELEASES is the repository that the release workflow pushes to, GITHUB_REPOSITORY the one whose workflow that is; AWS'
-# credentials are those of the environment. What that workflow has not signed is not copied.
+# credentials are those of the environment, and INSTALLATION is its value `installation`, loginpipe unless set. What that
+# workflow has not signed is not copied.
 set -euo pipefail
 
 version=${1:?which version, as in 1.2.3}
 
-images=$(aws cloudformation describe-stacks --stack-name LoginpipeData --output text \
+installation=${INSTALLATION:-loginpipe}
+stack=$(tr '[:lower:]' '[:upper:]' <<< "${installation:0:1}")${installation:1}Data
+images=$(aws cloudformation describe-stacks --stack-name "$stack" --output text \
   --query "Stacks[0].Outputs[?OutputKey=='Images'].OutputValue")
 for registry in "${RELEASES%%/*}" "${images%%/*}"; do
   # 111122223333.dkr.ecr.eu-central-1.amazonaws.com

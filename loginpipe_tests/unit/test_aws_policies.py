@@ -53,8 +53,18 @@ def why_the_pipeline_could_open(policy: Policy) -> list[str]:
     return found
 
 
-def test_the_policies_are_those_of_the_four_roles() -> None:
-    assert set(POLICIES) == {"pipeline", "custodian", "auditor", "key-administrator"}
+def test_the_policies_are_those_of_the_roles() -> None:
+    assert set(POLICIES) == {"pipeline", "redrive", "custodian", "auditor", "key-administrator"}
+
+
+def test_the_redrive_alone_receives_dead_letters_and_knows_no_key_of_personal_data() -> None:
+    dead = "arn:aws:sqs:REGION:ACCOUNT:DEAD_LETTER_QUEUE"
+    assert [role for role in POLICIES if allowed(POLICIES[role], "sqs:ReceiveMessage", dead)] == ["redrive"]
+    redrive = POLICIES["redrive"]
+    assert allowed(redrive, "sqs:SendMessage", "arn:aws:sqs:REGION:ACCOUNT:QUEUE")
+    assert not allowed(redrive, "sqs:ReceiveMessage", "arn:aws:sqs:REGION:ACCOUNT:QUEUE")
+    assert not allowed(redrive, "sqs:PurgeQueue", dead)
+    assert not any(allowed(redrive, f"kms:{does}", key) for does in ("Decrypt", "GenerateMac") for key in (SEAL_KEY, TOKEN_KEY))  # fmt: skip
 
 
 @pytest.mark.parametrize("role", POLICIES)

@@ -101,8 +101,8 @@ def test_every_secret_that_is_referred_to_is_in_the_example() -> None:
     }
     for container in itertools.chain.from_iterable(CONTAINERS.values()):
         for variable in container["env"]:
-            if reference := variable.get("valueFrom"):
-                assert reference["secretKeyRef"]["key"] in examples[reference["secretKeyRef"]["name"]]
+            if reference := variable.get("valueFrom", {}).get("secretKeyRef"):
+                assert reference["key"] in examples[reference["name"]]
     assert "postgresql-password" in examples[VALUES["global"]["postgresqlSecretName"]]
     assert {source["name"] for source in CODE["envSecrets"]} <= set(examples)
 
@@ -206,7 +206,9 @@ def test_the_migrations_are_those_of_both_databases_and_each_has_one_login() -> 
     assert [container["name"] for container in PODS["migrate"]["spec"]["initContainers"]] == ["warehouse"]
     secrets = {
         container["name"]: {
-            variable["valueFrom"]["secretKeyRef"]["name"] for variable in container["env"] if "valueFrom" in variable
+            variable["valueFrom"]["secretKeyRef"]["name"]
+            for variable in container["env"]
+            if "secretKeyRef" in variable.get("valueFrom", {})
         }
         for container in CONTAINERS["migrate"]
     }

@@ -238,7 +238,7 @@ def test_a_deployment_migrates_before_the_services_change() -> None:
     (deployment,) = ["\n".join(step.get("run", "") for step in RUNNING["deploy/deploy"]["steps"])]
     order = [
         deployment.index(part)
-        for part in ("copy-image.sh", "LoginpipeSetup", "loginpipe-migrate", "loginpipe-check", "LoginpipeServices")
+        for part in ("copy-image.sh", "LoginpipeSetup", '"$INSTALLATION-migrate"', '"$INSTALLATION-check"', "LoginpipeServices")
     ]
     assert order == sorted(order)
     scripts = re.findall(r"^deploy/aws/\S+\.sh", deployment, re.MULTILINE)
@@ -253,7 +253,7 @@ def test_only_who_says_so_deploys_despite_what_doctor_finds() -> None:
     assert asked["type"] == "boolean"
     assert asked["default"] is False
     lenient = {step["run"]: step["continue-on-error"] for _, step in STEPS if "continue-on-error" in step}
-    assert lenient == {"deploy/aws/run-task.sh loginpipe-check": "${{ inputs.despite_doctor }}"}
+    assert lenient == {'deploy/aws/run-task.sh "$INSTALLATION-check"': "${{ inputs.despite_doctor }}"}
 
 
 def test_each_environment_that_can_be_chosen_has_its_values_and_every_cdk_command_is_told_which() -> None:

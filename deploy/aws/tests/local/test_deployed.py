@@ -34,7 +34,7 @@ def test_loginpipe_finds_the_dead_letter_queue_behind_the_queue(deployed: Deploy
     policy = redrive_policy(queue)
     assert policy is not None
     assert policy.max_receives == 5
-    assert policy.dead_letters.name == "login-queue-dlq"
+    assert policy.dead_letters.name == "loginpipe-login-queue-dlq"
 
 
 def test_loginpipe_derives_tokens_and_takes_the_seal_key(deployed: Deployed) -> None:

@@ -16,6 +16,7 @@ PAGES: Final = (
     AWS / "README.md",
     AWS / "run-task.sh",
     AWS / "copy-image.sh",
+    AWS / "check-quotas.sh",
 )
 OF_THE_CLI: Final = {
     ("ecr", "get-login-password"): set[str](),

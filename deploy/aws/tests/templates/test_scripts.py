@@ -1,7 +1,9 @@
 """The two scripts that a deployment calls, with stand-ins for the programs of others that they call in their turn."""
 
+import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,9 @@ ANSWERS = {
     "aws ecs run-task": "echo arn:aws:ecs:eu-central-1:111122223333:task/loginpipe/0123",
     "aws ecs wait": ":",
     "aws ecs describe-tasks": 'printf "%s\\tEssential container in task exited\\n" "${CODE:-0}"',
+    "aws service-quotas get-service-quota": 'case "$*" in *L-3032A538*) echo "${VCPUS:-6.0}";; *) echo 5.0;; esac',
+    "aws ec2 describe-vpcs": "echo 1",
+    "aws ec2 describe-addresses": 'echo "${ADDRESSES:-4}"',
     "docker login": "cat > /dev/null",
     "skopeo inspect": 'echo "$DIGEST"',
     "skopeo copy": ":",
@@ -26,7 +31,7 @@ ANSWERS = {
 """Beginning of a command → what the stand-in does instead."""
 
 
-def run(folder: Path, script: str, argument: str, **environment: str) -> tuple["subprocess.CompletedProcess[str]", str]:
+def run(folder: Path, script: str, *arguments: str, **environment: str) -> tuple["subprocess.CompletedProcess[str]", str]:
     """Run a script; return what came of it, and the commands that it called, a line each."""
     cases = "\n".join(f'"{beginning}"*) {answer};;' for beginning, answer in ANSWERS.items())
     for program in {beginning.split()[0] for beginning in ANSWERS}:
@@ -37,9 +42,9 @@ def run(folder: Path, script: str, argument: str, **environment: str) -> tuple["
         stand_in.chmod(0o755)
     called = folder / "called"
     done = subprocess.run(
-        ["bash", str(AWS / script), argument],
+        ["bash", str(AWS / script), *arguments],
         env={
-            "PATH": f"{folder}:{os.environ['PATH']}", "CALLED": str(called), "OWN": OWN, "DIGEST": DIGEST,
+            "PATH": f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}", "CALLED": str(called), "OWN": OWN, "DIGEST": DIGEST,
             "RELEASES": RELEASES, "GITHUB_REPOSITORY": "example/loginpipe", **environment,
         },
         capture_output=True,
@@ -98,3 +103,29 @@ def test_a_one_off_task_ends_the_script_as_it_ended_itself(tmp_path: Path, code:
             f"loginpipe-migrate ended with {code} (Essential container in task exited): see the log group "
             "/loginpipe/setup, of loginpipe-run /loginpipe/run\n"
         )
+
+
+def test_another_command_is_passed_to_a_one_off_task_of_another_installation(tmp_path: Path) -> None:
+    command = ["loginpipe", "dlq", "redrive", "--per-second", "200"]
+    done, called = run(tmp_path, "run-task.sh", "acme-redrive", *command, INSTALLATION="acme")
+    assert done.returncode == 0, done.stderr
+    assert "--stack-name AcmeData" in called
+    assert "--cluster acme --launch-type FARGATE --task-definition acme-redrive" in called
+    overrides = {"containerOverrides": [{"name": "redrive", "command": command}]}
+    assert f"--overrides {json.dumps(overrides, separators=(',', ':'))}" in called
+
+
+@pytest.mark.parametrize(
+    ("granted", "said"),
+    [
+        ({}, ""),
+        ({"VCPUS": "5.0"}, "5.75 are needed, and quota L-3032A538 of fargate is 5.0: ask for more"),
+        ({"ADDRESSES": "5"}, "6 are needed, and quota L-0263D0A3 of ec2 is 5.0: ask for more"),
+    ],
+    ids=["enough", "too few vCPU", "no address left"],
+)
+def test_quotas_are_compared_with_what_the_environment_takes(tmp_path: Path, granted: dict[str, str], said: str) -> None:
+    done, _ = run(tmp_path, "check-quotas.sh", "production", **granted)
+    assert done.returncode == (1 if said else 0), done.stderr
+    assert said in done.stderr
+    assert done.stderr.count("\n") == (1 if said else 0)
