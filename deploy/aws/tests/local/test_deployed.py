@@ -121,6 +121,26 @@ def test_logins_come_from_the_queue_to_the_table_and_what_was_printed_to_the_buc
     assert all(each["Key"].startswith("dagster/") for each in kept)
 
 
+def test_the_redrive_moves_dead_letters_back_and_the_metrics_are_lines_for_cloudwatch(
+    prepared: Deployed, tmp_path: Path
+) -> None:
+    queue = open_queue(prepared.outputs("LoginpipeData")["QueueUrl"], load_settings(), connections=1)
+    policy = redrive_policy(queue)
+    assert policy is not None
+    assert send_bodies(policy.dead_letters, sample_bodies(3, seed=4)) == 3
+    redrive = prepared.task("redrive")
+    counted = redrive.run(tmp_path)
+    assert counted.stdout.startswith("3 would be moved to queue 'loginpipe-login-queue'"), counted.stderr
+    moved = redrive.run(tmp_path, ["loginpipe", "dlq", "redrive"])
+    assert moved.stdout.startswith("3 moved to queue 'loginpipe-login-queue'"), moved.stderr
+    metrics = prepared.task("metrics")
+    printed = metrics.run(tmp_path, [*metrics.container["command"], "--once"])
+    lines = [json.loads(line) for line in printed.stdout.splitlines()]
+    (waiting,) = [line for line in lines if line.get("state") == "visible"]
+    assert waiting["loginpipe_queue_messages"] == 3
+    assert waiting["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [["queue", "state"]]
+
+
 def scram_fits(password: str, stored: str) -> bool:
     """Whether a password is the one of a SCRAM verifier, as RFC 5802 computes it."""
     _, iterations_and_salt, keys = stored.split("$")
