@@ -26,6 +26,8 @@ ANSWERS = {
     "docker login": "cat > /dev/null",
     "skopeo inspect": 'echo "$DIGEST"',
     "skopeo copy": ":",
+    "gh api": 'echo "${REVIEWERS:-2}"',
+    "cosign verify": 'exit "${UNSIGNED:-0}"',
     "gh attestation verify": 'exit "${UNSIGNED:-0}"',
 }
 """Beginning of a command → what the stand-in does instead."""
@@ -74,6 +76,34 @@ def test_what_the_release_workflow_has_not_signed_is_not_copied(tmp_path: Path) 
     done, called = run(tmp_path, "copy-image.sh", "1.2.3", UNSIGNED="1")
     assert done.returncode == 1
     assert "skopeo copy" not in called
+
+
+@pytest.mark.parametrize("unsigned", ["0", "1"], ids=["signed", "not signed"])
+def test_where_releases_are_signed_with_kms_cosign_verifies(tmp_path: Path, unsigned: str) -> None:
+    key = "awskms:///arn:aws:kms:us-east-1:444455556666:key/signing"
+    done, called = run(tmp_path, "copy-image.sh", "1.2.3", SIGNING_KEY=key, UNSIGNED=unsigned)
+    assert done.returncode == int(unsigned)
+    assert f"cosign verify --key {key} --insecure-ignore-tlog=true {RELEASES}@{DIGEST}\n" in called
+    assert "gh attestation" not in called
+    assert ("skopeo copy" in called) is (unsigned == "0")
+
+
+@pytest.mark.parametrize(
+    ("reviewers", "without", "code", "said"),
+    [
+        ("2", "false", 0, "environment production asks one of 2 reviewers\n"),
+        ("0", "false", 1, "environment production has no required reviewers, so nobody would approve this: add them in its "),
+        ("0", "true", 0, "::warning::environment production has no required reviewers: nobody approves this deployment\n"),
+    ],
+    ids=["asked", "nobody", "on purpose"],
+)
+def test_a_deployment_that_nobody_approves_fails_unless_it_is_meant(
+    tmp_path: Path, reviewers: str, without: str, code: int, said: str
+) -> None:
+    done, called = run(tmp_path, "require-approver.sh", "production", REVIEWERS=reviewers, WITHOUT_APPROVER=without)
+    assert done.returncode == code
+    assert (done.stderr if code else done.stdout).startswith(said)
+    assert "gh api repos/example/loginpipe/environments/production --jq" in called
 
 
 def test_an_image_that_is_there_already_is_verified_and_left(tmp_path: Path) -> None:
