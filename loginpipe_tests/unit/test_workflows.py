@@ -275,7 +275,13 @@ def test_a_deployment_migrates_before_the_services_change() -> None:
     (deployment,) = ["\n".join(step.get("run", "") for step in RUNNING["deploy/deploy"]["steps"])]
     order = [
         deployment.index(part)
-        for part in ("copy-image.sh", "LoginpipeSetup", '"$INSTALLATION-migrate"', '"$INSTALLATION-check"', "LoginpipeServices")
+        for part in (
+            "copy-image.sh",
+            "LoginpipeSetup",
+            '"$INSTALLATION-migrate"',
+            '"$INSTALLATION-check"',
+            "LoginpipeServices",
+        )
     ]
     assert order == sorted(order)
     scripts = re.findall(r"^deploy/aws/\S+\.sh", deployment, re.MULTILINE)

@@ -161,7 +161,9 @@ def release(node: Node) -> Release:
             node, "seal_key_fingerprint", _FINGERPRINTS, "64 hex digits: README.md says how to read it"
         ),
         settings={
-            f"LOGINPIPE_{name.upper()}": value for name, read in SETTINGS.items() if (value := read(node, name)) is not None
+            f"LOGINPIPE_{name.upper()}": value
+            for name, read in SETTINGS.items()
+            if (value := read(node, name)) is not None
         },
         run_cpu=cpu,
         run_memory_mib=memory_mib,
@@ -328,7 +330,9 @@ def _matching(pattern: str, meaning: str, prefix: str = "") -> Callable[[Node, s
 def _share(node: Node, name: str) -> str | None:
     # The CDK passes numbers as floats.
     value = _given(node, name)
-    if value is not None and (isinstance(value, bool) or not re.fullmatch(_SHARE, f"{value:g}" if isinstance(value, float) else str(value))):
+    if value is not None and (
+        isinstance(value, bool) or not re.fullmatch(_SHARE, f"{value:g}" if isinstance(value, float) else str(value))
+    ):
         raise ContextError(f"context value {name} must be a share from 0 to 1, as in 0.05")
     return None if value is None else f"{float(value):g}"
 

@@ -8,7 +8,7 @@ from constructs import IConstruct
 from loginpipe_aws.context import installation
 
 KEPT: Final = cdk.RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE
-"""For what holds data: it outlives its stack and its replacement. What a first deployment made that failed goes with it:
+"""For what holds data: it outlives its stack and its replacement. What a first deployment made that fails is deleted:
 it holds nothing yet, and its name would stand in the way of the next."""
 
 

@@ -110,7 +110,12 @@ class Observability(Construct):
             detail={"eventName": ["SERVICE_DEPLOYMENT_FAILED"]},
             resources=[service.service_arn for service in services.values()],
         )
-        board = cw.Dashboard(self, "Dashboard", dashboard_name=named(self, f"{{}}-{cdk.Stack.of(self).region}"), default_interval=cdk.Duration.hours(6))
+        board = cw.Dashboard(
+            self,
+            "Dashboard",
+            dashboard_name=named(self, f"{{}}-{cdk.Stack.of(self).region}"),
+            default_interval=cdk.Duration.hours(6),
+        )
         board.add_widgets(
             _plot("Age of the oldest login, seconds", oldest),
             _plot("Waiting", waiting),

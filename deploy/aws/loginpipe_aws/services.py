@@ -118,7 +118,9 @@ class Services(Construct):
             "LOGINPIPE_CODE_SERVER_HOST": f"{CODE_SERVER}.{named(self, '{}.internal')}",
         }
 
-        code_server = task_definition(self, "CodeServer", cpu=SIZES["CodeServer"].cpu, memory_mib=2048, role=roles.code_server)
+        code_server = task_definition(
+            self, "CodeServer", cpu=SIZES["CodeServer"].cpu, memory_mib=2048, role=roles.code_server
+        )
         add_container(
             code_server,
             CODE_SERVER,
@@ -157,7 +159,9 @@ class Services(Construct):
         )
         self.daemon = self._service("Daemon", daemon, network.tasks)
 
-        webserver = task_definition(self, "Webserver", cpu=SIZES["Webserver"].cpu, memory_mib=1024, role=roles.webserver)
+        webserver = task_definition(
+            self, "Webserver", cpu=SIZES["Webserver"].cpu, memory_mib=1024, role=roles.webserver
+        )
         add_container(
             webserver,
             "webserver",

@@ -49,7 +49,11 @@ class Setup(Construct):
         super().__init__(scope, construct_id)
         image = image_of(images, image_tag)
         self.cluster = ecs.Cluster(
-            self, "Cluster", vpc=vpc, cluster_name=named(self, "{}"), container_insights_v2=ecs.ContainerInsights.ENABLED
+            self,
+            "Cluster",
+            vpc=vpc,
+            cluster_name=named(self, "{}"),
+            container_insights_v2=ecs.ContainerInsights.ENABLED,
         )
         self.prepare = task_definition(self, "Prepare", cpu=256, memory_mib=512, role=roles.setup)
         prepare = add_container(

@@ -22,16 +22,19 @@ class Telemetry(Construct):
 
     def __init__(self, scope: Construct, construct_id: str, *, key: kms.Key, alert_email: str | None) -> None:
         super().__init__(scope, construct_id)
-        self.parts = {
-            part: _log_group(self, part.title().replace("-", ""), f"/{{}}/{part}", key) for part in PARTS
-        }
+        self.parts = {part: _log_group(self, part.title().replace("-", ""), f"/{{}}/{part}", key) for part in PARTS}
         self.flows = _log_group(self, "Flows", "/{}/network", key)
         self.database = [
             _log_group(self, f"Database{kind.title()}", f"/aws/rds/instance/{{}}/{kind}", key)
             for kind in ("postgresql", "upgrade")
         ]
         self.topic = sns.Topic(
-            self, "Alerts", topic_name=named(self, "{}-alerts"), display_name="loginpipe", master_key=key, enforce_ssl=True
+            self,
+            "Alerts",
+            topic_name=named(self, "{}-alerts"),
+            display_name="loginpipe",
+            master_key=key,
+            enforce_ssl=True,
         )
         self._let(
             "Alarms", "cloudwatch", conditions={"StringEquals": {"aws:SourceAccount": cdk.Stack.of(self).account}}

@@ -21,6 +21,7 @@ PAGES: Final = (
 OF_THE_CLI: Final = {
     ("ecr", "get-login-password"): set[str](),
     ("logs", "tail"): set[str](),
+    ("rds", "generate-db-auth-token"): {"hostname", "port", "username"},
 }
 """Commands that the command line adds to the services' own, with their options."""
 OF_ALL: Final = {"query", "output", "region"}

@@ -18,8 +18,8 @@ PAGE = 8192
 def rows(heading: str) -> dict[str, list[str]]:
     """The first table below a heading: first cell → the others."""
     table = SCALING.split(f"## {heading}\n")[1].split("\n## ")[0]
-    lines = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
-    return {name.strip(): [cell.strip(" |") for cell in cells] for name, *cells in lines}
+    lines = [line.strip("|").split("|") for line in table.splitlines() if line.startswith("| ")]
+    return {name.strip(): [cell.strip() for cell in cells] for name, *cells in lines}
 
 
 def number(text: str) -> float:
@@ -43,10 +43,13 @@ def test_the_quantities_are_those_of_the_stacks(account: Account) -> None:
     quantities = {name: [number(cell.split(": ")[0]) for cell in cells[1:]]
                   for name, cells in rows("What it costs on AWS").items() if ":" in cells[-1]}  # fmt: skip
     memory = {r.name: int(r.properties["Memory"]) for r in account.of("AWS::ECS::TaskDefinition")}
-    lasting_gib = sum(
-        memory[service.properties["TaskDefinition"].removeprefix("arn:")] * service.properties["DesiredCount"]
-        for service in account.of("AWS::ECS::Service")
-    ) / 1024
+    lasting_gib = (
+        sum(
+            memory[service.properties["TaskDefinition"].removeprefix("arn:")] * service.properties["DesiredCount"]
+            for service in account.of("AWS::ECS::Service")
+        )
+        / 1024
+    )
     lasting_cpu = sum(size.cpu * size.count for size in SIZES.values()) / 1024
     zones = 2
     interfaces = [r for r in account.of("AWS::EC2::VPCEndpoint") if r.properties["VpcEndpointType"] == "Interface"]
@@ -62,7 +65,7 @@ def test_the_quantities_are_those_of_the_stacks(account: Account) -> None:
         "alarms": [len(account.of("AWS::CloudWatch::Alarm"))] * 3,
     }
     assert {name: quantities[name] for name in expected} == expected
-    # The sensor's three calls in five seconds; then a receive a message, and two deletes a second; then a fifth a message.
+    # The sensor's three calls in five seconds; a receive a message, and two deletes a second; a fifth a message.
     calls = [0.6, 0.6 + 10 + 2, 0.6 + 1_000 / 5]
     assert [round(each * SECONDS / 1e6, 0) for each in calls] == [
         round(each, 0) for each in quantities["million calls to SQS"]

@@ -7,7 +7,7 @@ import aws_cdk as cdk
 import pytest
 from aws_cdk.assertions import Template
 
-from conftest import EXAMPLE
+from conftest import AWS, EXAMPLE
 from iam import ROOT, Account, allowed
 from loginpipe_aws.context import foundation
 from loginpipe_aws.stacks import DataStack
@@ -45,13 +45,16 @@ CENTER = "arn:aws:iam::111122223333:role/aws-reserved/sso.amazonaws.com/eu-centr
 USER = "arn:aws:iam::111122223333:user/custodian"
 
 
-@pytest.mark.parametrize(("arns", "asked_when_opening"), [([CENTER, USER], False), ([USER], True)], ids=["both", "users"])
+@pytest.mark.parametrize(
+    ("arns", "asked_when_opening"), [([CENTER, USER], False), ([USER], True)], ids=["both", "users"]
+)
 def test_those_alone_who_are_named_become_custodians_and_users_with_a_second_factor(
     arns: list[str], asked_when_opening: bool
 ) -> None:
-    app = cdk.App(context={**json.loads(EXAMPLE.read_text()), "region": "eu-central-1", "installation": "acme",
-                           "vpc_cidr": "10.0.0.0/16", "database_class": "m7g.large", "database_storage_most_gib": 1000,
-                           "database_connections": 400, "custodian_principal_arns": arns})  # fmt: skip
+    files = (AWS / "environments" / "production.json", EXAMPLE)
+    values = {name: value for file in files for name, value in json.loads(file.read_text()).items()}
+    flags = json.loads((AWS / "cdk.json").read_text())["context"]
+    app = cdk.App(context={**flags, **values, "installation": "acme", "custodian_principal_arns": arns})
     account = Account({"LoginpipeData": Template.from_stack(DataStack(app, foundation(app.node))).to_json()})
     custodian = account.one("AWS::IAM::Role", "RolesCustodian")
     # The name is one of the whole account, whatever the region.
@@ -65,14 +68,17 @@ def test_those_alone_who_are_named_become_custodians_and_users_with_a_second_fac
     opens = [
         statement
         for statement in (*account.identity(custodian), *seal.properties["KeyPolicy"]["Statement"])
-        if "kms:Decrypt" in statement["Action"] and "ViaService" not in str(statement) and statement["Effect"] == "Allow"
+        if "kms:Decrypt" in statement["Action"]
+        and "ViaService" not in str(statement)
+        and statement["Effect"] == "Allow"
     ]
     assert ["Bool" in statement["Condition"] for statement in opens] == [asked_when_opening] * 2
     names = [
         str(value)
         for resource in account.resources
         for key, value in resource.properties.items()
-        if key in {"AliasName", "QueueName", "LogGroupName", "DBInstanceIdentifier", "RepositoryName", "TopicName", "Name"}
+        if key
+        in {"AliasName", "QueueName", "LogGroupName", "DBInstanceIdentifier", "RepositoryName", "TopicName", "Name"}
         and resource.type != "AWS::EC2::Subnet"
     ]
     assert len(names) > 20

@@ -33,7 +33,9 @@ ANSWERS = {
 """Beginning of a command → what the stand-in does instead."""
 
 
-def run(folder: Path, script: str, *arguments: str, **environment: str) -> tuple["subprocess.CompletedProcess[str]", str]:
+def run(
+    folder: Path, script: str, *arguments: str, **environment: str
+) -> tuple["subprocess.CompletedProcess[str]", str]:
     """Run a script; return what came of it, and the commands that it called, a line each."""
     cases = "\n".join(f'"{beginning}"*) {answer};;' for beginning, answer in ANSWERS.items())
     for program in {beginning.split()[0] for beginning in ANSWERS}:
@@ -46,7 +48,8 @@ def run(folder: Path, script: str, *arguments: str, **environment: str) -> tuple
     done = subprocess.run(
         ["bash", str(AWS / script), *arguments],
         env={
-            "PATH": f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}", "CALLED": str(called), "OWN": OWN, "DIGEST": DIGEST,
+            "PATH": f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "CALLED": str(called), "OWN": OWN, "DIGEST": DIGEST,
             "RELEASES": RELEASES, "GITHUB_REPOSITORY": "example/loginpipe", **environment,
         },
         capture_output=True,
@@ -92,8 +95,18 @@ def test_where_releases_are_signed_with_kms_cosign_verifies(tmp_path: Path, unsi
     ("reviewers", "without", "code", "said"),
     [
         ("2", "false", 0, "environment production asks one of 2 reviewers\n"),
-        ("0", "false", 1, "environment production has no required reviewers, so nobody would approve this: add them in its "),
-        ("0", "true", 0, "::warning::environment production has no required reviewers: nobody approves this deployment\n"),
+        (
+            "0",
+            "false",
+            1,
+            "environment production has no required reviewers, so nobody would approve this: add them in its ",
+        ),
+        (
+            "0",
+            "true",
+            0,
+            "::warning::environment production has no required reviewers: nobody approves this deployment\n",
+        ),
     ],
     ids=["asked", "nobody", "on purpose"],
 )
@@ -154,7 +167,9 @@ def test_another_command_is_passed_to_a_one_off_task_of_another_installation(tmp
     ],
     ids=["enough", "too few vCPU", "no address left"],
 )
-def test_quotas_are_compared_with_what_the_environment_takes(tmp_path: Path, granted: dict[str, str], said: str) -> None:
+def test_quotas_are_compared_with_what_the_environment_takes(
+    tmp_path: Path, granted: dict[str, str], said: str
+) -> None:
     done, _ = run(tmp_path, "check-quotas.sh", "production", **granted)
     assert done.returncode == (1 if said else 0), done.stderr
     assert said in done.stderr

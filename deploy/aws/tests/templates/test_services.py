@@ -221,11 +221,14 @@ def test_all_tasks_fit_into_the_vcpu_of_a_new_account_while_services_are_replace
     lasting, more = 0, {}
     for service in account.of("AWS::ECS::Service"):
         of_task = cpu[service.properties["TaskDefinition"].removeprefix("arn:")]
-        count, most = service.properties["DesiredCount"], service.properties["DeploymentConfiguration"]["MaximumPercent"]
+        count, most = (
+            service.properties["DesiredCount"],
+            service.properties["DeploymentConfiguration"]["MaximumPercent"],
+        )
         lasting += of_task * count
         more[service.name] = of_task * (count * most // 100 - count)
     first = sum(extra for name, extra in more.items() if "CodeServer" in name)
-    replaced = max(first, sum(more.values()) - first, max(cpu[name] for name in cpu if name.startswith("Setup")))
+    replaced = max(first, sum(more.values()) - first, *(cpu[name] for name in cpu if name.startswith("Setup")))
     assert peak_cpu(runs=6, run_cpu=2048) == lasting + replaced + 2 * 6 * 2048
     # The values that an environment begins with.
     app = cdk.App(context={"environment": "production"})
