@@ -29,6 +29,13 @@ def test_everything_that_the_endpoint_knows_is_deployed(deployed: Deployed) -> N
     }  # fmt: skip
 
 
+def test_a_first_deployment_that_failed_left_nothing_in_the_way_of_the_next(deployed: Deployed) -> None:
+    # What was there before: the secret of the sign-in's client, and the bucket of the templates.
+    assert dict(deployed.left_behind) == {
+        "queues": [], "secrets": ["loginpipe/oidc"], "repositories": [], "buckets": ["templates"],
+    }  # fmt: skip
+
+
 def test_loginpipe_finds_the_dead_letter_queue_behind_the_queue(deployed: Deployed) -> None:
     queue = open_queue(deployed.outputs("LoginpipeData")["QueueUrl"], load_settings(), connections=1)
     policy = redrive_policy(queue)

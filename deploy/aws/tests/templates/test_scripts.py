@@ -161,16 +161,23 @@ def test_another_command_is_passed_to_a_one_off_task_of_another_installation(tmp
 @pytest.mark.parametrize(
     ("granted", "said"),
     [
-        ({}, ""),
-        ({"VCPUS": "5.0"}, "5.75 are needed, and quota L-3032A538 of fargate is 5.0: ask for more"),
-        ({"ADDRESSES": "5"}, "6 are needed, and quota L-0263D0A3 of ec2 is 5.0: ask for more"),
+        ({}, []),
+        (
+            {"VCPUS": "5.0", "ADDRESSES": "5"},
+            [
+                "5.75 are needed, and quota L-3032A538 of fargate is 5.0: ask for more",
+                "6 are needed, and quota L-0263D0A3 of ec2 is 5.0: ask for more",
+            ],
+        ),
     ],
-    ids=["enough", "too few vCPU", "no address left"],
+    ids=["enough", "too little"],
 )
 def test_quotas_are_compared_with_what_the_environment_takes(
-    tmp_path: Path, granted: dict[str, str], said: str
+    tmp_path: Path, granted: dict[str, str], said: list[str]
 ) -> None:
     done, _ = run(tmp_path, "check-quotas.sh", "production", **granted)
     assert done.returncode == (1 if said else 0), done.stderr
-    assert said in done.stderr
-    assert done.stderr.count("\n") == (1 if said else 0)
+    # The CDK has a word about the version of Node.js.
+    lines = [line for line in done.stderr.splitlines() if "!!" not in line]
+    assert len(lines) == len(said)
+    assert all(part in line for part, line in zip(said, lines, strict=True))
