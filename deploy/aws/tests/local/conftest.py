@@ -225,7 +225,8 @@ def fail_to_deploy(stack: LocalStack) -> dict[str, list[str]]:
     leave_out_unknown(body)
     kinds = ("AWS::SQS::Queue", "AWS::SecretsManager::Secret", "AWS::S3::Bucket", "AWS::ECR::Repository")
     before = [key for key, resource in body["Resources"].items() if resource["Type"] in kinds]
-    broken = {"Type": "AWS::SQS::Queue", "Properties": {"QueueName": "no name of a queue"}, "DependsOn": before}
+    # A standard queue with the name of a FIFO queue.
+    broken = {"Type": "AWS::SQS::Queue", "Properties": {"QueueName": "logins.fifo"}, "DependsOn": before}
     body["Resources"]["Broken"] = broken
     create(stack, name, body)
     cloudformation = boto3.client("cloudformation")
