@@ -38,7 +38,8 @@ class EmfRecords:
         for family in families:
             for sample in family.samples if family.type in {"gauge", "counter"} else ():
                 labels = tuple(sorted(sample.labels.items())) or (("queue", self._queue),)
-                value = sample.value
+                # Sums come from Postgres as Decimal, which JSON does not know.
+                value = float(sample.value)
                 if family.type == "counter":
                     value = self._increase(family.name, (sample.name, labels), value)
                 by_labels.setdefault(labels, {})[sample.name] = value

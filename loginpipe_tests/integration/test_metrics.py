@@ -157,7 +157,7 @@ def by_dimensions(records: Iterable[dict[str, Any]]) -> dict[tuple[str, ...], di
         (dimensions,) = directive["Dimensions"]
         values = tuple(record[name] for name in dimensions)
         assert all(isinstance(value, str) and value for value in values)
-        assert all(isinstance(record[metric["Name"]], float) for metric in directive["Metrics"])
+        assert all(isinstance(record[metric["Name"]], int | float) for metric in directive["Metrics"])
         assert {metric["Unit"] for metric in directive["Metrics"]} <= {"Count", "Seconds"}
         assert directive["Namespace"] == "loginpipe"
         assert isinstance(record["_aws"]["Timestamp"], int)
