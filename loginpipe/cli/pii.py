@@ -154,6 +154,7 @@ def erase(
     from loginpipe.custody.access import Reason
     from loginpipe.custody.erasure import LIMITS
     from loginpipe.custody.erasure import erase as erase_user
+    from loginpipe.postgres.archive import count_dropped
 
     settings = load_settings()
     with connect_to_warehouse(settings) as connection:
@@ -161,12 +162,25 @@ def erase(
         if not yes:
             typer.confirm("This cannot be undone. Erase the user?", abort=True, err=True)
         erasure = erase_user(connection, user_id, tombstones, Reason(purpose, ticket))
+        dropped = count_dropped(connection)
     if as_json:
-        print_json({"logins": erasure.logins, "sealed_values": erasure.sealed_values, "key_versions": list(tombstones)})
+        print_json(
+            {
+                "logins": erasure.logins,
+                "sealed_values": erasure.sealed_values,
+                "key_versions": list(tombstones),
+                "archived_days_to_search": dropped,
+            }
+        )
         return
     out.print(f"erased: {erasure.logins:,} logins, {erasure.sealed_values:,} sealed values")
     if not erasure.logins:
         notes.print("There was no login with that user id. What was sent before now is kept out all the same.")
+    if dropped:
+        notes.print(
+            f"{dropped:,} days are in the archive only. The next run of archive_logins searches their files for the "
+            "user, and writes those that have them again without."
+        )
     notes.print(LIMITS)
 
 

@@ -9,9 +9,12 @@ from loginpipe.custody.access import Reason, called, refuse
 from loginpipe.postgres.connections import Connection
 
 LIMITS = (
-    "What this does not reach: backups, replicas that lag, and the archive's files of days that were dropped "
-    "(docs/archive.md); the sealed bodies of rejected messages, which nobody can search by user; values that other "
-    "users' logins share; data keys, each of which seals up to 256 values; clear values that were recovered before. "
+    "What still holds them: the archive's files, until the next run of archive_logins (every night, 02:00 UTC; a "
+    "bucket with versioning, until its lifecycle rule deletes old versions); backups and write-ahead logs, until they "
+    "expire (docs/backups.md); replicas that lag. "
+    "What this does not reach: the sealed bodies of rejected messages, which cannot be searched by user; values that "
+    "other users' logins share, or that only days in the archive hold; data keys, each of which seals up to 256 "
+    "values; clear values that were recovered before. "
     "Messages sent before now are not loaded again, whenever they come; later logins of the same user are new ones."
 )
 

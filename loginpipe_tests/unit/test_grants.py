@@ -19,6 +19,7 @@ def test_nobody_but_the_writer_and_the_auditor_gets_anything_of_the_vaults_table
         (grant.role, grant.privilege, grant.object) for grant in PLAN if grant.object.startswith("TABLE vault.")
     }
     assert of_tables == {
+        ("loginpipe_writer", "INSERT", "TABLE vault.erasure_gate"),
         ("loginpipe_writer", "INSERT", "TABLE vault.data_keys"),
         ("loginpipe_writer", "INSERT", "TABLE vault.sealed_values"),
         ("loginpipe_writer", "SELECT", "TABLE vault.sealed_values (token)"),
@@ -30,6 +31,10 @@ def test_nobody_may_delete_but_what_is_kept_as_sums_or_computed_again_and_everyb
     assert {grant.privilege for grant in PLAN}.isdisjoint({"TRUNCATE", "REFERENCES", "TRIGGER", "CREATE"})
     assert {(grant.role, grant.object) for grant in PLAN if grant.privilege == "DELETE"} == {
         ("loginpipe_writer", "TABLE loginpipe.batches"),
+        ("loginpipe_writer", "TABLE loginpipe.day_changes"),
+        ("loginpipe_writer", "TABLE loginpipe.token_changes"),
+        ("loginpipe_writer", "TABLE loginpipe.device_users"),
+        ("loginpipe_writer", "TABLE loginpipe.ip_users"),
         ("loginpipe_writer", "TABLE loginpipe.duplicate_devices"),
         ("loginpipe_writer", "TABLE loginpipe.duplicate_ips"),
         ("loginpipe_writer", "TABLE loginpipe.daily_logins"),

@@ -28,6 +28,7 @@ _CLASS: Final = r"[a-z0-9]+\.[a-z0-9]+"
 _TABLE: Final = r"[a-z_][a-z0-9_]{0,62}\.user_logins"
 _SHARE: Final = r"0(\.\d{1,6})?|1(\.0+)?"
 _HTTPS: Final = r"https://[^\s*?#]+"
+_CONSUMER: Final = r"dagster|lambda|both"
 _EMAIL: Final = r"[^@\s]+@[^@\s]+"
 
 _FASTER_FROM_GIB: Final = 400
@@ -96,6 +97,8 @@ class Foundation:
     read_replica: bool
     token_key_versions: int
     alert_email: str | None
+    consumer: str
+    """Who takes the logins from the queue: ``dagster``, ``lambda`` or ``both``."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,8 @@ def foundation(node: Node) -> Foundation:
         read_replica=_flag(node, "read_replica"),
         token_key_versions=_number(node, "token_key_versions", 1, 99),
         alert_email=_optional(node, "alert_email", lambda: _text(node, "alert_email", _EMAIL, "an address")),
+        consumer=_optional(node, "consumer", lambda: _text(node, "consumer", _CONSUMER, "dagster, lambda or both"))
+        or "dagster",
     )
 
 
@@ -355,6 +360,9 @@ SETTINGS: Final[Mapping[str, Callable[[Node, str], str | None]]] = {
     "run_seconds": _whole(60, 43_200),
     "visibility_seconds": _whole(3, 43_200),
     "sqs_client": _one_of("lean", "boto3"),
+    "database_auth": _one_of("password", "rds-iam"),
+    "asset_prefix": _matching(r"[A-Za-z0-9_]+", "letters, digits and underscores"),
+    "first_day": _matching(r"\d{4}-\d\d-\d\d", "a day, as in 2026-11-29"),
     "receivers": _whole(1, 64),
     "max_runs": _whole(1, _MOST_RUNS),
     "max_reject_rate": _share,
@@ -372,7 +380,7 @@ NAMES: Final = frozenset(
         "region", "installation", "vpc_cidr", "sender_arns", "image_reader_arns", "alert_email", "database_networks",
         *(f"{role}_principal_arns" for role in PEOPLE),
         "database_class", "database_storage_gib", "database_storage_most_gib", "database_storage_throughput",
-        "database_connections", "read_replica", "token_key_versions",
+        "database_connections", "read_replica", "token_key_versions", "consumer",
         "image_tag", "seal_key_fingerprint", "run_cpu", "run_memory_mib", *SETTINGS,
         "web_domain", "certificate_arn", "web_networks", "oidc_issuer", "oidc_authorization_endpoint",
         "oidc_token_endpoint", "oidc_user_info_endpoint", "oidc_client_id", "oidc_client_secret_arn",

@@ -73,7 +73,7 @@ class PersonalDataKeys(Construct):
         construct_id: str,
         *,
         versions: int,
-        pipeline: iam.IRole,
+        pipeline: Sequence[iam.IRole],
         custodian: iam.IRole,
         auditor: iam.IRole,
         administrator: iam.IRole,
@@ -81,7 +81,12 @@ class PersonalDataKeys(Construct):
     ) -> None:
         # `second_factor`: whether sessions of the custodian's role carry the mark of one.
         super().__init__(scope, construct_id)
-        people = {"custodian": custodian, "auditor": auditor, "key-administrator": administrator, "pipeline": pipeline}
+        people = {
+            "custodian": [custodian],
+            "auditor": [auditor],
+            "key-administrator": [administrator],
+            "pipeline": list(pipeline),
+        }
         self.tokens = [
             kms.Key(
                 self,
@@ -91,7 +96,7 @@ class PersonalDataKeys(Construct):
                 key_spec=kms.KeySpec.HMAC_256,
                 key_usage=kms.KeyUsage.GENERATE_VERIFY_MAC,
                 policy=_policy(
-                    TOKEN_KEY, people, [pipeline, custodian], ["kms:GenerateMac", "kms:VerifyMac"], second_factor
+                    TOKEN_KEY, people, [*pipeline, custodian], ["kms:GenerateMac", "kms:VerifyMac"], second_factor
                 ),
                 pending_window=cdk.Duration.days(_DELETION_DAYS),
                 removal_policy=KEPT,
@@ -134,7 +139,7 @@ def _symmetric(scope: Construct, name: str, description: str) -> kms.Key:
 
 
 def _policy(
-    key: str, people: dict[str, iam.IRole], users: Sequence[iam.IRole], uses: Sequence[str], second_factor: bool
+    key: str, people: dict[str, list[iam.IRole]], users: Sequence[iam.IRole], uses: Sequence[str], second_factor: bool
 ) -> iam.PolicyDocument:
     """Return a key's policy: management by IAM, use by name, and a refusal of use to everyone else."""
     manage: dict[str, Any] = {
@@ -154,7 +159,7 @@ def _policy(
     }
     by_name = [
         statement
-        for name, role in people.items()
-        for statement in on_key(name, key, role.role_arn, second_factor=second_factor)
+        for name, roles in people.items()
+        for statement in on_key(name, key, [role.role_arn for role in roles], second_factor=second_factor)
     ]
     return iam.PolicyDocument.from_json({"Version": "2012-10-17", "Statement": [manage, *by_name, refuse]})

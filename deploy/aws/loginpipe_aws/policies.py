@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,20 +34,20 @@ def statements(
     return [_filled(known[sid], resources) for sid in (known if sids is None else sids)]
 
 
-def on_key(role: str, key: str, principal_arn: str, *, second_factor: bool = True) -> list[dict[str, Any]]:
-    """Return those statements of a policy that name a key, as the key's own policy says them: of a principal.
+def on_key(role: str, key: str, principal_arns: Sequence[str], *, second_factor: bool = True) -> list[dict[str, Any]]:
+    """Return those statements of a policy that name a key, as the key's own policy says them: of principals.
 
     Args:
         role: the file's name without its suffix.
         key: as the files write it.
-        principal_arn: who they are about.
+        principal_arns: whom they are about; at least one.
         second_factor: as in `statements`.
     """
     policy = json.loads((FOLDER / f"{role}.json").read_text())
     return [
         {
             **(statement if second_factor else _without_second_factor(statement)),
-            "Principal": {"AWS": principal_arn},
+            "Principal": {"AWS": list(principal_arns)},
             "Resource": "*",
         }
         for statement in policy["Statement"]

@@ -415,7 +415,14 @@ def test_a_user_is_erased_after_a_question_and_the_limits_are_said(
     again = pii("erase", USER, *WHY, "--yes")
     assert again.out == "erased: 0 logins, 0 sealed values\n"
     assert "There was no login with that user id." in again.err
-    assert pii("erase", USER, *WHY, "--yes", "--json").json == {"logins": 0, "sealed_values": 0, "key_versions": [1]}
+    store.execute(
+        "INSERT INTO loginpipe.archived_days (day, row_count, sha256, url, file_bytes, file_sha256, dropped_at) "
+        "VALUES ('2026-01-01', 2, repeat('0', 64), 'file:///x', 1, repeat('0', 64), now())"
+    )
+    assert "1 days are in the archive only. The next run of archive_logins" in pii("erase", USER, *WHY, "--yes").err
+    assert pii("erase", USER, *WHY, "--yes", "--json").json == {
+        "logins": 0, "sealed_values": 0, "key_versions": [1], "archived_days_to_search": 1,
+    }  # fmt: skip
 
 
 def test_a_rotation_is_completed_and_then_there_is_nothing_to_do(pii: Custody, store: Store) -> None:

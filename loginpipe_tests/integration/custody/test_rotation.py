@@ -23,7 +23,6 @@ from loginpipe.custody.rotation import Rotation, count_to_rotate, rotate, tokens
 from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.masking.sealing import seal
 from loginpipe.postgres.connections import Connection, transaction
-from loginpipe.postgres.erasures import ERASURE_LOCK
 from loginpipe.postgres.vault import insert_sealed
 from loginpipe_tests.custody import REASON, Store, connected, new_private_key, opener_of, token_keys, write_token_keys
 from loginpipe_tests.wire import eventually, login
@@ -266,7 +265,7 @@ def test_a_user_who_is_erased_while_a_batch_is_open_is_not_brought_back(
     tombstones = json.dumps({"1": store.keys.tombstones("gone")[1].hex()})
     with custodian.cursor() as cursor:
         # Done and not committed: the rotation has released the values by the time it waits here.
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (ERASURE_LOCK,))
+        cursor.execute("SELECT * FROM vault.erase_user('of nobody', '{}', 'a test of erasure', 'TEST-1')")
         thread.start()
         eventually(lambda: waiting_for_a_lock(store) == 1, "the rotation waits for the erasure")
         cursor.execute("SELECT * FROM vault.erase_user('gone', %s, 'a test of erasure', 'TEST-1')", (tombstones,))
