@@ -138,8 +138,9 @@ class DataStack(cdk.Stack):
         }.items():
             cdk.CfnOutput(self, name, value=value)
 
-        # Last, but for its replica: what fails before it is there can be deleted, and a protected instance cannot.
-        self.database.instance.node.add_dependency(self.queue, self.roles, self.personal, self.storage)
+        # After what may fail for a name that is taken: a rollback cannot delete a protected instance. The policies of the
+        # roles name it, and come after it.
+        self.database.instance.node.add_dependency(self.queue, self.personal, self.storage)
         note_exceptions(self)
 
     def storage_environment(self) -> dict[str, str]:
