@@ -138,8 +138,8 @@ class DataStack(cdk.Stack):
         }.items():
             cdk.CfnOutput(self, name, value=value)
 
-        # After what may fail for a name that is taken: a rollback cannot delete a protected instance. The policies of the
-        # roles name it, and come after it.
+        # After what has a name that may be taken: a rollback cannot delete a protected instance. The policies
+        # of the roles name it, and come after it.
         self.database.instance.node.add_dependency(self.queue, self.personal, self.storage)
         note_exceptions(self)
 
