@@ -162,7 +162,7 @@ class DataStack(cdk.Stack):
         return {
             **released.settings,
             "AWS_DEFAULT_REGION": self.region,
-            "LOGINPIPE_CONSUMER": self.consumer,
+            **({} if self.consumer == "dagster" else {"LOGINPIPE_CONSUMER": self.consumer}),
             "LOGINPIPE_ENV": "production",
             "LOGINPIPE_QUEUE": self.queue.logins.queue_url,
             "LOGINPIPE_DATABASE_URL": database_url(self.database.instance, "pipeline", "loginpipe"),
