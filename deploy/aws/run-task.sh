@@ -1,25 +1,36 @@
 #!/usr/bin/env bash
-# Runs one of the one-off tasks, waits for its end, and fails unless it ended well: run-task.sh loginpipe-migrate
+# Runs a one-off task, waits for its end, and fails unless it succeeded: run-task.sh loginpipe-migrate
+#
+# What follows the task's name is run instead of its own command: run-task.sh loginpipe-redrive loginpipe dlq status
+# INSTALLATION is the value `installation` of the environment, loginpipe unless set.
 set -euo pipefail
 
-family=${1:?which task: loginpipe-prepare, loginpipe-migrate, loginpipe-check or loginpipe-run}
+family=${1:?which task: loginpipe-prepare, loginpipe-migrate, loginpipe-check, loginpipe-redrive or loginpipe-run}
+shift
+installation=${INSTALLATION:-loginpipe}
+stack=$(tr '[:lower:]' '[:upper:]' <<< "${installation:0:1}")${installation:1}Data
 
 output() {
-  aws cloudformation describe-stacks --stack-name LoginpipeData --output text \
+  aws cloudformation describe-stacks --stack-name "$stack" --output text \
     --query "Stacks[0].Outputs[?OutputKey=='$1'].OutputValue"
 }
 
+overrides='{}'
+if [ $# -gt 0 ]; then
+  overrides=$(jq --null-input --compact-output --arg name "${family#"$installation"-}" \
+    '{containerOverrides: [{name: $name, command: $ARGS.positional}]}' --args -- "$@")
+fi
 subnets=$(output TaskSubnets)
 group=$(output TaskGroup)
-task=$(aws ecs run-task --cluster loginpipe --launch-type FARGATE --task-definition "$family" \
+task=$(aws ecs run-task --cluster "$installation" --launch-type FARGATE --task-definition "$family" \
   --network-configuration "awsvpcConfiguration={subnets=[$subnets],securityGroups=[$group],assignPublicIp=DISABLED}" \
-  --query 'tasks[0].taskArn' --output text)
+  --overrides "$overrides" --query 'tasks[0].taskArn' --output text)
 echo "$family runs as ${task##*/}"
 # Ten minutes, then it fails.
-aws ecs wait tasks-stopped --cluster loginpipe --tasks "$task"
-read -r code reason <<< "$(aws ecs describe-tasks --cluster loginpipe --tasks "$task" --output text \
+aws ecs wait tasks-stopped --cluster "$installation" --tasks "$task"
+read -r code reason <<< "$(aws ecs describe-tasks --cluster "$installation" --tasks "$task" --output text \
   --query 'tasks[0].[containers[0].exitCode, stoppedReason]')"
 if [ "$code" != 0 ]; then
-  echo "$family ended with $code ($reason): see the log group /loginpipe/setup, of loginpipe-run /loginpipe/run" >&2
+  echo "$family ended with $code ($reason): see the log group /$installation/setup, of $installation-run /$installation/run" >&2
   exit 1
 fi

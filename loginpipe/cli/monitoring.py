@@ -1,6 +1,8 @@
 """The commands for monitoring: doctor, metrics, alerts."""
 
+import json
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -58,17 +60,30 @@ def metrics(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 in a container.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 9464,
     once: Annotated[bool, typer.Option("--once", help="Print them and end.")] = False,
+    emf: Annotated[
+        bool, typer.Option("--emf", help="Print them each minute, as CloudWatch takes metrics from a log.")
+    ] = False,
 ) -> None:
     """Serve metrics for Prometheus at /metrics until interrupted: backlog, delay, runs, messages, rejects and more.
 
-    Example: loginpipe metrics --port 9464
+    Example: loginpipe metrics --port 9464, or: loginpipe metrics --emf
     """
     from prometheus_client import generate_latest, start_http_server
 
+    from loginpipe.monitoring.emf import INTERVAL_SECONDS, EmfRecords
     from loginpipe.monitoring.metrics import registry
 
     settings = load_settings()
     metrics = registry(settings, database_url(settings))
+    ended = Event()
+    if emf:
+        _end_by_signal(ended)
+        records = EmfRecords(settings.queue_name)
+        while True:
+            for record in records.records(metrics.collect(), time.time()):
+                print(json.dumps(record), flush=True)  # noqa: T201 - a line each, whatever the width
+            if once or ended.wait(INTERVAL_SECONDS):
+                return
     if once:
         out.print(generate_latest(metrics).decode(), end="", markup=False)
         return
@@ -76,12 +91,15 @@ def metrics(
         server, _ = start_http_server(port, host, metrics)
     except OSError as error:
         raise LoginpipeError(f"cannot listen on {host}:{port} ({error.strerror}): choose another --port") from None
-    ended = Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+    _end_by_signal(ended)
     notes.print(f"metrics at http://{host}:{port}/metrics, until interrupted")
     ended.wait()
     server.shutdown()
+
+
+def _end_by_signal(ended: Event) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
 
 
 @alerts.callback()

@@ -67,7 +67,9 @@ _GONE = {
 
 
 # What the files in deploy/ read by these names, and no setting of the program.
-NO_SETTINGS = frozenset({"LOGINPIPE_COMPUTE_LOGS_BUCKET", "LOGINPIPE_IMAGE", "LOGINPIPE_RUN_TASK_DEFINITION"})
+NO_SETTINGS = frozenset({
+    "LOGINPIPE_CODE_SERVER_HOST", "LOGINPIPE_COMPUTE_LOGS_BUCKET", "LOGINPIPE_IMAGE", "LOGINPIPE_RUN_TASK_DEFINITION",
+})  # fmt: skip
 
 _log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import psycopg2
@@ -20,6 +21,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from loginpipe.common.settings import load_settings
+from loginpipe.monitoring.emf import EmfRecords
 from loginpipe.monitoring.metrics import registry
 from loginpipe.postgres.batches import roll_up
 from loginpipe.postgres.connections import connect
@@ -141,14 +143,52 @@ def test_every_metric_that_rules_dashboard_and_cloudwatch_name_is_one_that_the_c
     assert dict(documented) == kinds
     assert there - named_in(shown) <= {"loginpipe_delay_seconds"}, "the dashboard shows everything there is"
 
-    agent = json.loads((DEPLOY / "aws" / "cloudwatch-agent.json").read_text())["logs"]["metrics_collected"][
-        "prometheus"
-    ]
-    for declaration in agent["emf_processor"]["metric_declaration"]:
-        for selector in declaration["metric_selectors"]:
-            chosen = {name for name in kinds if re.search(selector, name)}
-            # The agent drops histograms, and only says so in its own log.
-            assert {kinds[name] for name in chosen} in ({"gauge"}, {"counter"}), selector
+    board = (DEPLOY / "aws" / "loginpipe_aws" / "observability.py").read_text()
+    on_cloudwatch = set(re.findall(r'"(loginpipe_\w+)"', board))
+    assert len(on_cloudwatch) > 3
+    assert {kinds[name] for name in on_cloudwatch} <= {"gauge", "counter"}
+
+
+def by_dimensions(records: Iterable[dict[str, Any]]) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Values of the dimensions → their record, which is held to what CloudWatch would drop without a word."""
+    found = {}
+    for record in records:
+        (directive,) = record["_aws"]["CloudWatchMetrics"]
+        (dimensions,) = directive["Dimensions"]
+        values = tuple(record[name] for name in dimensions)
+        assert all(isinstance(value, str) and value for value in values)
+        assert all(isinstance(record[metric["Name"]], int | float) for metric in directive["Metrics"])
+        assert {metric["Unit"] for metric in directive["Metrics"]} <= {"Count", "Seconds"}
+        assert directive["Namespace"] == "loginpipe"
+        assert isinstance(record["_aws"]["Timestamp"], int)
+        found[values] = record
+    return found
+
+
+def test_cloudwatch_gets_gauges_as_they_are_and_the_increase_of_counters(
+    pipeline: Pipeline, metrics: CollectorRegistry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    queue, emf = pipeline.queue.name, EmfRecords(pipeline.queue.name)
+    pipeline.send([login()])
+    assert take(pipeline, 1).success
+    first = by_dimensions(emf.records(metrics.collect(), 1_000.5))
+    # What there was before is not of this minute.
+    assert first[queue,]["loginpipe_messages_received_total"] == 0
+    pipeline.send([login(), login(), login(ip="nowhere")])
+    assert take(pipeline, 3).success
+    second = by_dimensions(emf.records(metrics.collect(), 1_060.5))
+    assert second[queue,]["_aws"]["Timestamp"] == 1_060_500
+    assert second[queue,]["loginpipe_messages_inserted_total"] == 2
+    assert second[queue,]["loginpipe_messages_rejected_total"] == 1
+    assert second[queue, "visible"]["loginpipe_queue_messages"] == 0
+    # A counter that is new counts from nothing.
+    assert second["ip", "invalid_address"]["loginpipe_reject_faults_total"] == 1
+    assert not [name for record in second.values() for name in record if "delay_seconds" in name]
+
+    lines = command_line(monkeypatch, capsys)("metrics", "--emf", "--once").out.splitlines()
+    printed = by_dimensions(map(json.loads, lines))
+    assert printed.keys() == second.keys()
+    assert printed[queue,].keys() == second[queue,].keys()
 
 
 def test_a_source_that_hangs_does_not_hold_up_the_other(

@@ -4,6 +4,7 @@ Conditions are read in the way that allows more: an Allow counts whatever its co
 """
 
 import json
+import re
 from copy import deepcopy
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,6 +17,9 @@ FOLDER = Path(__file__).parents[2] / "deploy" / "aws" / "policies"
 POLICIES = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
 KEY = "arn:aws:kms:REGION:ACCOUNT:key/"
 SEAL_KEY, TOKEN_KEY, QUEUE_KEY = f"{KEY}SEAL_KEY", f"{KEY}TOKEN_KEY", f"{KEY}QUEUE_KEY"
+
+NO_CALLS = {"iam": ["PassRole"]}
+"""Service → what its policies name that is no call of its API."""
 
 OPENS = ("kms:Decrypt", "kms:ReEncryptFrom", "kms:DeriveSharedSecret")
 LEADS_TO_OPENING = ("kms:CreateGrant", "kms:PutKeyPolicy", "kms:ReplicateKey", "kms:ImportKeyMaterial")
@@ -53,8 +57,20 @@ def why_the_pipeline_could_open(policy: Policy) -> list[str]:
     return found
 
 
-def test_the_policies_are_those_of_the_four_roles() -> None:
-    assert set(POLICIES) == {"pipeline", "custodian", "auditor", "key-administrator"}
+def test_the_policies_are_those_of_the_roles() -> None:
+    ours = {"pipeline", "redrive", "custodian", "auditor", "key-administrator"}
+    assert set(POLICIES) == ours | {"deploy", "look", "release"}
+
+
+def test_the_redrive_alone_receives_dead_letters_and_knows_no_key_of_personal_data() -> None:
+    dead = "arn:aws:sqs:REGION:ACCOUNT:DEAD_LETTER_QUEUE"
+    assert [role for role in POLICIES if allowed(POLICIES[role], "sqs:ReceiveMessage", dead)] == ["redrive"]
+    redrive = POLICIES["redrive"]
+    assert allowed(redrive, "sqs:SendMessage", "arn:aws:sqs:REGION:ACCOUNT:QUEUE")
+    assert not allowed(redrive, "sqs:ReceiveMessage", "arn:aws:sqs:REGION:ACCOUNT:QUEUE")
+    assert not allowed(redrive, "sqs:PurgeQueue", dead)
+    for key in (SEAL_KEY, TOKEN_KEY):
+        assert not any(allowed(redrive, f"kms:{does}", key) for does in ("Decrypt", "GenerateMac"))
 
 
 @pytest.mark.parametrize("role", POLICIES)
@@ -66,12 +82,33 @@ def test_every_action_exists_and_every_statement_names_its_resources(role: str) 
                 continue
             model = boto3.client(service, region_name="eu-central-1").meta.service_model
             # What S3 lists is named for the bucket.
-            operations = [*model.operation_names, *(["ListBucket"] if service == "s3" else [])]
+            operations = [
+                *model.operation_names,
+                *(["ListBucket"] if service == "s3" else []),
+                *NO_CALLS.get(service, []),
+            ]
             assert any(fnmatchcase(operation, name) for operation in operations), action
-        # Neither knows what it is about before it is made or looked up.
-        open_to_all = {"MakeTheNextVersion", "SeeWhoUsedThem"}
-        named = "".join(resource.removesuffix("/PREFIX/*") for resource in listed(statement["Resource"]))
-        assert "*" not in named or statement["Sid"] in open_to_all
+        # None knows what it is about before it is made or looked up.
+        open_to_all = {"MakeTheNextVersion", "SeeWhoUsedThem", "SignInToRepositories"}
+        for resource in listed(statement["Resource"]):
+            # What CloudFormation names ends with what it makes up.
+            assert re.fullmatch(r"arn:aws:[^*]*[\w/:-]\*?", resource) or statement["Sid"] in open_to_all, resource
+
+
+@pytest.mark.parametrize("role", ["deploy", "look", "release"])
+def test_what_github_assumes_reaches_neither_data_nor_keys_of_it_and_only_from_its_environment(role: str) -> None:
+    actions = {action for statement in POLICIES[role]["Statement"] for action in listed(statement["Action"])}
+    assert {action.split(":")[0] for action in actions} <= {"sts", "cloudformation", "ecs", "iam", "ecr", "kms"}
+    assert not any(allowed(POLICIES[role], action, key) for action in OPENS for key in (SEAL_KEY, TOKEN_KEY))
+    reads = ("Describe", "Get", "BatchGet", "BatchCheck", "Verify")
+    if role == "look":
+        assert {a for a in actions if not a.split(":")[1].startswith(reads)} == {"sts:AssumeRole"}
+    passes = [s for s in POLICIES[role]["Statement"] if "iam:PassRole" in listed(s["Action"])]
+    assert all(s["Condition"]["StringEquals"] == {"iam:PassedToService": "ecs-tasks.amazonaws.com"} for s in passes)
+    trust = json.loads((FOLDER / "trust" / "github.json").read_text())
+    (statement,) = trust["Statement"]
+    subject = statement["Condition"]["StringEquals"]["token.actions.githubusercontent.com:sub"]
+    assert subject == "repo:OWNER/REPOSITORY:environment:NAME"
 
 
 def test_the_pipeline_can_seal_and_mask_and_work_the_queue() -> None:

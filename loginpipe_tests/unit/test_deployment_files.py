@@ -108,10 +108,42 @@ def test_the_compose_file_holds_no_password() -> None:
     assert {value for (_, name), value in values.items() if "SECRET" in name} == {"test"}
 
 
-def test_the_compose_file_takes_one_variable_from_the_env_file_of_the_host() -> None:
+def test_the_compose_file_takes_a_password_and_settings_from_the_env_file_of_the_host_and_no_address() -> None:
     text = (ROOT / "docker-compose.yml").read_text()
-    assert set(re.findall(r"\$\{?(\w+)", text)) == {"POSTGRES_PASSWORD"}
+    taken = set(re.findall(r"\$\{?(\w+)", text)) - {"POSTGRES_PASSWORD"}
+    assert taken <= set(SETTINGS)
+    # What `loginpipe local up` writes is for the host.
+    written = {"LOGINPIPE_QUEUE", "LOGINPIPE_DATABASE_URL", "LOGINPIPE_TOKEN_KEYS", "LOGINPIPE_SEAL_KEY"}
+    assert not taken & written
     assert [name for name, service in SERVICES.items() if "env_file" in service] == []
+
+
+NOT_ON_THE_LAPTOP = {
+    # A path of the host means nothing in a container, and the default image cannot write Parquet.
+    "LOGINPIPE_ARCHIVE_URL", "LOGINPIPE_COMPAT_SALT",
+    # The keys are made by the stack itself.
+    "LOGINPIPE_SEAL_KEY_FINGERPRINT",
+}  # fmt: skip
+
+
+def test_every_setting_reaches_the_code_in_every_deployment_or_is_listed_as_not_meant_for_it() -> None:
+    settings = set(SETTINGS)
+    assert settings - set(SERVICES["code-server"]["environment"]) == NOT_ON_THE_LAPTOP
+    assert settings - set(environment_in_production("code-server")) == set()
+    config, _ = yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / "settings.yaml").read_text())
+    secret = (ROOT / "deploy" / "kubernetes" / "external-secrets.example.yaml").read_text().split("\n---\n")[0]
+    assert settings - set(config["data"]) == set(re.findall(r"LOGINPIPE_[A-Z_]+", secret))
+
+
+def test_the_table_is_the_same_for_the_migrations_the_code_and_the_metrics() -> None:
+    for services in (SERVICES, IN_PRODUCTION):
+        tables = {name: service.get("environment", {}).get("LOGINPIPE_TABLE", "") for name, service in services.items()}
+        with_database = {name for name in services if "LOGINPIPE_DATABASE_URL" in services[name].get("environment", {})}
+        assert {tables[name] for name in with_database} in ({"${LOGINPIPE_TABLE:-}"}, {None})
+    (migrate,) = yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / "migrate.yaml").read_text())
+    (warehouse,) = migrate["spec"]["template"]["spec"]["initContainers"]
+    sources = {variable["name"]: variable.get("valueFrom", {}) for variable in warehouse["env"]}
+    assert sources["LOGINPIPE_TABLE"]["configMapKeyRef"]["name"] == "loginpipe-settings"
 
 
 def test_the_compose_file_sets_only_settings_that_exist() -> None:

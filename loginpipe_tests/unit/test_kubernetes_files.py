@@ -101,8 +101,8 @@ def test_every_secret_that_is_referred_to_is_in_the_example() -> None:
     }
     for container in itertools.chain.from_iterable(CONTAINERS.values()):
         for variable in container["env"]:
-            if reference := variable.get("valueFrom"):
-                assert reference["secretKeyRef"]["key"] in examples[reference["secretKeyRef"]["name"]]
+            if reference := variable.get("valueFrom", {}).get("secretKeyRef"):
+                assert reference["key"] in examples[reference["name"]]
     assert "postgresql-password" in examples[VALUES["global"]["postgresqlSecretName"]]
     assert {source["name"] for source in CODE["envSecrets"]} <= set(examples)
 
@@ -128,8 +128,8 @@ def test_nobody_talks_to_anybody_unless_a_policy_says_so() -> None:
 def test_the_policies_name_roles_that_there_are() -> None:
     roles = {pod["metadata"]["labels"]["loginpipe/role"] for pod in PODS.values()}
     roles |= {VALUES[part]["labels"]["loginpipe/role"] for part in ("dagsterWebserver", "dagsterDaemon")}
-    # A run has the labels of the deployment with its code, which come after those of the launcher.
-    assert CODE["labels"] == LAUNCHER["runK8sConfig"]["podTemplateSpecMetadata"]["labels"]
+    # The policies treat a run as they treat the code server.
+    assert CODE["labels"] == LAUNCHER["labels"]
     roles.add(CODE["labels"]["loginpipe/role"])
     selectors = [policy["podSelector"] for policy in POLICIES.values()]
     selectors += [budget["spec"]["selector"] for budget in of_kind("PodDisruptionBudget").values()]
@@ -191,6 +191,30 @@ def test_a_run_has_the_time_to_finish_its_batch_and_the_memory_for_two() -> None
     assert LAUNCHER["resources"]["limits"] == {"memory": "1Gi"}
 
 
+def test_runs_get_what_the_launcher_says_and_the_code_server_adds_nothing() -> None:
+    assert CODE["includeConfigInLaunchedRuns"] == {"enabled": False}
+    for same in ("envConfigMaps", "envSecrets", "volumes", "volumeMounts", "securityContext", "labels"):
+        assert LAUNCHER[same] == CODE[same], same
+    assert LAUNCHER["resources"] != CODE["resources"]
+
+
+def test_no_account_but_dagsters_may_make_pods() -> None:
+    # Of the chart, of its part with the code, and by our own manifests.
+    assert VALUES["rbacEnabled"] is False
+    assert VALUES["dagster-user-deployments"]["rbacEnabled"] is False
+    bound = {subject["name"] for binding in of_kind("RoleBinding").values() for subject in binding["subjects"]}
+    assert bound == {"dagster"}
+
+
+def test_a_cluster_without_a_way_to_docker_hub_gets_every_image_from_its_registry() -> None:
+    parts = (VALUES["dagsterWebserver"], VALUES["dagsterDaemon"], CODE, VALUES["busybox"])
+    assert {part["image"]["repository"].split("/")[0] for part in parts} == {"REGISTRY"}
+    for part in ("dagsterWebserver", "dagsterDaemon"):
+        assert VALUES[part]["checkDbReadyInitContainer"] is False
+    busybox = "busybox:" + VALUES["busybox"]["image"]["tag"]
+    assert f"docker://REGISTRY/{busybox}" in (FOLDER / "README.md").read_text()
+
+
 def test_one_image_runs_every_role() -> None:
     (image,) = KUSTOMIZATION["images"]
     ours = {container["image"] for pod in CONTAINERS.values() for container in pod}
@@ -206,7 +230,9 @@ def test_the_migrations_are_those_of_both_databases_and_each_has_one_login() -> 
     assert [container["name"] for container in PODS["migrate"]["spec"]["initContainers"]] == ["warehouse"]
     secrets = {
         container["name"]: {
-            variable["valueFrom"]["secretKeyRef"]["name"] for variable in container["env"] if "valueFrom" in variable
+            variable["valueFrom"]["secretKeyRef"]["name"]
+            for variable in container["env"]
+            if "secretKeyRef" in variable.get("valueFrom", {})
         }
         for container in CONTAINERS["migrate"]
     }

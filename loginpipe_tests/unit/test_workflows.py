@@ -108,7 +108,9 @@ def test_only_releases_and_deployments_are_known_to_others_and_one_job_alone_wri
 
     assert jobs_with("id-token", "write") == {"release/package", "release/image", "deploy/look", "deploy/deploy"}
     assert jobs_with("contents", "write") == {"release/publish"}
-    assert {what for job in JOBS.values() for what in job["permissions"]} == {"contents", "id-token", "attestations"}
+    assert jobs_with("actions", "read") == {"deploy/look"}
+    asked = {what for job in JOBS.values() for what in job["permissions"]}
+    assert asked == {"actions", "contents", "id-token", "attestations"}
 
 
 @pytest.mark.parametrize("name", RUNNING)
@@ -155,6 +157,41 @@ def test_what_reaches_aws_waits_for_an_environment() -> None:
         "deploy/deploy": "${{ inputs.environment }}",
     }
     assert JOBS["deploy/deploy"]["needs"] == "look"
+
+
+def test_a_session_at_aws_lasts_as_long_as_its_job() -> None:
+    sessions = {
+        name: step["with"]["role-duration-seconds"]
+        for name, step in STEPS
+        if step.get("uses", "").startswith("aws-actions/configure-aws-credentials@")
+    }
+    assert sessions == {name: 60 * RUNNING[name]["timeout-minutes"] for name in sessions}
+    longest = re.search(r"--max-session-duration (\d+)", (ROOT / "deploy" / "aws" / "README.md").read_text())
+    assert longest is not None
+    assert int(longest[1]) == max(sessions.values())
+
+
+def test_a_deployment_that_nobody_has_to_approve_does_not_start_unless_that_was_asked_for() -> None:
+    steps = RUNNING["deploy/look"]["steps"]
+    (asks,) = [place for place, step in enumerate(steps) if "require-approver.sh" in step.get("run", "")]
+    assert steps[asks]["run"] == 'deploy/aws/require-approver.sh "$ENVIRONMENT"'
+    assert steps[asks]["env"]["WITHOUT_APPROVER"] == "${{ inputs.without_approver }}"
+    assert "continue-on-error" not in steps[asks]
+    asked = WORKFLOWS["deploy"][TRIGGERS]["workflow_dispatch"]["inputs"]["without_approver"]
+    assert (asked["type"], asked["default"]) == ("boolean", False)
+
+
+def test_a_release_is_signed_by_attestations_or_else_with_kms_and_verified_in_the_same_way() -> None:
+    signs = {step.get("if"): step for step in RUNNING["release/image"]["steps"] if "SIGNING_KEY" in step.get("if", "")}
+    assert set(signs) == {"vars.SIGNING_KEY == ''", "vars.SIGNING_KEY != ''"}
+    assert signs["vars.SIGNING_KEY == ''"]["uses"].startswith("actions/attest-build-provenance@")
+    by_kms = signs["vars.SIGNING_KEY != ''"]
+    assert 'sign --yes --key "$SIGNING_KEY" --tlog-upload=false "$IMAGE@$DIGEST"' in by_kms["run"]
+    (copies,) = [s for s in RUNNING["deploy/deploy"]["steps"] if "copy-image.sh" in s.get("run", "")]
+    assert copies["env"]["SIGNING_KEY"] == "${{ vars.SIGNING_KEY }}"
+    assert by_kms["env"]["COSIGN"] == WORKFLOWS["deploy"]["env"]["COSIGN"]
+    attested = [s for s in RUNNING["release/package"]["steps"] if "attest-build" in s.get("uses", "")]
+    assert [step["if"] for step in attested] == ["vars.SIGNING_KEY == ''"]
 
 
 def test_a_release_is_tested_first_and_told_last() -> None:
@@ -238,7 +275,13 @@ def test_a_deployment_migrates_before_the_services_change() -> None:
     (deployment,) = ["\n".join(step.get("run", "") for step in RUNNING["deploy/deploy"]["steps"])]
     order = [
         deployment.index(part)
-        for part in ("copy-image.sh", "LoginpipeSetup", "loginpipe-migrate", "loginpipe-check", "LoginpipeServices")
+        for part in (
+            "copy-image.sh",
+            "LoginpipeSetup",
+            '"$INSTALLATION-migrate"',
+            '"$INSTALLATION-check"',
+            "LoginpipeServices",
+        )
     ]
     assert order == sorted(order)
     scripts = re.findall(r"^deploy/aws/\S+\.sh", deployment, re.MULTILINE)
@@ -253,7 +296,7 @@ def test_only_who_says_so_deploys_despite_what_doctor_finds() -> None:
     assert asked["type"] == "boolean"
     assert asked["default"] is False
     lenient = {step["run"]: step["continue-on-error"] for _, step in STEPS if "continue-on-error" in step}
-    assert lenient == {"deploy/aws/run-task.sh loginpipe-check": "${{ inputs.despite_doctor }}"}
+    assert lenient == {'deploy/aws/run-task.sh "$INSTALLATION-check"': "${{ inputs.despite_doctor }}"}
 
 
 def test_each_environment_that_can_be_chosen_has_its_values_and_every_cdk_command_is_told_which() -> None:

@@ -14,6 +14,7 @@ from aws_cdk import aws_secretsmanager as sm
 from constructs import Construct
 
 from loginpipe_aws.database import LOGINS
+from loginpipe_aws.naming import named
 
 RDS_CA: Final = "/etc/ssl/certs/rds-ca.pem"
 DAGSTER_HOME: Final = "/opt/dagster/aws"
@@ -37,7 +38,7 @@ def task_definition(
     return ecs.FargateTaskDefinition(
         scope,
         construct_id,
-        family=f"loginpipe-{construct_id.lower()}",
+        family=named(scope, f"{{}}-{construct_id.lower()}"),
         cpu=cpu,
         memory_limit_mib=memory_mib,
         task_role=role,

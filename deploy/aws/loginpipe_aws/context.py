@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any, Final, TypeVar
@@ -18,31 +18,26 @@ _TAG: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
 _FINGERPRINTS: Final = r"[0-9a-f]{64}(,[0-9a-f]{64})*"
 _HOST: Final = r"[a-z0-9-]+(\.[a-z0-9-]+)+"
 _CERTIFICATE: Final = r"arn:aws[a-z-]*:acm:[a-z0-9-]+:\d{12}:certificate/[0-9a-f-]+"
+_ARNS: Final = "ARNs of IAM roles or users"
 _SECRET: Final = r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:.+-[A-Za-z0-9]{6}"  # noqa: S105 - a name, no secret
 _PRINCIPAL: Final = r"arn:aws[a-z-]*:iam::\d{12}:(role|user)/[A-Za-z0-9+=,.@_/-]+"
+# Of people a role may end with *: Identity Center gives its roles a suffix that changes.
+_PERSON: Final = _PRINCIPAL + r"(_\*)?"
+_INSTALLATION: Final = r"[a-z][a-z0-9]{1,19}"
 _CLASS: Final = r"[a-z0-9]+\.[a-z0-9]+"
+_TABLE: Final = r"[a-z_][a-z0-9_]{0,62}\.user_logins"
+_SHARE: Final = r"0(\.\d{1,6})?|1(\.0+)?"
 _HTTPS: Final = r"https://[^\s*?#]+"
 _CONSUMER: Final = r"dagster|lambda|both"
 _EMAIL: Final = r"[^@\s]+@[^@\s]+"
-
-NAMES: Final = frozenset(
-    {
-        "region", "vpc_cidr", "sender_arns", "image_reader_arns", "alert_email", "database_networks",
-        "database_class", "database_storage_gib", "database_storage_most_gib", "database_storage_throughput",
-        "database_connections", "read_replica", "token_key_versions",
-        "consumer", "image_tag", "seal_key_fingerprint", "retention_days", "runbook_url",
-        "batch_messages", "linger_seconds", "run_seconds", "receivers", "max_runs", "run_cpu", "run_memory_mib",
-        "web_domain", "certificate_arn", "web_networks", "oidc_issuer", "oidc_authorization_endpoint",
-        "oidc_token_endpoint", "oidc_user_info_endpoint", "oidc_client_id", "oidc_client_secret_arn",
-    }
-)  # fmt: skip
-"""Every value there is."""
 
 _FASTER_FROM_GIB: Final = 400
 """From here on RDS spreads gp3 over four volumes, and its throughput can be chosen."""
 _MOST_RUNS: Final = 8
 """As many as dagster.yaml lets be on one queue."""
-_RUN_CPU: Final = 1024
+# Half a core takes 10,000 messages a second. Three runs with their successors, beside the services and a deployment of
+# theirs, then fit into the 6 vCPU that a new account has; check-quotas.sh counts.
+_RUN_CPU: Final = 512
 # With batches of 10,000 messages a run takes 300 to 350 MB; with messages of 1 MiB two or three times as much.
 _RUN_MEMORY_MIB: Final = 2048
 _FARGATE_MIB: Final = {
@@ -55,6 +50,9 @@ _FARGATE_MIB: Final = {
     16_384: range(32_768, 122_880 + 1, 8192),
 }
 """CPU units → the sizes of memory that Fargate has with them."""
+
+
+PEOPLE: Final = ("custodian", "auditor", "key_administrator")
 
 
 class ContextError(Exception):
@@ -79,6 +77,10 @@ class Foundation:
     """What the stack of data is made from."""
 
     region: str
+    installation: str
+    """Which the names of everything begin with: two in one account have two."""
+    people: Mapping[str, tuple[str, ...]]
+    """Role for people → the roles and users that may assume it; where there is none, whoever the account lets."""
     vpc_cidr: str
     sender_arns: tuple[str, ...]
     """Roles and users that put logins on the queue."""
@@ -105,13 +107,8 @@ class Release:
 
     image_tag: str
     seal_key_fingerprint: str
-    retention_days: int | None
-    runbook_url: str | None
-    batch_messages: int | None
-    linger_seconds: int | None
-    run_seconds: int | None
-    receivers: int | None
-    max_runs: int | None
+    settings: Mapping[str, str]
+    """Variable → value of the settings that are given."""
     run_cpu: int
     """Of the task of a run, in units of which 1,024 are a core."""
     run_memory_mib: int
@@ -137,9 +134,11 @@ def foundation(node: Node) -> Foundation:
     storage = _number(node, "database_storage_gib", 20, 65_536)
     return Foundation(
         region=_text(node, "region", _REGION, "a region, as in eu-central-1"),
+        installation=installation(node),
+        people={role: _texts(node, f"{role}_principal_arns", _PERSON, _ARNS) for role in PEOPLE},
         vpc_cidr=_network(_required(node, "vpc_cidr", "a private network, as in 10.40.0.0/16"), "vpc_cidr"),
-        sender_arns=_texts(node, "sender_arns", _PRINCIPAL, "ARNs of IAM roles or users"),
-        image_reader_arns=_texts(node, "image_reader_arns", _PRINCIPAL, "ARNs of IAM roles or users"),
+        sender_arns=_texts(node, "sender_arns", _PRINCIPAL, _ARNS),
+        image_reader_arns=_texts(node, "image_reader_arns", _PRINCIPAL, _ARNS),
         database_networks=_networks(node, "database_networks"),
         database_class=_text(node, "database_class", _CLASS, "an RDS class without its db., as in m7g.large"),
         database_storage_gib=storage,
@@ -160,22 +159,30 @@ def release(node: Node) -> Release:
     Raises:
         ContextError: a value is missing or wrong.
     """
-    cpu, memory_mib = _size_of_runs(node)
+    cpu, memory_mib = size_of_runs(node)
     return Release(
         image_tag=_text(node, "image_tag", _TAG, "the tag of the image that was pushed"),
         seal_key_fingerprint=_text(
             node, "seal_key_fingerprint", _FINGERPRINTS, "64 hex digits: README.md says how to read it"
         ),
-        retention_days=_number_if_given(node, "retention_days", 1, 100_000),
-        runbook_url=_optional(node, "runbook_url", lambda: _text(node, "runbook_url", _HTTPS, "a URL, https://…")),
-        batch_messages=_number_if_given(node, "batch_messages", 1, 120_000),
-        linger_seconds=_number_if_given(node, "linger_seconds", 0, 60),
-        run_seconds=_number_if_given(node, "run_seconds", 60, 43_200),
-        receivers=_number_if_given(node, "receivers", 1, 64),
-        max_runs=_number_if_given(node, "max_runs", 1, _MOST_RUNS),
+        settings={
+            f"LOGINPIPE_{name.upper()}": value
+            for name, read in SETTINGS.items()
+            if (value := read(node, name)) is not None
+        },
         run_cpu=cpu,
         run_memory_mib=memory_mib,
     )
+
+
+def installation(node: Node) -> str:
+    """Return what the names of everything in an installation begin with.
+
+    Raises:
+        ContextError: it is wrong.
+    """
+    meaning = "2 to 20 small letters and digits, a letter first"
+    return _optional(node, "installation", lambda: _text(node, "installation", _INSTALLATION, meaning)) or "loginpipe"
 
 
 def web(node: Node) -> Web:
@@ -282,8 +289,12 @@ def _throughput(node: Node, storage_gib: int) -> int | None:
     return found
 
 
-def _size_of_runs(node: Node) -> tuple[int, int]:
-    """Return CPU units and MiB of the task of runs."""
+def size_of_runs(node: Node) -> tuple[int, int]:
+    """Return CPU units and MiB of the task of runs.
+
+    Raises:
+        ContextError: a value is wrong, or Fargate has no such pair.
+    """
     cpu = _number_if_given(node, "run_cpu", min(_FARGATE_MIB), max(_FARGATE_MIB)) or _RUN_CPU
     if cpu not in _FARGATE_MIB:
         raise ContextError(f"context value run_cpu must be one of {', '.join(map(str, _FARGATE_MIB))}")
@@ -303,3 +314,76 @@ def _flag(node: Node, name: str) -> bool:
     if value not in known:
         raise ContextError(f"context value {name} must be true or false")
     return known[value]
+
+
+def _whole(least: int, most: int) -> Callable[[Node, str], str | None]:
+    def read(node: Node, name: str) -> str | None:
+        number = _number_if_given(node, name, least, most)
+        return None if number is None else str(number)
+
+    return read
+
+
+def _one_of(*choices: str) -> Callable[[Node, str], str | None]:
+    return _matching("|".join(map(re.escape, choices)), f"one of {', '.join(choices)}")
+
+
+def _matching(pattern: str, meaning: str, prefix: str = "") -> Callable[[Node, str], str | None]:
+    return lambda node, name: _optional(node, name, lambda: prefix + _text(node, name, pattern, meaning))
+
+
+def _share(node: Node, name: str) -> str | None:
+    # The CDK passes numbers as floats.
+    value = _given(node, name)
+    if value is not None and (
+        isinstance(value, bool) or not re.fullmatch(_SHARE, f"{value:g}" if isinstance(value, float) else str(value))
+    ):
+        raise ContextError(f"context value {name} must be a share from 0 to 1, as in 0.05")
+    return None if value is None else f"{float(value):g}"
+
+
+def _listed(node: Node, name: str) -> str | None:
+    """Return a list as the setting takes it: with commas."""
+    return ",".join(_texts(node, name, r"[^,\s]([^,]*[^,\s])?", "texts without commas")) or None
+
+
+SETTINGS: Final[Mapping[str, Callable[[Node, str], str | None]]] = {
+    "envelope": _one_of("none", "sns", "eventbridge"),
+    "table": _matching(_TABLE, "SCHEMA.user_logins, as in analytics.user_logins"),
+    "masking": _one_of("hmac-sha256", "compat-sha256", "compat-sha256-salted", "compat-sha256-base64", "compat-md5"),
+    "compat_salt": _matching(_SECRET, "the full ARN of a secret", "secretsmanager:"),
+    "unknown_fields": _one_of("seal", "drop"),
+    "extra_fields": _listed,
+    "placeholders": _listed,
+    "batch_messages": _whole(1, 120_000),
+    "linger_seconds": _whole(0, 60),
+    "run_seconds": _whole(60, 43_200),
+    "visibility_seconds": _whole(3, 43_200),
+    "sqs_client": _one_of("lean", "boto3"),
+    "database_auth": _one_of("password", "rds-iam"),
+    "asset_prefix": _matching(r"[A-Za-z0-9_]+", "letters, digits and underscores"),
+    "first_day": _matching(r"\d{4}-\d\d-\d\d", "a day, as in 2026-11-29"),
+    "receivers": _whole(1, 64),
+    "max_runs": _whole(1, _MOST_RUNS),
+    "max_reject_rate": _share,
+    "brake": _one_of("on", "off"),
+    "max_delay_seconds": _whole(1, 3_600),
+    "runbook_url": _matching(_HTTPS, "a URL, https://…"),
+    "log_level": _one_of("DEBUG", "INFO", "WARNING", "ERROR"),
+    "retention_days": _whole(1, 100_000),
+    "keep_runs_days": _whole(1, 100_000),
+}
+"""Setting → how its value is read. The stacks set the others themselves: queue, database, keys, archive, topic."""
+
+NAMES: Final = frozenset(
+    {
+        "region", "installation", "vpc_cidr", "sender_arns", "image_reader_arns", "alert_email", "database_networks",
+        *(f"{role}_principal_arns" for role in PEOPLE),
+        "database_class", "database_storage_gib", "database_storage_most_gib", "database_storage_throughput",
+        "database_connections", "read_replica", "token_key_versions", "consumer",
+        "image_tag", "seal_key_fingerprint", "run_cpu", "run_memory_mib", *SETTINGS,
+        "web_domain", "certificate_arn", "web_networks", "oidc_issuer", "oidc_authorization_endpoint",
+        "oidc_token_endpoint", "oidc_user_info_endpoint", "oidc_client_id", "oidc_client_secret_arn",
+    }
+)  # fmt: skip
+"""Every value there is."""

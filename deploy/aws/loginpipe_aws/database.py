@@ -12,14 +12,18 @@ from aws_cdk import aws_secretsmanager as sm
 from constructs import Construct
 
 from loginpipe_aws.context import Foundation
+from loginpipe_aws.naming import KEPT, named
 from loginpipe_aws.network import DATABASE
 
-INSTANCE: Final = "loginpipe"
 ADMINISTRATOR: Final = "loginpipe_admin"
 LOGINS: Final = {"owner": "loginpipe", "pipeline": "loginpipe_pipeline", "dagster": "dagster"}
 """Part → its login. prepare_database.py makes them, with the passwords of their secrets."""
 
 _BACKUP_DAYS: Final = 14
+_CHECKPOINT_SECONDS: Final = 900
+# What the log comes to between two checkpoints at 10,000 messages a second, twice: Postgres begins one at half.
+_MOST_WAL_MIB: Final = 98_304
+_WAL_OF_STORAGE: Final = 0.1
 _LEAST_IOPS: Final = 12_000
 _IOPS_PER_MIB: Final = 4
 """gp3 moves a quarter of a MiB with each operation, at most."""
@@ -51,6 +55,10 @@ class Database(Construct):
                 "ssl_min_protocol_version": "TLSv1.2",
                 "password_encryption": "scram-sha-256",
                 "max_connections": str(settings.database_connections),
+                # Fewer checkpoints, and smaller whole pages after each: docs/scaling.md has the arithmetic.
+                "checkpoint_timeout": str(_CHECKPOINT_SECONDS),
+                "max_wal_size": str(_max_wal_mib(settings.database_storage_gib)),
+                "wal_compression": "lz4",
                 "log_connections": "1",
                 "log_disconnections": "1",
                 "log_lock_waits": "1",
@@ -79,7 +87,7 @@ class Database(Construct):
         self.instance = rds.DatabaseInstance(
             self,
             "Instance",
-            instance_identifier=INSTANCE,
+            instance_identifier=named(self, "{}"),
             engine=engine,
             instance_type=instance_type,
             # By reference: CloudFormation reads the secret, the template does not hold it.
@@ -106,7 +114,7 @@ class Database(Construct):
             copy_tags_to_snapshot=True,
             delete_automated_backups=False,
             deletion_protection=True,
-            removal_policy=cdk.RemovalPolicy.RETAIN,
+            removal_policy=KEPT,
             auto_minor_version_upgrade=True,
             enable_performance_insights=True,
             performance_insight_encryption_key=key,
@@ -122,7 +130,7 @@ class Database(Construct):
                 self,
                 "Replica",
                 source_database_instance=self.instance,
-                instance_identifier=f"{INSTANCE}-replica",
+                instance_identifier=named(self, "{}-replica"),
                 instance_type=instance_type,
                 vpc=vpc,
                 vpc_subnets=DATABASE,
@@ -138,7 +146,7 @@ class Database(Construct):
                 parameter_group=parameters,
                 ca_certificate=rds.CaCertificate.RDS_CA_RSA2048_G1,
                 deletion_protection=True,
-                removal_policy=cdk.RemovalPolicy.RETAIN,
+                removal_policy=KEPT,
                 auto_minor_version_upgrade=True,
                 enable_performance_insights=True,
                 performance_insight_encryption_key=key,
@@ -147,12 +155,17 @@ class Database(Construct):
             )
 
 
+def _max_wal_mib(storage_gib: int) -> int:
+    """Return how large the write-ahead log may grow between checkpoints: a tenth of the storage, up to a limit."""
+    return min(_MOST_WAL_MIB, int(storage_gib * 1024 * _WAL_OF_STORAGE))
+
+
 def _login(scope: Construct, part: str, login: str, key: kms.IKey) -> sm.Secret:
     """Return the secret of a login, with a password that is made with it."""
     return sm.Secret(
         scope,
         f"{part.title()}Login",
-        secret_name=f"loginpipe/database/{part}",
+        secret_name=named(scope, f"{{}}/database/{part}"),
         description=f"loginpipe: the database login {login}",
         encryption_key=key,
         generate_secret_string=sm.SecretStringGenerator(
@@ -161,5 +174,5 @@ def _login(scope: Construct, part: str, login: str, key: kms.IKey) -> sm.Secret:
             password_length=40,
             exclude_punctuation=True,
         ),
-        removal_policy=cdk.RemovalPolicy.RETAIN,
+        removal_policy=KEPT,
     )

@@ -12,6 +12,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from constructs import Construct
 
+from loginpipe_aws.naming import KEPT, named
 from loginpipe_aws.policies import on_key
 
 TOKEN_KEY: Final = "arn:aws:kms:REGION:ACCOUNT:key/TOKEN_KEY"  # noqa: S105 - a name, no secret
@@ -76,7 +77,9 @@ class PersonalDataKeys(Construct):
         custodian: iam.IRole,
         auditor: iam.IRole,
         administrator: iam.IRole,
+        second_factor: bool,
     ) -> None:
+        # `second_factor`: whether sessions of the custodian's role carry the mark of one.
         super().__init__(scope, construct_id)
         people = {
             "custodian": [custodian],
@@ -88,26 +91,28 @@ class PersonalDataKeys(Construct):
             kms.Key(
                 self,
                 f"TokensV{version}",
-                alias=f"loginpipe/tokens-v{version}",
+                alias=named(self, f"{{}}/tokens-v{version}"),
                 description=f"loginpipe: tokens of version {version}",
                 key_spec=kms.KeySpec.HMAC_256,
                 key_usage=kms.KeyUsage.GENERATE_VERIFY_MAC,
-                policy=_policy(TOKEN_KEY, people, [*pipeline, custodian], ["kms:GenerateMac", "kms:VerifyMac"]),
+                policy=_policy(
+                    TOKEN_KEY, people, [*pipeline, custodian], ["kms:GenerateMac", "kms:VerifyMac"], second_factor
+                ),
                 pending_window=cdk.Duration.days(_DELETION_DAYS),
-                removal_policy=cdk.RemovalPolicy.RETAIN,
+                removal_policy=KEPT,
             )
             for version in range(1, versions + 1)
         ]
         self.seal = kms.Key(
             self,
             "Seal",
-            alias="loginpipe/seal",
+            alias=named(self, "{}/seal"),
             description="loginpipe: opens what the pipeline sealed",
             key_spec=kms.KeySpec.RSA_3072,
             key_usage=kms.KeyUsage.ENCRYPT_DECRYPT,
-            policy=_policy(SEAL_KEY, people, [custodian], ["kms:Decrypt", "kms:ReEncrypt*"]),
+            policy=_policy(SEAL_KEY, people, [custodian], ["kms:Decrypt", "kms:ReEncrypt*"], second_factor),
             pending_window=cdk.Duration.days(_DELETION_DAYS),
-            removal_policy=cdk.RemovalPolicy.RETAIN,
+            removal_policy=KEPT,
         )
 
     @property
@@ -125,16 +130,16 @@ def _symmetric(scope: Construct, name: str, description: str) -> kms.Key:
     return kms.Key(
         scope,
         name,
-        alias=f"loginpipe/{name.lower()}",
+        alias=named(scope, f"{{}}/{name.lower()}"),
         description=description,
         enable_key_rotation=True,
         pending_window=cdk.Duration.days(_DELETION_DAYS),
-        removal_policy=cdk.RemovalPolicy.RETAIN,
+        removal_policy=KEPT,
     )
 
 
 def _policy(
-    key: str, people: dict[str, list[iam.IRole]], users: Sequence[iam.IRole], uses: Sequence[str]
+    key: str, people: dict[str, list[iam.IRole]], users: Sequence[iam.IRole], uses: Sequence[str], second_factor: bool
 ) -> iam.PolicyDocument:
     """Return a key's policy: management by IAM, use by name, and a refusal of use to everyone else."""
     manage: dict[str, Any] = {
@@ -152,9 +157,9 @@ def _policy(
         "Resource": "*",
         "Condition": {"StringNotEquals": {"aws:PrincipalArn": [role.role_arn for role in users]}},
     }
-    named = [
+    by_name = [
         statement
         for name, roles in people.items()
-        for statement in on_key(name, key, [role.role_arn for role in roles])
+        for statement in on_key(name, key, [role.role_arn for role in roles], second_factor=second_factor)
     ]
-    return iam.PolicyDocument.from_json({"Version": "2012-10-17", "Statement": [manage, *named, refuse]})
+    return iam.PolicyDocument.from_json({"Version": "2012-10-17", "Statement": [manage, *by_name, refuse]})

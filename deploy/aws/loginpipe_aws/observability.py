@@ -15,11 +15,19 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from loginpipe_aws.key_watch import UNKNOWN_ACCOUNT
+from loginpipe_aws.naming import named
 
 _OLDEST_SECONDS: Final = 900
 """As LOGINPIPE_MAX_DELAY_SECONDS has it by default."""
-_IN_FLIGHT: Final = 100_000
-"""SQS gives nothing out any more at about 120,000."""
+_IN_FLIGHT: Final = 114_000
+"""From here on loginpipe itself calls it a stall: SQS gives nothing out any more at about 120,000."""
+# As docs/metrics.md has them.
+_COUNTS: Final = (
+    "loginpipe_messages_received_total",
+    "loginpipe_messages_inserted_total",
+    "loginpipe_messages_rejected_total",
+    "loginpipe_messages_duplicates_total",
+)
 _BUSY_PERCENT: Final = 80
 _FREE: Final = 0.2
 _IS_WELL: Final = cw.TreatMissingData.NOT_BREACHING
@@ -63,7 +71,7 @@ class Observability(Construct):
 
         self._alarm("OldestMessage", oldest, over=_OLDEST_SECONDS, periods=5, says="logins wait: nothing-arrives")
         self._alarm("DeadLetters", dead, over=0, says="messages were received too often: dead-letters")
-        self._alarm("InFlight", in_flight, over=_IN_FLIGHT, periods=2, says="SQS soon stalls: in-flight-stall")
+        self._alarm("InFlight", in_flight, over=_IN_FLIGHT, periods=2, says="SQS stalls: in-flight-stall")
         least = int(storage_gib * 2**30 * _FREE)
         self._alarm("DatabaseStorage", free, under=least, says="the database's disk is filling up")
         self._alarm("DatabaseCpu", cpu, over=_BUSY_PERCENT, periods=3, says="the database is busy: the-backlog-grows")
@@ -102,12 +110,24 @@ class Observability(Construct):
             detail={"eventName": ["SERVICE_DEPLOYMENT_FAILED"]},
             resources=[service.service_arn for service in services.values()],
         )
-        board = cw.Dashboard(self, "Dashboard", dashboard_name="loginpipe", default_interval=cdk.Duration.hours(6))
+        board = cw.Dashboard(
+            self,
+            "Dashboard",
+            dashboard_name=named(self, f"{{}}-{cdk.Stack.of(self).region}"),
+            default_interval=cdk.Duration.hours(6),
+        )
         board.add_widgets(
             _plot("Age of the oldest login, seconds", oldest),
             _plot("Waiting", waiting),
             _plot("In flight", in_flight),
             _plot("Dead letters", dead),
+        )
+        queue = logins.queue_name
+        board.add_widgets(
+            _plot("Messages a minute", *(_metric(queue, name, "Sum") for name in _COUNTS)),
+            _plot("Batches a minute", _metric(queue, "loginpipe_batches_total", "Sum")),
+            _plot("Behind, seconds", _metric(queue, "loginpipe_behind_seconds", "Maximum")),
+            _plot("Sealed values", _metric(queue, "loginpipe_vault_values", "Maximum")),
         )
         board.add_widgets(
             _plot("Database: CPU, %", cpu),
@@ -159,6 +179,17 @@ def _running(cluster: ecs.ICluster, service: ecs.FargateService) -> cw.Metric:
         metric_name="RunningTaskCount",
         dimensions_map={"ClusterName": cluster.cluster_name, "ServiceName": service.service_name},
         statistic="Minimum",
+        period=_minutes(1),
+    )
+
+
+def _metric(queue: str, name: str, statistic: str) -> cw.Metric:
+    """Return a metric of loginpipe's own, from the lines of its metrics task."""
+    return cw.Metric(
+        namespace="loginpipe",
+        metric_name=name,
+        dimensions_map={"queue": queue},
+        statistic=statistic,
         period=_minutes(1),
     )
 

@@ -15,33 +15,41 @@ Resources = Mapping[str, str | list[str]]
 """What a policy file writes → what stands in the account: ``arn:aws:sqs:REGION:ACCOUNT:QUEUE`` → the queue's ARN."""
 
 
-def statements(role: str, resources: Resources, sids: Collection[str] | None = None) -> list[dict[str, Any]]:
+def statements(
+    role: str, resources: Resources, sids: Collection[str] | None = None, *, second_factor: bool = True
+) -> list[dict[str, Any]]:
     """Return a policy's statements for the account.
 
     Args:
         role: the file's name without its suffix.
         resources: for each of its placeholders; several where a key has several versions.
         sids: those to take; all of them unless given.
+        second_factor: whether sessions of the role carry the mark of one; else no statement asks for it.
 
     Raises:
         LookupError: there is no such statement, or no resource for a placeholder.
     """
     policy = json.loads((FOLDER / f"{role}.json").read_text())
-    known = {statement["Sid"]: statement for statement in policy["Statement"]}
+    known = {s["Sid"]: s if second_factor else _without_second_factor(s) for s in policy["Statement"]}
     return [_filled(known[sid], resources) for sid in (known if sids is None else sids)]
 
 
-def on_key(role: str, key: str, principal_arns: Sequence[str]) -> list[dict[str, Any]]:
+def on_key(role: str, key: str, principal_arns: Sequence[str], *, second_factor: bool = True) -> list[dict[str, Any]]:
     """Return those statements of a policy that name a key, as the key's own policy says them: of principals.
 
     Args:
         role: the file's name without its suffix.
         key: as the files write it.
         principal_arns: whom they are about; at least one.
+        second_factor: as in `statements`.
     """
     policy = json.loads((FOLDER / f"{role}.json").read_text())
     return [
-        {**statement, "Principal": {"AWS": list(principal_arns)}, "Resource": "*"}
+        {
+            **(statement if second_factor else _without_second_factor(statement)),
+            "Principal": {"AWS": list(principal_arns)},
+            "Resource": "*",
+        }
         for statement in policy["Statement"]
         if key in _listed(statement["Resource"])
     ]
@@ -51,6 +59,12 @@ def attach(role: iam.Role, found: list[dict[str, Any]]) -> None:
     """Give a role statements as its own."""
     for statement in found:
         role.add_to_policy(iam.PolicyStatement.from_json(statement))
+
+
+def _without_second_factor(statement: Mapping[str, Any]) -> dict[str, Any]:
+    conditions = {test: keys for test, keys in statement.get("Condition", {}).items() if test != "Bool"}
+    without = {name: value for name, value in statement.items() if name != "Condition"}
+    return {**without, "Condition": conditions} if conditions else without
 
 
 def _filled(statement: Mapping[str, Any], resources: Resources) -> dict[str, Any]:

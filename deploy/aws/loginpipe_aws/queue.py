@@ -9,6 +9,8 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
+from loginpipe_aws.naming import KEPT, named
+
 _MAX_RECEIVES: Final = 5
 _RETENTION: Final = cdk.Duration.days(7)
 _DEAD_LETTER_RETENTION: Final = cdk.Duration.days(14)
@@ -16,7 +18,7 @@ VISIBILITY_SECONDS: Final = 120
 
 
 class LoginQueue(Construct):
-    """``login-queue`` and ``login-queue-dlq``."""
+    """``loginpipe-login-queue`` and ``loginpipe-login-queue-dlq``."""
 
     def __init__(
         self,
@@ -31,18 +33,18 @@ class LoginQueue(Construct):
         self.dead_letters = sqs.Queue(
             self,
             "DeadLetters",
-            queue_name="login-queue-dlq",
+            queue_name=named(self, "{}-login-queue-dlq"),
             encryption=sqs.QueueEncryption.KMS,
             encryption_master_key=key,
             enforce_ssl=True,
             # A message keeps its age when it moves here: as long as SQS allows.
             retention_period=_DEAD_LETTER_RETENTION,
-            removal_policy=cdk.RemovalPolicy.RETAIN,
+            removal_policy=KEPT,
         )
         self.logins = sqs.Queue(
             self,
             "Logins",
-            queue_name="login-queue",
+            queue_name=named(self, "{}-login-queue"),
             encryption=sqs.QueueEncryption.KMS,
             encryption_master_key=key,
             enforce_ssl=True,
@@ -50,12 +52,12 @@ class LoginQueue(Construct):
             visibility_timeout=cdk.Duration.seconds(visibility_seconds),
             receive_message_wait_time=cdk.Duration.seconds(20),
             dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letters, max_receive_count=_MAX_RECEIVES),
-            removal_policy=cdk.RemovalPolicy.RETAIN,
+            removal_policy=KEPT,
         )
         cfn = self.dead_letters.node.default_child
         cfn.redrive_allow_policy = {  # type: ignore[union-attr]
             "redrivePermission": "byQueue",
-            "sourceQueueArns": [_arn_by_name(self, "login-queue")],
+            "sourceQueueArns": [_arn_by_name(self, named(self, "{}-login-queue"))],
         }
         for number, arn in enumerate(sender_arns):
             sender = iam.ArnPrincipal(arn)

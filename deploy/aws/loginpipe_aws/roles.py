@@ -1,5 +1,6 @@
 """Who the tasks and the people are to AWS. What each may do comes from ``deploy/aws/policies`` where that says it."""
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import aws_cdk as cdk
@@ -12,17 +13,19 @@ from constructs import Construct
 
 from loginpipe_aws.database import LOGINS
 from loginpipe_aws.keys import SEAL_KEY, TOKEN_KEY, DataKeys, PersonalDataKeys
+from loginpipe_aws.naming import named
 from loginpipe_aws.policies import Resources, attach, statements
 from loginpipe_aws.queue import LoginQueue
 from loginpipe_aws.storage import ARCHIVE_PREFIX
 
 COMPUTE_LOGS_PREFIX: Final = "dagster"
 
+_SECOND_FACTOR: Final = {"Bool": {"aws:MultiFactorAuthPresent": "true"}}
 _DATABASE_USER: Final = "arn:aws:rds-db:REGION:ACCOUNT:dbuser:DATABASE"
 
+_READS_DEPTHS: Final = ("LookAtTheQueues", "SeeWhoSharesTheDeadLetterQueue")
 _EVALUATES_SENSORS: Final = (
-    "LookAtTheQueues",
-    "SeeWhoSharesTheDeadLetterQueue",
+    *_READS_DEPTHS,
     "TellOfWhatIsWrong",
     "ConnectToTheWarehouse",
     "ConnectToDagstersStorage",
@@ -31,18 +34,24 @@ _EVALUATES_SENSORS: Final = (
 
 
 class Roles(Construct):
-    """The roles of tasks, which ECS assumes, and of people, who assume them with a second factor."""
+    """The roles of tasks, which ECS assumes, and of people."""
 
-    def __init__(self, scope: Construct, construct_id: str) -> None:
+    def __init__(self, scope: Construct, construct_id: str, *, people: Mapping[str, Sequence[str]]) -> None:
         super().__init__(scope, construct_id)
         self.run = _task_role(self, "Run", "runs: take logins from the queue to the table")
         self.code_server = _task_role(self, "CodeServer", "the code server: evaluates sensors and schedules")
         self.daemon = _task_role(self, "Daemon", "the daemon: starts runs and watches them")
         self.webserver = _task_role(self, "Webserver", "the UI: shows runs and stops them")
         self.setup = _task_role(self, "Setup", "one-off tasks: nothing but the database")
-        self.custodian = _person_role(self, "custodian", "opens sealed values, on record")
-        self.auditor = _person_role(self, "auditor", "sees who may use the keys, and who did")
-        self.key_administrator = _person_role(self, "key-administrator", "manages keys and uses none")
+        self.redrive = _task_role(self, "Redrive", "a one-off task: moves dead letters back to the queue")
+        self.metrics = _task_role(self, "Metrics", "the metrics: counts, and changes nothing")
+        self.custodian = _person_role(self, "custodian", "opens sealed values, on record", people["custodian"])
+        self.auditor = _person_role(self, "auditor", "sees who may use the keys, and who did", people["auditor"])
+        self.key_administrator = _person_role(
+            self, "key-administrator", "manages keys and uses none", people["key_administrator"]
+        )
+        # A session that another role's session has assumed carries no mark of a second factor, however they signed in.
+        self.second_factor = not any(_is_role(arn) for arn in people["custodian"])
 
     def grant(
         self,
@@ -80,9 +89,12 @@ class Roles(Construct):
         }
         attach(self.run, statements("pipeline", resources))
         attach(self.code_server, statements("pipeline", resources, _EVALUATES_SENSORS))
+        attach(self.redrive, statements("redrive", resources))
+        attach(self.redrive, statements("pipeline", resources, ("ConnectToTheWarehouse",)))
+        attach(self.metrics, statements("pipeline", resources, (*_READS_DEPTHS, "ConnectToTheWarehouse")))
         for role in (self.daemon, self.webserver):
             attach(role, statements("pipeline", resources, ("ConnectToDagstersStorage",)))
-        attach(self.custodian, statements("custodian", resources))
+        attach(self.custodian, statements("custodian", resources, second_factor=self.second_factor))
         attach(self.auditor, statements("auditor", resources))
         attach(self.key_administrator, statements("key-administrator", resources))
 
@@ -111,16 +123,42 @@ def _task_role(scope: Construct, name: str, description: str) -> iam.Role:
     )
 
 
-def _person_role(scope: Construct, name: str, description: str) -> iam.Role:
-    """Return a role that people of this account assume, those whom an administrator lets."""
+def _person_role(scope: Construct, name: str, description: str, arns: Sequence[str]) -> iam.Role:
+    """Return a role that the given roles and users assume; without any, those of the account whom IAM lets."""
     return iam.Role(
         scope,
         name.title().replace("-", ""),
-        role_name=f"loginpipe-{name}",
+        # The names of roles are those of the whole account, whatever the region.
+        role_name=named(scope, f"{{}}-{name}-{cdk.Stack.of(scope).region}"),
         description=f"loginpipe: {description}",
-        assumed_by=iam.AccountRootPrincipal().with_conditions({"Bool": {"aws:MultiFactorAuthPresent": "true"}}),
+        assumed_by=_people(arns),
         max_session_duration=cdk.Duration.hours(1),
     )
+
+
+def _people(arns: Sequence[str]) -> iam.IPrincipal:
+    """Return who may assume a role: users with a second factor, and roles, whose sign-in has asked for one.
+
+    By the account and a condition: IAM resolves a role that is named as a principal when the policy is written, and no
+    longer knows it after Identity Center has made it again.
+    """
+    if not arns:
+        return iam.AccountRootPrincipal().with_conditions(_SECOND_FACTOR)
+    kinds: dict[tuple[str, bool], list[str]] = {}
+    for arn in arns:
+        kinds.setdefault((arn.split(":")[4], _is_role(arn)), []).append(arn)
+    return iam.CompositePrincipal(
+        *(
+            iam.AccountPrincipal(account).with_conditions(
+                {"ArnLike": {"aws:PrincipalArn": those}} | ({} if are_roles else _SECOND_FACTOR)
+            )
+            for (account, are_roles), those in kinds.items()
+        )
+    )
+
+
+def _is_role(arn: str) -> bool:
+    return arn.split(":")[5].startswith("role/")
 
 
 def _via(service: str, key: kms.IKey, sid: str, stack: cdk.Stack) -> iam.PolicyStatement:

@@ -1,6 +1,7 @@
 """What runs all the time: code server, daemon, web server; and the task that each run is."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import aws_cdk as cdk
@@ -15,17 +16,58 @@ from constructs import Construct
 
 from loginpipe_aws.containers import DAGSTER_HOME, add_container, image_of, task_definition
 from loginpipe_aws.context import Release
+from loginpipe_aws.naming import named
 from loginpipe_aws.network import GRPC_PORT, TASKS, WEB_PORT, Network, as_it_is
 from loginpipe_aws.roles import Roles
+from loginpipe_aws.setup import ONE_OFF_CPU
 from loginpipe_aws.telemetry import Telemetry
 
-NAMESPACE: Final = "loginpipe.internal"
 CODE_SERVER: Final = "code-server"
 
 _JSON: Final = ("--log-format", "json")
 _WORKSPACE: Final = ("-w", f"{DAGSTER_HOME}/workspace.yaml")
 # The image has no curl.
 _ASK: Final = f'from urllib.request import urlopen; urlopen("http://127.0.0.1:{WEB_PORT}/server_info", timeout=5)'
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a service takes on Fargate.
+
+    Attributes:
+        cpu: of a task, in units of which 1,024 are a core.
+        count: its tasks.
+        stay: as many of them run while a new version is deployed.
+        more: as many new ones are started beside them.
+    """
+
+    cpu: int
+    count: int
+    stay: int
+    more: int
+
+
+SIZES: Final = {
+    "CodeServer": Size(cpu=512, count=1, stay=1, more=1),
+    # Two daemons would each take runs off the queue: the old one ends before the new one starts.
+    "Daemon": Size(cpu=512, count=1, stay=0, more=0),
+    "Webserver": Size(cpu=512, count=2, stay=1, more=1),
+    "Metrics": Size(cpu=256, count=1, stay=0, more=0),
+}
+
+
+def peak_cpu(runs: int, run_cpu: int) -> int:
+    """Return the CPU units that all tasks take at most: every run with its successor, while services are replaced.
+
+    A service is replaced once the code server is, and one-off tasks run before both: the largest of the three counts.
+    """
+    lasting = sum(size.cpu * size.count for size in SIZES.values())
+    replaced = max(
+        SIZES["CodeServer"].cpu * SIZES["CodeServer"].more,
+        sum(size.cpu * size.more for part, size in SIZES.items() if part != "CodeServer"),
+        ONE_OFF_CPU,
+    )
+    return lasting + replaced + 2 * runs * run_cpu
 
 
 class Services(Construct):
@@ -45,10 +87,11 @@ class Services(Construct):
         key: kms.IKey,
         telemetry: Telemetry,
         dagster: Mapping[str, str],
+        counting: Mapping[str, str],
         pipeline: Mapping[str, str],
     ) -> None:
-        # `dagster` is the environment of whatever is part of Dagster; `pipeline` is that and the pipeline's own
-        # settings, for what loads its code.
+        # `dagster` is the environment of whatever is part of Dagster; `counting` of what asks queue and database alone;
+        # `pipeline` is both and the keys, for what loads the pipeline's code.
         super().__init__(scope, construct_id)
         self._cluster, self._network = cluster, network
         image = image_of(images, released.image_tag)
@@ -69,9 +112,15 @@ class Services(Construct):
             logins=both,
             key=key,
         )
-        starts_runs = {**dagster, "LOGINPIPE_RUN_TASK_DEFINITION": self.run.task_definition_arn}
+        starts_runs = {
+            **dagster,
+            "LOGINPIPE_RUN_TASK_DEFINITION": self.run.task_definition_arn,
+            "LOGINPIPE_CODE_SERVER_HOST": f"{CODE_SERVER}.{named(self, '{}.internal')}",
+        }
 
-        code_server = task_definition(self, "CodeServer", cpu=512, memory_mib=2048, role=roles.code_server)
+        code_server = task_definition(
+            self, "CodeServer", cpu=SIZES["CodeServer"].cpu, memory_mib=2048, role=roles.code_server
+        )
         add_container(
             code_server,
             CODE_SERVER,
@@ -87,8 +136,8 @@ class Services(Construct):
             health=["dagster", "api", "grpc-health-check", "-p", str(GRPC_PORT)],
             port=GRPC_PORT,
         )  # fmt: skip
-        self.code_server = self._service("CodeServerService", code_server, network.tasks)
-        namespace = discovery.PrivateDnsNamespace(self, "Namespace", name=NAMESPACE, vpc=network.vpc)
+        self.code_server = self._service("CodeServer", code_server, network.tasks)
+        namespace = discovery.PrivateDnsNamespace(self, "Namespace", name=named(self, "{}.internal"), vpc=network.vpc)
         self.code_server.enable_cloud_map(
             name=CODE_SERVER,
             cloud_map_namespace=namespace,
@@ -96,7 +145,7 @@ class Services(Construct):
             dns_ttl=cdk.Duration.seconds(10),
         )
 
-        daemon = task_definition(self, "Daemon", cpu=512, memory_mib=1024, role=roles.daemon)
+        daemon = task_definition(self, "Daemon", cpu=SIZES["Daemon"].cpu, memory_mib=1024, role=roles.daemon)
         add_container(
             daemon,
             "daemon",
@@ -108,10 +157,11 @@ class Services(Construct):
             key=key,
             health=["dagster-daemon", "liveness-check"],
         )
-        # Two daemons would each take runs off the queue: the old one ends before the new one begins.
-        self.daemon = self._service("DaemonService", daemon, network.tasks, at_once=0)
+        self.daemon = self._service("Daemon", daemon, network.tasks)
 
-        webserver = task_definition(self, "Webserver", cpu=512, memory_mib=1024, role=roles.webserver)
+        webserver = task_definition(
+            self, "Webserver", cpu=SIZES["Webserver"].cpu, memory_mib=1024, role=roles.webserver
+        )
         add_container(
             webserver,
             "webserver",
@@ -124,9 +174,23 @@ class Services(Construct):
             health=["python", "-c", _ASK],
             port=WEB_PORT,
         )
-        self.webserver = self._service("WebserverService", webserver, network.webserver, count=2)
+        self.webserver = self._service("Webserver", webserver, network.webserver)
         for service in (self.daemon, self.webserver):
             service.node.add_dependency(self.code_server)
+
+        metrics = task_definition(self, "Metrics", cpu=SIZES["Metrics"].cpu, memory_mib=512, role=roles.metrics)
+        add_container(
+            metrics,
+            "metrics",
+            image=image,
+            # Its lines are what CloudWatch takes for metrics.
+            command=["loginpipe", "metrics", "--emf"],
+            environment=counting,
+            log_group=telemetry.parts["metrics"],
+            logins={"pipeline": logins["pipeline"]},
+            key=key,
+        )
+        self.metrics = self._service("Metrics", metrics, network.tasks)
 
         stops = _on_tasks(cluster, ["ecs:DescribeTasks", "ecs:StopTask"])
         # Neither knows resources.
@@ -169,22 +233,23 @@ class Services(Construct):
 
     def _service(
         self,
-        construct_id: str,
+        part: str,
         task: ecs.FargateTaskDefinition,
         group: ec2.ISecurityGroup,
-        *,
-        count: int = 1,
-        at_once: int = 100,
     ) -> ecs.FargateService:
-        limits: dict[str, Any] = {"min_healthy_percent": at_once, "max_healthy_percent": 100 + at_once}
+        size = SIZES[part]
+        limits: dict[str, Any] = {
+            "min_healthy_percent": 100 * size.stay // size.count,
+            "max_healthy_percent": 100 * (size.count + size.more) // size.count,
+        }
         return ecs.FargateService(
             self,
-            construct_id,
+            f"{part}Service",
             cluster=self._cluster,
             task_definition=task,
-            desired_count=count,
+            desired_count=size.count,
             vpc_subnets=TASKS,
-            security_groups=[as_it_is(self, f"{construct_id}Group", group)],
+            security_groups=[as_it_is(self, f"{part}ServiceGroup", group)],
             assign_public_ip=False,
             # A version that does not come up is taken back.
             circuit_breaker=ecs.DeploymentCircuitBreaker(rollback=True),

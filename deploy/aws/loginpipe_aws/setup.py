@@ -1,4 +1,4 @@
-"""What is run before the services: the cluster; tasks that prepare the database, migrate it, and call `doctor`."""
+"""What is run once: the cluster; tasks that prepare the database, migrate it, call `doctor`, and redrive."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Final
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_ecr as ecr
 from aws_cdk import aws_ecs as ecs
-from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_rds as rds
@@ -16,6 +15,10 @@ from constructs import Construct
 
 from loginpipe_aws.containers import RDS_CA, add_container, database_url, image_of, password_of, task_definition
 from loginpipe_aws.database import ADMINISTRATOR
+from loginpipe_aws.naming import named
+from loginpipe_aws.roles import Roles
+
+ONE_OFF_CPU: Final = 512
 
 _PREPARE: Final = Path(__file__).with_name("prepare_database.py")
 
@@ -29,8 +32,7 @@ class Setup(Construct):
         construct_id: str,
         *,
         vpc: ec2.IVpc,
-        role: iam.IRole,
-        run_role: iam.IRole,
+        roles: Roles,
         images: ecr.IRepository,
         image_tag: str,
         instance: rds.IDatabaseInstance,
@@ -38,16 +40,22 @@ class Setup(Construct):
         logins: Mapping[str, sm.ISecret],
         key: kms.IKey,
         environment: Mapping[str, str],
+        counting: Mapping[str, str],
         pipeline: Mapping[str, str],
         log_group: logs.ILogGroup,
     ) -> None:
-        # `environment` is what migrating takes, `pipeline` what a run is told.
+        # `environment` is what migrating takes, `counting` what takes queue and database and no key, `pipeline` what a
+        # run is told.
         super().__init__(scope, construct_id)
         image = image_of(images, image_tag)
         self.cluster = ecs.Cluster(
-            self, "Cluster", vpc=vpc, cluster_name="loginpipe", container_insights_v2=ecs.ContainerInsights.ENABLED
+            self,
+            "Cluster",
+            vpc=vpc,
+            cluster_name=named(self, "{}"),
+            container_insights_v2=ecs.ContainerInsights.ENABLED,
         )
-        self.prepare = task_definition(self, "Prepare", cpu=256, memory_mib=512, role=role)
+        self.prepare = task_definition(self, "Prepare", cpu=256, memory_mib=512, role=roles.setup)
         prepare = add_container(
             self.prepare,
             "prepare",
@@ -67,7 +75,7 @@ class Setup(Construct):
         for part, secret in logins.items():
             prepare.add_secret(f"{part.upper()}_PASSWORD", password_of(self.prepare, secret, key))
 
-        self.migrate = task_definition(self, "Migrate", cpu=512, memory_mib=1024, role=role)
+        self.migrate = task_definition(self, "Migrate", cpu=ONE_OFF_CPU, memory_mib=1024, role=roles.setup)
         add_container(
             self.migrate,
             "migrate",
@@ -80,7 +88,7 @@ class Setup(Construct):
         )
 
         # What a run is and may, with the image that is to come: before the services have it.
-        self.check = task_definition(self, "Check", cpu=512, memory_mib=1024, role=run_role)
+        self.check = task_definition(self, "Check", cpu=ONE_OFF_CPU, memory_mib=1024, role=roles.run)
         add_container(
             self.check,
             "check",
@@ -89,5 +97,18 @@ class Setup(Construct):
             environment=pipeline,
             log_group=log_group,
             logins={part: logins[part] for part in ("pipeline", "dagster")},
+            key=key,
+        )
+
+        # With --dry-run until whoever runs it says otherwise: `run-task.sh` passes another command.
+        self.redrive = task_definition(self, "Redrive", cpu=256, memory_mib=512, role=roles.redrive)
+        add_container(
+            self.redrive,
+            "redrive",
+            image=image,
+            command=["loginpipe", "dlq", "redrive", "--dry-run"],
+            environment=counting,
+            log_group=log_group,
+            logins={"pipeline": logins["pipeline"]},
             key=key,
         )

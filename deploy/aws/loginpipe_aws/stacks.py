@@ -1,14 +1,15 @@
 """The three stacks: the data, which stays; what is run once on it; and the services, which come and go."""
 
-from typing import Any, Final
+from typing import Final
 
 import aws_cdk as cdk
+from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from loginpipe_aws import function
 from loginpipe_aws.balancer import Balancer
 from loginpipe_aws.containers import DAGSTER_HOME, database_url
-from loginpipe_aws.context import ContextError, Foundation, Release, Web, foundation, release, web
+from loginpipe_aws.context import ContextError, Foundation, Release, Web, foundation, installation, release, web
 from loginpipe_aws.database import Database
 from loginpipe_aws.exceptions import note_exceptions
 from loginpipe_aws.key_watch import KeyWatch
@@ -34,7 +35,7 @@ def add_stacks(app: cdk.App) -> list[str]:
         ContextError: a value of the first stack is missing or wrong.
     """
     settings = foundation(app.node)
-    cdk.Tags.of(app).add("application", "loginpipe")
+    cdk.Tags.of(app).add("application", settings.installation)
     data = DataStack(app, settings)
     try:
         released = release(app.node)
@@ -49,6 +50,11 @@ def add_stacks(app: cdk.App) -> list[str]:
     return []
 
 
+def _stack_name(scope: Construct, construct_id: str) -> str:
+    """Return a stack's name in the account: LoginpipeData, or AcmeData of the installation acme."""
+    return construct_id.replace("Loginpipe", installation(scope.node).capitalize())
+
+
 class DataStack(cdk.Stack):
     """Network, keys, queues, database, buckets, images, secrets, log groups and roles: whatever must not get lost."""
 
@@ -56,6 +62,7 @@ class DataStack(cdk.Stack):
         super().__init__(
             scope,
             DATA,
+            stack_name=_stack_name(scope, DATA),
             env=cdk.Environment(region=settings.region),
             description="loginpipe: what must not get lost",
             termination_protection=True,
@@ -89,7 +96,7 @@ class DataStack(cdk.Stack):
             key=self.keys.data,
             log_groups=self.telemetry.database,
         )
-        self.roles = Roles(self, "Roles")
+        self.roles = Roles(self, "Roles", people=settings.people)
         self.function = function.FunctionData(self, "Function", key=self.keys.telemetry) if by_function else None
         self.personal = PersonalDataKeys(
             self,
@@ -99,6 +106,7 @@ class DataStack(cdk.Stack):
             custodian=self.roles.custodian,
             auditor=self.roles.auditor,
             administrator=self.roles.key_administrator,
+            second_factor=self.roles.second_factor,
         )
         resources = self.roles.grant(
             queue=self.queue,
@@ -130,6 +138,9 @@ class DataStack(cdk.Stack):
         }.items():
             cdk.CfnOutput(self, name, value=value)
 
+        # After what has a name that may be taken: a rollback cannot delete a protected instance. The policies
+        # of the roles name it, and come after it.
+        self.database.instance.node.add_dependency(self.queue, self.personal, self.storage)
         note_exceptions(self)
 
     def storage_environment(self) -> dict[str, str]:
@@ -146,29 +157,27 @@ class DataStack(cdk.Stack):
             "LOGINPIPE_COMPUTE_LOGS_BUCKET": self.storage.compute_logs.bucket_name,
         }
 
-    def pipeline_environment(self, released: Release) -> dict[str, str]:
-        """Return what whoever loads the pipeline's code is told: the settings, and those of Dagster."""
-        given: dict[str, Any] = {
-            "LOGINPIPE_RETENTION_DAYS": released.retention_days,
-            "LOGINPIPE_RUNBOOK_URL": released.runbook_url,
-            "LOGINPIPE_BATCH_MESSAGES": released.batch_messages,
-            "LOGINPIPE_LINGER_SECONDS": released.linger_seconds,
-            "LOGINPIPE_RUN_SECONDS": released.run_seconds,
-            "LOGINPIPE_RECEIVERS": released.receivers,
-            "LOGINPIPE_MAX_RUNS": released.max_runs,
-            "LOGINPIPE_CONSUMER": None if self.consumer == "dagster" else self.consumer,
-        }
+    def counting_environment(self, released: Release) -> dict[str, str]:
+        """Return the environment of what asks queue and database alone, and holds no key."""
         return {
-            **self.dagster_environment(),
+            **released.settings,
+            "AWS_DEFAULT_REGION": self.region,
+            **({} if self.consumer == "dagster" else {"LOGINPIPE_CONSUMER": self.consumer}),
             "LOGINPIPE_ENV": "production",
             "LOGINPIPE_QUEUE": self.queue.logins.queue_url,
             "LOGINPIPE_DATABASE_URL": database_url(self.database.instance, "pipeline", "loginpipe"),
+        }
+
+    def pipeline_environment(self, released: Release) -> dict[str, str]:
+        """Return what whoever loads the pipeline's code is told: the settings, and those of Dagster."""
+        return {
+            **self.dagster_environment(),
+            **self.counting_environment(released),
             "LOGINPIPE_TOKEN_KEYS": self.personal.token_keys_uri,
             "LOGINPIPE_SEAL_KEY": self.personal.seal_key_uri,
             "LOGINPIPE_SEAL_KEY_FINGERPRINT": released.seal_key_fingerprint,
             "LOGINPIPE_ARCHIVE_URL": f"s3://{self.storage.archive.bucket_name}/{ARCHIVE_PREFIX}",
             "LOGINPIPE_ALERT_SNS_TOPIC": self.telemetry.topic.topic_arn,
-            **{name: str(value) for name, value in given.items() if value is not None},
         }
 
 
@@ -177,24 +186,36 @@ class SetupStack(cdk.Stack):
 
     def __init__(self, scope: Construct, settings: Foundation, data: DataStack, released: Release) -> None:
         super().__init__(
-            scope, SETUP, env=cdk.Environment(region=settings.region), description="loginpipe: what is run once"
+            scope,
+            SETUP,
+            stack_name=_stack_name(scope, SETUP),
+            env=cdk.Environment(region=settings.region),
+            description="loginpipe: what is run once",
         )
         self.setup = Setup(
             self,
             "Setup",
             vpc=data.network.vpc,
-            role=data.roles.setup,
-            run_role=data.roles.run,
+            roles=data.roles,
             images=data.storage.images,
             image_tag=released.image_tag,
             instance=data.database.instance,
             administrator=data.database.administrator,
             logins=data.database.secrets,
             key=data.keys.data,
-            environment={**data.storage_environment(), "LOGINPIPE_ENV": "production"},
+            environment={**data.storage_environment(), **released.settings, "LOGINPIPE_ENV": "production"},
+            counting=data.counting_environment(released),
             pipeline=data.pipeline_environment(released),
             log_group=data.telemetry.parts["setup"],
         )
+        # A policy of this stack, on a role of the other: the setting comes with a release.
+        if salt := released.settings.get("LOGINPIPE_COMPAT_SALT"):
+            reads = iam.PolicyStatement(
+                sid="ReadTheSalt",
+                actions=["secretsmanager:GetSecretValue"],
+                resources=[salt.removeprefix("secretsmanager:")],
+            )
+            iam.Policy(self, "ReadsTheSalt", roles=[data.roles.run], statements=[reads])
 
 
 class ServicesStack(cdk.Stack):
@@ -211,7 +232,11 @@ class ServicesStack(cdk.Stack):
         way_in: Web,
     ) -> None:
         super().__init__(
-            scope, SERVICES, env=cdk.Environment(region=settings.region), description="loginpipe: what runs"
+            scope,
+            SERVICES,
+            stack_name=_stack_name(scope, SERVICES),
+            env=cdk.Environment(region=settings.region),
+            description="loginpipe: what runs",
         )
         services = Services(
             self,
@@ -225,6 +250,7 @@ class ServicesStack(cdk.Stack):
             key=data.keys.data,
             telemetry=data.telemetry,
             dagster=data.dagster_environment(),
+            counting=data.counting_environment(released),
             pipeline=data.pipeline_environment(released),
         )
         balancer = Balancer(
@@ -249,6 +275,7 @@ class ServicesStack(cdk.Stack):
                 "CodeServer": services.code_server,
                 "Daemon": services.daemon,
                 "Webserver": services.webserver,
+                "Metrics": services.metrics,
             },
             target=balancer.target,
             run=services.run,

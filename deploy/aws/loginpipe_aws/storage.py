@@ -10,6 +10,8 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
+from loginpipe_aws.naming import KEPT, named
+
 ARCHIVE_PREFIX: Final = "archive"
 
 _IMAGES_KEPT: Final = 30
@@ -47,12 +49,12 @@ class Storage(Construct):
         self.images = ecr.Repository(
             self,
             "Images",
-            repository_name="loginpipe",
+            repository_name=named(self, "{}"),
             image_scan_on_push=True,
             image_tag_mutability=ecr.TagMutability.IMMUTABLE,
             encryption=ecr.RepositoryEncryption.KMS,
             encryption_key=key,
-            removal_policy=cdk.RemovalPolicy.RETAIN,
+            removal_policy=KEPT,
             lifecycle_rules=[ecr.LifecycleRule(max_image_count=_IMAGES_KEPT)],
         )
         if image_reader_arns:
@@ -85,7 +87,7 @@ def _bucket(
         versioned=versioned,
         server_access_logs_bucket=access_logs,
         server_access_logs_prefix=f"s3/{name.lower()}/" if access_logs else None,
-        removal_policy=cdk.RemovalPolicy.RETAIN,
+        removal_policy=KEPT,
     )
     bucket.add_lifecycle_rule(id="leave-no-halves", abort_incomplete_multipart_upload_after=cdk.Duration.days(2))
     if expire_days:

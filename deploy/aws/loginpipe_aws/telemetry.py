@@ -10,9 +10,9 @@ from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
 
-from loginpipe_aws.database import INSTANCE
+from loginpipe_aws.naming import KEPT, named
 
-PARTS: Final = ("webserver", "daemon", "code-server", "run", "setup")
+PARTS: Final = ("webserver", "daemon", "code-server", "run", "metrics", "setup")
 
 _RETENTION: Final = logs.RetentionDays.ONE_YEAR
 
@@ -22,16 +22,19 @@ class Telemetry(Construct):
 
     def __init__(self, scope: Construct, construct_id: str, *, key: kms.Key, alert_email: str | None) -> None:
         super().__init__(scope, construct_id)
-        self.parts = {
-            part: _log_group(self, part.title().replace("-", ""), f"/loginpipe/{part}", key) for part in PARTS
-        }
-        self.flows = _log_group(self, "Flows", "/loginpipe/network", key)
+        self.parts = {part: _log_group(self, part.title().replace("-", ""), f"/{{}}/{part}", key) for part in PARTS}
+        self.flows = _log_group(self, "Flows", "/{}/network", key)
         self.database = [
-            _log_group(self, f"Database{kind.title()}", f"/aws/rds/instance/{INSTANCE}/{kind}", key)
+            _log_group(self, f"Database{kind.title()}", f"/aws/rds/instance/{{}}/{kind}", key)
             for kind in ("postgresql", "upgrade")
         ]
         self.topic = sns.Topic(
-            self, "Alerts", topic_name="loginpipe-alerts", display_name="loginpipe", master_key=key, enforce_ssl=True
+            self,
+            "Alerts",
+            topic_name=named(self, "{}-alerts"),
+            display_name="loginpipe",
+            master_key=key,
+            enforce_ssl=True,
         )
         self._let(
             "Alarms", "cloudwatch", conditions={"StringEquals": {"aws:SourceAccount": cdk.Stack.of(self).account}}
@@ -57,8 +60,8 @@ def _log_group(scope: Construct, construct_id: str, name: str, key: kms.IKey) ->
     return logs.LogGroup(
         scope,
         construct_id,
-        log_group_name=name,
+        log_group_name=named(scope, name),
         encryption_key=key,
         retention=_RETENTION,
-        removal_policy=cdk.RemovalPolicy.RETAIN,
+        removal_policy=KEPT,
     )

@@ -46,6 +46,8 @@ class Deployed:
     stack: LocalStack
     left_out: Mapping[str, set[str]]
     """Stack → types of the resources that were left out."""
+    left_behind: Mapping[str, list[str]]
+    """Kind → names that a first deployment left which failed at its end."""
 
     def outputs(self, stack: str) -> dict[str, str]:
         (found,) = boto3.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
@@ -157,7 +159,9 @@ def deployed() -> Iterator[Deployed]:
         for name, value in {**stack.aws_environment, "AWS_REGION": REGION, "AWS_DEFAULT_REGION": REGION}.items():
             patch.setenv(name, value)
         empty_postgres(stack)
-        yield Deployed(stack, {name: deploy(stack, name) for name in STACKS})
+        prepare_account()
+        left_behind = fail_to_deploy(stack)
+        yield Deployed(stack, {name: deploy(stack, name) for name in STACKS}, left_behind)
 
 
 @pytest.fixture(scope="session")
@@ -187,15 +191,8 @@ def deploy(stack: LocalStack, name: str) -> set[str]:
     body = json.loads((SYNTHESISED / f"{name}.template.json").read_text())
     left_out = leave_out_unknown(body)
     stand_in(body)
-    if name == STACKS[0]:
-        prepare_account()
-    boto3.client("s3").put_object(Bucket="templates", Key=name, Body=json.dumps(body).encode())
+    create(stack, name, body)
     cloudformation = boto3.client("cloudformation")
-    cloudformation.create_stack(
-        StackName=name,
-        TemplateURL=f"{stack.endpoint_url}/templates/{name}",
-        Capabilities=["CAPABILITY_NAMED_IAM"],
-    )
     deadline = time.monotonic() + SECONDS
     while (status := cloudformation.describe_stacks(StackName=name)["Stacks"][0]["StackStatus"]) != "CREATE_COMPLETE":
         failed = [
@@ -206,6 +203,47 @@ def deploy(stack: LocalStack, name: str) -> set[str]:
         assert status.endswith("IN_PROGRESS"), f"{name} is {status}: {failed}"
         assert time.monotonic() < deadline, f"{name} is still {status}"
     return left_out
+
+
+def create(stack: LocalStack, name: str, body: dict[str, Any]) -> None:
+    boto3.client("s3").put_object(Bucket="templates", Key=name, Body=json.dumps(body).encode())
+    boto3.client("cloudformation").create_stack(
+        StackName=name,
+        TemplateURL=f"{stack.endpoint_url}/templates/{name}",
+        Capabilities=["CAPABILITY_NAMED_IAM"],
+    )
+
+
+def fail_to_deploy(stack: LocalStack) -> dict[str, list[str]]:
+    """Deploy the data with a resource that fails once the queues, secrets, buckets and images are there.
+
+    Returns:
+        What is left of them when it was rolled back and, as the CDK does before it tries again, deleted.
+    """
+    name = STACKS[0]
+    body = json.loads((SYNTHESISED / f"{name}.template.json").read_text())
+    leave_out_unknown(body)
+    kinds = ("AWS::SQS::Queue", "AWS::SecretsManager::Secret", "AWS::S3::Bucket", "AWS::ECR::Repository")
+    before = [key for key, resource in body["Resources"].items() if resource["Type"] in kinds]
+    # A standard queue with the name of a FIFO queue.
+    broken = {"Type": "AWS::SQS::Queue", "Properties": {"QueueName": "logins.fifo"}, "DependsOn": before}
+    body["Resources"]["Broken"] = broken
+    create(stack, name, body)
+    cloudformation = boto3.client("cloudformation")
+    deadline = time.monotonic() + SECONDS
+    while (status := cloudformation.describe_stacks(StackName=name)["Stacks"][0]["StackStatus"]) != "ROLLBACK_COMPLETE":
+        assert status.endswith("IN_PROGRESS"), status
+        assert time.monotonic() < deadline, status
+    left = {
+        "queues": boto3.client("sqs").list_queues().get("QueueUrls", []),
+        "secrets": [each["Name"] for each in boto3.client("secretsmanager").list_secrets()["SecretList"]],
+        "repositories": [
+            each["repositoryName"] for each in boto3.client("ecr").describe_repositories()["repositories"]
+        ],
+        "buckets": [each["Name"] for each in boto3.client("s3").list_buckets()["Buckets"]],
+    }
+    cloudformation.delete_stack(StackName=name)
+    return left
 
 
 def prepare_account() -> None:

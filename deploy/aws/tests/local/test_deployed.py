@@ -29,12 +29,19 @@ def test_everything_that_the_endpoint_knows_is_deployed(deployed: Deployed) -> N
     }  # fmt: skip
 
 
+def test_a_first_deployment_that_failed_left_nothing_in_the_way_of_the_next(deployed: Deployed) -> None:
+    # What was there before: the secret of the sign-in's client, and the bucket of the templates.
+    assert dict(deployed.left_behind) == {
+        "queues": [], "secrets": ["loginpipe/oidc"], "repositories": [], "buckets": ["templates"],
+    }  # fmt: skip
+
+
 def test_loginpipe_finds_the_dead_letter_queue_behind_the_queue(deployed: Deployed) -> None:
     queue = open_queue(deployed.outputs("LoginpipeData")["QueueUrl"], load_settings(), connections=1)
     policy = redrive_policy(queue)
     assert policy is not None
     assert policy.max_receives == 5
-    assert policy.dead_letters.name == "login-queue-dlq"
+    assert policy.dead_letters.name == "loginpipe-login-queue-dlq"
 
 
 def test_loginpipe_derives_tokens_and_takes_the_seal_key(deployed: Deployed) -> None:
@@ -119,6 +126,28 @@ def test_logins_come_from_the_queue_to_the_table_and_what_was_printed_to_the_buc
     bucket = run_task.environment(tmp_path)["LOGINPIPE_COMPUTE_LOGS_BUCKET"]
     kept = boto3.client("s3").list_objects_v2(Bucket=bucket)["Contents"]
     assert all(each["Key"].startswith("dagster/") for each in kept)
+
+
+def test_the_redrive_moves_dead_letters_back_and_the_metrics_are_lines_for_cloudwatch(
+    prepared: Deployed, tmp_path: Path
+) -> None:
+    queue = open_queue(prepared.outputs("LoginpipeData")["QueueUrl"], load_settings(), connections=1)
+    policy = redrive_policy(queue)
+    assert policy is not None
+    assert send_bodies(policy.dead_letters, sample_bodies(3, seed=4)) == 3
+    redrive = prepared.task("redrive")
+    counted = redrive.run(tmp_path)
+    assert counted.stdout.startswith("3 would be moved to queue 'loginpipe-login-queue'"), counted.stderr
+    moved = redrive.run(tmp_path, ["loginpipe", "dlq", "redrive"])
+    assert moved.stdout.startswith("3 moved to queue 'loginpipe-login-queue'"), moved.stderr
+    metrics = prepared.task("metrics")
+    printed = metrics.run(tmp_path, [*metrics.container["command"], "--once"])
+    lines = [json.loads(line) for line in printed.stdout.splitlines()]
+    (waiting,) = [line for line in lines if line.get("state") == "visible"]
+    assert waiting["loginpipe_queue_messages"] == 3
+    assert waiting["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [["queue", "state"]]
+    # Other tests count what is on the queue.
+    boto3.client("sqs").purge_queue(QueueUrl=queue.url)
 
 
 def scram_fits(password: str, stored: str) -> bool:

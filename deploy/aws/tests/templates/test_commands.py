@@ -16,10 +16,12 @@ PAGES: Final = (
     AWS / "README.md",
     AWS / "run-task.sh",
     AWS / "copy-image.sh",
+    AWS / "check-quotas.sh",
 )
 OF_THE_CLI: Final = {
     ("ecr", "get-login-password"): set[str](),
     ("logs", "tail"): set[str](),
+    ("rds", "generate-db-auth-token"): {"hostname", "port", "username"},
 }
 """Commands that the command line adds to the services' own, with their options."""
 OF_ALL: Final = {"query", "output", "region"}

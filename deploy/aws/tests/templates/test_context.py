@@ -12,7 +12,7 @@ import yaml
 
 from conftest import AWS, EXAMPLE, run_app
 from loginpipe_aws import environments
-from loginpipe_aws.context import NAMES, ContextError, release
+from loginpipe_aws.context import NAMES, ContextError, foundation, release
 
 ENVIRONMENTS = sorted(path.stem for path in (AWS / "environments").glob("*.json"))
 
@@ -131,6 +131,8 @@ def test_without_a_way_in_for_people_the_one_off_tasks_can_be_deployed(tmp_path:
         ("read_replica", "perhaps", "must be true or false"),
         ("alert_email", "nobody", "must be an address"),
         ("image_reader_arns", ["arn:aws:iam::444455556666:root"], "must be a list of ARNs of IAM roles or users"),
+        ("installation", "Acme-1", "must be 2 to 20 small letters and digits, a letter first"),
+        ("auditor_principal_arns", ["arn:aws:iam::1:role/a"], "must be a list of ARNs of IAM roles or users"),
         ("database_storage_throughput", 499, "must be a whole number from 500 to 4000"),
         (
             "database_storage_throughput",
@@ -140,15 +142,20 @@ def test_without_a_way_in_for_people_the_one_off_tasks_can_be_deployed(tmp_path:
     ],
     ids=[
         "region", "vpc", "everybody", "host bits", "any sender", "connections", "storage", "flag", "address",
-        "a whole account", "throughput", "throughput of small storage",
+        "a whole account", "installation", "any auditor", "throughput", "throughput of small storage",
     ],
 )  # fmt: skip
-def test_a_wrong_value_stops_it_with_one_line_that_names_it_and_the_rule(
-    tmp_path: Path, name: str, value: Any, rule: str
-) -> None:
-    done = run_app(tmp_path / "out", **{name: value})
+def test_a_wrong_value_is_named_with_the_rule(name: str, value: Any, rule: str) -> None:
+    values = {**json.loads((AWS / "environments" / "production.json").read_text()), name: value}
+    with pytest.raises(ContextError) as caught:
+        foundation(cdk.App(context=values).node)
+    assert str(caught.value) == f"context value {name} {rule}"
+
+
+def test_a_wrong_value_stops_the_app_with_one_line(tmp_path: Path) -> None:
+    done = run_app(tmp_path / "out", read_replica="perhaps")
     assert done.returncode == 1
-    assert lines(done) == [f"context value {name} {rule}"]
+    assert lines(done) == ["context value read_replica must be true or false"]
 
 
 @pytest.mark.parametrize(
@@ -159,6 +166,11 @@ def test_a_wrong_value_stops_it_with_one_line_that_names_it_and_the_rule(
         ({"run_seconds": 0}, "run_seconds must be a whole number from 60 to 43200"),
         ({"receivers": 65}, "receivers must be a whole number from 1 to 64"),
         ({"max_runs": 0}, "max_runs must be a whole number from 1 to 8"),
+        ({"envelope": "sqs"}, "envelope must be one of none, sns, eventbridge"),
+        ({"max_reject_rate": 1.5}, "max_reject_rate must be a share from 0 to 1, as in 0.05"),
+        ({"table": "logins"}, "table must be SCHEMA.user_logins, as in analytics.user_logins"),
+        ({"extra_fields": ["a,b"]}, "extra_fields must be a list of texts without commas"),
+        ({"compat_salt": "loginpipe/salt"}, "compat_salt must be the full ARN of a secret"),
         ({"run_cpu": 1000}, "run_cpu must be one of 256, 512, 1024, 2048, 4096, 8192, 16384"),
         ({"run_memory_mib": 2000}, "run_memory_mib must be 4096 to 16384 with run_cpu 2048, in steps of 1024"),
         ({"run_memory_mib": 3000}, "run_memory_mib must be 4096 to 16384 with run_cpu 2048, in steps of 1024"),
@@ -167,7 +179,10 @@ def test_a_wrong_value_stops_it_with_one_line_that_names_it_and_the_rule(
             "run_memory_mib must be 16384 to 61440 with run_cpu 8192, in steps of 4096",
         ),
     ],
-    ids=["messages", "seconds", "receivers", "runs", "cpu", "too little", "between", "steps of 4 GiB"],
+    ids=[
+        "messages", "linger", "seconds", "receivers", "runs", "envelope", "share", "table", "list", "salt", "cpu",
+        "too little", "between", "steps of 4 GiB",
+    ],
 )  # fmt: skip
 def test_a_wrong_value_of_the_runs_is_named_with_the_rule(values: dict[str, int], rule: str) -> None:
     with pytest.raises(ContextError) as caught:

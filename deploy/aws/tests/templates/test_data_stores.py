@@ -31,7 +31,8 @@ def test_whatever_holds_data_is_encrypted(account: Account, kind: str) -> None:
 @pytest.mark.parametrize("kind", KEPT)
 def test_whatever_holds_data_outlives_its_stack_and_its_replacement(account: Account, kind: str) -> None:
     for resource in account.of(kind):
-        assert resource.attributes["DeletionPolicy"] == "Retain", resource.name
+        # But for what a first deployment made that fails: its name would stand in the way of the next.
+        assert resource.attributes["DeletionPolicy"] == "RetainExceptOnCreate", resource.name
         assert resource.attributes["UpdateReplacePolicy"] == "Retain", resource.name
         assert resource.stack == "LoginpipeData"
 
@@ -91,6 +92,27 @@ def test_the_database_speaks_tls_or_not_at_all_and_logs_no_statement(data: Templ
     data.all_resources_properties("AWS::RDS::DBInstance", {"DBParameterGroupName": Match.any_value()})
 
 
+def test_the_database_is_made_last_so_that_what_fails_before_it_can_be_deleted(account: Account) -> None:
+    instance = account.one("AWS::RDS::DBInstance", "DatabaseInstance")
+    others = {
+        resource.name
+        for resource in account.resources
+        if resource.stack == "LoginpipeData" and resource.name.startswith(("Queue", "Storage", "PersonalData"))
+    }
+    assert len(others) > 10
+    assert others <= set(instance.attributes["DependsOn"])
+    protected = [r.name for r in account.of("AWS::RDS::DBInstance") if r.properties["DeletionProtection"]]
+    assert len(protected) == 2
+
+
+def test_checkpoints_are_fewer_than_by_default_and_their_pages_compressed(account: Account) -> None:
+    (group,) = account.of("AWS::RDS::DBParameterGroup")
+    parameters = group.properties["Parameters"]
+    assert (parameters["checkpoint_timeout"], parameters["wal_compression"]) == ("900", "lz4")
+    # MiB: a tenth of 400 GiB.
+    assert parameters["max_wal_size"] == "40960"
+
+
 def test_the_logs_of_the_database_go_to_groups_that_are_there_before_it(account: Account) -> None:
     database = account.one("AWS::RDS::DBInstance", "DatabaseInstance")
     groups = {g.properties["LogGroupName"]: g.name for g in account.of("AWS::Logs::LogGroup")}
@@ -138,7 +160,7 @@ def test_a_message_received_five_times_goes_to_the_dead_letter_queue_which_keeps
     redrive = logins.properties["RedrivePolicy"]
     assert redrive == {"deadLetterTargetArn": account.arn(dead), "maxReceiveCount": 5}
     assert dead.properties["MessageRetentionPeriod"] == 1_209_600 > logins.properties["MessageRetentionPeriod"]
-    assert dead.properties["RedriveAllowPolicy"]["sourceQueueArns"][0].endswith(":login-queue")
+    assert dead.properties["RedriveAllowPolicy"]["sourceQueueArns"][0].endswith(":loginpipe-login-queue")
 
 
 def test_queues_and_topic_answer_over_tls_alone(account: Account) -> None:
@@ -201,6 +223,8 @@ def test_a_token_connects_each_task_as_the_logins_that_it_uses_and_nobody_as_the
             if allowed(account.identity(role), account.arn(role), "rds-db:connect", user, None)
         }
 
-    assert connected_as("loginpipe_pipeline") == {"RolesRun", "RolesCodeServer"}
+    assert connected_as("loginpipe_pipeline") == {
+        "RolesRun", "RolesCodeServer", "RolesMetrics", "RolesRedrive",
+    }  # fmt: skip
     assert connected_as("dagster") == {"RolesRun", "RolesCodeServer", "RolesDaemon", "RolesWebserver"}
     assert connected_as("loginpipe") == set()

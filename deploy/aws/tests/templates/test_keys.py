@@ -1,10 +1,16 @@
 """Who may do what with the keys: every statement of every role, and of the keys themselves, judged together."""
 
+import json
 from typing import Any
 
+import aws_cdk as cdk
 import pytest
+from aws_cdk.assertions import Template
 
-from iam import Account, allowed
+from conftest import AWS, EXAMPLE
+from iam import ROOT, Account, allowed
+from loginpipe_aws.context import foundation
+from loginpipe_aws.stacks import DataStack
 
 SEAL = ("AWS::KMS::Key", "PersonalDataSeal")
 TOKENS = ("AWS::KMS::Key", "PersonalDataTokensV2")
@@ -33,6 +39,50 @@ def test_the_custodian_needs_a_second_factor_in_the_role_and_in_the_key(account:
         assert statement["Condition"]["StringEquals"] == {"kms:EncryptionAlgorithm": "RSAES_OAEP_SHA_256"}
     trust = custodian.properties["AssumeRolePolicyDocument"]["Statement"]
     assert all(each["Condition"]["Bool"] == {"aws:MultiFactorAuthPresent": "true"} for each in trust)
+
+
+CENTER = "arn:aws:iam::111122223333:role/aws-reserved/sso.amazonaws.com/eu-central-1/AWSReservedSSO_Custodian_*"
+USER = "arn:aws:iam::111122223333:user/custodian"
+
+
+@pytest.mark.parametrize(
+    ("arns", "asked_when_opening"), [([CENTER, USER], False), ([USER], True)], ids=["both", "users"]
+)
+def test_those_alone_who_are_named_become_custodians_and_users_with_a_second_factor(
+    arns: list[str], asked_when_opening: bool
+) -> None:
+    files = (AWS / "environments" / "production.json", EXAMPLE)
+    values = {name: value for file in files for name, value in json.loads(file.read_text()).items()}
+    flags = json.loads((AWS / "cdk.json").read_text())["context"]
+    app = cdk.App(context={**flags, **values, "installation": "acme", "custodian_principal_arns": arns})
+    account = Account({"LoginpipeData": Template.from_stack(DataStack(app, foundation(app.node))).to_json()})
+    custodian = account.one("AWS::IAM::Role", "RolesCustodian")
+    # The name is one of the whole account, whatever the region.
+    assert custodian.properties["RoleName"] == "acme-custodian-eu-central-1"
+    trust = custodian.properties["AssumeRolePolicyDocument"]["Statement"]
+    assert {str(each["Principal"]["AWS"]) for each in trust} == {ROOT}
+    by_arn = {str(each["Condition"]["ArnLike"]["aws:PrincipalArn"]): "Bool" in each["Condition"] for each in trust}
+    # A session of Identity Center carries no mark of the factor that was asked for at its sign-in.
+    assert by_arn == {str([arn]): arn == USER for arn in arns}
+    seal = account.one(*SEAL)
+    opens = [
+        statement
+        for statement in (*account.identity(custodian), *seal.properties["KeyPolicy"]["Statement"])
+        if statement["Effect"] == "Allow"
+        and "kms:Decrypt" in statement["Action"]
+        and "ViaService" not in str(statement)
+    ]
+    assert ["Bool" in statement["Condition"] for statement in opens] == [asked_when_opening] * 2
+    names = [
+        str(value)
+        for resource in account.resources
+        for key, value in resource.properties.items()
+        if key
+        in {"AliasName", "QueueName", "LogGroupName", "DBInstanceIdentifier", "RepositoryName", "TopicName", "Name"}
+        and resource.type not in {"AWS::EC2::Subnet", "AWS::EC2::FlowLog"}
+    ]
+    assert len(names) > 20
+    assert [name for name in names if "acme" not in name] == []
 
 
 @pytest.mark.parametrize(
@@ -87,6 +137,32 @@ def test_no_role_has_a_statement_on_everything_that_changes_or_reads_data(accoun
                     assert statement["Condition"]["ArnEquals"]["ecs:cluster"]
 
 
+def test_the_redrive_alone_takes_dead_letters_and_puts_them_back(account: Account) -> None:
+    dead, logins = account.one("AWS::SQS::Queue", "QueueDeadLetters"), account.one("AWS::SQS::Queue", "QueueLogins")
+    assert account.who_may("sqs:ReceiveMessage", dead) == account.who_may("sqs:DeleteMessage", dead) == {"RolesRedrive"}
+    assert account.who_may("sqs:SendMessage", logins) == {"RolesRedrive", "RolesCustodian"}
+    task = account.one("AWS::ECS::TaskDefinition", "SetupRedrive").properties
+    assert task["TaskRoleArn"] == account.arn(account.one("AWS::IAM::Role", "RolesRedrive"))
+    (container,) = task["ContainerDefinitions"]
+    # What moves something is said by whoever runs it.
+    assert container["Command"] == ["loginpipe", "dlq", "redrive", "--dry-run"]
+
+
+def test_custody_and_replays_are_for_a_person_who_reaches_database_queue_and_keys(account: Account) -> None:
+    custodian = account.one("AWS::IAM::Role", "RolesCustodian")
+    assert account.may(custodian, "kms:Decrypt", account.one(*SEAL))
+    assert account.may(custodian, "sqs:SendMessage", account.one("AWS::SQS::Queue", "QueueLogins"))
+    assert "ecs-tasks" not in str(custodian.properties["AssumeRolePolicyDocument"])
+    group = account.one("AWS::EC2::SecurityGroup", "NetworkDatabase")
+    assert [rule["CidrIp"] for rule in group.properties["SecurityGroupIngress"]] == ["10.8.0.0/16"]
+
+
+def test_the_salt_of_an_older_masking_is_read_by_runs_alone(account: Account) -> None:
+    salt = json.loads(EXAMPLE.read_text())["compat_salt"]
+    readers = {role.name[:-8] for role in account.roles for s in account.identity(role) if salt in str(s["Resource"])}
+    assert readers == {"RolesRun"}
+
+
 def test_each_role_that_starts_a_task_reads_and_decrypts_that_tasks_passwords_and_no_others(account: Account) -> None:
     key = account.one("AWS::KMS::Key", "KeysData")
     for task in account.of("AWS::ECS::TaskDefinition"):
@@ -110,7 +186,9 @@ def test_a_password_is_read_by_those_who_start_what_signs_in_with_it(account: Ac
     tasks = {
         "Administrator": {"SetupPrepare"},
         "Owner": {"SetupPrepare", "SetupMigrate"},
-        "Pipeline": {"SetupPrepare", "SetupCheck", "ServicesRun", "ServicesCodeServer"},
+        "Pipeline": {
+            "SetupPrepare", "SetupCheck", "SetupRedrive", "ServicesRun", "ServicesCodeServer", "ServicesMetrics",
+        },
         "Dagster": {
             "SetupPrepare", "SetupMigrate", "SetupCheck", "ServicesRun", "ServicesCodeServer", "ServicesDaemon",
             "ServicesWebserver",

@@ -22,7 +22,7 @@ def test_there_is_an_alarm_for_each_way_to_stand_still(account: Account) -> None
     assert alarms == {
         ("ApproximateAgeOfOldestMessage", 900),
         ("ApproximateNumberOfMessagesVisible", 0),
-        ("ApproximateNumberOfMessagesNotVisible", 100_000),
+        ("ApproximateNumberOfMessagesNotVisible", 114_000),
         ("FreeStorageSpace", 80 * 2**30),
         ("CPUUtilization", 80),
         ("DatabaseConnections", 320),
@@ -32,7 +32,7 @@ def test_there_is_an_alarm_for_each_way_to_stand_still(account: Account) -> None
 
 
 def test_a_daemon_of_which_nothing_is_heard_is_a_daemon_that_does_not_run(services: Template) -> None:
-    for name in ("Daemon", "CodeServer", "Webserver"):
+    for name in ("Daemon", "CodeServer", "Webserver", "Metrics"):
         services.has_resource_properties(
             "AWS::CloudWatch::Alarm",
             {
@@ -89,5 +89,18 @@ def test_alarms_and_events_may_publish_to_the_encrypted_topic(account: Account) 
 
 
 def test_there_is_a_dashboard_and_somebody_subscribed(data: Template, services: Template) -> None:
-    services.has_resource_properties("AWS::CloudWatch::Dashboard", {"DashboardName": "loginpipe"})
+    services.has_resource_properties("AWS::CloudWatch::Dashboard", {"DashboardName": "loginpipe-eu-central-1"})
     data.has_resource_properties("AWS::SNS::Subscription", {"Protocol": "email", "Endpoint": "on-call@example.com"})
+
+
+def test_the_dashboard_shows_what_the_metrics_task_counts_of_the_queue(account: Account) -> None:
+    (board,) = account.of("AWS::CloudWatch::Dashboard")
+    body = board.properties["DashboardBody"]
+    queue = account.one("AWS::SQS::Queue", "QueueLogins").name
+    for name in ("inserted", "rejected", "duplicates"):
+        assert f'["loginpipe","loginpipe_messages_{name}_total","queue","{queue}.QueueName"' in body
+    metrics = next(t for t in account.of("AWS::ECS::TaskDefinition") if t.properties["Family"] == "loginpipe-metrics")
+    (container,) = metrics.properties["ContainerDefinitions"]
+    # CloudWatch makes metrics of the lines that it prints.
+    assert container["Command"] == ["loginpipe", "metrics", "--emf"]
+    assert container["LogConfiguration"]["LogDriver"] == "awslogs"

@@ -1,7 +1,9 @@
 """The two scripts that a deployment calls, with stand-ins for the programs of others that they call in their turn."""
 
+import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,15 +20,22 @@ ANSWERS = {
     "aws ecs run-task": "echo arn:aws:ecs:eu-central-1:111122223333:task/loginpipe/0123",
     "aws ecs wait": ":",
     "aws ecs describe-tasks": 'printf "%s\\tEssential container in task exited\\n" "${CODE:-0}"',
+    "aws service-quotas get-service-quota": 'case "$*" in *L-3032A538*) echo "${VCPUS:-6.0}";; *) echo 5.0;; esac',
+    "aws ec2 describe-vpcs": "echo 1",
+    "aws ec2 describe-addresses": 'echo "${ADDRESSES:-4}"',
     "docker login": "cat > /dev/null",
     "skopeo inspect": 'echo "$DIGEST"',
     "skopeo copy": ":",
+    "gh api": 'echo "${REVIEWERS:-2}"',
+    "cosign verify": 'exit "${UNSIGNED:-0}"',
     "gh attestation verify": 'exit "${UNSIGNED:-0}"',
 }
 """Beginning of a command → what the stand-in does instead."""
 
 
-def run(folder: Path, script: str, argument: str, **environment: str) -> tuple["subprocess.CompletedProcess[str]", str]:
+def run(
+    folder: Path, script: str, *arguments: str, **environment: str
+) -> tuple["subprocess.CompletedProcess[str]", str]:
     """Run a script; return what came of it, and the commands that it called, a line each."""
     cases = "\n".join(f'"{beginning}"*) {answer};;' for beginning, answer in ANSWERS.items())
     for program in {beginning.split()[0] for beginning in ANSWERS}:
@@ -37,9 +46,10 @@ def run(folder: Path, script: str, argument: str, **environment: str) -> tuple["
         stand_in.chmod(0o755)
     called = folder / "called"
     done = subprocess.run(
-        ["bash", str(AWS / script), argument],
+        ["bash", str(AWS / script), *arguments],
         env={
-            "PATH": f"{folder}:{os.environ['PATH']}", "CALLED": str(called), "OWN": OWN, "DIGEST": DIGEST,
+            "PATH": f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "CALLED": str(called), "OWN": OWN, "DIGEST": DIGEST,
             "RELEASES": RELEASES, "GITHUB_REPOSITORY": "example/loginpipe", **environment,
         },
         capture_output=True,
@@ -71,6 +81,44 @@ def test_what_the_release_workflow_has_not_signed_is_not_copied(tmp_path: Path) 
     assert "skopeo copy" not in called
 
 
+@pytest.mark.parametrize("unsigned", ["0", "1"], ids=["signed", "not signed"])
+def test_where_releases_are_signed_with_kms_cosign_verifies(tmp_path: Path, unsigned: str) -> None:
+    key = "awskms:///arn:aws:kms:us-east-1:444455556666:key/signing"
+    done, called = run(tmp_path, "copy-image.sh", "1.2.3", SIGNING_KEY=key, UNSIGNED=unsigned)
+    assert done.returncode == int(unsigned)
+    assert f"cosign verify --key {key} --insecure-ignore-tlog=true {RELEASES}@{DIGEST}\n" in called
+    assert "gh attestation" not in called
+    assert ("skopeo copy" in called) is (unsigned == "0")
+
+
+@pytest.mark.parametrize(
+    ("reviewers", "without", "code", "said"),
+    [
+        ("2", "false", 0, "environment production asks one of 2 reviewers\n"),
+        (
+            "0",
+            "false",
+            1,
+            "environment production has no required reviewers, so nobody would approve this: add them in its ",
+        ),
+        (
+            "0",
+            "true",
+            0,
+            "::warning::environment production has no required reviewers: nobody approves this deployment\n",
+        ),
+    ],
+    ids=["asked", "nobody", "on purpose"],
+)
+def test_a_deployment_that_nobody_approves_fails_unless_it_is_meant(
+    tmp_path: Path, reviewers: str, without: str, code: int, said: str
+) -> None:
+    done, called = run(tmp_path, "require-approver.sh", "production", REVIEWERS=reviewers, WITHOUT_APPROVER=without)
+    assert done.returncode == code
+    assert (done.stderr if code else done.stdout).startswith(said)
+    assert "gh api repos/example/loginpipe/environments/production --jq" in called
+
+
 def test_an_image_that_is_there_already_is_verified_and_left(tmp_path: Path) -> None:
     done, called = run(tmp_path, "copy-image.sh", "1.2.3", KNOWN=DIGEST)
     assert done.returncode == 0
@@ -98,3 +146,38 @@ def test_a_one_off_task_ends_the_script_as_it_ended_itself(tmp_path: Path, code:
             f"loginpipe-migrate ended with {code} (Essential container in task exited): see the log group "
             "/loginpipe/setup, of loginpipe-run /loginpipe/run\n"
         )
+
+
+def test_another_command_is_passed_to_a_one_off_task_of_another_installation(tmp_path: Path) -> None:
+    command = ["loginpipe", "dlq", "redrive", "--per-second", "200"]
+    done, called = run(tmp_path, "run-task.sh", "acme-redrive", *command, INSTALLATION="acme")
+    assert done.returncode == 0, done.stderr
+    assert "--stack-name AcmeData" in called
+    assert "--cluster acme --launch-type FARGATE --task-definition acme-redrive" in called
+    overrides = {"containerOverrides": [{"name": "redrive", "command": command}]}
+    assert f"--overrides {json.dumps(overrides, separators=(',', ':'))}" in called
+
+
+@pytest.mark.parametrize(
+    ("granted", "said"),
+    [
+        ({}, []),
+        (
+            {"VCPUS": "5.0", "ADDRESSES": "5"},
+            [
+                "5.75 are needed, and quota L-3032A538 of fargate is 5.0: ask for more",
+                "6 are needed, and quota L-0263D0A3 of ec2 is 5.0: ask for more",
+            ],
+        ),
+    ],
+    ids=["enough", "too little"],
+)
+def test_quotas_are_compared_with_what_the_environment_takes(
+    tmp_path: Path, granted: dict[str, str], said: list[str]
+) -> None:
+    done, _ = run(tmp_path, "check-quotas.sh", "production", **granted)
+    assert done.returncode == (1 if said else 0), done.stderr
+    # The CDK has a word about the version of Node.js.
+    lines = [line for line in done.stderr.splitlines() if "!!" not in line]
+    assert len(lines) == len(said)
+    assert all(part in line for part, line in zip(said, lines, strict=True))

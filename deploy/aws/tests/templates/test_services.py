@@ -4,27 +4,33 @@ import re
 from pathlib import Path
 from typing import Any
 
+import aws_cdk as cdk
 import pytest
 import yaml
 from aws_cdk.assertions import Match, Template
 
 from iam import Account
+from loginpipe_aws.environments import read_environment
+from loginpipe_aws.quotas import DEFAULT_MAX_RUNS, vcpus
+from loginpipe_aws.services import peak_cpu
 
 AWS = Path(__file__).parents[2]
 ROOT = AWS.parents[1]
-ONE_OFF = {"prepare", "migrate", "check"}
+ONE_OFF = {"prepare", "migrate", "check", "redrive"}
+COUNTING = {"metrics", "redrive"}
+"""They ask queue and database, and hold no key."""
 SERVICES = ("CodeServer", "Daemon", "Webserver")
-PIPELINE_SETTINGS = {
-    "LOGINPIPE_ENV", "LOGINPIPE_QUEUE", "LOGINPIPE_DATABASE_URL", "LOGINPIPE_TOKEN_KEYS", "LOGINPIPE_SEAL_KEY",
-    "LOGINPIPE_SEAL_KEY_FINGERPRINT", "LOGINPIPE_ARCHIVE_URL", "LOGINPIPE_RETENTION_DAYS", "LOGINPIPE_RUNBOOK_URL",
-    "LOGINPIPE_ALERT_SNS_TOPIC", "LOGINPIPE_BATCH_MESSAGES", "LOGINPIPE_LINGER_SECONDS", "LOGINPIPE_RUN_SECONDS",
-    "LOGINPIPE_RECEIVERS", "LOGINPIPE_MAX_RUNS",
-}  # fmt: skip
-SCALED = {
-    "BATCH_MESSAGES": "25000", "LINGER_SECONDS": "1", "RUN_SECONDS": "300", "RECEIVERS": "16", "MAX_RUNS": "6",
-}  # fmt: skip
-OURS = {"LOGINPIPE_RUN_TASK_DEFINITION", "LOGINPIPE_COMPUTE_LOGS_BUCKET"}
-"""Read by dagster.yaml beside the app, and by nothing else."""
+NOT_MEANT = {"LOGINPIPE_ALERT_WEBHOOK_URL"}
+"""Tasks have no way to a webhook: alerts go to the topic."""
+DOCUMENTED = set(re.findall(r"^#(LOGINPIPE_[A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+"""Every setting there is: a test of the project holds the example to the code."""
+# Who consumes is said where it is not Dagster: test_function.py.
+PIPELINE_SETTINGS = DOCUMENTED - NOT_MEANT - {"LOGINPIPE_CONSUMER"}
+SECRETLESS = {"LOGINPIPE_TOKEN_KEYS", "LOGINPIPE_SEAL_KEY", "LOGINPIPE_SEAL_KEY_FINGERPRINT", "LOGINPIPE_ARCHIVE_URL",
+              "LOGINPIPE_ALERT_SNS_TOPIC"}  # fmt: skip
+"""What only those need that load the code."""
+OURS = {"LOGINPIPE_RUN_TASK_DEFINITION", "LOGINPIPE_COMPUTE_LOGS_BUCKET", "LOGINPIPE_CODE_SERVER_HOST"}
+"""Read by dagster.yaml and workspace.yaml beside the app, and by nothing else."""
 
 
 def containers(account: Account) -> dict[str, dict[str, Any]]:
@@ -41,7 +47,7 @@ def environment(container: dict[str, Any]) -> dict[str, str]:
 
 
 def test_there_is_a_task_for_each_part(account: Account) -> None:
-    assert set(containers(account)) == {*ONE_OFF, "run", "codeserver", "daemon", "webserver"}
+    assert set(containers(account)) == {*ONE_OFF, "run", "codeserver", "daemon", "webserver", "metrics"}
 
 
 def test_every_container_is_read_only_unprivileged_and_without_capabilities(account: Account) -> None:
@@ -56,21 +62,38 @@ def test_every_container_is_read_only_unprivileged_and_without_capabilities(acco
 
 
 def test_every_variable_is_one_that_loginpipe_or_dagster_yaml_reads(account: Account) -> None:
-    documented = set(re.findall(r"^#(LOGINPIPE_[A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     for container in containers(account).values():
         ours = {name for name in environment(container) if name.startswith("LOGINPIPE_")}
-        assert ours <= documented | OURS
+        assert ours <= DOCUMENTED | OURS
 
 
 @pytest.mark.parametrize("part", ["run", "codeserver", "check"])
-def test_what_loads_the_code_is_told_every_setting_of_the_installation(account: Account, part: str) -> None:
+def test_what_loads_the_code_is_told_every_setting_there_is(account: Account, part: str) -> None:
     given = environment(containers(account)[part])
-    assert set(given) >= PIPELINE_SETTINGS
+    # Each value of the example is set: what a setting lacks here cannot be passed at all.
+    assert {name for name in given if name.startswith("LOGINPIPE_")} - OURS == PIPELINE_SETTINGS
     assert given["LOGINPIPE_ENV"] == "production"
     assert given["LOGINPIPE_TOKEN_KEYS"].startswith("awskms:v1=")
     assert given["LOGINPIPE_ARCHIVE_URL"].endswith("/archive")
-    scaled = {name: given[f"LOGINPIPE_{name}"] for name in SCALED}
-    assert scaled == SCALED
+    asked = {
+        "BATCH_MESSAGES": "25000", "LINGER_SECONDS": "1", "RUN_SECONDS": "300", "RECEIVERS": "16", "MAX_RUNS": "6",
+        "MAX_REJECT_RATE": "0.1", "ENVELOPE": "sns", "BRAKE": "off", "EXTRA_FIELDS": "country,session_id",
+        "PLACEHOLDERS": "test-device,192.0.2.1", "TABLE": "public.user_logins",
+        "COMPAT_SALT": "secretsmanager:arn:aws:secretsmanager:eu-central-1:111122223333:secret:loginpipe/salt-AbCdEf",
+    }  # fmt: skip
+    assert {name: given[f"LOGINPIPE_{name}"] for name in asked} == asked
+
+
+@pytest.mark.parametrize("part", sorted(COUNTING))
+def test_what_counts_is_told_of_queue_and_table_and_holds_no_key(account: Account, part: str) -> None:
+    given = set(environment(containers(account)[part]))
+    assert given >= PIPELINE_SETTINGS - SECRETLESS
+    assert not given & SECRETLESS
+    assert [secret["Name"] for secret in containers(account)[part]["Secrets"]] == ["PIPELINE_PASSWORD"]
+
+
+def test_the_migrations_are_told_which_table(account: Account) -> None:
+    assert environment(containers(account)["migrate"])["LOGINPIPE_TABLE"] == "public.user_logins"
 
 
 def test_a_run_has_the_size_that_was_asked_for(account: Account) -> None:
@@ -103,7 +126,7 @@ def test_every_variable_of_dagster_yaml_is_set_where_it_is_read(account: Account
     launching = {"LOGINPIPE_RUN_TASK_DEFINITION"}
     assert launching < read
     for part, container in containers(account).items():
-        if part not in ONE_OFF:
+        if part not in ONE_OFF | COUNTING:
             starts_runs = part in {"daemon", "webserver"}
             assert read - (set() if starts_runs else launching) <= set(environment(container)), part
 
@@ -113,7 +136,7 @@ def test_services_use_the_instance_and_workspace_that_the_dockerfile_puts_there(
     assert "COPY rds-ca.pem /etc/ssl/certs/rds-ca.pem" in (AWS / "Dockerfile").read_text()
     for part, container in containers(account).items():
         homes = environment(container).get("DAGSTER_HOME")
-        assert homes == (None if part in {"prepare", "migrate"} else "/opt/dagster/aws")
+        assert homes == (None if part in {"prepare", "migrate", *COUNTING} else "/opt/dagster/aws")
         if "-w" in container["Command"]:
             assert "/opt/dagster/aws/workspace.yaml" in container["Command"]
 
@@ -131,7 +154,9 @@ def test_dagster_finds_the_code_server_by_the_name_that_the_vpc_knows(account: A
     (location,) = yaml.safe_load((AWS / "workspace.yaml").read_text())["load_from"]
     namespace = account.of("AWS::ServiceDiscovery::PrivateDnsNamespace")[0].properties["Name"]
     name = account.of("AWS::ServiceDiscovery::Service")[0].properties["Name"]
-    assert location["grpc_server"]["host"] == f"{name}.{namespace}"
+    assert location["grpc_server"]["host"] == {"env": "LOGINPIPE_CODE_SERVER_HOST"}
+    for part in ("daemon", "webserver"):
+        assert environment(containers(account)[part])["LOGINPIPE_CODE_SERVER_HOST"] == f"{name}.{namespace}"
     port = containers(account)["codeserver"]["PortMappings"][0]["ContainerPort"]
     assert location["grpc_server"]["port"] == port
     assert location["grpc_server"]["location_name"] == "loginpipe"
@@ -190,6 +215,30 @@ def test_there_is_never_a_second_daemon(services: Template) -> None:
             "DeploymentConfiguration": Match.object_like({"MinimumHealthyPercent": 0, "MaximumPercent": 100}),
         },
     )
+
+
+def test_all_tasks_fit_into_the_vcpu_of_a_new_account_while_services_are_replaced(account: Account) -> None:
+    cpu = {task.name: int(task.properties["Cpu"]) for task in account.of("AWS::ECS::TaskDefinition")}
+    lasting, more = 0, {}
+    for service in account.of("AWS::ECS::Service"):
+        of_task = cpu[service.properties["TaskDefinition"].removeprefix("arn:")]
+        count, most = (
+            service.properties["DesiredCount"],
+            service.properties["DeploymentConfiguration"]["MaximumPercent"],
+        )
+        lasting += of_task * count
+        more[service.name] = of_task * (count * most // 100 - count)
+    first = sum(extra for name, extra in more.items() if "CodeServer" in name)
+    replaced = max(first, sum(more.values()) - first, *(cpu[name] for name in cpu if name.startswith("Setup")))
+    assert peak_cpu(runs=6, run_cpu=2048) == lasting + replaced + 2 * 6 * 2048
+    # The values that an environment begins with.
+    app = cdk.App(context={"environment": "production"})
+    read_environment(app.node)
+    assert vcpus(app) == 5.75
+    defaults = re.search(r"^#LOGINPIPE_MAX_RUNS=(\d+)$", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    assert defaults is not None
+    assert int(defaults[1]) == DEFAULT_MAX_RUNS
+    assert f"with the values as they are, {vcpus(app):g} are taken" in (AWS / "README.md").read_text()
 
 
 def test_a_version_that_does_not_come_up_is_taken_back(services: Template) -> None:

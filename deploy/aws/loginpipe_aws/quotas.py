@@ -1,0 +1,40 @@
+"""What an environment takes of the account's quotas: `check-quotas.sh` asks for it, and compares."""
+
+import sys
+from typing import Final
+
+import aws_cdk as cdk
+
+from loginpipe_aws.context import SETTINGS, ContextError, size_of_runs
+from loginpipe_aws.environments import read_environment
+from loginpipe_aws.services import peak_cpu
+
+DEFAULT_MAX_RUNS: Final = 3
+"""As LOGINPIPE_MAX_RUNS has it."""
+
+_UNITS_A_VCPU: Final = 1024
+
+
+def vcpus(app: cdk.App) -> float:
+    """Return how many vCPU of Fargate an environment takes at most, whose values the app has.
+
+    Raises:
+        ContextError: a value is wrong.
+    """
+    runs = int(SETTINGS["max_runs"](app.node, "max_runs") or DEFAULT_MAX_RUNS)
+    cpu, _ = size_of_runs(app.node)
+    return peak_cpu(runs, cpu) / _UNITS_A_VCPU
+
+
+def main() -> None:
+    """Print the vCPU of the environment that the command line names."""
+    app = cdk.App(context={"environment": sys.argv[1]})
+    try:
+        read_environment(app.node)
+        sys.stdout.write(f"{vcpus(app):g}\n")
+    except ContextError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Fails unless GitHub asks somebody before a job of an environment starts: require-approver.sh production
+#
+# Private repositories have required reviewers with GitHub Enterprise alone; elsewhere GitHub takes the environment without a
+# word, and nothing waits. WITHOUT_APPROVER=true goes on all the same, and says so. Needs GH_TOKEN with actions: read.
+set -euo pipefail
+
+environment=${1:?which environment, as in production}
+
+reviewers=$(gh api "repos/$GITHUB_REPOSITORY/environments/$environment" \
+  --jq '[.protection_rules[]? | select(.type == "required_reviewers") | .reviewers[]] | length')
+if [ "$reviewers" -gt 0 ]; then
+  echo "environment $environment asks one of $reviewers reviewers"
+elif [ "${WITHOUT_APPROVER:-false}" = true ]; then
+  echo "::warning::environment $environment has no required reviewers: nobody approves this deployment"
+else
+  echo "environment $environment has no required reviewers, so nobody would approve this: add them in its settings, or start the workflow with without_approver" >&2
+  exit 1
+fi
