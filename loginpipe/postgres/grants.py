@@ -53,11 +53,15 @@ _INSIGHT_VIEWS = (
     "TABLE loginpipe.daily_logins_by_version",
 )
 _CUSTODY = (
-    "FUNCTION vault.request_access(subjects text[], purpose text, ticket text, under uuid)",
+    "FUNCTION vault.request_access(subjects text[], purpose text, ticket text, under uuid, kind text, most integer)",
     "FUNCTION vault.approve_access(request_id uuid)",
     "FUNCTION vault.release(request_id uuid)",
-    "FUNCTION vault.erase_user(user_id text, tombstones jsonb, purpose text, ticket text)",
+    "FUNCTION vault.discard_values(request_id uuid, tokens text[])",
+    "FUNCTION vault.request_erasure(tombstones jsonb, purpose text, ticket text)",
+    "FUNCTION vault.release_for_erasure(request_id uuid)",
+    "FUNCTION vault.erase_user(request_id uuid, tokens text[], values_of text[], seen text[])",
 )
+_COUNT_UNOPENABLE = "FUNCTION vault.unopenable_values()"
 
 
 @dataclass(frozen=True, order=True)
@@ -103,8 +107,10 @@ def planned(database: str) -> frozenset[Grant]:
             **{f"TABLE loginpipe.rejected_messages ({column})": ("SELECT",) for column in _SHOWN},
             "TABLE loginpipe.login_extras": ("INSERT",),
             "TABLE loginpipe.token_key_checks": ("SELECT", "INSERT"),
-            "TABLE loginpipe.token_aliases": ("SELECT", "INSERT"),
-            "TABLE loginpipe.token_aliases (new_token)": ("UPDATE",),
+            "TABLE loginpipe.token_aliases": ("SELECT",),
+            "TABLE loginpipe.token_aliases (old_token)": ("INSERT",),
+            "TABLE loginpipe.token_aliases (new_token)": ("INSERT", "UPDATE"),
+            _COUNT_UNOPENABLE: ("EXECUTE",),
             "TABLE loginpipe.placeholder_tokens": ("SELECT", "INSERT", "DELETE"),
             "TABLE loginpipe.erased_users": ("SELECT",),
             "TABLE loginpipe.user_logins_canonical": ("SELECT",),
@@ -132,7 +138,7 @@ def planned(database: str) -> frozenset[Grant]:
             **dict.fromkeys(_APP_VERSIONS, ("EXECUTE",)),
         },
         CUSTODIAN: {
-            f"DATABASE {database}": ("CONNECT",),
+            f"DATABASE {database}": ("CONNECT", "TEMPORARY"),
             "SCHEMA loginpipe": ("USAGE",),
             "SCHEMA vault": ("USAGE",),
             "TABLE loginpipe.alembic_version": ("SELECT",),
@@ -143,7 +149,9 @@ def planned(database: str) -> frozenset[Grant]:
             "TABLE loginpipe.login_extras (extras)": ("SELECT", "UPDATE"),
             "TABLE loginpipe.token_key_checks": ("SELECT",),
             "TABLE loginpipe.token_aliases": ("SELECT",),
-            **dict.fromkeys(_CUSTODY, ("EXECUTE",)),
+            "TABLE loginpipe.token_aliases (verified_token)": ("UPDATE",),
+            "TABLE vault.erasure_requests (user_id)": ("INSERT",),
+            **dict.fromkeys((*_CUSTODY, _COUNT_UNOPENABLE), ("EXECUTE",)),
         },
         AUDITOR: {
             f"DATABASE {database}": ("CONNECT",),
@@ -152,6 +160,7 @@ def planned(database: str) -> frozenset[Grant]:
             "TABLE loginpipe.alembic_version": ("SELECT",),
             "TABLE loginpipe.installation": ("SELECT",),
             "TABLE vault.access_log": ("SELECT",),
+            _COUNT_UNOPENABLE: ("EXECUTE",),
         },
     }
     return frozenset(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy.engine import Connection as SqlalchemyConnection
 
-HEAD = "0010"
+HEAD = "0013"
 """The newest revision in ``migrations/``. Revisions are numbered in order, so that they compare as text."""
 
 # The comment on Alembic's table: tells older code which version it would have to be.

@@ -20,6 +20,7 @@ from loginpipe.postgres.grants import WRITER, grant_differences, standing
 from loginpipe.postgres.migrate import HEAD, require_migrated
 from loginpipe.postgres.partitions import EXTRAS, LEDGER, Partition, coming, partitioning, stray_rows
 from loginpipe.postgres.token_keys import newest_key_version, require_known_keys
+from loginpipe.postgres.vault import unopenable_values
 
 
 @contextmanager
@@ -133,6 +134,18 @@ def seal_key(settings: Settings) -> str:
         return "off: neither masked values nor rejected bodies can be recovered, and unknown fields are dropped"
     pinned = "pinned" if settings.seal_key_fingerprint else "not pinned"
     return f"fingerprint {' and '.join(f'{key.fingerprint[:16]}…' for key in keys)}, {pinned}"
+
+
+def vault(settings: Settings) -> str:
+    """Look whether there are sealed values that nothing can open. Reads the whole vault."""
+    with warehouse(settings) as connection:
+        unopenable = unopenable_values(connection)
+    if unopenable:
+        raise LoginpipeError(
+            f"{unopenable:,} sealed values have no data key, or are shorter than any value: whoever has the pipeline's "
+            "login may have planted them; see docs/security.md"
+        )
+    return "each sealed value has its data key; `loginpipe pii drill --sample` opens some"
 
 
 def masking(settings: Settings) -> str:
