@@ -6,7 +6,7 @@ of the newest entry at some moment, kept where they cannot reach it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -248,14 +248,4 @@ def add_anchor(path: Path, anchor: Anchor) -> None:
 
 def _entry(row: tuple[Any, ...]) -> Entry:
     cells: list[Any] = [bytes(cell) if isinstance(cell, memoryview) else cell for cell in row]
-    entry = Entry(*cells)
-    return entry if entry.subjects is None else replace(entry, subjects=list(_flat(entry.subjects)))
-
-
-def _flat(subjects: Iterable[Any]) -> Iterator[str | None]:
-    """Yield the elements of an array of however many dimensions, as the database hashes them."""
-    for subject in subjects:
-        if isinstance(subject, list):
-            yield from _flat(subject)
-        else:
-            yield subject
+    return Entry(*cells)

@@ -122,7 +122,7 @@ def erase(connection: Connection, request_id: UUID, keys: TokenKeys, opener: Cal
         logins,
         sealed,
         duplicates,
-        kept=tuple(kept),
+        kept=tuple(sorted(kept)),
         unverified=verified.unverified,
         planted=verified.planted,
         dropped=(first, last) if first else None,

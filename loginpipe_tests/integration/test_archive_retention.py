@@ -16,13 +16,13 @@ import pytest
 from loginpipe.archive.restore import KEPT_DAYS, Restored, restore_day
 from loginpipe.archive.retention import retire_month
 from loginpipe.common.errors import ArchivedDayError
-from loginpipe.custody.erasure import erase
 from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.archive import drop_month, outlived_months, standing_of_days
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.partitions import month_of
 from loginpipe_tests.archive import LOGINS, OLD, OLD_MONTH, TODAY, Archive, of_day, partition_is_there
-from loginpipe_tests.custody import REASON, token_keys
+from loginpipe_tests.custody import erased as erase_user
+from loginpipe_tests.custody import token_keys
 from loginpipe_tests.wire import eventually
 
 DAYS = [OLD, OLD + timedelta(days=1), OLD_MONTH.end - timedelta(days=1)]
@@ -231,7 +231,7 @@ def test_users_who_were_erased_since_do_not_come_back_and_what_they_did_after_an
 
     def erased(user: str) -> None:
         with closing(connect(custodian_url)) as custodian:
-            erase(custodian, user, keys.tombstones(user), REASON)
+            erase_user(custodian, user, keys)
 
     erased("bob")
     archive.insert(OLD, LOGINS[2:3])

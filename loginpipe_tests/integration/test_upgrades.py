@@ -82,6 +82,9 @@ ROWS = {
     "0010": """
         UPDATE loginpipe.daily_logins SET users = logins;
     """,
+    "0013": """
+        INSERT INTO vault.erasure_requests (user_id) VALUES ('bob');
+    """,
 }
 """What each revision brings a place for, so that every table has a row at every revision."""
 

@@ -7,7 +7,10 @@ WITH about AS (
     WHERE encode(sha256(convert_to(listed.subject, 'UTF8')), 'hex') = %(token_digest)s
 )
 SELECT
-    seq, at, actor, action, request_id::text, under::text, subjects, purpose, ticket, detail, previous_hash, hash
+    seq, at, actor, action, request_id::text, under::text,
+    -- A plain list, as it is hashed, whatever the dimensions and bounds that it was stored with.
+    CASE WHEN subjects IS NOT NULL THEN ARRAY(SELECT unnest(subjects)) END,
+    purpose, ticket, detail, previous_hash, hash
 FROM vault.access_log
 WHERE (%(actor)s::text IS NULL OR actor = %(actor)s)
     AND (%(since)s::timestamptz IS NULL OR at >= %(since)s)
@@ -23,7 +26,10 @@ LIMIT %(most)s
 -- name: access_log_entries
 -- Read the whole access log in the order it was written, so that its chain of hashes can be verified.
 SELECT
-    seq, at, actor, action, request_id::text, under::text, subjects, purpose, ticket, detail, previous_hash, hash
+    seq, at, actor, action, request_id::text, under::text,
+    -- A plain list, as it is hashed, whatever the dimensions and bounds that it was stored with.
+    CASE WHEN subjects IS NOT NULL THEN ARRAY(SELECT unnest(subjects)) END,
+    purpose, ticket, detail, previous_hash, hash
 FROM vault.access_log
 ORDER BY seq
 
