@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import eq
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,14 +12,19 @@ from pandera.config import ValidationDepth, config_context
 from pandera.errors import SchemaErrors
 
 from loginpipe.logins.app_versions import encode_version, loses_text
+from loginpipe.logins.canonical import canonical_address, is_no_address
 from loginpipe.logins.drift import count_unknown_fields
 from loginpipe.logins.extras import SEALED, Extras, UnknownFields
 from loginpipe.logins.messages import Message
 from loginpipe.logins.parsing import LOGIN_FIELDS, Envelope, event_text, field_values, login_columns, parse_body
+from loginpipe.logins.placeholders import PLACEHOLDERS
 from loginpipe.logins.rejects import WHOLE_BODY, Reason
 from loginpipe.logins.schema import PARSED_LOGINS_SCHEMA, RULES
 
 _KNOWN_FIELDS = frozenset(LOGIN_FIELDS)
+# An unknown device of an unknown type gives nobody away.
+_NO_VALUES = frozenset(map(str.casefold, PLACEHOLDERS))
+_CLEAR_FIELDS = ("user_id", "device_type", "locale")
 
 # Stated with each validation: pandera's environment variables could switch it off for the whole process.
 _VALIDATE: dict[str, Any] = {
@@ -154,14 +160,39 @@ def _validated(messages: Sequence[Message], rows: Sequence[tuple[Any, ...]]) -> 
             for place, cell in logins.loc[places, name].items():
                 if (reason := rule.fault(cell)) is not None:
                     faults.setdefault(int(str(place)), []).append((reason, name))
-        logins = logins.drop(index=list(faults)).reset_index(drop=True)
+        logins = logins.drop(index=list(faults))
         # Validated again: what a lazy validation under-reports must not go further.
         if (rest := _failures(logins)) is not None:
             found = sorted({f"{column}: {check}" for column, check in rest[["column", "check"]].values})
             raise ValueError(
                 f"rows that passed validation fail it the second time ({'; '.join(found)}): this is a bug, report it"
             )
-    return logins, faults
+    misplaced = _misplaced(logins)
+    return logins.drop(index=list(misplaced)).reset_index(drop=True), faults | misplaced
+
+
+def _misplaced(logins: pd.DataFrame) -> dict[int, _Faults]:
+    """Return the logins, by place, that have their own address or device id in a field that is stored in clear.
+
+    None has, as a rule, and the columns as a whole are looked at first.
+    """
+    ips, devices = logins["ip"].tolist(), [*map(str.casefold, logins["device_id"])]
+    faults: dict[int, _Faults] = {}
+    for name in _CLEAR_FIELDS:
+        # An absent locale is none.
+        cells = [(cell or "").strip().casefold() for cell in logins[name]]
+        if any(map(eq, cells, devices)):
+            for place, cell, device in zip(logins.index, cells, devices, strict=True):
+                if cell == device and cell not in _NO_VALUES:
+                    faults.setdefault(place, []).append((Reason.MISPLACED_VALUE, name))
+    # An address in any of its spellings. In the other fields it is a fault in itself.
+    users = logins["user_id"].tolist()
+    together = "".join(users)
+    if ":" in together or "." in together:
+        for place, user, ip in zip(logins.index, users, ips, strict=True):
+            if not is_no_address(user) and canonical_address(user) == canonical_address(ip):
+                faults.setdefault(place, []).append((Reason.MISPLACED_VALUE, "user_id"))
+    return faults
 
 
 def _encoded(versions: "pd.Series[Any]") -> "pd.Series[int]":

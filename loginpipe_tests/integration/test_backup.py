@@ -18,6 +18,7 @@ import pytest
 from loginpipe.backup.manifest import manifest_path
 from loginpipe.custody.access import request_access
 from loginpipe.custody.audit import verify_log
+from loginpipe.custody.erasure import request_erasure
 from loginpipe.custody.recovery import recover
 from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.logins.extras import UnknownFields
@@ -162,7 +163,8 @@ def store(database_url: str, key_files: KeyFiles, custodian_url: str) -> Store:
             refresh_duplicates(connection, table, SENT_AT.date())
         refresh_daily_logins(connection, SENT_AT.date())
     with connected(custodian_url) as custodian:
-        erased(custodian, "gone", store.keys)
+        erased(custodian, "gone", store.keys, lambda: opener_of(key_files.seal_private))
+        request_erasure(custodian, "bob", store.keys.tombstones("bob"), REASON)
     store.execute("UPDATE loginpipe.batches SET recorded_at = recorded_at - interval '40 days' WHERE rejected > 0")
     with store.connection() as connection:
         assert roll_up(connection, datetime.now(UTC).date()) == 1

@@ -196,7 +196,10 @@ def test_more_than_ten_values_are_recovered_only_where_that_is_said(pii: Custody
         ((str(uuid4()), str(uuid4()), "--show"), "tokens are recovered with --purpose and --ticket, "),
         ((str(uuid4()), "--show"), "refused, and on record as unknown_request: "),
         ((IP, *WHY, "--show"), "what was asked for is neither a token nor a message id, and nothing was sent: "),
-        ((str(uuid4()), *WHY, "--show"), "refused, and on record as no_subjects: "),
+        (
+            (str(uuid4()), *WHY, "--show"),
+            "what was asked for is neither a token nor the id of a message with something",
+        ),
         (
             (made_up_token("ip.v1", "x"), "--purpose", "short", "--ticket", "TEST-1", "--show"),
             "refused, and on record as purpose_too_short: ",
