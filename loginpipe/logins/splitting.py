@@ -24,7 +24,6 @@ from loginpipe.logins.schema import PARSED_LOGINS_SCHEMA, RULES
 _KNOWN_FIELDS = frozenset(LOGIN_FIELDS)
 # An unknown device of an unknown type gives nobody away.
 _NO_VALUES = frozenset(map(str.casefold, PLACEHOLDERS))
-_CLEAR_FIELDS = ("user_id", "device_type", "locale")
 
 # Stated with each validation: pandera's environment variables could switch it off for the whole process.
 _VALIDATE: dict[str, Any] = {
@@ -167,8 +166,10 @@ def _validated(messages: Sequence[Message], rows: Sequence[tuple[Any, ...]]) -> 
             raise ValueError(
                 f"rows that passed validation fail it the second time ({'; '.join(found)}): this is a bug, report it"
             )
-    misplaced = _misplaced(logins)
-    return logins.drop(index=list(misplaced)).reset_index(drop=True), faults | misplaced
+    faults |= (misplaced := _misplaced(logins))
+    if faults:
+        logins = logins.drop(index=list(misplaced)).reset_index(drop=True)
+    return logins, faults
 
 
 def _misplaced(logins: pd.DataFrame) -> dict[int, _Faults]:
@@ -176,23 +177,26 @@ def _misplaced(logins: pd.DataFrame) -> dict[int, _Faults]:
 
     None has, as a rule, and the columns as a whole are looked at first.
     """
-    ips, devices = logins["ip"].tolist(), [*map(str.casefold, logins["device_id"])]
+    columns = {name: logins[name].tolist() for name in ("user_id", "device_type", "locale", "ip", "device_id")}
+    users, devices = columns["user_id"], [*map(str.casefold, columns["device_id"])]
+    few = {_bare(cell) for name in ("device_type", "locale") for cell in set(columns[name])}
     faults: dict[int, _Faults] = {}
-    for name in _CLEAR_FIELDS:
-        # An absent locale is none.
-        cells = [(cell or "").strip().casefold() for cell in logins[name]]
-        if any(map(eq, cells, devices)):
-            for place, cell, device in zip(logins.index, cells, devices, strict=True):
-                if cell == device and cell not in _NO_VALUES:
+    if any(map(eq, map(str.casefold, map(str.strip, users)), devices)) or not few.isdisjoint(devices):
+        for name in ("user_id", "device_type", "locale"):
+            for place, cell, device in zip(logins.index, columns[name], devices, strict=True):
+                if _bare(cell) == device and device not in _NO_VALUES:
                     faults.setdefault(place, []).append((Reason.MISPLACED_VALUE, name))
     # An address in any of its spellings. In the other fields it is a fault in itself.
-    users = logins["user_id"].tolist()
     together = "".join(users)
     if ":" in together or "." in together:
-        for place, user, ip in zip(logins.index, users, ips, strict=True):
+        for place, user, ip in zip(logins.index, users, columns["ip"], strict=True):
             if not is_no_address(user) and canonical_address(user) == canonical_address(ip):
                 faults.setdefault(place, []).append((Reason.MISPLACED_VALUE, "user_id"))
     return faults
+
+
+def _bare(cell: str | None) -> str:
+    return (cell or "").strip().casefold()
 
 
 def _encoded(versions: "pd.Series[Any]") -> "pd.Series[int]":

@@ -478,7 +478,10 @@ good_events = st.fixed_dictionaries(
         ),
         "device_type": st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=32),
         "ip": st.ip_addresses().map(str),
-        "device_id": st.text(st.characters(exclude_categories=("Z", "C")), min_size=1, max_size=256),
+        # In no other field.
+        "device_id": st.text(st.characters(exclude_categories=("Z", "C")), min_size=1, max_size=240).map(
+            "device-{}".format
+        ),
         "app_version": st.tuples(st.integers(0, 2146), st.integers(0, 999)).map("{0[0]}.{0[1]}".format)
         | st.integers(0, 2146),
     },
