@@ -20,6 +20,9 @@ PUBLIC = "PUBLIC"
 # The columns of ``rejected_messages`` that are not sealed.
 _SHOWN = ("message_id", "sent_at", "received_at", "batch_id", "reasons", "fields", "replayed_at")
 
+# The columns of ``batches`` that are written after a batch was recorded.
+_OF_DELETES = ("finished_at", "deleted", "delete_failures", "leases_lost")
+
 # The columns of ``login_extras`` that are not sealed.
 _EXTRAS = (
     "message_id", "user_id", "device_type", "masked_ip", "masked_device_id", "locale", "app_version", "create_date",
@@ -101,7 +104,8 @@ def planned(database: str) -> frozenset[Grant]:
             "TABLE loginpipe.alembic_version": ("SELECT",),
             "TABLE loginpipe.installation": ("SELECT",),
             "TABLE loginpipe.ingested_messages": ("SELECT", "INSERT"),
-            "TABLE loginpipe.batches": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+            "TABLE loginpipe.batches": ("SELECT", "INSERT", "DELETE"),
+            **{f"TABLE loginpipe.batches ({column})": ("UPDATE",) for column in _OF_DELETES},
             "TABLE loginpipe.batch_hours": ("SELECT", "INSERT", "UPDATE"),
             "TABLE loginpipe.rejected_messages": ("INSERT",),
             **{f"TABLE loginpipe.rejected_messages ({column})": ("SELECT",) for column in _SHOWN},

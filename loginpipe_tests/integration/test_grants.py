@@ -69,6 +69,7 @@ ACTIONS = {
     "delete from the ledger": "DELETE FROM loginpipe.ingested_messages",
     "read the books": "SELECT * FROM loginpipe.batches",
     "write the books": "UPDATE loginpipe.batches SET deleted = 1",
+    "change what a batch received": "UPDATE loginpipe.batches SET received = 0",
     "delete the books": "DELETE FROM loginpipe.batches",
     "read the books of an hour": "SELECT * FROM loginpipe.batch_hours",
     "write the books of an hour": "UPDATE loginpipe.batch_hours SET batches = 1",

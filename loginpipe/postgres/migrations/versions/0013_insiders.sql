@@ -113,7 +113,9 @@ REVOKE ALL ON FUNCTION
     FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION vault.unopenable_values() TO loginpipe_writer, pii_custodian, pii_auditor;
 
--- By column: what a rotation has verified is a custodian's word.
+-- By column: what a batch has recorded stays as it is, and what a rotation has verified is a custodian's word.
+REVOKE UPDATE ON loginpipe.batches FROM loginpipe_writer;
+GRANT UPDATE (finished_at, deleted, delete_failures, leases_lost) ON loginpipe.batches TO loginpipe_writer;
 REVOKE INSERT ON loginpipe.token_aliases FROM loginpipe_writer;
 GRANT INSERT (old_token, new_token) ON loginpipe.token_aliases TO loginpipe_writer;
 GRANT UPDATE (verified_token) ON loginpipe.token_aliases TO pii_custodian;

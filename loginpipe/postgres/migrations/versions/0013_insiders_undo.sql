@@ -40,6 +40,8 @@ $$;
 
 DROP FUNCTION vault.is_message_id(text);
 
+REVOKE UPDATE (finished_at, deleted, delete_failures, leases_lost) ON loginpipe.batches FROM loginpipe_writer;
+GRANT UPDATE ON loginpipe.batches TO loginpipe_writer;
 REVOKE INSERT (old_token, new_token), UPDATE (verified_token) ON loginpipe.token_aliases
     FROM loginpipe_writer, pii_custodian;
 GRANT INSERT ON loginpipe.token_aliases TO loginpipe_writer;
