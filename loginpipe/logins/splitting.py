@@ -178,10 +178,10 @@ def _misplaced(logins: pd.DataFrame) -> dict[int, _Faults]:
     None has, as a rule, and the columns as a whole are looked at first.
     """
     columns = {name: logins[name].tolist() for name in ("user_id", "device_type", "locale", "ip", "device_id")}
-    users, devices = columns["user_id"], [*map(str.casefold, columns["device_id"])]
+    users, devices = columns["user_id"], _bare_all(columns["device_id"])
     few = {_bare(cell) for name in ("device_type", "locale") for cell in set(columns[name])}
     faults: dict[int, _Faults] = {}
-    if any(map(eq, map(str.casefold, map(str.strip, users)), devices)) or not few.isdisjoint(devices):
+    if any(map(eq, _bare_all(users), devices)) or not few.isdisjoint(devices):
         for name in ("user_id", "device_type", "locale"):
             for place, cell, device in zip(logins.index, columns[name], devices, strict=True):
                 if _bare(cell) == device and device not in _NO_VALUES:
@@ -197,6 +197,12 @@ def _misplaced(logins: pd.DataFrame) -> dict[int, _Faults]:
 
 def _bare(cell: str | None) -> str:
     return (cell or "").strip().casefold()
+
+
+def _bare_all(texts: Sequence[str]) -> list[str]:
+    """Return `_bare` of each text, none of which is blank; all at once where there is no white space in them."""
+    together = " ".join(texts).casefold().split()
+    return together if len(together) == len(texts) else [*map(_bare, texts)]
 
 
 def _encoded(versions: "pd.Series[Any]") -> "pd.Series[int]":
