@@ -159,21 +159,23 @@ def _validated(messages: Sequence[Message], rows: Sequence[tuple[Any, ...]]) -> 
             for place, cell in logins.loc[places, name].items():
                 if (reason := rule.fault(cell)) is not None:
                     faults.setdefault(int(str(place)), []).append((reason, name))
-        logins = logins.drop(index=list(faults))
+        logins = logins.drop(index=list(faults)).reset_index(drop=True)
         # Validated again: what a lazy validation under-reports must not go further.
         if (rest := _failures(logins)) is not None:
             found = sorted({f"{column}: {check}" for column, check in rest[["column", "check"]].values})
             raise ValueError(
                 f"rows that passed validation fail it the second time ({'; '.join(found)}): this is a bug, report it"
             )
-    faults |= (misplaced := _misplaced(logins))
-    if faults:
+    if misplaced := _misplaced(logins):
+        # By their places among all messages, of which those at fault are gone here.
+        of_all = [place for place in range(len(messages)) if place not in faults]
+        faults |= {of_all[place]: of_login for place, of_login in misplaced.items()}
         logins = logins.drop(index=list(misplaced)).reset_index(drop=True)
     return logins, faults
 
 
 def _misplaced(logins: pd.DataFrame) -> dict[int, _Faults]:
-    """Return the logins, by place, that have their own address or device id in a field that is stored in clear.
+    """Return the logins, by their place in the frame, with their own address or device id in a field stored in clear.
 
     None has, as a rule, and the columns as a whole are looked at first.
     """
@@ -183,13 +185,13 @@ def _misplaced(logins: pd.DataFrame) -> dict[int, _Faults]:
     faults: dict[int, _Faults] = {}
     if any(map(eq, _bare_all(users), devices)) or not few.isdisjoint(devices):
         for name in ("user_id", "device_type", "locale"):
-            for place, cell, device in zip(logins.index, columns[name], devices, strict=True):
+            for place, (cell, device) in enumerate(zip(columns[name], devices, strict=True)):
                 if _bare(cell) == device and device not in _NO_VALUES:
                     faults.setdefault(place, []).append((Reason.MISPLACED_VALUE, name))
     # An address in any of its spellings. In the other fields it is a fault in itself.
     together = "".join(users)
     if ":" in together or "." in together:
-        for place, user, ip in zip(logins.index, users, columns["ip"], strict=True):
+        for place, (user, ip) in enumerate(zip(users, columns["ip"], strict=True)):
             if not is_no_address(user) and canonical_address(user) == canonical_address(ip):
                 faults.setdefault(place, []).append((Reason.MISPLACED_VALUE, "user_id"))
     return faults

@@ -293,7 +293,6 @@ COMMENT ON FUNCTION vault.erase_user(uuid, text[], text[], text[]) IS
     'shares under any token of the same value; keep the tombstones. Tokens: those whose value was verified; values_of: a '
     'name for the value of each, equal where it is the same; seen: all tokens that release_for_erasure returned.';
 
-REVOKE ALL ON TABLE vault.erasure_requests FROM PUBLIC;
 REVOKE ALL ON FUNCTION
     vault.request_erasure(jsonb, text, text), vault.erasure_refusal(uuid), vault.tokens_of_user(text),
     vault.release_for_erasure(uuid), vault.orphaned_tokens(text[], text[]), vault.forget_duplicates(text[]),
