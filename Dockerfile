@@ -3,29 +3,35 @@
 # It holds no secret, and its root file system may be mounted read-only: what has to be written goes to /tmp (a tmpfs) and
 # /opt/dagster/home/storage (a volume).
 #
+# The target `lambda` is the image of AWS Lambda: the same code, without Dagster.
+#
 # The tag says which Python. A release says which bytes, since a tag can be moved:
 #   make image BASE="$(make --silent base)"
 ARG PYTHON_IMAGE=python:3.11-slim
 
 
-FROM ${PYTHON_IMAGE} AS dependencies
+FROM ${PYTHON_IMAGE} AS tools
 
-# Beyond what every role needs, with commas: archive (Parquet), docker (runs as containers), k8s (runs as pods).
-ARG EXTRAS=docker
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1
 RUN python3 -m venv /opt/loginpipe
 WORKDIR /src
 
-# For an empty package: a change of our own code installs none of this again.
+# For an empty package: a change of our own code installs none of its dependencies again.
 COPY pyproject.toml constraints.txt ./
 RUN mkdir loginpipe \
-    && touch loginpipe/__init__.py README.md LICENSE \
-    && /opt/loginpipe/bin/pip install --constraint constraints.txt ".[${EXTRAS}]" \
+    && touch loginpipe/__init__.py README.md LICENSE
+
+
+FROM tools AS dependencies
+
+# Beyond what every role needs, with commas: archive (Parquet), docker (runs as containers), k8s (runs as pods).
+ARG EXTRAS=docker
+RUN /opt/loginpipe/bin/pip install --constraint constraints.txt ".[dagster${EXTRAS:+,${EXTRAS}}]" \
     && /opt/loginpipe/bin/pip uninstall --yes loginpipe
 
 
-FROM dependencies AS package
+FROM tools AS package
 
 # Into a folder of its own, and so a layer of its own: a new release of ours is a few megabytes to push and to pull.
 COPY README.md LICENSE ./
@@ -42,7 +48,16 @@ RUN packages=$(echo /opt/loginpipe/lib/python3.*/site-packages) \
     && /opt/loginpipe/bin/pip uninstall --yes setuptools pip
 
 
-FROM ${PYTHON_IMAGE}
+FROM tools AS trimmed-lambda
+
+# Lambda loads an image anew for each environment: what is not in it costs no time. No code here imports numpy's tests.
+RUN /opt/loginpipe/bin/pip install --constraint constraints.txt ".[lambda]" \
+    && packages=$(echo /opt/loginpipe/lib/python3.*/site-packages) \
+    && find "$packages/numpy" "$packages/pandas" -type d -name tests -prune -exec rm -rf {} + \
+    && /opt/loginpipe/bin/pip uninstall --yes loginpipe setuptools pip
+
+
+FROM ${PYTHON_IMAGE} AS base
 
 LABEL org.opencontainers.image.title="loginpipe" \
       org.opencontainers.image.description="Login events from AWS SQS into Postgres, with the personal data masked" \
@@ -53,18 +68,35 @@ LABEL org.opencontainers.image.title="loginpipe" \
 ENV PATH=/opt/loginpipe/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    DAGSTER_HOME=/opt/dagster/home \
     HOME=/tmp
 
 # The base brings pip as well, in places that differ from Python to Python, and programs that make their caller root.
-# Docker gives a new volume the owner and mode of the folder it is mounted over: so the folders are made here, and the
-# key folders are closed to everyone else, as the key files inside them are.
 RUN rm -rf /usr/local/lib/python3.*/site-packages/* /usr/local/lib/python3.*/ensurepip /usr/local/bin/pip* \
         /usr/lib/python3.*/ensurepip /usr/share/python-wheels \
     && find / -xdev -type f -perm /6000 -exec chmod a-s {} + \
     && groupadd --gid 10001 loginpipe \
-    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin loginpipe \
-    && install --directory --owner=10001 --group=10001 --mode=0750 /opt/dagster/home/storage \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin loginpipe
+
+
+FROM base AS lambda
+
+COPY --from=trimmed-lambda /opt/loginpipe /opt/loginpipe
+COPY --from=package /package/opt/loginpipe /opt/loginpipe
+
+# Lambda has a user of its own in its place.
+USER 10001:10001
+WORKDIR /opt/loginpipe
+ENTRYPOINT ["/opt/loginpipe/bin/python3", "-m", "awslambdaric"]
+CMD ["loginpipe.ingest.aws_lambda.handler"]
+
+
+FROM base
+
+ENV DAGSTER_HOME=/opt/dagster/home
+
+# Docker gives a new volume the owner and mode of the folder it is mounted over: so the folders are made here, and the
+# key folders are closed to everyone else, as the key files inside them are.
+RUN install --directory --owner=10001 --group=10001 --mode=0750 /opt/dagster/home/storage \
     && install --directory --owner=10001 --group=10001 --mode=0700 /keys/pipeline /keys/custody
 
 COPY --from=trimmed /opt/loginpipe /opt/loginpipe

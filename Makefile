@@ -5,7 +5,8 @@ BIN := .venv/bin
 SOURCES := loginpipe loginpipe_tests benchmarks deploy/aws
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test chaos bench bench-sensor bench-storage screenshots check lint types imports format constraints clean
+.PHONY: help demo dev test chaos bench bench-duplicates bench-lambda bench-sensor bench-storage screenshots check lint types imports
+.PHONY: format constraints clean
 .PHONY: lowest latest workflows audit sbom release-files kubernetes compose-verify aws-check needs-node
 .PHONY: base image image-scan
 
@@ -35,8 +36,14 @@ bench: .venv-bench/installed ## measure what a message costs, beside what it cou
 bench-storage: .venv-bench/installed ## measure what a message takes in Postgres, in bytes
 	.venv-bench/bin/python -m benchmarks.storage $(BENCH_ARGS)
 
+bench-duplicates: .venv-bench/installed ## measure what a day of duplicates costs at 3 and at 30 million rows; half an hour
+	.venv-bench/bin/python -m benchmarks.duplicates $(BENCH_ARGS)
+
 bench-sensor: .venv-bench/installed ## measure delays and CPU under `loginpipe dev` while messages keep coming; ten minutes
 	.venv-bench/bin/python -m benchmarks.sensor_under_load $(BENCH_ARGS)
+
+bench-lambda: .venv-bench/installed ## measure what a call of the AWS Lambda handler takes
+	.venv-bench/bin/python -m benchmarks.aws_lambda $(BENCH_ARGS)
 
 screenshots: .venv/dev.installed ## take the pictures in docs/images anew; needs Chromium
 	$(BIN)/python -m loginpipe_tests.e2e.screenshots docs/images
@@ -86,10 +93,10 @@ base: ## say which bytes the tag of the base image names today, as python:3.11-s
 	echo "$(PYTHON_IMAGE)@$$digest"
 
 # BASE, as `make base` prints it, says from which bytes; the image then says so too. BUILD_ARGS goes to docker build, as in
-# make image IMAGE=loginpipe:1.2.3 BUILD_ARGS='--build-arg EXTRAS=archive'
+# make image IMAGE=loginpipe:1.2.3 BUILD_ARGS='--build-arg EXTRAS=archive', and TARGET=lambda makes that of AWS Lambda.
 image: ## build the image, loginpipe:local; with BASE="$(make base)" from bytes that it names
 	@case "$(BASE)" in "" | *@sha256:*) ;; *) echo "BASE=$(BASE) names no bytes: take what make base prints" >&2; exit 1;; esac
-	docker build $(BUILD_ARGS) $(if $(BASE),--build-arg PYTHON_IMAGE=$(BASE) \
+	docker build $(BUILD_ARGS) $(if $(TARGET),--target $(TARGET)) $(if $(BASE),--build-arg PYTHON_IMAGE=$(BASE) \
 		--label org.opencontainers.image.base.digest=$(lastword $(subst @, ,$(BASE)))) --tag $(IMAGE) .
 
 # Into SBOM. Nobody can mend what has no mend yet; the weekly run comes back to it.
@@ -107,7 +114,7 @@ compose-verify: ## bring docker-compose.yml up for real, runs in containers incl
 
 # Two, as the embedded AWS endpoint pins botocore: it is not to decide which boto3 production gets.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --no-emit-index-url --no-annotate \
-	--no-header pyproject.toml --extra archive --extra docker --extra k8s
+	--no-header pyproject.toml --extra archive --extra docker --extra k8s --extra lambda --extra vault
 constraints: .venv/bin/uv ## pin every dependency anew: for production, and with the embedded services and the tools
 	$(COMPILE) --output-file constraints.txt
 	$(COMPILE) --extra local --group dev --output-file constraints-dev.txt
@@ -135,7 +142,7 @@ audit: .venv/bin/uv ## look the pinned dependencies up among those known to be v
 # Of what an installation gets, and not of the tools: in an environment that has nothing else.
 sbom: .venv/bin/uv ## list every part of an installation, in dist/sbom.cdx.json
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-sbom
-	$(BIN)/uv pip install --quiet --python .venv-sbom --constraint constraints.txt '.[archive,docker,k8s]'
+	$(BIN)/uv pip install --quiet --python .venv-sbom --constraint constraints.txt '.[archive,docker,k8s,lambda]'
 	@mkdir -p dist
 	$(BIN)/uvx --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py environment .venv-sbom/bin/python \
 		--pyproject pyproject.toml --mc-type application --output-reproducible --output-file dist/sbom.cdx.json

@@ -19,19 +19,30 @@ with imports_that_stay():
         drop_archived_partitions,
         drop_archived_partitions_daily,
     )
-    from loginpipe.defs.ingest.assets import ingest
+    from loginpipe.defs.ingest.assets import ingest_assets
     from loginpipe.defs.ingest.job import ingest_job, ingest_schedule
+    from loginpipe.defs.ingest.lambda_batches import lambda_batches_sensor
     from loginpipe.defs.ingest.sensor import queue_depth_sensor
     from loginpipe.defs.ingest.user_logins_table import USER_LOGINS_TABLE
     from loginpipe.defs.insights.assets import daily_logins, duplicate_devices, duplicate_ips
-    from loginpipe.defs.insights.sensor import insights_job, insights_sensor
+    from loginpipe.defs.insights.job import insights_job
+    from loginpipe.defs.insights.sensor import insights_sensor
     from loginpipe.defs.maintenance.daily_checks import DAILY_CHECKS, check_job, check_schedule
     from loginpipe.defs.maintenance.partitions import maintain_partitions, maintenance_schedule
     from loginpipe.defs.maintenance.storage import prune_dagster_storage, pruning_schedule
-    from loginpipe.defs.metadata.groups import RUNBOOK_SECTIONS, runbook_link
+    from loginpipe.defs.metadata.groups import (
+        ARCHIVED_IN_TIME,
+        DAYS_THAT_ARE_OVER,
+        LOGIN_ARCHIVE,
+        RUNBOOK_SECTIONS,
+        days_from,
+        first_day,
+        runbook_link,
+    )
     from loginpipe.defs.monitoring.queue_checks import fresh, no_dead_letters
     from loginpipe.defs.monitoring.sensor import monitoring_sensor
     from loginpipe.defs.resources import resources_from
+    from loginpipe.postgres.dagster_storage import verify_connections
 
 __all__ = ["build_definitions", "defs"]
 
@@ -50,7 +61,7 @@ def build_definitions(
     """
     settings = settings or load_settings()
     assets = [
-        ingest,
+        ingest_assets(settings),
         duplicate_devices,
         duplicate_ips,
         daily_logins,
@@ -61,7 +72,7 @@ def build_definitions(
         asset_checks=[fresh, no_dead_letters, archive_matches_table, *DAILY_CHECKS],
         jobs=[
             ingest_job(settings),
-            insights_job(),
+            insights_job,
             maintain_partitions,
             prune_dagster_storage,
             check_job(),
@@ -76,7 +87,13 @@ def build_definitions(
             archive_closed_days,
             drop_archived_partitions_daily,
         ],
-        sensors=[queue_depth_sensor, insights_sensor, monitoring_sensor],
+        sensors=[
+            # Without Dagster's runs there is nothing to start, and a run would only compete with AWS Lambda.
+            *([] if settings.consumer == "lambda" else [queue_depth_sensor]),
+            *([] if settings.consumer == "dagster" else [lambda_batches_sensor]),
+            insights_sensor,
+            monitoring_sensor,
+        ],
         resources={**resources_from(settings), **(resource_overrides or {})},
         # One process a run: a process for each step would only cost its start.
         executor=dg.in_process_executor,
@@ -84,15 +101,24 @@ def build_definitions(
 
 
 def _with_settings(spec: dg.AssetSpec, settings: Settings) -> dg.AssetSpec:
-    metadata: dict[str, Any] = {"runbook": runbook_link(RUNBOOK_SECTIONS[spec.key.to_user_string()])}
+    """Add the section of the runbook, the table's name, and to a daily asset its days."""
+    metadata: dict[str, Any] = {"runbook": runbook_link(RUNBOOK_SECTIONS[spec.key.path[-1]])}
     if spec.key == USER_LOGINS_TABLE.key:
         metadata["dagster/table_name"] = settings.table
-    return spec.merge_attributes(metadata=metadata)
+    spec = spec.merge_attributes(metadata=metadata)
+    if spec.partitions_def:
+        days = days_from(first_day(settings), over=spec.partitions_def == DAYS_THAT_ARE_OVER)
+        spec = spec.replace_attributes(partitions_def=days)
+    if spec.key == LOGIN_ARCHIVE and settings.archive_url:
+        spec = spec.replace_attributes(freshness_policy=ARCHIVED_IN_TIME)
+    return spec
 
 
 def _defs() -> dg.Definitions:
     settings = load_settings()
     configure_logs(settings)
+    # Again where dagster.yaml names a storage of Dagster's own, as the Helm chart's does.
+    verify_connections()
     return build_definitions(settings=settings)
 
 

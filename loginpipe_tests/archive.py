@@ -13,8 +13,10 @@ import psycopg2
 from loginpipe.archive.days import Archived, archive_day
 from loginpipe.archive.store import Store, Stores
 from loginpipe.common.settings import Settings
-from loginpipe.postgres.archive import ArchivedDay, archived_days, standing_of_days
+from loginpipe.postgres.archive import ArchivedDay, archived_days, days_to_archive
 from loginpipe.postgres.connections import connect
+from loginpipe.postgres.days import stale_days
+from loginpipe.postgres.insights import refresh_daily_logins, refresh_duplicates
 from loginpipe.postgres.partitions import Partition, ensure_month, month_of
 
 TODAY = datetime.now(UTC).date()
@@ -53,21 +55,32 @@ class Archive:
         with closing(connect(self.pipeline_url)) as connection:
             return work(connection)
 
-    def insert(self, day: date, logins: Iterable[tuple[Any, ...]] = tuple(LOGINS)) -> None:
+    def insert(self, day: date, logins: Iterable[tuple[Any, ...]] = tuple(LOGINS), *, noted: bool = True) -> None:
+        """Insert logins; unless they are not noted, as a batch that brings them notes that the day has changed."""
         for login in logins:
             self.execute("INSERT INTO user_logins VALUES (%s, %s, %s, %s, %s, %s, %s)", *login, day)
+        if noted:
+            self.execute("INSERT INTO loginpipe.day_changes VALUES (%s)", day)
 
     def archived(self, day: date = OLD, stores: Stores | None = None) -> Archived:
         work = partial(archive_day, day=day, stores=stores or self.stores, today=TODAY)
         archived: Archived = self.run(work)
         return archived
 
+    def computed(self) -> None:
+        """Compute the insights that are due, as the job does: before that, retention drops nothing."""
+        for day, tables in self.run(stale_days).items():
+            for table in tables:
+                refresh = refresh_daily_logins if table == "daily_logins" else partial(refresh_duplicates, table=table)
+                self.run(partial(refresh, day=day))
+
     def record(self, day: date = OLD) -> ArchivedDay:
         (record,) = [record for record in self.run(archived_days) if record.day == day]
         return record
 
     def due(self) -> list[date]:
-        return [day.day for day in self.run(partial(standing_of_days, today=TODAY)) if day.due]
+        due: list[date] = self.run(partial(days_to_archive, today=TODAY))
+        return due
 
     def stored(self, day: date = OLD) -> Counter[tuple[Any, ...]]:
         """The rows of a day in the table: how often each is there."""

@@ -87,6 +87,8 @@ def empty_database_url(stack: LocalStack, roles: None) -> Iterator[str]:
 
 OWNER = "loginpipe_owner"
 PIPELINE = "loginpipe_pipeline"
+STRANGER = "stranger"
+"""A login without any of the roles."""
 LOGINS = {
     PIPELINE: "loginpipe_writer",
     "analyst": "loginpipe_analyst",
@@ -105,7 +107,7 @@ def as_role(database_url: str, role: str) -> str:
 @pytest.fixture(scope="session")
 def roles(stack: LocalStack) -> None:
     """The roles as an administrator makes them: an owner without privileges, and logins in one group each."""
-    execute(stack.database_url, f"CREATE ROLE {OWNER} LOGIN")
+    execute(stack.database_url, f"CREATE ROLE {OWNER} LOGIN", f"CREATE ROLE {STRANGER} LOGIN")
     for group in sorted(set(LOGINS.values())):
         execute(stack.database_url, f"CREATE ROLE {group} NOLOGIN")
     for login, group in LOGINS.items():
@@ -160,6 +162,12 @@ def second_custodian_url(database_url: str) -> str:
 @pytest.fixture
 def auditor_url(database_url: str) -> str:
     return as_role(database_url, "auditor")
+
+
+@pytest.fixture
+def stranger_url(database_url: str) -> str:
+    """As a login without any of the roles, which may connect: the database is a copy, open to all as any new one is."""
+    return as_role(database_url, STRANGER)
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ from datetime import date
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from uuid import uuid4
 
-from loginpipe.archive.parquet import ROWS_AT_ONCE, content_of, write_day
+from loginpipe.archive.parquet import ROWS_AT_ONCE, Row, content_of, write_day
 from loginpipe.archive.store import Store, Stores
 from loginpipe.archive.verification import fault_of
 from loginpipe.common.errors import ArchivedDayError
@@ -23,6 +24,7 @@ from loginpipe.postgres.archive import (
     stream_logins,
 )
 from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.days import changes_of, record_changes
 from loginpipe.postgres.erasures import erased_after, erasures_so_far, require_no_erasure_since
 
 _NOTHING = (0, "")
@@ -78,14 +80,17 @@ def archive_day(connection: Connection, *, day: date, stores: Stores, today: dat
     store = stores.current
     with transaction(connection) as cursor:
         begin_work_on_day(cursor, day)
+        changes = changes_of(cursor, day)
         known = archived_day(cursor, day)
         if known and (settled := _settled(cursor, known, stores)):
             current = Archived(archived_day(cursor, day) or known, settled)
         else:
             current = Archived(_written(connection, cursor, day, store), Outcome.WRITTEN)
         # Listed while nobody else can be writing one.
-        strays = _strays(store, current.record)
-    for name in strays:
+        left_behind = strays(store, current.record)
+        # Last: whoever counts changes waits for this row until the commit.
+        record_changes(cursor, "login_archive", day, changes)
+    for name in left_behind:
         store.delete(name)
     if known and current.outcome == Outcome.WRITTEN:
         before, name = stores.locate(known.url)
@@ -120,34 +125,54 @@ def _settled(cursor: Cursor, known: ArchivedDay, stores: Stores) -> Outcome | No
 def _written(connection: Connection, cursor: Cursor, day: date, store: Store) -> ArchivedDay:
     # In this order: who is erased after it is asked shows in the count, whether or not the rows were read before.
     erasures = erasures_so_far(cursor)
+    values = stored_file(store, day, stream_logins(connection, day, rows_at_once=ROWS_AT_ONCE))
+    require_no_erasure_since(cursor, erasures)
+    recorded = record_archived(cursor, **values)
+    record = archived_day(cursor, day)
+    if not recorded or record is None:
+        raise ArchivedDayError(
+            f"{day} was dropped from user_logins while it was archived again: its earlier file stays"
+        )
+    return record
+
+
+def stored_file(store: Store, day: date, batches: Iterable[list[Row]]) -> dict[str, Any]:
+    """Write rows of a day to a new file of the store, and read it back.
+
+    Args:
+        store: where.
+        day: the UTC date.
+        batches: as of `loginpipe.archive.parquet.write_day`.
+
+    Returns:
+        What is recorded of the file: `loginpipe.postgres.archive.record_archived`.
+
+    Raises:
+        ArchivedDayError: it does not read back.
+        ArchiveError: the store cannot be used.
+    """
     name = f"part-{uuid4().hex}.parquet"
     folder, hidden = f"day={day}", f"day={day}/_{name}"
     with TemporaryDirectory(prefix="loginpipe-") as scratch:
         path = Path(scratch) / name
-        content = write_day(path, day, stream_logins(connection, day, rows_at_once=ROWS_AT_ONCE))
+        content = write_day(path, day, batches)
         # Readers of the folder pass over names that begin with an underscore.
         store.put(path, hidden)
     with store.fetched(hidden) as path:
         if content_of(path) != content:
             raise ArchivedDayError(f"the file of {day} did not read back as it was written: run again")
     store.rename(hidden, f"{folder}/{name}")
-    require_no_erasure_since(cursor, erasures)
-    recorded = record_archived(
-        cursor,
-        day=day,
-        row_count=content.rows,
-        sha256=content.sha256,
-        url=f"{store.url}/{folder}/{name}",
-        file_bytes=content.file_bytes,
-        file_sha256=content.file_sha256,
-    )
-    record = archived_day(cursor, day)
-    if not recorded or record is None:
-        raise ArchivedDayError(f"{day} was dropped from user_logins while it was archived anew: its earlier file stays")
-    return record
+    return {
+        "day": day,
+        "row_count": content.rows,
+        "sha256": content.sha256,
+        "url": f"{store.url}/{folder}/{name}",
+        "file_bytes": content.file_bytes,
+        "file_sha256": content.file_sha256,
+    }
 
 
-def _strays(store: Store, record: ArchivedDay) -> list[str]:
+def strays(store: Store, record: ArchivedDay) -> list[str]:
     """List the day's files that are not the one recorded: what a run that was killed has left behind."""
     names = store.names(f"day={record.day}/")
     return [name for name in names if f"{store.url}/{name}" != record.url and _OURS.fullmatch(name.rpartition("/")[2])]

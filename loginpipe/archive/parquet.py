@@ -126,6 +126,22 @@ def read_day(path: Path) -> Iterator[list[Row]]:
         raise ArchivedDayError("it cannot be read as Parquet") from None
 
 
+def users_of(path: Path) -> Iterator[list[str]]:
+    """Yield the user ids of a file in parts, some of them more than once. Of the file only that column is read.
+
+    Raises:
+        ArchivedDayError: it is no Parquet file of ours, or damaged.
+    """
+    arrow, parquet = _pyarrow()
+    try:
+        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            for group in range(file.num_row_groups):
+                users = file.read_row_group(group, columns=["user_id"]).column("user_id").unique()
+                yield [user or "" for user in users.to_pylist()]
+    except (arrow.ArrowException, KeyError, OSError, ValueError):
+        raise ArchivedDayError("it cannot be read as Parquet") from None
+
+
 def content_of(path: Path) -> Content:
     """Read a file as a whole.
 

@@ -1,12 +1,12 @@
 """A day from the archive back into ``user_logins``, to the row, but for users who were erased since."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import date
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
+from loginpipe.archive.erasure import Tombstone, require_keys_for, without_erased
 from loginpipe.archive.parquet import Row, read_day
 from loginpipe.archive.store import Stores
 from loginpipe.archive.verification import require_whole
@@ -19,66 +19,6 @@ from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.copy import copy_rows
 from loginpipe.postgres.erasures import erasures_so_far, require_no_erasure_since, tombstones_since
 from loginpipe.postgres.partitions import ensure_month
-
-# Tombstones of one erasure, of a version of the token key each, are written by one statement, microseconds apart.
-_ONE_ERASURE = timedelta(milliseconds=1)
-
-
-@dataclass(frozen=True)
-class Tombstone:
-    """A row of ``loginpipe.erased_users``: HMAC of the user id, version of the token key, when."""
-
-    tombstone: bytes
-    key_version: int
-    erased_at: datetime
-
-
-def require_keys_for(tombstones: Sequence[Tombstone], keys: TokenKeys) -> None:
-    """Make sure that each of these erasures left a tombstone that can be told with the keys at hand.
-
-    Raises:
-        ArchivedDayError: one did not; names the versions that would tell.
-    """
-    for erasure in _erasures(tombstones):
-        versions = {tombstone.key_version for tombstone in erasure}
-        if not versions & set(keys.field_keys):
-            named = " or ".join(str(version) for version in sorted(versions))
-            raise ArchivedDayError(
-                f"a user was erased at {erasure[0].erased_at:%Y-%m-%d %H:%M:%S} UTC, and could come back: they can be "
-                f"told with token key version {named} only; add it to LOGINPIPE_TOKEN_KEYS"
-            )
-
-
-def without_erased(rows: Iterable[Row], tombstones: Iterable[Tombstone], keys: TokenKeys) -> list[Row]:
-    """Leave out the rows of erased users.
-
-    Args:
-        rows: of a file that was last the same as the table before these users were erased.
-        tombstones: of the erasures since.
-        keys: the token keys; a tombstone of any version held counts.
-    """
-    gone = {tombstone.tombstone for tombstone in tombstones}
-    known: dict[str, bool] = {}
-    kept = []
-    for row in rows:
-        user = row[0] or ""
-        if user not in known:
-            known[user] = bool(gone & set(keys.tombstones(user).values()))
-        if not known[user]:
-            kept.append(row)
-    return kept
-
-
-def _erasures(tombstones: Sequence[Tombstone]) -> list[list[Tombstone]]:
-    ordered = sorted(tombstones, key=lambda tombstone: tombstone.erased_at)
-    groups = [[tombstone] for tombstone in ordered[:1]]
-    for before, tombstone in pairwise(ordered):
-        if tombstone.erased_at - before.erased_at <= _ONE_ERASURE:
-            groups[-1].append(tombstone)
-        else:
-            groups.append([tombstone])
-    return groups
-
 
 KEPT_DAYS = 30
 """How long a day that was brought back is not dropped again."""
@@ -151,9 +91,7 @@ def _plan(connection: Connection, day: date, token_keys: Callable[[], TokenKeys]
         record = archived_day(cursor, day)
         if record is None:
             raise ArchivedDayError(f"{day} is not in the archive: `loginpipe archive list` shows what is")
-        # When it was dropped, the table had the same rows as the file.
-        same_at = record.dropped_at or record.archived_at
-        tombstones = [Tombstone(*row) for row in tombstones_since(cursor, same_at)]
+        tombstones = [Tombstone(*row) for row in tombstones_since(cursor, record.same_at)]
     keys = token_keys() if tombstones else None
     if keys:
         require_keys_for(tombstones, keys)
@@ -207,4 +145,4 @@ def _in_table(cursor: Cursor, record: ArchivedDay) -> tuple[int, bool]:
 def _batches(path: Path, plan: _Plan) -> Iterator[list[Row]]:
     if plan.keys is None:
         return read_day(path)
-    return map(partial(without_erased, tombstones=plan.tombstones, keys=plan.keys), read_day(path))
+    return filter(None, map(partial(without_erased, tombstones=plan.tombstones, keys=plan.keys), read_day(path)))

@@ -1,25 +1,25 @@
 """Letting go of a month: its files are read back first, then the database compares and drops it in one transaction."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from typing import Any, TypeAlias
 
 from loginpipe.archive.store import Stores
 from loginpipe.archive.verification import verify_day
-from loginpipe.postgres.archive import DayStanding, archived_days, drop_month
+from loginpipe.postgres.archive import archived_days, drop_month, standing_of_days
 from loginpipe.postgres.partitions import Partition
 
 Run: TypeAlias = Callable[[Callable[..., Any]], Any]
 """Does work on a connection: `loginpipe.postgres.session.Session.run`."""
 
 
-def retire_month(run: Run, *, month: Partition, standing: Sequence[DayStanding], stores: Stores) -> str | None:
+def retire_month(run: Run, *, month: Partition, stores: Stores) -> str | None:
     """Detach and drop a month if every day of it is archived, its files are whole, and the table has nothing else.
 
     Args:
         run: does each step, in transactions of its own.
         month: as `loginpipe.postgres.archive.outlived_months` gives it.
-        standing: of each day that is over: `loginpipe.postgres.archive.standing_of_days`.
         stores: to find its files in.
 
     Returns:
@@ -29,7 +29,8 @@ def retire_month(run: Run, *, month: Partition, standing: Sequence[DayStanding],
         ArchiveError: the store cannot be used.
         DatabaseError: the month stays.
     """
-    due = [day.day for day in standing if day.due and month.start <= day.day < month.end]
+    last = month.end - timedelta(days=1)
+    due = [day.day for day in run(partial(standing_of_days, first=month.start, last=last)) if day.due]
     if due:
         # Nobody reads a month of files every night for a day that is not there.
         return f"{len(due)} days are not archived, or have changed since, the first of them {min(due)}"

@@ -1,8 +1,8 @@
 """Whether a day's file is what was recorded when it was written, and whether the table still is what was archived."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
 from pathlib import Path
 
 from loginpipe.archive.parquet import Content, content_of, file_sha256_of
@@ -14,9 +14,11 @@ from loginpipe.postgres.archive import (
     archived_days,
     content_in_table,
     mark_verified,
+    note_differing_days,
     standing_of_days,
 )
 from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.partitions import month_of
 
 
 def verify_day(connection: Connection, *, record: ArchivedDay, stores: Stores) -> str | None:
@@ -57,15 +59,31 @@ def require_whole(path: Path, record: ArchivedDay) -> None:
         ArchivedDayError: it is another, or damaged.
     """
     recorded = Content(record.row_count, record.sha256, record.file_bytes, record.file_sha256)
-    # Nobody decodes bytes that are not the ones that were written.
-    if file_sha256_of(path) != record.file_sha256 or content_of(path) != recorded:
-        raise ArchivedDayError(
-            f"the file of {record.day} is damaged: its checksum is not the one recorded, {record.url}"
-        )
+    # Only bytes that are the ones that were written are decoded.
+    require_same_bytes(path, record)
+    if content_of(path) != recorded:
+        raise _damaged(record)
+
+
+def require_same_bytes(path: Path, record: ArchivedDay) -> None:
+    """Compare the bytes of a file with those that were written, without reading the rows.
+
+    Raises:
+        ArchivedDayError: they are others.
+    """
+    if file_sha256_of(path) != record.file_sha256:
+        raise _damaged(record)
+
+
+def _damaged(record: ArchivedDay) -> ArchivedDayError:
+    return ArchivedDayError(f"the file of {record.day} is damaged: its checksum is not the one recorded, {record.url}")
 
 
 HASHED_DAYS = 3
 """The newest archived days, whose rows are compared by checksum too, which reads them all."""
+
+COUNTED_DAYS = 31
+"""The newest days, whose rows are counted each time; of the older ones that the table has, one month in turn."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +91,9 @@ class Comparison:
     """What was compared.
 
     Attributes:
-        compared: archived days that the table has, or had when they were archived.
+        compared: archived days whose rows in the table were counted.
         dropped: days that are in the archive only.
-        not_archived: days that are over and not in the archive.
+        not_archived: days that are over and not in the archive, of those that were counted.
         differing: day → how it differs, in words.
     """
 
@@ -86,23 +104,46 @@ class Comparison:
 
 
 def compare_with_table(connection: Connection, *, today: date) -> Comparison:
-    """Compare the counts of all archived days, and the checksums of the newest few.
+    """Compare the counts of the newest archived days and of an older month, and the checksums of the newest few.
+
+    Days that differ, and days that are not archived, are noted as changed: they are archived the next time. So rows
+    that were not written by the pipeline reach the archive as well.
 
     Raises:
         DatabaseError: the tables cannot be read.
     """
-    standing = standing_of_days(connection, today=today)
-    newest = [record for record in archived_days(connection) if not record.dropped_at][-HASHED_DAYS:]
-    hashes: dict[date, str] = {}
-    if newest:
-        with transaction(connection) as cursor:
-            stored = content_in_table(cursor, newest[0].day, newest[-1].day)
-            hashes = {day: sha256 for day, (_, sha256) in stored.items()}
-    return compare(standing, newest, hashes)
+    records = archived_days(connection)
+    standing = [
+        day
+        for first, last in counted_ranges(records, today)
+        for day in standing_of_days(connection, first=first, last=last)
+    ]
+    newest = [record for record in records if not record.dropped_at][-HASHED_DAYS:]
+    with transaction(connection) as cursor:
+        stored = content_in_table(cursor, newest[0].day, newest[-1].day) if newest else {}
+    comparison = compare(standing, newest, {day: sha256 for day, (_, sha256) in stored.items()})
+    note_differing_days(connection, [*comparison.differing, *(day.day for day in standing if day.archived is None)])
+    return replace(comparison, dropped=sum(record.dropped_at is not None for record in records))
+
+
+def counted_ranges(records: Sequence[ArchivedDay], today: date) -> list[tuple[date, date]]:
+    """Return the first and last days of what is counted on a day: counting the whole table would take ever longer.
+
+    Args:
+        records: the archived days.
+        today: the UTC date; the older months take turns by it.
+    """
+    newest = today - timedelta(days=COUNTED_DAYS)
+    ranges = [(newest, today - timedelta(days=1))]
+    months = sorted({month_of(record.day) for record in records if record.day < newest and not record.dropped_at})
+    if months:
+        month = months[today.toordinal() % len(months)]
+        ranges.insert(0, (month.start, min(month.end, newest) - timedelta(days=1)))
+    return ranges
 
 
 def compare(standing: Sequence[DayStanding], newest: Sequence[ArchivedDay], hashes: Mapping[date, str]) -> Comparison:
-    """Compare what was read: counts of all days, and checksums (day → SHA-256 in the table) of the newest ones."""
+    """Compare what was read: counts of days, and checksums (day → SHA-256 in the table) of the newest ones."""
     expected = {record.day: record.sha256 for record in newest}
     differing = {}
     for day in standing:

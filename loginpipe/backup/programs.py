@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from loginpipe.common.errors import BackupError
+from loginpipe.postgres.connections import secured
 
 DUMP = "pg_dump"
 RESTORE = "pg_restore"
@@ -75,7 +76,7 @@ def run(name: str, arguments: Sequence[str], database_url: str | None = None) ->
 
 
 def _connection(database_url: str) -> tuple[list[str], dict[str, str]]:
-    parameters = parse_dsn(database_url)
+    parameters = secured(parse_dsn(database_url))
     password = parameters.pop("password", None)
     if "sslpassword" in parameters:
         raise BackupError(

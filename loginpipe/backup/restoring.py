@@ -78,13 +78,16 @@ def load(database_url: str, dump: Path, *options: str) -> None:
 
 
 def _grant_on_the_database(connection: Connection) -> None:
-    """Give the roles what is the database's own, and in no dump; where this role may not, doctor names it."""
+    """Give the roles, and only them, what is the database's own, and in no dump; where it may not, doctor names it."""
     with transaction(connection) as cursor:
         cursor.execute("SELECT quote_ident(current_database())")
         ((database,),) = cursor.fetchall()
         for grant in sorted(planned(database)):
             if grant.object.startswith("DATABASE "):
                 cursor.execute(grant.statement("GRANT", "TO"))
+        cursor.execute("SELECT to_regprocedure('loginpipe.close_to_others()') IS NOT NULL")
+        if cursor.fetchone() == (True,):  # otherwise the migration does it that makes it
+            cursor.execute("SELECT loginpipe.close_to_others()")
 
 
 _INSUFFICIENT_PRIVILEGE = "42501"

@@ -5,12 +5,37 @@ An error of ours is one line on stderr and exit code 1. The packages are importe
 """
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
 
 from loginpipe.cli import archive, check, extras, keys, local, monitoring, pii, queue, rejects, warehouse
-from loginpipe.cli.output import new_app
+from loginpipe.cli.output import new_app, out
 from loginpipe.common.errors import LoginpipeError
 
-app = new_app("Login events from an SQS queue into the Postgres table user_logins, with the personal data masked.")
+app = new_app(
+    "Login events from an SQS queue into the Postgres table user_logins, with the personal data masked.",
+    completion=True,
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        out.print(f"loginpipe {version('loginpipe')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    *,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take the options of the program itself."""
+
+
 app.command()(local.demo)
 app.command()(local.dev)
 app.add_typer(local.app, name="local")
@@ -25,12 +50,15 @@ app.add_typer(extras.app, name="extras")
 app.add_typer(queue.app, name="dlq")
 app.add_typer(archive.app, name="archive")
 app.add_typer(warehouse.app, name="backup")
+app.add_typer(warehouse.insights, name="insights")
 app.add_typer(keys.app, name="keys")
 app.add_typer(pii.app, name="pii")
 
 
 def main() -> None:
     """Run the command line."""
+    if sys.platform == "win32":
+        sys.exit("error: loginpipe runs on Linux, macOS and WSL 2: on Windows, install it in WSL 2")
     try:
         app()
     except LoginpipeError as error:

@@ -99,7 +99,8 @@ def _of_queue(count: int, settings: Settings, masking: "Masking | None") -> "tup
             f"queue {queue.name!r} has a maxReceiveCount of 1, so the next receive would make every message a dead "
             "letter that was tried out: raise it to 3 or more, or use --file"
         )
-    with peeked(queue, count, visibility_seconds=settings.visibility_seconds) as messages:
+    visibility_seconds, resent_days = settings.visibility_seconds, settings.resent_days
+    with peeked(queue, count, visibility_seconds=visibility_seconds, resent_days=resent_days) as messages:
         trial = try_out(messages, masking, envelope=settings.envelope)
     exhausted = sum(m.receive_count >= policy.max_receives for m in messages) if policy is not None else 0
     return trial, exhausted, f"of queue {queue.name!r}"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from loginpipe.cli.output import Json, new_app, notes, out, print_json
 from loginpipe.cli.warehouse import connect_to_warehouse
@@ -19,7 +20,7 @@ Passphrase = Annotated[
 
 
 @app.command()
-def generate(*, if_missing: IfMissing = False, passphrase: Passphrase = False) -> None:
+def generate(*, if_missing: IfMissing = False, passphrase: Passphrase = False, as_json: Json = False) -> None:
     """Create the files that LOGINPIPE_TOKEN_KEYS and LOGINPIPE_SEAL_KEY name. Nothing is ever overwritten.
 
     The private half of the seal key is made beside the public one: move it to where only custodians can read it. Keys
@@ -40,13 +41,24 @@ def generate(*, if_missing: IfMissing = False, passphrase: Passphrase = False) -
         raise KeyFileError(
             "neither LOGINPIPE_TOKEN_KEYS nor LOGINPIPE_SEAL_KEY names a file: keys in AWS are made there"
         )
+    made: dict[str, Any] = {"token_keys": None, "seal_keys": []}
+    # Each as soon as it is made: the next one may fail.
+    shown = Console(quiet=True) if as_json else out
     if in_file:
         path = key_file(token_keys, "LOGINPIPE_TOKEN_KEYS")
         if not (if_missing and path.exists()):
             generate_token_keys(path, development=not settings.production)
-            out.print(f"token keys                {path}")
+            made["token_keys"] = str(path)
+            shown.print(f"token keys                {path}", markup=False)
     for public in seal_files:
-        _generate_seal_key(public, if_missing=if_missing, passphrase=passphrase)
+        key = _seal_key(public, if_missing=if_missing, passphrase=passphrase)
+        made["seal_keys"].append(key)
+        if key["private"]:
+            shown.print(f"seal key, public half     {public}", markup=False)
+            shown.print(f"seal key, private half    {key['private']}", markup=False)
+        shown.print(f"fingerprint to pin        {key['fingerprint']}")
+    if as_json:
+        print_json(made)
 
 
 @app.command()
@@ -118,15 +130,16 @@ def status(*, as_json: Json = False) -> None:
         out.print("seal key    off: nothing can be recovered")
 
 
-def _generate_seal_key(public: Path, *, if_missing: bool, passphrase: bool) -> None:
+def _seal_key(public: Path, *, if_missing: bool, passphrase: bool) -> dict[str, str | None]:
+    """Make a seal key where it is missing; return its fingerprint and files, the private half where it was made."""
     from loginpipe.masking.key_files import generate_seal_key, private_half, read_seal_key
 
+    private = None
     if not (if_missing and public.exists()):
         words = f"Passphrase for {private_half(public)}"
         secret = typer.prompt(words, hide_input=True, confirmation_prompt=True, err=True) if passphrase else None
-        private = generate_seal_key(public, secret)
-        out.print(f"seal key, public half     {public}\nseal key, private half    {private}")
-    out.print(f"fingerprint to pin        {read_seal_key(public).fingerprint}")
+        private = str(generate_seal_key(public, secret))
+    return {"public": str(public), "private": private, "fingerprint": read_seal_key(public).fingerprint}
 
 
 def _in_database(settings: Settings) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from loginpipe.cli.output import Json, new_app, notes, out, print_json, step
+from loginpipe.cli.output import Json, new_app, notes, out, print_json, print_result, step
 
 LOCAL_FOLDER = Path(".loginpipe")
 """Where the local stack of a project folder keeps data and keys; git-ignored."""
@@ -32,14 +32,17 @@ def demo(
         show_demo(out, result)
 
 
-def dev(port: Annotated[int, typer.Option(help="Port of the Dagster UI, on 127.0.0.1.")] = 3000) -> None:
+def dev(
+    port: Annotated[int, typer.Option(help="Port of the Dagster UI, on 127.0.0.1.", min=1, max=65535)] = 3000,
+) -> None:
     """Start the embedded services and the Dagster UI, until interrupted. Data is kept in .loginpipe.
 
     Example: loginpipe dev --port 3001
     """
-    from loginpipe.local.dev import run_dagster_dev
+    from loginpipe.local.dev import require_free, run_dagster_dev
     from loginpipe.local.stack import attach_or_start
 
+    require_free(port)
     with attach_or_start(LOCAL_FOLDER) as stack:
         _make_ready(stack)
         notes.print(
@@ -75,19 +78,20 @@ def up(*, as_json: Json = False) -> None:
 
 
 @app.command()
-def down() -> None:
+def down(*, as_json: Json = False) -> None:
     """Stop the embedded services; their data stays in .loginpipe.
 
     Example: loginpipe local down
     """
     from loginpipe.local.stack import down
 
-    out.print("stopped" if down(LOCAL_FOLDER) else "nothing was running")
+    stopped = down(LOCAL_FOLDER)
+    print_result({"stopped": stopped}, "stopped" if stopped else "nothing was running", as_json=as_json)
 
 
 def _make_ready(stack: Any) -> dict[str, str]:
     from loginpipe.local.environment import dagster_home, write_env_file
-    from loginpipe.local.prepare import prepare
+    from loginpipe.local.prepare import dagster_storage_is_empty, prepare
 
     with step("make what is missing of keys, schema and queue"):
         variables = {**prepare(stack), "DAGSTER_HOME": str(dagster_home(Path()))}
@@ -95,4 +99,10 @@ def _make_ready(stack: Any) -> dict[str, str]:
     if kept:
         notes.print(f"[yellow]note:[/] .env sets {', '.join(kept)} itself, and that is left as it is")
     os.environ.update({name: value for name, value in variables.items() if name not in kept})
+    # A storage of the user's own is not ours to begin.
+    if "DAGSTER_POSTGRES_URL" not in kept and dagster_storage_is_empty(stack):
+        from loginpipe.defs.instance import begin_storage
+
+        with step("make Dagster's storage"):
+            begin_storage(Path(variables["DAGSTER_HOME"]))
     return variables

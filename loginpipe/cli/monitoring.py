@@ -1,17 +1,22 @@
 """The commands for monitoring: doctor, metrics, alerts."""
 
 import signal
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from threading import Event
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from loginpipe.cli.output import Json, new_app, notes, out, print_json
-from loginpipe.cli.warehouse import warehouse_url
 from loginpipe.common.errors import AlertError, LoginpipeError, SettingError
+from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import load_settings
+
+if TYPE_CHECKING:
+    from loginpipe.monitoring.doctor import Check
 
 alerts = new_app("Alerts, by a webhook and by SNS.")
 
@@ -23,19 +28,29 @@ def doctor(*, as_json: Json = False) -> None:
 
     Example: loginpipe doctor --json
     """
-    from loginpipe.defs.monitoring.dagster_state import DAGSTER_CHECKS
     from loginpipe.monitoring.doctor import examine
 
-    findings = list(examine(load_settings(), DAGSTER_CHECKS))
+    findings = list(examine(load_settings(), _dagster_checks()))
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
             mark = "[green]✓[/]" if finding.well else "[bold red]✗[/]"
+            if finding.warns:
+                mark = "[bold yellow]![/]"
             out.print(f"{mark} [bold]{finding.what}[/]", end="  ")
             out.print(finding.says, markup=False)
     if not all(finding.well for finding in findings):
         raise typer.Exit(1)
+
+
+def _dagster_checks() -> "Mapping[str, Check]":
+    """Return the checks of Dagster's own state; none where Dagster is not installed."""
+    if find_spec("dagster") is None:
+        return {}
+    from loginpipe.defs.monitoring.dagster_state import DAGSTER_CHECKS
+
+    return DAGSTER_CHECKS
 
 
 def metrics(
@@ -53,7 +68,7 @@ def metrics(
     from loginpipe.monitoring.metrics import registry
 
     settings = load_settings()
-    metrics = registry(settings, warehouse_url(settings))
+    metrics = registry(settings, database_url(settings))
     if once:
         out.print(generate_latest(metrics).decode(), end="", markup=False)
         return

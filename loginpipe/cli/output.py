@@ -16,9 +16,16 @@ out = Console(highlight=False, soft_wrap=True)
 notes = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def new_app(description: str) -> typer.Typer:
-    """Return a group of commands. Its errors are printed by `main`, never with local variables."""
-    return typer.Typer(help=description, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+def new_app(description: str, *, completion: bool = False) -> typer.Typer:
+    """Return a group of commands. Its errors are printed by `main`, never with local variables.
+
+    Args:
+        description: what `--help` begins with.
+        completion: whether it is the program itself, which installs the completion of a shell.
+    """
+    return typer.Typer(
+        help=description, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=completion
+    )
 
 
 @contextmanager

@@ -260,17 +260,12 @@ def _report_erasure(erasure: "Erasure") -> None:
             f"warning: {token} is an alias of a token of the user by no key at hand: what it stands for stays",
             markup=False,
         )
-    if erasure.duplicates:
-        notes.print(
-            f"{erasure.duplicates:,} rows of duplicates named the user's tokens and are gone: materialize "
-            "duplicate_devices and duplicate_ips again for the days that matter"
-        )
     if erasure.dropped:
         first, last = erasure.dropped
         notes.print(
-            f"Days from {first} to {last} were dropped from the table: values of the user's logins of such days stay "
-            "sealed, and can be opened, until the archive's files of these days are deleted and the values with them "
-            "(docs/archive.md)"
+            f"Some days from {first} to {last} are in the archive only. The next run of archive_logins searches their "
+            "files for the user, and writes those that have them again without. Values of such logins stay sealed in "
+            "the vault, and can be opened."
         )
     notes.print(LIMITS)
 

@@ -17,7 +17,9 @@ from loginpipe.logins.rejects import MEANINGS
 
 app = new_app("Messages that were set aside, and trying them again.")
 
-Reason = Annotated[str | None, typer.Option(help="Only those with this reason code.")]
+Reason = Annotated[
+    str | None, typer.Option(help="Only those with this reason code.", autocompletion=lambda: list(MEANINGS))
+]
 Since = Annotated[datetime | None, typer.Option(help="Sent at this time (UTC) or later.")]
 Until = Annotated[datetime | None, typer.Option(help="Sent before this time (UTC).")]
 
@@ -38,6 +40,7 @@ def list_(
     """
     from loginpipe.postgres.rejects import RejectFilter, find_rejects
 
+    _require_known(reason)
     wanted = RejectFilter(reason=reason, since=_utc(since), until=_utc(until), replayed=replayed, most=most)
     with connect_to_warehouse(load_settings()) as connection:
         rejects = find_rejects(connection, wanted)
@@ -107,6 +110,7 @@ def replay(
     from loginpipe.sqs.client import open_queue
     from loginpipe.sqs.sending import by_code
 
+    _require_known(reason)
     settings = load_settings()
     opener = load_private_keys(settings, private_key)
     queue = open_queue(settings.queue, settings, connections=2)
@@ -130,6 +134,7 @@ def replay(
                 rejects,
                 bulk,
                 envelope=settings.envelope,
+                resent_days=settings.resent_days,
                 dry_run=dry_run,
                 progress=lambda more: bar.advance(task, more),
             )
@@ -145,6 +150,11 @@ def replay(
     if counts.refused:
         see = runbook("what-is-refused")
         raise QueueError(f"queue {queue.name!r} refused rejects ({by_code(counts.refused)}), which stay: see {see}")
+
+
+def _require_known(reason: str | None) -> None:
+    if reason is not None and reason not in MEANINGS:
+        raise LoginpipeError(f"no reason is called {reason!r}: use one of {', '.join(MEANINGS)}")
 
 
 def _utc(time: datetime | None) -> datetime | None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loginpipe.cli.output import Json, new_app, notes, out, print_json, print_result, step
+from loginpipe.cli.output import Json, new_app, notes, out, print_json, print_result, progress, step
 from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import Settings, load_settings
 
@@ -15,11 +16,23 @@ if TYPE_CHECKING:
     from loginpipe.postgres.connections import Connection
 
 app = new_app("Backups of a self-hosted database by pg_dump. Managed databases have their own: docs/backups.md.")
+insights = new_app("The tables of duplicates, which are computed from user_logins.")
 
 Dump = Annotated[Path, typer.Argument(help="The dump; its manifest lies beside it.", metavar="DUMP")]
 
 
-def migrate(*, as_json: Json = False) -> None:
+def migrate(
+    *,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            help="Undo the migrations after this revision, before older code is deployed: what was written since into "
+            "what they brought is lost. Stop the pipeline first.",
+            metavar="REVISION",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Bring the database in LOGINPIPE_DATABASE_URL up to date. A user_logins that is there already is adopted as it is.
 
     What it has that refuses, changes or loses logins is listed, a line each: see docs/tables.md.
@@ -27,10 +40,17 @@ def migrate(*, as_json: Json = False) -> None:
     Example: loginpipe migrate
     """
     from loginpipe.postgres import migrate as migrations
+    from loginpipe.postgres.days import first_day
 
     settings = load_settings()
-    result = migrations.migrate(warehouse_url(settings), table_is_named=settings.names_the_table)
+    if to is not None:
+        before = migrations.undo(database_url(settings), to)
+        print_result({"before": before, "after": to}, f"went back from {before} to {to}", as_json=as_json)
+        return
+    result = migrations.migrate(database_url(settings), table_is_named=settings.names_the_table)
     rows = _rows_of_another_meaning(settings) if result.adopted else []
+    with connect_to_warehouse(settings) as connection:
+        first = first_day(connection) or datetime.now(UTC).date()
     if as_json:
         print_json(
             {
@@ -40,6 +60,7 @@ def migrate(*, as_json: Json = False) -> None:
                 "adopted": result.adopted,
                 "findings": result.findings,
                 "rows": rows,
+                "first_day": str(first),
             }
         )
         return
@@ -50,6 +71,8 @@ def migrate(*, as_json: Json = False) -> None:
         out.print(f"migrated from {result.before or 'nothing'} to {result.after}{adopted}")
     for finding in [*result.findings, *rows]:
         out.print(f"{settings.table}: {finding}", markup=False)
+    if settings.first_day is None:
+        notes.print(f"set LOGINPIPE_FIRST_DAY={first}: the daily assets begin with the first day of user_logins then")
 
 
 def _rows_of_another_meaning(settings: Settings) -> list[str]:
@@ -70,24 +93,9 @@ def connect_to_warehouse(settings: Settings) -> "Iterator[Connection]":
     from loginpipe.postgres.connections import connect
     from loginpipe.postgres.migrate import require_migrated
 
-    with closing(connect(warehouse_url(settings))) as connection:
+    with closing(connect(database_url(settings))) as connection:
         require_migrated(connection)
         yield connection
-
-
-def warehouse_url(settings: Settings) -> str:
-    """Return LOGINPIPE_DATABASE_URL.
-
-    Raises:
-        SettingError: it is not set.
-        DatabaseError: it does not demand verified TLS, in production.
-    """
-    from loginpipe.postgres.connections import require_verified_tls
-
-    url = database_url(settings)
-    if settings.production:
-        require_verified_tls(url)
-    return url
 
 
 @app.command()
@@ -104,7 +112,7 @@ def create(
     """
     from loginpipe.backup.creation import create_backup
 
-    url = warehouse_url(load_settings())
+    url = database_url(load_settings())
     with step("counting and dumping"):
         dump, manifest = create_backup(url, folder)
     if as_json:
@@ -134,7 +142,7 @@ def verify(
     if file_only:
         manifest = require_usable(dump)
     else:
-        url = warehouse_url(load_settings())
+        url = database_url(load_settings())
         with step("restoring into a database of its own"):
             manifest = verify_backup(url, dump)
     told = "the files are whole; it was not restored" if file_only else "restored and compared: it is whole"
@@ -156,7 +164,7 @@ def restore(dump: Dump, *, as_json: Json = False) -> None:
     """
     from loginpipe.backup.restoring import restore_backup
 
-    url = warehouse_url(load_settings())
+    url = database_url(load_settings())
     with step("restoring"):
         manifest = restore_backup(url, dump)
     if as_json:
@@ -168,3 +176,24 @@ def restore(dump: Dump, *, as_json: Json = False) -> None:
         markup=False,
     )
     notes.print("before the pipeline starts: loginpipe migrate, loginpipe doctor, and docs/backups.md, After a restore")
+
+
+@insights.command()
+def rebuild(*, as_json: Json = False) -> None:
+    """Compute duplicate_devices and duplicate_ips again from user_logins, and what is kept for them, day by day.
+
+    Days that are in the archive only keep what they have. Logins that were deleted from the table in another way are
+    no longer counted. The pipeline may run meanwhile. After an interruption the job refresh_insights does the rest.
+
+    Example: loginpipe insights rebuild
+    """
+    from loginpipe.postgres.insights import DUPLICATES, rebuild_duplicates
+
+    days = dict.fromkeys(DUPLICATES, 0)
+    with connect_to_warehouse(load_settings()) as connection, progress() as bar:
+        for table in DUPLICATES:
+            task = bar.add_task(table, total=None)
+            for done, total in rebuild_duplicates(connection, table):
+                bar.update(task, completed=done, total=total)
+                days[table] = done
+    print_result(days, "; ".join(f"{table}: {number:,} days" for table, number in days.items()), as_json=as_json)

@@ -6,6 +6,7 @@ people. So its extension point is used: what `logging.getLoggerClass` names is w
 
 import json
 import logging
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from math import isfinite
@@ -80,6 +81,16 @@ def configure_logs(settings: Settings) -> None:
     if settings.production and not any(isinstance(handler, _LastHandler) for handler in root.handlers):
         root.addHandler(_LastHandler(settings.log_level))
         logging.captureWarnings(capture=True)
+
+
+def log_json_lines(settings: Settings) -> None:
+    """Write every line of this process to stdout as a JSON object, in place of what wrote lines before."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonLines())
+    # Its level stays at WARNING: botocore at DEBUG writes the body of every message.
+    logging.basicConfig(handlers=[handler], force=True)
+    logging.getLogger("loginpipe").setLevel(settings.log_level)
+    logging.captureWarnings(capture=True)
 
 
 class _LastHandler(logging.StreamHandler):  # type: ignore[type-arg]

@@ -1,21 +1,28 @@
-"""Settings that are secret, and may be references to AWS Secrets Manager or Parameter Store in place of the value.
+"""Settings that are secret, and may be references to where the value is kept, in its place.
 
     secretsmanager:NAME         a secret's string; its name or ARN
     secretsmanager:NAME#KEY     one value of a secret that is a JSON object
+    secretsmanager:NAME         for the database's URL also a login as RDS keeps it: a JSON object with username and
+                                password, and host, port and dbname unless PGHOST and its like say these
     ssm:/NAME                   a parameter, decrypted
+    vault:MOUNT/PATH#KEY        one value of a secret of HashiCorp Vault's KV, version 2; VAULT_ADDR and VAULT_TOKEN
 
 For machines that nobody injects secrets into: ECS and Kubernetes put them into the environment themselves.
 """
 
 import json
+import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
 
-from loginpipe.common.aws import Wording, aws_client, aws_errors
+from loginpipe.common.aws import Wording, aws_client, aws_errors, is_loopback
 from loginpipe.common.errors import SettingError
 from loginpipe.common.settings import (
     PREFIX,
     SECRETS_MANAGER,
+    VAULT,
     Settings,
     database_url_fault,
     is_reference,
@@ -32,14 +39,20 @@ _ATTEMPTS = 3
 _kept: dict[str, tuple[float, str]] = {}
 
 
-def database_url(settings: Settings) -> str:
+def database_url(settings: Settings, *, kept: bool = True) -> str:
     """Return the URL of the warehouse, looked up where the setting is a reference.
+
+    Args:
+        settings: which have it.
+        kept: whether one that was looked up in the last five minutes will do.
 
     Raises:
         SettingError: it is not set, cannot be looked up, or what it stands for is no such URL. Never shows the value.
     """
     value = settings.required("database_url")
-    return _looked_up("database_url", value, settings, fault=database_url_fault)
+    if not kept:
+        _kept.pop(value, None)
+    return _looked_up("database_url", value, settings, fault=database_url_fault, read_as=_keywords_of_login)
 
 
 def alert_webhook_url(settings: Settings) -> str | None:
@@ -56,13 +69,20 @@ def alert_webhook_url(settings: Settings) -> str | None:
     )
 
 
-def _looked_up(name: str, value: str, settings: Settings, *, fault: Callable[[str], str | None]) -> str:
+def _looked_up(
+    name: str,
+    value: str,
+    settings: Settings,
+    *,
+    fault: Callable[[str], str | None],
+    read_as: Callable[[str], str] = str,
+) -> str:
     if not is_reference(value):
         return value
     setting = PREFIX + name.upper()
     read_at, found = _kept.get(value, (0.0, ""))
     if not found or time.monotonic() - read_at > _KEPT_SECONDS:
-        found = _read(setting, value, production=settings.production)
+        found = read_as(_read(setting, value, production=settings.production))
         _kept[value] = (time.monotonic(), found)
     if said := fault(found):
         del _kept[value]
@@ -78,24 +98,72 @@ def _read(setting: str, reference: str, *, production: bool) -> str:
     """
     service, _, place = reference.partition(":")
     name, _, key = place.partition("#")
+    if service == VAULT:
+        value = _read_vault(setting, reference, name, production=production).get(key)
+    else:
+        text = _read_aws(setting, reference, service, name, production=production)
+        value = _value_of(text, key) if key else text
+    if not isinstance(value, str) or not value.strip():
+        raise SettingError(f"{setting}: {reference} holds no text{f' under {key}' if key else ''}: mend one of them")
+    return value.strip()
+
+
+def _read_aws(setting: str, reference: str, service: str, name: str, *, production: bool) -> str | None:
     action = "secretsmanager:GetSecretValue" if service == SECRETS_MANAGER else "ssm:GetParameter"
     wording = Wording(SettingError, f"{setting}: {reference}", grant=f"{action}, and kms:Decrypt on its key")
     client = aws_client(service, wording, production=production, attempts=_ATTEMPTS, read_seconds=_READ_SECONDS)
     with aws_errors(wording):
         if service == SECRETS_MANAGER:
             answer = client.get_secret_value(SecretId=name)
-            text = None if "SecretBinary" in answer else answer["SecretString"]
-        else:
-            text = client.get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"]
-    value = _value_of(text, key) if key else text
-    if not isinstance(value, str) or not value.strip():
-        raise SettingError(f"{setting}: {reference} holds no text{f' under {key}' if key else ''}: mend one of them")
-    return value.strip()
+            return None if "SecretBinary" in answer else str(answer["SecretString"])
+        return str(client.get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"])
 
 
-def _value_of(text: str | None, key: str) -> object:
+def _read_vault(setting: str, reference: str, name: str, *, production: bool) -> Mapping[str, object]:
+    """Return the values of a secret of Vault's, of its newest version."""
+    subject = f"{setting}: {reference}"
+    try:
+        import hvac
+        from requests import RequestException
+    except ImportError:
+        raise SettingError(f"{subject} needs hvac: run `pip install 'loginpipe[vault]'`") from None
+    address = urlsplit(os.environ.get("VAULT_ADDR", ""))
+    if not address.hostname:
+        raise SettingError(f"{subject}: set VAULT_ADDR to the URL of Vault, https://…, and VAULT_TOKEN")
+    if production and address.scheme != "https" and not is_loopback(address.hostname):
+        raise SettingError(f"{subject}: production demands https to Vault: set VAULT_ADDR to an https:// URL")
+    mount, _, path = name.partition("/")
+    try:
+        vault = hvac.Client(timeout=_READ_SECONDS, namespace=os.environ.get("VAULT_NAMESPACE"))
+        answer = vault.secrets.kv.v2.read_secret_version(path, mount_point=mount, raise_on_deleted_version=True)
+        values = answer["data"]["data"]
+    except hvac.exceptions.InvalidPath:
+        raise SettingError(f"{subject} does not exist: create it, in version 2 of KV, or fix its name") from None
+    except (hvac.exceptions.Forbidden, hvac.exceptions.Unauthorized):
+        raise SettingError(f"{subject} may not be read with VAULT_TOKEN: renew it, or let its policy read it") from None
+    except (hvac.exceptions.VaultError, RequestException, ValueError, LookupError, TypeError):
+        raise SettingError(f"{subject}: Vault did not answer: is it unsealed, and is VAULT_ADDR right?") from None
+    return values if isinstance(values, dict) else {}
+
+
+def _keywords_of_login(text: str) -> str:
+    """Return a login as RDS keeps it as keywords of libpq, and any other text as it is."""
+    login = _value_of(text)
+    if not isinstance(login, dict) or not {"username", "password"} <= login.keys():
+        return text
+    names = {"user": "username", "password": "password", "host": "host", "port": "port", "dbname": "dbname"}
+    values = {
+        keyword: re.sub(r"(['\\])", r"\\\1", str(login[name])) for keyword, name in names.items() if name in login
+    }
+    return " ".join(f"{keyword}='{value}'" for keyword, value in values.items())
+
+
+def _value_of(text: str | None, key: str | None = None) -> object:
+    """Return one value of a text that is a JSON object, or all of it; None where it is none."""
     try:
         document = json.loads(text or "")
     except ValueError:
         return None
-    return document.get(key) if isinstance(document, dict) else None
+    if not isinstance(document, dict):
+        return None
+    return document if key is None else document.get(key)

@@ -4,8 +4,13 @@ Settings that name no default stay ``None`` here and are asked for, by `Settings
 the Dagster UI can then show the project before it is fully configured, and a run stops before it receives a message.
 """
 
+import logging
 import os
 import re
+from collections.abc import Iterable
+from datetime import UTC, date, datetime
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -23,8 +28,11 @@ PREFIX = "LOGINPIPE_"
 
 SECRETS_MANAGER = "secretsmanager"
 PARAMETER_STORE = "ssm"
+VAULT = "vault"
 # What a secret setting may be instead of its value: `loginpipe.common.secrets` looks it up.
-_REFERENCE = re.compile(rf"({SECRETS_MANAGER}:[\w/+=.@:-]+(#[^#\s]+)?|{PARAMETER_STORE}:[\w/.:-]+)")
+_REFERENCE = re.compile(
+    rf"({SECRETS_MANAGER}:[\w/+=.@:-]+(#[^#\s]+)?|{PARAMETER_STORE}:[\w/.:-]+|{VAULT}:[\w.-]+/[\w/.-]+#[^#\s]+)"
+)
 
 MEANINGS = {
     "archive_url": "where the archive is, as in file:archive or s3://bucket/prefix",
@@ -46,6 +54,9 @@ _LIBPQ = re.compile(r"postgres(ql)?://|[a-z_]+\s*=")
 _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}")
 
 
+_RESENT_DAYS = 366
+_LEDGER_DAYS = 29
+
 # What earlier versions had, and what to do about it.
 _GONE = {
     "LOGINPIPE_BATCH_SECONDS": (
@@ -53,6 +64,12 @@ _GONE = {
         "set these instead"
     ),
 }
+
+
+# What the files in deploy/ read by these names, and no setting of the program.
+NO_SETTINGS = frozenset({"LOGINPIPE_COMPUTE_LOGS_BUCKET", "LOGINPIPE_IMAGE", "LOGINPIPE_RUN_TASK_DEFINITION"})
+
+_log = logging.getLogger(__name__)
 
 
 class Settings(BaseSettings):
@@ -64,8 +81,11 @@ class Settings(BaseSettings):
 
     env: Literal["local", "production"] = "local"
     queue: str = "login-queue"
+    asset_prefix: str = ""
+    consumer: Literal["dagster", "lambda", "both"] = "dagster"
     envelope: Literal["none", "sns", "eventbridge"] = "none"
     database_url: str | None = Field(default=None, repr=False)
+    database_auth: Literal["password", "rds-iam"] = "password"
     table: str = DEFAULT_TABLE
     token_keys: str | None = None
     seal_key: str | None = None
@@ -97,6 +117,7 @@ class Settings(BaseSettings):
     archive_url: str | None = None
     retention_days: int | None = Field(default=None, ge=1)
     keep_runs_days: int = Field(default=14, ge=1)
+    first_day: date | None = None
 
     @field_validator("*", mode="before")
     @classmethod
@@ -111,6 +132,13 @@ class Settings(BaseSettings):
         if not queue or (queue.startswith("arn:") and not _QUEUE_ARN.fullmatch(queue)):
             raise ValueError("must be the name, the URL or the ARN of a queue (arn:aws:sqs:REGION:ACCOUNT:NAME)")
         return queue
+
+    @field_validator("asset_prefix")
+    @classmethod
+    def _is_part_of_a_key(cls, prefix: str) -> str:
+        if not re.fullmatch(r"\w*", prefix, re.ASCII):
+            raise ValueError("must be letters, digits and underscores")
+        return prefix
 
     @field_validator("database_url")
     @classmethod
@@ -157,10 +185,32 @@ class Settings(BaseSettings):
             raise ValueError("must be the ARN of a standard topic, arn:aws:sns:REGION:ACCOUNT:NAME")
         return arn
 
+    @field_validator("first_day", mode="before")
+    @classmethod
+    def _is_a_day(cls, day: date | str | None) -> date | None:
+        if not isinstance(day, str):
+            return day
+        try:
+            first = datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC).date()
+        except ValueError:
+            first = date.max
+        if first > datetime.now(UTC).date():
+            raise ValueError("must be today or an earlier day (UTC), as in 2026-11-29")
+        return first
+
     @property
     def clear_fields(self) -> frozenset[str]:
         """The names in ``LOGINPIPE_EXTRA_FIELDS``."""
         return frozenset(name.strip() for name in self.extra_fields.split(",")) - {""}
+
+    @property
+    def resent_days(self) -> int:
+        """How many days ago a message that is replayed or redriven may have been sent first.
+
+        A year, or as long as logins are kept where that is limited: retention would not find a row that is older. The
+        ledger answers for its 29 days in any case.
+        """
+        return _RESENT_DAYS if self.retention_days is None else max(self.retention_days, _LEDGER_DAYS)
 
     @property
     def names_the_table(self) -> bool:
@@ -205,6 +255,25 @@ def region_and_account(queue: str) -> tuple[str, str] | None:
     return (arn[1], arn[2]) if arn else None
 
 
+def in_production() -> bool:
+    """Say whether LOGINPIPE_ENV is production, whatever the other settings are.
+
+    For what must hold in every process that connects to a database, those of Dagster among them, which start without
+    our settings.
+    """
+    return _in_force("env") == "production"
+
+
+def connects_by_token() -> bool:
+    """Say whether LOGINPIPE_DATABASE_AUTH is rds-iam, whatever the other settings are: as `in_production`."""
+    return _in_force("database_auth") == "rds-iam"
+
+
+def _in_force(name: str) -> str:
+    variable = f"{PREFIX}{name}".upper()
+    return next((value.strip() for key, value in os.environ.items() if key.upper() == variable), "")
+
+
 def is_reference(value: str) -> bool:
     """Say whether a secret setting names where the secret is, and is not the secret itself."""
     return _REFERENCE.fullmatch(value) is not None
@@ -231,6 +300,24 @@ def webhook_url_fault(url: str, *, production: bool) -> str | None:
     return None
 
 
+def unknown_settings(names: Iterable[str]) -> list[str]:
+    """Return what is wrong with each name of a variable that begins like a setting and is none, as a sentence."""
+    known = [field.upper() for field in Settings.model_fields]
+    others = {name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)} - {*known}
+    found = []
+    for name in sorted(others - {other.removeprefix(PREFIX) for other in (*NO_SETTINGS, *_GONE)}):
+        nearest = get_close_matches(name, known, n=1, cutoff=0.7)
+        instead = f"did you mean {PREFIX}{nearest[0]}?" if nearest else "unset it"
+        found.append(f"{PREFIX}{name} is no setting, and is ignored: {instead}")
+    return found
+
+
+@cache
+def _warn_once(message: str) -> None:
+    # Settings are read with every tick of a sensor.
+    _log.warning("%s", message)
+
+
 def load_settings() -> Settings:
     """Read the settings from the environment and from ``.env`` in the current folder; the environment wins.
 
@@ -247,6 +334,8 @@ def load_settings() -> Settings:
     for name, instead in _GONE.items():
         if os.environ.get(name):
             raise SettingError(f"{name} is gone: {instead}")
+    for unknown in unknown_settings(os.environ):
+        _warn_once(unknown)
     wrong = ""
     try:
         settings = Settings()

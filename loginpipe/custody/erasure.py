@@ -30,9 +30,12 @@ from loginpipe.postgres.connections import Connection
 from loginpipe.postgres.copy import copy_rows
 
 LIMITS = (
-    "What this does not reach: backups, replicas that lag, and the archive's files of days that were dropped "
-    "(docs/archive.md); the sealed bodies of rejected messages, which nobody can search by user; values that other "
-    "users' logins share; data keys, each of which seals up to 256 values; clear values that were recovered before. "
+    "What still holds them: the archive's files, until the next run of archive_logins (every night, 02:00 UTC; a "
+    "bucket with versioning, until its lifecycle rule deletes old versions); backups and write-ahead logs, until they "
+    "expire (docs/backups.md); replicas that lag. "
+    "What this does not reach: the sealed bodies of rejected messages, which cannot be searched by user; values that "
+    "other users' logins share, or that only days in the archive hold; data keys, each of which seals up to 256 "
+    "values; clear values that were recovered before. "
     "Messages sent before now are not loaded again, whenever they come; later logins of the same user are new ones."
 )
 
@@ -42,7 +45,6 @@ class Erasure:
     """What was deleted, and what was not.
 
     Attributes:
-        duplicates: rows of the tables of duplicates, whose days are to be computed again.
         kept: the user's tokens that other logins share; their values stay.
         unverified: aliases of the user's tokens that no value and key at hand proves true; their values stay.
         planted: aliases of the user's tokens that stand for another value; their values stay.
@@ -51,7 +53,6 @@ class Erasure:
 
     logins: int
     sealed_values: int
-    duplicates: int = 0
     kept: tuple[str, ...] = ()
     unverified: tuple[str, ...] = ()
     planted: tuple[str, ...] = ()
@@ -111,9 +112,9 @@ def erase(connection: Connection, request_id: UUID, keys: TokenKeys, opener: Cal
     found = read_release(rows)
     verified = verify_aliases(found, opener, TokenChecks(keys))
     values = verified.values
-    ((refusal, logins, sealed, duplicates, kept, first, last),) = called(
+    ((refusal, logins, sealed, kept, first, last),) = called(
         connection,
-        "SELECT refusal, logins, sealed_values, duplicates, kept, dropped_from, dropped_to "
+        "SELECT refusal, logins, sealed_values, kept, dropped_from, dropped_to "
         "FROM vault.erase_user(%s::uuid, %s::text[], %s::text[], %s::text[])",
         (str(request_id), list(values), list(values.values()), sorted({s for p in found.places.values() for s in p})),
     )
@@ -121,7 +122,6 @@ def erase(connection: Connection, request_id: UUID, keys: TokenKeys, opener: Cal
     return Erasure(
         logins,
         sealed,
-        duplicates,
         kept=tuple(sorted(kept)),
         unverified=verified.unverified,
         planted=verified.planted,

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -29,7 +30,7 @@ class ReplayCounts:
 
     Attributes:
         sent: back on the queue, as messages that the ledger knows as their replay.
-        still_bad: today's rules reject them too; they stay.
+        still_bad: today's rules reject them too, or they are too old to be sent again; they stay.
         without_body: recorded while sealing was off; there is nothing to send.
         refused: by the queue, by code; they stay.
     """
@@ -48,6 +49,7 @@ def replay(
     bulk: Bulk,
     *,
     envelope: Envelope = "none",
+    resent_days: int | None = None,
     dry_run: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> ReplayCounts:
@@ -62,6 +64,7 @@ def replay(
         rejects: which.
         bulk: the bulk request under which their bodies are requested.
         envelope: which envelope is removed where one is around an event.
+        resent_days: how many days ago a reject may have been sent first, as a run takes it; None for any time.
         dry_run: only count.
         progress: told the number of rejects looked at, batch by batch.
 
@@ -72,8 +75,12 @@ def replay(
         DatabaseError, KeyFileError: the database, or KMS, is out of reach or refuses.
     """
     counts, data_keys = ReplayCounts(), DataKeys(opener)
-    for start in range(0, len(rejects), _BODIES_AT_ONCE):
-        batch = rejects[start : start + _BODIES_AT_ONCE]
+    young = [reject for reject in rejects if resent_days is None or _age_days(reject) < resent_days]
+    counts.still_bad = len(rejects) - len(young)
+    if counts.still_bad:
+        progress(counts.still_bad)
+    for start in range(0, len(young), _BODIES_AT_ONCE):
+        batch = young[start : start + _BODIES_AT_ONCE]
         bodies = _bodies(connection, data_keys, batch, bulk)
         for ten in tens(batch):
             opened = [(reject, bodies[reject.message_id]) for reject in ten if reject.message_id in bodies]
@@ -88,6 +95,10 @@ def replay(
             counts.refused += Counter(failure.code for failure in refused)
             progress(len(ten))
     return counts
+
+
+def _age_days(reject: Reject) -> float:
+    return (datetime.now(UTC) - reject.sent_at) / timedelta(days=1)
 
 
 def _bodies(connection: Connection, data_keys: DataKeys, rejects: Sequence[Reject], bulk: Bulk) -> dict[str, str]:

@@ -10,6 +10,9 @@ from dagster._serdes import ConfigurableClass, ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
 from dotenv import dotenv_values
 
+from loginpipe.common.errors import LoginpipeError
+from loginpipe.postgres.dagster_storage import verify_connections
+
 # Linux keeps here what a process was started with, whatever it has set since.
 _AT_START = Path("/proc/self/environ")
 
@@ -38,6 +41,21 @@ class Storage(DagsterPostgresStorage):
         # A mounted secret ends with a line break as a rule, which would be part of the database's name.
         os.environ["DAGSTER_POSTGRES_URL"] = url
         return super().config_type()
+
+    @classmethod
+    def from_config_value(  # type: ignore[override]  # as Dagster's own
+        cls, inst_data: ConfigurableClassData | None, config_value: Any
+    ) -> DagsterPostgresStorage:
+        """Open the storage, by connections as those of the warehouse: with verified TLS in production, or with a token.
+
+        Raises:
+            ClickException: they cannot be made so.
+        """
+        verify_connections()
+        try:
+            return super().from_config_value(inst_data, config_value)
+        except LoginpipeError as error:
+            raise click.ClickException(f"DAGSTER_POSTGRES_URL: {error}") from None
 
 
 class EnvFile(SecretsLoader, ConfigurableClass):
@@ -69,6 +87,21 @@ class EnvFile(SecretsLoader, ConfigurableClass):
         """Return the variables of ``.env`` that are not set, with their values."""
         del location_name
         return {name: value for name, value in _env_file().items() if name not in os.environ}
+
+
+def begin_storage(home: Path) -> None:
+    """Make Dagster's storage, and note that it has no runs to be retried: its daemon warns where nothing is noted.
+
+    Args:
+        home: where ``dagster.yaml`` is.
+    """
+    from dagster._core.instance import DagsterInstance
+    from dagster._daemon.auto_run_reexecution.event_log_consumer import DAGSTER_EVENT_TYPES, _create_cursor_key
+
+    with DagsterInstance.from_config(str(home)) as instance:
+        instance.daemon_cursor_storage.set_cursor_values(
+            {_create_cursor_key(kind): "0" for kind in DAGSTER_EVENT_TYPES}
+        )
 
 
 def _restore_environment() -> None:

@@ -1,4 +1,4 @@
-"""The brake: a run whose first messages are nearly all rejected ends before it rejects more. Pure.
+"""The brake: where the first messages are nearly all rejected, a run ends, and AWS Lambda records none of them. Pure.
 
 A wrong setting or a changed producer would otherwise turn a whole backlog into rejects overnight.
 """
@@ -22,17 +22,19 @@ ENOUGH_LOGINS = 50
 
 
 class Brake:
-    """Counts the outcomes of a run until it has accepted `ENOUGH_LOGINS`."""
+    """Counts the outcomes of a run, or of an execution environment, until it has accepted `ENOUGH_LOGINS`."""
 
-    def __init__(self, *, queue: str, on: bool = True) -> None:
+    def __init__(self, *, queue: str, on: bool = True, then: str = "the run has ended and the others return") -> None:
         """Count nothing yet.
 
         Args:
             queue: its name, for the error.
             on: whether to end a run at all.
+            then: what becomes of the run or the messages, for the error.
         """
         self._queue = queue
         self._on = on
+        self._then = then
         self._accepted = 0
         self._rejected = 0
         self._reasons: Counter[str] = Counter()
@@ -50,7 +52,21 @@ class Brake:
         erased = reasons.pop(Reason.USER_ERASED, 0)
         self._accepted += len(outcome.logins)
         self._rejected += len(outcome.rejected) - erased
-        self._reasons += reasons
+        # Not in place: `check_before_recording` keeps what was counted before.
+        self._reasons = self._reasons + reasons
+
+    def check_before_recording(self, outcome: Outcome) -> None:
+        """Refuse an outcome with which `check` would end a run. Call `add` once it is recorded.
+
+        A refused outcome counts: otherwise small batches of good messages could not end what large bad ones began.
+
+        Raises:
+            BrakeError: as `check`.
+        """
+        before = self._accepted, self._rejected, self._reasons
+        self.add(outcome)
+        self.check()
+        self._accepted, self._rejected, self._reasons = before
 
     def check(self) -> None:
         """End the run where at least 100 messages were processed, and at least 90 % of them rejected.
@@ -63,8 +79,7 @@ class Brake:
             return
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in self._reasons.most_common())
         raise BrakeError(
-            f"{self._rejected:,} of the first {seen:,} messages were rejected ({reasons}), so the run has ended and "
-            f"the others return to queue {self._queue!r}: look at them with `loginpipe check --count 100`, then "
-            "correct the setting or the sender, or set LOGINPIPE_BRAKE=off to reject them; "
-            f"see {runbook('the-brake')}"
+            f"{self._rejected:,} of the first {seen:,} messages were rejected ({reasons}), so {self._then} to queue "
+            f"{self._queue!r}: look at them with `loginpipe check --count 100`, then correct the setting or the "
+            f"sender, or set LOGINPIPE_BRAKE=off to reject them; see {runbook('the-brake')}"
         )

@@ -1,15 +1,34 @@
-"""Recording the outcome of a batch: rejects, rows, ledger, vault and counts, in one transaction or not at all."""
+"""Recording batches: rejects, rows, ledger, vault and counts of each in one transaction or not at all.
 
-from collections.abc import Sequence
+Runs and AWS Lambda record by the same `Recorder`, which also splits a batch that holds a row that the database refuses.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from loginpipe.common.errors import DatabaseError
-from loginpipe.ingest.process import Outcome
+from loginpipe.ingest.process import Masking, Outcome, process_batch, reject_message
+from loginpipe.logins.messages import Message
+from loginpipe.logins.parsing import Envelope
+from loginpipe.logins.rejects import Reason
 from loginpipe.postgres.batches import BatchRecord, Finished, finish_batches
 from loginpipe.postgres.connections import Connection, transaction
-from loginpipe.postgres.erasures import ERASURE_LOCK
+from loginpipe.postgres.erasures import Erased, read_erased
 from loginpipe.postgres.load import Inserted, insert_extras, insert_logins, insert_rejects
+from loginpipe.postgres.session import Session
 from loginpipe.postgres.statements import statement
-from loginpipe.postgres.vault import insert_aliases, insert_data_keys, insert_sealed
+from loginpipe.postgres.vault import insert_aliases, insert_data_keys, insert_sealed, known_tokens
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A batch whose outcome is committed, and the messages that may be deleted for that."""
+
+    messages: Sequence[Message] = field(repr=False)
+    outcome: Outcome
+    record: BatchRecord
 
 
 class UserErasedError(DatabaseError):
@@ -39,7 +58,7 @@ def record_batch(
         DatabaseError: nothing was written, or the commit was not confirmed.
     """
     with transaction(connection) as cursor:
-        cursor.execute(statement("begin_batch"), {"lock": ERASURE_LOCK, "batch_id": outcome.batch_id})
+        cursor.execute(statement("begin_batch"), {"batch_id": outcome.batch_id})
         ((erasures, rejected, inserted, duplicates, days, rows, delays, delay_seconds),) = cursor.fetchall()
         if inserted is not None:
             # Committed before, and the answer was lost.
@@ -96,3 +115,116 @@ def _record(outcome: Outcome, rejected: int, duplicates: int, new: Inserted, sea
         delay_seconds=new.delay_seconds,
         sealed=sealed,
     )
+
+
+class Recorder:
+    """Processes and records batches on one database session, for one queue."""
+
+    def __init__(
+        self,
+        session: Session,
+        masking: Masking,
+        *,
+        queue: str,
+        run_id: str | None = None,
+        envelope: Envelope = "none",
+        before_recording: Callable[[Outcome], None] = lambda _: None,
+    ) -> None:
+        """Read who was erased.
+
+        Args:
+            session: of the warehouse.
+            masking: the keys.
+            queue: its name.
+            run_id: of Dagster's run, a UUID; None outside of Dagster.
+            envelope: which envelope is removed where one is around an event.
+            before_recording: called with each outcome; what it raises keeps that from being recorded.
+        """
+        self._session = session
+        self._masking = masking
+        self._queue = queue
+        self._run_id = run_id
+        self._envelope = envelope
+        self._before_recording = before_recording
+        self._erased: Erased = session.run(read_erased)
+        self._finished: list[Finished] = []
+
+    def record(self, messages: Sequence[Message]) -> Iterator[Recorded]:
+        """Process and record messages, and yield each batch that they became as soon as it is committed.
+
+        They become one batch, unless the database refuses a row: then the batch is split until that row stands alone,
+        which is rejected.
+
+        Args:
+            messages: at least one; their ids are distinct.
+
+        Raises:
+            DatabaseError: what was not yielded is not recorded, or its commit was not confirmed.
+            ClearValueError: as `process_batch`.
+        """
+        try:
+            yield self._recorded(messages, partial(process_batch, messages, self._masking, envelope=self._envelope))
+        except DatabaseError as error:
+            if not error.is_about_a_row:
+                raise
+            refused = error.about or "row"
+        else:
+            return
+        if len(messages) == 1:
+            yield self._recorded(messages, partial(self._rejected, messages[0], refused))
+            return
+        half = len(messages) // 2
+        yield from self.record(messages[:half])
+        yield from self.record(messages[half:])
+
+    def finish(self, finished: Sequence[Finished]) -> None:
+        """Keep what became of deletes, to be written with the next batch."""
+        self._finished += finished
+
+    def flush(self, *, try_again: bool = True) -> None:
+        """Write what `finish` was given and no batch has written.
+
+        Args:
+            try_again: whether to wait for a database that is unavailable: a run that failed has waited already.
+
+        Raises:
+            DatabaseError: it was not written.
+        """
+        if self._finished:
+            if not try_again:
+                self._session.give_up = lambda: True
+            self._session.run(self._write_finished)
+            self._finished.clear()
+
+    def _recorded(self, messages: Sequence[Message], process: "Callable[..., Outcome]") -> Recorded:
+        while True:
+            outcome = process(self._erased, self._known_tokens)
+            self._before_recording(outcome)
+            work = partial(
+                record_batch, outcome=outcome, queue=self._queue, run_id=self._run_id, finished=self._finished
+            )
+            try:
+                record = self._session.run(work)
+            except UserErasedError:
+                self._erased = self._session.run(read_erased)
+                continue
+            self._finished = []
+            return Recorded(_with_outcome(messages, outcome), outcome, record)
+
+    def _rejected(self, message: Message, refused: str, erased: Erased, _: object) -> Outcome:
+        return reject_message(message, Reason.REFUSED_BY_DATABASE, refused, self._masking, erased)
+
+    def _known_tokens(self, tokens: Sequence[str]) -> frozenset[str]:
+        return self._session.run(partial(known_tokens, tokens=tokens))
+
+    def _write_finished(self, connection: Any) -> None:
+        with transaction(connection) as cursor:
+            finish_batches(cursor, self._finished)
+
+
+def _with_outcome(messages: Sequence[Message], outcome: Outcome) -> Sequence[Message]:
+    """Return the messages that are in an outcome: one that got lost on the way there must not be deleted."""
+    if len(outcome.logins) + len(outcome.rejected) == len(messages):
+        return messages
+    known = {*outcome.logins.columns["message_id"], *(reject.message_id for reject in outcome.rejected)}
+    return [message for message in messages if message.message_id in known]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 
-from loginpipe.ingest.consumer import Recorded
+from loginpipe.ingest.record import Recorded
 from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.logins.drift import NAMES_MOST, OTHER_NAMES
 from loginpipe.logins.splitting import count_reasons

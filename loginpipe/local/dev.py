@@ -2,15 +2,35 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import suppress
 from types import FrameType
 
+from loginpipe.common.errors import LocalStackError
+
 # `dg dev` gives its own processes up to 60 seconds to end.
 _STOP_SECONDS = 60
 # The package cannot be run with -m, and its program need not be on the path.
 _DG = "from dagster_dg_cli.cli import main; main()"
+
+
+def require_free(port: int) -> None:
+    """Refuse a port of 127.0.0.1 on which another program listens: ``dg dev`` would go on without its UI.
+
+    Raises:
+        LocalStackError: it is taken, or may not be used.
+    """
+    with socket.socket() as probe:
+        # A connection that ended a moment ago is no reason.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise LocalStackError(
+                f"port {port} of 127.0.0.1 cannot be used ({error.strerror}): choose another with --port"
+            ) from None
 
 
 def run_dagster_dev(port: int) -> int:

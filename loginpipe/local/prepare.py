@@ -1,11 +1,15 @@
 """What a fresh local stack needs before the pipeline can run on it: keys, schema, queue."""
 
+from contextlib import closing
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from loginpipe.local.environment import environment
 from loginpipe.local.stack import LocalStack
 from loginpipe.masking.key_files import generate_seal_key, generate_token_keys
 from loginpipe.masking.keys import key_file
+from loginpipe.postgres.connections import connect
+from loginpipe.postgres.days import first_day
 from loginpipe.postgres.migrate import migrate
 from loginpipe.sqs.client import queue_errors
 
@@ -36,7 +40,17 @@ def prepare(stack: LocalStack) -> dict[str, str]:
         generate_seal_key(seal_public)
     migrate(stack.database_url)
     create_login_queue(sqs_client(stack), variables["LOGINPIPE_QUEUE"])
-    return variables
+    with closing(connect(stack.database_url)) as connection:
+        first = first_day(connection) or datetime.now(UTC).date()
+    return {**variables, "LOGINPIPE_FIRST_DAY": first.isoformat()}
+
+
+def dagster_storage_is_empty(stack: LocalStack) -> bool:
+    """Say whether nothing of Dagster's has used its database yet."""
+    url = stack.dagster_postgres_url.replace("+psycopg2", "", 1)
+    with closing(connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('kvs') IS NULL")
+        return cursor.fetchone() == (True,)
 
 
 def create_login_queue(client: "SQSClient", name: str) -> str:

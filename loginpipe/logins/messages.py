@@ -12,6 +12,7 @@ class Message(NamedTuple):
         body: personal data in clear.
         sent_ms: SQS's ``SentTimestamp``, the time of the login: it does not change when a message comes again.
         body_intact: the body's MD5 is the one that SQS computed.
+        too_old: its sender dates it earlier than a message that is sent again may be; id and time are SQS's own.
     """
 
     message_id: str
@@ -22,6 +23,7 @@ class Message(NamedTuple):
     received_ms: int
     receive_count: int
     body_intact: bool
+    too_old: bool = False
 
     def __repr__(self) -> str:
         return f"Message({self.message_id})"

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """A reason code. The first six are about the whole message (field ``body``), the others of one field."""
+    """A reason code. The first seven are about the whole message (field ``body``), the others of one field."""
 
     BODY_DAMAGED = "body_damaged"
     """The body's MD5 is not the one the queue gave, twice in a row."""
@@ -17,6 +17,8 @@ class Reason(StrEnum):
     ENVELOPED = "enveloped"
     """An envelope that ``LOGINPIPE_ENVELOPE`` does not name."""
     ENVELOPE_WITHOUT_OBJECT = "envelope_without_object"
+    DATE_TOO_OLD = "date_too_old"
+    """Attributes as of a replay or a redrive with a date that neither ledger nor retention can answer for."""
 
     MISSING = "missing"
     NULL = "null"
@@ -48,6 +50,10 @@ MEANINGS: Mapping[str, str] = {
         "event without it, by raw message delivery or an input transformer; an envelope within another is not unwrapped"
     ),
     Reason.ENVELOPE_WITHOUT_OBJECT: "an envelope as LOGINPIPE_ENVELOPE names it, whose content is no JSON object",
+    Reason.DATE_TOO_OLD: (
+        "the attributes of a replay or redrive date it before the days that are kept: more than a year ago, or "
+        "LOGINPIPE_RETENTION_DAYS"
+    ),
     Reason.MISSING: "the message does not have the field",
     Reason.NULL: "the field is null",
     Reason.WRONG_TYPE: "the field is neither text nor an integer that may stand for it",

@@ -108,7 +108,10 @@ def split_batch(
     extras: dict[str, Extras] = {}
     rejected: list[Reject] = []
     for message in messages:
-        parsed = parse_body(message.body, envelope) if message.body_intact else Reason.BODY_DAMAGED
+        if message.body_intact and not message.too_old:
+            parsed = parse_body(message.body, envelope)
+        else:
+            parsed = Reason.DATE_TOO_OLD if message.body_intact else Reason.BODY_DAMAGED
         if isinstance(parsed, Reason):
             rejected.append(rejected_message(message, [(parsed, WHOLE_BODY)]))
             continue

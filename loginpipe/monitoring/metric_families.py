@@ -8,6 +8,7 @@ from prometheus_client.utils import floatToGoString
 
 from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.postgres.metrics import QueueTotals, Totals, VaultTotals
+from loginpipe.sqs.dead_letters import DeadLetterDepth
 from loginpipe.sqs.depth import Depth
 
 _MESSAGES: dict[str, str] = {
@@ -21,7 +22,7 @@ _MESSAGES: dict[str, str] = {
 }
 
 
-def queue_metrics(queue: str, depth: Depth, dead_letters: Depth | None) -> list[Metric]:
+def queue_metrics(queue: str, depth: Depth, dead_letters: DeadLetterDepth | None) -> list[Metric]:
     """Return what a queue's depth says.
 
     Args:
@@ -42,12 +43,19 @@ def queue_metrics(queue: str, depth: Depth, dead_letters: Depth | None) -> list[
     stall.add_metric([queue], float(depth.stalled))
     dead = GaugeMetricFamily(
         "loginpipe_dead_letters",
-        "Messages on the dead-letter queue, of every queue that shares it.",
+        "Messages on the dead-letter queue, without those that are known to be of other queues.",
+        labels=["queue"],
+    )
+    others = GaugeMetricFamily(
+        "loginpipe_dead_letters_of_others",
+        "Messages of other queues on the dead-letter queue, where others share it.",
         labels=["queue"],
     )
     if dead_letters is not None:
-        dead.add_metric([queue], dead_letters.total)
-    return [messages, stall, dead]
+        dead.add_metric([queue], dead_letters.ours)
+        if dead_letters.owners is not None:
+            others.add_metric([queue], dead_letters.owners.others)
+    return [messages, stall, dead, others]
 
 
 def table_metrics(totals: Totals, vault: VaultTotals) -> list[Metric]:

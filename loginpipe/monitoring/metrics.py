@@ -20,7 +20,7 @@ from loginpipe.postgres.connections import Connection
 from loginpipe.postgres.metrics import Totals, VaultTotals, read_totals, read_vault
 from loginpipe.postgres.session import Session
 from loginpipe.sqs.client import Queue, open_queue
-from loginpipe.sqs.dead_letters import read_dead_letters
+from loginpipe.sqs.dead_letters import DeadLetterDepth, read_dead_letters
 from loginpipe.sqs.depth import Depth, read_depth
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ _SETTLED = timedelta(hours=1)
 class _QueueState:
     name: str
     depth: Depth
-    dead_letters: Depth | None
+    dead_letters: DeadLetterDepth | None
 
 
 class Source(Generic[T]):

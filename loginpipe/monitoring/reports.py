@@ -4,7 +4,7 @@ Pure. What is news depends on the memory, which `monitoring_sensor` keeps from t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from pydantic import BaseModel, ValidationError
@@ -13,6 +13,7 @@ from loginpipe.monitoring.alerts.state import State
 from loginpipe.monitoring.freshness import Freshness
 from loginpipe.monitoring.run_history import History
 from loginpipe.postgres.batches import RecentBatches
+from loginpipe.sqs.dead_letters import DeadLetterDepth
 from loginpipe.sqs.depth import Depth
 
 # `fresh` is reported this often where it does not change: whoever finds an older report knows that nothing reports.
@@ -24,7 +25,7 @@ class QueueSeen:
     """The depths of the queue and of its dead-letter queue: None where there is none."""
 
     depth: Depth
-    dead_letters: Depth | None
+    dead_letters: DeadLetterDepth | None
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Seen:
         queue: or why it could not be asked, in words.
         runs: what the run records hold, or why they could not be read.
         freshness: None where one of those two did not answer.
-        history: how runs ended, by Dagster.
+        history: how runs of the chain ended, by Dagster.
+        jobs: why the newest run of each other job failed, in words; None where it succeeded.
         checks: whether each check that is worth an alert passed, as ``name of asset``; those never evaluated aside.
     """
 
@@ -44,6 +46,7 @@ class Seen:
     freshness: Freshness | None
     history: History
     checks: Mapping[str, bool]
+    jobs: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,8 @@ def read_memory(cursor: str | None) -> Memory:
         return Memory()
 
 
-def judge_dead_letters(depth: Depth | str | None) -> DeadLetters:
-    """Evaluate a dead-letter queue: it must exist, answer and be empty.
+def judge_dead_letters(depth: DeadLetterDepth | str | None) -> DeadLetters:
+    """Evaluate a dead-letter queue: it must exist, answer and hold no dead letters of ours.
 
     Args:
         depth: what it holds; None where there is none; why it could not be asked, in words.
@@ -92,9 +95,9 @@ def judge_dead_letters(depth: Depth | str | None) -> DeadLetters:
         return DeadLetters(
             False, "The queue has no dead-letter queue: a message that fails every run comes again until it is too old"
         )
-    if depth.total:
+    if depth.ours:
         return DeadLetters(False, f"{depth}; find the cause, then run `loginpipe dlq redrive`")
-    return DeadLetters(True, "Empty")
+    return DeadLetters(True, str(depth) if depth.total else "Empty")
 
 
 def news(seen: Seen, memory: Memory, now: datetime) -> tuple[Freshness | None, DeadLetters | None, Memory]:

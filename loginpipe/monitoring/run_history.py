@@ -9,10 +9,14 @@ BACK_OFF_MOST = timedelta(minutes=15)
 
 @dataclass(frozen=True)
 class History:
-    """How the finished runs ended: failures since the last success, and when the newest of them ended (UTC)."""
+    """How the finished runs ended: failures since the last success, and when the newest of them ended (UTC).
+
+    `reason` says why that one failed, where it was asked for.
+    """
 
     failures_in_a_row: int = 0
     last_failure: datetime | None = None
+    reason: str = ""
 
 
 def back_off(failures_in_a_row: int) -> timedelta:

@@ -9,11 +9,14 @@ from typing import Any
 from loginpipe.common.errors import DatabaseError
 from loginpipe.common.logins_table import logins_table
 from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.days import collect_changes, read_committed
 from loginpipe.postgres.partitions import (
+    EXTRAS,
     Partition,
     existing_partitions,
     in_turn,
     outlived,
+    retention_begins,
     rows_in_default,
     why_not_ours,
 )
@@ -38,6 +41,11 @@ class ArchivedDay:
     kept_until: date | None
     dropped_at: datetime | None
 
+    @property
+    def same_at(self) -> datetime:
+        """When the file was last the same as the table, or searched for erased users: who was erased later is in it."""
+        return max(self.archived_at, self.dropped_at or self.archived_at)
+
 
 def archived_days(connection: Connection) -> list[ArchivedDay]:
     """Return the archived days, the oldest first."""
@@ -59,12 +67,25 @@ def begin_work_on_day(cursor: Cursor, day: date) -> None:
     Raises:
         DatabaseError: somebody else is at work on it.
     """
-    # Each statement is to see what was committed before it, above all after a lock was waited for.
-    cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-    key = f"loginpipe.archived_days {day}"
-    cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", (key,))
+    read_committed(cursor)
+    cursor.execute("SELECT loginpipe.try_turn(%s)", (f"archived_days {day}",))
     if cursor.fetchone() != (True,):
         raise DatabaseError(f"{day} is being archived or restored by somebody else: run again when that is done", _BUSY)
+
+
+def days_to_search(connection: Connection) -> list[date]:
+    """Return the days that are in the archive only, and whose files may have users who were erased since."""
+    with transaction(connection) as cursor:
+        cursor.execute(statement("archive_to_search"))
+        return [day for (day,) in cursor]
+
+
+def count_dropped(connection: Connection) -> int:
+    """Count the days that are in the archive only."""
+    with transaction(connection) as cursor:
+        cursor.execute("SELECT count(*) FROM loginpipe.archived_days WHERE dropped_at IS NOT NULL")
+        ((days,),) = cursor.fetchall()
+    return int(days)
 
 
 def stream_logins(connection: Connection, day: date, *, rows_at_once: int) -> Iterator[list[Any]]:
@@ -92,6 +113,16 @@ def record_archived(cursor: Cursor, **values: Any) -> bool:
     return bool(cursor.rowcount)
 
 
+def record_rewritten(cursor: Cursor, **values: Any) -> None:
+    """Record the file of a day that was dropped, written again without erased users and found whole just now.
+
+    Args:
+        cursor: in the transaction of `begin_work_on_day`.
+        values: as of `record_archived`.
+    """
+    cursor.execute(statement("archive_rewritten"), values)
+
+
 def mark_verified(cursor: Cursor, day: date, url: str, *, whole: bool) -> None:
     """Record that a file was read back, and whether it was whole; nothing where the day has another file by now."""
     cursor.execute(
@@ -102,7 +133,12 @@ def mark_verified(cursor: Cursor, day: date, url: str, *, whole: bool) -> None:
 
 
 def mark_unchanged(cursor: Cursor, day: date) -> None:
-    """Record that a day's file, read back in the transaction of `begin_work_on_day`, is the same as the table."""
+    """Record that a day's file, found whole just now, is the same as the table, or has no erased user.
+
+    Args:
+        cursor: in a transaction of `begin_work_on_day`, with erasures held off.
+        day: the UTC date.
+    """
     cursor.execute(
         "UPDATE loginpipe.archived_days SET archived_at = clock_timestamp(), verified_at = clock_timestamp() "
         "WHERE day = %s",
@@ -130,7 +166,7 @@ class DayStanding:
         stored: rows in the table.
         archived: rows in its file; None where it has none.
         dropped: the table has let go of it.
-        settled: the file was found whole, and no batch has brought logins of that day since.
+        settled: the file was found whole, and the day has not changed since.
     """
 
     day: date
@@ -147,11 +183,33 @@ class DayStanding:
         return self.stored != self.archived or not self.settled
 
 
-def standing_of_days(connection: Connection, *, today: date) -> list[DayStanding]:
-    """Return how each day before ``today`` stands, the oldest first: counts the whole table."""
+def standing_of_days(connection: Connection, *, first: date, last: date) -> list[DayStanding]:
+    """Return how each day from ``first`` to ``last`` stands, the oldest first: counts their rows in the table."""
     with transaction(connection) as cursor:
-        cursor.execute(statement("archive_standing"), {"today": today})
+        read_committed(cursor)
+        collect_changes(cursor)
+        cursor.execute(statement("archive_standing"), {"first": first, "last": last})
         return [DayStanding(*row) for row in cursor]
+
+
+def days_to_archive(connection: Connection, *, today: date) -> list[date]:
+    """Return the days before ``today`` that are to be archived, or archived again, the oldest first.
+
+    Those that have changed since, whoever recorded that, and those whose file was found missing or damaged.
+    """
+    with transaction(connection) as cursor:
+        read_committed(cursor)
+        collect_changes(cursor)
+        cursor.execute(statement("archive_due"), {"today": today})
+        return [day for (day,) in cursor]
+
+
+def note_differing_days(connection: Connection, days: Sequence[date]) -> None:
+    """Note that days have changed, since they differ from the archive: the next time they are archived."""
+    with transaction(connection) as cursor:
+        read_committed(cursor)
+        collect_changes(cursor)
+        cursor.execute(statement("note_differing_days"), {"days": list(days)})
 
 
 def content_in_table(cursor: Cursor, first: date, last: date) -> dict[date, tuple[int, str]]:
@@ -217,3 +275,28 @@ def drop_month(connection: Connection, month: Partition) -> str | None:
         return None if reason is None else str(reason)
 
     return in_turn(connection, drop, str(month))
+
+
+def drop_extras(connection: Connection, *, today: date, days: int, kept: Sequence[Partition]) -> list[str]:
+    """Drop the months of the extras that ended ``days`` days before ``today``, or 29 where that is more.
+
+    Args:
+        connection: of the owner or a member of ``loginpipe_writer``, with no transaction open.
+        today: the UTC date.
+        days: how many to keep.
+        kept: months of ``user_logins`` that are as old and stay: the extras from the first of them on stay too.
+
+    Returns:
+        The partitions that are gone, with their schema.
+
+    Raises:
+        DatabaseError: they stay: a lock could not be had, or a statement was refused.
+    """
+    begins = min([retention_begins(today, days), *(month.start for month in kept)])
+
+    def drop(cursor: Cursor) -> list[str]:
+        cursor.execute("SELECT loginpipe.trim_extras(%s)", (begins,))
+        ((dropped,),) = cursor.fetchall()
+        return list(dropped)
+
+    return in_turn(connection, drop, EXTRAS)

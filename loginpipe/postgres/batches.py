@@ -117,6 +117,68 @@ def roll_up(connection: Connection, today: date) -> int:
 
 
 @dataclass(frozen=True)
+class BatchesWithoutRun:
+    """Sums over batches of one queue that were recorded outside of Dagster, in messages.
+
+    Attributes:
+        until: the end of the time that was looked at, by the database's clock: where the next look begins.
+        sent: the oldest and the newest SentTimestamp; None where there are no batches.
+        newest: when the newest batch was recorded; None where there is none.
+        delays: rows by their delay from sent to stored: `loginpipe.logins.delays`.
+        rows_by_day: UTC date → rows inserted.
+        reasons: reason → messages that these batches rejected for it.
+    """
+
+    until: datetime
+    batches: int
+    received: int
+    accepted: int
+    rejected: int
+    inserted: int
+    duplicates: int
+    sent: tuple[datetime, datetime] | None
+    newest: datetime | None
+    delays: Sequence[int]
+    rows_by_day: Mapping[str, int]
+    reasons: Mapping[str, int]
+
+
+def batches_without_run(
+    connection: Connection, queue: str, since: datetime | None, *, first_seconds: float, settled_seconds: float
+) -> BatchesWithoutRun:
+    """Sum up the batches of one queue that were recorded outside of Dagster.
+
+    Args:
+        connection: with no transaction open.
+        queue: the queue's name.
+        since: the ``until`` of the look before this one; None for the first one.
+        first_seconds: how far the first look goes back.
+        settled_seconds: how long ago a batch must have been recorded: it has its time before its transaction is over.
+    """
+    with transaction(connection) as cursor:
+        cursor.execute(
+            statement("batches_without_run"),
+            {"queue": queue, "since": since, "first": first_seconds, "settled": settled_seconds},
+        )
+        ((until, *counts, oldest, newest, recorded, delays, rows_by_day, reasons),) = cursor.fetchall()
+    batches, received, accepted, rejected, inserted, duplicates = map(int, counts)
+    return BatchesWithoutRun(
+        until=until,
+        batches=batches,
+        received=received,
+        accepted=accepted,
+        rejected=rejected,
+        inserted=inserted,
+        duplicates=duplicates,
+        sent=(oldest, newest) if oldest else None,
+        newest=recorded,
+        delays=delays or (0,) * (len(DELAY_BOUNDS) + 1),
+        rows_by_day=rows_by_day,
+        reasons=reasons,
+    )
+
+
+@dataclass(frozen=True)
 class RecentBatches:
     """What batches of one queue came to of late: whether they are finished, what was rejected, how late logins are.
 

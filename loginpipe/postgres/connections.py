@@ -5,15 +5,18 @@ What is sent over a connection belongs elsewhere: the load, the migrations and t
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from typing import TypeAlias
 
 import psycopg2
 import psycopg2.extensions
 from psycopg2.extensions import make_dsn, parse_dsn
 
-from loginpipe.common.errors import DatabaseError
+from loginpipe.common.aws import is_loopback, rds_token
+from loginpipe.common.errors import DatabaseError, SettingError
+from loginpipe.common.settings import connects_by_token, in_production
 
 Cursor: TypeAlias = psycopg2.extensions.cursor
 
@@ -54,8 +57,16 @@ _CONNECT_FAULTS = (
     ),
     ("service file", "the service file cannot be read: check PGSERVICEFILE"),
     ("root certificate", "TLS could not be agreed on: set sslrootcert to the file with the authority's certificate"),
+    (
+        "server certificate",
+        "TLS could not be agreed on: its certificate is for another host name, so connect by that one",
+    ),
     ("session is read-only", "none of its hosts takes writes: name the writer's endpoint"),
     ("permission denied for database", "the role may not connect to it: grant it CONNECT"),
+    (
+        "PAM authentication failed",
+        "RDS refused the token: grant rds_iam to the user and rds-db:connect for it; check AWS_REGION and the clock",
+    ),
     ("authentication failed", "authentication was refused: check the user and the password"),
     ("no password supplied", "authentication was refused: the URL holds no password and the server wants one"),
     ("pg_hba.conf", "authentication was refused: the server admits no such user from this host, or not without TLS"),
@@ -83,6 +94,7 @@ _VARIABLES = {
     "port": "PGPORT",
     "dbname": "PGDATABASE",
     "sslmode": "PGSSLMODE",
+    "user": "PGUSER",
 }
 _LOCAL_HOSTS = frozenset({"", "localhost", "127.0.0.1", "::1"})
 
@@ -128,9 +140,10 @@ def connect(database_url: str, *, lock_timeout: str | None = None) -> Connection
             database has it.
 
     Raises:
-        DatabaseError: unreachable, authentication refused, no such database, or unreadable; names host and database.
+        DatabaseError: unreachable, authentication refused, no such database, unreadable, or in production without
+            verified TLS; names host and database.
     """
-    parameters = _parsed(database_url)
+    parameters = secured(_parsed(database_url))
     # PGCONNECT_TIMEOUT is the only one of them that libpq has a variable for.
     defaults = {name: value for name, value in _PARAMETERS.items() if not os.environ.get(f"PG{name.upper()}")}
     try:
@@ -140,6 +153,7 @@ def connect(database_url: str, *, lock_timeout: str | None = None) -> Connection
         fault = next(meaning for words, meaning in _CONNECT_FAULTS if words in said)
         raise DatabaseError(f"cannot connect to {_place(parameters, _tried(said))}: {fault}", error.pgcode) from None
     try:
+        require_verified_tls(connection)
         # Not through the startup packet's `options`, which PgBouncer refuses.
         with transaction(connection) as cursor:
             cursor.execute("SET LOCAL synchronous_commit TO DEFAULT; SHOW synchronous_commit")
@@ -154,23 +168,80 @@ def connect(database_url: str, *, lock_timeout: str | None = None) -> Connection
     return connection
 
 
-def require_verified_tls(database_url: str) -> None:
-    """Refuse a connection that may cross a network without TLS whose certificate is checked.
+def secured(parameters: Mapping[str, str]) -> dict[str, str]:
+    """Return libpq's parameters for one connection: with a token, where the setting says so, and safe to connect with.
+
+    In production, and with a token, no password can cross a network in clear. What cannot be known before, above all
+    what a service file says, is checked by `require_verified_tls`.
 
     Raises:
-        DatabaseError: ``sslmode`` is not ``verify-full``, and a host is neither a socket nor loopback, or is known to a
-            service file alone.
+        DatabaseError: a host that is not this machine, and another ``sslmode`` than ``verify-full``; no token can be
+            made.
+        SettingError: the token's host or user is not known, or there is a password in its place.
     """
-    parameters = _parsed(database_url)
+    if connects_by_token():
+        return {**_with_verified_tls(parameters), "password": _token(parameters)}
+    return _with_verified_tls(parameters) if in_production() else dict(parameters)
+
+
+def _token(parameters: Mapping[str, str]) -> str:
     effective = _with_environment(parameters)
+    host, user = effective.get("host", ""), effective.get("user")
+    if parameters.get("password") or not user or not re.fullmatch(r"[^/,]+", host):
+        raise SettingError(
+            f"LOGINPIPE_DATABASE_AUTH is rds-iam: the URL of {_place(parameters)} must name one host, a user and no "
+            "password"
+        )
+    return rds_token(host, effective.get("port") or "5432", user, DatabaseError)
+
+
+def _with_verified_tls(parameters: Mapping[str, str]) -> dict[str, str]:
+    found = dict(parameters)
+    effective, service = _with_environment(found), _service(found)
     # libpq goes to the address where there is one, whatever the host is called.
     hosts = (effective.get("hostaddr") or effective.get("host", "")).split(",")
-    local = not _service(parameters) and all(host.startswith("/") or host in _LOCAL_HOSTS for host in hosts)
-    if not local and effective.get("sslmode") != "verify-full":
-        raise DatabaseError(
-            f"production demands verified TLS to {_place(parameters)}: add sslmode=verify-full, and sslrootcert with "
-            "the authority's certificate, to LOGINPIPE_DATABASE_URL"
-        )
+    if not service and all(host.startswith("/") or host in _LOCAL_HOSTS for host in hosts):
+        return found
+    if effective.get("sslmode", "verify-full" if service else "") != "verify-full":
+        raise _unverified(_place(found))
+    # Beside a service it goes before what the file says; a socket ignores it.
+    return {**found, "sslmode": "verify-full"}
+
+
+def require_verified_tls(connection: psycopg2.extensions.connection) -> None:
+    """Refuse a connection that crosses a network without verified TLS, before anything is sent over it.
+
+    In production, or where it was made with a token.
+
+    The connection itself is asked: where it leads, whether it is encrypted, and how its certificate was verified.
+
+    Raises:
+        DatabaseError: it is refused, and closed.
+    """
+    if not (in_production() or connects_by_token()) or _is_local(connection):
+        return
+    info = connection.info
+    if not info.ssl_in_use or info.dsn_parameters.get("sslmode") != "verify-full":
+        where = place(connection)
+        connection.close()
+        raise _unverified(where)
+
+
+def _is_local(connection: psycopg2.extensions.connection) -> bool:
+    try:
+        with closing(socket.socket(fileno=os.dup(connection.fileno()))) as copy:
+            peer = copy.getpeername()
+    except OSError:
+        return False  # it broke off, as the first statement will find
+    return not isinstance(peer, tuple) or is_loopback(peer[0])
+
+
+def _unverified(where: str) -> DatabaseError:
+    demanding = "production" if in_production() else "rds-iam"
+    return DatabaseError(
+        f"{demanding} demands verified TLS to {where}: add sslmode=verify-full, and sslrootcert with the authority's "
+        "certificate, to its URL"
+    )
 
 
 @contextmanager
@@ -228,7 +299,7 @@ def place(connection: psycopg2.extensions.connection) -> str:
     return _place({"dbname": info.dbname}, [info.host if info.host.startswith("/") else f"{info.host}:{info.port}"])
 
 
-def _place(parameters: dict[str, str], hosts: list[str] | None = None) -> str:
+def _place(parameters: Mapping[str, str], hosts: list[str] | None = None) -> str:
     """Name a database.
 
     Args:
@@ -250,16 +321,16 @@ def _tried(said: str) -> list[str]:
     return list(dict.fromkeys(f"{host}:{port}" if host else folder or unknown for host, port, folder, unknown in tried))
 
 
-def _service(parameters: dict[str, str]) -> str | None:
+def _service(parameters: Mapping[str, str]) -> str | None:
     return parameters.get("service") or os.environ.get("PGSERVICE")
 
 
-def _with_environment(parameters: dict[str, str]) -> dict[str, str]:
+def _with_environment(parameters: Mapping[str, str]) -> dict[str, str]:
     """Add what the environment says; not where a service file, which is not read here, may say it instead."""
     if _service(parameters):
-        return parameters
+        return dict(parameters)
     found = {name: os.environ.get(variable, "") for name, variable in _VARIABLES.items()}
-    return {name: value for name, value in found.items() if value} | parameters
+    return {name: value for name, value in found.items() if value} | dict(parameters)
 
 
 def _parsed(database_url: str) -> dict[str, str]:

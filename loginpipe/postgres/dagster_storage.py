@@ -3,12 +3,15 @@
 ``docs/decisions.md`` has the reason why this is not left to Dagster's API.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from loginpipe.common.errors import SchemaError
-from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.common.settings import connects_by_token, in_production
+from loginpipe.postgres.connections import Connection, Cursor, require_verified_tls, secured, transaction
 from loginpipe.postgres.statements import statement
 
 FAILED_RUNS_DAYS = 30
@@ -102,6 +105,29 @@ class Usage:
         return self.event_bytes * self.events_of_a_day // self.events if self.events else 0
 
 
+def verify_connections() -> None:
+    """Let Dagster connect to its storage in this process as `connect` does: with verified TLS, or with a token.
+
+    Dagster connects by SQLAlchemy, which asks this for each connection that it makes, before it sends anything.
+    """
+    if not (in_production() or connects_by_token()):
+        return
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    if not event.contains(Engine, "do_connect", _connect):
+        event.listen(Engine, "do_connect", _connect)
+
+
+def _connect(dialect: Any, _record: object, arguments: list[Any], parameters: dict[str, Any]) -> Any:
+    """Return a connection that SQLAlchemy is about to make; None for another database than Postgres, which it makes."""
+    if dialect.name != "postgresql":
+        return None
+    connection = dialect.connect(*arguments, **secured({name: str(value) for name, value in parameters.items()}))
+    require_verified_tls(connection)
+    return connection
+
+
 def require_known(connection: Connection) -> None:
     """Make sure that the storage is one that this file knows.
 
@@ -161,14 +187,14 @@ def delete_runs(connection: Connection, run_ids: Sequence[str]) -> tuple[int, in
     Returns:
         How many runs and how many events were deleted.
     """
-    with transaction(connection) as cursor:
+    with _deleting(connection) as cursor:
         cursor.execute(statement("dagster_delete_runs"), {"run_ids": list(run_ids)})
         ((runs, events),) = cursor.fetchall()
     return runs, events
 
 
 def delete_evaluations(connection: Connection, before: datetime, stays: Needed) -> int:
-    """Delete evaluations of checks that no run holds any more, some thousand a transaction.
+    """Delete evaluations of checks that no run holds any more, and what sensors reported, some thousand a transaction.
 
     Deleting a run leaves them, by Dagster's API too; and a sensor's reports never had a run.
 
@@ -180,7 +206,7 @@ def delete_evaluations(connection: Connection, before: datetime, stays: Needed) 
         ((first, last),) = cursor.fetchall()
     deleted = 0
     for after in range(first, last, _ROWS):
-        with transaction(connection) as cursor:
+        with _deleting(connection) as cursor:
             cursor.execute(
                 statement("dagster_delete_checks"),
                 {"after": after, "through": after + _ROWS, "before": before, "newest": list(stays.checks)},
@@ -188,12 +214,12 @@ def delete_evaluations(connection: Connection, before: datetime, stays: Needed) 
             deleted += cursor.rowcount
     reports = _ROWS
     while reports == _ROWS:
-        with transaction(connection) as cursor:
+        with _deleting(connection) as cursor:
             cursor.execute(
                 statement("dagster_delete_reports"),
                 {"before": before, "newest": list(stays.check_events), "limit": _ROWS},
             )
-            reports = cursor.rowcount
+            ((reports,),) = cursor.fetchall()
     return deleted
 
 
@@ -203,3 +229,15 @@ def usage(connection: Connection) -> Usage:
         cursor.execute(statement("dagster_usage"), {"since": datetime.now(UTC) - timedelta(days=1)})
         ((*found,),) = cursor.fetchall()
     return Usage(*found)
+
+
+@contextmanager
+def _deleting(connection: Connection) -> Iterator[Cursor]:
+    """Open a transaction to delete in, one at a time: each code location of a Dagster has a job that deletes here.
+
+    Two that delete the same rows would wait for each other, and might do so in a circle.
+    """
+    with transaction(connection) as cursor:
+        # A table that a migration of Dagster alone writes to. An advisory lock could be taken by any role.
+        cursor.execute("LOCK TABLE alembic_version IN EXCLUSIVE MODE")
+        yield cursor

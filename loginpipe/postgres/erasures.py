@@ -7,9 +7,6 @@ from datetime import datetime
 from loginpipe.common.errors import DatabaseError
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 
-ERASURE_LOCK = int.from_bytes(b"lp-erase")
-"""An erasure holds this advisory lock, a load shares it: ``vault.erase_user`` names the same number."""
-
 _INTERFERED = "40001"  # passes: a session tries again
 
 
@@ -47,7 +44,7 @@ def hold_off_erasures(cursor: Cursor) -> None:
             would go on seeing what was there before the lock was waited for.
     """
     cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-    cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", (ERASURE_LOCK,))
+    cursor.execute("LOCK TABLE vault.erasure_gate IN ROW EXCLUSIVE MODE")
 
 
 def erasures_so_far(cursor: Cursor) -> int:

@@ -41,15 +41,19 @@ _PARTITIONS = (
     "FUNCTION loginpipe.rows_in_default(parent text)",
     "FUNCTION loginpipe.share_replica_identity(parent text)",
 )
+_TURNS = (
+    "FUNCTION loginpipe.take_turn(what text)",
+    "FUNCTION loginpipe.try_turn(what text)",
+)
 _ARCHIVE = (
     "FUNCTION loginpipe.logins_by_day(first_day date, last_day date)",
     "FUNCTION loginpipe.drop_archived_partition(start date)",
+    "FUNCTION loginpipe.trim_extras(begins date)",
 )
-_INSIGHTS = (
-    "TABLE loginpipe.duplicate_devices",
-    "TABLE loginpipe.duplicate_ips",
-    "TABLE loginpipe.daily_logins",
-)
+_DUPLICATES = ("TABLE loginpipe.duplicate_devices", "TABLE loginpipe.duplicate_ips")
+_INSIGHTS = (*_DUPLICATES, "TABLE loginpipe.daily_logins")
+_KEPT = ("TABLE loginpipe.device_users", "TABLE loginpipe.ip_users")
+_KEPT_BY_DAY = ("TABLE loginpipe.device_days", "TABLE loginpipe.ip_days")
 _INSIGHT_VIEWS = (
     "TABLE loginpipe.shared_devices",
     "TABLE loginpipe.shared_ips",
@@ -107,6 +111,8 @@ def planned(database: str) -> frozenset[Grant]:
             "TABLE loginpipe.batches": ("SELECT", "INSERT", "DELETE"),
             **{f"TABLE loginpipe.batches ({column})": ("UPDATE",) for column in _OF_DELETES},
             "TABLE loginpipe.batch_hours": ("SELECT", "INSERT", "UPDATE"),
+            "TABLE loginpipe.day_changes": ("SELECT", "INSERT", "DELETE"),
+            "TABLE loginpipe.days": ("SELECT", "INSERT", "UPDATE"),
             "TABLE loginpipe.rejected_messages": ("INSERT",),
             **{f"TABLE loginpipe.rejected_messages ({column})": ("SELECT",) for column in _SHOWN},
             "TABLE loginpipe.login_extras": ("INSERT",),
@@ -119,10 +125,14 @@ def planned(database: str) -> frozenset[Grant]:
             "TABLE loginpipe.erased_users": ("SELECT",),
             "TABLE loginpipe.user_logins_canonical": ("SELECT",),
             **dict.fromkeys(_INSIGHTS, ("SELECT", "INSERT", "DELETE")),
+            "TABLE vault.erasure_gate": ("INSERT",),
+            **dict.fromkeys((*_DUPLICATES, *_KEPT), ("SELECT", "INSERT", "UPDATE", "DELETE")),
+            **dict.fromkeys(_KEPT_BY_DAY, ("SELECT",)),
+            "TABLE loginpipe.token_changes": ("SELECT", "INSERT", "DELETE"),
             "TABLE vault.data_keys": ("INSERT",),
             "TABLE vault.sealed_values": ("INSERT",),
             "TABLE vault.sealed_values (token)": ("SELECT",),
-            **dict.fromkeys(_PARTITIONS, ("EXECUTE",)),
+            **dict.fromkeys((*_PARTITIONS, *_TURNS), ("EXECUTE",)),
             "TABLE loginpipe.archived_days": ("SELECT", "INSERT", "UPDATE"),
             **dict.fromkeys(_ARCHIVE, ("EXECUTE",)),
         },
@@ -155,6 +165,7 @@ def planned(database: str) -> frozenset[Grant]:
             "TABLE loginpipe.token_aliases": ("SELECT",),
             "TABLE loginpipe.token_aliases (verified_token)": ("UPDATE",),
             "TABLE vault.erasure_requests (user_id)": ("INSERT",),
+            "TABLE loginpipe.archived_days": ("SELECT",),
             **dict.fromkeys((*_CUSTODY, _COUNT_UNOPENABLE), ("EXECUTE",)),
         },
         AUDITOR: {

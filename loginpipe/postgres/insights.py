@@ -1,12 +1,21 @@
-"""What analysts read beside ``user_logins``, computed anew by day: duplicates and daily counts."""
+"""What analysts read beside ``user_logins``, computed by day: duplicates and daily counts.
 
-from collections.abc import Mapping
+Duplicates cost what the day costs, whatever the history: who was seen with what on the days that are over is kept in
+``loginpipe.device_users`` and ``loginpipe.ip_users``, by token, user and day. A day is set there, never added to, so
+that a computation that is repeated, interrupted or late leaves the same. A day that is not over is not kept yet: its
+rows follow from its logins and from what is kept.
+"""
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
+from typing import Any
 
 from psycopg2 import sql
 
 from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.days import changes_of, collect_changes, read_committed, record_changes, stale_days
+from loginpipe.postgres.partitions import take_turn
 from loginpipe.postgres.statements import statement
 
 DUPLICATES: Mapping[str, str] = {
@@ -14,6 +23,9 @@ DUPLICATES: Mapping[str, str] = {
     "duplicate_ips": "masked_ip",
 }
 """Table in the schema ``loginpipe`` → its column of tokens."""
+
+# What is kept for each, by month and by day; the first is a column of ``loginpipe.days`` too.
+_KEPT = {"duplicate_devices": ("device_users", "device_days"), "duplicate_ips": ("ip_users", "ip_days")}
 
 _SHOWN = 10
 
@@ -51,45 +63,178 @@ class DayCounts:
     null_locales: int
 
 
+@dataclass(frozen=True)
+class Sample:
+    """What a comparison found.
+
+    Attributes:
+        day: the day whose tokens were compared; None where none is to be compared.
+        tokens: how many.
+        differing: how many of them are not what they are to be.
+    """
+
+    day: date | None
+    tokens: int = 0
+    differing: int = 0
+
+
 def refresh_duplicates(connection: Connection, table: str, day: date) -> DuplicatesOfDay:
     """Compute one day of a table of duplicates, a key of `DUPLICATES`, again, in one transaction.
 
+    Days before it that are over and not kept as they are now come first, in a transaction each: its rows follow from
+    them. Rows of later days that change with it are computed too.
+
     Raises:
-        DatabaseError: the day is as it was.
+        DatabaseError: the day is as it was; days before it may be computed.
     """
-    token = sql.Identifier(DUPLICATES[table])
-    qualified = sql.Identifier("loginpipe", table)
     with transaction(connection) as cursor:
-        _begin_anew(cursor, table, day)
-        of = {"day": day, "field": DUPLICATES[table].removeprefix("masked_")}
-        cursor.execute(sql.SQL(statement("insert_duplicates")).format(table=qualified, token=token), of)
-        shared = cursor.rowcount
-        cursor.execute(
-            sql.SQL(
-                "SELECT {token}, users, logins, first_date, last_date FROM {table} WHERE create_date = %s "
-                "ORDER BY users DESC, logins DESC, {token} LIMIT %s"
-            ).format(token=token, table=qualified),
-            (day, _SHOWN),
-        )
-        top = tuple(cursor.fetchall())
-        cursor.execute(sql.SQL(statement("count_seen")).format(token=token), of)
+        read_committed(cursor)
+        collect_changes(cursor)
+        cursor.execute(_sql("days_to_keep", table), {"before": day})
+        earlier = [day for (day,) in cursor]
+    for day_before in earlier:
+        _refresh_day(connection, table, day_before)
+    return _refresh_day(connection, table, day)
+
+
+def _refresh_day(connection: Connection, table: str, day: date) -> DuplicatesOfDay:
+    of: dict[str, Any] = {**_parameters(table), "day": day, "month": day.replace(day=1), "place": day.day}
+    with transaction(connection) as cursor:
+        _begin_duplicates(cursor, table)
+        changes = changes_of(cursor, day)
+        cursor.execute(statement("begin_duplicates"))
+        cursor.execute(_sql("read_day", table), of)
+        ((tokens_changed, of["dropped"], kept, of["today"]),) = cursor.fetchall()
+        cursor.execute("ANALYZE day_pairs; SELECT EXISTS (SELECT FROM day_pairs)")
+        ((has_logins,),) = cursor.fetchall()
+        # A day that was dropped before anything was kept has its rows alone, until it is restored.
+        to_keep = day < of["today"] and (kept or not of["dropped"])
+        if tokens_changed:
+            cursor.execute(_sql("merge_aliased", table), of)
+        days_changed = to_keep and _keep(cursor, table, of)
+        if tokens_changed or days_changed:
+            cursor.execute(_sql("compute_changed", table), of)
+            cursor.execute(_sql("note_open_days", table), of)
+        cursor.execute(_sql("count_seen" if of["dropped"] else "compute_day", table), of)
         ((seen,),) = cursor.fetchall()
-    return DuplicatesOfDay(seen, shared, top)
+        cursor.execute(_sql("top_duplicates", table), {**of, "limit": _SHOWN})
+        rows = cursor.fetchall()
+        # Last: whoever counts changes waits for these rows until the commit.
+        record_changes(cursor, table, day, changes)
+        if to_keep and (has_logins or changes):
+            cursor.execute(_sql("record_state", table), {**of, "changes": changes})
+    return DuplicatesOfDay(seen, rows[0][-1] if rows else 0, tuple(row[:-1] for row in rows))
+
+
+def _keep(cursor: Cursor, table: str, of: Mapping[str, Any]) -> bool:
+    """Keep the day; return whether anything was not kept as it is."""
+    part = "late" if of["dropped"] else "logins"
+    cursor.execute(_sql("keep_day", table, part=part), of)
+    ((kept,),) = cursor.fetchall()
+    if not of["dropped"]:
+        cursor.execute(_sql("keep_restored", table), of)
+    return bool(kept)
+
+
+def rebuild_duplicates(connection: Connection, table: str) -> Iterator[tuple[int, int]]:
+    """Compute a table of duplicates, a key of `DUPLICATES`, and what is kept for it again, from ``user_logins``.
+
+    What is in the archive only stays as it is. Where this is interrupted, the next run of ``refresh_insights`` does the
+    days that are left.
+
+    Yields:
+        After each day the number of days done, and of all.
+
+    Raises:
+        DatabaseError: the days before this one are computed, the others are due.
+    """
+    with transaction(connection) as cursor:
+        _begin_duplicates(cursor, table)
+        collect_changes(cursor)
+        cursor.execute(_sql("forget_kept", table))
+        cursor.execute(_sql("forget_days", table))
+    days = sorted(day for day, tables in stale_days(connection).items() if table in tables)
+    for done, day in enumerate(days, 1):
+        refresh_duplicates(connection, table, day)
+        yield done, len(days)
+
+
+def compare_duplicates(connection: Connection, table: str, *, limit: int) -> Sample:
+    """Compare a sample of the tokens of a day, any that is over and in the table, with a computation from its logins.
+
+    Args:
+        connection: with no transaction open.
+        table: a key of `DUPLICATES`.
+        limit: most tokens.
+    """
+    with transaction(connection) as cursor:
+        read_committed(cursor)
+        collect_changes(cursor)
+        cursor.execute(_sql("day_to_compare", table))
+        row = cursor.fetchone()
+    if row is None:
+        return Sample(None)
+    with transaction(connection) as cursor:
+        cursor.execute(
+            _sql("compare_duplicates", table, tokens="sample"), {**_parameters(table), "day": row[0], "limit": limit}
+        )
+        ((tokens, differing),) = cursor.fetchall()
+    return Sample(row[0], tokens, differing)
+
+
+def _begin_duplicates(cursor: Cursor, table: str) -> None:
+    read_committed(cursor)
+    # An erasure takes this turn too: it waits for what has read the user's logins.
+    take_turn(cursor, table)
+
+
+def _parameters(table: str) -> dict[str, str]:
+    return {"asset": table, "field": DUPLICATES[table].removeprefix("masked_")}
+
+
+def _sql(name: str, table: str, *, part: str = "logins", tokens: str = "changed_tokens") -> sql.Composable:
+    """Return a statement for one of the two tables.
+
+    Args:
+        name: of the statement.
+        table: a key of `DUPLICATES`.
+        part: the column of what is kept that the day goes to.
+        tokens: where the tokens are that rows are computed of.
+    """
+    state, days = _KEPT[table]
+    names: dict[str, sql.Composable] = {
+        "asset": sql.Identifier(table),
+        "table": sql.Identifier("loginpipe", table),
+        "token": sql.Identifier(DUPLICATES[table]),
+        "state": sql.Identifier(state),
+        "users": sql.Identifier("loginpipe", state),
+        "days": sql.Identifier("loginpipe", days),
+        "part": sql.Identifier(part),
+        "tokens": sql.Identifier(tokens),
+    }
+    return sql.SQL(statement(name)).format(**names, kept_rows=sql.SQL(statement("kept_rows")).format(**names))
 
 
 def refresh_daily_logins(connection: Connection, day: date) -> LoginsOfDay:
-    """Compute one day of ``daily_logins`` anew, in one transaction.
+    """Compute one day of ``daily_logins`` again, in one transaction.
+
+    Of a day that was dropped from ``user_logins``, the counts stay, and those of logins that came later are added.
 
     Raises:
         DatabaseError: the day is as it was.
     """
     with transaction(connection) as cursor:
-        _begin_anew(cursor, "daily_logins", day)
+        read_committed(cursor)
+        # Two runs for one day would both delete nothing and both insert.
+        take_turn(cursor, f"daily_logins {day}")
+        changes = changes_of(cursor, day)
+        cursor.execute(statement("delete_daily_logins"), {"day": day})
         cursor.execute(statement("insert_daily_logins"), {"day": day})
         cursor.execute(statement("daily_breakdown"), {"day": day})
         found: dict[str, dict[str, int]] = {"device_type": {}, "locale": {}, "version": {}}
         for by, name, logins in cursor:
             found[by][str(name)] = logins
+        record_changes(cursor, "daily_logins", day, changes)
     return LoginsOfDay(sum(found["device_type"].values()), found["device_type"], found["locale"], found["version"])
 
 
@@ -98,16 +243,3 @@ def daily_counts(connection: Connection, first: date, last: date) -> dict[date, 
     with transaction(connection) as cursor:
         cursor.execute(statement("daily_counts"), {"first": first, "last": last})
         return {day: DayCounts(logins, null_locales) for day, logins, null_locales in cursor}
-
-
-def days_touched(connection: Connection, since: datetime, until: datetime) -> list[date]:
-    """Return the UTC dates of which runs that ended after ``since``, and by ``until``, have brought logins."""
-    with transaction(connection) as cursor:
-        cursor.execute(statement("days_touched"), {"since": since, "until": until})
-        return [day for (day,) in cursor]
-
-
-def _begin_anew(cursor: Cursor, table: str, day: date) -> None:
-    # Two runs for one day would both delete nothing and both insert.
-    cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"loginpipe.{table} {day}",))
-    cursor.execute(sql.SQL("DELETE FROM {} WHERE create_date = %s").format(sql.Identifier("loginpipe", table)), (day,))

@@ -17,7 +17,7 @@ from loginpipe.logins.splitting import Reject
 from loginpipe.logins.user_logins import COLUMN_NAMES
 from loginpipe.masking.mask import MaskedLogins, utc_dates
 from loginpipe.masking.sealing import Sealed
-from loginpipe.postgres.connections import Cursor
+from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.copy import copy_rows
 from loginpipe.postgres.statements import statement
 from loginpipe.postgres.vault import data_keys_of, insert_data_keys
@@ -27,6 +27,30 @@ _REJECT_COLUMNS = (
     "message_id", "sent_ms", "sent_on", "received_ms", "reasons", "fields", "sealed_body", "data_key_id", "position",
 )  # fmt: skip
 _EXTRA_COLUMNS = ("message_id", "extras", "sealed_extras", "data_key_id", "position")
+
+
+@dataclass(frozen=True)
+class LockHolder:
+    """A session that loads wait for.
+
+    Attributes:
+        pid: of the server's process.
+        role: that it connected as.
+        application: what it calls itself.
+        table: that it keeps writers out of; None where a load waits for a row of its.
+    """
+
+    pid: int
+    role: str
+    application: str
+    table: str | None
+
+
+def lock_holders(connection: Connection) -> frozenset[LockHolder]:
+    """Find the sessions that a load waits for at this moment, or would wait for."""
+    with transaction(connection) as cursor:
+        cursor.execute(statement("lock_holders"))
+        return frozenset(LockHolder(*row) for row in cursor)
 
 
 @dataclass(frozen=True)

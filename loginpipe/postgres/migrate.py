@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import psycopg2
 
@@ -20,17 +20,22 @@ from loginpipe.postgres.partitions import maintain, partitioning
 from loginpipe.postgres.statements import statement
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from alembic.config import Config
     from sqlalchemy.engine import Connection as SqlalchemyConnection
 
-HEAD = "0013"
+T = TypeVar("T")
+
+HEAD = "0015"
 """The newest revision in ``migrations/``. Revisions are numbered in order, so that they compare as text."""
 
 # The comment on Alembic's table: tells older code which version it would have to be.
 _MIGRATED_BY = re.compile(r"Migrated by loginpipe (\S+)\.")
 
 _INSUFFICIENT_PRIVILEGE = "42501"
-_LOCK = int.from_bytes(b"lp-migra")  # any number that nobody else locks
+# What another first migration has made at the same time, as errors: of a unique key, a schema, a table.
+_MADE_MEANWHILE = frozenset({"23505", "42P06", "42P07"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,8 @@ def migrate(database_url: str, *, today: date | None = None, table_is_named: boo
             version, or was migrated with another LOGINPIPE_TABLE.
         DatabaseError: out of reach, or a statement was refused.
     """
-    before, adopted = _upgrade(database_url, table_is_named=table_is_named)
+    upgrade = partial(_upgrade_in_transaction, table_is_named=table_is_named)
+    before, adopted = _in_transaction(database_url, upgrade)
     connection = connect(database_url)
     today = today or datetime.now(UTC).date()
     try:
@@ -75,6 +81,26 @@ def migrate(database_url: str, *, today: date | None = None, table_is_named: boo
     finally:
         connection.close()
     return MigrationResult(before, HEAD, adopted, findings)
+
+
+def undo(database_url: str, revision: str) -> str:
+    """Undo the migrations after a revision, the newest first, all of them or none.
+
+    What was written since into what they brought is lost. Stop the pipeline first.
+
+    Args:
+        database_url: as `connect` takes it. The role is the one that migrated, or owns what it made.
+        revision: to go back to, as in ``0010``.
+
+    Returns:
+        The revision that was found.
+
+    Raises:
+        SchemaError: the database is not beyond that revision, or ahead of this version, or one of the migrations is not
+            undone, since what it brought is in no other place.
+        DatabaseError: out of reach, or a statement was refused.
+    """
+    return _in_transaction(database_url, partial(_undo_in_transaction, revision=revision))
 
 
 def require_migrated(connection: Connection) -> None:
@@ -136,18 +162,28 @@ def alembic_config() -> "Config":
     return config
 
 
-def _upgrade(database_url: str, *, table_is_named: bool) -> tuple[str | None, bool]:
+def _in_transaction(database_url: str, work: "Callable[[SqlalchemyConnection], T]") -> T:
     from sqlalchemy import create_engine
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.pool import NullPool
 
     # With `creator`, libpq reads the URL: SQLAlchemy's own reading knows fewer forms.
     engine = create_engine("postgresql+psycopg2://", creator=partial(connect, database_url), poolclass=NullPool)
+
+    def attempt() -> T:
+        try:
+            with engine.begin() as bound:
+                return work(bound)
+        except (DBAPIError, psycopg2.Error) as error:
+            raise _refusal(error.orig if isinstance(error, DBAPIError) else error) from None
+
     try:
-        with engine.begin() as bound:
-            return _upgrade_in_transaction(bound, table_is_named=table_is_named)
-    except (DBAPIError, psycopg2.Error) as error:
-        raise _refusal(error.orig if isinstance(error, DBAPIError) else error) from None
+        return attempt()
+    except DatabaseError as error:
+        if error.sqlstate not in _MADE_MEANWHILE:
+            raise
+    # The other one has committed all of it.
+    return attempt()
 
 
 def _upgrade_in_transaction(bound: "SqlalchemyConnection", *, table_is_named: bool) -> tuple[str | None, bool]:
@@ -155,28 +191,79 @@ def _upgrade_in_transaction(bound: "SqlalchemyConnection", *, table_is_named: bo
 
     connection = cast("Connection", bound.connection.driver_connection)
     with connection.cursor() as cursor:
-        cursor.execute(connection.settings)
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-        before = revision_of(cursor)
-        if before is None:
-            _require_schema(cursor)
-            if not table_is_named:
-                _refuse_another_table(cursor)
-        else:
-            _refuse_newer(before, cursor)
-            require_same_table(cursor)
+        # Each statement is to see what was committed before it, above all after a lock was waited for.
+        cursor.execute(f"SET TRANSACTION ISOLATION LEVEL READ COMMITTED; {connection.settings}")
+        before = _revision_to_upgrade(cursor, table_is_named=table_is_named)
         if before == HEAD:
             return before, False
-        cursor.execute("SELECT to_regnamespace('loginpipe') IS NULL")
-        if cursor.fetchone() == (True,):  # CREATE SCHEMA IF NOT EXISTS wants the privilege even when it exists
-            cursor.execute("CREATE SCHEMA loginpipe")
-            cursor.execute("COMMENT ON SCHEMA loginpipe IS 'What the pipeline of user_logins keeps for itself.'")
+        _lock_others_out(cursor)
+        before = _revision_to_upgrade(cursor, table_is_named=table_is_named)
+        if before == HEAD:
+            return before, False
     config = alembic_config()
     config.attributes["connection"] = bound
     command.upgrade(config, HEAD)
     with connection.cursor() as cursor:
         cursor.execute(f"COMMENT ON TABLE loginpipe.alembic_version IS 'Migrated by loginpipe {version('loginpipe')}.'")
     return before, bool(config.attributes.get("adopted"))
+
+
+def _undo_in_transaction(bound: "SqlalchemyConnection", *, revision: str) -> str:
+    from alembic import command
+
+    connection = cast("Connection", bound.connection.driver_connection)
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET TRANSACTION ISOLATION LEVEL READ COMMITTED; {connection.settings}")
+        if revision_of(cursor) is None:
+            raise SchemaError(f"{place(connection)} was never migrated: there is nothing to undo")
+        _lock_others_out(cursor)
+        before = revision_of(cursor)
+        if before is None:
+            raise SchemaError(f"{place(connection)} was undone meanwhile: there is nothing to undo")
+        _refuse_newer(before, cursor)
+        require_same_table(cursor)
+    if not "0001" <= revision < before or not re.fullmatch(r"\d{4}", revision):
+        raise SchemaError(
+            f"{place(connection)} is at {before} and cannot go back to {revision}: name a revision from 0001 on "
+            "that is below; without --to it is migrated to the newest"
+        )
+    config = alembic_config()
+    config.attributes["connection"] = bound
+    command.downgrade(config, revision)
+    return before
+
+
+def _revision_to_upgrade(cursor: Cursor, *, table_is_named: bool) -> str | None:
+    """Return the revision, having refused a database that is not this code's to upgrade."""
+    found = revision_of(cursor)
+    if found is None:
+        _require_schema(cursor)
+        if not table_is_named:
+            _refuse_another_table(cursor)
+    else:
+        _refuse_newer(found, cursor)
+        require_same_table(cursor)
+    return found
+
+
+def _lock_others_out(cursor: Cursor) -> None:
+    """Wait for another migration, and keep others waiting until this transaction ends. Readers are not kept.
+
+    Of two that make the schema or Alembic's table at once, the second waits for the first, and then fails with an error
+    of `_MADE_MEANWHILE`.
+    """
+    cursor.execute("SELECT to_regnamespace('loginpipe') IS NULL, to_regclass('loginpipe.alembic_version') IS NULL")
+    ((no_schema, no_table),) = cursor.fetchall()
+    if no_schema:  # CREATE SCHEMA IF NOT EXISTS wants the privilege even when it exists
+        cursor.execute("CREATE SCHEMA loginpipe")
+        cursor.execute("COMMENT ON SCHEMA loginpipe IS 'What the pipeline of user_logins keeps for itself.'")
+    if no_table:
+        # As Alembic makes it.
+        cursor.execute(
+            "CREATE TABLE loginpipe.alembic_version "
+            "(version_num varchar(32) NOT NULL CONSTRAINT alembic_version_pkc PRIMARY KEY)"
+        )
+    cursor.execute("LOCK TABLE loginpipe.alembic_version IN EXCLUSIVE MODE")
 
 
 def _require_schema(cursor: Cursor) -> None:

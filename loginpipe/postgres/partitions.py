@@ -30,7 +30,6 @@ _DAY = timedelta(days=1)
 _BY_DAY = "RANGE (create_date)"
 _BY_DAY_OF_THE_LEDGER = "RANGE (sent_on)"
 
-_LOCK = int.from_bytes(b"lp-parts")  # any number that nobody else locks
 # Loads and queries queue behind a lock that waits: never longer than this. And less than Postgres' deadlock_timeout,
 # so that where two wait for each other this gives way, never a load.
 _LOCK_WAIT = "900ms"
@@ -123,6 +122,11 @@ def ledger_begins(today: date) -> date:
     return today - _LEDGER_KEPT
 
 
+def retention_begins(today: date, days: int) -> date:
+    """Return the first day that is kept where so many days are to be, and at least what is still delivered."""
+    return min(ledger_begins(today), today - timedelta(days))
+
+
 def month_of(day: date, table: str | None = None) -> Partition:
     """Return the partition that a UTC date belongs in, of ``user_logins`` unless another table is given."""
     table = table or logins_table()
@@ -135,7 +139,7 @@ def outlived(existing: Iterable[Partition], today: date, days: int) -> list[Part
 
     None that somebody else made: the database drops those of the plan only.
     """
-    kept_from = min(ledger_begins(today), today - timedelta(days))
+    kept_from = retention_begins(today, days)
     return [
         partition for partition in existing if partition.end <= kept_from and partition == month_of(partition.start)
     ]
@@ -172,7 +176,7 @@ def maintain(connection: Connection, today: date) -> MaintenanceResult:
     """Make the coming partitions, moving rows that wait in a default one, and drop the ledger's expired ones.
 
     Safe beside loads and beside itself: one short transaction a partition, one maintainer at a time, no lock waited
-    for longer than a second, five attempts. A partition of ``user_logins`` or of the extras is never dropped.
+    for longer than a second, five attempts. It drops no partition of ``user_logins`` or of the extras: retention does.
 
     Args:
         connection: of the owner or a member of ``loginpipe_writer``, with no transaction open.
@@ -209,7 +213,7 @@ def in_turn(connection: Connection, work: Callable[[Cursor], _Result], subject: 
         with transaction(connection) as cursor:
             # Each statement is to see what was committed before it, above all after a lock was waited for.
             cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            take_turn(cursor, "partitions")
             cursor.execute("SELECT set_config('lock_timeout', %s, true)", (_LOCK_WAIT,))
             return work(cursor)
 
@@ -223,6 +227,14 @@ def in_turn(connection: Connection, work: Callable[[Cursor], _Result], subject: 
         return retrying(once)
     except DatabaseError as error:
         raise DatabaseError(f"maintaining partitions, {subject}: {error}", error.sqlstate) from None
+
+
+def take_turn(cursor: Cursor, work: str) -> None:
+    """Wait until no other transaction does this work, and keep others from it until this one ends.
+
+    Unlike an advisory lock, nobody but the pipeline and the owner can take it.
+    """
+    cursor.execute("SELECT loginpipe.take_turn(%s)", (work,))
 
 
 @dataclass(frozen=True)
@@ -312,6 +324,12 @@ def partitioning(cursor: Cursor, table: str) -> Partitioning:
 def why_not_ours(cursor: Cursor, table: str) -> str | None:
     """Say why a table is not ours to partition; None where it is."""
     return partitioning(cursor, table).not_ours
+
+
+def days_are_found(cursor: Cursor) -> bool:
+    """Say whether the rows of a day of ``user_logins`` are found without reading the whole table."""
+    cursor.execute(statement("days_are_found"))
+    return cursor.fetchone() == (True,)
 
 
 def existing_partitions(cursor: Cursor, table: str) -> list[Partition]:

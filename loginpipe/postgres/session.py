@@ -1,9 +1,14 @@
 """A connection that comes back: work that failed for a passing reason is done again on a new one."""
 
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from math import inf
+from threading import Event, Thread
 from typing import TypeVar
 
+import psycopg2
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -30,7 +35,15 @@ _NEEDS_ANOTHER_CONNECTION = frozenset({"25006", "25P03", "57P05"})
 # connections; and class 08, connection exceptions.
 _PASSING = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"})
 
+_CANCELED = "57014"
+# A statement that begins just when another one is cancelled is cancelled the next time.
+_CANCEL_SECONDS = 0.1
+
 _log = logging.getLogger(__name__)
+
+
+class OutOfTimeError(DatabaseError):
+    """Work was not done, or was rolled back, because its time was up."""
 
 
 def is_passing(error: BaseException) -> bool:
@@ -49,7 +62,7 @@ class Session:
 
     def __init__(
         self,
-        database_url: str,
+        database_url: str | Callable[[], str],
         *,
         patience_seconds: float = PATIENCE_SECONDS,
         give_up: Callable[[], bool] = lambda: False,
@@ -57,7 +70,7 @@ class Session:
         """Connect.
 
         Args:
-            database_url: of the warehouse.
+            database_url: of the warehouse; a function is asked at each connect, since a password may have changed.
             patience_seconds: how long work that fails in passing is tried again.
             give_up: whether it is not to be tried again any more, whatever the time.
 
@@ -66,6 +79,7 @@ class Session:
         """
         self._url = database_url
         self._patience = patience_seconds
+        self._deadline = inf
         self.give_up = give_up
         self._connection = self._connected()
 
@@ -76,8 +90,11 @@ class Session:
             work: leaves the same behind however often it is done: a commit may have succeeded without an answer.
 
         Raises:
+            OutOfTimeError: within `until`: the work did not begin, or its transaction was rolled back.
             DatabaseError: permanent, or still failing after the patience of this session.
         """
+        if time.monotonic() >= self._deadline:
+            raise OutOfTimeError("the time was up before the database was asked: run again")
         for attempt in Retrying(
             retry=retry_if_exception(is_passing),
             stop=self._is_enough,
@@ -91,9 +108,35 @@ class Session:
                 return self._attempt(work)
         raise AssertionError  # the last attempt returned or raised
 
+    @contextmanager
+    def until(self, deadline: float) -> Iterator[None]:
+        """Within this context, begin no work after a moment, and cancel a statement that runs then.
+
+        Args:
+            deadline: by `time.monotonic`.
+        """
+        ended = Event()
+        thread = Thread(target=self._cancel_from, args=(deadline, ended), name="deadline", daemon=True)
+        self._deadline = deadline
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            self._deadline = inf
+
+    def _cancel_from(self, deadline: float, ended: Event) -> None:
+        pause = deadline - time.monotonic()
+        while not ended.wait(max(pause, 0)):
+            with suppress(psycopg2.Error):  # the connection may be closed
+                self._connection.cancel()
+            pause = _CANCEL_SECONDS
+
     def _connected(self) -> Connection:
         # A signal is answered between statements only: none may wait for a lock for long. It is tried again.
-        return connect(self._url, lock_timeout=_LOCK_WAIT)
+        url = self._url if isinstance(self._url, str) else self._url()
+        return connect(url, lock_timeout=_LOCK_WAIT)
 
     def _attempt(self, work: Callable[[Connection], T]) -> T:
         try:
@@ -101,10 +144,13 @@ class Session:
         except DatabaseError as error:
             if error.sqlstate in _NEEDS_ANOTHER_CONNECTION:
                 self._connection.close()
+            if error.sqlstate == _CANCELED and time.monotonic() >= self._deadline:
+                raise OutOfTimeError("the time was up while the database worked: run again", _CANCELED) from None
             raise
 
     def _is_enough(self, state: RetryCallState) -> bool:
-        return self.give_up() or stop_after_delay(self._patience)(state)
+        too_late = time.monotonic() + state.upcoming_sleep >= self._deadline
+        return too_late or self.give_up() or stop_after_delay(self._patience)(state)
 
     def close(self) -> None:
         """Close the connection."""

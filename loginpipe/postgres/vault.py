@@ -9,11 +9,11 @@ from psycopg2.extras import execute_values
 from loginpipe.masking.sealing import Sealed
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.copy import copy_rows
+from loginpipe.postgres.partitions import take_turn
 from loginpipe.postgres.statements import statement
 
 # Tokens: a query holds a megabyte of them, and is in memory several times over.
 _ASKED_AT_ONCE = 20_000
-_ALIASES_LOCK = int.from_bytes(b"lp-alias")  # any number that nobody else locks
 
 
 def known_tokens(connection: Connection, tokens: Sequence[str]) -> frozenset[str]:
@@ -107,7 +107,7 @@ def verify_aliases(cursor: Cursor, aliases: Sequence[tuple[str, str]]) -> None:
         return
     cursor.execute(statement("create_incoming_aliases"))
     copy_rows(cursor, "incoming_aliases", ("old_token", "new_token"), zip(*aliases, strict=True))
-    cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_ALIASES_LOCK,))
+    take_turn(cursor, "aliases")
     cursor.execute(statement("correct_aliases"))
     cursor.execute(statement("mark_aliases_verified"))
 
@@ -127,6 +127,6 @@ def insert_aliases(cursor: Cursor, aliases: Sequence[tuple[str, str]]) -> None:
     cursor.execute(statement("drop_known_aliases"))
     if cursor.rowcount == len(aliases):
         return
-    cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_ALIASES_LOCK,))
+    take_turn(cursor, "aliases")
     cursor.execute(statement("insert_new_aliases"))
     cursor.execute(statement("compress_aliases"))

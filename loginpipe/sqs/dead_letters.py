@@ -4,8 +4,8 @@ SQS's own redrive gives a message a new id, and the ledger would not know it aga
 holds, and sends the rest with their first identity: interrupted between send and delete, a message is on both queues
 and is still one message.
 
-A dead-letter queue may serve several queues. Which queue a dead letter is of can be seen only by receiving it; how many
-queues share theirs can be asked.
+A dead-letter queue may serve several queues. Which queue a dead letter is of can be seen only by receiving it, so those
+that watch the depth count them by owner only where other queues share it, and every ten minutes.
 """
 
 import json
@@ -13,10 +13,12 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from loginpipe.common.aws import DENIED, error_code
+from loginpipe.common.errors import QueueError
 from loginpipe.logins.messages import Message
 from loginpipe.sqs.client import BATCH_MOST, Queue, queue_errors
 from loginpipe.sqs.depth import Depth, read_depth
@@ -35,6 +37,8 @@ _VISIBILITY_SECONDS = 120
 _LONG_POLL_SECONDS = 1
 # Dead letters that a look takes at most: each is hidden meanwhile, and counts one more receive.
 _MAX_LOOKED_AT = 1_000
+# How long a count by owner is good for those that ask every few seconds.
+_COUNTED_SECONDS = 600
 _LISTED_AT_ONCE = 1_000
 # Seconds between the attempts to delete, less a jitter of up to half.
 _DELETE_PAUSES = (0.2, 0.4, 0.8, 1.6, 3.2)
@@ -46,23 +50,6 @@ class RedrivePolicy:
 
     dead_letters: Queue
     max_receives: int
-
-
-@dataclass(frozen=True)
-class DeadLetterDepth(Depth):
-    """The depth of a dead-letter queue, and of how many other queues its dead letters may be.
-
-    Attributes:
-        others: how many other queues' dead letters go there too; None where that may not be asked.
-    """
-
-    others: int | None = 0
-
-    def __str__(self) -> str:
-        """Say how much there is, and whether all of it is of one queue."""
-        whose = shared_by(self.others)
-        depth = super().__str__()
-        return f"{depth}, {whose}: `loginpipe dlq status` counts which are ours" if whose else depth
 
 
 @dataclass
@@ -78,6 +65,39 @@ class Owners:
     ours: int = 0
     others: int = 0
     all: bool = True
+
+
+@dataclass(frozen=True)
+class DeadLetterDepth(Depth):
+    """The depth of a dead-letter queue, and whose its dead letters are.
+
+    Attributes:
+        others: how many other queues' dead letters go there too; None where that may not be asked.
+        owners: whose they were when they were last counted; None where no other queue shares the dead-letter queue, or
+            they could not be counted.
+    """
+
+    others: int | None = 0
+    owners: Owners | None = None
+
+    @property
+    def ours(self) -> int:
+        """How many are of the queue: all of them where that is not known."""
+        return self.total if self.owners is None else min(self.owners.ours, self.total)
+
+    def __str__(self) -> str:
+        """Say how much there is, and whose it is."""
+        whose = shared_by(self.others)
+        if not whose:
+            return super().__str__()
+        if self.owners is None:
+            return f"{super().__str__()}, {whose}: `loginpipe dlq status` counts which are ours"
+        rest = "" if self.owners.all else f", of the first {self.owners.ours + self.owners.others:,}"
+        return f"{self.ours:,} ours and {self.owners.others:,} not ours{rest}, {whose}"
+
+
+# By the URL of the queue: when its dead letters were counted by owner, in monotonic seconds, and the result.
+_counted: dict[str, tuple[float, Owners | None]] = {}
 
 
 @dataclass
@@ -118,7 +138,9 @@ def redrive_policy(queue: Queue) -> RedrivePolicy | None:
 
 
 def read_dead_letters(queue: Queue) -> DeadLetterDepth | None:
-    """Ask for the depth of a queue's dead-letter queue, and where it is not empty, who shares it; None without one.
+    """Ask for the depth of a queue's dead-letter queue, and where it is not empty, whose it is; None without one.
+
+    Where other queues share it, up to a thousand are received to be counted, at most every ten minutes in a process.
 
     Raises:
         QueueError: as `redrive_policy`; the dead-letter queue cannot be asked.
@@ -128,7 +150,25 @@ def read_dead_letters(queue: Queue) -> DeadLetterDepth | None:
         return None
     depth = read_depth(policy.dead_letters)
     others = other_sources(queue, policy.dead_letters) if depth.total else 0
-    return DeadLetterDepth(depth.visible, depth.in_flight, depth.delayed, others)
+    owners = _owners(queue, policy.dead_letters) if others else None
+    return DeadLetterDepth(depth.visible, depth.in_flight, depth.delayed, others, owners)
+
+
+def _owners(queue: Queue, dead_letters: Queue) -> Owners | None:
+    """Return whose the dead letters were within the last ten minutes; None where they cannot be received."""
+    at, owners = _counted.get(queue.url, (0.0, None))
+    if at and time.monotonic() - at < _COUNTED_SECONDS:
+        return owners
+    owners = None
+    # From a queue with a redrive policy of its own, one more receive may move a message on.
+    with suppress(QueueError):
+        if redrive_policy(dead_letters) is None:
+            owners = look(queue, dead_letters)
+    if owners is not None and not owners.ours + owners.others:
+        # All are hidden: another consumer has received them just now.
+        return None
+    _counted[queue.url] = time.monotonic(), owners
+    return owners
 
 
 def other_sources(queue: Queue, dead_letters: Queue) -> int | None:
@@ -177,7 +217,8 @@ def look(queue: Queue, dead_letters: Queue) -> Owners:
     """
     is_ours = _ownership(queue, dead_letters)
     owners = Owners()
-    leases = LeaseKeeper(dead_letters, visibility_seconds=_VISIBILITY_SECONDS, calls_at_once=4)
+    # One call at a time: who watches the depth has one connection.
+    leases = LeaseKeeper(dead_letters, visibility_seconds=_VISIBILITY_SECONDS, calls_at_once=1)
     try:
         while deliveries := _received(dead_letters, leases):
             ours = sum(map(is_ours, deliveries))

@@ -18,9 +18,6 @@ REPLAY_OF = "loginpipe.replay_of"
 SENT_MS = "loginpipe.sent_ms"
 """``SentTimestamp`` of the first message."""
 
-# 14 days on the queue and as long on the dead-letter queue, some dozen times over.
-_OLDEST_DEAD_LETTER_MS = 366 * 86_400_000
-
 # The namespace of replayed ids: a replay that is sent twice is one message.
 _REPLAYS = UUID("6f1c2d5e-7b0a-5e64-9a55-0f6f4f0c8a11")
 
@@ -35,10 +32,11 @@ class Identity(NamedTuple):
 def identity(delivery: "MessageTypeDef") -> Identity:
     """Return a delivery's identity; attributes that are not of the form that we write are as none."""
     # Hardly any message has attributes.
-    return (_carried(delivery) if "MessageAttributes" in delivery else None) or _own(delivery)
+    return (_carried(delivery) if "MessageAttributes" in delivery else None) or own_identity(delivery)
 
 
-def _own(delivery: "MessageTypeDef") -> Identity:
+def own_identity(delivery: "MessageTypeDef") -> Identity:
+    """Return the identity that SQS gave a delivery, whatever its attributes say."""
     return Identity(delivery["MessageId"], int(delivery["Attributes"]["SentTimestamp"]))
 
 
@@ -49,10 +47,9 @@ def _carried(delivery: "MessageTypeDef") -> Identity | None:
         first, sent_ms = UUID(redriven or attributes.get(REPLAY_OF, "")), int(attributes.get(SENT_MS, ""))
     except ValueError:
         return None
-    # Only its sender vouches for the time: not from the future, and a dead letter not from before SQS could hold it.
+    # Only its sender vouches for the time. It is not from the future; whether it is too old, the receiver decides.
     latest = int(delivery["Attributes"]["SentTimestamp"])
-    earliest = latest - _OLDEST_DEAD_LETTER_MS if redriven else 0
-    bounded = sent_ms if earliest < sent_ms <= latest else latest
+    bounded = max(sent_ms, 1) if sent_ms <= latest else latest
     return Identity(str(first if redriven else replay_id(first)), bounded)
 
 
@@ -66,7 +63,7 @@ def redrive_attributes(delivery: "MessageTypeDef") -> "dict[str, MessageAttribut
     attributes: dict[str, Any] = dict(delivery.get("MessageAttributes", {}))
     known_as = _carried(delivery)
     if known_as is None:
-        known_as = _own(delivery)
+        known_as = own_identity(delivery)
         attributes.pop(REPLAY_OF, None)
         attributes |= _strings({REDRIVE_OF: known_as.message_id})
     # The time as we read it, so that the next delivery reads the same.

@@ -14,7 +14,9 @@ _CALLS_AT_ONCE = 8
 
 
 @contextmanager
-def peeked(queue: Queue, number: int, *, visibility_seconds: int) -> Iterator[list[Message]]:
+def peeked(
+    queue: Queue, number: int, *, visibility_seconds: int, resent_days: int | None = None
+) -> Iterator[list[Message]]:
     """Receive up to so many messages for the length of a ``with`` block, and make them visible again at its end.
 
     Each counts as received once more. Fewer come where the queue has no more to give.
@@ -32,6 +34,7 @@ def peeked(queue: Queue, number: int, *, visibility_seconds: int) -> Iterator[li
                 min(BATCH_MOST, number - len(messages)),
                 wait_seconds=LONG_POLL_SECONDS,
                 visibility_seconds=visibility_seconds,
+                resent_days=resent_days,
             )
             leases.add(received, asked)
             messages |= {message.message_id: message for message in received}

@@ -16,7 +16,7 @@ from loginpipe.common.errors import QueueError
 from loginpipe.logins.messages import Message
 from loginpipe.sqs.client import BATCH_MOST, Queue, queue_errors, tens
 from loginpipe.sqs.entries import call_with_entries
-from loginpipe.sqs.identity import identity
+from loginpipe.sqs.identity import identity, own_identity
 from loginpipe.sqs.leases import LeaseKeeper
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ class Receiver:
         linger_seconds: float,
         visibility_seconds: int,
         receivers: int,
+        resent_days: int | None = None,
     ) -> None:
         """Receive nothing yet.
 
@@ -113,6 +114,7 @@ class Receiver:
             linger_seconds: how long a batch waits for more after its first message.
             visibility_seconds: lease asked for with each receive.
             receivers: most long polls at once.
+            resent_days: as `receive_once`.
         """
         self.counts = ReceiveCounts()
         self._queue = queue
@@ -121,6 +123,7 @@ class Receiver:
         self._linger_seconds = linger_seconds
         self._visibility_seconds = visibility_seconds
         self._max_receivers = receivers
+        self._resent_days = resent_days
         self._limit = batch_messages
         self._pool = ThreadPoolExecutor(receivers, thread_name_prefix="receive")
         self._receiving: list[Future[None]] = []
@@ -286,7 +289,11 @@ class Receiver:
     def _receive(self, asked_for: int) -> int:
         asked = time.monotonic()
         messages = receive_once(
-            self._queue, asked_for, wait_seconds=LONG_POLL_SECONDS, visibility_seconds=self._visibility_seconds
+            self._queue,
+            asked_for,
+            wait_seconds=LONG_POLL_SECONDS,
+            visibility_seconds=self._visibility_seconds,
+            resent_days=self._resent_days,
         )
         if not messages:
             return 0
@@ -372,8 +379,17 @@ def returned_if_unreadable(queue: Queue, deliveries: Any) -> Iterator[None]:
     ) from None
 
 
-def receive_once(queue: Queue, most: int, *, wait_seconds: int, visibility_seconds: int) -> list[Message]:
+def receive_once(
+    queue: Queue, most: int, *, wait_seconds: int, visibility_seconds: int, resent_days: int | None = None
+) -> list[Message]:
     """Receive up to so many messages, ten at most, by one call.
+
+    Args:
+        queue: where from.
+        most: how many messages.
+        wait_seconds: of the long poll.
+        visibility_seconds: lease asked for.
+        resent_days: how many days ago one that was sent again may have been sent first; None for any time.
 
     Raises:
         QueueError: the queue cannot be received from, or the answer cannot be read: its messages are back on the queue.
@@ -390,7 +406,8 @@ def receive_once(queue: Queue, most: int, *, wait_seconds: int, visibility_secon
         deliveries = answer.get("Messages", [])
     now_ms = time.time_ns() // 1_000_000
     with returned_if_unreadable(queue, deliveries):
-        return [_message(delivery, now_ms) for delivery in deliveries]
+        oldest_ms = 0 if resent_days is None else now_ms - resent_days * 86_400_000
+        return [message_of(delivery, now_ms, oldest_ms) for delivery in deliveries]
 
 
 def _note_delivery(batch: Received, message: Message) -> None:
@@ -407,9 +424,20 @@ def is_intact(delivery: "MessageTypeDef") -> bool:
     return digest == delivery["MD5OfBody"]
 
 
-def _message(delivery: "MessageTypeDef", now_ms: int) -> Message:
+def message_of(delivery: "MessageTypeDef", now_ms: int, oldest_ms: int = 0) -> Message:
+    """Return the message that a delivery is of.
+
+    Args:
+        delivery: as SQS answers, or as Lambda's event has it.
+        now_ms: when it was received, in milliseconds since 1970.
+        oldest_ms: the oldest date that a message which was sent again may claim.
+    """
     body = delivery["Body"]
     known_as = identity(delivery)
+    # What its sender dates too far back is itself, and not what it claims to be: that one has its own outcome.
+    too_old = known_as.sent_ms < oldest_ms and known_as != own_identity(delivery)
+    if too_old:
+        known_as = own_identity(delivery)
     return Message(
         message_id=known_as.message_id,
         delivery_id=delivery["MessageId"],
@@ -419,4 +447,5 @@ def _message(delivery: "MessageTypeDef", now_ms: int) -> Message:
         received_ms=now_ms,
         receive_count=int(delivery["Attributes"]["ApproximateReceiveCount"]),
         body_intact=is_intact(delivery),
+        too_old=too_old,
     )

@@ -65,6 +65,12 @@ class Place:
         arguments = ["--stop-at", str(stop_at), "--how", how, "--batch", str(batch)] if stop_at else []
         return forked(self._new_folder(), self.environment | _named(settings), arguments)
 
+    def start_lambda(self, address: str, stop_at: Point | None = None) -> Run:
+        """Start an execution environment of AWS Lambda, which is killed at a point of its first batch."""
+        arguments = ["--stop-at", str(stop_at)] if stop_at else []
+        environment = self.environment | {"AWS_LAMBDA_RUNTIME_API": address}
+        return forked(self._new_folder(), environment, arguments, "loginpipe_tests.crash.run_lambda")
+
     def start_fresh(self, *command: str, **environment: str) -> Run:
         """Start a command of Python's in a folder of its own, which it also finds in ``CRASH_FOLDER``."""
         folder = self._new_folder()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final, Self
@@ -38,8 +39,7 @@ class Run:
 
     def signal(self, number: int) -> None:
         """Send it a signal."""
-        assert self._process.pid is not None
-        os.kill(self._process.pid, number)
+        os.kill(self.pid, number)
 
     def until_reached(self) -> None:
         """Wait until it has come to the point."""
@@ -57,6 +57,17 @@ class Run:
         code = self._ended(seconds)
         assert code is not None, f"it did not end within {seconds:g} s: {self.log()}"
         return code
+
+    @property
+    def pid(self) -> int:
+        """The id of its process."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self._ended(0) is not None
 
     def report(self) -> dict[str, Any]:
         """What it wrote when it ended by itself: ``run_id``, ``success``, ``peak_mebibytes``."""
@@ -78,9 +89,14 @@ class Run:
             return None
 
 
-def forked(folder: Path, environment: Mapping[str, str], arguments: Sequence[str]) -> Run:
-    """Start `run_job` in a process that has everything loaded already."""
-    process = _forks.Process(target=_run_job, args=(str(folder), dict(environment), list(arguments)))
+def forked(
+    folder: Path,
+    environment: Mapping[str, str],
+    arguments: Sequence[str],
+    program: str = "loginpipe_tests.crash.run_job",
+) -> Run:
+    """Start a program of this folder in a process that has everything loaded already."""
+    process = _forks.Process(target=_run, args=(program, str(folder), dict(environment), list(arguments)))
     process.start()
     return Run(folder, process)
 
@@ -99,13 +115,11 @@ def fresh(folder: Path, environment: Mapping[str, str], command: Sequence[str]) 
     return Run(folder, process)
 
 
-def _run_job(folder: str, environment: dict[str, str], arguments: list[str]) -> None:
-    from loginpipe_tests.crash.run_job import main
-
+def _run(program: str, folder: str, environment: dict[str, str], arguments: list[str]) -> None:
     log = os.open(Path(folder) / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    sys.exit(main(["--folder", folder, *arguments]))
+    sys.exit(import_module(program).main(["--folder", folder, *arguments]))

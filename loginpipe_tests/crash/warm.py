@@ -3,6 +3,7 @@
 import boto3  # noqa: F401
 import dagster as dg
 
+from loginpipe.ingest import aws_lambda  # noqa: F401
 from loginpipe.logins.splitting import split_batch
 from loginpipe_tests.crash import run_job  # noqa: F401
 

@@ -1,17 +1,19 @@
 """Runs on a table that was there before, with constraints and triggers of its own."""
 
+import re
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
-from loginpipe.ingest.consumer import Recorder
+from loginpipe.ingest.record import Recorder
 from loginpipe.local.stack import LocalStack
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.postgres.migrate import migrate
 from loginpipe.postgres.session import Session
 from loginpipe_tests.batches import masking_of, received
 from loginpipe_tests.commands import Command, command_line, findings
-from loginpipe_tests.conftest import PIPELINE, KeyFiles, Pipeline, as_role, execute
+from loginpipe_tests.conftest import OWNER, PIPELINE, KeyFiles, Pipeline, as_role, execute
 from loginpipe_tests.wire import (
     Custodian,
     cause_of_failure,
@@ -23,6 +25,8 @@ from loginpipe_tests.wire import (
     take,
     users,
 )
+
+ROOT = Path(__file__).parents[2]
 
 TABLE = """
     CREATE TABLE public.user_logins (
@@ -268,3 +272,33 @@ def test_a_database_of_another_encoding_is_named_and_rejects_what_it_lacks(
         assert sorted((batch.record.inserted, batch.record.rejected) for batch in recorded) == [(0, 1), (1, 0)]
     finally:
         execute(stack.database_url, "DROP DATABASE latin WITH (FORCE)")
+
+
+VIEWS = """
+    SELECT relname, pg_get_viewdef(oid), obj_description(oid, 'pg_class'), relowner::regrole::text
+    FROM pg_class WHERE relkind = 'v' AND relnamespace = 'loginpipe'::regnamespace ORDER BY 1
+"""
+
+
+def test_the_statements_of_the_documentation_widen_a_column_and_leave_all_else_as_it_was(
+    pipeline: Pipeline, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = empty_database_url.split("/")[3].split("?", maxsplit=1)[0]
+    execute(empty_database_url, f"ALTER DATABASE {name} OWNER TO {OWNER}")
+    owner_url = as_role(empty_database_url, OWNER)
+    execute(owner_url, TABLE.replace("device_type varchar(32)", "device_type varchar(8)"))
+    assert "device_type is character varying(8)" in migrate(owner_url).findings[0]
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", as_role(empty_database_url, PIPELINE))
+    adopted = Pipeline(pipeline.queue, empty_database_url, pipeline.instance)
+    grants, views = findings()["grants"], adopted.rows(VIEWS)
+    assert grants.well
+
+    documented = (ROOT / "docs" / "tables.md").read_text()
+    (statements,) = re.findall(r"^    DO \$\$\n.*?^    END \$\$;$", documented, re.MULTILINE | re.DOTALL)
+    execute(owner_url, statements)
+    assert findings()["grants"] == grants
+    assert adopted.rows(VIEWS) == views
+    assert not [finding for finding in migrate(owner_url).findings if "device_type" in finding]
+    adopted.send([login(user_id="ann", device_type="refrigerator")])
+    assert take(adopted, 1).success
+    assert adopted.rows("SELECT user_id, device_type FROM loginpipe.user_logins_canonical") == [("ann", "refrigerator")]

@@ -7,8 +7,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from loginpipe.definitions import build_definitions
 from loginpipe.monitoring.reports import read_memory
-from loginpipe_tests.canary import BAD, GOOD, MARKERS, found
+from loginpipe_tests.canary import ADDRESSES, BAD, GOOD, MARKERS, found
 from loginpipe_tests.commands import Command
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.daemon import Daemon, empty_dead_letters, fill_dead_letters
@@ -145,11 +146,58 @@ def test_runs_that_fail_twice_in_a_row_are_told_and_one_that_fails_is_not(
     fail_a_run(pipeline, monkeypatch)
     assert daemon.tick(2) == f"nothing is wrong; {QUIET}"
     fail_a_run(pipeline, monkeypatch)
-    assert daemon.tick(2).startswith("runs are failing (2 in a row so far); ")
+    says = daemon.tick(2)
+    assert says.startswith("runs are failing (2 in a row so far, the newest with KeyFileError: ")
+    assert "absent.pem" in says
     pipeline.send([login()])
     assert take(pipeline, 1).success
     daemon.tick(2)
     assert [title.partition(": ")[2] for title in titles(hook.told())] == ["runs are failing", "OVER: runs are failing"]
+
+
+def test_each_job_that_fails_is_told_with_its_reason_and_its_section_and_over_when_it_succeeds(
+    pipeline: Pipeline, daemon: Daemon, hook: Webhook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def succeeded(job: str) -> bool:
+        definition = build_definitions().resolve_job_def(job)
+        return definition.execute_in_process(instance=pipeline.instance, raise_on_error=False).success
+
+    def quoting(*_: object, **__: object) -> None:
+        raise ValueError(ADDRESSES[0])
+
+    pipeline.send(GOOD)
+    assert take(pipeline, len(GOOD)).success
+    pipeline.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'refused'; END $$; "
+        "CREATE TRIGGER refuses BEFORE INSERT ON loginpipe.daily_logins FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    assert not succeeded("archive_logins")
+    assert not succeeded("refresh_insights")
+    with monkeypatch.context() as broken:
+        broken.setattr("loginpipe.defs.maintenance.partitions.maintain", quoting)
+        assert not succeeded("maintain_partitions")
+    daemon.tick(2)
+    told = "\n".join(hook.told())
+    archive, maintenance, insights = sorted(told.split("\n\n"))
+    assert archive.splitlines()[0].endswith(": the job archive_logins fails")
+    assert " UTC failed with SettingError: LOGINPIPE_ARCHIVE_URL is not set" in archive
+    assert "docs/operations.md#archive-and-retention" in archive
+    assert " UTC failed with ValueError, see it in Dagster." in maintenance
+    assert "docs/operations.md#a-job-fails" in maintenance
+    assert " UTC failed with DatabaseError: " in insights
+    assert "the database refused a statement" in insights
+    assert "docs/operations.md#duplicates-and-daily-counts" in insights
+    assert found({"webhook": told, "sensor": "".join(daemon.kept)}, MARKERS) == []
+
+    monkeypatch.setenv("LOGINPIPE_ARCHIVE_URL", f"file:{tmp_path}")
+    pipeline.execute("DROP TRIGGER refuses ON loginpipe.daily_logins")
+    assert all(succeeded(job) for job in ("archive_logins", "maintain_partitions", "refresh_insights"))
+    daemon.tick(2)
+    assert sorted(title.partition(": ")[2] for title in titles(hook.told())) == [
+        "OVER: the job archive_logins fails",
+        "OVER: the job maintain_partitions fails",
+        "OVER: the job refresh_insights fails",
+    ]
 
 
 def test_a_stall_and_what_nobody_works_off_are_told_each_for_itself(

@@ -2,21 +2,23 @@
 
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import boto3
+import psycopg2
 import pyarrow.parquet as pq
 import pytest
 
 from loginpipe.archive.days import Outcome
 from loginpipe.archive.store import Folder, Store, Stores, open_store
-from loginpipe.archive.verification import fault_of
+from loginpipe.archive.verification import compare_with_table, counted_ranges, fault_of
 from loginpipe.common.errors import ArchivedDayError, ArchiveError, DatabaseError, SettingError
 from loginpipe.common.settings import Settings
-from loginpipe.postgres.archive import begin_work_on_day, content_in_table
+from loginpipe.postgres.archive import ArchivedDay, begin_work_on_day, content_in_table
 from loginpipe.postgres.connections import connect, transaction
 from loginpipe_tests.archive import LOGINS, OLD, TODAY, Archive, of_day
 
@@ -199,12 +201,64 @@ def test_days_are_due_when_they_are_over_and_not_archived_or_have_changed_since(
         in_folder.archived(day)
     assert in_folder.due() == []
     in_folder.insert(OLD, LOGINS[:1])
-    # As many rows, but a run has brought some of that day since: a user may have been erased on it as well.
+    # As many rows, but a batch has brought some of that day since: a user may have been erased on it as well.
     in_folder.execute(
         "INSERT INTO loginpipe.batches (batch_id, queue, started_at, inserted, days, rows_by_day) "
         "VALUES (gen_random_uuid(), 'q', now(), 1, ARRAY[%s::date], '{1}')", before
     )  # fmt: skip
     assert in_folder.due() == [OLD, before]
+
+
+def test_a_batch_that_commits_while_its_day_is_archived_leaves_the_day_due(in_folder: Archive) -> None:
+    in_folder.insert(OLD)
+    assert in_folder.due() == [OLD]
+    with closing(psycopg2.connect(in_folder.pipeline_url)) as batch, batch.cursor() as cursor:
+        cursor.execute("INSERT INTO user_logins (user_id, create_date) VALUES ('late', %s)", (OLD,))
+        cursor.execute(
+            "INSERT INTO loginpipe.batches (batch_id, queue, started_at, recorded_at, days, rows_by_day) "
+            "VALUES (gen_random_uuid(), 'q', now(), now() - interval '3 hours', ARRAY[%s::date], '{1}')", (OLD,)
+        )  # fmt: skip
+        assert in_folder.archived().record.row_count == len(LOGINS)
+        assert in_folder.due() == []
+        batch.commit()
+    assert in_folder.due() == [OLD]
+    assert in_folder.archived().record.row_count == len(LOGINS) + 1
+    assert in_folder.due() == []
+
+
+def test_rows_that_the_pipeline_did_not_write_are_found_by_the_comparison_and_archived_the_next_time(
+    in_folder: Archive,
+) -> None:
+    """Of the newest days at once, of an older month when its turn comes."""
+    yesterday, compared = TODAY - timedelta(days=1), partial(compare_with_table, today=TODAY)
+    in_folder.insert(OLD)
+    in_folder.archived()
+    in_folder.insert(OLD, LOGINS[:1], noted=False)
+    in_folder.insert(yesterday, noted=False)
+    assert in_folder.due() == []
+    found = in_folder.run(compared)
+    assert (dict(found.differing), found.not_archived) == ({OLD: "6 rows in the table, 5 in the archive"}, 1)
+    assert in_folder.due() == [OLD, yesterday]
+    in_folder.run(compared)
+    assert in_folder.rows("SELECT day, changes FROM loginpipe.days ORDER BY day") == [(OLD, 2), (yesterday, 1)]
+    for day in in_folder.due():
+        in_folder.archived(day)
+    assert in_folder.due() == []
+    assert dict(in_folder.run(compared).differing) == {}
+
+
+def test_the_older_months_are_compared_in_turn() -> None:
+    def of(day: date, *, dropped: bool = False) -> ArchivedDay:
+        at = datetime(2026, 11, 29, tzinfo=UTC)
+        return ArchivedDay(day, 1, "0" * 64, "file:///x", 1, "0" * 64, at, at, None, at if dropped else None)
+
+    today = date(2026, 11, 29)
+    newest = (date(2026, 10, 29), date(2026, 11, 28))
+    assert counted_ranges([], today) == [newest]
+    records = [of(date(2026, 8, 3), dropped=True), of(date(2026, 9, 1)), of(date(2026, 10, 7)), of(date(2026, 11, 5))]
+    turns = [counted_ranges(records, today + timedelta(days=days))[0] for days in range(4)]
+    september, october = (date(2026, 9, 1), date(2026, 9, 30)), (date(2026, 10, 1), date(2026, 10, 28))
+    assert {(first, min(last, october[1])) for first, last in turns} == {september, october}
 
 
 # --- stores ---

@@ -17,10 +17,11 @@ from loginpipe.defs.archive.asset import login_archive
 from loginpipe.defs.archive.checks import archive_matches_table
 from loginpipe.defs.archive.jobs import archive_closed_days, drop_archived_partitions_daily
 from loginpipe.defs.resources import PostgresResource
+from loginpipe.masking.key_files import read_token_keys
 from loginpipe.monitoring.doctor import Finding
 from loginpipe_tests.archive import LOGINS, OLD, OLD_MONTH, TODAY, Archive, of_day, partition_is_there
 from loginpipe_tests.commands import Command, findings
-from loginpipe_tests.conftest import KeyFiles
+from loginpipe_tests.conftest import KeyFiles, execute
 from loginpipe_tests.wire import cause_of_failure, checks
 
 DAYS = [OLD, OLD + timedelta(days=1), OLD + timedelta(days=2)]
@@ -40,6 +41,7 @@ def archive(
     archive = Archive(database_url, pipeline_url, f"file://{tmp_path}/archive")
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", pipeline_url)
     monkeypatch.setenv("LOGINPIPE_ARCHIVE_URL", "file:archive")
+    monkeypatch.setenv("LOGINPIPE_FIRST_DAY", str(OLD_MONTH.start))
     monkeypatch.setenv("LOGINPIPE_TOKEN_KEYS", f"file:{key_files.token_keys}")
     archive.make_month(OLD)
     for number, day in enumerate(DAYS):
@@ -99,19 +101,17 @@ def test_days_are_archived_by_a_backfill_in_one_run_and_the_check_compares_them(
     }
 
 
-def test_today_is_refused_before_anything_is_written_and_so_is_an_archive_that_is_not_set(
+def test_without_an_archive_a_run_says_so_writes_nothing_and_succeeds(
     archive: Archive, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = materialized(instance, TODAY - timedelta(days=1), TODAY)
-    assert cause_of_failure(result) == (
-        f"ArchivedDayError: {TODAY} is not over yet (UTC): archive the days up to the one before {TODAY}"
-    )
-    assert archive.store.names() == []
     monkeypatch.delenv("LOGINPIPE_ARCHIVE_URL")
-    assert cause_of_failure(materialized(instance, OLD)) == (
-        "SettingError: LOGINPIPE_ARCHIVE_URL is not set: set it to where the archive is, as in file:archive or "
-        "s3://bucket/prefix"
-    )
+    result = materialized(instance, OLD)
+    assert result.success
+    assert metadata(result) == []
+    logged = [event.user_message for event in instance.all_logs(result.run_id)]
+    assert "LOGINPIPE_ARCHIVE_URL is not set: nothing was archived, days stay in the table" in logged
+    assert archive.store.names() == []
+    assert archive.rows("SELECT * FROM loginpipe.archived_days") == []
 
 
 def test_every_night_what_is_due_is_archived_and_a_day_at_odds_holds_up_no_other(
@@ -125,6 +125,7 @@ def test_every_night_what_is_due_is_archived_and_a_day_at_odds_holds_up_no_other
     assert metadata(job("archive_logins", instance)) == []
 
     archive.execute("DELETE FROM user_logins WHERE create_date = %s AND user_id = 'Zoe'", DAYS[0])
+    assert job("archive_logins", instance).success, "the comparison comes last, and finds what the next night looks at"
     archive.insert(DAYS[1], LOGINS[:1])
     failed = job("archive_logins", instance)
     assert cause_of_failure(failed).startswith(
@@ -137,8 +138,8 @@ def test_every_night_what_is_due_is_archived_and_a_day_at_odds_holds_up_no_other
     assert latest.status.value == "FAILED"
 
 
-def test_retention_drops_what_is_archived_and_says_what_it_left_alone(
-    archive: Archive, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+def test_retention_drops_what_is_archived_says_what_it_left_alone_and_erased_users_go_from_its_files(
+    archive: Archive, instance: dg.DagsterInstance, key_files: KeyFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unset = job("drop_archived_partitions", instance)
     assert cause_of_failure(unset).startswith("SettingError: LOGINPIPE_RETENTION_DAYS is not set: ")
@@ -155,16 +156,68 @@ def test_retention_drops_what_is_archived_and_says_what_it_left_alone(
     assert outcome() == {
         "detached_and_dropped": [str(OLD_MONTH).replace(OLD_MONTH.name, f"user_logins_{OLD_MONTH.end:y%Ym%m}")],
         "left_alone": {str(OLD_MONTH): f"3 days are not archived, or have changed since, the first of them {OLD}"},
+        "extras_dropped": [],
         "rows_in_default_partition": len(LOGINS),
     }
     assert job("archive_logins", instance).success
+    assert outcome()["left_alone"] == {
+        str(OLD_MONTH): f"{OLD} has changed since its insights were computed: run refresh_insights"
+    }
+    assert job("refresh_insights", instance).success
     assert outcome()["detached_and_dropped"] == [str(OLD_MONTH)]
     assert not partition_is_there(archive)
+    keys = read_token_keys(key_files.token_keys)
+    archive.bury(keys.tombstones("ann")[1])
+    searched = job("archive_logins", instance)
+    (output,) = [event for event in searched.all_node_events if event.is_successful_output]
+    found = {name: entry.value for name, entry in output.step_output_data.metadata.items()}
+    assert (found["days_searched"], found["logins_of_erased_users"]) == (3, 3)
     # As the documentation tells analysts to: the folders' names are a column of their own.
     frame = pd.read_parquet(archive.url.removeprefix("file://"), filters=[("create_date", ">=", DAYS[1])])
     assert list(zip(frame["day"], frame["create_date"], strict=True)) == [
-        (str(day), day) for day in (DAYS[1], DAYS[2]) for _ in LOGINS[DAYS.index(day) :]
+        (str(day), day) for day in (DAYS[1], DAYS[2]) for _ in LOGINS[2:]
     ]
+
+
+def test_extras_go_when_their_month_is_gone_and_stay_while_it_stays(
+    archive: Archive, instance: dg.DagsterInstance, owner_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", "100")
+    young = TODAY - timedelta(days=29)
+    # Two months of our making, one that somebody else made, and the default partition.
+    days = [OLD_MONTH.start - timedelta(days=1), OLD, OLD_MONTH.end, date(2019, 5, 5), young]
+    for day in days[:2]:
+        execute(owner_url, f"SELECT loginpipe.create_extras_partition('{day:%Y-%m}-01')")
+    others = f"login_extras_{OLD_MONTH.end:y%Ym%md%d}"
+    execute(
+        owner_url,
+        f"CREATE TABLE loginpipe.{others} PARTITION OF loginpipe.login_extras "
+        f"FOR VALUES FROM ('{OLD_MONTH.end}') TO ('{OLD_MONTH.end + timedelta(days=1)}')",
+    )
+    for day in days:
+        archive.execute(
+            "INSERT INTO loginpipe.login_extras (message_id, user_id, device_type, masked_ip, masked_device_id, "
+            "app_version, create_date) VALUES (gen_random_uuid(), 'ann', 'ios', 'ip.v1.home', 'dev.v1.phone', 1, %s)",
+            day,
+        )
+
+    def dropped() -> list[str]:
+        """Which partitions of the extras retention drops."""
+        result = job("drop_archived_partitions", instance)
+        assert result.success
+        (output,) = [event for event in result.all_node_events if event.is_successful_output]
+        names: list[str] = output.step_output_data.metadata["extras_dropped"].value
+        return names
+
+    def left() -> list[date]:
+        return [day for (day,) in archive.rows("SELECT create_date FROM loginpipe.login_extras ORDER BY 1")]
+
+    assert dropped() == [f"loginpipe.login_extras_{days[0]:y%Ym%m}"], "the month after it is not archived yet"
+    assert left() == [*days[1:3], young]
+    assert job("archive_logins", instance).success
+    assert dropped() == [f"loginpipe.login_extras_{OLD:y%Ym%m}"]
+    assert left() == [OLD_MONTH.end, young]
+    assert dropped() == []
 
 
 @pytest.mark.parametrize(
@@ -205,6 +258,7 @@ def test_the_commands_list_verify_and_restore(
     assert loginpipe("archive", "verify", DAYS[1]).out == "1 of 1 archived days are whole\n"
 
     monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", "30")
+    assert job("refresh_insights", instance).success
     assert job("drop_archived_partitions", instance).success
     assert "dropped 2" in loginpipe("archive", "list").out
     assert loginpipe("archive", "restore", OLD, "--dry-run").out == f"5 rows of {OLD} would be restored\n"

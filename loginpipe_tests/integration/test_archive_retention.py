@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,12 +14,16 @@ import boto3
 import psycopg2
 import pytest
 
+from loginpipe.archive.erasure import forget_erased
 from loginpipe.archive.restore import KEPT_DAYS, Restored, restore_day
 from loginpipe.archive.retention import retire_month
-from loginpipe.common.errors import ArchivedDayError
+from loginpipe.archive.verification import verify_day
+from loginpipe.common.errors import ArchivedDayError, ArchiveError
 from loginpipe.masking.tokens import TokenKeys
-from loginpipe.postgres.archive import drop_month, outlived_months, standing_of_days
+from loginpipe.postgres.archive import days_to_search, drop_month, outlived_months
 from loginpipe.postgres.connections import connect
+from loginpipe.postgres.days import stale_days
+from loginpipe.postgres.insights import refresh_daily_logins
 from loginpipe.postgres.partitions import month_of
 from loginpipe_tests.archive import LOGINS, OLD, OLD_MONTH, TODAY, Archive, of_day, partition_is_there
 from loginpipe_tests.custody import erased as erase_user
@@ -47,13 +52,14 @@ def archive(database_url: str, pipeline_url: str, place: str) -> Archive:
     for number, day in enumerate(DAYS):
         archive.insert(day, LOGINS[number:])
         archive.archived(day)
+    archive.computed()
     return archive
 
 
 def retired(archive: Archive) -> str | None:
-    """Let go of the old month, as the job does; return why it stays."""
-    standing = archive.run(lambda connection: standing_of_days(connection, today=TODAY))
-    return retire_month(archive.run, month=OLD_MONTH, standing=standing, stores=archive.stores)
+    """Let go of the old month, as the job does, once all is computed; return why it stays."""
+    archive.computed()
+    return retire_month(archive.run, month=OLD_MONTH, stores=archive.stores)
 
 
 def no_keys() -> TokenKeys:
@@ -103,23 +109,6 @@ def test_an_archived_month_is_dropped_and_its_days_come_back_to_the_row(archive:
     assert archive.record(DAYS[1]).dropped_at is not None
 
 
-def test_extras_stay_while_their_month_is_away_and_belong_to_its_rows_when_they_are_back(archive: Archive) -> None:
-    archive.execute(
-        "INSERT INTO loginpipe.login_extras VALUES "
-        "(gen_random_uuid(), 'ann', 'ios', 'ip.v1.home', 'dev.v1.phone', 'RU', 1000000, %s, '{\"country\": \"DE\"}')",
-        OLD,
-    )
-    of_the_day = "SELECT user_id, extras FROM loginpipe.user_logins_with_extras WHERE create_date = %s"
-    before = archive.rows(of_the_day, OLD)
-    assert sorted(user for user, extras in before if extras) == ["ann"]
-    assert len(before) == len(LOGINS)
-    assert retired(archive) is None
-    assert archive.rows(of_the_day, OLD) == []
-    assert archive.rows("SELECT count(*) FROM loginpipe.login_extras") == [(1,)]
-    restored(archive)
-    assert sorted(archive.rows(of_the_day, OLD), key=str) == sorted(before, key=str)
-
-
 def test_a_month_stays_for_a_late_row_a_day_that_is_missing_and_a_file_that_is_not_whole(archive: Archive) -> None:
     late = OLD + timedelta(days=5)
     archive.insert(late)
@@ -162,6 +151,9 @@ def test_the_database_itself_compares_every_row_before_it_drops(archive: Archive
         execute(change)
         assert dropped(archive) == reason
         execute(undo)
+    archive.execute("INSERT INTO loginpipe.day_changes VALUES (%s)", OLD)
+    assert dropped(archive) == f"{OLD} has changed since its insights were computed: run refresh_insights"
+    archive.computed()
     archive.insert(late)
     assert dropped(archive) == f"{late} is not archived"
     archive.execute("DELETE FROM user_logins WHERE create_date IN (%s, %s)", late, OLD)
@@ -221,6 +213,43 @@ def test_months_are_old_enough_by_the_setting_and_never_before_the_queue_has_for
     assert outlived(OLD_MONTH.end + timedelta(days=29), 1) == [OLD_MONTH.start]
 
 
+def counted(archive: Archive) -> Counter[tuple[Any, ...]]:
+    """The logins of each day, device type, locale and version."""
+    kinds = "create_date, device_type, locale, app_version"
+    rows = archive.rows(f"SELECT {kinds}, sum(logins)::integer FROM loginpipe.daily_logins GROUP BY {kinds}")
+    return Counter({tuple(kind): logins for *kind, logins in rows})
+
+
+def test_days_that_were_dropped_keep_their_counts_whatever_recomputes_and_logins_that_come_late_are_added(
+    archive: Archive,
+) -> None:
+    def recomputed() -> None:
+        for day in DAYS:
+            archive.run(partial(refresh_daily_logins, day=day))
+
+    before = counted(archive)
+    assert before.total() == 5 + 4 + 3
+    assert retired(archive) is None
+    recomputed()
+    assert counted(archive) == before
+
+    archive.insert(OLD, LOGINS[2:3])
+    assert archive.run(stale_days) == {OLD: ["daily_logins", "duplicate_devices", "duplicate_ips"]}
+    archive.computed()
+    recomputed()
+    late = Counter({(OLD, *LOGINS[2][1:2], *LOGINS[2][4:]): 1})
+    assert counted(archive) == before + late
+
+    assert restored(archive) == Restored(rows=len(LOGINS), beside=1)
+    archive.computed()
+    recomputed()
+    assert counted(archive) == before + late
+    rows = archive.rows(
+        "SELECT device_type, logins, users, kept FROM loginpipe.daily_logins WHERE create_date = %s", OLD
+    )
+    assert ("android", 2, 1, False) in rows, "computed from the table again"
+
+
 # --- what does not come back, and what stays beside ---
 
 
@@ -248,6 +277,58 @@ def test_users_who_were_erased_since_do_not_come_back_and_what_they_did_after_an
     assert archive.due() == [OLD], "the file still has them"
     assert archive.archived().record.row_count == len(LOGINS) - 2
     assert restored(archive, keys=no_keys) == Restored(already_there=True)
+
+
+@both
+def test_users_who_are_erased_are_taken_out_of_the_files_of_days_that_were_dropped(
+    archive: Archive, custodian_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete = type(archive.store).delete
+
+    def killed_at_the_old_file(store: Any, name: str) -> None:
+        if before[OLD].url.endswith(name):
+            raise ArchiveError("killed here")
+        delete(store, name)
+
+    def forgotten(day: date, *versions: int) -> int:
+        work = partial(forget_erased, day=day, token_keys=lambda: token_keys(*versions), stores=archive.stores)
+        logins: int = archive.run(work)
+        return logins
+
+    assert retired(archive) is None
+    before = {day: archive.record(day) for day in DAYS}
+    assert archive.run(days_to_search) == []
+    with closing(connect(custodian_url)) as custodian:
+        erase_user(custodian, "ann", token_keys(1, 2))
+    assert archive.run(days_to_search) == DAYS
+
+    with pytest.raises(ArchivedDayError, match=r"^a user was erased at .* key version 1 or 2 only; add it to "):
+        forgotten(OLD, 3)
+    assert archive.record(OLD) == before[OLD]
+    with monkeypatch.context() as patch:
+        patch.setattr(type(archive.store), "delete", killed_at_the_old_file)
+        with pytest.raises(ArchiveError, match="killed here"):
+            forgotten(OLD, 1)
+    assert archive.record(OLD).row_count == 3
+    assert archive.run(days_to_search) == DAYS, "the old file is still there"
+    assert [forgotten(day, 1) for day in DAYS] == [0, 1, 0]
+    assert archive.run(days_to_search) == []
+    after = {day: archive.record(day) for day in DAYS}
+    assert [record.row_count for record in after.values()] == [3, 3, 3]
+    assert after[DAYS[2]].url == before[DAYS[2]].url, "nothing to leave out, nothing written"
+    assert archive.store.names() == sorted(archive.stores.locate(record.url)[1] for record in after.values())
+    for day in DAYS:
+        assert archive.run(partial(verify_day, record=after[day], stores=archive.stores)) is None
+    for day in (DAYS[0], DAYS[2]):
+        assert restored(archive, day) == Restored(rows=3), "no keys are needed: the file has no erased user"
+        assert archive.stored(day) == of_day(LOGINS[2:], day)
+
+    with closing(connect(custodian_url)) as custodian:
+        for user in {str(login[0]) for login in LOGINS[2:]}:
+            erase_user(custodian, user, token_keys(1, 2))
+    assert forgotten(DAYS[1], 1) == 3
+    assert archive.record(DAYS[1]).row_count == 0
+    assert restored(archive, DAYS[1]) == Restored(already_there=True), "a day of erased users only"
 
 
 def test_rows_that_came_after_a_day_was_dropped_stay_beside_those_that_come_back(archive: Archive) -> None:

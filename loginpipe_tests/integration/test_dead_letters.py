@@ -12,20 +12,23 @@ from uuid import uuid4
 import boto3
 import pytest
 from botocore.config import Config
+from prometheus_client import generate_latest
 
 from loginpipe.common.errors import QueueError
 from loginpipe.common.settings import load_settings
 from loginpipe.local.prepare import create_login_queue
 from loginpipe.local.stack import LocalStack
+from loginpipe.monitoring.doctor import Finding
+from loginpipe.monitoring.metrics import registry
 from loginpipe.monitoring.reports import read_memory
 from loginpipe.postgres.connections import Connection, connect
 from loginpipe.postgres.ledger import recorded
 from loginpipe.sqs import dead_letters, receiver
 from loginpipe.sqs.client import Queue, open_queue, tens
-from loginpipe.sqs.dead_letters import RedriveCounts, read_dead_letters, redrive, redrive_policy
+from loginpipe.sqs.dead_letters import RedriveCounts, RedrivePolicy, read_dead_letters, redrive, redrive_policy
 from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.identity import Identity, identity
-from loginpipe_tests.commands import command_line
+from loginpipe_tests.commands import command_line, findings
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.daemon import Daemon
 from loginpipe_tests.sqs_endpoint import Endpoint
@@ -633,6 +636,9 @@ def shared(pipeline: Pipeline, endpoint: Endpoint, monkeypatch: pytest.MonkeyPat
         endpoint.send(queue, bodies)
         for _ in range(2):
             client.receive_message(QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=0)
+    # From now on what comes back has its receives.
+    policy = {"RedrivePolicy": json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": "5"})}
+    client.set_queue_attributes(QueueUrl=client.get_queue_url(QueueName=name)["QueueUrl"], Attributes=policy)
     endpoint.send(f"{name}-dlq", ["by hand"])
     for variable, value in endpoint.aws_environment.items():
         monkeypatch.setenv(variable, value)
@@ -647,11 +653,11 @@ def test_the_commands_say_whose_dead_letters_there_are_and_touch_ours_alone(
     before = endpoint.books(f"{shared}-dlq")
     assert loginpipe("dlq", "status").out == (
         f"queue '{shared}-dlq': 4 waiting, 0 in flight, 0 delayed, in a dead-letter queue shared with 2 other queues: "
-        f"of all 4 that can be received 2 are of queue '{shared}', 2 of others; messages come after 1 receives\n"
+        f"of all 4 that can be received 2 are of queue '{shared}', 2 of others; messages come after 5 receives\n"
     )
     assert loginpipe("dlq", "status", "--json").json == {
         "queue": f"{shared}-dlq",
-        "max_receives": 1,
+        "max_receives": 5,
         "visible": 4,
         "in_flight": 0,
         "delayed": 0,
@@ -679,28 +685,90 @@ def test_the_commands_say_whose_dead_letters_there_are_and_touch_ours_alone(
     assert (stats[shared]["visible"], stats[f"{shared}-dlq"]["visible"]) == (2, 2)
 
 
-def test_who_watches_the_depth_says_that_others_share_the_dead_letter_queue(
-    shared: str, pipeline: Pipeline, endpoint: Endpoint
+def test_who_watches_the_depth_counts_our_dead_letters_and_says_how_many_are_not(
+    shared: str, pipeline: Pipeline, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = (
-        "4 waiting, 0 in flight, 0 delayed, in a dead-letter queue shared with 2 other queues: `loginpipe dlq status` "
-        "counts which are ours"
-    )
+    where = "in a dead-letter queue shared with 2 other queues"
+    metrics = registry(load_settings(), pipeline.database_url)
     monitor = Daemon(pipeline)
-    monitor.tick(2)
-    assert "dead-letters" in str(read_memory(monitor.cursor).alerts.episodes)
-    assert read_memory(monitor.cursor).alerts.episodes["dead-letters"].says == words
-    assert words in (read_memory(monitor.cursor).dead_letters or "")
-    queue = open_queue(shared, load_settings(), connections=1)
-    found = read_dead_letters(queue)
-    assert found is not None
-    assert (found.total, found.others, str(found)) == (4, 2, words)
 
-    endpoint.add_fault("error", "ListDeadLetterSourceQueues", code="AccessDenied", status=403)
+    def served() -> set[str]:
+        lines = generate_latest(metrics).decode().splitlines()
+        return {
+            line.replace(f'{{queue="{shared}"}}', "") for line in lines if line.startswith("loginpipe_dead_letters")
+        }
+
+    before = endpoint.books(f"{shared}-dlq")
+    monitor.tick(2)
+    assert read_memory(monitor.cursor).alerts.episodes["dead-letters"].says == f"2 ours and 2 not ours, {where}"
+    assert (read_memory(monitor.cursor).dead_letters or "").startswith(
+        f"2 ours and 2 not ours, {where}; find the cause"
+    )
+    assert findings()["dead-letter queue"].says.startswith(f"'{shared}-dlq' holds messages: 2 ours and 2 not ours, ")
+    assert served() == {"loginpipe_dead_letters 2.0", "loginpipe_dead_letters_of_others 2.0"}
+    assert endpoint.books(f"{shared}-dlq") == {
+        message_id: fate._replace(receives=fate.receives + 1) for message_id, fate in before.items()
+    }, "received once by all of them together, and returned at once"
+
+    queue = open_queue(shared, load_settings(), connections=1)
+    redrive(queue, policy_of(queue).dead_letters, recorded=lambda _: ())
+    monkeypatch.setattr(dead_letters, "_COUNTED_SECONDS", 0)
+    monitor.tick(2)
+    assert read_memory(monitor.cursor).alerts.episodes == {}
+    assert read_memory(monitor.cursor).dead_letters == f"0 ours and 2 not ours, {where}"
+    assert findings()["dead-letter queue"] == Finding(
+        "dead-letter queue", True, f"'{shared}-dlq': 0 ours and 2 not ours, {where}; messages come after 5 receives"
+    )
+    assert served() == {"loginpipe_dead_letters 0.0", "loginpipe_dead_letters_of_others 2.0"}
+
+
+def test_dead_letters_that_cannot_be_counted_by_owner_count_as_ours(
+    shared: str, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters, "_COUNTED_SECONDS", 0)
+    queue = open_queue(shared, load_settings(), connections=1)
+
+    def found() -> tuple[int, str]:
+        depth = read_dead_letters(queue)
+        assert depth is not None
+        return depth.ours, str(depth)
+
+    not_counted = "in a dead-letter queue shared with 2 other queues: `loginpipe dlq status` counts which are ours"
     try:
-        assert "perhaps of other queues too (grant sqs:ListDeadLetterSourceQueues)" in str(read_dead_letters(queue))
+        endpoint.add_fault("error", "ReceiveMessage", code="AccessDenied", status=403)
+        assert found() == (4, f"4 waiting, 0 in flight, 0 delayed, {not_counted}")
+        endpoint.clear_faults()
+        endpoint.add_fault("error", "ListDeadLetterSourceQueues", code="AccessDenied", status=403)
+        ours, words = found()
+        assert (ours, "perhaps of other queues too (grant sqs:ListDeadLetterSourceQueues)" in words) == (4, True)
     finally:
         endpoint.clear_faults()
+    client = endpoint.client
+    client.receive_message(QueueUrl=policy_of(queue).dead_letters.url, MaxNumberOfMessages=10, VisibilityTimeout=60)
+    assert found() == (4, f"0 waiting, 4 in flight, 0 delayed, {not_counted}"), "hidden by another consumer"
+
+
+def test_dead_letters_that_one_more_receive_would_move_on_are_not_received_to_be_counted(
+    shared: str, endpoint: Endpoint
+) -> None:
+    queue = open_queue(shared, load_settings(), connections=1)
+    dead = policy_of(queue).dead_letters.url
+    client = endpoint.client
+    last = client.create_queue(QueueName=f"{shared}-last")["QueueUrl"]
+    arn = client.get_queue_attributes(QueueUrl=last, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": "1"})
+    client.set_queue_attributes(QueueUrl=dead, Attributes={"RedrivePolicy": policy})
+    before = endpoint.books(f"{shared}-dlq")
+    found = read_dead_letters(queue)
+    assert found is not None
+    assert (found.ours, found.owners) == (4, None)
+    assert endpoint.books(f"{shared}-dlq") == before
+
+
+def policy_of(queue: Queue) -> RedrivePolicy:
+    policy = redrive_policy(queue)
+    assert policy is not None
+    return policy
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -75,7 +75,9 @@ def test_as_things_are_every_line_is_well_and_the_command_exits_with_0(
     assert words["masking"] == "hmac-sha256: tokens"
     assert words["unknown fields"] == "kept sealed"
     assert words["clocks"] == "this machine's is within 30 s of that of the database and of SQS"
-    assert words["Dagster's daemon"].startswith("has never run on this storage")
+    assert words["Dagster's daemon"].startswith("warning: has never run on this storage")
+    lines = loginpipe("doctor").out.splitlines()
+    assert [line.split("  ")[0] for line in lines if not line.startswith("✓ ")] == ["! Dagster's daemon"]
     assert words["Dagster's old runs"] == "nothing yet"
     assert words["what starts runs"] == "queue_depth_sensor is on"
     assert words["freshness"].startswith("not judged yet")
@@ -183,7 +185,13 @@ def test_an_adopted_table_without_partitions_is_well(pipeline: Pipeline) -> None
         "CREATE TABLE plain (LIKE user_logins)", "ALTER TABLE user_logins RENAME TO before",
         "ALTER TABLE plain RENAME TO user_logins",
     )  # fmt: skip
-    assert "those of user_logins are not ours: it is not partitioned" in findings()["partitions"].says
+    says = findings()["partitions"].says
+    assert "those of user_logins are not ours: it is not partitioned" in says
+    statement = "CREATE INDEX CONCURRENTLY ON public.user_logins USING brin (create_date)"
+    assert says.startswith("warning: ")
+    assert says.endswith(f"run `{statement}`")
+    execute(pipeline.database_url, statement)
+    assert findings()["partitions"].says.startswith("those of the ledger are there ")
 
 
 def test_a_publication_that_keeps_rows_from_being_deleted_is_named_with_what_lets_it(
@@ -313,9 +321,15 @@ def storage(url: str) -> Iterator[DagsterPostgresStorage]:
     yield DagsterPostgresStorage(url)
 
 
-def switched(name: str, status: InstigatorStatus, kind: InstigatorType = InstigatorType.SENSOR) -> InstigatorState:
-    location = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="loginpipe.definitions"))
-    origin = RemoteRepositoryOrigin(location, "__repository__").get_instigator_origin(name)
+def location(name: str = "loginpipe") -> RemoteRepositoryOrigin:
+    target = LoadableTargetOrigin(module_name="loginpipe.definitions")
+    return RemoteRepositoryOrigin(InProcessCodeLocationOrigin(target, location_name=name), "__repository__")
+
+
+def switched(
+    name: str, status: InstigatorStatus, kind: InstigatorType = InstigatorType.SENSOR, where: str = "loginpipe"
+) -> InstigatorState:
+    origin = location(where).get_instigator_origin(name)
     data = ScheduleInstigatorData("*/5 * * * *") if kind == InstigatorType.SCHEDULE else None
     return InstigatorState(origin, kind, status, data)
 
@@ -340,6 +354,20 @@ def test_a_daemon_that_fell_silent_and_a_sensor_that_was_switched_off_are_named(
         schedule = switched("ingest_logins_every_five_minutes", InstigatorStatus.RUNNING, InstigatorType.SCHEDULE)
         dagster.schedule_storage.add_instigator_state(schedule)
         assert findings()["what starts runs"].says == "ingest_logins_every_five_minutes is on"
+
+
+def test_a_sensor_is_looked_at_in_the_code_location_of_our_queue(pipeline: Pipeline, dagster_url: str) -> None:
+    with storage(dagster_url) as dagster:
+        for where, queue in (("ours", pipeline.queue.name), ("theirs", "another-queue")):
+            job = location(where).get_job_origin("ingest_logins")
+            run = dg.DagsterRun("ingest_logins", tags={"loginpipe/queue": queue}, remote_job_origin=job)
+            dagster.run_storage.add_run(run)
+        schedules = dagster.schedule_storage
+        schedules.add_instigator_state(switched("queue_depth_sensor", InstigatorStatus.STOPPED, where="theirs"))
+        assert findings()["what starts runs"].says == "queue_depth_sensor is on"
+        schedules.add_instigator_state(switched("queue_depth_sensor", InstigatorStatus.STOPPED, where="ours"))
+        schedules.update_instigator_state(switched("queue_depth_sensor", InstigatorStatus.RUNNING, where="theirs"))
+        assert fault("what starts runs").startswith("queue_depth_sensor is off, and ")
 
 
 def ran(dagster: DagsterPostgresStorage, run_id: str, *, days_ago: float, events: int = 2) -> None:

@@ -15,7 +15,7 @@ from loginpipe.ingest.process import Outcome
 from loginpipe.ingest.record import UserErasedError, record_batch
 from loginpipe.postgres.connections import Connection, connect
 from loginpipe.postgres.copy import copy_rows
-from loginpipe.postgres.erasures import ERASURE_LOCK, Erased, read_erased
+from loginpipe.postgres.erasures import Erased, read_erased
 from loginpipe.postgres.session import is_passing
 from loginpipe_tests.batches import masking_of, processed
 from loginpipe_tests.conftest import KeyFiles, as_role
@@ -314,10 +314,13 @@ def batch(pipeline: Connection, key_files: KeyFiles) -> Outcome:
     return processed([delivered(login(user_id=USER))], masking_of(key_files), erased=erased)
 
 
-def waits_for(database_url: str, lock: int) -> Callable[[], bool]:
-    high, low = divmod(lock, 1 << 32)
-    waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'advisory' AND classid = %s AND objid = %s"
-    return lambda: bool(query(database_url, waiting, high, low))
+LOADING = "LOCK TABLE vault.erasure_gate IN ROW EXCLUSIVE MODE"
+"""As `record_batch` begins."""
+
+
+def waits_at_the_gate(database_url: str) -> Callable[[], bool]:
+    waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'vault.erasure_gate'::regclass"
+    return lambda: bool(query(database_url, waiting))
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -373,11 +376,11 @@ def test_an_erasure_waits_for_the_batches_in_progress_and_deletes_what_they_wrot
     database_url: str, pipeline_url: str
 ) -> None:
     with ThreadPoolExecutor(1) as pool, closing(psycopg2.connect(pipeline_url)) as loading:
-        with loading.cursor() as cursor:  # as record_batch begins
-            cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", (ERASURE_LOCK,))
+        with loading.cursor() as cursor:
+            cursor.execute(LOADING)
             cursor.execute("INSERT INTO user_logins (user_id) VALUES (%s)", (USER,))
         erasing = pool.submit(erase, database_url)
-        until(waits_for(database_url, ERASURE_LOCK))
+        until(waits_at_the_gate(database_url))
         loading.commit()
         assert erasing.result(timeout=30) == (None, 1, 0)
     assert users(database_url) == []
@@ -389,7 +392,7 @@ def test_an_erasure_gives_up_behind_a_batch_that_hangs_and_nothing_is_deleted(
     add_login(owner_url, USER, "ip", "dev")
     query(owner_url, "ALTER FUNCTION vault.lock_loads_out() SET lock_timeout = '20ms'")
     with closing(psycopg2.connect(pipeline_url)) as hanging, hanging.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", (ERASURE_LOCK,))
+        cursor.execute(LOADING)
         with pytest.raises(psycopg2.errors.LockNotAvailable):
             erase(database_url)
     assert users(database_url) == [USER]
@@ -413,7 +416,7 @@ def test_a_batch_that_waited_for_an_erasure_knows_of_it_whatever_the_databases_d
             erasing.commit()
             carry_out(cursor, request_id)
         recording = pool.submit(record_batch, pipeline, outcome, queue="q")
-        until(waits_for(database_url, ERASURE_LOCK))
+        until(waits_at_the_gate(database_url))
         erasing.commit()
         with pytest.raises(UserErasedError):
             recording.result(timeout=30)
@@ -422,5 +425,5 @@ def test_a_batch_that_waited_for_an_erasure_knows_of_it_whatever_the_databases_d
 
 def test_batches_do_not_wait_for_one_another(pipeline_url: str, pipeline: Connection, key_files: KeyFiles) -> None:
     with closing(psycopg2.connect(pipeline_url)) as other, other.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", (ERASURE_LOCK,))
+        cursor.execute(LOADING)
         assert record_batch(pipeline, batch(pipeline, key_files), queue="q").inserted == 1

@@ -13,14 +13,11 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from loginpipe.common.errors import QueueError
 from loginpipe.common.settings import load_settings
 from loginpipe.sqs.client import Queue, open_queue
+from loginpipe_tests.front import Certificates
 from loginpipe_tests.wire import (
     PLAIN_WEB_SERVER,
     Answer,
@@ -249,45 +246,6 @@ def test_credentials_that_are_renewed_are_used(
 
 
 # TLS
-
-
-class Certificates:
-    """An authority of this test alone, and a certificate of it for a host."""
-
-    def __init__(self, folder: Path, host: str) -> None:
-        self.authority = folder / "authority.pem"
-        self.chain = folder / "server.pem"
-        key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test's authority")])
-        now = datetime.now(UTC)
-
-        def certificate(of: x509.Name, public: Any, *more: tuple[x509.ExtensionType, bool]) -> x509.Certificate:
-            builder = x509.CertificateBuilder(name, of, public, x509.random_serial_number(), now, now + timedelta(1))
-            for extension, critical in more:
-                builder = builder.add_extension(extension, critical)
-            return builder.sign(key, hashes.SHA256())
-
-        authority_id = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-        authority = certificate(
-            name,
-            key.public_key(),
-            (x509.BasicConstraints(True, None), True),
-            (x509.KeyUsage(False, False, False, False, False, True, True, False, False), True),
-            (authority_id, False),
-        )
-        server = certificate(
-            x509.Name([]),
-            server_key.public_key(),
-            (x509.SubjectAlternativeName([x509.DNSName(host)]), True),
-            (x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(authority_id), False),
-        )
-        self.authority.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
-        self.chain.write_bytes(
-            server_key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-            + server.public_bytes(serialization.Encoding.PEM)
-        )
 
 
 class SecureQueue(BaseHTTPRequestHandler):

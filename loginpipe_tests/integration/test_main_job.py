@@ -13,9 +13,8 @@ import pytest
 
 from loginpipe.common.errors import DatabaseError
 from loginpipe.defs.metadata.groups import CHAIN
-from loginpipe.ingest.consumer import Recorded, Recorder
 from loginpipe.ingest.process import Outcome
-from loginpipe.ingest.record import record_batch
+from loginpipe.ingest.record import Recorded, Recorder, record_batch
 from loginpipe.local.sample_events import sample_bodies
 from loginpipe.logins.messages import Message
 from loginpipe.postgres.batches import BatchRecord
@@ -297,7 +296,7 @@ def test_a_run_that_fails_after_some_batches_reports_what_these_came_to(
             raise DatabaseError("no", "42501")
         return record_batch(connection, outcome, **options)
 
-    monkeypatch.setattr("loginpipe.ingest.consumer.record_batch", record)
+    monkeypatch.setattr("loginpipe.ingest.record.record_batch", record)
     pipeline.send(logins(20))
     result = take(pipeline, 4)
     assert cause_of_failure(result) == "DatabaseError: no"

@@ -78,6 +78,23 @@ def test_the_coming_partitions_are_there_and_rows_go_into_them(connection: Conne
     assert homes(connection, USER_LOGINS) == [("user_logins_y2026m11", 1)]
 
 
+BRIN = "SELECT tablename FROM pg_indexes WHERE indexdef LIKE '%USING brin (create_date)%' ORDER BY 1"
+
+
+def test_a_day_is_found_in_its_month_by_an_index_that_each_new_partition_has(connection: Connection) -> None:
+    months = [partition.name for partition in coming(TODAY + 31 * DAY) if partition.table == USER_LOGINS]
+    maintain(connection, TODAY + 31 * DAY)
+    assert {name for (name,) in query(connection, BRIN)} > {"user_logins", "user_logins_default", *months}
+    query(
+        connection,
+        "INSERT INTO user_logins SELECT repeat('u', 36), 'ios', repeat('i', 49), repeat('d', 50), NULL, 1, "
+        "'2026-11-01'::date + day FROM generate_series(0, 24) AS day, generate_series(1, 4000)",
+    )
+    query(connection, "ANALYZE user_logins")
+    plan = query(connection, "EXPLAIN SELECT count(*) FROM user_logins WHERE create_date = '2026-11-20'")
+    assert "Bitmap Index Scan on user_logins_y2026m11_create_date_idx" in str(plan)
+
+
 def test_a_second_maintenance_on_a_day_finds_nothing_to_do(connection: Connection) -> None:
     assert maintain(connection, TODAY) == MaintenanceResult([], [], {LEDGER: 0, USER_LOGINS: 0}, {})
 
@@ -188,6 +205,7 @@ def test_an_adopted_table_of_another_making_is_left_alone(
     assert result.left_alone == {USER_LOGINS: reason}
     assert result.rows_in_default == {LEDGER: 0}
     assert query(bare, "SELECT 1 FROM pg_class WHERE relname LIKE 'user_logins_y%'") == []
+    assert query(bare, BRIN) == []
 
 
 def test_an_adopted_table_of_another_role_is_left_alone(empty_database_url: str, bare: Connection) -> None:
@@ -290,6 +308,7 @@ def test_an_adopted_table_with_partitions_of_its_own_gets_only_the_months_they_l
     made = "SELECT relname FROM pg_class WHERE relname LIKE 'user_logins_y%' ORDER BY 1"
     assert query(bare, made) == [("user_logins_y2026m12",), ("user_logins_y2027m01",)]
     assert maintain(bare, TODAY) == MaintenanceResult([], [], {LEDGER: 0}, {})
+    assert query(bare, BRIN) == [], "nothing about it changes"
 
 
 def test_rows_move_by_column_name_from_a_default_partition_with_another_order(

@@ -21,7 +21,7 @@ from loginpipe.defs.maintenance import storage
 from loginpipe.defs.maintenance.storage import prune_dagster_storage
 from loginpipe.local.stack import LocalStack
 from loginpipe.postgres.connections import connect
-from loginpipe_tests.wire import cause_of_failure
+from loginpipe_tests.wire import cause_of_failure, eventually
 
 DAYS = dg.DailyPartitionsDefinition("2026-01-01")
 CHECK = dg.AssetCheckKey(dg.AssetKey("plain"), "holds")
@@ -147,6 +147,18 @@ def test_a_run_that_is_old_goes_with_its_events_its_tags_and_what_it_printed(dag
     assert (dagster.home / "storage" / newer).is_dir()
 
 
+def test_of_two_code_locations_that_prune_at_the_same_time_one_waits_for_the_other(dagster: Storage) -> None:
+    old, _ = (dagster.run("plain", days_ago=days) for days in (15, 0))
+    waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'alembic_version'::regclass AND NOT granted"
+    with closing(psycopg2.connect(dagster.url)) as another, ThreadPoolExecutor() as pool:
+        another.cursor().execute("LOCK TABLE alembic_version IN EXCLUSIVE MODE")
+        pruned = pool.submit(dagster.pruned)
+        eventually(lambda: pruned.done() or dagster.rows(waiting) == [(1,)], "it waits")
+        assert dagster.there(old) == [True]
+        another.commit()
+        assert pruned.result()["runs"] == 1
+
+
 def test_the_setting_says_how_old_and_a_failed_run_stays_a_month_at_least(
     dagster: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,9 +220,13 @@ def test_reports_of_sensors_that_belong_to_no_run_go_too_but_for_the_newest(dags
     )
     for _ in range(3):
         dagster.instance.report_runless_asset_event(evaluation)
-    dagster.instance.report_runless_asset_event(dg.AssetMaterialization("plain"))
+    for _ in range(3):
+        dagster.instance.report_runless_asset_event(dg.AssetMaterialization("plain", tags={"of": "sensor"}))
     dagster.make_older("", 20)
     assert dagster.pruned()["check_evaluations"] == 2
+    assert dagster.rows("SELECT count(*) FROM asset_event_tags WHERE event_id NOT IN (SELECT id FROM event_logs)") == [
+        (0,)
+    ]
     assert dagster.rows(
         "SELECT dagster_event_type, count(*) FROM event_logs WHERE run_id = '' GROUP BY 1 ORDER BY 1"
     ) == [

@@ -12,8 +12,8 @@ import pytest
 
 from loginpipe.common.errors import ClearValueError, DatabaseError
 from loginpipe.ingest import process
-from loginpipe.ingest.consumer import Recorded, Recorder
 from loginpipe.ingest.process import Masking
+from loginpipe.ingest.record import Recorded, Recorder
 from loginpipe.logins.messages import Message
 from loginpipe.masking.mask import MaskedLogins, mask_logins
 from loginpipe.postgres.batches import Finished

@@ -15,7 +15,7 @@ import pytest
 
 from loginpipe.common.errors import DatabaseError
 from loginpipe.defs.resources import postgres as postgres_resource
-from loginpipe.ingest import consumer, process
+from loginpipe.ingest import process
 from loginpipe.ingest.record import record_batch
 from loginpipe.local.stack import LocalStack
 from loginpipe.masking.mask import MaskedLogins, mask_logins
@@ -284,7 +284,7 @@ def test_a_batch_whose_commit_was_not_heard_of_is_recorded_again_and_finds_its_o
             raise DatabaseError("the connection to the database broke off: OperationalError; run again")
         return record
 
-    monkeypatch.setattr(consumer, "record_batch", unheard)
+    monkeypatch.setattr("loginpipe.ingest.record.record_batch", unheard)
     pipeline.send([*logins(7), "{}"])
     result = take(pipeline, 3)
     assert result.success

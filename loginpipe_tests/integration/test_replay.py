@@ -21,7 +21,6 @@ from loginpipe.logins.splitting import Reject
 from loginpipe.masking.key_files import read_seal_key
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.postgres.connections import Connection, transaction
-from loginpipe.postgres.erasures import ERASURE_LOCK
 from loginpipe.postgres.load import insert_rejects
 from loginpipe.postgres.partitions import maintain
 from loginpipe.postgres.rejects import RejectFilter, find_rejects
@@ -64,7 +63,7 @@ class Rejects:
         fields = ["app_version"] * len(reasons)
         rejected = [Reject(i, body, sent_ms, sent_ms + 5_000, reasons, fields) for i, body in bodies.items()]
         with transaction(self.connection) as cursor:
-            cursor.execute(statement("begin_batch"), {"lock": ERASURE_LOCK, "batch_id": str(uuid4())})
+            cursor.execute(statement("begin_batch"), {"batch_id": str(uuid4())})
             assert insert_rejects(cursor, rejected, kept, str(uuid4())) == len(bodies)
 
     def replay(self, ids: Sequence[str], **options: Any) -> ReplayCounts:
@@ -221,6 +220,43 @@ def test_a_replay_that_is_rejected_again_is_a_reject_of_its_own(pipeline: Pipeli
     assert take(pipeline, 1).success
     found = {reject.message_id: reject.sent_at for reject in find_rejects(rejects.connection, RejectFilter())}
     assert found == {message_id: SENT_AT, str(replay_id(UUID(message_id))): SENT_AT}
+
+
+@pytest.mark.parametrize(
+    ("retention", "days", "rejected"), [("", 365, False), ("", 367, True), ("30", 31, True), ("400", 399, False)]
+)
+@pytest.mark.parametrize("name", ["replay_of", "redrive_of"])
+def test_a_message_that_is_sent_with_a_date_from_before_what_is_kept_is_a_reject_of_its_own_day(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, name: str, retention: str, *, days: int, rejected: bool
+) -> None:
+    """Whoever may send to the queue can set the attributes."""
+    monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", retention)
+    now, claimed = datetime.now(UTC), str(uuid4())
+    sent_ms = int((now - timedelta(days=days)).timestamp() * 1000)
+    attributes = {f"loginpipe.{name}": claimed, "loginpipe.sent_ms": str(sent_ms)}
+    sent = pipeline.queue.client.send_message(
+        QueueUrl=pipeline.queue.url,
+        MessageBody=login(),
+        MessageAttributes={key: {"DataType": "String", "StringValue": value} for key, value in attributes.items()},
+    )
+    assert take(pipeline, 1).success
+    assert pipeline.depth() == (0, 0)
+    found = pipeline.rows("SELECT message_id::text, reasons, fields, sent_at FROM loginpipe.rejected_messages")
+    if rejected:
+        ((message_id, reasons, fields, sent_at),) = found
+        assert (message_id, reasons, fields) == (sent["MessageId"], ["date_too_old"], ["body"])
+        assert now - timedelta(minutes=1) < sent_at < now + timedelta(minutes=1)
+        assert rows(pipeline) == []
+    else:
+        assert found == []
+        assert [day for _, day in rows(pipeline)] == [(now - timedelta(days=days)).date()]
+
+
+def test_a_reject_that_is_too_old_for_a_run_is_not_sent_nor_opened(alone: Rejects) -> None:
+    now = datetime.now(UTC)
+    old, young = (alone.record(login(), sent_at=now - timedelta(days=days)) for days in (31, 29))
+    assert alone.replay([*old, *young], resent_days=30) == ReplayCounts(sent=1, still_bad=1)
+    assert alone.replayed() == set(young)
 
 
 # --- what is sent -----------------------------------------------------------------------------------------------------

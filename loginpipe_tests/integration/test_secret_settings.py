@@ -1,13 +1,16 @@
-"""Secret settings as references to Secrets Manager and Parameter Store, on the embedded endpoint; and never shown."""
+"""Secret settings as references: to Secrets Manager and Parameter Store, on the embedded endpoint, and to Vault."""
 
 import json
 import traceback
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import boto3
 import pytest
+from psycopg2.extensions import parse_dsn
 
 from loginpipe.common import secrets
 from loginpipe.common.errors import AlertError, SettingError
@@ -82,6 +85,21 @@ def test_a_reference_stands_for_what_is_kept_at_aws(held: Callable[..., str], wh
 def test_a_key_picks_one_value_of_a_json_object(held: Callable[..., str]) -> None:
     held(json.dumps({"url": URL, "port": 5432}), key="#url")
     assert database_url(load_settings()) == URL
+
+
+def test_a_login_as_rds_keeps_it_stands_for_the_database_also_where_the_environment_says_where_that_is(
+    held: Callable[..., str], pipeline_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = parse_dsn(pipeline_url)
+    password = rf"{PASSWORD}' \\ x"
+    monkeypatch.setenv("PGHOST", parts["host"])
+    held(json.dumps({"username": parts["user"], "password": password, "dbname": parts["dbname"], "engine": "postgres"}))
+    assert parse_dsn(database_url(load_settings())) == {
+        "user": parts["user"],
+        "password": password,
+        "dbname": parts["dbname"],
+    }
+    assert "migrated to" in warehouse.database(load_settings())
 
 
 def test_a_secret_may_be_named_by_its_arn(
@@ -233,3 +251,95 @@ def test_an_endpoint_out_of_reach_and_a_missing_region_are_told_apart(
 def test_what_is_neither_a_url_nor_a_reference_is_refused_at_once(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", value)
     assert "LOGINPIPE_DATABASE_URL: must begin with postgresql://" in refused(database_url)
+
+
+# --- HashiCorp Vault ---
+
+
+class VaultApi(BaseHTTPRequestHandler):
+    """Vault's HTTP API: one secret in KV version 2, one that was deleted, and one token that may read them."""
+
+    def do_GET(self) -> None:
+        if self.headers.get("X-Vault-Token") != "good":
+            return self._answer(403, {"errors": ["permission denied"]})
+        if self.server.sealed:  # type: ignore[attr-defined]
+            return self._answer(503, {"errors": ["Vault is sealed"]})
+        path = self.path.partition("?")[0]
+        if path == "/v1/secret/data/loginpipe/database":
+            return self._answer(200, {"data": {"data": {"url": URL, "port": 5432}, "metadata": {"version": 3}}})
+        if path == "/v1/secret/data/loginpipe/gone":
+            return self._answer(404, {"data": {"data": None, "metadata": {"deletion_time": "2026-11-21T12:00:00Z"}}})
+        return self._answer(404, {"errors": []})
+
+    def _answer(self, status: int, answer: Any) -> None:
+        body = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def vault(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), VaultApi)
+    server.daemon_threads = True
+    server.sealed = False  # type: ignore[attr-defined]
+    thread = Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    monkeypatch.setenv("VAULT_ADDR", f"http://127.0.0.1:{server.server_address[1]}")
+    monkeypatch.setenv("VAULT_TOKEN", "good")
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_secret_of_vault_is_the_setting(vault: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGINPIPE_ENV", "production")
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", "vault:secret/loginpipe/database#url")
+    settings = load_settings()
+    assert PASSWORD not in repr(settings)
+    assert database_url(settings) == URL
+    # Kept for a while, as those of AWS.
+    vault.sealed = True  # type: ignore[attr-defined]
+    assert database_url(settings) == URL
+
+
+@pytest.mark.parametrize(
+    ("reference", "environment", "said"),
+    [
+        ("secret/loginpipe/absent#url", {}, "does not exist: create it, in version 2 of KV"),
+        ("secret/loginpipe/gone#url", {}, "does not exist: create it, in version 2 of KV"),
+        ("secret/loginpipe/database#password", {}, "holds no text under password"),
+        ("secret/loginpipe/database#port", {}, "holds no text under port"),
+        ("secret/loginpipe/database#url", {"VAULT_TOKEN": "bad"}, "may not be read with VAULT_TOKEN: renew it"),
+        ("secret/loginpipe/database#url", {"VAULT_ADDR": ""}, "set VAULT_ADDR to the URL of Vault"),
+        ("secret/loginpipe/database#url", {"VAULT_ADDR": "http://127.0.0.1:1"}, "Vault did not answer"),
+        (
+            "secret/loginpipe/database#url",
+            {"VAULT_ADDR": "http://vault.example.com", "LOGINPIPE_ENV": "production"},
+            "production demands https to Vault",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("vault")
+def test_what_vault_does_not_give_is_named_in_one_line(
+    reference: str, environment: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", f"vault:{reference}")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    found = refused(database_url)
+    assert found.startswith(f"LOGINPIPE_DATABASE_URL: vault:{reference} ") or f"vault:{reference}: " in found
+    assert said in found
+    assert PASSWORD not in found
+
+
+def test_a_sealed_vault_is_named(vault: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    vault.sealed = True  # type: ignore[attr-defined]
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", "vault:secret/loginpipe/database#url")
+    assert "Vault did not answer: is it unsealed" in refused(database_url)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from uuid import uuid4
@@ -14,9 +14,11 @@ from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteRepos
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from loginpipe.common.errors import QueueError
+from loginpipe.common.settings import load_settings
 from loginpipe.definitions import build_definitions
-from loginpipe.defs.ingest.job import INGEST_JOB, QUEUE_TAG
+from loginpipe.defs.ingest.job import INGEST_JOB, QUEUE_TAG, run_tags, tag_run
 from loginpipe.defs.ingest.sensor import WAITING_IDLE, queue_depth_sensor
+from loginpipe.defs.metadata.groups import CHAIN
 from loginpipe.monitoring import run_history
 from loginpipe.sqs.client import Queue
 from loginpipe_tests.conftest import Pipeline
@@ -48,7 +50,8 @@ def tick(pipeline: Pipeline) -> SensorExecutionData:
 def add_run(pipeline: Pipeline, status: dg.DagsterRunStatus, job: str = INGEST_JOB, queue: str | None = None) -> None:
     location = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="loginpipe.definitions"))
     origin = RemoteRepositoryOrigin(location, "__repository__").get_job_origin(job)
-    tags = {QUEUE_TAG: queue or pipeline.queue.name}
+    # Jobs after the chain have no such tag.
+    tags = {QUEUE_TAG: queue or pipeline.queue.name} if job in {INGEST_JOB, "__ASSET_JOB"} else {}
     run = dg.DagsterRun(job_name=job, run_id=str(uuid4()), status=status, remote_job_origin=origin, tags=tags)
     pipeline.instance.add_run(run)
 
@@ -187,6 +190,70 @@ def test_runs_that_ended_and_runs_of_other_jobs_are_not_counted(
     watched.send(logins(60))
     add_run(watched, status, job)
     assert len(tick(watched).run_requests or []) == 4
+
+
+def launched_on(pipeline: Pipeline, instance: dg.DagsterInstance, assets: Sequence[str]) -> dg.DagsterRun:
+    """Run assets as the asset graph does; return the run as it is kept."""
+    job = build_definitions().resolve_implicit_global_asset_job_def()
+    keys = [dg.AssetKey(name) for name in assets]
+    result = job.execute_in_process(instance=instance, asset_selection=keys, partition_key=None, raise_on_error=False)
+    run = instance.get_run_by_id(result.run_id)
+    assert run is not None
+    return run
+
+
+def test_a_run_on_the_assets_counts_as_one_of_the_job(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise QueueError("unreachable")
+
+    run = launched_on(pipeline, pipeline.instance, CHAIN)
+    assert run.job_name == "__ASSET_JOB"
+    assert run.tags.items() >= run_tags(load_settings()).items()
+    add_run(pipeline, dg.DagsterRunStatus.STARTED, "__ASSET_JOB")
+    pipeline.send(logins(1))
+    assert tick(pipeline).skip_message == f"{seen(pipeline, 1)}; 1 of 4 runs active; no new run needed"
+
+    monkeypatch.setattr("loginpipe.defs.ingest.assets.consume", unreachable)
+    launched_on(pipeline, pipeline.instance, CHAIN)
+    assert "backing off after 1 failed runs in a row" in str(tick(pipeline).skip_message)
+
+
+def test_a_run_on_further_assets_has_no_shorter_time_and_its_failure_is_not_one_of_the_chain(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOGINPIPE_ARCHIVE_URL", raising=False)
+    run = pipeline.instance.create_run_for_job(
+        build_definitions().resolve_implicit_global_asset_job_def(),
+        asset_selection=frozenset(map(dg.AssetKey, (*CHAIN, "daily_logins"))),
+        status=dg.DagsterRunStatus.STARTED,
+    )
+    tag_run(pipeline.instance, run, load_settings())
+    kept = pipeline.instance.get_run_by_id(run.run_id)
+    assert kept is not None
+    assert kept.tags[QUEUE_TAG] == pipeline.queue.name
+    assert "dagster/max_runtime" not in kept.tags
+    pipeline.instance.report_run_failed(kept)
+    pipeline.send(logins(1))
+    assert len(tick(pipeline).run_requests or []) == 1
+
+
+def test_a_run_that_bypasses_the_run_queue_waits_for_its_place(pipeline: Pipeline) -> None:
+    pipeline.send(logins(1))
+    place = f"loginpipe/queue/{pipeline.queue.name}"
+    with dg.instance_for_test({"concurrency": {"pools": {"default_limit": 1, "granularity": "op"}}}) as instance:
+        storage = instance.event_log_storage
+        storage.initialize_concurrency_limit_to_default(place)
+        assert storage.claim_concurrency_slot(place, "another-run", "ingest").is_claimed
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(launched_on, pipeline, instance, CHAIN)
+            try:
+                eventually(lambda: storage.get_concurrency_info(place).pending_step_count == 1, "the run waits")
+                assert pipeline.depth() == (1, 0)
+            finally:
+                storage.free_concurrency_slots_for_run("another-run")
+            assert running.result().status == dg.DagsterRunStatus.SUCCESS
+        assert users(pipeline) == ["user-0"]
+        assert storage.get_concurrency_info(place).active_slot_count == 0
 
 
 def test_runs_on_another_queue_are_not_counted(watched: Pipeline) -> None:

@@ -19,7 +19,7 @@ from loginpipe.local.stack import LocalStack
 from loginpipe.postgres.batches import BatchRecord
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.migrate import require_migrated
-from loginpipe.postgres.session import Session, is_passing
+from loginpipe.postgres.session import OutOfTimeError, Session, is_passing
 from loginpipe_tests.batches import masking_of, processed, received
 from loginpipe_tests.conftest import KeyFiles
 from loginpipe_tests.wire import eventually, login
@@ -466,3 +466,43 @@ def test_two_writers_that_lock_in_opposite_order_both_succeed(database: Database
         list(pool.map(run, range(2)))
     assert database.written() == [0, 1]
     assert sum(attempts) >= 3
+
+
+# --- until a moment ---------------------------------------------------------------------------------------------------
+
+
+def test_work_that_lasts_beyond_its_time_is_cancelled_and_rolled_back_and_none_begins_after_it(
+    database: Database, session: Session
+) -> None:
+    late = Work(lambda cursor: cursor.execute("SELECT pg_sleep(60)"))
+    with session.until(time.monotonic() + 0.3):
+        with pytest.raises(OutOfTimeError, match=r"^the time was up while the database worked: run again$"):
+            session.run(late)
+        later = Work()
+        with pytest.raises(OutOfTimeError, match=r"^the time was up before the database was asked: run again$"):
+            session.run(later)
+    assert (late.attempts, later.attempts) == (1, 0)
+    assert database.written() == []
+    session.run(Work())
+    assert database.written() == [1, 2]
+
+
+def test_work_is_not_tried_again_beyond_its_time_and_its_error_is_that_of_the_database(
+    database: Database, session: Session
+) -> None:
+    database.close()
+    with session.until(time.monotonic() + 0.5), pytest.raises(DatabaseError) as caught:
+        session.run(Work())
+    assert not isinstance(caught.value, OutOfTimeError)
+    database.open()
+    session.run(Work())
+
+
+def test_a_session_may_ask_for_its_url_at_each_connect(database: Database) -> None:
+    asked = []
+    session = Session(lambda: asked.append(1) or database.url)  # type: ignore[func-returns-value]
+    session.run(Work())
+    database.end_connections()
+    session.run(Work())
+    session.close()
+    assert len(asked) == 2

@@ -3,14 +3,28 @@
 import logging
 from collections.abc import Iterator
 
+import dagster as dg
 import pytest
 
+from loginpipe.common.errors import DatabaseError
 from loginpipe.common.settings import load_settings
 from loginpipe.defs.monitoring.dagster_state import DAGSTER_CHECKS
 from loginpipe.monitoring.doctor import examine
 from loginpipe.sqs.depth import STALL
 from loginpipe_tests.conftest import Pipeline
-from loginpipe_tests.wire import Wire, answers, at_the_wire, depth, logged, logins, metadata, success, take
+from loginpipe_tests.wire import (
+    Wire,
+    answers,
+    at_the_wire,
+    depth,
+    logged,
+    logins,
+    metadata,
+    refusal,
+    success,
+    take,
+    users,
+)
 
 EMPTY = success({})
 
@@ -58,6 +72,33 @@ def test_a_run_that_stalls_after_its_first_messages_takes_them_and_says_so(
     assert result.success
     assert pipeline.rows("SELECT count(*) FROM user_logins") == [(2,)]
     assert metadata(result)["raw_sqs_messages"]["in_flight_stall"] is True
+
+
+def test_a_depth_that_cannot_be_asked_fails_no_run(pipeline: Pipeline, wire: Wire) -> None:
+    pipeline.send(logins(2))
+    wire.on(
+        "GetQueueAttributes",
+        lambda call, forward: forward(call) if "QueueArn" in str(call.request) else refusal("OverLimit", 403),
+    )
+    result = take(pipeline, 10)
+    assert result.success
+    assert users(pipeline) == ["user-0", "user-1"]
+    assert metadata(result)["raw_sqs_messages"]["in_flight_stall"] is False
+    assert pipeline.depth() == (0, 0)
+
+
+def test_counts_that_cannot_be_read_again_fail_no_run(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise DatabaseError("cannot connect")
+
+    monkeypatch.setattr("loginpipe.defs.ingest.assets.run_counts", away)
+    pipeline.send(logins(2))
+    result = take(pipeline, 10)
+    assert result.success
+    (check,) = [c for c in result.get_asset_check_evaluations() if c.check_name == "counts_add_up"]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert check.description == "The counts could not be read: cannot connect"
+    assert pipeline.depth() == (0, 0)
 
 
 def test_doctor_names_the_stall(pipeline: Pipeline, wire: Wire) -> None:

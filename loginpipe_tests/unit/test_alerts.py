@@ -14,6 +14,7 @@ from loginpipe.monitoring.freshness import judge
 from loginpipe.monitoring.reports import QueueSeen, Seen
 from loginpipe.monitoring.run_history import History
 from loginpipe.postgres.batches import RecentBatches
+from loginpipe.sqs.dead_letters import DeadLetterDepth, Owners
 from loginpipe.sqs.depth import Depth
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -108,7 +109,12 @@ def test_deliveries_that_fail_are_tried_at_the_next_look_and_then_less_and_less_
 EMPTY = Depth(0, 0, 0)
 
 
-def seen(depth: Depth = EMPTY, dead: Depth | None = None, runs: RecentBatches | None = None, failures: int = 0) -> Seen:
+def seen(
+    depth: Depth = EMPTY,
+    dead: DeadLetterDepth | None = None,
+    runs: RecentBatches | None = None,
+    failures: int = 0,
+) -> Seen:
     recent = runs or RecentBatches(NOW, 0, 0, NO_DELAYS)
     fresh = judge(depth, last_finished=None, waiting_since=NOW - timedelta(hours=1), now=NOW, most=timedelta(minutes=9))
     return Seen(QueueSeen(depth, dead), recent, fresh, History(failures, NOW), {"only_tokens of masked_logins": True})
@@ -121,8 +127,10 @@ LIMITS = Limits(0.05, 900)
     ("look", "holds"),
     [
         (seen(), set()),
-        (seen(dead=Depth(0, 0, 0)), set()),
-        (seen(dead=Depth(0, 1, 0)), {"dead-letters"}),
+        (seen(dead=DeadLetterDepth(0, 0, 0)), set()),
+        (seen(dead=DeadLetterDepth(0, 1, 0)), {"dead-letters"}),
+        (seen(dead=DeadLetterDepth(3, 0, 0, 1, Owners(ours=1, others=2))), {"dead-letters"}),
+        (seen(dead=DeadLetterDepth(3, 0, 0, 1, Owners(ours=0, others=3))), set()),
         (seen(failures=1), set()),
         (seen(failures=2), {"runs-failing"}),
         (seen(Depth(1, 0, 0)), {"stuck"}),
@@ -135,8 +143,8 @@ LIMITS = Limits(0.05, 900)
         (seen(runs=RecentBatches(NOW, 0, 0, (*(0,) * 13, 19))), set()),
     ],
     ids=[
-        "nothing", "no dead letters", "dead letters", "one failure", "failures", "stuck", "stall", "some rejects",
-        "rejects", "few messages", "late", "in time", "few logins",
+        "nothing", "no dead letters", "dead letters", "ours and others'", "others' dead letters", "one failure",
+        "failures", "stuck", "stall", "some rejects", "rejects", "few messages", "late", "in time", "few logins",
     ],
 )  # fmt: skip
 def test_what_was_seen_makes_these_conditions(look: Seen, holds: set[str]) -> None:

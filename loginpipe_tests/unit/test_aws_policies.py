@@ -62,6 +62,8 @@ def test_every_action_exists_and_every_statement_names_its_resources(role: str) 
     for statement in POLICIES[role]["Statement"]:
         for action in listed(statement.get("Action", statement.get("NotAction"))):
             service, _, name = action.partition(":")
+            if action == "rds-db:connect":  # asked for by a token, and of no client
+                continue
             model = boto3.client(service, region_name="eu-central-1").meta.service_model
             # What S3 lists is named for the bucket.
             operations = [*model.operation_names, *(["ListBucket"] if service == "s3" else [])]

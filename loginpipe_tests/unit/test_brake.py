@@ -99,3 +99,15 @@ def test_the_error_is_one_line_with_reasons_and_counts_and_what_to_do() -> None:
         "others return to queue 'logins': look at them with `loginpipe check --count 100`, then correct the setting or "
         "the sender, or set LOGINPIPE_BRAKE=off to reject them; see docs/operations.md#the-brake"
     )
+
+
+def test_an_outcome_can_be_refused_before_it_is_recorded_and_counts_where_it_is() -> None:
+    brake = Brake(queue="logins", then="none is recorded and all of them return")
+    for _ in range(3):
+        brake.check_before_recording(outcome(0, missing=99))
+    brake.add(outcome(0, missing=99))
+    with pytest.raises(BrakeError, match=r"^100 of the first 101 messages were rejected .*, so none is recorded and"):
+        brake.check_before_recording(outcome(1, missing=1))
+    with pytest.raises(BrakeError, match=r"^100 of the first 111 messages"):
+        brake.check_before_recording(outcome(10))
+    brake.check_before_recording(outcome(1))

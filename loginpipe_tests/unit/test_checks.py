@@ -24,7 +24,7 @@ from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.monitoring.reports import judge_dead_letters
 from loginpipe.postgres.batches import RunCounts
 from loginpipe.postgres.contract import Column, contract_differences
-from loginpipe.sqs.depth import Depth
+from loginpipe.sqs.dead_letters import DeadLetterDepth, Owners
 
 
 def plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,18 +96,24 @@ def test_unknown_fields_are_a_warning_with_names_and_counts_alone() -> None:
 @pytest.mark.parametrize(
     ("depth", "passed", "words"),
     [
-        (Depth(0, 0, 0), True, "Empty"),
-        (Depth(1, 0, 0), False, "1 waiting"),
-        (Depth(1_234, 5, 0), False, "1,234 waiting, 5 in flight"),
+        (DeadLetterDepth(0, 0, 0), True, "Empty"),
+        (DeadLetterDepth(1, 0, 0), False, "1 waiting"),
+        (DeadLetterDepth(1_234, 5, 0), False, "1,234 waiting, 5 in flight"),
         # Somebody is looking at them, or moving them: they are there all the same.
-        (Depth(0, 3, 0), False, "3 in flight"),
-        (Depth(0, 0, 2), False, "2 delayed"),
+        (DeadLetterDepth(0, 3, 0), False, "3 in flight"),
+        (DeadLetterDepth(0, 0, 2), False, "2 delayed"),
+        (DeadLetterDepth(3, 0, 0, 1, Owners(1, 2)), False, "1 ours and 2 not ours, in a dead-letter queue shared"),
+        (DeadLetterDepth(3, 0, 0, 1, Owners(0, 2, all=False)), True, "0 ours and 2 not ours, of the first 2, in a "),
+        (DeadLetterDepth(3, 0, 0, 1), False, "3 waiting, 0 in flight, 0 delayed, in a dead-letter queue shared"),
         (None, False, "has no dead-letter queue"),
     ],
-    ids=["empty", "one", "many", "in flight", "delayed", "no such queue"],
-)
-def test_a_dead_letter_in_any_state_is_a_warning_and_so_is_having_nowhere_to_put_one(
-    depth: Depth | None, passed: bool, words: str
+    ids=[
+        "empty", "one", "many", "in flight", "delayed", "shared", "shared, none ours", "shared, not counted",
+        "no such queue",
+    ],
+)  # fmt: skip
+def test_a_dead_letter_of_ours_in_any_state_is_a_warning_and_so_is_having_nowhere_to_put_one(
+    depth: DeadLetterDepth | None, passed: bool, words: str
 ) -> None:
     result = dead_letters_result(judge_dead_letters(depth))
     assert result.passed is passed

@@ -16,7 +16,9 @@ from dagster._core.instance.ref import InstanceRef
 from dagster._core.run_coordinator import QueuedRunCoordinator
 
 from loginpipe.common.settings import PREFIX, Settings
-from loginpipe.defs.ingest.job import GRACE_SECONDS, QUEUE_TAG
+from loginpipe.definitions import build_definitions
+from loginpipe.defs.ingest.job import GRACE_SECONDS, INGEST_JOB, QUEUE_TAG
+from loginpipe.defs.metadata.groups import DOWNSTREAM_TAG
 
 ROOT = Path(__file__).parents[2]
 COMPOSE_FOLDER = ROOT / "deploy" / "compose"
@@ -481,11 +483,37 @@ def test_runs_are_queued_and_dequeued_every_second() -> None:
 
 def test_runs_on_one_queue_are_capped_above_what_the_sensor_asks_for(dagster_config: dict[str, Any]) -> None:
     runs = dagster_config["concurrency"]["runs"]
-    [limit] = runs["tag_concurrency_limits"]
-    assert limit["key"] == QUEUE_TAG
+    [limit] = [limit for limit in runs["tag_concurrency_limits"] if limit["key"] == QUEUE_TAG]
     assert limit["value"] == {"applyLimitPerUniqueValue": True}
     # A run and its successor overlap for a while.
     assert 2 * SETTINGS["LOGINPIPE_MAX_RUNS"] <= limit["limit"] < runs["max_concurrent_runs"]
+
+
+@pytest.mark.parametrize(
+    "name", ["dagster.yaml", "deploy/aws/dagster.yaml", "deploy/compose/runs-in-containers/dagster.yaml"]
+)
+def test_the_step_has_the_same_cap_whoever_starts_it_and_a_killed_run_gives_its_place_back(name: str) -> None:
+    config = yaml.safe_load((ROOT / name).read_text())
+    limits = {limit["key"]: limit["limit"] for limit in config["concurrency"]["runs"]["tag_concurrency_limits"]}
+    assert config["concurrency"]["pools"] == {"default_limit": 8, "granularity": "op"}
+    assert limits[QUEUE_TAG] == 8
+    assert 0 < config["run_monitoring"]["free_slots_after_run_end_seconds"] <= 60
+    assert InstanceRef.from_dir(str(ROOT)).settings["concurrency"]["pools"]["default_limit"] == 8
+
+
+def test_what_comes_after_the_chain_never_takes_the_places_of_ingestion(dagster_config: dict[str, Any]) -> None:
+    runs = dagster_config["concurrency"]["runs"]
+    limits = {(limit["key"], "value" in limit): limit["limit"] for limit in runs["tag_concurrency_limits"]}
+    assert limits[QUEUE_TAG, True] + limits[DOWNSTREAM_TAG, False] <= runs["max_concurrent_runs"]
+    assert limits[DOWNSTREAM_TAG, True] == 1, "one run a job"
+    for name in ("deploy/aws/dagster.yaml", "deploy/compose/runs-in-containers/dagster.yaml"):
+        assert yaml.safe_load((ROOT / name).read_text())["concurrency"] == dagster_config["concurrency"]
+    jobs = {job.name: job.tags for job in build_definitions().resolve_all_job_defs() if job.name != "__ASSET_JOB"}
+    ingestion = jobs.pop(INGEST_JOB)
+    assert DOWNSTREAM_TAG not in ingestion
+    assert {name: tags[DOWNSTREAM_TAG] for name, tags in jobs.items()} == {name: name for name in jobs}
+    assert {tags["dagster/priority"] for tags in jobs.values()} == {"-1"}
+    assert int(ingestion["dagster/priority"]) > 0, "before what a person launches, too"
 
 
 def test_a_crashed_worker_is_retried_and_a_failed_asset_is_not(dagster_config: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What the documents name exists: metrics, settings, tests, commands to make."""
+"""What the documents name exists: metrics, settings, tests, revisions, commands to make."""
 
 import re
 from collections import Counter
@@ -12,6 +12,8 @@ from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.logins.rejects import MEANINGS, Reason
 from loginpipe.monitoring.metric_families import behind_metric, queue_metrics, table_metrics
 from loginpipe.postgres.metrics import QueueTotals, Totals, VaultTotals
+from loginpipe.postgres.migrate import HEAD
+from loginpipe.sqs.dead_letters import DeadLetterDepth, Owners
 from loginpipe.sqs.depth import Depth
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +38,7 @@ def metrics() -> Iterator[str]:
     totals = QueueTotals(Counter(), (1,) * (len(DELAY_BOUNDS) + 1), 1.0, 1.0, 1.0)
     faults: Counter[tuple[str, str]] = Counter({("missing", "ip"): 1})
     for family in (
-        *queue_metrics("logins", depth, depth),
+        *queue_metrics("logins", depth, DeadLetterDepth(2, 0, 0, 1, Owners(ours=1, others=1))),
         *table_metrics(Totals({"logins": totals}, faults), VaultTotals(1, {1: 1.0})),
         behind_metric("logins", depth, totals, now=1.0),
     ):
@@ -98,3 +100,13 @@ def test_everything_to_be_made_can_be_made() -> None:
     found = named(r"(?m)(?:`|^ {4})make ([a-z][a-z-]+)", DOCUMENTS)
     assert len(found) > 5
     assert {target: where for target, where in found.items() if target not in there} == {}
+
+
+def test_the_revisions_that_the_documents_show_are_those_of_today() -> None:
+    before, after = f"{int(HEAD) - 1:04}", f"{int(HEAD) + 1:04}"
+    text = (ROOT / "docs" / "upgrading.md").read_text()
+    assert re.findall(r"^\| (\d{4}) \|", text, re.MULTILINE) == [f"{number:04}" for number in range(1, int(HEAD) + 1)]
+    assert f"(at {before}, needs {HEAD})" in text
+    assert f"is at {HEAD}, and this code (loginpipe 0.1.0) knows {before} at most" in text
+    assert f"loginpipe migrate --to {before}" in text
+    assert f"`{after}_country.py`" in (ROOT / "CONTRIBUTING.md").read_text()

@@ -19,6 +19,7 @@ def test_of_the_vaults_tables_the_writer_reads_tokens_the_auditor_the_log_and_a_
         (grant.role, grant.privilege, grant.object) for grant in PLAN if grant.object.startswith("TABLE vault.")
     }
     assert of_tables == {
+        ("loginpipe_writer", "INSERT", "TABLE vault.erasure_gate"),
         ("loginpipe_writer", "INSERT", "TABLE vault.data_keys"),
         ("loginpipe_writer", "INSERT", "TABLE vault.sealed_values"),
         ("loginpipe_writer", "SELECT", "TABLE vault.sealed_values (token)"),
@@ -31,6 +32,10 @@ def test_nobody_may_delete_but_what_is_kept_as_sums_or_computed_again_and_everyb
     assert {grant.privilege for grant in PLAN}.isdisjoint({"TRUNCATE", "REFERENCES", "TRIGGER", "CREATE"})
     assert {(grant.role, grant.object) for grant in PLAN if grant.privilege == "DELETE"} == {
         ("loginpipe_writer", "TABLE loginpipe.batches"),
+        ("loginpipe_writer", "TABLE loginpipe.day_changes"),
+        ("loginpipe_writer", "TABLE loginpipe.token_changes"),
+        ("loginpipe_writer", "TABLE loginpipe.device_users"),
+        ("loginpipe_writer", "TABLE loginpipe.ip_users"),
         ("loginpipe_writer", "TABLE loginpipe.duplicate_devices"),
         ("loginpipe_writer", "TABLE loginpipe.duplicate_ips"),
         ("loginpipe_writer", "TABLE loginpipe.daily_logins"),

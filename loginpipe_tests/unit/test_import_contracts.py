@@ -20,6 +20,7 @@ DAGSTER = "only definitions and defs import Dagster"
 AWS = "only the parts that talk to AWS import its SDK"
 POSTGRES = "only the parts that talk to Postgres import its driver"
 EXTRAS = "only the part that an extra is for imports it"
+LAMBDA = "the handler of AWS Lambda stands without Dagster"
 PURE = "the domain is pure"
 
 
@@ -64,6 +65,8 @@ PLANTS = [
     Plant("custody.a", "loginpipe.local", {LAYERS}),
     Plant("local.a", "loginpipe.custody", {LAYERS}),
     Plant("sqs.b", "dagster", {DAGSTER}),
+    Plant("ingest.aws_lambda", "dagster", {DAGSTER, LAMBDA}),
+    Plant("sqs.identity", "dagster_shared", {DAGSTER, LAMBDA}),
     Plant("monitoring.c", "dagster", {DAGSTER}),
     Plant("definitions", "dagster_postgres", {DAGSTER}),
     Plant("cli.a", "dagster_docker", {DAGSTER}),

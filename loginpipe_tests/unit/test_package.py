@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,18 @@ from loginpipe.definitions import build_definitions
 from loginpipe.defs.ingest.assets import STEP
 from loginpipe.defs.ingest.job import GRACE_SECONDS, INGEST_JOB
 from loginpipe.defs.metadata.columns import PII
-from loginpipe.defs.metadata.groups import ARCHIVE, CHAIN, GROUP, INSIGHTS, OWNERS, RUNBOOK_SECTIONS
+from loginpipe.defs.metadata.groups import (
+    ARCHIVE,
+    ARCHIVED_IN_TIME,
+    CHAIN,
+    COUNTED_IN_TIME,
+    GROUP,
+    INSIGHTS,
+    OWNERS,
+    RUNBOOK_SECTIONS,
+)
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
-from loginpipe.monitoring.alerts.rules import CHECK_SECTIONS, KINDS
+from loginpipe.monitoring.alerts.rules import CHECK_SECTIONS, JOB_SECTIONS, KINDS
 
 INSIGHT_TABLES = ("duplicate_devices", "duplicate_ips", "daily_logins")
 AFTER = (*INSIGHT_TABLES, "login_archive")
@@ -84,7 +94,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_dagster_sees_as_much_with_an_empty_environment_in_an_empty_folder(imported: dict[str, Any]) -> None:
-    assert imported["sees"] == {"assets": 9, "checks": 14, "jobs": 7, "schedules": 6, "sensors": 3}
+    assert imported["sees"] == {"assets": 9, "checks": 16, "jobs": 7, "schedules": 6, "sensors": 3}
 
 
 def test_importing_the_definitions_writes_no_file_and_starts_no_thread(imported: dict[str, Any]) -> None:
@@ -273,7 +283,9 @@ def test_every_section_of_the_runbook_that_is_linked_to_exists() -> None:
     link = re.compile(r"runbook(?:_link)?\(\"(.*?)\"\)|(?:}}|operations\.md|runbook)#([a-z-]+)")
     linked = {name for file in sources for pair in link.findall(file.read_text()) for name in pair if name}
     linked |= set(re.findall(r"\]\(#([a-z-]+)\)", text))
-    linked |= {kind.anchor for kind in KINDS.values()} | set(CHECK_SECTIONS.values()) | set(RUNBOOK_SECTIONS.values())
+    linked |= {kind.anchor for kind in KINDS.values()} | set(RUNBOOK_SECTIONS.values())
+    linked |= set(CHECK_SECTIONS.values()) | set(JOB_SECTIONS.values())
+    assert JOB_SECTIONS.keys() < {job.name for job in definitions().resolve_all_job_defs()}
     assert len(linked) > 15
     assert linked - sections == set()
 
@@ -283,6 +295,36 @@ def test_every_asset_links_to_its_section_of_the_runbook(monkeypatch: pytest.Mon
     monkeypatch.setenv("LOGINPIPE_RUNBOOK_URL", "https://docs.example.com/runbook")
     spec = next(s for s in build_definitions().resolve_all_asset_specs() if s.key == dg.AssetKey("user_logins_table"))
     assert spec.metadata["runbook"] == dg.MetadataValue.url("https://docs.example.com/runbook#a-run-fails")
+
+
+def daily_assets() -> dict[str, dg.AssetSpec]:
+    specs = {spec.key.to_user_string(): spec for spec in build_definitions().resolve_all_asset_specs()}
+    return {name: spec for name, spec in specs.items() if spec.partitions_def}
+
+
+def test_the_daily_assets_begin_with_the_first_day_or_else_with_last_month(monkeypatch: pytest.MonkeyPatch) -> None:
+    today = datetime.now(UTC).date()
+    last_month = (today.replace(day=1) - timedelta(days=1)).replace(day=1)
+    for first in (None, today, today - timedelta(days=400)):
+        if first:
+            monkeypatch.setenv("LOGINPIPE_FIRST_DAY", str(first))
+        begins = first or last_month
+        for spec in daily_assets().values():
+            assert spec.partitions_def
+            keys = spec.partitions_def.get_partition_keys()
+            # What is archived is over.
+            days = (today - begins).days + (spec.key.to_user_string() != "login_archive")
+            assert keys == [str(begins + timedelta(days=day)) for day in range(days)]
+    assert set(daily_assets()) == set(AFTER)
+
+
+def test_the_daily_assets_say_by_when_yesterday_is_done_and_the_archive_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policies = {name: spec.freshness_policy for name, spec in daily_assets().items()}
+    assert policies == dict.fromkeys(AFTER, COUNTED_IN_TIME) | {"login_archive": None}
+    monkeypatch.setenv("LOGINPIPE_ARCHIVE_URL", "file:archive")
+    assert daily_assets()["login_archive"].freshness_policy == ARCHIVED_IN_TIME
 
 
 def test_the_checks_are_these_and_one_of_them_blocks() -> None:
@@ -301,6 +343,8 @@ def test_the_checks_are_these_and_one_of_them_blocks() -> None:
         ("user_logins_table", "nothing_in_default_partitions", False),
         ("user_logins_table", "fresh", False),
         ("daily_logins", "daily_volume", False),
+        ("duplicate_devices", "sample_matches_logins", False),
+        ("duplicate_ips", "sample_matches_logins", False),
         ("login_archive", "archive_matches_table", False),
         ("daily_logins", "null_locale_share", False),
     }
@@ -332,6 +376,14 @@ def test_the_ingest_job_names_its_queue_for_the_limit_on_runs() -> None:
     assert definitions().resolve_job_def(INGEST_JOB).tags["loginpipe/queue"] == "login-queue"
 
 
+def test_the_step_has_a_pool_of_its_own_for_each_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    for queue in ("logins", "others.fifo"):
+        monkeypatch.setenv("LOGINPIPE_QUEUE", queue)
+        whole = build_definitions().resolve_implicit_global_asset_job_def()
+        pools = {node.name: node.pool for node in whole.all_node_defs if isinstance(node, dg.OpDefinition)}
+        assert {name: pool for name, pool in pools.items() if pool} == {STEP: f"loginpipe/queue/{queue}"}
+
+
 def test_a_run_that_was_killed_is_started_again_as_a_whole() -> None:
     assert definitions().resolve_job_def(INGEST_JOB).tags["dagster/retry_strategy"] == "ALL_STEPS"
 
@@ -348,6 +400,20 @@ def test_a_run_that_goes_on_beyond_its_time_is_ended(
 def test_the_queue_in_the_tag_is_a_name_also_where_the_setting_is_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGINPIPE_QUEUE", "https://sqs.eu-west-1.amazonaws.com/123456789012/logins")
     assert build_definitions().resolve_job_def(INGEST_JOB).tags["loginpipe/queue"] == "logins"
+
+
+@pytest.mark.parametrize(
+    ("consumer", "sensors"),
+    [("lambda", {"lambda_batches_sensor"}), ("both", {"queue_depth_sensor", "lambda_batches_sensor"})],
+)
+def test_where_lambda_consumes_its_batches_are_reported_and_where_it_alone_does_no_sensor_starts_runs(
+    consumer: str, sensors: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGINPIPE_CONSUMER", consumer)
+    found = {sensor.name: sensor for sensor in build_definitions().sensors or []}
+    assert found.keys() == sensors | {"insights_sensor", "monitoring_sensor"}
+    assert found["lambda_batches_sensor"].default_status == dg.DefaultSensorStatus.RUNNING
+    assert found["lambda_batches_sensor"].minimum_interval_seconds == 60
 
 
 def test_the_sensor_runs_from_the_start_and_the_schedule_that_would_double_it_does_not() -> None:

@@ -8,18 +8,18 @@ import pytest
 from loginpipe.monitoring.freshness import Freshness
 from loginpipe.monitoring.reports import Memory, QueueSeen, Seen, judge_dead_letters, news, read_memory
 from loginpipe.monitoring.run_history import History
-from loginpipe.sqs.depth import Depth
+from loginpipe.sqs.dead_letters import DeadLetterDepth
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 EARLIER = NOW - timedelta(minutes=30)
 QUIET = Freshness("quiet", "the queue is empty", None)
 WORKING = Freshness("working", "1 waiting", EARLIER)
 STUCK = Freshness("stuck", "1 waiting", EARLIER)
-EMPTY = Depth(0, 0, 0)
+EMPTY = DeadLetterDepth(0, 0, 0)
 KNOWN = Memory(fresh=True, fresh_at=EARLIER, dead_letters="Empty")
 
 
-def seen(fresh: Freshness | None = QUIET, dead: Depth | None = EMPTY, queue: str | None = None) -> Seen:
+def seen(fresh: Freshness | None = QUIET, dead: DeadLetterDepth | None = EMPTY, queue: str | None = None) -> Seen:
     return Seen(queue or QueueSeen(EMPTY, dead), "not read", fresh, History(), {})
 
 
@@ -62,7 +62,7 @@ def test_since_when_messages_wait_is_remembered_until_none_do() -> None:
     ("found", "passed"),
     [
         ({}, None),
-        ({"dead": Depth(0, 1, 0)}, False),
+        ({"dead": DeadLetterDepth(0, 1, 0)}, False),
         ({"dead": None}, False),
         ({"queue": "queue 'logins' cannot be asked"}, False),
     ],
@@ -75,7 +75,7 @@ def test_dead_letters_are_news_when_their_words_change(found: dict[str, Any], pa
 
 
 def test_the_words_of_a_dead_letter_queue_say_what_to_do() -> None:
-    assert "`loginpipe dlq redrive`" in judge_dead_letters(Depth(2, 0, 0)).says
+    assert "`loginpipe dlq redrive`" in judge_dead_letters(DeadLetterDepth(2, 0, 0)).says
     assert judge_dead_letters("away").says == "away"
     assert judge_dead_letters(EMPTY).passed
 

@@ -3,6 +3,7 @@
 import os
 import pickle
 from collections.abc import Iterator
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from loginpipe.common.logins_table import logins_schema, logins_table
 from loginpipe.common.settings import PREFIX, Settings, load_settings
 from loginpipe.logins.parsing import LOGIN_FIELDS
 from loginpipe.logins.user_logins import COLUMN_NAMES
+from loginpipe.postgres.partitions import _LEDGER_KEPT
 from loginpipe.postgres.statements import statement
 from loginpipe_tests.canary import everything_an_error_shows
 
@@ -39,12 +41,25 @@ def refusal() -> SettingError:
     return caught.value
 
 
+@pytest.mark.parametrize(("retention", "days"), [(None, 366), ("400", 400), ("30", 30), ("7", 29)])
+def test_what_is_sent_again_may_be_as_old_as_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch, retention: str | None, days: int
+) -> None:
+    if retention:
+        monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", retention)
+    assert load_settings().resent_days == days
+    assert timedelta(days=29) == _LEDGER_KEPT
+
+
 def test_without_any_variable_the_settings_are_the_documented_defaults() -> None:
     assert load_settings().model_dump() == {
         "env": "local",
         "queue": "login-queue",
+        "asset_prefix": "",
+        "consumer": "dagster",
         "envelope": "none",
         "database_url": None,
+        "database_auth": "password",
         "table": "public.user_logins",
         "token_keys": None,
         "seal_key": None,
@@ -70,6 +85,7 @@ def test_without_any_variable_the_settings_are_the_documented_defaults() -> None
         "archive_url": None,
         "retention_days": None,
         "keep_runs_days": 14,
+        "first_day": None,
         "log_level": "INFO",
     }
 
@@ -79,8 +95,11 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         monkeypatch,
         env="production",
         queue="https://sqs.eu-west-1.amazonaws.com/123/logins",
+        asset_prefix="partners_2",
+        consumer="both",
         envelope="eventbridge",
         database_url="postgresql://user:pw@host/logins?sslmode=verify-full",
+        database_auth="rds-iam",
         table="analytics.user_logins",
         token_keys="file:/keys/token_keys.json",
         seal_key="off",
@@ -106,13 +125,17 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         archive_url="s3://bucket/prefix",
         retention_days="400",
         keep_runs_days="7",
+        first_day="2026-02-28",
         log_level="DEBUG",
     )
     assert load_settings().model_dump() == {
         "env": "production",
         "queue": "https://sqs.eu-west-1.amazonaws.com/123/logins",
+        "asset_prefix": "partners_2",
+        "consumer": "both",
         "envelope": "eventbridge",
         "database_url": "postgresql://user:pw@host/logins?sslmode=verify-full",
+        "database_auth": "rds-iam",
         "table": "analytics.user_logins",
         "token_keys": "file:/keys/token_keys.json",
         "seal_key": "off",
@@ -138,6 +161,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         "archive_url": "s3://bucket/prefix",
         "retention_days": 400,
         "keep_runs_days": 7,
+        "first_day": date(2026, 2, 28),
         "log_level": "DEBUG",
     }
 
@@ -241,10 +265,14 @@ WRONG = [
     ("database_url", f"mysql://user:{PASSWORD}@host/name"),
     ("database_url", f"postgresql+psycopg2://user:{PASSWORD}@host/name"),
     ("database_url", f"POSTGRESQL://user:{PASSWORD}@host/name"),
+    ("database_auth", "rds_iam"),
+    ("database_auth", "geheim"),
     ("queue", "arn:aws:sqs:eu-west-1:123456789012:"),
     ("queue", "arn:aws:sqs:eu-west-1:1234:logins"),
     ("queue", "arn:aws:sns:eu-west-1:123456789012:logins"),
     ("database_url", PASSWORD),
+    ("asset_prefix", "partners/logins"),
+    ("asset_prefix", "für Partner"),
     ("table", "other"),
     ("table", "analytics.logins"),
     ("table", "Analytics.user_logins"),
@@ -275,6 +303,10 @@ WRONG = [
     ("placeholders", " "),
     ("placeholders", "geheim,"),
     ("keep_runs_days", "0"),
+    ("first_day", "1764374400"),
+    ("first_day", "2026-02-30"),
+    ("first_day", "2026-02-28T00:00"),
+    ("first_day", "2999-01-01"),
     ("linger_seconds", "-0.1"),
     ("linger_seconds", "60.1"),
     ("linger_seconds", "nan"),

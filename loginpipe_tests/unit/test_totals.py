@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from loginpipe.ingest.consumer import Recorded
 from loginpipe.ingest.process import Masking, Outcome
+from loginpipe.ingest.record import Recorded
 from loginpipe.ingest.totals import RunTotals
 from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.logins.drift import NAMES_MOST, OTHER_NAMES

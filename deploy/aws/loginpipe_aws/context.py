@@ -22,6 +22,7 @@ _SECRET: Final = r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:.+-[A-
 _PRINCIPAL: Final = r"arn:aws[a-z-]*:iam::\d{12}:(role|user)/[A-Za-z0-9+=,.@_/-]+"
 _CLASS: Final = r"[a-z0-9]+\.[a-z0-9]+"
 _HTTPS: Final = r"https://[^\s*?#]+"
+_CONSUMER: Final = r"dagster|lambda|both"
 _EMAIL: Final = r"[^@\s]+@[^@\s]+"
 
 NAMES: Final = frozenset(
@@ -29,7 +30,7 @@ NAMES: Final = frozenset(
         "region", "vpc_cidr", "sender_arns", "image_reader_arns", "alert_email", "database_networks",
         "database_class", "database_storage_gib", "database_storage_most_gib", "database_storage_throughput",
         "database_connections", "read_replica", "token_key_versions",
-        "image_tag", "seal_key_fingerprint", "retention_days", "runbook_url",
+        "consumer", "image_tag", "seal_key_fingerprint", "retention_days", "runbook_url",
         "batch_messages", "linger_seconds", "run_seconds", "receivers", "max_runs", "run_cpu", "run_memory_mib",
         "web_domain", "certificate_arn", "web_networks", "oidc_issuer", "oidc_authorization_endpoint",
         "oidc_token_endpoint", "oidc_user_info_endpoint", "oidc_client_id", "oidc_client_secret_arn",
@@ -94,6 +95,8 @@ class Foundation:
     read_replica: bool
     token_key_versions: int
     alert_email: str | None
+    consumer: str
+    """Who takes the logins from the queue: ``dagster``, ``lambda`` or ``both``."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,8 @@ def foundation(node: Node) -> Foundation:
         read_replica=_flag(node, "read_replica"),
         token_key_versions=_number(node, "token_key_versions", 1, 99),
         alert_email=_optional(node, "alert_email", lambda: _text(node, "alert_email", _EMAIL, "an address")),
+        consumer=_optional(node, "consumer", lambda: _text(node, "consumer", _CONSUMER, "dagster, lambda or both"))
+        or "dagster",
     )
 
 

@@ -1,5 +1,6 @@
 """What checkov asks for and is not done, each with its reason: written into the templates, where checkov reads it."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import aws_cdk as cdk
@@ -21,9 +22,9 @@ EXCEPTIONS: Final = (
 """Path of a construct in its stack, as it begins; the check; the reason."""
 
 
-def note_exceptions(stack: cdk.Stack) -> None:
+def note_exceptions(stack: cdk.Stack, exceptions: Sequence[tuple[str, str, str]] = EXCEPTIONS) -> None:
     """Write a stack's exceptions into the metadata of the resources that they are about."""
-    for beginning, check, reason in EXCEPTIONS:
+    for beginning, check, reason in exceptions:
         for resource in _resources(stack, beginning):
             known = resource.get_metadata("checkov") or {"skip": []}
             resource.add_metadata("checkov", {"skip": [*known["skip"], {"id": check, "comment": reason}]})

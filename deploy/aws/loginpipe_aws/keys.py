@@ -72,13 +72,18 @@ class PersonalDataKeys(Construct):
         construct_id: str,
         *,
         versions: int,
-        pipeline: iam.IRole,
+        pipeline: Sequence[iam.IRole],
         custodian: iam.IRole,
         auditor: iam.IRole,
         administrator: iam.IRole,
     ) -> None:
         super().__init__(scope, construct_id)
-        people = {"custodian": custodian, "auditor": auditor, "key-administrator": administrator, "pipeline": pipeline}
+        people = {
+            "custodian": [custodian],
+            "auditor": [auditor],
+            "key-administrator": [administrator],
+            "pipeline": list(pipeline),
+        }
         self.tokens = [
             kms.Key(
                 self,
@@ -87,7 +92,7 @@ class PersonalDataKeys(Construct):
                 description=f"loginpipe: tokens of version {version}",
                 key_spec=kms.KeySpec.HMAC_256,
                 key_usage=kms.KeyUsage.GENERATE_VERIFY_MAC,
-                policy=_policy(TOKEN_KEY, people, [pipeline, custodian], ["kms:GenerateMac", "kms:VerifyMac"]),
+                policy=_policy(TOKEN_KEY, people, [*pipeline, custodian], ["kms:GenerateMac", "kms:VerifyMac"]),
                 pending_window=cdk.Duration.days(_DELETION_DAYS),
                 removal_policy=cdk.RemovalPolicy.RETAIN,
             )
@@ -129,7 +134,7 @@ def _symmetric(scope: Construct, name: str, description: str) -> kms.Key:
 
 
 def _policy(
-    key: str, people: dict[str, iam.IRole], users: Sequence[iam.IRole], uses: Sequence[str]
+    key: str, people: dict[str, list[iam.IRole]], users: Sequence[iam.IRole], uses: Sequence[str]
 ) -> iam.PolicyDocument:
     """Return a key's policy: management by IAM, use by name, and a refusal of use to everyone else."""
     manage: dict[str, Any] = {
@@ -147,5 +152,9 @@ def _policy(
         "Resource": "*",
         "Condition": {"StringNotEquals": {"aws:PrincipalArn": [role.role_arn for role in users]}},
     }
-    named = [statement for name, role in people.items() for statement in on_key(name, key, role.role_arn)]
+    named = [
+        statement
+        for name, roles in people.items()
+        for statement in on_key(name, key, [role.role_arn for role in roles])
+    ]
     return iam.PolicyDocument.from_json({"Version": "2012-10-17", "Statement": [manage, *named, refuse]})

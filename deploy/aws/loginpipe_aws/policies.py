@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,17 +31,17 @@ def statements(role: str, resources: Resources, sids: Collection[str] | None = N
     return [_filled(known[sid], resources) for sid in (known if sids is None else sids)]
 
 
-def on_key(role: str, key: str, principal_arn: str) -> list[dict[str, Any]]:
-    """Return those statements of a policy that name a key, as the key's own policy says them: of a principal.
+def on_key(role: str, key: str, principal_arns: Sequence[str]) -> list[dict[str, Any]]:
+    """Return those statements of a policy that name a key, as the key's own policy says them: of principals.
 
     Args:
         role: the file's name without its suffix.
         key: as the files write it.
-        principal_arn: who they are about.
+        principal_arns: whom they are about; at least one.
     """
     policy = json.loads((FOLDER / f"{role}.json").read_text())
     return [
-        {**statement, "Principal": {"AWS": principal_arn}, "Resource": "*"}
+        {**statement, "Principal": {"AWS": list(principal_arns)}, "Resource": "*"}
         for statement in policy["Statement"]
         if key in _listed(statement["Resource"])
     ]

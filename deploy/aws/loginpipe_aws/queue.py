@@ -12,13 +12,21 @@ from constructs import Construct
 _MAX_RECEIVES: Final = 5
 _RETENTION: Final = cdk.Duration.days(7)
 _DEAD_LETTER_RETENTION: Final = cdk.Duration.days(14)
-_VISIBILITY: Final = cdk.Duration.seconds(120)
+VISIBILITY_SECONDS: Final = 120
 
 
 class LoginQueue(Construct):
     """``login-queue`` and ``login-queue-dlq``."""
 
-    def __init__(self, scope: Construct, construct_id: str, *, key: kms.Key, sender_arns: Sequence[str]) -> None:
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        key: kms.Key,
+        sender_arns: Sequence[str],
+        visibility_seconds: int = VISIBILITY_SECONDS,
+    ) -> None:
         super().__init__(scope, construct_id)
         self.dead_letters = sqs.Queue(
             self,
@@ -39,7 +47,7 @@ class LoginQueue(Construct):
             encryption_master_key=key,
             enforce_ssl=True,
             retention_period=_RETENTION,
-            visibility_timeout=_VISIBILITY,
+            visibility_timeout=cdk.Duration.seconds(visibility_seconds),
             receive_message_wait_time=cdk.Duration.seconds(20),
             dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letters, max_receive_count=_MAX_RECEIVES),
             removal_policy=cdk.RemovalPolicy.RETAIN,

@@ -5,10 +5,12 @@ from typing import Final
 import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
+from aws_cdk import aws_rds as rds
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sns as sns
 from constructs import Construct
 
+from loginpipe_aws.database import LOGINS
 from loginpipe_aws.keys import SEAL_KEY, TOKEN_KEY, DataKeys, PersonalDataKeys
 from loginpipe_aws.policies import Resources, attach, statements
 from loginpipe_aws.queue import LoginQueue
@@ -16,10 +18,14 @@ from loginpipe_aws.storage import ARCHIVE_PREFIX
 
 COMPUTE_LOGS_PREFIX: Final = "dagster"
 
+_DATABASE_USER: Final = "arn:aws:rds-db:REGION:ACCOUNT:dbuser:DATABASE"
+
 _EVALUATES_SENSORS: Final = (
     "LookAtTheQueues",
     "SeeWhoSharesTheDeadLetterQueue",
     "TellOfWhatIsWrong",
+    "ConnectToTheWarehouse",
+    "ConnectToDagstersStorage",
     "NeverOpenWhatWasSealed",
 )
 
@@ -47,8 +53,9 @@ class Roles(Construct):
         archive: s3.IBucket,
         compute_logs: s3.IBucket,
         topic: sns.ITopic,
-    ) -> None:
-        """Give every role what it may do, now that there is what it may be done to."""
+        database: rds.DatabaseInstance,
+    ) -> Resources:
+        """Give every role what it may do, now that there is what it may be done to; return what that is."""
         stack = cdk.Stack.of(self)
         resources: Resources = {
             "arn:aws:sqs:REGION:ACCOUNT:QUEUE": queue.logins.queue_arn,
@@ -59,11 +66,22 @@ class Roles(Construct):
             "arn:aws:kms:REGION:ACCOUNT:key/QUEUE_KEY": keys.queue.key_arn,
             "sqs.REGION.amazonaws.com": f"sqs.{stack.region}.amazonaws.com",
             "arn:aws:sns:REGION:ACCOUNT:ALERT_TOPIC": topic.topic_arn,
+            **{
+                f"{_DATABASE_USER}/{login}": stack.format_arn(
+                    service="rds-db",
+                    resource="dbuser",
+                    resource_name=f"{database.instance_resource_id}/{login}",
+                    arn_format=cdk.ArnFormat.COLON_RESOURCE_NAME,
+                )
+                for login in LOGINS.values()
+            },
             TOKEN_KEY: [key.key_arn for key in personal.tokens],
             SEAL_KEY: personal.seal.key_arn,
         }
         attach(self.run, statements("pipeline", resources))
         attach(self.code_server, statements("pipeline", resources, _EVALUATES_SENSORS))
+        for role in (self.daemon, self.webserver):
+            attach(role, statements("pipeline", resources, ("ConnectToDagstersStorage",)))
         attach(self.custodian, statements("custodian", resources))
         attach(self.auditor, statements("auditor", resources))
         attach(self.key_administrator, statements("key-administrator", resources))
@@ -78,6 +96,7 @@ class Roles(Construct):
             # Without it S3 says of an object that is not there yet that it is forbidden.
             iam.PolicyStatement(sid="ListIt", actions=["s3:ListBucket"], resources=[compute_logs.bucket_arn])
         )
+        return resources
 
 
 def _task_role(scope: Construct, name: str, description: str) -> iam.Role:

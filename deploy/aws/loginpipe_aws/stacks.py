@@ -5,6 +5,7 @@ from typing import Any, Final
 import aws_cdk as cdk
 from constructs import Construct
 
+from loginpipe_aws import function
 from loginpipe_aws.balancer import Balancer
 from loginpipe_aws.containers import DAGSTER_HOME, database_url
 from loginpipe_aws.context import ContextError, Foundation, Release, Web, foundation, release, web
@@ -14,7 +15,7 @@ from loginpipe_aws.key_watch import KeyWatch
 from loginpipe_aws.keys import DataKeys, PersonalDataKeys
 from loginpipe_aws.network import Network
 from loginpipe_aws.observability import Observability
-from loginpipe_aws.queue import LoginQueue
+from loginpipe_aws.queue import VISIBILITY_SECONDS, LoginQueue
 from loginpipe_aws.roles import Roles
 from loginpipe_aws.services import Services
 from loginpipe_aws.setup import Setup
@@ -62,7 +63,15 @@ class DataStack(cdk.Stack):
         self.keys = DataKeys(self, "Keys")
         self.telemetry = Telemetry(self, "Telemetry", key=self.keys.telemetry, alert_email=settings.alert_email)
         self.storage = Storage(self, "Storage", key=self.keys.data, image_reader_arns=settings.image_reader_arns)
-        self.queue = LoginQueue(self, "Queue", key=self.keys.queue, sender_arns=settings.sender_arns)
+        self.consumer = settings.consumer
+        by_function = settings.consumer in {"lambda", "both"}
+        self.queue = LoginQueue(
+            self,
+            "Queue",
+            key=self.keys.queue,
+            sender_arns=settings.sender_arns,
+            visibility_seconds=function.VISIBILITY_SECONDS if by_function else VISIBILITY_SECONDS,
+        )
         self.network = Network(
             self,
             "Network",
@@ -81,23 +90,27 @@ class DataStack(cdk.Stack):
             log_groups=self.telemetry.database,
         )
         self.roles = Roles(self, "Roles")
+        self.function = function.FunctionData(self, "Function", key=self.keys.telemetry) if by_function else None
         self.personal = PersonalDataKeys(
             self,
             "PersonalData",
             versions=settings.token_key_versions,
-            pipeline=self.roles.run,
+            pipeline=[self.roles.run, *([self.function.role] if self.function else [])],
             custodian=self.roles.custodian,
             auditor=self.roles.auditor,
             administrator=self.roles.key_administrator,
         )
-        self.roles.grant(
+        resources = self.roles.grant(
             queue=self.queue,
             keys=self.keys,
             personal=self.personal,
             archive=self.storage.archive,
             compute_logs=self.storage.compute_logs,
             topic=self.telemetry.topic,
+            database=self.database.instance,
         )
+        if self.function:
+            self.function.grant(resources, login=self.database.secrets["pipeline"], key=self.keys.data)
         KeyWatch(
             self,
             "KeyWatch",
@@ -143,6 +156,7 @@ class DataStack(cdk.Stack):
             "LOGINPIPE_RUN_SECONDS": released.run_seconds,
             "LOGINPIPE_RECEIVERS": released.receivers,
             "LOGINPIPE_MAX_RUNS": released.max_runs,
+            "LOGINPIPE_CONSUMER": None if self.consumer == "dagster" else self.consumer,
         }
         return {
             **self.dagster_environment(),
@@ -239,5 +253,21 @@ class ServicesStack(cdk.Stack):
             target=balancer.target,
             run=services.run,
         )
+        if data.function:
+            function.LoginFunction(
+                self,
+                "Function",
+                data=data.function,
+                network=data.network,
+                images=data.storage.images,
+                image_tag=released.image_tag,
+                queue=data.queue.logins,
+                instance=data.database.instance,
+                connections=settings.database_connections,
+                login=data.database.secrets["pipeline"],
+                settings=data.pipeline_environment(released),
+                topic_arn=data.telemetry.topic.topic_arn,
+            )
+            note_exceptions(self, function.EXCEPTIONS)
         cdk.CfnOutput(self, "Ui", value=f"https://{way_in.domain}")
         cdk.CfnOutput(self, "PointTheNameAt", value=balancer.balancer.load_balancer_dns_name)

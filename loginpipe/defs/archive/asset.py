@@ -1,7 +1,7 @@
 """After the chain: days that are over, as Parquet files, one or many at a time. What has not changed is left alone."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from loginpipe.archive.days import Archived, archive_day, require_over
 from loginpipe.archive.store import Stores
 from loginpipe.common.settings import Settings
 from loginpipe.defs.metadata.columns import column_lineage, column_schema
-from loginpipe.defs.metadata.groups import ARCHIVE, DAYS, OWNERS
+from loginpipe.defs.metadata.groups import ARCHIVE, DAYS_THAT_ARE_OVER, LOGIN_ARCHIVE, OWNERS, asset_key
 from loginpipe.defs.metadata.plots import bar_plot
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
@@ -24,11 +24,14 @@ _COLUMNS = tuple(name for name, _ in USER_LOGINS_COLUMNS)
 
 
 @dg.asset(
+    key=LOGIN_ARCHIVE,
     group_name=ARCHIVE,
-    partitions_def=DAYS,
+    partitions_def=DAYS_THAT_ARE_OVER,
     # A year is one run, not 365.
     backfill_policy=dg.BackfillPolicy.single_run(),
-    deps=["user_logins_table"],
+    # Without an archive nothing is written, and "Materialize all" does what there is to do.
+    output_required=False,
+    deps=[asset_key("user_logins_table")],
     owners=OWNERS,
     kinds={"parquet", "s3"},
     code_version="1",
@@ -39,21 +42,25 @@ _COLUMNS = tuple(name for name, _ in USER_LOGINS_COLUMNS)
     description=(
         "The logins of a day that is over, as a Parquet file (zstd) under LOGINPIPE_ARCHIVE_URL: the columns of "
         "user_logins, with tokens as there. The file is read back before it counts; loginpipe.archived_days has its "
-        "rows, checksum and address. A day that has changed since is written anew, one that has not is left alone. The "
-        "job archive_logins does this every night; docs/archive.md says how to read the files."
+        "rows, checksum and address. A day that has changed since is written again, one that has not is left alone. "
+        "The job archive_logins does this every night; docs/archive.md says how to read the files. Where "
+        "LOGINPIPE_ARCHIVE_URL is not set, a run writes nothing and succeeds."
     ),
 )
 def login_archive(
     context: dg.AssetExecutionContext, postgres: PostgresResource, settings: dg.ResourceParam[Settings]
-) -> dg.MaterializeResult[None]:
-    """Archive the days of this run.
+) -> Iterator[dg.MaterializeResult[None]]:
+    """Archive the days of this run, if there is an archive.
 
     Raises:
-        SettingError: LOGINPIPE_ARCHIVE_URL is not set, or no URL of an archive.
+        SettingError: LOGINPIPE_ARCHIVE_URL is no URL of an archive.
         ArchivedDayError: a day is not over, and nothing was written; or it is at odds with its archive.
         ArchiveError: the archive cannot be used; the days before are archived.
         DatabaseError: the database cannot; likewise.
     """
+    if not settings.archive_url:
+        context.log.warning("LOGINPIPE_ARCHIVE_URL is not set: nothing was archived, days stay in the table")
+        return
     today, stores = datetime.now(UTC).date(), Stores(settings)
     context.log.info("the archive is at %s", stores.current.url)
     days = sorted(date.fromisoformat(key) for key in context.partition_keys)
@@ -63,7 +70,7 @@ def login_archive(
         work = partial(archive_day, day=day, stores=stores, today=today)
         archived.append(postgres.run(work))
         context.log.info("%s: %s, %d logins", day, archived[-1].outcome, archived[-1].record.row_count)
-    return dg.MaterializeResult(metadata=archive_metadata(archived))
+    yield dg.MaterializeResult(metadata=archive_metadata(archived))
 
 
 def archive_metadata(archived: Sequence[Archived]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from itertools import islice
 import dagster as dg
 
 from loginpipe.archive.verification import Comparison, compare_with_table
-from loginpipe.defs.metadata.groups import runbook_link
+from loginpipe.defs.metadata.groups import LOGIN_ARCHIVE, runbook_link
 from loginpipe.defs.resources import PostgresResource
 
 ARCHIVE_MATCHES_TABLE = "archive_matches_table"
@@ -16,11 +16,11 @@ _SHOWN = 10
 
 @dg.asset_check(
     name=ARCHIVE_MATCHES_TABLE,
-    asset="login_archive",
+    asset=LOGIN_ARCHIVE,
     description=(
-        "Archived days that are still in user_logins have as many rows there as in their files, and the newest three "
-        "the same ones, by checksum. A warning: the next night writes days that differ anew. Whether the files are "
-        "whole, `loginpipe archive verify` says."
+        "Archived days that are still in user_logins have as many rows there as in their files: the last 31 days, and "
+        "one older month, another one each night. The newest three have the same ones, by checksum. A warning: the "
+        "next night writes days that differ again. Whether the files are whole, `loginpipe archive verify` says."
     ),
 )
 def archive_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:
@@ -33,7 +33,7 @@ def judged(comparison: Comparison) -> dg.AssetCheckResult:
     differing = comparison.differing
     return dg.AssetCheckResult(
         check_name=ARCHIVE_MATCHES_TABLE,
-        asset_key="login_archive",
+        asset_key=LOGIN_ARCHIVE,
         passed=not differing,
         severity=dg.AssetCheckSeverity.WARN,
         description=(
@@ -57,7 +57,7 @@ def evaluated(comparison: Comparison) -> dg.AssetCheckEvaluation:
     """Judge a comparison, for a run that is not one of the asset."""
     result = judged(comparison)
     return dg.AssetCheckEvaluation(
-        asset_key=dg.AssetKey("login_archive"),
+        asset_key=LOGIN_ARCHIVE,
         check_name=ARCHIVE_MATCHES_TABLE,
         passed=result.passed,
         severity=result.severity,

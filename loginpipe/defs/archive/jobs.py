@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
-from functools import partial
+from functools import cache, partial
 
 import dagster as dg
 
 from loginpipe.archive.days import archive_day
+from loginpipe.archive.erasure import forget_erased
 from loginpipe.archive.retention import retire_month
 from loginpipe.archive.store import Stores
 from loginpipe.archive.verification import compare_with_table
@@ -16,11 +17,12 @@ from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import Settings
 from loginpipe.defs.archive.asset import archive_metadata
 from loginpipe.defs.archive.checks import evaluated
-from loginpipe.defs.metadata.groups import DAYS
+from loginpipe.defs.metadata.groups import LOGIN_ARCHIVE, downstream_tags, first_day
 from loginpipe.defs.resources import PostgresResource
-from loginpipe.postgres.archive import outlived_months, standing_of_days
+from loginpipe.masking.keys import load_token_keys
+from loginpipe.postgres.archive import days_to_archive, days_to_search, drop_extras, outlived_months
 
-_LONGEST_SECONDS = {"dagster/max_runtime": "21600"}
+_LONGEST_SECONDS = 21_600
 
 
 @dg.op
@@ -29,41 +31,60 @@ def archive_changed_days(
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output[None]]:
     """Archive each day that is over and not archived, or changed since; report on the check archive_matches_table.
 
+    Then write the files of days that were dropped again where they have users who were erased since.
+
     Raises:
         SettingError: LOGINPIPE_ARCHIVE_URL is not set, or no URL of an archive.
         ArchivedDayError: some days are at odds with their archive, the others are archived; names the first.
+        KeyFileError: users were erased, and the token keys that tell them cannot be used.
         ArchiveError: the archive cannot be used.
         DatabaseError: the database cannot.
     """
     today, stores = datetime.now(UTC).date(), Stores(settings)
     context.log.info("the archive is at %s", stores.current.url)
-    due = [day.day for day in postgres.run(partial(standing_of_days, today=today)) if day.due]
+    due = postgres.run(partial(days_to_archive, today=today))
     at_odds: dict[date, str] = {}
+
+    def remember(day: date, error: ArchivedDayError) -> None:
+        at_odds[day] = str(error)
+        context.log.warning("%s; see %s", error, runbook("archive-at-odds"))
+
     for day in due:
         try:
             archived = postgres.run(partial(archive_day, day=day, stores=stores, today=today))
         except ArchivedDayError as error:
-            at_odds[day] = str(error)
-            context.log.warning("%s; see %s", error, runbook("archive-at-odds"))
+            remember(day, error)
             continue
         context.log.info("%s: %s, %d logins", day, archived.outcome, archived.record.row_count)
         # The asset has no days before its first one; the archive may.
-        if DAYS.has_partition_key(day.isoformat()):
+        if day >= first_day(settings):
             yield dg.AssetMaterialization(
-                "login_archive", partition=day.isoformat(), metadata=archive_metadata([archived])
+                LOGIN_ARCHIVE, partition=day.isoformat(), metadata=archive_metadata([archived])
             )
     yield evaluated(postgres.run(partial(compare_with_table, today=today)))
+    to_search = postgres.run(days_to_search)
+    keys = cache(lambda: load_token_keys(settings.required("token_keys"), production=settings.production))
+    erased = 0
+    for day in to_search:
+        try:
+            erased += postgres.run(partial(forget_erased, day=day, token_keys=keys, stores=stores))
+        except ArchivedDayError as error:
+            remember(day, error)
     if at_odds:
-        raise ArchivedDayError(
-            f"{len(at_odds)} of {len(due)} days were not archived; the first: {at_odds[min(at_odds)]}"
-        )
-    yield dg.Output(None, metadata={"days_due": len(due)})
+        days = len({*due, *to_search})
+        raise ArchivedDayError(f"{len(at_odds)} of {days} days were not archived; the first: {at_odds[min(at_odds)]}")
+    yield dg.Output(
+        None, metadata={"days_due": len(due), "days_searched": len(to_search), "logins_of_erased_users": erased}
+    )
 
 
 @dg.job(
     name="archive_logins",
-    description="Archives each day of user_logins that is over and not archived yet, or has changed since.",
-    tags=_LONGEST_SECONDS,
+    description=(
+        "Archives each day of user_logins that is over and not archived yet, or has changed since. Takes users who "
+        "were erased out of the files of days that were dropped."
+    ),
+    tags=downstream_tags("archive_logins", longest_seconds=_LONGEST_SECONDS),
 )
 def archive_logins() -> None:
     """The archive, every night."""
@@ -74,7 +95,7 @@ def archive_logins() -> None:
 def drop_outlived_months(
     context: dg.OpExecutionContext, postgres: PostgresResource, settings: dg.ResourceParam[Settings]
 ) -> None:
-    """Detach and drop the months that are older than LOGINPIPE_RETENTION_DAYS and archived; say what stays, and why.
+    """Drop the months that are older than LOGINPIPE_RETENTION_DAYS and archived, and their extras; say what stays.
 
     Raises:
         SettingError: LOGINPIPE_RETENTION_DAYS is not set.
@@ -86,20 +107,24 @@ def drop_outlived_months(
         raise SettingError("LOGINPIPE_RETENTION_DAYS is not set: set it to how many days user_logins is to keep")
     found = postgres.run(partial(outlived_months, today=today, days=settings.retention_days))
     left_alone = {logins_table(): found.not_ours} if found.not_ours else {}
-    dropped, stores = [], Stores(settings)
-    standing = postgres.run(partial(standing_of_days, today=today)) if found.months else []
+    dropped, kept, stores = [], [], Stores(settings)
     for month in found.months:
-        reason = retire_month(postgres.run, month=month, standing=standing, stores=stores)
+        reason = retire_month(postgres.run, month=month, stores=stores)
         if reason is None:
             dropped.append(str(month))
         else:
+            kept.append(month)
             left_alone[str(month)] = reason
             context.log.warning("%s stays: %s; see %s", month, reason, runbook("month-not-dropped"))
-    context.log.info("dropped %d months, left %d alone", len(dropped), len(left_alone))
+    extras = postgres.run(partial(drop_extras, today=today, days=settings.retention_days, kept=kept))
+    context.log.info(
+        "dropped %d months, left %d alone; dropped the extras of %d months", len(dropped), len(left_alone), len(extras)
+    )
     context.add_output_metadata(
         {
             "detached_and_dropped": dg.MetadataValue.json(dropped),
             "left_alone": dg.MetadataValue.json(left_alone),
+            "extras_dropped": dg.MetadataValue.json(extras),
             "rows_in_default_partition": found.rows_in_default,
         }
     )
@@ -109,9 +134,9 @@ def drop_outlived_months(
     name="drop_archived_partitions",
     description=(
         "Drops the months of user_logins that are older than LOGINPIPE_RETENTION_DAYS, once their files have been read "
-        "back and compared with the table."
+        "back and compared with the table; and then their extras."
     ),
-    tags=_LONGEST_SECONDS,
+    tags=downstream_tags("drop_archived_partitions", longest_seconds=_LONGEST_SECONDS),
 )
 def drop_archived_partitions() -> None:
     """Retention, every night."""

@@ -8,10 +8,11 @@ from functools import partial
 import dagster as dg
 from pydantic import Field
 
-from loginpipe.common.errors import ClearValueError, LoginpipeError, QueueError
+from loginpipe.common.errors import ClearValueError, DatabaseError, LoginpipeError, QueueError
 from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import Settings
 from loginpipe.defs.ingest import checks
+from loginpipe.defs.ingest.job import pool, tag_run
 from loginpipe.defs.ingest.masked_logins import MASKED_LOGINS, masked_logins
 from loginpipe.defs.ingest.raw_sqs_messages import RAW_SQS_MESSAGES, raw_sqs_messages
 from loginpipe.defs.ingest.rejected_logins import REJECTED_LOGINS, rejected_logins
@@ -19,7 +20,8 @@ from loginpipe.defs.ingest.user_logins_table import USER_LOGINS_TABLE, user_logi
 from loginpipe.defs.ingest.validated_logins import VALIDATED_LOGINS, validated_logins
 from loginpipe.defs.resources import MaskingResource, PostgresResource, SqsResource
 from loginpipe.ingest.brake import Brake
-from loginpipe.ingest.consumer import Limits, Recorded, Recorder, StopSignals, consume
+from loginpipe.ingest.consumer import Limits, StopSignals, consume
+from loginpipe.ingest.record import Recorded, Recorder
 from loginpipe.ingest.totals import RunTotals
 from loginpipe.logins.delays import quantile
 from loginpipe.postgres.batches import run_counts
@@ -42,12 +44,17 @@ class IngestConfig(dg.Config):
     )
 
 
-@dg.multi_asset(
-    name=STEP,
-    specs=[RAW_SQS_MESSAGES, VALIDATED_LOGINS, REJECTED_LOGINS, MASKED_LOGINS, USER_LOGINS_TABLE],
-    check_specs=checks.OF_A_RUN,
-    can_subset=False,
-)
+def ingest_assets(settings: Settings) -> dg.AssetsDefinition:
+    """Return the five assets and their step, which takes a place in the pool of its queue."""
+    return dg.multi_asset(
+        name=STEP,
+        specs=[RAW_SQS_MESSAGES, VALIDATED_LOGINS, REJECTED_LOGINS, MASKED_LOGINS, USER_LOGINS_TABLE],
+        check_specs=checks.OF_A_RUN,
+        can_subset=False,
+        pool=pool(settings),
+    )(ingest)
+
+
 def ingest(
     context: dg.AssetExecutionContext,
     config: IngestConfig,
@@ -67,6 +74,7 @@ def ingest(
         ClearValueError: masked cells do not contain a token; nothing of that batch was written.
     """
     began, began_at = time.monotonic(), datetime.now(UTC)
+    tag_run(context.instance, context.run, settings)
     postgres.check_token_keys(masking.keys)
     postgres.run(partial(mark_placeholders, placeholders=masking.loaded.placeholders))
     totals, receiver, stop = RunTotals(), sqs.receiver(), StopSignals()
@@ -97,7 +105,7 @@ def ingest(
     if totals.batches or failure is None:
         yield from _results(context, totals, receiver, sqs, masking, settings, tokens, ask=not stop.requested)
         if failure is None:
-            yield checks.counts_add_up(postgres.run(partial(run_counts, run_id=context.run.run_id, since=began_at)))
+            yield _counts_add_up(postgres, context.run.run_id, began_at)
     elif not tokens.passed:
         yield tokens
     if failure is not None:
@@ -141,6 +149,14 @@ def _results(  # noqa: PLR0917
         metadata=user_logins_table(totals, leases_lost=sqs.leases.lost),
         check_results=[checks.delay_within_limit(totals.delays, settings.max_delay_seconds)],
     )
+
+
+def _counts_add_up(postgres: PostgresResource, run_id: str, since: datetime) -> dg.AssetCheckResult:
+    """Read the counts of the run's batches again; where that fails it is a warning, since all is recorded by then."""
+    try:
+        return checks.counts_add_up(postgres.run(partial(run_counts, run_id=run_id, since=since)))
+    except DatabaseError as error:
+        return checks.counts_not_read(str(error))
 
 
 def _stalled(context: dg.AssetExecutionContext, sqs: SqsResource) -> bool:

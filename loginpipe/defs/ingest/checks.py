@@ -5,19 +5,19 @@ from math import isfinite
 
 import dagster as dg
 
-from loginpipe.defs.metadata.groups import runbook_link
+from loginpipe.defs.metadata.groups import asset_key, runbook_link
 from loginpipe.logins.delays import DELAY_BOUNDS, quantile
 from loginpipe.monitoring.anomalies import DELAYED_MOST, delayed
 from loginpipe.postgres.batches import RunCounts
 
 REJECT_RATE = dg.AssetCheckSpec(
     "reject_rate",
-    asset="validated_logins",
+    asset=asset_key("validated_logins"),
     description="At most LOGINPIPE_MAX_REJECT_RATE of the messages received were rejected.",
 )
 SCHEMA_DRIFT = dg.AssetCheckSpec(
     "schema_drift",
-    asset="validated_logins",
+    asset=asset_key("validated_logins"),
     description=(
         "Messages carry no fields outside the contract. A warning: unknown fields reject nothing, and are kept sealed "
         "unless the settings say otherwise."
@@ -25,7 +25,7 @@ SCHEMA_DRIFT = dg.AssetCheckSpec(
 )
 ONLY_TOKENS = dg.AssetCheckSpec(
     "only_tokens",
-    asset="masked_logins",
+    asset=asset_key("masked_logins"),
     blocking=True,
     description="Every cell of masked_ip and masked_device_id is a token. Otherwise nothing is written to the table.",
 )
@@ -33,12 +33,12 @@ ONLY_TOKENS = dg.AssetCheckSpec(
 
 COUNTS_ADD_UP = dg.AssetCheckSpec(
     "counts_add_up",
-    asset="user_logins_table",
+    asset=asset_key("user_logins_table"),
     description="Received = inserted + duplicates + rejected, summed over the batches of the run.",
 )
 DELAY_WITHIN_LIMIT = dg.AssetCheckSpec(
     "delay_within_limit",
-    asset="user_logins_table",
+    asset=asset_key("user_logins_table"),
     description=(
         "At least 95 % of the logins that the run stored were stored within LOGINPIPE_MAX_DELAY_SECONDS of being sent. "
         "A warning: the pipeline is behind, or was."
@@ -131,6 +131,18 @@ def counts_add_up(counts: RunCounts) -> dg.AssetCheckResult:
             "unaccounted": counts.unaccounted,
             "runbook": runbook_link("the-books-do-not-balance"),
         },
+    )
+
+
+def counts_not_read(why: str) -> dg.AssetCheckResult:
+    """Warn that the counts of a run could not be read."""
+    return dg.AssetCheckResult(
+        check_name=COUNTS_ADD_UP.name,
+        asset_key=COUNTS_ADD_UP.asset_key,
+        passed=False,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"The counts could not be read: {why}",
+        metadata={"runbook": runbook_link("source-down")},
     )
 
 

@@ -7,7 +7,7 @@ import dagster as dg
 
 from loginpipe.common.settings import Settings
 from loginpipe.defs.maintenance.daily_checks import DAILY_CHECKS
-from loginpipe.defs.metadata.groups import GROUP
+from loginpipe.defs.metadata.groups import CHAIN, GROUP
 from loginpipe.defs.monitoring.queue_checks import fresh, no_dead_letters
 
 if TYPE_CHECKING:
@@ -17,8 +17,48 @@ INGEST_JOB = "ingest_logins"
 QUEUE_TAG = "loginpipe/queue"
 """Run tag with the queue's name: ``dagster.yaml`` limits how many runs work on one queue."""
 
+MAX_RUNTIME_TAG = "dagster/max_runtime"
+
 GRACE_SECONDS = 300
 """How long after its time a run is ended: one whose process died stays STARTED, and counts as active, until then."""
+
+
+def run_tags(settings: Settings) -> dict[str, str]:
+    """Return the tags of a run of the chain: its queue, its place in the run queue, its longest time, its retries."""
+    return {
+        QUEUE_TAG: settings.queue_name,
+        # Before whatever else waits in the run queue.
+        "dagster/priority": "1",
+        MAX_RUNTIME_TAG: str(ceil(settings.run_seconds) + GRACE_SECONDS),
+        # A run that was killed is started again: what it held is back on the queue.
+        "dagster/retry_strategy": "ALL_STEPS",
+    }
+
+
+def pool(settings: Settings) -> str:
+    """Return the concurrency pool of the step, one a queue: ``dagster.yaml`` limits it, whoever starts the run."""
+    return f"{QUEUE_TAG}/{settings.queue_name}"
+
+
+def tag_run(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Settings) -> None:
+    """Give a run the tags that it lacks, since it was started on the assets and not as the job.
+
+    Sensor, alerts, run monitoring and retries go by them. A run on further assets keeps the longest time of
+    ``dagster.yaml``: the others may take longer than the chain.
+    """
+    missing = {name: value for name, value in run_tags(settings).items() if name not in run.tags}
+    if not of_the_chain_alone(run):
+        missing.pop(MAX_RUNTIME_TAG, None)
+    if missing:
+        instance.add_run_tags(run.run_id, missing)
+
+
+def of_the_chain_alone(run: dg.DagsterRun) -> bool:
+    """Say whether a run has no steps but the chain's."""
+    selected = run.asset_selection
+    return run.job_name == INGEST_JOB or (
+        selected is not None and {key.to_user_string() for key in selected} <= set(CHAIN)
+    )
 
 
 # A run does not wait for what looks at whole days, nor for what a sensor looks at.
@@ -31,12 +71,7 @@ def ingest_job(settings: Settings) -> "UnresolvedAssetJobDefinition":
         INGEST_JOB,
         selection=dg.AssetSelection.groups(GROUP) - _NOT_WITH_EVERY_RUN,
         description="Batch after batch of the login queue, through the whole chain into user_logins.",
-        # A run that was killed is started again: what it held is back on the queue.
-        tags={
-            QUEUE_TAG: settings.queue_name,
-            "dagster/max_runtime": str(ceil(settings.run_seconds) + GRACE_SECONDS),
-            "dagster/retry_strategy": "ALL_STEPS",
-        },
+        tags=run_tags(settings),
     )
 
 

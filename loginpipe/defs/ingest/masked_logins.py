@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 
 from loginpipe.defs.metadata.columns import column_lineage, column_schema
-from loginpipe.defs.metadata.groups import GROUP, OWNERS
+from loginpipe.defs.metadata.groups import GROUP, OWNERS, asset_key
 from loginpipe.defs.metadata.plots import bar_plot
 from loginpipe.defs.resources import MaskingResource
 from loginpipe.ingest.totals import RunTotals
@@ -16,8 +16,8 @@ _COLUMNS = ("message_id", "sent_at", *(name for name, _ in USER_LOGINS_COLUMNS))
 _MADE_FROM = {**MASKED_COLUMNS, "create_date": "sent_at"}
 
 MASKED_LOGINS = dg.AssetSpec(
-    "masked_logins",
-    deps=["validated_logins"],
+    asset_key("masked_logins"),
+    deps=[asset_key("validated_logins")],
     group_name=GROUP,
     owners=OWNERS,
     kinds={"pandas"},

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from loginpipe.defs.metadata.columns import column_schema
-from loginpipe.defs.metadata.groups import GROUP, OWNERS
+from loginpipe.defs.metadata.groups import GROUP, OWNERS, asset_key
 from loginpipe.defs.metadata.plots import bar_plot
 from loginpipe.ingest.totals import RunTotals
 from loginpipe.logins.arrivals import messages_per_minute
@@ -15,7 +15,7 @@ from loginpipe.sqs.receiver import ReceiveCounts
 MESSAGE_COLUMNS = ("message_id", "body", "sent_at", "received_at", "receive_count", "body_intact")
 
 RAW_SQS_MESSAGES = dg.AssetSpec(
-    "raw_sqs_messages",
+    asset_key("raw_sqs_messages"),
     group_name=GROUP,
     owners=OWNERS,
     kinds={"sqs"},

@@ -6,15 +6,15 @@ import dagster as dg
 
 from loginpipe.defs.ingest.validated_logins import from_messages
 from loginpipe.defs.metadata.columns import column_lineage, column_schema
-from loginpipe.defs.metadata.groups import GROUP, OWNERS
+from loginpipe.defs.metadata.groups import GROUP, OWNERS, asset_key
 from loginpipe.defs.metadata.plots import bar_plot
 from loginpipe.ingest.totals import RunTotals
 
 _COLUMNS = ("message_id", "sent_at", "received_at", "reasons", "fields", "sealed_body")
 
 REJECTED_LOGINS = dg.AssetSpec(
-    "rejected_logins",
-    deps=["raw_sqs_messages"],
+    asset_key("rejected_logins"),
+    deps=[asset_key("raw_sqs_messages")],
     group_name=GROUP,
     owners=OWNERS,
     kinds={"pandera", "postgres", "table"},

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 import dagster as dg
 
 from loginpipe.common.settings import Settings
 from loginpipe.defs.ingest.assets import STEP
-from loginpipe.defs.ingest.job import INGEST_JOB, QUEUE_TAG
+from loginpipe.defs.ingest.job import INGEST_JOB, QUEUE_TAG, of_the_chain_alone
 from loginpipe.defs.resources import SqsResource
 from loginpipe.defs.resources.sqs import BATCHES_HELD
 from loginpipe.monitoring.run_history import History, back_off
@@ -32,14 +31,17 @@ SUCCESSOR_SECONDS = 20
 WAITING_IDLE: dict[str, Any] = {"ops": {STEP: {"config": {"idle_seconds": 60}}}}
 """Run config of the sensor's runs: they wait for more messages for a minute, since a new run takes seconds to start."""
 
-# A run that waits in the queue or is being cancelled has, or will have, messages of its own.
-_ACTIVE = [
+ACTIVE = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+"""A run that waits in the run queue or is being cancelled has, or will have, messages of its own."""
+
+ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
+
 # Finished runs looked at: as many failures in a row reach the longest back-off.
 _HISTORY = 12
 
@@ -123,20 +125,32 @@ def history_of(records: Sequence[dg.RunRecord]) -> History:
         records: runs that ended in success or failure, in any order.
     """
     # By their ends: a newer run may have succeeded, or failed, long before an older one failed.
-    latest_first = sorted(records, key=_ended, reverse=True)
+    latest_first = sorted(records, key=ended_at, reverse=True)
     failures, earliest_start = 0, None
     for record in latest_first:
         if record.dagster_run.status != dg.DagsterRunStatus.FAILURE:
             break
-        ended = _ended(record)
+        ended = ended_at(record)
         if earliest_start is None or ended < earliest_start:
             failures += 1
         started = datetime.fromtimestamp(record.start_time, UTC) if record.start_time is not None else ended
         earliest_start = min(started, earliest_start or started)
-    return History(failures, _ended(latest_first[0])) if failures else History()
+    return History(failures, ended_at(latest_first[0])) if failures else History()
 
 
-def _ended(record: dg.RunRecord) -> datetime:
+def ended_runs(instance: dg.DagsterInstance, queue: str) -> list[dg.RunRecord]:
+    """Return the last runs of the chain that succeeded or failed on a queue, whoever started them.
+
+    Runs on further assets are left out: it may be one of these that failed. So are runs on other queues: two code
+    locations in one Dagster know nothing of each other.
+    """
+    ended = dg.RunsFilter(tags={QUEUE_TAG: queue}, statuses=ENDED)
+    records = instance.get_run_records(ended, limit=_HISTORY)
+    return [record for record in records if of_the_chain_alone(record.dagster_run)]
+
+
+def ended_at(record: dg.RunRecord) -> datetime:
+    """Return when a run ended; of one that never started, when that was recorded."""
     return record.update_timestamp if record.end_time is None else datetime.fromtimestamp(record.end_time, UTC)
 
 
@@ -157,15 +171,13 @@ def queue_depth_sensor(
     Raises:
         QueueError: the queue cannot be asked for its depth.
     """
-    # Of this queue alone: two code locations in one Dagster know nothing of each other.
-    of_queue = partial(dg.RunsFilter, job_name=INGEST_JOB, tags={QUEUE_TAG: sqs.name})
-    ended = of_queue(statuses=[dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE])
+    active = dg.RunsFilter(tags={QUEUE_TAG: sqs.name}, statuses=ACTIVE)
     now = datetime.now(UTC)
     decision = decide(
         sqs.depth(),
         queue=sqs.name,
-        active=[_age(record, now) for record in context.instance.get_run_records(of_queue(statuses=_ACTIVE))],
-        history=history_of(context.instance.get_run_records(ended, limit=_HISTORY)),
+        active=[_age(record, now) for record in context.instance.get_run_records(active)],
+        history=history_of(ended_runs(context.instance, sqs.name)),
         now=now,
         batch_messages=sqs.batch_messages,
         run_seconds=settings.run_seconds,

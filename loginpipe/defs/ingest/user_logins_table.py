@@ -8,15 +8,15 @@ from typing import Any
 import dagster as dg
 
 from loginpipe.defs.metadata.columns import column_lineage, column_schema
-from loginpipe.defs.metadata.groups import GROUP, OWNERS
+from loginpipe.defs.metadata.groups import GROUP, OWNERS, asset_key
 from loginpipe.defs.metadata.plots import bar_plot
 from loginpipe.ingest.totals import RunTotals
 from loginpipe.logins.delays import delay_labels
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 
 USER_LOGINS_TABLE = dg.AssetSpec(
-    "user_logins_table",
-    deps=["masked_logins"],
+    asset_key("user_logins_table"),
+    deps=[asset_key("masked_logins")],
     group_name=GROUP,
     owners=OWNERS,
     kinds={"postgres", "table"},

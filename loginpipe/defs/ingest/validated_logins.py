@@ -6,7 +6,7 @@ import dagster as dg
 
 from loginpipe.defs.ingest.raw_sqs_messages import MESSAGE_COLUMNS
 from loginpipe.defs.metadata.columns import column_lineage, column_schema
-from loginpipe.defs.metadata.groups import GROUP, OWNERS
+from loginpipe.defs.metadata.groups import GROUP, OWNERS, asset_key
 from loginpipe.ingest.totals import RunTotals
 from loginpipe.logins.schema import VALIDATED_LOGINS_SCHEMA
 
@@ -17,8 +17,8 @@ def from_messages(*columns: str) -> dict[str, str]:
 
 
 VALIDATED_LOGINS = dg.AssetSpec(
-    "validated_logins",
-    deps=["raw_sqs_messages"],
+    asset_key("validated_logins"),
+    deps=[asset_key("raw_sqs_messages")],
     group_name=GROUP,
     owners=OWNERS,
     kinds={"pandas", "pandera"},

@@ -1,17 +1,24 @@
 """After the chain: what the duplicates say, and how many log in with what. By day, tokens and counts only."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import partial
+from typing import Any
 
 import dagster as dg
 
 from loginpipe.defs.metadata.columns import column_lineage, column_schema
-from loginpipe.defs.metadata.groups import DAYS, INSIGHTS, OWNERS
+from loginpipe.defs.metadata.groups import COUNTED_IN_TIME, DAYS, INSIGHTS, OWNERS, asset_key
 from loginpipe.defs.metadata.plots import bar_plot
 from loginpipe.defs.resources import PostgresResource
-from loginpipe.postgres.insights import DUPLICATES, DuplicatesOfDay, refresh_daily_logins, refresh_duplicates
+from loginpipe.postgres.insights import (
+    DUPLICATES,
+    DuplicatesOfDay,
+    LoginsOfDay,
+    refresh_daily_logins,
+    refresh_duplicates,
+)
 
 # Dagster says that `backfill_policy` may still change; a line on every command's output says it to the wrong people.
 warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
@@ -23,15 +30,16 @@ def _duplicates_asset(name: str) -> dg.AssetsDefinition:
     what = _MEANING[name]
 
     @dg.asset(
-        name=name,
+        key=asset_key(name),
         group_name=INSIGHTS,
         partitions_def=DAYS,
         # A year is one run, not 365.
         backfill_policy=dg.BackfillPolicy.single_run(),
-        deps=["user_logins_table"],
+        freshness_policy=COUNTED_IN_TIME,
+        deps=[asset_key("user_logins_table")],
         owners=OWNERS,
         kinds={"postgres", "table"},
-        code_version="2",
+        code_version="3",
         metadata={
             **column_schema("create_date", DUPLICATES[name], "users", "logins", "first_date", "last_date"),
             "dagster/table_name": f"loginpipe.{name}",
@@ -59,18 +67,7 @@ def _duplicates_asset(name: str) -> dg.AssetsDefinition:
         Raises:
             DatabaseError: a day could not be written; the days before it are.
         """
-        found = {day: postgres.run(partial(refresh_duplicates, table=name, day=day)) for day in _days(context)}
-        newest = found[max(found)]
-        return dg.MaterializeResult(
-            metadata={
-                "dagster/row_count": sum(of_day.shared for of_day in found.values()),
-                "seen": newest.seen,
-                "shared": newest.shared,
-                "share": newest.shared / newest.seen if newest.seen else 0.0,
-                "most_users": dg.MetadataValue.md(preview(newest)),
-                "by_day": bar_plot(f"{what} of more than one user", {str(day): f.shared for day, f in found.items()}),
-            }
-        )
+        return dg.MaterializeResult(metadata=refreshed(postgres, name, _days(context)))
 
     return duplicates
 
@@ -80,10 +77,12 @@ duplicate_ips = _duplicates_asset("duplicate_ips")
 
 
 @dg.asset(
+    key=asset_key("daily_logins"),
     group_name=INSIGHTS,
     partitions_def=DAYS,
     backfill_policy=dg.BackfillPolicy.single_run(),
-    deps=["user_logins_table"],
+    freshness_policy=COUNTED_IN_TIME,
+    deps=[asset_key("user_logins_table")],
     owners=OWNERS,
     kinds={"postgres", "table"},
     code_version="1",
@@ -106,18 +105,43 @@ def daily_logins(context: dg.AssetExecutionContext, postgres: PostgresResource) 
     Raises:
         DatabaseError: a day could not be written; the days before it are.
     """
-    found = {day: postgres.run(partial(refresh_daily_logins, day=day)) for day in _days(context)}
-    newest = found[max(found)]
-    return dg.MaterializeResult(
-        metadata={
-            "dagster/row_count": sum(of_day.logins for of_day in found.values()),
-            "logins": newest.logins,
-            "by_device_type": bar_plot("logins by device type", newest.by_device_type),
-            "by_locale": bar_plot("logins by locale", newest.by_locale),
-            "by_version": bar_plot("logins by version", newest.by_version),
-            "by_day": bar_plot("logins", {str(day): of_day.logins for day, of_day in found.items()}),
-        }
-    )
+    return dg.MaterializeResult(metadata=refreshed(postgres, "daily_logins", _days(context)))
+
+
+def refreshed(postgres: PostgresResource, table: str, days: Sequence[date]) -> dict[str, Any]:
+    """Compute days of one of the three tables again, a transaction a day; return what the UI shows of them.
+
+    Raises:
+        DatabaseError: a day could not be written; the days before it are.
+    """
+    if table in DUPLICATES:
+        work = partial(refresh_duplicates, table=table)
+        return _duplicates_metadata(table, {day: postgres.run(partial(work, day=day)) for day in days})
+    return _counts_metadata({day: postgres.run(partial(refresh_daily_logins, day=day)) for day in days})
+
+
+def _duplicates_metadata(table: str, found: Mapping[date, DuplicatesOfDay]) -> dict[str, Any]:
+    newest, by_day = found[max(found)], {str(day): of_day.shared for day, of_day in found.items()}
+    return {
+        "dagster/row_count": sum(by_day.values()),
+        "seen": newest.seen,
+        "shared": newest.shared,
+        "share": newest.shared / newest.seen if newest.seen else 0.0,
+        "most_users": dg.MetadataValue.md(preview(newest)),
+        "by_day": bar_plot(f"{_MEANING[table]} of more than one user", by_day),
+    }
+
+
+def _counts_metadata(found: Mapping[date, LoginsOfDay]) -> dict[str, Any]:
+    newest, by_day = found[max(found)], {str(day): of_day.logins for day, of_day in found.items()}
+    return {
+        "dagster/row_count": sum(by_day.values()),
+        "logins": newest.logins,
+        "by_device_type": bar_plot("logins by device type", newest.by_device_type),
+        "by_locale": bar_plot("logins by locale", newest.by_locale),
+        "by_version": bar_plot("logins by version", newest.by_version),
+        "by_day": bar_plot("logins", by_day),
+    }
 
 
 def preview(found: DuplicatesOfDay) -> str:

@@ -1,57 +1,87 @@
-"""The job that computes duplicates and daily counts, and the sensor that asks for the days that got logins."""
+"""The sensor that asks for a run when days have changed. Which ones, the run finds out by itself."""
 
-from datetime import UTC, datetime, timedelta
+from collections.abc import Collection
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from loginpipe.defs.maintenance.daily_checks import DAILY_CHECKS
-from loginpipe.defs.metadata.groups import DAYS, INSIGHTS
+from loginpipe.common.settings import Settings
+from loginpipe.defs.ingest.sensor import ACTIVE, ended_at
+from loginpipe.defs.insights.job import INSIGHTS_JOB
+from loginpipe.defs.metadata.groups import LOCATION_TAGS, first_day
 from loginpipe.defs.resources import PostgresResource
-from loginpipe.postgres.insights import days_touched
+from loginpipe.postgres.days import stale_days
 
-if TYPE_CHECKING:
-    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+TICK_SECONDS = 60
 
-# A batch has its time before it can be seen: what was recorded since shortly before the last tick is read again.
-_OVERLAP = timedelta(minutes=2)
+SHORTEST_PAUSE = timedelta(minutes=10)
+"""Between two runs: today changes as long as logins arrive, and would be computed again and again."""
 
-INSIGHTS_JOB = "refresh_insights"
+PAUSE_FACTOR = 4
+"""A pause is at least so many times as long as the run before it: at most a fifth of the time goes to insights."""
+
+_ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
 
-def insights_job() -> "UnresolvedAssetJobDefinition":
-    """Return the job that computes duplicates and daily counts of some days anew."""
-    return dg.define_asset_job(
-        INSIGHTS_JOB,
-        selection=dg.AssetSelection.groups(INSIGHTS) - dg.AssetSelection.checks(*DAILY_CHECKS),
-        description="Duplicates and daily counts of one day or more, computed anew from user_logins.",
-        tags={"dagster/max_runtime": "3600"},
-    )
+def why_not_now(
+    stale: Collection[date], *, active: bool, last_run: tuple[datetime, datetime] | None, now: datetime
+) -> str | None:
+    """Return why no run is to be started now; None where one is.
+
+    Args:
+        stale: the days that have changed.
+        active: whether a run is queued or has not ended.
+        last_run: when the last run that ended was started, and when it ended; None where there is none.
+        now: the time, UTC.
+    """
+    if not stale:
+        return "no day has changed since its insights were computed"
+    due = f"{len(stale)} days have changed, the newest of them {max(stale)}"
+    if active:
+        return f"{due}; a run is queued or active"
+    if last_run is not None:
+        started, ended = last_run
+        next_run = ended + max(SHORTEST_PAUSE, PAUSE_FACTOR * (ended - started))
+        if now < next_run:
+            return f"{due}; the next run is at {next_run:%Y-%m-%d %H:%M:%S} UTC"
+    return None
 
 
 @dg.sensor(
     job_name=INSIGHTS_JOB,
-    minimum_interval_seconds=600,
+    minimum_interval_seconds=TICK_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Computes duplicates and daily counts anew for the days of which batches have brought logins since the last "
-        "tick: mostly today, and earlier days where messages came late."
+        "Asks for one run when days have changed since their duplicates and daily counts were computed: mostly today, "
+        "yesterday once it is over, and earlier days where messages came late or a user was erased. Ten minutes after "
+        "the last run at the earliest, later where runs take long; never while one is queued or active."
     ),
 )
-def insights_sensor(context: dg.SensorEvaluationContext, postgres: PostgresResource) -> dg.SensorResult:
-    """Ask for one run a day that was touched.
+def insights_sensor(
+    context: dg.SensorEvaluationContext, postgres: PostgresResource, settings: dg.ResourceParam[Settings]
+) -> dg.SensorResult:
+    """Ask for a run, or say why not.
 
     Raises:
-        DatabaseError: the batches cannot be read.
+        DatabaseError: what has changed cannot be read.
     """
-    now = datetime.now(UTC)
-    since = datetime.fromisoformat(context.cursor) if context.cursor else now - timedelta(days=1)
-    known = set(DAYS.get_partition_keys(now))
-    days = [day.isoformat() for day in postgres.run(partial(days_touched, since=since - _OVERLAP, until=now))]
-    requests = [dg.RunRequest(partition_key=day) for day in days if day in known]
-    return dg.SensorResult(
-        run_requests=requests,
-        skip_reason=None if requests else f"no batch has brought logins since {since:%Y-%m-%d %H:%M:%S} UTC",
-        cursor=now.isoformat(),
+    instance, now = context.instance, datetime.now(UTC)
+    runs = dg.RunsFilter(job_name=INSIGHTS_JOB, statuses=ACTIVE, tags=LOCATION_TAGS)
+    yesterday = now.date() - timedelta(days=1)
+    over = yesterday if yesterday >= first_day(settings) else None
+    reason = why_not_now(
+        postgres.run(partial(stale_days, over=over)),
+        active=bool(instance.get_run_records(runs, limit=1)),
+        last_run=_last_run(instance),
+        now=now,
     )
+    return dg.SensorResult(run_requests=[] if reason else [dg.RunRequest()], skip_reason=reason)
+
+
+def _last_run(instance: dg.DagsterInstance) -> tuple[datetime, datetime] | None:
+    runs = dg.RunsFilter(job_name=INSIGHTS_JOB, statuses=_ENDED, tags=LOCATION_TAGS)
+    for record in instance.get_run_records(runs, limit=1):
+        ended = ended_at(record)
+        return ended if record.start_time is None else datetime.fromtimestamp(record.start_time, UTC), ended
+    return None

@@ -12,12 +12,12 @@ import dagster as dg
 
 from loginpipe.common.errors import KeyFileError, SettingError, TokenKeyMismatchError
 from loginpipe.common.settings import Settings
-from loginpipe.defs.metadata.groups import runbook_link
+from loginpipe.defs.metadata.groups import asset_key, downstream_tags, runbook_link
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.masking.keys import load_token_keys
 from loginpipe.monitoring.anomalies import TRAILING_DAYS, Verdict, judge_null_locales, judge_volume
 from loginpipe.postgres.contract import contract_differences, current_columns
-from loginpipe.postgres.insights import DayCounts, daily_counts
+from loginpipe.postgres.insights import DUPLICATES, DayCounts, compare_duplicates, daily_counts
 from loginpipe.postgres.ledger import DayBooks, read_books
 from loginpipe.postgres.partitions import stray_rows
 from loginpipe.postgres.token_keys import newest_key_version, require_known_keys
@@ -29,10 +29,11 @@ _WARN = dg.AssetCheckSeverity.WARN
 _DAY = timedelta(days=1)
 # Each day is compared three times before it is left alone.
 _RECONCILED_DAYS = 3
+_COMPARED_TOKENS = 1_000
 
 
 @dg.asset_check(
-    asset="user_logins_table",
+    asset=asset_key("user_logins_table"),
     description=(
         "Of today and the two days before: user_logins has as many rows as the ledger has messages that were not set "
         "aside. Missing rows are lost logins, an error, unless a user was erased since: then a warning. Rows beyond "
@@ -65,7 +66,7 @@ def ledger_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(
-    asset="user_logins_table",
+    asset=asset_key("user_logins_table"),
     description=(
         "No rows of user_logins or of the ledger are in a default partition, where queries find them slowly and "
         "retention does not. A warning: maintain_partitions has not run, or messages carry dates far from today's."
@@ -87,7 +88,7 @@ def nothing_in_default_partitions(postgres: PostgresResource) -> dg.AssetCheckRe
 
 
 @dg.asset_check(
-    asset="user_logins_table",
+    asset=asset_key("user_logins_table"),
     description="user_logins has the columns of the contract, and no other one that a login would have to fill.",
 )
 def columns_are_the_contract(postgres: PostgresResource) -> dg.AssetCheckResult:
@@ -101,7 +102,7 @@ def columns_are_the_contract(postgres: PostgresResource) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(
-    asset="masked_logins",
+    asset=asset_key("masked_logins"),
     description=(
         "The current token key of this machine is the newest that tokens of this database were made with, or newer. "
         "Otherwise runs on this machine refuse to begin: they would give known devices and addresses new tokens."
@@ -125,7 +126,7 @@ def token_key_version_current(postgres: PostgresResource, settings: dg.ResourceP
 
 
 @dg.asset_check(
-    asset="daily_logins",
+    asset=asset_key("daily_logins"),
     description=(
         f"Yesterday's logins are about as many as the median of the {TRAILING_DAYS} days before, or as on the same "
         "weekday before. A warning: something upstream has changed, or daily_logins is not computed. Not judged with "
@@ -139,7 +140,7 @@ def daily_volume(postgres: PostgresResource) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(
-    asset="daily_logins",
+    asset=asset_key("daily_logins"),
     description=(
         f"The share of yesterday's logins without a locale is about the median of the {TRAILING_DAYS} days before. A "
         "warning: an app release sends it no more, or others do now. Not judged with fewer than 3 days to compare "
@@ -152,6 +153,33 @@ def null_locale_share(postgres: PostgresResource) -> dg.AssetCheckResult:
     return _unusual(judge_null_locales(_counts(postgres, yesterday), yesterday))
 
 
+def _duplicates_check(table: str) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        name="sample_matches_logins",
+        asset=asset_key(table),
+        description=(
+            f"Of a day of the last month, any that is over: up to {_COMPARED_TOKENS:,} tokens have the users, logins "
+            "and dates that a computation from the logins gives. An error: run `loginpipe insights rebuild`."
+        ),
+    )
+    def sample_matches_logins(postgres: PostgresResource) -> dg.AssetCheckResult:
+        """Compare a sample with what it is to be."""
+        sample = postgres.run(partial(compare_duplicates, table=table, limit=_COMPARED_TOKENS))
+        found = f"{sample.differing:,} of {sample.tokens:,} tokens of {sample.day} differ"
+        return dg.AssetCheckResult(
+            passed=not sample.differing,
+            description=found if sample.tokens else "Nothing to compare, or the day is due",
+            metadata={
+                "tokens": sample.tokens,
+                "differing": sample.differing,
+                "day": str(sample.day),
+                "runbook": runbook_link("duplicates-and-daily-counts"),
+            },
+        )
+
+    return sample_matches_logins
+
+
 DAILY_CHECKS = (
     ledger_matches_table,
     nothing_in_default_partitions,
@@ -159,6 +187,7 @@ DAILY_CHECKS = (
     token_key_version_current,
     daily_volume,
     null_locale_share,
+    *map(_duplicates_check, DUPLICATES),
 )
 
 CHECK_JOB = "check_tables"
@@ -170,7 +199,7 @@ def check_job() -> "UnresolvedAssetJobDefinition":
         CHECK_JOB,
         selection=dg.AssetSelection.checks(*DAILY_CHECKS),
         description="Once a day: ledger against table, default partitions, and yesterday against the days before.",
-        tags={"dagster/max_runtime": "1800"},
+        tags=downstream_tags(CHECK_JOB, longest_seconds=1800),
     )
 
 

@@ -5,6 +5,7 @@ from functools import partial
 
 import dagster as dg
 
+from loginpipe.defs.metadata.groups import downstream_tags
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.postgres.batches import KEPT_DAYS, roll_up
 from loginpipe.postgres.partitions import maintain
@@ -41,6 +42,7 @@ def create_and_drop_partitions(context: dg.OpExecutionContext, postgres: Postgre
         "Creates the coming partitions of user_logins and of the ledger; drops the ledger's expired ones. Replaces "
         f"batches older than {KEPT_DAYS} days by the sums of their hours."
     ),
+    tags=downstream_tags("maintain_partitions", longest_seconds=3600),
 )
 def maintain_partitions() -> None:
     """Partitions and batches, once a day."""

@@ -10,6 +10,7 @@ import dagster as dg
 from loginpipe.common.errors import LoginpipeError
 from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import Settings
+from loginpipe.defs.metadata.groups import downstream_tags
 from loginpipe.postgres.connections import Connection, connect
 from loginpipe.postgres.dagster_storage import (
     LOCK_TIMEOUT,
@@ -71,7 +72,7 @@ def delete_old_runs(context: dg.OpExecutionContext, settings: dg.ResourceParam[S
         "printed; failed and cancelled ones after 30 days. What holds the newest materialization of an asset or "
         "partition, or the newest evaluation of a check, stays."
     ),
-    tags={"dagster/max_runtime": "3600"},
+    tags=downstream_tags("prune_dagster_storage", longest_seconds=3600),
 )
 def prune_dagster_storage() -> None:
     """Old runs, once a day."""

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from loginpipe.defs.metadata.groups import asset_key
+
 PII = "loginpipe/pii"
 """Column tag: ``clear`` (in memory only), ``sealed`` or ``token``."""
 
@@ -55,7 +57,7 @@ def column_lineage(upstream: str, sources: Mapping[str, str]) -> dict[str, dg.Ta
         upstream: the asset before.
         sources: column → the one of ``upstream`` that it is made from.
     """
-    key = dg.AssetKey(upstream)
+    key = asset_key(upstream)
     return {
         "dagster/column_lineage": dg.TableColumnLineage(
             {column: [dg.TableColumnDep(key, source)] for column, source in sources.items()}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from loginpipe.common.errors import DatabaseError, LoginpipeError
 from loginpipe.common.settings import Settings
+from loginpipe.defs.ingest.job import INGEST_JOB, QUEUE_TAG
 from loginpipe.defs.maintenance.storage import PRUNING_SCHEDULE
 from loginpipe.postgres.connections import connect, transaction
 from loginpipe.postgres.dagster_storage import Cutoffs, needed, old_runs, usage
@@ -67,7 +68,7 @@ def daemon(_: Settings) -> str:
         beats = storage.run_storage.get_daemon_heartbeats() if storage else {}
     heard = {part: datetime.fromtimestamp(beats[part].timestamp, UTC) for part in _PARTS if part in beats}
     if not heard:
-        return f"has never run on this storage, so nothing happens by itself: {_STARTS}"
+        return f"warning: has never run on this storage, so nothing happens by itself: {_STARTS}"
     silent = [part for part, at in heard.items() if datetime.now(UTC) - at > _SILENT_MOST]
     if silent:
         last = max(heard[part] for part in silent)
@@ -75,10 +76,12 @@ def daemon(_: Settings) -> str:
     return f"heard of at {min(heard.values()):%H:%M:%S} UTC"
 
 
-def automation(_: Settings) -> str:
+def automation(settings: Settings) -> str:
     """Look whether the sensor, or the schedule in its place, is switched on."""
+    if settings.consumer == "lambda":
+        return "nothing: LOGINPIPE_CONSUMER is lambda"
     with _storage() as storage:
-        states = storage.schedule_storage.all_instigator_state() if storage else []
+        states = _of_our_location(storage, settings) if storage else []
     # As a person has switched them; a sensor that nobody has touched is on, a schedule like this one off.
     off = {state.instigator_name for state in states if state.status.value == "STOPPED"}
     on = {state.instigator_name for state in states if state.status.value == "RUNNING"}
@@ -117,6 +120,17 @@ DAGSTER_CHECKS = {
     "freshness": freshness,
 }
 """What to give `loginpipe.monitoring.doctor.examine`."""
+
+
+def _of_our_location(storage: "DagsterPostgresStorage", settings: Settings) -> "list[InstigatorState]":
+    """Return what was switched on and off in the code location whose runs work on our queue: of all where none has."""
+    from dagster import RunsFilter
+
+    states = list(storage.schedule_storage.all_instigator_state())
+    ours = RunsFilter(job_name=INGEST_JOB, tags={QUEUE_TAG: settings.queue_name})
+    origins = [record.dagster_run.remote_job_origin for record in storage.run_storage.get_run_records(ours, limit=1)]
+    names = {origin.repository_origin.code_location_origin.location_name for origin in origins if origin}
+    return [s for s in states if not names or s.origin.repository_origin.code_location_origin.location_name in names]
 
 
 def _off(states: "Iterable[InstigatorState]", name: str) -> bool:

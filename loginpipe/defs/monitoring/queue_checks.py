@@ -10,15 +10,15 @@ import dagster as dg
 
 from loginpipe.common.errors import QueueError
 from loginpipe.common.settings import Settings
-from loginpipe.defs.metadata.groups import runbook_link
+from loginpipe.defs.metadata.groups import asset_key, runbook_link
 from loginpipe.defs.resources import PostgresResource, SqsResource
 from loginpipe.monitoring.freshness import Freshness, judge, patience
 from loginpipe.monitoring.reports import DeadLetters, judge_dead_letters
 from loginpipe.postgres.batches import recent_batches
-from loginpipe.sqs.depth import Depth
+from loginpipe.sqs.dead_letters import DeadLetterDepth
 
-FRESH = dg.AssetCheckKey(dg.AssetKey("user_logins_table"), "fresh")
-NO_DEAD_LETTERS = dg.AssetCheckKey(dg.AssetKey("raw_sqs_messages"), "no_dead_letters")
+FRESH = dg.AssetCheckKey(asset_key("user_logins_table"), "fresh")
+NO_DEAD_LETTERS = dg.AssetCheckKey(asset_key("raw_sqs_messages"), "no_dead_letters")
 
 _SINCE = "messages_since"
 
@@ -67,14 +67,14 @@ def freshness_result(found: Freshness) -> dg.AssetCheckResult:
     asset=NO_DEAD_LETTERS.asset_key,
     name=NO_DEAD_LETTERS.name,
     description=(
-        "The dead-letter queue is empty. A warning, as is a queue without one. monitoring_sensor reports when that "
-        "changes."
+        "The dead-letter queue holds no dead letters of this queue. A warning, as is a queue without one. "
+        "monitoring_sensor reports when that changes."
     ),
 )
 def no_dead_letters(sqs: SqsResource) -> dg.AssetCheckResult:
     """Look now. A queue that cannot be asked is a warning too."""
     try:
-        depth: Depth | str | None = sqs.dead_letters()
+        depth: DeadLetterDepth | str | None = sqs.dead_letters()
     except QueueError as error:
         depth = str(error)
     return dead_letters_result(judge_dead_letters(depth))

@@ -3,17 +3,18 @@
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
 import dagster as dg
 
-from loginpipe.common.errors import DatabaseError, QueueError, SettingError
+from loginpipe.common.errors import DatabaseError, LoginpipeError, QueueError, SettingError
 from loginpipe.common.runbook import runbook
 from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import Settings
-from loginpipe.defs.ingest.job import INGEST_JOB, QUEUE_TAG
-from loginpipe.defs.ingest.sensor import history_of
+from loginpipe.defs.ingest.job import INGEST_JOB
+from loginpipe.defs.ingest.sensor import ENDED, ended_at, ended_runs, history_of
 from loginpipe.defs.monitoring.queue_checks import FRESH, NO_DEAD_LETTERS, dead_letters_result, freshness_result
 from loginpipe.monitoring.alerts.delivery import channels, deliver_pending, summary
 from loginpipe.monitoring.alerts.rules import Limits, conditions
@@ -21,14 +22,13 @@ from loginpipe.monitoring.alerts.state import looked
 from loginpipe.monitoring.freshness import judge, patience
 from loginpipe.monitoring.reports import QueueSeen, Seen, news, read_memory
 from loginpipe.postgres.batches import RecentBatches, recent_batches
-from loginpipe.postgres.connections import require_verified_tls
 from loginpipe.postgres.session import Session
 from loginpipe.sqs.client import open_queue
 from loginpipe.sqs.dead_letters import read_dead_letters
 from loginpipe.sqs.depth import read_depth
 
 _PATIENCE_SECONDS = 3
-_HISTORY = 12
+_ASSET_JOB = "__ASSET_JOB"
 # Whether it is fresh is looked at anew; rejects are judged over an hour, not batch by batch.
 _JUDGED_BY_US = frozenset({FRESH.name, "reject_rate"})
 
@@ -48,8 +48,7 @@ def monitoring_sensor(context: dg.SensorEvaluationContext, settings: dg.Resource
     It takes neither queue nor database as a resource: one that fails would fail the tick that should say so.
     """
     memory, now = read_memory(context.cursor), datetime.now(UTC)
-    keys = context.repository_def.asset_graph.asset_check_keys if context.repository_def else []
-    seen = _look(settings, context.instance, sorted(keys), memory.waiting_since, now)
+    seen = _look(settings, context.instance, context.repository_def, memory.waiting_since, now)
     fresh, dead_letters, memory = news(seen, memory, now)
     events = [
         *([] if fresh is None else [_evaluation(FRESH, freshness_result(fresh))]),
@@ -76,7 +75,7 @@ def monitoring_sensor(context: dg.SensorEvaluationContext, settings: dg.Resource
 def _look(
     settings: Settings,
     instance: dg.DagsterInstance,
-    checks: Iterable[dg.AssetCheckKey],
+    repository: dg.RepositoryDefinition | None,
     waiting_since: datetime | None,
     now: datetime,
 ) -> Seen:
@@ -93,14 +92,43 @@ def _look(
             now=now,
             most=patience(settings),
         )
-    ended = dg.RunsFilter(
-        job_name=INGEST_JOB,
-        # Of this queue alone, as the sensor that starts runs.
-        tags={QUEUE_TAG: settings.queue_name},
-        statuses=[dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE],
-    )
-    history = history_of(instance.get_run_records(ended, limit=_HISTORY))
-    return Seen(queue, runs, freshness, history, _checks(instance, checks))
+    records = ended_runs(instance, settings.queue_name)
+    history = history_of(records)
+    if history.failures_in_a_row:
+        history = replace(history, reason=why_failed(instance, max(records, key=ended_at).dagster_run.run_id))
+    checks = sorted(repository.asset_graph.asset_check_keys) if repository else []
+    # Beside Dagster's own job of all assets, and ingestion, which is looked at by its queue.
+    jobs = sorted({*repository.job_names} - {INGEST_JOB, _ASSET_JOB}) if repository else []
+    return Seen(queue, runs, freshness, history, _checks(instance, checks), _jobs(instance, jobs))
+
+
+def _jobs(instance: dg.DagsterInstance, names: Iterable[str]) -> Mapping[str, str | None]:
+    """Tell of each job after the chain why its newest run failed; None where it succeeded."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        for record in instance.get_run_records(dg.RunsFilter(job_name=name, statuses=ENDED), limit=1):
+            run, ended = record.dagster_run, f"{ended_at(record):%Y-%m-%d %H:%M} UTC"
+            failed = run.status == dg.DagsterRunStatus.FAILURE
+            found[name] = (
+                f"its run that ended at {ended} failed with {why_failed(instance, run.run_id)}" if failed else None
+            )
+    return found
+
+
+def why_failed(instance: dg.DagsterInstance, run_id: str) -> str:
+    """Return why a run failed, in a line.
+
+    The words of our own errors, which quote no value of a login. Of others no more than the class.
+    """
+    for entry in instance.all_logs(run_id, {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}):
+        error = getattr(entry.dagster_event and entry.dagster_event.event_specific_data, "error", None)
+        while error is not None and error.cause is not None:
+            error = error.cause
+        if error is not None:
+            name, _, words = error.message.strip().partition(": ")
+            ours = name == f"{LoginpipeError.__module__}.{error.cls_name}"
+            return f"{error.cls_name}: {words}" if ours else f"{error.cls_name}, see it in Dagster"
+    return "no error of its own: it was ended, or its process was killed"
 
 
 def _queue(settings: Settings) -> QueueSeen | str:
@@ -113,10 +141,7 @@ def _queue(settings: Settings) -> QueueSeen | str:
 
 def _runs(settings: Settings, now: datetime) -> RecentBatches | str:
     try:
-        url = database_url(settings)
-        if settings.production:
-            require_verified_tls(url)
-        with closing(Session(url, patience_seconds=_PATIENCE_SECONDS)) as session:
+        with closing(Session(database_url(settings), patience_seconds=_PATIENCE_SECONDS)) as session:
             return session.run(partial(recent_batches, queue=settings.queue_name, now=now))
     except (DatabaseError, SettingError) as error:
         return str(error)

@@ -1,18 +1,11 @@
 """The Dagster resource of the keys: masks and seals, and can open nothing."""
 
-from collections.abc import Sequence
-
 import dagster as dg
 from pydantic import PrivateAttr
 
-from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import Settings
+from loginpipe.ingest.masking import load_masking, masking_warnings
 from loginpipe.ingest.process import Masking
-from loginpipe.logins.extras import UnknownFields, personal_warning
-from loginpipe.masking.compat import CompatMasking
-from loginpipe.masking.keys import load_compat, load_seal_keys, load_token_keys
-from loginpipe.masking.placeholders import PlaceholderToken, placeholder_tokens
-from loginpipe.masking.sealing import SealKey
 from loginpipe.masking.tokens import TokenKeys
 
 
@@ -21,30 +14,14 @@ class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
 
     settings: dg.ResourceDependency[Settings]
 
-    _token_keys: TokenKeys = PrivateAttr()
-    _recipients: tuple[SealKey, ...] = PrivateAttr()
-    _compat: CompatMasking | None = PrivateAttr()
-    _placeholders: Sequence[PlaceholderToken] = PrivateAttr()
+    _loaded: Masking = PrivateAttr()
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Load the keys, once for the run; say what is not as it should be in the long run."""
-        settings = self.settings
-        production, pinned = settings.production, settings.seal_key_fingerprint
-        token_keys, seal_key = settings.required("token_keys"), settings.required("seal_key")
-        self._token_keys = load_token_keys(token_keys, production=production)
-        self._recipients = load_seal_keys(seal_key, fingerprint=pinned, production=production)
-        self._compat = load_compat(settings.masking, settings.compat_salt, production=production)
-        self._placeholders = placeholder_tokens(settings.further_placeholders, self._token_keys, self._compat)
-        if not self._recipients and context.log:
-            context.log.warning(
-                "LOGINPIPE_SEAL_KEY is off: neither masked values nor the bodies of rejected messages can be recovered"
-                ", and unknown fields of logins are dropped; see %s",
-                runbook("sealing-off"),
-            )
-        if (warning := personal_warning(settings.clear_fields)) and context.log:
-            context.log.warning("%s", warning)
-        if self._compat and context.log:
-            context.log.warning("%s; see %s", self._compat.warning, runbook("compat-masking"))
+        self._loaded = load_masking(self.settings)
+        if context.log:
+            for warning in masking_warnings(self._loaded):
+                context.log.warning("%s", warning)
 
     @property
     def masking(self) -> str:
@@ -54,19 +31,14 @@ class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
     @property
     def keys(self) -> TokenKeys:
         """The token keys."""
-        return self._token_keys
-
-    @property
-    def unknown_fields(self) -> UnknownFields:
-        """What becomes of fields that the contract does not know."""
-        return UnknownFields(self.settings.clear_fields, keep=self.settings.unknown_fields == "seal")
+        return self._loaded.keys
 
     @property
     def fate_of_unknown_fields(self) -> str:
-        """The same in words."""
-        return self.unknown_fields.fate(sealing=bool(self._recipients))
+        """What becomes of fields that the contract does not know, in words."""
+        return self._loaded.unknown_fields.fate(sealing=bool(self._loaded.recipients))
 
     @property
     def loaded(self) -> Masking:
         """The keys as they were loaded."""
-        return Masking(self._token_keys, self._recipients, self._compat, self.unknown_fields, self._placeholders)
+        return self._loaded

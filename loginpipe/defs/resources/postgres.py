@@ -10,7 +10,7 @@ from pydantic import Field, PrivateAttr
 from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import Settings
 from loginpipe.masking.tokens import TokenKeys
-from loginpipe.postgres.connections import Connection, require_verified_tls
+from loginpipe.postgres.connections import Connection
 from loginpipe.postgres.migrate import require_migrated
 from loginpipe.postgres.session import Session
 from loginpipe.postgres.token_keys import check_token_keys
@@ -34,10 +34,7 @@ class PostgresResource(dg.ConfigurableResource["PostgresResource"]):
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator["PostgresResource", None, None]:  # noqa: ARG002
         """Connect, and make sure that the database is migrated."""
-        url = self.database_url or database_url(self.settings)
-        if self.settings.production:
-            require_verified_tls(url)
-        self._session = Session(url)
+        self._session = Session(self.database_url or database_url(self.settings))
         try:
             self._session.run(require_migrated)
             yield self

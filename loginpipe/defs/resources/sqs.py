@@ -11,7 +11,7 @@ from loginpipe.common.interpreter import tuned_for_a_run
 from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import Settings
 from loginpipe.sqs.client import BATCH_MOST, Queue, open_queue
-from loginpipe.sqs.dead_letters import read_dead_letters
+from loginpipe.sqs.dead_letters import DeadLetterDepth, read_dead_letters
 from loginpipe.sqs.depth import Depth, read_depth
 from loginpipe.sqs.leases import LeaseKeeper
 from loginpipe.sqs.receiver import Receiver
@@ -113,12 +113,13 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
             linger_seconds=self.linger_seconds,
             visibility_seconds=self.visibility_seconds,
             receivers=self.receivers,
+            resent_days=self.settings.resent_days,
         )
 
     def depth(self) -> Depth:
         """Ask the queue for its depth."""
         return read_depth(self._queue)
 
-    def dead_letters(self) -> Depth | None:
-        """Ask the dead-letter queue for its depth; None where the queue has none."""
+    def dead_letters(self) -> DeadLetterDepth | None:
+        """Ask the dead-letter queue for its depth and whose it is; None where the queue has none."""
         return read_dead_letters(self._queue)

@@ -17,6 +17,9 @@ _MESSAGES_LEAST = 20
 CHECK = "check:"
 """What the condition of an asset check that fails begins with."""
 
+JOB = "job:"
+"""What the condition of a job after the chain whose newest run failed begins with."""
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -82,8 +85,23 @@ CHECK_SECTIONS: Mapping[str, str] = {
 """Of the checks that can fail with an error."""
 
 
+JOB_SECTIONS: Mapping[str, str] = {
+    "refresh_insights": "duplicates-and-daily-counts",
+    "archive_logins": "archive-and-retention",
+    "drop_archived_partitions": "archive-and-retention",
+    "prune_dagster_storage": "old-runs",
+}
+
+
 def kind(name: str) -> Kind:
     """Return the kind of a condition, by its name."""
+    if name.startswith(JOB):
+        job = name.removeprefix(JOB)
+        return Kind(
+            f"the job {job} fails",
+            f"fix what it says, then launch {job} in Dagster, or wait for its next run",
+            JOB_SECTIONS.get(job, "a-job-fails"),
+        )
     if name.startswith(CHECK):
         check = name.removeprefix(CHECK)
         return Kind(
@@ -110,6 +128,7 @@ def conditions(seen: Seen, limits: Limits) -> dict[str, str | None]:
             *_of_queue(seen),
             *_of_runs(seen, limits),
             *((f"{CHECK}{name}", None if passed else "see Dagster") for name, passed in seen.checks.items()),
+            *((f"{JOB}{name}", reason) for name, reason in seen.jobs.items()),
         ]
     )
 
@@ -117,8 +136,9 @@ def conditions(seen: Seen, limits: Limits) -> dict[str, str | None]:
 def _of_sources(seen: Seen) -> Iterator[tuple[str, str | None]]:
     yield "queue-out-of-reach", seen.queue if isinstance(seen.queue, str) else None
     yield "database-out-of-reach", seen.runs if isinstance(seen.runs, str) else None
-    failures = seen.history.failures_in_a_row
-    yield "runs-failing", f"{failures} in a row so far" if failures >= _FAILURES_LEAST else None
+    failures, reason = seen.history.failures_in_a_row, seen.history.reason
+    says = f"{failures} in a row so far{reason and f', the newest with {reason}'}"
+    yield "runs-failing", says if failures >= _FAILURES_LEAST else None
 
 
 def _of_queue(seen: Seen) -> Iterator[tuple[str, str | None]]:
@@ -126,7 +146,7 @@ def _of_queue(seen: Seen) -> Iterator[tuple[str, str | None]]:
         return
     depth, dead = seen.queue.depth, seen.queue.dead_letters
     yield "in-flight-stall", str(depth) if depth.stalled else None
-    yield "dead-letters", str(dead) if dead is not None and dead.total else None
+    yield "dead-letters", str(dead) if dead is not None and dead.ours else None
     if seen.freshness is not None:
         # A stall has an alert of its own.
         yield "stuck", seen.freshness.says if seen.freshness.state == "stuck" and not depth.stalled else None

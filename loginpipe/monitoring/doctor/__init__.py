@@ -24,6 +24,11 @@ class Finding:
     well: bool
     says: str
 
+    @property
+    def warns(self) -> bool:
+        """Whether it is well but for something to look at."""
+        return self.well and self.says.startswith("warning: ")
+
 
 def examine(settings: Settings, of_dagster: Mapping[str, Check]) -> Iterator[Finding]:
     """Yield a finding a check, in the order in which a run would come upon them.
@@ -38,6 +43,7 @@ def examine(settings: Settings, of_dagster: Mapping[str, Check]) -> Iterator[Fin
         "database": warehouse.database,
         "table": warehouse.table,
         "grants": warehouse.grants,
+        "locks": warehouse.locks,
         "partitions": warehouse.partitions,
         "token keys": warehouse.token_keys,
         "seal key": warehouse.seal_key,
@@ -46,6 +52,7 @@ def examine(settings: Settings, of_dagster: Mapping[str, Check]) -> Iterator[Fin
         "unknown fields": warehouse.unknown_fields,
         "rows": warehouse.rows,
         "archive": warehouse.archive,
+        **({} if settings.consumer == "dagster" else {"AWS Lambda": warehouse.lambda_batches}),
         "clocks": services.clocks,
         **of_dagster,
         "alerts": services.alerts,

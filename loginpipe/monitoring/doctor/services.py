@@ -58,11 +58,12 @@ def dead_letters(settings: Settings) -> str:
             "message keeps its age when it moves"
         )
     found = read_dead_letters(queue)
-    if found and found.total:
+    if found and found.ours:
         raise LoginpipeError(
             f"{policy.dead_letters.name!r} holds messages: {found}; find the cause, then `loginpipe dlq redrive`"
         )
-    return f"{policy.dead_letters.name!r}: empty; messages come after {policy.max_receives} receives"
+    holds = str(found) if found and found.total else "empty"
+    return f"{policy.dead_letters.name!r}: {holds}; messages come after {policy.max_receives} receives"
 
 
 def clocks(settings: Settings) -> str:

@@ -1,9 +1,11 @@
 """What `doctor` checks of the warehouse: schema, grants, partitions, the keys its tokens are made with, the archive."""
 
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
+from operator import attrgetter
 
 from loginpipe.archive.store import Stores
 from loginpipe.common.errors import LoginpipeError
@@ -14,13 +16,27 @@ from loginpipe.logins.extras import UnknownFields, personal_warning
 from loginpipe.masking.keys import SEAL_OFF, load_compat, load_seal_keys, load_token_keys
 from loginpipe.postgres.adopted_rows import read_row_forms
 from loginpipe.postgres.archive import archive_gap
-from loginpipe.postgres.connections import Connection, connect, place, require_verified_tls, transaction
+from loginpipe.postgres.batches import batches_without_run
+from loginpipe.postgres.connections import Connection, connect, place, transaction
 from loginpipe.postgres.contract import examine_table, replication_fault, why_read_only
 from loginpipe.postgres.grants import WRITER, grant_differences, standing
+from loginpipe.postgres.load import lock_holders
 from loginpipe.postgres.migrate import HEAD, require_migrated
-from loginpipe.postgres.partitions import EXTRAS, LEDGER, Partition, coming, partitioning, stray_rows
+from loginpipe.postgres.partitions import (
+    EXTRAS,
+    LEDGER,
+    Partition,
+    coming,
+    days_are_found,
+    partitioning,
+    stray_rows,
+)
 from loginpipe.postgres.token_keys import newest_key_version, require_known_keys
 from loginpipe.postgres.vault import unopenable_values
+
+_DAY_SECONDS = 86_400
+# An erasure, or maintenance, holds its locks for less.
+_LOCK_SECONDS = 1
 
 
 @contextmanager
@@ -34,9 +50,6 @@ def warehouse(settings: Settings) -> Iterator[Connection]:
 
 def database(settings: Settings) -> str:
     """Look whether the warehouse is migrated, for the table that is set, and takes writes; for TLS and replicas too."""
-    url = database_url(settings)
-    if settings.production:
-        require_verified_tls(url)
     with warehouse(settings) as connection, transaction(connection) as cursor:
         read_only = why_read_only(cursor)
         unreplicable = replication_fault(cursor)
@@ -78,12 +91,33 @@ def grants(settings: Settings) -> str:
     return f"as they should be; {beyond}"
 
 
+def locks(settings: Settings) -> str:
+    """Look whether a session holds, for a second or longer, what a load waits for."""
+    with warehouse(settings) as connection:
+        holders = lock_holders(connection)
+        if holders:
+            time.sleep(_LOCK_SECONDS)
+            holders &= lock_holders(connection)
+    if not holders:
+        return "no load waits for one"
+    held = "; ".join(
+        f"{f'{holder.table} is locked by' if holder.table else 'a row is locked by'} {holder.role} "
+        f"({holder.application or 'without a name'}, process {holder.pid})"
+        for holder in sorted(holders, key=attrgetter("pid"))
+    )
+    first = min(holder.pid for holder in holders)
+    raise LoginpipeError(
+        f"loads wait: {held}: end that transaction, or let an administrator run `SELECT pg_terminate_backend({first})`"
+    )
+
+
 def partitions(settings: Settings) -> str:
     """Look whether the coming partitions are there, and nothing is in a default one that should be in its own."""
     today = datetime.now(UTC).date()
     with warehouse(settings) as connection:
         with transaction(connection) as cursor:
             ledger, extras, logins = (partitioning(cursor, table) for table in (LEDGER, EXTRAS, logins_table()))
+            found = days_are_found(cursor)
         strays = stray_rows(connection, today)
     # As of yesterday: today's maintenance may be still to come.
     planned = [p for p in coming(today - timedelta(days=1)) if not (logins.not_ours and p.table == logins.table)]
@@ -112,7 +146,13 @@ def partitions(settings: Settings) -> str:
         )
     not_ours = left_alone or logins.not_ours
     ahead = "those of user_logins are not ours: " + not_ours if not_ours else "those of user_logins too"
-    return f"those of the ledger are there a week ahead; {ahead}; nothing is in a default one"
+    says = f"those of the ledger are there a week ahead; {ahead}; nothing is in a default one"
+    if found:
+        return says
+    return (
+        f"warning: {says}; {logins.table} has no index on create_date, so it is read as a whole for each day: run "
+        f"`CREATE INDEX CONCURRENTLY ON {logins.table} USING brin (create_date)`"
+    )
 
 
 def token_keys(settings: Settings) -> str:
@@ -168,6 +208,20 @@ def rows(settings: Settings) -> str:
         forms = read_row_forms(connection)
     findings = list(forms.findings(settings.masking))
     return f"warning: {'; '.join(findings)}" if findings else f"{forms.rows:,} were read, and mean what new ones mean"
+
+
+def lambda_batches(settings: Settings) -> str:
+    """Look when AWS Lambda recorded its newest batch. A quiet queue is no fault; `fresh` evaluates one that is not."""
+    with warehouse(settings) as connection:
+        found = batches_without_run(
+            connection, settings.queue_name, None, first_seconds=_DAY_SECONDS, settled_seconds=0
+        )
+    if found.newest is None:
+        return "no batch within a day: where messages were sent, see the event source mapping and the function's log"
+    return (
+        f"{found.batches:,} batches within a day, the newest recorded at {found.newest:%Y-%m-%d %H:%M:%S} UTC; "
+        f"{found.received:,} messages, {found.inserted:,} logins"
+    )
 
 
 def archive(settings: Settings) -> str:

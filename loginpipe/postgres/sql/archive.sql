@@ -23,39 +23,90 @@ ON CONFLICT (day) DO UPDATE SET
     verified_at = clock_timestamp()
 WHERE archived_days.dropped_at IS NULL
 
--- name: archive_restored
--- Record that a day is in the table again. Unless the table has exactly the file's rows, the day is to be archived
--- anew.
+-- name: archive_rewritten
+-- Record the file of a dropped day that was written again without erased users. It counts as searched when the old one is
+-- deleted.
 UPDATE loginpipe.archived_days
-SET dropped_at = NULL,
-    kept_until = greatest(kept_until, (clock_timestamp() AT TIME ZONE 'UTC')::date + %(kept_days)s),
-    verified_at = CASE WHEN %(same)s THEN clock_timestamp() END
+SET row_count = %(row_count)s,
+    sha256 = %(sha256)s,
+    url = %(url)s,
+    file_bytes = %(file_bytes)s,
+    file_sha256 = %(file_sha256)s,
+    verified_at = clock_timestamp()
 WHERE day = %(day)s
 
+-- name: archive_to_search
+-- List the dropped days whose files were last without erased users before the newest erasure. One without a tombstone,
+-- of key version 0, cannot be looked for.
+SELECT day
+FROM loginpipe.archived_days
+WHERE dropped_at IS NOT NULL
+    AND greatest(archived_at, dropped_at) < (SELECT max(erased_at) FROM loginpipe.erased_users WHERE key_version > 0)
+ORDER BY day
+
+-- name: archive_restored
+-- Record that a day is in the table again. Unless the table has exactly the file's rows, the day is to be archived
+-- again, and to be computed again.
+WITH restored AS (
+    UPDATE loginpipe.archived_days
+    SET dropped_at = NULL,
+        kept_until = greatest(kept_until, (clock_timestamp() AT TIME ZONE 'UTC')::date + %(kept_days)s),
+        verified_at = CASE WHEN %(same)s THEN clock_timestamp() END
+    WHERE day = %(day)s
+)
+INSERT INTO loginpipe.day_changes (day)
+SELECT %(day)s
+WHERE NOT %(same)s
+
+-- name: archive_due
+-- List the days that are over and have changed since they were archived, or whose file has to be written again. By the
+-- tables of days alone: a row a day, whatever user_logins holds.
+SELECT day
+FROM loginpipe.days AS known
+FULL JOIN loginpipe.archived_days AS archived USING (day)
+WHERE day < %(today)s
+    AND (
+        known.login_archive < known.changes
+        OR archived.url IS NOT NULL AND archived.verified_at IS NULL AND archived.dropped_at IS NULL
+    )
+ORDER BY day
+
 -- name: archive_standing
--- Count the rows of each day that is over, and has rows in the table or in the archive, in both; say whether a run has
--- brought logins since the file was found whole. A run takes less than an hour.
+-- Count the rows of each day of a range that has rows in the table or in the archive, in both; say whether the file was
+-- found whole and the day has not changed since.
 WITH stored AS (
     SELECT create_date AS day, count(*) AS rows
     FROM public.user_logins
-    WHERE create_date < %(today)s AND create_date > '-infinity'
+    WHERE create_date BETWEEN %(first)s AND %(last)s
     GROUP BY create_date
+),
+archived AS (
+    SELECT *
+    FROM loginpipe.archived_days
+    WHERE day BETWEEN %(first)s AND %(last)s
 )
 SELECT
-    coalesce(stored.day, archived.day),
+    day,
     coalesce(stored.rows, 0),
     archived.row_count,
     archived.dropped_at IS NOT NULL,
-    archived.verified_at IS NOT NULL AND NOT EXISTS (
-        SELECT
-        FROM loginpipe.batches AS batch
-        -- Recorded before its commit, which takes less than an hour.
-        WHERE batch.recorded_at > archived.verified_at - interval '1 hour'
-            AND archived.day = ANY (batch.days)
-    )
+    archived.verified_at IS NOT NULL AND coalesce(known.login_archive >= known.changes, true)
 FROM stored
-FULL JOIN loginpipe.archived_days AS archived ON archived.day = stored.day
-ORDER BY 1
+FULL JOIN archived USING (day)
+LEFT JOIN loginpipe.days AS known USING (day)
+ORDER BY day
+
+-- name: note_differing_days
+-- Note days as changed that differ from the archive, unless they are due already: a day that the archive refuses stays
+-- due, and would be computed again every night.
+INSERT INTO loginpipe.day_changes (day)
+SELECT differing.day
+FROM unnest(%(days)s::date[]) AS differing (day)
+WHERE NOT EXISTS (
+    SELECT
+    FROM loginpipe.days AS known
+    WHERE known.day = differing.day AND known.login_archive < known.changes
+)
 
 -- name: archive_gap
 -- Count the archived days, and those of them that were dropped; find the oldest day of late, yesterday aside, that has

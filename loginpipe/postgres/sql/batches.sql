@@ -1,15 +1,16 @@
 -- name: insert_batch
--- Record what a batch received and what became of that.
+-- Record what a batch received and what became of that. Outside of a run it is finished with that: AWS Lambda deletes.
 INSERT INTO loginpipe.batches (
     batch_id, run_id, queue, started_at, received, accepted, rejected, inserted, duplicates, oldest_sent_at,
-    newest_sent_at, days, rows_by_day, delay_counts, delay_seconds
+    newest_sent_at, days, rows_by_day, delay_counts, delay_seconds, finished_at
 )
 VALUES (
     %(batch_id)s, %(run_id)s, %(queue)s, timestamptz 'epoch' + %(started_ms)s * interval '1 millisecond', %(received)s,
     %(accepted)s, %(rejected)s, %(inserted)s, %(duplicates)s,
     timestamptz 'epoch' + %(oldest_sent_ms)s * interval '1 millisecond',
     timestamptz 'epoch' + %(newest_sent_ms)s * interval '1 millisecond',
-    %(days)s::date[], %(rows_by_day)s::integer[], %(delay_counts)s::integer[], %(delay_seconds)s
+    %(days)s::date[], %(rows_by_day)s::integer[], %(delay_counts)s::integer[], %(delay_seconds)s,
+    CASE WHEN %(run_id)s::uuid IS NULL THEN clock_timestamp() END
 )
 
 -- name: finish_batches
@@ -65,6 +66,59 @@ SELECT
         ORDER BY place
     )
 FROM recent
+
+-- name: batches_without_run
+-- Sum up the batches of one queue that were recorded outside of Dagster, until a moment ago by the database's clock.
+WITH span AS (
+    SELECT clock_timestamp() - %(settled)s * interval '1 second' AS until
+),
+
+batches AS (
+    SELECT batch.*
+    FROM span
+    INNER JOIN loginpipe.batches AS batch
+        ON batch.recorded_at >= coalesce(%(since)s, span.until - %(first)s * interval '1 second')
+            AND batch.recorded_at < span.until
+    WHERE batch.queue = %(queue)s AND batch.run_id IS NULL
+)
+
+SELECT
+    (SELECT until FROM span),
+    count(*),
+    coalesce(sum(received), 0),
+    coalesce(sum(accepted), 0),
+    coalesce(sum(rejected), 0),
+    coalesce(sum(inserted), 0),
+    coalesce(sum(duplicates), 0),
+    min(oldest_sent_at),
+    max(newest_sent_at),
+    max(recorded_at),
+    ARRAY(
+        SELECT sum(logins)::bigint
+        FROM batches AS late, unnest(late.delay_counts) WITH ORDINALITY AS bucket (logins, place)
+        GROUP BY place
+        ORDER BY place
+    ),
+    (
+        SELECT coalesce(jsonb_object_agg(day, logins), '{}')
+        FROM (
+            SELECT day, sum(logins) AS logins
+            FROM batches AS late, unnest(late.days, late.rows_by_day) AS of_day (day, logins)
+            GROUP BY day
+        ) AS by_day
+    ),
+    (
+        SELECT coalesce(jsonb_object_agg(reason, messages), '{}')
+        FROM (
+            SELECT reason, count(DISTINCT message_id) AS messages
+            FROM loginpipe.rejected_messages, unnest(reasons) AS reason
+            -- Indexed. A message is received before its batch is recorded.
+            WHERE received_at >= (SELECT min(started_at) FROM batches)
+                AND batch_id IN (SELECT batch_id FROM batches)
+            GROUP BY reason
+        ) AS by_reason
+    )
+FROM batches
 
 -- name: roll_up_batches
 -- Move the batches of one hour into its sums; where some of it was moved before, they are added.

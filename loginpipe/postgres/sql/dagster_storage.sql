@@ -9,19 +9,41 @@ WHERE
     AND NOT EXISTS (SELECT FROM runs AS r WHERE r.run_id = c.run_id)
 
 -- name: dagster_delete_reports
--- Delete the events of evaluations that a sensor reported without a run.
-DELETE FROM event_logs
-WHERE id IN (
-    SELECT id
-    FROM event_logs
-    WHERE
-        run_id = ''
-        AND dagster_event_type = 'ASSET_CHECK_EVALUATION'
-        AND timestamp < %(before)s
-        AND id <> all(%(newest)s)
-    ORDER BY id
-    LIMIT %(limit)s
+-- Delete the events that sensors reported without a run: evaluations of checks, and materializations without a partition.
+-- The newest materialization of each asset stays.
+WITH gone AS (
+    DELETE FROM event_logs
+    WHERE id IN (
+        SELECT e.id
+        FROM event_logs AS e
+        WHERE
+            e.run_id = ''
+            AND e.timestamp < %(before)s
+            AND CASE e.dagster_event_type
+                WHEN 'ASSET_CHECK_EVALUATION' THEN e.id <> all(%(newest)s)
+                WHEN 'ASSET_MATERIALIZATION'
+                    THEN
+                        e.partition IS NULL
+                        AND e.id < (
+                            SELECT max(n.id) FROM event_logs AS n
+                            WHERE
+                                n.asset_key = e.asset_key
+                                AND n.dagster_event_type = 'ASSET_MATERIALIZATION'
+                                AND n.partition IS NULL
+                        )
+            END
+        ORDER BY e.id
+        LIMIT %(limit)s
+    )
+    RETURNING id
+),
+
+event_tags AS (
+    DELETE FROM asset_event_tags
+    WHERE event_id IN (SELECT id FROM gone)
 )
+
+SELECT count(*) FROM gone
 
 -- name: dagster_delete_runs
 -- Delete finished runs with their events. Their tags go with them, by a foreign key.

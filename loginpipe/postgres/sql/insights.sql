@@ -1,32 +1,416 @@
--- name: insert_duplicates
--- Insert a day's tokens that more than one user has logged in from, with their history up to and with the day: the same
--- whenever it is computed, late logins aside. Placeholders are left out: those users share nothing.
-WITH seen AS (
-    SELECT DISTINCT {token} AS token
-    FROM loginpipe.user_logins_canonical
-    WHERE create_date = %(day)s
-        AND {token} NOT IN (SELECT token FROM loginpipe.placeholder_tokens WHERE field = %(field)s)
+-- name: begin_duplicates
+-- Begin to compute a day of duplicates. The lock keeps a month from being dropped between the moment that the next
+-- statements see and their look at the partitions.
+LOCK TABLE ONLY public.user_logins IN ACCESS SHARE MODE;
+
+CREATE TEMPORARY TABLE day_pairs (
+    token text COLLATE "C" NOT NULL,
+    user_id text COLLATE "C" NOT NULL,
+    logins bigint NOT NULL
+) ON COMMIT DROP;
+
+CREATE TEMPORARY TABLE changed_tokens (
+    token text COLLATE "C" NOT NULL,
+    new_token text COLLATE "C",
+    since date NOT NULL
+) ON COMMIT DROP
+
+-- name: read_day
+-- Read the pairs of token and user of a day, and which tokens have changed apart from that. In one statement: an alias that
+-- this reading follows is among the changes, and the day is in the table or dropped from it. In the order of the tokens, so that
+-- those who look them up find neighbours in memory.
+WITH taken AS (
+    DELETE FROM loginpipe.token_changes
+    WHERE asset = %(asset)s
+    RETURNING token
+),
+named AS (
+    SELECT DISTINCT taken.token, alias.new_token
+    FROM taken
+    LEFT JOIN loginpipe.token_aliases AS alias ON alias.old_token = taken.token
+),
+changed AS (
+    INSERT INTO changed_tokens (token, new_token, since)
+    SELECT token, new_token, '-infinity'::date
+    FROM named
+    UNION ALL
+    SELECT new_token, NULL, '-infinity'::date
+    FROM named
+    WHERE new_token IS NOT NULL
+    RETURNING 1
+),
+pairs AS (
+    INSERT INTO day_pairs (token, user_id, logins)
+    SELECT token, user_id, count(*)
+    FROM (
+        SELECT {token}::text COLLATE "C" AS token, user_id::text COLLATE "C" AS user_id
+        FROM loginpipe.user_logins_canonical
+        WHERE create_date = %(day)s AND {token} IS NOT NULL AND user_id IS NOT NULL
+    ) AS login
+    GROUP BY token, user_id
+    ORDER BY token, user_id
 )
-INSERT INTO {table} (create_date, {token}, users, logins, first_date, last_date)
 SELECT
-    %(day)s,
-    login.{token},
-    count(DISTINCT login.user_id),
-    count(*),
-    min(login.create_date),
-    max(login.create_date)
-FROM loginpipe.user_logins_canonical AS login
-JOIN seen ON seen.token = login.{token}
-WHERE login.create_date <= %(day)s
-GROUP BY login.{token}
-HAVING count(DISTINCT login.user_id) > 1
+    (SELECT count(*) FROM changed) > 0,
+    EXISTS (SELECT FROM loginpipe.archived_days WHERE day = %(day)s AND dropped_at IS NOT NULL),
+    EXISTS (SELECT FROM loginpipe.days WHERE day = %(day)s AND {state} IS NOT NULL),
+    (clock_timestamp() AT TIME ZONE 'UTC')::date
+
+-- name: merge_aliased
+-- Move what is kept of a token to the one that it leads to now, and add it to what is kept there.
+WITH moved AS (
+    DELETE FROM {users} AS pair
+    USING changed_tokens AS changed
+    WHERE pair.{token} = changed.token AND changed.new_token IS NOT NULL
+    RETURNING changed.new_token AS token, pair.user_id, pair.month, pair.logins, pair.late
+),
+places AS (
+    SELECT token, user_id, month, place, sum(logins[place])::integer AS logins, sum(late[place])::integer AS late
+    FROM moved
+    CROSS JOIN generate_series(1, 31) AS place
+    GROUP BY token, user_id, month, place
+)
+INSERT INTO {users} AS known ({token}, user_id, month, logins, late)
+SELECT
+    token,
+    user_id,
+    month,
+    array_agg(logins ORDER BY place),
+    CASE WHEN count(late) > 0 THEN array_agg(late ORDER BY place) END
+FROM places
+GROUP BY token, user_id, month
+ON CONFLICT ({token}, user_id, month) DO UPDATE SET
+    logins = ARRAY(
+        SELECT coalesce(known.logins[place] + EXCLUDED.logins[place], known.logins[place], EXCLUDED.logins[place])
+        FROM generate_series(1, 31) AS place
+        ORDER BY place
+    ),
+    late = CASE
+        WHEN known.late IS NULL OR EXCLUDED.late IS NULL THEN coalesce(known.late, EXCLUDED.late)
+        ELSE ARRAY(
+            SELECT coalesce(known.late[place] + EXCLUDED.late[place], known.late[place], EXCLUDED.late[place])
+            FROM generate_series(1, 31) AS place
+            ORDER BY place
+        )
+    END
+
+-- name: keep_day
+-- Keep the day's pairs, and say how many were not kept as they are. What is gone from the table stays: a user who was erased
+-- was taken from here too, and retention is to shrink no number. Where a later day is kept already, or this one is
+-- in the archive only, the tokens' rows are to be computed from what is kept.
+WITH kept AS (
+    INSERT INTO {users} AS known ({token}, user_id, month, {part})
+    SELECT token, user_id, %(month)s, array_fill(NULL::integer, ARRAY[%(place)s - 1]) || logins::integer
+    FROM day_pairs
+    ORDER BY token, user_id
+    ON CONFLICT ({token}, user_id, month) DO UPDATE SET {part}[%(place)s] = EXCLUDED.{part}[%(place)s]
+    WHERE known.{part}[%(place)s] IS DISTINCT FROM EXCLUDED.{part}[%(place)s]
+    RETURNING {token} AS token
+),
+changed AS (
+    INSERT INTO changed_tokens (token, since)
+    SELECT DISTINCT token, %(day)s::date
+    FROM kept
+    WHERE %(dropped)s::boolean OR EXISTS (SELECT FROM loginpipe.days WHERE day > %(day)s AND {state} IS NOT NULL)
+)
+SELECT count(*)
+FROM kept
+
+-- name: keep_restored
+-- Forget what came after a day was dropped, once the day is back: the table has it with the rest.
+UPDATE {users}
+SET late[%(place)s] = NULL
+WHERE month = %(month)s AND late IS NOT NULL AND late[%(place)s] IS NOT NULL
+
+-- name: compute_changed
+-- Compute the rows of the tokens that have changed, since then and up to yesterday, from what is kept. One whose logins count
+-- as another's has none any more.
+WITH changed AS (
+    SELECT token, min(since) AS since
+    FROM changed_tokens
+    GROUP BY token
+),
+computed AS (
+    SELECT kept.*
+    FROM ({kept_rows}) AS kept
+    JOIN changed USING (token)
+    WHERE kept.day >= changed.since AND kept.day < %(today)s
+),
+gone AS (
+    DELETE FROM {table} AS known
+    USING changed
+    WHERE known.{token} = changed.token COLLATE "default"
+        AND known.create_date >= changed.since
+        AND known.create_date < %(today)s
+        -- Of the others nothing is kept: they have the rows that they had.
+        AND EXISTS (SELECT FROM loginpipe.days WHERE day = known.create_date AND {state} IS NOT NULL)
+        AND NOT EXISTS (
+            SELECT FROM computed WHERE computed.token = known.{token} AND computed.day = known.create_date
+        )
+)
+INSERT INTO {table} AS known (create_date, {token}, users, logins, first_date, last_date)
+SELECT day, token, users, logins, first_date, day
+FROM computed
+ORDER BY day, token
+ON CONFLICT (create_date, {token}) DO UPDATE SET
+    users = EXCLUDED.users, logins = EXCLUDED.logins, first_date = EXCLUDED.first_date
+WHERE (known.users, known.logins, known.first_date) <> (EXCLUDED.users, EXCLUDED.logins, EXCLUDED.first_date)
+
+-- name: kept_rows
+-- What the rows of some tokens are by what is kept of them, on each day that they were seen.
+SELECT token, day, users, logins, first_date
+FROM (
+    SELECT
+        token,
+        day,
+        (sum(new_users) OVER so_far)::integer AS users,
+        (sum(logins) OVER so_far)::bigint AS logins,
+        min(day) OVER so_far AS first_date
+    FROM (
+        SELECT token, day, sum(logins) AS logins, count(*) FILTER (WHERE day = first_day) AS new_users
+        FROM (
+            SELECT
+                {token} AS token, day, logins,
+                min(day) OVER (PARTITION BY {token}, user_id) AS first_day
+            FROM {days}
+            WHERE {token} IN (SELECT token FROM {tokens})
+                AND {token} NOT IN (SELECT token FROM loginpipe.placeholder_tokens WHERE field = %(field)s)
+        ) AS of_user
+        GROUP BY token, day
+    ) AS of_day
+    WINDOW so_far AS (PARTITION BY token ORDER BY day)
+) AS of_token
+WHERE users > 1
+
+-- name: compute_day
+-- Compute the rows of a day, and count the tokens that were seen on it. A row is the token's newest row of an earlier day and what
+-- the day adds to it. A token without an earlier row had one user at most, so that little is kept of it. The day itself
+-- is read from the logins: whether it is kept already makes no difference.
+WITH pairs AS (
+    SELECT
+        token,
+        logins,
+        NOT EXISTS (
+            SELECT
+            FROM {users} AS known
+            WHERE known.{token} = pair.token
+                AND known.user_id = pair.user_id
+                AND (
+                    known.month < %(month)s
+                    OR known.month = %(month)s
+                    AND cardinality(array_remove(
+                        known.logins[:%(place)s - 1] || known.late[:%(place)s - 1], NULL
+                    )) > 0
+                )
+        ) AS is_new
+    FROM (SELECT * FROM day_pairs ORDER BY token) AS pair
+    WHERE token NOT IN (SELECT token FROM loginpipe.placeholder_tokens WHERE field = %(field)s)
+),
+of_day AS (
+    SELECT token, sum(logins)::bigint AS logins, (count(*) FILTER (WHERE is_new))::integer AS new_users
+    FROM pairs
+    GROUP BY token
+),
+with_earlier AS MATERIALIZED (
+    SELECT
+        of_day.*,
+        earlier.users AS earlier_users,
+        earlier.logins AS earlier_logins,
+        earlier.first_date AS earlier_date
+    FROM of_day
+    LEFT JOIN LATERAL (
+        SELECT users, logins, first_date
+        FROM {table}
+        WHERE {token} = of_day.token COLLATE "default" AND create_date < %(day)s
+        ORDER BY create_date DESC
+        LIMIT 1
+    ) AS earlier ON true
+),
+computed AS (
+    SELECT
+        token,
+        earlier_users + new_users AS users,
+        earlier_logins + logins AS logins,
+        earlier_date AS first_date
+    FROM with_earlier
+    WHERE earlier_users IS NOT NULL
+    UNION ALL
+    SELECT
+        token,
+        kept.users::integer + new_users,
+        coalesce(kept.logins, 0) + with_earlier.logins,
+        coalesce(kept.first_date, %(day)s)
+    FROM with_earlier
+    CROSS JOIN LATERAL (
+        SELECT count(DISTINCT user_id) AS users, sum(logins)::bigint AS logins, min(day) AS first_date
+        FROM {days}
+        WHERE {token} = with_earlier.token AND day < %(day)s
+    ) AS kept
+    WHERE earlier_users IS NULL AND new_users > 0 AND kept.users + new_users > 1
+),
+gone AS (
+    DELETE FROM {table} AS known
+    WHERE known.create_date = %(day)s
+        AND NOT EXISTS (SELECT FROM computed WHERE computed.token = known.{token})
+),
+written AS (
+    INSERT INTO {table} AS known (create_date, {token}, users, logins, first_date, last_date)
+    SELECT %(day)s, token, users, logins, first_date, %(day)s
+    FROM computed
+    ORDER BY token
+    ON CONFLICT (create_date, {token}) DO UPDATE SET
+        users = EXCLUDED.users, logins = EXCLUDED.logins, first_date = EXCLUDED.first_date
+    WHERE (known.users, known.logins, known.first_date) <> (EXCLUDED.users, EXCLUDED.logins, EXCLUDED.first_date)
+)
+SELECT count(*)
+FROM with_earlier
 
 -- name: count_seen
--- Count the tokens of a day, without placeholders.
-SELECT count(DISTINCT {token})
-FROM loginpipe.user_logins_canonical
+-- Count the tokens that a dropped day has late logins of, without placeholders.
+SELECT count(DISTINCT token)
+FROM day_pairs
+WHERE token NOT IN (SELECT token FROM loginpipe.placeholder_tokens WHERE field = %(field)s)
+
+-- name: top_duplicates
+-- List the tokens of a day with the most users, with the number of all its rows beside each.
+SELECT {token}, users, logins, first_date, last_date, count(*) OVER ()
+FROM {table}
 WHERE create_date = %(day)s
-    AND {token} NOT IN (SELECT token FROM loginpipe.placeholder_tokens WHERE field = %(field)s)
+ORDER BY users DESC, logins DESC, {token}
+LIMIT %(limit)s
+
+-- name: forget_kept
+-- Forget what is kept of the days that user_logins has. What is in the archive only stays.
+WITH dropped AS (
+    SELECT day
+    FROM loginpipe.archived_days
+    WHERE dropped_at IS NOT NULL
+),
+emptied AS (
+    DELETE FROM {users} AS pair
+    WHERE NOT EXISTS (
+        SELECT
+        FROM generate_series(1, 31) AS place
+        JOIN dropped ON dropped.day = pair.month + place - 1
+        WHERE pair.logins[place] IS NOT NULL OR pair.late[place] IS NOT NULL
+    )
+)
+UPDATE {users} AS pair
+SET
+    logins = ARRAY(
+        SELECT CASE WHEN dropped.day IS NOT NULL THEN pair.logins[place] END
+        FROM generate_series(1, 31) AS place
+        LEFT JOIN dropped ON dropped.day = pair.month + place - 1
+        ORDER BY place
+    ),
+    late = CASE
+        WHEN pair.late IS NOT NULL THEN ARRAY(
+            SELECT CASE WHEN dropped.day IS NOT NULL THEN pair.late[place] END
+            FROM generate_series(1, 31) AS place
+            LEFT JOIN dropped ON dropped.day = pair.month + place - 1
+            ORDER BY place
+        )
+    END
+WHERE EXISTS (
+    SELECT
+    FROM generate_series(1, 31) AS place
+    JOIN dropped ON dropped.day = pair.month + place - 1
+    WHERE pair.logins[place] IS NOT NULL OR pair.late[place] IS NOT NULL
+)
+
+-- name: forget_days
+-- Make each day due again that user_logins has rows of, or had.
+WITH stored AS (
+    SELECT create_date AS day, 1 AS changes
+    FROM public.user_logins
+    WHERE create_date BETWEEN '0001-01-01' AND '9999-12-31'
+    GROUP BY create_date
+    UNION
+    SELECT day, greatest(changes, 1)
+    FROM loginpipe.days
+)
+INSERT INTO loginpipe.days AS known (day, changes)
+SELECT day, max(changes)
+FROM stored
+WHERE day NOT IN (SELECT day FROM loginpipe.archived_days WHERE dropped_at IS NOT NULL)
+GROUP BY day
+ORDER BY day
+ON CONFLICT (day) DO UPDATE SET changes = EXCLUDED.changes, {asset} = 0, {state} = NULL
+
+-- name: day_to_compare
+-- Choose a day of the last 30 kept ones that user_logins still has.
+SELECT day
+FROM (
+    SELECT day
+    FROM loginpipe.days
+    WHERE {state} > 0
+        AND day NOT IN (SELECT day FROM loginpipe.archived_days WHERE dropped_at IS NOT NULL)
+    ORDER BY day DESC
+    LIMIT 30
+) AS of_late
+ORDER BY random()
+LIMIT 1
+
+-- name: compare_duplicates
+-- Compare a sample of the tokens of a day: the logins of the day with what is kept of it, and the rows of the day
+-- with what they are by all that is kept. All as of one moment; nothing where the day or a token waits for a computation.
+WITH sample AS MATERIALIZED (
+    SELECT {token} AS token
+    FROM loginpipe.user_logins_canonical
+    WHERE create_date = %(day)s
+        AND {token} IS NOT NULL
+        AND {token} NOT IN (SELECT token FROM loginpipe.placeholder_tokens WHERE field = %(field)s)
+        AND NOT EXISTS (SELECT FROM loginpipe.token_changes WHERE asset = %(asset)s)
+        AND NOT EXISTS (SELECT FROM loginpipe.day_changes)
+        AND NOT EXISTS (SELECT FROM loginpipe.days WHERE day <= %(day)s AND coalesce({state}, 0) < changes)
+    GROUP BY {token}
+    ORDER BY random()
+    LIMIT %(limit)s
+),
+stored AS (
+    SELECT {token} AS token, user_id, count(*) AS logins
+    FROM loginpipe.user_logins_canonical
+    WHERE create_date = %(day)s AND user_id IS NOT NULL AND {token} IN (SELECT token FROM sample)
+    GROUP BY {token}, user_id
+),
+kept AS (
+    SELECT {token} AS token, user_id, logins
+    FROM {days}
+    WHERE day = %(day)s AND {token} IN (SELECT token FROM sample)
+),
+differing AS (
+    SELECT token
+    FROM stored
+    FULL JOIN kept USING (token, user_id)
+    WHERE stored.logins IS DISTINCT FROM kept.logins
+    UNION
+    SELECT token
+    FROM (
+        SELECT token, users, logins, first_date
+        FROM ({kept_rows}) AS kept
+        WHERE day = %(day)s
+    ) AS computed
+    FULL JOIN (
+        SELECT {token} AS token, users, logins, first_date
+        FROM {table}
+        WHERE create_date = %(day)s AND {token} IN (SELECT token FROM sample)
+    ) AS known USING (token)
+    WHERE (computed.users, computed.logins, computed.first_date)
+        IS DISTINCT FROM (known.users, known.logins, known.first_date)
+)
+SELECT (SELECT count(*) FROM sample), (SELECT count(*) FROM differing)
+
+-- name: delete_daily_logins
+-- Delete a day's counts; those of logins that were dropped from the table stay until these are restored.
+DELETE FROM loginpipe.daily_logins AS counted
+WHERE create_date = %(day)s
+    AND NOT (
+        kept AND EXISTS (
+            SELECT
+            FROM loginpipe.archived_days AS archived
+            WHERE archived.day = counted.create_date AND archived.dropped_at IS NOT NULL
+        )
+    )
 
 -- name: insert_daily_logins
 -- Count a day's logins and users by device type, locale and version.
@@ -37,7 +421,8 @@ WHERE create_date = %(day)s
 GROUP BY create_date, device_type, locale, app_version
 
 -- name: daily_breakdown
--- Add up a day's counts by device type, by locale and by version, the most frequent first.
+-- Add up a day's counts by device type, by locale and by version, the most frequent first. An adopted table may have numbers
+-- that encode no version.
 WITH of_day AS (
     SELECT device_type, locale, app_version, logins
     FROM loginpipe.daily_logins
@@ -47,7 +432,15 @@ SELECT 'device_type', device_type, sum(logins)::bigint FROM of_day GROUP BY devi
 UNION ALL
 SELECT 'locale', coalesce(locale, 'none'), sum(logins)::bigint FROM of_day GROUP BY locale
 UNION ALL
-SELECT 'version', loginpipe.app_version_text(app_version), sum(logins)::bigint FROM of_day GROUP BY app_version
+SELECT
+    'version',
+    CASE
+        WHEN app_version BETWEEN 0 AND 2146999999 THEN loginpipe.app_version_text(app_version)
+        ELSE app_version::text
+    END,
+    sum(logins)::bigint
+FROM of_day
+GROUP BY app_version
 ORDER BY 1, 3 DESC, 2
 
 -- name: daily_counts
@@ -57,10 +450,3 @@ SELECT create_date, sum(logins)::bigint, coalesce(sum(logins) FILTER (WHERE loca
 FROM loginpipe.daily_logins
 WHERE create_date BETWEEN %(first)s AND %(last)s
 GROUP BY create_date
-
--- name: days_touched
--- Find the days that batches have brought logins of, since some time.
-SELECT DISTINCT day
-FROM loginpipe.batches, unnest(days) AS day
-WHERE recorded_at > %(since)s AND recorded_at <= %(until)s
-ORDER BY 1

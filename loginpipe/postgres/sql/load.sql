@@ -39,7 +39,8 @@ CREATE TEMPORARY TABLE IF NOT EXISTS incoming_extras (
     position smallint
 ) ON COMMIT DELETE ROWS;
 
-SELECT pg_advisory_xact_lock_shared(%(lock)s);
+-- An erasure waits until this transaction ends, and this waits for an erasure.
+LOCK TABLE vault.erasure_gate IN ROW EXCLUSIVE MODE;
 
 SELECT
     (SELECT coalesce(sum(times), 0) FROM loginpipe.erased_users),
@@ -52,6 +53,36 @@ SELECT
     batch.delay_seconds
 FROM (VALUES (%(batch_id)s::uuid)) AS this (batch_id)
 LEFT JOIN loginpipe.batches AS batch USING (batch_id)
+
+-- name: lock_holders
+-- Find the sessions that a load waits for, or would wait for: those that keep writers out of a table that loads write
+-- to, and those that a session of the pipeline waits for.
+SELECT
+    held.pid,
+    coalesce(session.usename, 'unknown'),
+    coalesce(session.application_name, ''),
+    min(nspname || '.' || relname)
+FROM pg_locks AS held
+JOIN pg_class ON pg_class.oid = held.relation
+JOIN pg_namespace ON pg_namespace.oid = relnamespace
+JOIN pg_stat_activity AS session ON session.pid = held.pid AND session.datid = held.database
+WHERE held.granted
+    AND held.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+    AND session.datname = current_database()
+    AND relkind IN ('r', 'p')
+    AND has_table_privilege('loginpipe_writer', coalesce(pg_partition_root(pg_class.oid), pg_class.oid), 'INSERT')
+GROUP BY 1, 2, 3
+UNION
+SELECT blocking.pid, coalesce(blocking.usename, 'unknown'), coalesce(blocking.application_name, ''), NULL
+FROM pg_locks AS waiting
+JOIN pg_stat_activity AS load ON load.pid = waiting.pid
+JOIN pg_stat_activity AS blocking ON blocking.pid = ANY (pg_blocking_pids(waiting.pid))
+WHERE NOT waiting.granted
+    AND load.datname = current_database()
+    AND load.application_name = 'loginpipe'
+    AND pg_has_role(load.usesysid, 'loginpipe_writer', 'MEMBER')
+    -- Not who waits too, before that load.
+    AND NOT EXISTS (SELECT FROM pg_locks AS own WHERE own.pid = blocking.pid AND NOT own.granted)
 
 -- name: insert_new_logins
 -- Insert what the ledger does not hold yet, with what it carries beside its fields, and count the new rows by delay and

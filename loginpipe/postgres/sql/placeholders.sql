@@ -1,5 +1,6 @@
 -- name: mark_placeholders
--- Mark the given tokens and no others of what made them. Days that were counted before leave out what is new.
+-- Mark the given tokens and no others of what made them. Days that were counted before leave out what is new, and get back
+-- what is no longer marked when duplicates are computed next.
 WITH given AS (
     SELECT token, field, made_by
     FROM unnest(%(tokens)s::text[], %(fields)s::text[], %(made_by)s::text[]) AS given (token, field, made_by)
@@ -8,6 +9,7 @@ removed AS (
     DELETE FROM loginpipe.placeholder_tokens AS marked
     WHERE made_by IN (SELECT made_by FROM given)
         AND NOT EXISTS (SELECT FROM given WHERE given.token = marked.token AND given.field = marked.field)
+    RETURNING token, field
 ),
 new AS (
     INSERT INTO loginpipe.placeholder_tokens (token, field, made_by)
@@ -16,6 +18,11 @@ new AS (
     ORDER BY token, field
     ON CONFLICT (token, field) DO NOTHING
     RETURNING token, field
+),
+changed AS (
+    INSERT INTO loginpipe.token_changes (asset, token)
+    SELECT CASE field WHEN 'ip' THEN 'duplicate_ips' ELSE 'duplicate_devices' END, token
+    FROM (SELECT token, field FROM removed UNION ALL SELECT token, field FROM new) AS both_ways
 ),
 devices AS (
     DELETE FROM loginpipe.duplicate_devices

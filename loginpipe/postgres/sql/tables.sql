@@ -191,6 +191,18 @@ FROM pg_class
 JOIN pg_proc AS maker ON maker.oid = 'loginpipe.create_partition(text, date)'::regprocedure
 WHERE pg_class.oid = to_regclass(%(table)s)
 
+-- name: days_are_found
+-- Say whether the rows of a day of user_logins are found without reading the whole table: it is partitioned, or has an
+-- index that begins with create_date.
+SELECT relkind = 'p' OR EXISTS (
+    SELECT
+    FROM pg_index
+    JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
+    WHERE indrelid = pg_class.oid AND attname = 'create_date' AND indisvalid AND indpred IS NULL
+)
+FROM pg_class
+WHERE oid = to_regclass('public.user_logins')
+
 -- name: existing_partitions
 -- List a table's partitions with their bounds as the catalog words them.
 SELECT

@@ -173,7 +173,7 @@ def once_processed(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[
             act()
         return outcome
 
-    monkeypatch.setattr("loginpipe.ingest.consumer.process_batch", process)
+    monkeypatch.setattr("loginpipe.ingest.record.process_batch", process)
 
 
 def test_a_user_who_is_erased_while_a_run_is_active_is_not_brought_back_and_the_run_succeeds(

@@ -35,13 +35,10 @@ from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.local.stack import LocalStack
 from loginpipe.monitoring.doctor import warehouse
 from loginpipe.postgres.connections import Connection, transaction
-from loginpipe.postgres.erasures import ERASURE_LOCK
-from loginpipe.postgres.insights import refresh_duplicates
 from loginpipe.postgres.token_keys import check_token_keys
 from loginpipe_tests.canary import forms, found
 from loginpipe_tests.custody import (
     REASON,
-    SENT_AT,
     Store,
     bulk,
     closing_psycopg2,
@@ -51,8 +48,6 @@ from loginpipe_tests.custody import (
     token_keys,
 )
 from loginpipe_tests.wire import login
-
-AUDIT_LOCK = int.from_bytes(b"lp-audit")
 
 
 def as_writer(store: Store, statement: str, *parameters: Any) -> None:
@@ -250,15 +245,6 @@ def test_where_a_second_person_is_demanded_an_erasure_is_no_way_around_one(
     assert erase(custodian, made.request_id, store.keys, no_opener).logins == 1
 
 
-def test_an_erased_user_is_forgotten_by_the_tables_of_duplicates(store: Store, custodian: Connection) -> None:
-    ((ip, device), _) = store.load(login(user_id="one"), login(user_id="two"))
-    with store.connection() as connection:
-        for table in ("duplicate_devices", "duplicate_ips"):
-            refresh_duplicates(connection, table, SENT_AT.date())
-    assert erased(custodian, "one", store.keys) == Erasure(1, 0, duplicates=2, kept=tuple(sorted([ip, device])))
-    assert store.rows("SELECT FROM loginpipe.duplicate_devices UNION ALL SELECT FROM loginpipe.duplicate_ips") == []
-
-
 # --- the server's log ---
 
 
@@ -277,8 +263,10 @@ def test_what_a_custodian_types_is_not_in_the_log_of_the_server_when_a_statement
     asked = request_erasure(custodian, CANARY_USER, {}, REASON).request_id
     typed = ("198.51.100.77", "593-47-5928", CANARY_UUID, CANARY_USER)
     with psycopg2.connect(store.database_url) as locking, locking.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s), pg_advisory_xact_lock(%s)", (ERASURE_LOCK, AUDIT_LOCK))
-        cursor.execute("LOCK TABLE vault.access_log, loginpipe.rejected_messages IN ACCESS EXCLUSIVE MODE")
+        cursor.execute(
+            "LOCK TABLE vault.erasure_gate, vault.access_log_gate, vault.access_log, loginpipe.rejected_messages "
+            "IN ACCESS EXCLUSIVE MODE"
+        )
         for connection in (custodian, auditor):
             connection.settings += "; SET LOCAL statement_timeout = '50ms'"
         calls: list[Callable[[], object]] = [

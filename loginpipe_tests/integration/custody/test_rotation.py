@@ -24,7 +24,6 @@ from loginpipe.custody.rotation import Rotation, count_to_rotate, rotate, tokens
 from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.masking.sealing import seal
 from loginpipe.postgres.connections import Connection, transaction
-from loginpipe.postgres.erasures import ERASURE_LOCK
 from loginpipe.postgres.token_keys import check_token_keys
 from loginpipe.postgres.vault import insert_sealed
 from loginpipe_tests.custody import (
@@ -277,9 +276,11 @@ def test_a_user_who_is_erased_while_a_batch_is_open_is_not_brought_back(
 
     thread = Thread(target=run)
     asked = request_erasure(custodian, "gone", store.keys.tombstones("gone"), REASON)
+    of_nobody = request_erasure(custodian, "of nobody", {}, REASON)
     with custodian.cursor() as cursor:
         # Done and not committed: the rotation has released the values by the time it waits here.
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (ERASURE_LOCK,))
+        cursor.execute("SELECT refusal FROM vault.erase_user(%s::uuid, '{}', '{}', '{}')", (str(of_nobody.request_id),))
+        assert cursor.fetchall() == [(None,)]
         thread.start()
         eventually(lambda: waiting_for_a_lock(store) == 1, "the rotation waits for the erasure")
         own = [token for pair in before for token in pair]

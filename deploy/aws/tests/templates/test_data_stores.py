@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from aws_cdk.assertions import Match, Template
 
-from iam import Account
+from iam import ACCOUNT, Account, allowed, short
 
 ENCRYPTED = {
     "AWS::SQS::Queue": "KmsMasterKeyId",
@@ -189,3 +189,18 @@ def refuses_without_tls(statements: list[dict[str, Any]], actions: str) -> bool:
         and s["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
         for s in statements
     )
+
+
+def test_a_token_connects_each_task_as_the_logins_that_it_uses_and_nobody_as_the_owner(account: Account) -> None:
+    def connected_as(login: str) -> set[str]:
+        instance = account.one("AWS::RDS::DBInstance", "DatabaseInstance").name
+        user = f"arn:aws:rds-db:eu-central-1:{ACCOUNT}:dbuser:{instance}.DbiResourceId/{login}"
+        return {
+            short(role.name)
+            for role in account.roles
+            if allowed(account.identity(role), account.arn(role), "rds-db:connect", user, None)
+        }
+
+    assert connected_as("loginpipe_pipeline") == {"RolesRun", "RolesCodeServer"}
+    assert connected_as("dagster") == {"RolesRun", "RolesCodeServer", "RolesDaemon", "RolesWebserver"}
+    assert connected_as("loginpipe") == set()

@@ -198,23 +198,9 @@ AS $$
     WHERE members.value NOT IN (SELECT held.value FROM held)
 $$;
 
--- Computed of all users' logins: the days' own assets write them again.
-CREATE FUNCTION vault.forget_duplicates(tokens text[]) RETURNS bigint
-LANGUAGE sql
-SET search_path = pg_catalog, pg_temp
-AS $$
-    WITH devices AS (
-        DELETE FROM loginpipe.duplicate_devices WHERE masked_device_id = ANY (tokens) RETURNING 1
-    ),
-    addresses AS (
-        DELETE FROM loginpipe.duplicate_ips WHERE masked_ip = ANY (tokens) RETURNING 1
-    )
-    SELECT (SELECT count(*) FROM devices) + (SELECT count(*) FROM addresses)
-$$;
-
 CREATE FUNCTION vault.erase_user(request_id uuid, tokens text[], values_of text[], seen text[])
 RETURNS TABLE (
-    refusal text, logins bigint, sealed_values bigint, duplicates bigint, kept text[], dropped_from date, dropped_to date
+    refusal text, logins bigint, sealed_values bigint, kept text[], dropped_from date, dropped_to date
 )
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -230,6 +216,10 @@ DECLARE
     extras bigint;
 BEGIN
     PERFORM vault.require_read_committed();
+    SELECT asked.* INTO request FROM vault.erasure_requests AS asked WHERE asked.request_id = erase_user.request_id;
+    IF vault.erasure_refusal(request_id) IS NULL THEN
+        PERFORM vault.forget_pairs(request.user_id);
+    END IF;
     PERFORM vault.lock_loads_out();
     refusal := vault.erasure_refusal(request_id);
     IF refusal IS NOT NULL THEN
@@ -241,7 +231,6 @@ BEGIN
         RAISE EXCEPTION 'a value for each token' USING ERRCODE = '22023';
     END IF;
 
-    SELECT asked.* INTO request FROM vault.erasure_requests AS asked WHERE asked.request_id = erase_user.request_id;
     deleted := vault.delete_logins(request.user_id);
     extras := vault.delete_extras(request.user_id);
     own := array_remove(deleted.tokens, NULL);
@@ -264,7 +253,6 @@ BEGIN
     );
     DELETE FROM vault.sealed_values AS sealed WHERE sealed.token = ANY (orphans);
     GET DIAGNOSTICS sealed_values = ROW_COUNT;
-    duplicates := vault.forget_duplicates(own || coalesce(tokens, '{}'));
     DELETE FROM loginpipe.token_aliases AS alias
     WHERE alias.old_token = ANY (orphans) OR alias.new_token = ANY (orphans);
     GET DIAGNOSTICS aliases = ROW_COUNT;
@@ -295,7 +283,7 @@ COMMENT ON FUNCTION vault.erase_user(uuid, text[], text[], text[]) IS
 
 REVOKE ALL ON FUNCTION
     vault.request_erasure(jsonb, text, text), vault.erasure_refusal(uuid), vault.tokens_of_user(text),
-    vault.release_for_erasure(uuid), vault.orphaned_tokens(text[], text[]), vault.forget_duplicates(text[]),
+    vault.release_for_erasure(uuid), vault.orphaned_tokens(text[], text[]),
     vault.erase_user(uuid, text[], text[], text[])
     FROM PUBLIC;
 GRANT INSERT (user_id) ON vault.erasure_requests TO pii_custodian;

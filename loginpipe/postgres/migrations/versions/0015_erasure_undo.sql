@@ -1,5 +1,4 @@
 DROP FUNCTION vault.erase_user(uuid, text[], text[], text[]);
-DROP FUNCTION vault.forget_duplicates(text[]);
 DROP FUNCTION vault.orphaned_tokens(text[], text[]);
 DROP FUNCTION vault.release_for_erasure(uuid);
 DROP FUNCTION vault.tokens_of_user(text);
@@ -65,6 +64,7 @@ BEGIN
         RETURN;
     END IF;
 
+    PERFORM vault.forget_pairs(user_id);
     PERFORM vault.lock_loads_out();
     deleted := vault.delete_logins(user_id);
     extras := vault.delete_extras(user_id);

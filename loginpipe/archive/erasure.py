@@ -1,0 +1,138 @@
+"""Erased users in the archive: told by their tombstones, and taken out of the files of days that were dropped."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+from loginpipe.archive.days import stored_file, strays
+from loginpipe.archive.parquet import Row, read_day, users_of
+from loginpipe.archive.store import Stores
+from loginpipe.archive.verification import require_same_bytes
+from loginpipe.common.errors import ArchivedDayError
+from loginpipe.masking.tokens import TokenKeys
+from loginpipe.postgres.archive import archived_day, begin_work_on_day, mark_unchanged, record_rewritten
+from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.erasures import erasures_so_far, require_no_erasure_since, tombstones_since
+
+# Tombstones of one erasure, of a version of the token key each, are written by one statement, microseconds apart.
+_ONE_ERASURE = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True)
+class Tombstone:
+    """A row of ``loginpipe.erased_users``: HMAC of the user id, version of the token key, when."""
+
+    tombstone: bytes
+    key_version: int
+    erased_at: datetime
+
+
+def require_keys_for(tombstones: Sequence[Tombstone], keys: TokenKeys) -> None:
+    """Make sure that each of these erasures left a tombstone that can be told with the keys at hand.
+
+    Raises:
+        ArchivedDayError: one did not; names the versions that would tell.
+    """
+    for erasure in _erasures(tombstones):
+        versions = {tombstone.key_version for tombstone in erasure}
+        if not versions & set(keys.field_keys):
+            named = " or ".join(str(version) for version in sorted(versions))
+            raise ArchivedDayError(
+                f"a user was erased at {erasure[0].erased_at:%Y-%m-%d %H:%M:%S} UTC, and could come back: they can be "
+                f"told with token key version {named} only; add it to LOGINPIPE_TOKEN_KEYS"
+            )
+
+
+def without_erased(rows: Iterable[Row], tombstones: Iterable[Tombstone], keys: TokenKeys) -> list[Row]:
+    """Leave out the rows of erased users.
+
+    Args:
+        rows: of a file that was last the same as the table before these users were erased.
+        tombstones: of the erasures since.
+        keys: the token keys; a tombstone of any version held counts.
+    """
+    gone = {tombstone.tombstone for tombstone in tombstones}
+    known: dict[str, bool] = {}
+    kept = []
+    for row in rows:
+        user = row[0] or ""
+        if user not in known:
+            known[user] = bool(gone & set(keys.tombstones(user).values()))
+        if not known[user]:
+            kept.append(row)
+    return kept
+
+
+def _erasures(tombstones: Sequence[Tombstone]) -> list[list[Tombstone]]:
+    ordered = sorted(tombstones, key=lambda tombstone: tombstone.erased_at)
+    groups = [[tombstone] for tombstone in ordered[:1]]
+    for before, tombstone in pairwise(ordered):
+        if tombstone.erased_at - before.erased_at <= _ONE_ERASURE:
+            groups[-1].append(tombstone)
+        else:
+            groups.append([tombstone])
+    return groups
+
+
+def forget_erased(connection: Connection, *, day: date, token_keys: Callable[[], TokenKeys], stores: Stores) -> int:
+    """Write the file of a day that was dropped again, without the users who were erased since it was last searched.
+
+    The new file is read back and recorded, then the old one is deleted, with whatever a run that was killed has left
+    behind; only then does the day count as searched. A file without any of these users stays as it is.
+
+    Args:
+        connection: with no transaction open.
+        day: the UTC date.
+        token_keys: gives the token keys; asked only where users were erased since.
+        stores: to find its file in, and to write to.
+
+    Returns:
+        Logins that were left out.
+
+    Raises:
+        ArchivedDayError: its file is missing or damaged; the new one does not read back; or a user was erased whom the
+            keys at hand cannot tell.
+        ArchiveError: the store cannot be used.
+        DatabaseError: also where the day is being archived or restored, or a user was erased meanwhile.
+    """
+    with transaction(connection) as cursor:
+        begin_work_on_day(cursor, day)
+        erasures = erasures_so_far(cursor)
+        record = archived_day(cursor, day)
+        if record is None or record.dropped_at is None:
+            return 0
+        tombstones = [Tombstone(*row) for row in tombstones_since(cursor, record.same_at)]
+        if not tombstones:
+            return 0
+        keys = token_keys()
+        require_keys_for(tombstones, keys)
+        before, name = stores.locate(record.url)
+        with before.fetched(name) as path:
+            require_same_bytes(path, record)
+            if _has_any(path, tombstones, keys):
+                kept = map(partial(without_erased, tombstones=tombstones, keys=keys), read_day(path))
+                record_rewritten(cursor, **stored_file(stores.current, day, filter(None, kept)))
+        rewritten = archived_day(cursor, day) or record
+    if rewritten.url != record.url:
+        before.delete(name)
+    with transaction(connection) as cursor:
+        begin_work_on_day(cursor, day)
+        require_no_erasure_since(cursor, erasures)
+        # Unless it was restored meanwhile.
+        if archived_day(cursor, day) == rewritten:
+            for stray in strays(stores.current, rewritten):
+                stores.current.delete(stray)
+            mark_unchanged(cursor, day)
+    return record.row_count - rewritten.row_count
+
+
+def _has_any(path: Path, tombstones: Sequence[Tombstone], keys: TokenKeys) -> bool:
+    gone = {tombstone.tombstone for tombstone in tombstones}
+    return any(
+        not gone.isdisjoint(of_version)
+        for users in users_of(path)
+        for of_version in keys.tombstones_of_all(users).values()
+    )

@@ -1,0 +1,96 @@
+"""The sensor that shows in the graph what AWS Lambda did: materializations of the chain, from the table of batches."""
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import dagster as dg
+
+from loginpipe.common.settings import Settings
+from loginpipe.defs.ingest.masked_logins import MASKED_LOGINS
+from loginpipe.defs.ingest.raw_sqs_messages import RAW_SQS_MESSAGES
+from loginpipe.defs.ingest.rejected_logins import REJECTED_LOGINS
+from loginpipe.defs.ingest.user_logins_table import USER_LOGINS_TABLE
+from loginpipe.defs.ingest.validated_logins import VALIDATED_LOGINS
+from loginpipe.defs.metadata.plots import bar_plot
+from loginpipe.defs.resources import PostgresResource
+from loginpipe.logins.delays import delay_labels
+from loginpipe.postgres.batches import BatchesWithoutRun, batches_without_run
+
+# Each materialization is a row in Dagster's storage.
+_TICK_SECONDS = 60
+_FIRST_SECONDS = 3600
+# Longer than a transaction waits for a lock after a batch has its time.
+_SETTLED_SECONDS = 15
+
+
+def materializations(found: BatchesWithoutRun) -> Iterator[dg.AssetMaterialization]:
+    """Yield one for each asset of the chain, with sums over the batches: at least one batch."""
+    oldest, newest = found.sent or (found.until, found.until)
+    reasons = dict(Counter(found.reasons).most_common())
+    of_assets: dict[dg.AssetKey, dict[str, Any]] = {
+        RAW_SQS_MESSAGES.key: {
+            "dagster/row_count": found.received,
+            "oldest_sent_at": dg.MetadataValue.timestamp(oldest),
+            "newest_sent_at": dg.MetadataValue.timestamp(newest),
+        },
+        VALIDATED_LOGINS.key: {"dagster/row_count": found.accepted},
+        REJECTED_LOGINS.key: {
+            "dagster/row_count": found.rejected,
+            "by_reason": bar_plot("rejected messages by reason", reasons),
+            "reasons": dg.MetadataValue.json(reasons),
+        },
+        MASKED_LOGINS.key: {"dagster/row_count": found.accepted},
+        USER_LOGINS_TABLE.key: {
+            "dagster/row_count": found.inserted,
+            "delay": bar_plot(
+                "logins by time from sent to stored", dict(zip(delay_labels(), found.delays, strict=True))
+            ),
+            "rows_by_day": bar_plot("rows by UTC day of the login", found.rows_by_day),
+            "duplicates": found.duplicates,
+        },
+    }
+    for key, metadata in of_assets.items():
+        yield dg.AssetMaterialization(
+            key,
+            description=f"recorded by AWS Lambda until {found.until:%Y-%m-%d %H:%M:%S} UTC",
+            metadata=metadata | {"consumer": "AWS Lambda", "batches": found.batches},
+        )
+
+
+@dg.sensor(
+    minimum_interval_seconds=_TICK_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description=(
+        "Reports materializations of the chain for the batches that AWS Lambda recorded since the last tick, from "
+        "the table loginpipe.batches. It is here where LOGINPIPE_CONSUMER is lambda or both."
+    ),
+)
+def lambda_batches_sensor(
+    context: dg.SensorEvaluationContext, postgres: PostgresResource, settings: dg.ResourceParam[Settings]
+) -> dg.SensorResult:
+    """Report what was recorded outside of Dagster since the last tick.
+
+    Raises:
+        DatabaseError: the batches cannot be read.
+    """
+    found = postgres.run(
+        partial(
+            batches_without_run,
+            queue=settings.queue_name,
+            since=datetime.fromisoformat(context.cursor) if context.cursor else None,
+            first_seconds=_FIRST_SECONDS,
+            settled_seconds=_SETTLED_SECONDS,
+        )
+    )
+    says = (
+        f"{found.batches} batches of AWS Lambda: received {found.received:,} messages, inserted {found.inserted:,} "
+        f"logins, skipped {found.duplicates:,} duplicates, rejected {found.rejected:,} messages"
+    )
+    return dg.SensorResult(
+        asset_events=list(materializations(found)) if found.batches else [],
+        skip_reason=says if found.batches else "AWS Lambda has recorded no batch since the last tick",
+        cursor=found.until.isoformat(),
+    )

@@ -1,0 +1,269 @@
+"""AWS Lambda: one batch a call, from an SQS event source mapping with ``ReportBatchItemFailures``.
+
+The mapping receives the messages. It deletes those that the response does not name as failed, and none where the
+handler raises. So the response names every message whose outcome is not committed. What comes again after all is found
+in the ledger, and changes nothing.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from traceback import extract_tb
+from typing import TYPE_CHECKING, Any, Protocol
+
+from loginpipe.common.errors import LoginpipeError, QueueError
+from loginpipe.common.interpreter import tuned_for_a_run
+from loginpipe.common.logs import log_json_lines
+from loginpipe.common.secrets import database_url
+from loginpipe.common.settings import Settings, load_settings
+from loginpipe.ingest.brake import Brake
+from loginpipe.ingest.masking import load_masking, masking_warnings
+from loginpipe.ingest.process import Masking
+from loginpipe.ingest.record import Recorder
+from loginpipe.ingest.totals import RunTotals
+from loginpipe.logins.delays import quantile
+from loginpipe.logins.messages import Message
+from loginpipe.postgres.migrate import require_migrated
+from loginpipe.postgres.placeholders import mark_placeholders
+from loginpipe.postgres.session import OutOfTimeError, Session
+from loginpipe.postgres.token_keys import check_token_keys
+from loginpipe.sqs.receiver import message_of
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs.type_defs import MessageTypeDef
+
+# What a call keeps of its time for the roll-back and the response.
+_RESERVED_SECONDS = 1.0
+
+# Keys are loaded again after this time: a rotated one is in use by then.
+_KEYS_KEPT_SECONDS = 300.0
+
+_log = logging.getLogger(__name__)
+
+
+class Context(Protocol):
+    """What is used of Lambda's context of a call."""
+
+    aws_request_id: str
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Return the time until Lambda ends the call, in milliseconds."""
+
+
+@dataclass
+class Batch:
+    """The messages of one call.
+
+    Attributes:
+        queue: the queue's name.
+        messages: by message id, the newest delivery of each, without those that are damaged.
+        deliveries: delivery id → message id, of every message of the call; None where the body is damaged.
+    """
+
+    queue: str
+    messages: dict[str, Message] = field(default_factory=dict)
+    deliveries: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def damaged(self) -> int:
+        """How many bodies do not match their MD5."""
+        return sum(message_id is None for message_id in self.deliveries.values())
+
+
+def read_event(event: Mapping[str, Any], now_ms: int, oldest_ms: int = 0) -> Batch:
+    """Return the messages of an event.
+
+    Args:
+        event: as an SQS event source mapping makes it.
+        now_ms: when it was received, in milliseconds since 1970.
+        oldest_ms: the oldest date that a message which was sent again may claim.
+
+    Raises:
+        QueueError: it is no such event, or a record of it lacks a field; names no value.
+    """
+    try:
+        records = event["Records"]
+        # The function may have several queues. A call has messages of one.
+        (queue,) = {str(record["eventSourceARN"]).rpartition(":")[2] for record in records}
+        messages = [message_of(_delivery(record), now_ms, oldest_ms) for record in records]
+    except (LookupError, TypeError, ValueError, AttributeError):
+        messages = []
+    if not messages:
+        raise QueueError(
+            "the event is not one that Lambda makes of SQS messages: map the queue to the function as its event source"
+        )
+    batch = Batch(queue)
+    for message in messages:
+        # Damage on the way heals when the message is delivered again.
+        batch.deliveries[message.delivery_id] = message.message_id if message.body_intact else None
+        if message.body_intact:
+            batch.messages[message.message_id] = message
+    return batch
+
+
+def _delivery(record: Mapping[str, Any]) -> "MessageTypeDef":
+    """Return a record of the event as SQS's own answers have it."""
+    attributes = record["messageAttributes"]
+    delivery: MessageTypeDef = {
+        "MessageId": record["messageId"],
+        "ReceiptHandle": record["receiptHandle"],
+        "Body": record["body"],
+        "MD5OfBody": record["md5OfBody"],
+        "Attributes": record["attributes"],
+    }
+    if attributes:
+        delivery["MessageAttributes"] = {
+            name: {"DataType": value["dataType"], "StringValue": value.get("stringValue") or ""}
+            for name, value in attributes.items()
+        }
+    return delivery
+
+
+class Function:
+    """The function in one execution environment: keys and connection stay from call to call.
+
+    A call that fails drops both: the next one loads the keys and connects again, with a password that may be a new one.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._session: Session | None = None
+        self._recorders: dict[str, Recorder] = {}
+        # Kept where a call fails: they count the messages of the environment's first calls.
+        self._brakes: dict[str, Brake] = {}
+        self._masking: Masking | None = None
+        # By the wall clock: the other one may stand still while Lambda has the environment frozen.
+        self._loaded_at = 0.0
+
+    def handle(self, event: Mapping[str, Any], context: Context) -> dict[str, list[dict[str, str]]]:
+        """Record the messages of an event, and return the delivery ids of those that have to come again.
+
+        Those are damaged bodies, and what could not be recorded in the time of the call.
+
+        Raises:
+            QueueError: as `read_event`.
+            SettingError: a setting is not set, or a secret cannot be looked up.
+            KeyFileError, TokenKeyMismatchError, ClearValueError: the keys or the masking cannot be used.
+            DatabaseError: the database failed; what was recorded before is found in the ledger.
+            BrakeError: nearly all of the first messages would be rejected; none of this call's are recorded.
+            LoginpipeError: any other failure, without what it may quote.
+        """
+        try:
+            return self._handle(event, context)
+        except LoginpipeError:
+            raise
+        except Exception as error:  # noqa: BLE001 - Lambda logs what is raised, and others' errors quote what they got
+            found = _named(error)
+        raise LoginpipeError(f"the batch was not recorded: {found}; its messages come again; report this bug")
+
+    def close(self) -> None:
+        """Close the connection and forget the keys."""
+        if self._session is not None:
+            self._session.close()
+        self._session, self._masking = None, None
+        self._recorders.clear()
+
+    def _handle(self, event: Mapping[str, Any], context: Context) -> dict[str, list[dict[str, str]]]:
+        began = time.monotonic()
+        deadline = began + context.get_remaining_time_in_millis() / 1000 - _RESERVED_SECONDS
+        totals, recorded = RunTotals(), set[str | None]()
+        now_ms = time.time_ns() // 1_000_000
+        batch = read_event(event, now_ms, now_ms - self._settings.resent_days * 86_400_000)
+        in_time = self._record(batch, deadline, totals, recorded)
+        failed = [delivery_id for delivery_id, message_id in batch.deliveries.items() if message_id not in recorded]
+        _log.log(
+            logging.INFO if in_time else logging.WARNING,
+            "inserted %d logins, skipped %d duplicates, rejected %d messages, returned %d to the queue%s",
+            totals.inserted,
+            totals.duplicates,
+            totals.recorded_rejects,
+            len(failed),
+            "" if in_time else ": the time of the call was up",
+            extra={
+                "queue": batch.queue,
+                "received": len(batch.deliveries),
+                "accepted": totals.accepted,
+                "rejected": totals.recorded_rejects,
+                "reasons": dict(totals.reasons),
+                "unknown_fields": dict(totals.unknown_fields),
+                "inserted": totals.inserted,
+                "duplicates": totals.duplicates,
+                "damaged": batch.damaged,
+                "returned": len(failed),
+                "batches": totals.batches,
+                "delay_p95_seconds": quantile(totals.delays, 0.95),
+                "seconds": round(time.monotonic() - began, 3),
+                "request_id": context.aws_request_id,
+            },
+        )
+        return {"batchItemFailures": [{"itemIdentifier": delivery_id} for delivery_id in failed]}
+
+    def _record(self, batch: Batch, deadline: float, totals: RunTotals, recorded: set[str | None]) -> bool:
+        """Record a batch, and add the ids of what is recorded; return whether the time was enough."""
+        if not batch.messages:
+            return True
+        try:
+            session = self._session = self._session or Session(self._database_url)
+            with tuned_for_a_run(), session.until(deadline):
+                for done in self._recorder(session, batch.queue).record(list(batch.messages.values())):
+                    self._brakes[batch.queue].add(done.outcome)
+                    totals.add(done)
+                    recorded.update(message.message_id for message in done.messages)
+        except OutOfTimeError:
+            # The request that cancels a statement may still be on its way.
+            self.close()
+            return False
+        except BaseException:
+            self.close()
+            raise
+        return True
+
+    def _recorder(self, session: Session, queue: str) -> Recorder:
+        """Return what records the messages of a queue, in a migrated database, with the keys of its tokens."""
+        now, settings = time.time(), self._settings
+        if self._masking is None or not 0 <= now - self._loaded_at < _KEYS_KEPT_SECONDS:
+            masking = load_masking(settings)
+            for warning in masking_warnings(masking) if self._masking is None else ():
+                _log.warning("%s", warning)
+            session.run(require_migrated)
+            session.run(partial(check_token_keys, keys=masking.keys))
+            session.run(partial(mark_placeholders, placeholders=masking.placeholders))
+            self._recorders.clear()
+            self._masking, self._loaded_at = masking, now
+        if queue not in self._recorders:
+            brake = self._brakes.setdefault(
+                queue, Brake(queue=queue, on=settings.brake == "on", then="none is recorded and all of them return")
+            )
+            self._recorders[queue] = Recorder(
+                session,
+                self._masking,
+                queue=queue,
+                envelope=settings.envelope,
+                before_recording=brake.check_before_recording,
+            )
+        return self._recorders[queue]
+
+    def _database_url(self) -> str:
+        return database_url(self._settings, kept=False)
+
+
+def _named(error: Exception) -> str:
+    """Say what an error is and where it was raised, and nothing that it quotes."""
+    place = extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {place.name}, {Path(place.filename).name} line {place.lineno}"
+
+
+_function: Function | None = None
+
+
+def handler(event: Mapping[str, Any], context: Context) -> dict[str, list[dict[str, str]]]:
+    """Handle a call of Lambda's; see `Function.handle`. Name it as ``loginpipe.ingest.aws_lambda.handler``."""
+    global _function  # noqa: PLW0603 - what an execution environment keeps from call to call
+    if _function is None:
+        settings = load_settings()
+        log_json_lines(settings)
+        _function = Function(settings)
+    return _function.handle(event, context)

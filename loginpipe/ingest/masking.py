@@ -1,0 +1,44 @@
+"""What a run, and a function of AWS Lambda, masks and seals with: loaded as the settings say."""
+
+from loginpipe.common.runbook import runbook
+from loginpipe.common.settings import Settings
+from loginpipe.ingest.process import Masking
+from loginpipe.logins.extras import UnknownFields, personal_warning
+from loginpipe.masking.keys import load_compat, load_seal_keys, load_token_keys
+from loginpipe.masking.placeholders import placeholder_tokens
+
+
+def load_masking(settings: Settings) -> Masking:
+    """Load the keys and the older scheme if one is in force, and make the tokens of the placeholders.
+
+    Raises:
+        SettingError: a key setting is not set.
+        KeyFileError: as `load_token_keys`, `load_seal_keys` and `load_compat`.
+    """
+    production, pinned = settings.production, settings.seal_key_fingerprint
+    token_keys, seal_key = settings.required("token_keys"), settings.required("seal_key")
+    keys = load_token_keys(token_keys, production=production)
+    recipients = load_seal_keys(seal_key, fingerprint=pinned, production=production)
+    compat = load_compat(settings.masking, settings.compat_salt, production=production)
+    return Masking(
+        keys,
+        recipients,
+        compat,
+        UnknownFields(settings.clear_fields, keep=settings.unknown_fields == "seal"),
+        placeholder_tokens(settings.further_placeholders, keys, compat),
+    )
+
+
+def masking_warnings(masking: Masking) -> list[str]:
+    """Return what is not as it should be in the long run, for the log at every start."""
+    found = []
+    if not masking.recipients:
+        found.append(
+            "LOGINPIPE_SEAL_KEY is off: neither masked values nor the bodies of rejected messages can be recovered"
+            f", and unknown fields of logins are dropped; see {runbook('sealing-off')}"
+        )
+    if warning := personal_warning(masking.unknown_fields.clear):
+        found.append(warning)
+    if masking.compat:
+        found.append(f"{masking.compat.warning}; see {runbook('compat-masking')}")
+    return found

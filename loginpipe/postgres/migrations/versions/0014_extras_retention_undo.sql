@@ -1,0 +1,1 @@
+DROP FUNCTION loginpipe.trim_extras(date);

@@ -1,0 +1,209 @@
+"""What waits for what, and who may make it wait: advisory locks are anybody's, so none guards a promise."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg2
+import pytest
+from psycopg2.extensions import parse_dsn
+
+from loginpipe.common.errors import DatabaseError, LoginpipeError
+from loginpipe.common.settings import load_settings
+from loginpipe.ingest.record import record_batch
+from loginpipe.monitoring.doctor.warehouse import locks
+from loginpipe.postgres.archive import begin_work_on_day
+from loginpipe.postgres.connections import Connection, connect, transaction
+from loginpipe.postgres.insights import refresh_daily_logins
+from loginpipe.postgres.migrate import HEAD, migrate
+from loginpipe.postgres.partitions import maintain
+from loginpipe.postgres.vault import insert_aliases
+from loginpipe_tests.batches import masking_of, processed
+from loginpipe_tests.conftest import OWNER, PIPELINE, STRANGER, KeyFiles, Pipeline, as_role, execute
+from loginpipe_tests.wire import delivered, eventually, login
+
+TODAY = datetime.now(UTC).date()
+NUMBERS = [int.from_bytes(name) for name in (b"lp-erase", b"lp-audit", b"lp-parts", b"lp-alias", b"lp-migra")]
+WORDS = [f"loginpipe.archived_days {TODAY}", f"loginpipe.daily_logins {TODAY}"]
+"""What was locked in earlier versions: numbers, and what numbers were made of."""
+
+
+@pytest.fixture
+def stranger(database_url: str, stranger_url: str) -> Iterator[Any]:
+    """A session of a login without any grant, which holds every advisory lock that it has ever heard of."""
+    # So that what waits for one of them fails, and the test does not hang.
+    execute(database_url, f"ALTER DATABASE {parse_dsn(database_url)['dbname']} SET lock_timeout = '2s'")
+    with closing(psycopg2.connect(stranger_url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(number) FROM unnest(%s) AS number", (NUMBERS,))
+        cursor.execute("SELECT pg_advisory_lock(hashtextextended(word, 0)) FROM unnest(%s) AS word", (WORDS,))
+        yield cursor
+
+
+ERASURE = "SELECT * FROM vault.erase_user('nobody', '{}', 'asked for it themselves', 'DPO-77')"
+REQUEST = "SELECT refusal FROM vault.request_access(ARRAY[repeat('a', 43)], 'a test of gates', 'T-1')"
+
+
+def archive_a_day(connection: Connection) -> None:
+    with transaction(connection) as cursor:
+        begin_work_on_day(cursor, TODAY)
+
+
+def add_an_alias(connection: Connection) -> None:
+    with transaction(connection) as cursor:
+        insert_aliases(cursor, [("old", "new")])
+
+
+OF_THE_PIPELINE: dict[str, Callable[[Connection], Any]] = {
+    "partitions": lambda connection: maintain(connection, TODAY),
+    "insights": lambda connection: refresh_daily_logins(connection, TODAY),
+    "archive": archive_a_day,
+    "aliases": add_an_alias,
+}
+
+
+@pytest.mark.usefixtures("stranger")
+def test_no_work_waits_for_a_lock_that_a_role_without_grants_can_take(
+    pipeline_url: str, custodian_url: str, empty_database_url: str, key_files: KeyFiles
+) -> None:
+    with closing(connect(pipeline_url)) as pipeline:
+        batch = processed([delivered(login())], masking_of(key_files))
+        assert record_batch(pipeline, batch, queue="q").inserted == 1
+        for work in OF_THE_PIPELINE.values():
+            work(pipeline)
+    assert execute(custodian_url, ERASURE) == [(None, 0, 0)]
+    assert execute(custodian_url, REQUEST) == [(None,)]
+    name = parse_dsn(empty_database_url)["dbname"]
+    execute(empty_database_url, f"ALTER DATABASE {name} SET lock_timeout = '2s'")
+    with closing(psycopg2.connect(as_role(empty_database_url, STRANGER))) as other, other.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(number) FROM unnest(%s) AS number", (NUMBERS,))
+        assert migrate(empty_database_url, today=TODAY).after == HEAD
+
+
+def test_a_role_without_grants_and_an_analyst_cannot_lock_a_gate_in_any_way(
+    stranger_url: str, analyst_url: str
+) -> None:
+    for url in (stranger_url, analyst_url):
+        for gate in ("vault.erasure_gate", "vault.access_log_gate"):
+            for attempt in (
+                f"LOCK TABLE {gate} IN ACCESS SHARE MODE",
+                f"SELECT FROM {gate} FOR KEY SHARE",
+                # Parsing locks a table that may be named, whatever else is granted on it.
+                f"PREPARE attempt AS DELETE FROM {gate}",
+            ):
+                with (
+                    closing(psycopg2.connect(url)) as connection,
+                    connection.cursor() as cursor,
+                    pytest.raises(psycopg2.errors.InsufficientPrivilege),
+                ):
+                    cursor.execute(attempt)
+
+
+@pytest.mark.parametrize("row", ["true", "false"])
+def test_what_locks_the_erasure_gate_puts_no_second_row_into_it(pipeline_url: str, row: str) -> None:
+    with pytest.raises(psycopg2.errors.IntegrityError):
+        execute(pipeline_url, f"INSERT INTO vault.erasure_gate VALUES ({row})")
+
+
+@pytest.mark.parametrize("work", OF_THE_PIPELINE)
+def test_a_turn_is_waited_for_and_taken_when_the_other_transaction_has_ended(
+    pipeline_url: str, database_url: str, work: str
+) -> None:
+    turn = {
+        "partitions": "partitions", "aliases": "aliases", "insights": f"daily_logins {TODAY}",
+        "archive": f"archived_days {TODAY}",
+    }[work]  # fmt: skip
+    do = OF_THE_PIPELINE[work]
+    with (
+        ThreadPoolExecutor(1) as pool,
+        closing(psycopg2.connect(pipeline_url)) as other,
+        closing(connect(pipeline_url)) as own,
+    ):
+        other.cursor().execute("SELECT loginpipe.take_turn(%s)", (turn,))
+        if work == "archive":
+            with pytest.raises(DatabaseError, match="is being archived or restored by somebody else"):
+                do(own)
+            other.commit()
+            do(own)
+            return
+        doing = pool.submit(do, own)
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+        eventually(lambda: execute(database_url, waiting) == [(1,)], "it waits for its turn")
+        other.commit()
+        doing.result(timeout=30)
+    assert execute(database_url, "SELECT count(*) FROM loginpipe.turns") == [(0,)]
+
+
+def test_an_erasure_waits_for_a_run_of_the_code_before_and_for_nobody_else_who_holds_its_lock(
+    database_url: str, pipeline_url: str, custodian_url: str, stranger_url: str
+) -> None:
+    lock = f"SELECT pg_advisory_xact_lock_shared({NUMBERS[0]})"
+    holds = (
+        "SELECT count(*) FROM pg_locks WHERE relation = 'vault.erasure_gate'::regclass AND granted "
+        "AND mode = 'ShareRowExclusiveLock'"
+    )
+    with (
+        ThreadPoolExecutor(1) as pool,
+        closing(psycopg2.connect(stranger_url)) as stranger,
+        closing(psycopg2.connect(pipeline_url)) as old_run,
+    ):
+        stranger.cursor().execute(lock)
+        old_run.cursor().execute(lock)
+        erasing = pool.submit(execute, custodian_url, ERASURE)
+        eventually(lambda: execute(database_url, holds) == [(1,)], "the erasure has passed its gate")
+        assert not erasing.done()
+        old_run.commit()
+        assert erasing.result(timeout=30) == [(None, 0, 0)]
+
+
+def test_a_database_of_ours_is_closed_to_those_who_have_no_role_and_one_that_others_use_is_not(
+    empty_database_url: str,
+) -> None:
+    name = parse_dsn(empty_database_url)["dbname"]
+    execute(empty_database_url, f"ALTER DATABASE {name} OWNER TO {OWNER}", "CREATE TABLE of_another ()")
+    open_to_all = "SELECT has_database_privilege('public', current_database(), 'CONNECT')"
+    migrate(as_role(empty_database_url, OWNER), today=TODAY)
+    assert execute(empty_database_url, open_to_all) == [(True,)]
+
+    execute(empty_database_url, "DROP TABLE of_another", "DROP SCHEMA vault, loginpipe CASCADE")
+    execute(empty_database_url, "DROP TABLE user_logins")
+    migrate(as_role(empty_database_url, OWNER), today=TODAY)
+    assert execute(empty_database_url, open_to_all) == [(False,)]
+    with pytest.raises(DatabaseError, match="the role may not connect to it: grant it CONNECT"):
+        connect(as_role(empty_database_url, STRANGER))
+    for login_of_ours in (OWNER, PIPELINE, "analyst", "custodian", "auditor"):
+        connect(as_role(empty_database_url, login_of_ours)).close()
+
+
+def test_doctor_names_who_holds_a_lock_that_a_load_waits_for(
+    pipeline: Pipeline, pipeline_url: str, owner_url: str, key_files: KeyFiles
+) -> None:
+    def found() -> str:
+        with pytest.raises(LoginpipeError) as fault:
+            locks(load_settings())
+        return str(fault.value)
+
+    assert locks(load_settings()) == "no load waits for one"
+    with closing(psycopg2.connect(owner_url, application_name="psql")) as other, other.cursor() as cursor:
+        cursor.execute("LOCK TABLE user_logins IN SHARE MODE")
+        process = other.info.backend_pid
+        assert found() == (
+            f"loads wait: public.user_logins is locked by {OWNER} (psql, process {process}): end that transaction, or "
+            f"let an administrator run `SELECT pg_terminate_backend({process})`"
+        )
+        other.rollback()
+
+        batch = processed([delivered(login())], masking_of(key_files))
+        (message_id,) = [batch.logins.columns["message_id"][0]]
+        cursor.execute(
+            "INSERT INTO loginpipe.ingested_messages VALUES (%s, %s, gen_random_uuid())",
+            (message_id, batch.logins.columns["create_date"][0]),
+        )
+        with ThreadPoolExecutor(1) as pool, closing(connect(pipeline_url)) as own:
+            recording = pool.submit(record_batch, own, batch, queue="q")
+            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            eventually(lambda: pipeline.rows(waiting) == [(1,)], "the load waits")
+            assert f"a row is locked by {OWNER} (psql, process {process})" in found()
+            other.rollback()
+            assert recording.result(timeout=30).inserted == 1
