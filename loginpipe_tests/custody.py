@@ -1,10 +1,12 @@
 """What the tests of custody share: logins stored as the pipeline stores them, and a vault that can be changed."""
 
-from collections.abc import Iterator, Sequence
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import psycopg2
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from loginpipe.custody.access import Reason
+from loginpipe.custody.access import Bulk, BulkKind, Reason, request_bulk
+from loginpipe.custody.erasure import Erasure, erase, request_erasure
 from loginpipe.custody.opening import Opener
 from loginpipe.custody.private_keys import load_opener
 from loginpipe.ingest.process import Masking, Outcome, process_batch
@@ -31,6 +34,11 @@ from loginpipe_tests.wire import delivered
 
 SENT_AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
 REASON = Reason("a test of recovery", "TEST-1")
+
+
+def made_up_token(prefix: str, name: str) -> str:
+    """A token of no value, the same one for a name: ``made_up_token("ip.v1", "sole")``."""
+    return f"{prefix}.{urlsafe_b64encode(sha256(name.encode()).digest()).decode()[:43]}"
 
 
 def token_keys(*versions: int) -> TokenKeys:
@@ -125,6 +133,26 @@ def connected(database_url: str) -> Iterator[Connection]:
         yield connection
     finally:
         connection.close()
+
+
+def bulk(connection: Connection, kind: BulkKind = "replay", most: int = 1_000) -> Bulk:
+    """A bulk request."""
+    return Bulk(request_bulk(connection, kind, most, REASON).request_id, REASON)
+
+
+def no_opener() -> Opener:
+    raise AssertionError("the private key was asked for")
+
+
+def erased(
+    connection: Connection,
+    user: str,
+    keys: TokenKeys,
+    opener: Callable[[], Opener] = no_opener,
+    reason: Reason = REASON,
+) -> Erasure:
+    """Erase a user, in both steps."""
+    return erase(connection, request_erasure(connection, user, keys.tombstones(user), reason).request_id, keys, opener)
 
 
 def ask_no_passphrase(path: Path) -> str:

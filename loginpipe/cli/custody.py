@@ -15,7 +15,7 @@ from loginpipe.common.errors import AuditError, LoginpipeError, SettingError
 from loginpipe.common.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from loginpipe.custody.access import Bulk, Reason, Request
+    from loginpipe.custody.access import Bulk, BulkKind, Reason, Request
     from loginpipe.custody.audit import Entry
     from loginpipe.custody.opening import Opener
     from loginpipe.custody.token_checks import TokenChecks
@@ -42,7 +42,11 @@ ApprovedRequest = Annotated[
     UUID | None, typer.Option("--request", help="A bulk request of yours that a second person has approved.")
 ]
 
+MAX_SAMPLE = 256
+"""Values that one request is for, at most."""
+
 _DRILL_PURPOSE = "drill: recovery of values that are nobody's"
+_SAMPLE_PURPOSE = "drill: stored values opened and compared with their tokens"
 _HEADER = ("entry", "at (UTC)", "actor", "action", "request", "subjects", "ticket", "purpose or detail")
 _FAULTS_SHOWN = 5
 
@@ -102,17 +106,27 @@ def load_recipients(settings: Settings) -> tuple["SealKey", ...]:
     return recipients
 
 
-def bulk_request(connection: "Connection", reason: "Reason", approved: UUID | None, command: str) -> "Bulk":
+def bulk_request(
+    connection: "Connection", reason: "Reason", approved: UUID | None, *, kind: "BulkKind", most: int, command: str
+) -> "Bulk":
     """Make a bulk request, unless one that was approved is given.
+
+    Args:
+        connection: with no transaction open.
+        reason: why.
+        approved: the one that is given.
+        kind: what for.
+        most: for how many values.
+        command: to be run again once it is approved.
 
     Raises:
         AccessRefusedError: with the refusal code.
         LoginpipeError: it wants a second person first.
     """
-    from loginpipe.custody.access import Bulk, request_access
+    from loginpipe.custody.access import Bulk, request_bulk
 
     if approved is None:
-        request = request_access(connection, None, reason)
+        request = request_bulk(connection, kind, most, reason)
         require_no_approval(request, f"run `{command}` again with --request {request.request_id}")
         approved = request.request_id
     return Bulk(approved, reason)
@@ -173,7 +187,14 @@ def rotate(
         pending = count_to_rotate(connection, keys.current)
         done = Rotation()
         if pending:
-            bulk = bulk_request(connection, Reason(purpose, ticket), request, "loginpipe pii rotate")
+            bulk = bulk_request(
+                connection,
+                Reason(purpose, ticket),
+                request,
+                kind="rotate",
+                most=pending,
+                command="loginpipe pii rotate",
+            )
             task = bar.add_task("rotating", total=pending)
             done = rotate_values(
                 connection,
@@ -186,10 +207,15 @@ def rotate(
             )
     if as_json:
         refused = [{"token": error.subject, "fault": error.fault} for error in done.refused]
-        counts = {"rotated": done.rotated, "sealed": done.sealed, "unchecked": done.unchecked}
-        print_json({"version": keys.current, **counts, "refused": refused})
+        counts = {"rotated": done.rotated, "sealed": done.sealed, "corrected": done.corrected}
+        print_json({"version": keys.current, **counts, "unchecked": done.unchecked, "refused": refused})
     else:
-        out.print(f"{done.rotated:,} values have a token of version {keys.current} now, {done.sealed:,} sealed anew")
+        out.print(
+            f"{done.rotated:,} values lead to a token of version {keys.current} by a verified alias now, "
+            f"{done.sealed:,} were sealed again"
+        )
+    if done.corrected:
+        notes.print(f"warning: {done.corrected:,} aliases led to other values, were planted, and are corrected now")
     if done.unchecked:
         notes.print(f"note: {done.unchecked:,} of them are of a lost version and could not be checked")
     for error in done.refused:
@@ -203,12 +229,17 @@ def drill(
     ticket: Annotated[str, typer.Option(help="For the record.")] = "drill",
     private_key: PrivateKeys = None,
     request: Annotated[UUID | None, typer.Option("--request", help="That of an earlier drill, now approved.")] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(help="Open so many of the stored values instead, drawn at random.", min=1, max=MAX_SAMPLE),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Prove that recovery still works: seal values that are nobody's, request them, open them and compare.
 
-    Leaves two sealed values and its entries in the access log. Exits with 1 if recovery does not work. The role must be
-    pii_custodian and loginpipe_writer.
+    Leaves two sealed values and its entries in the access log. With --sample it opens stored values and compares them
+    with their tokens, and gives none of them out. Exits with 1 if recovery does not work, or a value is not what its
+    token stands for. The role must be pii_custodian and loginpipe_writer.
 
     Example: loginpipe pii drill --private-key /media/custody/seal_private.pem
     """
@@ -220,6 +251,9 @@ def drill(
     opener, recipients = load_private_keys(settings, private_key), load_recipients(settings)
     with connect_to_warehouse(settings) as connection:
         checks = load_token_checks(settings, connection)
+        if sample is not None:
+            _open_sample(connection, opener, checks, number=sample, ticket=ticket, request=request, as_json=as_json)
+            return
         canary = None
         if request is None:
             compat = load_compat(settings.masking, settings.compat_salt, production=settings.production)
@@ -236,6 +270,42 @@ def drill(
     )
     if proved.not_tried:
         notes.print(f"not tried, since its private key was not at hand: {_few(proved.not_tried)}")
+
+
+def _open_sample(
+    connection: "Connection",
+    opener: "Opener",
+    checks: "TokenChecks",
+    *,
+    number: int,
+    ticket: str,
+    request: UUID | None,
+    as_json: bool,
+) -> None:
+    from loginpipe.custody.access import Reason, request_access
+    from loginpipe.custody.drill import open_sample, random_tokens
+
+    if request is None:
+        tokens = random_tokens(connection, number)
+        if not tokens:
+            raise LoginpipeError("nothing is sealed yet, so there is nothing to open: run the drill without --sample")
+        made = request_access(connection, tokens, Reason(_SAMPLE_PURPOSE, ticket))
+        require_no_approval(made, f"run `loginpipe pii drill --sample {number} --request {made.request_id}`")
+        request = made.request_id
+    found = open_sample(connection, request, opener, checks)
+    if as_json:
+        refused = [{"token": error.subject, "fault": error.fault} for error in found.refused]
+        print_json({"values": found.values, "unchecked": found.unchecked, "refused": refused})
+    else:
+        out.print(f"{found.values:,} stored values were opened, and are what their tokens stand for")
+    if found.unchecked:
+        notes.print(f"note: {found.unchecked:,} of them open, and no key at hand shows whether they are their tokens'")
+    for error in found.refused:
+        notes.print(
+            f"error: {error}; `loginpipe pii discard` deletes it, so that the value is sealed again", markup=False
+        )
+    if found.refused:
+        raise typer.Exit(1)
 
 
 def _few(fingerprints: list[str]) -> str:

@@ -46,7 +46,14 @@ def backfill(
         pending = count_to_fill(connection, field)
         done = Backfill()
         if pending:
-            bulk = bulk_request(connection, Reason(purpose, ticket), request, "loginpipe extras backfill")
+            bulk = bulk_request(
+                connection,
+                Reason(purpose, ticket),
+                request,
+                kind="backfill",
+                most=pending,
+                command="loginpipe extras backfill",
+            )
             task = bar.add_task("opening", total=pending)
             done = fill(connection, opener, field, bulk, lambda more: bar.advance(task, more))
     if as_json:

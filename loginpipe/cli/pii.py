@@ -5,6 +5,7 @@ Each custodian connects with a login of their own, in LOGINPIPE_DATABASE_URL: th
 
 import csv
 from contextlib import nullcontext
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,6 +33,7 @@ from loginpipe.common.settings import load_settings
 
 if TYPE_CHECKING:
     from loginpipe.custody.access import Reason
+    from loginpipe.custody.erasure import Erasure
     from loginpipe.custody.recovery import Recovery
     from loginpipe.postgres.connections import Connection
 
@@ -41,7 +43,7 @@ Tokens = Annotated[list[str], typer.Argument(help="Tokens as in user_logins, or 
 VALUES_MOST = 10
 """Values that are recovered in one go unless more are asked for."""
 
-_COLUMNS = ("token", "field", "value")
+_COLUMNS = ("token", "field", "value", "checked_by")
 
 
 class Switch(StrEnum):
@@ -57,11 +59,10 @@ def request(tokens: Tokens, *, purpose: Purpose, ticket: Ticket, as_json: Json =
 
     Example: loginpipe pii request ip.v1.… --purpose "account takeover, user informed" --ticket SEC-1234
     """
-    from loginpipe.custody.access import Reason
-    from loginpipe.custody.recovery import request_recovery
+    from loginpipe.custody.access import Reason, request_access
 
     with connect_to_warehouse(load_settings()) as connection:
-        made = request_recovery(connection, tokens, Reason(purpose, ticket))
+        made = request_access(connection, list(dict.fromkeys(tokens)), Reason(purpose, ticket))
     if as_json:
         print_json({"request": made.request_id, "needs_approval": made.needs_approval})
         return
@@ -127,7 +128,7 @@ def recover(
     with connect_to_warehouse(settings) as connection, private_output(output) if output else nullcontext() as file:
         checks = load_token_checks(settings, connection)
         request_id = given or _requested(connection, what, reason)
-        recovery = recover_values(connection, request_id, opener, checks, asked=asked, most=most)
+        recovery = recover_values(connection, request_id, opener, checks, most=most)
         if not recovery.recovered:
             # The file goes again with the error.
             _report(recovery, request_id, output, as_json=as_json)
@@ -138,50 +139,83 @@ def recover(
 
 @app.command()
 def erase(
-    user_id: Annotated[str, typer.Argument(help="As in user_logins.")],
+    user_id: Annotated[str | None, typer.Argument(help="As in user_logins.")] = None,
     *,
-    purpose: Purpose,
-    ticket: Ticket,
+    purpose: Annotated[str | None, typer.Option(help=PURPOSE_HELP)] = None,
+    ticket: Annotated[str | None, typer.Option(help=TICKET_HELP)] = None,
+    request: Annotated[
+        UUID | None,
+        typer.Option("--request", help="An erasure that was requested and is approved, in place of a user."),
+    ] = None,
+    private_key: PrivateKeys = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether it is meant.")] = False,
     as_json: Json = False,
 ) -> None:
     """Erase a user: their logins, what only these can be recovered from, and whatever they sent before and comes later.
 
-    It cannot be undone, and there is no trial run: looking what would go would be an access without a record.
+    It is on record before anything is looked up, and cannot be undone. Where a rotation of the token key has given the
+    user's tokens aliases, the private key is needed: each alias is verified by the value itself.
 
     Example: loginpipe pii erase 424cdd21-063a-43a7-b91b-7ca1a833afae --purpose "request by the user" --ticket DPO-77
     """
-    from loginpipe.custody.access import Reason
-    from loginpipe.custody.erasure import LIMITS
     from loginpipe.custody.erasure import erase as erase_user
-    from loginpipe.postgres.archive import count_dropped
+    from loginpipe.custody.erasure import request_erasure
 
+    reason = _reason(purpose, ticket)
+    if (user_id is None) == (request is None) or (reason is None) == (request is None):
+        raise LoginpipeError("whom to erase is not clear: give a user id with --purpose and --ticket, or --request")
     settings = load_settings()
     with connect_to_warehouse(settings) as connection:
-        tombstones = load_known_token_keys(settings, connection).tombstones(user_id)
+        keys = load_known_token_keys(settings, connection)
         if not yes:
             typer.confirm("This cannot be undone. Erase the user?", abort=True, err=True)
-        erasure = erase_user(connection, user_id, tombstones, Reason(purpose, ticket))
-        dropped = count_dropped(connection)
+        if user_id is not None and reason is not None:
+            made = request_erasure(connection, user_id, keys.tombstones(user_id), reason)
+            require_no_approval(made, f"run `loginpipe pii erase --request {made.request_id}`")
+            request = made.request_id
+        assert request is not None  # noqa: S101  one of both was given
+        erasure = erase_user(connection, request, keys, lambda: load_private_keys(settings, private_key))
     if as_json:
-        print_json(
-            {
-                "logins": erasure.logins,
-                "sealed_values": erasure.sealed_values,
-                "key_versions": list(tombstones),
-                "archived_days_to_search": dropped,
-            }
-        )
+        print_json({"request": request, "key_versions": sorted(keys.field_keys), **asdict(erasure)})
         return
-    out.print(f"erased: {erasure.logins:,} logins, {erasure.sealed_values:,} sealed values")
-    if not erasure.logins:
-        notes.print("There was no login with that user id. What was sent before now is kept out all the same.")
-    if dropped:
-        notes.print(
-            f"{dropped:,} days are in the archive only. The next run of archive_logins searches their files for the "
-            "user, and writes those that have them again without."
-        )
-    notes.print(LIMITS)
+    _report_erasure(erasure)
+
+
+@app.command()
+def discard(
+    tokens: Tokens,
+    *,
+    purpose: Purpose,
+    ticket: Ticket,
+    private_key: PrivateKeys = None,
+    as_json: Json = False,
+) -> None:
+    """Delete sealed values that are not what their tokens stand for, so that they are sealed again when they come.
+
+    It opens them first, on the record, and deletes only what was planted or altered, or has no data key. Good values
+    stay. Of a value that does not come again nothing can be recovered any more; nothing could be before.
+
+    Example: loginpipe pii discard ip.v1.… --purpose "planted, found by the drill" --ticket SEC-1301
+    """
+    from loginpipe.custody.access import Reason, release, request_access
+    from loginpipe.custody.access import discard as discard_values
+    from loginpipe.custody.opening import DISCARDED, DataKeys, open_released
+
+    settings = load_settings()
+    opener = load_private_keys(settings, private_key)
+    with connect_to_warehouse(settings) as connection:
+        checks = load_token_checks(settings, connection)
+        made = request_access(connection, list(dict.fromkeys(tokens)), Reason(purpose, ticket))
+        require_no_approval(made, "request again")
+        released = release(connection, made.request_id)
+        opening = open_released([r for r in released.found if r.value.subject in tokens], DataKeys(opener), checks)
+        bad = [error for error in opening.refused if error.fault in DISCARDED and error.subject]
+        discarded = discard_values(connection, made.request_id, [str(error.subject) for error in bad]) if bad else 0
+    if as_json:
+        faults = [{"token": error.subject, "fault": error.fault} for error in bad]
+        print_json({"request": made.request_id, "discarded": discarded, "faults": faults})
+    else:
+        out.print(f"{discarded} of {len(tokens)} values were not what their tokens stand for, and are deleted")
 
 
 app.command()(custody.rotate)
@@ -211,6 +245,31 @@ def second_person(
 app.add_typer(custody.audit, name="audit")
 
 
+def _report_erasure(erasure: "Erasure") -> None:
+    from loginpipe.custody.erasure import LIMITS
+
+    out.print(f"erased: {erasure.logins:,} logins, {erasure.sealed_values:,} sealed values")
+    if not erasure.logins:
+        notes.print("There was no login with that user id. What was sent before now is kept out all the same.")
+    for token in erasure.kept:
+        notes.print(f"note: {token} is shared with logins of others, so its value stays", markup=False)
+    for token in erasure.planted:
+        notes.print(f"warning: {token} was planted as an alias of a token of the user, and stays", markup=False)
+    for token in erasure.unverified:
+        notes.print(
+            f"warning: {token} is an alias of a token of the user by no key at hand: what it stands for stays",
+            markup=False,
+        )
+    if erasure.dropped:
+        first, last = erasure.dropped
+        notes.print(
+            f"Some days from {first} to {last} are in the archive only. The next run of archive_logins searches their "
+            "files for the user, and writes those that have them again without. Values of such logins stay sealed in "
+            "the vault, and can be opened."
+        )
+    notes.print(LIMITS)
+
+
 def _reason(purpose: str | None, ticket: str | None) -> "Reason | None":
     from loginpipe.custody.access import Reason
 
@@ -230,16 +289,16 @@ def _request_id(what: list[str]) -> UUID:
 
 
 def _requested(connection: "Connection", tokens: list[str], reason: "Reason | None") -> UUID:
-    from loginpipe.custody.recovery import request_recovery
+    from loginpipe.custody.access import request_access
 
     assert reason is not None  # noqa: S101  else there is a request already
-    made = request_recovery(connection, tokens, reason)
+    made = request_access(connection, list(dict.fromkeys(tokens)), reason)
     require_no_approval(made, f"run `loginpipe pii recover {made.request_id}`")
     return made.request_id
 
 
-def _rows(recovery: "Recovery") -> list[tuple[str, str, str]]:
-    return [(value.subject, value.field_name, value.text) for value in recovery.recovered]
+def _rows(recovery: "Recovery") -> list[tuple[str, ...]]:
+    return [(value.subject, value.field_name, value.text, value.checked_by) for value in recovery.recovered]
 
 
 def _report(recovery: "Recovery", request_id: UUID, output: Path | None, *, as_json: bool) -> None:

@@ -118,7 +118,14 @@ def replay(
         rejects = find_rejects(connection, RejectFilter(reason=reason, since=_utc(since), until=_utc(until)))
         counts = ReplayCounts()
         if rejects:
-            bulk = bulk_request(connection, AccessReason(purpose, ticket), request, "loginpipe rejects replay")
+            bulk = bulk_request(
+                connection,
+                AccessReason(purpose, ticket),
+                request,
+                kind="replay",
+                most=len(rejects),
+                command="loginpipe rejects replay",
+            )
             task = bar.add_task("replaying", total=len(rejects))
             counts = replay_rejects(
                 connection,

@@ -4,14 +4,19 @@ The database decides, and keeps a record of what it granted and of what it refus
 own, committed also when it was refused: a release is granted only for a request that was committed before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 from loginpipe.common.errors import AccessRefusedError, LoginpipeError
+from loginpipe.masking.compat import schemes_of
 from loginpipe.masking.sealing import SealedValue, WrappedDataKey
-from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.masking.tokens import PREFIXES, token_pattern
+from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.copy import copy_rows
+from loginpipe.postgres.statements import statement
 
 SUBJECTS_MOST = 256
 """Tokens and message ids in one request."""
@@ -19,8 +24,13 @@ SUBJECTS_MOST = 256
 REFUSALS = {
     "purpose_too_short": "a purpose of at least 10 characters is wanted: say why the values are needed",
     "no_ticket": "a ticket is wanted: name the one that asks for this",
-    "too_many_subjects": f"a request is for {SUBJECTS_MOST} tokens at most, their aliases included: split it",
-    "no_subjects": "what was asked for is neither a token nor a message id: take it from the table as it is",
+    "reason_too_long": "a purpose has at most 1,000 characters, and a ticket 200: shorten them",
+    "too_many_subjects": f"a request is for {SUBJECTS_MOST} tokens at most: split it",
+    "no_subjects": (
+        "what was asked for is neither a token nor the id of a message with something sealed: take it from the table "
+        "as it is"
+    ),
+    "no_kind": "a bulk request is to rotate, replay or backfill, for a number of values: this is a bug, report it",
     "unknown_request": "there is no such request: `loginpipe pii request` makes one",
     "of_another_role": "another role made the request, and it is released to that one only: request it yourself",
     "expired": "the request is too old: it is good for 15 minutes, or for 24 hours to be approved; request again",
@@ -29,8 +39,11 @@ REFUSALS = {
     "needs_approval": "the request wants a second person: let another custodian run `loginpipe pii approve` on it",
     "own_request": "the request is your own: let another custodian approve it",
     "approved_before": "the request was approved before: `loginpipe pii recover` is what comes next",
-    "bulk_request": "a bulk request releases nothing itself: give it to `loginpipe pii rotate` or `rejects replay`",
+    "bulk_request": "a bulk request releases nothing itself: give it to the command that it was made for",
     "unusable_parent": "the bulk request is not yours, none, or more than 24 hours old: make another",
+    "out_of_scope": "the bulk request is for something else, or for fewer values: make another",
+    "of_an_erasure": "the request is for an erasure: `loginpipe pii erase --request` carries it out",
+    "erased_before": "the erasure was carried out before, or was requested more than a day ago: request again",
 }
 """Refusal code → what happened and what to do."""
 
@@ -59,9 +72,17 @@ class Bulk:
     reason: Reason
 
 
+BulkKind: TypeAlias = Literal["rotate", "replay", "backfill"]
+"""What a bulk request is for: tokens of older versions, rejected messages, or messages with sealed extras."""
+
+
 @dataclass(frozen=True)
 class Released:
-    """A sealed value as released, and its data key wrapped for each of its recipients, sorted by fingerprint."""
+    """A sealed value as released, and its data key wrapped for each of its recipients, sorted by fingerprint.
+
+    Attributes:
+        data_keys: none where the vault has lost it, or the value was planted.
+    """
 
     value: SealedValue
     data_keys: tuple[WrappedDataKey, ...]
@@ -72,26 +93,95 @@ class Released:
         return [data_key.recipient for data_key in self.data_keys]
 
 
+def require_subjects(subjects: Iterable[str]) -> None:
+    """Refuse what has not the form of a token or a message id, before it is sent: a clear value may be among it.
+
+    Raises:
+        LoginpipeError: something has another form.
+    """
+    for subject in subjects:
+        if not (_is_token(subject) or is_message_id(subject) or schemes_of(subject)):
+            raise LoginpipeError(
+                "what was asked for is neither a token nor a message id, and nothing was sent: take it from the table "
+                "as it is"
+            )
+
+
+def _is_token(subject: str) -> bool:
+    return any(token_pattern(name).fullmatch(subject) for name in PREFIXES)
+
+
+def is_message_id(subject: str) -> bool:
+    """Say whether a subject is a message's id, as the database writes it, and not a token of some scheme."""
+    try:
+        return str(UUID(subject)) == subject
+    except ValueError:
+        return False
+
+
+def require_messages(connection: Connection, subjects: Iterable[str]) -> None:
+    """Refuse ids of messages that have nothing sealed: a device id that is a UUID looks the same.
+
+    Raises:
+        AccessRefusedError: there is one. The id itself is in no statement, and so in no log of the server.
+    """
+    ids = sorted(set(filter(is_message_id, subjects)))
+    if not ids:
+        return
+    with transaction(connection) as cursor:
+        cursor.execute(statement("create_asked_messages"))
+        copy_rows(cursor, "asked_messages", ("message_id",), [ids])
+        cursor.execute(statement("count_unknown_messages"))
+        if cursor.fetchone() != (0,):
+            raise AccessRefusedError(REFUSALS["no_subjects"], "no_subjects")
+
+
 def request_access(
-    connection: Connection, subjects: Sequence[str] | None, reason: Reason, under: UUID | None = None
+    connection: Connection, subjects: Sequence[str], reason: Reason, under: UUID | None = None
 ) -> Request:
     """Put on record what is to be seen and why.
 
     Args:
         connection: with no transaction open.
-        subjects: tokens and message ids; None for a bulk request, under which others are made for 24 hours.
+        subjects: tokens and message ids.
         reason: why.
         under: the bulk request that this one belongs to.
 
     Raises:
         AccessRefusedError: with the refusal code.
+        LoginpipeError: a subject has not the form of one; nothing was sent.
     """
-    wanted = list(subjects) if subjects is not None else None
-    ((request_id, refusal, needs_approval),) = called(
+    require_subjects(subjects)
+    if under is None:
+        require_messages(connection, subjects)
+    return _requested(
         connection,
         "SELECT request_id::text, refusal, needs_approval FROM vault.request_access(%s::text[], %s, %s, %s::uuid)",
-        (wanted, reason.purpose, reason.ticket, str(under) if under else None),
+        (list(subjects), reason.purpose, reason.ticket, str(under) if under else None),
     )
+
+
+def request_bulk(connection: Connection, kind: BulkKind, most: int, reason: Reason) -> Request:
+    """Put on record that many values are to be seen, in requests of their own for 24 hours.
+
+    Args:
+        connection: with no transaction open.
+        kind: what for; requests for anything else are refused.
+        most: for how many values.
+        reason: why.
+
+    Raises:
+        AccessRefusedError: with the refusal code.
+    """
+    return _requested(
+        connection,
+        "SELECT request_id::text, refusal, needs_approval FROM vault.request_access(NULL, %s, %s, NULL, %s, %s)",
+        (reason.purpose, reason.ticket, kind, most),
+    )
+
+
+def _requested(connection: Connection, query: str, parameters: tuple[object, ...]) -> Request:
+    ((request_id, refusal, needs_approval),) = called(connection, query, parameters)
     refuse(refusal)
     return Request(UUID(request_id), bool(needs_approval))
 
@@ -106,34 +196,70 @@ def approve(connection: Connection, request_id: UUID) -> None:
     refuse(refusal)
 
 
-def release(connection: Connection, request_id: UUID) -> list[Released]:
-    """Return what a request is for, sealed as it is: once. What is not there does not appear.
+@dataclass(frozen=True)
+class Release:
+    """What a request is for.
+
+    Attributes:
+        places: each thing asked for, in order → where it may be sealed: under itself, and under its aliases.
+        found: the sealed values there.
+    """
+
+    places: Mapping[str, tuple[str, ...]]
+    found: tuple[Released, ...]
+
+
+def release(connection: Connection, request_id: UUID) -> Release:
+    """Return what a request is for, sealed as it is: once.
 
     Raises:
         AccessRefusedError: with the refusal code.
     """
-    rows = called(
-        connection,
-        'SELECT refusal, subject, field, data_key_id::text, "position", ciphertext, recipients, wrapped_keys '
-        "FROM vault.release(%s::uuid)",
-        (str(request_id),),
-    )
-    released = []
-    for refusal, subject, field_name, key, position, ciphertext, recipients, wrapped_keys in rows:
-        refuse(refusal)
-        data_keys = zip(recipients, wrapped_keys, strict=True)
-        released.append(
-            Released(
-                SealedValue(subject, field_name, UUID(key), position, bytes(ciphertext)),
-                tuple(WrappedDataKey(UUID(key), recipient, bytes(wrapped)) for recipient, wrapped in data_keys),
+    rows = called(connection, f"SELECT {RELEASED} FROM vault.release(%s::uuid)", (str(request_id),))  # noqa: S608
+    refuse(rows[0][0] if rows else None)
+    return read_release(rows)
+
+
+RELEASED = 'refusal, asked, subject, field, data_key_id::text, "position", ciphertext, recipients, wrapped_keys'
+"""The columns of ``vault.release`` and ``vault.release_for_erasure``."""
+
+
+def read_release(rows: Iterable[tuple[Any, ...]]) -> Release:
+    """Return what rows of `RELEASED` hold; there is no value in a row without a ciphertext."""
+    places: dict[str, tuple[str, ...]] = {}
+    found = []
+    for _, asked, subject, field_name, key, position, ciphertext, recipients, wrapped_keys in rows:
+        places[asked] = (*places.get(asked, ()), subject)
+        if ciphertext is not None:
+            data_keys = zip(recipients, wrapped_keys, strict=True)
+            found.append(
+                Released(
+                    SealedValue(subject, field_name, UUID(key), position, bytes(ciphertext)),
+                    tuple(WrappedDataKey(UUID(key), recipient, bytes(wrapped)) for recipient, wrapped in data_keys),
+                )
             )
-        )
-    return released
+    return Release(places, tuple(found))
 
 
-def release_under(connection: Connection, bulk: Bulk, subjects: Sequence[str]) -> list[Released]:
+def release_under(connection: Connection, bulk: Bulk, subjects: Sequence[str]) -> tuple[Released, ...]:
     """Request values under a bulk request, and have them released: as `request_access` and `release`."""
-    return release(connection, request_access(connection, subjects, bulk.reason, bulk.request_id).request_id)
+    made = request_access(connection, subjects, bulk.reason, bulk.request_id)
+    return release(connection, made.request_id).found
+
+
+def discard(connection: Connection, request_id: UUID, tokens: Sequence[str]) -> int:
+    """Delete sealed values of a release that are not what their tokens stand for; return how many.
+
+    Raises:
+        AccessRefusedError: with the refusal code.
+    """
+    ((refusal, discarded),) = called(
+        connection,
+        "SELECT refusal, discarded FROM vault.discard_values(%s::uuid, %s::text[])",
+        (str(request_id), list(tokens)),
+    )
+    refuse(refusal)
+    return int(discarded)
 
 
 def set_second_person(connection: Connection, *, required: bool, ticket: str) -> None:
@@ -147,20 +273,36 @@ def set_second_person(connection: Connection, *, required: bool, ticket: str) ->
     called(connection, "SELECT vault.set_second_person(%s, %s)", (required, ticket))
 
 
+@contextmanager
+def custody_transaction(connection: Connection) -> Iterator[Cursor]:
+    """Open a transaction as the functions of the vault demand it; give a cursor. Raises as `transaction` does."""
+    with transaction(connection) as cursor:
+        # A role or a database may have another isolation level as its default.
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        yield cursor
+
+
 def called(connection: Connection, query: str, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
     """Call a function of the vault in a transaction of its own, and return its rows.
 
     Raises:
         LoginpipeError: a parameter is no text that a database can hold.
     """
-    with transaction(connection) as cursor:
-        # The functions demand it, and a role or a database may have another one as its default.
-        cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-        try:
-            cursor.execute(query, parameters)
-        except ValueError:
-            raise LoginpipeError("what was given is no Unicode text, or has a NUL in it: type it again") from None
-        return cursor.fetchall()
+    with custody_transaction(connection) as cursor:
+        return fetched(cursor, query, parameters)
+
+
+def fetched(cursor: Cursor, query: str, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
+    """Call a function of the vault, and return its rows.
+
+    Raises:
+        LoginpipeError: a parameter is no text that a database can hold.
+    """
+    try:
+        cursor.execute(query, parameters)
+    except ValueError:
+        raise LoginpipeError("what was given is no Unicode text, or has a NUL in it: type it again") from None
+    return cursor.fetchall()
 
 
 def refuse(code: str | None) -> None:

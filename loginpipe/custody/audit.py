@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from loginpipe.common.errors import AuditError
+from loginpipe.custody.access import require_subjects
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
 
@@ -22,7 +23,7 @@ FIRST_HASH = bytes(32)
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry of the access log, as it is stored. Ids are text."""
+    """An entry of the access log, as it is stored. Ids are text; subjects are a list, however they are stored."""
 
     seq: int
     at: datetime
@@ -165,9 +166,16 @@ class EntryFilter:
 
 
 def find_entries(connection: Connection, wanted: EntryFilter) -> list[Entry]:
-    """Return entries, the newest first."""
+    """Return entries, the newest first.
+
+    Raises:
+        LoginpipeError: what they are to be about has not the form of a token or message id; nothing was sent.
+    """
+    if wanted.token is not None:
+        require_subjects([wanted.token])
     with transaction(connection) as cursor:
-        cursor.execute(statement("access_log_search"), asdict(wanted))
+        digest = sha256(wanted.token.encode()).hexdigest() if wanted.token is not None else None
+        cursor.execute(statement("access_log_search"), {**asdict(wanted), "token_digest": digest})
         return [_entry(row) for row in cursor]
 
 

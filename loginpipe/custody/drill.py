@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pandas as pd
 
-from loginpipe.common.errors import LoginpipeError
+from loginpipe.common.errors import LoginpipeError, OpeningError
 from loginpipe.custody.access import Released, release
 from loginpipe.custody.opening import PRIVATE_KEY_OPTION, DataKeys, Opener, open_released
 from loginpipe.custody.token_checks import TokenChecks
@@ -18,6 +18,7 @@ from loginpipe.masking.mask import mask_logins, seal_originals
 from loginpipe.masking.sealing import SealKey
 from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.statements import statement
 from loginpipe.postgres.vault import insert_sealed
 
 # 2001:db8::/32, addresses that nobody has (RFC 3849).
@@ -93,8 +94,8 @@ def recover_canary(
         OpeningError: a value does not open, or is not what was sealed.
         DatabaseError, KeyFileError: the database, or KMS, is out of reach or refuses.
     """
-    released = release(connection, request_id)
-    wanted = canary.tokens if canary else [each.value.subject for each in released]
+    found = release(connection, request_id)
+    released, wanted = found.found, canary.tokens if canary else list(found.places)
     if not wanted or {each.value.subject for each in released} != set(wanted):
         raise LoginpipeError("recovery does not work: the canary was stored, and not all of it was released")
     recipients = released[0].recipients
@@ -118,6 +119,51 @@ def _compare(released: Sequence[Released], opener: Opener, checks: TokenChecks, 
             raise LoginpipeError("that request is for other values than a drill's: use `loginpipe pii recover`")
         if not opened.checked or (canary and opened.plaintext != canary.values[token]):
             raise LoginpipeError(f"recovery does not work: what opens for {token} is not the canary that was sealed")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What opening some of the vault's values showed.
+
+    Attributes:
+        values: how many were opened.
+        unchecked: those that open, with no key at hand that shows whether they are their tokens'.
+        refused: the errors of those that do not open or were planted.
+    """
+
+    values: int
+    unchecked: int
+    refused: list[OpeningError]
+
+
+def random_tokens(connection: Connection, number: int) -> list[str]:
+    """Return tokens of sealed values, drawn at random from pages drawn at random; fewer where there are no more.
+
+    Args:
+        connection: of a role that may read tokens, with no transaction open.
+        number: how many.
+    """
+    with transaction(connection) as cursor:
+        cursor.execute("SELECT reltuples FROM pg_class WHERE oid = 'vault.sealed_values'::regclass")
+        ((estimate,),) = cursor.fetchall()
+        # Many more than needed, from many pages: values that were sealed together are on one.
+        percent = min(100.0, 100.0 * 200 * number / estimate) if estimate > 0 else 100.0
+        cursor.execute(statement("random_tokens"), {"percent": percent, "number": number})
+        return [token for (token,) in cursor]
+
+
+def open_sample(connection: Connection, request_id: UUID, opener: Opener, checks: TokenChecks) -> Sample:
+    """Have values released, open them, and compare them with their tokens; nothing of them is given out.
+
+    Raises:
+        AccessRefusedError: the release was refused.
+        DatabaseError, KeyFileError: the database, or KMS, is out of reach or refuses.
+    """
+    found = release(connection, request_id)
+    own = [each for each in found.found if each.value.subject in found.places]
+    opening = open_released(own, DataKeys(opener), checks)
+    unchecked = sum(opened.checked is None for opened in opening.opened.values())
+    return Sample(len(opening.opened), unchecked, opening.refused)
 
 
 def _nobody() -> pd.DataFrame:

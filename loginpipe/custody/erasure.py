@@ -1,12 +1,33 @@
-"""Erasure of a user: logins, what only they can be recovered from, and a tombstone against what is sent again."""
+"""Erasure of a user: logins, what only they can be recovered from, and a tombstone against what is sent again.
+
+In two steps, both on the record. Aliases are written by the pipeline and may be planted: a false one would keep a value
+that must go, or delete one of somebody else. So each alias of the user's tokens is verified by the value itself.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import date
+from uuid import UUID
 
 from loginpipe.common.errors import LoginpipeError
-from loginpipe.custody.access import Reason, called, refuse
+from loginpipe.custody.access import (
+    RELEASED,
+    Reason,
+    Release,
+    Request,
+    called,
+    custody_transaction,
+    fetched,
+    read_release,
+    refuse,
+)
+from loginpipe.custody.opening import DataKeys, Fault, Opened, Opener, Opening, open_released
+from loginpipe.custody.token_checks import TokenChecks, canonical
+from loginpipe.logins.parsing import is_unicode
+from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.connections import Connection
+from loginpipe.postgres.copy import copy_rows
 
 LIMITS = (
     "What still holds them: the archive's files, until the next run of archive_logins (every night, 02:00 UTC; a "
@@ -21,14 +42,25 @@ LIMITS = (
 
 @dataclass(frozen=True)
 class Erasure:
-    """What was deleted."""
+    """What was deleted, and what was not.
+
+    Attributes:
+        kept: the user's tokens that other logins share; their values stay.
+        unverified: aliases of the user's tokens that no value and key at hand proves true; their values stay.
+        planted: aliases of the user's tokens that stand for another value; their values stay.
+        dropped: the first and last day that was dropped from the table, whose logins this did not reach.
+    """
 
     logins: int
     sealed_values: int
+    kept: tuple[str, ...] = ()
+    unverified: tuple[str, ...] = ()
+    planted: tuple[str, ...] = ()
+    dropped: tuple[date, date] | None = None
 
 
-def erase(connection: Connection, user_id: str, tombstones: Mapping[int, bytes], reason: Reason) -> Erasure:
-    """Delete a user's logins, the sealed values that nobody else shares, and record the tombstones; on the record.
+def request_erasure(connection: Connection, user_id: str, tombstones: Mapping[int, bytes], reason: Reason) -> Request:
+    """Put on record that a user is to be erased, and why. The id is in no statement, and in no log of the server.
 
     Args:
         connection: with no transaction open.
@@ -38,20 +70,122 @@ def erase(connection: Connection, user_id: str, tombstones: Mapping[int, bytes],
 
     Raises:
         AccessRefusedError: with the refusal code.
-        LoginpipeError: the user id is blank.
-        DatabaseError: as `transaction`; nothing was deleted.
+        LoginpipeError: the user id is blank, or no text that a database can hold.
+        DatabaseError: as `transaction`.
     """
     if not user_id.strip():
         raise LoginpipeError("the user id is blank: give the one in user_logins")
-    ((refusal, logins, sealed_values),) = called(
+    if "\x00" in user_id or not is_unicode(user_id):
+        raise LoginpipeError("the user id is no Unicode text, or has a NUL in it: type it again")
+    hexes = json.dumps({str(version): tombstone.hex() for version, tombstone in tombstones.items()})
+    with custody_transaction(connection) as cursor:
+        copy_rows(cursor, "vault.erasure_requests", ("user_id",), [[user_id]])
+        ((request_id, refusal, needs_approval),) = fetched(
+            cursor,
+            "SELECT request_id::text, refusal, needs_approval FROM vault.request_erasure(%s::jsonb, %s, %s)",
+            (hexes, reason.purpose, reason.ticket),
+        )
+    refuse(refusal)
+    return Request(UUID(request_id), bool(needs_approval))
+
+
+def erase(connection: Connection, request_id: UUID, keys: TokenKeys, opener: Callable[[], Opener]) -> Erasure:
+    """Carry out an erasure: delete the user's logins and the sealed values that nobody else shares; on the record.
+
+    Args:
+        connection: with no transaction open.
+        request_id: of `request_erasure`, by this role and committed.
+        keys: the token keys.
+        opener: gives the private keys; asked only where a token of the user has aliases.
+
+    Raises:
+        AccessRefusedError: with the refusal code.
+        OpeningError: a value is sealed for other private keys than those at hand; nothing was deleted.
+        DatabaseError: as `transaction`; nothing was deleted.
+    """
+    rows = called(
         connection,
-        "SELECT refusal, logins, sealed_values FROM vault.erase_user(%s, %s::jsonb, %s, %s)",
-        (
-            user_id,
-            json.dumps({str(version): tombstone.hex() for version, tombstone in tombstones.items()}),
-            reason.purpose,
-            reason.ticket,
-        ),
+        f"SELECT {RELEASED} FROM vault.release_for_erasure(%s::uuid)",  # noqa: S608
+        (str(request_id),),
+    )
+    refuse(rows[0][0] if rows else None)
+    found = read_release(rows)
+    verified = verify_aliases(found, opener, TokenChecks(keys))
+    values = verified.values
+    ((refusal, logins, sealed, kept, first, last),) = called(
+        connection,
+        "SELECT refusal, logins, sealed_values, kept, dropped_from, dropped_to "
+        "FROM vault.erase_user(%s::uuid, %s::text[], %s::text[], %s::text[])",
+        (str(request_id), list(values), list(values.values()), sorted({s for p in found.places.values() for s in p})),
     )
     refuse(refusal)
-    return Erasure(logins, sealed_values)
+    return Erasure(
+        logins,
+        sealed,
+        kept=tuple(sorted(kept)),
+        unverified=verified.unverified,
+        planted=verified.planted,
+        dropped=(first, last) if first else None,
+    )
+
+
+@dataclass(frozen=True)
+class VerifiedAliases:
+    """What the aliases of some tokens are worth.
+
+    Attributes:
+        values: token → a name of the value that it stands for, the same for tokens of one value. The tokens of every
+            version held are in it, whether an alias leads to them or not.
+        unverified, planted: aliases of which that is not known, and which stand for another value.
+    """
+
+    values: Mapping[str, str]
+    unverified: tuple[str, ...]
+    planted: tuple[str, ...]
+
+
+def verify_aliases(found: Release, opener: Callable[[], Opener], checks: TokenChecks) -> VerifiedAliases:
+    """Find out which aliases of tokens are true, by the values that are sealed under them.
+
+    Args:
+        found: the tokens, with their aliases and the values sealed under these.
+        opener: gives the private keys; asked only where there are values.
+        checks: the token keys.
+
+    Raises:
+        OpeningError: a value is sealed for other private keys than those at hand.
+    """
+    opening = open_released(found.found, DataKeys(opener()), checks) if found.found else Opening({}, [])
+    for error in opening.refused:
+        if error.fault == Fault.OTHER_RECIPIENT:
+            raise error
+    values: dict[str, str] = {}
+    unverified, planted = set(), set()
+    for token, family in found.places.items():
+        aliases = set(family) - {token}
+        opened = _value_of(token, family, opening, checks) if aliases else None
+        if opened is None:
+            unverified |= aliases
+            continue
+        value = canonical(opened.field_name, opened.plaintext)
+        made = checks.keys.tokens_of_every_version(opened.field_name, value) if checks.keys and value else []
+        name = made[-1] if made else token
+        values |= dict.fromkeys([token, *made], name)
+        for alias in aliases - set(made):
+            # Of a version that is not held: what is sealed under it tells.
+            if checks.fits(alias, opened.field_name, opened.plaintext) is False:
+                planted.add(alias)
+            elif alias in opening.opened and opening.opened[alias].plaintext == opened.plaintext:
+                values[alias] = name
+            else:
+                unverified.add(alias)
+    return VerifiedAliases(values, tuple(sorted(unverified)), tuple(sorted(planted)))
+
+
+def _value_of(token: str, family: tuple[str, ...], opening: Opening, checks: TokenChecks) -> Opened | None:
+    """Return the value of a token: what is sealed under it, or under an alias and gives the token; None if unknown."""
+    own = opening.opened.get(token)
+    if own is not None:
+        return own
+    others = (opening.opened[member] for member in family if member in opening.opened)
+    return next((each for each in others if checks.fits(token, each.field_name, each.plaintext)), None)

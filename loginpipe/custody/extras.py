@@ -11,6 +11,7 @@ from loginpipe.logins.extras import VERSION_FIELD, field_text
 from loginpipe.logins.parsing import LOGIN_FIELDS
 from loginpipe.logins.user_logins import COLUMN_NAMES
 from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.copy import copy_rows
 from loginpipe.postgres.statements import statement
 
 _OURS = frozenset({*LOGIN_FIELDS, *COLUMN_NAMES}) - {VERSION_FIELD}
@@ -102,6 +103,7 @@ def _fill(connection: Connection, name: str, texts: Mapping[str, str]) -> int:
     if not texts:
         return 0
     with transaction(connection) as cursor:
-        parameters = {"field": name, "message_ids": list(texts), "texts": list(texts.values())}
-        cursor.execute(statement("fill_extras"), parameters)
+        cursor.execute(statement("create_found_extras"))
+        copy_rows(cursor, "found_extras", ("message_id", "extras"), [list(texts), list(texts.values())])
+        cursor.execute(statement("fill_extras"), {"field": name})
         return cursor.rowcount

@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from loginpipe.common.errors import OpeningError
-from loginpipe.custody.access import Released
-from loginpipe.custody.token_checks import OF_MESSAGES, TokenChecks, is_message_id
+from loginpipe.custody.access import Released, is_message_id
+from loginpipe.custody.token_checks import OF_MESSAGES, TokenChecks
 from loginpipe.masking.sealing import DATA_KEY_BYTES, OAEP, SealedValue, WrappedDataKey, associated_data, nonce, unpad
 
 PRIVATE_KEY_OPTION = "--private-key"
@@ -22,6 +22,8 @@ class Fault(StrEnum):
 
     OTHER_RECIPIENT = "other_recipient"
     """Its data key was wrapped for other keys than the ones at hand: nothing is wrong with it."""
+    NO_DATA_KEY = "no_data_key"
+    """The vault has no data key for it: that was lost, or the value was planted."""
     CHANGED = "changed"
     """It, its data key or what it is bound to is not what was sealed."""
     PLANTED = "planted"
@@ -30,6 +32,10 @@ class Fault(StrEnum):
     """It is a good value of the alias, which is none of this token's."""
     UNCHECKED = "unchecked"
     """It opens, and the key that would show whether it is the token's is not at hand."""
+
+
+DISCARDED = frozenset({Fault.NO_DATA_KEY, Fault.CHANGED, Fault.PLANTED})
+"""Faults of values that nothing can be recovered from, whoever tries."""
 
 
 def unwrap(data_key: WrappedDataKey, private_key: rsa.RSAPrivateKey) -> bytes:
@@ -125,6 +131,13 @@ class DataKeys:
             OpeningError, KeyFileError: as `Opener.unwrap`.
         """
         key_id = released.value.data_key_id
+        if not released.data_keys:
+            raise OpeningError(
+                f"the sealed {released.value.field_name} of {released.value.subject} has no data key, so that nothing "
+                "opens it: the key was lost, or the value was planted; see docs/security.md",
+                Fault.NO_DATA_KEY,
+                released.value.subject,
+            )
         if key_id not in self._found:
             try:
                 self._found[key_id] = self._opener.unwrap(released.data_keys)
@@ -159,7 +172,7 @@ class Opening:
 
 
 def open_released(released: Sequence[Released], data_keys: DataKeys, checks: TokenChecks) -> Opening:
-    """Open values, each independently of the others.
+    """Open values, each independently of the others, and once, whatever it was found for.
 
     Returns:
         Refused are values with one of the faults of `Fault`, but `UNCHECKED`, which the caller has to decide on.
@@ -168,7 +181,7 @@ def open_released(released: Sequence[Released], data_keys: DataKeys, checks: Tok
         KeyFileError: KMS is unreachable, or refuses.
     """
     opened, refused = {}, []
-    for each in released:
+    for each in {each.value.subject: each for each in released}.values():
         try:
             opened[each.value.subject] = _opened(each, data_keys.of(each), checks)
         except OpeningError as error:

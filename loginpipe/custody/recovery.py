@@ -9,9 +9,9 @@ from typing import TextIO
 from uuid import UUID
 
 from loginpipe.common.errors import LoginpipeError, OpeningError
-from loginpipe.custody.access import Reason, Request, release, request_access
+from loginpipe.custody.access import release
 from loginpipe.custody.opening import DataKeys, Fault, Opened, Opener, Opening, open_released
-from loginpipe.custody.token_checks import OF_MESSAGES, Families, TokenChecks, read_families
+from loginpipe.custody.token_checks import OF_MESSAGES, Families, TokenChecks
 from loginpipe.postgres.connections import Connection
 
 
@@ -28,6 +28,13 @@ class Recovered:
     field_name: str
     plaintext: bytes = field(repr=False)
     by_alias: bool = False
+
+    @property
+    def checked_by(self) -> str:
+        """What shows that it is the value: the token, an alias of it, or the message that it was sealed for."""
+        if self.field_name in OF_MESSAGES:
+            return "message"
+        return "alias" if self.by_alias else "token"
 
     @property
     def text(self) -> str:
@@ -49,24 +56,7 @@ class Recovery:
     missing: list[str]
 
 
-def request_recovery(connection: Connection, subjects: Sequence[str], reason: Reason) -> Request:
-    """Request values, each also under the aliases of its token: one may be sealed under any of them.
-
-    Raises:
-        AccessRefusedError: with the refusal code.
-    """
-    return request_access(connection, read_families(connection, subjects).of_all(subjects), reason)
-
-
-def recover(
-    connection: Connection,
-    request_id: UUID,
-    opener: Opener,
-    checks: TokenChecks,
-    *,
-    asked: Sequence[str] | None = None,
-    most: int,
-) -> Recovery:
+def recover(connection: Connection, request_id: UUID, opener: Opener, checks: TokenChecks, *, most: int) -> Recovery:
     """Have a request released, and open what it is for.
 
     Args:
@@ -74,8 +64,7 @@ def recover(
         request_id: a committed request of this role.
         opener: the private keys.
         checks: the keys to make tokens again with.
-        asked: what the request is for; None where only the database knows: then every token of each value is given.
-        most: of values to open.
+        most: of values to give out: one for each thing asked for, whatever its aliases lead to.
 
     Raises:
         AccessRefusedError: the release was refused.
@@ -83,16 +72,14 @@ def recover(
         DatabaseError, KeyFileError: the database, or KMS, is out of reach or refuses.
     """
     released = release(connection, request_id)
-    tokens = [each.value.subject for each in released]
-    families = read_families(connection, asked if asked is not None else tokens)
-    values = len({families.of(token) for token in tokens})
-    if values > most:
+    asked = list(released.places)
+    if len(asked) > most:
         raise LoginpipeError(
-            f"the request is for {values} values, which is more than {most}: none was opened; request again, and give "
-            f"--most {values}"
+            f"the request is for {len(asked)} values, which is more than {most}: none was opened; request again, and "
+            f"give --most {len(asked)}"
         )
-    opening = open_released(released, DataKeys(opener), checks)
-    return resolve(families.of_all(tokens) if asked is None else asked, opening, families, checks)
+    opening = open_released(released.found, DataKeys(opener), checks)
+    return resolve(asked, opening, Families(released.places), checks)
 
 
 def resolve(asked: Sequence[str], opening: Opening, families: Families, checks: TokenChecks) -> Recovery:

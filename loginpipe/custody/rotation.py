@@ -1,8 +1,10 @@
-"""The custodian's part of a rotation of the token key: values that do not come back by themselves.
+"""The custodian's part of a rotation of the token key: values that do not come back, and aliases that are not verified.
 
-The pipeline writes an alias for each value that it sees again. The others are opened here, a batch at a time, sealed
-under the token of the current version, and given their alias. A batch is written as a whole or not at all, and what is
-written is not looked at again: so it can be killed at any point and begun anew, and two at once do some work twice.
+The pipeline writes an alias for each value that it sees again, and whoever has its login can write a false one. So
+every value of an older version is opened here once, a batch at a time: it is sealed under the token of the current
+version unless it is already, and its alias is written or corrected, and marked as verified. A batch is written as a
+whole or not at all, and what is verified is not opened again: so it can be killed at any point and started again, and
+two at once do some work twice.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -17,7 +19,8 @@ from loginpipe.masking.tokens import PREFIXES, TokenKeys
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.erasures import hold_off_erasures
 from loginpipe.postgres.statements import statement
-from loginpipe.postgres.vault import insert_aliases, insert_sealed, known_tokens
+from loginpipe.postgres.token_keys import check_token_keys
+from loginpipe.postgres.vault import insert_sealed, known_tokens, verify_aliases
 
 
 @dataclass
@@ -26,24 +29,31 @@ class Rotation:
 
     Attributes:
         rotated: tokens that lead to one of the current version now.
-        sealed: values that were sealed anew; the pipeline had sealed the others meanwhile.
+        sealed: values that were sealed again; the pipeline had sealed the others meanwhile.
+        corrected: aliases that led to the token of another value; they were planted.
         unchecked: those of the rotated that were of a lost version, so that nothing shows whether they are the token's.
         refused: the errors of values that do not open or may not be believed; they stay as they are.
     """
 
     rotated: int = 0
     sealed: int = 0
+    corrected: int = 0
     unchecked: int = 0
     refused: list[OpeningError] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class _Renewed:
-    """A value under a token of an older version, its token of the current one, and the aliases that lead there."""
+    """A value under a token of an older version, its token of the current one, and the aliases that lead there.
+
+    Attributes:
+        corrects: its alias led to the token of another value.
+    """
 
     value: Opened
     new: str
     aliases: Sequence[tuple[str, str]]
+    corrects: bool
 
 
 def rotate(
@@ -56,7 +66,7 @@ def rotate(
     lost: Collection[int] = (),
     progress: Callable[[int], None] = lambda _: None,
 ) -> Rotation:
-    """Give every sealed value a token of the current version, and its older ones an alias to that.
+    """Give every sealed value a token of the current version, and its older ones a verified alias to that.
 
     Args:
         connection: of a role that is custodian and writer, with no transaction open.
@@ -73,6 +83,8 @@ def rotate(
         OpeningError: a data key is for none of the private keys.
         DatabaseError: as `transaction`. What was written before any of these stays.
     """
+    # An alias leads to a version that is in use.
+    check_token_keys(connection, keys)
     done, data_keys, checks, after = Rotation(), DataKeys(opener), TokenChecks(keys), ""
     while batch := tokens_to_rotate(connection, keys.current, after, SUBJECTS_MOST):
         _require_versions(batch, {*keys.field_keys, *lost})
@@ -83,6 +95,7 @@ def rotate(
                 raise error
         renewed = _renewed(opening, families, keys, checks, done.refused)
         done.sealed += _write(connection, renewed, recipients)
+        done.corrected += sum(each.corrects for each in renewed)
         done.rotated += len(renewed)
         done.unchecked += sum(not each.value.checked for each in renewed)
         done.refused += opening.refused
@@ -111,22 +124,12 @@ def _renewed(
             refused.append(planted(opened.subject, opened.field_name))
             continue
         (new,) = keys.tokens(opened.field_name, [value])
-        family = [member for member in families.of(opened.subject) if member != new]
-        strangers = [m for m in family if checks.fits(m, opened.field_name, opened.plaintext) is False]
-        if strangers:
-            refused.append(_alias_planted(opened, strangers[0]))
-            continue
-        aliases = [(member, new) for member in family]
-        renewed.append(_Renewed(opened, new, aliases))
+        family = families.of(opened.subject)
+        # What an alias says is believed of the others only where the value bears it out, or no key can tell.
+        strangers = {m for m in family if checks.fits(m, opened.field_name, opened.plaintext) is False}
+        aliases = [(member, new) for member in family if member != new and member not in strangers]
+        renewed.append(_Renewed(opened, new, aliases, corrects=family[0] in strangers))
     return renewed
-
-
-def _alias_planted(opened: Opened, stranger: str) -> OpeningError:
-    return OpeningError(
-        f"an alias of {opened.subject} was planted: {stranger} stands for another value; see docs/security.md",
-        Fault.ALIAS_PLANTED,
-        opened.subject,
-    )
 
 
 def _write(connection: Connection, renewed: Sequence[_Renewed], recipients: Sequence[SealKey]) -> int:
@@ -149,7 +152,7 @@ def _write(connection: Connection, renewed: Sequence[_Renewed], recipients: Sequ
             ),
         )
         aliases = {old: new for each in renewed if each.value.subject in there for old, new in each.aliases}
-        insert_aliases(cursor, list(aliases.items()))
+        verify_aliases(cursor, list(aliases.items()))
     return inserted
 
 
@@ -157,7 +160,7 @@ _ALL = None
 
 
 def tokens_to_rotate(connection: Connection, version: int, after: str = "", most: int | None = _ALL) -> list[str]:
-    """Return tokens of sealed values of older versions that have no alias to the version yet, in order.
+    """Return tokens of sealed values of older versions that have no verified alias to the version yet, in order.
 
     Args:
         connection: of a role that may read tokens, with no transaction open.

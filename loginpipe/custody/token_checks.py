@@ -7,7 +7,6 @@ it leads to a value and proves nothing: what is found by one is checked.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from uuid import UUID
 
 from loginpipe.logins.canonical import canonical_address
 from loginpipe.masking.compat import SALTED, CompatMasking, schemes_of
@@ -65,14 +64,6 @@ def token_version(token: str) -> int | None:
     if any(token_pattern(name).fullmatch(token) for name in PREFIXES):
         return int(token.split(".")[1].removeprefix("v"))
     return None
-
-
-def is_message_id(subject: str) -> bool:
-    """Say whether a subject is a message's id, as the database writes it, and not a token of some scheme."""
-    try:
-        return str(UUID(subject)) == subject
-    except ValueError:
-        return False
 
 
 @dataclass(frozen=True)

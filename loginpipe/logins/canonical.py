@@ -14,6 +14,8 @@ _INVISIBLE = dict.fromkeys(
     [0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF]
 )  # fmt: skip
 
+_DOTS_OF_IPV4 = 3
+
 _WITH_PORT = re.compile(r"(?:([0-9.]+)|\[([^\[\]]*:[^\[\]]*)\])(?::([0-9]{1,5}))?")
 _MAX_PORT = 65_535
 
@@ -77,6 +79,11 @@ def is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_no_address(text: str) -> bool:
+    """Return whether a text is none of what `canonical_address` accepts; most are told by their shape."""
+    return (":" not in text and text.count(".") < _DOTS_OF_IPV4) or not is_address(text)
 
 
 # In a list of addresses, how many are tried and how long each may be: the text may be a mebibyte.

@@ -27,6 +27,9 @@ _VERSION = r"^(?:[0-9]{1,3}|1[0-9]{3}|20[0-9]{2}|21[0-3][0-9]|214[0-6])(?:\.[0-9
 _FORMS: Mapping[str, Mapping[str, Any]] = {
     "ip": {"pattern": "^[0-9A-Fa-f.:]+$", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]},
     "app_version": {"pattern": _VERSION},
+    # No address: none has so few dots, and no colon.
+    "device_type": {"pattern": r"^(?!$)(?:[^\u0000:.]*\.){0,2}[^\u0000:.]*$"},
+    "locale": {"pattern": r"^(?:[^\u0000:.]*\.){0,2}[^\u0000:.]*$"},
 }
 
 _MAX_INTEGER = 2**63 - 1
@@ -48,7 +51,10 @@ def event_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Login event",
-        "description": "What loginpipe takes from the queue: one object a message.",
+        "description": (
+            "What loginpipe takes from the queue: one object a message. Its address and its device id are in no other "
+            "field of it."
+        ),
         "type": "object",
         "properties": {name: _property(name) for name in LOGIN_FIELDS},
         "required": [name for name in LOGIN_FIELDS if not _accepts({}, name)],

@@ -32,6 +32,8 @@ class Reason(StrEnum):
     ADDRESS_LIST = "address_list"
     """Several addresses, or an array: which of them is the sender's depends on the proxies between."""
     INVALID_VERSION = "invalid_version"
+    MISPLACED_VALUE = "misplaced_value"
+    """The login's own address or device id, or any address, in a field that is stored in clear."""
     REFUSED_BY_DATABASE = "refused_by_database"
     """A constraint or a type of ``user_logins`` takes no such row; the field names the constraint."""
     USER_ERASED = "user_erased"
@@ -61,6 +63,7 @@ MEANINGS: Mapping[str, str] = {
     Reason.INVALID_ADDRESS: "not an IPv4 or IPv6 address",
     Reason.ADDRESS_LIST: "several addresses where one is needed: send the client's alone",
     Reason.INVALID_VERSION: "not a version that can be stored as a number",
+    Reason.MISPLACED_VALUE: "an address, or the login's own device id, where a field is stored in clear",
     Reason.REFUSED_BY_DATABASE: "a constraint or a type of your own user_logins takes no such row",
     Reason.USER_ERASED: "a good login, sent before its user was erased: nothing of it is kept",
 }

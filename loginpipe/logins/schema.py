@@ -14,7 +14,7 @@ import pandas as pd
 import pandera.pandas as pa
 
 from loginpipe.logins.app_versions import MAJOR_MOST, is_version
-from loginpipe.logins.canonical import is_address, is_address_list, visible
+from loginpipe.logins.canonical import is_address, is_address_list, is_no_address, visible
 from loginpipe.logins.parsing import Cell, Unfit
 from loginpipe.logins.rejects import Reason
 
@@ -100,10 +100,10 @@ class Rule:
 
 RULES: Mapping[str, Rule] = {
     "user_id": Rule(128),
-    "device_type": Rule(32, blank=Blank.EMPTY),
+    "device_type": Rule(32, blank=Blank.EMPTY, form=(is_no_address, Reason.MISPLACED_VALUE)),
     "ip": Rule(64, form=(is_address, Reason.INVALID_ADDRESS), is_list=is_address_list),
     "device_id": Rule(256),
-    "locale": Rule(32, nullable=True, blank=Blank.NEVER),
+    "locale": Rule(32, nullable=True, blank=Blank.NEVER, form=(is_no_address, Reason.MISPLACED_VALUE)),
     "app_version": Rule(64, form=(is_version, Reason.INVALID_VERSION)),
 }
 """Of each login field."""

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import eq
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,14 +12,18 @@ from pandera.config import ValidationDepth, config_context
 from pandera.errors import SchemaErrors
 
 from loginpipe.logins.app_versions import encode_version, loses_text
+from loginpipe.logins.canonical import canonical_address, is_no_address
 from loginpipe.logins.drift import count_unknown_fields
 from loginpipe.logins.extras import SEALED, Extras, UnknownFields
 from loginpipe.logins.messages import Message
 from loginpipe.logins.parsing import LOGIN_FIELDS, Envelope, event_text, field_values, login_columns, parse_body
+from loginpipe.logins.placeholders import PLACEHOLDERS
 from loginpipe.logins.rejects import WHOLE_BODY, Reason
 from loginpipe.logins.schema import PARSED_LOGINS_SCHEMA, RULES
 
 _KNOWN_FIELDS = frozenset(LOGIN_FIELDS)
+# An unknown device of an unknown type gives nobody away.
+_NO_VALUES = frozenset(map(str.casefold, PLACEHOLDERS))
 
 # Stated with each validation: pandera's environment variables could switch it off for the whole process.
 _VALIDATE: dict[str, Any] = {
@@ -164,7 +169,45 @@ def _validated(messages: Sequence[Message], rows: Sequence[tuple[Any, ...]]) -> 
             raise ValueError(
                 f"rows that passed validation fail it the second time ({'; '.join(found)}): this is a bug, report it"
             )
+    if misplaced := _misplaced(logins):
+        # By their places among all messages, of which those at fault are gone here.
+        of_all = [place for place in range(len(messages)) if place not in faults]
+        faults |= {of_all[place]: of_login for place, of_login in misplaced.items()}
+        logins = logins.drop(index=list(misplaced)).reset_index(drop=True)
     return logins, faults
+
+
+def _misplaced(logins: pd.DataFrame) -> dict[int, _Faults]:
+    """Return the logins, by their place in the frame, with their own address or device id in a field stored in clear.
+
+    None has, as a rule, and the columns as a whole are looked at first.
+    """
+    columns = {name: logins[name].tolist() for name in ("user_id", "device_type", "locale", "ip", "device_id")}
+    users, devices = columns["user_id"], _bare_all(columns["device_id"])
+    few = {_bare(cell) for name in ("device_type", "locale") for cell in set(columns[name])}
+    faults: dict[int, _Faults] = {}
+    if any(map(eq, _bare_all(users), devices)) or not few.isdisjoint(devices):
+        for name in ("user_id", "device_type", "locale"):
+            for place, (cell, device) in enumerate(zip(columns[name], devices, strict=True)):
+                if _bare(cell) == device and device not in _NO_VALUES:
+                    faults.setdefault(place, []).append((Reason.MISPLACED_VALUE, name))
+    # An address in any of its spellings. In the other fields it is a fault in itself.
+    together = "".join(users)
+    if ":" in together or "." in together:
+        for place, (user, ip) in enumerate(zip(users, columns["ip"], strict=True)):
+            if not is_no_address(user) and canonical_address(user) == canonical_address(ip):
+                faults.setdefault(place, []).append((Reason.MISPLACED_VALUE, "user_id"))
+    return faults
+
+
+def _bare(cell: str | None) -> str:
+    return (cell or "").strip().casefold()
+
+
+def _bare_all(texts: Sequence[str]) -> list[str]:
+    """Return `_bare` of each text, none of which is blank; all at once where there is no white space in them."""
+    together = " ".join(texts).casefold().split()
+    return together if len(together) == len(texts) else [*map(_bare, texts)]
 
 
 def _encoded(versions: "pd.Series[Any]") -> "pd.Series[int]":

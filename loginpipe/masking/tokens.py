@@ -72,6 +72,10 @@ class TokenKeys:
         text = urlsafe_b64encode(b"\x00".join([*macs, b""])).decode()
         return [prefix + text[start : start + 43] for start in range(0, len(text), 44)]
 
+    def tokens_of_every_version(self, field_name: str, canonical_value: bytes) -> list[str]:
+        """Return the token of a canonical value under each version held, the oldest first."""
+        return [self.tokens(field_name, [canonical_value], version)[0] for version in sorted(self.field_keys)]
+
     def tombstones(self, user_id: str) -> dict[int, bytes]:
         """Return, for every version held, the 32 bytes that stand for an erased user: one for every spelling of the id.
 

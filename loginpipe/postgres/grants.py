@@ -20,6 +20,9 @@ PUBLIC = "PUBLIC"
 # The columns of ``rejected_messages`` that are not sealed.
 _SHOWN = ("message_id", "sent_at", "received_at", "batch_id", "reasons", "fields", "replayed_at")
 
+# The columns of ``batches`` that are written after a batch was recorded.
+_OF_DELETES = ("finished_at", "deleted", "delete_failures", "leases_lost")
+
 # The columns of ``login_extras`` that are not sealed.
 _EXTRAS = (
     "message_id", "user_id", "device_type", "masked_ip", "masked_device_id", "locale", "app_version", "create_date",
@@ -57,11 +60,15 @@ _INSIGHT_VIEWS = (
     "TABLE loginpipe.daily_logins_by_version",
 )
 _CUSTODY = (
-    "FUNCTION vault.request_access(subjects text[], purpose text, ticket text, under uuid)",
+    "FUNCTION vault.request_access(subjects text[], purpose text, ticket text, under uuid, kind text, most integer)",
     "FUNCTION vault.approve_access(request_id uuid)",
     "FUNCTION vault.release(request_id uuid)",
-    "FUNCTION vault.erase_user(user_id text, tombstones jsonb, purpose text, ticket text)",
+    "FUNCTION vault.discard_values(request_id uuid, tokens text[])",
+    "FUNCTION vault.request_erasure(tombstones jsonb, purpose text, ticket text)",
+    "FUNCTION vault.release_for_erasure(request_id uuid)",
+    "FUNCTION vault.erase_user(request_id uuid, tokens text[], values_of text[], seen text[])",
 )
+_COUNT_UNOPENABLE = "FUNCTION vault.unopenable_values()"
 
 
 @dataclass(frozen=True, order=True)
@@ -101,7 +108,8 @@ def planned(database: str) -> frozenset[Grant]:
             "TABLE loginpipe.alembic_version": ("SELECT",),
             "TABLE loginpipe.installation": ("SELECT",),
             "TABLE loginpipe.ingested_messages": ("SELECT", "INSERT"),
-            "TABLE loginpipe.batches": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+            "TABLE loginpipe.batches": ("SELECT", "INSERT", "DELETE"),
+            **{f"TABLE loginpipe.batches ({column})": ("UPDATE",) for column in _OF_DELETES},
             "TABLE loginpipe.batch_hours": ("SELECT", "INSERT", "UPDATE"),
             "TABLE loginpipe.day_changes": ("SELECT", "INSERT", "DELETE"),
             "TABLE loginpipe.days": ("SELECT", "INSERT", "UPDATE"),
@@ -109,8 +117,10 @@ def planned(database: str) -> frozenset[Grant]:
             **{f"TABLE loginpipe.rejected_messages ({column})": ("SELECT",) for column in _SHOWN},
             "TABLE loginpipe.login_extras": ("INSERT",),
             "TABLE loginpipe.token_key_checks": ("SELECT", "INSERT"),
-            "TABLE loginpipe.token_aliases": ("SELECT", "INSERT"),
-            "TABLE loginpipe.token_aliases (new_token)": ("UPDATE",),
+            "TABLE loginpipe.token_aliases": ("SELECT",),
+            "TABLE loginpipe.token_aliases (old_token)": ("INSERT",),
+            "TABLE loginpipe.token_aliases (new_token)": ("INSERT", "UPDATE"),
+            _COUNT_UNOPENABLE: ("EXECUTE",),
             "TABLE loginpipe.placeholder_tokens": ("SELECT", "INSERT", "DELETE"),
             "TABLE loginpipe.erased_users": ("SELECT",),
             "TABLE loginpipe.user_logins_canonical": ("SELECT",),
@@ -142,7 +152,7 @@ def planned(database: str) -> frozenset[Grant]:
             **dict.fromkeys(_APP_VERSIONS, ("EXECUTE",)),
         },
         CUSTODIAN: {
-            f"DATABASE {database}": ("CONNECT",),
+            f"DATABASE {database}": ("CONNECT", "TEMPORARY"),
             "SCHEMA loginpipe": ("USAGE",),
             "SCHEMA vault": ("USAGE",),
             "TABLE loginpipe.alembic_version": ("SELECT",),
@@ -153,8 +163,10 @@ def planned(database: str) -> frozenset[Grant]:
             "TABLE loginpipe.login_extras (extras)": ("SELECT", "UPDATE"),
             "TABLE loginpipe.token_key_checks": ("SELECT",),
             "TABLE loginpipe.token_aliases": ("SELECT",),
+            "TABLE loginpipe.token_aliases (verified_token)": ("UPDATE",),
+            "TABLE vault.erasure_requests (user_id)": ("INSERT",),
             "TABLE loginpipe.archived_days": ("SELECT",),
-            **dict.fromkeys(_CUSTODY, ("EXECUTE",)),
+            **dict.fromkeys((*_CUSTODY, _COUNT_UNOPENABLE), ("EXECUTE",)),
         },
         AUDITOR: {
             f"DATABASE {database}": ("CONNECT",),
@@ -163,6 +175,7 @@ def planned(database: str) -> frozenset[Grant]:
             "TABLE loginpipe.alembic_version": ("SELECT",),
             "TABLE loginpipe.installation": ("SELECT",),
             "TABLE vault.access_log": ("SELECT",),
+            _COUNT_UNOPENABLE: ("EXECUTE",),
         },
     }
     return frozenset(

@@ -30,6 +30,14 @@ def known_tokens(connection: Connection, tokens: Sequence[str]) -> frozenset[str
     return frozenset(known)
 
 
+def unopenable_values(connection: Connection) -> int:
+    """Count the sealed values that nothing can open: without a data key, or shorter than any value. Reads the vault."""
+    with transaction(connection) as cursor:
+        cursor.execute("SELECT vault.unopenable_values()")
+        ((count,),) = cursor.fetchall()
+    return int(count)
+
+
 def insert_sealed(cursor: Cursor, sealed: Sealed) -> int:
     """Insert sealed values with their data keys; a token that another run sealed meanwhile stays as it is.
 
@@ -39,6 +47,7 @@ def insert_sealed(cursor: Cursor, sealed: Sealed) -> int:
     if not sealed:
         return 0
     cursor.execute(statement("create_incoming_sealed"))
+    cursor.execute(statement("create_incoming_data_keys"))
     blocks = sealed.blocks
     tokens = [token for block in blocks for token in block.subjects]
     copy_rows(
@@ -53,11 +62,15 @@ def insert_sealed(cursor: Cursor, sealed: Sealed) -> int:
             [ciphertext for block in blocks for ciphertext in block.ciphertexts],
         ),
     )
+    copy_rows(
+        cursor,
+        "incoming_data_keys",
+        ("data_key_id", "recipient", "wrapped_key"),
+        zip(*((str(key.data_key_id), key.recipient, key.wrapped_key) for key in sealed.data_keys), strict=True),
+    )
     cursor.execute(statement("insert_new_sealed"))
-    # As a rule all are new; then the tokens that come back need not be looked at.
-    new = frozenset(tokens if cursor.rowcount == len(tokens) else chain.from_iterable(cursor.fetchall()))
-    insert_data_keys(cursor, sealed, data_keys_of(sealed, new))
-    return len(new)
+    ((new,),) = cursor.fetchall()
+    return int(new)
 
 
 def data_keys_of(sealed: Sealed, new: frozenset[str]) -> frozenset[UUID]:
@@ -78,7 +91,25 @@ def insert_data_keys(cursor: Cursor, sealed: Sealed, used: Collection[UUID]) -> 
         "INSERT INTO vault.data_keys (data_key_id, recipient, wrapped_key) VALUES %s",
         [(str(key.data_key_id), key.recipient, key.wrapped_key) for key in sealed.data_keys if key.data_key_id in used],
         template="(%s::uuid, %s, %s)",
+        # All at once: the recipients of a key come together, or are refused.
+        page_size=max(len(sealed.data_keys), 1),
     )
+
+
+def verify_aliases(cursor: Cursor, aliases: Sequence[tuple[str, str]]) -> None:
+    """Write aliases whose value was opened, whatever is there, and mark them as verified.
+
+    Args:
+        cursor: of a role that is custodian and writer, at the end of its transaction, as for `insert_aliases`.
+        aliases: old token, new token of the current version; each old one once.
+    """
+    if not aliases:
+        return
+    cursor.execute(statement("create_incoming_aliases"))
+    copy_rows(cursor, "incoming_aliases", ("old_token", "new_token"), zip(*aliases, strict=True))
+    take_turn(cursor, "aliases")
+    cursor.execute(statement("correct_aliases"))
+    cursor.execute(statement("mark_aliases_verified"))
 
 
 def insert_aliases(cursor: Cursor, aliases: Sequence[tuple[str, str]]) -> None:

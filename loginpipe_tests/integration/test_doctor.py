@@ -22,6 +22,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._daemon.types import DaemonHeartbeat
 from dagster_postgres import DagsterPostgresStorage
 
+from loginpipe.common.errors import DatabaseError
 from loginpipe.defs.monitoring.queue_checks import FRESH
 from loginpipe.local.stack import LocalStack
 from loginpipe.postgres.connections import connect
@@ -29,6 +30,7 @@ from loginpipe.postgres.partitions import maintain
 from loginpipe.sqs.dead_letters import redrive_policy
 from loginpipe_tests.commands import Command, command_line, findings
 from loginpipe_tests.conftest import OWNER, Pipeline
+from loginpipe_tests.custody import connected, erased, token_keys
 from loginpipe_tests.wire import _Handler, at_the_wire, ingest, login
 
 PARTS = ("SENSOR", "SCHEDULER", "QUEUED_RUN_COORDINATOR", "MONITORING")
@@ -207,12 +209,14 @@ def test_a_publication_that_keeps_rows_from_being_deleted_is_named_with_what_let
         "so erasures and maintenance fail: run `ALTER TABLE loginpipe.daily_logins REPLICA IDENTITY FULL; ALTER TABLE "
         "public.user_logins REPLICA IDENTITY FULL; ALTER TABLE public.user_logins_default REPLICA IDENTITY FULL; "
     )
-    erasure = "SELECT logins FROM vault.erase_user('ann', '{}', 'a request of theirs', 'T-1')"
-    with pytest.raises(psycopg2.errors.ObjectNotInPrerequisiteState):
-        execute(custodian_url, erasure)
+    with connected(custodian_url) as custodian:
+        with pytest.raises(DatabaseError) as caught:
+            erased(custodian, "ann", token_keys(1))
+        assert caught.value.sqlstate == "55000"
     execute(owner_url, *said.split("`")[1].split("; "))
     assert findings()["database"].well
-    execute(custodian_url, erasure)
+    with connected(custodian_url) as custodian:
+        erased(custodian, "ann", token_keys(1))
     assert pipeline.rows("SELECT count(*) FROM user_logins") == [(0,)]
 
     # Partitions that are still to come follow the table.

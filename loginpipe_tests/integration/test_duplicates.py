@@ -18,7 +18,6 @@ from loginpipe.archive.days import archive_day
 from loginpipe.archive.restore import restore_day
 from loginpipe.archive.retention import retire_month
 from loginpipe.common.errors import DatabaseError
-from loginpipe.custody.erasure import erase
 from loginpipe.masking.placeholders import PlaceholderToken
 from loginpipe.postgres.archive import drop_month
 from loginpipe.postgres.connections import connect
@@ -26,7 +25,8 @@ from loginpipe.postgres.days import stale_days
 from loginpipe.postgres.insights import DUPLICATES, compare_duplicates, rebuild_duplicates, refresh_duplicates
 from loginpipe.postgres.placeholders import mark_placeholders
 from loginpipe_tests.archive import OLD, OLD_MONTH, TODAY, Archive
-from loginpipe_tests.custody import REASON, token_keys
+from loginpipe_tests.custody import erased as erase_user
+from loginpipe_tests.custody import token_keys
 from loginpipe_tests.wire import eventually
 
 Login = tuple[str, str, str, date]
@@ -94,7 +94,7 @@ class Logins:
 
     def erase(self, user: str) -> None:
         with closing(connect(self.custodian_url)) as custodian:
-            erase(custodian, user, token_keys(1).tombstones(user), REASON)
+            erase_user(custodian, user, token_keys(1))
         self.ever[:] = [login for login in self.ever if login[0] != user]
 
     def found(self) -> Rows:

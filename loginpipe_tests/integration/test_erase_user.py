@@ -14,10 +14,12 @@ import pytest
 from loginpipe.ingest.process import Outcome
 from loginpipe.ingest.record import UserErasedError, record_batch
 from loginpipe.postgres.connections import Connection, connect
+from loginpipe.postgres.copy import copy_rows
 from loginpipe.postgres.erasures import Erased, read_erased
 from loginpipe.postgres.session import is_passing
 from loginpipe_tests.batches import masking_of, processed
 from loginpipe_tests.conftest import KeyFiles, as_role
+from loginpipe_tests.custody import made_up_token as token
 from loginpipe_tests.wire import delivered, login
 
 USER, OTHER = "424cdd21-063a-43a7-b91b-7ca1a833afae", "5c1f9f0e-7a45-4d4b-8a0c-1f6f6f0f9a11"
@@ -44,25 +46,65 @@ def add_login(owner_url: str, user: str, ip: str, device: str) -> None:
 
 
 def seal(owner_url: str, *tokens: str) -> None:
-    for token in tokens:
+    for sealed in tokens:
         query(
             owner_url,
-            "INSERT INTO vault.sealed_values VALUES (%s, 'ip', gen_random_uuid(), 0, 'x') ON CONFLICT DO NOTHING",
-            token,
+            """
+            WITH key AS (
+                INSERT INTO vault.data_keys
+                VALUES (gen_random_uuid(), repeat('0', 64), convert_to(repeat('x', 256), 'UTF8'))
+                RETURNING data_key_id
+            )
+            INSERT INTO vault.sealed_values
+            SELECT %s, 'ip', data_key_id, 0, convert_to(repeat('x', 48), 'UTF8')
+            FROM key
+            ON CONFLICT DO NOTHING
+            """,
+            sealed,
         )
 
 
 def add_alias(owner_url: str, old: str, new: str) -> None:
+    versions = "INSERT INTO loginpipe.token_key_checks VALUES (1, 'x'), (2, 'x'), (3, 'x') ON CONFLICT DO NOTHING"
+    query(owner_url, versions)
     query(owner_url, "INSERT INTO loginpipe.token_aliases VALUES (%s, %s)", old, new)
 
 
-def erase(database_url: str, user: str | None = USER, tombstones: Any = None) -> tuple[Any, ...]:
+def request(
+    cursor: Any, user: str | None = USER, tombstones: Any = None, purpose: str = "asked for it themselves"
+) -> tuple[Any, ...]:
+    """The first step: id and refusal."""
     given = {"1": TOMBSTONE} if tombstones is None else tombstones
-    (row,) = query(
-        as_role(database_url, "custodian"),
-        "SELECT refusal, logins, sealed_values FROM vault.erase_user(%s, %s::jsonb, %s, 'DPO-77')",
-        user, json.dumps(given), "asked for it themselves",
-    )  # fmt: skip
+    if user is not None:
+        copy_rows(cursor, "vault.erasure_requests", ("user_id",), [[user]])
+    cursor.execute(
+        "SELECT request_id, refusal FROM vault.request_erasure(%s::jsonb, %s, 'DPO-77')", (json.dumps(given), purpose)
+    )
+    (row,) = cursor.fetchall()
+    return row  # type: ignore[no-any-return]
+
+
+def carry_out(cursor: Any, request_id: str) -> tuple[Any, ...]:
+    """The steps after it, by somebody who believes every alias."""
+    cursor.execute("SELECT asked, subject, refusal FROM vault.release_for_erasure(%s)", (request_id,))
+    rows = cursor.fetchall()
+    assert [refusal for *_, refusal in rows if refusal] == []
+    newest = {subject: asked for asked, subject, _ in rows}
+    cursor.execute(
+        "SELECT refusal, logins, sealed_values FROM vault.erase_user(%s, %s::text[], %s::text[], %s::text[])",
+        (request_id, list(newest), list(newest.values()), list(newest)),
+    )
+    (row,) = cursor.fetchall()
+    return row  # type: ignore[no-any-return]
+
+
+def erase(database_url: str, user: str | None = USER, tombstones: Any = None) -> tuple[Any, ...]:
+    with closing(psycopg2.connect(as_role(database_url, "custodian"))) as connection, connection.cursor() as cursor:
+        request_id, refusal = request(cursor, user, tombstones)
+        assert refusal is None
+        connection.commit()
+        row = carry_out(cursor, request_id)
+        connection.commit()
     return row
 
 
@@ -103,21 +145,26 @@ def test_logins_without_tokens_can_be_erased_too(database_url: str, owner_url: s
 def test_a_value_goes_under_every_version_of_the_key_unless_somebody_holds_one_of_its_tokens(
     database_url: str, owner_url: str
 ) -> None:
-    add_login(owner_url, USER, "ip.v1.sole", "dev.v2.shared")
-    add_login(owner_url, OTHER, "ip.v2.other", "dev.v1.shared")
-    for old, new in (("ip.v1.sole", "ip.v3.sole"), ("ip.v2.sole", "ip.v3.sole"), ("ip.v1.other", "ip.v2.other")):
+    add_login(owner_url, USER, token("ip.v1", "sole"), token("dev.v2", "shared"))
+    add_login(owner_url, OTHER, token("ip.v2", "other"), token("dev.v1", "shared"))
+    for old, new in (
+        (token("ip.v1", "sole"), token("ip.v3", "sole")),
+        (token("ip.v2", "sole"), token("ip.v3", "sole")),
+        (token("ip.v1", "other"), token("ip.v2", "other")),
+    ):
         add_alias(owner_url, old, new)
         seal(owner_url, old, new)
-    for old in ("dev.v1.shared", "dev.v2.shared"):
-        add_alias(owner_url, old, "dev.v3.shared")
-        seal(owner_url, old, "dev.v3.shared")
+    for old in (token("dev.v1", "shared"), token("dev.v2", "shared")):
+        add_alias(owner_url, old, token("dev.v3", "shared"))
+        seal(owner_url, old, token("dev.v3", "shared"))
     assert erase(database_url) == (None, 1, 3)
     assert sealed_tokens(database_url) == {
-        "ip.v1.other", "ip.v2.other", "dev.v1.shared", "dev.v2.shared", "dev.v3.shared",
+        token("ip.v1", "other"), token("ip.v2", "other"),
+        token("dev.v1", "shared"), token("dev.v2", "shared"), token("dev.v3", "shared"),
     }  # fmt: skip
-    assert query(database_url, "SELECT old_token FROM loginpipe.token_aliases ORDER BY 1") == [
-        ("dev.v1.shared",), ("dev.v2.shared",), ("ip.v1.other",),
-    ]  # fmt: skip
+    assert {old for (old,) in query(database_url, "SELECT old_token FROM loginpipe.token_aliases")} == {
+        token("dev.v1", "shared"), token("dev.v2", "shared"), token("ip.v1", "other"),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("stored", [f" {USER}", f"{USER}\u2003\u00a0", f"\t{USER}\x1f\n"])
@@ -162,18 +209,22 @@ def test_logins_go_from_every_partition(database_url: str, owner_url: str) -> No
 def test_the_log_names_tombstones_and_counts_and_never_the_user(database_url: str, owner_url: str) -> None:
     add_login(owner_url, USER, "ip", "dev")
     erase(database_url, USER, {"2": "cd" * 32, "1": TOMBSTONE})
+    tombstones = [TOMBSTONE, "cd" * 32]
     assert query(
-        database_url, "SELECT actor, action, subjects, purpose, ticket, detail FROM vault.access_log"
+        database_url, "SELECT actor, action, subjects, purpose, ticket, detail FROM vault.access_log ORDER BY seq"
     ) == [
-        ("custodian", "erasure", [TOMBSTONE, "cd" * 32], "asked for it themselves", "DPO-77",
-         "logins=1 sealed_values=2 aliases=0 extras=0")
+        ("custodian", "request", tombstones, "asked for it themselves", "DPO-77", "erasure"),
+        ("custodian", "release", [], None, None, "erasure: 0 aliases to verify"),
+        ("custodian", "erasure", tombstones, None, None, "logins=1 sealed_values=2 aliases=0 extras=0 kept=0"),
     ]  # fmt: skip
+    assert query(database_url, "SELECT * FROM vault.erasure_requests") == []
 
 
 def test_a_refusal_deletes_nothing_and_is_on_record_without_the_user(database_url: str, owner_url: str) -> None:
     add_login(owner_url, USER, "ip", "dev")
-    refused = "SELECT * FROM vault.erase_user(%s, '{}', 'short', 'DPO-77')"
-    assert query(as_role(database_url, "custodian"), refused, USER) == [("purpose_too_short", None, None)]
+    with closing(psycopg2.connect(as_role(database_url, "custodian"))) as connection, connection.cursor() as cursor:
+        assert request(cursor, purpose="short") == (None, "purpose_too_short")
+        connection.commit()
     assert users(database_url) == [USER]
     assert query(database_url, "SELECT action, subjects, detail FROM vault.access_log") == [
         ("refusal", None, "erasure: purpose_too_short")
@@ -183,9 +234,12 @@ def test_a_refusal_deletes_nothing_and_is_on_record_without_the_user(database_ur
 def test_an_erasure_that_is_rolled_back_has_not_been(database_url: str, owner_url: str, custodian_url: str) -> None:
     add_login(owner_url, USER, "ip", "dev")
     with closing(psycopg2.connect(custodian_url)) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT * FROM vault.erase_user(%s, '{}', 'asked for it themselves', 'DPO-77')", (USER,))
+        request_id, _ = request(cursor)
+        connection.commit()
+        assert carry_out(cursor, request_id) == (None, 1, 2)
+        connection.rollback()
     assert users(database_url) == [USER]
-    assert query(database_url, "SELECT count(*) FROM vault.access_log") == [(0,)]
+    assert query(database_url, "SELECT action, detail FROM vault.access_log") == [("request", "erasure")]
     assert query(database_url, "SELECT count(*) FROM loginpipe.erased_users") == [(0,)]
 
 
@@ -233,6 +287,7 @@ def test_what_is_no_tombstone_is_an_error_and_nothing_is_deleted(
         erase(database_url, USER, tombstones)
     assert refusal.value.pgcode in {"22023", "22P02"}
     assert USER not in str(refusal.value)
+    assert query(database_url, "SELECT count(*) FROM vault.access_log") == [(0,)]
     assert users(database_url) == [USER]
 
 
@@ -357,7 +412,9 @@ def test_a_batch_that_waited_for_an_erasure_knows_of_it_whatever_the_databases_d
         erasing.set_session(isolation_level="READ COMMITTED")
         outcome = batch(pipeline, key_files)
         with erasing.cursor() as cursor:
-            cursor.execute("SELECT * FROM vault.erase_user(%s, '{}', 'asked for it themselves', 'DPO-77')", (USER,))
+            request_id, _ = request(cursor)
+            erasing.commit()
+            carry_out(cursor, request_id)
         recording = pool.submit(record_batch, pipeline, outcome, queue="q")
         until(waits_at_the_gate(database_url))
         erasing.commit()

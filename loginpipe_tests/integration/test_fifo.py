@@ -12,7 +12,6 @@ import pytest
 
 from loginpipe import cli
 from loginpipe.common.settings import load_settings
-from loginpipe.custody.access import Bulk, request_access
 from loginpipe.custody.replay import replay
 from loginpipe.postgres.connections import connect, transaction
 from loginpipe.postgres.ledger import recorded
@@ -23,7 +22,7 @@ from loginpipe.sqs.dead_letters import RedriveCounts, redrive, redrive_policy
 from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.identity import identity, replay_id
 from loginpipe_tests.conftest import KeyFiles, Pipeline, execute
-from loginpipe_tests.custody import REASON, opener_of
+from loginpipe_tests.custody import bulk, opener_of
 from loginpipe_tests.wire import Wire, eventually, failed_entries, login, take
 
 GROUPS = ("a", "b", "c")
@@ -237,10 +236,10 @@ def test_a_reject_is_replayed_to_a_fifo_queue_and_sent_twice_is_there_once(
     assert take(pipeline, 1).success
     ((message_id,),) = pipeline.rows("SELECT message_id::text FROM loginpipe.rejected_messages")
     connection = connect(pipeline.database_url)
-    bulk = Bulk(request_access(connection, None, REASON).request_id, REASON)
+    under = bulk(connection)
     for _ in range(2):
         rejects = find_rejects(connection, RejectFilter(message_id=message_id, replayed=True))
-        assert replay(connection, pipeline.queue, opener_of(key_files.seal_private), rejects, bulk).sent == 1
+        assert replay(connection, pipeline.queue, opener_of(key_files.seal_private), rejects, under).sent == 1
     connection.close()
     (message,) = received(pipeline.queue)
     assert identity(message).message_id == str(replay_id(UUID(message_id)))

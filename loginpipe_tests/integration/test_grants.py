@@ -13,9 +13,12 @@ from loginpipe.postgres.connections import connect
 from loginpipe.postgres.grants import grant_differences, standing
 from loginpipe_tests.commands import findings
 from loginpipe_tests.conftest import LOGINS, OWNER, PIPELINE, as_role, execute
+from loginpipe_tests.custody import made_up_token
 
 TOKEN = "ip.v1." + "A" * 43
 MESSAGE = "7f0c3f6e-3c1b-4a35-9d3e-5b9f2f3f9b11"
+KEY = "00000000-0000-0000-0000-0000000000dd"
+OLD, NEW, NEWER = (made_up_token(f"dev.v{version}", "value") for version in (1, 2, 3))
 OTHER = "7f0c3f6e-3c1b-4a35-9d3e-5b9f2f3f9b12"
 DENIED = "42501"
 THIS_MONTH = datetime.now(UTC).date().replace(day=1)
@@ -24,14 +27,15 @@ NEXT_MONTH = (THIS_MONTH + timedelta(days=32)).replace(day=1)
 # A row everywhere, so that a read that gets through has something to give away.
 ROWS = f"""
     INSERT INTO user_logins VALUES ('u', 'android', '{TOKEN}', 'dev', NULL, 2003000, '2026-11-20');
-    INSERT INTO vault.sealed_values VALUES ('{TOKEN}', 'ip', gen_random_uuid(), 0, 'sealed');
-    INSERT INTO vault.data_keys SELECT data_key_id, 'recipient', 'wrapped' FROM vault.sealed_values;
+    INSERT INTO vault.data_keys VALUES ('{KEY}', repeat('0', 64), repeat('k', 256)::bytea);
+    INSERT INTO vault.sealed_values VALUES ('{TOKEN}', 'ip', '{KEY}', 0, repeat('sealed', 8)::bytea);
     INSERT INTO loginpipe.ingested_messages VALUES ('{MESSAGE}', '2026-11-20', gen_random_uuid());
     INSERT INTO loginpipe.batches (batch_id, queue, started_at) VALUES (gen_random_uuid(), 'queue', now());
     INSERT INTO loginpipe.rejected_messages
     VALUES ('{MESSAGE}', now(), now(), gen_random_uuid(), '{{missing}}', '{{ip}}', 'sealed', gen_random_uuid(), 0);
-    INSERT INTO loginpipe.token_key_checks VALUES (1, 'check');
-    INSERT INTO loginpipe.token_aliases VALUES ('old', 'new');
+    INSERT INTO loginpipe.token_key_checks VALUES (1, 'check'), (2, 'check'), (3, 'check');
+    INSERT INTO loginpipe.token_aliases VALUES ('{OLD}', '{NEW}');
+    INSERT INTO vault.erasure_requests (user_id) VALUES ('u');
     INSERT INTO loginpipe.placeholder_tokens VALUES ('dev', 'device_id', 'v1');
     INSERT INTO loginpipe.erased_users (tombstone, key_version) VALUES (decode(repeat('ab', 32), 'hex'), 1);
     INSERT INTO loginpipe.archived_days (day, row_count, sha256, url, file_bytes, file_sha256)
@@ -65,6 +69,7 @@ ACTIONS = {
     "delete from the ledger": "DELETE FROM loginpipe.ingested_messages",
     "read the books": "SELECT * FROM loginpipe.batches",
     "write the books": "UPDATE loginpipe.batches SET deleted = 1",
+    "change what a batch received": "UPDATE loginpipe.batches SET received = 0",
     "delete the books": "DELETE FROM loginpipe.batches",
     "read the books of an hour": "SELECT * FROM loginpipe.batch_hours",
     "write the books of an hour": "UPDATE loginpipe.batch_hours SET batches = 1",
@@ -91,11 +96,13 @@ ACTIONS = {
     "make a partition of the extras": f"SELECT loginpipe.create_extras_partition('{NEXT_MONTH}')",
     "drop old extras": "SELECT loginpipe.trim_extras('2020-01-01')",
     "read check values": "SELECT * FROM loginpipe.token_key_checks",
-    "record a check value": "INSERT INTO loginpipe.token_key_checks VALUES (2, 'check')",
+    "record a check value": "INSERT INTO loginpipe.token_key_checks VALUES (4, 'check')",
     "change a check value": "UPDATE loginpipe.token_key_checks SET check_value = 'x'",
     "read aliases": "SELECT * FROM loginpipe.token_aliases",
-    "add an alias": "INSERT INTO loginpipe.token_aliases VALUES ('older', 'new')",
-    "lead an alias on": "UPDATE loginpipe.token_aliases SET new_token = 'newer'",
+    "add an alias": f"INSERT INTO loginpipe.token_aliases (old_token, new_token) VALUES ('{OLD[:-1]}_', '{NEW}')",
+    "lead an alias on": f"UPDATE loginpipe.token_aliases SET new_token = '{NEWER}'",
+    "say that an alias is verified": "UPDATE loginpipe.token_aliases SET verified_token = new_token",
+    "add a verified alias": f"INSERT INTO loginpipe.token_aliases VALUES ('{OLD[:-1]}-', '{NEW}', DEFAULT, '{NEW}')",
     "rename an alias": "UPDATE loginpipe.token_aliases SET old_token = 'x'",
     "delete aliases": "DELETE FROM loginpipe.token_aliases",
     "read placeholders": "SELECT * FROM loginpipe.placeholder_tokens",
@@ -114,11 +121,13 @@ ACTIONS = {
     "detach a month": f"ALTER TABLE user_logins DETACH PARTITION user_logins_{THIS_MONTH:y%Ym%m}",
     "read which tokens are sealed": "SELECT token FROM vault.sealed_values",
     "read sealed values": "SELECT ciphertext FROM vault.sealed_values",
-    "seal a value": "INSERT INTO vault.sealed_values VALUES ('t', 'ip', gen_random_uuid(), 0, 'x')",
+    "seal a value": f"INSERT INTO vault.sealed_values VALUES ('t', 'ip', '{KEY}', 0, repeat('x', 48)::bytea)",
+    "count what nothing opens": "SELECT vault.unopenable_values()",
     "exchange a sealed value": "UPDATE vault.sealed_values SET ciphertext = 'x'",
     "delete sealed values": "DELETE FROM vault.sealed_values",
     "read wrapped keys": "SELECT * FROM vault.data_keys",
-    "add a wrapped key": "INSERT INTO vault.data_keys VALUES (gen_random_uuid(), 'recipient', 'x')",
+    "add a wrapped key": "INSERT INTO vault.data_keys "
+    "VALUES (gen_random_uuid(), repeat('0', 64), repeat('x', 256)::bytea)",
     "exchange a wrapped key": "UPDATE vault.data_keys SET wrapped_key = 'x'",
     "read the access log": "SELECT * FROM vault.access_log",
     "add to the access log": "INSERT INTO vault.access_log (action) VALUES ('request')",
@@ -127,7 +136,13 @@ ACTIONS = {
     "request access": f"SELECT vault.request_access('{{{TOKEN}}}', 'because I must', 'T-1')",
     "approve": "SELECT vault.approve_access(gen_random_uuid())",
     "release": "SELECT vault.release(gen_random_uuid())",
-    "erase": "SELECT vault.erase_user('u', '{}', 'because I must', 'T-1')",
+    "name whom to erase": "INSERT INTO vault.erasure_requests (user_id) VALUES ('u')",
+    "name somebody else as the one who asked": "INSERT INTO vault.erasure_requests (user_id, requested_by) "
+    "VALUES ('u', 'custodian')",
+    "read whom to erase": "SELECT * FROM vault.erasure_requests",
+    "release for an erasure": "SELECT vault.release_for_erasure(gen_random_uuid())",
+    "erase": "SELECT vault.erase_user(gen_random_uuid(), '{}', '{}', '{}')",
+    "discard values": "SELECT vault.discard_values(gen_random_uuid(), '{}')",
     "set the policy": "SELECT vault.set_second_person(true, 'T-1')",
     "call a helper": f"SELECT vault.sealed_subjects('{{{TOKEN}}}')",
     "write the log by a helper": "SELECT vault.write_log('release', NULL, NULL, NULL, NULL, NULL, NULL)",
@@ -153,7 +168,7 @@ MAY = {
         "record that a day was computed", "list rejects", "read check values", "record a check value",
         "read aliases", "add an alias", "lead an alias on", "read placeholders",
         "mark a placeholder", "unmark placeholders", "read tombstones", "make a partition",
-        "read which tokens are sealed", "seal a value", "add a wrapped key",
+        "read which tokens are sealed", "seal a value", "add a wrapped key", "count what nothing opens",
         "read the canonical view", "read duplicates", "compute duplicates anew",
         "read which days are archived", "record an archived day", "hash a day", "add extras",
         "make a partition of the extras", "drop old extras", "keep erasures waiting", "take a turn", "try a turn",
@@ -166,10 +181,12 @@ MAY = {
     "custodian": {
         "read the revision", "read which table it is", "list rejects", "mark rejects as replayed",
         "read check values", "read aliases",
-        "request access", "approve", "release", "erase", "find sealed extras", "fill in extras",
+        "request access", "approve", "release", "release for an erasure", "erase", "discard values",
+        "name whom to erase", "say that an alias is verified", "count what nothing opens",
+        "find sealed extras", "fill in extras",
         "read which days are archived",
     },
-    "auditor": {"read the revision", "read which table it is", "read the access log"},
+    "auditor": {"read the revision", "read which table it is", "read the access log", "count what nothing opens"},
 }  # fmt: skip
 ANYBODY = {"make a temporary table"}
 # Harmless, and everybody's from the first migration on: for the pipeline too, which may look into the schema.
@@ -270,7 +287,9 @@ def test_the_token_itself_is_all_that_the_pipeline_gets_back(filled: str) -> Non
 def test_a_row_that_the_vault_refuses_shows_nothing_of_those_it_has(filled: str) -> None:
     with closing(psycopg2.connect(as_role(filled, PIPELINE))) as connection, connection.cursor() as cursor:
         with pytest.raises(psycopg2.errors.UniqueViolation) as refusal:
-            cursor.execute(f"INSERT INTO vault.sealed_values VALUES ('{TOKEN}', 'ip', gen_random_uuid(), 0, 'mine')")
+            cursor.execute(
+                f"INSERT INTO vault.sealed_values VALUES ('{TOKEN}', 'ip', '{KEY}', 0, repeat('mine', 12)::bytea)"
+            )
         assert "sealed'" not in str(refusal.value)
         assert "\\x7365616c6564" not in str(refusal.value)
 

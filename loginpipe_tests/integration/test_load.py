@@ -22,6 +22,7 @@ from loginpipe.masking.sealing import Sealed
 from loginpipe.masking.tokens import TokenKeys, derive_field_keys
 from loginpipe.postgres.batches import BatchRecord, Finished, RunCounts, roll_up, run_counts
 from loginpipe.postgres.connections import Connection, connect
+from loginpipe.postgres.token_keys import check_token_keys
 from loginpipe_tests.batches import again, masking_of, processed, received
 from loginpipe_tests.conftest import KeyFiles
 from loginpipe_tests.wire import delivered, login
@@ -387,6 +388,7 @@ def test_temporary_tables_are_made_once_a_connection_and_the_catalogue_stays_as_
     def small_batch() -> Outcome:
         return processed(received([login(device_id=str(uuid4())), "{}"]), keys)
 
+    check_token_keys(connection, TWO_KEYS)
     record(connection, small_batch())
     before, changed = rows(database_url, catalogue), in_statistics(connection, database_url, changes)
     for _ in range(200):

@@ -1,6 +1,5 @@
 """Batches processed and recorded on one session: refused rows, users erased meanwhile, clear cells."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -23,6 +22,7 @@ from loginpipe.postgres.migrate import migrate
 from loginpipe.postgres.session import Session
 from loginpipe_tests.batches import masking_of, received
 from loginpipe_tests.conftest import OWNER, PIPELINE, KeyFiles, as_role, execute
+from loginpipe_tests.custody import connected, erased
 from loginpipe_tests.wire import Custodian, delivered, login, tables
 
 RUN_ID = "00000000-0000-0000-0000-0000000000aa"
@@ -239,14 +239,8 @@ def test_a_violation_in_our_own_schemas_is_raised_and_nothing_is_rejected(
 
 
 def erase(database: Database, masking: Masking, user: str) -> None:
-    tombstones = {version: tombstone.hex() for version, tombstone in masking.keys.tombstones(user).items()}
-    with closing(psycopg2.connect(as_role(database.url, "custodian"))) as connection, connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT refusal FROM vault.erase_user(%s, %s::jsonb, 'asked for it themselves', 'DPO-77')",
-            (user, json.dumps(tombstones)),
-        )
-        assert cursor.fetchall() == [(None,)]
-        connection.commit()
+    with connected(as_role(database.url, "custodian")) as connection:
+        erased(connection, user, masking.keys)
 
 
 def once_before_recording(monkeypatch: pytest.MonkeyPatch, session: Session, happens: Callable[[], None]) -> None:

@@ -14,7 +14,6 @@ import pytest
 
 from loginpipe.common.errors import AccessRefusedError, DatabaseError, OpeningError, QueueError
 from loginpipe.common.settings import load_settings
-from loginpipe.custody.access import Bulk, request_access
 from loginpipe.custody.opening import Fault, Opener
 from loginpipe.custody.replay import ReplayCounts, replay
 from loginpipe.local.stack import LocalStack
@@ -31,7 +30,7 @@ from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.identity import identity, replay_id
 from loginpipe_tests.commands import command_line
 from loginpipe_tests.conftest import KeyFiles, Pipeline, as_role
-from loginpipe_tests.custody import REASON, connected, new_private_key, opener_of
+from loginpipe_tests.custody import bulk, connected, new_private_key, opener_of
 from loginpipe_tests.wire import Wire, failed_entries, login, logins, refusal, take
 
 WHY = ("--purpose", "the rules were mended", "--ticket", "TEST-1")
@@ -71,8 +70,8 @@ class Rejects:
         """Replay rejects as a custodian, under a bulk request."""
         queue, opener = options.pop("queue", self.queue), options.pop("opener", self.opener)
         found = {reject.message_id: reject for reject in find_rejects(self.custodian, RejectFilter(replayed=True))}
-        bulk = Bulk(request_access(self.custodian, None, REASON).request_id, REASON)
-        return replay(self.custodian, queue, opener, [found[i] for i in ids], bulk, **options)
+        under = bulk(self.custodian)
+        return replay(self.custodian, queue, opener, [found[i] for i in ids], under, **options)
 
     def replayed(self) -> set[str]:
         found = find_rejects(self.connection, RejectFilter(replayed=True))
@@ -385,9 +384,9 @@ def test_bodies_swapped_between_two_rejects_are_refused(alone: Rejects) -> None:
 def test_what_another_role_requested_is_not_replayed_under(alone: Rejects) -> None:
     ids = alone.record(*logins(2))
     rejects = find_rejects(alone.custodian, RejectFilter())
-    bulk = Bulk(request_access(alone.connection, None, REASON).request_id, REASON)
+    under = bulk(alone.connection)
     with pytest.raises(AccessRefusedError) as caught:
-        replay(alone.custodian, alone.queue, alone.opener, rejects, bulk)
+        replay(alone.custodian, alone.queue, alone.opener, rejects, under)
     assert caught.value.code == "unusable_parent"
     assert alone.replayed() == set()
     assert len(ids) == len(rejects)

@@ -89,7 +89,7 @@ def test_every_action_exists_and_every_statement_names_its_resources(role: str) 
             ]
             assert any(fnmatchcase(operation, name) for operation in operations), action
         # None knows what it is about before it is made or looked up.
-        open_to_all = {"MakeTheNextVersion", "SeeWhoUsedThem", "SignInToRepositories"}
+        open_to_all = {"MakeTheNextVersion", "SeeWhoUsedThem", "SignInToRepositories", "NeverUse"}
         for resource in listed(statement["Resource"]):
             # What CloudFormation names ends with what it makes up.
             assert re.fullmatch(r"arn:aws:[^*]*[\w/:-]\*?", resource) or statement["Sid"] in open_to_all, resource
@@ -179,6 +179,14 @@ def test_those_who_watch_and_those_who_administer_use_no_key(role: str) -> None:
         assert not any(
             allowed(POLICIES[role], action, key) for action in (*OPENS, "kms:GenerateMac", "kms:CreateGrant")
         )
+
+
+def test_a_key_that_the_administrator_makes_is_none_that_they_may_use() -> None:
+    """Its policy is the administrator's, and could allow it; what is denied stays so."""
+    generous = {"Effect": "Allow", "Action": "kms:*", "Resource": "*"}
+    administrator = {"Statement": [*POLICIES["key-administrator"]["Statement"], generous]}
+    for action in (*OPENS, "kms:GenerateMac", "kms:CreateGrant", "kms:PutKeyPolicy"):
+        assert not allowed(administrator, action, "arn:aws:kms:REGION:ACCOUNT:key/OF_THEIR_OWN")
 
 
 def test_the_auditor_sees_grants_and_policies_and_changes_nothing() -> None:

@@ -14,7 +14,7 @@ def test_what_is_as_planned_differs_in_nothing() -> None:
     assert list(differences(PLAN, PLAN)) == []
 
 
-def test_nobody_but_the_writer_and_the_auditor_gets_anything_of_the_vaults_tables() -> None:
+def test_of_the_vaults_tables_the_writer_reads_tokens_the_auditor_the_log_and_a_custodian_nothing() -> None:
     of_tables = {
         (grant.role, grant.privilege, grant.object) for grant in PLAN if grant.object.startswith("TABLE vault.")
     }
@@ -23,6 +23,7 @@ def test_nobody_but_the_writer_and_the_auditor_gets_anything_of_the_vaults_table
         ("loginpipe_writer", "INSERT", "TABLE vault.data_keys"),
         ("loginpipe_writer", "INSERT", "TABLE vault.sealed_values"),
         ("loginpipe_writer", "SELECT", "TABLE vault.sealed_values (token)"),
+        ("pii_custodian", "INSERT", "TABLE vault.erasure_requests (user_id)"),
         ("pii_auditor", "SELECT", "TABLE vault.access_log"),
     }
 

@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 
 from loginpipe.common.errors import OpeningError
+from loginpipe.custody.access import is_message_id
 from loginpipe.custody.opening import Fault, Opened, Opening
 from loginpipe.custody.recovery import Recovery, resolve
-from loginpipe.custody.token_checks import Families, TokenChecks, families, is_message_id, token_version
+from loginpipe.custody.token_checks import Families, TokenChecks, families, token_version
 from loginpipe_tests.custody import token_keys
 
 ALL = token_keys(1, 2, 3)

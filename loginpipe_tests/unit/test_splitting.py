@@ -21,7 +21,7 @@ from loginpipe.logins.rejects import Reason
 from loginpipe.logins.schema import RULES, VALIDATED_LOGINS_SCHEMA
 from loginpipe.logins.splitting import SplitBatch, count_reasons, split_batch
 from loginpipe_tests.canary import everything_an_error_shows
-from loginpipe_tests.wire import eventbridge_envelope, login, sns_envelope
+from loginpipe_tests.wire import delivered, eventbridge_envelope, login, sns_envelope
 
 SENT_MS, RECEIVED_MS = 1_794_000_000_123, 1_794_000_060_456
 GOOD: dict[str, Any] = json.loads(login())
@@ -478,7 +478,10 @@ good_events = st.fixed_dictionaries(
         ),
         "device_type": st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=32),
         "ip": st.ip_addresses().map(str),
-        "device_id": st.text(st.characters(exclude_categories=("Z", "C")), min_size=1, max_size=256),
+        # In no other field.
+        "device_id": st.text(st.characters(exclude_categories=("Z", "C")), min_size=1, max_size=240).map(
+            "device-{}".format
+        ),
         "app_version": st.tuples(st.integers(0, 2146), st.integers(0, 999)).map("{0[0]}.{0[1]}".format)
         | st.integers(0, 2146),
     },
@@ -620,3 +623,50 @@ def test_a_column_passes_as_a_whole_exactly_where_no_cell_of_it_is_at_fault(name
 
 def test_the_rules_are_those_of_the_login_fields_in_their_order() -> None:
     assert tuple(RULES) == LOGIN_FIELDS
+
+
+# --- values in the wrong field ---
+
+OWN_DEVICE, OWN_ADDRESS = "AB-47-5928", "2001:db8::1"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((field, value) for field in ("user_id", "device_type", "locale") for value in (OWN_DEVICE, OWN_ADDRESS)),
+        ("user_id", f" {OWN_DEVICE.lower()} "),
+        ("user_id", "[2001:DB8:0::1]:443"),
+        ("locale", "198.51.100.7"),
+        ("locale", "::ffff:198.51.100.7"),
+        ("device_type", "198.51.100.7:5678"),
+    ],
+)
+def test_a_clear_field_with_the_logins_own_device_or_an_address_is_a_reject(field: str, value: str) -> None:
+    event = {"device_id": OWN_DEVICE, "ip": OWN_ADDRESS}
+    others = [login(user_id=f"user {number}") for number in range(3)]
+    bodies = [others[0], login(**event, **{field: value}), login(user_id="x", **event), *others[1:], "{}"]
+    split = split_batch([delivered(body) for body in bodies])
+    (reject, _) = sorted(split.rejected, key=lambda reject: len(reject.reasons))
+    assert (reject.reasons, reject.fields) == ([Reason.MISPLACED_VALUE], [field])
+    assert split.accepted["user_id"].tolist() == ["user 0", "x", "user 1", "user 2"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"user_id": "198.51.100.7"}, {"user_id": "ann@mail.example.com"}, {"locale": "zh-Hant.UTF-8"},
+        {"device_type": "iPhone 14.2.1"}, {"locale": "None", "device_id": "none of them"}, {"locale": "1.2.3"},
+        {"device_type": "a:b"}, {"locale": ""}, {"device_type": "unknown", "device_id": "Unknown", "user_id": "0"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_only_looks_like_a_value_of_another_field_is_none(fields: dict[str, str]) -> None:
+    assert len(split_batch([delivered(login(**fields))]).accepted) == 1
+
+
+def test_two_fields_with_the_same_value_have_a_reason_each() -> None:
+    (reject,) = split_batch([delivered(login(user_id="same", locale="Same", device_id="SAME"))]).rejected
+    assert sorted(zip(reject.fields, reject.reasons, strict=True)) == [
+        ("locale", Reason.MISPLACED_VALUE),
+        ("user_id", Reason.MISPLACED_VALUE),
+    ]

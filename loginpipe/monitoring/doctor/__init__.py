@@ -47,6 +47,7 @@ def examine(settings: Settings, of_dagster: Mapping[str, Check]) -> Iterator[Fin
         "partitions": warehouse.partitions,
         "token keys": warehouse.token_keys,
         "seal key": warehouse.seal_key,
+        "vault": warehouse.vault,
         "masking": warehouse.masking,
         "unknown fields": warehouse.unknown_fields,
         "rows": warehouse.rows,

@@ -32,6 +32,7 @@ from loginpipe.postgres.partitions import (
     stray_rows,
 )
 from loginpipe.postgres.token_keys import newest_key_version, require_known_keys
+from loginpipe.postgres.vault import unopenable_values
 
 _DAY_SECONDS = 86_400
 # An erasure, or maintenance, holds its locks for less.
@@ -173,6 +174,18 @@ def seal_key(settings: Settings) -> str:
         return "off: neither masked values nor rejected bodies can be recovered, and unknown fields are dropped"
     pinned = "pinned" if settings.seal_key_fingerprint else "not pinned"
     return f"fingerprint {' and '.join(f'{key.fingerprint[:16]}…' for key in keys)}, {pinned}"
+
+
+def vault(settings: Settings) -> str:
+    """Look whether there are sealed values that nothing can open. Reads the whole vault."""
+    with warehouse(settings) as connection:
+        unopenable = unopenable_values(connection)
+    if unopenable:
+        raise LoginpipeError(
+            f"{unopenable:,} sealed values have no data key, or are shorter than any value: whoever has the pipeline's "
+            "login may have planted them; see docs/security.md"
+        )
+    return "each sealed value has its data key; `loginpipe pii drill --sample` opens some"
 
 
 def masking(settings: Settings) -> str:

@@ -43,9 +43,25 @@ FROM loginpipe.token_aliases AS alias
 WHERE alias.new_token IN (SELECT token FROM newest)
 ORDER BY alias.new_token, alias.old_token
 
+-- name: correct_aliases
+-- Insert aliases whose value a custodian has opened, and correct those that lead elsewhere.
+INSERT INTO loginpipe.token_aliases (old_token, new_token)
+SELECT old_token, new_token
+FROM incoming_aliases
+WHERE old_token <> new_token
+ORDER BY old_token
+ON CONFLICT (old_token) DO UPDATE SET new_token = EXCLUDED.new_token
+
+-- name: mark_aliases_verified
+-- Say of incoming_aliases that they were verified.
+UPDATE loginpipe.token_aliases AS known
+SET verified_token = known.new_token
+FROM incoming_aliases AS incoming
+WHERE known.old_token = incoming.old_token AND known.new_token = incoming.new_token
+
 -- name: tokens_to_rotate
 -- Find the next tokens of sealed values of an older version of the token key that do not lead to one of the current
--- version yet. In order: the next ones come after the last of these.
+-- version yet, or by an alias that was not verified. In order: the next ones come after the last of these.
 SELECT token
 FROM vault.sealed_values AS sealed
 WHERE token > %(after)s
@@ -54,7 +70,8 @@ WHERE token > %(after)s
         SELECT
         FROM loginpipe.token_aliases AS alias
         WHERE alias.old_token = sealed.token
-            AND substring(alias.new_token FROM '^(?:ip|dev)\.v([1-9][0-9]{0,4})\.')::integer >= %(version)s
+            AND alias.new_version >= %(version)s
+            AND alias.verified_token = alias.new_token
     )
 ORDER BY token
 LIMIT %(most)s

@@ -15,9 +15,16 @@ SELECT count(*)
 FROM loginpipe.login_extras
 WHERE position IS NOT NULL AND NOT coalesce(extras ? %(field)s, false)
 
+-- name: create_found_extras
+-- Hold what was opened, as COPY brings it, until the transaction ends: values must not be in the text of a statement.
+CREATE TEMPORARY TABLE IF NOT EXISTS found_extras (
+    message_id uuid NOT NULL,
+    extras text NOT NULL
+) ON COMMIT DELETE ROWS
+
 -- name: fill_extras
 -- Add a field to the extras of messages that do not have it in clear.
 UPDATE loginpipe.login_extras AS kept
-SET extras = coalesce(kept.extras, '{}') || found.extras
-FROM unnest(%(message_ids)s::uuid[], %(texts)s::jsonb[]) AS found (message_id, extras)
+SET extras = coalesce(kept.extras, '{}') || found.extras::jsonb
+FROM found_extras AS found
 WHERE kept.message_id = found.message_id AND NOT coalesce(kept.extras ? %(field)s, false)

@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
@@ -18,9 +17,8 @@ from loginpipe.custody.audit import (
     read_anchors,
     verify_log,
 )
-from loginpipe.custody.erasure import erase
 from loginpipe.postgres.connections import Connection
-from loginpipe_tests.custody import REASON, Store, connected
+from loginpipe_tests.custody import REASON, Store, bulk, connected, erased
 from loginpipe_tests.wire import login
 
 AS_SUPERUSER = "SET LOCAL session_replication_role = replica; ALTER TABLE vault.access_log DISABLE TRIGGER USER; "
@@ -40,9 +38,9 @@ def busy(
     made = request_access(custodian, [tokens[0]], REASON)
     approve(second_custodian, made.request_id)
     release(custodian, made.request_id)
-    request_access(second_custodian, None, REASON)
+    bulk(second_custodian)
     set_second_person(owner, required=False, ticket="TEST-2")
-    erase(custodian, "nobody", store.keys.tombstones("nobody"), REASON)
+    erased(custodian, "nobody", store.keys)
     return store, tokens
 
 
@@ -59,7 +57,7 @@ def test_what_the_database_has_hashed_is_what_we_hash(busy: tuple[Store, tuple[s
 
 def test_an_empty_log_has_an_anchor_too(store: Store, auditor: Connection, custodian: Connection) -> None:
     assert (verify_log(auditor).head, newest_entry(auditor)) == (EMPTY, 0)
-    request_access(custodian, [str(uuid4())], REASON)
+    bulk(custodian)
     assert verify_log(auditor, [EMPTY]).faults == []
 
 
@@ -99,7 +97,7 @@ def test_a_tail_that_was_cut_off_shows_against_an_anchor(
     ]
     busy[0].execute("ALTER TABLE vault.access_log ENABLE TRIGGER USER")
     for _ in range(3):
-        request_access(custodian, None, REASON)
+        bulk(custodian)
     assert verify_log(auditor, [head]).faults != [], "grown again it is another past"
 
 

@@ -75,7 +75,7 @@ def test_a_private_key_that_is_none_of_the_recipients_fails_it(
 
 def test_a_canary_that_was_changed_fails_it(store: Store, rotating: Connection, opener: Opener) -> None:
     canary = stored(rotating, store)
-    store.execute("UPDATE vault.sealed_values SET ciphertext = ciphertext || '\\x00'::bytea")
+    store.execute("UPDATE vault.sealed_values SET ciphertext = set_bit(ciphertext, 7, 1 - get_bit(ciphertext, 7))")
     with pytest.raises(OpeningError) as caught:
         proved(rotating, store, canary, opener)
     assert caught.value.fault == Fault.CHANGED

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from loginpipe.common.errors import AccessRefusedError, DatabaseError, LoginpipeError
-from loginpipe.custody.access import Bulk, Reason, request_access
-from loginpipe.custody.erasure import Erasure, erase
+from loginpipe.custody.access import Reason
+from loginpipe.custody.erasure import Erasure
 from loginpipe.custody.replay import replay
 from loginpipe.ingest.process import Outcome, process_batch
 from loginpipe.masking.key_files import read_seal_key, read_token_keys
@@ -19,7 +19,8 @@ from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.connections import Connection
 from loginpipe.postgres.rejects import RejectFilter, find_rejects
 from loginpipe_tests.conftest import KeyFiles, Pipeline
-from loginpipe_tests.custody import REASON, closing_psycopg2, connected, opener_of, write_token_keys
+from loginpipe_tests.custody import REASON, bulk, closing_psycopg2, connected, opener_of, write_token_keys
+from loginpipe_tests.custody import erased as erase_user
 from loginpipe_tests.wire import checks, ingest, login, tables, take
 
 GONE = "424cdd21-063a-43a7-b91b-7ca1a833afae"
@@ -32,7 +33,7 @@ def keys(key_files: KeyFiles) -> TokenKeys:
 
 
 def erased(custodian: Connection, keys: TokenKeys, user: str = GONE) -> Erasure:
-    return erase(custodian, user, keys.tombstones(user), REASON)
+    return erase_user(custodian, user, keys)
 
 
 def users(pipeline: Pipeline) -> list[str]:
@@ -55,12 +56,14 @@ def test_logins_go_and_the_sealed_values_that_nobody_shares(
         login(user_id="stays", ip=SHARED, device_id="family device"),
     ]
     ingest(pipeline, *bodies)
-    assert erased(custodian, keys) == Erasure(logins=2, sealed_values=2)
+    left = pipeline.rows("SELECT masked_ip, masked_device_id FROM user_logins WHERE user_id = 'stays'")[0]
+    assert erased(custodian, keys) == Erasure(logins=2, sealed_values=2, kept=tuple(sorted(left)))
     assert users(pipeline) == ["stays"]
-    left = pipeline.rows("SELECT masked_ip, masked_device_id FROM user_logins")[0]
     assert {token for (token,) in pipeline.rows("SELECT token FROM vault.sealed_values")} == set(left)
-    assert pipeline.rows("SELECT action, purpose, ticket, detail FROM vault.access_log") == [
-        ("erasure", REASON.purpose, REASON.ticket, "logins=2 sealed_values=2 aliases=0 extras=0")
+    assert pipeline.rows("SELECT action, purpose, ticket, detail FROM vault.access_log ORDER BY seq") == [
+        ("request", REASON.purpose, REASON.ticket, "erasure"),
+        ("release", None, None, "erasure: 0 aliases to verify"),
+        ("erasure", None, None, "logins=2 sealed_values=2 aliases=0 extras=0 kept=2"),
     ]
     everywhere = "\n".join(row for rows in tables(pipeline).values() for row in rows)
     assert GONE not in everywhere, "the log neither"
@@ -138,9 +141,8 @@ def test_a_reject_that_is_replayed_after_its_user_was_erased_leaves_nothing(
             (value.ciphertext, str(key.data_key_id), value.position),
         )
     erased(custodian, keys)
-    bulk = Bulk(request_access(custodian, None, REASON).request_id, REASON)
     found = find_rejects(custodian, RejectFilter())
-    assert replay(custodian, pipeline.queue, opener_of(key_files.seal_private), found, bulk).sent == 1
+    assert replay(custodian, pipeline.queue, opener_of(key_files.seal_private), found, bulk(custodian)).sent == 1
     assert take(pipeline, 1).success
     assert users(pipeline) == []
     assert rejects(pipeline) == [(["invalid_version"], True), (["user_erased"], False)]
@@ -215,7 +217,7 @@ def test_without_a_purpose_and_a_ticket_nobody_is_erased(
     ingest(pipeline, login(user_id=GONE))
     for reason, code in ((Reason("short", "TEST-1"), "purpose_too_short"), (Reason(REASON.purpose, " "), "no_ticket")):
         with pytest.raises(AccessRefusedError) as caught:
-            erase(custodian, GONE, keys.tombstones(GONE), reason)
+            erase_user(custodian, GONE, keys, reason=reason)
         assert caught.value.code == code
     assert users(pipeline) == [GONE]
     assert pipeline.rows("SELECT action, detail FROM vault.access_log") == [

@@ -8,9 +8,10 @@ from uuid import uuid4
 import pytest
 
 from loginpipe.common.errors import KeyFileError, OpeningError
+from loginpipe.custody.access import request_access
 from loginpipe.custody.opening import Fault, Opener
 from loginpipe.custody.private_keys import load_opener
-from loginpipe.custody.recovery import Recovery, recover, request_recovery
+from loginpipe.custody.recovery import Recovery, recover
 from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.masking.keys import load_seal_keys
 from loginpipe.masking.sealing import OAEP, SealKey, WrappedDataKey
@@ -45,8 +46,8 @@ def wrapped(key: SealKey, data_key: bytes = DATA_KEY) -> WrappedDataKey:
 
 
 def recovered(connection: Connection, store: Store, opener: Opener, *asked: str) -> Recovery:
-    request = request_recovery(connection, asked, REASON)
-    return recover(connection, request.request_id, opener, TokenChecks(store.keys), asked=asked, most=10)
+    request = request_access(connection, asked, REASON)
+    return recover(connection, request.request_id, opener, TokenChecks(store.keys), most=10)
 
 
 def test_what_was_sealed_for_a_key_in_kms_is_recovered_with_it(store: Store, custodian: Connection, alias: str) -> None:

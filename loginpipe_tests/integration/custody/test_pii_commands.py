@@ -15,7 +15,7 @@ from loginpipe.logins.extras import UnknownFields
 from loginpipe.masking.compat import SALTED, CompatMasking
 from loginpipe.masking.key_files import generate_seal_key, private_half, read_seal_key
 from loginpipe_tests.commands import Command, Done, command_line
-from loginpipe_tests.custody import Store, write_token_keys
+from loginpipe_tests.custody import Store, made_up_token, write_token_keys
 from loginpipe_tests.integration.test_key_commands import at_a_terminal
 from loginpipe_tests.wire import login
 
@@ -89,9 +89,9 @@ def test_a_request_prints_its_id_and_is_recovered_to_a_file_for_its_owner_alone(
     assert done.out == f"2 values are in {path}, which you alone can read: delete it when you are done\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert rows_in(path) == [
-        ["token", "field", "value"],
-        [tokens[1], "device_id", DEVICE],
-        [tokens[0], "ip", IP],
+        ["token", "field", "value", "checked_by"],
+        [tokens[0], "ip", IP, "token"],
+        [tokens[1], "device_id", DEVICE, "token"],
     ]
     assert pii("recover", request_id, "--output", pii.folder / "again.csv").error.startswith(
         "refused, and on record as released_before: "
@@ -108,7 +108,10 @@ def test_tokens_are_recovered_in_one_go_in_the_order_asked(pii: Custody, tokens:
         "refused": [],
         "output": "found.csv",
     }
-    assert rows_in(pii.folder / "found.csv")[1:] == [[tokens[1], "device_id", DEVICE], [tokens[0], "ip", IP]]
+    assert rows_in(pii.folder / "found.csv")[1:] == [
+        [tokens[1], "device_id", DEVICE, "token"],
+        [tokens[0], "ip", IP, "token"],
+    ]
     assert IP not in done.out + done.err
     assert store.rows("SELECT DISTINCT purpose, ticket FROM vault.access_log WHERE action = 'request'") == [
         ("a test of the commands", "TEST-1")
@@ -120,16 +123,16 @@ def test_values_are_shown_only_where_that_is_asked_for(pii: Custody, tokens: tup
         "where the values are to go is not clear: give one of --output FILE and --show"
     )
     assert pii("recover", tokens[0], *WHY, "--show", "--output", "x").error.startswith("where the values are to go")
-    assert pii("recover", tokens[0], *WHY, "--show").out == f"{tokens[0]}  ip  {IP}\n"
+    assert pii("recover", tokens[0], *WHY, "--show").out == f"{tokens[0]}  ip  {IP}  token\n"
     assert pii("recover", tokens[0], *WHY, "--show", "--json").json["values"] == [
-        {"token": tokens[0], "field": "ip", "value": IP}
+        {"token": tokens[0], "field": "ip", "value": IP, "checked_by": "token"}
     ]
 
 
 def test_what_a_sender_put_in_for_the_terminal_to_act_upon_is_shown_and_not_done(pii: Custody, store: Store) -> None:
     ((_, device),) = store.load(login(device_id="\x1b]0;owned\x07[bold]x[/] \x9b:smile:\r\nnext é"))
     done = pii("recover", device, *WHY, "--show")
-    assert done.out == f"{device}  device_id  \\x1b]0;owned\\x07[bold]x[/] \\x9b:smile:\\r\\nnext é\n"
+    assert done.out == f"{device}  device_id  \\x1b]0;owned\\x07[bold]x[/] \\x9b:smile:\\r\\nnext é  token\n"
     assert pii("recover", device, *WHY, "--output", "found.csv").code == 0
     assert rows_in(pii.folder / "found.csv")[1][2] == "\x1b]0;owned\x07[bold]x[/] \x9b:smile:\r\nnext é"
 
@@ -137,7 +140,7 @@ def test_what_a_sender_put_in_for_the_terminal_to_act_upon_is_shown_and_not_done
 def test_the_body_of_a_rejected_message_is_shown_by_its_id(pii: Custody, store: Store) -> None:
     (message_id,) = store.reject("no JSON, [red]but[/] \x1b[31mcolours")
     done = pii("recover", message_id, *WHY, "--show")
-    assert done.out == f"{message_id}  body  no JSON, [red]but[/] \\x1b[31mcolours\n"
+    assert done.out == f"{message_id}  body  no JSON, [red]but[/] \\x1b[31mcolours  message\n"
 
 
 def test_a_request_that_wants_a_second_person_is_recovered_after_the_approval(
@@ -163,8 +166,8 @@ def test_a_request_that_wants_a_second_person_is_recovered_after_the_approval(
     assert pii("approve", request_id).out == f"request {request_id} is approved\n"
     assert pii("approve", requested["request"], "--json").json == {"approved": requested["request"]}
     pii.login_as("custodian")
-    assert pii("recover", request_id, "--show").out == f"{tokens[0]}  ip  {IP}\n"
-    assert pii("recover", requested["request"], "--show").out == f"{tokens[1]}  device_id  {DEVICE}\n"
+    assert pii("recover", request_id, "--show").out == f"{tokens[0]}  ip  {IP}  token\n"
+    assert pii("recover", requested["request"], "--show").out == f"{tokens[1]}  device_id  {DEVICE}  token\n"
 
     pii.login_as("loginpipe_owner")
     assert pii("second-person", "off", "--ticket", "TEST-3", "--json").json == {"second_person": False}
@@ -192,14 +195,28 @@ def test_more_than_ten_values_are_recovered_only_where_that_is_said(pii: Custody
         (("ip.v1.x", "--show"), "tokens are recovered with --purpose and --ticket, or by the id of one request: "),
         ((str(uuid4()), str(uuid4()), "--show"), "tokens are recovered with --purpose and --ticket, "),
         ((str(uuid4()), "--show"), "refused, and on record as unknown_request: "),
-        ((IP, *WHY, "--show"), "refused, and on record as no_subjects: "),
+        ((IP, *WHY, "--show"), "what was asked for is neither a token nor a message id, and nothing was sent: "),
         (
-            ("x" * 49, "--purpose", "short", "--ticket", "TEST-1", "--show"),
+            (str(uuid4()), *WHY, "--show"),
+            "what was asked for is neither a token nor the id of a message with something",
+        ),
+        (
+            (made_up_token("ip.v1", "x"), "--purpose", "short", "--ticket", "TEST-1", "--show"),
             "refused, and on record as purpose_too_short: ",
         ),
-        (("x" * 49, *WHY, "--show"), "nothing is sealed for what was asked: "),
+        ((made_up_token("ip.v1", "x"), *WHY, "--show"), "nothing is sealed for what was asked: "),
     ],
-    ids=["no ticket", "no purpose", "no request", "two", "unknown", "a value", "a short purpose", "nothing there"],
+    ids=[
+        "no ticket",
+        "no purpose",
+        "no request",
+        "two",
+        "unknown",
+        "a value",
+        "a device id",
+        "a short purpose",
+        "nothing there",
+    ],
 )
 def test_what_cannot_be_recovered_is_one_line(pii: Custody, arguments: tuple[str, ...], said: str) -> None:
     error = pii("recover", *arguments).error
@@ -248,7 +265,7 @@ def test_what_is_missing_is_noted_beside_what_is_there(pii: Custody, tokens: tup
     (nothing,) = store.keys.tokens("ip", [b"\x01\x02\x03\x04"])
     done = pii("recover", tokens[0], nothing, *WHY, "--show")
     assert (done.code, done.err) == (0, f"note: nothing is sealed for {nothing}\n")
-    assert done.out == f"{tokens[0]}  ip  {IP}\n"
+    assert done.out == f"{tokens[0]}  ip  {IP}  token\n"
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------
@@ -298,7 +315,7 @@ def test_without_its_private_half_a_custodian_is_told_to_name_it(
         f"the private key is not at {private_half(alone)}: say with --private-key where it is"
     )
     done = pii("recover", tokens[0], *WHY, "--show", "--private-key", private_half(seal_public))
-    assert done.out == f"{tokens[0]}  ip  {IP}\n"
+    assert done.out == f"{tokens[0]}  ip  {IP}  token\n"
 
 
 def test_token_keys_that_are_not_this_databases_are_refused_before_anything_is_requested(
@@ -324,7 +341,7 @@ def test_tokens_of_a_salted_scheme_are_compared_where_the_salt_is_named(
     salt.touch(mode=0o600)
     salt.write_text("and pepper\n")
     monkeypatch.setenv("LOGINPIPE_COMPAT_SALT", f"file:{salt}")
-    assert pii("recover", ip, *WHY, "--show").out == f"{ip}  ip  {IP}\n"
+    assert pii("recover", ip, *WHY, "--show").out == f"{ip}  ip  {IP}  token\n"
 
 
 # --- audit ------------------------------------------------------------------------------------------------------------
@@ -415,20 +432,17 @@ def test_a_user_is_erased_after_a_question_and_the_limits_are_said(
     again = pii("erase", USER, *WHY, "--yes")
     assert again.out == "erased: 0 logins, 0 sealed values\n"
     assert "There was no login with that user id." in again.err
-    store.execute(
-        "INSERT INTO loginpipe.archived_days (day, row_count, sha256, url, file_bytes, file_sha256, dropped_at) "
-        "VALUES ('2026-01-01', 2, repeat('0', 64), 'file:///x', 1, repeat('0', 64), now())"
-    )
-    assert "1 days are in the archive only. The next run of archive_logins" in pii("erase", USER, *WHY, "--yes").err
-    assert pii("erase", USER, *WHY, "--yes", "--json").json == {
-        "logins": 0, "sealed_values": 0, "key_versions": [1], "archived_days_to_search": 1,
-    }  # fmt: skip
+    shown = pii("erase", USER, *WHY, "--yes", "--json").json
+    assert (shown["logins"], shown["sealed_values"], shown["key_versions"], shown["kept"]) == (0, 0, [1], [])
 
 
 def test_a_rotation_is_completed_and_then_there_is_nothing_to_do(pii: Custody, store: Store) -> None:
     store.load(login())
     pii.login_as("rotating_custodian")
-    assert pii("rotate", *WHY).out == "0 values have a token of version 1 now, 0 sealed anew\n"
+    assert (
+        pii("rotate", *WHY).out
+        == "0 values lead to a token of version 1 by a verified alias now, 0 were sealed again\n"
+    )
     assert store.log() == []
     (pii.folder / "keys" / "tokens.json").unlink()
     write_token_keys(pii.folder / "keys" / "tokens.json", 1, 2)
@@ -436,10 +450,14 @@ def test_a_rotation_is_completed_and_then_there_is_nothing_to_do(pii: Custody, s
         "version": 2,
         "rotated": 2,
         "sealed": 2,
+        "corrected": 0,
         "unchecked": 0,
         "refused": [],
     }
-    assert pii("rotate", *WHY).out == "0 values have a token of version 2 now, 0 sealed anew\n"
+    assert (
+        pii("rotate", *WHY).out
+        == "0 values lead to a token of version 2 by a verified alias now, 0 were sealed again\n"
+    )
 
 
 def test_a_rotation_that_meets_a_bad_value_names_it_and_ends_with_1(pii: Custody, store: Store) -> None:
@@ -450,7 +468,7 @@ def test_a_rotation_that_meets_a_bad_value_names_it_and_ends_with_1(pii: Custody
     write_token_keys(pii.folder / "keys" / "tokens.json", 1, 2)
     done = pii("rotate", *WHY)
     assert done.code == 1
-    assert done.out == "1 values have a token of version 2 now, 1 sealed anew\n"
+    assert done.out == "1 values lead to a token of version 2 by a verified alias now, 1 were sealed again\n"
     assert done.err.startswith(f"error: the sealed device_id of {ip} cannot be opened: it was altered, ")
 
 
@@ -575,6 +593,8 @@ def test_recovered_values_are_in_the_file_and_nowhere_else(
     caplog.set_level(logging.DEBUG)
     printed = [pii("recover", *tokens, *WHY, "--output", "found.csv")]
     for statement in (
+        "ALTER TABLE vault.sealed_values DROP CONSTRAINT sealed_values_of_a_masked_field",
+        "ALTER TABLE vault.sealed_values DROP CONSTRAINT sealed_values_of_whole_blocks",
         "UPDATE vault.sealed_values SET field = 'body' WHERE field = 'ip'",
         "UPDATE vault.sealed_values SET ciphertext = ciphertext || ciphertext WHERE field = 'device_id'",
     ):

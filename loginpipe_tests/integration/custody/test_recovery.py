@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from uuid import uuid4
 
 import pytest
 
 from loginpipe.common.errors import LoginpipeError
-from loginpipe.custody.access import Reason
+from loginpipe.custody.access import Reason, request_access
 from loginpipe.custody.opening import Fault, Opener
-from loginpipe.custody.recovery import Recovery, recover, request_recovery
+from loginpipe.custody.recovery import Recovery, recover
 from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.masking.compat import BASE64, MD5, PLAIN, SALTED, CompatMasking
 from loginpipe.masking.sealing import SealKey, seal
@@ -31,10 +30,10 @@ class Custodian:
     schemes: tuple[CompatMasking, ...] = ()
 
     def recover(self, *asked: str, most: int = 10) -> Recovery:
-        request = request_recovery(self.connection, asked, REASON)
+        request = request_access(self.connection, asked, REASON)
         assert not request.needs_approval
         checks = TokenChecks(self.store.keys, self.schemes)
-        return recover(self.connection, request.request_id, self.opener, checks, asked=asked, most=most)
+        return recover(self.connection, request.request_id, self.opener, checks, most=most)
 
     def clear(self, *asked: str) -> list[str]:
         """The values of tokens, none of which is refused or missing."""
@@ -105,10 +104,9 @@ def test_what_is_not_in_the_vault_is_missing_and_the_rest_is_recovered(
     custody: Custodian, tokens: tuple[str, str]
 ) -> None:
     (nothing,) = custody.store.keys.tokens("device_id", [b"never seen"])
-    recovery = custody.recover(nothing, tokens[0], str(uuid4()))
+    recovery = custody.recover(nothing, tokens[0])
     assert [value.text for value in recovery.recovered] == [IP]
-    assert recovery.missing[0] == nothing
-    assert len(recovery.missing) == 2
+    assert recovery.missing == [nothing]
 
 
 def test_more_values_than_meant_are_not_opened(custody: Custodian, store: Store) -> None:
@@ -116,18 +114,6 @@ def test_more_values_than_meant_are_not_opened(custody: Custodian, store: Store)
     with pytest.raises(LoginpipeError, match=r"^the request is for 3 values, which is more than 2: none was opened"):
         custody.recover(*devices, most=2)
     assert len(custody.recover(*devices, most=3).recovered) == 3
-
-
-def test_by_the_id_of_a_request_alone_every_token_of_each_value_is_given(
-    custody: Custodian, store: Store, opener: Opener
-) -> None:
-    ((_, old),) = store.load(login())
-    later = store.with_keys(1, 2)
-    ((_, new),) = later.load(login())
-    request = request_recovery(custody.connection, [old], REASON)
-    checks = TokenChecks(later.keys)
-    recovery = recover(custody.connection, request.request_id, opener, checks, most=1)
-    assert {(value.subject, value.text) for value in recovery.recovered} == {(old, DEVICE), (new, DEVICE)}
 
 
 # --- across versions of the token key ---------------------------------------------------------------------------------
@@ -145,7 +131,7 @@ def test_a_value_that_is_sealed_under_the_other_version_alone_is_found_by_the_al
     custody = replace(custody, store=later)
     assert custody.clear(other) == custody.clear(kept) == [DEVICE]
     requested = store.rows("SELECT subjects FROM vault.access_log WHERE action = 'request' ORDER BY seq LIMIT 1")
-    assert set(requested[0][0]) == {old, new}
+    assert requested == [([other],)], "of the value, not of its family"
 
 
 def test_where_the_older_key_is_gone_the_alias_is_what_is_checked(custody: Custodian, store: Store) -> None:
@@ -280,6 +266,7 @@ def test_a_wrapped_key_that_was_changed_is_refused(custody: Custodian, tokens: t
 
 def test_a_recipient_that_was_put_in_by_hand_is_refused(custody: Custodian, tokens: tuple[str, str]) -> None:
     custody.store.execute(
+        "ALTER TABLE vault.data_keys DISABLE TRIGGER refuse_later_recipients; "
         "INSERT INTO vault.data_keys (data_key_id, recipient, wrapped_key) "
         "SELECT data_key_id, repeat('0', 64), wrapped_key FROM vault.data_keys"
     )
@@ -296,7 +283,7 @@ def test_a_row_that_the_pipelines_own_role_planted_is_refused(custody: Custodian
 
 
 def test_a_purpose_and_a_ticket_are_on_record_as_they_were_typed(custody: Custodian, tokens: tuple[str, str]) -> None:
-    request_recovery(custody.connection, tokens, Reason("  who is behind this?  ", " SEC-7 "))
+    request_access(custody.connection, tokens, Reason("  who is behind this?  ", " SEC-7 "))
     assert custody.store.rows("SELECT purpose, ticket, subjects FROM vault.access_log") == [
         ("who is behind this?", "SEC-7", list(tokens))
     ]

@@ -1,0 +1,293 @@
+-- Erasure in two steps, as a release: the request is on record before anything is deleted or told, since a function that
+-- deletes and counts could be rolled back after the counting. The user id comes by COPY into a table: as a parameter it
+-- would stand in the text of the statement, and a statement that fails is in the server's own log.
+
+CREATE TABLE vault.erasure_requests (
+    request_id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    user_id text NOT NULL,
+    requested_by text NOT NULL DEFAULT session_user,
+    requested_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    xact xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    tombstones jsonb
+);
+
+COMMENT ON TABLE vault.erasure_requests IS
+    'Erasures that were requested and are still to be carried out: a row goes with its erasure, or after a day.';
+COMMENT ON COLUMN vault.erasure_requests.request_id IS 'As in vault.access_log.';
+COMMENT ON COLUMN vault.erasure_requests.user_id IS 'Whose logins are to be erased, as in user_logins.';
+COMMENT ON COLUMN vault.erasure_requests.requested_by IS 'The role that logged in.';
+COMMENT ON COLUMN vault.erasure_requests.requested_at IS 'When.';
+COMMENT ON COLUMN vault.erasure_requests.xact IS 'The transaction that requested it.';
+COMMENT ON COLUMN vault.erasure_requests.tombstones IS 'The tombstones of the user, in hex, by version of the token key.';
+
+DROP FUNCTION vault.erase_user(text, jsonb, text, text);
+DROP FUNCTION vault.orphaned_tokens(text[]);
+
+CREATE FUNCTION vault.request_erasure(tombstones jsonb, purpose text, ticket text)
+RETURNS TABLE (request_id uuid, refusal text, needs_approval boolean)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    given uuid[];
+    tombstones_given jsonb := coalesce(request_erasure.tombstones, '{}');
+BEGIN
+    PERFORM vault.lock_access_log();
+    IF jsonb_typeof(tombstones_given) <> 'object' OR EXISTS (
+        SELECT
+        FROM jsonb_each_text(tombstones_given) AS given (key_version, tombstone)
+        WHERE given.key_version !~ '^[1-9][0-9]{0,4}$'
+            OR given.key_version::integer > 32767
+            OR given.tombstone !~ '^[0-9a-f]{64}$'
+            OR given.tombstone IS NULL
+    ) THEN
+        RAISE EXCEPTION 'tombstones are an object of 64 hex digits each, by key version' USING ERRCODE = '22023';
+    END IF;
+    DELETE FROM vault.erasure_requests WHERE requested_at < clock_timestamp() - interval '1 day';
+    SELECT array_agg(asked.request_id)
+    INTO given
+    FROM vault.erasure_requests AS asked
+    WHERE asked.xact = pg_current_xact_id()
+        AND asked.requested_by = session_user
+        AND asked.tombstones IS NULL
+        AND vault.canonical_user_id(asked.user_id) <> '';
+    IF cardinality(given) IS DISTINCT FROM 1 THEN
+        RAISE EXCEPTION 'one user id, copied into vault.erasure_requests in this transaction' USING ERRCODE = '22023';
+    END IF;
+    refusal := vault.reason_refusal(purpose, ticket);
+    IF refusal IS NOT NULL THEN
+        DELETE FROM vault.erasure_requests AS asked WHERE asked.request_id = given[1];
+        PERFORM vault.write_log(
+            'refusal', NULL, NULL, NULL, vault.trimmed(purpose), vault.trimmed(ticket), 'erasure: ' || refusal
+        );
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    request_id := given[1];
+    needs_approval := vault.second_person_required();
+    UPDATE vault.erasure_requests AS asked SET tombstones = tombstones_given WHERE asked.request_id = given[1];
+    PERFORM vault.write_log(
+        'request', given[1], NULL,
+        ARRAY(SELECT value FROM jsonb_each_text(tombstones_given) ORDER BY value),
+        vault.trimmed(purpose), vault.trimmed(ticket), 'erasure'
+    );
+    RETURN NEXT;
+END
+$$;
+
+CREATE FUNCTION vault.erasure_refusal(request_id uuid) RETURNS text
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    request vault.access_log := vault.entry_of(request_id, 'request');
+    approved_at timestamptz := vault.approved_at(request_id);
+BEGIN
+    RETURN CASE
+        WHEN request.seq IS NULL OR request.detail IS DISTINCT FROM 'erasure' THEN 'unknown_request'
+        WHEN request.actor <> session_user THEN 'of_another_role'
+        WHEN NOT vault.is_committed(request.xact) THEN 'not_committed'
+        WHEN NOT EXISTS (
+            SELECT FROM vault.erasure_requests AS asked WHERE asked.request_id = erasure_refusal.request_id
+        ) THEN 'erased_before'
+        WHEN vault.second_person_required() AND approved_at IS NULL THEN 'needs_approval'
+        WHEN coalesce(approved_at, request.at) < clock_timestamp() - interval '15 minutes' THEN 'expired'
+    END;
+END
+$$;
+
+CREATE FUNCTION vault.tokens_of_user(user_id text) RETURNS text[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    wanted text := vault.canonical_user_id(tokens_of_user.user_id);
+BEGIN
+    RETURN ARRAY(
+        SELECT DISTINCT token
+        FROM public.user_logins AS login, LATERAL (VALUES (masked_ip), (masked_device_id)) AS masked (token)
+        -- As vault.delete_logins.
+        WHERE (user_id = wanted OR (user_id ~ '[^!-~]' AND vault.canonical_user_id(user_id) = wanted))
+            AND token IS NOT NULL
+    );
+END
+$$;
+
+-- The tokens of a user, each with those that are its aliases by the pipeline's word. Where it has any, with the sealed
+-- values too: only who opens them can say which of the aliases are true.
+CREATE FUNCTION vault.release_for_erasure(request_id uuid)
+RETURNS TABLE (
+    refusal text, asked text, subject text, field text, data_key_id uuid, "position" smallint, ciphertext bytea,
+    recipients text[], wrapped_keys bytea[]
+)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    found_subjects text[] := '{}';
+BEGIN
+    -- Without the log's lock until the end: this reads all of user_logins.
+    PERFORM vault.require_read_committed();
+    refusal := coalesce(
+        vault.erasure_refusal(request_id),
+        CASE WHEN (vault.entry_of(request_id, 'release')).seq IS NOT NULL THEN 'released_before' END
+    );
+    IF refusal IS NOT NULL THEN
+        PERFORM vault.write_log('refusal', request_id, NULL, NULL, NULL, NULL, 'erasure: ' || refusal);
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    FOR asked, subject, field, data_key_id, "position", ciphertext, recipients, wrapped_keys IN
+        WITH own AS MATERIALIZED (
+            SELECT listed.token
+            FROM vault.erasure_requests AS request, unnest(vault.tokens_of_user(request.user_id)) AS listed (token)
+            WHERE request.request_id = release_for_erasure.request_id
+        ),
+        members AS MATERIALIZED (
+            SELECT own.token AS asked, member.token, count(*) OVER (PARTITION BY own.token) > 1 AS has_aliases
+            FROM own
+            CROSS JOIN LATERAL vault.families(ARRAY[own.token]) AS member
+        )
+        SELECT
+            members.asked, members.token, sealed.field, sealed.data_key_id, sealed."position", sealed.ciphertext,
+            coalesce(array_agg(wrapped.recipient ORDER BY wrapped.recipient COLLATE "C")
+                FILTER (WHERE wrapped.recipient IS NOT NULL), '{}'),
+            coalesce(array_agg(wrapped.wrapped_key ORDER BY wrapped.recipient COLLATE "C")
+                FILTER (WHERE wrapped.recipient IS NOT NULL), '{}')
+        FROM members
+        LEFT JOIN vault.sealed_values AS sealed ON sealed.token = members.token AND members.has_aliases
+        LEFT JOIN vault.data_keys AS wrapped ON wrapped.data_key_id = sealed.data_key_id
+        GROUP BY 1, 2, 3, 4, 5, 6
+        ORDER BY 1, 2
+    LOOP
+        IF ciphertext IS NOT NULL THEN
+            found_subjects := found_subjects || subject;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+    PERFORM vault.write_log(
+        'release', request_id, NULL,
+        ARRAY(SELECT DISTINCT listed.subject FROM unnest(found_subjects) AS listed (subject) ORDER BY 1), NULL, NULL,
+        format('erasure: %s aliases to verify', cardinality(found_subjects))
+    );
+END
+$$;
+
+-- Of tokens and the value that each stands for: which values no row of user_logins holds any more, under none of them.
+CREATE FUNCTION vault.orphaned_tokens(tokens text[], values_of text[]) RETURNS text[]
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH members AS MATERIALIZED (
+        SELECT listed.token, listed.value
+        FROM unnest(tokens, values_of) AS listed (token, value)
+    ),
+    held AS (
+        SELECT members.value
+        FROM members
+        JOIN public.user_logins AS login ON login.masked_ip = members.token
+        UNION
+        SELECT members.value
+        FROM members
+        JOIN public.user_logins AS login ON login.masked_device_id = members.token
+    )
+    SELECT coalesce(array_agg(members.token), '{}')
+    FROM members
+    WHERE members.value NOT IN (SELECT held.value FROM held)
+$$;
+
+CREATE FUNCTION vault.erase_user(request_id uuid, tokens text[], values_of text[], seen text[])
+RETURNS TABLE (
+    refusal text, logins bigint, sealed_values bigint, kept text[], dropped_from date, dropped_to date
+)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    request vault.erasure_requests;
+    deleted record;
+    own text[];
+    orphans text[];
+    buried text[];
+    aliases bigint;
+    extras bigint;
+BEGIN
+    PERFORM vault.require_read_committed();
+    SELECT asked.* INTO request FROM vault.erasure_requests AS asked WHERE asked.request_id = erase_user.request_id;
+    IF vault.erasure_refusal(request_id) IS NULL THEN
+        PERFORM vault.forget_pairs(request.user_id);
+    END IF;
+    PERFORM vault.lock_loads_out();
+    refusal := vault.erasure_refusal(request_id);
+    IF refusal IS NOT NULL THEN
+        PERFORM vault.write_log('refusal', request_id, NULL, NULL, NULL, NULL, 'erasure: ' || refusal);
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    IF cardinality(tokens) IS DISTINCT FROM cardinality(values_of) THEN
+        RAISE EXCEPTION 'a value for each token' USING ERRCODE = '22023';
+    END IF;
+
+    deleted := vault.delete_logins(request.user_id);
+    extras := vault.delete_extras(request.user_id);
+    own := array_remove(deleted.tokens, NULL);
+    IF EXISTS (SELECT FROM vault.families(own) AS found WHERE found.token <> ALL (coalesce(seen, '{}'))) THEN
+        RAISE EXCEPTION 'the user has logged in again, or a token has a new alias, since the release'
+            USING ERRCODE = '40001';
+    END IF;
+    -- A token that no value was named for stands for one of its own.
+    SELECT array_agg(listed.token), array_agg(listed.value)
+    INTO tokens, values_of
+    FROM (
+        SELECT given.token, given.value
+        FROM unnest(tokens, values_of) AS given (token, value)
+        UNION ALL
+        SELECT token, token FROM unnest(own) AS listed (token) WHERE token <> ALL (coalesce(tokens, '{}'))
+    ) AS listed;
+    orphans := vault.orphaned_tokens(coalesce(tokens, '{}'), coalesce(values_of, '{}'));
+    kept := ARRAY(
+        SELECT DISTINCT token FROM unnest(own) AS listed (token) WHERE token <> ALL (orphans) ORDER BY 1
+    );
+    DELETE FROM vault.sealed_values AS sealed WHERE sealed.token = ANY (orphans);
+    GET DIAGNOSTICS sealed_values = ROW_COUNT;
+    DELETE FROM loginpipe.token_aliases AS alias
+    WHERE alias.old_token = ANY (orphans) OR alias.new_token = ANY (orphans);
+    GET DIAGNOSTICS aliases = ROW_COUNT;
+    buried := vault.bury(request.tombstones);
+    DELETE FROM vault.erasure_requests AS asked WHERE asked.request_id = erase_user.request_id;
+    logins := deleted.logins;
+    SELECT min(day), max(day) INTO dropped_from, dropped_to FROM loginpipe.archived_days WHERE dropped_at IS NOT NULL;
+    PERFORM vault.write_log(
+        'erasure', request_id, NULL, buried, NULL, NULL,
+        format(
+            'logins=%s sealed_values=%s aliases=%s extras=%s kept=%s',
+            logins, sealed_values, aliases, extras, cardinality(kept)
+        )
+    );
+    RETURN NEXT;
+END
+$$;
+
+COMMENT ON FUNCTION vault.request_erasure(jsonb, text, text) IS
+    'Put on record that the user whose id was copied into vault.erasure_requests in this transaction is to be erased. '
+    'Tombstones ({"<key version>": "<HMAC in hex>"}) are what later runs know them by.';
+COMMENT ON FUNCTION vault.release_for_erasure(uuid) IS
+    'Return the tokens of a user whose erasure was requested, with their aliases, sealed, where there are any.';
+COMMENT ON FUNCTION vault.erase_user(uuid, text[], text[], text[]) IS
+    'Delete the logins of the user of a committed request, with their extras, and the sealed values that no other login '
+    'shares under any token of the same value; keep the tombstones. Tokens: those whose value was verified; values_of: a '
+    'name for the value of each, equal where it is the same; seen: all tokens that release_for_erasure returned.';
+
+REVOKE ALL ON FUNCTION
+    vault.request_erasure(jsonb, text, text), vault.erasure_refusal(uuid), vault.tokens_of_user(text),
+    vault.release_for_erasure(uuid), vault.orphaned_tokens(text[], text[]),
+    vault.erase_user(uuid, text[], text[], text[])
+    FROM PUBLIC;
+GRANT INSERT (user_id) ON vault.erasure_requests TO pii_custodian;
+GRANT EXECUTE ON FUNCTION
+    vault.request_erasure(jsonb, text, text), vault.release_for_erasure(uuid),
+    vault.erase_user(uuid, text[], text[], text[])
+    TO pii_custodian;
