@@ -67,6 +67,11 @@ def test_every_setting_that_is_named_exists() -> None:
     assert {name: where for name, where in found.items() if name not in there} == {}
 
 
+def test_every_setting_is_in_the_table_of_settings() -> None:
+    rows = re.findall(r"^\| `(LOGINPIPE_[A-Z_]+)` \|", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(PREFIX + name.upper() for name in Settings.model_fields)
+
+
 def test_every_reason_has_a_meaning_and_is_in_the_table_of_reasons() -> None:
     text = (ROOT / "docs" / "tables.md").read_text()
     assert list(MEANINGS) == list(Reason)
