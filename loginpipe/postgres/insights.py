@@ -115,7 +115,7 @@ def _refresh_day(connection: Connection, table: str, day: date) -> DuplicatesOfD
         if tokens_changed or days_changed:
             cursor.execute(_sql("compute_changed", table), of)
             cursor.execute(_sql("note_open_days", table), of)
-        cursor.execute(_sql("count_seen" if of["dropped"] else "compute_day", table), of)
+        cursor.execute(_sql("count_seen", table) if of["dropped"] else _sql("compute_day", table), of)
         ((seen,),) = cursor.fetchall()
         cursor.execute(_sql("top_duplicates", table), {**of, "limit": _SHOWN})
         rows = cursor.fetchall()

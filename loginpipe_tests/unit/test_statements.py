@@ -19,7 +19,7 @@ NAMES = Counter(name for name, _ in HEADS)
 
 def test_each_statement_is_used_and_each_name_used_is_there() -> None:
     sources = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
-    assert set(re.findall(r"""\bstatement\(["'](\w+)["']\)""", sources)) == set(NAMES)
+    assert set(re.findall(r"""\b(?:statement\(["'](?=\w+["']\))|_sql\(["'])(\w+)""", sources)) == set(NAMES)
 
 
 def test_each_statement_has_a_name_of_its_own_and_a_description() -> None:
@@ -32,7 +32,7 @@ def test_each_file_begins_with_a_name() -> None:
 
 
 def test_a_statement_comes_without_its_description_and_without_the_next_one() -> None:
-    begin = re.compile(r"(CREATE|DELETE|INSERT|SELECT|SET|UPDATE|WITH)\s(?s:(?!-- name:).)*")
+    begin = re.compile(r"(CREATE|DELETE|INSERT|LOCK|SELECT|SET|UPDATE|WITH)\s(?s:(?!-- name:).)*")
     assert [name for name in NAMES if not begin.fullmatch(statement(name))] == []
 
 
