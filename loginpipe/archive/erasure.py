@@ -17,7 +17,8 @@ from loginpipe.postgres.archive import archived_day, begin_work_on_day, mark_unc
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.erasures import erasures_so_far, require_no_erasure_since, tombstones_since
 
-# Tombstones of one erasure, of a version of the token key each, are written by one statement, microseconds apart.
+# Tombstones of one erasure, of a version of the token key each, have one time. Before revision 0011 they were
+# microseconds apart.
 _ONE_ERASURE = timedelta(milliseconds=1)
 
 

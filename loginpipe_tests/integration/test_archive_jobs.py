@@ -214,6 +214,7 @@ def test_extras_go_when_their_month_is_gone_and_stay_while_it_stays(
 
     assert dropped() == [f"loginpipe.login_extras_{days[0]:y%Ym%m}"], "the month after it is not archived yet"
     assert left() == [*days[1:3], young]
+    assert job("refresh_insights", instance).success
     assert job("archive_logins", instance).success
     assert dropped() == [f"loginpipe.login_extras_{OLD:y%Ym%m}"]
     assert left() == [OLD_MONTH.end, young]

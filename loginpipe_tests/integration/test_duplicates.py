@@ -302,7 +302,8 @@ def test_duplicates_keep_their_history_when_a_month_is_dropped_and_what_comes_la
     logins.store(some(9, 15, [AFTER, TODAY]))
     logins.refresh_all()
     logins.check()
-    late = [("late", "ip.v1.0", "dev.v1.0", DAYS[1]), ("user-2", "ip.v1.1", "dev.v1.9", DAYS[1])]
+    again = next(login for login in logins.ever if login[3] == DAYS[1])
+    late = [("late", "ip.v1.0", "dev.v1.0", DAYS[1]), ("user-2", "ip.v1.1", "dev.v1.9", DAYS[1]), again]
     logins.store(late)
     logins.refresh_all()
     logins.check()

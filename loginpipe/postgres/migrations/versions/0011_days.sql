@@ -132,6 +132,16 @@ BEGIN
         WHERE create_date BETWEEN ''0001-01-01'' AND ''9999-12-31''
     )'
             ),
+            -- One erasure is one moment, whatever the versions of the token key: the archive tells erasures apart by it.
+            (
+                'vault.bury(jsonb)'::regprocedure,
+                '(tombstone, key_version)
+        SELECT decode(given.tombstone, ''hex''), given.key_version::smallint
+',
+                '(tombstone, key_version, erased_at)
+        SELECT decode(given.tombstone, ''hex''), given.key_version::smallint, (SELECT clock_timestamp())
+'
+            ),
             -- A month is dropped when its days are counted as they are.
             (
                 'loginpipe.why_not_dropped(date, date)'::regprocedure,

@@ -22,6 +22,15 @@ BEGIN
     )'
             ),
             (
+                'vault.bury(jsonb)'::regprocedure,
+                '(tombstone, key_version, erased_at)
+        SELECT decode(given.tombstone, ''hex''), given.key_version::smallint, (SELECT clock_timestamp())
+',
+                '(tombstone, key_version)
+        SELECT decode(given.tombstone, ''hex''), given.key_version::smallint
+'
+            ),
+            (
                 'loginpipe.why_not_dropped(date, date)'::regprocedure,
                 '            WHEN stored.day IS NOT NULL AND (
                 SELECT coalesce(min(least(known.daily_logins, known.duplicate_devices, known.duplicate_ips) - known.changes), 0)
