@@ -157,14 +157,14 @@ def store(database_url: str, key_files: KeyFiles, custodian_url: str) -> Store:
     store = before.with_keys(1, 2)
     store.load(login(user_id="ann"), sent_at=datetime.now(UTC))
     store.reject("not JSON")
-    with connected(custodian_url) as custodian:
-        erased(custodian, "gone", store.keys, lambda: opener_of(key_files.seal_private))
-        request_erasure(custodian, "bob", store.keys.tombstones("bob"), REASON)
     with store.connection() as connection:
         mark_placeholders(connection, placeholder_tokens((), store.keys))
         for table in ("duplicate_devices", "duplicate_ips"):
             refresh_duplicates(connection, table, SENT_AT.date())
         refresh_daily_logins(connection, SENT_AT.date())
+    with connected(custodian_url) as custodian:
+        erased(custodian, "gone", store.keys, lambda: opener_of(key_files.seal_private))
+        request_erasure(custodian, "bob", store.keys.tombstones("bob"), REASON)
     store.execute("UPDATE loginpipe.batches SET recorded_at = recorded_at - interval '40 days' WHERE rejected > 0")
     with store.connection() as connection:
         assert roll_up(connection, datetime.now(UTC).date()) == 1

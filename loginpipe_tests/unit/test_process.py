@@ -105,7 +105,7 @@ def test_bodies_of_rejects_are_sealed_by_message_whatever_they_hold(masking: Mas
 def test_logins_of_erased_users_are_rejected_and_nothing_of_them_is_kept(masking: Masking) -> None:
     tombstone = KEYS.tombstones("gone")[2]
     erased = Erased({tombstone: SENT_AT + timedelta(seconds=1)}, 7)
-    messages = [delivered(login(user_id=user, device_id=user, x=1, y=2)) for user in ("gone", "stays")]
+    messages = [delivered(login(user_id=user, device_id=f"of {user}", x=1, y=2)) for user in ("gone", "stays")]
     unknown = UnknownFields(frozenset({"x"}))
     outcome = processed(messages, replace(masking, unknown_fields=unknown), erased=erased)
     assert outcome.erasures == 7

@@ -125,7 +125,8 @@ def test_the_view_gives_each_login_its_own_extras_and_reads_no_other_month(named
 
 def test_an_erased_user_s_extras_go_and_no_one_else_s(named: Store, custodian: Connection) -> None:
     for user in ("zo\u00eb", "stays"):
-        named.load(login(user_id=user, device_id=user, country="DE", session="s"), login(user_id=user, session="s"))
+        named.load(login(user_id=user, device_id=f"of {user}", country="DE", session="s"))
+        named.load(login(user_id=user, session="s"))
     # As another spelling of the same id; and of a month whose logins were dropped.
     named.load(login(user_id="zoe\u0308", device_id="x", session="s"))
     named.execute("DELETE FROM user_logins WHERE masked_device_id = (SELECT min(masked_device_id) FROM user_logins)")
