@@ -141,6 +141,9 @@ def logins(database_url: str, pipeline_url: str, custodian_url: str, tmp_path: P
     archive = Archive(database_url, pipeline_url, f"file://{tmp_path}/archive")
     archive.make_month(OLD)
     archive.make_month(AFTER)
+    # The tests' tokens are short.
+    archive.execute("ALTER TABLE loginpipe.token_aliases DROP CONSTRAINT token_aliases_lead_to_a_newer_version")
+    archive.execute("INSERT INTO loginpipe.token_key_checks VALUES (2, 'x'), (3, 'y')")
     return Logins(archive, custodian_url)
 
 
