@@ -25,7 +25,6 @@ from loginpipe.postgres.days import stale_days
 from loginpipe.postgres.insights import DUPLICATES, compare_duplicates, rebuild_duplicates, refresh_duplicates
 from loginpipe.postgres.placeholders import mark_placeholders
 from loginpipe_tests.archive import OLD, OLD_MONTH, TODAY, Archive
-from loginpipe_tests.conftest import execute
 from loginpipe_tests.custody import erased as erase_user
 from loginpipe_tests.custody import token_keys
 from loginpipe_tests.wire import eventually
@@ -84,12 +83,6 @@ class Logins:
 
     def alias(self, old: str, new: str) -> None:
         """Let a token lead to another, as a run does that meets the value under a newer key."""
-        # The tokens of these tests are short.
-        execute(
-            self.archive.database_url,
-            "ALTER TABLE loginpipe.token_aliases DROP CONSTRAINT IF EXISTS token_aliases_lead_to_a_newer_version",
-            "INSERT INTO loginpipe.token_key_checks VALUES (1, 'x'), (2, 'x'), (3, 'x') ON CONFLICT DO NOTHING",
-        )
         with closing(psycopg2.connect(self.archive.pipeline_url)) as connection, connection.cursor() as cursor:
             cursor.execute("INSERT INTO loginpipe.token_aliases (old_token, new_token) VALUES (%s, %s)", (old, new))
             cursor.execute(
