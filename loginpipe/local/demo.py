@@ -1,5 +1,6 @@
 """The demonstration: embedded services, sample events, one run, and what came out of it on a terminal."""
 
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -25,15 +26,20 @@ BAD_SHARE = 0.03
 Step = Callable[[str], AbstractContextManager[Any]]
 """Given what is being done, a context manager for as long as it lasts."""
 
+# A token is recognised by its beginning, and the columns have to fit a terminal of 80.
 _LONG = 20
-# A token or an id is recognised by its beginning, and seven columns have to fit a terminal.
-_SHOWN = 13
+_SHOWN = 12
+
+_STORED = """
+    SELECT user_id, masked_ip, masked_device_id, app_version, device_type, locale, create_date
+    FROM user_logins WHERE user_id = %s
+    """
 
 _QUERIES = {
-    "first rows of user_logins, app_version decoded": """
-        SELECT user_id, device_type, masked_ip, masked_device_id, locale,
+    "first rows of user_logins, without device_type, app_version as text": """
+        SELECT left(user_id, 7) || '…' AS user_id, masked_ip, masked_device_id, locale,
             loginpipe.app_version_text(app_version) AS app_version, create_date
-        FROM user_logins ORDER BY user_id LIMIT 5
+        FROM user_logins ORDER BY user_logins.user_id LIMIT 5
         """,
     "devices seen more than once": """
         SELECT masked_device_id, count(*) AS logins, count(DISTINCT user_id) AS users
@@ -50,7 +56,7 @@ _QUERIES = {
 
 @dataclass(frozen=True)
 class Rows:
-    """A result to show: column names and rows. No personal data."""
+    """A result to show: column names and rows."""
 
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
@@ -63,7 +69,7 @@ class DemoResult:
     Attributes:
         counts: messages sent, received, accepted, rejected, inserted, duplicates, deleted.
         reasons: rejected messages by reason code; one with two reasons counts under both.
-        tables: results by title.
+        tables: results by title; the first one has an invented login in clear.
         run_seconds: how long the run took, from its start to the last delete.
     """
 
@@ -91,7 +97,8 @@ def run_demo(count: int, step: Step) -> DemoResult:
         with step(f"send {count:,} login events"):
             client, name = sqs_client(stack), os.environ["LOGINPIPE_QUEUE"]
             queue = Queue(name, client.get_queue_url(QueueName=name)["QueueUrl"], client)
-            send_bodies(queue, sample_bodies(count, seed=SEED, bad_share=BAD_SHARE))
+            bodies = list(sample_bodies(count, seed=SEED, bad_share=BAD_SHARE))
+            send_bodies(queue, bodies)
         with step("receive, validate, mask, load, delete"):
             began = time.monotonic()
             _run_job()
@@ -99,7 +106,7 @@ def run_demo(count: int, step: Step) -> DemoResult:
             while read_depth(queue).visible:
                 _run_job()
             run_seconds = time.monotonic() - began
-        return _result(stack, count, run_seconds)
+        return _result(stack, bodies, run_seconds)
 
 
 def show_demo(console: Console, result: DemoResult) -> None:
@@ -122,8 +129,11 @@ def _run_job() -> None:
         raise LoginpipeError("the run failed: the lines above say where")
 
 
-def _result(stack: LocalStack, sent: int, run_seconds: float) -> DemoResult:
-    tables = {title: _query(stack, query) for title, query in _QUERIES.items()}
+def _result(stack: LocalStack, bodies: Sequence[str], run_seconds: float) -> DemoResult:
+    tables = {
+        "one login, as it was sent and as it is stored": _sent_and_stored(stack, json.loads(bodies[0])),
+        **{title: _query(stack, query) for title, query in _QUERIES.items()},
+    }
     counts = _query(
         stack,
         "SELECT sum(received), sum(accepted), sum(rejected), sum(inserted), sum(duplicates), sum(deleted) "
@@ -136,18 +146,28 @@ def _result(stack: LocalStack, sent: int, run_seconds: float) -> DemoResult:
     )
     names = ("received", "accepted", "rejected", "inserted", "duplicates", "deleted")
     return DemoResult(
-        counts={"sent": sent, **{name: int(count) for name, count in zip(names, counts.rows[0], strict=True)}},
+        counts={"sent": len(bodies), **{name: int(count) for name, count in zip(names, counts.rows[0], strict=True)}},
         reasons=dict(reasons.rows),
         tables=tables,
         run_seconds=run_seconds,
     )
 
 
-def _query(stack: LocalStack, query: str) -> Rows:
+def _sent_and_stored(stack: LocalStack, event: dict[str, Any]) -> Rows:
+    """Return a login in clear, which is invented, beside its row."""
+    (row,) = _query(stack, _STORED, event["user_id"]).rows
+    fields = ("user_id", "ip", "device_id", "app_version", "device_type", "locale")
+    sent = [*((field, event[field]) for field in fields), ("create_date", "")]
+    # The version as the table has it: text is neither grouped nor aligned as a number.
+    stored = [value if value is None else str(value) for value in row]
+    return Rows(("field", "sent", "stored"), [(*pair, value) for pair, value in zip(sent, stored, strict=True)])
+
+
+def _query(stack: LocalStack, query: str, *parameters: str) -> Rows:
     connection = connect(stack.database_url)
     try:
         with transaction(connection) as cursor:
-            cursor.execute(query)
+            cursor.execute(query, parameters or None)
             return Rows(tuple(column.name for column in cursor.description or ()), cursor.fetchall())
     finally:
         connection.close()
