@@ -205,8 +205,7 @@ def test_a_person_stops_the_sensor_materialises_the_chain_and_sees_checks_and_pl
     page.goto(f"{ui}/assets/raw_sqs_messages")
     page.locator("pre", has_text="█").wait_for()
     shown["the plot"] = page.content()
-    page.goto(f"{ui}/assets/user_logins_table?view=checks")
-    page.get_by_text("counts_add_up").first.click()
+    page.goto(f"{ui}/assets/user_logins_table?view=checks&checkDetail=counts_add_up")
     see("the check", "Passed")
 
     page.goto(ui + sensor)

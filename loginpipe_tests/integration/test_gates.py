@@ -12,6 +12,7 @@ from psycopg2.extensions import parse_dsn
 
 from loginpipe.common.errors import DatabaseError, LoginpipeError
 from loginpipe.common.settings import load_settings
+from loginpipe.custody.erasure import request_erasure
 from loginpipe.ingest.record import record_batch
 from loginpipe.monitoring.doctor.warehouse import locks
 from loginpipe.postgres.archive import begin_work_on_day
@@ -22,6 +23,7 @@ from loginpipe.postgres.partitions import maintain
 from loginpipe.postgres.vault import insert_aliases
 from loginpipe_tests.batches import masking_of, processed
 from loginpipe_tests.conftest import OWNER, PIPELINE, STRANGER, KeyFiles, Pipeline, as_role, execute
+from loginpipe_tests.custody import REASON
 from loginpipe_tests.wire import delivered, eventually, login
 
 TODAY = datetime.now(UTC).date()
@@ -41,8 +43,22 @@ def stranger(database_url: str, stranger_url: str) -> Iterator[Any]:
         yield cursor
 
 
-ERASURE = "SELECT * FROM vault.erase_user('nobody', '{}', 'asked for it themselves', 'DPO-77')"
-REQUEST = "SELECT refusal FROM vault.request_access(ARRAY[repeat('a', 43)], 'a test of gates', 'T-1')"
+OLD, NEW = (f"ip.v{version}.{'A' * 43}" for version in (1, 2))
+REQUEST = "SELECT refusal FROM vault.request_access(ARRAY['ip.v1.' || repeat('A', 43)], 'a test of gates', 'T-1')"
+
+
+@pytest.fixture(autouse=True)
+def _used_versions(database_url: str) -> None:
+    """Record the versions of the key that an alias leads to."""
+    execute(database_url, "INSERT INTO loginpipe.token_key_checks VALUES (2, 'x')")
+
+
+def erase(custodian_url: str) -> Any:
+    """Erase somebody who was never there, in the two steps: refusal, logins, sealed values."""
+    with closing(connect(custodian_url)) as custodian:
+        made = request_erasure(custodian, "never there", {}, REASON)
+    carried_out = "SELECT refusal, logins, sealed_values FROM vault.erase_user(%s::uuid, '{}', '{}', '{}')"
+    return execute(custodian_url, carried_out.replace("%s", f"'{made.request_id}'"))
 
 
 def archive_a_day(connection: Connection) -> None:
@@ -52,7 +68,7 @@ def archive_a_day(connection: Connection) -> None:
 
 def add_an_alias(connection: Connection) -> None:
     with transaction(connection) as cursor:
-        insert_aliases(cursor, [("old", "new")])
+        insert_aliases(cursor, [(OLD, NEW)])
 
 
 OF_THE_PIPELINE: dict[str, Callable[[Connection], Any]] = {
@@ -72,7 +88,7 @@ def test_no_work_waits_for_a_lock_that_a_role_without_grants_can_take(
         assert record_batch(pipeline, batch, queue="q").inserted == 1
         for work in OF_THE_PIPELINE.values():
             work(pipeline)
-    assert execute(custodian_url, ERASURE) == [(None, 0, 0)]
+    assert erase(custodian_url) == [(None, 0, 0)]
     assert execute(custodian_url, REQUEST) == [(None,)]
     name = parse_dsn(empty_database_url)["dbname"]
     execute(empty_database_url, f"ALTER DATABASE {name} SET lock_timeout = '2s'")
@@ -150,7 +166,7 @@ def test_an_erasure_waits_for_a_run_of_the_code_before_and_for_nobody_else_who_h
     ):
         stranger.cursor().execute(lock)
         old_run.cursor().execute(lock)
-        erasing = pool.submit(execute, custodian_url, ERASURE)
+        erasing = pool.submit(erase, custodian_url)
         eventually(lambda: execute(database_url, holds) == [(1,)], "the erasure has passed its gate")
         assert not erasing.done()
         old_run.commit()

@@ -272,7 +272,8 @@ def test_a_user_who_is_erased_while_a_batch_is_open_is_not_brought_back(
 
     def run() -> None:
         with connected(rotator_url) as connection:
-            rotated(connection, later, opener)
+            under = bulk(connection, "rotate", 3)
+            rotate(connection, under, opener, later.keys, later.recipients, progress=lambda _: None)
 
     thread = Thread(target=run)
     asked = request_erasure(custodian, "gone", store.keys.tombstones("gone"), REASON)
