@@ -113,7 +113,7 @@ def test_dbt_reads_the_sources_as_an_analyst_and_its_tests_find_what_is_wrong(
     )
     passed = dbt(folder, analyst_url, "test")
     assert passed.returncode == 0, passed.stdout
-    assert "ERROR=0" in passed.stdout
+    assert "WARN=0 ERROR=0 SKIP=0" in passed.stdout
     with closing(psycopg2.connect(database_url)) as connection, connection, connection.cursor() as cursor:
         cursor.execute("UPDATE user_logins SET masked_ip = 'unmasked', device_type = NULL WHERE user_id = 'bob'")
         cursor.execute("UPDATE loginpipe.duplicate_devices SET users = 1 WHERE create_date = %s", [TODAY])
