@@ -7,7 +7,7 @@ SOURCES := loginpipe loginpipe_tests benchmarks deploy/aws
 .DEFAULT_GOAL := help
 .PHONY: help demo dev test chaos bench bench-duplicates bench-lambda bench-sensor bench-storage screenshots check lint types imports
 .PHONY: format constraints clean
-.PHONY: lowest latest workflows audit sbom release-files kubernetes compose-verify aws-check needs-node
+.PHONY: lowest latest workflows audit sbom release-files kubernetes compose-verify aws-check dbt-check needs-node
 .PHONY: base image image-scan
 
 help: ## show this list
@@ -53,6 +53,9 @@ aws-check: needs-node .venv-aws/installed .venv/dev.installed ## make the AWS te
 	.venv-aws/bin/mypy --strict --cache-dir .mypy_cache/aws deploy/aws/app.py deploy/aws/loginpipe_aws
 	.venv-aws/bin/pytest deploy/aws/tests/templates
 	$(BIN)/pytest deploy/aws/tests/local
+
+dbt-check: .venv-dbt/installed .venv/dev.installed ## run dbt on deploy/dbt as an analyst, on the embedded database
+	$(BIN)/pytest --numprocesses 0 loginpipe_tests/integration/test_dbt_sources.py $(PYTEST_ARGS)
 
 needs-node:
 	@command -v node >/dev/null || { echo "aws-check needs Node.js, which the AWS CDK runs on: install 22 or later" >&2; exit 1; }
@@ -134,8 +137,8 @@ workflows: .venv/bin/uv ## check .github: its form, and what an attacker could m
 	$(BIN)/uvx --quiet zizmor@1.32.0 --no-progress .github
 
 # One by one: they are of environments of their own, and pin some packages in different versions.
-AUDITED := constraints.txt constraints-dev.txt benchmarks/requirements.txt deploy/aws/requirements.txt deploy/kubernetes/requirements.txt \
-	deploy/kubernetes/requirements-tools.txt
+AUDITED := constraints.txt constraints-dev.txt benchmarks/requirements.txt deploy/aws/requirements.txt deploy/dbt/requirements.txt \
+	deploy/kubernetes/requirements.txt deploy/kubernetes/requirements-tools.txt
 audit: .venv/bin/uv ## look the pinned dependencies up among those known to be vulnerable; asks the network
 	@for file in $(AUDITED); do echo "$$file" && \
 		$(BIN)/uvx --quiet pip-audit@2.10.1 --strict --no-deps --disable-pip --requirement $$file || failed=1; \
@@ -192,4 +195,11 @@ INSTALL = $(BIN)/uv pip install --quiet --constraint constraints-dev.txt
 	@echo "making a virtual environment in .venv-aws, with the AWS CDK, cfn-lint and checkov (up to a minute, once)"
 	@$(PYTHON) -m venv --clear .venv-aws
 	@$(BIN)/uv pip install --quiet --python .venv-aws/bin/python --requirement deploy/aws/requirements.txt
+	@touch $@
+
+# In an environment of its own: dbt pins packages that Dagster needs in other versions.
+.venv-dbt/installed: deploy/dbt/requirements.txt | .venv/bin/uv
+	@echo "making a virtual environment in .venv-dbt, with dbt (up to a minute, once)"
+	@$(PYTHON) -m venv --clear .venv-dbt
+	@$(BIN)/uv pip install --quiet --python .venv-dbt/bin/python --requirement deploy/dbt/requirements.txt
 	@touch $@
