@@ -242,6 +242,7 @@ def drill(
     token stands for. The role must be pii_custodian and loginpipe_writer.
 
     Example: loginpipe pii drill --private-key /media/custody/seal_private.pem
+    Or: loginpipe pii drill --sample 50 --ticket SEC-1300
     """
     from loginpipe.custody.access import Reason, request_access
     from loginpipe.custody.drill import recover_canary, store_canary

@@ -264,8 +264,14 @@ def _report_erasure(erasure: "Erasure") -> None:
         first, last = erasure.dropped
         notes.print(
             f"Some days from {first} to {last} are in the archive only. The next run of archive_logins searches their "
-            "files for the user, and writes those that have them again without. Values of such logins stay sealed in "
-            "the vault, and can be opened."
+            "files for the user, and writes those that have them again without."
+        )
+    if erasure.unreached:
+        first, last = erasure.unreached
+        notes.print(
+            f"warning: some of these days, from {first} to {last}, were dropped before revision 0013. Values that only "
+            "they hold stay sealed in the vault, and can be opened. To reach them, run `loginpipe archive restore DAY` "
+            "and refresh_insights before an erasure."
         )
     notes.print(LIMITS)
 

@@ -4,9 +4,11 @@ The database decides, and keeps a record of what it granted and of what it refus
 own, committed also when it was refused: a release is granted only for a request that was committed before.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
@@ -56,12 +58,39 @@ class Request:
     needs_approval: bool
 
 
+# A UUID with or without its hyphens, and longer hashes: user ids, device ids and message ids look like that.
+_ID = re.compile(r"[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12,}", re.IGNORECASE)
+_ADDRESS_V4 = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\d)")
+
+
 @dataclass(frozen=True)
 class Reason:
-    """Why custodians want something: both go on record."""
+    """Why custodians want something: both go on record, for ever, so neither may hold a value.
+
+    Raises:
+        LoginpipeError: there is an address or an id in one of them; nothing was sent.
+    """
 
     purpose: str
     ticket: str
+
+    def __post_init__(self) -> None:
+        """Refuse values; device ids of any form cannot be told from words."""
+        for name, text in (("purpose", self.purpose), ("ticket", self.ticket)):
+            if _ID.search(text) or _ADDRESS_V4.search(text) or any(map(_is_address, text.split())):
+                raise LoginpipeError(
+                    f"the {name} has an address or an id in it, which would stay on record for ever; nothing was sent: "
+                    "describe the case in words, and keep values in the ticket's system"
+                )
+
+
+def _is_address(word: str) -> bool:
+    try:
+        ip_address(word.strip("()[]<>,.;?!\"'").split("%")[0].split("/")[0])
+    except ValueError:
+        return False
+    # A word as "::" is no address of anybody.
+    return any(character.isalnum() for character in word)
 
 
 @dataclass(frozen=True)

@@ -331,6 +331,47 @@ def test_users_who_are_erased_are_taken_out_of_the_files_of_days_that_were_dropp
     assert restored(archive, DAYS[1]) == Restored(already_there=True), "a day of erased users only"
 
 
+def test_an_erasure_deletes_the_sealed_values_that_only_the_users_logins_of_dropped_days_had(
+    archive: Archive, custodian_url: str
+) -> None:
+    key = str(uuid4())
+    archive.execute(
+        "INSERT INTO vault.data_keys (data_key_id, recipient, wrapped_key) VALUES (%s, repeat('0', 64), %s)",
+        key, bytes(256),
+    )  # fmt: skip
+    sealed = {"ip.v1.home": "ip", "ip.v1.work": "ip", "dev.v1.phone": "device_id", "dev.v1.Tablet": "device_id"}
+    for position, (token, field) in enumerate(sealed.items()):
+        archive.execute(
+            "INSERT INTO vault.sealed_values (token, field, data_key_id, position, ciphertext) "
+            "VALUES (%s, %s, %s, %s, %s)",
+            token, field, key, position, bytes(48),
+        )  # fmt: skip
+
+    def erased(user: str) -> tuple[Any, ...]:
+        with closing(connect(custodian_url)) as custodian:
+            erasure = erase_user(custodian, user, token_keys(1))
+        left = {token for (token,) in archive.rows("SELECT token FROM vault.sealed_values")}
+        return erasure.logins, set(sealed) - left, set(erasure.kept), erasure.dropped, erasure.unreached
+
+    assert retired(archive) is None
+    dropped = (DAYS[0], DAYS[2])
+    archive.execute("UPDATE loginpipe.days SET device_users = NULL WHERE day = %s", DAYS[1])
+    assert erased("ann") == (0, {"ip.v1.home"}, {"dev.v1.phone"}, dropped, (DAYS[1], DAYS[1]))
+    archive.execute("UPDATE loginpipe.days SET device_users = 1 WHERE day = %s", DAYS[1])
+    assert erased("bob") == (0, {"ip.v1.home", "dev.v1.phone"}, {"ip.v1.work"}, dropped, None)
+    # The other way round: a login in the table, whose values a dropped day of another user has too.
+    archive.insert(TODAY, [("new", "ios", "ip.v1.work", "dev.v1.Tablet", None, None)])
+    assert erased("new") == (
+        1, {"ip.v1.home", "dev.v1.phone"}, {"ip.v1.work", "dev.v1.Tablet"}, dropped, None
+    )  # fmt: skip
+    assert erased("zoë\t\\N")[1:3] == (set(sealed), set())
+    for statement in ("DELETE FROM vault.sealed_values", "SELECT vault.forget_pairs('ann')"):
+        with closing(psycopg2.connect(archive.pipeline_url)) as connection, connection.cursor() as cursor:
+            with pytest.raises(psycopg2.Error) as refusal:
+                cursor.execute(statement)
+            assert refusal.value.pgcode == "42501", statement
+
+
 def test_rows_that_came_after_a_day_was_dropped_stay_beside_those_that_come_back(archive: Archive) -> None:
     assert retired(archive) is None
     archive.insert(OLD, LOGINS[:1])

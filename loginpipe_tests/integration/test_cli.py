@@ -65,7 +65,7 @@ def test_these_are_the_commands() -> None:
         "demo", "dev", "local up", "local down", "migrate", "send", "doctor", "rejects list", "rejects show",
         "extras backfill", "rejects replay", "dlq status", "dlq redrive", "keys generate", "keys rotate", "keys status",
         "pii request", "pii approve", "pii recover", "pii erase", "pii rotate", "pii drill", "pii second-person",
-        "pii audit list", "pii audit verify", "alerts test", "check",
+        "pii discard", "pii audit list", "pii audit verify", "alerts test", "check",
     } <= set(commands())  # fmt: skip
 
 

@@ -81,6 +81,21 @@ def test_what_is_no_subject_is_refused_and_does_not_get_into_the_log(custodian: 
     assert "199.172" not in repr(store.rows("SELECT access_log::text FROM vault.access_log"))
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "199.172.111.135", "(199.172.111.135),", "199.172.111.135:443", "2001:db8::7", "[2001:DB8::7]", "fe80::1%eth0",
+        "424cdd21-063a-43a7-b91b-7ca1a833afae", "424CDD21063A43A7B91B7CA1A833AFAE", "ab" * 32,
+    ],
+)  # fmt: skip
+def test_an_address_or_an_id_is_neither_a_purpose_nor_a_ticket(value: str) -> None:
+    for name, purpose, ticket in (("purpose", f"who logged in from {value}?", "T-1"), ("ticket", "for support", value)):
+        with pytest.raises(LoginpipeError, match=f"^the {name} has an address or an id in it") as error:
+            Reason(purpose, ticket)
+        assert value not in str(error.value)
+    Reason("a release of 1.2.3 :: at 12:30, see https://tickets.example/4711", "SEC-20261129")
+
+
 def test_too_many_subjects_are_refused(custodian: Connection) -> None:
     tokens = [made_up_token("ip.v1", str(number)) for number in range(257)]
     assert refused(lambda: requested(custodian, *tokens)) == "too_many_subjects"

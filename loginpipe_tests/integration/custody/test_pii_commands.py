@@ -516,6 +516,38 @@ def test_a_drill_that_wants_a_second_person_is_finished_with_the_approved_reques
     assert pii("drill", "--request", request_id).out.startswith("recovery works: ")
 
 
+def test_a_sample_names_a_value_that_was_altered_and_discard_deletes_it_and_no_other(
+    pii: Custody, store: Store
+) -> None:
+    pii.login_as("rotating_custodian")
+    assert pii("drill", "--sample", 5).error.startswith("nothing is sealed yet, so there is nothing to open: ")
+    ((ip, device),) = store.load(login())
+    done = pii("drill", "--sample", 5)
+    assert (done.code, done.out) == (0, "2 stored values were opened, and are what their tokens stand for\n")
+    assert not [value for value in (IP, DEVICE) if value in done.out + done.err]
+
+    store.execute("UPDATE vault.sealed_values SET ciphertext = overlay(ciphertext placing '\\x0000' from 4) "
+                  "WHERE token = %s", device)  # fmt: skip
+    done = pii("drill", "--sample", 5)
+    assert (done.code, done.out) == (1, "1 stored values were opened, and are what their tokens stand for\n")
+    assert f"of {device} cannot be opened" in done.err
+    assert "`loginpipe pii discard` deletes it, so that the value is sealed again" in " ".join(done.err.split())
+    in_json = pii("drill", "--sample", 5, "--json")
+    bad = [{"token": device, "fault": "changed"}]
+    assert (in_json.code, json.loads(in_json.out)) == (1, {"values": 1, "unchecked": 0, "refused": bad})
+
+    pii.login_as("custodian")
+    first = pii("discard", ip, *WHY)
+    assert (first.code, first.out) == (0, "0 of 1 values were not what their tokens stand for, and are deleted\n")
+    shown = pii("discard", ip, device, *WHY, "--json").json
+    assert (shown["discarded"], shown["faults"]) == (1, bad)
+    assert store.rows("SELECT token FROM vault.sealed_values") == [(ip,)]
+    assert store.log()[-1] == ("custodian", "discard", "sealed_values=1")
+    assert store.load(login()) == [(ip, device)]
+    pii.login_as("rotating_custodian")
+    assert pii("drill", "--sample", 5, "--json").json == {"values": 2, "unchecked": 0, "refused": []}
+
+
 def test_where_sealing_is_off_there_is_nothing_to_drill_or_to_rotate(
     pii: Custody, monkeypatch: pytest.MonkeyPatch, seal_public: Path
 ) -> None:

@@ -97,6 +97,81 @@ BEGIN
 END
 $$;
 
+-- Logins of months that were dropped are in these tables only: a custodian's erasure finds the tokens there, so that the
+-- pipeline needs no right to delete sealed values. Of other months user_logins itself tells.
+CREATE FUNCTION vault.is_dropped(month date) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (
+        SELECT
+        FROM loginpipe.archived_days
+        WHERE day >= month AND day < month + interval '1 month' AND dropped_at IS NOT NULL
+    )
+$$;
+
+CREATE FUNCTION vault.dropped_tokens_of_user(user_id text) RETURNS text[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    wanted text := vault.canonical_user_id(dropped_tokens_of_user.user_id);
+BEGIN
+    RETURN ARRAY(
+        SELECT DISTINCT token
+        FROM (
+            SELECT user_id, month, masked_device_id AS token
+            FROM loginpipe.device_users
+            UNION ALL
+            SELECT user_id, month, masked_ip
+            FROM loginpipe.ip_users
+        ) AS pair
+        -- As vault.delete_logins.
+        WHERE (user_id = wanted OR (user_id ~ '[^!-~]' AND vault.canonical_user_id(user_id) = wanted))
+            AND vault.is_dropped(month)
+    );
+END
+$$;
+
+-- As of revision 0013; also returns the tokens of months that were dropped.
+DROP FUNCTION vault.forget_pairs(text);
+CREATE FUNCTION vault.forget_pairs(user_id text) RETURNS text[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '5min'
+AS $$
+#variable_conflict use_column
+DECLARE
+    wanted text := vault.canonical_user_id(forget_pairs.user_id);
+    tokens text[];
+BEGIN
+    PERFORM loginpipe.take_turn('duplicate_devices');
+    PERFORM loginpipe.take_turn('duplicate_ips');
+    tokens := vault.dropped_tokens_of_user(forget_pairs.user_id);
+    WITH gone AS (
+        -- As vault.delete_logins.
+        DELETE FROM loginpipe.device_users
+        WHERE user_id = wanted
+            OR (user_id ~ '[^!-~]' AND vault.canonical_user_id(user_id) = wanted)
+        RETURNING masked_device_id
+    )
+    INSERT INTO loginpipe.token_changes (asset, token)
+    SELECT DISTINCT 'duplicate_devices', masked_device_id
+    FROM gone;
+    WITH gone AS (
+        DELETE FROM loginpipe.ip_users
+        WHERE user_id = wanted
+            OR (user_id ~ '[^!-~]' AND vault.canonical_user_id(user_id) = wanted)
+        RETURNING masked_ip
+    )
+    INSERT INTO loginpipe.token_changes (asset, token)
+    SELECT DISTINCT 'duplicate_ips', masked_ip
+    FROM gone;
+    RETURN tokens;
+END
+$$;
+
 CREATE FUNCTION vault.tokens_of_user(user_id text) RETURNS text[]
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -111,6 +186,8 @@ BEGIN
         -- As vault.delete_logins.
         WHERE (user_id = wanted OR (user_id ~ '[^!-~]' AND vault.canonical_user_id(user_id) = wanted))
             AND token IS NOT NULL
+        UNION
+        SELECT unnest(vault.dropped_tokens_of_user(wanted))
     );
 END
 $$;
@@ -175,7 +252,8 @@ BEGIN
 END
 $$;
 
--- Of tokens and the value that each stands for: which values no row of user_logins holds any more, under none of them.
+-- Of tokens and the value that each stands for: which values no login holds any more, under none of them. Logins of months
+-- that were dropped are told by the pairs of token and user.
 CREATE FUNCTION vault.orphaned_tokens(tokens text[], values_of text[]) RETURNS text[]
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
@@ -192,6 +270,14 @@ AS $$
         SELECT members.value
         FROM members
         JOIN public.user_logins AS login ON login.masked_device_id = members.token
+        UNION
+        SELECT members.value
+        FROM members
+        JOIN loginpipe.ip_users AS pair ON pair.masked_ip = members.token
+        UNION
+        SELECT members.value
+        FROM members
+        JOIN loginpipe.device_users AS pair ON pair.masked_device_id = members.token
     )
     SELECT coalesce(array_agg(members.token), '{}')
     FROM members
@@ -200,7 +286,8 @@ $$;
 
 CREATE FUNCTION vault.erase_user(request_id uuid, tokens text[], values_of text[], seen text[])
 RETURNS TABLE (
-    refusal text, logins bigint, sealed_values bigint, kept text[], dropped_from date, dropped_to date
+    refusal text, logins bigint, sealed_values bigint, kept text[], dropped_from date, dropped_to date,
+    unreached_from date, unreached_to date
 )
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -209,6 +296,7 @@ AS $$
 DECLARE
     request vault.erasure_requests;
     deleted record;
+    dropped text[];
     own text[];
     orphans text[];
     buried text[];
@@ -218,7 +306,7 @@ BEGIN
     PERFORM vault.require_read_committed();
     SELECT asked.* INTO request FROM vault.erasure_requests AS asked WHERE asked.request_id = erase_user.request_id;
     IF vault.erasure_refusal(request_id) IS NULL THEN
-        PERFORM vault.forget_pairs(request.user_id);
+        dropped := vault.forget_pairs(request.user_id);
     END IF;
     PERFORM vault.lock_loads_out();
     refusal := vault.erasure_refusal(request_id);
@@ -233,7 +321,7 @@ BEGIN
 
     deleted := vault.delete_logins(request.user_id);
     extras := vault.delete_extras(request.user_id);
-    own := array_remove(deleted.tokens, NULL);
+    own := ARRAY(SELECT DISTINCT token FROM unnest(deleted.tokens || dropped) AS listed (token) WHERE token IS NOT NULL);
     IF EXISTS (SELECT FROM vault.families(own) AS found WHERE found.token <> ALL (coalesce(seen, '{}'))) THEN
         RAISE EXCEPTION 'the user has logged in again, or a token has a new alias, since the release'
             USING ERRCODE = '40001';
@@ -259,7 +347,15 @@ BEGIN
     buried := vault.bury(request.tombstones);
     DELETE FROM vault.erasure_requests AS asked WHERE asked.request_id = erase_user.request_id;
     logins := deleted.logins;
-    SELECT min(day), max(day) INTO dropped_from, dropped_to FROM loginpipe.archived_days WHERE dropped_at IS NOT NULL;
+    -- Days that were dropped before the pairs were kept: only their files have their tokens.
+    SELECT
+        min(archived.day), max(archived.day),
+        min(archived.day) FILTER (WHERE known.device_users IS NULL OR known.ip_users IS NULL),
+        max(archived.day) FILTER (WHERE known.device_users IS NULL OR known.ip_users IS NULL)
+    INTO dropped_from, dropped_to, unreached_from, unreached_to
+    FROM loginpipe.archived_days AS archived
+    LEFT JOIN loginpipe.days AS known ON known.day = archived.day
+    WHERE archived.dropped_at IS NOT NULL;
     PERFORM vault.write_log(
         'erasure', request_id, NULL, buried, NULL, NULL,
         format(
@@ -283,6 +379,7 @@ COMMENT ON FUNCTION vault.erase_user(uuid, text[], text[], text[]) IS
 
 REVOKE ALL ON FUNCTION
     vault.request_erasure(jsonb, text, text), vault.erasure_refusal(uuid), vault.tokens_of_user(text),
+    vault.is_dropped(date), vault.dropped_tokens_of_user(text), vault.forget_pairs(text),
     vault.release_for_erasure(uuid), vault.orphaned_tokens(text[], text[]),
     vault.erase_user(uuid, text[], text[], text[])
     FROM PUBLIC;

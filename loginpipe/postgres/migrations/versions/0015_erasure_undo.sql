@@ -4,7 +4,45 @@ DROP FUNCTION vault.release_for_erasure(uuid);
 DROP FUNCTION vault.tokens_of_user(text);
 DROP FUNCTION vault.erasure_refusal(uuid);
 DROP FUNCTION vault.request_erasure(jsonb, text, text);
+DROP FUNCTION vault.forget_pairs(text);
+DROP FUNCTION vault.dropped_tokens_of_user(text);
+DROP FUNCTION vault.is_dropped(date);
 DROP TABLE vault.erasure_requests;
+
+CREATE FUNCTION vault.forget_pairs(user_id text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '5min'
+AS $$
+#variable_conflict use_column
+DECLARE
+    wanted text := vault.canonical_user_id(forget_pairs.user_id);
+BEGIN
+    PERFORM loginpipe.take_turn('duplicate_devices');
+    PERFORM loginpipe.take_turn('duplicate_ips');
+    WITH gone AS (
+        -- As vault.delete_logins.
+        DELETE FROM loginpipe.device_users
+        WHERE user_id = wanted
+            OR (user_id ~ '[^!-~]' AND vault.canonical_user_id(user_id) = wanted)
+        RETURNING masked_device_id
+    )
+    INSERT INTO loginpipe.token_changes (asset, token)
+    SELECT DISTINCT 'duplicate_devices', masked_device_id
+    FROM gone;
+    WITH gone AS (
+        DELETE FROM loginpipe.ip_users
+        WHERE user_id = wanted
+            OR (user_id ~ '[^!-~]' AND vault.canonical_user_id(user_id) = wanted)
+        RETURNING masked_ip
+    )
+    INSERT INTO loginpipe.token_changes (asset, token)
+    SELECT DISTINCT 'duplicate_ips', masked_ip
+    FROM gone;
+END
+$$;
+
+REVOKE ALL ON FUNCTION vault.forget_pairs(text) FROM PUBLIC;
 
 CREATE FUNCTION vault.orphaned_tokens(tokens text[]) RETURNS text[]
 LANGUAGE sql
