@@ -28,7 +28,6 @@ _CLASS: Final = r"[a-z0-9]+\.[a-z0-9]+"
 _TABLE: Final = r"[a-z_][a-z0-9_]{0,62}\.user_logins"
 _SHARE: Final = r"0(\.\d{1,6})?|1(\.0+)?"
 _HTTPS: Final = r"https://[^\s*?#]+"
-_CONSUMER: Final = r"dagster|lambda|both"
 _EMAIL: Final = r"[^@\s]+@[^@\s]+"
 
 _FASTER_FROM_GIB: Final = 400
@@ -148,8 +147,7 @@ def foundation(node: Node) -> Foundation:
         read_replica=_flag(node, "read_replica"),
         token_key_versions=_number(node, "token_key_versions", 1, 99),
         alert_email=_optional(node, "alert_email", lambda: _text(node, "alert_email", _EMAIL, "an address")),
-        consumer=_optional(node, "consumer", lambda: _text(node, "consumer", _CONSUMER, "dagster, lambda or both"))
-        or "dagster",
+        consumer=SETTINGS["consumer"](node, "consumer") or "dagster",
     )
 
 
@@ -348,6 +346,7 @@ def _listed(node: Node, name: str) -> str | None:
 
 
 SETTINGS: Final[Mapping[str, Callable[[Node, str], str | None]]] = {
+    "consumer": _one_of("dagster", "lambda", "both"),
     "envelope": _one_of("none", "sns", "eventbridge"),
     "table": _matching(_TABLE, "SCHEMA.user_logins, as in analytics.user_logins"),
     "masking": _one_of("hmac-sha256", "compat-sha256", "compat-sha256-salted", "compat-sha256-base64", "compat-md5"),
@@ -380,7 +379,7 @@ NAMES: Final = frozenset(
         "region", "installation", "vpc_cidr", "sender_arns", "image_reader_arns", "alert_email", "database_networks",
         *(f"{role}_principal_arns" for role in PEOPLE),
         "database_class", "database_storage_gib", "database_storage_most_gib", "database_storage_throughput",
-        "database_connections", "read_replica", "token_key_versions", "consumer",
+        "database_connections", "read_replica", "token_key_versions",
         "image_tag", "seal_key_fingerprint", "run_cpu", "run_memory_mib", *SETTINGS,
         "web_domain", "certificate_arn", "web_networks", "oidc_issuer", "oidc_authorization_endpoint",
         "oidc_token_endpoint", "oidc_user_info_endpoint", "oidc_client_id", "oidc_client_secret_arn",

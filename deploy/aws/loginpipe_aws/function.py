@@ -22,10 +22,12 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from loginpipe_aws.containers import RDS_CA
+from loginpipe_aws.naming import KEPT, named
 from loginpipe_aws.network import TASKS, Network, as_it_is
 from loginpipe_aws.policies import Resources, attach, statements
 
-FUNCTION: Final = "loginpipe-logins"
+FUNCTION: Final = "{}-logins"
+"""The form of its name: see `loginpipe_aws.naming.named`."""
 TIMEOUT_SECONDS: Final = 60
 VISIBILITY_SECONDS: Final = 6 * TIMEOUT_SECONDS
 """Of the queue, as AWS advises: a call that is throttled is tried again within it."""
@@ -91,10 +93,10 @@ class FunctionData(Construct):
         self.log_group = logs.LogGroup(
             self,
             "Log",
-            log_group_name="/loginpipe/function",
+            log_group_name=named(self, "/{}/function"),
             encryption_key=key,
             retention=logs.RetentionDays.ONE_YEAR,
-            removal_policy=cdk.RemovalPolicy.RETAIN,
+            removal_policy=KEPT,
         )
 
     def grant(self, resources: Resources, *, login: sm.ISecret, key: kms.IKey) -> None:
@@ -139,7 +141,7 @@ class FunctionData(Construct):
                         "lambda:SourceFunctionArn": stack.format_arn(
                             service="lambda",
                             resource="function",
-                            resource_name=FUNCTION,
+                            resource_name=named(self, FUNCTION),
                             arn_format=cdk.ArnFormat.COLON_RESOURCE_NAME,
                         )
                     }
@@ -172,7 +174,7 @@ class LoginFunction(Construct):
         self.function = lambda_.Function(
             self,
             "Function",
-            function_name=FUNCTION,
+            function_name=named(self, FUNCTION),
             description="loginpipe: login events from the queue into user_logins",
             code=lambda_.Code.from_ecr_image(images, tag_or_digest=f"{image_tag}-lambda"),
             handler=lambda_.Handler.FROM_IMAGE,

@@ -70,7 +70,6 @@ class DataStack(cdk.Stack):
         self.keys = DataKeys(self, "Keys")
         self.telemetry = Telemetry(self, "Telemetry", key=self.keys.telemetry, alert_email=settings.alert_email)
         self.storage = Storage(self, "Storage", key=self.keys.data, image_reader_arns=settings.image_reader_arns)
-        self.consumer = settings.consumer
         by_function = settings.consumer in {"lambda", "both"}
         self.queue = LoginQueue(
             self,
@@ -162,7 +161,6 @@ class DataStack(cdk.Stack):
         return {
             **released.settings,
             "AWS_DEFAULT_REGION": self.region,
-            **({} if self.consumer == "dagster" else {"LOGINPIPE_CONSUMER": self.consumer}),
             "LOGINPIPE_ENV": "production",
             "LOGINPIPE_QUEUE": self.queue.logins.queue_url,
             "LOGINPIPE_DATABASE_URL": database_url(self.database.instance, "pipeline", "loginpipe"),
@@ -208,14 +206,15 @@ class SetupStack(cdk.Stack):
             pipeline=data.pipeline_environment(released),
             log_group=data.telemetry.parts["setup"],
         )
-        # A policy of this stack, on a role of the other: the setting comes with a release.
+        # A policy of this stack, on roles of the other: the setting comes with a release.
         if salt := released.settings.get("LOGINPIPE_COMPAT_SALT"):
             reads = iam.PolicyStatement(
                 sid="ReadTheSalt",
                 actions=["secretsmanager:GetSecretValue"],
                 resources=[salt.removeprefix("secretsmanager:")],
             )
-            iam.Policy(self, "ReadsTheSalt", roles=[data.roles.run], statements=[reads])
+            masking = [data.roles.run, *([data.function.role] if data.function else [])]
+            iam.Policy(self, "ReadsTheSalt", roles=masking, statements=[reads])
 
 
 class ServicesStack(cdk.Stack):

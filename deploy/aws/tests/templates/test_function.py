@@ -21,7 +21,7 @@ SCRIPTS = Path(sys.executable).parent
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The templates of an installation in which Lambda consumes."""
     out = tmp_path_factory.mktemp("function") / "out"
-    done = run_app(out, **{**json.loads(EXAMPLE.read_text()), "consumer": "lambda"})
+    done = run_app(out, **{**json.loads(EXAMPLE.read_text()), "consumer": "lambda", "installation": "acme"})
     assert done.returncode == 0, done.stderr
     return out
 
@@ -61,7 +61,11 @@ def test_the_function_is_of_the_release_in_the_network_of_the_tasks_and_logs_int
     log = account.one("AWS::Logs::LogGroup", "FunctionLog")
     assert found["LoggingConfig"] == {"LogFormat": "JSON", "LogGroup": log.name}
     assert log.properties["KmsKeyId"]
-    assert log.attributes["DeletionPolicy"] == "Retain"
+    assert log.attributes["DeletionPolicy"] == "RetainExceptOnCreate"
+    assert (found["FunctionName"], log.properties["LogGroupName"]) == ("acme-logins", "/acme/function")
+    role = account.one("AWS::IAM::Role", "FunctionRole")
+    (leaves,) = [s for s in account.identity(role) if s.get("Sid") == "LeaveTheNetworkToLambda"]
+    assert ":function:acme-logins" in str(leaves["Condition"])
 
 
 def test_every_variable_of_the_function_is_documented_for_it_and_none_holds_a_password(account: Account) -> None:
@@ -88,14 +92,15 @@ def test_the_functions_role_seals_and_makes_tokens_and_can_open_nothing(account:
     assert via == {"sqs", "secretsmanager"}
 
 
-def test_the_functions_role_works_one_queue_and_reads_one_password(account: Account) -> None:
+def test_the_functions_role_works_one_queue_and_reads_one_password_and_the_salt(account: Account) -> None:
     role = account.one("AWS::IAM::Role", "FunctionRole")
     logins, dead = (account.one("AWS::SQS::Queue", f"Queue{queue}") for queue in ("Logins", "DeadLetters"))
     assert all(account.may(role, f"sqs:{do}", logins) for do in ("ReceiveMessage", "DeleteMessage"))
     assert not any(account.may(role, f"sqs:{do}", dead) for do in ("ReceiveMessage", "DeleteMessage"))
     assert not account.may(role, "sqs:SendMessage", logins)
     read = [s["Resource"] for s in account.identity(role) if "secretsmanager:GetSecretValue" in s.get("Action", ())]
-    assert read == [account.arn(account.one("AWS::SecretsManager::Secret", "DatabasePipelineLogin"))]
+    password = account.arn(account.one("AWS::SecretsManager::Secret", "DatabasePipelineLogin"))
+    assert sorted(read, key=str) == sorted([password, json.loads(EXAMPLE.read_text())["compat_salt"]], key=str)
     allowed = {
         action
         for statement in account.identity(role)
@@ -130,14 +135,13 @@ def test_dagster_is_told_who_consumes_and_without_lambda_there_is_none_of_it(
     for stack in STACKS:
         body = (synthesised / f"{stack}.template.json").read_text()
         assert "AWS::Lambda::EventSourceMapping" not in body
-        assert "LOGINPIPE_CONSUMER" not in body
 
 
 @pytest.mark.parametrize("consumer", ["ecs", "Lambda", 1])
 def test_a_consumer_that_there_is_not_is_refused(tmp_path: Path, consumer: Any) -> None:
     done = run_app(tmp_path / "out", consumer=consumer)
     assert done.returncode == 1
-    assert "context value consumer must be dagster, lambda or both" in done.stderr
+    assert "context value consumer must be one of dagster, lambda, both" in done.stderr
 
 
 def test_cfn_lint_and_checkov_find_nothing_but_the_exceptions(folder: Path) -> None:

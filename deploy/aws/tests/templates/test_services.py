@@ -24,8 +24,7 @@ NOT_MEANT = {"LOGINPIPE_ALERT_WEBHOOK_URL"}
 """Tasks have no way to a webhook: alerts go to the topic."""
 DOCUMENTED = set(re.findall(r"^#(LOGINPIPE_[A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
 """Every setting there is: a test of the project holds the example to the code."""
-# Who consumes is said where it is not Dagster: test_function.py.
-PIPELINE_SETTINGS = DOCUMENTED - NOT_MEANT - {"LOGINPIPE_CONSUMER"}
+PIPELINE_SETTINGS = DOCUMENTED - NOT_MEANT
 SECRETLESS = {"LOGINPIPE_TOKEN_KEYS", "LOGINPIPE_SEAL_KEY", "LOGINPIPE_SEAL_KEY_FINGERPRINT", "LOGINPIPE_ARCHIVE_URL",
               "LOGINPIPE_ALERT_SNS_TOPIC"}  # fmt: skip
 """What only those need that load the code."""
