@@ -12,6 +12,7 @@ import boto3
 import pytest
 from dotenv import dotenv_values
 from playwright.sync_api import Page
+from playwright.sync_api import TimeoutError as NotShown
 
 from loginpipe.defs.metadata.groups import CHAIN
 from loginpipe.sqs.client import Queue
@@ -184,7 +185,12 @@ def test_a_person_stops_the_sensor_materialises_the_chain_and_sees_checks_and_pl
     shown = {}
 
     def see(name: str, words: str) -> None:
-        page.get_by_text(words, exact=True).first.wait_for()
+        try:
+            page.get_by_text(words, exact=True).first.wait_for()
+        except NotShown:
+            # On a busy machine Dagster's page now and then waits for ever for an answer: a person loads it again.
+            page.reload()
+            page.get_by_text(words, exact=True).first.wait_for()
         shown[name] = page.content()
 
     page.goto(ui + sensor)
