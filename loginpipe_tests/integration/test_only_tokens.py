@@ -48,7 +48,7 @@ def test_a_batch_with_a_clear_cell_is_not_written_and_its_messages_go_back(
     after = tables(pipeline)
     if not batches_before:
         assert {name for name in after if after[name] != before[name]} == {
-            "loginpipe.token_key_checks", "loginpipe.placeholder_tokens",
+            "loginpipe.token_key_checks", "loginpipe.placeholder_tokens", "loginpipe.token_changes",
         }  # fmt: skip
     stored = "\n".join(repr(entry) for entry in pipeline.instance.all_logs(result.run_id))
     assert CLEAR not in stored + "".join(capfd.readouterr()) + repr(after)

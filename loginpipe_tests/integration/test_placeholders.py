@@ -41,7 +41,7 @@ def only(*users: int) -> dict[str, list[int]]:
 def as_many(users: int, **fields: Any) -> list[str]:
     """Logins of so many users, alike in these fields and in no other."""
     name = "-".join(map(str, fields.values()))
-    usual = [{"device_id": f"{name}-{i}", "ip": f"2001:db8::{len(name)}:{i}"} for i in range(users)]
+    usual = [{"device_id": f"device-{name}-{i}", "ip": f"2001:db8::{len(name)}:{i}"} for i in range(users)]
     return [login(**{**each, **fields, "user_id": f"{name}-{i}"}) for i, each in enumerate(usual)]
 
 

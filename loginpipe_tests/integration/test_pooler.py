@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import psycopg2
 import pytest
 
-from loginpipe.ingest import consumer
+from loginpipe.ingest import record
 from loginpipe.ingest.record import record_batch
 from loginpipe.local.stack import LocalStack
 from loginpipe.postgres.batches import BatchRecord
@@ -163,7 +163,7 @@ def test_a_run_through_the_pooler_stores_every_message_once_and_commits_to_disk(
             other.cursor().execute("SET synchronous_commit = off; SET lock_timeout = '1ms'")
             return record_batch(connection, **batch)
 
-        monkeypatch.setattr(consumer, "record_batch", record_after_another_client)
+        monkeypatch.setattr(record, "record_batch", record_after_another_client)
         for first in (0, 20):
             ingest(pipeline, *(login(user_id=f"user-{number}") for number in range(first, first + 20)), "no login")
         with other.cursor() as cursor:
@@ -175,7 +175,8 @@ def test_a_run_through_the_pooler_stores_every_message_once_and_commits_to_disk(
                 cursor.execute(f"SELECT count(*) FROM {table}")
                 ((held[table],),) = cursor.fetchall()
         # On the one connection to the server that the run had too.
-        assert held == dict.fromkeys(("incoming_logins", "incoming_rejects", "incoming_extras", "incoming_sealed"), 0)
+        names = ("logins", "rejects", "extras", "sealed", "data_keys")
+        assert held == dict.fromkeys((f"incoming_{name}" for name in names), 0)
     assert pipeline.rows("SELECT count(*), count(DISTINCT user_id) FROM user_logins") == [(40, 40)]
     assert pipeline.rows("SELECT count(*) FROM loginpipe.rejected_messages") == [(2,)]
     assert pipeline.rows("SELECT sum(received), sum(inserted), sum(duplicates) FROM loginpipe.batches") == [(42, 40, 0)]

@@ -96,7 +96,7 @@ def with_poison(number: int, places: Sequence[int], **fields: Any) -> tuple[list
     """So many good messages, with poison ones at some places; and these alone."""
     messages, poison = good(number), []
     for place in places:
-        bad = delivered(login(device_id=f"poison-{place}", **({"user_id": f"poison-{place}"} | fields)))
+        bad = delivered(login(device_id=f"device-poison-{place}", **({"user_id": f"poison-{place}"} | fields)))
         messages.insert(place, bad)
         poison.append(bad)
     return messages, poison
