@@ -44,6 +44,9 @@ from loginpipe_tests.wire import (
     users,
 )
 
+# What a run writes before it receives anything.
+MARKED = ["loginpipe.token_key_checks", "loginpipe.placeholder_tokens", "loginpipe.token_changes"]
+
 BOOKS = "loginpipe.batches"
 
 
@@ -171,7 +174,7 @@ def test_when_the_database_stays_away_the_messages_go_back_and_a_later_run_takes
     wire.on("ReceiveMessage", then(lambda: execute(stack.database_url, *close)))
     monkeypatch.setattr(postgres_resource, "Session", partial(Session, patience_seconds=0.5))
     pipeline.send([*logins(3), "{}"])
-    before = tables(pipeline, but=["loginpipe.token_key_checks", "loginpipe.placeholder_tokens"])
+    before = tables(pipeline, but=MARKED)
     failed = take(pipeline, 4)
     cause = cause_of_failure(failed)
     assert cause.startswith(f"DatabaseError: cannot connect to the database {database} at ")
@@ -180,7 +183,7 @@ def test_when_the_database_stays_away_the_messages_go_back_and_a_later_run_takes
     until_visible_again(pipeline, 4)
 
     execute(stack.database_url, f"ALTER DATABASE {database} ALLOW_CONNECTIONS true")
-    assert tables(pipeline, but=["loginpipe.token_key_checks", "loginpipe.placeholder_tokens"]) == before
+    assert tables(pipeline, but=MARKED) == before
     wire.on("ReceiveMessage", lambda call, forward: forward(call))
     again = take(pipeline, 4)
     assert again.success
