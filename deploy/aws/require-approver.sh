@@ -12,8 +12,8 @@ reviewers=$(gh api "repos/$GITHUB_REPOSITORY/environments/$environment" \
 if [ "$reviewers" -gt 0 ]; then
   echo "environment $environment asks one of $reviewers reviewers"
 elif [ "${WITHOUT_APPROVER:-false}" = true ]; then
-  echo "::warning::environment $environment has no required reviewers: nobody approves this deployment"
+  echo "::warning::environment $environment has no required reviewers: this deployment is not approved by anyone"
 else
-  echo "environment $environment has no required reviewers, so nobody would approve this: add them in its settings, or start the workflow with without_approver" >&2
+  echo "environment $environment has no required reviewers, so this would not be approved: add them in its settings, or start the workflow with without_approver" >&2
   exit 1
 fi

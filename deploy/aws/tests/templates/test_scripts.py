@@ -99,16 +99,16 @@ def test_where_releases_are_signed_with_kms_cosign_verifies(tmp_path: Path, unsi
             "0",
             "false",
             1,
-            "environment production has no required reviewers, so nobody would approve this: add them in its ",
+            "environment production has no required reviewers, so this would not be approved: add them in its ",
         ),
         (
             "0",
             "true",
             0,
-            "::warning::environment production has no required reviewers: nobody approves this deployment\n",
+            "::warning::environment production has no required reviewers: this deployment is not approved by anyone\n",
         ),
     ],
-    ids=["asked", "nobody", "on purpose"],
+    ids=["asked", "no reviewers", "on purpose"],
 )
 def test_a_deployment_that_nobody_approves_fails_unless_it_is_meant(
     tmp_path: Path, reviewers: str, without: str, code: int, said: str
