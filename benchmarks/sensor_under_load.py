@@ -40,7 +40,7 @@ P50_MOST_SECONDS: Final = 0.5
 P99_MOST_SECONDS: Final = 1.5
 DELAYS_FROM_RATE: Final = 167
 EVENTS_RATE: Final = 167
-EVENTS_MOST: Final = 300
+MAX_EVENTS: Final = 300
 RUN_SECONDS: Final = 600
 """The default of LOGINPIPE_RUN_SECONDS."""
 
@@ -138,7 +138,7 @@ def figures(found: Measured) -> Iterator[Figure]:
         yield Figure(f"{at}: delay, p50, s", P50_MOST_SECONDS if of_delays else None, rate.p50_seconds)
         yield Figure(f"{at}: delay, p99, s", P99_MOST_SECONDS if of_delays else None, rate.p99_seconds)
         yield Figure(f"{at}: CPU a message, µs", CPU_MOST_US[rate.a_second], rate.cpu_us_a_message)
-    yield Figure(f"at {EVENTS_RATE:,} messages a second: Dagster's events an hour", EVENTS_MOST, found.events_an_hour)
+    yield Figure(f"at {EVENTS_RATE:,} messages a second: Dagster's events an hour", MAX_EVENTS, found.events_an_hour)
 
 
 def markdown(found: Measured) -> str:

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from loginpipe.archive.parquet import ROWS_AT_ONCE, Row, content_of, write_day
 from loginpipe.archive.store import Store, Stores
-from loginpipe.archive.verification import fault_of
+from loginpipe.archive.verification import problem_of
 from loginpipe.common.errors import ArchivedDayError
 from loginpipe.postgres.archive import (
     ArchivedDay,
@@ -115,7 +115,7 @@ def _settled(cursor: Cursor, known: ArchivedDay, stores: Stores) -> Outcome | No
             "its file stays; bring the rows back, or, if they are to be gone, its row of loginpipe.archived_days too"
         )
     same = stored == (known.row_count, known.sha256) or (stored == _NOTHING and not known.row_count)
-    if not same or fault_of(known, stores):
+    if not same or problem_of(known, stores):
         return None
     require_no_erasure_since(cursor, erasures)
     mark_unchanged(cursor, known.day)

@@ -36,8 +36,8 @@ def retire_month(run: Run, *, month: Partition, stores: Stores) -> str | None:
         return f"{len(due)} days are not archived, or have changed since, the first of them {min(due)}"
     for record in run(archived_days):
         if month.start <= record.day < month.end and not record.dropped_at:
-            fault = run(partial(verify_day, record=record, stores=stores))
-            if fault:
-                return f"{fault}: `archive_logins` writes it anew"
+            problem = run(partial(verify_day, record=record, stores=stores))
+            if problem:
+                return f"{problem}: `archive_logins` writes it anew"
     reason: str | None = run(partial(drop_month, month=month))
     return reason

@@ -206,7 +206,7 @@ def rotate(
                 progress=lambda more: bar.advance(task, more),
             )
     if as_json:
-        refused = [{"token": error.subject, "fault": error.fault} for error in done.refused]
+        refused = [{"token": error.subject, "problem": error.problem} for error in done.refused]
         counts = {"rotated": done.rotated, "sealed": done.sealed, "corrected": done.corrected}
         print_json({"version": keys.current, **counts, "unchecked": done.unchecked, "refused": refused})
     else:
@@ -295,7 +295,7 @@ def _open_sample(
         request = made.request_id
     found = open_sample(connection, request, opener, checks)
     if as_json:
-        refused = [{"token": error.subject, "fault": error.fault} for error in found.refused]
+        refused = [{"token": error.subject, "problem": error.problem} for error in found.refused]
         print_json({"values": found.values, "unchecked": found.unchecked, "refused": refused})
     else:
         out.print(f"{found.values:,} stored values were opened, and are what their tokens stand for")
@@ -340,7 +340,7 @@ def list_(
     for line in lines:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     if len(entries) == most:
-        notes.print(f"these are the newest {most}: --most shows more")
+        notes.print(f"these are the newest {most}: --limit shows more")
 
 
 @audit.command()
@@ -369,12 +369,14 @@ def verify(
         task = bar.add_task("verifying", total=newest_entry(connection))
         found = verify_log(connection, anchors, lambda seq: bar.update(task, completed=seq))
     if as_json:
-        print_json({"intact": not found.faults, "head": found.head, "anchors": len(anchors), "faults": found.faults})
-        raise typer.Exit(1 if found.faults else 0)
-    if found.faults:
-        more = len(found.faults) - _FAULTS_SHOWN
-        faults = "; ".join(found.faults[:_FAULTS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
-        raise AuditError(f"the access log is not intact: {faults}; see docs/security.md")
+        print_json(
+            {"intact": not found.problems, "head": found.head, "anchors": len(anchors), "problems": found.problems}
+        )
+        raise typer.Exit(1 if found.problems else 0)
+    if found.problems:
+        more = len(found.problems) - _FAULTS_SHOWN
+        problems = "; ".join(found.problems[:_FAULTS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+        raise AuditError(f"the access log is not intact: {problems}; see docs/security.md")
     if write_anchor:
         add_anchor(write_anchor, found.head)
     out.print(str(found.head))

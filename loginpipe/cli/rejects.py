@@ -47,18 +47,18 @@ def list_(
     if as_json:
         print_json([asdict(reject) for reject in rejects])
         return
-    columns = ("message", "sent (UTC)", "faults", *(["replayed (UTC)"] if replayed else []))
-    table = new_table(columns, wraps="faults")
+    columns = ("message", "sent (UTC)", "violations", *(["replayed (UTC)"] if replayed else []))
+    table = new_table(columns, wraps="violations")
     for reject in rejects:
         table.add_row(
             reject.message_id,
             _time(reject.sent_at),
-            reject.faults,
+            reject.violations,
             *([_time(reject.replayed_at)] if replayed else []),
         )
     out.print(table)
     if len(rejects) == most:
-        notes.print(f"these are the newest {most}: --most shows more")
+        notes.print(f"these are the newest {most}: --limit shows more")
 
 
 @app.command()

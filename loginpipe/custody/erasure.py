@@ -22,7 +22,7 @@ from loginpipe.custody.access import (
     read_release,
     refuse,
 )
-from loginpipe.custody.opening import DataKeys, Fault, Opened, Opener, Opening, open_released
+from loginpipe.custody.opening import DataKeys, Opened, Opener, Opening, Problem, open_released
 from loginpipe.custody.token_checks import TokenChecks, canonical
 from loginpipe.logins.parsing import is_unicode
 from loginpipe.masking.tokens import TokenKeys
@@ -161,7 +161,7 @@ def verify_aliases(found: Release, opener: Callable[[], Opener], checks: TokenCh
     """
     opening = open_released(found.found, DataKeys(opener()), checks) if found.found else Opening({}, [])
     for error in opening.refused:
-        if error.fault == Fault.OTHER_RECIPIENT:
+        if error.problem == Problem.OTHER_RECIPIENT:
             raise error
     values: dict[str, str] = {}
     unverified, planted = set(), set()

@@ -159,7 +159,7 @@ def mark_restored(cursor: Cursor, day: date, *, kept_days: int, same: bool) -> N
 
 
 @dataclass(frozen=True)
-class DayStanding:
+class DayStatus:
     """How a day that is over stands in the table and in the archive.
 
     Attributes:
@@ -183,13 +183,13 @@ class DayStanding:
         return self.stored != self.archived or not self.settled
 
 
-def standing_of_days(connection: Connection, *, first: date, last: date) -> list[DayStanding]:
+def standing_of_days(connection: Connection, *, first: date, last: date) -> list[DayStatus]:
     """Return how each day from ``first`` to ``last`` stands, the oldest first: counts their rows in the table."""
     with transaction(connection) as cursor:
         read_committed(cursor)
         collect_changes(cursor)
         cursor.execute(statement("archive_standing"), {"first": first, "last": last})
-        return [DayStanding(*row) for row in cursor]
+        return [DayStatus(*row) for row in cursor]
 
 
 def days_to_archive(connection: Connection, *, today: date) -> list[date]:

@@ -50,7 +50,7 @@ _PARAMETERS = {
 
 # libpq has no SQLSTATE for a connection that did not come about, so its words decide; the first that fits. A server
 # that speaks another language still says FATAL.
-_CONNECT_FAULTS = (
+_CONNECT_PROBLEMS = (
     (
         "definition of service",
         "its service is in no service file: check name, PGSERVICEFILE and ~/.pg_service.conf",
@@ -150,8 +150,8 @@ def connect(database_url: str, *, lock_timeout: str | None = None) -> Connection
         connection: Connection = psycopg2.connect(make_dsn(**(defaults | parameters)), connection_factory=Connection)
     except psycopg2.Error as error:
         said = str(error)
-        fault = next(meaning for words, meaning in _CONNECT_FAULTS if words in said)
-        raise DatabaseError(f"cannot connect to {_place(parameters, _tried(said))}: {fault}", error.pgcode) from None
+        problem = next(meaning for words, meaning in _CONNECT_PROBLEMS if words in said)
+        raise DatabaseError(f"cannot connect to {_place(parameters, _tried(said))}: {problem}", error.pgcode) from None
     try:
         require_verified_tls(connection)
         # Not through the startup packet's `options`, which PgBouncer refuses.

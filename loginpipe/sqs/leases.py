@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from loginpipe.common.runbook import runbook
 from loginpipe.logins.messages import Message
-from loginpipe.sqs.client import Queue, tens
+from loginpipe.sqs.client import Queue, batched
 from loginpipe.sqs.entries import FailedEntry, call_with_entries
 
 if TYPE_CHECKING:
@@ -171,8 +171,8 @@ class LeaseKeeper:
         """Stop keeping messages and make them visible again at once."""
         # In this order: an extension that began in between would undo it.
         self.settle(m.delivery_id for m in messages)
-        for ten in tens(messages):
-            self._change([(m.delivery_id, m.receipt_handle, 0) for m in ten])
+        for chunk in batched(messages):
+            self._change([(m.delivery_id, m.receipt_handle, 0) for m in chunk])
 
     def close(self, *, at_once: bool = False) -> HandBack:
         """Stop extending and hand back what is still held, each with a back-off by its receive count, or at once.
@@ -193,13 +193,13 @@ class LeaseKeeper:
         # Answered after the hand-back, an extension would undo it: what is being extended goes back after its answer.
         extending = {
             future: waiting
-            for future, ten in self._extending.items()
-            if not future.done() and (waiting := [rest.pop(i) for i, _ in ten if i in rest])
+            for future, chunk in self._extending.items()
+            if not future.done() and (waiting := [rest.pop(i) for i, _ in chunk if i in rest])
         }
         counts: Counter[str] = Counter()
-        calls = [self._pool.submit(self._return, ten, counts) for ten in tens(rest.values())]
+        calls = [self._pool.submit(self._return, chunk, counts) for chunk in batched(rest.values())]
         with suppress(TimeoutError):
-            extended = [lease for ten in extending.values() for _, lease, _ in ten]
+            extended = [lease for chunk in extending.values() for _, lease, _ in chunk]
             calls += (
                 self._pool.submit(self._return, extending[future], counts)
                 for future in as_completed(extending, self._left(extended))
@@ -243,8 +243,8 @@ class LeaseKeeper:
                 lease.being_extended = True
         # Those that end first go first.
         due.sort(key=lambda pair: pair[1].ends)
-        begun = {self._pool.submit(self._extend, ten): ten for ten in tens(due)}
-        self._extending = {future: ten for future, ten in self._extending.items() if not future.done()} | begun
+        begun = {self._pool.submit(self._extend, chunk): chunk for chunk in batched(due)}
+        self._extending = {future: chunk for future, chunk in self._extending.items() if not future.done()} | begun
         return list(begun)
 
     def _extend(self, leases: Sequence[tuple[str, _Lease]]) -> None:
@@ -306,7 +306,7 @@ class LeaseKeeper:
         self._lost += len(lost)
 
     def _change(self, entries: Sequence[tuple[str, str, int]]) -> list[FailedEntry]:
-        """Set the visibility timeout of up to ten deliveries: id, receipt handle, seconds."""
+        """Set the visibility timeout of up to chunk deliveries: id, receipt handle, seconds."""
 
         def call(asked: "list[ChangeMessageVisibilityBatchRequestEntryTypeDef]") -> object:
             return self._queue.client.change_message_visibility_batch(QueueUrl=self._queue.url, Entries=asked)

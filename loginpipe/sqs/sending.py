@@ -8,16 +8,16 @@ from typing import Any, TypeAlias
 from uuid import uuid4
 
 from loginpipe.common.errors import QueueError
-from loginpipe.sqs.client import BATCH_MOST, Queue, queue_errors
+from loginpipe.sqs.client import MAX_BATCH, Queue, queue_errors
 from loginpipe.sqs.entries import FailedEntry, call_with_entries
 
 _Entries: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 # SQS's limit of a message, and of all messages of one call together: bodies and attributes.
-_BYTES_MOST = 1_048_576
+_MAX_BYTES = 1_048_576
 
 # SQS's limit of a message's attributes.
-_ATTRIBUTES_MOST = 10
+_MAX_ATTRIBUTES = 10
 
 TOO_LONG = "MessageTooLong"
 TOO_MANY_ATTRIBUTES = "TooManyAttributes"
@@ -133,9 +133,9 @@ def _call(queue: Queue, asked: list[Any]) -> Any:
 
 
 def _misfit(entry: Mapping[str, Any]) -> str | None:
-    if len(entry.get("MessageAttributes", {})) > _ATTRIBUTES_MOST:
+    if len(entry.get("MessageAttributes", {})) > _MAX_ATTRIBUTES:
         return TOO_MANY_ATTRIBUTES
-    return TOO_LONG if _bytes(entry) > _BYTES_MOST else None
+    return TOO_LONG if _bytes(entry) > _MAX_BYTES else None
 
 
 def _batches(entries: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[_Entries]:
@@ -144,7 +144,7 @@ def _batches(entries: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[_Entr
     size = 0
     for entry_id, entry in entries:
         length = _bytes(entry)
-        if batch and (len(batch) == BATCH_MOST or size + length > _BYTES_MOST):
+        if batch and (len(batch) == MAX_BATCH or size + length > _MAX_BYTES):
             yield batch
             batch, size = {}, 0
         batch[entry_id] = entry

@@ -130,7 +130,7 @@ def printed(project: Project) -> dict[str, str]:
     """What the commands say that look at the pipeline's state, the metrics among them."""
     commands = (("metrics", "--once"), ("doctor",), ("rejects", "list", "--json"), ("dlq", "status", "--json"))
     done = {" ".join(command): project.run("loginpipe", *command, check=False) for command in commands}
-    assert "loginpipe_reject_faults_total" in done["metrics --once"].stdout
+    assert "loginpipe_violations_total" in done["metrics --once"].stdout
     assert "invalid_address" in done["rejects list --json"].stdout
     return {command: each.stdout + each.stderr for command, each in done.items()}
 

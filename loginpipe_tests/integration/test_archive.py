@@ -15,7 +15,7 @@ import pytest
 
 from loginpipe.archive.days import Outcome
 from loginpipe.archive.store import Folder, Store, Stores, open_store
-from loginpipe.archive.verification import compare_with_table, counted_ranges, fault_of
+from loginpipe.archive.verification import compare_with_table, counted_ranges, problem_of
 from loginpipe.common.errors import ArchivedDayError, ArchiveError, DatabaseError, SettingError
 from loginpipe.common.settings import Settings
 from loginpipe.postgres.archive import ArchivedDay, begin_work_on_day, content_in_table
@@ -69,16 +69,16 @@ def test_a_flipped_byte_and_a_missing_file_are_noticed_and_written_anew(archive:
     content[len(content) // 2] ^= 1
     (tmp_path / "flipped").write_bytes(content)
     store.put(tmp_path / "flipped", name)
-    assert fault_of(record, archive.stores) == (
+    assert problem_of(record, archive.stores) == (
         f"the file of {OLD} is damaged: its checksum is not the one recorded, {record.url}"
     )
     second = archive.archived()
     assert second.outcome == Outcome.WRITTEN
-    assert fault_of(second.record, archive.stores) is None
+    assert problem_of(second.record, archive.stores) is None
 
     store, name = archive.stores.locate(second.record.url)
     store.delete(name)
-    assert str(fault_of(second.record, archive.stores)).endswith(f"{name} is missing")
+    assert str(problem_of(second.record, archive.stores)).endswith(f"{name} is missing")
     assert archive.archived().outcome == Outcome.WRITTEN
 
 
@@ -125,7 +125,7 @@ def test_a_crash_before_the_record_leaves_the_old_file_in_force_and_the_stray_on
     with pytest.raises(Killed):
         archive.archived(stores=Elsewhere(Dying(archive.store, at)))
     assert archive.record() == first
-    assert fault_of(first, archive.stores) is None
+    assert problem_of(first, archive.stores) is None
     stray = set(archive.store.names()) - {name, foreign}
     assert len(stray) == 1
     assert ("/_part-" in stray.pop()) == (at == "fetched"), "hidden until it was read back"

@@ -221,7 +221,7 @@ def test_after_a_restore_the_record_is_intact_and_still_cannot_be_changed_and_wh
 
     with connected(auditor_url) as auditor:
         verification = verify_log(auditor, [anchor])
-        assert (verification.head, verification.faults) == (anchor, [])
+        assert (verification.head, verification.problems) == (anchor, [])
     with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="append-only"):
         store.execute("UPDATE vault.access_log SET purpose = 'another'")
     with connected(custodian_url) as custodian:
@@ -230,7 +230,7 @@ def test_after_a_restore_the_record_is_intact_and_still_cannot_be_changed_and_wh
         recovery = recover(custodian, request.request_id, opener, TokenChecks(store.keys), most=10)
     assert [value.text for value in recovery.recovered] == ["199.172.111.135"]
     with connected(auditor_url) as auditor:
-        assert verify_log(auditor, [anchor]).faults == []
+        assert verify_log(auditor, [anchor]).problems == []
 
 
 def test_what_was_stored_since_the_backup_is_lost_and_what_is_still_on_the_queue_comes_in_once(

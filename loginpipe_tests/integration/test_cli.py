@@ -592,9 +592,9 @@ def test_rejects_are_listed_shown_and_replayed_without_a_word_of_what_they_say(
 def test_what_is_not_all_not_there_or_not_to_be_opened_is_said_in_one_line(
     loginpipe: Command, with_rejects: Pipeline, key: str, custodian_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert len(loginpipe("rejects", "list", "--most", 2, "--json").json) == 2
-    done = loginpipe("rejects", "list", "--most", 2)
-    assert (done.code, done.err) == (0, "these are the newest 2: --most shows more\n")
+    assert len(loginpipe("rejects", "list", "--limit", 2, "--json").json) == 2
+    done = loginpipe("rejects", "list", "--limit", 2)
+    assert (done.code, done.err) == (0, "these are the newest 2: --limit shows more\n")
     missing = uuid4()
     assert loginpipe("rejects", "show", missing).error.startswith(f"no rejected message has the id {missing}: ")
     assert "42501" in loginpipe("rejects", "replay", *WHY).error, "the pipeline's own role may not open"

@@ -162,14 +162,14 @@ def test_a_lease_that_sqs_says_is_over_is_counted_once_and_not_asked_for_again(
 
 
 @pytest.mark.parametrize(
-    "fault",
+    "problem",
     [failed_entries("InternalError", sender_fault=False), answers(refusal("InternalError", 500))],
     ids=["of the entries", "of the call"],
 )
-def test_a_fault_of_the_server_loses_no_lease_until_its_time_is_over(
-    opened: Queue, leases: LeaseKeeper, clock: Clock, wire: Wire, fault: Any
+def test_a_problem_of_the_server_loses_no_lease_until_its_time_is_over(
+    opened: Queue, leases: LeaseKeeper, clock: Clock, wire: Wire, problem: Any
 ) -> None:
-    wire.on(CHANGE, fault)
+    wire.on(CHANGE, problem)
     leases.add(received(opened, 2), asked=clock.now)
     clock.now += 100
     extend_due(leases)

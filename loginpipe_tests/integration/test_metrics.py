@@ -64,14 +64,14 @@ def test_the_totals_of_all_runs_are_told_and_the_queue_as_it_is_now(
     assert found["queue_messages", queue, "visible"] == 3
     assert found["queue_messages", queue, "in_flight"] == 0
     assert found["dead_letters", queue] == 0
-    assert found["in_flight_stall", queue] == 0
+    assert found["in_flight_limit_reached", queue] == 0
     assert found["batches_total", queue] == 2
     of_messages = {name[0].split("_")[1]: value for name, value in found.items() if name[0].startswith("messages_")}
     assert of_messages == {
         "received": 5, "inserted": 3, "duplicates": 0, "rejected": 2, "deleted": 5, "delete": 0, "leases": 0,
     }  # fmt: skip
-    assert found["reject_faults_total", "ip", "invalid_address"] == 1
-    assert found["reject_faults_total", "body", "not_json"] == 1
+    assert found["reject_problems_total", "ip", "invalid_address"] == 1
+    assert found["reject_problems_total", "body", "not_json"] == 1
     assert found["token_key_version",] == 1
     assert found["token_key_first_used_timestamp_seconds", "1"] == pytest.approx(time.time(), abs=60)
     ((stored,),) = pipeline.rows("SELECT extract(epoch FROM max(newest_sent_at)) FROM loginpipe.batches")
@@ -182,7 +182,7 @@ def test_cloudwatch_gets_gauges_as_they_are_and_the_increase_of_counters(
     assert second[queue,]["loginpipe_messages_rejected_total"] == 1
     assert second[queue, "visible"]["loginpipe_queue_messages"] == 0
     # A counter that is new counts from nothing.
-    assert second["ip", "invalid_address"]["loginpipe_reject_faults_total"] == 1
+    assert second["ip", "invalid_address"]["loginpipe_violations_total"] == 1
     assert not [name for record in second.values() for name in record if "delay_seconds" in name]
 
     lines = command_line(monkeypatch, capsys)("metrics", "--emf", "--once").out.splitlines()
@@ -206,7 +206,7 @@ def test_a_source_that_hangs_does_not_hold_up_the_other(
 def test_a_stall_is_a_metric(pipeline: Pipeline, metrics: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     with at_the_wire(pipeline, monkeypatch) as wire:
         wire.on("GetQueueAttributes", depth(visible=37, in_flight=120_000))
-        assert scraped(metrics)["in_flight_stall", pipeline.queue.name] == 1
+        assert scraped(metrics)["in_flight_limit_reached", pipeline.queue.name] == 1
 
 
 def test_what_cannot_be_asked_is_named_and_the_rest_is_told(

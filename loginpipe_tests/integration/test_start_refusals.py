@@ -224,13 +224,13 @@ def test_a_development_key_in_production(
         ("LOGINPIPE_SEAL_KEY", "the URI of the public seal key, as in file:keys/seal_public.pem, or off"),
     ],
 )
-def test_a_setting_that_is_missing(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, name: str, mend: str) -> None:
+def test_a_setting_that_is_missing(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, name: str, fix: str) -> None:
     monkeypatch.delenv(name)
-    assert refused(pipeline) == f"SettingError: {name} is not set: set it to {mend}"
+    assert refused(pipeline) == f"SettingError: {name} is not set: set it to {fix}"
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong", "fault"),
+    ("name", "wrong", "problem"),
     [
         ("LOGINPIPE_BATCH_MESSAGES", "0", "Input should be greater than or equal to 1"),
         ("LOGINPIPE_VISIBILITY_SECONDS", "soon-7f3a", "Input should be a valid integer"),
@@ -238,13 +238,13 @@ def test_a_setting_that_is_missing(pipeline: Pipeline, monkeypatch: pytest.Monke
     ],
 )
 def test_a_setting_that_is_wrong_keeps_the_project_from_loading_and_its_value_is_not_shown(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, name: str, wrong: str, fault: str
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, name: str, wrong: str, problem: str
 ) -> None:
     monkeypatch.setenv(name, wrong)
     with pytest.raises(SettingError) as caught:
         pipeline.run()
     said = str(caught.value)
-    assert said.startswith(f"wrong setting: {name}: {fault}")
+    assert said.startswith(f"wrong setting: {name}: {problem}")
     assert "\n" not in said
     assert "hunter2" not in said
     assert "7f3a" not in said

@@ -36,10 +36,10 @@ def metrics() -> Iterator[str]:
     """The name of every sample that `loginpipe metrics` can serve, and of every family but the counters'."""
     depth = Depth(1, 1, 1)
     totals = QueueTotals(Counter(), (1,) * (len(DELAY_BOUNDS) + 1), 1.0, 1.0, 1.0)
-    faults: Counter[tuple[str, str]] = Counter({("missing", "ip"): 1})
+    problems: Counter[tuple[str, str]] = Counter({("missing", "ip"): 1})
     for family in (
         *queue_metrics("logins", depth, DeadLetterDepth(2, 0, 0, 1, Owners(ours=1, others=1))),
-        *table_metrics(Totals({"logins": totals}, faults), VaultTotals(1, {1: 1.0})),
+        *table_metrics(Totals({"logins": totals}, problems), VaultTotals(1, {1: 1.0})),
         behind_metric("logins", depth, totals, now=1.0),
     ):
         assert family.samples, family.name
