@@ -9,7 +9,7 @@ MAX_IN_FLIGHT = 120_000
 
 IN_FLIGHT_LIMIT_REACHED = (
     "in-flight limit reached: messages wait, but as many are in flight as SQS allows, so nothing can be received until "
-    "their consumers delete them or their visibility timeouts end; look for a consumer that receives and does not delete"
+    "consumers delete some or their visibility timeouts end; look for a consumer that receives and does not delete"
 )
 
 # The counts are approximate, so a queue near the limit is taken to be at it.

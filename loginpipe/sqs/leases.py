@@ -281,7 +281,7 @@ class LeaseKeeper:
                     self._give_up([delivery_id])
 
     def _return(self, held: Sequence[tuple[str, _Lease, int]], counts: Counter[str]) -> None:
-        """Return up to ten messages to the queue, each after so many seconds, and count those ``asked`` for and ``returned``."""
+        """Return up to ten messages, each after so many seconds, and count those ``asked`` for and ``returned``."""
         now = self._clock()
         ours = [(i, lease.receipt_handle, seconds) for i, lease, seconds in held if lease.ends > now]
         with self._lock:

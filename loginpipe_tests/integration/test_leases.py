@@ -276,7 +276,7 @@ def test_what_cannot_be_handed_back_is_not_counted_and_closing_raises_nothing(
     )
     leases.add(messages, asked=time.monotonic())
     assert leases.close() == Returned(returned=2, failed=1)
-    assert "1 messages could not be handed back: they return when their lease ends" in caplog.text
+    assert "1 messages could not be returned to the queue: they come back when their lease ends" in caplog.text
 
 
 # --- hand-back --------------------------------------------------------------------------------------------------------

@@ -153,8 +153,8 @@ def test_a_token_key_file_that_is_absent(pipeline: Pipeline, tmp_path: Path, mon
     path = tmp_path / "absent.json"
     monkeypatch.setenv("LOGINPIPE_TOKEN_KEYS", f"file:{path}")
     assert refused(pipeline) == (
-        f"KeyFileError: the token key file {path} cannot be read (No such file or directory): mend that, or see "
-        "`loginpipe keys generate`"
+        f"KeyFileError: the token key file {path} cannot be read (No such file or directory): fix that, or make one "
+        "with `loginpipe keys generate`"
     )
 
 
