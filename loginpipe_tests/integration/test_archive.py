@@ -309,5 +309,5 @@ def test_what_is_written_to_s3_is_encrypted_there(aws: None, tmp_path: Path) -> 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
-    with pytest.raises(ArchiveError, match=r"^the archive in .*/file/below cannot be used: Not a directory; mend "):
+    with pytest.raises(ArchiveError, match=r"^the archive in .*/file/below cannot be used: Not a directory; fix "):
         Folder(tmp_path / "file" / "below").put(tmp_path / "file", "day/file")
