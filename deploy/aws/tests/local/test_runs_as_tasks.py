@@ -6,8 +6,10 @@ container; the endpoint's ECS keeps the books of tasks and, having no Docker, st
 
 import json
 import socket
+import subprocess
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +59,24 @@ def test_a_run_of_each_queue_becomes_a_task_that_does_it(prepared: Deployed, tmp
     assert set(seen.calls) == {"DescribeTaskDefinition", "DescribeTasks", "RunTask"}
     assert {f"ecs:{call}" for call in seen.calls} <= allowed_to_the_daemon()
 
-    for (name, task), stored in zip(tasks.items(), (50, 150), strict=True):
+    commands = {}
+    for name, task in tasks.items():
         (override,) = task["overrides"]["containerOverrides"]
         assert override["name"] == name
         assert override["command"][:3] == ["dagster", "api", "execute_run"]
-        done = with_fingerprint(prepared, name).run(tmp_path, override["command"])
-        assert done.returncode == 0, done.stdout + done.stderr
-        # One warehouse.
-        assert rows(prepared, COUNT) == [(before + stored,)]
+        commands[name] = override["command"]
+    # At once: each waits a minute for more messages.
+    with ThreadPoolExecutor() as threads:
+        for done in threads.map(lambda name: finished(prepared, tmp_path / name, name, commands[name]), commands):
+            assert done.returncode == 0, done.stdout + done.stderr
+    # One warehouse.
+    assert rows(prepared, COUNT) == [(before + 50 + 100,)]
+
+
+def finished(prepared: Deployed, folder: Path, name: str, command: list[str]) -> "subprocess.CompletedProcess[str]":
+    """Do what a task would, in a folder of its own."""
+    folder.mkdir()
+    return with_fingerprint(prepared, name).run(folder, command)
 
 
 def free_port() -> int:
