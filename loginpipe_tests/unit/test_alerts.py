@@ -170,7 +170,7 @@ def test_what_a_source_would_have_told_is_not_known_while_it_does_not_answer() -
 def test_every_kind_says_what_to_do_and_where_to_read_on() -> None:
     for name in [*KINDS, f"{CHECK}only_tokens of masked_logins"]:
         of = kind(name)
-        event = Event(what="begins", condition=name, says="seen", since=NOW)
+        event = Event(what="begins", condition=name, message="seen", since=NOW)
         lines = text("logins", Outbox(pending=(event,))).splitlines()
         assert lines == [
             f"loginpipe, queue logins: {of.title}", "Seen: seen.", "Since: 2026-11-21 12:00 UTC.", f"Do: {of.todo}.",
@@ -181,7 +181,7 @@ def test_every_kind_says_what_to_do_and_where_to_read_on() -> None:
 
 
 def test_a_subject_is_one_line_that_sns_takes() -> None:
-    events = [Event(what="over", condition=name, says="", since=NOW, until=NOW) for name in KINDS]
+    events = [Event(what="over", condition=name, message="", since=NOW, until=NOW) for name in KINDS]
     assert subject("logins", events[:1]) == "loginpipe, logins: over: the queue cannot be asked"
     assert subject("logins", events) == "loginpipe, logins: over: the queue cannot be asked (and 7 more)"
     assert len(subject("q" * 80, events)) <= 100
