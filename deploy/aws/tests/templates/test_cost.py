@@ -77,6 +77,33 @@ def test_the_quantities_are_those_of_the_stacks(account: Account) -> None:
     ]
 
 
+def test_a_further_queue_costs_what_the_page_says(account: Account) -> None:
+    (shown,) = re.findall(
+        r"\*\*A further queue\*\* adds ([\d.]+) vCPU and ([\d.]+) GB \(\$(\d+)\), (\w+) alarms.* \(\$(\d+)\); "
+        r"at traffic a run \(\$(\d+)\)",
+        SCALING,
+    )
+    prices = {name: number(cells[0]) for name, cells in rows("What it costs on AWS").items() if ":" in cells[-1]}
+    cpu, gib, call = (
+        prices[name]
+        for name in ("vCPU-hours of services and runs on Fargate", "GB-hours of their memory", "million calls to SQS")
+    )
+    tasks = {r.name: r.properties for r in account.of("AWS::ECS::TaskDefinition")}
+    services = [
+        tasks[service.properties["TaskDefinition"].removeprefix("arn:")]
+        for service in account.of("AWS::ECS::Service")
+        if "Partners" in service.name
+    ]
+    vcpus, memory = (sum(int(task[of]) for task in services) / 1024 for of in ("Cpu", "Memory"))
+    alarms = len(account.of("AWS::CloudWatch::Alarm")) - len(of_one_queue(account, "AWS::CloudWatch::Alarm"))
+    assert (float(shown[0]), float(shown[1]), shown[3], alarms) == (vcpus, memory, "five", 5)
+    assert [int(shown[place]) for place in (2, 4, 5)] == [
+        round(HOURS * (vcpus * cpu + memory * gib)),
+        round(0.6 * SECONDS / 1e6 * call),
+        round(HOURS * (cpu / 2 + 2 * gib)),
+    ]
+
+
 def test_the_whole_pages_after_checkpoints_are_those_of_the_ledgers_index(account: Account) -> None:
     parameters = account.of("AWS::RDS::DBParameterGroup")[0].properties["Parameters"]
     seconds = int(parameters["checkpoint_timeout"])
