@@ -210,7 +210,7 @@ def test_an_in_flight_limit_and_a_queue_without_consumers_are_told_each_for_itse
     waiting_since = read_memory(daemon.cursor).waiting_since
     assert waiting_since is not None
     daemon.remember(waiting_since=waiting_since - timedelta(minutes=11))
-    assert daemon.tick(2).startswith("messages wait and no batch is finished (1 waiting, 0 in flight, 0 delayed; there")
+    assert daemon.tick(2).startswith("messages wait and no batch finishes (1 waiting, 0 in flight, 0 delayed; there")
     assert take(pipeline, 1).success
     pipeline.send([login()])
     assert daemon.tick(2).startswith("nothing is wrong"), "a batch was finished since"
@@ -218,7 +218,7 @@ def test_an_in_flight_limit_and_a_queue_without_consumers_are_told_each_for_itse
         wire.on("GetQueueAttributes", depth(visible=37, in_flight=120_000))
         # The proxy says so of the dead-letter queue too.
         assert daemon.tick(2).partition("; stuck: ")[0].count("in-flight limit") == 1
-        assert "no batch is finished" not in daemon.tick()
+        assert "no batch finishes" not in daemon.tick()
 
 
 def test_rejects_and_delays_are_judged_over_a_while_and_not_by_a_handful(pipeline: Pipeline, daemon: Daemon) -> None:

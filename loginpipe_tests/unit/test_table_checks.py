@@ -1,4 +1,4 @@
-"""What days and runs are judged by: limits, trailing days, and the books of a day."""
+"""How days and runs are evaluated: limits, trailing days, and the ledger of a day."""
 
 from datetime import date, timedelta
 
@@ -49,14 +49,14 @@ def test_a_day_is_compared_with_the_trailing_days(counts: dict[date, DayCounts],
     assert evaluate_volume(counts, SATURDAY).passed is passed
 
 
-def test_a_day_that_was_never_counted_had_no_logins_when_it_is_judged_and_says_nothing_as_a_trailing_one() -> None:
+def test_a_day_that_was_never_counted_had_no_logins_when_it_is_evaluated_and_says_nothing_as_a_trailing_one() -> None:
     counts = days(*[1000] * 14, 1000)
     del counts[SATURDAY - timedelta(days=1)]
     assert evaluate_volume(counts, SATURDAY).figures["trailing_days"] == 13
     del counts[SATURDAY]
     assert not evaluate_volume(counts, SATURDAY).passed
     assert evaluate_volume({}, SATURDAY).message == (
-        "2026-11-21: 0 logins; not judged: 0 trailing days are known, fewer than 3"
+        "2026-11-21: 0 logins; not evaluated: 0 trailing days are known, fewer than 3"
     )
 
 
