@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.ground import running_ground
 from benchmarks.machine import CODE, code, load, machine
 from benchmarks.measuring import MeasuringError
-from benchmarks.plan import FULL, QUICK, Sizes, contenders
+from benchmarks.plan import FULL, QUICK, Sizes, baselines
 from benchmarks.report import write_reports
 from benchmarks.results import Results
 from benchmarks.stages import staged_run
@@ -27,8 +27,8 @@ _FOLDER: Final = Path(__file__).parent / "report"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and write the reports; return 1 where a contender failed."""
-    groups = list(dict.fromkeys(contender.group for contender in contenders(FULL)))
+    """Measure and write the reports; return 1 where a baseline failed."""
+    groups = list(dict.fromkeys(baseline.group for baseline in baselines(FULL)))
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -55,13 +55,10 @@ def measure_all(only: Sequence[str], sizes: Sizes, repeats: int, folder: Path, c
     """Measure round by round; after each, the reports hold what is known so far.
 
     Raises:
-        MeasuringError: a contender failed, or left work undone.
+        MeasuringError: a baseline failed, or left work undone.
     """
     pairs = [
-        (contender, messages)
-        for contender in contenders(sizes)
-        if contender.group in only
-        for messages in contender.sizes
+        (baseline, messages) for baseline in baselines(sizes) if baseline.group in only for messages in baseline.sizes
     ]
     staged = (sizes.base, sizes.middle) if STAGES in only else ()
     bar = Progress(
@@ -74,12 +71,12 @@ def measure_all(only: Sequence[str], sizes: Sizes, repeats: int, folder: Path, c
         results = Results(machine(ground.stack.database_url), sizes is QUICK, sizes, repeats)
         trials.warm_up()
         for repeat in range(1, repeats + 1):
-            for contender, messages in pairs:
-                bar.update(task, description=_says(repeat, contender.name, messages))
-                trial = trials.trial(contender, messages, repeat)
+            for baseline, messages in pairs:
+                bar.update(task, description=_says(repeat, baseline.name, messages))
+                trial = trials.trial(baseline, messages, repeat)
                 results.trials.append(trial)
                 bar.advance(task)
-                console.log(f"{_says(repeat, contender.name, messages)}: {trial.cpu_seconds:.2f} CPU s", markup=False)
+                console.log(f"{_says(repeat, baseline.name, messages)}: {trial.cpu_seconds:.2f} CPU s", markup=False)
             for messages in staged:
                 bar.update(task, description=_says(repeat, STAGES, messages))
                 results.staged.append(staged_run(trials, messages, repeat))

@@ -15,12 +15,12 @@ class Change:
 
 @dataclass(frozen=True)
 class Trial:
-    """One contender at one size, once.
+    """One baseline at one size, once.
 
     Attributes:
-        contender: its name in `benchmarks.plan`.
+        baseline: its name in `benchmarks.plan`.
         messages: how many it worked on.
-        repeat: which round of all contenders it belongs to, from 1.
+        repeat: which round of all baselines it belongs to, from 1.
         wall_seconds: of the whole process, from its start to its end; of several, from the first to the last.
         cpu_seconds: of the whole process, user and system; of several, together.
         peak_bytes: the most memory of a process.
@@ -29,7 +29,7 @@ class Trial:
         catalogue: by figure of `benchmarks.catalogue`, how Postgres' catalogue changed; empty where nobody asks.
     """
 
-    contender: str
+    baseline: str
     messages: int
     repeat: int
     wall_seconds: float
@@ -71,7 +71,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Slope:
-    """What a message costs beyond what a process costs, from a contender's trials at two sizes in one round.
+    """What a message costs beyond what a process costs, from a baseline's trials at two sizes in one round.
 
     Attributes:
         marginal_us: CPU microseconds a message more.
@@ -101,18 +101,18 @@ def sure(values: Sequence[float]) -> Spread:
     return Spread(median(values), min(values), max(values))
 
 
-def of(trials: Iterable[Trial], contender: str, messages: int) -> list[Trial]:
-    """Return the trials of one contender at one size, by round."""
-    found = [trial for trial in trials if (trial.contender, trial.messages) == (contender, messages)]
+def of(trials: Iterable[Trial], baseline: str, messages: int) -> list[Trial]:
+    """Return the trials of one baseline at one size, by round."""
+    found = [trial for trial in trials if (trial.baseline, trial.messages) == (baseline, messages)]
     return sorted(found, key=lambda trial: trial.repeat)
 
 
-def slopes(trials: Sequence[Trial], contender: str, low: int, high: int) -> list[Slope]:
-    """Compare two sizes of one contender, round by round."""
+def slopes(trials: Sequence[Trial], baseline: str, low: int, high: int) -> list[Slope]:
+    """Compare two sizes of one baseline, round by round."""
     return [
         _slope(less, more)
-        for less in of(trials, contender, low)
-        for more in of(trials, contender, high)
+        for less in of(trials, baseline, low)
+        for more in of(trials, baseline, high)
         if less.repeat == more.repeat
     ]
 

@@ -30,7 +30,7 @@ _RUN: Final = (
 
 
 class Start(Enum):
-    """What a contender's database holds when it begins."""
+    """What a baseline's database holds when it begins."""
 
     NOTHING = "no table: it writes none"
     PLAIN = "an empty table of seven columns"
@@ -61,7 +61,7 @@ QUICK: Final = Sizes(500, 2_000, 12_000, 24_000, 6_000, (100, 600), (60, 300), 8
 
 
 @dataclass(frozen=True)
-class Contender:
+class Baseline:
     """One of those measured.
 
     Attributes:
@@ -85,7 +85,7 @@ class Contender:
     receives: bool = True
 
 
-def contenders(sizes: Sizes) -> list[Contender]:
+def baselines(sizes: Sizes) -> list[Baseline]:
     """Return all of them, in the order of a round."""
     every = (sizes.small, sizes.base, sizes.middle, sizes.large)
     two = (sizes.base, sizes.others)
@@ -93,32 +93,32 @@ def contenders(sizes: Sizes) -> list[Contender]:
     for client, its_sizes in ((LEAN, every), (BOTO3, two)):
         variables = _of_a_run(client)
         found += [
-            Contender(named(OURS_NEW, client), "ours", its_sizes, _RUN, Start.MIGRATED, variables=variables),
-            Contender(named(OURS_KNOWN, client), "ours", its_sizes, _RUN, Start.KNOWN, variables=variables),
-            Contender(named(LIMIT, client), "limit", its_sizes, _module("limit"), Start.NOTHING, variables=variables),
+            Baseline(named(OURS_NEW, client), "ours", its_sizes, _RUN, Start.MIGRATED, variables=variables),
+            Baseline(named(OURS_KNOWN, client), "ours", its_sizes, _RUN, Start.KNOWN, variables=variables),
+            Baseline(named(LIMIT, client), "limit", its_sizes, _module("limit"), Start.NOTHING, variables=variables),
         ]
     return [
         *found,
-        Contender(IN_TENS, "in_tens", two, _module("in_tens"), Start.PLAIN),
-        Contender(ONE_BY_ONE, "one_by_one", sizes.one_by_one, _module("one_by_one"), Start.PLAIN),
-        Contender(
+        Baseline(IN_TENS, "in_tens", two, _module("in_tens"), Start.PLAIN),
+        Baseline(ONE_BY_ONE, "one_by_one", sizes.one_by_one, _module("one_by_one"), Start.PLAIN),
+        Baseline(
             DLT, "dlt", two, _module("dlt_pipeline"), Start.PLAIN,
             table="logins.user_logins", variables={"RUNTIME__DLTHUB_TELEMETRY": "false"},
         ),
-        Contender(
+        Baseline(
             COPY_ALONE, "copy_alone", two, (*_module("copy_alone"), "{rows}"), Start.PLAIN, receives=False
         ),
-        Contender(
+        Baseline(
             ENDPOINT, "endpoint", two, (*_module("bare_client"), "{queue_url}"), Start.NOTHING, at_once=2
         ),
         *(
-            Contender(
+            Baseline(
                 name, "at_once", (sizes.at_once,), _RUN, Start.MIGRATED, in_turn=in_turn, at_once=at_once,
                 variables=_of_a_run(LEAN),
             )
             for name, in_turn, at_once in ((IN_TURN, 4, 1), (AT_ONCE, 1, 4))
         ),
-        Contender(
+        Baseline(
             SMALL_BATCHES, "small_batches", sizes.small_batches, _RUN, Start.MIGRATED,
             variables={
                 **_of_a_run(LEAN),
@@ -130,9 +130,9 @@ def contenders(sizes: Sizes) -> list[Contender]:
     ]  # fmt: skip
 
 
-def named(contender: str, client: str) -> str:
-    """Return the name of a contender that comes with either client; lean is the default and is not said."""
-    return contender if client == LEAN else f"{contender}, {client}"
+def named(baseline: str, client: str) -> str:
+    """Return the name of a baseline that comes with either client; lean is the default and is not said."""
+    return baseline if client == LEAN else f"{baseline}, {client}"
 
 
 def _of_a_run(client: str) -> dict[str, str]:
@@ -141,4 +141,4 @@ def _of_a_run(client: str) -> dict[str, str]:
 
 
 def _module(name: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", f"benchmarks.contenders.{name}")
+    return (sys.executable, "-m", f"benchmarks.baselines.{name}")

@@ -12,17 +12,17 @@ from benchmarks.targets import Verdict, shown
 
 _WHEN: Final = ("before", "after")
 _MET: Final = {True: "met", False: "**missed**", None: "-"}
-_BUSY_MOST: Final = 0.8
+_MAX_BUSY: Final = 0.8
 _QUICK: Final = (
     "**A quick run, to try the benchmark out: with so few messages its costs a message and its verdicts say little.**"
 )
 _HOW: Final = """\
-- Each contender is one process of its own, started for the trial and ended by it. CPU seconds are user and system time
+- Each baseline is one process of its own, started for the trial and ended by it. CPU seconds are user and system time
   of exactly that process, peak memory is its largest resident set, both as the kernel reports them at its end. 1 MB is
   1,000,000 bytes. Messages a second are by the wall time of the whole process, imports and start included.
 - Marginal CPU is the CPU that the larger of two sizes takes more, divided by the messages that it has more. Fixed cost
   is what remains of the smaller size. Both are taken within one round.
-- A round is every contender at every size, one after the other; then the next round. So a busy moment of the machine
+- A round is every baseline at every size, one after the other; then the next round. So a busy moment of the machine
   hits all alike. A figure is the median of the rounds, with minimum and maximum.
 - The endpoint speaks SQS's JSON protocol on the same machine, without latency and without TLS. A call to AWS takes
   longer, which is wall time, and is encrypted, which is CPU that is not in here. Postgres is the embedded one on a
@@ -33,13 +33,13 @@ _HOW: Final = """\
   stored the same values before; its database is copied for each trial.
 - `limit` is the pipeline's own client that receives and deletes in as many threads, with nothing in between, until a
   long poll of a second comes back empty. `boto3` is the same with `LOGINPIPE_SQS_CLIENT=boto3`.
-- `in_tens`, `one_by_one` and `dlt` are what a person might write instead, in `benchmarks/contenders`: a salted SHA-256
+- `in_tens`, `one_by_one` and `dlt` are what a person might write instead, in `benchmarks/baselines`: a salted SHA-256
   in place of tokens, no vault, no ledger, no validation, no lease kept, no reject set aside. They know by a long poll
   of a second that the queue is empty, which is in the wall time of their process. dlt keeps all messages in flight
   until its load is done.
 - `copy_alone` copies ready-made rows into a temporary table and from there into one without an index.
 - `endpoint` is a client of bare sockets without signatures, in two processes: it measures the endpoint. Where the
-  endpoint was busy for four fifths of the time or more, in bold, it may be what held that contender up, and its
+  endpoint was busy for four fifths of the time or more, in bold, it may be what held that baseline up, and its
   messages a second are too few. CPU figures are not concerned.
 - `four runs in turn` are four processes one after the other, each with a quarter of the messages; `four runs at once`
   share a queue that holds all of them. The database is the same for all four.
@@ -78,7 +78,7 @@ def _lines(results: Results) -> Iterator[str]:
         ("", "messages", "messages/s", "CPU ms", "peak MB", "endpoint CPU ms", "Postgres CPU ms"),
         (
             (
-                row.contender, f"{row.messages:,}", shown(row.rate, 0), shown(row.cpu_ms), shown(row.peak_mb, 0),
+                row.baseline, f"{row.messages:,}", shown(row.rate, 0), shown(row.cpu_ms), shown(row.peak_mb, 0),
                 shown(row.endpoint_cpu_ms), shown(row.postgres_cpu_ms),
             )
             for row in compared(results)
@@ -99,7 +99,7 @@ def _lines(results: Results) -> Iterator[str]:
         ),
         (
             (
-                row.contender, f"{row.low:,} and {row.high:,}", shown(row.marginal_us), shown(row.all_us),
+                row.baseline, f"{row.low:,} and {row.high:,}", shown(row.marginal_us), shown(row.all_us),
                 _inverse(row.marginal_us),
                 shown(row.rate, 0) if row.rate else "-", shown(row.fixed_seconds, 2),
                 _busy(row.endpoint_busy),
@@ -154,7 +154,7 @@ def _stage_lines(results: Results) -> Iterator[str]:
         + "".join(
             f" The same run without timers: {shown(row.marginal_us)} µs."
             for row in grown(results)
-            if (row.contender, row.low, row.high) == (OURS_NEW, sizes.base, sizes.middle)
+            if (row.baseline, row.low, row.high) == (OURS_NEW, sizes.base, sizes.middle)
         )
         + "\n"
     )
@@ -167,7 +167,7 @@ def _stage_lines(results: Results) -> Iterator[str]:
 def _busy(share: Spread | None) -> str:
     if share is None:
         return "-"
-    return f"**{share.median:.0%}**" if share.median >= _BUSY_MOST else f"{share.median:.0%}"
+    return f"**{share.median:.0%}**" if share.median >= _MAX_BUSY else f"{share.median:.0%}"
 
 
 def _inverse(marginal_us: Spread) -> str:

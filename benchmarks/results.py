@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from benchmarks.comparison import Change, Slope, Spread, Trial, of, slopes, spread, sure
-from benchmarks.plan import SMALL_BATCHES, Sizes, contenders
+from benchmarks.plan import SMALL_BATCHES, Sizes, baselines
 from benchmarks.stages import StagedRun, StageRow, stage_table
 from benchmarks.targets import Verdict, verdicts
 
@@ -25,9 +25,9 @@ class Results:
 
 @dataclass(frozen=True)
 class Compared:
-    """A row of the comparison: a contender at a size; CPU in milliseconds for 1,000 messages."""
+    """A row of the comparison: a baseline at a size; CPU in milliseconds for 1,000 messages."""
 
-    contender: str
+    baseline: str
     messages: int
     rate: Spread
     cpu_ms: Spread
@@ -40,7 +40,7 @@ class Compared:
 class Grown:
     """A row of the growth: what a message costs more between two sizes, and what a process costs."""
 
-    contender: str
+    baseline: str
     low: int
     high: int
     marginal_us: Spread
@@ -57,15 +57,15 @@ def compared(results: Results) -> list[Compared]:
     """Return the comparison, in the order of the plan."""
     return [
         _compared(found)
-        for contender in contenders(results.sizes)
-        for messages in contender.sizes
-        if (found := of(results.trials, contender.name, messages))
+        for baseline in baselines(results.sizes)
+        for messages in baseline.sizes
+        if (found := of(results.trials, baseline.name, messages))
     ]
 
 
 def _compared(trials: Sequence[Trial]) -> Compared:
     return Compared(
-        trials[0].contender,
+        trials[0].baseline,
         trials[0].messages,
         rate=sure([trial.rate for trial in trials]),
         cpu_ms=sure([trial.cpu_ms for trial in trials]),
@@ -78,17 +78,17 @@ def _compared(trials: Sequence[Trial]) -> Compared:
 def grown(results: Results) -> list[Grown]:
     """Return the growth between neighbouring sizes from ``base`` on; of those with two sizes between these two."""
     return [
-        _grown(contender.name, low, high, between)
-        for contender in contenders(results.sizes)
-        for low, high in pairwise(contender.sizes)
-        if low >= results.sizes.base or len(contender.sizes) == 2  # noqa: PLR2004
-        if (between := slopes(results.trials, contender.name, low, high))
+        _grown(baseline.name, low, high, between)
+        for baseline in baselines(results.sizes)
+        for low, high in pairwise(baseline.sizes)
+        if low >= results.sizes.base or len(baseline.sizes) == 2  # noqa: PLR2004
+        if (between := slopes(results.trials, baseline.name, low, high))
     ]
 
 
-def _grown(contender: str, low: int, high: int, between: Sequence[Slope]) -> Grown:
+def _grown(baseline: str, low: int, high: int, between: Sequence[Slope]) -> Grown:
     return Grown(
-        contender,
+        baseline,
         low,
         high,
         marginal_us=sure([slope.marginal_us for slope in between]),

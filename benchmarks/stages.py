@@ -9,7 +9,7 @@ from typing import Final
 from benchmarks.comparison import Spread, sure
 from benchmarks.ground import MIGRATED
 from benchmarks.measuring import measure
-from benchmarks.plan import OURS_NEW, Sizes, contenders
+from benchmarks.plan import OURS_NEW, Sizes, baselines
 from benchmarks.stage_functions import STAGES
 from benchmarks.timers import GARBAGE
 from benchmarks.trials import Trials
@@ -54,10 +54,10 @@ def staged_run(trials: Trials, messages: int, repeat: int) -> StagedRun:
     Raises:
         MeasuringError: it failed, as it does where `benchmarks.stage_functions` names what is not there.
     """
-    (ours,) = [contender for contender in contenders(trials.sizes) if contender.name == OURS_NEW]
+    (ours,) = [baseline for baseline in baselines(trials.sizes) if baseline.name == OURS_NEW]
     ground = trials.ground
     file = ground.folder / "stages.json"
-    command = (sys.executable, "-m", "benchmarks.contenders.staged", str(file), *ours.command[1:])
+    command = (sys.executable, "-m", "benchmarks.baselines.staged", str(file), *ours.command[1:])
     with ground.database(MIGRATED) as database_url, ground.queue(trials.bodies(messages)) as queue:
         used = measure(command, {**ground.variables(queue.name, database_url), **ours.variables}, ground.folder)
     return StagedRun(messages, repeat, used.cpu_seconds, json.loads(file.read_text()))

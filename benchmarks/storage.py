@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmarks.ground import MIGRATED, Ground, rows, running_ground
 from benchmarks.measuring import measured
-from benchmarks.plan import OURS_NEW, QUICK, contenders
+from benchmarks.plan import OURS_NEW, QUICK, baselines
 from benchmarks.workload import distinct_bodies
 
 _REPORT: Final = Path(__file__).parent / "report" / "storage.json"
@@ -57,7 +57,7 @@ def bytes_a_message(ground: Ground, messages: int) -> dict[str, dict[str, float]
 
 
 def _ingest(ground: Ground, bodies: list[str], database_url: str) -> None:
-    (ours,) = [contender for contender in contenders(QUICK) if contender.name == OURS_NEW]
+    (ours,) = [baseline for baseline in baselines(QUICK) if baseline.name == OURS_NEW]
     with ground.queue(bodies) as queue:
         variables = {**ground.variables(queue.name, database_url), **ours.variables}
         with measured(ours.command, variables, ground.folder) as run:

@@ -18,14 +18,14 @@ from benchmarks.plan import (
     Sizes,
 )
 
-MARGINAL_MOST_US: Final = {OURS_NEW: 36, OURS_KNOWN: 28}
-RATE_LEAST: Final = 20_000
-LIMIT_SHARE_LEAST: Final = 0.4
-TIMES_LEAST: Final = {IN_TENS: 5, ONE_BY_ONE: 20}
-FIXED_MOST_SECONDS: Final = 2.5
-PEAK_MOST_MB: Final = 350
-PEAK_GROWTH_MOST: Final = 5
-SMALL_BATCH_MOST_MS: Final = 8
+MAX_MARGINAL_US: Final = {OURS_NEW: 36, OURS_KNOWN: 28}
+MIN_RATE: Final = 20_000
+MIN_LIMIT_SHARE: Final = 0.4
+MIN_TIMES: Final = {IN_TENS: 5, ONE_BY_ONE: 20}
+MAX_FIXED_SECONDS: Final = 2.5
+MAX_PEAK_MB: Final = 350
+MAX_PEAK_GROWTH: Final = 5
+MAX_SMALL_BATCH_MS: Final = 8
 
 _OURS: Final = (OURS_NEW, OURS_KNOWN)
 
@@ -66,17 +66,17 @@ def at_most(target: str, value: Spread | None, bound: float, unit: str) -> Verdi
     """Judge a median that is to stay below a bound."""
     if value is None:
         return _unmeasured(target)
-    return _judged(target, f"{shown(value)} {unit}", bound - value.median, bound, unit)
+    return _evaluated(target, f"{shown(value)} {unit}", bound - value.median, bound, unit)
 
 
 def at_least(target: str, value: Spread | None, bound: float, unit: str) -> Verdict:
     """Judge a median that is to reach a bound."""
     if value is None:
         return _unmeasured(target)
-    return _judged(target, f"{shown(value, 2)} {unit}", value.median - bound, bound, unit)
+    return _evaluated(target, f"{shown(value, 2)} {unit}", value.median - bound, bound, unit)
 
 
-def _judged(target: str, measured: str, left: float, bound: float, unit: str) -> Verdict:
+def _evaluated(target: str, measured: str, left: float, bound: float, unit: str) -> Verdict:
     by = f"{abs(left):,.2f} {unit} ({abs(left) / bound:.0%})"
     return Verdict(target, measured, left >= 0, f"{by} to spare" if left >= 0 else f"missed by {by}")
 
@@ -91,38 +91,38 @@ def _costs(trials: Sequence[Trial], sizes: Sizes) -> list[Verdict]:
         middle, large = of(trials, name, sizes.middle), of(trials, name, sizes.large)
         found += [
             at_most(
-                f"{name}: a message takes at most {MARGINAL_MOST_US[name]} µs of CPU, marginal",
+                f"{name}: a message takes at most {MAX_MARGINAL_US[name]} µs of CPU, marginal",
                 spread(slope.marginal_us for slope in slopes(trials, name, sizes.middle, sizes.large)),
-                MARGINAL_MOST_US[name],
+                MAX_MARGINAL_US[name],
                 "µs",
             ),
             at_most(
-                f"{name}: a process takes at most {FIXED_MOST_SECONDS} CPU seconds besides its messages",
+                f"{name}: a process takes at most {MAX_FIXED_SECONDS} CPU seconds besides its messages",
                 spread(slope.fixed_seconds for slope in slopes(trials, name, sizes.base, sizes.middle)),
-                FIXED_MOST_SECONDS,
+                MAX_FIXED_SECONDS,
                 "s",
             ),
             at_least(
-                f"{name}: one run takes at least {RATE_LEAST:,} messages a second over {sizes.large:,}, whole process",
+                f"{name}: one run takes at least {MIN_RATE:,} messages a second over {sizes.large:,}, whole process",
                 spread(trial.rate for trial in large),
-                RATE_LEAST,
+                MIN_RATE,
                 "messages/s",
             ),
             at_most(
-                f"{name}: peak memory is at most {PEAK_MOST_MB} MB at {sizes.large:,}",
+                f"{name}: peak memory is at most {MAX_PEAK_MB} MB at {sizes.large:,}",
                 spread(trial.peak_mb for trial in large),
-                PEAK_MOST_MB,
+                MAX_PEAK_MB,
                 "MB",
             ),
             at_most(
-                f"{name}: peak memory grows by at most {PEAK_GROWTH_MOST} % from {sizes.middle:,} to {sizes.large:,}",
+                f"{name}: peak memory grows by at most {MAX_PEAK_GROWTH} % from {sizes.middle:,} to {sizes.large:,}",
                 spread(
                     (more.peak_bytes / less.peak_bytes - 1) * 100
                     for less in middle
                     for more in large
                     if less.repeat == more.repeat
                 ),
-                PEAK_GROWTH_MOST,
+                MAX_PEAK_GROWTH,
                 "%",
             ),
         ]
@@ -135,10 +135,10 @@ def _shares_of_the_limit(trials: Sequence[Trial], sizes: Sizes) -> list[Verdict]
     its_end = f" (in which the endpoint is {busy.median:.0%} busy)" if busy else ""
     return [
         at_least(
-            f"{name}: at least {LIMIT_SHARE_LEAST} of the limit's messages a second over {sizes.large:,}{its_end}, "
+            f"{name}: at least {MIN_LIMIT_SHARE} of the limit's messages a second over {sizes.large:,}{its_end}, "
             "whole process",
             ratios(of(trials, name, sizes.large), limit, lambda trial: trial.rate),
-            LIMIT_SHARE_LEAST,
+            MIN_LIMIT_SHARE,
             "of the limit",
         )
         for name in _OURS
@@ -153,9 +153,9 @@ def _times_the_others(trials: Sequence[Trial], sizes: Sizes) -> list[Verdict]:
     }
     return [
         at_least(
-            f"{OURS_NEW}: a message takes at least {TIMES_LEAST[name]} times less CPU than with {name}, marginal",
+            f"{OURS_NEW}: a message takes at least {MIN_TIMES[name]} times less CPU than with {name}, marginal",
             ratios(other, ours, lambda slope: slope.marginal_us if isinstance(slope, Slope) else None),
-            TIMES_LEAST[name],
+            MIN_TIMES[name],
             "times",
         )
         for name, other in others.items()
@@ -165,14 +165,14 @@ def _times_the_others(trials: Sequence[Trial], sizes: Sizes) -> list[Verdict]:
 def _small_batch(trials: Sequence[Trial], sizes: Sizes) -> Verdict:
     few, many = sizes.small_batches
     return at_most(
-        f"a batch of {SMALL_BATCH_MESSAGES} takes at most {SMALL_BATCH_MOST_MS} ms of CPU besides its messages",
+        f"a batch of {SMALL_BATCH_MESSAGES} takes at most {MAX_SMALL_BATCH_MS} ms of CPU besides its messages",
         spread(
             batch_ms(small.marginal_us, SMALL_BATCH_MESSAGES, ours.marginal_us)
             for small in slopes(trials, SMALL_BATCHES, few, many)
             for ours in slopes(trials, OURS_NEW, sizes.middle, sizes.large)
             if small.repeat == ours.repeat
         ),
-        SMALL_BATCH_MOST_MS,
+        MAX_SMALL_BATCH_MS,
         "ms",
     )
 

@@ -1,4 +1,4 @@
-"""One contender at one size: prepare, measure, check that the work was done."""
+"""One baseline at one size: prepare, measure, check that the work was done."""
 
 import tempfile
 import time
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.baselines.plain import TABLE, row
 from benchmarks.catalogue import growth, read_catalogue
 from benchmarks.comparison import Trial
-from benchmarks.contenders.plain import TABLE, row
 from benchmarks.ground import MIGRATED, Ground, LoginQueue, execute, rows
 from benchmarks.measuring import MeasuringError, Used, measured
-from benchmarks.plan import OURS_NEW, SMALL_BATCH_MESSAGES, SMALL_BATCHES, Contender, Sizes, Start, contenders
+from benchmarks.plan import OURS_NEW, SMALL_BATCH_MESSAGES, SMALL_BATCHES, Baseline, Sizes, Start, baselines
 from benchmarks.workload import distinct_bodies
 
 
@@ -27,25 +27,25 @@ class Trials:
     _known: dict[int, tuple[str, list[str]]] = field(default_factory=dict)
     _plain: str | None = None
 
-    def trial(self, contender: Contender, messages: int, repeat: int) -> Trial:
-        """Measure a contender at a size, once.
+    def trial(self, baseline: Baseline, messages: int, repeat: int) -> Trial:
+        """Measure a baseline at a size, once.
 
         Raises:
             MeasuringError: it failed, or left work undone.
         """
-        template, bodies = self._beginning(contender.start, messages)
+        template, bodies = self._beginning(baseline.start, messages)
         with (
             self.ground.database(template) as database_url,
             self.ground.queue() as queue,
-            rows_file(bodies if "{rows}" in contender.command else []) as file,
+            rows_file(bodies if "{rows}" in baseline.command else []) as file,
         ):
-            before, catalogue = _count(database_url, contender), read_catalogue(database_url)
-            first, *others = _parts(bodies if contender.receives else [], contender.in_turn)
+            before, catalogue = _count(database_url, baseline), read_catalogue(database_url)
+            first, *others = _parts(bodies if baseline.receives else [], baseline.in_turn)
             self.ground.send(queue, first)
             endpoint, postgres = self.ground.endpoint_cpu_seconds(), self.ground.postgres_cpu_seconds()
-            used = self._work(contender, queue, database_url, file, others)
+            used = self._work(baseline, queue, database_url, file, others)
             trial = Trial(
-                contender.name,
+                baseline.name,
                 messages,
                 repeat,
                 used.wall_seconds,
@@ -53,14 +53,14 @@ class Trials:
                 used.peak_bytes,
                 self.ground.endpoint_cpu_seconds() - endpoint,
                 self.ground.postgres_cpu_seconds() - postgres,
-                growth(catalogue, read_catalogue(database_url)) if contender.name == SMALL_BATCHES else {},
+                growth(catalogue, read_catalogue(database_url)) if baseline.name == SMALL_BATCHES else {},
             )
-            self._check(contender, queue, database_url, _count(database_url, contender) - before, messages)
+            self._check(baseline, queue, database_url, _count(database_url, baseline) - before, messages)
         return trial
 
     def warm_up(self) -> None:
         """Run the pipeline once, unmeasured: Dagster makes its tables, Python its byte code."""
-        (ours,) = [contender for contender in contenders(self.sizes) if contender.name == OURS_NEW]
+        (ours,) = [baseline for baseline in baselines(self.sizes) if baseline.name == OURS_NEW]
         self.trial(ours, 10, 0)
 
     def bodies(self, count: int) -> list[str]:
@@ -83,7 +83,7 @@ class Trials:
         """Run the pipeline on bodies, unmeasured; return the database that knows their values, and the bodies."""
         bodies = self.bodies(messages)
         name = self.ground.create_database(f"known_{messages}", MIGRATED)
-        (ours,) = [contender for contender in contenders(self.sizes) if contender.name == OURS_NEW]
+        (ours,) = [baseline for baseline in baselines(self.sizes) if baseline.name == OURS_NEW]
         with self.ground.queue(bodies) as queue:
             self._work(ours, queue, self.ground.url(name), Path())
             self._check(ours, queue, self.ground.url(name), _count(self.ground.url(name), ours), messages)
@@ -91,19 +91,19 @@ class Trials:
 
     def _work(
         self,
-        contender: Contender,
+        baseline: Baseline,
         queue: LoginQueue,
         database_url: str,
         file: Path,
         others: Sequence[Sequence[str]] = (),
     ) -> Used:
         """Run its processes on what the queue holds, and then, in turn, on each of the other parts of the messages."""
-        command = [part.format(queue_url=queue.url, rows=file) for part in contender.command]
-        variables = {**self.ground.variables(queue.name, database_url), **contender.variables}
-        turns = [self._together(contender.at_once, command, variables)]
+        command = [part.format(queue_url=queue.url, rows=file) for part in baseline.command]
+        variables = {**self.ground.variables(queue.name, database_url), **baseline.variables}
+        turns = [self._together(baseline.at_once, command, variables)]
         for part in others:
             self.ground.send(queue, part)
-            turns.append(self._together(contender.at_once, command, variables))
+            turns.append(self._together(baseline.at_once, command, variables))
         return Used(
             sum(turn.wall_seconds for turn in turns),
             sum(turn.cpu_seconds for turn in turns),
@@ -122,27 +122,27 @@ class Trials:
             max(process.peak_bytes for process in used),
         )
 
-    def _check(self, contender: Contender, queue: LoginQueue, database_url: str, written: int, messages: int) -> None:
-        if contender.start is not Start.NOTHING and written != messages:
-            raise MeasuringError(f"{contender.name}: {written} rows of {messages} messages")
-        if contender.receives and self.ground.deleted(queue.name) != messages:
-            raise MeasuringError(f"{contender.name}: of {messages} messages some are still on the queue")
-        if contender.start in (Start.MIGRATED, Start.KNOWN):
+    def _check(self, baseline: Baseline, queue: LoginQueue, database_url: str, written: int, messages: int) -> None:
+        if baseline.start is not Start.NOTHING and written != messages:
+            raise MeasuringError(f"{baseline.name}: {written} rows of {messages} messages")
+        if baseline.receives and self.ground.deleted(queue.name) != messages:
+            raise MeasuringError(f"{baseline.name}: of {messages} messages some are still on the queue")
+        if baseline.start in (Start.MIGRATED, Start.KNOWN):
             ledger = {str(i) for (i,) in rows(database_url, "SELECT message_id FROM loginpipe.ingested_messages")}
             if not ledger.issuperset(queue.ids):
-                raise MeasuringError(f"{contender.name}: the ledger does not know every message")
+                raise MeasuringError(f"{baseline.name}: the ledger does not know every message")
             # An address and a device a message, whether this trial or the one before it sealed them.
             ((sealed,),) = rows(database_url, "SELECT count(*) FROM vault.sealed_values")
             if sealed != 2 * messages:
-                raise MeasuringError(f"{contender.name}: {sealed} values of {messages} messages are in the vault")
-        if contender.name == SMALL_BATCHES:
+                raise MeasuringError(f"{baseline.name}: {sealed} values of {messages} messages are in the vault")
+        if baseline.name == SMALL_BATCHES:
             ((batches,),) = rows(database_url, "SELECT count(*) FROM loginpipe.batches")
             if batches != messages // SMALL_BATCH_MESSAGES:
-                raise MeasuringError(f"{contender.name}: {messages} messages came in {batches} batches")
-        if contender.start is Start.MIGRATED:
+                raise MeasuringError(f"{baseline.name}: {messages} messages came in {batches} batches")
+        if baseline.start is Start.MIGRATED:
             ((distinct,),) = rows(database_url, "SELECT count(DISTINCT user_id) FROM user_logins")
             if distinct != messages:
-                raise MeasuringError(f"{contender.name}: not every login is in the table once")
+                raise MeasuringError(f"{baseline.name}: not every login is in the table once")
 
 
 def _parts(bodies: Sequence[str], count: int) -> list[Sequence[str]]:
@@ -153,7 +153,7 @@ def _parts(bodies: Sequence[str], count: int) -> list[Sequence[str]]:
 
 @contextmanager
 def rows_file(bodies: Sequence[str]) -> Iterator[Path]:
-    """Write rows as `benchmarks.contenders.copy_alone` copies them."""
+    """Write rows as `benchmarks.baselines.copy_alone` copies them."""
     now_ms = int(datetime.now(UTC).timestamp() * 1000)
     with tempfile.NamedTemporaryFile("w", prefix="loginpipe-rows-", suffix=".copy") as file:
         for arrival, body in enumerate(bodies):
@@ -163,11 +163,11 @@ def rows_file(bodies: Sequence[str]) -> Iterator[Path]:
         yield Path(file.name)
 
 
-def _count(database_url: str, contender: Contender) -> int:
-    if contender.start is Start.NOTHING:
+def _count(database_url: str, baseline: Baseline) -> int:
+    if baseline.start is Start.NOTHING:
         return 0
-    ((there,),) = rows(database_url, f"SELECT to_regclass('{contender.table}')")
+    ((there,),) = rows(database_url, f"SELECT to_regclass('{baseline.table}')")
     if there is None:
         return 0
-    ((count,),) = rows(database_url, f"SELECT count(*) FROM {contender.table}")  # noqa: S608 - a name of our own
+    ((count,),) = rows(database_url, f"SELECT count(*) FROM {baseline.table}")  # noqa: S608 - a name of our own
     return int(count)

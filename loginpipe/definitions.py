@@ -39,7 +39,7 @@ with imports_that_stay():
         first_day,
         runbook_link,
     )
-    from loginpipe.defs.monitoring.queue_checks import fresh, no_dead_letters
+    from loginpipe.defs.monitoring.queue_checks import freshness, no_dead_letters
     from loginpipe.defs.monitoring.sensor import monitoring_sensor
     from loginpipe.defs.resources import resources_from
     from loginpipe.postgres.dagster_storage import verify_connections
@@ -69,7 +69,7 @@ def build_definitions(
     ]
     return dg.Definitions(
         assets=[asset.map_asset_specs(partial(_with_settings, settings=settings)) for asset in assets],
-        asset_checks=[fresh, no_dead_letters, archive_matches_table, *DAILY_CHECKS],
+        asset_checks=[freshness, no_dead_letters, archive_matches_table, *DAILY_CHECKS],
         jobs=[
             ingest_job(settings),
             insights_job,

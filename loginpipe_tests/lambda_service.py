@@ -24,7 +24,7 @@ from uuid import uuid4
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from loginpipe.sqs.client import Queue, tens
+from loginpipe.sqs.client import Queue, batched
 from loginpipe_tests.crash.runs import Run
 
 HANDLER: Final = "loginpipe.ingest.aws_lambda.handler"
@@ -264,8 +264,8 @@ class EventSourceMapping:
         failed = set(reply.failed)
         handles = {each["messageId"]: each["receiptHandle"] for each in event["Records"]}
         assert failed <= handles.keys(), "Lambda takes the whole batch for failed where it does not know an id"
-        for ten in tens(handle for delivery_id, handle in handles.items() if delivery_id not in failed):
-            entries: Any = [{"Id": str(place), "ReceiptHandle": handle} for place, handle in enumerate(ten)]
+        for chunk in batched(handle for delivery_id, handle in handles.items() if delivery_id not in failed):
+            entries: Any = [{"Id": str(place), "ReceiptHandle": handle} for place, handle in enumerate(chunk)]
             self.queue.client.delete_message_batch(QueueUrl=self.queue.url, Entries=entries)
 
     def poll(self, running: Environment) -> int:

@@ -10,7 +10,7 @@ from loginpipe.archive.store import Stores
 from loginpipe.common.errors import ArchivedDayError
 from loginpipe.postgres.archive import (
     ArchivedDay,
-    DayStanding,
+    DayStatus,
     archived_days,
     content_in_table,
     mark_verified,
@@ -31,13 +31,13 @@ def verify_day(connection: Connection, *, record: ArchivedDay, stores: Stores) -
         ArchiveError: the store cannot be used.
         DatabaseError: nothing was put down.
     """
-    fault = fault_of(record, stores)
+    problem = problem_of(record, stores)
     with transaction(connection) as cursor:
-        mark_verified(cursor, record.day, record.url, whole=fault is None)
-    return fault
+        mark_verified(cursor, record.day, record.url, whole=problem is None)
+    return problem
 
 
-def fault_of(record: ArchivedDay, stores: Stores) -> str | None:
+def problem_of(record: ArchivedDay, stores: Stores) -> str | None:
     """Read a day's file back and compare it with its record; return what is wrong with it, in words.
 
     Raises:
@@ -113,7 +113,7 @@ def compare_with_table(connection: Connection, *, today: date) -> Comparison:
         DatabaseError: the tables cannot be read.
     """
     records = archived_days(connection)
-    standing = [
+    days = [
         day
         for first, last in counted_ranges(records, today)
         for day in standing_of_days(connection, first=first, last=last)
@@ -121,8 +121,8 @@ def compare_with_table(connection: Connection, *, today: date) -> Comparison:
     newest = [record for record in records if not record.dropped_at][-HASHED_DAYS:]
     with transaction(connection) as cursor:
         stored = content_in_table(cursor, newest[0].day, newest[-1].day) if newest else {}
-    comparison = compare(standing, newest, {day: sha256 for day, (_, sha256) in stored.items()})
-    note_differing_days(connection, [*comparison.differing, *(day.day for day in standing if day.archived is None)])
+    comparison = compare(days, newest, {day: sha256 for day, (_, sha256) in stored.items()})
+    note_differing_days(connection, [*comparison.differing, *(day.day for day in days if day.archived is None)])
     return replace(comparison, dropped=sum(record.dropped_at is not None for record in records))
 
 
@@ -142,11 +142,11 @@ def counted_ranges(records: Sequence[ArchivedDay], today: date) -> list[tuple[da
     return ranges
 
 
-def compare(standing: Sequence[DayStanding], newest: Sequence[ArchivedDay], hashes: Mapping[date, str]) -> Comparison:
+def compare(days: Sequence[DayStatus], newest: Sequence[ArchivedDay], hashes: Mapping[date, str]) -> Comparison:
     """Compare what was read: counts of days, and checksums (day → SHA-256 in the table) of the newest ones."""
     expected = {record.day: record.sha256 for record in newest}
     differing = {}
-    for day in standing:
+    for day in days:
         if day.dropped and day.stored:
             differing[day.day] = f"was dropped, and {day.stored:,} rows came since"
         elif day.archived is not None and not day.dropped and day.stored != day.archived:
@@ -154,8 +154,8 @@ def compare(standing: Sequence[DayStanding], newest: Sequence[ArchivedDay], hash
         elif day.day in hashes and expected.get(day.day, hashes[day.day]) != hashes[day.day]:
             differing[day.day] = "as many rows, and not the same ones"
     return Comparison(
-        compared=sum(day.archived is not None and not day.dropped for day in standing),
-        dropped=sum(day.dropped for day in standing),
-        not_archived=sum(day.archived is None for day in standing),
+        compared=sum(day.archived is not None and not day.dropped for day in days),
+        dropped=sum(day.dropped for day in days),
+        not_archived=sum(day.archived is None for day in days),
         differing=differing,
     )

@@ -47,7 +47,7 @@ def list_(*, as_json: Json = False) -> None:
 
 @app.command()
 def verify(days: Days = None, *, as_json: Json = False) -> None:
-    """Read archived days back and compare them with what was recorded when they were written. Exits with 1 for a fault.
+    """Read archived days back and compare them with what was recorded when they were written. Exit 1: they differ.
 
     A file that is missing or damaged is written anew by the job archive_logins while its day is in user_logins. It is
     never the reason that a month is dropped.
@@ -63,20 +63,20 @@ def verify(days: Days = None, *, as_json: Json = False) -> None:
     with connect_to_warehouse(settings) as connection, progress() as bar:
         records = _chosen(archived_days(connection), [day.date() for day in days or []])
         task = bar.add_task("verifying", total=sum(record.file_bytes for record in records))
-        faults: dict[date, str] = {}
+        problems: dict[date, str] = {}
         for record in records:
-            if fault := verify_day(connection, record=record, stores=stores):
-                faults[record.day] = fault
+            if problem := verify_day(connection, record=record, stores=stores):
+                problems[record.day] = problem
             bar.advance(task, record.file_bytes)
-    whole = len(records) - len(faults)
+    whole = len(records) - len(problems)
     print_result(
-        {"verified": whole, "faults": {str(day): said for day, said in faults.items()}},
+        {"verified": whole, "problems": {str(day): said for day, said in problems.items()}},
         f"{whole:,} of {len(records):,} archived days are whole",
         as_json=as_json,
     )
-    for fault in faults.values():
-        notes.print(f"error: {fault}", markup=False)
-    if faults:
+    for problem in problems.values():
+        notes.print(f"error: {problem}", markup=False)
+    if problems:
         raise typer.Exit(1)
 
 

@@ -206,7 +206,7 @@ def rotate(
                 progress=lambda more: bar.advance(task, more),
             )
     if as_json:
-        refused = [{"token": error.subject, "fault": error.fault} for error in done.refused]
+        refused = [{"token": error.subject, "problem": error.problem} for error in done.refused]
         counts = {"rotated": done.rotated, "sealed": done.sealed, "corrected": done.corrected}
         print_json({"version": keys.current, **counts, "unchecked": done.unchecked, "refused": refused})
     else:
@@ -295,7 +295,7 @@ def _open_sample(
         request = made.request_id
     found = open_sample(connection, request, opener, checks)
     if as_json:
-        refused = [{"token": error.subject, "fault": error.fault} for error in found.refused]
+        refused = [{"token": error.subject, "problem": error.problem} for error in found.refused]
         print_json({"values": found.values, "unchecked": found.unchecked, "refused": refused})
     else:
         out.print(f"{found.values:,} stored values were opened, and are what their tokens stand for")
@@ -319,7 +319,7 @@ def list_(
     actor: Annotated[str | None, typer.Option(help="Only of this role.")] = None,
     token: Annotated[str | None, typer.Option(help="Only about this token or message id.")] = None,
     since: Annotated[datetime | None, typer.Option(help="Written at this time (UTC) or later.")] = None,
-    most: Annotated[int, typer.Option(help="Show at most this many.", min=1)] = 50,
+    limit: Annotated[int, typer.Option(help="Show at most this many.", min=1)] = 50,
     as_json: Json = False,
 ) -> None:
     """List entries of the access log, the newest first.
@@ -328,7 +328,7 @@ def list_(
     """
     from loginpipe.custody.audit import EntryFilter, find_entries
 
-    wanted = EntryFilter(actor, token, since.replace(tzinfo=UTC) if since else None, most)
+    wanted = EntryFilter(actor, token, since.replace(tzinfo=UTC) if since else None, limit)
     with connect_to_warehouse(load_settings()) as connection:
         entries = find_entries(connection, wanted)
     if as_json:
@@ -339,8 +339,8 @@ def list_(
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADER))]
     for line in lines:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    if len(entries) == most:
-        notes.print(f"these are the newest {most}: --most shows more")
+    if len(entries) == limit:
+        notes.print(f"these are the newest {limit}: --limit shows more")
 
 
 @audit.command()
@@ -369,12 +369,14 @@ def verify(
         task = bar.add_task("verifying", total=newest_entry(connection))
         found = verify_log(connection, anchors, lambda seq: bar.update(task, completed=seq))
     if as_json:
-        print_json({"intact": not found.faults, "head": found.head, "anchors": len(anchors), "faults": found.faults})
-        raise typer.Exit(1 if found.faults else 0)
-    if found.faults:
-        more = len(found.faults) - _FAULTS_SHOWN
-        faults = "; ".join(found.faults[:_FAULTS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
-        raise AuditError(f"the access log is not intact: {faults}; see docs/security.md")
+        print_json(
+            {"intact": not found.problems, "head": found.head, "anchors": len(anchors), "problems": found.problems}
+        )
+        raise typer.Exit(1 if found.problems else 0)
+    if found.problems:
+        more = len(found.problems) - _FAULTS_SHOWN
+        problems = "; ".join(found.problems[:_FAULTS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+        raise AuditError(f"the access log is not intact: {problems}; see docs/security.md")
     if write_anchor:
         add_anchor(write_anchor, found.head)
     out.print(str(found.head))

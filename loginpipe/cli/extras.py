@@ -57,7 +57,7 @@ def backfill(
             task = bar.add_task("opening", total=pending)
             done = fill(connection, opener, field, bulk, lambda more: bar.advance(task, more))
     if as_json:
-        refused = [{"message": error.subject, "fault": error.fault} for error in done.refused]
+        refused = [{"message": error.subject, "problem": error.problem} for error in done.refused]
         counts = {"opened": done.opened, "filled": done.filled, "not_storable": done.not_storable}
         print_json({"field": field, **counts, "refused": refused})
     else:

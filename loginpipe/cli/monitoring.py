@@ -37,12 +37,12 @@ def doctor(*, as_json: Json = False) -> None:
         print_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
-            mark = "[green]✓[/]" if finding.well else "[bold red]✗[/]"
+            mark = "[green]✓[/]" if finding.ok else "[bold red]✗[/]"
             if finding.warns:
                 mark = "[bold yellow]![/]"
             out.print(f"{mark} [bold]{finding.what}[/]", end="  ")
-            out.print(finding.says, markup=False)
-    if not all(finding.well for finding in findings):
+            out.print(finding.message, markup=False)
+    if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
 
@@ -126,18 +126,23 @@ def send_test(*, as_json: Json = False) -> None:
         )
     subject = f"loginpipe, {settings.queue_name}: a test"
     text = f"{subject}, sent at {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. Nothing is to be done."
-    faults: dict[str, str | None] = {}
+    problems: dict[str, str | None] = {}
     for way in ways:
         try:
             way.deliver(subject, text)
-            faults[way.place] = None
+            problems[way.place] = None
         except AlertError as error:
-            faults[way.place] = str(error)
+            problems[way.place] = str(error)
     if as_json:
-        print_json([{"channel": place, "delivered": fault is None, "says": fault} for place, fault in faults.items()])
+        print_json(
+            [
+                {"channel": place, "delivered": problem is None, "message": problem}
+                for place, problem in problems.items()
+            ]
+        )
     else:
-        for place, fault in faults.items():
-            out.print("[green]✓[/]" if fault is None else "[bold red]✗[/]", end=" ")
-            out.print(f"{place} has taken it" if fault is None else fault, markup=False)
-    if any(faults.values()):
+        for place, problem in problems.items():
+            out.print("[green]✓[/]" if problem is None else "[bold red]✗[/]", end=" ")
+            out.print(f"{place} has taken it" if problem is None else problem, markup=False)
+    if any(problems.values()):
         raise typer.Exit(1)

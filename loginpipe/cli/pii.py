@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 app = new_app("Personal data in clear: for custodians, with a purpose and a ticket, on the record.")
 
 Tokens = Annotated[list[str], typer.Argument(help="Tokens as in user_logins, or ids of rejected messages.")]
-VALUES_MOST = 10
+MAX_VALUES = 10
 """Values that are recovered in one go unless more are asked for."""
 
 _COLUMNS = ("token", "field", "value", "checked_by")
@@ -69,7 +69,7 @@ def request(tokens: Tokens, *, purpose: Purpose, ticket: Ticket, as_json: Json =
     out.print(str(made.request_id))
     if made.needs_approval:
         notes.print(f"a second person must approve it, within 24 hours: loginpipe pii approve {made.request_id}")
-    most = f" --most {len(tokens)}" if len(tokens) > VALUES_MOST else ""
+    most = f" --limit {len(tokens)}" if len(tokens) > MAX_VALUES else ""
     notes.print(f"then, within 15 minutes: loginpipe pii recover {made.request_id} --output FILE{most}")
 
 
@@ -98,7 +98,7 @@ def recover(
     purpose: Annotated[str | None, typer.Option(help=PURPOSE_HELP)] = None,
     ticket: Annotated[str | None, typer.Option(help=TICKET_HELP)] = None,
     private_key: PrivateKeys = None,
-    most: Annotated[int, typer.Option(help="Recover at most this many values.", min=1)] = VALUES_MOST,
+    limit: Annotated[int, typer.Option(help="Recover at most this many values.", min=1)] = MAX_VALUES,
     output: Annotated[
         Path | None, typer.Option(help="A new file, for you alone: CSV of token, field and value.", dir_okay=False)
     ] = None,
@@ -120,15 +120,15 @@ def recover(
     reason = _reason(purpose, ticket)
     given = None if reason else _request_id(what)
     asked = list(dict.fromkeys(what)) if reason else None
-    if asked and len(asked) > most:
-        raise LoginpipeError(f"{len(asked)} values are more than {most}: give --most {len(asked)}")
+    if asked and len(asked) > limit:
+        raise LoginpipeError(f"{len(asked)} values are more than {limit}: give --limit {len(asked)}")
     settings = load_settings()
     opener = load_private_keys(settings, private_key)
     # All that can fail comes before the release, which is granted once.
     with connect_to_warehouse(settings) as connection, private_output(output) if output else nullcontext() as file:
         checks = load_token_checks(settings, connection)
         request_id = given or _requested(connection, what, reason)
-        recovery = recover_values(connection, request_id, opener, checks, most=most)
+        recovery = recover_values(connection, request_id, opener, checks, most=limit)
         if not recovery.recovered:
             # The file goes again with the error.
             _report(recovery, request_id, output, as_json=as_json)
@@ -209,11 +209,11 @@ def discard(
         require_no_approval(made, "request again")
         released = release(connection, made.request_id)
         opening = open_released([r for r in released.found if r.value.subject in tokens], DataKeys(opener), checks)
-        bad = [error for error in opening.refused if error.fault in DISCARDED and error.subject]
+        bad = [error for error in opening.refused if error.problem in DISCARDED and error.subject]
         discarded = discard_values(connection, made.request_id, [str(error.subject) for error in bad]) if bad else 0
     if as_json:
-        faults = [{"token": error.subject, "fault": error.fault} for error in bad]
-        print_json({"request": made.request_id, "discarded": discarded, "faults": faults})
+        problems = [{"token": error.subject, "problem": error.problem} for error in bad]
+        print_json({"request": made.request_id, "discarded": discarded, "problems": problems})
     else:
         out.print(f"{discarded} of {len(tokens)} values were not what their tokens stand for, and are deleted")
 
@@ -317,7 +317,7 @@ def _report(recovery: "Recovery", request_id: UUID, output: Path | None, *, as_j
     rows = _rows(recovery)
     if as_json:
         shown = {} if output else {"values": [dict(zip(_COLUMNS, row, strict=True)) for row in rows]}
-        refused = [{"token": error.subject, "fault": error.fault} for error in recovery.refused]
+        refused = [{"token": error.subject, "problem": error.problem} for error in recovery.refused]
         counts = {"request": request_id, "recovered": len(rows), "missing": recovery.missing, "refused": refused}
         print_json({**counts, "output": output if rows else None, **shown})
     elif not rows and not recovery.refused:

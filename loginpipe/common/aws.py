@@ -266,8 +266,8 @@ def aws_client(
             raise wording.error(
                 f"{wording.subject}: AWS_ENDPOINT_URL is no URL: set it to https://host:port, or unset it"
             ) from None
-    if production and (fault := endpoint_fault(client)):
-        raise wording.error(f"{wording.subject}: {fault}")
+    if production and (problem := endpoint_problem(client)):
+        raise wording.error(f"{wording.subject}: {problem}")
     return client
 
 
@@ -332,7 +332,7 @@ def _models() -> "Loader":
     return loader
 
 
-def endpoint_fault(client: "BaseClient") -> str | None:
+def endpoint_problem(client: "BaseClient") -> str | None:
     """Return what production has against a client's endpoint, in words, or None: it must be https, or on this machine.
 
     An endpoint is AWS's own, which is https, unless a variable or the profile names another.

@@ -64,13 +64,13 @@ class OpeningError(LoginpipeError):
     """A sealed value does not open, or is not what its token stands for.
 
     Attributes:
-        fault: what is wrong with it, a code of `loginpipe.custody.opening.Fault`.
-        subject: the token or message id whose value it is; None where a data key is at fault.
+        problem: what is wrong with it, a code of `loginpipe.custody.opening.Problem`.
+        subject: the token or message id whose value it is; None where a data key is at problem.
     """
 
-    def __init__(self, message: str, fault: str, subject: str | None = None) -> None:
+    def __init__(self, message: str, problem: str, subject: str | None = None) -> None:
         super().__init__(message)
-        self.fault = fault
+        self.problem = problem
         self.subject = subject
 
 

@@ -10,7 +10,7 @@ _TABLE = re.compile(r"(?!(?:pg_\w*|information_schema|loginpipe|vault)\.)[a-z_][
 _chosen = {"table": DEFAULT_TABLE}
 
 
-def logins_table_fault(name: str) -> str | None:
+def logins_table_problem(name: str) -> str | None:
     """Return what is wrong with the name of the table; None where nothing is."""
     if _TABLE.fullmatch(name):
         return None
@@ -27,7 +27,7 @@ def use_logins_table(name: str) -> None:
     with, before anything is received.
 
     Args:
-        name: schema and name, without a fault.
+        name: schema and name, without a problem.
     """
     _chosen["table"] = name
 

@@ -24,9 +24,9 @@ from loginpipe.common.settings import (
     SECRETS_MANAGER,
     VAULT,
     Settings,
-    database_url_fault,
+    database_url_problem,
     is_reference,
-    webhook_url_fault,
+    webhook_url_problem,
 )
 
 # A sensor asks every few seconds; a rotated password is taken up within this time.
@@ -52,7 +52,7 @@ def database_url(settings: Settings, *, kept: bool = True) -> str:
     value = settings.required("database_url")
     if not kept:
         _kept.pop(value, None)
-    return _looked_up("database_url", value, settings, fault=database_url_fault, read_as=_keywords_of_login)
+    return _looked_up("database_url", value, settings, problem=database_url_problem, read_as=_keywords_of_login)
 
 
 def alert_webhook_url(settings: Settings) -> str | None:
@@ -65,7 +65,10 @@ def alert_webhook_url(settings: Settings) -> str | None:
     if value is None:
         return None
     return _looked_up(
-        "alert_webhook_url", value, settings, fault=lambda url: webhook_url_fault(url, production=settings.production)
+        "alert_webhook_url",
+        value,
+        settings,
+        problem=lambda url: webhook_url_problem(url, production=settings.production),
     )
 
 
@@ -74,7 +77,7 @@ def _looked_up(
     value: str,
     settings: Settings,
     *,
-    fault: Callable[[str], str | None],
+    problem: Callable[[str], str | None],
     read_as: Callable[[str], str] = str,
 ) -> str:
     if not is_reference(value):
@@ -84,7 +87,7 @@ def _looked_up(
     if not found or time.monotonic() - read_at > _KEPT_SECONDS:
         found = read_as(_read(setting, value, production=settings.production))
         _kept[value] = (time.monotonic(), found)
-    if said := fault(found):
+    if said := problem(found):
         del _kept[value]
         raise SettingError(f"{setting}: what {value} holds {said}")
     return found

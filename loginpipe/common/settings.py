@@ -21,7 +21,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from loginpipe.common.aws import is_loopback
 from loginpipe.common.errors import SettingError
-from loginpipe.common.logins_table import DEFAULT_TABLE, logins_table_fault, use_logins_table
+from loginpipe.common.logins_table import DEFAULT_TABLE, logins_table_problem, use_logins_table
 from loginpipe.common.runbook import use_runbook
 
 PREFIX = "LOGINPIPE_"
@@ -145,8 +145,8 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _names_postgres(cls, url: str | None) -> str | None:
-        if url is not None and not is_reference(url) and (fault := database_url_fault(url)):
-            raise ValueError(fault)
+        if url is not None and not is_reference(url) and (problem := database_url_problem(url)):
+            raise ValueError(problem)
         return url
 
     @field_validator("extra_fields")
@@ -167,8 +167,8 @@ class Settings(BaseSettings):
     @field_validator("table")
     @classmethod
     def _names_a_table(cls, table: str) -> str:
-        if fault := logins_table_fault(table):
-            raise ValueError(fault)
+        if problem := logins_table_problem(table):
+            raise ValueError(problem)
         return table
 
     @field_validator("alert_webhook_url")
@@ -176,8 +176,8 @@ class Settings(BaseSettings):
     def _names_a_webhook(cls, url: str | None, info: ValidationInfo) -> str | None:
         if url is None or is_reference(url):
             return url
-        if fault := webhook_url_fault(url, production=info.data.get("env") == "production"):
-            raise ValueError(fault)
+        if problem := webhook_url_problem(url, production=info.data.get("env") == "production"):
+            raise ValueError(problem)
         return url
 
     @field_validator("alert_sns_topic")
@@ -281,14 +281,14 @@ def is_reference(value: str) -> bool:
     return _REFERENCE.fullmatch(value) is not None
 
 
-def database_url_fault(url: str) -> str | None:
+def database_url_problem(url: str) -> str | None:
     """Return what is wrong with the URL of the warehouse, without quoting it; None where nothing is."""
     if _LIBPQ.match(url):
         return None
     return "must begin with postgresql://, or be keywords of libpq such as service=logins"
 
 
-def webhook_url_fault(url: str, *, production: bool) -> str | None:
+def webhook_url_problem(url: str, *, production: bool) -> str | None:
     """Return what is wrong with the address of a webhook, without quoting it; None where nothing is."""
     try:
         parts = urlsplit(url)
@@ -343,8 +343,8 @@ def load_settings() -> Settings:
         settings = Settings()
     except ValidationError as error:
         wrong = "; ".join(
-            f"{PREFIX}{str(fault['loc'][0]).upper()}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors(include_url=False, include_input=False, include_context=False)
+            f"{PREFIX}{str(problem['loc'][0]).upper()}: {problem['msg'].removeprefix('Value error, ')}"
+            for problem in error.errors(include_url=False, include_input=False, include_context=False)
         )
     if wrong:
         # Raised out here: pydantic's error holds what was read, and Dagster stores the context of an error.

@@ -1,4 +1,4 @@
-"""The way to sealed values through the database: request, approval, release. What each refusal means, and the mend.
+"""The way to sealed values through the database: request, approval, release. What each refusal means, and what to do.
 
 The database decides, and keeps a record of what it granted and of what it refused. Each call is a transaction of its
 own, committed also when it was refused: a release is granted only for a request that was committed before.
@@ -20,14 +20,14 @@ from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.copy import copy_rows
 from loginpipe.postgres.statements import statement
 
-SUBJECTS_MOST = 256
+MAX_SUBJECTS = 256
 """Tokens and message ids in one request."""
 
 REFUSALS = {
     "purpose_too_short": "a purpose of at least 10 characters is wanted: say why the values are needed",
     "no_ticket": "a ticket is wanted: name the one that asks for this",
     "reason_too_long": "a purpose has at most 1,000 characters, and a ticket 200: shorten them",
-    "too_many_subjects": f"a request is for {SUBJECTS_MOST} tokens at most: split it",
+    "too_many_subjects": f"a request is for {MAX_SUBJECTS} tokens at most: split it",
     "no_subjects": (
         "what was asked for is neither a token nor the id of a message with something sealed: take it from the table "
         "as it is"

@@ -59,12 +59,12 @@ class Verification:
 
     Attributes:
         head: the newest entry.
-        faults: what is wrong, one phrase each, in the order of the log; empty where it is intact.
+        problems: what is wrong, one phrase each, in the order of the log; empty where it is intact.
         times: when the first and the newest entry were written.
     """
 
     head: Anchor = EMPTY
-    faults: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     times: tuple[datetime, datetime] | None = None
 
 
@@ -106,24 +106,24 @@ def verify_chain(entries: Iterable[Entry], anchors: Sequence[Anchor] = ()) -> Ve
 
     Args:
         entries: in the order of their numbers.
-        anchors: what the log held earlier, by somebody else's keeping.
+        anchors: what the log held earlier, as kept elsewhere.
     """
     found = Verification()
     kept: dict[int, list[bytes]] = {}
     for anchor in anchors:
         kept.setdefault(anchor.seq, []).append(anchor.hash)
-    found.faults += _off_anchor(EMPTY, kept)
+    found.problems += _off_anchor(EMPTY, kept)
     for entry in entries:
-        found.faults += _faults(entry, found.head)
+        found.problems += _problems(entry, found.head)
         found.head = Anchor(entry.seq, entry.hash)
-        found.faults += _off_anchor(found.head, kept)
+        found.problems += _off_anchor(found.head, kept)
         found.times = (found.times[0] if found.times else entry.at, entry.at)
     if kept and max(kept) > found.head.seq:
-        found.faults.append(f"the tail is cut off: the log ends with entry {found.head.seq}, and had {max(kept)}")
+        found.problems.append(f"the tail is cut off: the log ends with entry {found.head.seq}, and had {max(kept)}")
     return found
 
 
-def _faults(entry: Entry, before: Anchor) -> Iterator[str]:
+def _problems(entry: Entry, before: Anchor) -> Iterator[str]:
     gap = range(before.seq + 1, entry.seq)
     if gap:
         yield f"entry {gap[0]} is missing" if len(gap) == 1 else f"entries {gap[0]} to {gap[-1]} are missing"
@@ -226,7 +226,7 @@ def read_anchors(path: Path) -> list[Anchor]:
         lines = path.read_text(encoding="ascii").split()
     except (OSError, UnicodeDecodeError):
         raise AuditError(
-            f"the anchors in {path} cannot be read: mend that; the first one is made by --write-anchor alone"
+            f"the anchors in {path} cannot be read: fix the path or the file; --write-anchor alone makes the first one"
         ) from None
     if not lines:
         raise AuditError(f"{path} holds no anchor: was it emptied?")
@@ -243,7 +243,9 @@ def add_anchor(path: Path, anchor: Anchor) -> None:
         with path.open("a", encoding="ascii") as file:
             file.write(f"{anchor}\n")
     except OSError as error:
-        raise AuditError(f"the anchor cannot be written to {path} ({error.strerror}): mend that") from None
+        raise AuditError(
+            f"the anchor cannot be written to {path} ({error.strerror}): fix its path or its permissions"
+        ) from None
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

@@ -1,7 +1,7 @@
 """Erasure of a user: logins, what only they can be recovered from, and a tombstone against what is sent again.
 
 In two steps, both on the record. Aliases are written by the pipeline and may be planted: a false one would keep a value
-that must go, or delete one of somebody else. So each alias of the user's tokens is verified by the value itself.
+that must go, or delete one of another user. So each alias of the user's tokens is verified by the value itself.
 """
 
 import json
@@ -22,7 +22,7 @@ from loginpipe.custody.access import (
     read_release,
     refuse,
 )
-from loginpipe.custody.opening import DataKeys, Fault, Opened, Opener, Opening, open_released
+from loginpipe.custody.opening import DataKeys, Opened, Opener, Opening, Problem, open_released
 from loginpipe.custody.token_checks import TokenChecks, canonical
 from loginpipe.logins.parsing import is_unicode
 from loginpipe.masking.tokens import TokenKeys
@@ -93,7 +93,7 @@ def request_erasure(connection: Connection, user_id: str, tombstones: Mapping[in
 
 
 def erase(connection: Connection, request_id: UUID, keys: TokenKeys, opener: Callable[[], Opener]) -> Erasure:
-    """Carry out an erasure: delete the user's logins and the sealed values that nobody else shares; on the record.
+    """Carry out an erasure: delete the user's logins and the sealed values that no other user shares; on the record.
 
     Args:
         connection: with no transaction open.
@@ -161,7 +161,7 @@ def verify_aliases(found: Release, opener: Callable[[], Opener], checks: TokenCh
     """
     opening = open_released(found.found, DataKeys(opener()), checks) if found.found else Opening({}, [])
     for error in opening.refused:
-        if error.fault == Fault.OTHER_RECIPIENT:
+        if error.problem == Problem.OTHER_RECIPIENT:
             raise error
     values: dict[str, str] = {}
     unverified, planted = set(), set()

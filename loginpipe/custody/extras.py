@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loginpipe.common.errors import LoginpipeError, OpeningError
-from loginpipe.custody.access import SUBJECTS_MOST, Bulk, release_under
-from loginpipe.custody.opening import DataKeys, Fault, Opener, open_released
+from loginpipe.custody.access import MAX_SUBJECTS, Bulk, release_under
+from loginpipe.custody.opening import DataKeys, Opener, Problem, open_released
 from loginpipe.custody.token_checks import EXTRAS, TokenChecks
 from loginpipe.logins.extras import VERSION_FIELD, field_text
 from loginpipe.logins.parsing import LOGIN_FIELDS
@@ -76,7 +76,7 @@ def backfill(
     while batch := _next(connection, name, after):
         opening = open_released(release_under(connection, bulk, batch), data_keys, TokenChecks(None))
         for error in opening.refused:
-            if error.fault == Fault.OTHER_RECIPIENT:
+            if error.problem == Problem.OTHER_RECIPIENT:
                 raise error
         done.refused += opening.refused
         texts = {
@@ -94,7 +94,7 @@ def backfill(
 
 def _next(connection: Connection, name: str, after: str) -> Sequence[str]:
     with transaction(connection) as cursor:
-        cursor.execute(statement("extras_to_fill"), {"field": name, "after": after, "most": SUBJECTS_MOST})
+        cursor.execute(statement("extras_to_fill"), {"field": name, "after": after, "most": MAX_SUBJECTS})
         return [message_id for (message_id,) in cursor]
 
 

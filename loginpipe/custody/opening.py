@@ -17,7 +17,7 @@ from loginpipe.masking.sealing import DATA_KEY_BYTES, OAEP, SealedValue, Wrapped
 PRIVATE_KEY_OPTION = "--private-key"
 
 
-class Fault(StrEnum):
+class Problem(StrEnum):
     """What is wrong with a value that does not open, or may not be believed."""
 
     OTHER_RECIPIENT = "other_recipient"
@@ -34,15 +34,15 @@ class Fault(StrEnum):
     """It opens, and the key that would show whether it is the token's is not at hand."""
 
 
-DISCARDED = frozenset({Fault.NO_DATA_KEY, Fault.CHANGED, Fault.PLANTED})
-"""Faults of values that nothing can be recovered from, whoever tries."""
+DISCARDED = frozenset({Problem.NO_DATA_KEY, Problem.CHANGED, Problem.PLANTED})
+"""Problems of values that nothing can be recovered from, whoever tries."""
 
 
 def unwrap(data_key: WrappedDataKey, private_key: rsa.RSAPrivateKey) -> bytes:
     """Return the 32 bytes of a data key.
 
     Raises:
-        OpeningError: `Fault.CHANGED`: it was changed, or wrapped for another key than it says.
+        OpeningError: `Problem.CHANGED`: it was changed, or wrapped for another key than it says.
     """
     try:
         key = private_key.decrypt(data_key.wrapped_key, OAEP)
@@ -55,14 +55,14 @@ def require_data_key(data_key: WrappedDataKey, key: bytes) -> bytes:
     """Return what a data key was unwrapped to, if that is one.
 
     Raises:
-        OpeningError: `Fault.CHANGED`: it is not of a data key's length.
+        OpeningError: `Problem.CHANGED`: it is not of a data key's length.
     """
     if len(key) == DATA_KEY_BYTES:
         return key
     raise OpeningError(
         f"data key {data_key.data_key_id} does not unwrap with the key that it is for, {data_key.recipient[:16]}…: it "
         "was changed in the vault, see docs/security.md",
-        Fault.CHANGED,
+        Problem.CHANGED,
     )
 
 
@@ -70,7 +70,7 @@ def open_value(value: SealedValue, data_key: bytes, recipients: Sequence[str]) -
     """Return the plaintext of a sealed value, whose data key was wrapped for exactly these recipients.
 
     Raises:
-        OpeningError: `Fault.CHANGED`. AES-GCM does not tell whether the value, its key, field, subject or place was.
+        OpeningError: `Problem.CHANGED`. AES-GCM does not tell whether the value, its key, field, subject or place was.
     """
     bound = associated_data(value.field_name, value.subject, value.data_key_id, recipients)
     try:
@@ -79,7 +79,7 @@ def open_value(value: SealedValue, data_key: bytes, recipients: Sequence[str]) -
         raise OpeningError(
             f"the sealed {value.field_name} of {value.subject} cannot be opened: it was altered, or sealed with "
             "another key; see docs/security.md",
-            Fault.CHANGED,
+            Problem.CHANGED,
             value.subject,
         ) from None
 
@@ -103,7 +103,7 @@ class Opener:
         """Return the 32 bytes of a data key, which was wrapped for each of its recipients.
 
         Raises:
-            OpeningError: `Fault.OTHER_RECIPIENT` or `Fault.CHANGED`.
+            OpeningError: `Problem.OTHER_RECIPIENT` or `Problem.CHANGED`.
             KeyFileError: KMS is unreachable, or refuses.
         """
         for data_key in data_keys:
@@ -113,7 +113,7 @@ class Opener:
         raise OpeningError(
             f"data key {data_keys[0].data_key_id} does not unwrap: it is for {recipients}, and that private key is not "
             f"the one given: name it with {PRIVATE_KEY_OPTION}",
-            Fault.OTHER_RECIPIENT,
+            Problem.OTHER_RECIPIENT,
         )
 
 
@@ -135,7 +135,7 @@ class DataKeys:
             raise OpeningError(
                 f"the sealed {released.value.field_name} of {released.value.subject} has no data key, so that nothing "
                 "opens it: the key was lost, or the value was planted; see docs/security.md",
-                Fault.NO_DATA_KEY,
+                Problem.NO_DATA_KEY,
                 released.value.subject,
             )
         if key_id not in self._found:
@@ -145,7 +145,7 @@ class DataKeys:
                 self._found[key_id] = error
         found = self._found[key_id]
         if isinstance(found, OpeningError):
-            raise OpeningError(str(found), found.fault, released.value.subject)
+            raise OpeningError(str(found), found.problem, released.value.subject)
         return found
 
 
@@ -175,7 +175,7 @@ def open_released(released: Sequence[Released], data_keys: DataKeys, checks: Tok
     """Open values, each independently of the others, and once, whatever it was found for.
 
     Returns:
-        Refused are values with one of the faults of `Fault`, but `UNCHECKED`, which the caller has to decide on.
+        Refused are values with one of the problems of `Problem`, but `UNCHECKED`, which the caller has to decide on.
 
     Raises:
         KeyFileError: KMS is unreachable, or refuses.
@@ -193,7 +193,7 @@ def planted(subject: str, field_name: str) -> OpeningError:
     """Return the error of a value that gives another token."""
     return OpeningError(
         f"the sealed {field_name} of {subject} was planted: it opens, and gives another token; see docs/security.md",
-        Fault.PLANTED,
+        Problem.PLANTED,
         subject,
     )
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from loginpipe.common.errors import LoginpipeError, OpeningError
 from loginpipe.custody.access import release
-from loginpipe.custody.opening import DataKeys, Fault, Opened, Opener, Opening, open_released
+from loginpipe.custody.opening import DataKeys, Opened, Opener, Opening, Problem, open_released
 from loginpipe.custody.token_checks import OF_MESSAGES, Families, TokenChecks
 from loginpipe.postgres.connections import Connection
 
@@ -69,14 +69,14 @@ def recover(connection: Connection, request_id: UUID, opener: Opener, checks: To
     Raises:
         AccessRefusedError: the release was refused.
         LoginpipeError: there are more values than ``most``; none was opened.
-        DatabaseError, KeyFileError: the database, or KMS, is out of reach or refuses.
+        DatabaseError, KeyFileError: the database, or KMS, is unreachable or refuses.
     """
     released = release(connection, request_id)
     asked = list(released.places)
     if len(asked) > most:
         raise LoginpipeError(
             f"the request is for {len(asked)} values, which is more than {most}: none was opened; request again, and "
-            f"give --most {len(asked)}"
+            f"give --limit {len(asked)}"
         )
     opening = open_released(released.found, DataKeys(opener), checks)
     return resolve(asked, opening, Families(released.places), checks)
@@ -104,10 +104,10 @@ def _candidates(
     family = families.of(subject)
     for name in (subject, *(member for member in family if member != subject)):
         if name in opening.opened:
-            yield _judged(subject, opening.opened[name], family, checks)
+            yield _evaluated(subject, opening.opened[name], family, checks)
 
 
-def _judged(subject: str, opened: Opened, family: Sequence[str], checks: TokenChecks) -> Recovered | OpeningError:
+def _evaluated(subject: str, opened: Opened, family: Sequence[str], checks: TokenChecks) -> Recovered | OpeningError:
     """Say whether an opened value is that of a token: by the token itself, else by one of its family."""
     value = Recovered(subject, opened.field_name, opened.plaintext)
     if opened.field_name in OF_MESSAGES:
@@ -117,7 +117,7 @@ def _judged(subject: str, opened: Opened, family: Sequence[str], checks: TokenCh
         return OpeningError(
             f"the alias of {subject} was planted: it leads to {opened.subject}, and that value gives another token; "
             "see docs/security.md",
-            Fault.ALIAS_PLANTED,
+            Problem.ALIAS_PLANTED,
             subject,
         )
     if fits or any(checks.fits(member, opened.field_name, opened.plaintext) for member in family):
@@ -125,7 +125,7 @@ def _judged(subject: str, opened: Opened, family: Sequence[str], checks: TokenCh
     return OpeningError(
         f"the {opened.field_name} of {subject} opens, but no key at hand shows that it is the token's: let "
         "LOGINPIPE_TOKEN_KEYS hold the version in the token, or LOGINPIPE_COMPAT_SALT name the salt it was made with",
-        Fault.UNCHECKED,
+        Problem.UNCHECKED,
         subject,
     )
 
@@ -159,4 +159,6 @@ def private_output(path: Path) -> Iterator[TextIO]:
 
 
 def _unwritable(path: Path, error: OSError) -> LoginpipeError:
-    return LoginpipeError(f"{path} cannot be written ({error.strerror}): mend that, and request again")
+    return LoginpipeError(
+        f"{path} cannot be written ({error.strerror}): fix its path or its permissions, and request again"
+    )

@@ -15,7 +15,7 @@ from loginpipe.logins.parsing import Envelope
 from loginpipe.logins.splitting import split_batch
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.rejects import Reject
-from loginpipe.sqs.client import Queue, tens
+from loginpipe.sqs.client import Queue, batched
 from loginpipe.sqs.entries import FailedEntry
 from loginpipe.sqs.identity import replay_attributes
 from loginpipe.sqs.sending import send_again
@@ -55,7 +55,7 @@ def replay(
 ) -> ReplayCounts:
     """Open rejects, and send back those that today's rules accept.
 
-    May be interrupted at any point and begun again: a reject that is sent twice is one message.
+    May be interrupted at any point and started again: a reject that is sent twice is one message.
 
     Args:
         connection: of a custodian, with no transaction open.
@@ -72,7 +72,7 @@ def replay(
         AccessRefusedError: a request or release was refused.
         OpeningError: a body does not open, with these keys or at all.
         QueueError: the queue takes none.
-        DatabaseError, KeyFileError: the database, or KMS, is out of reach or refuses.
+        DatabaseError, KeyFileError: the database, or KMS, is unreachable or refuses.
     """
     counts, data_keys = ReplayCounts(), DataKeys(opener)
     young = [reject for reject in rejects if resent_days is None or _age_days(reject) < resent_days]
@@ -82,10 +82,10 @@ def replay(
     for start in range(0, len(young), _BODIES_AT_ONCE):
         batch = young[start : start + _BODIES_AT_ONCE]
         bodies = _bodies(connection, data_keys, batch, bulk)
-        for ten in tens(batch):
-            opened = [(reject, bodies[reject.message_id]) for reject in ten if reject.message_id in bodies]
+        for chunk in batched(batch):
+            opened = [(reject, bodies[reject.message_id]) for reject in chunk if reject.message_id in bodies]
             good = [(reject, body) for reject, body in opened if _accepted(body, envelope)]
-            counts.without_body += len(ten) - len(opened)
+            counts.without_body += len(chunk) - len(opened)
             counts.still_bad += len(opened) - len(good)
             refused = [] if dry_run else _send(queue, good)
             sent = {reject.message_id for reject, _ in good} - {failure.delivery_id for failure in refused}
@@ -93,7 +93,7 @@ def replay(
                 _mark(connection, sent)
             counts.sent += len(sent)
             counts.refused += Counter(failure.code for failure in refused)
-            progress(len(ten))
+            progress(len(chunk))
     return counts
 
 

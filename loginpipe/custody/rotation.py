@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from loginpipe.common.errors import KeyFileError, OpeningError
-from loginpipe.custody.access import SUBJECTS_MOST, Bulk, release_under
-from loginpipe.custody.opening import DataKeys, Fault, Opened, Opener, Opening, open_released, planted
+from loginpipe.custody.access import MAX_SUBJECTS, Bulk, release_under
+from loginpipe.custody.opening import DataKeys, Opened, Opener, Opening, Problem, open_released, planted
 from loginpipe.custody.token_checks import Families, TokenChecks, canonical, read_families, token_version
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import PREFIXES, TokenKeys
@@ -79,19 +79,19 @@ def rotate(
 
     Raises:
         AccessRefusedError: a request or release was refused.
-        KeyFileError: a version of the token key is not held and not said to be lost; KMS is out of reach, or refuses.
+        KeyFileError: a version of the token key is not held and not said to be lost; KMS is unreachable or refuses.
         OpeningError: a data key is for none of the private keys.
         DatabaseError: as `transaction`. What was written before any of these stays.
     """
     # An alias leads to a version that is in use.
     check_token_keys(connection, keys)
     done, data_keys, checks, after = Rotation(), DataKeys(opener), TokenChecks(keys), ""
-    while batch := tokens_to_rotate(connection, keys.current, after, SUBJECTS_MOST):
+    while batch := tokens_to_rotate(connection, keys.current, after, MAX_SUBJECTS):
         _require_versions(batch, {*keys.field_keys, *lost})
         families = read_families(connection, batch)
         opening = open_released(release_under(connection, bulk, batch), data_keys, checks)
         for error in opening.refused:
-            if error.fault == Fault.OTHER_RECIPIENT:
+            if error.problem == Problem.OTHER_RECIPIENT:
                 raise error
         renewed = _renewed(opening, families, keys, checks, done.refused)
         done.sealed += _write(connection, renewed, recipients)

@@ -7,7 +7,7 @@ from datetime import date
 
 from loginpipe.ingest.record import Recorded
 from loginpipe.logins.delays import DELAY_BOUNDS
-from loginpipe.logins.drift import NAMES_MOST, OTHER_NAMES
+from loginpipe.logins.drift import MAX_NAMES, OTHER_NAMES
 from loginpipe.logins.splitting import count_reasons
 from loginpipe.sqs.deletion import Deletion
 from loginpipe.sqs.receiver import Received
@@ -93,5 +93,5 @@ class RunTotals:
 
     def _add_unknown(self, names: Mapping[str, int]) -> None:
         for name, messages in names.items():
-            shown = name if name in self.unknown_fields or len(self.unknown_fields) < NAMES_MOST else OTHER_NAMES
+            shown = name if name in self.unknown_fields or len(self.unknown_fields) < MAX_NAMES else OTHER_NAMES
             self.unknown_fields[shown] += messages

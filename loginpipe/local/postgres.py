@@ -27,7 +27,7 @@ STOP_SIGNAL = signal.SIGINT
 DATABASES = ("loginpipe", "dagster")
 
 # Bytes of a Unix socket's path on macOS, the narrowest; Linux takes 107.
-_SOCKET_PATH_MOST = 103
+_MAX_SOCKET_PATH = 103
 # Recovery after a crash comes before the first connection.
 _START_SECONDS = 120
 _SETTINGS = {
@@ -126,7 +126,7 @@ def _take_over(data: Path) -> None:
 def socket_folder(folder: Path) -> Path:
     """Return where the socket goes: beside the data, or a short folder of its own where that path is too long."""
     data = folder / "postgres"
-    if len(os.fsencode(data / f".s.PGSQL.{PORT}")) <= _SOCKET_PATH_MOST:
+    if len(os.fsencode(data / f".s.PGSQL.{PORT}")) <= _MAX_SOCKET_PATH:
         return data
     name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
     return Path(tempfile.gettempdir()) / f"loginpipe-{os.geteuid()}-{name}"

@@ -32,7 +32,7 @@ BAD_KINDS: Final[Mapping[str, Callable[[Event], str]]] = MappingProxyType(
         "number_for_text": lambda event: json.dumps({**event, "device_type": 7}),
     }
 )
-"""How a good event becomes a message that is rejected, by the name of the fault."""
+"""How a good event becomes a message that is rejected, by the name of the problem."""
 
 _NEW_FIELD_SHARE = 0.01
 _NO_LOCALE_SHARE = 0.29

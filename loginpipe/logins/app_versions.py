@@ -8,7 +8,7 @@ What apps write around these three numbers is accepted and left out of the integ
 import re
 from functools import lru_cache
 
-MAJOR_MOST = 2146
+MAX_MAJOR = 2146
 """Largest major version: 2147 with minor and patch at 999 would not fit Postgres' ``integer``."""
 
 _VERSION = re.compile(
@@ -42,8 +42,8 @@ def encode_version(text: str) -> int:
     if match is None:
         raise ValueError("not a version of one to three numeric components")
     major, minor, patch = (int(component or 0) for component in match.group(1, 2, 3))
-    if major > MAJOR_MOST:
-        raise ValueError(f"major version above {MAJOR_MOST}")
+    if major > MAX_MAJOR:
+        raise ValueError(f"major version above {MAX_MAJOR}")
     return major * 1_000_000 + minor * 1_000 + patch
 
 
@@ -63,7 +63,7 @@ def decode_version(number: int) -> str:
     Raises:
         ValueError: negative, or above the largest encoded version.
     """
-    if not 0 <= number <= MAJOR_MOST * 1_000_000 + 999_999:
+    if not 0 <= number <= MAX_MAJOR * 1_000_000 + 999_999:
         raise ValueError("not an encoded version")
     return f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"
 

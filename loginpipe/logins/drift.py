@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 HIDDEN_NAME = "(name not shown)"
 OTHER_NAMES = "(other names)"
-NAMES_MOST = 50
+MAX_NAMES = 50
 """Distinct names kept: a producer that uses values as names must not flood the metadata."""
 
 # A name is shown only where it looks like one: a producer could use an address or a device id as a key.
@@ -28,7 +28,7 @@ def count_unknown_fields(events: Mapping[tuple[str, ...], int]) -> Counter[str]:
     for names, number in events.items():
         counted: set[str] = set()
         for name in {shown_name(name) for name in names}:
-            kept = name if name in unknown or len(unknown) < NAMES_MOST else OTHER_NAMES
+            kept = name if name in unknown or len(unknown) < MAX_NAMES else OTHER_NAMES
             if kept not in counted:
                 counted.add(kept)
                 unknown[kept] += number

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from loginpipe.logins.app_versions import MAJOR_MOST
+from loginpipe.logins.app_versions import MAX_MAJOR
 from loginpipe.logins.parsing import LOGIN_FIELDS, field_values, login_columns
 from loginpipe.logins.schema import RULES, Blank
 
@@ -20,7 +20,7 @@ _DESCRIPTIONS = {
     "app_version": "Major, minor and patch, as in 2.3.0; an integer is a major version.",
 }
 
-# The pattern of the largest numbers ends at MAJOR_MOST.
+# The pattern of the largest numbers ends at MAX_MAJOR.
 _VERSION = r"^(?:[0-9]{1,3}|1[0-9]{3}|20[0-9]{2}|21[0-3][0-9]|214[0-6])(?:\.[0-9]{1,3}){0,2}$"
 
 # Of texts with a form of their own: no more than the rule accepts.
@@ -33,7 +33,7 @@ _FORMS: Mapping[str, Mapping[str, Any]] = {
 }
 
 _MAX_INTEGER = 2**63 - 1
-_MAX_INTEGERS = {"app_version": MAJOR_MOST}
+_MAX_INTEGERS = {"app_version": MAX_MAJOR}
 
 # Of a text that may be empty, and of others, which need a visible character. Postgres holds no NUL.
 _NO_NUL = r"^[^\u0000]*$"
@@ -82,4 +82,4 @@ def _property(name: str) -> dict[str, Any]:
 def _accepts(event: dict[str, Any], name: str) -> bool:
     """Say whether an event may have a field as it has it, or not have it."""
     (cell,) = login_columns([field_values(event)])[name]
-    return RULES[name].fault(cell) is None
+    return RULES[name].violation(cell) is None

@@ -1,6 +1,6 @@
 """The pandera schemas: what makes a login a good one. The rules in words are in ``docs/event.md``.
 
-A rule tells the one reason for which a cell is at fault; its column's check passes where no cell is. Checks return
+A rule gives the one reason for which a cell is rejected; its column's check passes where no cell is. Checks return
 booleans only: pandera keeps failing cells in its errors, and those are never shown, logged or stored.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from loginpipe.logins.app_versions import MAJOR_MOST, is_version
+from loginpipe.logins.app_versions import MAX_MAJOR, is_version
 from loginpipe.logins.canonical import is_address, is_address_list, is_no_address, visible
 from loginpipe.logins.parsing import Cell, Unfit
 from loginpipe.logins.rejects import Reason
@@ -46,17 +46,17 @@ class Rule:
     form: tuple[Callable[[str], bool], Reason] | None = None
     is_list: Callable[[str], bool] | None = None
 
-    def fault(self, cell: Cell) -> Reason | None:
-        """Return why a cell is at fault: the first reason of several. None where it is not."""
+    def violation(self, cell: Cell) -> Reason | None:
+        """Return why a cell is rejected, or None: the first reason of several."""
         if isinstance(cell, str):
-            return self._fault_of_text(cell)
+            return self._violation_of_text(cell)
         if cell is None:
             return None if self.nullable else Reason.NULL
         if cell is Unfit.ARRAY and self.is_list:
             return Reason.ADDRESS_LIST
         return Reason.MISSING if cell is Unfit.MISSING else Reason.WRONG_TYPE
 
-    def _fault_of_text(self, text: str) -> Reason | None:
+    def _violation_of_text(self, text: str) -> Reason | None:
         if "\x00" in text:
             return Reason.INVALID_CHARACTERS
         if self.is_list and self.is_list(text):
@@ -76,7 +76,7 @@ class Rule:
         return self.blank is Blank.EMPTY and not text
 
     def passes_all(self, cells: list[Any]) -> bool:
-        """Say whether no cell is at fault. Almost always none is, and the column as a whole is looked at faster."""
+        """Say whether no cell is rejected. Almost always none is, and checking the column as a whole is faster."""
         kinds = set(map(type, cells))
         if not kinds <= ({str, type(None)} if self.nullable else {str}):
             return False
@@ -114,7 +114,7 @@ def _column(rule: Rule) -> pa.Column:
         values = cells.tolist()
         if rule.passes_all(values):
             return True
-        return pd.Series(np.fromiter((rule.fault(cell) is None for cell in values), bool, len(values)), cells.index)
+        return pd.Series(np.fromiter((rule.violation(cell) is None for cell in values), bool, len(values)), cells.index)
 
     # Nulls have a reason code of their own, so pandera may not leave them out; nor does its own check know what is
     # missing.
@@ -135,7 +135,7 @@ VALIDATED_LOGINS_SCHEMA = pa.DataFrameSchema(
     {
         **_MESSAGE,
         **_COLUMNS,
-        "app_version": pa.Column("int32", pa.Check.in_range(0, MAJOR_MOST * 1_000_000 + 999_999)),
+        "app_version": pa.Column("int32", pa.Check.in_range(0, MAX_MAJOR * 1_000_000 + 999_999)),
     },
     strict=True,
     ordered=True,

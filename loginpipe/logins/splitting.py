@@ -22,7 +22,7 @@ from loginpipe.logins.rejects import WHOLE_BODY, Reason
 from loginpipe.logins.schema import PARSED_LOGINS_SCHEMA, RULES
 
 _KNOWN_FIELDS = frozenset(LOGIN_FIELDS)
-# An unknown device of an unknown type gives nobody away.
+# An unknown device of an unknown type identifies no one.
 _NO_VALUES = frozenset(map(str.casefold, PLACEHOLDERS))
 
 # Stated with each validation: pandera's environment variables could switch it off for the whole process.
@@ -33,7 +33,7 @@ _VALIDATE: dict[str, Any] = {
 
 _UTC = pd.DatetimeTZDtype("ms", "UTC")
 
-_Faults = list[tuple[Reason, str]]
+_Violations = list[tuple[Reason, str]]
 
 
 class Reject(NamedTuple):
@@ -78,15 +78,15 @@ def count_reasons(rejected: Iterable[Reject]) -> Counter[str]:
     return Counter(reason for reject in rejected for reason in set(reject.reasons))
 
 
-def rejected_message(message: Message, faults: Sequence[tuple[str, str]], *, keep_body: bool = True) -> Reject:
+def rejected_message(message: Message, violations: Sequence[tuple[str, str]], *, keep_body: bool = True) -> Reject:
     """Return the reject that a message becomes.
 
     Args:
         message: as received.
-        faults: reason and field of each violation.
+        violations: reason and field of each violation.
         keep_body: whether its body may be kept, sealed.
     """
-    reasons, fields = [str(reason) for reason, _ in faults], [name for _, name in faults]
+    reasons, fields = [str(reason) for reason, _ in violations], [name for _, name in violations]
     body = message.body if keep_body else None
     return Reject(message.message_id, body, message.sent_ms, message.received_ms, reasons, fields)
 
@@ -122,8 +122,8 @@ def split_batch(
             unknown_names[tuple(fields)] += 1
             if of_message := unknown.parted(fields, event_text(message.body, envelope)):
                 extras[message.message_id] = of_message
-    logins, faults = _validated(parsed_messages, rows)
-    for place, of_login in sorted(faults.items()):
+    logins, violations = _validated(parsed_messages, rows)
+    for place, of_login in sorted(violations.items()):
         message = parsed_messages[place]
         rejected.append(rejected_message(message, of_login))
         # The sealed body has them.
@@ -144,7 +144,9 @@ def _add_versions(extras: dict[str, Extras], logins: pd.DataFrame, unknown: Unkn
             extras[message_id] = added
 
 
-def _validated(messages: Sequence[Message], rows: Sequence[tuple[Any, ...]]) -> tuple[pd.DataFrame, dict[int, _Faults]]:
+def _validated(
+    messages: Sequence[Message], rows: Sequence[tuple[Any, ...]]
+) -> tuple[pd.DataFrame, dict[int, _Violations]]:
     """Return the rows that the schema accepts, versions as text, and by place what is wrong with the others."""
     logins = pd.DataFrame(
         {
@@ -153,16 +155,16 @@ def _validated(messages: Sequence[Message], rows: Sequence[tuple[Any, ...]]) -> 
             **{name: pd.Series(list(cells), dtype=object) for name, cells in login_columns(rows).items()},
         }
     )
-    faults: dict[int, _Faults] = {}
+    violations: dict[int, _Violations] = {}
     cases = _failures(logins)
     if cases is not None:
         # In the order of the contract, whatever else is in the batch.
         for name, rule in RULES.items():
             places = cases.loc[cases["column"] == name, "index"].dropna()
             for place, cell in logins.loc[places, name].items():
-                if (reason := rule.fault(cell)) is not None:
-                    faults.setdefault(int(str(place)), []).append((reason, name))
-        logins = logins.drop(index=list(faults)).reset_index(drop=True)
+                if (reason := rule.violation(cell)) is not None:
+                    violations.setdefault(int(str(place)), []).append((reason, name))
+        logins = logins.drop(index=list(violations)).reset_index(drop=True)
         # Validated again: what a lazy validation under-reports must not go further.
         if (rest := _failures(logins)) is not None:
             found = sorted({f"{column}: {check}" for column, check in rest[["column", "check"]].values})
@@ -170,14 +172,14 @@ def _validated(messages: Sequence[Message], rows: Sequence[tuple[Any, ...]]) -> 
                 f"rows that passed validation fail it the second time ({'; '.join(found)}): this is a bug, report it"
             )
     if misplaced := _misplaced(logins):
-        # By their places among all messages, of which those at fault are gone here.
-        of_all = [place for place in range(len(messages)) if place not in faults]
-        faults |= {of_all[place]: of_login for place, of_login in misplaced.items()}
+        # By their places among all messages, of which the rejected ones are gone here.
+        of_all = [place for place in range(len(messages)) if place not in violations]
+        violations |= {of_all[place]: of_login for place, of_login in misplaced.items()}
         logins = logins.drop(index=list(misplaced)).reset_index(drop=True)
-    return logins, faults
+    return logins, violations
 
 
-def _misplaced(logins: pd.DataFrame) -> dict[int, _Faults]:
+def _misplaced(logins: pd.DataFrame) -> dict[int, _Violations]:
     """Return the logins, by their place in the frame, with their own address or device id in a field stored in clear.
 
     None has, as a rule, and the columns as a whole are looked at first.
@@ -185,19 +187,19 @@ def _misplaced(logins: pd.DataFrame) -> dict[int, _Faults]:
     columns = {name: logins[name].tolist() for name in ("user_id", "device_type", "locale", "ip", "device_id")}
     users, devices = columns["user_id"], _bare_all(columns["device_id"])
     few = {_bare(cell) for name in ("device_type", "locale") for cell in set(columns[name])}
-    faults: dict[int, _Faults] = {}
+    violations: dict[int, _Violations] = {}
     if any(map(eq, _bare_all(users), devices)) or not few.isdisjoint(devices):
         for name in ("user_id", "device_type", "locale"):
             for place, (cell, device) in enumerate(zip(columns[name], devices, strict=True)):
                 if _bare(cell) == device and device not in _NO_VALUES:
-                    faults.setdefault(place, []).append((Reason.MISPLACED_VALUE, name))
-    # An address in any of its spellings. In the other fields it is a fault in itself.
+                    violations.setdefault(place, []).append((Reason.MISPLACED_VALUE, name))
+    # An address in any of its spellings. In the other fields it is a violation of its own.
     together = "".join(users)
     if ":" in together or "." in together:
         for place, (user, ip) in enumerate(zip(users, columns["ip"], strict=True)):
             if not is_no_address(user) and canonical_address(user) == canonical_address(ip):
-                faults.setdefault(place, []).append((Reason.MISPLACED_VALUE, "user_id"))
-    return faults
+                violations.setdefault(place, []).append((Reason.MISPLACED_VALUE, "user_id"))
+    return violations
 
 
 def _bare(cell: str | None) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loginpipe.common.errors import KeyFileError
-from loginpipe.masking.token_key_document import VERSION_MOST
+from loginpipe.masking.token_key_document import MAX_VERSION
 
 FILE = "file"
 KMS = "awskms"
@@ -56,7 +56,7 @@ def key_path(uri: KeyUri, setting: str) -> Path:
     try:
         return Path(uri.name.removeprefix("//")).expanduser()
     except RuntimeError:
-        raise KeyFileError(f"{setting} names the home folder of a user who does not exist: mend the path") from None
+        raise KeyFileError(f"{setting} names the home folder of a user who does not exist: fix the path") from None
 
 
 def kms_keys_by_version(uri: KeyUri, setting: str) -> dict[int, str]:
@@ -70,9 +70,9 @@ def kms_keys_by_version(uri: KeyUri, setting: str) -> dict[int, str]:
         return {1: uri.name}
     found = [_VERSION.fullmatch(part.strip()) for part in parts]
     keys = {int(match[1]): match[2] for match in found if match}
-    if len(keys) < len(parts) or max(keys) > VERSION_MOST:
+    if len(keys) < len(parts) or max(keys) > MAX_VERSION:
         raise KeyFileError(
-            f"{setting} must name one key, or each version once up to v{VERSION_MOST}, as in "
+            f"{setting} must name one key, or each version once up to v{MAX_VERSION}, as in "
             "awskms:v1=alias/one,v2=alias/two"
         )
     if len(set(keys.values())) < len(keys):

@@ -189,8 +189,8 @@ def set_erased_aside(
     if aside.empty:
         return split
     by_id = {message.message_id: message for message in messages}
-    faults = [(Reason.USER_ERASED, "user_id")]
-    rejects = [rejected_message(by_id[message_id], faults, keep_body=False) for message_id in aside]
+    violations = [(Reason.USER_ERASED, "user_id")]
+    rejects = [rejected_message(by_id[message_id], violations, keep_body=False) for message_id in aside]
     accepted = accepted.drop(index=aside.index).reset_index(drop=True)
     gone_ids = frozenset(aside)
     extras = {message_id: extras for message_id, extras in split.extras.items() if message_id not in gone_ids}

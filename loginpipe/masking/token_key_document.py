@@ -13,7 +13,7 @@ from loginpipe.common.errors import KeyFileError
 from loginpipe.masking.tokens import TokenKeys, derive_field_keys
 
 TOKEN_KEY_BYTES = 32
-VERSION_MOST = 32_767
+MAX_VERSION = 32_767
 """What the ``smallint`` of ``token_key_checks`` holds."""
 
 
@@ -59,8 +59,8 @@ def parse_document(content: str | bytes, source: str) -> TokenKeyDocument:
         raise KeyFileError(f"{source} is no token key file: make one with `loginpipe keys generate`") from None
     if document.current not in document.keys or any(len(key) != TOKEN_KEY_BYTES for key in document.keys.values()):
         raise KeyFileError(f"{source}: every key must be {TOKEN_KEY_BYTES} bytes, and `current` the version of one")
-    if min(document.keys) < 1 or max(document.keys) > VERSION_MOST:
-        raise KeyFileError(f"{source}: versions of token keys go from 1 to {VERSION_MOST}")
+    if min(document.keys) < 1 or max(document.keys) > MAX_VERSION:
+        raise KeyFileError(f"{source}: versions of token keys go from 1 to {MAX_VERSION}")
     return document
 
 
@@ -71,8 +71,8 @@ def rotated(document: TokenKeyDocument, source: str) -> TokenKeyDocument:
         KeyFileError: there are no further versions.
     """
     version = max(document.keys) + 1
-    if version > VERSION_MOST:
-        raise KeyFileError(f"{source} holds the last version that there can be, {VERSION_MOST}")
+    if version > MAX_VERSION:
+        raise KeyFileError(f"{source} holds the last version that there can be, {MAX_VERSION}")
     keys = {**document.keys, version: secrets.token_bytes(TOKEN_KEY_BYTES)}
     return replace(document, current=version, keys=keys)
 

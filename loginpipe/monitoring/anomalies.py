@@ -9,13 +9,13 @@ from statistics import median
 from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.postgres.insights import DayCounts
 
-DELAYED_MOST = 0.05
+MAX_DELAYED = 0.05
 """Share of the logins that may take longer than the limit: it is held against the delay's 95th percentile."""
 
 TRAILING_DAYS = 14
-LOGINS_LEAST = 100
+MIN_LOGINS = 100
 """Of fewer logins a share says little, and a count that halves is chance."""
-DAYS_LEAST = 3
+MIN_DAYS = 3
 
 _SIGMAS = 4
 # The median absolute deviation, times this, is the standard deviation of what is normally distributed.
@@ -29,7 +29,7 @@ class Verdict:
     """Whether it is as usual; in words; and the figures that it was judged by, by name."""
 
     passed: bool
-    says: str
+    message: str
     figures: Mapping[str, float]
 
 
@@ -43,7 +43,7 @@ def delayed(counts: Sequence[int], limit_seconds: float) -> int:
     return sum(count for begins, count in zip((0, *DELAY_BOUNDS), counts, strict=True) if begins >= limit_seconds)
 
 
-def judge_volume(counts: Mapping[date, DayCounts], day: date) -> Verdict:
+def evaluate_volume(counts: Mapping[date, DayCounts], day: date) -> Verdict:
     """Compare a day's logins with the median of the trailing days.
 
     It may differ by half the median, or by four robust standard deviations where days differ that much by themselves,
@@ -52,7 +52,7 @@ def judge_volume(counts: Mapping[date, DayCounts], day: date) -> Verdict:
     Args:
         counts: the day's and the trailing days', as far as they are known. A day without an entry had no logins, or
             was never counted: it says nothing as a trailing one.
-        day: the day to judge, which is over.
+        day: the day to evaluate, which is over.
     """
     trailing = _trailing(counts, day)
     logins = counts[day].logins if day in counts else 0
@@ -71,17 +71,17 @@ def judge_volume(counts: Mapping[date, DayCounts], day: date) -> Verdict:
     )
 
 
-def judge_null_locales(counts: Mapping[date, DayCounts], day: date) -> Verdict:
+def evaluate_null_locales(counts: Mapping[date, DayCounts], day: date) -> Verdict:
     """Compare a day's share of logins without a locale with the median of the trailing days' shares.
 
     It may differ by 5 percentage points, by four robust standard deviations of the trailing days, or by four of chance
     alone among as many logins.
 
     Args:
-        counts: as of `judge_volume`.
-        day: the day to judge.
+        counts: as of `evaluate_volume`.
+        day: the day to evaluate.
     """
-    trailing = {d: c for d, c in _trailing(counts, day).items() if c.logins >= LOGINS_LEAST}
+    trailing = {d: c for d, c in _trailing(counts, day).items() if c.logins >= MIN_LOGINS}
     of_day = counts.get(day, DayCounts(0, 0))
     share = of_day.null_locales / of_day.logins if of_day.logins else 0.0
     shares = [c.null_locales / c.logins for c in trailing.values()]
@@ -104,9 +104,9 @@ def _trailing(counts: Mapping[date, DayCounts], day: date) -> dict[date, DayCoun
 
 
 def _unjudged(trailing: Mapping[date, DayCounts], logins: float) -> str | None:
-    if len(trailing) < DAYS_LEAST:
-        return f"not judged: {len(trailing)} trailing days are known, fewer than {DAYS_LEAST}"
-    return f"not judged: fewer than {LOGINS_LEAST} logins" if logins < LOGINS_LEAST else None
+    if len(trailing) < MIN_DAYS:
+        return f"not judged: {len(trailing)} trailing days are known, fewer than {MIN_DAYS}"
+    return f"not judged: fewer than {MIN_LOGINS} logins" if logins < MIN_LOGINS else None
 
 
 def _spread(values: Sequence[float], usual: float) -> float:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from loginpipe.common.settings import Settings
-from loginpipe.sqs.depth import STALL, Depth
+from loginpipe.sqs.depth import IN_FLIGHT_LIMIT_REACHED, Depth
 
 # A batch may take as long to be recorded as it lingered, and another one may be just behind it.
 _LINGERS = 3
@@ -26,7 +26,7 @@ class Freshness:
     """
 
     state: Literal["quiet", "working", "stuck"]
-    says: str
+    message: str
     waiting_since: datetime | None
 
     @property
@@ -35,12 +35,12 @@ class Freshness:
         return self.state != "stuck"
 
 
-def patience(settings: Settings) -> timedelta:
+def longest_wait(settings: Settings) -> timedelta:
     """Return how long messages may be there without a batch being finished."""
     return timedelta(seconds=max(settings.max_delay_seconds, _LINGERS * settings.linger_seconds))
 
 
-def judge(
+def evaluate(
     depth: Depth, *, last_finished: datetime | None, waiting_since: datetime | None, now: datetime, most: timedelta
 ) -> Freshness:
     """Tell a quiet queue from one that is worked off, and both from one that is stuck.
@@ -58,8 +58,8 @@ def judge(
     if not depth.visible + depth.in_flight:
         return Freshness("quiet", f"the queue is empty; {ended}", None)
     since = waiting_since or now
-    if depth.stalled:
-        return Freshness("stuck", f"{depth}; {STALL}", since)
+    if depth.at_in_flight_limit:
+        return Freshness("stuck", f"{depth}; {IN_FLIGHT_LIMIT_REACHED}", since)
     if now - max(since, last_finished or since) > most:
         return Freshness("stuck", f"{depth}; there are messages since {_utc(since)}, and {ended}", since)
     return Freshness("working", f"{depth}; {ended}", since)

@@ -36,11 +36,11 @@ def queue_metrics(queue: str, depth: Depth, dead_letters: DeadLetterDepth | None
     for state in ("visible", "in_flight", "delayed"):
         messages.add_metric([queue, state], getattr(depth, state))
     stall = GaugeMetricFamily(
-        "loginpipe_in_flight_stall",
+        "loginpipe_in_flight_limit_reached",
         "1 where messages wait that nobody can receive, since as many are in flight as SQS allows.",
         labels=["queue"],
     )
-    stall.add_metric([queue], float(depth.stalled))
+    stall.add_metric([queue], float(depth.at_in_flight_limit))
     dead = GaugeMetricFamily(
         "loginpipe_dead_letters",
         "Messages on the dead-letter queue, without those that are known to be of other queues.",
@@ -68,14 +68,14 @@ def table_metrics(totals: Totals, vault: VaultTotals) -> list[Metric]:
         batches.add_metric([name], queue.counts["batches"])
         bounds = map(floatToGoString, (*DELAY_BOUNDS, inf))
         delay.add_metric([name], list(zip(bounds, accumulate(queue.delays), strict=True)), queue.delay_seconds)
-    faults = CounterMetricFamily(
-        "loginpipe_reject_faults",
-        "Faults of the messages set aside: a message can have several.",
+    violations = CounterMetricFamily(
+        "loginpipe_violations",
+        "Violations of the messages set aside: a message can have several.",
         labels=["reason", "field"],
     )
     for labels, number in totals.rejects.items():
-        faults.add_metric(labels, number)
-    return [batches, delay, faults, *_messages(totals), *_times(totals), *_vault_metrics(vault)]
+        violations.add_metric(labels, number)
+    return [batches, delay, violations, *_messages(totals), *_times(totals), *_vault_metrics(vault)]
 
 
 def behind_metric(queue: str, depth: Depth, of_queue: QueueTotals | None, now: float) -> Metric:
@@ -88,7 +88,7 @@ def behind_metric(queue: str, depth: Depth, of_queue: QueueTotals | None, now: f
         now: Unix time in seconds.
     """
     behind = GaugeMetricFamily(
-        "loginpipe_behind_seconds",
+        "loginpipe_lag_seconds",
         "While the queue holds messages, the time from the newest SentTimestamp that was recorded to now; "
         "0 while it holds none. After a quiet time it begins at the length of that.",
         labels=["queue"],

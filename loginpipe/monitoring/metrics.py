@@ -25,7 +25,7 @@ from loginpipe.sqs.depth import Depth, read_depth
 
 T = TypeVar("T")
 
-_PATIENCE_SECONDS = 3
+_RETRY_SECONDS = 3
 # A scrape that waits longer is given up by Prometheus, whose default is 10 s.
 _ANSWER_SECONDS = 8
 
@@ -78,7 +78,7 @@ class Source(Generic[T]):
             asked.set_result(self._read())
         except LoginpipeError:
             asked.set_result(None)
-        except BaseException as error:  # noqa: BLE001  a fault of ours is raised where the answer is waited for
+        except BaseException as error:  # noqa: BLE001  an error of ours is raised where the answer is waited for
             asked.set_exception(error)
 
 
@@ -123,7 +123,7 @@ class PipelineCollector(Collector):
 
     def _read_database(self) -> tuple[Totals, VaultTotals]:
         if self._session is None:
-            self._session = Session(self._database_url, patience_seconds=_PATIENCE_SECONDS)
+            self._session = Session(self._database_url, retry_seconds=_RETRY_SECONDS)
         return self._session.run(self._read_tables)
 
     def _read_tables(self, connection: Connection) -> tuple[Totals, VaultTotals]:

@@ -1,4 +1,4 @@
-"""What one check of everything has seen, and what of it is news for the asset checks ``fresh`` and ``no_dead_letters``.
+"""What one check of everything found, and what of it is news for the checks ``freshness`` and ``no_dead_letters``.
 
 Pure. What is news depends on the memory, which `monitoring_sensor` keeps from tick to tick as its cursor.
 """
@@ -16,7 +16,7 @@ from loginpipe.postgres.batches import RecentBatches
 from loginpipe.sqs.dead_letters import DeadLetterDepth
 from loginpipe.sqs.depth import Depth
 
-# `fresh` is reported this often where it does not change: whoever finds an older report knows that nothing reports.
+# `freshness` is reported this often where it does not change: whoever finds an older report knows that nothing reports.
 _REPEATED = timedelta(hours=1)
 
 
@@ -54,7 +54,7 @@ class DeadLetters:
     """Whether the dead-letter queue is as it should be, and in words."""
 
     passed: bool
-    says: str
+    message: str
 
 
 class Memory(BaseModel, frozen=True):
@@ -63,7 +63,7 @@ class Memory(BaseModel, frozen=True):
     Attributes:
         alerts: the alerts that last, and what each channel is still to be sent.
         waiting_since: as `Freshness.waiting_since`.
-        fresh: what was reported last for ``fresh``; None before the first report.
+        fresh: what was reported last for ``freshness``; None before the first report.
         fresh_at: when that was.
         dead_letters: the words reported last for ``no_dead_letters``.
     """
@@ -83,7 +83,7 @@ def read_memory(cursor: str | None) -> Memory:
         return Memory()
 
 
-def judge_dead_letters(depth: DeadLetterDepth | str | None) -> DeadLetters:
+def evaluate_dead_letters(depth: DeadLetterDepth | str | None) -> DeadLetters:
     """Evaluate a dead-letter queue: it must exist, answer and hold no dead letters of ours.
 
     Args:
@@ -101,9 +101,9 @@ def judge_dead_letters(depth: DeadLetterDepth | str | None) -> DeadLetters:
 
 
 def news(seen: Seen, memory: Memory, now: datetime) -> tuple[Freshness | None, DeadLetters | None, Memory]:
-    """Decide what to report for ``fresh`` and for ``no_dead_letters``: None for what is not news.
+    """Decide what to report for ``freshness`` and for ``no_dead_letters``: None for what is not news.
 
-    ``fresh`` is news where it passes and did not before, or the other way round, and once an hour. Where queue or
+    ``freshness`` is news where it passes and did not before, or the other way round, and once an hour. Where queue or
     database did not answer it is not known, and stays as it was. Dead letters are news where their words change.
 
     Args:
@@ -124,6 +124,6 @@ def news(seen: Seen, memory: Memory, now: datetime) -> tuple[Freshness | None, D
             fresh = None
         else:
             changes |= {"fresh": fresh.passed, "fresh_at": now}
-    dead = judge_dead_letters(seen.queue if isinstance(seen.queue, str) else seen.queue.dead_letters)
-    changes["dead_letters"] = dead.says
-    return fresh, None if dead.says == memory.dead_letters else dead, memory.model_copy(update=changes)
+    dead = evaluate_dead_letters(seen.queue if isinstance(seen.queue, str) else seen.queue.dead_letters)
+    changes["dead_letters"] = dead.message
+    return fresh, None if dead.message == memory.dead_letters else dead, memory.model_copy(update=changes)

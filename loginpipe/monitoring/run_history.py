@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 BACK_OFF_FIRST = timedelta(seconds=15)
-BACK_OFF_MOST = timedelta(minutes=15)
+MAX_BACK_OFF = timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
@@ -22,4 +22,4 @@ class History:
 def back_off(failures_in_a_row: int) -> timedelta:
     """Return the pause after this many failures in a row: it doubles from 15 seconds to 15 minutes."""
     doublings = min(max(failures_in_a_row - 1, 0), 10)
-    return min(BACK_OFF_FIRST * (1 << doublings), BACK_OFF_MOST)
+    return min(BACK_OFF_FIRST * (1 << doublings), MAX_BACK_OFF)

@@ -50,7 +50,7 @@ _PARAMETERS = {
 
 # libpq has no SQLSTATE for a connection that did not come about, so its words decide; the first that fits. A server
 # that speaks another language still says FATAL.
-_CONNECT_FAULTS = (
+_CONNECT_PROBLEMS = (
     (
         "definition of service",
         "its service is in no service file: check name, PGSERVICEFILE and ~/.pg_service.conf",
@@ -130,7 +130,7 @@ _ADVICE_OF_FUNCTION = {
 
 
 def connect(database_url: str, *, lock_timeout: str | None = None) -> Connection:
-    """Open a connection: UTC, UTF-8, no transaction begun, a commit needed (no autocommit).
+    """Open a connection: UTC, UTF-8, no transaction open, a commit needed (no autocommit).
 
     Args:
         database_url: what libpq reads: ``postgresql://`` with one host, several or none, or ``keyword=value`` pairs, as
@@ -150,8 +150,8 @@ def connect(database_url: str, *, lock_timeout: str | None = None) -> Connection
         connection: Connection = psycopg2.connect(make_dsn(**(defaults | parameters)), connection_factory=Connection)
     except psycopg2.Error as error:
         said = str(error)
-        fault = next(meaning for words, meaning in _CONNECT_FAULTS if words in said)
-        raise DatabaseError(f"cannot connect to {_place(parameters, _tried(said))}: {fault}", error.pgcode) from None
+        problem = next(meaning for words, meaning in _CONNECT_PROBLEMS if words in said)
+        raise DatabaseError(f"cannot connect to {_place(parameters, _tried(said))}: {problem}", error.pgcode) from None
     try:
         require_verified_tls(connection)
         # Not through the startup packet's `options`, which PgBouncer refuses.

@@ -107,7 +107,7 @@ def why_read_only(cursor: Cursor) -> str | None:
     return None
 
 
-def replication_fault(cursor: Cursor) -> str | None:
+def replication_problem(cursor: Cursor) -> str | None:
     """Say which of our tables a publication keeps from being deleted from, and what to do; None where there is none."""
     cursor.execute(statement("without_replica_identity"))
     rows = cursor.fetchall()

@@ -187,7 +187,7 @@ def planned(database: str) -> frozenset[Grant]:
 
 
 def differences(found: Iterable[Grant], wanted: Iterable[Grant]) -> Iterator[str]:
-    """Say in words how the grants of the roles and of everybody differ from what they should be, and the mend.
+    """Say in words how the grants of the roles and of everybody differ from what they should be, and how to fix it.
 
     What everybody has been granted on ``user_logins``, its schema or the database is its owner's affair, and
     counts as granted to each role.
@@ -212,7 +212,7 @@ def _ours(name: str) -> bool:
 
 
 def grant_differences(connection: Connection) -> list[str]:
-    """Say in words how grants, roles and owners of a migrated database differ from what they should be, with the mend.
+    """Say in words how grants, roles and owners of a migrated database differ from what they should be, and the fix.
 
     Any role may ask.
     """
@@ -224,13 +224,13 @@ def grant_differences(connection: Connection) -> list[str]:
         for role, privilege, name, grantable in cursor:
             found += [Grant(role, privilege, name)]
             found += [Grant(role, f"GRANT OPTION FOR {privilege}", name)] if grantable else []
-        cursor.execute(statement("role_faults"), {"roles": list(ROLES)})
-        faults = [fault for (fault,) in cursor]
-    return [*faults, *differences(found, planned(database))]
+        cursor.execute(statement("role_problems"), {"roles": list(ROLES)})
+        problems = [problem for (problem,) in cursor]
+    return [*problems, *differences(found, planned(database))]
 
 
 @dataclass(frozen=True)
-class Standing:
+class RoleStatus:
     """What the connected role may do.
 
     Attributes:
@@ -244,19 +244,19 @@ class Standing:
     beyond: tuple[str, ...]
 
     @property
-    def mend(self) -> str:
+    def fix(self) -> str:
         """How an administrator makes a login that may do a writer's work and no more."""
         return f"CREATE ROLE loginpipe_pipeline LOGIN IN ROLE {WRITER}"
 
 
-def standing(connection: Connection) -> Standing:
+def role_status(connection: Connection) -> RoleStatus:
     """Read what the connected role may do in a migrated database, whichever way it came by that."""
     with transaction(connection) as cursor:
-        cursor.execute(statement("standing"))
+        cursor.execute(statement("role_status"))
         [(role, superuser, owns, writes, opens, reads)] = cursor.fetchall()
     if superuser:
-        return Standing(role, writes=True, beyond=("is a superuser",))
+        return RoleStatus(role, writes=True, beyond=("is a superuser",))
     if owns:
-        return Standing(role, writes=True, beyond=("is the owner of the vault",))
+        return RoleStatus(role, writes=True, beyond=("is the owner of the vault",))
     beyond = (["is a custodian"] if opens else []) + [f"may {what}" for what in reads]
-    return Standing(role, writes, tuple(beyond))
+    return RoleStatus(role, writes, tuple(beyond))

@@ -47,7 +47,7 @@ class Totals:
 
     Attributes:
         queues: queue → its totals, for each that batches came from.
-        rejects: reason code and field → faults; a message can have several.
+        rejects: reason code and field → violations; a message can have several.
     """
 
     queues: Mapping[str, QueueTotals]

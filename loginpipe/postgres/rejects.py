@@ -36,8 +36,8 @@ class Reject:
     replayed_at: datetime | None
 
     @property
-    def faults(self) -> str:
-        """Each fault as ``field: reason``."""
+    def violations(self) -> str:
+        """Each violation as ``field: reason``."""
         return ", ".join(f"{field}: {reason}" for reason, field in zip(self.reasons, self.fields, strict=True))
 
 

@@ -23,7 +23,7 @@ from loginpipe.postgres.connections import Connection, connect
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 60
+RETRY_SECONDS = 60
 """A restart or a failover of a managed Postgres takes less; the leases of the messages are kept meanwhile."""
 
 _LONGEST_PAUSE_SECONDS = 5
@@ -47,7 +47,7 @@ class OutOfTimeError(DatabaseError):
 
 
 def is_passing(error: BaseException) -> bool:
-    """Say whether an error may be gone when the same is tried again, judged by its SQLSTATE."""
+    """Say whether an error may be gone when the same is tried again, by its SQLSTATE."""
     if not isinstance(error, DatabaseError) or type(error) is not DatabaseError:
         return False
     return (
@@ -64,21 +64,21 @@ class Session:
         self,
         database_url: str | Callable[[], str],
         *,
-        patience_seconds: float = PATIENCE_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
         give_up: Callable[[], bool] = lambda: False,
     ) -> None:
         """Connect.
 
         Args:
             database_url: of the warehouse; a function is asked at each connect, since a password may have changed.
-            patience_seconds: how long work that fails in passing is tried again.
+            retry_seconds: how long work that fails in passing is tried again.
             give_up: whether it is not to be tried again any more, whatever the time.
 
         Raises:
             DatabaseError: the database cannot be used.
         """
         self._url = database_url
-        self._patience = patience_seconds
+        self._patience = retry_seconds
         self._deadline = inf
         self.give_up = give_up
         self._connection = self._connected()
@@ -91,7 +91,7 @@ class Session:
 
         Raises:
             OutOfTimeError: within `until`: the work did not begin, or its transaction was rolled back.
-            DatabaseError: permanent, or still failing after the patience of this session.
+            DatabaseError: permanent, or still failing after the retry time of this session.
         """
         if time.monotonic() >= self._deadline:
             raise OutOfTimeError("the time was up before the database was asked: run again")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-BATCH_MOST = 10
+MAX_BATCH = 10
 """SQS's limit of messages or entries in one call."""
 
 _PROTOCOL = (
@@ -117,8 +117,8 @@ def _wording(name: str) -> Wording:
     )
 
 
-def tens(items: Iterable[T]) -> Iterator[list[T]]:
+def batched(items: Iterable[T]) -> Iterator[list[T]]:
     """Cut items into lists of as many as one call takes."""
     iterator = iter(items)
-    while ten := list(islice(iterator, BATCH_MOST)):
-        yield ten
+    while chunk := list(islice(iterator, MAX_BATCH)):
+        yield chunk

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from loginpipe.common.aws import DENIED, error_code
 from loginpipe.common.errors import QueueError
 from loginpipe.logins.messages import Message
-from loginpipe.sqs.client import BATCH_MOST, Queue, queue_errors
+from loginpipe.sqs.client import MAX_BATCH, Queue, queue_errors
 from loginpipe.sqs.depth import Depth, read_depth
 from loginpipe.sqs.entries import FailedEntry, call_with_entries
 from loginpipe.sqs.identity import Identity, identity, redrive_attributes
@@ -332,7 +332,7 @@ def _received(dead_letters: Queue, leases: LeaseKeeper) -> "list[MessageTypeDef]
     with queue_errors(dead_letters.name):
         answer = dead_letters.client.receive_message(
             QueueUrl=dead_letters.url,
-            MaxNumberOfMessages=BATCH_MOST,
+            MaxNumberOfMessages=MAX_BATCH,
             WaitTimeSeconds=_LONG_POLL_SECONDS,
             VisibilityTimeout=_VISIBILITY_SECONDS,
             **dead_letters.asking_for(

@@ -12,7 +12,7 @@ from threading import Event
 from typing import Any
 
 from loginpipe.common.aws import EXPIRED, THROTTLED
-from loginpipe.sqs.client import Queue, tens
+from loginpipe.sqs.client import Queue, batched
 from loginpipe.sqs.entries import FailedEntry, call_with_entries
 from loginpipe.sqs.leases import LeaseKeeper
 
@@ -22,7 +22,7 @@ _LONGEST_PAUSE_SECONDS = 10.0
 # Deletes that wait for SQS leave the run, whose outcome is committed, the time to end well.
 _LONGEST_SECONDS = 600
 
-# How long an interruption waits for the calls under way: many times what they take where nothing hangs.
+# How long an interruption waits for the calls in flight: many times what they take where nothing hangs.
 _LAST_CALLS_SECONDS = 2.0
 
 # How soon whoever waits for deletes notices that it need not any more.
@@ -58,12 +58,12 @@ def delete_messages(
     pause: Callable[[float], Any] = time.sleep,
     stop: Event | None = None,
 ) -> Deletion:
-    """Delete deliveries, ten a call, and end the lease of each whose delete is confirmed.
+    """Delete deliveries, chunk a call, and end the lease of each whose delete is confirmed.
 
     What failed is tried again with the newest receipt handle, until a visibility timeout has passed since the first
-    attempt (ten minutes at most) or the message's lease is over: what may heal (a fault of the server, throttling,
-    expired credentials, no answer) with growing pauses, other faults of the sender once. Raises nothing: at this point
-    the outcome is committed, and a message that stays is harmless. Once ``stop`` is set no call is made any more.
+    attempt (ten minutes at most) or the message's lease is over: what may heal (an error of the server, throttling,
+    expired credentials, no answer) with growing pauses, other errors of the sender once. Raises nothing: by then the
+    outcome is committed, and a message that stays is harmless. Once ``stop`` is set no call is made any more.
     """
     stopped = stop.is_set if stop else lambda: False
     pending = list(delivery_ids)
@@ -75,10 +75,10 @@ def delete_messages(
     pool = ThreadPoolExecutor(calls_at_once, thread_name_prefix="delete")
     try:
         for attempt in count():
-            this = _Round(queue, leases, deque(tens(pending)), lambda: clock() >= deadline, stopped)
+            this = _Round(queue, leases, deque(batched(pending)), lambda: clock() >= deadline, stopped)
             confirmed, failed = this.carried_out(pool, calls_at_once)
             deleted += confirmed
-            failures.update(codes.get(delivery_id, NOT_TRIED) for ten in this.rest for delivery_id in ten)
+            failures.update(codes.get(delivery_id, NOT_TRIED) for chunk in this.rest for delivery_id in chunk)
             codes = {failure.delivery_id: failure.code for failure in failed}
             late = clock() >= deadline or stopped()
             ours = leases.not_deleted(codes)
@@ -163,7 +163,7 @@ def _back_off_seconds(pauses_before: int) -> float:
 
 @dataclass
 class _Round:
-    """One attempt at each message that is left, ten by ten: what the deleting threads share.
+    """One attempt at each message that is left, chunk by chunk: what the deleting threads share.
 
     Attributes:
         rest: what no thread has taken; once it is too late, what none will take.
@@ -187,7 +187,7 @@ class _Round:
         deleted = 0
         failed: list[FailedEntry] = []
         try:
-            # Each takes the next ten when it is free: a future for every ten would take as long as half its call.
+            # Each takes the next chunk when it is free: a future for every chunk would take as long as half its call.
             deleting += (pool.submit(self._delete_in_tens) for _ in range(calls_at_once))
             # With a timeout: a signal that arrives just before an endless wait would be noticed at its end only.
             while wait(deleting, _CHECK_SECONDS).not_done:
@@ -207,10 +207,10 @@ class _Round:
         failed: list[FailedEntry] = []
         while not (self.stop.is_set() or self.stopped()):
             try:
-                ten = self.rest.popleft()
+                chunk = self.rest.popleft()
             except IndexError:
                 break
-            confirmed, failures = _delete_ten(self.queue, self.leases, ten)
+            confirmed, failures = _delete_ten(self.queue, self.leases, chunk)
             deleted += confirmed
             failed += failures
             if failures and not confirmed and self.late():

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from loginpipe.sqs.client import Queue, queue_errors
 
-IN_FLIGHT_MOST = 120_000
+MAX_IN_FLIGHT = 120_000
 """SQS's limit of messages in flight on one queue. At the limit a long poll is silently empty."""
 
-STALL = (
-    "in-flight stall: messages wait, but as many are in flight as SQS allows, so nothing can be received until their "
-    "consumers delete them or their visibility timeouts end; look for a consumer that receives and does not delete"
+IN_FLIGHT_LIMIT_REACHED = (
+    "in-flight limit reached: messages wait, but as many are in flight as SQS allows, so nothing can be received until "
+    "consumers delete some or their visibility timeouts end; look for a consumer that receives and does not delete"
 )
 
 # The counts are approximate, so a queue near the limit is taken to be at it.
@@ -30,9 +30,9 @@ class Depth:
         return self.visible + self.in_flight + self.delayed
 
     @property
-    def stalled(self) -> bool:
-        """Whether messages wait that nobody can receive, since as many are in flight as SQS allows."""
-        return self.visible > 0 and self.in_flight >= IN_FLIGHT_MOST * _APPROXIMATION
+    def at_in_flight_limit(self) -> bool:
+        """Whether messages wait that no consumer can receive, since as many are in flight as SQS allows."""
+        return self.visible > 0 and self.in_flight >= MAX_IN_FLIGHT * _APPROXIMATION
 
     def __str__(self) -> str:
         return f"{self.visible:,} waiting, {self.in_flight:,} in flight, {self.delayed:,} delayed"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from loginpipe.logins.messages import Message
-from loginpipe.sqs.client import BATCH_MOST, Queue
+from loginpipe.sqs.client import MAX_BATCH, Queue
 from loginpipe.sqs.leases import LeaseKeeper
 from loginpipe.sqs.receiver import LONG_POLL_SECONDS, receive_once
 
@@ -31,7 +31,7 @@ def peeked(
             asked = time.monotonic()
             received = receive_once(
                 queue,
-                min(BATCH_MOST, number - len(messages)),
+                min(MAX_BATCH, number - len(messages)),
                 wait_seconds=LONG_POLL_SECONDS,
                 visibility_seconds=visibility_seconds,
                 resent_days=resent_days,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from loginpipe.common.aws import MALFORMED
 from loginpipe.common.errors import QueueError
 from loginpipe.logins.messages import Message
-from loginpipe.sqs.client import BATCH_MOST, Queue, queue_errors, tens
+from loginpipe.sqs.client import MAX_BATCH, Queue, batched, queue_errors
 from loginpipe.sqs.entries import call_with_entries
 from loginpipe.sqs.identity import identity, own_identity
 from loginpipe.sqs.leases import LeaseKeeper
@@ -28,7 +28,7 @@ MAX_BODY_BYTES = 32 * _MEBIBYTE
 """Bodies in a batch after which no more is asked for. In-flight receives are assumed to bring as much as the largest
 response so far, and may bring more."""
 
-MAX_KEPT_BODY_BYTES = MAX_BODY_BYTES + 4 * BATCH_MOST * _MEBIBYTE
+MAX_KEPT_BODY_BYTES = MAX_BODY_BYTES + 4 * MAX_BATCH * _MEBIBYTE
 """Bodies in a batch at the very most: as much on top as four receives of ten messages of 1 MiB can bring. Where small
 messages have made for many receivers and large ones follow, more can be in flight: that is returned to the queue."""
 
@@ -38,7 +38,7 @@ LONG_POLL_SECONDS = 1
 # How long a receiver waits after an empty-handed answer, so that the next one is worth its call: less, the fuller.
 _MAX_PAUSE_SECONDS = 0.1
 # Fewer messages than this in an answer: one receiver less will do.
-_FEW = BATCH_MOST // 2
+_FEW = MAX_BATCH // 2
 
 # What is read of a message, and what an endpoint that leaves it out lacks.
 _PARTS = {
@@ -210,7 +210,7 @@ class Receiver:
         expected = self._batch.body_bytes + self._polls * self._largest_answer
         if expected >= MAX_BODY_BYTES:
             return 0
-        return max(0, min(BATCH_MOST, self._limit - len(self._batch.messages) - self._asked_for))
+        return max(0, min(MAX_BATCH, self._limit - len(self._batch.messages) - self._asked_for))
 
     def _start_one(self) -> None:
         """Start one more receiver. The lock is held."""
@@ -257,7 +257,7 @@ class Receiver:
                 # Not each time: a thread that wakes for nothing costs as much as a part of the call.
                 if self._waiting or self._closes_at() == -math.inf:
                     self._changed.notify_all()
-        if got == BATCH_MOST:
+        if got == MAX_BATCH:
             self._grow(time.monotonic() - began, time.thread_time() - worked)
         if got == asked_for:
             return True
@@ -271,7 +271,7 @@ class Receiver:
                 self._receivers -= 1
                 return False
         if got:
-            self._stop.wait(_MAX_PAUSE_SECONDS * (1 - got / BATCH_MOST))
+            self._stop.wait(_MAX_PAUSE_SECONDS * (1 - got / MAX_BATCH))
         return True
 
     def _grow(self, waited: float, worked: float) -> None:
@@ -301,10 +301,10 @@ class Receiver:
         # Damage on the way heals by delivering again; a body damaged twice is rejected like any bad one.
         corrupt = [m for m in messages if not m.body_intact and self._is_first_damage(m.delivery_id)]
         if corrupt:
-            self._leases.hand_back(corrupt)
+            self._leases.return_to_queue(corrupt)
         kept = [m for m in messages if m not in corrupt] if corrupt else messages
         if not self._keep(kept, corrupt=len(corrupt)):
-            self._leases.hand_back(kept)
+            self._leases.return_to_queue(kept)
         return len(messages)
 
     def _is_first_damage(self, delivery_id: str) -> bool:
@@ -347,10 +347,10 @@ def try_receiving(queue: Queue, visibility_seconds: int) -> None:
 
 def return_at_once(queue: Queue, receipt_handles: Iterable[str]) -> None:
     """Make messages visible again; those that this fails for return when their visibility timeout ends."""
-    for ten in tens(receipt_handles):
+    for chunk in batched(receipt_handles):
         call_with_entries(
             lambda entries: queue.client.change_message_visibility_batch(QueueUrl=queue.url, Entries=entries),
-            {str(place): {"ReceiptHandle": handle, "VisibilityTimeout": 0} for place, handle in enumerate(ten)},
+            {str(place): {"ReceiptHandle": handle, "VisibilityTimeout": 0} for place, handle in enumerate(chunk)},
         )
 
 
@@ -382,7 +382,7 @@ def returned_if_unreadable(queue: Queue, deliveries: Any) -> Iterator[None]:
 def receive_once(
     queue: Queue, most: int, *, wait_seconds: int, visibility_seconds: int, resent_days: int | None = None
 ) -> list[Message]:
-    """Receive up to so many messages, ten at most, by one call.
+    """Receive up to so many messages, chunk at most, by one call.
 
     Args:
         queue: where from.

@@ -8,16 +8,16 @@ from typing import Any, TypeAlias
 from uuid import uuid4
 
 from loginpipe.common.errors import QueueError
-from loginpipe.sqs.client import BATCH_MOST, Queue, queue_errors
+from loginpipe.sqs.client import MAX_BATCH, Queue, queue_errors
 from loginpipe.sqs.entries import FailedEntry, call_with_entries
 
 _Entries: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 # SQS's limit of a message, and of all messages of one call together: bodies and attributes.
-_BYTES_MOST = 1_048_576
+_MAX_BYTES = 1_048_576
 
 # SQS's limit of a message's attributes.
-_ATTRIBUTES_MOST = 10
+_MAX_ATTRIBUTES = 10
 
 TOO_LONG = "MessageTooLong"
 TOO_MANY_ATTRIBUTES = "TooManyAttributes"
@@ -40,7 +40,7 @@ def send_bodies(queue: Queue, bodies: Iterable[str], progress: Callable[[int], N
         How many were sent.
 
     Raises:
-        QueueError: the endpoint is out of reach or refuses, or single messages were refused four times in a row;
+        QueueError: the endpoint is unreachable or refuses, or single messages were refused four times in a row;
             says how many were and why. Others may have been sent.
     """
     fifo = queue.url.endswith(".fifo")
@@ -50,7 +50,7 @@ def send_bodies(queue: Queue, bodies: Iterable[str], progress: Callable[[int], N
     running: set[Future[tuple[int, Counter[str]]]] = set()
     with ThreadPoolExecutor(_SENDERS) as senders:
         while True:
-            # None is begun after a refusal; those under way are still counted.
+            # None is started after a refusal; those in flight are still counted.
             while len(running) < 2 * _SENDERS and not refused and (batch := next(batches, None)):
                 running.add(senders.submit(_send_or_retry, queue, batch))
             if not running:
@@ -65,7 +65,7 @@ def send_bodies(queue: Queue, bodies: Iterable[str], progress: Callable[[int], N
     if refused:
         codes = ", ".join(sorted(refused))
         raise QueueError(
-            f"{refused.total()} messages were refused ({codes}) and {sent} sent: mend that and send the rest"
+            f"{refused.total()} messages were refused ({codes}) and {sent} sent: fix that and send the rest"
         )
     return sent
 
@@ -94,7 +94,7 @@ def send_again(queue: Queue, entries: _Entries) -> list[FailedEntry]:
     ]
     if failed and len(failed) == len(rest) and failed[0].of_call:
         raise QueueError(
-            f"queue {queue.name!r} takes no messages ({failed[0].code}): they stay where they are; mend that and begin "
+            f"queue {queue.name!r} takes no messages ({failed[0].code}): they stay where they are; fix that and start "
             "again"
         )
     return [*misfits, *failed]
@@ -133,9 +133,9 @@ def _call(queue: Queue, asked: list[Any]) -> Any:
 
 
 def _misfit(entry: Mapping[str, Any]) -> str | None:
-    if len(entry.get("MessageAttributes", {})) > _ATTRIBUTES_MOST:
+    if len(entry.get("MessageAttributes", {})) > _MAX_ATTRIBUTES:
         return TOO_MANY_ATTRIBUTES
-    return TOO_LONG if _bytes(entry) > _BYTES_MOST else None
+    return TOO_LONG if _bytes(entry) > _MAX_BYTES else None
 
 
 def _batches(entries: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[_Entries]:
@@ -144,7 +144,7 @@ def _batches(entries: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[_Entr
     size = 0
     for entry_id, entry in entries:
         length = _bytes(entry)
-        if batch and (len(batch) == BATCH_MOST or size + length > _BYTES_MOST):
+        if batch and (len(batch) == MAX_BATCH or size + length > _MAX_BYTES):
             yield batch
             batch, size = {}, 0
         batch[entry_id] = entry

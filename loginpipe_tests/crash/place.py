@@ -19,7 +19,7 @@ from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.local.prepare import create_login_queue
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.ledger import recorded
-from loginpipe.sqs.client import Queue, tens
+from loginpipe.sqs.client import Queue, batched
 from loginpipe.sqs.dead_letters import redrive
 from loginpipe_tests.conftest import KeyFiles
 from loginpipe_tests.crash.logins import Login
@@ -31,7 +31,7 @@ VISIBILITY_SECONDS: Final = 600
 """Longer than any test: what comes again sooner was handed back, or the test set the endpoint's clock forward."""
 
 _KEPT: Final = ("PATH", "HOME", "LANG", "TMPDIR", "AWS_EC2_METADATA_DISABLED")
-_RUNS_MOST: Final = 20
+_MAX_RUNS: Final = 20
 
 
 @dataclass
@@ -55,10 +55,10 @@ class Place:
 
     def send(self, logins: Iterable[Login]) -> None:
         """Put messages on the queue."""
-        for ten in tens(logins):
-            entries: Any = [{"Id": str(place), "MessageBody": login.body} for place, login in enumerate(ten)]
+        for chunk in batched(logins):
+            entries: Any = [{"Id": str(place), "MessageBody": login.body} for place, login in enumerate(chunk)]
             answer = self.queue.client.send_message_batch(QueueUrl=self.queue.url, Entries=entries)
-            self.sent |= {entry["MessageId"]: ten[int(entry["Id"])] for entry in answer["Successful"]}
+            self.sent |= {entry["MessageId"]: chunk[int(entry["Id"])] for entry in answer["Successful"]}
 
     def start(self, stop_at: Point | None = None, how: str = "hang", batch: int = 1, **settings: object) -> Run:
         """Start a run in a process of its own, with settings of its own: ``batch_messages=10``."""
@@ -96,11 +96,11 @@ class Place:
 
     def drain(self) -> None:
         """Run the job until no message waits."""
-        for _ in range(_RUNS_MOST):
+        for _ in range(_MAX_RUNS):
             assert self.run().success
             if not self.waiting():
                 return
-        raise AssertionError(f"{self.waiting()} messages wait after {_RUNS_MOST} runs")
+        raise AssertionError(f"{self.waiting()} messages wait after {_MAX_RUNS} runs")
 
     def waiting(self) -> int:
         """How many messages of the queue could be received now."""
@@ -232,12 +232,12 @@ def _all_of(queue: Queue) -> Iterator[str]:
         QueueUrl=queue.url, MaxNumberOfMessages=10, WaitTimeSeconds=1, VisibilityTimeout=60
     ).get("Messages"):
         held += messages
-    for ten in tens(held):
+    for chunk in batched(held):
         queue.client.change_message_visibility_batch(
             QueueUrl=queue.url,
             Entries=[
                 {"Id": str(place), "ReceiptHandle": m["ReceiptHandle"], "VisibilityTimeout": 0}
-                for place, m in enumerate(ten)
+                for place, m in enumerate(chunk)
             ],
         )
     yield from (message["MessageId"] for message in held)

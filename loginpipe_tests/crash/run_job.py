@@ -28,7 +28,7 @@ HANG: Final = "hang"
 HANG_ALONE: Final = "hang-alone"
 """Meanwhile the run does not receive."""
 
-_HELD_SECONDS_MOST: Final = 300
+_MAX_HELD_SECONDS: Final = 300
 _ANSWERED_SECONDS: Final = 1
 
 
@@ -80,7 +80,7 @@ def stop(folder: Path, how: str) -> None:
 
 def _hold(release: Path) -> None:
     """Wait as a slow step would: signals are answered."""
-    deadline = time.monotonic() + _HELD_SECONDS_MOST
+    deadline = time.monotonic() + _MAX_HELD_SECONDS
     while not release.exists():
         if time.monotonic() > deadline:
             raise TimeoutError("held, and never released")

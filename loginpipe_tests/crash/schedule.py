@@ -48,7 +48,7 @@ FAULTS: Final[tuple[dict[str, Any], ...]] = (
 
 _HOWS: Final = ("kill", "kill", "term", "interrupt")
 _UNHARMED_SHARE: Final = 0.4
-_ROUNDS_MOST: Final = 200
+_MAX_ROUNDS: Final = 200
 _DONE_SHARE: Final = 0.02
 
 KILLED: Final = "runs that were killed"
@@ -85,7 +85,7 @@ class Schedule:
 
     def carry_out(self) -> None:
         """Break things, balancing the books after each round; then let runs without faults work off the rest."""
-        for _ in range(_ROUNDS_MOST):
+        for _ in range(_MAX_ROUNDS):
             self._round()
             balance(self.place)
             self.place.endpoint.advance(VISIBILITY_SECONDS + 1)

@@ -100,13 +100,13 @@ def test_rows_of_another_meaning_are_named_at_adoption_and_by_doctor_and_no_valu
     assert (done.json["adopted"], done.json["rows"]) == (True, expected)
     assert command("migrate", "--json").json["rows"] == [], "the second time it is not adopted"
     rows_of_doctor = findings()["rows"]
-    assert rows_of_doctor.well
+    assert rows_of_doctor.ok
     read = max((sum(cell is not None for cell in column) for column in zip(*rows, strict=True)), default=0)
-    assert rows_of_doctor.says == (
+    assert rows_of_doctor.message == (
         f"warning: {'; '.join(expected)}" if expected else f"{read} were read, and mean what new ones mean"
     )
     clear = [cell for row in rows for cell in row[:2] if cell]
-    assert not [cell for cell in clear if cell in done.out + done.err + rows_of_doctor.says]
+    assert not [cell for cell in clear if cell in done.out + done.err + rows_of_doctor.message]
 
 
 def test_a_person_is_shown_the_same_and_the_scheme_in_force_is_none(

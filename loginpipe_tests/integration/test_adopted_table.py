@@ -193,8 +193,8 @@ def test_what_a_table_does_to_logins_is_said_by_migrate_and_doctor_and_comes_tru
 
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", as_role(empty_database_url, PIPELINE))
     said = findings()["table"]
-    assert said.well
-    assert said.says == f"warning: public.user_logins: {'; '.join(SAID)}"
+    assert said.ok
+    assert said.message == f"warning: public.user_logins: {'; '.join(SAID)}"
 
     adopted = Pipeline(pipeline.queue, empty_database_url, pipeline.instance)
     refused = {
@@ -291,7 +291,7 @@ def test_the_statements_of_the_documentation_widen_a_column_and_leave_all_else_a
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", as_role(empty_database_url, PIPELINE))
     adopted = Pipeline(pipeline.queue, empty_database_url, pipeline.instance)
     grants, views = findings()["grants"], adopted.rows(VIEWS)
-    assert grants.well
+    assert grants.ok
 
     documented = (ROOT / "docs" / "tables.md").read_text()
     (statements,) = re.findall(r"^    DO \$\$\n.*?^    END \$\$;$", documented, re.MULTILINE | re.DOTALL)

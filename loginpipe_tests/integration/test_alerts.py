@@ -226,7 +226,7 @@ def test_rejects_and_delays_are_judged_over_a_while_and_not_by_a_handful(pipelin
     assert daemon.tick(2).startswith("many messages are rejected (2 of 20 messages within an hour; the limit is 5.00%)")
     pipeline.execute("UPDATE loginpipe.rejected_messages SET reasons = '{user_erased}' WHERE message_id IN "
                       "(SELECT message_id FROM loginpipe.rejected_messages LIMIT 1)")  # fmt: skip
-    assert daemon.tick(2).startswith("nothing is wrong"), "logins of erased users are no fault of the sender"
+    assert daemon.tick(2).startswith("nothing is wrong"), "logins of erased users are no problem of the sender"
     late = "UPDATE loginpipe.batches SET inserted = 20, delay_counts = '{0,0,0,0,0,0,0,0,0,0,18,2,0,0}'"
     pipeline.execute(late)
     assert daemon.tick(2).startswith("logins are stored late (2 of 20 logins within 15 minutes took longer than 900 s)")
@@ -323,7 +323,7 @@ def test_the_command_sends_a_test_and_names_who_did_not_take_it(
     hook.status = 404
     refused = loginpipe("alerts", "test", "--json")
     assert refused.code == 1
-    assert '"says": "webhook at 127.0.0.1 answered 404"' in refused.out
+    assert '"message": "webhook at 127.0.0.1 answered 404"' in refused.out
     assert hook.secret not in refused.out + refused.err
 
 

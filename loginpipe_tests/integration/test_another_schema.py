@@ -125,13 +125,13 @@ def test_a_login_is_stored_counted_archived_brought_back_erased_and_backed_up_in
     assert 'loginpipe_messages_inserted_total{queue="' in generate_latest(registry(load_settings(), url)).decode()
     said = findings()
     for what in ("database", "table", "grants", "partitions", "archive"):
-        assert said[what].well, said[what].says
-    assert said["table"].says == f"{TABLE} takes every login"
+        assert said[what].ok, said[what].message
+    assert said["table"].message == f"{TABLE} takes every login"
 
     back_up_and_restore(analytics, loginpipe, tmp_path, monkeypatch)
     assert analytics.rows(f"SELECT user_id FROM {TABLE}") == [("bob",)]
     assert loginpipe("migrate").out == f"up to date at {HEAD}\n"
-    assert findings()["grants"].well
+    assert findings()["grants"].ok
 
     named = "SELECT count(*) FROM pg_proc WHERE prosrc LIKE '%public.user_logins%'"
     assert analytics.rows(named.replace("%", "%%")) == [(0,)]
@@ -166,7 +166,7 @@ def test_with_another_setting_than_the_databases_nothing_is_received_and_nothing
     assert analytics.depth() == (1, 0)
     assert analytics.rows("SELECT sum(received) FROM loginpipe.batches") == [(None,)]
     for what in ("database", "table", "partitions"):
-        assert findings()[what].says.endswith(refused)
+        assert findings()[what].message.endswith(refused)
     assert loginpipe("migrate").error.endswith(refused)
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", as_role(analytics.database_url, OWNER))
     monkeypatch.setenv("PATH", f"{OF_THE_SERVER}{os.pathsep}{os.environ['PATH']}")

@@ -15,7 +15,7 @@ import pytest
 
 from loginpipe.archive.days import Outcome
 from loginpipe.archive.store import Folder, Store, Stores, open_store
-from loginpipe.archive.verification import compare_with_table, counted_ranges, fault_of
+from loginpipe.archive.verification import compare_with_table, counted_ranges, problem_of
 from loginpipe.common.errors import ArchivedDayError, ArchiveError, DatabaseError, SettingError
 from loginpipe.common.settings import Settings
 from loginpipe.postgres.archive import ArchivedDay, begin_work_on_day, content_in_table
@@ -69,16 +69,16 @@ def test_a_flipped_byte_and_a_missing_file_are_noticed_and_written_anew(archive:
     content[len(content) // 2] ^= 1
     (tmp_path / "flipped").write_bytes(content)
     store.put(tmp_path / "flipped", name)
-    assert fault_of(record, archive.stores) == (
+    assert problem_of(record, archive.stores) == (
         f"the file of {OLD} is damaged: its checksum is not the one recorded, {record.url}"
     )
     second = archive.archived()
     assert second.outcome == Outcome.WRITTEN
-    assert fault_of(second.record, archive.stores) is None
+    assert problem_of(second.record, archive.stores) is None
 
     store, name = archive.stores.locate(second.record.url)
     store.delete(name)
-    assert str(fault_of(second.record, archive.stores)).endswith(f"{name} is missing")
+    assert str(problem_of(second.record, archive.stores)).endswith(f"{name} is missing")
     assert archive.archived().outcome == Outcome.WRITTEN
 
 
@@ -125,7 +125,7 @@ def test_a_crash_before_the_record_leaves_the_old_file_in_force_and_the_stray_on
     with pytest.raises(Killed):
         archive.archived(stores=Elsewhere(Dying(archive.store, at)))
     assert archive.record() == first
-    assert fault_of(first, archive.stores) is None
+    assert problem_of(first, archive.stores) is None
     stray = set(archive.store.names()) - {name, foreign}
     assert len(stray) == 1
     assert ("/_part-" in stray.pop()) == (at == "fetched"), "hidden until it was read back"
@@ -164,7 +164,7 @@ def test_a_day_that_is_not_over_one_that_shrank_and_one_that_somebody_works_on_a
     record = in_folder.archived().record
 
     in_folder.execute("DELETE FROM user_logins WHERE user_id = 'ann'")
-    with pytest.raises(ArchivedDayError, match=rf"^{OLD} has 2 rows fewer than its archive, and nobody was erased: "):
+    with pytest.raises(ArchivedDayError, match=rf"^{OLD} has 2 rows fewer than its archive, and no user was erased: "):
         in_folder.archived()
     assert in_folder.record() == record
     in_folder.bury(b"ann")
@@ -172,7 +172,7 @@ def test_a_day_that_is_not_over_one_that_shrank_and_one_that_somebody_works_on_a
 
     with closing(connect(in_folder.pipeline_url)) as connection, transaction(connection) as cursor:
         begin_work_on_day(cursor, OLD)
-        with pytest.raises(DatabaseError, match=r"is being archived or restored by somebody else") as caught:
+        with pytest.raises(DatabaseError, match=r"is being archived or restored by another process") as caught:
             in_folder.archived()
     assert caught.value.sqlstate == "55P03", "a session waits for it"
 
@@ -309,5 +309,5 @@ def test_what_is_written_to_s3_is_encrypted_there(aws: None, tmp_path: Path) -> 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
-    with pytest.raises(ArchiveError, match=r"^the archive in .*/file/below cannot be used: Not a directory; mend "):
+    with pytest.raises(ArchiveError, match=r"^the archive in .*/file/below cannot be used: Not a directory; fix "):
         Folder(tmp_path / "file" / "below").put(tmp_path / "file", "day/file")

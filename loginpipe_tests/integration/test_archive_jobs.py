@@ -255,7 +255,7 @@ def test_the_commands_list_verify_and_restore(
     assert job("archive_logins", instance).success
     listed = loginpipe("archive", "list", "--json").json
     assert [(day["day"], day["row_count"]) for day in listed] == [(str(day), 5 - i) for i, day in enumerate(DAYS)]
-    assert loginpipe("archive", "verify", "--json").json == {"verified": 3, "faults": {}}
+    assert loginpipe("archive", "verify", "--json").json == {"verified": 3, "problems": {}}
     assert loginpipe("archive", "verify", DAYS[1]).out == "1 of 1 archived days are whole\n"
 
     monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", "30")
@@ -288,7 +288,7 @@ def test_doctor_says_where_the_archive_is_how_far_and_what_is_wrong_with_it(
     late = TODAY - timedelta(days=3)
     archive.insert(late)
     archive.insert(TODAY - timedelta(days=1))
-    assert found().says.startswith(f"{late} is over and not archived: see the newest run of archive_logins")
+    assert found().message.startswith(f"{late} is over and not archived: see the newest run of archive_logins")
     (tmp_path / "in the way").touch()
     for url, says in (
         (f"file://{tmp_path}/in the way", f"the archive in {tmp_path}/in the way cannot be used: "),
@@ -296,13 +296,13 @@ def test_doctor_says_where_the_archive_is_how_far_and_what_is_wrong_with_it(
         ("ftp://host/archive", "LOGINPIPE_ARCHIVE_URL is no URL of an archive: set it to where the archive is, as in "),
     ):
         monkeypatch.setenv("LOGINPIPE_ARCHIVE_URL", url)
-        assert not found().well
-        assert found().says.startswith(says)
+        assert not found().ok
+        assert found().message.startswith(says)
     boto3.client("s3").create_bucket(Bucket="for-the-doctor")
     archive.archived(late)
     monkeypatch.setenv("LOGINPIPE_ARCHIVE_URL", f"s3://for-the-doctor/{uuid4().hex}")
-    assert found().well
+    assert found().ok
     monkeypatch.delenv("LOGINPIPE_ARCHIVE_URL")
     assert found() == Finding("archive", True, "off: days stay in the table")
     monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", "30")
-    assert found().says.startswith("LOGINPIPE_RETENTION_DAYS is set and LOGINPIPE_ARCHIVE_URL is not, ")
+    assert found().message.startswith("LOGINPIPE_RETENTION_DAYS is set and LOGINPIPE_ARCHIVE_URL is not, ")

@@ -35,7 +35,7 @@ from loginpipe.ingest.aws_lambda import Function
 from loginpipe.masking.key_files import generate_token_keys, rotate_token_keys
 from loginpipe.monitoring.alerts.rules import Limits, conditions
 from loginpipe.monitoring.doctor import examine
-from loginpipe.monitoring.freshness import judge, patience
+from loginpipe.monitoring.freshness import evaluate, longest_wait
 from loginpipe.monitoring.metrics import registry
 from loginpipe.monitoring.reports import QueueSeen, Seen
 from loginpipe.monitoring.run_history import History
@@ -536,8 +536,8 @@ def test_nothing_clear_is_logged_returned_or_raised(
     def broken(messages: Sequence[Any], *_: Any, **__: Any) -> Any:
         raise ValueError(f"cannot read {messages[0].body}")
 
-    def fails(error: type[Exception], says: str) -> None:
-        with pytest.raises(error, match=says) as caught:
+    def fails(error: type[Exception], message: str) -> None:
+        with pytest.raises(error, match=message) as caught:
             function.handle({"Records": [sent(body) for body in GOOD]}, Call())
         shown.append(everything_an_error_shows(caught.value))
 
@@ -578,8 +578,10 @@ def test_freshness_alerts_metrics_and_reconciliation_know_batches_without_a_run(
     assert (recent.received, recent.rejected) == (25, 5)
     assert (day.agrees, day.rows, day.rejected) == (True, 20, 5)
     # As long as batches come, a queue that is never empty is not stuck.
-    depth, long_ago = Depth(5, 5, 0), now - 2 * patience(settings)
-    fresh = judge(depth, last_finished=recent.last_finished, waiting_since=long_ago, now=now, most=patience(settings))
+    depth, long_ago = Depth(5, 5, 0), now - 2 * longest_wait(settings)
+    fresh = evaluate(
+        depth, last_finished=recent.last_finished, waiting_since=long_ago, now=now, most=longest_wait(settings)
+    )
     assert fresh.state == "working"
     found = conditions(Seen(QueueSeen(depth, None), recent, fresh, History(), {}), Limits(0.05, 900))
     assert {name for name, says in found.items() if says} == {"reject-rate"}
@@ -629,8 +631,8 @@ def test_dagster_gets_a_materialization_an_asset_for_what_lambda_recorded_and_do
 
 def doctor_says(what: str) -> str:
     (found,) = [finding for finding in examine(load_settings(), {}) if finding.what == what]
-    assert found.well
-    return found.says
+    assert found.ok
+    return found.message
 
 
 def tick(cursor: str | None) -> tuple[str | None, dict[str, Mapping[str, Any]]]:

@@ -221,7 +221,7 @@ def test_after_a_restore_the_record_is_intact_and_still_cannot_be_changed_and_wh
 
     with connected(auditor_url) as auditor:
         verification = verify_log(auditor, [anchor])
-        assert (verification.head, verification.faults) == (anchor, [])
+        assert (verification.head, verification.problems) == (anchor, [])
     with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="append-only"):
         store.execute("UPDATE vault.access_log SET purpose = 'another'")
     with connected(custodian_url) as custodian:
@@ -230,7 +230,7 @@ def test_after_a_restore_the_record_is_intact_and_still_cannot_be_changed_and_wh
         recovery = recover(custodian, request.request_id, opener, TokenChecks(store.keys), most=10)
     assert [value.text for value in recovery.recovered] == ["199.172.111.135"]
     with connected(auditor_url) as auditor:
-        assert verify_log(auditor, [anchor]).faults == []
+        assert verify_log(auditor, [anchor]).problems == []
 
 
 def test_what_was_stored_since_the_backup_is_lost_and_what_is_still_on_the_queue_comes_in_once(
@@ -343,7 +343,9 @@ def test_a_role_that_may_not_read_everything_takes_no_backup(warehouse: Warehous
 def test_where_nothing_can_be_written_there_is_no_backup(warehouse: Warehouse, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     error = warehouse.do("create", tmp_path / "file").error
-    assert error == f"nothing can be written to {tmp_path}/file (File exists): mend that"
+    assert (
+        error == f"nothing can be written to {tmp_path}/file (File exists): fix its permissions, or name another folder"
+    )
 
 
 def test_a_database_that_was_never_migrated_is_not_backed_up(warehouse: Warehouse) -> None:
@@ -378,7 +380,7 @@ def spoil_the_manifest(dump: Path) -> None:
     [
         (truncate, "bytes and was written with"),
         (flip_a_byte, "is damaged, its SHA-256 is not the manifest's"),
-        (lose_the_manifest, "without it nobody knows what"),
+        (lose_the_manifest, "it says what"),
         (spoil_the_manifest, "is no manifest of a backup"),
         (Path.unlink, "cannot be read (No such file or directory)"),
     ],

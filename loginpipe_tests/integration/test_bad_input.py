@@ -128,7 +128,7 @@ def users(pipeline: Pipeline) -> set[str]:
         pytest.param(TYPES, id="types"),
         pytest.param(SIZES_AND_CHARACTERS, id="sizes and characters"),
         pytest.param(ADDRESSES_AND_VERSIONS, id="addresses and versions"),
-        pytest.param(SEVERAL, id="several faults"),
+        pytest.param(SEVERAL, id="several problems"),
     ],
 )
 def test_bad_messages_are_set_aside_as_they_came_and_the_good_ones_become_rows(

@@ -280,7 +280,7 @@ def test_enough_extensions_are_made_at_once_for_a_batch_of_thousands_at_a_slow_e
 
 
 @pytest.mark.parametrize(
-    "fault",
+    "problem",
     [
         {"kind": "fail_entry", "code": "ServiceUnavailable"},
         {"kind": "fail_entry", "code": "ReceiptHandleIsInvalid", "sender_fault": True},
@@ -289,10 +289,10 @@ def test_enough_extensions_are_made_at_once_for_a_batch_of_thousands_at_a_slow_e
     ids=["refused", "refused-for-good", "dropped"],
 )
 def test_leases_that_cannot_be_extended_are_counted_and_the_outcome_is_still_recorded_once(
-    place: FastPlace, fault: dict[str, Any]
+    place: FastPlace, problem: dict[str, Any]
 ) -> None:
     place.send(logins(25, bad=5))
-    place.endpoint.add_fault(action=EXTEND, queue=place.queue.name, **fault)
+    place.endpoint.add_fault(action=EXTEND, queue=place.queue.name, **problem)
     with Held(place, Point.RECEIVED) as run:
         place.endpoint.advance(LEASE_SECONDS)
         assert place.run(visibility_seconds=VISIBILITY_SECONDS).success

@@ -24,7 +24,7 @@ from loginpipe.monitoring.reports import read_memory
 from loginpipe.postgres.connections import Connection, connect
 from loginpipe.postgres.ledger import recorded
 from loginpipe.sqs import dead_letters, receiver
-from loginpipe.sqs.client import Queue, open_queue, tens
+from loginpipe.sqs.client import Queue, batched, open_queue
 from loginpipe.sqs.dead_letters import RedriveCounts, RedrivePolicy, read_dead_letters, redrive, redrive_policy
 from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.identity import Identity, identity
@@ -72,11 +72,11 @@ class Queues:
     def kill(self, *bodies: str, **attributes: Any) -> list[str]:
         """Send messages and receive them until they are dead letters; return their ids."""
         ids = []
-        # One call takes ten, and a mebibyte of them.
-        for ten in tens(bodies) if sum(map(len, bodies)) < 1_000_000 else [[body] for body in bodies]:
+        # One call takes chunk, and a mebibyte of them.
+        for chunk in batched(bodies) if sum(map(len, bodies)) < 1_000_000 else [[body] for body in bodies]:
             entries = [
                 {"Id": str(place), "MessageBody": body, "MessageAttributes": attributes}
-                for place, body in enumerate(ten)
+                for place, body in enumerate(chunk)
             ]
             sent = self.queue.client.send_message_batch(QueueUrl=self.queue.url, Entries=entries)  # type: ignore[arg-type]
             ids += [entry["MessageId"] for entry in sent["Successful"]]
@@ -426,7 +426,7 @@ def test_no_more_than_the_limit_is_moved_in_a_second(queues: Queues) -> None:
     at: list[float] = []
     counts = queues.redrive(per_second=20, progress=lambda _: at.append(time.monotonic() - began))
     assert counts.moved == 12
-    assert at[1] >= 10 / 20, "the second batch comes no sooner than the first ten allow"
+    assert at[1] >= 10 / 20, "the second batch comes no sooner than the first chunk allow"
 
 
 def test_without_a_limit_nothing_waits(queues: Queues) -> None:
@@ -700,11 +700,11 @@ def test_who_watches_the_depth_counts_our_dead_letters_and_says_how_many_are_not
 
     before = endpoint.books(f"{shared}-dlq")
     monitor.tick(2)
-    assert read_memory(monitor.cursor).alerts.episodes["dead-letters"].says == f"2 ours and 2 not ours, {where}"
+    assert read_memory(monitor.cursor).alerts.episodes["dead-letters"].message == f"2 ours and 2 not ours, {where}"
     assert (read_memory(monitor.cursor).dead_letters or "").startswith(
         f"2 ours and 2 not ours, {where}; find the cause"
     )
-    assert findings()["dead-letter queue"].says.startswith(f"'{shared}-dlq' holds messages: 2 ours and 2 not ours, ")
+    assert findings()["dead-letter queue"].message.startswith(f"'{shared}-dlq' holds messages: 2 ours and 2 not ours, ")
     assert served() == {"loginpipe_dead_letters 2.0", "loginpipe_dead_letters_of_others 2.0"}
     assert endpoint.books(f"{shared}-dlq") == {
         message_id: fate._replace(receives=fate.receives + 1) for message_id, fate in before.items()

@@ -83,7 +83,7 @@ def test_nothing_to_delete_makes_no_call(opened: Queue, leases: LeaseKeeper, wir
     assert wire.asked(DELETE) == []
 
 
-def test_faults_of_the_server_are_tried_again_with_growing_pauses_until_they_pass(
+def test_problems_of_the_server_are_tried_again_with_growing_pauses_until_they_pass(
     opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Clock
 ) -> None:
     messages = received(opened, 3)
@@ -118,7 +118,7 @@ def test_the_pauses_double_are_jittered_and_end_at_ten_seconds(
     assert len(drawn) == 2
 
 
-def test_faults_of_the_sender_are_tried_twice_and_then_reported_and_the_others_are_deleted(
+def test_problems_of_the_sender_are_tried_twice_and_then_reported_and_the_others_are_deleted(
     opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Clock
 ) -> None:
     messages = received(opened, 4)
@@ -202,14 +202,14 @@ def test_what_does_not_heal_is_tried_once_more_and_then_reported(
     assert leases.held == in_queue(opened) == 2
 
 
-def test_a_fault_of_the_sender_after_faults_of_the_server_is_tried_once_more_too(
+def test_a_problem_of_the_sender_after_problems_of_the_server_is_tried_once_more_too(
     opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Clock
 ) -> None:
     messages = received(opened, 1)
     leases.add(messages, asked=0)
-    faults = [failed_entries("InternalError", sender_fault=False)] * 3
-    faults += [failed_entries("ReceiptHandleIsInvalid", sender_fault=True)]
-    wire.on(DELETE, lambda call, forward: faults.pop(0)(call, forward) if faults else forward(call))
+    problems = [failed_entries("InternalError", sender_fault=False)] * 3
+    problems += [failed_entries("ReceiptHandleIsInvalid", sender_fault=True)]
+    wire.on(DELETE, lambda call, forward: problems.pop(0)(call, forward) if problems else forward(call))
     assert delete(opened, leases, messages, clock) == Deletion(1, Counter())
 
 

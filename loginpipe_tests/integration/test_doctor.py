@@ -54,10 +54,10 @@ def dagster_url(stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     execute(stack.database_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def fault(what: str) -> str:
+def problem(what: str) -> str:
     finding = findings()[what]
-    assert not finding.well, finding.says
-    return finding.says
+    assert not finding.ok, finding.message
+    return finding.message
 
 
 def test_as_things_are_every_line_is_well_and_the_command_exits_with_0(
@@ -66,8 +66,8 @@ def test_as_things_are_every_line_is_well_and_the_command_exits_with_0(
     ingest(pipeline, login())
     loginpipe: Command = command_line(monkeypatch, capsys)
     said = {finding["what"]: finding for finding in loginpipe("doctor", "--json").json}
-    assert not [finding for finding in said.values() if not finding["well"]]
-    words = {what: finding["says"] for what, finding in said.items()}
+    assert not [finding for finding in said.values() if not finding["ok"]]
+    words = {what: finding["message"] for what, finding in said.items()}
     assert words["partitions"] == (
         "those of the ledger are there a week ahead; those of user_logins too; nothing is in a default one"
     )
@@ -92,18 +92,18 @@ def test_what_is_not_as_it_should_be_is_named_with_the_mend(
     monkeypatch.setenv("LOGINPIPE_ALERT_WEBHOOK_URL", "https://hooks.example.com/geheim")
     execute(pipeline.database_url, "INSERT INTO user_logins (user_id, create_date) VALUES ('ann', '2019-01-01')")
     lines = findings()
-    assert lines["partitions"].says == (
+    assert lines["partitions"].message == (
         "default partitions hold 1 rows of public.user_logins: run the job maintain_partitions; what stays carries "
         "dates far from today's"
     )
-    assert lines["masking"].well
-    assert lines["masking"].says.startswith("warning: ")
-    assert lines["unknown fields"].well
-    assert lines["unknown fields"].says == (
+    assert lines["masking"].ok
+    assert lines["masking"].message.startswith("warning: ")
+    assert lines["unknown fields"].ok
+    assert lines["unknown fields"].message == (
         "client_ip, country stored in clear, others kept sealed; warning: LOGINPIPE_EXTRA_FIELDS stores client_ip in "
         "clear, which looks like personal data: see docs/event.md"
     )
-    assert lines["alerts"].says == "webhook at hooks.example.com; `loginpipe alerts test` shows whether they arrive"
+    assert lines["alerts"].message == "webhook at hooks.example.com; `loginpipe alerts test` shows whether they arrive"
     assert command_line(monkeypatch, capsys)("doctor").code == 1
 
 
@@ -151,29 +151,29 @@ def test_a_dead_letter_queue_that_is_not_as_it_should_be_is_named_with_the_mend(
         ours = redrive_policy_of(pipeline, **ours)
     client.set_queue_attributes(QueueUrl=policy.dead_letters.url, Attributes=dead_letters)  # type: ignore[arg-type]
     client.set_queue_attributes(QueueUrl=pipeline.queue.url, Attributes=ours)  # type: ignore[arg-type]
-    assert fault("dead-letter queue") == said.replace("NAME", pipeline.queue.name)
+    assert problem("dead-letter queue") == said.replace("NAME", pipeline.queue.name)
 
 
 def test_dead_letters_are_named_until_they_are_moved(pipeline: Pipeline) -> None:
     policy = redrive_policy(pipeline.queue)
     assert policy is not None
     name, client = policy.dead_letters.name, pipeline.queue.client
-    assert findings()["dead-letter queue"].says == f"{name!r}: empty; messages come after 5 receives"
+    assert findings()["dead-letter queue"].message == f"{name!r}: empty; messages come after 5 receives"
     client.send_message(QueueUrl=policy.dead_letters.url, MessageBody=login())
-    assert fault("dead-letter queue") == (
+    assert problem("dead-letter queue") == (
         f"{name!r} holds messages: 1 waiting, 0 in flight, 0 delayed; find the cause, then `loginpipe dlq redrive`"
     )
     client.receive_message(QueueUrl=policy.dead_letters.url, VisibilityTimeout=60)
-    assert "0 waiting, 1 in flight" in fault("dead-letter queue"), "somebody looks at it: it is still there"
+    assert "0 waiting, 1 in flight" in problem("dead-letter queue"), "somebody looks at it: it is still there"
 
 
 def test_maintenance_that_has_not_run_is_noticed_before_partitions_run_out(pipeline: Pipeline) -> None:
     today = datetime.now(UTC).date()
     newest = [f"loginpipe.ingested_messages_{today + timedelta(days=days):y%Ym%md%d}" for days in (7, 6)]
     execute(pipeline.database_url, f"DROP TABLE {newest[0]}")
-    assert findings()["partitions"].well, "today's maintenance may be still to come"
+    assert findings()["partitions"].ok, "today's maintenance may be still to come"
     execute(pipeline.database_url, f"DROP TABLE {newest[1]}")
-    assert fault("partitions") == (
+    assert problem("partitions") == (
         f"1 partitions are missing that should be there since yesterday, the first being {newest[1]} for "
         f"{today + timedelta(days=6)}: run the job maintain_partitions, and see why its schedule did not"
     )
@@ -185,13 +185,13 @@ def test_an_adopted_table_without_partitions_is_well(pipeline: Pipeline) -> None
         "CREATE TABLE plain (LIKE user_logins)", "ALTER TABLE user_logins RENAME TO before",
         "ALTER TABLE plain RENAME TO user_logins",
     )  # fmt: skip
-    says = findings()["partitions"].says
+    says = findings()["partitions"].message
     assert "those of user_logins are not ours: it is not partitioned" in says
     statement = "CREATE INDEX CONCURRENTLY ON public.user_logins USING brin (create_date)"
     assert says.startswith("warning: ")
     assert says.endswith(f"run `{statement}`")
     execute(pipeline.database_url, statement)
-    assert findings()["partitions"].says.startswith("those of the ledger are there ")
+    assert findings()["partitions"].message.startswith("those of the ledger are there ")
 
 
 def test_a_publication_that_keeps_rows_from_being_deleted_is_named_with_what_lets_it(
@@ -203,7 +203,7 @@ def test_a_publication_that_keeps_rows_from_being_deleted_is_named_with_what_let
         "CREATE PUBLICATION everything FOR ALL TABLES",
     )
     ingest(pipeline, login(user_id="ann"))
-    said = fault("database")
+    said = problem("database")
     assert said.startswith(
         "the publication everything replicates deletes from tables without a replica identity, which Postgres refuses, "
         "so erasures and maintenance fail: run `ALTER TABLE loginpipe.daily_logins REPLICA IDENTITY FULL; ALTER TABLE "
@@ -214,7 +214,7 @@ def test_a_publication_that_keeps_rows_from_being_deleted_is_named_with_what_let
             erased(custodian, "ann", token_keys(1))
         assert caught.value.sqlstate == "55000"
     execute(owner_url, *said.split("`")[1].split("; "))
-    assert findings()["database"].well
+    assert findings()["database"].ok
     with connected(custodian_url) as custodian:
         erased(custodian, "ann", token_keys(1))
     assert pipeline.rows("SELECT count(*) FROM user_logins") == [(0,)]
@@ -225,18 +225,18 @@ def test_a_publication_that_keeps_rows_from_being_deleted_is_named_with_what_let
     with closing(connect(pipeline_url)) as connection:
         maintain(connection, datetime.now(UTC).date())
     assert pipeline.rows(f"SELECT relreplident FROM pg_class WHERE oid = '{newest}'::regclass") == [("f",)]
-    assert findings()["database"].well
+    assert findings()["database"].ok
 
 
 def test_a_publication_of_inserts_alone_is_well(pipeline: Pipeline) -> None:
     execute(pipeline.database_url, "CREATE PUBLICATION logins FOR TABLE public.user_logins WITH (publish = 'insert')")
-    assert findings()["database"].well
+    assert findings()["database"].ok
 
 
 def test_a_database_that_was_made_read_only_is_named(pipeline: Pipeline) -> None:
     name = pipeline.database_url.partition("?")[0].rpartition("/")[2]
     execute(pipeline.database_url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-    said = fault("database")
+    said = problem("database")
     assert said.startswith(f"the database {name} at /")
     assert said.endswith(
         " is read-only: see whether its disk is full, then RESET default_transaction_read_only for the role, the "
@@ -254,14 +254,14 @@ def test_days_without_a_partition_are_named_whatever_the_widths_of_the_others(pi
         f"ALTER TABLE user_logins OWNER TO {OWNER}",
     )
     last = date.fromisoformat(after) - timedelta(days=1)
-    assert fault("partitions") == (
+    assert problem("partitions") == (
         "1 partitions are missing that should be there since yesterday, the first being "
         f"public.user_logins_{first_of_month(today, 1):y%Ym%m}d04 for {month[:8]}04 to {last}: run the job "
         "maintain_partitions, and see why its schedule did not"
     )
     execute(pipeline.database_url, "ALTER TABLE user_logins OWNER TO postgres")
     gap = f"another role owns it: no partition of its covers {month[:8]}04 to {last}: logins of such days "
-    assert f"those of user_logins are not ours: {gap}go to its default partition" in findings()["partitions"].says
+    assert f"those of user_logins are not ours: {gap}go to its default partition" in findings()["partitions"].message
     execute(
         pipeline.database_url,
         "DROP TABLE user_logins_default",
@@ -270,7 +270,7 @@ def test_days_without_a_partition_are_named_whatever_the_widths_of_the_others(pi
         if today.day > 1
         else "SELECT 1",
     )
-    assert fault("partitions").startswith(
+    assert problem("partitions").startswith(
         f"public.user_logins: another role owns it: no partition of its covers {today}"
     )
 
@@ -281,28 +281,28 @@ def first_of_month(day: date, months: int) -> date:
 
 
 def test_what_the_table_does_to_logins_is_named(pipeline: Pipeline) -> None:
-    assert findings()["table"].says == "public.user_logins takes every login"
+    assert findings()["table"].message == "public.user_logins takes every login"
     execute(
         pipeline.database_url,
         "ALTER TABLE user_logins ADD COLUMN id bigint GENERATED BY DEFAULT AS IDENTITY, ADD COLUMN note text",
         "ALTER TABLE user_logins ALTER COLUMN locale SET NOT NULL",
     )
     warned = findings()["table"]
-    assert warned.well
-    assert warned.says == (
+    assert warned.ok
+    assert warned.message == (
         "warning: public.user_logins: id, note: columns of the table's own, which logins leave to their defaults; the "
         "archive does not hold them, so a month that retention drops comes back without their values; locale is NOT "
         "NULL: logins without one are rejected; run `ALTER TABLE public.user_logins ALTER COLUMN locale DROP NOT NULL` "
         "to take them"
     )
     execute(pipeline.database_url, "ALTER TABLE user_logins ENABLE ROW LEVEL SECURITY")
-    assert fault("table") == (
+    assert problem("table") == (
         "public.user_logins is not as expected: row-level security is on, and no policy lets loginpipe_writer insert: "
         "no login can be stored; run `CREATE POLICY logins ON public.user_logins TO loginpipe_writer USING (true)`, or "
         "let the role bypass it"
     )
     execute(pipeline.database_url, "CREATE POLICY logins ON public.user_logins TO loginpipe_writer USING (true)")
-    assert "row-level security is on: a run fails on logins that no policy lets" in findings()["table"].says
+    assert "row-level security is on: a run fails on logins that no policy lets" in findings()["table"].message
     assert ingest(pipeline, login()).success
 
 
@@ -310,7 +310,7 @@ def test_a_clock_that_differs_is_named(pipeline: Pipeline, monkeypatch: pytest.M
     then = format_datetime(datetime.now(UTC) - timedelta(minutes=2), usegmt=True)
     monkeypatch.setattr(_Handler, "date_time_string", lambda *_: then)
     with at_the_wire(pipeline, monkeypatch):
-        assert fault("clocks").startswith("this machine's clock differs from that of SQS by ")
+        assert problem("clocks").startswith("this machine's clock differs from that of SQS by ")
 
 
 # --- Dagster ---
@@ -342,18 +342,18 @@ def test_a_daemon_that_fell_silent_and_a_sensor_that_was_switched_off_are_named(
         for part in PARTS:
             dagster.run_storage.add_daemon_heartbeat(DaemonHeartbeat(now, part, "1", None))
         lines = findings()
-        assert lines["Dagster's daemon"].says.startswith("heard of at ")
+        assert lines["Dagster's daemon"].message.startswith("heard of at ")
         dagster.run_storage.add_daemon_heartbeat(DaemonHeartbeat(now - 600, "SENSOR", "1", None))
-        assert "(SENSOR): start `dagster-daemon run`" in fault("Dagster's daemon")
+        assert "(SENSOR): start `dagster-daemon run`" in problem("Dagster's daemon")
 
         dagster.schedule_storage.add_instigator_state(switched("queue_depth_sensor", InstigatorStatus.STOPPED))
-        assert fault("what starts runs") == (
+        assert problem("what starts runs") == (
             "queue_depth_sensor is off, and ingest_logins_every_five_minutes too: switch one on, in the UI under "
             "Automation"
         )
         schedule = switched("ingest_logins_every_five_minutes", InstigatorStatus.RUNNING, InstigatorType.SCHEDULE)
         dagster.schedule_storage.add_instigator_state(schedule)
-        assert findings()["what starts runs"].says == "ingest_logins_every_five_minutes is on"
+        assert findings()["what starts runs"].message == "ingest_logins_every_five_minutes is on"
 
 
 def test_a_sensor_is_looked_at_in_the_code_location_of_our_queue(pipeline: Pipeline, dagster_url: str) -> None:
@@ -364,10 +364,10 @@ def test_a_sensor_is_looked_at_in_the_code_location_of_our_queue(pipeline: Pipel
             dagster.run_storage.add_run(run)
         schedules = dagster.schedule_storage
         schedules.add_instigator_state(switched("queue_depth_sensor", InstigatorStatus.STOPPED, where="theirs"))
-        assert findings()["what starts runs"].says == "queue_depth_sensor is on"
+        assert findings()["what starts runs"].message == "queue_depth_sensor is on"
         schedules.add_instigator_state(switched("queue_depth_sensor", InstigatorStatus.STOPPED, where="ours"))
         schedules.update_instigator_state(switched("queue_depth_sensor", InstigatorStatus.RUNNING, where="theirs"))
-        assert fault("what starts runs").startswith("queue_depth_sensor is off, and ")
+        assert problem("what starts runs").startswith("queue_depth_sensor is off, and ")
 
 
 def ran(dagster: DagsterPostgresStorage, run_id: str, *, days_ago: float, events: int = 2) -> None:
@@ -390,22 +390,22 @@ def test_what_dagster_keeps_is_shown_with_its_growth(pipeline: Pipeline, dagster
         day = datetime.now(UTC) - timedelta(days=13)
         assert re.fullmatch(
             rf"[\d.]+ MB with 2 runs, the oldest of {day:%F}, and 5 events; of the last day 3 events, about [\d.]+ MB",
-            findings()["Dagster's old runs"].says,
+            findings()["Dagster's old runs"].message,
         )
 
 
 def test_runs_that_nothing_deletes_are_a_warning(pipeline: Pipeline, dagster_url: str) -> None:
     with storage(dagster_url) as dagster:
         ran(dagster, str(uuid4()), days_ago=16)
-        assert not findings()["Dagster's old runs"].says.startswith("warning"), "tonight's pruning is still to come"
+        assert not findings()["Dagster's old runs"].message.startswith("warning"), "tonight's pruning is still to come"
         ran(dagster, str(uuid4()), days_ago=18)
         warned = findings()["Dagster's old runs"]
-        assert warned.well
-        assert warned.says.startswith("warning: ")
-        assert "runs are older than the 14 days of LOGINPIPE_KEEP_RUNS_DAYS" in warned.says
+        assert warned.ok
+        assert warned.message.startswith("warning: ")
+        assert "runs are older than the 14 days of LOGINPIPE_KEEP_RUNS_DAYS" in warned.message
         schedule = switched("prune_dagster_storage_daily", InstigatorStatus.STOPPED, InstigatorType.SCHEDULE)
         dagster.schedule_storage.add_instigator_state(schedule)
-        assert "prune_dagster_storage_daily is off" in findings()["Dagster's old runs"].says
+        assert "prune_dagster_storage_daily is off" in findings()["Dagster's old runs"].message
 
 
 def test_freshness_is_what_the_sensor_reported_last(pipeline: Pipeline, dagster_url: str) -> None:
@@ -420,19 +420,19 @@ def test_freshness_is_what_the_sensor_reported_last(pipeline: Pipeline, dagster_
             dagster.event_log_storage.store_event(record.event)
 
     reported(passed=True)
-    assert findings()["freshness"].says.endswith(" UTC: 5 waiting")
+    assert findings()["freshness"].message.endswith(" UTC: 5 waiting")
     reported(passed=False)
-    assert fault("freshness").startswith("stuck, as of ")
+    assert problem("freshness").startswith("stuck, as of ")
     reported(passed=True)
     execute(
         dagster_url.replace("+psycopg2", ""),
         "UPDATE asset_check_executions SET create_timestamp = create_timestamp - interval '3 hours'",
     )
-    assert fault("freshness").startswith("not judged since ")
+    assert problem("freshness").startswith("not judged since ")
 
 
 def test_a_storage_that_is_not_set_fails_each_line_that_needs_it_and_no_other(pipeline: Pipeline) -> None:
     lines = findings()
-    assert {what for what, finding in lines.items() if not finding.well} == {
+    assert {what for what, finding in lines.items() if not finding.ok} == {
         "Dagster's storage", "Dagster's old runs", "Dagster's daemon", "what starts runs", "freshness",
     }  # fmt: skip

@@ -138,7 +138,7 @@ def test_a_turn_is_waited_for_and_taken_when_the_other_transaction_has_ended(
     ):
         other.cursor().execute("SELECT loginpipe.take_turn(%s)", (turn,))
         if work == "archive":
-            with pytest.raises(DatabaseError, match="is being archived or restored by somebody else"):
+            with pytest.raises(DatabaseError, match="is being archived or restored by another process"):
                 do(own)
             other.commit()
             do(own)
@@ -196,9 +196,9 @@ def test_doctor_names_who_holds_a_lock_that_a_load_waits_for(
     pipeline: Pipeline, pipeline_url: str, owner_url: str, key_files: KeyFiles
 ) -> None:
     def found() -> str:
-        with pytest.raises(LoginpipeError) as fault:
+        with pytest.raises(LoginpipeError) as problem:
             locks(load_settings())
-        return str(fault.value)
+        return str(problem.value)
 
     assert locks(load_settings()) == "no load waits for one"
     with closing(psycopg2.connect(owner_url, application_name="psql")) as other, other.cursor() as cursor:

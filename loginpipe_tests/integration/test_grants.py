@@ -10,7 +10,7 @@ import pytest
 
 from loginpipe.monitoring.doctor import Finding
 from loginpipe.postgres.connections import connect
-from loginpipe.postgres.grants import grant_differences, standing
+from loginpipe.postgres.grants import grant_differences, role_status
 from loginpipe_tests.commands import findings
 from loginpipe_tests.conftest import LOGINS, OWNER, PIPELINE, as_role, execute
 from loginpipe_tests.custody import made_up_token
@@ -431,12 +431,12 @@ def test_a_difference_is_found_as_the_pipelines_role_and_the_mend_it_names_mends
     settings_environment: dict[str, str], owner_url: str, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     url = settings_environment["LOGINPIPE_DATABASE_URL"]
-    assert grants(monkeypatch, url).well
+    assert grants(monkeypatch, url).ok
     execute(owner_url, change)
     found = grants(monkeypatch, url)
-    assert (found.well, found.says) == (False, MENDED[change])
-    execute(owner_url, found.says.split("`")[1])
-    assert grants(monkeypatch, url).well
+    assert (found.ok, found.message) == (False, MENDED[change])
+    execute(owner_url, found.message.split("`")[1])
+    assert grants(monkeypatch, url).ok
 
 
 def test_all_differences_are_named_at_once(database_url: str, owner_url: str) -> None:
@@ -482,7 +482,7 @@ def too_much(database_url: str) -> Iterator[str]:
     execute(database_url, "DROP ROLE too_much")
 
 
-def test_a_role_that_may_do_more_than_the_pipeline_needs_is_a_note_locally_and_a_fault_in_production(
+def test_a_role_that_may_do_more_than_the_pipeline_needs_is_a_note_locally_and_a_problem_in_production(
     settings_environment: dict[str, str], database_url: str, owner_url: str, too_much: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -493,9 +493,9 @@ def test_a_role_that_may_do_more_than_the_pipeline_needs_is_a_note_locally_and_a
     }
     for url, says in logins.items():
         locally, in_production = grants(monkeypatch, url), grants(monkeypatch, url, "production")
-        assert (locally.well, locally.says) == (True, f"as they should be; {says}, more than the pipeline needs")
-        assert not in_production.well
-        assert in_production.says == (
+        assert (locally.ok, locally.message) == (True, f"as they should be; {says}, more than the pipeline needs")
+        assert not in_production.ok
+        assert in_production.message == (
             f"{says}, more than the pipeline needs: let it connect as a role of its own, made with "
             "`CREATE ROLE loginpipe_pipeline LOGIN IN ROLE loginpipe_writer`"
         )
@@ -513,7 +513,7 @@ def test_a_role_that_may_not_load_is_told_what_it_lacks(
     settings_environment: dict[str, str], analyst_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = grants(monkeypatch, analyst_url)
-    assert (found.well, found.says) == (
+    assert (found.ok, found.message) == (
         False, "analyst may not load: run `GRANT loginpipe_writer TO analyst`, or connect as another role"
     )  # fmt: skip
 
@@ -523,4 +523,4 @@ def test_whoever_may_read_sealed_values_by_a_grant_of_his_own_is_found_out(
 ) -> None:
     execute(owner_url, f"GRANT SELECT ON vault.sealed_values, vault.data_keys TO {PIPELINE}")
     with closing(connect(pipeline_url)) as connection:
-        assert standing(connection).beyond == ("may read sealed values", "may read wrapped keys")
+        assert role_status(connection).beyond == ("may read sealed values", "may read wrapped keys")

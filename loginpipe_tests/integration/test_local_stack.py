@@ -251,18 +251,18 @@ def test_two_programs_that_start_one_folder_at_once_get_one_stack(folder: Path) 
     assert running(folder) is not None
 
 
-@pytest.mark.parametrize("mend", [up, down])
-def test_what_a_killed_supervisor_left_is_stopped_first(folder: Path, mend: Callable[[Path], object]) -> None:
+@pytest.mark.parametrize("fix", [up, down])
+def test_what_a_killed_supervisor_left_is_stopped_first(folder: Path, fix: Callable[[Path], object]) -> None:
     query(up(folder).database_url, "CREATE TABLE kept ()")
     left = pids(folder)
     psutil.Process(left["supervisor"]).kill()
     until(lambda: ended(left["supervisor"]), "the supervisor gone")
     assert not ended(left["postgres"])
     assert running(folder) is None
-    mend(folder)
+    fix(folder)
     assert all(map(ended, left.values()))
     here = {process.pid for process in psutil.process_iter() if names(process, folder)}
-    assert here == (set(pids(folder).values()) if mend is up else set())
+    assert here == (set(pids(folder).values()) if fix is up else set())
     query(up(folder).database_url, "SELECT FROM kept")
 
 

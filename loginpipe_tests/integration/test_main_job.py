@@ -244,8 +244,8 @@ def test_a_queue_at_its_in_flight_limit_is_not_taken_for_a_drained_one(
         wire.on("GetQueueAttributes", depth(visible=1_000, in_flight=120_000))
         result = pipeline.run()
     assert result.success
-    assert metadata(result)["raw_sqs_messages"]["in_flight_stall"] is True
-    assert any("in-flight stall: messages wait" in message for message in logged(pipeline, result))
+    assert metadata(result)["raw_sqs_messages"]["in_flight_limit_reached"] is True
+    assert any("in-flight limit reached: messages wait" in message for message in logged(pipeline, result))
 
 
 def test_a_run_takes_batch_after_batch_until_the_queue_is_drained(

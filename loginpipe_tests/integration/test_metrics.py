@@ -64,19 +64,19 @@ def test_the_totals_of_all_runs_are_told_and_the_queue_as_it_is_now(
     assert found["queue_messages", queue, "visible"] == 3
     assert found["queue_messages", queue, "in_flight"] == 0
     assert found["dead_letters", queue] == 0
-    assert found["in_flight_stall", queue] == 0
+    assert found["in_flight_limit_reached", queue] == 0
     assert found["batches_total", queue] == 2
     of_messages = {name[0].split("_")[1]: value for name, value in found.items() if name[0].startswith("messages_")}
     assert of_messages == {
         "received": 5, "inserted": 3, "duplicates": 0, "rejected": 2, "deleted": 5, "delete": 0, "leases": 0,
     }  # fmt: skip
-    assert found["reject_faults_total", "ip", "invalid_address"] == 1
-    assert found["reject_faults_total", "body", "not_json"] == 1
+    assert found["violations_total", "ip", "invalid_address"] == 1
+    assert found["violations_total", "body", "not_json"] == 1
     assert found["token_key_version",] == 1
     assert found["token_key_first_used_timestamp_seconds", "1"] == pytest.approx(time.time(), abs=60)
     ((stored,),) = pipeline.rows("SELECT extract(epoch FROM max(newest_sent_at)) FROM loginpipe.batches")
     assert found["newest_stored_timestamp_seconds", queue] == pytest.approx(float(stored))
-    assert found["behind_seconds", queue] == pytest.approx(time.time() - float(stored), abs=5)
+    assert found["lag_seconds", queue] == pytest.approx(time.time() - float(stored), abs=5)
     ((delays, seconds),) = pipeline.rows(
         "SELECT array_agg(delay_counts ORDER BY started_at), sum(delay_seconds) FROM loginpipe.batches"
     )
@@ -111,7 +111,7 @@ def test_batches_of_long_ago_are_counted_once_and_so_are_those_that_are_sums_by_
         assert found["delay_seconds_bucket", "1800.0", queue] == 3 * (4 + more)
         assert found["delay_seconds_bucket", "3600.0", queue] == 6 * (4 + more)
         assert found["delay_seconds_sum", queue] == 20_000 * (4 + more)
-    assert found["behind_seconds", queue] == 0
+    assert found["lag_seconds", queue] == 0
     assert found["last_batch_finished_timestamp_seconds", queue] == pytest.approx(time.time() - 120, abs=60)
 
 
@@ -182,7 +182,7 @@ def test_cloudwatch_gets_gauges_as_they_are_and_the_increase_of_counters(
     assert second[queue,]["loginpipe_messages_rejected_total"] == 1
     assert second[queue, "visible"]["loginpipe_queue_messages"] == 0
     # A counter that is new counts from nothing.
-    assert second["ip", "invalid_address"]["loginpipe_reject_faults_total"] == 1
+    assert second["ip", "invalid_address"]["loginpipe_violations_total"] == 1
     assert not [name for record in second.values() for name in record if "delay_seconds" in name]
 
     lines = command_line(monkeypatch, capsys)("metrics", "--emf", "--once").out.splitlines()
@@ -206,7 +206,7 @@ def test_a_source_that_hangs_does_not_hold_up_the_other(
 def test_a_stall_is_a_metric(pipeline: Pipeline, metrics: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     with at_the_wire(pipeline, monkeypatch) as wire:
         wire.on("GetQueueAttributes", depth(visible=37, in_flight=120_000))
-        assert scraped(metrics)["in_flight_stall", pipeline.queue.name] == 1
+        assert scraped(metrics)["in_flight_limit_reached", pipeline.queue.name] == 1
 
 
 def test_what_cannot_be_asked_is_named_and_the_rest_is_told(

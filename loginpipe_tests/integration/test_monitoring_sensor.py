@@ -1,4 +1,4 @@
-"""The checks `fresh` and `no_dead_letters`, by monitoring_sensor and by hand, on real services."""
+"""The checks `freshness` and `no_dead_letters`, by monitoring_sensor and by hand, on real services."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -31,24 +31,24 @@ def test_freshness_is_reported_when_it_changes_and_once_an_hour(
 ) -> None:
     monkeypatch.setenv("LOGINPIPE_MAX_DELAY_SECONDS", "600")
     daemon = Daemon(pipeline)
-    assert daemon.reported("fresh") == [True]
-    assert daemon.reported("fresh") == []
+    assert daemon.reported("freshness") == [True]
+    assert daemon.reported("freshness") == []
     pipeline.send([login()])
-    assert daemon.reported("fresh") == []
+    assert daemon.reported("freshness") == []
     assert "; working: 1 waiting" in daemon.tick()
     assert by_hand(pipeline).passed
     daemon.remember(waiting_since=ago(10.1))
-    assert daemon.reported("fresh") == [False]
-    assert daemon.reported("fresh") == []
+    assert daemon.reported("freshness") == [False]
+    assert daemon.reported("freshness") == []
     again = by_hand(pipeline)
     assert not again.passed, "by hand it is known from the report since when"
     assert "1 waiting, 0 in flight, 0 delayed; there are messages since" in (again.description or "")
     assert again.metadata["state"].value == "stuck"
 
     assert take(pipeline, 1).success
-    assert daemon.reported("fresh") == [True]
+    assert daemon.reported("freshness") == [True]
     daemon.remember(fresh_at=ago(61))
-    assert daemon.reported("fresh") == [True]
+    assert daemon.reported("freshness") == [True]
 
 
 def test_a_backlog_that_runs_work_off_is_fresh_however_long_there_has_been_one(pipeline: Pipeline) -> None:
@@ -56,7 +56,7 @@ def test_a_backlog_that_runs_work_off_is_fresh_however_long_there_has_been_one(p
     pipeline.send([login()])
     daemon = Daemon(pipeline)
     daemon.remember(waiting_since=ago(600))
-    assert daemon.reported("fresh") == [True]
+    assert daemon.reported("freshness") == [True]
 
 
 def test_dead_letters_are_reported_when_they_come_and_when_they_are_gone_and_not_in_between(pipeline: Pipeline) -> None:

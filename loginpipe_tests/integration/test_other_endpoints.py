@@ -86,10 +86,10 @@ def test_messages_that_cannot_be_read_are_back_on_the_queue_when_the_run_fails_w
 
 
 def test_doctor_asks_what_a_run_will_ask_and_returns_the_message_at_once(pipeline: Pipeline, wire: Wire) -> None:
-    assert findings()["queue"].well
+    assert findings()["queue"].ok
     assert not wire.asked("ReceiveMessage"), "nothing waits that could be looked at"
     pipeline.send(logins(2))
-    assert findings()["queue"].well
+    assert findings()["queue"].ok
     assert pipeline.depth() == (2, 0)
     assert take(pipeline, 2).success
     asked = [
@@ -101,14 +101,14 @@ def test_doctor_asks_what_a_run_will_ask_and_returns_the_message_at_once(pipelin
     pipeline.send(logins(2))
     wire.on("ReceiveMessage", WITHOUT_TIMES)
     found = findings()["queue"]
-    assert not found.well
-    assert found.says == f"queue '{pipeline.queue.name}' {LACKS_IT}; they are back on the queue"
+    assert not found.ok
+    assert found.message == f"queue '{pipeline.queue.name}' {LACKS_IT}; they are back on the queue"
     assert pipeline.depth() == (2, 0)
 
 
 def test_doctor_receives_nothing_from_aws(pipeline: Pipeline, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline.send(logins(1))
     monkeypatch.setattr(Queue, "of_aws", True)
-    assert findings()["queue"].well
+    assert findings()["queue"].ok
     assert not wire.asked("ReceiveMessage")
     assert read_depth(open_queue(pipeline.queue.name, load_settings(), connections=1)).visible == 1

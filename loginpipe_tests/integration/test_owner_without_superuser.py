@@ -16,7 +16,7 @@ from loginpipe.common.errors import SchemaError
 from loginpipe.local.stack import LocalStack, running_stack
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.postgres.connections import connect
-from loginpipe.postgres.grants import Standing, grant_differences, standing
+from loginpipe.postgres.grants import RoleStatus, grant_differences, role_status
 from loginpipe.postgres.migrate import HEAD, migrate
 from loginpipe_tests.conftest import as_role, execute
 
@@ -186,5 +186,5 @@ def test_what_the_compose_stack_makes_is_enough_for_its_owner_and_its_pipeline(c
     assert migrate(owner).after == HEAD
     connection = connect(pipeline)
     assert grant_differences(connection) == []
-    assert standing(connection) == Standing("loginpipe_pipeline", writes=True, beyond=())
+    assert role_status(connection) == RoleStatus("loginpipe_pipeline", writes=True, beyond=())
     connection.close()

@@ -175,7 +175,7 @@ def test_a_reader_endpoint_is_named_by_doctor_and_by_what_it_refuses(
         assert " is a replica, which takes no writes: name the writer's endpoint in LOGINPIPE_DATABASE_URL" in str(
             found.value
         )
-        with closing(Session(url, patience_seconds=0)) as session, pytest.raises(DatabaseError) as refused:
+        with closing(Session(url, retry_seconds=0)) as session, pytest.raises(DatabaseError) as refused:
             session.run(write)
         assert "[25006]; the database takes no writes, as a replica or made read-only" in str(refused.value)
         with pytest.raises(DatabaseError, match="none of its hosts takes writes: name the writer's endpoint"):

@@ -150,7 +150,7 @@ class Books:
         self.received += 10
 
 
-def stalled(pipeline: Pipeline) -> Callable[[Call, Forward], Answer]:
+def at_in_flight_limit(pipeline: Pipeline) -> Callable[[Call, Forward], Answer]:
     """As many messages of the queue are in flight as SQS allows: no endpoint here counts that far."""
 
     def tamper(call: Call, forward: Forward) -> Answer:
@@ -197,7 +197,7 @@ def test_every_rule_fires_on_its_cause_and_clears_when_that_is_gone(
             books.batch(bad=False)
             eventually(lambda: booked_is_scraped() and not found.firing(), "nothing fires in health", 60)
 
-            wire.on("GetQueueAttributes", stalled(pipeline))
+            wire.on("GetQueueAttributes", at_in_flight_limit(pipeline))
             pipeline.send([login()] * 3)
             queue.client.send_message(QueueUrl=dead_letters.url, MessageBody=login())
             with closing(psycopg2.connect(pipeline.database_url)) as connection, connection:

@@ -104,7 +104,7 @@ def ask(connection: Connection) -> int:
 def test_each_connection_has_a_token_of_its_own_and_one_is_good_for_15_minutes(
     front: Front, rds: Rds, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = Session(front.url, patience_seconds=10)
+    session = Session(front.url, retry_seconds=10)
     first = session.run(ask)
     rds.now += timedelta(minutes=16)
     # Expiry is about connecting: one that is there stays.

@@ -37,7 +37,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.session = Session(as_role(url, PIPELINE), patience_seconds=5)
+        self.session = Session(as_role(url, PIPELINE), retry_seconds=5)
 
     def rows(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         with closing(psycopg2.connect(self.url)) as connection, connection, connection.cursor() as cursor:

@@ -172,7 +172,7 @@ def test_when_the_database_stays_away_the_messages_go_back_and_a_later_run_takes
     database = database_of(pipeline)
     close = [f"ALTER DATABASE {database} ALLOW_CONNECTIONS false", END_CONNECTIONS.format(database=database)]
     wire.on("ReceiveMessage", then(lambda: execute(stack.database_url, *close)))
-    monkeypatch.setattr(postgres_resource, "Session", partial(Session, patience_seconds=0.5))
+    monkeypatch.setattr(postgres_resource, "Session", partial(Session, retry_seconds=0.5))
     pipeline.send([*logins(3), "{}"])
     before = tables(pipeline, but=MARKED)
     failed = take(pipeline, 4)

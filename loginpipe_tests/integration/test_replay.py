@@ -14,7 +14,7 @@ import pytest
 
 from loginpipe.common.errors import AccessRefusedError, DatabaseError, OpeningError, QueueError
 from loginpipe.common.settings import load_settings
-from loginpipe.custody.opening import Fault, Opener
+from loginpipe.custody.opening import Opener, Problem
 from loginpipe.custody.replay import ReplayCounts, replay
 from loginpipe.local.stack import LocalStack
 from loginpipe.logins.splitting import Reject
@@ -345,7 +345,7 @@ def test_the_wrong_key_opens_nothing_and_nothing_is_sent(alone: Rejects, other: 
     ids = alone.record(*logins(3))
     with pytest.raises(OpeningError, match=r"^data key .* does not unwrap") as caught:
         alone.replay(ids, opener=other.opener)
-    assert caught.value.fault == Fault.OTHER_RECIPIENT
+    assert caught.value.problem == Problem.OTHER_RECIPIENT
     said = str(caught.value)
     assert "\n" not in said
     assert "user-" not in said
@@ -377,7 +377,7 @@ def test_bodies_swapped_between_two_rejects_are_refused(alone: Rejects) -> None:
     )
     with pytest.raises(OpeningError) as caught:
         alone.replay(ids)
-    assert caught.value.fault == Fault.CHANGED
+    assert caught.value.problem == Problem.CHANGED
     assert read_depth(alone.queue).total == 0
 
 
@@ -468,7 +468,7 @@ def test_a_queue_that_takes_nothing_ends_the_replay_in_one_line_and_nothing_is_m
     with pytest.raises(QueueError) as caught:
         alone.replay(ids, queue=open_queue(alone.queue.name, load_settings(), connections=1))
     assert str(caught.value) == (
-        f"queue '{alone.queue.name}' takes no messages (AccessDenied): they stay where they are; mend that and begin "
+        f"queue '{alone.queue.name}' takes no messages (AccessDenied): they stay where they are; fix that and start "
         "again"
     )
     assert alone.replayed() == set()

@@ -224,7 +224,7 @@ def test_what_is_not_there_is_named(aws: None, monkeypatch: pytest.MonkeyPatch, 
         ),
         (PLAIN_WEB_SERVER, "at an endpoint that does not answer as AWS does"),
     ],
-    ids=["denied", "expired", "fault", "web server"],
+    ids=["denied", "expired", "problem", "web server"],
 )
 @pytest.mark.parametrize("reference", ["secretsmanager:one", "ssm:/one"])
 def test_a_refusal_of_aws_is_one_line_with_the_mend(

@@ -104,7 +104,7 @@ def database(shared_database: Database) -> Iterator[Database]:
 
 @pytest.fixture
 def session(database: Database) -> Iterator[Session]:
-    session = Session(database.url, patience_seconds=30)
+    session = Session(database.url, retry_seconds=30)
     yield session
     session.close()
 
@@ -168,7 +168,7 @@ def test_a_connection_that_the_server_ended_for_idling_is_opened_anew(session: S
 def test_a_primary_that_has_become_a_replica_is_left_for_a_new_connection(database: Database) -> None:
     """After a failover a connection can be to the old primary, which then takes no writes."""
     database.execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on", url=database.server_url)
-    session = Session(database.url, patience_seconds=10)
+    session = Session(database.url, retry_seconds=10)
     before = backend(session)
     database.execute(f"ALTER DATABASE {database.name} RESET default_transaction_read_only", url=database.server_url)
     session.run(Work())
@@ -223,7 +223,7 @@ def test_a_database_that_comes_back_is_waited_for(
 
 
 def test_a_database_that_stays_away_is_named_when_the_patience_is_over(database: Database) -> None:
-    session = Session(database.url, patience_seconds=0.5)
+    session = Session(database.url, retry_seconds=0.5)
     database.close()
     began = time.monotonic()
     with pytest.raises(DatabaseError) as caught:
@@ -241,7 +241,7 @@ def test_a_database_that_is_away_at_the_start_is_said_at_once(database: Database
     database.close()
     began = time.monotonic()
     with pytest.raises(DatabaseError, match=f"cannot connect to the database {database.name} at "):
-        Session(database.url, patience_seconds=60)
+        Session(database.url, retry_seconds=60)
     assert time.monotonic() - began < 15
 
 
@@ -292,7 +292,7 @@ def test_what_does_not_pass_is_raised_at_once(session: Session, database: Databa
 
 
 def test_what_never_passes_is_raised_with_its_code_when_the_patience_is_over(database: Database) -> None:
-    session = Session(database.url, patience_seconds=0.5)
+    session = Session(database.url, retry_seconds=0.5)
     work = Work(happens=failing("40001"), times=10**6)
     with pytest.raises(DatabaseError, match=r"\[40001\]") as caught:
         session.run(work)
@@ -335,7 +335,7 @@ def test_two_serialisable_transactions_that_conflict_both_succeed(database: Data
             cursor.execute("INSERT INTO work VALUES (%s)", (count,))
 
     def run(_: int) -> None:
-        session = Session(database.url, patience_seconds=20)
+        session = Session(database.url, retry_seconds=20)
         session.run(work)
         session.close()
 
@@ -425,7 +425,7 @@ def test_a_batch_in_a_deadlock_with_another_writer_is_recorded_once(
             cursor.execute("LOCK TABLE loginpipe.ingested_messages IN SHARE ROW EXCLUSIVE MODE")
 
     def run(work: Callable[[Connection], Any]) -> Any:
-        session = Session(database.url, patience_seconds=30)
+        session = Session(database.url, retry_seconds=30)
         try:
             return session.run(work)
         finally:
@@ -458,7 +458,7 @@ def test_two_writers_that_lock_in_opposite_order_both_succeed(database: Database
                 cursor.execute(f"LOCK TABLE {order[1]}")
                 cursor.execute("INSERT INTO work VALUES (%s)", (writer,))
 
-        session = Session(database.url, patience_seconds=30)
+        session = Session(database.url, retry_seconds=30)
         session.run(work)
         session.close()
 

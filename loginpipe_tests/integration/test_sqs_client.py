@@ -7,7 +7,7 @@ import pytest
 
 from loginpipe.common.errors import QueueError
 from loginpipe.common.settings import load_settings
-from loginpipe.sqs.client import Queue, open_queue, tens
+from loginpipe.sqs.client import Queue, batched, open_queue
 from loginpipe.sqs.depth import read_depth
 from loginpipe_tests.wire import PLAIN_WEB_SERVER, Answer, Wire, answers, first, refusal
 
@@ -176,5 +176,5 @@ def test_an_endpoint_that_turned_into_a_web_server_has_no_depth(queue: Queue, wi
 
 
 def test_items_are_cut_into_lists_of_ten() -> None:
-    assert [len(ten) for ten in tens(range(21))] == [10, 10, 1]
-    assert list(tens([])) == []
+    assert [len(chunk) for chunk in batched(range(21))] == [10, 10, 1]
+    assert list(batched([])) == []

@@ -54,7 +54,7 @@ def test_the_daily_job_looks_at_these_and_a_run_of_the_chain_at_none_of_them(pip
     daily = looked(pipeline)
     assert set(daily) == {
         "ledger_matches_table", "nothing_in_default_partitions", "token_key_version_current", "daily_volume",
-        "null_locale_share", "columns_are_the_contract", "sample_matches_logins",
+        "null_locale_share", "schema_matches_contract", "sample_matches_logins",
     }  # fmt: skip
     assert all(evaluation.passed for evaluation in daily.values()), "on an empty database"
     of_run = evaluations(ingest(pipeline, login()))
@@ -66,7 +66,7 @@ def test_the_daily_job_looks_at_these_and_a_run_of_the_chain_at_none_of_them(pip
 
 def test_a_column_that_was_changed_fails_the_daily_check(pipeline: Pipeline) -> None:
     pipeline.execute("ALTER TABLE user_logins RENAME COLUMN locale TO region")
-    found = looked(pipeline)["columns_are_the_contract"]
+    found = looked(pipeline)["schema_matches_contract"]
     assert not found.passed
     assert "column locale (character varying(32)) is missing" in (found.description or "")
 
@@ -102,7 +102,7 @@ def test_rows_of_somebody_else_are_a_warning_once_the_pipeline_has_the_table_for
     assert passes(pipeline, "ledger_matches_table"), "on the day of the first run, another loader may have been at work"
     pipeline.execute("UPDATE loginpipe.batches SET recorded_at = recorded_at - interval '1 day'")
     assert verdict(pipeline, "ledger_matches_table") == (
-        False, WARN, f"{today()}: 1 rows more than the ledger has messages of: somebody else has written them"
+        False, WARN, f"{today()}: 1 rows more than the ledger has messages of: something else has written them"
     )  # fmt: skip
 
 

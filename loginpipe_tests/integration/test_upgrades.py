@@ -338,7 +338,7 @@ def test_a_schema_older_than_the_code_is_refused_with_the_command_that_mends_it(
     "looked_at_by", [require_migrated, lambda connection: migrate(connection.dsn)], ids=["run", "migrate"]
 )
 @pytest.mark.parametrize(
-    ("comment", "mend"),
+    ("comment", "fix"),
     [
         ("'Migrated by loginpipe 7.8.9.'", "deploy loginpipe 7.8.9 or newer"),
         ("NULL", "deploy the version that migrated it, or a newer one"),
@@ -350,7 +350,7 @@ def test_a_schema_newer_than_the_code_is_refused_with_the_version_to_deploy(
     connection: Connection,
     looked_at_by: Callable[[Connection], object],
     comment: str,
-    mend: str,
+    fix: str,
 ) -> None:
     migrate(owner_url, today=TODAY)
     execute(connection, "UPDATE loginpipe.alembic_version SET version_num = '0999'")
@@ -359,7 +359,7 @@ def test_a_schema_newer_than_the_code_is_refused_with_the_version_to_deploy(
         looked_at_by(connection)
     said = str(refusal.value)
     assert "is at 0999, and this code (loginpipe " in said
-    assert said.endswith(f"knows {HEAD} at most: {mend}")
+    assert said.endswith(f"knows {HEAD} at most: {fix}")
     assert "\n" not in said
 
 

@@ -22,11 +22,11 @@ from loginpipe_tests.crash.logins import logins
 from loginpipe_tests.crash.place import FastPlace
 from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
 
-CALLS_MOST = 60
+MAX_CALLS = 60
 """Of functions, Python's and C's, for one message, once it is received, to the table: 54 when this was written. A
 column that is validated, masked or written cell by cell again costs one to five for each cell."""
 
-CLIENT_RATIO_LEAST = 8
+MIN_CLIENT_RATIO = 8
 """boto3's CPU to our client's, for a receive and a delete of ten: 20 when this was written."""
 
 
@@ -68,7 +68,7 @@ def test_a_message_takes_no_more_calls_than_it_did(place: FastPlace) -> None:
     few, many = calls_of_a_run(place, 1000), calls_of_a_run(place, 3000)
     of_message = Counter({name: (calls - few[name]) / 2000 for name, calls in many.items()})
     most = "\n".join(f"{calls:6.2f} {name}" for name, calls in of_message.most_common(60))
-    assert 1 < sum(of_message.values()) < CALLS_MOST, most
+    assert 1 < sum(of_message.values()) < MAX_CALLS, most
 
 
 def cpu_of_ten(queue: Queue, times: int) -> float:
@@ -94,4 +94,4 @@ def test_our_client_takes_a_fraction_of_boto3_s_cpu(endpoint: Endpoint) -> None:
     for _ in range(5):
         for name, queue in queues.items():
             spent[name] += cpu_of_ten(queue, 40)
-    assert spent["boto3"] > CLIENT_RATIO_LEAST * spent["lean"]
+    assert spent["boto3"] > MIN_CLIENT_RATIO * spent["lean"]

@@ -13,7 +13,7 @@ import time
 import orjson
 
 from loginpipe_tests.sqs_endpoint.faults import Fault
-from loginpipe_tests.sqs_endpoint.queues import IN_FLIGHT_MOST, Limits
+from loginpipe_tests.sqs_endpoint.queues import MAX_IN_FLIGHT, Limits
 from loginpipe_tests.sqs_endpoint.server import Server
 
 _READ_BYTES = 4096
@@ -67,7 +67,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=0, help="0: any that is free")
     parser.add_argument("--region", default="us-east-1")
     parser.add_argument("--seed", type=int, default=0, help="of the faults")
-    parser.add_argument("--in-flight-cap", type=int, default=IN_FLIGHT_MOST, help="messages in flight a queue")
+    parser.add_argument("--in-flight-cap", type=int, default=MAX_IN_FLIGHT, help="messages in flight a queue")
     parser.add_argument("--refuse-stale-handles", action="store_true", help="as MiniStack does; SQS says yes")
     parser.add_argument("--no-books", action="store_true", help="forget messages that are gone: less memory")
     parser.add_argument(

@@ -11,14 +11,14 @@ from loginpipe_tests.sqs_endpoint.messages import ACCOUNT
 from loginpipe_tests.sqs_endpoint.queues import Limits, Queue, Redrive
 from loginpipe_tests.sqs_endpoint.refusals import Refusal, bad_value, no_such_queue
 
-MESSAGE_BYTES_MOST: Final = 1_048_576
+MAX_MESSAGE_BYTES: Final = 1_048_576
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,80}|[A-Za-z0-9_-]{1,75}\.fifo")
 _PURGE_SECONDS: Final = 60
 _NUMBERS: Final = {
     # name: least, most, default
     "DelaySeconds": (0, 900, 0),
-    "MaximumMessageSize": (1024, MESSAGE_BYTES_MOST, MESSAGE_BYTES_MOST),
+    "MaximumMessageSize": (1024, MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES),
     "MessageRetentionPeriod": (60, 1_209_600, 345_600),
     "ReceiveMessageWaitTimeSeconds": (0, 20, 0),
     "VisibilityTimeout": (0, 43_200, 30),

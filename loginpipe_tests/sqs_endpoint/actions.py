@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Any, Final
 from uuid import uuid4
 
-from loginpipe_tests.sqs_endpoint.account import MESSAGE_BYTES_MOST, Account, QueueEntry, check_names
+from loginpipe_tests.sqs_endpoint.account import MAX_MESSAGE_BYTES, Account, QueueEntry, check_names
 from loginpipe_tests.sqs_endpoint.faults import Faults
 from loginpipe_tests.sqs_endpoint.fifo import FifoQueue
 from loginpipe_tests.sqs_endpoint.messages import (
@@ -23,11 +23,11 @@ from loginpipe_tests.sqs_endpoint.refusals import Refusal, bad_value, missing
 Request = Mapping[str, Any]
 Answer = dict[str, Any]
 
-_BATCH_MOST: Final = 10
-_LONG_POLL_MOST_SECONDS: Final = 20
-_LISTED_MOST: Final = 1000
+_MAX_BATCH: Final = 10
+_MAX_LONG_POLL_SECONDS: Final = 20
+_MAX_LISTED: Final = 1000
 _ENTRY_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,80}")
-_DELAY_MOST_SECONDS: Final = 900
+_MAX_DELAY_SECONDS: Final = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Actions:
 
     def _list_queues(self, request: Request, _now: float) -> Answer:
         prefix = request.get("QueueNamePrefix") or ""
-        most = int(request.get("MaxResults") or _LISTED_MOST)
+        most = int(request.get("MaxResults") or _MAX_LISTED)
         begin = int(request.get("NextToken") or 0)
         urls = [self._url(entry) for name, entry in sorted(self.account.entries.items()) if name.startswith(prefix)]
         more = "MaxResults" in request and begin + most < len(urls)
@@ -92,7 +92,7 @@ class Actions:
         return {**({"QueueUrls": page} if page else {}), **({"NextToken": str(begin + most)} if more else {})}
 
     def _list_dead_letter_source_queues(self, entry: QueueEntry, request: Request, _now: float) -> Answer:
-        most = int(request.get("MaxResults") or _LISTED_MOST)
+        most = int(request.get("MaxResults") or _MAX_LISTED)
         begin = int(request.get("NextToken") or 0)
         urls = [
             self._url(source)
@@ -144,7 +144,7 @@ class Actions:
             answer["MD5OfMessageAttributes"] = attributes_digest(attributes)
         if message.trace:
             answer["MD5OfMessageSystemAttributes"] = attributes_digest(request["MessageSystemAttributes"])
-        delay = _whole(request, "DelaySeconds", _DELAY_MOST_SECONDS, entry.numbers["DelaySeconds"])
+        delay = _whole(request, "DelaySeconds", _MAX_DELAY_SECONDS, entry.numbers["DelaySeconds"])
         queue = entry.queue
         if isinstance(queue, FifoQueue):
             return answer | self._send_in_order(queue, entry, message, request, now)
@@ -182,10 +182,10 @@ class Actions:
             + attributes_size(e.get("MessageAttributes") or {})
             for e in entries
         )
-        if size > MESSAGE_BYTES_MOST:
+        if size > MAX_MESSAGE_BYTES:
             raise Refusal(
                 "BatchRequestTooLong",
-                f"Batch requests cannot be longer than {MESSAGE_BYTES_MOST} bytes. You have sent {size} bytes.",
+                f"Batch requests cannot be longer than {MAX_MESSAGE_BYTES} bytes. You have sent {size} bytes.",
             )
         return self._each("SendMessageBatch", entry, entries, now, self._send_message)
 
@@ -199,13 +199,13 @@ class Actions:
         """
         numbers = entry.numbers
         most = request.get("MaxNumberOfMessages", 1)
-        if not 1 <= int(most) <= _BATCH_MOST:
+        if not 1 <= int(most) <= _MAX_BATCH:
             raise bad_value("MaxNumberOfMessages", most, "Must be between 1 and 10, if provided.")
         return Receive(
             entry,
             int(most),
             _whole(request, "VisibilityTimeout", LONGEST_TIMEOUT_SECONDS, numbers["VisibilityTimeout"]),
-            _whole(request, "WaitTimeSeconds", _LONG_POLL_MOST_SECONDS, numbers["ReceiveMessageWaitTimeSeconds"]),
+            _whole(request, "WaitTimeSeconds", _MAX_LONG_POLL_SECONDS, numbers["ReceiveMessageWaitTimeSeconds"]),
             request.get("MessageSystemAttributeNames") or request.get("AttributeNames") or (),
             request.get("MessageAttributeNames") or (),
         )
@@ -312,7 +312,7 @@ def _entries(request: Request) -> Sequence[Request]:
     entries: Sequence[Request] = request.get("Entries") or ()
     if not entries:
         raise Refusal("EmptyBatchRequest", "There should be at least one entry in the request.")
-    if len(entries) > _BATCH_MOST:
+    if len(entries) > _MAX_BATCH:
         raise Refusal(
             "TooManyEntriesInBatchRequest",
             f"Maximum number of entries per request are 10. You have sent {len(entries)}.",

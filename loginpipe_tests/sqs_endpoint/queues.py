@@ -14,7 +14,7 @@ from loginpipe_tests.sqs_endpoint.messages import Message, State
 from loginpipe_tests.sqs_endpoint.refusals import Refusal, bad_handle, bad_value
 
 LONGEST_TIMEOUT_SECONDS: Final = 12 * 3600
-IN_FLIGHT_MOST: Final = 120_000
+MAX_IN_FLIGHT: Final = 120_000
 
 _HIDDEN: Final = (State.IN_FLIGHT, State.DELAYED)
 _SWEEP_SECONDS: Final = 1.0
@@ -41,7 +41,7 @@ class Limits:
         keep_books: remember the id of every message that is gone, and how it went.
     """
 
-    in_flight: int = IN_FLIGHT_MOST
+    in_flight: int = MAX_IN_FLIGHT
     refuse_stale_handles: bool = False
     keep_books: bool = True
 

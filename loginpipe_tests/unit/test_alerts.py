@@ -9,8 +9,8 @@ from loginpipe.common.errors import SettingError
 from loginpipe.common.settings import load_settings
 from loginpipe.monitoring.alerts.delivery import Webhook, channels, subject, text
 from loginpipe.monitoring.alerts.rules import CHECK, KINDS, Limits, conditions, kind
-from loginpipe.monitoring.alerts.state import PENDING_MOST, Event, Outbox, State, failed, looked
-from loginpipe.monitoring.freshness import judge
+from loginpipe.monitoring.alerts.state import MAX_PENDING, Event, Outbox, State, failed, looked
+from loginpipe.monitoring.freshness import evaluate
 from loginpipe.monitoring.reports import QueueSeen, Seen
 from loginpipe.monitoring.run_history import History
 from loginpipe.postgres.batches import RecentBatches
@@ -32,7 +32,7 @@ def after(looks: Sequence[str | bool | None], channel: str = "webhook") -> list[
     for number, says in enumerate(looks):
         found = {} if says is False else {"dead-letters": says}
         state = looked(state, found, [channel], NOW + number * LOOK)  # type: ignore[arg-type]
-        told += [(event.what, event.says) for event in state.outboxes[channel].pending]
+        told += [(event.what, event.message) for event in state.outboxes[channel].pending]
         state = State.model_validate_json(state.model_copy(update={"outboxes": {channel: Outbox()}}).model_dump_json())
     return told
 
@@ -77,11 +77,11 @@ def test_an_alert_is_since_the_first_look_and_over_since_the_first_without() -> 
 
 def test_a_channel_that_is_away_for_days_is_told_the_newest_and_how_many_it_missed() -> None:
     state = State()
-    for number in range(2 * PENDING_MOST + 8):
+    for number in range(2 * MAX_PENDING + 8):
         says = "1" if number % 4 < 2 else None
         state = looked(state, {"dead-letters": says}, ["webhook"], NOW + number * LOOK)
     outbox = state.outboxes["webhook"]
-    assert (len(outbox.pending), outbox.left_out) == (PENDING_MOST, 4)
+    assert (len(outbox.pending), outbox.left_out) == (MAX_PENDING, 4)
     assert text("logins", outbox).startswith("4 older ones could not be delivered and were left out.\n\n")
 
 
@@ -116,7 +116,9 @@ def seen(
     failures: int = 0,
 ) -> Seen:
     recent = runs or RecentBatches(NOW, 0, 0, NO_DELAYS)
-    fresh = judge(depth, last_finished=None, waiting_since=NOW - timedelta(hours=1), now=NOW, most=timedelta(minutes=9))
+    fresh = evaluate(
+        depth, last_finished=None, waiting_since=NOW - timedelta(hours=1), now=NOW, most=timedelta(minutes=9)
+    )
     return Seen(QueueSeen(depth, dead), recent, fresh, History(failures, NOW), {"only_tokens of masked_logins": True})
 
 
@@ -134,7 +136,7 @@ LIMITS = Limits(0.05, 900)
         (seen(failures=1), set()),
         (seen(failures=2), {"runs-failing"}),
         (seen(Depth(1, 0, 0)), {"stuck"}),
-        (seen(Depth(1, 120_000, 0)), {"in-flight-stall"}),
+        (seen(Depth(1, 120_000, 0)), {"in-flight-limit-reached"}),
         (seen(runs=RecentBatches(NOW, 100, 5, NO_DELAYS)), set()),
         (seen(runs=RecentBatches(NOW, 100, 6, NO_DELAYS)), {"reject-rate"}),
         (seen(runs=RecentBatches(NOW, 19, 19, NO_DELAYS)), set()),
@@ -156,10 +158,10 @@ def test_what_was_seen_makes_these_conditions(look: Seen, holds: set[str]) -> No
 def test_what_a_source_would_have_told_is_not_known_while_it_does_not_answer() -> None:
     of_queue = Seen("away", RecentBatches(NOW, 0, 0, NO_DELAYS), None, History(), {})
     of_runs = Seen(QueueSeen(Depth(5, 0, 0), None), "away", None, History(), {})
-    known = {"queue-out-of-reach", "database-out-of-reach", "runs-failing"}
+    known = {"queue-unreachable", "database-unreachable", "runs-failing"}
     assert set(conditions(of_queue, LIMITS)) == known | {"reject-rate", "delay"}
-    assert set(conditions(of_runs, LIMITS)) == known | {"in-flight-stall", "dead-letters"}
-    assert conditions(of_queue, LIMITS)["queue-out-of-reach"] == "away"
+    assert set(conditions(of_runs, LIMITS)) == known | {"in-flight-limit-reached", "dead-letters"}
+    assert conditions(of_queue, LIMITS)["queue-unreachable"] == "away"
 
 
 # --- the words ---
@@ -168,7 +170,7 @@ def test_what_a_source_would_have_told_is_not_known_while_it_does_not_answer() -
 def test_every_kind_says_what_to_do_and_where_to_read_on() -> None:
     for name in [*KINDS, f"{CHECK}only_tokens of masked_logins"]:
         of = kind(name)
-        event = Event(what="begins", condition=name, says="seen", since=NOW)
+        event = Event(what="begins", condition=name, message="seen", since=NOW)
         lines = text("logins", Outbox(pending=(event,))).splitlines()
         assert lines == [
             f"loginpipe, queue logins: {of.title}", "Seen: seen.", "Since: 2026-11-21 12:00 UTC.", f"Do: {of.todo}.",
@@ -179,7 +181,7 @@ def test_every_kind_says_what_to_do_and_where_to_read_on() -> None:
 
 
 def test_a_subject_is_one_line_that_sns_takes() -> None:
-    events = [Event(what="over", condition=name, says="", since=NOW, until=NOW) for name in KINDS]
+    events = [Event(what="over", condition=name, message="", since=NOW, until=NOW) for name in KINDS]
     assert subject("logins", events[:1]) == "loginpipe, logins: over: the queue cannot be asked"
     assert subject("logins", events) == "loginpipe, logins: over: the queue cannot be asked (and 7 more)"
     assert len(subject("q" * 80, events)) <= 100

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loginpipe.logins.app_versions import MAJOR_MOST, decode_version, encode_version, is_version, loses_text
+from loginpipe.logins.app_versions import MAX_MAJOR, decode_version, encode_version, is_version, loses_text
 
 SPELLINGS = {
     "2.3.0": False,
@@ -35,10 +35,10 @@ SPELLINGS = {
 """Of 2.3.0 → whether its integer leaves some of it out."""
 
 LARGEST = 2_146_999_999
-POSTGRES_INTEGER_MOST = 2**31 - 1
+MAX_POSTGRES_INTEGER = 2**31 - 1
 
 moderate = settings(max_examples=100, deadline=None, print_blob=True)
-triples = st.tuples(st.integers(0, MAJOR_MOST), st.integers(0, 999), st.integers(0, 999))
+triples = st.tuples(st.integers(0, MAX_MAJOR), st.integers(0, 999), st.integers(0, 999))
 version_like = st.text(alphabet="0123456789.. -+_v\n\x00", max_size=14)  # both dots: versions have many
 
 BROKEN = [
@@ -117,8 +117,8 @@ def test_components_left_out_count_as_zero(triple: tuple[int, int, int]) -> None
 
 
 def test_the_largest_version_fits_postgres_integer_and_the_next_major_would_not() -> None:
-    assert encode_version(f"{MAJOR_MOST}.999.999") <= POSTGRES_INTEGER_MOST
-    assert (MAJOR_MOST + 1) * 1_000_000 + 999_999 > POSTGRES_INTEGER_MOST
+    assert encode_version(f"{MAX_MAJOR}.999.999") <= MAX_POSTGRES_INTEGER
+    assert (MAX_MAJOR + 1) * 1_000_000 + 999_999 > MAX_POSTGRES_INTEGER
 
 
 @pytest.mark.parametrize("text", BROKEN, ids=ascii)

@@ -101,15 +101,15 @@ def test_no_flipped_byte_goes_unnoticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "says"),
+    ("table", "message"),
     [
         (pa.table({"user_id": ["u"]}), "its columns are not those of user_logins"),
         (None, "it cannot be read as Parquet"),
     ],
     ids=["other columns", "no Parquet"],
 )
-def test_another_file_is_told_as_such(tmp_path: Path, table: pa.Table | None, says: str) -> None:
+def test_another_file_is_told_as_such(tmp_path: Path, table: pa.Table | None, message: str) -> None:
     path = tmp_path / "day.parquet"
     path.write_bytes(b"user_id\nu\n") if table is None else pq.write_table(table, path)
-    with pytest.raises(ArchivedDayError, match=says):
+    with pytest.raises(ArchivedDayError, match=message):
         content_of(path)

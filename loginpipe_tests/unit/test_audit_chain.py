@@ -79,10 +79,10 @@ def test_the_same_moment_in_another_zone_is_the_same_moment() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1, 5])
-def test_an_intact_log_has_a_head_and_no_faults(number: int) -> None:
+def test_an_intact_log_has_a_head_and_no_problems(number: int) -> None:
     entries = log(number)
     found = verify_chain(entries, [EMPTY, *map(anchor, entries)])
-    assert found.faults == []
+    assert found.problems == []
     assert found.head == (anchor(entries[-1]) if entries else EMPTY)
 
 
@@ -105,15 +105,15 @@ def test_an_intact_log_has_a_head_and_no_faults(number: int) -> None:
 def test_an_entry_that_was_changed_is_named(changed: dict[str, Any]) -> None:
     entries = log(5)
     entries[2] = replace(entries[2], **changed)
-    faults = verify_chain(entries).faults
-    assert faults[0] == "entry 3 was changed"
-    assert len(faults) == (2 if "hash" in changed else 1)
+    problems = verify_chain(entries).problems
+    assert problems[0] == "entry 3 was changed"
+    assert len(problems) == (2 if "hash" in changed else 1)
 
 
 def test_an_entry_that_was_changed_and_hashed_anew_no_longer_carries_the_next_one() -> None:
     entries = log(5)
     entries[2] = chained(replace(entries[2], actor="bob"), entries[1].hash)
-    assert verify_chain(entries).faults == ["entry 4 is not chained to the one before it"]
+    assert verify_chain(entries).problems == ["entry 4 is not chained to the one before it"]
 
 
 @pytest.mark.parametrize(
@@ -127,35 +127,35 @@ def test_an_entry_that_was_changed_and_hashed_anew_no_longer_carries_the_next_on
 )
 def test_entries_that_were_removed_are_named(removed: list[int], said: str) -> None:
     entries = [entry for place, entry in enumerate(log(5)) if place not in removed]
-    assert verify_chain(entries).faults == [said]
+    assert verify_chain(entries).problems == [said]
 
 
 def test_entries_that_were_removed_and_the_rest_counted_anew_show_all_the_same() -> None:
     entries = log(5)
     del entries[1]
     entries = [replace(entry, seq=seq) for seq, entry in enumerate(entries, 1)]
-    faults = verify_chain(entries).faults
-    assert faults[0] == "entry 2 is not chained to the one before it"
-    assert "entry 2 was changed" in faults
+    problems = verify_chain(entries).problems
+    assert problems[0] == "entry 2 is not chained to the one before it"
+    assert "entry 2 was changed" in problems
 
 
 @pytest.mark.parametrize("left", [0, 3])
 def test_a_tail_that_was_cut_off_shows_against_an_anchor_alone(left: int) -> None:
     entries = log(5)
     head = anchor(entries[-1])
-    assert verify_chain(entries[:left]).faults == []
-    assert verify_chain(entries[:left], [head]).faults == [
+    assert verify_chain(entries[:left]).problems == []
+    assert verify_chain(entries[:left], [head]).problems == [
         f"the tail is cut off: the log ends with entry {left}, and had 5"
     ]
 
 
 def test_a_past_that_was_written_anew_shows_against_an_anchor_alone() -> None:
     honest, forged = log(5), log(6, actor="bob")
-    assert verify_chain(forged).faults == []
-    assert verify_chain(forged, [anchor(honest[3])]).faults == [
+    assert verify_chain(forged).problems == []
+    assert verify_chain(forged, [anchor(honest[3])]).problems == [
         "the past was rewritten: entry 4 is not the one that was kept"
     ]
-    assert len(verify_chain(forged, [anchor(entry) for entry in honest]).faults) == 5
+    assert len(verify_chain(forged, [anchor(entry) for entry in honest]).problems) == 5
 
 
 def test_an_anchor_is_read_as_it_is_printed() -> None:

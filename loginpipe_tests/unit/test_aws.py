@@ -3,7 +3,7 @@
 import boto3
 import pytest
 
-from loginpipe.common.aws import EXPIRED, Wording, endpoint_fault
+from loginpipe.common.aws import EXPIRED, Wording, endpoint_problem
 from loginpipe.common.errors import KeyFileError, QueueError
 from loginpipe.common.settings import load_settings
 from loginpipe.masking.kms_keys import kms_client
@@ -20,8 +20,8 @@ def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
 
 
-def fault(service: str, endpoint: str | None = None) -> str | None:
-    return endpoint_fault(boto3.session.Session().client(service, region_name="eu-west-1", endpoint_url=endpoint))  # type: ignore[call-overload, no-any-return]
+def problem(service: str, endpoint: str | None = None) -> str | None:
+    return endpoint_problem(boto3.session.Session().client(service, region_name="eu-west-1", endpoint_url=endpoint))  # type: ignore[call-overload, no-any-return]
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -32,7 +32,7 @@ def fault(service: str, endpoint: str | None = None) -> str | None:
     ids=str,
 )  # fmt: skip
 def test_an_endpoint_with_https_or_on_this_machine_is_good_enough(service: str, endpoint: str | None) -> None:
-    assert fault(service, endpoint) is None
+    assert problem(service, endpoint) is None
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -41,7 +41,7 @@ def test_an_endpoint_with_https_or_on_this_machine_is_good_enough(service: str, 
     ["http://localstack:4566", "http://10.0.0.5", "http://localhost.example.com", "http://[fe80::1]:80", "http://0.0.0.0:1"],
 )  # fmt: skip
 def test_any_other_is_named_with_how_to_set_it(service: str, endpoint: str) -> None:
-    said = fault(service, endpoint)
+    said = problem(service, endpoint)
     assert said is not None
     assert "production demands https to AWS" in said
     assert f"AWS_ENDPOINT_URL_{SERVICES[service]}" in said
@@ -49,7 +49,7 @@ def test_any_other_is_named_with_how_to_set_it(service: str, endpoint: str) -> N
 
 
 def test_credentials_in_the_url_are_not_shown() -> None:
-    said = fault("sqs", "http://user:geheim@queues.example.com:4566")
+    said = problem("sqs", "http://user:geheim@queues.example.com:4566")
     assert said is not None
     assert "geheim" not in said
     assert "queues.example.com" in said

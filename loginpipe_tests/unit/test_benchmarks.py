@@ -12,15 +12,15 @@ import pytest
 
 from benchmarks.comparison import Trial, ratios, slopes, spread
 from benchmarks.lag import Figure, Sample, cpu_us_a_message, delays, events_an_hour, quantile, schedule
-from benchmarks.plan import FULL, LIMIT, OURS_NEW, SMALL_BATCHES, contenders
+from benchmarks.plan import FULL, LIMIT, OURS_NEW, SMALL_BATCHES, baselines
 from benchmarks.stage_functions import FUNCTIONS, STAGES
 from benchmarks.stages import OUTSIDE, PROCESS, StagedRun, stage_table
 from benchmarks.targets import Verdict, verdicts
 from benchmarks.timers import GARBAGE, Timers
 
 
-def trial(contender: str, messages: int, repeat: int, *, wall: float, cpu: float, peak: int = 200_000_000) -> Trial:
-    return Trial(contender, messages, repeat, wall, cpu, peak, endpoint_cpu_seconds=0.1, postgres_cpu_seconds=0.2)
+def trial(baseline: str, messages: int, repeat: int, *, wall: float, cpu: float, peak: int = 200_000_000) -> Trial:
+    return Trial(baseline, messages, repeat, wall, cpu, peak, endpoint_cpu_seconds=0.1, postgres_cpu_seconds=0.2)
 
 
 # 30 µs a message and 2 s a process in the first round; 40 µs and 3 s in the second.
@@ -121,7 +121,7 @@ def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
 
 
 def test_every_contender_of_ours_is_a_program() -> None:
-    modules = {part for contender in contenders(FULL) for part in contender.command if part.startswith("benchmarks.")}
+    modules = {part for baseline in baselines(FULL) for part in baseline.command if part.startswith("benchmarks.")}
     assert len(modules) == 6
     assert all(find_spec(module) for module in modules)
 

@@ -21,7 +21,7 @@ from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.logins.messages import Message
 from loginpipe.logins.splitting import split_batch
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
-from loginpipe.monitoring.reports import judge_dead_letters
+from loginpipe.monitoring.reports import evaluate_dead_letters
 from loginpipe.postgres.batches import RunCounts
 from loginpipe.postgres.contract import Column, contract_differences
 from loginpipe.sqs.dead_letters import DeadLetterDepth, Owners
@@ -115,7 +115,7 @@ def test_unknown_fields_are_a_warning_with_names_and_counts_alone() -> None:
 def test_a_dead_letter_of_ours_in_any_state_is_a_warning_and_so_is_having_nowhere_to_put_one(
     depth: DeadLetterDepth | None, passed: bool, words: str
 ) -> None:
-    result = dead_letters_result(judge_dead_letters(depth))
+    result = dead_letters_result(evaluate_dead_letters(depth))
     assert result.passed is passed
     assert result.severity == dg.AssetCheckSeverity.WARN
     assert words in (result.description or "")
@@ -123,7 +123,7 @@ def test_a_dead_letter_of_ours_in_any_state_is_a_warning_and_so_is_having_nowher
 
 
 def test_a_dead_letter_queue_that_cannot_be_asked_is_a_warning_with_the_cause_and_not_an_error() -> None:
-    result = dead_letters_result(judge_dead_letters("queue 'logins-dlq' may not be used with these credentials"))
+    result = dead_letters_result(evaluate_dead_letters("queue 'logins-dlq' may not be used with these credentials"))
     assert not result.passed
     assert result.severity == dg.AssetCheckSeverity.WARN
     assert result.description == "queue 'logins-dlq' may not be used with these credentials"

@@ -74,7 +74,7 @@ def simulate(*, arriving: float = 0, waiting: float = 0, batch: int, runs: int, 
         outcome.in_flight_most = max(outcome.in_flight_most, in_flight)
         if step % steps_a_tick == 0:
             depth = Depth(int(outcome.waiting), round(in_flight), 0)
-            outcome.stalls += depth.stalled
+            outcome.stalls += depth.at_in_flight_limit
             decision = decide(
                 depth,
                 queue="logins",
@@ -153,9 +153,9 @@ def test_no_setting_on_the_page_fills_what_may_be_in_flight() -> None:
     for section in ("A queue's best", "100,000 messages"):
         batch, runs = settings(section)
         # Each run has a successor beside it for a while.
-        assert not Depth(1, 2 * runs * BATCHES_HELD * batch, 0).stalled
-    assert Depth(1, 114_000, 0).stalled, "as the page says"
-    assert not Depth(1, 113_999, 0).stalled
+        assert not Depth(1, 2 * runs * BATCHES_HELD * batch, 0).at_in_flight_limit
+    assert Depth(1, 114_000, 0).at_in_flight_limit, "as the page says"
+    assert not Depth(1, 113_999, 0).at_in_flight_limit
 
 
 def test_the_hours_backlog_is_worked_off_in_the_minutes_that_the_page_says() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loginpipe.logins.drift import HIDDEN_NAME, NAMES_MOST, OTHER_NAMES, count_unknown_fields, shown_name
+from loginpipe.logins.drift import HIDDEN_NAME, MAX_NAMES, OTHER_NAMES, count_unknown_fields, shown_name
 
 moderate = settings(max_examples=100, deadline=None, print_blob=True)
 
@@ -62,8 +62,8 @@ def test_several_hidden_names_of_one_event_count_once() -> None:
 
 def test_a_flood_of_names_is_kept_to_fifty_and_the_rest_in_one() -> None:
     counts = counted(*([letters(i)] for i in range(200)))
-    assert len(counts) == NAMES_MOST + 1
-    assert counts[OTHER_NAMES] == 200 - NAMES_MOST
+    assert len(counts) == MAX_NAMES + 1
+    assert counts[OTHER_NAMES] == 200 - MAX_NAMES
 
 
 def test_a_name_that_is_kept_goes_on_being_counted_after_a_flood() -> None:

@@ -46,7 +46,7 @@ def test_events_as_they_are_sent_meet_it() -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in BAD_KINDS if kind != NOT_JSON])
-def test_events_with_a_known_fault_do_not(kind: str) -> None:
+def test_events_with_a_known_problem_do_not(kind: str) -> None:
     assert not VALIDATOR.is_valid(json.loads(BAD_KINDS[kind](json.loads(login()))))
 
 

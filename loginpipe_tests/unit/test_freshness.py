@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from loginpipe.common.settings import Settings
-from loginpipe.monitoring.freshness import judge, patience
+from loginpipe.monitoring.freshness import evaluate, longest_wait
 from loginpipe.sqs.depth import Depth
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -43,7 +43,7 @@ def ago(minutes: float | None) -> datetime | None:
 def test_a_quiet_queue_is_not_a_stuck_pipeline(
     visible: int, in_flight: int, finished: float | None, since: float | None, state: str
 ) -> None:
-    found = judge(
+    found = evaluate(
         Depth(visible, in_flight, 0), last_finished=ago(finished), waiting_since=ago(since), now=NOW, most=MOST
     )
     assert found.state == state
@@ -53,18 +53,18 @@ def test_a_quiet_queue_is_not_a_stuck_pipeline(
 
 
 def test_messages_that_are_delayed_by_their_sender_are_not_there_yet() -> None:
-    found = judge(Depth(0, 0, 9), last_finished=None, waiting_since=ago(60), now=NOW, most=MOST)
+    found = evaluate(Depth(0, 0, 9), last_finished=None, waiting_since=ago(60), now=NOW, most=MOST)
     assert found.state == "quiet"
 
 
 def test_what_it_says_names_since_when_and_the_newest_batch() -> None:
-    found = judge(Depth(5, 1, 0), last_finished=ago(20), waiting_since=ago(30), now=NOW, most=MOST)
-    assert found.says == (
+    found = evaluate(Depth(5, 1, 0), last_finished=ago(20), waiting_since=ago(30), now=NOW, most=MOST)
+    assert found.message == (
         "5 waiting, 1 in flight, 0 delayed; there are messages since 2026-11-21 11:30:00 UTC, and the newest batch "
         "was finished at 2026-11-21 11:40:00 UTC"
     )
 
 
 def test_a_limit_shorter_than_a_batch_takes_does_not_make_every_queue_stuck() -> None:
-    assert patience(Settings()) == timedelta(minutes=15)
-    assert patience(Settings(max_delay_seconds=10, linger_seconds=20)) == timedelta(minutes=1)
+    assert longest_wait(Settings()) == timedelta(minutes=15)
+    assert longest_wait(Settings(max_delay_seconds=10, linger_seconds=20)) == timedelta(minutes=1)

@@ -24,7 +24,7 @@ from loginpipe.masking.key_files import (
     read_token_keys,
     rotate_token_keys,
 )
-from loginpipe.masking.token_key_document import VERSION_MOST
+from loginpipe.masking.token_key_document import MAX_VERSION
 from loginpipe.masking.tokens import derive_field_keys
 from loginpipe_tests.conftest import KeyFiles
 
@@ -204,7 +204,7 @@ def test_of_many_that_make_one_file_at_once_one_does(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_that_cannot_be_made_is_said_to_be_the_fault(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_said_to_be_the_problem(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     message = refusal(lambda: generate_token_keys(tmp_path / "file" / "token_keys.json", development=True))
     assert "never overwritten" not in message, "the key file does not exist"
@@ -245,8 +245,8 @@ def test_every_version_in_a_file_is_read_and_the_current_one_named(tmp_path: Pat
 
 
 def test_the_largest_version_is_read(tmp_path: Path) -> None:
-    content = document(current=VERSION_MOST, keys={str(VERSION_MOST): KEY_TEXT})
-    assert read_token_keys(token_key_file(tmp_path / "k", content)).current == VERSION_MOST == 2**15 - 1
+    content = document(current=MAX_VERSION, keys={str(MAX_VERSION): KEY_TEXT})
+    assert read_token_keys(token_key_file(tmp_path / "k", content)).current == MAX_VERSION == 2**15 - 1
 
 
 def test_a_file_that_does_not_say_so_holds_no_development_key(tmp_path: Path) -> None:

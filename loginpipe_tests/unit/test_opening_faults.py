@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from loginpipe.common.errors import OpeningError
 from loginpipe.custody.access import Released
-from loginpipe.custody.opening import DataKeys, Fault, Opener, Opening, open_released
+from loginpipe.custody.opening import DataKeys, Opener, Opening, Problem, open_released
 from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.logins.canonical import canonical_address
 from loginpipe.masking.compat import MD5, CompatMasking
@@ -93,7 +93,7 @@ def test_what_was_altered_or_sealed_with_another_key_is_refused_and_nothing_of_i
     found = opening(tampered)
     assert found.opened == {}
     (error,) = found.refused
-    assert (error.subject, error.fault) == (tampered.value.subject, Fault.CHANGED)
+    assert (error.subject, error.problem) == (tampered.value.subject, Problem.CHANGED)
     assert str(error) == (
         f"the sealed {tampered.value.field_name} of {tampered.value.subject} cannot be opened: it was altered, or "
         "sealed with another key; see docs/security.md"
@@ -103,7 +103,7 @@ def test_what_was_altered_or_sealed_with_another_key_is_refused_and_nothing_of_i
 @pytest.mark.parametrize("recipients", [RECIPIENTS[:1], [*RECIPIENTS, "c" * 64]], ids=["left out", "put in"])
 def test_other_recipients_than_it_was_sealed_for_are_refused(recipients: list[str]) -> None:
     found = open_released([released(ROW, recipients)], DataKeys(opener()), CHECKS)
-    assert [error.fault for error in found.refused] == [Fault.CHANGED]
+    assert [error.problem for error in found.refused] == [Problem.CHANGED]
 
 
 def test_good_values_are_opened_beside_bad_ones_and_each_bad_one_is_named() -> None:
@@ -112,7 +112,7 @@ def test_good_values_are_opened_beside_bad_ones_and_each_bad_one_is_named() -> N
     found = opening(*good, bad)
     assert {value.plaintext for value in found.opened.values()} == {ADDRESS.encode(), DEVICE.encode()}
     assert all(value.checked for value in found.opened.values())
-    assert [(error.subject, error.fault) for error in found.refused] == [(bad.value.subject, Fault.CHANGED)]
+    assert [(error.subject, error.problem) for error in found.refused] == [(bad.value.subject, Problem.CHANGED)]
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -121,18 +121,18 @@ def test_a_value_that_gives_another_token_is_planted(version: int) -> None:
     row = sealed("ip", OTHER_ADDRESS, subject=token("ip", ADDRESS, version))
     found = opening(row)
     assert found.opened == {}
-    assert [error.fault for error in found.refused] == [Fault.PLANTED]
+    assert [error.problem for error in found.refused] == [Problem.PLANTED]
 
 
 @pytest.mark.parametrize("field", ["body", "device_id"])
 def test_a_planted_value_gets_round_the_check_by_no_other_field(field: str) -> None:
     found = opening(sealed(field, ADDRESS, subject=token("ip", ADDRESS)))
-    assert [error.fault for error in found.refused] == [Fault.PLANTED]
+    assert [error.problem for error in found.refused] == [Problem.PLANTED]
 
 
 def test_an_address_that_is_none_is_planted() -> None:
     found = opening(sealed("ip", "no address", subject=token("ip", ADDRESS)))
-    assert [error.fault for error in found.refused] == [Fault.PLANTED]
+    assert [error.problem for error in found.refused] == [Problem.PLANTED]
 
 
 def test_the_body_of_a_message_has_no_token_to_be_checked() -> None:
@@ -158,14 +158,14 @@ def test_tokens_of_an_older_scheme_are_compared_as_far_as_that_goes() -> None:
     ):
         assert opening(sealed("ip", ADDRESS, subject=subject), checks=checks).opened[subject].checked is checked
     planted = opening(sealed("ip", OTHER_ADDRESS, subject=good), checks=TokenChecks(KEYS, [md5]))
-    assert [error.fault for error in planted.refused] == [Fault.PLANTED]
+    assert [error.problem for error in planted.refused] == [Problem.PLANTED]
 
 
 def test_a_data_key_for_others_is_said_to_be_that_and_names_them() -> None:
     value = released(sealed("ip", ADDRESS), ["c" * 64, "d" * 64])
     found = open_released([value], DataKeys(opener()), CHECKS)
     ((error,),) = (found.refused,)
-    assert (error.fault, error.subject) == (Fault.OTHER_RECIPIENT, value.value.subject)
+    assert (error.problem, error.subject) == (Problem.OTHER_RECIPIENT, value.value.subject)
     assert "cccccccccccccccc… or dddddddddddddddd…" in str(error)
 
 
@@ -175,7 +175,7 @@ def test_each_data_key_is_unwrapped_once_also_where_it_fails() -> None:
     def unwrap(wrapped: WrappedDataKey) -> bytes:
         asked.append(wrapped.data_key_id)
         if wrapped.data_key_id == UUID(int=2):
-            raise OpeningError("does not unwrap", Fault.CHANGED)
+            raise OpeningError("does not unwrap", Problem.CHANGED)
         return wrapped.wrapped_key
 
     values = [sealed("device_id", f"{key}-{place}", key, place) for key in (1, 2, 3) for place in range(4)]
@@ -183,7 +183,7 @@ def test_each_data_key_is_unwrapped_once_also_where_it_fails() -> None:
     for _ in range(2):
         found = open_released([released(value) for value in values], data_keys, CHECKS)
         assert len(found.opened) == 8
-        assert {error.fault for error in found.refused} == {Fault.CHANGED}
+        assert {error.problem for error in found.refused} == {Problem.CHANGED}
         assert len({error.subject for error in found.refused}) == 4
     assert sorted(asked) == [UUID(int=1), UUID(int=2), UUID(int=3)]
 

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from loginpipe.common.errors import KeyFileError, OpeningError, PassphraseError
-from loginpipe.custody.opening import Fault, Opener
+from loginpipe.custody.opening import Opener, Problem
 from loginpipe.custody.private_keys import load_opener, private_uris
 from loginpipe.masking.key_files import generate_seal_key, private_half, read_seal_key
 from loginpipe.masking.sealing import OAEP, SealKey, WrappedDataKey
@@ -75,7 +75,7 @@ def test_several_keys_open_each_what_is_for_it(key_files: KeyFiles, tmp_path: Pa
     assert alone.unwrap([wrapped(other)]) == DATA_KEY
     with pytest.raises(OpeningError) as caught:
         alone.unwrap([wrapped(public)])
-    assert caught.value.fault == Fault.OTHER_RECIPIENT
+    assert caught.value.problem == Problem.OTHER_RECIPIENT
     assert public.fingerprint[:16] in str(caught.value)
 
 
@@ -117,7 +117,7 @@ def test_a_data_key_that_was_changed_is_told_from_one_for_another_key(key_files:
     for changed in (flipped, good.wrapped_key[:-1], b"", public.public_key.encrypt(b"short", OAEP)):
         with pytest.raises(OpeningError) as caught:
             opener.unwrap([WrappedDataKey(good.data_key_id, good.recipient, changed)])
-        assert caught.value.fault == Fault.CHANGED
+        assert caught.value.problem == Problem.CHANGED
         assert str(good.data_key_id) in str(caught.value)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from loginpipe.common.errors import OpeningError
 from loginpipe.custody.access import is_message_id
-from loginpipe.custody.opening import Fault, Opened, Opening
+from loginpipe.custody.opening import Opened, Opening, Problem
 from loginpipe.custody.recovery import Recovery, resolve
 from loginpipe.custody.token_checks import Families, TokenChecks, families, token_version
 from loginpipe_tests.custody import token_keys
@@ -39,7 +39,7 @@ def resolved(
 def summary(recovery: Recovery) -> tuple[list[tuple[str, bytes, bool]], list[tuple[str | None, str]], list[str]]:
     return (
         [(value.subject, value.plaintext, value.by_alias) for value in recovery.recovered],
-        [(error.subject, error.fault) for error in recovery.refused],
+        [(error.subject, error.problem) for error in recovery.refused],
         recovery.missing,
     )
 
@@ -58,15 +58,19 @@ def test_what_is_nowhere_is_missing() -> None:
 def test_an_alias_that_leads_to_another_value_is_planted() -> None:
     stranger = token(3, OTHER)
     planted = families([(OLD, stranger)])
-    assert summary(resolved([OLD], opened(stranger, value=OTHER), by=planted)) == ([], [(OLD, Fault.ALIAS_PLANTED)], [])
+    assert summary(resolved([OLD], opened(stranger, value=OTHER), by=planted)) == (
+        [],
+        [(OLD, Problem.ALIAS_PLANTED)],
+        [],
+    )
     found = opened(stranger, value=OTHER) | opened(OLD)
     assert summary(resolved([OLD], found, by=planted)) == ([(OLD, DEVICE, False)], [], []), "its own value is there"
 
 
 def test_a_value_of_its_own_that_is_bad_is_named_also_where_an_alias_leads_to_a_good_one() -> None:
-    bad = OpeningError("changed", Fault.CHANGED, OLD)
-    assert summary(resolved([OLD], opened(NEW), bad)) == ([(OLD, DEVICE, False)], [(OLD, Fault.CHANGED)], [])
-    assert summary(resolved([OLD], {}, bad)) == ([], [(OLD, Fault.CHANGED)], [])
+    bad = OpeningError("changed", Problem.CHANGED, OLD)
+    assert summary(resolved([OLD], opened(NEW), bad)) == ([(OLD, DEVICE, False)], [(OLD, Problem.CHANGED)], [])
+    assert summary(resolved([OLD], {}, bad)) == ([], [(OLD, Problem.CHANGED)], [])
 
 
 def test_where_the_key_of_a_tokens_version_is_gone_its_alias_is_what_is_checked() -> None:
@@ -78,11 +82,11 @@ def test_where_the_key_of_a_tokens_version_is_gone_its_alias_is_what_is_checked(
 
 def test_where_no_key_is_left_to_check_with_nothing_is_given_out() -> None:
     other = TokenChecks(token_keys(4))
-    assert summary(resolved([OLD], opened(OLD, checks=other), checks=other)) == ([], [(OLD, Fault.UNCHECKED)], [])
+    assert summary(resolved([OLD], opened(OLD, checks=other), checks=other)) == ([], [(OLD, Problem.UNCHECKED)], [])
     planted = families([(OLD, token(3, OTHER))])
     later = TokenChecks(token_keys(3))
     recovery = resolved([OLD], opened(OLD, checks=later), by=planted, checks=later)
-    assert summary(recovery) == ([], [(OLD, Fault.UNCHECKED)], []), "the alias is of another value"
+    assert summary(recovery) == ([], [(OLD, Problem.UNCHECKED)], []), "the alias is of another value"
 
 
 def test_a_body_is_given_out_as_it_is() -> None:

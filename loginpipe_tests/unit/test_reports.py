@@ -1,4 +1,4 @@
-"""What monitoring_sensor reports of `fresh` and `no_dead_letters`: what was seen, and what it remembers."""
+"""What monitoring_sensor reports of `freshness` and `no_dead_letters`: what was seen, and what it remembers."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from loginpipe.monitoring.freshness import Freshness
-from loginpipe.monitoring.reports import Memory, QueueSeen, Seen, judge_dead_letters, news, read_memory
+from loginpipe.monitoring.reports import Memory, QueueSeen, Seen, evaluate_dead_letters, news, read_memory
 from loginpipe.monitoring.run_history import History
 from loginpipe.sqs.dead_letters import DeadLetterDepth
 
@@ -75,9 +75,9 @@ def test_dead_letters_are_news_when_their_words_change(found: dict[str, Any], pa
 
 
 def test_the_words_of_a_dead_letter_queue_say_what_to_do() -> None:
-    assert "`loginpipe dlq redrive`" in judge_dead_letters(DeadLetterDepth(2, 0, 0)).says
-    assert judge_dead_letters("away").says == "away"
-    assert judge_dead_letters(EMPTY).passed
+    assert "`loginpipe dlq redrive`" in evaluate_dead_letters(DeadLetterDepth(2, 0, 0)).message
+    assert evaluate_dead_letters("away").message == "away"
+    assert evaluate_dead_letters(EMPTY).passed
 
 
 @pytest.mark.parametrize("cursor", [None, "", "typed by somebody", "[]", '{"alerts": 3}'])

@@ -27,7 +27,7 @@ from loginpipe.defs.ingest.sensor import (
     history_of,
     queue_depth_sensor,
 )
-from loginpipe.monitoring.run_history import BACK_OFF_FIRST, BACK_OFF_MOST, History, back_off
+from loginpipe.monitoring.run_history import BACK_OFF_FIRST, MAX_BACK_OFF, History, back_off
 from loginpipe.sqs.depth import Depth
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
@@ -158,7 +158,7 @@ def test_the_pause_after_failures_doubles_from_15_seconds_to_15_minutes(failures
 @settings(max_examples=100, deadline=None, print_blob=True)
 @given(st.integers(0, 10**9), st.integers(0, 10**9))
 def test_a_pause_is_never_shorter_after_more_failures_nor_beyond_its_bounds(left: int, right: int) -> None:
-    assert BACK_OFF_FIRST <= back_off(min(left, right)) <= back_off(max(left, right)) <= BACK_OFF_MOST
+    assert BACK_OFF_FIRST <= back_off(min(left, right)) <= back_off(max(left, right)) <= MAX_BACK_OFF
 
 
 def test_after_failures_one_run_alone_tries_again_however_deep_the_queue_is() -> None:
@@ -479,4 +479,4 @@ def test_as_many_failures_as_are_looked_at_reach_the_longest_pause(instance: dg.
         ended_run(instance, FAILURE)
     words = str(tick(instance, 1).skip_reason)
     failures = int(words.partition("after ")[2].partition(" failed")[0])
-    assert back_off(failures) == BACK_OFF_MOST
+    assert back_off(failures) == MAX_BACK_OFF

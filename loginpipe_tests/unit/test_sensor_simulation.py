@@ -10,7 +10,7 @@ import pytest
 
 from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.defs.ingest.sensor import SUCCESSOR_SECONDS, TICK_SECONDS, WAITING_IDLE, decide, history_of
-from loginpipe.monitoring.run_history import BACK_OFF_MOST, History, back_off
+from loginpipe.monitoring.run_history import MAX_BACK_OFF, History, back_off
 from loginpipe.sqs.depth import Depth
 
 BEGAN = datetime(2026, 11, 21, tzinfo=UTC)
@@ -232,7 +232,7 @@ def test_in_an_outage_one_run_a_pause_tries_again_and_after_it_all_is_worked_off
     # Those that overlapped when it began count once: the first pause is the shortest.
     assert [failures for _, failures in tries if failures][:3] == [1, 2, 3]
     recovered = next(second for second, runs in enumerate(day.working) if second > ends and runs)
-    assert recovered <= ends + BACK_OFF_MOST.total_seconds() + TICK_SECONDS + START_SECONDS
+    assert recovered <= ends + MAX_BACK_OFF.total_seconds() + TICK_SECONDS + START_SECONDS
     assert day.waiting[-1] == 0
     assert day.most_going_on <= 4
 

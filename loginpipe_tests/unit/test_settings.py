@@ -441,7 +441,7 @@ def test_what_the_file_says_of_aws_reaches_the_environment_where_boto3_reads_it(
     assert os.environ["AWS_ENDPOINT_URL"] == "http://127.0.0.1:4566"
 
 
-def test_variables_of_others_in_the_file_are_no_fault(tmp_path: Path) -> None:
+def test_variables_of_others_in_the_file_are_no_problem(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("DAGSTER_POSTGRES_URL=x\nLOGINPIPE_OF_ANOTHER_VERSION=1\nnot a variable\n")
     assert load_settings().queue == "login-queue"
 

@@ -48,13 +48,13 @@ def split(*bodies: str) -> SplitBatch:
     return split_batch([message(body, f"message-{i}") for i, body in enumerate(bodies)])
 
 
-def faults(body: str) -> list[tuple[str, str]]:
+def problems(body: str) -> list[tuple[str, str]]:
     """What a message alone in its batch is rejected for: reason and field, sorted; nothing where it is accepted."""
-    ((_, found),) = faults_by_message(split(body)).items()
+    ((_, found),) = problems_by_message(split(body)).items()
     return found
 
 
-def faults_by_message(result: SplitBatch) -> dict[str, list[tuple[str, str]]]:
+def problems_by_message(result: SplitBatch) -> dict[str, list[tuple[str, str]]]:
     assert not set(result.accepted["message_id"]) & {reject.message_id for reject in result.rejected}
     found: dict[str, list[tuple[str, str]]] = {message_id: [] for message_id in result.accepted["message_id"]}
     for reject in result.rejected:
@@ -262,7 +262,7 @@ TABLE = [
     *cases(labelled("app_version", BROKEN_VERSIONS), ("invalid_version", "app_version")),
     *cases(
         {
-            "every field at fault in its own way": event(
+            "every field at problem in its own way": event(
                 user_id="", device_type=7, ip="1.2.3", device_id="\x00", locale="x" * 33, app_version="x1"
             )
         },
@@ -342,12 +342,12 @@ TABLE = [
 def test_a_message_is_accepted_or_rejected_for_exactly_what_is_wrong_with_it(
     body: str, expected: list[tuple[str, str]]
 ) -> None:
-    assert faults(body) == sorted(expected)
+    assert problems(body) == sorted(expected)
 
 
 def test_the_whole_table_in_one_batch_ends_as_each_of_its_messages_alone() -> None:
     expected = {f"message-{i}": sorted(case.values[1]) for i, case in enumerate(TABLE)}
-    assert faults_by_message(split(*(case.values[0] for case in TABLE))) == expected
+    assert problems_by_message(split(*(case.values[0] for case in TABLE))) == expected
 
 
 @pytest.mark.parametrize("depth", [100, 500, 900, 950, 1000, 1021])
@@ -364,13 +364,13 @@ def test_a_deeply_nested_message_does_not_hold_up_the_good_ones(depth: int) -> N
 )
 def test_pandera_switched_off_for_the_whole_process_still_judges_every_message(switched_off: dict[str, Any]) -> None:
     with config_context(**switched_off):
-        assert faults(event(ip="x", user_id="u" * 129)) == [("invalid_address", "ip"), ("too_long", "user_id")]
-        assert faults(event()) == []
+        assert problems(event(ip="x", user_id="u" * 129)) == [("invalid_address", "ip"), ("too_long", "user_id")]
+        assert problems(event()) == []
 
 
 @pytest.mark.parametrize("kind", BAD_KINDS)
 def test_every_kind_of_bad_sample_event_is_rejected(kind: str) -> None:
-    assert faults(BAD_KINDS[kind](dict(GOOD)))
+    assert problems(BAD_KINDS[kind](dict(GOOD)))
 
 
 def test_every_good_sample_event_is_accepted() -> None:
@@ -538,7 +538,7 @@ def test_in_any_batch_every_message_ends_in_one_of_the_two_and_bad_ones_do_not_t
         assert len(reject.reasons) == len(reject.fields) > 0
         assert set(reject.reasons) <= set(Reason)
         assert set(reject.fields) <= {*LOGIN_FIELDS, "body"}
-        assert len(set(reject.fields)) == len(reject.fields), "a field at fault has one reason"
+        assert len(set(reject.fields)) == len(reject.fields), "a field at problem has one reason"
 
 
 @settings(max_examples=25, deadline=None, print_blob=True)
@@ -616,9 +616,9 @@ CELLS = (
 
 @pytest.mark.parametrize("name", RULES)
 @given(cells=st.lists(CELLS, max_size=5))
-def test_a_column_passes_as_a_whole_exactly_where_no_cell_of_it_is_at_fault(name: str, cells: list[Cell]) -> None:
+def test_a_column_passes_as_a_whole_exactly_where_no_cell_of_it_is_at_problem(name: str, cells: list[Cell]) -> None:
     rule = RULES[name]
-    assert rule.passes_all(cells) == all(rule.fault(cell) is None for cell in cells)
+    assert rule.passes_all(cells) == all(rule.violation(cell) is None for cell in cells)
 
 
 def test_the_rules_are_those_of_the_login_fields_in_their_order() -> None:

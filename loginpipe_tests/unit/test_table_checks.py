@@ -6,7 +6,7 @@ import pytest
 
 from loginpipe.defs.ingest.checks import delay_within_limit
 from loginpipe.logins.delays import DELAY_BOUNDS
-from loginpipe.monitoring.anomalies import delayed, judge_null_locales, judge_volume
+from loginpipe.monitoring.anomalies import delayed, evaluate_null_locales, evaluate_volume
 from loginpipe.postgres.insights import DayCounts
 from loginpipe.postgres.ledger import DayBooks
 
@@ -46,16 +46,16 @@ WEEKDAYS_AND_WEEKENDS = (300, 300, 1000, 1000, 1000, 1000, 1000) * 2
     ],
 )  # fmt: skip
 def test_a_day_is_compared_with_the_trailing_days(counts: dict[date, DayCounts], passed: bool) -> None:
-    assert judge_volume(counts, SATURDAY).passed is passed
+    assert evaluate_volume(counts, SATURDAY).passed is passed
 
 
 def test_a_day_that_was_never_counted_had_no_logins_when_it_is_judged_and_says_nothing_as_a_trailing_one() -> None:
     counts = days(*[1000] * 14, 1000)
     del counts[SATURDAY - timedelta(days=1)]
-    assert judge_volume(counts, SATURDAY).figures["trailing_days"] == 13
+    assert evaluate_volume(counts, SATURDAY).figures["trailing_days"] == 13
     del counts[SATURDAY]
-    assert not judge_volume(counts, SATURDAY).passed
-    assert judge_volume({}, SATURDAY).says == (
+    assert not evaluate_volume(counts, SATURDAY).passed
+    assert evaluate_volume({}, SATURDAY).message == (
         "2026-11-21: 0 logins; not judged: 0 trailing days are known, fewer than 3"
     )
 
@@ -70,14 +70,14 @@ def test_the_share_without_a_locale_may_differ_by_what_chance_and_days_make_of_i
     logins: int, nulls: int, passed: bool
 ) -> None:
     counts = days(*[1000] * 14, 0) | {SATURDAY: DayCounts(logins, nulls)}
-    assert judge_null_locales(counts, SATURDAY).passed is passed
+    assert evaluate_null_locales(counts, SATURDAY).passed is passed
 
 
 def test_days_whose_share_differs_by_itself_allow_as_much() -> None:
     first = SATURDAY - timedelta(days=14)
     shares = [0.1, 0.5, 0.3, 0.2, 0.4, 0.25, 0.35] * 2
     counts = {first + timedelta(days=n): DayCounts(1000, int(1000 * share)) for n, share in enumerate(shares)}
-    assert judge_null_locales(counts | {SATURDAY: DayCounts(1000, 600)}, SATURDAY).passed
+    assert evaluate_null_locales(counts | {SATURDAY: DayCounts(1000, 600)}, SATURDAY).passed
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from loginpipe.common.errors import KeyFileError
 from loginpipe.masking.token_key_document import (
-    VERSION_MOST,
+    MAX_VERSION,
     TokenKeyDocument,
     new_document,
     parse_document,
@@ -50,8 +50,8 @@ def test_the_new_version_is_above_all_that_were_ever_held() -> None:
 
 
 def test_after_the_last_version_there_is_none() -> None:
-    with pytest.raises(KeyFileError, match=f"x holds the last version that there can be, {VERSION_MOST}"):
-        rotated(TokenKeyDocument(1, {1: A, VERSION_MOST: B}), "x")
+    with pytest.raises(KeyFileError, match=f"x holds the last version that there can be, {MAX_VERSION}"):
+        rotated(TokenKeyDocument(1, {1: A, MAX_VERSION: B}), "x")
 
 
 def test_a_new_document_holds_version_1() -> None:

@@ -13,7 +13,7 @@ from loginpipe.ingest.process import Masking, Outcome
 from loginpipe.ingest.record import Recorded
 from loginpipe.ingest.totals import RunTotals
 from loginpipe.logins.delays import DELAY_BOUNDS
-from loginpipe.logins.drift import NAMES_MOST, OTHER_NAMES
+from loginpipe.logins.drift import MAX_NAMES, OTHER_NAMES
 from loginpipe.logins.messages import Message
 from loginpipe.postgres.batches import BatchRecord
 from loginpipe.sqs.deletion import Deletion
@@ -121,7 +121,7 @@ def test_the_totals_stay_of_bounded_size_however_long_a_run_goes_on() -> None:
     assert sizes[2] <= sizes[1]
     assert len(totals.minutes) == 7 * 24 * 60
     assert max(totals.minutes) * MINUTE_MS > start + number * 60 * MINUTE_MS - MINUTE_MS, "the newest are kept"
-    assert len(totals.unknown_fields) == NAMES_MOST + 1
+    assert len(totals.unknown_fields) == MAX_NAMES + 1
     # The names that are not shown are counted all the same.
     assert sum(totals.unknown_fields.values()) == 5 * number
     assert totals.unknown_fields[OTHER_NAMES] > 0

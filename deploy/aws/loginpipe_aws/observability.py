@@ -71,7 +71,7 @@ class Observability(Construct):
 
         self._alarm("OldestMessage", oldest, over=_OLDEST_SECONDS, periods=5, says="logins wait: nothing-arrives")
         self._alarm("DeadLetters", dead, over=0, says="messages were received too often: dead-letters")
-        self._alarm("InFlight", in_flight, over=_IN_FLIGHT, periods=2, says="SQS stalls: in-flight-stall")
+        self._alarm("InFlight", in_flight, over=_IN_FLIGHT, periods=2, says="SQS stalls: in-flight-limit-reached")
         least = int(storage_gib * 2**30 * _FREE)
         self._alarm("DatabaseStorage", free, under=least, says="the database's disk is filling up")
         self._alarm("DatabaseCpu", cpu, over=_BUSY_PERCENT, periods=3, says="the database is busy: the-backlog-grows")
@@ -126,7 +126,7 @@ class Observability(Construct):
         board.add_widgets(
             _plot("Messages a minute", *(_metric(queue, name, "Sum") for name in _COUNTS)),
             _plot("Batches a minute", _metric(queue, "loginpipe_batches_total", "Sum")),
-            _plot("Behind, seconds", _metric(queue, "loginpipe_behind_seconds", "Maximum")),
+            _plot("Behind, seconds", _metric(queue, "loginpipe_lag_seconds", "Maximum")),
             _plot("Sealed values", _metric(queue, "loginpipe_vault_values", "Maximum")),
         )
         board.add_widgets(

@@ -27,7 +27,7 @@ from loginpipe.logins.delays import quantile
 from loginpipe.postgres.batches import run_counts
 from loginpipe.postgres.placeholders import mark_placeholders
 from loginpipe.sqs.deletion import Deleter
-from loginpipe.sqs.depth import STALL
+from loginpipe.sqs.depth import IN_FLIGHT_LIMIT_REACHED
 from loginpipe.sqs.receiver import Received, Receiver
 
 STEP = "ingest"
@@ -128,7 +128,7 @@ def _results(  # noqa: PLR0917
 
     SQS is asked only where ``ask`` says so: a run that was told to stop has seconds, and a call may take minutes.
     """
-    found = raw_sqs_messages(totals, receiver.counts, queue=sqs.name, stalled=ask and _stalled(context, sqs))
+    found = raw_sqs_messages(totals, receiver.counts, queue=sqs.name, stalled=ask and _at_in_flight_limit(context, sqs))
     yield dg.MaterializeResult(asset_key=RAW_SQS_MESSAGES.key, metadata=found)
     yield dg.MaterializeResult(
         asset_key=VALIDATED_LOGINS.key,
@@ -159,14 +159,16 @@ def _counts_add_up(postgres: PostgresResource, run_id: str, since: datetime) -> 
         return checks.counts_not_read(str(error))
 
 
-def _stalled(context: dg.AssetExecutionContext, sqs: SqsResource) -> bool:
+def _at_in_flight_limit(context: dg.AssetExecutionContext, sqs: SqsResource) -> bool:
     """Say whether receiving ended at SQS's limit of messages in flight: an empty long poll is all that it shows."""
     try:
-        stalled = sqs.depth().stalled
+        stalled = sqs.depth().at_in_flight_limit
     except QueueError:
         return False
     if stalled:
-        context.log.warning("queue %r: %s; see %s", sqs.name, STALL, runbook("in-flight-stall"))
+        context.log.warning(
+            "queue %r: %s; see %s", sqs.name, IN_FLIGHT_LIMIT_REACHED, runbook("in-flight-limit-reached")
+        )
     return stalled
 
 

@@ -7,7 +7,7 @@ import dagster as dg
 
 from loginpipe.defs.metadata.groups import asset_key, runbook_link
 from loginpipe.logins.delays import DELAY_BOUNDS, quantile
-from loginpipe.monitoring.anomalies import DELAYED_MOST, delayed
+from loginpipe.monitoring.anomalies import MAX_DELAYED, delayed
 from loginpipe.postgres.batches import RunCounts
 
 REJECT_RATE = dg.AssetCheckSpec(
@@ -129,7 +129,7 @@ def counts_add_up(counts: RunCounts) -> dg.AssetCheckResult:
             "duplicates": counts.duplicates,
             "rejected": counts.rejected,
             "unaccounted": counts.unaccounted,
-            "runbook": runbook_link("the-books-do-not-balance"),
+            "runbook": runbook_link("counts-do-not-add-up"),
         },
     )
 
@@ -157,7 +157,7 @@ def delay_within_limit(counts: Sequence[int], limit_seconds: int) -> dg.AssetChe
     return dg.AssetCheckResult(
         check_name=DELAY_WITHIN_LIMIT.name,
         asset_key=DELAY_WITHIN_LIMIT.asset_key,
-        passed=late <= DELAYED_MOST * stored,
+        passed=late <= MAX_DELAYED * stored,
         severity=dg.AssetCheckSeverity.WARN,
         description=f"{late:,} of {stored:,} logins took longer than {limit_seconds:,} s from sent to stored",
         metadata={

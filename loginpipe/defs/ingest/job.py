@@ -8,7 +8,7 @@ import dagster as dg
 from loginpipe.common.settings import Settings
 from loginpipe.defs.maintenance.daily_checks import DAILY_CHECKS
 from loginpipe.defs.metadata.groups import CHAIN, GROUP
-from loginpipe.defs.monitoring.queue_checks import fresh, no_dead_letters
+from loginpipe.defs.monitoring.queue_checks import freshness, no_dead_letters
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -62,7 +62,7 @@ def of_the_chain_alone(run: dg.DagsterRun) -> bool:
 
 
 # A run does not wait for what looks at whole days, nor for what a sensor looks at.
-_NOT_WITH_EVERY_RUN = dg.AssetSelection.checks(*DAILY_CHECKS, fresh, no_dead_letters)
+_NOT_WITH_EVERY_RUN = dg.AssetSelection.checks(*DAILY_CHECKS, freshness, no_dead_letters)
 
 
 def ingest_job(settings: Settings) -> "UnresolvedAssetJobDefinition":

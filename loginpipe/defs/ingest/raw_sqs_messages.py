@@ -42,7 +42,7 @@ def raw_sqs_messages(totals: RunTotals, counts: ReceiveCounts, *, queue: str, st
         "redelivered": totals.redelivered,
         "corrupt_returned": counts.corrupt,
         "empty_receives": counts.empty_receives,
-        "in_flight_stall": stalled,
+        "in_flight_limit_reached": stalled,
     }
 
 

@@ -13,7 +13,7 @@ from loginpipe.defs.ingest.job import INGEST_JOB, QUEUE_TAG, of_the_chain_alone
 from loginpipe.defs.resources import SqsResource
 from loginpipe.defs.resources.sqs import BATCHES_HELD
 from loginpipe.monitoring.run_history import History, back_off
-from loginpipe.sqs.depth import STALL, Depth
+from loginpipe.sqs.depth import IN_FLIGHT_LIMIT_REACHED, Depth
 
 TICK_SECONDS = 5
 """The floor of Dagster's sensor loop: asking a queue for its depth costs one cheap call."""
@@ -86,8 +86,8 @@ def decide(
     follows = bool(active) and not going_on
     if depth.visible == 0 and not follows:
         return Decision(0, f"{seen}; nothing to receive")
-    if depth.stalled:
-        return Decision(0, f"{seen}; {STALL}")
+    if depth.at_in_flight_limit:
+        return Decision(0, f"{seen}; {IN_FLIGHT_LIMIT_REACHED}")
     if history.last_failure is not None:
         wait = back_off(history.failures_in_a_row)
         if now < history.last_failure + wait:

@@ -15,7 +15,7 @@ from loginpipe.common.settings import Settings
 from loginpipe.defs.metadata.groups import asset_key, downstream_tags, runbook_link
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.masking.keys import load_token_keys
-from loginpipe.monitoring.anomalies import TRAILING_DAYS, Verdict, judge_null_locales, judge_volume
+from loginpipe.monitoring.anomalies import TRAILING_DAYS, Verdict, evaluate_null_locales, evaluate_volume
 from loginpipe.postgres.contract import contract_differences, current_columns
 from loginpipe.postgres.insights import DUPLICATES, DayCounts, compare_duplicates, daily_counts
 from loginpipe.postgres.ledger import DayBooks, read_books
@@ -91,13 +91,13 @@ def nothing_in_default_partitions(postgres: PostgresResource) -> dg.AssetCheckRe
     asset=asset_key("user_logins_table"),
     description="user_logins has the columns of the contract, and no other one that a login would have to fill.",
 )
-def columns_are_the_contract(postgres: PostgresResource) -> dg.AssetCheckResult:
+def schema_matches_contract(postgres: PostgresResource) -> dg.AssetCheckResult:
     """Compare the table's columns, as they are now, with the contract."""
     differences = contract_differences(postgres.run(current_columns))
     return dg.AssetCheckResult(
         passed=not differences,
         description="; ".join(differences) or "The columns take every login",
-        metadata={"differences": len(differences), "runbook": runbook_link("the-table-is-not-the-contract")},
+        metadata={"differences": len(differences), "runbook": runbook_link("schema-does-not-match-contract")},
     )
 
 
@@ -136,7 +136,7 @@ def token_key_version_current(postgres: PostgresResource, settings: dg.ResourceP
 def daily_volume(postgres: PostgresResource) -> dg.AssetCheckResult:
     """Compare yesterday with the trailing days, by the counts of ``daily_logins``."""
     yesterday = datetime.now(UTC).date() - _DAY
-    return _unusual(judge_volume(_counts(postgres, yesterday), yesterday))
+    return _unusual(evaluate_volume(_counts(postgres, yesterday), yesterday))
 
 
 @dg.asset_check(
@@ -150,7 +150,7 @@ def daily_volume(postgres: PostgresResource) -> dg.AssetCheckResult:
 def null_locale_share(postgres: PostgresResource) -> dg.AssetCheckResult:
     """Compare yesterday with the trailing days, by the counts of ``daily_logins``."""
     yesterday = datetime.now(UTC).date() - _DAY
-    return _unusual(judge_null_locales(_counts(postgres, yesterday), yesterday))
+    return _unusual(evaluate_null_locales(_counts(postgres, yesterday), yesterday))
 
 
 def _duplicates_check(table: str) -> dg.AssetChecksDefinition:
@@ -183,7 +183,7 @@ def _duplicates_check(table: str) -> dg.AssetChecksDefinition:
 DAILY_CHECKS = (
     ledger_matches_table,
     nothing_in_default_partitions,
-    columns_are_the_contract,
+    schema_matches_contract,
     token_key_version_current,
     daily_volume,
     null_locale_share,
@@ -221,7 +221,7 @@ def _unusual(verdict: Verdict) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=verdict.passed,
         severity=dg.AssetCheckSeverity.WARN,
-        description=verdict.says,
+        description=verdict.message,
         metadata={**verdict.figures, "runbook": runbook_link("an-unusual-day")},
     )
 

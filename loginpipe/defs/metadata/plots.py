@@ -8,11 +8,11 @@ from itertools import islice
 
 import dagster as dg
 
-_INLINE_MOST = 999
-_BARS_MOST = 24
-_LABEL_MOST = 16
+_MAX_INLINE = 999
+_MAX_BARS = 24
+_MAX_LABEL = 16
 # Characters. A line of 44 is as wide as the column of values is in the UI of a window of 1400 pixels.
-_BAR_MOST = 20
+_MAX_BAR = 20
 
 
 def bar_plot(title: str, counts: Mapping[str, float]) -> dg.MarkdownMetadataValue:
@@ -22,9 +22,9 @@ def bar_plot(title: str, counts: Mapping[str, float]) -> dg.MarkdownMetadataValu
         title: of the plot, with the unit.
         counts: name → count, none below zero; the first 24 are drawn.
     """
-    left_out = len(counts) - _BARS_MOST
+    left_out = len(counts) - _MAX_BARS
     head = f"**{title}**{f' (and {left_out} more)' if left_out > 0 else ''}\n```text\n"
-    room = (_INLINE_MOST - len(head) - len("```")) // max(1, min(len(counts), _BARS_MOST))
+    room = (_MAX_INLINE - len(head) - len("```")) // max(1, min(len(counts), _MAX_BARS))
     return dg.MetadataValue.md(f"{head}{bars(counts, line_most=room - 1)}```")
 
 
@@ -35,11 +35,11 @@ def bars(counts: Mapping[str, float], *, line_most: int) -> str:
         counts: as for `bar_plot`.
         line_most: characters in a line, at least 30.
     """
-    shown = [(_plain(name), count, f"{count:,.6g}") for name, count in islice(counts.items(), _BARS_MOST)]
+    shown = [(_plain(name), count, f"{count:,.6g}") for name, count in islice(counts.items(), _MAX_BARS)]
     label = max((len(name) for name, _, _ in shown), default=0)
     number = max((len(text) for _, _, text in shown), default=0)
     most = max((count for _, count, _ in shown), default=0) or 1
-    room = min(_BAR_MOST, line_most - label - number - 2)
+    room = min(_MAX_BAR, line_most - label - number - 2)
     return "".join(f"{name:>{label}} {_bar(count / most * room)} {text}\n" for name, count, text in shown)
 
 
@@ -51,4 +51,4 @@ def _bar(length: float) -> str:
 def _plain(name: str) -> str:
     """Return a name that ends neither the line nor the block of text: senders choose some of them."""
     name = "".join(character if character.isprintable() and character != "`" else "·" for character in name)
-    return name if len(name) <= _LABEL_MOST else f"{name[: _LABEL_MOST - 1]}…"
+    return name if len(name) <= _MAX_LABEL else f"{name[: _MAX_LABEL - 1]}…"

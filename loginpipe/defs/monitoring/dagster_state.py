@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from dagster_postgres import DagsterPostgresStorage
 
 # The daemon's parts are heard of every half minute.
-_SILENT_MOST = timedelta(minutes=5)
+_MAX_SILENT = timedelta(minutes=5)
 # monitoring_sensor reports once an hour at least.
-_UNREPORTED_MOST = timedelta(hours=2)
+_MAX_UNREPORTED = timedelta(hours=2)
 # A day's pruning may be still to come, and one may have failed.
-_UNPRUNED_MOST = timedelta(days=3)
+_MAX_UNPRUNED = timedelta(days=3)
 # Old runs looked through for one that should be gone: those that hold the newest of something come first, one a day.
 _OLD_RUNS = 5_000
 _PARTS = ("SENSOR", "SCHEDULER", "QUEUED_RUN_COORDINATOR", "MONITORING")
@@ -45,7 +45,7 @@ def old_runs_of(settings: Settings) -> str:
         states = storage.schedule_storage.all_instigator_state()
     with closing(connect(_url().replace("+psycopg2", "", 1))) as connection:
         held = usage(connection)
-        cutoffs = Cutoffs.of(datetime.now(UTC) - _UNPRUNED_MOST, settings.keep_runs_days)
+        cutoffs = Cutoffs.of(datetime.now(UTC) - _MAX_UNPRUNED, settings.keep_runs_days)
         overdue = old_runs(connection, cutoffs, needed(connection), limit=_OLD_RUNS)
     oldest = f", the oldest of {held.oldest:%Y-%m-%d}" if held.oldest else ""
     says = (
@@ -69,7 +69,7 @@ def daemon(_: Settings) -> str:
     heard = {part: datetime.fromtimestamp(beats[part].timestamp, UTC) for part in _PARTS if part in beats}
     if not heard:
         return f"warning: has never run on this storage, so nothing happens by itself: {_STARTS}"
-    silent = [part for part, at in heard.items() if datetime.now(UTC) - at > _SILENT_MOST]
+    silent = [part for part, at in heard.items() if datetime.now(UTC) - at > _MAX_SILENT]
     if silent:
         last = max(heard[part] for part in silent)
         raise LoginpipeError(f"not heard of since {last:%Y-%m-%d %H:%M} UTC ({', '.join(silent)}): {_STARTS}")
@@ -93,7 +93,7 @@ def automation(settings: Settings) -> str:
 
 
 def freshness(_: Settings) -> str:
-    """Look what the check `fresh` was found to be, and when."""
+    """Look what the check `freshness` was found to be, and when."""
     from loginpipe.defs.monitoring.queue_checks import FRESH
 
     with _storage() as storage:
@@ -105,7 +105,7 @@ def freshness(_: Settings) -> str:
     at = datetime.fromtimestamp(record.create_timestamp, UTC)
     if not evaluation.passed:
         raise LoginpipeError(f"stuck, as of {at:%Y-%m-%d %H:%M} UTC: {evaluation.description}")
-    if datetime.now(UTC) - at > _UNREPORTED_MOST:
+    if datetime.now(UTC) - at > _MAX_UNREPORTED:
         raise LoginpipeError(
             f"not judged since {at:%Y-%m-%d %H:%M} UTC: see that the daemon runs, and monitoring_sensor is on and ticks"
         )

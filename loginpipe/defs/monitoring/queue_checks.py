@@ -1,4 +1,4 @@
-"""The checks of the queue, ``fresh`` and ``no_dead_letters``: by monitoring_sensor, or from the UI.
+"""The checks of the queue, ``freshness`` and ``no_dead_letters``: by monitoring_sensor, or from the UI.
 
 A run does not evaluate them: they say nothing of what it did. What they mean is in `loginpipe.monitoring`.
 """
@@ -12,12 +12,12 @@ from loginpipe.common.errors import QueueError
 from loginpipe.common.settings import Settings
 from loginpipe.defs.metadata.groups import asset_key, runbook_link
 from loginpipe.defs.resources import PostgresResource, SqsResource
-from loginpipe.monitoring.freshness import Freshness, judge, patience
-from loginpipe.monitoring.reports import DeadLetters, judge_dead_letters
+from loginpipe.monitoring.freshness import Freshness, evaluate, longest_wait
+from loginpipe.monitoring.reports import DeadLetters, evaluate_dead_letters
 from loginpipe.postgres.batches import recent_batches
 from loginpipe.sqs.dead_letters import DeadLetterDepth
 
-FRESH = dg.AssetCheckKey(asset_key("user_logins_table"), "fresh")
+FRESH = dg.AssetCheckKey(asset_key("user_logins_table"), "freshness")
 NO_DEAD_LETTERS = dg.AssetCheckKey(asset_key("raw_sqs_messages"), "no_dead_letters")
 
 _SINCE = "messages_since"
@@ -32,7 +32,7 @@ _SINCE = "messages_since"
         "reports when that changes, and once an hour."
     ),
 )
-def fresh(
+def freshness(
     context: dg.AssetCheckExecutionContext,
     sqs: SqsResource,
     postgres: PostgresResource,
@@ -41,12 +41,12 @@ def fresh(
     """Look now. Since when messages are there is known from the last report, where that was of a stuck queue."""
     now = datetime.now(UTC)
     recent = postgres.run(partial(recent_batches, queue=sqs.name, now=now))
-    found = judge(
+    found = evaluate(
         sqs.depth(),
         last_finished=recent.last_finished,
         waiting_since=_last_reported(context.instance),
         now=now,
-        most=patience(settings),
+        most=longest_wait(settings),
     )
     return freshness_result(found)
 
@@ -58,7 +58,7 @@ def freshness_result(found: Freshness) -> dg.AssetCheckResult:
         check_name=FRESH.name,
         asset_key=FRESH.asset_key,
         passed=found.passed,
-        description=found.says,
+        description=found.message,
         metadata={"state": found.state, **since, "runbook": runbook_link("nothing-arrives")},
     )
 
@@ -77,7 +77,7 @@ def no_dead_letters(sqs: SqsResource) -> dg.AssetCheckResult:
         depth: DeadLetterDepth | str | None = sqs.dead_letters()
     except QueueError as error:
         depth = str(error)
-    return dead_letters_result(judge_dead_letters(depth))
+    return dead_letters_result(evaluate_dead_letters(depth))
 
 
 def dead_letters_result(found: DeadLetters) -> dg.AssetCheckResult:
@@ -87,7 +87,7 @@ def dead_letters_result(found: DeadLetters) -> dg.AssetCheckResult:
         asset_key=NO_DEAD_LETTERS.asset_key,
         passed=found.passed,
         severity=dg.AssetCheckSeverity.WARN,
-        description=found.says,
+        description=found.message,
         metadata={"runbook": runbook_link("dead-letters")},
     )
 

@@ -1,4 +1,4 @@
-"""The sensor that reports on ``fresh`` and ``no_dead_letters`` and sends alerts. The rules are in `monitoring`."""
+"""The sensor that reports on ``freshness`` and ``no_dead_letters`` and sends alerts. The rules are in `monitoring`."""
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ from loginpipe.defs.monitoring.queue_checks import FRESH, NO_DEAD_LETTERS, dead_
 from loginpipe.monitoring.alerts.delivery import channels, deliver_pending, summary
 from loginpipe.monitoring.alerts.rules import Limits, conditions
 from loginpipe.monitoring.alerts.state import looked
-from loginpipe.monitoring.freshness import judge, patience
+from loginpipe.monitoring.freshness import evaluate, longest_wait
 from loginpipe.monitoring.reports import QueueSeen, Seen, news, read_memory
 from loginpipe.postgres.batches import RecentBatches, recent_batches
 from loginpipe.postgres.session import Session
@@ -27,7 +27,7 @@ from loginpipe.sqs.client import open_queue
 from loginpipe.sqs.dead_letters import read_dead_letters
 from loginpipe.sqs.depth import read_depth
 
-_PATIENCE_SECONDS = 3
+_RETRY_SECONDS = 3
 _ASSET_JOB = "__ASSET_JOB"
 # Whether it is fresh is looked at anew; rejects are judged over an hour, not batch by batch.
 _JUDGED_BY_US = frozenset({FRESH.name, "reject_rate"})
@@ -67,7 +67,7 @@ def monitoring_sensor(context: dg.SensorEvaluationContext, settings: dg.Resource
         if after.failures > before.failures:
             context.log.warning("%s; see %s", outcome[0], runbook("alerts"))
     if seen.freshness is not None:
-        says.append(f"{seen.freshness.state}: {seen.freshness.says}")
+        says.append(f"{seen.freshness.state}: {seen.freshness.message}")
     memory = memory.model_copy(update={"alerts": alerts})
     return dg.SensorResult(asset_events=events, skip_reason="; ".join(says), cursor=memory.model_dump_json())
 
@@ -85,12 +85,12 @@ def _look(
         queue, runs = of_queue.result(), of_runs.result()
     freshness = None
     if isinstance(queue, QueueSeen) and isinstance(runs, RecentBatches):
-        freshness = judge(
+        freshness = evaluate(
             queue.depth,
             last_finished=runs.last_finished,
             waiting_since=waiting_since,
             now=now,
-            most=patience(settings),
+            most=longest_wait(settings),
         )
     records = ended_runs(instance, settings.queue_name)
     history = history_of(records)
@@ -141,7 +141,7 @@ def _queue(settings: Settings) -> QueueSeen | str:
 
 def _runs(settings: Settings, now: datetime) -> RecentBatches | str:
     try:
-        with closing(Session(database_url(settings), patience_seconds=_PATIENCE_SECONDS)) as session:
+        with closing(Session(database_url(settings), retry_seconds=_RETRY_SECONDS)) as session:
             return session.run(partial(recent_batches, queue=settings.queue_name, now=now))
     except (DatabaseError, SettingError) as error:
         return str(error)

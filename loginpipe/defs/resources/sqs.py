@@ -10,7 +10,7 @@ from pydantic import Field, PrivateAttr
 from loginpipe.common.interpreter import tuned_for_a_run
 from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import Settings
-from loginpipe.sqs.client import BATCH_MOST, Queue, open_queue
+from loginpipe.sqs.client import MAX_BATCH, Queue, open_queue
 from loginpipe.sqs.dead_letters import DeadLetterDepth, read_dead_letters
 from loginpipe.sqs.depth import Depth, read_depth
 from loginpipe.sqs.leases import LeaseKeeper
@@ -32,13 +32,13 @@ def calls_at_once(messages: int, visibility_seconds: int) -> int:
     Of more than `most_kept` they extend a part in that time.
     """
     in_turn = visibility_seconds * _CALLS_A_SECOND // 3
-    calls = ceil(messages / BATCH_MOST)
+    calls = ceil(messages / MAX_BATCH)
     return min(_MAX_CALLS_AT_ONCE, max(_CALLS_AT_ONCE, ceil(calls / in_turn)))
 
 
 def most_kept(visibility_seconds: int) -> int:
     """Return how many messages in flight all have their leases extended in a third of the visibility timeout."""
-    return _MAX_CALLS_AT_ONCE * BATCH_MOST * (visibility_seconds * _CALLS_A_SECOND // 3)
+    return _MAX_CALLS_AT_ONCE * MAX_BATCH * (visibility_seconds * _CALLS_A_SECOND // 3)
 
 
 class SqsResource(dg.ConfigurableResource["SqsResource"]):
@@ -85,7 +85,7 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
                         back.total - back.returned,
                         self._leases.lost,
                         runbook("a-run-fails"),
-                        extra={"handed_back": back.returned, "queue": self.name, "leases_lost": self._leases.lost},
+                        extra={"returned": back.returned, "queue": self.name, "leases_lost": self._leases.lost},
                     )
                 self._queue.client.close()
 

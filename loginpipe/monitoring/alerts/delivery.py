@@ -26,7 +26,7 @@ _SECONDS = 5
 _GOOD = range(200, 300)
 _ATTEMPTS = 2
 # SNS' limit.
-_SUBJECT_MOST = 100
+_MAX_SUBJECT = 100
 
 
 class Channel(Protocol):
@@ -87,9 +87,9 @@ class Webhook:
             error.close()
         except URLError as error:
             # Its text can quote the address.
-            raise AlertError(f"{self.place} cannot be reached ({_os_fault(error.reason)})") from None
+            raise AlertError(f"{self.place} cannot be reached ({_os_problem(error.reason)})") from None
         except (OSError, HTTPException, ValueError) as error:
-            raise AlertError(f"{self.place} does not answer as it should ({_os_fault(error)})") from None
+            raise AlertError(f"{self.place} does not answer as it should ({_os_problem(error)})") from None
         if status not in _GOOD:
             raise AlertError(f"{self.place} answered {status}")
 
@@ -134,7 +134,7 @@ class SnsTopic:
 class UnknownWebhook:
     """The webhook while its address cannot be looked up: alerts wait for it, and the other channel gets its own."""
 
-    fault: str
+    problem: str
     name: str = "webhook"
     place: str = "webhook"
 
@@ -144,7 +144,7 @@ class UnknownWebhook:
         Raises:
             AlertError: always.
         """
-        raise AlertError(self.fault)
+        raise AlertError(self.problem)
 
 
 def channels(settings: Settings) -> Sequence[Channel]:
@@ -180,7 +180,7 @@ def deliver_pending(way: Channel, outbox: Outbox, queue: str, now: datetime) -> 
 
 def summary(state: State, ways: Sequence[Channel]) -> str:
     """Return which alerts last, and whether they go anywhere."""
-    lasting = [f"{kind(name).title} ({episode.says})" for name, episode in state.episodes.items() if episode.told]
+    lasting = [f"{kind(name).title} ({episode.message})" for name, episode in state.episodes.items() if episode.told]
     nobody = "" if ways else ", and nobody is told: neither a webhook nor a topic is set"
     return f"{', '.join(lasting) or 'nothing is wrong'}{nobody}"
 
@@ -190,7 +190,7 @@ def subject(queue: str, events: Sequence[Event]) -> str:
     first, *others = events
     more = f" (and {len(others)} more)" if others else ""
     over = "over: " if first.what == "over" else ""
-    return f"loginpipe, {queue}: {over}{kind(first.condition).title}{more}"[:_SUBJECT_MOST]
+    return f"loginpipe, {queue}: {over}{kind(first.condition).title}{more}"[:_MAX_SUBJECT]
 
 
 def text(queue: str, outbox: Outbox) -> str:
@@ -206,7 +206,7 @@ def _paragraph(queue: str, event: Event) -> str:
         return f"loginpipe, queue {queue}: OVER: {of.title}\n{lasted}"
     return (
         f"loginpipe, queue {queue}: {of.title}\n"
-        f"Seen: {event.says}.\n"
+        f"Seen: {event.message}.\n"
         f"Since: {_utc(event.since)}.\n"
         f"Do: {of.todo}.\n"
         f"Runbook: {runbook(of.anchor)}"
@@ -234,6 +234,6 @@ def _opener() -> "OpenerDirector":
     return build_opener(ProxyHandler(proxies), Stay())
 
 
-def _os_fault(error: object) -> str:
+def _os_problem(error: object) -> str:
     code = getattr(error, "errno", None)
     return os.strerror(code) if isinstance(code, int) and code > 0 else type(error).__name__

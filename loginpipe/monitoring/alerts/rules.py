@@ -6,13 +6,13 @@ A condition whose source does not answer is not known: it neither begins nor end
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from loginpipe.monitoring.anomalies import DELAYED_MOST, delayed
+from loginpipe.monitoring.anomalies import MAX_DELAYED, delayed
 from loginpipe.monitoring.reports import Seen
 
 # The run after one that failed finds out whether its cause has passed, as most have.
-_FAILURES_LEAST = 2
+_MIN_FAILURES = 2
 # Of fewer, a share says little.
-_MESSAGES_LEAST = 20
+_MIN_MESSAGES = 20
 
 CHECK = "check:"
 """What the condition of an asset check that fails begins with."""
@@ -31,12 +31,12 @@ class Kind:
 
 
 KINDS: Mapping[str, Kind] = {
-    "queue-out-of-reach": Kind(
+    "queue-unreachable": Kind(
         "the queue cannot be asked",
         "mend what it says; nothing is lost, messages wait on the queue",
         "source-down",
     ),
-    "database-out-of-reach": Kind(
+    "database-unreachable": Kind(
         "the database cannot be used",
         "mend what it says; nothing is lost, runs fail and their messages return to the queue",
         "source-down",
@@ -51,10 +51,10 @@ KINDS: Mapping[str, Kind] = {
         "see in Dagster that the daemon and queue_depth_sensor are running, and whether runs fail or hang",
         "nothing-arrives",
     ),
-    "in-flight-stall": Kind(
+    "in-flight-limit-reached": Kind(
         "in-flight stall: messages wait that nobody can receive",
         "look for a consumer that receives and does not delete",
-        "in-flight-stall",
+        "in-flight-limit-reached",
     ),
     "dead-letters": Kind(
         "dead letters",
@@ -76,9 +76,9 @@ KINDS: Mapping[str, Kind] = {
 
 CHECK_SECTIONS: Mapping[str, str] = {
     "only_tokens": "a-run-fails",
-    "counts_add_up": "the-books-do-not-balance",
+    "counts_add_up": "counts-do-not-add-up",
     "ledger_matches_table": "ledger-and-table-differ",
-    "columns_are_the_contract": "the-table-is-not-the-contract",
+    "schema_matches_contract": "schema-does-not-match-contract",
     "token_key_version_current": "keys-and-tokens",
     "archive_matches_table": "archive-differs",
 }
@@ -134,29 +134,32 @@ def conditions(seen: Seen, limits: Limits) -> dict[str, str | None]:
 
 
 def _of_sources(seen: Seen) -> Iterator[tuple[str, str | None]]:
-    yield "queue-out-of-reach", seen.queue if isinstance(seen.queue, str) else None
-    yield "database-out-of-reach", seen.runs if isinstance(seen.runs, str) else None
+    yield "queue-unreachable", seen.queue if isinstance(seen.queue, str) else None
+    yield "database-unreachable", seen.runs if isinstance(seen.runs, str) else None
     failures, reason = seen.history.failures_in_a_row, seen.history.reason
     says = f"{failures} in a row so far{reason and f', the newest with {reason}'}"
-    yield "runs-failing", says if failures >= _FAILURES_LEAST else None
+    yield "runs-failing", says if failures >= _MIN_FAILURES else None
 
 
 def _of_queue(seen: Seen) -> Iterator[tuple[str, str | None]]:
     if isinstance(seen.queue, str):
         return
     depth, dead = seen.queue.depth, seen.queue.dead_letters
-    yield "in-flight-stall", str(depth) if depth.stalled else None
+    yield "in-flight-limit-reached", str(depth) if depth.at_in_flight_limit else None
     yield "dead-letters", str(dead) if dead is not None and dead.ours else None
     if seen.freshness is not None:
         # A stall has an alert of its own.
-        yield "stuck", seen.freshness.says if seen.freshness.state == "stuck" and not depth.stalled else None
+        yield (
+            "stuck",
+            seen.freshness.message if seen.freshness.state == "stuck" and not depth.at_in_flight_limit else None,
+        )
 
 
 def _of_runs(seen: Seen, limits: Limits) -> Iterator[tuple[str, str | None]]:
     if isinstance(seen.runs, str):
         return
     received, rejected = seen.runs.received, seen.runs.rejected
-    too_many = received >= _MESSAGES_LEAST and rejected > limits.reject_rate * received
+    too_many = received >= _MIN_MESSAGES and rejected > limits.reject_rate * received
     yield (
         "reject-rate",
         f"{rejected:,} of {received:,} messages within an hour; the limit is {limits.reject_rate:.2%}"
@@ -164,7 +167,7 @@ def _of_runs(seen: Seen, limits: Limits) -> Iterator[tuple[str, str | None]]:
         else None,
     )
     stored, late = sum(seen.runs.delays), delayed(seen.runs.delays, limits.delay_seconds)
-    too_late = stored >= _MESSAGES_LEAST and late > DELAYED_MOST * stored
+    too_late = stored >= _MIN_MESSAGES and late > MAX_DELAYED * stored
     yield (
         "delay",
         f"{late:,} of {stored:,} logins within 15 minutes took longer than {limits.delay_seconds:,} s"

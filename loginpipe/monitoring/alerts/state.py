@@ -11,11 +11,11 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-PENDING_MOST = 50
+MAX_PENDING = 50
 """What a channel is not told while it is away for days: the oldest beyond that are only counted."""
 
 _BACK_OFF_FIRST = timedelta(seconds=30)
-_BACK_OFF_MOST = timedelta(minutes=15)
+_MAX_BACK_OFF = timedelta(minutes=15)
 
 
 class Episode(BaseModel, frozen=True):
@@ -23,13 +23,13 @@ class Episode(BaseModel, frozen=True):
 
     Attributes:
         since: the first look that found it.
-        says: what there was to say at the last look that found it.
+        message: what there was to say at the last look that found it.
         told: whether a second look in a row has found it, so that it is an alert.
         gone_since: the first of the looks in a row that did not find it any more; None where the last one did.
     """
 
     since: datetime
-    says: str
+    message: str
     told: bool = False
     gone_since: datetime | None = None
 
@@ -39,7 +39,7 @@ class Event(BaseModel, frozen=True):
 
     what: Literal["begins", "over"]
     condition: str
-    says: str
+    message: str
     since: datetime
     until: datetime | None = None
 
@@ -94,32 +94,32 @@ def looked(state: State, found: Mapping[str, str | None], channels: Sequence[str
 
 def failed(outbox: Outbox, now: datetime) -> Outbox:
     """Return the outbox after a delivery that failed: tried again at the next look, then less and less often."""
-    pause = min(_BACK_OFF_FIRST * (1 << min(outbox.failures, 10)), _BACK_OFF_MOST) if outbox.failures else timedelta()
+    pause = min(_BACK_OFF_FIRST * (1 << min(outbox.failures, 10)), _MAX_BACK_OFF) if outbox.failures else timedelta()
     return outbox.model_copy(update={"failures": outbox.failures + 1, "next_try": now + pause})
 
 
 def _advanced(
-    name: str, before: Episode | None, says: str | None, now: datetime
+    name: str, before: Episode | None, message: str | None, now: datetime
 ) -> tuple[Episode | None, Event | None]:
-    if says is not None:
+    if message is not None:
         if before is None:
-            return Episode(since=now, says=says), None
+            return Episode(since=now, message=message), None
         if before.told:
-            return before.model_copy(update={"says": says, "gone_since": None}), None
-        told = before.model_copy(update={"says": says, "told": True})
+            return before.model_copy(update={"message": message, "gone_since": None}), None
+        told = before.model_copy(update={"message": message, "told": True})
         return told, _begins(name, told)
     if before is None or not before.told:
         return None, None
     if before.gone_since is None:
         return before.model_copy(update={"gone_since": now}), None
-    return None, Event(what="over", condition=name, says="", since=before.since, until=before.gone_since)
+    return None, Event(what="over", condition=name, message="", since=before.since, until=before.gone_since)
 
 
 def _begins(name: str, episode: Episode) -> Event:
-    return Event(what="begins", condition=name, says=episode.says, since=episode.since)
+    return Event(what="begins", condition=name, message=episode.message, since=episode.since)
 
 
 def _with(outbox: Outbox, events: Sequence[Event]) -> Outbox:
     pending = (*outbox.pending, *events)
-    surplus = max(len(pending) - PENDING_MOST, 0)
+    surplus = max(len(pending) - MAX_PENDING, 0)
     return outbox.model_copy(update={"pending": pending[surplus:], "left_out": outbox.left_out + surplus})

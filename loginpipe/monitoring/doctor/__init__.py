@@ -21,13 +21,13 @@ class Finding:
     """What a check found: well or not, and in words."""
 
     what: str
-    well: bool
-    says: str
+    ok: bool
+    message: str
 
     @property
     def warns(self) -> bool:
         """Whether it is well but for something to look at."""
-        return self.well and self.says.startswith("warning: ")
+        return self.ok and self.message.startswith("warning: ")
 
 
 def examine(settings: Settings, of_dagster: Mapping[str, Check]) -> Iterator[Finding]:

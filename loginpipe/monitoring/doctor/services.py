@@ -11,14 +11,14 @@ from loginpipe.monitoring.doctor.warehouse import warehouse
 from loginpipe.postgres.connections import transaction
 from loginpipe.sqs.client import Queue, open_queue, queue_errors
 from loginpipe.sqs.dead_letters import read_dead_letters, redrive_policy
-from loginpipe.sqs.depth import STALL, read_depth
+from loginpipe.sqs.depth import IN_FLIGHT_LIMIT_REACHED, read_depth
 from loginpipe.sqs.receiver import try_receiving
 
 # Below that, two failed runs in a row send good messages to the dead-letter queue.
-_RECEIVES_LEAST = 3
+_MIN_RECEIVES = 3
 
 # SQS's longest MessageRetentionPeriod, in seconds.
-_RETENTION_MOST = 14 * 86_400
+_MAX_RETENTION = 14 * 86_400
 # AWS refuses requests that are signed five minutes off; delays and partitions are judged by these clocks.
 _MOST = timedelta(seconds=30)
 
@@ -27,8 +27,8 @@ def queue(settings: Settings) -> str:
     """Look at the queue's depth, and whether messages of another endpoint than AWS's can be read."""
     queue = open_queue(settings.queue, settings, connections=1)
     depth = read_depth(queue)
-    if depth.stalled:
-        raise LoginpipeError(f"queue {queue.name!r}: {depth}; {STALL}")
+    if depth.at_in_flight_limit:
+        raise LoginpipeError(f"queue {queue.name!r}: {depth}; {IN_FLIGHT_LIMIT_REACHED}")
     # What AWS answers is known, and each receive takes a message nearer to the dead-letter queue.
     if depth.visible and not queue.of_aws:
         try_receiving(queue, settings.visibility_seconds)
@@ -41,16 +41,16 @@ def dead_letters(settings: Settings) -> str:
     policy = redrive_policy(queue)
     if policy is None:
         raise LoginpipeError(f"queue {queue.name!r} has none: give it a redrive policy with maxReceiveCount 5")
-    if policy.max_receives < _RECEIVES_LEAST:
+    if policy.max_receives < _MIN_RECEIVES:
         raise LoginpipeError(
-            f"maxReceiveCount of queue {queue.name!r} is {policy.max_receives}: make it {_RECEIVES_LEAST} or more, "
+            f"maxReceiveCount of queue {queue.name!r} is {policy.max_receives}: make it {_MIN_RECEIVES} or more, "
             "since every failed run counts as a receive"
         )
     retention = _retention(queue)
     if _retention(policy.dead_letters) <= retention:
         mend = (
             f"make its MessageRetentionPeriod longer than {retention:,} s"
-            if retention < _RETENTION_MOST
+            if retention < _MAX_RETENTION
             else f"lower that of {queue.name!r}, which is SQS's longest"
         )
         raise LoginpipeError(

@@ -18,8 +18,8 @@ from loginpipe.postgres.adopted_rows import read_row_forms
 from loginpipe.postgres.archive import archive_gap
 from loginpipe.postgres.batches import batches_without_run
 from loginpipe.postgres.connections import Connection, connect, place, transaction
-from loginpipe.postgres.contract import examine_table, replication_fault, why_read_only
-from loginpipe.postgres.grants import WRITER, grant_differences, standing
+from loginpipe.postgres.contract import examine_table, replication_problem, why_read_only
+from loginpipe.postgres.grants import WRITER, grant_differences, role_status
 from loginpipe.postgres.load import lock_holders
 from loginpipe.postgres.migrate import HEAD, require_migrated
 from loginpipe.postgres.partitions import (
@@ -52,7 +52,7 @@ def database(settings: Settings) -> str:
     """Look whether the warehouse is migrated, for the table that is set, and takes writes; for TLS and replicas too."""
     with warehouse(settings) as connection, transaction(connection) as cursor:
         read_only = why_read_only(cursor)
-        unreplicable = replication_fault(cursor)
+        unreplicable = replication_problem(cursor)
         where = place(connection)
     if read_only:
         raise LoginpipeError(f"{where} {read_only}")
@@ -76,7 +76,7 @@ def grants(settings: Settings) -> str:
     """Compare the grants with the plan, and look what more than its work the connected role may do."""
     with warehouse(settings) as connection:
         differences = grant_differences(connection)
-        role = standing(connection)
+        role = role_status(connection)
     if differences:
         raise LoginpipeError("; ".join(differences))
     if not role.writes:
@@ -87,7 +87,7 @@ def grants(settings: Settings) -> str:
         return f"as they should be; {role.role} may do what the pipeline needs, and no more"
     beyond = f"{role.role} {' and '.join(role.beyond)}, more than the pipeline needs"
     if settings.production:
-        raise LoginpipeError(f"{beyond}: let it connect as a role of its own, made with `{role.mend}`")
+        raise LoginpipeError(f"{beyond}: let it connect as a role of its own, made with `{role.fix}`")
     return f"as they should be; {beyond}"
 
 
@@ -211,7 +211,7 @@ def rows(settings: Settings) -> str:
 
 
 def lambda_batches(settings: Settings) -> str:
-    """Look when AWS Lambda recorded its newest batch. A quiet queue is no fault; `fresh` evaluates one that is not."""
+    """Look when AWS Lambda recorded its newest batch. A quiet queue is fine; `freshness` evaluates the others."""
     with warehouse(settings) as connection:
         found = batches_without_run(
             connection, settings.queue_name, None, first_seconds=_DAY_SECONDS, settled_seconds=0

@@ -47,7 +47,7 @@ JOIN grantee ON grantee.oid = entry.grantee
 WHERE entry.grantee <> owner
 GROUP BY role_name, privilege_type, object
 
--- name: role_faults
+-- name: role_problems
 -- Say what is wrong with the roles, the owner and the triggers themselves, one sentence each.
 WITH wanted (role_name) AS (
     SELECT unnest(%(roles)s::text[])
@@ -122,7 +122,7 @@ WHERE NOT EXISTS (
 )
 ORDER BY 1
 
--- name: standing
+-- name: role_status
 -- Read what the connected role may do, whichever way it came by that: inherited, granted, or with SET ROLE.
 WITH vault AS (
     SELECT nspowner AS owner

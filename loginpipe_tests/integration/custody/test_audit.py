@@ -47,7 +47,7 @@ def busy(
 def test_what_the_database_has_hashed_is_what_we_hash(busy: tuple[Store, tuple[str, str]], auditor: Connection) -> None:
     store, _ = busy
     found = verify_log(auditor)
-    assert found.faults == []
+    assert found.problems == []
     ((count, digest),) = store.rows("SELECT count(*), (array_agg(hash ORDER BY seq DESC))[1] FROM vault.access_log")
     assert (found.head.seq, found.head.hash) == (count, bytes(digest))
     assert newest_entry(auditor) == count
@@ -58,7 +58,7 @@ def test_what_the_database_has_hashed_is_what_we_hash(busy: tuple[Store, tuple[s
 def test_an_empty_log_has_an_anchor_too(store: Store, auditor: Connection, custodian: Connection) -> None:
     assert (verify_log(auditor).head, newest_entry(auditor)) == (EMPTY, 0)
     bulk(custodian)
-    assert verify_log(auditor, [EMPTY]).faults == []
+    assert verify_log(auditor, [EMPTY]).problems == []
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_what_was_done_to_the_log_is_found(
     busy: tuple[Store, tuple[str, str]], auditor: Connection, done: str, said: str
 ) -> None:
     busy[0].execute(AS_SUPERUSER + done)
-    assert verify_log(auditor).faults == [said]
+    assert verify_log(auditor).problems == [said]
 
 
 def test_a_tail_that_was_cut_off_shows_against_an_anchor(
@@ -91,17 +91,17 @@ def test_a_tail_that_was_cut_off_shows_against_an_anchor(
 ) -> None:
     head = verify_log(auditor).head
     busy[0].execute(f"{AS_SUPERUSER} DELETE FROM vault.access_log WHERE seq > {head.seq - 2}")
-    assert verify_log(auditor).faults == []
-    assert verify_log(auditor, [head]).faults == [
+    assert verify_log(auditor).problems == []
+    assert verify_log(auditor, [head]).problems == [
         f"the tail is cut off: the log ends with entry {head.seq - 2}, and had {head.seq}"
     ]
     busy[0].execute("ALTER TABLE vault.access_log ENABLE TRIGGER USER")
     for _ in range(3):
         bulk(custodian)
-    assert verify_log(auditor, [head]).faults != [], "grown again it is another past"
+    assert verify_log(auditor, [head]).problems != [], "grown again it is another past"
 
 
-def test_a_time_that_is_none_is_a_fault_in_one_line(busy: tuple[Store, tuple[str, str]], auditor: Connection) -> None:
+def test_a_time_that_is_none_is_a_problem_in_one_line(busy: tuple[Store, tuple[str, str]], auditor: Connection) -> None:
     busy[0].execute(f"{AS_SUPERUSER} UPDATE vault.access_log SET at = '0044-03-15 BC' WHERE seq = 2")
     with pytest.raises(AuditError, match=r"^the access log is not intact: "):
         verify_log(auditor)

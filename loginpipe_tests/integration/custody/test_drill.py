@@ -8,7 +8,7 @@ import pytest
 from loginpipe.common.errors import AccessRefusedError, DatabaseError, LoginpipeError, OpeningError
 from loginpipe.custody.access import Reason, approve, request_access, set_second_person
 from loginpipe.custody.drill import Canary, Drill, recover_canary, store_canary
-from loginpipe.custody.opening import Fault, Opener
+from loginpipe.custody.opening import Opener, Problem
 from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.masking.compat import MD5, CompatMasking
 from loginpipe.postgres.connections import Connection
@@ -78,7 +78,7 @@ def test_a_canary_that_was_changed_fails_it(store: Store, rotating: Connection, 
     store.execute("UPDATE vault.sealed_values SET ciphertext = set_bit(ciphertext, 7, 1 - get_bit(ciphertext, 7))")
     with pytest.raises(OpeningError) as caught:
         proved(rotating, store, canary, opener)
-    assert caught.value.fault == Fault.CHANGED
+    assert caught.value.problem == Problem.CHANGED
 
 
 def test_a_canary_that_is_gone_fails_it(store: Store, rotating: Connection, opener: Opener) -> None:

@@ -28,7 +28,7 @@ from loginpipe.custody.audit import EntryFilter, find_entries, verify_log
 from loginpipe.custody.drill import open_sample, random_tokens
 from loginpipe.custody.erasure import Erasure, erase, request_erasure
 from loginpipe.custody.extras import backfill
-from loginpipe.custody.opening import Fault, Opener
+from loginpipe.custody.opening import Opener, Problem
 from loginpipe.custody.recovery import recover
 from loginpipe.custody.rotation import count_to_rotate, rotate
 from loginpipe.custody.token_checks import TokenChecks
@@ -92,7 +92,7 @@ def test_a_custodian_cannot_blind_the_audit(
         for literal, purpose in ((f"[5:5]={{{ip}}}", "a court order"), (f"{{{ip}}}", "x" * 1_001)):
             cursor.execute("SELECT refusal FROM vault.request_access(%s::text[], %s, 'T-1')", (literal, purpose))
         assert cursor.fetchall() == [("reason_too_long",)]
-    assert verify_log(auditor).faults == []
+    assert verify_log(auditor).problems == []
     assert store.rows("SELECT subjects, length(purpose) FROM vault.access_log ORDER BY seq DESC LIMIT 1") == [
         ([ip], 1_000)
     ]
@@ -103,7 +103,7 @@ def test_a_custodian_cannot_blind_the_audit(
         f"INSERT INTO vault.access_log (action, subjects) VALUES ('request', '{{{{{ip}}},{{{device}}}}}'), "
         f"('request', '[0:1][3:3]={{{{{ip}}},{{{device}}}}}')"
     )
-    assert verify_log(auditor).faults == []
+    assert verify_log(auditor).problems == []
     for entry in find_entries(auditor, EntryFilter(most=2)):
         assert entry.subjects == [ip, device]
     assert len(find_entries(auditor, EntryFilter(token=device))) == 2
@@ -373,11 +373,14 @@ def test_a_planted_value_is_found_by_a_sample_named_discarded_and_sealed_again(
     drawn = random_tokens(rotating, 50)
     assert set(drawn) == {good_ip, coming}
     sample = open_sample(rotating, request_access(rotating, drawn, REASON).request_id, opener, checks)
-    assert (sample.values, [(error.subject, error.fault) for error in sample.refused]) == (1, [(coming, Fault.CHANGED)])
+    assert (sample.values, [(error.subject, error.problem) for error in sample.refused]) == (
+        1,
+        [(coming, Problem.CHANGED)],
+    )
 
     asked = request_access(custodian, [coming, good_ip], REASON).request_id
     recovery = recover(custodian, asked, opener, checks, most=2)
-    assert [error.fault for error in recovery.refused] == [Fault.CHANGED]
+    assert [error.problem for error in recovery.refused] == [Problem.CHANGED]
     assert refusal(lambda: discard(rotating, asked, [coming])) == "of_another_role"
     assert refusal(lambda: discard(custodian, asked, [made_up_token("dev.v1", "not asked for")])) == "no_subjects"
     assert discard(custodian, asked, [coming]) == 1
@@ -404,7 +407,7 @@ def test_a_value_whose_key_is_gone_is_an_answer_of_its_own_and_counted(
     asked = request_access(custodian, [ip, device], REASON).request_id
     recovery = recover(custodian, asked, opener, TokenChecks(store.keys), most=2)
     assert [value.subject for value in recovery.recovered] == [device]
-    assert (recovery.missing, [error.fault for error in recovery.refused]) == ([], [Fault.NO_DATA_KEY])
+    assert (recovery.missing, [error.problem for error in recovery.refused]) == ([], [Problem.NO_DATA_KEY])
     with pytest.raises(LoginpipeError, match=r"^1 sealed values have no data key, or are shorter than any value"):
         warehouse.vault(load_settings())
 

@@ -9,7 +9,7 @@ import pytest
 
 from loginpipe.common.errors import KeyFileError, OpeningError
 from loginpipe.custody.access import request_access
-from loginpipe.custody.opening import Fault, Opener
+from loginpipe.custody.opening import Opener, Problem
 from loginpipe.custody.private_keys import load_opener
 from loginpipe.custody.recovery import Recovery, recover
 from loginpipe.custody.token_checks import TokenChecks
@@ -83,21 +83,21 @@ def test_a_key_may_be_named_by_its_id_and_by_its_arn(kms: "KMSClient", alias: st
     assert opener_in_kms(name).unwrap([wrapped(public(alias))]) == DATA_KEY
 
 
-def test_a_wrapped_key_that_was_changed_is_no_fault_of_kms(alias: str) -> None:
+def test_a_wrapped_key_that_was_changed_is_no_problem_of_kms(alias: str) -> None:
     key, opener = public(alias), opener_in_kms(alias)
     good = wrapped(key)
     flipped = bytes([good.wrapped_key[0] ^ 1]) + good.wrapped_key[1:]
     for changed in (replace(good, wrapped_key=flipped), wrapped(key, b"short")):
         with pytest.raises(OpeningError) as caught:
             opener.unwrap([changed])
-        assert caught.value.fault == Fault.CHANGED
+        assert caught.value.problem == Problem.CHANGED
 
 
 def test_a_data_key_for_another_key_does_not_reach_kms(kms_wire: Wire, alias: str, store: Store) -> None:
     opener = opener_in_kms(alias)
     with pytest.raises(OpeningError) as caught:
         opener.unwrap([wrapped(store.recipients[0])])
-    assert caught.value.fault == Fault.OTHER_RECIPIENT
+    assert caught.value.problem == Problem.OTHER_RECIPIENT
     assert kms_wire.asked("Decrypt") == []
 
 

@@ -177,11 +177,11 @@ def test_a_request_that_wants_a_second_person_is_recovered_after_the_approval(
 
 def test_more_than_ten_values_are_recovered_only_where_that_is_said(pii: Custody, store: Store) -> None:
     devices = [device for _, device in store.load(*(login(device_id=f"device-{n}") for n in range(11)))]
-    assert pii("recover", *devices, *WHY, "--show").error == "11 values are more than 10: give --most 11"
+    assert pii("recover", *devices, *WHY, "--show").error == "11 values are more than 10: give --limit 11"
     assert store.log() == [], "that is said before anything is requested"
-    assert len(pii("recover", *devices, *WHY, "--show", "--most", 11).out.splitlines()) == 11
+    assert len(pii("recover", *devices, *WHY, "--show", "--limit", 11).out.splitlines()) == 11
     requested = pii("request", *devices, *WHY)
-    assert "--most 11" in requested.err
+    assert "--limit 11" in requested.err
     refused = pii("recover", requested.out.strip(), "--output", "found.csv").error
     assert refused.startswith("the request is for 11 values, which is more than 10: none was opened; ")
     assert not (pii.folder / "found.csv").exists()
@@ -258,7 +258,7 @@ def test_a_value_that_was_tampered_with_is_named_and_the_others_are_given_out(
     assert not (pii.folder / "alone.csv").exists(), "an empty file would look like an answer"
     in_json = pii("recover", *tokens, *WHY, "--output", "json.csv", "--json")
     assert in_json.code == 1
-    assert json.loads(in_json.out)["refused"] == [{"token": tokens[0], "fault": "changed"}]
+    assert json.loads(in_json.out)["refused"] == [{"token": tokens[0], "problem": "changed"}]
 
 
 def test_what_is_missing_is_noted_beside_what_is_there(pii: Custody, tokens: tuple[str, str], store: Store) -> None:
@@ -364,7 +364,7 @@ def test_an_auditor_lists_what_happened(pii: Custody, tokens: tuple[str, str]) -
     assert "[red]markup[/] :smile: \\x1b[31m" in table
     assert listed[2]["request_id"] in table
     assert [entry["seq"] for entry in pii("audit", "list", "--token", tokens[0], "--json").json] == [2, 1]
-    assert pii("audit", "list", "--most", 1).err == "these are the newest 1: --most shows more\n"
+    assert pii("audit", "list", "--limit", 1).err == "these are the newest 1: --limit shows more\n"
     assert pii("audit", "list", "--actor", "nobody", "--json").json == []
 
 
@@ -393,7 +393,7 @@ def test_the_log_is_verified_and_its_head_kept(pii: Custody, tokens: tuple[str, 
     )
     in_json = pii("audit", "verify", "--anchor-file", anchors, "--write-anchor", anchors, "--json")
     assert in_json.code == 1
-    assert json.loads(in_json.out)["faults"] == [cut]
+    assert json.loads(in_json.out)["problems"] == [cut]
     assert len(anchors.read_text().splitlines()) == 2, "the head of a log that is not intact is no anchor"
 
 
@@ -533,14 +533,14 @@ def test_a_sample_names_a_value_that_was_altered_and_discard_deletes_it_and_no_o
     assert f"of {device} cannot be opened" in done.err
     assert "`loginpipe pii discard` deletes it, so that the value is sealed again" in " ".join(done.err.split())
     in_json = pii("drill", "--sample", 5, "--json")
-    bad = [{"token": device, "fault": "changed"}]
+    bad = [{"token": device, "problem": "changed"}]
     assert (in_json.code, json.loads(in_json.out)) == (1, {"values": 1, "unchecked": 0, "refused": bad})
 
     pii.login_as("custodian")
     first = pii("discard", ip, *WHY)
     assert (first.code, first.out) == (0, "0 of 1 values were not what their tokens stand for, and are deleted\n")
     shown = pii("discard", ip, device, *WHY, "--json").json
-    assert (shown["discarded"], shown["faults"]) == (1, bad)
+    assert (shown["discarded"], shown["problems"]) == (1, bad)
     assert store.rows("SELECT token FROM vault.sealed_values") == [(ip,)]
     assert store.log()[-1] == ("custodian", "discard", "sealed_values=1")
     assert store.load(login()) == [(ip, device)]

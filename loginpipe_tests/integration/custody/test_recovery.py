@@ -7,7 +7,7 @@ import pytest
 
 from loginpipe.common.errors import LoginpipeError
 from loginpipe.custody.access import Reason, request_access
-from loginpipe.custody.opening import Fault, Opener
+from loginpipe.custody.opening import Opener, Problem
 from loginpipe.custody.recovery import Recovery, recover
 from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.masking.compat import BASE64, MD5, PLAIN, SALTED, CompatMasking
@@ -41,14 +41,14 @@ class Custodian:
         assert (recovery.refused, recovery.missing) == ([], [])
         return [value.text for value in recovery.recovered]
 
-    def faults(self, *asked: str) -> list[str]:
+    def problems(self, *asked: str) -> list[str]:
         """What is wrong with each value, none of which is recovered."""
         recovery = self.recover(*asked)
         assert (recovery.recovered, recovery.missing) == ([], [])
         for error in recovery.refused:
             assert not [clear for clear in (IP, DEVICE, "203.0.113.9") if clear in str(error)]
             assert "\n" not in str(error)
-        return [error.fault for error in recovery.refused]
+        return [error.problem for error in recovery.refused]
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_an_alias_that_was_planted_leads_to_nothing(custody: Custodian, store: S
     (asked,) = store.keys.tokens("device_id", [b"never loaded"])
     with store.connection() as connection, transaction(connection) as cursor:
         cursor.execute("INSERT INTO loginpipe.token_aliases VALUES (%s, %s)", (asked, victim))
-    assert replace(custody, store=store.with_keys(1, 2)).faults(asked) == [Fault.ALIAS_PLANTED]
+    assert replace(custody, store=store.with_keys(1, 2)).problems(asked) == [Problem.ALIAS_PLANTED]
     assert other != victim
 
 
@@ -168,8 +168,8 @@ def test_a_value_under_a_token_of_an_older_scheme_is_recovered_and_compared(
     custody = replace(custody, schemes=(scheme,))
     assert custody.clear(ip, device) == ["::ffff:199.172.111.135", DEVICE]
     # Without its salt it cannot be told from one of the salted scheme.
-    assert custody.faults(victim) == [Fault.UNCHECKED if scheme.name == PLAIN else Fault.PLANTED]
-    assert replace(custody, schemes=()).faults(ip) == [Fault.UNCHECKED]
+    assert custody.problems(victim) == [Problem.UNCHECKED if scheme.name == PLAIN else Problem.PLANTED]
+    assert replace(custody, schemes=()).problems(ip) == [Problem.UNCHECKED]
 
 
 # --- several recipients -----------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_a_data_key_for_another_recipient_is_an_error_of_its_own_that_names_them
 ) -> None:
     recovery = replace(custody, opener=offline[1]).recover(tokens[0])
     ((error,),) = (recovery.refused,)
-    assert error.fault == Fault.OTHER_RECIPIENT
+    assert error.problem == Problem.OTHER_RECIPIENT
     assert custody.store.recipients[0].fingerprint[:16] in str(error)
 
 
@@ -208,7 +208,7 @@ def test_a_flipped_bit_is_refused(custody: Custodian, tokens: tuple[str, str]) -
         "WHERE token = %s",
         tokens[0],
     )
-    assert custody.faults(tokens[0]) == [Fault.CHANGED]
+    assert custody.problems(tokens[0]) == [Problem.CHANGED]
     assert custody.clear(tokens[1]) == [DEVICE]
 
 
@@ -236,17 +236,17 @@ def two_devices(store: Store) -> tuple[str, str]:
 def test_swapped_rows_are_refused(custody: Custodian, two_devices: tuple[str, str], *, together: bool) -> None:
     swap(custody.store, *two_devices, ["data_key_id", "position", "ciphertext"])
     asked = [two_devices] if together else [(token,) for token in two_devices]
-    assert [fault for tokens in asked for fault in custody.faults(*tokens)] == [Fault.CHANGED] * 2
+    assert [problem for tokens in asked for problem in custody.problems(*tokens)] == [Problem.CHANGED] * 2
 
 
 def test_swapped_fields_are_refused(custody: Custodian, tokens: tuple[str, str]) -> None:
     swap(custody.store, *tokens, ["field"])
-    assert custody.faults(*tokens) == [Fault.CHANGED] * 2
+    assert custody.problems(*tokens) == [Problem.CHANGED] * 2
 
 
 def test_swapped_data_keys_are_refused(custody: Custodian, two_devices: tuple[str, str]) -> None:
     swap(custody.store, *two_devices, ["data_key_id"])
-    assert custody.faults(*two_devices) == [Fault.CHANGED] * 2
+    assert custody.problems(*two_devices) == [Problem.CHANGED] * 2
 
 
 def test_wrapped_keys_that_were_swapped_are_refused(custody: Custodian, two_devices: tuple[str, str]) -> None:
@@ -254,14 +254,14 @@ def test_wrapped_keys_that_were_swapped_are_refused(custody: Custodian, two_devi
         "UPDATE vault.data_keys AS this SET wrapped_key = other.wrapped_key "
         "FROM vault.data_keys AS other WHERE this.data_key_id <> other.data_key_id"
     )
-    assert custody.faults(*two_devices) == [Fault.CHANGED] * 2
+    assert custody.problems(*two_devices) == [Problem.CHANGED] * 2
 
 
 def test_a_wrapped_key_that_was_changed_is_refused(custody: Custodian, tokens: tuple[str, str]) -> None:
     custody.store.execute(
         "UPDATE vault.data_keys SET wrapped_key = set_byte(wrapped_key, 5, get_byte(wrapped_key, 5) # 1)"
     )
-    assert set(custody.faults(*tokens)) == {Fault.CHANGED}
+    assert set(custody.problems(*tokens)) == {Problem.CHANGED}
 
 
 def test_a_recipient_that_was_put_in_by_hand_is_refused(custody: Custodian, tokens: tuple[str, str]) -> None:
@@ -270,7 +270,7 @@ def test_a_recipient_that_was_put_in_by_hand_is_refused(custody: Custodian, toke
         "INSERT INTO vault.data_keys (data_key_id, recipient, wrapped_key) "
         "SELECT data_key_id, repeat('0', 64), wrapped_key FROM vault.data_keys"
     )
-    assert custody.faults(*tokens) == [Fault.CHANGED] * 2
+    assert custody.problems(*tokens) == [Problem.CHANGED] * 2
 
 
 def test_a_row_that_the_pipelines_own_role_planted_is_refused(custody: Custodian, store: Store) -> None:
@@ -279,7 +279,7 @@ def test_a_row_that_the_pipelines_own_role_planted_is_refused(custody: Custodian
     sealed = seal([(victim, b"somebody else's")], "device_id", store.recipients)
     with store.connection() as connection, transaction(connection) as cursor:
         insert_sealed(cursor, sealed)
-    assert custody.faults(victim) == [Fault.PLANTED]
+    assert custody.problems(victim) == [Problem.PLANTED]
 
 
 def test_a_purpose_and_a_ticket_are_on_record_as_they_were_typed(custody: Custodian, tokens: tuple[str, str]) -> None:

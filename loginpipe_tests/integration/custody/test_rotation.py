@@ -18,7 +18,7 @@ import pytest
 from loginpipe.common.errors import AccessRefusedError, DatabaseError, KeyFileError, OpeningError
 from loginpipe.custody.access import request_access
 from loginpipe.custody.erasure import request_erasure
-from loginpipe.custody.opening import Fault, Opener
+from loginpipe.custody.opening import Opener, Problem
 from loginpipe.custody.recovery import recover
 from loginpipe.custody.rotation import Rotation, count_to_rotate, rotate, tokens_to_rotate
 from loginpipe.custody.token_checks import TokenChecks
@@ -59,7 +59,7 @@ def rotated(connection: Connection, store: Store, opener: Opener) -> Rotation:
 
 
 def counts(done: Rotation) -> tuple[int, int, list[str]]:
-    return done.rotated, done.sealed, sorted(error.fault for error in done.refused)
+    return done.rotated, done.sealed, sorted(error.problem for error in done.refused)
 
 
 # --- what it does -----------------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def test_bad_values_stay_as_they_are_are_named_and_hold_up_nothing(
     with store.connection() as connection, transaction(connection) as cursor:
         insert_sealed(cursor, seal([(victim, b"somebody else's")], "device_id", store.recipients))
     done = rotated(rotating, store.with_keys(1, 2), opener)
-    assert counts(done) == (2, 2, [Fault.CHANGED, Fault.PLANTED])
+    assert counts(done) == (2, 2, [Problem.CHANGED, Problem.PLANTED])
     assert {error.subject for error in done.refused} == {changed, victim}
     aliased = {old for (old,) in store.rows("SELECT old_token FROM loginpipe.token_aliases")}
     assert good in aliased
@@ -185,7 +185,7 @@ def test_with_another_private_key_nothing_is_done(store: Store, rotating: Connec
     new_private_key(tmp_path / "other.pem", 2048)
     with pytest.raises(OpeningError) as caught:
         rotated(rotating, store.with_keys(1, 2), opener_of(tmp_path / "other.pem"))
-    assert caught.value.fault == Fault.OTHER_RECIPIENT
+    assert caught.value.problem == Problem.OTHER_RECIPIENT
     assert store.rows("SELECT count(*) FROM loginpipe.token_aliases") == [(0,)]
 
 
@@ -207,7 +207,7 @@ def test_where_the_older_key_is_lost_values_are_joined_by_what_they_are_stored_a
         insert_sealed(cursor, seal([(odd, b"no address")], "ip", store.recipients))
     later = store.with_keys(2)
     done = rotate(rotating, bulk(rotating, "rotate"), opener, later.keys, later.recipients, lost=[1])
-    assert (*counts(done), done.unchecked) == (3, 3, [Fault.PLANTED], 3)
+    assert (*counts(done), done.unchecked) == (3, 3, [Problem.PLANTED], 3)
     later.load(*devices(1, 2))
     assert store.rows(CANONICAL) == [(4, 2, 1)]
 

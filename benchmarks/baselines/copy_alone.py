@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psycopg2
 
-from benchmarks.contenders.plain import COLUMNS, database_url
+from benchmarks.baselines.plain import COLUMNS, database_url
 
 _CREATE = """
     CREATE TEMPORARY TABLE incoming_logins (

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import dlt
 from psycopg2.extensions import parse_dsn
 
-from benchmarks.contenders.plain import COLUMNS, database_url, delete, received, row, sqs
+from benchmarks.baselines.plain import COLUMNS, database_url, delete, received, row, sqs
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient

@@ -10,7 +10,7 @@ from loginpipe.common.errors import DatabaseError
 from loginpipe.common.settings import load_settings
 from loginpipe.defs.monitoring.dagster_state import DAGSTER_CHECKS
 from loginpipe.monitoring.doctor import examine
-from loginpipe.sqs.depth import STALL
+from loginpipe.sqs.depth import IN_FLIGHT_LIMIT_REACHED
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import (
     Wire,
@@ -44,20 +44,23 @@ def test_a_run_that_receives_nothing_from_a_stalled_queue_says_so_and_succeeds(p
     said = metadata(result)["raw_sqs_messages"]
     assert said["dagster/row_count"] == 0
     assert said["empty_receives"] >= 1
-    assert said["in_flight_stall"] is True
+    assert said["in_flight_limit_reached"] is True
     (warning,) = [
-        entry for entry in pipeline.instance.all_logs(result.run_id) if "in-flight stall" in entry.user_message
+        entry for entry in pipeline.instance.all_logs(result.run_id) if "in-flight limit reached" in entry.user_message
     ]
     assert warning.level == logging.WARNING
-    assert warning.user_message == f"queue '{pipeline.queue.name}': {STALL}; see docs/operations.md#in-flight-stall"
+    assert (
+        warning.user_message
+        == f"queue '{pipeline.queue.name}': {IN_FLIGHT_LIMIT_REACHED}; see docs/operations.md#in-flight-limit-reached"
+    )
 
 
 def test_a_drained_queue_is_not_stalled(pipeline: Pipeline, wire: Wire) -> None:
     wire.on("ReceiveMessage", answers(EMPTY))
     wire.on("GetQueueAttributes", depth(visible=0, in_flight=120_000))
     result = pipeline.run()
-    assert metadata(result)["raw_sqs_messages"]["in_flight_stall"] is False
-    assert not [line for line in logged(pipeline, result) if "stall" in line]
+    assert metadata(result)["raw_sqs_messages"]["in_flight_limit_reached"] is False
+    assert not [line for line in logged(pipeline, result) if "in-flight limit" in line]
 
 
 def test_a_run_that_stalls_after_its_first_messages_takes_them_and_says_so(
@@ -71,7 +74,7 @@ def test_a_run_that_stalls_after_its_first_messages_takes_them_and_says_so(
     result = take(pipeline, 10)
     assert result.success
     assert pipeline.rows("SELECT count(*) FROM user_logins") == [(2,)]
-    assert metadata(result)["raw_sqs_messages"]["in_flight_stall"] is True
+    assert metadata(result)["raw_sqs_messages"]["in_flight_limit_reached"] is True
 
 
 def test_a_depth_that_cannot_be_asked_fails_no_run(pipeline: Pipeline, wire: Wire) -> None:
@@ -83,7 +86,7 @@ def test_a_depth_that_cannot_be_asked_fails_no_run(pipeline: Pipeline, wire: Wir
     result = take(pipeline, 10)
     assert result.success
     assert users(pipeline) == ["user-0", "user-1"]
-    assert metadata(result)["raw_sqs_messages"]["in_flight_stall"] is False
+    assert metadata(result)["raw_sqs_messages"]["in_flight_limit_reached"] is False
     assert pipeline.depth() == (0, 0)
 
 
@@ -104,5 +107,8 @@ def test_counts_that_cannot_be_read_again_fail_no_run(pipeline: Pipeline, monkey
 def test_doctor_names_the_stall(pipeline: Pipeline, wire: Wire) -> None:
     wire.on("GetQueueAttributes", depth(visible=37, in_flight=120_000))
     finding = next(examine(load_settings(), DAGSTER_CHECKS))
-    assert (finding.what, finding.well) == ("queue", False)
-    assert finding.says == f"queue '{pipeline.queue.name}': 37 waiting, 120,000 in flight, 0 delayed; {STALL}"
+    assert (finding.what, finding.ok) == ("queue", False)
+    assert (
+        finding.message
+        == f"queue '{pipeline.queue.name}': 37 waiting, 120,000 in flight, 0 delayed; {IN_FLIGHT_LIMIT_REACHED}"
+    )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from loginpipe.defs.ingest.sensor import Decision, decide
 from loginpipe.monitoring.run_history import History
-from loginpipe.sqs.depth import IN_FLIGHT_MOST, STALL, Depth
+from loginpipe.sqs.depth import IN_FLIGHT_LIMIT_REACHED, MAX_IN_FLIGHT, Depth
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -29,7 +29,7 @@ def decision(visible: int, in_flight: int, *, active: int = 0, history: History 
 
 
 def test_the_limit_is_sqs_own() -> None:
-    assert IN_FLIGHT_MOST == 120_000
+    assert MAX_IN_FLIGHT == 120_000
 
 
 @pytest.mark.parametrize(
@@ -54,27 +54,27 @@ def test_the_limit_is_sqs_own() -> None:
 def test_a_queue_is_stalled_where_messages_wait_and_as_many_are_in_flight_as_sqs_allows(
     visible: int, in_flight: int, stalled: bool
 ) -> None:
-    assert Depth(visible, in_flight, delayed=0).stalled is stalled
+    assert Depth(visible, in_flight, delayed=0).at_in_flight_limit is stalled
 
 
 @pytest.mark.parametrize("delayed", [0, 10**6])
 def test_messages_that_their_sender_delayed_are_not_waiting(delayed: int) -> None:
-    assert not Depth(0, 120_000, delayed).stalled
-    assert Depth(1, 120_000, delayed).stalled
+    assert not Depth(0, 120_000, delayed).at_in_flight_limit
+    assert Depth(1, 120_000, delayed).at_in_flight_limit
 
 
 @moderate
 @given(visible=st.integers(0, 10**7), in_flight=st.integers(0, 200_000), more=st.integers(0, 10**5))
 def test_a_stalled_queue_stays_so_when_more_waits_or_is_in_flight(visible: int, in_flight: int, more: int) -> None:
-    if Depth(visible, in_flight, 0).stalled:
-        assert Depth(visible + more, in_flight, 0).stalled
-        assert Depth(visible, in_flight + more, 0).stalled
+    if Depth(visible, in_flight, 0).at_in_flight_limit:
+        assert Depth(visible + more, in_flight, 0).at_in_flight_limit
+        assert Depth(visible, in_flight + more, 0).at_in_flight_limit
 
 
 def test_the_sensor_starts_nothing_on_a_stalled_queue_and_names_the_stall() -> None:
     made = decision(1_250, 120_000)
     assert made.runs == 0
-    assert made.reason == f"queue 'logins': 1,250 waiting, 120,000 in flight, 0 delayed; {STALL}"
+    assert made.reason == f"queue 'logins': 1,250 waiting, 120,000 in flight, 0 delayed; {IN_FLIGHT_LIMIT_REACHED}"
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_stall_is_named_whatever_else_is_the_matter() -> None:
     failed = History(3, NOW - timedelta(seconds=1))
     for made in (decision(1_250, 120_000, active=4), decision(1_250, 120_000, history=failed)):
         assert made.runs == 0
-        assert STALL in made.reason
+        assert IN_FLIGHT_LIMIT_REACHED in made.reason
 
 
 def test_a_busy_queue_on_which_nothing_waits_is_no_stall() -> None:
@@ -98,6 +98,6 @@ def test_a_busy_queue_on_which_nothing_waits_is_no_stall() -> None:
 
 
 def test_the_stall_says_in_one_line_what_it_is_and_where_to_look() -> None:
-    assert "\n" not in STALL
-    for words in ("in-flight stall", "messages wait", "look for a consumer that receives and does not delete"):
-        assert words in STALL
+    assert "\n" not in IN_FLIGHT_LIMIT_REACHED
+    for words in ("in-flight limit reached", "messages wait", "look for a consumer that receives and does not delete"):
+        assert words in IN_FLIGHT_LIMIT_REACHED

@@ -4,7 +4,7 @@ from contextlib import closing
 
 import psycopg2
 
-from benchmarks.contenders.plain import COLUMNS, database_url, received, row, sqs
+from benchmarks.baselines.plain import COLUMNS, database_url, received, row, sqs
 
 _INSERT = f"INSERT INTO user_logins ({', '.join(COLUMNS)}) VALUES ({', '.join(['%s'] * len(COLUMNS))})"  # noqa: S608
 

@@ -1,4 +1,4 @@
-"""What the contenders that a person would write have in common: the table, the row of a login, the client."""
+"""What the baselines that a person would write have in common: the table, the row of a login, the client."""
 
 import json
 import os

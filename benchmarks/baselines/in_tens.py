@@ -5,7 +5,7 @@ from contextlib import closing
 import psycopg2
 from psycopg2.extras import execute_values
 
-from benchmarks.contenders.plain import COLUMNS, database_url, delete, received, row, sqs
+from benchmarks.baselines.plain import COLUMNS, database_url, delete, received, row, sqs
 
 _INSERT = f"INSERT INTO user_logins ({', '.join(COLUMNS)}) VALUES %s"  # noqa: S608
 

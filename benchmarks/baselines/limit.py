@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from loginpipe.common.settings import load_settings
-from loginpipe.sqs.client import BATCH_MOST, Queue, open_queue
+from loginpipe.sqs.client import MAX_BATCH, Queue, open_queue
 from loginpipe.sqs.receiver import LONG_POLL_SECONDS
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def received(queue: Queue, visibility_seconds: int) -> "list[MessageTypeDef]":
     """Receive ten messages, with the parameters of `loginpipe.sqs.receiver`."""
     answer = queue.client.receive_message(
         QueueUrl=queue.url,
-        MaxNumberOfMessages=BATCH_MOST,
+        MaxNumberOfMessages=MAX_BATCH,
         WaitTimeSeconds=LONG_POLL_SECONDS,
         VisibilityTimeout=visibility_seconds,
         MessageSystemAttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
