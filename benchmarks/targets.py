@@ -18,14 +18,14 @@ from benchmarks.plan import (
     Sizes,
 )
 
-MARGINAL_MOST_US: Final = {OURS_NEW: 36, OURS_KNOWN: 28}
+MAX_MARGINAL_US: Final = {OURS_NEW: 36, OURS_KNOWN: 28}
 MIN_RATE: Final = 20_000
 MIN_LIMIT_SHARE: Final = 0.4
 MIN_TIMES: Final = {IN_TENS: 5, ONE_BY_ONE: 20}
-FIXED_MOST_SECONDS: Final = 2.5
-PEAK_MOST_MB: Final = 350
+MAX_FIXED_SECONDS: Final = 2.5
+MAX_PEAK_MB: Final = 350
 MAX_PEAK_GROWTH: Final = 5
-SMALL_BATCH_MOST_MS: Final = 8
+MAX_SMALL_BATCH_MS: Final = 8
 
 _OURS: Final = (OURS_NEW, OURS_KNOWN)
 
@@ -91,15 +91,15 @@ def _costs(trials: Sequence[Trial], sizes: Sizes) -> list[Verdict]:
         middle, large = of(trials, name, sizes.middle), of(trials, name, sizes.large)
         found += [
             at_most(
-                f"{name}: a message takes at most {MARGINAL_MOST_US[name]} µs of CPU, marginal",
+                f"{name}: a message takes at most {MAX_MARGINAL_US[name]} µs of CPU, marginal",
                 spread(slope.marginal_us for slope in slopes(trials, name, sizes.middle, sizes.large)),
-                MARGINAL_MOST_US[name],
+                MAX_MARGINAL_US[name],
                 "µs",
             ),
             at_most(
-                f"{name}: a process takes at most {FIXED_MOST_SECONDS} CPU seconds besides its messages",
+                f"{name}: a process takes at most {MAX_FIXED_SECONDS} CPU seconds besides its messages",
                 spread(slope.fixed_seconds for slope in slopes(trials, name, sizes.base, sizes.middle)),
-                FIXED_MOST_SECONDS,
+                MAX_FIXED_SECONDS,
                 "s",
             ),
             at_least(
@@ -109,9 +109,9 @@ def _costs(trials: Sequence[Trial], sizes: Sizes) -> list[Verdict]:
                 "messages/s",
             ),
             at_most(
-                f"{name}: peak memory is at most {PEAK_MOST_MB} MB at {sizes.large:,}",
+                f"{name}: peak memory is at most {MAX_PEAK_MB} MB at {sizes.large:,}",
                 spread(trial.peak_mb for trial in large),
-                PEAK_MOST_MB,
+                MAX_PEAK_MB,
                 "MB",
             ),
             at_most(
@@ -165,14 +165,14 @@ def _times_the_others(trials: Sequence[Trial], sizes: Sizes) -> list[Verdict]:
 def _small_batch(trials: Sequence[Trial], sizes: Sizes) -> Verdict:
     few, many = sizes.small_batches
     return at_most(
-        f"a batch of {SMALL_BATCH_MESSAGES} takes at most {SMALL_BATCH_MOST_MS} ms of CPU besides its messages",
+        f"a batch of {SMALL_BATCH_MESSAGES} takes at most {MAX_SMALL_BATCH_MS} ms of CPU besides its messages",
         spread(
             batch_ms(small.marginal_us, SMALL_BATCH_MESSAGES, ours.marginal_us)
             for small in slopes(trials, SMALL_BATCHES, few, many)
             for ours in slopes(trials, OURS_NEW, sizes.middle, sizes.large)
             if small.repeat == ours.repeat
         ),
-        SMALL_BATCH_MOST_MS,
+        MAX_SMALL_BATCH_MS,
         "ms",
     )
 

@@ -72,9 +72,9 @@ def archive_day(connection: Connection, *, day: date, stores: Stores, today: dat
 
     Raises:
         ArchivedDayError: the day is not over; its file does not read back; it has rows that came after it was dropped;
-            or it has fewer rows than its file, though nobody was erased.
+            or it has fewer rows than its file, though no user was erased.
         ArchiveError: the store cannot be used.
-        DatabaseError: also where somebody else is at work on the day, or a user was erased meanwhile.
+        DatabaseError: also where another process works on the day, or a user was erased meanwhile.
     """
     require_over([day], today)
     store = stores.current
@@ -86,7 +86,7 @@ def archive_day(connection: Connection, *, day: date, stores: Stores, today: dat
             current = Archived(archived_day(cursor, day) or known, settled)
         else:
             current = Archived(_written(connection, cursor, day, store), Outcome.WRITTEN)
-        # Listed while nobody else can be writing one.
+        # Listed while no other process can write one.
         left_behind = strays(store, current.record)
         # Last: whoever counts changes waits for this row until the commit.
         record_changes(cursor, "login_archive", day, changes)
@@ -111,7 +111,7 @@ def _settled(cursor: Cursor, known: ArchivedDay, stores: Stores) -> Outcome | No
         return Outcome.DROPPED
     if stored[0] < known.row_count and not erased_after(cursor, known.archived_at):
         raise ArchivedDayError(
-            f"{known.day} has {known.row_count - stored[0]:,} rows fewer than its archive, and nobody was erased: "
+            f"{known.day} has {known.row_count - stored[0]:,} rows fewer than its archive, and no user was erased: "
             "its file stays; bring the rows back, or, if they are to be gone, its row of loginpipe.archived_days too"
         )
     same = stored == (known.row_count, known.sha256) or (stored == _NOTHING and not known.row_count)

@@ -106,7 +106,7 @@ def _restored(
         begin_work_on_day(cursor, day)
         require_no_erasure_since(cursor, plan.erasures)
         if archived_day(cursor, day) != plan.record:
-            raise ArchivedDayError(f"{day} was archived anew or restored meanwhile: run again")
+            raise ArchivedDayError(f"{day} was archived or restored by another process meanwhile: run this again")
         beside, already_there = _in_table(cursor, plan.record)
         if already_there:
             if not dry_run:
@@ -137,7 +137,7 @@ def _in_table(cursor: Cursor, record: ArchivedDay) -> tuple[int, bool]:
     if rows and not record.dropped_at:
         raise ArchivedDayError(
             f"user_logins has {rows:,} rows of {record.day}, and not those of its file ({record.row_count:,}): "
-            "nothing was restored; archive the day anew, or delete these rows first"
+            "nothing was restored; archive the day again, or delete these rows first"
         )
     return rows, False
 

@@ -32,12 +32,12 @@ def retire_month(run: Run, *, month: Partition, stores: Stores) -> str | None:
     last = month.end - timedelta(days=1)
     due = [day.day for day in run(partial(standing_of_days, first=month.start, last=last)) if day.due]
     if due:
-        # Nobody reads a month of files every night for a day that is not there.
+        # Reading a month of files every night for a day that is not there would be waste.
         return f"{len(due)} days are not archived, or have changed since, the first of them {min(due)}"
     for record in run(archived_days):
         if month.start <= record.day < month.end and not record.dropped_at:
             problem = run(partial(verify_day, record=record, stores=stores))
             if problem:
-                return f"{problem}: `archive_logins` writes it anew"
+                return f"{problem}: `archive_logins` writes it again"
     reason: str | None = run(partial(drop_month, month=month))
     return reason

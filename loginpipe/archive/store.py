@@ -159,7 +159,7 @@ class Folder:
             raise ArchivedDayError(f"the file {self._root / name} is missing") from None
         except OSError as error:
             raise ArchiveError(
-                f"the archive in {self._root} cannot be used: {error.strerror}; mend the folder or its permissions"
+                f"the archive in {self._root} cannot be used: {error.strerror}; fix the folder or its permissions"
             ) from None
 
 

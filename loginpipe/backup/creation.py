@@ -33,7 +33,7 @@ def create_backup(database_url: str, folder: Path) -> tuple[Path, Manifest]:
         server_major = connection.server_version // 10_000
         dump_major = require_program(DUMP, at_least=server_major, because="the server")
         with transaction(connection) as cursor:
-            # What the dump shows, and what is counted here, is one moment; and nobody drops a table in between.
+            # What the dump shows, and what is counted here, is one moment; and no table is dropped in between.
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             cursor.execute(
                 "SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN "
@@ -70,13 +70,15 @@ def create_backup(database_url: str, folder: Path) -> tuple[Path, Manifest]:
 
 
 def _new_private_file(folder: Path) -> Path:
-    """Make an empty file that nobody else can read, for pg_dump to write into."""
+    """Make an empty file that no other user can read, for pg_dump to write into."""
     draft = folder / f".{secrets.token_hex(8)}.partial"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     except OSError as error:
-        raise BackupError(f"nothing can be written to {folder} ({error.strerror}): mend that") from None
+        raise BackupError(
+            f"nothing can be written to {folder} ({error.strerror}): fix its permissions, or name another folder"
+        ) from None
     return draft
 
 
@@ -97,5 +99,5 @@ def _published(draft: Path, folder: Path, manifest: Manifest) -> Path:
     except FileExistsError:
         raise BackupError(f"{dump} exists, and nothing is overwritten: take another backup") from None
     except OSError as error:
-        raise BackupError(f"{dump} cannot be written ({error.strerror}): mend that, and take another backup") from None
+        raise BackupError(f"{dump} cannot be written ({error.strerror}): fix that, and take another backup") from None
     return dump

@@ -77,8 +77,8 @@ def read_manifest(dump: Path) -> Manifest:
         return Manifest.model_validate_json(path.read_bytes())
     except OSError as error:
         raise BackupError(
-            f"the manifest {path} cannot be read ({error.strerror}): without it nobody knows what {dump.name} should "
-            "hold; bring it back, or take another backup"
+            f"the manifest {path} cannot be read ({error.strerror}): it says what {dump.name} "
+            "should hold; bring it back, or take another backup"
         ) from None
     except ValidationError:
         raise BackupError(f"{path} is no manifest of a backup: bring back the one that was made with it") from None
@@ -99,7 +99,7 @@ def require_whole(dump: Path, manifest: Manifest) -> None:
     try:
         found, size = fingerprint(dump)
     except OSError as error:
-        raise BackupError(f"{dump} cannot be read ({error.strerror}): mend that") from None
+        raise BackupError(f"{dump} cannot be read ({error.strerror}): fix its path or its permissions") from None
     if size != manifest.file_bytes:
         raise BackupError(
             f"{dump} has {size:,} bytes and was written with {manifest.file_bytes:,}: use another copy, or another "

@@ -30,20 +30,20 @@ def require_program(name: str, *, at_least: int, because: str) -> int:
     Raises:
         BackupError: there is none, or it is older.
     """
-    mend = f"install the client programs of PostgreSQL {at_least} or newer, and put their folder first in PATH"
+    fix = f"install the client programs of PostgreSQL {at_least} or newer, and put their folder first in PATH"
     path = shutil.which(name)
     if path is None:
-        raise BackupError(f"{name} is not on this machine's PATH: {mend}")
+        raise BackupError(f"{name} is not on this machine's PATH: {fix}")
     try:
         said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
     except OSError as error:
-        raise BackupError(f"{path} cannot be run ({error.strerror}): {mend}") from None
+        raise BackupError(f"{path} cannot be run ({error.strerror}): {fix}") from None
     version = _VERSION.search(said)
     if version is None:
-        raise BackupError(f"{path} does not say its version: {mend}")
+        raise BackupError(f"{path} does not say its version: {fix}")
     major = int(version[1])
     if major < at_least:
-        raise BackupError(f"{path} is of PostgreSQL {major}, and {because} is of {at_least}: {mend}")
+        raise BackupError(f"{path} is of PostgreSQL {major}, and {because} is of {at_least}: {fix}")
     return major
 
 

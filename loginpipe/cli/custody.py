@@ -319,7 +319,7 @@ def list_(
     actor: Annotated[str | None, typer.Option(help="Only of this role.")] = None,
     token: Annotated[str | None, typer.Option(help="Only about this token or message id.")] = None,
     since: Annotated[datetime | None, typer.Option(help="Written at this time (UTC) or later.")] = None,
-    most: Annotated[int, typer.Option(help="Show at most this many.", min=1)] = 50,
+    limit: Annotated[int, typer.Option(help="Show at most this many.", min=1)] = 50,
     as_json: Json = False,
 ) -> None:
     """List entries of the access log, the newest first.
@@ -328,7 +328,7 @@ def list_(
     """
     from loginpipe.custody.audit import EntryFilter, find_entries
 
-    wanted = EntryFilter(actor, token, since.replace(tzinfo=UTC) if since else None, most)
+    wanted = EntryFilter(actor, token, since.replace(tzinfo=UTC) if since else None, limit)
     with connect_to_warehouse(load_settings()) as connection:
         entries = find_entries(connection, wanted)
     if as_json:
@@ -339,8 +339,8 @@ def list_(
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADER))]
     for line in lines:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    if len(entries) == most:
-        notes.print(f"these are the newest {most}: --limit shows more")
+    if len(entries) == limit:
+        notes.print(f"these are the newest {limit}: --limit shows more")
 
 
 @audit.command()

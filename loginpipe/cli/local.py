@@ -27,7 +27,11 @@ def demo(
 
     result = run_demo(count, step)
     if as_json:
-        print_json({"counts": result.counts, "reasons": result.reasons, "run_seconds": round(result.run_seconds, 3)})
+        tables = {
+            title: [dict(zip(t.columns, row, strict=True)) for row in t.rows] for title, t in result.tables.items()
+        }
+        counts = {"counts": result.counts, "reasons": result.reasons}
+        print_json({**counts, "tables": tables, "run_seconds": round(result.run_seconds, 3)})
     else:
         show_demo(out, result)
 

@@ -98,7 +98,7 @@ def recover(
     purpose: Annotated[str | None, typer.Option(help=PURPOSE_HELP)] = None,
     ticket: Annotated[str | None, typer.Option(help=TICKET_HELP)] = None,
     private_key: PrivateKeys = None,
-    most: Annotated[int, typer.Option(help="Recover at most this many values.", min=1)] = MAX_VALUES,
+    limit: Annotated[int, typer.Option(help="Recover at most this many values.", min=1)] = MAX_VALUES,
     output: Annotated[
         Path | None, typer.Option(help="A new file, for you alone: CSV of token, field and value.", dir_okay=False)
     ] = None,
@@ -120,15 +120,15 @@ def recover(
     reason = _reason(purpose, ticket)
     given = None if reason else _request_id(what)
     asked = list(dict.fromkeys(what)) if reason else None
-    if asked and len(asked) > most:
-        raise LoginpipeError(f"{len(asked)} values are more than {most}: give --limit {len(asked)}")
+    if asked and len(asked) > limit:
+        raise LoginpipeError(f"{len(asked)} values are more than {limit}: give --limit {len(asked)}")
     settings = load_settings()
     opener = load_private_keys(settings, private_key)
     # All that can fail comes before the release, which is granted once.
     with connect_to_warehouse(settings) as connection, private_output(output) if output else nullcontext() as file:
         checks = load_token_checks(settings, connection)
         request_id = given or _requested(connection, what, reason)
-        recovery = recover_values(connection, request_id, opener, checks, most=most)
+        recovery = recover_values(connection, request_id, opener, checks, most=limit)
         if not recovery.recovered:
             # The file goes again with the error.
             _report(recovery, request_id, output, as_json=as_json)

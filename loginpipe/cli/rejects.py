@@ -31,7 +31,7 @@ def list_(
     since: Since = None,
     until: Until = None,
     replayed: Annotated[bool, typer.Option("--replayed", help="Also those that were replayed.")] = False,
-    most: Annotated[int, typer.Option(help="Show at most this many.", min=1)] = 50,
+    limit: Annotated[int, typer.Option(help="Show at most this many.", min=1)] = 50,
     as_json: Json = False,
 ) -> None:
     """List rejected messages, the newest first: when, which field, why. Never what they say.
@@ -41,7 +41,7 @@ def list_(
     from loginpipe.postgres.rejects import RejectFilter, find_rejects
 
     _require_known(reason)
-    wanted = RejectFilter(reason=reason, since=_utc(since), until=_utc(until), replayed=replayed, most=most)
+    wanted = RejectFilter(reason=reason, since=_utc(since), until=_utc(until), replayed=replayed, most=limit)
     with connect_to_warehouse(load_settings()) as connection:
         rejects = find_rejects(connection, wanted)
     if as_json:
@@ -57,8 +57,8 @@ def list_(
             *([_time(reject.replayed_at)] if replayed else []),
         )
     out.print(table)
-    if len(rejects) == most:
-        notes.print(f"these are the newest {most}: --limit shows more")
+    if len(rejects) == limit:
+        notes.print(f"these are the newest {limit}: --limit shows more")
 
 
 @app.command()

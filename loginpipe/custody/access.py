@@ -1,4 +1,4 @@
-"""The way to sealed values through the database: request, approval, release. What each refusal means, and the mend.
+"""The way to sealed values through the database: request, approval, release. What each refusal means, and what to do.
 
 The database decides, and keeps a record of what it granted and of what it refused. Each call is a transaction of its
 own, committed also when it was refused: a release is granted only for a request that was committed before.

@@ -106,7 +106,7 @@ def verify_chain(entries: Iterable[Entry], anchors: Sequence[Anchor] = ()) -> Ve
 
     Args:
         entries: in the order of their numbers.
-        anchors: what the log held earlier, by somebody else's keeping.
+        anchors: what the log held earlier, as kept elsewhere.
     """
     found = Verification()
     kept: dict[int, list[bytes]] = {}
@@ -226,7 +226,7 @@ def read_anchors(path: Path) -> list[Anchor]:
         lines = path.read_text(encoding="ascii").split()
     except (OSError, UnicodeDecodeError):
         raise AuditError(
-            f"the anchors in {path} cannot be read: mend that; the first one is made by --write-anchor alone"
+            f"the anchors in {path} cannot be read: fix the path or the file; --write-anchor alone makes the first one"
         ) from None
     if not lines:
         raise AuditError(f"{path} holds no anchor: was it emptied?")
@@ -243,7 +243,9 @@ def add_anchor(path: Path, anchor: Anchor) -> None:
         with path.open("a", encoding="ascii") as file:
             file.write(f"{anchor}\n")
     except OSError as error:
-        raise AuditError(f"the anchor cannot be written to {path} ({error.strerror}): mend that") from None
+        raise AuditError(
+            f"the anchor cannot be written to {path} ({error.strerror}): fix its path or its permissions"
+        ) from None
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

@@ -1,4 +1,4 @@
-"""The drill: proof, on values that are nobody's, that what the pipeline seals today can be recovered tomorrow."""
+"""The drill: proof, on values that belong to no one, that what the pipeline seals today can be recovered tomorrow."""
 
 import secrets
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
 from loginpipe.postgres.vault import insert_sealed
 
-# 2001:db8::/32, addresses that nobody has (RFC 3849).
+# 2001:db8::/32, addresses that no one has (RFC 3849).
 _DOCUMENTATION = 0x20010DB8 << 96
 _DEVICE = "loginpipe drill "
 # What the values begin with.
@@ -30,7 +30,7 @@ _MARKS = (b"2001:db8:", _DEVICE.encode())
 
 @dataclass(frozen=True)
 class Canary:
-    """Values that are nobody's, as they were sealed: token → value."""
+    """Values that belong to no one, as they were sealed: token → value."""
 
     values: Mapping[str, bytes] = field(repr=False)
 
@@ -57,7 +57,7 @@ class Drill:
 def store_canary(
     connection: Connection, keys: TokenKeys, compat: CompatMasking | None, recipients: tuple[SealKey, ...]
 ) -> Canary:
-    """Seal an address and a device id that are nobody's, by the pipeline's own code, and store them; they stay.
+    """Seal an address and a device id that belong to no one, by the pipeline's own code, and store them; they stay.
 
     Args:
         connection: of a role that may write to the vault, with no transaction open.
@@ -92,7 +92,7 @@ def recover_canary(
         LoginpipeError: recovery does not work; says how far it came.
         AccessRefusedError: the release was refused.
         OpeningError: a value does not open, or is not what was sealed.
-        DatabaseError, KeyFileError: the database, or KMS, is out of reach or refuses.
+        DatabaseError, KeyFileError: the database, or KMS, is unreachable or refuses.
     """
     found = release(connection, request_id)
     released, wanted = found.found, canary.tokens if canary else list(found.places)
@@ -157,7 +157,7 @@ def open_sample(connection: Connection, request_id: UUID, opener: Opener, checks
 
     Raises:
         AccessRefusedError: the release was refused.
-        DatabaseError, KeyFileError: the database, or KMS, is out of reach or refuses.
+        DatabaseError, KeyFileError: the database, or KMS, is unreachable or refuses.
     """
     found = release(connection, request_id)
     own = [each for each in found.found if each.value.subject in found.places]
@@ -167,7 +167,7 @@ def open_sample(connection: Connection, request_id: UUID, opener: Opener, checks
 
 
 def _nobody() -> pd.DataFrame:
-    """Return a validated login of nobody, as the pipeline masks it."""
+    """Return a validated login of no real user, as the pipeline masks it."""
     address = IPv6Address(_DOCUMENTATION | secrets.randbits(96))
     login = {
         "message_id": str(uuid4()),

@@ -1,7 +1,7 @@
 """Erasure of a user: logins, what only they can be recovered from, and a tombstone against what is sent again.
 
 In two steps, both on the record. Aliases are written by the pipeline and may be planted: a false one would keep a value
-that must go, or delete one of somebody else. So each alias of the user's tokens is verified by the value itself.
+that must go, or delete one of another user. So each alias of the user's tokens is verified by the value itself.
 """
 
 import json
@@ -93,7 +93,7 @@ def request_erasure(connection: Connection, user_id: str, tombstones: Mapping[in
 
 
 def erase(connection: Connection, request_id: UUID, keys: TokenKeys, opener: Callable[[], Opener]) -> Erasure:
-    """Carry out an erasure: delete the user's logins and the sealed values that nobody else shares; on the record.
+    """Carry out an erasure: delete the user's logins and the sealed values that no other user shares; on the record.
 
     Args:
         connection: with no transaction open.

@@ -69,7 +69,7 @@ def recover(connection: Connection, request_id: UUID, opener: Opener, checks: To
     Raises:
         AccessRefusedError: the release was refused.
         LoginpipeError: there are more values than ``most``; none was opened.
-        DatabaseError, KeyFileError: the database, or KMS, is out of reach or refuses.
+        DatabaseError, KeyFileError: the database, or KMS, is unreachable or refuses.
     """
     released = release(connection, request_id)
     asked = list(released.places)
@@ -159,4 +159,6 @@ def private_output(path: Path) -> Iterator[TextIO]:
 
 
 def _unwritable(path: Path, error: OSError) -> LoginpipeError:
-    return LoginpipeError(f"{path} cannot be written ({error.strerror}): mend that, and request again")
+    return LoginpipeError(
+        f"{path} cannot be written ({error.strerror}): fix its path or its permissions, and request again"
+    )

@@ -55,7 +55,7 @@ def replay(
 ) -> ReplayCounts:
     """Open rejects, and send back those that today's rules accept.
 
-    May be interrupted at any point and begun again: a reject that is sent twice is one message.
+    May be interrupted at any point and started again: a reject that is sent twice is one message.
 
     Args:
         connection: of a custodian, with no transaction open.
@@ -72,7 +72,7 @@ def replay(
         AccessRefusedError: a request or release was refused.
         OpeningError: a body does not open, with these keys or at all.
         QueueError: the queue takes none.
-        DatabaseError, KeyFileError: the database, or KMS, is out of reach or refuses.
+        DatabaseError, KeyFileError: the database, or KMS, is unreachable or refuses.
     """
     counts, data_keys = ReplayCounts(), DataKeys(opener)
     young = [reject for reject in rejects if resent_days is None or _age_days(reject) < resent_days]

@@ -79,7 +79,7 @@ def rotate(
 
     Raises:
         AccessRefusedError: a request or release was refused.
-        KeyFileError: a version of the token key is not held and not said to be lost; KMS is out of reach, or refuses.
+        KeyFileError: a version of the token key is not held and not said to be lost; KMS is unreachable or refuses.
         OpeningError: a data key is for none of the private keys.
         DatabaseError: as `transaction`. What was written before any of these stays.
     """

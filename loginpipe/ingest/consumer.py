@@ -109,12 +109,12 @@ def consume(
         BrakeError: the first messages were nearly all rejected; they are recorded, and no others.
         ClearValueError: as `process_batch`.
     """
-    books = _Deletes(deleter, leases, recorder, on_deleted)
+    deletes = _Deletes(deleter, leases, recorder, on_deleted)
     deadline, clean = time.monotonic() + limits.run_seconds, False
     source.limit_batches(brake.batch_limit)
     source.start()
     try:
-        for batch in _batches(source, books, deadline, limits.idle_seconds, stop):
+        for batch in _batches(source, deletes, deadline, limits.idle_seconds, stop):
             for recorded in recorder.record(list(batch.messages.values())):
                 deliveries = [i for message in recorded.messages for i in batch.deliveries_of(message.message_id)]
                 deleter.submit(recorded.outcome.batch_id, deliveries, calls_at_once=max(1, source.counts.receivers))
@@ -123,11 +123,11 @@ def consume(
             brake.check()
             source.limit_batches(brake.batch_limit)
             # One batch is being deleted while the next one is in work, and no more: memory stays bounded.
-            books.collect(max_pending=1, give_up=lambda: stop.requested)
+            deletes.collect(max_pending=1, give_up=lambda: stop.requested)
         clean = not stop.requested
     finally:
         source.stop(wait_seconds=None if clean else _STOP_SECONDS)
-        books.close(wait_seconds=min(leases.visibility_seconds, _MAX_DELETE_SECONDS) if clean else _STOP_SECONDS)
+        deletes.close(wait_seconds=min(leases.visibility_seconds, _MAX_DELETE_SECONDS) if clean else _STOP_SECONDS)
         try:
             recorder.flush(try_again=clean)
         except DatabaseError:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console
@@ -16,12 +18,17 @@ from loginpipe.local.prepare import prepare, sqs_client
 from loginpipe.local.sample_events import sample_bodies
 from loginpipe.local.stack import LocalStack, running_stack
 from loginpipe.postgres.connections import connect, transaction
-from loginpipe.sqs.client import Queue
+from loginpipe.sqs.client import Queue, batched
 from loginpipe.sqs.depth import read_depth
-from loginpipe.sqs.sending import send_bodies
+from loginpipe.sqs.identity import redrive_attributes
+from loginpipe.sqs.sending import send_again, send_bodies
 
 SEED = 2026
 BAD_SHARE = 0.03
+
+# So many messages are followed by their ids: enough to have an address that is none among them.
+_FOLLOWED = 200
+_AGAIN = 10
 
 Step = Callable[[str], AbstractContextManager[Any]]
 """Given what is being done, a context manager for as long as it lasts."""
@@ -35,21 +42,31 @@ _STORED = """
     FROM user_logins WHERE user_id = %s
     """
 
+_REJECTED = """
+    SELECT message_id::text, fields[1], reasons[1] FROM loginpipe.rejected_messages
+    WHERE message_id = ANY(%s::uuid[])
+    ORDER BY reasons[1] = 'invalid_address' DESC, message_id LIMIT 1
+    """
+
+_NEWEST_BATCH = """
+    SELECT received, duplicates, inserted FROM loginpipe.batches ORDER BY recorded_at DESC LIMIT 1
+    """
+
 _QUERIES = {
-    "first rows of user_logins, without device_type, app_version as text": """
+    "first rows of user_logins, without device_type": """
         SELECT left(user_id, 7) || '…' AS user_id, masked_ip, masked_device_id, locale,
             loginpipe.app_version_text(app_version) AS app_version, create_date
-        FROM user_logins ORDER BY user_logins.user_id LIMIT 5
+        FROM user_logins ORDER BY user_logins.user_id LIMIT 3
         """,
     "devices seen more than once": """
         SELECT masked_device_id, count(*) AS logins, count(DISTINCT user_id) AS users
         FROM user_logins WHERE masked_device_id NOT IN (SELECT token FROM loginpipe.placeholder_tokens)
-        GROUP BY masked_device_id HAVING count(*) > 1 ORDER BY logins DESC, masked_device_id LIMIT 5
+        GROUP BY masked_device_id HAVING count(*) > 1 ORDER BY logins DESC, masked_device_id LIMIT 3
         """,
     "addresses seen more than once": """
         SELECT masked_ip, count(*) AS logins, count(DISTINCT user_id) AS users
         FROM user_logins WHERE masked_ip NOT IN (SELECT token FROM loginpipe.placeholder_tokens)
-        GROUP BY masked_ip HAVING count(*) > 1 ORDER BY logins DESC, masked_ip LIMIT 5
+        GROUP BY masked_ip HAVING count(*) > 1 ORDER BY logins DESC, masked_ip LIMIT 3
         """,
 }
 
@@ -98,7 +115,8 @@ def run_demo(count: int, step: Step) -> DemoResult:
             client, name = sqs_client(stack), os.environ["LOGINPIPE_QUEUE"]
             queue = Queue(name, client.get_queue_url(QueueName=name)["QueueUrl"], client)
             bodies = list(sample_bodies(count, seed=SEED, bad_share=BAD_SHARE))
-            send_bodies(queue, bodies)
+            followed = _send_and_follow(queue, bodies[:_FOLLOWED])
+            send_bodies(queue, bodies[_FOLLOWED:])
         with step("receive, validate, mask, load, delete"):
             began = time.monotonic()
             _run_job()
@@ -106,7 +124,12 @@ def run_demo(count: int, step: Step) -> DemoResult:
             while read_depth(queue).visible:
                 _run_job()
             run_seconds = time.monotonic() - began
-        return _result(stack, bodies, run_seconds)
+        result = _result(stack, bodies, followed, run_seconds)
+        with step(f"deliver {min(_AGAIN, len(followed))} of these messages again"):
+            again = _delivered_again(stack, queue, followed)
+        with step("recover one device id, as a custodian"):
+            recovered = _recovered(stack)
+        return replace(result, tables={**result.tables, **again, **recovered})
 
 
 def show_demo(console: Console, result: DemoResult) -> None:
@@ -129,9 +152,11 @@ def _run_job() -> None:
         raise LoginpipeError("the run failed: the lines above say where")
 
 
-def _result(stack: LocalStack, bodies: Sequence[str], run_seconds: float) -> DemoResult:
+def _result(stack: LocalStack, bodies: Sequence[str], followed: Mapping[str, str], run_seconds: float) -> DemoResult:
     tables = {
         "one login, as it was sent and as it is stored": _sent_and_stored(stack, json.loads(bodies[0])),
+        **_one_device(stack, bodies),
+        **_one_rejected(stack, followed),
         **{title: _query(stack, query) for title, query in _QUERIES.items()},
     }
     counts = _query(
@@ -163,7 +188,101 @@ def _sent_and_stored(stack: LocalStack, event: dict[str, Any]) -> Rows:
     return Rows(("field", "sent", "stored"), [(*pair, value) for pair, value in zip(sent, stored, strict=True)])
 
 
-def _query(stack: LocalStack, query: str, *parameters: str) -> Rows:
+def _one_device(stack: LocalStack, bodies: Sequence[str]) -> dict[str, Rows]:
+    """Return two logins of the first device with its token; nothing where it has but one."""
+    device = json.loads(bodies[0])["device_id"]
+    users = [json.loads(body)["user_id"] for body in bodies if f'"device_id": "{device}"}}' in body][:2]
+    if len(set(users)) == 1:
+        return {}
+    rows = [(user, device, _query(stack, _STORED, user).rows[0][2]) for user in users]
+    return {"two logins from one device: one token": Rows(("user_id", "device_id, sent", "device_id, stored"), rows)}
+
+
+def _send_and_follow(queue: Queue, bodies: Sequence[str]) -> dict[str, str]:
+    """Send messages; return their bodies by the ids that SQS gave them."""
+    followed: dict[str, str] = {}
+    for chunk in batched(bodies):
+        entries: list[Any] = [{"Id": str(number), "MessageBody": body} for number, body in enumerate(chunk)]
+        answer = queue.client.send_message_batch(QueueUrl=queue.url, Entries=entries)
+        followed |= {sent["MessageId"]: chunk[int(sent["Id"])] for sent in answer["Successful"]}
+    return followed
+
+
+def _one_rejected(stack: LocalStack, followed: Mapping[str, str]) -> dict[str, Rows]:
+    """Return a message, invented, that was rejected, with its reason; nothing where none of those followed was."""
+    found = _query(stack, _REJECTED, list(followed))
+    rows = [(field, _sent(followed[message_id], field), reason) for message_id, field, reason in found.rows]
+    return {"one rejected message": Rows(("field", "sent", "reason"), rows)} if rows else {}
+
+
+def _sent(body: str, field: str) -> str:
+    """Return what a message holds in a field, or the message where it has no such field."""
+    return str(json.loads(body)[field]) if f'"{field}"' in body else body
+
+
+def _delivered_again(stack: LocalStack, queue: Queue, followed: Mapping[str, str]) -> dict[str, Rows]:
+    """Deliver messages again under the ids that they had, as a redrive does; return what that changed."""
+    stored = "SELECT count(*) FROM user_logins"
+    before = _query(stack, stored).rows[0][0]
+    now = str(int(time.time() * 1000))
+    send_again(
+        queue,
+        {
+            message_id: {
+                "MessageBody": body,
+                "MessageAttributes": redrive_attributes(
+                    {"MessageId": message_id, "Attributes": {"SentTimestamp": now}}
+                ),
+            }
+            for message_id, body in list(followed.items())[:_AGAIN]
+        },
+    )
+    _run_job()
+    (counts,) = _query(stack, _NEWEST_BATCH).rows
+    after = _query(stack, stored).rows[0][0]
+    rows = [(*counts, before, after)]
+    columns = ("received", "duplicates", "inserted", "rows before", "rows after")
+    return {"the same messages, delivered again: nothing changes": Rows(columns, rows)}
+
+
+def _recovered(stack: LocalStack) -> dict[str, Rows]:
+    """Recover the device id that occurs most often, by the command that custodians use; return it and the log of it."""
+    found = _query(stack, _QUERIES["devices seen more than once"])
+    if not found.rows:
+        return {}
+    token = found.rows[0][0]
+    why = ("--purpose", "show how a value is recovered", "--ticket", "DEMO-1")
+    recovered = _command("pii", "recover", token, *why, "--show", "--json")
+    log = _command("pii", "audit", "list", "--json")
+    return {
+        "the first of these devices, recovered by a custodian": Rows(
+            ("masked_device_id", "value"), [(each["token"], each["value"]) for each in recovered["values"]]
+        ),
+        "and what the access log has of that": Rows(
+            ("entry", "actor", "action", "ticket"),
+            [(str(each["seq"]), each["actor"], each["action"], each["ticket"] or "") for each in reversed(log)],
+        ),
+    }
+
+
+def _command(*arguments: str) -> Any:
+    """Return what a command of ours printed as JSON.
+
+    Raises:
+        LoginpipeError: it failed.
+    """
+    done = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-c", "from loginpipe.cli import main; main()", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise LoginpipeError(f"loginpipe {arguments[0]} {arguments[1]} failed: {done.stderr.strip()}")
+    return json.loads(done.stdout)
+
+
+def _query(stack: LocalStack, query: str, *parameters: Any) -> Rows:
     connection = connect(stack.database_url)
     try:
         with transaction(connection) as cursor:

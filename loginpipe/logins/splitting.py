@@ -22,7 +22,7 @@ from loginpipe.logins.rejects import WHOLE_BODY, Reason
 from loginpipe.logins.schema import PARSED_LOGINS_SCHEMA, RULES
 
 _KNOWN_FIELDS = frozenset(LOGIN_FIELDS)
-# An unknown device of an unknown type gives nobody away.
+# An unknown device of an unknown type identifies no one.
 _NO_VALUES = frozenset(map(str.casefold, PLACEHOLDERS))
 
 # Stated with each validation: pandera's environment variables could switch it off for the whole process.

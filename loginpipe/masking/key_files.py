@@ -1,7 +1,7 @@
 """Keys in files, the provider ``file:``. They are made exclusively and atomically, and never overwritten.
 
-The file of the token keys is a document (`loginpipe.masking.token_key_document`), read only where nobody else can read
-it. The seal key is PEM, its private half in a file beside it that the pipeline never opens.
+The file of the token keys is a document (`loginpipe.masking.token_key_document`), read only where no other user
+can read it. The seal key is PEM, its private half in a file beside it that the pipeline never opens.
 """
 
 from pathlib import Path

@@ -56,7 +56,7 @@ def key_path(uri: KeyUri, setting: str) -> Path:
     try:
         return Path(uri.name.removeprefix("//")).expanduser()
     except RuntimeError:
-        raise KeyFileError(f"{setting} names the home folder of a user who does not exist: mend the path") from None
+        raise KeyFileError(f"{setting} names the home folder of a user who does not exist: fix the path") from None
 
 
 def kms_keys_by_version(uri: KeyUri, setting: str) -> dict[int, str]:

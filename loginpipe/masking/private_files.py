@@ -1,4 +1,4 @@
-"""Files for their owner alone: read only where nobody else can read them, made and replaced as a whole."""
+"""Files for their owner alone: read only where no other user can read them, made and replaced as a whole."""
 
 import fcntl
 import os
@@ -12,7 +12,7 @@ from loginpipe.common.errors import KeyFileError
 
 
 def read_private_file(path: Path, what: str) -> bytes:
-    """Return the content of a file that nobody else can touch.
+    """Return the content of a file that no other user can touch.
 
     Raises:
         KeyFileError: absent, or its mode lets others in.
@@ -37,7 +37,9 @@ def create_private_file(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise KeyFileError(f"the folder {path.parent} cannot be made ({error.strerror}): mend that") from None
+        raise KeyFileError(
+            f"the folder {path.parent} cannot be made ({error.strerror}): fix the path or its permissions"
+        ) from None
     try:
         try:
             _write(draft, content)
@@ -104,12 +106,12 @@ def exists(path: Path) -> KeyFileError:
 def unreadable(what: str, path: Path, error: OSError) -> KeyFileError:
     """Return the error of a file that cannot be read."""
     return KeyFileError(
-        f"the {what} {path} cannot be read ({error.strerror}): mend that, or see `loginpipe keys generate`"
+        f"the {what} {path} cannot be read ({error.strerror}): fix that, or make one with `loginpipe keys generate`"
     )
 
 
 def _unwritable(path: Path, error: OSError) -> KeyFileError:
-    return KeyFileError(f"{path} cannot be written ({error.strerror}): mend that and try again")
+    return KeyFileError(f"{path} cannot be written ({error.strerror}): fix that and try again")
 
 
 def _locked(descriptor: int, path: Path) -> bool:

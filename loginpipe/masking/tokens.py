@@ -1,4 +1,4 @@
-"""Tokens: equal values get equal ones, and without the key nobody gets a value back or can try values out.
+"""Tokens: equal values get equal ones, and without the key no one can get a value back or try values out.
 
 A token is HMAC-SHA-256 of the canonical value, under a key derived for its field, written as
 ``<field prefix>.v<key version>.<43 base64url characters>``. Not a plain or salted hash: there are so few addresses

@@ -62,15 +62,17 @@ def archived_day(cursor: Cursor, day: date) -> ArchivedDay | None:
 
 
 def begin_work_on_day(cursor: Cursor, day: date) -> None:
-    """Let nobody else archive or restore a day before this transaction, which it begins, ends.
+    """Keep others from archiving or restoring a day until this transaction, which it begins, ends.
 
     Raises:
-        DatabaseError: somebody else is at work on it.
+        DatabaseError: another process works on it.
     """
     read_committed(cursor)
     cursor.execute("SELECT loginpipe.try_turn(%s)", (f"archived_days {day}",))
     if cursor.fetchone() != (True,):
-        raise DatabaseError(f"{day} is being archived or restored by somebody else: run again when that is done", _BUSY)
+        raise DatabaseError(
+            f"{day} is being archived or restored by another process: run this again when that is done", _BUSY
+        )
 
 
 def days_to_search(connection: Connection) -> list[date]:
@@ -153,7 +155,7 @@ def mark_restored(cursor: Cursor, day: date, *, kept_days: int, same: bool) -> N
         cursor: in the transaction that inserted the rows.
         day: the UTC date.
         kept_days: from today on, by the server's clock.
-        same: the table has exactly the file's rows of that day; otherwise it is to be archived anew.
+        same: the table has exactly the file's rows of that day; otherwise it is to be archived again.
     """
     cursor.execute(statement("archive_restored"), {"day": day, "kept_days": kept_days, "same": same})
 
@@ -177,7 +179,7 @@ class DayStatus:
 
     @property
     def due(self) -> bool:
-        """Whether it is to be archived, or archived anew; also where rows came after it was dropped."""
+        """Whether it is to be archived, for the first time or again; also where rows came after it was dropped."""
         if self.archived is None or self.dropped:
             return self.stored > 0
         return self.stored != self.archived or not self.settled
@@ -256,7 +258,7 @@ def outlived_months(connection: Connection, *, today: date, days: int) -> Outliv
 
 
 def drop_month(connection: Connection, month: Partition) -> str | None:
-    """Detach and drop a month if every row of it is in the archive, compared while nobody can write to it.
+    """Detach and drop a month if every row of it is in the archive, compared while no one can write to it.
 
     Args:
         connection: of the owner or a member of ``loginpipe_writer``, with no transaction open.

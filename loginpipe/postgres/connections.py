@@ -130,7 +130,7 @@ _ADVICE_OF_FUNCTION = {
 
 
 def connect(database_url: str, *, lock_timeout: str | None = None) -> Connection:
-    """Open a connection: UTC, UTF-8, no transaction begun, a commit needed (no autocommit).
+    """Open a connection: UTC, UTF-8, no transaction open, a commit needed (no autocommit).
 
     Args:
         database_url: what libpq reads: ``postgresql://`` with one host, several or none, or ``keyword=value`` pairs, as

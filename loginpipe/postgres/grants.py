@@ -187,7 +187,7 @@ def planned(database: str) -> frozenset[Grant]:
 
 
 def differences(found: Iterable[Grant], wanted: Iterable[Grant]) -> Iterator[str]:
-    """Say in words how the grants of the roles and of everybody differ from what they should be, and the mend.
+    """Say in words how the grants of the roles and of everybody differ from what they should be, and how to fix it.
 
     What everybody has been granted on ``user_logins``, its schema or the database is its owner's affair, and
     counts as granted to each role.
@@ -212,7 +212,7 @@ def _ours(name: str) -> bool:
 
 
 def grant_differences(connection: Connection) -> list[str]:
-    """Say in words how grants, roles and owners of a migrated database differ from what they should be, with the mend.
+    """Say in words how grants, roles and owners of a migrated database differ from what they should be, and the fix.
 
     Any role may ask.
     """

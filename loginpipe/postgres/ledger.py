@@ -2,7 +2,7 @@
 
 A message has one row in the ledger, and with it, in the same transaction, one in ``user_logins`` or in
 ``rejected_messages``. A replay or a redrive is under the date of its first sending on both sides. So, of each day:
-rows = messages in the ledger - rejects - rows that erasures have taken since + rows that somebody else has written.
+rows = messages in the ledger - rejects - rows that erasures have taken since + rows that others have written.
 """
 
 from collections.abc import Sequence
@@ -30,10 +30,10 @@ class DayBooks:
 
     Attributes:
         recorded: messages in the ledger.
-        rejected: those of them that were set aside.
+        rejected: those of them that were rejected.
         rows: logins in ``user_logins``.
-        erased_since: whether a user was erased on that day or later: which rows went with him is nobody's to know.
-        ours_alone: whether the pipeline was at work before that day began. On its first day, and before that, rows may
+        erased_since: whether a user was erased on that day or later: no one may know which rows went.
+        ours_alone: whether the pipeline ran before that day began. On its first day, and before that, rows may
             be there that another loader has written.
     """
 
@@ -64,7 +64,7 @@ class DayBooks:
             why = ", maybe those of users who were erased since" if self.erased_since else ": they are lost"
             return f"{self.day}: {self.missing:,} rows are missing that the ledger has messages of{why}"
         return (
-            f"{self.day}: {-self.missing:,} rows more than the ledger has messages of: somebody else has written them"
+            f"{self.day}: {-self.missing:,} rows more than the ledger has messages of: something else has written them"
         )
 
 

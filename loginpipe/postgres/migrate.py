@@ -67,7 +67,7 @@ def migrate(database_url: str, *, today: date | None = None, table_is_named: boo
     Raises:
         SchemaError: ``user_logins`` takes no logins as it is, or may be another one; the database is ahead of this
             version, or was migrated with another LOGINPIPE_TABLE.
-        DatabaseError: out of reach, or a statement was refused.
+        DatabaseError: unreachable, or a statement was refused.
     """
     upgrade = partial(_upgrade_in_transaction, table_is_named=table_is_named)
     before, adopted = _in_transaction(database_url, upgrade)
@@ -98,7 +98,7 @@ def undo(database_url: str, revision: str) -> str:
     Raises:
         SchemaError: the database is not beyond that revision, or ahead of this version, or one of the migrations is not
             undone, since what it brought is in no other place.
-        DatabaseError: out of reach, or a statement was refused.
+        DatabaseError: unreachable, or a statement was refused.
     """
     return _in_transaction(database_url, partial(_undo_in_transaction, revision=revision))
 

@@ -111,7 +111,7 @@ def coming(today: date) -> list[Partition]:
 def expired(existing: Iterable[Partition], today: date) -> list[Partition]:
     """Pick the ledger's partitions that no message can need any more on a UTC date.
 
-    Never another table's, and none that somebody else made: the database drops those of the plan only.
+    Never another table's, and none that others made: the database drops those of the plan only.
     """
     first = ledger_begins(today)
     return [partition for partition in existing if partition.end <= first and partition == _of_day(partition.start)]
@@ -137,7 +137,7 @@ def month_of(day: date, table: str | None = None) -> Partition:
 def outlived(existing: Iterable[Partition], today: date, days: int) -> list[Partition]:
     """Pick the months of ``user_logins`` that ended so many days before a UTC date, and before what is still delivered.
 
-    None that somebody else made: the database drops those of the plan only.
+    None that others made: the database drops those of the plan only.
     """
     kept_from = retention_begins(today, days)
     return [
@@ -232,7 +232,7 @@ def in_turn(connection: Connection, work: Callable[[Cursor], _Result], subject: 
 def take_turn(cursor: Cursor, work: str) -> None:
     """Wait until no other transaction does this work, and keep others from it until this one ends.
 
-    Unlike an advisory lock, nobody but the pipeline and the owner can take it.
+    Unlike an advisory lock, only the pipeline and the owner can take it.
     """
     cursor.execute("SELECT loginpipe.take_turn(%s)", (work,))
 

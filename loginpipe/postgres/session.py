@@ -47,7 +47,7 @@ class OutOfTimeError(DatabaseError):
 
 
 def is_passing(error: BaseException) -> bool:
-    """Say whether an error may be gone when the same is tried again, judged by its SQLSTATE."""
+    """Say whether an error may be gone when the same is tried again, by its SQLSTATE."""
     if not isinstance(error, DatabaseError) or type(error) is not DatabaseError:
         return False
     return (
@@ -91,7 +91,7 @@ class Session:
 
         Raises:
             OutOfTimeError: within `until`: the work did not begin, or its transaction was rolled back.
-            DatabaseError: permanent, or still failing after the patience of this session.
+            DatabaseError: permanent, or still failing after the retry time of this session.
         """
         if time.monotonic() >= self._deadline:
             raise OutOfTimeError("the time was up before the database was asked: run again")

@@ -116,7 +116,7 @@ def insert_aliases(cursor: Cursor, aliases: Sequence[tuple[str, str]]) -> None:
     """Insert aliases that are not there yet, and lead every older token of the same value to the newest one.
 
     Args:
-        cursor: at the end of its transaction: nobody else inserts aliases until that has ended, since of two that do
+        cursor: at the end of its transaction: no one else inserts aliases until that has ended, since of two that do
             neither would see the token that the other replaces.
         aliases: old token, new token; each old one once.
     """

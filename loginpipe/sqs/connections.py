@@ -129,7 +129,7 @@ class _Connection:
         return Reply(self._parser.get_status_code(), b"".join(self._parts))
 
     def ended_by_server(self) -> bool:
-        """Say whether something can be read that nobody asked for: most likely the end."""
+        """Say whether something unasked for can be read: most likely the end."""
         return bool(self._readable.poll(0))
 
     def close(self) -> None:

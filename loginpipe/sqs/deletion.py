@@ -22,7 +22,7 @@ _LONGEST_PAUSE_SECONDS = 10.0
 # Deletes that wait for SQS leave the run, whose outcome is committed, the time to end well.
 _LONGEST_SECONDS = 600
 
-# How long an interruption waits for the calls under way: many times what they take where nothing hangs.
+# How long an interruption waits for the calls in flight: many times what they take where nothing hangs.
 _LAST_CALLS_SECONDS = 2.0
 
 # How soon whoever waits for deletes notices that it need not any more.

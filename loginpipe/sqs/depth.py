@@ -8,8 +8,8 @@ MAX_IN_FLIGHT = 120_000
 """SQS's limit of messages in flight on one queue. At the limit a long poll is silently empty."""
 
 IN_FLIGHT_LIMIT_REACHED = (
-    "in-flight stall: messages wait, but as many are in flight as SQS allows, so nothing can be received until their "
-    "consumers delete them or their visibility timeouts end; look for a consumer that receives and does not delete"
+    "in-flight limit reached: messages wait, but as many are in flight as SQS allows, so nothing can be received until "
+    "consumers delete some or their visibility timeouts end; look for a consumer that receives and does not delete"
 )
 
 # The counts are approximate, so a queue near the limit is taken to be at it.
@@ -31,7 +31,7 @@ class Depth:
 
     @property
     def at_in_flight_limit(self) -> bool:
-        """Whether messages wait that nobody can receive, since as many are in flight as SQS allows."""
+        """Whether messages wait that no consumer can receive, since as many are in flight as SQS allows."""
         return self.visible > 0 and self.in_flight >= MAX_IN_FLIGHT * _APPROXIMATION
 
     def __str__(self) -> str:

@@ -10,7 +10,7 @@ from loginpipe.common.aws import MALFORMED, error_code
 
 @dataclass(frozen=True)
 class FailedEntry:
-    """What failed for one delivery: SQS's code, and whether the sender is at fault (a retry rarely helps)."""
+    """What failed for one delivery: SQS's code, and whether it blames the sender (a retry rarely helps)."""
 
     delivery_id: str
     code: str

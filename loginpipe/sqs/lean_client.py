@@ -1,7 +1,7 @@
 """SQS's client for what is asked about every ten messages: a fraction of boto3's work, and boto3 for everything else.
 
 Receives, deletes and changes of visibility are signed, sent and read here. Whatever is not answered with a success goes
-to boto3 as if it had not been tried: boto3 tries again, backs off, judges and raises as it always does. All three may
+to boto3 as if it had not been tried: boto3 tries again, backs off, decides and raises as it always does. All three may
 be asked twice: what a receive took unheard comes again when its visibility timeout ends.
 """
 

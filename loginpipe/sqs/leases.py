@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LONGEST_LEASE_SECONDS = 12 * 3600
 """SQS hides a message for 12 hours at most, counted from its receiving and whatever the extensions."""
 
-BACK_OFF_MOST_SECONDS = 300
+MAX_BACK_OFF_SECONDS = 300
 
 _NO_LONGER_OURS = frozenset(
     {
@@ -50,17 +50,17 @@ class _Lease:
     being_extended: bool = False
     being_deleted: bool = False
     perhaps_deleted: bool = False
-    """An extension was refused while a delete was under way: deleted or lost, as the answer to the delete will say."""
+    """An extension was refused while a delete was in flight: deleted or lost, as the answer to the delete will say."""
 
 
 @dataclass(frozen=True)
-class HandBack:
+class Returned:
     """What became of the messages that were still held at the end.
 
     Attributes:
-        returned: handed back.
+        returned: made visible again.
         ended: their lease was over when their turn came: they had come back by themselves.
-        failed: could not be handed back; they come back when their lease ends.
+        failed: could not be returned; they come back when their lease ends.
     """
 
     returned: int = 0
@@ -107,7 +107,7 @@ class LeaseKeeper:
         Args:
             messages: as received. Of one that is held already the newer receipt handle is kept, by the receive count
                 and not by which thread comes first: an older one "succeeds" without deleting.
-            asked: when the receive call began; the lease cannot have begun earlier.
+            asked: when the receive call began; the lease cannot have started earlier.
         """
         arrived = list(messages)
         now = self._clock()
@@ -128,8 +128,8 @@ class LeaseKeeper:
                 self._thread = threading.Thread(target=self._keep, name="lease-keeper", daemon=True)
                 self._thread.start()
         if closed:
-            # A long poll that outlived the run: nobody is left to work on these.
-            self.hand_back(arrived)
+            # A long poll that outlived the run: no one is left to work on these.
+            self.return_to_queue(arrived)
 
     def handles(self, delivery_ids: Iterable[str]) -> dict[str, str]:
         """Return the newest receipt handle of each of these messages that is still held, to delete them with."""
@@ -167,15 +167,15 @@ class LeaseKeeper:
                     ours.add(delivery_id)
         return ours
 
-    def hand_back(self, messages: Sequence[Message]) -> None:
+    def return_to_queue(self, messages: Sequence[Message]) -> None:
         """Stop keeping messages and make them visible again at once."""
         # In this order: an extension that began in between would undo it.
         self.settle(m.delivery_id for m in messages)
         for chunk in batched(messages):
             self._change([(m.delivery_id, m.receipt_handle, 0) for m in chunk])
 
-    def close(self, *, at_once: bool = False) -> HandBack:
-        """Stop extending and hand back what is still held, each with a back-off by its receive count, or at once.
+    def close(self, *, at_once: bool = False) -> Returned:
+        """Stop extending, and return what is still held to the queue, each after its back-off or at once.
 
         Returns when the last lease ends at the latest, whatever still hangs then. What no lease holds is not asked for.
         """
@@ -209,14 +209,14 @@ class LeaseKeeper:
         self._pool.shutdown(wait=False)
         with self._lock:
             returned, asked = counts["returned"], counts["asked"]
-        handed_back = HandBack(returned, ended=len(held) - asked, failed=asked - returned)
-        if handed_back.failed:
+        result = Returned(returned, ended=len(held) - asked, failed=asked - returned)
+        if result.failed:
             _log.warning(
-                "%d messages could not be handed back: they return when their lease ends; see %s",
-                handed_back.failed,
+                "%d messages could not be returned to the queue: they come back when their lease ends; see %s",
+                result.failed,
                 runbook("leases-lost"),
             )
-        return handed_back
+        return result
 
     def _keep(self) -> None:
         while not self._stop.wait(self.visibility_seconds / 12):
@@ -243,9 +243,9 @@ class LeaseKeeper:
                 lease.being_extended = True
         # Those that end first go first.
         due.sort(key=lambda pair: pair[1].ends)
-        begun = {self._pool.submit(self._extend, chunk): chunk for chunk in batched(due)}
-        self._extending = {future: chunk for future, chunk in self._extending.items() if not future.done()} | begun
-        return list(begun)
+        started = {self._pool.submit(self._extend, chunk): chunk for chunk in batched(due)}
+        self._extending = {future: chunk for future, chunk in self._extending.items() if not future.done()} | started
+        return list(started)
 
     def _extend(self, leases: Sequence[tuple[str, _Lease]]) -> None:
         try:
@@ -281,7 +281,7 @@ class LeaseKeeper:
                     self._give_up([delivery_id])
 
     def _return(self, held: Sequence[tuple[str, _Lease, int]], counts: Counter[str]) -> None:
-        """Hand up to ten messages back, each after so many seconds, and count those ``asked`` for and ``returned``."""
+        """Return up to ten messages, each after so many seconds, and count those ``asked`` for and ``returned``."""
         now = self._clock()
         ours = [(i, lease.receipt_handle, seconds) for i, lease, seconds in held if lease.ends > now]
         with self._lock:
@@ -321,6 +321,6 @@ class LeaseKeeper:
 
 
 def back_off_seconds(receive_count: int) -> int:
-    """Return how long a message handed back stays hidden: doubling with each delivery, jittered, 5 minutes at most."""
-    longest = min(BACK_OFF_MOST_SECONDS, 2 ** min(receive_count, 16))
+    """Return how long a returned message stays hidden: doubling with each delivery, jittered, 5 minutes at most."""
+    longest = min(MAX_BACK_OFF_SECONDS, 2 ** min(receive_count, 16))
     return random.randint(longest // 2, longest)  # noqa: S311 - spreads load, hides nothing

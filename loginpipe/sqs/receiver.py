@@ -301,10 +301,10 @@ class Receiver:
         # Damage on the way heals by delivering again; a body damaged twice is rejected like any bad one.
         corrupt = [m for m in messages if not m.body_intact and self._is_first_damage(m.delivery_id)]
         if corrupt:
-            self._leases.hand_back(corrupt)
+            self._leases.return_to_queue(corrupt)
         kept = [m for m in messages if m not in corrupt] if corrupt else messages
         if not self._keep(kept, corrupt=len(corrupt)):
-            self._leases.hand_back(kept)
+            self._leases.return_to_queue(kept)
         return len(messages)
 
     def _is_first_damage(self, delivery_id: str) -> bool:

@@ -40,7 +40,7 @@ def send_bodies(queue: Queue, bodies: Iterable[str], progress: Callable[[int], N
         How many were sent.
 
     Raises:
-        QueueError: the endpoint is out of reach or refuses, or single messages were refused four times in a row;
+        QueueError: the endpoint is unreachable or refuses, or single messages were refused four times in a row;
             says how many were and why. Others may have been sent.
     """
     fifo = queue.url.endswith(".fifo")
@@ -50,7 +50,7 @@ def send_bodies(queue: Queue, bodies: Iterable[str], progress: Callable[[int], N
     running: set[Future[tuple[int, Counter[str]]]] = set()
     with ThreadPoolExecutor(_SENDERS) as senders:
         while True:
-            # None is begun after a refusal; those under way are still counted.
+            # None is started after a refusal; those in flight are still counted.
             while len(running) < 2 * _SENDERS and not refused and (batch := next(batches, None)):
                 running.add(senders.submit(_send_or_retry, queue, batch))
             if not running:
@@ -65,7 +65,7 @@ def send_bodies(queue: Queue, bodies: Iterable[str], progress: Callable[[int], N
     if refused:
         codes = ", ".join(sorted(refused))
         raise QueueError(
-            f"{refused.total()} messages were refused ({codes}) and {sent} sent: mend that and send the rest"
+            f"{refused.total()} messages were refused ({codes}) and {sent} sent: fix that and send the rest"
         )
     return sent
 
@@ -94,7 +94,7 @@ def send_again(queue: Queue, entries: _Entries) -> list[FailedEntry]:
     ]
     if failed and len(failed) == len(rest) and failed[0].of_call:
         raise QueueError(
-            f"queue {queue.name!r} takes no messages ({failed[0].code}): they stay where they are; mend that and begin "
+            f"queue {queue.name!r} takes no messages ({failed[0].code}): they stay where they are; fix that and start "
             "again"
         )
     return [*misfits, *failed]

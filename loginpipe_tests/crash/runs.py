@@ -101,7 +101,7 @@ def forked(
     return Run(folder, process)
 
 
-def freshness(folder: Path, environment: Mapping[str, str], command: Sequence[str]) -> Run:
+def fresh(folder: Path, environment: Mapping[str, str], command: Sequence[str]) -> Run:
     """Start a command of Python's."""
     path = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(_FOLDER)]))
     with (folder / "log").open("wb") as log:

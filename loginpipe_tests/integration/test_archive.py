@@ -164,7 +164,7 @@ def test_a_day_that_is_not_over_one_that_shrank_and_one_that_somebody_works_on_a
     record = in_folder.archived().record
 
     in_folder.execute("DELETE FROM user_logins WHERE user_id = 'ann'")
-    with pytest.raises(ArchivedDayError, match=rf"^{OLD} has 2 rows fewer than its archive, and nobody was erased: "):
+    with pytest.raises(ArchivedDayError, match=rf"^{OLD} has 2 rows fewer than its archive, and no user was erased: "):
         in_folder.archived()
     assert in_folder.record() == record
     in_folder.bury(b"ann")
@@ -172,7 +172,7 @@ def test_a_day_that_is_not_over_one_that_shrank_and_one_that_somebody_works_on_a
 
     with closing(connect(in_folder.pipeline_url)) as connection, transaction(connection) as cursor:
         begin_work_on_day(cursor, OLD)
-        with pytest.raises(DatabaseError, match=r"is being archived or restored by somebody else") as caught:
+        with pytest.raises(DatabaseError, match=r"is being archived or restored by another process") as caught:
             in_folder.archived()
     assert caught.value.sqlstate == "55P03", "a session waits for it"
 
@@ -309,5 +309,5 @@ def test_what_is_written_to_s3_is_encrypted_there(aws: None, tmp_path: Path) -> 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
-    with pytest.raises(ArchiveError, match=r"^the archive in .*/file/below cannot be used: Not a directory; mend "):
+    with pytest.raises(ArchiveError, match=r"^the archive in .*/file/below cannot be used: Not a directory; fix "):
         Folder(tmp_path / "file" / "below").put(tmp_path / "file", "day/file")

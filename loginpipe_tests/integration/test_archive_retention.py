@@ -120,7 +120,7 @@ def test_a_month_stays_for_a_late_row_a_day_that_is_missing_and_a_file_that_is_n
 
     store, name = archive.stores.locate(archive.record(DAYS[1]).url)
     store.delete(name)
-    assert str(retired(archive)).endswith("is missing: `archive_logins` writes it anew")
+    assert str(retired(archive)).endswith("is missing: `archive_logins` writes it again")
     assert archive.record(DAYS[1]).verified_at is None
     assert DAYS[1] in archive.due()
     archive.archived(DAYS[1])
@@ -141,8 +141,8 @@ def test_the_database_itself_compares_every_row_before_it_drops(archive: Archive
     sha256 = archive.record().sha256
     late = OLD + timedelta(days=5)
     for change, undo, reason in (
-        ("row_count = row_count + 1", "row_count = row_count - 1", f"{OLD} differs from its archive: archive it anew"),
-        (f"sha256 = '{'0' * 64}'", f"sha256 = '{sha256}'", f"{OLD} differs from its archive: archive it anew"),
+        ("row_count = row_count + 1", "row_count = row_count - 1", f"{OLD} differs from its archive: archive it again"),
+        (f"sha256 = '{'0' * 64}'", f"sha256 = '{sha256}'", f"{OLD} differs from its archive: archive it again"),
         ("verified_at = now() - interval '25 hours'", "verified_at = now()",
          f"the archive of {OLD} was not read back within a day"),
         ("verified_at = NULL", "verified_at = now()", f"the archive of {OLD} was not read back within a day"),
@@ -157,7 +157,7 @@ def test_the_database_itself_compares_every_row_before_it_drops(archive: Archive
     archive.insert(late)
     assert dropped(archive) == f"{late} is not archived"
     archive.execute("DELETE FROM user_logins WHERE create_date IN (%s, %s)", late, OLD)
-    assert dropped(archive) == f"{OLD} has no rows any more, and its archive has: restore it, or archive it anew"
+    assert dropped(archive) == f"{OLD} has no rows any more, and its archive has: restore it, or archive it again"
     assert partition_is_there(archive)
     restored(archive)
     execute("kept_until = NULL")
@@ -171,7 +171,7 @@ def test_a_row_that_is_being_written_while_the_month_is_dropped_keeps_it(archive
         waits = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
         eventually(lambda: archive.rows(waits, str(OLD_MONTH)) == [(True,)], "the drop waits for the load")
         load.commit()
-        assert dropping.result(timeout=60) == f"{OLD} differs from its archive: archive it anew"
+        assert dropping.result(timeout=60) == f"{OLD} differs from its archive: archive it again"
     assert archive.stored()[("late", None, None, None, None, None, OLD)] == 1
 
 

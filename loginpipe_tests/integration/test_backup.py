@@ -343,7 +343,9 @@ def test_a_role_that_may_not_read_everything_takes_no_backup(warehouse: Warehous
 def test_where_nothing_can_be_written_there_is_no_backup(warehouse: Warehouse, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     error = warehouse.do("create", tmp_path / "file").error
-    assert error == f"nothing can be written to {tmp_path}/file (File exists): mend that"
+    assert (
+        error == f"nothing can be written to {tmp_path}/file (File exists): fix its permissions, or name another folder"
+    )
 
 
 def test_a_database_that_was_never_migrated_is_not_backed_up(warehouse: Warehouse) -> None:
@@ -378,7 +380,7 @@ def spoil_the_manifest(dump: Path) -> None:
     [
         (truncate, "bytes and was written with"),
         (flip_a_byte, "is damaged, its SHA-256 is not the manifest's"),
-        (lose_the_manifest, "without it nobody knows what"),
+        (lose_the_manifest, "it says what"),
         (spoil_the_manifest, "is no manifest of a backup"),
         (Path.unlink, "cannot be read (No such file or directory)"),
     ],

@@ -722,4 +722,18 @@ def test_the_demonstration_runs_from_nothing_and_leaves_nothing(tmp_path: Path) 
     assert counts["inserted"] == counts["accepted"] > 40
     assert sum(result["reasons"].values()) >= counts["rejected"] == 1
     assert result["run_seconds"] > 0
+    one, two = result["tables"]["two logins from one device: one token"]
+    assert (one["device_id, sent"], one["device_id, stored"]) == (two["device_id, sent"], two["device_id, stored"])
+    assert one["user_id"] != two["user_id"]
+    assert result["tables"]["the same messages, delivered again: nothing changes"] == [
+        {"received": 10, "duplicates": 10, "inserted": 0, "rows before": 49, "rows after": 49}
+    ]
+    (rejected,) = result["tables"]["one rejected message"]
+    assert rejected["reason"] in result["reasons"]
+    (recovered,) = result["tables"]["the first of these devices, recovered by a custodian"]
+    (stored, *_) = result["tables"]["devices seen more than once"]
+    assert recovered["masked_device_id"] == stored["masked_device_id"]
+    assert recovered["value"].count("-") == 2
+    log = result["tables"]["and what the access log has of that"]
+    assert [entry["action"] for entry in log] == ["request", "release"]
     assert not [path for path in left if "loginpipe" in path.name]

@@ -138,7 +138,7 @@ def test_a_turn_is_waited_for_and_taken_when_the_other_transaction_has_ended(
     ):
         other.cursor().execute("SELECT loginpipe.take_turn(%s)", (turn,))
         if work == "archive":
-            with pytest.raises(DatabaseError, match="is being archived or restored by somebody else"):
+            with pytest.raises(DatabaseError, match="is being archived or restored by another process"):
                 do(own)
             other.commit()
             do(own)

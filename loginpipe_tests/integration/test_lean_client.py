@@ -176,7 +176,7 @@ def dropping(wire: Wire, broken: Tamper) -> Iterator[None]:
     wire.on(RECEIVE, first(1, broken))
     yield
     # The wire holds what a tamper raises against the test, which meant it.
-    wire._problems.clear()
+    wire._faults.clear()
 
 
 # Connections

@@ -10,7 +10,7 @@ import pytest
 
 from loginpipe.sqs.client import Queue
 from loginpipe.sqs.depth import read_depth
-from loginpipe.sqs.leases import BACK_OFF_MOST_SECONDS, LONGEST_LEASE_SECONDS, HandBack, LeaseKeeper, back_off_seconds
+from loginpipe.sqs.leases import LONGEST_LEASE_SECONDS, MAX_BACK_OFF_SECONDS, LeaseKeeper, Returned, back_off_seconds
 from loginpipe_tests.clock import Clock
 from loginpipe_tests.wire import (
     Answer,
@@ -62,19 +62,19 @@ def test_a_message_that_is_held_for_longer_than_its_lease_does_not_come_back(ope
         other = opened.client.receive_message(QueueUrl=opened.url, WaitTimeSeconds=1, MaxNumberOfMessages=10)
         assert other.get("Messages", []) == []
     assert (leases.held, leases.lost) == (12, 0)
-    assert leases.close() == HandBack(returned=12)
+    assert leases.close() == Returned(returned=12)
 
 
 def test_what_is_still_held_at_the_end_goes_back_soon(opened: Queue) -> None:
     leases = LeaseKeeper(opened, visibility_seconds=120, calls_at_once=2)
     leases.add(received(opened, 12), asked=time.monotonic())
-    assert leases.close() == HandBack(returned=12)
+    assert leases.close() == Returned(returned=12)
     assert leases.held == 0
     eventually(lambda: read_depth(opened).visible == 12, "all messages back", seconds=5)
 
 
 def test_a_keeper_that_was_given_nothing_closes_without_a_call(opened: Queue, wire: Wire) -> None:
-    assert LeaseKeeper(opened, visibility_seconds=120, calls_at_once=2).close() == HandBack()
+    assert LeaseKeeper(opened, visibility_seconds=120, calls_at_once=2).close() == Returned()
     assert wire.asked(CHANGE) == []
 
 
@@ -83,7 +83,7 @@ def test_messages_handed_back_are_visible_at_once_and_no_longer_held(
 ) -> None:
     messages = received(opened, 12)
     leases.add(messages, asked=clock.now)
-    leases.hand_back(messages[:11])
+    leases.return_to_queue(messages[:11])
     assert read_depth(opened).visible == 11
     assert leases.held == 1
 
@@ -127,7 +127,7 @@ def test_a_settled_message_is_extended_and_handed_back_no_more(
     clock.now += 50
     extend_due(leases)
     assert [entry["ReceiptHandle"] for entry in entries(wire)] == [messages[1].receipt_handle]
-    assert leases.close() == HandBack(returned=1)
+    assert leases.close() == Returned(returned=1)
 
 
 def test_of_a_message_received_again_the_newest_handle_is_extended(
@@ -253,13 +253,13 @@ def test_the_keeping_goes_on_after_a_failure_that_nobody_foresaw(opened: Queue) 
     leases = LeaseKeeper(opened, visibility_seconds=1, calls_at_once=1, clock=failing)
     leases.add(received(opened, 1), asked=time.monotonic())
     eventually(lambda: len(rounds) > 2, "further rounds")
-    assert leases.close() == HandBack(returned=1)
+    assert leases.close() == Returned(returned=1)
 
 
 def test_messages_that_arrive_after_the_end_go_back_at_once(opened: Queue, leases: LeaseKeeper, clock: Clock) -> None:
     messages = received(opened, 12)
     leases.add(messages[:2], asked=clock.now)
-    assert leases.close() == HandBack(returned=2)
+    assert leases.close() == Returned(returned=2)
     leases.add(messages[2:], asked=clock.now)
     assert leases.held == 0
     assert read_depth(opened).visible == 10
@@ -275,8 +275,8 @@ def test_what_cannot_be_handed_back_is_not_counted_and_closing_raises_nothing(
         CHANGE, failed_entries("InternalError", sender_fault=False, which=lambda e: e["ReceiptHandle"] == kept_back)
     )
     leases.add(messages, asked=time.monotonic())
-    assert leases.close() == HandBack(returned=2, failed=1)
-    assert "1 messages could not be handed back: they return when their lease ends" in caplog.text
+    assert leases.close() == Returned(returned=2, failed=1)
+    assert "1 messages could not be returned to the queue: they come back when their lease ends" in caplog.text
 
 
 # --- hand-back --------------------------------------------------------------------------------------------------------
@@ -321,7 +321,7 @@ def test_an_extension_that_is_under_way_at_the_end_does_not_undo_the_hand_back(
         closing = threads.submit(leases.close)
         eventually(lambda: len(gate.taken) == 20, "the others are back")
         gate.open()
-        assert closing.result(15) == HandBack(returned=25)
+        assert closing.result(15) == Returned(returned=25)
         extending.result(15)
     last = {entry["ReceiptHandle"]: entry["VisibilityTimeout"] for entry in gate.taken}
     assert len(last) == 25
@@ -340,7 +340,7 @@ def test_an_extension_that_hangs_holds_up_the_end_until_its_leases_are_over_and_
         threads.submit(extend_due, leases)
         eventually(lambda: len(entries(wire)) == 2, "the extension is under way")
         began = time.monotonic()
-        assert leases.close() == HandBack(returned=10, ended=2)
+        assert leases.close() == Returned(returned=10, ended=2)
         assert 0.5 < time.monotonic() - began < 10
 
 
@@ -355,7 +355,7 @@ def test_an_extension_of_settled_messages_holds_up_no_end(
         eventually(lambda: len(entries(wire)) == 2, "the extension is under way")
         leases.settle(message.delivery_id for message in messages)
         began = time.monotonic()
-        assert leases.close() == HandBack()
+        assert leases.close() == Returned()
         assert time.monotonic() - began < 10
 
 
@@ -365,7 +365,7 @@ def test_no_hand_back_is_asked_for_where_the_lease_is_over(
     messages = received(opened, 12)
     leases.add(messages[:5], asked=clock.now - 120)
     leases.add(messages[5:], asked=clock.now - 119)
-    assert leases.close() == HandBack(returned=7, ended=5)
+    assert leases.close() == Returned(returned=7, ended=5)
     assert {entry["ReceiptHandle"] for entry in entries(wire)} == {m.receipt_handle for m in messages[5:]}
     assert leases.lost == 5
     assert caplog.text == ""
@@ -378,7 +378,7 @@ def test_a_message_that_sqs_says_is_not_in_flight_has_come_back_by_itself(
     gone = messages[0].receipt_handle
     wire.on(CHANGE, failed_entries("MessageNotInflight", sender_fault=True, which=lambda e: e["ReceiptHandle"] == gone))
     leases.add(messages, asked=clock.now)
-    assert leases.close() == HandBack(returned=2, ended=1)
+    assert leases.close() == Returned(returned=2, ended=1)
     assert caplog.text == ""
 
 
@@ -388,7 +388,7 @@ def test_every_message_that_is_held_is_handed_back_once_however_many_calls_fail(
     messages = received(opened, 25)
     wire.on(CHANGE, answers(refusal("ServiceUnavailable", 503)))
     leases.add(messages, asked=clock.now)
-    assert leases.close() == HandBack(failed=25)
+    assert leases.close() == Returned(failed=25)
     assert {entry["ReceiptHandle"] for entry in entries(wire)} == {m.receipt_handle for m in messages}
 
 
@@ -401,7 +401,7 @@ def test_an_endpoint_that_hangs_holds_up_the_end_until_the_last_lease_is_over_an
         wire.on(CHANGE, gate)
         leases.add(messages, asked=time.monotonic() - 118)
         began = time.monotonic()
-        assert leases.close() == HandBack(ended=25, failed=20)
+        assert leases.close() == Returned(ended=25, failed=20)
         assert 1 < time.monotonic() - began < 10
         asked = len(entries(wire))
     eventually(lambda: len(gate.taken) == 20, "the calls that hung are answered")
@@ -436,5 +436,5 @@ def test_the_back_off_doubles_with_each_delivery_is_jittered_and_ends_at_five_mi
 ) -> None:
     drawn = {back_off_seconds(receives) for _ in range(300)}
     assert min(drawn) >= longest // 2
-    assert max(drawn) <= longest <= BACK_OFF_MOST_SECONDS
+    assert max(drawn) <= longest <= MAX_BACK_OFF_SECONDS
     assert len(drawn) > 1

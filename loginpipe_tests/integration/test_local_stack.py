@@ -251,7 +251,7 @@ def test_two_programs_that_start_one_folder_at_once_get_one_stack(folder: Path) 
     assert running(folder) is not None
 
 
-@pytest.mark.parametrize("mend", [up, down])
+@pytest.mark.parametrize("fix", [up, down])
 def test_what_a_killed_supervisor_left_is_stopped_first(folder: Path, fix: Callable[[Path], object]) -> None:
     query(up(folder).database_url, "CREATE TABLE kept ()")
     left = pids(folder)

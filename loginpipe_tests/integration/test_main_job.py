@@ -245,7 +245,7 @@ def test_a_queue_at_its_in_flight_limit_is_not_taken_for_a_drained_one(
         result = pipeline.run()
     assert result.success
     assert metadata(result)["raw_sqs_messages"]["in_flight_limit_reached"] is True
-    assert any("in-flight stall: messages wait" in message for message in logged(pipeline, result))
+    assert any("in-flight limit reached: messages wait" in message for message in logged(pipeline, result))
 
 
 def test_a_run_takes_batch_after_batch_until_the_queue_is_drained(

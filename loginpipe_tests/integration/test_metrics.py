@@ -70,13 +70,13 @@ def test_the_totals_of_all_runs_are_told_and_the_queue_as_it_is_now(
     assert of_messages == {
         "received": 5, "inserted": 3, "duplicates": 0, "rejected": 2, "deleted": 5, "delete": 0, "leases": 0,
     }  # fmt: skip
-    assert found["reject_problems_total", "ip", "invalid_address"] == 1
-    assert found["reject_problems_total", "body", "not_json"] == 1
+    assert found["violations_total", "ip", "invalid_address"] == 1
+    assert found["violations_total", "body", "not_json"] == 1
     assert found["token_key_version",] == 1
     assert found["token_key_first_used_timestamp_seconds", "1"] == pytest.approx(time.time(), abs=60)
     ((stored,),) = pipeline.rows("SELECT extract(epoch FROM max(newest_sent_at)) FROM loginpipe.batches")
     assert found["newest_stored_timestamp_seconds", queue] == pytest.approx(float(stored))
-    assert found["behind_seconds", queue] == pytest.approx(time.time() - float(stored), abs=5)
+    assert found["lag_seconds", queue] == pytest.approx(time.time() - float(stored), abs=5)
     ((delays, seconds),) = pipeline.rows(
         "SELECT array_agg(delay_counts ORDER BY started_at), sum(delay_seconds) FROM loginpipe.batches"
     )
@@ -111,7 +111,7 @@ def test_batches_of_long_ago_are_counted_once_and_so_are_those_that_are_sums_by_
         assert found["delay_seconds_bucket", "1800.0", queue] == 3 * (4 + more)
         assert found["delay_seconds_bucket", "3600.0", queue] == 6 * (4 + more)
         assert found["delay_seconds_sum", queue] == 20_000 * (4 + more)
-    assert found["behind_seconds", queue] == 0
+    assert found["lag_seconds", queue] == 0
     assert found["last_batch_finished_timestamp_seconds", queue] == pytest.approx(time.time() - 120, abs=60)
 
 

@@ -468,7 +468,7 @@ def test_a_queue_that_takes_nothing_ends_the_replay_in_one_line_and_nothing_is_m
     with pytest.raises(QueueError) as caught:
         alone.replay(ids, queue=open_queue(alone.queue.name, load_settings(), connections=1))
     assert str(caught.value) == (
-        f"queue '{alone.queue.name}' takes no messages (AccessDenied): they stay where they are; mend that and begin "
+        f"queue '{alone.queue.name}' takes no messages (AccessDenied): they stay where they are; fix that and start "
         "again"
     )
     assert alone.replayed() == set()

@@ -131,7 +131,8 @@ def test_at_the_in_flight_limit_it_starts_nothing_since_nothing_could_be_receive
     assert data.run_requests == []
     assert data.skip_message is not None
     assert data.skip_message.startswith(
-        f"queue '{watched.queue.name}': 1,000 waiting, 119,990 in flight, 0 delayed; in-flight stall: messages wait"
+        f"queue '{watched.queue.name}': 1,000 waiting, 119,990 in flight, 0 delayed; "
+        "in-flight limit reached: messages wait"
     )
 
 

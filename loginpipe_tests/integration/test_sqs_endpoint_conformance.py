@@ -136,7 +136,7 @@ def sqs(request: pytest.FixtureRequest) -> Sqs:
 
 @pytest.fixture
 def ours(endpoint: Endpoint) -> Iterator[Sqs]:
-    """Our endpoint alone, with its problems gone afterwards."""
+    """Our endpoint alone, with its faults gone afterwards."""
     yield Sqs(OURS, _client(endpoint.url))
     endpoint.clear_faults()
     endpoint.configure(in_flight=120_000, refuse_stale_handles=False)
@@ -733,7 +733,7 @@ def test_a_poll_whose_client_is_gone_takes_no_message(endpoint: Endpoint, ours: 
     assert ours.depth(queue) == (1, 0, 0)
 
 
-# What only ours does: problems
+# What only ours does: faults
 
 
 @pytest.mark.parametrize(
@@ -790,7 +790,7 @@ def test_an_answer_may_be_late_before_or_after_the_call_took_effect(endpoint: En
         with ThreadPoolExecutor(1) as pool:
             sent = pool.submit(ours.send, queue)
             deadline = time.monotonic() + 5
-            while endpoint.stats()["problems"][-1]["fired"] == 0:
+            while endpoint.stats()["faults"][-1]["fired"] == 0:
                 assert time.monotonic() < deadline
             assert ours.depth(queue)[0] == (2 if effect else 0)
             sent.result()
@@ -858,7 +858,7 @@ def test_a_body_is_tampered_with_and_its_digest_is_not(endpoint: Endpoint, ours:
     assert damaged["Body"] != intact["Body"] == '{"user_id": "u"}'
 
 
-def test_the_same_seed_makes_the_same_problems(endpoint: Endpoint, ours: Sqs) -> None:
+def test_the_same_seed_makes_the_same_faults(endpoint: Endpoint, ours: Sqs) -> None:
     queue = ours.queue()
     endpoint.add_fault("internal_error", "SendMessage", probability=0.5)
 
@@ -879,13 +879,13 @@ def _succeeds(call: Callable[[], Any]) -> bool:
     return True
 
 
-def test_a_problem_may_be_of_one_queue_and_is_checked(endpoint: Endpoint, ours: Sqs) -> None:
+def test_a_fault_may_be_of_one_queue_and_is_checked(endpoint: Endpoint, ours: Sqs) -> None:
     struck, spared = ours.queue(), ours.queue()
     endpoint.add_fault("throttle", queue=struck.rpartition("/")[2])
     assert code_of(ours.send, struck) == "RequestThrottled"
     ours.send(spared)
     for rule in ({"kind": "no such"}, {"kind": "drop", "chance": 1}):
-        with pytest.raises(EndpointError, match="no such problem"):
+        with pytest.raises(EndpointError, match="no such fault"):
             endpoint.add_fault(**rule)
 
 
@@ -1025,9 +1025,9 @@ def test_the_process_ends_when_the_one_that_started_it_is_killed() -> None:
     assert _is_gone(url, within=10)
 
 
-def test_the_process_ends_on_sigterm_and_takes_problems_from_its_command_line() -> None:
-    problem = json.dumps({"kind": "throttle", "action": "ListQueues"})
-    with running_endpoint(problem=problem, no_books=True) as endpoint:
+def test_the_process_ends_on_sigterm_and_takes_faults_from_its_command_line() -> None:
+    fault = json.dumps({"kind": "throttle", "action": "ListQueues"})
+    with running_endpoint(fault=fault, no_books=True) as endpoint:
         assert code_of(_client(endpoint.url).list_queues) == "RequestThrottled"
         os.kill(endpoint.pid, signal.SIGTERM)
         assert _is_gone(endpoint.url, within=10)

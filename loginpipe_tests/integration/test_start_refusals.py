@@ -1,4 +1,4 @@
-"""Runs that must not start: each ends with one sentence that names the mend, and takes no message from the queue."""
+"""Runs that must not start: each ends with one sentence that names the fix, and takes no message from the queue."""
 
 import os
 import socket
@@ -153,8 +153,8 @@ def test_a_token_key_file_that_is_absent(pipeline: Pipeline, tmp_path: Path, mon
     path = tmp_path / "absent.json"
     monkeypatch.setenv("LOGINPIPE_TOKEN_KEYS", f"file:{path}")
     assert refused(pipeline) == (
-        f"KeyFileError: the token key file {path} cannot be read (No such file or directory): mend that, or see "
-        "`loginpipe keys generate`"
+        f"KeyFileError: the token key file {path} cannot be read (No such file or directory): fix that, or make one "
+        "with `loginpipe keys generate`"
     )
 
 
@@ -217,7 +217,7 @@ def test_a_development_key_in_production(
 
 
 @pytest.mark.parametrize(
-    ("name", "mend"),
+    ("name", "fix"),
     [
         ("LOGINPIPE_DATABASE_URL", "postgresql://user@host/database"),
         ("LOGINPIPE_TOKEN_KEYS", "the URI of the token keys, as in file:keys/token_keys.json"),
@@ -287,7 +287,7 @@ def test_a_part_of_the_chain_on_the_command_line(pipeline: Pipeline, tmp_path: P
     assert_nothing_was_received(pipeline)
 
 
-def test_after_the_mend_the_waiting_messages_are_taken(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_the_fix_the_waiting_messages_are_taken(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as mistaken:
         mistaken.setenv("LOGINPIPE_SEAL_KEY", "file:absent.pem")
         assert not take(pipeline, 3).success

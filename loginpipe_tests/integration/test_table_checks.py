@@ -102,7 +102,7 @@ def test_rows_of_somebody_else_are_a_warning_once_the_pipeline_has_the_table_for
     assert passes(pipeline, "ledger_matches_table"), "on the day of the first run, another loader may have been at work"
     pipeline.execute("UPDATE loginpipe.batches SET recorded_at = recorded_at - interval '1 day'")
     assert verdict(pipeline, "ledger_matches_table") == (
-        False, WARN, f"{today()}: 1 rows more than the ledger has messages of: somebody else has written them"
+        False, WARN, f"{today()}: 1 rows more than the ledger has messages of: something else has written them"
     )  # fmt: skip
 
 

@@ -338,7 +338,7 @@ def test_a_schema_older_than_the_code_is_refused_with_the_command_that_mends_it(
     "looked_at_by", [require_migrated, lambda connection: migrate(connection.dsn)], ids=["run", "migrate"]
 )
 @pytest.mark.parametrize(
-    ("comment", "mend"),
+    ("comment", "fix"),
     [
         ("'Migrated by loginpipe 7.8.9.'", "deploy loginpipe 7.8.9 or newer"),
         ("NULL", "deploy the version that migrated it, or a newer one"),

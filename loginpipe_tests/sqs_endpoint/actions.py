@@ -24,10 +24,10 @@ Request = Mapping[str, Any]
 Answer = dict[str, Any]
 
 _MAX_BATCH: Final = 10
-_LONG_POLL_MOST_SECONDS: Final = 20
+_MAX_LONG_POLL_SECONDS: Final = 20
 _MAX_LISTED: Final = 1000
 _ENTRY_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,80}")
-_DELAY_MOST_SECONDS: Final = 900
+_MAX_DELAY_SECONDS: Final = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class Actions:
             answer["MD5OfMessageAttributes"] = attributes_digest(attributes)
         if message.trace:
             answer["MD5OfMessageSystemAttributes"] = attributes_digest(request["MessageSystemAttributes"])
-        delay = _whole(request, "DelaySeconds", _DELAY_MOST_SECONDS, entry.numbers["DelaySeconds"])
+        delay = _whole(request, "DelaySeconds", _MAX_DELAY_SECONDS, entry.numbers["DelaySeconds"])
         queue = entry.queue
         if isinstance(queue, FifoQueue):
             return answer | self._send_in_order(queue, entry, message, request, now)
@@ -205,7 +205,7 @@ class Actions:
             entry,
             int(most),
             _whole(request, "VisibilityTimeout", LONGEST_TIMEOUT_SECONDS, numbers["VisibilityTimeout"]),
-            _whole(request, "WaitTimeSeconds", _LONG_POLL_MOST_SECONDS, numbers["ReceiveMessageWaitTimeSeconds"]),
+            _whole(request, "WaitTimeSeconds", _MAX_LONG_POLL_SECONDS, numbers["ReceiveMessageWaitTimeSeconds"]),
             request.get("MessageSystemAttributeNames") or request.get("AttributeNames") or (),
             request.get("MessageAttributeNames") or (),
         )

@@ -12,7 +12,7 @@ _TARGET: Final = re.compile(rb"\r\nx-amz-target:[ \t]*([^\r]*?)[ \t]*\r\n", re.I
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*\r\n", re.IGNORECASE)
 _CLOSE: Final = re.compile(rb"\r\nconnection:[ \t]*close[ \t]*\r\n", re.IGNORECASE)
 _EXPECT: Final = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*\r\n", re.IGNORECASE)
-_HEADERS_MOST_BYTES: Final = 65_536
+_MAX_HEADERS_BYTES: Final = 65_536
 _END: Final = b"\r\n\r\n"
 _OK: Final = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.0\r\nx-amzn-RequestId: %d\r\n"
@@ -106,7 +106,7 @@ class Connection(asyncio.Protocol):
         buffer = self._buffer
         end = buffer.find(_END)
         if end < 0:
-            if len(buffer) > _HEADERS_MOST_BYTES:
+            if len(buffer) > _MAX_HEADERS_BYTES:
                 self.drop()
             return None
         head = bytes(buffer[: end + 2])

@@ -18,7 +18,7 @@ from loginpipe.sqs.depth import Depth
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "loginpipe_tests"
-DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "deploy").rglob("*.md")]
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")]
 MONITORING = [
     path for folder in ("prometheus", "grafana") for path in (ROOT / "deploy" / folder).rglob("*") if path.is_file()
 ]
@@ -115,3 +115,20 @@ def test_the_revisions_that_the_documents_show_are_those_of_today() -> None:
     assert f"is at {HEAD}, and this code (loginpipe 0.1.0) knows {before} at most" in text
     assert f"loginpipe migrate --to {before}" in text
     assert f"`{after}_country.py`" in (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^a-z0-9_ -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_link_of_the_documents_leads_somewhere() -> None:
+    broken = []
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\((?!\w+:)([^)\s]+)\)", document.read_text()):
+            path, _, anchor = target.partition("#")
+            leads_to = (document.parent / path).resolve() if path else document
+            if not leads_to.exists() or (anchor and anchor not in anchors(leads_to)):
+                broken.append(f"{document.relative_to(ROOT)}: {target}")
+    assert broken == []

@@ -85,7 +85,7 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
                         back.total - back.returned,
                         self._leases.lost,
                         runbook("a-run-fails"),
-                        extra={"handed_back": back.returned, "queue": self.name, "leases_lost": self._leases.lost},
+                        extra={"returned": back.returned, "queue": self.name, "leases_lost": self._leases.lost},
                     )
                 self._queue.client.close()
 

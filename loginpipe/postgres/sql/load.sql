@@ -145,7 +145,7 @@ GROUP BY 1, 2
 
 -- name: recorded_messages
 -- Find which messages the ledger holds. By the id alone, the first column of each partition's key. The days decide
--- nothing: SQS dates a dead letter of a FIFO queue anew.
+-- nothing: SQS gives a dead letter of a FIFO queue a new date.
 SELECT ledger.message_id::text
 FROM loginpipe.ingested_messages AS ledger
 WHERE ledger.message_id = ANY (%s::uuid[])

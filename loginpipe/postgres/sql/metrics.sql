@@ -58,8 +58,8 @@ FROM kept
 GROUP BY queue
 
 -- name: metric_rejects
--- Count the faults of the messages that were rejected in some time, by reason and field.
-SELECT fault.reason, fault.field, count(*)
-FROM loginpipe.rejected_messages AS rejected, unnest(rejected.reasons, rejected.fields) AS fault (reason, field)
+-- Count the violations of the messages that were rejected in some time, by reason and field.
+SELECT violation.reason, violation.field, count(*)
+FROM loginpipe.rejected_messages AS rejected, unnest(rejected.reasons, rejected.fields) AS violation (reason, field)
 WHERE rejected.received_at >= %(since)s AND rejected.received_at < %(until)s
-GROUP BY fault.reason, fault.field
+GROUP BY violation.reason, violation.field

@@ -72,13 +72,13 @@ CREATE TABLE loginpipe.rejected_messages (
 CREATE INDEX rejected_messages_received_at ON loginpipe.rejected_messages (received_at);
 
 COMMENT ON TABLE loginpipe.rejected_messages IS
-    'Messages that failed validation, set aside with the reasons; can be replayed.';
+    'Messages that failed validation, kept with the reasons; can be replayed.';
 COMMENT ON COLUMN loginpipe.rejected_messages.message_id IS 'The id that SQS gave the message.';
 COMMENT ON COLUMN loginpipe.rejected_messages.sent_at IS 'SentTimestamp.';
 COMMENT ON COLUMN loginpipe.rejected_messages.received_at IS 'When this pipeline received it.';
 COMMENT ON COLUMN loginpipe.rejected_messages.run_id IS 'The run that rejected it: loginpipe.ingest_runs.';
 COMMENT ON COLUMN loginpipe.rejected_messages.reasons IS 'Reason codes, one for each entry of fields.';
-COMMENT ON COLUMN loginpipe.rejected_messages.fields IS 'Names of the fields at fault, never their values.';
+COMMENT ON COLUMN loginpipe.rejected_messages.fields IS 'Names of the fields that were wrong, never their values.';
 COMMENT ON COLUMN loginpipe.rejected_messages.sealed_body IS 'The body, sealed; NULL where sealing is off.';
 COMMENT ON COLUMN loginpipe.rejected_messages.data_key_id IS 'The key that sealed it: vault.data_keys.';
 COMMENT ON COLUMN loginpipe.rejected_messages.position IS 'Its place under that key: the nonce.';

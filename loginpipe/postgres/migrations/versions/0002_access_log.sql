@@ -89,7 +89,7 @@ BEGIN
 END
 $$;
 
--- From here to the end of the transaction nobody else writes to the log. Who has to wait for somebody's open
+-- From here to the end of the transaction no one else writes to the log. Who has to wait for another's open
 -- transaction is told so in the end.
 CREATE FUNCTION vault.lock_access_log() RETURNS void
 LANGUAGE plpgsql

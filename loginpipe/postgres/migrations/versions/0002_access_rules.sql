@@ -1,4 +1,4 @@
--- What the functions of the vault have in common. Nobody but their owner may call these.
+-- What the functions of the vault have in common. Only their owner may call these.
 
 CREATE FUNCTION vault.write_log(
     action text, request_id uuid, under uuid, subjects text[], purpose text, ticket text, detail text
@@ -69,7 +69,7 @@ AS $$
     )
 $$;
 
--- In an earlier transaction, that is: of the one at work the status is "in progress", wherever a savepoint was set.
+-- In an earlier transaction, that is: of the current one the status is "in progress", wherever a savepoint was set.
 -- What was restored from another cluster may have an id that is yet to come here, and of which asking is an error.
 CREATE FUNCTION vault.is_committed(xact xid8) RETURNS boolean
 LANGUAGE sql

@@ -91,7 +91,7 @@ BEGIN
     )
     SELECT array_agg(buried.hex ORDER BY buried.hex) INTO hexes FROM buried;
     IF hexes IS NULL THEN
-        -- It matches nobody. A run at work must notice this erasure too: it may hold tokens that the vault has lost.
+        -- It matches no one. An active run must notice this erasure too: it may hold tokens that the vault has lost.
         INSERT INTO loginpipe.erased_users (tombstone, key_version)
         VALUES (decode(repeat(replace(gen_random_uuid()::text, '-', ''), 2), 'hex'), 0);
     END IF;
@@ -99,8 +99,8 @@ BEGIN
 END
 $$;
 
--- Loads hold it shared, from before they look for erasures to their commit: once it is had none is under way, and the
--- next ones find that somebody was erased. While it is waited for the next ones wait too: not for ever, if one hangs.
+-- Loads hold it shared, from before they look for erasures to their commit: once it is held no load is active, and the
+-- next ones find that a user was erased. While it is waited for the next ones wait too: not for ever, if one hangs.
 CREATE FUNCTION vault.lock_loads_out() RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp

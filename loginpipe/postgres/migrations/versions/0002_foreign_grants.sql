@@ -21,7 +21,7 @@ known AS (
     SELECT *, coalesce((SELECT rolname FROM pg_roles WHERE rolname = role_name), 'public') AS holder
     FROM wanted
 ),
-judged AS (
+evaluated AS (
     SELECT
         *,
         CASE kind
@@ -46,6 +46,6 @@ SELECT
     ),
     held,
     grantable
-FROM judged
+FROM evaluated
 GROUP BY kind, object, role_name, held, grantable
 ORDER BY kind, object, role_name

@@ -1,6 +1,6 @@
 -- What the maintenance job needs of the owner's privileges, and no more: the pipeline calls these as loginpipe_writer.
 
--- By this server's clock and nobody's word.
+-- By this server's clock alone.
 CREATE FUNCTION loginpipe.utc_today() RETURNS date
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp

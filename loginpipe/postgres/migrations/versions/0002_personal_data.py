@@ -1,7 +1,7 @@
 """Personal data: who may do what, opening on the record, erasure, aliases of tokens, partitions as the pipeline's role.
 
 Roles are of the cluster, and the database and ``user_logins`` may be another's: what this role may not do about them is
-put into words for somebody who may, all of it at once.
+put into words for someone who may, all of it at once.
 """
 
 from loginpipe.common.errors import SchemaError

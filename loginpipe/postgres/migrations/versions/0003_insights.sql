@@ -1,4 +1,4 @@
--- Everything here can be computed anew from user_logins: by day, for as long as that day's logins are there.
+-- Everything here can be computed again from user_logins: by day, for as long as that day's logins are there.
 CREATE TABLE loginpipe.duplicate_devices (
     create_date date,
     masked_device_id varchar(256),

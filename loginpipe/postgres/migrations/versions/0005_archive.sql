@@ -23,7 +23,7 @@ COMMENT ON COLUMN loginpipe.archived_days.file_sha256 IS 'Of the file, as sha256
 COMMENT ON COLUMN loginpipe.archived_days.archived_at IS
     'When the file was last the same as the table: users erased before that are not in it.';
 COMMENT ON COLUMN loginpipe.archived_days.verified_at IS
-    'When the file was last read back and found whole; NULL where it has to be written anew.';
+    'When the file was last read back and found whole; NULL where it has to be written again.';
 COMMENT ON COLUMN loginpipe.archived_days.kept_until IS
     'A day that was brought back is not dropped again before this one; NULL for the others.';
 COMMENT ON COLUMN loginpipe.archived_days.dropped_at IS
@@ -92,7 +92,7 @@ AS $$
     END
 $$;
 
--- Why a month must stay in user_logins, in words; NULL where every row of it is in the archive too. Nobody may write to
+-- Why a month must stay in user_logins, in words; NULL where every row of it is in the archive too. No one may write to
 -- that month while this looks.
 CREATE FUNCTION loginpipe.why_not_dropped(start date, stop date) RETURNS text
 LANGUAGE sql
@@ -107,10 +107,10 @@ AS $$
             WHEN stored.day IS NOT NULL AND archived.dropped_at IS NOT NULL
                 THEN format('%s has rows that came after it was dropped: restore it', stored.day)
             WHEN stored.day IS NULL AND archived.dropped_at IS NULL AND archived.row_count > 0
-                THEN format('%s has no rows any more, and its archive has: restore it, or archive it anew', archived.day)
+                THEN format('%s has no rows any more, and its archive has: restore it, or archive it again', archived.day)
             WHEN (stored.row_count, stored.sha256) IS DISTINCT FROM (archived.row_count, archived.sha256)
                 AND stored.day IS NOT NULL
-                THEN format('%s differs from its archive: archive it anew', stored.day)
+                THEN format('%s differs from its archive: archive it again', stored.day)
             WHEN coalesce(archived.verified_at < clock_timestamp() - interval '1 day', true) AND stored.day IS NOT NULL
                 THEN format('the archive of %s was not read back within a day', archived.day)
         END AS reason

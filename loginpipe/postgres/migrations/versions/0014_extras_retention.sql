@@ -12,7 +12,7 @@ BEGIN
         SELECT part.oid::regclass::text
         FROM pg_inherits
         JOIN pg_class AS part ON part.oid = pg_inherits.inhrelid
-        -- NULL of a partition that somebody else has made.
+        -- NULL of a partition that someone else has made.
         CROSS JOIN LATERAL to_date(
             substring(part.relname FROM '^login_extras_(y[0-9]{4}m(?:0[1-9]|1[0-2]))$'), '"y"YYYY"m"MM'
         ) AS start

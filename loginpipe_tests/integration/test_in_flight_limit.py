@@ -46,7 +46,7 @@ def test_a_run_that_receives_nothing_from_a_stalled_queue_says_so_and_succeeds(p
     assert said["empty_receives"] >= 1
     assert said["in_flight_limit_reached"] is True
     (warning,) = [
-        entry for entry in pipeline.instance.all_logs(result.run_id) if "in-flight stall" in entry.user_message
+        entry for entry in pipeline.instance.all_logs(result.run_id) if "in-flight limit reached" in entry.user_message
     ]
     assert warning.level == logging.WARNING
     assert (
@@ -60,7 +60,7 @@ def test_a_drained_queue_is_not_stalled(pipeline: Pipeline, wire: Wire) -> None:
     wire.on("GetQueueAttributes", depth(visible=0, in_flight=120_000))
     result = pipeline.run()
     assert metadata(result)["raw_sqs_messages"]["in_flight_limit_reached"] is False
-    assert not [line for line in logged(pipeline, result) if "stall" in line]
+    assert not [line for line in logged(pipeline, result) if "in-flight limit" in line]
 
 
 def test_a_run_that_stalls_after_its_first_messages_takes_them_and_says_so(

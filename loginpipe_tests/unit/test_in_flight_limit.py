@@ -99,5 +99,5 @@ def test_a_busy_queue_on_which_nothing_waits_is_no_stall() -> None:
 
 def test_the_stall_says_in_one_line_what_it_is_and_where_to_look() -> None:
     assert "\n" not in IN_FLIGHT_LIMIT_REACHED
-    for words in ("in-flight stall", "messages wait", "look for a consumer that receives and does not delete"):
+    for words in ("in-flight limit reached", "messages wait", "look for a consumer that receives and does not delete"):
         assert words in IN_FLIGHT_LIMIT_REACHED
