@@ -22,7 +22,7 @@ from loginpipe_aws.queue import LoginQueue
 _OLDEST_SECONDS: Final = 900
 """As LOGINPIPE_MAX_DELAY_SECONDS has it by default."""
 _IN_FLIGHT: Final = 114_000
-"""From here on loginpipe itself calls it a stall: SQS gives nothing out any more at about 120,000."""
+"""From here on loginpipe itself reports the limit: SQS gives nothing out any more at about 120,000."""
 # As docs/metrics.md has them.
 _COUNTS: Final = (
     "loginpipe_messages_received_total",
@@ -39,7 +39,7 @@ _UNDER: Final = cw.ComparisonOperator.LESS_THAN_THRESHOLD
 
 
 class Observability(Construct):
-    """What somebody is told of, and what they look at then."""
+    """What people are alerted to, and what they look at then."""
 
     def __init__(
         self,
@@ -129,17 +129,17 @@ class Observability(Construct):
         waiting = of_logins.metric_approximate_number_of_messages_visible(statistic="Maximum", period=_minutes(1))
         in_flight = of_logins.metric_approximate_number_of_messages_not_visible(statistic="Maximum", period=_minutes(1))
         dead = of_dead.metric_approximate_number_of_messages_visible(statistic="Maximum", period=_minutes(1))
-        late, often, stalls = (
+        late, often, limit = (
             f"{of}{says}"
             for says in (
                 "logins wait: nothing-arrives",
                 "messages were received too often: dead-letters",
-                "SQS stalls: in-flight-limit-reached",
+                "SQS gives out no more messages: in-flight-limit-reached",
             )
         )
         self._alarm("OldestMessage", oldest, over=_OLDEST_SECONDS, periods=5, says=late, scope=where)
         self._alarm("DeadLetters", dead, over=0, says=often, scope=where)
-        self._alarm("InFlight", in_flight, over=_IN_FLIGHT, periods=2, says=stalls, scope=where)
+        self._alarm("InFlight", in_flight, over=_IN_FLIGHT, periods=2, says=limit, scope=where)
         title = f"{name}: " if name else ""
         yield [
             _plot(f"{title}Age of the oldest login, seconds", oldest),

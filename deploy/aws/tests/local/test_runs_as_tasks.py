@@ -1,7 +1,7 @@
 """The daemon starts a run as an ECS task, by nothing but what its role allows; and the task's command does the run.
 
 The code server, the daemon and the run's task are processes here, each with the command and the variables of its own
-container; the endpoint's ECS keeps the books of tasks and, having no Docker, starts none.
+container; the endpoint's ECS keeps a record of tasks and, having no Docker, starts none.
 """
 
 import json

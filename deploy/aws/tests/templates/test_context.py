@@ -84,8 +84,8 @@ def test_an_environment_that_is_not_there_stops_it_with_one_line_that_says_what_
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("[]", "is no JSON object: mend it"),
-        ("{", "is no JSON object: mend it"),
+        ("[]", "is not a JSON object: fix it"),
+        ("{", "is not a JSON object: fix it"),
         ('{"regoin": "x"}', "has what nothing reads: regoin; README.md lists the values there are"),
     ],
     ids=["a list", "half a file", "a slip of the pen"],

@@ -1,4 +1,4 @@
-"""Who may do what with the keys: every statement of every role, and of the keys themselves, judged together."""
+"""Who may do what with the keys: every statement of every role, and of the keys themselves, evaluated together."""
 
 import json
 from typing import Any

@@ -137,7 +137,9 @@ def test_another_image_under_the_releases_tag_stops_it_with_one_line(tmp_path: P
     assert "skopeo copy" not in called
 
 
-@pytest.mark.parametrize(("code", "expected"), [("0", 0), ("1", 1), ("None", 1)], ids=["well", "badly", "never begun"])
+@pytest.mark.parametrize(
+    ("code", "expected"), [("0", 0), ("1", 1), ("None", 1)], ids=["well", "badly", "never started"]
+)
 def test_a_one_off_task_ends_the_script_as_it_ended_itself(tmp_path: Path, code: str, expected: int) -> None:
     done, called = run(tmp_path, "run-task.sh", "loginpipe-migrate", CODE=code)
     assert done.returncode == expected
