@@ -49,7 +49,7 @@ def list_(*, as_json: Json = False) -> None:
 def verify(days: Days = None, *, as_json: Json = False) -> None:
     """Read archived days back and compare them with what was recorded when they were written. Exit 1: they differ.
 
-    A file that is missing or damaged is written anew by the job archive_logins while its day is in user_logins. It is
+    A file that is missing or damaged is written again by the job archive_logins while its day is in user_logins. It is
     never the reason that a month is dropped.
 
     Example: loginpipe archive verify 2026-11-20 2026-11-21

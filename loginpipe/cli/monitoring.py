@@ -24,7 +24,7 @@ alerts = new_app("Alerts, by a webhook and by SNS.")
 
 
 def doctor(*, as_json: Json = False) -> None:
-    """Check queues, database, keys, clocks, Dagster and alerts: each well, or what is wrong and the mend.
+    """Check queues, database, keys, clocks, Dagster and alerts: each is fine, or what is wrong and how to fix it.
 
     Exits with 1 if something is wrong, so it can serve as a health check.
 

@@ -162,15 +162,15 @@ def bodies_in(file: Path) -> list[str]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
-        raise SettingError(f"{file} cannot be read as UTF-8 text: mend the path or the file") from None
+        raise SettingError(f"{file} cannot be read as UTF-8 text: fix the path or the file") from None
     # Other characters that end a line in Python may stand in a message.
     if not text.lstrip().startswith("["):
         return [line for line in text.split("\n") if line.strip()]
     try:
         bodies = [json.dumps(event, ensure_ascii=False) for event in json.loads(text)]
     except (ValueError, RecursionError):
-        raise SettingError(f"{file} begins like a JSON array but is none: mend it, or put one body a line") from None
+        raise SettingError(f"{file} begins like a JSON array but is not one: fix it, or put one body a line") from None
     # A lone surrogate, written as an escape, is text to JSON and none to UTF-8.
     if not all(map(is_unicode, bodies)):
-        raise SettingError(f"{file} holds lone surrogates, which no message can: mend it")
+        raise SettingError(f"{file} holds lone surrogates, which no message can: fix it")
     return bodies

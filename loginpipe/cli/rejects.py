@@ -15,7 +15,7 @@ from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import load_settings
 from loginpipe.logins.rejects import MEANINGS
 
-app = new_app("Messages that were set aside, and trying them again.")
+app = new_app("Rejected messages, and replaying them.")
 
 Reason = Annotated[
     str | None, typer.Option(help="Only those with this reason code.", autocompletion=lambda: list(MEANINGS))
@@ -101,7 +101,7 @@ def replay(
     names every message that was opened, also in a dry run. What the queue refuses stays a reject, is counted by code,
     and makes the exit code 1; docs/operations.md says what to do about it.
 
-    Example: loginpipe rejects replay --purpose "rules were mended" --ticket OPS-31 --reason invalid_version --dry-run
+    Example: loginpipe rejects replay --purpose "rules corrected" --ticket OPS-31 --reason invalid_version --dry-run
     """
     from loginpipe.custody.access import Reason as AccessReason
     from loginpipe.custody.replay import ReplayCounts

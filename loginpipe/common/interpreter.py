@@ -18,7 +18,7 @@ _RARELY = (50_000, 20, 100)
 # Instead of 5 ms. A thread that waits for SQS or Postgres gives way at once, whatever this is.
 _SWITCH_SECONDS = 0.05
 
-# What each context under way has found; what the first of them found is what was there before them all.
+# What each active context has found; what the first of them found is what was there before them all.
 _FOUND: list[tuple[tuple[int, int, int], float]] = []
 
 _FOUND_LOCK = Lock()

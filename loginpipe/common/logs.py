@@ -71,7 +71,7 @@ class _ConsoleLogger(logging.Logger):
 
 
 def configure_logs(settings: Settings) -> None:
-    """Make it so for this process; for all loggers that are made from here on, and for those that nobody handles."""
+    """Make it so for this process; for all loggers that are made from here on, and for those without a handler."""
     logging.getLogger("loginpipe").setLevel(settings.log_level)
     _ConsoleLogger.lines_from = settings.log_level
     _ConsoleLogger.formatter = JsonLines() if settings.production else None
@@ -94,7 +94,7 @@ def log_json_lines(settings: Settings) -> None:
 
 
 class _LastHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes what nobody else does to stderr: libraries, and warnings. Python's own last resort knows no format."""
+    """Writes what has no other handler to stderr: libraries, and warnings. Python's own last resort knows no format."""
 
     def __init__(self, level: str) -> None:
         super().__init__()

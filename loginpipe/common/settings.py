@@ -332,7 +332,7 @@ def load_settings() -> Settings:
         load_dotenv(Path.cwd() / ".env")
     except (OSError, ValueError):
         # A decoding error quotes what it could not decode.
-        raise SettingError(f"{Path.cwd() / '.env'} cannot be read as UTF-8 text without NUL: mend it") from None
+        raise SettingError(f"{Path.cwd() / '.env'} cannot be read as UTF-8 text without NUL: fix the file") from None
     for name, instead in _GONE.items():
         if os.environ.get(name):
             raise SettingError(f"{name} is gone: {instead}")

@@ -99,7 +99,7 @@ def _has_ended(process: "psutil.Process") -> bool:
     import psutil
 
     try:
-        # Nobody may be there to take note of a zombie's end.
+        # A zombie's parent may never take note of its end.
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True

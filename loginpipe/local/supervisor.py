@@ -107,7 +107,7 @@ def _await_eof(stopping: Event) -> None:
 
 
 def _tell(line: str) -> None:
-    # Whoever was waiting may be gone; then nobody needs to know.
+    # The waiting process may be gone; then no one needs to know.
     with suppress(OSError):
         os.write(1, line.encode() + b"\n")
 

@@ -26,7 +26,7 @@ _VOLUME_STEP = 0.5
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether it is as usual; in words; and the figures that it was judged by, by name."""
+    """Whether it is as usual; in words; and the figures that decided it, by name."""
 
     passed: bool
     message: str
@@ -105,8 +105,8 @@ def _trailing(counts: Mapping[date, DayCounts], day: date) -> dict[date, DayCoun
 
 def _unjudged(trailing: Mapping[date, DayCounts], logins: float) -> str | None:
     if len(trailing) < MIN_DAYS:
-        return f"not judged: {len(trailing)} trailing days are known, fewer than {MIN_DAYS}"
-    return f"not judged: fewer than {MIN_LOGINS} logins" if logins < MIN_LOGINS else None
+        return f"not evaluated: {len(trailing)} trailing days are known, fewer than {MIN_DAYS}"
+    return f"not evaluated: fewer than {MIN_LOGINS} logins" if logins < MIN_LOGINS else None
 
 
 def _spread(values: Sequence[float], usual: float) -> float:

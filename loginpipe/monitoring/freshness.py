@@ -1,4 +1,4 @@
-"""Whether the table is up to date: a quiet queue is fresh whatever the table's age, one that nobody empties is not.
+"""Whether the table is up to date: a quiet queue is fresh whatever the table's age; one that is not emptied is not.
 
 Pure. Dagster's own freshness policies know the age of the last materialization alone, and cannot tell these two apart.
 """

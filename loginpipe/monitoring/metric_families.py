@@ -15,10 +15,10 @@ _MESSAGES: dict[str, str] = {
     "received": "Messages taken from the queue, each once a run.",
     "inserted": "Rows added to user_logins.",
     "duplicates": "Messages whose outcome was recorded before.",
-    "rejected": "Messages set aside: bad, or of a user who was erased.",
+    "rejected": "Messages rejected: bad, or of a user who was erased.",
     "deleted": "Messages deleted from the queue, and confirmed.",
     "delete_failures": "Messages recorded and not deleted: they come again and change nothing.",
-    "leases_lost": "Messages whose visibility timeout ended while a run was at work on them.",
+    "leases_lost": "Messages whose visibility timeout ended before they were deleted.",
 }
 
 
@@ -35,12 +35,12 @@ def queue_metrics(queue: str, depth: Depth, dead_letters: DeadLetterDepth | None
     )
     for state in ("visible", "in_flight", "delayed"):
         messages.add_metric([queue, state], getattr(depth, state))
-    stall = GaugeMetricFamily(
+    at_limit = GaugeMetricFamily(
         "loginpipe_in_flight_limit_reached",
-        "1 where messages wait that nobody can receive, since as many are in flight as SQS allows.",
+        "1 if messages wait and none can be received, since as many are in flight as SQS allows.",
         labels=["queue"],
     )
-    stall.add_metric([queue], float(depth.at_in_flight_limit))
+    at_limit.add_metric([queue], float(depth.at_in_flight_limit))
     dead = GaugeMetricFamily(
         "loginpipe_dead_letters",
         "Messages on the dead-letter queue, without those that are known to be of other queues.",
@@ -55,7 +55,7 @@ def queue_metrics(queue: str, depth: Depth, dead_letters: DeadLetterDepth | None
         dead.add_metric([queue], dead_letters.ours)
         if dead_letters.owners is not None:
             others.add_metric([queue], dead_letters.owners.others)
-    return [messages, stall, dead, others]
+    return [messages, at_limit, dead, others]
 
 
 def table_metrics(totals: Totals, vault: VaultTotals) -> list[Metric]:
@@ -70,7 +70,7 @@ def table_metrics(totals: Totals, vault: VaultTotals) -> list[Metric]:
         delay.add_metric([name], list(zip(bounds, accumulate(queue.delays), strict=True)), queue.delay_seconds)
     violations = CounterMetricFamily(
         "loginpipe_violations",
-        "Violations of the messages set aside: a message can have several.",
+        "Violations of rejected messages: a message can have several.",
         labels=["reason", "field"],
     )
     for labels, number in totals.rejects.items():

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus, read anew at each scrape from the durable tables and the queue: no restart loses any."""
+"""Metrics for Prometheus, read at each scrape from the durable tables and the queue: no restart loses any."""
 
 import time
 from collections import Counter
@@ -42,17 +42,17 @@ class _QueueState:
 
 
 class Source(Generic[T]):
-    """Something to ask, in a thread of its own: while it hangs, the others answer and the next scrape waits anew."""
+    """Something to ask, in a thread of its own: while it hangs, the others answer and the next scrape waits again."""
 
     def __init__(self, read: Callable[[], T]) -> None:
         self._read = read
         self._asked: Future[T | None] | None = None
 
     def ask(self) -> None:
-        """Begin to ask, unless the last time is still under way."""
+        """Begin to ask, unless the last call is still active."""
         if self._asked is None:
             self._asked = Future()
-            # A daemon: the process ends although somebody does not answer.
+            # A daemon: the process ends although a source does not answer.
             Thread(target=self._answer, args=(self._asked,), name="source", daemon=True).start()
 
     def answer(self, deadline: float) -> T | None:

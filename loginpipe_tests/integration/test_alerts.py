@@ -59,7 +59,7 @@ def test_an_alert_is_told_when_it_begins_and_when_it_is_over_and_not_while_it_la
     assert lines[0] == f"loginpipe, queue {queue}: dead letters"
     assert lines[1] == "Seen: 1 waiting, 0 in flight, 0 delayed."
     assert lines[2].startswith(f"Since: {datetime.now(UTC):%Y-%m-%d }")
-    assert lines[3].startswith("Do: find the cause, then run `loginpipe dlq redrive`")
+    assert lines[3].startswith("Do: Fix the cause, then run `loginpipe dlq redrive`")
     assert lines[4] == "Runbook: docs/operations.md#dead-letters"
     assert topic.told() == [(f"loginpipe, {queue}: dead letters", told)]
 
@@ -83,7 +83,8 @@ def test_where_nobody_is_set_the_ticks_say_what_is_wrong_and_a_channel_set_later
 ) -> None:
     fill_dead_letters(pipeline)
     assert daemon.tick(2) == (
-        "dead letters (1 waiting, 0 in flight, 0 delayed), and nobody is told: neither a webhook nor a topic is set; "
+        "dead letters (1 waiting, 0 in flight, 0 delayed); no alert is sent: set "
+        "LOGINPIPE_ALERT_WEBHOOK_URL or LOGINPIPE_ALERT_SNS_TOPIC; "
         f"{QUIET}"
     )
     with webhook() as receiver:
@@ -200,7 +201,7 @@ def test_each_job_that_fails_is_told_with_its_reason_and_its_section_and_over_wh
     ]
 
 
-def test_a_stall_and_what_nobody_works_off_are_told_each_for_itself(
+def test_an_in_flight_limit_and_a_queue_without_consumers_are_told_each_for_itself(
     pipeline: Pipeline, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOGINPIPE_MAX_DELAY_SECONDS", "600")
@@ -209,15 +210,15 @@ def test_a_stall_and_what_nobody_works_off_are_told_each_for_itself(
     waiting_since = read_memory(daemon.cursor).waiting_since
     assert waiting_since is not None
     daemon.remember(waiting_since=waiting_since - timedelta(minutes=11))
-    assert daemon.tick(2).startswith("messages wait and no batch is finished (1 waiting, 0 in flight, 0 delayed; there")
+    assert daemon.tick(2).startswith("messages wait and no batch finishes (1 waiting, 0 in flight, 0 delayed; there")
     assert take(pipeline, 1).success
     pipeline.send([login()])
     assert daemon.tick(2).startswith("nothing is wrong"), "a batch was finished since"
     with at_the_wire(pipeline, monkeypatch) as wire:
         wire.on("GetQueueAttributes", depth(visible=37, in_flight=120_000))
         # The proxy says so of the dead-letter queue too.
-        assert daemon.tick(2).partition("; stuck: ")[0].count("stall") == 1
-        assert "no batch is finished" not in daemon.tick()
+        assert daemon.tick(2).partition("; stuck: ")[0].count("in-flight limit") == 1
+        assert "no batch finishes" not in daemon.tick()
 
 
 def test_rejects_and_delays_are_judged_over_a_while_and_not_by_a_handful(pipeline: Pipeline, daemon: Daemon) -> None:
@@ -266,7 +267,7 @@ def test_a_source_that_does_not_answer_is_told_and_ends_no_alert_that_depends_on
         away.setenv("LOGINPIPE_QUEUE", "no-such-queue")
         away.setenv("LOGINPIPE_DATABASE_URL", "postgresql://nobody@127.0.0.1:9/nothing")
         says = daemon.tick(2)
-        assert "the queue cannot be asked (queue 'no-such-queue' does not exist" in says
+        assert "the queue cannot be used (queue 'no-such-queue' does not exist" in says
         assert "the database cannot be used (cannot connect to the database nothing at 127.0.0.1:9" in says
         assert "dead letters" in says
     daemon.tick(2)
@@ -274,8 +275,8 @@ def test_a_source_that_does_not_answer_is_told_and_ends_no_alert_that_depends_on
     daemon.tick(2)
     assert [title.partition(": ")[2] for title in titles(hook.told())] == [
         "dead letters",
-        "the database cannot be used", "the queue cannot be asked",
-        "OVER: the database cannot be used", "OVER: the queue cannot be asked",
+        "the database cannot be used", "the queue cannot be used",
+        "OVER: the database cannot be used", "OVER: the queue cannot be used",
         "OVER: dead letters",
     ]  # fmt: skip
 

@@ -41,7 +41,7 @@ from loginpipe.monitoring.reports import QueueSeen, Seen
 from loginpipe.monitoring.run_history import History
 from loginpipe.postgres.batches import recent_batches
 from loginpipe.postgres.connections import connect
-from loginpipe.postgres.ledger import read_books
+from loginpipe.postgres.ledger import read_ledger_days
 from loginpipe.sqs.depth import Depth
 from loginpipe.sqs.identity import replay_attributes, replay_id
 from loginpipe_tests.canary import BAD, GOOD, MARKERS, everything_an_error_shows, found
@@ -573,7 +573,7 @@ def test_freshness_alerts_metrics_and_reconciliation_know_batches_without_a_run(
     settings, now, today = load_settings(), datetime.now(UTC), datetime.now(UTC).date()
     with closing(connect(place.database_url)) as connection:
         recent = recent_batches(connection, place.queue.name, now)
-        (day,) = read_books(connection, today, today) or ()
+        (day,) = read_ledger_days(connection, today, today) or ()
     assert recent.last_finished is not None
     assert (recent.received, recent.rejected) == (25, 5)
     assert (day.agrees, day.rows, day.rejected) == (True, 20, 5)

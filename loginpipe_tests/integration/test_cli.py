@@ -356,9 +356,9 @@ def test_a_byte_order_mark_is_no_part_of_the_first_event(loginpipe: Command, tar
     ("content", "said"),
     [
         (b"\xff\xfe[", "cannot be read as UTF-8 text"),
-        (b"[1, 2", "begins like a JSON array but is none"),
-        (b'[{"a": 1}] [{"b": 2}]', "begins like a JSON array but is none"),
-        (b"[" * 100_000, "begins like a JSON array but is none"),
+        (b"[1, 2", "begins like a JSON array but is not one"),
+        (b'[{"a": 1}] [{"b": 2}]', "begins like a JSON array but is not one"),
+        (b"[" * 100_000, "begins like a JSON array but is not one"),
         (b'["\\ud800"]', "events.json"),
     ],
     ids=["not UTF-8", "cut off", "two arrays", "nested too deep", "lone surrogate"],

@@ -80,7 +80,7 @@ def test_as_things_are_every_line_is_well_and_the_command_exits_with_0(
     assert [line.split("  ")[0] for line in lines if not line.startswith("✓ ")] == ["! Dagster's daemon"]
     assert words["Dagster's old runs"] == "nothing yet"
     assert words["what starts runs"] == "queue_depth_sensor is on"
-    assert words["freshness"].startswith("not judged yet")
+    assert words["freshness"].startswith("not evaluated yet")
     assert words["alerts"].startswith("off: ")
 
 
@@ -428,7 +428,7 @@ def test_freshness_is_what_the_sensor_reported_last(pipeline: Pipeline, dagster_
         dagster_url.replace("+psycopg2", ""),
         "UPDATE asset_check_executions SET create_timestamp = create_timestamp - interval '3 hours'",
     )
-    assert problem("freshness").startswith("not judged since ")
+    assert problem("freshness").startswith("not evaluated since ")
 
 
 def test_a_storage_that_is_not_set_fails_each_line_that_needs_it_and_no_other(pipeline: Pipeline) -> None:

@@ -189,7 +189,7 @@ def test_a_secret_of_bytes_is_named(manager: "SecretsManagerClient", monkeypatch
     name = f"/loginpipe/{uuid4().hex}"
     manager.create_secret(Name=name, SecretBinary=URL.encode())
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", f"secretsmanager:{name}")
-    assert "holds no text: mend one of them" in refused(database_url)
+    assert "holds no text: fix the reference or the secret" in refused(database_url)
 
 
 def test_an_address_without_https_is_refused_in_production_also_where_it_was_looked_up(

@@ -141,7 +141,7 @@ def test_rows_in_a_default_partition_are_a_warning_but_for_what_the_ledger_has_o
 def test_yesterday_is_compared_with_the_days_before_it(pipeline: Pipeline) -> None:
     yesterday = today() - DAY
     counted(pipeline, yesterday, 1_000, 290)
-    assert "not judged: 0 trailing days" in verdict(pipeline, "daily_volume")[2]
+    assert "not evaluated: 0 trailing days" in verdict(pipeline, "daily_volume")[2]
     for days in range(1, 15):
         counted(pipeline, yesterday - days * DAY, 1_000 + days, 300)
     assert verdict(pipeline, "daily_volume") == (

@@ -182,8 +182,8 @@ def test_every_kind_says_what_to_do_and_where_to_read_on() -> None:
 
 def test_a_subject_is_one_line_that_sns_takes() -> None:
     events = [Event(what="over", condition=name, message="", since=NOW, until=NOW) for name in KINDS]
-    assert subject("logins", events[:1]) == "loginpipe, logins: over: the queue cannot be asked"
-    assert subject("logins", events) == "loginpipe, logins: over: the queue cannot be asked (and 7 more)"
+    assert subject("logins", events[:1]) == "loginpipe, logins: over: the queue cannot be used"
+    assert subject("logins", events) == "loginpipe, logins: over: the queue cannot be used (and 7 more)"
     assert len(subject("q" * 80, events)) <= 100
 
 

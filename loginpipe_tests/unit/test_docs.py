@@ -86,7 +86,7 @@ def test_every_code_with_which_something_is_refused_by_us_is_in_the_runbook() ->
         assert f"`{code}`" in text
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/guarantees.md", "docs/security.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/how-it-works.md", "docs/security.md"])
 def test_every_test_that_holds_us_to_a_promise_exists(document: str) -> None:
     """A path without a folder is in the folder of the one before it, as in "`integration/test_a.py`, `test_b.py`"."""
     paths = re.findall(r"`((?:\w+/)*)((?:test_)?\w+\.py)`", (ROOT / document).read_text())

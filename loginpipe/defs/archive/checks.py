@@ -25,11 +25,11 @@ _SHOWN = 10
 )
 def archive_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:
     """Compare the archive with the table."""
-    return judged(postgres.run(partial(compare_with_table, today=datetime.now(UTC).date())))
+    return _result(postgres.run(partial(compare_with_table, today=datetime.now(UTC).date())))
 
 
-def judged(comparison: Comparison) -> dg.AssetCheckResult:
-    """Judge a comparison: passed where nothing differs."""
+def _result(comparison: Comparison) -> dg.AssetCheckResult:
+    # Passed if nothing differs.
     differing = comparison.differing
     return dg.AssetCheckResult(
         check_name=ARCHIVE_MATCHES_TABLE,
@@ -54,8 +54,8 @@ def judged(comparison: Comparison) -> dg.AssetCheckResult:
 
 
 def evaluated(comparison: Comparison) -> dg.AssetCheckEvaluation:
-    """Judge a comparison, for a run that is not one of the asset."""
-    result = judged(comparison)
+    """Evaluate a comparison, for a run that is not one of the asset."""
+    result = _result(comparison)
     return dg.AssetCheckEvaluation(
         asset_key=LOGIN_ARCHIVE,
         check_name=ARCHIVE_MATCHES_TABLE,

@@ -147,7 +147,7 @@ def counts_not_read(why: str) -> dg.AssetCheckResult:
 
 
 def delay_within_limit(counts: Sequence[int], limit_seconds: int) -> dg.AssetCheckResult:
-    """Judge the delays of a run.
+    """Evaluate the delays of a run.
 
     Args:
         counts: its rows by delay, one a bucket of `loginpipe.logins.delays`.

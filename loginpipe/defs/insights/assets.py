@@ -62,7 +62,7 @@ def _duplicates_asset(name: str) -> dg.AssetsDefinition:
         ),
     )
     def duplicates(context: dg.AssetExecutionContext, postgres: PostgresResource) -> dg.MaterializeResult[None]:
-        """Compute the days of this run anew.
+        """Compute the days of this run again.
 
         Raises:
             DatabaseError: a day could not be written; the days before it are.
@@ -100,7 +100,7 @@ duplicate_ips = _duplicates_asset("duplicate_ips")
     ),
 )
 def daily_logins(context: dg.AssetExecutionContext, postgres: PostgresResource) -> dg.MaterializeResult[None]:
-    """Compute the days of this run anew.
+    """Compute the days of this run again.
 
     Raises:
         DatabaseError: a day could not be written; the days before it are.

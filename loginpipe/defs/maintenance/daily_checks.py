@@ -18,7 +18,7 @@ from loginpipe.masking.keys import load_token_keys
 from loginpipe.monitoring.anomalies import TRAILING_DAYS, Verdict, evaluate_null_locales, evaluate_volume
 from loginpipe.postgres.contract import contract_differences, current_columns
 from loginpipe.postgres.insights import DUPLICATES, DayCounts, compare_duplicates, daily_counts
-from loginpipe.postgres.ledger import DayBooks, read_books
+from loginpipe.postgres.ledger import LedgerDay, read_ledger_days
 from loginpipe.postgres.partitions import stray_rows
 from loginpipe.postgres.token_keys import newest_key_version, require_known_keys
 
@@ -37,21 +37,21 @@ _COMPARED_TOKENS = 1_000
     description=(
         "Of today and the two days before: user_logins has as many rows as the ledger has messages that were not set "
         "aside. Missing rows are lost logins, an error, unless a user was erased since: then a warning. Rows beyond "
-        "that were written by somebody else: a warning, from the pipeline's second day on."
+        "that something else has written: a warning, from the pipeline's second day on."
     ),
 )
 def ledger_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:
     """Reconcile the newest days."""
     today = _today()
-    books = postgres.run(partial(read_books, first=today - (_RECONCILED_DAYS - 1) * _DAY, last=today))
-    if books is None:
+    counts = postgres.run(partial(read_ledger_days, first=today - (_RECONCILED_DAYS - 1) * _DAY, last=today))
+    if counts is None:
         return dg.AssetCheckResult(
             passed=False,
             severity=_WARN,
             description="Not compared, since counting took longer than 5 minutes: index user_logins (create_date)",
             metadata={"runbook": runbook_link("ledger-and-table-differ")},
         )
-    differing = [day for day in books if not day.agrees]
+    differing = [day for day in counts if not day.agrees]
     return dg.AssetCheckResult(
         passed=not differing,
         severity=dg.AssetCheckSeverity.ERROR if any(day.lost for day in differing) else _WARN,
@@ -59,7 +59,7 @@ def ledger_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:
         metadata={
             "missing_rows": sum(day.missing for day in differing if day.missing > 0),
             "surplus_rows": -sum(day.missing for day in differing if day.missing < 0),
-            "days": _table(books),
+            "days": _table(counts),
             "runbook": runbook_link("ledger-and-table-differ"),
         },
     )
@@ -129,8 +129,8 @@ def token_key_version_current(postgres: PostgresResource, settings: dg.ResourceP
     asset=asset_key("daily_logins"),
     description=(
         f"Yesterday's logins are about as many as the median of the {TRAILING_DAYS} days before, or as on the same "
-        "weekday before. A warning: something upstream has changed, or daily_logins is not computed. Not judged with "
-        "fewer than 3 days to compare with, nor where they had fewer than 100 logins."
+        "weekday before. A warning: something upstream has changed, or daily_logins is not computed. Not evaluated "
+        "with fewer than 3 days to compare with, nor where they had fewer than 100 logins."
     ),
 )
 def daily_volume(postgres: PostgresResource) -> dg.AssetCheckResult:
@@ -143,7 +143,7 @@ def daily_volume(postgres: PostgresResource) -> dg.AssetCheckResult:
     asset=asset_key("daily_logins"),
     description=(
         f"The share of yesterday's logins without a locale is about the median of the {TRAILING_DAYS} days before. A "
-        "warning: an app release sends it no more, or others do now. Not judged with fewer than 3 days to compare "
+        "warning: an app release sends it no more, or others do now. Not evaluated with fewer than 3 days to compare "
         "with, nor for fewer than 100 logins."
     ),
 )
@@ -226,9 +226,9 @@ def _unusual(verdict: Verdict) -> dg.AssetCheckResult:
     )
 
 
-def _table(books: Sequence[DayBooks]) -> dg.MarkdownMetadataValue:
+def _table(counts: Sequence[LedgerDay]) -> dg.MarkdownMetadataValue:
     lines = ["| day | in the ledger | rejected | rows | missing |", "| --- | ---: | ---: | ---: | ---: |"]
-    lines += [f"| {d.day} | {d.recorded:,} | {d.rejected:,} | {d.rows:,} | {d.missing:,} |" for d in books]
+    lines += [f"| {d.day} | {d.recorded:,} | {d.rejected:,} | {d.rows:,} | {d.missing:,} |" for d in counts]
     return dg.MetadataValue.md("\n".join(lines))
 
 

@@ -82,7 +82,7 @@ def automation(settings: Settings) -> str:
         return "nothing: LOGINPIPE_CONSUMER is lambda"
     with _storage() as storage:
         states = _of_our_location(storage, settings) if storage else []
-    # As a person has switched them; a sensor that nobody has touched is on, a schedule like this one off.
+    # As a person has switched them; a sensor that no one has touched is on, a schedule like this one off.
     off = {state.instigator_name for state in states if state.status.value == "STOPPED"}
     on = {state.instigator_name for state in states if state.status.value == "RUNNING"}
     if _SENSOR not in off - on:
@@ -101,13 +101,13 @@ def freshness(_: Settings) -> str:
     record = found.last_completed_check_execution_record if found else None
     evaluation = record.evaluation if record else None
     if record is None or evaluation is None:
-        return "not judged yet: monitoring_sensor does, within a minute of the daemon's start"
+        return "not evaluated yet: monitoring_sensor does, within a minute of the daemon's start"
     at = datetime.fromtimestamp(record.create_timestamp, UTC)
     if not evaluation.passed:
         raise LoginpipeError(f"stuck, as of {at:%Y-%m-%d %H:%M} UTC: {evaluation.description}")
     if datetime.now(UTC) - at > _MAX_UNREPORTED:
         raise LoginpipeError(
-            f"not judged since {at:%Y-%m-%d %H:%M} UTC: see that the daemon runs, and monitoring_sensor is on and ticks"
+            f"not evaluated since {at:%Y-%m-%d %H:%M} UTC: check that the daemon runs and monitoring_sensor is on"
         )
     return f"as of {at:%H:%M} UTC: {evaluation.description}"
 

@@ -29,7 +29,7 @@ from loginpipe.sqs.depth import read_depth
 
 _RETRY_SECONDS = 3
 _ASSET_JOB = "__ASSET_JOB"
-# Whether it is fresh is looked at anew; rejects are judged over an hour, not batch by batch.
+# Freshness is evaluated each time; rejects over an hour, not batch by batch.
 _JUDGED_BY_US = frozenset({FRESH.name, "reject_rate"})
 
 

@@ -30,7 +30,7 @@ _MAX_SUBJECT = 100
 
 
 class Channel(Protocol):
-    """A way to somebody."""
+    """A way to send alerts."""
 
     @property
     def name(self) -> str:
@@ -181,8 +181,8 @@ def deliver_pending(way: Channel, outbox: Outbox, queue: str, now: datetime) -> 
 def summary(state: State, ways: Sequence[Channel]) -> str:
     """Return which alerts last, and whether they go anywhere."""
     lasting = [f"{kind(name).title} ({episode.message})" for name, episode in state.episodes.items() if episode.told]
-    nobody = "" if ways else ", and nobody is told: neither a webhook nor a topic is set"
-    return f"{', '.join(lasting) or 'nothing is wrong'}{nobody}"
+    unsent = "" if ways else "; no alert is sent: set LOGINPIPE_ALERT_WEBHOOK_URL or LOGINPIPE_ALERT_SNS_TOPIC"
+    return f"{', '.join(lasting) or 'nothing is wrong'}{unsent}"
 
 
 def subject(queue: str, events: Sequence[Event]) -> str:

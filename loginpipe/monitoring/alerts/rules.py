@@ -32,43 +32,43 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = {
     "queue-unreachable": Kind(
-        "the queue cannot be asked",
-        "mend what it says; nothing is lost, messages wait on the queue",
+        "the queue cannot be used",
+        "Fix the error shown. Nothing is lost: messages wait on the queue.",
         "source-down",
     ),
     "database-unreachable": Kind(
         "the database cannot be used",
-        "mend what it says; nothing is lost, runs fail and their messages return to the queue",
+        "Fix the error shown. Nothing is lost: runs fail and their messages return to the queue.",
         "source-down",
     ),
     "runs-failing": Kind(
         "runs are failing",
-        "open the newest failed run of ingest_logins in Dagster and mend its cause; `loginpipe doctor` looks as well",
+        "Open the newest failed run of ingest_logins in Dagster and fix its cause. Run `loginpipe doctor`.",
         "a-run-fails",
     ),
     "stuck": Kind(
-        "messages wait and no batch is finished",
-        "see in Dagster that the daemon and queue_depth_sensor are running, and whether runs fail or hang",
+        "messages wait and no batch finishes",
+        "In Dagster, check that the daemon and queue_depth_sensor are running, and whether runs fail or hang.",
         "nothing-arrives",
     ),
     "in-flight-limit-reached": Kind(
-        "in-flight stall: messages wait that nobody can receive",
-        "look for a consumer that receives and does not delete",
+        "in-flight limit reached: messages wait and none can be received",
+        "Find the consumer that receives and does not delete.",
         "in-flight-limit-reached",
     ),
     "dead-letters": Kind(
         "dead letters",
-        "find the cause, then run `loginpipe dlq redrive`: SQS deletes dead letters when they are too old",
+        "Fix the cause, then run `loginpipe dlq redrive`. SQS deletes dead letters that are too old.",
         "dead-letters",
     ),
     "reject-rate": Kind(
         "many messages are rejected",
-        "see the reasons with `loginpipe rejects list`; ask the sender, or mend the rules and replay them",
+        "Run `loginpipe rejects list` for the reasons. Ask the sender, or correct the settings and replay.",
         "rejected-messages",
     ),
     "delay": Kind(
         "logins are stored late",
-        "see whether the backlog grows: raise LOGINPIPE_MAX_RUNS, or find what slows the runs down",
+        "If the backlog grows, raise LOGINPIPE_MAX_RUNS, or find what slows the runs down.",
         "the-backlog-grows",
     ),
 }
@@ -99,17 +99,17 @@ def kind(name: str) -> Kind:
         job = name.removeprefix(JOB)
         return Kind(
             f"the job {job} fails",
-            f"fix what it says, then launch {job} in Dagster, or wait for its next run",
+            f"Fix the error shown, then launch {job} in Dagster, or wait for its next run.",
             JOB_SECTIONS.get(job, "a-job-fails"),
         )
     if name.startswith(CHECK):
         check = name.removeprefix(CHECK)
         return Kind(
             f"the check {check} fails",
-            "open it in Dagster, under the asset's checks: it says what it found",
+            "Open it in Dagster, under the asset's checks: its description says what it found.",
             CHECK_SECTIONS.get(check.partition(" ")[0], "a-check-fails"),
         )
-    return KINDS.get(name) or Kind(name, "see the runbook", name)
+    return KINDS.get(name) or Kind(name, "See the runbook.", name)
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _of_queue(seen: Seen) -> Iterator[tuple[str, str | None]]:
     yield "in-flight-limit-reached", str(depth) if depth.at_in_flight_limit else None
     yield "dead-letters", str(dead) if dead is not None and dead.ours else None
     if seen.freshness is not None:
-        # A stall has an alert of its own.
+        # The in-flight limit has an alert of its own.
         yield (
             "stuck",
             seen.freshness.message if seen.freshness.state == "stuck" and not depth.at_in_flight_limit else None,

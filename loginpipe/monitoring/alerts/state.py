@@ -35,7 +35,7 @@ class Episode(BaseModel, frozen=True):
 
 
 class Event(BaseModel, frozen=True):
-    """What there is to tell: that a condition has begun, or that it is over."""
+    """What to report: that a condition holds since, or that it is over."""
 
     what: Literal["begins", "over"]
     condition: str

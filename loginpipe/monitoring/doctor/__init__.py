@@ -1,4 +1,4 @@
-"""Is everything in place for a run? Each check says what it looked at, and where it is not well, the mend.
+"""Is everything in place for a run? Each check says what it found and, if that is wrong, how to fix it.
 
 A check is a function that returns what is well, in words, or raises what is not. This file puts them in order.
 """

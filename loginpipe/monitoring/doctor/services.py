@@ -19,7 +19,7 @@ _MIN_RECEIVES = 3
 
 # SQS's longest MessageRetentionPeriod, in seconds.
 _MAX_RETENTION = 14 * 86_400
-# AWS refuses requests that are signed five minutes off; delays and partitions are judged by these clocks.
+# AWS refuses requests that are signed five minutes off; delays and partitions go by these clocks.
 _MOST = timedelta(seconds=30)
 
 
@@ -48,13 +48,13 @@ def dead_letters(settings: Settings) -> str:
         )
     retention = _retention(queue)
     if _retention(policy.dead_letters) <= retention:
-        mend = (
+        fix = (
             f"make its MessageRetentionPeriod longer than {retention:,} s"
             if retention < _MAX_RETENTION
             else f"lower that of {queue.name!r}, which is SQS's longest"
         )
         raise LoginpipeError(
-            f"queue {policy.dead_letters.name!r} keeps messages no longer than {queue.name!r} does: {mend}, since a "
+            f"queue {policy.dead_letters.name!r} keeps messages no longer than {queue.name!r} does: {fix}, since a "
             "message keeps its age when it moves"
         )
     found = read_dead_letters(queue)
