@@ -15,11 +15,11 @@ class SettingError(LoginpipeError):
 
 
 class QueueError(LoginpipeError):
-    """The queue cannot be used: absent, out of reach, refused, or not speaking today's SQS protocol."""
+    """The queue cannot be used: absent, unreachable, refused, or not speaking today's SQS protocol."""
 
 
 class DatabaseError(LoginpipeError):
-    """The warehouse cannot be used: out of reach, refused, or a statement failed.
+    """The warehouse cannot be used: unreachable, refused, or a statement failed.
 
     Attributes:
         sqlstate: Postgres' code of what failed, or None where the connection did not come about or broke.
@@ -91,11 +91,11 @@ class AuditError(LoginpipeError):
 
 
 class ArchiveError(LoginpipeError):
-    """The archive cannot be used: not set up, out of reach, or refused."""
+    """The archive cannot be used: not set up, unreachable, or refused."""
 
 
 class ArchivedDayError(ArchiveError):
-    """What is wrong with one day: its file is missing or damaged, or the table and the archive are at odds."""
+    """One day cannot be used: its file is missing or damaged, or the table and the archive differ."""
 
 
 class BackupError(LoginpipeError):

@@ -95,12 +95,12 @@ def _initialised(folder: Path) -> "PostgresServer":
         server = get_server(data, start=False)
         server.ensure_pgdata_inited()
     except Exception as error:
-        raise LocalStackError(f"Postgres' data folder {data} cannot be made or used: {error}") from error
+        raise LocalStackError(f"Postgres' data folder {data} cannot be created or used: {error}") from error
     return server
 
 
 def _data_arguments(data: Path) -> list[str]:
-    # That the port comes next tells this module's servers from one that somebody started on the data by hand.
+    # The port as the next argument distinguishes this module's servers from one that was started on the data by hand.
     return ["-D", str(data), "-c", f"port={PORT}"]
 
 

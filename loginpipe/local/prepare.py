@@ -59,7 +59,7 @@ def create_login_queue(client: "SQSClient", name: str) -> str:
     Five receives move a message to the dead-letter queue, which keeps it 14 days. Queues that exist stay as they are.
 
     Raises:
-        QueueError: the endpoint is out of reach or refuses.
+        QueueError: the endpoint is unreachable or refuses.
     """
     with queue_errors(name):
         dead_letters = _made(client, f"{name}-dlq", {"MessageRetentionPeriod": str(_DEAD_LETTER_RETENTION_SECONDS)})

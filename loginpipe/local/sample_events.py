@@ -49,7 +49,7 @@ def sample_bodies(count: int, *, seed: int, bad_share: float = 0.02) -> Iterator
     """Yield message bodies; the same ones for the same seed, and a longer run begins as a shorter one.
 
     One event in ten repeats a device of a small set, one in ten an address, the first of each set most often. One
-    good event in a hundred has a field that nobody knows.
+    good event in a hundred has an unknown field.
 
     Args:
         count: how many.

@@ -37,7 +37,7 @@ _PROGRESS_SECONDS = 30
 
 
 class IngestConfig(dg.Config):
-    """How long a run goes on."""
+    """How long a run lasts."""
 
     idle_seconds: float = Field(
         default=0, ge=0, description="How long to wait for more messages once the queue is drained, in seconds."
@@ -128,7 +128,9 @@ def _results(  # noqa: PLR0917
 
     SQS is asked only where ``ask`` says so: a run that was told to stop has seconds, and a call may take minutes.
     """
-    found = raw_sqs_messages(totals, receiver.counts, queue=sqs.name, stalled=ask and _at_in_flight_limit(context, sqs))
+    found = raw_sqs_messages(
+        totals, receiver.counts, queue=sqs.name, limit_reached=ask and _at_in_flight_limit(context, sqs)
+    )
     yield dg.MaterializeResult(asset_key=RAW_SQS_MESSAGES.key, metadata=found)
     yield dg.MaterializeResult(
         asset_key=VALIDATED_LOGINS.key,
@@ -162,14 +164,14 @@ def _counts_add_up(postgres: PostgresResource, run_id: str, since: datetime) -> 
 def _at_in_flight_limit(context: dg.AssetExecutionContext, sqs: SqsResource) -> bool:
     """Say whether receiving ended at SQS's limit of messages in flight: an empty long poll is all that it shows."""
     try:
-        stalled = sqs.depth().at_in_flight_limit
+        limit_reached = sqs.depth().at_in_flight_limit
     except QueueError:
         return False
-    if stalled:
+    if limit_reached:
         context.log.warning(
             "queue %r: %s; see %s", sqs.name, IN_FLIGHT_LIMIT_REACHED, runbook("in-flight-limit-reached")
         )
-    return stalled
+    return limit_reached
 
 
 class _Progress:

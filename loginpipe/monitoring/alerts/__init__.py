@@ -1,1 +1,1 @@
-"""Telling somebody: what is wrong, since when, what to do; once when it begins, and once when it is over."""
+"""Alerts: what is wrong, since when, and what to do. Each is sent once when it begins and once when it is over."""

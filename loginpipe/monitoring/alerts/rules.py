@@ -1,6 +1,6 @@
-"""What is worth an alert, and what each kind of alert says. Pure: counts, times and names in, conditions in words out.
+"""The conditions that cause an alert, and the text of each kind. Pure: counts, times and names in, conditions out.
 
-A condition whose source does not answer is not known: it neither begins nor ends by that.
+A condition whose source does not answer is unknown: that neither begins nor ends it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,21 +9,21 @@ from dataclasses import dataclass
 from loginpipe.monitoring.anomalies import MAX_DELAYED, delayed
 from loginpipe.monitoring.reports import Seen
 
-# The run after one that failed finds out whether its cause has passed, as most have.
+# Most causes are gone by the next run.
 _MIN_FAILURES = 2
-# Of fewer, a share says little.
+# With fewer messages a share means little.
 _MIN_MESSAGES = 20
 
 CHECK = "check:"
-"""What the condition of an asset check that fails begins with."""
+"""Prefix of the condition of a failed asset check."""
 
 JOB = "job:"
-"""What the condition of a job after the chain whose newest run failed begins with."""
+"""Prefix of the condition of a downstream job whose newest run failed."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What an alert says of every condition of its kind: the title, what to do, and where the runbook has more."""
+    """The text of one kind of alert: its title, what to do, and the section of the runbook."""
 
     title: str
     todo: str
@@ -32,43 +32,43 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = {
     "queue-unreachable": Kind(
-        "the queue cannot be asked",
-        "mend what it says; nothing is lost, messages wait on the queue",
+        "the queue cannot be used",
+        "fix the error shown; nothing is lost, messages wait on the queue",
         "source-down",
     ),
     "database-unreachable": Kind(
         "the database cannot be used",
-        "mend what it says; nothing is lost, runs fail and their messages return to the queue",
+        "fix the error shown; nothing is lost, runs fail and their messages return to the queue",
         "source-down",
     ),
     "runs-failing": Kind(
         "runs are failing",
-        "open the newest failed run of ingest_logins in Dagster and mend its cause; `loginpipe doctor` looks as well",
+        "open the newest failed run of ingest_logins in Dagster and fix its error; `loginpipe doctor` finds most causes",
         "a-run-fails",
     ),
     "stuck": Kind(
-        "messages wait and no batch is finished",
-        "see in Dagster that the daemon and queue_depth_sensor are running, and whether runs fail or hang",
+        "messages wait and no batch finishes",
+        "check in Dagster that the daemon and queue_depth_sensor are running, and whether runs fail or hang",
         "nothing-arrives",
     ),
     "in-flight-limit-reached": Kind(
-        "in-flight stall: messages wait that nobody can receive",
-        "look for a consumer that receives and does not delete",
+        "in-flight limit reached: waiting messages cannot be received",
+        "find the consumer that receives messages and does not delete them",
         "in-flight-limit-reached",
     ),
     "dead-letters": Kind(
-        "dead letters",
-        "find the cause, then run `loginpipe dlq redrive`: SQS deletes dead letters when they are too old",
+        "the dead-letter queue holds messages",
+        "find the cause, then run `loginpipe dlq redrive`: SQS deletes dead letters after the retention period",
         "dead-letters",
     ),
     "reject-rate": Kind(
         "many messages are rejected",
-        "see the reasons with `loginpipe rejects list`; ask the sender, or mend the rules and replay them",
+        "list the reasons with `loginpipe rejects list`; have the sender fix the messages, or fix the rules and replay them",
         "rejected-messages",
     ),
     "delay": Kind(
         "logins are stored late",
-        "see whether the backlog grows: raise LOGINPIPE_MAX_RUNS, or find what slows the runs down",
+        "check whether the backlog grows; raise LOGINPIPE_MAX_RUNS, or find what slows the runs down",
         "the-backlog-grows",
     ),
 }
@@ -99,14 +99,14 @@ def kind(name: str) -> Kind:
         job = name.removeprefix(JOB)
         return Kind(
             f"the job {job} fails",
-            f"fix what it says, then launch {job} in Dagster, or wait for its next run",
+            f"fix the error shown, then launch {job} in Dagster, or wait for its next run",
             JOB_SECTIONS.get(job, "a-job-fails"),
         )
     if name.startswith(CHECK):
         check = name.removeprefix(CHECK)
         return Kind(
             f"the check {check} fails",
-            "open it in Dagster, under the asset's checks: it says what it found",
+            "open the asset's checks in Dagster and read the result of this one",
             CHECK_SECTIONS.get(check.partition(" ")[0], "a-check-fails"),
         )
     return KINDS.get(name) or Kind(name, "see the runbook", name)
@@ -114,20 +114,23 @@ def kind(name: str) -> Kind:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the settings say: the share of rejects, and how many seconds a login may take."""
+    """The limits of the settings: the share of rejects, and how many seconds a login may take."""
 
     reject_rate: float
     delay_seconds: int
 
 
 def conditions(seen: Seen, limits: Limits) -> dict[str, str | None]:
-    """Return each condition that is known: what there is to say where it holds, None where it does not."""
+    """Return each known condition: a message where it holds, None where it does not."""
     return dict(
         [
             *_of_sources(seen),
             *_of_queue(seen),
             *_of_runs(seen, limits),
-            *((f"{CHECK}{name}", None if passed else "see Dagster") for name, passed in seen.checks.items()),
+            *(
+                (f"{CHECK}{name}", None if passed else "its last evaluation failed")
+                for name, passed in seen.checks.items()
+            ),
             *((f"{JOB}{name}", reason) for name, reason in seen.jobs.items()),
         ]
     )
@@ -137,8 +140,8 @@ def _of_sources(seen: Seen) -> Iterator[tuple[str, str | None]]:
     yield "queue-unreachable", seen.queue if isinstance(seen.queue, str) else None
     yield "database-unreachable", seen.runs if isinstance(seen.runs, str) else None
     failures, reason = seen.history.failures_in_a_row, seen.history.reason
-    says = f"{failures} in a row so far{reason and f', the newest with {reason}'}"
-    yield "runs-failing", says if failures >= _MIN_FAILURES else None
+    message = f"{failures} failed runs in a row{reason and f', the newest with {reason}'}"
+    yield "runs-failing", message if failures >= _MIN_FAILURES else None
 
 
 def _of_queue(seen: Seen) -> Iterator[tuple[str, str | None]]:
@@ -148,7 +151,7 @@ def _of_queue(seen: Seen) -> Iterator[tuple[str, str | None]]:
     yield "in-flight-limit-reached", str(depth) if depth.at_in_flight_limit else None
     yield "dead-letters", str(dead) if dead is not None and dead.ours else None
     if seen.freshness is not None:
-        # A stall has an alert of its own.
+        # The in-flight limit has an alert of its own.
         yield (
             "stuck",
             seen.freshness.message if seen.freshness.state == "stuck" and not depth.at_in_flight_limit else None,
@@ -162,7 +165,7 @@ def _of_runs(seen: Seen, limits: Limits) -> Iterator[tuple[str, str | None]]:
     too_many = received >= _MIN_MESSAGES and rejected > limits.reject_rate * received
     yield (
         "reject-rate",
-        f"{rejected:,} of {received:,} messages within an hour; the limit is {limits.reject_rate:.2%}"
+        f"{rejected:,} of {received:,} messages were rejected within an hour; the limit is {limits.reject_rate:.2%}"
         if too_many
         else None,
     )
@@ -170,7 +173,7 @@ def _of_runs(seen: Seen, limits: Limits) -> Iterator[tuple[str, str | None]]:
     too_late = stored >= _MIN_MESSAGES and late > MAX_DELAYED * stored
     yield (
         "delay",
-        f"{late:,} of {stored:,} logins within 15 minutes took longer than {limits.delay_seconds:,} s"
+        f"{late:,} of {stored:,} logins of the last 15 minutes took longer than {limits.delay_seconds:,} s"
         if too_late
         else None,
     )
