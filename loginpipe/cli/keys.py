@@ -79,7 +79,8 @@ def rotate(*, as_json: Json = False) -> None:
         return
     out.print(f"current version: {keys.current}; all versions: {_listed(versions)}")
     notes.print(
-        "Every machine that runs the pipeline needs these keys before its next run. Verify with `loginpipe keys status`."
+        "Every machine that runs the pipeline needs these keys before its next run. Verify with `loginpipe keys "
+        "status`."
     )
 
 

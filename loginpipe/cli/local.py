@@ -50,7 +50,8 @@ def dev(
     with attach_or_start(LOCAL_FOLDER) as stack:
         _make_ready(stack)
         notes.print(
-            f"The UI will be at http://127.0.0.1:{port} . A sensor ingests the messages on the queue. To send some, run in "
+            f"The UI will be at http://127.0.0.1:{port} . A sensor ingests the messages on the queue. To send some, "
+            "run in "
             "another terminal:\n\n    loginpipe send --count 500\n"
         )
         code = run_dagster_dev(port)

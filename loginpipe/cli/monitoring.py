@@ -121,7 +121,8 @@ def send_test(*, as_json: Json = False) -> None:
     ways = channels(settings)
     if not ways:
         raise SettingError(
-            "no alert channel is configured: set LOGINPIPE_ALERT_WEBHOOK_URL to the URL of a webhook, or LOGINPIPE_ALERT_SNS_TOPIC "
+            "no alert channel is configured: set LOGINPIPE_ALERT_WEBHOOK_URL to the URL of a webhook, or "
+            "LOGINPIPE_ALERT_SNS_TOPIC "
             "to the ARN of a topic"
         )
     subject = f"loginpipe, {settings.queue_name}: test message"

@@ -140,7 +140,8 @@ def redrive(
     if counts.refused:
         see = runbook("what-is-refused")
         raise QueueError(
-            f"queue {queue.name!r} refused dead letters ({by_code(counts.refused)}), which stay where they are: see {see}"
+            f"queue {queue.name!r} refused dead letters ({by_code(counts.refused)}), which stay where they are: see "
+            f"{see}"
         )
 
 

@@ -33,7 +33,7 @@ def migrate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Migrate the database in LOGINPIPE_DATABASE_URL to the current schema. An existing user_logins is adopted unchanged.
+    """Migrate the database in LOGINPIPE_DATABASE_URL to the current schema. An existing user_logins stays unchanged.
 
     The command lists everything in that table that refuses, changes or loses logins: see docs/tables.md.
 
@@ -106,7 +106,7 @@ def create(
     *,
     as_json: Json = False,
 ) -> None:
-    """Back up the database in LOGINPIPE_DATABASE_URL as a dump and a manifest of one moment. The pipeline may keep running.
+    """Back up the database in LOGINPIPE_DATABASE_URL as a dump and a manifest of one moment. The pipeline may run.
 
     Connect as the owner or as a member of pg_read_all_data. The dump holds user ids and tokens; sealed values stay
     sealed.
@@ -163,8 +163,8 @@ def verify(
 def restore(dump: Dump, *, as_json: Json = False) -> None:
     """Restore a backup into the empty database in LOGINPIPE_DATABASE_URL, with owners and grants; all of it or nothing.
 
-    Connect as a superuser or as the owner of the tables. Stop the pipeline first. For what was stored, erased and opened
-    since the backup, see docs/backups.md.
+    Connect as a superuser or as the owner of the tables. Stop the pipeline first. For what was stored, erased and
+    opened since the backup, see docs/backups.md.
 
     Example: loginpipe backup restore /var/backups/loginpipe/logins-20261121T021500Z.dump
     """

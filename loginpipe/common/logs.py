@@ -1,7 +1,7 @@
 """The format of log lines, which is JSON in production and plain text elsewhere, and their lowest level.
 
 Dagster writes its own lines as its commands' ``--log-format`` and ``--log-level`` say, but those of a run always as
-plain text. So its extension point is used: what `logging.getLoggerClass` names is what it makes the console logger from.
+plain text. So its extension point is used: it makes the console logger from the class of `logging.getLoggerClass`.
 """
 
 import json
@@ -94,7 +94,7 @@ def log_json_lines(settings: Settings) -> None:
 
 
 class _LastHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes records without another handler to stderr: of libraries, and warnings. Python's last resort has no format."""
+    """Writes records without another handler to stderr: of libraries, and warnings. Python's own has no format."""
 
     def __init__(self, level: str) -> None:
         super().__init__()

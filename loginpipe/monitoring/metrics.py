@@ -83,7 +83,7 @@ class Source(Generic[T]):
 
 
 class PipelineCollector(Collector):
-    """Asks queue and database at each scrape. One that does not answer is left out, and 0 in ``loginpipe_source_up``."""
+    """Asks queue and database at each scrape. One that does not answer has no metrics but ``loginpipe_source_up``."""
 
     def __init__(self, settings: Settings, database_url: str) -> None:
         self._settings = settings

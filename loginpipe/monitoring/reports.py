@@ -94,7 +94,8 @@ def evaluate_dead_letters(depth: DeadLetterDepth | str | None) -> DeadLetters:
     if depth is None:
         return DeadLetters(
             False,
-            "The queue has no dead-letter queue: a message that fails every run is delivered again until SQS deletes it",
+            "The queue has no dead-letter queue: a message that fails every run is delivered again until SQS deletes "
+            "it",
         )
     if depth.ours:
         return DeadLetters(False, f"{depth}; find the cause, then run `loginpipe dlq redrive`")

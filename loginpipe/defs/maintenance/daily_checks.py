@@ -36,7 +36,8 @@ _COMPARED_TOKENS = 1_000
     asset=asset_key("user_logins_table"),
     description=(
         "For today and the two days before, user_logins has as many rows as the ledger has messages that were not "
-        "rejected. Missing rows are lost logins and an error, or a warning if a user was erased since. Surplus rows were "
+        "rejected. Missing rows are lost logins and an error, or a warning if a user was erased since. Surplus rows "
+        "were "
         "written by another program: a warning, from the pipeline's second day on."
     ),
 )
@@ -48,7 +49,8 @@ def ledger_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:
         return dg.AssetCheckResult(
             passed=False,
             severity=_WARN,
-            description="Not compared, because counting took longer than 5 minutes: create an index on user_logins (create_date)",
+            description="Not compared, because counting took longer than 5 minutes: create an index on user_logins "
+            "(create_date)",
             metadata={"runbook": runbook_link("ledger-and-table-differ")},
         )
     differing = [day for day in counts if not day.agrees]
@@ -68,7 +70,8 @@ def ledger_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:
 @dg.asset_check(
     asset=asset_key("user_logins_table"),
     description=(
-        "No rows of user_logins or of the ledger are in a default partition, where queries are slow and retention finds "
+        "No rows of user_logins or of the ledger are in a default partition, where queries are slow and retention "
+        "finds "
         "none. A failure is a warning: maintain_partitions has not run, or messages have dates far from today."
     ),
 )
@@ -105,8 +108,10 @@ def schema_matches_contract(postgres: PostgresResource) -> dg.AssetCheckResult:
 @dg.asset_check(
     asset=asset_key("masked_logins"),
     description=(
-        "The current token key of this machine is the newest version that made tokens of this database, or a newer one. "
-        "Otherwise runs on this machine refuse to start, because they would give known devices and addresses new tokens."
+        "The current token key of this machine is the newest version that made tokens of this database, or a newer "
+        "one. "
+        "Otherwise runs on this machine refuse to start, because they would give known devices and addresses new "
+        "tokens."
     ),
 )
 def token_key_version_current(postgres: PostgresResource, settings: dg.ResourceParam[Settings]) -> dg.AssetCheckResult:
@@ -143,8 +148,10 @@ def daily_volume(postgres: PostgresResource) -> dg.AssetCheckResult:
 @dg.asset_check(
     asset=asset_key("daily_logins"),
     description=(
-        f"The share of yesterday's logins without a locale is close to the median of the {TRAILING_DAYS} days before. A "
-        "failure is a warning: an app release has stopped or started to send it. Not evaluated with fewer than 3 days to "
+        f"The share of yesterday's logins without a locale is close to the median of the {TRAILING_DAYS} days before. "
+        "A "
+        "failure is a warning: an app release has stopped or started to send it. Not evaluated with fewer than 3 "
+        "days to "
         "compare with, nor for fewer than 100 logins."
     ),
 )
@@ -159,7 +166,8 @@ def _duplicates_check(table: str) -> dg.AssetChecksDefinition:
         name="sample_matches_logins",
         asset=asset_key(table),
         description=(
-            f"For a random complete day of the last month, up to {_COMPARED_TOKENS:,} tokens have the users, logins and "
+            f"For a random complete day of the last month, up to {_COMPARED_TOKENS:,} tokens have the users, logins "
+            "and "
             "dates that a computation from user_logins gives. If this fails, run `loginpipe insights rebuild`."
         ),
     )
@@ -199,7 +207,8 @@ def check_job() -> "UnresolvedAssetJobDefinition":
     return dg.define_asset_job(
         CHECK_JOB,
         selection=dg.AssetSelection.checks(*DAILY_CHECKS),
-        description="Compares the ledger with the table and yesterday with the days before, and checks partitions, schema and keys.",
+        description="Compares the ledger with the table and yesterday with the days before, and checks partitions, "
+        "schema and keys.",
         tags=downstream_tags(CHECK_JOB, longest_seconds=1800),
     )
 

@@ -28,7 +28,8 @@ _SINCE = "messages_since"
     name=FRESH.name,
     description=(
         "The queue is empty, or runs are processing it. It fails if messages wait and no batch has finished for longer "
-        "than LOGINPIPE_MAX_DELAY_SECONDS, or if as many messages are in flight as SQS allows. monitoring_sensor reports "
+        "than LOGINPIPE_MAX_DELAY_SECONDS, or if as many messages are in flight as SQS allows. monitoring_sensor "
+        "reports "
         "each change, and the state once an hour."
     ),
 )

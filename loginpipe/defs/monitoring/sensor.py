@@ -38,7 +38,8 @@ _EVALUATED_HERE = frozenset({FRESH.name, "reject_rate"})
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
         "Checks queue, dead letters, database, runs and asset checks. Reports freshness and no_dead_letters when they "
-        "change, and freshness once an hour. Sends alerts to LOGINPIPE_ALERT_WEBHOOK_URL and LOGINPIPE_ALERT_SNS_TOPIC: "
+        "change, and freshness once an hour. Sends alerts to LOGINPIPE_ALERT_WEBHOOK_URL and "
+        "LOGINPIPE_ALERT_SNS_TOPIC: "
         "once when a problem begins, once when it is over. If neither is set, the alerts are in the ticks only."
     ),
 )

@@ -65,7 +65,8 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
             self._leases = LeaseKeeper(self._queue, visibility_seconds=self.visibility_seconds, calls_at_once=calls)
             if held > (most := most_kept(self.visibility_seconds)) and context.log:
                 context.log.warning(
-                    "LOGINPIPE_BATCH_MESSAGES is %d, but leases of %d s can be extended in time for batches of %d only: set "
+                    "LOGINPIPE_BATCH_MESSAGES is %d, but leases of %d s can be extended in time for batches of %d "
+                    "only: set "
                     "it to that, or raise LOGINPIPE_VISIBILITY_SECONDS; see %s",
                     self.batch_messages,
                     self.visibility_seconds,

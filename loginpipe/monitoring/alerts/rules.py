@@ -43,7 +43,8 @@ KINDS: Mapping[str, Kind] = {
     ),
     "runs-failing": Kind(
         "runs are failing",
-        "open the newest failed run of ingest_logins in Dagster and fix its error; `loginpipe doctor` finds most causes",
+        "open the newest failed run of ingest_logins in Dagster and fix its error; `loginpipe doctor` finds most "
+        "causes",
         "a-run-fails",
     ),
     "stuck": Kind(
@@ -63,7 +64,8 @@ KINDS: Mapping[str, Kind] = {
     ),
     "reject-rate": Kind(
         "many messages are rejected",
-        "list the reasons with `loginpipe rejects list`; have the sender fix the messages, or fix the rules and replay them",
+        "list the reasons with `loginpipe rejects list`; have the sender fix the messages, or fix the rules and "
+        "replay them",
         "rejected-messages",
     ),
     "delay": Kind(

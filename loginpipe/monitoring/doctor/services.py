@@ -36,7 +36,7 @@ def queue(settings: Settings) -> str:
 
 
 def dead_letters(settings: Settings) -> str:
-    """Check the dead-letter queue: that it exists, when messages move there, how long it keeps them, and what it holds."""
+    """Check that there is a dead-letter queue, when messages move there, how long it keeps them, and what it holds."""
     queue = open_queue(settings.queue, settings, connections=1)
     policy = redrive_policy(queue)
     if policy is None:

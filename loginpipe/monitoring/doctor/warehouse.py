@@ -107,7 +107,8 @@ def locks(settings: Settings) -> str:
     )
     first = min(holder.pid for holder in holders)
     raise LoginpipeError(
-        f"loads are blocked: {held}: end that transaction, or ask an administrator to run `SELECT pg_terminate_backend({first})`"
+        f"loads are blocked: {held}: end that transaction, or ask an administrator to run `SELECT "
+        f"pg_terminate_backend({first})`"
     )
 
 
@@ -221,7 +222,10 @@ def lambda_batches(settings: Settings) -> str:
             connection, settings.queue_name, None, first_seconds=_DAY_SECONDS, settled_seconds=0
         )
     if found.newest is None:
-        return "no batch in the last 24 hours: if messages were sent, check the event source mapping and the function's log"
+        return (
+            "no batch in the last 24 hours: if messages were sent, check the event source mapping and the function's "
+            "log"
+        )
     return (
         f"{found.batches:,} batches in the last 24 hours, the newest recorded at {found.newest:%Y-%m-%d %H:%M:%S} UTC; "
         f"{found.received:,} messages, {found.inserted:,} logins"
