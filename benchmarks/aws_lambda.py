@@ -128,7 +128,7 @@ def started(ground: Ground, database_url: str) -> Iterator[Environment]:
 
 
 def event(messages: int, seed: int) -> dict[str, Any]:
-    """Return the event of a call whose messages nobody has seen before."""
+    """Return the event of a call whose messages are all new."""
     sent_ms = str(time.time_ns() // 1_000_000)
     attributes = {"SentTimestamp": sent_ms, "ApproximateReceiveCount": "1"}
     attributes |= {"ApproximateFirstReceiveTimestamp": sent_ms, "SenderId": "A" * 21}

@@ -26,7 +26,7 @@ class Trial:
         peak_bytes: the most memory of a process.
         endpoint_cpu_seconds: what the endpoint took meanwhile.
         postgres_cpu_seconds: what Postgres took meanwhile, Dagster's own storage in it.
-        catalogue: by figure of `benchmarks.catalogue`, how Postgres' catalogue changed; empty where nobody asks.
+        catalogue: by figure of `benchmarks.catalogue`, how Postgres' catalogue changed; empty unless asked for.
     """
 
     baseline: str

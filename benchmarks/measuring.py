@@ -1,4 +1,4 @@
-"""What one process took: its wall time, its CPU seconds and its peak memory, and nobody else's."""
+"""What one process took: its wall time, its CPU seconds and its peak memory, without those of others."""
 
 import json
 import os

@@ -7,7 +7,7 @@ from typing import Final
 
 from benchmarks.comparison import Spread, sure
 from benchmarks.plan import FULL, OURS_NEW, SMALL_BATCH_MESSAGES
-from benchmarks.results import Results, catalogues, compared, document, grown, judged, stages
+from benchmarks.results import Results, catalogues, compared, document, evaluated, grown, stages
 from benchmarks.targets import Verdict, shown
 
 _WHEN: Final = ("before", "after")
@@ -34,7 +34,7 @@ _HOW: Final = """\
 - `limit` is the pipeline's own client that receives and deletes in as many threads, with nothing in between, until a
   long poll of a second comes back empty. `boto3` is the same with `LOGINPIPE_SQS_CLIENT=boto3`.
 - `in_tens`, `one_by_one` and `dlt` are what a person might write instead, in `benchmarks/baselines`: a salted SHA-256
-  in place of tokens, no vault, no ledger, no validation, no lease kept, no reject set aside. They know by a long poll
+  in place of tokens, no vault, no ledger, no validation, no lease kept, no reject kept. They know by a long poll
   of a second that the queue is empty, which is in the wall time of their process. dlt keeps all messages in flight
   until its load is done.
 - `copy_alone` copies ready-made rows into a temporary table and from there into one without an index.
@@ -71,7 +71,7 @@ def _lines(results: Results) -> Iterator[str]:
     yield "## Machine\n"
     yield from table(("", ""), results.machine.items())
     yield "## Targets\n"
-    yield from _verdict_lines(judged(results), quick=results.quick)
+    yield from _verdict_lines(evaluated(results), quick=results.quick)
     yield "## Comparison\n"
     yield "CPU in milliseconds for 1,000 messages, of the whole process; of the endpoint and of Postgres meanwhile.\n"
     yield from table(
@@ -87,7 +87,7 @@ def _lines(results: Results) -> Iterator[str]:
     yield "## Growth\n"
     yield (
         "What a message costs more between two sizes, and what a process costs by itself. Messages a second are "
-        "without that fixed cost; busy is the part of that time for which the endpoint was at work. The machine's "
+        "without that fixed cost; busy is the part of that time for which the endpoint was busy. The machine's "
         "cores, divided by the CPU that process, endpoint and Postgres take together, bound the messages a second, in "
         "whatever order the work is done.\n"
     )
@@ -118,7 +118,7 @@ def _verdict_lines(found: Sequence[Verdict], *, quick: bool) -> Iterator[str]:
     missed = sum(verdict.met is False for verdict in found)
     yield f"{met} met, {missed} missed, {len(found) - met - missed} not measured.\n"
     if quick:
-        yield f"Judged at the small sizes of a quick run; the targets are meant for {FULL.base:,} to {FULL.large:,}.\n"
+        yield f"At the small sizes of a quick run; the targets are meant for {FULL.base:,} to {FULL.large:,}.\n"
     yield from table(
         ("target", "measured", "", "by"),
         ((verdict.target, verdict.measured, _MET[verdict.met], verdict.by) for verdict in found),

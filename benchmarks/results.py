@@ -50,7 +50,7 @@ class Grown:
     rate: Spread | None
     """Without the fixed cost; None where the wall times tell nothing."""
     endpoint_busy: Spread | None
-    """Part of a second that the endpoint was at work, at that rate."""
+    """Part of a second that the endpoint was busy, at that rate."""
 
 
 def compared(results: Results) -> list[Compared]:
@@ -109,7 +109,7 @@ def stages(results: Results) -> list[StageRow]:
     return stage_table(results.staged, results.sizes)
 
 
-def judged(results: Results) -> list[Verdict]:
+def evaluated(results: Results) -> list[Verdict]:
     """Return the verdicts."""
     return verdicts(results.trials, results.sizes)
 
@@ -121,7 +121,7 @@ def document(results: Results) -> dict[str, Any]:
         "quick": results.quick,
         "sizes": asdict(results.sizes),
         "repeats": results.repeats,
-        "verdicts": [asdict(verdict) for verdict in judged(results)],
+        "verdicts": [asdict(verdict) for verdict in evaluated(results)],
         "comparison": [asdict(row) for row in compared(results)],
         "growth": [asdict(row) for row in grown(results)],
         "stages": [asdict(row) for row in stages(results)],

@@ -1,4 +1,4 @@
-"""What the pipeline is to reach, and whether it does. Pure: judged from the figures alone."""
+"""What the pipeline is to reach, and whether it does. Pure: evaluated from the figures alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Verdict:
 
 
 def verdicts(trials: Sequence[Trial], sizes: Sizes) -> list[Verdict]:
-    """Judge every target."""
+    """Evaluate every target."""
     return [
         *_costs(trials, sizes),
         *_shares_of_the_limit(trials, sizes),
@@ -63,14 +63,14 @@ def shown(value: Spread, digits: int = 1) -> str:
 
 
 def at_most(target: str, value: Spread | None, bound: float, unit: str) -> Verdict:
-    """Judge a median that is to stay below a bound."""
+    """Evaluate a median that is to stay below a bound."""
     if value is None:
         return _unmeasured(target)
     return _evaluated(target, f"{shown(value)} {unit}", bound - value.median, bound, unit)
 
 
 def at_least(target: str, value: Spread | None, bound: float, unit: str) -> Verdict:
-    """Judge a median that is to reach a bound."""
+    """Evaluate a median that is to reach a bound."""
     if value is None:
         return _unmeasured(target)
     return _evaluated(target, f"{shown(value, 2)} {unit}", value.median - bound, bound, unit)

@@ -107,12 +107,14 @@ class Front:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Closed only when no thread waits on them any more: a closed socket has no number that it could be asked by.
         for each in (self._listener, *self._clients):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
-            each.close()
         for thread in self._threads:
             thread.join()
+        for each in (self._listener, *self._clients):
+            each.close()
 
     def _go(self, do: Callable[..., None], *arguments: Any) -> None:
         thread = threading.Thread(target=do, args=arguments, daemon=True)

@@ -13,7 +13,7 @@ _READ_BYTES: Final = 1 << 18
 
 
 def main() -> None:
-    """Receive and delete in tens from the queue whose URL is the argument, until it is empty."""
+    """Receive and delete ten at a time from the queue whose URL is the argument, until it is empty."""
     url = sys.argv[1].encode()
     address = urlsplit(os.environ["AWS_ENDPOINT_URL"])
     with socket.create_connection((address.hostname or "", address.port or 80)) as connection:

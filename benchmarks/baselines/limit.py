@@ -24,7 +24,7 @@ def main() -> None:
 
 
 def drain(queue: Queue, visibility_seconds: int) -> None:
-    """Receive and delete in tens, until a long poll comes back empty."""
+    """Receive and delete ten at a time, until a long poll comes back empty."""
     while messages := received(queue, visibility_seconds):
         answer = queue.client.delete_message_batch(
             QueueUrl=queue.url,

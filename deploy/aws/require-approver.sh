@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fails unless GitHub asks somebody before a job of an environment starts: require-approver.sh production
+# Fails unless GitHub asks a reviewer before a job of an environment starts: require-approver.sh production
 #
 # Private repositories have required reviewers with GitHub Enterprise alone; elsewhere GitHub takes the environment without a
 # word, and nothing waits. WITHOUT_APPROVER=true goes on all the same, and says so. Needs GH_TOKEN with actions: read.

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Stand-ins for the public images that docker-compose.yml and the Dockerfile name, under their public names, for a machine
 # that reaches Debian's and Python's packages but no image registry. They are there to try the compose file with, and
-# nothing for production: they are not the images that their names promise, and nobody updates them.
+# nothing for production: they are not the images that their names promise, and they are not updated.
 #
 #   sudo deploy/compose/stand-ins.sh          (Debian, with docker.io and debootstrap; about two minutes, 1.6 GB)
 #
-# Afterwards remove them, so that nobody takes them for the real ones:
+# Afterwards remove them, so that they are not taken for the real ones:
 #
 #   docker image rm python:3.11-slim postgres:17.11 localstack/localstack:4.14.0 prom/prometheus:v3.5.0 loginpipe-stand-in:trixie
 #

@@ -147,10 +147,10 @@ if docker image inspect "$GRAFANA" >/dev/null 2>&1 || docker pull --quiet "$GRAF
 else
   saw "left out: grafana, since its image cannot be had here"
 fi
-begun=$SECONDS
+started=$SECONDS
 quietly compose --profile monitoring up --detach "${SERVICES[@]}"
 eventually 180 "every service answers: ${SERVICES[*]}" all_healthy
-saw "$((SECONDS - begun)) s from nothing to there"
+saw "$((SECONDS - started)) s from nothing to there"
 
 step "$EVENTS login events, one in $BAD_IN of them bad"
 saw "$(send "$EVENTS" 1)"
@@ -162,9 +162,9 @@ eventually 60 "the queue is empty, and nothing is in flight" queue_is_empty
 step "the UI"
 curl -fsS "http://$(published webserver 3000)/" | grep -q '<title[^>]*>Dagster</title>' || fail "the page is not Dagster's"
 saw "its page is Dagster's"
-ended_well() { [ "$(runs SUCCESS)" -ge 1 ]; }
+succeeded() { [ "$(runs SUCCESS)" -ge 1 ]; }
 # A run of the sensor waits a minute for more.
-eventually 120 "GraphQL: the run that the sensor started ended well" ended_well
+eventually 120 "GraphQL: the run that the sensor started succeeded" succeeded
 is "GraphQL: failed runs" 0 "$(runs FAILURE)"
 SENSOR='repositoryLocationName: \"loginpipe\", repositoryName: \"__repository__\", sensorName: \"queue_depth_sensor\"'
 is "GraphQL: queue_depth_sensor" RUNNING \
@@ -201,8 +201,8 @@ eventually 120 "$(stored_when "$sent")" stored_are "$(stored_when "$sent")"
 is "devices, as before, since equal values have equal tokens" "$devices" \
   "$(query "SELECT count(DISTINCT masked_device_id) FROM user_logins")"
 # Its rows are there before its run is over, which ends with the code server that it is in.
-no_run_is_under_way() { [ "$(runs STARTED)$(runs STARTING)$(runs QUEUED)" = 000 ]; }
-eventually 120 "no run is under way" no_run_is_under_way
+no_run_is_active() { [ "$(runs STARTED)$(runs STARTING)$(runs QUEUED)" = 000 ]; }
+eventually 120 "no run is active" no_run_is_active
 is "GraphQL: failed runs" 0 "$(runs FAILURE)"
 
 [ "$RUN_CONTAINERS" = yes ] || exit 0
@@ -218,20 +218,20 @@ eventually 180 "every service answers" all_healthy
 quietly compose stop daemon
 saw "$(send "$MANY_EVENTS" 2)"
 sent=$((sent + MANY_EVENTS))
-begun=$SECONDS
+started=$SECONDS
 quietly compose start daemon
 
 most=0 stopped=
 touch "$work/seen"
 until stored_are "$(stored_when "$sent")"; do
-  [ "$((SECONDS - begun))" -lt 420 ] || fail "not in time: $(stored), wanted $(stored_when "$sent")"
+  [ "$((SECONDS - started))" -lt 420 ] || fail "not in time: $(stored), wanted $(stored_when "$sent")"
   # Without those of other jobs.
   run_containers --filter label=dagster/job_name=ingest_logins >"$work/now"
   cat "$work/now" >>"$work/seen"
   now=$(wc -l <"$work/now")
   if [ "$now" -gt "$most" ]; then
     most=$now
-    saw "$(printf '%3d s: %d run containers at once' "$((SECONDS - begun))" "$most")"
+    saw "$(printf '%3d s: %d run containers at once' "$((SECONDS - started))" "$most")"
   fi
   # Once there are all of them: the one that recorded a batch last.
   if [ -z "$stopped" ] && [ "$now" = "$MOST_CONTAINERS" ]; then
@@ -241,13 +241,13 @@ until stored_are "$(stored_when "$sent")"; do
       is "a run container's user, root file system, memory" "10001:10001 read-only 1073741824" \
         "$(docker inspect --format '{{.Config.User}} {{if .HostConfig.ReadonlyRootfs}}read-only{{end}} {{.HostConfig.Memory}}' "$stopped")"
       docker stop -t 60 "$stopped" >/dev/null 2>&1
-      saw "$((SECONDS - begun)) s: stopped the container of run $run, which had stored $(query \
+      saw "$((SECONDS - started)) s: stopped the container of run $run, which had stored $(query \
         "SELECT sum(inserted) FROM loginpipe.batches WHERE run_id = '$run'")"
     fi
   fi
   sleep 1
 done
-saw "$((SECONDS - begun)) s for $MANY_EVENTS messages, $(sort -u "$work/seen" | wc -l) run containers in all"
+saw "$((SECONDS - started)) s for $MANY_EVENTS messages, $(sort -u "$work/seen" | wc -l) run containers in all"
 is "run containers at once, at most" "$MOST_CONTAINERS" "$most"
 is "each message once" "$(stored_when "$sent")" "$(stored)"
 [ -n "$stopped" ] || fail "no container was caught: nothing was stopped"

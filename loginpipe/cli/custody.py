@@ -45,7 +45,7 @@ ApprovedRequest = Annotated[
 MAX_SAMPLE = 256
 """Values that one request is for, at most."""
 
-_DRILL_PURPOSE = "drill: recovery of values that are nobody's"
+_DRILL_PURPOSE = "drill: recovery of values that belong to no one"
 _SAMPLE_PURPOSE = "drill: stored values opened and compared with their tokens"
 _HEADER = ("entry", "at (UTC)", "actor", "action", "request", "subjects", "ticket", "purpose or detail")
 _FAULTS_SHOWN = 5
@@ -172,7 +172,7 @@ def rotate(
     """Complete a rotation of the token key: values under older versions get a token of the current one, and an alias.
 
     The pipeline does so for values that it sees again; this opens the others, on the record. It can be interrupted and
-    begun again. The role must be pii_custodian and, for as long as this takes, loginpipe_writer too.
+    started again. The role must be pii_custodian and, for as long as this takes, loginpipe_writer too.
 
     Example: loginpipe pii rotate --purpose "completing the rotation to version 2" --ticket SEC-1300
     """
@@ -235,7 +235,7 @@ def drill(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Prove that recovery still works: seal values that are nobody's, request them, open them and compare.
+    """Prove that recovery still works: seal values that belong to no one, request them, open them and compare.
 
     Leaves two sealed values and its entries in the access log. With --sample it opens stored values and compares them
     with their tokens, and gives none of them out. Exits with 1 if recovery does not work, or a value is not what its
@@ -357,7 +357,7 @@ def verify(
 ) -> None:
     """Recompute the hash of every entry of the access log, and print the head: an anchor, to be kept elsewhere.
 
-    An entry that was changed or removed breaks the chain. A tail that was cut off, or a past that was written anew,
+    An entry that was changed or removed breaks the chain. A tail that was cut off, or a past that was rewritten,
     shows against an anchor only. Exits with 1 if the log is not intact.
 
     Example: loginpipe pii audit verify --anchor-file anchors.txt --write-anchor anchors.txt

@@ -15,11 +15,11 @@ class SettingError(LoginpipeError):
 
 
 class QueueError(LoginpipeError):
-    """The queue cannot be used: absent, unreachable, refused, or not speaking today's SQS protocol."""
+    """The queue cannot be used: absent, unreachable, refusing, or not speaking today's SQS protocol."""
 
 
 class DatabaseError(LoginpipeError):
-    """The warehouse cannot be used: unreachable, refused, or a statement failed.
+    """The warehouse cannot be used: unreachable, refusing, or a statement failed.
 
     Attributes:
         sqlstate: Postgres' code of what failed, or None where the connection did not come about or broke.
@@ -91,7 +91,7 @@ class AuditError(LoginpipeError):
 
 
 class ArchiveError(LoginpipeError):
-    """The archive cannot be used: not set up, unreachable, or refused."""
+    """The archive cannot be used: not set up, unreachable, or refusing."""
 
 
 class ArchivedDayError(ArchiveError):

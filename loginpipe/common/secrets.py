@@ -7,7 +7,7 @@
     ssm:/NAME                   a parameter, decrypted
     vault:MOUNT/PATH#KEY        one value of a secret of HashiCorp Vault's KV, version 2; VAULT_ADDR and VAULT_TOKEN
 
-Use them on machines without injected secrets: ECS and Kubernetes put secrets into the environment themselves.
+For machines without injected secrets: ECS and Kubernetes put them into the environment themselves.
 """
 
 import json
@@ -108,7 +108,7 @@ def _read(setting: str, reference: str, *, production: bool) -> str:
         value = _value_of(text, key) if key else text
     if not isinstance(value, str) or not value.strip():
         raise SettingError(
-            f"{setting}: {reference} holds no text{f' under {key}' if key else ''}: fix the secret or the reference"
+            f"{setting}: {reference} holds no text{f' under {key}' if key else ''}: fix the reference or the secret"
         )
     return value.strip()
 

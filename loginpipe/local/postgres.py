@@ -100,7 +100,7 @@ def _initialised(folder: Path) -> "PostgresServer":
 
 
 def _data_arguments(data: Path) -> list[str]:
-    # The port as the next argument distinguishes this module's servers from one that was started on the data by hand.
+    # That the port comes next tells this module's servers from one that was started on the data by hand.
     return ["-D", str(data), "-c", f"port={PORT}"]
 
 

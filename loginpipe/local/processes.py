@@ -99,7 +99,7 @@ def _has_ended(process: "psutil.Process") -> bool:
     import psutil
 
     try:
-        # A zombie has ended, even if no parent reads its exit code.
+        # A zombie's parent may never take note of its end.
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True

@@ -107,7 +107,7 @@ def _await_eof(stopping: Event) -> None:
 
 
 def _tell(line: str) -> None:
-    # The process that was waiting may have ended.
+    # The waiting process may be gone; then no one needs to know.
     with suppress(OSError):
         os.write(1, line.encode() + b"\n")
 

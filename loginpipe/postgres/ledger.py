@@ -25,7 +25,7 @@ def recorded(connection: Connection, message_ids: Sequence[str]) -> frozenset[st
 
 
 @dataclass(frozen=True)
-class DayBooks:
+class LedgerDay:
     """A day in the ledger, and in the tables.
 
     Attributes:
@@ -68,7 +68,7 @@ class DayBooks:
         )
 
 
-def read_books(connection: Connection, first: date, last: date) -> Sequence[DayBooks] | None:
+def read_ledger_days(connection: Connection, first: date, last: date) -> Sequence[LedgerDay] | None:
     """Count both sides of the days from ``first`` to ``last``, as of one moment; in days' order.
 
     Reads the days' partitions of the ledger, and of ``user_logins`` whatever holds these days: partitions of whole
@@ -81,7 +81,7 @@ def read_books(connection: Connection, first: date, last: date) -> Sequence[DayB
         with transaction(connection) as cursor:
             cursor.execute("SELECT set_config('statement_timeout', %s, true)", (_COUNTING_TIMEOUT,))
             cursor.execute(statement("books_by_day"), {"first": first, "last": last})
-            return [DayBooks(*row) for row in cursor]
+            return [LedgerDay(*row) for row in cursor]
     except DatabaseError as error:
         if error.sqlstate == _TIMED_OUT:
             return None

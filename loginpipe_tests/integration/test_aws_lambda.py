@@ -41,7 +41,7 @@ from loginpipe.monitoring.reports import QueueSeen, Seen
 from loginpipe.monitoring.run_history import History
 from loginpipe.postgres.batches import recent_batches
 from loginpipe.postgres.connections import connect
-from loginpipe.postgres.ledger import read_books
+from loginpipe.postgres.ledger import read_ledger_days
 from loginpipe.sqs.depth import Depth
 from loginpipe.sqs.identity import replay_attributes, replay_id
 from loginpipe_tests.canary import BAD, GOOD, MARKERS, everything_an_error_shows, found
@@ -573,7 +573,7 @@ def test_freshness_alerts_metrics_and_reconciliation_know_batches_without_a_run(
     settings, now, today = load_settings(), datetime.now(UTC), datetime.now(UTC).date()
     with closing(connect(place.database_url)) as connection:
         recent = recent_batches(connection, place.queue.name, now)
-        (day,) = read_books(connection, today, today) or ()
+        (day,) = read_ledger_days(connection, today, today) or ()
     assert recent.last_finished is not None
     assert (recent.received, recent.rejected) == (25, 5)
     assert (day.agrees, day.rows, day.rejected) == (True, 20, 5)
@@ -602,7 +602,7 @@ def test_dagster_gets_a_materialization_an_asset_for_what_lambda_recorded_and_do
     monkeypatch.setenv("LOGINPIPE_CONSUMER", "lambda")
     place.send(logins(10))
     assert place.run().success
-    assert doctor_says("AWS Lambda").startswith("no batch within a day")
+    assert doctor_says("AWS Lambda").startswith("no batch in the last 24 hours")
     cursor, nothing = tick(None)
     assert nothing == {}
     place.send(logins(3, bad=2))
@@ -624,9 +624,9 @@ def test_dagster_gets_a_materialization_an_asset_for_what_lambda_recorded_and_do
     assert str(datetime.now(UTC).date()) in str(found["user_logins_table"]["rows_by_day"].value)
     _, nothing = tick(cursor)
     assert nothing == {}
-    assert doctor_says("AWS Lambda").startswith("2 batches within a day, the newest recorded at ")
+    assert doctor_says("AWS Lambda").startswith("2 batches in the last 24 hours, the newest recorded at ")
     monkeypatch.setenv("DAGSTER_POSTGRES_URL", "postgresql+psycopg2:///unused")
-    assert dagster_state.automation(load_settings()) == "nothing: LOGINPIPE_CONSUMER is lambda"
+    assert dagster_state.automation(load_settings()) == "nothing in Dagster: LOGINPIPE_CONSUMER is lambda"
 
 
 def doctor_says(what: str) -> str:

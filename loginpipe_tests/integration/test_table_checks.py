@@ -141,7 +141,7 @@ def test_rows_in_a_default_partition_are_a_warning_but_for_what_the_ledger_has_o
 def test_yesterday_is_compared_with_the_days_before_it(pipeline: Pipeline) -> None:
     yesterday = today() - DAY
     counted(pipeline, yesterday, 1_000, 290)
-    assert "not judged: 0 trailing days" in verdict(pipeline, "daily_volume")[2]
+    assert "not evaluated: 0 trailing days" in verdict(pipeline, "daily_volume")[2]
     for days in range(1, 15):
         counted(pipeline, yesterday - days * DAY, 1_000 + days, 300)
     assert verdict(pipeline, "daily_volume") == (
@@ -157,7 +157,7 @@ def test_yesterday_is_compared_with_the_days_before_it(pipeline: Pipeline) -> No
     passed, severity, says = verdict(pipeline, "null_locale_share")
     assert (passed, severity) == (False, WARN)
     assert says.startswith(
-        f"{yesterday}: 90.0% of 1,000 logins name no locale; the median of 14 trailing days is 29.8%"
+        f"{yesterday}: 90.0% of 1,000 logins have no locale; the median of 14 trailing days is 29.8%"
     )
 
 

@@ -32,7 +32,21 @@ def load(path: str) -> dict[str, Any]:
 
 COMPOSE = load("docker-compose.yml")
 PRODUCTION = load("deploy/compose/production.yml")
-IN_PRODUCTION: dict[str, dict[str, Any]] = PRODUCTION["services"]
+STACK = load("deploy/compose/stack.yml")
+
+
+def extended(service: dict[str, Any]) -> dict[str, Any]:
+    """What Compose makes of a service of production.yml and the one that it extends: its own keys over the other's.
+
+    Of lists that is true of none here but the volumes. What is under `deploy` is for Swarm alone.
+    """
+    other = STACK["services"][service["extends"]["service"]]
+    volumes = [*other["volumes"], *service.get("volumes", [])]
+    whole = {**other, **service, "volumes": volumes}
+    return {key: value for key, value in whole.items() if key not in {"extends", "deploy"}}
+
+
+IN_PRODUCTION: dict[str, dict[str, Any]] = {name: extended(service) for name, service in PRODUCTION["services"].items()}
 RUNS: dict[str, dict[str, Any]] = load("deploy/compose/runs-in-containers.yml")["services"]
 RUNS_DAGSTER = load("deploy/compose/runs-in-containers/dagster.yaml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -258,6 +272,10 @@ def test_every_service_that_stays_up_has_a_health_check() -> None:
 # Production on one machine
 
 
+def production_text() -> str:
+    return "".join((COMPOSE_FOLDER / name).read_text() for name in ("stack.yml", "production.yml"))
+
+
 def environment_in_production(name: str) -> dict[str, Any]:
     environment: dict[str, Any] = IN_PRODUCTION[name]["environment"]
     return environment
@@ -267,7 +285,11 @@ def test_production_has_the_services_of_the_laptop_without_its_servers_and_its_k
     laptop_only = {"postgres", "localstack", "keys", "prometheus", "grafana"}
     assert set(IN_PRODUCTION) == set(SERVICES) - laptop_only | {"backup"}
     assert IN_PRODUCTION["backup"]["profiles"] == ["backup"]
-    text = (COMPOSE_FOLDER / "production.yml").read_text()
+    assert {name: service["extends"] for name, service in PRODUCTION["services"].items()} == {
+        name: {"file": "stack.yml", "service": "migrate" if name == "backup" else name} for name in IN_PRODUCTION
+    }
+    assert set(IN_PRODUCTION) == {*STACK["services"], "backup"}
+    text = production_text()
     assert "localstack" not in text.lower()
     assert "AWS_ENDPOINT_URL" not in text
 
@@ -291,7 +313,7 @@ def test_production_is_production_and_asks_for_verified_tls() -> None:
         for name, value in service["environment"].items()
         if name in {"LOGINPIPE_DATABASE_URL", "DAGSTER_POSTGRES_URL"}
     ]
-    assert len(urls) == 8
+    assert len(urls) == 9
     assert {"LOGINPIPE_DATABASE_URL" in environment_in_production(name) for name in ("webserver", "daemon")} == {False}
     assert [url for url in urls if "?sslmode=verify-full&sslrootcert=/etc/loginpipe/database-ca.pem" not in url] == []
     ca = "/etc/loginpipe/database-ca.pem:/etc/loginpipe/database-ca.pem:ro"
@@ -349,7 +371,9 @@ def test_each_service_of_production_has_the_passwords_of_what_it_connects_as_and
 
 @pytest.mark.parametrize("name", sorted(set(IN_PRODUCTION) - {"backup"}))
 def test_a_service_of_production_is_started_watched_and_locked_up_as_on_the_laptop(name: str) -> None:
-    same = ("command", "healthcheck", "read_only", "tmpfs", "cap_drop", "security_opt", "init", "restart", "ports")
+    same = ("command", "healthcheck", "read_only", "cap_drop", "security_opt", "init", "restart", "ports")
+    assert SERVICES[name]["tmpfs"] == ["/tmp"]
+    assert {"type": "tmpfs", "target": "/tmp"} in IN_PRODUCTION[name]["volumes"]
     assert {key: IN_PRODUCTION[name].get(key) for key in same} == {key: SERVICES[name].get(key) for key in same}
     assert IN_PRODUCTION[name].get("stop_grace_period") == SERVICES[name].get("stop_grace_period")
     on = {service: how for service, how in SERVICES[name].get("depends_on", {}).items() if service in IN_PRODUCTION}
@@ -357,7 +381,7 @@ def test_a_service_of_production_is_started_watched_and_locked_up_as_on_the_lapt
 
 
 def test_the_backups_of_production_are_as_locked_up() -> None:
-    same = ("read_only", "tmpfs", "cap_drop", "security_opt")
+    same = ("read_only", "cap_drop", "security_opt")
     backup = IN_PRODUCTION["backup"]
     assert {key: backup[key] for key in same} == {key: SERVICES["migrate"][key] for key in same}
     assert backup["command"][:3] == ["loginpipe", "backup", "create"]
@@ -367,7 +391,7 @@ def test_the_backups_of_production_are_as_locked_up() -> None:
 def test_production_sets_only_settings_that_exist_and_says_what_is_missing() -> None:
     names = {name for service in IN_PRODUCTION.values() for name in service["environment"]}
     assert {name for name in names if name.startswith(PREFIX)} <= set(SETTINGS)
-    text = (COMPOSE_FOLDER / "production.yml").read_text()
+    text = production_text()
     variables = re.findall(r"\$\{(\w+)(:\?set \1[^}]*)?\}", text)
     assert len(variables) > 6
     assert [name for name, message in variables if not message] == []
@@ -382,7 +406,7 @@ def test_compose_takes_the_file_of_production() -> None:
         compose = ["docker", "compose"]
     else:
         pytest.skip("Compose is not installed")
-    text = (COMPOSE_FOLDER / "production.yml").read_text()
+    text = production_text()
     given = dict.fromkeys(re.findall(r"\$\{(\w+)", text), "given")
     command = [*compose, "--file", str(COMPOSE_FOLDER / "production.yml"), "config"]
     clean = {name: value for name, value in os.environ.items() if name not in given and not name.startswith("COMPOSE_")}
@@ -393,6 +417,40 @@ def test_compose_takes_the_file_of_production() -> None:
     missing = subprocess.run(command, env={**clean, **given}, capture_output=True, text=True, check=False)
     assert missing.returncode != 0
     assert "DATABASE_HOST" in missing.stderr
+
+
+def test_swarm_takes_the_stack_and_leaves_out_nothing_but_what_it_is_said_to() -> None:
+    if not shutil.which("docker"):
+        pytest.skip("there is no docker, whose client checks a stack")
+    given = dict.fromkeys(re.findall(r"\$\{(\w+)", production_text()), "given")
+    command = ["docker", "stack", "config", "--compose-file", str(COMPOSE_FOLDER / "stack.yml")]
+    clean = {name: value for name, value in os.environ.items() if name not in given}
+    taken = subprocess.run(command, env={**clean, **given}, capture_output=True, text=True, check=False)
+    assert taken.returncode == 0, taken.stderr
+    services = yaml.safe_load(taken.stdout)["services"]
+    assert set(services) == set(IN_PRODUCTION) - {"backup"}
+    del given["DATABASE_HOST"]
+    missing = subprocess.run(command, env={**clean, **given}, capture_output=True, text=True, check=False)
+    assert missing.returncode != 0
+    assert "DATABASE_HOST" in missing.stderr
+
+
+def test_what_swarm_would_pass_over_in_the_stack_is_none_of_what_locks_a_service_up() -> None:
+    # Found on an engine. Only `restart` and `security_opt` are passed over with a message.
+    passed_over = {"tmpfs", "depends_on", "ports", "build", "container_name", "network_mode", "privileged", "devices"}
+    for service in STACK["services"].values():
+        assert not passed_over & set(service)
+        # Swarm's secrets belong to root and may be read by everybody, which libpq refuses.
+        (secret,) = service["secrets"]
+        assert (secret["uid"], secret["gid"], secret["mode"]) == ("10001", "10001", 0o400)
+    assert STACK["services"]["migrate"]["deploy"] == {
+        "mode": "replicated-job",
+        "restart_policy": {"condition": "none"},
+    }
+    assert STACK["secrets"] == {
+        name: {**secret, "name": f"loginpipe-{name}-${{SECRETS_VERSION:-1}}"}
+        for name, secret in PRODUCTION["secrets"].items()
+    }
 
 
 # Runs in containers

@@ -1,18 +1,21 @@
 """The arithmetic of docs/scaling.md, against a simulation in which the real sensor decides."""
 
+import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from loginpipe.common.settings import Settings
 from loginpipe.defs.ingest.sensor import SUCCESSOR_SECONDS, TICK_SECONDS, WAITING_IDLE, decide
 from loginpipe.monitoring.run_history import History
 from loginpipe.sqs.depth import Depth
 
-PAGE = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "scaling.md").read_text()
 # From the start of a run's process until it receives, in seconds.
 OWN_SECONDS = 3.0
 # What a run takes in a second, with a core of its own.
@@ -24,19 +27,30 @@ DEFAULTS = {name: field.default for name, field in Settings.model_fields.items()
 RUN_SECONDS: float = DEFAULTS["run_seconds"]
 IDLE_SECONDS: float = WAITING_IDLE["ops"]["ingest"]["config"]["idle_seconds"]
 STEP_SECONDS = 0.25
+LIMITS = yaml.safe_load((ROOT / "dagster.yaml").read_text())["concurrency"]["runs"]
+# Of the runs on one queue, and of all other jobs' runs.
+A_QUEUE, OTHERS = (
+    max(each["limit"] for each in LIMITS["tag_concurrency_limits"] if each["key"] == key)
+    for key in ("loginpipe/queue", "loginpipe/downstream")
+)
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
 @dataclass
 class Run:
-    """A run that is active: when its process starts, and when it last received something."""
+    """A run that is active: its queue, when its process starts, and when it last received something.
 
-    starts_at: float
+    One that waits in the run queue has no start yet; one that hangs receives nothing and does not end.
+    """
+
+    queue: int
+    starts_at: float = math.inf
     last_at: float = 0
+    hangs: bool = False
 
     @property
     def receives_at(self) -> float:
-        return self.starts_at + OWN_SECONDS
+        return math.inf if self.hangs else self.starts_at + OWN_SECONDS
 
     def ended(self, now: float) -> bool:
         return now >= self.receives_at + RUN_SECONDS or now >= max(self.last_at, self.receives_at) + IDLE_SECONDS
@@ -47,46 +61,96 @@ class Run:
 
 @dataclass
 class Outcome:
-    """What a simulation came to: messages stored, waiting, most waiting, most in flight; ticks that saw a stall."""
+    """What a simulation came to on a queue: messages stored, waiting, most waiting, most in flight, most runs at once;
+    ticks that saw a stall."""
 
     stored: float = 0
     waiting: float = 0
     waiting_most: float = 0
+    in_flight: float = 0
     in_flight_most: float = 0
+    runs_most: int = 0
     stalls: int = 0
 
 
 def simulate(*, arriving: float = 0, waiting: float = 0, batch: int, runs: int, start: float, seconds: int) -> Outcome:
-    """Let the sensor start runs for so long, while so many messages arrive a second."""
-    outcome, active, steps_a_tick = Outcome(waiting=waiting), list[Run](), round(TICK_SECONDS / STEP_SECONDS)
+    """Let the sensor of one queue start runs for so long, while so many messages arrive a second."""
+    (outcome,) = simulate_deployment(
+        queues=1, arriving=arriving, waiting=waiting, batch=batch, runs=runs, start=start, seconds=seconds
+    )
+    return outcome
+
+
+def simulate_deployment(
+    *,
+    queues: int,
+    arriving: float,
+    waiting: float = 0,
+    batch: int,
+    runs: int,
+    start: float,
+    seconds: int,
+    room: int | None = None,
+    hanging: int | None = None,
+) -> list[Outcome]:
+    """Let the sensors of several queues start runs in one Dagster, while so many messages arrive a second on each.
+
+    Args:
+        queues: how many.
+        arriving: on each queue.
+        waiting: on each queue, at the beginning.
+        batch: LOGINPIPE_BATCH_MESSAGES.
+        runs: LOGINPIPE_MAX_RUNS.
+        start: seconds that the launcher takes.
+        seconds: how long.
+        room: max_concurrent_runs; what `deploy/aws` sets unless given.
+        hanging: the queue whose runs hang, if any.
+    """
+    outcomes, active = [Outcome(waiting=waiting) for _ in range(queues)], list[Run]()
+    steps_a_tick, steps_a_second = round(TICK_SECONDS / STEP_SECONDS), round(1 / STEP_SECONDS)
     for step in range(round(seconds / STEP_SECONDS)):
         now = step * STEP_SECONDS
-        outcome.waiting += arriving * STEP_SECONDS
         active = [run for run in active if not run.ended(now)]
-        in_flight = 0.0
+        for outcome in outcomes:
+            outcome.waiting += arriving * STEP_SECONDS
+            outcome.in_flight = 0
         for run in active:
+            outcome = outcomes[run.queue]
             if now >= run.receives_at and (got := min(A_SECOND * STEP_SECONDS, outcome.waiting)):
                 outcome.waiting -= got
                 outcome.stored += got
                 run.last_at = now
-                in_flight += min(got / STEP_SECONDS, BATCHES_HELD * batch)
-        outcome.waiting_most = max(outcome.waiting_most, outcome.waiting)
-        outcome.in_flight_most = max(outcome.in_flight_most, in_flight)
-        if step % steps_a_tick == 0:
-            depth = Depth(int(outcome.waiting), round(in_flight), 0)
-            outcome.stalls += depth.at_in_flight_limit
-            decision = decide(
-                depth,
-                queue="logins",
-                active=[run.age(now) for run in active],
-                history=History(),
-                now=NOW,
-                batch_messages=batch,
-                run_seconds=RUN_SECONDS,
-                max_runs=runs,
-            )
-            active += [Run(now + start) for _ in range(decision.runs)]
-    return outcome
+                outcome.in_flight += min(got / STEP_SECONDS, BATCHES_HELD * batch)
+        for queue, outcome in enumerate(outcomes):
+            ours = [run for run in active if run.queue == queue]
+            outcome.waiting_most = max(outcome.waiting_most, outcome.waiting)
+            outcome.in_flight_most = max(outcome.in_flight_most, outcome.in_flight)
+            outcome.runs_most = max(outcome.runs_most, sum(run.starts_at < math.inf for run in ours))
+            if step % steps_a_tick == 0:
+                depth = Depth(int(outcome.waiting), round(outcome.in_flight), 0)
+                outcome.stalls += depth.at_in_flight_limit
+                decision = decide(
+                    depth,
+                    queue="logins",
+                    active=[run.age(now) for run in ours],
+                    history=History(),
+                    now=NOW,
+                    batch_messages=batch,
+                    run_seconds=RUN_SECONDS,
+                    max_runs=runs,
+                )
+                active += [Run(queue, hangs=queue == hanging) for _ in range(decision.runs)]
+        if step % steps_a_second == 0:
+            dequeue(active, now + start, room or A_QUEUE * queues + OTHERS)
+    return outcomes
+
+
+def dequeue(active: list[Run], starts_at: float, room: int) -> None:
+    """Let runs leave the run queue in their order, while there is room: in all, and on their queue."""
+    for run in active:
+        left = [each for each in active if each.starts_at < math.inf]
+        if run.starts_at == math.inf and len(left) < room and sum(e.queue == run.queue for e in left) < A_QUEUE:
+            run.starts_at = starts_at
 
 
 def settings(section: str) -> tuple[int, int]:
@@ -133,6 +197,76 @@ def test_as_many_queues_as_the_page_says_keep_up_with_100_000_a_second(row: list
     # As much waits as comes while a second run starts, however long it goes on.
     assert outcome.waiting_most < arriving * (start + gap + 30)
     assert outcome.stalls == 0
+
+
+DEPLOYMENTS = [
+    [float(cell.replace(",", "")) for cell in line.strip("| ").split(" | ")]
+    for line in re.findall(r"^\|(?: [\d.,]+ \|){9}$", PAGE, flags=re.MULTILINE)
+]
+
+
+def of_deployment(rate: float) -> tuple[int, int]:
+    """Batch and runs of each queue at a rate."""
+    if rate == 100_000:
+        return settings("100,000 messages a second")
+    return DEFAULTS["batch_messages"], DEFAULTS["max_runs"]
+
+
+def test_there_is_a_row_for_each_rate() -> None:
+    assert [row[0] for row in DEPLOYMENTS] == [10, 1_000, 100_000]
+
+
+@pytest.mark.parametrize("row", DEPLOYMENTS, ids=lambda row: f"{row[0]:,.0f} a second")
+def test_a_deployment_of_many_queues_comes_to_the_figures_of_the_page(row: list[float]) -> None:
+    rate, queues, runs, in_flight, room, cores, starts, postgres, log = row
+    batch, most = of_deployment(rate)
+    start = max(row[0] for row in LAUNCHERS)
+    outcomes = simulate_deployment(
+        queues=int(queues), arriving=rate / queues, batch=batch, runs=most, start=start, seconds=2 * 3600
+    )
+    for outcome in outcomes:
+        assert (outcome.runs_most, round(outcome.in_flight_most), outcome.stalls) == (runs, in_flight, 0)
+        assert not Depth(1, int(outcome.in_flight_most), 0).at_in_flight_limit
+    assert room == A_QUEUE * queues + OTHERS
+    cpu_start, cpu_message, cpu_postgres, bytes_in_log = costs()
+    lasting = runs - 1
+    assert starts == round(cpu_start * queues * lasting * 3600 / RUN_SECONDS)
+    assert (cores, postgres, log) == tuple(
+        round(rate * each / 1e6, 1) for each in (cpu_message, cpu_postgres, bytes_in_log)
+    )
+
+
+def costs() -> list[float]:
+    """The upper figures of the page: seconds of a start, µs of a message in a run and in Postgres, bytes in the log."""
+    patterns = (
+        r"to ([\d.]+) s of CPU",
+        r"to (\d+) µs of CPU of the run",
+        r"(\d+) µs of CPU where",
+        r"([\d,]+) a message with",
+    )
+    return [float(re.findall(pattern, PAGE)[0].replace(",", "")) for pattern in patterns]
+
+
+@pytest.mark.parametrize(("room", "keeps_up"), [(None, True), (10, False)], ids=["a place each", "ten in all"])
+def test_a_queue_whose_runs_hang_does_not_touch_the_others_where_each_has_its_places(
+    room: int | None, keeps_up: bool
+) -> None:
+    _, queues, *_ = DEPLOYMENTS[-1]
+    batch, runs = settings("100,000 messages a second")
+    arriving, start = 100_000 / queues, 45
+    first, *others = simulate_deployment(
+        queues=int(queues),
+        arriving=arriving,
+        batch=batch,
+        runs=runs,
+        start=start,
+        seconds=2 * 3600,
+        room=room,
+        hanging=0,
+    )
+    assert first.stored == 0
+    assert first.runs_most == A_QUEUE
+    assert all((outcome.waiting_most < arriving * 2 * start) is keeps_up for outcome in others)
 
 
 @pytest.mark.parametrize("arriving", [10, 1_000])

@@ -168,22 +168,44 @@ def test_the_ui_is_not_let_out_and_where_it_is_somebody_asks_who_is_there() -> N
     assert any("auth-url" in name for name in VALUES["ingress"]["annotations"])
 
 
-def test_runs_are_queued_limited_and_watched_as_everywhere() -> None:
-    everywhere = yaml.safe_load((ROOT / "dagster.yaml").read_text())
+def as_in_values(part: Any) -> Any:
+    """The same with the names of the chart's values: defaultLimit for default_limit."""
+    if isinstance(part, dict):
+        return {re.sub("_(.)", lambda found: found[1].upper(), name): as_in_values(of) for name, of in part.items()}
+    return [as_in_values(item) for item in part] if isinstance(part, list) else part
+
+
+def settings_of(part: Any, place: str = "") -> dict[str, Any]:
+    """Every setting below this part by its place, as concurrency.pools.defaultLimit."""
+    if not isinstance(part, dict):
+        return {place: part}
+    return {
+        at: value for name, of in part.items() for at, value in settings_of(of, f"{place}.{name}".strip(".")).items()
+    }
+
+
+def test_the_instance_has_the_same_limits_and_timeouts_as_everywhere() -> None:
+    everywhere = as_in_values(yaml.safe_load((ROOT / "dagster.yaml").read_text()))
+    # The chart makes Dagster's storage from `postgresql`; a pod has no `.env`.
+    assert everywhere.pop("storage")
+    assert everywhere.pop("secrets")
     daemon = VALUES["dagsterDaemon"]
-    queue = daemon["runCoordinator"]["config"]["queuedRunCoordinator"]
-    assert queue["maxConcurrentRuns"] == everywhere["concurrency"]["runs"]["max_concurrent_runs"]
-    assert queue["tagConcurrencyLimits"] == everywhere["concurrency"]["runs"]["tag_concurrency_limits"]
-    assert queue["dequeueIntervalSeconds"] == everywhere["run_queue"]["dequeue_interval_seconds"]
-    assert daemon["runMonitoring"]["maxRuntimeSeconds"] == everywhere["run_monitoring"]["max_runtime_seconds"]
-    assert daemon["runRetries"]["maxRetries"] == everywhere["run_retries"]["max_retries"]
-    assert daemon["runRetries"]["retryOnAssetOrOpFailure"] is False
+    here = {
+        "runQueue": daemon["runCoordinator"]["config"]["queuedRunCoordinator"],
+        **{name: daemon[name] for name in ("runMonitoring", "runRetries", "sensors", "schedules")},
+        **{name: VALUES[name] for name in ("concurrency", "retention", "pythonLogs", "telemetry")},
+        **as_in_values(VALUES["additionalInstanceConfig"]),
+    }
+    only_here = {
+        "concurrency.enabled": True,
+        "retention.enabled": True,
+        "runMonitoring.maxResumeRunAttempts": 0,
+        "runMonitoring.startTimeoutSeconds": 600,
+    }
+    assert settings_of(here) == settings_of(everywhere) | only_here
+    assert (daemon["runCoordinator"]["enabled"], daemon["runCoordinator"]["type"]) == (True, "QueuedRunCoordinator")
     # Neither Kubernetes nor Dagster begins a run again that has ended.
     assert LAUNCHER["runK8sConfig"]["jobSpecConfig"]["backoffLimit"] == 0
-    assert daemon["runMonitoring"]["maxResumeRunAttempts"] == 0
-    for kind in ("sensor", "schedule"):
-        days = VALUES["retention"][kind]["purgeAfterDays"]
-        assert days == everywhere["retention"][kind]["purge_after_days"]
 
 
 def test_a_run_has_the_time_to_finish_its_batch_and_the_memory_for_two() -> None:

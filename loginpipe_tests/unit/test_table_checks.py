@@ -1,4 +1,4 @@
-"""What days and runs are judged by: limits, trailing days, and the books of a day."""
+"""How days and runs are evaluated: limits, trailing days, and the ledger of a day."""
 
 from datetime import date, timedelta
 
@@ -8,7 +8,7 @@ from loginpipe.defs.ingest.checks import delay_within_limit
 from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.monitoring.anomalies import delayed, evaluate_null_locales, evaluate_volume
 from loginpipe.postgres.insights import DayCounts
-from loginpipe.postgres.ledger import DayBooks
+from loginpipe.postgres.ledger import LedgerDay
 
 SATURDAY = date(2026, 11, 21)
 
@@ -49,14 +49,14 @@ def test_a_day_is_compared_with_the_trailing_days(counts: dict[date, DayCounts],
     assert evaluate_volume(counts, SATURDAY).passed is passed
 
 
-def test_a_day_that_was_never_counted_had_no_logins_when_it_is_judged_and_says_nothing_as_a_trailing_one() -> None:
+def test_a_day_that_was_never_counted_had_no_logins_when_it_is_evaluated_and_says_nothing_as_a_trailing_one() -> None:
     counts = days(*[1000] * 14, 1000)
     del counts[SATURDAY - timedelta(days=1)]
     assert evaluate_volume(counts, SATURDAY).figures["trailing_days"] == 13
     del counts[SATURDAY]
     assert not evaluate_volume(counts, SATURDAY).passed
     assert evaluate_volume({}, SATURDAY).message == (
-        "2026-11-21: 0 logins; not judged: 0 trailing days are known, fewer than 3"
+        "2026-11-21: 0 logins; not evaluated: 0 trailing days are known, fewer than 3"
     )
 
 
@@ -98,17 +98,17 @@ def test_one_in_twenty_logins_may_be_late(late: int, passed: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("books", "agrees", "lost"),
+    ("recorded", "agrees", "lost"),
     [
-        (DayBooks(SATURDAY, 10, 2, 8, erased_since=False, ours_alone=True), True, False),
-        (DayBooks(SATURDAY, 10, 2, 7, erased_since=False, ours_alone=True), False, True),
-        (DayBooks(SATURDAY, 10, 2, 7, erased_since=True, ours_alone=True), False, False),
-        (DayBooks(SATURDAY, 10, 2, 7, erased_since=False, ours_alone=False), False, True),
-        (DayBooks(SATURDAY, 10, 2, 9, erased_since=False, ours_alone=True), False, False),
-        (DayBooks(SATURDAY, 10, 2, 9, erased_since=False, ours_alone=False), True, False),
-        (DayBooks(SATURDAY, 0, 0, 0, erased_since=False, ours_alone=True), True, False),
+        (LedgerDay(SATURDAY, 10, 2, 8, erased_since=False, ours_alone=True), True, False),
+        (LedgerDay(SATURDAY, 10, 2, 7, erased_since=False, ours_alone=True), False, True),
+        (LedgerDay(SATURDAY, 10, 2, 7, erased_since=True, ours_alone=True), False, False),
+        (LedgerDay(SATURDAY, 10, 2, 7, erased_since=False, ours_alone=False), False, True),
+        (LedgerDay(SATURDAY, 10, 2, 9, erased_since=False, ours_alone=True), False, False),
+        (LedgerDay(SATURDAY, 10, 2, 9, erased_since=False, ours_alone=False), True, False),
+        (LedgerDay(SATURDAY, 0, 0, 0, erased_since=False, ours_alone=True), True, False),
     ],
     ids=["whole", "lost", "erased", "lost on the first day", "surplus", "adopted", "nothing"],
 )
-def test_the_books_of_a_day(books: DayBooks, agrees: bool, lost: bool) -> None:
-    assert (books.agrees, books.lost) == (agrees, lost)
+def test_the_ledger_of_a_day(recorded: LedgerDay, agrees: bool, lost: bool) -> None:
+    assert (recorded.agrees, recorded.lost) == (agrees, lost)

@@ -186,7 +186,13 @@ def test_a_release_is_signed_by_attestations_or_else_with_kms_and_verified_in_th
     assert set(signs) == {"vars.SIGNING_KEY == ''", "vars.SIGNING_KEY != ''"}
     assert signs["vars.SIGNING_KEY == ''"]["uses"].startswith("actions/attest-build-provenance@")
     by_kms = signs["vars.SIGNING_KEY != ''"]
-    assert 'sign --yes --key "$SIGNING_KEY" --tlog-upload=false "$IMAGE@$DIGEST"' in by_kms["run"]
+    assert 'sign --yes --key "$SIGNING_KEY" --tlog-upload=false "$IMAGE@$DIGEST" "$IMAGE@$LAMBDA"' in by_kms["run"]
+    attests = [
+        step["with"]["subject-digest"]
+        for step in RUNNING["release/image"]["steps"]
+        if "attest-build" in step.get("uses", "")
+    ]
+    assert attests == ["${{ steps.push.outputs.digest }}", "${{ steps.push.outputs.lambda }}"]
     (copies,) = [s for s in RUNNING["deploy/deploy"]["steps"] if "copy-image.sh" in s.get("run", "")]
     assert copies["env"]["SIGNING_KEY"] == "${{ vars.SIGNING_KEY }}"
     assert by_kms["env"]["COSIGN"] == WORKFLOWS["deploy"]["env"]["COSIGN"]
@@ -213,11 +219,22 @@ def test_a_release_is_built_on_a_base_that_is_named_by_its_digest_and_says_so() 
     assert JOBS["release/image"]["outputs"] == {
         "base": "${{ steps.base.outputs.base }}",
         "digest": "${{ steps.push.outputs.digest }}",
+        "lambda": "${{ steps.push.outputs.lambda }}",
     }
+    # Both of AWS, each on its own.
+    assert 'for target in "" lambda; do' in commands
+    assert '--build-arg IMAGE="loginpipe:local$suffix"' in commands
+    for command in (
+        'push digest "$TAGGED"',
+        'push lambda "$TAGGED-lambda"',
+        *(f'image-scan IMAGE="$TAGGED{of}"' for of in ("", "-lambda")),
+    ):
+        assert command in commands
     told = RUNNING["release/publish"]["steps"][-1]
     assert told["env"]["BASE"] == "${{ needs.image.outputs.base }}"
     assert told["env"]["DIGEST"] == "${{ needs.image.outputs.digest }}"
-    assert '"$DIGEST" "$BASE" >> release-notes.md' in told["run"]
+    assert told["env"]["LAMBDA"] == "${{ needs.image.outputs.lambda }}"
+    assert '"$DIGEST" "$LAMBDA" "$BASE" >> release-notes.md' in told["run"]
 
 
 def test_the_image_says_which_bytes_it_was_built_on_and_a_tag_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""The way to the UI, which asks nobody who they are: an internal load balancer that does, by OpenID Connect."""
+"""The way to the UI, which has no sign-in: an internal load balancer that has one, by OpenID Connect."""
 
 import aws_cdk as cdk
 from aws_cdk import aws_certificatemanager as acm

@@ -32,13 +32,13 @@ _STOP: Final = cdk.Duration.seconds(90)
 
 
 def task_definition(
-    scope: Construct, construct_id: str, *, cpu: int, memory_mib: int, role: iam.IRole
+    scope: Construct, construct_id: str, *, cpu: int, memory_mib: int, role: iam.IRole, queue: str = ""
 ) -> ecs.FargateTaskDefinition:
-    """Return a task on Fargate, whose one writable place is /tmp."""
+    """Return a task on Fargate, whose one writable place is /tmp. `queue` is the further queue that it is for."""
     return ecs.FargateTaskDefinition(
         scope,
         construct_id,
-        family=named(scope, f"{{}}-{construct_id.lower()}"),
+        family=for_queue(named(scope, f"{{}}-{construct_id.lower()}"), queue),
         cpu=cpu,
         memory_limit_mib=memory_mib,
         task_role=role,
@@ -61,6 +61,7 @@ def add_container(
     key: kms.IKey,
     health: Sequence[str] = (),
     port: int | None = None,
+    first: str = "",
 ) -> ecs.ContainerDefinition:
     """Add the container to its task.
 
@@ -75,12 +76,13 @@ def add_container(
         key: which those secrets are encrypted with.
         health: the command of its health check.
         port: the one it listens on.
+        first: lines of shell, of a container with logins, before its command.
     """
     container = task.add_container(
         name,
         container_name=name,
         image=image,
-        entry_point=["sh", "-euc", _with_passwords(logins), "loginpipe"] if logins else None,
+        entry_point=["sh", "-euc", _with_passwords(logins, first), "loginpipe"] if logins else None,
         command=list(command),
         environment={**environment, "PGPASSFILE": _PASSWORD_FILE} if logins else dict(environment),
         secrets={_password(part): password_of(task, secret, key) for part, secret in logins.items()},
@@ -140,11 +142,21 @@ def _password(part: str) -> str:
     return f"{part.upper()}_PASSWORD"
 
 
-def _with_passwords(logins: Mapping[str, sm.ISecret]) -> str:
-    """Return a script that writes libpq's password file and then becomes the command.
+def scope_for(construct: Construct, queue: str) -> Construct:
+    """Return where what there is once for each queue belongs: itself for the login queue, else a part of it."""
+    return Construct(construct, f"Queue{queue.title()}") if queue else construct
+
+
+def for_queue(name: str, queue: str) -> str:
+    """Return the name of what there is once for each queue: as it is for the login queue, else with the queue's."""
+    return f"{name}-{queue}" if queue else name
+
+
+def _with_passwords(logins: Mapping[str, sm.ISecret], first: str) -> str:
+    """Return a script that writes libpq's password file, does what else is to be done first, and becomes the command.
 
     Two logins with a password each: PGPASSWORD would hold one, and in a URL a password ends up in messages. What is
     written is gone from the environment.
     """
     writes = "\n".join(f'line {LOGINS[part]} "${_password(part)}"; unset {_password(part)}' for part in logins)
-    return _WRITE_LINE + f'umask 077\n{{\n{writes}\n}} > "$PGPASSFILE"\numask 022\nexec "$@"'
+    return _WRITE_LINE + f'umask 077\n{{\n{writes}\n}} > "$PGPASSFILE"\numask 022\n{first}exec "$@"'

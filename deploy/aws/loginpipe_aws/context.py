@@ -24,6 +24,7 @@ _PRINCIPAL: Final = r"arn:aws[a-z-]*:iam::\d{12}:(role|user)/[A-Za-z0-9+=,.@_/-]
 # Of people a role may end with *: Identity Center gives its roles a suffix that changes.
 _PERSON: Final = _PRINCIPAL + r"(_\*)?"
 _INSTALLATION: Final = r"[a-z][a-z0-9]{1,19}"
+_QUEUE: Final = r"(?!login$|loginpipe$)[a-z][a-z0-9]{1,19}"
 _CLASS: Final = r"[a-z0-9]+\.[a-z0-9]+"
 _TABLE: Final = r"[a-z_][a-z0-9_]{0,62}\.user_logins"
 _SHARE: Final = r"0(\.\d{1,6})?|1(\.0+)?"
@@ -32,7 +33,7 @@ _EMAIL: Final = r"[^@\s]+@[^@\s]+"
 
 _FASTER_FROM_GIB: Final = 400
 """From here on RDS spreads gp3 over four volumes, and its throughput can be chosen."""
-_MOST_RUNS: Final = 8
+MOST_RUNS: Final = 8
 """As many as dagster.yaml lets be on one queue."""
 # Half a core takes 10,000 messages a second. Three runs with their successors, beside the services and a deployment of
 # theirs, then fit into the 6 vCPU that a new account has; check-quotas.sh counts.
@@ -72,6 +73,17 @@ class Oidc:
 
 
 @dataclass(frozen=True)
+class FurtherQueue:
+    """A queue beside the login queue: with a code location and a limit of its own, and the same warehouse and keys."""
+
+    name: str
+    """Also of its code location, and the prefix of the location's assets."""
+    sender_arns: tuple[str, ...]
+    max_runs: int | None
+    """As LOGINPIPE_MAX_RUNS; that of the login queue unless given."""
+
+
+@dataclass(frozen=True)
 class Foundation:
     """What the stack of data is made from."""
 
@@ -83,6 +95,8 @@ class Foundation:
     vpc_cidr: str
     sender_arns: tuple[str, ...]
     """Roles and users that put logins on the queue."""
+    queues: tuple[FurtherQueue, ...]
+    """Those beside the login queue; usually none."""
     image_reader_arns: tuple[str, ...]
     """Roles that copy releases from this installation's repository into their own."""
     database_networks: tuple[str, ...]
@@ -137,6 +151,7 @@ def foundation(node: Node) -> Foundation:
         people={role: _texts(node, f"{role}_principal_arns", _PERSON, _ARNS) for role in PEOPLE},
         vpc_cidr=_network(_required(node, "vpc_cidr", "a private network, as in 10.40.0.0/16"), "vpc_cidr"),
         sender_arns=_texts(node, "sender_arns", _PRINCIPAL, _ARNS),
+        queues=further_queues(node),
         image_reader_arns=_texts(node, "image_reader_arns", _PRINCIPAL, _ARNS),
         database_networks=_networks(node, "database_networks"),
         database_class=_text(node, "database_class", _CLASS, "an RDS class without its db., as in m7g.large"),
@@ -148,6 +163,45 @@ def foundation(node: Node) -> Foundation:
         token_key_versions=_number(node, "token_key_versions", 1, 99),
         alert_email=_optional(node, "alert_email", lambda: _text(node, "alert_email", _EMAIL, "an address")),
         consumer=SETTINGS["consumer"](node, "consumer") or "dagster",
+    )
+
+
+def further_queues(node: Node) -> tuple[FurtherQueue, ...]:
+    """Read the queues beside the login queue.
+
+    Raises:
+        ContextError: one of them is wrong, or two have one name.
+    """
+    found = _given(node, "queues") or []
+    if not isinstance(found, list) or not all(_is_queue(each) for each in found):
+        raise ContextError(
+            "context value queues must be a list of objects with a name (2 to 20 small letters and digits, a letter "
+            f"first; not login or loginpipe), sender_arns ({_ARNS}), and max_runs from 1 to {MOST_RUNS} or none"
+        )
+    names = [each["name"] for each in found]
+    # The location of the login queue may have a prefix of its own.
+    if len({*names, _given(node, "asset_prefix")}) <= len(names):
+        raise ContextError("context value queues must have names that differ from each other and from asset_prefix")
+    return tuple(
+        FurtherQueue(
+            name=each["name"],
+            sender_arns=tuple(each.get("sender_arns") or []),
+            max_runs=int(each["max_runs"]) if each.get("max_runs") else None,
+        )
+        for each in found
+    )
+
+
+def _is_queue(value: Any) -> bool:
+    if not isinstance(value, dict) or not value.keys() <= {"name", "sender_arns", "max_runs"}:
+        return False
+    name, arns, runs = value.get("name"), value.get("sender_arns") or [], value.get("max_runs") or 1
+    return (
+        isinstance(name, str)
+        and re.fullmatch(_QUEUE, name) is not None
+        and isinstance(arns, list)
+        and all(isinstance(arn, str) and re.fullmatch(_PRINCIPAL, arn) for arn in arns)
+        and runs in range(1, MOST_RUNS + 1)
     )
 
 
@@ -363,7 +417,7 @@ SETTINGS: Final[Mapping[str, Callable[[Node, str], str | None]]] = {
     "asset_prefix": _matching(r"[A-Za-z0-9_]+", "letters, digits and underscores"),
     "first_day": _matching(r"\d{4}-\d\d-\d\d", "a day, as in 2026-11-29"),
     "receivers": _whole(1, 64),
-    "max_runs": _whole(1, _MOST_RUNS),
+    "max_runs": _whole(1, MOST_RUNS),
     "max_reject_rate": _share,
     "brake": _one_of("on", "off"),
     "max_delay_seconds": _whole(1, 3_600),
@@ -376,7 +430,8 @@ SETTINGS: Final[Mapping[str, Callable[[Node, str], str | None]]] = {
 
 NAMES: Final = frozenset(
     {
-        "region", "installation", "vpc_cidr", "sender_arns", "image_reader_arns", "alert_email", "database_networks",
+        "region", "installation", "vpc_cidr", "sender_arns", "queues", "image_reader_arns", "alert_email",
+        "database_networks",
         *(f"{role}_principal_arns" for role in PEOPLE),
         "database_class", "database_storage_gib", "database_storage_most_gib", "database_storage_throughput",
         "database_connections", "read_replica", "token_key_versions",

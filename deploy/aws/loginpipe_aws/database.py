@@ -30,7 +30,7 @@ _IOPS_PER_MIB: Final = 4
 
 
 class Database(Construct):
-    """Multi-AZ, encrypted, TLS or nothing, restorable to any second of the last 14 days, deleted by nobody."""
+    """Multi-AZ, encrypted, TLS or nothing, restorable to any second of the last 14 days, protected from deletion."""
 
     def __init__(
         self,

@@ -41,7 +41,7 @@ def _values(name: str, known: str) -> dict[str, Any]:
     except ValueError:
         values = None
     if not isinstance(values, dict):
-        raise ContextError(f"{file} is no JSON object: mend it")
+        raise ContextError(f"{file} is not a JSON object: fix it")
     if unknown := sorted(values.keys() - NAMES):
         raise ContextError(f"{file} has what nothing reads: {', '.join(unknown)}; README.md lists the values there are")
     return values

@@ -69,7 +69,7 @@ EXCEPTIONS: Final = (
 
 
 def max_concurrency(connections: int) -> int:
-    """Return how many calls there may be at once, by the database's ``max_connections``."""
+    """Return how many calls a queue may have at once, by its share of the database's ``max_connections``."""
     return min(_MAX_CONCURRENCY, max(_MIN_CONCURRENCY, int(connections * _CONNECTIONS_FOR_IT)))
 
 
@@ -151,7 +151,7 @@ class FunctionData(Construct):
 
 
 class LoginFunction(Construct):
-    """The function, the mapping of the queue to it, and its alarms."""
+    """The function, the mapping of each queue to it, and its alarms."""
 
     def __init__(
         self,
@@ -162,14 +162,14 @@ class LoginFunction(Construct):
         network: Network,
         images: ecr.IRepository,
         image_tag: str,
-        queue: sqs.IQueue,
+        queues: Mapping[str, sqs.IQueue],
         instance: rds.IDatabaseInstance,
         connections: int,
         login: sm.ISecret,
         settings: Mapping[str, str],
         topic_arn: str,
     ) -> None:
-        # `settings`: the variables of the pipeline.
+        # `queues`: by name, the login queue without one. `settings`: the variables of the pipeline.
         super().__init__(scope, construct_id)
         self.function = lambda_.Function(
             self,
@@ -198,16 +198,17 @@ class LoginFunction(Construct):
                 "PGSSLROOTCERT": RDS_CA,
             },
         )
-        lambda_.EventSourceMapping(
-            self,
-            "Logins",
-            target=self.function,
-            event_source_arn=queue.queue_arn,
-            batch_size=_BATCH_MESSAGES,
-            max_batching_window=cdk.Duration.seconds(_WINDOW_SECONDS),
-            max_concurrency=max_concurrency(connections),
-            report_batch_item_failures=True,
-        )
+        for name, queue in queues.items():
+            lambda_.EventSourceMapping(
+                self,
+                f"Logins{name.title()}",
+                target=self.function,
+                event_source_arn=queue.queue_arn,
+                batch_size=_BATCH_MESSAGES,
+                max_batching_window=cdk.Duration.seconds(_WINDOW_SECONDS),
+                max_concurrency=max_concurrency(connections // len(queues)),
+                report_batch_item_failures=True,
+            )
         # The age of the oldest message, which has an alarm with either consumer, stands in for the age of an iterator.
         self._topic = sns.Topic.from_topic_arn(self, "Topic", topic_arn)
         period = cdk.Duration.minutes(5)

@@ -1,6 +1,6 @@
 """The KMS keys. Three encrypt services' data; the token key makes MACs; the seal key is RSA, and custodians alone open.
 
-The policies of the token and the seal key let the account's administrators manage them and let nobody use them by IAM
+The policies of the token and the seal key let the account's administrators manage them and let no one use them by IAM
 alone: who may use them is named in the key, by the same statements as in ``deploy/aws/policies``.
 """
 

@@ -1,5 +1,6 @@
 """Alarms and the dashboard, from what AWS itself measures; all alarms go to one topic."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import aws_cdk as cdk
@@ -11,16 +12,17 @@ from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_rds as rds
 from aws_cdk import aws_sns as sns
-from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
+from loginpipe_aws.containers import scope_for
 from loginpipe_aws.key_watch import UNKNOWN_ACCOUNT
 from loginpipe_aws.naming import named
+from loginpipe_aws.queue import LoginQueue
 
 _OLDEST_SECONDS: Final = 900
 """As LOGINPIPE_MAX_DELAY_SECONDS has it by default."""
 _IN_FLIGHT: Final = 114_000
-"""From here on loginpipe itself calls it a stall: SQS gives nothing out any more at about 120,000."""
+"""From here on loginpipe itself reports the limit: SQS gives nothing out any more at about 120,000."""
 # As docs/metrics.md has them.
 _COUNTS: Final = (
     "loginpipe_messages_received_total",
@@ -37,7 +39,7 @@ _UNDER: Final = cw.ComparisonOperator.LESS_THAN_THRESHOLD
 
 
 class Observability(Construct):
-    """What somebody is told of, and what they look at then."""
+    """What people are alerted to, and what they look at then."""
 
     def __init__(
         self,
@@ -45,33 +47,27 @@ class Observability(Construct):
         construct_id: str,
         *,
         topic_arn: str,
-        logins: sqs.IQueue,
-        dead_letters: sqs.IQueue,
+        queues: Mapping[str, LoginQueue],
         instance: rds.IDatabaseInstance,
         storage_gib: int,
         connections: int,
         cluster: ecs.ICluster,
         services: dict[str, ecs.FargateService],
         target: elb.ApplicationTargetGroup,
-        run: ecs.FargateTaskDefinition,
+        runs: Sequence[ecs.FargateTaskDefinition],
     ) -> None:
+        # `queues`: by name, the login queue without one.
         super().__init__(scope, construct_id)
         # By its ARN: `Telemetry` lets alarms and events publish, and the CDK need not do it again.
         self._topic = sns.Topic.from_topic_arn(self, "Topic", topic_arn)
         cdk.Annotations.of(self).acknowledge_warning(UNKNOWN_ACCOUNT, "the topic is in the account of the rules")
-        oldest = logins.metric_approximate_age_of_oldest_message(statistic="Maximum", period=_minutes(1))
-        waiting = logins.metric_approximate_number_of_messages_visible(statistic="Maximum", period=_minutes(1))
-        in_flight = logins.metric_approximate_number_of_messages_not_visible(statistic="Maximum", period=_minutes(1))
-        dead = dead_letters.metric_approximate_number_of_messages_visible(statistic="Maximum", period=_minutes(1))
         free = instance.metric_free_storage_space(statistic="Minimum", period=_minutes(5))
         cpu = instance.metric_cpu_utilization(period=_minutes(5))
         connected = instance.metric_database_connections(statistic="Maximum", period=_minutes(5))
         unhealthy = target.metrics.unhealthy_host_count(statistic="Maximum", period=_minutes(1))
         running = {name: _running(cluster, service) for name, service in services.items()}
 
-        self._alarm("OldestMessage", oldest, over=_OLDEST_SECONDS, periods=5, says="logins wait: nothing-arrives")
-        self._alarm("DeadLetters", dead, over=0, says="messages were received too often: dead-letters")
-        self._alarm("InFlight", in_flight, over=_IN_FLIGHT, periods=2, says="SQS stalls: in-flight-limit-reached")
+        rows = [row for name, queue in queues.items() for row in self._watch(name, queue)]
         least = int(storage_gib * 2**30 * _FREE)
         self._alarm("DatabaseStorage", free, under=least, says="the database's disk is filling up")
         self._alarm("DatabaseCpu", cpu, over=_BUSY_PERCENT, periods=3, says="the database is busy: the-backlog-grows")
@@ -89,7 +85,7 @@ class Observability(Construct):
             detail={
                 "clusterArn": [cluster.cluster_arn],
                 "lastStatus": ["STOPPED"],
-                "taskDefinitionArn": [run.task_definition_arn],
+                "taskDefinitionArn": [run.task_definition_arn for run in runs],
                 "containers": {"exitCode": [{"anything-but": [0]}]},
             },
         )
@@ -116,25 +112,48 @@ class Observability(Construct):
             dashboard_name=named(self, f"{{}}-{cdk.Stack.of(self).region}"),
             default_interval=cdk.Duration.hours(6),
         )
-        board.add_widgets(
-            _plot("Age of the oldest login, seconds", oldest),
-            _plot("Waiting", waiting),
-            _plot("In flight", in_flight),
-            _plot("Dead letters", dead),
-        )
-        queue = logins.queue_name
-        board.add_widgets(
-            _plot("Messages a minute", *(_metric(queue, name, "Sum") for name in _COUNTS)),
-            _plot("Batches a minute", _metric(queue, "loginpipe_batches_total", "Sum")),
-            _plot("Behind, seconds", _metric(queue, "loginpipe_lag_seconds", "Maximum")),
-            _plot("Sealed values", _metric(queue, "loginpipe_vault_values", "Maximum")),
-        )
+        for row in rows:
+            board.add_widgets(*row)
         board.add_widgets(
             _plot("Database: CPU, %", cpu),
             _plot("Database: connections", connected),
             _plot("Database: free storage, bytes", free),
             _plot("Running tasks", *running.values()),
         )
+
+    def _watch(self, name: str, queue: LoginQueue) -> Iterator[list[cw.GraphWidget]]:
+        """Make the alarms of a queue; yield the rows of the dashboard that are about it."""
+        where, of = scope_for(self, name), f"{name}, " if name else ""
+        of_logins, of_dead = queue.logins, queue.dead_letters
+        oldest = of_logins.metric_approximate_age_of_oldest_message(statistic="Maximum", period=_minutes(1))
+        waiting = of_logins.metric_approximate_number_of_messages_visible(statistic="Maximum", period=_minutes(1))
+        in_flight = of_logins.metric_approximate_number_of_messages_not_visible(statistic="Maximum", period=_minutes(1))
+        dead = of_dead.metric_approximate_number_of_messages_visible(statistic="Maximum", period=_minutes(1))
+        late, often, limit = (
+            f"{of}{says}"
+            for says in (
+                "logins wait: nothing-arrives",
+                "messages were received too often: dead-letters",
+                "SQS gives out no more messages: in-flight-limit-reached",
+            )
+        )
+        self._alarm("OldestMessage", oldest, over=_OLDEST_SECONDS, periods=5, says=late, scope=where)
+        self._alarm("DeadLetters", dead, over=0, says=often, scope=where)
+        self._alarm("InFlight", in_flight, over=_IN_FLIGHT, periods=2, says=limit, scope=where)
+        title = f"{name}: " if name else ""
+        yield [
+            _plot(f"{title}Age of the oldest login, seconds", oldest),
+            _plot(f"{title}Waiting", waiting),
+            _plot(f"{title}In flight", in_flight),
+            _plot(f"{title}Dead letters", dead),
+        ]
+        known_as = of_logins.queue_name
+        yield [
+            _plot(f"{title}Messages a minute", *(_metric(known_as, count, "Sum") for count in _COUNTS)),
+            _plot(f"{title}Batches a minute", _metric(known_as, "loginpipe_batches_total", "Sum")),
+            _plot(f"{title}Behind, seconds", _metric(known_as, "loginpipe_lag_seconds", "Maximum")),
+            _plot(f"{title}Sealed values", _metric(known_as, "loginpipe_vault_values", "Maximum")),
+        ]
 
     def _alarm(
         self,
@@ -146,9 +165,10 @@ class Observability(Construct):
         under: float = 0,
         periods: int = 1,
         missing: cw.TreatMissingData = _IS_WELL,
+        scope: Construct | None = None,
     ) -> None:
         alarm = cw.Alarm(
-            self,
+            scope or self,
             construct_id,
             metric=metric,
             comparison_operator=_UNDER if over is None else _OVER,

@@ -1,4 +1,4 @@
-"""The login queue and its dead-letter queue, encrypted; who may send to it."""
+"""The login queue, and further ones, each with its dead-letter queue, encrypted; who may send to it."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -18,7 +18,7 @@ VISIBILITY_SECONDS: Final = 120
 
 
 class LoginQueue(Construct):
-    """``loginpipe-login-queue`` and ``loginpipe-login-queue-dlq``."""
+    """``loginpipe-login-queue`` and ``loginpipe-login-queue-dlq``; a further queue has its name in place of login."""
 
     def __init__(
         self,
@@ -28,12 +28,15 @@ class LoginQueue(Construct):
         key: kms.Key,
         sender_arns: Sequence[str],
         visibility_seconds: int = VISIBILITY_SECONDS,
+        name: str = "",
     ) -> None:
+        # `name`: of a further queue.
         super().__init__(scope, construct_id)
+        queue_name = named(self, f"{{}}-{name or 'login'}-queue")
         self.dead_letters = sqs.Queue(
             self,
             "DeadLetters",
-            queue_name=named(self, "{}-login-queue-dlq"),
+            queue_name=f"{queue_name}-dlq",
             encryption=sqs.QueueEncryption.KMS,
             encryption_master_key=key,
             enforce_ssl=True,
@@ -44,7 +47,7 @@ class LoginQueue(Construct):
         self.logins = sqs.Queue(
             self,
             "Logins",
-            queue_name=named(self, "{}-login-queue"),
+            queue_name=queue_name,
             encryption=sqs.QueueEncryption.KMS,
             encryption_master_key=key,
             enforce_ssl=True,
@@ -57,7 +60,7 @@ class LoginQueue(Construct):
         cfn = self.dead_letters.node.default_child
         cfn.redrive_allow_policy = {  # type: ignore[union-attr]
             "redrivePermission": "byQueue",
-            "sourceQueueArns": [_arn_by_name(self, named(self, "{}-login-queue"))],
+            "sourceQueueArns": [_arn_by_name(self, queue_name)],
         }
         for number, arn in enumerate(sender_arns):
             sender = iam.ArnPrincipal(arn)
@@ -71,7 +74,7 @@ class LoginQueue(Construct):
             )
             key.add_to_resource_policy(
                 iam.PolicyStatement(
-                    sid=f"EncryptWhatIsSent{number}",
+                    sid=f"EncryptWhatIsSent{name.title()}{number}",
                     principals=[sender],
                     actions=["kms:GenerateDataKey", "kms:Decrypt"],
                     resources=["*"],

@@ -5,7 +5,7 @@ from typing import Final
 
 import aws_cdk as cdk
 
-from loginpipe_aws.context import SETTINGS, ContextError, size_of_runs
+from loginpipe_aws.context import SETTINGS, ContextError, further_queues, size_of_runs
 from loginpipe_aws.environments import read_environment
 from loginpipe_aws.services import peak_cpu
 
@@ -22,8 +22,10 @@ def vcpus(app: cdk.App) -> float:
         ContextError: a value is wrong.
     """
     runs = int(SETTINGS["max_runs"](app.node, "max_runs") or DEFAULT_MAX_RUNS)
+    further = further_queues(app.node)
     cpu, _ = size_of_runs(app.node)
-    return peak_cpu(runs, cpu) / _UNITS_A_VCPU
+    together = runs + sum(queue.max_runs or runs for queue in further)
+    return peak_cpu(together, cpu, further=len(further)) / _UNITS_A_VCPU
 
 
 def main() -> None:

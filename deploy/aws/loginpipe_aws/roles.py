@@ -56,7 +56,7 @@ class Roles(Construct):
     def grant(
         self,
         *,
-        queue: LoginQueue,
+        queues: Sequence[LoginQueue],
         keys: DataKeys,
         personal: PersonalDataKeys,
         archive: s3.IBucket,
@@ -67,8 +67,8 @@ class Roles(Construct):
         """Give every role what it may do, now that there is what it may be done to; return what that is."""
         stack = cdk.Stack.of(self)
         resources: Resources = {
-            "arn:aws:sqs:REGION:ACCOUNT:QUEUE": queue.logins.queue_arn,
-            "arn:aws:sqs:REGION:ACCOUNT:DEAD_LETTER_QUEUE": queue.dead_letters.queue_arn,
+            "arn:aws:sqs:REGION:ACCOUNT:QUEUE": [queue.logins.queue_arn for queue in queues],
+            "arn:aws:sqs:REGION:ACCOUNT:DEAD_LETTER_QUEUE": [queue.dead_letters.queue_arn for queue in queues],
             "arn:aws:s3:::BUCKET": archive.bucket_arn,
             "arn:aws:s3:::BUCKET/PREFIX/*": archive.arn_for_objects(f"{ARCHIVE_PREFIX}/*"),
             "PREFIX/*": f"{ARCHIVE_PREFIX}/*",

@@ -1,5 +1,9 @@
-"""What runs all the time: code server, daemon, web server; and the task that each run is."""
+"""What runs all the time: code server, daemon, web server; and the task that each run is.
 
+Each queue has a code server, a task of runs and metrics of its own; a further queue's name stands in their names.
+"""
+
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,8 +18,15 @@ from aws_cdk import aws_secretsmanager as sm
 from aws_cdk import aws_servicediscovery as discovery
 from constructs import Construct
 
-from loginpipe_aws.containers import DAGSTER_HOME, add_container, image_of, task_definition
-from loginpipe_aws.context import Release
+from loginpipe_aws.containers import (
+    DAGSTER_HOME,
+    add_container,
+    for_queue,
+    image_of,
+    scope_for,
+    task_definition,
+)
+from loginpipe_aws.context import MOST_RUNS, Release
 from loginpipe_aws.naming import named
 from loginpipe_aws.network import GRPC_PORT, TASKS, WEB_PORT, Network, as_it_is
 from loginpipe_aws.roles import Roles
@@ -26,6 +37,9 @@ CODE_SERVER: Final = "code-server"
 
 _JSON: Final = ("--log-format", "json")
 _WORKSPACE: Final = ("-w", f"{DAGSTER_HOME}/workspace.yaml")
+_QUEUES_HOME: Final = "/tmp/queues"  # noqa: S108 - the task's own volume
+# Of the jobs that are no ingestion, at once: as dagster.yaml limits them by their tag.
+_OTHER_RUNS: Final = 2
 # The image has no curl.
 _ASK: Final = f'from urllib.request import urlopen; urlopen("http://127.0.0.1:{WEB_PORT}/server_info", timeout=5)'
 
@@ -54,17 +68,20 @@ SIZES: Final = {
     "Webserver": Size(cpu=512, count=2, stay=1, more=1),
     "Metrics": Size(cpu=256, count=1, stay=0, more=0),
 }
+OF_EACH_QUEUE: Final = ("CodeServer", "Metrics")
 
 
-def peak_cpu(runs: int, run_cpu: int) -> int:
+def peak_cpu(runs: int, run_cpu: int, *, further: int = 0) -> int:
     """Return the CPU units that all tasks take at most: every run with its successor, while services are replaced.
 
-    A service is replaced once the code server is, and one-off tasks run before both: the largest of the three counts.
+    Services are replaced once the code servers are, and one-off tasks run before both: the largest of the three counts.
+    `further` queues have a code server and metrics each.
     """
-    lasting = sum(size.cpu * size.count for size in SIZES.values())
+    tasks = {part: 1 + further if part in OF_EACH_QUEUE else 1 for part in SIZES}
+    lasting = sum(size.cpu * size.count * tasks[part] for part, size in SIZES.items())
     replaced = max(
-        SIZES["CodeServer"].cpu * SIZES["CodeServer"].more,
-        sum(size.cpu * size.more for part, size in SIZES.items() if part != "CodeServer"),
+        SIZES["CodeServer"].cpu * SIZES["CodeServer"].more * tasks["CodeServer"],
+        sum(size.cpu * size.more * tasks[part] for part, size in SIZES.items() if part != "CodeServer"),
         ONE_OFF_CPU,
     )
     return lasting + replaced + 2 * runs * run_cpu
@@ -87,77 +104,107 @@ class Services(Construct):
         key: kms.IKey,
         telemetry: Telemetry,
         dagster: Mapping[str, str],
-        counting: Mapping[str, str],
-        pipeline: Mapping[str, str],
+        counting: Mapping[str, Mapping[str, str]],
+        pipeline: Mapping[str, Mapping[str, str]],
     ) -> None:
-        # `dagster` is the environment of whatever is part of Dagster; `counting` of what asks queue and database alone;
-        # `pipeline` is both and the keys, for what loads the pipeline's code.
+        # `dagster` is the environment of whatever is part of Dagster. For each queue (the login queue has no name),
+        # `counting` is that of what asks queue and database alone; `pipeline` is both and the keys, for what loads the
+        # pipeline's code.
         super().__init__(scope, construct_id)
         self._cluster, self._network = cluster, network
         image = image_of(images, released.image_tag)
         both = {part: logins[part] for part in ("pipeline", "dagster")}
         storage = {"dagster": logins["dagster"]}
+        internal = named(self, "{}.internal")
+        namespace = discovery.PrivateDnsNamespace(self, "Namespace", name=internal, vpc=network.vpc)
 
-        self.run = task_definition(
-            self, "Run", cpu=released.run_cpu, memory_mib=released.run_memory_mib, role=roles.run
-        )
-        add_container(
-            self.run,
-            "run",
-            image=image,
-            # The launcher's takes its place. By itself the task says whether everything is in order.
-            command=["loginpipe", "doctor"],
-            environment=pipeline,
-            log_group=telemetry.parts["run"],
-            logins=both,
-            key=key,
-        )
+        self.runs: dict[str, ecs.FargateTaskDefinition] = {}
+        code_servers, counters = dict[str, ecs.FargateService](), dict[str, ecs.FargateService]()
+        for queue in pipeline:
+            where = scope_for(self, queue)
+            run = task_definition(
+                where, "Run", cpu=released.run_cpu, memory_mib=released.run_memory_mib, role=roles.run, queue=queue
+            )
+            add_container(
+                run,
+                for_queue("run", queue),
+                image=image,
+                # The launcher's takes its place. By itself the task says whether everything is in order.
+                command=["loginpipe", "doctor"],
+                environment=pipeline[queue],
+                log_group=telemetry.parts["run"],
+                logins=both,
+                key=key,
+            )
+            self.runs[queue] = run
+
+            size = SIZES["CodeServer"]
+            code_server = task_definition(
+                where, "CodeServer", cpu=size.cpu, memory_mib=2048, role=roles.code_server, queue=queue
+            )
+            add_container(
+                code_server,
+                for_queue(CODE_SERVER, queue),
+                image=image,
+                command=[
+                    "dagster", "code-server", "start", "-h", "0.0.0.0", "-p", str(GRPC_PORT),  # noqa: S104
+                    "-m", "loginpipe.definitions", *_JSON,
+                ],
+                environment={**pipeline[queue], **self._launched_as(run, queue)},
+                log_group=telemetry.parts[CODE_SERVER],
+                logins=both,
+                key=key,
+                health=["dagster", "api", "grpc-health-check", "-p", str(GRPC_PORT)],
+                port=GRPC_PORT,
+            )  # fmt: skip
+            service = self._service("CodeServer", code_server, network.tasks, where)
+            service.enable_cloud_map(
+                name=for_queue(CODE_SERVER, queue),
+                cloud_map_namespace=namespace,
+                dns_record_type=discovery.DnsRecordType.A,
+                dns_ttl=cdk.Duration.seconds(10),
+            )
+            code_servers[f"CodeServer{queue.title()}"] = service
+
+            metrics = task_definition(
+                where, "Metrics", cpu=SIZES["Metrics"].cpu, memory_mib=512, role=roles.metrics, queue=queue
+            )
+            add_container(
+                metrics,
+                for_queue("metrics", queue),
+                image=image,
+                # Its lines are what CloudWatch takes for metrics.
+                command=["loginpipe", "metrics", "--emf"],
+                environment=counting[queue],
+                log_group=telemetry.parts["metrics"],
+                logins={"pipeline": logins["pipeline"]},
+                key=key,
+            )
+            counters[f"Metrics{queue.title()}"] = self._service("Metrics", metrics, network.tasks, where)
+
         starts_runs = {
             **dagster,
-            "LOGINPIPE_RUN_TASK_DEFINITION": self.run.task_definition_arn,
-            "LOGINPIPE_CODE_SERVER_HOST": f"{CODE_SERVER}.{named(self, '{}.internal')}",
+            "LOGINPIPE_RUN_TASK_DEFINITION": self.runs[""].task_definition_arn,
+            "LOGINPIPE_CODE_SERVER_HOST": f"{CODE_SERVER}.{internal}",
         }
-
-        code_server = task_definition(
-            self, "CodeServer", cpu=SIZES["CodeServer"].cpu, memory_mib=2048, role=roles.code_server
-        )
-        add_container(
-            code_server,
-            CODE_SERVER,
-            image=image,
-            command=[
-                "dagster", "code-server", "start", "-h", "0.0.0.0", "-p", str(GRPC_PORT),  # noqa: S104
-                "-m", "loginpipe.definitions", *_JSON,
-            ],
-            environment=pipeline,
-            log_group=telemetry.parts[CODE_SERVER],
-            logins=both,
-            key=key,
-            health=["dagster", "api", "grpc-health-check", "-p", str(GRPC_PORT)],
-            port=GRPC_PORT,
-        )  # fmt: skip
-        self.code_server = self._service("CodeServer", code_server, network.tasks)
-        namespace = discovery.PrivateDnsNamespace(self, "Namespace", name=named(self, "{}.internal"), vpc=network.vpc)
-        self.code_server.enable_cloud_map(
-            name=CODE_SERVER,
-            cloud_map_namespace=namespace,
-            dns_record_type=discovery.DnsRecordType.A,
-            dns_ttl=cdk.Duration.seconds(10),
-        )
+        further = {queue: f"{for_queue(CODE_SERVER, queue)}.{internal}" for queue in pipeline if queue}
+        locations = [*_WORKSPACE, *(("-w", f"{_QUEUES_HOME}/workspace.yaml") if further else ())]
+        first = _at_home_with(further) if further else ""
 
         daemon = task_definition(self, "Daemon", cpu=SIZES["Daemon"].cpu, memory_mib=1024, role=roles.daemon)
         add_container(
             daemon,
             "daemon",
             image=image,
-            command=["dagster-daemon", "run", *_WORKSPACE, *_JSON],
+            command=["dagster-daemon", "run", *locations, *_JSON],
             environment=starts_runs,
             log_group=telemetry.parts["daemon"],
             logins=storage,
             key=key,
             health=["dagster-daemon", "liveness-check"],
+            first=first,
         )
-        self.daemon = self._service("Daemon", daemon, network.tasks)
+        daemons = self._service("Daemon", daemon, network.tasks)
 
         webserver = task_definition(
             self, "Webserver", cpu=SIZES["Webserver"].cpu, memory_mib=1024, role=roles.webserver
@@ -166,31 +213,19 @@ class Services(Construct):
             webserver,
             "webserver",
             image=image,
-            command=["dagster-webserver", "-h", "0.0.0.0", "-p", str(WEB_PORT), *_WORKSPACE, *_JSON],  # noqa: S104
+            command=["dagster-webserver", "-h", "0.0.0.0", "-p", str(WEB_PORT), *locations, *_JSON],  # noqa: S104
             environment=starts_runs,
             log_group=telemetry.parts["webserver"],
             logins=storage,
             key=key,
             health=["python", "-c", _ASK],
             port=WEB_PORT,
+            first=first,
         )
         self.webserver = self._service("Webserver", webserver, network.webserver)
-        for service in (self.daemon, self.webserver):
-            service.node.add_dependency(self.code_server)
-
-        metrics = task_definition(self, "Metrics", cpu=SIZES["Metrics"].cpu, memory_mib=512, role=roles.metrics)
-        add_container(
-            metrics,
-            "metrics",
-            image=image,
-            # Its lines are what CloudWatch takes for metrics.
-            command=["loginpipe", "metrics", "--emf"],
-            environment=counting,
-            log_group=telemetry.parts["metrics"],
-            logins={"pipeline": logins["pipeline"]},
-            key=key,
-        )
-        self.metrics = self._service("Metrics", metrics, network.tasks)
+        for service in (daemons, self.webserver):
+            service.node.add_dependency(*code_servers.values())
+        self.services = {**code_servers, "Daemon": daemons, "Webserver": self.webserver, **counters}
 
         stops = _on_tasks(cluster, ["ecs:DescribeTasks", "ecs:StopTask"])
         # Neither knows resources.
@@ -209,11 +244,11 @@ class Services(Construct):
         )
 
     def _starting(self, cluster: ecs.ICluster, roles: Roles) -> list[iam.PolicyStatement]:
-        """Return what starting the one task definition takes, and passing on its two roles."""
+        """Return what starting the task of each queue's runs takes, and passing on its two roles."""
         run = iam.PolicyStatement(
             sid="StartRuns",
             actions=["ecs:RunTask"],
-            resources=[self.run.task_definition_arn],
+            resources=[run.task_definition_arn for run in self.runs.values()],
             conditions={"ArnEquals": {"ecs:cluster": cluster.cluster_arn}},
         )
         stack = cdk.Stack.of(self)
@@ -226,30 +261,32 @@ class Services(Construct):
         hand_on = iam.PolicyStatement(
             sid="WithTheirRoles",
             actions=["iam:PassRole"],
-            resources=[roles.run.role_arn, self.run.obtain_execution_role().role_arn],
+            resources=[roles.run.role_arn, *(run.obtain_execution_role().role_arn for run in self.runs.values())],
             conditions={"StringEquals": {"iam:PassedToService": "ecs-tasks.amazonaws.com"}},
         )
         return [run, tag, hand_on]
 
+    def _launched_as(self, run: ecs.FargateTaskDefinition, queue: str) -> dict[str, str]:
+        """Return what tells the launcher of another task than the one in dagster.yaml."""
+        task = {"task_definition_arn": run.task_definition_arn, "container_name": for_queue("run", queue)}
+        return {"DAGSTER_CONTAINER_CONTEXT": cdk.Stack.of(self).to_json_string({"ecs": task})} if queue else {}
+
     def _service(
-        self,
-        part: str,
-        task: ecs.FargateTaskDefinition,
-        group: ec2.ISecurityGroup,
+        self, part: str, task: ecs.FargateTaskDefinition, group: ec2.ISecurityGroup, scope: Construct | None = None
     ) -> ecs.FargateService:
-        size = SIZES[part]
+        size, where = SIZES[part], scope or self
         limits: dict[str, Any] = {
             "min_healthy_percent": 100 * size.stay // size.count,
             "max_healthy_percent": 100 * (size.count + size.more) // size.count,
         }
         return ecs.FargateService(
-            self,
+            where,
             f"{part}Service",
             cluster=self._cluster,
             task_definition=task,
             desired_count=size.count,
             vpc_subnets=TASKS,
-            security_groups=[as_it_is(self, f"{part}ServiceGroup", group)],
+            security_groups=[as_it_is(where, f"{part}ServiceGroup", group)],
             assign_public_ip=False,
             # A version that does not come up is taken back.
             circuit_breaker=ecs.DeploymentCircuitBreaker(rollback=True),
@@ -257,6 +294,26 @@ class Services(Construct):
             propagate_tags=ecs.PropagatedTagSource.SERVICE,
             **limits,
         )
+
+
+def _at_home_with(further: Mapping[str, str]) -> str:
+    """Return the lines of shell that make a home of Dagster which knows further queues: by name, with their hosts.
+
+    Their locations are in no file of the image, and its dagster.yaml has places for the runs of one queue: a number
+    that Dagster takes from no variable.
+    """
+    locations = [
+        {"grpc_server": {"host": host, "port": GRPC_PORT, "location_name": name}} for name, host in further.items()
+    ]
+    places = MOST_RUNS * (1 + len(further)) + _OTHER_RUNS
+    return f"""home="${{PGPASSFILE%/*}}/{_QUEUES_HOME.rpartition("/")[2]}"
+mkdir -p "$home"
+cat > "$home/workspace.yaml" <<'END'
+{json.dumps({"load_from": locations})}
+END
+sed 's/^\\( *max_concurrent_runs:\\) .*/\\1 {places}/' "$DAGSTER_HOME/dagster.yaml" > "$home/dagster.yaml"
+export DAGSTER_HOME="$home"
+"""
 
 
 def _on_tasks(cluster: ecs.ICluster, actions: Sequence[str]) -> iam.PolicyStatement:

@@ -13,7 +13,16 @@ from aws_cdk import aws_rds as rds
 from aws_cdk import aws_secretsmanager as sm
 from constructs import Construct
 
-from loginpipe_aws.containers import RDS_CA, add_container, database_url, image_of, password_of, task_definition
+from loginpipe_aws.containers import (
+    RDS_CA,
+    add_container,
+    database_url,
+    for_queue,
+    image_of,
+    password_of,
+    scope_for,
+    task_definition,
+)
 from loginpipe_aws.database import ADMINISTRATOR
 from loginpipe_aws.naming import named
 from loginpipe_aws.roles import Roles
@@ -40,12 +49,12 @@ class Setup(Construct):
         logins: Mapping[str, sm.ISecret],
         key: kms.IKey,
         environment: Mapping[str, str],
-        counting: Mapping[str, str],
+        counting: Mapping[str, Mapping[str, str]],
         pipeline: Mapping[str, str],
         log_group: logs.ILogGroup,
     ) -> None:
-        # `environment` is what migrating takes, `counting` what takes queue and database and no key, `pipeline` what a
-        # run is told.
+        # `environment` is what migrating takes, `counting` for each queue (the login queue has
+        # no name) what takes queue and database and no key, `pipeline` what a run of the login queue is told.
         super().__init__(scope, construct_id)
         image = image_of(images, image_tag)
         self.cluster = ecs.Cluster(
@@ -101,14 +110,17 @@ class Setup(Construct):
         )
 
         # With --dry-run until whoever runs it says otherwise: `run-task.sh` passes another command.
-        self.redrive = task_definition(self, "Redrive", cpu=256, memory_mib=512, role=roles.redrive)
-        add_container(
-            self.redrive,
-            "redrive",
-            image=image,
-            command=["loginpipe", "dlq", "redrive", "--dry-run"],
-            environment=counting,
-            log_group=log_group,
-            logins={"pipeline": logins["pipeline"]},
-            key=key,
-        )
+        for queue, told in counting.items():
+            redrive = task_definition(
+                scope_for(self, queue), "Redrive", cpu=256, memory_mib=512, role=roles.redrive, queue=queue
+            )
+            add_container(
+                redrive,
+                for_queue("redrive", queue),
+                image=image,
+                command=["loginpipe", "dlq", "redrive", "--dry-run"],
+                environment=told,
+                log_group=log_group,
+                logins={"pipeline": logins["pipeline"]},
+                key=key,
+            )

@@ -9,7 +9,16 @@ from constructs import Construct
 from loginpipe_aws import function
 from loginpipe_aws.balancer import Balancer
 from loginpipe_aws.containers import DAGSTER_HOME, database_url
-from loginpipe_aws.context import ContextError, Foundation, Release, Web, foundation, installation, release, web
+from loginpipe_aws.context import (
+    ContextError,
+    Foundation,
+    Release,
+    Web,
+    foundation,
+    installation,
+    release,
+    web,
+)
 from loginpipe_aws.database import Database
 from loginpipe_aws.exceptions import note_exceptions
 from loginpipe_aws.key_watch import KeyWatch
@@ -71,13 +80,23 @@ class DataStack(cdk.Stack):
         self.telemetry = Telemetry(self, "Telemetry", key=self.keys.telemetry, alert_email=settings.alert_email)
         self.storage = Storage(self, "Storage", key=self.keys.data, image_reader_arns=settings.image_reader_arns)
         by_function = settings.consumer in {"lambda", "both"}
-        self.queue = LoginQueue(
-            self,
-            "Queue",
-            key=self.keys.queue,
-            sender_arns=settings.sender_arns,
-            visibility_seconds=function.VISIBILITY_SECONDS if by_function else VISIBILITY_SECONDS,
-        )
+        visibility = function.VISIBILITY_SECONDS if by_function else VISIBILITY_SECONDS
+        self._further = {queue.name: queue for queue in settings.queues}
+        # The login queue, which has no name here, is the first.
+        self.queues = {
+            name: LoginQueue(
+                self,
+                f"Queue{name.title()}",
+                key=self.keys.queue,
+                sender_arns=senders,
+                visibility_seconds=visibility,
+                name=name,
+            )
+            for name, senders in {
+                "": settings.sender_arns,
+                **{name: queue.sender_arns for name, queue in self._further.items()},
+            }.items()
+        }
         self.network = Network(
             self,
             "Network",
@@ -108,7 +127,7 @@ class DataStack(cdk.Stack):
             second_factor=self.roles.second_factor,
         )
         resources = self.roles.grant(
-            queue=self.queue,
+            queues=list(self.queues.values()),
             keys=self.keys,
             personal=self.personal,
             archive=self.storage.archive,
@@ -126,7 +145,7 @@ class DataStack(cdk.Stack):
             seal=self.personal.seal,
         )
         for name, value in {
-            "QueueUrl": self.queue.logins.queue_url,
+            **{f"QueueUrl{name.title()}": queue.logins.queue_url for name, queue in self.queues.items()},
             "Images": self.storage.images.repository_uri,
             "DatabaseEndpoint": self.database.instance.db_instance_endpoint_address,
             "SealKey": self.personal.seal.key_arn,
@@ -139,7 +158,7 @@ class DataStack(cdk.Stack):
 
         # After what has a name that may be taken: a rollback cannot delete a protected instance. The policies
         # of the roles name it, and come after it.
-        self.database.instance.node.add_dependency(self.queue, self.personal, self.storage)
+        self.database.instance.node.add_dependency(*self.queues.values(), self.personal, self.storage)
         note_exceptions(self)
 
     def storage_environment(self) -> dict[str, str]:
@@ -156,21 +175,26 @@ class DataStack(cdk.Stack):
             "LOGINPIPE_COMPUTE_LOGS_BUCKET": self.storage.compute_logs.bucket_name,
         }
 
-    def counting_environment(self, released: Release) -> dict[str, str]:
+    def counting_environment(self, released: Release, queue: str = "") -> dict[str, str]:
         """Return the environment of what asks queue and database alone, and holds no key."""
+        further = self._further.get(queue)
+        own = {"LOGINPIPE_ASSET_PREFIX": queue} if further else {}
+        if further and further.max_runs:
+            own["LOGINPIPE_MAX_RUNS"] = str(further.max_runs)
         return {
             **released.settings,
+            **own,
             "AWS_DEFAULT_REGION": self.region,
             "LOGINPIPE_ENV": "production",
-            "LOGINPIPE_QUEUE": self.queue.logins.queue_url,
+            "LOGINPIPE_QUEUE": self.queues[queue].logins.queue_url,
             "LOGINPIPE_DATABASE_URL": database_url(self.database.instance, "pipeline", "loginpipe"),
         }
 
-    def pipeline_environment(self, released: Release) -> dict[str, str]:
+    def pipeline_environment(self, released: Release, queue: str = "") -> dict[str, str]:
         """Return what whoever loads the pipeline's code is told: the settings, and those of Dagster."""
         return {
             **self.dagster_environment(),
-            **self.counting_environment(released),
+            **self.counting_environment(released, queue),
             "LOGINPIPE_TOKEN_KEYS": self.personal.token_keys_uri,
             "LOGINPIPE_SEAL_KEY": self.personal.seal_key_uri,
             "LOGINPIPE_SEAL_KEY_FINGERPRINT": released.seal_key_fingerprint,
@@ -202,7 +226,7 @@ class SetupStack(cdk.Stack):
             logins=data.database.secrets,
             key=data.keys.data,
             environment={**data.storage_environment(), **released.settings, "LOGINPIPE_ENV": "production"},
-            counting=data.counting_environment(released),
+            counting={queue: data.counting_environment(released, queue) for queue in data.queues},
             pipeline=data.pipeline_environment(released),
             log_group=data.telemetry.parts["setup"],
         )
@@ -249,8 +273,8 @@ class ServicesStack(cdk.Stack):
             key=data.keys.data,
             telemetry=data.telemetry,
             dagster=data.dagster_environment(),
-            counting=data.counting_environment(released),
-            pipeline=data.pipeline_environment(released),
+            counting={queue: data.counting_environment(released, queue) for queue in data.queues},
+            pipeline={queue: data.pipeline_environment(released, queue) for queue in data.queues},
         )
         balancer = Balancer(
             self,
@@ -264,20 +288,14 @@ class ServicesStack(cdk.Stack):
             self,
             "Observability",
             topic_arn=data.telemetry.topic.topic_arn,
-            logins=data.queue.logins,
-            dead_letters=data.queue.dead_letters,
+            queues=data.queues,
             instance=data.database.instance,
             storage_gib=settings.database_storage_gib,
             connections=settings.database_connections,
             cluster=setup.setup.cluster,
-            services={
-                "CodeServer": services.code_server,
-                "Daemon": services.daemon,
-                "Webserver": services.webserver,
-                "Metrics": services.metrics,
-            },
+            services=services.services,
             target=balancer.target,
-            run=services.run,
+            runs=list(services.runs.values()),
         )
         if data.function:
             function.LoginFunction(
@@ -287,7 +305,7 @@ class ServicesStack(cdk.Stack):
                 network=data.network,
                 images=data.storage.images,
                 image_tag=released.image_tag,
-                queue=data.queue.logins,
+                queues={queue: each.logins for queue, each in data.queues.items()},
                 instance=data.database.instance,
                 connections=settings.database_connections,
                 login=data.database.secrets["pipeline"],

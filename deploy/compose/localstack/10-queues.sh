@@ -6,7 +6,7 @@ set -euo pipefail
 awslocal sqs create-queue --queue-name login-queue-dlq --attributes '{"MessageRetentionPeriod": "1209600"}'
 
 # The visibility timeout is for whoever asks for none; the pipeline asks for its own. Five deliveries leave room for
-# runs that crash, and still set aside a message that kills every run it comes to.
+# runs that crash, and still reject a message that kills every run it comes to.
 awslocal sqs create-queue --queue-name login-queue --attributes '{
   "VisibilityTimeout": "30",
   "RedrivePolicy": "{\"deadLetterTargetArn\": \"arn:aws:sqs:us-east-1:000000000000:login-queue-dlq\", \"maxReceiveCount\": \"5\"}"

@@ -117,11 +117,15 @@ def test_every_pod_of_the_chart_is_locked_up_comes_from_our_registry_and_makes_n
             assert "DAGSTER_CONTAINER_CONTEXT" not in variables
 
 
-def test_the_instance_that_the_chart_makes_has_the_launcher_that_the_job_is_made_from(
+def test_the_instance_that_the_chart_makes_has_our_limits_and_the_launcher_that_the_job_is_made_from(
     rendered: list[dict[str, Any]],
 ) -> None:
     (text,) = [m["data"]["dagster.yaml"] for m in rendered if m["kind"] == "ConfigMap" and "dagster.yaml" in m["data"]]
-    config = yaml.safe_load(text)["run_launcher"]["config"]
+    instance = yaml.safe_load(text)
+    # What limits whatever starts a run, to the letter: pools, runs, tags.
+    everywhere = yaml.safe_load((FOLDER.parents[1] / "dagster.yaml").read_text())
+    assert instance["concurrency"] == everywhere["concurrency"]
+    config = instance["run_launcher"]["config"]
     assert config["resources"] == LAUNCHER["resources"]
     assert config["env_secrets"] == ["loginpipe"]
     assert config["run_k8s_config"]["pod_spec_config"] == LAUNCHER["runK8sConfig"]["podSpecConfig"]

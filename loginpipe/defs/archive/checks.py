@@ -25,11 +25,11 @@ _SHOWN = 10
 )
 def archive_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:
     """Compare the archive with the table."""
-    return comparison_result(postgres.run(partial(compare_with_table, today=datetime.now(UTC).date())))
+    return _result(postgres.run(partial(compare_with_table, today=datetime.now(UTC).date())))
 
 
-def comparison_result(comparison: Comparison) -> dg.AssetCheckResult:
-    """Return the result of a comparison: passed where nothing differs."""
+def _result(comparison: Comparison) -> dg.AssetCheckResult:
+    # Passed if nothing differs.
     differing = comparison.differing
     return dg.AssetCheckResult(
         check_name=ARCHIVE_MATCHES_TABLE,
@@ -53,9 +53,9 @@ def comparison_result(comparison: Comparison) -> dg.AssetCheckResult:
     )
 
 
-def comparison_evaluation(comparison: Comparison) -> dg.AssetCheckEvaluation:
-    """Return the result of a comparison, for a run that does not materialize the asset."""
-    result = comparison_result(comparison)
+def evaluated(comparison: Comparison) -> dg.AssetCheckEvaluation:
+    """Evaluate a comparison, for a run that is not one of the asset."""
+    result = _result(comparison)
     return dg.AssetCheckEvaluation(
         asset_key=LOGIN_ARCHIVE,
         check_name=ARCHIVE_MATCHES_TABLE,

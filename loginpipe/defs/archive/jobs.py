@@ -16,7 +16,7 @@ from loginpipe.common.logins_table import logins_table
 from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import Settings
 from loginpipe.defs.archive.asset import archive_metadata
-from loginpipe.defs.archive.checks import comparison_evaluation
+from loginpipe.defs.archive.checks import evaluated
 from loginpipe.defs.metadata.groups import LOGIN_ARCHIVE, downstream_tags, first_day
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.masking.keys import load_token_keys
@@ -61,7 +61,7 @@ def archive_changed_days(
             yield dg.AssetMaterialization(
                 LOGIN_ARCHIVE, partition=day.isoformat(), metadata=archive_metadata([archived])
             )
-    yield comparison_evaluation(postgres.run(partial(compare_with_table, today=today)))
+    yield evaluated(postgres.run(partial(compare_with_table, today=today)))
     to_search = postgres.run(days_to_search)
     keys = cache(lambda: load_token_keys(settings.required("token_keys"), production=settings.production))
     erased = 0

@@ -129,7 +129,7 @@ def _results(  # noqa: PLR0917
     SQS is asked only where ``ask`` says so: a run that was told to stop has seconds, and a call may take minutes.
     """
     found = raw_sqs_messages(
-        totals, receiver.counts, queue=sqs.name, limit_reached=ask and _at_in_flight_limit(context, sqs)
+        totals, receiver.counts, queue=sqs.name, at_limit=ask and _at_in_flight_limit(context, sqs)
     )
     yield dg.MaterializeResult(asset_key=RAW_SQS_MESSAGES.key, metadata=found)
     yield dg.MaterializeResult(
@@ -164,14 +164,14 @@ def _counts_add_up(postgres: PostgresResource, run_id: str, since: datetime) -> 
 def _at_in_flight_limit(context: dg.AssetExecutionContext, sqs: SqsResource) -> bool:
     """Say whether receiving ended at SQS's limit of messages in flight: an empty long poll is all that it shows."""
     try:
-        limit_reached = sqs.depth().at_in_flight_limit
+        at_limit = sqs.depth().at_in_flight_limit
     except QueueError:
         return False
-    if limit_reached:
+    if at_limit:
         context.log.warning(
             "queue %r: %s; see %s", sqs.name, IN_FLIGHT_LIMIT_REACHED, runbook("in-flight-limit-reached")
         )
-    return limit_reached
+    return at_limit
 
 
 class _Progress:

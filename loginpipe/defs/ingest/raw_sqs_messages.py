@@ -29,7 +29,7 @@ RAW_SQS_MESSAGES = dg.AssetSpec(
 )
 
 
-def raw_sqs_messages(totals: RunTotals, counts: ReceiveCounts, *, queue: str, limit_reached: bool) -> dict[str, Any]:
+def raw_sqs_messages(totals: RunTotals, counts: ReceiveCounts, *, queue: str, at_limit: bool) -> dict[str, Any]:
     """Return the metadata of the messages that a run received."""
     metadata: dict[str, Any] = {"dagster/row_count": totals.received}
     if totals.sent_ms is not None:
@@ -42,7 +42,7 @@ def raw_sqs_messages(totals: RunTotals, counts: ReceiveCounts, *, queue: str, li
         "redelivered": totals.redelivered,
         "corrupt_returned": counts.corrupt,
         "empty_receives": counts.empty_receives,
-        "in_flight_limit_reached": limit_reached,
+        "in_flight_limit_reached": at_limit,
     }
 
 

@@ -18,7 +18,7 @@ from loginpipe.masking.keys import load_token_keys
 from loginpipe.monitoring.anomalies import TRAILING_DAYS, Verdict, evaluate_null_locales, evaluate_volume
 from loginpipe.postgres.contract import contract_differences, current_columns
 from loginpipe.postgres.insights import DUPLICATES, DayCounts, compare_duplicates, daily_counts
-from loginpipe.postgres.ledger import DayBooks, read_books
+from loginpipe.postgres.ledger import LedgerDay, read_ledger_days
 from loginpipe.postgres.partitions import stray_rows
 from loginpipe.postgres.token_keys import newest_key_version, require_known_keys
 
@@ -44,7 +44,7 @@ _COMPARED_TOKENS = 1_000
 def ledger_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:
     """Reconcile the newest days."""
     today = _today()
-    counts = postgres.run(partial(read_books, first=today - (_RECONCILED_DAYS - 1) * _DAY, last=today))
+    counts = postgres.run(partial(read_ledger_days, first=today - (_RECONCILED_DAYS - 1) * _DAY, last=today))
     if counts is None:
         return dg.AssetCheckResult(
             passed=False,
@@ -236,7 +236,7 @@ def _unusual(verdict: Verdict) -> dg.AssetCheckResult:
     )
 
 
-def _table(counts: Sequence[DayBooks]) -> dg.MarkdownMetadataValue:
+def _table(counts: Sequence[LedgerDay]) -> dg.MarkdownMetadataValue:
     lines = ["| day | in the ledger | rejected | rows | missing |", "| --- | ---: | ---: | ---: | ---: |"]
     lines += [f"| {d.day} | {d.recorded:,} | {d.rejected:,} | {d.rows:,} | {d.missing:,} |" for d in counts]
     return dg.MetadataValue.md("\n".join(lines))

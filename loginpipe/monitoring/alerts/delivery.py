@@ -30,7 +30,7 @@ _MAX_SUBJECT = 100
 
 
 class Channel(Protocol):
-    """A place that alerts are sent to."""
+    """A way to send alerts."""
 
     @property
     def name(self) -> str:
@@ -183,8 +183,8 @@ def deliver_pending(way: Channel, outbox: Outbox, queue: str, now: datetime) -> 
 def summary(state: State, ways: Sequence[Channel]) -> str:
     """Return the active alerts, and whether they are sent to any channel."""
     lasting = [f"{kind(name).title} ({episode.message})" for name, episode in state.episodes.items() if episode.told]
-    unsent = "" if ways else "; alerts are not sent: set LOGINPIPE_ALERT_WEBHOOK_URL or LOGINPIPE_ALERT_SNS_TOPIC"
-    return f"{', '.join(lasting) or 'no alerts'}{unsent}"
+    unsent = "" if ways else "; no alert is sent: set LOGINPIPE_ALERT_WEBHOOK_URL or LOGINPIPE_ALERT_SNS_TOPIC"
+    return f"{', '.join(lasting) or 'nothing is wrong'}{unsent}"
 
 
 def subject(queue: str, events: Sequence[Event]) -> str:
@@ -210,7 +210,7 @@ def _paragraph(queue: str, event: Event) -> str:
         f"loginpipe, queue {queue}: {of.title}\n"
         f"Seen: {event.message}.\n"
         f"Since: {_utc(event.since)}.\n"
-        f"Do: {of.todo}.\n"
+        f"Do: {of.todo}\n"
         f"Runbook: {runbook(of.anchor)}"
     )
 

@@ -33,44 +33,42 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "queue-unreachable": Kind(
         "the queue cannot be used",
-        "fix the error shown; nothing is lost, messages wait on the queue",
+        "Fix the error shown. Nothing is lost: messages wait on the queue.",
         "source-down",
     ),
     "database-unreachable": Kind(
         "the database cannot be used",
-        "fix the error shown; nothing is lost, runs fail and their messages return to the queue",
+        "Fix the error shown. Nothing is lost: runs fail and their messages return to the queue.",
         "source-down",
     ),
     "runs-failing": Kind(
         "runs are failing",
-        "open the newest failed run of ingest_logins in Dagster and fix its error; `loginpipe doctor` finds most "
-        "causes",
+        "Open the newest failed run of ingest_logins in Dagster and fix its cause. Run `loginpipe doctor`.",
         "a-run-fails",
     ),
     "stuck": Kind(
         "messages wait and no batch finishes",
-        "check in Dagster that the daemon and queue_depth_sensor are running, and whether runs fail or hang",
+        "In Dagster, check that the daemon and queue_depth_sensor are running, and whether runs fail or hang.",
         "nothing-arrives",
     ),
     "in-flight-limit-reached": Kind(
-        "in-flight limit reached: waiting messages cannot be received",
-        "find the consumer that receives messages and does not delete them",
+        "in-flight limit reached: messages wait and none can be received",
+        "Find the consumer that receives and does not delete.",
         "in-flight-limit-reached",
     ),
     "dead-letters": Kind(
-        "the dead-letter queue holds messages",
-        "find the cause, then run `loginpipe dlq redrive`: SQS deletes dead letters after the retention period",
+        "dead letters",
+        "Fix the cause, then run `loginpipe dlq redrive`. SQS deletes dead letters that are too old.",
         "dead-letters",
     ),
     "reject-rate": Kind(
         "many messages are rejected",
-        "list the reasons with `loginpipe rejects list`; have the sender fix the messages, or fix the rules and "
-        "replay them",
+        "Run `loginpipe rejects list` for the reasons. Ask the sender, or correct the settings and replay.",
         "rejected-messages",
     ),
     "delay": Kind(
         "logins are stored late",
-        "check whether the backlog grows; raise LOGINPIPE_MAX_RUNS, or find what slows the runs down",
+        "If the backlog grows, raise LOGINPIPE_MAX_RUNS, or find what slows the runs down.",
         "the-backlog-grows",
     ),
 }
@@ -101,17 +99,17 @@ def kind(name: str) -> Kind:
         job = name.removeprefix(JOB)
         return Kind(
             f"the job {job} fails",
-            f"fix the error shown, then launch {job} in Dagster, or wait for its next run",
+            f"Fix the error shown, then launch {job} in Dagster, or wait for its next run.",
             JOB_SECTIONS.get(job, "a-job-fails"),
         )
     if name.startswith(CHECK):
         check = name.removeprefix(CHECK)
         return Kind(
             f"the check {check} fails",
-            "open the asset's checks in Dagster and read the result of this one",
+            "Open it in Dagster, under the asset's checks: its description says what it found.",
             CHECK_SECTIONS.get(check.partition(" ")[0], "a-check-fails"),
         )
-    return KINDS.get(name) or Kind(name, "see the runbook", name)
+    return KINDS.get(name) or Kind(name, "See the runbook.", name)
 
 
 @dataclass(frozen=True)

@@ -198,10 +198,10 @@ WITH pairs AS (
                 AND (
                     known.month < %(month)s
                     OR known.month = %(month)s
-                    AND cardinality(array_remove(
-                        known.logins[:%(place)s - 1] || known.late[:%(place)s - 1], NULL
-                    )) > 0
+                    AND (0 < ANY (known.logins[:%(place)s - 1]) OR 0 < ANY (known.late[:%(place)s - 1]))
                 )
+            -- Keeps it a look-up a pair: with enough work_mem, Postgres would read all that is kept into a hash table.
+            OFFSET 0
         ) AS is_new
     FROM (SELECT * FROM day_pairs ORDER BY token) AS pair
     WHERE token NOT IN (SELECT token FROM loginpipe.placeholder_tokens WHERE field = %(field)s)
@@ -273,7 +273,9 @@ WHERE token NOT IN (SELECT token FROM loginpipe.placeholder_tokens WHERE field =
 
 -- name: top_duplicates
 -- List the tokens of a day with the most users, with the number of all its rows beside each.
-SELECT {token}, users, logins, first_date, last_date, count(*) OVER ()
+SELECT
+    {token}, users, logins, first_date, last_date,
+    (SELECT count(*) FROM {table} WHERE create_date = %(day)s)
 FROM {table}
 WHERE create_date = %(day)s
 ORDER BY users DESC, logins DESC, {token}

@@ -54,7 +54,7 @@ def test_libpq_takes_the_password_of_a_url_without_one_from_the_password_file(
     monkeypatch.setenv("PGPASSFILE", str(file))
     signs_in(url)
     assert told == ["a:b\\c"]
-    # Read anew with each connection.
+    # Read again with each connection.
     file.write_text(f"*:{port}:*:dagster:turned\n")
     signs_in(url)
     assert told == ["a:b\\c", "turned"]

@@ -14,6 +14,10 @@ from conftest import AWS, EXAMPLE, run_app
 from loginpipe_aws import environments
 from loginpipe_aws.context import NAMES, ContextError, foundation, release
 
+QUEUES = (
+    "must be a list of objects with a name (2 to 20 small letters and digits, a letter first; not login or loginpipe), "
+    "sender_arns (ARNs of IAM roles or users), and max_runs from 1 to 8 or none"
+)
 ENVIRONMENTS = sorted(path.stem for path in (AWS / "environments").glob("*.json"))
 
 
@@ -80,8 +84,8 @@ def test_an_environment_that_is_not_there_stops_it_with_one_line_that_says_what_
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("[]", "is no JSON object: mend it"),
-        ("{", "is no JSON object: mend it"),
+        ("[]", "is not a JSON object: fix it"),
+        ("{", "is not a JSON object: fix it"),
         ('{"regoin": "x"}', "has what nothing reads: regoin; README.md lists the values there are"),
     ],
     ids=["a list", "half a file", "a slip of the pen"],
@@ -126,6 +130,11 @@ def test_without_a_way_in_for_people_the_one_off_tasks_can_be_deployed(tmp_path:
         ("database_networks", ["0.0.0.0/0"], "must be private IPv4 networks: nothing here is for the internet"),
         ("database_networks", ["10.0.0.1/16"], "must be private networks, as in 10.0.0.0/16"),
         ("sender_arns", ["*"], "must be a list of ARNs of IAM roles or users"),
+        ("queues", 2 * [{"name": "partners"}], "must have names that differ from each other and from asset_prefix"),
+        ("queues", [{"name": "login"}], QUEUES),
+        ("queues", [{"name": "partners", "max_runs": 9}], QUEUES),
+        ("queues", [{"name": "partners", "sender_arns": ["*"]}], QUEUES),
+        ("queues", "partners", QUEUES),
         ("database_connections", 10, "must be a whole number from 50 to 5000"),
         ("database_storage_most_gib", 100, "must be a whole number from 101 to 65536"),
         ("read_replica", "perhaps", "must be true or false"),
@@ -141,7 +150,8 @@ def test_without_a_way_in_for_people_the_one_off_tasks_can_be_deployed(tmp_path:
         ),
     ],
     ids=[
-        "region", "vpc", "everybody", "host bits", "any sender", "connections", "storage", "flag", "address",
+        "region", "vpc", "everybody", "host bits", "any sender", "one queue twice", "the login queue", "too many runs",
+        "any sender of a queue", "no list of queues", "connections", "storage", "flag", "address",
         "a whole account", "installation", "any auditor", "throughput", "throughput of small storage",
     ],
 )  # fmt: skip

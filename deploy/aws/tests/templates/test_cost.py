@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from conftest import AWS
-from iam import Account
+from iam import Account, Resource
 from loginpipe_aws.services import SIZES
 
 SCALING = (AWS.parents[1] / "docs" / "scaling.md").read_text()
@@ -39,6 +39,11 @@ def test_the_costs_are_quantities_times_prices_and_add_up() -> None:
     assert [number(cell) for cell in costs["**together**"][1:]] == sums
 
 
+def of_one_queue(account: Account, kind: str) -> list[Resource]:
+    """Resources without those of the example's further queue."""
+    return [resource for resource in account.of(kind) if "Partners" not in resource.name]
+
+
 def test_the_quantities_are_those_of_the_stacks(account: Account) -> None:
     quantities = {name: [number(cell.split(": ")[0]) for cell in cells[1:]]
                   for name, cells in rows("What it costs on AWS").items() if ":" in cells[-1]}  # fmt: skip
@@ -46,7 +51,7 @@ def test_the_quantities_are_those_of_the_stacks(account: Account) -> None:
     lasting_gib = (
         sum(
             memory[service.properties["TaskDefinition"].removeprefix("arn:")] * service.properties["DesiredCount"]
-            for service in account.of("AWS::ECS::Service")
+            for service in of_one_queue(account, "AWS::ECS::Service")
         )
         / 1024
     )
@@ -62,13 +67,40 @@ def test_the_quantities_are_those_of_the_stacks(account: Account) -> None:
         "hours of interface endpoints": [HOURS * zones * len(interfaces)] * 3,
         "keys in KMS": [keys] * 3,
         "secrets": [secrets] * 3,
-        "alarms": [len(account.of("AWS::CloudWatch::Alarm"))] * 3,
+        "alarms": [len(of_one_queue(account, "AWS::CloudWatch::Alarm"))] * 3,
     }
     assert {name: quantities[name] for name in expected} == expected
     # The sensor's three calls in five seconds; a receive a message, and two deletes a second; a fifth a message.
     calls = [0.6, 0.6 + 10 + 2, 0.6 + 1_000 / 5]
     assert [round(each * SECONDS / 1e6, 0) for each in calls] == [
         round(each, 0) for each in quantities["million calls to SQS"]
+    ]
+
+
+def test_a_further_queue_costs_what_the_page_says(account: Account) -> None:
+    (shown,) = re.findall(
+        r"\*\*A further queue\*\* adds ([\d.]+) vCPU and ([\d.]+) GB \(\$(\d+)\), (\w+) alarms.* \(\$(\d+)\); "
+        r"at traffic a run \(\$(\d+)\)",
+        SCALING,
+    )
+    prices = {name: number(cells[0]) for name, cells in rows("What it costs on AWS").items() if ":" in cells[-1]}
+    cpu, gib, call = (
+        prices[name]
+        for name in ("vCPU-hours of services and runs on Fargate", "GB-hours of their memory", "million calls to SQS")
+    )
+    tasks = {r.name: r.properties for r in account.of("AWS::ECS::TaskDefinition")}
+    services = [
+        tasks[service.properties["TaskDefinition"].removeprefix("arn:")]
+        for service in account.of("AWS::ECS::Service")
+        if "Partners" in service.name
+    ]
+    vcpus, memory = (sum(int(task[of]) for task in services) / 1024 for of in ("Cpu", "Memory"))
+    alarms = len(account.of("AWS::CloudWatch::Alarm")) - len(of_one_queue(account, "AWS::CloudWatch::Alarm"))
+    assert (float(shown[0]), float(shown[1]), shown[3], alarms) == (vcpus, memory, "five", 5)
+    assert [int(shown[place]) for place in (2, 4, 5)] == [
+        round(HOURS * (vcpus * cpu + memory * gib)),
+        round(0.6 * SECONDS / 1e6 * call),
+        round(HOURS * (cpu / 2 + 2 * gib)),
     ]
 
 

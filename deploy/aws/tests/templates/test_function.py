@@ -36,14 +36,15 @@ def function(account: Account) -> Mapping[str, Any]:
     return found.properties
 
 
-def test_the_queue_calls_the_function_with_full_batches_and_takes_back_what_failed(account: Account) -> None:
-    (mapping,) = [each.properties for each in account.of("AWS::Lambda::EventSourceMapping")]
+def test_each_queue_calls_the_function_with_full_batches_and_takes_back_what_failed(account: Account) -> None:
+    mapping, other = [each.properties for each in account.of("AWS::Lambda::EventSourceMapping")]
+    assert other == {**mapping, "EventSourceArn": account.arn(account.one("AWS::SQS::Queue", "QueuePartnersLogins"))}
     queue = account.one("AWS::SQS::Queue", "QueueLogins")
     assert mapping["EventSourceArn"] == account.arn(queue)
     assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
     assert (mapping["BatchSize"], mapping["MaximumBatchingWindowInSeconds"]) == (10_000, 1)
     connections = account.of("AWS::RDS::DBParameterGroup")[0].properties["Parameters"]["max_connections"]
-    assert mapping["ScalingConfig"] == {"MaximumConcurrency": int(connections) // 4}
+    assert mapping["ScalingConfig"] == {"MaximumConcurrency": int(connections) // 2 // 4}
     assert (max_concurrency(4), max_concurrency(400), max_concurrency(5_000)) == (2, 100, 1_000)
     assert queue.properties["VisibilityTimeout"] >= 6 * function(account)["Timeout"]
     assert queue.properties["RedrivePolicy"]["maxReceiveCount"] == 5

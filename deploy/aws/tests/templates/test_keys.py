@@ -1,4 +1,4 @@
-"""Who may do what with the keys: every statement of every role, and of the keys themselves, judged together."""
+"""Who may do what with the keys: every statement of every role, and of the keys themselves, evaluated together."""
 
 import json
 from typing import Any
@@ -188,10 +188,12 @@ def test_a_password_is_read_by_those_who_start_what_signs_in_with_it(account: Ac
         "Owner": {"SetupPrepare", "SetupMigrate"},
         "Pipeline": {
             "SetupPrepare", "SetupCheck", "SetupRedrive", "ServicesRun", "ServicesCodeServer", "ServicesMetrics",
+            "SetupQueuePartnersRedrive", "ServicesQueuePartnersRun", "ServicesQueuePartnersCodeServer",
+            "ServicesQueuePartnersMetrics",
         },
         "Dagster": {
             "SetupPrepare", "SetupMigrate", "SetupCheck", "ServicesRun", "ServicesCodeServer", "ServicesDaemon",
-            "ServicesWebserver",
+            "ServicesWebserver", "ServicesQueuePartnersRun", "ServicesQueuePartnersCodeServer",
         },
     }  # fmt: skip
     assert len(account.of("AWS::SecretsManager::Secret")) == len(tasks)
@@ -206,13 +208,14 @@ def test_a_password_is_read_by_those_who_start_what_signs_in_with_it(account: Ac
     assert not [each for each in account.resources if each.type == "AWS::SecretsManager::ResourcePolicy"]
 
 
-def test_the_role_of_the_daemon_starts_that_one_task_with_its_two_roles(account: Account) -> None:
-    run = account.one("AWS::ECS::TaskDefinition", "ServicesRun")
+def test_the_role_of_the_daemon_starts_the_tasks_of_runs_alone_with_their_roles(account: Account) -> None:
+    runs = [account.one("AWS::ECS::TaskDefinition", f"Services{queue}Run") for queue in ("", "QueuePartners")]
     daemon = account.one("AWS::IAM::Role", "RolesDaemon")
     (starts,) = [s for s in account.identity(daemon) if "ecs:RunTask" in s["Action"]]
-    assert starts["Resource"] == account.arn(run)
+    assert set(starts["Resource"]) == {account.arn(run) for run in runs}
     (hands_on,) = [s for s in account.identity(daemon) if "iam:PassRole" in s["Action"]]
-    assert sorted(hands_on["Resource"]) == sorted([run.properties["TaskRoleArn"], run.properties["ExecutionRoleArn"]])
+    roles = {run.properties[role] for run in runs for role in ("TaskRoleArn", "ExecutionRoleArn")}
+    assert set(hands_on["Resource"]) == roles
     assert not any("RegisterTaskDefinition" in str(account.identity(role)) for role in account.roles)
 
 

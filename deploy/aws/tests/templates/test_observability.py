@@ -1,4 +1,4 @@
-"""Every alarm tells somebody, and what must be told has one."""
+"""Every alarm reaches the topic, and what must be reported has one."""
 
 from aws_cdk.assertions import Match, Template
 

@@ -12,11 +12,11 @@ from conftest import AWS
 
 RELEASES = "444455556666.dkr.ecr.us-east-1.amazonaws.com/loginpipe"
 OWN = "111122223333.dkr.ecr.eu-central-1.amazonaws.com/loginpipe"
-DIGEST = "sha256:" + "a" * 64
+DIGEST, LAMBDA = (f"sha256:{letter * 64}" for letter in "ab")
 ANSWERS = {
     "aws cloudformation describe-stacks": 'case "$*" in *Images*) echo "$OWN";; *) echo subnet-1;; esac',
     "aws ecr get-login-password": "echo word",
-    "aws ecr batch-get-image": 'echo "${KNOWN:-None}"',
+    "aws ecr batch-get-image": 'case "$*" in *-lambda*) echo "${KNOWN_LAMBDA:-None}";; *) echo "${KNOWN:-None}";; esac',
     "aws ecs run-task": "echo arn:aws:ecs:eu-central-1:111122223333:task/loginpipe/0123",
     "aws ecs wait": ":",
     "aws ecs describe-tasks": 'printf "%s\\tEssential container in task exited\\n" "${CODE:-0}"',
@@ -24,11 +24,11 @@ ANSWERS = {
     "aws ec2 describe-vpcs": "echo 1",
     "aws ec2 describe-addresses": 'echo "${ADDRESSES:-4}"',
     "docker login": "cat > /dev/null",
-    "skopeo inspect": 'echo "$DIGEST"',
+    "skopeo inspect": 'case "$*" in *-lambda) echo "$LAMBDA";; *) echo "$DIGEST";; esac',
     "skopeo copy": ":",
     "gh api": 'echo "${REVIEWERS:-2}"',
     "cosign verify": 'exit "${UNSIGNED:-0}"',
-    "gh attestation verify": 'exit "${UNSIGNED:-0}"',
+    "gh attestation verify": 'case "$*" in *"${UNSIGNED_DIGEST:-none}"*) exit 1;; esac',
 }
 """Beginning of a command → what the stand-in does instead."""
 
@@ -49,7 +49,7 @@ def run(
         ["bash", str(AWS / script), *arguments],
         env={
             "PATH": f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "CALLED": str(called), "OWN": OWN, "DIGEST": DIGEST,
+            "CALLED": str(called), "OWN": OWN, "DIGEST": DIGEST, "LAMBDA": LAMBDA,
             "RELEASES": RELEASES, "GITHUB_REPOSITORY": "example/loginpipe", **environment,
         },
         capture_output=True,
@@ -59,13 +59,15 @@ def run(
     return done, called.read_text()
 
 
-def test_an_image_is_verified_and_copied_by_its_digest(tmp_path: Path) -> None:
+def test_both_images_are_verified_and_then_copied_by_their_digests(tmp_path: Path) -> None:
     done, called = run(tmp_path, "copy-image.sh", "1.2.3")
     assert done.returncode == 0, done.stderr
-    verified = called.index(f"gh attestation verify oci://{RELEASES}@{DIGEST} --repo example/loginpipe ")
+    verified = called.rindex(f"gh attestation verify oci://{RELEASES}@{LAMBDA} --repo example/loginpipe ")
+    assert called.index(f"gh attestation verify oci://{RELEASES}@{DIGEST} --repo example/loginpipe ") < verified
     assert "--signer-workflow example/loginpipe/.github/workflows/release.yml" in called
-    copied = called.index(f"skopeo copy --all --preserve-digests docker://{RELEASES}@{DIGEST} docker://{OWN}:1.2.3")
-    assert verified < copied
+    for digest, tag in ((DIGEST, "1.2.3"), (LAMBDA, "1.2.3-lambda")):
+        copy = f"skopeo copy --all --preserve-digests docker://{RELEASES}@{digest} docker://{OWN}:{tag}\n"
+        assert verified < called.index(copy)
 
 
 def test_each_repository_is_signed_in_to_in_its_own_region(tmp_path: Path) -> None:
@@ -75,8 +77,9 @@ def test_each_repository_is_signed_in_to_in_its_own_region(tmp_path: Path) -> No
         assert f"docker login --username AWS --password-stdin {repository.removesuffix('/loginpipe')}\n" in called
 
 
-def test_what_the_release_workflow_has_not_signed_is_not_copied(tmp_path: Path) -> None:
-    done, called = run(tmp_path, "copy-image.sh", "1.2.3", UNSIGNED="1")
+@pytest.mark.parametrize("unsigned", [DIGEST, LAMBDA], ids=["the image", "that of Lambda"])
+def test_where_the_release_workflow_has_not_signed_one_neither_is_copied(tmp_path: Path, unsigned: str) -> None:
+    done, called = run(tmp_path, "copy-image.sh", "1.2.3", UNSIGNED_DIGEST=unsigned)
     assert done.returncode == 1
     assert "skopeo copy" not in called
 
@@ -120,7 +123,7 @@ def test_a_deployment_that_nobody_approves_fails_unless_it_is_meant(
 
 
 def test_an_image_that_is_there_already_is_verified_and_left(tmp_path: Path) -> None:
-    done, called = run(tmp_path, "copy-image.sh", "1.2.3", KNOWN=DIGEST)
+    done, called = run(tmp_path, "copy-image.sh", "1.2.3", KNOWN=DIGEST, KNOWN_LAMBDA=LAMBDA)
     assert done.returncode == 0
     assert "gh attestation verify" in called
     assert "skopeo copy" not in called
@@ -134,7 +137,9 @@ def test_another_image_under_the_releases_tag_stops_it_with_one_line(tmp_path: P
     assert "skopeo copy" not in called
 
 
-@pytest.mark.parametrize(("code", "expected"), [("0", 0), ("1", 1), ("None", 1)], ids=["well", "badly", "never begun"])
+@pytest.mark.parametrize(
+    ("code", "expected"), [("0", 0), ("1", 1), ("None", 1)], ids=["well", "badly", "never started"]
+)
 def test_a_one_off_task_ends_the_script_as_it_ended_itself(tmp_path: Path, code: str, expected: int) -> None:
     done, called = run(tmp_path, "run-task.sh", "loginpipe-migrate", CODE=code)
     assert done.returncode == expected

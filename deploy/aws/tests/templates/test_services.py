@@ -17,7 +17,7 @@ from loginpipe_aws.services import peak_cpu
 AWS = Path(__file__).parents[2]
 ROOT = AWS.parents[1]
 ONE_OFF = {"prepare", "migrate", "check", "redrive"}
-COUNTING = {"metrics", "redrive"}
+COUNTING = {"metrics", "redrive", "metrics-partners", "redrive-partners"}
 """They ask queue and database, and hold no key."""
 SERVICES = ("CodeServer", "Daemon", "Webserver")
 NOT_MEANT = {"LOGINPIPE_ALERT_WEBHOOK_URL"}
@@ -46,7 +46,10 @@ def environment(container: dict[str, Any]) -> dict[str, str]:
 
 
 def test_there_is_a_task_for_each_part(account: Account) -> None:
-    assert set(containers(account)) == {*ONE_OFF, "run", "codeserver", "daemon", "webserver", "metrics"}
+    of_queues = {"run", "codeserver", "metrics", "redrive"}
+    assert set(containers(account)) == {
+        *ONE_OFF, *of_queues, *(f"{part}-partners" for part in of_queues), "daemon", "webserver",
+    }  # fmt: skip
 
 
 def test_every_container_is_read_only_unprivileged_and_without_capabilities(account: Account) -> None:
@@ -66,7 +69,7 @@ def test_every_variable_is_one_that_loginpipe_or_dagster_yaml_reads(account: Acc
         assert ours <= DOCUMENTED | OURS
 
 
-@pytest.mark.parametrize("part", ["run", "codeserver", "check"])
+@pytest.mark.parametrize("part", ["run", "codeserver", "check", "run-partners", "codeserver-partners"])
 def test_what_loads_the_code_is_told_every_setting_there_is(account: Account, part: str) -> None:
     given = environment(containers(account)[part])
     # Each value of the example is set: what a setting lacks here cannot be passed at all.
@@ -75,7 +78,8 @@ def test_what_loads_the_code_is_told_every_setting_there_is(account: Account, pa
     assert given["LOGINPIPE_TOKEN_KEYS"].startswith("awskms:v1=")
     assert given["LOGINPIPE_ARCHIVE_URL"].endswith("/archive")
     asked = {
-        "BATCH_MESSAGES": "25000", "LINGER_SECONDS": "1", "RUN_SECONDS": "300", "RECEIVERS": "16", "MAX_RUNS": "6",
+        "BATCH_MESSAGES": "25000", "LINGER_SECONDS": "1", "RUN_SECONDS": "300", "RECEIVERS": "16",
+        "MAX_RUNS": "2" if part.endswith("-partners") else "6",
         "MAX_REJECT_RATE": "0.1", "ENVELOPE": "sns", "BRAKE": "off", "EXTRA_FIELDS": "country,session_id",
         "PLACEHOLDERS": "test-device,192.0.2.1", "TABLE": "public.user_logins",
         "COMPAT_SALT": "secretsmanager:arn:aws:secretsmanager:eu-central-1:111122223333:secret:loginpipe/salt-AbCdEf",
@@ -229,7 +233,7 @@ def test_all_tasks_fit_into_the_vcpu_of_a_new_account_while_services_are_replace
         more[service.name] = of_task * (count * most // 100 - count)
     first = sum(extra for name, extra in more.items() if "CodeServer" in name)
     replaced = max(first, sum(more.values()) - first, *(cpu[name] for name in cpu if name.startswith("Setup")))
-    assert peak_cpu(runs=6, run_cpu=2048) == lasting + replaced + 2 * 6 * 2048
+    assert peak_cpu(runs=6 + 2, run_cpu=2048, further=1) == lasting + replaced + 2 * (6 + 2) * 2048
     # The values that an environment begins with.
     app = cdk.App(context={"environment": "production"})
     read_environment(app.node)
@@ -254,5 +258,5 @@ def test_a_version_that_does_not_come_up_is_taken_back(services: Template) -> No
 
 def test_every_lasting_part_has_a_health_check_and_runs_get_the_time_to_hand_back(account: Account) -> None:
     for part, container in containers(account).items():
-        assert ("HealthCheck" in container) is (part in {"codeserver", "daemon", "webserver"})
+        assert ("HealthCheck" in container) is (part in {"codeserver", "codeserver-partners", "daemon", "webserver"})
         assert container["StopTimeout"] == 90
