@@ -107,12 +107,10 @@ _UNAVAILABLE = frozenset(
     }
 )
 
-_CLOCK_REASON = (
-    "cannot be used: AWS refuses the time of the request ({code}): synchronize this machine's clock with NTP"
-)
+_CLOCK_REASON = "cannot be used: AWS refuses the time of the request ({code}): set this machine's clock with NTP"
 _SIGNATURE_REASON = (
     "cannot be used: AWS refuses the signature ({code}): set AWS_SECRET_ACCESS_KEY to the key that belongs to "
-    "AWS_ACCESS_KEY_ID, and synchronize this machine's clock with NTP"
+    "AWS_ACCESS_KEY_ID, and set this machine's clock with NTP"
 )
 _REGION_REASON = (
     "cannot be used: AWS refuses the region that requests are signed for ({code}): set AWS_REGION to the queue's or "

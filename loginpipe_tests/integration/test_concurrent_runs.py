@@ -338,7 +338,7 @@ def test_a_batch_that_is_too_large_for_so_short_a_lease_is_warned_of_at_the_star
     place: FastPlace, capfd: pytest.CaptureFixture[str], batch_messages: int, *, warned: bool
 ) -> None:
     assert place.run(batch_messages=batch_messages, visibility_seconds=3).success
-    warning = "LOGINPIPE_BATCH_MESSAGES is 1067, and leases of 3 s can be extended in time for batches of 1066: set it to that"
+    warning = "LOGINPIPE_BATCH_MESSAGES is 1067, but leases of 3 s can be extended in time for batches of 1066 only"
     assert (warning in capfd.readouterr().err) is warned
 
 

@@ -670,7 +670,8 @@ def test_the_commands_say_whose_dead_letters_there_are_and_touch_ours_alone(
         message_id: fate.state for message_id, fate in before.items()
     }
     assert loginpipe("dlq", "redrive").out == (
-        f"2 moved to queue '{shared}', 0 deleted because their outcome is recorded, 0 left, and 2 dead letters of other "
+        f"2 moved to queue '{shared}', 0 deleted because their outcome is recorded, 0 left, and 2 dead letters of "
+        "other "
         "queues\n"
     )
     assert loginpipe("dlq", "redrive", "--json").json == {

@@ -93,7 +93,8 @@ def test_what_is_not_as_it_should_be_is_named_with_the_mend(
     execute(pipeline.database_url, "INSERT INTO user_logins (user_id, create_date) VALUES ('ann', '2019-01-01')")
     lines = findings()
     assert lines["partitions"].message == (
-        "default partitions hold 1 rows of public.user_logins: run the job maintain_partitions; rows that stay there have "
+        "default partitions hold 1 rows of public.user_logins: run the job maintain_partitions; rows that stay "
+        "there have "
         "dates far from today"
     )
     assert lines["masking"].ok

@@ -205,7 +205,8 @@ def test_doctor_names_who_holds_a_lock_that_a_load_waits_for(
         cursor.execute("LOCK TABLE user_logins IN SHARE MODE")
         process = other.info.backend_pid
         assert found() == (
-            f"loads are blocked: public.user_logins is locked by {OWNER} (psql, process {process}): end that transaction, or "
+            f"loads are blocked: public.user_logins is locked by {OWNER} (psql, process {process}): end that "
+            "transaction, or "
             f"ask an administrator to run `SELECT pg_terminate_backend({process})`"
         )
         other.rollback()

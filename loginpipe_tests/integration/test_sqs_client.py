@@ -133,7 +133,7 @@ def test_an_endpoint_that_is_no_url_is_named(queue: Queue, monkeypatch: pytest.M
         ("InvalidClientTokenId", "cannot be used: AWS refuses the credentials (InvalidClientTokenId): renew them"),
         (
             "RequestExpired",
-            "cannot be used: AWS refuses the time of the request (RequestExpired): synchronize this machine's clock with NTP",
+            "cannot be used: AWS refuses the time of the request (RequestExpired): set this machine's clock with NTP",
         ),
         ("RequestThrottled", "is throttled by AWS (RequestThrottled): try again later"),
         ("OverLimit", "cannot be used: AWS answered OverLimit"),

@@ -90,8 +90,8 @@ def test_keys_without_https_are_refused_in_production_before_they_are_asked_for(
 @pytest.mark.parametrize(
     ("code", "message", "said"),
     [
-        ("RequestTimeTooSkewed", "", "synchronize this machine's clock with NTP"),
-        ("RequestExpired", "", "synchronize this machine's clock with NTP"),
+        ("RequestTimeTooSkewed", "", "set this machine's clock with NTP"),
+        ("RequestExpired", "", "set this machine's clock with NTP"),
         ("InvalidSignatureException", "Signature expired: 20261120T1 is now earlier than", "the time of the request"),
         ("SignatureDoesNotMatch", "Signature not yet current: 20261120T1 is still later", "the time of the request"),
         ("SignatureDoesNotMatch", "The request signature we calculated", "AWS refuses the signature"),

@@ -20,7 +20,8 @@ READ = (
 )  # fmt: skip
 NOT_YET = (
     "loginpipe/archive", "loginpipe/backup", "loginpipe/custody", "loginpipe/ingest", "loginpipe/logins",
-    "loginpipe/masking", "loginpipe/postgres", "loginpipe/sqs", "docs", "deploy", ".github", "README.md", "CONTRIBUTING.md", "CHANGELOG.md",
+    "loginpipe/masking", "loginpipe/postgres", "loginpipe/sqs", "docs", "deploy", ".github",
+    "README.md", "CONTRIBUTING.md", "CHANGELOG.md",
 )  # fmt: skip
 
 WORDS = {

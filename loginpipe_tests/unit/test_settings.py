@@ -387,7 +387,8 @@ def test_a_setting_of_an_earlier_version_is_named_with_what_replaces_it(
 ) -> None:
     set_variables(monkeypatch, batch_seconds=value)
     assert str(refusal()) == (
-        "LOGINPIPE_BATCH_SECONDS was removed: a batch closes LOGINPIPE_LINGER_SECONDS after its first message, and a run "
+        "LOGINPIPE_BATCH_SECONDS was removed: a batch closes LOGINPIPE_LINGER_SECONDS after its first message, and "
+        "a run "
         "ends after LOGINPIPE_RUN_SECONDS: set these instead"
     )
 
