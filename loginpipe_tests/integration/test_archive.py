@@ -287,12 +287,12 @@ def test_what_s3_refuses_is_named_and_production_demands_https(aws: None, monkey
         open_store("s3://no\\bucket/x", production=False).require_usable()
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://s3.example.com:9000")
     with pytest.raises(
-        ArchiveError, match=r"^the bucket .*: production demands https to AWS, and the endpoint at s3.example.com"
+        ArchiveError, match=r"^the bucket .*: production requires https for AWS, and the endpoint at s3.example.com"
     ):
         open_store("s3://bucket/x", production=True)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
-    with pytest.raises(ArchiveError, match=r"^the bucket 'bucket': the endpoint cannot be reached: "):
+    with pytest.raises(ArchiveError, match=r"^the bucket 'bucket': the endpoint is unreachable: "):
         open_store("s3://bucket/x", production=False).names()
 
 

@@ -328,7 +328,7 @@ def test_a_run_that_fails_says_how_many_leases_it_lost_and_what_came_back_by_its
     failed = place.run(Point.RECEIVED, fail_when_the_leases_are_over, receives=False, visibility_seconds=LEASE_SECONDS)
     assert not failed.success
     assert (
-        f"25 messages were not deleted and went back to queue '{place.queue.name}', 25 of them by themselves; "
+        f"25 messages were not deleted and returned to queue '{place.queue.name}', 25 of them by themselves; "
         "25 leases were lost; see "
     ) in capfd.readouterr().err
 
@@ -338,9 +338,7 @@ def test_a_batch_that_is_too_large_for_so_short_a_lease_is_warned_of_at_the_star
     place: FastPlace, capfd: pytest.CaptureFixture[str], batch_messages: int, *, warned: bool
 ) -> None:
     assert place.run(batch_messages=batch_messages, visibility_seconds=3).success
-    warning = (
-        "LOGINPIPE_BATCH_MESSAGES is 1067, and leases of 3 s are kept for sure for batches of 1066: set it to that"
-    )
+    warning = "LOGINPIPE_BATCH_MESSAGES is 1067, but leases of 3 s can be extended in time for batches of 1066 only"
     assert (warning in capfd.readouterr().err) is warned
 
 

@@ -653,7 +653,7 @@ def test_the_commands_say_whose_dead_letters_there_are_and_touch_ours_alone(
     before = endpoint.books(f"{shared}-dlq")
     assert loginpipe("dlq", "status").out == (
         f"queue '{shared}-dlq': 4 waiting, 0 in flight, 0 delayed, in a dead-letter queue shared with 2 other queues: "
-        f"of all 4 that can be received 2 are of queue '{shared}', 2 of others; messages come after 5 receives\n"
+        f"of all 4 that can be received 2 are of queue '{shared}', 2 of others; messages move there after 5 receives\n"
     )
     assert loginpipe("dlq", "status", "--json").json == {
         "queue": f"{shared}-dlq",
@@ -670,7 +670,8 @@ def test_the_commands_say_whose_dead_letters_there_are_and_touch_ours_alone(
         message_id: fate.state for message_id, fate in before.items()
     }
     assert loginpipe("dlq", "redrive").out == (
-        f"2 moved to queue '{shared}', 0 dropped since their outcome is recorded, 0 left, and 2 dead letters of other "
+        f"2 moved to queue '{shared}', 0 deleted because their outcome is recorded, 0 left, and 2 dead letters of "
+        "other "
         "queues\n"
     )
     assert loginpipe("dlq", "redrive", "--json").json == {
@@ -717,7 +718,9 @@ def test_who_watches_the_depth_counts_our_dead_letters_and_says_how_many_are_not
     assert read_memory(monitor.cursor).alerts.episodes == {}
     assert read_memory(monitor.cursor).dead_letters == f"0 ours and 2 not ours, {where}"
     assert findings()["dead-letter queue"] == Finding(
-        "dead-letter queue", True, f"'{shared}-dlq': 0 ours and 2 not ours, {where}; messages come after 5 receives"
+        "dead-letter queue",
+        True,
+        f"'{shared}-dlq': 0 ours and 2 not ours, {where}; messages move there after 5 receives",
     )
     assert served() == {"loginpipe_dead_letters 0.0", "loginpipe_dead_letters_of_others 2.0"}
 
@@ -785,13 +788,13 @@ def test_the_command_says_what_was_refused_by_code_and_exits_with_1(
             ["--json"],
             {"dropped": 0, "moved": 3, "left": 2, "refused": {"MessageTooLong": 2}, "others": 0, "dry_run": False},
         ),
-        ([], f"0 moved to queue '{queues.queue.name}', 0 dropped since their outcome is recorded, 2 left\n"),
+        ([], f"0 moved to queue '{queues.queue.name}', 0 deleted because their outcome is recorded, 2 left\n"),
     ):
         done = loginpipe("dlq", "redrive", *arguments)
         assert done.code == 1
         assert (json.loads(done.out) if arguments else done.out) == said
         assert done.err == (
-            f"error: queue '{queues.dead.name}' keeps what was refused (2 MessageTooLong): see "
+            f"error: queue '{queues.dead.name}' refused dead letters (2 MessageTooLong): see "
             "docs/operations.md#what-is-refused\n"
         )
 

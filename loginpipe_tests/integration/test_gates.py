@@ -200,13 +200,14 @@ def test_doctor_names_who_holds_a_lock_that_a_load_waits_for(
             locks(load_settings())
         return str(problem.value)
 
-    assert locks(load_settings()) == "no load waits for one"
+    assert locks(load_settings()) == "no load is blocked"
     with closing(psycopg2.connect(owner_url, application_name="psql")) as other, other.cursor() as cursor:
         cursor.execute("LOCK TABLE user_logins IN SHARE MODE")
         process = other.info.backend_pid
         assert found() == (
-            f"loads wait: public.user_logins is locked by {OWNER} (psql, process {process}): end that transaction, or "
-            f"let an administrator run `SELECT pg_terminate_backend({process})`"
+            f"loads are blocked: public.user_logins is locked by {OWNER} (psql, process {process}): end that "
+            "transaction, or "
+            f"ask an administrator to run `SELECT pg_terminate_backend({process})`"
         )
         other.rollback()
 

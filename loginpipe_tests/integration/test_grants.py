@@ -493,10 +493,10 @@ def test_a_role_that_may_do_more_than_the_pipeline_needs_is_a_note_locally_and_a
     }
     for url, says in logins.items():
         locally, in_production = grants(monkeypatch, url), grants(monkeypatch, url, "production")
-        assert (locally.ok, locally.message) == (True, f"as they should be; {says}, more than the pipeline needs")
+        assert (locally.ok, locally.message) == (True, f"correct; {says}, more than the pipeline needs")
         assert not in_production.ok
         assert in_production.message == (
-            f"{says}, more than the pipeline needs: let it connect as a role of its own, made with "
+            f"{says}, more than the pipeline needs: connect as a separate role, which you create with "
             "`CREATE ROLE loginpipe_pipeline LOGIN IN ROLE loginpipe_writer`"
         )
 
@@ -505,7 +505,7 @@ def test_the_pipelines_own_role_is_well_in_production_too(
     settings_environment: dict[str, str], pipeline_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert grants(monkeypatch, pipeline_url, "production") == Finding(
-        "grants", True, f"as they should be; {PIPELINE} may do what the pipeline needs, and no more"
+        "grants", True, f"correct; {PIPELINE} may do what the pipeline needs, and no more"
     )
 
 
@@ -514,7 +514,7 @@ def test_a_role_that_may_not_load_is_told_what_it_lacks(
 ) -> None:
     found = grants(monkeypatch, analyst_url)
     assert (found.ok, found.message) == (
-        False, "analyst may not load: run `GRANT loginpipe_writer TO analyst`, or connect as another role"
+        False, "analyst may not load logins: run `GRANT loginpipe_writer TO analyst`, or connect as another role"
     )  # fmt: skip
 
 

@@ -157,7 +157,7 @@ def test_yesterday_is_compared_with_the_days_before_it(pipeline: Pipeline) -> No
     passed, severity, says = verdict(pipeline, "null_locale_share")
     assert (passed, severity) == (False, WARN)
     assert says.startswith(
-        f"{yesterday}: 90.0% of 1,000 logins name no locale; the median of 14 trailing days is 29.8%"
+        f"{yesterday}: 90.0% of 1,000 logins have no locale; the median of 14 trailing days is 29.8%"
     )
 
 

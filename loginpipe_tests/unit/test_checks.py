@@ -86,7 +86,7 @@ def test_unknown_fields_are_a_warning_with_names_and_counts_alone() -> None:
     assert not result.passed
     assert result.severity == dg.AssetCheckSeverity.WARN
     assert plain(result.metadata) == {"messages_by_field": {"session": 2, "(name not shown)": 1}}
-    assert result.description == "2 field names outside the contract: kept sealed"
+    assert result.description == "2 unknown fields: kept sealed"
     assert not SCHEMA_DRIFT.blocking
 
 

@@ -60,8 +60,8 @@ def test_messages_that_are_delayed_by_their_sender_are_not_there_yet() -> None:
 def test_what_it_says_names_since_when_and_the_newest_batch() -> None:
     found = evaluate(Depth(5, 1, 0), last_finished=ago(20), waiting_since=ago(30), now=NOW, most=MOST)
     assert found.message == (
-        "5 waiting, 1 in flight, 0 delayed; there are messages since 2026-11-21 11:30:00 UTC, and the newest batch "
-        "was finished at 2026-11-21 11:40:00 UTC"
+        "5 waiting, 1 in flight, 0 delayed; messages have been waiting since 2026-11-21 11:30:00 UTC, and the newest "
+        "batch finished at 2026-11-21 11:40:00 UTC"
     )
 
 

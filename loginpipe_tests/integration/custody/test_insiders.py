@@ -398,7 +398,7 @@ def test_a_value_whose_key_is_gone_is_an_answer_of_its_own_and_counted(
 ) -> None:
     ((ip, device),) = store.load(login())
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", pipeline_url)
-    assert warehouse.vault(load_settings()).startswith("each sealed value has its data key; ")
+    assert warehouse.vault(load_settings()).startswith("every sealed value has its data key; ")
     store.execute(
         "DELETE FROM vault.data_keys "
         "WHERE data_key_id = (SELECT data_key_id FROM vault.sealed_values WHERE token = %s)",
