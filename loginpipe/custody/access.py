@@ -76,12 +76,16 @@ class Reason:
 
     def __post_init__(self) -> None:
         """Refuse values; device ids of any form cannot be told from words."""
-        for name, text in (("purpose", self.purpose), ("ticket", self.ticket)):
-            if _ID.search(text) or _ADDRESS_V4.search(text) or any(map(_is_address, text.split())):
-                raise LoginpipeError(
-                    f"the {name} has an address or an id in it, which would stay on record for ever; nothing was sent: "
-                    "describe the case in words, and keep values in the ticket's system"
-                )
+        _refuse_values("purpose", self.purpose)
+        _refuse_values("ticket", self.ticket)
+
+
+def _refuse_values(name: str, text: str) -> None:
+    if _ID.search(text) or _ADDRESS_V4.search(text) or any(map(_is_address, text.split())):
+        raise LoginpipeError(
+            f"the {name} has an address or an id in it, which would stay on record for ever; nothing was sent: "
+            "describe the case in words, and keep values in the ticket's system"
+        )
 
 
 def _is_address(word: str) -> bool:
@@ -296,7 +300,9 @@ def set_second_person(connection: Connection, *, required: bool, ticket: str) ->
 
     Raises:
         AccessRefusedError: no ticket.
+        LoginpipeError: there is an address or an id in the ticket; nothing was sent.
     """
+    _refuse_values("ticket", ticket)
     if not ticket.strip():
         raise AccessRefusedError(REFUSALS["no_ticket"], "no_ticket")
     called(connection, "SELECT vault.set_second_person(%s, %s)", (required, ticket))
