@@ -172,7 +172,7 @@ def require_messages(connection: Connection, subjects: Iterable[str]) -> None:
 def request_access(
     connection: Connection, subjects: Sequence[str], reason: Reason, under: UUID | None = None
 ) -> Request:
-    """Put on record what is to be seen and why.
+    """Put on record what is to be seen and why. What is asked for is in no statement, and in no log of the server.
 
     Args:
         connection: with no transaction open.
@@ -187,11 +187,16 @@ def request_access(
     require_subjects(subjects)
     if under is None:
         require_messages(connection, subjects)
-    return _requested(
-        connection,
-        "SELECT request_id::text, refusal, needs_approval FROM vault.request_access(%s::text[], %s, %s, %s::uuid)",
-        (list(subjects), reason.purpose, reason.ticket, str(under) if under else None),
-    )
+    with custody_transaction(connection) as cursor:
+        cursor.execute(statement("create_asked_subjects"))
+        copy_rows(cursor, "asked_subjects", ("subject",), [subjects])
+        rows = fetched(
+            cursor,
+            "SELECT request_id::text, refusal, needs_approval "
+            "FROM vault.request_access(ARRAY(SELECT subject FROM asked_subjects), %s, %s, %s::uuid)",
+            (reason.purpose, reason.ticket, str(under) if under else None),
+        )
+    return _requested(rows)
 
 
 def request_bulk(connection: Connection, kind: BulkKind, most: int, reason: Reason) -> Request:
@@ -206,15 +211,16 @@ def request_bulk(connection: Connection, kind: BulkKind, most: int, reason: Reas
     Raises:
         AccessRefusedError: with the refusal code.
     """
-    return _requested(
+    rows = called(
         connection,
         "SELECT request_id::text, refusal, needs_approval FROM vault.request_access(NULL, %s, %s, NULL, %s, %s)",
         (reason.purpose, reason.ticket, kind, most),
     )
+    return _requested(rows)
 
 
-def _requested(connection: Connection, query: str, parameters: tuple[object, ...]) -> Request:
-    ((request_id, refusal, needs_approval),) = called(connection, query, parameters)
+def _requested(rows: list[tuple[Any, ...]]) -> Request:
+    ((request_id, refusal, needs_approval),) = rows
     refuse(refusal)
     return Request(UUID(request_id), bool(needs_approval))
 

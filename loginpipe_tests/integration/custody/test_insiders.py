@@ -276,6 +276,8 @@ def test_a_version_of_the_token_key_that_is_made_up_stops_no_run(store: Store) -
 
 
 CANARY_USER, CANARY_UUID = "canary-user-7f0c3f6e", "7f0c3f6e-3c1b-4a35-9d3e-5b9f2f3f9b11"
+# A device id of this form could be a token of an older masking.
+CANARY_HEX = "5d41402abc4b2a76b9719d911017c592"
 
 
 def test_what_a_custodian_types_is_not_in_the_log_of_the_server_when_a_statement_fails(
@@ -288,7 +290,7 @@ def test_what_a_custodian_types_is_not_in_the_log_of_the_server_when_a_statement
     for function in ("lock_loads_out", "lock_access_log"):
         store.execute(f"ALTER FUNCTION vault.{function}() SET lock_timeout = '20ms'")
     asked = request_erasure(custodian, CANARY_USER, {}, REASON).request_id
-    typed = ("198.51.100.77", "593-47-5928", CANARY_UUID, CANARY_USER)
+    typed = ("198.51.100.77", "593-47-5928", CANARY_UUID, CANARY_USER, CANARY_HEX)
     with psycopg2.connect(store.database_url) as locking, locking.cursor() as cursor:
         cursor.execute(
             "LOCK TABLE vault.erasure_gate, vault.access_log_gate, vault.access_log, loginpipe.rejected_messages "
