@@ -20,6 +20,7 @@ query ($selector: SensorSelector!) {
 _STOP: Final = """
 mutation ($id: String!) { stopSensor(id: $id) { __typename ... on PythonError { message } } }
 """
+_RUNS: Final = "{ runsOrError { ... on Runs { results { status } } } }"
 _START: Final = """
 mutation ($selector: SensorSelector!) { startSensor(sensorSelector: $selector) { __typename } }
 """
@@ -47,3 +48,9 @@ def start_sensor(ui: int) -> None:
 def stop_sensor(ui: int) -> None:
     state = graphql(ui, _STATE, selector=SENSOR)["sensorOrError"]["sensorState"]
     graphql(ui, _STOP, id=state["id"])
+
+
+def all_runs_ended(ui: int) -> bool:
+    """No run is queued or active: pages of an asset say "in progress" for as long as one is."""
+    runs = graphql(ui, _RUNS)["runsOrError"]["results"]
+    return all(run["status"] in {"SUCCESS", "FAILURE", "CANCELED"} for run in runs)

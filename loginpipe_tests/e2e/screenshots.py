@@ -17,7 +17,7 @@ from playwright.sync_api import Page
 from rich.progress import track
 
 from loginpipe.local.sample_events import sample_bodies
-from loginpipe_tests.e2e.browser import open_page, start_sensor, stop_sensor
+from loginpipe_tests.e2e.browser import all_runs_ended, open_page, start_sensor, stop_sensor
 from loginpipe_tests.e2e.project import Project, eventually, running_project, running_ui
 
 BURSTS: Final = (120, 340, 260, 510, 90, 420, 300, 150)
@@ -49,7 +49,7 @@ IN_THE_END: Final = (
 
 
 def main() -> None:
-    """Take every picture anew into the folder that is named."""
+    """Take every picture into the folder that is named."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as place, running_project(Path(place)) as project, running_ui(project) as ui:
@@ -57,7 +57,7 @@ def main() -> None:
         with open_page() as page:
             for picture in OF_A_LONG_BATCH:
                 _take(page, ui, picture, folder)
-        _bad_batch(project)
+        _bad_batch(project, ui)
         insights = ("--select", "group:login_insights", "--partition", f"{datetime.now(UTC):%Y-%m-%d}")
         project.run("dagster", "asset", "materialize", "-m", "loginpipe.definitions", *insights)
         with open_page() as page:
@@ -71,19 +71,21 @@ def _long_batch(project: Project, ui: int) -> None:
         project.run("loginpipe", "send", "--count", str(count), "--seed", str(seed))
         time.sleep(PAUSE_SECONDS)
     start_sensor(ui)
-    _until_stored(project, sum(BURSTS))
+    _until_stored(project, ui, sum(BURSTS))
 
 
-def _bad_batch(project: Project) -> None:
+def _bad_batch(project: Project, ui: int) -> None:
     bad = project.folder / "bad.txt"
     bad.write_text("\n".join(sample_bodies(400, seed=99, bad_share=0.2)))
     sent = json.loads(project.run("loginpipe", "send", "--file", str(bad), "--json").stdout)["sent"]
-    _until_stored(project, sum(BURSTS) + sent)
+    _until_stored(project, ui, sum(BURSTS) + sent)
 
 
-def _until_stored(project: Project, messages: int) -> None:
+def _until_stored(project: Project, ui: int, messages: int) -> None:
     books = "SELECT coalesce(sum(received), 0) FROM loginpipe.batches WHERE finished_at IS NOT NULL"
     eventually(lambda: project.rows(books) == [(messages,)], seconds=300, what="all is stored")
+    # A run reports when it ends, a minute after the last message.
+    eventually(lambda: all_runs_ended(ui), seconds=300, what="the runs have ended")
 
 
 def _take(page: Page, ui: int, picture: Picture, folder: Path) -> None:

@@ -17,7 +17,16 @@ from loginpipe.defs.metadata.groups import CHAIN
 from loginpipe.sqs.client import Queue
 from loginpipe.sqs.sending import send_bodies
 from loginpipe_tests.canary import BAD, GOOD, MARKERS, found
-from loginpipe_tests.e2e.browser import BROWSER, LOCATION, SENSOR, open_page, sensor_status, start_sensor, stop_sensor
+from loginpipe_tests.e2e.browser import (
+    BROWSER,
+    LOCATION,
+    SENSOR,
+    all_runs_ended,
+    open_page,
+    sensor_status,
+    start_sensor,
+    stop_sensor,
+)
 from loginpipe_tests.e2e.project import Project, eventually, graphql
 from loginpipe_tests.wire import tables
 
@@ -178,8 +187,7 @@ def finished(ui: int, run_id: str) -> dict[str, Any] | None:
 def at_rest(ui: int) -> bool:
     """No tick of the sensor is being evaluated, and no run is queued or active."""
     ticks = graphql(ui, TICKS, selector=SENSOR)["sensorOrError"]["sensorState"]["ticks"]
-    ended = all(run["status"] in {"SUCCESS", "FAILURE", "CANCELED"} for run in runs(ui))
-    return ended and not any(tick["status"] == "STARTED" for tick in ticks)
+    return all_runs_ended(ui) and not any(tick["status"] == "STARTED" for tick in ticks)
 
 
 @needs_browser
