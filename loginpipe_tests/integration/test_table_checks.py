@@ -9,7 +9,7 @@ import pytest
 from loginpipe.definitions import build_definitions
 from loginpipe.defs.maintenance.daily_checks import CHECK_JOB
 from loginpipe.sqs.identity import replay_attributes
-from loginpipe_tests.conftest import Pipeline
+from loginpipe_tests.conftest import Pipeline, execute
 from loginpipe_tests.wire import ingest, login, logins, take
 
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
@@ -186,14 +186,14 @@ def test_a_run_that_stores_old_logins_fails_its_delay_check_and_succeeds(
 
 
 def test_a_machine_whose_token_key_is_not_the_newest_in_use_is_named_before_a_run_refuses(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert passes(pipeline, "token_key_version_current"), "before the first run"
     ingest(pipeline, login())
     assert verdict(pipeline, "token_key_version_current")[2] == (
         "Version 1 is current; the newest that tokens were made with is 1"
     )
-    pipeline.execute("INSERT INTO loginpipe.token_key_checks (key_version, check_value) VALUES (2, 'x')")
+    execute(database_url, "INSERT INTO loginpipe.token_key_checks (key_version, check_value) VALUES (2, 'x')")
     passed, severity, says = verdict(pipeline, "token_key_version_current")
     assert (passed, severity) == (False, ERROR)
     assert says.startswith("the current token key is version 1, and this database has tokens of version 2 already: ")
