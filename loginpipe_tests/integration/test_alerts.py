@@ -98,7 +98,9 @@ def test_a_receiver_that_is_away_misses_nothing_and_holds_up_no_other(
 ) -> None:
     hook.close()
     fill_dead_letters(pipeline)
-    assert "not delivered, 1 to tell: webhook at 127.0.0.1 cannot be reached (Connection refused)" in daemon.tick(2)
+    assert "alerts pending: 1, not delivered: webhook at 127.0.0.1 is unreachable (Connection refused)" in daemon.tick(
+        2
+    )
     assert len(topic.told()) == 1
     empty_dead_letters(pipeline)
     daemon.tick()
@@ -108,7 +110,7 @@ def test_a_receiver_that_is_away_misses_nothing_and_holds_up_no_other(
     assert "not delivered, 2 to tell: webhook at 127.0.0.1 answered 503" in daemon.tick()
     assert [subject for subject, _ in topic.told()] == [f"loginpipe, {pipeline.queue.name}: resolved: dead letters"]
     hook.status = 200
-    assert "webhook: 2 to tell, next try at " in daemon.tick(), "after failures in a row it waits"
+    assert "webhook: alerts pending: 2, next try at " in daemon.tick(), "after failures in a row it waits"
     daemon.let_the_pause_pass()
     daemon.tick(2)
     assert titles(hook.told()) == [
@@ -325,15 +327,15 @@ def test_the_command_sends_a_test_and_names_who_did_not_take_it(
     assert done.code == 0, done.err
     assert (
         done.out
-        == f"✓ webhook at 127.0.0.1 has taken it\n✓ SNS topic {name} in {topic.arn.split(':')[3]} has taken it\n"
+        == f"✓ webhook at 127.0.0.1 accepted the message\n✓ SNS topic {name} in {topic.arn.split(':')[3]} accepted the message\n"
     )
     (text,) = hook.told()
-    assert text.startswith(f"loginpipe, {pipeline.queue.name}: a test, sent at ")
+    assert text.startswith(f"loginpipe, {pipeline.queue.name}: test message, sent at ")
     assert len(topic.told()) == 1
     hook.status = 404
     refused = loginpipe("alerts", "test", "--json")
     assert refused.code == 1
-    assert '"message": "webhook at 127.0.0.1 answered 404"' in refused.out
+    assert '"message": "webhook at 127.0.0.1 answered with status 404: check its URL"' in refused.out
     assert hook.secret not in refused.out + refused.err
 
 
