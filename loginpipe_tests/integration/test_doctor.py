@@ -356,8 +356,8 @@ def test_a_daemon_that_fell_silent_and_a_sensor_that_was_switched_off_are_named(
 
         dagster.schedule_storage.add_instigator_state(switched("queue_depth_sensor", InstigatorStatus.STOPPED))
         assert problem("what starts runs") == (
-            "queue_depth_sensor and ingest_logins_every_five_minutes are both off: turn one of them on, in the UI under "
-            "Automation"
+            "queue_depth_sensor and ingest_logins_every_five_minutes are both off: turn one of them on, in the UI "
+            "under Automation"
         )
         schedule = switched("ingest_logins_every_five_minutes", InstigatorStatus.RUNNING, InstigatorType.SCHEDULE)
         dagster.schedule_storage.add_instigator_state(schedule)
@@ -397,7 +397,8 @@ def test_what_dagster_keeps_is_shown_with_its_growth(pipeline: Pipeline, dagster
         ran(dagster, str(uuid4()), days_ago=0.5, events=3)
         day = datetime.now(UTC) - timedelta(days=13)
         assert re.fullmatch(
-            rf"[\d.]+ MB with 2 runs, the oldest from {day:%F}, and 5 events; in the last 24 hours 3 events, about [\d.]+ MB",
+            rf"[\d.]+ MB with 2 runs, the oldest from {day:%F}, and 5 events; in the last 24 hours 3 "
+            r"events, about [\d.]+ MB",
             findings()["Dagster's old runs"].message,
         )
 

@@ -232,7 +232,10 @@ def test_a_version_that_the_database_knows_and_nobody_holds_is_shown(
 ) -> None:
     with closing(psycopg2.connect(database_url)) as connection, connection, connection.cursor() as cursor:
         cursor.execute("INSERT INTO loginpipe.token_key_checks (key_version, check_value) VALUES (7, '\\x00')")
-    assert "version 7: not held, recorded in the database, 0 values in the vault" in loginpipe("keys", "status").out
+    assert (
+        "version 7: missing on this machine, recorded in the database, 0 values in the vault"
+        in loginpipe("keys", "status").out
+    )
 
 
 def test_values_of_an_older_masking_are_counted_apart(

@@ -173,7 +173,7 @@ def test_every_kind_says_what_to_do_and_where_to_read_on() -> None:
         event = Event(what="begins", condition=name, message="seen", since=NOW)
         lines = text("logins", Outbox(pending=(event,))).splitlines()
         assert lines == [
-            f"loginpipe, queue logins: {of.title}", "Seen: seen.", "Since: 2026-11-21 12:00 UTC.", f"Do: {of.todo}.",
+            f"loginpipe, queue logins: {of.title}", "Seen: seen.", "Since: 2026-11-21 12:00 UTC.", f"Do: {of.todo}",
             f"Runbook: docs/operations.md#{of.anchor}",
         ]  # fmt: skip
         assert " " not in of.anchor

@@ -47,7 +47,9 @@ def metrics() -> Iterator[str]:
         if family.type != "counter":
             yield family.name
     # What `PipelineCollector` says of its own.
-    yield from re.findall(r'GaugeMetricFamily\("(\w+)"', (ROOT / "loginpipe" / "monitoring" / "metrics.py").read_text())
+    yield from re.findall(
+        r'GaugeMetricFamily\(\s*"(\w+)"', (ROOT / "loginpipe" / "monitoring" / "metrics.py").read_text()
+    )
 
 
 def test_every_metric_that_is_named_exists() -> None:
