@@ -72,6 +72,10 @@ class Store:
         """The same with other token keys."""
         return replace(self, keys=token_keys(*versions))
 
+    def lose_token_key(self) -> None:
+        """Let a next version be recorded without the newest one, as the owner does after a loss."""
+        self.execute("UPDATE loginpipe.token_key_checks SET successor_hash = NULL")
+
     def load(self, *bodies: str, sent_at: datetime = SENT_AT) -> list[tuple[str, str]]:
         """Store logins, and return the tokens of address and device of each."""
         outcome = self._record(bodies, sent_at)
@@ -101,7 +105,7 @@ class Store:
             yield connection
 
     def execute(self, statement: str, *parameters: Any) -> None:
-        """As a superuser: what nobody else may do."""
+        """As a superuser: what no one else may do."""
         with closing_psycopg2(self.database_url) as cursor:
             cursor.execute(statement, parameters or None)
 

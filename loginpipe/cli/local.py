@@ -64,6 +64,7 @@ def up(*, as_json: Json = False) -> None:
 
     Example: loginpipe local up && dg launch --assets group:login_ingest
     """
+    from loginpipe.local.postgres import psql
     from loginpipe.local.stack import up
 
     with step("start Postgres and an SQS endpoint"):
@@ -75,6 +76,7 @@ def up(*, as_json: Json = False) -> None:
     out.print(
         f"Postgres       {stack.database_url}\nAWS endpoint   {stack.endpoint_url}\nQueue          "
         f"{variables['LOGINPIPE_QUEUE']}\nSettings       .env\n\n"
+        f"To look into the tables:\n    {psql()} '{stack.database_url}'\n\n"
         "Next:\n"
         "    loginpipe send --count 500\n"
         "    dg launch --assets group:login_ingest\n"

@@ -266,13 +266,6 @@ def _report_erasure(erasure: "Erasure") -> None:
             f"Some days from {first} to {last} are in the archive only. The next run of archive_logins searches their "
             "files for the user, and writes those that have them again without."
         )
-    if erasure.unreached:
-        first, last = erasure.unreached
-        notes.print(
-            f"warning: some of these days, from {first} to {last}, were dropped before revision 0013. Values that only "
-            "they hold stay sealed in the vault, and can be opened. To reach them, run `loginpipe archive restore DAY` "
-            "and refresh_insights before an erasure."
-        )
     notes.print(LIMITS)
 
 

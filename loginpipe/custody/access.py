@@ -76,12 +76,16 @@ class Reason:
 
     def __post_init__(self) -> None:
         """Refuse values; device ids of any form cannot be told from words."""
-        for name, text in (("purpose", self.purpose), ("ticket", self.ticket)):
-            if _ID.search(text) or _ADDRESS_V4.search(text) or any(map(_is_address, text.split())):
-                raise LoginpipeError(
-                    f"the {name} has an address or an id in it, which would stay on record for ever; nothing was sent: "
-                    "describe the case in words, and keep values in the ticket's system"
-                )
+        _refuse_values("purpose", self.purpose)
+        _refuse_values("ticket", self.ticket)
+
+
+def _refuse_values(name: str, text: str) -> None:
+    if _ID.search(text) or _ADDRESS_V4.search(text) or any(map(_is_address, text.split())):
+        raise LoginpipeError(
+            f"the {name} has an address or an id in it, which would stay on record for ever; nothing was sent: "
+            "describe the case in words, and keep values in the ticket's system"
+        )
 
 
 def _is_address(word: str) -> bool:
@@ -168,7 +172,7 @@ def require_messages(connection: Connection, subjects: Iterable[str]) -> None:
 def request_access(
     connection: Connection, subjects: Sequence[str], reason: Reason, under: UUID | None = None
 ) -> Request:
-    """Put on record what is to be seen and why.
+    """Put on record what is to be seen and why. What is asked for is in no statement, and in no log of the server.
 
     Args:
         connection: with no transaction open.
@@ -183,11 +187,16 @@ def request_access(
     require_subjects(subjects)
     if under is None:
         require_messages(connection, subjects)
-    return _requested(
-        connection,
-        "SELECT request_id::text, refusal, needs_approval FROM vault.request_access(%s::text[], %s, %s, %s::uuid)",
-        (list(subjects), reason.purpose, reason.ticket, str(under) if under else None),
-    )
+    with custody_transaction(connection) as cursor:
+        cursor.execute(statement("create_asked_subjects"))
+        copy_rows(cursor, "asked_subjects", ("subject",), [subjects])
+        rows = fetched(
+            cursor,
+            "SELECT request_id::text, refusal, needs_approval "
+            "FROM vault.request_access(ARRAY(SELECT subject FROM asked_subjects), %s, %s, %s::uuid)",
+            (reason.purpose, reason.ticket, str(under) if under else None),
+        )
+    return _requested(rows)
 
 
 def request_bulk(connection: Connection, kind: BulkKind, most: int, reason: Reason) -> Request:
@@ -202,15 +211,16 @@ def request_bulk(connection: Connection, kind: BulkKind, most: int, reason: Reas
     Raises:
         AccessRefusedError: with the refusal code.
     """
-    return _requested(
+    rows = called(
         connection,
         "SELECT request_id::text, refusal, needs_approval FROM vault.request_access(NULL, %s, %s, NULL, %s, %s)",
         (reason.purpose, reason.ticket, kind, most),
     )
+    return _requested(rows)
 
 
-def _requested(connection: Connection, query: str, parameters: tuple[object, ...]) -> Request:
-    ((request_id, refusal, needs_approval),) = called(connection, query, parameters)
+def _requested(rows: list[tuple[Any, ...]]) -> Request:
+    ((request_id, refusal, needs_approval),) = rows
     refuse(refusal)
     return Request(UUID(request_id), bool(needs_approval))
 
@@ -296,7 +306,9 @@ def set_second_person(connection: Connection, *, required: bool, ticket: str) ->
 
     Raises:
         AccessRefusedError: no ticket.
+        LoginpipeError: there is an address or an id in the ticket; nothing was sent.
     """
+    _refuse_values("ticket", ticket)
     if not ticket.strip():
         raise AccessRefusedError(REFUSALS["no_ticket"], "no_ticket")
     called(connection, "SELECT vault.set_second_person(%s, %s)", (required, ticket))

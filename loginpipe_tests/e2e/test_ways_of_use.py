@@ -1,6 +1,8 @@
 """The main job from the command line."""
 
 import json
+import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +81,17 @@ def test_a_part_of_the_chain_is_refused_before_anything_is_received(project: Pro
     assert project.rows("SELECT count(*) FROM user_logins") == [(0,)]
     project.run("dagster", *MATERIALIZE)
     assert project.rows("SELECT count(*) FROM user_logins") == [(3,)]
+
+
+def test_a_newcomer_finds_the_row_of_an_event_sent_by_hand_and_recovers_its_device(project: Project) -> None:
+    """As the README has it: the client that `loginpipe local up` names, and one command of a custodian."""
+    event = {**login_events(1, null_locales=0)[0], "user_id": "ann", "device_id": "593-47-5928"}
+    _send(project, [event])
+    project.run("dagster", *MATERIALIZE)
+    (look,) = [line for line in project.run("loginpipe", "local", "up").stdout.splitlines() if "/bin/psql " in line]
+    client, url = shlex.split(look)
+    query = "SELECT masked_device_id FROM user_logins WHERE user_id = 'ann'"
+    token = subprocess.run([client, url, "-Atc", query], capture_output=True, text=True, check=True).stdout.strip()
+    why = ("--purpose", "trying it out", "--ticket", "TEST-1")
+    recovered = json.loads(project.run("loginpipe", "pii", "recover", token, *why, "--show", "--json").stdout)
+    assert [(each["token"], each["value"]) for each in recovered["values"]] == [(token, "593-47-5928")]

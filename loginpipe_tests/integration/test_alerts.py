@@ -78,7 +78,7 @@ def test_an_alert_is_told_when_it_begins_and_when_it_is_over_and_not_while_it_la
     assert (hook.told(), topic.told()) == ([], [])
 
 
-def test_where_nobody_is_set_the_ticks_say_what_is_wrong_and_a_channel_set_later_is_told_of_it(
+def test_where_no_one_is_set_the_ticks_say_what_is_wrong_and_a_channel_set_later_is_told_of_it(
     pipeline: Pipeline, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill_dead_letters(pipeline)
@@ -228,7 +228,7 @@ def test_an_in_flight_limit_and_a_queue_without_consumers_are_told_each_for_itse
         assert "no batch finishes" not in daemon.tick()
 
 
-def test_rejects_and_delays_are_judged_over_a_while_and_not_by_a_handful(pipeline: Pipeline, daemon: Daemon) -> None:
+def test_rejects_and_delays_are_evaluated_over_a_while_and_not_by_a_handful(pipeline: Pipeline, daemon: Daemon) -> None:
     pipeline.send([*logins(18), "no JSON", "no JSON"])
     assert take(pipeline, 20).success
     assert daemon.tick(2).startswith(

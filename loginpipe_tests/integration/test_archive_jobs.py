@@ -184,7 +184,7 @@ def test_extras_go_when_their_month_is_gone_and_stay_while_it_stays(
 ) -> None:
     monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", "100")
     young = TODAY - timedelta(days=29)
-    # Two months of our making, one that somebody else made, and the default partition.
+    # Two months of our making, one that someone else made, and the default partition.
     days = [OLD_MONTH.start - timedelta(days=1), OLD, OLD_MONTH.end, date(2019, 5, 5), young]
     for day in days[:2]:
         execute(owner_url, f"SELECT loginpipe.create_extras_partition('{day:%Y-%m}-01')")

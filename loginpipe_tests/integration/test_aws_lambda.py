@@ -46,10 +46,10 @@ from loginpipe.sqs.depth import Depth
 from loginpipe.sqs.identity import replay_attributes, replay_id
 from loginpipe_tests.canary import BAD, GOOD, MARKERS, everything_an_error_shows, found
 from loginpipe_tests.conftest import OWNER, KeyFiles, Pipeline
-from loginpipe_tests.crash.books import Balance, balance, settled
 from loginpipe_tests.crash.logins import logins
 from loginpipe_tests.crash.place import VISIBILITY_SECONDS, FastPlace, fast_place
 from loginpipe_tests.crash.points import Point
+from loginpipe_tests.crash.reconciliation import Balance, balance, settled
 from loginpipe_tests.lambda_service import (
     Environment,
     EventSourceMapping,

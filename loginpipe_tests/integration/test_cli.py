@@ -527,7 +527,7 @@ SECRETS = ("203.0.113.77", "888-77-6666", "person@example.com")
 
 @pytest.fixture
 def with_rejects(pipeline: Pipeline) -> Pipeline:
-    """A pipeline that has set aside four messages for three reasons, and holds two logins."""
+    """A pipeline that has rejected four messages for three reasons, and holds two logins."""
     ip, device, user = SECRETS
     ingest(
         pipeline,
@@ -619,7 +619,7 @@ def test_a_reject_that_has_become_good_is_replayed_once_and_no_longer_listed(
     pipeline_url = os.environ["LOGINPIPE_DATABASE_URL"]
     ingest(pipeline, login(app_version="not yet"))
     # As if the rules had been stricter then: what was sealed is a good login.
-    seal_anew(pipeline, key_files, login(user_id="again"))
+    seal_again(pipeline, key_files, login(user_id="again"))
     replay = ("rejects", "replay", *WHY, "--private-key", key_files.seal_private)
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", custodian_url)
     dry = loginpipe(*replay, "--dry-run")
@@ -636,7 +636,7 @@ def test_a_reject_that_has_become_good_is_replayed_once_and_no_longer_listed(
     assert pipeline.rows("SELECT user_id FROM user_logins") == [("again",)]
 
 
-def seal_anew(pipeline: Pipeline, key_files: KeyFiles, body: str) -> None:
+def seal_again(pipeline: Pipeline, key_files: KeyFiles, body: str) -> None:
     """Put another sealed body where the one of the only reject is."""
     from loginpipe.masking.sealing import seal
     from loginpipe.postgres.connections import connect, transaction

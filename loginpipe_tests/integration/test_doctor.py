@@ -1,4 +1,4 @@
-"""`loginpipe doctor` on real services: well as things are, and what is wrong with its mend where they are not."""
+"""`loginpipe doctor` on real services: well as things are, and what is wrong with its fix where they are not."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What the duplicates say: by day, computed anew, and read by analysts."""
+"""What the duplicates say: by day, computed again, and read by analysts."""
 
 import signal
 from collections.abc import Sequence

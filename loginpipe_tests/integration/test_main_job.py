@@ -226,7 +226,7 @@ def test_a_second_run_changes_nothing(pipeline: Pipeline) -> None:
     assert metadata(result)["raw_sqs_messages"]["dagster/row_count"] == 0
 
 
-def test_a_run_on_an_empty_queue_succeeds_and_books_nothing(pipeline: Pipeline) -> None:
+def test_a_run_on_an_empty_queue_succeeds_and_counts_nothing(pipeline: Pipeline) -> None:
     result = pipeline.run()
     assert result.success
     assert all(checks(result).values())

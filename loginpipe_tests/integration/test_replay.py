@@ -33,7 +33,7 @@ from loginpipe_tests.conftest import KeyFiles, Pipeline, as_role
 from loginpipe_tests.custody import bulk, connected, new_private_key, opener_of
 from loginpipe_tests.wire import Wire, failed_entries, login, logins, refusal, take
 
-WHY = ("--purpose", "the rules were mended", "--ticket", "TEST-1")
+WHY = ("--purpose", "the rules were fixed", "--ticket", "TEST-1")
 SENT_AT = datetime(2026, 9, 30, 23, 59, 59, 123000, UTC)
 
 
@@ -182,8 +182,8 @@ def test_a_replay_interrupted_before_it_was_marked_is_sent_again_and_is_still_on
     assert rejects.replayed() == set(ids)
     assert take(pipeline, 2).success
     assert rows(pipeline) == [("user-0", SENT_AT.date()), ("user-1", SENT_AT.date())]
-    books = pipeline.rows("SELECT inserted, duplicates FROM loginpipe.batches WHERE deleted > 0 ORDER BY inserted")
-    assert books == [(0, 2), (2, 0)]
+    counts = pipeline.rows("SELECT inserted, duplicates FROM loginpipe.batches WHERE deleted > 0 ORDER BY inserted")
+    assert counts == [(0, 2), (2, 0)]
     assert pipeline.depth() == (0, 0)
 
 

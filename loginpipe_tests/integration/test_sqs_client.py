@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("either_client")
 
 @pytest.fixture(autouse=True)
 def _boto3_remembers_nothing(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make boto3 look for credentials anew: its default session keeps those that the fixture was made with."""
+    """Make boto3 look for credentials again: its default session keeps those that the fixture was made with."""
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
 
 

@@ -9,7 +9,7 @@ import pytest
 from loginpipe.definitions import build_definitions
 from loginpipe.defs.maintenance.daily_checks import CHECK_JOB
 from loginpipe.sqs.identity import replay_attributes
-from loginpipe_tests.conftest import Pipeline
+from loginpipe_tests.conftest import Pipeline, execute
 from loginpipe_tests.wire import ingest, login, logins, take
 
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
@@ -95,18 +95,18 @@ def test_rows_that_are_gone_are_an_error_and_a_warning_where_a_user_was_erased_s
     assert verdict(pipeline, "ledger_matches_table")[:2] == (False, ERROR), "not those of a user erased before that"
 
 
-def test_rows_of_somebody_else_are_a_warning_once_the_pipeline_has_the_table_for_itself(pipeline: Pipeline) -> None:
+def test_rows_of_someone_else_are_a_warning_once_the_pipeline_has_the_table_for_itself(pipeline: Pipeline) -> None:
     pipeline.execute("INSERT INTO user_logins (user_id, create_date) VALUES ('ann', %s)", today())
     assert passes(pipeline, "ledger_matches_table"), "an adopted table, before the first run"
     ingest(pipeline, login())
-    assert passes(pipeline, "ledger_matches_table"), "on the day of the first run, another loader may have been at work"
+    assert passes(pipeline, "ledger_matches_table"), "on the day of the first run, another loader may have run"
     pipeline.execute("UPDATE loginpipe.batches SET recorded_at = recorded_at - interval '1 day'")
     assert verdict(pipeline, "ledger_matches_table") == (
         False, WARN, f"{today()}: 1 rows more than the ledger has messages of: something else has written them"
     )  # fmt: skip
 
 
-def test_a_replay_keeps_the_books_of_its_first_day_right(pipeline: Pipeline) -> None:
+def test_a_replay_keeps_the_counts_of_its_first_day_right(pipeline: Pipeline) -> None:
     yesterday = datetime.now(UTC) - DAY
     rejected = uuid4()
     pipeline.queue.client.send_message(
@@ -186,14 +186,14 @@ def test_a_run_that_stores_old_logins_fails_its_delay_check_and_succeeds(
 
 
 def test_a_machine_whose_token_key_is_not_the_newest_in_use_is_named_before_a_run_refuses(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert passes(pipeline, "token_key_version_current"), "before the first run"
     ingest(pipeline, login())
     assert verdict(pipeline, "token_key_version_current")[2] == (
         "Version 1 is current; the newest version that made tokens is 1"
     )
-    pipeline.execute("INSERT INTO loginpipe.token_key_checks (key_version, check_value) VALUES (2, 'x')")
+    execute(database_url, "INSERT INTO loginpipe.token_key_checks (key_version, check_value) VALUES (2, 'x')")
     passed, severity, says = verdict(pipeline, "token_key_version_current")
     assert (passed, severity) == (False, ERROR)
     assert says.startswith("the current token key is version 1, and this database has tokens of version 2 already: ")

@@ -12,6 +12,7 @@ from loginpipe.masking.key_files import generate_token_keys, read_token_keys
 from loginpipe.masking.tokens import TokenKeys, derive_field_keys
 from loginpipe.postgres.connections import Connection, connect, transaction
 from loginpipe.postgres.token_keys import check_token_keys
+from loginpipe_tests.conftest import execute
 
 FIRST, SECOND, OTHER = (bytes([number]) * 32 for number in (1, 2, 3))
 
@@ -51,10 +52,23 @@ def test_a_new_version_is_recorded_beside_the_old_one(connection: Connection) ->
     assert recorded(connection) == check_values(v1=FIRST, v2=SECOND)
 
 
-def test_a_new_version_alone_passes_since_the_old_key_may_be_gone(connection: Connection) -> None:
+def test_a_new_version_takes_the_newest_one_or_the_owners_word_that_it_is_lost(
+    connection: Connection, owner_url: str
+) -> None:
     check_token_keys(connection, token_keys(v1=FIRST))
-    check_token_keys(connection, token_keys(v2=SECOND))
+    check_token_keys(connection, token_keys(v1=FIRST, v2=SECOND))
+    for without in (token_keys(v3=OTHER), token_keys(v1=FIRST, v3=OTHER)):
+        with pytest.raises(TokenKeyMismatchError) as refusal:
+            check_token_keys(connection, without)
+        said = str(refusal.value)
+        assert said.startswith("token key version 3 is new to this database, and the newest version it knows is not ")
+        assert "\n" not in said
     assert recorded(connection) == check_values(v1=FIRST, v2=SECOND)
+    execute(owner_url, said.split("`")[3])
+    check_token_keys(connection, token_keys(v3=OTHER))
+    check_token_keys(connection, token_keys(v3=OTHER, v4=FIRST))
+    with pytest.raises(TokenKeyMismatchError, match=r"^token key version 5 is new "):
+        check_token_keys(connection, token_keys(v3=OTHER, v5=SECOND))
 
 
 def test_a_current_version_older_than_one_that_was_used_is_refused_and_says_what_to_do(connection: Connection) -> None:

@@ -146,7 +146,7 @@ LIMITS = Limits(0.05, 900)
     ],
     ids=[
         "nothing", "no dead letters", "dead letters", "ours and others'", "others' dead letters", "one failure",
-        "failures", "stuck", "stall", "some rejects", "rejects", "few messages", "late", "in time", "few logins",
+        "failures", "stuck", "limit", "some rejects", "rejects", "few messages", "late", "in time", "few logins",
     ],
 )  # fmt: skip
 def test_what_was_seen_makes_these_conditions(look: Seen, holds: set[str]) -> None:
@@ -187,7 +187,7 @@ def test_a_subject_is_one_line_that_sns_takes() -> None:
     assert len(subject("q" * 80, events)) <= 100
 
 
-def test_a_condition_that_an_older_cursor_names_and_nobody_knows_any_more_can_still_be_told() -> None:
+def test_a_condition_that_an_older_cursor_names_and_no_one_knows_any_more_can_still_be_told() -> None:
     assert kind("of-old").anchor == "of-old"
 
 

@@ -35,9 +35,9 @@ def ago(minutes: float | None) -> datetime | None:
         (0, 120_000, 1, 1, "working"),
     ],
     ids=[
-        "empty, never a run", "empty for a day", "emptied by somebody else", "first look", "after a quiet day",
+        "empty, never a run", "empty for a day", "emptied by someone else", "first look", "after a quiet day",
         "waiting, not too long", "waiting too long", "waiting too long, never a run", "a backlog that drains",
-        "no batch is finished", "a run that hangs", "a run at work", "stall", "as many in flight, and none waiting",
+        "no batch is finished", "a run that hangs", "an active run", "limit", "as many in flight, and none waiting",
     ],
 )  # fmt: skip
 def test_a_quiet_queue_is_not_a_stuck_pipeline(

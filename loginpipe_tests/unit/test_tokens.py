@@ -173,6 +173,13 @@ def test_the_check_value_of_a_key_written_down_once_is_made_again_for_ever() -> 
     assert KEYS.check_values() == {1: bytes.fromhex("04a300e33e0259e477ba45dc9a2aaf0aacb6d6036fb5d57ea7d4ce8ae8b97e09")}
 
 
+def test_what_proves_that_a_key_is_held_is_made_again_for_ever_and_is_not_the_check_value() -> None:
+    keys = derive_field_keys(KEY)
+    proof = rfc_2104(keys["ip"], b"loginpipe.token-key-successor.v1" + keys["device_id"])
+    assert KEYS.successor_proofs() == {1: proof}
+    assert proof not in KEYS.check_values().values()
+
+
 @moderate
 @given(token_keys, token_keys)
 def test_check_values_tell_two_keys_apart_and_hold_neither(left: bytes, right: bytes) -> None:

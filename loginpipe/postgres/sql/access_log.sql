@@ -33,6 +33,12 @@ SELECT
 FROM vault.access_log
 ORDER BY seq
 
+-- name: create_asked_subjects
+-- Hold what was asked for as it was typed, until the transaction ends: a clear device id may have the form of a token.
+CREATE TEMPORARY TABLE IF NOT EXISTS asked_subjects (
+    subject text NOT NULL
+) ON COMMIT DELETE ROWS
+
 -- name: create_asked_messages
 -- Hold message ids as they were typed, until the transaction ends: some may be no message ids.
 CREATE TEMPORARY TABLE IF NOT EXISTS asked_messages (

@@ -183,3 +183,13 @@ def test_the_policy_is_the_owners_alone_and_wants_a_ticket(custodian: Connection
         set_second_person(custodian, required=False, ticket="TEST-1")
     with pytest.raises(AccessRefusedError):
         set_second_person(owner, required=True, ticket=" ")
+
+
+@pytest.mark.parametrize("value", ["198.51.100.77", "2001:db8::7", "7f0c3f6e-3c1b-4a35-9d3e-5b9f2f3f9b11"])
+def test_a_value_in_the_ticket_of_the_policy_is_refused_before_it_is_sent(
+    store: Store, owner: Connection, value: str
+) -> None:
+    with pytest.raises(LoginpipeError, match=r"^the ticket has an address or an id in it, .*; nothing was sent: ") as e:
+        set_second_person(owner, required=True, ticket=f"about {value}")
+    assert value not in str(e.value)
+    assert store.log() == []

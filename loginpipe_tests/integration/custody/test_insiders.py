@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from io import StringIO
 from typing import Any
@@ -59,6 +60,17 @@ def as_writer(store: Store, statement: str, *parameters: Any) -> None:
 def plant(store: Store, *aliases: tuple[str, str]) -> None:
     for alias in aliases:
         as_writer(store, "INSERT INTO loginpipe.token_aliases (old_token, new_token) VALUES (%s, %s)", *alias)
+
+
+def make_up_version(store: Store, version: int) -> None:
+    """Try each way to record a version of the token key without one."""
+    for attempt in (
+        "INSERT INTO loginpipe.token_key_checks (key_version, check_value) VALUES (%s, 'x')",
+        "SELECT loginpipe.record_token_key(%s::smallint, 'x', sha256('x'), NULL)",
+        "SELECT loginpipe.record_token_key(%s::smallint, 'x', 'x', successor_hash) FROM loginpipe.token_key_checks",
+    ):
+        with suppress(DatabaseError):
+            as_writer(store, attempt, version)
 
 
 def recorded(store: Store, *versions: int) -> None:
@@ -165,6 +177,7 @@ def test_an_alias_that_nothing_at_hand_proves_is_named_and_its_value_stays(
     store: Store, custodian: Connection, opener: Opener
 ) -> None:
     ((_, victim),) = store.load(login(user_id="victim"))
+    store.lose_token_key()
     ((_, unknown),) = store.with_keys(3).load(login(user_id="other", device_id="o", ip="198.51.100.1"))
     store.execute("DELETE FROM user_logins WHERE user_id = 'other'")
     plant(store, (victim, unknown))
@@ -193,7 +206,7 @@ def test_an_alias_of_a_form_that_none_has_is_impossible(store: Store, old: str, 
     plant(store, (made_up_token("ip.v1", "a"), made_up_token("ip.v2", "b")))
 
 
-def test_whether_somebody_exists_cannot_be_asked_off_the_record(
+def test_whether_someone_exists_cannot_be_asked_off_the_record(
     store: Store, custodian: Connection, second_custodian: Connection, custodian_url: str
 ) -> None:
     store.load(login(user_id="there"))
@@ -245,10 +258,26 @@ def test_where_a_second_person_is_demanded_an_erasure_is_no_way_around_one(
     assert erase(custodian, made.request_id, store.keys, no_opener).logins == 1
 
 
+# --- the versions of the token key ---
+
+
+def test_a_version_of_the_token_key_that_is_made_up_stops_no_run(store: Store) -> None:
+    store.load(login())
+    make_up_version(store, 2)
+    store.load(login(device_id="another"))
+    later = store.with_keys(1, 2)
+    later.load(login())
+    make_up_version(store, 3)
+    later.load(login())
+    assert store.rows("SELECT key_version FROM loginpipe.token_key_checks ORDER BY 1") == [(1,), (2,)]
+
+
 # --- the server's log ---
 
 
 CANARY_USER, CANARY_UUID = "canary-user-7f0c3f6e", "7f0c3f6e-3c1b-4a35-9d3e-5b9f2f3f9b11"
+# A device id of this form could be a token of an older masking.
+CANARY_HEX = "5d41402abc4b2a76b9719d911017c592"
 
 
 def test_what_a_custodian_types_is_not_in_the_log_of_the_server_when_a_statement_fails(
@@ -261,7 +290,7 @@ def test_what_a_custodian_types_is_not_in_the_log_of_the_server_when_a_statement
     for function in ("lock_loads_out", "lock_access_log"):
         store.execute(f"ALTER FUNCTION vault.{function}() SET lock_timeout = '20ms'")
     asked = request_erasure(custodian, CANARY_USER, {}, REASON).request_id
-    typed = ("198.51.100.77", "593-47-5928", CANARY_UUID, CANARY_USER)
+    typed = ("198.51.100.77", "593-47-5928", CANARY_UUID, CANARY_USER, CANARY_HEX)
     with psycopg2.connect(store.database_url) as locking, locking.cursor() as cursor:
         cursor.execute(
             "LOCK TABLE vault.erasure_gate, vault.access_log_gate, vault.access_log, loginpipe.rejected_messages "
@@ -302,7 +331,7 @@ def test_what_a_backfill_opens_is_not_in_the_log_of_the_server_either(
 
 
 def planted_value(store: Store, value: bytes, *, key: str | None = None) -> str:
-    """What somebody with the pipeline's login can put under the token of a value that is still to come."""
+    """What someone with the pipeline's login can put under the token of a value that is still to come."""
     (coming,) = store.keys.tokens("device_id", [value])
     key = key or str(uuid4())
     as_writer(
@@ -421,6 +450,7 @@ def test_planted_aliases_widen_no_release(store: Store, custodian: Connection, o
     recorded(store, 1, 2)
     (new,) = later.keys.tokens("ip", [b"\x09\x09\x09\x09"])
     plant(store, *((ip, new) for ip, _ in pairs))
+    make_up_version(store, 2**15 - 1)
     asked = request_access(custodian, [pairs[0][0]], REASON).request_id
     recovery = recover(custodian, asked, opener, TokenChecks(later.keys), most=1)
     assert [value.text for value in recovery.recovered] == ["198.51.100.0"]
@@ -481,6 +511,7 @@ def test_a_bulk_request_opens_what_it_is_for_and_no_more(store: Store, custodian
     fill = bulk(custodian, "backfill")
     assert [each.value.field_name for each in release_under(custodian, fill, [message_id, login_id])] == ["extras"]
     rotation = bulk(custodian, "rotate", 2)
+    make_up_version(store, 3)
     for subjects in ([newer], [message_id]):
         assert refusal(lambda s=subjects: release_under(custodian, rotation, s)) == "out_of_scope"
     assert len(release_under(custodian, rotation, [ip, device])) == 2

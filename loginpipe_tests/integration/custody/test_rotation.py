@@ -121,6 +121,7 @@ def test_an_alias_that_leads_to_a_version_in_between_is_led_on_to_the_newest(
     ((_, first),) = store.load(*devices(1))
     ((_, second),) = store.with_keys(1, 2).load(*devices(1))
     store.execute("DELETE FROM vault.sealed_values WHERE token ~ '[.]v2[.]'")
+    store.lose_token_key()
     last = store.with_keys(1, 3)
     assert counts(rotated(rotating, last, opener)) == (2, 2, [])
     (third,) = last.keys.tokens("device_id", [b"device-1"])
@@ -155,7 +156,7 @@ def test_bad_values_stay_as_they_are_are_named_and_hold_up_nothing(
     store.execute("UPDATE vault.sealed_values SET ciphertext = set_byte(ciphertext, 4, 0) WHERE token = %s", changed)
     (victim,) = store.keys.tokens("device_id", [b"victim"])
     with store.connection() as connection, transaction(connection) as cursor:
-        insert_sealed(cursor, seal([(victim, b"somebody else's")], "device_id", store.recipients))
+        insert_sealed(cursor, seal([(victim, b"another's")], "device_id", store.recipients))
     done = rotated(rotating, store.with_keys(1, 2), opener)
     assert counts(done) == (2, 2, [Problem.CHANGED, Problem.PLANTED])
     assert {error.subject for error in done.refused} == {changed, victim}
@@ -193,6 +194,7 @@ def test_every_version_that_there_are_values_of_must_be_held(
     store: Store, rotating: Connection, opener: Opener
 ) -> None:
     store.load(*devices(1))
+    store.lose_token_key()
     with pytest.raises(KeyFileError, match=r"LOGINPIPE_TOKEN_KEYS does not hold version 1, "):
         rotated(rotating, store.with_keys(2, 3), opener)
     assert [action for _, action, _ in store.log()] == ["request"], "nothing was released for it"
@@ -205,6 +207,7 @@ def test_where_the_older_key_is_lost_values_are_joined_by_what_they_are_stored_a
     (odd,) = store.keys.tokens("ip", [b"\x01\x02\x03\x04"])
     with store.connection() as connection, transaction(connection) as cursor:
         insert_sealed(cursor, seal([(odd, b"no address")], "ip", store.recipients))
+    store.lose_token_key()
     later = store.with_keys(2)
     done = rotate(rotating, bulk(rotating, "rotate"), opener, later.keys, later.recipients, lost=[1])
     assert (*counts(done), done.unchecked) == (3, 3, [Problem.PLANTED], 3)
@@ -306,7 +309,7 @@ def waiting_for_a_lock(store: Store) -> int:
     return int(count)
 
 
-# --- killed and begun again -------------------------------------------------------------------------------------------
+# --- killed, started again -------------------------------------------------------------------------------------------
 
 DEVICES = 1_300
 
@@ -356,7 +359,7 @@ def aliases(store: Store) -> int:
 
 @contextmanager
 def aliases_locked(store: Store) -> Iterator[Any]:
-    """Nobody can write an alias meanwhile: who has sealed a batch anew stops before its commit."""
+    """No one can write an alias meanwhile: who has sealed a batch again stops before its commit."""
     connection = psycopg2.connect(store.database_url)
     try:
         with connection.cursor() as cursor:

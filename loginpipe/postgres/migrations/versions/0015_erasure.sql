@@ -286,8 +286,7 @@ $$;
 
 CREATE FUNCTION vault.erase_user(request_id uuid, tokens text[], values_of text[], seen text[])
 RETURNS TABLE (
-    refusal text, logins bigint, sealed_values bigint, kept text[], dropped_from date, dropped_to date,
-    unreached_from date, unreached_to date
+    refusal text, logins bigint, sealed_values bigint, kept text[], dropped_from date, dropped_to date
 )
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -347,15 +346,9 @@ BEGIN
     buried := vault.bury(request.tombstones);
     DELETE FROM vault.erasure_requests AS asked WHERE asked.request_id = erase_user.request_id;
     logins := deleted.logins;
-    -- Days that were dropped before the pairs were kept: only their files have their tokens.
-    SELECT
-        min(archived.day), max(archived.day),
-        min(archived.day) FILTER (WHERE known.device_users IS NULL OR known.ip_users IS NULL),
-        max(archived.day) FILTER (WHERE known.device_users IS NULL OR known.ip_users IS NULL)
-    INTO dropped_from, dropped_to, unreached_from, unreached_to
-    FROM loginpipe.archived_days AS archived
-    LEFT JOIN loginpipe.days AS known ON known.day = archived.day
-    WHERE archived.dropped_at IS NOT NULL;
+    SELECT min(day), max(day) INTO dropped_from, dropped_to
+    FROM loginpipe.archived_days
+    WHERE dropped_at IS NOT NULL;
     PERFORM vault.write_log(
         'erasure', request_id, NULL, buried, NULL, NULL,
         format(

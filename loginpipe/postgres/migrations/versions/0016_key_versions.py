@@ -1,0 +1,14 @@
+"""A new version of the token key is recorded by a function that asks for a proof, not by the pipeline's login alone."""
+
+from loginpipe.postgres.migrations.running import run_sql_file
+
+revision = "0016"
+down_revision = "0015"
+
+
+def upgrade() -> None:
+    run_sql_file("0016_key_versions.sql")
+
+
+def downgrade() -> None:
+    run_sql_file("0016_key_versions_undo.sql")
