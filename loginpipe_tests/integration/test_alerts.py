@@ -53,7 +53,9 @@ def test_an_alert_is_told_when_it_begins_and_when_it_is_over_and_not_while_it_la
     fill_dead_letters(pipeline)
     daemon.tick()
     assert (hook.told(), topic.told()) == ([], []), "one look may have caught a moment"
-    assert daemon.tick() == (f"dead letters (1 waiting, 0 in flight, 0 delayed); webhook: told 1; sns: told 1; {QUIET}")
+    assert daemon.tick() == (
+        f"dead letters (1 waiting, 0 in flight, 0 delayed); webhook: alerts delivered: 1; sns: alerts delivered: 1; {QUIET}"
+    )
     (told,) = hook.told()
     lines = told.splitlines()
     assert lines[0] == f"loginpipe, queue {queue}: dead letters"
@@ -69,7 +71,7 @@ def test_an_alert_is_told_when_it_begins_and_when_it_is_over_and_not_while_it_la
     empty_dead_letters(pipeline)
     daemon.tick()
     assert hook.told() == []
-    assert daemon.tick() == f"nothing is wrong; webhook: told 1; sns: told 1; {QUIET}"
+    assert daemon.tick() == f"nothing is wrong; webhook: alerts delivered: 1; sns: alerts delivered: 1; {QUIET}"
     (over,) = hook.told()
     assert over.splitlines()[0] == f"loginpipe, queue {queue}: RESOLVED: dead letters"
     assert over.splitlines()[1].startswith("From ")
@@ -107,7 +109,7 @@ def test_a_receiver_that_is_away_misses_nothing_and_holds_up_no_other(
     hook.open_again()
     hook.status = 503
     daemon.let_the_pause_pass()
-    assert "not delivered, 2 to tell: webhook at 127.0.0.1 answered 503" in daemon.tick()
+    assert "alerts pending: 2, not delivered: webhook at 127.0.0.1 answered with status 503" in daemon.tick()
     assert [subject for subject, _ in topic.told()] == [f"loginpipe, {pipeline.queue.name}: resolved: dead letters"]
     hook.status = 200
     assert "webhook: alerts pending: 2, next try at " in daemon.tick(), "after failures in a row it waits"
@@ -119,7 +121,7 @@ def test_a_receiver_that_is_away_misses_nothing_and_holds_up_no_other(
     ]
     assert topic.told() == []
     logged = capsys.readouterr().err
-    assert "answered 503" in logged
+    assert "answered with status 503" in logged
     assert hook.secret not in "".join([*daemon.kept, logged])
 
 
@@ -129,14 +131,14 @@ def test_a_topic_that_is_not_there_is_named(
     monkeypatch.setenv("LOGINPIPE_ALERT_SNS_TOPIC", "arn:aws:sns:eu-central-1:000000000000:nobody")
     fill_dead_letters(pipeline)
     says = daemon.tick(2)
-    assert "not delivered, 1 to tell: SNS topic nobody in eu-central-1 does not exist in this account" in says
+    assert "alerts pending: 1, not delivered: SNS topic nobody in eu-central-1 does not exist in this account" in says
     assert len(hook.told()) == 1
 
 
 def test_a_redirection_is_not_followed(pipeline: Pipeline, daemon: Daemon, hook: Webhook) -> None:
     hook.status = 302
     fill_dead_letters(pipeline)
-    assert "webhook at 127.0.0.1 answered 302" in daemon.tick(2)
+    assert "webhook at 127.0.0.1 answered with status 302" in daemon.tick(2)
     assert [path for path, _ in hook.requests] == [f"/services/{hook.secret}"]
 
 

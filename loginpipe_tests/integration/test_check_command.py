@@ -49,7 +49,7 @@ def test_messages_of_the_queue_are_tried_out_and_all_of_them_are_back_at_once_an
 
     shown = loginpipe("check", "--count", 100)
     assert (shown.code, shown.err) == (1, "")
-    assert f"18 messages of queue '{pipeline.queue.name}': 16 would be accepted, 2 rejected" in shown.out
+    assert f"18 messages from queue '{pipeline.queue.name}': 16 would be accepted, 2 rejected" in shown.out
     for part in ("not an IPv4 or IPv6 address", bad_address, "ip: invalid_address", "2.3.0", "session"):
         assert part in shown.out
     for value in ("203.0.113.77", "888-77", "person@", "198.51.100", "device-1", "user-1"):

@@ -478,7 +478,7 @@ def test_migrating_twice_changes_nothing_and_says_so(
     first = loginpipe("migrate")
     assert first.code == 0
     assert first.err.startswith(f"set LOGINPIPE_FIRST_DAY={datetime.now(UTC).date():%Y-%m-}")
-    assert first.out.startswith("migrated from nothing to ")
+    assert first.out.startswith("migrated from an empty database to ")
     head = first.out.split()[-1]
     execute(empty_database_url, "INSERT INTO loginpipe.day_changes VALUES ('2026-02-28')")
     monkeypatch.setenv("LOGINPIPE_FIRST_DAY", "2026-02-28")
@@ -707,7 +707,7 @@ def test_a_queue_without_a_dead_letter_queue_is_one_line(
     monkeypatch.setenv("LOGINPIPE_QUEUE", queue.name)
     queue.client.set_queue_attributes(QueueUrl=queue.url, Attributes={"RedrivePolicy": ""})
     assert loginpipe("dlq", command).error == (
-        f"queue '{queue.name}' has no dead-letter queue: give it a redrive policy, see docs/aws.md"
+        f"queue '{queue.name}' has no dead-letter queue: give it a redrive policy; see docs/aws.md"
     )
 
 

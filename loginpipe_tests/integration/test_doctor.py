@@ -78,7 +78,7 @@ def test_as_things_are_every_line_is_well_and_the_command_exits_with_0(
     assert words["Dagster's daemon"].startswith("warning: never started on this storage")
     lines = loginpipe("doctor").out.splitlines()
     assert [line.split("  ")[0] for line in lines if not line.startswith("✓ ")] == ["! Dagster's daemon"]
-    assert words["Dagster's old runs"] == "nothing yet"
+    assert words["Dagster's old runs"] == "empty"
     assert words["what starts runs"] == "queue_depth_sensor is on"
     assert words["freshness"].startswith("not evaluated yet")
     assert words["alerts"].startswith("off: ")
