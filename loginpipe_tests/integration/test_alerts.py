@@ -54,7 +54,8 @@ def test_an_alert_is_told_when_it_begins_and_when_it_is_over_and_not_while_it_la
     daemon.tick()
     assert (hook.told(), topic.told()) == ([], []), "one look may have caught a moment"
     assert daemon.tick() == (
-        f"dead letters (1 waiting, 0 in flight, 0 delayed); webhook: alerts delivered: 1; sns: alerts delivered: 1; {QUIET}"
+        f"dead letters (1 waiting, 0 in flight, 0 delayed); webhook: alerts delivered: 1; "
+        f"sns: alerts delivered: 1; {QUIET}"
     )
     (told,) = hook.told()
     lines = told.splitlines()
