@@ -105,7 +105,7 @@ def _trailing(counts: Mapping[date, DayCounts], day: date) -> dict[date, DayCoun
 
 def _why_not_evaluated(trailing: Mapping[date, DayCounts], logins: float) -> str | None:
     if len(trailing) < MIN_DAYS:
-        return f"not evaluated: only {len(trailing)} trailing days are known, fewer than {MIN_DAYS}"
+        return f"not evaluated: {len(trailing)} trailing days are known, fewer than {MIN_DAYS}"
     return f"not evaluated: fewer than {MIN_LOGINS} logins" if logins < MIN_LOGINS else None
 
 

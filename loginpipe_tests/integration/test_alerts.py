@@ -53,7 +53,10 @@ def test_an_alert_is_told_when_it_begins_and_when_it_is_over_and_not_while_it_la
     fill_dead_letters(pipeline)
     daemon.tick()
     assert (hook.told(), topic.told()) == ([], []), "one look may have caught a moment"
-    assert daemon.tick() == (f"dead letters (1 waiting, 0 in flight, 0 delayed); webhook: told 1; sns: told 1; {QUIET}")
+    assert daemon.tick() == (
+        f"dead letters (1 waiting, 0 in flight, 0 delayed); webhook: alerts delivered: 1; "
+        f"sns: alerts delivered: 1; {QUIET}"
+    )
     (told,) = hook.told()
     lines = told.splitlines()
     assert lines[0] == f"loginpipe, queue {queue}: dead letters"
@@ -69,7 +72,7 @@ def test_an_alert_is_told_when_it_begins_and_when_it_is_over_and_not_while_it_la
     empty_dead_letters(pipeline)
     daemon.tick()
     assert hook.told() == []
-    assert daemon.tick() == f"nothing is wrong; webhook: told 1; sns: told 1; {QUIET}"
+    assert daemon.tick() == f"nothing is wrong; webhook: alerts delivered: 1; sns: alerts delivered: 1; {QUIET}"
     (over,) = hook.told()
     assert over.splitlines()[0] == f"loginpipe, queue {queue}: RESOLVED: dead letters"
     assert over.splitlines()[1].startswith("From ")
@@ -98,17 +101,19 @@ def test_a_receiver_that_is_away_misses_nothing_and_holds_up_no_other(
 ) -> None:
     hook.close()
     fill_dead_letters(pipeline)
-    assert "not delivered, 1 to tell: webhook at 127.0.0.1 cannot be reached (Connection refused)" in daemon.tick(2)
+    assert "alerts pending: 1, not delivered: webhook at 127.0.0.1 is unreachable (Connection refused)" in daemon.tick(
+        2
+    )
     assert len(topic.told()) == 1
     empty_dead_letters(pipeline)
     daemon.tick()
     hook.open_again()
     hook.status = 503
     daemon.let_the_pause_pass()
-    assert "not delivered, 2 to tell: webhook at 127.0.0.1 answered 503" in daemon.tick()
+    assert "alerts pending: 2, not delivered: webhook at 127.0.0.1 answered with status 503" in daemon.tick()
     assert [subject for subject, _ in topic.told()] == [f"loginpipe, {pipeline.queue.name}: resolved: dead letters"]
     hook.status = 200
-    assert "webhook: 2 to tell, next try at " in daemon.tick(), "after failures in a row it waits"
+    assert "webhook: alerts pending: 2, next try at " in daemon.tick(), "after failures in a row it waits"
     daemon.let_the_pause_pass()
     daemon.tick(2)
     assert titles(hook.told()) == [
@@ -117,7 +122,7 @@ def test_a_receiver_that_is_away_misses_nothing_and_holds_up_no_other(
     ]
     assert topic.told() == []
     logged = capsys.readouterr().err
-    assert "answered 503" in logged
+    assert "answered with status 503" in logged
     assert hook.secret not in "".join([*daemon.kept, logged])
 
 
@@ -127,14 +132,14 @@ def test_a_topic_that_is_not_there_is_named(
     monkeypatch.setenv("LOGINPIPE_ALERT_SNS_TOPIC", "arn:aws:sns:eu-central-1:000000000000:nobody")
     fill_dead_letters(pipeline)
     says = daemon.tick(2)
-    assert "not delivered, 1 to tell: SNS topic nobody in eu-central-1 does not exist in this account" in says
+    assert "alerts pending: 1, not delivered: SNS topic nobody in eu-central-1 does not exist in this account" in says
     assert len(hook.told()) == 1
 
 
 def test_a_redirection_is_not_followed(pipeline: Pipeline, daemon: Daemon, hook: Webhook) -> None:
     hook.status = 302
     fill_dead_letters(pipeline)
-    assert "webhook at 127.0.0.1 answered 302" in daemon.tick(2)
+    assert "webhook at 127.0.0.1 answered with status 302" in daemon.tick(2)
     assert [path for path, _ in hook.requests] == [f"/services/{hook.secret}"]
 
 
@@ -324,16 +329,16 @@ def test_the_command_sends_a_test_and_names_who_did_not_take_it(
     name = topic.arn.rpartition(":")[2]
     assert done.code == 0, done.err
     assert (
-        done.out
-        == f"✓ webhook at 127.0.0.1 has taken it\n✓ SNS topic {name} in {topic.arn.split(':')[3]} has taken it\n"
+        done.out == "✓ webhook at 127.0.0.1 accepted the message\n"
+        f"✓ SNS topic {name} in {topic.arn.split(':')[3]} accepted the message\n"
     )
     (text,) = hook.told()
-    assert text.startswith(f"loginpipe, {pipeline.queue.name}: a test, sent at ")
+    assert text.startswith(f"loginpipe, {pipeline.queue.name}: test message, sent at ")
     assert len(topic.told()) == 1
     hook.status = 404
     refused = loginpipe("alerts", "test", "--json")
     assert refused.code == 1
-    assert '"message": "webhook at 127.0.0.1 answered 404"' in refused.out
+    assert '"message": "webhook at 127.0.0.1 answered with status 404: check its URL"' in refused.out
     assert hook.secret not in refused.out + refused.err
 
 

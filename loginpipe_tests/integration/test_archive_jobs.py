@@ -288,7 +288,7 @@ def test_doctor_says_where_the_archive_is_how_far_and_what_is_wrong_with_it(
     late = TODAY - timedelta(days=3)
     archive.insert(late)
     archive.insert(TODAY - timedelta(days=1))
-    assert found().message.startswith(f"{late} is complete but not archived: see the newest run of archive_logins")
+    assert found().message.startswith(f"{late} is complete but not archived: check the newest run of archive_logins")
     (tmp_path / "in the way").touch()
     for url, says in (
         (f"file://{tmp_path}/in the way", f"the archive in {tmp_path}/in the way cannot be used: "),

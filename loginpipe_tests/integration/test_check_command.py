@@ -49,7 +49,7 @@ def test_messages_of_the_queue_are_tried_out_and_all_of_them_are_back_at_once_an
 
     shown = loginpipe("check", "--count", 100)
     assert (shown.code, shown.err) == (1, "")
-    assert f"18 messages of queue '{pipeline.queue.name}': 16 would be accepted, 2 rejected" in shown.out
+    assert f"18 messages from queue '{pipeline.queue.name}': 16 would be accepted, 2 rejected" in shown.out
     for part in ("not an IPv4 or IPv6 address", bad_address, "ip: invalid_address", "2.3.0", "session"):
         assert part in shown.out
     for value in ("203.0.113.77", "888-77", "person@", "198.51.100", "device-1", "user-1"):
@@ -96,13 +96,13 @@ def test_messages_that_may_not_be_received_once_more_are_warned_of_and_a_queue_o
     pipeline.send(logins(3))
     allow(1)
     assert loginpipe("check", "--count", 3).error.startswith(
-        f"queue '{pipeline.queue.name}' has a maxReceiveCount of 1, so the next receive would make every message "
+        f"queue '{pipeline.queue.name}' has a maxReceiveCount of 1, so a message that is checked would become a "
     )
     allow(2)
     assert loginpipe("check", "--count", 3).err == "", "not received by the command that refused"
     done = loginpipe("check", "--count", 3, "--json")
     assert json.loads(done.out)["last_receive"] == 3
-    assert done.err.startswith("warning: 3 of these messages have been received as often as the queue allows: ")
+    assert done.err.startswith("warning: 3 of these messages have reached the queue's maxReceiveCount: ")
     assert "docs/operations.md#dead-letters" in done.err
     assert done.code == 0
 

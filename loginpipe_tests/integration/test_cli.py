@@ -174,7 +174,11 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> str:
         ),
         ("send", {}, "specify one of --count and --file"),
         ("send --count 1 --file x", {}, "specify one of --count and --file"),
-        ("send --count 1", {"LOGINPIPE_ENV": "production"}, "generated events do not belong on a production queue: "),
+        (
+            "send --count 1",
+            {"LOGINPIPE_ENV": "production"},
+            "--count sends generated events, which a production queue must not receive: ",
+        ),
         ("send --count 1", {"LOGINPIPE_ENV": "staging"}, "invalid setting: LOGINPIPE_ENV: "),
         ("send --count 1", {"LOGINPIPE_RECEIVERS": "0"}, "invalid setting: LOGINPIPE_RECEIVERS: "),
         ("send --count 1", {"AWS_EC2_METADATA_DISABLED": "true"}, "queue 'login-queue': no AWS region is set: "),
@@ -474,7 +478,7 @@ def test_migrating_twice_changes_nothing_and_says_so(
     first = loginpipe("migrate")
     assert first.code == 0
     assert first.err.startswith(f"set LOGINPIPE_FIRST_DAY={datetime.now(UTC).date():%Y-%m-}")
-    assert first.out.startswith("migrated from nothing to ")
+    assert first.out.startswith("migrated from an empty database to ")
     head = first.out.split()[-1]
     execute(empty_database_url, "INSERT INTO loginpipe.day_changes VALUES ('2026-02-28')")
     monkeypatch.setenv("LOGINPIPE_FIRST_DAY", "2026-02-28")
@@ -584,7 +588,7 @@ def test_rejects_are_listed_shown_and_replayed_without_a_word_of_what_they_say(
     assert command(*replay, "--dry-run", "--json").json == {**nothing, "dry_run": True}
     named = ("--private-key", f"file:{key_files.seal_private}")
     assert command(*replay, *named, "--json").json == {**nothing, "dry_run": False}
-    assert "0 sent back to queue" in command(*replay).out
+    assert "0 sent to queue" in command(*replay).out
     assert not [secret for secret in SECRETS for text in printed if secret in text]
     assert with_rejects.depth() == (0, 0)
 
@@ -619,7 +623,7 @@ def test_a_reject_that_has_become_good_is_replayed_once_and_no_longer_listed(
     replay = ("rejects", "replay", *WHY, "--private-key", key_files.seal_private)
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", custodian_url)
     dry = loginpipe(*replay, "--dry-run")
-    assert dry.out == f"1 would be sent back to queue '{pipeline.queue.name}'; 0 are still invalid and stay rejected\n"
+    assert dry.out == f"1 would be sent to queue '{pipeline.queue.name}'; 0 are still invalid and stay rejected\n"
     assert pipeline.depth() == (0, 0)
     counts = {"sent": 1, "still_bad": 0, "without_body": 0, "refused": {}}
     assert loginpipe(*replay, "--json").json == {**counts, "dry_run": False}
@@ -703,7 +707,7 @@ def test_a_queue_without_a_dead_letter_queue_is_one_line(
     monkeypatch.setenv("LOGINPIPE_QUEUE", queue.name)
     queue.client.set_queue_attributes(QueueUrl=queue.url, Attributes={"RedrivePolicy": ""})
     assert loginpipe("dlq", command).error == (
-        f"queue '{queue.name}' has no dead-letter queue: give it a redrive policy, see docs/aws.md"
+        f"queue '{queue.name}' has no dead-letter queue: give it a redrive policy; see docs/aws.md"
     )
 
 

@@ -328,7 +328,7 @@ def test_a_run_that_fails_says_how_many_leases_it_lost_and_what_came_back_by_its
     failed = place.run(Point.RECEIVED, fail_when_the_leases_are_over, receives=False, visibility_seconds=LEASE_SECONDS)
     assert not failed.success
     assert (
-        f"25 messages were not deleted and returned to queue '{place.queue.name}', 25 of them by themselves; "
+        f"25 messages were not deleted and returned to queue '{place.queue.name}', 25 of them after their timeout; "
         "25 leases were lost; see "
     ) in capfd.readouterr().err
 

@@ -653,7 +653,8 @@ def test_the_commands_say_whose_dead_letters_there_are_and_touch_ours_alone(
     before = endpoint.fates(f"{shared}-dlq")
     assert loginpipe("dlq", "status").out == (
         f"queue '{shared}-dlq': 4 waiting, 0 in flight, 0 delayed, in a dead-letter queue shared with 2 other queues: "
-        f"of all 4 that can be received 2 are of queue '{shared}', 2 of others; messages move there after 5 receives\n"
+        f"of all 4 that can be received, 2 are from queue '{shared}' and 2 from other queues; "
+        "messages move there after 5 receives\n"
     )
     assert loginpipe("dlq", "status", "--json").json == {
         "queue": f"{shared}-dlq",
@@ -794,7 +795,8 @@ def test_the_command_says_what_was_refused_by_code_and_exits_with_1(
         assert done.code == 1
         assert (json.loads(done.out) if arguments else done.out) == said
         assert done.err == (
-            f"error: queue '{queues.dead.name}' refused dead letters (2 MessageTooLong): see "
+            f"error: queue '{queues.queue.name}' refused dead letters (2 MessageTooLong), "
+            "which stay where they are: see "
             "docs/operations.md#what-is-refused\n"
         )
 

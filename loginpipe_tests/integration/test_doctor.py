@@ -69,7 +69,7 @@ def test_as_things_are_every_line_is_well_and_the_command_exits_with_0(
     assert not [finding for finding in said.values() if not finding["ok"]]
     words = {what: finding["message"] for what, finding in said.items()}
     assert words["partitions"] == (
-        "those of the ledger are there a week ahead; those of user_logins too; nothing is in a default one"
+        "those of the ledger reach a week ahead; so do those of user_logins; default partitions are empty"
     )
     assert words["token keys"] == "version 1, in use; for development only"
     assert words["masking"] == "hmac-sha256: tokens"
@@ -78,7 +78,7 @@ def test_as_things_are_every_line_is_well_and_the_command_exits_with_0(
     assert words["Dagster's daemon"].startswith("warning: never started on this storage")
     lines = loginpipe("doctor").out.splitlines()
     assert [line.split("  ")[0] for line in lines if not line.startswith("✓ ")] == ["! Dagster's daemon"]
-    assert words["Dagster's old runs"] == "nothing yet"
+    assert words["Dagster's old runs"] == "empty"
     assert words["what starts runs"] == "queue_depth_sensor is on"
     assert words["freshness"].startswith("not evaluated yet")
     assert words["alerts"].startswith("off: ")
@@ -191,12 +191,12 @@ def test_an_adopted_table_without_partitions_is_well(pipeline: Pipeline) -> None
         "ALTER TABLE plain RENAME TO user_logins",
     )  # fmt: skip
     says = findings()["partitions"].message
-    assert "those of user_logins are not ours: it is not partitioned" in says
+    assert "loginpipe does not manage those of user_logins: it is not partitioned" in says
     statement = "CREATE INDEX CONCURRENTLY ON public.user_logins USING brin (create_date)"
     assert says.startswith("warning: ")
     assert says.endswith(f"run `{statement}`")
     execute(pipeline.database_url, statement)
-    assert findings()["partitions"].message.startswith("those of the ledger are there ")
+    assert findings()["partitions"].message.startswith("those of the ledger reach ")
 
 
 def test_a_publication_that_keeps_rows_from_being_deleted_is_named_with_what_lets_it(
@@ -266,7 +266,10 @@ def test_days_without_a_partition_are_named_whatever_the_widths_of_the_others(pi
     )
     execute(pipeline.database_url, "ALTER TABLE user_logins OWNER TO postgres")
     gap = f"another role owns it: no partition of its covers {month[:8]}04 to {last}: logins of such days "
-    assert f"those of user_logins are not ours: {gap}go to its default partition" in findings()["partitions"].message
+    assert (
+        f"loginpipe does not manage those of user_logins: {gap}go to its default partition"
+        in findings()["partitions"].message
+    )
     execute(
         pipeline.database_url,
         "DROP TABLE user_logins_default",
@@ -347,14 +350,14 @@ def test_a_daemon_that_fell_silent_and_a_sensor_that_was_switched_off_are_named(
         for part in PARTS:
             dagster.run_storage.add_daemon_heartbeat(DaemonHeartbeat(now, part, "1", None))
         lines = findings()
-        assert lines["Dagster's daemon"].message.startswith("heard of at ")
+        assert lines["Dagster's daemon"].message.startswith("last heartbeat at ")
         dagster.run_storage.add_daemon_heartbeat(DaemonHeartbeat(now - 600, "SENSOR", "1", None))
         assert "(SENSOR): start `dagster-daemon run`" in problem("Dagster's daemon")
 
         dagster.schedule_storage.add_instigator_state(switched("queue_depth_sensor", InstigatorStatus.STOPPED))
         assert problem("what starts runs") == (
-            "queue_depth_sensor is off, and ingest_logins_every_five_minutes too: switch one on, in the UI under "
-            "Automation"
+            "queue_depth_sensor and ingest_logins_every_five_minutes are both off: turn one of them on, in the UI "
+            "under Automation"
         )
         schedule = switched("ingest_logins_every_five_minutes", InstigatorStatus.RUNNING, InstigatorType.SCHEDULE)
         dagster.schedule_storage.add_instigator_state(schedule)
@@ -372,7 +375,7 @@ def test_a_sensor_is_looked_at_in_the_code_location_of_our_queue(pipeline: Pipel
         assert findings()["what starts runs"].message == "queue_depth_sensor is on"
         schedules.add_instigator_state(switched("queue_depth_sensor", InstigatorStatus.STOPPED, where="ours"))
         schedules.update_instigator_state(switched("queue_depth_sensor", InstigatorStatus.RUNNING, where="theirs"))
-        assert problem("what starts runs").startswith("queue_depth_sensor is off, and ")
+        assert problem("what starts runs").startswith("queue_depth_sensor and ")
 
 
 def ran(dagster: DagsterPostgresStorage, run_id: str, *, days_ago: float, events: int = 2) -> None:
@@ -394,7 +397,8 @@ def test_what_dagster_keeps_is_shown_with_its_growth(pipeline: Pipeline, dagster
         ran(dagster, str(uuid4()), days_ago=0.5, events=3)
         day = datetime.now(UTC) - timedelta(days=13)
         assert re.fullmatch(
-            rf"[\d.]+ MB with 2 runs, the oldest of {day:%F}, and 5 events; of the last day 3 events, about [\d.]+ MB",
+            rf"[\d.]+ MB with 2 runs, the oldest from {day:%F}, and 5 events; in the last 24 hours 3 "
+            r"events, about [\d.]+ MB",
             findings()["Dagster's old runs"].message,
         )
 
@@ -407,7 +411,7 @@ def test_runs_that_nothing_deletes_are_a_warning(pipeline: Pipeline, dagster_url
         warned = findings()["Dagster's old runs"]
         assert warned.ok
         assert warned.message.startswith("warning: ")
-        assert "runs are older than the 14 days of LOGINPIPE_KEEP_RUNS_DAYS" in warned.message
+        assert "runs are older than LOGINPIPE_KEEP_RUNS_DAYS, 14 days" in warned.message
         schedule = switched("prune_dagster_storage_daily", InstigatorStatus.STOPPED, InstigatorType.SCHEDULE)
         dagster.schedule_storage.add_instigator_state(schedule)
         assert "prune_dagster_storage_daily is off" in findings()["Dagster's old runs"].message

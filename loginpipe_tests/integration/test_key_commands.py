@@ -115,7 +115,7 @@ def test_every_file_that_the_settings_name_is_made_and_keys_in_aws_are_left_to_a
 
 def test_a_rotation_says_which_version_is_the_current_one_and_shows_no_key(loginpipe: Command, files: KeyFiles) -> None:
     done = loginpipe("keys", "rotate")
-    assert done.out == "version 2 is the current one; held are 1, 2\n"
+    assert done.out == "current version: 2; all versions: 1, 2\n"
     assert "Every machine that runs the pipeline needs these keys" in done.err
     assert loginpipe("keys", "rotate", "--json").json == {"current": 3, "versions": [1, 2, 3]}
     assert read_token_keys(files.token_keys).current == 3
@@ -232,7 +232,10 @@ def test_a_version_that_the_database_knows_and_no_one_holds_is_shown(
 ) -> None:
     with closing(psycopg2.connect(database_url)) as connection, connection, connection.cursor() as cursor:
         cursor.execute("INSERT INTO loginpipe.token_key_checks (key_version, check_value) VALUES (7, '\\x00')")
-    assert "version 7: not held, recorded in the database, 0 values in the vault" in loginpipe("keys", "status").out
+    assert (
+        "version 7: missing on this machine, recorded in the database, 0 values in the vault"
+        in loginpipe("keys", "status").out
+    )
 
 
 def test_values_of_an_older_masking_are_counted_apart(
@@ -244,7 +247,7 @@ def test_values_of_an_older_masking_are_counted_apart(
     status = loginpipe("keys", "status", "--json").json
     assert status["masking"] == "compat-md5"
     assert status["token_keys"]["sealed_values"] == {"compat": 4}
-    assert "without a version, of an older masking: 4 values in the vault" in loginpipe("keys", "status").out
+    assert "no version (older masking): 4 values in the vault" in loginpipe("keys", "status").out
 
 
 @pytest.mark.parametrize("role", ["analyst_url", "custodian_url", "auditor_url"])

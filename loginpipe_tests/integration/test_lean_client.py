@@ -321,7 +321,7 @@ def test_a_certificate_that_no_one_vouches_for_is_refused(secure: Any, monkeypat
     server, _ = secure("localhost")
     # botocore would try again for ten seconds.
     monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
-    with pytest.raises(QueueError, match="cannot be reached"):
+    with pytest.raises(QueueError, match="is unreachable"):
         open_queue(QUEUE_URL, load_settings(), connections=1)
     assert server.asked == []
 

@@ -292,7 +292,8 @@ def test_a_storage_outside_of_postgres_is_refused() -> None:
             instance=instance, resources={"settings": load_settings()}, raise_on_error=False
         )
     assert cause_of_failure(result) == (
-        "LoginpipeError: Dagster's storage is not in Postgres, so nothing is deleted: see dagster.yaml"
+        "LoginpipeError: Dagster's storage is not in Postgres, so nothing is deleted: set a Postgres storage in "
+        "dagster.yaml"
     )
 
 

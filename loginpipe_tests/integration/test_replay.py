@@ -449,13 +449,13 @@ def test_the_command_says_what_was_refused_by_code_and_exits_with_1(
             ["--json"],
             {"sent": 1, "still_bad": 0, "without_body": 0, "refused": {"MessageTooLong": 1}, "dry_run": False},
         ),
-        ([], f"0 sent back to queue '{rejects.queue.name}'; 0 are still invalid and stay rejected\n"),
+        ([], f"0 sent to queue '{rejects.queue.name}'; 0 are still invalid and stay rejected\n"),
     ):
         done = loginpipe(*replaying, *arguments)
         assert done.code == 1
         assert (json.loads(done.out) if arguments else done.out) == said
         assert done.err == (
-            f"error: queue '{rejects.queue.name}' refused rejects (1 MessageTooLong), which stay: see "
+            f"error: queue '{rejects.queue.name}' refused messages (1 MessageTooLong), which stay rejected: see "
             "docs/operations.md#what-is-refused\n"
         )
 

@@ -342,4 +342,4 @@ def test_what_vault_does_not_give_is_named_in_one_line(
 def test_a_sealed_vault_is_named(vault: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
     vault.sealed = True  # type: ignore[attr-defined]
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", "vault:secret/loginpipe/database#url")
-    assert "Vault did not answer: is it unsealed" in refused(database_url)
+    assert "Vault did not answer: check that it is unsealed" in refused(database_url)

@@ -80,8 +80,8 @@ def test_an_endpoint_out_of_reach(pipeline: Pipeline, monkeypatch: pytest.Monkey
         unused.bind(("127.0.0.1", 0))  # bound, and not listening: nothing answers there
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
         assert refused(pipeline) == (
-            f"QueueError: queue '{pipeline.queue.name}': the endpoint is unreachable: is it up, and are "
-            "AWS_ENDPOINT_URL and AWS_REGION right?"
+            f"QueueError: queue '{pipeline.queue.name}': the endpoint is unreachable: check that it is up, and "
+            "check AWS_ENDPOINT_URL and AWS_REGION"
         )
 
 

@@ -145,7 +145,7 @@ def test_yesterday_is_compared_with_the_days_before_it(pipeline: Pipeline) -> No
     for days in range(1, 15):
         counted(pipeline, yesterday - days * DAY, 1_000 + days, 300)
     assert verdict(pipeline, "daily_volume") == (
-        True, WARN, f"{yesterday}: 1,000 logins; the median of 14 trailing days is 1,008, give or take 504"
+        True, WARN, f"{yesterday}: 1,000 logins; the median of 14 trailing days is 1,008, the allowed difference 504"
     )  # fmt: skip
     assert passes(pipeline, "null_locale_share")
 
@@ -191,7 +191,7 @@ def test_a_machine_whose_token_key_is_not_the_newest_in_use_is_named_before_a_ru
     assert passes(pipeline, "token_key_version_current"), "before the first run"
     ingest(pipeline, login())
     assert verdict(pipeline, "token_key_version_current")[2] == (
-        "Version 1 is current; the newest that tokens were made with is 1"
+        "Version 1 is current; the newest version that made tokens is 1"
     )
     execute(database_url, "INSERT INTO loginpipe.token_key_checks (key_version, check_value) VALUES (2, 'x')")
     passed, severity, says = verdict(pipeline, "token_key_version_current")

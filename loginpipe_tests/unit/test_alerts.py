@@ -82,7 +82,7 @@ def test_a_channel_that_is_away_for_days_is_told_the_newest_and_how_many_it_miss
         state = after_check(state, {"dead-letters": says}, ["webhook"], NOW + number * LOOK)
     outbox = state.outboxes["webhook"]
     assert (len(outbox.pending), outbox.left_out) == (MAX_PENDING, 4)
-    assert text("logins", outbox).startswith("4 older ones could not be delivered and were left out.\n\n")
+    assert text("logins", outbox).startswith("4 older alerts could not be delivered and were dropped.\n\n")
 
 
 def test_a_channel_that_is_unset_is_forgotten_and_one_that_is_set_is_told_of_what_lasts() -> None:
@@ -173,7 +173,7 @@ def test_every_kind_says_what_to_do_and_where_to_read_on() -> None:
         event = Event(what="begins", condition=name, message="seen", since=NOW)
         lines = text("logins", Outbox(pending=(event,))).splitlines()
         assert lines == [
-            f"loginpipe, queue logins: {of.title}", "Seen: seen.", "Since: 2026-11-21 12:00 UTC.", f"Do: {of.todo}.",
+            f"loginpipe, queue logins: {of.title}", "Seen: seen.", "Since: 2026-11-21 12:00 UTC.", f"Do: {of.todo}",
             f"Runbook: docs/operations.md#{of.anchor}",
         ]  # fmt: skip
         assert " " not in of.anchor

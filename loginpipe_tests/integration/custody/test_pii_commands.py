@@ -585,8 +585,8 @@ def test_a_field_of_the_past_is_filled_in_on_the_record_and_a_second_time_change
     assert {subject for (subjects,) in released for subject in subjects} == messages
 
     again = backfill(pii, "country")
-    assert (again.code, again.out) == (0, "0 of 2 messages have country in clear now\n")
-    assert again.err == "note: 1 have values that jsonb cannot hold; they stay sealed\n"
+    assert (again.code, again.out) == (0, "opened 2 messages; country of 0 is in clear now\n")
+    assert again.err == "note: 1 messages have values that jsonb cannot hold; they stay sealed\n"
     assert dict(store.rows("SELECT user_id, extras FROM loginpipe.login_extras")) == clear
     backfill(pii, "n", "--json").json  # noqa: B018
     assert store.rows(
