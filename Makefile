@@ -13,7 +13,7 @@ SOURCES := loginpipe loginpipe_tests benchmarks deploy/aws
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-demo: .venv/demo.installed ## run the main job on embedded services, and show what came out
+demo: .venv/demo.installed ## run the ingest job on embedded services and show the result
 	@$(BIN)/loginpipe demo
 
 dev: .venv/demo.installed ## embedded services and the Dagster UI, until interrupted
@@ -26,14 +26,14 @@ test: check ## check the code and run every test
 # Each time with a new seed, which is printed when it fails; CHAOS_SEEDS=1,2,3 sets some.
 chaos: export CHAOS_SEEDS ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
 chaos: export CHAOS_MESSAGES ?= 50000
-chaos: .venv/dev.installed ## random faults over 50,000 messages, and the memory of a run of 100,000
+chaos: .venv/dev.installed ## random failures over 50,000 messages, and the memory of a run of 100,000
 	$(BIN)/pytest --numprocesses 0 loginpipe_tests/integration/test_chaos.py $(PYTEST_ARGS)
 
 # As it is shipped: an environment without the tools, and without pyarrow, which pandas would import in every run.
-bench: .venv-bench/installed ## measure what a message costs, beside what it could and what others do; half an hour
+bench: .venv-bench/installed ## measure the cost of a message, beside baselines and other programs; half an hour
 	.venv-bench/bin/python -m benchmarks $(BENCH_ARGS)
 
-bench-storage: .venv-bench/installed ## measure what a message takes in Postgres, in bytes
+bench-storage: .venv-bench/installed ## measure the bytes of a message in Postgres
 	.venv-bench/bin/python -m benchmarks.storage $(BENCH_ARGS)
 
 bench-duplicates: .venv-bench/installed ## measure what a day of duplicates costs at 3 and at 30 million rows; half an hour
@@ -45,11 +45,11 @@ bench-sensor: .venv-bench/installed ## measure delays and CPU under `loginpipe d
 bench-lambda: .venv-bench/installed ## measure what a call of the AWS Lambda handler takes
 	.venv-bench/bin/python -m benchmarks.aws_lambda $(BENCH_ARGS)
 
-screenshots: .venv/dev.installed ## take the pictures in docs/images anew; needs Chromium
+screenshots: .venv/dev.installed ## take the screenshots in docs/images again; needs Chromium
 	$(BIN)/python -m loginpipe_tests.e2e.screenshots docs/images
 
 # The CDK is a program for Node.js that Python drives. The templates first, then the stacks on the embedded endpoint.
-aws-check: needs-node .venv-aws/installed .venv/dev.installed ## make the AWS templates, judge them, deploy them to the embedded endpoint
+aws-check: needs-node .venv-aws/installed .venv/dev.installed ## make the AWS templates, check them, deploy them to the embedded endpoint
 	.venv-aws/bin/mypy --strict --cache-dir .mypy_cache/aws deploy/aws/app.py deploy/aws/loginpipe_aws
 	.venv-aws/bin/pytest deploy/aws/tests/templates
 	$(BIN)/pytest deploy/aws/tests/local
@@ -72,7 +72,7 @@ types: .venv/dev.installed
 imports: .venv/dev.installed
 	$(BIN)/lint-imports
 
-format: .venv/dev.installed ## format the code and mend what ruff can
+format: .venv/dev.installed ## format the code and fix what ruff can
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
@@ -91,20 +91,20 @@ GRYPE ?= grype
 SYFT_VERSION := 1.42.1
 GRYPE_VERSION := 0.110.0
 
-base: ## say which bytes the tag of the base image names today, as python:3.11-slim@sha256:…; asks its registry
+base: ## print the digest of the base image's tag, as python:3.11-slim@sha256:…; asks its registry
 	@digest=$$(docker pull "$(PYTHON_IMAGE)" | sed -n 's/^Digest: //p'); test -n "$$digest" || \
-		{ echo "no digest of $(PYTHON_IMAGE): its registry has to be reached, by a Docker daemon that runs" >&2; exit 1; }; \
+		{ echo "no digest of $(PYTHON_IMAGE): start the Docker daemon, and check that it reaches the registry" >&2; exit 1; }; \
 	echo "$(PYTHON_IMAGE)@$$digest"
 
-# BASE, as `make base` prints it, says from which bytes; the image then says so too. BUILD_ARGS goes to docker build, as in
+# BASE, as `make base` prints it, pins the base image by digest; the image records it as a label. BUILD_ARGS goes to docker build, as in
 # make image IMAGE=loginpipe:1.2.3 BUILD_ARGS='--build-arg EXTRAS=archive', and TARGET=lambda makes that of AWS Lambda.
-image: ## build the image, loginpipe:local; with BASE="$(make base)" from bytes that it names
-	@case "$(BASE)" in "" | *@sha256:*) ;; *) echo "BASE=$(BASE) names no bytes: take what make base prints" >&2; exit 1;; esac
+image: ## build the image, loginpipe:local; with BASE="$(make base)" from a pinned base
+	@case "$(BASE)" in "" | *@sha256:*) ;; *) echo "BASE=$(BASE) has no digest: set BASE to the output of make base" >&2; exit 1;; esac
 	docker build $(BUILD_ARGS) $(if $(TARGET),--target $(TARGET)) $(if $(BASE),--build-arg PYTHON_IMAGE=$(BASE) \
 		--label org.opencontainers.image.base.digest=$(lastword $(subst @, ,$(BASE)))) --tag $(IMAGE) .
 
-# Into SBOM. Nobody can mend what has no mend yet; the weekly run comes back to it.
-image-scan: ## list the parts of the image, and fail on what is known to be vulnerable and has a mend; asks the network
+# Writes SBOM. A vulnerability without a fix does not fail it; the weekly run checks again.
+image-scan: ## list the parts of the image, and fail on known vulnerabilities that have a fix; asks the network
 	@test "$$($(SYFT) --version 2>/dev/null)" = "syft $(SYFT_VERSION)" || \
 		{ echo "image-scan needs syft $(SYFT_VERSION): install it from https://github.com/anchore/syft/releases" >&2; exit 1; }
 	@test "$$($(GRYPE) --version 2>/dev/null)" = "grype $(GRYPE_VERSION)" || \
@@ -119,7 +119,7 @@ compose-verify: ## bring docker-compose.yml up for real, runs in containers incl
 # Two, as the embedded AWS endpoint pins botocore: it is not to decide which boto3 production gets.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --no-emit-index-url --no-annotate \
 	--no-header pyproject.toml --extra archive --extra docker --extra k8s --extra lambda --extra vault
-constraints: .venv/bin/uv ## pin every dependency anew: for production, and with the embedded services and the tools
+constraints: .venv/bin/uv ## pin every dependency again: for production, and with the embedded services and the tools
 	$(COMPILE) --output-file constraints.txt
 	$(COMPILE) --extra local --group dev --output-file constraints-dev.txt
 
@@ -131,7 +131,7 @@ lowest latest: .venv/bin/uv
 	$(BIN)/uv pip install --quiet --python .venv-$@ --resolution $(RESOLUTION) --editable '.[local]' --group dev
 	.venv-$@/bin/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-workflows: .venv/bin/uv ## check .github: its form, and what an attacker could make of it
+workflows: .venv/bin/uv ## check .github: schemas and security
 	$(BIN)/uvx --quiet check-jsonschema@0.39.0 --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/uvx --quiet check-jsonschema@0.39.0 --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/uvx --quiet zizmor@1.32.0 --no-progress .github
@@ -139,7 +139,7 @@ workflows: .venv/bin/uv ## check .github: its form, and what an attacker could m
 # One by one: they are of environments of their own, and pin some packages in different versions.
 AUDITED := constraints.txt constraints-dev.txt benchmarks/requirements.txt deploy/aws/requirements.txt deploy/dbt/requirements.txt \
 	deploy/kubernetes/requirements.txt deploy/kubernetes/requirements-tools.txt
-audit: .venv/bin/uv ## look the pinned dependencies up among those known to be vulnerable; asks the network
+audit: .venv/bin/uv ## check the pinned dependencies for known vulnerabilities; asks the network
 	@for file in $(AUDITED); do echo "$$file" && \
 		$(BIN)/uvx --quiet pip-audit@2.10.1 --strict --no-deps --disable-pip --requirement $$file || failed=1; \
 	done; exit $${failed:-0}
@@ -152,9 +152,9 @@ sbom: .venv/bin/uv ## list every part of an installation, in dist/sbom.cdx.json
 	$(BIN)/uvx --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py environment .venv-sbom/bin/python \
 		--pyproject pyproject.toml --mc-type application --output-reproducible --output-file dist/sbom.cdx.json
 
-# VERSION is what the tag says: nothing is built from a commit that says another, or has no words for it.
+# VERSION is the tag's: nothing is built from a commit with another version, or without release notes for it.
 release-files: sbom ## build sdist, wheel, parts and notes of a release into dist: make release-files VERSION=1.2.3
-	@grep -qx 'version = "$(VERSION)"' pyproject.toml || { echo "pyproject.toml is not of version $(VERSION)" >&2; exit 1; }
+	@grep -qx 'version = "$(VERSION)"' pyproject.toml || { echo "pyproject.toml has another version than $(VERSION)" >&2; exit 1; }
 	@awk '/^## /{on = ($$2 == "$(VERSION)")} on && !/^## /' CHANGELOG.md > dist/release-notes.md
 	@grep -q . dist/release-notes.md || { echo "CHANGELOG.md has no section $(VERSION)" >&2; exit 1; }
 	$(BIN)/uv build --quiet --out-dir dist

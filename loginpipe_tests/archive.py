@@ -96,7 +96,7 @@ class Archive:
             return cursor.fetchall()
 
     def bury(self, tombstone: bytes, version: int = 1) -> None:
-        """Put down that somebody was erased."""
+        """Put down that someone was erased."""
         self.execute(
             "INSERT INTO loginpipe.erased_users (tombstone, key_version) VALUES (%s, %s)",
             tombstone.ljust(32, b"-"),

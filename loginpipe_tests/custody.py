@@ -105,7 +105,7 @@ class Store:
             yield connection
 
     def execute(self, statement: str, *parameters: Any) -> None:
-        """As a superuser: what nobody else may do."""
+        """As a superuser: what no one else may do."""
         with closing_psycopg2(self.database_url) as cursor:
             cursor.execute(statement, parameters or None)
 

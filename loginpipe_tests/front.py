@@ -85,7 +85,7 @@ class Front:
         Args:
             database_url: with the server's socket.
             certificates: to speak TLS with, to clients that ask for it.
-            accepts: says whether a role has a password; without it nobody is asked for one.
+            accepts: says whether a role has a password; without it no one is asked for one.
         """
         there = parse_dsn(database_url)
         self._socket = f"{there['host']}/.s.PGSQL.{there['port']}"

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from loginpipe.archive.store import Stores
 from loginpipe.archive.verification import verify_day
-from loginpipe.postgres.archive import archived_days, drop_month, standing_of_days
+from loginpipe.postgres.archive import archived_days, days_between, drop_month
 from loginpipe.postgres.partitions import Partition
 
 Run: TypeAlias = Callable[[Callable[..., Any]], Any]
@@ -30,7 +30,7 @@ def retire_month(run: Run, *, month: Partition, stores: Stores) -> str | None:
         DatabaseError: the month stays.
     """
     last = month.end - timedelta(days=1)
-    due = [day.day for day in run(partial(standing_of_days, first=month.start, last=last)) if day.due]
+    due = [day.day for day in run(partial(days_between, first=month.start, last=last)) if day.due]
     if due:
         # Reading a month of files every night for a day that is not there would be waste.
         return f"{len(due)} days are not archived, or have changed since, the first of them {min(due)}"

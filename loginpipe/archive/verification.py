@@ -13,9 +13,9 @@ from loginpipe.postgres.archive import (
     DayStatus,
     archived_days,
     content_in_table,
+    days_between,
     mark_verified,
     note_differing_days,
-    standing_of_days,
 )
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.partitions import month_of
@@ -116,7 +116,7 @@ def compare_with_table(connection: Connection, *, today: date) -> Comparison:
     days = [
         day
         for first, last in counted_ranges(records, today)
-        for day in standing_of_days(connection, first=first, last=last)
+        for day in days_between(connection, first=first, last=last)
     ]
     newest = [record for record in records if not record.dropped_at][-HASHED_DAYS:]
     with transaction(connection) as cursor:

@@ -1,6 +1,6 @@
 """The operator's commands. Thin: each reads its options, calls the package that does the work, and prints.
 
-An error of ours is one line on stderr and exit code 1. The packages are imported where they are used, so that
+A `LoginpipeError` becomes one line on stderr and exit code 1. The packages are imported where they are used, so that
 ``--help`` answers at once and the core runs without the ``local`` extra.
 """
 
@@ -15,7 +15,7 @@ from loginpipe.cli.output import new_app, out
 from loginpipe.common.errors import LoginpipeError
 
 app = new_app(
-    "Login events from an SQS queue into the Postgres table user_logins, with the personal data masked.",
+    "Load login events from an SQS queue into the Postgres table user_logins, with personal data masked.",
     completion=True,
 )
 

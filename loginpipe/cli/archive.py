@@ -14,19 +14,19 @@ from loginpipe.common.settings import load_settings
 if TYPE_CHECKING:
     from loginpipe.postgres.archive import ArchivedDay
 
-app = new_app("Days of user_logins in Parquet files: what is there, whether it is whole, and bringing a day back.")
+app = new_app("Archived days of user_logins in Parquet files: list, verify and restore them.")
 
 _FORMAT = ["%Y-%m-%d"]
 Day = Annotated[datetime, typer.Argument(help="The UTC day.", formats=_FORMAT, metavar="DAY")]
 Days = Annotated[
     list[datetime] | None,
-    typer.Argument(help="UTC days; all archived ones unless told.", formats=_FORMAT, metavar="DAY"),
+    typer.Argument(help="UTC days. Default: all archived days.", formats=_FORMAT, metavar="DAY"),
 ]
 
 
 @app.command("list")
 def list_(*, as_json: Json = False) -> None:
-    """List the archived days, the oldest first: rows, size, when the file was last found whole, and where it is.
+    """List the archived days, oldest first: rows, size, time of the last verification, and file.
 
     Example: loginpipe archive list --json | jq -r '.[].url'
     """
@@ -47,10 +47,10 @@ def list_(*, as_json: Json = False) -> None:
 
 @app.command()
 def verify(days: Days = None, *, as_json: Json = False) -> None:
-    """Read archived days back and compare them with what was recorded when they were written. Exit 1: they differ.
+    """Read archived days back and compare them with what was recorded when they were written.
 
-    A file that is missing or damaged is written again by the job archive_logins while its day is in user_logins. It is
-    never the reason that a month is dropped.
+    Exits with 1 if a day differs. The job archive_logins writes a missing or damaged file again while its day is still
+    in user_logins. A month with such a file is never dropped.
 
     Example: loginpipe archive verify 2026-11-20 2026-11-21
     """
@@ -70,8 +70,8 @@ def verify(days: Days = None, *, as_json: Json = False) -> None:
             bar.advance(task, record.file_bytes)
     whole = len(records) - len(problems)
     print_result(
-        {"verified": whole, "problems": {str(day): said for day, said in problems.items()}},
-        f"{whole:,} of {len(records):,} archived days are whole",
+        {"verified": whole, "problems": {str(day): problem for day, problem in problems.items()}},
+        f"{whole:,} of {len(records):,} archived days are intact",
         as_json=as_json,
     )
     for problem in problems.values():
@@ -84,14 +84,14 @@ def verify(days: Days = None, *, as_json: Json = False) -> None:
 def restore(
     day: Day,
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and compare, insert nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and compare the file; insert nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring a day back into user_logins, to the row. Retention leaves it there for 30 days; run again for 30 more.
+    """Restore a day into user_logins, with exactly its rows. Retention keeps it for 30 days; run again for 30 more.
 
-    Users who were erased after the day was archived do not come back; where there are any, the token keys are needed to
-    tell them. Where the day was dropped, rows that have come in since stay beside those. Otherwise nothing is restored
-    if the table has any other rows of that day.
+    Users who were erased after the day was archived are left out. If there are any, the command needs the token keys to
+    recognize them. If the day was dropped, rows that arrived since stay in the table. If it was not dropped, nothing is
+    restored if the table has other rows of that day.
 
     Example: loginpipe archive restore 2026-03-14 --dry-run
     """
@@ -115,22 +115,23 @@ def restore(
     if as_json:
         print_json({"day": str(record.day), **asdict(restored), "dry_run": dry_run})
         return
-    would = "would be " if dry_run else ""
     if restored.already_there:
-        out.print(f"{record.day} is there already: the table has exactly the rows of its file")
+        out.print(f"{record.day} is already in the table, with exactly the rows of its file")
         return
-    out.print(f"{restored.rows:,} rows of {record.day} {would}restored")
+    out.print(f"{'would restore' if dry_run else 'restored'} {restored.rows:,} rows of {record.day}")
     if restored.erased:
-        out.print(f"{restored.erased:,} rows of users who were erased since {would}left out")
+        out.print(f"{'would leave' if dry_run else 'left'} out {restored.erased:,} rows of users who were erased since")
     if restored.beside:
-        out.print(f"{restored.beside:,} rows that came in after the day was dropped stay beside them")
+        out.print(f"{restored.beside:,} rows that arrived after the day was dropped stay in the table")
 
 
 def _chosen(records: list["ArchivedDay"], days: list[date]) -> list["ArchivedDay"]:
     by_day = {record.day: record for record in records}
     for day in days:
         if day not in by_day:
-            raise ArchivedDayError(f"{day} is not in the archive: `loginpipe archive list` shows what is")
+            raise ArchivedDayError(
+                f"{day} is not in the archive: run `loginpipe archive list` to see the archived days"
+            )
     return [by_day[day] for day in sorted(set(days))] if days else records
 
 

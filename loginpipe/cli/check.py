@@ -1,4 +1,4 @@
-"""The command that tries messages out, from the queue or from a file, without keeping or deleting any."""
+"""The command that checks messages from the queue or a file, without storing or deleting any."""
 
 import time
 from dataclasses import asdict
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from loginpipe.ingest.trial import Trial
 
 MAX_COUNT = 1000
-"""Messages tried out at once: a message may be a mebibyte, and all are in memory."""
+"""Messages checked at once: a message may be a mebibyte, and all are in memory."""
 
 # Names and versions shown to people.
 _MOST_SHOWN = 20
@@ -31,25 +31,25 @@ _MOST_SHOWN = 20
 def check(
     *,
     count: Annotated[
-        int | None, typer.Option(help="Try out this many messages of the queue.", min=1, max=MAX_COUNT)
+        int | None, typer.Option(help="Check this many messages from the queue.", min=1, max=MAX_COUNT)
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option(help="Try these out: a JSON array of events, or one message body a line.", dir_okay=False),
+        typer.Option(help="Check this file: a JSON array of events, or one message body per line.", dir_okay=False),
     ] = None,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of an event, no more.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Only print the JSON Schema of an event.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what a run would make of messages: validate and mask them in memory, write nothing, delete nothing.
+    """Validate and mask messages in memory, as a run would, and show the result. Writes nothing and deletes nothing.
 
-    Exits with 1 if one would be rejected. Messages of the queue return to it at once, also after an error or Ctrl-C;
-    each counts as received once more, so a queue with a maxReceiveCount of 1 is refused. A file is tried out without
-    queue and database. Without LOGINPIPE_TOKEN_KEYS nothing is masked.
+    Exits with 1 if a message would be rejected. Messages from the queue return to it at once, also after an error or
+    Ctrl-C. Each counts as received once more, so the command refuses a queue with a maxReceiveCount of 1. A file needs
+    neither queue nor database. Without LOGINPIPE_TOKEN_KEYS nothing is masked.
 
     Example: loginpipe check --count 100, or: LOGINPIPE_ENVELOPE=sns loginpipe check --file events.jsonl
     """
     if [count is not None, file is not None, schema].count(True) != 1:
-        raise SettingError("what to check is not clear: give one of --count, --file and --schema")
+        raise SettingError("specify one of --count, --file and --schema")
     if schema:
         from loginpipe.logins.event_schema import event_schema_text
 
@@ -64,8 +64,8 @@ def check(
         _show(trial, where, masked=masking is not None)
     if exhausted:
         notes.print(
-            f"[yellow]warning:[/] {exhausted:,} of these messages have been received as often as the queue allows: the "
-            f"next receive makes them dead letters; see {runbook('dead-letters')}"
+            f"[yellow]warning:[/] {exhausted:,} of these messages have reached the queue's maxReceiveCount: the next "
+            f"receive moves them to the dead-letter queue; see {runbook('dead-letters')}"
         )
     if trial.rejected:
         raise typer.Exit(1)
@@ -86,7 +86,7 @@ def _masking(settings: Settings) -> "Masking | None":
 
 
 def _of_queue(count: int, settings: Settings, masking: "Masking | None") -> "tuple[Trial, int, str]":
-    """Return what comes of messages of the queue, and how many of them must not be received once more."""
+    """Return the result for messages of the queue, and how many of them must not be received once more."""
     from loginpipe.ingest.trial import try_out
     from loginpipe.sqs.client import open_queue
     from loginpipe.sqs.dead_letters import redrive_policy
@@ -96,18 +96,18 @@ def _of_queue(count: int, settings: Settings, masking: "Masking | None") -> "tup
     policy = redrive_policy(queue)
     if policy is not None and policy.max_receives <= 1:
         raise QueueError(
-            f"queue {queue.name!r} has a maxReceiveCount of 1, so the next receive would make every message a dead "
-            "letter that was tried out: raise it to 3 or more, or use --file"
+            f"queue {queue.name!r} has a maxReceiveCount of 1, so a message that is checked would become a dead "
+            "letter: raise maxReceiveCount to 3 or more, or use --file"
         )
     visibility_seconds, resent_days = settings.visibility_seconds, settings.resent_days
     with peeked(queue, count, visibility_seconds=visibility_seconds, resent_days=resent_days) as messages:
         trial = try_out(messages, masking, envelope=settings.envelope)
     exhausted = sum(m.receive_count >= policy.max_receives for m in messages) if policy is not None else 0
-    return trial, exhausted, f"of queue {queue.name!r}"
+    return trial, exhausted, f"from queue {queue.name!r}"
 
 
 def _of_file(file: Path, settings: Settings, masking: "Masking | None") -> "tuple[Trial, int, str]":
-    """Return what comes of the events in a file, which are known by their place in it, from 1 on."""
+    """Return the result for the events in a file. Their ids are their places in it, from 1 on."""
     from loginpipe.ingest.trial import try_out
 
     now_ms = time.time_ns() // 1_000_000
@@ -125,9 +125,9 @@ def _show(trial: "Trial", where: str, *, masked: bool) -> None:
         markup=False,
     )
     if masked:
-        out.print(f"masked: {trial.addresses:,} addresses and {trial.devices:,} devices")
+        out.print(f"masked {trial.addresses:,} addresses and {trial.devices:,} devices")
     else:
-        out.print("nothing was masked, since LOGINPIPE_TOKEN_KEYS is not set")
+        out.print("masked nothing, because LOGINPIPE_TOKEN_KEYS is not set")
     reasons = [(r.reason, r.field, f"{r.messages:,}", r.meaning) for r in trial.reasons]
     _table(("reason", "field", "messages", "meaning"), reasons, wraps="meaning")
     rejected = [(r.message, ", ".join(r.violations)) for r in trial.rejected_messages]
@@ -138,7 +138,7 @@ def _show(trial: "Trial", where: str, *, masked: bool) -> None:
         shown = list(counts.items())[:_MOST_SHOWN]
         _table((title, "messages"), ((name, f"{number:,}") for name, number in shown), wraps=title)
         if len(counts) > len(shown):
-            out.print(f"  and {len(counts) - len(shown):,} more: --json has all")
+            out.print(f"  and {len(counts) - len(shown):,} more: use --json to see all")
 
 
 def _table(columns: tuple[str, ...], rows: "Iterable[tuple[str, ...]]", *, wraps: str) -> None:

@@ -48,7 +48,7 @@ MAX_SAMPLE = 256
 _DRILL_PURPOSE = "drill: recovery of values that belong to no one"
 _SAMPLE_PURPOSE = "drill: stored values opened and compared with their tokens"
 _HEADER = ("entry", "at (UTC)", "actor", "action", "request", "subjects", "ticket", "purpose or detail")
-_FAULTS_SHOWN = 5
+_PROBLEMS_SHOWN = 5
 
 
 def load_private_keys(settings: Settings, uris: list[str] | None) -> "Opener":
@@ -374,8 +374,8 @@ def verify(
         )
         raise typer.Exit(1 if found.problems else 0)
     if found.problems:
-        more = len(found.problems) - _FAULTS_SHOWN
-        problems = "; ".join(found.problems[:_FAULTS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+        more = len(found.problems) - _PROBLEMS_SHOWN
+        problems = "; ".join(found.problems[:_PROBLEMS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
         raise AuditError(f"the access log is not intact: {problems}; see docs/security.md")
     if write_anchor:
         add_anchor(write_anchor, found.head)

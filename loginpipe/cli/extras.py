@@ -1,4 +1,4 @@
-"""The commands for fields that the contract does not know."""
+"""The commands for fields that are not part of the contract."""
 
 from typing import Annotated
 
@@ -9,24 +9,24 @@ from loginpipe.cli.output import Json, new_app, notes, out, print_json, progress
 from loginpipe.cli.warehouse import connect_to_warehouse
 from loginpipe.common.settings import load_settings
 
-app = new_app("Fields of logins that the contract does not know.")
+app = new_app("Fields of logins that are not part of the contract.")
 
 
 @app.command()
 def backfill(
     *,
-    field: Annotated[str, typer.Option(help="The name of the field, as the app sent it.")],
+    field: Annotated[str, typer.Option(help="Name of the field, as the app sends it.")],
     purpose: Purpose,
     ticket: Ticket,
     private_key: PrivateKeys = None,
     request: ApprovedRequest = None,
     as_json: Json = False,
 ) -> None:
-    """Copy a field of past logins from what was sealed to loginpipe.login_extras, in clear. For custodians.
+    """Copy a field of past logins from their sealed fields to loginpipe.login_extras, in clear. For custodians.
 
-    It opens every message that has something sealed and not this field in clear; the access log names them. It can be
-    interrupted and started again: what is in clear stays as it is. New logins have the field in clear once
-    LOGINPIPE_EXTRA_FIELDS names it, so set that first.
+    Set LOGINPIPE_EXTRA_FIELDS first, so that new logins have the field in clear too. The command opens every message
+    with sealed fields that does not have this field in clear yet; the access log names each of them. You can interrupt
+    the command and start it again.
 
     Example: loginpipe extras backfill --field country --purpose "report by country" --ticket BI-12
     """
@@ -40,7 +40,7 @@ def backfill(
     opener = load_private_keys(settings, private_key)
     if looks_personal(field):
         notes.print(
-            f"warning: {field} looks like personal data, and is in clear for analysts from now on", markup=False
+            f"warning: {field} looks like personal data, and analysts can read it in clear from now on", markup=False
         )
     with connect_to_warehouse(settings) as connection, progress() as bar:
         pending = count_to_fill(connection, field)
@@ -61,9 +61,9 @@ def backfill(
         counts = {"opened": done.opened, "filled": done.filled, "not_storable": done.not_storable}
         print_json({"field": field, **counts, "refused": refused})
     else:
-        out.print(f"{done.filled:,} of {done.opened:,} messages have {field} in clear now", markup=False)
+        out.print(f"opened {done.opened:,} messages; {field} of {done.filled:,} is in clear now", markup=False)
     if done.not_storable:
-        notes.print(f"note: {done.not_storable:,} have values that jsonb cannot hold, which stay sealed")
+        notes.print(f"note: {done.not_storable:,} messages have values that jsonb cannot hold; they stay sealed")
     for error in done.refused:
         notes.print(f"error: {error}", markup=False)
     if done.refused:

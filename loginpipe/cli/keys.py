@@ -11,20 +11,20 @@ from loginpipe.cli.output import Json, new_app, notes, out, print_json
 from loginpipe.cli.warehouse import connect_to_warehouse
 from loginpipe.common.settings import Settings, load_settings
 
-app = new_app("The keys that values are masked and sealed with.")
+app = new_app("The keys for masking and sealing.")
 
-IfMissing = Annotated[bool, typer.Option("--if-missing", help="Leave files that exist as they are.")]
+IfMissing = Annotated[bool, typer.Option("--if-missing", help="Create missing files only; keep existing ones.")]
 Passphrase = Annotated[
-    bool, typer.Option("--passphrase", help="Ask for a passphrase that the private half is encrypted with.")
+    bool, typer.Option("--passphrase", help="Ask for a passphrase and encrypt the private half with it.")
 ]
 
 
 @app.command()
 def generate(*, if_missing: IfMissing = False, passphrase: Passphrase = False, as_json: Json = False) -> None:
-    """Create the files that LOGINPIPE_TOKEN_KEYS and LOGINPIPE_SEAL_KEY name. Nothing is ever overwritten.
+    """Create the key files that LOGINPIPE_TOKEN_KEYS and LOGINPIPE_SEAL_KEY name. Existing files are never overwritten.
 
-    The private half of the seal key is made beside the public one: move it to where only custodians can read it. Keys
-    that the settings name in AWS are made there.
+    The command creates the private half of the seal key beside the public half: move it to a place that only custodians
+    can read. Create keys for KMS and Secrets Manager in AWS.
 
     Example: LOGINPIPE_TOKEN_KEYS=file:keys/tokens.json LOGINPIPE_SEAL_KEY=file:keys/seal.pem loginpipe keys generate
     """
@@ -39,7 +39,7 @@ def generate(*, if_missing: IfMissing = False, passphrase: Passphrase = False, a
     in_file = token_key_uri(token_keys).provider == FILE
     if not in_file and not seal_files:
         raise KeyFileError(
-            "neither LOGINPIPE_TOKEN_KEYS nor LOGINPIPE_SEAL_KEY names a file: keys in AWS are made there"
+            "neither LOGINPIPE_TOKEN_KEYS nor LOGINPIPE_SEAL_KEY names a file: create keys that are kept in AWS there"
         )
     made: dict[str, Any] = {"token_keys": None, "seal_keys": []}
     # Each as soon as it is made: the next one may fail.
@@ -63,9 +63,9 @@ def generate(*, if_missing: IfMissing = False, passphrase: Passphrase = False, a
 
 @app.command()
 def rotate(*, as_json: Json = False) -> None:
-    """Add a version to the token keys, which new tokens are made with from the next run on. The older ones are kept.
+    """Add a version to the token keys. New tokens use it from the next run on; older versions are kept.
 
-    A file is replaced as a whole or not at all; a secret gets a new value. Keys in KMS are made there: this says how.
+    A key file is replaced in one step; a secret gets a new value. For keys in KMS the command prints what to do there.
 
     Example: loginpipe keys rotate
     """
@@ -77,13 +77,16 @@ def rotate(*, as_json: Json = False) -> None:
     if as_json:
         print_json({"current": keys.current, "versions": versions})
         return
-    out.print(f"version {keys.current} is the current one; held are {_listed(versions)}")
-    notes.print("Every machine that runs the pipeline needs these keys before its next run: `loginpipe keys status`")
+    out.print(f"current version: {keys.current}; all versions: {_listed(versions)}")
+    notes.print(
+        "Every machine that runs the pipeline needs these keys before its next run. Verify with `loginpipe keys "
+        "status`."
+    )
 
 
 @app.command()
 def status(*, as_json: Json = False) -> None:
-    """Show provider, versions and fingerprints of the keys, and what the database holds of each version.
+    """Show the provider, versions and fingerprints of the keys, and what the database holds of each version.
 
     Example: loginpipe keys status --json
     """
@@ -160,14 +163,14 @@ def _version_lines(versions: list[int], current: int, database: Mapping[str, Any
     for version in sorted({*versions, *(recorded or ())}):
         words = ["current"] if version == current else []
         if version not in versions:
-            words.append("not held")
+            words.append("missing on this machine")
         if recorded is not None:
             words.append("recorded in the database" if version in recorded else "not in the database yet")
         if sealed is not None:
             words.append(f"{sealed.get(str(version), 0):,} values in the vault")
-        lines.append(f"version {version}: {', '.join(words) or 'held'}")
+        lines.append(f"version {version}: {', '.join(words) or 'available'}")
     if sealed and "compat" in sealed:
-        lines.append(f"without a version, of an older masking: {sealed['compat']:,} values in the vault")
+        lines.append(f"no version (older masking): {sealed['compat']:,} values in the vault")
     return lines
 
 

@@ -11,7 +11,7 @@ from loginpipe.cli.output import Json, new_app, notes, out, print_json, print_re
 LOCAL_FOLDER = Path(".loginpipe")
 """Where the local stack of a project folder keeps data and keys; git-ignored."""
 
-app = new_app("The embedded services in the background.")
+app = new_app("Embedded Postgres and SQS endpoint, running in the background.")
 
 
 def demo(
@@ -19,7 +19,7 @@ def demo(
     *,
     as_json: Json = False,
 ) -> None:
-    """Run the main job once on embedded services, and show what came out.
+    """Run the ingest job on embedded services and show the result.
 
     Example: loginpipe demo --count 5000
     """
@@ -39,7 +39,7 @@ def demo(
 def dev(
     port: Annotated[int, typer.Option(help="Port of the Dagster UI, on 127.0.0.1.", min=1, max=65535)] = 3000,
 ) -> None:
-    """Start the embedded services and the Dagster UI, until interrupted. Data is kept in .loginpipe.
+    """Run the embedded services and the Dagster UI until you press Ctrl-C. Data is kept in .loginpipe.
 
     Example: loginpipe dev --port 3001
     """
@@ -50,8 +50,9 @@ def dev(
     with attach_or_start(LOCAL_FOLDER) as stack:
         _make_ready(stack)
         notes.print(
-            f"The UI will be at http://127.0.0.1:{port} ; its sensor ingests what arrives. In another terminal, send "
-            "something:\n\n    loginpipe send --count 500\n"
+            f"The UI will be at http://127.0.0.1:{port} . A sensor ingests the messages on the queue. To send some, "
+            "run in "
+            "another terminal:\n\n    loginpipe send --count 500\n"
         )
         code = run_dagster_dev(port)
     raise typer.Exit(code)
@@ -59,7 +60,7 @@ def dev(
 
 @app.command()
 def up(*, as_json: Json = False) -> None:
-    """Start the embedded services in the background and write .env, which dg and dagster read.
+    """Start the embedded services in the background and write their settings to .env, which dg and dagster read.
 
     Example: loginpipe local up && dg launch --assets group:login_ingest
     """
@@ -99,16 +100,16 @@ def _make_ready(stack: Any) -> dict[str, str]:
     from loginpipe.local.environment import dagster_home, write_env_file
     from loginpipe.local.prepare import dagster_storage_is_empty, prepare
 
-    with step("make what is missing of keys, schema and queue"):
+    with step("create missing keys, tables and queues"):
         variables = {**prepare(stack), "DAGSTER_HOME": str(dagster_home(Path()))}
         kept = write_env_file(Path(".env"), variables)
     if kept:
-        notes.print(f"[yellow]note:[/] .env sets {', '.join(kept)} itself, and that is left as it is")
+        notes.print(f"[yellow]note:[/] .env already sets {', '.join(kept)}; your values are kept")
     os.environ.update({name: value for name, value in variables.items() if name not in kept})
     # A storage of the user's own is not ours to begin.
     if "DAGSTER_POSTGRES_URL" not in kept and dagster_storage_is_empty(stack):
         from loginpipe.defs.instance import begin_storage
 
-        with step("make Dagster's storage"):
+        with step("create Dagster's storage"):
             begin_storage(Path(variables["DAGSTER_HOME"]))
     return variables

@@ -20,13 +20,13 @@ from loginpipe.common.settings import load_settings
 if TYPE_CHECKING:
     from loginpipe.monitoring.doctor import Check
 
-alerts = new_app("Alerts, by a webhook and by SNS.")
+alerts = new_app("Alerts by webhook and SNS.")
 
 
 def doctor(*, as_json: Json = False) -> None:
-    """Check queues, database, keys, clocks, Dagster and alerts: each is fine, or what is wrong and how to fix it.
+    """Check queues, database, keys, clocks, Dagster and alerts, and show how to fix each problem.
 
-    Exits with 1 if something is wrong, so it can serve as a health check.
+    Exits with 1 if a check fails, so you can use it as a health check.
 
     Example: loginpipe doctor --json
     """
@@ -59,9 +59,9 @@ def metrics(
     *,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 in a container.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 9464,
-    once: Annotated[bool, typer.Option("--once", help="Print them and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print the metrics once and exit.")] = False,
     emf: Annotated[
-        bool, typer.Option("--emf", help="Print them each minute, as CloudWatch takes metrics from a log.")
+        bool, typer.Option("--emf", help="Print the metrics every minute, in CloudWatch's embedded metric format.")
     ] = False,
 ) -> None:
     """Serve metrics for Prometheus at /metrics until interrupted: backlog, delay, runs, messages, rejects and more.
@@ -92,7 +92,7 @@ def metrics(
     except OSError as error:
         raise LoginpipeError(f"cannot listen on {host}:{port} ({error.strerror}): choose another --port") from None
     _end_by_signal(ended)
-    notes.print(f"metrics at http://{host}:{port}/metrics, until interrupted")
+    notes.print(f"metrics at http://{host}:{port}/metrics; press Ctrl-C to stop")
     ended.wait()
     server.shutdown()
 
@@ -109,9 +109,9 @@ def _group() -> None:
 
 @alerts.command("test")
 def send_test(*, as_json: Json = False) -> None:
-    """Send a test message by every channel that is set, and say of each whether it was taken.
+    """Send a test message to every configured channel, and show whether each accepted it.
 
-    Exits with 1 if one was not.
+    Exits with 1 if a channel did not accept it.
 
     Example: loginpipe alerts test
     """
@@ -121,11 +121,12 @@ def send_test(*, as_json: Json = False) -> None:
     ways = channels(settings)
     if not ways:
         raise SettingError(
-            "alerts go nowhere: set LOGINPIPE_ALERT_WEBHOOK_URL to the URL of a webhook, or LOGINPIPE_ALERT_SNS_TOPIC "
+            "no alert channel is configured: set LOGINPIPE_ALERT_WEBHOOK_URL to the URL of a webhook, or "
+            "LOGINPIPE_ALERT_SNS_TOPIC "
             "to the ARN of a topic"
         )
-    subject = f"loginpipe, {settings.queue_name}: a test"
-    text = f"{subject}, sent at {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. Nothing is to be done."
+    subject = f"loginpipe, {settings.queue_name}: test message"
+    text = f"{subject}, sent at {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. No action is needed."
     problems: dict[str, str | None] = {}
     for way in ways:
         try:
@@ -143,6 +144,6 @@ def send_test(*, as_json: Json = False) -> None:
     else:
         for place, problem in problems.items():
             out.print("[green]✓[/]" if problem is None else "[bold red]✗[/]", end=" ")
-            out.print(f"{place} has taken it" if problem is None else problem, markup=False)
+            out.print(f"{place} accepted the message" if problem is None else problem, markup=False)
     if any(problems.values()):
         raise typer.Exit(1)

@@ -41,7 +41,7 @@ def new_table(columns: Iterable[str], *, wraps: str, numbers: Collection[str] = 
 
     Args:
         columns: their titles.
-        wraps: the column that gives way where the terminal is narrow.
+        wraps: the column that wraps where the terminal is narrow.
         numbers: the columns that are aligned to the right.
     """
     table = Table(box=None, header_style="dim", padding=(0, 0, 0, 2))
@@ -57,7 +57,7 @@ def progress() -> Progress:
 
 
 def print_result(value: object, text: str, *, as_json: bool) -> None:
-    """Print what came out: as JSON for scripts, or as text."""
+    """Print a result: as JSON for scripts, or as text."""
     if as_json:
         print_json(value)
     else:

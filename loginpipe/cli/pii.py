@@ -116,7 +116,7 @@ def recover(
     from loginpipe.custody.recovery import recover as recover_values
 
     if (output is None) != show:
-        raise LoginpipeError("where the values are to go is not clear: give one of --output FILE and --show")
+        raise LoginpipeError("specify one of --output and --show")
     reason = _reason(purpose, ticket)
     given = None if reason else _request_id(what)
     asked = list(dict.fromkeys(what)) if reason else None
@@ -163,7 +163,7 @@ def erase(
 
     reason = _reason(purpose, ticket)
     if (user_id is None) == (request is None) or (reason is None) == (request is None):
-        raise LoginpipeError("whom to erase is not clear: give a user id with --purpose and --ticket, or --request")
+        raise LoginpipeError("specify a user id with --purpose and --ticket, or --request")
     settings = load_settings()
     with connect_to_warehouse(settings) as connection:
         keys = load_known_token_keys(settings, connection)

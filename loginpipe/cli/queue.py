@@ -27,12 +27,12 @@ def send(
     count: Annotated[int | None, typer.Option(help="Generate this many sample events.", min=1)] = None,
     file: Annotated[
         Path | None,
-        typer.Option(help="Send these: a JSON array of events, or one message body a line.", dir_okay=False),
+        typer.Option(help="Send this file: a JSON array of events, or one message body per line.", dir_okay=False),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the generator; the same seed gives the same events.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the generator. The same seed gives the same events.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Put login events on the queue.
+    """Send login events to the queue.
 
     Example: loginpipe send --count 500, or: loginpipe send --file events.json
     """
@@ -42,24 +42,24 @@ def send(
 
     settings = load_settings()
     if (count is None) == (file is None):
-        raise SettingError("what to send is not clear: give one of --count and --file")
+        raise SettingError("specify one of --count and --file")
     if count is not None and settings.production:
-        raise SettingError("generated events do not belong on a production queue: use --file")
+        raise SettingError("--count sends generated events, which a production queue must not receive: use --file")
     bodies = list(sample_bodies(count, seed=seed)) if count is not None else bodies_in(file or Path())
     queue = open_queue(settings.queue, settings, connections=8)
     with progress() as bar:
         task = bar.add_task("sending", total=len(bodies))
         sent = send_bodies(queue, bodies, lambda more: bar.advance(task, more))
-    said = f"sent {sent:,} messages to queue {queue.name!r}"
-    print_result({"queue": queue.name, "sent": sent}, said, as_json=as_json)
+    text = f"sent {sent:,} messages to queue {queue.name!r}"
+    print_result({"queue": queue.name, "sent": sent}, text, as_json=as_json)
 
 
 @app.command()
 def status(*, as_json: Json = False) -> None:
-    """Show the dead-letter queue and how much is in it.
+    """Show the dead-letter queue and the number of messages in it.
 
-    Where other queues' dead letters go there too, up to a thousand are received, and returned at once, to count whose
-    they are.
+    If other queues share it, the command receives up to a thousand messages to count which queue each is from, and
+    returns them at once.
 
     Example: loginpipe dlq status
     """
@@ -70,11 +70,11 @@ def status(*, as_json: Json = False) -> None:
     depth = read_depth(policy.dead_letters)
     others = other_sources(queue, policy.dead_letters)
     owners = look(queue, policy.dead_letters) if others != 0 else None
-    says = f"queue {policy.dead_letters.name!r}: {depth}"
+    text = f"queue {policy.dead_letters.name!r}: {depth}"
     if owners is not None:
-        says += (
+        text += (
             f", {shared_by(others)}: of {'all' if owners.all else 'the first'} {owners.ours + owners.others:,} that "
-            f"can be received {owners.ours:,} are of queue {queue.name!r}, {owners.others:,} of others"
+            f"can be received, {owners.ours:,} are from queue {queue.name!r} and {owners.others:,} from other queues"
         )
     print_result(
         {
@@ -84,7 +84,7 @@ def status(*, as_json: Json = False) -> None:
             "other_queues": others,
             "looked_at": None if owners is None else {"ours": owners.ours, "others": owners.others, "all": owners.all},
         },
-        f"{says}; messages come after {policy.max_receives} receives",
+        f"{text}; messages move there after {policy.max_receives} receives",
         as_json=as_json,
     )
 
@@ -94,16 +94,18 @@ def redrive(
     *,
     since: Annotated[datetime | None, typer.Option(help="Only messages sent at this time (UTC) or later.")] = None,
     until: Annotated[datetime | None, typer.Option(help="Only messages sent before this time (UTC).")] = None,
-    per_second: Annotated[float | None, typer.Option(help="Move at most this many a second.", min=0.1)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, move nothing.")] = False,
+    per_second: Annotated[
+        float | None, typer.Option(help="Move at most this many messages per second.", min=0.1)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the messages; move nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Drop the queue's dead letters whose outcome is recorded, and move its others back to it.
+    """Delete the queue's dead letters whose outcome is recorded, and move the others back to the queue.
 
-    Dead letters of other queues stay untouched; they are hidden until it ends. It can be interrupted and run again: a
-    message that is moved twice is still one message. Do not use SQS's own redrive: it gives messages new ids, which the
-    ledger does not know. What is refused stays, is counted by code, and makes the exit code 1; docs/operations.md says
-    what to do about it.
+    Dead letters of other queues are not changed; they are hidden until the command ends. You can interrupt the command
+    and run it again: a message that is moved twice still counts once. Do not use SQS's own redrive: it gives messages
+    new ids, which the ledger does not know. A message that the queue refuses stays a dead letter and makes the exit
+    code 1; docs/operations.md says what to do.
 
     Example: loginpipe dlq redrive --per-second 200 --dry-run
     """
@@ -130,15 +132,16 @@ def redrive(
     would = "would be " if dry_run else ""
     print_result(
         {**asdict(counts), "refused": dict(counts.refused), "dry_run": dry_run},
-        f"{counts.moved:,} {would}moved to queue {queue.name!r}, {counts.dropped:,} {would}dropped since their "
-        f"outcome is recorded, {counts.left:,} left"
+        f"{counts.moved:,} {would}moved to queue {queue.name!r}, {counts.dropped:,} {would}deleted because "
+        f"their outcome is recorded, {counts.left:,} left"
         + (f", and {counts.others:,} dead letters of other queues" if counts.others else ""),
         as_json=as_json,
     )
     if counts.refused:
         see = runbook("what-is-refused")
         raise QueueError(
-            f"queue {policy.dead_letters.name!r} keeps what was refused ({by_code(counts.refused)}): see {see}"
+            f"queue {queue.name!r} refused dead letters ({by_code(counts.refused)}), which stay where they are: see "
+            f"{see}"
         )
 
 
@@ -149,7 +152,7 @@ def _queue_and_policy(settings: Settings, *, connections: int) -> "tuple[Queue, 
     queue = open_queue(settings.queue, settings, connections=connections)
     policy = redrive_policy(queue)
     if policy is None:
-        raise QueueError(f"queue {queue.name!r} has no dead-letter queue: give it a redrive policy, see docs/aws.md")
+        raise QueueError(f"queue {queue.name!r} has no dead-letter queue: give it a redrive policy; see docs/aws.md")
     return queue, policy
 
 
@@ -169,8 +172,8 @@ def bodies_in(file: Path) -> list[str]:
     try:
         bodies = [json.dumps(event, ensure_ascii=False) for event in json.loads(text)]
     except (ValueError, RecursionError):
-        raise SettingError(f"{file} begins like a JSON array but is not one: fix it, or put one body a line") from None
+        raise SettingError(f"{file} begins with [ but is not a JSON array: fix it, or put one body per line") from None
     # A lone surrogate, written as an escape, is text to JSON and none to UTF-8.
     if not all(map(is_unicode, bodies)):
-        raise SettingError(f"{file} holds lone surrogates, which no message can: fix it")
+        raise SettingError(f"{file} contains lone surrogates, which SQS does not accept: remove them")
     return bodies

@@ -15,13 +15,13 @@ from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import load_settings
 from loginpipe.logins.rejects import MEANINGS
 
-app = new_app("Rejected messages, and replaying them.")
+app = new_app("Rejected messages: list, show and replay them.")
 
 Reason = Annotated[
-    str | None, typer.Option(help="Only those with this reason code.", autocompletion=lambda: list(MEANINGS))
+    str | None, typer.Option(help="Only rejects with this reason code.", autocompletion=lambda: list(MEANINGS))
 ]
-Since = Annotated[datetime | None, typer.Option(help="Sent at this time (UTC) or later.")]
-Until = Annotated[datetime | None, typer.Option(help="Sent before this time (UTC).")]
+Since = Annotated[datetime | None, typer.Option(help="Only messages sent at this time (UTC) or later.")]
+Until = Annotated[datetime | None, typer.Option(help="Only messages sent before this time (UTC).")]
 
 
 @app.command("list")
@@ -30,11 +30,11 @@ def list_(
     reason: Reason = None,
     since: Since = None,
     until: Until = None,
-    replayed: Annotated[bool, typer.Option("--replayed", help="Also those that were replayed.")] = False,
+    replayed: Annotated[bool, typer.Option("--replayed", help="Include rejects that were replayed.")] = False,
     limit: Annotated[int, typer.Option(help="Show at most this many.", min=1)] = 50,
     as_json: Json = False,
 ) -> None:
-    """List rejected messages, the newest first: when, which field, why. Never what they say.
+    """List rejected messages, newest first: time, fields and reasons. Never shows their content.
 
     Example: loginpipe rejects list --reason invalid_address --since 2026-11-01
     """
@@ -58,11 +58,15 @@ def list_(
         )
     out.print(table)
     if len(rejects) == limit:
-        notes.print(f"these are the newest {limit}: --limit shows more")
+        notes.print(f"shown are the newest {limit}: use --limit to see more")
 
 
 @app.command()
-def show(message_id: Annotated[UUID, typer.Argument(help="As `list` shows it.")], *, as_json: Json = False) -> None:
+def show(
+    message_id: Annotated[UUID, typer.Argument(help="Message id, as `loginpipe rejects list` shows it.")],
+    *,
+    as_json: Json = False,
+) -> None:
     """Show the reasons and field names of one rejected message. Its body is sealed: `loginpipe pii recover` opens it.
 
     Example: loginpipe rejects show 7f0c3f6e-3c1b-4a35-9d3e-5b9f2f3f9b11
@@ -72,7 +76,9 @@ def show(message_id: Annotated[UUID, typer.Argument(help="As `list` shows it.")]
     with connect_to_warehouse(load_settings()) as connection:
         found = find_rejects(connection, RejectFilter(message_id=str(message_id), replayed=True))
     if not found:
-        raise LoginpipeError(f"no rejected message has the id {message_id}: `loginpipe rejects list` shows them")
+        raise LoginpipeError(
+            f"no rejected message has the id {message_id}: run `loginpipe rejects list` to see their ids"
+        )
     if as_json:
         print_json(asdict(found[0]))
         return
@@ -92,16 +98,16 @@ def replay(
     reason: Reason = None,
     since: Since = None,
     until: Until = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, send nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the messages; send nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Send rejected messages back to the queue, those that today's rules accept. For custodians: it opens the bodies.
+    """Send rejected messages that the current rules accept back to the queue. For custodians: it opens the bodies.
 
-    A replayed login keeps the date of its first message, and is one login however often it is sent. The access log
-    names every message that was opened, also in a dry run. What the queue refuses stays a reject, is counted by code,
-    and makes the exit code 1; docs/operations.md says what to do about it.
+    A replayed login keeps the date of its first message, and counts once however often it is sent. The access log names
+    every message that was opened, also in a dry run. A message that the queue refuses stays rejected and makes the exit
+    code 1; docs/operations.md says what to do.
 
-    Example: loginpipe rejects replay --purpose "rules corrected" --ticket OPS-31 --reason invalid_version --dry-run
+    Example: loginpipe rejects replay --purpose "rules were fixed" --ticket OPS-31 --reason invalid_version --dry-run
     """
     from loginpipe.custody.access import Reason as AccessReason
     from loginpipe.custody.replay import ReplayCounts
@@ -142,19 +148,21 @@ def replay(
         print_json({**asdict(counts), "refused": dict(counts.refused), "dry_run": dry_run})
     else:
         verb = "would be sent" if dry_run else "sent"
-        out.print(f"{counts.sent:,} {verb} back to queue {queue.name!r}; {counts.still_bad:,} are still bad and stay")
+        out.print(
+            f"{counts.sent:,} {verb} to queue {queue.name!r}; {counts.still_bad:,} are still invalid and stay rejected"
+        )
         if counts.without_body:
-            out.print(
-                f"{counts.without_body:,} were recorded without a body: sealing was off, or their user was erased"
-            )
+            out.print(f"{counts.without_body:,} have no body to replay: sealing was off, or their user was erased")
     if counts.refused:
         see = runbook("what-is-refused")
-        raise QueueError(f"queue {queue.name!r} refused rejects ({by_code(counts.refused)}), which stay: see {see}")
+        raise QueueError(
+            f"queue {queue.name!r} refused messages ({by_code(counts.refused)}), which stay rejected: see {see}"
+        )
 
 
 def _require_known(reason: str | None) -> None:
     if reason is not None and reason not in MEANINGS:
-        raise LoginpipeError(f"no reason is called {reason!r}: use one of {', '.join(MEANINGS)}")
+        raise LoginpipeError(f"there is no reason {reason!r}: use one of {', '.join(MEANINGS)}")
 
 
 def _utc(time: datetime | None) -> datetime | None:

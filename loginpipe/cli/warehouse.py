@@ -15,10 +15,10 @@ from loginpipe.common.settings import Settings, load_settings
 if TYPE_CHECKING:
     from loginpipe.postgres.connections import Connection
 
-app = new_app("Backups of a self-hosted database by pg_dump. Managed databases have their own: docs/backups.md.")
-insights = new_app("The tables of duplicates, which are computed from user_logins.")
+app = new_app("Backups of a self-hosted database with pg_dump. For managed databases, see docs/backups.md.")
+insights = new_app("The tables of duplicate devices and addresses, which are computed from user_logins.")
 
-Dump = Annotated[Path, typer.Argument(help="The dump; its manifest lies beside it.", metavar="DUMP")]
+Dump = Annotated[Path, typer.Argument(help="Dump file; its manifest must be beside it.", metavar="DUMP")]
 
 
 def migrate(
@@ -26,16 +26,16 @@ def migrate(
     to: Annotated[
         str | None,
         typer.Option(
-            help="Undo the migrations after this revision, before older code is deployed: what was written since into "
-            "what they brought is lost. Stop the pipeline first.",
+            help="Undo the migrations after this revision, before you deploy older code. What was written since to the "
+            "tables and columns that they added is lost. Stop the pipeline first.",
             metavar="REVISION",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Bring the database in LOGINPIPE_DATABASE_URL up to date. A user_logins that is there already is adopted as it is.
+    """Migrate the database in LOGINPIPE_DATABASE_URL to the current schema. An existing user_logins stays unchanged.
 
-    What it has that refuses, changes or loses logins is listed, a line each: see docs/tables.md.
+    The command lists everything in that table that refuses, changes or loses logins: see docs/tables.md.
 
     Example: loginpipe migrate
     """
@@ -45,7 +45,7 @@ def migrate(
     settings = load_settings()
     if to is not None:
         before = migrations.undo(database_url(settings), to)
-        print_result({"before": before, "after": to}, f"went back from {before} to {to}", as_json=as_json)
+        print_result({"before": before, "after": to}, f"migrated back from {before} to {to}", as_json=as_json)
         return
     result = migrations.migrate(database_url(settings), table_is_named=settings.names_the_table)
     rows = _rows_of_another_meaning(settings) if result.adopted else []
@@ -67,12 +67,14 @@ def migrate(
     if result.before == result.after:
         out.print(f"up to date at {result.after}")
     else:
-        adopted = f"; the table {settings.table} that was there is adopted as it is" if result.adopted else ""
-        out.print(f"migrated from {result.before or 'nothing'} to {result.after}{adopted}")
+        adopted = f"; the existing table {settings.table} is adopted unchanged" if result.adopted else ""
+        out.print(f"migrated from {result.before or 'an empty database'} to {result.after}{adopted}")
     for finding in [*result.findings, *rows]:
         out.print(f"{settings.table}: {finding}", markup=False)
     if settings.first_day is None:
-        notes.print(f"set LOGINPIPE_FIRST_DAY={first}: the daily assets begin with the first day of user_logins then")
+        notes.print(
+            f"set LOGINPIPE_FIRST_DAY={first}, so that the daily assets begin with the first day of user_logins"
+        )
 
 
 def _rows_of_another_meaning(settings: Settings) -> list[str]:
@@ -100,13 +102,14 @@ def connect_to_warehouse(settings: Settings) -> "Iterator[Connection]":
 
 @app.command()
 def create(
-    folder: Annotated[Path, typer.Argument(help="Where the dump and its manifest go.", metavar="FOLDER")],
+    folder: Annotated[Path, typer.Argument(help="Folder for the dump and its manifest.", metavar="FOLDER")],
     *,
     as_json: Json = False,
 ) -> None:
-    """Back up the database in LOGINPIPE_DATABASE_URL: a dump and its manifest, of one moment. The pipeline may go on.
+    """Back up the database in LOGINPIPE_DATABASE_URL as a dump and a manifest of one moment. The pipeline may run.
 
-    As the owner, or a member of pg_read_all_data. The dump holds user ids and tokens; what is sealed stays sealed.
+    Connect as the owner or as a member of pg_read_all_data. The dump holds user ids and tokens; sealed values stay
+    sealed.
 
     Example: loginpipe backup create /var/backups/loginpipe
     """
@@ -120,7 +123,7 @@ def create(
         return
     out.print(str(dump), markup=False)
     notes.print(
-        f"{manifest.total_rows:,} rows, {manifest.file_bytes:,} bytes; prove it: loginpipe backup verify {dump}"
+        f"{manifest.total_rows:,} rows, {manifest.file_bytes:,} bytes. Verify it with: loginpipe backup verify {dump}"
     )
 
 
@@ -128,12 +131,15 @@ def create(
 def verify(
     dump: Dump,
     *,
-    file_only: Annotated[bool, typer.Option("--file-only", help="Do not restore it: look at the files alone.")] = False,
+    file_only: Annotated[
+        bool, typer.Option("--file-only", help="Check the files only; do not restore the dump.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Restore a backup into a new database on the server of LOGINPIPE_DATABASE_URL, compare every table, and drop it.
+    """Verify a backup: restore it into a new database on the server of LOGINPIPE_DATABASE_URL and compare every table.
 
-    The role needs CREATEDB. First the checksum and the dump's table of contents are looked at.
+    The role needs CREATEDB. The checksum and the dump's table of contents are checked first. The new database is
+    dropped at the end.
 
     Example: loginpipe backup verify /var/backups/loginpipe/logins-20261121T021500Z.dump
     """
@@ -143,12 +149,12 @@ def verify(
         manifest = require_usable(dump)
     else:
         url = database_url(load_settings())
-        with step("restoring into a database of its own"):
+        with step("restoring into a temporary database"):
             manifest = verify_backup(url, dump)
-    told = "the files are whole; it was not restored" if file_only else "restored and compared: it is whole"
+    outcome = "the files are intact; not restored" if file_only else "restored and compared: the backup is intact"
     print_result(
         {"dump": str(dump), "restored": not file_only, **manifest.model_dump(mode="json")},
-        f"{told}: {manifest.total_rows:,} rows of {manifest.taken_at:%Y-%m-%d %H:%M:%S} UTC",
+        f"{outcome}: {manifest.total_rows:,} rows of {manifest.taken_at:%Y-%m-%d %H:%M:%S} UTC",
         as_json=as_json,
     )
 
@@ -157,8 +163,8 @@ def verify(
 def restore(dump: Dump, *, as_json: Json = False) -> None:
     """Restore a backup into the empty database in LOGINPIPE_DATABASE_URL, with owners and grants; all of it or nothing.
 
-    As a superuser or the owner of what was backed up. Stop the pipeline first, and see docs/backups.md for what was
-    stored, erased and opened since the backup.
+    Connect as a superuser or as the owner of the tables. Stop the pipeline first. For what was stored, erased and
+    opened since the backup, see docs/backups.md.
 
     Example: loginpipe backup restore /var/backups/loginpipe/logins-20261121T021500Z.dump
     """
@@ -171,19 +177,19 @@ def restore(dump: Dump, *, as_json: Json = False) -> None:
         print_json({"dump": str(dump), **manifest.model_dump(mode="json")})
         return
     out.print(
-        f"{manifest.total_rows:,} rows of {manifest.taken_at:%Y-%m-%d %H:%M:%S} UTC are restored, at revision "
+        f"restored {manifest.total_rows:,} rows of {manifest.taken_at:%Y-%m-%d %H:%M:%S} UTC, at revision "
         f"{manifest.revision}",
         markup=False,
     )
-    notes.print("before the pipeline starts: loginpipe migrate, loginpipe doctor, and docs/backups.md, After a restore")
+    notes.print("before you start the pipeline, run loginpipe migrate and loginpipe doctor; then see docs/backups.md")
 
 
 @insights.command()
 def rebuild(*, as_json: Json = False) -> None:
-    """Compute duplicate_devices and duplicate_ips again from user_logins, and what is kept for them, day by day.
+    """Compute duplicate_devices and duplicate_ips again from user_logins, day by day, with what is kept for them.
 
-    Days that are in the archive only keep what they have. Logins that were deleted from the table in another way are
-    no longer counted. The pipeline may run meanwhile. After an interruption the job refresh_insights does the rest.
+    Days that are only in the archive keep their rows. Logins that were deleted from the table in another way are no
+    longer counted. The pipeline may run meanwhile. After an interruption the job refresh_insights computes the rest.
 
     Example: loginpipe insights rebuild
     """

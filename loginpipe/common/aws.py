@@ -1,4 +1,4 @@
-"""Clients of AWS services, all made in one place, and their errors as one line each, told apart by code.
+"""Clients of AWS services, all made in one place, and their errors as one line each, by error code.
 
 Region, endpoint and credentials are boto3's. The retries of single calls are botocore's own: ``standard`` mode, with
 exponential back-off and jitter. A service's own words for its own errors are given by its caller (`Wording`).
@@ -107,10 +107,10 @@ _UNAVAILABLE = frozenset(
     }
 )
 
-_CLOCK_REASON = "cannot be used: AWS refuses the time of the request ({code}): set this machine's clock by NTP"
+_CLOCK_REASON = "cannot be used: AWS refuses the time of the request ({code}): set this machine's clock with NTP"
 _SIGNATURE_REASON = (
     "cannot be used: AWS refuses the signature ({code}): set AWS_SECRET_ACCESS_KEY to the key that belongs to "
-    "AWS_ACCESS_KEY_ID, and this machine's clock by NTP"
+    "AWS_ACCESS_KEY_ID, and set this machine's clock with NTP"
 )
 _REGION_REASON = (
     "cannot be used: AWS refuses the region that requests are signed for ({code}): set AWS_REGION to the queue's or "
@@ -126,7 +126,7 @@ _REASONS = (
     (_UNAVAILABLE, "is unavailable for now (its endpoint answered {code}): try again later"),
 )
 _PROTOCOL = "is at an endpoint that does not answer as AWS does: fix AWS_ENDPOINT_URL, or unset it"
-_UNREACHABLE = "the endpoint cannot be reached: is it up, and are AWS_ENDPOINT_URL and AWS_REGION right?"
+_UNREACHABLE = "the endpoint is unreachable: check that it is up, and check AWS_ENDPOINT_URL and AWS_REGION"
 
 # botocore's errors about what is missing here, by class.
 _LOCAL = {
@@ -249,7 +249,7 @@ def aws_client(
     variable = next((name for name in _REGION_VARIABLES if os.environ.get(name)), None)
     region = region or (os.environ[variable] if variable else None)
     malformed = wording.error(
-        f"{wording.subject}: {variable or 'the region of the profile'} is no name of a region: set it to one like "
+        f"{wording.subject}: {variable or 'the region of the profile'} is not the name of a region: set it to one like "
         "eu-central-1, without spaces"
     )
     # botocore lets a line break at the end pass.
@@ -264,7 +264,7 @@ def aws_client(
             raise malformed from None
         except ValueError:
             raise wording.error(
-                f"{wording.subject}: AWS_ENDPOINT_URL is no URL: set it to https://host:port, or unset it"
+                f"{wording.subject}: AWS_ENDPOINT_URL is not a URL: set it to https://host:port, or unset it"
             ) from None
     if production and (problem := endpoint_problem(client)):
         raise wording.error(f"{wording.subject}: {problem}")
@@ -333,7 +333,7 @@ def _models() -> "Loader":
 
 
 def endpoint_problem(client: "BaseClient") -> str | None:
-    """Return what production has against a client's endpoint, in words, or None: it must be https, or on this machine.
+    """Return why production refuses a client's endpoint, or None: it must be https, or on this machine.
 
     An endpoint is AWS's own, which is https, unless a variable or the profile names another.
     """
@@ -342,7 +342,8 @@ def endpoint_problem(client: "BaseClient") -> str | None:
         return None
     variable = "AWS_ENDPOINT_URL_" + client.meta.service_model.service_id.upper().replace(" ", "_")
     return (
-        f"production demands https to AWS, and the endpoint at {url.hostname} has none: set AWS_ENDPOINT_URL (or "
+        f"production requires https for AWS, and the endpoint at {url.hostname} does not use it: set AWS_ENDPOINT_URL "
+        "(or "
         f"{variable}, or the profile's endpoint_url) to an https:// URL, or unset it"
     )
 

@@ -95,7 +95,7 @@ class ArchiveError(LoginpipeError):
 
 
 class ArchivedDayError(ArchiveError):
-    """What is wrong with one day: its file is missing or damaged, or the table and the archive are at odds."""
+    """One day cannot be used: its file is missing or damaged, or the table and the archive differ."""
 
 
 class BackupError(LoginpipeError):

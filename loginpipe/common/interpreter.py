@@ -1,4 +1,4 @@
-"""The Python interpreter, told what a run is: it makes objects by the million, without cycles, and many threads wait.
+"""Settings of the Python interpreter for a run, which makes millions of objects without cycles while many threads wait.
 
 To look for cycles all the same takes a third of the CPU of receiving, and at the end of a process, where everything
 ends anyway, a second. To change threads every 5 ms takes a sixth of the CPU of a run: while one thread works, each of
@@ -18,7 +18,7 @@ _RARELY = (50_000, 20, 100)
 # Instead of 5 ms. A thread that waits for SQS or Postgres gives way at once, whatever this is.
 _SWITCH_SECONDS = 0.05
 
-# What each active context has found; what the first of them found is what was there before them all.
+# What each active context has found. The first entry is what was there before all of them.
 _FOUND: list[tuple[tuple[int, int, int], float]] = []
 
 _FOUND_LOCK = Lock()

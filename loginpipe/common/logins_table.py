@@ -15,8 +15,8 @@ def logins_table_problem(name: str) -> str | None:
     if _TABLE.fullmatch(name):
         return None
     return (
-        "must be SCHEMA.user_logins, as in analytics.user_logins: the schema in small letters, digits and _, and none "
-        "of Postgres' or of loginpipe's own"
+        "must be SCHEMA.user_logins, as in analytics.user_logins: the schema in lower-case letters, digits and _, and "
+        "not one of Postgres' or of loginpipe's own"
     )
 
 

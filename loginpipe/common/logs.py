@@ -1,7 +1,7 @@
-"""What the lines of the log look like: JSON in production, for people elsewhere; and from which level on there are any.
+"""The format of log lines, which is JSON in production and plain text elsewhere, and their lowest level.
 
-Dagster writes its own lines as its commands' ``--log-format`` and ``--log-level`` say, but those of a run always for
-people. So its extension point is used: what `logging.getLoggerClass` names is what it makes the console logger from.
+Dagster writes its own lines as its commands' ``--log-format`` and ``--log-level`` say, but those of a run always as
+plain text. So its extension point is used: it makes the console logger from the class of `logging.getLoggerClass`.
 """
 
 import json
@@ -71,7 +71,7 @@ class _ConsoleLogger(logging.Logger):
 
 
 def configure_logs(settings: Settings) -> None:
-    """Make it so for this process; for all loggers that are made from here on, and for those without a handler."""
+    """Set format and level for this process: for all loggers made from here on, and for those without a handler."""
     logging.getLogger("loginpipe").setLevel(settings.log_level)
     _ConsoleLogger.lines_from = settings.log_level
     _ConsoleLogger.formatter = JsonLines() if settings.production else None
@@ -94,16 +94,16 @@ def log_json_lines(settings: Settings) -> None:
 
 
 class _LastHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes what has no other handler to stderr: libraries, and warnings. Python's own last resort knows no format."""
+    """Writes records without another handler to stderr: of libraries, and warnings. Python's own has no format."""
 
     def __init__(self, level: str) -> None:
         super().__init__()
         self.setLevel(level)
         self.setFormatter(JsonLines())
-        self.addFilter(_nobody_writes)
+        self.addFilter(_has_no_other_handler)
 
 
-def _nobody_writes(record: logging.LogRecord) -> bool:
+def _has_no_other_handler(record: logging.LogRecord) -> bool:
     """Leave out what went into a run's log, and in a code server what Dagster's own handler writes."""
     dagster = logging.getLogger("dagster")
     return not (hasattr(record, _META) or (record.name.split(".")[0] == dagster.name and dagster.handlers))

@@ -1,4 +1,4 @@
-"""Settings that are secret, and may be references to where the value is kept, in its place.
+"""Secret settings. In place of its value, one may be a reference to where the value is kept.
 
     secretsmanager:NAME         a secret's string; its name or ARN
     secretsmanager:NAME#KEY     one value of a secret that is a JSON object
@@ -87,9 +87,9 @@ def _looked_up(
     if not found or time.monotonic() - read_at > _KEPT_SECONDS:
         found = read_as(_read(setting, value, production=settings.production))
         _kept[value] = (time.monotonic(), found)
-    if said := problem(found):
+    if wrong := problem(found):
         del _kept[value]
-        raise SettingError(f"{setting}: what {value} holds {said}")
+        raise SettingError(f"{setting}: the value of {value} {wrong}")
     return found
 
 
@@ -136,7 +136,7 @@ def _read_vault(setting: str, reference: str, name: str, *, production: bool) ->
     if not address.hostname:
         raise SettingError(f"{subject}: set VAULT_ADDR to the URL of Vault, https://…, and VAULT_TOKEN")
     if production and address.scheme != "https" and not is_loopback(address.hostname):
-        raise SettingError(f"{subject}: production demands https to Vault: set VAULT_ADDR to an https:// URL")
+        raise SettingError(f"{subject}: production requires https for Vault: set VAULT_ADDR to an https:// URL")
     mount, _, path = name.partition("/")
     try:
         vault = hvac.Client(timeout=_READ_SECONDS, namespace=os.environ.get("VAULT_NAMESPACE"))
@@ -147,7 +147,9 @@ def _read_vault(setting: str, reference: str, name: str, *, production: bool) ->
     except (hvac.exceptions.Forbidden, hvac.exceptions.Unauthorized):
         raise SettingError(f"{subject} may not be read with VAULT_TOKEN: renew it, or let its policy read it") from None
     except (hvac.exceptions.VaultError, RequestException, ValueError, LookupError, TypeError):
-        raise SettingError(f"{subject}: Vault did not answer: is it unsealed, and is VAULT_ADDR right?") from None
+        raise SettingError(
+            f"{subject}: Vault did not answer: check that it is unsealed, and check VAULT_ADDR"
+        ) from None
     return values if isinstance(values, dict) else {}
 
 

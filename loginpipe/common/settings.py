@@ -1,6 +1,6 @@
-"""Every setting, typed, in one place. AWS's own variables are left to boto3 and mean what they mean everywhere.
+"""Every setting, typed, in one place. boto3 reads AWS's own variables, which keep their usual meaning.
 
-Settings that name no default stay ``None`` here and are asked for, by `Settings.required`, where they are first needed:
+Settings without a default stay ``None`` here and are required, by `Settings.required`, where they are first needed:
 the Dagster UI can then show the project before it is fully configured, and a run stops before it receives a message.
 """
 
@@ -154,14 +154,14 @@ class Settings(BaseSettings):
     def _names_extras(cls, names: str) -> str:
         for place, name in enumerate(names.split(","), 1):
             if name.strip() in _OF_A_LOGIN:
-                raise ValueError(f"name {place} is one of user_logins itself: leave it out")
+                raise ValueError(f"name {place} is a column of user_logins: remove it")
         return names
 
     @field_validator("placeholders")
     @classmethod
     def _lists_values(cls, placeholders: str | None) -> str | None:
         if placeholders is not None and not all(part.strip() for part in placeholders.split(",")):
-            raise ValueError("must be values with commas between them, none of them blank")
+            raise ValueError("must be values separated by commas, none of them blank")
         return placeholders
 
     @field_validator("table")
@@ -210,7 +210,7 @@ class Settings(BaseSettings):
         """How many days ago a message that is replayed or redriven may have been sent first.
 
         A year, or as long as logins are kept where that is limited: retention would not find a row that is older. The
-        ledger answers for its 29 days in any case.
+        ledger covers its 29 days in any case.
         """
         return _RESENT_DAYS if self.retention_days is None else max(self.retention_days, _LEDGER_DAYS)
 
@@ -303,14 +303,14 @@ def webhook_url_problem(url: str, *, production: bool) -> str | None:
 
 
 def unknown_settings(names: Iterable[str]) -> list[str]:
-    """Return what is wrong with each name of a variable that begins like a setting and is none, as a sentence."""
+    """Return a sentence for each variable that begins with LOGINPIPE_ and is not a setting."""
     known = [field.upper() for field in Settings.model_fields]
     others = {name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)} - {*known}
     found = []
     for name in sorted(others - {other.removeprefix(PREFIX) for other in (*NO_SETTINGS, *_GONE)}):
         nearest = get_close_matches(name, known, n=1, cutoff=0.7)
         instead = f"did you mean {PREFIX}{nearest[0]}?" if nearest else "unset it"
-        found.append(f"{PREFIX}{name} is no setting, and is ignored: {instead}")
+        found.append(f"{PREFIX}{name} is not a setting and is ignored: {instead}")
     return found
 
 
@@ -335,7 +335,7 @@ def load_settings() -> Settings:
         raise SettingError(f"{Path.cwd() / '.env'} cannot be read as UTF-8 text without NUL: fix the file") from None
     for name, instead in _GONE.items():
         if os.environ.get(name):
-            raise SettingError(f"{name} is gone: {instead}")
+            raise SettingError(f"{name} was removed: {instead}")
     for unknown in unknown_settings(os.environ):
         _warn_once(unknown)
     wrong = ""
@@ -348,7 +348,7 @@ def load_settings() -> Settings:
         )
     if wrong:
         # Raised out here: pydantic's error holds what was read, and Dagster stores the context of an error.
-        raise SettingError(f"wrong setting: {wrong}")
+        raise SettingError(f"invalid setting: {wrong}")
     use_runbook(settings.runbook_url)
     use_logins_table(settings.table)
     return settings

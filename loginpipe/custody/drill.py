@@ -70,7 +70,7 @@ def store_canary(
     """
     if not recipients:
         raise LoginpipeError("LOGINPIPE_SEAL_KEY is off, so nothing is sealed and nothing can be recovered")
-    originals = mask_logins(_nobody(), keys, compat).originals
+    originals = mask_logins(_made_up_login(), keys, compat).originals
     with transaction(connection) as cursor:
         insert_sealed(cursor, seal_originals(originals, frozenset(), recipients))
     return Canary({token: value for of_field in originals.values() for token, value in of_field.items()})
@@ -166,7 +166,7 @@ def open_sample(connection: Connection, request_id: UUID, opener: Opener, checks
     return Sample(len(opening.opened), unchecked, opening.refused)
 
 
-def _nobody() -> pd.DataFrame:
+def _made_up_login() -> pd.DataFrame:
     """Return a validated login of no real user, as the pipeline masks it."""
     address = IPv6Address(_DOCUMENTATION | secrets.randbits(96))
     login = {

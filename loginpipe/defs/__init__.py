@@ -1,1 +1,1 @@
-"""Everything that Dagster sees, by subject: the only place that imports Dagster, thin shells around the packages."""
+"""Everything that Dagster loads, by subject: the only folder that imports Dagster, thin shells around the packages."""

@@ -1,4 +1,4 @@
-"""The demonstration: embedded services, sample events, one run, and what came out of it on a terminal."""
+"""The demonstration: embedded services, sample events, one run, and its result on a terminal."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from loginpipe.sqs.sending import send_again, send_bodies
 SEED = 2026
 BAD_SHARE = 0.03
 
-# So many messages are followed by their ids: enough to have an address that is none among them.
+# So many messages are followed by their ids: enough to have an invalid address among them.
 _FOLLOWED = 200
 _AGAIN = 10
 
@@ -81,7 +81,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What came out.
+    """The result.
 
     Attributes:
         counts: messages sent, received, accepted, rejected, inserted, duplicates, deleted.
@@ -97,7 +97,7 @@ class DemoResult:
 
 
 def run_demo(count: int, step: Step) -> DemoResult:
-    """Send sample events through the whole chain, on services that are gone afterwards.
+    """Send sample events through the whole chain, on services that are deleted afterwards.
 
     Args:
         count: how many events, bad ones among them.
@@ -109,7 +109,7 @@ def run_demo(count: int, step: Step) -> DemoResult:
     with ExitStack() as services:
         with step("start Postgres and an SQS endpoint"):
             stack = services.enter_context(running_stack())
-        with step("make keys, schema and queue"):
+        with step("create keys, tables and queue"):
             os.environ.update(prepare(stack))
         with step(f"send {count:,} login events"):
             client, name = sqs_client(stack), os.environ["LOGINPIPE_QUEUE"]
@@ -139,8 +139,8 @@ def show_demo(console: Console, result: DemoResult) -> None:
     for title, rows in result.tables.items():
         _print(console, title, rows.columns, rows.rows)
     console.print(
-        f"\nThe run took {result.run_seconds:.1f} s. The services have been stopped and their data is gone.\n"
-        "To keep them, with the Dagster UI at http://127.0.0.1:3000 :\n\n    make dev\n"
+        f"\nThe run took {result.run_seconds:.1f} s. The services are stopped and their data is deleted.\n"
+        "To keep them running, with the Dagster UI at http://127.0.0.1:3000 :\n\n    make dev\n"
     )
 
 
@@ -149,7 +149,7 @@ def _run_job() -> None:
     from loginpipe.defs.ingest.job import run_in_process
 
     if not run_in_process(build_definitions()):
-        raise LoginpipeError("the run failed: the lines above say where")
+        raise LoginpipeError("the run failed: see the error above")
 
 
 def _result(stack: LocalStack, bodies: Sequence[str], followed: Mapping[str, str], run_seconds: float) -> DemoResult:
@@ -258,7 +258,7 @@ def _recovered(stack: LocalStack) -> dict[str, Rows]:
         "the first of these devices, recovered by a custodian": Rows(
             ("masked_device_id", "value"), [(each["token"], each["value"]) for each in recovered["values"]]
         ),
-        "and what the access log has of that": Rows(
+        "its entries in the access log": Rows(
             ("entry", "actor", "action", "ticket"),
             [(str(each["seq"]), each["actor"], each["action"], each["ticket"] or "") for each in reversed(log)],
         ),

@@ -88,7 +88,7 @@ def dagster_home(project: Path) -> Path:
         LocalStackError: there is no such file.
     """
     if not (project / "dagster.yaml").is_file():
-        raise LocalStackError(f"{project.resolve()} holds no dagster.yaml: run the command in the project's folder")
+        raise LocalStackError(f"{project.resolve()} has no dagster.yaml: run the command in the project's folder")
     return project.resolve()
 
 

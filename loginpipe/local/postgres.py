@@ -95,7 +95,7 @@ def _initialised(folder: Path) -> "PostgresServer":
         server = get_server(data, start=False)
         server.ensure_pgdata_inited()
     except Exception as error:
-        raise LocalStackError(f"Postgres' data folder {data} cannot be made or used: {error}") from error
+        raise LocalStackError(f"Postgres' data folder {data} cannot be created or used: {error}") from error
     return server
 
 

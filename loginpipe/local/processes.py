@@ -3,9 +3,9 @@
 A process is known by its id and its whole command line together. Every service gets its folder on the command line,
 so that a match cannot be another folder's service, nor a stranger that was given the id of one that has ended.
 
-The folder holds what is known of its processes, ``stack.json``, and the lock of its one supervisor. The lock says
-whether a supervisor lives: the kernel gives it back however the supervisor ends. The file says what to stop if it
-ended without doing so, and which port to take again.
+The folder holds what is known of its processes, ``stack.json``, and the lock of its one supervisor. The lock shows
+whether a supervisor lives: the kernel releases it however the supervisor ends. The file names what to stop if the
+supervisor ended without doing so, and which port to use again.
 """
 
 import fcntl
@@ -82,7 +82,7 @@ class Record:
                 ) from None
             if _gone_within(process, seconds):
                 return True
-        raise LocalStackError(f"{self.name} (process {self.pid}) cannot be killed: end it by hand")
+        raise LocalStackError(f"{self.name} (process {self.pid}) cannot be killed: stop it manually")
 
 
 def _gone_within(process: "psutil.Process", seconds: float) -> bool:

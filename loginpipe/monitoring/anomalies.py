@@ -1,4 +1,4 @@
-"""Whether a day, or a run, is as it usually is and within its limits. Pure: counts in, a verdict in words out."""
+"""Compare a day or a run with the usual ones and with its limits. Pure: counts in, a verdict and its message out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ MAX_DELAYED = 0.05
 
 TRAILING_DAYS = 14
 MIN_LOGINS = 100
-"""Of fewer logins a share says little, and a count that halves is chance."""
+"""With fewer logins a share means little, and half the count can be chance."""
 MIN_DAYS = 3
 
 _SIGMAS = 4
@@ -26,7 +26,7 @@ _VOLUME_STEP = 0.5
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether it is as usual; in words; and the figures that decided it, by name."""
+    """Whether a figure is as usual, a message about it, and the figures that were compared, by name."""
 
     passed: bool
     message: str
@@ -51,22 +51,22 @@ def evaluate_volume(counts: Mapping[date, DayCounts], day: date) -> Verdict:
 
     Args:
         counts: the day's and the trailing days', as far as they are known. A day without an entry had no logins, or
-            was never counted: it says nothing as a trailing one.
+            was never counted: it is not compared with.
         day: the day to evaluate, which is over.
     """
     trailing = _trailing(counts, day)
     logins = counts[day].logins if day in counts else 0
     usual = median(trailing[d].logins for d in trailing) if trailing else 0.0
     figures = {"logins": logins, "median": usual, "trailing_days": len(trailing)}
-    if unjudged := _unjudged(trailing, usual):
-        return Verdict(True, f"{day}: {logins:,} logins; {unjudged}", figures)
+    if skipped := _why_not_evaluated(trailing, usual):
+        return Verdict(True, f"{day}: {logins:,} logins; {skipped}", figures)
     most = max(_VOLUME_STEP * usual, _spread([c.logins for c in trailing.values()], usual))
     weekdays = [trailing[d].logins for weeks in (1, 2) if (d := day - timedelta(weeks=weeks)) in trailing]
     passed = abs(logins - usual) <= most or any(abs(logins - like) <= _VOLUME_STEP * like for like in weekdays)
     return Verdict(
         passed,
         f"{day}: {logins:,} logins; the median of {len(trailing)} trailing days is {usual:,.0f}, "
-        f"give or take {most:,.0f}",
+        f"the allowed difference {most:,.0f}",
         {**figures, "bound": most},
     )
 
@@ -87,14 +87,14 @@ def evaluate_null_locales(counts: Mapping[date, DayCounts], day: date) -> Verdic
     shares = [c.null_locales / c.logins for c in trailing.values()]
     usual = median(shares) if shares else 0.0
     figures = {"logins": of_day.logins, "share": share, "median": usual, "trailing_days": len(trailing)}
-    says = f"{day}: {share:.1%} of {of_day.logins:,} logins name no locale"
-    if unjudged := _unjudged(trailing, of_day.logins):
-        return Verdict(True, f"{says}; {unjudged}", figures)
+    message = f"{day}: {share:.1%} of {of_day.logins:,} logins have no locale"
+    if skipped := _why_not_evaluated(trailing, of_day.logins):
+        return Verdict(True, f"{message}; {skipped}", figures)
     chance = _SIGMAS * sqrt(usual * (1 - usual) / of_day.logins)
     most = max(_SHARE_STEP, chance, _spread(shares, usual))
     return Verdict(
         abs(share - usual) <= most,
-        f"{says}; the median of {len(trailing)} trailing days is {usual:.1%}, give or take {most:.1%}",
+        f"{message}; the median of {len(trailing)} trailing days is {usual:.1%}, the allowed difference {most:.1%}",
         {**figures, "bound": most},
     )
 
@@ -103,9 +103,9 @@ def _trailing(counts: Mapping[date, DayCounts], day: date) -> dict[date, DayCoun
     return {d: c for d, c in counts.items() if day - timedelta(days=TRAILING_DAYS) <= d < day}
 
 
-def _unjudged(trailing: Mapping[date, DayCounts], logins: float) -> str | None:
+def _why_not_evaluated(trailing: Mapping[date, DayCounts], logins: float) -> str | None:
     if len(trailing) < MIN_DAYS:
-        return f"not evaluated: {len(trailing)} trailing days are known, fewer than {MIN_DAYS}"
+        return f"not evaluated: only {len(trailing)} trailing days are known, fewer than {MIN_DAYS}"
     return f"not evaluated: fewer than {MIN_LOGINS} logins" if logins < MIN_LOGINS else None
 
 

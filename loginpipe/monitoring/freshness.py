@@ -1,4 +1,4 @@
-"""Whether the table is up to date: a quiet queue is fresh whatever the table's age; one that is not emptied is not.
+"""Whether the table is up to date: an empty queue is fresh whatever the table's age; one that is not emptied is not.
 
 Pure. Dagster's own freshness policies know the age of the last materialization alone, and cannot tell these two apart.
 """
@@ -19,10 +19,10 @@ class Freshness:
     """What was found.
 
     Attributes:
-        state: ``quiet``, no messages; ``working``, they are being worked off; ``stuck``, they are not.
-        says: the same in words.
-        waiting_since: when messages were first seen, by looks that have found some ever since; None where there are
-            none. The next look wants it.
+        state: ``quiet``, no messages; ``working``, they are being processed; ``stuck``, they are not.
+        message: the same as text.
+        waiting_since: when messages were first seen, if every check since has found some; None where there are none.
+            The next check needs it.
     """
 
     state: Literal["quiet", "working", "stuck"]
@@ -31,37 +31,35 @@ class Freshness:
 
     @property
     def passed(self) -> bool:
-        """Whether that is well: it is not stuck."""
+        """Whether the queue is not stuck."""
         return self.state != "stuck"
 
 
 def longest_wait(settings: Settings) -> timedelta:
-    """Return how long messages may be there without a batch being finished."""
+    """Return how long messages may wait without a finished batch."""
     return timedelta(seconds=max(settings.max_delay_seconds, _LINGERS * settings.linger_seconds))
 
 
 def evaluate(
     depth: Depth, *, last_finished: datetime | None, waiting_since: datetime | None, now: datetime, most: timedelta
 ) -> Freshness:
-    """Tell a quiet queue from one that is worked off, and both from one that is stuck.
+    """Tell an empty queue from one that is being processed, and both from one that is stuck.
 
     Args:
         depth: what the queue holds. Messages in flight count: a run that hangs keeps its own hidden for ever.
-        last_finished: when the newest batch was finished; None where none was lately.
-        waiting_since: as the last look left it.
+        last_finished: when the newest batch was finished; None where none was recently.
+        waiting_since: as the last check returned it.
         now: the time; all times are aware.
-        most: how long messages may be there without a batch being finished.
+        most: how long messages may wait without a finished batch.
     """
-    ended = (
-        f"the newest batch was finished at {_utc(last_finished)}" if last_finished else "no batch was finished lately"
-    )
+    ended = f"the newest batch finished at {_utc(last_finished)}" if last_finished else "no batch has finished recently"
     if not depth.visible + depth.in_flight:
         return Freshness("quiet", f"the queue is empty; {ended}", None)
     since = waiting_since or now
     if depth.at_in_flight_limit:
         return Freshness("stuck", f"{depth}; {IN_FLIGHT_LIMIT_REACHED}", since)
     if now - max(since, last_finished or since) > most:
-        return Freshness("stuck", f"{depth}; there are messages since {_utc(since)}, and {ended}", since)
+        return Freshness("stuck", f"{depth}; messages have been waiting since {_utc(since)}, and {ended}", since)
     return Freshness("working", f"{depth}; {ended}", since)
 
 

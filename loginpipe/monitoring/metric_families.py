@@ -1,4 +1,4 @@
-"""The pipeline's metrics, from what queue and tables say. Pure: docs/metrics.md lists them."""
+"""The pipeline's metrics, from queue depth and tables. Pure: docs/metrics.md lists them."""
 
 from itertools import accumulate
 from math import inf
@@ -12,18 +12,18 @@ from loginpipe.sqs.dead_letters import DeadLetterDepth
 from loginpipe.sqs.depth import Depth
 
 _MESSAGES: dict[str, str] = {
-    "received": "Messages taken from the queue, each once a run.",
+    "received": "Messages received from the queue, each counted once per run.",
     "inserted": "Rows added to user_logins.",
-    "duplicates": "Messages whose outcome was recorded before.",
-    "rejected": "Messages rejected: bad, or of a user who was erased.",
-    "deleted": "Messages deleted from the queue, and confirmed.",
-    "delete_failures": "Messages recorded and not deleted: they come again and change nothing.",
-    "leases_lost": "Messages whose visibility timeout ended before they were deleted.",
+    "duplicates": "Messages skipped because their outcome was already recorded.",
+    "rejected": "Messages rejected: invalid, or from a user who was erased.",
+    "deleted": "Messages deleted from the queue, confirmed by SQS.",
+    "delete_failures": "Messages recorded but not deleted: they are delivered again and change nothing.",
+    "leases_lost": "Messages whose visibility timeout expired while a run processed them.",
 }
 
 
 def queue_metrics(queue: str, depth: Depth, dead_letters: DeadLetterDepth | None) -> list[Metric]:
-    """Return what a queue's depth says.
+    """Return the metrics of a queue's depth.
 
     Args:
         queue: its name.
@@ -31,24 +31,24 @@ def queue_metrics(queue: str, depth: Depth, dead_letters: DeadLetterDepth | None
         dead_letters: the depth of its dead-letter queue, or None where it has none.
     """
     messages = GaugeMetricFamily(
-        "loginpipe_queue_messages", "Messages on the queue, approximately.", labels=["queue", "state"]
+        "loginpipe_queue_messages", "Approximate number of messages on the queue.", labels=["queue", "state"]
     )
     for state in ("visible", "in_flight", "delayed"):
         messages.add_metric([queue, state], getattr(depth, state))
     at_limit = GaugeMetricFamily(
         "loginpipe_in_flight_limit_reached",
-        "1 if messages wait and none can be received, since as many are in flight as SQS allows.",
+        "1 if messages wait that cannot be received, because as many are in flight as SQS allows.",
         labels=["queue"],
     )
     at_limit.add_metric([queue], float(depth.at_in_flight_limit))
     dead = GaugeMetricFamily(
         "loginpipe_dead_letters",
-        "Messages on the dead-letter queue, without those that are known to be of other queues.",
+        "Messages on the dead-letter queue, without those known to be from other queues.",
         labels=["queue"],
     )
     others = GaugeMetricFamily(
         "loginpipe_dead_letters_of_others",
-        "Messages of other queues on the dead-letter queue, where others share it.",
+        "Messages from other queues on a dead-letter queue that they share.",
         labels=["queue"],
     )
     if dead_letters is not None:
@@ -59,10 +59,10 @@ def queue_metrics(queue: str, depth: Depth, dead_letters: DeadLetterDepth | None
 
 
 def table_metrics(totals: Totals, vault: VaultTotals) -> list[Metric]:
-    """Return what the tables say."""
-    batches = CounterMetricFamily("loginpipe_batches", "Batches whose outcome was recorded.", labels=["queue"])
+    """Return the metrics of the tables."""
+    batches = CounterMetricFamily("loginpipe_batches", "Batches with a recorded outcome.", labels=["queue"])
     delay = HistogramMetricFamily(
-        "loginpipe_delay_seconds", "From a login's SentTimestamp to its row in user_logins.", labels=["queue"]
+        "loginpipe_delay_seconds", "Time from a login's SentTimestamp to its row in user_logins.", labels=["queue"]
     )
     for name, queue in totals.queues.items():
         batches.add_metric([name], queue.counts["batches"])
@@ -70,7 +70,7 @@ def table_metrics(totals: Totals, vault: VaultTotals) -> list[Metric]:
         delay.add_metric([name], list(zip(bounds, accumulate(queue.delays), strict=True)), queue.delay_seconds)
     violations = CounterMetricFamily(
         "loginpipe_violations",
-        "Violations of rejected messages: a message can have several.",
+        "Violations in rejected messages; a message can have several.",
         labels=["reason", "field"],
     )
     for labels, number in totals.rejects.items():
@@ -78,8 +78,8 @@ def table_metrics(totals: Totals, vault: VaultTotals) -> list[Metric]:
     return [batches, delay, violations, *_messages(totals), *_times(totals), *_vault_metrics(vault)]
 
 
-def behind_metric(queue: str, depth: Depth, of_queue: QueueTotals | None, now: float) -> Metric:
-    """Return how far the table is behind the queue: no sample where messages wait and none was ever stored.
+def lag_metric(queue: str, depth: Depth, of_queue: QueueTotals | None, now: float) -> Metric:
+    """Return how far the table is behind the queue. It has no sample where messages wait and none was ever stored.
 
     Args:
         queue: its name.
@@ -87,17 +87,17 @@ def behind_metric(queue: str, depth: Depth, of_queue: QueueTotals | None, now: f
         of_queue: its batches; None where there are none.
         now: Unix time in seconds.
     """
-    behind = GaugeMetricFamily(
+    lag = GaugeMetricFamily(
         "loginpipe_lag_seconds",
-        "While the queue holds messages, the time from the newest SentTimestamp that was recorded to now; "
-        "0 while it holds none. After a quiet time it begins at the length of that.",
+        "Time since the newest recorded SentTimestamp while the queue holds messages; 0 while it holds none. "
+        "After a quiet period it begins at the length of that period.",
         labels=["queue"],
     )
     if depth.total == 0:
-        behind.add_metric([queue], 0)
+        lag.add_metric([queue], 0)
     elif of_queue is not None and of_queue.newest_stored is not None:
-        behind.add_metric([queue], max(now - of_queue.newest_stored, 0))
-    return behind
+        lag.add_metric([queue], max(now - of_queue.newest_stored, 0))
+    return lag
 
 
 def _messages(totals: Totals) -> list[Metric]:
@@ -113,12 +113,12 @@ def _messages(totals: Totals) -> list[Metric]:
 def _times(totals: Totals) -> list[Metric]:
     finished = GaugeMetricFamily(
         "loginpipe_last_batch_finished_timestamp_seconds",
-        "When the messages of the newest batch had been deleted.",
+        "Time at which the messages of the newest batch had been deleted.",
         labels=["queue"],
     )
     stored = GaugeMetricFamily(
         "loginpipe_newest_stored_timestamp_seconds",
-        "Newest SentTimestamp that was recorded.",
+        "Newest recorded SentTimestamp.",
         labels=["queue"],
     )
     for queue, of_queue in totals.queues.items():
@@ -132,16 +132,18 @@ def _times(totals: Totals) -> list[Metric]:
 def _vault_metrics(vault: VaultTotals) -> list[Metric]:
     first_used = GaugeMetricFamily(
         "loginpipe_token_key_first_used_timestamp_seconds",
-        "When a version of the token key was first used.",
+        "Time at which a token key version was first used.",
         labels=["version"],
     )
     for version, when in vault.key_versions.items():
         first_used.add_metric([str(version)], when)
     return [
-        GaugeMetricFamily("loginpipe_vault_values", "Sealed values, by Postgres' estimate.", value=vault.sealed_values),
+        GaugeMetricFamily(
+            "loginpipe_vault_values", "Sealed values, as Postgres estimates them.", value=vault.sealed_values
+        ),
         GaugeMetricFamily(
             "loginpipe_token_key_version",
-            "Highest version of the token key in use; 0 before the first.",
+            "Highest token key version in use; 0 before the first.",
             value=max(vault.key_versions, default=0),
         ),
         first_used,

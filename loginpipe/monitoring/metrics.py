@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from loginpipe.common.errors import LoginpipeError
 from loginpipe.common.settings import Settings
-from loginpipe.monitoring.metric_families import behind_metric, queue_metrics, table_metrics
+from loginpipe.monitoring.metric_families import lag_metric, queue_metrics, table_metrics
 from loginpipe.postgres.connections import Connection
 from loginpipe.postgres.metrics import Totals, VaultTotals, read_totals, read_vault
 from loginpipe.postgres.session import Session
@@ -42,17 +42,17 @@ class _QueueState:
 
 
 class Source(Generic[T]):
-    """Something to ask, in a thread of its own: while it hangs, the others answer and the next scrape waits again."""
+    """A source that is asked in its own thread: while it hangs, the others answer, and the next scrape waits again."""
 
     def __init__(self, read: Callable[[], T]) -> None:
         self._read = read
         self._asked: Future[T | None] | None = None
 
     def ask(self) -> None:
-        """Begin to ask, unless the last call is still active."""
+        """Start a question, unless the last one is still open."""
         if self._asked is None:
             self._asked = Future()
-            # A daemon: the process ends although a source does not answer.
+            # A daemon: a source that does not answer must not keep the process alive.
             Thread(target=self._answer, args=(self._asked,), name="source", daemon=True).start()
 
     def answer(self, deadline: float) -> T | None:
@@ -78,12 +78,12 @@ class Source(Generic[T]):
             asked.set_result(self._read())
         except LoginpipeError:
             asked.set_result(None)
-        except BaseException as error:  # noqa: BLE001  an error of ours is raised where the answer is waited for
+        except BaseException as error:  # noqa: BLE001  a bug is raised where the answer is waited for
             asked.set_exception(error)
 
 
 class PipelineCollector(Collector):
-    """Asks queue and database at each scrape; who does not answer is left out, and named in ``loginpipe_source_up``."""
+    """Asks queue and database at each scrape. One that does not answer has no metrics but ``loginpipe_source_up``."""
 
     def __init__(self, settings: Settings, database_url: str) -> None:
         self._settings = settings
@@ -105,7 +105,9 @@ class PipelineCollector(Collector):
             self._database_source.ask()
             queue = self._queue_source.answer(deadline)
             tables = self._database_source.answer(deadline)
-        up = GaugeMetricFamily("loginpipe_source_up", "Whether a source of these metrics answered.", labels=["source"])
+        up = GaugeMetricFamily(
+            "loginpipe_source_up", "1 if a source of these metrics answered, else 0.", labels=["source"]
+        )
         up.add_metric(["queue"], float(queue is not None))
         up.add_metric(["database"], float(tables is not None))
         yield up
@@ -114,7 +116,7 @@ class PipelineCollector(Collector):
         if tables is not None:
             yield from table_metrics(*tables)
         if queue is not None and tables is not None:
-            yield behind_metric(queue.name, queue.depth, tables[0].queues.get(queue.name), time.time())
+            yield lag_metric(queue.name, queue.depth, tables[0].queues.get(queue.name), time.time())
 
     def _read_queue(self) -> _QueueState:
         if self._queue is None:

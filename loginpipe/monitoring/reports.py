@@ -1,4 +1,4 @@
-"""What one check of everything found, and what of it is news for the checks ``freshness`` and ``no_dead_letters``.
+"""What one round of checks found, and what of it is news for the checks ``freshness`` and ``no_dead_letters``.
 
 Pure. What is news depends on the memory, which `monitoring_sensor` keeps from tick to tick as its cursor.
 """
@@ -16,7 +16,7 @@ from loginpipe.postgres.batches import RecentBatches
 from loginpipe.sqs.dead_letters import DeadLetterDepth
 from loginpipe.sqs.depth import Depth
 
-# `freshness` is reported this often where it does not change: whoever finds an older report knows that nothing reports.
+# `freshness` is reported this often where it does not change. An older report shows that nothing reports any more.
 _REPEATED = timedelta(hours=1)
 
 
@@ -33,11 +33,11 @@ class Seen:
     """What was seen at one time.
 
     Attributes:
-        queue: or why it could not be asked, in words.
-        runs: what the run records hold, or why they could not be read.
+        queue: its depths, or the reason why it could not be asked.
+        runs: the recent batches, or the reason why they could not be read.
         freshness: None where one of those two did not answer.
         history: how runs of the chain ended, by Dagster.
-        jobs: why the newest run of each other job failed, in words; None where it succeeded.
+        jobs: the reason why the newest run of each other job failed; None where it succeeded.
         checks: whether each check that is worth an alert passed, as ``name of asset``; those never evaluated aside.
     """
 
@@ -51,7 +51,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class DeadLetters:
-    """Whether the dead-letter queue is as it should be, and in words."""
+    """Whether the dead-letter queue is as it should be, and a message about it."""
 
     passed: bool
     message: str
@@ -65,7 +65,7 @@ class Memory(BaseModel, frozen=True):
         waiting_since: as `Freshness.waiting_since`.
         fresh: what was reported last for ``freshness``; None before the first report.
         fresh_at: when that was.
-        dead_letters: the words reported last for ``no_dead_letters``.
+        dead_letters: the message reported last for ``no_dead_letters``.
     """
 
     alerts: State = State()
@@ -87,13 +87,15 @@ def evaluate_dead_letters(depth: DeadLetterDepth | str | None) -> DeadLetters:
     """Evaluate a dead-letter queue: it must exist, answer and hold no dead letters of ours.
 
     Args:
-        depth: what it holds; None where there is none; why it could not be asked, in words.
+        depth: what it holds; None where there is none; or the reason why it could not be asked.
     """
     if isinstance(depth, str):
         return DeadLetters(False, depth)
     if depth is None:
         return DeadLetters(
-            False, "The queue has no dead-letter queue: a message that fails every run comes again until it is too old"
+            False,
+            "The queue has no dead-letter queue: a message that fails every run is delivered again until SQS deletes "
+            "it",
         )
     if depth.ours:
         return DeadLetters(False, f"{depth}; find the cause, then run `loginpipe dlq redrive`")
@@ -104,7 +106,7 @@ def news(seen: Seen, memory: Memory, now: datetime) -> tuple[Freshness | None, D
     """Decide what to report for ``freshness`` and for ``no_dead_letters``: None for what is not news.
 
     ``freshness`` is news where it passes and did not before, or the other way round, and once an hour. Where queue or
-    database did not answer it is not known, and stays as it was. Dead letters are news where their words change.
+    database did not answer it is not known, and stays as it was. Dead letters are news where the message changes.
 
     Args:
         seen: what was seen now.

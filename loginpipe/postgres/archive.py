@@ -185,12 +185,12 @@ class DayStatus:
         return self.stored != self.archived or not self.settled
 
 
-def standing_of_days(connection: Connection, *, first: date, last: date) -> list[DayStatus]:
+def days_between(connection: Connection, *, first: date, last: date) -> list[DayStatus]:
     """Return how each day from ``first`` to ``last`` stands, the oldest first: counts their rows in the table."""
     with transaction(connection) as cursor:
         read_committed(cursor)
         collect_changes(cursor)
-        cursor.execute(statement("archive_standing"), {"first": first, "last": last})
+        cursor.execute(statement("archive_days"), {"first": first, "last": last})
         return [DayStatus(*row) for row in cursor]
 
 

@@ -80,7 +80,7 @@ def read_ledger_days(connection: Connection, first: date, last: date) -> Sequenc
     try:
         with transaction(connection) as cursor:
             cursor.execute("SELECT set_config('statement_timeout', %s, true)", (_COUNTING_TIMEOUT,))
-            cursor.execute(statement("books_by_day"), {"first": first, "last": last})
+            cursor.execute(statement("ledger_by_day"), {"first": first, "last": last})
             return [LedgerDay(*row) for row in cursor]
     except DatabaseError as error:
         if error.sqlstate == _TIMED_OUT:

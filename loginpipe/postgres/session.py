@@ -78,7 +78,7 @@ class Session:
             DatabaseError: the database cannot be used.
         """
         self._url = database_url
-        self._patience = retry_seconds
+        self._retry_seconds = retry_seconds
         self._deadline = inf
         self.give_up = give_up
         self._connection = self._connected()
@@ -150,7 +150,7 @@ class Session:
 
     def _is_enough(self, state: RetryCallState) -> bool:
         too_late = time.monotonic() + state.upcoming_sleep >= self._deadline
-        return too_late or self.give_up() or stop_after_delay(self._patience)(state)
+        return too_late or self.give_up() or stop_after_delay(self._retry_seconds)(state)
 
     def close(self) -> None:
         """Close the connection."""

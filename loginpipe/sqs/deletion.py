@@ -182,13 +182,13 @@ class _Round:
         """Return how many deletes are confirmed, and those that failed."""
         if len(self.rest) == 1:
             # As with every small batch: threads would cost more than the call.
-            return self._delete_in_tens()
+            return self._delete_chunks()
         deleting: list[Future[tuple[int, list[FailedEntry]]]] = []
         deleted = 0
         failed: list[FailedEntry] = []
         try:
             # Each takes the next chunk when it is free: a future for every chunk would take as long as half its call.
-            deleting += (pool.submit(self._delete_in_tens) for _ in range(calls_at_once))
+            deleting += (pool.submit(self._delete_chunks) for _ in range(calls_at_once))
             # With a timeout: a signal that arrives just before an endless wait would be noticed at its end only.
             while wait(deleting, _CHECK_SECONDS).not_done:
                 pass
@@ -202,7 +202,7 @@ class _Round:
             wait(deleting, _LAST_CALLS_SECONDS)
         return deleted, failed
 
-    def _delete_in_tens(self) -> tuple[int, list[FailedEntry]]:
+    def _delete_chunks(self) -> tuple[int, list[FailedEntry]]:
         deleted = 0
         failed: list[FailedEntry] = []
         while not (self.stop.is_set() or self.stopped()):

@@ -190,7 +190,7 @@ class LeaseKeeper:
             }
             self._leases.clear()
         held = [lease for _, lease, _ in rest.values()]
-        # Answered after the hand-back, an extension would undo it: what is being extended goes back after its answer.
+        # Answered after the return, an extension would undo it: what is being extended goes back after its answer.
         extending = {
             future: waiting
             for future, chunk in self._extending.items()

@@ -1,5 +1,5 @@
-"""What tests need that break a run for real, and balance the books afterwards.
+"""What tests need that break a run for real, and balance the counts afterwards.
 
 `points` says where a run can be stopped, `run_job` is the process that stops itself there, `runs` starts such
-processes, `place` is a queue and a database for them, and `books` tells whether every message is somewhere, once.
+processes, `place` is a queue and a database for them, and `counts` tells whether every message is somewhere, once.
 """

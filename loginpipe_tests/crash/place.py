@@ -28,7 +28,7 @@ from loginpipe_tests.crash.runs import Run, forked, fresh
 from loginpipe_tests.sqs_endpoint import Endpoint
 
 VISIBILITY_SECONDS: Final = 600
-"""Longer than any test: what comes again sooner was handed back, or the test set the endpoint's clock forward."""
+"""Longer than any test: what comes again sooner was returned, or the test set the endpoint's clock forward."""
 
 _KEPT: Final = ("PATH", "HOME", "LANG", "TMPDIR", "AWS_EC2_METADATA_DISABLED")
 _MAX_RUNS: Final = 20
@@ -143,7 +143,7 @@ class Place:
 
 @dataclass
 class FastPlace(Place):
-    """On our own endpoint: its clock can be set forward, it injects faults and keeps books."""
+    """On our own endpoint: its clock can be set forward, it injects faults and keeps counts."""
 
     endpoint: Endpoint = field(kw_only=True)
 
@@ -157,17 +157,17 @@ class FastPlace(Place):
         while True:
             self.endpoint.advance(VISIBILITY_SECONDS + 1)
             self.drain()
-            if not any(fate.present for fate in self.endpoint.books(self.dead_letters.name).values()):
+            if not any(fate.present for fate in self.endpoint.fates(self.dead_letters.name).values()):
                 return
             self.redrive()
 
     def queued(self) -> frozenset[str]:
-        books = (self.endpoint.books(queue.name) for queue in (self.queue, self.dead_letters))
-        return frozenset(message_id for book in books for message_id, fate in book.items() if fate.present)
+        counts = (self.endpoint.fates(queue.name) for queue in (self.queue, self.dead_letters))
+        return frozenset(message_id for book in counts for message_id, fate in book.items() if fate.present)
 
     def receives(self) -> list[int]:
         """How often each message was received."""
-        return [fate.receives for fate in self.endpoint.books(self.queue.name).values()]
+        return [fate.receives for fate in self.endpoint.fates(self.queue.name).values()]
 
 
 @dataclass

@@ -32,7 +32,7 @@ class Point(StrEnum):
     RECEIVED = "received"
     """The batch is taken; the next one is being received."""
     PROCESSED = "processed"
-    """Validated, masked and sealed; its transaction has just begun."""
+    """Validated, masked and sealed; its transaction has just started."""
     COPIED = "copied"
     """In its transaction, after the COPY of its logins."""
     WRITTEN = "written"

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import psycopg2
 
-from loginpipe_tests.crash.books import balance
 from loginpipe_tests.crash.place import VISIBILITY_SECONDS, FastPlace
 from loginpipe_tests.crash.points import Point
 from loginpipe_tests.crash.postgres import Postgres
+from loginpipe_tests.crash.reconciliation import balance
 from loginpipe_tests.crash.runs import Run
 
 RECEIVE, EXTEND, DELETE = "ReceiveMessage", "ChangeMessageVisibilityBatch", "DeleteMessageBatch"
@@ -84,7 +84,7 @@ class Schedule:
         }
 
     def carry_out(self) -> None:
-        """Break things, balancing the books after each round; then let runs without faults work off the rest."""
+        """Break things, balancing the counts after each round; then let runs without faults work off the rest."""
         for _ in range(_MAX_ROUNDS):
             self._round()
             balance(self.place)

@@ -82,8 +82,8 @@ def _bad_batch(project: Project, ui: int) -> None:
 
 
 def _until_stored(project: Project, ui: int, messages: int) -> None:
-    books = "SELECT coalesce(sum(received), 0) FROM loginpipe.batches WHERE finished_at IS NOT NULL"
-    eventually(lambda: project.rows(books) == [(messages,)], seconds=300, what="all is stored")
+    counts = "SELECT coalesce(sum(received), 0) FROM loginpipe.batches WHERE finished_at IS NOT NULL"
+    eventually(lambda: project.rows(counts) == [(messages,)], seconds=300, what="all is stored")
     # A run reports when it ends, a minute after the last message.
     eventually(lambda: all_runs_ended(ui), seconds=300, what="the runs have ended")
 

@@ -98,7 +98,7 @@ def running_dagster(folder: Path, environments: Mapping[str, Mapping[str, str]])
     The daemon is started last: a location that does not answer when it starts is tried again for some seconds, and then
     after five minutes.
     """
-    # Sockets: a port that was free a moment ago may be somebody else's when the server takes it.
+    # Sockets: a port that was free a moment ago may be another's when the server takes it.
     sockets = {location: folder / f"{location}.sock" for location in environments}
     workspace = [
         {"grpc_server": {"socket": str(socket), "location_name": location}} for location, socket in sockets.items()

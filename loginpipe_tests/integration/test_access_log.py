@@ -22,7 +22,7 @@ SHORT_HASH = "d41d8cd98f00b204e9800998ecf8427e"
 
 
 class Person:
-    """Somebody with a login, who says when to commit."""
+    """Someone with a login, who says when to commit."""
 
     def __init__(self, database_url: str) -> None:
         self.connection = psycopg2.connect(database_url)
@@ -88,9 +88,9 @@ class Person:
 
 
 def person(database_url: str) -> Iterator[Person]:
-    somebody = Person(database_url)
-    yield somebody
-    somebody.connection.close()
+    someone = Person(database_url)
+    yield someone
+    someone.connection.close()
 
 
 @pytest.fixture
@@ -288,18 +288,18 @@ def test_of_two_releases_at_once_one_is_refused(custodian: Person, custodian_url
     together = Barrier(2)
 
     def release(_: int) -> str | None:
-        somebody = Person(custodian_url)
-        with closing(somebody.connection):
+        someone = Person(custodian_url)
+        with closing(someone.connection):
             together.wait(timeout=30)
-            rows = somebody.open(request_id)
-            somebody.commit()
+            rows = someone.open(request_id)
+            someone.commit()
         return rows[0].refusal  # type: ignore[no-any-return]
 
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(release, range(2)), key=str) == [None, "released_before"]
 
 
-def test_a_request_is_released_to_nobody_else(custodian: Person, colleague: Person) -> None:
+def test_a_request_is_released_to_no_one_else(custodian: Person, colleague: Person) -> None:
     assert colleague.refused_release(custodian.request(TOKENS)) == "of_another_role"
 
 
@@ -564,7 +564,7 @@ def test_only_a_committed_bulk_request_of_ones_own_has_others_under_it(custodian
 @pytest.mark.parametrize(
     "change",
     [
-        "UPDATE vault.access_log SET actor = 'somebody else'",
+        "UPDATE vault.access_log SET actor = 'someone else'",
         "UPDATE vault.access_log SET at = at WHERE false",
         "DELETE FROM vault.access_log",
         "TRUNCATE vault.access_log",
@@ -573,7 +573,7 @@ def test_only_a_committed_bulk_request_of_ones_own_has_others_under_it(custodian
     ],
     ids=["update", "update of nothing", "delete", "truncate", "upsert", "merge"],
 )
-def test_the_log_is_changed_by_nobody_not_even_its_owner(
+def test_the_log_is_changed_by_no_one_not_even_its_owner(
     custodian: Person, database_url: str, auditor: Person, role: str, change: str
 ) -> None:
     custodian.request(TOKENS)
@@ -661,16 +661,16 @@ def test_two_thousand_entries_of_eight_connections_leave_an_unbroken_chain(
     together = Barrier(connections)
 
     def write(number: int) -> None:
-        somebody = Person(second_custodian_url if number % 2 else custodian_url)
-        with closing(somebody.connection):
+        someone = Person(second_custodian_url if number % 2 else custodian_url)
+        with closing(someone.connection):
             together.wait(timeout=30)
             for entry in range(each):
                 if entry % 10 == 9:
-                    somebody.ask(TOKENS)
-                    somebody.rollback()
-                somebody.ask(TOKENS, PURPOSE if entry % 3 else "short")
+                    someone.ask(TOKENS)
+                    someone.rollback()
+                someone.ask(TOKENS, PURPOSE if entry % 3 else "short")
                 if entry % 5:  # now and then two entries in one transaction
-                    somebody.commit()
+                    someone.commit()
 
     with ThreadPoolExecutor(connections) as pool:
         list(pool.map(write, range(connections)))

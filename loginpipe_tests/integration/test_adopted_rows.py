@@ -103,7 +103,7 @@ def test_rows_of_another_meaning_are_named_at_adoption_and_by_doctor_and_no_valu
     assert rows_of_doctor.ok
     read = max((sum(cell is not None for cell in column) for column in zip(*rows, strict=True)), default=0)
     assert rows_of_doctor.message == (
-        f"warning: {'; '.join(expected)}" if expected else f"{read} were read, and mean what new ones mean"
+        f"warning: {'; '.join(expected)}" if expected else f"{read} rows were checked, and mean the same as new ones"
     )
     clear = [cell for row in rows for cell in row[:2] if cell]
     assert not [cell for cell in clear if cell in done.out + done.err + rows_of_doctor.message]
@@ -117,6 +117,6 @@ def test_a_person_is_shown_the_same_and_the_scheme_in_force_is_none(
     monkeypatch.setenv("LOGINPIPE_MASKING", "compat-sha256")
     done = command("migrate")
     assert done.code == 0
-    assert "is adopted as it is" in done.out
+    assert "is adopted unchanged" in done.out
     of_rows = [line for line in done.out.splitlines() if "4 of 4 rows" in line]
     assert [line.partition(" are ")[0] for line in of_rows] == ["public.user_logins: app_version: 4 of 4 rows"]

@@ -16,7 +16,7 @@ from loginpipe_tests.daemon import Daemon, empty_dead_letters, fill_dead_letters
 from loginpipe_tests.receivers import Topic, Webhook, webhook
 from loginpipe_tests.wire import at_the_wire, depth, fail_a_run, login, logins, take
 
-QUIET = "quiet: the queue is empty; no batch was finished lately"
+QUIET = "quiet: the queue is empty; no batch has finished recently"
 
 
 @pytest.fixture
@@ -71,14 +71,14 @@ def test_an_alert_is_told_when_it_begins_and_when_it_is_over_and_not_while_it_la
     assert hook.told() == []
     assert daemon.tick() == f"nothing is wrong; webhook: told 1; sns: told 1; {QUIET}"
     (over,) = hook.told()
-    assert over.splitlines()[0] == f"loginpipe, queue {queue}: OVER: dead letters"
+    assert over.splitlines()[0] == f"loginpipe, queue {queue}: RESOLVED: dead letters"
     assert over.splitlines()[1].startswith("From ")
     assert [text for _, text in topic.told()] == [over]
     daemon.tick(2)
     assert (hook.told(), topic.told()) == ([], [])
 
 
-def test_where_nobody_is_set_the_ticks_say_what_is_wrong_and_a_channel_set_later_is_told_of_it(
+def test_where_no_one_is_set_the_ticks_say_what_is_wrong_and_a_channel_set_later_is_told_of_it(
     pipeline: Pipeline, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill_dead_letters(pipeline)
@@ -106,14 +106,14 @@ def test_a_receiver_that_is_away_misses_nothing_and_holds_up_no_other(
     hook.status = 503
     daemon.let_the_pause_pass()
     assert "not delivered, 2 to tell: webhook at 127.0.0.1 answered 503" in daemon.tick()
-    assert [subject for subject, _ in topic.told()] == [f"loginpipe, {pipeline.queue.name}: over: dead letters"]
+    assert [subject for subject, _ in topic.told()] == [f"loginpipe, {pipeline.queue.name}: resolved: dead letters"]
     hook.status = 200
     assert "webhook: 2 to tell, next try at " in daemon.tick(), "after failures in a row it waits"
     daemon.let_the_pause_pass()
     daemon.tick(2)
     assert titles(hook.told()) == [
         f"loginpipe, queue {pipeline.queue.name}: dead letters",
-        f"loginpipe, queue {pipeline.queue.name}: OVER: dead letters",
+        f"loginpipe, queue {pipeline.queue.name}: RESOLVED: dead letters",
     ]
     assert topic.told() == []
     logged = capsys.readouterr().err
@@ -148,12 +148,15 @@ def test_runs_that_fail_twice_in_a_row_are_told_and_one_that_fails_is_not(
     assert daemon.tick(2) == f"nothing is wrong; {QUIET}"
     fail_a_run(pipeline, monkeypatch)
     says = daemon.tick(2)
-    assert says.startswith("runs are failing (2 in a row so far, the newest with KeyFileError: ")
+    assert says.startswith("runs are failing (2 failed runs in a row, the newest with KeyFileError: ")
     assert "absent.pem" in says
     pipeline.send([login()])
     assert take(pipeline, 1).success
     daemon.tick(2)
-    assert [title.partition(": ")[2] for title in titles(hook.told())] == ["runs are failing", "OVER: runs are failing"]
+    assert [title.partition(": ")[2] for title in titles(hook.told())] == [
+        "runs are failing",
+        "RESOLVED: runs are failing",
+    ]
 
 
 def test_each_job_that_fails_is_told_with_its_reason_and_its_section_and_over_when_it_succeeds(
@@ -183,7 +186,7 @@ def test_each_job_that_fails_is_told_with_its_reason_and_its_section_and_over_wh
     assert archive.splitlines()[0].endswith(": the job archive_logins fails")
     assert " UTC failed with SettingError: LOGINPIPE_ARCHIVE_URL is not set" in archive
     assert "docs/operations.md#archive-and-retention" in archive
-    assert " UTC failed with ValueError, see it in Dagster." in maintenance
+    assert " UTC failed with ValueError: see the run in Dagster." in maintenance
     assert "docs/operations.md#a-job-fails" in maintenance
     assert " UTC failed with DatabaseError: " in insights
     assert "the database refused a statement" in insights
@@ -195,9 +198,9 @@ def test_each_job_that_fails_is_told_with_its_reason_and_its_section_and_over_wh
     assert all(succeeded(job) for job in ("archive_logins", "maintain_partitions", "refresh_insights"))
     daemon.tick(2)
     assert sorted(title.partition(": ")[2] for title in titles(hook.told())) == [
-        "OVER: the job archive_logins fails",
-        "OVER: the job maintain_partitions fails",
-        "OVER: the job refresh_insights fails",
+        "RESOLVED: the job archive_logins fails",
+        "RESOLVED: the job maintain_partitions fails",
+        "RESOLVED: the job refresh_insights fails",
     ]
 
 
@@ -210,7 +213,9 @@ def test_an_in_flight_limit_and_a_queue_without_consumers_are_told_each_for_itse
     waiting_since = read_memory(daemon.cursor).waiting_since
     assert waiting_since is not None
     daemon.remember(waiting_since=waiting_since - timedelta(minutes=11))
-    assert daemon.tick(2).startswith("messages wait and no batch finishes (1 waiting, 0 in flight, 0 delayed; there")
+    assert daemon.tick(2).startswith(
+        "messages wait and no batch finishes (1 waiting, 0 in flight, 0 delayed; messages have been waiting"
+    )
     assert take(pipeline, 1).success
     pipeline.send([login()])
     assert daemon.tick(2).startswith("nothing is wrong"), "a batch was finished since"
@@ -221,16 +226,20 @@ def test_an_in_flight_limit_and_a_queue_without_consumers_are_told_each_for_itse
         assert "no batch finishes" not in daemon.tick()
 
 
-def test_rejects_and_delays_are_judged_over_a_while_and_not_by_a_handful(pipeline: Pipeline, daemon: Daemon) -> None:
+def test_rejects_and_delays_are_evaluated_over_a_while_and_not_by_a_handful(pipeline: Pipeline, daemon: Daemon) -> None:
     pipeline.send([*logins(18), "no JSON", "no JSON"])
     assert take(pipeline, 20).success
-    assert daemon.tick(2).startswith("many messages are rejected (2 of 20 messages within an hour; the limit is 5.00%)")
+    assert daemon.tick(2).startswith(
+        "many messages are rejected (2 of 20 messages were rejected within an hour; the limit is 5.00%)"
+    )
     pipeline.execute("UPDATE loginpipe.rejected_messages SET reasons = '{user_erased}' WHERE message_id IN "
                       "(SELECT message_id FROM loginpipe.rejected_messages LIMIT 1)")  # fmt: skip
     assert daemon.tick(2).startswith("nothing is wrong"), "logins of erased users are no problem of the sender"
     late = "UPDATE loginpipe.batches SET inserted = 20, delay_counts = '{0,0,0,0,0,0,0,0,0,0,18,2,0,0}'"
     pipeline.execute(late)
-    assert daemon.tick(2).startswith("logins are stored late (2 of 20 logins within 15 minutes took longer than 900 s)")
+    assert daemon.tick(2).startswith(
+        "logins are stored late (2 of 20 logins of the last 15 minutes took longer than 900 s)"
+    )
     pipeline.execute("UPDATE loginpipe.batches SET recorded_at = now() - interval '16 minutes'")
     assert daemon.tick(2).startswith("nothing is wrong")
 
@@ -276,8 +285,8 @@ def test_a_source_that_does_not_answer_is_told_and_ends_no_alert_that_depends_on
     assert [title.partition(": ")[2] for title in titles(hook.told())] == [
         "dead letters",
         "the database cannot be used", "the queue cannot be used",
-        "OVER: the database cannot be used", "OVER: the queue cannot be used",
-        "OVER: dead letters",
+        "RESOLVED: the database cannot be used", "RESOLVED: the queue cannot be used",
+        "RESOLVED: dead letters",
     ]  # fmt: skip
 
 
@@ -331,4 +340,4 @@ def test_the_command_sends_a_test_and_names_who_did_not_take_it(
 def test_the_command_without_a_channel_says_what_to_set(loginpipe: Command, tmp_path: Path) -> None:
     done = loginpipe("alerts", "test")
     assert (done.code, done.out) == (1, "")
-    assert done.err.startswith("error: alerts go nowhere: set LOGINPIPE_ALERT_WEBHOOK_URL")
+    assert done.err.startswith("error: no alert channel is configured: set LOGINPIPE_ALERT_WEBHOOK_URL")

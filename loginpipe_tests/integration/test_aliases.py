@@ -136,7 +136,7 @@ def test_an_old_token_leads_straight_to_the_newest(
 def test_runs_with_different_keys_that_load_at_once_leave_no_token_behind(
     database_url: str, pipeline_url: str, analyst_url: str
 ) -> None:
-    """Half of them were begun before the rotation: neither sees the aliases that the others are about to commit."""
+    """Half of them were started before the rotation: neither sees the aliases that the others are about to commit."""
     together = Barrier(6)
     bodies = [login(ip=f"198.51.100.{i}", device_id=f"device {i}") for i in range(40)]
 

@@ -126,7 +126,7 @@ def test_a_login_is_stored_counted_archived_brought_back_erased_and_backed_up_in
     said = findings()
     for what in ("database", "table", "grants", "partitions", "archive"):
         assert said[what].ok, said[what].message
-    assert said["table"].message == f"{TABLE} takes every login"
+    assert said["table"].message == f"{TABLE} accepts every login"
 
     back_up_and_restore(analytics, loginpipe, tmp_path, monkeypatch)
     assert analytics.rows(f"SELECT user_id FROM {TABLE}") == [("bob",)]

@@ -1,4 +1,4 @@
-"""Days into the archive, in a folder and in S3: written, read back, recorded; written anew when they change."""
+"""Days into the archive, in a folder and in S3: written, read back, recorded; written again when they change."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -60,7 +60,7 @@ def test_a_day_is_archived_to_the_row_and_archived_anew_only_when_it_has_changed
     assert changed.record.archived_at > first.record.archived_at
 
 
-def test_a_flipped_byte_and_a_missing_file_are_noticed_and_written_anew(archive: Archive, tmp_path: Path) -> None:
+def test_a_flipped_byte_and_a_missing_file_are_noticed_and_written_again(archive: Archive, tmp_path: Path) -> None:
     archive.insert(OLD)
     record = archive.archived().record
     store, name = archive.stores.locate(record.url)
@@ -155,7 +155,7 @@ def in_folder(database_url: str, pipeline_url: str, tmp_path: Path) -> Archive:
     return Archive(database_url, pipeline_url, f"file://{tmp_path}/archive")
 
 
-def test_a_day_that_is_not_over_one_that_shrank_and_one_that_somebody_works_on_are_left_as_they_are(
+def test_a_day_that_is_not_over_one_that_shrank_and_one_that_someone_works_on_are_left_as_they_are(
     in_folder: Archive,
 ) -> None:
     with pytest.raises(ArchivedDayError, match=rf"^{TODAY} is not over yet \(UTC\): "):
@@ -287,12 +287,12 @@ def test_what_s3_refuses_is_named_and_production_demands_https(aws: None, monkey
         open_store("s3://no\\bucket/x", production=False).require_usable()
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://s3.example.com:9000")
     with pytest.raises(
-        ArchiveError, match=r"^the bucket .*: production demands https to AWS, and the endpoint at s3.example.com"
+        ArchiveError, match=r"^the bucket .*: production requires https for AWS, and the endpoint at s3.example.com"
     ):
         open_store("s3://bucket/x", production=True)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
-    with pytest.raises(ArchiveError, match=r"^the bucket 'bucket': the endpoint cannot be reached: "):
+    with pytest.raises(ArchiveError, match=r"^the bucket 'bucket': the endpoint is unreachable: "):
         open_store("s3://bucket/x", production=False).names()
 
 

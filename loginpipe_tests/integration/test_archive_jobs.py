@@ -184,7 +184,7 @@ def test_extras_go_when_their_month_is_gone_and_stay_while_it_stays(
 ) -> None:
     monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", "100")
     young = TODAY - timedelta(days=29)
-    # Two months of our making, one that somebody else made, and the default partition.
+    # Two months of our making, one that someone else made, and the default partition.
     days = [OLD_MONTH.start - timedelta(days=1), OLD, OLD_MONTH.end, date(2019, 5, 5), young]
     for day in days[:2]:
         execute(owner_url, f"SELECT loginpipe.create_extras_partition('{day:%Y-%m}-01')")
@@ -256,7 +256,7 @@ def test_the_commands_list_verify_and_restore(
     listed = loginpipe("archive", "list", "--json").json
     assert [(day["day"], day["row_count"]) for day in listed] == [(str(day), 5 - i) for i, day in enumerate(DAYS)]
     assert loginpipe("archive", "verify", "--json").json == {"verified": 3, "problems": {}}
-    assert loginpipe("archive", "verify", DAYS[1]).out == "1 of 1 archived days are whole\n"
+    assert loginpipe("archive", "verify", DAYS[1]).out == "1 of 1 archived days are intact\n"
 
     monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", "30")
     assert job("refresh_insights", instance).success
@@ -272,7 +272,7 @@ def test_the_commands_list_verify_and_restore(
 
     archive.store.delete(archive.stores.locate(archive.record(DAYS[1]).url)[1])
     broken = loginpipe("archive", "verify")
-    assert (broken.code, broken.out) == (1, "2 of 3 archived days are whole\n")
+    assert (broken.code, broken.out) == (1, "2 of 3 archived days are intact\n")
     assert broken.err.startswith("error: the file ")
     assert loginpipe("archive", "verify", "--json").code == 1
 
@@ -288,7 +288,7 @@ def test_doctor_says_where_the_archive_is_how_far_and_what_is_wrong_with_it(
     late = TODAY - timedelta(days=3)
     archive.insert(late)
     archive.insert(TODAY - timedelta(days=1))
-    assert found().message.startswith(f"{late} is over and not archived: see the newest run of archive_logins")
+    assert found().message.startswith(f"{late} is complete but not archived: see the newest run of archive_logins")
     (tmp_path / "in the way").touch()
     for url, says in (
         (f"file://{tmp_path}/in the way", f"the archive in {tmp_path}/in the way cannot be used: "),

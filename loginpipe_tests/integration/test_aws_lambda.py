@@ -46,10 +46,10 @@ from loginpipe.sqs.depth import Depth
 from loginpipe.sqs.identity import replay_attributes, replay_id
 from loginpipe_tests.canary import BAD, GOOD, MARKERS, everything_an_error_shows, found
 from loginpipe_tests.conftest import OWNER, KeyFiles, Pipeline
-from loginpipe_tests.crash.books import Balance, balance, settled
 from loginpipe_tests.crash.logins import logins
 from loginpipe_tests.crash.place import VISIBILITY_SECONDS, FastPlace, fast_place
 from loginpipe_tests.crash.points import Point
+from loginpipe_tests.crash.reconciliation import Balance, balance, settled
 from loginpipe_tests.lambda_service import (
     Environment,
     EventSourceMapping,
@@ -602,7 +602,7 @@ def test_dagster_gets_a_materialization_an_asset_for_what_lambda_recorded_and_do
     monkeypatch.setenv("LOGINPIPE_CONSUMER", "lambda")
     place.send(logins(10))
     assert place.run().success
-    assert doctor_says("AWS Lambda").startswith("no batch within a day")
+    assert doctor_says("AWS Lambda").startswith("no batch in the last 24 hours")
     cursor, nothing = tick(None)
     assert nothing == {}
     place.send(logins(3, bad=2))
@@ -624,9 +624,9 @@ def test_dagster_gets_a_materialization_an_asset_for_what_lambda_recorded_and_do
     assert str(datetime.now(UTC).date()) in str(found["user_logins_table"]["rows_by_day"].value)
     _, nothing = tick(cursor)
     assert nothing == {}
-    assert doctor_says("AWS Lambda").startswith("2 batches within a day, the newest recorded at ")
+    assert doctor_says("AWS Lambda").startswith("2 batches in the last 24 hours, the newest recorded at ")
     monkeypatch.setenv("DAGSTER_POSTGRES_URL", "postgresql+psycopg2:///unused")
-    assert dagster_state.automation(load_settings()) == "nothing: LOGINPIPE_CONSUMER is lambda"
+    assert dagster_state.automation(load_settings()) == "nothing in Dagster: LOGINPIPE_CONSUMER is lambda"
 
 
 def doctor_says(what: str) -> str:

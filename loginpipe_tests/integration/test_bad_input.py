@@ -1,4 +1,4 @@
-"""Bad messages among good ones: set aside with their reasons, sealed as they came, and never in anybody's way."""
+"""Bad messages among good ones: rejected with their reasons, sealed as they came, and never in anybody's way."""
 
 import json
 from hashlib import md5
@@ -131,7 +131,7 @@ def users(pipeline: Pipeline) -> set[str]:
         pytest.param(SEVERAL, id="several problems"),
     ],
 )
-def test_bad_messages_are_set_aside_as_they_came_and_the_good_ones_become_rows(
+def test_bad_messages_are_rejected_as_they_came_and_the_good_ones_become_rows(
     pipeline: Pipeline, key_files: KeyFiles, bad: dict[str, dict[str, str]]
 ) -> None:
     good = logins(len(bad))
@@ -168,7 +168,7 @@ def test_a_body_damaged_once_on_the_way_is_handed_back_and_ingested_when_it_come
     assert pipeline.depth() == (0, 0)
 
 
-def test_a_body_damaged_again_and_again_is_set_aside_and_the_others_are_not(
+def test_a_body_damaged_again_and_again_is_rejected_and_the_others_are_not(
     pipeline: Pipeline, key_files: KeyFiles, wire: Wire
 ) -> None:
     wire.on("ReceiveMessage", damaged_bodies(lambda message: "user-1" in message["Body"]))

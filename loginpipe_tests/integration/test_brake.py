@@ -7,9 +7,9 @@ import pytest
 from loginpipe.ingest import brake
 from loginpipe.monitoring import run_history
 from loginpipe_tests.conftest import Pipeline
-from loginpipe_tests.crash.books import Balance, balance, settled
 from loginpipe_tests.crash.logins import Login, logins
 from loginpipe_tests.crash.place import VISIBILITY_SECONDS, FastPlace
+from loginpipe_tests.crash.reconciliation import Balance, balance, settled
 from loginpipe_tests.integration.test_sensor import tick
 from loginpipe_tests.wire import cause_of_failure, checks, login, metadata, sns_envelope, users
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from loginpipe_tests.conftest import KeyFiles
-from loginpipe_tests.crash.books import Balance, balance, settled
 from loginpipe_tests.crash.logins import logins
 from loginpipe_tests.crash.place import FastPlace, fast_place
 from loginpipe_tests.crash.postgres import Postgres
+from loginpipe_tests.crash.reconciliation import Balance, balance, settled
 from loginpipe_tests.crash.schedule import Schedule
 from loginpipe_tests.sqs_endpoint import Endpoint
 

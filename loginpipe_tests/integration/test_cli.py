@@ -124,8 +124,8 @@ def test_a_variable_that_is_no_setting_is_named_with_the_nearest_one(tmp_path: P
     assert done.returncode == 0
     assert json.loads(done.stdout) == {"token_keys": "keys.json", "seal_keys": []}
     assert done.stderr.splitlines() == [
-        "LOGINPIPE_BATCH_MESAGES is no setting, and is ignored: did you mean LOGINPIPE_BATCH_MESSAGES?",
-        "LOGINPIPE_SOMETHING is no setting, and is ignored: unset it",
+        "LOGINPIPE_BATCH_MESAGES is not a setting and is ignored: did you mean LOGINPIPE_BATCH_MESSAGES?",
+        "LOGINPIPE_SOMETHING is not a setting and is ignored: unset it",
     ]
 
 
@@ -166,30 +166,30 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> str:
     [
         ("migrate", {}, "LOGINPIPE_DATABASE_URL is not set: "),
         ("migrate", {"LOGINPIPE_DATABASE_URL": SOCKET}, "cannot connect to the database nothing at /nowhere: "),
-        ("migrate", {"LOGINPIPE_DATABASE_URL": "mysql://u:geheim@h/n"}, "wrong setting: LOGINPIPE_DATABASE_URL: "),
+        ("migrate", {"LOGINPIPE_DATABASE_URL": "mysql://u:geheim@h/n"}, "invalid setting: LOGINPIPE_DATABASE_URL: "),
         (
             "migrate",
             {"LOGINPIPE_DATABASE_URL": "postgresql://u:geheim@db.example.com/n", "LOGINPIPE_ENV": "production"},
             "production demands verified TLS to the database n at db.example.com: ",
         ),
-        ("send", {}, "what to send is not clear: give one of --count and --file"),
-        ("send --count 1 --file x", {}, "what to send is not clear: give one of --count and --file"),
+        ("send", {}, "specify one of --count and --file"),
+        ("send --count 1 --file x", {}, "specify one of --count and --file"),
         ("send --count 1", {"LOGINPIPE_ENV": "production"}, "generated events do not belong on a production queue: "),
-        ("send --count 1", {"LOGINPIPE_ENV": "staging"}, "wrong setting: LOGINPIPE_ENV: "),
-        ("send --count 1", {"LOGINPIPE_RECEIVERS": "0"}, "wrong setting: LOGINPIPE_RECEIVERS: "),
+        ("send --count 1", {"LOGINPIPE_ENV": "staging"}, "invalid setting: LOGINPIPE_ENV: "),
+        ("send --count 1", {"LOGINPIPE_RECEIVERS": "0"}, "invalid setting: LOGINPIPE_RECEIVERS: "),
         ("send --count 1", {"AWS_EC2_METADATA_DISABLED": "true"}, "queue 'login-queue': no AWS region is set: "),
-        ("send --count 1", NOWHERE, "queue 'login-queue': the endpoint cannot be reached: "),
+        ("send --count 1", NOWHERE, "queue 'login-queue': the endpoint is unreachable: "),
         ("send --file absent.json", NOWHERE, "absent.json cannot be read as UTF-8 text: "),
-        ("check --count 1", NOWHERE, "queue 'login-queue': the endpoint cannot be reached: "),
+        ("check --count 1", NOWHERE, "queue 'login-queue': the endpoint is unreachable: "),
         ("check --file absent.jsonl", {}, "absent.jsonl cannot be read as UTF-8 text: "),
-        ("dlq status", NOWHERE, "queue 'login-queue': the endpoint cannot be reached: "),
-        ("dlq redrive", NOWHERE, "queue 'login-queue': the endpoint cannot be reached: "),
+        ("dlq status", NOWHERE, "queue 'login-queue': the endpoint is unreachable: "),
+        ("dlq redrive", NOWHERE, "queue 'login-queue': the endpoint is unreachable: "),
         ("rejects list", {}, "LOGINPIPE_DATABASE_URL is not set: "),
-        ("rejects list --reason nope", {}, "no reason is called 'nope': use one of body_damaged, not_unicode, "),
+        ("rejects list --reason nope", {}, "there is no reason 'nope': use one of body_damaged, not_unicode, "),
         (
             "rejects replay --reason nope --purpose of-a-test --ticket T-1",
             {},
-            "no reason is called 'nope': use one of ",
+            "there is no reason 'nope': use one of ",
         ),
         ("rejects list", {"LOGINPIPE_DATABASE_URL": SOCKET}, "cannot connect to the database nothing at /nowhere: "),
         ("rejects show 5f0c6d2e-7f0a-4d3b-9a51-2f6f0b7f9c11", {}, "LOGINPIPE_DATABASE_URL is not set: "),
@@ -356,9 +356,9 @@ def test_a_byte_order_mark_is_no_part_of_the_first_event(loginpipe: Command, tar
     ("content", "said"),
     [
         (b"\xff\xfe[", "cannot be read as UTF-8 text"),
-        (b"[1, 2", "begins like a JSON array but is not one"),
-        (b'[{"a": 1}] [{"b": 2}]', "begins like a JSON array but is not one"),
-        (b"[" * 100_000, "begins like a JSON array but is not one"),
+        (b"[1, 2", "begins with [ but is not a JSON array"),
+        (b'[{"a": 1}] [{"b": 2}]', "begins with [ but is not a JSON array"),
+        (b"[" * 100_000, "begins with [ but is not a JSON array"),
         (b'["\\ud800"]', "events.json"),
     ],
     ids=["not UTF-8", "cut off", "two arrays", "nested too deep", "lone surrogate"],
@@ -493,7 +493,7 @@ def test_migrations_are_undone_down_to_a_revision_and_made_again(
     assert loginpipe("migrate", "--to", "0008").error.endswith(" was never migrated: there is nothing to undo")
     head = loginpipe("migrate", "--json").json["after"]
     back = loginpipe("migrate", "--to", "0008")
-    assert (back.code, back.out, back.err) == (0, f"went back from {head} to 0008\n", "")
+    assert (back.code, back.out, back.err) == (0, f"migrated back from {head} to 0008\n", "")
     for revision in ("0008", head, "0000", "base", "-1"):
         assert f"is at 0008 and cannot go back to {revision}: " in loginpipe("migrate", f"--to={revision}").error
     assert "would drop the access log and the tombstones" in loginpipe("migrate", "--to", "0001").error
@@ -523,7 +523,7 @@ SECRETS = ("203.0.113.77", "888-77-6666", "person@example.com")
 
 @pytest.fixture
 def with_rejects(pipeline: Pipeline) -> Pipeline:
-    """A pipeline that has set aside four messages for three reasons, and holds two logins."""
+    """A pipeline that has rejected four messages for three reasons, and holds two logins."""
     ip, device, user = SECRETS
     ingest(
         pipeline,
@@ -594,7 +594,7 @@ def test_what_is_not_all_not_there_or_not_to_be_opened_is_said_in_one_line(
 ) -> None:
     assert len(loginpipe("rejects", "list", "--limit", 2, "--json").json) == 2
     done = loginpipe("rejects", "list", "--limit", 2)
-    assert (done.code, done.err) == (0, "these are the newest 2: --limit shows more\n")
+    assert (done.code, done.err) == (0, "shown are the newest 2: use --limit to see more\n")
     missing = uuid4()
     assert loginpipe("rejects", "show", missing).error.startswith(f"no rejected message has the id {missing}: ")
     assert "42501" in loginpipe("rejects", "replay", *WHY).error, "the pipeline's own role may not open"
@@ -615,11 +615,11 @@ def test_a_reject_that_has_become_good_is_replayed_once_and_no_longer_listed(
     pipeline_url = os.environ["LOGINPIPE_DATABASE_URL"]
     ingest(pipeline, login(app_version="not yet"))
     # As if the rules had been stricter then: what was sealed is a good login.
-    seal_anew(pipeline, key_files, login(user_id="again"))
+    seal_again(pipeline, key_files, login(user_id="again"))
     replay = ("rejects", "replay", *WHY, "--private-key", key_files.seal_private)
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", custodian_url)
     dry = loginpipe(*replay, "--dry-run")
-    assert dry.out == f"1 would be sent back to queue '{pipeline.queue.name}'; 0 are still bad and stay\n"
+    assert dry.out == f"1 would be sent back to queue '{pipeline.queue.name}'; 0 are still invalid and stay rejected\n"
     assert pipeline.depth() == (0, 0)
     counts = {"sent": 1, "still_bad": 0, "without_body": 0, "refused": {}}
     assert loginpipe(*replay, "--json").json == {**counts, "dry_run": False}
@@ -632,7 +632,7 @@ def test_a_reject_that_has_become_good_is_replayed_once_and_no_longer_listed(
     assert pipeline.rows("SELECT user_id FROM user_logins") == [("again",)]
 
 
-def seal_anew(pipeline: Pipeline, key_files: KeyFiles, body: str) -> None:
+def seal_again(pipeline: Pipeline, key_files: KeyFiles, body: str) -> None:
     """Put another sealed body where the one of the only reject is."""
     from loginpipe.masking.sealing import seal
     from loginpipe.postgres.connections import connect, transaction
@@ -677,7 +677,7 @@ def test_dead_letters_are_counted_looked_at_and_moved(loginpipe: Command, pipeli
     status |= {"other_queues": 0, "looked_at": None}
     assert loginpipe("dlq", "status", "--json").json == status
     assert loginpipe("dlq", "status").out == (
-        f"queue '{dead.name}': 2 waiting, 0 in flight, 0 delayed; messages come after 5 receives\n"
+        f"queue '{dead.name}': 2 waiting, 0 in flight, 0 delayed; messages move there after 5 receives\n"
     )
     counts = {"dropped": 0, "moved": 2, "left": 0, "refused": {}, "others": 0}
     assert loginpipe("dlq", "redrive", "--dry-run", "--json").json == {**counts, "dry_run": True}
@@ -690,7 +690,7 @@ def test_dead_letters_are_counted_looked_at_and_moved(loginpipe: Command, pipeli
 
     assert loginpipe("dlq", "redrive", "--since", "2000-01-01", "--json").json == {**counts, "dry_run": False}
     assert loginpipe("dlq", "redrive").out == (
-        f"0 moved to queue '{pipeline.queue.name}', 0 dropped since their outcome is recorded, 0 left\n"
+        f"0 moved to queue '{pipeline.queue.name}', 0 deleted because their outcome is recorded, 0 left\n"
     )
     assert take(pipeline, 2).success
     assert pipeline.rows("SELECT user_id FROM user_logins ORDER BY 1") == [("user-0",), ("user-1",)]
@@ -734,6 +734,6 @@ def test_the_demonstration_runs_from_nothing_and_leaves_nothing(tmp_path: Path) 
     (stored, *_) = result["tables"]["devices seen more than once"]
     assert recovered["masked_device_id"] == stored["masked_device_id"]
     assert recovered["value"].count("-") == 2
-    log = result["tables"]["and what the access log has of that"]
+    log = result["tables"]["its entries in the access log"]
     assert [entry["action"] for entry in log] == ["request", "release"]
     assert not [path for path in left if "loginpipe" in path.name]

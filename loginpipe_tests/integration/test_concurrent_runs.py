@@ -15,10 +15,10 @@ import pytest
 from loginpipe.ingest.process import Outcome, process_batch
 from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe_tests.conftest import Pipeline
-from loginpipe_tests.crash.books import Balance, balance, settled
 from loginpipe_tests.crash.logins import logins
 from loginpipe_tests.crash.place import VISIBILITY_SECONDS, FastPlace
 from loginpipe_tests.crash.points import Point
+from loginpipe_tests.crash.reconciliation import Balance, balance, settled
 from loginpipe_tests.wire import eventually, login, metadata
 
 EXTEND = "ChangeMessageVisibilityBatch"
@@ -34,7 +34,7 @@ MANY, SLOW_SECONDS = 3000, 0.15
 
 def run_at_once(place: FastPlace, runs: int, **settings: object) -> None:
     with ExitStack() as stack:
-        # Each goes on when all have received something: one alone may be done before the next one has begun.
+        # Each goes on when all have received something: one alone may be done before the next one has started.
         started = [stack.enter_context(place.start(Point.RECEIVING, **settings)) for _ in range(runs)]
         for run in started:
             run.until_reached()
@@ -203,7 +203,7 @@ def extensions(place: FastPlace) -> int:
 
 
 def leases_lost(place: FastPlace, result: dg.ExecuteInProcessResult) -> tuple[int, int]:
-    """As the run's books have it, and as the UI shows it."""
+    """As the run's counts have it, and as the UI shows it."""
     statement = "SELECT sum(leases_lost)::integer FROM loginpipe.batches WHERE run_id = %s"
     ((booked,),) = place.rows(statement, result.run_id)
     return booked, metadata(result)["user_logins_table"]["leases_lost"]
@@ -328,7 +328,7 @@ def test_a_run_that_fails_says_how_many_leases_it_lost_and_what_came_back_by_its
     failed = place.run(Point.RECEIVED, fail_when_the_leases_are_over, receives=False, visibility_seconds=LEASE_SECONDS)
     assert not failed.success
     assert (
-        f"25 messages were not deleted and went back to queue '{place.queue.name}', 25 of them by themselves; "
+        f"25 messages were not deleted and returned to queue '{place.queue.name}', 25 of them by themselves; "
         "25 leases were lost; see "
     ) in capfd.readouterr().err
 
@@ -338,9 +338,7 @@ def test_a_batch_that_is_too_large_for_so_short_a_lease_is_warned_of_at_the_star
     place: FastPlace, capfd: pytest.CaptureFixture[str], batch_messages: int, *, warned: bool
 ) -> None:
     assert place.run(batch_messages=batch_messages, visibility_seconds=3).success
-    warning = (
-        "LOGINPIPE_BATCH_MESSAGES is 1067, and leases of 3 s are kept for sure for batches of 1066: set it to that"
-    )
+    warning = "LOGINPIPE_BATCH_MESSAGES is 1067, but leases of 3 s can be extended in time for batches of 1066 only"
     assert (warning in capfd.readouterr().err) is warned
 
 

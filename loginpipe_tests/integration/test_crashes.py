@@ -12,10 +12,10 @@ import pytest
 
 from loginpipe.local.stack import LocalStack
 from loginpipe_tests.conftest import KeyFiles
-from loginpipe_tests.crash.books import Balance, balance, settled
 from loginpipe_tests.crash.logins import logins
 from loginpipe_tests.crash.place import VISIBILITY_SECONDS, EmbeddedPlace, FastPlace, embedded_place, fast_place
 from loginpipe_tests.crash.points import Point
+from loginpipe_tests.crash.reconciliation import Balance, balance, settled
 from loginpipe_tests.crash.runs import Run
 from loginpipe_tests.sqs_endpoint import Endpoint
 from loginpipe_tests.wire import Answer, Call, Forward, Wire, eventually
@@ -51,7 +51,7 @@ def no_transaction_is_left_open(place: FastPlace | EmbeddedPlace) -> bool:
 
 
 def assert_stopped_at(point: Point, batch: int, found: Balance) -> None:
-    """What is committed are whole batches, and deletes have not begun, are half done, or done."""
+    """What is committed are whole batches, and deletes have not started, are half done, or done."""
     assert found.rows + found.rejects + found.queued == GOOD + BAD
     if point is Point.RECEIVING:
         assert found.rows + found.rejects in {0, BATCH}
@@ -275,15 +275,15 @@ def test_messages_of_a_long_poll_that_ends_after_the_run_was_told_to_end_go_back
 
 def test_a_run_that_waits_for_a_lock_of_the_database_ends_when_it_is_told_to(place: FastPlace) -> None:
     waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    somebody = psycopg2.connect(place.database_url)
+    someone = psycopg2.connect(place.database_url)
     try:
-        somebody.cursor().execute("LOCK TABLE user_logins")
+        someone.cursor().execute("LOCK TABLE user_logins")
         with place.start(batch_messages=BATCH) as run:
             eventually(lambda: place.rows(waits) == [(1,)], "the load waits for the lock")
             run.signal(signal.SIGTERM)
             assert run.wait(20) == 1
     finally:
-        somebody.close()
+        someone.close()
     found = balance(place)
     assert (found.rows, found.rejects) == (0, 0)
     assert_returned(place, found)

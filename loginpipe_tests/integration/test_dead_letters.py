@@ -186,7 +186,7 @@ def depths(queues: Queues) -> tuple[int, int]:
 
 
 def sent_ago(ago: timedelta) -> Tamper:
-    """Let dead letters be as old as they are when somebody comes to look: the endpoint's have just been sent."""
+    """Let dead letters be as old as they are when someone comes to look: the endpoint's have just been sent."""
 
     def tamper(call: Call, forward: Forward) -> Answer:
         content = forward(call).content
@@ -218,7 +218,7 @@ def test_a_message_received_six_times_is_redriven_and_becomes_one_row_of_its_fir
 
 
 def back_at_once(call: Call, forward: Forward) -> Answer:
-    """Let messages that are handed back be received at once, not after a pause."""
+    """Let messages that are returned be received at once, not after a pause."""
     entries = [{**entry, "VisibilityTimeout": 0} for entry in call.request["Entries"]]
     return forward(call.with_request({**call.request, "Entries": entries}))
 
@@ -247,12 +247,12 @@ def test_dead_letters_with_an_outcome_are_dropped_and_the_others_moved_and_inges
 
 
 def begun_twice(queues: Queues, warehouse: Connection) -> None:
-    """A redrive that dies between send and delete, begun again before the queue is worked on."""
+    """A redrive that dies between send and delete, started again before the queue is worked on."""
     queues.on(queues.dead, "DeleteMessageBatch", lambda _call, _forward: refusal("AccessDenied", 403))
     queues.redrive(recorded=of_the_ledger(warehouse))
     assert depths(queues) == (3, 3), "sent and not deleted"
     queues.wire.on("DeleteMessageBatch", lambda call, forward: forward(call))
-    eventually(lambda: read_depth(queues.dead).visible == 3, "dead letters handed back")
+    eventually(lambda: read_depth(queues.dead).visible == 3, "dead letters returned")
     assert queues.redrive(recorded=of_the_ledger(warehouse)).moved == 3
     assert depths(queues) == (6, 0)
 
@@ -280,8 +280,8 @@ def test_a_redrive_begun_again_makes_copies_that_are_one_message_also_in_two_run
     assert take(pipeline, 3).success
     assert take(pipeline, 3).success
     assert users(pipeline) == ["user-0", "user-1"]
-    books = pipeline.rows("SELECT inserted, rejected, duplicates FROM loginpipe.batches ORDER BY recorded_at")
-    assert books == [(2, 1, 0), (0, 0, 3)]
+    counts = pipeline.rows("SELECT inserted, rejected, duplicates FROM loginpipe.batches ORDER BY recorded_at")
+    assert counts == [(2, 1, 0), (0, 0, 3)]
     assert depths(queues) == (0, 0)
 
 
@@ -293,7 +293,7 @@ def test_a_redrive_begun_again_after_the_queue_was_worked_on_drops_what_has_its_
     queues.redrive(recorded=of_the_ledger(warehouse))
     assert take(pipeline, 3).success
     queues.wire.on("DeleteMessageBatch", lambda call, forward: forward(call))
-    eventually(lambda: read_depth(queues.dead).visible == 3, "dead letters handed back")
+    eventually(lambda: read_depth(queues.dead).visible == 3, "dead letters returned")
     assert queues.redrive(recorded=of_the_ledger(warehouse)) == RedriveCounts(dropped=3)
     assert depths(queues) == (0, 0)
     assert users(pipeline) == ["user-0", "user-1"]
@@ -310,7 +310,7 @@ def test_more_than_a_batch_is_moved_and_each_once(queues: Queues) -> None:
     found = waiting(queues.queue)
     assert Counter(identities(found)) == Counter(ids)
     assert {message["Body"] for message in found} == set(logins(23))
-    assert {message["Attributes"]["ApproximateReceiveCount"] for message in found} == {"1"}, "they begin anew"
+    assert {message["Attributes"]["ApproximateReceiveCount"] for message in found} == {"1"}, "they start again"
     assert depths(queues)[1] == 0
 
 
@@ -365,7 +365,7 @@ def test_two_copies_of_one_dead_letter_both_leave_the_dead_letter_queue(queues: 
 
 
 def test_a_body_damaged_on_the_way_is_not_what_goes_back(queues: Queues) -> None:
-    """On the queue it would have an MD5 of its own, and nobody would know any more."""
+    """On the queue it would have an MD5 of its own, and no one would know any more."""
     queues.kill(login(user_id="damaged"), login(user_id="whole"))
     queues.on(queues.dead, "ReceiveMessage", first(1, damaged_bodies(lambda message: "damaged" in message["Body"])))
     counts = queues.redrive()
@@ -650,10 +650,10 @@ def test_the_commands_say_whose_dead_letters_there_are_and_touch_ours_alone(
     shared: str, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loginpipe = command_line(monkeypatch, capsys)
-    before = endpoint.books(f"{shared}-dlq")
+    before = endpoint.fates(f"{shared}-dlq")
     assert loginpipe("dlq", "status").out == (
         f"queue '{shared}-dlq': 4 waiting, 0 in flight, 0 delayed, in a dead-letter queue shared with 2 other queues: "
-        f"of all 4 that can be received 2 are of queue '{shared}', 2 of others; messages come after 5 receives\n"
+        f"of all 4 that can be received 2 are of queue '{shared}', 2 of others; messages move there after 5 receives\n"
     )
     assert loginpipe("dlq", "status", "--json").json == {
         "queue": f"{shared}-dlq",
@@ -666,11 +666,12 @@ def test_the_commands_say_whose_dead_letters_there_are_and_touch_ours_alone(
     }
     monkeypatch.setattr(dead_letters, "_MAX_LOOKED_AT", 3)
     assert loginpipe("dlq", "status", "--json").json["looked_at"]["all"] is False
-    assert {message_id: fate.state for message_id, fate in endpoint.books(f"{shared}-dlq").items()} == {
+    assert {message_id: fate.state for message_id, fate in endpoint.fates(f"{shared}-dlq").items()} == {
         message_id: fate.state for message_id, fate in before.items()
     }
     assert loginpipe("dlq", "redrive").out == (
-        f"2 moved to queue '{shared}', 0 dropped since their outcome is recorded, 0 left, and 2 dead letters of other "
+        f"2 moved to queue '{shared}', 0 deleted because their outcome is recorded, 0 left, and 2 dead letters of "
+        "other "
         "queues\n"
     )
     assert loginpipe("dlq", "redrive", "--json").json == {
@@ -698,7 +699,7 @@ def test_who_watches_the_depth_counts_our_dead_letters_and_says_how_many_are_not
             line.replace(f'{{queue="{shared}"}}', "") for line in lines if line.startswith("loginpipe_dead_letters")
         }
 
-    before = endpoint.books(f"{shared}-dlq")
+    before = endpoint.fates(f"{shared}-dlq")
     monitor.tick(2)
     assert read_memory(monitor.cursor).alerts.episodes["dead-letters"].message == f"2 ours and 2 not ours, {where}"
     assert (read_memory(monitor.cursor).dead_letters or "").startswith(
@@ -706,7 +707,7 @@ def test_who_watches_the_depth_counts_our_dead_letters_and_says_how_many_are_not
     )
     assert findings()["dead-letter queue"].message.startswith(f"'{shared}-dlq' holds messages: 2 ours and 2 not ours, ")
     assert served() == {"loginpipe_dead_letters 2.0", "loginpipe_dead_letters_of_others 2.0"}
-    assert endpoint.books(f"{shared}-dlq") == {
+    assert endpoint.fates(f"{shared}-dlq") == {
         message_id: fate._replace(receives=fate.receives + 1) for message_id, fate in before.items()
     }, "received once by all of them together, and returned at once"
 
@@ -717,7 +718,9 @@ def test_who_watches_the_depth_counts_our_dead_letters_and_says_how_many_are_not
     assert read_memory(monitor.cursor).alerts.episodes == {}
     assert read_memory(monitor.cursor).dead_letters == f"0 ours and 2 not ours, {where}"
     assert findings()["dead-letter queue"] == Finding(
-        "dead-letter queue", True, f"'{shared}-dlq': 0 ours and 2 not ours, {where}; messages come after 5 receives"
+        "dead-letter queue",
+        True,
+        f"'{shared}-dlq': 0 ours and 2 not ours, {where}; messages move there after 5 receives",
     )
     assert served() == {"loginpipe_dead_letters 0.0", "loginpipe_dead_letters_of_others 2.0"}
 
@@ -758,11 +761,11 @@ def test_dead_letters_that_one_more_receive_would_move_on_are_not_received_to_be
     arn = client.get_queue_attributes(QueueUrl=last, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
     policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": "1"})
     client.set_queue_attributes(QueueUrl=dead, Attributes={"RedrivePolicy": policy})
-    before = endpoint.books(f"{shared}-dlq")
+    before = endpoint.fates(f"{shared}-dlq")
     found = read_dead_letters(queue)
     assert found is not None
     assert (found.ours, found.owners) == (4, None)
-    assert endpoint.books(f"{shared}-dlq") == before
+    assert endpoint.fates(f"{shared}-dlq") == before
 
 
 def policy_of(queue: Queue) -> RedrivePolicy:
@@ -785,13 +788,13 @@ def test_the_command_says_what_was_refused_by_code_and_exits_with_1(
             ["--json"],
             {"dropped": 0, "moved": 3, "left": 2, "refused": {"MessageTooLong": 2}, "others": 0, "dry_run": False},
         ),
-        ([], f"0 moved to queue '{queues.queue.name}', 0 dropped since their outcome is recorded, 2 left\n"),
+        ([], f"0 moved to queue '{queues.queue.name}', 0 deleted because their outcome is recorded, 2 left\n"),
     ):
         done = loginpipe("dlq", "redrive", *arguments)
         assert done.code == 1
         assert (json.loads(done.out) if arguments else done.out) == said
         assert done.err == (
-            f"error: queue '{queues.dead.name}' keeps what was refused (2 MessageTooLong): see "
+            f"error: queue '{queues.dead.name}' refused dead letters (2 MessageTooLong): see "
             "docs/operations.md#what-is-refused\n"
         )
 
@@ -835,7 +838,7 @@ def test_an_interrupted_redrive_gives_back_what_it_holds_and_goes_on_when_begun_
 
 
 def test_interrupted_while_it_asks_the_ledger_it_gives_everything_back_at_once(queues: Queues) -> None:
-    """Dead letters were received often: with a back-off by that, a redrive begun again would find none for minutes."""
+    """Dead letters were received often: with a back-off by that, a second redrive would find none for minutes."""
     ids = queues.kill(*logins(3))
 
     def no_ledger(_: object) -> Iterable[str]:

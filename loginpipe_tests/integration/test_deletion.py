@@ -294,7 +294,7 @@ def test_an_interruption_waits_for_no_call_that_hangs_and_makes_no_further_one(
     assert time.monotonic() - began < 20
     answered.set()
     assert done.wait(10)
-    eventually(lambda: leases.held == 20, "the call that was under way is confirmed")
+    eventually(lambda: leases.held == 20, "the call that was in progress is confirmed")
     assert len(wire.asked(DELETE)) == 1
 
 
@@ -370,7 +370,7 @@ def test_a_call_that_fails_once_takes_nothing_from_the_next_round(
         Answer(200, b"[]"),
         Answer(200, b"\xff\xfe"),
     ],
-    ids=["a web server", "nothing", "none", "ids that nobody gave", "a list", "no text"],
+    ids=["a web server", "nothing", "none", "ids that no one gave", "a list", "no text"],
 )
 def test_what_no_answer_confirms_is_not_counted_as_deleted(
     opened: Queue, leases: LeaseKeeper, wire: Wire, clock: Clock, answer: Answer

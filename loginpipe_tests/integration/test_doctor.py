@@ -1,4 +1,4 @@
-"""`loginpipe doctor` on real services: well as things are, and what is wrong with its mend where they are not."""
+"""`loginpipe doctor` on real services: well as things are, and what is wrong with its fix where they are not."""
 
 import json
 import re
@@ -74,8 +74,8 @@ def test_as_things_are_every_line_is_well_and_the_command_exits_with_0(
     assert words["token keys"] == "version 1, in use; for development only"
     assert words["masking"] == "hmac-sha256: tokens"
     assert words["unknown fields"] == "kept sealed"
-    assert words["clocks"] == "this machine's is within 30 s of that of the database and of SQS"
-    assert words["Dagster's daemon"].startswith("warning: has never run on this storage")
+    assert words["clocks"] == "this machine's clock is within 30 s of that of the database and of SQS"
+    assert words["Dagster's daemon"].startswith("warning: never started on this storage")
     lines = loginpipe("doctor").out.splitlines()
     assert [line.split("  ")[0] for line in lines if not line.startswith("✓ ")] == ["! Dagster's daemon"]
     assert words["Dagster's old runs"] == "nothing yet"
@@ -93,8 +93,9 @@ def test_what_is_not_as_it_should_be_is_named_with_the_mend(
     execute(pipeline.database_url, "INSERT INTO user_logins (user_id, create_date) VALUES ('ann', '2019-01-01')")
     lines = findings()
     assert lines["partitions"].message == (
-        "default partitions hold 1 rows of public.user_logins: run the job maintain_partitions; what stays carries "
-        "dates far from today's"
+        "default partitions hold 1 rows of public.user_logins: run the job maintain_partitions; rows that stay "
+        "there have "
+        "dates far from today"
     )
     assert lines["masking"].ok
     assert lines["masking"].message.startswith("warning: ")
@@ -103,7 +104,7 @@ def test_what_is_not_as_it_should_be_is_named_with_the_mend(
         "client_ip, country stored in clear, others kept sealed; warning: LOGINPIPE_EXTRA_FIELDS stores client_ip in "
         "clear, which looks like personal data: see docs/event.md"
     )
-    assert lines["alerts"].message == "webhook at hooks.example.com; `loginpipe alerts test` shows whether they arrive"
+    assert lines["alerts"].message == "webhook at hooks.example.com; send a test alert with `loginpipe alerts test`"
     assert command_line(monkeypatch, capsys)("doctor").code == 1
 
 
@@ -116,28 +117,32 @@ def redrive_policy_of(pipeline: Pipeline, **changes: str) -> dict[str, str]:
 
 
 KEPT_NO_LONGER = (
-    "queue 'NAME-dlq' keeps messages no longer than 'NAME' does: {}, since a message keeps its age when it moves"
+    "queue 'NAME-dlq' keeps messages no longer than 'NAME' does: {}, because a message keeps its age when it moves"
 )
 
 
 @pytest.mark.parametrize(
     ("ours", "dead_letters", "said"),
     [
-        ({"RedrivePolicy": ""}, {}, "queue 'NAME' has none: give it a redrive policy with maxReceiveCount 5"),
+        (
+            {"RedrivePolicy": ""},
+            {},
+            "queue 'NAME' has no dead-letter queue: give it a redrive policy with maxReceiveCount 5",
+        ),
         (
             {"maxReceiveCount": "2"},
             {},
-            "maxReceiveCount of queue 'NAME' is 2: make it 3 or more, since every failed run counts as a receive",
+            "maxReceiveCount of queue 'NAME' is 2: raise it to 3 or more, because every failed run counts as a receive",
         ),
         (
             {"MessageRetentionPeriod": str(7 * DAY)},
             {"MessageRetentionPeriod": str(7 * DAY)},
-            KEPT_NO_LONGER.format("make its MessageRetentionPeriod longer than 604,800 s"),
+            KEPT_NO_LONGER.format("raise its MessageRetentionPeriod above 604,800 s"),
         ),
         (
             {"MessageRetentionPeriod": str(14 * DAY)},
             {"MessageRetentionPeriod": str(14 * DAY)},
-            KEPT_NO_LONGER.format("lower that of 'NAME', which is SQS's longest"),
+            KEPT_NO_LONGER.format("lower that of 'NAME', which is SQS's maximum"),
         ),
     ],
     ids=["none", "too few receives", "kept no longer", "kept no longer, and no longer to be had"],
@@ -158,10 +163,10 @@ def test_dead_letters_are_named_until_they_are_moved(pipeline: Pipeline) -> None
     policy = redrive_policy(pipeline.queue)
     assert policy is not None
     name, client = policy.dead_letters.name, pipeline.queue.client
-    assert findings()["dead-letter queue"].message == f"{name!r}: empty; messages come after 5 receives"
+    assert findings()["dead-letter queue"].message == f"{name!r}: empty; messages move there after 5 receives"
     client.send_message(QueueUrl=policy.dead_letters.url, MessageBody=login())
     assert problem("dead-letter queue") == (
-        f"{name!r} holds messages: 1 waiting, 0 in flight, 0 delayed; find the cause, then `loginpipe dlq redrive`"
+        f"{name!r} holds messages: 1 waiting, 0 in flight, 0 delayed; find the cause, then run `loginpipe dlq redrive`"
     )
     client.receive_message(QueueUrl=policy.dead_letters.url, VisibilityTimeout=60)
     assert "0 waiting, 1 in flight" in problem("dead-letter queue"), "somebody looks at it: it is still there"
@@ -174,8 +179,8 @@ def test_maintenance_that_has_not_run_is_noticed_before_partitions_run_out(pipel
     assert findings()["partitions"].ok, "today's maintenance may be still to come"
     execute(pipeline.database_url, f"DROP TABLE {newest[1]}")
     assert problem("partitions") == (
-        f"1 partitions are missing that should be there since yesterday, the first being {newest[1]} for "
-        f"{today + timedelta(days=6)}: run the job maintain_partitions, and see why its schedule did not"
+        f"1 partitions that were due yesterday are missing, the first being {newest[1]} for "
+        f"{today + timedelta(days=6)}: run the job maintain_partitions, and find out why its schedule did not"
     )
 
 
@@ -255,9 +260,9 @@ def test_days_without_a_partition_are_named_whatever_the_widths_of_the_others(pi
     )
     last = date.fromisoformat(after) - timedelta(days=1)
     assert problem("partitions") == (
-        "1 partitions are missing that should be there since yesterday, the first being "
+        "1 partitions that were due yesterday are missing, the first being "
         f"public.user_logins_{first_of_month(today, 1):y%Ym%m}d04 for {month[:8]}04 to {last}: run the job "
-        "maintain_partitions, and see why its schedule did not"
+        "maintain_partitions, and find out why its schedule did not"
     )
     execute(pipeline.database_url, "ALTER TABLE user_logins OWNER TO postgres")
     gap = f"another role owns it: no partition of its covers {month[:8]}04 to {last}: logins of such days "
@@ -281,7 +286,7 @@ def first_of_month(day: date, months: int) -> date:
 
 
 def test_what_the_table_does_to_logins_is_named(pipeline: Pipeline) -> None:
-    assert findings()["table"].message == "public.user_logins takes every login"
+    assert findings()["table"].message == "public.user_logins accepts every login"
     execute(
         pipeline.database_url,
         "ALTER TABLE user_logins ADD COLUMN id bigint GENERATED BY DEFAULT AS IDENTITY, ADD COLUMN note text",

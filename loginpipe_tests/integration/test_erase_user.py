@@ -85,7 +85,7 @@ def request(
 
 
 def carry_out(cursor: Any, request_id: str) -> tuple[Any, ...]:
-    """The steps after it, by somebody who believes every alias."""
+    """The steps after it, by someone who believes every alias."""
     cursor.execute("SELECT asked, subject, refusal FROM vault.release_for_erasure(%s)", (request_id,))
     rows = cursor.fetchall()
     assert [refusal for *_, refusal in rows if refusal] == []
@@ -119,7 +119,7 @@ def users(database_url: str) -> list[str]:
 # --- what goes and what stays ---
 
 
-def test_logins_go_and_of_the_sealed_values_those_that_nobody_shares(database_url: str, owner_url: str) -> None:
+def test_logins_go_and_of_the_sealed_values_those_that_no_one_shares(database_url: str, owner_url: str) -> None:
     add_login(owner_url, USER, "ip.sole", "dev.shared")
     add_login(owner_url, USER, "ip.shared", "dev.sole")
     add_login(owner_url, OTHER, "ip.shared", "dev.shared")
@@ -142,7 +142,7 @@ def test_logins_without_tokens_can_be_erased_too(database_url: str, owner_url: s
     assert query(database_url, "SELECT user_id FROM user_logins") == [(None,)]
 
 
-def test_a_value_goes_under_every_version_of_the_key_unless_somebody_holds_one_of_its_tokens(
+def test_a_value_goes_under_every_version_of_the_key_unless_someone_holds_one_of_its_tokens(
     database_url: str, owner_url: str
 ) -> None:
     add_login(owner_url, USER, token("ip.v1", "sole"), token("dev.v2", "shared"))

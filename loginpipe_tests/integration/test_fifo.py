@@ -161,7 +161,7 @@ def test_a_group_handed_back_by_a_failed_run_comes_again_in_its_order(
     execute(pipeline.database_url, "ALTER TABLE away RENAME TO user_logins")
     runs = 0
     while pipeline.depth() != (0, 0):
-        eventually(lambda: pipeline.depth()[0] > 0, "messages handed back")
+        eventually(lambda: pipeline.depth()[0] > 0, "messages returned")
         assert pipeline.run().success
         runs += 1
         assert runs <= 20
@@ -199,7 +199,7 @@ def test_a_redrive_interrupted_between_send_and_delete_and_begun_again_doubles_n
     assert read_depth(dead).total == 0
 
 
-def test_an_outcome_is_found_although_sqs_dates_a_dead_letter_of_a_fifo_queue_anew(
+def test_an_outcome_is_found_although_sqs_dates_a_dead_letter_of_a_fifo_queue_again(
     pipeline: Pipeline, dead: Queue
 ) -> None:
     """It has the day on which it became one; the run that recorded it and could not delete it, had its first one."""

@@ -54,7 +54,7 @@ def _used_versions(database_url: str) -> None:
 
 
 def erase(custodian_url: str) -> Any:
-    """Erase somebody who was never there, in the two steps: refusal, logins, sealed values."""
+    """Erase someone who was never there, in the two steps: refusal, logins, sealed values."""
     with closing(connect(custodian_url)) as custodian:
         made = request_erasure(custodian, "never there", {}, REASON)
     carried_out = "SELECT refusal, logins, sealed_values FROM vault.erase_user(%s::uuid, '{}', '{}', '{}')"
@@ -151,7 +151,7 @@ def test_a_turn_is_waited_for_and_taken_when_the_other_transaction_has_ended(
     assert execute(database_url, "SELECT count(*) FROM loginpipe.turns") == [(0,)]
 
 
-def test_an_erasure_waits_for_a_run_of_the_code_before_and_for_nobody_else_who_holds_its_lock(
+def test_an_erasure_waits_for_a_run_of_the_code_before_and_for_no_one_else_who_holds_its_lock(
     database_url: str, pipeline_url: str, custodian_url: str, stranger_url: str
 ) -> None:
     lock = f"SELECT pg_advisory_xact_lock_shared({NUMBERS[0]})"
@@ -200,13 +200,14 @@ def test_doctor_names_who_holds_a_lock_that_a_load_waits_for(
             locks(load_settings())
         return str(problem.value)
 
-    assert locks(load_settings()) == "no load waits for one"
+    assert locks(load_settings()) == "no load is blocked"
     with closing(psycopg2.connect(owner_url, application_name="psql")) as other, other.cursor() as cursor:
         cursor.execute("LOCK TABLE user_logins IN SHARE MODE")
         process = other.info.backend_pid
         assert found() == (
-            f"loads wait: public.user_logins is locked by {OWNER} (psql, process {process}): end that transaction, or "
-            f"let an administrator run `SELECT pg_terminate_backend({process})`"
+            f"loads are blocked: public.user_logins is locked by {OWNER} (psql, process {process}): end that "
+            "transaction, or "
+            f"ask an administrator to run `SELECT pg_terminate_backend({process})`"
         )
         other.rollback()
 

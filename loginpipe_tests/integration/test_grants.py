@@ -57,7 +57,7 @@ ACTIONS = {
     "read the canonical view": "SELECT * FROM loginpipe.user_logins_canonical",
     "read duplicates": "SELECT * FROM loginpipe.duplicate_devices, loginpipe.duplicate_ips, loginpipe.daily_logins",
     "read the views of duplicates": "SELECT * FROM loginpipe.shared_devices, loginpipe.shared_ips",
-    "compute duplicates anew": "DELETE FROM loginpipe.duplicate_devices",
+    "compute duplicates again": "DELETE FROM loginpipe.duplicate_devices",
     "decode a version": "SELECT loginpipe.app_version_text(2003000), loginpipe.app_version_number('2.3')",
     "read the revision": "SELECT * FROM loginpipe.alembic_version",
     "read which table it is": "SELECT * FROM loginpipe.installation",
@@ -67,13 +67,13 @@ ACTIONS = {
     "add to the ledger": f"INSERT INTO loginpipe.ingested_messages VALUES ('{OTHER}', '2026-11-20', '{OTHER}')",
     "change the ledger": "UPDATE loginpipe.ingested_messages SET batch_id = gen_random_uuid()",
     "delete from the ledger": "DELETE FROM loginpipe.ingested_messages",
-    "read the books": "SELECT * FROM loginpipe.batches",
-    "write the books": "UPDATE loginpipe.batches SET deleted = 1",
+    "read the counts": "SELECT * FROM loginpipe.batches",
+    "write the counts": "UPDATE loginpipe.batches SET deleted = 1",
     "change what a batch received": "UPDATE loginpipe.batches SET received = 0",
-    "delete the books": "DELETE FROM loginpipe.batches",
-    "read the books of an hour": "SELECT * FROM loginpipe.batch_hours",
-    "write the books of an hour": "UPDATE loginpipe.batch_hours SET batches = 1",
-    "delete the books of an hour": "DELETE FROM loginpipe.batch_hours",
+    "delete the counts": "DELETE FROM loginpipe.batches",
+    "read the counts of an hour": "SELECT * FROM loginpipe.batch_hours",
+    "write the counts of an hour": "UPDATE loginpipe.batch_hours SET batches = 1",
+    "delete the counts of an hour": "DELETE FROM loginpipe.batch_hours",
     "count changes of days": "DELETE FROM loginpipe.day_changes",
     "read which days are due": "SELECT * FROM loginpipe.days",
     "record that a day was computed": "UPDATE loginpipe.days SET daily_logins = changes",
@@ -138,7 +138,7 @@ ACTIONS = {
     "approve": "SELECT vault.approve_access(gen_random_uuid())",
     "release": "SELECT vault.release(gen_random_uuid())",
     "name whom to erase": "INSERT INTO vault.erasure_requests (user_id) VALUES ('u')",
-    "name somebody else as the one who asked": "INSERT INTO vault.erasure_requests (user_id, requested_by) "
+    "name someone else as the one who asked": "INSERT INTO vault.erasure_requests (user_id, requested_by) "
     "VALUES ('u', 'custodian')",
     "read whom to erase": "SELECT * FROM vault.erasure_requests",
     "release for an erasure": "SELECT vault.release_for_erasure(gen_random_uuid())",
@@ -156,7 +156,7 @@ ACTIONS = {
     "take a turn by hand": "INSERT INTO loginpipe.turns VALUES ('partitions')",
     "keep migrations waiting": "LOCK TABLE loginpipe.alembic_version IN EXCLUSIVE MODE",
     "make a table in the vault": "CREATE TABLE vault.mine ()",
-    "make a table beside the books": "CREATE TABLE loginpipe.mine ()",
+    "make a table beside the counts": "CREATE TABLE loginpipe.mine ()",
     "make a temporary table": "CREATE TEMPORARY TABLE mine ()",
 }  # fmt: skip
 
@@ -164,13 +164,13 @@ MAY = {
     PIPELINE: {
         "read user_logins", "add to user_logins", "read the revision", "read which table it is", "read the ledger",
         "add to the ledger",
-        "read the books", "write the books", "delete the books", "read the books of an hour",
-        "write the books of an hour", "count changes of days", "read which days are due",
+        "read the counts", "write the counts", "delete the counts", "read the counts of an hour",
+        "write the counts of an hour", "count changes of days", "read which days are due",
         "record that a day was computed", "list rejects", "read check values", "record a key version",
         "read aliases", "add an alias", "lead an alias on", "read placeholders",
         "mark a placeholder", "unmark placeholders", "read tombstones", "make a partition",
         "read which tokens are sealed", "seal a value", "add a wrapped key", "count what nothing opens",
-        "read the canonical view", "read duplicates", "compute duplicates anew",
+        "read the canonical view", "read duplicates", "compute duplicates again",
         "read which days are archived", "record an archived day", "hash a day", "add extras",
         "make a partition of the extras", "drop old extras", "keep erasures waiting", "take a turn", "try a turn",
     },
@@ -390,7 +390,7 @@ def test_the_grants_of_a_migrated_database_are_as_planned_whoever_looks(database
             assert grant_differences(connection) == [], login
 
 
-MENDED = {
+FIXED = {
     "GRANT SELECT ON vault.sealed_values TO loginpipe_writer":
         "loginpipe_writer has SELECT on TABLE vault.sealed_values and should not: "
         "run `REVOKE SELECT ON TABLE vault.sealed_values FROM loginpipe_writer; "
@@ -427,15 +427,15 @@ MENDED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("change", sorted(MENDED))
-def test_a_difference_is_found_as_the_pipelines_role_and_the_mend_it_names_mends_it(
+@pytest.mark.parametrize("change", sorted(FIXED))
+def test_a_difference_is_found_as_the_pipelines_role_and_the_fix_it_names_fixes_it(
     settings_environment: dict[str, str], owner_url: str, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     url = settings_environment["LOGINPIPE_DATABASE_URL"]
     assert grants(monkeypatch, url).ok
     execute(owner_url, change)
     found = grants(monkeypatch, url)
-    assert (found.ok, found.message) == (False, MENDED[change])
+    assert (found.ok, found.message) == (False, FIXED[change])
     execute(owner_url, found.message.split("`")[1])
     assert grants(monkeypatch, url).ok
 
@@ -494,10 +494,10 @@ def test_a_role_that_may_do_more_than_the_pipeline_needs_is_a_note_locally_and_a
     }
     for url, says in logins.items():
         locally, in_production = grants(monkeypatch, url), grants(monkeypatch, url, "production")
-        assert (locally.ok, locally.message) == (True, f"as they should be; {says}, more than the pipeline needs")
+        assert (locally.ok, locally.message) == (True, f"correct; {says}, more than the pipeline needs")
         assert not in_production.ok
         assert in_production.message == (
-            f"{says}, more than the pipeline needs: let it connect as a role of its own, made with "
+            f"{says}, more than the pipeline needs: connect as a separate role, which you create with "
             "`CREATE ROLE loginpipe_pipeline LOGIN IN ROLE loginpipe_writer`"
         )
 
@@ -506,7 +506,7 @@ def test_the_pipelines_own_role_is_well_in_production_too(
     settings_environment: dict[str, str], pipeline_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert grants(monkeypatch, pipeline_url, "production") == Finding(
-        "grants", True, f"as they should be; {PIPELINE} may do what the pipeline needs, and no more"
+        "grants", True, f"correct; {PIPELINE} may do what the pipeline needs, and no more"
     )
 
 
@@ -515,7 +515,7 @@ def test_a_role_that_may_not_load_is_told_what_it_lacks(
 ) -> None:
     found = grants(monkeypatch, analyst_url)
     assert (found.ok, found.message) == (
-        False, "analyst may not load: run `GRANT loginpipe_writer TO analyst`, or connect as another role"
+        False, "analyst may not load logins: run `GRANT loginpipe_writer TO analyst`, or connect as another role"
     )  # fmt: skip
 
 

@@ -36,7 +36,7 @@ def wire(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
         yield wire
 
 
-def test_a_run_that_receives_nothing_from_a_stalled_queue_says_so_and_succeeds(pipeline: Pipeline, wire: Wire) -> None:
+def test_a_run_that_receives_nothing_from_a_full_queue_says_so_and_succeeds(pipeline: Pipeline, wire: Wire) -> None:
     wire.on("ReceiveMessage", answers(EMPTY))
     wire.on("GetQueueAttributes", depth(visible=37, in_flight=120_000))
     result = pipeline.run()
@@ -63,7 +63,7 @@ def test_a_drained_queue_is_not_stalled(pipeline: Pipeline, wire: Wire) -> None:
     assert not [line for line in logged(pipeline, result) if "in-flight limit" in line]
 
 
-def test_a_run_that_stalls_after_its_first_messages_takes_them_and_says_so(
+def test_a_run_that_reaches_the_limit_after_its_first_messages_takes_them_and_says_so(
     pipeline: Pipeline, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOGINPIPE_RECEIVERS", "1")

@@ -1,4 +1,4 @@
-"""What the duplicates say: by day, computed anew, and read by analysts."""
+"""What the duplicates say: by day, computed again, and read by analysts."""
 
 import signal
 from collections.abc import Sequence
@@ -209,9 +209,7 @@ def test_a_late_message_makes_its_own_day_due_and_none_of_those_between_and_one_
 
     pipeline.send([login()])
     assert take(pipeline, 1).success
-    assert (tick(pipeline).skip_message or "").startswith(
-        f"1 days have changed, the newest of them {newest}; the next "
-    )
+    assert (tick(pipeline).skip_message or "").startswith(f"1 days have changed, the newest is {newest}; the next ")
 
 
 def test_a_day_that_is_over_is_computed_once_more_with_logins_or_without_but_none_before_the_first(
@@ -334,5 +332,5 @@ def test_a_run_follows_ten_minutes_after_the_last_one_and_later_where_that_took_
     reason = why_not_now([MONDAY], active=False, last_run=last_run, now=NOON)
     assert (reason is None) == starts
     assert why_not_now([MONDAY], active=True, last_run=last_run, now=NOON) == (
-        f"1 days have changed, the newest of them {MONDAY}; a run is queued or active"
+        f"1 days have changed, the newest is {MONDAY}; a run is queued or active"
     )

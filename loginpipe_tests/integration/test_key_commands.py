@@ -227,7 +227,7 @@ def test_the_status_counts_what_the_database_holds_of_each_version(
     ]
 
 
-def test_a_version_that_the_database_knows_and_nobody_holds_is_shown(
+def test_a_version_that_the_database_knows_and_no_one_holds_is_shown(
     loginpipe: Command, settings_environment: dict[str, str], database_url: str
 ) -> None:
     with closing(psycopg2.connect(database_url)) as connection, connection, connection.cursor() as cursor:

@@ -289,7 +289,7 @@ def test_an_endpoint_that_is_no_kms(kms: "KMSClient", kms_wire: Wire, which: str
 def test_an_endpoint_out_of_reach(kms: "KMSClient", monkeypatch: pytest.MonkeyPatch, which: str) -> None:
     monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", "http://127.0.0.1:1")
-    assert refused(lambda: LOADS[which]("alias/a")).startswith("the KMS key alias/a: the endpoint cannot be reached: ")
+    assert refused(lambda: LOADS[which]("alias/a")).startswith("the KMS key alias/a: the endpoint is unreachable: ")
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_an_endpoint_out_of_reach(kms: "KMSClient", monkeypatch: pytest.MonkeyPa
     [
         ("AWS_REGION", "", "KMS: no AWS region is set: set AWS_REGION"),
         ("AWS_PROFILE", "nobody", "KMS: the profile in AWS_PROFILE does not exist: fix its name"),
-        ("AWS_ENDPOINT_URL_KMS", "localhost:4566", "KMS: AWS_ENDPOINT_URL is no URL: "),
+        ("AWS_ENDPOINT_URL_KMS", "localhost:4566", "KMS: AWS_ENDPOINT_URL is not a URL: "),
     ],
 )
 def test_what_is_missing_on_this_machine_is_named(

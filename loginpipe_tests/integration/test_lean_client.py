@@ -256,7 +256,7 @@ class SecureQueue(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         body = json.dumps({"Attributes": {"QueueArn": "arn:aws:sqs:us-east-1:000000000000:secure"}}).encode()
-        # In pieces, whose number and length nobody knows before: another way of HTTP to end a body.
+        # In pieces, whose number and length no one knows before: another way of HTTP to end a body.
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
@@ -317,7 +317,7 @@ def test_tls_is_verified_with_the_certificates_that_boto3_trusts(
     assert len(set(ours)) == 1, "a connection for each call"
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(secure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_certificate_that_no_one_vouches_for_is_refused(secure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     server, _ = secure("localhost")
     # botocore would try again for ten seconds.
     monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)

@@ -241,7 +241,7 @@ def test_no_extension_reaches_beyond_the_twelve_hours_that_sqs_allows(opened: Qu
     leases.close()
 
 
-def test_the_keeping_goes_on_after_a_failure_that_nobody_foresaw(opened: Queue) -> None:
+def test_the_keeping_goes_on_after_a_failure_that_no_one_foresaw(opened: Queue) -> None:
     rounds: list[None] = []
 
     def failing() -> float:
@@ -317,7 +317,7 @@ def test_an_extension_that_is_under_way_at_the_end_does_not_undo_the_hand_back(
     with ThreadPoolExecutor(2) as threads, Gate(lambda entry: entry["VisibilityTimeout"] == 120) as gate:
         wire.on(CHANGE, gate)
         extending = threads.submit(extend_due, leases)
-        eventually(lambda: len(entries(wire)) == 5, "the extension is under way")
+        eventually(lambda: len(entries(wire)) == 5, "the extension is in progress")
         closing = threads.submit(leases.close)
         eventually(lambda: len(gate.taken) == 20, "the others are back")
         gate.open()
@@ -338,7 +338,7 @@ def test_an_extension_that_hangs_holds_up_the_end_until_its_leases_are_over_and_
     with ThreadPoolExecutor(1) as threads, Gate(lambda entry: entry["VisibilityTimeout"] == 120) as gate:
         wire.on(CHANGE, gate)
         threads.submit(extend_due, leases)
-        eventually(lambda: len(entries(wire)) == 2, "the extension is under way")
+        eventually(lambda: len(entries(wire)) == 2, "the extension is in progress")
         began = time.monotonic()
         assert leases.close() == Returned(returned=10, ended=2)
         assert 0.5 < time.monotonic() - began < 10
@@ -352,7 +352,7 @@ def test_an_extension_of_settled_messages_holds_up_no_end(
     with ThreadPoolExecutor(1) as threads, Gate() as gate:
         wire.on(CHANGE, gate)
         threads.submit(extend_due, leases)
-        eventually(lambda: len(entries(wire)) == 2, "the extension is under way")
+        eventually(lambda: len(entries(wire)) == 2, "the extension is in progress")
         leases.settle(message.delivery_id for message in messages)
         began = time.monotonic()
         assert leases.close() == Returned()

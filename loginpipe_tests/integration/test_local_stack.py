@@ -225,7 +225,7 @@ def test_an_endpoint_whose_port_was_taken_moves_and_its_queues_say_so(folder: Pa
     assert url.startswith(second.endpoint_url)
 
 
-def test_a_port_that_is_taken_between_choice_and_use_is_chosen_anew(
+def test_a_port_that_is_taken_between_choice_and_use_is_chosen_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as other:
@@ -266,7 +266,7 @@ def test_what_a_killed_supervisor_left_is_stopped_first(folder: Path, fix: Calla
     query(up(folder).database_url, "SELECT FROM kept")
 
 
-def test_a_postgres_that_nobody_wrote_down_is_stopped_before_another_starts_on_its_data(folder: Path) -> None:
+def test_a_postgres_that_no_one_wrote_down_is_stopped_before_another_starts_on_its_data(folder: Path) -> None:
     up(folder)
     left = pids(folder)
     for name in ("supervisor", "aws"):

@@ -203,7 +203,7 @@ def test_a_source_that_hangs_does_not_hold_up_the_other(
     eventually(lambda: scraped(metrics)["source_up", "database"] == 1, "the database answers again")
 
 
-def test_a_stall_is_a_metric(pipeline: Pipeline, metrics: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_is_a_metric(pipeline: Pipeline, metrics: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     with at_the_wire(pipeline, monkeypatch) as wire:
         wire.on("GetQueueAttributes", depth(visible=37, in_flight=120_000))
         assert scraped(metrics)["in_flight_limit_reached", pipeline.queue.name] == 1

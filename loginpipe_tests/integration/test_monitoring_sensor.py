@@ -42,7 +42,7 @@ def test_freshness_is_reported_when_it_changes_and_once_an_hour(
     assert daemon.reported("freshness") == []
     again = by_hand(pipeline)
     assert not again.passed, "by hand it is known from the report since when"
-    assert "1 waiting, 0 in flight, 0 delayed; there are messages since" in (again.description or "")
+    assert "1 waiting, 0 in flight, 0 delayed; messages have been waiting since" in (again.description or "")
     assert again.metadata["state"].value == "stuck"
 
     assert take(pipeline, 1).success

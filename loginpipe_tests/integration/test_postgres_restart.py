@@ -1,4 +1,4 @@
-"""Postgres stopped, crashed, frozen and cut off while a run is at work: the run gets over it, or loses nothing."""
+"""Postgres stopped, crashed, frozen and cut off during a run: the run gets over it, or loses nothing."""
 
 import os
 import signal
@@ -17,11 +17,11 @@ from loginpipe.monitoring.doctor import warehouse
 from loginpipe.postgres.connections import Connection, connect, transaction
 from loginpipe.postgres.session import Session
 from loginpipe_tests.conftest import KeyFiles
-from loginpipe_tests.crash.books import Balance, settled
 from loginpipe_tests.crash.logins import logins
 from loginpipe_tests.crash.place import FastPlace, fast_place
 from loginpipe_tests.crash.points import Point
 from loginpipe_tests.crash.postgres import LossyWay, Postgres
+from loginpipe_tests.crash.reconciliation import Balance, settled
 from loginpipe_tests.sqs_endpoint import Endpoint
 from loginpipe_tests.wire import eventually
 

@@ -123,7 +123,7 @@ def prometheus(folder: Path, metrics_port: int) -> Iterator[Prometheus]:
         yield found
 
 
-class Books:
+class Counts:
     """Batches, as runs record them."""
 
     def __init__(self, pipeline: Pipeline) -> None:
@@ -185,16 +185,16 @@ def test_every_rule_fires_on_its_cause_and_clears_when_that_is_gone(
     policy = redrive_policy(queue)
     assert policy is not None
     dead_letters = policy.dead_letters
-    books = Books(pipeline)
+    counts = Counts(pipeline)
     port = free_port()
     metrics = [str(Path(sys.executable).parent / "loginpipe"), "metrics", "--port", str(port)]
     with prometheus(tmp_path, port) as found:
 
         def booked_is_scraped() -> bool:
-            return found.value("loginpipe_messages_received_total") == books.received
+            return found.value("loginpipe_messages_received_total") == counts.received
 
         with process(*metrics):
-            books.batch(bad=False)
+            counts.batch(bad=False)
             eventually(lambda: booked_is_scraped() and not found.firing(), "nothing fires in health", 60)
 
             wire.on("GetQueueAttributes", at_in_flight_limit(pipeline))
@@ -208,7 +208,7 @@ def test_every_rule_fires_on_its_cause_and_clears_when_that_is_gone(
             def all_fired() -> bool:
                 # One bad batch after the other, until all is seen: an increase is over soon, and a busy machine slow.
                 if booked_is_scraped():
-                    books.batch(bad=True)
+                    counts.batch(bad=True)
                 fired.update(found.firing())
                 return fired >= {rule["alert"] for rule in RULES} - away
 
@@ -217,7 +217,7 @@ def test_every_rule_fires_on_its_cause_and_clears_when_that_is_gone(
             wire.on("GetQueueAttributes", as_it_is)
             for url in (queue.url, dead_letters.url):
                 queue.client.purge_queue(QueueUrl=url)
-            books.batch(bad=False)
+            counts.batch(bad=False)
             eventually(lambda: not found.firing(), "they clear", 60)
 
             rename(pipeline, "batches", "away")

@@ -92,7 +92,7 @@ def test_one_batch_is_filled_beside_those_that_were_given_and_no_more_is_taken(
     with receiving(opened, leases, batch_messages=most, receivers=receivers) as receiver:
         assert len(taken(receiver).messages) == most
         eventually(lambda: leases.held == 2 * most, "the next batch is full")
-        # Nobody asks for more than there is room for, however long it takes.
+        # No one asks for more than there is room for, however long it takes.
         time.sleep(0.3)
         depth = read_depth(opened)
         assert (depth.visible, depth.in_flight) == (30 - 2 * most, 2 * most)
@@ -199,7 +199,7 @@ def test_a_stop_waits_no_longer_than_it_is_told_to(opened: Queue, leases: LeaseK
         assert time.monotonic() - began < 5
         leases.close()
         answer.set()
-    # Nobody is left to work on what it brought.
+    # No one is left to work on what it brought.
     assert read_depth(opened).visible == 3
 
 

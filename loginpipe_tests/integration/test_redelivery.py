@@ -47,18 +47,18 @@ from loginpipe_tests.wire import (
 # What a run writes before it receives anything.
 MARKED = ["loginpipe.token_key_checks", "loginpipe.placeholder_tokens", "loginpipe.token_changes"]
 
-BOOKS = "loginpipe.batches"
+BATCHES = "loginpipe.batches"
 
 
 def until_visible_again(pipeline: Pipeline, number: int) -> None:
-    eventually(lambda: pipeline.depth() == (number, 0), f"{number} messages handed back")
+    eventually(lambda: pipeline.depth() == (number, 0), f"{number} messages returned")
 
 
-def books(pipeline: Pipeline, result: dg.ExecuteInProcessResult) -> dict[str, int]:
+def counts(pipeline: Pipeline, result: dg.ExecuteInProcessResult) -> dict[str, int]:
     """Sums over the batches of a run."""
     names = ("received", "accepted", "rejected", "inserted", "duplicates", "deleted", "delete_failures")
     sums = ", ".join(f"sum({name})" for name in names)
-    (counts,) = pipeline.rows(f"SELECT {sums} FROM {BOOKS} WHERE run_id = %s", result.run_id)
+    (counts,) = pipeline.rows(f"SELECT {sums} FROM {BATCHES} WHERE run_id = %s", result.run_id)
     return dict(zip(names, counts, strict=True))
 
 
@@ -82,17 +82,17 @@ def test_a_redelivered_message_is_deleted_and_changes_no_table(
 ) -> None:
     allow = no_deletes(wire)
     lost = ingest(pipeline, *bodies)
-    assert (books(pipeline, lost)["deleted"], books(pipeline, lost)["delete_failures"]) == (0, 3)
+    assert (counts(pipeline, lost)["deleted"], counts(pipeline, lost)["delete_failures"]) == (0, 3)
     assert all(passed for name, passed in checks(lost).items() if name != "reject_rate")
     until_visible_again(pipeline, 3)
 
     allow()
-    before = tables(pipeline, but=[BOOKS])
+    before = tables(pipeline, but=[BATCHES])
     again = take(pipeline, 3)
     assert again.success
-    assert tables(pipeline, but=[BOOKS]) == before
-    accepted = books(pipeline, lost)["accepted"]
-    assert books(pipeline, again) == {
+    assert tables(pipeline, but=[BATCHES]) == before
+    accepted = counts(pipeline, lost)["accepted"]
+    assert counts(pipeline, again) == {
         "received": 3, "accepted": accepted, "rejected": 0, "inserted": 0, "duplicates": 3, "deleted": 3,
         "delete_failures": 0,
     }  # fmt: skip
@@ -107,7 +107,7 @@ def test_where_single_deletes_fail_the_others_are_done(pipeline: Pipeline, wire:
     )
     result = ingest(pipeline, *logins(4))
     assert metadata(result)["user_logins_table"]["delete_failures"] == {"InvalidId": 1}
-    assert (books(pipeline, result)["deleted"], books(pipeline, result)["delete_failures"]) == (3, 1)
+    assert (counts(pipeline, result)["deleted"], counts(pipeline, result)["delete_failures"]) == (3, 1)
     until_visible_again(pipeline, 1)
 
 
@@ -135,7 +135,7 @@ def test_two_runs_that_hold_the_same_messages_record_each_once(
     assert all(result.success for result in results)
     assert users(pipeline) == [f"user-{i}" for i in range(5)]
     assert pipeline.rows("SELECT count(*) FROM loginpipe.rejected_messages") == [(1,)]
-    found = [books(pipeline, result) for result in results]
+    found = [counts(pipeline, result) for result in results]
     assert [entry["received"] for entry in found] == [6, 6]
     assert sum(entry["inserted"] for entry in found) == 5
     assert sum(entry["rejected"] for entry in found) == 1
@@ -161,7 +161,7 @@ def test_a_run_whose_connection_is_ended_goes_on_with_a_new_one(pipeline: Pipeli
     wire.on("ReceiveMessage", then(lambda: execute(pipeline.database_url, end_connections)))
     result = ingest(pipeline, *logins(3), "{}")
     assert users(pipeline) == ["user-0", "user-1", "user-2"]
-    assert books(pipeline, result) == {
+    assert counts(pipeline, result) == {
         "received": 4, "accepted": 3, "rejected": 1, "inserted": 3, "duplicates": 0, "deleted": 4, "delete_failures": 0,
     }  # fmt: skip
 
@@ -188,7 +188,7 @@ def test_when_the_database_stays_away_the_messages_go_back_and_a_later_run_takes
     again = take(pipeline, 4)
     assert again.success
     assert users(pipeline) == ["user-0", "user-1", "user-2"]
-    assert books(pipeline, again) == {
+    assert counts(pipeline, again) == {
         "received": 4, "accepted": 3, "rejected": 1, "inserted": 3, "duplicates": 0, "deleted": 4, "delete_failures": 0,
     }  # fmt: skip
 
@@ -208,7 +208,7 @@ def test_when_a_batch_cannot_be_recorded_those_before_it_are_and_all_of_its_mess
         "SELECT (SELECT count(*) FROM user_logins), (SELECT count(*) FROM loginpipe.rejected_messages)"
     )
     assert rows + rejects == 3
-    assert books(pipeline, failed) == {
+    assert counts(pipeline, failed) == {
         "received": 3, "accepted": rows, "rejected": rejects, "inserted": rows, "duplicates": 0, "deleted": 3,
         "delete_failures": 0,
     }  # fmt: skip
@@ -216,7 +216,7 @@ def test_when_a_batch_cannot_be_recorded_those_before_it_are_and_all_of_its_mess
     # The one that failed, and what was received while it was in work.
     until_visible_again(pipeline, 6)
     wire.on("ReceiveMessage", lambda call, forward: forward(call))
-    assert books(pipeline, take(pipeline, 3))["received"] == 6
+    assert counts(pipeline, take(pipeline, 3))["received"] == 6
     assert users(pipeline) == [f"user-{i}" for i in range(8)]
     assert pipeline.depth() == (0, 0)
 
@@ -237,14 +237,14 @@ def test_a_run_that_dies_between_commit_and_delete_leaves_messages_that_the_next
 
     pipeline.send(logins(6))
     assert not take_three(pipeline, Point.RECORDED, die, batch=2).success
-    eventually(lambda: pipeline.depth()[1] == 0, "messages handed back")
+    eventually(lambda: pipeline.depth()[1] == 0, "messages returned")
     left, _ = pipeline.depth()
     assert left in {3, 6}
-    before = tables(pipeline, but=[BOOKS])
+    before = tables(pipeline, but=[BATCHES])
     again = take(pipeline, 6)
-    assert tables(pipeline, but=[BOOKS]) == before
+    assert tables(pipeline, but=[BATCHES]) == before
     assert users(pipeline) == [f"user-{i}" for i in range(6)]
-    assert (books(pipeline, again)["duplicates"], books(pipeline, again)["deleted"]) == (left, left)
+    assert (counts(pipeline, again)["duplicates"], counts(pipeline, again)["deleted"]) == (left, left)
     assert pipeline.depth() == (0, 0)
 
 
@@ -267,7 +267,7 @@ def test_a_message_that_comes_again_within_its_run_is_a_duplicate_of_a_later_bat
     assert result.success
     of_each = "SELECT received, inserted, rejected, duplicates FROM loginpipe.batches ORDER BY recorded_at"
     assert pipeline.rows(of_each) == [(3, 2, 1, 0), (3, 0, 0, 3)]
-    assert books(pipeline, result) == {
+    assert counts(pipeline, result) == {
         "received": 6, "accepted": 4, "rejected": 1, "inserted": 2, "duplicates": 3, "deleted": 3, "delete_failures": 0,
     }  # fmt: skip
     assert metadata(result)["raw_sqs_messages"]["redelivered"] == 3
@@ -292,10 +292,10 @@ def test_a_batch_whose_commit_was_not_heard_of_is_recorded_again_and_finds_its_o
     result = take(pipeline, 3)
     assert result.success
     assert users(pipeline) == [f"user-{i}" for i in range(7)]
-    assert books(pipeline, result) == {
+    assert counts(pipeline, result) == {
         "received": 8, "accepted": 7, "rejected": 1, "inserted": 7, "duplicates": 0, "deleted": 8, "delete_failures": 0,
     }  # fmt: skip
-    assert pipeline.rows(f"SELECT count(*) FROM {BOOKS}") == [(3,)]
+    assert pipeline.rows(f"SELECT count(*) FROM {BATCHES}") == [(3,)]
     assert pipeline.depth() == (0, 0)
 
 
@@ -332,10 +332,10 @@ def test_what_was_received_before_a_receive_fails_for_good_is_recorded_and_shown
         f"QueueError: queue '{pipeline.queue.name}' may not be used with these credentials (AccessDenied): grant what "
         "docs/aws.md lists"
     )
-    assert books(pipeline, result) == {
+    assert counts(pipeline, result) == {
         "received": 7, "accepted": 7, "rejected": 0, "inserted": 7, "duplicates": 0, "deleted": 7, "delete_failures": 0,
     }  # fmt: skip
-    assert pipeline.rows(f"SELECT count(*) FROM {BOOKS}") == [(3,)]
+    assert pipeline.rows(f"SELECT count(*) FROM {BATCHES}") == [(3,)]
     found = metadata(result)
     assert sorted(found) == [
         "masked_logins", "raw_sqs_messages", "rejected_logins", "user_logins_table", "validated_logins",
@@ -344,7 +344,7 @@ def test_what_was_received_before_a_receive_fails_for_good_is_recorded_and_shown
     assert pipeline.depth() == (13, 0)
 
 
-def test_a_failure_of_receiving_that_nobody_foresaw_ends_the_run_and_loses_nothing(
+def test_a_failure_of_receiving_that_no_one_foresaw_ends_the_run_and_loses_nothing(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = count(1)
@@ -359,6 +359,6 @@ def test_a_failure_of_receiving_that_nobody_foresaw_ends_the_run_and_loses_nothi
         patched.setattr(receiver, "identity", failing)
         result = take(pipeline, 3)
     assert cause_of_failure(result).startswith("ZeroDivisionError")
-    assert books(pipeline, result)["inserted"] == 6
-    # Three were received, and nobody knows their handles: they come again when their lease ends.
+    assert counts(pipeline, result)["inserted"] == 6
+    # Three were received, and no one knows their handles: they come again when their lease ends.
     assert pipeline.depth() == (0, 3)

@@ -33,7 +33,7 @@ from loginpipe_tests.conftest import KeyFiles, Pipeline, as_role
 from loginpipe_tests.custody import bulk, connected, new_private_key, opener_of
 from loginpipe_tests.wire import Wire, failed_entries, login, logins, refusal, take
 
-WHY = ("--purpose", "the rules were mended", "--ticket", "TEST-1")
+WHY = ("--purpose", "the rules were fixed", "--ticket", "TEST-1")
 SENT_AT = datetime(2026, 9, 30, 23, 59, 59, 123000, UTC)
 
 
@@ -182,8 +182,8 @@ def test_a_replay_interrupted_before_it_was_marked_is_sent_again_and_is_still_on
     assert rejects.replayed() == set(ids)
     assert take(pipeline, 2).success
     assert rows(pipeline) == [("user-0", SENT_AT.date()), ("user-1", SENT_AT.date())]
-    books = pipeline.rows("SELECT inserted, duplicates FROM loginpipe.batches WHERE deleted > 0 ORDER BY inserted")
-    assert books == [(0, 2), (2, 0)]
+    counts = pipeline.rows("SELECT inserted, duplicates FROM loginpipe.batches WHERE deleted > 0 ORDER BY inserted")
+    assert counts == [(0, 2), (2, 0)]
     assert pipeline.depth() == (0, 0)
 
 
@@ -449,7 +449,7 @@ def test_the_command_says_what_was_refused_by_code_and_exits_with_1(
             ["--json"],
             {"sent": 1, "still_bad": 0, "without_body": 0, "refused": {"MessageTooLong": 1}, "dry_run": False},
         ),
-        ([], f"0 sent back to queue '{rejects.queue.name}'; 0 are still bad and stay\n"),
+        ([], f"0 sent back to queue '{rejects.queue.name}'; 0 are still invalid and stay rejected\n"),
     ):
         done = loginpipe(*replaying, *arguments)
         assert done.code == 1

@@ -204,7 +204,7 @@ def test_production_refuses_an_endpoint_without_https(aws: None, monkeypatch: py
     monkeypatch.setenv("LOGINPIPE_ENV", "production")
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", "ssm:/loginpipe/url")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://aws.example.com")
-    assert "production demands https to AWS" in refused(database_url)
+    assert "production requires https for AWS" in refused(database_url)
 
 
 @pytest.mark.parametrize("reference", ["secretsmanager:absent", "ssm:/absent"])
@@ -241,7 +241,7 @@ def test_an_endpoint_out_of_reach_and_a_missing_region_are_told_apart(
     monkeypatch.setattr(secrets, "_ATTEMPTS", 1)
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", "secretsmanager:one")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    assert "the endpoint cannot be reached" in refused(database_url)
+    assert "the endpoint is unreachable" in refused(database_url)
     monkeypatch.delenv("AWS_REGION", raising=False)
     monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
     assert "no AWS region is set: set AWS_REGION" in refused(database_url)
@@ -322,7 +322,7 @@ def test_a_secret_of_vault_is_the_setting(vault: ThreadingHTTPServer, monkeypatc
         (
             "secret/loginpipe/database#url",
             {"VAULT_ADDR": "http://vault.example.com", "LOGINPIPE_ENV": "production"},
-            "production demands https to Vault",
+            "production requires https for Vault",
         ),
     ],
 )

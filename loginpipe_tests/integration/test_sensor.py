@@ -116,7 +116,7 @@ def test_looking_receives_nothing(watched: Pipeline) -> None:
     assert [message["Attributes"]["ApproximateReceiveCount"] for message in delivered["Messages"]] == ["1"] * 3
 
 
-def test_messages_in_flight_are_somebody_elses(watched: Pipeline) -> None:
+def test_messages_in_flight_are_someone_elses(watched: Pipeline) -> None:
     watched.send(logins(3))
     watched.queue.client.receive_message(QueueUrl=watched.queue.url, MaxNumberOfMessages=10)
     assert tick(watched).skip_message == f"{seen(watched, 0, 3)}; nothing to receive"

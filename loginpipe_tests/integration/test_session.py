@@ -72,7 +72,7 @@ class Database:
         )
 
     def close(self) -> None:
-        """Let nobody in, and those out who are in: as far as a client can tell, the server is down."""
+        """Let no one in, and those out who are in: as far as a client can tell, the server is down."""
         self.execute(f"ALTER DATABASE {self.name} ALLOW_CONNECTIONS false", url=self.server_url)
         self.end_connections()
 
@@ -130,7 +130,7 @@ def test_while_all_is_well_the_connection_stays_the_same(session: Session, datab
 # --- connections cut --------------------------------------------------------------------------------------------------
 
 
-def test_a_connection_cut_between_two_pieces_of_work_is_opened_anew(session: Session, database: Database) -> None:
+def test_a_connection_cut_between_two_pieces_of_work_is_opened_again(session: Session, database: Database) -> None:
     before = backend(session)
     database.end_connections()
     session.run(Work())
@@ -144,13 +144,13 @@ def test_work_whose_connection_is_cut_half_way_is_done_again_and_once(session: S
     assert database.written() == [1, 2]
 
 
-def test_a_connection_closed_on_our_side_is_opened_anew(session: Session, database: Database) -> None:
+def test_a_connection_closed_on_our_side_is_opened_again(session: Session, database: Database) -> None:
     session.close()
     session.run(Work())
     assert database.written() == [1, 2]
 
 
-def test_a_connection_that_the_server_ended_for_idling_is_opened_anew(session: Session, database: Database) -> None:
+def test_a_connection_that_the_server_ended_for_idling_is_opened_again(session: Session, database: Database) -> None:
     """A run receives for a while before it writes, and administrators set such limits."""
 
     def be_impatient(connection: Connection) -> None:

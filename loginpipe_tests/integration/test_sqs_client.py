@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("either_client")
 
 @pytest.fixture(autouse=True)
 def _boto3_remembers_nothing(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make boto3 look for credentials anew: its default session keeps those that the fixture was made with."""
+    """Make boto3 look for credentials again: its default session keeps those that the fixture was made with."""
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
 
 
@@ -67,7 +67,7 @@ def test_a_malformed_region_is_called_that(
         monkeypatch.delenv(name)
     monkeypatch.setenv(variable, region)
     assert refused(queue.name) == (
-        f"queue '{queue.name}': {variable} is no name of a region: set it to one like eu-central-1, without spaces"
+        f"queue '{queue.name}': {variable} is not the name of a region: set it to one like eu-central-1, without spaces"
     )
 
 
@@ -121,7 +121,7 @@ def test_an_unknown_profile_is_named(queue: Queue, monkeypatch: pytest.MonkeyPat
 def test_an_endpoint_that_is_no_url_is_named(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:4566")
     assert refused(queue.name) == (
-        f"queue '{queue.name}': AWS_ENDPOINT_URL is no URL: set it to https://host:port, or unset it"
+        f"queue '{queue.name}': AWS_ENDPOINT_URL is not a URL: set it to https://host:port, or unset it"
     )
 
 
@@ -133,7 +133,7 @@ def test_an_endpoint_that_is_no_url_is_named(queue: Queue, monkeypatch: pytest.M
         ("InvalidClientTokenId", "cannot be used: AWS refuses the credentials (InvalidClientTokenId): renew them"),
         (
             "RequestExpired",
-            "cannot be used: AWS refuses the time of the request (RequestExpired): set this machine's clock by NTP",
+            "cannot be used: AWS refuses the time of the request (RequestExpired): set this machine's clock with NTP",
         ),
         ("RequestThrottled", "is throttled by AWS (RequestThrottled): try again later"),
         ("OverLimit", "cannot be used: AWS answered OverLimit"),

@@ -292,7 +292,7 @@ def test_deleting_again_changes_nothing(sqs: Sqs) -> None:
         assert code_of(sqs.delete, queue, message) == "ReceiptHandleIsInvalid"
 
 
-def test_a_message_may_be_deleted_after_its_timeout_if_nobody_received_it_since(sqs: Sqs) -> None:
+def test_a_message_may_be_deleted_after_its_timeout_if_no_one_received_it_since(sqs: Sqs) -> None:
     queue = sqs.queue()
     sqs.send(queue)
     sqs.delete(queue, sqs.receive_one(queue, VisibilityTimeout=0))
@@ -638,7 +638,7 @@ def test_messages_are_kept_for_the_retention_period_only(endpoint: Endpoint, our
     endpoint.send(queue, ["young"])
     endpoint.advance(30)
     assert [message["Body"] for message in ours.receive(queue)] == ["young"]
-    assert Counter(fate.state for fate in endpoint.books(queue).values()) == {"expired": 3, "in flight": 1}
+    assert Counter(fate.state for fate in endpoint.fates(queue).values()) == {"expired": 3, "in flight": 1}
 
 
 def test_a_dead_letter_keeps_its_age_in_a_standard_queue_alone(endpoint: Endpoint, ours: Sqs) -> None:
@@ -728,7 +728,7 @@ def test_a_poll_whose_client_is_gone_takes_no_message(endpoint: Endpoint, ours: 
     with pytest.raises(BotoCoreError):
         impatient.receive_message(QueueUrl=queue, WaitTimeSeconds=20)
     impatient.close()
-    eventually(lambda: endpoint.stats()["long_polls"] == 0, "the endpoint has seen that nobody waits")
+    eventually(lambda: endpoint.stats()["long_polls"] == 0, "the endpoint has seen that no one waits")
     ours.send(queue)
     assert ours.depth(queue) == (1, 0, 0)
 
@@ -889,13 +889,13 @@ def test_a_fault_may_be_of_one_queue_and_is_checked(endpoint: Endpoint, ours: Sq
             endpoint.add_fault(**rule)
 
 
-# The books, and the process
+# The fates, and the process
 
 
-def test_the_books_balance_whatever_happens(endpoint: Endpoint, ours: Sqs) -> None:
+def test_the_counts_balance_whatever_happens(endpoint: Endpoint, ours: Sqs) -> None:
     queue, dead_letters = ours.with_dead_letters(8)
     endpoint.send_samples(queue, 2_000, seed=5)
-    sent = set(endpoint.books(queue))
+    sent = set(endpoint.fates(queue))
     for rule in (
         {"kind": "duplicate", "action": "ReceiveMessage"},
         {"kind": "undelete", "action": "DeleteMessageBatch", "seconds": 5},
@@ -927,14 +927,14 @@ def test_the_books_balance_whatever_happens(endpoint: Endpoint, ours: Sqs) -> No
         endpoint.clear_faults()
         endpoint.advance(31)
 
-    books = endpoint.books(queue)
-    assert set(books) == sent
-    assert Counter(fate.state for fate in books.values()) == {"deleted": 2_000}
+    fates = endpoint.fates(queue)
+    assert set(fates) == sent
+    assert Counter(fate.state for fate in fates.values()) == {"deleted": 2_000}
     assert seen == sent
-    assert endpoint.books(dead_letters) == {}
+    assert endpoint.fates(dead_letters) == {}
     counts = endpoint.stats()["queues"][queue.rpartition("/")[2]]
     assert counts["sent"] == counts["deleted"] == 2_000
-    assert counts["delivered"] == sum(fate.receives for fate in books.values()) > 2_000
+    assert counts["delivered"] == sum(fate.receives for fate in fates.values()) > 2_000
 
 
 def test_sample_events_are_made_on_the_spot(endpoint: Endpoint, ours: Sqs) -> None:
@@ -986,7 +986,7 @@ def test_no_walk_through_the_states_loses_or_doubles_a_message() -> None:
 
 
 def _is_gone(url: str, within: float) -> bool:
-    """Whether nobody listens at a URL any more, or soon will not."""
+    """Whether no one listens at a URL any more, or soon will not."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         with socket.socket() as probe:
@@ -1027,7 +1027,7 @@ def test_the_process_ends_when_the_one_that_started_it_is_killed() -> None:
 
 def test_the_process_ends_on_sigterm_and_takes_faults_from_its_command_line() -> None:
     fault = json.dumps({"kind": "throttle", "action": "ListQueues"})
-    with running_endpoint(fault=fault, no_books=True) as endpoint:
+    with running_endpoint(fault=fault, no_fates=True) as endpoint:
         assert code_of(_client(endpoint.url).list_queues) == "RequestThrottled"
         os.kill(endpoint.pid, signal.SIGTERM)
         assert _is_gone(endpoint.url, within=10)

@@ -80,7 +80,7 @@ def test_an_endpoint_out_of_reach(pipeline: Pipeline, monkeypatch: pytest.Monkey
         unused.bind(("127.0.0.1", 0))  # bound, and not listening: nothing answers there
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
         assert refused(pipeline) == (
-            f"QueueError: queue '{pipeline.queue.name}': the endpoint cannot be reached: is it up, and are "
+            f"QueueError: queue '{pipeline.queue.name}': the endpoint is unreachable: is it up, and are "
             "AWS_ENDPOINT_URL and AWS_REGION right?"
         )
 
@@ -244,7 +244,7 @@ def test_a_setting_that_is_wrong_keeps_the_project_from_loading_and_its_value_is
     with pytest.raises(SettingError) as caught:
         pipeline.run()
     said = str(caught.value)
-    assert said.startswith(f"wrong setting: {name}: {problem}")
+    assert said.startswith(f"invalid setting: {name}: {problem}")
     assert "\n" not in said
     assert "hunter2" not in said
     assert "7f3a" not in said

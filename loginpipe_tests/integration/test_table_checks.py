@@ -95,18 +95,18 @@ def test_rows_that_are_gone_are_an_error_and_a_warning_where_a_user_was_erased_s
     assert verdict(pipeline, "ledger_matches_table")[:2] == (False, ERROR), "not those of a user erased before that"
 
 
-def test_rows_of_somebody_else_are_a_warning_once_the_pipeline_has_the_table_for_itself(pipeline: Pipeline) -> None:
+def test_rows_of_someone_else_are_a_warning_once_the_pipeline_has_the_table_for_itself(pipeline: Pipeline) -> None:
     pipeline.execute("INSERT INTO user_logins (user_id, create_date) VALUES ('ann', %s)", today())
     assert passes(pipeline, "ledger_matches_table"), "an adopted table, before the first run"
     ingest(pipeline, login())
-    assert passes(pipeline, "ledger_matches_table"), "on the day of the first run, another loader may have been at work"
+    assert passes(pipeline, "ledger_matches_table"), "on the day of the first run, another loader may have run"
     pipeline.execute("UPDATE loginpipe.batches SET recorded_at = recorded_at - interval '1 day'")
     assert verdict(pipeline, "ledger_matches_table") == (
         False, WARN, f"{today()}: 1 rows more than the ledger has messages of: something else has written them"
     )  # fmt: skip
 
 
-def test_a_replay_keeps_the_books_of_its_first_day_right(pipeline: Pipeline) -> None:
+def test_a_replay_keeps_the_counts_of_its_first_day_right(pipeline: Pipeline) -> None:
     yesterday = datetime.now(UTC) - DAY
     rejected = uuid4()
     pipeline.queue.client.send_message(
@@ -157,7 +157,7 @@ def test_yesterday_is_compared_with_the_days_before_it(pipeline: Pipeline) -> No
     passed, severity, says = verdict(pipeline, "null_locale_share")
     assert (passed, severity) == (False, WARN)
     assert says.startswith(
-        f"{yesterday}: 90.0% of 1,000 logins name no locale; the median of 14 trailing days is 29.8%"
+        f"{yesterday}: 90.0% of 1,000 logins have no locale; the median of 14 trailing days is 29.8%"
     )
 
 

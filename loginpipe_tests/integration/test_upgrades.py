@@ -252,13 +252,13 @@ def test_the_rows_of_this_file_reach_the_newest_revision() -> None:
     assert max(ROWS) == HEAD, "a new revision needs rows for what it brings"
 
 
-def test_days_that_are_in_the_archive_only_keep_its_books_from_being_undone(
+def test_days_that_are_in_the_archive_only_keep_its_counts_from_being_undone(
     owner_url: str, connection: Connection
 ) -> None:
     before = filled(owner_url, connection, HEAD)
     execute(connection, "UPDATE loginpipe.archived_days SET dropped_at = '2026-11-20 12:00Z'")
     execute(connection, "DELETE FROM loginpipe.login_extras")
-    with pytest.raises(SchemaError, match="1 days are in the archive only"):
+    with pytest.raises(SchemaError, match="1 days are only in the archive"):
         alembic(owner_url, "downgrade", "0004")
     assert set(contents(connection)) == set(before)
 
@@ -328,7 +328,7 @@ def test_nothing_names_the_runs_any_more_once_they_are_batches(owner_url: str, c
 # --- versions apart ---
 
 
-def test_a_schema_older_than_the_code_is_refused_with_the_command_that_mends_it(
+def test_a_schema_older_than_the_code_is_refused_with_the_command_that_fixes_it(
     owner_url: str, connection: Connection
 ) -> None:
     alembic(owner_url, "upgrade", "0004")

@@ -32,7 +32,7 @@ MIN_CLIENT_RATIO = 8
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[Endpoint]:
-    with running_endpoint(no_books=True) as endpoint:
+    with running_endpoint(no_fates=True) as endpoint:
         yield endpoint
 
 

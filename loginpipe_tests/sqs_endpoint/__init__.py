@@ -9,7 +9,7 @@ of its own:
         endpoint.add_fault("drop", "DeleteMessageBatch", effect=True, probability=0.01)
         ...
         endpoint.advance(120)
-        assert all(fate.state == "deleted" for fate in endpoint.books("logins").values())
+        assert all(fate.state == "deleted" for fate in endpoint.fates("logins").values())
 
 By hand: ``python -m loginpipe_tests.sqs_endpoint --help``.
 """

@@ -26,7 +26,7 @@ def main() -> None:
     options = _options()
     # Messages hold no cycles, and looking for them among 100,000 takes longer than any call.
     gc.disable()
-    limits = Limits(options.in_flight_cap, options.refuse_stale_handles, not options.no_books)
+    limits = Limits(options.in_flight_cap, options.refuse_stale_handles, not options.no_fates)
     server = Server(region=options.region, limits=limits, seed=options.seed)
     for fault in options.fault:
         server.faults.add(fault)
@@ -69,7 +69,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the faults")
     parser.add_argument("--in-flight-cap", type=int, default=MAX_IN_FLIGHT, help="messages in flight a queue")
     parser.add_argument("--refuse-stale-handles", action="store_true", help="as MiniStack does; SQS says yes")
-    parser.add_argument("--no-books", action="store_true", help="forget messages that are gone: less memory")
+    parser.add_argument("--no-fates", action="store_true", help="forget messages that are gone: less memory")
     parser.add_argument(
         "--fault",
         type=lambda text: Fault.read(orjson.loads(text)),

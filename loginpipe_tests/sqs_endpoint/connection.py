@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
         self._go_on()
 
     def reply(self, reply: Reply) -> None:
-        """Answer the call at hand; nobody may be there any more."""
+        """Answer the call at hand; no one may be there any more."""
         self._busy = False
         self.on_lost = None
         if self._transport is None:

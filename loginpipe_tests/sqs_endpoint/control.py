@@ -1,4 +1,4 @@
-"""What tests ask of the endpoint beside SQS: faults, the clock, messages made on the spot, and the books.
+"""What tests ask of the endpoint beside SQS: faults, the clock, messages made on the spot, and what became of each.
 
 A command is a JSON object: ``{"do": "advance", "seconds": 30}``. `loginpipe_tests.sqs_endpoint.endpoint` has a method
 for each.
@@ -37,7 +37,7 @@ class Control:
         self._commands: dict[str, Callable[[Content], Content]] = {
             "add_fault": self._add_fault,
             "advance": self._advance,
-            "books": self._books,
+            "fates": self._fates,
             "clear_faults": self._clear_faults,
             "configure": self._configure,
             "hold": self._hold,
@@ -137,7 +137,7 @@ class Control:
             },
         }
 
-    def _books(self, content: Content) -> Content:
+    def _fates(self, content: Content) -> Content:
         """Every message that a queue ever held, by id: where it is or how it went, and how often it was received."""
         queue = self._account.find(content["queue"]).queue
         queue.settle(self._clock.now())

@@ -1,4 +1,4 @@
-"""The endpoint as a test has it: started as a process of its own, asked for faults and books, surely ended."""
+"""The endpoint as a test has it: started as a process of its own, asked for faults and fates, surely ended."""
 
 import os
 import selectors
@@ -25,7 +25,7 @@ class Fate(NamedTuple):
 
     Attributes:
         state: ``visible``, ``in flight``, ``delayed``; or gone: ``deleted``, ``expired``, ``purged``,
-            ``dead-lettered`` (and then in the books of the dead-letter queue too).
+            ``dead-lettered`` (and then in the fates of the dead-letter queue too).
         receives: how often it was received.
     """
 
@@ -105,11 +105,11 @@ class Endpoint:
         return self.command("clear_faults")["faults"]  # type: ignore[no-any-return]
 
     def seed(self, seed: int) -> None:
-        """Begin the random numbers of the faults anew."""
+        """Begin the random numbers of the faults again."""
         self.command("seed", seed=seed)
 
     def configure(self, **limits: Any) -> None:
-        """Set ``in_flight``, ``refuse_stale_handles`` or ``keep_books``."""
+        """Set ``in_flight``, ``refuse_stale_handles`` or ``keep_fates``."""
         self.command("configure", **limits)
 
     def advance(self, seconds: float) -> None:
@@ -130,12 +130,12 @@ class Endpoint:
         return self.command("hold", queue=queue, count=count, seconds=seconds)["held"]  # type: ignore[no-any-return]
 
     def stats(self) -> dict[str, Any]:
-        """Return ``calls`` by action, ``long_polls`` under way, ``queues`` by name with counts, ``faults`` as fired."""
+        """Return ``calls`` by action, active ``long_polls``, ``queues`` by name with counts, ``faults`` as fired."""
         return self.command("stats")
 
-    def books(self, queue: str) -> dict[str, Fate]:
+    def fates(self, queue: str) -> dict[str, Fate]:
         """Return what became of every message that a queue ever held, by id."""
-        messages: Mapping[str, tuple[str, int]] = self.command("books", queue=queue)["messages"]
+        messages: Mapping[str, tuple[str, int]] = self.command("fates", queue=queue)["messages"]
         return {message_id: Fate(*fate) for message_id, fate in messages.items()}
 
 

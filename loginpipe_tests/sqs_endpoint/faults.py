@@ -113,7 +113,7 @@ class Faults:
         return bool(self._rules)
 
     def seed(self, seed: int) -> None:
-        """Begin the random numbers anew."""
+        """Begin the random numbers again."""
         self._random.seed(seed)
 
     def add(self, fault: Fault) -> None:

@@ -60,7 +60,7 @@ class FifoQueue(Queue):
         super().add(message, now, delay)
 
     def take_dead_letter(self, message: Message, source_arn: str, now: float) -> None:
-        """Take a message from another queue; unlike in a standard queue, its retention begins anew."""
+        """Take a message from another queue; unlike in a standard queue, its retention starts again."""
         message.enqueued = now
         super().take_dead_letter(message, source_arn, now)
 

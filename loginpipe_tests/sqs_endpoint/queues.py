@@ -38,12 +38,12 @@ class Limits:
         in_flight: messages in flight in one queue at most.
         refuse_stale_handles: refuse to delete with a receipt handle that is not the newest, as some local endpoints
             do; SQS says yes and deletes nothing.
-        keep_books: remember the id of every message that is gone, and how it went.
+        keep_fates: remember the id of every message that is gone, and how it went.
     """
 
     in_flight: int = MAX_IN_FLIGHT
     refuse_stale_handles: bool = False
-    keep_books: bool = True
+    keep_fates: bool = True
 
 
 class Queue:
@@ -241,7 +241,7 @@ class Queue:
         message.state = state
         message.hidden_until = until
         if len(self._hidden) > 2 * (self.in_flight + self.delayed) + _HEAP_SLACK:
-            # In place: `settle` may be at work on it.
+            # In place: `settle` may work on it.
             self._hidden[:] = [entry for entry in self._hidden if self._stands(entry)]
             heapify(self._hidden)
         heappush(self._hidden, (until, message.number, message))
@@ -312,5 +312,5 @@ class Queue:
         del self.messages[message.number]
         message.state = how
         self.counts[how.value] += 1
-        if self.limits.keep_books:
+        if self.limits.keep_fates:
             self.gone[message.message_id] = (how, message.receive_count)

@@ -9,7 +9,7 @@ from loginpipe.common.errors import SettingError
 from loginpipe.common.settings import load_settings
 from loginpipe.monitoring.alerts.delivery import Webhook, channels, subject, text
 from loginpipe.monitoring.alerts.rules import CHECK, KINDS, Limits, conditions, kind
-from loginpipe.monitoring.alerts.state import MAX_PENDING, Event, Outbox, State, failed, looked
+from loginpipe.monitoring.alerts.state import MAX_PENDING, Event, Outbox, State, after_check, failed
 from loginpipe.monitoring.freshness import evaluate
 from loginpipe.monitoring.reports import QueueSeen, Seen
 from loginpipe.monitoring.run_history import History
@@ -31,7 +31,7 @@ def after(looks: Sequence[str | bool | None], channel: str = "webhook") -> list[
     state, told = State(), []
     for number, says in enumerate(looks):
         found = {} if says is False else {"dead-letters": says}
-        state = looked(state, found, [channel], NOW + number * LOOK)  # type: ignore[arg-type]
+        state = after_check(state, found, [channel], NOW + number * LOOK)  # type: ignore[arg-type]
         told += [(event.what, event.message) for event in state.outboxes[channel].pending]
         state = State.model_validate_json(state.model_copy(update={"outboxes": {channel: Outbox()}}).model_dump_json())
     return told
@@ -68,7 +68,7 @@ def test_it_is_told_on_the_second_look_and_over_on_the_second_without(
 def test_an_alert_is_since_the_first_look_and_over_since_the_first_without() -> None:
     state = State()
     for number, says in enumerate(["1", "2", None, None]):
-        state = looked(state, {"dead-letters": says}, ["webhook"], NOW + number * LOOK)
+        state = after_check(state, {"dead-letters": says}, ["webhook"], NOW + number * LOOK)
     begins, over = state.outboxes["webhook"].pending
     assert begins.since == over.since == NOW
     assert over.until == NOW + 2 * LOOK
@@ -79,7 +79,7 @@ def test_a_channel_that_is_away_for_days_is_told_the_newest_and_how_many_it_miss
     state = State()
     for number in range(2 * MAX_PENDING + 8):
         says = "1" if number % 4 < 2 else None
-        state = looked(state, {"dead-letters": says}, ["webhook"], NOW + number * LOOK)
+        state = after_check(state, {"dead-letters": says}, ["webhook"], NOW + number * LOOK)
     outbox = state.outboxes["webhook"]
     assert (len(outbox.pending), outbox.left_out) == (MAX_PENDING, 4)
     assert text("logins", outbox).startswith("4 older ones could not be delivered and were left out.\n\n")
@@ -88,8 +88,8 @@ def test_a_channel_that_is_away_for_days_is_told_the_newest_and_how_many_it_miss
 def test_a_channel_that_is_unset_is_forgotten_and_one_that_is_set_is_told_of_what_lasts() -> None:
     state = State()
     for number in range(2):
-        state = looked(state, {"delay": "1"}, ["webhook"], NOW + number * LOOK)
-    state = looked(state, {"delay": "1"}, ["sns"], NOW + 2 * LOOK)
+        state = after_check(state, {"delay": "1"}, ["webhook"], NOW + number * LOOK)
+    state = after_check(state, {"delay": "1"}, ["sns"], NOW + 2 * LOOK)
     assert list(state.outboxes) == ["sns"]
     assert [event.condition for event in state.outboxes["sns"].pending] == ["delay"]
 
@@ -146,7 +146,7 @@ LIMITS = Limits(0.05, 900)
     ],
     ids=[
         "nothing", "no dead letters", "dead letters", "ours and others'", "others' dead letters", "one failure",
-        "failures", "stuck", "stall", "some rejects", "rejects", "few messages", "late", "in time", "few logins",
+        "failures", "stuck", "limit", "some rejects", "rejects", "few messages", "late", "in time", "few logins",
     ],
 )  # fmt: skip
 def test_what_was_seen_makes_these_conditions(look: Seen, holds: set[str]) -> None:
@@ -182,12 +182,12 @@ def test_every_kind_says_what_to_do_and_where_to_read_on() -> None:
 
 def test_a_subject_is_one_line_that_sns_takes() -> None:
     events = [Event(what="over", condition=name, message="", since=NOW, until=NOW) for name in KINDS]
-    assert subject("logins", events[:1]) == "loginpipe, logins: over: the queue cannot be used"
-    assert subject("logins", events) == "loginpipe, logins: over: the queue cannot be used (and 7 more)"
+    assert subject("logins", events[:1]) == "loginpipe, logins: resolved: the queue cannot be used"
+    assert subject("logins", events) == "loginpipe, logins: resolved: the queue cannot be used (and 7 more)"
     assert len(subject("q" * 80, events)) <= 100
 
 
-def test_a_condition_that_an_older_cursor_names_and_nobody_knows_any_more_can_still_be_told() -> None:
+def test_a_condition_that_an_older_cursor_names_and_no_one_knows_any_more_can_still_be_told() -> None:
     assert kind("of-old").anchor == "of-old"
 
 
@@ -214,7 +214,7 @@ def test_a_wrong_address_is_named_and_not_shown(
 ) -> None:
     monkeypatch.setenv("LOGINPIPE_ENV", environment)
     monkeypatch.setenv(variable, value)
-    with pytest.raises(SettingError, match=f"^wrong setting: {variable}: ") as caught:
+    with pytest.raises(SettingError, match=f"^invalid setting: {variable}: ") as caught:
         load_settings()
     assert "geheim" not in str(caught.value)
 

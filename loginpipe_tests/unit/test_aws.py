@@ -43,7 +43,7 @@ def test_an_endpoint_with_https_or_on_this_machine_is_good_enough(service: str, 
 def test_any_other_is_named_with_how_to_set_it(service: str, endpoint: str) -> None:
     said = problem(service, endpoint)
     assert said is not None
-    assert "production demands https to AWS" in said
+    assert "production requires https for AWS" in said
     assert f"AWS_ENDPOINT_URL_{SERVICES[service]}" in said
     assert "https://" in said
 
@@ -64,7 +64,7 @@ def test_a_queue_without_https_is_refused_in_production_before_it_is_asked(
     with pytest.raises(QueueError) as caught:
         open_queue("logins", load_settings(), connections=1)
     assert str(caught.value).startswith(
-        "queue 'logins': production demands https to AWS, and the endpoint at queues.invalid has none: "
+        "queue 'logins': production requires https for AWS, and the endpoint at queues.invalid does not use it: "
     )
 
 
@@ -83,15 +83,15 @@ def test_keys_without_https_are_refused_in_production_before_they_are_asked_for(
     assert make(production=False)
     with pytest.raises(KeyFileError) as caught:
         make(production=True)
-    assert str(caught.value).startswith(f"{name}: production demands https to AWS, and the endpoint at keys.invalid ")
+    assert str(caught.value).startswith(f"{name}: production requires https for AWS, and the endpoint at keys.invalid ")
     assert variable in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("code", "message", "said"),
     [
-        ("RequestTimeTooSkewed", "", "set this machine's clock by NTP"),
-        ("RequestExpired", "", "set this machine's clock by NTP"),
+        ("RequestTimeTooSkewed", "", "set this machine's clock with NTP"),
+        ("RequestExpired", "", "set this machine's clock with NTP"),
         ("InvalidSignatureException", "Signature expired: 20261120T1 is now earlier than", "the time of the request"),
         ("SignatureDoesNotMatch", "Signature not yet current: 20261120T1 is still later", "the time of the request"),
         ("SignatureDoesNotMatch", "The request signature we calculated", "AWS refuses the signature"),

@@ -1,4 +1,4 @@
-"""The benchmarks' pure parts: what is judged from figures, and that what is timed is still there."""
+"""The benchmarks' pure parts: what is evaluated from figures, and that what is timed is still there."""
 
 from functools import partial
 from importlib import import_module
@@ -54,7 +54,7 @@ def test_rates_are_compared_round_by_round() -> None:
     assert (share.least, share.most) == pytest.approx((6 / 20, 12 / 30))
 
 
-def test_a_target_is_judged_by_the_median_and_says_by_how_much() -> None:
+def test_a_target_is_evaluated_by_the_median_and_says_by_how_much() -> None:
     met = verdict(OURS, f"{OURS_NEW}: a message takes at most 36 µs of CPU, marginal")
     assert (met.met, met.measured, met.by) == (True, "35.0 (30.0 to 40.0) µs", "1.00 µs (3%) to spare")
     large = [trial(OURS_NEW, 500_000, 1, wall=30, cpu=2.3, peak=385_000_000)]

@@ -86,7 +86,7 @@ def test_unknown_fields_are_a_warning_with_names_and_counts_alone() -> None:
     assert not result.passed
     assert result.severity == dg.AssetCheckSeverity.WARN
     assert plain(result.metadata) == {"messages_by_field": {"session": 2, "(name not shown)": 1}}
-    assert result.description == "2 field names outside the contract: kept sealed"
+    assert result.description == "2 unknown fields: kept sealed"
     assert not SCHEMA_DRIFT.blocking
 
 
@@ -99,7 +99,7 @@ def test_unknown_fields_are_a_warning_with_names_and_counts_alone() -> None:
         (DeadLetterDepth(0, 0, 0), True, "Empty"),
         (DeadLetterDepth(1, 0, 0), False, "1 waiting"),
         (DeadLetterDepth(1_234, 5, 0), False, "1,234 waiting, 5 in flight"),
-        # Somebody is looking at them, or moving them: they are there all the same.
+        # Someone is looking at them, or moving them: they are there all the same.
         (DeadLetterDepth(0, 3, 0), False, "3 in flight"),
         (DeadLetterDepth(0, 0, 2), False, "2 delayed"),
         (DeadLetterDepth(3, 0, 0, 1, Owners(1, 2)), False, "1 ours and 2 not ours, in a dead-letter queue shared"),
@@ -157,7 +157,7 @@ def counts(received: int, inserted: int, duplicates: int, rejected: int) -> RunC
 
 
 @pytest.mark.parametrize(
-    ("books", "passed"),
+    ("counts", "passed"),
     [
         (counts(0, 0, 0, 0), True),
         (counts(10, 7, 2, 1), True),
@@ -166,10 +166,10 @@ def counts(received: int, inserted: int, duplicates: int, rejected: int) -> RunC
     ],
     ids=["nothing received", "balanced", "one lost", "one too many"],
 )
-def test_the_counts_of_a_run_must_add_up(books: RunCounts, passed: bool) -> None:
-    result = counts_add_up(books)
+def test_the_counts_of_a_run_must_add_up(counts: RunCounts, passed: bool) -> None:
+    result = counts_add_up(counts)
     assert result.passed is passed
-    assert plain(result.metadata)["unaccounted"] == books.unaccounted
+    assert plain(result.metadata)["unaccounted"] == counts.unaccounted
     assert result.severity == dg.AssetCheckSeverity.ERROR
 
 

@@ -324,7 +324,7 @@ def test_production_is_production_and_asks_for_verified_tls() -> None:
     assert {env["LOGINPIPE_ENV"] for env in with_settings} == {"production"}
 
 
-def test_no_password_is_in_production_and_nobody_is_the_superuser() -> None:
+def test_no_password_is_in_production_and_no_one_is_the_superuser() -> None:
     values = [
         (service, name, str(value or ""))
         for service, content in IN_PRODUCTION.items()

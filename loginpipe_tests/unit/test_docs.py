@@ -10,7 +10,7 @@ import pytest
 from loginpipe.common.settings import PREFIX, Settings
 from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.logins.rejects import MEANINGS, Reason
-from loginpipe.monitoring.metric_families import behind_metric, queue_metrics, table_metrics
+from loginpipe.monitoring.metric_families import lag_metric, queue_metrics, table_metrics
 from loginpipe.postgres.metrics import QueueTotals, Totals, VaultTotals
 from loginpipe.postgres.migrate import HEAD
 from loginpipe.sqs.dead_letters import DeadLetterDepth, Owners
@@ -40,7 +40,7 @@ def metrics() -> Iterator[str]:
     for family in (
         *queue_metrics("logins", depth, DeadLetterDepth(2, 0, 0, 1, Owners(ours=1, others=1))),
         *table_metrics(Totals({"logins": totals}, problems), VaultTotals(1, {1: 1.0})),
-        behind_metric("logins", depth, totals, now=1.0),
+        lag_metric("logins", depth, totals, now=1.0),
     ):
         assert family.samples, family.name
         yield from (sample.name for sample in family.samples)

@@ -62,7 +62,7 @@ class Run:
 @dataclass
 class Outcome:
     """What a simulation came to on a queue: messages stored, waiting, most waiting, most in flight, most runs at once;
-    ticks that saw a stall."""
+    ticks that saw a limit."""
 
     stored: float = 0
     waiting: float = 0
@@ -70,7 +70,7 @@ class Outcome:
     in_flight: float = 0
     in_flight_most: float = 0
     runs_most: int = 0
-    stalls: int = 0
+    limits: int = 0
 
 
 def simulate(*, arriving: float = 0, waiting: float = 0, batch: int, runs: int, start: float, seconds: int) -> Outcome:
@@ -128,7 +128,7 @@ def simulate_deployment(
             outcome.runs_most = max(outcome.runs_most, sum(run.starts_at < math.inf for run in ours))
             if step % steps_a_tick == 0:
                 depth = Depth(int(outcome.waiting), round(outcome.in_flight), 0)
-                outcome.stalls += depth.at_in_flight_limit
+                outcome.limits += depth.at_in_flight_limit
                 decision = decide(
                     depth,
                     queue="logins",
@@ -184,7 +184,7 @@ def test_a_queues_best_is_what_the_simulation_comes_to(row: list[float]) -> None
     outcome = simulate(waiting=1e9, batch=batch, runs=runs, start=start, seconds=seconds)
     # A successor may take its messages before the run that it follows has ended.
     assert outcome.stored / seconds == pytest.approx(best, rel=0.04)
-    assert outcome.stalls == 0
+    assert outcome.limits == 0
 
 
 @OF_LAUNCHERS
@@ -196,7 +196,7 @@ def test_as_many_queues_as_the_page_says_keep_up_with_100_000_a_second(row: list
     outcome = simulate(arriving=arriving, batch=batch, runs=runs, start=start, seconds=2 * 3600)
     # As much waits as comes while a second run starts, however long it goes on.
     assert outcome.waiting_most < arriving * (start + gap + 30)
-    assert outcome.stalls == 0
+    assert outcome.limits == 0
 
 
 DEPLOYMENTS = [
@@ -225,7 +225,7 @@ def test_a_deployment_of_many_queues_comes_to_the_figures_of_the_page(row: list[
         queues=int(queues), arriving=rate / queues, batch=batch, runs=most, start=start, seconds=2 * 3600
     )
     for outcome in outcomes:
-        assert (outcome.runs_most, round(outcome.in_flight_most), outcome.stalls) == (runs, in_flight, 0)
+        assert (outcome.runs_most, round(outcome.in_flight_most), outcome.limits) == (runs, in_flight, 0)
         assert not Depth(1, int(outcome.in_flight_most), 0).at_in_flight_limit
     assert room == A_QUEUE * queues + OTHERS
     cpu_start, cpu_message, cpu_postgres, bytes_in_log = costs()
@@ -280,7 +280,7 @@ def test_the_default_settings_keep_up_with_less_however_slowly_runs_start(arrivi
         seconds=2 * 3600,
     )
     assert outcome.waiting_most < arriving * (start + 30)
-    assert outcome.stalls == 0
+    assert outcome.limits == 0
 
 
 def test_no_setting_on_the_page_fills_what_may_be_in_flight() -> None:

@@ -35,9 +35,9 @@ def ago(minutes: float | None) -> datetime | None:
         (0, 120_000, 1, 1, "working"),
     ],
     ids=[
-        "empty, never a run", "empty for a day", "emptied by somebody else", "first look", "after a quiet day",
+        "empty, never a run", "empty for a day", "emptied by someone else", "first look", "after a quiet day",
         "waiting, not too long", "waiting too long", "waiting too long, never a run", "a backlog that drains",
-        "no batch is finished", "a run that hangs", "a run at work", "stall", "as many in flight, and none waiting",
+        "no batch is finished", "a run that hangs", "an active run", "limit", "as many in flight, and none waiting",
     ],
 )  # fmt: skip
 def test_a_quiet_queue_is_not_a_stuck_pipeline(
@@ -60,8 +60,8 @@ def test_messages_that_are_delayed_by_their_sender_are_not_there_yet() -> None:
 def test_what_it_says_names_since_when_and_the_newest_batch() -> None:
     found = evaluate(Depth(5, 1, 0), last_finished=ago(20), waiting_since=ago(30), now=NOW, most=MOST)
     assert found.message == (
-        "5 waiting, 1 in flight, 0 delayed; there are messages since 2026-11-21 11:30:00 UTC, and the newest batch "
-        "was finished at 2026-11-21 11:40:00 UTC"
+        "5 waiting, 1 in flight, 0 delayed; messages have been waiting since 2026-11-21 11:30:00 UTC, and the newest "
+        "batch finished at 2026-11-21 11:40:00 UTC"
     )
 
 

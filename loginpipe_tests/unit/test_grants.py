@@ -28,7 +28,7 @@ def test_of_the_vaults_tables_the_writer_reads_tokens_the_auditor_the_log_and_a_
     }
 
 
-def test_nobody_may_delete_but_what_is_kept_as_sums_or_computed_again_and_everybody_may_connect() -> None:
+def test_no_one_may_delete_but_what_is_kept_as_sums_or_computed_again_and_everybody_may_connect() -> None:
     assert {grant.privilege for grant in PLAN}.isdisjoint({"TRUNCATE", "REFERENCES", "TRIGGER", "CREATE"})
     assert {(grant.role, grant.object) for grant in PLAN if grant.privilege == "DELETE"} == {
         ("loginpipe_writer", "TABLE loginpipe.batches"),

@@ -65,7 +65,7 @@ def test_a_reject_that_is_tried_again_keeps_its_first_time_under_an_id_of_its_ow
 
 
 def test_the_id_of_a_replay_is_the_same_in_every_version() -> None:
-    """Another one would make a second row of a replay that is under way while loginpipe is upgraded."""
+    """Another one would make a second row of a replay that is in progress while loginpipe is upgraded."""
     assert str(replay_id(UUID(FIRST_ID))) == "33afad4a-142e-50e3-85d6-514432d85371"
 
 

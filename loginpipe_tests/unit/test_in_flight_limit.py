@@ -1,4 +1,4 @@
-"""When a queue counts as stalled: messages wait, and as many are in flight as SQS allows."""
+"""When a queue counts as at_limit: messages wait, and as many are in flight as SQS allows."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -33,7 +33,7 @@ def test_the_limit_is_sqs_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("visible", "in_flight", "stalled"),
+    ("visible", "in_flight", "at_limit"),
     [
         # At the limit, and as near it as approximate counts can tell.
         (1, 120_000, True),
@@ -51,10 +51,10 @@ def test_the_limit_is_sqs_own() -> None:
         (10**7, 100_000, False),
     ],
 )
-def test_a_queue_is_stalled_where_messages_wait_and_as_many_are_in_flight_as_sqs_allows(
-    visible: int, in_flight: int, stalled: bool
+def test_a_queue_is_full_where_messages_wait_and_as_many_are_in_flight_as_sqs_allows(
+    visible: int, in_flight: int, at_limit: bool
 ) -> None:
-    assert Depth(visible, in_flight, delayed=0).at_in_flight_limit is stalled
+    assert Depth(visible, in_flight, delayed=0).at_in_flight_limit is at_limit
 
 
 @pytest.mark.parametrize("delayed", [0, 10**6])
@@ -65,13 +65,13 @@ def test_messages_that_their_sender_delayed_are_not_waiting(delayed: int) -> Non
 
 @moderate
 @given(visible=st.integers(0, 10**7), in_flight=st.integers(0, 200_000), more=st.integers(0, 10**5))
-def test_a_stalled_queue_stays_so_when_more_waits_or_is_in_flight(visible: int, in_flight: int, more: int) -> None:
+def test_a_full_queue_stays_so_when_more_waits_or_is_in_flight(visible: int, in_flight: int, more: int) -> None:
     if Depth(visible, in_flight, 0).at_in_flight_limit:
         assert Depth(visible + more, in_flight, 0).at_in_flight_limit
         assert Depth(visible, in_flight + more, 0).at_in_flight_limit
 
 
-def test_the_sensor_starts_nothing_on_a_stalled_queue_and_names_the_stall() -> None:
+def test_the_sensor_starts_nothing_on_a_full_queue_and_names_the_stall() -> None:
     made = decision(1_250, 120_000)
     assert made.runs == 0
     assert made.reason == f"queue 'logins': 1,250 waiting, 120,000 in flight, 0 delayed; {IN_FLIGHT_LIMIT_REACHED}"
@@ -84,7 +84,7 @@ def test_the_sensor_goes_by_the_same_limit(in_flight: int, runs: int) -> None:
     assert decision(1_250, in_flight).runs == runs
 
 
-def test_a_stall_is_named_whatever_else_is_the_matter() -> None:
+def test_a_limit_is_named_whatever_else_is_the_matter() -> None:
     failed = History(3, NOW - timedelta(seconds=1))
     for made in (decision(1_250, 120_000, active=4), decision(1_250, 120_000, history=failed)):
         assert made.runs == 0
@@ -97,7 +97,7 @@ def test_a_busy_queue_on_which_nothing_waits_is_no_stall() -> None:
     assert made.reason.endswith("; nothing to receive")
 
 
-def test_the_stall_says_in_one_line_what_it_is_and_where_to_look() -> None:
+def test_the_limit_says_in_one_line_what_it_is_and_where_to_look() -> None:
     assert "\n" not in IN_FLIGHT_LIMIT_REACHED
     for words in ("in-flight limit reached", "messages wait", "look for a consumer that receives and does not delete"):
         assert words in IN_FLIGHT_LIMIT_REACHED

@@ -387,7 +387,7 @@ def test_a_longer_key_than_ours_is_taken(tmp_path: Path) -> None:
         b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
         b"ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABgQ user@host\n",
     ],
-    ids=["elliptic curve", "Ed25519", "a curve nobody knows", "empty", "NUL", "random bytes", "empty PEM", "short PEM",
+    ids=["elliptic curve", "Ed25519", "a curve no one knows", "empty", "NUL", "random bytes", "empty PEM", "short PEM",
          "cut short", "certificate", "OpenSSH"],
 )  # fmt: skip
 def test_what_is_no_public_rsa_key_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:

@@ -128,9 +128,9 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert key_file("file:~/keys/a.json", "LOGINPIPE_TOKEN_KEYS") == tmp_path / "keys" / "a.json"
 
 
-def test_the_home_folder_of_nobody_is_refused_like_any_absent_file() -> None:
+def test_the_home_folder_of_no_one_is_refused_like_any_absent_file() -> None:
     with pytest.raises(KeyFileError):
-        load_token_keys("file:~nobody-of-this-name/keys.json", production=False)
+        load_token_keys("file:~no_one-of-this-name/keys.json", production=False)
 
 
 def test_a_relative_path_is_seen_from_the_current_folder(tmp_path: Path) -> None:

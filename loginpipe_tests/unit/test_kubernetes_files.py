@@ -116,7 +116,7 @@ def test_the_settings_are_settings_of_production() -> None:
     assert [source["name"] for source in CODE["envConfigMaps"]] == ["loginpipe-settings"]
 
 
-def test_nobody_talks_to_anybody_unless_a_policy_says_so() -> None:
+def test_no_one_talks_to_anybody_unless_a_policy_says_so() -> None:
     assert POLICIES["nothing"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     text = (FOLDER / "network-policies.yaml").read_text()
     assert "0.0.0.0/0" not in text
@@ -162,7 +162,7 @@ def test_the_ports_of_policies_and_pods_agree() -> None:
     assert port("everyone-to-postgres", "egress") == VALUES["postgresql"]["service"]["port"]
 
 
-def test_the_ui_is_not_let_out_and_where_it_is_somebody_asks_who_is_there() -> None:
+def test_the_ui_is_not_let_out_and_where_it_is_someone_asks_who_is_there() -> None:
     assert VALUES["dagsterWebserver"]["service"]["type"] == "ClusterIP"
     assert VALUES["ingress"]["enabled"] is False
     assert any("auth-url" in name for name in VALUES["ingress"]["annotations"])

@@ -154,7 +154,7 @@ def test_a_wrong_setting_stops_the_import_with_one_line_that_does_not_show_it(tm
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
     assert last == (
-        "loginpipe.common.errors.SettingError: wrong setting: LOGINPIPE_DATABASE_URL: must begin with postgresql://, "
+        "loginpipe.common.errors.SettingError: invalid setting: LOGINPIPE_DATABASE_URL: must begin with postgresql://, "
         "or be keywords of libpq such as service=logins"
     )
     assert "geheim" not in done.stderr + done.stdout

@@ -62,7 +62,7 @@ def test_a_partition_of_user_logins_never_expires() -> None:
     assert expired([Partition(USER_LOGINS, "user_logins_y2001m01", date(2001, 1, 1), date(2001, 2, 1))], date.max) == []
 
 
-def test_a_partition_that_somebody_else_made_never_expires() -> None:
+def test_a_partition_that_someone_else_made_never_expires() -> None:
     day = date(2001, 1, 1)
     assert expired([Partition(LEDGER, "by_hand", day, day + DAY)], date.max) == []
     assert expired([Partition(LEDGER, "ingested_messages_y2001m01d01", day, day + 7 * DAY)], date.max) == []

@@ -188,7 +188,7 @@ def test_never_more_runs_than_the_limit_nor_than_full_batches_waiting_are_worth(
     assert 0 <= runs <= max(0, (1 if failures else most) - going_on)
     assert (runs - 1) * DEEP_BATCHES * batch <= visible
     if (visible or active) and not going_on and not failures:
-        assert runs >= 1, "messages wait and nobody comes for them"
+        assert runs >= 1, "messages wait and no one comes for them"
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def simulate(
 
 
 def gaps(day: Day, *, until: int | None = None) -> list[int]:
-    """The seconds without a run at work after the first one began."""
+    """The seconds without an active run after the first one began."""
     first = day.runs[0].started
     return [second for second, runs in enumerate(day.working[:until]) if second > first and not runs]
 

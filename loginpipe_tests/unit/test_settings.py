@@ -189,7 +189,7 @@ def test_extra_fields_are_names_between_commas_and_none_of_a_login_but_its_versi
     for name in {*LOGIN_FIELDS, *COLUMN_NAMES} - {"app_version"}:
         set_variables(monkeypatch, extra_fields=f"country, {name}")
         assert str(refusal()) == (
-            "wrong setting: LOGINPIPE_EXTRA_FIELDS: name 2 is one of user_logins itself: leave it out"
+            "invalid setting: LOGINPIPE_EXTRA_FIELDS: name 2 is a column of user_logins: remove it"
         )
 
 
@@ -344,7 +344,7 @@ def test_a_wrong_value_is_refused_in_one_line_that_names_the_variable_and_not_th
 ) -> None:
     set_variables(monkeypatch, **{name: value})
     message = str(refusal())
-    assert message.startswith("wrong setting: ")
+    assert message.startswith("invalid setting: ")
     assert "\n" not in message
     assert [field for field in Settings.model_fields if f"{PREFIX}{field.upper()}:" in message] == [name]
     if len(value) > 5:
@@ -387,7 +387,8 @@ def test_a_setting_of_an_earlier_version_is_named_with_what_replaces_it(
 ) -> None:
     set_variables(monkeypatch, batch_seconds=value)
     assert str(refusal()) == (
-        "LOGINPIPE_BATCH_SECONDS is gone: a batch closes LOGINPIPE_LINGER_SECONDS after its first message, and a run "
+        "LOGINPIPE_BATCH_SECONDS was removed: a batch closes LOGINPIPE_LINGER_SECONDS after its first message, and "
+        "a run "
         "ends after LOGINPIPE_RUN_SECONDS: set these instead"
     )
 
@@ -396,7 +397,7 @@ def test_a_setting_of_an_earlier_version_is_named_in_the_file_too_and_empty_it_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".env").write_text("LOGINPIPE_BATCH_SECONDS=20\n")
-    assert "LOGINPIPE_BATCH_SECONDS is gone" in str(refusal())
+    assert "LOGINPIPE_BATCH_SECONDS was removed" in str(refusal())
     set_variables(monkeypatch, batch_seconds="")
     assert load_settings() == Settings()
 

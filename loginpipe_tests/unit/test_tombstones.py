@@ -1,4 +1,4 @@
-"""Logins of erased users: set aside with nothing kept, if they were sent before the erasure; all others pass."""
+"""Logins of erased users: rejected with nothing kept, if they were sent before the erasure; all others pass."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -88,8 +88,8 @@ def test_a_batch_of_erased_users_alone_leaves_an_empty_frame_of_the_right_column
 
 
 @pytest.mark.parametrize("messages", [batch(), batch(login(), "nonsense")], ids=["no messages", "some"])
-@pytest.mark.parametrize("erased_at", [{}, erased("somebody else")], ids=["nobody erased", "somebody else"])
-def test_where_nobody_of_the_batch_was_erased_the_batch_is_the_same_object(
+@pytest.mark.parametrize("erased_at", [{}, erased("someone else")], ids=["nobody erased", "someone else"])
+def test_where_no_one_of_the_batch_was_erased_the_batch_is_the_same_object(
     messages: list[Message], erased_at: dict[bytes, datetime]
 ) -> None:
     split = split_batch(messages)

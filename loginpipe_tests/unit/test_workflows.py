@@ -171,7 +171,7 @@ def test_a_session_at_aws_lasts_as_long_as_its_job() -> None:
     assert int(longest[1]) == max(sessions.values())
 
 
-def test_a_deployment_that_nobody_has_to_approve_does_not_start_unless_that_was_asked_for() -> None:
+def test_a_deployment_that_no_one_has_to_approve_does_not_start_unless_that_was_asked_for() -> None:
     steps = RUNNING["deploy/look"]["steps"]
     (asks,) = [place for place, step in enumerate(steps) if "require-approver.sh" in step.get("run", "")]
     assert steps[asks]["run"] == 'deploy/aws/require-approver.sh "$ENVIRONMENT"'

@@ -1,1 +1,1 @@
-"""Days that are over as Parquet files: the asset, its check and its jobs."""
+"""Complete days as Parquet files: the asset, its check and its jobs."""

@@ -1,4 +1,4 @@
-"""After the chain: days that are over, as Parquet files, one or many at a time. What has not changed is left alone."""
+"""The archive: complete days as Parquet files, one or many per run. Days that have not changed are skipped."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from loginpipe.defs.metadata.plots import bar_plot
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 
-# Dagster says that `backfill_policy` may still change; a line on every command's output says it to the wrong people.
+# Dagster warns that `backfill_policy` may still change: a line on every command's output, and not for its readers.
 warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
 
 _COLUMNS = tuple(name for name, _ in USER_LOGINS_COLUMNS)
@@ -40,11 +40,13 @@ _COLUMNS = tuple(name for name, _ in USER_LOGINS_COLUMNS)
         **column_lineage("user_logins_table", {column: column for column in _COLUMNS}),
     },
     description=(
-        "The logins of a day that is over, as a Parquet file (zstd) under LOGINPIPE_ARCHIVE_URL: the columns of "
-        "user_logins, with tokens as there. The file is read back before it counts; loginpipe.archived_days has its "
-        "rows, checksum and address. A day that has changed since is written again, one that has not is left alone. "
-        "The job archive_logins does this every night; docs/archive.md says how to read the files. Where "
-        "LOGINPIPE_ARCHIVE_URL is not set, a run writes nothing and succeeds."
+        "The logins of a complete day as a Parquet file (zstd) under LOGINPIPE_ARCHIVE_URL, with the columns and "
+        "tokens "
+        "of user_logins. Each file is read back before loginpipe.archived_days records its rows, checksum and URL. A "
+        "day "
+        "that has changed since is written again; one that has not is skipped. The job archive_logins does this every "
+        "night; docs/archive.md explains how to read the files. If LOGINPIPE_ARCHIVE_URL is not set, a run writes "
+        "nothing and succeeds."
     ),
 )
 def login_archive(
@@ -62,7 +64,7 @@ def login_archive(
         context.log.warning("LOGINPIPE_ARCHIVE_URL is not set: nothing was archived, days stay in the table")
         return
     today, stores = datetime.now(UTC).date(), Stores(settings)
-    context.log.info("the archive is at %s", stores.current.url)
+    context.log.info("archiving to %s", stores.current.url)
     days = sorted(date.fromisoformat(key) for key in context.partition_keys)
     require_over(days, today)
     archived = []

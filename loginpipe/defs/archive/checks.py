@@ -1,4 +1,4 @@
-"""The asset check on the archive: are the days that are in it, and still in the table, the same in both?"""
+"""The asset check on the archive: archived days that are still in the table are the same in both."""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -18,9 +18,9 @@ _SHOWN = 10
     name=ARCHIVE_MATCHES_TABLE,
     asset=LOGIN_ARCHIVE,
     description=(
-        "Archived days that are still in user_logins have as many rows there as in their files: the last 31 days, and "
-        "one older month, another one each night. The newest three have the same ones, by checksum. A warning: the "
-        "next night writes days that differ again. Whether the files are whole, `loginpipe archive verify` says."
+        "Archived days that are still in user_logins have as many rows there as in their files. Compares the last 31 "
+        "days and one older month, a different one each night; the newest three days also by checksum. A failure is a "
+        "warning: the next night writes these days again. To verify the files, run `loginpipe archive verify`."
     ),
 )
 def archive_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:
@@ -39,8 +39,8 @@ def _result(comparison: Comparison) -> dg.AssetCheckResult:
         description=(
             f"{len(differing):,} of {comparison.compared + comparison.dropped:,} archived days differ from user_logins"
             if differing
-            else f"{comparison.compared:,} archived days agree with user_logins; {comparison.dropped:,} are in the "
-            "archive only"
+            else f"{comparison.compared:,} archived days match user_logins; {comparison.dropped:,} are only in "
+            "the archive"
         ),
         metadata={
             "days_compared": comparison.compared,

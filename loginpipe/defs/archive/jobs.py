@@ -1,4 +1,4 @@
-"""The jobs of the archive and their schedules: archive what is over, let go of what is archived and old."""
+"""The jobs of the archive and their schedules: archive complete days, drop old ones that are archived."""
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
@@ -41,7 +41,7 @@ def archive_changed_days(
         DatabaseError: the database cannot.
     """
     today, stores = datetime.now(UTC).date(), Stores(settings)
-    context.log.info("the archive is at %s", stores.current.url)
+    context.log.info("archiving to %s", stores.current.url)
     due = postgres.run(partial(days_to_archive, today=today))
     at_odds: dict[date, str] = {}
 
@@ -81,8 +81,8 @@ def archive_changed_days(
 @dg.job(
     name="archive_logins",
     description=(
-        "Archives each day of user_logins that is over and not archived yet, or has changed since. Takes users who "
-        "were erased out of the files of days that were dropped."
+        "Archives each complete day of user_logins that is not archived yet or has changed since. Removes users who "
+        "were erased from the files of dropped days."
     ),
     tags=downstream_tags("archive_logins", longest_seconds=_LONGEST_SECONDS),
 )
@@ -104,7 +104,7 @@ def drop_outlived_months(
     """
     today = datetime.now(UTC).date()
     if settings.retention_days is None:
-        raise SettingError("LOGINPIPE_RETENTION_DAYS is not set: set it to how many days user_logins is to keep")
+        raise SettingError("LOGINPIPE_RETENTION_DAYS is not set: set it to the number of days that user_logins keeps")
     found = postgres.run(partial(outlived_months, today=today, days=settings.retention_days))
     left_alone = {logins_table(): found.not_ours} if found.not_ours else {}
     dropped, kept, stores = [], [], Stores(settings)
@@ -115,10 +115,10 @@ def drop_outlived_months(
         else:
             kept.append(month)
             left_alone[str(month)] = reason
-            context.log.warning("%s stays: %s; see %s", month, reason, runbook("month-not-dropped"))
+            context.log.warning("%s was not dropped: %s; see %s", month, reason, runbook("month-not-dropped"))
     extras = postgres.run(partial(drop_extras, today=today, days=settings.retention_days, kept=kept))
     context.log.info(
-        "dropped %d months, left %d alone; dropped the extras of %d months", len(dropped), len(left_alone), len(extras)
+        "dropped %d months, kept %d; dropped the extras of %d months", len(dropped), len(left_alone), len(extras)
     )
     context.add_output_metadata(
         {
@@ -133,8 +133,8 @@ def drop_outlived_months(
 @dg.job(
     name="drop_archived_partitions",
     description=(
-        "Drops the months of user_logins that are older than LOGINPIPE_RETENTION_DAYS, once their files have been read "
-        "back and compared with the table; and then their extras."
+        "Drops the months of user_logins that are older than LOGINPIPE_RETENTION_DAYS, after it has compared their "
+        "files with the table. Then drops their extras."
     ),
     tags=downstream_tags("drop_archived_partitions", longest_seconds=_LONGEST_SECONDS),
 )
@@ -148,7 +148,7 @@ def drop_archived_partitions() -> None:
     cron_schedule="0 2 * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Every night, when yesterday is over. Skips where LOGINPIPE_ARCHIVE_URL is not set.",
+    description="Every night at 02:00 UTC. Skips if LOGINPIPE_ARCHIVE_URL is not set.",
 )
 def archive_closed_days(settings: dg.ResourceParam[Settings]) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """Ask for a run, unless there is no archive."""
@@ -163,11 +163,11 @@ def archive_closed_days(settings: dg.ResourceParam[Settings]) -> Iterator[dg.Run
     cron_schedule="30 3 * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Every night, after archive_closed_days. Skips where LOGINPIPE_RETENTION_DAYS is not set.",
+    description="Every night at 03:30 UTC, after archive_closed_days. Skips if LOGINPIPE_RETENTION_DAYS is not set.",
 )
 def drop_archived_partitions_daily(settings: dg.ResourceParam[Settings]) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """Ask for a run, unless everything is kept."""
     if settings.retention_days is not None:
         yield dg.RunRequest()
     else:
-        yield dg.SkipReason("LOGINPIPE_RETENTION_DAYS is not set: user_logins keeps everything")
+        yield dg.SkipReason("LOGINPIPE_RETENTION_DAYS is not set: user_logins keeps all days")

@@ -37,7 +37,7 @@ _PROGRESS_SECONDS = 30
 
 
 class IngestConfig(dg.Config):
-    """How long a run goes on."""
+    """How long a run lasts."""
 
     idle_seconds: float = Field(
         default=0, ge=0, description="How long to wait for more messages once the queue is drained, in seconds."

@@ -1,4 +1,4 @@
-"""The asset checks that each run reports on, of what it did: counts and codes, never samples."""
+"""The asset checks that each run evaluates for its own messages: counts and codes, never samples."""
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -19,15 +19,15 @@ SCHEMA_DRIFT = dg.AssetCheckSpec(
     "schema_drift",
     asset=asset_key("validated_logins"),
     description=(
-        "Messages carry no fields outside the contract. A warning: unknown fields reject nothing, and are kept sealed "
-        "unless the settings say otherwise."
+        "Messages have no fields outside the contract. A failure is a warning: no message is rejected for an unknown "
+        "field. LOGINPIPE_UNKNOWN_FIELDS and LOGINPIPE_EXTRA_FIELDS say what happens to such fields."
     ),
 )
 ONLY_TOKENS = dg.AssetCheckSpec(
     "only_tokens",
     asset=asset_key("masked_logins"),
     blocking=True,
-    description="Every cell of masked_ip and masked_device_id is a token. Otherwise nothing is written to the table.",
+    description="Every cell of masked_ip and masked_device_id is a token. Otherwise nothing of the batch is written.",
 )
 
 
@@ -40,8 +40,8 @@ DELAY_WITHIN_LIMIT = dg.AssetCheckSpec(
     "delay_within_limit",
     asset=asset_key("user_logins_table"),
     description=(
-        "At least 95 % of the logins that the run stored were stored within LOGINPIPE_MAX_DELAY_SECONDS of being sent. "
-        "A warning: the pipeline is behind, or was."
+        "The run stored at least 95 % of its logins within LOGINPIPE_MAX_DELAY_SECONDS after they were sent. A failure "
+        "is a warning: the pipeline is behind, or was."
     ),
 )
 
@@ -78,16 +78,14 @@ def schema_drift(unknown_fields: Mapping[str, int], fate: str) -> dg.AssetCheckR
 
     Args:
         unknown_fields: name → messages.
-        fate: what becomes of them, in words: `loginpipe.logins.extras.UnknownFields.fate`.
+        fate: what happens to them: `loginpipe.logins.extras.UnknownFields.fate`.
     """
     return dg.AssetCheckResult(
         check_name=SCHEMA_DRIFT.name,
         asset_key=SCHEMA_DRIFT.asset_key,
         passed=not unknown_fields,
         severity=dg.AssetCheckSeverity.WARN,
-        description=(
-            f"{len(unknown_fields)} field names outside the contract: {fate}" if unknown_fields else "No unknown fields"
-        ),
+        description=(f"{len(unknown_fields)} unknown fields: {fate}" if unknown_fields else "No unknown fields"),
         metadata={
             "messages_by_field": dg.MetadataValue.json(dict(unknown_fields)),
             "runbook": runbook_link("rejected-messages"),
@@ -100,7 +98,7 @@ def only_tokens(logins: int, failure: str | None = None) -> dg.AssetCheckResult:
 
     Args:
         logins: that were masked and recorded.
-        failure: what was wrong with a batch that was not recorded, in words.
+        failure: what was wrong with a batch that was not recorded.
     """
     return dg.AssetCheckResult(
         check_name=ONLY_TOKENS.name,
@@ -112,7 +110,7 @@ def only_tokens(logins: int, failure: str | None = None) -> dg.AssetCheckResult:
 
 
 def counts_add_up(counts: RunCounts) -> dg.AssetCheckResult:
-    """Balance the counts of a run."""
+    """Check that the counts of a run add up."""
     return dg.AssetCheckResult(
         check_name=COUNTS_ADD_UP.name,
         asset_key=COUNTS_ADD_UP.asset_key,

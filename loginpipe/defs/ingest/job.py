@@ -1,4 +1,4 @@
-"""The ingest job: the whole chain, in one run; and the schedule that can stand in for its sensor."""
+"""The ingest job: the whole chain, in one run; and the schedule that can replace its sensor."""
 
 from math import ceil
 from typing import TYPE_CHECKING
@@ -61,7 +61,7 @@ def of_the_chain_alone(run: dg.DagsterRun) -> bool:
     )
 
 
-# A run does not wait for what looks at whole days, nor for what a sensor looks at.
+# A run does not wait for checks of whole days, nor for those that a sensor evaluates.
 _NOT_WITH_EVERY_RUN = dg.AssetSelection.checks(*DAILY_CHECKS, freshness, no_dead_letters)
 
 
@@ -70,7 +70,7 @@ def ingest_job(settings: Settings) -> "UnresolvedAssetJobDefinition":
     return dg.define_asset_job(
         INGEST_JOB,
         selection=dg.AssetSelection.groups(GROUP) - _NOT_WITH_EVERY_RUN,
-        description="Batch after batch of the login queue, through the whole chain into user_logins.",
+        description="Loads messages from the login queue into user_logins, batch after batch.",
         tags=run_tags(settings),
     )
 

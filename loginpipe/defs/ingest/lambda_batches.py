@@ -65,7 +65,7 @@ def materializations(found: BatchesWithoutRun) -> Iterator[dg.AssetMaterializati
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
         "Reports materializations of the chain for the batches that AWS Lambda recorded since the last tick, from "
-        "the table loginpipe.batches. It is here where LOGINPIPE_CONSUMER is lambda or both."
+        "the table loginpipe.batches. It exists if LOGINPIPE_CONSUMER is lambda or both."
     ),
 )
 def lambda_batches_sensor(
@@ -85,12 +85,12 @@ def lambda_batches_sensor(
             settled_seconds=_SETTLED_SECONDS,
         )
     )
-    says = (
+    summary = (
         f"{found.batches} batches of AWS Lambda: received {found.received:,} messages, inserted {found.inserted:,} "
         f"logins, skipped {found.duplicates:,} duplicates, rejected {found.rejected:,} messages"
     )
     return dg.SensorResult(
         asset_events=list(materializations(found)) if found.batches else [],
-        skip_reason=says if found.batches else "AWS Lambda has recorded no batch since the last tick",
+        skip_reason=summary if found.batches else "AWS Lambda has recorded no batch since the last tick",
         cursor=found.until.isoformat(),
     )

@@ -27,8 +27,8 @@ MASKED_LOGINS = dg.AssetSpec(
         **column_lineage("validated_logins", {name: _MADE_FROM.get(name, name) for name in _COLUMNS}),
     },
     description=(
-        "The same logins with address and device id replaced by tokens (HMAC-SHA-256 under a secret key): equal values "
-        "have equal tokens. What the tokens stand for is sealed with a public key; the pipeline cannot open it."
+        "The validated logins with address and device id replaced by tokens (HMAC-SHA-256 with a secret key). Equal "
+        "values have equal tokens. The original values are sealed with a public key; the pipeline cannot open them."
     ),
 )
 
@@ -39,7 +39,7 @@ def masked_logins(totals: RunTotals, masking: MaskingResource) -> dict[str, Any]
     return {
         "dagster/row_count": totals.accepted,
         "seen_before": bar_plot(
-            "% of logins with a value seen before, placeholders aside",
+            "% of logins with a value seen before, without placeholders",
             {name: 100 * share for name, share in shares.items()},
         ),
         "newly_sealed": totals.sealed,

@@ -22,9 +22,9 @@ RAW_SQS_MESSAGES = dg.AssetSpec(
     code_version="2",
     metadata=column_schema(*MESSAGE_COLUMNS),
     description=(
-        "Messages received from the login queue, in batches of at most LOGINPIPE_BATCH_MESSAGES. In memory only: the "
-        "bodies hold personal data in clear. Until their outcome is committed the messages stay on the queue, hidden "
-        "from other consumers; if the run fails they return to it."
+        "Messages received from the login queue, in batches of at most LOGINPIPE_BATCH_MESSAGES. They are in memory "
+        "only, because the bodies hold personal data in clear. Until their outcome is committed, the messages stay on "
+        "the queue, hidden from other consumers. If the run fails, they return to the queue."
     ),
 )
 
@@ -34,7 +34,7 @@ def raw_sqs_messages(totals: RunTotals, counts: ReceiveCounts, *, queue: str, at
     metadata: dict[str, Any] = {"dagster/row_count": totals.received}
     if totals.sent_ms is not None:
         step, rates = messages_per_minute(totals.minutes)
-        metadata["messages_per_minute"] = bar_plot(f"messages a minute by time of sending (UTC), step {step}", rates)
+        metadata["messages_per_minute"] = bar_plot(f"messages per minute by time sent (UTC), step {step}", rates)
         metadata["oldest_sent_at"], metadata["newest_sent_at"] = map(_timestamp, totals.sent_ms)
     return metadata | {
         "queue": dg.MetadataValue.text(queue),

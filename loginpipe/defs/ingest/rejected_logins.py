@@ -1,4 +1,4 @@
-"""Stage 2, beside it: the messages that are no good logins, with the reasons."""
+"""Stage 2, beside it: the messages that are not valid logins, with the reasons."""
 
 from typing import Any
 
@@ -25,9 +25,9 @@ REJECTED_LOGINS = dg.AssetSpec(
         "dagster/table_name": "loginpipe.rejected_messages",
     },
     description=(
-        "Rejected messages, with reason codes, the names of the fields in violation and the body sealed with the "
-        "public key, in loginpipe.rejected_messages. Once recorded they are deleted from the queue, so that a "
-        "bad message never holds up the good ones."
+        "Rejected messages in loginpipe.rejected_messages, with reason codes, the names of the invalid fields, and the "
+        "body sealed with the public key. Once recorded they are deleted from the queue, so that an invalid message "
+        "never delays valid ones."
     ),
 )
 

@@ -42,13 +42,13 @@ ACTIVE = [
 
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 
-# Finished runs looked at: as many failures in a row reach the longest back-off.
+# Finished runs that are read: as many failures in a row reach the longest back-off.
 _HISTORY = 12
 
 
 @dataclass(frozen=True)
 class Decision:
-    """How many runs to start now, and why: what the sensor saw, in words for an operator."""
+    """How many runs to start now, and why, as text for an operator."""
 
     runs: int
     reason: str
@@ -67,23 +67,23 @@ def decide(
 ) -> Decision:
     """Decide how many runs to start: one where messages wait, more where many do, none too soon after failures.
 
-    A run goes on for ``run_seconds`` while messages come, so one that is about to reach that gets a successor.
+    A run lasts ``run_seconds`` while messages come, so one that is about to reach that gets a successor.
 
     Args:
-        depth: what the queue says it holds.
+        depth: the queue's depth.
         queue: its name, for the reason.
         active: how long ago each run on this queue started that is queued, starting, started or being cancelled; None
             where it has not started yet.
         history: how earlier runs ended.
         now: the time, UTC.
         batch_messages: most messages in one batch.
-        run_seconds: how long a run goes on at most.
+        run_seconds: how long a run lasts at most.
         max_runs: most runs that are active at once, those aside that are about to end.
     """
     seen = f"queue {queue!r}: {depth}"
-    going_on = sum(age is None or age.total_seconds() < run_seconds - SUCCESSOR_SECONDS for age in active)
+    continuing = sum(age is None or age.total_seconds() < run_seconds - SUCCESSOR_SECONDS for age in active)
     # A run that is still active then has had messages within the last minute: it ends by itself otherwise.
-    follows = bool(active) and not going_on
+    follows = bool(active) and not continuing
     if depth.visible == 0 and not follows:
         return Decision(0, f"{seen}; nothing to receive")
     if depth.at_in_flight_limit:
@@ -100,12 +100,12 @@ def decide(
     # One run at a time finds out whether the cause of the failures is gone.
     limit = 1 if history.failures_in_a_row else min(max_runs, most_runs(batch_messages))
     wanted = min(1 + depth.visible // (DEEP_BATCHES * batch_messages), limit)
-    if wanted <= going_on:
-        return Decision(0, f"{seen}; {going_on} of {limit} runs active; no new run needed")
+    if wanted <= continuing:
+        return Decision(0, f"{seen}; {continuing} of {limit} runs active; no new run needed")
     # Runs that are about to end still hold messages: their successors come one by one.
-    starting = min(wanted - going_on, max(most_runs(batch_messages) - len(active), int(going_on == 0)))
+    starting = min(wanted - continuing, max(most_runs(batch_messages) - len(active), int(continuing == 0)))
     if starting <= 0:
-        return Decision(0, f"{seen}; {len(active)} runs active, some about to end; their successors wait for that")
+        return Decision(0, f"{seen}; {len(active)} runs active, some about to end; new runs start when they have ended")
     return Decision(starting, f"{seen}; starting {starting} runs, {len(active)} active")
 
 
@@ -159,8 +159,8 @@ def ended_at(record: dg.RunRecord) -> datetime:
     minimum_interval_seconds=TICK_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Reads the depth of the login queue, never a message, and starts as many runs as it takes, up to "
-        "LOGINPIPE_MAX_RUNS. After failures it waits before it tries again."
+        "Reads the depth of the login queue and starts as many runs as the backlog needs, up to LOGINPIPE_MAX_RUNS. It "
+        "receives no message. After failed runs it waits before it starts another one."
     ),
 )
 def queue_depth_sensor(

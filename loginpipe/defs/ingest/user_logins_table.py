@@ -26,9 +26,9 @@ USER_LOGINS_TABLE = dg.AssetSpec(
         **column_lineage("masked_logins", {name: name for name, _ in USER_LOGINS_COLUMNS}),
     },
     description=(
-        "The table user_logins. Rows, deduplication ledger, sealed values and counts of a batch are committed in one "
-        "transaction; then its messages are deleted from the queue. A message that is delivered again changes nothing "
-        "and is deleted."
+        "The table user_logins. One transaction commits the rows, deduplication ledger, sealed values and counts of a "
+        "batch; then its messages are deleted from the queue. A message that is delivered again changes nothing and is "
+        "deleted."
     ),
 )
 

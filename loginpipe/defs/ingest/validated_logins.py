@@ -1,4 +1,4 @@
-"""Stage 2: the messages that are good logins."""
+"""Stage 2: the messages that are valid logins."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ VALIDATED_LOGINS = dg.AssetSpec(
     },
     description=(
         "Logins that meet the contract: the body is a JSON object and every field passes the pandera schema. "
-        "In memory only: addresses and device ids are still clear."
+        "They are in memory only, because addresses and device ids are still in clear."
     ),
 )
 
@@ -39,7 +39,7 @@ def validated_logins(totals: RunTotals, fate: str) -> dict[str, Any]:
 
     Args:
         totals: of the run.
-        fate: what becomes of unknown fields, in words.
+        fate: what happens to unknown fields.
     """
     return {
         "dagster/row_count": totals.accepted,

@@ -1,4 +1,4 @@
-"""After the chain: what the duplicates say, and how many log in with what. By day, tokens and counts only."""
+"""Duplicate devices and addresses, and login counts, by day: tokens and counts only."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from loginpipe.postgres.insights import (
     refresh_duplicates,
 )
 
-# Dagster says that `backfill_policy` may still change; a line on every command's output says it to the wrong people.
+# Dagster warns that `backfill_policy` may still change: a line on every command's output, and not for its readers.
 warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
 
 _MEANING: Mapping[str, str] = {"duplicate_devices": "devices", "duplicate_ips": "addresses"}
@@ -55,9 +55,11 @@ def _duplicates_asset(name: str) -> dg.AssetsDefinition:
             ),
         },
         description=(
-            f"For each day the {what} seen on it that more than one user has logged in from, up to and with that day: "
-            "how many users and logins, first and last date. Tokens of older key versions count as the ones they stand "
-            "for; placeholders, as the nil UUID, are left out. The view "
+            f"For each day, the {what} seen on it that more than one user has used up to the end of that day: number "
+            "of "
+            "users and logins, first and last date. Tokens that older key versions made of the same value count as "
+            "one; "
+            "placeholders, such as the nil UUID, are left out. The view "
             f"loginpipe.{name.replace('duplicate', 'shared')} has the newest state of each."
         ),
     )
@@ -95,8 +97,8 @@ duplicate_ips = _duplicates_asset("duplicate_ips")
         ),
     },
     description=(
-        "Logins and distinct users of each day by device type, locale and version. Users do not add up: one may have "
-        "two devices. The view loginpipe.daily_logins_by_version has the version as text."
+        "Logins and distinct users of each day by device type, locale and version. Do not sum the users: one user may "
+        "have two devices. The view loginpipe.daily_logins_by_version has the version as text."
     ),
 )
 def daily_logins(context: dg.AssetExecutionContext, postgres: PostgresResource) -> dg.MaterializeResult[None]:

@@ -54,11 +54,11 @@ def refresh_stale_days(
 @dg.job(
     name=INSIGHTS_JOB,
     description=(
-        "Computes duplicates and daily counts again for the days that have changed since: in one run, however many "
-        "there are and however far apart."
+        "Computes duplicates and daily counts again for all days that have changed since the last computation, in one "
+        "run."
     ),
     tags=downstream_tags(INSIGHTS_JOB, longest_seconds=3600),
 )
 def insights_job() -> None:
-    """What is stale, whenever the sensor finds some."""
+    """Refresh stale days, when the sensor finds any."""
     refresh_stale_days()

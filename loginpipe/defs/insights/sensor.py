@@ -1,4 +1,4 @@
-"""The sensor that asks for a run when days have changed. Which ones, the run finds out by itself."""
+"""The sensor that starts a run when days have changed. The run itself finds out which."""
 
 from collections.abc import Collection
 from datetime import UTC, date, datetime, timedelta
@@ -19,7 +19,7 @@ SHORTEST_PAUSE = timedelta(minutes=10)
 """Between two runs: today changes as long as logins arrive, and would be computed again and again."""
 
 PAUSE_FACTOR = 4
-"""A pause is at least so many times as long as the run before it: at most a fifth of the time goes to insights."""
+"""A pause is at least so many times as long as the run before it: insights take at most a fifth of the time."""
 
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
@@ -37,14 +37,14 @@ def why_not_now(
     """
     if not stale:
         return "no day has changed since its insights were computed"
-    due = f"{len(stale)} days have changed, the newest of them {max(stale)}"
+    due = f"{len(stale)} days have changed, the newest is {max(stale)}"
     if active:
         return f"{due}; a run is queued or active"
     if last_run is not None:
         started, ended = last_run
         next_run = ended + max(SHORTEST_PAUSE, PAUSE_FACTOR * (ended - started))
         if now < next_run:
-            return f"{due}; the next run is at {next_run:%Y-%m-%d %H:%M:%S} UTC"
+            return f"{due}; the next run starts at {next_run:%Y-%m-%d %H:%M:%S} UTC"
     return None
 
 
@@ -53,15 +53,15 @@ def why_not_now(
     minimum_interval_seconds=TICK_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Asks for one run when days have changed since their duplicates and daily counts were computed: mostly today, "
-        "yesterday once it is over, and earlier days where messages came late or a user was erased. Ten minutes after "
-        "the last run at the earliest, later where runs take long; never while one is queued or active."
+        "Starts one run when days have changed since their duplicates and daily counts were computed: mostly today, "
+        "yesterday once it is complete, and earlier days if messages came late or a user was erased. It waits ten "
+        "minutes after the last run, longer if runs take long, and starts none while one is queued or active."
     ),
 )
 def insights_sensor(
     context: dg.SensorEvaluationContext, postgres: PostgresResource, settings: dg.ResourceParam[Settings]
 ) -> dg.SensorResult:
-    """Ask for a run, or say why not.
+    """Start a run, or return the reason why not.
 
     Raises:
         DatabaseError: what has changed cannot be read.

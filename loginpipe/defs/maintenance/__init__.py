@@ -1,1 +1,1 @@
-"""Daily work: partitions, checks that look at whole days, and the pruning of Dagster's storage."""
+"""Daily work: partitions, checks of whole days, and the pruning of Dagster's storage."""

@@ -1,4 +1,4 @@
-"""Asset checks that look at whole days and partitions, and the job that runs them once a day. Counts only.
+"""Asset checks of whole days and partitions, and the job that runs them once a day. Counts only.
 
 A run of the chain does not wait for them.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _WARN = dg.AssetCheckSeverity.WARN
 _DAY = timedelta(days=1)
-# Each day is compared three times before it is left alone.
+# Each day is compared three times.
 _RECONCILED_DAYS = 3
 _COMPARED_TOKENS = 1_000
 
@@ -35,9 +35,10 @@ _COMPARED_TOKENS = 1_000
 @dg.asset_check(
     asset=asset_key("user_logins_table"),
     description=(
-        "Of today and the two days before: user_logins has as many rows as the ledger has messages that were not set "
-        "aside. Missing rows are lost logins, an error, unless a user was erased since: then a warning. Rows beyond "
-        "that something else has written: a warning, from the pipeline's second day on."
+        "For today and the two days before, user_logins has as many rows as the ledger has messages that were not "
+        "rejected. Missing rows are lost logins and an error, or a warning if a user was erased since. Surplus rows "
+        "were "
+        "written by another program: a warning, from the pipeline's second day on."
     ),
 )
 def ledger_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:
@@ -48,7 +49,8 @@ def ledger_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:
         return dg.AssetCheckResult(
             passed=False,
             severity=_WARN,
-            description="Not compared, since counting took longer than 5 minutes: index user_logins (create_date)",
+            description="Not compared, because counting took longer than 5 minutes: create an index on user_logins "
+            "(create_date)",
             metadata={"runbook": runbook_link("ledger-and-table-differ")},
         )
     differing = [day for day in counts if not day.agrees]
@@ -68,8 +70,9 @@ def ledger_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:
 @dg.asset_check(
     asset=asset_key("user_logins_table"),
     description=(
-        "No rows of user_logins or of the ledger are in a default partition, where queries find them slowly and "
-        "retention does not. A warning: maintain_partitions has not run, or messages carry dates far from today's."
+        "No rows of user_logins or of the ledger are in a default partition, where queries are slow and retention "
+        "finds "
+        "none. A failure is a warning: maintain_partitions has not run, or messages have dates far from today."
     ),
 )
 def nothing_in_default_partitions(postgres: PostgresResource) -> dg.AssetCheckResult:
@@ -78,7 +81,8 @@ def nothing_in_default_partitions(postgres: PostgresResource) -> dg.AssetCheckRe
     return dg.AssetCheckResult(
         passed=not rows,
         severity=_WARN,
-        description="; ".join(f"{number:,} rows of {table}" for table, number in rows.items()) or "None",
+        description="; ".join(f"{number:,} rows of {table}" for table, number in rows.items())
+        or "Default partitions are empty",
         metadata={
             "rows": sum(rows.values()),
             "rows_by_table": dg.MetadataValue.json(rows),
@@ -89,14 +93,14 @@ def nothing_in_default_partitions(postgres: PostgresResource) -> dg.AssetCheckRe
 
 @dg.asset_check(
     asset=asset_key("user_logins_table"),
-    description="user_logins has the columns of the contract, and no other one that a login would have to fill.",
+    description="user_logins has the columns of the contract, and no other column that a login must fill.",
 )
 def schema_matches_contract(postgres: PostgresResource) -> dg.AssetCheckResult:
     """Compare the table's columns, as they are now, with the contract."""
     differences = contract_differences(postgres.run(current_columns))
     return dg.AssetCheckResult(
         passed=not differences,
-        description="; ".join(differences) or "The columns take every login",
+        description="; ".join(differences) or "The columns accept every login",
         metadata={"differences": len(differences), "runbook": runbook_link("schema-does-not-match-contract")},
     )
 
@@ -104,8 +108,10 @@ def schema_matches_contract(postgres: PostgresResource) -> dg.AssetCheckResult:
 @dg.asset_check(
     asset=asset_key("masked_logins"),
     description=(
-        "The current token key of this machine is the newest that tokens of this database were made with, or newer. "
-        "Otherwise runs on this machine refuse to begin: they would give known devices and addresses new tokens."
+        "The current token key of this machine is the newest version that made tokens of this database, or a newer "
+        "one. "
+        "Otherwise runs on this machine refuse to start, because they would give known devices and addresses new "
+        "tokens."
     ),
 )
 def token_key_version_current(postgres: PostgresResource, settings: dg.ResourceParam[Settings]) -> dg.AssetCheckResult:
@@ -120,7 +126,7 @@ def token_key_version_current(postgres: PostgresResource, settings: dg.ResourceP
     newest = postgres.run(newest_key_version)
     return dg.AssetCheckResult(
         passed=True,
-        description=f"Version {keys.current} is current; the newest that tokens were made with is {newest}",
+        description=f"Version {keys.current} is current; the newest version that made tokens is {newest}",
         metadata={"current": keys.current, "newest_used": newest, "runbook": link},
     )
 
@@ -128,9 +134,9 @@ def token_key_version_current(postgres: PostgresResource, settings: dg.ResourceP
 @dg.asset_check(
     asset=asset_key("daily_logins"),
     description=(
-        f"Yesterday's logins are about as many as the median of the {TRAILING_DAYS} days before, or as on the same "
-        "weekday before. A warning: something upstream has changed, or daily_logins is not computed. Not evaluated "
-        "with fewer than 3 days to compare with, nor where they had fewer than 100 logins."
+        f"The number of yesterday's logins is close to the median of the {TRAILING_DAYS} days before, or to the same "
+        "weekday before. A failure is a warning: something upstream has changed, or daily_logins is not computed. Not "
+        "evaluated with fewer than 3 days to compare with, nor if those had fewer than 100 logins."
     ),
 )
 def daily_volume(postgres: PostgresResource) -> dg.AssetCheckResult:
@@ -142,9 +148,11 @@ def daily_volume(postgres: PostgresResource) -> dg.AssetCheckResult:
 @dg.asset_check(
     asset=asset_key("daily_logins"),
     description=(
-        f"The share of yesterday's logins without a locale is about the median of the {TRAILING_DAYS} days before. A "
-        "warning: an app release sends it no more, or others do now. Not evaluated with fewer than 3 days to compare "
-        "with, nor for fewer than 100 logins."
+        f"The share of yesterday's logins without a locale is close to the median of the {TRAILING_DAYS} days before. "
+        "A "
+        "failure is a warning: an app release has stopped or started to send it. Not evaluated with fewer than 3 "
+        "days to "
+        "compare with, nor for fewer than 100 logins."
     ),
 )
 def null_locale_share(postgres: PostgresResource) -> dg.AssetCheckResult:
@@ -158,17 +166,18 @@ def _duplicates_check(table: str) -> dg.AssetChecksDefinition:
         name="sample_matches_logins",
         asset=asset_key(table),
         description=(
-            f"Of a day of the last month, any that is over: up to {_COMPARED_TOKENS:,} tokens have the users, logins "
-            "and dates that a computation from the logins gives. An error: run `loginpipe insights rebuild`."
+            f"For a random complete day of the last month, up to {_COMPARED_TOKENS:,} tokens have the users, logins "
+            "and "
+            "dates that a computation from user_logins gives. If this fails, run `loginpipe insights rebuild`."
         ),
     )
     def sample_matches_logins(postgres: PostgresResource) -> dg.AssetCheckResult:
-        """Compare a sample with what it is to be."""
+        """Compare a sample with a computation from the logins."""
         sample = postgres.run(partial(compare_duplicates, table=table, limit=_COMPARED_TOKENS))
         found = f"{sample.differing:,} of {sample.tokens:,} tokens of {sample.day} differ"
         return dg.AssetCheckResult(
             passed=not sample.differing,
-            description=found if sample.tokens else "Nothing to compare, or the day is due",
+            description=found if sample.tokens else "Nothing to compare, or the day is still to be computed",
             metadata={
                 "tokens": sample.tokens,
                 "differing": sample.differing,
@@ -194,11 +203,12 @@ CHECK_JOB = "check_tables"
 
 
 def check_job() -> "UnresolvedAssetJobDefinition":
-    """Return the job that compares whole days and looks at whole partitions."""
+    """Return the job that checks whole days and whole partitions."""
     return dg.define_asset_job(
         CHECK_JOB,
         selection=dg.AssetSelection.checks(*DAILY_CHECKS),
-        description="Once a day: ledger against table, default partitions, and yesterday against the days before.",
+        description="Compares the ledger with the table and yesterday with the days before, and checks partitions, "
+        "schema and keys.",
         tags=downstream_tags(CHECK_JOB, longest_seconds=1800),
     )
 
@@ -209,7 +219,7 @@ check_schedule = dg.ScheduleDefinition(
     cron_schedule="30 1 * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="When yesterday is over and has been counted, after maintain_partitions.",
+    description="Every day at 01:30 UTC, when yesterday has been counted.",
 )
 
 

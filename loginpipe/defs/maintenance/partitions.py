@@ -1,4 +1,4 @@
-"""The partitions of the tables: made ahead, dropped when no queue can bring anything for them any more; old batches."""
+"""The partitions of the tables, created ahead and dropped when no queue can hold messages for them; old batches."""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -39,8 +39,8 @@ def create_and_drop_partitions(context: dg.OpExecutionContext, postgres: Postgre
 
 @dg.job(
     description=(
-        "Creates the coming partitions of user_logins and of the ledger; drops the ledger's expired ones. Replaces "
-        f"batches older than {KEPT_DAYS} days by the sums of their hours."
+        "Creates future partitions of user_logins and of the ledger, and drops expired ones of the ledger. Replaces "
+        f"batches older than {KEPT_DAYS} days with hourly sums."
     ),
     tags=downstream_tags("maintain_partitions", longest_seconds=3600),
 )
@@ -55,5 +55,5 @@ maintenance_schedule = dg.ScheduleDefinition(
     cron_schedule="15 0 * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Once a day, well before the last partition that is there is reached.",
+    description="Every day at 00:15 UTC, well before the newest partition is needed.",
 )

@@ -1,4 +1,4 @@
-"""Dagster's own storage: runs that are old are deleted, with their events and what they printed."""
+"""Dagster's own storage: old runs are deleted, with their events and printed output."""
 
 import time
 from contextlib import closing
@@ -54,7 +54,7 @@ def delete_old_runs(context: dg.OpExecutionContext, settings: dg.ResourceParam[S
         counts = _delete(context, connection, cutoffs)
     context.log.info("deleted %d runs with %d events", counts.runs, counts.events)
     if counts.more:
-        context.log.info("more are old enough: the next execution deletes them")
+        context.log.info("more runs are old enough: the next run of this job deletes them")
     context.add_output_metadata(
         {
             "runs": counts.runs,
@@ -68,9 +68,11 @@ def delete_old_runs(context: dg.OpExecutionContext, settings: dg.ResourceParam[S
 
 @dg.job(
     description=(
-        "Deletes runs older than LOGINPIPE_KEEP_RUNS_DAYS from Dagster's storage, with their events and what they "
-        "printed; failed and cancelled ones after 30 days. What holds the newest materialization of an asset or "
-        "partition, or the newest evaluation of a check, stays."
+        "Deletes runs older than LOGINPIPE_KEEP_RUNS_DAYS from Dagster's storage, with their events and printed "
+        "output; "
+        "failed and cancelled runs after 30 days. Runs with the newest materialization of an asset or partition, or "
+        "the "
+        "newest evaluation of a check, are kept."
     ),
     tags=downstream_tags("prune_dagster_storage", longest_seconds=3600),
 )
@@ -87,7 +89,7 @@ pruning_schedule = dg.ScheduleDefinition(
     cron_schedule="45 0 * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Once a day: Dagster itself deletes no run.",
+    description="Every day at 00:45 UTC. Dagster itself deletes no runs.",
 )
 
 
@@ -96,7 +98,9 @@ def _url(instance: dg.DagsterInstance) -> str:
 
     storage = instance.event_log_storage
     if not isinstance(storage, PostgresEventLogStorage):
-        raise LoginpipeError("Dagster's storage is not in Postgres, so nothing is deleted: see dagster.yaml")
+        raise LoginpipeError(
+            "Dagster's storage is not in Postgres, so nothing is deleted: set a Postgres storage in dagster.yaml"
+        )
     return storage.postgres_url.replace("+psycopg2", "", 1)
 
 
@@ -145,5 +149,5 @@ class _PrintedLogs:
             except Exception as error:  # noqa: BLE001  each kind of manager has errors of its own
                 self._failed = True
                 self._context.log.info(
-                    "what runs have printed was not deleted (%s); see %s", type(error).__name__, runbook("old-runs")
+                    "the printed output of runs was not deleted (%s); see %s", type(error).__name__, runbook("old-runs")
                 )

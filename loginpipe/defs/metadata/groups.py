@@ -55,7 +55,7 @@ LOCATION_TAGS = {"loginpipe/location": _SETTINGS.queue_name}
 
 
 def downstream_tags(job: str, *, longest_seconds: int) -> dict[str, str]:
-    """Return the tags of a job that must never be in ingestion's way.
+    """Return the tags of a job that must never delay ingestion.
 
     Args:
         job: its name.

@@ -1,4 +1,4 @@
-"""What `doctor` checks in Dagster's storage: the daemon, what starts runs, and what monitoring_sensor has reported."""
+"""What `doctor` checks in Dagster's storage: the daemon, what starts runs, and the reports of monitoring_sensor."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from dagster._core.scheduler.instigation import InstigatorState
     from dagster_postgres import DagsterPostgresStorage
 
-# The daemon's parts are heard of every half minute.
+# The daemon's parts send a heartbeat every half minute.
 _MAX_SILENT = timedelta(minutes=5)
 # monitoring_sensor reports once an hour at least.
 _MAX_UNREPORTED = timedelta(hours=2)
 # A day's pruning may be still to come, and one may have failed.
 _MAX_UNPRUNED = timedelta(days=3)
-# Old runs looked through for one that should be gone: those that hold the newest of something come first, one a day.
+# Old runs that are searched for one that should be gone: those that are kept come first, one a day.
 _OLD_RUNS = 5_000
 _PARTS = ("SENSOR", "SCHEDULER", "QUEUED_RUN_COORDINATOR", "MONITORING")
 _SENSOR = "queue_depth_sensor"
@@ -32,68 +32,70 @@ _STARTS = "start `dagster-daemon run` (or `loginpipe dev`)"
 
 
 def storage(_: Settings) -> str:
-    """Look whether Dagster's storage can be reached."""
+    """Check that Dagster's storage is reachable."""
     with closing(connect(_url().replace("+psycopg2", "", 1))):
         return "reachable"
 
 
 def old_runs_of(settings: Settings) -> str:
-    """Look how much the storage holds, by how much it grows, and whether old runs are deleted from it."""
+    """Check how much the storage holds, how fast it grows, and whether old runs are deleted from it."""
     with _storage() as storage:
         if storage is None:
-            return "nothing yet"
+            return "empty"
         states = storage.schedule_storage.all_instigator_state()
     with closing(connect(_url().replace("+psycopg2", "", 1))) as connection:
         held = usage(connection)
         cutoffs = Cutoffs.of(datetime.now(UTC) - _MAX_UNPRUNED, settings.keep_runs_days)
         overdue = old_runs(connection, cutoffs, needed(connection), limit=_OLD_RUNS)
-    oldest = f", the oldest of {held.oldest:%Y-%m-%d}" if held.oldest else ""
-    says = (
-        f"{_megabytes(held.size)} with {held.runs:,} runs{oldest}, and {held.events:,} events; of the last day "
+    oldest = f", the oldest from {held.oldest:%Y-%m-%d}" if held.oldest else ""
+    usage_now = (
+        f"{_megabytes(held.size)} with {held.runs:,} runs{oldest}, and {held.events:,} events; in the last 24 hours "
         f"{held.events_of_a_day:,} events, about {_megabytes(held.bytes_a_day)}"
     )
     if _off(states, PRUNING_SCHEDULE):
-        return f"warning: {says}; {PRUNING_SCHEDULE} is off, so runs are never deleted: switch it on under Automation"
+        return (
+            f"warning: {usage_now}; {PRUNING_SCHEDULE} is off, so runs are never deleted: turn it on under Automation"
+        )
     if any(not run.needed for run in overdue):
         return (
-            f"warning: {says}; runs are older than the {settings.keep_runs_days} days of LOGINPIPE_KEEP_RUNS_DAYS: "
-            f"see the newest run of prune_dagster_storage, and that {PRUNING_SCHEDULE} ticks"
+            f"warning: {usage_now}; some runs are older than LOGINPIPE_KEEP_RUNS_DAYS, {settings.keep_runs_days} days: "
+            f"check the newest run of prune_dagster_storage, and the ticks of {PRUNING_SCHEDULE}"
         )
-    return says
+    return usage_now
 
 
 def daemon(_: Settings) -> str:
-    """Look when the daemon's parts were last heard of."""
+    """Check the last heartbeat of each part of the daemon."""
     with _storage() as storage:
         beats = storage.run_storage.get_daemon_heartbeats() if storage else {}
     heard = {part: datetime.fromtimestamp(beats[part].timestamp, UTC) for part in _PARTS if part in beats}
     if not heard:
-        return f"warning: has never run on this storage, so nothing happens by itself: {_STARTS}"
+        return f"warning: never started on this storage, so no sensor and no schedule runs: {_STARTS}"
     silent = [part for part, at in heard.items() if datetime.now(UTC) - at > _MAX_SILENT]
     if silent:
         last = max(heard[part] for part in silent)
-        raise LoginpipeError(f"not heard of since {last:%Y-%m-%d %H:%M} UTC ({', '.join(silent)}): {_STARTS}")
-    return f"heard of at {min(heard.values()):%H:%M:%S} UTC"
+        raise LoginpipeError(f"no heartbeat since {last:%Y-%m-%d %H:%M} UTC ({', '.join(silent)}): {_STARTS}")
+    return f"last heartbeat at {min(heard.values()):%H:%M:%S} UTC"
 
 
 def automation(settings: Settings) -> str:
-    """Look whether the sensor, or the schedule in its place, is switched on."""
+    """Check that the sensor, or the schedule in its place, is on."""
     if settings.consumer == "lambda":
-        return "nothing: LOGINPIPE_CONSUMER is lambda"
+        return "nothing in Dagster: LOGINPIPE_CONSUMER is lambda"
     with _storage() as storage:
         states = _of_our_location(storage, settings) if storage else []
-    # As a person has switched them; a sensor that no one has touched is on, a schedule like this one off.
+    # As set in the UI. The default is on for the sensor, and off for a schedule like this one.
     off = {state.instigator_name for state in states if state.status.value == "STOPPED"}
     on = {state.instigator_name for state in states if state.status.value == "RUNNING"}
     if _SENSOR not in off - on:
-        return f"{_SENSOR} is on" + (f"; so is {_SCHEDULE}, and one is enough" if _SCHEDULE in on else "")
+        return f"{_SENSOR} is on" + (f", and so is {_SCHEDULE}: turn one of them off" if _SCHEDULE in on else "")
     if _SCHEDULE in on:
         return f"{_SCHEDULE} is on"
-    raise LoginpipeError(f"{_SENSOR} is off, and {_SCHEDULE} too: switch one on, in the UI under Automation")
+    raise LoginpipeError(f"{_SENSOR} and {_SCHEDULE} are both off: turn one of them on, in the UI under Automation")
 
 
 def freshness(_: Settings) -> str:
-    """Look what the check `freshness` was found to be, and when."""
+    """Read the last result of the check `freshness`, and its time."""
     from loginpipe.defs.monitoring.queue_checks import FRESH
 
     with _storage() as storage:
@@ -101,13 +103,13 @@ def freshness(_: Settings) -> str:
     record = found.last_completed_check_execution_record if found else None
     evaluation = record.evaluation if record else None
     if record is None or evaluation is None:
-        return "not evaluated yet: monitoring_sensor does, within a minute of the daemon's start"
+        return "not evaluated yet: monitoring_sensor does so within a minute after the daemon starts"
     at = datetime.fromtimestamp(record.create_timestamp, UTC)
     if not evaluation.passed:
         raise LoginpipeError(f"stuck, as of {at:%Y-%m-%d %H:%M} UTC: {evaluation.description}")
     if datetime.now(UTC) - at > _MAX_UNREPORTED:
         raise LoginpipeError(
-            f"not evaluated since {at:%Y-%m-%d %H:%M} UTC: check that the daemon runs and monitoring_sensor is on"
+            f"not evaluated since {at:%Y-%m-%d %H:%M} UTC: check that the daemon runs and that monitoring_sensor is on"
         )
     return f"as of {at:%H:%M} UTC: {evaluation.description}"
 
@@ -134,7 +136,7 @@ def _of_our_location(storage: "DagsterPostgresStorage", settings: Settings) -> "
 
 
 def _off(states: "Iterable[InstigatorState]", name: str) -> bool:
-    """Whether a schedule that is on by itself was switched off by a person."""
+    """Whether a schedule that is on by default was turned off in the UI."""
     found = {state.status.value for state in states if state.instigator_name == name}
     return found == {"STOPPED"}
 
@@ -146,13 +148,15 @@ def _megabytes(size: int) -> str:
 def _url() -> str:
     url = os.environ.get("DAGSTER_POSTGRES_URL", "").strip()
     if not url.startswith("postgresql+psycopg2://"):
-        raise LoginpipeError("DAGSTER_POSTGRES_URL is not set to a URL that begins with postgresql+psycopg2://")
+        raise LoginpipeError(
+            "DAGSTER_POSTGRES_URL is unset or wrong: set it to a URL that begins with postgresql+psycopg2://"
+        )
     return url
 
 
 @contextmanager
 def _storage() -> "Iterator[DagsterPostgresStorage | None]":
-    """Open the storage by its URL alone, for a look; None where nothing has used it yet.
+    """Open the storage by its URL alone, to read it; None where nothing has used it yet.
 
     Not as a Dagster instance, which wants a dagster.yaml and would make folders and tables.
     """

@@ -1,6 +1,6 @@
 """The checks of the queue, ``freshness`` and ``no_dead_letters``: by monitoring_sensor, or from the UI.
 
-A run does not evaluate them: they say nothing of what it did. What they mean is in `loginpipe.monitoring`.
+A run does not evaluate them, because they are not about its messages. Their rules are in `loginpipe.monitoring`.
 """
 
 from datetime import UTC, datetime
@@ -27,9 +27,10 @@ _SINCE = "messages_since"
     asset=FRESH.asset_key,
     name=FRESH.name,
     description=(
-        "The queue is empty, or runs are working it off. It fails where messages are there and no batch was finished "
-        "for longer than LOGINPIPE_MAX_DELAY_SECONDS, or where as many are in flight as SQS allows. monitoring_sensor "
-        "reports when that changes, and once an hour."
+        "The queue is empty, or runs are processing it. It fails if messages wait and no batch has finished for longer "
+        "than LOGINPIPE_MAX_DELAY_SECONDS, or if as many messages are in flight as SQS allows. monitoring_sensor "
+        "reports "
+        "each change, and the state once an hour."
     ),
 )
 def freshness(
@@ -38,7 +39,7 @@ def freshness(
     postgres: PostgresResource,
     settings: dg.ResourceParam[Settings],
 ) -> dg.AssetCheckResult:
-    """Look now. Since when messages are there is known from the last report, where that was of a stuck queue."""
+    """Check now. The last report of a stuck queue tells since when messages wait."""
     now = datetime.now(UTC)
     recent = postgres.run(partial(recent_batches, queue=sqs.name, now=now))
     found = evaluate(
@@ -52,7 +53,7 @@ def freshness(
 
 
 def freshness_result(found: Freshness) -> dg.AssetCheckResult:
-    """Return what was found of the queue as the result of the check."""
+    """Return the state of the queue as the result of the check."""
     since = {_SINCE: dg.MetadataValue.timestamp(found.waiting_since)} if found.waiting_since else {}
     return dg.AssetCheckResult(
         check_name=FRESH.name,
@@ -67,12 +68,12 @@ def freshness_result(found: Freshness) -> dg.AssetCheckResult:
     asset=NO_DEAD_LETTERS.asset_key,
     name=NO_DEAD_LETTERS.name,
     description=(
-        "The dead-letter queue holds no dead letters of this queue. A warning, as is a queue without one. "
-        "monitoring_sensor reports when that changes."
+        "The dead-letter queue holds no messages from this queue. A failure is a warning, also for a queue without a "
+        "dead-letter queue. monitoring_sensor reports each change."
     ),
 )
 def no_dead_letters(sqs: SqsResource) -> dg.AssetCheckResult:
-    """Look now. A queue that cannot be asked is a warning too."""
+    """Check now. A queue that does not answer is a warning too."""
     try:
         depth: DeadLetterDepth | str | None = sqs.dead_letters()
     except QueueError as error:
@@ -81,7 +82,7 @@ def no_dead_letters(sqs: SqsResource) -> dg.AssetCheckResult:
 
 
 def dead_letters_result(found: DeadLetters) -> dg.AssetCheckResult:
-    """Return what was found of the dead-letter queue as the result of the check."""
+    """Return the state of the dead-letter queue as the result of the check."""
     return dg.AssetCheckResult(
         check_name=NO_DEAD_LETTERS.name,
         asset_key=NO_DEAD_LETTERS.asset_key,

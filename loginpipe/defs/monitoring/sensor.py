@@ -18,7 +18,7 @@ from loginpipe.defs.ingest.sensor import ENDED, ended_at, ended_runs, history_of
 from loginpipe.defs.monitoring.queue_checks import FRESH, NO_DEAD_LETTERS, dead_letters_result, freshness_result
 from loginpipe.monitoring.alerts.delivery import channels, deliver_pending, summary
 from loginpipe.monitoring.alerts.rules import Limits, conditions
-from loginpipe.monitoring.alerts.state import looked
+from loginpipe.monitoring.alerts.state import after_check
 from loginpipe.monitoring.freshness import evaluate, longest_wait
 from loginpipe.monitoring.reports import QueueSeen, Seen, news, read_memory
 from loginpipe.postgres.batches import RecentBatches, recent_batches
@@ -29,26 +29,27 @@ from loginpipe.sqs.depth import read_depth
 
 _RETRY_SECONDS = 3
 _ASSET_JOB = "__ASSET_JOB"
-# Freshness is evaluated each time; rejects over an hour, not batch by batch.
-_JUDGED_BY_US = frozenset({FRESH.name, "reject_rate"})
+# Freshness is evaluated here at each tick, and rejects over an hour, not batch by batch.
+_EVALUATED_HERE = frozenset({FRESH.name, "reject_rate"})
 
 
 @dg.sensor(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Checks queue, dead letters, database, runs and checks. Reports on fresh and no_dead_letters when they change, "
-        "and on fresh once an hour. Sends LOGINPIPE_ALERT_WEBHOOK_URL and LOGINPIPE_ALERT_SNS_TOPIC what is wrong: "
-        "once when it begins, once when it is over. Where neither is set, the ticks say it all the same."
+        "Checks queue, dead letters, database, runs and asset checks. Reports freshness and no_dead_letters when they "
+        "change, and freshness once an hour. Sends alerts to LOGINPIPE_ALERT_WEBHOOK_URL and "
+        "LOGINPIPE_ALERT_SNS_TOPIC: "
+        "once when a problem begins, once when it is over. If neither is set, the alerts are in the ticks only."
     ),
 )
 def monitoring_sensor(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]) -> dg.SensorResult:
     """Check everything once, report what has changed, and send alerts.
 
-    It takes neither queue nor database as a resource: one that fails would fail the tick that should say so.
+    It takes neither queue nor database as a resource: one that fails would fail the tick that should report it.
     """
     memory, now = read_memory(context.cursor), datetime.now(UTC)
-    seen = _look(settings, context.instance, context.repository_def, memory.waiting_since, now)
+    seen = _check_all(settings, context.instance, context.repository_def, memory.waiting_since, now)
     fresh, dead_letters, memory = news(seen, memory, now)
     events = [
         *([] if fresh is None else [_evaluation(FRESH, freshness_result(fresh))]),
@@ -56,30 +57,30 @@ def monitoring_sensor(context: dg.SensorEvaluationContext, settings: dg.Resource
     ]
     found = conditions(seen, Limits(settings.max_reject_rate, settings.max_delay_seconds))
     ways = channels(settings)
-    alerts = looked(memory.alerts, found, [way.name for way in ways], now)
-    says = [summary(alerts, ways)]
+    alerts = after_check(memory.alerts, found, [way.name for way in ways], now)
+    messages = [summary(alerts, ways)]
     # From here on nothing may fail: what was delivered would be sent again.
     for way in ways:
         before = alerts.outboxes[way.name]
         after, outcome = deliver_pending(way, before, settings.queue_name, now)
         alerts = alerts.model_copy(update={"outboxes": {**alerts.outboxes, way.name: after}})
-        says += outcome
+        messages += outcome
         if after.failures > before.failures:
             context.log.warning("%s; see %s", outcome[0], runbook("alerts"))
     if seen.freshness is not None:
-        says.append(f"{seen.freshness.state}: {seen.freshness.message}")
+        messages.append(f"{seen.freshness.state}: {seen.freshness.message}")
     memory = memory.model_copy(update={"alerts": alerts})
-    return dg.SensorResult(asset_events=events, skip_reason="; ".join(says), cursor=memory.model_dump_json())
+    return dg.SensorResult(asset_events=events, skip_reason="; ".join(messages), cursor=memory.model_dump_json())
 
 
-def _look(
+def _check_all(
     settings: Settings,
     instance: dg.DagsterInstance,
     repository: dg.RepositoryDefinition | None,
     waiting_since: datetime | None,
     now: datetime,
 ) -> Seen:
-    """Ask everything once, within half a tick even where neither queue nor database answers. Who fails is named."""
+    """Ask everything once, within half a tick even where neither queue nor database answers, and record who fails."""
     with ThreadPoolExecutor(2) as pool:
         of_queue, of_runs = pool.submit(_queue, settings), pool.submit(_runs, settings, now)
         queue, runs = of_queue.result(), of_runs.result()
@@ -97,20 +98,20 @@ def _look(
     if history.failures_in_a_row:
         history = replace(history, reason=why_failed(instance, max(records, key=ended_at).dagster_run.run_id))
     checks = sorted(repository.asset_graph.asset_check_keys) if repository else []
-    # Beside Dagster's own job of all assets, and ingestion, which is looked at by its queue.
+    # Not Dagster's own job of all assets, nor ingestion, which is checked by its queue.
     jobs = sorted({*repository.job_names} - {INGEST_JOB, _ASSET_JOB}) if repository else []
     return Seen(queue, runs, freshness, history, _checks(instance, checks), _jobs(instance, jobs))
 
 
 def _jobs(instance: dg.DagsterInstance, names: Iterable[str]) -> Mapping[str, str | None]:
-    """Tell of each job after the chain why its newest run failed; None where it succeeded."""
+    """Return why the newest run of each downstream job failed; None where it succeeded."""
     found: dict[str, str | None] = {}
     for name in names:
         for record in instance.get_run_records(dg.RunsFilter(job_name=name, statuses=ENDED), limit=1):
             run, ended = record.dagster_run, f"{ended_at(record):%Y-%m-%d %H:%M} UTC"
             failed = run.status == dg.DagsterRunStatus.FAILURE
             found[name] = (
-                f"its run that ended at {ended} failed with {why_failed(instance, run.run_id)}" if failed else None
+                f"the run that ended at {ended} failed with {why_failed(instance, run.run_id)}" if failed else None
             )
     return found
 
@@ -118,7 +119,7 @@ def _jobs(instance: dg.DagsterInstance, names: Iterable[str]) -> Mapping[str, st
 def why_failed(instance: dg.DagsterInstance, run_id: str) -> str:
     """Return why a run failed, in a line.
 
-    The words of our own errors, which quote no value of a login. Of others no more than the class.
+    The message of loginpipe's own errors, which quote no value of a login. Only the class of others.
     """
     for entry in instance.all_logs(run_id, {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}):
         error = getattr(entry.dagster_event and entry.dagster_event.event_specific_data, "error", None)
@@ -127,8 +128,8 @@ def why_failed(instance: dg.DagsterInstance, run_id: str) -> str:
         if error is not None:
             name, _, words = error.message.strip().partition(": ")
             ours = name == f"{LoginpipeError.__module__}.{error.cls_name}"
-            return f"{error.cls_name}: {words}" if ours else f"{error.cls_name}, see it in Dagster"
-    return "no error of its own: it was ended, or its process was killed"
+            return f"{error.cls_name}: {words}" if ours else f"{error.cls_name}: see the run in Dagster"
+    return "no recorded error: it was terminated, or its process was killed"
 
 
 def _queue(settings: Settings) -> QueueSeen | str:
@@ -148,13 +149,13 @@ def _runs(settings: Settings, now: datetime) -> RecentBatches | str:
 
 
 def _checks(instance: dg.DagsterInstance, keys: Iterable[dg.AssetCheckKey]) -> Mapping[str, bool]:
-    """Tell of each check whether it passed when it was last looked at; a warning is no failure here."""
+    """Return whether each check passed at its last evaluation; a warning is no failure here."""
     found = {}
     for key in keys:
         record = instance.event_log_storage.get_asset_check_summary_records([key])[key]
         last = record.last_completed_check_execution_record
         evaluation = last.evaluation if last else None
-        if evaluation is not None and key.name not in _JUDGED_BY_US:
+        if evaluation is not None and key.name not in _EVALUATED_HERE:
             failed = not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR
             found[f"{key.name} of {key.asset_key.to_user_string()}"] = not failed
     return found

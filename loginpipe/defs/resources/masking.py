@@ -17,7 +17,7 @@ class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
     _loaded: Masking = PrivateAttr()
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Load the keys, once for the run; say what is not as it should be in the long run."""
+        """Load the keys once for the run, and log their warnings."""
         self._loaded = load_masking(self.settings)
         if context.log:
             for warning in masking_warnings(self._loaded):
@@ -35,7 +35,7 @@ class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
 
     @property
     def fate_of_unknown_fields(self) -> str:
-        """What becomes of fields that the contract does not know, in words."""
+        """What happens to fields that are not part of the contract."""
         return self._loaded.unknown_fields.fate(sealing=bool(self._loaded.recipients))
 
     @property

@@ -1,4 +1,4 @@
-"""The Dagster resource of the database: one connection for the run, opened again if it breaks."""
+"""The Dagster resource of the database: one connection for the run, opened again where it breaks."""
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -45,7 +45,7 @@ class PostgresResource(dg.ConfigurableResource["PostgresResource"]):
         """Do work in transactions of its own, again where it failed in passing; see `Session.run`.
 
         Raises:
-            DatabaseError: permanent, or still failing after the retry time of the session.
+            DatabaseError: permanent, or still failing after the session's retry budget.
         """
         return self._session.run(work)
 

@@ -46,10 +46,10 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
 
     settings: dg.ResourceDependency[Settings]
     queue: str = Field(description="Name, URL or ARN of the queue.")
-    batch_messages: int = Field(description="Most messages in one batch.")
+    batch_messages: int = Field(description="Maximum number of messages in a batch.")
     linger_seconds: float = Field(description="How long a batch waits for more after its first message, in seconds.")
-    visibility_seconds: int = Field(description="Visibility timeout asked for with each receive, in seconds.")
-    receivers: int = Field(description="Long polls at once, at most.")
+    visibility_seconds: int = Field(description="Visibility timeout of each receive, in seconds.")
+    receivers: int = Field(description="Maximum number of concurrent long polls.")
 
     _queue: Queue = PrivateAttr()
     _leases: LeaseKeeper = PrivateAttr()
@@ -65,8 +65,9 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
             self._leases = LeaseKeeper(self._queue, visibility_seconds=self.visibility_seconds, calls_at_once=calls)
             if held > (most := most_kept(self.visibility_seconds)) and context.log:
                 context.log.warning(
-                    "LOGINPIPE_BATCH_MESSAGES is %d, and leases of %d s are kept for sure for batches of %d: set it to "
-                    "that, or raise LOGINPIPE_VISIBILITY_SECONDS; see %s",
+                    "LOGINPIPE_BATCH_MESSAGES is %d, but leases of %d s can be extended in time for batches of %d "
+                    "only: set "
+                    "it to that, or raise LOGINPIPE_VISIBILITY_SECONDS; see %s",
                     self.batch_messages,
                     self.visibility_seconds,
                     most // BATCHES_HELD,
@@ -78,7 +79,7 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
                 back = self._leases.close()
                 if back.total and context.log:
                     context.log.warning(
-                        "%d messages were not deleted and went back to queue %r, %d of them by themselves; "
+                        "%d messages were not deleted and returned to queue %r, %d of them after their timeout; "
                         "%d leases were lost; see %s",
                         back.total,
                         self.name,

@@ -1,1 +1,1 @@
-"""Alerts: what is wrong, since when and what to do; one message when it begins, and one when it is over."""
+"""Alerts: what is wrong, since when, and what to do. Each is sent once when it begins and once when it is over."""

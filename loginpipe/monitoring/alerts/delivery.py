@@ -1,6 +1,6 @@
-"""Where alerts go, and in which words: counts, times and names, never a value from a login.
+"""Where alerts go and what they contain: counts, times and names, never a value from a login.
 
-A delivery that fails is one line: without the address of a webhook, with the name of a topic.
+A failed delivery is one line, without the URL of a webhook and with the name of a topic.
 """
 
 import os
@@ -38,13 +38,13 @@ class Channel(Protocol):
 
     @property
     def place(self) -> str:
-        """Where it leads, as far as that is no secret."""
+        """The place, without its secrets."""
 
     def deliver(self, subject: str, text: str) -> None:
         """Deliver a message.
 
         Raises:
-            AlertError: it was not delivered, or no answer said that it was.
+            AlertError: it was not delivered, or the delivery was not confirmed.
         """
 
 
@@ -64,7 +64,7 @@ class Webhook:
         """The host alone."""
         return f"webhook at {urlsplit(self.url).hostname}"
 
-    def deliver(self, subject: str, text: str) -> None:  # noqa: ARG002 - the text says it too
+    def deliver(self, subject: str, text: str) -> None:  # noqa: ARG002 - the text contains it
         """Post the text.
 
         Raises:
@@ -87,11 +87,13 @@ class Webhook:
             error.close()
         except URLError as error:
             # Its text can quote the address.
-            raise AlertError(f"{self.place} cannot be reached ({_os_problem(error.reason)})") from None
+            raise AlertError(
+                f"{self.place} is unreachable ({_os_problem(error.reason)}): check its URL and the network"
+            ) from None
         except (OSError, HTTPException, ValueError) as error:
-            raise AlertError(f"{self.place} does not answer as it should ({_os_problem(error)})") from None
+            raise AlertError(f"{self.place} gave no valid answer ({_os_problem(error)}): check its URL") from None
         if status not in _GOOD:
-            raise AlertError(f"{self.place} answered {status}")
+            raise AlertError(f"{self.place} answered with status {status}: check its URL")
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class SnsTopic:
 
 @dataclass(frozen=True)
 class UnknownWebhook:
-    """The webhook while its address cannot be looked up: alerts wait for it, and the other channel gets its own."""
+    """The webhook while its URL cannot be looked up. Its alerts wait; those of the other channel are delivered."""
 
     problem: str
     name: str = "webhook"
@@ -161,25 +163,25 @@ def channels(settings: Settings) -> Sequence[Channel]:
 
 
 def deliver_pending(way: Channel, outbox: Outbox, queue: str, now: datetime) -> tuple[Outbox, list[str]]:
-    """Deliver what is pending, if it is time for that.
+    """Deliver the pending alerts, unless the next try is still to come.
 
     Returns:
-        What is pending then, and in at most one line what came of it.
+        What is still pending, and the outcome in at most one line.
     """
     number = len(outbox.pending)
     if not number:
         return outbox, []
     if outbox.next_try is not None and now < outbox.next_try:
-        return outbox, [f"{way.name}: {number} to tell, next try at {outbox.next_try:%H:%M:%S} UTC"]
+        return outbox, [f"{way.name}: alerts pending: {number}, next try at {outbox.next_try:%H:%M:%S} UTC"]
     try:
         way.deliver(subject(queue, outbox.pending), text(queue, outbox))
     except AlertError as error:
-        return failed(outbox, now), [f"not delivered, {number} to tell: {error}"]
-    return Outbox(), [f"{way.name}: told {number}"]
+        return failed(outbox, now), [f"alerts pending: {number}, not delivered: {error}"]
+    return Outbox(), [f"{way.name}: alerts delivered: {number}"]
 
 
 def summary(state: State, ways: Sequence[Channel]) -> str:
-    """Return which alerts last, and whether they go anywhere."""
+    """Return the active alerts, and whether they are sent to any channel."""
     lasting = [f"{kind(name).title} ({episode.message})" for name, episode in state.episodes.items() if episode.told]
     unsent = "" if ways else "; no alert is sent: set LOGINPIPE_ALERT_WEBHOOK_URL or LOGINPIPE_ALERT_SNS_TOPIC"
     return f"{', '.join(lasting) or 'nothing is wrong'}{unsent}"
@@ -189,13 +191,13 @@ def subject(queue: str, events: Sequence[Event]) -> str:
     """Return one line for all of them, as a mail's subject."""
     first, *others = events
     more = f" (and {len(others)} more)" if others else ""
-    over = "over: " if first.what == "over" else ""
+    over = "resolved: " if first.what == "over" else ""
     return f"loginpipe, {queue}: {over}{kind(first.condition).title}{more}"[:_MAX_SUBJECT]
 
 
 def text(queue: str, outbox: Outbox) -> str:
-    """Return what a channel is to be told, a paragraph an event."""
-    left_out = [f"{outbox.left_out} older ones could not be delivered and were left out."] if outbox.left_out else []
+    """Return the text for a channel, one paragraph per event."""
+    left_out = [f"{outbox.left_out} older alerts could not be delivered and were dropped."] if outbox.left_out else []
     return "\n\n".join([*left_out, *(_paragraph(queue, event) for event in outbox.pending)])
 
 
@@ -203,12 +205,12 @@ def _paragraph(queue: str, event: Event) -> str:
     of = kind(event.condition)
     if event.what == "over" and event.until is not None:
         lasted = f"From {_utc(event.since)} to {_utc(event.until)}, {_span(event.until - event.since)}."
-        return f"loginpipe, queue {queue}: OVER: {of.title}\n{lasted}"
+        return f"loginpipe, queue {queue}: RESOLVED: {of.title}\n{lasted}"
     return (
         f"loginpipe, queue {queue}: {of.title}\n"
         f"Seen: {event.message}.\n"
         f"Since: {_utc(event.since)}.\n"
-        f"Do: {of.todo}.\n"
+        f"Do: {of.todo}\n"
         f"Runbook: {runbook(of.anchor)}"
     )
 
@@ -223,7 +225,7 @@ def _span(lasted: timedelta) -> str:
 
 
 def _opener() -> "OpenerDirector":
-    """Return what follows no redirection, and uses a proxy for https only, as it would see the address otherwise."""
+    """Return an opener without redirects, and with a proxy for https only: over http the proxy would see the URL."""
     from urllib.request import HTTPRedirectHandler, ProxyHandler, build_opener, getproxies
 
     class Stay(HTTPRedirectHandler):

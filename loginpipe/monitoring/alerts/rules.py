@@ -1,6 +1,6 @@
-"""What is worth an alert, and what each kind of alert says. Pure: counts, times and names in, conditions in words out.
+"""The conditions that cause an alert, and the text of each kind. Pure: counts, times and names in, conditions out.
 
-A condition whose source does not answer is not known: it neither begins nor ends by that.
+A condition whose source does not answer is unknown: that neither begins nor ends it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,21 +9,21 @@ from dataclasses import dataclass
 from loginpipe.monitoring.anomalies import MAX_DELAYED, delayed
 from loginpipe.monitoring.reports import Seen
 
-# The run after one that failed finds out whether its cause has passed, as most have.
+# Most causes are gone by the next run.
 _MIN_FAILURES = 2
-# Of fewer, a share says little.
+# With fewer messages a share means little.
 _MIN_MESSAGES = 20
 
 CHECK = "check:"
-"""What the condition of an asset check that fails begins with."""
+"""Prefix of the condition of a failed asset check."""
 
 JOB = "job:"
-"""What the condition of a job after the chain whose newest run failed begins with."""
+"""Prefix of the condition of a downstream job whose newest run failed."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What an alert says of every condition of its kind: the title, what to do, and where the runbook has more."""
+    """The text of one kind of alert: its title, what to do, and the section of the runbook."""
 
     title: str
     todo: str
@@ -114,20 +114,23 @@ def kind(name: str) -> Kind:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the settings say: the share of rejects, and how many seconds a login may take."""
+    """The limits of the settings: the share of rejects, and how many seconds a login may take."""
 
     reject_rate: float
     delay_seconds: int
 
 
 def conditions(seen: Seen, limits: Limits) -> dict[str, str | None]:
-    """Return each condition that is known: what there is to say where it holds, None where it does not."""
+    """Return each known condition: a message where it holds, None where it does not."""
     return dict(
         [
             *_of_sources(seen),
             *_of_queue(seen),
             *_of_runs(seen, limits),
-            *((f"{CHECK}{name}", None if passed else "see Dagster") for name, passed in seen.checks.items()),
+            *(
+                (f"{CHECK}{name}", None if passed else "its last evaluation failed")
+                for name, passed in seen.checks.items()
+            ),
             *((f"{JOB}{name}", reason) for name, reason in seen.jobs.items()),
         ]
     )
@@ -137,8 +140,8 @@ def _of_sources(seen: Seen) -> Iterator[tuple[str, str | None]]:
     yield "queue-unreachable", seen.queue if isinstance(seen.queue, str) else None
     yield "database-unreachable", seen.runs if isinstance(seen.runs, str) else None
     failures, reason = seen.history.failures_in_a_row, seen.history.reason
-    says = f"{failures} in a row so far{reason and f', the newest with {reason}'}"
-    yield "runs-failing", says if failures >= _MIN_FAILURES else None
+    message = f"{failures} failed runs in a row{reason and f', the newest with {reason}'}"
+    yield "runs-failing", message if failures >= _MIN_FAILURES else None
 
 
 def _of_queue(seen: Seen) -> Iterator[tuple[str, str | None]]:
@@ -162,7 +165,7 @@ def _of_runs(seen: Seen, limits: Limits) -> Iterator[tuple[str, str | None]]:
     too_many = received >= _MIN_MESSAGES and rejected > limits.reject_rate * received
     yield (
         "reject-rate",
-        f"{rejected:,} of {received:,} messages within an hour; the limit is {limits.reject_rate:.2%}"
+        f"{rejected:,} of {received:,} messages were rejected within an hour; the limit is {limits.reject_rate:.2%}"
         if too_many
         else None,
     )
@@ -170,7 +173,7 @@ def _of_runs(seen: Seen, limits: Limits) -> Iterator[tuple[str, str | None]]:
     too_late = stored >= _MIN_MESSAGES and late > MAX_DELAYED * stored
     yield (
         "delay",
-        f"{late:,} of {stored:,} logins within 15 minutes took longer than {limits.delay_seconds:,} s"
+        f"{late:,} of {stored:,} logins of the last 15 minutes took longer than {limits.delay_seconds:,} s"
         if too_late
         else None,
     )

@@ -1,8 +1,8 @@
-"""What is kept of alerts from look to look, and how that goes on. Pure.
+"""The state of alerts from check to check, and how it changes. Pure.
 
-A condition is told once it has held on two looks in a row, and is over once it has not on two: what flaps from look to
-look is told at most once. Each channel has its own list of what it has not been told yet, so that a receiver that is
-away for a while misses nothing, and holds up no other.
+A condition becomes an alert when two checks in a row find it, and is over when two in a row do not: one that flaps from
+check to check is sent at most once. Each channel has its own list of pending events, so that a receiver that is
+unreachable for a while misses nothing, and delays no other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 MAX_PENDING = 50
-"""What a channel is not told while it is away for days: the oldest beyond that are only counted."""
+"""Events that wait for an unreachable channel; older ones beyond that are only counted."""
 
 _BACK_OFF_FIRST = timedelta(seconds=30)
 _MAX_BACK_OFF = timedelta(minutes=15)
@@ -22,10 +22,10 @@ class Episode(BaseModel, frozen=True):
     """A condition that holds, or did a moment ago.
 
     Attributes:
-        since: the first look that found it.
-        message: what there was to say at the last look that found it.
-        told: whether a second look in a row has found it, so that it is an alert.
-        gone_since: the first of the looks in a row that did not find it any more; None where the last one did.
+        since: the first check that found it.
+        message: as of the last check that found it.
+        told: whether a second check in a row has found it, so that it is an alert.
+        gone_since: the first of the checks in a row that did not find it any more; None where the last one did.
     """
 
     since: datetime
@@ -35,7 +35,7 @@ class Episode(BaseModel, frozen=True):
 
 
 class Event(BaseModel, frozen=True):
-    """What to report: that a condition holds since, or that it is over."""
+    """An event to send: a condition begins, or is over."""
 
     what: Literal["begins", "over"]
     condition: str
@@ -45,11 +45,11 @@ class Event(BaseModel, frozen=True):
 
 
 class Outbox(BaseModel, frozen=True):
-    """What one channel is still to be told.
+    """What one channel still has to be sent.
 
     Attributes:
         pending: the oldest first.
-        left_out: how many older ones were dropped, as there were too many.
+        left_out: how many older ones were dropped, because there were too many.
         failures: deliveries that failed in a row.
         next_try: not before this.
     """
@@ -67,13 +67,13 @@ class State(BaseModel, frozen=True):
     outboxes: dict[str, Outbox] = {}
 
 
-def looked(state: State, found: Mapping[str, str | None], channels: Sequence[str], now: datetime) -> State:
-    """Go on by one look.
+def after_check(state: State, found: Mapping[str, str | None], channels: Sequence[str], now: datetime) -> State:
+    """Return the state after one more check.
 
     Args:
         state: after the last one.
         found: `loginpipe.monitoring.alerts.rules.conditions`; what is not in it stays as it is.
-        channels: those that are set. A new one is told of every alert that lasts.
+        channels: those that are set. A new one is sent every active alert.
         now: the time, UTC.
     """
     episodes: dict[str, Episode] = {}
@@ -93,7 +93,7 @@ def looked(state: State, found: Mapping[str, str | None], channels: Sequence[str
 
 
 def failed(outbox: Outbox, now: datetime) -> Outbox:
-    """Return the outbox after a delivery that failed: tried again at the next look, then less and less often."""
+    """Return the outbox after a delivery that failed: tried again at the next check, then less and less often."""
     pause = min(_BACK_OFF_FIRST * (1 << min(outbox.failures, 10)), _MAX_BACK_OFF) if outbox.failures else timedelta()
     return outbox.model_copy(update={"failures": outbox.failures + 1, "next_try": now + pause})
 

@@ -1,6 +1,7 @@
-"""Is everything in place for a run? Each check says what it found and, if that is wrong, how to fix it.
+"""Check whether everything is ready for a run. Each check returns what it found, or how to fix it.
 
-A check is a function that returns what is well, in words, or raises what is not. This file puts them in order.
+A check is a function that returns a message where all is well, and raises an error where it is not. This file has
+their order.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,7 @@ Check: TypeAlias = Callable[[Settings], str]
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found: well or not, and in words."""
+    """The result of a check and its message."""
 
     what: str
     ok: bool
@@ -26,7 +27,7 @@ class Finding:
 
     @property
     def warns(self) -> bool:
-        """Whether it is well but for something to look at."""
+        """Whether it passed with a warning."""
         return self.ok and self.message.startswith("warning: ")
 
 

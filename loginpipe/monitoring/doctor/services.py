@@ -19,12 +19,12 @@ _MIN_RECEIVES = 3
 
 # SQS's longest MessageRetentionPeriod, in seconds.
 _MAX_RETENTION = 14 * 86_400
-# AWS refuses requests that are signed five minutes off; delays and partitions go by these clocks.
+# AWS refuses requests that are signed five minutes off; delays and partitions depend on these clocks.
 _MOST = timedelta(seconds=30)
 
 
 def queue(settings: Settings) -> str:
-    """Look at the queue's depth, and whether messages of another endpoint than AWS's can be read."""
+    """Read the queue's depth, and check that messages of an endpoint other than AWS's can be read."""
     queue = open_queue(settings.queue, settings, connections=1)
     depth = read_depth(queue)
     if depth.at_in_flight_limit:
@@ -36,34 +36,36 @@ def queue(settings: Settings) -> str:
 
 
 def dead_letters(settings: Settings) -> str:
-    """Look whether there is a dead-letter queue, when messages go there, how long it keeps them, and what it holds."""
+    """Check that there is a dead-letter queue, when messages move there, how long it keeps them, and what it holds."""
     queue = open_queue(settings.queue, settings, connections=1)
     policy = redrive_policy(queue)
     if policy is None:
-        raise LoginpipeError(f"queue {queue.name!r} has none: give it a redrive policy with maxReceiveCount 5")
+        raise LoginpipeError(
+            f"queue {queue.name!r} has no dead-letter queue: give it a redrive policy with maxReceiveCount 5"
+        )
     if policy.max_receives < _MIN_RECEIVES:
         raise LoginpipeError(
-            f"maxReceiveCount of queue {queue.name!r} is {policy.max_receives}: make it {_MIN_RECEIVES} or more, "
-            "since every failed run counts as a receive"
+            f"maxReceiveCount of queue {queue.name!r} is {policy.max_receives}: raise it to {_MIN_RECEIVES} or more, "
+            "because every failed run counts as a receive"
         )
     retention = _retention(queue)
     if _retention(policy.dead_letters) <= retention:
         fix = (
-            f"make its MessageRetentionPeriod longer than {retention:,} s"
+            f"raise its MessageRetentionPeriod above {retention:,} s"
             if retention < _MAX_RETENTION
-            else f"lower that of {queue.name!r}, which is SQS's longest"
+            else f"lower that of {queue.name!r}, which is SQS's maximum"
         )
         raise LoginpipeError(
-            f"queue {policy.dead_letters.name!r} keeps messages no longer than {queue.name!r} does: {fix}, since a "
-            "message keeps its age when it moves"
+            f"queue {policy.dead_letters.name!r} keeps messages no longer than {queue.name!r} does: {fix}, because "
+            "a message keeps its age when it moves"
         )
     found = read_dead_letters(queue)
     if found and found.ours:
         raise LoginpipeError(
-            f"{policy.dead_letters.name!r} holds messages: {found}; find the cause, then `loginpipe dlq redrive`"
+            f"{policy.dead_letters.name!r} holds messages: {found}; find the cause, then run `loginpipe dlq redrive`"
         )
     holds = str(found) if found and found.total else "empty"
-    return f"{policy.dead_letters.name!r}: {holds}; messages come after {policy.max_receives} receives"
+    return f"{policy.dead_letters.name!r}: {holds}; messages move there after {policy.max_receives} receives"
 
 
 def clocks(settings: Settings) -> str:
@@ -71,18 +73,20 @@ def clocks(settings: Settings) -> str:
     offs = {"the database": _of_database(settings), "SQS": _of_queue(settings)}
     wrong = [f"{who} by {_words(off)}" for who, off in offs.items() if off is not None and abs(off) > _MOST]
     if wrong:
-        raise LoginpipeError(f"this machine's clock differs from that of {' and '.join(wrong)}: set both by NTP")
+        raise LoginpipeError(
+            f"this machine's clock differs from that of {' and '.join(wrong)}: synchronize both with NTP"
+        )
     known = [who for who, off in offs.items() if off is not None]
-    return f"this machine's is within {_MOST.seconds} s of that of {' and of '.join(known)}"
+    return f"this machine's clock is within {_MOST.seconds} s of that of {' and of '.join(known)}"
 
 
 def alerts(settings: Settings) -> str:
-    """Say where alerts go; their addresses were validated with the settings, or are as they are looked up."""
+    """Return where alerts go. Their addresses are validated with the settings, or when they are looked up."""
     alert_webhook_url(settings)
     places = [channel.place for channel in channels(settings)]
     if not places:
         return "off: neither LOGINPIPE_ALERT_WEBHOOK_URL nor LOGINPIPE_ALERT_SNS_TOPIC is set"
-    return f"{' and '.join(places)}; `loginpipe alerts test` shows whether they arrive"
+    return f"{' and '.join(places)}; send a test alert with `loginpipe alerts test`"
 
 
 def _retention(queue: Queue) -> int:

@@ -49,7 +49,7 @@ def warehouse(settings: Settings) -> Iterator[Connection]:
 
 
 def database(settings: Settings) -> str:
-    """Look whether the warehouse is migrated, for the table that is set, and takes writes; for TLS and replicas too."""
+    """Check that the warehouse is migrated for the table that is set, and accepts writes; also TLS and replication."""
     with warehouse(settings) as connection, transaction(connection) as cursor:
         read_only = why_read_only(cursor)
         unreplicable = replication_problem(cursor)
@@ -62,18 +62,18 @@ def database(settings: Settings) -> str:
 
 
 def table(settings: Settings) -> str:
-    """Look what the table has that lets no login in, and what refuses, changes or loses some."""
+    """Check the table for what keeps every login out, and for what refuses, changes or loses some."""
     today = datetime.now(UTC).date()
     with warehouse(settings) as connection, transaction(connection) as cursor:
         found = examine_table(connection)
         notes = [*found.notes, *partitioning(cursor, logins_table()).notes(today)]
     if found.obstacles:
         raise LoginpipeError(f"{logins_table()} is not as expected: {'; '.join(found.obstacles)}")
-    return f"warning: {logins_table()}: {'; '.join(notes)}" if notes else f"{logins_table()} takes every login"
+    return f"warning: {logins_table()}: {'; '.join(notes)}" if notes else f"{logins_table()} accepts every login"
 
 
 def grants(settings: Settings) -> str:
-    """Compare the grants with the plan, and look what more than its work the connected role may do."""
+    """Compare the grants with the plan, and check what the connected role may do beyond its task."""
     with warehouse(settings) as connection:
         differences = grant_differences(connection)
         role = role_status(connection)
@@ -81,38 +81,39 @@ def grants(settings: Settings) -> str:
         raise LoginpipeError("; ".join(differences))
     if not role.writes:
         raise LoginpipeError(
-            f"{role.role} may not load: run `GRANT {WRITER} TO {role.role}`, or connect as another role"
+            f"{role.role} may not load logins: run `GRANT {WRITER} TO {role.role}`, or connect as another role"
         )
     if not role.beyond:
-        return f"as they should be; {role.role} may do what the pipeline needs, and no more"
+        return f"correct; {role.role} has the grants that the pipeline needs, and no more"
     beyond = f"{role.role} {' and '.join(role.beyond)}, more than the pipeline needs"
     if settings.production:
-        raise LoginpipeError(f"{beyond}: let it connect as a role of its own, made with `{role.fix}`")
-    return f"as they should be; {beyond}"
+        raise LoginpipeError(f"{beyond}: connect as a separate role, which you create with `{role.fix}`")
+    return f"correct; {beyond}"
 
 
 def locks(settings: Settings) -> str:
-    """Look whether a session holds, for a second or longer, what a load waits for."""
+    """Check whether a session holds a lock, for a second or longer, that blocks loads."""
     with warehouse(settings) as connection:
         holders = lock_holders(connection)
         if holders:
             time.sleep(_LOCK_SECONDS)
             holders &= lock_holders(connection)
     if not holders:
-        return "no load waits for one"
+        return "no load is blocked"
     held = "; ".join(
         f"{f'{holder.table} is locked by' if holder.table else 'a row is locked by'} {holder.role} "
-        f"({holder.application or 'without a name'}, process {holder.pid})"
+        f"({holder.application or 'no application name'}, process {holder.pid})"
         for holder in sorted(holders, key=attrgetter("pid"))
     )
     first = min(holder.pid for holder in holders)
     raise LoginpipeError(
-        f"loads wait: {held}: end that transaction, or let an administrator run `SELECT pg_terminate_backend({first})`"
+        f"loads are blocked: {held}: end that transaction, or ask an administrator to run `SELECT "
+        f"pg_terminate_backend({first})`"
     )
 
 
 def partitions(settings: Settings) -> str:
-    """Look whether the coming partitions are there, and nothing is in a default one that should be in its own."""
+    """Check that future partitions exist, and that default partitions hold no rows that should be in another one."""
     today = datetime.now(UTC).date()
     with warehouse(settings) as connection:
         with transaction(connection) as cursor:
@@ -131,8 +132,8 @@ def partitions(settings: Settings) -> str:
     if missing:
         first = min(missing, key=_start)
         raise LoginpipeError(
-            f"{len(missing)} partitions are missing that should be there since yesterday, the first being {first} for "
-            f"{first.days}: run the job maintain_partitions, and see why its schedule did not"
+            f"{len(missing)} partitions that were due yesterday are missing, the first being {first} for "
+            f"{first.days}: run the job maintain_partitions, and find out why its schedule did not"
         )
     left_alone = logins.left_alone(today)
     soon = any(gap.start <= today + timedelta(days=1) for gap in logins.uncovered(today))
@@ -141,16 +142,16 @@ def partitions(settings: Settings) -> str:
     held = [f"{number:,} rows of {table}" for table, number in strays.items() if number]
     if held:
         raise LoginpipeError(
-            f"default partitions hold {' and '.join(held)}: run the job maintain_partitions; what stays carries dates "
-            "far from today's"
+            f"default partitions hold {' and '.join(held)}: run the job maintain_partitions; rows that stay "
+            "there have dates far from today"
         )
     not_ours = left_alone or logins.not_ours
-    ahead = "those of user_logins are not ours: " + not_ours if not_ours else "those of user_logins too"
-    says = f"those of the ledger are there a week ahead; {ahead}; nothing is in a default one"
+    ahead = "loginpipe does not manage those of user_logins: " + not_ours if not_ours else "so do those of user_logins"
+    says = f"those of the ledger reach a week ahead; {ahead}; default partitions are empty"
     if found:
         return says
     return (
-        f"warning: {says}; {logins.table} has no index on create_date, so it is read as a whole for each day: run "
+        f"warning: {says}; {logins.table} has no index on create_date, so each query for a day reads all of it: run "
         f"`CREATE INDEX CONCURRENTLY ON {logins.table} USING brin (create_date)`"
     )
 
@@ -162,7 +163,7 @@ def token_keys(settings: Settings) -> str:
     with warehouse(settings) as connection:
         require_known_keys(connection, keys)
         newest = newest_key_version(connection)
-    used = "in use" if newest == keys.current else f"not used yet, the newest in use is {newest}" if newest else "new"
+    used = "in use" if newest == keys.current else f"not used yet; the newest in use is {newest}" if newest else "new"
     return f"version {keys.current}, {used}" + ("; for development only" if keys.development else "")
 
 
@@ -177,25 +178,25 @@ def seal_key(settings: Settings) -> str:
 
 
 def vault(settings: Settings) -> str:
-    """Look whether there are sealed values that nothing can open. Reads the whole vault."""
+    """Check for sealed values that no key can open. Reads the whole vault."""
     with warehouse(settings) as connection:
         unopenable = unopenable_values(connection)
     if unopenable:
         raise LoginpipeError(
-            f"{unopenable:,} sealed values have no data key, or are shorter than any value: whoever has the pipeline's "
-            "login may have planted them; see docs/security.md"
+            f"{unopenable:,} sealed values have no data key, or are too short to be real: someone with the "
+            "pipeline's login may have inserted them; see docs/security.md"
         )
-    return "each sealed value has its data key; `loginpipe pii drill --sample` opens some"
+    return "every sealed value has its data key; `loginpipe pii drill --sample` opens some"
 
 
 def masking(settings: Settings) -> str:
-    """Say how values are masked; an older scheme with its warning."""
+    """Return how values are masked, with a warning for an older scheme."""
     compat = load_compat(settings.masking, settings.compat_salt, production=settings.production)
     return f"warning: {compat.warning}" if compat else f"{settings.masking}: tokens"
 
 
 def unknown_fields(settings: Settings) -> str:
-    """Say what becomes of fields that the contract does not know, and warn of names that look like personal data."""
+    """Return what happens to unknown fields, and warn of names that look like personal data."""
     sealing = settings.required("seal_key") != SEAL_OFF
     unknown = UnknownFields(settings.clear_fields, keep=settings.unknown_fields == "seal")
     warning = personal_warning(unknown.clear)
@@ -203,29 +204,36 @@ def unknown_fields(settings: Settings) -> str:
 
 
 def rows(settings: Settings) -> str:
-    """Look whether rows mean something else than what is written today: those of a table that was there before."""
+    """Check whether rows of an adopted table mean something else than the rows written today."""
     with warehouse(settings) as connection:
         forms = read_row_forms(connection)
     findings = list(forms.findings(settings.masking))
-    return f"warning: {'; '.join(findings)}" if findings else f"{forms.rows:,} were read, and mean what new ones mean"
+    return (
+        f"warning: {'; '.join(findings)}"
+        if findings
+        else f"{forms.rows:,} rows were checked, and mean the same as new ones"
+    )
 
 
 def lambda_batches(settings: Settings) -> str:
-    """Look when AWS Lambda recorded its newest batch. A quiet queue is fine; `freshness` evaluates the others."""
+    """Check when AWS Lambda recorded its newest batch. An empty queue is fine; `freshness` evaluates the others."""
     with warehouse(settings) as connection:
         found = batches_without_run(
             connection, settings.queue_name, None, first_seconds=_DAY_SECONDS, settled_seconds=0
         )
     if found.newest is None:
-        return "no batch within a day: where messages were sent, see the event source mapping and the function's log"
+        return (
+            "no batch in the last 24 hours: if messages were sent, check the event source mapping and the function's "
+            "log"
+        )
     return (
-        f"{found.batches:,} batches within a day, the newest recorded at {found.newest:%Y-%m-%d %H:%M:%S} UTC; "
+        f"{found.batches:,} batches in the last 24 hours, the newest recorded at {found.newest:%Y-%m-%d %H:%M:%S} UTC; "
         f"{found.received:,} messages, {found.inserted:,} logins"
     )
 
 
 def archive(settings: Settings) -> str:
-    """Look whether the archive can be reached, whether days are missing in it, and whether retention can rely on it."""
+    """Check that the archive is reachable, that no day is missing, and that retention can rely on it."""
     if settings.archive_url is None:
         if settings.retention_days is not None:
             raise LoginpipeError(
@@ -240,8 +248,8 @@ def archive(settings: Settings) -> str:
         days, dropped, missing = archive_gap(connection, today=datetime.now(UTC).date())
     if missing:
         raise LoginpipeError(
-            f"{missing} is over and not archived: see the newest run of archive_logins, and whether the schedule "
-            "archive_closed_days is running"
+            f"{missing} is complete but not archived: check the newest run of archive_logins, and that the schedule "
+            "archive_closed_days is on"
         )
     return f"{store.url}: {days:,} days archived, {dropped:,} of them dropped from user_logins"
 

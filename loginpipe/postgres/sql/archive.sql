@@ -71,7 +71,7 @@ WHERE day < %(today)s
     )
 ORDER BY day
 
--- name: archive_standing
+-- name: archive_days
 -- Count the rows of each day of a range that has rows in the table or in the archive, in both; say whether the file was
 -- found whole and the day has not changed since.
 WITH stored AS (

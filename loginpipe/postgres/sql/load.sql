@@ -150,7 +150,7 @@ SELECT ledger.message_id::text
 FROM loginpipe.ingested_messages AS ledger
 WHERE ledger.message_id = ANY (%s::uuid[])
 
--- name: books_by_day
+-- name: ledger_by_day
 -- Count ledger, rejects and rows by day, all as of one moment: each load, and each recording of rejects, writes both
 -- sides at once, so that a day that is not over can be compared too.
 WITH ledger AS (

@@ -77,7 +77,7 @@ def test_an_empty_log_has_an_anchor_too(store: Store, auditor: Connection, custo
             "entry 5 is not chained to the one before it",
         ),
     ],
-    ids=["a changed actor", "a changed subject", "a changed time", "a removed row", "a removed head", "hashed anew"],
+    ids=["a changed actor", "a changed subject", "a changed time", "a removed row", "a removed head", "hashed again"],
 )
 def test_what_was_done_to_the_log_is_found(
     busy: tuple[Store, tuple[str, str]], auditor: Connection, done: str, said: str
@@ -125,7 +125,7 @@ def test_entries_are_found_by_actor_token_and_time(busy: tuple[Store, tuple[str,
     assert found(EntryFilter(since=datetime.now(UTC) - timedelta(hours=1))) == everything
 
 
-def test_the_log_is_for_the_auditor_and_nobody_else(store: Store, custodian: Connection, analyst_url: str) -> None:
+def test_the_log_is_for_the_auditor_and_no_one_else(store: Store, custodian: Connection, analyst_url: str) -> None:
     with store.connection() as pipeline, connected(analyst_url) as analyst:
         for connection in (custodian, pipeline, analyst):
             with pytest.raises(DatabaseError) as caught:

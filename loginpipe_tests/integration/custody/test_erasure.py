@@ -47,7 +47,7 @@ def rejects(pipeline: Pipeline) -> list[tuple[list[str], bool]]:
     )
 
 
-def test_logins_go_and_the_sealed_values_that_nobody_shares(
+def test_logins_go_and_the_sealed_values_that_no_one_shares(
     pipeline: Pipeline, custodian: Connection, keys: TokenKeys
 ) -> None:
     bodies = [
@@ -194,8 +194,8 @@ def test_a_user_who_is_erased_while_a_run_is_active_is_not_brought_back_and_the_
     assert erasure.logins == 2, "those of the first batch"
     assert rejects(pipeline) == [(["user_erased"], False)] * 4
     assert pipeline.rows("SELECT count(*) FROM vault.sealed_values") == [(2,)], "of those who stay"
-    books = "SELECT received, inserted, rejected FROM loginpipe.batches ORDER BY recorded_at"
-    assert pipeline.rows(books) == [(4, 4, 0), (4, 2, 2), (4, 2, 2)]
+    counts = "SELECT received, inserted, rejected FROM loginpipe.batches ORDER BY recorded_at"
+    assert pipeline.rows(counts) == [(4, 4, 0), (4, 2, 2), (4, 2, 2)]
     assert checks(result)["counts_add_up"]
     assert pipeline.depth() == (0, 0)
 
@@ -211,7 +211,7 @@ def test_a_second_erasure_of_the_same_user_is_noticed_too(
     assert rejects(pipeline) == [(["user_erased"], False)]
 
 
-def test_without_a_purpose_and_a_ticket_nobody_is_erased(
+def test_without_a_purpose_and_a_ticket_no_one_is_erased(
     pipeline: Pipeline, custodian: Connection, keys: TokenKeys
 ) -> None:
     ingest(pipeline, login(user_id=GONE))

@@ -206,7 +206,7 @@ def test_an_alias_of_a_form_that_none_has_is_impossible(store: Store, old: str, 
     plant(store, (made_up_token("ip.v1", "a"), made_up_token("ip.v2", "b")))
 
 
-def test_whether_somebody_exists_cannot_be_asked_off_the_record(
+def test_whether_someone_exists_cannot_be_asked_off_the_record(
     store: Store, custodian: Connection, second_custodian: Connection, custodian_url: str
 ) -> None:
     store.load(login(user_id="there"))
@@ -331,7 +331,7 @@ def test_what_a_backfill_opens_is_not_in_the_log_of_the_server_either(
 
 
 def planted_value(store: Store, value: bytes, *, key: str | None = None) -> str:
-    """What somebody with the pipeline's login can put under the token of a value that is still to come."""
+    """What someone with the pipeline's login can put under the token of a value that is still to come."""
     (coming,) = store.keys.tokens("device_id", [value])
     key = key or str(uuid4())
     as_writer(
@@ -427,7 +427,7 @@ def test_a_value_whose_key_is_gone_is_an_answer_of_its_own_and_counted(
 ) -> None:
     ((ip, device),) = store.load(login())
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", pipeline_url)
-    assert warehouse.vault(load_settings()).startswith("each sealed value has its data key; ")
+    assert warehouse.vault(load_settings()).startswith("every sealed value has its data key; ")
     store.execute(
         "DELETE FROM vault.data_keys "
         "WHERE data_key_id = (SELECT data_key_id FROM vault.sealed_values WHERE token = %s)",

@@ -155,4 +155,4 @@ def test_production_wants_https(kms_wire: Wire, alias: str, monkeypatch: pytest.
     load: Any = load_opener
     monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", "http://kms.example.com")
     said = refused(lambda: load([f"awskms:{alias}"], production=True, passphrase=ask_no_passphrase))
-    assert "production demands https to AWS" in said
+    assert "production requires https for AWS" in said

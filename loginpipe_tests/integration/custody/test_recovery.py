@@ -164,7 +164,7 @@ def test_a_value_under_a_token_of_an_older_scheme_is_recovered_and_compared(
     ((ip, device),) = replace(store, compat=scheme).load(login(ip="::ffff:199.172.111.135"))
     (victim,) = scheme.tokens([b"victim"])
     with store.connection() as connection, transaction(connection) as cursor:
-        insert_sealed(cursor, seal([(victim, b"somebody else's")], "device_id", store.recipients))
+        insert_sealed(cursor, seal([(victim, b"another's")], "device_id", store.recipients))
     custody = replace(custody, schemes=(scheme,))
     assert custody.clear(ip, device) == ["::ffff:199.172.111.135", DEVICE]
     # Without its salt it cannot be told from one of the salted scheme.
@@ -276,7 +276,7 @@ def test_a_recipient_that_was_put_in_by_hand_is_refused(custody: Custodian, toke
 def test_a_row_that_the_pipelines_own_role_planted_is_refused(custody: Custodian, store: Store) -> None:
     """It has the public key, and may insert: what it seals under a token opens. It cannot make the token fit."""
     (victim,) = store.keys.tokens("device_id", [b"victim"])
-    sealed = seal([(victim, b"somebody else's")], "device_id", store.recipients)
+    sealed = seal([(victim, b"another's")], "device_id", store.recipients)
     with store.connection() as connection, transaction(connection) as cursor:
         insert_sealed(cursor, sealed)
     assert custody.problems(victim) == [Problem.PLANTED]

@@ -156,7 +156,7 @@ def test_bad_values_stay_as_they_are_are_named_and_hold_up_nothing(
     store.execute("UPDATE vault.sealed_values SET ciphertext = set_byte(ciphertext, 4, 0) WHERE token = %s", changed)
     (victim,) = store.keys.tokens("device_id", [b"victim"])
     with store.connection() as connection, transaction(connection) as cursor:
-        insert_sealed(cursor, seal([(victim, b"somebody else's")], "device_id", store.recipients))
+        insert_sealed(cursor, seal([(victim, b"another's")], "device_id", store.recipients))
     done = rotated(rotating, store.with_keys(1, 2), opener)
     assert counts(done) == (2, 2, [Problem.CHANGED, Problem.PLANTED])
     assert {error.subject for error in done.refused} == {changed, victim}
@@ -309,7 +309,7 @@ def waiting_for_a_lock(store: Store) -> int:
     return int(count)
 
 
-# --- killed and begun again -------------------------------------------------------------------------------------------
+# --- killed, started again -------------------------------------------------------------------------------------------
 
 DEVICES = 1_300
 
@@ -359,7 +359,7 @@ def aliases(store: Store) -> int:
 
 @contextmanager
 def aliases_locked(store: Store) -> Iterator[Any]:
-    """Nobody can write an alias meanwhile: who has sealed a batch anew stops before its commit."""
+    """No one can write an alias meanwhile: who has sealed a batch again stops before its commit."""
     connection = psycopg2.connect(store.database_url)
     try:
         with connection.cursor() as cursor:

@@ -213,7 +213,7 @@ def refuses_without_tls(statements: list[dict[str, Any]], actions: str) -> bool:
     )
 
 
-def test_a_token_connects_each_task_as_the_logins_that_it_uses_and_nobody_as_the_owner(account: Account) -> None:
+def test_a_token_connects_each_task_as_the_logins_that_it_uses_and_none_as_the_owner(account: Account) -> None:
     def connected_as(login: str) -> set[str]:
         instance = account.one("AWS::RDS::DBInstance", "DatabaseInstance").name
         user = f"arn:aws:rds-db:eu-central-1:{ACCOUNT}:dbuser:{instance}.DbiResourceId/{login}"

@@ -253,7 +253,7 @@ KEY_POLICY = [{**ALLOW, "Principal": {"AWS": "arn:aws:iam::111122223333:root"}, 
     ],
     ids=["root alone", "by pattern", "no delegation", "by the key", "anybody", "own deny", "all but another"],
 )  # fmt: skip
-def test_the_judge_itself_judges_as_kms_does(
+def test_the_evaluation_itself_decides_as_kms_does(
     identity: list[dict[str, Any]], key_policy: list[dict[str, Any]], expected: bool
 ) -> None:
     assert allowed(identity, "arn:me", "kms:Decrypt", "arn:key", key_policy) is expected

@@ -88,7 +88,7 @@ def test_alarms_and_events_may_publish_to_the_encrypted_topic(account: Account) 
         assert any(service in str(s["Principal"]) and "kms:GenerateDataKey*" in s["Action"] for s in key)
 
 
-def test_there_is_a_dashboard_and_somebody_subscribed(data: Template, services: Template) -> None:
+def test_there_is_a_dashboard_and_a_subscriber(data: Template, services: Template) -> None:
     services.has_resource_properties("AWS::CloudWatch::Dashboard", {"DashboardName": "loginpipe-eu-central-1"})
     data.has_resource_properties("AWS::SNS::Subscription", {"Protocol": "email", "Endpoint": "on-call@example.com"})
 

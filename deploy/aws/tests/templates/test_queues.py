@@ -82,7 +82,7 @@ def test_what_each_queue_has_of_its_own_differs_in_the_queue_and_the_name_and_sh
     assert tasks[f"loginpipe-{part}-partners"]["TaskRoleArn"] == tasks[f"loginpipe-{part}"]["TaskRoleArn"]
 
 
-def test_the_tasks_of_all_queues_may_work_all_queues_and_nobody_else_may(account: Account) -> None:
+def test_the_tasks_of_all_queues_may_work_all_queues_and_no_others_may(account: Account) -> None:
     for action in ("ReceiveMessage", "DeleteMessage", "SendMessage", "GetQueueAttributes"):
         for queue in ("Logins", "DeadLetters"):
             of_each = [

@@ -113,7 +113,7 @@ def test_where_releases_are_signed_with_kms_cosign_verifies(tmp_path: Path, unsi
     ],
     ids=["asked", "no reviewers", "on purpose"],
 )
-def test_a_deployment_that_nobody_approves_fails_unless_it_is_meant(
+def test_a_deployment_that_no_one_approves_fails_unless_it_is_meant(
     tmp_path: Path, reviewers: str, without: str, code: int, said: str
 ) -> None:
     done, called = run(tmp_path, "require-approver.sh", "production", REVIEWERS=reviewers, WITHOUT_APPROVER=without)

@@ -256,7 +256,7 @@ def test_a_version_that_does_not_come_up_is_taken_back(services: Template) -> No
     )
 
 
-def test_every_lasting_part_has_a_health_check_and_runs_get_the_time_to_hand_back(account: Account) -> None:
+def test_every_lasting_part_has_a_health_check_and_runs_get_the_time_to_return_messages(account: Account) -> None:
     for part, container in containers(account).items():
         assert ("HealthCheck" in container) is (part in {"codeserver", "codeserver-partners", "daemon", "webserver"})
         assert container["StopTimeout"] == 90

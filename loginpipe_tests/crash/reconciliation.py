@@ -1,4 +1,4 @@
-"""The books: sent = rows + rejects + still in a queue, none of them twice, and nothing in clear outside the queue.
+"""The counts: sent = rows + rejects + still in a queue, none of them twice, and nothing in clear outside the queue.
 
 A message is known twice over: by its id, which the ledger and the queue have, and by its user, whom the table has.
 """
@@ -46,7 +46,7 @@ def balance(place: Place) -> Balance:
     _none(_repeated(ledger), "messages are in the ledger twice")
     _none(_repeated(rejects), "messages are rejects twice")
     _none(_repeated(users), "logins are in the table twice")
-    _none(ledger.keys() - place.sent.keys(), "messages are in the ledger that nobody sent")
+    _none(ledger.keys() - place.sent.keys(), "messages are in the ledger that no one sent")
     _none(rejects.keys() - ledger.keys(), "rejects are not in the ledger")
     accepted = {str(place.sent[message_id].user) for message_id in ledger.keys() - rejects.keys()}
     _none(accepted - users.keys(), "logins are in the ledger and not in the table")
@@ -99,11 +99,11 @@ def _vault_is_whole(place: Place) -> None:
 def _runs_add_up(place: Place, rows: int, rejects: int) -> None:
     """What the runs say of themselves, those that were killed too."""
     statement = "SELECT coalesce(sum(inserted), 0), coalesce(sum(rejected), 0) FROM loginpipe.batches"
-    assert place.rows(statement) == [(rows, rejects)], "the runs' books are wrong"
+    assert place.rows(statement) == [(rows, rejects)], "the runs' counts are wrong"
 
 
 def _damaged(place: Place) -> set[str]:
-    """Messages that were set aside because they came damaged time and again."""
+    """Messages that were rejected because they came damaged time and again."""
     statement = "SELECT message_id::text FROM loginpipe.rejected_messages WHERE 'body_damaged' = ANY (reasons)"
     return set(_counted(place, statement))
 
