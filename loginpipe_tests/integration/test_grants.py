@@ -506,7 +506,7 @@ def test_the_pipelines_own_role_is_well_in_production_too(
     settings_environment: dict[str, str], pipeline_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert grants(monkeypatch, pipeline_url, "production") == Finding(
-        "grants", True, f"correct; {PIPELINE} may do what the pipeline needs, and no more"
+        "grants", True, f"correct; {PIPELINE} has the grants that the pipeline needs, and no more"
     )
 
 

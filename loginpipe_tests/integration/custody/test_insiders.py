@@ -437,7 +437,7 @@ def test_a_value_whose_key_is_gone_is_an_answer_of_its_own_and_counted(
     recovery = recover(custodian, asked, opener, TokenChecks(store.keys), most=2)
     assert [value.subject for value in recovery.recovered] == [device]
     assert (recovery.missing, [error.problem for error in recovery.refused]) == ([], [Problem.NO_DATA_KEY])
-    with pytest.raises(LoginpipeError, match=r"^1 sealed values have no data key, or are shorter than any value"):
+    with pytest.raises(LoginpipeError, match=r"^1 sealed values have no data key, or are too short to be real"):
         warehouse.vault(load_settings())
 
 
