@@ -35,8 +35,8 @@ def know_versions(connection: Connection) -> None:
     """Aliases lead to versions that were used; a run that began before a rotation does not know of the newest."""
     with transaction(connection) as cursor:
         cursor.execute(
-            "INSERT INTO loginpipe.token_key_checks SELECT n, 'x' FROM generate_series(1, 6) AS n "
-            "ON CONFLICT DO NOTHING"
+            "SELECT loginpipe.record_token_key(n::smallint, 'x', NULL, NULL) FROM generate_series(1, 6) AS n "
+            "WHERE n NOT IN (SELECT key_version FROM loginpipe.token_key_checks)"
         )
 
 
