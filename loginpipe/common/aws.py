@@ -343,8 +343,7 @@ def endpoint_problem(client: "BaseClient") -> str | None:
     variable = "AWS_ENDPOINT_URL_" + client.meta.service_model.service_id.upper().replace(" ", "_")
     return (
         f"production requires https for AWS, and the endpoint at {url.hostname} does not use it: set AWS_ENDPOINT_URL "
-        "(or "
-        f"{variable}, or the profile's endpoint_url) to an https:// URL, or unset it"
+        f"(or {variable}, or the profile's endpoint_url) to an https:// URL, or unset it"
     )
 
 

@@ -32,11 +32,10 @@ from loginpipe.postgres.copy import copy_rows
 LIMITS = (
     "What still holds them: the archive's files, until the next run of archive_logins (every night, 02:00 UTC; a "
     "bucket with versioning, until its lifecycle rule deletes old versions); backups and write-ahead logs, until they "
-    "expire (docs/backups.md); replicas that lag. "
-    "What this does not reach: the sealed bodies of rejected messages, which cannot be searched by user; values that "
-    "other users' logins share; data keys, each of which seals up to 256 values; clear values that were recovered "
-    "before. "
-    "Messages sent before now are not loaded again, whenever they come; later logins of the same user are new ones."
+    "expire (docs/backups.md); replicas that lag. What this does not reach: the sealed bodies of rejected messages, "
+    "which cannot be searched by user; values that other users' logins share; data keys, each of which seals up to "
+    "256 values; clear values that were recovered before. Messages sent before now are not loaded again, whenever "
+    "they come; later logins of the same user are new ones."
 )
 
 

@@ -58,7 +58,7 @@ def delete_messages(
     pause: Callable[[float], Any] = time.sleep,
     stop: Event | None = None,
 ) -> Deletion:
-    """Delete deliveries, chunk a call, and end the lease of each whose delete is confirmed.
+    """Delete deliveries, ten a call, and end the lease of each whose delete is confirmed.
 
     What failed is tried again with the newest receipt handle, until a visibility timeout has passed since the first
     attempt (ten minutes at most) or the message's lease is over: what may heal (an error of the server, throttling,

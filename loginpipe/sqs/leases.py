@@ -306,7 +306,7 @@ class LeaseKeeper:
         self._lost += len(lost)
 
     def _change(self, entries: Sequence[tuple[str, str, int]]) -> list[FailedEntry]:
-        """Set the visibility timeout of up to chunk deliveries: id, receipt handle, seconds."""
+        """Set the visibility timeout of up to ten deliveries: id, receipt handle, seconds."""
 
         def call(asked: "list[ChangeMessageVisibilityBatchRequestEntryTypeDef]") -> object:
             return self._queue.client.change_message_visibility_batch(QueueUrl=self._queue.url, Entries=asked)

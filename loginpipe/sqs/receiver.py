@@ -382,7 +382,7 @@ def returned_if_unreadable(queue: Queue, deliveries: Any) -> Iterator[None]:
 def receive_once(
     queue: Queue, most: int, *, wait_seconds: int, visibility_seconds: int, resent_days: int | None = None
 ) -> list[Message]:
-    """Receive up to so many messages, chunk at most, by one call.
+    """Receive up to so many messages, ten at most, by one call.
 
     Args:
         queue: where from.

@@ -426,7 +426,7 @@ def test_no_more_than_the_limit_is_moved_in_a_second(queues: Queues) -> None:
     at: list[float] = []
     counts = queues.redrive(per_second=20, progress=lambda _: at.append(time.monotonic() - began))
     assert counts.moved == 12
-    assert at[1] >= 10 / 20, "the second batch comes no sooner than the first chunk allow"
+    assert at[1] >= 10 / 20, "the second batch comes no sooner than the first ten allow"
 
 
 def test_without_a_limit_nothing_waits(queues: Queues) -> None:

@@ -41,12 +41,10 @@ _COLUMNS = tuple(name for name, _ in USER_LOGINS_COLUMNS)
     },
     description=(
         "The logins of a complete day as a Parquet file (zstd) under LOGINPIPE_ARCHIVE_URL, with the columns and "
-        "tokens "
-        "of user_logins. Each file is read back before loginpipe.archived_days records its rows, checksum and URL. A "
-        "day "
-        "that has changed since is written again; one that has not is skipped. The job archive_logins does this every "
-        "night; docs/archive.md explains how to read the files. If LOGINPIPE_ARCHIVE_URL is not set, a run writes "
-        "nothing and succeeds."
+        "tokens of user_logins. Each file is read back before loginpipe.archived_days records its rows, checksum and "
+        "URL. A day that has changed since is written again; one that has not is skipped. The job archive_logins does "
+        "this every night; docs/archive.md explains how to read the files. If LOGINPIPE_ARCHIVE_URL is not set, a run "
+        "writes nothing and succeeds."
     ),
 )
 def login_archive(

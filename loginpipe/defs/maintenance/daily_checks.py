@@ -37,8 +37,7 @@ _COMPARED_TOKENS = 1_000
     description=(
         "For today and the two days before, user_logins has as many rows as the ledger has messages that were not "
         "rejected. Missing rows are lost logins and an error, or a warning if a user was erased since. Surplus rows "
-        "were "
-        "written by another program: a warning, from the pipeline's second day on."
+        "were written by another program: a warning, from the pipeline's second day on."
     ),
 )
 def ledger_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:
@@ -71,8 +70,7 @@ def ledger_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:
     asset=asset_key("user_logins_table"),
     description=(
         "No rows of user_logins or of the ledger are in a default partition, where queries are slow and retention "
-        "finds "
-        "none. A failure is a warning: maintain_partitions has not run, or messages have dates far from today."
+        "finds none. A failure is a warning: maintain_partitions has not run, or messages have dates far from today."
     ),
 )
 def nothing_in_default_partitions(postgres: PostgresResource) -> dg.AssetCheckResult:
@@ -109,8 +107,7 @@ def schema_matches_contract(postgres: PostgresResource) -> dg.AssetCheckResult:
     asset=asset_key("masked_logins"),
     description=(
         "The current token key of this machine is the newest version that made tokens of this database, or a newer "
-        "one. "
-        "Otherwise runs on this machine refuse to start, because they would give known devices and addresses new "
+        "one. Otherwise runs on this machine refuse to start, because they would give known devices and addresses new "
         "tokens."
     ),
 )
@@ -149,10 +146,8 @@ def daily_volume(postgres: PostgresResource) -> dg.AssetCheckResult:
     asset=asset_key("daily_logins"),
     description=(
         f"The share of yesterday's logins without a locale is close to the median of the {TRAILING_DAYS} days before. "
-        "A "
-        "failure is a warning: an app release has stopped or started to send it. Not evaluated with fewer than 3 "
-        "days to "
-        "compare with, nor for fewer than 100 logins."
+        "A failure is a warning: an app release has stopped or started to send it. Not evaluated with fewer than 3 "
+        "days to compare with, nor for fewer than 100 logins."
     ),
 )
 def null_locale_share(postgres: PostgresResource) -> dg.AssetCheckResult:
@@ -167,8 +162,7 @@ def _duplicates_check(table: str) -> dg.AssetChecksDefinition:
         asset=asset_key(table),
         description=(
             f"For a random complete day of the last month, up to {_COMPARED_TOKENS:,} tokens have the users, logins "
-            "and "
-            "dates that a computation from user_logins gives. If this fails, run `loginpipe insights rebuild`."
+            "and dates that a computation from user_logins gives. If this fails, run `loginpipe insights rebuild`."
         ),
     )
     def sample_matches_logins(postgres: PostgresResource) -> dg.AssetCheckResult:

@@ -69,10 +69,8 @@ def delete_old_runs(context: dg.OpExecutionContext, settings: dg.ResourceParam[S
 @dg.job(
     description=(
         "Deletes runs older than LOGINPIPE_KEEP_RUNS_DAYS from Dagster's storage, with their events and printed "
-        "output; "
-        "failed and cancelled runs after 30 days. Runs with the newest materialization of an asset or partition, or "
-        "the "
-        "newest evaluation of a check, are kept."
+        "output; failed and cancelled runs after 30 days. Runs with the newest materialization of an asset or "
+        "partition, or the newest evaluation of a check, are kept."
     ),
     tags=downstream_tags("prune_dagster_storage", longest_seconds=3600),
 )

@@ -27,10 +27,9 @@ _SINCE = "messages_since"
     asset=FRESH.asset_key,
     name=FRESH.name,
     description=(
-        "The queue is empty, or runs are processing it. It fails if messages wait and no batch has finished for longer "
-        "than LOGINPIPE_MAX_DELAY_SECONDS, or if as many messages are in flight as SQS allows. monitoring_sensor "
-        "reports "
-        "each change, and the state once an hour."
+        "The queue is empty, or runs are processing it. It fails if messages wait and no batch has finished for "
+        "longer than LOGINPIPE_MAX_DELAY_SECONDS, or if as many messages are in flight as SQS allows. "
+        "monitoring_sensor reports each change, and the state once an hour."
     ),
 )
 def freshness(

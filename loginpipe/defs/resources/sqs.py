@@ -66,8 +66,7 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
             if held > (most := most_kept(self.visibility_seconds)) and context.log:
                 context.log.warning(
                     "LOGINPIPE_BATCH_MESSAGES is %d, but leases of %d s can be extended in time for batches of %d "
-                    "only: set "
-                    "it to that, or raise LOGINPIPE_VISIBILITY_SECONDS; see %s",
+                    "only: set it to that, or raise LOGINPIPE_VISIBILITY_SECONDS; see %s",
                     self.batch_messages,
                     self.visibility_seconds,
                     most // BATCHES_HELD,
