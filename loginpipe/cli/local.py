@@ -51,8 +51,7 @@ def dev(
         _make_ready(stack)
         notes.print(
             f"The UI will be at http://127.0.0.1:{port} . A sensor ingests the messages on the queue. To send some, "
-            "run in "
-            "another terminal:\n\n    loginpipe send --count 500\n"
+            "run in another terminal:\n\n    loginpipe send --count 500\n"
         )
         code = run_dagster_dev(port)
     raise typer.Exit(code)

@@ -56,10 +56,8 @@ def _duplicates_asset(name: str) -> dg.AssetsDefinition:
         },
         description=(
             f"For each day, the {what} seen on it that more than one user has used up to the end of that day: number "
-            "of "
-            "users and logins, first and last date. Tokens that older key versions made of the same value count as "
-            "one; "
-            "placeholders, such as the nil UUID, are left out. The view "
+            "of users and logins, first and last date. Tokens that older key versions made of the same value count as "
+            "one; placeholders, such as the nil UUID, are left out. The view "
             f"loginpipe.{name.replace('duplicate', 'shared')} has the newest state of each."
         ),
     )
