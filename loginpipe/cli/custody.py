@@ -340,7 +340,7 @@ def list_(
     for line in lines:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     if len(entries) == limit:
-        notes.print(f"these are the newest {limit}: --limit shows more")
+        notes.print(f"shown are the newest {limit}: use --limit to see more")
 
 
 @audit.command()

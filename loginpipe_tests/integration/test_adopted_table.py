@@ -187,7 +187,7 @@ def test_what_a_table_does_to_logins_is_said_by_migrate_and_doctor_and_comes_tru
     done = command("migrate")
     assert done.code == 0, done.err
     first, *lines = done.out.splitlines()
-    assert first.endswith("; the table public.user_logins is adopted unchanged")
+    assert first.endswith("; the existing table public.user_logins is adopted unchanged")
     assert lines == [f"public.user_logins: {line}" for line in SAID]
     assert command("migrate", "--json").json["findings"] == list(SAID)
 

@@ -250,7 +250,7 @@ def test_the_commands_list_verify_and_restore(
 ) -> None:
     assert loginpipe("archive", "list", "--json").json == []
     assert loginpipe("archive", "restore", OLD).error == (
-        f"{OLD} is not in the archive: `loginpipe archive list` shows what is"
+        f"{OLD} is not in the archive: run `loginpipe archive list` to see the archived days"
     )
     assert job("archive_logins", instance).success
     listed = loginpipe("archive", "list", "--json").json
@@ -262,12 +262,12 @@ def test_the_commands_list_verify_and_restore(
     assert job("refresh_insights", instance).success
     assert job("drop_archived_partitions", instance).success
     assert "dropped 2" in loginpipe("archive", "list").out
-    assert loginpipe("archive", "restore", OLD, "--dry-run").out == f"5 rows of {OLD} would be restored\n"
+    assert loginpipe("archive", "restore", OLD, "--dry-run").out == f"would restore 5 rows of {OLD}\n"
     assert loginpipe("archive", "restore", OLD, "--json").json == {
         "day": str(OLD), "rows": 5, "erased": 0, "beside": 0, "already_there": False, "dry_run": False,
     }  # fmt: skip
     assert archive.stored() == of_day(LOGINS)
-    assert "is there already" in loginpipe("archive", "restore", OLD).out
+    assert "is already in the table" in loginpipe("archive", "restore", OLD).out
     assert "kept until" in loginpipe("archive", "list").out
 
     archive.store.delete(archive.stores.locate(archive.record(DAYS[1]).url)[1])

@@ -167,7 +167,7 @@ def test_an_alerts_address_is_looked_up(held: Callable[..., str]) -> None:
 @pytest.mark.parametrize(
     ("text", "key", "said"),
     [
-        (PASSWORD, "", "holds must begin with postgresql://"),
+        (PASSWORD, "", "must begin with postgresql://"),
         ("   ", "", "holds no text"),
         (URL, "#url", "holds no text under url"),
         (json.dumps([URL]), "#url", "holds no text under url"),

@@ -258,7 +258,7 @@ def test_days_that_are_in_the_archive_only_keep_its_counts_from_being_undone(
     before = filled(owner_url, connection, HEAD)
     execute(connection, "UPDATE loginpipe.archived_days SET dropped_at = '2026-11-20 12:00Z'")
     execute(connection, "DELETE FROM loginpipe.login_extras")
-    with pytest.raises(SchemaError, match="1 days are only in the archive"):
+    with pytest.raises(SchemaError, match="1 days are in the archive only"):
         alembic(owner_url, "downgrade", "0004")
     assert set(contents(connection)) == set(before)
 

@@ -611,7 +611,7 @@ def test_a_backfill_of_what_is_no_extra_and_with_another_key_fills_nothing(
     assert damaged.code == 1
     assert "the sealed extras of " in damaged.err
     store.execute("DELETE FROM loginpipe.login_extras")
-    assert backfill(pii, "country").out == "0 of 0 messages have country in clear now\n"
+    assert backfill(pii, "country").out == "opened 0 messages; country of 0 is in clear now\n"
 
 
 # --- nothing in clear where it does not belong ------------------------------------------------------------------------
