@@ -82,14 +82,6 @@ def days_to_search(connection: Connection) -> list[date]:
         return [day for (day,) in cursor]
 
 
-def count_dropped(connection: Connection) -> int:
-    """Count the days that are in the archive only."""
-    with transaction(connection) as cursor:
-        cursor.execute("SELECT count(*) FROM loginpipe.archived_days WHERE dropped_at IS NOT NULL")
-        ((days,),) = cursor.fetchall()
-    return int(days)
-
-
 def stream_logins(connection: Connection, day: date, *, rows_at_once: int) -> Iterator[list[Any]]:
     """Yield the rows of a day in batches, in the order of `loginpipe.archive.parquet`, as of now.
 
