@@ -380,13 +380,13 @@ def returned_if_unreadable(queue: Queue, deliveries: Any) -> Iterator[None]:
 
 
 def receive_once(
-    queue: Queue, most: int, *, wait_seconds: int, visibility_seconds: int, resent_days: int | None = None
+    queue: Queue, max_messages: int, *, wait_seconds: int, visibility_seconds: int, resent_days: int | None = None
 ) -> list[Message]:
     """Receive up to so many messages, ten at most, by one call.
 
     Args:
         queue: where from.
-        most: how many messages.
+        max_messages: how many messages.
         wait_seconds: of the long poll.
         visibility_seconds: lease asked for.
         resent_days: how many days ago one that was sent again may have been sent first; None for any time.
@@ -397,7 +397,7 @@ def receive_once(
     with queue_errors(queue.name):
         answer = queue.client.receive_message(
             QueueUrl=queue.url,
-            MaxNumberOfMessages=most,
+            MaxNumberOfMessages=max_messages,
             WaitTimeSeconds=wait_seconds,
             VisibilityTimeout=visibility_seconds,
             **queue.asking_for("SentTimestamp", "ApproximateReceiveCount"),
