@@ -58,7 +58,7 @@ def list_(
         )
     out.print(table)
     if len(rejects) == limit:
-        notes.print(f"shown are the newest {limit}: use --limit to see more")
+        notes.print(f"only the newest {limit} are shown: use --limit to see more")
 
 
 @app.command()

@@ -42,7 +42,7 @@ def require_extra(name: str) -> None:
         LoginpipeError: it is a field of the login itself.
     """
     if name in _OURS:
-        raise LoginpipeError(f"{name} is a field of the login itself, and in no extras: name another one")
+        raise LoginpipeError(f"{name} is a field of the login itself, not an extra: specify another one")
 
 
 def count_to_fill(connection: Connection, name: str) -> int:

@@ -109,8 +109,8 @@ def _require_versions(tokens: Sequence[str], versions: Collection[int]) -> None:
     if absent:
         version = min(absent, key=str)
         raise KeyFileError(
-            f"LOGINPIPE_TOKEN_KEYS does not hold version {version}, which there are values of: let it, until the "
-            f"rotation is complete; if that key is gone for good, say --lost-version {version}"
+            f"LOGINPIPE_TOKEN_KEYS does not have version {version}, which stored values need: add it until the "
+            f"rotation is complete; if that key is lost, use --lost-version {version}"
         )
 
 

@@ -111,7 +111,7 @@ def test_what_is_not_in_the_vault_is_missing_and_the_rest_is_recovered(
 
 def test_more_values_than_meant_are_not_opened(custody: Custodian, store: Store) -> None:
     devices = [store.load(login(device_id=f"device-{number}"))[0][1] for number in range(3)]
-    with pytest.raises(LoginpipeError, match=r"^the request is for 3 values, which is more than 2: none was opened"):
+    with pytest.raises(LoginpipeError, match=r"^the request has 3 values, more than --limit 2: none was opened"):
         custody.recover(*devices, most=2)
     assert len(custody.recover(*devices, most=3).recovered) == 3
 

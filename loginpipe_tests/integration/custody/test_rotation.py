@@ -195,7 +195,7 @@ def test_every_version_that_there_are_values_of_must_be_held(
 ) -> None:
     store.load(*devices(1))
     store.lose_token_key()
-    with pytest.raises(KeyFileError, match=r"LOGINPIPE_TOKEN_KEYS does not hold version 1, "):
+    with pytest.raises(KeyFileError, match=r"LOGINPIPE_TOKEN_KEYS does not have version 1, "):
         rotated(rotating, store.with_keys(2, 3), opener)
     assert [action for _, action, _ in store.log()] == ["request"], "nothing was released for it"
 
