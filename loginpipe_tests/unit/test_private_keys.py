@@ -171,7 +171,8 @@ def test_of_several_recipients_those_are_used_that_are_there(key_files: KeyFiles
     here, kms, offline = f"file:{key_files.seal_public}", "awskms:alias/seal", "file:/offline/break_glass_public.pem"
     assert private_uris(f"{here},{kms},{offline}") == [f"file:{key_files.seal_private}", kms]
     assert private_uris(kms) == [kms]
-    with pytest.raises(KeyFileError, match=r"no private key at /offline/break_glass_private.pem: specify its place with --private-key"):
+    named = r"no private key at /offline/break_glass_private.pem: specify its place with --private-key"
+    with pytest.raises(KeyFileError, match=named):
         private_uris(offline)
 
 
