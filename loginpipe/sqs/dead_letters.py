@@ -21,11 +21,11 @@ from loginpipe.common.aws import DENIED, error_code
 from loginpipe.common.errors import QueueError
 from loginpipe.logins.messages import Message
 from loginpipe.sqs.client import MAX_BATCH, Queue, queue_errors
+from loginpipe.sqs.deliveries import LONG_POLL_SECONDS, is_intact, returned_if_unreadable
 from loginpipe.sqs.depth import Depth, read_depth
 from loginpipe.sqs.entries import FailedEntry, call_with_entries
 from loginpipe.sqs.identity import Identity, identity, redrive_attributes
 from loginpipe.sqs.leases import LeaseKeeper
-from loginpipe.sqs.receiver import is_intact, returned_if_unreadable
 from loginpipe.sqs.sending import send_again
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     _Copies = list[MessageTypeDef]
 
 _VISIBILITY_SECONDS = 120
-_LONG_POLL_SECONDS = 1
 # Dead letters that a look takes at most: each is hidden meanwhile, and counts one more receive.
 _MAX_LOOKED_AT = 1_000
 # How long a count by owner is good for those that ask every few seconds.
@@ -333,7 +332,7 @@ def _received(dead_letters: Queue, leases: LeaseKeeper) -> "list[MessageTypeDef]
         answer = dead_letters.client.receive_message(
             QueueUrl=dead_letters.url,
             MaxNumberOfMessages=MAX_BATCH,
-            WaitTimeSeconds=_LONG_POLL_SECONDS,
+            WaitTimeSeconds=LONG_POLL_SECONDS,
             VisibilityTimeout=_VISIBILITY_SECONDS,
             **dead_letters.asking_for(
                 "SentTimestamp", "ApproximateReceiveCount", "MessageGroupId", "DeadLetterQueueSourceArn"

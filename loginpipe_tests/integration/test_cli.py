@@ -661,9 +661,8 @@ def seal_again(pipeline: Pipeline, key_files: KeyFiles, body: str) -> None:
 
 
 @pytest.fixture
-def dead(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Queue:
+def dead(pipeline: Pipeline) -> Queue:
     """The pipeline's dead-letter queue, with two messages in it."""
-    monkeypatch.setattr(dead_letters, "_LONG_POLL_SECONDS", 0)
     policy = dead_letters.redrive_policy(pipeline.queue)
     assert policy is not None
     pipeline.send(logins(2))
