@@ -662,7 +662,7 @@ def test_the_commands_say_whose_dead_letters_there_are_and_touch_ours_alone(
         "other_queues": 2,
         "looked_at": {"ours": 2, "others": 2, "all": True},
     }
-    monkeypatch.setattr(dead_letters, "_MAX_LOOKED_AT", 3)
+    monkeypatch.setattr(dead_letters, "_MAX_COUNTED", 3)
     assert loginpipe("dlq", "status", "--json").json["looked_at"]["all"] is False
     assert {message_id: fate.state for message_id, fate in endpoint.fates(f"{shared}-dlq").items()} == {
         message_id: fate.state for message_id, fate in before.items()
