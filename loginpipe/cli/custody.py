@@ -1,4 +1,4 @@
-"""What custodians do beside single values: rotation, drill, the access log; and what all their commands share."""
+"""The custodians' commands for rotation, drill and access log, and what all commands of custodians share."""
 
 import sys
 from dataclasses import asdict
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from loginpipe.masking.tokens import TokenKeys
     from loginpipe.postgres.connections import Connection
 
-audit = new_app("The record of who asked for what, who approved it, and what was released, refused and erased.")
+audit = new_app("The access log: who requested, approved, recovered and erased which values.")
 
-PURPOSE_HELP = "Why: at least 10 characters, for the record."
-TICKET_HELP = "The ticket that asks for it, for the record."
+PURPOSE_HELP = "Why you need this, in at least 10 characters. Recorded in the access log."
+TICKET_HELP = "Id of the ticket that asks for this. Recorded in the access log."
 
 Purpose = Annotated[str, typer.Option(help=PURPOSE_HELP)]
 Ticket = Annotated[str, typer.Option(help=TICKET_HELP)]
@@ -35,17 +35,17 @@ PrivateKeys = Annotated[
     typer.Option(
         "--private-key",
         metavar="URI",
-        help="What opens: a file or file: URI, or awskms:; may be repeated. Default: beside LOGINPIPE_SEAL_KEY.",
+        help="Private key: a file, or an awskms: URI. Can be repeated. Default: the one beside LOGINPIPE_SEAL_KEY.",
     ),
 ]
 ApprovedRequest = Annotated[
-    UUID | None, typer.Option("--request", help="A bulk request of yours that a second person has approved.")
+    UUID | None, typer.Option("--request", help="Your bulk request, after another custodian approved it.")
 ]
 
 MAX_SAMPLE = 256
-"""Values that one request is for, at most."""
+"""The most values in one request."""
 
-_DRILL_PURPOSE = "drill: recovery of values that belong to no one"
+_DRILL_PURPOSE = "drill: recovery of made-up values"
 _SAMPLE_PURPOSE = "drill: stored values opened and compared with their tokens"
 _HEADER = ("entry", "at (UTC)", "actor", "action", "request", "subjects", "ticket", "purpose or detail")
 _PROBLEMS_SHOWN = 5
@@ -60,7 +60,7 @@ def load_private_keys(settings: Settings, uris: list[str] | None) -> "Opener":
     from loginpipe.custody.private_keys import load_opener, private_uris
 
     if not uris and not settings.seal_key:
-        raise SettingError("LOGINPIPE_SEAL_KEY is not set: set it, or name the private key with --private-key")
+        raise SettingError("LOGINPIPE_SEAL_KEY is not set: set it, or specify --private-key")
     named = uris or private_uris(settings.required("seal_key"))
     return load_opener(named, production=settings.production, passphrase=_ask_passphrase)
 
@@ -102,12 +102,12 @@ def load_recipients(settings: Settings) -> tuple["SealKey", ...]:
     seal_key = settings.required("seal_key")
     recipients = load_seal_keys(seal_key, fingerprint=settings.seal_key_fingerprint, production=settings.production)
     if not recipients:
-        raise LoginpipeError("LOGINPIPE_SEAL_KEY is off, so nothing can be sealed: name the seal key for this")
+        raise LoginpipeError("LOGINPIPE_SEAL_KEY is off, so nothing can be sealed: set it to the seal key")
     return recipients
 
 
 def bulk_request(
-    connection: "Connection", reason: "Reason", approved: UUID | None, *, kind: "BulkKind", most: int, command: str
+    connection: "Connection", reason: "Reason", approved: UUID | None, *, kind: "BulkKind", number: int, command: str
 ) -> "Bulk":
     """Make a bulk request, unless one that was approved is given.
 
@@ -116,7 +116,7 @@ def bulk_request(
         reason: why.
         approved: the one that is given.
         kind: what for.
-        most: for how many values.
+        number: for how many values.
         command: to be run again once it is approved.
 
     Raises:
@@ -126,7 +126,7 @@ def bulk_request(
     from loginpipe.custody.access import Bulk, request_bulk
 
     if approved is None:
-        request = request_bulk(connection, kind, most, reason)
+        request = request_bulk(connection, kind, number, reason)
         require_no_approval(request, f"run `{command}` again with --request {request.request_id}")
         approved = request.request_id
     return Bulk(approved, reason)
@@ -140,7 +140,7 @@ def require_no_approval(request: "Request", then: str) -> None:
     """
     if request.needs_approval:
         raise LoginpipeError(
-            f"request {request.request_id} is on record and wants a second person: let another custodian run "
+            f"request {request.request_id} needs approval: ask another custodian to run "
             f"`loginpipe pii approve {request.request_id}`, then {then}"
         )
 
@@ -165,14 +165,14 @@ def rotate(
     request: ApprovedRequest = None,
     lost_version: Annotated[
         list[int] | None,
-        typer.Option(help="A version whose key is gone for good: its values cannot be checked; may be repeated."),
+        typer.Option(help="A version whose key is lost: its values cannot be checked. Can be repeated."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Complete a rotation of the token key: values under older versions get a token of the current one, and an alias.
+    """Complete a rotation of the token key: give values with tokens of older versions a current token and an alias.
 
-    The pipeline does so for values that it sees again; this opens the others, on the record. It can be interrupted and
-    started again. The role must be pii_custodian and, for as long as this takes, loginpipe_writer too.
+    The pipeline does this for values that arrive again. This command opens all others, which the access log records.
+    You can interrupt it and run it again. The role must be pii_custodian and, while the command runs, loginpipe_writer.
 
     Example: loginpipe pii rotate --purpose "completing the rotation to version 2" --ticket SEC-1300
     """
@@ -192,7 +192,7 @@ def rotate(
                 Reason(purpose, ticket),
                 request,
                 kind="rotate",
-                most=pending,
+                number=pending,
                 command="loginpipe pii rotate",
             )
             task = bar.add_task("rotating", total=pending)
@@ -211,13 +211,13 @@ def rotate(
         print_json({"version": keys.current, **counts, "unchecked": done.unchecked, "refused": refused})
     else:
         out.print(
-            f"{done.rotated:,} values lead to a token of version {keys.current} by a verified alias now, "
+            f"{done.rotated:,} values now have a token of version {keys.current} and a verified alias; "
             f"{done.sealed:,} were sealed again"
         )
     if done.corrected:
-        notes.print(f"warning: {done.corrected:,} aliases led to other values, were planted, and are corrected now")
+        notes.print(f"warning: {done.corrected:,} planted aliases led to other values and were corrected")
     if done.unchecked:
-        notes.print(f"note: {done.unchecked:,} of them are of a lost version and could not be checked")
+        notes.print(f"note: {done.unchecked:,} of them have a lost version and could not be checked")
     for error in done.refused:
         notes.print(f"error: {error}", markup=False)
     if done.refused:
@@ -226,20 +226,22 @@ def rotate(
 
 def drill(
     *,
-    ticket: Annotated[str, typer.Option(help="For the record.")] = "drill",
+    ticket: Annotated[str, typer.Option(help="Id of a ticket. Recorded in the access log.")] = "drill",
     private_key: PrivateKeys = None,
-    request: Annotated[UUID | None, typer.Option("--request", help="That of an earlier drill, now approved.")] = None,
+    request: Annotated[
+        UUID | None, typer.Option("--request", help="The request of an earlier drill, after it was approved.")
+    ] = None,
     sample: Annotated[
         int | None,
-        typer.Option(help="Open so many of the stored values instead, drawn at random.", min=1, max=MAX_SAMPLE),
+        typer.Option(help="Open this many stored values at random instead.", min=1, max=MAX_SAMPLE),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Prove that recovery still works: seal values that belong to no one, request them, open them and compare.
+    """Test that recovery works: seal made-up values, request them, open them and compare.
 
-    Leaves two sealed values and its entries in the access log. With --sample it opens stored values and compares them
-    with their tokens, and gives none of them out. Exits with 1 if recovery does not work, or a value is not what its
-    token stands for. The role must be pii_custodian and loginpipe_writer.
+    The two sealed values and the entries in the access log stay. With --sample the command opens stored values instead,
+    compares them with their tokens and shows none of them. Exits with 1 if recovery does not work or a value does not
+    match its token. The role must be pii_custodian and loginpipe_writer.
 
     Example: loginpipe pii drill --private-key /media/custody/seal_private.pem
     Or: loginpipe pii drill --sample 50 --ticket SEC-1300
@@ -270,7 +272,7 @@ def drill(
         f"recovery works: {proved.values} values were sealed, released and opened, with {_few(proved.opened_with)}"
     )
     if proved.not_tried:
-        notes.print(f"not tried, since its private key was not at hand: {_few(proved.not_tried)}")
+        notes.print(f"not tested, because the private key is missing: {_few(proved.not_tried)}")
 
 
 def _open_sample(
@@ -289,7 +291,7 @@ def _open_sample(
     if request is None:
         tokens = random_tokens(connection, number)
         if not tokens:
-            raise LoginpipeError("nothing is sealed yet, so there is nothing to open: run the drill without --sample")
+            raise LoginpipeError("no value is sealed yet: run the drill without --sample")
         made = request_access(connection, tokens, Reason(_SAMPLE_PURPOSE, ticket))
         require_no_approval(made, f"run `loginpipe pii drill --sample {number} --request {made.request_id}`")
         request = made.request_id
@@ -298,12 +300,12 @@ def _open_sample(
         refused = [{"token": error.subject, "problem": error.problem} for error in found.refused]
         print_json({"values": found.values, "unchecked": found.unchecked, "refused": refused})
     else:
-        out.print(f"{found.values:,} stored values were opened, and are what their tokens stand for")
+        out.print(f"{found.values:,} stored values were opened and match their tokens")
     if found.unchecked:
-        notes.print(f"note: {found.unchecked:,} of them open, and no key at hand shows whether they are their tokens'")
+        notes.print(f"note: {found.unchecked:,} values open, but no available key can check them against their tokens")
     for error in found.refused:
         notes.print(
-            f"error: {error}; `loginpipe pii discard` deletes it, so that the value is sealed again", markup=False
+            f"error: {error}; delete it with `loginpipe pii discard`, so that the value is sealed again", markup=False
         )
     if found.refused:
         raise typer.Exit(1)
@@ -316,13 +318,13 @@ def _few(fingerprints: list[str]) -> str:
 @audit.command("list")
 def list_(
     *,
-    actor: Annotated[str | None, typer.Option(help="Only of this role.")] = None,
-    token: Annotated[str | None, typer.Option(help="Only about this token or message id.")] = None,
-    since: Annotated[datetime | None, typer.Option(help="Written at this time (UTC) or later.")] = None,
+    actor: Annotated[str | None, typer.Option(help="Only entries of this role.")] = None,
+    token: Annotated[str | None, typer.Option(help="Only entries about this token or message id.")] = None,
+    since: Annotated[datetime | None, typer.Option(help="Only entries written at this time (UTC) or later.")] = None,
     limit: Annotated[int, typer.Option(help="Show at most this many.", min=1)] = 50,
     as_json: Json = False,
 ) -> None:
-    """List entries of the access log, the newest first.
+    """List the entries of the access log, newest first.
 
     Example: loginpipe pii audit list --actor custodian_1 --since 2026-11-01
     """
@@ -340,25 +342,26 @@ def list_(
     for line in lines:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     if len(entries) == limit:
-        notes.print(f"shown are the newest {limit}: use --limit to see more")
+        notes.print(f"only the newest {limit} are shown: use --limit to see more")
 
 
 @audit.command()
 def verify(
     *,
-    anchor: Annotated[str | None, typer.Option(metavar="SEQ:HASH", help="The head of an earlier verification.")] = None,
-    anchor_file: Annotated[
-        Path | None, typer.Option(help="A file of such anchors, one a line.", dir_okay=False)
+    anchor: Annotated[
+        str | None, typer.Option(metavar="SEQ:HASH", help="An anchor from an earlier verification.")
     ] = None,
+    anchor_file: Annotated[Path | None, typer.Option(help="A file with anchors, one per line.", dir_okay=False)] = None,
     write_anchor: Annotated[
-        Path | None, typer.Option(help="Add the head to this file, if all is well.", dir_okay=False)
+        Path | None, typer.Option(help="Add the new anchor to this file if the log is intact.", dir_okay=False)
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Recompute the hash of every entry of the access log, and print the head: an anchor, to be kept elsewhere.
+    """Check the hash chain of the access log, and print an anchor: number and hash of the newest entry.
 
-    An entry that was changed or removed breaks the chain. A tail that was cut off, or a past that was rewritten,
-    shows against an anchor only. Exits with 1 if the log is not intact.
+    A changed or removed entry breaks the chain. If the newest entries were cut off, or the whole log was rewritten,
+    only an earlier anchor shows it: keep anchors where the owner of the vault cannot write. Exits with 1 if the log is
+    not intact.
 
     Example: loginpipe pii audit verify --anchor-file anchors.txt --write-anchor anchors.txt
     """
@@ -381,10 +384,12 @@ def verify(
         add_anchor(write_anchor, found.head)
     out.print(str(found.head))
     against = (
-        f", {len(anchors)} anchors in it" if anchors else "; without an anchor a tail that was cut off does not show"
+        f" and match {len(anchors)} anchors"
+        if anchors
+        else "; without an anchor, entries cut off at the end do not show"
     )
     notes.print(
-        f"{found.head.seq:,} entries are intact{against}. Keep the line above where no owner of the vault writes"
+        f"{found.head.seq:,} entries are intact{against}. Keep the line above where the owner of the vault cannot write"
     )
 
 

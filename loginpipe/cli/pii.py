@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from loginpipe.custody.recovery import Recovery
     from loginpipe.postgres.connections import Connection
 
-app = new_app("Personal data in clear: for custodians, with a purpose and a ticket, on the record.")
+app = new_app("Recover and erase personal data. For custodians; every use is recorded in the access log.")
 
-Tokens = Annotated[list[str], typer.Argument(help="Tokens as in user_logins, or ids of rejected messages.")]
+Tokens = Annotated[list[str], typer.Argument(help="Tokens from user_logins, or ids of rejected messages.")]
 MAX_VALUES = 10
-"""Values that are recovered in one go unless more are asked for."""
+"""The default of --limit."""
 
 _COLUMNS = ("token", "field", "value", "checked_by")
 
@@ -55,7 +55,7 @@ class Switch(StrEnum):
 
 @app.command()
 def request(tokens: Tokens, *, purpose: Purpose, ticket: Ticket, as_json: Json = False) -> None:
-    """Put on record which values are to be seen and why; prints the id of the request, which is good for 15 minutes.
+    """Request access to values, with a reason. Prints the id of the request, which is valid for 15 minutes.
 
     Example: loginpipe pii request ip.v1.… --purpose "account takeover, user informed" --ticket SEC-1234
     """
@@ -68,14 +68,14 @@ def request(tokens: Tokens, *, purpose: Purpose, ticket: Ticket, as_json: Json =
         return
     out.print(str(made.request_id))
     if made.needs_approval:
-        notes.print(f"a second person must approve it, within 24 hours: loginpipe pii approve {made.request_id}")
-    most = f" --limit {len(tokens)}" if len(tokens) > MAX_VALUES else ""
-    notes.print(f"then, within 15 minutes: loginpipe pii recover {made.request_id} --output FILE{most}")
+        notes.print(f"Another custodian must approve it within 24 hours: loginpipe pii approve {made.request_id}")
+    limit = f" --limit {len(tokens)}" if len(tokens) > MAX_VALUES else ""
+    notes.print(f"Then run, within 15 minutes: loginpipe pii recover {made.request_id} --output FILE{limit}")
 
 
 @app.command()
 def approve(request_id: UUID, *, as_json: Json = False) -> None:
-    """Approve the request of another custodian, who then has 15 minutes to recover, or 24 hours for a bulk request.
+    """Approve a request of another custodian, who can then use it for 15 minutes, or 24 hours for a bulk request.
 
     Example: loginpipe pii approve 7f0c3f6e-3c1b-4a35-9d3e-5b9f2f3f9b11
     """
@@ -90,9 +90,7 @@ def approve(request_id: UUID, *, as_json: Json = False) -> None:
 def recover(
     what: Annotated[
         list[str],
-        typer.Argument(
-            help="The id of a request; or, with --purpose and --ticket, tokens and ids of rejected messages."
-        ),
+        typer.Argument(help="The id of a request. With --purpose and --ticket: tokens, or ids of rejected messages."),
     ],
     *,
     purpose: Annotated[str | None, typer.Option(help=PURPOSE_HELP)] = None,
@@ -100,15 +98,16 @@ def recover(
     private_key: PrivateKeys = None,
     limit: Annotated[int, typer.Option(help="Recover at most this many values.", min=1)] = MAX_VALUES,
     output: Annotated[
-        Path | None, typer.Option(help="A new file, for you alone: CSV of token, field and value.", dir_okay=False)
+        Path | None,
+        typer.Option(help="Write the values to this new CSV file, which only you can read.", dir_okay=False),
     ] = None,
-    show: Annotated[bool, typer.Option("--show", help="Show the values on the terminal instead.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Show the values on the terminal.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Recover what tokens, or the ids of rejected messages, stand for.
+    """Recover the original values of tokens, or the bodies of rejected messages.
 
-    Either the id of a request, or, with --purpose and --ticket, tokens: requested, released and opened in one go. Each
-    value is checked against its token. What cannot be believed is named and not given out.
+    Give the id of a request. Or give tokens with --purpose and --ticket, and the command makes the request itself. Each
+    value is checked against its token. A value that does not match its token is reported and not shown.
 
     Example: loginpipe pii recover ip.v1.… --purpose "account takeover" --ticket SEC-1234 --output found.csv
     """
@@ -128,7 +127,7 @@ def recover(
     with connect_to_warehouse(settings) as connection, private_output(output) if output else nullcontext() as file:
         checks = load_token_checks(settings, connection)
         request_id = given or _requested(connection, what, reason)
-        recovery = recover_values(connection, request_id, opener, checks, most=limit)
+        recovery = recover_values(connection, request_id, opener, checks, limit=limit)
         if not recovery.recovered:
             # The file goes again with the error.
             _report(recovery, request_id, output, as_json=as_json)
@@ -139,22 +138,22 @@ def recover(
 
 @app.command()
 def erase(
-    user_id: Annotated[str | None, typer.Argument(help="As in user_logins.")] = None,
+    user_id: Annotated[str | None, typer.Argument(help="The user id, as in user_logins.")] = None,
     *,
     purpose: Annotated[str | None, typer.Option(help=PURPOSE_HELP)] = None,
     ticket: Annotated[str | None, typer.Option(help=TICKET_HELP)] = None,
     request: Annotated[
         UUID | None,
-        typer.Option("--request", help="An erasure that was requested and is approved, in place of a user."),
+        typer.Option("--request", help="An approved request for an erasure, instead of a user id."),
     ] = None,
     private_key: PrivateKeys = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether it is meant.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Erase a user: their logins, what only these can be recovered from, and whatever they sent before and comes later.
+    """Erase a user: logins, sealed values that only they have, and messages sent before now that arrive later.
 
-    It is on record before anything is looked up, and cannot be undone. Where a rotation of the token key has given the
-    user's tokens aliases, the private key is needed: each alias is verified by the value itself.
+    This cannot be undone. The access log records it first. If a rotation of the token key gave the user's tokens
+    aliases, the private key is needed, because each alias is verified by the value itself.
 
     Example: loginpipe pii erase 424cdd21-063a-43a7-b91b-7ca1a833afae --purpose "request by the user" --ticket DPO-77
     """
@@ -190,10 +189,10 @@ def discard(
     private_key: PrivateKeys = None,
     as_json: Json = False,
 ) -> None:
-    """Delete sealed values that are not what their tokens stand for, so that they are sealed again when they come.
+    """Delete sealed values that do not match their tokens, so that the next login with the value seals it again.
 
-    It opens them first, on the record, and deletes only what was planted or altered, or has no data key. Good values
-    stay. Of a value that does not come again nothing can be recovered any more; nothing could be before.
+    The command opens the values first, which the access log records. It deletes only values that were planted or
+    altered, or that have no data key. Values that match their tokens stay.
 
     Example: loginpipe pii discard ip.v1.… --purpose "planted, found by the drill" --ticket SEC-1301
     """
@@ -215,7 +214,7 @@ def discard(
         problems = [{"token": error.subject, "problem": error.problem} for error in bad]
         print_json({"request": made.request_id, "discarded": discarded, "problems": problems})
     else:
-        out.print(f"{discarded} of {len(tokens)} values were not what their tokens stand for, and are deleted")
+        out.print(f"{discarded} of {len(tokens)} values did not match their tokens and were deleted")
 
 
 app.command()(custody.rotate)
@@ -224,12 +223,14 @@ app.command()(custody.drill)
 
 @app.command("second-person")
 def second_person(
-    switch: Annotated[Switch, typer.Argument(help="Whether each request must be approved by another custodian.")],
+    switch: Annotated[
+        Switch, typer.Argument(help="on: another custodian must approve each request. off: no approval is needed.")
+    ],
     *,
     ticket: Ticket,
     as_json: Json = False,
 ) -> None:
-    """Demand, or no longer demand, that a second custodian approves each request. For the owner of the vault.
+    """Require that a second custodian approves each request, or stop requiring it. For the owner of the vault.
 
     Example: loginpipe pii second-person on --ticket SEC-1200
     """
@@ -239,7 +240,9 @@ def second_person(
     with connect_to_warehouse(load_settings()) as connection:
         set_second_person(connection, required=required, ticket=ticket)
     needs = "needs" if required else "no longer needs"
-    print_result({"second_person": required}, f"each request {needs} the approval of a second person", as_json=as_json)
+    print_result(
+        {"second_person": required}, f"each request {needs} the approval of a second custodian", as_json=as_json
+    )
 
 
 app.add_typer(custody.audit, name="audit")
@@ -250,21 +253,21 @@ def _report_erasure(erasure: "Erasure") -> None:
 
     out.print(f"erased: {erasure.logins:,} logins, {erasure.sealed_values:,} sealed values")
     if not erasure.logins:
-        notes.print("There was no login with that user id. What was sent before now is kept out all the same.")
+        notes.print("No login had that user id. Messages that the user sent before now will not be loaded.")
     for token in erasure.kept:
-        notes.print(f"note: {token} is shared with logins of others, so its value stays", markup=False)
+        notes.print(f"note: {token} is also in logins of other users: its value stays", markup=False)
     for token in erasure.planted:
-        notes.print(f"warning: {token} was planted as an alias of a token of the user, and stays", markup=False)
+        notes.print(f"warning: {token} was planted as an alias of one of the user's tokens: it stays", markup=False)
     for token in erasure.unverified:
         notes.print(
-            f"warning: {token} is an alias of a token of the user by no key at hand: what it stands for stays",
+            f"warning: {token} could not be verified as an alias of one of the user's tokens: its value stays",
             markup=False,
         )
     if erasure.dropped:
         first, last = erasure.dropped
         notes.print(
-            f"Some days from {first} to {last} are in the archive only. The next run of archive_logins searches their "
-            "files for the user, and writes those that have them again without."
+            f"Some days from {first} to {last} are only in the archive. The next run of archive_logins searches their "
+            "files, and writes those that have the user again without them."
         )
     notes.print(LIMITS)
 
@@ -273,7 +276,7 @@ def _reason(purpose: str | None, ticket: str | None) -> "Reason | None":
     from loginpipe.custody.access import Reason
 
     if (purpose is None) != (ticket is None):
-        raise LoginpipeError("a purpose and a ticket go together: give both, or the id of a request")
+        raise LoginpipeError("specify both --purpose and --ticket, or the id of a request")
     return None if purpose is None or ticket is None else Reason(purpose, ticket)
 
 
@@ -282,9 +285,7 @@ def _request_id(what: list[str]) -> UUID:
         (only,) = what
         return UUID(only)
     except ValueError:
-        raise LoginpipeError(
-            "tokens are recovered with --purpose and --ticket, or by the id of one request: give either"
-        ) from None
+        raise LoginpipeError("specify tokens with --purpose and --ticket, or the id of one request") from None
 
 
 def _requested(connection: "Connection", tokens: list[str], reason: "Reason | None") -> UUID:
@@ -315,19 +316,18 @@ def _report(recovery: "Recovery", request_id: UUID, output: Path | None, *, as_j
         print_json({**counts, "output": output if rows else None, **shown})
     elif not rows and not recovery.refused:
         raise LoginpipeError(
-            "nothing is sealed for what was asked: was it copied whole, and was sealing on at the time?"
+            "no sealed value exists for these: check that you copied them whole, and that sealing was on then"
         )
     elif output and rows:
-        says = f"{len(rows)} values are in {output}, which you alone can read: delete it when you are done"
-        out.print(says, markup=False)
+        out.print(f"{len(rows)} values are in {output}, which only you can read: delete it after use", markup=False)
     else:
         for row in rows:
             typer.echo("  ".join(map(printable, row)))
     for value in recovery.recovered:
         if value.by_alias:
-            notes.print(f"note: {value.subject} was checked by an alias of its token alone", markup=False)
+            notes.print(f"note: {value.subject} was checked only by an alias of its token", markup=False)
     for subject in recovery.missing:
-        notes.print(f"note: nothing is sealed for {subject}", markup=False)
+        notes.print(f"note: no sealed value exists for {subject}", markup=False)
     for error in recovery.refused:
         notes.print(f"error: {error}", markup=False)
     if recovery.refused or not rows:

@@ -24,28 +24,27 @@ MAX_SUBJECTS = 256
 """Tokens and message ids in one request."""
 
 REFUSALS = {
-    "purpose_too_short": "a purpose of at least 10 characters is wanted: say why the values are needed",
-    "no_ticket": "a ticket is wanted: name the one that asks for this",
-    "reason_too_long": "a purpose has at most 1,000 characters, and a ticket 200: shorten them",
-    "too_many_subjects": f"a request is for {MAX_SUBJECTS} tokens at most: split it",
+    "purpose_too_short": "the purpose has fewer than 10 characters: say why you need the values",
+    "no_ticket": "there is no ticket: specify the one that asks for this",
+    "reason_too_long": "the purpose is over 1,000 characters long, or the ticket over 200: shorten it",
+    "too_many_subjects": f"a request can have at most {MAX_SUBJECTS} tokens: split it",
     "no_subjects": (
-        "what was asked for is neither a token nor the id of a message with something sealed: take it from the table "
-        "as it is"
+        "one of the values is neither a token nor the id of a message with sealed content: copy it from the table"
     ),
-    "no_kind": "a bulk request is to rotate, replay or backfill, for a number of values: this is a bug, report it",
-    "unknown_request": "there is no such request: `loginpipe pii request` makes one",
-    "of_another_role": "another role made the request, and it is released to that one only: request it yourself",
-    "expired": "the request is too old: it is good for 15 minutes, or for 24 hours to be approved; request again",
-    "released_before": "the request was released before, and each is good for once: request again",
-    "not_committed": "the request is not committed: commit it first",
-    "needs_approval": "the request wants a second person: let another custodian run `loginpipe pii approve` on it",
-    "own_request": "the request is your own: let another custodian approve it",
-    "approved_before": "the request was approved before: `loginpipe pii recover` is what comes next",
-    "bulk_request": "a bulk request releases nothing itself: give it to the command that it was made for",
-    "unusable_parent": "the bulk request is not yours, none, or more than 24 hours old: make another",
-    "out_of_scope": "the bulk request is for something else, or for fewer values: make another",
-    "of_an_erasure": "the request is for an erasure: `loginpipe pii erase --request` carries it out",
-    "erased_before": "the erasure was carried out before, or was requested more than a day ago: request again",
+    "no_kind": "a bulk request must be to rotate, replay or backfill, and have a number of values: report this bug",
+    "unknown_request": "the request does not exist: make one with `loginpipe pii request`",
+    "of_another_role": "another role made the request, and only that role can use it: make your own",
+    "expired": "the request expired, after 15 minutes, or 24 hours without approval: request again",
+    "released_before": "the request was used before, and can be used once: request again",
+    "not_committed": "the transaction of the request is not committed: commit it first",
+    "needs_approval": "the request needs approval: ask another custodian to run `loginpipe pii approve`",
+    "own_request": "the request is your own: ask another custodian to approve it",
+    "approved_before": "the request is already approved: run `loginpipe pii recover`",
+    "bulk_request": "a bulk request is not for single values: pass it to its own command with --request",
+    "unusable_parent": "the bulk request does not exist, is not yours, or is more than 24 hours old: make a new one",
+    "out_of_scope": "the bulk request is for something else, or for fewer values: make a new one",
+    "of_an_erasure": "the request is for an erasure: use it with `loginpipe pii erase --request`",
+    "erased_before": "the erasure is already done, or was requested more than 24 hours ago: request again",
 }
 """Refusal code → what happened and what to do."""
 
@@ -83,8 +82,8 @@ class Reason:
 def _refuse_values(name: str, text: str) -> None:
     if _ID.search(text) or _ADDRESS_V4.search(text) or any(map(_is_address, text.split())):
         raise LoginpipeError(
-            f"the {name} has an address or an id in it, which would stay on record for ever; nothing was sent: "
-            "describe the case in words, and keep values in the ticket's system"
+            f"the {name} contains an address or an id, which the access log would keep for ever: describe the case in "
+            "words; nothing was recorded"
         )
 
 
@@ -135,8 +134,7 @@ def require_subjects(subjects: Iterable[str]) -> None:
     for subject in subjects:
         if not (_is_token(subject) or is_message_id(subject) or schemes_of(subject)):
             raise LoginpipeError(
-                "what was asked for is neither a token nor a message id, and nothing was sent: take it from the table "
-                "as it is"
+                "one of the values is neither a token nor a message id: copy it from the table; nothing was recorded"
             )
 
 
@@ -199,13 +197,13 @@ def request_access(
     return _requested(rows)
 
 
-def request_bulk(connection: Connection, kind: BulkKind, most: int, reason: Reason) -> Request:
+def request_bulk(connection: Connection, kind: BulkKind, number: int, reason: Reason) -> Request:
     """Put on record that many values are to be seen, in requests of their own for 24 hours.
 
     Args:
         connection: with no transaction open.
         kind: what for; requests for anything else are refused.
-        most: for how many values.
+        number: for how many values.
         reason: why.
 
     Raises:
@@ -214,7 +212,7 @@ def request_bulk(connection: Connection, kind: BulkKind, most: int, reason: Reas
     rows = called(
         connection,
         "SELECT request_id::text, refusal, needs_approval FROM vault.request_access(NULL, %s, %s, NULL, %s, %s)",
-        (reason.purpose, reason.ticket, kind, most),
+        (reason.purpose, reason.ticket, kind, number),
     )
     return _requested(rows)
 
@@ -342,7 +340,7 @@ def fetched(cursor: Cursor, query: str, parameters: tuple[object, ...]) -> list[
     try:
         cursor.execute(query, parameters)
     except ValueError:
-        raise LoginpipeError("what was given is no Unicode text, or has a NUL in it: type it again") from None
+        raise LoginpipeError("one of the values is not valid Unicode text, or contains a NUL: type it again") from None
     return cursor.fetchall()
 
 
@@ -353,5 +351,5 @@ def refuse(code: str | None) -> None:
         AccessRefusedError: with the code.
     """
     if code is not None:
-        says = REFUSALS.get(code, "this version of loginpipe does not know why: upgrade it")
-        raise AccessRefusedError(f"refused, and on record as {code}: {says}", code)
+        says = REFUSALS.get(code, "this version of loginpipe does not know this code: upgrade it")
+        raise AccessRefusedError(f"refused, and recorded as {code}: {says}", code)

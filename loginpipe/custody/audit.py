@@ -80,7 +80,9 @@ def parse_anchor(text: str) -> Anchor:
     except ValueError:
         anchor = Anchor(-1, b"")
     if anchor.seq < 0 or len(anchor.hash) != len(FIRST_HASH):
-        raise AuditError("an anchor is a number, a colon and 64 hex digits, as `loginpipe pii audit verify` prints it")
+        raise AuditError(
+            "an anchor must be a number, a colon and 64 hex digits: copy it from `loginpipe pii audit verify`"
+        )
     return anchor
 
 
@@ -119,7 +121,9 @@ def verify_chain(entries: Iterable[Entry], anchors: Sequence[Anchor] = ()) -> Ve
         found.problems += _off_anchor(found.head, kept)
         found.times = (found.times[0] if found.times else entry.at, entry.at)
     if kept and max(kept) > found.head.seq:
-        found.problems.append(f"the tail is cut off: the log ends with entry {found.head.seq}, and had {max(kept)}")
+        found.problems.append(
+            f"entries were cut off at the end: the last entry is {found.head.seq}, and the log had {max(kept)}"
+        )
     return found
 
 
@@ -128,14 +132,14 @@ def _problems(entry: Entry, before: Anchor) -> Iterator[str]:
     if gap:
         yield f"entry {gap[0]} is missing" if len(gap) == 1 else f"entries {gap[0]} to {gap[-1]} are missing"
     elif entry.previous_hash != before.hash:
-        yield f"entry {entry.seq} is not chained to the one before it"
+        yield f"entry {entry.seq} does not continue the chain of the entry before it"
     if entry_hash(entry) != entry.hash:
         yield f"entry {entry.seq} was changed"
 
 
 def _off_anchor(reached: Anchor, kept: dict[int, list[bytes]]) -> Iterator[str]:
     if any(digest != reached.hash for digest in kept.get(reached.seq, [])):
-        yield f"the past was rewritten: entry {reached.seq} is not the one that was kept"
+        yield f"the log was rewritten: entry {reached.seq} differs from the anchor"
 
 
 def _part(text: str | None) -> bytes:
@@ -156,13 +160,13 @@ class EntryFilter:
         actor: of this role.
         token: about this token or message id, the approvals of its requests among them.
         since: written at this time or later.
-        most: the newest so many.
+        limit: the newest so many.
     """
 
     actor: str | None = None
     token: str | None = None
     since: datetime | None = None
-    most: int | None = None
+    limit: int | None = None
 
 
 def find_entries(connection: Connection, wanted: EntryFilter) -> list[Entry]:
@@ -205,7 +209,7 @@ def verify_log(
     try:
         return verify_chain(entries(), anchors)
     except (ValueError, OverflowError):
-        raise AuditError("the access log is not intact: the time of an entry is none; see docs/security.md") from None
+        raise AuditError("the access log is not intact: an entry has no valid time; see docs/security.md") from None
 
 
 def newest_entry(connection: Connection) -> int:
@@ -226,10 +230,10 @@ def read_anchors(path: Path) -> list[Anchor]:
         lines = path.read_text(encoding="ascii").split()
     except (OSError, UnicodeDecodeError):
         raise AuditError(
-            f"the anchors in {path} cannot be read: fix the path or the file; --write-anchor alone makes the first one"
+            f"the anchors in {path} cannot be read: fix path or file; for the first one use --write-anchor alone"
         ) from None
     if not lines:
-        raise AuditError(f"{path} holds no anchor: was it emptied?")
+        raise AuditError(f"{path} has no anchor: check whether it was emptied")
     return [parse_anchor(line) for line in lines]
 
 
@@ -244,7 +248,7 @@ def add_anchor(path: Path, anchor: Anchor) -> None:
             file.write(f"{anchor}\n")
     except OSError as error:
         raise AuditError(
-            f"the anchor cannot be written to {path} ({error.strerror}): fix its path or its permissions"
+            f"cannot write the anchor to {path} ({error.strerror}): fix its path or its permissions"
         ) from None
 
 

@@ -69,7 +69,7 @@ def store_canary(
         LoginpipeError: sealing is off.
     """
     if not recipients:
-        raise LoginpipeError("LOGINPIPE_SEAL_KEY is off, so nothing is sealed and nothing can be recovered")
+        raise LoginpipeError("LOGINPIPE_SEAL_KEY is off: nothing is sealed, so nothing can be recovered")
     originals = mask_logins(_made_up_login(), keys, compat).originals
     with transaction(connection) as cursor:
         insert_sealed(cursor, seal_originals(originals, frozenset(), recipients))
@@ -97,13 +97,13 @@ def recover_canary(
     found = release(connection, request_id)
     released, wanted = found.found, canary.tokens if canary else list(found.places)
     if not wanted or {each.value.subject for each in released} != set(wanted):
-        raise LoginpipeError("recovery does not work: the canary was stored, and not all of it was released")
+        raise LoginpipeError("recovery does not work: the made-up values were stored, but not all were released")
     recipients = released[0].recipients
     ours = [recipient for recipient in recipients if recipient in opener.fingerprints]
     if not ours:
         raise LoginpipeError(
-            f"recovery does not work with this private key: the pipeline seals for {' and '.join(recipients)}; name "
-            f"the private half of one with {PRIVATE_KEY_OPTION}"
+            f"recovery does not work with this private key: the pipeline seals for {' and '.join(recipients)}; specify "
+            f"the private half of one of these with {PRIVATE_KEY_OPTION}"
         )
     for recipient in ours:
         _compare(released, opener.only(recipient), checks, canary)
@@ -116,9 +116,11 @@ def _compare(released: Sequence[Released], opener: Opener, checks: TokenChecks, 
         raise opening.refused[0]
     for token, opened in opening.opened.items():
         if not opened.plaintext.startswith(_MARKS):
-            raise LoginpipeError("that request is for other values than a drill's: use `loginpipe pii recover`")
+            raise LoginpipeError("the request is not from a drill: use `loginpipe pii recover`")
         if not opened.checked or (canary and opened.plaintext != canary.values[token]):
-            raise LoginpipeError(f"recovery does not work: what opens for {token} is not the canary that was sealed")
+            raise LoginpipeError(
+                f"recovery does not work: the value that opens for {token} is not the one that was sealed"
+            )
 
 
 @dataclass(frozen=True)

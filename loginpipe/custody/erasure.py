@@ -30,12 +30,11 @@ from loginpipe.postgres.connections import Connection
 from loginpipe.postgres.copy import copy_rows
 
 LIMITS = (
-    "What still holds them: the archive's files, until the next run of archive_logins (every night, 02:00 UTC; a "
+    "The data is still in: the archive's files, until the next run of archive_logins (every night at 02:00 UTC; in a "
     "bucket with versioning, until its lifecycle rule deletes old versions); backups and write-ahead logs, until they "
-    "expire (docs/backups.md); replicas that lag. What this does not reach: the sealed bodies of rejected messages, "
-    "which cannot be searched by user; values that other users' logins share; data keys, each of which seals up to "
-    "256 values; clear values that were recovered before. Messages sent before now are not loaded again, whenever "
-    "they come; later logins of the same user are new ones."
+    "expire (docs/backups.md); replicas that lag. Not erased: sealed bodies of rejected messages, which cannot be "
+    "searched by user; values that other users' logins share; data keys, each of which seals up to 256 values; values "
+    "that were recovered before. Messages sent before now will not be loaded; later logins of the user will."
 )
 
 
@@ -73,9 +72,9 @@ def request_erasure(connection: Connection, user_id: str, tombstones: Mapping[in
         DatabaseError: as `transaction`.
     """
     if not user_id.strip():
-        raise LoginpipeError("the user id is blank: give the one in user_logins")
+        raise LoginpipeError("the user id is blank: copy it from user_logins")
     if "\x00" in user_id or not is_unicode(user_id):
-        raise LoginpipeError("the user id is no Unicode text, or has a NUL in it: type it again")
+        raise LoginpipeError("the user id is not valid Unicode text, or contains a NUL: type it again")
     hexes = json.dumps({str(version): tombstone.hex() for version, tombstone in tombstones.items()})
     with custody_transaction(connection) as cursor:
         copy_rows(cursor, "vault.erasure_requests", ("user_id",), [[user_id]])

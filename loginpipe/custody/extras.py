@@ -42,7 +42,7 @@ def require_extra(name: str) -> None:
         LoginpipeError: it is a field of the login itself.
     """
     if name in _OURS:
-        raise LoginpipeError(f"{name} is a field of the login itself, and in no extras: name another one")
+        raise LoginpipeError(f"{name} is a field of the login itself, not an extra: specify another one")
 
 
 def count_to_fill(connection: Connection, name: str) -> int:
@@ -94,7 +94,7 @@ def backfill(
 
 def _next(connection: Connection, name: str, after: str) -> Sequence[str]:
     with transaction(connection) as cursor:
-        cursor.execute(statement("extras_to_fill"), {"field": name, "after": after, "most": MAX_SUBJECTS})
+        cursor.execute(statement("extras_to_fill"), {"field": name, "after": after, "limit": MAX_SUBJECTS})
         return [message_id for (message_id,) in cursor]
 
 

@@ -60,7 +60,7 @@ def require_data_key(data_key: WrappedDataKey, key: bytes) -> bytes:
     if len(key) == DATA_KEY_BYTES:
         return key
     raise OpeningError(
-        f"data key {data_key.data_key_id} does not unwrap with the key that it is for, {data_key.recipient[:16]}…: it "
+        f"data key {data_key.data_key_id} does not unwrap with its key {data_key.recipient[:16]}…: it "
         "was changed in the vault, see docs/security.md",
         Problem.CHANGED,
     )
@@ -111,8 +111,8 @@ class Opener:
                 return self._unwrap[data_key.recipient](data_key)
         recipients = " or ".join(f"{data_key.recipient[:16]}…" for data_key in data_keys)
         raise OpeningError(
-            f"data key {data_keys[0].data_key_id} does not unwrap: it is for {recipients}, and that private key is not "
-            f"the one given: name it with {PRIVATE_KEY_OPTION}",
+            f"data key {data_keys[0].data_key_id} does not unwrap: it needs the private key of {recipients}: "
+            f"specify it with {PRIVATE_KEY_OPTION}",
             Problem.OTHER_RECIPIENT,
         )
 
@@ -133,8 +133,8 @@ class DataKeys:
         key_id = released.value.data_key_id
         if not released.data_keys:
             raise OpeningError(
-                f"the sealed {released.value.field_name} of {released.value.subject} has no data key, so that nothing "
-                "opens it: the key was lost, or the value was planted; see docs/security.md",
+                f"the sealed {released.value.field_name} of {released.value.subject} has no data key and "
+                "cannot be opened: the key was lost, or the value was planted; see docs/security.md",
                 Problem.NO_DATA_KEY,
                 released.value.subject,
             )
@@ -192,7 +192,7 @@ def open_released(released: Sequence[Released], data_keys: DataKeys, checks: Tok
 def planted(subject: str, field_name: str) -> OpeningError:
     """Return the error of a value that gives another token."""
     return OpeningError(
-        f"the sealed {field_name} of {subject} was planted: it opens, and gives another token; see docs/security.md",
+        f"the sealed {field_name} of {subject} was planted: its token is another one; see docs/security.md",
         Problem.PLANTED,
         subject,
     )

@@ -56,10 +56,8 @@ def private_uris(seal_key: str) -> list[str]:
     if found:
         return found
     if absent:
-        raise KeyFileError(f"the private key is not at {absent[0]}: say with {PRIVATE_KEY_OPTION} where it is")
-    raise KeyFileError(
-        f"{SEAL_KEY} is off, so nothing is sealed now: say with {PRIVATE_KEY_OPTION} what opens older values"
-    )
+        raise KeyFileError(f"there is no private key at {absent[0]}: specify its place with {PRIVATE_KEY_OPTION}")
+    raise KeyFileError(f"{SEAL_KEY} is off: specify the private key of older values with {PRIVATE_KEY_OPTION}")
 
 
 def _as_uri(text: str) -> KeyUri:
@@ -84,14 +82,14 @@ def _private_key(path: Path, passphrase: AskPassphrase) -> rsa.RSAPrivateKey:
         except TypeError:
             key = _behind_passphrase(path, content, passphrase(path))
     except (ValueError, UnsupportedAlgorithm):
-        raise KeyFileError(f"{path} holds no private key in PEM: is it the public half?") from None
+        raise KeyFileError(f"{path} has no private key in PEM: check that it is not the public half") from None
     if not isinstance(key, rsa.RSAPrivateKey):
-        raise KeyFileError(f"{path} holds no RSA key: name the private half of a seal key")
+        raise KeyFileError(f"{path} has no RSA key: specify the private half of a seal key")
     return key
 
 
 def _behind_passphrase(path: Path, content: bytes, passphrase: str) -> object:
-    wrong = PassphraseError(f"the passphrase does not open {path}: type it again")
+    wrong = PassphraseError(f"the passphrase is wrong for {path}: type it again")
     if not passphrase:
         raise wrong
     try:

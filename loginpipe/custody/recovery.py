@@ -56,7 +56,7 @@ class Recovery:
     missing: list[str]
 
 
-def recover(connection: Connection, request_id: UUID, opener: Opener, checks: TokenChecks, *, most: int) -> Recovery:
+def recover(connection: Connection, request_id: UUID, opener: Opener, checks: TokenChecks, *, limit: int) -> Recovery:
     """Have a request released, and open what it is for.
 
     Args:
@@ -64,18 +64,18 @@ def recover(connection: Connection, request_id: UUID, opener: Opener, checks: To
         request_id: a committed request of this role.
         opener: the private keys.
         checks: the keys to make tokens again with.
-        most: of values to give out: one for each thing asked for, whatever its aliases lead to.
+        limit: of values to give out: one for each thing asked for, whatever its aliases lead to.
 
     Raises:
         AccessRefusedError: the release was refused.
-        LoginpipeError: there are more values than ``most``; none was opened.
+        LoginpipeError: there are more values than ``limit``; none was opened.
         DatabaseError, KeyFileError: the database, or KMS, is unreachable or refuses.
     """
     released = release(connection, request_id)
     asked = list(released.places)
-    if len(asked) > most:
+    if len(asked) > limit:
         raise LoginpipeError(
-            f"the request is for {len(asked)} values, which is more than {most}: none was opened; request again, and "
+            f"the request has {len(asked)} values, more than --limit {limit}: none was opened; request again, and "
             f"give --limit {len(asked)}"
         )
     opening = open_released(released.found, DataKeys(opener), checks)
@@ -115,7 +115,7 @@ def _evaluated(subject: str, opened: Opened, family: Sequence[str], checks: Toke
     fits = opened.checked if opened.subject == subject else checks.fits(subject, opened.field_name, opened.plaintext)
     if fits is False:
         return OpeningError(
-            f"the alias of {subject} was planted: it leads to {opened.subject}, and that value gives another token; "
+            f"the alias of {subject} was planted: it leads to {opened.subject}, whose value has another token; "
             "see docs/security.md",
             Problem.ALIAS_PLANTED,
             subject,
@@ -123,8 +123,8 @@ def _evaluated(subject: str, opened: Opened, family: Sequence[str], checks: Toke
     if fits or any(checks.fits(member, opened.field_name, opened.plaintext) for member in family):
         return Recovered(subject, opened.field_name, opened.plaintext, by_alias=not fits)
     return OpeningError(
-        f"the {opened.field_name} of {subject} opens, but no key at hand shows that it is the token's: let "
-        "LOGINPIPE_TOKEN_KEYS hold the version in the token, or LOGINPIPE_COMPAT_SALT name the salt it was made with",
+        f"the {opened.field_name} of {subject} opens, but no available key can check it against the token: "
+        "add the token's version to LOGINPIPE_TOKEN_KEYS, or set LOGINPIPE_COMPAT_SALT to the salt it was made with",
         Problem.UNCHECKED,
         subject,
     )
@@ -142,7 +142,7 @@ def private_output(path: Path) -> Iterator[TextIO]:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     except FileExistsError:
-        raise LoginpipeError(f"{path} exists, and nothing is overwritten: name another file") from None
+        raise LoginpipeError(f"{path} exists and is not overwritten: specify another file") from None
     except OSError as error:
         raise _unwritable(path, error) from None
     try:
@@ -159,6 +159,4 @@ def private_output(path: Path) -> Iterator[TextIO]:
 
 
 def _unwritable(path: Path, error: OSError) -> LoginpipeError:
-    return LoginpipeError(
-        f"{path} cannot be written ({error.strerror}): fix its path or its permissions, and request again"
-    )
+    return LoginpipeError(f"cannot write {path} ({error.strerror}): fix its path or its permissions, and request again")

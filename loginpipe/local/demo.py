@@ -115,6 +115,7 @@ def run_demo(count: int, step: Step) -> DemoResult:
             client, name = sqs_client(stack), os.environ["LOGINPIPE_QUEUE"]
             queue = Queue(name, client.get_queue_url(QueueName=name)["QueueUrl"], client)
             bodies = list(sample_bodies(count, seed=SEED, bad_share=BAD_SHARE))
+            sent_ms = time.time_ns() // 1_000_000
             followed = _send_and_follow(queue, bodies[:_FOLLOWED])
             send_bodies(queue, bodies[_FOLLOWED:])
         with step("receive, validate, mask, load, delete"):
@@ -126,7 +127,7 @@ def run_demo(count: int, step: Step) -> DemoResult:
             run_seconds = time.monotonic() - began
         result = _result(stack, bodies, followed, run_seconds)
         with step(f"deliver {min(_AGAIN, len(followed))} of these messages again"):
-            again = _delivered_again(stack, queue, followed)
+            again = _delivered_again(stack, queue, followed, sent_ms)
         with step("recover one device id, as a custodian"):
             recovered = _recovered(stack)
         return replace(result, tables={**result.tables, **again, **recovered})
@@ -220,18 +221,17 @@ def _sent(body: str, field: str) -> str:
     return str(json.loads(body)[field]) if f'"{field}"' in body else body
 
 
-def _delivered_again(stack: LocalStack, queue: Queue, followed: Mapping[str, str]) -> dict[str, Rows]:
-    """Deliver messages again under the ids that they had, as a redrive does; return what that changed."""
+def _delivered_again(stack: LocalStack, queue: Queue, followed: Mapping[str, str], sent_ms: int) -> dict[str, Rows]:
+    """Deliver messages again under the ids and the time that they had, as a redrive does; return what that changed."""
     stored = "SELECT count(*) FROM user_logins"
     before = _query(stack, stored).rows[0][0]
-    now = str(int(time.time() * 1000))
     send_again(
         queue,
         {
             message_id: {
                 "MessageBody": body,
                 "MessageAttributes": redrive_attributes(
-                    {"MessageId": message_id, "Attributes": {"SentTimestamp": now}}
+                    {"MessageId": message_id, "Attributes": {"SentTimestamp": str(sent_ms)}}
                 ),
             }
             for message_id, body in list(followed.items())[:_AGAIN]

@@ -605,7 +605,7 @@ def test_what_is_not_all_not_there_or_not_to_be_opened_is_said_in_one_line(
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", custodian_url)
     assert loginpipe("rejects", "replay", *WHY, "--private-key", key).error.startswith("data key ")
     short = ("rejects", "replay", "--purpose", "short", "--ticket", "TEST-1")
-    assert loginpipe(*short).error.startswith("refused, and on record as purpose_too_short: ")
+    assert loginpipe(*short).error.startswith("refused, and recorded as purpose_too_short: ")
     assert with_rejects.depth() == (0, 0)
 
 
@@ -661,9 +661,8 @@ def seal_again(pipeline: Pipeline, key_files: KeyFiles, body: str) -> None:
 
 
 @pytest.fixture
-def dead(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Queue:
+def dead(pipeline: Pipeline) -> Queue:
     """The pipeline's dead-letter queue, with two messages in it."""
-    monkeypatch.setattr(dead_letters, "_LONG_POLL_SECONDS", 0)
     policy = dead_letters.redrive_policy(pipeline.queue)
     assert policy is not None
     pipeline.send(logins(2))

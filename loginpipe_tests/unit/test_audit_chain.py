@@ -113,7 +113,7 @@ def test_an_entry_that_was_changed_is_named(changed: dict[str, Any]) -> None:
 def test_an_entry_that_was_changed_and_hashed_anew_no_longer_carries_the_next_one() -> None:
     entries = log(5)
     entries[2] = chained(replace(entries[2], actor="bob"), entries[1].hash)
-    assert verify_chain(entries).problems == ["entry 4 is not chained to the one before it"]
+    assert verify_chain(entries).problems == ["entry 4 does not continue the chain of the entry before it"]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_entries_that_were_removed_and_the_rest_counted_anew_show_all_the_same()
     del entries[1]
     entries = [replace(entry, seq=seq) for seq, entry in enumerate(entries, 1)]
     problems = verify_chain(entries).problems
-    assert problems[0] == "entry 2 is not chained to the one before it"
+    assert problems[0] == "entry 2 does not continue the chain of the entry before it"
     assert "entry 2 was changed" in problems
 
 
@@ -145,7 +145,7 @@ def test_a_tail_that_was_cut_off_shows_against_an_anchor_alone(left: int) -> Non
     head = anchor(entries[-1])
     assert verify_chain(entries[:left]).problems == []
     assert verify_chain(entries[:left], [head]).problems == [
-        f"the tail is cut off: the log ends with entry {left}, and had 5"
+        f"entries were cut off at the end: the last entry is {left}, and the log had 5"
     ]
 
 
@@ -153,7 +153,7 @@ def test_a_past_that_was_written_anew_shows_against_an_anchor_alone() -> None:
     honest, forged = log(5), log(6, actor="bob")
     assert verify_chain(forged).problems == []
     assert verify_chain(forged, [anchor(honest[3])]).problems == [
-        "the past was rewritten: entry 4 is not the one that was kept"
+        "the log was rewritten: entry 4 differs from the anchor"
     ]
     assert len(verify_chain(forged, [anchor(entry) for entry in honest]).problems) == 5
 
@@ -167,5 +167,5 @@ def test_an_anchor_is_read_as_it_is_printed() -> None:
 
 @pytest.mark.parametrize("text", ["", ":", "1", "1:", "1:abcd", f"-1:{'0' * 64}", f"x:{'0' * 64}", f"1:{'g' * 64}"])
 def test_what_is_no_anchor_is_refused_in_one_line(text: str) -> None:
-    with pytest.raises(AuditError, match=r"^an anchor is a number, a colon and 64 hex digits"):
+    with pytest.raises(AuditError, match=r"^an anchor must be a number, a colon and 64 hex digits"):
         parse_anchor(text)

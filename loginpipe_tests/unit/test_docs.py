@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
+from typer.core import TyperGroup
 
+from loginpipe.cli import app
 from loginpipe.common.settings import PREFIX, Settings
 from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.logins.rejects import MEANINGS, Reason
@@ -117,6 +120,28 @@ def test_the_revisions_that_the_documents_show_are_those_of_today() -> None:
     assert f"is at {HEAD}, and this code (loginpipe 0.1.0) knows {before} at most" in text
     assert f"loginpipe migrate --to {before}" in text
     assert f"`{after}_country.py`" in (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def test_every_command_of_ours_that_is_named_exists_with_its_options() -> None:
+    wrong = []
+    named = {
+        (line, document.relative_to(ROOT))
+        for document in DOCUMENTS
+        for line in re.findall(
+            r"(?:`|^ {4,})(?:[A-Z_]+=\S+ )*loginpipe ([a-z][^`#\n|&>]*)", document.read_text(), re.MULTILINE
+        )
+    }
+    for line, document in named:
+        words = line.split()
+        command = typer.main.get_command(app)
+        while isinstance(command, TyperGroup) and words and words[0] in command.commands:
+            command = command.commands[words.pop(0)]
+        options = {"--help", *(option for each in command.params for option in each.opts)}
+        unknown = [word for word in words if word.startswith("--") and word not in options]
+        if unknown or (isinstance(command, TyperGroup) and words and not words[0].startswith("--")):
+            wrong.append(f"{document}: loginpipe {line}")
+    assert len(named) > 50
+    assert wrong == []
 
 
 def anchors(document: Path) -> set[str]:

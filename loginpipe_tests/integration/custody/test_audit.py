@@ -74,7 +74,7 @@ def test_an_empty_log_has_an_anchor_too(store: Store, auditor: Connection, custo
             UPDATE vault.access_log AS entry SET ticket = 'x' WHERE seq = 4;
             UPDATE vault.access_log AS entry SET hash = vault.access_log_hash(entry) WHERE seq = 4;
             """,
-            "entry 5 is not chained to the one before it",
+            "entry 5 does not continue the chain of the entry before it",
         ),
     ],
     ids=["a changed actor", "a changed subject", "a changed time", "a removed row", "a removed head", "hashed again"],
@@ -93,7 +93,7 @@ def test_a_tail_that_was_cut_off_shows_against_an_anchor(
     busy[0].execute(f"{AS_SUPERUSER} DELETE FROM vault.access_log WHERE seq > {head.seq - 2}")
     assert verify_log(auditor).problems == []
     assert verify_log(auditor, [head]).problems == [
-        f"the tail is cut off: the log ends with entry {head.seq - 2}, and had {head.seq}"
+        f"entries were cut off at the end: the last entry is {head.seq - 2}, and the log had {head.seq}"
     ]
     busy[0].execute("ALTER TABLE vault.access_log ENABLE TRIGGER USER")
     for _ in range(3):
@@ -115,7 +115,7 @@ def test_entries_are_found_by_actor_token_and_time(busy: tuple[Store, tuple[str,
 
     everything = found(EntryFilter())
     assert len(everything) == newest_entry(auditor)
-    assert found(EntryFilter(most=2)) == everything[:2]
+    assert found(EntryFilter(limit=2)) == everything[:2]
     assert {actor for actor, _ in found(EntryFilter(actor="second_custodian"))} == {"second_custodian"}
     first = [("custodian", "refusal"), ("custodian", "release"), ("custodian", "request")]
     second = [("custodian", "release"), ("second_custodian", "approval"), ("custodian", "request")]

@@ -84,14 +84,14 @@ def test_a_canary_that_was_changed_fails_it(store: Store, rotating: Connection, 
 def test_a_canary_that_is_gone_fails_it(store: Store, rotating: Connection, opener: Opener) -> None:
     canary = stored(rotating, store)
     store.execute("DELETE FROM vault.sealed_values WHERE field = 'ip'")
-    with pytest.raises(LoginpipeError, match="not all of it was released"):
+    with pytest.raises(LoginpipeError, match="not all were released"):
         proved(rotating, store, canary, opener)
 
 
 def test_a_value_that_is_another_than_was_sealed_fails_it(store: Store, rotating: Connection, opener: Opener) -> None:
     canary = stored(rotating, store)
     other = Canary({token: value + b"0" for token, value in canary.values.items()})
-    with pytest.raises(LoginpipeError, match="is not the canary that was sealed"):
+    with pytest.raises(LoginpipeError, match="is not the one that was sealed"):
         proved(rotating, store, other, opener)
 
 
@@ -111,7 +111,7 @@ def test_where_a_second_person_is_wanted_it_is_finished_after_the_approval(
 def test_a_request_for_real_values_is_no_drill(store: Store, rotating: Connection, opener: Opener) -> None:
     (tokens,) = store.load(login())
     request = request_access(rotating, tokens, REASON)
-    with pytest.raises(LoginpipeError, match="other values than a drill's") as caught:
+    with pytest.raises(LoginpipeError, match="the request is not from a drill") as caught:
         recover_canary(rotating, request.request_id, opener, TokenChecks(store.keys), None)
     assert "199.172" not in str(caught.value)
 

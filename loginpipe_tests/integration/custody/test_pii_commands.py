@@ -86,7 +86,7 @@ def test_a_request_prints_its_id_and_is_recovered_to_a_file_for_its_owner_alone(
     path = pii.folder / "found.csv"
     done = pii("recover", request_id, "--output", path)
     assert (done.code, done.err) == (0, "")
-    assert done.out == f"2 values are in {path}, which you alone can read: delete it when you are done\n"
+    assert done.out == f"2 values are in {path}, which only you can read: delete it after use\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert rows_in(path) == [
         ["token", "field", "value", "checked_by"],
@@ -94,7 +94,7 @@ def test_a_request_prints_its_id_and_is_recovered_to_a_file_for_its_owner_alone(
         [tokens[1], "device_id", DEVICE, "token"],
     ]
     assert pii("recover", request_id, "--output", pii.folder / "again.csv").error.startswith(
-        "refused, and on record as released_before: "
+        "refused, and recorded as released_before: "
     )
     assert not (pii.folder / "again.csv").exists()
 
@@ -151,12 +151,12 @@ def test_a_request_that_wants_a_second_person_is_recovered_after_the_approval(
     stopped = pii("recover", tokens[0], *WHY, "--output", "found.csv").error
     request_id = stopped.split()[1]
     assert stopped == (
-        f"request {request_id} is on record and wants a second person: let another custodian run "
+        f"request {request_id} needs approval: ask another custodian to run "
         f"`loginpipe pii approve {request_id}`, then run `loginpipe pii recover {request_id}`"
     )
     assert not (pii.folder / "found.csv").exists()
-    assert pii("recover", request_id, "--show").error.startswith("refused, and on record as needs_approval: ")
-    assert pii("approve", request_id).error.startswith("refused, and on record as own_request: ")
+    assert pii("recover", request_id, "--show").error.startswith("refused, and recorded as needs_approval: ")
+    assert pii("approve", request_id).error.startswith("refused, and recorded as own_request: ")
     requested = pii("request", tokens[1], *WHY, "--json").json
     assert requested["needs_approval"] is True
 
@@ -181,28 +181,28 @@ def test_more_than_ten_values_are_recovered_only_where_that_is_said(pii: Custody
     requested = pii("request", *devices, *WHY)
     assert "--limit 11" in requested.err
     refused = pii("recover", requested.out.strip(), "--output", "found.csv").error
-    assert refused.startswith("the request is for 11 values, which is more than 10: none was opened; ")
+    assert refused.startswith("the request has 11 values, more than --limit 10: none was opened; ")
     assert not (pii.folder / "found.csv").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("ip.v1.x", "--purpose", "only a purpose", "--show"), "a purpose and a ticket go together: "),
-        (("ip.v1.x", "--ticket", "TEST-1", "--show"), "a purpose and a ticket go together: "),
-        (("ip.v1.x", "--show"), "tokens are recovered with --purpose and --ticket, or by the id of one request: "),
-        ((str(uuid4()), str(uuid4()), "--show"), "tokens are recovered with --purpose and --ticket, "),
-        ((str(uuid4()), "--show"), "refused, and on record as unknown_request: "),
-        ((IP, *WHY, "--show"), "what was asked for is neither a token nor a message id, and nothing was sent: "),
+        (("ip.v1.x", "--purpose", "only a purpose", "--show"), "specify both --purpose and --ticket, "),
+        (("ip.v1.x", "--ticket", "TEST-1", "--show"), "specify both --purpose and --ticket, "),
+        (("ip.v1.x", "--show"), "specify tokens with --purpose and --ticket, "),
+        ((str(uuid4()), str(uuid4()), "--show"), "specify tokens with --purpose and --ticket, "),
+        ((str(uuid4()), "--show"), "refused, and recorded as unknown_request: "),
+        ((IP, *WHY, "--show"), "one of the values is neither a token nor a message id: "),
         (
             (str(uuid4()), *WHY, "--show"),
-            "what was asked for is neither a token nor the id of a message with something",
+            "one of the values is neither a token nor the id of a message with sealed content",
         ),
         (
             (made_up_token("ip.v1", "x"), "--purpose", "short", "--ticket", "TEST-1", "--show"),
-            "refused, and on record as purpose_too_short: ",
+            "refused, and recorded as purpose_too_short: ",
         ),
-        ((made_up_token("ip.v1", "x"), *WHY, "--show"), "nothing is sealed for what was asked: "),
+        ((made_up_token("ip.v1", "x"), *WHY, "--show"), "no sealed value exists for these: "),
     ],
     ids=[
         "no ticket",
@@ -229,7 +229,7 @@ def test_a_file_that_exists_is_found_before_anything_is_released(
     (pii.folder / "link.csv").symlink_to(pii.folder / "nowhere")
     for name in ("found.csv", "link.csv"):
         assert pii("recover", *tokens, *WHY, "--output", name).error == (
-            f"{name} exists, and nothing is overwritten: name another file"
+            f"{name} exists and is not overwritten: specify another file"
         )
     assert "No such file or directory" in pii("recover", *tokens, *WHY, "--output", "no/folder/found.csv").error
     assert (pii.folder / "found.csv").read_text() == "mine"
@@ -262,7 +262,7 @@ def test_a_value_that_was_tampered_with_is_named_and_the_others_are_given_out(
 def test_what_is_missing_is_noted_beside_what_is_there(pii: Custody, tokens: tuple[str, str], store: Store) -> None:
     (nothing,) = store.keys.tokens("ip", [b"\x01\x02\x03\x04"])
     done = pii("recover", tokens[0], nothing, *WHY, "--show")
-    assert (done.code, done.err) == (0, f"note: nothing is sealed for {nothing}\n")
+    assert (done.code, done.err) == (0, f"note: no sealed value exists for {nothing}\n")
     assert done.out == f"{tokens[0]}  ip  {IP}  token\n"
 
 
@@ -297,7 +297,7 @@ def test_a_wrong_passphrase_is_one_line_and_nothing_is_requested(
     command = ("pii", "recover", tokens[0], *WHY, "--private-key", f"file:{path}", "--output", "found.csv")
     code, seen = at_a_terminal(*command, types=["incorrect horse"])
     assert code == 1
-    assert seen.rstrip().endswith(f"error: the passphrase does not open {path}: type it again")
+    assert seen.rstrip().endswith(f"error: the passphrase is wrong for {path}: type it again")
     assert "horse" not in seen
     assert store.log() == []
 
@@ -310,7 +310,7 @@ def test_without_its_private_half_a_custodian_is_told_to_name_it(
     alone.write_bytes(seal_public.read_bytes())
     monkeypatch.setenv("LOGINPIPE_SEAL_KEY", f"file:{alone}")
     assert pii("recover", tokens[0], *WHY, "--show").error == (
-        f"the private key is not at {private_half(alone)}: say with --private-key where it is"
+        f"there is no private key at {private_half(alone)}: specify its place with --private-key"
     )
     done = pii("recover", tokens[0], *WHY, "--show", "--private-key", private_half(seal_public))
     assert done.out == f"{tokens[0]}  ip  {IP}  token\n"
@@ -334,7 +334,7 @@ def test_tokens_of_a_salted_scheme_are_compared_where_the_salt_is_named(
     ((ip, _),) = replace(store, compat=CompatMasking(SALTED, b"and pepper")).load(login())
     refused = pii("recover", ip, *WHY, "--show")
     assert (refused.code, refused.out) == (1, "")
-    assert "no key at hand shows that it is the token's" in refused.err
+    assert "no available key can check it" in refused.err
     salt = pii.folder / "salt"
     salt.touch(mode=0o600)
     salt.write_text("and pepper\n")
@@ -362,7 +362,7 @@ def test_an_auditor_lists_what_happened(pii: Custody, tokens: tuple[str, str]) -
     assert "[red]markup[/] :smile: \\x1b[31m" in table
     assert listed[2]["request_id"] in table
     assert [entry["seq"] for entry in pii("audit", "list", "--token", tokens[0], "--json").json] == [2, 1]
-    assert pii("audit", "list", "--limit", 1).err == "shown are the newest 1: use --limit to see more\n"
+    assert pii("audit", "list", "--limit", 1).err == "only the newest 1 are shown: use --limit to see more\n"
     assert pii("audit", "list", "--actor", "nobody", "--json").json == []
 
 
@@ -380,12 +380,12 @@ def test_the_log_is_verified_and_its_head_kept(pii: Custody, tokens: tuple[str, 
     pii.login_as("auditor")
     again = pii("audit", "verify", "--anchor-file", anchors, "--write-anchor", anchors, "--anchor", head)
     assert again.code == 0
-    assert "2 anchors in it" in again.err
+    assert "match 2 anchors" in again.err
     assert anchors.read_text() == f"{head}\n{again.out.strip()}\n"
 
     store.execute("ALTER TABLE vault.access_log DISABLE TRIGGER USER; DELETE FROM vault.access_log WHERE seq > 1")
     assert pii("audit", "verify").code == 0
-    cut = "the tail is cut off: the log ends with entry 1, and had 3"
+    cut = "entries were cut off at the end: the last entry is 1, and the log had 3"
     assert pii("audit", "verify", "--anchor-file", anchors).error == (
         f"the access log is not intact: {cut}; see docs/security.md"
     )
@@ -404,7 +404,9 @@ def test_a_custodian_is_no_auditor_and_an_auditor_no_custodian(pii: Custody, tok
 
 def test_an_anchor_that_is_none_is_one_line(pii: Custody) -> None:
     pii.login_as("auditor")
-    assert pii("audit", "verify", "--anchor", "12:abc").error.startswith("an anchor is a number, a colon and 64 hex")
+    assert pii("audit", "verify", "--anchor", "12:abc").error.startswith(
+        "an anchor must be a number, a colon and 64 hex"
+    )
     assert "cannot be read" in pii("audit", "verify", "--anchor-file", "absent.txt").error
 
 
@@ -429,7 +431,7 @@ def test_a_user_is_erased_after_a_question_and_the_limits_are_said(
     assert store.rows("SELECT count(*) FROM user_logins") == [(0,)]
     again = pii("erase", USER, *WHY, "--yes")
     assert again.out == "erased: 0 logins, 0 sealed values\n"
-    assert "There was no login with that user id." in again.err
+    assert "No login had that user id." in again.err
     shown = pii("erase", USER, *WHY, "--yes", "--json").json
     assert (shown["logins"], shown["sealed_values"], shown["key_versions"], shown["kept"]) == (0, 0, [1], [])
 
@@ -438,8 +440,7 @@ def test_a_rotation_is_completed_and_then_there_is_nothing_to_do(pii: Custody, s
     store.load(login())
     pii.login_as("rotating_custodian")
     assert (
-        pii("rotate", *WHY).out
-        == "0 values lead to a token of version 1 by a verified alias now, 0 were sealed again\n"
+        pii("rotate", *WHY).out == "0 values now have a token of version 1 and a verified alias; 0 were sealed again\n"
     )
     assert store.log() == []
     (pii.folder / "keys" / "tokens.json").unlink()
@@ -453,8 +454,7 @@ def test_a_rotation_is_completed_and_then_there_is_nothing_to_do(pii: Custody, s
         "refused": [],
     }
     assert (
-        pii("rotate", *WHY).out
-        == "0 values lead to a token of version 2 by a verified alias now, 0 were sealed again\n"
+        pii("rotate", *WHY).out == "0 values now have a token of version 2 and a verified alias; 0 were sealed again\n"
     )
 
 
@@ -466,7 +466,7 @@ def test_a_rotation_that_meets_a_bad_value_names_it_and_ends_with_1(pii: Custody
     write_token_keys(pii.folder / "keys" / "tokens.json", 1, 2)
     done = pii("rotate", *WHY)
     assert done.code == 1
-    assert done.out == "1 values lead to a token of version 2 by a verified alias now, 1 were sealed again\n"
+    assert done.out == "1 values now have a token of version 2 and a verified alias; 1 were sealed again\n"
     assert done.err.startswith(f"error: the sealed device_id of {ip} cannot be opened: it was altered, ")
 
 
@@ -518,25 +518,25 @@ def test_a_sample_names_a_value_that_was_altered_and_discard_deletes_it_and_no_o
     pii: Custody, store: Store
 ) -> None:
     pii.login_as("rotating_custodian")
-    assert pii("drill", "--sample", 5).error.startswith("nothing is sealed yet, so there is nothing to open: ")
+    assert pii("drill", "--sample", 5).error.startswith("no value is sealed yet: ")
     ((ip, device),) = store.load(login())
     done = pii("drill", "--sample", 5)
-    assert (done.code, done.out) == (0, "2 stored values were opened, and are what their tokens stand for\n")
+    assert (done.code, done.out) == (0, "2 stored values were opened and match their tokens\n")
     assert not [value for value in (IP, DEVICE) if value in done.out + done.err]
 
     store.execute("UPDATE vault.sealed_values SET ciphertext = overlay(ciphertext placing '\\x0000' from 4) "
                   "WHERE token = %s", device)  # fmt: skip
     done = pii("drill", "--sample", 5)
-    assert (done.code, done.out) == (1, "1 stored values were opened, and are what their tokens stand for\n")
+    assert (done.code, done.out) == (1, "1 stored values were opened and match their tokens\n")
     assert f"of {device} cannot be opened" in done.err
-    assert "`loginpipe pii discard` deletes it, so that the value is sealed again" in " ".join(done.err.split())
+    assert "delete it with `loginpipe pii discard`, so that the value is sealed again" in " ".join(done.err.split())
     in_json = pii("drill", "--sample", 5, "--json")
     bad = [{"token": device, "problem": "changed"}]
     assert (in_json.code, json.loads(in_json.out)) == (1, {"values": 1, "unchecked": 0, "refused": bad})
 
     pii.login_as("custodian")
     first = pii("discard", ip, *WHY)
-    assert (first.code, first.out) == (0, "0 of 1 values were not what their tokens stand for, and are deleted\n")
+    assert (first.code, first.out) == (0, "0 of 1 values did not match their tokens and were deleted\n")
     shown = pii("discard", ip, device, *WHY, "--json").json
     assert (shown["discarded"], shown["problems"]) == (1, bad)
     assert store.rows("SELECT token FROM vault.sealed_values") == [(ip,)]
@@ -598,10 +598,10 @@ def test_a_backfill_of_what_is_no_extra_and_with_another_key_fills_nothing(
     pii: Custody, store: Store, tmp_path: Path
 ) -> None:
     store.load(login(country="DE", client_ip="1.2.3.4"))
-    assert backfill(pii, "ip").error == "ip is a field of the login itself, and in no extras: name another one"
+    assert backfill(pii, "ip").error == "ip is a field of the login itself, not an extra: specify another one"
     generate_seal_key(tmp_path / "other.pem")
     other = backfill(pii, "country", "--private-key", private_half(tmp_path / "other.pem"))
-    assert "is for " in other.error
+    assert "it needs the private key of " in other.error
     assert store.rows("SELECT extras FROM loginpipe.login_extras") == [(None,)]
     warned = backfill(pii, "client_ip")
     assert warned.err == "warning: client_ip looks like personal data, and analysts can read it in clear from now on\n"

@@ -1,0 +1,154 @@
+"""Every command that the documents show in a block: run here as it stands, or listed with the reason why not."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from loginpipe.local.postgres import psql
+from loginpipe_tests.e2e.project import ROOT, Project, login_events
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OURS = ("loginpipe", "dagster", "dg")
+OTHERS = ("make", "docker", "aws", "psql", "dbt", "pip", "kubectl", "helm", "deploy/[a-z/.-]+")
+COMMAND = re.compile(rf"^(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(?P<program>{'|'.join((*OURS, *OTHERS))}) ")
+
+# What stands for itself in a document, and what it is here.
+PLACEHOLDERS = {
+    "TOKEN": "token",
+    "dev.v1.…": "token",
+    "MESSAGE_ID": "rejected",
+    "USER_ID": "user",
+    "7f0c3f6e-…": "request",
+    "2026-03-14": "day",
+    "/var/backups/loginpipe": "backups",
+    "logins-20261121T021500Z.dump": "dump",
+}
+
+# Why a command is not run here, and what runs it instead.
+NOT_RUN = {
+    r"aws ": "needs an account of AWS",
+    r"docker ": "needs Docker: deploy/compose/verify.sh brings the services up in the workflows",
+    r"deploy/compose/verify.sh": "needs Docker: the workflows run it",
+    r"make (demo|image|image-scan)\b": "needs Docker or a fresh clone: the workflows run it",
+    r"make test\b": "is this run",
+    r"(?:[A-Z_]+=\S+ )*make chaos\b": "takes minutes: the weekly workflow runs it",
+    r"loginpipe metrics$": "serves until it is interrupted: integration/test_metrics.py",
+    r"loginpipe local down": "ends the services: what follows each file of tests here",
+    r"loginpipe migrate --to ": "changes the tables of the other commands: integration/test_upgrades.py",
+    r"loginpipe pii approve ": "needs a second custodian: integration/custody/test_pii_commands.py",
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    document: str
+    line: str
+
+    def __str__(self) -> str:
+        return f"{self.document}: {self.line}"
+
+
+def shown() -> Iterator[Shown]:
+    """The commands in blocks, each with the first document that shows it; without comments and prompts."""
+    seen: set[str] = set()
+    for document in DOCUMENTS:
+        blocks = re.findall(r"(?m)^ {4,}(.*)$", document.read_text().replace("\\\n", " "))
+        lines = [re.sub(r"\s+#\s.*|^\$ ", "", line).strip() for line in blocks]
+        for line in lines:
+            if COMMAND.match(f"{line} ") and line not in seen:
+                seen.add(line)
+                yield Shown(document.name, line)
+
+
+def why_not(command: Shown) -> str | None:
+    return next((reason for start, reason in NOT_RUN.items() if re.match(start, command.line)), None)
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A project with logins of today and of an archived day, a rejected message and a dead letter."""
+
+    project: Project
+    known: dict[str, str]
+
+    def run(self, line: str) -> subprocess.CompletedProcess[str]:
+        for written, name in PLACEHOLDERS.items():
+            line = line.replace(written, self.value(name) if written in line else "")
+        folder = self.project.folder
+        (folder / "found.csv").unlink(missing_ok=True)
+        environment = self.project.environment()
+        # Ours, and those of the embedded server, as a user would have them in PATH.
+        programs = f"{Path(self.project.command('loginpipe')).parent}:{psql().parent}"
+        return subprocess.run(
+            ["bash", "-c", line],
+            cwd=folder,
+            env={
+                **environment,
+                "PATH": f"{programs}:{environment['PATH']}",
+                "LOGINPIPE_ARCHIVE_URL": (folder / "archive").as_uri(),
+                "LOGINPIPE_FIRST_DAY": self.known["day"],
+            },
+            input="y\n",  # what an erasure asks for
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+    def value(self, name: str) -> str:
+        if name == "dump":
+            return next((self.project.folder / "backups").glob("*.dump")).name
+        if name == "request":
+            return self.run(
+                "loginpipe pii request TOKEN --purpose 'a test of the documents' --ticket T-1"
+            ).stdout.strip()
+        return self.known[name]
+
+
+@pytest.fixture(scope="module")
+def installation(project: Project) -> Installation:
+    (project.folder / "backups").mkdir()
+    (project.folder / ".venv").symlink_to(Path(sys.executable).parents[1])
+    good = login_events(20, null_locales=0)
+    (project.folder / "login.json").write_text(json.dumps(good[0]))
+    (project.folder / "events.jsonl").write_text("\n".join(map(json.dumps, good)))
+    (project.folder / "bad.json").write_text(json.dumps({"user_id": "without an address"}))
+    for file in ("events.jsonl", "bad.json"):
+        project.run("loginpipe", "send", "--file", file)
+    project.run("dg", "launch", "--assets", "group:login_ingest")
+    ((token, user),) = project.rows("SELECT masked_device_id, user_id FROM user_logins LIMIT 1")
+    ((rejected,),) = project.rows("SELECT message_id::text FROM loginpipe.rejected_messages LIMIT 1")
+    day = datetime.now(UTC).date() - timedelta(days=3)
+    project.execute(
+        f"""INSERT INTO user_logins SELECT user_id, device_type, masked_ip, masked_device_id, locale, app_version,
+            DATE '{day}' FROM user_logins LIMIT 5;
+        INSERT INTO loginpipe.day_changes (day) VALUES ('{day}')"""
+    )
+    there = Installation(
+        project, {"token": token, "user": user, "rejected": rejected, "day": f"{day}", "backups": "backups"}
+    )
+    for line in (
+        "dg launch --assets login_archive --partition 2026-03-14",
+        "loginpipe pii audit verify --write-anchor anchors.txt",
+    ):
+        done = there.run(line)
+        assert done.returncode == 0, done.stderr[-2000:]
+    return there
+
+
+def test_every_command_that_is_not_run_is_still_shown() -> None:
+    assert len(list(shown())) > 60
+    assert [start for start in NOT_RUN if not any(re.match(start, each.line) for each in shown())] == []
+
+
+@pytest.mark.parametrize("command", [each for each in shown() if why_not(each) is None], ids=str)
+def test_a_command_of_the_documents_does_what_they_show(installation: Installation, command: Shown) -> None:
+    done = installation.run(command.line)
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
