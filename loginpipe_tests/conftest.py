@@ -23,7 +23,7 @@ from loginpipe.local.prepare import create_login_queue
 from loginpipe.local.stack import LocalStack, running_stack
 from loginpipe.masking.key_files import generate_seal_key, generate_token_keys, private_half
 from loginpipe.postgres.migrate import migrate
-from loginpipe.sqs import receiver
+from loginpipe.sqs import dead_letters, deliveries, receiver
 from loginpipe.sqs.client import Queue, open_queue
 from loginpipe.sqs.sending import send_bodies
 
@@ -43,7 +43,8 @@ def _settings_of_this_test_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 @pytest.fixture(autouse=True)
 def _short_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs end as soon as nothing is left: the endpoints of the tests know at once that they have nothing."""
-    monkeypatch.setattr(receiver, "LONG_POLL_SECONDS", 0)
+    for module in (receiver, deliveries, dead_letters):
+        monkeypatch.setattr(module, "LONG_POLL_SECONDS", 0)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from loginpipe.common.settings import load_settings
 from loginpipe.sqs.client import MAX_BATCH, Queue, open_queue
-from loginpipe.sqs.receiver import LONG_POLL_SECONDS
+from loginpipe.sqs.deliveries import LONG_POLL_SECONDS
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageTypeDef
@@ -37,7 +37,7 @@ def drain(queue: Queue, visibility_seconds: int) -> None:
 
 
 def received(queue: Queue, visibility_seconds: int) -> "list[MessageTypeDef]":
-    """Receive ten messages, with the parameters of `loginpipe.sqs.receiver`."""
+    """Receive ten messages, with the parameters of `loginpipe.sqs.deliveries`."""
     answer = queue.client.receive_message(
         QueueUrl=queue.url,
         MaxNumberOfMessages=MAX_BATCH,

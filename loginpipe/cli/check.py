@@ -90,7 +90,7 @@ def _of_queue(count: int, settings: Settings, masking: "Masking | None") -> "tup
     from loginpipe.ingest.trial import try_out
     from loginpipe.sqs.client import open_queue
     from loginpipe.sqs.dead_letters import redrive_policy
-    from loginpipe.sqs.peek import peeked
+    from loginpipe.sqs.deliveries import peeked
 
     queue = open_queue(settings.queue, settings, connections=8)
     policy = redrive_policy(queue)

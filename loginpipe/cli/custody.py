@@ -107,7 +107,7 @@ def load_recipients(settings: Settings) -> tuple["SealKey", ...]:
 
 
 def bulk_request(
-    connection: "Connection", reason: "Reason", approved: UUID | None, *, kind: "BulkKind", most: int, command: str
+    connection: "Connection", reason: "Reason", approved: UUID | None, *, kind: "BulkKind", number: int, command: str
 ) -> "Bulk":
     """Make a bulk request, unless one that was approved is given.
 
@@ -116,7 +116,7 @@ def bulk_request(
         reason: why.
         approved: the one that is given.
         kind: what for.
-        most: for how many values.
+        number: for how many values.
         command: to be run again once it is approved.
 
     Raises:
@@ -126,7 +126,7 @@ def bulk_request(
     from loginpipe.custody.access import Bulk, request_bulk
 
     if approved is None:
-        request = request_bulk(connection, kind, most, reason)
+        request = request_bulk(connection, kind, number, reason)
         require_no_approval(request, f"run `{command}` again with --request {request.request_id}")
         approved = request.request_id
     return Bulk(approved, reason)
@@ -192,7 +192,7 @@ def rotate(
                 Reason(purpose, ticket),
                 request,
                 kind="rotate",
-                most=pending,
+                number=pending,
                 command="loginpipe pii rotate",
             )
             task = bar.add_task("rotating", total=pending)

@@ -51,7 +51,7 @@ def backfill(
                 Reason(purpose, ticket),
                 request,
                 kind="backfill",
-                most=pending,
+                number=pending,
                 command="loginpipe extras backfill",
             )
             task = bar.add_task("opening", total=pending)

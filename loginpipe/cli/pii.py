@@ -69,8 +69,8 @@ def request(tokens: Tokens, *, purpose: Purpose, ticket: Ticket, as_json: Json =
     out.print(str(made.request_id))
     if made.needs_approval:
         notes.print(f"Another custodian must approve it within 24 hours: loginpipe pii approve {made.request_id}")
-    most = f" --limit {len(tokens)}" if len(tokens) > MAX_VALUES else ""
-    notes.print(f"Then run, within 15 minutes: loginpipe pii recover {made.request_id} --output FILE{most}")
+    limit = f" --limit {len(tokens)}" if len(tokens) > MAX_VALUES else ""
+    notes.print(f"Then run, within 15 minutes: loginpipe pii recover {made.request_id} --output FILE{limit}")
 
 
 @app.command()
@@ -127,7 +127,7 @@ def recover(
     with connect_to_warehouse(settings) as connection, private_output(output) if output else nullcontext() as file:
         checks = load_token_checks(settings, connection)
         request_id = given or _requested(connection, what, reason)
-        recovery = recover_values(connection, request_id, opener, checks, most=limit)
+        recovery = recover_values(connection, request_id, opener, checks, limit=limit)
         if not recovery.recovered:
             # The file goes again with the error.
             _report(recovery, request_id, output, as_json=as_json)

@@ -63,13 +63,13 @@ def status(*, as_json: Json = False) -> None:
 
     Example: loginpipe dlq status
     """
-    from loginpipe.sqs.dead_letters import look, other_sources, shared_by
+    from loginpipe.sqs.dead_letters import count_owners, other_sources, shared_by
     from loginpipe.sqs.depth import read_depth
 
     queue, policy = _queue_and_policy(load_settings(), connections=8)
     depth = read_depth(policy.dead_letters)
     others = other_sources(queue, policy.dead_letters)
-    owners = look(queue, policy.dead_letters) if others != 0 else None
+    owners = count_owners(queue, policy.dead_letters) if others != 0 else None
     text = f"queue {policy.dead_letters.name!r}: {depth}"
     if owners is not None:
         text += (

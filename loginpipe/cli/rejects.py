@@ -41,7 +41,7 @@ def list_(
     from loginpipe.postgres.rejects import RejectFilter, find_rejects
 
     _require_known(reason)
-    wanted = RejectFilter(reason=reason, since=_utc(since), until=_utc(until), replayed=replayed, most=limit)
+    wanted = RejectFilter(reason=reason, since=_utc(since), until=_utc(until), replayed=replayed, limit=limit)
     with connect_to_warehouse(load_settings()) as connection:
         rejects = find_rejects(connection, wanted)
     if as_json:
@@ -129,7 +129,7 @@ def replay(
                 AccessReason(purpose, ticket),
                 request,
                 kind="replay",
-                most=len(rejects),
+                number=len(rejects),
                 command="loginpipe rejects replay",
             )
             task = bar.add_task("replaying", total=len(rejects))

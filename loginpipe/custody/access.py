@@ -197,13 +197,13 @@ def request_access(
     return _requested(rows)
 
 
-def request_bulk(connection: Connection, kind: BulkKind, most: int, reason: Reason) -> Request:
+def request_bulk(connection: Connection, kind: BulkKind, number: int, reason: Reason) -> Request:
     """Put on record that many values are to be seen, in requests of their own for 24 hours.
 
     Args:
         connection: with no transaction open.
         kind: what for; requests for anything else are refused.
-        most: for how many values.
+        number: for how many values.
         reason: why.
 
     Raises:
@@ -212,7 +212,7 @@ def request_bulk(connection: Connection, kind: BulkKind, most: int, reason: Reas
     rows = called(
         connection,
         "SELECT request_id::text, refusal, needs_approval FROM vault.request_access(NULL, %s, %s, NULL, %s, %s)",
-        (reason.purpose, reason.ticket, kind, most),
+        (reason.purpose, reason.ticket, kind, number),
     )
     return _requested(rows)
 

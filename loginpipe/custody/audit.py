@@ -160,13 +160,13 @@ class EntryFilter:
         actor: of this role.
         token: about this token or message id, the approvals of its requests among them.
         since: written at this time or later.
-        most: the newest so many.
+        limit: the newest so many.
     """
 
     actor: str | None = None
     token: str | None = None
     since: datetime | None = None
-    most: int | None = None
+    limit: int | None = None
 
 
 def find_entries(connection: Connection, wanted: EntryFilter) -> list[Entry]:

@@ -94,7 +94,7 @@ def backfill(
 
 def _next(connection: Connection, name: str, after: str) -> Sequence[str]:
     with transaction(connection) as cursor:
-        cursor.execute(statement("extras_to_fill"), {"field": name, "after": after, "most": MAX_SUBJECTS})
+        cursor.execute(statement("extras_to_fill"), {"field": name, "after": after, "limit": MAX_SUBJECTS})
         return [message_id for (message_id,) in cursor]
 
 

@@ -56,7 +56,7 @@ class Recovery:
     missing: list[str]
 
 
-def recover(connection: Connection, request_id: UUID, opener: Opener, checks: TokenChecks, *, most: int) -> Recovery:
+def recover(connection: Connection, request_id: UUID, opener: Opener, checks: TokenChecks, *, limit: int) -> Recovery:
     """Have a request released, and open what it is for.
 
     Args:
@@ -64,18 +64,18 @@ def recover(connection: Connection, request_id: UUID, opener: Opener, checks: To
         request_id: a committed request of this role.
         opener: the private keys.
         checks: the keys to make tokens again with.
-        most: of values to give out: one for each thing asked for, whatever its aliases lead to.
+        limit: of values to give out: one for each thing asked for, whatever its aliases lead to.
 
     Raises:
         AccessRefusedError: the release was refused.
-        LoginpipeError: there are more values than ``most``; none was opened.
+        LoginpipeError: there are more values than ``limit``; none was opened.
         DatabaseError, KeyFileError: the database, or KMS, is unreachable or refuses.
     """
     released = release(connection, request_id)
     asked = list(released.places)
-    if len(asked) > most:
+    if len(asked) > limit:
         raise LoginpipeError(
-            f"the request has {len(asked)} values, more than --limit {most}: none was opened; request again, and "
+            f"the request has {len(asked)} values, more than --limit {limit}: none was opened; request again, and "
             f"give --limit {len(asked)}"
         )
     opening = open_released(released.found, DataKeys(opener), checks)

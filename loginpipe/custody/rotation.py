@@ -159,17 +159,17 @@ def _write(connection: Connection, renewed: Sequence[_Renewed], recipients: Sequ
 _ALL = None
 
 
-def tokens_to_rotate(connection: Connection, version: int, after: str = "", most: int | None = _ALL) -> list[str]:
+def tokens_to_rotate(connection: Connection, version: int, after: str = "", limit: int | None = _ALL) -> list[str]:
     """Return tokens of sealed values of older versions that have no verified alias to the version yet, in order.
 
     Args:
         connection: of a role that may read tokens, with no transaction open.
         version: the current one.
         after: only tokens that come after this one.
-        most: at most so many.
+        limit: at most so many.
     """
     with transaction(connection) as cursor:
-        cursor.execute(statement("tokens_to_rotate"), {"version": version, "after": after, "most": most})
+        cursor.execute(statement("tokens_to_rotate"), {"version": version, "after": after, "limit": limit})
         return [token for (token,) in cursor]
 
 
@@ -178,7 +178,7 @@ def count_to_rotate(connection: Connection, version: int) -> int:
     with transaction(connection) as cursor:
         # ours, and without a value in it
         query = f"SELECT count(*) FROM ({statement('tokens_to_rotate')}) AS pending"  # noqa: S608
-        cursor.execute(query, {"version": version, "after": "", "most": _ALL})
+        cursor.execute(query, {"version": version, "after": "", "limit": _ALL})
         ((count,),) = cursor.fetchall()
         return int(count)
 

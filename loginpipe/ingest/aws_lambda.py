@@ -30,7 +30,7 @@ from loginpipe.postgres.migrate import require_migrated
 from loginpipe.postgres.placeholders import mark_placeholders
 from loginpipe.postgres.session import OutOfTimeError, Session
 from loginpipe.postgres.token_keys import check_token_keys
-from loginpipe.sqs.receiver import message_of
+from loginpipe.sqs.deliveries import message_of
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageTypeDef

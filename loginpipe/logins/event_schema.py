@@ -65,7 +65,7 @@ def event_schema() -> dict[str, Any]:
 def _property(name: str) -> dict[str, Any]:
     rule = RULES[name]
     text = {
-        "maxLength": rule.most,
+        "maxLength": rule.max_length,
         "pattern": _NO_NUL if rule.blank is Blank.NEVER else _NOT_BLANK,
         **_FORMS.get(name, {}),
     }

@@ -33,14 +33,14 @@ class Rule:
     """What a text field may be.
 
     Attributes:
-        most: longest length, in characters.
+        max_length: longest length, in characters.
         nullable: whether it may be null.
         blank: which texts are rejected as blank.
         form: what a text that breaks no other rule must pass, and the reason where it does not.
         is_list: recognises a list of values in a text; where there is one, lists have the reason ``address_list``.
     """
 
-    most: int
+    max_length: int
     nullable: bool = False
     blank: Blank = Blank.INVISIBLE
     form: tuple[Callable[[str], bool], Reason] | None = None
@@ -62,7 +62,7 @@ class Rule:
         if self.is_list and self.is_list(text):
             # Before its length: a list of many is too long as well.
             return Reason.ADDRESS_LIST
-        if len(text) > self.most:
+        if len(text) > self.max_length:
             return Reason.TOO_LONG
         if self._is_blank(text):
             return Reason.BLANK
@@ -83,7 +83,7 @@ class Rule:
         texts = cells if kinds == {str} else [cell for cell in cells if cell is not None]
         joined = "".join(texts)
         return (
-            max(map(len, texts), default=0) <= self.most
+            max(map(len, texts), default=0) <= self.max_length
             and "\x00" not in joined
             and not self._has_blank(texts, joined)
             and (self.form is None or all(map(self.form[0], set(texts))))

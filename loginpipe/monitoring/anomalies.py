@@ -60,14 +60,14 @@ def evaluate_volume(counts: Mapping[date, DayCounts], day: date) -> Verdict:
     figures = {"logins": logins, "median": usual, "trailing_days": len(trailing)}
     if skipped := _why_not_evaluated(trailing, usual):
         return Verdict(True, f"{day}: {logins:,} logins; {skipped}", figures)
-    most = max(_VOLUME_STEP * usual, _spread([c.logins for c in trailing.values()], usual))
+    allowed = max(_VOLUME_STEP * usual, _spread([c.logins for c in trailing.values()], usual))
     weekdays = [trailing[d].logins for weeks in (1, 2) if (d := day - timedelta(weeks=weeks)) in trailing]
-    passed = abs(logins - usual) <= most or any(abs(logins - like) <= _VOLUME_STEP * like for like in weekdays)
+    passed = abs(logins - usual) <= allowed or any(abs(logins - like) <= _VOLUME_STEP * like for like in weekdays)
     return Verdict(
         passed,
         f"{day}: {logins:,} logins; the median of {len(trailing)} trailing days is {usual:,.0f}, "
-        f"the allowed difference {most:,.0f}",
-        {**figures, "bound": most},
+        f"the allowed difference {allowed:,.0f}",
+        {**figures, "bound": allowed},
     )
 
 
@@ -91,11 +91,11 @@ def evaluate_null_locales(counts: Mapping[date, DayCounts], day: date) -> Verdic
     if skipped := _why_not_evaluated(trailing, of_day.logins):
         return Verdict(True, f"{message}; {skipped}", figures)
     chance = _SIGMAS * sqrt(usual * (1 - usual) / of_day.logins)
-    most = max(_SHARE_STEP, chance, _spread(shares, usual))
+    allowed = max(_SHARE_STEP, chance, _spread(shares, usual))
     return Verdict(
-        abs(share - usual) <= most,
-        f"{message}; the median of {len(trailing)} trailing days is {usual:.1%}, the allowed difference {most:.1%}",
-        {**figures, "bound": most},
+        abs(share - usual) <= allowed,
+        f"{message}; the median of {len(trailing)} trailing days is {usual:.1%}, the allowed difference {allowed:.1%}",
+        {**figures, "bound": allowed},
     )
 
 

@@ -41,7 +41,7 @@ def longest_wait(settings: Settings) -> timedelta:
 
 
 def evaluate(
-    depth: Depth, *, last_finished: datetime | None, waiting_since: datetime | None, now: datetime, most: timedelta
+    depth: Depth, *, last_finished: datetime | None, waiting_since: datetime | None, now: datetime, max_wait: timedelta
 ) -> Freshness:
     """Tell an empty queue from one that is being processed, and both from one that is stuck.
 
@@ -50,7 +50,7 @@ def evaluate(
         last_finished: when the newest batch was finished; None where none was recently.
         waiting_since: as the last check returned it.
         now: the time; all times are aware.
-        most: how long messages may wait without a finished batch.
+        max_wait: how long messages may wait without a finished batch.
     """
     ended = f"the newest batch finished at {_utc(last_finished)}" if last_finished else "no batch has finished recently"
     if not depth.visible + depth.in_flight:
@@ -58,7 +58,7 @@ def evaluate(
     since = waiting_since or now
     if depth.at_in_flight_limit:
         return Freshness("stuck", f"{depth}; {IN_FLIGHT_LIMIT_REACHED}", since)
-    if now - max(since, last_finished or since) > most:
+    if now - max(since, last_finished or since) > max_wait:
         return Freshness("stuck", f"{depth}; messages have been waiting since {_utc(since)}, and {ended}", since)
     return Freshness("working", f"{depth}; {ended}", since)
 

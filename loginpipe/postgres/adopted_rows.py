@@ -58,7 +58,7 @@ def read_row_forms(connection: Connection) -> RowForms:
     """
     forms: dict[str, Counter[str]] = {}
     with transaction(connection) as cursor:
-        cursor.execute(statement("row_forms"), {"most": _ROWS_READ})
+        cursor.execute(statement("row_forms"), {"limit": _ROWS_READ})
         for column, form, count in cursor:
             forms.setdefault(column, Counter())[form] = count
     return RowForms(forms)

@@ -162,14 +162,14 @@ class MaintenanceResult:
         created: partitions made.
         dropped: ledger partitions dropped.
         rows_in_default: rows in each default partition: of dates that no other one covers. Normally 0.
-        left_alone: tables that are not ours to partition, with the reason and what no partition of theirs covers: an
+        unmanaged: tables that loginpipe does not partition, with the reason and the days that no partition covers. An
             adopted ``user_logins`` may be one.
     """
 
     created: list[str]
     dropped: list[str]
     rows_in_default: dict[str, int]
-    left_alone: dict[str, str]
+    unmanaged: dict[str, str]
 
 
 def maintain(connection: Connection, today: date) -> MaintenanceResult:
@@ -190,8 +190,8 @@ def maintain(connection: Connection, today: date) -> MaintenanceResult:
     dropped = in_turn(connection, partial(_drop_expired, today=today), LEDGER)
     found = in_turn(connection, partial(partitioning, table=table), table)
     if found.not_ours:
-        left_alone = found.left_alone(today) or found.not_ours
-        return MaintenanceResult(created, dropped, rows_in_default(connection, LEDGER), {table: left_alone})
+        unmanaged = found.unmanaged(today) or found.not_ours
+        return MaintenanceResult(created, dropped, rows_in_default(connection, LEDGER), {table: unmanaged})
     created += _add_uncovered(connection, table, coming(today))
     in_turn(connection, partial(_share_replica_identity, table=table), table)
     return MaintenanceResult(created, dropped, rows_in_default(connection, LEDGER, table), {})
@@ -275,10 +275,10 @@ class Partitioning:
         last = max(partition for partition in coming(today) if partition.table == self.table)
         return replace(last, start=today).uncovered(self.partitions)
 
-    def left_alone(self, today: date) -> str | None:
-        """Say what becomes of the logins that no partition takes, where the table is not ours to partition.
+    def unmanaged(self, today: date) -> str | None:
+        """Return why loginpipe does not partition the table, and where logins go that no partition takes.
 
-        None where it is ours, and where every login of the coming months finds its place.
+        None if loginpipe partitions it, or if its partitions cover the coming months.
         """
         rest = "go to its default partition" if self.has_default else "are rejected"
         if self.not_ours is None or self.scheme is None:
@@ -289,21 +289,21 @@ class Partitioning:
         if not gaps:
             return None
         days = ", ".join(gap.days for gap in gaps[:_NAMED]) + (" and others" if len(gaps) > _NAMED else "")
-        return f"{self.not_ours}: no partition of its covers {days}: logins of such days {rest}"
+        return f"{self.not_ours}: no partition covers {days}: logins of these days {rest}"
 
     def notes(self, today: date) -> list[str]:
-        """List what becomes of logins, or of partitions, where not all of them are of our making; one phrase each."""
-        left_alone = self.left_alone(today)
-        if left_alone:
-            return [f"partitions: {left_alone}"]
+        """List what to know about partitions that loginpipe did not create, one phrase each."""
+        unmanaged = self.unmanaged(today)
+        if unmanaged:
+            return [f"partitions: {unmanaged}"]
         others = sorted(partition for partition in self.partitions if not _is_of_our_making(partition))
         if self.not_ours or not others:
             return []
         return [
             (
-                f"partitions: {others[0]} and {len(others) - 1} more are of others' making: loginpipe fills the days "
-                "that they leave free and never drops them; a job that makes more of them would collide with that, so "
-                "switch it off"
+                f"partitions: loginpipe did not create {len(others)} of them, such as {others[0]}: it adds partitions "
+                "for other days and never drops these; switch off the job that creates them, or both create partitions "
+                "for the same days"
             )
         ]
 

@@ -21,7 +21,7 @@ class RejectFilter:
     since: datetime | None = None
     until: datetime | None = None
     replayed: bool = False
-    most: int | None = None
+    limit: int | None = None
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from loginpipe.common.aws import DENIED, error_code
 from loginpipe.common.errors import QueueError
 from loginpipe.logins.messages import Message
 from loginpipe.sqs.client import MAX_BATCH, Queue, queue_errors
+from loginpipe.sqs.deliveries import LONG_POLL_SECONDS, is_intact, returned_if_unreadable
 from loginpipe.sqs.depth import Depth, read_depth
 from loginpipe.sqs.entries import FailedEntry, call_with_entries
 from loginpipe.sqs.identity import Identity, identity, redrive_attributes
 from loginpipe.sqs.leases import LeaseKeeper
-from loginpipe.sqs.receiver import is_intact, returned_if_unreadable
 from loginpipe.sqs.sending import send_again
 
 if TYPE_CHECKING:
@@ -34,9 +34,8 @@ if TYPE_CHECKING:
     _Copies = list[MessageTypeDef]
 
 _VISIBILITY_SECONDS = 120
-_LONG_POLL_SECONDS = 1
-# Dead letters that a look takes at most: each is hidden meanwhile, and counts one more receive.
-_MAX_LOOKED_AT = 1_000
+# Dead letters received to count their owners. Each is hidden meanwhile, and counts as received once more.
+_MAX_COUNTED = 1_000
 # How long a count by owner is good for those that ask every few seconds.
 _COUNTED_SECONDS = 600
 _LISTED_AT_ONCE = 1_000
@@ -163,7 +162,7 @@ def _owners(queue: Queue, dead_letters: Queue) -> Owners | None:
     # From a queue with a redrive policy of its own, one more receive may move a message on.
     with suppress(QueueError):
         if redrive_policy(dead_letters) is None:
-            owners = look(queue, dead_letters)
+            owners = count_owners(queue, dead_letters)
     if owners is not None and not owners.ours + owners.others:
         # All are hidden: another consumer has received them just now.
         return None
@@ -209,7 +208,7 @@ def shared_by(others: int | None) -> str:
     return f"in a dead-letter queue shared with {others:,} other queue{'s' if others > 1 else ''}"
 
 
-def look(queue: Queue, dead_letters: Queue) -> Owners:
+def count_owners(queue: Queue, dead_letters: Queue) -> Owners:
     """Count which dead letters are a queue's own, of up to a thousand: receive them, and return them at once.
 
     Raises:
@@ -224,7 +223,7 @@ def look(queue: Queue, dead_letters: Queue) -> Owners:
             ours = sum(map(is_ours, deliveries))
             owners.ours += ours
             owners.others += len(deliveries) - ours
-            if owners.ours + owners.others >= _MAX_LOOKED_AT:
+            if owners.ours + owners.others >= _MAX_COUNTED:
                 owners.all = False
                 break
     finally:
@@ -333,7 +332,7 @@ def _received(dead_letters: Queue, leases: LeaseKeeper) -> "list[MessageTypeDef]
         answer = dead_letters.client.receive_message(
             QueueUrl=dead_letters.url,
             MaxNumberOfMessages=MAX_BATCH,
-            WaitTimeSeconds=_LONG_POLL_SECONDS,
+            WaitTimeSeconds=LONG_POLL_SECONDS,
             VisibilityTimeout=_VISIBILITY_SECONDS,
             **dead_letters.asking_for(
                 "SentTimestamp", "ApproximateReceiveCount", "MessageGroupId", "DeadLetterQueueSourceArn"

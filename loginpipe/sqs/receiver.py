@@ -4,23 +4,13 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from hashlib import md5
-from typing import TYPE_CHECKING, Any
 
-from loginpipe.common.aws import MALFORMED
-from loginpipe.common.errors import QueueError
 from loginpipe.logins.messages import Message
-from loginpipe.sqs.client import MAX_BATCH, Queue, batched, queue_errors
-from loginpipe.sqs.entries import call_with_entries
-from loginpipe.sqs.identity import identity, own_identity
+from loginpipe.sqs.client import MAX_BATCH, Queue
+from loginpipe.sqs.deliveries import LONG_POLL_SECONDS, receive_once
 from loginpipe.sqs.leases import LeaseKeeper
-
-if TYPE_CHECKING:
-    from mypy_boto3_sqs.type_defs import MessageTypeDef
 
 _MEBIBYTE = 1024 * 1024
 
@@ -32,20 +22,10 @@ MAX_KEPT_BODY_BYTES = MAX_BODY_BYTES + 4 * MAX_BATCH * _MEBIBYTE
 """Bodies in a batch at the very most: as much on top as four receives of ten messages of 1 MiB can bring. Where small
 messages have made for many receivers and large ones follow, more can be in flight: that is returned to the queue."""
 
-LONG_POLL_SECONDS = 1
-"""Any wait above 0 makes SQS ask all its servers; a longer one would only hold up the end of a run."""
-
 # How long a receiver waits after an empty-handed answer, so that the next one is worth its call: less, the fuller.
 _MAX_PAUSE_SECONDS = 0.1
 # Fewer messages than this in an answer: one receiver less will do.
 _FEW = MAX_BATCH // 2
-
-# What is read of a message, and what an endpoint that leaves it out lacks.
-_PARTS = {
-    **{part: part for part in ("ApproximateReceiveCount", "Body", "MD5OfBody", "MessageId", "ReceiptHandle")},
-    "Attributes": "SentTimestamp",
-    "SentTimestamp": "SentTimestamp",
-}
 
 
 @dataclass
@@ -335,117 +315,8 @@ class Receiver:
         return True
 
 
-def try_receiving(queue: Queue, visibility_seconds: int) -> None:
-    """Receive a message as a run does, and return it to the queue at once. It counts as a receive of that message.
-
-    Raises:
-        QueueError: the queue cannot be received from, or the answer cannot be read.
-    """
-    messages = receive_once(queue, 1, wait_seconds=0, visibility_seconds=visibility_seconds)
-    return_at_once(queue, [message.receipt_handle for message in messages])
-
-
-def return_at_once(queue: Queue, receipt_handles: Iterable[str]) -> None:
-    """Make messages visible again; those that this fails for return when their visibility timeout ends."""
-    for chunk in batched(receipt_handles):
-        call_with_entries(
-            lambda entries: queue.client.change_message_visibility_batch(QueueUrl=queue.url, Entries=entries),
-            {str(place): {"ReceiptHandle": handle, "VisibilityTimeout": 0} for place, handle in enumerate(chunk)},
-        )
-
-
-@contextmanager
-def returned_if_unreadable(queue: Queue, deliveries: Any) -> Iterator[None]:
-    """Return what was received to the queue at once where reading it fails.
-
-    Hidden until their visibility timeout ends, such messages would make room for others, and run after run would take
-    more of them nearer to the dead-letter queue.
-
-    Raises:
-        QueueError: a message lacks a part, or has another form than SQS's.
-    """
-    try:
-        yield
-    except MALFORMED as error:
-        part = error.args[0] if isinstance(error, KeyError) and error.args[0] in _PARTS else None
-    else:
-        return
-    arrived = deliveries if isinstance(deliveries, list) else []
-    return_at_once(queue, [d["ReceiptHandle"] for d in arrived if isinstance(d, dict) and "ReceiptHandle" in d])
-    wrong = f"without their {_PARTS[part]}" if part else "of another form than SQS's"
-    raise QueueError(
-        f"queue {queue.name!r} is at an endpoint that delivers messages {wrong}: upgrade it, or fix AWS_ENDPOINT_URL; "
-        "they are back on the queue"
-    ) from None
-
-
-def receive_once(
-    queue: Queue, most: int, *, wait_seconds: int, visibility_seconds: int, resent_days: int | None = None
-) -> list[Message]:
-    """Receive up to so many messages, ten at most, by one call.
-
-    Args:
-        queue: where from.
-        most: how many messages.
-        wait_seconds: of the long poll.
-        visibility_seconds: lease asked for.
-        resent_days: how many days ago one that was sent again may have been sent first; None for any time.
-
-    Raises:
-        QueueError: the queue cannot be received from, or the answer cannot be read: its messages are back on the queue.
-    """
-    with queue_errors(queue.name):
-        answer = queue.client.receive_message(
-            QueueUrl=queue.url,
-            MaxNumberOfMessages=most,
-            WaitTimeSeconds=wait_seconds,
-            VisibilityTimeout=visibility_seconds,
-            **queue.asking_for("SentTimestamp", "ApproximateReceiveCount"),
-            MessageAttributeNames=["loginpipe.*"],
-        )
-        deliveries = answer.get("Messages", [])
-    now_ms = time.time_ns() // 1_000_000
-    with returned_if_unreadable(queue, deliveries):
-        oldest_ms = 0 if resent_days is None else now_ms - resent_days * 86_400_000
-        return [message_of(delivery, now_ms, oldest_ms) for delivery in deliveries]
-
-
 def _note_delivery(batch: Received, message: Message) -> None:
     """Note one of the deliveries of a message that was sent again, and what came before it."""
     before = batch.messages.get(message.message_id)
     deliveries = batch.delivery_ids.setdefault(message.message_id, {before.delivery_id} if before else set())
     deliveries.add(message.delivery_id)
-
-
-def is_intact(delivery: "MessageTypeDef") -> bool:
-    """Say whether a body is as SQS sent it: its MD5, which botocore checked once and no longer does, is right."""
-    # Lone surrogates, which some endpoints let through, are in no UTF-8.
-    digest = md5(delivery["Body"].encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
-    return digest == delivery["MD5OfBody"]
-
-
-def message_of(delivery: "MessageTypeDef", now_ms: int, oldest_ms: int = 0) -> Message:
-    """Return the message that a delivery is of.
-
-    Args:
-        delivery: as SQS answers, or as Lambda's event has it.
-        now_ms: when it was received, in milliseconds since 1970.
-        oldest_ms: the oldest date that a message which was sent again may claim.
-    """
-    body = delivery["Body"]
-    known_as = identity(delivery)
-    # What its sender dates too far back is itself, and not what it claims to be: that one has its own outcome.
-    too_old = known_as.sent_ms < oldest_ms and known_as != own_identity(delivery)
-    if too_old:
-        known_as = own_identity(delivery)
-    return Message(
-        message_id=known_as.message_id,
-        delivery_id=delivery["MessageId"],
-        receipt_handle=delivery["ReceiptHandle"],
-        body=body,
-        sent_ms=known_as.sent_ms,
-        received_ms=now_ms,
-        receive_count=int(delivery["Attributes"]["ApproximateReceiveCount"]),
-        body_intact=is_intact(delivery),
-        too_old=too_old,
-    )

@@ -248,8 +248,9 @@ def test_partitions_with_something_of_their_own_are_named_once_for_all_that_are_
             "rejected; drop it to keep all"
         ),
         (
-            "partitions: public.m1 and 3 more are of others' making: loginpipe fills the days that they leave free and "
-            "never drops them; a job that makes more of them would collide with that, so switch it off"
+            "partitions: loginpipe did not create 4 of them, such as public.m1: it adds partitions for "
+            "other days and never drops these; switch off the job that creates them, or both create partitions for the "
+            "same days"
         ),
     )
 

@@ -580,7 +580,7 @@ def test_freshness_alerts_metrics_and_reconciliation_know_batches_without_a_run(
     # As long as batches come, a queue that is never empty is not stuck.
     depth, long_ago = Depth(5, 5, 0), now - 2 * longest_wait(settings)
     fresh = evaluate(
-        depth, last_finished=recent.last_finished, waiting_since=long_ago, now=now, most=longest_wait(settings)
+        depth, last_finished=recent.last_finished, waiting_since=long_ago, now=now, max_wait=longest_wait(settings)
     )
     assert fresh.state == "working"
     found = conditions(Seen(QueueSeen(depth, None), recent, fresh, History(), {}), Limits(0.05, 900))

@@ -227,7 +227,7 @@ def test_after_a_restore_the_record_is_intact_and_still_cannot_be_changed_and_wh
     with connected(custodian_url) as custodian:
         request = request_access(custodian, [token], REASON)
         opener = opener_of(key_files.seal_private)
-        recovery = recover(custodian, request.request_id, opener, TokenChecks(store.keys), most=10)
+        recovery = recover(custodian, request.request_id, opener, TokenChecks(store.keys), limit=10)
     assert [value.text for value in recovery.recovered] == ["199.172.111.135"]
     with connected(auditor_url) as auditor:
         assert verify_log(auditor, [anchor]).problems == []

@@ -23,7 +23,7 @@ from loginpipe.monitoring.metrics import registry
 from loginpipe.monitoring.reports import read_memory
 from loginpipe.postgres.connections import Connection, connect
 from loginpipe.postgres.ledger import recorded
-from loginpipe.sqs import dead_letters, receiver
+from loginpipe.sqs import dead_letters
 from loginpipe.sqs.client import Queue, batched, open_queue
 from loginpipe.sqs.dead_letters import RedriveCounts, RedrivePolicy, read_dead_letters, redrive, redrive_policy
 from loginpipe.sqs.depth import read_depth
@@ -54,11 +54,8 @@ from loginpipe_tests.wire import (
 
 
 @pytest.fixture(autouse=True)
-def _no_waiting_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one endpoint here has all its messages at hand."""
-    monkeypatch.setattr(dead_letters, "_LONG_POLL_SECONDS", 0)
+def _short_pauses_between_deletes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dead_letters, "_DELETE_PAUSES", (0.01, 0.01, 0.01))
-    monkeypatch.setattr(receiver, "LONG_POLL_SECONDS", 0)
 
 
 @dataclass(frozen=True)
@@ -665,7 +662,7 @@ def test_the_commands_say_whose_dead_letters_there_are_and_touch_ours_alone(
         "other_queues": 2,
         "looked_at": {"ours": 2, "others": 2, "all": True},
     }
-    monkeypatch.setattr(dead_letters, "_MAX_LOOKED_AT", 3)
+    monkeypatch.setattr(dead_letters, "_MAX_COUNTED", 3)
     assert loginpipe("dlq", "status", "--json").json["looked_at"]["all"] is False
     assert {message_id: fate.state for message_id, fate in endpoint.fates(f"{shared}-dlq").items()} == {
         message_id: fate.state for message_id, fate in before.items()

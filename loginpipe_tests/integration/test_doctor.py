@@ -179,8 +179,8 @@ def test_maintenance_that_has_not_run_is_noticed_before_partitions_run_out(pipel
     assert findings()["partitions"].ok, "today's maintenance may be still to come"
     execute(pipeline.database_url, f"DROP TABLE {newest[1]}")
     assert problem("partitions") == (
-        f"1 partitions that were due yesterday are missing, the first being {newest[1]} for "
-        f"{today + timedelta(days=6)}: run the job maintain_partitions, and find out why its schedule did not"
+        f"1 partitions that were due yesterday are missing, the first one {newest[1]} for "
+        f"{today + timedelta(days=6)}: run the job maintain_partitions, and check why its schedule did not"
     )
 
 
@@ -260,12 +260,12 @@ def test_days_without_a_partition_are_named_whatever_the_widths_of_the_others(pi
     )
     last = date.fromisoformat(after) - timedelta(days=1)
     assert problem("partitions") == (
-        "1 partitions that were due yesterday are missing, the first being "
+        "1 partitions that were due yesterday are missing, the first one "
         f"public.user_logins_{first_of_month(today, 1):y%Ym%m}d04 for {month[:8]}04 to {last}: run the job "
-        "maintain_partitions, and find out why its schedule did not"
+        "maintain_partitions, and check why its schedule did not"
     )
     execute(pipeline.database_url, "ALTER TABLE user_logins OWNER TO postgres")
-    gap = f"another role owns it: no partition of its covers {month[:8]}04 to {last}: logins of such days "
+    gap = f"another role owns it: no partition covers {month[:8]}04 to {last}: logins of these days "
     assert (
         f"loginpipe does not manage those of user_logins: {gap}go to its default partition"
         in findings()["partitions"].message
@@ -278,9 +278,7 @@ def test_days_without_a_partition_are_named_whatever_the_widths_of_the_others(pi
         if today.day > 1
         else "SELECT 1",
     )
-    assert problem("partitions").startswith(
-        f"public.user_logins: another role owns it: no partition of its covers {today}"
-    )
+    assert problem("partitions").startswith(f"public.user_logins: another role owns it: no partition covers {today}")
 
 
 def first_of_month(day: date, months: int) -> date:

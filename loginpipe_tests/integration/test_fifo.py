@@ -31,8 +31,6 @@ GROUPS = ("a", "b", "c")
 @pytest.fixture
 def queue(aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
     """A FIFO queue of this test alone, with its FIFO dead-letter queue."""
-    # The one endpoint here has all its messages at hand.
-    monkeypatch.setattr(dead_letters, "_LONG_POLL_SECONDS", 0)
     monkeypatch.setattr(dead_letters, "_DELETE_PAUSES", ())
     client = boto3.client("sqs")
     name = f"logins-{uuid4().hex}"

@@ -123,7 +123,7 @@ def test_a_table_that_was_there_before_is_left_as_it_is_and_the_report_says_why(
     assert result.success
     found = report(result)
     assert found["rows_in_default_partitions"] == {LEDGER: 0}
-    assert found["left_alone"] == {USER_LOGINS: "it is not partitioned"}
+    assert found["unmanaged"] == {USER_LOGINS: "it is not partitioned"}
 
 
 def test_a_database_that_is_not_migrated_fails_it_with_one_sentence(

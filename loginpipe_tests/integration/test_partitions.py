@@ -202,7 +202,7 @@ def test_an_adopted_table_of_another_making_is_left_alone(
     migrated = migrate(empty_database_url, today=TODAY)
     assert migrated.findings == ((f"partitions: {reason}",) if scheme else ())
     result = maintain(bare, TODAY)
-    assert result.left_alone == {USER_LOGINS: reason}
+    assert result.unmanaged == {USER_LOGINS: reason}
     assert result.rows_in_default == {LEDGER: 0}
     assert query(bare, "SELECT 1 FROM pg_class WHERE relname LIKE 'user_logins_y%'") == []
     assert query(bare, BRIN) == []
@@ -219,17 +219,15 @@ def test_an_adopted_table_of_another_role_is_left_alone(empty_database_url: str,
     query(bare, "GRANT SELECT ON public.user_logins TO loginpipe_analyst")
     migrate(make_dsn(empty_database_url, user=role), today=TODAY)
     connection = connect(make_dsn(empty_database_url, user=role))
-    reason = (
-        "another role owns it: no partition of its covers 2026-11-21 to 2027-02-28: logins of such days are rejected"
-    )
-    assert maintain(connection, TODAY).left_alone == {USER_LOGINS: reason}
+    reason = "another role owns it: no partition covers 2026-11-21 to 2027-02-28: logins of these days are rejected"
+    assert maintain(connection, TODAY).unmanaged == {USER_LOGINS: reason}
     for month in coming(TODAY):
         if month.table == USER_LOGINS:
             query(
                 bare,
                 f"CREATE TABLE {month} PARTITION OF {USER_LOGINS} FOR VALUES FROM ('{month.start}') TO ('{month.end}')",
             )
-    assert maintain(connection, TODAY).left_alone == {USER_LOGINS: "another role owns it"}
+    assert maintain(connection, TODAY).unmanaged == {USER_LOGINS: "another role owns it"}
     connection.close()
 
 
@@ -246,8 +244,9 @@ def test_the_rest_of_a_month_with_partitions_by_day_is_covered_and_no_day_twice(
     findings = migrate(empty_database_url, today=TODAY).findings
     assert findings == (
         (
-            "partitions: public.day_11_21 and 5 more are of others' making: loginpipe fills the days that they leave "
-            "free and never drops them; a job that makes more of them would collide with that, so switch it off"
+            "partitions: loginpipe did not create 6 of them, such as public.day_11_21: it adds partitions for "
+            "other days and never drops these; switch off the job that creates them, or both create partitions for the "
+            "same days"
         ),
     )
     bounds = """

@@ -117,7 +117,7 @@ def seen(
 ) -> Seen:
     recent = runs or RecentBatches(NOW, 0, 0, NO_DELAYS)
     fresh = evaluate(
-        depth, last_finished=None, waiting_since=NOW - timedelta(hours=1), now=NOW, most=timedelta(minutes=9)
+        depth, last_finished=None, waiting_since=NOW - timedelta(hours=1), now=NOW, max_wait=timedelta(minutes=9)
     )
     return Seen(QueueSeen(depth, dead), recent, fresh, History(failures, NOW), {"only_tokens of masked_logins": True})
 

@@ -9,7 +9,7 @@ from loginpipe.monitoring.freshness import evaluate, longest_wait
 from loginpipe.sqs.depth import Depth
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
-MOST = timedelta(minutes=15)
+MAX_WAIT = timedelta(minutes=15)
 
 
 def ago(minutes: float | None) -> datetime | None:
@@ -44,7 +44,7 @@ def test_a_quiet_queue_is_not_a_stuck_pipeline(
     visible: int, in_flight: int, finished: float | None, since: float | None, state: str
 ) -> None:
     found = evaluate(
-        Depth(visible, in_flight, 0), last_finished=ago(finished), waiting_since=ago(since), now=NOW, most=MOST
+        Depth(visible, in_flight, 0), last_finished=ago(finished), waiting_since=ago(since), now=NOW, max_wait=MAX_WAIT
     )
     assert found.state == state
     assert (found.waiting_since is None) == (state == "quiet")
@@ -53,12 +53,12 @@ def test_a_quiet_queue_is_not_a_stuck_pipeline(
 
 
 def test_messages_that_are_delayed_by_their_sender_are_not_there_yet() -> None:
-    found = evaluate(Depth(0, 0, 9), last_finished=None, waiting_since=ago(60), now=NOW, most=MOST)
+    found = evaluate(Depth(0, 0, 9), last_finished=None, waiting_since=ago(60), now=NOW, max_wait=MAX_WAIT)
     assert found.state == "quiet"
 
 
 def test_what_it_says_names_since_when_and_the_newest_batch() -> None:
-    found = evaluate(Depth(5, 1, 0), last_finished=ago(20), waiting_since=ago(30), now=NOW, most=MOST)
+    found = evaluate(Depth(5, 1, 0), last_finished=ago(20), waiting_since=ago(30), now=NOW, max_wait=MAX_WAIT)
     assert found.message == (
         "5 waiting, 1 in flight, 0 delayed; messages have been waiting since 2026-11-21 11:30:00 UTC, and the newest "
         "batch finished at 2026-11-21 11:40:00 UTC"

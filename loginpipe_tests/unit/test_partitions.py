@@ -102,17 +102,17 @@ def test_a_table_that_is_ours_is_quiet_and_another_roles_says_which_days_have_no
     today = date(2026, 11, 21)
     months = of(USER_LOGINS, coming(today))
     assert by_day(months).notes(today) == by_day(months, owned=False).notes(today) == []
-    assert by_day([]).left_alone(today) is None
+    assert by_day([]).unmanaged(today) is None
     some = [months[1], partition("day", date(2026, 12, 1), date(2026, 12, 4)), *months[3:]]
-    assert by_day(some, owned=False).left_alone(today) == (
-        "another role owns it: no partition of its covers 2026-12-04 to 2026-12-31: logins of such days are rejected"
+    assert by_day(some, owned=False).unmanaged(today) == (
+        "another role owns it: no partition covers 2026-12-04 to 2026-12-31: logins of these days are rejected"
     )
-    assert by_day(some[1:], owned=False, has_default=True).left_alone(today) == (
-        "another role owns it: no partition of its covers 2026-11-21 to 2026-11-30, 2026-12-04 to 2026-12-31: logins "
-        "of such days go to its default partition"
+    assert by_day(some[1:], owned=False, has_default=True).unmanaged(today) == (
+        "another role owns it: no partition covers 2026-11-21 to 2026-11-30, 2026-12-04 to 2026-12-31: logins "
+        "of these days go to its default partition"
     )
     (note,) = by_day([*some, partition("user_logins_y2026m12d04", date(2026, 12, 4), date(2027, 1, 1))]).notes(today)
-    assert note.startswith("partitions: public.day and 0 more are of others' making: ")
+    assert note.startswith("partitions: loginpipe did not create 1 of them, such as public.day: ")
 
 
 def test_neighbours_do_not_overlap_and_a_year_overlaps_each_of_its_months() -> None:

@@ -94,7 +94,7 @@ def test_a_file_that_holds_no_private_key_is_named(tmp_path: Path, content: byte
     path = tmp_path / "key.pem"
     path.touch(mode=0o600)
     path.write_bytes(content)
-    assert str(refusal(path)).startswith(f"{path} holds no private key in PEM")
+    assert str(refusal(path)).startswith(f"{path} has no private key in PEM")
 
 
 def test_an_absent_file_a_folder_and_the_public_half_are_named(key_files: KeyFiles, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_an_absent_file_a_folder_and_the_public_half_are_named(key_files: KeyFil
 def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "key.pem"
     write_private_key(path, ed25519.Ed25519PrivateKey.generate())
-    assert "no RSA key" in str(refusal(path))
+    assert "has no RSA key" in str(refusal(path))
 
 
 def test_a_data_key_that_was_changed_is_told_from_one_for_another_key(key_files: KeyFiles) -> None:
@@ -141,7 +141,7 @@ def test_a_key_behind_a_passphrase_opens_with_it(locked: Path) -> None:
 def test_a_wrong_passphrase_is_an_error_of_its_own(locked: Path, typed: str) -> None:
     error = refusal(private_half(locked), passphrase=typed) if typed else _refused_unnamed(locked)
     assert isinstance(error, PassphraseError)
-    assert str(error) == f"the passphrase does not open {private_half(locked)}: type it again"
+    assert str(error) == f"the passphrase is wrong for {private_half(locked)}: type it again"
 
 
 def _refused_unnamed(locked: Path) -> KeyFileError:
@@ -171,10 +171,11 @@ def test_of_several_recipients_those_are_used_that_are_there(key_files: KeyFiles
     here, kms, offline = f"file:{key_files.seal_public}", "awskms:alias/seal", "file:/offline/break_glass_public.pem"
     assert private_uris(f"{here},{kms},{offline}") == [f"file:{key_files.seal_private}", kms]
     assert private_uris(kms) == [kms]
-    with pytest.raises(KeyFileError, match=r"not at /offline/break_glass_private.pem: say with --private-key"):
+    named = r"no private key at /offline/break_glass_private.pem: specify its place with --private-key"
+    with pytest.raises(KeyFileError, match=named):
         private_uris(offline)
 
 
 def test_where_sealing_is_off_the_key_must_be_named() -> None:
-    with pytest.raises(KeyFileError, match=r"LOGINPIPE_SEAL_KEY is off, .* --private-key"):
+    with pytest.raises(KeyFileError, match=r"LOGINPIPE_SEAL_KEY is off: .* --private-key"):
         private_uris("off")

@@ -59,7 +59,7 @@ def _no_room() -> Iterator[None]:
 def test_where_there_is_no_room_it_is_one_line_without_what_was_to_be_written(tmp_path: Path) -> None:
     with _no_room(), pytest.raises(LoginpipeError) as caught, private_output(tmp_path / "found.csv") as file:
         file.write("199.172.111.135")
-    assert str(caught.value).startswith(f"{tmp_path / 'found.csv'} cannot be written (File too large): ")
+    assert str(caught.value).startswith(f"cannot write {tmp_path / 'found.csv'} (File too large): ")
     assert "199.172" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -75,7 +75,7 @@ def test_what_is_there_is_left_as_it_is(tmp_path: Path, there: str) -> None:
         if there == "link":
             other.write_text("mine")
         path.symlink_to(other)
-    with pytest.raises(LoginpipeError, match="exists, and nothing is overwritten"), private_output(path):
+    with pytest.raises(LoginpipeError, match="exists and is not overwritten"), private_output(path):
         pass
     assert path.is_symlink() == there.endswith("link")
     assert not other.exists() or other.read_text() == "mine"

@@ -50,11 +50,11 @@ class Setup(Construct):
         key: kms.IKey,
         environment: Mapping[str, str],
         counting: Mapping[str, Mapping[str, str]],
-        pipeline: Mapping[str, str],
+        pipeline: Mapping[str, Mapping[str, str]],
         log_group: logs.ILogGroup,
     ) -> None:
-        # `environment` is what migrating takes, `counting` for each queue (the login queue has
-        # no name) what takes queue and database and no key, `pipeline` what a run of the login queue is told.
+        # `environment` is for migrations. For each queue (the login queue has no name), `counting` is for tasks that
+        # use queue and database and hold no key, `pipeline` is that of a run.
         super().__init__(scope, construct_id)
         image = image_of(images, image_tag)
         self.cluster = ecs.Cluster(
@@ -102,8 +102,8 @@ class Setup(Construct):
             self.check,
             "check",
             image=image,
-            command=["loginpipe", "doctor"],
-            environment=pipeline,
+            command=_doctor(pipeline),
+            environment=pipeline[""],
             log_group=log_group,
             logins={part: logins[part] for part in ("pipeline", "dagster")},
             key=key,
@@ -124,3 +124,15 @@ class Setup(Construct):
                 logins={"pipeline": logins["pipeline"]},
                 key=key,
             )
+
+
+def _doctor(pipeline: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return a command that runs `doctor` for every queue, and fails if it fails for one of them."""
+    ours, *further = pipeline.values()
+    if not further:
+        return ["loginpipe", "doctor"]
+    runs = ["loginpipe doctor || failed=1"]
+    for theirs in further:
+        own = " ".join(f"{name}='{value}'" for name, value in theirs.items() if ours.get(name) != value)
+        runs.append(f"{own} loginpipe doctor || failed=1")
+    return ["sh", "-uc", "; ".join(["failed=0", *runs, "exit $failed"])]

@@ -227,7 +227,7 @@ class SetupStack(cdk.Stack):
             key=data.keys.data,
             environment={**data.storage_environment(), **released.settings, "LOGINPIPE_ENV": "production"},
             counting={queue: data.counting_environment(released, queue) for queue in data.queues},
-            pipeline=data.pipeline_environment(released),
+            pipeline={queue: data.pipeline_environment(released, queue) for queue in data.queues},
             log_group=data.telemetry.parts["setup"],
         )
         # A policy of this stack, on roles of the other: the setting comes with a release.

@@ -55,19 +55,19 @@ OF_A_RUN = (
 """The checks that each run reports on."""
 
 
-def reject_rate(rejected: int, received: int, most: float) -> dg.AssetCheckResult:
+def reject_rate(rejected: int, received: int, limit: float) -> dg.AssetCheckResult:
     """Evaluate how many of the messages of a run were rejected; a run without any passes."""
     rate = rejected / received if received else 0.0
     return dg.AssetCheckResult(
         check_name=REJECT_RATE.name,
         asset_key=REJECT_RATE.asset_key,
-        passed=rate <= most,
-        description=f"{rejected:,} of {received:,} messages rejected ({rate:.2%}); the limit is {most:.2%}",
+        passed=rate <= limit,
+        description=f"{rejected:,} of {received:,} messages rejected ({rate:.2%}); the limit is {limit:.2%}",
         metadata={
             "rejected": rejected,
             "received": received,
             "rate": rate,
-            "limit": most,
+            "limit": limit,
             "runbook": runbook_link("rejected-messages"),
         },
     )

@@ -30,7 +30,7 @@ def create_and_drop_partitions(context: dg.OpExecutionContext, postgres: Postgre
         {
             "created": dg.MetadataValue.json(result.created),
             "dropped": dg.MetadataValue.json(result.dropped),
-            "left_alone": dg.MetadataValue.json(result.left_alone),
+            "unmanaged": dg.MetadataValue.json(result.unmanaged),
             "rows_in_default_partitions": dg.MetadataValue.json(result.rows_in_default),
             "hours_rolled_up": hours,
         }

@@ -46,7 +46,7 @@ def freshness(
         last_finished=recent.last_finished,
         waiting_since=_last_reported(context.instance),
         now=now,
-        most=longest_wait(settings),
+        max_wait=longest_wait(settings),
     )
     return freshness_result(found)
 

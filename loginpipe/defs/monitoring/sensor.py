@@ -91,7 +91,7 @@ def _check_all(
             last_finished=runs.last_finished,
             waiting_since=waiting_since,
             now=now,
-            most=longest_wait(settings),
+            max_wait=longest_wait(settings),
         )
     records = ended_runs(instance, settings.queue_name)
     history = history_of(records)

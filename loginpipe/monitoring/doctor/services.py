@@ -11,8 +11,8 @@ from loginpipe.monitoring.doctor.warehouse import warehouse
 from loginpipe.postgres.connections import transaction
 from loginpipe.sqs.client import Queue, open_queue, queue_errors
 from loginpipe.sqs.dead_letters import read_dead_letters, redrive_policy
+from loginpipe.sqs.deliveries import try_receiving
 from loginpipe.sqs.depth import IN_FLIGHT_LIMIT_REACHED, read_depth
-from loginpipe.sqs.receiver import try_receiving
 
 # Below that, two failed runs in a row send good messages to the dead-letter queue.
 _MIN_RECEIVES = 3

@@ -132,20 +132,20 @@ def partitions(settings: Settings) -> str:
     if missing:
         first = min(missing, key=_start)
         raise LoginpipeError(
-            f"{len(missing)} partitions that were due yesterday are missing, the first being {first} for "
-            f"{first.days}: run the job maintain_partitions, and find out why its schedule did not"
+            f"{len(missing)} partitions that were due yesterday are missing, the first one {first} for "
+            f"{first.days}: run the job maintain_partitions, and check why its schedule did not"
         )
-    left_alone = logins.left_alone(today)
+    unmanaged = logins.unmanaged(today)
     soon = any(gap.start <= today + timedelta(days=1) for gap in logins.uncovered(today))
-    if left_alone and soon and not logins.has_default:
-        raise LoginpipeError(f"{logins.table}: {left_alone}")
+    if unmanaged and soon and not logins.has_default:
+        raise LoginpipeError(f"{logins.table}: {unmanaged}")
     held = [f"{number:,} rows of {table}" for table, number in strays.items() if number]
     if held:
         raise LoginpipeError(
             f"default partitions hold {' and '.join(held)}: run the job maintain_partitions; rows that stay "
             "there have dates far from today"
         )
-    not_ours = left_alone or logins.not_ours
+    not_ours = unmanaged or logins.not_ours
     ahead = "loginpipe does not manage those of user_logins: " + not_ours if not_ours else "so do those of user_logins"
     says = f"those of the ledger reach a week ahead; {ahead}; default partitions are empty"
     if found:

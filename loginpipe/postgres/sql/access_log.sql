@@ -21,7 +21,7 @@ WHERE (%(actor)s::text IS NULL OR actor = %(actor)s)
         OR request_id IN (SELECT about.request_id FROM about WHERE about.action = 'request')
     )
 ORDER BY seq DESC
-LIMIT %(most)s
+LIMIT %(limit)s
 
 -- name: access_log_entries
 -- Read the whole access log in the order it was written, so that its chain of hashes can be verified.

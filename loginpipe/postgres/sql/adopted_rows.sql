@@ -3,7 +3,7 @@
 WITH read AS (
     SELECT app_version, masked_ip, masked_device_id
     FROM public.user_logins
-    LIMIT %(most)s
+    LIMIT %(limit)s
 )
 SELECT
     'app_version',

@@ -74,4 +74,4 @@ WHERE token > %(after)s
             AND alias.verified_token = alias.new_token
     )
 ORDER BY token
-LIMIT %(most)s
+LIMIT %(limit)s

@@ -7,7 +7,7 @@ WHERE message_id > %(after)s::uuid
     AND position IS NOT NULL
     AND NOT coalesce(extras ? %(field)s, false)
 ORDER BY message_id
-LIMIT %(most)s
+LIMIT %(limit)s
 
 -- name: count_extras_to_fill
 -- Count the messages that extras_to_fill finds.

@@ -36,4 +36,4 @@ WHERE (%(message_id)s::uuid IS NULL OR message_id = %(message_id)s::uuid)
     AND (%(until)s::timestamptz IS NULL OR sent_at < %(until)s)
     AND (%(replayed)s OR replayed_at IS NULL)
 ORDER BY sent_at DESC, message_id
-LIMIT %(most)s
+LIMIT %(limit)s

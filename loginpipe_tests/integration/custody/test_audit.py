@@ -115,7 +115,7 @@ def test_entries_are_found_by_actor_token_and_time(busy: tuple[Store, tuple[str,
 
     everything = found(EntryFilter())
     assert len(everything) == newest_entry(auditor)
-    assert found(EntryFilter(most=2)) == everything[:2]
+    assert found(EntryFilter(limit=2)) == everything[:2]
     assert {actor for actor, _ in found(EntryFilter(actor="second_custodian"))} == {"second_custodian"}
     first = [("custodian", "refusal"), ("custodian", "release"), ("custodian", "request")]
     second = [("custodian", "release"), ("second_custodian", "approval"), ("custodian", "request")]

@@ -58,7 +58,7 @@ def test_extras_are_kept_with_new_logins_alone_and_a_custodian_can_open_what_is_
 
     asked = [messages[0].message_id, messages[2].message_id]
     request = request_access(custodian, asked, REASON)
-    recovery = recover(custodian, request.request_id, opener, TokenChecks(named.keys), most=10)
+    recovery = recover(custodian, request.request_id, opener, TokenChecks(named.keys), limit=10)
     assert (recovery.refused, recovery.missing) == ([], [])
     found = [(value.field_name, value.text) for value in recovery.recovered]
     assert found == [("extras", '{"session":"s-1"}'), ("extras", f'{{"n":{10**30}}}')]

@@ -116,7 +116,7 @@ def test_a_custodian_cannot_blind_the_audit(
         f"('request', '[0:1][3:3]={{{{{ip}}},{{{device}}}}}')"
     )
     assert verify_log(auditor).problems == []
-    for entry in find_entries(auditor, EntryFilter(most=2)):
+    for entry in find_entries(auditor, EntryFilter(limit=2)):
         assert entry.subjects == [ip, device]
     assert len(find_entries(auditor, EntryFilter(token=device))) == 2
 
@@ -389,7 +389,7 @@ def test_a_second_recipient_of_a_data_key_cannot_be_added(store: Store, custodia
         )  # fmt: skip
     assert (caught.value.sqlstate, caught.value.is_about_a_row) == ("23505", False)
     asked = request_access(custodian, [ip], REASON).request_id
-    assert [v.text for v in recover(custodian, asked, opener, TokenChecks(store.keys), most=1).recovered]
+    assert [v.text for v in recover(custodian, asked, opener, TokenChecks(store.keys), limit=1).recovered]
 
 
 def test_a_planted_value_is_found_by_a_sample_named_discarded_and_sealed_again(
@@ -408,7 +408,7 @@ def test_a_planted_value_is_found_by_a_sample_named_discarded_and_sealed_again(
     )
 
     asked = request_access(custodian, [coming, good_ip], REASON).request_id
-    recovery = recover(custodian, asked, opener, checks, most=2)
+    recovery = recover(custodian, asked, opener, checks, limit=2)
     assert [error.problem for error in recovery.refused] == [Problem.CHANGED]
     assert refusal(lambda: discard(rotating, asked, [coming])) == "of_another_role"
     assert refusal(lambda: discard(custodian, asked, [made_up_token("dev.v1", "not asked for")])) == "no_subjects"
@@ -419,7 +419,7 @@ def test_a_planted_value_is_found_by_a_sample_named_discarded_and_sealed_again(
 
     store.load(login(device_id="yet to come"))
     asked = request_access(custodian, [coming], REASON).request_id
-    assert [v.text for v in recover(custodian, asked, opener, checks, most=1).recovered] == ["yet to come"]
+    assert [v.text for v in recover(custodian, asked, opener, checks, limit=1).recovered] == ["yet to come"]
 
 
 def test_a_value_whose_key_is_gone_is_an_answer_of_its_own_and_counted(
@@ -434,7 +434,7 @@ def test_a_value_whose_key_is_gone_is_an_answer_of_its_own_and_counted(
         ip,
     )
     asked = request_access(custodian, [ip, device], REASON).request_id
-    recovery = recover(custodian, asked, opener, TokenChecks(store.keys), most=2)
+    recovery = recover(custodian, asked, opener, TokenChecks(store.keys), limit=2)
     assert [value.subject for value in recovery.recovered] == [device]
     assert (recovery.missing, [error.problem for error in recovery.refused]) == ([], [Problem.NO_DATA_KEY])
     with pytest.raises(LoginpipeError, match=r"^1 sealed values have no data key, or are too short to be real"):
@@ -452,7 +452,7 @@ def test_planted_aliases_widen_no_release(store: Store, custodian: Connection, o
     plant(store, *((ip, new) for ip, _ in pairs))
     make_up_version(store, 2**15 - 1)
     asked = request_access(custodian, [pairs[0][0]], REASON).request_id
-    recovery = recover(custodian, asked, opener, TokenChecks(later.keys), most=1)
+    recovery = recover(custodian, asked, opener, TokenChecks(later.keys), limit=1)
     assert [value.text for value in recovery.recovered] == ["198.51.100.0"]
     ((released,),) = store.rows("SELECT subjects FROM vault.access_log WHERE action = 'release'")
     assert len(released) <= 2, "no more than there are versions"
@@ -472,7 +472,7 @@ def test_no_number_of_planted_aliases_makes_a_value_unrecoverable(
     )
     for token in (old, new):
         asked = request_access(custodian, [token], REASON).request_id
-        recovery = recover(custodian, asked, opener, TokenChecks(later.keys), most=1)
+        recovery = recover(custodian, asked, opener, TokenChecks(later.keys), limit=1)
         assert [value.text for value in recovery.recovered] == ["199.172.111.135"]
 
 

@@ -47,7 +47,7 @@ def wrapped(key: SealKey, data_key: bytes = DATA_KEY) -> WrappedDataKey:
 
 def recovered(connection: Connection, store: Store, opener: Opener, *asked: str) -> Recovery:
     request = request_access(connection, asked, REASON)
-    return recover(connection, request.request_id, opener, TokenChecks(store.keys), most=10)
+    return recover(connection, request.request_id, opener, TokenChecks(store.keys), limit=10)
 
 
 def test_what_was_sealed_for_a_key_in_kms_is_recovered_with_it(store: Store, custodian: Connection, alias: str) -> None:

@@ -29,11 +29,11 @@ class Custodian:
     opener: Opener
     schemes: tuple[CompatMasking, ...] = ()
 
-    def recover(self, *asked: str, most: int = 10) -> Recovery:
+    def recover(self, *asked: str, limit: int = 10) -> Recovery:
         request = request_access(self.connection, asked, REASON)
         assert not request.needs_approval
         checks = TokenChecks(self.store.keys, self.schemes)
-        return recover(self.connection, request.request_id, self.opener, checks, most=most)
+        return recover(self.connection, request.request_id, self.opener, checks, limit=limit)
 
     def clear(self, *asked: str) -> list[str]:
         """The values of tokens, none of which is refused or missing."""
@@ -112,8 +112,8 @@ def test_what_is_not_in_the_vault_is_missing_and_the_rest_is_recovered(
 def test_more_values_than_meant_are_not_opened(custody: Custodian, store: Store) -> None:
     devices = [store.load(login(device_id=f"device-{number}"))[0][1] for number in range(3)]
     with pytest.raises(LoginpipeError, match=r"^the request has 3 values, more than --limit 2: none was opened"):
-        custody.recover(*devices, most=2)
-    assert len(custody.recover(*devices, most=3).recovered) == 3
+        custody.recover(*devices, limit=2)
+    assert len(custody.recover(*devices, limit=3).recovered) == 3
 
 
 # --- across versions of the token key ---------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def test_a_value_that_never_comes_back_gets_a_token_of_the_current_version_and_a
     assert counts(rotated(rotating, later, opener)) == (0, 0, [])
     # The older key can go now: both the new token and the old one lead to the value.
     request = request_access(rotating, [new[0], device], REASON)
-    recovery = recover(rotating, request.request_id, opener, TokenChecks(token_keys(2)), most=10)
+    recovery = recover(rotating, request.request_id, opener, TokenChecks(token_keys(2)), limit=10)
     assert [(value.subject, value.text, value.by_alias) for value in recovery.recovered] == [
         (new[0], "593-47-5928", False),
         (device, "593-47-5928", True),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,24 @@ def home(container: dict[str, Any], folder: Path) -> dict[str, Any]:
     subprocess.run([*container["EntryPoint"], "sh", "-c", 'test "$DAGSTER_HOME" = "$0"', folder / "queues"],
                    env=told | passwords, check=True)  # fmt: skip
     return {name: yaml.safe_load((folder / "queues" / f"{name}.yaml").read_text()) for name in ("workspace", "dagster")}
+
+
+@pytest.mark.parametrize("bad", ["", "QueueLogins", "QueuePartnersLogins"])
+def test_the_check_of_a_release_asks_every_queue_and_fails_if_one_of_them_does(
+    account: Account, tmp_path: Path, bad: str
+) -> None:
+    check = containers(account)["check"]
+    (tmp_path / "loginpipe").write_text(
+        '#!/bin/sh\necho "$1 $LOGINPIPE_QUEUE ${LOGINPIPE_ASSET_PREFIX:-}"\n'
+        f'case "$LOGINPIPE_QUEUE" in "{bad or "none"}"*) exit 1;; esac\n'
+    )
+    (tmp_path / "loginpipe").chmod(0o755)
+    told = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **environment(check)}
+    done = subprocess.run(check["Command"], env=told, capture_output=True, text=True, check=False)
+    assert [re.sub(r"Logins\S*", "", line) for line in done.stdout.splitlines()] == [
+        "doctor Queue acme", "doctor QueuePartners partners",
+    ]  # fmt: skip
+    assert done.returncode == bool(bad), done.stderr
 
 
 def test_the_quotas_count_services_and_runs_of_every_queue() -> None:
