@@ -156,7 +156,7 @@ class Function:
             return self._handle(event, context)
         except LoginpipeError:
             raise
-        except Exception as error:  # noqa: BLE001 - Lambda logs what is raised, and others' errors quote what they got
+        except Exception as error:  # noqa: BLE001 - Lambda logs what is raised, and errors of libraries may quote data
             found = _named(error)
         raise LoginpipeError(f"the batch was not recorded: {found}; its messages come again; report this bug")
 
@@ -223,7 +223,7 @@ class Function:
         return True
 
     def _recorder(self, session: Session, queue: str) -> Recorder:
-        """Return the recorder of a queue; load the keys if they are due, and check database and tokens against them."""
+        """Return the recorder of a queue. If the keys are due, load them and check the database against them."""
         now, settings = time.time(), self._settings
         if self._masking is None or not 0 <= now - self._loaded_at < _KEYS_KEPT_SECONDS:
             masking = load_masking(settings)
@@ -262,7 +262,7 @@ _function: Function | None = None
 
 def handler(event: Mapping[str, Any], context: Context) -> dict[str, list[dict[str, str]]]:
     """Handle a call of Lambda; see `Function.handle`. Configure it as ``loginpipe.ingest.aws_lambda.handler``."""
-    global _function  # noqa: PLW0603 - what an execution environment keeps from call to call
+    global _function  # noqa: PLW0603 - kept from call to call in an execution environment
     if _function is None:
         settings = load_settings()
         log_json_lines(settings)

@@ -55,8 +55,7 @@ class Brake:
     def check_before_recording(self, outcome: Outcome) -> None:
         """Raise the error of `check` if this outcome would end a run. Call `add` when it is recorded.
 
-        A refused outcome counts. Otherwise small batches of good messages would be refused for ever after many bad
-        ones.
+        A refused outcome counts too. Otherwise, after many bad messages, small batches of good ones would stay refused.
 
         Raises:
             BrakeError: as `check`.

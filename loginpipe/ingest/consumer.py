@@ -31,7 +31,7 @@ _MAX_DELETE_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class Limits:
-    """When a run ends by itself: after this time without messages, and after this time in total."""
+    """The limits of a run, in seconds: without messages, and in total. It ends at the first that it reaches."""
 
     idle_seconds: float
     run_seconds: float
@@ -153,7 +153,7 @@ def _batches(
 
 @dataclass
 class _Deletes:
-    """Counts the results of the deletes, and passes them to the recorder."""
+    """Passes the results of deletes to ``on_deleted`` and to the recorder."""
 
     deleter: Deleter
     leases: LeaseKeeper

@@ -30,7 +30,7 @@ def load_masking(settings: Settings) -> Masking:
 
 
 def masking_warnings(masking: Masking) -> list[str]:
-    """Return the warnings to log at every start: settings that should not last."""
+    """Return the warnings to log at every start, about settings that are not meant to stay."""
     found = []
     if not masking.recipients:
         found.append(

@@ -51,8 +51,7 @@ def encode_version(text: str) -> int:
 def loses_text(text: str) -> bool:
     """Return True if the integer of a version loses a part of its text: a suffix, or a fourth number other than 0.
 
-    White space, a leading ``v`` and leading zeros do not count. A text that is not a version has no integer to lose
-    text.
+    White space, a leading ``v`` and leading zeros do not count. A text that is not a version loses nothing.
     """
     match = _VERSION.fullmatch(text)
     return match is not None and bool(match["suffix"] or (match["fourth"] or "").strip(".0"))

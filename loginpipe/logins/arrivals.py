@@ -18,7 +18,7 @@ def messages_per_minute(minutes: Mapping[int, int]) -> tuple[str, dict[str, floa
 
     Returns:
         The step, as in ``5min``, and the start of each step (UTC) → messages per minute in it, with empty steps. At
-            most 24 steps if the messages are at most 23 days apart.
+        most 24 steps if the messages are at most 23 days apart.
     """
     first, last = min(minutes), max(minutes)
     name, step = next(

@@ -64,8 +64,7 @@ class UnknownFields:
     def parted(self, fields: Mapping[str, Any], body: str) -> Extras | None:
         """Split the unknown fields of an event into clear and sealed ones; None if none are kept.
 
-        A clear field that ``jsonb`` cannot hold is sealed. ``fields`` were parsed from ``body``, and there is at least
-        one.
+        A clear field that ``jsonb`` cannot hold is sealed. ``fields`` (at least one) were parsed from ``body``.
         """
         clear: bytes | None = None
         if not self.clear.isdisjoint(fields):

@@ -90,7 +90,7 @@ def _unwrapped(event: dict[str, Any], envelope: Envelope) -> dict[str, Any] | Re
 
 
 def _shape(event: dict[str, Any]) -> Envelope | None:
-    """Return which envelope an object is. It is none (None) if it has a field of a login."""
+    """Return which envelope an object is; None if it is none, or has a field of a login."""
     shape = next((name for name, (fields, _) in _SHAPES.items() if fields <= event.keys()), None)
     return shape if event.keys().isdisjoint(LOGIN_FIELDS) else None
 
@@ -157,7 +157,7 @@ def login_columns(rows: Sequence[tuple[Any, ...]]) -> dict[str, Sequence[Cell]]:
 
     Returns:
         Field → cells, one per event: text, None or `Unfit`. ``ip`` and ``device_id`` are without surrounding white
-            space. An integer ``user_id``, ``device_id`` or ``app_version`` is text.
+        space. An integer ``user_id``, ``device_id`` or ``app_version`` is text.
     """
     columns = dict(zip(LOGIN_FIELDS, zip(*rows, strict=True) if rows else repeat(()), strict=False))
     cells = {name: _cells(column, integers=name in _INTEGER_FIELDS) for name, column in columns.items()}

@@ -33,11 +33,11 @@ class RowForms:
 
     @property
     def rows(self) -> int:
-        """Return the number of rows that were read with a value, in the column that has most of them."""
+        """Return the number of rows with a value in the column that has the most values."""
         return max((of_column.total() for of_column in self.forms.values()), default=0)
 
     def findings(self, masking: str) -> Iterator[str]:
-        """Yield a sentence for each column whose rows mean something else than rows of this ``LOGINPIPE_MASKING``."""
+        """Yield a sentence for each column whose rows mean something else than rows written with this masking."""
         yield from _of_versions(self.forms.get("app_version", Counter()))
         for column in MASKED_COLUMNS:
             of_column = self.forms.get(column, Counter())

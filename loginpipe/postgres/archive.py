@@ -23,7 +23,7 @@ from loginpipe.postgres.partitions import (
 from loginpipe.postgres.statements import statement
 
 _COLUMNS = "day, row_count, sha256, url, file_bytes, file_sha256, archived_at, verified_at, kept_until, dropped_at"
-_BUSY = "55P03"  # passes: a session tries again
+_BUSY = "55P03"  # transient: a session retries it
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,10 @@ class ArchivedDay:
 
     @property
     def same_at(self) -> datetime:
-        """Return when the file last matched the table or was searched for erased users. It holds users erased later."""
+        """Return when the file last matched the table or was searched for erased users.
+
+        The file may hold users who were erased later.
+        """
         return max(self.archived_at, self.dropped_at or self.archived_at)
 
 
@@ -93,7 +96,7 @@ def stream_logins(connection: Connection, day: date, *, rows_at_once: int) -> It
 def record_archived(cursor: Cursor, **values: Any) -> bool:
     """Record a day's file, just verified; return False if the table has dropped the day since.
 
-    In the transaction of `begin_work_on_day`. The values are ``day``, ``row_count``, ``sha256``, ``url``,
+    Call it in the transaction of `begin_work_on_day`. The values are ``day``, ``row_count``, ``sha256``, ``url``,
     ``file_bytes`` and ``file_sha256``.
     """
     cursor.execute(statement("archive_record"), values)
@@ -117,7 +120,7 @@ def mark_verified(cursor: Cursor, day: date, url: str, *, whole: bool) -> None:
 def mark_unchanged(cursor: Cursor, day: date) -> None:
     """Record that a day's file, just verified, matches the table or holds no erased user.
 
-    In the transaction of `begin_work_on_day`, with erasures blocked.
+    Call it in the transaction of `begin_work_on_day`, with erasures blocked.
     """
     cursor.execute(
         "UPDATE loginpipe.archived_days SET archived_at = clock_timestamp(), verified_at = clock_timestamp() "
@@ -154,7 +157,7 @@ class DayStatus:
 
     @property
     def due(self) -> bool:
-        """Return True if the day must be archived, again if needed, or if rows came after it was dropped."""
+        """Return True if the day must be archived or archived again, also if rows came after it was dropped."""
         if self.archived is None or self.dropped:
             return self.stored > 0
         return self.stored != self.archived or not self.settled
@@ -222,7 +225,7 @@ class Outlived:
 
 
 def outlived_months(connection: Connection, *, today: date, days: int) -> Outlived:
-    """Find the months that ended ``days`` days before ``today``, but at least 29."""
+    """Find the months that ended at least ``days`` days before ``today``, and at least 29."""
     table = logins_table()
     not_ours = in_turn(connection, partial(why_not_ours, table=table), table)
     if not_ours:
@@ -255,7 +258,7 @@ def drop_month(connection: Connection, month: Partition) -> str | None:
 
 
 def drop_extras(connection: Connection, *, today: date, days: int, kept: Sequence[Partition]) -> list[str]:
-    """Drop the months of the extras that ended ``days`` days before ``today``, but at least 29.
+    """Drop the months of the extras that ended at least ``days`` days before ``today``, and at least 29.
 
     Args:
         connection: of the owner or a member of ``loginpipe_writer``, with no transaction open.

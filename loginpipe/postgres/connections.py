@@ -230,7 +230,7 @@ def _is_local(connection: psycopg2.extensions.connection) -> bool:
         with closing(socket.socket(fileno=os.dup(connection.fileno()))) as copy:
             peer = copy.getpeername()
     except OSError:
-        return False  # it broke off, as the first statement will find
+        return False  # the connection is broken, as the first statement will show
     return not isinstance(peer, tuple) or is_loopback(peer[0])
 
 
@@ -260,7 +260,7 @@ def transaction(connection: Connection) -> Iterator[Cursor]:
     except psycopg2.Error as error:
         raise statement_error(error) from None
     finally:
-        with suppress(psycopg2.Error):  # after the commit there is nothing to roll back, on a dead connection neither
+        with suppress(psycopg2.Error):  # nothing to roll back after the commit or on a dead connection
             connection.rollback()
 
 

@@ -45,7 +45,7 @@ _COLUMNS = {
     ("pending_steps", "run_id"): "text",
 }
 LOCK_TIMEOUT = "5s"
-"""For a connection that deletes, because a waiting lock request blocks all later requests for that lock."""
+"""The lock timeout of a connection that deletes, because a waiting lock request blocks all later requests."""
 # The number of rows that one transaction processes.
 _ROWS = 5_000
 
@@ -65,7 +65,7 @@ class Cutoffs:
 
 @dataclass(frozen=True)
 class Needed:
-    """What the UI shows regardless of its age: the newest evaluation of each check, and the last run of each asset."""
+    """What stays regardless of its age: newest evaluations, last runs of assets, and runs with concurrency slots."""
 
     runs: Sequence[str]
     checks: Sequence[int]

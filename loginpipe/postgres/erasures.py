@@ -7,7 +7,7 @@ from datetime import datetime
 from loginpipe.common.errors import DatabaseError
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 
-_INTERFERED = "40001"  # passes: a session tries again
+_INTERFERED = "40001"  # transient: a session retries it
 
 
 @dataclass(frozen=True)

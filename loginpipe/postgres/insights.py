@@ -81,8 +81,8 @@ class Sample:
 def refresh_duplicates(connection: Connection, table: str, day: date) -> DuplicatesOfDay:
     """Recompute one day of a table of duplicates, a key of `DUPLICATES`, in one transaction.
 
-    First it computes earlier past days that are not kept in their current state, in a transaction each, because this
-    day's rows depend on them. It also recomputes the rows of later days that change.
+    Earlier past days whose kept rows are out of date are computed first, in a transaction each, because this day's rows
+    depend on them. Rows of later days that change are recomputed too.
 
     Raises:
         DatabaseError: the day is unchanged; earlier days may be computed.
@@ -127,7 +127,7 @@ def _refresh_day(connection: Connection, table: str, day: date) -> DuplicatesOfD
 
 
 def _keep(cursor: Cursor, table: str, of: Mapping[str, Any]) -> bool:
-    """Keep the day; return True if anything changed in what is kept."""
+    """Keep the day; return True if this changed what is kept."""
     part = "late" if of["dropped"] else "logins"
     cursor.execute(_sql("keep_day", table, part=part), of)
     ((kept,),) = cursor.fetchall()
@@ -160,7 +160,7 @@ def rebuild_duplicates(connection: Connection, table: str) -> Iterator[tuple[int
 
 
 def compare_duplicates(connection: Connection, table: str, *, limit: int) -> Sample:
-    """Compare up to ``limit`` random tokens of a recent day, also random, with a computation from its logins."""
+    """Compare up to ``limit`` random tokens of a random recent day with a computation from its logins."""
     with transaction(connection) as cursor:
         read_committed(cursor)
         collect_changes(cursor)

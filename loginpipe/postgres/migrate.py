@@ -251,7 +251,7 @@ def _lock_others_out(cursor: Cursor) -> None:
     """
     cursor.execute("SELECT to_regnamespace('loginpipe') IS NULL, to_regclass('loginpipe.alembic_version') IS NULL")
     ((no_schema, no_table),) = cursor.fetchall()
-    if no_schema:  # CREATE SCHEMA IF NOT EXISTS wants the privilege even when it exists
+    if no_schema:  # CREATE SCHEMA IF NOT EXISTS needs the privilege even if the schema exists
         cursor.execute("CREATE SCHEMA loginpipe")
         cursor.execute("COMMENT ON SCHEMA loginpipe IS 'What the pipeline of user_logins keeps for itself.'")
     if no_table:

@@ -73,9 +73,9 @@ class Partition:
         return self.start < other.end and other.start < self.end
 
     def uncovered(self, existing: Iterable["Partition"]) -> list["Partition"]:
-        """Return its days that no existing partition covers, in the widest pieces: itself if none is covered.
+        """Return the parts of it that no existing partition covers, as wide as possible; itself if none is covered.
 
-        ``loginpipe.create_partition`` computes the same end of a piece.
+        ``loginpipe.create_partition`` computes the same end of a part.
         """
         pieces, start = [], self.start
         for other in sorted((other for other in existing if self.overlaps(other)), key=lambda other: other.start):
@@ -110,7 +110,7 @@ def coming(today: date) -> list[Partition]:
 def expired(existing: Iterable[Partition], today: date) -> list[Partition]:
     """Return the partitions of the ledger that no message can need any more on a UTC date.
 
-    Only those that loginpipe made, because the database drops no others.
+    It returns only those that loginpipe made, because the database drops no others.
     """
     first = ledger_begins(today)
     return [partition for partition in existing if partition.end <= first and partition == _of_day(partition.start)]
@@ -122,7 +122,7 @@ def ledger_begins(today: date) -> date:
 
 
 def retention_begins(today: date, days: int) -> date:
-    """Return the first day to keep if ``days`` days are kept, and at least those that SQS may still deliver."""
+    """Return the first day to keep if ``days`` days are kept. Days that SQS may still deliver are always kept."""
     return min(ledger_begins(today), today - timedelta(days))
 
 
@@ -136,7 +136,7 @@ def month_of(day: date, table: str | None = None) -> Partition:
 def outlived(existing: Iterable[Partition], today: date, days: int) -> list[Partition]:
     """Return the months of ``user_logins`` that ended before `retention_begins`.
 
-    Only those that loginpipe made, because the database drops no others.
+    It returns only those that loginpipe made, because the database drops no others.
     """
     kept_from = retention_begins(today, days)
     return [
@@ -172,7 +172,7 @@ class MaintenanceResult:
 
 
 def maintain(connection: Connection, today: date) -> MaintenanceResult:
-    """Create the coming partitions, with their rows from the default ones, and drop the ledger's expired ones.
+    """Create the coming partitions, move their rows out of the default ones, and drop the ledger's expired ones.
 
     Safe during loads and concurrent calls: one short transaction per partition, one maintainer at a time, lock waits of
     at most a second, five attempts. It never drops partitions of ``user_logins`` or of the extras; retention does.
@@ -197,7 +197,7 @@ def maintain(connection: Connection, today: date) -> MaintenanceResult:
 
 
 def in_turn(connection: Connection, work: Callable[[Cursor], _Result], subject: str) -> _Result:
-    """Do work on partitions in a transaction, one at a time; retry while its locks are taken.
+    """Work on partitions in a transaction of its own, one process at a time; retry if the needed locks are taken.
 
     Args:
         connection: with no transaction open.
@@ -348,7 +348,7 @@ def _bound(text: str) -> date:
         return _ENDLESS[text]
     try:
         return date.fromisoformat(text)
-    except ValueError:  # before Christ, or in a year of five digits
+    except ValueError:  # BC, or a year of five digits
         return date.min if text.endswith(" BC") else date.max
 
 

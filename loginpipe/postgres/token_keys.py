@@ -68,7 +68,7 @@ def require_known_keys(connection: Connection, keys: TokenKeys) -> set[int]:
 
 
 def newest_key_version(connection: Connection) -> int:
-    """Return the highest version of the token key with tokens; 0 without tokens."""
+    """Return the highest version of the token key that tokens were made with; 0 without tokens."""
     with transaction(connection) as cursor:
         cursor.execute("SELECT coalesce(max(key_version), 0) FROM loginpipe.token_key_checks")
         ((version,),) = cursor.fetchall()

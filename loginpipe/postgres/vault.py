@@ -77,7 +77,7 @@ def data_keys_of(sealed: Sealed, new: frozenset[str]) -> frozenset[UUID]:
 def insert_data_keys(cursor: Cursor, sealed: Sealed, used: Collection[UUID]) -> None:
     """Insert the wrapped data keys that new values use: none if all values existed.
 
-    In the transaction that inserted the values. ``used`` are the data keys of the inserted ones.
+    Call it in the transaction that inserted the values. ``used`` are the data keys of the inserted ones.
     """
     execute_values(
         cursor,

@@ -39,7 +39,7 @@ class Connections:
         read_seconds: float,
     ) -> None:
         self._address = (host, port)
-        # Called for the first connection, because loading all authorities takes longer than making a client.
+        # Called for the first connection, because loading all CA certificates takes longer than making a client.
         self._tls = tls
         self._tls_context: ssl.SSLContext | None = None
         self._tls_lock = Lock()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     _Copies = list[MessageTypeDef]
 
 _VISIBILITY_SECONDS = 120
-# The limit of dead letters to receive for a count by owner. Each is hidden meanwhile and counts as received once more.
+# The limit of dead letters to receive for a count by owner. Each is hidden for that time and counts as received again.
 _MAX_COUNTED = 1_000
 # How long a count by owner is valid for checks that run every few seconds.
 _COUNTED_SECONDS = 600
@@ -106,7 +106,7 @@ class RedriveCounts:
         dropped: deleted, because the ledger holds their outcome.
         moved: sent back to the queue and deleted here.
         left: excluded by the filter, refused, or damaged on the way here; they stay.
-        refused: error code → those that could not be sent, or could not be deleted after that or with an outcome.
+        refused: error code → those that could not be sent, and those sent or with an outcome that could not be deleted.
         others: dead letters of other queues; they stay, and no other count includes them.
     """
 
@@ -370,7 +370,7 @@ def _delete(dead_letters: Queue, leases: LeaseKeeper, deliveries: "Sequence[Mess
         pending = leases.not_deleted(staying)
         if not pending or pause is None:
             break
-        time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, hides nothing
+        time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, needs no secrecy
     return list(staying.values())
 
 

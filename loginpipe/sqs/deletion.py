@@ -156,7 +156,7 @@ class Deleter:
 
 def _back_off_seconds(pauses_before: int) -> float:
     longest = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(pauses_before, 16))
-    return random.uniform(longest / 2, longest)  # noqa: S311 - spreads load, hides nothing
+    return random.uniform(longest / 2, longest)  # noqa: S311 - spreads load, needs no secrecy
 
 
 @dataclass
@@ -179,7 +179,7 @@ class _Round:
     def carried_out(self, pool: ThreadPoolExecutor, calls_at_once: int) -> tuple[int, list[FailedEntry]]:
         """Return the number of confirmed deletes, and the failed ones."""
         if len(self.rest) == 1:
-            # As for every small batch. Threads would cost more than the call.
+            # The usual case of a small batch: threads would cost more than the call.
             return self._delete_chunks()
         deleting: list[Future[tuple[int, list[FailedEntry]]]] = []
         deleted = 0

@@ -24,7 +24,7 @@ def call_with_entries(call: Callable[[list[Any]], Any], entries: Mapping[str, Ma
 
     Args:
         call: takes the entries and returns SQS's response.
-        entries: delivery id → entry, at most ten. ``Id`` is filled in, because it is unique within the call only.
+        entries: delivery id → entry, at most ten. ``Id`` is filled in, because it need only be unique within the call.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 

@@ -269,7 +269,7 @@ class LeaseKeeper:
                 if wanted[delivery_id] > 0 and failure is None:
                     lease.ends = now + wanted[delivery_id]
                 elif self._leases.get(delivery_id) is not lease:
-                    # Settled or received again meanwhile, so this failure does not concern the current lease.
+                    # Settled or received again in the meantime, so this failure does not concern the current lease.
                     continue
                 elif failure is not None and failure.code in _NO_LONGER_OURS:
                     if lease.being_deleted:
@@ -322,4 +322,4 @@ class LeaseKeeper:
 def back_off_seconds(receive_count: int) -> int:
     """Return how many seconds a returned message stays hidden: doubled per delivery, with jitter, at most 300."""
     longest = min(MAX_BACK_OFF_SECONDS, 2 ** min(receive_count, 16))
-    return random.randint(longest // 2, longest)  # noqa: S311 - spreads load, hides nothing
+    return random.randint(longest // 2, longest)  # noqa: S311 - spreads load, needs no secrecy

@@ -28,7 +28,7 @@ If large messages follow small ones, more receives can be in flight; their messa
 
 # The longest pause after a partly filled response, so that the next call is worth its cost. The fuller, the shorter.
 _MAX_PAUSE_SECONDS = 0.1
-# If a response has fewer messages than this, one receiver less is enough.
+# If a response has fewer messages than this, one receiver fewer is enough.
 _FEW = MAX_BATCH // 2
 
 
@@ -122,7 +122,7 @@ class Receiver:
         self._failure: Exception | None = None
 
     def start(self) -> None:
-        """Start to receive."""
+        """Start receiving."""
         with self._changed:
             self._start_one()
 
@@ -201,7 +201,7 @@ class Receiver:
         try:
             while (asked_for := self._ask_for()) and self._receive_and_pause(asked_for):
                 pass
-        except Exception as error:  # noqa: BLE001 - raised where the next batch is waited for
+        except Exception as error:  # noqa: BLE001 - raised by next_batch
             self._stop.set()
             with self._changed:
                 self._failure = error
