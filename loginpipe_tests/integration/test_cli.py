@@ -598,7 +598,7 @@ def test_what_is_not_all_not_there_or_not_to_be_opened_is_said_in_one_line(
 ) -> None:
     assert len(loginpipe("rejects", "list", "--limit", 2, "--json").json) == 2
     done = loginpipe("rejects", "list", "--limit", 2)
-    assert (done.code, done.err) == (0, "shown are the newest 2: use --limit to see more\n")
+    assert (done.code, done.err) == (0, "only the newest 2 are shown: use --limit to see more\n")
     missing = uuid4()
     assert loginpipe("rejects", "show", missing).error.startswith(f"no rejected message has the id {missing}: ")
     assert "42501" in loginpipe("rejects", "replay", *WHY).error, "the pipeline's own role may not open"
