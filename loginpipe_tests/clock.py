@@ -2,10 +2,10 @@
 
 
 class Clock:
-    """Monotonic seconds that pass when a test says so, and in pauses.
+    """Monotonic seconds that pass only if a test moves the clock, and in pauses.
 
     Attributes:
-        pauses: what was waited for.
+         pauses: the pauses so far, in seconds.
     """
 
     def __init__(self) -> None:
