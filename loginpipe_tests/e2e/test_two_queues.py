@@ -49,7 +49,7 @@ def partners(queue: Queue) -> Iterator[Queue]:
 
 @pytest.fixture
 def instance(stack: LocalStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
-    """Yield the Dagster instance of both, with its own folder and database. Its tables exist before any program starts."""
+    """Yield the Dagster instance of both, with its own folder and database. Its tables already exist."""
     name = f"dagster_{uuid4().hex}"
     execute(stack.database_url, f"CREATE DATABASE {name}")
     url = stack.database_url.replace("/loginpipe?", f"/{name}?").replace("postgresql://", "postgresql+psycopg2://")
@@ -171,9 +171,7 @@ def ended(instance: dg.DagsterInstance, queue: Queue) -> set[str]:
 
 
 def found(instance: dg.DagsterInstance) -> list[bool | None]:
-    """Return whether no_dead_letters passed in its last evaluation, for our queue and for theirs; None if there is
-    none.
-    """
+    """Return whether no_dead_letters passed at its last evaluation, for our queue and for theirs; None if never run."""
     paths = (["raw_sqs_messages"], [THEIRS, "raw_sqs_messages"])
     checks = [dg.AssetCheckKey(dg.AssetKey(path), "no_dead_letters") for path in paths]
     summaries = instance.event_log_storage.get_asset_check_summary_records(checks)
