@@ -1,4 +1,4 @@
-"""Access to sealed values as the database enforces it: recorded first, once, in time, by the requester, in one chain."""
+"""Access to sealed values as the database enforces it: recorded first, once, in time, by the requester, chained."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

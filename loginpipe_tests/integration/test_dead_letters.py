@@ -554,9 +554,7 @@ def test_what_is_sent_again_is_measured_as_sqs_does_to_the_byte(queues: Queues, 
 def test_a_run_on_the_dead_letter_queue_takes_in_what_could_not_be_moved(
     pipeline: Pipeline, queues: Queues, warehouse: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As docs/operations.md advises. It keeps its own id, so that it stays one message, also if another copy of it
-    arrives.
-    """
+    """As docs/operations.md advises. It keeps its own id, so that copies of it from elsewhere are the same message."""
     ids = queues.kill(padded(2**20, user_id="long"))
     assert queues.redrive(recorded=of_the_ledger(warehouse)).refused == Counter(MessageTooLong=1)
     monkeypatch.setenv("LOGINPIPE_QUEUE", queues.dead.name)

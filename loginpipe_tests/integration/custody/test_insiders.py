@@ -331,7 +331,7 @@ def test_what_a_backfill_opens_is_not_in_the_log_of_the_server_either(
 
 
 def planted_value(store: Store, value: bytes, *, key: str | None = None) -> str:
-    """Insert, with the pipeline's login, a row under the token of a value that has not been seen yet; return the token."""
+    """Insert a row with the pipeline's login under the token of a value that is not stored yet; return the token."""
     (coming,) = store.keys.tokens("device_id", [value])
     key = key or str(uuid4())
     as_writer(

@@ -274,7 +274,7 @@ def test_a_recipient_that_was_put_in_by_hand_is_refused(custody: Custodian, toke
 
 
 def test_a_row_that_the_pipelines_own_role_planted_is_refused(custody: Custodian, store: Store) -> None:
-    """The role has the public key and may insert, so a value that it seals can be opened. But its token does not match."""
+    """The role has the public key and may insert. What it seals can be opened, but does not match the token."""
     (victim,) = store.keys.tokens("device_id", [b"victim"])
     sealed = seal([(victim, b"another's")], "device_id", store.recipients)
     with store.connection() as connection, transaction(connection) as cursor:

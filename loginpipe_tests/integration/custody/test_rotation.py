@@ -104,7 +104,7 @@ def test_what_the_pipeline_has_seen_again_meanwhile_is_verified_and_not_sealed_a
 def test_over_three_versions_every_token_leads_to_the_newest(
     store: Store, rotating: Connection, opener: Opener
 ) -> None:
-    """Logins come with the first two keys, the rotation is completed twice, and the first two keys are gone at the end."""
+    """Logins come with the first two keys, two rotations are completed, and both older keys are gone at the end."""
     store.load(*devices(1, 2))
     store.with_keys(1, 2).load(*devices(1))
     rotated(rotating, store.with_keys(1, 2), opener)
