@@ -38,8 +38,8 @@ def forms(marker: str, packed: bytes = b"") -> Iterator[str]:
     """Yield the forms in which a value may appear: as text, in hex, in base64 at each of three offsets.
 
     Args:
-         marker: the value or its beginning, in any letter case.
-         packed: the bytes of an address, or the first of them.
+        marker: the value or its beginning, in any letter case.
+        packed: the bytes of an address, or the first of them.
     """
     yield marker.casefold()
     for value in filter(None, (marker.encode(), packed)):
@@ -63,8 +63,8 @@ def found(haystacks: Mapping[str, str], markers: Mapping[str, Iterable[str]]) ->
     """Return the pairs of a haystack and a marker found in it.
 
     Args:
-         haystacks: name → text.
-         markers: marker → its forms to search for.
+        haystacks: name → text.
+        markers: marker → its forms to search for.
     """
     wanted = {marker: tuple(spelt) for marker, spelt in markers.items()}
     return [

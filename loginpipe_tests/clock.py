@@ -5,7 +5,7 @@ class Clock:
     """Monotonic seconds that pass only if a test moves the clock, and in pauses.
 
     Attributes:
-         pauses: the pauses so far, in seconds.
+        pauses: the pauses so far, in seconds.
     """
 
     def __init__(self) -> None:

@@ -67,11 +67,11 @@ class Front:
     """A port that leads to a database of the embedded server. It is a context manager.
 
     Attributes:
-         url: URL of the database on this port, for host ``localhost`` and the role of the original URL, without a
-         password.
-         port: the port on 127.0.0.1.
-         sent: the data that clients sent after their login.
-         passwords: the passwords that clients sent.
+        url: URL of the database on this port, for host ``localhost`` and the role of the original URL, without a
+        password.
+        port: the port on 127.0.0.1.
+        sent: the data that clients sent after their login.
+        passwords: the passwords that clients sent.
     """
 
     def __init__(
@@ -84,9 +84,9 @@ class Front:
         """Open the port.
 
         Args:
-             database_url: URL with the server's socket.
-             certificates: for TLS with clients that ask for it.
-             accepts: returns True if the password of a role is right. If None, no password is asked for.
+            database_url: URL with the server's socket.
+            certificates: for TLS with clients that ask for it.
+            accepts: returns True if the password of a role is right. If None, no password is asked for.
         """
         there = parse_dsn(database_url)
         self._socket = f"{there['host']}/.s.PGSQL.{there['port']}"

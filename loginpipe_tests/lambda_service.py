@@ -69,8 +69,8 @@ class RuntimeApi:
     """The runtime API of one execution environment.
 
     Attributes:
-         address: for ``AWS_LAMBDA_RUNTIME_API``.
-         posted: every body that the environment posted.
+        address: for ``AWS_LAMBDA_RUNTIME_API``.
+        posted: every body that the environment posted.
     """
 
     def __init__(self) -> None:
@@ -186,7 +186,7 @@ def environment(start: Callable[[str], Run]) -> Iterator[Environment]:
     """Start an execution environment; kill it at the end, and keep what it posted in a file beside its log.
 
     Args:
-         start: starts the process, given the address of its runtime API.
+        start: starts the process, given the address of its runtime API.
     """
     api = RuntimeApi()
     try:
@@ -202,8 +202,8 @@ def cold(place: Any, *, read_only: bool = False) -> Callable[[str], Run]:
     """Return a function that starts an environment as Lambda does, with only the extra ``lambda`` installed.
 
     Args:
-         place: provides the environment variables.
-         read_only: make all its files read-only, as in Lambda; this needs root.
+        place: provides the environment variables.
+        read_only: make all its files read-only, as in Lambda; this needs root.
     """
     code = _COLD.format(before=_READ_ONLY if read_only else "", without=not_installed(), handler=HANDLER)
     return lambda address: place.start_fresh("-c", code, AWS_LAMBDA_RUNTIME_API=address)

@@ -39,10 +39,10 @@ class Place:
     """The queues, the database and the folder of runs.
 
     Attributes:
-         queue: as the test reaches it, also if a proxy is between it and the runs.
-         environment: of the runs; it may be changed.
-         folder: for the files of the runs.
-         sent: message id → login that the test sent.
+        queue: as the test reaches it, also if a proxy is between it and the runs.
+        environment: of the runs; it may be changed.
+        folder: for the files of the runs.
+        sent: message id → login that the test sent.
     """
 
     queue: Queue

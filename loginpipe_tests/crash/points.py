@@ -54,10 +54,10 @@ def stopping_at(
     tests know at once that no message is left.
 
     Args:
-         point: where to act; None for nowhere.
-         act: called at the point, in the thread of the run that reaches it.
-         batch: the batch of the run in which to act, counted from 1. For ``RECEIVING``: the number of answers.
-         receives: whether the run continues to receive while ``act`` runs.
+        point: where to act; None for nowhere.
+        act: called at the point, in the thread of the run that reaches it.
+        batch: the batch of the run in which to act, counted from 1. For ``RECEIVING``: the number of answers.
+        receives: whether the run continues to receive while ``act`` runs.
     """
     hooks = _Hooks(point, act, batch, receives=receives)
     connect, hooked = psycopg2.connect, _connection_class(hooks)

@@ -118,8 +118,8 @@ class LossyWay:
     It is a context manager.
 
     Attributes:
-         url: URL of the database through this proxy.
-         lost: number of lost answers.
+        url: URL of the database through this proxy.
+        lost: number of lost answers.
     """
 
     def __init__(self, server: Path, url: str) -> None:

@@ -25,10 +25,10 @@ class Balance:
     """The number of messages in each place.
 
     Attributes:
-         rows: in ``user_logins``.
-         rejects: in ``rejected_messages``.
-         queued: on the queue or its dead-letter queue, without an outcome.
-         recorded_and_queued: on a queue and with an outcome. A redelivery of them changes nothing.
+        rows: in ``user_logins``.
+        rejects: in ``rejected_messages``.
+        queued: on the queue or its dead-letter queue, without an outcome.
+        recorded_and_queued: on a queue and with an outcome. A redelivery of them changes nothing.
     """
 
     rows: int

@@ -23,7 +23,7 @@ class Run:
     """A run that was started. It is a context manager that leaves no process behind.
 
     Attributes:
-         folder: the files of the run, and its ``log``.
+        folder: the files of the run, and its ``log``.
     """
 
     def __init__(self, folder: Path, process: "subprocess.Popen[bytes] | BaseProcess") -> None:

@@ -65,8 +65,8 @@ class Schedule:
     """Rounds of runs and failures on one queue until nearly all messages are processed, then an end without failures.
 
     Attributes:
-         batch: average number of messages in a batch; a run takes several batches.
-         happened: how often each failure happened, and how the runs ended.
+        batch: average number of messages in a batch; a run takes several batches.
+        happened: how often each failure happened, and how the runs ended.
     """
 
     place: FastPlace

@@ -34,7 +34,7 @@ TABLE = "analytics.user_logins"
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    """Yield an endpoint whose clock shows the morning of a past day."""
+    """Yield an endpoint whose clock shows the start of a past day."""
     with running_endpoint() as endpoint:
         began = datetime.combine(OLD, datetime.min.time(), UTC)
         endpoint.advance((began - datetime.now(UTC)).total_seconds())

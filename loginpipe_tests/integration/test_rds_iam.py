@@ -30,9 +30,9 @@ class Rds:
     """RDS's check of a password.
 
     Attributes:
-         host: with its port.
-         role: the role that may connect with a token.
-         now: the time on its clock.
+        host: with its port.
+        role: the role that may connect with a token.
+        now: the time on its clock.
     """
 
     def __init__(self) -> None:

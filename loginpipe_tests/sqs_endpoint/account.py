@@ -58,8 +58,8 @@ class QueueEntry:
     """A queue of the account, with its attributes.
 
     Attributes:
-         numbers: name → attribute that is an integer.
-         texts: name → other attribute that was set.
+        numbers: name → attribute that is an integer.
+        texts: name → other attribute that was set.
     """
 
     def __init__(self, queue: Queue, now: float) -> None:
@@ -95,7 +95,7 @@ class Account:
         """Return a queue by its name or URL. The host of the URL does not matter.
 
         Raises:
-             Refusal: no such queue.
+            Refusal: no such queue.
         """
         entry = self.entries.get(name_or_url.rpartition("/")[2])
         if entry is None:
@@ -106,7 +106,7 @@ class Account:
         """Create a queue, or return the existing one of that name if no attribute differs.
 
         Raises:
-             Refusal: bad name or attributes, or a queue of that name with other attributes.
+            Refusal: bad name or attributes, or a queue of that name with other attributes.
         """
         fifo = name.endswith(".fifo")
         if not _NAME.fullmatch(name):
@@ -134,7 +134,7 @@ class Account:
         """Remove every message of a queue.
 
         Raises:
-             Refusal: it was purged less than a minute ago.
+            Refusal: it was purged less than a minute ago.
         """
         if now - entry.purged < _PURGE_SECONDS:
             raise Refusal("PurgeQueueInProgress", f"Only one PurgeQueue operation on {entry.queue.name} a minute.", 403)
@@ -145,7 +145,7 @@ class Account:
         """Set attributes of a queue, all or none.
 
         Raises:
-             Refusal: an attribute does not exist or has a bad value.
+            Refusal: an attribute does not exist or has a bad value.
         """
         fifo = isinstance(entry.queue, FifoQueue)
         settable = _TEXTS if fifo else _TEXTS - _OF_FIFO_QUEUES
@@ -175,7 +175,7 @@ def check_names(names: Sequence[str]) -> None:
     """Check the names of requested attributes.
 
     Raises:
-         Refusal: an attribute does not exist.
+        Refusal: an attribute does not exist.
     """
     if unknown := set(names) - _TEXTS - _SHOWN_ONLY - set(_NUMBERS):
         raise Refusal("InvalidAttributeName", f"Unknown Attribute {min(unknown)}.")

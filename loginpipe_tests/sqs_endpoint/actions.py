@@ -214,7 +214,7 @@ class Actions:
         """Answer a receive; return None if there is nothing to receive.
 
         Raises:
-             Refusal: too many messages are in flight, and the receive does not wait.
+            Refusal: too many messages are in flight, and the receive does not wait.
         """
         queue = receive.entry.queue
         messages = queue.receive(now, receive.most, receive.timeout)
@@ -307,7 +307,7 @@ def _entries(request: Request) -> Sequence[Request]:
     """Return the entries of a batch.
 
     Raises:
-         Refusal: no entries or too many, or ids that are bad or not distinct.
+        Refusal: no entries or too many, or ids that are bad or not distinct.
     """
     entries: Sequence[Request] = request.get("Entries") or ()
     if not entries:

@@ -24,9 +24,9 @@ class Fate(NamedTuple):
     """What happened to a message.
 
     Attributes:
-         state: ``visible``, ``in flight``, ``delayed``; or gone: ``deleted``, ``expired``, ``purged``,
-             ``dead-lettered`` (then it is also in the fates of the dead-letter queue).
-         receives: how often it was received.
+        state: ``visible``, ``in flight``, ``delayed``; or gone: ``deleted``, ``expired``, ``purged``,
+            ``dead-lettered`` (then it is also in the fates of the dead-letter queue).
+        receives: how often it was received.
     """
 
     state: str
@@ -47,8 +47,8 @@ class Endpoint:
     """A running endpoint.
 
     Attributes:
-         url: for ``AWS_ENDPOINT_URL``.
-         pid: its process id.
+        url: for ``AWS_ENDPOINT_URL``.
+        pid: its process id.
     """
 
     url: str
@@ -84,7 +84,7 @@ class Endpoint:
         """Send it a command.
 
         Raises:
-             EndpointError: it refuses the command.
+            EndpointError: it refuses the command.
         """
         connection = HTTPConnection("127.0.0.1", int(self.url.rpartition(":")[2]), timeout=_COMMAND_SECONDS)
         try:
@@ -144,10 +144,10 @@ def running_endpoint(**options: Any) -> Iterator[Endpoint]:
     """Run an endpoint in its own process, which ends with the context or with this process, even if that is killed.
 
     Args:
-         options: of the command line, for example ``in_flight_cap=100`` or ``refuse_stale_handles=True``.
+        options: of the command line, for example ``in_flight_cap=100`` or ``refuse_stale_handles=True``.
 
     Raises:
-         EndpointError: it does not start.
+        EndpointError: it does not start.
     """
     command = [sys.executable, "-m", "loginpipe_tests.sqs_endpoint", *_arguments(options)]
     environment = {**os.environ, "PYTHONPATH": str(_FOLDER)}

@@ -28,22 +28,22 @@ class Fault:
     """A rule.
 
     Attributes:
-         kind: ``delay`` (by `seconds`), ``drop`` (the connection), ``error`` (`status` and `code`; also named
-             ``internal_error``, ``unavailable``, ``throttle``), ``fail_entry`` (of a batch: `code`, `sender_fault`),
-             ``duplicate`` (a received message stays visible, so that the next receiver gets it too), ``tamper`` (change
-             a received body, but not its MD5), ``undelete`` (confirm a delete, but let the message come back after
-             `seconds`).
-         action: the action whose calls it affects; ``*`` for all SQS actions.
-         queue: name of the queue whose calls it affects; None for all queues.
-         probability: of firing on an occasion.
-         times: how often it fires at most; None for no limit.
-         skip: how many occasions to skip first.
-         effect: if true, the call or entry takes effect anyway: its answer is lost or late (``drop``, ``delay``) or
-             wrong (``error``, ``fail_entry``).
-         status: of the HTTP answer.
-         code: of the error or the failed entry.
-         sender_fault: of the failed entry.
-         seconds: the delay.
+        kind: ``delay`` (by `seconds`), ``drop`` (the connection), ``error`` (`status` and `code`; also named
+            ``internal_error``, ``unavailable``, ``throttle``), ``fail_entry`` (of a batch: `code`, `sender_fault`),
+            ``duplicate`` (a received message stays visible, so that the next receiver gets it too), ``tamper`` (change
+            a received body, but not its MD5), ``undelete`` (confirm a delete, but let the message come back after
+            `seconds`).
+        action: the action whose calls it affects; ``*`` for all SQS actions.
+        queue: name of the queue whose calls it affects; None for all queues.
+        probability: of firing on an occasion.
+        times: how often it fires at most; None for no limit.
+        skip: how many occasions to skip first.
+        effect: if true, the call or entry takes effect anyway: its answer is lost or late (``drop``, ``delay``) or
+            wrong (``error``, ``fail_entry``).
+        status: of the HTTP answer.
+        code: of the error or the failed entry.
+        sender_fault: of the failed entry.
+        seconds: the delay.
     """
 
     kind: str
@@ -63,7 +63,7 @@ class Fault:
         """Make a rule from its fields.
 
         Raises:
-             ValueError: an unknown kind or field, or no kind.
+            ValueError: an unknown kind or field, or no kind.
         """
         named = _NAMED.get(str(content.get("kind")), {})
         values = {**named, **content, **({"kind": named["kind"]} if named else {})}

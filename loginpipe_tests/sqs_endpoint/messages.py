@@ -33,11 +33,11 @@ class Message:
     """A message in a queue. Times are seconds since the epoch by the endpoint's clock.
 
     Attributes:
-         number: its number in the queue that holds it; a dead-letter queue gives it another one.
-         enqueued: start of its retention period.
-         received: when it was last delivered; a lease may last 12 hours from then.
-         hidden_until: end of its delay or of its visibility timeout.
-         copy_due: another copy of it must still be delivered, even if this one is deleted.
+        number: its number in the queue that holds it; a dead-letter queue gives it another one.
+        enqueued: start of its retention period.
+        received: when it was last delivered; a lease may last 12 hours from then.
+        hidden_until: end of its delay or of its visibility timeout.
+        copy_due: another copy of it must still be delivered, even if this one is deleted.
     """
 
     __slots__ = (
@@ -136,7 +136,7 @@ def encoded(text: str) -> bytes:
     """Return the bytes of a text.
 
     Raises:
-         Refusal: it holds a character that SQS does not accept, because XML does not allow it.
+        Refusal: it holds a character that SQS does not accept, because XML does not allow it.
     """
     if _NOT_ALLOWED.search(text):
         raise Refusal("InvalidMessageContents", "The message contains characters outside the allowed set.")

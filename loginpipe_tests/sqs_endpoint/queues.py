@@ -35,10 +35,10 @@ class Limits:
     """Limits that tests may set to other values than AWS has.
 
     Attributes:
-         in_flight: the maximum number of messages in flight in one queue.
-         refuse_stale_handles: refuse to delete with a receipt handle that is not the newest, as some local endpoints
-             do. SQS reports success and deletes nothing.
-         keep_fates: remember the id of every message that is gone, and how it left.
+        in_flight: the maximum number of messages in flight in one queue.
+        refuse_stale_handles: refuse to delete with a receipt handle that is not the newest, as some local endpoints
+            do. SQS reports success and deletes nothing.
+        keep_fates: remember the id of every message that is gone, and how it left.
     """
 
     in_flight: int = MAX_IN_FLIGHT
@@ -50,9 +50,9 @@ class Queue:
     """A standard queue, which delivers messages in the order in which they became visible.
 
     Attributes:
-         counts: messages sent, deliveries, and messages gone by state, since the queue was created; ``vain deletes``
-             were answered with success but deleted nothing.
-         gone: id of a message that is gone → how it left, and how often it was received.
+        counts: messages sent, deliveries, and messages gone by state, since the queue was created; ``vain deletes``
+            were answered with success but deleted nothing.
+        gone: id of a message that is gone → how it left, and how often it was received.
     """
 
     def __init__(self, name: str, arn: str, limits: Limits, retention_seconds: int) -> None:
@@ -128,7 +128,7 @@ class Queue:
         """Delete a message; return it if it was deleted, and None if SQS would only report success.
 
         Raises:
-             Refusal: no receipt handle of this queue, or a stale one if `Limits.refuse_stale_handles` is set.
+            Refusal: no receipt handle of this queue, or a stale one if `Limits.refuse_stale_handles` is set.
         """
         self.settle(now)
         message = self._find(handle)
@@ -143,8 +143,8 @@ class Queue:
         """Hide a message in flight for ``seconds`` from now.
 
         Raises:
-             Refusal: no receipt handle of this queue, or not the newest of a message in flight, or longer than 12 hours
-                 since it was received.
+            Refusal: no receipt handle of this queue, or not the newest of a message in flight, or longer than 12 hours
+                since it was received.
         """
         self.settle(now)
         message = self._find(handle)
@@ -183,7 +183,7 @@ class Queue:
         """Answer a delete as SQS does, but let the message come back after ``after`` seconds.
 
         Raises:
-             Refusal: as `delete`.
+            Refusal: as `delete`.
         """
         self.settle(now)
         message = self._find(handle)
@@ -221,7 +221,7 @@ class Queue:
         """Return the message of a receipt handle; None if the handle is not its newest or the message is gone.
 
         Raises:
-             Refusal: no receipt handle of this queue, or a stale one if `Limits.refuse_stale_handles` is set.
+            Refusal: no receipt handle of this queue, or a stale one if `Limits.refuse_stale_handles` is set.
         """
         token, _, rest = handle.partition("-")
         number, _, receive_count = rest.partition("-")

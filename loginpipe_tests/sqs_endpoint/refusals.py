@@ -7,9 +7,9 @@ class Refusal(Exception):  # noqa: N818 - SQS refuses; no error of the program
     """A refusal of a call, or of one entry of a batch.
 
     Attributes:
-         code: the name of the error's shape in the JSON protocol, such as ``QueueDoesNotExist``.
-         message: one line.
-         status: of the HTTP answer.
+        code: the name of the error's shape in the JSON protocol, such as ``QueueDoesNotExist``.
+        message: one line.
+        status: of the HTTP answer.
     """
 
     def __init__(self, code: str, message: str, status: int = 400) -> None:

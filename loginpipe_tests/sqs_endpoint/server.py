@@ -47,9 +47,9 @@ class Server:
         """Serve until ``stopping`` is set.
 
         Args:
-             port: to listen on; 0 for any free port.
-             started: called with the port.
-             stopping: the event that ends the endpoint.
+            port: to listen on; 0 for any free port.
+            started: called with the port.
+            stopping: the event that ends the endpoint.
         """
         loop = asyncio.get_running_loop()
         listener = await loop.create_server(

@@ -26,7 +26,7 @@ def after(looks: Sequence[str | bool | None], channel: str = "webhook") -> list[
     """Return what a channel receives over checks of one condition. Each state is stored in the cursor between checks.
 
     Args:
-         looks: the message of each check; None if the condition does not hold, False if that is not known.
+        looks: the message of each check; None if the condition does not hold, False if that is not known.
     """
     state, told = State(), []
     for number, says in enumerate(looks):

@@ -1,4 +1,4 @@
-"""App versions as integers: the conversion works in both directions, keeps the order, and maps no two versions to one."""
+"""App versions as integers: the conversion is reversible, keeps the order, and maps no two versions to one."""
 
 import pytest
 from hypothesis import given, settings

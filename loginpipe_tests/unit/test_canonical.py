@@ -18,7 +18,7 @@ unicode_text = st.text(max_size=30)
 
 
 def is_invisible(character: str) -> bool:
-    """Return True for soft hyphens, zero-width and directional characters: Unicode's format characters in these blocks."""
+    """Return True for soft hyphens, zero-width and directional characters: format characters in these blocks."""
     in_blocks = character in "\u00ad\ufeff" or 0x2000 <= ord(character) <= 0x206F
     return in_blocks and unicodedata.category(character) in {"Cf", "Cn"}
 

@@ -191,7 +191,7 @@ def test_the_columns_of_the_table_must_take_every_login(columns: Sequence[tuple[
 
 
 def delays(**seconds: int) -> list[int]:
-    """Return the number of logins by bucket: ``to_15=3`` stored within 15 seconds, ``longer=1`` beyond the last bound."""
+    """Return numbers of logins by bucket: ``to_15=3`` stored within 15 s, ``longer=1`` beyond the last bound."""
     places = {f"to_{bound}": place for place, bound in enumerate(DELAY_BOUNDS)} | {"longer": len(DELAY_BOUNDS)}
     found = [0] * (len(DELAY_BOUNDS) + 1)
     for name, logins in seconds.items():

@@ -95,15 +95,15 @@ def simulate_deployment(
     """Let the sensors of several queues start runs in one Dagster, while messages arrive on each queue.
 
     Args:
-         queues: number of queues.
-         arriving: messages a second, on each queue.
-         waiting: messages on each queue at the start.
-         batch: LOGINPIPE_BATCH_MESSAGES.
-         runs: LOGINPIPE_MAX_RUNS.
-         start: seconds that the launcher takes.
-         seconds: duration of the simulation.
-         room: max_concurrent_runs; by default the value of `deploy/aws`.
-         hanging: the queue whose runs hang, if any.
+        queues: number of queues.
+        arriving: messages a second, on each queue.
+        waiting: messages on each queue at the start.
+        batch: LOGINPIPE_BATCH_MESSAGES.
+        runs: LOGINPIPE_MAX_RUNS.
+        start: seconds that the launcher takes.
+        seconds: duration of the simulation.
+        room: max_concurrent_runs; by default the value of `deploy/aws`.
+        hanging: the queue whose runs hang, if any.
     """
     outcomes, active = [Outcome(waiting=waiting) for _ in range(queues)], list[Run]()
     steps_a_tick, steps_a_second = round(TICK_SECONDS / STEP_SECONDS), round(1 / STEP_SECONDS)

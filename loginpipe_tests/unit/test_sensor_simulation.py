@@ -54,9 +54,9 @@ class Day:
     """The result of a simulation.
 
     Attributes:
-         waiting: messages waiting at each second.
-         working: runs working at each second.
-         starts: when runs were requested, how many, and the history as the sensor saw it.
+        waiting: messages waiting at each second.
+        working: runs working at each second.
+        starts: when runs were requested, how many, and the history as the sensor saw it.
     """
 
     runs: list[Run] = field(default_factory=list)
@@ -77,11 +77,11 @@ def simulate(
     """Let the sensor start runs.
 
     Args:
-         arriving: second → messages sent in it.
-         seconds: duration of the simulation.
-         run_seconds: when a run ends by itself.
-         max_runs: the sensor's limit.
-         fails_after: second → the age from which a run fails in it; None if none fails.
+        arriving: second → messages sent in it.
+        seconds: duration of the simulation.
+        run_seconds: when a run ends by itself.
+        max_runs: the sensor's limit.
+        fails_after: second → the age from which a run fails in it; None if none fails.
     """
     day, waiting = Day(), 0
     active: list[Run] = []

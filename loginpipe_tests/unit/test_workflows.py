@@ -221,7 +221,7 @@ def test_a_release_is_built_on_a_base_that_is_named_by_its_digest_and_says_so() 
         "digest": "${{ steps.push.outputs.digest }}",
         "lambda": "${{ steps.push.outputs.lambda }}",
     }
-    # Both AWS images, one after the other.
+    # The two images for AWS, each in its own build.
     assert 'for target in "" lambda; do' in commands
     assert '--build-arg IMAGE="loginpipe:local$suffix"' in commands
     for command in (

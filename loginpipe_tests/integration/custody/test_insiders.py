@@ -153,7 +153,7 @@ def test_a_planted_alias_neither_keeps_a_victims_value_nor_deletes_anothers(
     assert done == Erasure(logins=2, sealed_values=4, planted=tuple(sorted(planted)))
     assert {other, gone, newer} <= tokens_there(store)
     assert not {victim_ip, victim, newest} & tokens_there(store)
-    # The planted alias kept out the true one. The value is erased all the same.
+    # The planted alias prevented the true one, but the value is erased too.
     assert not set(later.keys.tokens("device_id", [b"v", b"v2"])) & tokens_there(store)
     assert store.rows("SELECT count(*) FROM loginpipe.token_aliases WHERE %s IN (old_token, new_token)", victim) == [
         (0,)

@@ -614,7 +614,7 @@ def test_a_backfill_of_what_is_no_extra_and_with_another_key_fills_nothing(
     assert backfill(pii, "country").out == "opened 0 messages; country of 0 is in clear now\n"
 
 
-# --- nothing in clear where it does not belong ------------------------------------------------------------------------
+# --- no clear value where none is allowed -----------------------------------------------------------------------------
 
 
 def test_recovered_values_are_in_the_file_and_nowhere_else(

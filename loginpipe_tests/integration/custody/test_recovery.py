@@ -167,7 +167,7 @@ def test_a_value_under_a_token_of_an_older_scheme_is_recovered_and_compared(
         insert_sealed(cursor, seal([(victim, b"another's")], "device_id", store.recipients))
     custody = replace(custody, schemes=(scheme,))
     assert custody.clear(ip, device) == ["::ffff:199.172.111.135", DEVICE]
-    # Without its salt, a token of the plain scheme looks like one of the salted scheme.
+    # A token of the plain scheme looks like one of the salted scheme, which cannot be checked without its salt.
     assert custody.problems(victim) == [Problem.UNCHECKED if scheme.name == PLAIN else Problem.PLANTED]
     assert replace(custody, schemes=()).problems(ip) == [Problem.UNCHECKED]
 
