@@ -31,7 +31,7 @@ BAD = [
     login(user_id=f"{SECRETS[5]} {'x' * 200}", device_type=[SECRETS[5]]),
     login(user_id=None, ip=ADDRESSES[1], device_id=DEVICES[0]),
 ]
-"""Each of them is rejected, because in a rejected message every field may hold personal data in the wrong place."""
+"""Each of them is rejected. In a rejected message, every field may hold personal data in the wrong place."""
 
 
 def forms(marker: str, packed: bytes = b"") -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 
 class Clock:
-    """Monotonic seconds that pass only if a test moves the clock, and in pauses.
+    """Monotonic seconds, which pass only in pauses and when a test moves the clock.
 
     Attributes:
         pauses: the pauses so far, in seconds.

@@ -41,7 +41,7 @@ class Point(StrEnum):
     """Committed; none of its messages is deleted."""
     HALF_DELETED = "half-deleted"
     DELETED = "deleted"
-    """All messages are deleted; this is not recorded yet."""
+    """All messages are deleted; the deletes are not recorded yet."""
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def pipeline(pipeline_url: str) -> Iterator[Connection]:
 
 
 def keys(*versions: int) -> TokenKeys:
-    """Keys with the newest version as the current one."""
+    """Return token keys, the newest version current."""
     return TokenKeys(max(versions), {version: FIELD_KEYS[version] for version in versions})
 
 

@@ -202,7 +202,7 @@ def test_extras_go_when_their_month_is_gone_and_stay_while_it_stays(
         )
 
     def dropped() -> list[str]:
-        """Return the partitions of the extras that retention drops."""
+        """Run retention; return the partitions of the extras that it dropped."""
         result = job("drop_archived_partitions", instance)
         assert result.success
         (output,) = [event for event in result.all_node_events if event.is_successful_output]

@@ -200,7 +200,7 @@ def test_a_redrive_interrupted_between_send_and_delete_and_begun_again_doubles_n
 def test_an_outcome_is_found_although_sqs_dates_a_dead_letter_of_a_fifo_queue_again(
     pipeline: Pipeline, dead: Queue
 ) -> None:
-    """SQS dates it to when it became a dead letter. The run that recorded it had its first day, but no delete."""
+    """SQS dates it to when it became a dead letter. The ledger has its first day, from a run that did not delete it."""
     ids = kill(pipeline.queue, dead, in_turn(2))
     connection = connect(pipeline.database_url)
     with transaction(connection) as cursor:

@@ -60,7 +60,7 @@ def at_a_terminal(*arguments: str, types: list[str]) -> tuple[int, str]:
     with suppress(OSError):  # Linux raises it at a terminal whose program has ended
         while said := os.read(terminal, 4096):
             seen += said.decode()
-            # The prompt is complete only after the terminal has stopped to echo.
+            # The last space of the prompt comes after the terminal has stopped echoing.
             if seen[answered:].endswith(": "):
                 answered = len(seen)
                 os.write(terminal, f"{next(lines)}\n".encode())

@@ -53,7 +53,7 @@ def is_lean(queue: Queue) -> bool:
     return type(queue.client).__name__ != "SQS"
 
 
-# When
+# When it is used
 
 
 def test_it_is_the_client_unless_another_is_asked_for(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:

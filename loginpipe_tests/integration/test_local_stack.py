@@ -35,7 +35,7 @@ from loginpipe.sqs.sending import send_bodies
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    # Not below tmp_path: pytest makes that inaccessible to other users, and for root Postgres runs as another user.
+    # Not below tmp_path: pytest makes that private to its user, and if that is root, Postgres runs as another user.
     folder = Path(tempfile.mkdtemp(prefix="loginpipe-test-"))
     yield folder
     down(folder)

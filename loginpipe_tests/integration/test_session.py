@@ -263,8 +263,8 @@ def failing(code: str) -> Callable[[Any], None]:
         "57P01",  # shut down
         "57P02",  # crashed
         "57P03",  # starting up
-        "57P05",  # connection ended for idling
-        "25P03",  # connection ended for idling in a transaction
+        "57P05",  # connection ended because it was idle
+        "25P03",  # connection ended because it was idle in a transaction
         "53300",  # too many connections
         "08000",
         "08003",

@@ -986,7 +986,7 @@ def test_no_walk_through_the_states_loses_or_doubles_a_message() -> None:
 
 
 def _is_gone(url: str, within: float) -> bool:
-    """Return True if no one listens at a URL, or stops to listen within this time."""
+    """Return True if no one listens at a URL, or stops listening within this time."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         with socket.socket() as probe:

@@ -68,7 +68,7 @@ class FifoQueue(Queue):
         if message.state is not State.IN_FLIGHT:
             raise bad_value("ReceiptHandle", handle, "The receipt handle has expired.")
 
-    def _show(self, message: Message, *, first: bool = False) -> None:  # noqa: ARG002 - its place is its number's
+    def _show(self, message: Message, *, first: bool = False) -> None:  # noqa: ARG002 - the sequence number decides
         message.state = State.VISIBLE
         group = self._groups.setdefault(message.group or "", _Group())
         heappush(group.visible, (message.sequence, message))

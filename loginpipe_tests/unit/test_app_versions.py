@@ -145,7 +145,7 @@ def test_any_text_is_a_version_or_refused_without_being_quoted(text: str) -> Non
     try:
         number = encode_version(text)
     except ValueError as error:
-        assert str(error) in {  # noqa: PT017 - both outcomes are right, neither may quote
+        assert str(error) in {  # noqa: PT017 - both outcomes are right; neither may quote
             "not a version of one to three numeric components",
             "major version above 2146",
         }

@@ -126,7 +126,7 @@ def test_any_text_is_an_address_or_refused_without_being_quoted(text: str) -> No
     try:
         packed = canonical_address(text)
     except ValueError as error:
-        assert error.args in {  # noqa: PT017 - both outcomes are right, neither may quote
+        assert error.args in {  # noqa: PT017 - both outcomes are right; neither may quote
             ("not an IPv4 or IPv6 address",),
             ("an address with a zone",),
         }

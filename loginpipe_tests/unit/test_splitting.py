@@ -575,7 +575,7 @@ def test_an_error_about_a_batch_that_is_no_batch_quotes_no_value(changes: dict[s
     batch = [message(event(), f"message-{i}")._replace(**changes) for i in range(2)]
     try:
         split_batch(batch)
-    except Exception as error:  # noqa: BLE001 - whichever it is, it must not quote
+    except Exception as error:  # noqa: BLE001 - no error of any kind may quote it
         shown = everything_an_error_shows(error)
         assert not [value for value in CLEAR if value in shown]
 
