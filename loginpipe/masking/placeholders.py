@@ -1,4 +1,4 @@
-"""The tokens of placeholders, so that the database knows them without knowing any value."""
+"""Make the tokens of placeholders, so that the database can recognise them without any clear value."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -25,12 +25,12 @@ class PlaceholderToken(NamedTuple):
 def placeholder_tokens(
     further: Iterable[str], keys: TokenKeys, compat: CompatMasking | None = None
 ) -> list[PlaceholderToken]:
-    """Return the tokens of every placeholder under every key version that is in use, each once.
+    """Return the tokens of every placeholder for the current and older key versions, each once.
 
     Args:
-        further: placeholders beside the known ones.
-        keys: the token keys; versions above the current one make no tokens yet.
-        compat: the older scheme that is in force, whose values are placeholders too.
+        further: placeholders in addition to the built-in ones.
+        keys: the token keys. Versions above the current one make no tokens yet.
+        compat: the older scheme in use, if any. Its values of the placeholders are returned too.
     """
     texts = all_spellings(further)
     addresses = list(filter(is_address, texts))
