@@ -1,4 +1,4 @@
-"""The asset checks that each run evaluates for its own messages: counts and codes, never samples."""
+"""Define the asset checks that each run evaluates for its own messages: counts and codes, never samples."""
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -52,11 +52,11 @@ OF_A_RUN = (
     DELAY_WITHIN_LIMIT,
     COUNTS_ADD_UP,
 )
-"""The checks that each run reports on."""
+"""The checks that each run reports."""
 
 
 def reject_rate(rejected: int, received: int, limit: float) -> dg.AssetCheckResult:
-    """Evaluate how many of the messages of a run were rejected; a run without any passes."""
+    """Evaluate the share of rejected messages in a run. A run without messages passes."""
     rate = rejected / received if received else 0.0
     return dg.AssetCheckResult(
         check_name=REJECT_RATE.name,
@@ -74,11 +74,11 @@ def reject_rate(rejected: int, received: int, limit: float) -> dg.AssetCheckResu
 
 
 def schema_drift(unknown_fields: Mapping[str, int], fate: str) -> dg.AssetCheckResult:
-    """Warn of fields outside the contract: their names and how many messages carry them.
+    """Warn of fields outside the contract, with the number of messages that have them.
 
     Args:
-        unknown_fields: name → messages.
-        fate: what happens to them: `loginpipe.logins.extras.UnknownFields.fate`.
+        unknown_fields: name → number of messages.
+        fate: what happens to the fields: `loginpipe.logins.extras.UnknownFields.fate`.
     """
     return dg.AssetCheckResult(
         check_name=SCHEMA_DRIFT.name,
@@ -94,11 +94,11 @@ def schema_drift(unknown_fields: Mapping[str, int], fate: str) -> dg.AssetCheckR
 
 
 def only_tokens(logins: int, failure: str | None = None) -> dg.AssetCheckResult:
-    """Report that every cell of the masked columns is a token: a batch in which one is not is never recorded.
+    """Report whether all masked cells are tokens. A batch in which one is not is never recorded.
 
     Args:
-        logins: that were masked and recorded.
-        failure: what was wrong with a batch that was not recorded.
+        logins: number of logins masked and recorded.
+        failure: the error of a batch that was not recorded, if any.
     """
     return dg.AssetCheckResult(
         check_name=ONLY_TOKENS.name,
@@ -110,7 +110,7 @@ def only_tokens(logins: int, failure: str | None = None) -> dg.AssetCheckResult:
 
 
 def counts_add_up(counts: RunCounts) -> dg.AssetCheckResult:
-    """Check that the counts of a run add up."""
+    """Report whether the counts of a run add up."""
     return dg.AssetCheckResult(
         check_name=COUNTS_ADD_UP.name,
         asset_key=COUNTS_ADD_UP.asset_key,
@@ -148,8 +148,8 @@ def delay_within_limit(counts: Sequence[int], limit_seconds: int) -> dg.AssetChe
     """Evaluate the delays of a run.
 
     Args:
-        counts: its rows by delay, one a bucket of `loginpipe.logins.delays`.
-        limit_seconds: rounded up to the next bound of a bucket.
+        counts: the run's rows in each bucket of `loginpipe.logins.delays`.
+        limit_seconds: rounded up to the next bucket bound.
     """
     stored, late = sum(counts), delayed(counts, limit_seconds)
     return dg.AssetCheckResult(
@@ -170,5 +170,5 @@ def delay_within_limit(counts: Sequence[int], limit_seconds: int) -> dg.AssetChe
 
 
 def _span(seconds: float) -> str:
-    # Infinity is no number that the UI can show.
+    # The UI cannot show infinity as a number.
     return f"up to {seconds:,.0f} s" if isfinite(seconds) else f"over {DELAY_BOUNDS[-1]:,} s"

@@ -1,4 +1,4 @@
-"""The columns of each asset, for the UI: names, types, how personal each one is, and what each one comes from."""
+"""Describe the columns of each asset for the UI: names, types, personal data, and lineage."""
 
 from collections.abc import Mapping
 
@@ -54,8 +54,8 @@ def column_lineage(upstream: str, sources: Mapping[str, str]) -> dict[str, dg.Ta
     """Return the metadata entry that shows where columns come from.
 
     Args:
-        upstream: the asset before.
-        sources: column → the one of ``upstream`` that it is made from.
+        upstream: the upstream asset.
+        sources: column → its source column in ``upstream``.
     """
     key = asset_key(upstream)
     return {
