@@ -137,12 +137,7 @@ def _written(connection: Connection, cursor: Cursor, day: date, store: Store) ->
 
 
 def stored_file(store: Store, day: date, batches: Iterable[list[Row]]) -> dict[str, Any]:
-    """Write the rows of a day to a new file of the store, and read it back.
-
-    Args:
-        store: the store to write to.
-        day: the UTC date.
-        batches: as for `loginpipe.archive.parquet.write_day`.
+    """Write the rows of a day to a new file of the store, and read it back. `batches` are as for `write_day`.
 
     Returns:
         The arguments of `loginpipe.postgres.archive.record_archived`.

@@ -48,12 +48,9 @@ def require_keys_for(tombstones: Sequence[Tombstone], keys: TokenKeys) -> None:
 
 
 def without_erased(rows: Iterable[Row], tombstones: Iterable[Tombstone], keys: TokenKeys) -> list[Row]:
-    """Return the rows without those of erased users.
+    """Return the rows without those of erased users. A tombstone of any key version counts.
 
-    Args:
-        rows: of a file that matched the table before these users were erased.
-        tombstones: the tombstones of the erasures since then.
-        keys: the token keys. A tombstone of any version counts.
+    The rows are of a file that matched the table before these users were erased.
     """
     gone = {tombstone.tombstone for tombstone in tombstones}
     known: dict[str, bool] = {}

@@ -73,10 +73,10 @@ class Content:
 
 
 def write_day(path: Path, day: date, batches: Iterable[list[Row]]) -> Content:
-    """Write the rows of a day to a file.
+    """Write the rows of a day to a file, and overwrite existing content.
 
     Args:
-        path: the file. Existing content is overwritten.
+        path: the file.
         day: the UTC date, for the file's metadata.
         batches: the rows, at most `ROWS_AT_ONCE` each, in the order that `Digest` needs.
 

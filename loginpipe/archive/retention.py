@@ -17,10 +17,7 @@ Run: TypeAlias = Callable[[Callable[..., Any]], Any]
 def retire_month(run: Run, *, month: Partition, stores: Stores) -> str | None:
     """Detach and drop a month if each of its days is archived, with an intact file that matches the table.
 
-    Args:
-        run: runs each step in its own transactions.
-        month: a month from `loginpipe.postgres.archive.outlived_months`.
-        stores: where to find its files.
+    `run` runs each step in its own transactions. `month` is from `loginpipe.postgres.archive.outlived_months`.
 
     Returns:
         Why the month stays, as text; None if it was dropped.

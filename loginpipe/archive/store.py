@@ -75,11 +75,9 @@ class Stores:
 
 
 def open_store(url: str, *, production: bool) -> Store:
-    """Open a store without accessing it.
+    """Open a store without accessing it. In production, refuse an endpoint without https.
 
-    Args:
-        url: ``file:///path``, ``file:path`` (from the current folder), or ``s3://bucket/prefix``.
-        production: True to refuse an endpoint without https.
+    The URL is ``file:///path``, ``file:path`` (from the current folder), or ``s3://bucket/prefix``.
 
     Raises:
         SettingError: the URL has another form.

@@ -129,9 +129,7 @@ def compare_with_table(connection: Connection, *, today: date) -> Comparison:
 def counted_ranges(records: Sequence[ArchivedDay], today: date) -> list[tuple[date, date]]:
     """Return the first and last days of the ranges to count. To count the whole table would take ever longer.
 
-    Args:
-        records: the archived days.
-        today: the UTC date, which selects the older month.
+    The date of today selects the older month.
     """
     newest = today - timedelta(days=COUNTED_DAYS)
     ranges = [(newest, today - timedelta(days=1))]

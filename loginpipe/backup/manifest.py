@@ -125,10 +125,7 @@ class Contents:
 
 
 def read_contents(cursor: Cursor) -> Contents:
-    """Count every table that a dump would hold.
-
-    Args:
-        cursor: in a transaction of isolation level REPEATABLE READ, so that all counts are of one moment.
+    """Count every table that a dump would hold, at one moment if the transaction is REPEATABLE READ.
 
     Raises:
         BackupError: the role may not read a table.

@@ -20,12 +20,9 @@ _COPY_FAILED = re.compile(r'(COPY failed for table "[^"]*").*')
 
 
 def require_program(name: str, *, at_least: int, because: str) -> int:
-    """Return the major version of a program in PATH.
+    """Return the major version of `DUMP` or `RESTORE` in PATH.
 
-    Args:
-        name: `DUMP` or `RESTORE`.
-        at_least: the lowest major version that is accepted.
-        because: what has that version, for the message, as in ``the server``.
+    `because` is what has the version `at_least`, for the message, as in ``the server``.
 
     Raises:
         BackupError: the program is missing or older.
@@ -48,12 +45,9 @@ def require_program(name: str, *, at_least: int, because: str) -> int:
 
 
 def run(name: str, arguments: Sequence[str], database_url: str | None = None) -> str:
-    """Run a program to its end, and return its output.
+    """Run `DUMP` or `RESTORE` to its end, and return its output.
 
-    Args:
-        name: `DUMP` or `RESTORE`.
-        arguments: the arguments without the database.
-        database_url: the database, if the program needs one. Its password is passed in the environment.
+    If the program needs a database, give `database_url`. Its password is passed in the environment.
 
     Raises:
         BackupError: the program failed. The message has its first error, without any row.

@@ -16,11 +16,9 @@ from loginpipe.postgres.grants import planned
 
 
 def restore_backup(database_url: str, dump: Path) -> Manifest:
-    """Restore a dump with its owners and grants, and compare the rows with its manifest.
+    """Restore a dump with its owners and grants into an empty database, and compare the rows with its manifest.
 
-    Args:
-        database_url: an empty database, of a role that is a superuser or the owner of the backed-up database.
-        dump: the dump, with its manifest in the same folder.
+    The role must be a superuser or the owner of the backed-up database. The manifest is in the folder of the dump.
 
     Raises:
         BackupError: the backup is damaged, the database is not empty, roles are missing, or ``pg_restore`` is missing,

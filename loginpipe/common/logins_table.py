@@ -21,13 +21,10 @@ def logins_table_problem(name: str) -> str | None:
 
 
 def use_logins_table(name: str) -> None:
-    """Choose the table for the whole process.
+    """Choose the table for the whole process, by valid schema and name.
 
     One process serves one warehouse. At every start, before anything is received, the choice is compared with the
     table that the database was migrated for.
-
-    Args:
-        name: valid schema and name.
     """
     _chosen["table"] = name
 

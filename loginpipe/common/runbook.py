@@ -9,9 +9,5 @@ def use_runbook(url: str) -> None:
 
 
 def runbook(anchor: str) -> str:
-    """Return the location of a section, in the configured copy or in the project's own file.
-
-    Args:
-        anchor: the anchor of its heading, as in ``dead-letters``.
-    """
+    """Return the location of a section, such as ``dead-letters``, in the configured copy or the project's own file."""
     return f"{_where['url']}#{anchor}"

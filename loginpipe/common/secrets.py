@@ -42,9 +42,7 @@ _kept: dict[str, tuple[float, str]] = {}
 def database_url(settings: Settings, *, kept: bool = True) -> str:
     """Return the URL of the warehouse. Look it up if the setting is a reference.
 
-    Args:
-        settings: the settings.
-        kept: True to accept a value that was looked up in the last five minutes.
+    If `kept` is True, accept a value that was looked up in the last five minutes.
 
     Raises:
         SettingError: it is not set, cannot be looked up, or is no such URL. The message never shows the value.

@@ -112,8 +112,7 @@ BulkKind: TypeAlias = Literal["rotate", "replay", "backfill"]
 class Released:
     """A sealed value as released, with its data key wrapped for each recipient, sorted by fingerprint.
 
-    Attributes:
-        data_keys: empty if the vault has lost the data key, or the value was planted.
+    `data_keys` is empty if the vault has lost the data key, or the value was planted.
     """
 
     value: SealedValue
@@ -198,13 +197,7 @@ def request_access(
 
 
 def request_bulk(connection: Connection, kind: BulkKind, number: int, reason: Reason) -> Request:
-    """Record a request for many values, which covers requests under it for 24 hours.
-
-    Args:
-        connection: with no transaction open.
-        kind: the purpose. Requests for another purpose are refused.
-        number: the number of values.
-        reason: why.
+    """Record a request for a number of values, for one purpose. It covers requests under it for 24 hours.
 
     Raises:
         AccessRefusedError: the database refused; has the refusal code.

@@ -104,12 +104,7 @@ def entry_hash(entry: Entry) -> bytes:
 
 
 def verify_chain(entries: Iterable[Entry], anchors: Sequence[Anchor] = ()) -> Verification:
-    """Verify entries from the first one by recomputing every hash.
-
-    Args:
-        entries: in the order of their numbers.
-        anchors: earlier entries of the log, as stored elsewhere.
-    """
+    """Verify entries, sorted by number, by recomputing every hash, and compare them with anchors stored elsewhere."""
     found = Verification()
     kept: dict[int, list[bytes]] = {}
     for anchor in anchors:
@@ -186,12 +181,7 @@ def find_entries(connection: Connection, wanted: EntryFilter) -> list[Entry]:
 def verify_log(
     connection: Connection, anchors: Sequence[Anchor] = (), progress: Callable[[int], None] = lambda _: None
 ) -> Verification:
-    """Verify the whole log as of now, in constant memory.
-
-    Args:
-        connection: with no transaction open.
-        anchors: heads of earlier verifications, stored elsewhere.
-        progress: called with the number of each entry.
+    """Verify the whole log as of now, in constant memory. Call `progress` with the number of each entry.
 
     Raises:
         AuditError: an entry has a time that Postgres' clock cannot have given.

@@ -143,12 +143,7 @@ class VerifiedAliases:
 
 
 def verify_aliases(found: Release, opener: Callable[[], Opener], checks: TokenChecks) -> VerifiedAliases:
-    """Verify the aliases of tokens with the values that are sealed under them.
-
-    Args:
-        found: the tokens, their aliases and the sealed values.
-        opener: returns the private keys; called only if there are values.
-        checks: the token keys.
+    """Verify the aliases of tokens with the values sealed under them. Call `opener` only if there are values.
 
     Raises:
         OpeningError: a value is sealed for other private keys.

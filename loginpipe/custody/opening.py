@@ -151,11 +151,7 @@ class DataKeys:
 
 @dataclass(frozen=True)
 class Opened:
-    """A value in clear.
-
-    Attributes:
-        checked: True if the value gives its token; None if no given key can check this.
-    """
+    """A value in clear. `checked` is True if the value gives its token, and None if no given key can check this."""
 
     subject: str
     field_name: str
@@ -201,7 +197,7 @@ def planted(subject: str, field_name: str) -> OpeningError:
 def _opened(released: Released, data_key: bytes, checks: TokenChecks) -> Opened:
     value = released.value
     plaintext = open_value(value, data_key, released.recipients)
-    # A value under a message id belongs to that message. Any other must give its token, whatever field it claims.
+    # A value under a message id belongs to that message. Any other must give its token, for every field name.
     if value.field_name in OF_MESSAGES and is_message_id(value.subject):
         return Opened(value.subject, value.field_name, plaintext, checked=None)
     fits = checks.fits(value.subject, value.field_name, plaintext)

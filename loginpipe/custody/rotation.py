@@ -45,8 +45,7 @@ class Rotation:
 class _Renewed:
     """A value under a token of an older version, its current token, and the aliases that lead there.
 
-    Attributes:
-        corrects: True if its alias led to the token of another value.
+    `corrects` is True if its alias led to the token of another value.
     """
 
     value: Opened
@@ -161,11 +160,7 @@ _ALL = None
 def tokens_to_rotate(connection: Connection, version: int, after: str = "", limit: int | None = _ALL) -> list[str]:
     """Return, in order, tokens of sealed values of older versions without a verified alias to the current version.
 
-    Args:
-        connection: of a role that may read tokens, with no transaction open.
-        version: the current version.
-        after: return only tokens that sort after this one.
-        limit: the maximum number.
+    The role must be allowed to read tokens. Return at most `limit` tokens, only those that sort after `after`.
     """
     with transaction(connection) as cursor:
         cursor.execute(statement("tokens_to_rotate"), {"version": version, "after": after, "limit": limit})

@@ -23,12 +23,7 @@ OF_MESSAGES = frozenset({BODY, EXTRAS})
 
 @dataclass(frozen=True)
 class TokenChecks:
-    """The keys that make tokens again.
-
-    Attributes:
-        keys: the token keys, or None if there are none.
-        compat: older schemes that may have made tokens.
-    """
+    """The keys to compute tokens again: the token keys, if any, and the older schemes that may have made tokens."""
 
     keys: TokenKeys | None = field(repr=False)
     compat: Sequence[CompatMasking] = ()
@@ -67,11 +62,7 @@ def token_version(token: str) -> int | None:
 
 @dataclass(frozen=True)
 class Families:
-    """Tokens grouped by aliases.
-
-    Attributes:
-        members: token → its whole family, itself included, newest first.
-    """
+    """Tokens grouped by aliases: token → its whole family, itself included, newest first."""
 
     members: Mapping[str, tuple[str, ...]]
 
@@ -86,11 +77,7 @@ class Families:
 
 
 def families(aliases: Iterable[tuple[str, str]]) -> Families:
-    """Group tokens by aliases.
-
-    Args:
-        aliases: pairs of old and new token. No new token may be an old one in another pair.
-    """
+    """Group tokens by aliases, pairs of old and new token. No new token may be an old one in another pair."""
     by_newest: dict[str, list[str]] = {}
     for old, new in aliases:
         by_newest.setdefault(new, [new]).append(old)

@@ -13,7 +13,7 @@ from dotenv import dotenv_values
 from loginpipe.common.errors import LoginpipeError
 from loginpipe.postgres.dagster_storage import verify_connections
 
-# On Linux this file holds the environment at process start, whatever the process has set since.
+# On Linux this file holds the environment at process start, without later changes.
 _AT_START = Path("/proc/self/environ")
 
 
@@ -90,10 +90,9 @@ class EnvFile(SecretsLoader, ConfigurableClass):
 
 
 def begin_storage(home: Path) -> None:
-    """Create Dagster's storage, and record that no runs need a retry: Dagster's daemon warns if this is missing.
+    """Create Dagster's storage, with a record that no runs need a retry: Dagster's daemon warns if this is missing.
 
-    Args:
-        home: the folder of ``dagster.yaml``.
+    `home` is the folder of ``dagster.yaml``.
     """
     from dagster._core.instance import DagsterInstance
     from dagster._daemon.auto_run_reexecution.event_log_consumer import DAGSTER_EVENT_TYPES, _create_cursor_key

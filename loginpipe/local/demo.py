@@ -97,11 +97,7 @@ class DemoResult:
 
 
 def run_demo(count: int, step: Step) -> DemoResult:
-    """Send sample events through the whole chain, on services that are deleted afterwards.
-
-    Args:
-        count: number of events, including invalid ones.
-        step: shows the current step.
+    """Send sample events, including invalid ones, through the whole chain, on services that are deleted afterwards.
 
     Raises:
         LoginpipeError: a service does not start, or the run failed.

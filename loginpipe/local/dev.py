@@ -36,8 +36,7 @@ def require_free(port: int) -> None:
 def run_dagster_dev(port: int) -> int:
     """Run the Dagster UI and daemon for the project in the current folder until interrupted or terminated.
 
-    Args:
-        port: the UI's port on 127.0.0.1. The UI has no authentication.
+    The UI uses a port of 127.0.0.1, because it has no authentication.
 
     Returns:
         The exit code of ``dg dev``, or 0 if this process ended it.

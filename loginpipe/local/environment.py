@@ -23,12 +23,7 @@ _NOT_FOR_QUOTES = re.compile(r"[\n\r\0$`}]")
 
 
 def environment(stack: LocalStack, folder: Path) -> dict[str, str]:
-    """Return the variables that make loginpipe and Dagster use a stack.
-
-    Args:
-        stack: the running stack.
-        folder: the folder that contains ``keys/``.
-    """
+    """Return the variables that make loginpipe and Dagster use a stack. `folder` contains ``keys/``."""
     folder = folder.resolve()
     return {
         **stack.aws_environment,

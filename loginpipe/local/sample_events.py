@@ -49,12 +49,8 @@ def sample_bodies(count: int, *, seed: int, bad_share: float = 0.02) -> Iterator
     """Yield message bodies. Equal seeds give equal bodies, and a longer sequence begins with the shorter one.
 
     One event in ten repeats a device of a small set, and one in ten an address, mostly the first of the set. One valid
-    event in a hundred has an unknown field.
-
-    Args:
-        count: number of bodies.
-        seed: the seed of the generator.
-        bad_share: the share to be rejected (0 to 1), spread evenly, with each of `BAD_KINDS` in turn.
+    event in a hundred has an unknown field. `bad_share` (0 to 1) are rejected, spread evenly, by each of `BAD_KINDS` in
+    turn.
     """
     rng = random.Random(seed)  # noqa: S311 - nothing here is a secret
     devices = [_device_id(rng) for _ in range(_POOL)]

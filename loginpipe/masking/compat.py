@@ -41,18 +41,16 @@ _SCHEMES: Mapping[str, tuple[Callable[[bytes, bytes], str], re.Pattern[str]]] = 
 
 @dataclass(frozen=True)
 class CompatMasking:
-    """An older scheme. It masks every field in the same way.
+    """An older scheme, which masks every field in the same way.
 
-    Attributes:
-        name: the value of ``LOGINPIPE_MASKING``.
-        salt: the bytes that `SALTED` puts before the value; empty for the other schemes.
+    `name` is a value of ``LOGINPIPE_MASKING``. `salt` is put before the value by `SALTED`, and empty otherwise.
     """
 
     name: str
     salt: bytes = field(default=b"", repr=False)
 
     def tokens(self, values: Sequence[bytes]) -> list[str]:
-        """Return the masked form of each value, in order. `received` makes the values."""
+        """Return the masked form of each value, in order. The values come from `received`."""
         masked, _ = _SCHEMES[self.name]
         return [masked(self.salt, value) for value in values]
 

@@ -56,11 +56,7 @@ def seal_key_uris(uris: str) -> tuple[KeyUri, ...]:
 
 
 def load_token_keys(uri: str, *, production: bool) -> TokenKeys:
-    """Load and derive the token keys.
-
-    Args:
-        uri: the value of ``LOGINPIPE_TOKEN_KEYS``.
-        production: True to refuse development keys and AWS endpoints without https.
+    """Load and derive the token keys. In production, refuse development keys, and AWS endpoints without https.
 
     Raises:
         KeyFileError: unknown scheme, or keys absent, malformed, refused, readable by others or for development only.
@@ -194,12 +190,7 @@ COMPAT_SALT = "LOGINPIPE_COMPAT_SALT"
 
 
 def load_compat(name: str, salt: str | None, *, production: bool) -> CompatMasking | None:
-    """Return the older scheme to mask with, or None for tokens.
-
-    Args:
-        name: the value of ``LOGINPIPE_MASKING``.
-        salt: the value of ``LOGINPIPE_COMPAT_SALT``, which only the salted scheme needs.
-        production: True to refuse AWS endpoints without https.
+    """Return the older scheme to mask with, or None for tokens. Only the salted scheme needs the URI of a salt.
 
     Raises:
         KeyFileError: the scheme is unknown, or the salt is absent, empty, refused or readable by others.

@@ -51,12 +51,9 @@ class MaskedLogins:
 
 
 def mask_logins(validated: pd.DataFrame, keys: TokenKeys, compat: CompatMasking | None = None) -> MaskedLogins:
-    """Replace ``ip`` and ``device_id`` by tokens.
+    """Replace ``ip`` and ``device_id`` by tokens, or by an older scheme's values, which then have no aliases.
 
-    Args:
-        validated: `loginpipe.logins.schema.VALIDATED_LOGINS_SCHEMA`.
-        keys: the token keys.
-        compat: the older scheme to mask with instead. There are no aliases then.
+    `validated` has `loginpipe.logins.schema.VALIDATED_LOGINS_SCHEMA`.
     """
     clear = {name: validated[name].tolist() for name in MASKED_COLUMNS.values()}
     if compat is None:
@@ -121,9 +118,7 @@ def seen_before(
 def clear_cells(masked: MaskedLogins, compat: CompatMasking | None = None) -> dict[str, int]:
     """Count, for each masked column, the cells that are no token of its field.
 
-    Args:
-        masked: the batch.
-        compat: the older scheme in use, if any. A clear value that has the form of its values is not counted.
+    With an older scheme, a clear value that has the form of its values is not counted.
     """
     counts = {}
     for column, field_name in MASKED_COLUMNS.items():

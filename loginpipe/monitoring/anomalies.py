@@ -36,23 +36,17 @@ class Verdict:
 def delayed(counts: Sequence[int], limit_seconds: float) -> int:
     """Count the logins that certainly took longer than a limit: those in buckets that begin at the limit or above.
 
-    Args:
-        counts: one per bucket of `loginpipe.logins.delays`.
-        limit_seconds: rounded up to the next bound, because a bucket cannot be divided.
+    There is one count per bucket of `loginpipe.logins.delays`. A bucket cannot be divided, so the limit is rounded up.
     """
     return sum(count for begins, count in zip((0, *DELAY_BOUNDS), counts, strict=True) if begins >= limit_seconds)
 
 
 def evaluate_volume(counts: Mapping[date, DayCounts], day: date) -> Verdict:
-    """Compare a day's logins with the median of the trailing days.
+    """Compare a complete day's logins with the median of the trailing days.
 
     The allowed difference is half the median, or four robust standard deviations if that is more. A day also passes if
-    it differs by at most half from the same weekday one or two weeks earlier.
-
-    Args:
-        counts: the known counts of the day and the trailing days. A day without an entry had no logins or was never
-            counted, and is not used for comparison.
-        day: the complete day to evaluate.
+    it differs by at most half from the same weekday one or two weeks earlier. Days without an entry in `counts` had no
+    logins or were never counted, and are not used for comparison.
     """
     trailing = _trailing(counts, day)
     logins = counts[day].logins if day in counts else 0
@@ -76,10 +70,6 @@ def evaluate_null_locales(counts: Mapping[date, DayCounts], day: date) -> Verdic
 
     The allowed difference is the largest of 5 percentage points, four robust standard deviations of the trailing days,
     and four standard deviations of chance for this number of logins.
-
-    Args:
-        counts: as for `evaluate_volume`.
-        day: the day to evaluate.
     """
     trailing = {d: c for d, c in _trailing(counts, day).items() if c.logins >= MIN_LOGINS}
     of_day = counts.get(day, DayCounts(0, 0))

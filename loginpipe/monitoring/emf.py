@@ -18,22 +18,13 @@ class EmfRecords:
     """
 
     def __init__(self, queue: str) -> None:
-        """Start without known totals.
-
-        Args:
-            queue: the dimension of metrics without labels.
-        """
+        """Start without known totals. `queue` becomes the dimension of metrics without labels."""
         self._queue = queue
         self._families: set[str] = set()
         self._totals: dict[_Key, float] = {}
 
     def records(self, families: Iterable[Metric], now: float) -> Iterator[dict[str, Any]]:
-        """Yield one record per set of labels.
-
-        Args:
-            families: the current metrics.
-            now: Unix time in seconds.
-        """
+        """Yield one record per set of labels in the current metrics. `now` is Unix time in seconds."""
         by_labels: dict[tuple[tuple[str, str], ...], dict[str, float]] = {}
         for family in families:
             for sample in family.samples if family.type in {"gauge", "counter"} else ():

@@ -56,11 +56,7 @@ class Source(Generic[T]):
             Thread(target=self._answer, args=(self._asked,), name="source", daemon=True).start()
 
     def answer(self, deadline: float) -> T | None:
-        """Return the result, or None if the source failed or did not answer before the deadline.
-
-        Args:
-            deadline: a time of `time.monotonic`.
-        """
+        """Return the result, or None if the source failed or did not answer before the deadline, a `time.monotonic`."""
         asked = self._asked
         if asked is None:
             return None

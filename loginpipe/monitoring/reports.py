@@ -86,8 +86,7 @@ def read_memory(cursor: str | None) -> Memory:
 def evaluate_dead_letters(depth: DeadLetterDepth | str | None) -> DeadLetters:
     """Evaluate a dead-letter queue: it must exist, answer, and hold no dead letters of ours.
 
-    Args:
-        depth: its depth; None if there is no dead-letter queue; or the reason why it could not be read.
+    `depth` is None if there is no dead-letter queue, or the reason why its depth could not be read.
     """
     if isinstance(depth, str):
         return DeadLetters(False, depth)

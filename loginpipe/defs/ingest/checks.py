@@ -74,11 +74,9 @@ def reject_rate(rejected: int, received: int, limit: float) -> dg.AssetCheckResu
 
 
 def schema_drift(unknown_fields: Mapping[str, int], fate: str) -> dg.AssetCheckResult:
-    """Warn of fields outside the contract, with the number of messages that have them.
+    """Warn of fields outside the contract (name → number of messages).
 
-    Args:
-        unknown_fields: name → number of messages.
-        fate: what happens to the fields: `loginpipe.logins.extras.UnknownFields.fate`.
+    `fate` is the result of `loginpipe.logins.extras.UnknownFields.fate`.
     """
     return dg.AssetCheckResult(
         check_name=SCHEMA_DRIFT.name,
@@ -94,12 +92,7 @@ def schema_drift(unknown_fields: Mapping[str, int], fate: str) -> dg.AssetCheckR
 
 
 def only_tokens(logins: int, failure: str | None = None) -> dg.AssetCheckResult:
-    """Report whether all masked cells are tokens. A batch in which one is not is never recorded.
-
-    Args:
-        logins: number of logins masked and recorded.
-        failure: the error of a batch that was not recorded, if any.
-    """
+    """Report that all masked cells of the recorded logins are tokens, or the error of an unrecorded batch."""
     return dg.AssetCheckResult(
         check_name=ONLY_TOKENS.name,
         asset_key=ONLY_TOKENS.asset_key,
@@ -145,12 +138,7 @@ def counts_not_read(why: str) -> dg.AssetCheckResult:
 
 
 def delay_within_limit(counts: Sequence[int], limit_seconds: int) -> dg.AssetCheckResult:
-    """Evaluate the delays of a run.
-
-    Args:
-        counts: the run's rows in each bucket of `loginpipe.logins.delays`.
-        limit_seconds: rounded up to the next bucket bound.
-    """
+    """Evaluate a run's rows by bucket of `loginpipe.logins.delays`. The limit is rounded up to the next bound."""
     stored, late = sum(counts), delayed(counts, limit_seconds)
     return dg.AssetCheckResult(
         check_name=DELAY_WITHIN_LIMIT.name,

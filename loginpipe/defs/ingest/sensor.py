@@ -19,8 +19,8 @@ TICK_SECONDS = 5
 """The minimum interval of Dagster's sensor loop. Reading the queue's depth costs one cheap call."""
 
 IN_FLIGHT_FOR_RUNS = 100_000
-"""Maximum messages in flight for the runs, of SQS's limit of 120,000. The counts are approximate, and at the limit long
-polls return nothing, without an error."""
+"""The part of SQS's in-flight limit of 120,000 messages that runs may use. The counts are approximate, and at the limit
+long polls return nothing, without an error."""
 
 DEEP_BATCHES = 5
 """Full batches that must wait, for each active run, before one more run starts: a start takes seconds."""
@@ -42,7 +42,7 @@ ACTIVE = [
 
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 
-# Number of finished runs to read. So many failures in a row reach the longest back-off.
+# Number of finished runs to read: enough failures in a row for the longest back-off.
 _HISTORY = 12
 
 
@@ -109,20 +109,12 @@ def decide(
 
 
 def most_runs(batch_messages: int) -> int:
-    """Return how many runs (at least one) can hold messages at the same time within the queue's in-flight limit.
-
-    Args:
-        batch_messages: maximum messages in a batch.
-    """
+    """Return how many runs (at least one) can hold batches of this size within the queue's in-flight limit."""
     return max(1, IN_FLIGHT_FOR_RUNS // (BATCHES_HELD * batch_messages))
 
 
 def history_of(records: Sequence[dg.RunRecord]) -> History:
-    """Count the failures since the last success. Failed runs that overlapped count once.
-
-    Args:
-        records: runs that succeeded or failed, in any order.
-    """
+    """Count the failures since the last success in ended runs, in any order. Failed runs that overlapped count once."""
     # Sort by end: a newer run may have ended long before an older one.
     latest_first = sorted(records, key=ended_at, reverse=True)
     failures, earliest_start = 0, None

@@ -35,12 +35,7 @@ VALIDATED_LOGINS = dg.AssetSpec(
 
 
 def validated_logins(totals: RunTotals, fate: str) -> dict[str, Any]:
-    """Return the metadata of the logins that a run accepted.
-
-    Args:
-        totals: the run's totals.
-        fate: what happens to unknown fields.
-    """
+    """Return the metadata of the logins that a run accepted. `fate` is what happens to unknown fields."""
     return {
         "dagster/row_count": totals.accepted,
         "null_locales": totals.null_locales,

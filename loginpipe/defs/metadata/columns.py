@@ -51,12 +51,7 @@ def column_schema(*names: str) -> dict[str, dg.TableSchema]:
 
 
 def column_lineage(upstream: str, sources: Mapping[str, str]) -> dict[str, dg.TableColumnLineage]:
-    """Return the metadata entry that shows where columns come from.
-
-    Args:
-        upstream: the upstream asset.
-        sources: column → its source column in ``upstream``.
-    """
+    """Return the metadata entry that shows where columns come from: column → its source in the upstream asset."""
     key = asset_key(upstream)
     return {
         "dagster/column_lineage": dg.TableColumnLineage(

@@ -55,12 +55,7 @@ LOCATION_TAGS = {"loginpipe/location": _SETTINGS.queue_name}
 
 
 def downstream_tags(job: str, *, longest_seconds: int) -> dict[str, str]:
-    """Return the tags of a job that must never delay ingestion.
-
-    Args:
-        job: the job's name.
-        longest_seconds: maximum runtime. Dagster ends a longer run.
-    """
+    """Return the tags of a job that must never delay ingestion. Dagster ends a run after `longest_seconds`."""
     # Runs launched by a person have priority 0: before these, after ingestion.
     return {
         DOWNSTREAM_TAG: job,
@@ -96,10 +91,6 @@ LOGIN_ARCHIVE = asset_key("login_archive")
 
 
 def runbook_link(anchor: str) -> dg.MetadataValue[str | None]:
-    """Return the location of a runbook section as metadata: a link if it is a URL, otherwise text.
-
-    Args:
-        anchor: the anchor of the section's heading, as in ``dead-letters``.
-    """
+    """Return a runbook section's location, such as ``dead-letters``, as metadata: a link if it is a URL, else text."""
     where = runbook(anchor)
     return dg.MetadataValue.url(where) if where.startswith("http") else dg.MetadataValue.text(where)

@@ -16,11 +16,9 @@ _MAX_BAR = 20
 
 
 def bar_plot(title: str, counts: Mapping[str, float]) -> dg.MarkdownMetadataValue:
-    """Draw counts as horizontal bars in the given order.
+    """Draw counts, which are not negative, as horizontal bars in the given order. Draw only the first 24.
 
-    Args:
-        title: the plot's title, with the unit.
-        counts: name → count, not negative. The first 24 are drawn.
+    The title should name the unit.
     """
     left_out = len(counts) - _MAX_BARS
     head = f"**{title}**{f' (and {left_out} more)' if left_out > 0 else ''}\n```text\n"
@@ -29,12 +27,7 @@ def bar_plot(title: str, counts: Mapping[str, float]) -> dg.MarkdownMetadataValu
 
 
 def bars(counts: Mapping[str, float], *, line_most: int) -> str:
-    """Return one line per count: name, bar in proportion to the largest count, count.
-
-    Args:
-        counts: as for `bar_plot`.
-        line_most: maximum characters per line, at least 30.
-    """
+    """Return a line per count: name, bar in proportion to the largest count, count. `line_most` is at least 30."""
     shown = [(_plain(name), count, f"{count:,.6g}") for name, count in islice(counts.items(), _MAX_BARS)]
     label = max((len(name) for name, _, _ in shown), default=0)
     number = max((len(text) for _, _, text in shown), default=0)

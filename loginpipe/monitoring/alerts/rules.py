@@ -1,6 +1,6 @@
 """Derive alert conditions, and define the text of each kind. Pure: counts, times and names in, conditions out.
 
-If a source does not answer, its conditions are unknown. Such a condition neither begins nor ends.
+If a source does not answer, its conditions are unknown, and neither begin nor end.
 """
 
 from collections.abc import Iterator, Mapping

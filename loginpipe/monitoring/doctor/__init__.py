@@ -33,9 +33,7 @@ class Finding:
 def examine(settings: Settings, of_dagster: Mapping[str, Check]) -> Iterator[Finding]:
     """Yield a finding per check, in the order in which a run would meet the problems.
 
-    Args:
-        settings: the settings to examine.
-        of_dagster: the checks of Dagster's own state, which are defined next to the definitions.
+    `of_dagster` has the checks of Dagster's own state, which are defined next to the definitions.
     """
     checks: dict[str, Check] = {
         "queue": services.queue,
