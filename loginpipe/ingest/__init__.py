@@ -1,1 +1,1 @@
-"""What becomes of messages: a batch processed, its outcome recorded, batch after batch. Knows no Dagster."""
+"""Process batches of messages and record their outcome. Does not import Dagster."""

@@ -1,8 +1,8 @@
-"""AWS Lambda: one batch a call, from an SQS event source mapping with ``ReportBatchItemFailures``.
+"""Handle one batch per call in AWS Lambda, from an SQS event source mapping with ``ReportBatchItemFailures``.
 
-The mapping receives the messages. It deletes those that the response does not name as failed, and none where the
-handler raises. So the response names every message whose outcome is not committed. What comes again after all is found
-in the ledger, and changes nothing.
+The mapping receives the messages. It deletes all that the response does not name as failed, and none if the handler
+raises. So the response names every message whose outcome is not committed. If a message with an outcome comes again,
+the ledger holds it and nothing changes.
 """
 
 import logging
@@ -35,17 +35,17 @@ from loginpipe.sqs.deliveries import message_of
 if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageTypeDef
 
-# What a call keeps of its time for the roll-back and the response.
+# The part of a call's time that is reserved for the rollback and the response.
 _RESERVED_SECONDS = 1.0
 
-# Keys are loaded again after this time: a rotated one is in use by then.
+# The keys are loaded again after this time, so that a rotated key comes into use.
 _KEYS_KEPT_SECONDS = 300.0
 
 _log = logging.getLogger(__name__)
 
 
 class Context(Protocol):
-    """What is used of Lambda's context of a call."""
+    """The part of Lambda's context object that is used."""
 
     aws_request_id: str
 
@@ -59,8 +59,8 @@ class Batch:
 
     Attributes:
         queue: the queue's name.
-        messages: by message id, the newest delivery of each, without those that are damaged.
-        deliveries: delivery id → message id, of every message of the call; None where the body is damaged.
+        messages: message id → its last delivery in the event; without damaged ones.
+        deliveries: delivery id → message id, for every message of the call; None if the body is damaged.
     """
 
     queue: str
@@ -69,7 +69,7 @@ class Batch:
 
     @property
     def damaged(self) -> int:
-        """How many bodies do not match their MD5."""
+        """Return the number of bodies that do not match their MD5."""
         return sum(message_id is None for message_id in self.deliveries.values())
 
 
@@ -77,16 +77,16 @@ def read_event(event: Mapping[str, Any], now_ms: int, oldest_ms: int = 0) -> Bat
     """Return the messages of an event.
 
     Args:
-        event: as an SQS event source mapping makes it.
-        now_ms: when it was received, in milliseconds since 1970.
-        oldest_ms: the oldest date that a message which was sent again may claim.
+        event: the event of an SQS event source mapping.
+        now_ms: the time of receipt, in milliseconds since 1970.
+        oldest_ms: the oldest sent time that a replayed or redriven message may claim, in milliseconds since 1970.
 
     Raises:
-        QueueError: it is no such event, or a record of it lacks a field; names no value.
+        QueueError: it is not such an event, or a record lacks a field. The message quotes no value.
     """
     try:
         records = event["Records"]
-        # The function may have several queues. A call has messages of one.
+        # The function may have several queues, but a call has messages of one queue only.
         (queue,) = {str(record["eventSourceARN"]).rpartition(":")[2] for record in records}
         messages = [message_of(_delivery(record), now_ms, oldest_ms) for record in records]
     except (LookupError, TypeError, ValueError, AttributeError):
@@ -97,7 +97,7 @@ def read_event(event: Mapping[str, Any], now_ms: int, oldest_ms: int = 0) -> Bat
         )
     batch = Batch(queue)
     for message in messages:
-        # Damage on the way heals when the message is delivered again.
+        # A body that was damaged on the way is intact when it is delivered again.
         batch.deliveries[message.delivery_id] = message.message_id if message.body_intact else None
         if message.body_intact:
             batch.messages[message.message_id] = message
@@ -105,7 +105,7 @@ def read_event(event: Mapping[str, Any], now_ms: int, oldest_ms: int = 0) -> Bat
 
 
 def _delivery(record: Mapping[str, Any]) -> "MessageTypeDef":
-    """Return a record of the event as SQS's own answers have it."""
+    """Return a record of the event in the form of SQS's own responses."""
     attributes = record["messageAttributes"]
     delivery: MessageTypeDef = {
         "MessageId": record["messageId"],
@@ -123,39 +123,40 @@ def _delivery(record: Mapping[str, Any]) -> "MessageTypeDef":
 
 
 class Function:
-    """The function in one execution environment: keys and connection stay from call to call.
+    """The function in one execution environment. It keeps its keys and its connection from call to call.
 
-    A call that fails drops both: the next one loads the keys and connects again, with a password that may be a new one.
+    A call that fails drops both. The next call loads the keys and connects again, with the password that is valid by
+    then.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._session: Session | None = None
         self._recorders: dict[str, Recorder] = {}
-        # Kept where a call fails: they count the messages of the environment's first calls.
+        # Kept after a failed call, because they count the first messages of the environment.
         self._brakes: dict[str, Brake] = {}
         self._masking: Masking | None = None
-        # By the wall clock: the other one may stand still while Lambda has the environment frozen.
+        # Wall-clock time, because a monotonic clock may stop while Lambda freezes the environment.
         self._loaded_at = 0.0
 
     def handle(self, event: Mapping[str, Any], context: Context) -> dict[str, list[dict[str, str]]]:
-        """Record the messages of an event, and return the delivery ids of those that have to come again.
+        """Record the messages of an event, and return the delivery ids of those that must come again.
 
-        Those are damaged bodies, and what could not be recorded in the time of the call.
+        These are the messages with a damaged body, and those that could not be recorded in the time of the call.
 
         Raises:
             QueueError: as `read_event`.
-            SettingError: a setting is not set, or a secret cannot be looked up.
+            SettingError: a setting is missing, or a secret cannot be read.
             KeyFileError, TokenKeyMismatchError, ClearValueError: the keys or the masking cannot be used.
-            DatabaseError: the database failed; what was recorded before is found in the ledger.
-            BrakeError: nearly all of the first messages would be rejected; none of this call's are recorded.
-            LoginpipeError: any other failure, without what it may quote.
+            DatabaseError: the database failed; the ledger holds what was recorded before.
+            BrakeError: nearly all of the first messages would be rejected; no message of this call is recorded.
+            LoginpipeError: any other failure, without the data that it may quote.
         """
         try:
             return self._handle(event, context)
         except LoginpipeError:
             raise
-        except Exception as error:  # noqa: BLE001 - Lambda logs what is raised, and others' errors quote what they got
+        except Exception as error:  # noqa: BLE001 - Lambda logs what is raised, and errors of libraries may quote data
             found = _named(error)
         raise LoginpipeError(f"the batch was not recorded: {found}; its messages come again; report this bug")
 
@@ -202,7 +203,7 @@ class Function:
         return {"batchItemFailures": [{"itemIdentifier": delivery_id} for delivery_id in failed]}
 
     def _record(self, batch: Batch, deadline: float, totals: RunTotals, recorded: set[str | None]) -> bool:
-        """Record a batch, and add the ids of what is recorded; return whether the time was enough."""
+        """Record a batch and add the recorded ids to ``recorded``; return False if the time was up."""
         if not batch.messages:
             return True
         try:
@@ -213,7 +214,7 @@ class Function:
                     totals.add(done)
                     recorded.update(message.message_id for message in done.messages)
         except OutOfTimeError:
-            # The request that cancels a statement may still be on its way.
+            # The request that cancels a statement may still be on its way to this connection.
             self.close()
             return False
         except BaseException:
@@ -222,7 +223,7 @@ class Function:
         return True
 
     def _recorder(self, session: Session, queue: str) -> Recorder:
-        """Return what records the messages of a queue, in a migrated database, with the keys of its tokens."""
+        """Return the recorder of a queue. If the keys are due, load them and check the database against them."""
         now, settings = time.time(), self._settings
         if self._masking is None or not 0 <= now - self._loaded_at < _KEYS_KEPT_SECONDS:
             masking = load_masking(settings)
@@ -251,7 +252,7 @@ class Function:
 
 
 def _named(error: Exception) -> str:
-    """Say what an error is and where it was raised, and nothing that it quotes."""
+    """Return the type of an error and the place where it was raised, without anything that it quotes."""
     place = extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} in {place.name}, {Path(place.filename).name} line {place.lineno}"
 
@@ -260,8 +261,8 @@ _function: Function | None = None
 
 
 def handler(event: Mapping[str, Any], context: Context) -> dict[str, list[dict[str, str]]]:
-    """Handle a call of Lambda's; see `Function.handle`. Name it as ``loginpipe.ingest.aws_lambda.handler``."""
-    global _function  # noqa: PLW0603 - what an execution environment keeps from call to call
+    """Handle a call of Lambda; see `Function.handle`. Configure it as ``loginpipe.ingest.aws_lambda.handler``."""
+    global _function  # noqa: PLW0603 - kept from call to call in an execution environment
     if _function is None:
         settings = load_settings()
         log_json_lines(settings)

@@ -1,6 +1,6 @@
-"""The brake: where the first messages are nearly all rejected, a run ends, and AWS Lambda records none of them. Pure.
+"""The brake: it ends a run, and refuses Lambda's batches, if nearly all of the first messages are rejected. Pure.
 
-A wrong setting or a changed producer would otherwise turn a whole backlog into rejects overnight.
+Otherwise a wrong setting or a changed producer would turn a whole backlog into rejects overnight.
 """
 
 from collections import Counter
@@ -12,25 +12,22 @@ from loginpipe.logins.rejects import Reason
 from loginpipe.logins.splitting import count_reasons
 
 FIRST_MESSAGES = 100
-"""So many messages decide; batches have no more until the brake is off, so that no more are rejected than it takes."""
+"""The number of messages that decide. A batch has no more until the brake is off, so that few messages are rejected."""
 
 MAX_RATE = 0.9
-"""The share of rejected messages from which on a run ends."""
+"""The share of rejected messages at which a run ends."""
 
 ENOUGH_LOGINS = 50
-"""After so many accepted logins the brake is off for the rest of the run."""
+"""The number of accepted logins after which the brake is off for the rest of the run."""
 
 
 class Brake:
-    """Counts the outcomes of a run, or of an execution environment, until it has accepted `ENOUGH_LOGINS`."""
+    """Counts the outcomes of a run or of an execution environment until `ENOUGH_LOGINS` are accepted."""
 
     def __init__(self, *, queue: str, on: bool = True, then: str = "the run has ended and the others return") -> None:
-        """Count nothing yet.
+        """Start with empty counts.
 
-        Args:
-            queue: its name, for the error.
-            on: whether to end a run at all.
-            then: what becomes of the run or the messages, for the error.
+        The error names ``queue`` and says with ``then`` what happens to the messages. If ``on`` is False, no run ends.
         """
         self._queue = queue
         self._on = on
@@ -41,24 +38,24 @@ class Brake:
 
     @property
     def batch_limit(self) -> int | None:
-        """How many messages the next batch may have; None where the brake sets no limit."""
+        """Return the maximum number of messages of the next batch; None if the brake sets no limit."""
         return FIRST_MESSAGES if self._on and self._accepted < ENOUGH_LOGINS else None
 
     def add(self, outcome: Outcome) -> None:
-        """Add what was recorded of a batch. Logins of erased users were good ones: they do not count."""
+        """Add the recorded outcome of a batch. Logins of erased users do not count, because they were good."""
         if self.batch_limit is None:
             return
         reasons = count_reasons(outcome.rejected)
         erased = reasons.pop(Reason.USER_ERASED, 0)
         self._accepted += len(outcome.logins)
         self._rejected += len(outcome.rejected) - erased
-        # Not in place: `check_before_recording` keeps what was counted before.
+        # A new object, because `check_before_recording` keeps the old counts.
         self._reasons = self._reasons + reasons
 
     def check_before_recording(self, outcome: Outcome) -> None:
-        """Refuse an outcome with which `check` would end a run. Call `add` once it is recorded.
+        """Raise the error of `check` if this outcome would end a run. Call `add` when it is recorded.
 
-        A refused outcome counts: otherwise small batches of good messages could not end what large bad ones began.
+        A refused outcome counts too. Otherwise, after many bad messages, small batches of good ones would stay refused.
 
         Raises:
             BrakeError: as `check`.
@@ -69,7 +66,7 @@ class Brake:
         self._accepted, self._rejected, self._reasons = before
 
     def check(self) -> None:
-        """End the run where at least 100 messages were processed, and at least 90 % of them rejected.
+        """End the run if at least 100 messages were processed and at least 90 % of them were rejected.
 
         Raises:
             BrakeError: names the reasons with their counts.

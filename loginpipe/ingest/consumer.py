@@ -1,6 +1,6 @@
-"""The consumer loop: batch after batch from the queue into the table, until the queue is drained or the time is up.
+"""The consumer loop: record batches from the queue in the table until the queue is drained or the time is up.
 
-While one batch is processed and recorded, the next one is received and the messages of the one before are deleted.
+While one batch is processed and recorded, the next one is received and the messages of the last one are deleted.
 """
 
 import signal
@@ -19,28 +19,29 @@ from loginpipe.sqs.deletion import Deleter, Deletion
 from loginpipe.sqs.leases import LeaseKeeper
 from loginpipe.sqs.receiver import Received, Receiver
 
-# How soon a request to stop, or the end of a run's time, is noticed while nothing arrives.
+# How soon a request to stop, or the end of a run's time, is noticed if no messages arrive.
 _CHECK_SECONDS = 0.25
 
-# How long a run that was asked to stop, or failed, waits for deletes: orchestrators kill after 30 seconds.
+# How long a stopped or failed run waits for deletes. Orchestrators kill it after 30 seconds.
 _STOP_SECONDS = 5.0
 
-# Deletes that wait for SQS leave the run, whose outcome is committed, the time to succeed.
-_MAX_DELETE_SECONDS = 600.0
+# The longest that other runs wait for deletes. The outcome is committed, so the run should still succeed: it must end
+# before the longest runtime that Dagster allows it, five minutes after its time.
+MAX_DELETE_SECONDS = 180.0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """When a run ends by itself: after so many seconds without messages, and after so many in all."""
+    """The limits of a run, in seconds: without messages, and in total. It ends at the first that it reaches."""
 
     idle_seconds: float
     run_seconds: float
 
 
 class StopSignals:
-    """Takes SIGTERM and SIGINT for as long as a run works: the first asks it to stop, the next one goes through.
+    """Handles SIGTERM and SIGINT during a run: the first signal asks it to stop, the next goes to the previous handler.
 
-    Outside of the main thread, which alone is given signals, nothing is taken.
+    Outside the main thread it does nothing, because Python delivers signals to the main thread only.
     """
 
     def __init__(self) -> None:
@@ -53,22 +54,22 @@ class StopSignals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Put the handlers back that were there before."""
+        """Restore the previous handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     @property
     def requested(self) -> bool:
-        """Whether the run has been asked to stop."""
+        """Return True if the run has been asked to stop."""
         return self._taken is not None
 
     def pass_on(self) -> None:
-        """Give the signal that was taken to whoever handled it before. Call it after the context."""
+        """Raise the signal again for the previous handler. Call it after the context."""
         if self._taken is not None:
             signal.raise_signal(self._taken)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        # Nothing here may take a lock: the main thread may hold it.
+        # Take no lock here, because the main thread may hold it.
         if self._taken is None:
             self._taken = number
         elif callable(before := self._before.get(number)):
@@ -87,26 +88,18 @@ def consume(
     on_recorded: Callable[[Received, Recorded], None],
     on_deleted: Callable[[Deletion], None],
 ) -> None:
-    """Take batch after batch from the queue, record each and delete its messages.
+    """Take batches from the queue, record each one and delete its messages.
 
     Returns when the queue has been drained for ``limits.idle_seconds``, when ``limits.run_seconds`` have passed, or
-    when it is asked to stop: the batch in work is finished, everything else stays leased, for its keeper to return.
+    when a stop is requested. After a stop the current batch is finished; the lease keeper returns all other messages.
 
-    Args:
-        source: not started yet; stopped at the end.
-        recorder: processes and records.
-        deleter: closed at the end.
-        leases: of what ``source`` receives.
-        limits: when to end.
-        brake: ends the run where its first messages are nearly all rejected.
-        stop: asks to stop.
-        on_recorded: told of each batch that was recorded, with the one that was received.
-        on_deleted: told of the deletes of each batch.
+    ``source`` is not started yet. At the end it is stopped, and ``deleter`` is closed. ``on_recorded`` is called with
+    each received batch and each record of it, ``on_deleted`` with the deletes of each batch.
 
     Raises:
-        QueueError: receiving failed for good; what was received before is recorded.
+        QueueError: receiving failed permanently; the messages received before are recorded.
         DatabaseError: a batch could not be recorded.
-        BrakeError: the first messages were nearly all rejected; they are recorded, and no others.
+        BrakeError: nearly all of the first messages were rejected; these are recorded, and no others.
         ClearValueError: as `process_batch`.
     """
     deletes = _Deletes(deleter, leases, recorder, on_deleted)
@@ -122,16 +115,16 @@ def consume(
                 brake.add(recorded.outcome)
             brake.check()
             source.limit_batches(brake.batch_limit)
-            # One batch is being deleted while the next one is in work, and no more: memory stays bounded.
+            # At most one batch is deleted while the next one is processed, so that memory stays bounded.
             deletes.collect(max_pending=1, give_up=lambda: stop.requested)
         clean = not stop.requested
     finally:
         source.stop(wait_seconds=None if clean else _STOP_SECONDS)
-        deletes.close(wait_seconds=min(leases.visibility_seconds, _MAX_DELETE_SECONDS) if clean else _STOP_SECONDS)
+        deletes.close(wait_seconds=min(leases.visibility_seconds, MAX_DELETE_SECONDS) if clean else _STOP_SECONDS)
         try:
             recorder.flush(try_again=clean)
         except DatabaseError:
-            # What ended the run has more to say.
+            # The error that ended the run is more useful.
             if clean:
                 raise
 
@@ -139,7 +132,7 @@ def consume(
 def _batches(
     source: Receiver, deletes: "_Deletes", deadline: float, idle_seconds: float, stop: StopSignals
 ) -> Iterator[Received]:
-    """Yield batch after batch until the end of the run; also what was received when that came."""
+    """Yield batches until the end of the run, including those that are received by then."""
     receiving = True
     while not stop.requested:
         if receiving and time.monotonic() >= deadline:
@@ -161,7 +154,7 @@ def _batches(
 
 @dataclass
 class _Deletes:
-    """What becomes of the deletes: counted, and written with the next batch."""
+    """Passes the results of deletes to ``on_deleted`` and to the recorder."""
 
     deleter: Deleter
     leases: LeaseKeeper

@@ -1,4 +1,4 @@
-"""What a run, and a function of AWS Lambda, masks and seals with: loaded as the settings say."""
+"""Load what a run or a Lambda function masks and seals with, from the settings."""
 
 from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import Settings
@@ -9,10 +9,10 @@ from loginpipe.masking.placeholders import placeholder_tokens
 
 
 def load_masking(settings: Settings) -> Masking:
-    """Load the keys and the older scheme if one is in force, and make the tokens of the placeholders.
+    """Load the keys, load the older scheme if it is in force, and make the tokens of the placeholders.
 
     Raises:
-        SettingError: a key setting is not set.
+        SettingError: a key setting is missing.
         KeyFileError: as `load_token_keys`, `load_seal_keys` and `load_compat`.
     """
     production, pinned = settings.production, settings.seal_key_fingerprint
@@ -30,7 +30,7 @@ def load_masking(settings: Settings) -> Masking:
 
 
 def masking_warnings(masking: Masking) -> list[str]:
-    """Return what is not as it should be in the long run, for the log at every start."""
+    """Return the warnings to log at every start, about settings that are not meant to stay."""
     found = []
     if not masking.recipients:
         found.append(

@@ -1,4 +1,4 @@
-"""One batch, from messages to what is to be recorded of them: parsed, validated, masked and sealed. Pure."""
+"""Turn the messages of one batch into an outcome to record: parse, validate, mask and seal them. Pure."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,12 +21,12 @@ from loginpipe.postgres.erasures import Erased
 
 @dataclass(frozen=True)
 class Masking:
-    """How values are masked, for whom they are sealed, and what becomes of fields that the contract does not know.
+    """How values are masked, for which keys they are sealed, and what happens to fields outside the contract.
 
     Attributes:
-        recipients: the public keys; none where sealing is off.
-        compat: the older scheme that is in force instead of tokens, if one is.
-        placeholders: the tokens that stand for no value.
+        recipients: the public keys; empty if sealing is off.
+        compat: the older scheme that replaces tokens, if one is in force.
+        placeholders: the tokens of placeholder values.
     """
 
     keys: TokenKeys
@@ -38,23 +38,23 @@ class Masking:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is to be recorded of a batch.
+    """What to record of a batch.
 
-    Nothing in it is clear but the bodies of `rejected`, which are not recorded, and the extras that are named to be so.
+    Only two parts hold clear values: the bodies of `rejected`, which are not recorded, and `clear_extras`.
 
     Attributes:
-        batch_id: a UUID of its own: recording it a second time changes nothing.
-        received: messages.
-        logins: the accepted ones, masked.
-        sealed: what the new tokens stand for.
+        batch_id: a new UUID; recording the batch a second time changes nothing.
+        received: number of messages.
+        logins: the accepted logins, masked.
+        sealed: the original values of new tokens.
         rejected: the other messages.
-        bodies: their bodies, sealed, by message id.
-        erasures: how many there were when the logins of erased users were left out.
+        bodies: message id → sealed body of the rejected message.
+        erasures: number of erasures when the logins of erased users were left out.
         started_at_ms: when the first message was received, in milliseconds since 1970.
-        unknown_fields: how many messages carry each field name outside the contract.
-        seen_before: share of the logins, by field, whose value came before; a placeholder is none.
-        clear_extras: message id → the named fields that a login has beside those of the contract, as a JSON object.
-        sealed_extras: the other ones, sealed, by message id.
+        unknown_fields: field name outside the contract → number of messages with it.
+        seen_before: field → share of logins whose value came before (0 to 1); a placeholder is no value.
+        clear_extras: message id → a login's fields outside the contract that are stored in clear, as a JSON object.
+        sealed_extras: message id → the other fields outside the contract, sealed.
     """
 
     batch_id: str
@@ -85,12 +85,12 @@ def process_batch(
     Args:
         messages: at least one; their ids are distinct.
         masking: the keys.
-        erased: who was erased: their logins from before that are rejected, and nothing of them is kept.
-        known_tokens: returns those of the tokens whose values are sealed already. Asked once, about all of them.
-        envelope: which envelope is removed where one is around an event.
+        erased: the erased users. Their logins from before the erasure are rejected, and nothing of them is kept.
+        known_tokens: returns those of the given tokens whose values are already sealed. Called once, with all tokens.
+        envelope: the envelope to remove from each event that has it.
 
     Raises:
-        ClearValueError: a masked column holds something that is no token.
+        ClearValueError: a cell of a masked column is not a token.
     """
     split = split_batch(messages, masking.unknown_fields, envelope=envelope)
     split = set_erased_aside(split, messages, masking.keys, erased.erased_at)
@@ -116,14 +116,9 @@ def process_batch(
 
 
 def reject_message(message: Message, reason: Reason, of: str, masking: Masking, erased: Erased) -> Outcome:
-    """Return the outcome of a batch of one message that is rejected for what is not in the message itself.
+    """Return the outcome of a batch of one message that is rejected for a reason outside the message.
 
-    Args:
-        message: the message.
-        reason: why.
-        of: what the reason is about, as in the name of a constraint.
-        masking: the keys that its body is sealed for.
-        erased: who was erased, as the message was processed.
+    ``of`` is what the reason is about, for example the name of a constraint.
     """
     rejected = [rejected_message(message, [(reason, of)])]
     return Outcome(
@@ -140,7 +135,7 @@ def reject_message(message: Message, reason: Reason, of: str, masking: Masking, 
 
 
 def require_tokens(masked: MaskedLogins, compat: CompatMasking | None = None) -> None:
-    """Refuse a batch in which a cell of a masked column is no token, nor a value of the older scheme in force.
+    """Refuse a batch if a masked cell is neither a token nor a value of the older scheme in force.
 
     Raises:
         ClearValueError: names the columns and counts the cells.
@@ -152,7 +147,7 @@ def require_tokens(masked: MaskedLogins, compat: CompatMasking | None = None) ->
 
 
 def _sealed_bodies(rejected: Sequence[Reject], masking: Masking) -> Sealed:
-    # Lone surrogates, which some endpoints let through, are in no UTF-8.
+    # UTF-8 cannot encode lone surrogates, which some endpoints let through.
     bodies = [(r.message_id, r.body.encode("utf-8", "surrogatepass")) for r in rejected if r.body is not None]
     return seal(bodies, "body", masking.recipients) if masking.recipients and bodies else Sealed()
 

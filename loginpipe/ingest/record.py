@@ -1,6 +1,6 @@
-"""Recording batches: rejects, rows, ledger, vault and counts of each in one transaction or not at all.
+"""Record batches: rejects, rows, ledger, vault and counts of a batch in one transaction or not at all.
 
-Runs and AWS Lambda record by the same `Recorder`, which also splits a batch that holds a row that the database refuses.
+Runs and AWS Lambda use the same `Recorder`. It also splits a batch if the database refuses one of its rows.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ from loginpipe.postgres.vault import insert_aliases, insert_data_keys, insert_se
 
 @dataclass(frozen=True)
 class Recorded:
-    """A batch whose outcome is committed, and the messages that may be deleted for that."""
+    """A batch whose outcome is committed, and its messages, which may now be deleted."""
 
     messages: Sequence[Message] = field(repr=False)
     outcome: Outcome
@@ -32,7 +32,7 @@ class Recorded:
 
 
 class UserErasedError(DatabaseError):
-    """A user was erased after the batch had been processed: process it again, with the new tombstone."""
+    """A user was erased after the batch was processed: process it again, with the new tombstone."""
 
 
 def record_batch(
@@ -43,25 +43,25 @@ def record_batch(
     run_id: str | None = None,
     finished: Sequence[Finished] = (),
 ) -> BatchRecord:
-    """Record a batch: each message once, whoever else delivers it. Recording it again changes nothing.
+    """Record a batch: each message once, even if others record it too. Recording it again changes nothing.
 
     Args:
         connection: with no transaction open.
-        outcome: of `loginpipe.ingest.process.process_batch`.
+        outcome: the outcome from `loginpipe.ingest.process.process_batch`.
         queue: the queue's name.
-        run_id: of Dagster's run, a UUID; None outside of Dagster.
-        finished: what became of the deletes of earlier batches, to be written along with it.
+        run_id: the id of Dagster's run, a UUID; None outside of Dagster.
+        finished: results of the deletes of earlier batches, to write in the same transaction.
 
     Raises:
         UserErasedError: nothing was written.
-        SchemaError: nothing was written; ``user_logins`` keeps rows out.
+        SchemaError: nothing was written; ``user_logins`` does not accept rows.
         DatabaseError: nothing was written, or the commit was not confirmed.
     """
     with transaction(connection) as cursor:
         cursor.execute(statement("begin_batch"), {"batch_id": outcome.batch_id})
         ((erasures, rejected, inserted, duplicates, days, rows, delays, delay_seconds),) = cursor.fetchall()
         if inserted is not None:
-            # Committed before, and the answer was lost.
+            # It was committed before, but the response was lost.
             finish_batches(cursor, finished)
             return _record(
                 outcome, rejected, duplicates, Inserted(dict(zip(days, rows, strict=True)), delays, delay_seconds)
@@ -74,7 +74,7 @@ def record_batch(
         if new.data_keys:
             insert_data_keys(cursor, outcome.sealed_extras, new.data_keys)
         sealed = insert_sealed(cursor, outcome.sealed)
-        # Not what is left of the received: a message that got lost on its way here would count as a duplicate.
+        # Not computed as the rest of the received, or a message lost on its way here would count as a duplicate.
         duplicates = len(outcome.logins) - new.rows + len(outcome.rejected) - rejected
         record = _record(outcome, rejected, duplicates, new, sealed)
         finish_batches(cursor, finished)
@@ -130,15 +130,10 @@ class Recorder:
         envelope: Envelope = "none",
         before_recording: Callable[[Outcome], None] = lambda _: None,
     ) -> None:
-        """Read who was erased.
+        """Read which users were erased.
 
-        Args:
-            session: of the warehouse.
-            masking: the keys.
-            queue: its name.
-            run_id: of Dagster's run, a UUID; None outside of Dagster.
-            envelope: which envelope is removed where one is around an event.
-            before_recording: called with each outcome; what it raises keeps that from being recorded.
+        ``run_id`` is the UUID of Dagster's run, or None outside of Dagster. ``before_recording`` is called with each
+        outcome; if it raises, the outcome is not recorded.
         """
         self._session = session
         self._masking = masking
@@ -150,10 +145,10 @@ class Recorder:
         self._finished: list[Finished] = []
 
     def record(self, messages: Sequence[Message]) -> Iterator[Recorded]:
-        """Process and record messages, and yield each batch that they became as soon as it is committed.
+        """Process and record messages, and yield each resulting batch as soon as it is committed.
 
-        They become one batch, unless the database refuses a row: then the batch is split until that row stands alone,
-        which is rejected.
+        They become one batch unless the database refuses a row. Then the batch is split until that row is alone, and
+        its message is rejected.
 
         Args:
             messages: at least one; their ids are distinct.
@@ -178,14 +173,14 @@ class Recorder:
         yield from self.record(messages[half:])
 
     def finish(self, finished: Sequence[Finished]) -> None:
-        """Keep what became of deletes, to be written with the next batch."""
+        """Keep the results of deletes, to write them with the next batch."""
         self._finished += finished
 
     def flush(self, *, try_again: bool = True) -> None:
-        """Write what `finish` was given and no batch has written.
+        """Write the results from `finish` that no batch has written.
 
         Args:
-            try_again: whether to wait for a database that is unavailable: a run that failed has waited already.
+            try_again: False to not wait for an unavailable database: a run that failed has already waited.
 
         Raises:
             DatabaseError: it was not written.
@@ -223,7 +218,7 @@ class Recorder:
 
 
 def _with_outcome(messages: Sequence[Message], outcome: Outcome) -> Sequence[Message]:
-    """Return the messages that are in an outcome: one that got lost on the way there must not be deleted."""
+    """Return the messages that are in an outcome; one that was lost on the way must not be deleted."""
     if len(outcome.logins) + len(outcome.rejected) == len(messages):
         return messages
     known = {*outcome.logins.columns["message_id"], *(reject.message_id for reject in outcome.rejected)}

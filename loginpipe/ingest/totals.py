@@ -1,4 +1,4 @@
-"""What a run came to: sums over its batches, of bounded size however long it runs. Counts, names and times alone."""
+"""The totals of a run over its batches. They hold counts, names and times only, and their size is bounded."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from loginpipe.sqs.deletion import Deletion
 from loginpipe.sqs.receiver import Received
 
 _MINUTE_MS = 60_000
-# A week of minutes: of messages from more different times than that the oldest are left out of the plot.
+# A week of minutes. If messages come from more minutes, the oldest are left out of the plot.
 _MAX_MINUTES = 7 * 24 * 60
 
 
@@ -22,14 +22,14 @@ class RunTotals:
     """Sums over the batches of a run.
 
     Attributes:
-        rejected: messages that did not pass, or were refused by the database.
+        rejected: messages that are invalid, of an erased user, or refused by the database.
         recorded_rejects: those of them whose rejection this run recorded; the others were recorded before.
-        bad: those of them that are rejected for what they hold: logins of erased users are not among them.
+        bad: `rejected` without the logins of erased users.
         minutes: minute since 1970 → messages sent in it.
         seen_before: field → logins whose value came before.
         rows_by_day: UTC date → rows inserted.
         delays: rows by their delay from sent to stored: `loginpipe.logins.delays`.
-        sent_ms: the oldest and the newest SentTimestamp; None where nothing was received.
+        sent_ms: the oldest and the newest SentTimestamp; None if nothing was received.
     """
 
     batches: int = 0
@@ -55,7 +55,7 @@ class RunTotals:
     sent_ms: tuple[int, int] | None = None
 
     def add_received(self, batch: Received) -> None:
-        """Add what a batch brought that is known before it is processed."""
+        """Add what is known of a batch before it is processed."""
         self.redelivered += batch.redelivered
 
     def add(self, recorded: Recorded) -> None:
@@ -87,7 +87,7 @@ class RunTotals:
                 del self.minutes[minute]
 
     def add_deletion(self, deletion: Deletion) -> None:
-        """Add what became of the deletes of a batch."""
+        """Add the results of the deletes of a batch."""
         self.deleted += deletion.deleted
         self.delete_failures += deletion.failures
 

@@ -1,4 +1,4 @@
-"""Messages tried out: validated and masked in memory, and counted. Nothing of them is kept. Pure."""
+"""Try out messages: validate, mask and count them in memory. Nothing is kept. Pure."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from loginpipe.logins.splitting import Reject, split_batch
 from loginpipe.masking.mask import mask_logins
 
 MAX_SHOWN = 20
-"""Rejected messages that are named one by one."""
+"""The maximum number of rejected messages that are listed."""
 
 
 @dataclass(frozen=True)
 class ReasonCount:
-    """How many messages have a reason about one field."""
+    """The number of messages that were rejected for a reason about one field."""
 
     reason: str
     field: str
@@ -28,7 +28,7 @@ class ReasonCount:
 
 @dataclass(frozen=True)
 class RejectedMessage:
-    """A message that would be rejected, by its id, and each violation as ``field: reason``."""
+    """The id of a message that would be rejected, and each violation as ``field: reason``."""
 
     message: str
     violations: list[str]
@@ -36,7 +36,7 @@ class RejectedMessage:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a run would make of some messages: counts, codes, names and versions, never another value.
+    """What a run would do with some messages: counts, codes, names and versions, never another value.
 
     Attributes:
         reasons: the most frequent first.
@@ -44,8 +44,7 @@ class Trial:
         unknown_fields: name → messages that have it.
         app_versions: version as ``2.3.0`` → accepted logins, the newest version first.
         null_locales: accepted logins without a locale.
-        addresses, devices: distinct ones among the accepted logins, by their masked values; None where nothing was
-            masked.
+        addresses, devices: number of distinct masked values among the accepted logins; None without masking.
     """
 
     received: int
@@ -61,15 +60,12 @@ class Trial:
 
 
 def try_out(messages: Sequence[Message], masking: Masking | None, *, envelope: Envelope = "none") -> Trial:
-    """Validate messages as a run does, and mask those that are good.
+    """Validate messages with distinct ids as a run does, and mask the good ones. Nothing is sealed.
 
-    Args:
-        messages: their ids are distinct.
-        masking: the keys; None to leave out the masking. Nothing is sealed.
-        envelope: which envelope is removed where one is around an event.
+    If ``masking`` is None, nothing is masked either.
 
     Raises:
-        ClearValueError: a masked column holds something that is no token.
+        ClearValueError: a cell of a masked column is not a token.
     """
     split = split_batch(messages, envelope=envelope)
     distinct: dict[str, int] = {}
@@ -100,5 +96,4 @@ def try_out(messages: Sequence[Message], masking: Masking | None, *, envelope: E
 
 
 def _violations(reject: Reject) -> list[tuple[str, str]]:
-    """Return reason and field of each."""
     return list(zip(reject.reasons, reject.fields, strict=True))

@@ -1,1 +1,1 @@
-"""The domain: what a login event is and when it is a good one. Pure: no Dagster, no network, no database."""
+"""Define a login event and when it is valid. Pure: no Dagster, no network, no database."""

@@ -1,15 +1,15 @@
-"""App versions as sortable integers and back: ``major * 1_000_000 + minor * 1_000 + patch``.
+"""Convert app versions to sortable integers and back: ``major * 1_000_000 + minor * 1_000 + patch``.
 
-What apps write around these three numbers is accepted and left out of the integer: ``v2.3.0``, ``2.3.0.15``,
-``2.3.0-beta.1``, ``2.3.0+45``, ``2.3.0 (45)``. The SQL functions ``loginpipe.app_version_text`` and
-``loginpipe.app_version_number`` do the same for analysts, who write plain versions.
+Additions to these three numbers are accepted and left out of the integer: ``v2.3.0``, ``2.3.0.15``, ``2.3.0-beta.1``,
+``2.3.0+45``, ``2.3.0 (45)``. The SQL functions ``loginpipe.app_version_text`` and ``loginpipe.app_version_number`` do
+the same for analysts, who write plain versions.
 """
 
 import re
 from functools import lru_cache
 
 MAX_MAJOR = 2146
-"""Largest major version: 2147 with minor and patch at 999 would not fit Postgres' ``integer``."""
+"""The largest major version: 2147 with minor and patch at 999 would not fit Postgres' ``integer``."""
 
 _VERSION = re.compile(
     r"""
@@ -33,10 +33,10 @@ _VERSION = re.compile(
 
 @lru_cache(maxsize=4096)
 def encode_version(text: str) -> int:
-    """Return the integer of a version by its first three numbers; a missing one counts as 0.
+    """Return the integer of a version from its first three numbers; a missing one counts as 0.
 
     Raises:
-        ValueError: not of that form, minor or patch above 999, or major above 2146. Does not quote the text.
+        ValueError: another form, minor or patch above 999, or major above 2146. Does not quote the text.
     """
     match = _VERSION.fullmatch(text)
     if match is None:
@@ -49,16 +49,16 @@ def encode_version(text: str) -> int:
 
 @lru_cache(maxsize=4096)
 def loses_text(text: str) -> bool:
-    """Return whether the integer of a version leaves out some of it: a suffix, or a fourth number other than 0.
+    """Return True if the integer of a version loses a part of its text: a suffix, or a fourth number other than 0.
 
-    White space, a leading ``v`` and leading zeros are no loss; what is no version has no integer to lose anything.
+    White space, a leading ``v`` and leading zeros do not count. A text that is not a version loses nothing.
     """
     match = _VERSION.fullmatch(text)
     return match is not None and bool(match["suffix"] or (match["fourth"] or "").strip(".0"))
 
 
 def decode_version(number: int) -> str:
-    """Return the three components of an encoded version, as in ``"2.3.0"``.
+    """Return an encoded version as text, as in ``"2.3.0"``.
 
     Raises:
         ValueError: negative, or above the largest encoded version.
@@ -69,7 +69,7 @@ def decode_version(number: int) -> str:
 
 
 def is_version(text: str) -> bool:
-    """Say whether `encode_version` accepts a text."""
+    """Return True if `encode_version` accepts a text."""
     try:
         encode_version(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""When the messages of a run were sent: how many a minute, in steps that a plot has room for."""
+"""Count when the messages of a run were sent: messages per minute, in steps that fit into a plot."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -11,14 +11,14 @@ _MAX_SHOWN = 24
 
 
 def messages_per_minute(minutes: Mapping[int, int]) -> tuple[str, dict[str, float]]:
-    """Lay messages out by the time that they were sent.
+    """Return the rate at which messages were sent, by time.
 
     Args:
         minutes: minute since 1970 → messages sent in it; at least one.
 
     Returns:
-        The step, as in ``5min``, and the beginning of each step (UTC) → messages a minute during it, steps without
-        any among them; 24 steps at most where the messages are no more than 23 days apart.
+        The step, as in ``5min``, and the start of each step (UTC) → messages per minute in it, with empty steps. At
+        most 24 steps if the messages are at most 23 days apart.
     """
     first, last = min(minutes), max(minutes)
     name, step = next(

@@ -1,4 +1,4 @@
-"""One form for every spelling of one value, so that equal values get equal tokens."""
+"""Convert all spellings of a value to one form, so that equal values get equal tokens."""
 
 import re
 import unicodedata
@@ -6,10 +6,10 @@ from ipaddress import IPv6Address, ip_address
 from socket import AF_INET, AF_INET6, inet_ntoa, inet_ntop, inet_pton
 
 _IPV4_BYTES = 4
-# What an IPv4-mapped IPv6 address has before the IPv4 address: RFC 4291, section 2.5.5.2.
+# The prefix of an IPv4-mapped IPv6 address: RFC 4291, section 2.5.5.2.
 _MAPPED = bytes(10) + b"\xff\xff"
 
-# Soft hyphen, zero-width characters and marks of direction: they come along where a value was copied from a page.
+# Soft hyphen, zero-width characters and direction marks, which values copied from a page may contain.
 _INVISIBLE = dict.fromkeys(
     [0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF]
 )  # fmt: skip
@@ -24,22 +24,22 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 
 
 def visible(text: str) -> str:
-    """Return a text without invisible characters, and without the white space around it."""
+    """Return a text without invisible characters and without surrounding white space."""
     return (text if text.isascii() else text.translate(_INVISIBLE)).strip()
 
 
 def canonical_address(text: str) -> bytes:
-    """Return an address as its 4 or 16 packed bytes, an IPv4-mapped IPv6 address as the IPv4 address it maps.
+    """Return an address as its 4 or 16 packed bytes; an IPv4-mapped IPv6 address becomes the IPv4 address.
 
-    A port is dropped: ``1.2.3.4:5678`` and ``[2001:db8::1]:443`` are what proxies write.
+    A port is dropped, because proxies write ``1.2.3.4:5678`` and ``[2001:db8::1]:443``.
 
     Raises:
-        ValueError: not an IPv4 or IPv6 address, or one with a zone (``fe80::1%eth0`` names an interface of the
-            sender, not an address). Does not quote the text.
+        ValueError: not an IPv4 or IPv6 address, or one with a zone (the zone in ``fe80::1%eth0`` is an interface of the
+            sender). Does not quote the text.
     """
     text = text.strip()
     try:
-        # More than ten times as fast as ip_address, which has the last word on what this refuses.
+        # More than ten times as fast as ip_address, which then decides about what this refuses.
         packed = inet_pton(AF_INET6 if ":" in text else AF_INET, text)
     except (OSError, ValueError):
         packed = b""
@@ -64,16 +64,16 @@ def _packed(text: str) -> bytes:
 
 
 def address_text(packed: bytes) -> str:
-    """Return the usual text form of a canonical address: RFC 5952's, without dots in IPv6."""
+    """Return the usual text form of a canonical address: that of RFC 5952, without dots in IPv6."""
     if len(packed) == _IPV4_BYTES:
         return inet_ntoa(packed)
-    # More than ten times as fast as IPv6Address, which writes no IPv4 address at its end.
+    # More than ten times as fast as IPv6Address, but it may write an IPv4 address at the end.
     text = inet_ntop(AF_INET6, packed)
     return str(IPv6Address(packed)) if "." in text else text
 
 
 def is_address(text: str) -> bool:
-    """Return whether `canonical_address` accepts a text."""
+    """Return True if `canonical_address` accepts a text."""
     try:
         canonical_address(text)
     except ValueError:
@@ -82,28 +82,28 @@ def is_address(text: str) -> bool:
 
 
 def is_no_address(text: str) -> bool:
-    """Return whether a text is none of what `canonical_address` accepts; most are told by their shape."""
+    """Return True if `canonical_address` refuses a text; the shape alone decides for most texts."""
     return (":" not in text and text.count(".") < _DOTS_OF_IPV4) or not is_address(text)
 
 
-# In a list of addresses, how many are tried and how long each may be: the text may be a mebibyte.
+# How many parts of a list are tried, and the maximum length of each: the text may be a mebibyte.
 _MAX_TRIED = 4
 _MAX_ADDRESS_LENGTH = 64
 
 
 def is_address_list(text: str) -> bool:
-    """Return whether a text is a list with an address in it, as in ``X-Forwarded-For``: ``1.2.3.4, 5.6.7.8``."""
+    """Return True if a text is a list with an address in it, as in ``X-Forwarded-For``: ``1.2.3.4, 5.6.7.8``."""
     parts = text.split(",", _MAX_TRIED)
     return len(parts) > 1 and any(len(part) <= _MAX_ADDRESS_LENGTH and is_address(part) for part in parts[:_MAX_TRIED])
 
 
 def canonical_device_id(text: str) -> bytes:
-    """Return a device id in its one form: visible, in Unicode's NFC, a UUID in lower case; as UTF-8."""
+    """Return a device id in one form as UTF-8: visible characters, in Unicode's NFC, a UUID in lower case."""
     if not text.isascii():
-        # NFC last: what stood apart may combine once nothing invisible is between.
+        # NFC last, because characters may combine once no invisible character is between them.
         text = unicodedata.normalize("NFC", visible(text))
     text = text.strip()
-    # Of what has a UUID's length only what is not in lower case needs the closer look.
+    # Only a text of a UUID's length that is not in lower case needs the pattern.
     if len(text) == _UUID_LENGTH and (lower := text.lower()) != text and _UUID.fullmatch(text):
         text = lower
     return text.encode()

@@ -1,4 +1,4 @@
-"""Schema drift: the names of fields that the contract does not know, counted, never their values."""
+"""Detect schema drift: count the names of fields outside the contract, never their values."""
 
 import re
 from collections import Counter
@@ -7,22 +7,22 @@ from collections.abc import Mapping
 HIDDEN_NAME = "(name not shown)"
 OTHER_NAMES = "(other names)"
 MAX_NAMES = 50
-"""Distinct names kept: a producer that uses values as names must not flood the metadata."""
+"""The maximum number of distinct names: a producer that uses values as names must not flood the metadata."""
 
-# A name is shown only where it looks like one: a producer could use an address or a device id as a key.
+# A name is shown only if it looks like one, because a producer could use an address or a device id as a key.
 _SHOWN = re.compile(r"(?=(?:[^0-9]*[0-9]){0,3}[^0-9]*\Z)[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 def shown_name(name: str) -> str:
-    """Return a field's name where it is safe to show: a plain identifier with at most three digits."""
+    """Return a field's name if it is safe to show: a plain identifier with at most three digits."""
     return name if _SHOWN.fullmatch(name) else HIDDEN_NAME
 
 
 def count_unknown_fields(events: Mapping[tuple[str, ...], int]) -> Counter[str]:
-    """Count, for each field name outside the contract, the events that carry it.
+    """Count the events that carry each field name outside the contract.
 
     Args:
-        events: the unknown names of an event → how many events have just these. Most have the same.
+        events: the unknown names of an event → number of events with exactly these.
     """
     unknown: Counter[str] = Counter()
     for names, number in events.items():

@@ -1,6 +1,7 @@
-"""The JSON Schema of an event, for those who send it: made from the rules that a run validates by.
+"""Make the JSON Schema of an event, for its senders, from the rules that a run validates by.
 
-An event that meets it is accepted. A run accepts more, such as white space around an address: ``docs/event.md``.
+An event that conforms to it is accepted. A run accepts more, for example white space around an address:
+``docs/event.md``.
 """
 
 import json
@@ -20,14 +21,14 @@ _DESCRIPTIONS = {
     "app_version": "Major, minor and patch, as in 2.3.0; an integer is a major version.",
 }
 
-# The pattern of the largest numbers ends at MAX_MAJOR.
+# The largest number in this pattern is MAX_MAJOR.
 _VERSION = r"^(?:[0-9]{1,3}|1[0-9]{3}|20[0-9]{2}|21[0-3][0-9]|214[0-6])(?:\.[0-9]{1,3}){0,2}$"
 
-# Of texts with a form of their own: no more than the rule accepts.
+# Patterns for fields with a form of their own. They accept no more than the rule.
 _FORMS: Mapping[str, Mapping[str, Any]] = {
     "ip": {"pattern": "^[0-9A-Fa-f.:]+$", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]},
     "app_version": {"pattern": _VERSION},
-    # No address: none has so few dots, and no colon.
+    # Not an address, because every address has a colon or three dots.
     "device_type": {"pattern": r"^(?!$)(?:[^\u0000:.]*\.){0,2}[^\u0000:.]*$"},
     "locale": {"pattern": r"^(?:[^\u0000:.]*\.){0,2}[^\u0000:.]*$"},
 }
@@ -35,7 +36,7 @@ _FORMS: Mapping[str, Mapping[str, Any]] = {
 _MAX_INTEGER = 2**63 - 1
 _MAX_INTEGERS = {"app_version": MAX_MAJOR}
 
-# Of a text that may be empty, and of others, which need a visible character. Postgres holds no NUL.
+# Patterns for a text that may be blank, and for others, which need a visible character. Postgres holds no NUL.
 _NO_NUL = r"^[^\u0000]*$"
 _INVISIBLE = r"\s\u0000-\u001f\u0085\u00a0\u00ad\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff"
 _NOT_BLANK = rf"^[^\u0000]*[^{_INVISIBLE}][^\u0000]*$"
@@ -47,7 +48,7 @@ def event_schema_text() -> str:
 
 
 def event_schema() -> dict[str, Any]:
-    """Return the schema, in the dialect of 2020-12."""
+    """Return the schema, in the 2020-12 dialect."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Login event",
@@ -80,6 +81,6 @@ def _property(name: str) -> dict[str, Any]:
 
 
 def _accepts(event: dict[str, Any], name: str) -> bool:
-    """Say whether an event may have a field as it has it, or not have it."""
+    """Return True if the rule of a field accepts its value in an event, or its absence."""
     (cell,) = login_columns([field_values(event)])[name]
     return RULES[name].violation(cell) is None

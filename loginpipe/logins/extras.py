@@ -1,7 +1,7 @@
-"""What a good login carries beside the fields of the contract: stored in clear where it is named, sealed otherwise.
+"""Keep the fields of valid logins outside the contract: in clear if they are configured, otherwise sealed.
 
-Texts here say what was sent to the last digit: orjson reads a number of more than 64 bits as a float, and writes
-nothing that is nested deeper than 254, so such fields are cut out of the body as they stand there.
+Values are kept exactly as sent. orjson reads an integer of more than 64 bits as a float, and does not write values
+nested deeper than 254, so such fields are cut out of the body as text.
 """
 
 import re
@@ -14,13 +14,12 @@ import orjson
 from loginpipe.logins.parsing import member_texts
 
 VERSION_FIELD = "app_version"
-"""The one field of ours that can be an extra: its text, where the integer in the table says less."""
+"""The one contract field that can be an extra: its text is kept if its integer in the table loses a part."""
 
 _SCALARS = frozenset({str, int, bool, type(None)})
-# A number that may have been another one in the body than orjson writes: with an exponent, of 16 digits and more, or
-# what is too small for a float.
+# A number that orjson may have changed: with an exponent, with 16 or more digits, or too small for a float.
 _LONG_NUMBER = re.compile(rb"[:,\[]-?(?:[0-9.]+e|0\.0[,\]}]|(?=[0-9]+\.)[0-9.]{17})")
-# Beyond what Postgres' numeric holds.
+# A number that Postgres' numeric may not hold.
 _HUGE_NUMBER = re.compile(rb"[:,\[]\s*-?(?:[0-9.]{1000}|[0-9.]+[eE][+-]?[0-9]{4})")
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -36,11 +35,11 @@ _PERSONAL_PARTS = (
 
 
 class Extras(NamedTuple):
-    """What a login has beside its fields, each part a JSON object; None where there is none. ``repr`` shows neither.
+    """A login's fields outside the contract: two JSON objects, None if empty. ``repr`` shows neither.
 
     Attributes:
-        clear: of the fields that are named in the settings.
-        rest: of the others, to be sealed.
+        clear: the fields that the settings name.
+        rest: the others, to be sealed.
     """
 
     clear: bytes | None = None
@@ -52,24 +51,20 @@ class Extras(NamedTuple):
 
 @dataclass(frozen=True)
 class UnknownFields:
-    """What becomes of fields that the contract does not know, in good logins.
+    """What happens to the fields of valid logins outside the contract.
 
     Attributes:
-        clear: the names of those that are stored as they are.
-        keep: whether the others are kept, sealed.
+        clear: the names of fields that are stored in clear.
+        keep: True to keep the others, sealed.
     """
 
     clear: frozenset[str] = frozenset()
     keep: bool = True
 
     def parted(self, fields: Mapping[str, Any], body: str) -> Extras | None:
-        """Part the unknown fields of an event; None where nothing of them is kept.
+        """Split the unknown fields of an event into clear and sealed ones; None if none are kept.
 
-        A named field that ``jsonb`` cannot hold goes with the others.
-
-        Args:
-            fields: as parsed from the body; at least one.
-            body: what they were parsed from.
+        A clear field that ``jsonb`` cannot hold is sealed. ``fields`` (at least one) were parsed from ``body``.
         """
         clear: bytes | None = None
         if not self.clear.isdisjoint(fields):
@@ -82,7 +77,7 @@ class UnknownFields:
         return Extras(clear, rest) if clear or rest else None
 
     def with_version(self, extras: Extras | None, text: str) -> Extras | None:
-        """Add the text of a version whose integer says less than it."""
+        """Add the text of a version whose integer loses a part of it."""
         added = orjson.dumps({VERSION_FIELD: text})
         clear, rest = extras or Extras()
         if VERSION_FIELD in self.clear:
@@ -90,11 +85,7 @@ class UnknownFields:
         return Extras(clear, _joined(rest, added)) if self.keep else extras
 
     def fate(self, *, sealing: bool) -> str:
-        """Say in words what becomes of unknown fields.
-
-        Args:
-            sealing: whether there is a key to seal with.
-        """
+        """Describe what happens to unknown fields. ``sealing`` is True if there is a key to seal with."""
         if not self.keep:
             others = "dropped, since LOGINPIPE_UNKNOWN_FIELDS is drop"
         else:
@@ -104,15 +95,13 @@ class UnknownFields:
 
 
 SEALED = UnknownFields()
-"""The default: kept, and nothing in clear."""
+"""The default: all are kept, none in clear."""
 
 
 def json_text(fields: Mapping[str, Any], body: str) -> bytes:
-    """Return fields of a JSON object as an object of their own that says the same, to the last digit.
+    """Return some fields of a JSON object as an object of their own, with exactly the same values.
 
-    Args:
-        fields: as parsed from the body.
-        body: what they were parsed from.
+    ``fields`` were parsed from ``body``.
     """
     try:
         text = orjson.dumps(fields)
@@ -128,7 +117,7 @@ def field_text(rest: bytes, name: str) -> bytes | None:
     """Return one field of an object, as an object that ``jsonb`` holds.
 
     Returns:
-        None where the object does not have the field; empty where ``jsonb`` cannot hold it.
+        None if the object does not have the field; empty if ``jsonb`` cannot hold it.
     """
     fields = orjson.loads(rest)
     if name not in fields:
@@ -138,7 +127,7 @@ def field_text(rest: bytes, name: str) -> bytes | None:
 
 
 def looks_personal(name: str) -> bool:
-    """Say whether a field's name looks as if its values were personal data, or a secret."""
+    """Return True if the name of a field suggests that its values are personal data or a secret."""
     lowered = name.lower()
     return any(part in lowered for part in _PERSONAL_PARTS) or any(
         word.lower() in _PERSONAL_WORDS for word in _WORDS.findall(name)
@@ -146,7 +135,7 @@ def looks_personal(name: str) -> bool:
 
 
 def personal_warning(names: frozenset[str]) -> str | None:
-    """Warn of names that look like personal data; None where none does."""
+    """Return a warning about names that look like personal data; None if none does."""
     found = sorted(filter(looks_personal, names))
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""A message as received from the queue, before anything is known of its body."""
+"""A message as received from the queue, before its body is parsed."""
 
 from typing import NamedTuple
 
@@ -7,12 +7,12 @@ class Message(NamedTuple):
     """One delivery of one message. Times are milliseconds since 1970 UTC; ``repr`` shows no body and no handle.
 
     Attributes:
-        message_id: what the ledger knows it by: SQS's id, or for a message that we sent again the first one's.
-        delivery_id: SQS's id, which leases and deletes go by.
+        message_id: its id in the ledger: SQS's id, or the id of the first message if it was sent again.
+        delivery_id: SQS's id, for leases and deletes.
         body: personal data in clear.
-        sent_ms: SQS's ``SentTimestamp``, the time of the login: it does not change when a message comes again.
-        body_intact: the body's MD5 is the one that SQS computed.
-        too_old: its sender dates it earlier than a message that is sent again may be; id and time are SQS's own.
+        sent_ms: SQS's ``SentTimestamp``, the time of the login; it stays the same when a message comes again.
+        body_intact: the body matches the MD5 that SQS computed.
+        too_old: it claims an earlier date than a message that is sent again may have; id and time are SQS's own.
     """
 
     message_id: str

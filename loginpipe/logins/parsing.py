@@ -1,4 +1,4 @@
-"""Message bodies to login fields, out of their envelope. Whether the fields are good is for the schema to say."""
+"""Parse message bodies into login fields, and unwrap envelopes. The schema decides which fields are valid."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,9 @@ from loginpipe.logins.rejects import Reason
 LOGIN_FIELDS = ("user_id", "device_type", "ip", "device_id", "locale", "app_version")
 
 Envelope: TypeAlias = Literal["none", "sns", "eventbridge"]
-"""What may be around an event: the values of ``LOGINPIPE_ENVELOPE``."""
+"""The envelope around an event: the values of ``LOGINPIPE_ENVELOPE``."""
 
-# Fields that each envelope has in any case, and the one of them that holds the event. See "Parsing Amazon SNS message
+# The fields that each envelope always has, and the one of them that holds the event. See "Parsing Amazon SNS message
 # formats" and "Event structure reference" in the manuals of SNS and EventBridge.
 _SHAPES: Mapping[Envelope, tuple[frozenset[str], str]] = {
     "sns": (frozenset({"Type", "MessageId", "TopicArn", "Message"}), "Message"),
@@ -29,31 +29,31 @@ _TOKENS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],:]')
 
 
 class Unfit(Enum):
-    """What stands in a cell for a value that no field can have, so that nothing but text and null goes further."""
+    """A cell's substitute for a value that no field can have, so that only text and null are passed on."""
 
     MISSING = auto()
     """The message does not have the field."""
     ARRAY = auto()
-    """An array, of whatever size or depth."""
+    """An array of any size or depth."""
     NOT_TEXT = auto()
-    """A number, a truth value or an object, of whatever size or depth."""
+    """A number, a boolean, or an object of any size or depth."""
 
 
 Cell: TypeAlias = str | Unfit | None
 _KINDS = frozenset({str, Unfit, type(None)})
 
-# Their integers are taken as text. What does not fit 64 bits the parser reads as a fraction, which is none.
+# Integers in these fields become text. The parser reads integers beyond 64 bits as floats, which are rejected.
 _INTEGER_FIELDS = frozenset({"user_id", "device_id", "app_version"})
-# Around their values white space is ignored.
+# White space around the values of these fields is ignored.
 _STRIPPED_FIELDS = ("ip", "device_id")
 
 
 def parse_body(body: str, envelope: Envelope = "none") -> dict[str, Any] | Reason:
-    """Return the event in a body, or the reason why there is none. Of a repeated key the last one counts.
+    """Return the event in a body, or the reason why there is none. The last of repeated keys counts.
 
     Args:
-        body: a JSON object, bare or in an envelope. A byte order mark before it is skipped.
-        envelope: which envelope is removed where one is there. What has a field of a login is no envelope.
+        body: a JSON object, bare or in an envelope. A leading byte order mark is skipped.
+        envelope: the envelope to remove if there is one. An object with a field of a login is not an envelope.
     """
     try:
         event = orjson.loads(body)
@@ -61,12 +61,12 @@ def parse_body(body: str, envelope: Envelope = "none") -> dict[str, Any] | Reaso
         event = _parsed_after_mark(body)
     if not isinstance(event, dict):
         return event if isinstance(event, Reason) else Reason.NOT_AN_OBJECT
-    # As nearly every event has: then no more needs to be asked.
+    # Nearly every event has this field, and then needs no further check.
     return event if "user_id" in event else _unwrapped(event, envelope)
 
 
 def _parsed_after_mark(body: str) -> Any:
-    """Return the value in a body that begins with a byte order mark, or the reason why there is none."""
+    """Return the value in a body that starts with a byte order mark, or the reason why there is none."""
     if body.startswith(_BYTE_ORDER_MARK):
         with suppress(orjson.JSONDecodeError):
             return orjson.loads(body[1:])
@@ -74,14 +74,14 @@ def _parsed_after_mark(body: str) -> Any:
 
 
 def _unwrapped(event: dict[str, Any], envelope: Envelope) -> dict[str, Any] | Reason:
-    """Return what is in an envelope, or the reason why that is no event; return what is no envelope as it is."""
+    """Return the event in an envelope, or the reason why there is none; without an envelope, the object itself."""
     shape = _shape(event)
     if shape is None:
         return event
     if shape != envelope:
         return Reason.ENVELOPED
     content = event[_SHAPES[shape][1]]
-    # SNS carries text, EventBridge an object. An envelope in the envelope stays one.
+    # SNS carries text, EventBridge an object. An envelope within the envelope is not removed.
     if shape == "sns":
         content = parse_body(content) if isinstance(content, str) else None
     elif isinstance(content, dict):
@@ -90,13 +90,13 @@ def _unwrapped(event: dict[str, Any], envelope: Envelope) -> dict[str, Any] | Re
 
 
 def _shape(event: dict[str, Any]) -> Envelope | None:
-    """Return which envelope an object is; None where it is none, as what has a field of a login."""
+    """Return which envelope an object is; None if it is none, or has a field of a login."""
     shape = next((name for name, (fields, _) in _SHAPES.items() if fields <= event.keys()), None)
     return shape if event.keys().isdisjoint(LOGIN_FIELDS) else None
 
 
 def event_text(body: str, envelope: Envelope) -> str:
-    """Return the JSON text of the event in a body of which `parse_body` has returned one: what is in the envelope."""
+    """Return the JSON text of the event in a body that `parse_body` accepts, without its envelope."""
     if envelope == "none":
         return body
     outer: dict[str, Any] = orjson.loads(body.removeprefix(_BYTE_ORDER_MARK))
@@ -107,10 +107,9 @@ def event_text(body: str, envelope: Envelope) -> str:
 
 
 def member_texts(body: str) -> dict[str, str]:
-    """Return the text of each value of a JSON object, as it is in the body; of a repeated key the last one.
+    """Return the text of each value of a JSON object, as in the body. The last of repeated keys counts.
 
-    Args:
-        body: parsed before, so known to be JSON, and an object.
+    ``body`` must be known to be a valid JSON object.
     """
     found: dict[str, str] = {}
     depth, start, name = 0, 0, ""
@@ -119,7 +118,7 @@ def member_texts(body: str) -> dict[str, str]:
         if sign in "{[":
             depth += 1
         elif depth == 1 and sign == '"' and not name:
-            # With its quotes, so that an empty name is one too.
+            # With its quotes, so that an empty name is not empty text.
             name = token.group()
         elif depth == 1 and sign == ":":
             start = token.end()
@@ -132,7 +131,7 @@ def member_texts(body: str) -> dict[str, str]:
 
 
 def is_unicode(text: str) -> bool:
-    """Say whether UTF-8 can hold a text: it cannot where surrogates stand alone."""
+    """Return True if UTF-8 can encode a text: it cannot encode lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -141,7 +140,7 @@ def is_unicode(text: str) -> bool:
 
 
 def field_values(event: dict[str, Any]) -> tuple[Any, ...]:
-    """Return the values of `LOGIN_FIELDS` in an event, as they are; an absent ``locale`` is None, others `Unfit`."""
+    """Return the values of `LOGIN_FIELDS` in an event. An absent ``locale`` is None, other absent ones are `Unfit`."""
     get, missing = event.get, Unfit.MISSING
     return (
         get("user_id", missing),
@@ -154,11 +153,11 @@ def field_values(event: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def login_columns(rows: Sequence[tuple[Any, ...]]) -> dict[str, Sequence[Cell]]:
-    """Lay events, each as its `field_values`, out as one column a login field, in the order of `LOGIN_FIELDS`.
+    """Return one column per login field, in the order of `LOGIN_FIELDS`, from the `field_values` of each event.
 
     Returns:
-        Field → cells, one an event: text, None or `Unfit`. White space around ``ip`` and ``device_id`` is gone; an
-        integer ``user_id``, ``device_id`` or ``app_version`` is text.
+        Field → cells, one per event: text, None or `Unfit`. ``ip`` and ``device_id`` are without surrounding white
+        space. An integer ``user_id``, ``device_id`` or ``app_version`` is text.
     """
     columns = dict(zip(LOGIN_FIELDS, zip(*rows, strict=True) if rows else repeat(()), strict=False))
     cells = {name: _cells(column, integers=name in _INTEGER_FIELDS) for name, column in columns.items()}
@@ -174,7 +173,7 @@ def _cells(values: Sequence[Any], *, integers: bool) -> Sequence[Cell]:
 
 
 def _cell(value: Any, *, integers: bool) -> Cell:
-    # bool is a subclass of int, and `true` is no version.
+    # bool is a subclass of int, but `true` is not a version.
     if integers and type(value) is int:
         return str(value)
     return Unfit.ARRAY if type(value) is list else Unfit.NOT_TEXT

@@ -1,43 +1,43 @@
-"""Why a message is rejected: a closed list of codes, so that they can be counted, filtered and alerted on."""
+"""The reasons why a message is rejected: a closed list of codes, to count, filter and alert on."""
 
 from collections.abc import Mapping
 from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """A reason code. The first seven are about the whole message (field ``body``), the others of one field."""
+    """A reason code. The first seven are about the whole message (field ``body``), the others about one field."""
 
     BODY_DAMAGED = "body_damaged"
-    """The body's MD5 is not the one the queue gave, twice in a row."""
+    """The body did not match the queue's MD5, twice in a row."""
     NOT_UNICODE = "not_unicode"
-    """The body holds lone surrogates: it is no text that UTF-8 can carry."""
+    """The body contains lone surrogates, which UTF-8 cannot encode."""
     NOT_JSON = "not_json"
-    """Empty, malformed, or nested deeper than the parser follows (1,024)."""
+    """Empty, malformed, or nested deeper than the parser supports (1,024)."""
     NOT_AN_OBJECT = "not_an_object"
     ENVELOPED = "enveloped"
     """An envelope that ``LOGINPIPE_ENVELOPE`` does not name."""
     ENVELOPE_WITHOUT_OBJECT = "envelope_without_object"
     DATE_TOO_OLD = "date_too_old"
-    """Attributes as of a replay or a redrive with a date that neither ledger nor retention can answer for."""
+    """The attributes of a replay or redrive claim an earlier date than ``Settings.resent_days`` allows."""
 
     MISSING = "missing"
     NULL = "null"
     WRONG_TYPE = "wrong_type"
     BLANK = "blank"
-    """Nothing in it; in most fields also nothing but white space and invisible characters."""
+    """Empty; in most fields also only white space and invisible characters."""
     TOO_LONG = "too_long"
     INVALID_CHARACTERS = "invalid_characters"
     """A NUL character, which Postgres cannot hold."""
     INVALID_ADDRESS = "invalid_address"
     ADDRESS_LIST = "address_list"
-    """Several addresses, or an array: which of them is the sender's depends on the proxies between."""
+    """Several addresses, or an array. Which one is the sender's depends on the proxies."""
     INVALID_VERSION = "invalid_version"
     MISPLACED_VALUE = "misplaced_value"
     """The login's own address or device id, or any address, in a field that is stored in clear."""
     REFUSED_BY_DATABASE = "refused_by_database"
-    """A constraint or a type of ``user_logins`` takes no such row; the field names the constraint."""
+    """A constraint or a type of ``user_logins`` refuses the row; the field names the constraint."""
     USER_ERASED = "user_erased"
-    """Sent before its user was erased. It was a good login; nothing of it is kept, sealed or not."""
+    """A valid login, sent before its user was erased; nothing of it is kept, sealed or not."""
 
 
 MEANINGS: Mapping[str, str] = {
@@ -67,7 +67,7 @@ MEANINGS: Mapping[str, str] = {
     Reason.REFUSED_BY_DATABASE: "a constraint or a type of your own user_logins takes no such row",
     Reason.USER_ERASED: "a good login, sent before its user was erased: nothing of it is kept",
 }
-"""What each reason means, in words for an operator."""
+"""What each reason means, for operators."""
 
 WHOLE_BODY = "body"
-"""The field name that goes with reasons about the whole message."""
+"""The field name of reasons about the whole message."""

@@ -1,7 +1,7 @@
-"""The pandera schemas: what makes a login a good one. The rules in words are in ``docs/event.md``.
+"""The pandera schemas of a valid login. ``docs/event.md`` describes the rules.
 
-A rule gives the one reason for which a cell is rejected; its column's check passes where no cell is. Checks return
-booleans only: pandera keeps failing cells in its errors, and those are never shown, logged or stored.
+A rule gives the one reason why a cell is rejected. The check of a column passes if no cell is rejected. Checks return
+booleans only, because pandera keeps failing cells in its errors; these are never shown, logged or stored.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,24 +20,24 @@ from loginpipe.logins.rejects import Reason
 
 
 class Blank(Enum):
-    """Which texts of a field are blank."""
+    """Which texts of a field count as blank."""
 
     NEVER = auto()
     EMPTY = auto()
     INVISIBLE = auto()
-    """Those without a visible character too."""
+    """Also texts without a visible character."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a text field may be.
+    """The rule of a text field.
 
     Attributes:
-        max_length: longest length, in characters.
-        nullable: whether it may be null.
+        max_length: the maximum length, in characters.
+        nullable: True if it may be null.
         blank: which texts are rejected as blank.
-        form: what a text that breaks no other rule must pass, and the reason where it does not.
-        is_list: recognises a list of values in a text; where there is one, lists have the reason ``address_list``.
+        form: what a text that breaks no other rule must pass, and the reason if it does not.
+        is_list: recognizes a list of values; if it is set, lists get the reason ``address_list``.
     """
 
     max_length: int
@@ -47,7 +47,7 @@ class Rule:
     is_list: Callable[[str], bool] | None = None
 
     def violation(self, cell: Cell) -> Reason | None:
-        """Return why a cell is rejected, or None: the first reason of several."""
+        """Return the first reason why a cell is rejected, or None."""
         if isinstance(cell, str):
             return self._violation_of_text(cell)
         if cell is None:
@@ -60,7 +60,7 @@ class Rule:
         if "\x00" in text:
             return Reason.INVALID_CHARACTERS
         if self.is_list and self.is_list(text):
-            # Before its length: a list of many is too long as well.
+            # Before the length, because a long list is too long as well.
             return Reason.ADDRESS_LIST
         if len(text) > self.max_length:
             return Reason.TOO_LONG
@@ -76,7 +76,7 @@ class Rule:
         return self.blank is Blank.EMPTY and not text
 
     def passes_all(self, cells: list[Any]) -> bool:
-        """Say whether no cell is rejected. Almost always none is, and checking the column as a whole is faster."""
+        """Return True if no cell is rejected. That is the usual case, and checking a whole column is faster."""
         kinds = set(map(type, cells))
         if not kinds <= ({str, type(None)} if self.nullable else {str}):
             return False
@@ -94,7 +94,7 @@ class Rule:
             return False
         if self.blank is Blank.EMPTY:
             return not all(texts)
-        # Only what is not ASCII can hold invisible characters.
+        # Only a text that is not ASCII can contain invisible characters.
         return not all(map(str.strip if joined.isascii() else visible, texts))
 
 
@@ -106,7 +106,7 @@ RULES: Mapping[str, Rule] = {
     "locale": Rule(32, nullable=True, blank=Blank.NEVER, form=(is_no_address, Reason.MISPLACED_VALUE)),
     "app_version": Rule(64, form=(is_version, Reason.INVALID_VERSION)),
 }
-"""Of each login field."""
+"""The rule of each login field."""
 
 
 def _column(rule: Rule) -> pa.Column:
@@ -116,8 +116,8 @@ def _column(rule: Rule) -> pa.Column:
             return True
         return pd.Series(np.fromiter((rule.violation(cell) is None for cell in values), bool, len(values)), cells.index)
 
-    # Nulls have a reason code of their own, so pandera may not leave them out; nor does its own check know what is
-    # missing.
+    # pandera must not skip nulls, because they have a reason code of their own, nor check them itself, because it does
+    # not know about missing fields.
     return pa.Column(None, pa.Check(fits, name="fits", error="fits", ignore_na=False), nullable=True)
 
 
@@ -140,4 +140,4 @@ VALIDATED_LOGINS_SCHEMA = pa.DataFrameSchema(
     strict=True,
     ordered=True,
 )
-"""``validated_logins`` as a whole: one row an accepted message, personal data still clear."""
+"""``validated_logins``: one row per accepted message, with personal data in clear."""

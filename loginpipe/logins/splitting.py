@@ -1,4 +1,4 @@
-"""A batch of messages into good logins and rejects: the decision, without any of its consequences."""
+"""Split a batch of messages into valid logins and rejects. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,10 +22,10 @@ from loginpipe.logins.rejects import WHOLE_BODY, Reason
 from loginpipe.logins.schema import PARSED_LOGINS_SCHEMA, RULES
 
 _KNOWN_FIELDS = frozenset(LOGIN_FIELDS)
-# An unknown device of an unknown type identifies no one.
+# A device id and a device type that are both "unknown" identify no one.
 _NO_VALUES = frozenset(map(str.casefold, PLACEHOLDERS))
 
-# Stated with each validation: pandera's environment variables could switch it off for the whole process.
+# Passed with each validation, because pandera's environment variables could switch it off for the whole process.
 _VALIDATE: dict[str, Any] = {
     "validation_enabled": True,
     "validation_depth": ValidationDepth.SCHEMA_AND_DATA,
@@ -37,12 +37,12 @@ _Violations = list[tuple[Reason, str]]
 
 
 class Reject(NamedTuple):
-    """A message that was rejected. ``repr`` shows no body.
+    """A rejected message. ``repr`` shows no body.
 
     Attributes:
-        body: as received, in clear, to be sealed; None where nothing of it may be kept.
-        reasons: reason codes, one a violation.
-        fields: the name of the field that each reason is about.
+        body: as received, in clear, to be sealed; None if it must not be kept.
+        reasons: reason codes, one per violation.
+        fields: the field of each reason.
     """
 
     message_id: str
@@ -58,13 +58,13 @@ class Reject(NamedTuple):
 
 @dataclass(frozen=True)
 class SplitBatch:
-    """What became of a batch.
+    """The result of splitting a batch.
 
     Attributes:
         accepted: `VALIDATED_LOGINS_SCHEMA`; personal data in clear.
         rejected: the other messages.
-        unknown_fields: how many of the messages that are JSON objects carry each field name outside the contract.
-        extras: what accepted messages carry beside the fields of the contract, and is kept, by message id.
+        unknown_fields: field name outside the contract → number of JSON objects with it.
+        extras: message id → the kept fields outside the contract, for accepted messages.
     """
 
     accepted: pd.DataFrame = field(repr=False)
@@ -74,17 +74,14 @@ class SplitBatch:
 
 
 def count_reasons(rejected: Iterable[Reject]) -> Counter[str]:
-    """Count rejected messages by reason; one with two reasons counts under both."""
+    """Count rejected messages by reason; a message with two reasons counts for both."""
     return Counter(reason for reject in rejected for reason in set(reject.reasons))
 
 
 def rejected_message(message: Message, violations: Sequence[tuple[str, str]], *, keep_body: bool = True) -> Reject:
-    """Return the reject that a message becomes.
+    """Return the reject of a message.
 
-    Args:
-        message: as received.
-        violations: reason and field of each violation.
-        keep_body: whether its body may be kept, sealed.
+    ``violations`` are pairs of reason and field. Without ``keep_body`` the body is not kept, sealed or not.
     """
     reasons, fields = [str(reason) for reason, _ in violations], [name for _, name in violations]
     body = message.body if keep_body else None
@@ -98,10 +95,10 @@ def split_batch(
 
     Args:
         messages: their ids are distinct.
-        unknown: what becomes of fields that the contract does not know.
-        envelope: which envelope is removed where one is around an event.
+        unknown: what happens to fields outside the contract.
+        envelope: the envelope to remove from each event that has it.
     """
-    # An event's values are taken out at once: held together, the objects would be larger than all else of the batch.
+    # The values are taken out at once, because keeping all parsed objects would need more memory than the rest.
     rows: list[tuple[Any, ...]] = []
     parsed_messages: list[Message] = []
     unknown_names: Counter[tuple[str, ...]] = Counter()
@@ -126,7 +123,7 @@ def split_batch(
     for place, of_login in sorted(violations.items()):
         message = parsed_messages[place]
         rejected.append(rejected_message(message, of_login))
-        # The sealed body has them.
+        # The sealed body holds them.
         extras.pop(message.message_id, None)
     _add_versions(extras, logins, unknown)
     accepted = logins.assign(app_version=_encoded(logins["app_version"]))
@@ -134,7 +131,7 @@ def split_batch(
 
 
 def _add_versions(extras: dict[str, Extras], logins: pd.DataFrame, unknown: UnknownFields) -> None:
-    """Add the text of each version whose integer says less than it: none, as a rule."""
+    """Add the text of each version whose integer loses a part of it; usually there is none."""
     texts = logins["app_version"].tolist()
     longer = set(filter(loses_text, set(texts)))
     if not longer:
@@ -147,7 +144,7 @@ def _add_versions(extras: dict[str, Extras], logins: pd.DataFrame, unknown: Unkn
 def _validated(
     messages: Sequence[Message], rows: Sequence[tuple[Any, ...]]
 ) -> tuple[pd.DataFrame, dict[int, _Violations]]:
-    """Return the rows that the schema accepts, versions as text, and by place what is wrong with the others."""
+    """Return the rows that the schema accepts, with versions as text, and the violations of the others by place."""
     logins = pd.DataFrame(
         {
             "message_id": pd.Series([m.message_id for m in messages], dtype=object),
@@ -158,21 +155,21 @@ def _validated(
     violations: dict[int, _Violations] = {}
     cases = _failures(logins)
     if cases is not None:
-        # In the order of the contract, whatever else is in the batch.
+        # In the order of the contract, regardless of the other messages.
         for name, rule in RULES.items():
             places = cases.loc[cases["column"] == name, "index"].dropna()
             for place, cell in logins.loc[places, name].items():
                 if (reason := rule.violation(cell)) is not None:
                     violations.setdefault(int(str(place)), []).append((reason, name))
         logins = logins.drop(index=list(violations)).reset_index(drop=True)
-        # Validated again: what a lazy validation under-reports must not go further.
+        # Validated again, because violations that a lazy validation misses must not pass.
         if (rest := _failures(logins)) is not None:
             found = sorted({f"{column}: {check}" for column, check in rest[["column", "check"]].values})
             raise ValueError(
                 f"rows that passed validation fail it the second time ({'; '.join(found)}): this is a bug, report it"
             )
     if misplaced := _misplaced(logins):
-        # By their places among all messages, of which the rejected ones are gone here.
+        # Converted to places among all messages, because the rejected ones are already dropped here.
         of_all = [place for place in range(len(messages)) if place not in violations]
         violations |= {of_all[place]: of_login for place, of_login in misplaced.items()}
         logins = logins.drop(index=list(misplaced)).reset_index(drop=True)
@@ -180,9 +177,9 @@ def _validated(
 
 
 def _misplaced(logins: pd.DataFrame) -> dict[int, _Violations]:
-    """Return the logins, by their place in the frame, with their own address or device id in a field stored in clear.
+    """Return by place the logins with their own address or device id in a field stored in clear.
 
-    None has, as a rule, and the columns as a whole are looked at first.
+    Usually there are none, so whole columns are checked first.
     """
     columns = {name: logins[name].tolist() for name in ("user_id", "device_type", "locale", "ip", "device_id")}
     users, devices = columns["user_id"], _bare_all(columns["device_id"])
@@ -193,7 +190,7 @@ def _misplaced(logins: pd.DataFrame) -> dict[int, _Violations]:
             for place, (cell, device) in enumerate(zip(columns[name], devices, strict=True)):
                 if _bare(cell) == device and device not in _NO_VALUES:
                     violations.setdefault(place, []).append((Reason.MISPLACED_VALUE, name))
-    # An address in any of its spellings. In the other fields it is a violation of its own.
+    # An address in any of its spellings. In the other fields stored in clear, any address is a violation.
     together = "".join(users)
     if ":" in together or "." in together:
         for place, (user, ip) in enumerate(zip(users, columns["ip"], strict=True)):
@@ -207,7 +204,7 @@ def _bare(cell: str | None) -> str:
 
 
 def _bare_all(texts: Sequence[str]) -> list[str]:
-    """Return `_bare` of each text, none of which is blank; all at once where there is no white space in them."""
+    """Return `_bare` of each text, none of which is blank; all at once if they contain no white space."""
     together = " ".join(texts).casefold().split()
     return together if len(together) == len(texts) else [*map(_bare, texts)]
 
@@ -217,7 +214,7 @@ def _encoded(versions: "pd.Series[Any]") -> "pd.Series[int]":
 
 
 def _failures(logins: pd.DataFrame) -> "pd.DataFrame | None":
-    """Return pandera's failure cases, which hold values: for this module alone. None where there are none."""
+    """Return pandera's failure cases, or None. They hold values, so they must not leave this module."""
     try:
         with config_context(**_VALIDATE):
             PARSED_LOGINS_SCHEMA.validate(logins, lazy=True, inplace=True)

@@ -1,7 +1,6 @@
 """The contract of the table ``user_logins``: its columns, their order and their types.
 
-Other people's queries and loaders depend on it, so it lives in one place and changes only with a reason that helps
-them.
+Queries and loaders of others depend on it, so it is defined in one place and changes only for their benefit.
 """
 
 USER_LOGINS_COLUMNS: tuple[tuple[str, str], ...] = (
@@ -16,4 +15,4 @@ USER_LOGINS_COLUMNS: tuple[tuple[str, str], ...] = (
 """Name and Postgres type (as ``format_type`` prints it) of each column, in order."""
 
 COLUMN_NAMES = tuple(name for name, _ in USER_LOGINS_COLUMNS)
-"""Their names alone."""
+"""The names of the columns."""

@@ -1,6 +1,6 @@
-"""The warehouse: connections, the load transaction, migrations, partitions.
+"""Access the warehouse: connections, the load transaction, migrations, partitions.
 
-Unless it says otherwise, a function that takes a connection wants one with no transaction open, and commits what it
-does. One that takes a cursor works in its caller's transaction. What the database refuses becomes a `DatabaseError` at
-the end of the transaction. Days are UTC dates.
+Unless documented otherwise, a function that takes a connection needs one with no transaction open, and commits. A
+function that takes a cursor works in the caller's transaction. Errors of the database become a `DatabaseError` at the
+end of the transaction. Days are UTC dates.
 """

@@ -1,4 +1,4 @@
-"""Rows that were in ``user_logins`` before it was adopted, and mean something else than ours: shown by their form.
+"""Find rows of an adopted ``user_logins`` that mean something else than loginpipe's, by the form of their values.
 
 Forms are counted in the database. No value leaves it.
 """
@@ -12,10 +12,10 @@ from loginpipe.masking.mask import MASKED_COLUMNS
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
 
-# The first ones that a scan comes upon, which are the oldest: what was there before.
+# The first rows that a scan reads are the oldest: those from before the adoption.
 _ROWS_READ = 10_000
 
-# Form, as the statement calls it → what it is in words, and the settings of LOGINPIPE_MASKING that make such values.
+# Form in the SQL statement → its description, and the settings of LOGINPIPE_MASKING that produce it.
 _FORMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "token": ("tokens", (HMAC,)),
     "hex64": ("64 hexadecimal digits", (PLAIN, SALTED)),
@@ -27,21 +27,17 @@ _SMALL = 0.1
 
 @dataclass(frozen=True)
 class RowForms:
-    """How many of the rows that were read have which form, by column; rows with NULL there are not among them."""
+    """Counts of the rows that were read, by column and form. Rows with NULL in a column are not counted there."""
 
     forms: Mapping[str, Counter[str]]
 
     @property
     def rows(self) -> int:
-        """How many rows were read, as far as no column of theirs is NULL."""
+        """Return the number of rows with a value in the column that has the most values."""
         return max((of_column.total() for of_column in self.forms.values()), default=0)
 
     def findings(self, masking: str) -> Iterator[str]:
-        """Yield a sentence for each column whose rows mean something else than what is written from now on.
-
-        Args:
-            masking: the value of ``LOGINPIPE_MASKING``.
-        """
+        """Yield a sentence for each column whose rows mean something else than rows written with this masking."""
         yield from _of_versions(self.forms.get("app_version", Counter()))
         for column in MASKED_COLUMNS:
             of_column = self.forms.get(column, Counter())

@@ -1,4 +1,4 @@
-"""The archive in the database: which days are in which file, how the table stands to them, which months may go."""
+"""Keep the archive's records: the file of each day, how it compares with the table, and which months may be dropped."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from loginpipe.postgres.partitions import (
 from loginpipe.postgres.statements import statement
 
 _COLUMNS = "day, row_count, sha256, url, file_bytes, file_sha256, archived_at, verified_at, kept_until, dropped_at"
-_BUSY = "55P03"  # passes: a session tries again
+_BUSY = "55P03"  # transient: a session retries it
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,10 @@ class ArchivedDay:
 
     @property
     def same_at(self) -> datetime:
-        """When the file was last the same as the table, or searched for erased users: who was erased later is in it."""
+        """Return when the file last matched the table or was searched for erased users.
+
+        The file may hold users who were erased later.
+        """
         return max(self.archived_at, self.dropped_at or self.archived_at)
 
 
@@ -55,17 +58,17 @@ def archived_days(connection: Connection) -> list[ArchivedDay]:
 
 
 def archived_day(cursor: Cursor, day: date) -> ArchivedDay | None:
-    """Return the record of a day."""
+    """Return the record of a day, or None."""
     cursor.execute(f"SELECT {_COLUMNS} FROM loginpipe.archived_days WHERE day = %s", (day,))  # noqa: S608
     row = cursor.fetchone()
     return ArchivedDay(*row) if row else None
 
 
 def begin_work_on_day(cursor: Cursor, day: date) -> None:
-    """Keep others from archiving or restoring a day until this transaction, which it begins, ends.
+    """Keep others from archiving or restoring a day until the end of this transaction. Call it first.
 
     Raises:
-        DatabaseError: another process works on it.
+        DatabaseError: another process works on the day.
     """
     read_committed(cursor)
     cursor.execute("SELECT loginpipe.try_turn(%s)", (f"archived_days {day}",))
@@ -76,20 +79,14 @@ def begin_work_on_day(cursor: Cursor, day: date) -> None:
 
 
 def days_to_search(connection: Connection) -> list[date]:
-    """Return the days that are in the archive only, and whose files may have users who were erased since."""
+    """Return the days that only the archive holds, and whose files may contain users erased since."""
     with transaction(connection) as cursor:
         cursor.execute(statement("archive_to_search"))
         return [day for (day,) in cursor]
 
 
 def stream_logins(connection: Connection, day: date, *, rows_at_once: int) -> Iterator[list[Any]]:
-    """Yield the rows of a day in batches, in the order of `loginpipe.archive.parquet`, as of now.
-
-    Args:
-        connection: with a transaction open.
-        day: the UTC date.
-        rows_at_once: most rows in a batch.
-    """
+    """Yield the rows of a day in batches, in the order of `loginpipe.archive.parquet`, in an open transaction."""
     with connection.cursor("archive_rows") as cursor:
         cursor.execute(statement("archive_rows"), {"day": day})
         while rows := cursor.fetchmany(rows_at_once):
@@ -97,28 +94,22 @@ def stream_logins(connection: Connection, day: date, *, rows_at_once: int) -> It
 
 
 def record_archived(cursor: Cursor, **values: Any) -> bool:
-    """Record a day's file, found whole just now; False where the table has let go of the day meanwhile.
+    """Record a day's file, just verified; return False if the table has dropped the day since.
 
-    Args:
-        cursor: in the transaction that began the work on the day.
-        values: ``day``, ``row_count``, ``sha256``, ``url``, ``file_bytes``, ``file_sha256``.
+    Call it in the transaction of `begin_work_on_day`. The values are ``day``, ``row_count``, ``sha256``, ``url``,
+    ``file_bytes`` and ``file_sha256``.
     """
     cursor.execute(statement("archive_record"), values)
     return bool(cursor.rowcount)
 
 
 def record_rewritten(cursor: Cursor, **values: Any) -> None:
-    """Record the file of a day that was dropped, written again without erased users and found whole just now.
-
-    Args:
-        cursor: in the transaction of `begin_work_on_day`.
-        values: as of `record_archived`.
-    """
+    """Record the file of a dropped day that was rewritten without erased users. Call it as `record_archived`."""
     cursor.execute(statement("archive_rewritten"), values)
 
 
 def mark_verified(cursor: Cursor, day: date, url: str, *, whole: bool) -> None:
-    """Record that a file was read back, and whether it was whole; nothing where the day has another file by now."""
+    """Record that a file was read back, and whether it was whole; do nothing if the day has another file now."""
     cursor.execute(
         "UPDATE loginpipe.archived_days SET verified_at = CASE WHEN %s THEN clock_timestamp() END "
         "WHERE day = %s AND url = %s",
@@ -127,11 +118,9 @@ def mark_verified(cursor: Cursor, day: date, url: str, *, whole: bool) -> None:
 
 
 def mark_unchanged(cursor: Cursor, day: date) -> None:
-    """Record that a day's file, found whole just now, is the same as the table, or has no erased user.
+    """Record that a day's file, just verified, matches the table or holds no erased user.
 
-    Args:
-        cursor: in a transaction of `begin_work_on_day`, with erasures held off.
-        day: the UTC date.
+    Call it in the transaction of `begin_work_on_day`, with erasures blocked.
     """
     cursor.execute(
         "UPDATE loginpipe.archived_days SET archived_at = clock_timestamp(), verified_at = clock_timestamp() "
@@ -141,26 +130,23 @@ def mark_unchanged(cursor: Cursor, day: date) -> None:
 
 
 def mark_restored(cursor: Cursor, day: date, *, kept_days: int, same: bool) -> None:
-    """Record that a day is in the table again, not to be dropped for so many days.
+    """Record that a day is in the table again, in the transaction that inserted its rows.
 
-    Args:
-        cursor: in the transaction that inserted the rows.
-        day: the UTC date.
-        kept_days: from today on, by the server's clock.
-        same: the table has exactly the file's rows of that day; otherwise it is to be archived again.
+    It is not dropped for ``kept_days`` from today, by the server's clock. If ``same`` is False, the table's rows differ
+    from the file's, and the day is archived again.
     """
     cursor.execute(statement("archive_restored"), {"day": day, "kept_days": kept_days, "same": same})
 
 
 @dataclass(frozen=True)
 class DayStatus:
-    """How a day that is over stands in the table and in the archive.
+    """A past day in the table and in the archive.
 
     Attributes:
         stored: rows in the table.
-        archived: rows in its file; None where it has none.
-        dropped: the table has let go of it.
-        settled: the file was found whole, and the day has not changed since.
+        archived: rows in its file; None without a file.
+        dropped: True if it was dropped from the table.
+        settled: True if the file was verified and the day has not changed since.
     """
 
     day: date
@@ -171,14 +157,14 @@ class DayStatus:
 
     @property
     def due(self) -> bool:
-        """Whether it is to be archived, for the first time or again; also where rows came after it was dropped."""
+        """Return True if the day must be archived or archived again, also if rows came after it was dropped."""
         if self.archived is None or self.dropped:
             return self.stored > 0
         return self.stored != self.archived or not self.settled
 
 
 def days_between(connection: Connection, *, first: date, last: date) -> list[DayStatus]:
-    """Return how each day from ``first`` to ``last`` stands, the oldest first: counts their rows in the table."""
+    """Return the status of each day from ``first`` to ``last``, the oldest first. Counts their rows in the table."""
     with transaction(connection) as cursor:
         read_committed(cursor)
         collect_changes(cursor)
@@ -187,9 +173,9 @@ def days_between(connection: Connection, *, first: date, last: date) -> list[Day
 
 
 def days_to_archive(connection: Connection, *, today: date) -> list[date]:
-    """Return the days before ``today`` that are to be archived, or archived again, the oldest first.
+    """Return the days before ``today`` to archive for the first time or again, the oldest first.
 
-    Those that have changed since, whoever recorded that, and those whose file was found missing or damaged.
+    These are the days that have changed, and those whose file was found missing or damaged.
     """
     with transaction(connection) as cursor:
         read_committed(cursor)
@@ -199,7 +185,7 @@ def days_to_archive(connection: Connection, *, today: date) -> list[date]:
 
 
 def note_differing_days(connection: Connection, days: Sequence[date]) -> None:
-    """Note that days have changed, since they differ from the archive: the next time they are archived."""
+    """Record days that differ from the archive as changed, so that they are archived next time."""
     with transaction(connection) as cursor:
         read_committed(cursor)
         collect_changes(cursor)
@@ -207,15 +193,15 @@ def note_differing_days(connection: Connection, days: Sequence[date]) -> None:
 
 
 def content_in_table(cursor: Cursor, first: date, last: date) -> dict[date, tuple[int, str]]:
-    """Return rows and checksum (`loginpipe.archive.parquet`) of each day that the table has rows of."""
+    """Return rows and checksum (`loginpipe.archive.parquet`) of each day that has rows in the table."""
     cursor.execute("SELECT day, row_count, sha256 FROM loginpipe.logins_by_day(%s, %s)", (first, last))
     return {day: (rows, sha256) for day, rows, sha256 in cursor}
 
 
 def archive_gap(connection: Connection, *, today: date) -> tuple[int, int, date | None]:
-    """Count archived days, and those of them that were dropped; find the oldest of the last 30 that has no file.
+    """Count archived days and the dropped ones among them; find the oldest of the last 30 with rows and no file.
 
-    The day before ``today`` is left out: it may still be on its way.
+    The day before ``today`` is left out, because its archiving may still run.
     """
     with transaction(connection) as cursor:
         cursor.execute(statement("archive_gap"), {"today": today})
@@ -225,12 +211,12 @@ def archive_gap(connection: Connection, *, today: date) -> tuple[int, int, date 
 
 @dataclass(frozen=True)
 class Outlived:
-    """Months of ``user_logins`` that are old enough to go.
+    """Months of ``user_logins`` that are old enough to be dropped.
 
     Attributes:
         months: partitions, the oldest first.
-        not_ours: why there are none to look at, where the table is not ours to partition.
-        rows_in_default: rows of ``user_logins`` in its default partition, which are never dropped.
+        not_ours: why there are none, if loginpipe does not partition the table.
+        rows_in_default: rows in the default partition of ``user_logins``, which are never dropped.
     """
 
     months: Sequence[Partition]
@@ -239,7 +225,7 @@ class Outlived:
 
 
 def outlived_months(connection: Connection, *, today: date, days: int) -> Outlived:
-    """Find the months that ended ``days`` days before ``today``, or 29 where that is more."""
+    """Find the months that ended at least ``days`` days before ``today``, and at least 29."""
     table = logins_table()
     not_ours = in_turn(connection, partial(why_not_ours, table=table), table)
     if not_ours:
@@ -250,17 +236,17 @@ def outlived_months(connection: Connection, *, today: date, days: int) -> Outliv
 
 
 def drop_month(connection: Connection, month: Partition) -> str | None:
-    """Detach and drop a month if every row of it is in the archive, compared while no one can write to it.
+    """Drop a month if the archive holds all its rows. They are compared while no one can write to it.
 
     Args:
         connection: of the owner or a member of ``loginpipe_writer``, with no transaction open.
-        month: as `outlived_months` gives it.
+        month: as `outlived_months` returns it.
 
     Returns:
-        Why it stays, in words; None where it is gone.
+        Why it stays, as text; None if it was dropped.
 
     Raises:
-        DatabaseError: it stays: a lock could not be had, or a statement was refused.
+        DatabaseError: it stays, because a lock was not available or a statement was refused.
     """
 
     def drop(cursor: Cursor) -> str | None:
@@ -272,19 +258,19 @@ def drop_month(connection: Connection, month: Partition) -> str | None:
 
 
 def drop_extras(connection: Connection, *, today: date, days: int, kept: Sequence[Partition]) -> list[str]:
-    """Drop the months of the extras that ended ``days`` days before ``today``, or 29 where that is more.
+    """Drop the months of the extras that ended at least ``days`` days before ``today``, and at least 29.
 
     Args:
         connection: of the owner or a member of ``loginpipe_writer``, with no transaction open.
         today: the UTC date.
-        days: how many to keep.
-        kept: months of ``user_logins`` that are as old and stay: the extras from the first of them on stay too.
+        days: how many days to keep.
+        kept: months of ``user_logins`` that are as old but stay: the extras from the first of them on stay too.
 
     Returns:
-        The partitions that are gone, with their schema.
+        The dropped partitions, with their schema.
 
     Raises:
-        DatabaseError: they stay: a lock could not be had, or a statement was refused.
+        DatabaseError: they stay, because a lock was not available or a statement was refused.
     """
     begins = min([retention_begins(today, days), *(month.start for month in kept)])
 

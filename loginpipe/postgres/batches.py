@@ -1,4 +1,4 @@
-"""The record of each batch: what it received, what became of that, and how many rows each day got."""
+"""Read and write the record of each batch: what it received, the outcome, and how many rows each day got."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +9,7 @@ from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.statements import statement
 
 KEPT_DAYS = 31
-"""How long batches are kept one by one: ``loginpipe.drop_ledger_partition`` asks for those of 29 days. After that, sums
-by hour."""
+"""How long single batches are kept; after that, sums by hour. ``loginpipe.drop_ledger_partition`` needs 29 days."""
 
 _FINISHED_WINDOW = timedelta(days=1)
 REJECTS_WINDOW = timedelta(hours=1)
@@ -19,10 +18,10 @@ DELAYS_WINDOW = timedelta(minutes=15)
 
 @dataclass(frozen=True)
 class BatchRecord:
-    """Counts of one batch, in messages; see ``docs/tables.md`` for each.
+    """Counts of one batch, in messages; ``docs/tables.md`` explains each.
 
     Attributes:
-        rejected: those that this batch recorded; the other bad ones are duplicates.
+        rejected: those that this batch recorded; other invalid ones are duplicates.
         rows_by_day: UTC date → rows inserted.
         delays: rows by their delay from sent to stored: `loginpipe.logins.delays`.
         delay_seconds: the sum of these delays.
@@ -43,7 +42,7 @@ class BatchRecord:
 
 @dataclass(frozen=True)
 class Finished:
-    """What became of the deletes of a batch, in messages."""
+    """The results of the deletes of a batch, in messages."""
 
     batch_id: str
     deleted: int
@@ -66,12 +65,12 @@ class RunCounts:
 
     @property
     def unaccounted(self) -> int:
-        """Messages received that are neither a row, nor a reject, nor a duplicate: 0 unless something is wrong."""
+        """Return the received messages that are neither row, nor reject, nor duplicate: 0 unless something is wrong."""
         return self.received - self.inserted - self.duplicates - self.rejected
 
 
 def finish_batches(cursor: Cursor, finished: Sequence[Finished]) -> None:
-    """Write what became of the deletes of batches that were recorded before."""
+    """Write the results of the deletes of batches that were recorded before."""
     if finished:
         cursor.execute(
             statement("finish_batches"),
@@ -85,13 +84,7 @@ def finish_batches(cursor: Cursor, finished: Sequence[Finished]) -> None:
 
 
 def run_counts(connection: Connection, run_id: str, since: datetime) -> RunCounts:
-    """Return the sums over the batches of a run.
-
-    Args:
-        connection: with no transaction open.
-        run_id: the run.
-        since: when it began, or earlier; aware.
-    """
+    """Return the sums over the batches of a run, which started at ``since`` (aware) or later."""
     with transaction(connection) as cursor:
         cursor.execute(statement("batch_sums"), {"run_id": run_id, "since": since})
         ((*counts,),) = cursor.fetchall()
@@ -99,11 +92,7 @@ def run_counts(connection: Connection, run_id: str, since: datetime) -> RunCount
 
 
 def roll_up(connection: Connection, today: date) -> int:
-    """Move batches older than `KEPT_DAYS` into the sums of their hours, an hour a transaction.
-
-    Returns:
-        How many hours were moved.
-    """
+    """Move batches older than `KEPT_DAYS` into hourly sums, one hour per transaction; return the number of hours."""
     before = datetime.combine(today - timedelta(days=KEPT_DAYS), datetime.min.time(), UTC)
     hours = 0
     while True:
@@ -121,9 +110,9 @@ class BatchesWithoutRun:
     """Sums over batches of one queue that were recorded outside of Dagster, in messages.
 
     Attributes:
-        until: the end of the time that was looked at, by the database's clock: where the next look begins.
-        sent: the oldest and the newest SentTimestamp; None where there are no batches.
-        newest: when the newest batch was recorded; None where there is none.
+        until: the end of the time span, by the database's clock: where the next call starts.
+        sent: the oldest and the newest SentTimestamp; None without batches.
+        newest: when the newest batch was recorded; None without batches.
         delays: rows by their delay from sent to stored: `loginpipe.logins.delays`.
         rows_by_day: UTC date → rows inserted.
         reasons: reason → messages that these batches rejected for it.
@@ -151,9 +140,9 @@ def batches_without_run(
     Args:
         connection: with no transaction open.
         queue: the queue's name.
-        since: the ``until`` of the look before this one; None for the first one.
-        first_seconds: how far the first look goes back.
-        settled_seconds: how long ago a batch must have been recorded: it has its time before its transaction is over.
+        since: the ``until`` of the previous call; None for the first call.
+        first_seconds: how far the first call goes back.
+        settled_seconds: the minimum age of a batch, because its time is set before its transaction commits.
     """
     with transaction(connection) as cursor:
         cursor.execute(
@@ -180,12 +169,12 @@ def batches_without_run(
 
 @dataclass(frozen=True)
 class RecentBatches:
-    """What batches of one queue came to of late: whether they are finished, what was rejected, how late logins are.
+    """Recent batches of one queue: when they finished, how many messages were rejected, and how late logins are.
 
     Attributes:
-        last_finished: when the newest batch was finished, of those recorded within a day; None where there is none.
-        received: messages taken within the last hour.
-        rejected: those of them that were rejected as bad.
+        last_finished: when the newest batch finished, among those recorded within a day; None without one.
+        received: messages received within the last hour.
+        rejected: those of them that were rejected as invalid.
         delays: logins stored within the last 15 minutes, by delay: `loginpipe.logins.delays`.
     """
 
@@ -196,7 +185,7 @@ class RecentBatches:
 
 
 def recent_batches(connection: Connection, queue: str, now: datetime) -> RecentBatches:
-    """Read what batches of one queue came to of late; by index, whatever the number of batches so far."""
+    """Read the recent batches of one queue. Uses an index, so older batches do not slow it down."""
     with transaction(connection) as cursor:
         cursor.execute(
             statement("recent_batches"),

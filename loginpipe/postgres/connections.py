@@ -1,6 +1,6 @@
-"""A connection to the warehouse, and a transaction on one, with errors that quote neither passwords nor rows.
+"""Open connections and transactions on the warehouse, with errors that quote neither passwords nor rows.
 
-What is sent over a connection belongs elsewhere: the load, the migrations and the partitions have files of their own.
+Statements belong elsewhere: the load, the migrations and the partitions have modules of their own.
 """
 
 import os
@@ -22,10 +22,10 @@ Cursor: TypeAlias = psycopg2.extensions.cursor
 
 
 class Connection(psycopg2.extensions.connection):
-    """A connection whose settings are stated in each transaction, by `transaction`.
+    """A connection whose settings are set in each transaction, by `transaction`.
 
-    Behind a pooler in transaction mode the server's session belongs to another client a moment later: what is set for
-    the session reaches that one, and what that one sets reaches us.
+    Behind a pooler in transaction mode, a server session soon belongs to another client, so settings of the session
+    would reach the wrong client.
 
     Attributes:
         settings: the ``SET LOCAL`` statements.
@@ -35,12 +35,12 @@ class Connection(psycopg2.extensions.connection):
 
 
 _PARAMETERS = {
-    # PGAPPNAME and a service file go before it.
+    # PGAPPNAME and a service file override it.
     "fallback_application_name": "loginpipe",
     "client_encoding": "UTF8",
     "connect_timeout": "10",
-    # A peer that vanished is noticed within a minute, well inside a message's visibility timeout: keepalives notice
-    # it while we wait for an answer, tcp_user_timeout while we send.
+    # Notice a dead peer within a minute, well within the visibility timeout: keepalives during a wait for a response,
+    # tcp_user_timeout during a send.
     "keepalives": "1",
     "keepalives_idle": "30",
     "keepalives_interval": "10",
@@ -48,8 +48,8 @@ _PARAMETERS = {
     "tcp_user_timeout": "60000",
 }
 
-# libpq has no SQLSTATE for a connection that did not come about, so its words decide; the first that fits. A server
-# that speaks another language still says FATAL.
+# libpq gives no SQLSTATE if it cannot connect, so the text decides: the first match. A server that uses another
+# language still writes FATAL.
 _CONNECT_PROBLEMS = (
     (
         "definition of service",
@@ -82,12 +82,12 @@ _CONNECT_PROBLEMS = (
     ("", "it is unreachable: nothing answers there; check host and port, and that the server runs"),
 )
 
-# Where libpq went, as its errors say.
+# The hosts in libpq's errors.
 _TRIED = re.compile(
     r'connection to server (?:at "([^"]*)"(?: \([^)]*\))?, port (\d+)|on socket "([^"]*)/\.s\.PGSQL\.\d+") failed'
     r'|could not translate host name "([^"]*)"'
 )
-# What libpq takes from the environment where neither the URL nor a service file says it.
+# The variables that libpq reads if neither the URL nor a service file sets the parameter.
 _VARIABLES = {
     "host": "PGHOST",
     "hostaddr": "PGHOSTADDR",
@@ -120,7 +120,7 @@ _STATEMENT_ADVICE = {
     "57014": "statement_timeout ended it, or an administrator: raise statement_timeout for the role",
     "55P03": "another transaction held the table too long: run again",
 }
-# The function of the server that raised it, where one SQLSTATE has several causes: its words depend on the language.
+# By the server function that raised it, because one SQLSTATE has several causes and the text depends on the language.
 _ADVICE_OF_FUNCTION = {
     "CheckCmdReplicaIdentity": (
         "a publication replicates its deletes and it has no replica identity: `loginpipe doctor` names the fix"
@@ -130,21 +130,20 @@ _ADVICE_OF_FUNCTION = {
 
 
 def connect(database_url: str, *, lock_timeout: str | None = None) -> Connection:
-    """Open a connection: UTC, UTF-8, no transaction open, a commit needed (no autocommit).
+    """Open a connection: UTC, UTF-8, no transaction open, no autocommit.
 
     Args:
-        database_url: what libpq reads: ``postgresql://`` with one host, several or none, or ``keyword=value`` pairs, as
-            in ``service=logins``. ``PGHOST`` and its like stand in for what is not said. What it says goes before the
-            defaults set here.
-        lock_timeout: how long a statement waits for a lock at most, as Postgres writes it (``10s``); None: as the
-            database has it.
+        database_url: what libpq accepts: ``postgresql://`` with any number of hosts, or ``keyword=value`` pairs, as in
+            ``service=logins``. It overrides the defaults set here; ``PGHOST`` and the like fill gaps.
+        lock_timeout: how long a statement may wait for a lock, in Postgres' form (``10s``); None for the database's
+            setting.
 
     Raises:
-        DatabaseError: unreachable, authentication refused, no such database, unreadable, or in production without
-            verified TLS; names host and database.
+        DatabaseError: unreachable, authentication refused, no such database, unreadable URL, or no verified TLS in
+            production; names host and database.
     """
     parameters = secured(_parsed(database_url))
-    # PGCONNECT_TIMEOUT is the only one of them that libpq has a variable for.
+    # Of these, libpq has a variable for connect_timeout only: PGCONNECT_TIMEOUT.
     defaults = {name: value for name, value in _PARAMETERS.items() if not os.environ.get(f"PG{name.upper()}")}
     try:
         connection: Connection = psycopg2.connect(make_dsn(**(defaults | parameters)), connection_factory=Connection)
@@ -154,14 +153,15 @@ def connect(database_url: str, *, lock_timeout: str | None = None) -> Connection
         raise DatabaseError(f"cannot connect to {_place(parameters, _tried(said))}: {problem}", error.pgcode) from None
     try:
         require_verified_tls(connection)
-        # Not through the startup packet's `options`, which PgBouncer refuses.
+        # Not through `options` in the startup packet, because PgBouncer refuses that.
         with transaction(connection) as cursor:
             cursor.execute("SET LOCAL synchronous_commit TO DEFAULT; SHOW synchronous_commit")
             ((durability,),) = cursor.fetchall()
     except DatabaseError:
         connection.close()
         raise
-    # What is deleted from the queue after a commit must be on disk, also where a database's default is off.
+    # A message is deleted from the queue after the commit, which must therefore be on disk even if the database's
+    # default is off.
     connection.settings += f"; SET LOCAL synchronous_commit = '{'on' if durability == 'off' else durability}'"
     if lock_timeout is not None:
         connection.settings += f"; SET LOCAL lock_timeout = '{lock_timeout}'"
@@ -169,14 +169,13 @@ def connect(database_url: str, *, lock_timeout: str | None = None) -> Connection
 
 
 def secured(parameters: Mapping[str, str]) -> dict[str, str]:
-    """Return libpq's parameters for one connection: with a token, where the setting says so, and safe to connect with.
+    """Return libpq's parameters for one safe connection, with a token if the setting asks for one.
 
-    In production, and with a token, no password can cross a network in clear. What cannot be known before, above all
-    what a service file says, is checked by `require_verified_tls`.
+    In production, and with a token, no password crosses a network in clear. `require_verified_tls` checks what is not
+    known before, above all the content of a service file.
 
     Raises:
-        DatabaseError: a host that is not this machine, and another ``sslmode`` than ``verify-full``; no token can be
-            made.
+        DatabaseError: a remote host with another ``sslmode`` than ``verify-full``, or no token can be made.
         SettingError: the token's host or user is not known, or there is a password in its place.
     """
     if connects_by_token():
@@ -198,25 +197,24 @@ def _token(parameters: Mapping[str, str]) -> str:
 def _with_verified_tls(parameters: Mapping[str, str]) -> dict[str, str]:
     found = dict(parameters)
     effective, service = _with_environment(found), _service(found)
-    # libpq goes to the address where there is one, whatever the host is called.
+    # If there is an address, libpq connects to it and not to the host's name.
     hosts = (effective.get("hostaddr") or effective.get("host", "")).split(",")
     if not service and all(host.startswith("/") or host in _LOCAL_HOSTS for host in hosts):
         return found
     if effective.get("sslmode", "verify-full" if service else "") != "verify-full":
         raise _unverified(_place(found))
-    # Beside a service it goes before what the file says; a socket ignores it.
+    # This overrides a service file. A socket ignores it.
     return {**found, "sslmode": "verify-full"}
 
 
 def require_verified_tls(connection: psycopg2.extensions.connection) -> None:
-    """Refuse a connection that crosses a network without verified TLS, before anything is sent over it.
+    """Close and refuse a connection across a network without verified TLS, before anything is sent over it.
 
-    In production, or where it was made with a token.
-
-    The connection itself is asked: where it leads, whether it is encrypted, and how its certificate was verified.
+    Applies in production, and to connections with a token. Checks the connection itself: its peer, its encryption, and
+    how the certificate was verified.
 
     Raises:
-        DatabaseError: it is refused, and closed.
+        DatabaseError: it is refused.
     """
     if not (in_production() or connects_by_token()) or _is_local(connection):
         return
@@ -232,7 +230,7 @@ def _is_local(connection: psycopg2.extensions.connection) -> bool:
         with closing(socket.socket(fileno=os.dup(connection.fileno()))) as copy:
             peer = copy.getpeername()
     except OSError:
-        return False  # it broke off, as the first statement will find
+        return False  # the connection is broken, as the first statement will show
     return not isinstance(peer, tuple) or is_loopback(peer[0])
 
 
@@ -246,13 +244,13 @@ def _unverified(where: str) -> DatabaseError:
 
 @contextmanager
 def transaction(connection: Connection) -> Iterator[Cursor]:
-    """Commit what the block does, or roll it back when the block raises; gives a cursor.
+    """Open a transaction and yield its cursor; commit at the end of the block, or roll back if the block raises.
 
     Args:
         connection: with no transaction open.
 
     Raises:
-        DatabaseError: a statement or the commit failed; as `statement_error` words it.
+        DatabaseError: a statement or the commit failed; see `statement_error`.
     """
     try:
         with connection.cursor() as cursor:
@@ -262,15 +260,15 @@ def transaction(connection: Connection) -> Iterator[Cursor]:
     except psycopg2.Error as error:
         raise statement_error(error) from None
     finally:
-        with suppress(psycopg2.Error):  # after the commit there is nothing to roll back, on a dead connection neither
+        with suppress(psycopg2.Error):  # nothing to roll back after the commit or on a dead connection
             connection.rollback()
 
 
 def statement_error(error: psycopg2.Error) -> DatabaseError:
-    """Word a driver's error as ours: class, SQLSTATE, names of constraint, table and column; no text that quotes rows.
+    """Convert a driver's error: class, SQLSTATE, names of constraint, table and column; no text that quotes rows.
 
     Returns:
-        The error to raise ``from None``; it carries no SQLSTATE where the connection broke unannounced.
+        The error to raise ``from None``. It has no SQLSTATE if the connection broke without a message.
     """
     kind, sqlstate, names = type(error).__name__, error.pgcode, error.diag
     if sqlstate is None or sqlstate.startswith(("08", "57P")):
@@ -285,26 +283,24 @@ def statement_error(error: psycopg2.Error) -> DatabaseError:
         f"the database refused a statement: {kind} [{sqlstate}]{where}; {advice}",
         sqlstate,
         about=names.constraint_name or names.column_name,
-        # Of class 22, data exceptions, and 23, constraints: those of tables that are ours speak of a bug, not of a row.
+        # Classes 22 (data exceptions) and 23 (constraints). In loginpipe's own tables they mean a bug, not a bad row.
         is_about_a_row=sqlstate.startswith(("22", "23")) and names.schema_name not in {"loginpipe", "vault"},
     )
 
 
 def place(connection: psycopg2.extensions.connection) -> str:
-    """Name the database of a connection for a message, as in ``the database logins at db.example.com:5432``.
+    """Return the database of a connection for a message, as in ``the database logins at db.example.com:5432``.
 
-    The host is the one that was connected to, of several, or of a service file or the environment.
+    The host is the actual one, also with several hosts, a service file or the environment.
     """
     info = connection.info
     return _place({"dbname": info.dbname}, [info.host if info.host.startswith("/") else f"{info.host}:{info.port}"])
 
 
 def _place(parameters: Mapping[str, str], hosts: list[str] | None = None) -> str:
-    """Name a database.
+    """Return the name of a database for a message.
 
-    Args:
-        parameters: of the URL.
-        hosts: where libpq went; unless given, where it would go.
+    ``parameters`` are those of the URL. Without ``hosts``, the hosts that libpq would connect to are named.
     """
     effective, service = _with_environment(parameters), _service(parameters)
     name = effective.get("dbname") or (f"of the service {service}" if service else "(default)")
@@ -316,7 +312,7 @@ def _place(parameters: Mapping[str, str], hosts: list[str] | None = None) -> str
 
 
 def _tried(said: str) -> list[str]:
-    """Return the hosts that an error of libpq's names, each with its port; sockets as folders."""
+    """Return the hosts that an error of libpq names, each with its port; sockets as folders."""
     tried = (match.groups() for match in _TRIED.finditer(said))
     return list(dict.fromkeys(f"{host}:{port}" if host else folder or unknown for host, port, folder, unknown in tried))
 
@@ -326,7 +322,7 @@ def _service(parameters: Mapping[str, str]) -> str | None:
 
 
 def _with_environment(parameters: Mapping[str, str]) -> dict[str, str]:
-    """Add what the environment says; not where a service file, which is not read here, may say it instead."""
+    """Add parameters from the environment, unless a service file, which is not read here, may set them."""
     if _service(parameters):
         return dict(parameters)
     found = {name: os.environ.get(variable, "") for name, variable in _VARIABLES.items()}
@@ -340,9 +336,9 @@ def _parsed(database_url: str) -> dict[str, str]:
         raise DatabaseError(
             "the database URL cannot be read: it must be like postgresql://user@host/name or service=name"
         ) from None
-    # "/" or "@" left bare in a password shifts the rest of it into host, port or name, where a message would show it.
+    # A bare "/" or "@" in a password shifts its rest into host, port or name, which messages show.
     spilt = "".join(parameters.get(part, "")[1:] for part in ("host", "dbname"))
-    # Of several hosts some, or all, may come without a port.
+    # With several hosts, some or all may have no port.
     if "@" in spilt or not re.fullmatch(r"[\d,]*", parameters.get("port", "")):
         raise DatabaseError("the database URL cannot be read: a port is digits, / and @ in a password are %2F and %40")
     return parameters

@@ -1,7 +1,7 @@
-"""Whether ``user_logins`` takes every login and its database takes writes, and what refuses, changes or loses some.
+"""Check that ``user_logins`` accepts logins and its database accepts writes, and find what refuses or changes some.
 
-The contract itself is in `loginpipe.logins.user_logins`; what to do about a difference is the caller's. An adopted
-table may be wider than the contract, and have constraints, triggers and partitions of its own.
+`loginpipe.logins.user_logins` defines the contract; the caller decides what to do about a difference. An adopted table
+may have more columns, and constraints, triggers and partitions of its own.
 """
 
 import re
@@ -18,7 +18,7 @@ _KINDS = {"r": "table", "p": "table", "v": "view", "m": "materialized view", "f"
 
 _TEXT = re.compile(r"text|character varying(?:\((\d+)\))?")
 _MASKED = ("masked_ip", "masked_device_id")
-# What every masking needs: compat-sha256-salted is the longest.
+# Enough for every masking; compat-sha256-salted is the longest.
 _MASKED_LENGTH = 64
 
 
@@ -28,9 +28,9 @@ class Column(NamedTuple):
     Attributes:
         name: its name.
         kind: its type, as ``format_type`` prints it.
-        computed: the database alone gives it its values: it is generated, or an identity that is always so.
-        required: an INSERT that does not name it fails: it is NOT NULL, and nothing fills it.
-        alike: it takes texts that differ for equal ones, by its collation.
+        computed: only the database sets its values: it is generated, or an identity that is always generated.
+        required: an INSERT must name it: it is NOT NULL without a default.
+        alike: its collation treats some different texts as equal.
     """
 
     name: str
@@ -42,11 +42,11 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class TableFindings:
-    """What was found of the table, one phrase each.
+    """Findings about the table, one phrase each.
 
     Attributes:
-        obstacles: what lets no login in, or none stay.
-        notes: what refuses, changes or loses some logins, and what becomes of them.
+        obstacles: what refuses or loses every login.
+        notes: what refuses, changes or loses some logins, and the effect.
     """
 
     obstacles: tuple[str, ...]
@@ -54,12 +54,10 @@ class TableFindings:
 
 
 def user_logins_columns(connection: Connection) -> tuple[Column, ...]:
-    """Read the columns of the table, in order.
-
-    Reads in the caller's transaction. Empty where there is no such relation.
+    """Read the columns of the table, in order, in the caller's transaction. Empty if there is no such relation.
 
     Raises:
-        psycopg2.Error: for the caller's `transaction` to translate.
+        psycopg2.Error: for the caller's `transaction` to convert.
     """
     with connection.cursor() as cursor:
         cursor.execute(statement("user_logins_columns"))
@@ -67,7 +65,7 @@ def user_logins_columns(connection: Connection) -> tuple[Column, ...]:
 
 
 def current_columns(connection: Connection) -> tuple[Column, ...]:
-    """Read what `user_logins_columns` does, in a transaction of its own.
+    """Read `user_logins_columns` in a transaction of its own.
 
     Raises:
         DatabaseError: the catalog cannot be read.
@@ -77,12 +75,12 @@ def current_columns(connection: Connection) -> tuple[Column, ...]:
 
 
 def user_logins_kind(connection: Connection) -> str | None:
-    """Say what ``user_logins`` is: ``table`` (partitioned or not), ``view``, …; None where there is none.
+    """Return the kind of ``user_logins``, in the caller's transaction: ``table``, ``view``, …; None if it is missing.
 
-    Reads in the caller's transaction.
+    A partitioned table is a ``table`` too.
 
     Raises:
-        psycopg2.Error: for the caller's `transaction` to translate.
+        psycopg2.Error: for the caller's `transaction` to convert.
     """
     with connection.cursor() as cursor:
         cursor.execute("SELECT relkind FROM pg_class WHERE oid = to_regclass(%s)", (logins_table(),))
@@ -91,7 +89,7 @@ def user_logins_kind(connection: Connection) -> str | None:
 
 
 def why_read_only(cursor: Cursor) -> str | None:
-    """Say why the database takes no writes, and what to do; None where it takes them."""
+    """Return why the database refuses writes, and what to do; None if it accepts them."""
     cursor.execute(statement("writable"))
     ((replica, read_only),) = cursor.fetchall()
     if replica:
@@ -108,12 +106,12 @@ def why_read_only(cursor: Cursor) -> str | None:
 
 
 def replication_problem(cursor: Cursor) -> str | None:
-    """Say which of our tables a publication keeps from being deleted from, and what to do; None where there is none."""
+    """Return which of our tables a publication keeps from deletes, and what to do; None if there is no such table."""
     cursor.execute(statement("without_replica_identity"))
     rows = cursor.fetchall()
     if not rows:
         return None
-    # The partitioned table first: partitions that are still to come follow it.
+    # The partitioned table first, because future partitions follow it.
     tables = dict.fromkeys([*sorted(root for _, root, _ in rows), *(table for table, _, _ in rows)])
     publications = dict.fromkeys(publication for _, _, publication in rows)
     return (
@@ -124,14 +122,10 @@ def replication_problem(cursor: Cursor) -> str | None:
 
 
 def contract_differences(found: Sequence[Column]) -> list[str]:
-    """List what in the columns lets no login in, one phrase each; empty where nothing does.
+    """Return what in these columns keeps every login out, one phrase each.
 
-    Texts may be of any length, `column_notes` names those that are short; the masked ones must have room for a token.
-    Further columns are the table's own, as long as an INSERT may leave them out. Logins are stored by name, so the
-    order is free.
-
-    Args:
-        found: the columns, as `user_logins_columns` gives them.
+    Texts may have any length; `column_notes` names short ones. Masked columns need room for a token. Further columns
+    are allowed if an INSERT may leave them out. The order is free, because logins are stored by name.
     """
     expected, actual = dict(USER_LOGINS_COLUMNS), {column.name: column for column in found}
     differences = [f"column {name} ({kind}) is missing" for name, kind in expected.items() if name not in actual]
@@ -154,11 +148,7 @@ def contract_differences(found: Sequence[Column]) -> list[str]:
 
 
 def column_notes(found: Sequence[Column]) -> list[str]:
-    """List what in the columns refuses or loses something, one phrase each.
-
-    Args:
-        found: the columns, as `user_logins_columns` gives them.
-    """
+    """Return what in these columns refuses or loses something, one phrase each."""
     ours = [column for column in found if column.name in COLUMN_NAMES]
     expected = dict(USER_LOGINS_COLUMNS)
     notes = [
@@ -188,12 +178,10 @@ def column_notes(found: Sequence[Column]) -> list[str]:
 
 
 def examine_table(connection: Connection) -> TableFindings:
-    """Find what the table, and its partitions, have that refuses, changes or loses logins.
-
-    Reads in the caller's transaction.
+    """Find what in the table and its partitions refuses, changes or loses logins, in the caller's transaction.
 
     Raises:
-        psycopg2.Error: for the caller's `transaction` to translate.
+        psycopg2.Error: for the caller's `transaction` to convert.
     """
     columns = user_logins_columns(connection)
     obstacles, notes = contract_differences(columns), column_notes(columns) if columns else []
@@ -207,12 +195,12 @@ def examine_table(connection: Connection) -> TableFindings:
 
 
 def _takes(kind: str, expected: str) -> bool:
-    """Say whether a column of a type takes values of the expected one as they are."""
+    """Return True if a column of type ``kind`` accepts values of the expected type unchanged."""
     return kind == expected or (_TEXT.fullmatch(expected) is not None and _TEXT.fullmatch(kind) is not None)
 
 
 def _length(kind: str) -> float:
-    """Return how many characters a type takes; without a limit, infinitely many."""
+    """Return the maximum length of a type in characters; infinity without a limit."""
     match = _TEXT.fullmatch(kind)
     return int(match[1]) if match and match[1] else float("inf")
 

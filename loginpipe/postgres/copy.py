@@ -1,4 +1,4 @@
-"""Rows as Postgres' COPY text format, and the COPY itself."""
+"""Convert rows to Postgres' COPY text format, and copy them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
@@ -13,7 +13,7 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
 def copy_text(value: object) -> str:
-    """Return a value as COPY's text format writes it; None is NULL, an empty text stays one, a list is an array."""
+    """Return a value in COPY's text format: None as NULL, an empty text as such, a list as an array."""
     if value is None:
         return "\\N"
     if isinstance(value, str):
@@ -31,26 +31,21 @@ def _array_text(values: Iterable[str]) -> str:
 
 
 def copy_rows(cursor: Cursor, table: str, names: Sequence[str], columns: Iterable[Sequence[Any]]) -> None:
-    """Copy rows, given column by column, into a table: ``schema.table`` or one of the session.
+    """Copy rows, given by column, into a table: ``schema.table`` or a temporary one.
 
-    They are written as they are read: a batch of large values is never in memory twice.
-
-    Args:
-        cursor: in a transaction.
-        table: the table.
-        names: its columns.
-        columns: the values of each, in the order of the rows; ``zip(*rows)`` of rows.
+    They are written as they are read, so that a batch of large values is not in memory twice. ``columns`` has the
+    values of each column of ``names``; for rows, pass ``zip(*rows)``.
     """
     statement = sql.SQL("COPY {} ({}) FROM STDIN").format(
         sql.Identifier(*table.split(".")), sql.SQL(", ").join(map(sql.Identifier, names))
     )
     lines = map("\t".join, zip(*map(_texts, columns), strict=True))
-    # Typed as if COPY FROM called readline() too; it calls read() only.
+    # The stubs demand readline(), but COPY FROM calls read() only.
     cursor.copy_expert(statement, _Stream(lines), size=_CHUNK_BYTES)  # type: ignore[arg-type]
 
 
 def _texts(column: Sequence[Any]) -> Iterable[str]:
-    """Return `copy_text` of each value, by the cheapest way that all values of the column can go."""
+    """Return `copy_text` of each value, in the fastest way for the types in the column."""
     kinds = set(map(type, column))
     if kinds == {int}:
         return map(str, column)
@@ -67,7 +62,7 @@ def _texts(column: Sequence[Any]) -> Iterable[str]:
 
 
 class _Stream:
-    """Lines as the file that COPY reads from."""
+    """Lines as the file that COPY reads."""
 
     def __init__(self, lines: Iterator[str]) -> None:
         self._lines = lines

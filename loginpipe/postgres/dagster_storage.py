@@ -1,6 +1,6 @@
-"""Dagster's own storage in Postgres, by SQL: what it holds, and the deletion of old runs.
+"""Measure Dagster's own storage in Postgres by SQL, and delete its old runs.
 
-``docs/decisions.md`` has the reason why this is not left to Dagster's API.
+``docs/decisions.md`` explains why this does not use Dagster's API.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,9 +15,9 @@ from loginpipe.postgres.connections import Connection, Cursor, require_verified_
 from loginpipe.postgres.statements import statement
 
 FAILED_RUNS_DAYS = 30
-"""How long runs that failed or were cancelled are kept at least: someone may ask what went wrong last month."""
+"""How long failed and cancelled runs are kept at least, so that last month's problems can be investigated."""
 
-# What the statements here name, with the type of each column.
+# The columns that the statements here use, with their types.
 _COLUMNS = {
     ("runs", "id"): "bigint",
     ("runs", "run_id"): "character varying",
@@ -45,27 +45,27 @@ _COLUMNS = {
     ("pending_steps", "run_id"): "text",
 }
 LOCK_TIMEOUT = "5s"
-"""For a connection that deletes: what waits for a lock blocks whoever wants that lock after it."""
-# Rows that one transaction goes through.
+"""The lock timeout of a connection that deletes, because a waiting lock request blocks all later requests."""
+# The number of rows that one transaction processes.
 _ROWS = 5_000
 
 
 @dataclass(frozen=True)
 class Cutoffs:
-    """Before which time a run must have ended to be deleted; aware."""
+    """The times (aware) before which a run must have ended to be deleted."""
 
     succeeded: datetime
     failed: datetime
 
     @classmethod
     def of(cls, now: datetime, keep_days: int) -> "Cutoffs":
-        """Return those of a setting in days."""
+        """Return the cutoffs of a setting in days."""
         return cls(now - timedelta(days=keep_days), now - timedelta(days=max(keep_days, FAILED_RUNS_DAYS)))
 
 
 @dataclass(frozen=True)
 class Needed:
-    """What the UI shows whatever its age: the newest evaluation of each check, and the last run of each asset."""
+    """What stays regardless of its age: newest evaluations, last runs of assets, and runs with concurrency slots."""
 
     runs: Sequence[str]
     checks: Sequence[int]
@@ -74,7 +74,7 @@ class Needed:
 
 @dataclass(frozen=True)
 class OldRun:
-    """A run that ended long enough ago. One that is needed holds the newest of something."""
+    """A run that ended long enough ago. It is needed if it holds a newest materialization or evaluation."""
 
     id: int
     run_id: str
@@ -88,7 +88,7 @@ class Usage:
     Attributes:
         size: of the database, in bytes.
         event_bytes: of the events with their indexes, in bytes.
-        oldest: when the run that ended first did; None without runs.
+        oldest: the earliest end of a run; None without runs.
         events_of_a_day: events of the last 24 hours.
     """
 
@@ -101,14 +101,14 @@ class Usage:
 
     @property
     def bytes_a_day(self) -> int:
-        """What the events of the last day take, by the average of all."""
+        """Return the size of the last day's events, by the average size of all events."""
         return self.event_bytes * self.events_of_a_day // self.events if self.events else 0
 
 
 def verify_connections() -> None:
     """Let Dagster connect to its storage in this process as `connect` does: with verified TLS, or with a token.
 
-    Dagster connects by SQLAlchemy, which asks this for each connection that it makes, before it sends anything.
+    Dagster connects through SQLAlchemy, which calls this hook for each new connection, before it sends anything.
     """
     if not (in_production() or connects_by_token()):
         return
@@ -120,7 +120,7 @@ def verify_connections() -> None:
 
 
 def _connect(dialect: Any, _record: object, arguments: list[Any], parameters: dict[str, Any]) -> Any:
-    """Return a connection that SQLAlchemy is about to make; None for another database than Postgres, which it makes."""
+    """Return the connection that SQLAlchemy needs; None for databases other than Postgres, which it opens itself."""
     if dialect.name != "postgresql":
         return None
     connection = dialect.connect(*arguments, **secured({name: str(value) for name, value in parameters.items()}))
@@ -129,10 +129,10 @@ def _connect(dialect: Any, _record: object, arguments: list[Any], parameters: di
 
 
 def require_known(connection: Connection) -> None:
-    """Make sure that the storage is one that this file knows.
+    """Check that this module knows the schema of the storage.
 
     Raises:
-        SchemaError: a table or column is missing or another, or a table that is not known here refers to runs.
+        SchemaError: a table or column is missing or different, or an unknown table refers to runs.
     """
     with transaction(connection) as cursor:
         cursor.execute(
@@ -150,7 +150,7 @@ def require_known(connection: Connection) -> None:
 
 
 def needed(connection: Connection) -> Needed:
-    """Read what stays whatever its age; the newest materializations aside, which `old_runs` knows."""
+    """Read what stays regardless of its age, except the newest materializations, which `old_runs` finds."""
     with transaction(connection) as cursor:
         cursor.execute(statement("dagster_newest_checks"))
         checks = cursor.fetchall()
@@ -182,11 +182,7 @@ def old_runs(
 
 
 def delete_runs(connection: Connection, run_ids: Sequence[str]) -> tuple[int, int]:
-    """Delete finished runs with their tags and events, in one transaction.
-
-    Returns:
-        How many runs and how many events were deleted.
-    """
+    """Delete finished runs with their tags and events, in one transaction; return the numbers of runs and events."""
     with _deleting(connection) as cursor:
         cursor.execute(statement("dagster_delete_runs"), {"run_ids": list(run_ids)})
         ((runs, events),) = cursor.fetchall()
@@ -194,12 +190,10 @@ def delete_runs(connection: Connection, run_ids: Sequence[str]) -> tuple[int, in
 
 
 def delete_evaluations(connection: Connection, before: datetime, stays: Needed) -> int:
-    """Delete evaluations of checks that no run holds any more, and what sensors reported, some thousand a transaction.
+    """Delete old evaluations of checks without a run, and old reports of sensors; return the number of evaluations.
 
-    Deleting a run leaves them, by Dagster's API too; and a sensor's reports never had a run.
-
-    Returns:
-        How many evaluations were deleted.
+    Each transaction deletes some thousand. Deleting a run leaves its evaluations, also through Dagster's API, and a
+    sensor's reports never had a run.
     """
     with transaction(connection) as cursor:
         cursor.execute("SELECT coalesce(min(id), 0) - 1, coalesce(max(id), -1) FROM asset_check_executions")
@@ -224,7 +218,7 @@ def delete_evaluations(connection: Connection, before: datetime, stays: Needed) 
 
 
 def usage(connection: Connection) -> Usage:
-    """Return how much the storage holds. It counts events one by one, by an index."""
+    """Return how much the storage holds. It counts every event in an index."""
     with transaction(connection) as cursor:
         cursor.execute(statement("dagster_usage"), {"since": datetime.now(UTC) - timedelta(days=1)})
         ((*found,),) = cursor.fetchall()
@@ -233,11 +227,11 @@ def usage(connection: Connection) -> Usage:
 
 @contextmanager
 def _deleting(connection: Connection) -> Iterator[Cursor]:
-    """Open a transaction to delete in, one at a time: each code location of a Dagster has a job that deletes here.
+    """Open a transaction to delete in. Only one runs at a time, although every code location has a job that deletes.
 
-    Two that delete the same rows would wait for each other, and might do so in a circle.
+    Two transactions that delete the same rows could deadlock.
     """
     with transaction(connection) as cursor:
-        # A table that a migration of Dagster alone writes to. An advisory lock could be taken by any role.
+        # Only migrations of Dagster write to this table. Any role could take an advisory lock.
         cursor.execute("LOCK TABLE alembic_version IN EXCLUSIVE MODE")
         yield cursor

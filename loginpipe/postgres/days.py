@@ -1,8 +1,9 @@
-"""How often each day of ``user_logins`` has changed, and how many of these changes each asset has.
+"""Count the changes of each day of ``user_logins``, and how many of these changes each asset has.
 
-Whoever changes a day adds a row to ``loginpipe.day_changes`` in the same transaction. A reader first counts these rows
-into ``loginpipe.days``, then reads how many changes a day has, then the logins of the day, and records that number with
-its result. So its result has at least these changes, and a transaction that commits later leaves the day due.
+Every writer that changes a day adds a row to ``loginpipe.day_changes`` in the same transaction. A reader first counts
+these rows into ``loginpipe.days``, then reads the number of changes of a day, then the logins of the day, and records
+that number with its result. So the result has at least these changes, and a transaction that commits later leaves the
+day due.
 """
 
 from datetime import date
@@ -15,34 +16,34 @@ from loginpipe.postgres.statements import statement
 
 
 def read_committed(cursor: Cursor) -> None:
-    """Begin a transaction each statement of which sees what was committed before it, whatever the server's default."""
+    """Start the transaction in READ COMMITTED, in which each statement sees what was committed before it."""
     cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
 
 
 def collect_changes(cursor: Cursor) -> None:
-    """Count the changes that were committed since the last time.
+    """Count the changes that were committed since the last call.
 
     Args:
-        cursor: in a short transaction in READ COMMITTED: another one that collects waits for it.
+        cursor: in a short READ COMMITTED transaction, because concurrent calls wait for it.
     """
     cursor.execute(statement("collect_changes"))
 
 
 def changes_of(cursor: Cursor, day: date) -> int:
-    """Return how many changes of a day are committed: to be asked before its logins are read, for `record_changes`."""
+    """Return how many changes of a day are committed. Call it before its logins are read, for `record_changes`."""
     cursor.execute(statement("changes_of_day"), {"day": day})
     ((changes,),) = cursor.fetchall()
     return int(changes)
 
 
 def record_changes(cursor: Cursor, asset: str, day: date, changes: int) -> None:
-    """Record how many changes of a day an asset has: last in the transaction that writes its result.
+    """Record how many changes of a day an asset has. Call it last in the transaction that writes the result.
 
     Args:
         cursor: in that transaction.
         asset: a column of ``loginpipe.days``.
         day: the UTC date.
-        changes: of `changes_of`, asked before the logins were read.
+        changes: the result of `changes_of` from before the logins were read.
     """
     if changes:
         column = sql.Identifier(asset)
@@ -54,11 +55,11 @@ def stale_days(connection: Connection, *, over: date | None = None) -> dict[date
 
     Args:
         connection: with no transaction open.
-        over: a day that is over and becomes due once for that, with logins or without.
+        over: a past day that becomes due once because it has ended, even without logins.
     """
     with transaction(connection) as cursor:
         read_committed(cursor)
-        # First: it takes its locks in the order of the days, and then waits for no other that collects.
+        # First, because it locks the days in order, and then waits for no other call.
         collect_changes(cursor)
         if over is not None:
             cursor.execute(statement("close_day"), {"day": over})
@@ -67,7 +68,7 @@ def stale_days(connection: Connection, *, over: date | None = None) -> dict[date
 
 
 def first_day(connection: Connection) -> date | None:
-    """Return the first day that ``user_logins`` ever had rows of, as far as it is known; None where it had none."""
+    """Return the first known day with rows in ``user_logins``, also rows that are gone; None without any."""
     with transaction(connection) as cursor:
         cursor.execute("SELECT least((SELECT min(day) FROM loginpipe.days), min(day)) FROM loginpipe.day_changes")
         ((first,),) = cursor.fetchall()

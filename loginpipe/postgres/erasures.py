@@ -1,4 +1,4 @@
-"""Which users were erased, and that none is meanwhile. Erasing itself is a custodian's."""
+"""Read which users were erased, and block erasures during a transaction. Custodians erase users."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from datetime import datetime
 from loginpipe.common.errors import DatabaseError
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 
-_INTERFERED = "40001"  # passes: a session tries again
+_INTERFERED = "40001"  # transient: a session retries it
 
 
 @dataclass(frozen=True)
 class Erased:
-    """Who was erased, by the tombstones of their user ids.
+    """The erased users, by the tombstones of their user ids.
 
     Attributes:
-        erased_at: tombstone (32 bytes) → when that user was erased, the last time; aware.
-        count: how many erasures there were; it changes with each, also with a second one of the same user.
+        erased_at: tombstone (32 bytes) → when that user was last erased; aware.
+        count: number of erasures, with repeated ones of the same user.
     """
 
     erased_at: Mapping[bytes, datetime]
@@ -24,7 +24,7 @@ class Erased:
 
     @property
     def tombstones(self) -> frozenset[bytes]:
-        """The tombstones, whichever version of the token key they were made with."""
+        """Return the tombstones, of all versions of the token key."""
         return frozenset(self.erased_at)
 
 
@@ -37,28 +37,28 @@ def read_erased(connection: Connection) -> Erased:
 
 
 def hold_off_erasures(cursor: Cursor) -> None:
-    """Let no user be erased before this transaction ends.
+    """Block erasures until the end of this transaction.
 
     Args:
-        cursor: at the beginning of its transaction, READ COMMITTED: in the other isolation levels the next statements
-            would go on seeing what was there before the lock was waited for.
+        cursor: at the start of its transaction, which becomes READ COMMITTED: in other isolation levels the next
+            statements would not see what was committed while this waited for the lock.
     """
     cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
     cursor.execute("LOCK TABLE vault.erasure_gate IN ROW EXCLUSIVE MODE")
 
 
 def erasures_so_far(cursor: Cursor) -> int:
-    """Return how many erasures there were: `require_no_erasure_since` takes it."""
+    """Return the number of erasures, for `require_no_erasure_since`."""
     cursor.execute("SELECT coalesce(sum(times), 0) FROM loginpipe.erased_users")
     ((erasures,),) = cursor.fetchall()
     return int(erasures)
 
 
 def require_no_erasure_since(cursor: Cursor, erasures: int) -> None:
-    """Let no user be erased before this transaction ends, and make sure that none was meanwhile.
+    """Block erasures until the end of this transaction, and check that there was none since `erasures_so_far`.
 
     Raises:
-        DatabaseError: a user was erased meanwhile.
+        DatabaseError: a user was erased in between.
     """
     hold_off_erasures(cursor)
     if erasures_so_far(cursor) != erasures:
@@ -66,13 +66,13 @@ def require_no_erasure_since(cursor: Cursor, erasures: int) -> None:
 
 
 def erased_after(cursor: Cursor, moment: datetime) -> bool:
-    """Say whether a user was erased after a moment."""
+    """Return True if a user was erased after ``moment``."""
     cursor.execute("SELECT EXISTS (SELECT FROM loginpipe.erased_users WHERE erased_at > %s)", (moment,))
     return cursor.fetchone() == (True,)
 
 
 def tombstones_since(cursor: Cursor, moment: datetime) -> list[tuple[bytes, int, datetime]]:
-    """Return tombstone, version of the token key and time of the erasures after a moment."""
+    """Return tombstone, version of the token key and time of the erasures after ``moment``."""
     cursor.execute(
         "SELECT tombstone, key_version, erased_at FROM loginpipe.erased_users WHERE erased_at > %s", (moment,)
     )

@@ -1,6 +1,6 @@
-"""Which role may do what with loginpipe's tables and functions, and how the grants of a database differ from that.
+"""Define the grants of each role on loginpipe's tables and functions, and compare them with a database's.
 
-The migrations make it so. Also what the connected role may do beyond a writer's work.
+The migrations grant them. This module also finds rights of the connected role beyond those of a writer.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +20,7 @@ PUBLIC = "PUBLIC"
 # The columns of ``rejected_messages`` that are not sealed.
 _SHOWN = ("message_id", "sent_at", "received_at", "batch_id", "reasons", "fields", "replayed_at")
 
-# The columns of ``batches`` that are written after a batch was recorded.
+# The columns of ``batches`` that are updated after the batch was recorded.
 _OF_DELETES = ("finished_at", "deleted", "delete_failures", "leases_lost")
 
 # The columns of ``login_extras`` that are not sealed.
@@ -83,24 +83,20 @@ class Grant:
     object: str
 
     def is_on_a_column_of(self, whole: "Grant") -> bool:
-        """Say whether it is the same privilege of the same role, on a column of that one's table."""
+        """Return True if it is the same privilege of the same role on a column of the other grant's table."""
         return (self.role, self.privilege) == (whole.role, whole.privilege) and self.object.startswith(
             f"{whole.object} ("
         )
 
     def statement(self, verb: str, preposition: str) -> str:
-        """Return the SQL that gives or takes it: ``GRANT`` and ``TO``, or ``REVOKE`` and ``FROM``."""
+        """Return the SQL that grants or revokes it: pass ``GRANT`` and ``TO``, or ``REVOKE`` and ``FROM``."""
         table, parenthesis, column = self.object.partition(" (")
         columns = f" ({column}" if parenthesis else ""
         return f"{verb} {self.privilege}{columns} ON {table} {preposition} {self.role}"
 
 
 def planned(database: str) -> frozenset[Grant]:
-    """Return the grants as they should be.
-
-    Args:
-        database: the database's name, quoted where SQL wants that.
-    """
+    """Return the grants that should exist. Quote the name of the database if SQL needs that."""
     privileges: Mapping[str, Mapping[str, Iterable[str]]] = {
         WRITER: {
             f"DATABASE {database}": ("CONNECT", "TEMPORARY"),
@@ -191,15 +187,15 @@ def planned(database: str) -> frozenset[Grant]:
 
 
 def differences(found: Iterable[Grant], wanted: Iterable[Grant]) -> Iterator[str]:
-    """Say in words how the grants of the roles and of everybody differ from what they should be, and how to fix it.
+    """Yield how the grants of the roles and of PUBLIC differ from the plan, and how to fix it.
 
-    What everybody has been granted on ``user_logins``, its schema or the database is its owner's affair, and
-    counts as granted to each role.
+    Grants to PUBLIC on ``user_logins``, its schema or the database are their owner's decision, and count as granted to
+    each role.
     """
     there, plan = set(found), set(wanted)
     for grant in sorted(there - plan):
         if grant.role != PUBLIC or _ours(grant.object):
-            # What is taken away on a table is taken away on each of its columns too.
+            # A REVOKE on a table also revokes the privilege on each of its columns.
             again = [g.statement("GRANT", "TO") for g in sorted(plan) if g.is_on_a_column_of(grant)]
             statements = "; ".join([grant.statement("REVOKE", "FROM"), *again])
             yield f"{grant.role} has {grant.privilege} on {grant.object} and should not: run `{statements}`"
@@ -209,16 +205,16 @@ def differences(found: Iterable[Grant], wanted: Iterable[Grant]) -> Iterator[str
 
 
 def _ours(name: str) -> bool:
-    # How versions are encoded is no secret, and was everybody's from the beginning.
+    # The encoding of versions is no secret, and PUBLIC always had these functions.
     kind, qualified = name.split(" ", 1)
     ours = kind != "DATABASE" and qualified.split(".")[0] in {"loginpipe", "vault"}
     return ours and name not in _APP_VERSIONS
 
 
 def grant_differences(connection: Connection) -> list[str]:
-    """Say in words how grants, roles and owners of a migrated database differ from what they should be, and the fix.
+    """Return how grants, roles and owners of a migrated database differ from the plan, and the fix.
 
-    Any role may ask.
+    Any role may call it.
     """
     with transaction(connection) as cursor:
         cursor.execute("SELECT quote_ident(current_database())")
@@ -235,12 +231,12 @@ def grant_differences(connection: Connection) -> list[str]:
 
 @dataclass(frozen=True)
 class RoleStatus:
-    """What the connected role may do.
+    """The rights of the connected role.
 
     Attributes:
         role: its name.
-        writes: whether it may do a writer's work.
-        beyond: what more it may do, as in ``is a superuser``; empty for the pipeline as it should be.
+        writes: True if it has a writer's rights.
+        beyond: further rights, as in ``is a superuser``; should be empty for the pipeline.
     """
 
     role: str
@@ -249,12 +245,12 @@ class RoleStatus:
 
     @property
     def fix(self) -> str:
-        """How an administrator makes a login that may do a writer's work and no more."""
+        """Return the SQL for a login with a writer's rights and no more, for an administrator."""
         return f"CREATE ROLE loginpipe_pipeline LOGIN IN ROLE {WRITER}"
 
 
 def role_status(connection: Connection) -> RoleStatus:
-    """Read what the connected role may do in a migrated database, whichever way it came by that."""
+    """Read the rights of the connected role in a migrated database, also inherited ones."""
     with transaction(connection) as cursor:
         cursor.execute(statement("role_status"))
         [(role, superuser, owns, writes, opens, reads)] = cursor.fetchall()

@@ -1,9 +1,9 @@
-"""What analysts read beside ``user_logins``, computed by day: duplicates and daily counts.
+"""Compute by day what analysts read besides ``user_logins``: duplicates and daily counts.
 
-Duplicates cost what the day costs, whatever the history: who was seen with what on the days that are over is kept in
-``loginpipe.device_users`` and ``loginpipe.ip_users``, by token, user and day. A day is set there, never added to, so
-that a computation that is repeated, interrupted or late leaves the same. A day that is not over is not kept yet: its
-rows follow from its logins and from what is kept.
+The cost of duplicates depends on the size of the day, not of the history. ``loginpipe.device_users`` and
+``loginpipe.ip_users`` keep which user was seen with which token on past days, by token, user and day. A day's entry is
+set, never added to, so a repeated, interrupted or late computation gives the same result. The current day is not kept
+yet: its rows follow from its logins and the kept days.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,9 +22,9 @@ DUPLICATES: Mapping[str, str] = {
     "duplicate_devices": "masked_device_id",
     "duplicate_ips": "masked_ip",
 }
-"""Table in the schema ``loginpipe`` → its column of tokens."""
+"""Table in the schema ``loginpipe`` → its token column."""
 
-# What is kept for each, by month and by day; the first is a column of ``loginpipe.days`` too.
+# The kept tables of each, by month and by day; the first is also a column of ``loginpipe.days``.
 _KEPT = {"duplicate_devices": ("device_users", "device_days"), "duplicate_ips": ("ip_users", "ip_days")}
 
 _SHOWN = 10
@@ -32,10 +32,10 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class DuplicatesOfDay:
-    """What was found for one day.
+    """The result for one day.
 
     Attributes:
-        seen: distinct tokens on that day, placeholders aside.
+        seen: distinct tokens on that day, without placeholders.
         shared: how many of them more than one user has logged in from.
         top: the ten with the most users: token, users, logins, first date, last date.
     """
@@ -47,7 +47,7 @@ class DuplicatesOfDay:
 
 @dataclass(frozen=True)
 class LoginsOfDay:
-    """Logins of one day, in all and by device type, locale and version (as text), the most frequent first."""
+    """Logins of one day, in total and by device type, locale and version (as text), the most frequent first."""
 
     logins: int
     by_device_type: Mapping[str, int]
@@ -57,7 +57,7 @@ class LoginsOfDay:
 
 @dataclass(frozen=True)
 class DayCounts:
-    """Logins of a day, and how many of them name no locale."""
+    """Logins of a day, and those without a locale."""
 
     logins: int
     null_locales: int
@@ -65,12 +65,12 @@ class DayCounts:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a comparison found.
+    """The result of a comparison.
 
     Attributes:
-        day: the day whose tokens were compared; None where none is to be compared.
-        tokens: how many.
-        differing: how many of them are not what they are to be.
+        day: the day whose tokens were compared; None if there is none to compare.
+        tokens: number of compared tokens.
+        differing: number of tokens that differ from the expected result.
     """
 
     day: date | None
@@ -79,13 +79,13 @@ class Sample:
 
 
 def refresh_duplicates(connection: Connection, table: str, day: date) -> DuplicatesOfDay:
-    """Compute one day of a table of duplicates, a key of `DUPLICATES`, again, in one transaction.
+    """Recompute one day of a table of duplicates, a key of `DUPLICATES`, in one transaction.
 
-    Days before it that are over and not kept as they are now come first, in a transaction each: its rows follow from
-    them. Rows of later days that change with it are computed too.
+    Earlier past days whose kept rows are out of date are computed first, in a transaction each, because this day's rows
+    depend on them. Rows of later days that change are recomputed too.
 
     Raises:
-        DatabaseError: the day is as it was; days before it may be computed.
+        DatabaseError: the day is unchanged; earlier days may be computed.
     """
     with transaction(connection) as cursor:
         read_committed(cursor)
@@ -107,7 +107,7 @@ def _refresh_day(connection: Connection, table: str, day: date) -> DuplicatesOfD
         ((tokens_changed, of["dropped"], kept, of["today"]),) = cursor.fetchall()
         cursor.execute("ANALYZE day_pairs; SELECT EXISTS (SELECT FROM day_pairs)")
         ((has_logins,),) = cursor.fetchall()
-        # A day that was dropped before anything was kept has its rows alone, until it is restored.
+        # A day that was dropped before it was kept keeps its rows only, until it is restored.
         to_keep = day < of["today"] and (kept or not of["dropped"])
         if tokens_changed:
             cursor.execute(_sql("merge_aliased", table), of)
@@ -119,7 +119,7 @@ def _refresh_day(connection: Connection, table: str, day: date) -> DuplicatesOfD
         ((seen,),) = cursor.fetchall()
         cursor.execute(_sql("top_duplicates", table), {**of, "limit": _SHOWN})
         rows = cursor.fetchall()
-        # Last: whoever counts changes waits for these rows until the commit.
+        # Last, because concurrent `collect_changes` calls wait for these rows until the commit.
         record_changes(cursor, table, day, changes)
         if to_keep and (has_logins or changes):
             cursor.execute(_sql("record_state", table), {**of, "changes": changes})
@@ -127,7 +127,7 @@ def _refresh_day(connection: Connection, table: str, day: date) -> DuplicatesOfD
 
 
 def _keep(cursor: Cursor, table: str, of: Mapping[str, Any]) -> bool:
-    """Keep the day; return whether anything was not kept as it is."""
+    """Keep the day; return True if this changed what is kept."""
     part = "late" if of["dropped"] else "logins"
     cursor.execute(_sql("keep_day", table, part=part), of)
     ((kept,),) = cursor.fetchall()
@@ -137,16 +137,16 @@ def _keep(cursor: Cursor, table: str, of: Mapping[str, Any]) -> bool:
 
 
 def rebuild_duplicates(connection: Connection, table: str) -> Iterator[tuple[int, int]]:
-    """Compute a table of duplicates, a key of `DUPLICATES`, and what is kept for it again, from ``user_logins``.
+    """Recompute a table of duplicates, a key of `DUPLICATES`, and its kept tables from ``user_logins``.
 
-    What is in the archive only stays as it is. Where this is interrupted, the next run of ``refresh_insights`` does the
-    days that are left.
+    Days that only the archive holds stay as they are. After an interruption, the next ``refresh_insights`` run computes
+    the rest.
 
     Yields:
-        After each day the number of days done, and of all.
+        After each day, the number of days done and of all days.
 
     Raises:
-        DatabaseError: the days before this one are computed, the others are due.
+        DatabaseError: the earlier days are computed, the others stay due.
     """
     with transaction(connection) as cursor:
         _begin_duplicates(cursor, table)
@@ -160,13 +160,7 @@ def rebuild_duplicates(connection: Connection, table: str) -> Iterator[tuple[int
 
 
 def compare_duplicates(connection: Connection, table: str, *, limit: int) -> Sample:
-    """Compare a sample of the tokens of a day, any that is over and in the table, with a computation from its logins.
-
-    Args:
-        connection: with no transaction open.
-        table: a key of `DUPLICATES`.
-        limit: most tokens.
-    """
+    """Compare up to ``limit`` random tokens of a random recent day with a computation from its logins."""
     with transaction(connection) as cursor:
         read_committed(cursor)
         collect_changes(cursor)
@@ -184,7 +178,7 @@ def compare_duplicates(connection: Connection, table: str, *, limit: int) -> Sam
 
 def _begin_duplicates(cursor: Cursor, table: str) -> None:
     read_committed(cursor)
-    # An erasure takes this turn too: it waits for what has read the user's logins.
+    # An erasure takes this turn too, so it waits for transactions that have read the user's logins.
     take_turn(cursor, table)
 
 
@@ -195,11 +189,7 @@ def _parameters(table: str) -> dict[str, str]:
 def _sql(name: str, table: str, *, part: str = "logins", tokens: str = "changed_tokens") -> sql.Composable:
     """Return a statement for one of the two tables.
 
-    Args:
-        name: of the statement.
-        table: a key of `DUPLICATES`.
-        part: the column of what is kept that the day goes to.
-        tokens: where the tokens are that rows are computed of.
+    ``part`` is the column of the kept table for the day, ``tokens`` the relation with the tokens to compute rows for.
     """
     state, days = _KEPT[table]
     names: dict[str, sql.Composable] = {
@@ -216,16 +206,16 @@ def _sql(name: str, table: str, *, part: str = "logins", tokens: str = "changed_
 
 
 def refresh_daily_logins(connection: Connection, day: date) -> LoginsOfDay:
-    """Compute one day of ``daily_logins`` again, in one transaction.
+    """Recompute one day of ``daily_logins``, in one transaction.
 
-    Of a day that was dropped from ``user_logins``, the counts stay, and those of logins that came later are added.
+    For a day that was dropped from ``user_logins``, the counts stay, and those of later logins are added.
 
     Raises:
-        DatabaseError: the day is as it was.
+        DatabaseError: the day is unchanged.
     """
     with transaction(connection) as cursor:
         read_committed(cursor)
-        # Two runs for one day would both delete nothing and both insert.
+        # Otherwise two runs for one day would both delete nothing and both insert.
         take_turn(cursor, f"daily_logins {day}")
         changes = changes_of(cursor, day)
         cursor.execute(statement("delete_daily_logins"), {"day": day})
@@ -239,7 +229,7 @@ def refresh_daily_logins(connection: Connection, day: date) -> LoginsOfDay:
 
 
 def daily_counts(connection: Connection, first: date, last: date) -> dict[date, DayCounts]:
-    """Return the logins of each day as the asset ``daily_logins`` has counted them; days without any are left out."""
+    """Return the logins of each day as counted by the asset ``daily_logins``; days without logins are left out."""
     with transaction(connection) as cursor:
         cursor.execute(statement("daily_counts"), {"first": first, "last": last})
         return {day: DayCounts(logins, null_locales) for day, logins, null_locales in cursor}

@@ -1,8 +1,8 @@
-"""The deduplication ledger: which messages have an outcome, which batch recorded it, and whether the tables agree.
+"""The deduplication ledger: which messages have an outcome, in which batch, and whether it agrees with the tables.
 
-A message has one row in the ledger, and with it, in the same transaction, one in ``user_logins`` or in
-``rejected_messages``. A replay or a redrive is under the date of its first sending on both sides. So, of each day:
-rows = messages in the ledger - rejects - rows that erasures have taken since + rows that others have written.
+A message has one row in the ledger and, from the same transaction, one in ``user_logins`` or ``rejected_messages``. A
+replay or redrive has the date of its first sending in both. So for each day: rows = messages in the ledger - rejects -
+rows erased since + rows that others have written.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _TIMED_OUT = "57014"
 
 
 def recorded(connection: Connection, message_ids: Sequence[str]) -> frozenset[str]:
-    """Return the ids of those messages that have an outcome, of whatever day."""
+    """Return the ids of those messages that have an outcome, on any day."""
     with transaction(connection) as cursor:
         cursor.execute(statement("recorded_messages"), (list(message_ids),))
         return frozenset(message_id for (message_id,) in cursor)
@@ -26,15 +26,14 @@ def recorded(connection: Connection, message_ids: Sequence[str]) -> frozenset[st
 
 @dataclass(frozen=True)
 class LedgerDay:
-    """A day in the ledger, and in the tables.
+    """A day in the ledger and in the tables.
 
     Attributes:
         recorded: messages in the ledger.
         rejected: those of them that were rejected.
         rows: logins in ``user_logins``.
-        erased_since: whether a user was erased on that day or later: no one may know which rows went.
-        ours_alone: whether the pipeline ran before that day began. On its first day, and before that, rows may
-            be there that another loader has written.
+        erased_since: True if a user was erased on that day or later; which rows this removed is not recorded.
+        ours_alone: True if the pipeline ran before that day. Otherwise another loader may have written rows.
     """
 
     day: date
@@ -46,17 +45,17 @@ class LedgerDay:
 
     @property
     def missing(self) -> int:
-        """Rows that should be there and are not: below zero, rows that no message in the ledger stands for."""
+        """Return the number of missing rows; below zero, the number of rows without a message in the ledger."""
         return self.recorded - self.rejected - self.rows
 
     @property
     def lost(self) -> bool:
-        """Whether rows are missing that no erasure can have taken."""
+        """Return True if rows are missing that no erasure can have removed."""
         return self.missing > 0 and not self.erased_since
 
     @property
     def agrees(self) -> bool:
-        """Whether there is nothing to be said about the day."""
+        """Return True if there is nothing to report about the day."""
         return self.missing == 0 or (self.missing < 0 and not self.ours_alone)
 
     def __str__(self) -> str:
@@ -69,13 +68,13 @@ class LedgerDay:
 
 
 def read_ledger_days(connection: Connection, first: date, last: date) -> Sequence[LedgerDay] | None:
-    """Count both sides of the days from ``first`` to ``last``, as of one moment; in days' order.
+    """Count both sides of the days from ``first`` to ``last`` in one snapshot, in the order of the days.
 
-    Reads the days' partitions of the ledger, and of ``user_logins`` whatever holds these days: partitions of whole
-    months, or all of an adopted table without an index on ``create_date``. The ledger must still have the first day.
+    Reads the days' partitions of the ledger, and those of ``user_logins`` with these days: whole months, or all of an
+    adopted table without an index on ``create_date``. The ledger must still have the first day.
 
     Returns:
-        The days; None where counting took longer than five minutes.
+        The days; None if counting took longer than five minutes.
     """
     try:
         with transaction(connection) as cursor:

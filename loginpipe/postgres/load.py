@@ -1,6 +1,6 @@
-"""What a batch writes, statement by statement, in the one transaction of `loginpipe.ingest.record`.
+"""Write a batch, statement by statement, in the one transaction of `loginpipe.ingest.record`.
 
-Ledger and rows are written together: a message has one outcome, whoever else delivers it.
+Ledger and rows are written together, so a message has one outcome, even if others record it too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,10 +34,10 @@ class LockHolder:
     """A session that loads wait for.
 
     Attributes:
-        pid: of the server's process.
-        role: that it connected as.
-        application: what it calls itself.
-        table: that it keeps writers out of; None where a load waits for a row of its.
+        pid: of the server process.
+        role: the role that it connected as.
+        application: its application name.
+        table: the table that it locks against writers; None if a load waits for one of its rows.
     """
 
     pid: int
@@ -47,7 +47,7 @@ class LockHolder:
 
 
 def lock_holders(connection: Connection) -> frozenset[LockHolder]:
-    """Find the sessions that a load waits for at this moment, or would wait for."""
+    """Find the sessions that a load waits for now, or would wait for."""
     with transaction(connection) as cursor:
         cursor.execute(statement("lock_holders"))
         return frozenset(LockHolder(*row) for row in cursor)
@@ -61,7 +61,7 @@ class Inserted:
         rows_by_day: UTC date → rows.
         delays: rows by their delay from sent to stored: `loginpipe.logins.delays`.
         delay_seconds: the sum of these delays.
-        data_keys: those that sealed their extras.
+        data_keys: the data keys that sealed their extras.
     """
 
     rows_by_day: dict[date, int]
@@ -71,17 +71,17 @@ class Inserted:
 
     @property
     def rows(self) -> int:
-        """How many."""
+        """Return the number of rows."""
         return sum(self.delays)
 
 
 def no_rows() -> Inserted:
-    """Return what a batch without accepted logins adds."""
+    """Return the result for a batch without accepted logins."""
     return Inserted({}, [0] * (len(DELAY_BOUNDS) + 1), 0.0)
 
 
 def insert_logins(cursor: Cursor, logins: MaskedLogins, batch_id: str) -> Inserted:
-    """Insert those masked logins whose messages the ledger does not know, with what `insert_extras` brought of them.
+    """Insert the masked logins whose messages are new to the ledger, with their extras from `insert_extras`.
 
     Raises:
         SchemaError: a trigger or rule of ``user_logins`` kept rows out of it.
@@ -108,12 +108,12 @@ def insert_logins(cursor: Cursor, logins: MaskedLogins, batch_id: str) -> Insert
 
 
 def insert_extras(cursor: Cursor, clear: Mapping[str, str], sealed: Sealed) -> None:
-    """Bring what logins have beside their fields, for `insert_logins` to insert with those that are new.
+    """Stage the extras of logins, for `insert_logins` to insert those of new logins.
 
     Args:
         cursor: in the transaction of the batch.
         clear: message id → the fields that are stored in clear, as a JSON object.
-        sealed: the other ones, by message id.
+        sealed: the other fields, by message id.
     """
     if not clear and not sealed:
         return
@@ -134,13 +134,9 @@ def insert_extras(cursor: Cursor, clear: Mapping[str, str], sealed: Sealed) -> N
 
 
 def insert_rejects(cursor: Cursor, rejected: Sequence[Reject], bodies: Sealed, batch_id: str) -> int:
-    """Insert those rejected messages that the ledger does not know; return how many.
+    """Insert the rejected messages that are new to the ledger; return how many.
 
-    Args:
-        cursor: in the transaction of the batch.
-        rejected: the messages.
-        bodies: the body of each, by message id; empty where sealing is off, and then no body is kept.
-        batch_id: the batch.
+    ``bodies`` are the sealed bodies by message id. They are empty if sealing is off, and then no body is kept.
     """
     if not rejected:
         return 0

@@ -1,4 +1,4 @@
-"""What the tables say about all batches so far: totals that no restart loses. Counts and times, no value of a login."""
+"""Read totals over all batches from the tables, so that a restart loses none. Counts and times, no values of logins."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ _COUNTS = (
 
 @dataclass(frozen=True)
 class QueueTotals:
-    """What batches of one queue came to.
+    """Totals of the batches of one queue.
 
     Attributes:
-        counts: ``batches``, and messages by what became of them, as ``docs/tables.md`` has them.
+        counts: ``batches``, and messages by outcome, as in ``docs/tables.md``.
         delays: rows by their delay from sent to stored: `loginpipe.logins.delays`.
         delay_seconds: the sum of these delays.
-        last_finished: Unix time of when the newest batch was finished, in seconds; None where there is none.
-        newest_stored: Unix time of the newest SentTimestamp that a batch has recorded; None where there is none.
+        last_finished: when the newest batch finished, as Unix time in seconds; None without one.
+        newest_stored: the newest SentTimestamp in a recorded batch, as Unix time in seconds; None without one.
     """
 
     counts: Counter[str]
@@ -43,10 +43,10 @@ class QueueTotals:
 
 @dataclass(frozen=True)
 class Totals:
-    """Batches and rejects of some time, which add up.
+    """Batches and rejects of a time span. They can be added.
 
     Attributes:
-        queues: queue → its totals, for each that batches came from.
+        queues: queue → its totals, for each queue with batches.
         rejects: reason code and field → violations; a message can have several.
     """
 
@@ -62,10 +62,10 @@ class Totals:
 
 @dataclass(frozen=True)
 class VaultTotals:
-    """How far vault and keys are.
+    """The size of the vault, and the versions of the token key.
 
     Attributes:
-        sealed_values: about how many rows the vault has: Postgres' own estimate.
+        sealed_values: Postgres' estimate of the number of rows in the vault.
         key_versions: version of the token key → Unix time of its first use, in seconds.
     """
 
@@ -74,12 +74,9 @@ class VaultTotals:
 
 
 def read_totals(connection: Connection, *, since: datetime | None = None, until: datetime | None = None) -> Totals:
-    """Read the totals of the batches that were recorded, and of the rejects that were received, in some time.
+    """Read the totals of the batches recorded, and of the rejects received, in a time span.
 
-    Args:
-        connection: with no transaction open.
-        since: aware, and part of it; from the beginning when not given.
-        until: aware, and not part of it; without an end when not given.
+    ``since`` (inclusive) and ``until`` (exclusive) are aware; None means no limit.
     """
     span = {"since": since or "-infinity", "until": until or "infinity", "with_hours": since is None}
     with transaction(connection) as cursor:
@@ -93,7 +90,7 @@ def read_totals(connection: Connection, *, since: datetime | None = None, until:
 
 
 def read_vault(connection: Connection) -> VaultTotals:
-    """Read what there is to tell about vault and keys."""
+    """Read the totals of vault and keys."""
     with transaction(connection) as cursor:
         cursor.execute(
             "SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'vault.sealed_values'::regclass"

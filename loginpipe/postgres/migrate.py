@@ -1,6 +1,6 @@
-"""Bring the warehouse up to date, and tell whether it is. The schema itself is in ``migrations/``.
+"""Migrate the warehouse, and check that it is migrated. ``migrations/`` holds the schema.
 
-The pipeline asks `require_migrated` at every start, so Alembic and SQLAlchemy are imported only where they run.
+The pipeline calls `require_migrated` at every start, so Alembic and SQLAlchemy are imported only where they run.
 """
 
 import re
@@ -30,24 +30,24 @@ T = TypeVar("T")
 HEAD = "0016"
 """The newest revision in ``migrations/``. Revisions are numbered in order, so that they compare as text."""
 
-# The comment on Alembic's table: tells older code which version it would have to be.
+# The comment on Alembic's table tells older code which version it needs.
 _MIGRATED_BY = re.compile(r"Migrated by loginpipe (\S+)\.")
 
 _INSUFFICIENT_PRIVILEGE = "42501"
-# What another first migration has made at the same time, as errors: of a unique key, a schema, a table.
+# The errors if a concurrent first migration made the object: unique key, schema, table.
 _MADE_MEANWHILE = frozenset({"23505", "42P06", "42P07"})
 
 
 @dataclass(frozen=True, slots=True)
 class MigrationResult:
-    """What `migrate` did.
+    """The result of `migrate`.
 
     Attributes:
         before: the revision found, None for a database that was never migrated.
-        after: the revision it is at now: `HEAD`.
-        adopted: whether ``user_logins`` was there already and was taken over unchanged, in this call.
-        findings: what ``user_logins`` has that can refuse, change or lose logins, and what becomes of them; one line
-            each. None of a table that is as loginpipe makes it.
+        after: the revision now: `HEAD`.
+        adopted: True if this call took over an existing ``user_logins`` unchanged.
+        findings: what in ``user_logins`` can refuse, change or lose logins, and the effect, one line each. Empty for a
+            table that loginpipe made.
     """
 
     before: str | None
@@ -57,15 +57,15 @@ class MigrationResult:
 
 
 def migrate(database_url: str, *, today: date | None = None, table_is_named: bool = False) -> MigrationResult:
-    """Migrate to `HEAD`, all of it or nothing, then make sure of partitions. Safe to call by many at once, and again.
+    """Migrate to `HEAD`, all or nothing, then create partitions. Safe to call concurrently and repeatedly.
 
     Args:
-        database_url: as `connect` takes it. The role needs CREATE on the database and on the schema of `logins_table`.
-        today: the UTC date to make partitions for; today's when not given.
-        table_is_named: whether LOGINPIPE_TABLE is set: without it, a ``user_logins`` in another schema is refused.
+        database_url: as for `connect`. The role needs CREATE on the database and on the schema of `logins_table`.
+        today: the UTC date to create partitions for; None for today.
+        table_is_named: True if LOGINPIPE_TABLE is set. Otherwise a ``user_logins`` in another schema is refused.
 
     Raises:
-        SchemaError: ``user_logins`` takes no logins as it is, or may be another one; the database is ahead of this
+        SchemaError: ``user_logins`` accepts no logins, or may be another table; the database is newer than this
             version, or was migrated with another LOGINPIPE_TABLE.
         DatabaseError: unreachable, or a statement was refused.
     """
@@ -84,20 +84,17 @@ def migrate(database_url: str, *, today: date | None = None, table_is_named: boo
 
 
 def undo(database_url: str, revision: str) -> str:
-    """Undo the migrations after a revision, the newest first, all of them or none.
+    """Undo the migrations after a revision, the newest first, all or none; return the revision found before.
 
-    What was written since into what they brought is lost. Stop the pipeline first.
+    Data written since into what they added is lost. Stop the pipeline first.
 
     Args:
-        database_url: as `connect` takes it. The role is the one that migrated, or owns what it made.
-        revision: to go back to, as in ``0010``.
-
-    Returns:
-        The revision that was found.
+        database_url: as for `connect`. The role is the one that migrated, or owns the objects.
+        revision: the revision to go back to, as in ``0010``.
 
     Raises:
-        SchemaError: the database is not beyond that revision, or ahead of this version, or one of the migrations is not
-            undone, since what it brought is in no other place.
+        SchemaError: the database is not after that revision, or is newer than this version; or a migration refuses,
+            because only its objects hold some data.
         DatabaseError: unreachable, or a statement was refused.
     """
     return _in_transaction(database_url, partial(_undo_in_transaction, revision=revision))
@@ -107,7 +104,7 @@ def require_migrated(connection: Connection) -> None:
     """Check that the database is at `HEAD`, for the table of `logins_table`.
 
     Raises:
-        SchemaError: it is behind, or ahead, or has its logins in another table; says what to do.
+        SchemaError: it is older or newer, or has its logins in another table; names the fix.
     """
     with transaction(connection) as cursor:
         found = revision_of(cursor)
@@ -120,7 +117,7 @@ def require_migrated(connection: Connection) -> None:
 
 
 def revision_of(cursor: Cursor) -> str | None:
-    """Return the revision of a database's schema; None where it was never migrated."""
+    """Return the revision of a database's schema; None if it was never migrated."""
     cursor.execute("SELECT to_regclass('loginpipe.alembic_version') IS NOT NULL")
     if cursor.fetchone() == (False,):
         return None
@@ -140,10 +137,10 @@ def table_on_record(cursor: Cursor) -> str:
 
 
 def require_same_table(cursor: Cursor) -> None:
-    """Check that a migrated database has its logins where this process looks for them.
+    """Check that a migrated database has its logins in the table of this process.
 
     Raises:
-        SchemaError: in another table; says what to set.
+        SchemaError: they are in another table; names the setting.
     """
     recorded = table_on_record(cursor)
     if recorded != logins_table():
@@ -154,7 +151,7 @@ def require_same_table(cursor: Cursor) -> None:
 
 
 def alembic_config() -> "Config":
-    """Return what an ``alembic.ini`` would say. Alembic reaches the database by ``attributes["connection"]``."""
+    """Return the configuration, in place of an ``alembic.ini``. ``attributes["connection"]`` holds the connection."""
     from alembic.config import Config
 
     config = Config()
@@ -167,7 +164,7 @@ def _in_transaction(database_url: str, work: "Callable[[SqlalchemyConnection], T
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.pool import NullPool
 
-    # With `creator`, libpq reads the URL: SQLAlchemy's own reading knows fewer forms.
+    # With `creator`, libpq parses the URL, because SQLAlchemy supports fewer forms.
     engine = create_engine("postgresql+psycopg2://", creator=partial(connect, database_url), poolclass=NullPool)
 
     def attempt() -> T:
@@ -182,7 +179,7 @@ def _in_transaction(database_url: str, work: "Callable[[SqlalchemyConnection], T
     except DatabaseError as error:
         if error.sqlstate not in _MADE_MEANWHILE:
             raise
-    # The other one has committed all of it.
+    # The other migration has committed everything.
     return attempt()
 
 
@@ -191,7 +188,7 @@ def _upgrade_in_transaction(bound: "SqlalchemyConnection", *, table_is_named: bo
 
     connection = cast("Connection", bound.connection.driver_connection)
     with connection.cursor() as cursor:
-        # Each statement is to see what was committed before it, above all after a lock was waited for.
+        # Each statement must see what was committed before it, above all after a wait for a lock.
         cursor.execute(f"SET TRANSACTION ISOLATION LEVEL READ COMMITTED; {connection.settings}")
         before = _revision_to_upgrade(cursor, table_is_named=table_is_named)
         if before == HEAD:
@@ -234,7 +231,7 @@ def _undo_in_transaction(bound: "SqlalchemyConnection", *, revision: str) -> str
 
 
 def _revision_to_upgrade(cursor: Cursor, *, table_is_named: bool) -> str | None:
-    """Return the revision, having refused a database that is not this code's to upgrade."""
+    """Return the revision, and refuse a database that this code must not upgrade."""
     found = revision_of(cursor)
     if found is None:
         _require_schema(cursor)
@@ -247,18 +244,18 @@ def _revision_to_upgrade(cursor: Cursor, *, table_is_named: bool) -> str | None:
 
 
 def _lock_others_out(cursor: Cursor) -> None:
-    """Wait for another migration, and keep others waiting until this transaction ends. Readers are not kept.
+    """Wait for a running migration, and block others until this transaction ends. Readers are not blocked.
 
-    Of two that make the schema or Alembic's table at once, the second waits for the first, and then fails with an error
-    of `_MADE_MEANWHILE`.
+    If two transactions create the schema or Alembic's table at once, the second waits for the first, then fails with an
+    error of `_MADE_MEANWHILE`.
     """
     cursor.execute("SELECT to_regnamespace('loginpipe') IS NULL, to_regclass('loginpipe.alembic_version') IS NULL")
     ((no_schema, no_table),) = cursor.fetchall()
-    if no_schema:  # CREATE SCHEMA IF NOT EXISTS wants the privilege even when it exists
+    if no_schema:  # CREATE SCHEMA IF NOT EXISTS needs the privilege even if the schema exists
         cursor.execute("CREATE SCHEMA loginpipe")
         cursor.execute("COMMENT ON SCHEMA loginpipe IS 'What the pipeline of user_logins keeps for itself.'")
     if no_table:
-        # As Alembic makes it.
+        # As Alembic creates it.
         cursor.execute(
             "CREATE TABLE loginpipe.alembic_version "
             "(version_num varchar(32) NOT NULL CONSTRAINT alembic_version_pkc PRIMARY KEY)"
@@ -267,7 +264,7 @@ def _lock_others_out(cursor: Cursor) -> None:
 
 
 def _require_schema(cursor: Cursor) -> None:
-    # Not made here: a schema that was mistyped would get a second table.
+    # Not created here, because a mistyped schema would get a second table.
     schema = logins_schema()
     cursor.execute("SELECT quote_ident(%s), to_regnamespace(quote_ident(%s)) IS NOT NULL", (schema, schema))
     ((quoted, exists),) = cursor.fetchall()
@@ -296,7 +293,7 @@ def _refuse_newer(found: str, cursor: Cursor) -> None:
     cursor.execute("SELECT obj_description('loginpipe.alembic_version'::regclass, 'pg_class')")
     ((comment,),) = cursor.fetchall()
     ours, by = version("loginpipe"), _MIGRATED_BY.search(comment or "")
-    # Between releases the number stays, and the schema may not.
+    # Between releases the version stays the same, but the schema may change.
     needed = f"loginpipe {by[1]} or newer" if by and by[1] != ours else "the version that migrated it, or a newer one"
     at = f"{place(cast('Connection', cursor.connection))} is at {found}"
     raise SchemaError(f"{at}, and this code (loginpipe {ours}) knows {HEAD} at most: deploy {needed}")

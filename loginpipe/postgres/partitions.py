@@ -1,6 +1,6 @@
-"""Which partitions there should be on a given day, and which are of no more use; and making it so, beside loads.
+"""Plan which partitions a day needs and which have expired; create and drop them while loads run.
 
-The plan is pure: dates in, names and bounds out. That a table is partitioned at all is the migrations' doing.
+The plan is pure: dates in, names and bounds out. The migrations decide whether a table is partitioned.
 """
 
 import re
@@ -20,8 +20,8 @@ from loginpipe.postgres.statements import statement
 LEDGER = "loginpipe.ingested_messages"
 EXTRAS = "loginpipe.login_extras"
 
-# SQS keeps a message 14 days at most, and one that goes to a FIFO dead-letter queue, or is redriven, 14 more. A day
-# more is for clocks that differ.
+# SQS keeps a message for up to 14 days, and for 14 more in a FIFO dead-letter queue or after a redrive. One more day
+# allows for clocks that differ.
 _LEDGER_KEPT = timedelta(days=29)
 _LEDGER_AHEAD = timedelta(days=7)
 _LOGIN_MONTHS = range(-1, 4)
@@ -30,8 +30,8 @@ _DAY = timedelta(days=1)
 _BY_DAY = "RANGE (create_date)"
 _BY_DAY_OF_THE_LEDGER = "RANGE (sent_on)"
 
-# Loads and queries queue behind a lock that waits: never longer than this. And less than Postgres' deadlock_timeout,
-# so that where two wait for each other this gives way, never a load.
+# Loads and queries queue behind a waiting lock request, so it never waits longer than this. It is less than Postgres'
+# deadlock_timeout, so that in a deadlock this gives way, never a load.
 _LOCK_WAIT = "900ms"
 _ATTEMPTS = 5
 _BUSY = ("55P03", "40P01")  # lock not available, deadlock
@@ -39,7 +39,7 @@ _BUSY = ("55P03", "40P01")  # lock not available, deadlock
 _BOUNDS = re.compile(r"FOR VALUES FROM \('?([^']+)'?\) TO \('?([^']+)'?\)")
 _ENDLESS = {"MINVALUE": date.min, "-infinity": date.min, "MAXVALUE": date.max, "infinity": date.max}
 
-# Spans of days without a partition that are named one by one.
+# The number of spans without a partition that a message names.
 _NAMED = 3
 
 _Result = TypeVar("_Result")
@@ -47,7 +47,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Partition:
-    """A partition, for the days from ``start`` up to, not including, ``end``; as text, its schema and name.
+    """A partition for the days from ``start`` up to, not including, ``end``. Its text is schema and name.
 
     Attributes:
         table: schema and name of the parent.
@@ -64,18 +64,18 @@ class Partition:
 
     @property
     def days(self) -> str:
-        """Its days in words, as in ``2026-11-06 to 2026-11-30``."""
+        """Return its days as text, as in ``2026-11-06 to 2026-11-30``."""
         last = self.end - _DAY
         return f"{self.start}" if last == self.start else f"{self.start} to {last}"
 
     def overlaps(self, other: "Partition") -> bool:
-        """Say whether the two have a day in common; both of one table."""
+        """Return True if the two have a day in common; both must belong to one table."""
         return self.start < other.end and other.start < self.end
 
     def uncovered(self, existing: Iterable["Partition"]) -> list["Partition"]:
-        """Return what no existing partition covers of its days, in pieces as wide as fits: itself where none does.
+        """Return the parts of it that no existing partition covers, as wide as possible; itself if none is covered.
 
-        ``loginpipe.create_partition`` finds the same end of a piece by itself.
+        ``loginpipe.create_partition`` computes the same end of a part.
         """
         pieces, start = [], self.start
         for other in sorted((other for other in existing if self.overlaps(other)), key=lambda other: other.start):
@@ -93,11 +93,10 @@ class Partition:
 
 
 def coming(today: date) -> list[Partition]:
-    """List the partitions there should be on a UTC date.
+    """Return the partitions that should exist on a UTC date.
 
-    Those of the ledger from the day of the oldest message that SQS can hold to a week ahead, those of ``user_logins``
-    and of the extras from last month to three months ahead: maintenance may fail for a week before a row lands in a
-    default partition.
+    The ledger has them from the oldest day that SQS can still deliver to a week ahead, ``user_logins`` and the extras
+    from last month to three months ahead. So maintenance may fail for a week before a row lands in a default partition.
     """
     first = ledger_begins(today)
     days = [first + offset * _DAY for offset in range((today + _LEDGER_AHEAD - first).days + 1)]
@@ -109,9 +108,9 @@ def coming(today: date) -> list[Partition]:
 
 
 def expired(existing: Iterable[Partition], today: date) -> list[Partition]:
-    """Pick the ledger's partitions that no message can need any more on a UTC date.
+    """Return the partitions of the ledger that no message can need any more on a UTC date.
 
-    Never another table's, and none that others made: the database drops those of the plan only.
+    It returns only those that loginpipe made, because the database drops no others.
     """
     first = ledger_begins(today)
     return [partition for partition in existing if partition.end <= first and partition == _of_day(partition.start)]
@@ -123,21 +122,21 @@ def ledger_begins(today: date) -> date:
 
 
 def retention_begins(today: date, days: int) -> date:
-    """Return the first day that is kept where so many days are to be, and at least what is still delivered."""
+    """Return the first day to keep if ``days`` days are kept. Days that SQS may still deliver are always kept."""
     return min(ledger_begins(today), today - timedelta(days))
 
 
 def month_of(day: date, table: str | None = None) -> Partition:
-    """Return the partition that a UTC date belongs in, of ``user_logins`` unless another table is given."""
+    """Return the partition for the month of a UTC date, of ``user_logins`` or of ``table``."""
     table = table or logins_table()
     name = f"{table.split('.')[1]}_{day:y%Ym%m}"
     return Partition(table, name, _first_of_month(day, 0), _first_of_month(day, 1))
 
 
 def outlived(existing: Iterable[Partition], today: date, days: int) -> list[Partition]:
-    """Pick the months of ``user_logins`` that ended so many days before a UTC date, and before what is still delivered.
+    """Return the months of ``user_logins`` that ended before `retention_begins`.
 
-    None that others made: the database drops those of the plan only.
+    It returns only those that loginpipe made, because the database drops no others.
     """
     kept_from = retention_begins(today, days)
     return [
@@ -156,12 +155,12 @@ def _first_of_month(day: date, offset: int) -> date:
 
 @dataclass(frozen=True, slots=True)
 class MaintenanceResult:
-    """What `maintain` did and found; tables and partitions with their schema.
+    """The result of `maintain`; tables and partitions with their schema.
 
     Attributes:
-        created: partitions made.
-        dropped: ledger partitions dropped.
-        rows_in_default: rows in each default partition: of dates that no other one covers. Normally 0.
+        created: new partitions.
+        dropped: dropped ledger partitions.
+        rows_in_default: rows in each default partition, whose dates no other partition covers. Normally 0.
         unmanaged: tables that loginpipe does not partition, with the reason and the days that no partition covers. An
             adopted ``user_logins`` may be one.
     """
@@ -173,17 +172,17 @@ class MaintenanceResult:
 
 
 def maintain(connection: Connection, today: date) -> MaintenanceResult:
-    """Make the coming partitions, moving rows that wait in a default one, and drop the ledger's expired ones.
+    """Create the coming partitions, move their rows out of the default ones, and drop the ledger's expired ones.
 
-    Safe beside loads and beside itself: one short transaction a partition, one maintainer at a time, no lock waited
-    for longer than a second, five attempts. It drops no partition of ``user_logins`` or of the extras: retention does.
+    Safe during loads and concurrent calls: one short transaction per partition, one maintainer at a time, lock waits of
+    at most a second, five attempts. It never drops partitions of ``user_logins`` or of the extras; retention does.
 
     Args:
         connection: of the owner or a member of ``loginpipe_writer``, with no transaction open.
         today: the UTC date.
 
     Raises:
-        DatabaseError: a partition could not be made or dropped, named; the ones before it stay as done.
+        DatabaseError: a partition, which it names, could not be created or dropped; earlier ones stay done.
     """
     table = logins_table()
     created = [name for of in (LEDGER, EXTRAS) for name in _add_uncovered(connection, of, coming(today))]
@@ -198,20 +197,20 @@ def maintain(connection: Connection, today: date) -> MaintenanceResult:
 
 
 def in_turn(connection: Connection, work: Callable[[Cursor], _Result], subject: str) -> _Result:
-    """Do work on partitions in a transaction of its own, one at a time, again when the locks it needs are taken.
+    """Work on partitions in a transaction of its own, one process at a time; retry if the needed locks are taken.
 
     Args:
         connection: with no transaction open.
-        work: short: whoever needs the table waits for it.
+        work: must be short, because other users of the table wait for it.
         subject: what it is about, for the message.
 
     Raises:
-        DatabaseError: it failed, also after five attempts; names the subject.
+        DatabaseError: it failed, after five attempts if locks were taken; names the subject.
     """
 
     def once() -> _Result:
         with transaction(connection) as cursor:
-            # Each statement is to see what was committed before it, above all after a lock was waited for.
+            # Each statement must see what was committed before it, above all after a wait for a lock.
             cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
             take_turn(cursor, "partitions")
             cursor.execute("SELECT set_config('lock_timeout', %s, true)", (_LOCK_WAIT,))
@@ -230,7 +229,7 @@ def in_turn(connection: Connection, work: Callable[[Cursor], _Result], subject: 
 
 
 def take_turn(cursor: Cursor, work: str) -> None:
-    """Wait until no other transaction does this work, and keep others from it until this one ends.
+    """Wait until no other transaction does this work, and block others until this one ends.
 
     Unlike an advisory lock, only the pipeline and the owner can take it.
     """
@@ -243,10 +242,10 @@ class Partitioning:
 
     Attributes:
         table: schema and name.
-        scheme: as in ``RANGE (create_date)``; None where it is not partitioned.
-        owned: whether it belongs to the role that the functions for partitions work as, whoever asks.
-        has_default: whether it has a default partition.
-        partitions: the others, where it is partitioned by ranges of days.
+        scheme: as in ``RANGE (create_date)``; None if it is not partitioned.
+        owned: True if the role that the partition functions run as owns it.
+        has_default: True if it has a default partition.
+        partitions: the others, if it is partitioned by ranges of days.
     """
 
     table: str
@@ -257,7 +256,7 @@ class Partitioning:
 
     @property
     def not_ours(self) -> str | None:
-        """Why the table is not ours to partition; None where it is."""
+        """Return why loginpipe does not partition the table; None if it does."""
         if self.scheme is None:
             return "it is not partitioned"
         if not self._by_day:
@@ -269,14 +268,14 @@ class Partitioning:
         return self.scheme == (_BY_DAY_OF_THE_LEDGER if self.table == LEDGER else _BY_DAY)
 
     def uncovered(self, today: date) -> list[Partition]:
-        """Return the days from a UTC date on, to the end of the coming months, that no partition covers."""
+        """Return the days from a UTC date to the end of the coming months that no partition covers."""
         if not self._by_day:
             return []
         last = max(partition for partition in coming(today) if partition.table == self.table)
         return replace(last, start=today).uncovered(self.partitions)
 
     def unmanaged(self, today: date) -> str | None:
-        """Return why loginpipe does not partition the table, and where logins go that no partition takes.
+        """Return why loginpipe does not partition the table, and where logins go that no partition accepts.
 
         None if loginpipe partitions it, or if its partitions cover the coming months.
         """
@@ -292,7 +291,7 @@ class Partitioning:
         return f"{self.not_ours}: no partition covers {days}: logins of these days {rest}"
 
     def notes(self, today: date) -> list[str]:
-        """List what to know about partitions that loginpipe did not create, one phrase each."""
+        """Return what to know about partitions that loginpipe did not create, one phrase each."""
         unmanaged = self.unmanaged(today)
         if unmanaged:
             return [f"partitions: {unmanaged}"]
@@ -322,12 +321,12 @@ def partitioning(cursor: Cursor, table: str) -> Partitioning:
 
 
 def why_not_ours(cursor: Cursor, table: str) -> str | None:
-    """Say why a table is not ours to partition; None where it is."""
+    """Return why loginpipe does not partition a table; None if it does."""
     return partitioning(cursor, table).not_ours
 
 
 def days_are_found(cursor: Cursor) -> bool:
-    """Say whether the rows of a day of ``user_logins`` are found without reading the whole table."""
+    """Return True if the rows of a day of ``user_logins`` can be found without reading the whole table."""
     cursor.execute(statement("days_are_found"))
     return cursor.fetchone() == (True,)
 
@@ -349,19 +348,19 @@ def _bound(text: str) -> date:
         return _ENDLESS[text]
     try:
         return date.fromisoformat(text)
-    except ValueError:  # before Christ, or in a year of five digits
+    except ValueError:  # BC, or a year of five digits
         return date.min if text.endswith(" BC") else date.max
 
 
 def ensure_month(connection: Connection, day: date) -> bool:
-    """Make the partition of ``user_logins`` that a day belongs in, as far as none is there; say whether one was made.
+    """Create what is missing of the partition for a day's month in ``user_logins``; return True if it was created.
 
     Args:
         connection: of the owner or a member of ``loginpipe_writer``, with no transaction open.
-        day: of a month that the plan has, or that was dropped once it was archived.
+        day: in a month of the plan, or in one that was dropped after it was archived.
 
     Raises:
-        DatabaseError: it could not be made.
+        DatabaseError: it could not be created.
     """
     table = logins_table()
     if in_turn(connection, partial(why_not_ours, table=table), table):
@@ -370,14 +369,14 @@ def ensure_month(connection: Connection, day: date) -> bool:
 
 
 def _add_uncovered(connection: Connection, table: str, wanted: Iterable[Partition]) -> list[str]:
-    """Make what is missing of the partitions of a table, each in a transaction of its own; return the names."""
+    """Create the missing parts of a table's partitions, each in its own transaction; return their names."""
     existing = in_turn(connection, partial(existing_partitions, table=table), table)
     missing = [piece for planned in wanted if planned.table == table for piece in planned.uncovered(existing)]
     return [str(piece) for piece in missing if in_turn(connection, partial(_add, partition=piece), str(piece))]
 
 
 def _add(cursor: Cursor, partition: Partition) -> bool:
-    """Make a partition unless one covers its days, or some of them, by now; say whether it was made."""
+    """Create a partition unless its days overlap an existing one by now; return True if it was created."""
     if any(partition.overlaps(other) for other in existing_partitions(cursor, partition.table)):
         return False
     if partition.table == EXTRAS:
@@ -388,7 +387,7 @@ def _add(cursor: Cursor, partition: Partition) -> bool:
 
 
 def _drop_expired(cursor: Cursor, today: date) -> list[str]:
-    """Drop the ledger's expired partitions, which locks loads out for that moment, and expired rows in its default."""
+    """Drop the ledger's expired partitions, which briefly blocks loads, and expired rows in its default partition."""
     gone = expired(existing_partitions(cursor, LEDGER), today)
     for partition in gone:
         cursor.execute("SELECT loginpipe.drop_ledger_partition(%s)", (partition.start,))
@@ -408,9 +407,9 @@ def rows_in_default(connection: Connection, *tables: str) -> dict[str, int]:
 
 
 def stray_rows(connection: Connection, today: date) -> Mapping[str, int]:
-    """Return how many rows the default partition of each table holds that a partition of their own should.
+    """Count the rows in the default partition of each table that belong in a partition of their own.
 
-    What the ledger has of messages that it need not keep any more is left out.
+    Expired rows of the ledger are left out.
     """
     with transaction(connection) as cursor:
         cursor.execute(statement("default_partition_rows"), {"ledger_begins": ledger_begins(today)})

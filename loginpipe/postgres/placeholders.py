@@ -1,4 +1,4 @@
-"""The tokens that stand for no value, marked in the database, so that what counts duplicates leaves them out."""
+"""Mark the tokens of placeholders in the database, so that counts of duplicates leave them out."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from loginpipe.postgres.statements import statement
 
 
 def mark_placeholders(connection: Connection, placeholders: Sequence[PlaceholderToken]) -> None:
-    """Bring ``loginpipe.placeholder_tokens`` to what the list of placeholders is now.
+    """Update ``loginpipe.placeholder_tokens`` to the current list of placeholders.
 
-    What is on the list from now on is a placeholder in earlier logins too, and goes from the tables of duplicates. What
-    is no longer on it goes from the table, as far as the keys are here that made its tokens.
+    A new placeholder counts as one in earlier logins too, and is removed from the tables of duplicates. A token that is
+    no longer in the list is removed, if the key that made it is among the current keys.
 
     Raises:
         DatabaseError: nothing was changed.

@@ -1,4 +1,4 @@
-"""Rejected messages, with their reasons, as they are found again: without their bodies."""
+"""Find rejected messages and their reasons, without their bodies."""
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -9,11 +9,11 @@ from loginpipe.postgres.statements import statement
 
 @dataclass(frozen=True)
 class RejectFilter:
-    """Which rejects to look at; what is None does not narrow.
+    """Which rejects to find. A criterion that is None does not apply.
 
     Attributes:
         since, until: by the time they were sent, ``until`` excluded.
-        replayed: also those that were replayed before.
+        replayed: True to include those already replayed.
     """
 
     message_id: str | None = None
@@ -26,7 +26,7 @@ class RejectFilter:
 
 @dataclass(frozen=True)
 class Reject:
-    """A rejected message without its body. Reasons and fields belong together, element by element."""
+    """A rejected message without its body. Each reason belongs to the field at the same position."""
 
     message_id: str
     sent_at: datetime
@@ -37,7 +37,7 @@ class Reject:
 
     @property
     def violations(self) -> str:
-        """Each violation as ``field: reason``."""
+        """Return each violation as ``field: reason``."""
         return ", ".join(f"{field}: {reason}" for reason, field in zip(self.reasons, self.fields, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""A connection that comes back: work that failed for a passing reason is done again on a new one."""
+"""A database session that retries work on a new connection after a transient error."""
 
 import logging
 import time
@@ -24,11 +24,11 @@ from loginpipe.postgres.connections import Connection, connect
 T = TypeVar("T")
 
 RETRY_SECONDS = 60
-"""A restart or a failover of a managed Postgres takes less; the leases of the messages are kept meanwhile."""
+"""Longer than a restart or failover of a managed Postgres. The leases of the messages are extended during that time."""
 
 _LONGEST_PAUSE_SECONDS = 5
 _LOCK_WAIT = "10s"
-# Read-only since a failover made this server a replica; ended by the server for being idle.
+# Read-only because a failover made this server a replica; ended by the server because it was idle.
 _NEEDS_ANOTHER_CONNECTION = frozenset({"25006", "25P03", "57P05"})
 
 # Serialisation failure, deadlock, lock not available; the server shuts down, crashed, or starts up; too many
@@ -36,18 +36,18 @@ _NEEDS_ANOTHER_CONNECTION = frozenset({"25006", "25P03", "57P05"})
 _PASSING = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"})
 
 _CANCELED = "57014"
-# A statement that begins just when another one is cancelled is cancelled the next time.
+# A statement that starts just after a cancel request is cancelled by the next one.
 _CANCEL_SECONDS = 0.1
 
 _log = logging.getLogger(__name__)
 
 
 class OutOfTimeError(DatabaseError):
-    """Work was not done, or was rolled back, because its time was up."""
+    """The time was up, so the work was not done or was rolled back."""
 
 
 def is_passing(error: BaseException) -> bool:
-    """Say whether an error may be gone when the same is tried again, by its SQLSTATE."""
+    """Return True if an error may be transient, by its SQLSTATE."""
     if not isinstance(error, DatabaseError) or type(error) is not DatabaseError:
         return False
     return (
@@ -58,7 +58,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 class Session:
-    """One connection at a time, the first opened at once: a database that cannot be used is known before all else."""
+    """One connection at a time. The first is opened at once, so that an unusable database is noticed first."""
 
     def __init__(
         self,
@@ -70,9 +70,9 @@ class Session:
         """Connect.
 
         Args:
-            database_url: of the warehouse; a function is asked at each connect, since a password may have changed.
-            retry_seconds: how long work that fails in passing is tried again.
-            give_up: whether it is not to be tried again any more, whatever the time.
+            database_url: of the warehouse. A function is called for each connection, because a password may change.
+            retry_seconds: how long work with transient errors is retried.
+            give_up: returns True to stop retrying, regardless of the time.
 
         Raises:
             DatabaseError: the database cannot be used.
@@ -84,13 +84,13 @@ class Session:
         self._connection = self._connected()
 
     def run(self, work: Callable[[Connection], T]) -> T:
-        """Do work in transactions of its own; again, on a new connection if need be, where it failed in passing.
+        """Do work in its own transactions. Retry it after a transient error, on a new connection if needed.
 
         Args:
-            work: leaves the same behind however often it is done: a commit may have succeeded without an answer.
+            work: must have the same effect if repeated, because a commit may have succeeded without a response.
 
         Raises:
-            OutOfTimeError: within `until`: the work did not begin, or its transaction was rolled back.
+            OutOfTimeError: within `until`: the work was not started, or its transaction was rolled back.
             DatabaseError: permanent, or still failing after the retry time of this session.
         """
         if time.monotonic() >= self._deadline:
@@ -110,10 +110,9 @@ class Session:
 
     @contextmanager
     def until(self, deadline: float) -> Iterator[None]:
-        """Within this context, begin no work after a moment, and cancel a statement that runs then.
+        """Within this context, start no work after the deadline, and cancel a statement that runs then.
 
-        Args:
-            deadline: by `time.monotonic`.
+        The deadline is a time of `time.monotonic`.
         """
         ended = Event()
         thread = Thread(target=self._cancel_from, args=(deadline, ended), name="deadline", daemon=True)
@@ -134,7 +133,7 @@ class Session:
             pause = _CANCEL_SECONDS
 
     def _connected(self) -> Connection:
-        # A signal is answered between statements only: none may wait for a lock for long. It is tried again.
+        # A signal is handled only between statements, so no statement may wait long for a lock. It is retried.
         url = self._url if isinstance(self._url, str) else self._url()
         return connect(url, lock_timeout=_LOCK_WAIT)
 

@@ -1,8 +1,8 @@
-"""The SQL statements in the folder ``sql``, by name.
+"""Load the SQL statements in the folder ``sql`` by name.
 
-A file there holds the statements of one subject. Each begins with a line ``-- name: insert_new_logins`` and comment
-lines that say what it does and why; these are not sent. The files say ``public.user_logins``; what is sent names the
-table that this process has chosen.
+Each file there holds the statements of one subject. Each statement starts with a line ``-- name: insert_new_logins``
+and comment lines that explain it; these are not sent. The files use ``public.user_logins``, which is replaced by the
+table of this process.
 """
 
 import re
@@ -18,13 +18,13 @@ def statement(name: str) -> str:
     """Return the text of a statement, for the table of `logins_table`.
 
     Raises:
-        KeyError: there is none of that name.
+        KeyError: there is no such statement.
     """
     return for_logins_table(_statements()[name])
 
 
 def for_logins_table(text: str) -> str:
-    """Return SQL that is written for ``public.user_logins`` as it is for the table of `logins_table`."""
+    """Return SQL that is written for ``public.user_logins``, changed to the table of `logins_table`."""
     return text.replace(DEFAULT_TABLE, logins_table())
 
 

@@ -1,4 +1,4 @@
-"""The token keys in the database: a wrong key is noticed before it gives every known device a second token."""
+"""Check the token keys against the database, before a wrong key gives every known device a second token."""
 
 from collections.abc import Mapping
 from hashlib import sha256
@@ -16,11 +16,11 @@ _FORGET_LOST_KEY = "UPDATE loginpipe.token_key_checks SET successor_hash = NULL"
 def check_token_keys(connection: Connection, keys: TokenKeys) -> None:
     """Record the check values of key versions used for the first time, and compare the others.
 
-    Versions above the current one are not used yet: a file may hold the next one before every machine has it.
+    Versions above the current one are not recorded, because a file may hold the next one before every machine has it.
 
     Raises:
-        TokenKeyMismatchError: a version was used with another key before, or a newer version than the current one was;
-            or a version is new, and the newest one before it is not held.
+        TokenKeyMismatchError: a version was used with another key before, or a newer version than the current one was
+            used; or a version is new and the newest one before it is not held.
     """
     recorded = require_known_keys(connection, keys)
     newest, proofs = max(recorded, default=0), keys.successor_proofs()
@@ -39,12 +39,12 @@ def check_token_keys(connection: Connection, keys: TokenKeys) -> None:
                     f"is lost, let the owner run `{_FORGET_LOST_KEY}`"
                 )
             newest = max(newest, version)
-    # Again, since another run may have recorded another key, or a newer version, in between.
+    # Again, because another run may have recorded another key or a newer version in between.
     require_known_keys(connection, keys)
 
 
 def require_known_keys(connection: Connection, keys: TokenKeys) -> set[int]:
-    """Compare the check values of the key versions that were used before, and return those versions; records nothing.
+    """Compare the check values of the key versions used before, and return these versions. Records nothing.
 
     Raises:
         TokenKeyMismatchError: as `check_token_keys`.
@@ -68,7 +68,7 @@ def require_known_keys(connection: Connection, keys: TokenKeys) -> set[int]:
 
 
 def newest_key_version(connection: Connection) -> int:
-    """Return the highest version of the token key that tokens were made with; 0 where there are none."""
+    """Return the highest version of the token key that tokens were made with; 0 without tokens."""
     with transaction(connection) as cursor:
         cursor.execute("SELECT coalesce(max(key_version), 0) FROM loginpipe.token_key_checks")
         ((version,),) = cursor.fetchall()
@@ -76,15 +76,15 @@ def newest_key_version(connection: Connection) -> int:
 
 
 def recorded_versions(connection: Connection) -> tuple[int, ...] | None:
-    """Return the key versions that runs held so far; None where the role may not see them."""
+    """Return the key versions that runs have used so far; None if the role may not read them."""
     rows = _visible(connection, "SELECT key_version FROM loginpipe.token_key_checks ORDER BY key_version")
     return None if rows is None else tuple(version for (version,) in rows)
 
 
 def sealed_by_version(connection: Connection) -> Mapping[int | None, int] | None:
-    """Return key version → values in the vault, None as the version of those that an older masking made.
+    """Return key version → values in the vault; the version None stands for values of an older masking.
 
-    Reads every token of the vault. None where the role may not see tokens.
+    Reads every token of the vault. None if the role may not read tokens.
     """
     rows = _visible(connection, statement("sealed_values_by_version"))
     return None if rows is None else dict(rows)

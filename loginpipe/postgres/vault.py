@@ -1,4 +1,4 @@
-"""The vault as its writer sees it: known tokens, new sealed values, aliases. It reads tokens there and nothing else."""
+"""Write to the vault: known tokens, new sealed values, aliases. Reads only tokens there."""
 
 from collections.abc import Collection, Sequence
 from itertools import chain, repeat
@@ -12,16 +12,16 @@ from loginpipe.postgres.copy import copy_rows
 from loginpipe.postgres.partitions import take_turn
 from loginpipe.postgres.statements import statement
 
-# Tokens: a query holds a megabyte of them, and is in memory several times over.
+# In tokens. A query holds a megabyte of them, in memory several times.
 _ASKED_AT_ONCE = 20_000
 
 
 def known_tokens(connection: Connection, tokens: Sequence[str]) -> frozenset[str]:
-    """Return those of the tokens whose values are sealed already."""
+    """Return those of the tokens whose values are already sealed."""
     known: set[str] = set()
     with transaction(connection) as cursor:
         for start in range(0, len(tokens), _ASKED_AT_ONCE):
-            # As one text: an array of thousands of elements takes longer to write and to parse than to look up.
+            # As one text, because writing and parsing an array of thousands of elements takes longer than the lookup.
             asked = " ".join(tokens[start : start + _ASKED_AT_ONCE])
             cursor.execute(
                 "SELECT token FROM vault.sealed_values WHERE token = ANY (string_to_array(%s, ' '))", (asked,)
@@ -31,7 +31,7 @@ def known_tokens(connection: Connection, tokens: Sequence[str]) -> frozenset[str
 
 
 def unopenable_values(connection: Connection) -> int:
-    """Count the sealed values that nothing can open: without a data key, or shorter than any value. Reads the vault."""
+    """Count the sealed values that cannot be opened: without a data key, or shorter than any value. Reads the vault."""
     with transaction(connection) as cursor:
         cursor.execute("SELECT vault.unopenable_values()")
         ((count,),) = cursor.fetchall()
@@ -39,11 +39,7 @@ def unopenable_values(connection: Connection) -> int:
 
 
 def insert_sealed(cursor: Cursor, sealed: Sealed) -> int:
-    """Insert sealed values with their data keys; a token that another run sealed meanwhile stays as it is.
-
-    Returns:
-        How many values are new.
-    """
+    """Insert sealed values with their data keys; return how many are new. Tokens already sealed stay unchanged."""
     if not sealed:
         return 0
     cursor.execute(statement("create_incoming_sealed"))
@@ -74,30 +70,27 @@ def insert_sealed(cursor: Cursor, sealed: Sealed) -> int:
 
 
 def data_keys_of(sealed: Sealed, new: frozenset[str]) -> frozenset[UUID]:
-    """Return which data keys the values of these subjects use. The database is not asked: it would not tell us."""
+    """Return the data keys for the values of these subjects. A writer may not read them from the database."""
     return frozenset(block.data_key_id for block in sealed.blocks if not new.isdisjoint(block.subjects))
 
 
 def insert_data_keys(cursor: Cursor, sealed: Sealed, used: Collection[UUID]) -> None:
-    """Insert those wrapped data keys that a new value uses: none where everything was there already.
+    """Insert the wrapped data keys that new values use: none if all values existed.
 
-    Args:
-        cursor: in the transaction that inserted the values.
-        sealed: the values with their data keys.
-        used: the data keys of the values that were inserted.
+    Call it in the transaction that inserted the values. ``used`` are the data keys of the inserted ones.
     """
     execute_values(
         cursor,
         "INSERT INTO vault.data_keys (data_key_id, recipient, wrapped_key) VALUES %s",
         [(str(key.data_key_id), key.recipient, key.wrapped_key) for key in sealed.data_keys if key.data_key_id in used],
         template="(%s::uuid, %s, %s)",
-        # All at once: the recipients of a key come together, or are refused.
+        # In one statement, because the database refuses further recipients of an existing data key.
         page_size=max(len(sealed.data_keys), 1),
     )
 
 
 def verify_aliases(cursor: Cursor, aliases: Sequence[tuple[str, str]]) -> None:
-    """Write aliases whose value was opened, whatever is there, and mark them as verified.
+    """Write aliases whose value was opened, replace existing ones, and mark them as verified.
 
     Args:
         cursor: of a role that is custodian and writer, at the end of its transaction, as for `insert_aliases`.
@@ -113,11 +106,11 @@ def verify_aliases(cursor: Cursor, aliases: Sequence[tuple[str, str]]) -> None:
 
 
 def insert_aliases(cursor: Cursor, aliases: Sequence[tuple[str, str]]) -> None:
-    """Insert aliases that are not there yet, and lead every older token of the same value to the newest one.
+    """Insert missing aliases, and let every older token of the same value lead to the newest one.
 
     Args:
-        cursor: at the end of its transaction: no one else inserts aliases until that has ended, since of two that do
-            neither would see the token that the other replaces.
+        cursor: at the end of its transaction, which blocks other inserts of aliases: two at once would not see the
+            token that the other replaces.
         aliases: old token, new token; each old one once.
     """
     if not aliases:

@@ -1,1 +1,1 @@
-"""The queue: client, receiving, leases, deletion, depth."""
+"""Use the queue: client, receiving, leases, deletion, depth."""

@@ -1,4 +1,4 @@
-"""The queue's client, and its failures as one-line errors, told apart by code."""
+"""Make the queue's client, and turn its failures into one-line errors by their code."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_BATCH = 10
-"""SQS's limit of messages or entries in one call."""
+"""The maximum number of messages or entries in one call of SQS."""
 
 _PROTOCOL = (
     "is at an endpoint that does not answer in today's SQS protocol: LocalStack does from 3.0 on; "
     "upgrade it, or fix AWS_ENDPOINT_URL"
 )
 
-# Where AWS's own endpoints are, of all its partitions that the public reaches.
+# The domains of AWS's own endpoints, in all public partitions.
 _AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws")
 
 
@@ -36,7 +36,7 @@ class _OfAccount(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Queue:
-    """A queue that was found to be there."""
+    """A queue that exists."""
 
     name: str
     url: str
@@ -44,14 +44,14 @@ class Queue:
 
     @cached_property
     def of_aws(self) -> bool:
-        """Whether AWS itself answers for it, and no endpoint of another make."""
+        """Return True if the endpoint is AWS itself, not another implementation of SQS."""
         return (urlsplit(self.client.meta.endpoint_url).hostname or "").endswith(_AWS_DOMAINS)
 
     def asking_for(self, *system_attributes: str) -> dict[str, Any]:
-        """Return the parameters of a receive that ask for system attributes of the messages.
+        """Return the parameters of a receive call that ask for system attributes of the messages.
 
-        Endpoints of other makes may know nothing but the name that AWS has discontinued, and leave the attributes out
-        without a word: LocalStack before 3.5, ElasticMQ before 1.6.2, moto 5.0.3.
+        Other implementations may know only the parameter name that AWS has deprecated, and silently leave the
+        attributes out: LocalStack before 3.5, ElasticMQ before 1.6.2, moto 5.0.3.
         """
         names = list(system_attributes)
         parameters: dict[str, Any] = {"MessageSystemAttributeNames": names}
@@ -59,16 +59,17 @@ class Queue:
 
 
 def open_queue(queue: str, settings: Settings, *, connections: int) -> Queue:
-    """Make a client for a queue and look the queue up.
+    """Make a client for a queue and check that the queue exists.
 
     Args:
-        queue: the queue's name, URL or ARN; region and account of an ARN go before AWS_REGION and the credentials' own.
+        queue: the queue's name, URL or ARN. Region and account of an ARN override AWS_REGION and the account of the
+            credentials.
         settings: which client to make, and whether it is for production.
-        connections: how many calls are made at once at most.
+        connections: the maximum number of concurrent calls.
 
     Raises:
-        QueueError: no region or credentials, endpoint unreachable or not speaking SQS, no such queue, no access; an
-            endpoint that has another queue than the ARN's; in production also an endpoint that is not https.
+        QueueError: no region or credentials, no such queue, no access, or an endpoint that is unreachable, does not
+            speak SQS, has another queue than the ARN's, or is not https in production.
     """
     name = name_of_queue(queue)
     region, account = region_and_account(queue) or (None, None)
@@ -81,7 +82,7 @@ def open_queue(queue: str, settings: Settings, *, connections: int) -> Queue:
             url = client.get_queue_url(QueueName=name, **of_account).get("QueueUrl", "")
         answer = client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"]) if url else None
     if answer is None or "Attributes" not in answer:
-        # Any web server's 200 looks like an empty answer, and later like an empty queue.
+        # A 200 of any web server looks like an empty response, and later like an empty queue.
         raise QueueError(f"queue {name!r} {_PROTOCOL}")
     found = answer["Attributes"].get("QueueArn")
     if account and found != queue:
@@ -118,7 +119,7 @@ def _wording(name: str) -> Wording:
 
 
 def batched(items: Iterable[T]) -> Iterator[list[T]]:
-    """Cut items into lists of as many as one call takes."""
+    """Cut items into lists of at most `MAX_BATCH`."""
     iterator = iter(items)
     while chunk := list(islice(iterator, MAX_BATCH)):
         yield chunk

@@ -1,6 +1,6 @@
-"""HTTP/1.1 to one endpoint over connections that are kept: a request as bytes in, status and body out.
+"""Speak HTTP/1.1 to one endpoint over kept connections: a request as bytes in, status and body out.
 
-Neither proxies nor redirects nor retries: whoever needs these asks boto3.
+Proxies, redirects and retries are not supported: use boto3 for these.
 """
 
 import select
@@ -16,18 +16,18 @@ from httptools import HttpParserError, HttpResponseParser
 _READ_BYTES = 1 << 16
 
 UNANSWERED = (OSError, HttpParserError)
-"""What an exchange raises: no connection, one that broke, no answer in time, or one that is not HTTP."""
+"""The errors of an exchange: no connection, a broken one, no response in time, or one that is not HTTP."""
 
 
 class Reply(NamedTuple):
-    """An answer."""
+    """A response."""
 
     status: int
     body: bytes
 
 
 class Connections:
-    """Connections to one host, made when needed; the one used last is used next. Safe to use from several threads."""
+    """Connections to one host, made when needed and reused, the last used one first. Thread-safe."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Connections:
         read_seconds: float,
     ) -> None:
         self._address = (host, port)
-        # Asked for with the first connection: reading all authorities takes longer than making a client.
+        # Called for the first connection, because loading all CA certificates takes longer than making a client.
         self._tls = tls
         self._tls_context: ssl.SSLContext | None = None
         self._tls_lock = Lock()
@@ -48,11 +48,11 @@ class Connections:
         self._idle: deque[_Connection] = deque()
 
     def exchange(self, request: bytes) -> Reply:
-        """Send a request and return its answer.
+        """Send a request and return its response.
 
         Raises:
-            OSError: no connection, a broken one, or no answer in time. The request may have had its effect.
-            HttpParserError: the answer is not HTTP.
+            OSError: no connection, a broken one, or no response in time. The request may have taken effect.
+            HttpParserError: the response is not HTTP.
         """
         connection = self._idle_one() or self._new_one()
         try:
@@ -67,7 +67,7 @@ class Connections:
         return reply
 
     def close(self) -> None:
-        """Close the connections that are not in use."""
+        """Close the idle connections."""
         while self._idle:
             self._idle.pop().close()
 
@@ -87,7 +87,7 @@ class Connections:
     def _new_one(self) -> "_Connection":
         plain = socket.create_connection(self._address, timeout=self._connect_seconds)
         try:
-            # Each request is one write; waiting to fill a packet would only delay it.
+            # Each request is one write, so waiting to fill a packet would only delay it.
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             secured = self._secured(plain)
             secured.settimeout(self._read_seconds)
@@ -129,13 +129,13 @@ class _Connection:
         return Reply(self._parser.get_status_code(), b"".join(self._parts))
 
     def ended_by_server(self) -> bool:
-        """Say whether something unasked for can be read: most likely the end."""
+        """Return True if unrequested data can be read: most likely the end of the connection."""
         return bool(self._readable.poll(0))
 
     def close(self) -> None:
         self._socket.close()
 
-    # What the parser calls.
+    # Callbacks of the parser.
 
     def on_headers_complete(self) -> None:
         self.reusable = self._parser.should_keep_alive()

@@ -1,11 +1,11 @@
-"""The dead-letter queue: what it holds, and moving that back so that nothing is lost or doubled.
+"""Show what the dead-letter queue holds, and move it back without loss or duplicates.
 
-SQS's own redrive gives a message a new id, and the ledger would not know it again. Ours first drops what the ledger
-holds, and sends the rest with their first identity: interrupted between send and delete, a message is on both queues
-and is still one message.
+SQS's own redrive gives a message a new id, so the ledger would not recognize it. This redrive first drops the messages
+that the ledger holds, and sends the others with their first identity. If it is interrupted between send and delete, a
+message is on both queues but is still one message.
 
-A dead-letter queue may serve several queues. Which queue a dead letter is of can be seen only by receiving it, so those
-that watch the depth count them by owner only where other queues share it, and every ten minutes.
+Several queues may share a dead-letter queue. Only receiving a dead letter shows which queue it comes from. So a depth
+check counts the dead letters by owner only if other queues share the dead-letter queue, and at most every ten minutes.
 """
 
 import json
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
     _Copies = list[MessageTypeDef]
 
 _VISIBILITY_SECONDS = 120
-# Dead letters received to count their owners. Each is hidden meanwhile, and counts as received once more.
+# The limit of dead letters to receive for a count by owner. Each is hidden for that time and counts as received again.
 _MAX_COUNTED = 1_000
-# How long a count by owner is good for those that ask every few seconds.
+# How long a count by owner is valid for checks that run every few seconds.
 _COUNTED_SECONDS = 600
 _LISTED_AT_ONCE = 1_000
-# Seconds between the attempts to delete, less a jitter of up to half.
+# Seconds between attempts to delete; a random jitter takes off up to half.
 _DELETE_PAUSES = (0.2, 0.4, 0.8, 1.6, 3.2)
 
 
 @dataclass(frozen=True)
 class RedrivePolicy:
-    """Where a queue's messages go that were received too often, and after how many receives."""
+    """The queue that receives a queue's dead letters, and after how many receives."""
 
     dead_letters: Queue
     max_receives: int
@@ -53,12 +53,12 @@ class RedrivePolicy:
 
 @dataclass
 class Owners:
-    """Whose the dead letters are that were looked at.
+    """The number of counted dead letters by owner.
 
     Attributes:
-        ours: of the queue.
+        ours: of this queue.
         others: of other queues.
-        all: nothing was left to look at.
+        all: True if none were left to count.
     """
 
     ours: int = 0
@@ -68,12 +68,11 @@ class Owners:
 
 @dataclass(frozen=True)
 class DeadLetterDepth(Depth):
-    """The depth of a dead-letter queue, and whose its dead letters are.
+    """The depth of a dead-letter queue, and the owners of its dead letters.
 
     Attributes:
-        others: how many other queues' dead letters go there too; None where that may not be asked.
-        owners: whose they were when they were last counted; None where no other queue shares the dead-letter queue, or
-            they could not be counted.
+        others: number of other queues that use it, 0 if it is empty; None if asking is not permitted.
+        owners: the owners at the last count; None if no other queue shares it, or if they could not be counted.
     """
 
     others: int | None = 0
@@ -81,11 +80,11 @@ class DeadLetterDepth(Depth):
 
     @property
     def ours(self) -> int:
-        """How many are of the queue: all of them where that is not known."""
+        """Return the number of dead letters of the queue, or of all dead letters if that is not known."""
         return self.total if self.owners is None else min(self.owners.ours, self.total)
 
     def __str__(self) -> str:
-        """Say how much there is, and whose it is."""
+        """Describe the depth and the owners."""
         whose = shared_by(self.others)
         if not whose:
             return super().__str__()
@@ -95,20 +94,20 @@ class DeadLetterDepth(Depth):
         return f"{self.ours:,} ours and {self.owners.others:,} not ours{rest}, {whose}"
 
 
-# By the URL of the queue: when its dead letters were counted by owner, in monotonic seconds, and the result.
+# Queue URL → monotonic time in seconds of its last count by owner, and the result.
 _counted: dict[str, tuple[float, Owners | None]] = {}
 
 
 @dataclass
 class RedriveCounts:
-    """What became of the dead letters looked at.
+    """The results of a redrive, in dead letters.
 
     Attributes:
-        dropped: deleted, since the ledger holds their outcome.
+        dropped: deleted, because the ledger holds their outcome.
         moved: sent back to the queue and deleted here.
-        left: not wanted by the filter, refused, or damaged on the way here; they stay.
-        refused: by code, those that could not be sent, or not be deleted although they were sent or have an outcome.
-        others: dead letters of other queues; they stay, and are among none of the above.
+        left: excluded by the filter, refused, or damaged on the way here; they stay.
+        refused: error code → those that could not be sent, and those sent or with an outcome that could not be deleted.
+        others: dead letters of other queues; they stay, and no other count includes them.
     """
 
     dropped: int = 0
@@ -119,10 +118,10 @@ class RedriveCounts:
 
 
 def redrive_policy(queue: Queue) -> RedrivePolicy | None:
-    """Return a queue's redrive policy, or None where it has none.
+    """Return a queue's redrive policy, or None if it has none.
 
     Raises:
-        QueueError: the queue cannot be asked, or its dead-letter queue is not there.
+        QueueError: the policy cannot be read, or the dead-letter queue does not exist.
     """
     with queue_errors(queue.name):
         attributes = queue.client.get_queue_attributes(QueueUrl=queue.url, AttributeNames=["RedrivePolicy"])
@@ -137,12 +136,13 @@ def redrive_policy(queue: Queue) -> RedrivePolicy | None:
 
 
 def read_dead_letters(queue: Queue) -> DeadLetterDepth | None:
-    """Ask for the depth of a queue's dead-letter queue, and where it is not empty, whose it is; None without one.
+    """Return the depth of a queue's dead-letter queue and the owners of the dead letters; None without such a queue.
 
-    Where other queues share it, up to a thousand are received to be counted, at most every ten minutes in a process.
+    If other queues share it, up to a thousand dead letters are received for the count, at most every ten minutes in a
+    process.
 
     Raises:
-        QueueError: as `redrive_policy`; the dead-letter queue cannot be asked.
+        QueueError: as `redrive_policy`, or the depth of the dead-letter queue cannot be read.
     """
     policy = redrive_policy(queue)
     if policy is None:
@@ -154,29 +154,29 @@ def read_dead_letters(queue: Queue) -> DeadLetterDepth | None:
 
 
 def _owners(queue: Queue, dead_letters: Queue) -> Owners | None:
-    """Return whose the dead letters were within the last ten minutes; None where they cannot be received."""
+    """Return a count by owner that is at most ten minutes old; None if the dead letters cannot be received."""
     at, owners = _counted.get(queue.url, (0.0, None))
     if at and time.monotonic() - at < _COUNTED_SECONDS:
         return owners
     owners = None
-    # From a queue with a redrive policy of its own, one more receive may move a message on.
+    # If the dead-letter queue has a redrive policy of its own, one more receive may move a message on.
     with suppress(QueueError):
         if redrive_policy(dead_letters) is None:
             owners = count_owners(queue, dead_letters)
     if owners is not None and not owners.ours + owners.others:
-        # All are hidden: another consumer has received them just now.
+        # All are hidden, because another consumer has just received them.
         return None
     _counted[queue.url] = time.monotonic(), owners
     return owners
 
 
 def other_sources(queue: Queue, dead_letters: Queue) -> int | None:
-    """Return how many other queues' dead letters go to a queue's dead-letter queue; None where that may not be asked.
+    """Return how many other queues use a queue's dead-letter queue; None if asking is not permitted.
 
-    An endpoint that does not know the question is no AWS, and has no queues of others.
+    An endpoint that does not support the call is not AWS, and has no queues of others.
 
     Raises:
-        QueueError: the endpoint does not answer.
+        QueueError: the endpoint does not respond.
     """
     from botocore.exceptions import ClientError
 
@@ -192,7 +192,7 @@ def other_sources(queue: Queue, dead_letters: Queue) -> int | None:
                 if queue.of_aws:
                     raise
                 return 0
-            # By name: the host in a URL may be another one, and all of these are in one account and region.
+            # Compared by name, because the host of a URL may differ, and all are in one account and region.
             names.update(url.rpartition("/")[2] for url in answer.get("queueUrls", []))
             token = answer.get("NextToken")
             more = {"MaxResults": _LISTED_AT_ONCE, "NextToken": token} if token else {}
@@ -200,7 +200,7 @@ def other_sources(queue: Queue, dead_letters: Queue) -> int | None:
 
 
 def shared_by(others: int | None) -> str:
-    """Say with how many other queues a dead-letter queue is shared; nothing where it is not."""
+    """Describe how many other queues share a dead-letter queue; empty if none does."""
     if others is None:
         return "perhaps of other queues too (grant sqs:ListDeadLetterSourceQueues)"
     if not others:
@@ -209,14 +209,14 @@ def shared_by(others: int | None) -> str:
 
 
 def count_owners(queue: Queue, dead_letters: Queue) -> Owners:
-    """Count which dead letters are a queue's own, of up to a thousand: receive them, and return them at once.
+    """Count how many of up to a thousand dead letters are a queue's own. They are received and returned at once.
 
     Raises:
         QueueError: one of the queues cannot be used.
     """
     is_ours = _ownership(queue, dead_letters)
     owners = Owners()
-    # One call at a time: who watches the depth has one connection.
+    # One call at a time, because the client of a depth check has one connection.
     leases = LeaseKeeper(dead_letters, visibility_seconds=_VISIBILITY_SECONDS, calls_at_once=1)
     try:
         while deliveries := _received(dead_letters, leases):
@@ -241,18 +241,13 @@ def redrive(
     dry_run: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> RedriveCounts:
-    """Drop the dead letters of a queue that have an outcome, and move the others back to the queue.
+    """Drop a queue's dead letters that have an outcome, and move the others back to the queue.
 
-    Those of other queues stay untouched, hidden until the end. May be interrupted at any point and started again.
+    Dead letters of other queues stay, hidden until the end. You may interrupt it at any point and start it again.
 
-    Args:
-        queue: where they go.
-        dead_letters: where they are.
-        recorded: returns the message ids among these that the ledger holds.
-        wanted: says which dead letters to move or drop.
-        per_second: most messages moved in a second.
-        dry_run: only count.
-        progress: told the number of dead letters looked at, batch by batch.
+    ``recorded`` returns those of the given message ids that the ledger holds. ``wanted`` returns True for dead letters
+    to move or drop. ``per_second`` limits the messages moved per second, ``dry_run`` only counts, and ``progress`` is
+    called with the number of dead letters received, batch by batch.
 
     Raises:
         QueueError: one of the queues cannot be used.
@@ -279,7 +274,7 @@ def redrive(
             counts.left += len(deliveries) - sum(map(len, (*dropped, *moved)))
             progress(len(found))
             if undeleted and undeleted[0].of_call:
-                # Going on would send copies of everything, and delete nothing.
+                # Continuing would send copies of all messages, and delete none.
                 break
             if per_second and not dry_run:
                 time.sleep(max(0.0, began + sent / per_second - time.monotonic()))
@@ -289,11 +284,11 @@ def redrive(
 
 
 def _ownership(queue: Queue, dead_letters: Queue) -> "Callable[[MessageTypeDef], bool]":
-    """Return what says whether a dead letter is of this queue."""
+    """Return a predicate that is True for the dead letters of this queue."""
     with queue_errors(queue.name):
         answer = queue.client.get_queue_attributes(QueueUrl=queue.url, AttributeNames=["QueueArn"])
         arn = answer["Attributes"]["QueueArn"]
-    # One that was sent to the dead-letter queue as to any other is ours where no other queue has dead letters there.
+    # A message sent directly to the dead-letter queue is ours if no other queue uses that queue.
     alone = other_sources(queue, dead_letters) == 0
 
     def is_ours(delivery: "MessageTypeDef") -> bool:
@@ -308,7 +303,7 @@ def _sorted(
     recorded: Callable[[Sequence[Identity]], Iterable[str]],
     wanted: Callable[[Identity], bool],
 ) -> "tuple[list[_Copies], list[_Copies]]":
-    """Return the dead letters to drop and those to move; copies of one message are one: they go together."""
+    """Return the dead letters to drop and those to move. The copies of one message stay together."""
     by_id: dict[str, _Copies] = {}
     for delivery in deliveries:
         if is_intact(delivery) and wanted(identity(delivery)):
@@ -360,7 +355,7 @@ def _send(queue: Queue, deliveries: "Sequence[MessageTypeDef]") -> list[FailedEn
 
 
 def _delete(dead_letters: Queue, leases: LeaseKeeper, deliveries: "Sequence[MessageTypeDef]") -> list[FailedEntry]:
-    """Delete dead letters, trying again what is refused while it is ours, and return those that stay."""
+    """Delete dead letters, retry those refused while their lease is held, and return those that stay."""
     staying: dict[str, FailedEntry] = {}
     pending = {d["MessageId"] for d in deliveries}
     for pause in (*_DELETE_PAUSES, None):
@@ -375,7 +370,7 @@ def _delete(dead_letters: Queue, leases: LeaseKeeper, deliveries: "Sequence[Mess
         pending = leases.not_deleted(staying)
         if not pending or pause is None:
             break
-        time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, hides nothing
+        time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, needs no secrecy
     return list(staying.values())
 
 

@@ -1,4 +1,4 @@
-"""Deleting messages whose outcome is committed, and reading the answer: single entries can fail in a 200."""
+"""Delete messages whose outcome is committed. Single entries can fail in a response with status 200."""
 
 import random
 import time
@@ -19,29 +19,29 @@ from loginpipe.sqs.leases import LeaseKeeper
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 10.0
 
-# Deletes that wait for SQS leave the run, whose outcome is committed, the time to end well.
+# The longest that one batch is retried. The run, whose outcome is committed, must still have time to succeed.
 _LONGEST_SECONDS = 600
 
-# How long an interruption waits for the calls in flight: many times what they take where nothing hangs.
+# How long an interruption waits for the calls in flight: many times their usual duration.
 _LAST_CALLS_SECONDS = 2.0
 
-# How soon whoever waits for deletes notices that it need not any more.
+# How soon a wait for deletes notices that it may end.
 _CHECK_SECONDS = 0.25
 
-# The credentials were good when the messages were received: they have expired, and new ones are on their way.
+# The credentials were valid when the messages were received. If they have expired, new ones are on their way.
 _MAY_HEAL = THROTTLED | EXPIRED
 
 NOT_TRIED = "NotTried"
-"""Our own code for a message whose turn did not come: the endpoint hung until it was too late."""
+"""Our own code for a message that was not tried because the endpoint hung until the deadline."""
 
 
 @dataclass(frozen=True)
 class Deletion:
-    """What became of the deletes. A message whose delete failed comes again, is found in the ledger and deleted then.
+    """The results of deletes. If a delete failed, the message comes again, is found in the ledger and is deleted then.
 
     Attributes:
         deleted: messages whose delete SQS confirmed.
-        failures: messages left, by SQS's error code.
+        failures: SQS's error code → messages not deleted.
     """
 
     deleted: int = 0
@@ -58,12 +58,12 @@ def delete_messages(
     pause: Callable[[float], Any] = time.sleep,
     stop: Event | None = None,
 ) -> Deletion:
-    """Delete deliveries, ten a call, and end the lease of each whose delete is confirmed.
+    """Delete deliveries, ten per call, and end the lease of each confirmed one.
 
-    What failed is tried again with the newest receipt handle, until a visibility timeout has passed since the first
-    attempt (ten minutes at most) or the message's lease is over: what may heal (an error of the server, throttling,
-    expired credentials, no answer) with growing pauses, other errors of the sender once. Raises nothing: by then the
-    outcome is committed, and a message that stays is harmless. Once ``stop`` is set no call is made any more.
+    A failed delete is retried with the newest receipt handle until its lease is over, or until a visibility timeout (at
+    most ten minutes) has passed since the first attempt. Errors of the server, throttling, expired credentials and
+    missing responses are retried with growing pauses, other errors of the sender once. Raises nothing, because the
+    outcome is committed and a message that stays is harmless. Once ``stop`` is set, no call is made.
     """
     stopped = stop.is_set if stop else lambda: False
     pending = list(delivery_ids)
@@ -100,7 +100,7 @@ def delete_messages(
 
 
 class Deleter:
-    """Deletes batch after batch in the background, in the order given, while the next one is worked on."""
+    """Deletes batches in the background, in the given order, while the next batch is processed."""
 
     def __init__(self, queue: Queue, leases: LeaseKeeper) -> None:
         self._queue = queue
@@ -110,7 +110,7 @@ class Deleter:
         self._stop = Event()
 
     def submit(self, batch_id: str, delivery_ids: Iterable[str], *, calls_at_once: int) -> None:
-        """Delete the messages of a batch, whose outcome is committed."""
+        """Delete the messages of a batch whose outcome is committed."""
         work = partial(
             delete_messages,
             self._queue,
@@ -125,11 +125,9 @@ class Deleter:
     def finished(
         self, *, max_pending: int | None = None, give_up: Callable[[], bool] = lambda: False
     ) -> list[tuple[str, Deletion]]:
-        """Return the batches whose deletes have ended since the last call, with what became of them.
+        """Return the batches whose deletes have ended since the last call, with the results.
 
-        Args:
-            max_pending: wait until no more than so many batches are pending; None to wait for none.
-            give_up: whether to wait no more.
+        With ``max_pending``, wait until at most this many batches are pending, or until ``give_up`` returns True.
         """
         done = []
         while self._pending:
@@ -144,9 +142,9 @@ class Deleter:
         return done
 
     def close(self, *, wait_seconds: float) -> list[tuple[str, Deletion]]:
-        """Wait for the deletes, and after that time make no more calls; return as `finished` does.
+        """Wait for the deletes, then make no more calls; return as `finished` does.
 
-        A call that hangs is waited for no longer than a moment: its batch, and those behind it, are not returned.
+        A hanging call gets two more seconds. Then its batch and those after it are not returned.
         """
         deleting = [future for _, future in self._pending]
         wait(deleting, wait_seconds)
@@ -158,17 +156,17 @@ class Deleter:
 
 def _back_off_seconds(pauses_before: int) -> float:
     longest = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(pauses_before, 16))
-    return random.uniform(longest / 2, longest)  # noqa: S311 - spreads load, hides nothing
+    return random.uniform(longest / 2, longest)  # noqa: S311 - spreads load, needs no secrecy
 
 
 @dataclass
 class _Round:
-    """One attempt at each message that is left, chunk by chunk: what the deleting threads share.
+    """One attempt at each remaining message, chunk by chunk. The deleting threads share it.
 
     Attributes:
-        rest: what no thread has taken; once it is too late, what none will take.
-        late: says whether only what gets through is worth another call.
-        stopped: says whether no call is to be made any more.
+        rest: the chunks that no thread has taken.
+        late: returns True after the deadline; then a chunk of which no delete is confirmed ends the round.
+        stopped: returns True if no more calls may be made.
     """
 
     queue: Queue
@@ -179,17 +177,17 @@ class _Round:
     stop: Event = field(default_factory=Event)
 
     def carried_out(self, pool: ThreadPoolExecutor, calls_at_once: int) -> tuple[int, list[FailedEntry]]:
-        """Return how many deletes are confirmed, and those that failed."""
+        """Return the number of confirmed deletes, and the failed ones."""
         if len(self.rest) == 1:
-            # As with every small batch: threads would cost more than the call.
+            # The usual case of a small batch: threads would cost more than the call.
             return self._delete_chunks()
         deleting: list[Future[tuple[int, list[FailedEntry]]]] = []
         deleted = 0
         failed: list[FailedEntry] = []
         try:
-            # Each takes the next chunk when it is free: a future for every chunk would take as long as half its call.
+            # Each thread takes the next chunk when it is free: a future per chunk would take half as long as its call.
             deleting += (pool.submit(self._delete_chunks) for _ in range(calls_at_once))
-            # With a timeout: a signal that arrives just before an endless wait would be noticed at its end only.
+            # With a timeout, because a signal just before a wait without one would be noticed only at its end.
             while wait(deleting, _CHECK_SECONDS).not_done:
                 pass
             for done in deleting:
@@ -197,7 +195,7 @@ class _Round:
                 deleted += confirmed
                 failed += failures
         finally:
-            # Interrupted, no more calls are made: what is left comes again.
+            # After an interruption no more calls are made. The remaining messages come again.
             self.stop.set()
             wait(deleting, _LAST_CALLS_SECONDS)
         return deleted, failed
@@ -219,7 +217,7 @@ class _Round:
 
 
 def _delete_ten(queue: Queue, leases: LeaseKeeper, delivery_ids: Sequence[str]) -> tuple[int, list[FailedEntry]]:
-    """Return how many deletes are confirmed, and the others; those no longer held are neither."""
+    """Return the number of confirmed deletes, and the failed ones. Messages no longer held are in neither."""
     handles = leases.handles(delivery_ids)
     failed = call_with_entries(
         lambda entries: queue.client.delete_message_batch(QueueUrl=queue.url, Entries=entries),

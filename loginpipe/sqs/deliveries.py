@@ -1,4 +1,4 @@
-"""Single receive calls, and the messages that a response holds.
+"""Make single receive calls, and read the messages of their responses.
 
 A message that is only examined, or cannot be read, returns to the queue at once.
 """
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageTypeDef
 
 LONG_POLL_SECONDS = 1
-"""Any wait above 0 makes SQS ask all its servers; a longer one would only hold up the end of a run."""
+"""Any wait above 0 makes SQS ask all its servers. A longer wait would only delay the end of a run."""
 
-# Lease extensions and returns at once: each takes ten messages.
+# Concurrent calls that extend or return leases, each with ten messages.
 _CALLS_AT_ONCE = 8
 
-# What is read of a message, and what an endpoint that leaves it out lacks.
+# Each part of a message that is read, and the name in the error if an endpoint leaves it out.
 _PARTS = {
     **{part: part for part in ("ApproximateReceiveCount", "Body", "MD5OfBody", "MessageId", "ReceiptHandle")},
     "Attributes": "SentTimestamp",
@@ -37,17 +37,13 @@ _PARTS = {
 def receive_once(
     queue: Queue, max_messages: int, *, wait_seconds: int, visibility_seconds: int, resent_days: int | None = None
 ) -> list[Message]:
-    """Receive up to so many messages, ten at most, by one call.
+    """Receive up to ``max_messages`` messages (at most ten) with one call.
 
-    Args:
-        queue: where from.
-        max_messages: how many messages.
-        wait_seconds: of the long poll.
-        visibility_seconds: lease asked for.
-        resent_days: how many days ago one that was sent again may have been sent first; None for any time.
+    ``wait_seconds`` is the time of the long poll, ``visibility_seconds`` the lease. ``resent_days`` limits how many
+    days ago a replayed or redriven message may have been sent first; None for no limit.
 
     Raises:
-        QueueError: the queue cannot be received from, or the answer cannot be read: its messages are back on the queue.
+        QueueError: the queue cannot be received from, or the response cannot be read; then its messages are returned.
     """
     with queue_errors(queue.name):
         answer = queue.client.receive_message(
@@ -66,16 +62,16 @@ def receive_once(
 
 
 def message_of(delivery: "MessageTypeDef", now_ms: int, oldest_ms: int = 0) -> Message:
-    """Return the message that a delivery is of.
+    """Return the message of a delivery.
 
     Args:
-        delivery: as SQS answers, or as Lambda's event has it.
-        now_ms: when it was received, in milliseconds since 1970.
-        oldest_ms: the oldest date that a message which was sent again may claim.
+        delivery: from SQS's response, or in the same form from Lambda's event.
+        now_ms: the time of receipt, in milliseconds since 1970.
+        oldest_ms: the oldest sent time that a replayed or redriven message may claim, in milliseconds since 1970.
     """
     body = delivery["Body"]
     known_as = identity(delivery)
-    # What its sender dates too far back is itself, and not what it claims to be: that one has its own outcome.
+    # Dated too far back, it keeps its own identity: the message that it claims to be has its own outcome.
     too_old = known_as.sent_ms < oldest_ms and known_as != own_identity(delivery)
     if too_old:
         known_as = own_identity(delivery)
@@ -93,21 +89,21 @@ def message_of(delivery: "MessageTypeDef", now_ms: int, oldest_ms: int = 0) -> M
 
 
 def is_intact(delivery: "MessageTypeDef") -> bool:
-    """Say whether a body is as SQS sent it: its MD5, which botocore checked once and no longer does, is right."""
-    # Lone surrogates, which some endpoints let through, are in no UTF-8.
+    """Return True if the body matches its MD5. botocore no longer checks that."""
+    # UTF-8 cannot encode lone surrogates, which some endpoints let through.
     digest = md5(delivery["Body"].encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
     return digest == delivery["MD5OfBody"]
 
 
 @contextmanager
 def returned_if_unreadable(queue: Queue, deliveries: Any) -> Iterator[None]:
-    """Return what was received to the queue at once where reading it fails.
+    """Return received messages to the queue at once if reading them fails.
 
-    Hidden until their visibility timeout ends, such messages would make room for others, and run after run would take
-    more of them nearer to the dead-letter queue.
+    If they stayed hidden until their visibility timeout ends, others would be received in their place, and run after
+    run would bring more messages closer to the dead-letter queue.
 
     Raises:
-        QueueError: a message lacks a part, or has another form than SQS's.
+        QueueError: a message lacks a part, or does not have SQS's form.
     """
     try:
         yield
@@ -125,7 +121,7 @@ def returned_if_unreadable(queue: Queue, deliveries: Any) -> Iterator[None]:
 
 
 def return_at_once(queue: Queue, receipt_handles: Iterable[str]) -> None:
-    """Make messages visible again; those that this fails for return when their visibility timeout ends."""
+    """Make messages visible again. If that fails, they return when their visibility timeout ends."""
     for chunk in batched(receipt_handles):
         call_with_entries(
             lambda entries: queue.client.change_message_visibility_batch(QueueUrl=queue.url, Entries=entries),
@@ -134,10 +130,10 @@ def return_at_once(queue: Queue, receipt_handles: Iterable[str]) -> None:
 
 
 def try_receiving(queue: Queue, visibility_seconds: int) -> None:
-    """Receive a message as a run does, and return it to the queue at once. It counts as a receive of that message.
+    """Receive a message as a run does, and return it at once. This counts as a receive of that message.
 
     Raises:
-        QueueError: the queue cannot be received from, or the answer cannot be read.
+        QueueError: the queue cannot be received from, or the response cannot be read.
     """
     messages = receive_once(queue, 1, wait_seconds=0, visibility_seconds=visibility_seconds)
     return_at_once(queue, [message.receipt_handle for message in messages])
@@ -147,12 +143,12 @@ def try_receiving(queue: Queue, visibility_seconds: int) -> None:
 def peeked(
     queue: Queue, number: int, *, visibility_seconds: int, resent_days: int | None = None
 ) -> Iterator[list[Message]]:
-    """Receive up to so many messages for the length of a ``with`` block, and make them visible again at its end.
+    """Receive up to ``number`` messages for a ``with`` block, and make them visible again at its end.
 
-    Each counts as received once more. Fewer come where the queue has no more to give.
+    Each counts as received once more. There are fewer if a receive brings none.
 
     Raises:
-        QueueError: the queue cannot be received from; what was received returns all the same.
+        QueueError: the queue cannot be received from; messages already received are returned.
     """
     leases = LeaseKeeper(queue, visibility_seconds=visibility_seconds, calls_at_once=_CALLS_AT_ONCE)
     messages: dict[str, Message] = {}

@@ -1,4 +1,4 @@
-"""Calls of SQS with up to ten entries, which can fail for single entries in an answer that is a success."""
+"""Make calls of up to ten entries. Single entries can fail in a successful response."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from loginpipe.common.aws import MALFORMED, error_code
 
 @dataclass(frozen=True)
 class FailedEntry:
-    """What failed for one delivery: SQS's code, and whether it blames the sender (a retry rarely helps)."""
+    """A failed delivery: SQS's error code, and whether it blames the sender (then a retry rarely helps)."""
 
     delivery_id: str
     code: str
     sender_fault: bool
     of_call: bool = False
-    """The call as a whole failed, not this entry of it."""
+    """The call as a whole failed, not only this entry."""
 
 
 def call_with_entries(call: Callable[[list[Any]], Any], entries: Mapping[str, Mapping[str, Any]]) -> list[FailedEntry]:
-    """Make one call and return the entries that failed: all of them where the call itself failed.
+    """Make one call and return the failed entries: all of them if the call itself failed.
 
     Args:
-        call: takes the entries and returns SQS's answer.
-        entries: by delivery id, at most ten; ``Id`` is filled in, since it must be unique within the call only.
+        call: takes the entries and returns SQS's response.
+        entries: delivery id → entry, at most ten. ``Id`` is filled in, because it need only be unique within the call.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -34,7 +34,7 @@ def call_with_entries(call: Callable[[list[Any]], Any], entries: Mapping[str, Ma
     try:
         asked = [{**entry, "Id": str(place)} for place, entry in enumerate(entries.values())]
         answer: Any = call(asked)
-        # As nearly always.
+        # The usual case.
         if not answer.get("Failed") and {done["Id"] for done in answer["Successful"]} == {e["Id"] for e in asked}:
             return []
         confirmed = {int(done["Id"]) for done in answer.get("Successful", [])}
@@ -51,7 +51,7 @@ def call_with_entries(call: Callable[[list[Any]], Any], entries: Mapping[str, Ma
     return [
         FailedEntry(delivery_id, str(refused[place].get("Code", "")), bool(refused[place].get("SenderFault", False)))
         if place in refused
-        # Neither confirmed nor refused: what is not said to have happened has not.
+        # Neither confirmed nor refused: treated as failed.
         else FailedEntry(delivery_id, "NotConfirmed", False)
         for place, delivery_id in enumerate(delivery_ids)
         if place in refused or place not in confirmed

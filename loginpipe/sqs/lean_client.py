@@ -1,8 +1,8 @@
-"""SQS's client for what is asked about every ten messages: a fraction of boto3's work, and boto3 for everything else.
+"""A client of SQS that is much faster than boto3 for the three frequent calls, and leaves all others to boto3.
 
-Receives, deletes and changes of visibility are signed, sent and read here. Whatever is not answered with a success goes
-to boto3 as if it had not been tried: boto3 tries again, backs off, decides and raises as it always does. All three may
-be asked twice: what a receive took unheard comes again when its visibility timeout ends.
+Receives, deletes and visibility changes are signed, sent and read here. Without a successful response, boto3 makes the
+call from the start, with its usual retries and errors. All three calls may be made twice: messages of a lost receive
+come again when their visibility timeout ends.
 """
 
 import json
@@ -30,15 +30,11 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def lean_client(client: "SQSClient", session: "Session", *, connect_seconds: float, read_seconds: float) -> "SQSClient":
-    """Return a client that takes the short way where there is one, and otherwise the same.
+    """Return a client with fast calls, or ``client`` itself if they are not possible.
 
-    There is none by a proxy, to an endpoint with a path, or without credentials.
-
-    Args:
-        client: boto3's.
-        session: what it was made by; its credentials, and the certificates it trusts, are used.
-        connect_seconds: longest time of connecting.
-        read_seconds: longest time of waiting for an answer.
+    They are not possible through a proxy, to an endpoint with a path, or without credentials. ``session`` made
+    ``client``: its credentials and its trusted certificates are used. The two times limit connecting and waiting for a
+    response.
     """
     from botocore.utils import get_environ_proxies
 
@@ -59,7 +55,7 @@ def lean_client(client: "SQSClient", session: "Session", *, connect_seconds: flo
 
 
 def _tls(session: "Session") -> ssl.SSLContext:
-    """Trust what boto3 does: what ``ca_bundle`` or ``REQUESTS_CA_BUNDLE`` names, or else the usual authorities."""
+    """Trust the same authorities as boto3: those of ``ca_bundle`` or ``REQUESTS_CA_BUNDLE``, or the default ones."""
     from botocore.httpsession import get_cert_path
 
     trusted = session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
@@ -68,7 +64,7 @@ def _tls(session: "Session") -> ssl.SSLContext:
 
 
 class _LeanClient:
-    """boto3's client, three calls of which take the short way. Safe to use from several threads."""
+    """boto3's client with three calls replaced by fast ones. Thread-safe."""
 
     def __init__(
         self, client: "SQSClient", credentials: "Credentials", signer: Signer, connections: Connections
@@ -99,7 +95,7 @@ class _LeanClient:
         return by_boto3(**request) if answer is None else answer
 
     def _answer(self, target: str, request: dict[str, Any]) -> dict[str, Any] | None:
-        """Return what SQS answers; None where that is no success."""
+        """Return the response of SQS, or None if it is not a success."""
         from botocore.exceptions import BotoCoreError
 
         body = orjson.dumps(request)
@@ -112,19 +108,19 @@ class _LeanClient:
 
 
 def _content(body: bytes) -> dict[str, Any]:
-    """Return an answer as boto3 would: nothing at all is an empty one, and what is null is not there.
+    """Return a response as boto3 does: an empty body is an empty response, and null values are left out.
 
     Raises:
-        One of `loginpipe.common.aws.MALFORMED`: not JSON, or not of the form of an answer.
+        One of `loginpipe.common.aws.MALFORMED`: not JSON, or not in the form of a response.
     """
     try:
         answer: dict[str, Any] = orjson.loads(body or b"{}")
     except orjson.JSONDecodeError:
-        # Lone surrogates, which some endpoints let through, are no JSON to orjson.
+        # orjson refuses lone surrogates, which some endpoints let through.
         answer = json.loads(body)
     answer = {name: value for name, value in answer.items() if value is not None}
     for message in answer.get("Messages", ()):
-        # Hardly any message has attributes.
+        # Few messages have attributes.
         if "MessageAttributes" in message:
             _read_attributes(message)
     return answer

@@ -1,8 +1,7 @@
-"""Leases: a received message is hidden from others for the visibility timeout, and stays ours only while we extend it.
+"""Keep leases: a received message stays hidden from other consumers only while its visibility timeout is extended.
 
-A background thread extends the lease of every message in flight until its delete is confirmed. What is still held at
-the end goes back to the queue, so that others need not wait for the timeout. After a crash there is nothing to clean:
-the leases end by themselves.
+A background thread extends the lease of every message in flight until its delete is confirmed. Messages still held at
+the end return to the queue, so that others need not wait for the timeout. After a crash the leases end by themselves.
 """
 
 import logging
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import ChangeMessageVisibilityBatchRequestEntryTypeDef
 
 LONGEST_LEASE_SECONDS = 12 * 3600
-"""SQS hides a message for 12 hours at most, counted from its receiving and whatever the extensions."""
+"""SQS hides a message for at most 12 hours after it is received, regardless of extensions."""
 
 MAX_BACK_OFF_SECONDS = 300
 
@@ -50,17 +49,17 @@ class _Lease:
     being_extended: bool = False
     being_deleted: bool = False
     perhaps_deleted: bool = False
-    """An extension was refused while a delete was in flight: deleted or lost, as the answer to the delete will say."""
+    """An extension was refused during a delete. The response to the delete shows if it is deleted or lost."""
 
 
 @dataclass(frozen=True)
 class Returned:
-    """What became of the messages that were still held at the end.
+    """The results for the messages that were still held at the end.
 
     Attributes:
         returned: made visible again.
-        ended: their lease was over when their turn came: they had come back by themselves.
-        failed: could not be returned; they come back when their lease ends.
+        ended: their lease ended before their turn, so they had returned by themselves.
+        failed: could not be returned; they return when their lease ends.
     """
 
     returned: int = 0
@@ -69,12 +68,12 @@ class Returned:
 
     @property
     def total(self) -> int:
-        """How many were held."""
+        """Return the number of messages that were held."""
         return self.returned + self.ended + self.failed
 
 
 class LeaseKeeper:
-    """Keeps the leases of the messages in flight. Safe to use from several threads; times are monotonic seconds."""
+    """Keeps the leases of the messages in flight. Thread-safe; times are monotonic seconds."""
 
     def __init__(
         self, queue: Queue, *, visibility_seconds: int, calls_at_once: int, clock: Callable[[], float] = time.monotonic
@@ -93,21 +92,21 @@ class LeaseKeeper:
 
     @property
     def lost(self) -> int:
-        """How many leases ended before their message was settled: others may have received those messages too."""
+        """Return how many leases ended before a confirmed delete. Others may have received those messages too."""
         return self._lost
 
     @property
     def held(self) -> int:
-        """How many messages are in flight."""
+        """Return the number of messages in flight."""
         return len(self._leases)
 
     def add(self, messages: Iterable[Message], asked: float) -> None:
-        """Keep messages from now on; after `close`, hand them back at once.
+        """Keep the leases of messages from now on; after `close`, return the messages to the queue at once.
 
         Args:
-            messages: as received. Of one that is held already the newer receipt handle is kept, by the receive count
-                and not by which thread comes first: an older one "succeeds" without deleting.
-            asked: when the receive call began; the lease cannot have started earlier.
+            messages: the received messages. If one is already held, the handle with the higher receive count is kept,
+                whichever thread comes first, because a delete with an older handle "succeeds" without deleting.
+            asked: when the receive call started; the lease cannot have started earlier.
         """
         arrived = list(messages)
         now = self._clock()
@@ -119,7 +118,7 @@ class LeaseKeeper:
                     self._give_up([message.delivery_id])
                 if held is not None and message.receive_count < held.receive_count:
                     continue
-                # Lost before, and ours again: counted, and extended from now on.
+                # Lost before and held again: it stays counted, and is extended from now on.
                 self._given_up.discard(message.delivery_id)
                 self._leases[message.delivery_id] = _Lease(
                     message.receipt_handle, message.receive_count, asked, asked + self.visibility_seconds
@@ -128,11 +127,11 @@ class LeaseKeeper:
                 self._thread = threading.Thread(target=self._keep, name="lease-keeper", daemon=True)
                 self._thread.start()
         if closed:
-            # A long poll that outlived the run: no one is left to work on these.
+            # The long poll ended after the run, so these will not be processed.
             self.return_to_queue(arrived)
 
     def handles(self, delivery_ids: Iterable[str]) -> dict[str, str]:
-        """Return the newest receipt handle of each of these messages that is still held, to delete them with."""
+        """Return the newest receipt handle of each of these messages that is still held, for their delete."""
         handles = {}
         with self._lock:
             for delivery_id in delivery_ids:
@@ -143,7 +142,7 @@ class LeaseKeeper:
         return handles
 
     def settle(self, delivery_ids: Iterable[str]) -> None:
-        """Stop keeping messages: their delete is confirmed."""
+        """Stop keeping messages whose delete is confirmed."""
         now = self._clock()
         with self._lock:
             for delivery_id in delivery_ids:
@@ -152,7 +151,7 @@ class LeaseKeeper:
                     self._give_up([delivery_id])
 
     def not_deleted(self, delivery_ids: Iterable[str]) -> set[str]:
-        """Take note that deletes failed; return the messages whose lease is not lost."""
+        """Note that deletes failed, and return the messages whose lease is not lost."""
         now = self._clock()
         ours = set()
         with self._lock:
@@ -169,15 +168,15 @@ class LeaseKeeper:
 
     def return_to_queue(self, messages: Sequence[Message]) -> None:
         """Stop keeping messages and make them visible again at once."""
-        # In this order: an extension that began in between would undo it.
+        # In this order, because an extension in between would undo the return.
         self.settle(m.delivery_id for m in messages)
         for chunk in batched(messages):
             self._change([(m.delivery_id, m.receipt_handle, 0) for m in chunk])
 
     def close(self, *, at_once: bool = False) -> Returned:
-        """Stop extending, and return what is still held to the queue, each after its back-off or at once.
+        """Stop extending, and return held messages to the queue, each after its back-off or at once.
 
-        Returns when the last lease ends at the latest, whatever still hangs then. What no lease holds is not asked for.
+        Ends with the last lease at the latest, even if calls hang. Messages whose lease is over are left out.
         """
         self._stop.set()
         if self._thread is not None:
@@ -190,7 +189,7 @@ class LeaseKeeper:
             }
             self._leases.clear()
         held = [lease for _, lease, _ in rest.values()]
-        # Answered after the return, an extension would undo it: what is being extended goes back after its answer.
+        # An extension that completes after the return would undo it. So a message being extended returns after that.
         extending = {
             future: waiting
             for future, chunk in self._extending.items()
@@ -205,7 +204,7 @@ class LeaseKeeper:
                 for future in as_completed(extending, self._left(extended))
             )
         wait(calls, self._left(held))
-        # What hangs is not waited for.
+        # Hanging calls are not waited for.
         self._pool.shutdown(wait=False)
         with self._lock:
             returned, asked = counts["returned"], counts["asked"]
@@ -221,13 +220,13 @@ class LeaseKeeper:
     def _keep(self) -> None:
         while not self._stop.wait(self.visibility_seconds / 12):
             try:
-                # Not waited for: one call that hangs holds up no other.
+                # Not waited for, so that one hanging call delays no other.
                 self._begin_extensions()
             except Exception:  # noqa: BLE001 - the thread must outlive any one failure; it is counted and retried
                 _log.warning("leases could not be extended just now; see %s", runbook("leases-lost"), exc_info=False)
 
     def _begin_extensions(self) -> "list[Future[None]]":
-        """Begin to extend every lease of which a third has passed."""
+        """Start to extend every lease of which a third has passed."""
         now = self._clock()
         with self._lock:
             self._give_up_ended(now)
@@ -241,7 +240,7 @@ class LeaseKeeper:
             ]
             for _, lease in due:
                 lease.being_extended = True
-        # Those that end first go first.
+        # The leases that end first go first.
         due.sort(key=lambda pair: pair[1].ends)
         started = {self._pool.submit(self._extend, chunk): chunk for chunk in batched(due)}
         self._extending = {future: chunk for future, chunk in self._extending.items() if not future.done()} | started
@@ -270,7 +269,7 @@ class LeaseKeeper:
                 if wanted[delivery_id] > 0 and failure is None:
                     lease.ends = now + wanted[delivery_id]
                 elif self._leases.get(delivery_id) is not lease:
-                    # Settled or received again meanwhile: this says nothing of it.
+                    # Settled or received again in the meantime, so this failure does not concern the current lease.
                     continue
                 elif failure is not None and failure.code in _NO_LONGER_OURS:
                     if lease.being_deleted:
@@ -281,7 +280,7 @@ class LeaseKeeper:
                     self._give_up([delivery_id])
 
     def _return(self, held: Sequence[tuple[str, _Lease, int]], counts: Counter[str]) -> None:
-        """Return up to ten messages, each after so many seconds, and count those ``asked`` for and ``returned``."""
+        """Return up to ten messages, each after its seconds; count those ``asked`` for and ``returned``."""
         now = self._clock()
         ours = [(i, lease.receipt_handle, seconds) for i, lease, seconds in held if lease.ends > now]
         with self._lock:
@@ -292,11 +291,11 @@ class LeaseKeeper:
             counts["returned"] += len(ours) - len(failed)
 
     def _left(self, leases: Iterable[_Lease]) -> float:
-        """Return in how many seconds the last of these leases is over."""
+        """Return the seconds until the last of these leases ends."""
         return max(0.0, max((lease.ends for lease in leases), default=0.0) - self._clock())
 
     def _give_up_ended(self, now: float) -> None:
-        """Count the leases that are over as lost. The lock is held."""
+        """Count the leases that have ended as lost. The lock is held."""
         self._give_up(i for i, lease in self._leases.items() if lease.ends <= now and not lease.perhaps_deleted)
 
     def _give_up(self, delivery_ids: Iterable[str]) -> None:
@@ -321,6 +320,6 @@ class LeaseKeeper:
 
 
 def back_off_seconds(receive_count: int) -> int:
-    """Return how long a returned message stays hidden: doubling with each delivery, jittered, 5 minutes at most."""
+    """Return how many seconds a returned message stays hidden: doubled per delivery, with jitter, at most 300."""
     longest = min(MAX_BACK_OFF_SECONDS, 2 ** min(receive_count, 16))
-    return random.randint(longest // 2, longest)  # noqa: S311 - spreads load, hides nothing
+    return random.randint(longest // 2, longest)  # noqa: S311 - spreads load, needs no secrecy

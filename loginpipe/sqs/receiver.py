@@ -1,4 +1,4 @@
-"""Receiving in the background: one batch is filled while another is worked on."""
+"""Receive in the background: fill one batch while another is processed."""
 
 import math
 import sys
@@ -15,16 +15,20 @@ from loginpipe.sqs.leases import LeaseKeeper
 _MEBIBYTE = 1024 * 1024
 
 MAX_BODY_BYTES = 32 * _MEBIBYTE
-"""Bodies in a batch after which no more is asked for. In-flight receives are assumed to bring as much as the largest
-response so far, and may bring more."""
+"""The size of the bodies in a batch at which receiving pauses.
+
+Each receive in flight is assumed to bring as much as the largest response so far, and may bring more.
+"""
 
 MAX_KEPT_BODY_BYTES = MAX_BODY_BYTES + 4 * MAX_BATCH * _MEBIBYTE
-"""Bodies in a batch at the very most: as much on top as four receives of ten messages of 1 MiB can bring. Where small
-messages have made for many receivers and large ones follow, more can be in flight: that is returned to the queue."""
+"""The maximum size of the bodies in a batch. It leaves room for four receives of ten messages of 1 MiB.
 
-# How long a receiver waits after an empty-handed answer, so that the next one is worth its call: less, the fuller.
+If large messages follow small ones, more receives can be in flight; their messages return to the queue.
+"""
+
+# The longest pause after a partly filled response, so that the next call is worth its cost. The fuller, the shorter.
 _MAX_PAUSE_SECONDS = 0.1
-# Fewer messages than this in an answer: one receiver less will do.
+# If a response has fewer messages than this, one receiver fewer is enough.
 _FEW = MAX_BATCH // 2
 
 
@@ -33,11 +37,11 @@ class Received:
     """A batch of messages.
 
     Attributes:
-        messages: by message id, the newest delivery of each; the order is that of receiving.
-        delivery_ids: by message id, what to delete where that is not the message id alone: a message that was sent
-            again has another one, and more than one where it was sent again more than once.
-        body_bytes: memory that the bodies take: up to four bytes a character.
-        redelivered: messages that had been received before, by this run or another.
+        messages: message id → its newest delivery, in the order of receiving.
+        delivery_ids: message id → the ids to delete, if these are not the message id alone: a message that was sent
+            again has other ids, one for each time.
+        body_bytes: memory of the bodies, up to four bytes a character.
+        redelivered: messages that this run or another had received before.
         first_at: monotonic time of the first message; None while there is none.
     """
 
@@ -54,12 +58,12 @@ class Received:
 
 @dataclass
 class ReceiveCounts:
-    """What receiving came to so far.
+    """Counts of receiving so far.
 
     Attributes:
-        empty_receives: long polls that came back empty.
+        empty_receives: long polls without messages.
         corrupt: deliveries returned to the queue at once because the body did not match its MD5.
-        receivers: how many long polls there were at once, at most.
+        receivers: the largest number of concurrent long polls so far.
     """
 
     empty_receives: int = 0
@@ -68,10 +72,10 @@ class ReceiveCounts:
 
 
 class Receiver:
-    """Receives with several long polls at once, and gives batch after batch. `next_batch` is for one thread.
+    """Receives with several concurrent long polls, and gives batch after batch. Call `next_batch` from one thread only.
 
-    There are more long polls the longer SQS takes to answer and the deeper the queue is, and one where little comes.
-    No more than one batch is held besides those that were given.
+    The number of long polls grows with SQS's response time and the queue's depth, and falls to one if few messages
+    come. Besides the batches already given, at most one is held.
     """
 
     def __init__(
@@ -85,16 +89,11 @@ class Receiver:
         receivers: int,
         resent_days: int | None = None,
     ) -> None:
-        """Receive nothing yet.
+        """Prepare to receive.
 
-        Args:
-            queue: where from.
-            leases: takes charge of every message as it arrives.
-            batch_messages: most messages in a batch.
-            linger_seconds: how long a batch waits for more after its first message.
-            visibility_seconds: lease asked for with each receive.
-            receivers: most long polls at once.
-            resent_days: as `receive_once`.
+        ``leases`` keeps each message from its arrival, and ``visibility_seconds`` is the lease of each receive. A batch
+        has at most ``batch_messages``, and waits ``linger_seconds`` for more after its first one. There are at most
+        ``receivers`` concurrent long polls. ``resent_days`` is as in `receive_once`.
         """
         self.counts = ReceiveCounts()
         self._queue = queue
@@ -109,7 +108,7 @@ class Receiver:
         self._receiving: list[Future[None]] = []
         self._changed = threading.Condition()
         self._stop = threading.Event()
-        # All of what follows is shared by the receiving threads, under the lock of `_changed`.
+        # The receiving threads share all attributes below, under the lock of `_changed`.
         self._batch = Received()
         self._receivers = 0
         self._polls = 0
@@ -123,12 +122,12 @@ class Receiver:
         self._failure: Exception | None = None
 
     def start(self) -> None:
-        """Begin to receive."""
+        """Start receiving."""
         with self._changed:
             self._start_one()
 
     def limit_batches(self, messages: int | None) -> None:
-        """Close batches at so many messages from now on; at as many as was set at the start where it is None."""
+        """Limit batches to this many messages from now on; None restores the limit set at the start."""
         limit = self._batch_messages if messages is None else min(messages, self._batch_messages)
         with self._changed:
             if limit != self._limit:
@@ -137,17 +136,17 @@ class Receiver:
 
     @property
     def idle_since(self) -> float | None:
-        """Monotonic time since when the queue has had no more to give; None where it has, or may have."""
+        """Return the monotonic time since when the queue has been empty; None if it is not, or may not be."""
         with self._changed:
             return None if self._batch.messages else self._empty_since
 
     def next_batch(self, wait_seconds: float) -> Received | None:
-        """Return the next batch when it is full or has waited long enough; None where that takes too long.
+        """Return the next batch when it is full or has lingered; None if that takes longer than ``wait_seconds``.
 
         After `stop` it returns what has been received, at once.
 
         Raises:
-            QueueError: a receive failed for good; what was received before was given.
+            QueueError: a receive failed permanently; what was received before was given.
         """
         until = time.monotonic() + wait_seconds
         with self._changed:
@@ -162,16 +161,15 @@ class Receiver:
         return given
 
     def stop(self, *, wait_seconds: float | None = None) -> None:
-        """Begin no more long polls, and wait for those in flight. What they bring is given by `next_batch`.
+        """Start no more long polls, and wait for those in flight. `next_batch` gives what they bring.
 
-        Args:
-            wait_seconds: how long to wait for those in flight at most; None for as long as the client does.
+        Waits at most ``wait_seconds``, or as long as the client does if that is None.
         """
         self._stop.set()
         with self._changed:
             self._changed.notify_all()
-        # Waited for, not joined: interrupted by a second signal in a join, Python before 3.13 takes the thread for
-        # ended, and lets the process end before its long poll.
+        # wait() instead of a join: if a second signal interrupts a join, Python before 3.13 takes the thread as ended,
+        # and lets the process end before its long poll.
         self._pool.shutdown(wait=False)
         wait(self._receiving, wait_seconds)
 
@@ -186,7 +184,7 @@ class Receiver:
         return batch.first_at + self._linger_seconds
 
     def _room(self) -> int:
-        """Return how many messages may be asked for now. The lock is held."""
+        """Return how many messages may be requested now. The lock is held."""
         expected = self._batch.body_bytes + self._polls * self._largest_answer
         if expected >= MAX_BODY_BYTES:
             return 0
@@ -203,7 +201,7 @@ class Receiver:
         try:
             while (asked_for := self._ask_for()) and self._receive_and_pause(asked_for):
                 pass
-        except Exception as error:  # noqa: BLE001 - raised where the next batch is waited for
+        except Exception as error:  # noqa: BLE001 - raised by next_batch
             self._stop.set()
             with self._changed:
                 self._failure = error
@@ -212,7 +210,7 @@ class Receiver:
                 self._changed.notify_all()
 
     def _ask_for(self) -> int:
-        """Wait until there is room in the batch, and return for how much; 0 at the end of receiving."""
+        """Wait for room in the batch, and return how many messages to request; 0 at the end of receiving."""
         with self._changed:
             while not self._stop.is_set():
                 if room := self._room():
@@ -225,7 +223,7 @@ class Receiver:
         return 0
 
     def _receive_and_pause(self, asked_for: int) -> bool:
-        """Receive once; return whether this receiver is to go on."""
+        """Receive once; return True if this receiver is to continue."""
         began, worked = time.monotonic(), time.thread_time()
         got = 0
         try:
@@ -234,7 +232,7 @@ class Receiver:
             with self._changed:
                 self._asked_for -= asked_for
                 self._polls -= 1
-                # Not each time: a thread that wakes for nothing costs as much as a part of the call.
+                # Not each time, because a needless wake-up costs as much as a part of the call.
                 if self._waiting or self._closes_at() == -math.inf:
                     self._changed.notify_all()
         if got == MAX_BATCH:
@@ -247,7 +245,7 @@ class Receiver:
                 if not self._batch.messages and not self._polls and self._empty_since is None:
                     self._empty_since = began
             if got < _FEW and self._receivers > 1:
-                # Counted here and not at its end: of two that stop at the same time one would count the other.
+                # Counted here and not at its end: if two stop at the same time, each would count the other.
                 self._receivers -= 1
                 return False
         if got:
@@ -255,9 +253,10 @@ class Receiver:
         return True
 
     def _grow(self, waited: float, worked: float) -> None:
-        """Start one receiver more while all of them together leave a core idle: calls wait longer than they work.
+        """Start one more receiver if a core is idle: the calls wait longer than all receivers work.
 
-        The shortest of each, in seconds: how long a call waits for the other receivers of this process says nothing.
+        Uses the shortest wait and the least work so far, in seconds, because other calls also waited for receivers of
+        this process.
         """
         with self._changed:
             self._shortest_wait = min(self._shortest_wait, waited)
@@ -278,7 +277,7 @@ class Receiver:
         if not messages:
             return 0
         self._leases.add(messages, asked)
-        # Damage on the way heals by delivering again; a body damaged twice is rejected like any bad one.
+        # A body damaged on the way is intact when delivered again. If it is damaged twice, it is rejected.
         corrupt = [m for m in messages if not m.body_intact and self._is_first_damage(m.delivery_id)]
         if corrupt:
             self._leases.return_to_queue(corrupt)
@@ -294,7 +293,7 @@ class Receiver:
             return first
 
     def _keep(self, messages: "list[Message]", *, corrupt: int) -> bool:
-        """Add messages to the batch; return whether there was room for them."""
+        """Add messages to the batch; return False if there is no room for them."""
         body_bytes = sum([sys.getsizeof(m.body) for m in messages])
         with self._changed:
             batch = self._batch
@@ -316,7 +315,7 @@ class Receiver:
 
 
 def _note_delivery(batch: Received, message: Message) -> None:
-    """Note one of the deliveries of a message that was sent again, and what came before it."""
+    """Note a delivery of a message that was sent again, and the delivery before it."""
     before = batch.messages.get(message.message_id)
     deliveries = batch.delivery_ids.setdefault(message.message_id, {before.delivery_id} if before else set())
     deliveries.add(message.delivery_id)

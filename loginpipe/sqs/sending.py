@@ -1,4 +1,4 @@
-"""Sending messages: ten and at most 1 MiB a call, with what the queue refuses of them tried again or reported."""
+"""Send messages, at most ten and 1 MiB per call. Refused messages are retried or reported."""
 
 import time
 from collections import Counter
@@ -13,35 +13,30 @@ from loginpipe.sqs.entries import FailedEntry, call_with_entries
 
 _Entries: TypeAlias = Mapping[str, Mapping[str, Any]]
 
-# SQS's limit of a message, and of all messages of one call together: bodies and attributes.
+# SQS's limit for a message, and for all messages of one call together: bodies and attributes.
 _MAX_BYTES = 1_048_576
 
-# SQS's limit of a message's attributes.
+# SQS's limit of attributes per message.
 _MAX_ATTRIBUTES = 10
 
 TOO_LONG = "MessageTooLong"
 TOO_MANY_ATTRIBUTES = "TooManyAttributes"
-"""Codes of ours, for what has no room for the attributes that say which message it is."""
+"""Our own codes for a message without room for the attributes that identify it."""
 
-# Calls at once, and seconds before each further attempt, where bodies are sent for the first time.
+# For new messages: concurrent calls, and seconds before each further attempt.
 _SENDERS = 4
 _PAUSES = (0.2, 0.4, 0.8)
 
 
 def send_bodies(queue: Queue, bodies: Iterable[str], progress: Callable[[int], None] | None = None) -> int:
-    """Send new messages, several calls at once; they do not keep their order.
+    """Send new messages with several concurrent calls, and return how many were sent. They do not keep their order.
 
-    Args:
-        queue: where they go.
-        bodies: read as they are sent, never all at once.
-        progress: called after each call with the number of messages that it added.
-
-    Returns:
-        How many were sent.
+    ``bodies`` are read as they are sent, never all at once. ``progress`` is called after each batch with the number of
+    messages sent.
 
     Raises:
-        QueueError: the endpoint is unreachable or refuses, or single messages were refused four times in a row;
-            says how many were and why. Others may have been sent.
+        QueueError: the endpoint is unreachable or refuses, or single messages were refused four times in a row; names
+            their number and the codes. Others may have been sent.
     """
     fifo = queue.url.endswith(".fifo")
     batches = _batches((str(number), _new_entry(body, fifo=fifo)) for number, body in enumerate(bodies))
@@ -50,7 +45,7 @@ def send_bodies(queue: Queue, bodies: Iterable[str], progress: Callable[[int], N
     running: set[Future[tuple[int, Counter[str]]]] = set()
     with ThreadPoolExecutor(_SENDERS) as senders:
         while True:
-            # None is started after a refusal; those in flight are still counted.
+            # No call is started after a refusal. Those in flight are still counted.
             while len(running) < 2 * _SENDERS and not refused and (batch := next(batches, None)):
                 running.add(senders.submit(_send_or_retry, queue, batch))
             if not running:
@@ -71,16 +66,14 @@ def send_bodies(queue: Queue, bodies: Iterable[str], progress: Callable[[int], N
 
 
 def send_again(queue: Queue, entries: _Entries) -> list[FailedEntry]:
-    """Send dead letters or rejects once more; return those refused: by SQS, or since they have no room for attributes.
+    """Send dead letters or rejects again; return those refused by SQS, and those without room for attributes.
 
-    Args:
-        queue: where they go.
-        entries: of SendMessageBatch, without ``Id``, by delivery id.
+    ``entries`` maps delivery ids to entries of SendMessageBatch without ``Id``.
 
     Raises:
         QueueError: every call was refused as a whole.
     """
-    # Not sent: SQS would refuse the call as a whole, and those beside them with it.
+    # Not sent, because SQS would refuse the whole call, with the other messages in it.
     misfits = [
         FailedEntry(delivery_id, code, sender_fault=True)
         for delivery_id, entry in entries.items()
@@ -101,7 +94,7 @@ def send_again(queue: Queue, entries: _Entries) -> list[FailedEntry]:
 
 
 def by_code(refused: Counter[str]) -> str:
-    """Say how many were refused with which code, the most frequent first."""
+    """Return the number of refused messages by code as text, the most frequent first."""
     return ", ".join(f"{number:,} {code}" for code, number in refused.most_common())
 
 
@@ -111,10 +104,10 @@ def _new_entry(body: str, *, fifo: bool) -> dict[str, Any]:
 
 
 def _send_or_retry(queue: Queue, batch: _Entries) -> tuple[int, Counter[str]]:
-    """Return how many of a batch were sent, and the codes of those that were refused to the end."""
+    """Return how many messages of a batch were sent, and the codes of those refused each time."""
 
     def call(asked: list[Any]) -> Any:
-        # A call that fails as a whole ends the sending, with an error that says what to do.
+        # A call that fails as a whole ends the sending, with an error that names the fix.
         with queue_errors(queue.name):
             return _call(queue, asked)
 
@@ -139,7 +132,7 @@ def _misfit(entry: Mapping[str, Any]) -> str | None:
 
 
 def _batches(entries: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[_Entries]:
-    """Cut entries into what one call takes: ten, whose bodies and attributes together are not too long."""
+    """Cut entries into calls: at most ten entries, whose bodies and attributes together are within the limit."""
     batch: dict[str, Mapping[str, Any]] = {}
     size = 0
     for entry_id, entry in entries:
@@ -154,7 +147,7 @@ def _batches(entries: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[_Entr
 
 
 def _bytes(entry: Mapping[str, Any]) -> int:
-    """Return what SQS counts of a message: its body, and the name, type and value of each attribute."""
+    """Return the size that SQS counts: the body, and the name, type and value of each attribute."""
     parts = [entry["MessageBody"]]
     for name, value in entry.get("MessageAttributes", {}).items():
         parts += [name, *(part for part in value.values() if isinstance(part, str | bytes))]

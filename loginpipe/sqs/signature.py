@@ -1,7 +1,7 @@
-"""AWS Signature Version 4 for requests of one shape: POST to ``/`` of one host, a JSON body, no query.
+"""Sign requests by AWS Signature Version 4: POST to ``/`` of one host, a JSON body, no query.
 
 The rule: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html. botocore's signer
-does it for any request, and takes twelve times as long; the tests hold the two against each other.
+handles any request and takes twelve times as long. Tests compare the two.
 """
 
 import hmac
@@ -20,7 +20,7 @@ _CONTENT_TYPE = "application/x-amz-json-1.0"
 
 
 class Signer:
-    """Makes the head of a request, signed. Safe to use from several threads."""
+    """Makes the signed head of a request. Thread-safe."""
 
     def __init__(self, host: str, region: str, user_agent: str) -> None:
         self._host = host
@@ -28,12 +28,9 @@ class Signer:
         self._user_agent = user_agent
 
     def head(self, target: str, body: bytes, credentials: "ReadOnlyCredentials") -> bytes:
-        """Return request line and headers, with the empty line that ends them.
+        """Return request line and headers, with the empty line at their end.
 
-        Args:
-            target: the operation, as in ``AmazonSQS.ReceiveMessage``.
-            body: of the request.
-            credentials: as they are now; with a token where they are temporary.
+        ``target`` is the operation, as in ``AmazonSQS.ReceiveMessage``.
         """
         token = credentials.token
         stamp = _stamp(int(time.time()))

@@ -605,7 +605,7 @@ def part(text: object) -> str:
 
 
 def assert_unbroken(auditor: Person) -> int:
-    """Recompute the chain from the columns, as docs/tables.md describes it; return how many entries there are."""
+    """Recompute the chain from the columns, as vault.access_log_hash does; return how many entries there are."""
     entries = log(
         auditor,
         "seq, at AT TIME ZONE 'UTC', actor, action, request_id, under, subjects, purpose, ticket, detail, "

@@ -29,7 +29,7 @@ def test_each_query_of_the_page_for_analysts_returns_what_the_page_shows(
             for table in DUPLICATES:
                 refresh_duplicates(connection, table, day)
     examples = _EXAMPLE.findall(page)
-    assert len(examples) == page.count("```sql") - 1 == 8
+    assert len(examples) == page.count("```sql") - 1 == 6
     with closing(psycopg2.connect(analyst_url)) as connection, connection.cursor() as cursor:
         for query, shown in examples:
             cursor.execute(query)

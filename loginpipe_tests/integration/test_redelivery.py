@@ -20,7 +20,7 @@ from loginpipe.ingest.record import record_batch
 from loginpipe.local.stack import LocalStack
 from loginpipe.masking.mask import MaskedLogins, mask_logins
 from loginpipe.postgres.session import Session
-from loginpipe.sqs import receiver
+from loginpipe.sqs import deliveries
 from loginpipe.sqs.identity import identity
 from loginpipe_tests.conftest import Pipeline, execute
 from loginpipe_tests.crash.points import Point, stopping_at
@@ -356,7 +356,7 @@ def test_a_failure_of_receiving_that_no_one_foresaw_ends_the_run_and_loses_nothi
 
     pipeline.send(logins(9))
     with monkeypatch.context() as patched:
-        patched.setattr(receiver, "identity", failing)
+        patched.setattr(deliveries, "identity", failing)
         result = take(pipeline, 3)
     assert cause_of_failure(result).startswith("ZeroDivisionError")
     assert counts(pipeline, result)["inserted"] == 6

@@ -1,5 +1,5 @@
 """The warehouse's schema as Alembic migrations: ``versions/`` holds one Python file each, with its SQL beside it.
 
-`loginpipe.postgres.migrate` runs them; there is no ``alembic.ini``. Partitions come and go by date and are no
-migration's business.
+`loginpipe.postgres.migrate` runs them; there is no ``alembic.ini``. Partitions are created and dropped by date, not by
+migrations.
 """

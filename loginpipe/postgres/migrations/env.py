@@ -1,4 +1,4 @@
-"""What Alembic runs to reach the database: it takes the connection, and its transaction, from `migrate`."""
+"""Alembic's environment: it uses the connection of `loginpipe.postgres.migrate`, and its transaction."""
 
 from alembic import context  # noqa: TID253  only Alembic loads this file
 

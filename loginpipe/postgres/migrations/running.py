@@ -1,4 +1,4 @@
-"""What migrations share: the driver's connection, and a file of SQL run as it is written."""
+"""Shared by migrations: the driver's connection, and running a file of SQL unchanged."""
 
 from pathlib import Path
 
@@ -20,11 +20,11 @@ def driver_connection() -> Connection:
 def sql_file(name: str) -> str:
     """Return the text of a file of ``versions/``, for the table of `loginpipe.common.logins_table`."""
     text = _VERSIONS.joinpath(name).read_text(encoding="utf-8")
-    # The database may be of an encoding that lacks the one character that is not ASCII.
+    # The database's encoding may lack the one character that is not ASCII.
     return for_logins_table(text.replace("…", "..."))
 
 
 def run_sql_file(name: str) -> None:
-    """Run a file of ``versions/``. Straight through the driver: SQLAlchemy would read ``:`` and ``%`` in it."""
+    """Run a file of ``versions/`` directly on the driver, because SQLAlchemy would interpret ``:`` and ``%`` in it."""
     with driver_connection().cursor() as cursor:
         cursor.execute(sql_file(name))
