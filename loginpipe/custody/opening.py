@@ -27,7 +27,7 @@ class Problem(StrEnum):
     CHANGED = "changed"
     """The value, its data key or its associated data was changed after sealing."""
     PLANTED = "planted"
-    """The value opens but gives another token than the one it is stored under, so it was not made by the pipeline."""
+    """The value opens but gives another token than the one it is stored under: it was made by hand."""
     ALIAS_PLANTED = "alias_planted"
     """The value belongs to the alias, but not to this token."""
     UNCHECKED = "unchecked"

@@ -59,7 +59,7 @@ def read_seal_key(path: Path) -> SealKey:
 
 
 def read_salt(path: Path) -> bytes:
-    """Read the salt of an older scheme: the file's content without the final line break.
+    """Read the salt of an older scheme: the file's content without final line breaks.
 
     Raises:
         KeyFileError: the file is absent or readable by others.

@@ -61,7 +61,7 @@ def rotate_secret(client: "SecretsManagerClient", name: str) -> TokenKeys:
 
 
 def read_secret_salt(client: "SecretsManagerClient", name: str) -> bytes:
-    """Read a salt: the secret's string as UTF-8, without the final line break.
+    """Read a salt: the secret's string as UTF-8, without final line breaks.
 
     Raises:
         KeyFileError: the secret is absent, refused, marked for deletion, or no string.
