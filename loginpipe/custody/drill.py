@@ -139,7 +139,7 @@ class Sample:
 
 
 def random_tokens(connection: Connection, number: int) -> list[str]:
-    """Return up to `number` tokens of sealed values, drawn at random from random pages. Needs a role that may read them."""
+    """Return up to `number` tokens of sealed values, drawn at random from random pages. The role must read tokens."""
     with transaction(connection) as cursor:
         cursor.execute("SELECT reltuples FROM pg_class WHERE oid = 'vault.sealed_values'::regclass")
         ((estimate,),) = cursor.fetchall()
