@@ -160,7 +160,7 @@ def seal_originals(
     )
 
 
-def set_erased_aside(
+def reject_erased(
     split: SplitBatch, messages: Sequence[Message], keys: TokenKeys, erased_at: Mapping[bytes, datetime]
 ) -> SplitBatch:
     """Turn the logins of erased users that were sent up to the erasure into rejects without a body.
