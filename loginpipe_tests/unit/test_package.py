@@ -29,6 +29,7 @@ from loginpipe.defs.metadata.groups import (
     OWNERS,
     RUNBOOK_SECTIONS,
 )
+from loginpipe.ingest.consumer import MAX_DELETE_SECONDS
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.monitoring.alerts.rules import CHECK_SECTIONS, JOB_SECTIONS, KINDS
 
@@ -395,6 +396,7 @@ def test_a_run_that_goes_on_beyond_its_time_is_ended(
     monkeypatch.setenv("LOGINPIPE_RUN_SECONDS", run_seconds)
     tags = build_definitions().resolve_job_def(INGEST_JOB).tags
     assert tags["dagster/max_runtime"] == str(longest + GRACE_SECONDS)
+    assert GRACE_SECONDS > MAX_DELETE_SECONDS + 60, "a run that waits for its deletes must not be ended"
 
 
 def test_the_queue_in_the_tag_is_a_name_also_where_the_setting_is_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
