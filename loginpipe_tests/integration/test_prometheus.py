@@ -66,7 +66,7 @@ def free_port() -> int:
 
 @contextmanager
 def process(*command: str) -> Iterator[None]:
-    """Run a process during the block; print its output if the test fails."""
+    """Run a process during the block. If the test fails, pytest shows its stderr."""
     running = subprocess.Popen(command, stderr=sys.stderr)
     try:
         yield

@@ -99,7 +99,7 @@ def test_unknown_fields_are_a_warning_with_names_and_counts_alone() -> None:
         (DeadLetterDepth(0, 0, 0), True, "Empty"),
         (DeadLetterDepth(1, 0, 0), False, "1 waiting"),
         (DeadLetterDepth(1_234, 5, 0), False, "1,234 waiting, 5 in flight"),
-        # They count even while they are in flight, because someone is reading or moving them.
+        # Someone is reading or moving them, but they still count.
         (DeadLetterDepth(0, 3, 0), False, "3 in flight"),
         (DeadLetterDepth(0, 0, 2), False, "2 delayed"),
         (DeadLetterDepth(3, 0, 0, 1, Owners(1, 2)), False, "1 ours and 2 not ours, in a dead-letter queue shared"),

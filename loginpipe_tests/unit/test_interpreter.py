@@ -1,4 +1,4 @@
-"""Garbage collections and thread switches are rare during a run, and as before after it."""
+"""Garbage collections and thread switches are rare during a run, and as usual after it."""
 
 import gc
 import subprocess
