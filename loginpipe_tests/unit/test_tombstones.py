@@ -1,4 +1,4 @@
-"""Logins of erased users: rejected with nothing kept, if they were sent before the erasure; all others pass."""
+"""Logins of erased users are rejected, with nothing kept, if they were sent before the erasure; all others pass."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
