@@ -66,8 +66,9 @@ def test_dg_checks_and_lists_the_definitions(project: Project) -> None:
 def test_dg_launches_the_ingest(project: Project, what: tuple[str, str]) -> None:
     project.execute("TRUNCATE user_logins, loginpipe.ingested_messages, loginpipe.batches")
     _send(project, 20)
-    project.run("dg", "launch", *what)
+    done = project.run("dg", "launch", *what)
     assert project.rows("SELECT count(*) FROM user_logins") == [(20,)]
+    assert "warning" not in (done.stdout + done.stderr).lower()
 
 
 @pytest.mark.parametrize("command", [MATERIALIZE, LAUNCH], ids=["dagster asset materialize", "dg launch"])

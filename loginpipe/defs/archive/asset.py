@@ -1,6 +1,5 @@
 """Define the archive asset: complete days as Parquet files, one or many per run. Unchanged days are skipped."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from functools import partial
@@ -16,9 +15,6 @@ from loginpipe.defs.metadata.groups import ARCHIVE, DAYS_THAT_ARE_OVER, LOGIN_AR
 from loginpipe.defs.metadata.plots import bar_plot
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
-
-# Dagster warns that `backfill_policy` may still change, on every command's output.
-warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
 
 _COLUMNS = tuple(name for name, _ in USER_LOGINS_COLUMNS)
 

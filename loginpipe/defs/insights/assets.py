@@ -1,6 +1,5 @@
 """Define the assets for duplicate devices and addresses and for login counts, by day: tokens and counts only."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import partial
@@ -19,9 +18,6 @@ from loginpipe.postgres.insights import (
     refresh_daily_logins,
     refresh_duplicates,
 )
-
-# Dagster warns that `backfill_policy` may still change, on every command's output.
-warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
 
 _MEANING: Mapping[str, str] = {"duplicate_devices": "devices", "duplicate_ips": "addresses"}
 
