@@ -1,6 +1,6 @@
 """Measure the cost of a message in the pipeline and in other programs on one machine: ``python -m benchmarks``.
 
-`make bench` runs it too. It writes ``report.md`` and ``report.json``.
+Write ``report.md`` and ``report.json``. `make bench` calls this.
 """
 
 import argparse
