@@ -25,7 +25,7 @@ STAGES: Final = {
         "loginpipe.logins.splitting:_validated": "columns as a frame",
         "loginpipe.logins.splitting:_failures": "pandera",
         "loginpipe.logins.drift:count_unknown_fields": "unknown fields",
-        "loginpipe.masking.mask:set_erased_aside": "erased users",
+        "loginpipe.masking.mask:reject_erased": "erased users",
         "loginpipe.masking.mask:mask_logins": "canonical values, masked columns",
         "loginpipe.masking.tokens:TokenKeys.tokens": "tokens",
         "loginpipe.masking.mask:clear_cells": "check that only tokens are left",

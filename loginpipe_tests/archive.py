@@ -1,4 +1,4 @@
-"""What the tests of the archive share: days in the table, a place for their files, and what came of both."""
+"""Helpers of the archive tests: days in the table, stores for their files, and checks of both."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ from loginpipe.postgres.partitions import Partition, ensure_month, month_of
 TODAY = datetime.now(UTC).date()
 OLD_MONTH = month_of(TODAY.replace(day=1) - timedelta(days=200))
 OLD = OLD_MONTH.start + timedelta(days=9)
-"""A day of a month that is long over, and has a partition of its own."""
+"""A day of a past month, which has a partition of its own."""
 
 LOGINS: list[tuple[Any, ...]] = [
     ("ann", "ios", "ip.v1.home", "dev.v1.phone", "RU", 1_000_000),
@@ -31,12 +31,12 @@ LOGINS: list[tuple[Any, ...]] = [
     ("zoë\t\\N", "", "ip.v1.work", "dev.v1.Tablet", "", -1),
     ("Zoe", None, None, None, None, None),
 ]
-"""Two of them equal, NULL and empty text, and characters that formats like to trip over."""
+"""Two equal rows, NULL and empty text, and characters that file formats often get wrong."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A database with days in it, as the superuser and as the pipeline's role, and a store."""
+    """A store, and a database with days in it, used as the superuser and as the pipeline's role."""
 
     database_url: str
     pipeline_url: str
@@ -51,12 +51,12 @@ class Archive:
         return self.stores.current
 
     def run(self, work: Callable[..., Any]) -> Any:
-        """As the pipeline's role."""
+        """Call ``work`` with a connection of the pipeline's role."""
         with closing(connect(self.pipeline_url)) as connection:
             return work(connection)
 
     def insert(self, day: date, logins: Iterable[tuple[Any, ...]] = tuple(LOGINS), *, noted: bool = True) -> None:
-        """Insert logins; unless they are not noted, as a batch that brings them notes that the day has changed."""
+        """Insert logins. Unless ``noted`` is false, note that the day changed, as a batch does."""
         for login in logins:
             self.execute("INSERT INTO user_logins VALUES (%s, %s, %s, %s, %s, %s, %s)", *login, day)
         if noted:
@@ -68,7 +68,7 @@ class Archive:
         return archived
 
     def computed(self) -> None:
-        """Compute the insights that are due, as the job does: before that, retention drops nothing."""
+        """Compute the insights that are due, as the job does. Before that, retention drops nothing."""
         for day, tables in self.run(stale_days).items():
             for table in tables:
                 refresh = refresh_daily_logins if table == "daily_logins" else partial(refresh_duplicates, table=table)
@@ -83,7 +83,7 @@ class Archive:
         return due
 
     def stored(self, day: date = OLD) -> Counter[tuple[Any, ...]]:
-        """The rows of a day in the table: how often each is there."""
+        """Return the rows of a day in the table, with how often each occurs."""
         return Counter(self.rows("SELECT * FROM user_logins WHERE create_date = %s", day))
 
     def execute(self, statement: str, *parameters: Any) -> None:
@@ -96,7 +96,7 @@ class Archive:
             return cursor.fetchall()
 
     def bury(self, tombstone: bytes, version: int = 1) -> None:
-        """Put down that someone was erased."""
+        """Insert the tombstone of an erased user."""
         self.execute(
             "INSERT INTO loginpipe.erased_users (tombstone, key_version) VALUES (%s, %s)",
             tombstone.ljust(32, b"-"),
@@ -104,7 +104,7 @@ class Archive:
         )
 
     def make_month(self, day: date) -> None:
-        """As the owner, who may make any."""
+        """Create the month as the owner, who may create any month."""
         with closing(connect(self.database_url)) as connection:
             ensure_month(connection, day)
 

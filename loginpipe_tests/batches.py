@@ -1,4 +1,4 @@
-"""What the tests of batches share: messages processed without a database, and outcomes recorded."""
+"""Helpers of the batch tests: process messages without a database, and record outcomes."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
@@ -12,26 +12,26 @@ from loginpipe_tests.conftest import KeyFiles
 from loginpipe_tests.wire import delivered
 
 NOBODY = Erased({}, 0)
-"""Where no user was erased."""
+"""No user was erased."""
 
 
 def masking_of(key_files: KeyFiles) -> Masking:
-    """The keys of the tests, with sealing."""
+    """Return the masking with the keys of the tests, with sealing."""
     return Masking(read_token_keys(key_files.token_keys), (read_seal_key(key_files.seal_public),))
 
 
 def received(bodies: Iterable[str]) -> list[Message]:
-    """Messages with these bodies, as received."""
+    """Return messages with these bodies, as received."""
     return [delivered(body) for body in bodies]
 
 
 def processed(
     messages: Sequence[Message], masking: Masking, *, known: Collection[str] = (), erased: Erased = NOBODY
 ) -> Outcome:
-    """A batch, processed where the vault knows these tokens."""
+    """Process a batch. The vault has the tokens in ``known``."""
     return process_batch(messages, masking, erased, frozenset(known).intersection)
 
 
 def again(outcome: Outcome) -> Outcome:
-    """The same messages as a batch of their own: delivered again."""
+    """Return the same messages as another batch, as if they were delivered again."""
     return replace(outcome, batch_id=str(uuid4()))

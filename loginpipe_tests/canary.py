@@ -1,4 +1,4 @@
-"""Messages with markers in every place that can hold personal data, and finding the markers where they may not be."""
+"""Messages with markers in every place that can hold personal data, and a search for the markers."""
 
 import base64
 import json
@@ -31,14 +31,14 @@ BAD = [
     login(user_id=f"{SECRETS[5]} {'x' * 200}", device_type=[SECRETS[5]]),
     login(user_id=None, ip=ADDRESSES[1], device_id=DEVICES[0]),
 ]
-"""None of them is accepted: in a message that is rejected every field may be personal data in the wrong place."""
+"""Each of them is rejected. In a rejected message, every field may hold personal data in the wrong place."""
 
 
 def forms(marker: str, packed: bytes = b"") -> Iterator[str]:
-    """Yield a value, or the beginning of one, as it may appear: as text, in hex, in base64 at each of three offsets.
+    """Yield the forms in which a value may appear: as text, in hex, in base64 at each of three offsets.
 
     Args:
-        marker: in any letter case.
+        marker: the value or its beginning, in any letter case.
         packed: the bytes of an address, or the first of them.
     """
     yield marker.casefold()
@@ -46,25 +46,25 @@ def forms(marker: str, packed: bytes = b"") -> Iterator[str]:
         yield value.hex()
         for offset in range(3 if len(value) > 4 else 0):
             encoded = base64.b64encode(bytes(offset) + value).decode().rstrip("=")
-            # Without the characters that share bits with the neighbours.
+            # Drop the characters that share bits with the neighbours.
             inner = encoded[(0, 2, 3)[offset] : -1].casefold()
             yield inner
             yield inner.replace("+", "-").replace("/", "_")
 
 
 def address_forms(address: str) -> Iterator[str]:
-    """Yield an address as it may appear: its forms, also of its bytes; as a number; in full."""
+    """Yield the forms of an address and of its bytes, its number and its full spelling."""
     yield from forms(address, ip_address(address).packed)
     yield str(int(ip_address(address)))
     yield ip_address(address).exploded
 
 
 def found(haystacks: Mapping[str, str], markers: Mapping[str, Iterable[str]]) -> list[tuple[str, str]]:
-    """Return in which haystack which marker is.
+    """Return the pairs of a haystack and a marker found in it.
 
     Args:
-        haystacks: by name.
-        markers: forms to search for, by what they are forms of.
+        haystacks: name → text.
+        markers: marker → its forms to search for.
     """
     wanted = {marker: tuple(spelt) for marker, spelt in markers.items()}
     return [
@@ -76,7 +76,7 @@ def found(haystacks: Mapping[str, str], markers: Mapping[str, Iterable[str]]) ->
 
 
 def everything_an_error_shows(error: BaseException) -> str:
-    """What Dagster stores of an error, and what the error object itself holds on to."""
+    """Return what Dagster stores of an error and what the error object itself holds."""
     shown, seen = ["".join(traceback.format_exception(error))], error
     while seen is not None:
         shown += [str(seen), repr(seen), repr(vars(seen)), repr(seen.args)]
@@ -88,4 +88,4 @@ MARKERS = {
     **{address: tuple(address_forms(address)) for address in ADDRESSES},
     **{marker: tuple(forms(marker)) for marker in (*DEVICES, *SECRETS)},
 }
-"""Every form of every marker."""
+"""Marker → its forms."""

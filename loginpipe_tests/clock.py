@@ -2,10 +2,10 @@
 
 
 class Clock:
-    """Monotonic seconds that pass when a test says so, and in pauses.
+    """Monotonic seconds, which pass only in pauses and when a test moves the clock.
 
     Attributes:
-        pauses: what was waited for.
+        pauses: the pauses so far, in seconds.
     """
 
     def __init__(self) -> None:

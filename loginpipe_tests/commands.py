@@ -1,4 +1,4 @@
-"""The command line in a test: run in this process, and what it came to; and what `loginpipe doctor` finds."""
+"""Run the command line in the process of a test, and get the findings of `loginpipe doctor`."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from loginpipe.monitoring.doctor import Finding, examine
 
 @dataclass(frozen=True)
 class Done:
-    """What a command came to."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -29,7 +29,7 @@ class Done:
 
     @property
     def error(self) -> str:
-        """The one line of a failure."""
+        """Return the one line of a failure; fail if there is anything else."""
         assert self.code == 1, f"{self.out}{self.err}"
         assert self.out == ""
         assert self.err.startswith("error: ")
@@ -43,7 +43,7 @@ Command: TypeAlias = Callable[..., Done]
 
 
 def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """The entry point of the command line, in this process: it takes a second less than one of its own."""
+    """Return a function that runs the command line in this process. A process of its own takes a second longer."""
 
     def run(*arguments: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["loginpipe", *map(str, arguments)])
@@ -59,5 +59,5 @@ def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 
 
 def findings() -> dict[str, Finding]:
-    """What `loginpipe doctor` finds, by what it looked at."""
+    """Return the findings of `loginpipe doctor` by what was checked."""
     return {finding.what: finding for finding in examine(load_settings(), DAGSTER_CHECKS)}

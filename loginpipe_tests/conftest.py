@@ -1,4 +1,4 @@
-"""Real servers for the tests that need them: one embedded stack a test process, a database and a queue a test."""
+"""Real servers for the tests: one embedded stack for each test process, a database and a queue for each test."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 @pytest.fixture(autouse=True)
 def _settings_of_this_test_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither the environment nor a ``.env`` of the developer's machine, nor another test, reaches a test."""
+    """Isolate the test from the environment and the ``.env`` of the developer's machine, and from other tests."""
     for name in list(os.environ):
         if name.startswith(("LOGINPIPE_", "DAGSTER_", "AWS_")) and name != "AWS_EC2_METADATA_DISABLED":
             monkeypatch.delenv(name)
@@ -42,14 +42,14 @@ def _settings_of_this_test_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 @pytest.fixture(autouse=True)
 def _short_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs end as soon as nothing is left: the endpoints of the tests know at once that they have nothing."""
+    """End runs as soon as no message is left. The endpoints of the tests need no long polls to know that."""
     for module in (receiver, deliveries, dead_letters):
         monkeypatch.setattr(module, "LONG_POLL_SECONDS", 0)
 
 
 @pytest.fixture
 def long_polls(_short_polls: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Receives wait for messages, as they do in use."""
+    """Let receives wait for messages, as in production."""
     monkeypatch.setattr(receiver, "LONG_POLL_SECONDS", 1)
 
 
@@ -61,7 +61,7 @@ ROOM: Final = 4 * 2**30
 def stack() -> Iterator[LocalStack]:
     with ExitStack() as running:
         with pytest.MonkeyPatch.context() as patch:
-            # A database a test is 442 files each: in memory they take a third of the time, where there is room.
+            # Each test's database has 442 files. In memory they take a third of the time, if there is space.
             if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
                 patch.setattr(tempfile, "tempdir", str(MEMORY))
             stack = running.enter_context(running_stack())
@@ -69,7 +69,7 @@ def stack() -> Iterator[LocalStack]:
 
 
 def execute(database_url: str, *statements: str) -> list[tuple[Any, ...]]:
-    """Carry out statements, each in a transaction of its own; return the rows of the last one."""
+    """Execute statements, each in its own transaction; return the rows of the last one."""
     with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
         connection.autocommit = True
         for statement in statements:
@@ -79,7 +79,7 @@ def execute(database_url: str, *statements: str) -> list[tuple[Any, ...]]:
 
 @pytest.fixture
 def empty_database_url(stack: LocalStack, roles: None) -> Iterator[str]:
-    """A database of this test alone, with nothing in it."""
+    """Yield the URL of an empty database of this test."""
     name = f"empty_{uuid4().hex}"
     execute(stack.database_url, f"CREATE DATABASE {name}")
     yield stack.database_url.replace("/loginpipe?", f"/{name}?")
@@ -89,7 +89,7 @@ def empty_database_url(stack: LocalStack, roles: None) -> Iterator[str]:
 OWNER = "loginpipe_owner"
 PIPELINE = "loginpipe_pipeline"
 STRANGER = "stranger"
-"""A login without any of the roles."""
+"""A login with none of the roles."""
 LOGINS = {
     PIPELINE: "loginpipe_writer",
     "analyst": "loginpipe_analyst",
@@ -97,17 +97,17 @@ LOGINS = {
     "second_custodian": "pii_custodian",
     "auditor": "pii_auditor",
 }
-"""Login → the one role that it is a member of."""
+"""Login → the only role that it is a member of."""
 
 
 def as_role(database_url: str, role: str) -> str:
-    """The same database as another role. The embedded server trusts whoever reaches its socket."""
+    """Return the URL of the same database for another role. The embedded server trusts every client of its socket."""
     return database_url.replace("//postgres:@", f"//{role}:@")
 
 
 @pytest.fixture(scope="session")
 def roles(stack: LocalStack) -> None:
-    """The roles as an administrator makes them: an owner without privileges, and logins in one group each."""
+    """Create the roles as an administrator does: an owner without privileges, and logins in one group each."""
     execute(stack.database_url, f"CREATE ROLE {OWNER} LOGIN", f"CREATE ROLE {STRANGER} LOGIN")
     for group in sorted(set(LOGINS.values())):
         execute(stack.database_url, f"CREATE ROLE {group} NOLOGIN")
@@ -117,7 +117,10 @@ def roles(stack: LocalStack) -> None:
 
 @pytest.fixture(scope="session")
 def migrated_template(stack: LocalStack, roles: None) -> str:
-    """A database migrated by an owner who is no superuser, as on a managed Postgres: its functions work as that one."""
+    """Return the name of a database migrated by an owner who is no superuser, as on a managed Postgres.
+
+    Its functions therefore run with the owner's rights.
+    """
     name = "migrated_template"
     execute(stack.database_url, f"CREATE DATABASE {name} OWNER {OWNER}")
     migrate(as_role(stack.database_url.replace("/loginpipe?", f"/{name}?"), OWNER))
@@ -126,7 +129,7 @@ def migrated_template(stack: LocalStack, roles: None) -> str:
 
 @pytest.fixture
 def database_url(stack: LocalStack, migrated_template: str) -> Iterator[str]:
-    """A migrated database of this test alone, as the superuser: to arrange things, and to look at what came out."""
+    """Yield the URL of a migrated database of this test, as the superuser, to prepare data and to check results."""
     name = f"migrated_{uuid4().hex}"
     # Privileges on the database itself are not copied.
     execute(stack.database_url, f"CREATE DATABASE {name} TEMPLATE {migrated_template} STRATEGY file_copy OWNER {OWNER}")
@@ -141,7 +144,7 @@ def owner_url(database_url: str) -> str:
 
 @pytest.fixture
 def pipeline_url(database_url: str) -> str:
-    """As the pipeline: a login that is a member of loginpipe_writer, and of nothing else."""
+    """Return the URL for the pipeline: a login that is a member of loginpipe_writer only."""
     return as_role(database_url, PIPELINE)
 
 
@@ -167,7 +170,7 @@ def auditor_url(database_url: str) -> str:
 
 @pytest.fixture
 def stranger_url(database_url: str) -> str:
-    """As a login without any of the roles, which may connect: the database is a copy, open to all as any new one is."""
+    """Return the URL for a login with none of the roles. It may connect, because the copied database is open to all."""
     return as_role(database_url, STRANGER)
 
 
@@ -180,20 +183,20 @@ def aws(stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["lean", "boto3"])
 def either_client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Let a test run on our own client of SQS, and again on boto3's."""
+    """Run a test with our own SQS client, and again with boto3's."""
     monkeypatch.setenv("LOGINPIPE_SQS_CLIENT", request.param)
     return str(request.param)
 
 
 @pytest.fixture
 def calls_of_a_failure(either_client: str) -> int:
-    """How many calls a failure takes where boto3 tries nothing again: ours hands what is no success over to boto3."""
+    """Return how many calls a failure takes if boto3 does not retry: after a failure, our client calls boto3."""
     return {"lean": 2, "boto3": 1}[either_client]
 
 
 @pytest.fixture
 def queue(aws: None) -> Iterator[Queue]:
-    """A queue of this test alone, with its dead-letter queue."""
+    """Yield a queue of this test, with its dead-letter queue."""
     client = boto3.client("sqs")
     name = f"logins-{uuid4().hex}"
     create_login_queue(client, name)
@@ -225,7 +228,7 @@ def key_files(tmp_path_factory: pytest.TempPathFactory) -> KeyFiles:
 def settings_environment(
     queue: Queue, pipeline_url: str, key_files: KeyFiles, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, str]:
-    """The settings of this test's queue, database (as the pipeline's role) and keys, set in the environment."""
+    """Set the queue, the database (as the pipeline's role) and the keys of this test in the environment."""
     settings = {
         "LOGINPIPE_QUEUE": queue.name,
         "LOGINPIPE_DATABASE_URL": pipeline_url,
@@ -239,7 +242,7 @@ def settings_environment(
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The whole chain on this test's queue and database."""
+    """The whole pipeline on this test's queue and database."""
 
     queue: Queue
     database_url: str
@@ -266,7 +269,7 @@ class Pipeline:
             cursor.execute(statement, parameters or None)
 
     def depth(self) -> tuple[int, int]:
-        """Messages waiting and in flight."""
+        """Return the numbers of visible messages and of messages in flight."""
         from loginpipe.sqs.depth import read_depth
 
         depth = read_depth(self.queue)

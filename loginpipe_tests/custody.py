@@ -1,4 +1,4 @@
-"""What the tests of custody share: logins stored as the pipeline stores them, and a vault that can be changed."""
+"""Helpers of the custody tests: store logins as the pipeline does, and change the vault."""
 
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator, Sequence
@@ -37,17 +37,17 @@ REASON = Reason("a test of recovery", "TEST-1")
 
 
 def made_up_token(prefix: str, name: str) -> str:
-    """A token of no value, the same one for a name: ``made_up_token("ip.v1", "sole")``."""
+    """Return a token that stands for no value, always the same for a name: ``made_up_token("ip.v1", "sole")``."""
     return f"{prefix}.{urlsafe_b64encode(sha256(name.encode()).digest()).decode()[:43]}"
 
 
 def token_keys(*versions: int) -> TokenKeys:
-    """Token keys of these versions, the last one current; the same ones every time."""
+    """Return token keys of these versions, the last one current. They are the same in every call."""
     return TokenKeys(versions[-1], {version: derive_field_keys(bytes([version]) * 32) for version in versions})
 
 
 def write_token_keys(path: Path, *versions: int) -> None:
-    """Write what `token_keys` returns to a file."""
+    """Write the keys that `token_keys` returns to a file."""
     keys = {version: bytes([version]) * 32 for version in versions}
     path.touch(mode=0o600)
     path.write_text(TokenKeyDocument(versions[-1], keys, development=True).text())
@@ -55,7 +55,7 @@ def write_token_keys(path: Path, *versions: int) -> None:
 
 @dataclass(frozen=True)
 class Store:
-    """A migrated database that logins are stored in, as the pipeline's role."""
+    """A migrated database in which logins are stored as the pipeline's role."""
 
     database_url: str
     keys: TokenKeys
@@ -65,31 +65,31 @@ class Store:
 
     @property
     def masking(self) -> Masking:
-        """How the pipeline masks, and seals."""
+        """Return the masking of the pipeline, with sealing."""
         return Masking(self.keys, self.recipients, self.compat, self.unknown_fields)
 
     def with_keys(self, *versions: int) -> "Store":
-        """The same with other token keys."""
+        """Return the same store with other token keys."""
         return replace(self, keys=token_keys(*versions))
 
     def lose_token_key(self) -> None:
-        """Let a next version be recorded without the newest one, as the owner does after a loss."""
+        """Allow the next version to be recorded without the newest key, as the owner does after a loss."""
         self.execute("UPDATE loginpipe.token_key_checks SET successor_hash = NULL")
 
     def load(self, *bodies: str, sent_at: datetime = SENT_AT) -> list[tuple[str, str]]:
-        """Store logins, and return the tokens of address and device of each."""
+        """Store logins; return the tokens of the address and the device of each."""
         outcome = self._record(bodies, sent_at)
         assert len(outcome.logins) == len(bodies)
         return list(zip(outcome.logins.columns["masked_ip"], outcome.logins.columns["masked_device_id"], strict=True))
 
     def reject(self, *bodies: str, sent_at: datetime = SENT_AT) -> list[str]:
-        """Record rejected messages with their sealed bodies, and return their ids."""
+        """Record rejected messages with their sealed bodies; return their ids."""
         outcome = self._record(bodies, sent_at)
         assert len(outcome.rejected) == len(bodies)
         return [reject.message_id for reject in outcome.rejected]
 
     def _record(self, bodies: Sequence[str], sent_at: datetime) -> Outcome:
-        """Record a batch, the logins of users who were erased among the others."""
+        """Record a batch. No user counts as erased, so that logins of erased users are stored too."""
         messages = [delivered(body, sent_ms=int(sent_at.timestamp() * 1000)) for body in bodies]
         with self.connection() as connection:
             check_token_keys(connection, self.keys)
@@ -100,23 +100,23 @@ class Store:
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """As the pipeline's role."""
+        """Yield a connection of the pipeline's role."""
         with connected(as_role(self.database_url, PIPELINE)) as connection:
             yield connection
 
     def execute(self, statement: str, *parameters: Any) -> None:
-        """As a superuser: what no one else may do."""
+        """Execute a statement as a superuser."""
         with closing_psycopg2(self.database_url) as cursor:
             cursor.execute(statement, parameters or None)
 
     def rows(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """As a superuser."""
+        """Return the rows of a query, as a superuser."""
         with closing_psycopg2(self.database_url) as cursor:
             cursor.execute(statement, parameters or None)
             return cursor.fetchall()
 
     def log(self) -> list[tuple[Any, ...]]:
-        """Actor, action and detail of each entry of the access log, in order."""
+        """Return actor, action and detail of each entry of the access log, in order."""
         return self.rows("SELECT actor, action, detail FROM vault.access_log ORDER BY seq")
 
 
@@ -140,7 +140,7 @@ def connected(database_url: str) -> Iterator[Connection]:
 
 
 def bulk(connection: Connection, kind: BulkKind = "replay", most: int = 1_000) -> Bulk:
-    """A bulk request."""
+    """Request a bulk access, and return it."""
     return Bulk(request_bulk(connection, kind, most, REASON).request_id, REASON)
 
 
@@ -155,7 +155,7 @@ def erased(
     opener: Callable[[], Opener] = no_opener,
     reason: Reason = REASON,
 ) -> Erasure:
-    """Erase a user, in both steps."""
+    """Erase a user in both steps."""
     return erase(connection, request_erasure(connection, user, keys.tombstones(user), reason).request_id, keys, opener)
 
 
@@ -168,7 +168,7 @@ def opener_of(*paths: Path) -> Opener:
 
 
 def new_private_key(path: Path, bits: int = 3072) -> SealKey:
-    """Make a private key in a file of mode 0600, and return its public half."""
+    """Write a new private key to a file of mode 0600; return its public key."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=bits)
     write_private_key(path, key)
     return SealKey(key.public_key())

@@ -1,4 +1,4 @@
-"""Dagster's daemon, as far as monitoring_sensor can tell; and a dead-letter queue that fills and empties."""
+"""A stand-in for Dagster's daemon that evaluates monitoring_sensor, and a dead-letter queue that fills and empties."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -13,7 +13,7 @@ from loginpipe_tests.conftest import Pipeline
 
 
 class Daemon:
-    """Evaluates the sensor tick after tick, stores what it reports, and keeps its cursor, as the daemon does."""
+    """Evaluates the sensor tick after tick, stores its reports, and keeps its cursor, as the daemon does."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._instance = pipeline.instance
@@ -23,7 +23,7 @@ class Daemon:
         self.reports: list[dg.AssetCheckEvaluation] = []
 
     def tick(self, times: int = 1) -> str:
-        """Return what the last tick says; `reports` are the last tick's."""
+        """Evaluate ticks; return the skip message of the last one, and keep its evaluations in ``reports``."""
         for _ in range(times):
             resources = {"settings": load_settings()}
             with dg.build_sensor_context(
@@ -39,16 +39,16 @@ class Daemon:
         return self.kept[-3]
 
     def reported(self, check: str) -> list[bool]:
-        """Tick once, and return whether the check passed, if it was reported."""
+        """Tick once; return whether the check passed if it was reported, else an empty list."""
         self.tick()
         return [evaluation.passed for evaluation in self.reports if evaluation.check_name == check]
 
     def remember(self, **changes: datetime | None) -> None:
-        """Change what the sensor remembers."""
+        """Change the memory of the sensor, which is in its cursor."""
         self.cursor = read_memory(self.cursor).model_copy(update=changes).model_dump_json()
 
     def let_the_pause_pass(self) -> None:
-        """Let the next tick try every delivery again."""
+        """Let the next tick retry every delivery."""
         memory, past = read_memory(self.cursor), datetime.now(UTC) - timedelta(seconds=1)
         outboxes = {name: box.model_copy(update={"next_try": past}) for name, box in memory.alerts.outboxes.items()}
         alerts = memory.alerts.model_copy(update={"outboxes": outboxes})

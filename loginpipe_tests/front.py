@@ -1,4 +1,4 @@
-"""A port with TLS and passwords before the embedded Postgres, which has neither and listens on a socket alone."""
+"""A port with TLS and passwords in front of the embedded Postgres, which has neither and listens on a socket only."""
 
 import select
 import socket
@@ -25,7 +25,7 @@ _CHUNK_BYTES: Final = 1 << 16
 
 
 class Certificates:
-    """An authority of this test alone, and a certificate of it for a host."""
+    """A CA of this test, and a certificate that it signed for a host."""
 
     def __init__(self, folder: Path, host: str) -> None:
         self.authority = folder / "authority.pem"
@@ -64,13 +64,14 @@ class Certificates:
 
 
 class Front:
-    """A port that leads to a database of the embedded server. A context manager.
+    """A port that leads to a database of the embedded server. It is a context manager.
 
     Attributes:
-        url: of the database by this port, as ``localhost`` and as the role of the other URL, without a password.
-        port: of 127.0.0.1.
-        sent: what clients have sent after they were let in.
-        passwords: what they have sent before.
+        url: URL of the database on this port, for host ``localhost`` and the role of the original URL, without a
+        password.
+        port: the port on 127.0.0.1.
+        sent: the data that clients sent after their login.
+        passwords: the passwords that clients sent.
     """
 
     def __init__(
@@ -80,12 +81,12 @@ class Front:
         certificates: Certificates | None = None,
         accepts: Callable[[str, str], bool] | None = None,
     ) -> None:
-        """Listen.
+        """Open the port.
 
         Args:
-            database_url: with the server's socket.
-            certificates: to speak TLS with, to clients that ask for it.
-            accepts: says whether a role has a password; without it no one is asked for one.
+            database_url: URL with the server's socket.
+            certificates: for TLS with clients that ask for it.
+            accepts: returns True if the password of a role is right. If None, no password is asked for.
         """
         there = parse_dsn(database_url)
         self._socket = f"{there['host']}/.s.PGSQL.{there['port']}"
@@ -107,7 +108,7 @@ class Front:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Closed only when no thread waits on them any more: a closed socket has no number that it could be asked by.
+        # They are closed only after no thread waits on them, because a closed socket has no file descriptor to wait on.
         for each in (self._listener, *self._clients):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
@@ -138,7 +139,7 @@ class Front:
                     self._pass_on(client, server)
 
     def _begin(self, client: socket.socket) -> tuple[bytes, socket.socket]:
-        """Return the first message of a client, and the connection to it, encrypted where it asked for that."""
+        """Return the first message of a client and the connection to it, encrypted if the client asked for that."""
         while True:
             head = _exactly(client, 8)
             length, code = struct.unpack("!II", head)

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def named(kms: "KMSClient", key_id: str) -> str:
-    """Give a key an alias of its own."""
+    """Give a key an alias, and return the alias."""
     alias = f"alias/{uuid4().hex}"
     kms.create_alias(AliasName=alias, TargetKeyId=key_id)
     return alias

@@ -1,8 +1,8 @@
-"""What stands in for the service of AWS Lambda: its runtime API on loopback, and an event source mapping for SQS.
+"""A stand-in for AWS Lambda: its runtime API on loopback, and an event source mapping for SQS.
 
 An execution environment is a process with the real runtime interface client. It fetches calls from the runtime API and
-posts what came of them. The mapping receives from the queue, makes the event, and deletes what was not reported as
-failed, as AWS documents it.
+posts the results. The mapping receives from the queue, makes the event, and deletes what was not reported as failed, as
+AWS documents it.
 """
 
 import json
@@ -38,7 +38,7 @@ sys.modules.update(dict.fromkeys({without}))
 sys.argv = ["awslambdaric", "{handler}"]
 runpy.run_module("awslambdaric", run_name="__main__")
 """
-# File systems of its own, each of them read-only, but for those below /dev and /proc. Linux's mount(2) has the numbers.
+# Make all file systems read-only, except those below /dev and /proc. The numbers are from Linux's mount(2).
 _READ_ONLY: Final = """
 import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
@@ -52,14 +52,14 @@ for place in {line.split()[1] for line in open("/proc/mounts")} - {"/"} | {"/"}:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a call: the response, the error that was reported, or neither where the process ended."""
+    """The result of a call: the response, the reported error, or neither if the process ended."""
 
     response: Any = None
     error: dict[str, Any] | None = None
 
     @property
     def failed(self) -> list[str]:
-        """The delivery ids that were reported as failed."""
+        """Return the delivery ids that were reported as failed."""
         assert self.error is None, self.error
         assert self.response is not None, "the process ended"
         return [item["itemIdentifier"] for item in self.response["batchItemFailures"]]
@@ -70,7 +70,7 @@ class RuntimeApi:
 
     Attributes:
         address: for ``AWS_LAMBDA_RUNTIME_API``.
-        posted: every body that the environment has posted.
+        posted: every body that the environment posted.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class RuntimeApi:
         self.address = f"127.0.0.1:{self._server.server_address[1]}"
 
     def close(self) -> None:
-        """Stop, once the environment has ended."""
+        """Stop, after the environment has ended."""
         self._closed.set()
         self._server.shutdown()
         self._thread.join()
@@ -95,11 +95,11 @@ class RuntimeApi:
         assert self._asked.wait(_WAIT_SECONDS), "it did not start"
 
     def call(self, event: Mapping[str, Any], seconds: float) -> None:
-        """Put a call to be fetched, with so much time for it."""
+        """Queue a call, with a deadline in this number of seconds."""
         self._calls.put((str(uuid4()), json.dumps(event).encode(), time.time_ns() // 1_000_000 + int(seconds * 1000)))
 
     def reply(self, wait_seconds: float) -> Reply | None:
-        """Return what came of a call; None where nothing has in that time."""
+        """Return the result of a call; None if there is none within this time."""
         try:
             return self._replies.get(timeout=wait_seconds)
         except Empty:
@@ -162,7 +162,7 @@ class Environment:
     process: Run
 
     def invoke(self, event: Mapping[str, Any], *, seconds: float = _WAIT_SECONDS) -> Reply:
-        """Make a call that may take so long, and wait for what comes of it."""
+        """Make a call with this time limit, and wait for its result."""
         self.api.call(event, seconds)
         deadline = time.monotonic() + _WAIT_SECONDS
         while time.monotonic() < deadline:
@@ -173,17 +173,17 @@ class Environment:
         raise AssertionError(f"no reply: {self.process.log()}")
 
     def log(self) -> str:
-        """Everything that the process wrote."""
+        """Return everything that the process wrote."""
         return (self.process.folder / "log").read_text()
 
     def lines(self) -> list[dict[str, Any]]:
-        """The lines of its log, each of which is a JSON object."""
+        """Return the lines of its log, each of which is a JSON object."""
         return [json.loads(line) for line in self.log().splitlines()]
 
 
 @contextmanager
 def environment(start: Callable[[str], Run]) -> Iterator[Environment]:
-    """Start an execution environment; in the end it is killed, and what it posted is a file beside its log.
+    """Start an execution environment; kill it at the end, and keep what it posted in a file beside its log.
 
     Args:
         start: starts the process, given the address of its runtime API.
@@ -199,23 +199,23 @@ def environment(start: Callable[[str], Run]) -> Iterator[Environment]:
 
 
 def cold(place: Any, *, read_only: bool = False) -> Callable[[str], Run]:
-    """Return what starts an environment as Lambda does, where nothing is installed but the extra ``lambda``.
+    """Return a function that starts an environment as Lambda does, with only the extra ``lambda`` installed.
 
     Args:
-        place: whose environment variables it has.
-        read_only: whether it can write to no file, as in Lambda; it needs the rights of root.
+        place: provides the environment variables.
+        read_only: make all its files read-only, as in Lambda; this needs root.
     """
     code = _COLD.format(before=_READ_ONLY if read_only else "", without=not_installed(), handler=HANDLER)
     return lambda address: place.start_fresh("-c", code, AWS_LAMBDA_RUNTIME_API=address)
 
 
 def can_be_read_only() -> bool:
-    """Whether a process of ours may have file systems of its own."""
+    """Return True if a child process may have file systems of its own."""
     return subprocess.run([sys.executable, "-c", _READ_ONLY], check=False, capture_output=True).returncode == 0
 
 
 def not_installed() -> list[str]:
-    """The top-level modules of this environment that `pip install loginpipe[lambda]` does not bring."""
+    """Return the top-level modules here that `pip install loginpipe[lambda]` does not install."""
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     installed = {"loginpipe", "loginpipe-tests"}
     wanted = [Requirement(each) for each in (*project["dependencies"], *project["optional-dependencies"]["lambda"])]
@@ -237,13 +237,13 @@ def not_installed() -> list[str]:
 
 @dataclass
 class EventSourceMapping:
-    """Between a queue and a function, with ``ReportBatchItemFailures``."""
+    """Connects a queue to a function, with ``ReportBatchItemFailures``."""
 
     queue: Queue
     batch_messages: int = 10
 
     def receive(self) -> dict[str, Any] | None:
-        """Receive a batch and return its event; None where nothing waits."""
+        """Receive a batch and return its event; None if no message is visible."""
         records: list[dict[str, Any]] = []
         while len(records) < self.batch_messages:
             answer = self.queue.client.receive_message(
@@ -258,7 +258,7 @@ class EventSourceMapping:
         return {"Records": records} if records else None
 
     def settle(self, event: Mapping[str, Any], reply: Reply) -> None:
-        """Delete what was not reported as failed; nothing where the call failed."""
+        """Delete what was not reported as failed. If the call failed, delete nothing."""
         if reply.response is None:
             return
         failed = set(reply.failed)
@@ -269,7 +269,7 @@ class EventSourceMapping:
             self.queue.client.delete_message_batch(QueueUrl=self.queue.url, Entries=entries)
 
     def poll(self, running: Environment) -> int:
-        """Receive, call and delete once; return how many messages were received."""
+        """Receive, call and delete once; return the number of received messages."""
         event = self.receive()
         if event is None:
             return 0
@@ -277,7 +277,7 @@ class EventSourceMapping:
         return len(event["Records"])
 
     def drain(self, running: Environment) -> None:
-        """Do so until nothing waits."""
+        """Poll until no message is visible."""
         while self.poll(running):
             pass
 

@@ -1,4 +1,4 @@
-"""Who is told of alerts in the tests: a webhook on this machine, and an SNS topic with a queue behind it."""
+"""Receivers of alerts: a webhook on this machine, and an SNS topic with a queue subscribed to it."""
 
 import json
 import threading
@@ -12,7 +12,7 @@ import boto3
 
 
 class Webhook:
-    """Takes what is posted to it; answers as it is told to, and is away while it is closed."""
+    """Accepts POST requests and answers with ``status``. While it is closed, connections are refused."""
 
     def __init__(self) -> None:
         self.status = 200
@@ -56,7 +56,7 @@ class Webhook:
         self._server = self._opened(self.port)
 
     def told(self) -> list[str]:
-        """What has come since the last time of asking."""
+        """Return the texts that arrived since the last call."""
         texts, self.texts = self.texts, []
         return texts
 
@@ -71,7 +71,7 @@ def webhook() -> Iterator[Webhook]:
 
 
 class Topic:
-    """A topic of the embedded endpoint, and a queue that it passes everything on to."""
+    """A topic of the embedded endpoint, with a queue subscribed to it."""
 
     def __init__(self) -> None:
         name = f"alerts-{uuid4().hex}"
@@ -95,7 +95,7 @@ class Topic:
         sns.subscribe(TopicArn=self.arn, Protocol="sqs", Endpoint=attributes["QueueArn"])
 
     def told(self) -> list[tuple[str, str]]:
-        """Subject and text of what has come since the last time of asking."""
+        """Return subject and text of the alerts that arrived since the last call."""
         found = []
         while messages := self._sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10).get("Messages", []):
             for message in messages:

@@ -1,7 +1,7 @@
-"""What the tests of the chain share: a proxy on the wire to the SQS endpoint, logins to send, and what came of them.
+"""Helpers of the pipeline tests: a proxy in front of the SQS endpoint, logins to send, and checks of the results.
 
-The proxy stands in front of the embedded endpoint and can tamper with single answers, for what no local server does
-by itself: bodies damaged on the way, entries that fail in a success, errors, answers of other programs.
+The proxy can change single answers, for what no local server does by itself: bodies damaged on the way, entries that
+fail in a successful response, errors, answers of other programs.
 """
 
 import json
@@ -40,7 +40,7 @@ _UPSTREAM_SECONDS: Final = 30
 
 @dataclass(frozen=True)
 class Call:
-    """A call as a client made it."""
+    """A call of a client."""
 
     action: str
     body: bytes
@@ -56,7 +56,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer, of SQS or of whatever plays it."""
+    """An answer of SQS, or of a program in its place."""
 
     status: int
     body: bytes
@@ -69,16 +69,16 @@ class Answer:
 
 Forward: TypeAlias = Callable[[Call], Answer]
 Tamper: TypeAlias = Callable[[Call, Forward], Answer]
-"""Answers a call; may forward it first."""
+"""Answers a call; it may forward the call first."""
 
 
 def success(content: dict[str, Any]) -> Answer:
-    """An answer of SQS."""
+    """Return a successful answer of SQS."""
     return Answer(200, json.dumps(content).encode())
 
 
 def refusal(code: str, status: int = 400) -> Answer:
-    """An error as SQS answers it."""
+    """Return an error response of SQS."""
     body = {"__type": f"com.amazonaws.sqs#{code}", "message": "refused by the test"}
     return Answer(status, json.dumps(body).encode())
 
@@ -92,22 +92,22 @@ OLD_LOCALSTACK: Final = Answer(
     b"request for query-protocol service ServiceModel(sqs).</Message></Error></ErrorResponse>",
     {"Content-Type": "application/x-amz-json-1.0"},
 )
-"""What LocalStack before 3.0 says to a boto3 that speaks JSON (localstack/localstack#9610)."""
+"""The answer of LocalStack before 3.0 to a boto3 that speaks JSON (localstack/localstack#9610)."""
 
 
 def answers(answer: Answer) -> Tamper:
-    """Answer so, and forward nothing."""
+    """Return a tamper that gives this answer and forwards nothing."""
     return lambda _call, _forward: answer
 
 
 def first(times: int, tamper: Tamper) -> Tamper:
-    """Tamper with the first so many calls only."""
+    """Return a tamper for the first ``times`` calls only."""
     numbers = count(1)
     return lambda call, forward: tamper(call, forward) if next(numbers) <= times else forward(call)
 
 
 def then(hook: Callable[[], Any]) -> Tamper:
-    """Let a call pass, and do something before its answer goes on."""
+    """Return a tamper that forwards a call and runs the hook before it returns the answer."""
 
     def tamper(call: Call, forward: Forward) -> Answer:
         answer = forward(call)
@@ -120,7 +120,7 @@ def then(hook: Callable[[], Any]) -> Tamper:
 def failed_entries(
     code: str, *, sender_fault: bool, which: Callable[[dict[str, Any]], bool] = lambda _: True
 ) -> Tamper:
-    """Let some entries of a batch fail without forwarding them."""
+    """Return a tamper that fails some entries of a batch and does not forward them."""
 
     def tamper(call: Call, forward: Forward) -> Answer:
         entries = call.request["Entries"]
@@ -133,7 +133,7 @@ def failed_entries(
 
 
 def damaged_bodies(which: Callable[[dict[str, Any]], bool] = lambda _: True) -> Tamper:
-    """Change the bodies of received messages on the way, but not the MD5 that SQS sent with them."""
+    """Return a tamper that changes the bodies of received messages but keeps SQS's MD5 of them."""
 
     def tamper(call: Call, forward: Forward) -> Answer:
         content = forward(call).content
@@ -146,7 +146,7 @@ def damaged_bodies(which: Callable[[dict[str, Any]], bool] = lambda _: True) -> 
 
 
 def depth(*, visible: int, in_flight: int) -> Tamper:
-    """Say that the queue holds so many messages."""
+    """Return a tamper that answers with these numbers of messages."""
     said = {"ApproximateNumberOfMessages": visible, "ApproximateNumberOfMessagesNotVisible": in_flight}
 
     def tamper(call: Call, forward: Forward) -> Answer:
@@ -177,7 +177,7 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # A client that goes away in the middle is none of our business; Wire.handle has kept all others.
+        # A client that disconnects is no error here; Wire.handle has kept all other errors.
         pass
 
 
@@ -202,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class Wire:
-    """The proxy: a context manager that is gone, threads and all, at the end. Remembers every call."""
+    """The proxy, a context manager. It remembers every call, and its threads end with it."""
 
     def __init__(self, endpoint_url: str) -> None:
         self._upstream = urlsplit(endpoint_url)
@@ -228,11 +228,11 @@ class Wire:
             raise self._faults[0]
 
     def on(self, action: str, tamper: Tamper) -> None:
-        """Tamper with the answers to an action from now on; to every one with ``*``."""
+        """Use the tamper for an action from now on; for all actions with ``*``."""
         self._tampers[action] = tamper
 
     def asked(self, action: str) -> list[dict[str, Any]]:
-        """The calls of an action so far, as requests."""
+        """Return the requests of an action so far."""
         return [call.request for call in list(self.calls) if call.action == action]
 
     def handle(self, call: Call) -> Answer:
@@ -259,7 +259,7 @@ class Wire:
 
 
 def eventually(holds: Callable[[], bool], what: str, seconds: float = 15) -> None:
-    """Wait until something holds; fail when it does not in time."""
+    """Wait until the condition is true; fail if it is not in time."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
@@ -267,7 +267,7 @@ def eventually(holds: Callable[[], bool], what: str, seconds: float = 15) -> Non
 
 
 def login(**fields: Any) -> str:
-    """The body of a good login, with some fields as given."""
+    """Return the body of a good login, with some fields replaced."""
     event = {
         "user_id": "424cdd21-063a-43a7-b91b-7ca1a833afae",
         "app_version": "2.3.0",
@@ -280,12 +280,12 @@ def login(**fields: Any) -> str:
 
 
 def logins(number: int) -> list[str]:
-    """Bodies of so many good logins, of a user each: user-0, user-1, …"""
+    """Return the bodies of ``number`` good logins, each of its own user: user-0, user-1, …"""
     return [login(user_id=f"user-{i}", ip=f"198.51.100.{i}", device_id=f"device-{i}") for i in range(number)]
 
 
 def sns_envelope(message: str) -> str:
-    """What SNS puts on a queue that is subscribed to a topic without raw delivery."""
+    """Return what SNS sends to a queue that is subscribed without raw delivery."""
     return json.dumps(
         {
             "Type": "Notification",
@@ -302,7 +302,7 @@ def sns_envelope(message: str) -> str:
 
 
 def eventbridge_envelope(detail: Any) -> str:
-    """What a rule of EventBridge puts on a queue that is its target."""
+    """Return what an EventBridge rule sends to a queue that is its target."""
     return json.dumps(
         {
             "version": "0",
@@ -319,7 +319,7 @@ def eventbridge_envelope(detail: Any) -> str:
 
 
 def delivered(body: str, **known: Any) -> Message:
-    """A message as received: body and what else is known of it; the rest as it usually is."""
+    """Return a received message with these fields; the others have usual values."""
     message_id = known.get("message_id") or str(uuid4())
     usual: dict[str, Any] = {"message_id": message_id, "delivery_id": message_id, "receipt_handle": "handle"}
     usual |= {"sent_ms": SENT_MS, "received_ms": SENT_MS + 5, "receive_count": 1, "body_intact": True}
@@ -327,14 +327,14 @@ def delivered(body: str, **known: Any) -> Message:
 
 
 def received(queue: Queue, number: int, visibility_seconds: int = 120) -> list[Message]:
-    """Send so many messages, and receive them."""
+    """Send ``number`` messages, and receive them."""
     for i in range(number):
         queue.client.send_message(QueueUrl=queue.url, MessageBody=str(i))
     return received_again(queue, number, visibility_seconds)
 
 
 def received_again(queue: Queue, number: int, visibility_seconds: int = 120) -> list[Message]:
-    """Receive so many messages that are there."""
+    """Receive ``number`` messages that the queue already has."""
     messages: list[Message] = []
     while len(messages) < number:
         answer = queue.client.receive_message(
@@ -356,7 +356,7 @@ def received_again(queue: Queue, number: int, visibility_seconds: int = 120) -> 
 
 
 def take(pipeline: Pipeline, number: int, **overrides: Any) -> dg.ExecuteInProcessResult:
-    """Run the job with so many messages in a batch."""
+    """Run the job with ``number`` messages in a batch."""
     with patch.dict(os.environ, LOGINPIPE_BATCH_MESSAGES=str(number)):
         return pipeline.run(**overrides)
 
@@ -369,7 +369,7 @@ def fail_a_run(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ingest(pipeline: Pipeline, *bodies: str) -> dg.ExecuteInProcessResult:
-    """Send messages and take them through the chain."""
+    """Send messages and ingest them with one run."""
     pipeline.send(bodies)
     result = take(pipeline, len(bodies))
     assert result.success
@@ -377,7 +377,7 @@ def ingest(pipeline: Pipeline, *bodies: str) -> dg.ExecuteInProcessResult:
 
 
 def cause_of_failure(result: dg.ExecuteInProcessResult) -> str:
-    """What Dagster's event log gives as the first cause of a run's failure: class and message."""
+    """Return class and message of the first cause of a run's failure, from Dagster's event log."""
     assert not result.success
     (event,) = [e for e in result.all_events if e.event_type == dg.DagsterEventType.RUN_FAILURE]
     error = event.job_failure_data.error
@@ -388,7 +388,7 @@ def cause_of_failure(result: dg.ExecuteInProcessResult) -> str:
 
 
 def metadata(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, Any]]:
-    """The metadata of every materialisation of a run, by asset."""
+    """Return the metadata of every materialization of a run, by asset."""
     return {
         event.asset_key.to_user_string(): {name: entry.value for name, entry in event.materialization.metadata.items()}
         for event in result.get_asset_materialization_events()
@@ -397,28 +397,28 @@ def metadata(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, Any]]:
 
 
 def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
-    """Whether each asset check of a run passed, by its name."""
+    """Return whether each asset check of a run passed, by name."""
     return {evaluation.check_name: evaluation.passed for evaluation in result.get_asset_check_evaluations()}
 
 
 def logged(pipeline: Pipeline, result: dg.ExecuteInProcessResult) -> list[str]:
-    """Every message that Dagster's event log has of a run."""
+    """Return every message of a run in Dagster's event log."""
     return [entry.user_message for entry in pipeline.instance.all_logs(result.run_id)]
 
 
 def users(pipeline: Pipeline) -> list[str]:
-    """Whose logins are in the table, sorted."""
+    """Return the users whose logins are in the table, sorted."""
     return [user for (user,) in pipeline.rows("SELECT user_id FROM user_logins ORDER BY 1")]
 
 
 class HasRows(Protocol):
-    """Whoever can ask the database."""
+    """An object that can query the database."""
 
     def rows(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]: ...
 
 
 def tables(pipeline: HasRows, *, but: Iterable[str] = ()) -> dict[str, list[str]]:
-    """Every table of the database, of all schemas but Postgres' own, as the text of its rows, sorted."""
+    """Return every table of all schemas except Postgres' own, as the text of its rows, sorted."""
     names = pipeline.rows(
         """
         SELECT quote_ident(nspname) || '.' || quote_ident(relname)
@@ -437,14 +437,14 @@ def tables(pipeline: HasRows, *, but: Iterable[str] = ()) -> dict[str, list[str]
 
 @contextmanager
 def at_the_wire(pipeline: Pipeline, monkeypatch: Any) -> Iterator[Wire]:
-    """Put a proxy between the pipeline and its queue; the test itself talks to the endpoint directly."""
+    """Put a proxy between the pipeline and its queue. The test itself uses the endpoint directly."""
     with Wire(pipeline.queue.client.meta.endpoint_url) as wire:
         monkeypatch.setenv("AWS_ENDPOINT_URL", wire.url)
         yield wire
 
 
 class Custodian:
-    """Opens what the pipeline sealed: has the private key, and reads the vault's tables as they are."""
+    """Opens what the pipeline sealed: it has the private key, and reads the vault's tables directly."""
 
     def __init__(self, pipeline: Pipeline, key_files: KeyFiles) -> None:
         self._rows = pipeline.rows
@@ -453,12 +453,12 @@ class Custodian:
         self._key = key
 
     def values(self) -> dict[str, bytes]:
-        """Every value in the vault by its token."""
+        """Return every value in the vault by its token."""
         statement = "SELECT token, field, data_key_id::text, position, ciphertext FROM vault.sealed_values"
         return self._opened(statement)
 
     def bodies(self) -> dict[str, bytes]:
-        """Every sealed body of a rejected message by the message's id."""
+        """Return every sealed body of a rejected message by message id."""
         return self._opened(
             "SELECT message_id::text, 'body', data_key_id::text, position, sealed_body FROM loginpipe.rejected_messages"
         )

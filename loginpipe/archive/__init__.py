@@ -1,5 +1,5 @@
-"""The archive: closed days of ``user_logins`` as Parquet files, in a folder or in S3. Tokens only, as in the table.
+"""Archive closed days of ``user_logins`` as Parquet files, in a folder or in S3. Like the table, they hold tokens only.
 
-A connection is given with no transaction open; what takes one raises DatabaseError as
+Functions take a connection with no transaction open. Those that use one raise DatabaseError as
 `loginpipe.postgres.connections.transaction` does.
 """

@@ -1,4 +1,4 @@
-"""The archive in an S3 bucket, under a prefix. Region, endpoint and credentials are boto3's."""
+"""Store the archive in an S3 bucket, under a prefix. Region, endpoint and credentials are those of boto3."""
 
 import re
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _ENCRYPTED = {"ServerSideEncryption": "AES256"}
 _MISSING = frozenset({"404", "NoSuchKey"})
 _ELSEWHERE = "is in another region: fix AWS_REGION"
 _OWN = {
-    # A refusal without a reason, as it is of a request that has no body to answer with.
+    # S3 gives no reason if the request has no response body.
     "400": "cannot be used: S3 answered 400, as it does to expired credentials and in another region: renew them, or "
     "fix AWS_REGION",
     "301": _ELSEWHERE,
@@ -30,7 +30,7 @@ _OWN = {
 
 
 class Bucket:
-    """A store in S3. What is written is encrypted by S3."""
+    """A store in S3. S3 encrypts the files."""
 
     def __init__(self, bucket: str, prefix: str, *, production: bool) -> None:
         self._bucket = bucket
@@ -46,21 +46,21 @@ class Bucket:
 
     @property
     def url(self) -> str:
-        """As ``s3://bucket/prefix``."""
+        """The URL, ``s3://bucket/prefix``."""
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
     def require_usable(self) -> None:
-        """Make sure that the bucket is there and answers."""
+        """Check that the bucket exists and answers."""
         with self._errors(""):
             self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
 
     def put(self, source: Path, name: str) -> None:
-        """Upload a file, in parts where it is large; boto3 sends checksums with it."""
+        """Upload a file, in parts if it is large. boto3 adds checksums."""
         with self._errors(name):
             self._client.upload_file(str(source), self._bucket, self._prefix + name, ExtraArgs=_ENCRYPTED)
 
     def rename(self, name: str, new: str) -> None:
-        """Copy within S3, then delete what was copied."""
+        """Copy the object within S3, then delete the original."""
         with self._errors(name):
             source: Any = {"Bucket": self._bucket, "Key": self._prefix + name}
             self._client.copy(source, self._bucket, self._prefix + new, ExtraArgs=_ENCRYPTED)
@@ -68,7 +68,7 @@ class Bucket:
 
     @contextmanager
     def fetched(self, name: str) -> Iterator[Path]:
-        """Download the file into a folder that goes with the with block."""
+        """Download a file into a temporary folder for a with block."""
         with TemporaryDirectory(prefix="loginpipe-") as folder:
             path = Path(folder) / "day.parquet"
             with self._errors(name):
@@ -76,7 +76,7 @@ class Bucket:
             yield path
 
     def names(self, prefix: str = "") -> list[str]:
-        """List the objects whose names begin so."""
+        """Return the names of the objects with a prefix."""
         with self._errors(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix + prefix
@@ -101,7 +101,7 @@ class Bucket:
                     raise ArchivedDayError(f"the file {self.url}/{name} is missing") from None
                 raise
             except Boto3Error as error:
-                # A transfer's error; its cause is gone, but its text has S3's code in parentheses.
+                # The error of a transfer has lost its cause, but its text has S3's code in parentheses.
                 found = re.search(r"\((\w+)\) when calling", str(error))
                 raise self._wording.of_code(found[1] if found else "") from None
 
@@ -111,5 +111,5 @@ def _client(wording: Wording, *, production: bool) -> "S3Client":
     host = urlsplit(client.meta.endpoint_url).hostname or ""
     if host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
         return client
-    # Another endpoint seldom answers to names like bucket.host.
+    # Endpoints other than AWS seldom answer to names like bucket.host.
     return cast("S3Client", aws_client("s3", wording, production=production, s3={"addressing_style": "path"}))

@@ -1,4 +1,4 @@
-"""A day into the archive."""
+"""Write days to the archive."""
 
 import re
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ _OURS = re.compile(r"[._]{0,2}part-[0-9a-f]{32}\.parquet")
 
 
 class Outcome(StrEnum):
-    """What became of a day that was to be archived."""
+    """The outcome of archiving a day."""
 
     WRITTEN = "written"
     UNCHANGED = "unchanged"
@@ -48,10 +48,10 @@ class Archived:
 
 
 def require_over(days: Iterable[date], today: date) -> None:
-    """Refuse days that are not over.
+    """Refuse days that are not complete.
 
     Raises:
-        ArchivedDayError: names the first.
+        ArchivedDayError: a day is not over. The message names the first.
     """
     for day in sorted(days):
         if day >= today:
@@ -59,10 +59,10 @@ def require_over(days: Iterable[date], today: date) -> None:
 
 
 def archive_day(connection: Connection, *, day: date, stores: Stores, today: date) -> Archived:
-    """Archive a day that is over, unless what is there is the same as in the table, and whole.
+    """Archive a complete day, unless its file is intact and matches the table.
 
-    A new file goes to a new name, is read back, and only then recorded; the old one and what a crash has left behind go
-    last. Until the record is committed, the old one counts.
+    A new file gets a new name, is read back, and only then recorded. The old file and the leftovers of a crash are
+    deleted last. Until the record is committed, the old file is valid.
 
     Args:
         connection: with no transaction open.
@@ -71,10 +71,10 @@ def archive_day(connection: Connection, *, day: date, stores: Stores, today: dat
         today: the UTC date of today.
 
     Raises:
-        ArchivedDayError: the day is not over; its file does not read back; it has rows that came after it was dropped;
-            or it has fewer rows than its file, though no user was erased.
+        ArchivedDayError: the day is not over; its file does not read back; rows arrived after it was dropped; or it has
+            fewer rows than its file, though no user was erased.
         ArchiveError: the store cannot be used.
-        DatabaseError: also where another process works on the day, or a user was erased meanwhile.
+        DatabaseError: also if another process works on the day, or a user was erased during this call.
     """
     require_over([day], today)
     store = stores.current
@@ -86,9 +86,9 @@ def archive_day(connection: Connection, *, day: date, stores: Stores, today: dat
             current = Archived(archived_day(cursor, day) or known, settled)
         else:
             current = Archived(_written(connection, cursor, day, store), Outcome.WRITTEN)
-        # Listed while no other process can write one.
+        # Listed while no other process can write files of this day.
         left_behind = strays(store, current.record)
-        # Last: whoever counts changes waits for this row until the commit.
+        # Last, because every process that counts changes waits for this row until the commit.
         record_changes(cursor, "login_archive", day, changes)
     for name in left_behind:
         store.delete(name)
@@ -99,7 +99,7 @@ def archive_day(connection: Connection, *, day: date, stores: Stores, today: dat
 
 
 def _settled(cursor: Cursor, known: ArchivedDay, stores: Stores) -> Outcome | None:
-    """Say why a day that is in the archive need not be written again; None where it must be."""
+    """Return the outcome for an archived day that needs no new file, or None if it needs one."""
     erasures = erasures_so_far(cursor)
     stored = content_in_table(cursor, known.day, known.day).get(known.day, _NOTHING)
     if known.dropped_at:
@@ -123,7 +123,7 @@ def _settled(cursor: Cursor, known: ArchivedDay, stores: Stores) -> Outcome | No
 
 
 def _written(connection: Connection, cursor: Cursor, day: date, store: Store) -> ArchivedDay:
-    # In this order: who is erased after it is asked shows in the count, whether or not the rows were read before.
+    # Read this first: an erasure after it changes the count, even if the user's rows were read before.
     erasures = erasures_so_far(cursor)
     values = stored_file(store, day, stream_logins(connection, day, rows_at_once=ROWS_AT_ONCE))
     require_no_erasure_since(cursor, erasures)
@@ -137,18 +137,13 @@ def _written(connection: Connection, cursor: Cursor, day: date, store: Store) ->
 
 
 def stored_file(store: Store, day: date, batches: Iterable[list[Row]]) -> dict[str, Any]:
-    """Write rows of a day to a new file of the store, and read it back.
-
-    Args:
-        store: where.
-        day: the UTC date.
-        batches: as of `loginpipe.archive.parquet.write_day`.
+    """Write the rows of a day to a new file of the store, and read it back. `batches` are as for `write_day`.
 
     Returns:
-        What is recorded of the file: `loginpipe.postgres.archive.record_archived`.
+        The arguments of `loginpipe.postgres.archive.record_archived`.
 
     Raises:
-        ArchivedDayError: it does not read back.
+        ArchivedDayError: the file does not read back.
         ArchiveError: the store cannot be used.
     """
     name = f"part-{uuid4().hex}.parquet"
@@ -156,7 +151,7 @@ def stored_file(store: Store, day: date, batches: Iterable[list[Row]]) -> dict[s
     with TemporaryDirectory(prefix="loginpipe-") as scratch:
         path = Path(scratch) / name
         content = write_day(path, day, batches)
-        # Readers of the folder pass over names that begin with an underscore.
+        # Readers of a folder skip names that begin with an underscore.
         store.put(path, hidden)
     with store.fetched(hidden) as path:
         if content_of(path) != content:
@@ -173,6 +168,6 @@ def stored_file(store: Store, day: date, batches: Iterable[list[Row]]) -> dict[s
 
 
 def strays(store: Store, record: ArchivedDay) -> list[str]:
-    """List the day's files that are not the one recorded: what a run that was killed has left behind."""
+    """Return the day's unrecorded files, which a killed run left behind."""
     names = store.names(f"day={record.day}/")
     return [name for name in names if f"{store.url}/{name}" != record.url and _OURS.fullmatch(name.rpartition("/")[2])]

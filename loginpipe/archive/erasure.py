@@ -1,4 +1,4 @@
-"""Erased users in the archive: told by their tombstones, and taken out of the files of days that were dropped."""
+"""Find erased users in the archive by their tombstones, and remove them from the files of dropped days."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from loginpipe.postgres.archive import archived_day, begin_work_on_day, mark_unc
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.erasures import erasures_so_far, require_no_erasure_since, tombstones_since
 
-# Tombstones of one erasure, of a version of the token key each, have one time. Before revision 0011 they were
+# The tombstones of one erasure, one per version of the token key, have the same time. Before revision 0011 they were
 # microseconds apart.
 _ONE_ERASURE = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True)
 class Tombstone:
-    """A row of ``loginpipe.erased_users``: HMAC of the user id, version of the token key, when."""
+    """A row of ``loginpipe.erased_users``: HMAC of the user id, version of the token key, time of the erasure."""
 
     tombstone: bytes
     key_version: int
@@ -32,10 +32,10 @@ class Tombstone:
 
 
 def require_keys_for(tombstones: Sequence[Tombstone], keys: TokenKeys) -> None:
-    """Make sure that each of these erasures left a tombstone that can be told with the keys at hand.
+    """Check that each erasure left a tombstone of a key version that is available.
 
     Raises:
-        ArchivedDayError: one did not; names the versions that would tell.
+        ArchivedDayError: an erasure did not. The message names the key versions that are needed.
     """
     for erasure in _erasures(tombstones):
         versions = {tombstone.key_version for tombstone in erasure}
@@ -48,12 +48,9 @@ def require_keys_for(tombstones: Sequence[Tombstone], keys: TokenKeys) -> None:
 
 
 def without_erased(rows: Iterable[Row], tombstones: Iterable[Tombstone], keys: TokenKeys) -> list[Row]:
-    """Leave out the rows of erased users.
+    """Return the rows without those of erased users. A tombstone of any key version counts.
 
-    Args:
-        rows: of a file that was last the same as the table before these users were erased.
-        tombstones: of the erasures since.
-        keys: the token keys; a tombstone of any version held counts.
+    The rows are of a file that matched the table before these users were erased.
     """
     gone = {tombstone.tombstone for tombstone in tombstones}
     known: dict[str, bool] = {}
@@ -79,25 +76,25 @@ def _erasures(tombstones: Sequence[Tombstone]) -> list[list[Tombstone]]:
 
 
 def forget_erased(connection: Connection, *, day: date, token_keys: Callable[[], TokenKeys], stores: Stores) -> int:
-    """Write the file of a day that was dropped again, without the users who were erased since it was last searched.
+    """Rewrite the file of a dropped day without the users who were erased since it was last searched.
 
-    The new file is read back and recorded, then the old one is deleted, with whatever a run that was killed has left
-    behind; only then does the day count as searched. A file without any of these users stays as it is.
+    The new file is read back and recorded. Then the old file and the leftovers of killed runs are deleted, and only
+    then the day counts as searched. A file without any of these users stays unchanged.
 
     Args:
         connection: with no transaction open.
         day: the UTC date.
-        token_keys: gives the token keys; asked only where users were erased since.
-        stores: to find its file in, and to write to.
+        token_keys: returns the token keys; called only if users were erased.
+        stores: where to find the file, and where to write.
 
     Returns:
-        Logins that were left out.
+        The number of logins removed.
 
     Raises:
-        ArchivedDayError: its file is missing or damaged; the new one does not read back; or a user was erased whom the
-            keys at hand cannot tell.
+        ArchivedDayError: the file is missing or damaged; the new one does not read back; or the keys cannot identify an
+            erased user.
         ArchiveError: the store cannot be used.
-        DatabaseError: also where the day is being archived or restored, or a user was erased meanwhile.
+        DatabaseError: also if the day is being archived or restored, or a user was erased during this call.
     """
     with transaction(connection) as cursor:
         begin_work_on_day(cursor, day)
@@ -122,7 +119,7 @@ def forget_erased(connection: Connection, *, day: date, token_keys: Callable[[],
     with transaction(connection) as cursor:
         begin_work_on_day(cursor, day)
         require_no_erasure_since(cursor, erasures)
-        # Unless it was restored meanwhile.
+        # Only if it was not restored in the meantime.
         if archived_day(cursor, day) == rewritten:
             for stray in strays(stores.current, rewritten):
                 stores.current.delete(stray)

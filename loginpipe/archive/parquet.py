@@ -1,4 +1,4 @@
-"""The rows of a day as a Parquet file, and back, a row group at a time; and the checksum of rows, wherever they are."""
+"""Write and read a day's rows as a Parquet file, one row group at a time, and compute the checksum of rows."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Row: TypeAlias = tuple[str | None, str | None, str | None, str | None, str | None, int | None, date]
-"""A row of ``user_logins``: the columns of `loginpipe.logins.user_logins.USER_LOGINS_COLUMNS`, in that order."""
+"""A row of ``user_logins``, with the columns of `loginpipe.logins.user_logins.USER_LOGINS_COLUMNS` in order."""
 
 _BLOCK = 65_536
 
 
 class Digest:
-    """Takes rows in order; knows how many there were and what they hash to."""
+    """Counts and hashes rows."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -30,7 +30,7 @@ class Digest:
         self._block = sha256()
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Take more rows, in the order of their columns: text by code point, NULL first."""
+        """Add rows, sorted by their columns in order: text by code point, NULL first."""
         for row in rows:
             line = "".join("-" if value is None else f"{len(text := str(value))}:{text}" for value in row)
             self._block.update(sha256(line.encode()).digest())
@@ -48,22 +48,22 @@ class Digest:
 
 
 ROWS_AT_ONCE = 10_000
-"""As Python objects: a row takes a kilobyte then, and a sixth of that in Arrow."""
+"""Maximum rows in memory as Python objects. A row takes a kilobyte like that, and a sixth of that in Arrow."""
 _ROWS_A_GROUP = 100_000
 
-# Of the columns and their types: raise it when they change.
+# The version of the columns and their types. Raise it when they change.
 _SCHEMA_VERSION = "1"
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
-        rows: how many.
-        sha256: of the rows: `loginpipe.archive.parquet`.
-        file_bytes: the file's size.
-        file_sha256: of the file itself.
+        rows: number of rows.
+        sha256: checksum of the rows, see `Digest`.
+        file_bytes: size of the file.
+        file_sha256: SHA-256 of the file itself.
     """
 
     rows: int
@@ -73,12 +73,12 @@ class Content:
 
 
 def write_day(path: Path, day: date, batches: Iterable[list[Row]]) -> Content:
-    """Write the rows of a day to a new file.
+    """Write the rows of a day to a file, and overwrite existing content.
 
     Args:
-        path: where; what is there is overwritten.
-        day: the UTC date, for the file's own metadata.
-        batches: the rows, at most `ROWS_AT_ONCE` each, in the order that `Digest` wants.
+        path: the file.
+        day: the UTC date, for the file's metadata.
+        batches: the rows, at most `ROWS_AT_ONCE` each, in the order that `Digest` needs.
 
     Raises:
         ArchiveError: pyarrow is not installed.
@@ -107,30 +107,30 @@ def write_day(path: Path, day: date, batches: Iterable[list[Row]]) -> Content:
 
 
 def read_day(path: Path) -> Iterator[list[Row]]:
-    """Yield the rows of a file in batches, as they were written.
+    """Yield the rows of a file in batches, in the order of writing.
 
     Raises:
-        ArchivedDayError: it is no Parquet file of ours, or damaged.
+        ArchivedDayError: the file is damaged, or no Parquet file of loginpipe.
     """
     arrow, parquet = _pyarrow()
     try:
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             if not file.schema_arrow.equals(_schema(arrow)):
                 raise ArchivedDayError("its columns are not those of user_logins")
-            # Not iter_batches(), which keeps what it has read of every row group until the end.
+            # iter_batches() would keep everything that it has read until the end.
             for group in range(file.num_row_groups):
                 for batch in file.read_row_group(group).to_batches(max_chunksize=ROWS_AT_ONCE):
                     yield list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
-    # Arrow's own errors may quote what they could not read.
+    # Arrow's errors may quote data.
     except (arrow.ArrowException, OSError, ValueError):
         raise ArchivedDayError("it cannot be read as Parquet") from None
 
 
 def users_of(path: Path) -> Iterator[list[str]]:
-    """Yield the user ids of a file in parts, some of them more than once. Of the file only that column is read.
+    """Yield the user ids of a file in parts, possibly with repetitions. Read only that column.
 
     Raises:
-        ArchivedDayError: it is no Parquet file of ours, or damaged.
+        ArchivedDayError: the file is damaged, or no Parquet file of loginpipe.
     """
     arrow, parquet = _pyarrow()
     try:
@@ -143,10 +143,10 @@ def users_of(path: Path) -> Iterator[list[str]]:
 
 
 def content_of(path: Path) -> Content:
-    """Read a file as a whole.
+    """Return the content of a file by reading it all.
 
     Raises:
-        ArchivedDayError: it cannot be read.
+        ArchivedDayError: the file cannot be read.
     """
     digest = Digest()
     for rows in read_day(path):
@@ -155,14 +155,14 @@ def content_of(path: Path) -> Content:
 
 
 def _groups(batches: Iterable[list[Row]]) -> Iterator[Iterator[list[Row]]]:
-    """Part the batches into as many as make a row group, without holding one."""
+    """Split the batches into row groups without holding a whole group."""
     remaining = iter(batches)
     for first in remaining:
         yield chain([first], islice(remaining, _ROWS_A_GROUP // ROWS_AT_ONCE - 1))
 
 
 def file_sha256_of(path: Path) -> str:
-    """Return SHA-256 of a file, in hex."""
+    """Return the SHA-256 of a file in hex."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""A day from the archive back into ``user_logins``, to the row, but for users who were erased since."""
+"""Restore days from the archive to ``user_logins``, except for users who were erased since."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,18 +21,18 @@ from loginpipe.postgres.erasures import erasures_so_far, require_no_erasure_sinc
 from loginpipe.postgres.partitions import ensure_month
 
 KEPT_DAYS = 30
-"""How long a day that was brought back is not dropped again."""
+"""How long a restored day is not dropped again."""
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What became of a day.
+    """The result of restoring a day.
 
     Attributes:
-        rows: rows inserted.
-        erased: rows of the file left out, since their users were erased after it was written.
-        beside: rows that came in after the day was dropped, and stay beside those.
-        already_there: the table has exactly the rows of the file.
+        rows: number of rows inserted.
+        erased: number of rows left out because their users were erased after the file was written.
+        beside: number of rows that arrived after the day was dropped. They stay.
+        already_there: True if the table already has exactly the rows of the file.
     """
 
     rows: int = 0
@@ -58,21 +58,21 @@ def restore_day(
     dry_run: bool = False,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Restored:
-    """Bring a day back, in one transaction.
+    """Restore a day in one transaction.
 
-    The month's partition, where it was dropped, is made in one of its own before that: loads wait for it.
+    If the month's partition was dropped, it is created first in a separate transaction, because loads wait for that.
 
     Args:
         connection: with no transaction open.
         day: the UTC date.
-        token_keys: gives the token keys; asked only where users were erased after the day was archived.
-        stores: to find its file in.
-        dry_run: only say what would be done.
-        progress: called with the number of rows inserted, as they are.
+        token_keys: returns the token keys; called only if users were erased after the day was archived.
+        stores: where to find the file.
+        dry_run: True to return the result without any change.
+        progress: called with the number of rows of each batch.
 
     Raises:
-        ArchivedDayError: the day is not archived; its file is missing or damaged; the table has other rows of it; or a
-            user was erased whom the keys at hand cannot tell.
+        ArchivedDayError: the day is not archived; its file is missing or damaged; the table has other rows of the day;
+            or the keys cannot identify an erased user.
         ArchiveError: the store cannot be used.
         DatabaseError: nothing was changed.
     """
@@ -129,11 +129,11 @@ def _restored(
 
 
 def _in_table(cursor: Cursor, record: ArchivedDay) -> tuple[int, bool]:
-    """Return how many rows of the day the table has, and whether they are exactly the file's."""
+    """Return how many rows of the day the table has, and True if they are exactly those of the file."""
     rows, sha256 = content_in_table(cursor, record.day, record.day).get(record.day, (0, ""))
     if (rows, sha256) == (record.row_count, record.sha256) or not (rows or record.row_count):
         return rows, True
-    # When the day was dropped the table had no row of it left: what is there came in since.
+    # A dropped day left no rows in the table, so these rows arrived later.
     if rows and not record.dropped_at:
         raise ArchivedDayError(
             f"user_logins has {rows:,} rows of {record.day}, and not those of its file ({record.row_count:,}): "

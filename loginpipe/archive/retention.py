@@ -1,4 +1,4 @@
-"""Letting go of a month: its files are read back first, then the database compares and drops it in one transaction."""
+"""Drop a month: read its files back, then let the database compare and drop it in one transaction."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,19 +11,16 @@ from loginpipe.postgres.archive import archived_days, days_between, drop_month
 from loginpipe.postgres.partitions import Partition
 
 Run: TypeAlias = Callable[[Callable[..., Any]], Any]
-"""Does work on a connection: `loginpipe.postgres.session.Session.run`."""
+"""Runs work on a connection, as `loginpipe.postgres.session.Session.run`."""
 
 
 def retire_month(run: Run, *, month: Partition, stores: Stores) -> str | None:
-    """Detach and drop a month if every day of it is archived, its files are whole, and the table has nothing else.
+    """Detach and drop a month if each of its days is archived, with an intact file that matches the table.
 
-    Args:
-        run: does each step, in transactions of its own.
-        month: as `loginpipe.postgres.archive.outlived_months` gives it.
-        stores: to find its files in.
+    `run` runs each step in its own transactions. `month` is from `loginpipe.postgres.archive.outlived_months`.
 
     Returns:
-        Why it stays, in words; None where it is gone.
+        Why the month stays, as text; None if it was dropped.
 
     Raises:
         ArchiveError: the store cannot be used.
@@ -32,7 +29,7 @@ def retire_month(run: Run, *, month: Partition, stores: Stores) -> str | None:
     last = month.end - timedelta(days=1)
     due = [day.day for day in run(partial(days_between, first=month.start, last=last)) if day.due]
     if due:
-        # Reading a month of files every night for a day that is not there would be waste.
+        # Do not read a month of files every night if a day is missing.
         return f"{len(due)} days are not archived, or have changed since, the first of them {min(due)}"
     for record in run(archived_days):
         if month.start <= record.day < month.end and not record.dropped_at:

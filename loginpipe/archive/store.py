@@ -1,4 +1,4 @@
-"""Where the archive is, by its URL: a folder, or an S3 bucket. What is in the files is no concern of a store."""
+"""Open the store of an archive by its URL: a folder or an S3 bucket. Stores do not know the format of the files."""
 
 import os
 from collections.abc import Iterator
@@ -15,34 +15,34 @@ from loginpipe.common.settings import MEANINGS, Settings
 class Store(Protocol):
     """Files by name, as in ``day=2026-11-20/part-….parquet``.
 
-    Every method raises ArchivedDayError where the file is missing, and ArchiveError where the store cannot be used.
+    Every method raises ArchivedDayError if the file is missing, and ArchiveError if the store cannot be used.
     """
 
     @property
     def url(self) -> str:
-        """Of the store, absolute, without a slash at the end: a file's is this, a slash and its name."""
+        """The absolute URL, without a final slash. The URL of a file is this, a slash and the file's name."""
 
     def require_usable(self) -> None:
-        """Make sure, as far as that can be told without writing, that files can be stored here."""
+        """Check without writing that the store can be used."""
 
     def put(self, source: Path, name: str) -> None:
-        """Store a file, whole or not at all."""
+        """Store a file as a whole or not at all."""
 
     def rename(self, name: str, new: str) -> None:
-        """Give a file another name."""
+        """Rename a file."""
 
     def fetched(self, name: str) -> AbstractContextManager[Path]:
-        """Give the file as one on this machine, for the length of a with block."""
+        """Yield a local path of the file, valid within a with block."""
 
     def names(self, prefix: str = "") -> list[str]:
-        """Return the names of the files that begin so."""
+        """Return the names of the files with a prefix."""
 
     def delete(self, name: str) -> None:
-        """Delete a file; one that is not there is as good."""
+        """Delete a file. A missing file is no error."""
 
 
 class Stores:
-    """The stores that files are in, each opened once: the archive may have moved since a day was written."""
+    """All stores with files, each opened once. The archive may have moved since a day was written."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -50,7 +50,7 @@ class Stores:
 
     @property
     def current(self) -> Store:
-        """The store of LOGINPIPE_ARCHIVE_URL, where new files go.
+        """The store of LOGINPIPE_ARCHIVE_URL, for new files.
 
         Raises:
             SettingError: it is not set, or no URL of a store.
@@ -59,7 +59,7 @@ class Stores:
         return self._at(self._settings.required("archive_url").rstrip("/"))
 
     def locate(self, url: str) -> tuple[Store, str]:
-        """Return the store that a day's file is in, and its name there.
+        """Return the store of a day's file, and the file's name in it.
 
         Raises:
             SettingError, ArchiveError: as `open_store`.
@@ -75,15 +75,13 @@ class Stores:
 
 
 def open_store(url: str, *, production: bool) -> Store:
-    """Open a store; nothing is asked of it yet.
+    """Open a store without accessing it. In production, refuse an endpoint without https.
 
-    Args:
-        url: ``file:///path``, ``file:path`` (from the current folder), or ``s3://bucket/prefix``.
-        production: refuse an endpoint without https.
+    The URL is ``file:///path``, ``file:path`` (from the current folder), or ``s3://bucket/prefix``.
 
     Raises:
-        SettingError: it is no such URL.
-        ArchiveError: the endpoint, the region or the profile is not as it must be.
+        SettingError: the URL has another form.
+        ArchiveError: endpoint, region or profile are wrong.
     """
     parts = urlsplit(url)
     if parts.scheme == "s3" and parts.netloc:
@@ -98,24 +96,24 @@ def open_store(url: str, *, production: bool) -> Store:
 
 
 class Folder:
-    """A store in a folder, which is made with the first file."""
+    """A store in a folder, which is created with the first file."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     @property
     def url(self) -> str:
-        """As ``file:///path``."""
+        """The URL, ``file:///path``."""
         return self._root.as_uri()
 
     def require_usable(self) -> None:
-        """Make sure that the folder can be written to, or made."""
+        """Check that the folder is writable or can be created."""
         there = next(path for path in (self._root, *self._root.parents) if path.exists())
         if not there.is_dir() or not os.access(there, os.R_OK | os.W_OK | os.X_OK):
             raise ArchiveError(f"the archive in {self._root} cannot be used: {there} cannot be written to")
 
     def put(self, source: Path, name: str) -> None:
-        """Copy a file here; it appears under its name when all of it is on the disk."""
+        """Copy a file here. It gets its name when all of it is on disk."""
         target = self._root / name
         partial = target.with_name(f".{target.name}")
         with self._errors(name):
@@ -133,14 +131,14 @@ class Folder:
 
     @contextmanager
     def fetched(self, name: str) -> Iterator[Path]:
-        """Give the file itself."""
+        """Yield the file itself."""
         path = self._root / name
         with self._errors(name):
             path.stat()
         yield path
 
     def names(self, prefix: str = "") -> list[str]:
-        """List the files whose names begin so."""
+        """Return the names of the files with a prefix."""
         with self._errors(prefix):
             paths = self._root.glob(f"{prefix.rpartition('/')[0] or '*'}/*")
             names = [path.relative_to(self._root).as_posix() for path in paths if path.is_file()]
@@ -164,7 +162,7 @@ class Folder:
 
 
 def _to_disk(path: Path) -> None:
-    """Make sure of a file or a folder's entries: rows are dropped from the table on the strength of it."""
+    """Flush a file or a folder to disk, because rows are dropped from the table in reliance on it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

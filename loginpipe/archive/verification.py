@@ -1,4 +1,4 @@
-"""Whether a day's file is what was recorded when it was written, and whether the table still is what was archived."""
+"""Verify that files match their records, and that the table matches the archive."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,14 +22,14 @@ from loginpipe.postgres.partitions import month_of
 
 
 def verify_day(connection: Connection, *, record: ArchivedDay, stores: Stores) -> str | None:
-    """Read a day's file back, compare it with its record, and put down whether it is whole.
+    """Read a day's file back, compare it with its record, and record the result.
 
     Returns:
-        What is wrong with it; None where it is whole.
+        The problem, or None if the file is intact.
 
     Raises:
         ArchiveError: the store cannot be used.
-        DatabaseError: nothing was put down.
+        DatabaseError: nothing was recorded.
     """
     problem = problem_of(record, stores)
     with transaction(connection) as cursor:
@@ -38,7 +38,7 @@ def verify_day(connection: Connection, *, record: ArchivedDay, stores: Stores) -
 
 
 def problem_of(record: ArchivedDay, stores: Stores) -> str | None:
-    """Read a day's file back and compare it with its record; return what is wrong with it, in words.
+    """Read a day's file back, compare it with its record, and return the problem, if any, as text.
 
     Raises:
         ArchiveError: the store cannot be used.
@@ -53,23 +53,23 @@ def problem_of(record: ArchivedDay, stores: Stores) -> str | None:
 
 
 def require_whole(path: Path, record: ArchivedDay) -> None:
-    """Compare a file with what is recorded of it.
+    """Compare a file with its record.
 
     Raises:
-        ArchivedDayError: it is another, or damaged.
+        ArchivedDayError: the file is another one, or damaged.
     """
     recorded = Content(record.row_count, record.sha256, record.file_bytes, record.file_sha256)
-    # Only bytes that are the ones that were written are decoded.
+    # Decode bytes only if they are those that were written.
     require_same_bytes(path, record)
     if content_of(path) != recorded:
         raise _damaged(record)
 
 
 def require_same_bytes(path: Path, record: ArchivedDay) -> None:
-    """Compare the bytes of a file with those that were written, without reading the rows.
+    """Compare the bytes of a file with the written ones, without reading rows.
 
     Raises:
-        ArchivedDayError: they are others.
+        ArchivedDayError: the bytes differ.
     """
     if file_sha256_of(path) != record.file_sha256:
         raise _damaged(record)
@@ -80,21 +80,21 @@ def _damaged(record: ArchivedDay) -> ArchivedDayError:
 
 
 HASHED_DAYS = 3
-"""The newest archived days, whose rows are compared by checksum too, which reads them all."""
+"""Newest archived days whose rows are also compared by checksum. This reads all their rows."""
 
 COUNTED_DAYS = 31
-"""The newest days, whose rows are counted each time; of the older ones that the table has, one month in turn."""
+"""Newest days whose rows are always counted. Of the older days in the table, one month at a time is counted."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was compared.
+    """The result of a comparison.
 
     Attributes:
-        compared: archived days whose rows in the table were counted.
-        dropped: days that are in the archive only.
-        not_archived: days that are over and not in the archive, of those that were counted.
-        differing: day → how it differs, in words.
+        compared: number of archived days whose rows in the table were counted.
+        dropped: number of days that are only in the archive.
+        not_archived: number of counted days that are not archived.
+        differing: day → the difference as text.
     """
 
     compared: int
@@ -104,10 +104,10 @@ class Comparison:
 
 
 def compare_with_table(connection: Connection, *, today: date) -> Comparison:
-    """Compare the counts of the newest archived days and of an older month, and the checksums of the newest few.
+    """Compare row counts of the newest days and of an older month, and checksums of the newest archived days.
 
-    Days that differ, and days that are not archived, are noted as changed: they are archived the next time. So rows
-    that were not written by the pipeline reach the archive as well.
+    Days that differ or are not archived are noted as changed, so that the next run archives them. So rows that another
+    program wrote reach the archive too.
 
     Raises:
         DatabaseError: the tables cannot be read.
@@ -127,11 +127,9 @@ def compare_with_table(connection: Connection, *, today: date) -> Comparison:
 
 
 def counted_ranges(records: Sequence[ArchivedDay], today: date) -> list[tuple[date, date]]:
-    """Return the first and last days of what is counted on a day: counting the whole table would take ever longer.
+    """Return the first and last days of the ranges to count. To count the whole table would take ever longer.
 
-    Args:
-        records: the archived days.
-        today: the UTC date; the older months take turns by it.
+    The date of today selects the older month.
     """
     newest = today - timedelta(days=COUNTED_DAYS)
     ranges = [(newest, today - timedelta(days=1))]
@@ -143,7 +141,7 @@ def counted_ranges(records: Sequence[ArchivedDay], today: date) -> list[tuple[da
 
 
 def compare(days: Sequence[DayStatus], newest: Sequence[ArchivedDay], hashes: Mapping[date, str]) -> Comparison:
-    """Compare what was read: counts of days, and checksums (day → SHA-256 in the table) of the newest ones."""
+    """Compare counts of days, and the checksums (day → SHA-256 in the table) of the newest ones."""
     expected = {record.day: record.sha256 for record in newest}
     differing = {}
     for day in days:

@@ -1,4 +1,4 @@
-"""Backups of a self-hosted warehouse by ``pg_dump``: made, verified, restored.
+"""Create, verify and restore backups of a self-hosted warehouse with ``pg_dump``.
 
-A backup is two files: the dump, and beside it a manifest that says what the dump must turn out to hold.
+A backup is two files: the dump, and a manifest that states what the dump must contain.
 """

@@ -1,4 +1,4 @@
-"""Take a backup: a dump of the whole database and its manifest, both of one moment, beside a pipeline that goes on."""
+"""Create a backup: a dump of the whole database and its manifest, both of one moment, while the pipeline runs."""
 
 import os
 import secrets
@@ -14,16 +14,16 @@ from loginpipe.postgres.migrate import require_same_table, revision_of
 
 
 def create_backup(database_url: str, folder: Path) -> tuple[Path, Manifest]:
-    """Dump the database into a new file of a folder, which is made where it is missing; both files have mode 0600.
+    """Dump the database into a new file of a folder, which is created if missing. Both files have mode 0600.
 
-    The manifest comes last: a dump without one was not finished.
+    The manifest is written last, so a dump without one is incomplete.
 
     Args:
         database_url: of a role that may read everything: the owner, or a member of ``pg_read_all_data``.
-        folder: where the two files go.
+        folder: the folder of the two files.
 
     Returns:
-        The dump's path, and its manifest.
+        The path of the dump, and its manifest.
 
     Raises:
         BackupError: ``pg_dump`` is missing, too old or failed, a table may not be read, or a file not written.
@@ -33,7 +33,7 @@ def create_backup(database_url: str, folder: Path) -> tuple[Path, Manifest]:
         server_major = connection.server_version // 10_000
         dump_major = require_program(DUMP, at_least=server_major, because="the server")
         with transaction(connection) as cursor:
-            # What the dump shows, and what is counted here, is one moment; and no table is dropped in between.
+            # So the dump and the counts show one moment, and no table is dropped in between.
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             cursor.execute(
                 "SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN "
@@ -70,7 +70,7 @@ def create_backup(database_url: str, folder: Path) -> tuple[Path, Manifest]:
 
 
 def _new_private_file(folder: Path) -> Path:
-    """Make an empty file that no other user can read, for pg_dump to write into."""
+    """Create an empty file for pg_dump that no other user can read."""
     draft = folder / f".{secrets.token_hex(8)}.partial"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -83,10 +83,10 @@ def _new_private_file(folder: Path) -> Path:
 
 
 def _published(draft: Path, folder: Path, manifest: Manifest) -> Path:
-    """Give the dump its name, and write its manifest; both outlive a loss of power."""
+    """Rename the dump to its final name and write its manifest, so that both survive a power loss."""
     dump = folder / dump_name(manifest.database, manifest.taken_at)
     try:
-        # A link, unlike a rename, fails where the name is taken.
+        # A link, unlike a rename, fails if the name is taken.
         os.link(draft, dump)
         with os.fdopen(os.open(manifest_path(dump), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(manifest.text())

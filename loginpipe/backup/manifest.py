@@ -1,4 +1,4 @@
-"""What a dump holds: counted in a database, and written down beside the dump in its manifest."""
+"""Count the content of a database, and keep the counts next to a dump in its manifest."""
 
 import json
 from collections.abc import Mapping
@@ -17,18 +17,18 @@ _SUFFIX = ".json"
 
 
 class Manifest(BaseModel):
-    """The manifest of a dump; it holds names and counts, no data.
+    """The manifest of a dump. It holds names and counts, no data.
 
     Attributes:
         taken_at: the moment that the dump shows, by the server's clock.
-        database: the database's name.
-        server_major: major version of the server that it was taken from.
-        dump_major: major version of the ``pg_dump`` that wrote it.
-        loginpipe_version: of the code that took it.
-        revision: of the schema.
-        roles: owners and grantees, which a server must have before it can be restored there; whether each may log in.
-        rows: table, with its schema → rows. Of a partitioned table, each partition.
-        sha256: of the dump, as ``sha256sum`` prints it.
+        database: name of the database.
+        server_major: major version of the server.
+        dump_major: major version of ``pg_dump``.
+        loginpipe_version: version of the code that created the backup.
+        revision: revision of the schema.
+        roles: owners and grantees → True if the role may log in. A server needs them before a restore.
+        rows: table with its schema → number of rows. For a partitioned table, each partition.
+        sha256: checksum of the dump, as ``sha256sum`` prints it.
         file_bytes: size of the dump.
     """
 
@@ -47,21 +47,21 @@ class Manifest(BaseModel):
 
     @property
     def total_rows(self) -> int:
-        """Rows of all tables."""
+        """The number of rows of all tables."""
         return sum(self.rows.values())
 
     def text(self) -> str:
-        """Return what is written into the file."""
+        """Return the content of the manifest file."""
         return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
 
 
 def manifest_path(dump: Path) -> Path:
-    """Return where the manifest of a dump is."""
+    """Return the path of a dump's manifest."""
     return dump.with_name(dump.name + _SUFFIX)
 
 
 def dump_name(database: str, taken_at: datetime) -> str:
-    """Return the file name of a dump: sorts by time."""
+    """Return the file name of a dump. Names sort by time."""
     readable = "".join(character if character.isalnum() or character in "-_" else "_" for character in database)
     return f"{readable}-{taken_at:%Y%m%dT%H%M%SZ}.dump"
 
@@ -70,7 +70,7 @@ def read_manifest(dump: Path) -> Manifest:
     """Read the manifest of a dump.
 
     Raises:
-        BackupError: it is missing, unreadable, or no manifest.
+        BackupError: the manifest is missing, unreadable or invalid.
     """
     path = manifest_path(dump)
     try:
@@ -85,16 +85,16 @@ def read_manifest(dump: Path) -> Manifest:
 
 
 def fingerprint(dump: Path) -> tuple[str, int]:
-    """Return SHA-256, in hex, and size of a dump."""
+    """Return the SHA-256 (hex) and the size of a dump."""
     with dump.open("rb") as file:
         return file_digest(file, "sha256").hexdigest(), dump.stat().st_size
 
 
 def require_whole(dump: Path, manifest: Manifest) -> None:
-    """Compare a dump with the size and the checksum in its manifest.
+    """Compare a dump with the size and checksum in its manifest.
 
     Raises:
-        BackupError: it cannot be read, or is another one than was written.
+        BackupError: the dump cannot be read, or differs.
     """
     try:
         found, size = fingerprint(dump)
@@ -111,12 +111,12 @@ def require_whole(dump: Path, manifest: Manifest) -> None:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a database holds at one moment.
+    """The content of a database at one moment.
 
     Attributes:
-        taken_at: that moment, by the server's clock.
-        rows: table, with its schema → rows; as in `loginpipe.backup.manifest.Manifest`.
-        roles: owners and grantees → whether each may log in.
+        taken_at: the moment, by the server's clock.
+        rows: table with its schema → number of rows, as in `Manifest`.
+        roles: owners and grantees → True if the role may log in.
     """
 
     taken_at: datetime
@@ -125,10 +125,7 @@ class Contents:
 
 
 def read_contents(cursor: Cursor) -> Contents:
-    """Count every table that a dump would hold.
-
-    Args:
-        cursor: in a transaction of isolation level REPEATABLE READ, so that all counts are of one moment.
+    """Count every table that a dump would hold, at one moment if the transaction is REPEATABLE READ.
 
     Raises:
         BackupError: the role may not read a table.
@@ -147,7 +144,7 @@ def read_contents(cursor: Cursor) -> Contents:
         )
     rows = {}
     for table, _ in tables:
-        # The name comes quoted from the catalog.
+        # The catalog returns the name quoted.
         cursor.execute(f"SELECT count(*) FROM ONLY {table}")  # noqa: S608
         ((rows[table],),) = cursor.fetchall()
     cursor.execute(statement("backup_roles"))
@@ -155,10 +152,10 @@ def read_contents(cursor: Cursor) -> Contents:
 
 
 def require_rows(connection: Connection, expected: Mapping[str, int]) -> None:
-    """Compare what a restored database holds with what the manifest says.
+    """Compare the rows of a restored database with its manifest.
 
     Raises:
-        BackupError: a table is missing, is too many, or has another number of rows.
+        BackupError: a table is missing, unexpected, or has another number of rows.
     """
     with transaction(connection) as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -173,10 +170,10 @@ def require_rows(connection: Connection, expected: Mapping[str, int]) -> None:
 
 
 def require_empty(connection: Connection) -> None:
-    """Refuse a database with anything in it that is not Postgres' own or an extension's.
+    """Refuse a database that contains anything except objects of Postgres or of extensions.
 
     Raises:
-        BackupError: it holds something.
+        BackupError: the database contains other objects.
     """
     with transaction(connection) as cursor:
         cursor.execute(statement("backup_in_the_way"))
@@ -189,10 +186,10 @@ def require_empty(connection: Connection) -> None:
 
 
 def require_roles(connection: Connection, roles: Mapping[str, bool]) -> None:
-    """Make sure that the server has the roles that own what is restored, or are granted it.
+    """Check that the server has the roles that own the content of the backup or have grants on it.
 
     Raises:
-        BackupError: some are missing; gives the statements that make them.
+        BackupError: roles are missing. The message has the statements that create them.
     """
     with transaction(connection) as cursor:
         cursor.execute(

@@ -1,4 +1,4 @@
-"""``pg_dump`` and ``pg_restore``: found, of a version that will do, and run without showing others the password."""
+"""Find ``pg_dump`` and ``pg_restore``, check their versions, and run them without exposing the password."""
 
 import os
 import re
@@ -15,20 +15,17 @@ DUMP = "pg_dump"
 RESTORE = "pg_restore"
 
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
-# What follows quotes the row.
+# The text after the table name quotes the row.
 _COPY_FAILED = re.compile(r'(COPY failed for table "[^"]*").*')
 
 
 def require_program(name: str, *, at_least: int, because: str) -> int:
-    """Return the major version of a program on the PATH.
+    """Return the major version of `DUMP` or `RESTORE` in PATH.
 
-    Args:
-        name: `DUMP` or `RESTORE`.
-        at_least: the oldest major version that will do.
-        because: what is of that version, for the message, as in ``the server``.
+    `because` is what has the version `at_least`, for the message, as in ``the server``.
 
     Raises:
-        BackupError: there is none, or it is older.
+        BackupError: the program is missing or older.
     """
     fix = f"install the client programs of PostgreSQL {at_least} or newer, and put their folder first in PATH"
     path = shutil.which(name)
@@ -48,20 +45,17 @@ def require_program(name: str, *, at_least: int, because: str) -> int:
 
 
 def run(name: str, arguments: Sequence[str], database_url: str | None = None) -> str:
-    """Run a program to its end and return what it printed.
+    """Run `DUMP` or `RESTORE` to its end, and return its output.
 
-    Args:
-        name: `DUMP` or `RESTORE`.
-        arguments: without the database.
-        database_url: the database, where the program is to use one. Its password goes by the environment.
+    If the program needs a database, give `database_url`. Its password is passed in the environment.
 
     Raises:
-        BackupError: it failed; with the program's first complaint, which quotes no row.
+        BackupError: the program failed. The message has its first error, without any row.
     """
     target, environment = ([], {}) if database_url is None else _connection(database_url)
     done = subprocess.run(  # noqa: S603 - no shell
         [shutil.which(name) or name, *arguments, *target],
-        # In English, whatever the machine speaks: what is passed on is picked out by its words.
+        # Messages in English, because their words are parsed.
         env={**os.environ, **environment, "LC_MESSAGES": "C", "LC_ALL": "C"},
         umask=0o077,
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Restore a backup into an empty database, all or nothing; or only prove that it can be restored."""
+"""Restore a backup into an empty database in one transaction, or only prove that this is possible."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -16,11 +16,9 @@ from loginpipe.postgres.grants import planned
 
 
 def restore_backup(database_url: str, dump: Path) -> Manifest:
-    """Restore a dump, with its owners and grants, and compare the rows with its manifest.
+    """Restore a dump with its owners and grants into an empty database, and compare the rows with its manifest.
 
-    Args:
-        database_url: an empty database, of a role that is a superuser, or the owner of what was backed up.
-        dump: with its manifest beside it.
+    The role must be a superuser or the owner of the backed-up database. The manifest is in the folder of the dump.
 
     Raises:
         BackupError: the backup is damaged, the database is not empty, roles are missing, or ``pg_restore`` is missing,
@@ -42,10 +40,10 @@ def restore_backup(database_url: str, dump: Path) -> Manifest:
 
 
 def require_usable(dump: Path) -> Manifest:
-    """Return the manifest of a dump that is whole, and that this machine's ``pg_restore`` can read.
+    """Return the manifest of a dump that is intact and that this machine's ``pg_restore`` can read.
 
     Raises:
-        BackupError: it is not, or there is no such program.
+        BackupError: the dump is not, or there is no such program.
     """
     manifest = read_manifest(dump)
     require_whole(dump, manifest)
@@ -55,10 +53,10 @@ def require_usable(dump: Path) -> Manifest:
 
 
 def require_no_older_server(connection: Connection, manifest: Manifest) -> None:
-    """Refuse a server of an older major version than the dump was taken from.
+    """Refuse a server with an older major version than the server of the dump.
 
     Raises:
-        BackupError: it is older.
+        BackupError: the server is older.
     """
     major = connection.server_version // 10_000
     if major < manifest.server_major:
@@ -72,13 +70,13 @@ def load(database_url: str, dump: Path, *options: str) -> None:
     """Run ``pg_restore`` in one transaction.
 
     Raises:
-        BackupError: it failed; the database is as it was.
+        BackupError: it failed. The database is unchanged.
     """
     run(RESTORE, ["--single-transaction", "--exit-on-error", *options, str(dump)], database_url)
 
 
 def _grant_on_the_database(connection: Connection) -> None:
-    """Give the roles, and only them, what is the database's own, and in no dump; where it may not, doctor names it."""
+    """Grant the roles, and only them, the rights on the database, which no dump has. Doctor names missing grants."""
     with transaction(connection) as cursor:
         cursor.execute("SELECT quote_ident(current_database())")
         ((database,),) = cursor.fetchall()
@@ -94,12 +92,12 @@ _INSUFFICIENT_PRIVILEGE = "42501"
 
 
 def verify_backup(database_url: str, dump: Path) -> Manifest:
-    """Restore data and definitions of a dump into a database of its own, and compare the rows with its manifest.
+    """Restore a dump into a temporary database, and compare the rows with its manifest.
 
-    Owners and grants are left out, so that the server need not have the roles.
+    Owners and grants are left out, so that the server does not need the roles.
 
     Raises:
-        BackupError: the backup is damaged or cannot be restored, or the role may not make a database.
+        BackupError: the backup is damaged or cannot be restored, or the role may not create a database.
         DatabaseError: the server cannot be used.
     """
     manifest = require_usable(dump)
@@ -114,7 +112,7 @@ def verify_backup(database_url: str, dump: Path) -> Manifest:
 
 @contextmanager
 def _scratch_database(connection: Connection, database_url: str) -> Iterator[str]:
-    """Make a database for the length of a block; gives its URL."""
+    """Create a database for a block, and yield its URL."""
     name = f"loginpipe_verify_{uuid4().hex}"
     connection.autocommit = True
     _execute(connection, f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")

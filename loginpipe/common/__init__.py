@@ -1,1 +1,1 @@
-"""What every part needs: settings, secrets, errors, AWS sessions, logs, links to the runbook. Imports no other part."""
+"""Provide what every part needs: settings, secrets, errors, AWS clients, logs, runbook links. Import no other part."""

@@ -1,7 +1,7 @@
-"""Clients of AWS services, all made in one place, and their errors as one line each, by error code.
+"""Create all clients of AWS services, and turn their errors into one line each, by error code.
 
-Region, endpoint and credentials are boto3's. The retries of single calls are botocore's own: ``standard`` mode, with
-exponential back-off and jitter. A service's own words for its own errors are given by its caller (`Wording`).
+Region, endpoint and credentials are those of boto3. Retries of single calls are those of botocore: ``standard`` mode,
+with exponential back-off and jitter. Callers give the wording for a service's own errors (`Wording`).
 """
 
 import os
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from botocore.loaders import Loader
     from botocore.session import Session
 
-# Calls in all, of which the first is none of the retries.
+# Total attempts, including the first call.
 _ATTEMPTS = 5
 CONNECT_SECONDS = 5
 READ_SECONDS = 30
-"""Longer than the longest long poll, 20 s."""
+"""More than the longest long poll, 20 s."""
 # botocore's default.
 _CONNECTIONS = 10
-# RDS takes no longer ones.
+# The maximum that RDS accepts.
 _TOKEN_SECONDS = 900
-# Where the region comes from, the first that is set.
+# The sources of the region. The first one that is set counts.
 _REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
 
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
-"""Error codes of credentials that were good: a role's are renewed by themselves."""
+"""Error codes of expired credentials. The credentials of a role renew themselves."""
 THROTTLED = frozenset(
     {
         "429",
@@ -51,7 +51,7 @@ THROTTLED = frozenset(
         "TooManyRequestsException",
     }
 )
-"""Error codes that pass by themselves, though some come as a 4xx."""
+"""Error codes that are transient, although some come as a 4xx."""
 
 _ABSENT = frozenset(
     {
@@ -75,7 +75,7 @@ DENIED = frozenset(
         "KmsAccessDenied",
     }
 )
-"""Error codes of what the credentials may not do."""
+"""Error codes of missing permissions."""
 _CREDENTIALS = EXPIRED | {
     "InvalidAccessKeyId",
     "InvalidClientTokenId",
@@ -85,13 +85,13 @@ _CREDENTIALS = EXPIRED | {
     "UnrecognizedClientException",
 }
 _CLOCK = frozenset({"RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed"})
-# What these codes are about is in the message alone: the clock, or the key that the request was signed with.
+# Only the message of these errors names the cause: the clock, the region or the signing key.
 _SIGNATURE = frozenset(
     {"IncompleteSignature", "IncompleteSignatureException", "InvalidSignatureException", "SignatureDoesNotMatch"}
 )
 _REGION_MESSAGE = "Credential should be scoped to a valid"
 _CLOCK_MESSAGES = ("Signature expired", "Signature not yet current")
-# The numbers are what a proxy or a load balancer answers in an endpoint's place.
+# The numbers come from a proxy or a load balancer in front of an endpoint.
 _UNAVAILABLE = frozenset(
     {
         "502",
@@ -128,7 +128,7 @@ _REASONS = (
 _PROTOCOL = "is at an endpoint that does not answer as AWS does: fix AWS_ENDPOINT_URL, or unset it"
 _UNREACHABLE = "the endpoint is unreachable: check that it is up, and check AWS_ENDPOINT_URL and AWS_REGION"
 
-# botocore's errors about what is missing here, by class.
+# Class of a botocore error about local configuration → its message.
 _LOCAL = {
     "NoRegionError": "no AWS region is set: set AWS_REGION",
     "NoCredentialsError": "no AWS credentials were found: give the task a role, or set AWS_PROFILE",
@@ -137,20 +137,20 @@ _LOCAL = {
 }
 
 MALFORMED = (ValueError, TypeError, LookupError, AttributeError)
-"""What botocore, and our own reading, make of an answer that is not the service's."""
+"""Errors of botocore and of our own parsing for a response that does not come from the service."""
 
 
 @dataclass(frozen=True)
 class Wording:
-    """How the errors of a service are worded.
+    """The wording of a service's errors.
 
     Attributes:
         error: the class to raise.
-        subject: what the calls are about, as in ``the KMS key alias/tokens``.
-        absent: what to do where the subject does not exist.
-        grant: what the credentials have to be granted.
-        own: what the service's own codes, or botocore's classes of errors, mean of the subject.
-        protocol: what to say of an endpoint whose answers cannot be read.
+        subject: what the calls concern, as in ``the KMS key alias/tokens``.
+        absent: the fix if the subject does not exist.
+        grant: the permissions that the credentials need.
+        own: error code of the service, or class of a botocore error → what it means for the subject.
+        protocol: the message for an endpoint whose responses cannot be parsed.
     """
 
     error: type[LoginpipeError]
@@ -161,7 +161,7 @@ class Wording:
     protocol: str = _PROTOCOL
 
     def of_code(self, code: str, message: str = "") -> LoginpipeError:
-        """Return the error of a code that AWS answered with; the message is read, and never quoted."""
+        """Return the error for an error code of AWS. The message is parsed but never quoted."""
         return self.error(f"{self.subject} {self._reason(code, message)}")
 
     def _reason(self, code: str, message: str) -> str:
@@ -198,7 +198,7 @@ def aws_errors(wording: Wording) -> Iterator[None]:
 
 
 def error_code(error: "ClientError") -> str:
-    """Return the error code of an answer; a bare HTTP status where its body was not what AWS sends."""
+    """Return the error code of a response, or its HTTP status if the body is not from AWS."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
@@ -214,24 +214,24 @@ def aws_client(
     session: "Session | None" = None,
     **options: Any,
 ) -> Any:
-    """Make a client of a service.
+    """Return a client of a service.
 
     Args:
-        service: boto3's name for it.
-        wording: of the errors.
-        production: refuse an endpoint that is neither https nor on this machine.
-        region: instead of AWS_REGION.
-        attempts: of each call, in all.
-        read_seconds: longest time of waiting for an answer.
-        connections: how many calls are made at once at most.
-        session: of botocore, where the caller needs that too: it knows the credentials and the trusted certificates.
-        options: further ones of botocore's ``Config``.
+        service: boto3's name of the service.
+        wording: the wording of its errors.
+        production: True to refuse an endpoint that is neither https nor on this machine.
+        region: overrides AWS_REGION.
+        attempts: total attempts of each call.
+        read_seconds: timeout for a response.
+        connections: maximum concurrent calls.
+        session: a botocore session, if the caller needs it for its credentials and trusted certificates.
+        options: further options of botocore's ``Config``.
 
     Raises:
-        The wording's error: no region or a malformed one, no such profile, an endpoint that is no URL, or not https in
-            production.
+        The wording's error: the region is missing or malformed, the profile is missing, or the endpoint is no URL, or
+            not https in production.
     """
-    # boto3 takes a third of a second to import: only for a program that talks to AWS.
+    # The import of boto3 takes a third of a second, so only programs that use AWS pay for it.
     import boto3
     from botocore.config import Config
     from botocore.exceptions import InvalidRegionError
@@ -245,14 +245,14 @@ def aws_client(
         user_agent_extra="loginpipe",
         **options,
     )
-    # boto3 itself reads AWS_DEFAULT_REGION only.
+    # boto3 itself reads only AWS_DEFAULT_REGION.
     variable = next((name for name in _REGION_VARIABLES if os.environ.get(name)), None)
     region = region or (os.environ[variable] if variable else None)
     malformed = wording.error(
         f"{wording.subject}: {variable or 'the region of the profile'} is not the name of a region: set it to one like "
         "eu-central-1, without spaces"
     )
-    # botocore lets a line break at the end pass.
+    # botocore accepts a final line break.
     if region and region != region.strip():
         raise malformed from None
     with aws_errors(wording):
@@ -272,10 +272,10 @@ def aws_client(
 
 
 def rds_token(host: str, port: str, user: str, error: type[LoginpipeError]) -> str:
-    """Return what RDS takes as a user's password for 15 minutes. Made here: neither RDS nor another service is called.
+    """Return a token that RDS accepts as a user's password for 15 minutes. It is signed locally, without any call.
 
     Raises:
-        The given error: no credentials, or no region.
+        The given error: there are no credentials, or no region.
     """
     from botocore.awsrequest import prepare_request_dict
     from botocore.exceptions import NoCredentialsError, NoRegionError
@@ -307,15 +307,15 @@ def rds_token(host: str, port: str, user: str, error: type[LoginpipeError]) -> s
 
 @cache
 def _session_of_tokens() -> "Session":
-    # One a process: Dagster connects for each question that it asks of its storage, and credentials renew themselves.
+    # One per process, because Dagster connects for each query of its storage. Credentials renew themselves.
     return core_session()
 
 
 def core_session() -> "Session":
-    """Make botocore's session, for one client: boto3's default one is shared between threads, and not safe for that.
+    """Return a new botocore session for one client. boto3's default session is shared, but not thread-safe.
 
-    What botocore knows of regions and services is read once a process: of the 75 ms of CPU that a session and a client
-    cost it is 66, and a sensor makes one every few seconds.
+    The data of regions and services is read once per process. It is 66 of the 75 ms of CPU that a session and a client
+    cost, and a sensor makes them every few seconds.
     """
     import botocore.session
 
@@ -333,9 +333,9 @@ def _models() -> "Loader":
 
 
 def endpoint_problem(client: "BaseClient") -> str | None:
-    """Return why production refuses a client's endpoint, or None: it must be https, or on this machine.
+    """Return why production refuses a client's endpoint, or None if it is https or on this machine.
 
-    An endpoint is AWS's own, which is https, unless a variable or the profile names another.
+    Endpoints of AWS are https. A variable or the profile can name another endpoint.
     """
     url = urlsplit(client.meta.endpoint_url)
     if url.scheme == "https" or is_loopback(url.hostname or ""):
@@ -348,7 +348,7 @@ def endpoint_problem(client: "BaseClient") -> str | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether a host is this machine, by its name or address."""
+    """Return True if a host name or address is this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -1,13 +1,13 @@
-"""Every error loginpipe raises on purpose, as one family.
+"""Define every error that loginpipe raises on purpose, as one family.
 
-A message is one line: what happened, to what, and what to do. It carries codes, names and counts, never a
-value from a login. Raise with ``from None`` wherever the original error could quote data: Dagster stores
-``__cause__`` and an unsuppressed ``__context__``.
+A message is one line: what happened, to what, and what to do. It contains codes, names and counts, never a value from
+a login. Raise with ``from None`` if the original error could quote data: Dagster stores ``__cause__`` and an
+unsuppressed ``__context__``.
 """
 
 
 class LoginpipeError(Exception):
-    """Base of the family. The command line prints its message and exits with 1."""
+    """The base class. The command line prints its message and exits with 1."""
 
 
 class SettingError(LoginpipeError):
@@ -15,16 +15,16 @@ class SettingError(LoginpipeError):
 
 
 class QueueError(LoginpipeError):
-    """The queue cannot be used: absent, unreachable, refusing, or not speaking today's SQS protocol."""
+    """The queue cannot be used: it is absent, unreachable, refuses access, or does not use the current SQS protocol."""
 
 
 class DatabaseError(LoginpipeError):
-    """The warehouse cannot be used: unreachable, refusing, or a statement failed.
+    """The warehouse cannot be used: it is unreachable, refuses access, or a statement failed.
 
     Attributes:
-        sqlstate: Postgres' code of what failed, or None where the connection did not come about or broke.
-        about: the name of the constraint or column that refused a row, if one did.
-        is_about_a_row: whether a row was refused for what it holds, and another one may be taken.
+        sqlstate: Postgres' error code, or None if the connection failed.
+        about: name of the constraint or column that refused a row, if any.
+        is_about_a_row: True if Postgres refused the content of a row, so that other rows may be accepted.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class DatabaseError(LoginpipeError):
 
 
 class SchemaError(DatabaseError):
-    """The warehouse is not as loginpipe needs it: not migrated, or ``user_logins`` is not the contract."""
+    """The warehouse has the wrong schema: it is not migrated, or ``user_logins`` does not match the contract."""
 
 
 class BrakeError(LoginpipeError):
@@ -45,27 +45,27 @@ class BrakeError(LoginpipeError):
 
 
 class KeyFileError(LoginpipeError):
-    """A key cannot be used: absent, unreadable, too widely readable, malformed, or not the one pinned."""
+    """A key cannot be used: it is absent, unreadable, readable by others, malformed, or not pinned."""
 
 
 class TokenKeyMismatchError(LoginpipeError):
-    """A token key is not the one that earlier tokens of its version were made with."""
+    """A token key is not the one that made earlier tokens of its version."""
 
 
 class ClearValueError(LoginpipeError):
-    """A cell that must hold a token holds something else: nothing of its batch may be written."""
+    """A cell that must hold a token holds something else, so nothing of its batch may be written."""
 
 
 class PassphraseError(KeyFileError):
-    """A passphrase does not open the private key that it was typed for."""
+    """A passphrase does not open its private key."""
 
 
 class OpeningError(LoginpipeError):
-    """A sealed value does not open, or is not what its token stands for.
+    """A sealed value does not open, or does not belong to its token.
 
     Attributes:
-        problem: what is wrong with it, a code of `loginpipe.custody.opening.Problem`.
-        subject: the token or message id whose value it is; None where a data key is at problem.
+        problem: a code of `loginpipe.custody.opening.Problem`.
+        subject: token or message id of the value; None if the problem is a data key.
     """
 
     def __init__(self, message: str, problem: str, subject: str | None = None) -> None:
@@ -75,7 +75,7 @@ class OpeningError(LoginpipeError):
 
 
 class AccessRefusedError(LoginpipeError):
-    """The database refused a request, an approval, a release or an erasure, and has that on record.
+    """The database refused and recorded a request, an approval, a release or an erasure.
 
     Attributes:
         code: the refusal code, as in `loginpipe.custody.access.REFUSALS`.
@@ -87,19 +87,19 @@ class AccessRefusedError(LoginpipeError):
 
 
 class AuditError(LoginpipeError):
-    """The access log is not what was written into it."""
+    """The access log is not intact, or cannot be verified."""
 
 
 class ArchiveError(LoginpipeError):
-    """The archive cannot be used: not set up, unreachable, or refusing."""
+    """The archive cannot be used: it is not configured, unreachable, or refuses access."""
 
 
 class ArchivedDayError(ArchiveError):
-    """One day cannot be used: its file is missing or damaged, or the table and the archive differ."""
+    """A day cannot be used: its file is missing or damaged, or table and archive differ."""
 
 
 class BackupError(LoginpipeError):
-    """A backup cannot be taken, is not what was written, or cannot be restored here."""
+    """A backup cannot be taken, is damaged, or cannot be restored here."""
 
 
 class LocalStackError(LoginpipeError):

@@ -1,8 +1,8 @@
-"""Settings of the Python interpreter for a run, which makes millions of objects without cycles while many threads wait.
+"""Tune the Python interpreter for a run, which makes millions of objects without cycles while many threads wait.
 
-To look for cycles all the same takes a third of the CPU of receiving, and at the end of a process, where everything
-ends anyway, a second. To change threads every 5 ms takes a sixth of the CPU of a run: while one thread works, each of
-the others that has an answer from SQS wakes that often to ask for its turn.
+By default, garbage collection takes a third of the CPU of receiving, and one second at the end of the process, where
+it is useless. Thread switches every 5 ms take a sixth of the CPU of a run: while one thread runs, each other thread
+that has a response from SQS wakes at this interval to request its turn.
 """
 
 import atexit
@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
 
-# So many objects more than before, instead of 700; and so many times that before older ones are looked at too.
+# The thresholds of the garbage collector's generations: the first is 700 objects by default.
 _RARELY = (50_000, 20, 100)
 
-# Instead of 5 ms. A thread that waits for SQS or Postgres gives way at once, whatever this is.
+# Instead of 5 ms. A thread that waits for SQS or Postgres yields immediately with any value.
 _SWITCH_SECONDS = 0.05
 
-# What each active context has found. The first entry is what was there before all of them.
+# The settings before each active context. The first entry has those before all contexts.
 _FOUND: list[tuple[tuple[int, int, int], float]] = []
 
 _FOUND_LOCK = Lock()
@@ -26,9 +26,9 @@ _FOUND_LOCK = Lock()
 
 @contextmanager
 def tuned_for_a_run() -> Iterator[None]:
-    """Collect garbage rarely, and change threads rarely, while the context lasts. Cycles are still found, only later.
+    """Collect garbage and switch threads less often within the context. Cycles are still found, only later.
 
-    Where several last at once, in threads or one in another, it is as before when the last of them ends, in any order.
+    Contexts may overlap, in threads or nested. When the last one ends, the original settings return.
     """
     with _FOUND_LOCK:
         _FOUND.append((gc.get_threshold(), sys.getswitchinterval()))
@@ -45,12 +45,12 @@ def tuned_for_a_run() -> Iterator[None]:
 
 @contextmanager
 def imports_that_stay() -> Iterator[None]:
-    """Import without looking for cycles among what is there to stay, and have no later collection look at it either."""
+    """Import without garbage collection of what stays, and exclude it from later collections too."""
     with tuned_for_a_run():
         yield
         gc.freeze()
 
 
 def leave_all_at_exit() -> None:
-    """Have this process end without a last collection of what Dagster, pandas and others made at their import."""
+    """Skip the last garbage collection at exit, mostly of what imports of Dagster, pandas and others made."""
     atexit.register(gc.freeze)

@@ -1,17 +1,17 @@
-"""Which table the logins go into: its schema is a setting, LOGINPIPE_TABLE, and its name is always ``user_logins``."""
+"""Hold the name of the logins table. Its schema is a setting, LOGINPIPE_TABLE; its name is always ``user_logins``."""
 
 import re
 
 DEFAULT_TABLE = "public.user_logins"
 
-# Plain identifiers: the name goes into SQL as it is.
+# Plain identifiers only, because the name goes into SQL unquoted.
 _TABLE = re.compile(r"(?!(?:pg_\w*|information_schema|loginpipe|vault)\.)[a-z_][a-z0-9_]{0,62}\.user_logins")
 
 _chosen = {"table": DEFAULT_TABLE}
 
 
 def logins_table_problem(name: str) -> str | None:
-    """Return what is wrong with the name of the table; None where nothing is."""
+    """Return what is wrong with a table name, or None if it is valid."""
     if _TABLE.fullmatch(name):
         return None
     return (
@@ -21,19 +21,16 @@ def logins_table_problem(name: str) -> str | None:
 
 
 def use_logins_table(name: str) -> None:
-    """Choose the table for the whole process, from now on.
+    """Choose the table for the whole process, by valid schema and name.
 
-    One process serves one warehouse, and every start compares the choice with the one that the database was migrated
-    with, before anything is received.
-
-    Args:
-        name: schema and name, without a problem.
+    One process serves one warehouse. At every start, before anything is received, the choice is compared with the
+    table that the database was migrated for.
     """
     _chosen["table"] = name
 
 
 def logins_table() -> str:
-    """Return schema and name of the table, which need no quotes in SQL."""
+    """Return schema and name of the table. They need no quotes in SQL."""
     return _chosen["table"]
 
 

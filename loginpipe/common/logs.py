@@ -1,7 +1,7 @@
-"""The format of log lines, which is JSON in production and plain text elsewhere, and their lowest level.
+"""Set the format of log lines (JSON in production, plain text otherwise) and their minimum level.
 
-Dagster writes its own lines as its commands' ``--log-format`` and ``--log-level`` say, but those of a run always as
-plain text. So its extension point is used: it makes the console logger from the class of `logging.getLoggerClass`.
+Dagster's commands have ``--log-format`` and ``--log-level``, but log a run always as plain text. So this uses Dagster's
+extension point: it makes the console logger from the class of `logging.getLoggerClass`.
 """
 
 import json
@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 
 from loginpipe.common.settings import Settings
 
-# What Dagster adds to a record: run, job, step; and the message as it was, before these were put in front of it.
+# What Dagster adds to a record: run, job and step, and the original message without the prefix that it adds.
 _META = "dagster_meta"
 
-# Field of that → field of the line. The step of an asset bears its name; ``tick`` is a sensor's or schedule's.
+# Field of the metadata → field of the line. The step of an asset has its name; ``tick`` is a sensor's or schedule's.
 _NAMES = {
     "run_id": "run_id",
     "job_name": "job",
@@ -31,13 +31,13 @@ _OF_DAGSTER = {_META, "dagster_event", "dagster_event_batch_metadata"}
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a record, with the keys of Dagster's ``--log-format json``: timestamp, level, logger, event.
+    """One JSON object per record, with the keys of Dagster's ``--log-format json``: timestamp, level, logger, event.
 
-    Run, job, step, what was given as ``extra``, and ``exception`` or ``error`` are further keys where there are such.
+    Further keys, if present: run, job, step, the fields of ``extra``, and ``exception`` or ``error``.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, without its end."""
+        """Return the line without a line break."""
         meta: Mapping[str, Any] = getattr(record, _META, {})
         line = {
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -56,7 +56,7 @@ class JsonLines(logging.Formatter):
 
 
 class _ConsoleLogger(logging.Logger):
-    """A logger whose handlers that write to a stream have our level, and our format where there is one."""
+    """A logger whose stream handlers use our level, and our format if one is set."""
 
     lines_from: ClassVar[str] = "INFO"
     formatter: ClassVar[logging.Formatter | None] = None
@@ -71,12 +71,12 @@ class _ConsoleLogger(logging.Logger):
 
 
 def configure_logs(settings: Settings) -> None:
-    """Set format and level for this process: for all loggers made from here on, and for those without a handler."""
+    """Set format and level in this process, for all loggers made later and for loggers without a handler."""
     logging.getLogger("loginpipe").setLevel(settings.log_level)
     _ConsoleLogger.lines_from = settings.log_level
     _ConsoleLogger.formatter = JsonLines() if settings.production else None
     logging.setLoggerClass(_ConsoleLogger)
-    # The root's own level stays at WARNING: botocore at DEBUG writes the body of every message.
+    # The root's own level stays WARNING, because botocore at DEBUG logs the body of every message.
     root = logging.getLogger()
     if settings.production and not any(isinstance(handler, _LastHandler) for handler in root.handlers):
         root.addHandler(_LastHandler(settings.log_level))
@@ -84,17 +84,17 @@ def configure_logs(settings: Settings) -> None:
 
 
 def log_json_lines(settings: Settings) -> None:
-    """Write every line of this process to stdout as a JSON object, in place of what wrote lines before."""
+    """Write every log line of this process to stdout as a JSON object, and replace existing handlers."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
-    # Its level stays at WARNING: botocore at DEBUG writes the body of every message.
+    # The root's level stays WARNING, because botocore at DEBUG logs the body of every message.
     logging.basicConfig(handlers=[handler], force=True)
     logging.getLogger("loginpipe").setLevel(settings.log_level)
     logging.captureWarnings(capture=True)
 
 
 class _LastHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes records without another handler to stderr: of libraries, and warnings. Python's own has no format."""
+    """Writes records without another handler to stderr: libraries and warnings. Python's own has no format."""
 
     def __init__(self, level: str) -> None:
         super().__init__()
@@ -104,18 +104,18 @@ class _LastHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def _has_no_other_handler(record: logging.LogRecord) -> bool:
-    """Leave out what went into a run's log, and in a code server what Dagster's own handler writes."""
+    """Exclude records of a run's log, and records that Dagster's own handler writes in a code server."""
     dagster = logging.getLogger("dagster")
     return not (hasattr(record, _META) or (record.name.split(".")[0] == dagster.name and dagster.handlers))
 
 
 def _plain(value: object) -> object:
-    """Return what JSON can hold: it knows no infinity."""
+    """Return a value that JSON can represent: None for infinity and NaN."""
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _error_of(event: object) -> str | None:
-    """Return the error that an event of Dagster's is about, as it is shown in the UI."""
+    """Return the error of a Dagster event as the UI shows it."""
     data = getattr(event, "event_specific_data", None)
     error = getattr(data, "error", None)
     return str(getattr(data, "error_display_string", None) or error.to_string()) if error else None

@@ -1,17 +1,13 @@
-"""Where the runbook is: every warning, check and alert names the section for it."""
+"""Locate the runbook. Every warning, check and alert names its section."""
 
 _where = {"url": "docs/operations.md"}
 
 
 def use_runbook(url: str) -> None:
-    """Link to this copy of the runbook from now on, in the whole process: a path, or a URL."""
+    """Set the location of the runbook for the whole process: a path or a URL."""
     _where["url"] = url
 
 
 def runbook(anchor: str) -> str:
-    """Return where a section is: in the copy that the settings name, or in the project's own file.
-
-    Args:
-        anchor: of its heading, as in ``dead-letters``.
-    """
+    """Return the location of a section, such as ``dead-letters``, in the configured copy or the project's own file."""
     return f"{_where['url']}#{anchor}"

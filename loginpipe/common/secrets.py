@@ -1,13 +1,13 @@
-"""Secret settings. In place of its value, one may be a reference to where the value is kept.
+"""Resolve secret settings. Instead of its value, one may be a reference to the place of the value.
 
     secretsmanager:NAME         a secret's string; its name or ARN
     secretsmanager:NAME#KEY     one value of a secret that is a JSON object
-    secretsmanager:NAME         for the database's URL also a login as RDS keeps it: a JSON object with username and
-                                password, and host, port and dbname unless PGHOST and its like say these
+    secretsmanager:NAME         for the database URL also a login in the format of RDS: a JSON object with username and
+                                password, and with host, port and dbname unless variables like PGHOST set them
     ssm:/NAME                   a parameter, decrypted
     vault:MOUNT/PATH#KEY        one value of a secret of HashiCorp Vault's KV, version 2; VAULT_ADDR and VAULT_TOKEN
 
-For machines without injected secrets: ECS and Kubernetes put them into the environment themselves.
+This is for machines without injected secrets. ECS and Kubernetes put secrets into the environment themselves.
 """
 
 import json
@@ -29,25 +29,23 @@ from loginpipe.common.settings import (
     webhook_url_problem,
 )
 
-# A sensor asks every few seconds; a rotated password is taken up within this time.
+# A sensor reads a secret every few seconds. A rotated password takes effect within this time.
 _KEPT_SECONDS = 300
-# A tick of a sensor has a minute for everything.
+# A sensor tick has a minute for everything.
 _READ_SECONDS = 5
 _ATTEMPTS = 3
 
-# Reference → when it was read, and what it stood for.
+# Reference → time of reading, and the secret.
 _kept: dict[str, tuple[float, str]] = {}
 
 
 def database_url(settings: Settings, *, kept: bool = True) -> str:
-    """Return the URL of the warehouse, looked up where the setting is a reference.
+    """Return the URL of the warehouse. Look it up if the setting is a reference.
 
-    Args:
-        settings: which have it.
-        kept: whether one that was looked up in the last five minutes will do.
+    If `kept` is True, accept a value that was looked up in the last five minutes.
 
     Raises:
-        SettingError: it is not set, cannot be looked up, or what it stands for is no such URL. Never shows the value.
+        SettingError: it is not set, cannot be looked up, or is no such URL. The message never shows the value.
     """
     value = settings.required("database_url")
     if not kept:
@@ -56,7 +54,7 @@ def database_url(settings: Settings, *, kept: bool = True) -> str:
 
 
 def alert_webhook_url(settings: Settings) -> str | None:
-    """Return the address that alerts go to, looked up where the setting is a reference; None where there is none.
+    """Return the webhook URL for alerts, or None. Look it up if the setting is a reference.
 
     Raises:
         SettingError: as `database_url`.
@@ -94,7 +92,7 @@ def _looked_up(
 
 
 def _read(setting: str, reference: str, *, production: bool) -> str:
-    """Return what a reference stands for.
+    """Look up a reference.
 
     Raises:
         SettingError: it cannot be looked up.
@@ -125,7 +123,7 @@ def _read_aws(setting: str, reference: str, service: str, name: str, *, producti
 
 
 def _read_vault(setting: str, reference: str, name: str, *, production: bool) -> Mapping[str, object]:
-    """Return the values of a secret of Vault's, of its newest version."""
+    """Return the values of the newest version of a secret in Vault."""
     subject = f"{setting}: {reference}"
     try:
         import hvac
@@ -154,7 +152,7 @@ def _read_vault(setting: str, reference: str, name: str, *, production: bool) ->
 
 
 def _keywords_of_login(text: str) -> str:
-    """Return a login as RDS keeps it as keywords of libpq, and any other text as it is."""
+    """Convert a login in the format of RDS to libpq keywords. Return any other text unchanged."""
     login = _value_of(text)
     if not isinstance(login, dict) or not {"username", "password"} <= login.keys():
         return text
@@ -166,7 +164,7 @@ def _keywords_of_login(text: str) -> str:
 
 
 def _value_of(text: str | None, key: str | None = None) -> object:
-    """Return one value of a text that is a JSON object, or all of it; None where it is none."""
+    """Return a value of a JSON object, or the whole object without a key; None if the text is no JSON object."""
     try:
         document = json.loads(text or "")
     except ValueError:

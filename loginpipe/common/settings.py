@@ -1,7 +1,7 @@
-"""Every setting, typed, in one place. boto3 reads AWS's own variables, which keep their usual meaning.
+"""Define every setting, with its type. boto3 reads AWS's own variables, which keep their usual meaning.
 
-Settings without a default stay ``None`` here and are required, by `Settings.required`, where they are first needed:
-the Dagster UI can then show the project before it is fully configured, and a run stops before it receives a message.
+Settings without a default are ``None`` here, and `Settings.required` demands them where they are first needed. So the
+Dagster UI can show the project before it is fully configured, and a run stops before it receives a message.
 """
 
 import logging
@@ -29,7 +29,7 @@ PREFIX = "LOGINPIPE_"
 SECRETS_MANAGER = "secretsmanager"
 PARAMETER_STORE = "ssm"
 VAULT = "vault"
-# What a secret setting may be instead of its value: `loginpipe.common.secrets` looks it up.
+# The form of a reference to a secret, which `loginpipe.common.secrets` looks up.
 _REFERENCE = re.compile(
     rf"({SECRETS_MANAGER}:[\w/+=.@:-]+(#[^#\s]+)?|{PARAMETER_STORE}:[\w/.:-]+|{VAULT}:[\w.-]+/[\w/.-]+#[^#\s]+)"
 )
@@ -40,16 +40,16 @@ MEANINGS = {
     "seal_key": "the URI of the public seal key, as in file:keys/seal_public.pem, or off",
     "token_keys": "the URI of the token keys, as in file:keys/token_keys.json",
 }
-"""Setting without a default → what to set it to."""
+"""Setting without a default → the value that it needs."""
 
-# Fields and columns of a login: `loginpipe.logins` stands above this, and a test holds the two to be the same. Not the
-# version, whose text is an extra where the integer in the table says less.
+# Fields and columns of a login. A copy, because `loginpipe.logins` imports this module; a test keeps both equal. The
+# version is not here: its text may be an extra, because the integer in the table has less information.
 _OF_A_LOGIN = frozenset({
     "user_id", "device_type", "ip", "device_id", "locale", "masked_ip", "masked_device_id", "create_date",
 })  # fmt: skip
 
 _QUEUE_ARN = re.compile(r"arn:aws[a-z-]*:sqs:([A-Za-z0-9-]+):(\d{12}):([A-Za-z0-9_-]{1,80}(?:\.fifo)?)")
-# A URL, or keyword=value pairs; libpq itself reads the rest.
+# A URL or keyword=value pairs. libpq validates the rest.
 _LIBPQ = re.compile(r"postgres(ql)?://|[a-z_]+\s*=")
 _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}")
 
@@ -57,7 +57,7 @@ _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}"
 _RESENT_DAYS = 366
 _LEDGER_DAYS = 29
 
-# What earlier versions had, and what to do about it.
+# Settings of earlier versions, and their replacements.
 _GONE = {
     "LOGINPIPE_BATCH_SECONDS": (
         "a batch closes LOGINPIPE_LINGER_SECONDS after its first message, and a run ends after LOGINPIPE_RUN_SECONDS: "
@@ -66,7 +66,7 @@ _GONE = {
 }
 
 
-# What the files in deploy/ read by these names, and no setting of the program.
+# Variables that files in deploy/ read. They are not settings of the program.
 NO_SETTINGS = frozenset({
     "LOGINPIPE_CODE_SERVER_HOST", "LOGINPIPE_COMPUTE_LOGS_BUCKET", "LOGINPIPE_IMAGE", "LOGINPIPE_RUN_TASK_DEFINITION",
 })  # fmt: skip
@@ -75,7 +75,7 @@ _log = logging.getLogger(__name__)
 
 
 class Settings(BaseSettings):
-    """What the environment says. ``.env.example`` lists every variable with its meaning."""
+    """The settings in the environment. ``.env.example`` lists every variable with its meaning."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, hide_input_in_errors=True, extra="ignore", frozen=True
@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     compat_salt: str | None = None
     unknown_fields: Literal["seal", "drop"] = "seal"
     extra_fields: str = ""
-    # One may be an address of the operator's own: Dagster stores what a resource shows.
+    # Not shown, because Dagster stores what a resource shows, and a placeholder may be an operator's own address.
     placeholders: str | None = Field(default=None, repr=False)
     batch_messages: int = Field(default=10_000, ge=1, le=120_000)
     linger_seconds: float = Field(default=0.5, ge=0, le=60)
@@ -109,9 +109,9 @@ class Settings(BaseSettings):
     max_runs: int = Field(default=3, ge=1, le=100)
     max_reject_rate: float = Field(default=0.05, ge=0, le=1)
     brake: Literal["on", "off"] = "on"
-    # No more than the last bound of the delays' buckets: what is over that cannot be told apart.
+    # At most the last bound of the delay buckets, because longer delays are not distinguished.
     max_delay_seconds: int = Field(default=900, ge=1, le=3600)
-    # Whoever has the URL can write to the channel behind it.
+    # Not shown, because anyone who has the URL can write to the channel.
     alert_webhook_url: str | None = Field(default=None, repr=False)
     alert_sns_topic: str | None = None
     runbook_url: str = "docs/operations.md"
@@ -124,7 +124,7 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _without_white_space(cls, value: object) -> object:
-        # A secret that is mounted, or kept in a file, ends with a line break as a rule.
+        # A secret from a file or a mount usually ends with a line break.
         return value.strip() if isinstance(value, str) else value
 
     @field_validator("queue")
@@ -207,28 +207,28 @@ class Settings(BaseSettings):
 
     @property
     def resent_days(self) -> int:
-        """How many days ago a message that is replayed or redriven may have been sent first.
+        """Maximum age in days, since first sent, of a replayed or redriven message.
 
-        A year, or as long as logins are kept where that is limited: retention would not find a row that is older. The
-        ledger covers its 29 days in any case.
+        This is a year, or ``retention_days`` if set, because the row of an older message may be dropped already. It is
+        at least the 29 days that the ledger covers.
         """
         return _RESENT_DAYS if self.retention_days is None else max(self.retention_days, _LEDGER_DAYS)
 
     @property
     def names_the_table(self) -> bool:
-        """Whether LOGINPIPE_TABLE is set, if only to its default."""
+        """True if LOGINPIPE_TABLE is set, even to its default."""
         return "table" in self.model_fields_set
 
     @property
     def production(self) -> bool:
-        """Whether development keys and unverified connections are refused."""
+        """True if development keys and unverified connections must be refused."""
         return self.env == "production"
 
     def required(self, name: str) -> str:
-        """Return a setting that has no default, by its field's name, one of `MEANINGS`.
+        """Return a setting without a default by its field name, one of `MEANINGS`.
 
         Raises:
-            SettingError: it is not set; names the variable and what it means.
+            SettingError: it is not set. The message names the variable and its meaning.
         """
         value: str | None = getattr(self, name)
         if not value:
@@ -242,32 +242,31 @@ class Settings(BaseSettings):
 
     @property
     def queue_name(self) -> str:
-        """The queue's name, also where its URL or ARN is set."""
+        """The queue's name, even if its URL or ARN is set."""
         return name_of_queue(self.queue)
 
 
 def name_of_queue(queue: str) -> str:
-    """Return the name of a queue that is given by name, URL or ARN."""
+    """Return the name of a queue from its name, URL or ARN."""
     return re.split("[/:]", queue)[-1]
 
 
 def region_and_account(queue: str) -> tuple[str, str] | None:
-    """Return region and account of a queue that is given by its ARN; None where it is not."""
+    """Return region and account from a queue's ARN, or None if it is no ARN."""
     arn = _QUEUE_ARN.fullmatch(queue)
     return (arn[1], arn[2]) if arn else None
 
 
 def in_production() -> bool:
-    """Say whether LOGINPIPE_ENV is production, whatever the other settings are.
+    """Return True if LOGINPIPE_ENV is production, without loading the other settings.
 
-    For what must hold in every process that connects to a database, those of Dagster among them, which start without
-    our settings.
+    Every process that connects to a database needs this, even those of Dagster, which start without our settings.
     """
     return _in_force("env") == "production"
 
 
 def connects_by_token() -> bool:
-    """Say whether LOGINPIPE_DATABASE_AUTH is rds-iam, whatever the other settings are: as `in_production`."""
+    """Return True if LOGINPIPE_DATABASE_AUTH is rds-iam, without loading the other settings; see `in_production`."""
     return _in_force("database_auth") == "rds-iam"
 
 
@@ -277,19 +276,19 @@ def _in_force(name: str) -> str:
 
 
 def is_reference(value: str) -> bool:
-    """Say whether a secret setting names where the secret is, and is not the secret itself."""
+    """Return True if a secret setting is a reference, not the secret itself."""
     return _REFERENCE.fullmatch(value) is not None
 
 
 def database_url_problem(url: str) -> str | None:
-    """Return what is wrong with the URL of the warehouse, without quoting it; None where nothing is."""
+    """Return what is wrong with a warehouse URL, without quoting it, or None if it is valid."""
     if _LIBPQ.match(url):
         return None
     return "must begin with postgresql://, or be keywords of libpq such as service=logins"
 
 
 def webhook_url_problem(url: str, *, production: bool) -> str | None:
-    """Return what is wrong with the address of a webhook, without quoting it; None where nothing is."""
+    """Return what is wrong with a webhook URL, without quoting it, or None if it is valid."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -303,7 +302,7 @@ def webhook_url_problem(url: str, *, production: bool) -> str | None:
 
 
 def unknown_settings(names: Iterable[str]) -> list[str]:
-    """Return a sentence for each variable that begins with LOGINPIPE_ and is not a setting."""
+    """Return a warning for each variable that begins with LOGINPIPE_ and is not a setting."""
     known = [field.upper() for field in Settings.model_fields]
     others = {name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)} - {*known}
     found = []
@@ -316,22 +315,22 @@ def unknown_settings(names: Iterable[str]) -> list[str]:
 
 @cache
 def _warn_once(message: str) -> None:
-    # Settings are read with every tick of a sensor.
+    # Settings are read at every tick of a sensor.
     _log.warning("%s", message)
 
 
 def load_settings() -> Settings:
-    """Read the settings from the environment and from ``.env`` in the current folder; the environment wins.
+    """Read the settings from the environment and from ``.env`` in the current folder. The environment overrides it.
 
-    ``.env`` is loaded into the environment, as the ``dagster`` commands do, because boto3 reads its own part of it.
+    ``.env`` is loaded into the environment, as the ``dagster`` commands do, because boto3 reads its variables there.
 
     Raises:
-        SettingError: a variable is wrong, or ``.env`` unreadable; names it and the rule, never a value.
+        SettingError: a variable is invalid, or ``.env`` unreadable. The message names it and the rule, never a value.
     """
     try:
         load_dotenv(Path.cwd() / ".env")
     except (OSError, ValueError):
-        # A decoding error quotes what it could not decode.
+        # A decoding error quotes the bytes.
         raise SettingError(f"{Path.cwd() / '.env'} cannot be read as UTF-8 text without NUL: fix the file") from None
     for name, instead in _GONE.items():
         if os.environ.get(name):
@@ -347,7 +346,7 @@ def load_settings() -> Settings:
             for problem in error.errors(include_url=False, include_input=False, include_context=False)
         )
     if wrong:
-        # Raised out here: pydantic's error holds what was read, and Dagster stores the context of an error.
+        # Raised outside the except block: pydantic's error holds the values, and Dagster stores an error's context.
         raise SettingError(f"invalid setting: {wrong}")
     use_runbook(settings.runbook_url)
     use_logins_table(settings.table)

@@ -1,5 +1,5 @@
-"""The read side of personal data: opening what was sealed. Nothing the pipeline loads may import it.
+"""Read personal data: open what was sealed. Nothing that the pipeline loads may import this package.
 
-A connection is given with no transaction open; what takes one raises DatabaseError as
+Functions take a connection with no transaction open. Those that use one raise DatabaseError as
 `loginpipe.postgres.connections.transaction` does.
 """

@@ -1,7 +1,7 @@
-"""The way to sealed values through the database: request, approval, release. What each refusal means, and what to do.
+"""Get sealed values from the database: request, approve, release. Explain each refusal.
 
-The database decides, and keeps a record of what it granted and of what it refused. Each call is a transaction of its
-own, committed also when it was refused: a release is granted only for a request that was committed before.
+The database decides, and records what it granted and refused. Each call is a transaction of its own, committed even if
+refused. A release requires that the transaction of its request is committed.
 """
 
 import re
@@ -21,7 +21,7 @@ from loginpipe.postgres.copy import copy_rows
 from loginpipe.postgres.statements import statement
 
 MAX_SUBJECTS = 256
-"""Tokens and message ids in one request."""
+"""Maximum number of tokens and message ids in one request."""
 
 REFUSALS = {
     "purpose_too_short": "the purpose has fewer than 10 characters: say why you need the values",
@@ -51,30 +51,30 @@ REFUSALS = {
 
 @dataclass(frozen=True)
 class Request:
-    """A request on record; it releases nothing before a second person has approved it, where that is wanted."""
+    """A recorded request. If approval is needed, it releases nothing until a second person approves it."""
 
     request_id: UUID
     needs_approval: bool
 
 
-# A UUID with or without its hyphens, and longer hashes: user ids, device ids and message ids look like that.
+# UUIDs with or without hyphens, and longer hashes: user ids, device ids and message ids have this form.
 _ID = re.compile(r"[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12,}", re.IGNORECASE)
 _ADDRESS_V4 = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\d)")
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why custodians want something: both go on record, for ever, so neither may hold a value.
+    """Why a custodian needs the values. Both texts stay in the access log for ever, so neither may contain a value.
 
     Raises:
-        LoginpipeError: there is an address or an id in one of them; nothing was sent.
+        LoginpipeError: a text contains an address or an id. Nothing was sent.
     """
 
     purpose: str
     ticket: str
 
     def __post_init__(self) -> None:
-        """Refuse values; device ids of any form cannot be told from words."""
+        """Refuse texts that contain values. Device ids without a UUID's form cannot be recognised."""
         _refuse_values("purpose", self.purpose)
         _refuse_values("ticket", self.ticket)
 
@@ -92,28 +92,27 @@ def _is_address(word: str) -> bool:
         ip_address(word.strip("()[]<>,.;?!\"'").split("%")[0].split("/")[0])
     except ValueError:
         return False
-    # A word as "::" is no address of anybody.
+    # A word like "::" is no one's address.
     return any(character.isalnum() for character in word)
 
 
 @dataclass(frozen=True)
 class Bulk:
-    """A bulk request, and the reason that goes on record with each request under it."""
+    """A bulk request, and the reason recorded with each request under it."""
 
     request_id: UUID
     reason: Reason
 
 
 BulkKind: TypeAlias = Literal["rotate", "replay", "backfill"]
-"""What a bulk request is for: tokens of older versions, rejected messages, or messages with sealed extras."""
+"""The purpose of a bulk request: tokens of older versions, rejected messages, or messages with sealed extras."""
 
 
 @dataclass(frozen=True)
 class Released:
-    """A sealed value as released, and its data key wrapped for each of its recipients, sorted by fingerprint.
+    """A sealed value as released, with its data key wrapped for each recipient, sorted by fingerprint.
 
-    Attributes:
-        data_keys: none where the vault has lost it, or the value was planted.
+    `data_keys` is empty if the vault has lost the data key, or the value was planted.
     """
 
     value: SealedValue
@@ -121,15 +120,15 @@ class Released:
 
     @property
     def recipients(self) -> list[str]:
-        """The fingerprints of the keys that the data key is wrapped for."""
+        """The fingerprints of the public keys that wrapped the data key."""
         return [data_key.recipient for data_key in self.data_keys]
 
 
 def require_subjects(subjects: Iterable[str]) -> None:
-    """Refuse what has not the form of a token or a message id, before it is sent: a clear value may be among it.
+    """Refuse anything without the form of a token or message id before it is sent, because it may be a clear value.
 
     Raises:
-        LoginpipeError: something has another form.
+        LoginpipeError: a subject has another form.
     """
     for subject in subjects:
         if not (_is_token(subject) or is_message_id(subject) or schemes_of(subject)):
@@ -143,7 +142,7 @@ def _is_token(subject: str) -> bool:
 
 
 def is_message_id(subject: str) -> bool:
-    """Say whether a subject is a message's id, as the database writes it, and not a token of some scheme."""
+    """Return True if a subject is a message id as the database writes it, and not a token."""
     try:
         return str(UUID(subject)) == subject
     except ValueError:
@@ -151,10 +150,10 @@ def is_message_id(subject: str) -> bool:
 
 
 def require_messages(connection: Connection, subjects: Iterable[str]) -> None:
-    """Refuse ids of messages that have nothing sealed: a device id that is a UUID looks the same.
+    """Refuse ids of messages that have nothing sealed, because a device id that is a UUID has the same form.
 
     Raises:
-        AccessRefusedError: there is one. The id itself is in no statement, and so in no log of the server.
+        AccessRefusedError: such an id exists. It is in no SQL statement, and so not in the server's log.
     """
     ids = sorted(set(filter(is_message_id, subjects)))
     if not ids:
@@ -170,7 +169,7 @@ def require_messages(connection: Connection, subjects: Iterable[str]) -> None:
 def request_access(
     connection: Connection, subjects: Sequence[str], reason: Reason, under: UUID | None = None
 ) -> Request:
-    """Put on record what is to be seen and why. What is asked for is in no statement, and in no log of the server.
+    """Record a request for values and its reason. The subjects are in no SQL statement, so not in the server's log.
 
     Args:
         connection: with no transaction open.
@@ -179,8 +178,8 @@ def request_access(
         under: the bulk request that this one belongs to.
 
     Raises:
-        AccessRefusedError: with the refusal code.
-        LoginpipeError: a subject has not the form of one; nothing was sent.
+        AccessRefusedError: the database refused; has the refusal code.
+        LoginpipeError: a subject has the wrong form. Nothing was sent.
     """
     require_subjects(subjects)
     if under is None:
@@ -198,16 +197,10 @@ def request_access(
 
 
 def request_bulk(connection: Connection, kind: BulkKind, number: int, reason: Reason) -> Request:
-    """Put on record that many values are to be seen, in requests of their own for 24 hours.
-
-    Args:
-        connection: with no transaction open.
-        kind: what for; requests for anything else are refused.
-        number: for how many values.
-        reason: why.
+    """Record a request for a number of values, for one purpose. It covers requests under it for 24 hours.
 
     Raises:
-        AccessRefusedError: with the refusal code.
+        AccessRefusedError: the database refused; has the refusal code.
     """
     rows = called(
         connection,
@@ -227,7 +220,7 @@ def approve(connection: Connection, request_id: UUID) -> None:
     """Approve the request of another role.
 
     Raises:
-        AccessRefusedError: with the refusal code.
+        AccessRefusedError: the database refused; has the refusal code.
     """
     ((refusal,),) = called(connection, "SELECT vault.approve_access(%s::uuid)", (str(request_id),))
     refuse(refusal)
@@ -235,11 +228,11 @@ def approve(connection: Connection, request_id: UUID) -> None:
 
 @dataclass(frozen=True)
 class Release:
-    """What a request is for.
+    """The released content of a request.
 
     Attributes:
-        places: each thing asked for, in order → where it may be sealed: under itself, and under its aliases.
-        found: the sealed values there.
+        places: each subject of the request, in order → the subjects it may be sealed under: itself and its aliases.
+        found: the sealed values of these subjects.
     """
 
     places: Mapping[str, tuple[str, ...]]
@@ -247,10 +240,10 @@ class Release:
 
 
 def release(connection: Connection, request_id: UUID) -> Release:
-    """Return what a request is for, sealed as it is: once.
+    """Return the sealed values of a request. This works once per request.
 
     Raises:
-        AccessRefusedError: with the refusal code.
+        AccessRefusedError: the database refused; has the refusal code.
     """
     rows = called(connection, f"SELECT {RELEASED} FROM vault.release(%s::uuid)", (str(request_id),))  # noqa: S608
     refuse(rows[0][0] if rows else None)
@@ -262,7 +255,7 @@ RELEASED = 'refusal, asked, subject, field, data_key_id::text, "position", ciphe
 
 
 def read_release(rows: Iterable[tuple[Any, ...]]) -> Release:
-    """Return what rows of `RELEASED` hold; there is no value in a row without a ciphertext."""
+    """Parse rows of `RELEASED`. A row without a ciphertext has no value."""
     places: dict[str, tuple[str, ...]] = {}
     found = []
     for _, asked, subject, field_name, key, position, ciphertext, recipients, wrapped_keys in rows:
@@ -279,16 +272,16 @@ def read_release(rows: Iterable[tuple[Any, ...]]) -> Release:
 
 
 def release_under(connection: Connection, bulk: Bulk, subjects: Sequence[str]) -> tuple[Released, ...]:
-    """Request values under a bulk request, and have them released: as `request_access` and `release`."""
+    """Request values under a bulk request and release them. Raise the errors of `request_access` and `release`."""
     made = request_access(connection, subjects, bulk.reason, bulk.request_id)
     return release(connection, made.request_id).found
 
 
 def discard(connection: Connection, request_id: UUID, tokens: Sequence[str]) -> int:
-    """Delete sealed values of a release that are not what their tokens stand for; return how many.
+    """Delete released values that do not belong to their tokens, and return the number deleted.
 
     Raises:
-        AccessRefusedError: with the refusal code.
+        AccessRefusedError: the database refused; has the refusal code.
     """
     ((refusal, discarded),) = called(
         connection,
@@ -300,11 +293,11 @@ def discard(connection: Connection, request_id: UUID, tokens: Sequence[str]) -> 
 
 
 def set_second_person(connection: Connection, *, required: bool, ticket: str) -> None:
-    """Demand, or no longer demand, that a second person approves each request. For the owner of the vault.
+    """Set whether a second person must approve each request. Only the owner of the vault may do this.
 
     Raises:
-        AccessRefusedError: no ticket.
-        LoginpipeError: there is an address or an id in the ticket; nothing was sent.
+        AccessRefusedError: there is no ticket.
+        LoginpipeError: the ticket contains an address or an id. Nothing was sent.
     """
     _refuse_values("ticket", ticket)
     if not ticket.strip():
@@ -314,18 +307,18 @@ def set_second_person(connection: Connection, *, required: bool, ticket: str) ->
 
 @contextmanager
 def custody_transaction(connection: Connection) -> Iterator[Cursor]:
-    """Open a transaction as the functions of the vault demand it; give a cursor. Raises as `transaction` does."""
+    """Open a transaction as the vault's functions require it, and yield a cursor. Raise as `transaction` does."""
     with transaction(connection) as cursor:
-        # A role or a database may have another isolation level as its default.
+        # The default of the role or the database may be another isolation level.
         cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
         yield cursor
 
 
 def called(connection: Connection, query: str, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
-    """Call a function of the vault in a transaction of its own, and return its rows.
+    """Call a function of the vault in its own transaction, and return its rows.
 
     Raises:
-        LoginpipeError: a parameter is no text that a database can hold.
+        LoginpipeError: a parameter is text that Postgres cannot store.
     """
     with custody_transaction(connection) as cursor:
         return fetched(cursor, query, parameters)
@@ -335,7 +328,7 @@ def fetched(cursor: Cursor, query: str, parameters: tuple[object, ...]) -> list[
     """Call a function of the vault, and return its rows.
 
     Raises:
-        LoginpipeError: a parameter is no text that a database can hold.
+        LoginpipeError: a parameter is text that Postgres cannot store.
     """
     try:
         cursor.execute(query, parameters)
@@ -345,10 +338,10 @@ def fetched(cursor: Cursor, query: str, parameters: tuple[object, ...]) -> list[
 
 
 def refuse(code: str | None) -> None:
-    """Raise the error of a refusal code; None is none.
+    """Raise the error for a refusal code; do nothing for None.
 
     Raises:
-        AccessRefusedError: with the code.
+        AccessRefusedError: has the code.
     """
     if code is not None:
         says = REFUSALS.get(code, "this version of loginpipe does not know this code: upgrade it")

@@ -1,8 +1,8 @@
-"""The access log as an auditor reads it: searched, and verified from its first entry to its newest.
+"""Search the access log, and verify it from the first entry to the newest.
 
-The hash chain is computed here and not by the database whose log it is. Each entry's hash covers the hash before it, so
-whoever changes an entry has to change all that follow. Whoever can do that is found out by an anchor: number and hash
-of the newest entry at some moment, kept where they cannot reach it.
+The hash chain is computed here, not by the audited database. Each hash covers the previous one, so a change of one
+entry requires a change of all later ones. An anchor reveals even that: the number and hash of the newest entry at some
+time, stored where those who can change the log have no access.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,12 +18,12 @@ from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
 
 FIRST_HASH = bytes(32)
-"""What the first entry is chained to."""
+"""The previous hash of the first entry."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry of the access log, as it is stored. Ids are text; subjects are a list, however they are stored."""
+    """An entry of the access log as stored. Ids are text; subjects are a list, however they are stored."""
 
     seq: int
     at: datetime
@@ -41,7 +41,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Anchor:
-    """Number and hash of an entry; number 0 stands for the empty log."""
+    """Number and hash of an entry. Number 0 is the empty log."""
 
     seq: int
     hash: bytes
@@ -55,11 +55,11 @@ EMPTY = Anchor(0, FIRST_HASH)
 
 @dataclass
 class Verification:
-    """What a walk along the chain found.
+    """The result of verifying the chain.
 
     Attributes:
         head: the newest entry.
-        problems: what is wrong, one phrase each, in the order of the log; empty where it is intact.
+        problems: one phrase each, in the order of the log; empty if the log is intact.
         times: when the first and the newest entry were written.
     """
 
@@ -69,10 +69,10 @@ class Verification:
 
 
 def parse_anchor(text: str) -> Anchor:
-    """Read an anchor as it is printed, ``SEQ:HASH``.
+    """Parse an anchor as printed, ``SEQ:HASH``.
 
     Raises:
-        AuditError: it is none.
+        AuditError: the text is no anchor.
     """
     number, _, digest = text.strip().partition(":")
     try:
@@ -87,10 +87,10 @@ def parse_anchor(text: str) -> Anchor:
 
 
 def entry_hash(entry: Entry) -> bytes:
-    """Return the hash that an entry ought to have.
+    """Return the correct hash of an entry.
 
-    SHA-256 over the UTF-8 of its parts, each as its length in octets, a colon and the text, or ``-`` where there is
-    none; subjects as their number in brackets and each of them.
+    It is SHA-256 over the parts in UTF-8: each as its length in bytes, a colon and the text, or ``-`` for None.
+    Subjects are their number in brackets, then each as a part.
     """
     at = entry.at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     parts = [_part(entry.previous_hash.hex()), _part(str(entry.seq)), _part(at), _part(entry.actor)]
@@ -104,12 +104,7 @@ def entry_hash(entry: Entry) -> bytes:
 
 
 def verify_chain(entries: Iterable[Entry], anchors: Sequence[Anchor] = ()) -> Verification:
-    """Walk along the log from its first entry, recomputing every hash.
-
-    Args:
-        entries: in the order of their numbers.
-        anchors: what the log held earlier, as kept elsewhere.
-    """
+    """Verify entries, sorted by number, by recomputing every hash, and compare them with anchors stored elsewhere."""
     found = Verification()
     kept: dict[int, list[bytes]] = {}
     for anchor in anchors:
@@ -154,13 +149,13 @@ _ROWS_AT_ONCE = 2_000
 
 @dataclass(frozen=True)
 class EntryFilter:
-    """Which entries to look at; what is None does not narrow.
+    """The search conditions for entries. None means no condition.
 
     Attributes:
-        actor: of this role.
-        token: about this token or message id, the approvals of its requests among them.
-        since: written at this time or later.
-        limit: the newest so many.
+        actor: the role that caused the entry.
+        token: the token or message id that the entry concerns. Approvals of its requests are included.
+        since: the earliest time of writing.
+        limit: the maximum number; the newest entries win.
     """
 
     actor: str | None = None
@@ -170,10 +165,10 @@ class EntryFilter:
 
 
 def find_entries(connection: Connection, wanted: EntryFilter) -> list[Entry]:
-    """Return entries, the newest first.
+    """Return entries, newest first.
 
     Raises:
-        LoginpipeError: what they are to be about has not the form of a token or message id; nothing was sent.
+        LoginpipeError: `token` is neither a token nor a message id. Nothing was sent.
     """
     if wanted.token is not None:
         require_subjects([wanted.token])
@@ -186,19 +181,14 @@ def find_entries(connection: Connection, wanted: EntryFilter) -> list[Entry]:
 def verify_log(
     connection: Connection, anchors: Sequence[Anchor] = (), progress: Callable[[int], None] = lambda _: None
 ) -> Verification:
-    """Verify the whole log, as it is at this moment, however long it is.
-
-    Args:
-        connection: with no transaction open.
-        anchors: heads of earlier verifications, kept elsewhere.
-        progress: told the number of each entry in turn.
+    """Verify the whole log as of now, in constant memory. Call `progress` with the number of each entry.
 
     Raises:
-        AuditError: a time in it is none that Postgres' clock can have shown.
+        AuditError: an entry has a time that Postgres' clock cannot have given.
     """
 
     def entries() -> Iterator[Entry]:
-        # On the server's side, so that the log is never in memory as a whole.
+        # A server-side cursor keeps the whole log out of memory.
         with transaction(connection), connection.cursor("access_log") as cursor:
             cursor.itersize = _ROWS_AT_ONCE
             cursor.execute(statement("access_log_entries"))
@@ -213,7 +203,7 @@ def verify_log(
 
 
 def newest_entry(connection: Connection) -> int:
-    """Return the number of the newest entry; 0 where there is none."""
+    """Return the number of the newest entry, or 0 if the log is empty."""
     with transaction(connection) as cursor:
         cursor.execute("SELECT coalesce(max(seq), 0) FROM vault.access_log")
         ((seq,),) = cursor.fetchall()
@@ -221,10 +211,10 @@ def newest_entry(connection: Connection) -> int:
 
 
 def read_anchors(path: Path) -> list[Anchor]:
-    """Read anchors, one a line.
+    """Read anchors, one per line.
 
     Raises:
-        AuditError: the file cannot be read, or holds anything else or nothing.
+        AuditError: the file cannot be read, is empty, or contains something else.
     """
     try:
         lines = path.read_text(encoding="ascii").split()
@@ -238,10 +228,10 @@ def read_anchors(path: Path) -> list[Anchor]:
 
 
 def add_anchor(path: Path, anchor: Anchor) -> None:
-    """Add an anchor to a file; the earlier ones stay and are worth keeping.
+    """Append an anchor to a file. Keep the earlier ones too.
 
     Raises:
-        AuditError: it cannot be written.
+        AuditError: the file cannot be written.
     """
     try:
         with path.open("a", encoding="ascii") as file:

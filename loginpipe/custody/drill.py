@@ -1,4 +1,4 @@
-"""The drill: proof, on values that belong to no one, that what the pipeline seals today can be recovered tomorrow."""
+"""Prove with made-up values that what the pipeline seals can be recovered."""
 
 import secrets
 from collections.abc import Mapping, Sequence
@@ -21,32 +21,32 @@ from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
 from loginpipe.postgres.vault import insert_sealed
 
-# 2001:db8::/32, addresses that no one has (RFC 3849).
+# 2001:db8::/32, which is reserved for documentation (RFC 3849).
 _DOCUMENTATION = 0x20010DB8 << 96
 _DEVICE = "loginpipe drill "
-# What the values begin with.
+# The prefixes of the made-up values.
 _MARKS = (b"2001:db8:", _DEVICE.encode())
 
 
 @dataclass(frozen=True)
 class Canary:
-    """Values that belong to no one, as they were sealed: token → value."""
+    """Made-up values as they were sealed: token → value."""
 
     values: Mapping[str, bytes] = field(repr=False)
 
     @property
     def tokens(self) -> list[str]:
-        """Their tokens."""
+        """The tokens of the values."""
         return list(self.values)
 
 
 @dataclass(frozen=True)
 class Drill:
-    """What a drill proved.
+    """The result of a drill.
 
     Attributes:
-        opened_with: fingerprints of the private keys, with each of which every value was opened.
-        not_tried: fingerprints of further recipients, whose private keys were not at hand.
+        opened_with: fingerprints of the private keys that were tested. Each of them opened every value.
+        not_tried: fingerprints of recipients whose private keys were not given.
     """
 
     values: int
@@ -57,12 +57,12 @@ class Drill:
 def store_canary(
     connection: Connection, keys: TokenKeys, compat: CompatMasking | None, recipients: tuple[SealKey, ...]
 ) -> Canary:
-    """Seal an address and a device id that belong to no one, by the pipeline's own code, and store them; they stay.
+    """Seal a made-up address and device id with the pipeline's own code, and store them. They stay in the vault.
 
     Args:
         connection: of a role that may write to the vault, with no transaction open.
         keys: the token keys.
-        compat: the masking that is in force instead of tokens, if one is.
+        compat: the older scheme in use, if any.
         recipients: the public keys that the pipeline seals for.
 
     Raises:
@@ -79,19 +79,19 @@ def store_canary(
 def recover_canary(
     connection: Connection, request_id: UUID, opener: Opener, checks: TokenChecks, canary: Canary | None
 ) -> Drill:
-    """Have the canary released, open it with each private key at hand, and compare.
+    """Release the canary, open it with each given private key, and compare the values.
 
     Args:
         connection: with no transaction open.
-        request_id: the request for it.
+        request_id: the request for the canary.
         opener: the private keys.
-        checks: the keys to make tokens again with.
-        canary: what it was; None where another process stored it: then its tokens alone are compared.
+        checks: the keys that make the tokens again.
+        canary: the original values, or None if another process stored them. Then only the tokens are compared.
 
     Raises:
-        LoginpipeError: recovery does not work; says how far it came.
+        LoginpipeError: recovery does not work. The message names the step that failed.
         AccessRefusedError: the release was refused.
-        OpeningError: a value does not open, or is not what was sealed.
+        OpeningError: a value does not open, or is not the sealed one.
         DatabaseError, KeyFileError: the database, or KMS, is unreachable or refuses.
     """
     found = release(connection, request_id)
@@ -125,12 +125,12 @@ def _compare(released: Sequence[Released], opener: Opener, checks: TokenChecks, 
 
 @dataclass(frozen=True)
 class Sample:
-    """What opening some of the vault's values showed.
+    """The result of opening a sample of the vault's values.
 
     Attributes:
-        values: how many were opened.
-        unchecked: those that open, with no key at hand that shows whether they are their tokens'.
-        refused: the errors of those that do not open or were planted.
+        values: number of opened values.
+        unchecked: number of opened values that no given key can compare with their tokens.
+        refused: the errors of values that do not open or were planted.
     """
 
     values: int
@@ -139,23 +139,18 @@ class Sample:
 
 
 def random_tokens(connection: Connection, number: int) -> list[str]:
-    """Return tokens of sealed values, drawn at random from pages drawn at random; fewer where there are no more.
-
-    Args:
-        connection: of a role that may read tokens, with no transaction open.
-        number: how many.
-    """
+    """Return up to `number` tokens of sealed values, drawn at random from random pages. The role must read tokens."""
     with transaction(connection) as cursor:
         cursor.execute("SELECT reltuples FROM pg_class WHERE oid = 'vault.sealed_values'::regclass")
         ((estimate,),) = cursor.fetchall()
-        # Many more than needed, from many pages: values that were sealed together are on one.
+        # Draw many more than needed, from many pages, because values that were sealed together share a page.
         percent = min(100.0, 100.0 * 200 * number / estimate) if estimate > 0 else 100.0
         cursor.execute(statement("random_tokens"), {"percent": percent, "number": number})
         return [token for (token,) in cursor]
 
 
 def open_sample(connection: Connection, request_id: UUID, opener: Opener, checks: TokenChecks) -> Sample:
-    """Have values released, open them, and compare them with their tokens; nothing of them is given out.
+    """Release values, open them, and compare them with their tokens. Return no value.
 
     Raises:
         AccessRefusedError: the release was refused.
@@ -169,7 +164,7 @@ def open_sample(connection: Connection, request_id: UUID, opener: Opener, checks
 
 
 def _made_up_login() -> pd.DataFrame:
-    """Return a validated login of no real user, as the pipeline masks it."""
+    """Return a validated login that belongs to no real user."""
     address = IPv6Address(_DOCUMENTATION | secrets.randbits(96))
     login = {
         "message_id": str(uuid4()),

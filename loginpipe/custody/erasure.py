@@ -1,7 +1,7 @@
-"""Erasure of a user: logins, what only they can be recovered from, and a tombstone against what is sent again.
+"""Erase a user: delete the logins and sealed values, and leave a tombstone that rejects messages sent again.
 
-In two steps, both on the record. Aliases are written by the pipeline and may be planted: a false one would keep a value
-that must go, or delete one of another user. So each alias of the user's tokens is verified by the value itself.
+There are two steps, both recorded. Aliases are written by the pipeline and may be planted. A false one would keep a
+value that must go, or delete a value of another user. So the value itself verifies each alias of the user's tokens.
 """
 
 import json
@@ -40,13 +40,13 @@ LIMITS = (
 
 @dataclass(frozen=True)
 class Erasure:
-    """What was deleted, and what was not.
+    """The result of an erasure.
 
     Attributes:
-        kept: the user's tokens that other logins share; their values stay.
-        unverified: aliases of the user's tokens that no value and key at hand proves true; their values stay.
-        planted: aliases of the user's tokens that stand for another value; their values stay.
-        dropped: the first and last day that was dropped from the table, whose files still have the user.
+        kept: the user's tokens that other logins share. Their values stay.
+        unverified: aliases of the user's tokens that no given value and key proves. Their values stay.
+        planted: aliases of the user's tokens that stand for another value. Their values stay.
+        dropped: first and last day that was dropped from the table. The archive files of these days hold the user.
     """
 
     logins: int
@@ -58,17 +58,17 @@ class Erasure:
 
 
 def request_erasure(connection: Connection, user_id: str, tombstones: Mapping[int, bytes], reason: Reason) -> Request:
-    """Put on record that a user is to be erased, and why. The id is in no statement, and in no log of the server.
+    """Record a request to erase a user and its reason. The id is in no SQL statement, so not in the server's log.
 
     Args:
         connection: with no transaction open.
         user_id: as in ``user_logins``.
-        tombstones: by version of the token key, of every version held: `TokenKeys.tombstones`.
+        tombstones: the result of `TokenKeys.tombstones`.
         reason: why.
 
     Raises:
-        AccessRefusedError: with the refusal code.
-        LoginpipeError: the user id is blank, or no text that a database can hold.
+        AccessRefusedError: the database refused; has the refusal code.
+        LoginpipeError: the user id is blank, or is text that Postgres cannot store.
         DatabaseError: as `transaction`.
     """
     if not user_id.strip():
@@ -88,18 +88,18 @@ def request_erasure(connection: Connection, user_id: str, tombstones: Mapping[in
 
 
 def erase(connection: Connection, request_id: UUID, keys: TokenKeys, opener: Callable[[], Opener]) -> Erasure:
-    """Carry out an erasure: delete the user's logins and the sealed values that no other user shares; on the record.
+    """Delete the user's logins and the sealed values that no other user shares. The access log records it.
 
     Args:
         connection: with no transaction open.
-        request_id: of `request_erasure`, by this role and committed.
+        request_id: a committed `request_erasure` of this role.
         keys: the token keys.
-        opener: gives the private keys; asked only where a token of the user has aliases.
+        opener: returns the private keys; called only if a token of the user has aliases.
 
     Raises:
-        AccessRefusedError: with the refusal code.
-        OpeningError: a value is sealed for other private keys than those at hand; nothing was deleted.
-        DatabaseError: as `transaction`; nothing was deleted.
+        AccessRefusedError: the database refused; has the refusal code.
+        OpeningError: a value is sealed for other private keys. Nothing was deleted.
+        DatabaseError: as `transaction`. Nothing was deleted.
     """
     rows = called(
         connection,
@@ -129,12 +129,12 @@ def erase(connection: Connection, request_id: UUID, keys: TokenKeys, opener: Cal
 
 @dataclass(frozen=True)
 class VerifiedAliases:
-    """What the aliases of some tokens are worth.
+    """The verified aliases of some tokens.
 
     Attributes:
-        values: token → a name of the value that it stands for, the same for tokens of one value. The tokens of every
-            version held are in it, whether an alias leads to them or not.
-        unverified, planted: aliases of which that is not known, and which stand for another value.
+        values: token → a name of its value, for the value's tokens of every key version, with or without an alias.
+        unverified: aliases that could not be verified.
+        planted: aliases that stand for another value.
     """
 
     values: Mapping[str, str]
@@ -143,15 +143,10 @@ class VerifiedAliases:
 
 
 def verify_aliases(found: Release, opener: Callable[[], Opener], checks: TokenChecks) -> VerifiedAliases:
-    """Find out which aliases of tokens are true, by the values that are sealed under them.
-
-    Args:
-        found: the tokens, with their aliases and the values sealed under these.
-        opener: gives the private keys; asked only where there are values.
-        checks: the token keys.
+    """Verify the aliases of tokens with the values sealed under them. Call `opener` only if there are values.
 
     Raises:
-        OpeningError: a value is sealed for other private keys than those at hand.
+        OpeningError: a value is sealed for other private keys.
     """
     opening = open_released(found.found, DataKeys(opener()), checks) if found.found else Opening({}, [])
     for error in opening.refused:
@@ -170,7 +165,7 @@ def verify_aliases(found: Release, opener: Callable[[], Opener], checks: TokenCh
         name = made[-1] if made else token
         values |= dict.fromkeys([token, *made], name)
         for alias in aliases - set(made):
-            # Of a version that is not held: what is sealed under it tells.
+            # If there is no key of the alias' version, compare the value that is sealed under it.
             if checks.fits(alias, opened.field_name, opened.plaintext) is False:
                 planted.add(alias)
             elif alias in opening.opened and opening.opened[alias].plaintext == opened.plaintext:
@@ -181,7 +176,7 @@ def verify_aliases(found: Release, opener: Callable[[], Opener], checks: TokenCh
 
 
 def _value_of(token: str, family: tuple[str, ...], opening: Opening, checks: TokenChecks) -> Opened | None:
-    """Return the value of a token: what is sealed under it, or under an alias and gives the token; None if unknown."""
+    """Return the value sealed under a token, or under an alias if it gives the token; None if there is none."""
     own = opening.opened.get(token)
     if own is not None:
         return own

@@ -1,4 +1,4 @@
-"""Fields of past logins made clear: copied from what was sealed of each message, on the record."""
+"""Copy fields of past logins from their sealed extras to the table, in clear. The access log records it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,13 +20,13 @@ _BEFORE_ALL = "00000000-0000-0000-0000-000000000000"
 
 @dataclass
 class Backfill:
-    """What a backfill did.
+    """The result of a backfill.
 
     Attributes:
         opened: messages whose sealed fields were opened.
-        filled: those of them whose field is in clear now.
-        not_storable: those whose field ``jsonb`` cannot hold; it stays sealed.
-        refused: the errors of what does not open; it stays as it is.
+        filled: messages whose field is now in clear.
+        not_storable: messages whose field ``jsonb`` cannot store. It stays sealed.
+        refused: the errors of values that do not open. They stay sealed.
     """
 
     opened: int = 0
@@ -36,7 +36,7 @@ class Backfill:
 
 
 def require_extra(name: str) -> None:
-    """Refuse a field that is none of the extras.
+    """Refuse a field that is not an extra.
 
     Raises:
         LoginpipeError: it is a field of the login itself.
@@ -46,7 +46,7 @@ def require_extra(name: str) -> None:
 
 
 def count_to_fill(connection: Connection, name: str) -> int:
-    """Count the messages with something sealed whose field is not in clear."""
+    """Count the messages with sealed extras whose field is not in clear."""
     with transaction(connection) as cursor:
         cursor.execute(statement("count_extras_to_fill"), {"field": name})
         ((count,),) = cursor.fetchall()
@@ -56,20 +56,20 @@ def count_to_fill(connection: Connection, name: str) -> int:
 def backfill(
     connection: Connection, opener: Opener, name: str, bulk: Bulk, progress: Callable[[int], None] = lambda _: None
 ) -> Backfill:
-    """Copy a field of past logins from what was sealed to the extras in clear.
+    """Copy a field of past logins from the sealed extras to the extras in clear.
 
-    May be interrupted at any point and started again: what is in clear is not opened again.
+    You can interrupt and restart it at any point: a field in clear is not opened again.
 
     Args:
         connection: of a custodian, with no transaction open.
         opener: the private keys.
-        name: of the field.
-        bulk: the bulk request under which the messages are requested.
-        progress: told the number of messages opened, batch by batch.
+        name: the field.
+        bulk: the bulk request that covers the messages.
+        progress: called with the number of messages of each batch.
 
     Raises:
         AccessRefusedError: a request or release was refused.
-        OpeningError: a data key is for none of the private keys.
+        OpeningError: a data key is wrapped for none of the private keys.
         DatabaseError, KeyFileError: the database, or KMS, is unreachable or refuses.
     """
     done, data_keys, after = Backfill(), DataKeys(opener), _BEFORE_ALL
@@ -99,7 +99,7 @@ def _next(connection: Connection, name: str, after: str) -> Sequence[str]:
 
 
 def _fill(connection: Connection, name: str, texts: Mapping[str, str]) -> int:
-    """Write the field of messages, where it is not there yet; return how many."""
+    """Write the field of messages that do not have it yet, and return their number."""
     if not texts:
         return 0
     with transaction(connection) as cursor:

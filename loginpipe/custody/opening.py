@@ -1,4 +1,4 @@
-"""Open what was sealed, with private keys that the pipeline never has; each value only if it is its token's."""
+"""Open sealed values with private keys that the pipeline never has. Return a value only if it belongs to its token."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,31 +18,31 @@ PRIVATE_KEY_OPTION = "--private-key"
 
 
 class Problem(StrEnum):
-    """What is wrong with a value that does not open, or may not be believed."""
+    """Why a value does not open or cannot be trusted."""
 
     OTHER_RECIPIENT = "other_recipient"
-    """Its data key was wrapped for other keys than the ones at hand: nothing is wrong with it."""
+    """The data key is wrapped for other keys than those given. Nothing is wrong with the value."""
     NO_DATA_KEY = "no_data_key"
-    """The vault has no data key for it: that was lost, or the value was planted."""
+    """The vault has no data key: it was lost, or the value was planted."""
     CHANGED = "changed"
-    """It, its data key or what it is bound to is not what was sealed."""
+    """The value, its data key or its associated data was changed after sealing."""
     PLANTED = "planted"
-    """It opens, and gives another token than the one it is stored under: it was made by hand."""
+    """The value opens but gives another token than the one it is stored under: it was made by hand."""
     ALIAS_PLANTED = "alias_planted"
-    """It is a good value of the alias, which is none of this token's."""
+    """The value belongs to the alias, but not to this token."""
     UNCHECKED = "unchecked"
-    """It opens, and the key that would show whether it is the token's is not at hand."""
+    """The value opens, but no given key can compare it with its token."""
 
 
 DISCARDED = frozenset({Problem.NO_DATA_KEY, Problem.CHANGED, Problem.PLANTED})
-"""Problems of values that nothing can be recovered from, whoever tries."""
+"""Problems of values that no key can ever recover."""
 
 
 def unwrap(data_key: WrappedDataKey, private_key: rsa.RSAPrivateKey) -> bytes:
     """Return the 32 bytes of a data key.
 
     Raises:
-        OpeningError: `Problem.CHANGED`: it was changed, or wrapped for another key than it says.
+        OpeningError: `Problem.CHANGED`: it was changed, or wrapped for another key than its recipient.
     """
     try:
         key = private_key.decrypt(data_key.wrapped_key, OAEP)
@@ -52,10 +52,10 @@ def unwrap(data_key: WrappedDataKey, private_key: rsa.RSAPrivateKey) -> bytes:
 
 
 def require_data_key(data_key: WrappedDataKey, key: bytes) -> bytes:
-    """Return what a data key was unwrapped to, if that is one.
+    """Return an unwrapped data key if its length is right.
 
     Raises:
-        OpeningError: `Problem.CHANGED`: it is not of a data key's length.
+        OpeningError: `Problem.CHANGED`: the length is wrong.
     """
     if len(key) == DATA_KEY_BYTES:
         return key
@@ -67,10 +67,10 @@ def require_data_key(data_key: WrappedDataKey, key: bytes) -> bytes:
 
 
 def open_value(value: SealedValue, data_key: bytes, recipients: Sequence[str]) -> bytes:
-    """Return the plaintext of a sealed value, whose data key was wrapped for exactly these recipients.
+    """Return the plaintext of a sealed value whose data key was wrapped for exactly these recipients.
 
     Raises:
-        OpeningError: `Problem.CHANGED`. AES-GCM does not tell whether the value, its key, field, subject or place was.
+        OpeningError: `Problem.CHANGED`. AES-GCM does not show whether value, key, field, subject or position changed.
     """
     bound = associated_data(value.field_name, value.subject, value.data_key_id, recipients)
     try:
@@ -86,25 +86,25 @@ def open_value(value: SealedValue, data_key: bytes, recipients: Sequence[str]) -
 
 @dataclass(frozen=True)
 class Opener:
-    """What opens data keys: one private key or several, each known by the fingerprint of its public half."""
+    """One or more private keys that unwrap data keys, by the fingerprint of their public half."""
 
     _unwrap: Mapping[str, Callable[[WrappedDataKey], bytes]] = field(repr=False)
 
     @property
     def fingerprints(self) -> frozenset[str]:
-        """The recipients whose data keys open."""
+        """The recipients whose data keys can be unwrapped."""
         return frozenset(self._unwrap)
 
     def only(self, fingerprint: str) -> "Opener":
-        """Return one of the keys alone."""
+        """Return an opener with one of the keys."""
         return Opener({fingerprint: self._unwrap[fingerprint]})
 
     def unwrap(self, data_keys: Sequence[WrappedDataKey]) -> bytes:
-        """Return the 32 bytes of a data key, which was wrapped for each of its recipients.
+        """Return the 32 bytes of a data key, given as wrapped for each recipient.
 
         Raises:
             OpeningError: `Problem.OTHER_RECIPIENT` or `Problem.CHANGED`.
-            KeyFileError: KMS is unreachable, or refuses.
+            KeyFileError: KMS is unreachable or refuses.
         """
         for data_key in data_keys:
             if data_key.recipient in self._unwrap:
@@ -118,7 +118,7 @@ class Opener:
 
 
 class DataKeys:
-    """Data keys, unwrapped once each. To be dropped with the call that needed them."""
+    """A cache of unwrapped data keys. Drop it after the call that needs it."""
 
     def __init__(self, opener: Opener) -> None:
         self._opener = opener
@@ -151,11 +151,7 @@ class DataKeys:
 
 @dataclass(frozen=True)
 class Opened:
-    """A value in clear, with what it was sealed for.
-
-    Attributes:
-        checked: it gives the token that it was stored under; None where no key at hand can tell.
-    """
+    """A value in clear. `checked` is True if the value gives its token, and None if no given key can check this."""
 
     subject: str
     field_name: str
@@ -165,20 +161,20 @@ class Opened:
 
 @dataclass(frozen=True)
 class Opening:
-    """What became of a release: values in clear by subject, and the errors of those that do not open."""
+    """The opened values of a release by subject, and the errors of the others."""
 
     opened: dict[str, Opened]
     refused: list[OpeningError]
 
 
 def open_released(released: Sequence[Released], data_keys: DataKeys, checks: TokenChecks) -> Opening:
-    """Open values, each independently of the others, and once, whatever it was found for.
+    """Open each value once, independently of the others.
 
     Returns:
-        Refused are values with one of the problems of `Problem`, but `UNCHECKED`, which the caller has to decide on.
+        The opened values, and errors with any `Problem` except `UNCHECKED`, which the caller decides on.
 
     Raises:
-        KeyFileError: KMS is unreachable, or refuses.
+        KeyFileError: KMS is unreachable or refuses.
     """
     opened, refused = {}, []
     for each in {each.value.subject: each for each in released}.values():
@@ -190,7 +186,7 @@ def open_released(released: Sequence[Released], data_keys: DataKeys, checks: Tok
 
 
 def planted(subject: str, field_name: str) -> OpeningError:
-    """Return the error of a value that gives another token."""
+    """Return the error for a value that gives another token."""
     return OpeningError(
         f"the sealed {field_name} of {subject} was planted: its token is another one; see docs/security.md",
         Problem.PLANTED,
@@ -201,7 +197,7 @@ def planted(subject: str, field_name: str) -> OpeningError:
 def _opened(released: Released, data_key: bytes, checks: TokenChecks) -> Opened:
     value = released.value
     plaintext = open_value(value, data_key, released.recipients)
-    # What is stored under a message id is of that message; anything else must give its token, whatever field it claims.
+    # A value under a message id belongs to that message. Any other must give its token, for every field name.
     if value.field_name in OF_MESSAGES and is_message_id(value.subject):
         return Opened(value.subject, value.field_name, plaintext, checked=None)
     fits = checks.fits(value.subject, value.field_name, plaintext)

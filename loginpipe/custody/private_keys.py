@@ -1,4 +1,4 @@
-"""The private halves of seal keys: a file, or AWS KMS, which decrypts without giving the key away."""
+"""Load the private halves of seal keys: from a file, or from AWS KMS, which decrypts but never returns the key."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
 
 AskPassphrase = Callable[[Path], str]
-"""Asks for the passphrase of a file; called only where the key in it has one."""
+"""Asks for the passphrase of a file. Called only if its key has one."""
 
 
 def load_opener(uris: Sequence[str], *, production: bool, passphrase: AskPassphrase) -> Opener:
-    """Load private keys, each by its ``file:`` or ``awskms:`` URI or a plain path; ask for passphrases.
+    """Load private keys by their ``file:`` or ``awskms:`` URIs or plain paths, and ask for passphrases.
 
     Raises:
-        KeyFileError: absent, readable by others, or no private RSA key; KMS refuses.
-        PassphraseError: the passphrase is not the key's.
+        KeyFileError: a key is absent, readable by others, or no private RSA key; or KMS refuses.
+        PassphraseError: the passphrase is wrong.
     """
     found = [_load(_as_uri(uri), production=production, passphrase=passphrase) for uri in uris]
     return Opener(dict(found))
 
 
 def private_uris(seal_key: str) -> list[str]:
-    """Return where the private halves of the keys in ``LOGINPIPE_SEAL_KEY`` are by default.
+    """Return the default locations of the private halves of the keys in ``LOGINPIPE_SEAL_KEY``.
 
-    Of ``file:`` it is the file beside the public one, if it is there; of ``awskms:`` the same key.
+    For ``file:`` this is the file next to the public one, if it exists; for ``awskms:`` the same key.
 
     Raises:
-        KeyFileError: sealing is off, or none of them is to be found.
+        KeyFileError: sealing is off, or no private half was found.
     """
     found, absent = [], []
     for uri in seal_key_uris(seal_key):

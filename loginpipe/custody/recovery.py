@@ -1,4 +1,4 @@
-"""Recovery: values in clear for the tokens that a custodian has asked for, on the record, or the reason why not."""
+"""Recover clear values for the tokens that a custodian requests, or report why not. The access log records it."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -20,8 +20,8 @@ class Recovered:
     """A value in clear.
 
     Attributes:
-        subject: the token or message id that was asked for.
-        by_alias: the key of the token's own version is not at hand: what was checked is the token's alias.
+        subject: the token or message id of the request.
+        by_alias: True if no key of the token's own version is given, so that only an alias could be checked.
     """
 
     subject: str
@@ -31,24 +31,24 @@ class Recovered:
 
     @property
     def checked_by(self) -> str:
-        """What shows that it is the value: the token, an alias of it, or the message that it was sealed for."""
+        """What proves the value: the token, an alias of it, or the message that it was sealed for."""
         if self.field_name in OF_MESSAGES:
             return "message"
         return "alias" if self.by_alias else "token"
 
     @property
     def text(self) -> str:
-        """The value as text; what is no UTF-8 in a message's body is shown as hexadecimal escapes."""
+        """The value as text. Bytes of a message body that are not UTF-8 become hexadecimal escapes."""
         return self.plaintext.decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """What became of a request.
+    """The result of a recovery.
 
     Attributes:
-        refused: the errors of values that are there, and do not open or may not be believed.
-        missing: what was asked for and is not there, under no alias either.
+        refused: the errors of values that exist but do not open or cannot be trusted.
+        missing: the requested subjects that have no value, not even under an alias.
     """
 
     recovered: list[Recovered]
@@ -57,18 +57,18 @@ class Recovery:
 
 
 def recover(connection: Connection, request_id: UUID, opener: Opener, checks: TokenChecks, *, limit: int) -> Recovery:
-    """Have a request released, and open what it is for.
+    """Release a request and open its values.
 
     Args:
         connection: with no transaction open.
         request_id: a committed request of this role.
         opener: the private keys.
-        checks: the keys to make tokens again with.
-        limit: of values to give out: one for each thing asked for, whatever its aliases lead to.
+        checks: the keys that make the tokens again.
+        limit: the maximum number of values to return: one for each subject of the request.
 
     Raises:
         AccessRefusedError: the release was refused.
-        LoginpipeError: there are more values than ``limit``; none was opened.
+        LoginpipeError: the request has more values than ``limit``. None was opened.
         DatabaseError, KeyFileError: the database, or KMS, is unreachable or refuses.
     """
     released = release(connection, request_id)
@@ -83,7 +83,7 @@ def recover(connection: Connection, request_id: UUID, opener: Opener, checks: To
 
 
 def resolve(asked: Sequence[str], opening: Opening, families: Families, checks: TokenChecks) -> Recovery:
-    """Find for each token its value among those that were opened: its own, or one under an alias that proves good."""
+    """Find the opened value of each token: its own, or that of an alias if it proves right."""
     recovered, missing, refused = [], [], list(opening.refused)
     bad = {error.subject for error in opening.refused}
     for subject in asked:
@@ -108,7 +108,7 @@ def _candidates(
 
 
 def _evaluated(subject: str, opened: Opened, family: Sequence[str], checks: TokenChecks) -> Recovered | OpeningError:
-    """Say whether an opened value is that of a token: by the token itself, else by one of its family."""
+    """Return an opened value if it belongs to a token, by the token itself or one of its family; else the error."""
     value = Recovered(subject, opened.field_name, opened.plaintext)
     if opened.field_name in OF_MESSAGES:
         return value
@@ -132,12 +132,12 @@ def _evaluated(subject: str, opened: Opened, family: Sequence[str], checks: Toke
 
 @contextmanager
 def private_output(path: Path) -> Iterator[TextIO]:
-    """Make a new file of mode 0600 for the length of a block; it goes again if the block raises.
+    """Create a new file of mode 0600 for a block. If the block raises, delete the file.
 
-    It is made before there is anything to write: what a release gives out is given out once.
+    Open it before the release, because a release returns its values only once.
 
     Raises:
-        LoginpipeError: it exists, or cannot be written.
+        LoginpipeError: the file exists or cannot be written.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)

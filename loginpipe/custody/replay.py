@@ -1,4 +1,4 @@
-"""Rejected messages sent back to the queue, if today's rules accept them. Their bodies are opened on the record."""
+"""Send rejected messages back to the queue if today's rules accept them. The access log records the opened bodies."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -20,19 +20,19 @@ from loginpipe.sqs.entries import FailedEntry
 from loginpipe.sqs.identity import replay_attributes
 from loginpipe.sqs.sending import send_again
 
-# In one release: a message may be a mebibyte, and all of a release is in memory at once.
+# Per release: a message can have a mebibyte, and a whole release is in memory at once.
 _BODIES_AT_ONCE = 32
 
 
 @dataclass
 class ReplayCounts:
-    """What became of the rejects.
+    """The number of rejects by result.
 
     Attributes:
-        sent: back on the queue, as messages that the ledger knows as their replay.
-        still_bad: today's rules reject them too, or they are too old to be sent again; they stay.
-        without_body: recorded while sealing was off; there is nothing to send.
-        refused: by the queue, by code; they stay.
+        sent: sent back to the queue. The ledger recognises them as a replay of the reject.
+        still_bad: rejected by today's rules too, or too old to send again. They stay.
+        without_body: recorded while sealing was off, so there is nothing to send.
+        refused: refused by the queue, by error code. They stay.
     """
 
     sent: int = 0
@@ -55,23 +55,23 @@ def replay(
 ) -> ReplayCounts:
     """Open rejects, and send back those that today's rules accept.
 
-    May be interrupted at any point and started again: a reject that is sent twice is one message.
+    You can interrupt and restart it at any point: a reject that is sent twice counts as one message.
 
     Args:
         connection: of a custodian, with no transaction open.
-        queue: where they go.
+        queue: the queue to send to.
         opener: the private keys.
-        rejects: which.
-        bulk: the bulk request under which their bodies are requested.
-        envelope: which envelope is removed where one is around an event.
-        resent_days: how many days ago a reject may have been sent first, as a run takes it; None for any time.
-        dry_run: only count.
-        progress: told the number of rejects looked at, batch by batch.
+        rejects: the rejects to replay.
+        bulk: the bulk request that covers their bodies.
+        envelope: the envelope to remove from events that have one.
+        resent_days: maximum age in days since a reject was first sent, as a run accepts it; None for no limit.
+        dry_run: True to count only.
+        progress: called with the number of rejects handled at each step.
 
     Raises:
         AccessRefusedError: a request or release was refused.
-        OpeningError: a body does not open, with these keys or at all.
-        QueueError: the queue takes none.
+        OpeningError: a body does not open.
+        QueueError: the queue refuses all messages.
         DatabaseError, KeyFileError: the database, or KMS, is unreachable or refuses.
     """
     counts, data_keys = ReplayCounts(), DataKeys(opener)
@@ -102,7 +102,7 @@ def _age_days(reject: Reject) -> float:
 
 
 def _bodies(connection: Connection, data_keys: DataKeys, rejects: Sequence[Reject], bulk: Bulk) -> dict[str, str]:
-    """Return the bodies of rejects by message id; not of those that were recorded without one."""
+    """Return the bodies of rejects by message id, except of rejects recorded without one."""
     released = release_under(connection, bulk, [reject.message_id for reject in rejects])
     opening = open_released(released, data_keys, TokenChecks(None))
     if opening.refused:

@@ -1,10 +1,9 @@
-"""The custodian's part of a rotation of the token key: values that do not come back, and aliases that are not verified.
+"""Rotate sealed values to the current token key, and verify aliases. This needs a custodian.
 
-The pipeline writes an alias for each value that it sees again, and whoever has its login can write a false one. So
-every value of an older version is opened here once, a batch at a time: it is sealed under the token of the current
-version unless it is already, and its alias is written or corrected, and marked as verified. A batch is written as a
-whole or not at all, and what is verified is not opened again: so it can be killed at any point and started again, and
-two at once do some work twice.
+The pipeline writes an alias for each value that it sees again, and anyone who has its login can write a false one.
+So each value of an older version is opened here once, in batches. It is sealed under its current token unless this
+exists, and its alias is written or corrected, and marked as verified. A batch is one transaction, and verified values
+are not opened again. So you can kill and restart a rotation at any point. Two at the same time do some work twice.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -25,14 +24,14 @@ from loginpipe.postgres.vault import insert_sealed, known_tokens, verify_aliases
 
 @dataclass
 class Rotation:
-    """What a rotation did.
+    """The result of a rotation.
 
     Attributes:
-        rotated: tokens that lead to one of the current version now.
-        sealed: values that were sealed again; the pipeline had sealed the others meanwhile.
-        corrected: aliases that led to the token of another value; they were planted.
-        unchecked: those of the rotated that were of a lost version, so that nothing shows whether they are the token's.
-        refused: the errors of values that do not open or may not be believed; they stay as they are.
+        rotated: tokens that now lead to a token of the current version.
+        sealed: values that were sealed again. The pipeline had already sealed the others.
+        corrected: planted aliases, which led to the token of another value.
+        unchecked: rotated tokens of a lost version. Nothing shows whether their values are the right ones.
+        refused: the errors of values that do not open or cannot be trusted. They stay as they are.
     """
 
     rotated: int = 0
@@ -44,10 +43,9 @@ class Rotation:
 
 @dataclass(frozen=True)
 class _Renewed:
-    """A value under a token of an older version, its token of the current one, and the aliases that lead there.
+    """A value under a token of an older version, its current token, and the aliases that lead there.
 
-    Attributes:
-        corrects: its alias led to the token of another value.
+    `corrects` is True if its alias led to the token of another value.
     """
 
     value: Opened
@@ -66,24 +64,24 @@ def rotate(
     lost: Collection[int] = (),
     progress: Callable[[int], None] = lambda _: None,
 ) -> Rotation:
-    """Give every sealed value a token of the current version, and its older ones a verified alias to that.
+    """Give every sealed value a token of the current version, and its older tokens a verified alias to it.
 
     Args:
         connection: of a role that is custodian and writer, with no transaction open.
-        bulk: the bulk request to make the others under.
+        bulk: the bulk request that covers the values.
         opener: the private keys.
-        keys: the token keys, with every version that there are values of.
+        keys: the token keys, with every version that has values.
         recipients: the public keys to seal for.
-        lost: versions whose key is gone for good: their values are taken for what they are stored as.
-        progress: told the number of tokens looked at, batch by batch.
+        lost: versions whose key is lost. Their values are accepted without a check.
+        progress: called with the number of tokens of each batch.
 
     Raises:
         AccessRefusedError: a request or release was refused.
-        KeyFileError: a version of the token key is not held and not said to be lost; KMS is unreachable or refuses.
-        OpeningError: a data key is for none of the private keys.
-        DatabaseError: as `transaction`. What was written before any of these stays.
+        KeyFileError: a version of the token key is missing and not in `lost`; or KMS is unreachable or refuses.
+        OpeningError: a data key is wrapped for none of the private keys.
+        DatabaseError: as `transaction`. After any of these errors, batches already written stay.
     """
-    # An alias leads to a version that is in use.
+    # An alias must lead to a version that is in use.
     check_token_keys(connection, keys)
     done, data_keys, checks, after = Rotation(), DataKeys(opener), TokenChecks(keys), ""
     while batch := tokens_to_rotate(connection, keys.current, after, MAX_SUBJECTS):
@@ -125,7 +123,7 @@ def _renewed(
             continue
         (new,) = keys.tokens(opened.field_name, [value])
         family = families.of(opened.subject)
-        # What an alias says is believed of the others only where the value bears it out, or no key can tell.
+        # An alias counts for the other members only if the value confirms it, or no key can check it.
         strangers = {m for m in family if checks.fits(m, opened.field_name, opened.plaintext) is False}
         aliases = [(member, new) for member in family if member != new and member not in strangers]
         renewed.append(_Renewed(opened, new, aliases, corrects=family[0] in strangers))
@@ -141,7 +139,7 @@ def _write(connection: Connection, renewed: Sequence[_Renewed], recipients: Sequ
     ]
     with transaction(connection) as cursor:
         hold_off_erasures(cursor)
-        # Whoever was erased since the release is not brought back.
+        # Do not bring back a user who was erased since the release.
         there = still_there(cursor, [each.value.subject for each in renewed])
         kept = {each.new for each in renewed if each.value.subject in there}
         inserted = insert_sealed(
@@ -160,13 +158,9 @@ _ALL = None
 
 
 def tokens_to_rotate(connection: Connection, version: int, after: str = "", limit: int | None = _ALL) -> list[str]:
-    """Return tokens of sealed values of older versions that have no verified alias to the version yet, in order.
+    """Return, in order, tokens of sealed values of older versions without a verified alias to the current version.
 
-    Args:
-        connection: of a role that may read tokens, with no transaction open.
-        version: the current one.
-        after: only tokens that come after this one.
-        limit: at most so many.
+    The role must be allowed to read tokens. Return at most `limit` tokens, only those that sort after `after`.
     """
     with transaction(connection) as cursor:
         cursor.execute(statement("tokens_to_rotate"), {"version": version, "after": after, "limit": limit})
@@ -174,9 +168,9 @@ def tokens_to_rotate(connection: Connection, version: int, after: str = "", limi
 
 
 def count_to_rotate(connection: Connection, version: int) -> int:
-    """Count the tokens that `tokens_to_rotate` returns."""
+    """Count the tokens that `tokens_to_rotate` would return."""
     with transaction(connection) as cursor:
-        # ours, and without a value in it
+        # The query is ours and contains no value.
         query = f"SELECT count(*) FROM ({statement('tokens_to_rotate')}) AS pending"  # noqa: S608
         cursor.execute(query, {"version": version, "after": "", "limit": _ALL})
         ((count,),) = cursor.fetchall()
@@ -184,6 +178,6 @@ def count_to_rotate(connection: Connection, version: int) -> int:
 
 
 def still_there(cursor: Cursor, tokens: Sequence[str]) -> frozenset[str]:
-    """Return those of the tokens whose values are still sealed."""
+    """Return the tokens whose values are still sealed."""
     cursor.execute("SELECT token FROM vault.sealed_values WHERE token = ANY (%s)", (list(tokens),))
     return frozenset(token for (token,) in cursor)

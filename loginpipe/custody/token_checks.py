@@ -1,8 +1,7 @@
-"""What is known of a token: whether a value is the one it stands for, and which tokens are its aliases.
+"""Check whether a value belongs to a token, and find the token's aliases.
 
-The pipeline can seal whatever it likes under any token, since sealing takes a public key only. What it cannot do
-without being found out here is to give one token's value out as another's. An alias is written by the pipeline too, so
-it leads to a value and proves nothing: what is found by one is checked.
+Sealing needs a public key only, so the pipeline can seal anything under any token. These checks reveal one token's
+value under another token. The pipeline writes aliases too, so an alias proves nothing: a value found by one is checked.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,27 +14,22 @@ from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
 
 BODY = "body"
-"""The field of a rejected message's body, whose subject is the message's id."""
+"""The field of a rejected message's body. Its subject is the message id."""
 EXTRAS = "extras"
-"""The field of what a login carries beside the fields of the contract, whose subject is the message's id, too."""
+"""The field of a login's fields outside the contract. Its subject is the message id."""
 OF_MESSAGES = frozenset({BODY, EXTRAS})
-"""What is sealed under a message's id, so that no token tells whether it is the right one."""
+"""Fields that are sealed under a message id, so that no token can prove them."""
 
 
 @dataclass(frozen=True)
 class TokenChecks:
-    """The keys to make tokens again with.
-
-    Attributes:
-        keys: the token keys; None where there are none.
-        compat: the older schemes that tokens may be of.
-    """
+    """The keys to compute tokens again: the token keys, if any, and the older schemes that may have made tokens."""
 
     keys: TokenKeys | None = field(repr=False)
     compat: Sequence[CompatMasking] = ()
 
     def fits(self, token: str, field_name: str, plaintext: bytes) -> bool | None:
-        """Say whether a token stands for a value; None where no key at hand can tell."""
+        """Return True if a token belongs to a value, or None if no given key can check it."""
         version = token_version(token)
         if version is not None:
             if self.keys is None or version not in self.keys.field_keys:
@@ -44,13 +38,13 @@ class TokenChecks:
             return value is not None and self.keys.tokens(field_name, [value], version) == [token]
         if any(scheme.tokens([plaintext]) == [token] for scheme in self.compat):
             return True
-        # A token of the salted scheme looks like one without salt.
+        # A token of the salted scheme has the same form as one without salt.
         schemes = schemes_of(token) & {SALTED, *(scheme.name for scheme in self.compat)}
         return False if schemes and schemes <= {scheme.name for scheme in self.compat} else None
 
 
 def canonical(field_name: str, plaintext: bytes) -> bytes | None:
-    """Return what a sealed value's token is made of; None where it is no value of that field."""
+    """Return the bytes that a sealed value's token is made of, or None if it is no value of that field."""
     if field_name != "ip":
         return plaintext if field_name in PREFIXES else None
     try:
@@ -60,7 +54,7 @@ def canonical(field_name: str, plaintext: bytes) -> bytes | None:
 
 
 def token_version(token: str) -> int | None:
-    """Return the key version in a token; None where it is of an older scheme, or no token."""
+    """Return the key version in a token, or None if it is of an older scheme or no token."""
     if any(token_pattern(name).fullmatch(token) for name in PREFIXES):
         return int(token.split(".")[1].removeprefix("v"))
     return None
@@ -68,30 +62,22 @@ def token_version(token: str) -> int | None:
 
 @dataclass(frozen=True)
 class Families:
-    """Tokens and those they are aliases of.
-
-    Attributes:
-        members: token → all of its family, the newest first, itself among them.
-    """
+    """Tokens grouped by aliases: token → its whole family, itself included, newest first."""
 
     members: Mapping[str, tuple[str, ...]]
 
     def of(self, token: str) -> tuple[str, ...]:
-        """Return a token's family; it is one of its own where there are no aliases."""
+        """Return a token's family. A token without aliases is its own family."""
         return self.members.get(token, (token,))
 
     def of_all(self, tokens: Iterable[str]) -> list[str]:
-        """Return the families of several tokens, each token once; the given ones first."""
+        """Return the families of several tokens, each token once, the given ones first."""
         given = list(dict.fromkeys(tokens))
         return list(dict.fromkeys([*given, *(member for token in given for member in self.of(token))]))
 
 
 def families(aliases: Iterable[tuple[str, str]]) -> Families:
-    """Put families together.
-
-    Args:
-        aliases: old token and new one, the new one being no old one itself.
-    """
+    """Group tokens by aliases, pairs of old and new token. No new token may be an old one in another pair."""
     by_newest: dict[str, list[str]] = {}
     for old, new in aliases:
         by_newest.setdefault(new, [new]).append(old)
@@ -99,7 +85,7 @@ def families(aliases: Iterable[tuple[str, str]]) -> Families:
 
 
 def read_families(connection: Connection, tokens: Sequence[str]) -> Families:
-    """Read the families of tokens."""
+    """Read the families of tokens from the database."""
     with transaction(connection) as cursor:
         cursor.execute(statement("token_families"), (list(tokens),))
         return families(cursor.fetchall())

@@ -1,1 +1,1 @@
-"""Everything that Dagster loads, by subject: the only folder that imports Dagster, thin shells around the packages."""
+"""Define everything that Dagster loads, by subject. This is the only folder that imports Dagster, in thin shells."""

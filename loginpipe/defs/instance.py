@@ -1,4 +1,4 @@
-"""What ``dagster.yaml`` loads: Dagster's storage and secrets. In both, the environment wins over ``.env``."""
+"""Define what ``dagster.yaml`` loads: Dagster's storage and secrets. The environment overrides ``.env`` in both."""
 
 import os
 from pathlib import Path
@@ -13,23 +13,23 @@ from dotenv import dotenv_values
 from loginpipe.common.errors import LoginpipeError
 from loginpipe.postgres.dagster_storage import verify_connections
 
-# Linux keeps here what a process was started with, whatever it has set since.
+# On Linux this file holds the environment at process start, without later changes.
 _AT_START = Path("/proc/self/environ")
 
 
 class Storage(DagsterPostgresStorage):
-    """Dagster's storage in Postgres, for a process that has the environment it was started with.
+    """Dagster's storage in Postgres. It first restores the environment that the process was started with.
 
-    Each Dagster command lays ``.env`` over its environment, and then reads ``dagster.yaml``, from the top. So this is
-    the first code of ours that runs in it, and what it starts (code servers, runs) inherits what is set here.
+    Every Dagster command overrides its environment with ``.env`` and then reads ``dagster.yaml`` from the top. So this
+    is our first code to run, and the code servers and runs that it starts inherit the restored environment.
     """
 
     @classmethod
     def config_type(cls) -> Any:
-        """Restore the environment, and return what Dagster then reads from it: called before it looks up the URL.
+        """Restore the environment, and return the config type. Dagster calls this before it reads the URL.
 
         Raises:
-            ClickException: there is no URL; Dagster's commands print it as one line and exit with 1.
+            ClickException: there is no URL. Dagster's commands print it as one line and exit with 1.
         """
         _restore_environment()
         url = os.environ.get("DAGSTER_POSTGRES_URL", "").strip()
@@ -38,7 +38,7 @@ class Storage(DagsterPostgresStorage):
                 "DAGSTER_POSTGRES_URL is not set: run `loginpipe local up`, which starts a Postgres and writes .env, "
                 "or set it to the URL of Dagster's own storage"
             )
-        # A mounted secret ends with a line break as a rule, which would be part of the database's name.
+        # A mounted secret usually ends with a line break, which would become part of the database's name.
         os.environ["DAGSTER_POSTGRES_URL"] = url
         return super().config_type()
 
@@ -46,10 +46,10 @@ class Storage(DagsterPostgresStorage):
     def from_config_value(  # type: ignore[override]  # as Dagster's own
         cls, inst_data: ConfigurableClassData | None, config_value: Any
     ) -> DagsterPostgresStorage:
-        """Open the storage, by connections as those of the warehouse: with verified TLS in production, or with a token.
+        """Open the storage with connections as for the warehouse: verified TLS in production, or an access token.
 
         Raises:
-            ClickException: they cannot be made so.
+            ClickException: the connection settings are invalid.
         """
         verify_connections()
         try:
@@ -59,9 +59,9 @@ class Storage(DagsterPostgresStorage):
 
 
 class EnvFile(SecretsLoader, ConfigurableClass):
-    """``.env`` in the current folder, for code servers and runs: only what the environment lacks.
+    """Load ``.env`` of the current folder for code servers and runs, without the variables that are already set.
 
-    Dagster's default gives all of it, to the code server of ``dg dev``.
+    Dagster's default passes all of them to the code server of ``dg dev``.
     """
 
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
@@ -69,31 +69,30 @@ class EnvFile(SecretsLoader, ConfigurableClass):
 
     @property
     def inst_data(self) -> ConfigurableClassData | None:
-        """What made it."""
+        """The data that Dagster made it from."""
         return self._inst_data
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
-        """Nothing can be configured."""
+        """Return no fields: nothing can be configured."""
         return {}
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> "EnvFile":
-        """Make one, as ``dagster.yaml`` names it."""
+        """Return an instance, as ``dagster.yaml`` names it."""
         del config_value
         return cls(inst_data)
 
     def get_secrets_for_environment(self, location_name: str | None) -> dict[str, str]:
-        """Return the variables of ``.env`` that are not set, with their values."""
+        """Return the variables of ``.env`` that are not set."""
         del location_name
         return {name: value for name, value in _env_file().items() if name not in os.environ}
 
 
 def begin_storage(home: Path) -> None:
-    """Make Dagster's storage, and note that it has no runs to be retried: its daemon warns where nothing is noted.
+    """Create Dagster's storage, with a record that no runs need a retry: Dagster's daemon warns if this is missing.
 
-    Args:
-        home: where ``dagster.yaml`` is.
+    `home` is the folder of ``dagster.yaml``.
     """
     from dagster._core.instance import DagsterInstance
     from dagster._daemon.auto_run_reexecution.event_log_consumer import DAGSTER_EVENT_TYPES, _create_cursor_key

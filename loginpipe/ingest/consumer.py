@@ -25,8 +25,9 @@ _CHECK_SECONDS = 0.25
 # How long a stopped or failed run waits for deletes. Orchestrators kill it after 30 seconds.
 _STOP_SECONDS = 5.0
 
-# The longest that other runs wait for deletes. The outcome is committed, so the run must still have time to succeed.
-_MAX_DELETE_SECONDS = 600.0
+# The longest that other runs wait for deletes. The outcome is committed, so the run should still succeed: it must end
+# before the longest runtime that Dagster allows it, five minutes after its time.
+MAX_DELETE_SECONDS = 180.0
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def consume(
         clean = not stop.requested
     finally:
         source.stop(wait_seconds=None if clean else _STOP_SECONDS)
-        deletes.close(wait_seconds=min(leases.visibility_seconds, _MAX_DELETE_SECONDS) if clean else _STOP_SECONDS)
+        deletes.close(wait_seconds=min(leases.visibility_seconds, MAX_DELETE_SECONDS) if clean else _STOP_SECONDS)
         try:
             recorder.flush(try_again=clean)
         except DatabaseError:

@@ -12,7 +12,7 @@ from loginpipe.logins.parsing import Envelope
 from loginpipe.logins.rejects import Reason
 from loginpipe.logins.splitting import Reject, rejected_message, split_batch
 from loginpipe.masking.compat import CompatMasking
-from loginpipe.masking.mask import MaskedLogins, clear_cells, mask_logins, seal_originals, seen_before, set_erased_aside
+from loginpipe.masking.mask import MaskedLogins, clear_cells, mask_logins, reject_erased, seal_originals, seen_before
 from loginpipe.masking.placeholders import PlaceholderToken
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import TokenKeys
@@ -93,7 +93,7 @@ def process_batch(
         ClearValueError: a cell of a masked column is not a token.
     """
     split = split_batch(messages, masking.unknown_fields, envelope=envelope)
-    split = set_erased_aside(split, messages, masking.keys, erased.erased_at)
+    split = reject_erased(split, messages, masking.keys, erased.erased_at)
     masked = mask_logins(split.accepted, masking.keys, masking.compat)
     require_tokens(masked, masking.compat)
     tokens = list(chain.from_iterable(masked.originals.values())) if masking.recipients else []

@@ -1,1 +1,1 @@
-"""An embedded Postgres and AWS endpoint with sample events: to try, to develop, to test. Never in production."""
+"""Run an embedded Postgres and AWS endpoint with sample events, to try, develop and test. Never for production."""

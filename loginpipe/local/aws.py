@@ -1,4 +1,4 @@
-"""The embedded AWS endpoint: MiniStack, on a free port of 127.0.0.1."""
+"""Start the embedded AWS endpoint, MiniStack, on a free port of 127.0.0.1."""
 
 import os
 import socket
@@ -23,17 +23,17 @@ _HEALTH_SECONDS = 2
 def start_aws(
     folder: Path, *, port: int | None, throwaway: bool, note: Callable[[Record], None], stopping: Event
 ) -> tuple[Service, int]:
-    """Start the endpoint and return it with its port.
+    """Start the endpoint, and return it with its port.
 
     Args:
-        folder: the stack's; the state goes to ``folder/aws``.
-        port: the one to take if it is free.
-        throwaway: keep no state.
-        note: called with each process as soon as there is one.
-        stopping: set when the start is to be given up.
+        folder: the stack's folder. The state goes to ``folder/aws``.
+        port: the preferred port, if it is free.
+        throwaway: True to keep no state.
+        note: called with each process as soon as it exists.
+        stopping: set to stop the start.
 
     Raises:
-        LocalStackError: it does not start.
+        LocalStackError: the endpoint does not start.
         StoppedError: `stopping` was set.
     """
     (folder / "aws").mkdir(mode=0o700, exist_ok=True)
@@ -47,7 +47,7 @@ def start_aws(
         try:
             service.wait_ready(partial(_answers, service, chosen), stopping, _START_SECONDS)
         except LocalStackError:
-            # Between the choice of a port and its use, another program can take it.
+            # Another program can take a port between its choice and its use.
             if attempt == _ATTEMPTS or not _taken(chosen):
                 raise
             chosen = _free_port()
@@ -64,21 +64,21 @@ def _launched(folder: Path, port: int, *, throwaway: bool) -> Service:
         "LOG_LEVEL": "WARNING",
         "PERSIST_STATE": "0" if throwaway else "1",
         "STATE_DIR": str(folder / "aws"),
-        # Its process file then goes with the folder.
+        # So its process file is deleted with the folder.
         "TMPDIR": str(folder / "aws"),
-        # Both would listen on every interface, and on a fixed port.
+        # Both would listen on every interface and on a fixed port.
         "IOT_MTLS_ENABLED": "0",
         "SFTP_ENABLED": "0",
-        # It removes containers of other MiniStacks at start and stop: no Docker for this one.
+        # MiniStack removes containers of other MiniStacks at start and stop, so it gets no Docker.
         "DOCKER_HOST": f"unix://{folder}/aws/no-docker.sock",
     }
-    # Python ignores unknown -X options; this one makes the command line name the folder.
+    # Python ignores unknown -X options. This one puts the folder on the command line.
     command = [sys.executable, "-X", f"loginpipe_folder={folder}", "-m", "ministack"]
     return Service("the AWS endpoint", command, folder / "aws.log", environment=environment)
 
 
 def _move_queue_urls(folder: Path, port: int, new: int) -> None:
-    """Make the saved queues' URLs, which a client may connect to, name the new port."""
+    """Write the new port into the saved queues' URLs, because a client may connect to them."""
     queues = folder / "aws" / "sqs.json"
     if port != new and queues.exists():
         queues.write_text(queues.read_text().replace(f"http://localhost:{port}/", f"http://localhost:{new}/"))
@@ -86,13 +86,13 @@ def _move_queue_urls(folder: Path, port: int, new: int) -> None:
 
 def _answers(service: Service, port: int) -> bool:
     try:
-        # Not through a proxy that the environment may name.
+        # Without the proxy that the environment may set.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"http://{HOST}:{port}/_ministack/health", timeout=_HEALTH_SECONDS) as answer:
             healthy = answer.status == 200  # noqa: PLR2004
     except (OSError, HTTPException):
         return False
-    # Another MiniStack may have taken the port in the meantime and answer in this one's place.
+    # Another MiniStack may have taken the port and answer instead.
     return healthy and _listens(service.record, port)
 
 
@@ -114,7 +114,7 @@ def _taken(port: int) -> bool:
         if probe.connect_ex((HOST, port)) == 0:
             return True
     with socket.socket() as probe:
-        # As the endpoint itself will: connections of an earlier one that have not expired do not count.
+        # The endpoint sets this too, so that expired connections of an earlier one do not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))

@@ -1,4 +1,4 @@
-"""The demonstration: embedded services, sample events, one run, and its result on a terminal."""
+"""Run the demonstration: embedded services, sample events, one run, and its result on a terminal."""
 
 import json
 import os
@@ -26,14 +26,14 @@ from loginpipe.sqs.sending import send_again, send_bodies
 SEED = 2026
 BAD_SHARE = 0.03
 
-# So many messages are followed by their ids: enough to have an invalid address among them.
+# Number of messages whose ids are kept: enough to include an invalid address.
 _FOLLOWED = 200
 _AGAIN = 10
 
 Step = Callable[[str], AbstractContextManager[Any]]
-"""Given what is being done, a context manager for as long as it lasts."""
+"""Returns a context manager for the duration of a step, given its description."""
 
-# A token is recognised by its beginning, and the columns have to fit a terminal of 80.
+# The beginning identifies a token, and the columns must fit a terminal of 80 characters.
 _LONG = 20
 _SHOWN = 12
 
@@ -81,13 +81,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The result.
+    """The result of the demonstration.
 
     Attributes:
         counts: messages sent, received, accepted, rejected, inserted, duplicates, deleted.
-        reasons: rejected messages by reason code; one with two reasons counts under both.
-        tables: results by title; the first one has an invented login in clear.
-        run_seconds: how long the run took, from its start to the last delete.
+        reasons: rejected messages by reason code. A message with two reasons counts twice.
+        tables: results by title. The first one shows an invented login in clear.
+        run_seconds: duration of the run until the last delete.
     """
 
     counts: dict[str, int]
@@ -97,11 +97,7 @@ class DemoResult:
 
 
 def run_demo(count: int, step: Step) -> DemoResult:
-    """Send sample events through the whole chain, on services that are deleted afterwards.
-
-    Args:
-        count: how many events, bad ones among them.
-        step: shows what is being done.
+    """Send sample events, including invalid ones, through the whole chain, on services that are deleted afterwards.
 
     Raises:
         LoginpipeError: a service does not start, or the run failed.
@@ -121,7 +117,7 @@ def run_demo(count: int, step: Step) -> DemoResult:
         with step("receive, validate, mask, load, delete"):
             began = time.monotonic()
             _run_job()
-            # A run ends once the queue seems drained, or its time is up: another one takes what is left.
+            # A run ends when the queue seems empty or its time is over, so the rest needs another run.
             while read_depth(queue).visible:
                 _run_job()
             run_seconds = time.monotonic() - began
@@ -180,17 +176,17 @@ def _result(stack: LocalStack, bodies: Sequence[str], followed: Mapping[str, str
 
 
 def _sent_and_stored(stack: LocalStack, event: dict[str, Any]) -> Rows:
-    """Return a login in clear, which is invented, beside its row."""
+    """Return an invented login in clear next to its row."""
     (row,) = _query(stack, _STORED, event["user_id"]).rows
     fields = ("user_id", "ip", "device_id", "app_version", "device_type", "locale")
     sent = [*((field, event[field]) for field in fields), ("create_date", "")]
-    # The version as the table has it: text is neither grouped nor aligned as a number.
+    # All values as text, so that the version is neither grouped nor aligned as a number.
     stored = [value if value is None else str(value) for value in row]
     return Rows(("field", "sent", "stored"), [(*pair, value) for pair, value in zip(sent, stored, strict=True)])
 
 
 def _one_device(stack: LocalStack, bodies: Sequence[str]) -> dict[str, Rows]:
-    """Return two logins of the first device with its token; nothing where it has but one."""
+    """Return two logins of the first device with its token, or nothing if it has only one login."""
     device = json.loads(bodies[0])["device_id"]
     users = [json.loads(body)["user_id"] for body in bodies if f'"device_id": "{device}"}}' in body][:2]
     if len(set(users)) == 1:
@@ -200,7 +196,7 @@ def _one_device(stack: LocalStack, bodies: Sequence[str]) -> dict[str, Rows]:
 
 
 def _send_and_follow(queue: Queue, bodies: Sequence[str]) -> dict[str, str]:
-    """Send messages; return their bodies by the ids that SQS gave them."""
+    """Send messages, and return their bodies by message id."""
     followed: dict[str, str] = {}
     for chunk in batched(bodies):
         entries: list[Any] = [{"Id": str(number), "MessageBody": body} for number, body in enumerate(chunk)]
@@ -210,19 +206,19 @@ def _send_and_follow(queue: Queue, bodies: Sequence[str]) -> dict[str, str]:
 
 
 def _one_rejected(stack: LocalStack, followed: Mapping[str, str]) -> dict[str, Rows]:
-    """Return a message, invented, that was rejected, with its reason; nothing where none of those followed was."""
+    """Return a rejected, invented message with its reason, or nothing if no followed message was rejected."""
     found = _query(stack, _REJECTED, list(followed))
     rows = [(field, _sent(followed[message_id], field), reason) for message_id, field, reason in found.rows]
     return {"one rejected message": Rows(("field", "sent", "reason"), rows)} if rows else {}
 
 
 def _sent(body: str, field: str) -> str:
-    """Return what a message holds in a field, or the message where it has no such field."""
+    """Return the field of a message, or the whole message if it lacks the field."""
     return str(json.loads(body)[field]) if f'"{field}"' in body else body
 
 
 def _delivered_again(stack: LocalStack, queue: Queue, followed: Mapping[str, str], sent_ms: int) -> dict[str, Rows]:
-    """Deliver messages again under the ids and the time that they had, as a redrive does; return what that changed."""
+    """Deliver messages again with their original ids and time, as a redrive does, and return what changed."""
     stored = "SELECT count(*) FROM user_logins"
     before = _query(stack, stored).rows[0][0]
     send_again(
@@ -246,7 +242,7 @@ def _delivered_again(stack: LocalStack, queue: Queue, followed: Mapping[str, str
 
 
 def _recovered(stack: LocalStack) -> dict[str, Rows]:
-    """Recover the device id that occurs most often, by the command that custodians use; return it and the log of it."""
+    """Recover the most frequent device id with the custodians' command, and return it with its access log."""
     found = _query(stack, _QUERIES["devices seen more than once"])
     if not found.rows:
         return {}
@@ -266,7 +262,7 @@ def _recovered(stack: LocalStack) -> dict[str, Rows]:
 
 
 def _command(*arguments: str) -> Any:
-    """Return what a command of ours printed as JSON.
+    """Run a command of loginpipe, and return its JSON output.
 
     Raises:
         LoginpipeError: it failed.

@@ -1,4 +1,4 @@
-"""``dg dev`` as a child: the web server, the daemon and their code servers end with us, in order."""
+"""Run ``dg dev`` as a child. The web server, the daemon and their code servers end with this process, in order."""
 
 import os
 import signal
@@ -10,20 +10,20 @@ from types import FrameType
 
 from loginpipe.common.errors import LocalStackError
 
-# `dg dev` gives its own processes up to 60 seconds to end.
+# `dg dev` gives its processes up to 60 seconds to end.
 _STOP_SECONDS = 60
-# The package cannot be run with -m, and its program need not be on the path.
+# The package cannot run with -m, and its program may not be in PATH.
 _DG = "from dagster_dg_cli.cli import main; main()"
 
 
 def require_free(port: int) -> None:
-    """Refuse a port of 127.0.0.1 on which another program listens: ``dg dev`` would go on without its UI.
+    """Refuse a port of 127.0.0.1 that another program uses, because ``dg dev`` would continue without its UI.
 
     Raises:
-        LocalStackError: it is taken, or may not be used.
+        LocalStackError: the port is taken, or may not be used.
     """
     with socket.socket() as probe:
-        # A connection that ended a moment ago is no reason.
+        # Ignore connections that ended recently.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -34,20 +34,19 @@ def require_free(port: int) -> None:
 
 
 def run_dagster_dev(port: int) -> int:
-    """Run the Dagster UI and daemon for the project in the current folder, until interrupted or terminated.
+    """Run the Dagster UI and daemon for the project in the current folder until interrupted or terminated.
 
-    Args:
-        port: of the UI, on 127.0.0.1: it has no authentication.
+    The UI uses a port of 127.0.0.1, because it has no authentication.
 
     Returns:
-        The exit code of ``dg dev``; 0 where we ended it.
+        The exit code of ``dg dev``, or 0 if this process ended it.
     """
-    # A shell that starts us in the background lets us, and so our children, ignore SIGINT.
+    # A shell makes background processes ignore SIGINT, and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _interrupt)
     command = [sys.executable, "-c", _DG, "dev", "--workspace", "workspace.yaml", "--host", "127.0.0.1"]
     command += ["--port", str(port)]
-    # A session of its own: Ctrl-C is for us, and we pass it on once.
+    # In a session of its own, so that only this process gets Ctrl-C, and passes it on once.
     dagster = subprocess.Popen(command, env=os.environ, start_new_session=True)  # noqa: S603 - our own command line
     try:
         return dagster.wait()
@@ -57,7 +56,7 @@ def run_dagster_dev(port: int) -> int:
             dagster.wait(_STOP_SECONDS)
         return 0
     finally:
-        # Whatever of its session is left, such as code servers that wait for a heartbeat.
+        # The rest of its session, such as code servers that wait for a heartbeat.
         with suppress(ProcessLookupError):
             os.killpg(dagster.pid, signal.SIGKILL)
         dagster.wait()

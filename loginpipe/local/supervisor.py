@@ -1,10 +1,10 @@
-"""The one process that starts the services, watches them, and stops them, for every use of the local stack.
+"""Start, watch and stop the services of a local stack, in one process.
 
     python -m loginpipe.local.supervisor FOLDER [--until-eof] [--throwaway]
 
-It stops at SIGTERM or SIGINT and, with ``--until-eof``, at the end of its standard input. That end comes
-also when the process at the other end was killed, so the services never outlive a test run or a demo. It writes
-one line to standard output, ``ready`` or what went wrong.
+It stops at SIGTERM or SIGINT and, with ``--until-eof``, at the end of its standard input. Standard input also ends if
+the process at the other end is killed, so the services never outlive a test run or a demo. It writes one line to
+standard output: ``ready`` or the error.
 """
 
 import argparse
@@ -27,7 +27,7 @@ _WATCH_SECONDS = 0.5
 
 
 def main() -> int:
-    """Run until told to stop; return the exit code."""
+    """Run until a stop is requested, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m loginpipe.local.supervisor", description="Run a local stack.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--until-eof", action="store_true", help="stop when standard input ends")
@@ -35,23 +35,23 @@ def main() -> int:
     arguments = parser.parse_args()
     stopping = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        # In a thread: the handler may interrupt a wait on the event while that holds the event's lock.
+        # In a thread: the handler may interrupt a wait on the event, which holds the event's lock.
         signal.signal(number, lambda *_: Thread(target=stopping.set).start())
     if arguments.until_eof:
         Thread(target=_await_eof, args=(stopping,), daemon=True).start()
     folder: Path = arguments.folder.resolve()
-    # The services inherit it. Where this was started may be gone tomorrow, or closed to the user Postgres runs as.
+    # The services inherit this folder. The original one may disappear, or be closed to the user that Postgres runs as.
     os.chdir(folder)
     try:
         with exclusive(folder):
             _supervise(folder, stopping, throwaway=arguments.throwaway)
             with suppress(OSError):
-                # A socket's folder of its own; the data folder, where the socket is otherwise, is not empty.
+                # This removes a separate socket folder only: the data folder is not empty.
                 socket_folder(folder).rmdir()
             if arguments.throwaway:
                 shutil.rmtree(folder, ignore_errors=True)
     except LocalStackError as error:
-        # A folder that something went wrong in stays, for its logs.
+        # After an error the folder stays, for its logs.
         _tell(str(error))
         sys.stderr.write(f"{error}\n")
         return 1
@@ -67,7 +67,7 @@ def _supervise(folder: Path, stopping: Event, *, throwaway: bool) -> None:
     with ExitStack() as stops:
 
         def note(record: Record) -> None:
-            # Before anything else can go wrong: what is written down can be stopped by the next supervisor.
+            # Record it first, so that the next supervisor can stop it after any error.
             state.processes.append(record)
             write_state(folder, state)
             stops.callback(record.stop)
@@ -100,14 +100,14 @@ def _myself() -> Record:
 
 
 def _await_eof(stopping: Event) -> None:
-    # Not sys.stdin, whose lock a thread still reading would hold while the interpreter ends.
+    # Not sys.stdin: a thread that reads it would hold its lock while the interpreter ends.
     while os.read(0, 4096):
         pass
     stopping.set()
 
 
 def _tell(line: str) -> None:
-    # The waiting process may be gone; then no one needs to know.
+    # The waiting process may have ended.
     with suppress(OSError):
         os.write(1, line.encode() + b"\n")
 

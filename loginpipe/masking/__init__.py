@@ -1,1 +1,1 @@
-"""The write side of personal data: tokens, sealing and the keys for both. It cannot open what it seals."""
+"""Write personal data: tokens, sealing, and the keys for both. This package cannot open what it seals."""

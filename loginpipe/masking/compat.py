@@ -1,8 +1,8 @@
-"""Maskings of older schemes, for installations whose table holds their values already and must stay joinable.
+"""Mask with older schemes, for installations whose table already holds their values and must stay joinable.
 
-Not for anything new: addresses and device ids are so few that whoever holds the table tries them all in minutes, salt
-or no salt. They mask the stripped text as received, as those schemes did: two spellings of one address are two values,
-and so are two cases of one UUID, and an address with a port and without. Anything else would not join with the table.
+Do not use them for new tables. There are so few addresses and device ids that anyone who has the table can try them all
+in minutes, with or without a salt. To stay joinable, the schemes mask the text as received, stripped: two spellings of
+an address, two cases of a UUID, or an address with and without a port give different values.
 """
 
 import re
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from hashlib import md5, sha256
 
 HMAC = "hmac-sha256"
-"""The value of ``LOGINPIPE_MASKING`` for tokens, which is no masking of this file."""
+"""The value of ``LOGINPIPE_MASKING`` for tokens. `loginpipe.masking.tokens` makes them, not this file."""
 PLAIN = "compat-sha256"
 SALTED = "compat-sha256-salted"
 BASE64 = "compat-sha256-base64"
@@ -41,29 +41,27 @@ _SCHEMES: Mapping[str, tuple[Callable[[bytes, bytes], str], re.Pattern[str]]] = 
 
 @dataclass(frozen=True)
 class CompatMasking:
-    """One of the older schemes; the same for every field.
+    """An older scheme, which masks every field in the same way.
 
-    Attributes:
-        name: as in ``LOGINPIPE_MASKING``.
-        salt: what goes before the value in `SALTED`; the others have none.
+    `name` is a value of ``LOGINPIPE_MASKING``. `salt` is put before the value by `SALTED`, and empty otherwise.
     """
 
     name: str
     salt: bytes = field(default=b"", repr=False)
 
     def tokens(self, values: Sequence[bytes]) -> list[str]:
-        """Return the masked form of each value, in order; see `received` for what a value is."""
+        """Return the masked form of each value, in order. The values come from `received`."""
         masked, _ = _SCHEMES[self.name]
         return [masked(self.salt, value) for value in values]
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """What every masked value matches in full."""
+        """The pattern that every masked value matches in full."""
         return _SCHEMES[self.name][1]
 
     @property
     def warning(self) -> str:
-        """What is to be said at every start."""
+        """The warning to log at every start."""
         return (
             f"LOGINPIPE_MASKING is {self.name}: whoever holds the table can find address and device id of every login "
             f"by trying them all; once nothing depends on the old values, set it to {HMAC}"
@@ -71,7 +69,7 @@ class CompatMasking:
 
 
 def schemes_of(token: str) -> frozenset[str]:
-    """Return the names of the schemes that a masked value may be of, by its form."""
+    """Return the names of the schemes that can have made a masked value, by its form."""
     return frozenset(name for name, (_, pattern) in _SCHEMES.items() if pattern.fullmatch(token))
 
 

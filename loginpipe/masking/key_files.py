@@ -1,7 +1,7 @@
-"""Keys in files, the provider ``file:``. They are made exclusively and atomically, and never overwritten.
+"""Keep keys in files, the provider ``file:``. New files appear as a whole, and never overwrite another.
 
-The file of the token keys is a document (`loginpipe.masking.token_key_document`), read only where no other user
-can read it. The seal key is PEM, its private half in a file beside it that the pipeline never opens.
+The token key file holds a document (`loginpipe.masking.token_key_document`), and is read only if no other user can
+read it. The seal key is a PEM file. Its private half is in a second file that the pipeline never opens.
 """
 
 from pathlib import Path
@@ -30,10 +30,10 @@ _WHAT = "token key file"
 
 
 def read_token_keys(path: Path) -> TokenKeys:
-    """Read and derive the token keys in a file.
+    """Read a token key file and derive its keys.
 
     Raises:
-        KeyFileError: absent, readable by others, or no document of token keys.
+        KeyFileError: the file is absent, readable by others, or holds no token key document.
     """
     return _document(path).derived()
 
@@ -42,7 +42,7 @@ def read_seal_key(path: Path) -> SealKey:
     """Read the public half of a seal key.
 
     Raises:
-        KeyFileError: absent, or no public RSA key of 3072 bits or more in PEM.
+        KeyFileError: the file is absent, or holds no public RSA key of 3072 bits or more in PEM.
     """
     try:
         content = path.read_bytes()
@@ -59,28 +59,28 @@ def read_seal_key(path: Path) -> SealKey:
 
 
 def read_salt(path: Path) -> bytes:
-    """Read the salt of a compat masking: the file's content without the line break that ends it.
+    """Read the salt of an older scheme: the file's content without final line breaks.
 
     Raises:
-        KeyFileError: absent or readable by others.
+        KeyFileError: the file is absent or readable by others.
     """
     return read_private_file(path, "salt file").rstrip(b"\r\n")
 
 
 def generate_token_keys(path: Path, *, development: bool) -> None:
-    """Make a token key of version 1 in a new file.
+    """Create a file with a new token key of version 1.
 
     Raises:
-        KeyFileError: the file exists, or cannot be written.
+        KeyFileError: the file exists or cannot be written.
     """
     create_private_file(path, new_document(development=development).text().encode())
 
 
 def rotate_token_keys(path: Path) -> TokenKeys:
-    """Add a new version, which is the current one from then on, to a file; interrupted, the old file stays whole.
+    """Add a new version to a file and make it the current one. An interruption leaves the old file intact.
 
     Raises:
-        KeyFileError: it cannot be read or written, or another process is at it.
+        KeyFileError: the file cannot be read or written, or another process is changing it.
     """
     with exclusively(path, _WHAT):
         document = rotated(_document(path), str(path))
@@ -89,10 +89,10 @@ def rotate_token_keys(path: Path) -> TokenKeys:
 
 
 def generate_seal_key(public: Path, passphrase: str | None = None) -> Path:
-    """Make a seal key in two new files, and return the one of the private half.
+    """Create a seal key in two new files, and return the path of the private half.
 
     Raises:
-        KeyFileError: one of the files exists, or cannot be written.
+        KeyFileError: one of the files exists or cannot be written.
     """
     private = private_half(public)
     if public.exists() or public.is_symlink():
@@ -114,7 +114,7 @@ def generate_seal_key(public: Path, passphrase: str | None = None) -> Path:
 
 
 def private_half(public: Path) -> Path:
-    """Return the file of the private half: ``seal_public.pem`` → ``seal_private.pem``."""
+    """Return the path of the private half: ``seal_public.pem`` → ``seal_private.pem``."""
     return public.with_name(f"{public.stem.removesuffix('_public')}_private{public.suffix}")
 
 

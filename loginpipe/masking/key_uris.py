@@ -1,11 +1,11 @@
-"""What the settings for keys may say: ``<provider>:<the key's name there>``. Pure: nothing is opened here.
+"""Parse the settings that name keys: ``<provider>:<name of the key there>``. Pure: it opens no key.
 
     file:keys/token_keys.json               a path, relative to the current folder unless it begins with a slash
-    awskms:alias/tokens                     a key id, ARN or alias: token keys of version 1, or a seal key
-    awskms:v1=alias/one,v2=alias/two        token keys of several versions; the highest is the current one
+    awskms:alias/tokens                     a key id, ARN or alias: a token key of version 1, or a seal key
+    awskms:v1=alias/one,v2=alias/two        token keys of several versions; the highest version is current
     secretsmanager:loginpipe/token-keys     the name or ARN of a secret
 
-Seal keys are a list of such URIs, with commas between them, so their paths and names hold no comma.
+Seal keys are a list of such URIs, separated by commas, so their paths and names contain no comma.
 """
 
 import re
@@ -35,10 +35,10 @@ class KeyUri:
 
 
 def key_uri(text: str, setting: str, providers: Collection[str]) -> KeyUri:
-    """Take a URI apart.
+    """Split a URI into provider and name.
 
     Raises:
-        KeyFileError: another provider or none; names the setting, not its value, which may be a key itself.
+        KeyFileError: the provider is missing or not in `providers`. The message omits the value, which may be a key.
     """
     provider, _, name = text.partition(":")
     if provider not in providers or not name.strip():
@@ -48,10 +48,10 @@ def key_uri(text: str, setting: str, providers: Collection[str]) -> KeyUri:
 
 
 def key_path(uri: KeyUri, setting: str) -> Path:
-    """Return the file that a ``file:`` URI names.
+    """Return the path in a ``file:`` URI.
 
     Raises:
-        KeyFileError: no such home folder; names the setting, not its value.
+        KeyFileError: the home folder does not exist. The message names the setting, not its value.
     """
     try:
         return Path(uri.name.removeprefix("//")).expanduser()
@@ -60,10 +60,10 @@ def key_path(uri: KeyUri, setting: str) -> Path:
 
 
 def kms_keys_by_version(uri: KeyUri, setting: str) -> dict[int, str]:
-    """Return version → key id of the token keys that an ``awskms:`` URI names.
+    """Return version → key id of the token keys in an ``awskms:`` URI.
 
     Raises:
-        KeyFileError: neither one key id nor a list of versions; a version or a key twice.
+        KeyFileError: the URI is neither one key id nor a list of versions, or repeats a version or a key.
     """
     parts = uri.name.split(",")
     if len(parts) == 1 and "=" not in uri.name:

@@ -1,4 +1,4 @@
-"""The keys that the settings name: loaded by the provider in their URI (`loginpipe.masking.key_uris`), and pinned."""
+"""Load the keys that the settings name from the provider in their URI, and check their pins."""
 
 import re
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from loginpipe.masking.secret_keys import (
 from loginpipe.masking.tokens import TokenKeys
 
 SEAL_OFF = "off"
-"""The value of ``LOGINPIPE_SEAL_KEY`` for tokens only: nothing sealed, so nothing recoverable."""
+"""The value of ``LOGINPIPE_SEAL_KEY`` that turns sealing off: only tokens are stored, and no value is recoverable."""
 
 SEAL_KEY = "LOGINPIPE_SEAL_KEY"
 _SETTING = "LOGINPIPE_TOKEN_KEYS"
@@ -28,7 +28,7 @@ _SETTING = "LOGINPIPE_TOKEN_KEYS"
 
 @dataclass(frozen=True)
 class NamedSealKey:
-    """A seal key and where it is, for messages."""
+    """A seal key and its location, for messages."""
 
     uri: KeyUri
     place: str
@@ -36,16 +36,16 @@ class NamedSealKey:
 
 
 def token_key_uri(uri: str) -> KeyUri:
-    """Take ``LOGINPIPE_TOKEN_KEYS`` apart.
+    """Parse ``LOGINPIPE_TOKEN_KEYS``.
 
     Raises:
-        KeyFileError: it names no provider of token keys.
+        KeyFileError: the value names no provider of token keys.
     """
     return key_uri(uri, _SETTING, (FILE, KMS, SECRETS_MANAGER))
 
 
 def seal_key_uris(uris: str) -> tuple[KeyUri, ...]:
-    """Take ``LOGINPIPE_SEAL_KEY`` apart; there are none where it is `SEAL_OFF`.
+    """Parse ``LOGINPIPE_SEAL_KEY``; return no URI if it is `SEAL_OFF`.
 
     Raises:
         KeyFileError: a part names no provider of seal keys.
@@ -56,14 +56,10 @@ def seal_key_uris(uris: str) -> tuple[KeyUri, ...]:
 
 
 def load_token_keys(uri: str, *, production: bool) -> TokenKeys:
-    """Load and derive the token keys.
-
-    Args:
-        uri: the value of ``LOGINPIPE_TOKEN_KEYS``.
-        production: refuse keys that were made for development, and AWS endpoints without https.
+    """Load and derive the token keys. In production, refuse development keys, and AWS endpoints without https.
 
     Raises:
-        KeyFileError: unknown scheme; keys absent, malformed, refused, readable by others, or for development only.
+        KeyFileError: unknown scheme, or keys absent, malformed, refused, readable by others or for development only.
     """
     keys = read_token_keys(uri, production=production)
     if production and keys.development:
@@ -74,7 +70,7 @@ def load_token_keys(uri: str, *, production: bool) -> TokenKeys:
 
 
 def read_token_keys(uri: str, *, production: bool) -> TokenKeys:
-    """Read and derive the token keys, those for development in production too.
+    """Read and derive the token keys. Unlike `load_token_keys`, accept development keys in production.
 
     Raises:
         KeyFileError: as `load_token_keys`.
@@ -89,10 +85,10 @@ def read_token_keys(uri: str, *, production: bool) -> TokenKeys:
 
 
 def rotate_token_keys(uri: str, *, production: bool) -> TokenKeys:
-    """Add a new version of the token key where the setting says they are, and make it the current one.
+    """Add a new version to the token keys that the setting names, and make it the current one.
 
     Raises:
-        KeyFileError: it cannot be read or written; the keys are in KMS, where a new key is made by its administrator.
+        KeyFileError: the keys cannot be read or written, or are in KMS, where an administrator makes the new key.
     """
     source = token_key_uri(uri)
     if source.provider == FILE:
@@ -109,10 +105,10 @@ def rotate_token_keys(uri: str, *, production: bool) -> TokenKeys:
 
 
 def read_seal_keys(uris: str, *, production: bool) -> tuple[NamedSealKey, ...]:
-    """Read the public keys that ``LOGINPIPE_SEAL_KEY`` names, pinned or not; none where sealing is off.
+    """Read the public keys that ``LOGINPIPE_SEAL_KEY`` names, without checking pins. Return none if sealing is off.
 
     Raises:
-        KeyFileError: unknown scheme; a key absent, malformed, refused, too short, or named twice.
+        KeyFileError: the scheme is unknown, or a key is absent, malformed, refused, too short, or named twice.
     """
     named = tuple(_read_seal_key(uri, production=production) for uri in seal_key_uris(uris))
     if len({each.key.fingerprint for each in named}) < len(named):
@@ -121,15 +117,15 @@ def read_seal_keys(uris: str, *, production: bool) -> tuple[NamedSealKey, ...]:
 
 
 def load_seal_keys(uri: str, *, fingerprint: str | None, production: bool) -> tuple[SealKey, ...]:
-    """Load the public keys that data keys are wrapped with, in the setting's order; none where sealing is off.
+    """Load the public keys that wrap data keys, in the setting's order. Return none if sealing is off.
 
     Args:
         uri: the value of ``LOGINPIPE_SEAL_KEY``.
-        fingerprint: the pinned SHA-256 of each key in hex, with commas between them, in any order; or None.
-        production: refuse keys without a pinned fingerprint.
+        fingerprint: the pinned SHA-256 of each key in hex, separated by commas, in any order; or None.
+        production: True to refuse keys without a pinned fingerprint.
 
     Raises:
-        KeyFileError: as `read_seal_keys`; not pinned, or not the ones pinned.
+        KeyFileError: as `read_seal_keys`; also if the keys are not exactly the pinned ones.
     """
     named = read_seal_keys(uri, production=production)
     if named and (production or fingerprint is not None):
@@ -138,10 +134,10 @@ def load_seal_keys(uri: str, *, fingerprint: str | None, production: bool) -> tu
 
 
 def key_file(uri: str, setting: str) -> Path:
-    """Return the file that a ``file:`` URI names.
+    """Return the path in a ``file:`` URI.
 
     Raises:
-        KeyFileError: another scheme, or no such home folder; names the setting, not its value.
+        KeyFileError: another scheme, or no such home folder. The message names the setting, not its value.
     """
     return key_path(key_uri(uri, setting, (FILE,)), setting)
 
@@ -157,17 +153,17 @@ _FINGERPRINT = "LOGINPIPE_SEAL_KEY_FINGERPRINT"
 
 
 def pinned_fingerprints(setting: str | None) -> frozenset[str]:
-    """Take ``LOGINPIPE_SEAL_KEY_FINGERPRINT`` apart: each in lower case, without the colons that other tools put in."""
+    """Parse ``LOGINPIPE_SEAL_KEY_FINGERPRINT``: lower the case, and remove the colons that other tools write."""
     if setting is None:
         return frozenset()
     return frozenset(part.replace(":", "").strip().lower() for part in setting.split(","))
 
 
 def require_pinned(named: Sequence[NamedSealKey], setting: str | None) -> None:
-    """Refuse keys that are not, each and all of them, the pinned ones; the order is of no account.
+    """Raise an error unless the keys are exactly the pinned ones, in any order.
 
     Raises:
-        KeyFileError: a key that is not pinned, or more pinned ones than keys.
+        KeyFileError: a key is not pinned, or there are more pins than keys.
     """
     if setting is None:
         found = ",".join(each.key.fingerprint for each in named)
@@ -194,15 +190,10 @@ COMPAT_SALT = "LOGINPIPE_COMPAT_SALT"
 
 
 def load_compat(name: str, salt: str | None, *, production: bool) -> CompatMasking | None:
-    """Return the older scheme to mask with, or None for tokens.
-
-    Args:
-        name: the value of ``LOGINPIPE_MASKING``.
-        salt: the value of ``LOGINPIPE_COMPAT_SALT``, which the salted scheme alone needs.
-        production: refuse AWS endpoints without https.
+    """Return the older scheme to mask with, or None for tokens. Only the salted scheme needs the URI of a salt.
 
     Raises:
-        KeyFileError: no salt where one is needed; unknown scheme; absent, empty, refused or readable by others.
+        KeyFileError: the scheme is unknown, or the salt is absent, empty, refused or readable by others.
     """
     if name == HMAC:
         return None

@@ -1,8 +1,8 @@
-"""Keys in AWS KMS, the provider ``awskms:``. The key itself never leaves KMS.
+"""Use keys in AWS KMS, the provider ``awskms:``. The keys never leave KMS.
 
-A token key is an HMAC_256 key. What leaves is its MAC of each field's `derivation_label`, the derived key that a file
-with the same key gives too: one call a field and version at start. The seal key is an RSA key whose public half is
-fetched; its private half opens by KMS' ``Decrypt``, which the pipeline is not allowed.
+A token key is an HMAC_256 key. Only its MAC of each field's `derivation_label` leaves KMS: the same derived key that a
+file with this key would give. This takes one call per field and version at start. The seal key is an RSA key. Its
+public half is fetched; its private half is used by KMS' ``Decrypt``, which the pipeline has no permission for.
 """
 
 from collections.abc import Mapping
@@ -38,10 +38,10 @@ _PUBLIC_KEY_PERMISSIONS = "kms:DescribeKey and kms:GetPublicKey"
 
 
 def kms_client(*, production: bool) -> "KMSClient":
-    """Make a client of KMS.
+    """Return a client of KMS.
 
     Raises:
-        KeyFileError: no region, a wrong profile or endpoint; in production also an endpoint that is not https.
+        KeyFileError: no region, a wrong profile or endpoint, or in production an endpoint without https.
     """
     client: KMSClient = aws_client("kms", Wording(KeyFileError, "KMS"), production=production)
     return client
@@ -53,10 +53,10 @@ def kms_errors(key_id: str, permissions: str) -> AbstractContextManager[None]:
 
 
 def read_kms_token_keys(client: "KMSClient", key_ids: Mapping[int, str]) -> TokenKeys:
-    """Derive the token keys that KMS holds; the highest version is the current one.
+    """Derive the token keys in KMS. The highest version is the current one.
 
     Raises:
-        KeyFileError: absent, refused, not enabled or not for that; two versions that are one key.
+        KeyFileError: a key is absent, refused, not enabled or for another use, or two versions are the same key.
     """
     derived = {version: _derived(client, key_id) for version, key_id in sorted(key_ids.items())}
     if len({keys["ip"] for keys in derived.values()}) < len(derived):
@@ -68,7 +68,7 @@ def read_kms_seal_key(client: "KMSClient", key_id: str) -> SealKey:
     """Fetch the public half of a seal key.
 
     Raises:
-        KeyFileError: absent, refused, not enabled, or no RSA key of 3072 bits or more for encryption.
+        KeyFileError: the key is absent, refused, not enabled, or no RSA key of 3072 bits or more for encryption.
     """
     what = kms_key(key_id)
     _require_usable(client, key_id, "ENCRYPT_DECRYPT", "RSA_", _PUBLIC_KEY_PERMISSIONS)
@@ -82,7 +82,7 @@ def read_kms_seal_key(client: "KMSClient", key_id: str) -> SealKey:
 
 
 def kms_key(key_id: str) -> str:
-    """Name a key for a message."""
+    """Return the name of a key for a message."""
     return f"the KMS key {key_id}"
 
 

@@ -1,4 +1,4 @@
-"""Validated logins to masked ones, without those of erased users: from here on no personal data is in clear."""
+"""Mask validated logins and drop those of erased users. After this step no personal data is in clear."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ from loginpipe.masking.tokens import TokenKeys, token_pattern
 MASKED_COLUMNS: Mapping[str, str] = {"masked_ip": "ip", "masked_device_id": "device_id"}
 """Masked column → the field whose tokens it holds."""
 
-# As validated: the others are made here.
+# The columns kept as validated. This file makes the others.
 _KEPT = ("message_id", *(name for name in COLUMN_NAMES if name not in {*MASKED_COLUMNS, "create_date"}))
 
 _EPOCH = date(1970, 1, 1)
@@ -33,13 +33,13 @@ _CANONICAL: Mapping[str, Callable[[str], bytes]] = {"ip": canonical_address, "de
 
 @dataclass(frozen=True)
 class MaskedLogins:
-    """Logins without clear values, and apart from them what the tokens stand for.
+    """Logins without clear values, and separately the values behind the tokens.
 
     Attributes:
         columns: message_id, user_id, device_type, masked_ip, masked_device_id, locale, app_version, sent_ms (int:
-            milliseconds since 1970, UTC) and create_date (date, UTC): the values of each, in the order of the rows.
-        originals: field name → token → value in clear, for sealing. Not shown by ``repr``.
-        aliases: old token and new one of each distinct value, for every older key version held.
+            milliseconds since 1970, UTC) and create_date (date, UTC): the values of each column, in row order.
+        originals: field name → token → value in clear, for sealing. ``repr`` omits it.
+        aliases: old and new token of each distinct value, for every older key version.
     """
 
     columns: Mapping[str, Sequence[Any]] = field(repr=False)
@@ -51,12 +51,9 @@ class MaskedLogins:
 
 
 def mask_logins(validated: pd.DataFrame, keys: TokenKeys, compat: CompatMasking | None = None) -> MaskedLogins:
-    """Replace ``ip`` and ``device_id`` by tokens.
+    """Replace ``ip`` and ``device_id`` by tokens, or by an older scheme's values, which then have no aliases.
 
-    Args:
-        validated: `loginpipe.logins.schema.VALIDATED_LOGINS_SCHEMA`.
-        keys: the token keys.
-        compat: the older scheme to mask with instead; there are no aliases then.
+    `validated` has `loginpipe.logins.schema.VALIDATED_LOGINS_SCHEMA`.
     """
     clear = {name: validated[name].tolist() for name in MASKED_COLUMNS.values()}
     if compat is None:
@@ -81,13 +78,13 @@ def mask_logins(validated: pd.DataFrame, keys: TokenKeys, compat: CompatMasking 
 
 
 def utc_dates(sent_ms: Sequence[int]) -> list[date]:
-    """Return the UTC date of each time (milliseconds since 1970); one object a day, as most batches have few days."""
+    """Return the UTC date of each time (milliseconds since 1970). Dates share objects: most batches have few days."""
     days = {day: _EPOCH + timedelta(days=day) for day in {ms // _DAY_MS for ms in sent_ms}}
     return [days[ms // _DAY_MS] for ms in sent_ms]
 
 
 def _aliases(field_name: str, canonical_values: Iterable[bytes], keys: TokenKeys) -> list[tuple[str, str]]:
-    """Return the token of every older version with the one of the current version, for each distinct value."""
+    """Return, for each distinct value, its token of every older version with its token of the current version."""
     if not keys.older:
         return []
     distinct = list(dict.fromkeys(canonical_values))
@@ -100,12 +97,12 @@ def _aliases(field_name: str, canonical_values: Iterable[bytes], keys: TokenKeys
 def seen_before(
     masked: MaskedLogins, known: frozenset[str], placeholders: Sequence[PlaceholderToken] = ()
 ) -> dict[str, float]:
-    """Return, by field, the share of logins (0 to 1) whose value came before: earlier in the batch, or in the vault.
+    """Return, by field, the share of logins (0 to 1) whose value occurred earlier in the batch or is in the vault.
 
     Args:
-        masked: the batch; an empty one has a share of 0.
-        known: the tokens that the vault knew before this batch.
-        placeholders: the tokens that stand for no value: their logins have none that could have come before.
+        masked: the batch. An empty one has a share of 0.
+        known: the tokens that the vault held before this batch.
+        placeholders: the tokens that stand for no value. Their logins do not count as seen before.
     """
     logins = len(masked)
     shares = {}
@@ -121,9 +118,7 @@ def seen_before(
 def clear_cells(masked: MaskedLogins, compat: CompatMasking | None = None) -> dict[str, int]:
     """Count, for each masked column, the cells that are no token of its field.
 
-    Args:
-        masked: the batch.
-        compat: the older scheme that is in force instead; a clear value that looks like one of its own is not told.
+    With an older scheme, a clear value that has the form of its values is not counted.
     """
     counts = {}
     for column, field_name in MASKED_COLUMNS.items():
@@ -138,7 +133,7 @@ def _matches(pattern: Pattern[str], cell: object) -> bool:
 
 
 def _all_match(pattern: Pattern[str], cells: Sequence[Any]) -> bool:
-    """Say whether every cell matches, in less than half the time of one by one. No match holds a line feed."""
+    """Return True if every cell matches, in less than half the time of a loop. No match contains a line feed."""
     try:
         lines = "\n".join([*cells, ""])
     except TypeError:
@@ -149,10 +144,10 @@ def _all_match(pattern: Pattern[str], cells: Sequence[Any]) -> bool:
 def seal_originals(
     originals: Mapping[str, Mapping[str, bytes]], known: frozenset[str], recipients: tuple[SealKey, ...]
 ) -> Sealed:
-    """Seal what each token stands for, leaving out the tokens that the vault knows.
+    """Seal the values of the tokens that the vault does not hold.
 
     Returns:
-        Nothing sealed where there is no recipient: sealing is off.
+        An empty result if there are no recipients, because sealing is off.
     """
     if not recipients:
         return Sealed()
@@ -165,19 +160,19 @@ def seal_originals(
     )
 
 
-def set_erased_aside(
+def reject_erased(
     split: SplitBatch, messages: Sequence[Message], keys: TokenKeys, erased_at: Mapping[bytes, datetime]
 ) -> SplitBatch:
-    """Turn the accepted logins of erased users into rejects without a body: those sent before the erasure.
+    """Turn the logins of erased users that were sent up to the erasure into rejects without a body.
 
     Args:
-        split: what became of a batch.
-        messages: what it was made of.
-        keys: the token keys; a tombstone of any version held counts.
-        erased_at: tombstone → when the user was erased. A login of a later time is a new one.
+        split: the split batch.
+        messages: the messages of the batch.
+        keys: the token keys. A tombstone of any version counts.
+        erased_at: tombstone → time of the erasure. A login sent later is accepted.
 
     Returns:
-        The same where no user of the batch was erased.
+        `split` itself if no login is affected.
     """
     if not erased_at or split.accepted.empty:
         return split
@@ -198,7 +193,7 @@ def set_erased_aside(
 
 
 def _erased_until(users: list[str], keys: TokenKeys, erased_at: Mapping[bytes, datetime]) -> dict[str, datetime]:
-    """Return when each erased user was erased, the last time of several; of the others nothing."""
+    """Return the erased users with the time of their latest erasure."""
     until: dict[str, datetime] = {}
     for tombstones in keys.tombstones_of_all(users).values():
         for user, tombstone in zip(users, tombstones, strict=True):

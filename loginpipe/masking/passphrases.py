@@ -1,8 +1,7 @@
-"""A private key behind a passphrase: PKCS#8, encrypted as in RFC 8018 (PBES2) with scrypt (RFC 7914) and AES-256-CBC.
+"""Encrypt private keys with a passphrase: PKCS#8, PBES2 (RFC 8018) with scrypt (RFC 7914) and AES-256-CBC.
 
-`cryptography` writes PKCS#8 with PBKDF2 of 2,048 rounds only, which a graphics card tries by the million a second; it
-reads this form, and so does OpenSSL. The parameters are OWASP's, at the memory that OpenSSL admits: 16 MiB, a quarter
-of a second a try.
+`cryptography` writes PKCS#8 only with PBKDF2 of 2,048 rounds, which a graphics card tries millions of times a second.
+It reads this form, and so does OpenSSL. OWASP's parameters for 16 MiB, which OpenSSL allows: a try takes 0.25 seconds.
 """
 
 import secrets
@@ -38,7 +37,7 @@ _SHORT_LENGTH = 0x80
 
 
 def encrypted_pem(key: rsa.RSAPrivateKey, passphrase: str) -> bytes:
-    """Return a private key in PEM that opens with the passphrase, as UTF-8, alone."""
+    """Return a private key in PEM that only the passphrase (as UTF-8) opens."""
     plain = key.private_bytes(
         serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -65,7 +64,6 @@ def _integer(value: int) -> bytes:
 
 
 def _element(tag: int, content: bytes) -> bytes:
-    """Return a DER element: tag, length, content."""
     size = len(content)
     if size < _SHORT_LENGTH:
         return bytes((tag, size)) + content

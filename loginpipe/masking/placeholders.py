@@ -1,4 +1,4 @@
-"""The tokens of placeholders, so that the database knows them without knowing any value."""
+"""Make the tokens of placeholders, so that the database can recognise them without any clear value."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -10,12 +10,7 @@ from loginpipe.masking.tokens import TokenKeys
 
 
 class PlaceholderToken(NamedTuple):
-    """The token of a placeholder.
-
-    Attributes:
-        field: ``ip`` or ``device_id``.
-        made_by: the version of the token key, as in ``v1``, or the name of the older scheme.
-    """
+    """The token of a placeholder for ``ip`` or ``device_id``, made by a key version (``v1``) or an older scheme."""
 
     token: str
     field: str
@@ -25,12 +20,9 @@ class PlaceholderToken(NamedTuple):
 def placeholder_tokens(
     further: Iterable[str], keys: TokenKeys, compat: CompatMasking | None = None
 ) -> list[PlaceholderToken]:
-    """Return the tokens of every placeholder under every key version that is in use, each once.
+    """Return the tokens of built-in and further placeholders, for the current and older key versions, each once.
 
-    Args:
-        further: placeholders beside the known ones.
-        keys: the token keys; versions above the current one make no tokens yet.
-        compat: the older scheme that is in force, whose values are placeholders too.
+    Versions above the current one make no tokens yet. An older scheme in use adds its values of the placeholders.
     """
     texts = all_spellings(further)
     addresses = list(filter(is_address, texts))

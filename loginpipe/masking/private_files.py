@@ -1,4 +1,4 @@
-"""Files for their owner alone: read only where no other user can read them, made and replaced as a whole."""
+"""Read, create and replace files that only their owner can read. Writes take effect as a whole or not at all."""
 
 import fcntl
 import os
@@ -12,10 +12,10 @@ from loginpipe.common.errors import KeyFileError
 
 
 def read_private_file(path: Path, what: str) -> bytes:
-    """Return the content of a file that no other user can touch.
+    """Return the content of a file that no other user can access.
 
     Raises:
-        KeyFileError: absent, or its mode lets others in.
+        KeyFileError: the file is absent, or its mode gives others access.
     """
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
@@ -28,10 +28,10 @@ def read_private_file(path: Path, what: str) -> bytes:
 
 
 def create_private_file(path: Path, content: bytes) -> None:
-    """Write a new file of mode 0600; it appears whole or not at all.
+    """Write a new file of mode 0600, which appears as a whole or not at all.
 
     Raises:
-        KeyFileError: it exists, or cannot be written.
+        KeyFileError: the file exists or cannot be written.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -43,7 +43,7 @@ def create_private_file(path: Path, content: bytes) -> None:
     try:
         try:
             _write(draft, content)
-            # A link, unlike a rename, fails where the name is taken.
+            # A link, unlike a rename, fails if the name is taken.
             os.link(draft, path)
         finally:
             draft.unlink(missing_ok=True)
@@ -54,15 +54,15 @@ def create_private_file(path: Path, content: bytes) -> None:
 
 
 def replace_private_file(path: Path, content: bytes) -> None:
-    """Put a new content in place of a file's, whole or not at all; owner and group stay, the mode becomes 0600.
+    """Replace the content of a file as a whole or not at all. Owner and group stay; the mode becomes 0600.
 
-    Interrupted at any point, the file is the old one or the new one. Hold `exclusively` around reading and replacing.
+    An interruption leaves the old file or the new one. Hold `exclusively` around reading and replacing.
 
     Raises:
-        KeyFileError: it cannot be written.
+        KeyFileError: the file cannot be written.
     """
     path = path.resolve()
-    # One name, so that what an interrupted attempt left behind goes with the next one.
+    # Always the same name, so that the next attempt removes what an interrupted one left.
     draft = path.with_name(f".{path.name}.new")
     try:
         draft.unlink(missing_ok=True)
@@ -81,10 +81,10 @@ def replace_private_file(path: Path, content: bytes) -> None:
 
 @contextmanager
 def exclusively(path: Path, what: str) -> Iterator[None]:
-    """Keep others that do the same out of a file, from its reading to its replacement.
+    """Lock a file from reading to replacing it, against other processes that use this lock.
 
     Raises:
-        KeyFileError: it cannot be opened, or another process is at it.
+        KeyFileError: the file cannot be opened, or another process holds the lock.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -99,12 +99,12 @@ def exclusively(path: Path, what: str) -> Iterator[None]:
 
 
 def exists(path: Path) -> KeyFileError:
-    """Return the error of a file that would have to be overwritten."""
+    """Return the error for a file that would be overwritten."""
     return KeyFileError(f"{path} exists, and keys are never overwritten: move it away if nothing was made with it")
 
 
 def unreadable(what: str, path: Path, error: OSError) -> KeyFileError:
-    """Return the error of a file that cannot be read."""
+    """Return the error for a file that cannot be read."""
     return KeyFileError(
         f"the {what} {path} cannot be read ({error.strerror}): fix that, or make one with `loginpipe keys generate`"
     )
@@ -115,7 +115,7 @@ def _unwritable(path: Path, error: OSError) -> KeyFileError:
 
 
 def _locked(descriptor: int, path: Path) -> bool:
-    """Lock a file until it is closed; False where another process has, or has put its own in this one's place."""
+    """Lock a file until it is closed; return False if another process holds the lock or has replaced the file."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.path.samestat(os.fstat(descriptor), path.stat())
@@ -134,7 +134,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself outlive a loss of power."""
+    # So that the rename survives a power loss.
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,9 +1,9 @@
-"""Sealing: values that only the holder of a private key can open again. The pipeline is not that holder.
+"""Seal values so that only the holder of a private key can open them. The pipeline does not hold that key.
 
-A data key of 256 bits seals up to 256 values with AES-256-GCM, is wrapped with an RSA public key (OAEP, SHA-256) and
-forgotten. One wrap is a thousand times dearer than one seal, hence the sharing; the counter as nonce is safe because
-a data key lives in one call only. Plaintexts are padded to blocks of 32 bytes, so that lengths tell little, and the
-associated data binds each value to its field, its subject and its keys, so that rows cannot be swapped unnoticed.
+A data key of 256 bits seals up to 256 values with AES-256-GCM. It is then wrapped with an RSA public key (OAEP,
+SHA-256) and forgotten. Values share a data key because a wrap costs a thousand times more than a seal. A counter is a
+safe nonce because a data key is used in one call only. Plaintexts are padded to blocks of 32 bytes to hide their
+lengths. The associated data binds each value to its field, subject and keys, so that swapped rows are detected.
 """
 
 import secrets
@@ -20,12 +20,12 @@ DATA_KEY_BYTES = 32
 VALUES_PER_DATA_KEY = 256
 PADDING_BLOCK = 32
 OAEP = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
-"""AWS KMS calls it ``RSAES_OAEP_SHA_256``."""
+"""The algorithm that AWS KMS calls ``RSAES_OAEP_SHA_256``."""
 
 
 @dataclass(frozen=True)
 class SealKey:
-    """A public key that data keys are wrapped with."""
+    """A public key that wraps data keys."""
 
     public_key: rsa.RSAPublicKey = field(repr=False)
 
@@ -38,7 +38,7 @@ class SealKey:
 
 @dataclass(frozen=True)
 class WrappedDataKey:
-    """A data key, wrapped for one recipient: the fingerprint of that one's public key."""
+    """A data key, wrapped for one recipient. `recipient` is the fingerprint of its public key."""
 
     data_key_id: UUID
     recipient: str
@@ -47,7 +47,7 @@ class WrappedDataKey:
 
 @dataclass(frozen=True)
 class SealedValue:
-    """A value sealed under a data key. Subject: the token or the message id that the value belongs to."""
+    """A value sealed with a data key. The subject is the token or the message id that the value belongs to."""
 
     subject: str
     field_name: str
@@ -58,7 +58,7 @@ class SealedValue:
 
 @dataclass(frozen=True)
 class SealedBlock:
-    """What one data key sealed: values of one field, column by column, since there are many."""
+    """The values of one field that one data key sealed, column by column because there are many."""
 
     data_key_id: UUID
     field_name: str
@@ -67,7 +67,7 @@ class SealedBlock:
     ciphertexts: Sequence[bytes] = field(repr=False)
 
     def only(self, subjects: Collection[str]) -> "SealedBlock":
-        """Return the block without the values of other subjects."""
+        """Return the block with the values of these subjects only."""
         kept = [place for place, subject in enumerate(self.subjects) if subject in subjects]
         return replace(
             self,
@@ -79,7 +79,7 @@ class SealedBlock:
 
 @dataclass(frozen=True)
 class Sealed:
-    """What `seal` made: the values, in the order given, and every data key they need, wrapped."""
+    """The result of `seal`: the values in their original order, and every data key they need, wrapped."""
 
     data_keys: Sequence[WrappedDataKey] = ()
     blocks: Sequence[SealedBlock] = ()
@@ -98,12 +98,12 @@ class Sealed:
 
 
 def seal(items: Sequence[tuple[str, bytes]], field_name: str, recipients: Sequence[SealKey]) -> Sealed:
-    """Seal values of one field, each with its subject, for every recipient.
+    """Seal values of one field for every recipient.
 
     Args:
         items: subject and plaintext of each value.
-        field_name: what the values are: ``ip``, ``device_id``, ``body`` or ``extras``.
-        recipients: the public keys, any one of whose private halves opens the values.
+        field_name: ``ip``, ``device_id``, ``body`` or ``extras``.
+        recipients: the public keys. Any one of their private halves opens the values.
     """
     data_keys: list[WrappedDataKey] = []
     blocks: list[SealedBlock] = []
@@ -127,7 +127,7 @@ def seal(items: Sequence[tuple[str, bytes]], field_name: str, recipients: Sequen
 
 
 def nonce(position: int) -> bytes:
-    """Return the 96-bit nonce of a value: its position under its data key."""
+    """Return the 96-bit nonce of a value: its position among the values of its data key."""
     return position.to_bytes(12, "big")
 
 
@@ -140,17 +140,17 @@ def pad(plaintext: bytes) -> bytes:
 
 
 def unpad(padded: bytes) -> bytes:
-    """Undo `pad`. Its input was authenticated, so it is trusted to be padded."""
+    """Undo `pad`. The input is authenticated, so the padding is not checked."""
     return padded.rstrip(b"\x00")[:-1]
 
 
 def associated_data(field_name: str, subject: str, data_key_id: UUID, recipients: Sequence[str]) -> bytes:
-    """Return what a sealed value is bound to; no part may contain the separator, a NUL."""
+    """Return the data that a sealed value is bound to. No part may contain the separator, a NUL."""
     before, after = _around_the_subject(field_name, data_key_id, recipients)
     return (before + subject + after).encode()
 
 
 def _around_the_subject(field_name: str, data_key_id: UUID, recipients: Sequence[str]) -> tuple[str, str]:
-    """Return what goes before and after the subject in `associated_data`: one for all values of a data key."""
+    """Return the parts of `associated_data` around the subject, which are equal for all values of a data key."""
     after = ("", str(data_key_id), *sorted(recipients))
     return f"loginpipe.seal.v1\x00{field_name}\x00", "\x00".join(after)

@@ -1,8 +1,8 @@
-"""Token keys, and the salt of a compat masking, in AWS Secrets Manager: the provider ``secretsmanager:``.
+"""Keep token keys, or the salt of an older scheme, in AWS Secrets Manager: the provider ``secretsmanager:``.
 
-A secret holds the document that a file would (`loginpipe.masking.token_key_document`). Those of the stages AWSCURRENT
-and AWSPREVIOUS are read and united: a rotation of AWS's own, whose function puts a document with the new version alone,
-leaves the version before readable. `rotate_secret` puts all versions into the new document: none is lost later.
+A secret holds the same document as a file (`loginpipe.masking.token_key_document`). The keys of the stages AWSCURRENT
+and AWSPREVIOUS are merged, so a rotation function of AWS that stores the new version alone leaves the previous version
+readable. `rotate_secret` stores all versions in the new document, so that none is lost later.
 """
 
 from contextlib import AbstractContextManager
@@ -28,10 +28,10 @@ _OWN = {
 
 
 def secrets_manager_client(*, production: bool) -> "SecretsManagerClient":
-    """Make a client of Secrets Manager.
+    """Return a client of Secrets Manager.
 
     Raises:
-        KeyFileError: no region, a wrong profile or endpoint; in production also an endpoint that is not https.
+        KeyFileError: no region, a wrong profile or endpoint, or in production an endpoint without https.
     """
     client: SecretsManagerClient = aws_client(
         "secretsmanager", Wording(KeyFileError, "Secrets Manager"), production=production
@@ -40,19 +40,19 @@ def secrets_manager_client(*, production: bool) -> "SecretsManagerClient":
 
 
 def read_secret_token_keys(client: "SecretsManagerClient", name: str) -> TokenKeys:
-    """Read and derive the token keys in a secret.
+    """Read a secret and derive its token keys.
 
     Raises:
-        KeyFileError: absent, refused, marked for deletion, or no document of token keys.
+        KeyFileError: the secret is absent, refused, marked for deletion, or no token key document.
     """
     return _document(client, name).derived()
 
 
 def rotate_secret(client: "SecretsManagerClient", name: str) -> TokenKeys:
-    """Put a value with one version more, which is the current one from then on.
+    """Add a new version to a secret and make it the current one.
 
     Raises:
-        KeyFileError: it cannot be read or written.
+        KeyFileError: the secret cannot be read or written.
     """
     document = rotated(_document(client, name), _secret(name))
     with _errors(name, _WRITE):
@@ -61,10 +61,10 @@ def rotate_secret(client: "SecretsManagerClient", name: str) -> TokenKeys:
 
 
 def read_secret_salt(client: "SecretsManagerClient", name: str) -> bytes:
-    """Read a salt: the secret's string, as UTF-8, without the line break that ends it.
+    """Read a salt: the secret's string as UTF-8, without final line breaks.
 
     Raises:
-        KeyFileError: absent, refused, marked for deletion, or no string.
+        KeyFileError: the secret is absent, refused, marked for deletion, or no string.
     """
     return _current(client, name).rstrip("\r\n").encode("utf-8", "surrogatepass")
 
@@ -97,7 +97,7 @@ def _current(client: "SecretsManagerClient", name: str) -> str:
 
 
 def _string(client: "SecretsManagerClient", name: str, stage: str) -> str | None:
-    """Return the string of a stage; None where there is no such stage, or no such secret: the code is one."""
+    """Return the string of a stage, or None if the stage or the secret does not exist: AWS uses one code for both."""
     with _errors(name, _READ):
         try:
             value = client.get_secret_value(SecretId=name, VersionStage=stage)

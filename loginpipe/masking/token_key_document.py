@@ -1,4 +1,4 @@
-"""Token keys as a JSON document, in a file or a secret. Pure: text in, keys out.
+"""Read and write token keys as a JSON document, kept in a file or a secret. Pure: it does no I/O.
 
 ``{"current": 1, "development": false, "keys": {"1": "<32 bytes in base64>"}}``
 """
@@ -14,7 +14,7 @@ from loginpipe.masking.tokens import TokenKeys, derive_field_keys
 
 TOKEN_KEY_BYTES = 32
 MAX_VERSION = 32_767
-"""What the ``smallint`` of ``token_key_checks`` holds."""
+"""The maximum of the ``smallint`` column in ``token_key_checks``."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class TokenKeyDocument:
     """Token keys by version.
 
     Attributes:
-        current: the version that new tokens are made with.
+        current: the version that makes new tokens.
         keys: version → 32 bytes.
-        development: refused in production.
+        development: True if production must refuse the keys.
     """
 
     current: int
@@ -32,26 +32,26 @@ class TokenKeyDocument:
     development: bool = False
 
     def derived(self) -> TokenKeys:
-        """Return the keys that tokens are made with."""
+        """Return the derived keys, which make the tokens."""
         keys = {version: derive_field_keys(key) for version, key in self.keys.items()}
         return TokenKeys(self.current, keys, self.development)
 
     def text(self) -> str:
-        """Return the document as `parse_document` reads it."""
+        """Return the document as text that `parse_document` reads."""
         keys = {str(version): b64encode(key).decode() for version, key in sorted(self.keys.items())}
         return json.dumps({"current": self.current, "development": self.development, "keys": keys}, indent=2) + "\n"
 
 
 def new_document(*, development: bool) -> TokenKeyDocument:
-    """Return a new token key of version 1."""
+    """Return a document with a new token key of version 1."""
     return TokenKeyDocument(1, {1: secrets.token_bytes(TOKEN_KEY_BYTES)}, development)
 
 
 def parse_document(content: str | bytes, source: str) -> TokenKeyDocument:
-    """Read a document.
+    """Parse a document.
 
     Raises:
-        KeyFileError: not of the form above; names the source, quotes nothing of it.
+        KeyFileError: the content has another form than above. The message names the source and quotes no content.
     """
     try:
         document = _parsed(content)
@@ -65,10 +65,10 @@ def parse_document(content: str | bytes, source: str) -> TokenKeyDocument:
 
 
 def rotated(document: TokenKeyDocument, source: str) -> TokenKeyDocument:
-    """Return the document with one version more, which is the current one; the others stay.
+    """Return the document with one more version, which becomes the current one. The other versions stay.
 
     Raises:
-        KeyFileError: there are no further versions.
+        KeyFileError: the highest possible version is in use.
     """
     version = max(document.keys) + 1
     if version > MAX_VERSION:
@@ -78,10 +78,10 @@ def rotated(document: TokenKeyDocument, source: str) -> TokenKeyDocument:
 
 
 def united(current: TokenKeyDocument, previous: TokenKeyDocument, source: str) -> TokenKeyDocument:
-    """Return the keys of two documents; the first one says which is current.
+    """Return the keys of two documents. The current version is that of `current`.
 
     Raises:
-        KeyFileError: they hold two keys under one version.
+        KeyFileError: the documents hold different keys for the same version.
     """
     differing = [v for v, key in previous.keys.items() if current.keys.get(v, key) != key]
     if differing:

@@ -1,8 +1,8 @@
-"""Tokens: equal values get equal ones, and without the key no one can get a value back or try values out.
+"""Make tokens: equal values get equal tokens, and no one without the key can recover or guess a value.
 
-A token is HMAC-SHA-256 of the canonical value, under a key derived for its field, written as
-``<field prefix>.v<key version>.<43 base64url characters>``. Not a plain or salted hash: there are so few addresses
-and device ids that one core tries them all in minutes.
+A token is the HMAC-SHA-256 of the canonical value, with a key derived for its field, written as
+``<field prefix>.v<key version>.<43 base64url characters>``. A plain or salted hash is not enough: there are so few
+addresses and device ids that one core tries them all in minutes.
 """
 
 import hmac
@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 
 PREFIXES: Mapping[str, str] = {"ip": "ip", "device_id": "dev"}
-"""Token prefix of each field that is masked."""
+"""Masked field → prefix of its tokens."""
 
 KEYED_FIELDS = (*PREFIXES, "user_id")
-"""What has a derived key: the masked fields, and the user id, whose key makes the tombstones of erased users."""
+"""The fields with a derived key: the masked ones, and the user id, whose key makes the tombstones of erased users."""
 
 _DERIVATION = b"loginpipe.token.v1."
 _CHECK_LABEL = b"loginpipe.token-key-check.v1"
@@ -27,7 +27,7 @@ _SUCCESSOR_LABEL = b"loginpipe.token-key-successor.v1"
 
 
 def derivation_label(field_name: str) -> bytes:
-    """Return what is MACed with a token key to derive a field's key: the message of AWS KMS' ``GenerateMac``."""
+    """Return the text whose MAC with a token key is a field's key: the message for AWS KMS' ``GenerateMac``."""
     return _DERIVATION + field_name.encode()
 
 
@@ -37,18 +37,18 @@ def derive_field_keys(token_key: bytes) -> dict[str, bytes]:
 
 
 def token_pattern(field_name: str) -> re.Pattern[str]:
-    """Return what every token of a field matches in full."""
+    """Return the pattern that every token of a field matches in full."""
     return re.compile(rf"{PREFIXES[field_name]}\.v[1-9][0-9]{{0,4}}\.[A-Za-z0-9_-]{{43}}")
 
 
 @dataclass(frozen=True)
 class TokenKeys:
-    """Token keys, derived: one key a version and field. The versions older than ``current`` make no new tokens.
+    """The derived token keys: one per version and field. Versions below ``current`` make no new tokens.
 
     Attributes:
-        current: the version that new tokens are made with.
+        current: the version that makes new tokens.
         field_keys: version → field name → 32 bytes.
-        development: made by ``loginpipe local`` or in a ``local`` environment; refused in production.
+        development: True if made by ``loginpipe local`` or in a ``local`` environment; production refuses such keys.
     """
 
     current: int
@@ -57,44 +57,44 @@ class TokenKeys:
 
     @property
     def older(self) -> tuple[int, ...]:
-        """The versions before the current one: tokens of theirs may be in the table."""
+        """The versions before the current one. The table may hold their tokens."""
         return tuple(sorted(version for version in self.field_keys if version < self.current))
 
     def tokens(self, field_name: str, canonical_values: Sequence[bytes], version: int | None = None) -> list[str]:
-        """Return the token of each canonical value of one field, in order; of the current version unless told.
+        """Return the token of each canonical value of one field, in order, with the current version by default.
 
         Raises:
-            KeyError: the version is not held.
+            KeyError: there is no key of this version.
         """
         version = self.current if version is None else version
         macs = _macs(self.field_keys[version][field_name], canonical_values)
         prefix = f"{PREFIXES[field_name]}.v{version}."
-        # All at once: with a byte after it each MAC fills 44 characters, and the first 43 are those that it has alone.
+        # Encode all at once: with a byte after it each MAC fills 44 characters, and the first 43 are its own encoding.
         text = urlsafe_b64encode(b"\x00".join([*macs, b""])).decode()
         return [prefix + text[start : start + 43] for start in range(0, len(text), 44)]
 
     def tokens_of_every_version(self, field_name: str, canonical_value: bytes) -> list[str]:
-        """Return the token of a canonical value under each version held, the oldest first."""
+        """Return the token of a canonical value in every version, the oldest first."""
         return [self.tokens(field_name, [canonical_value], version)[0] for version in sorted(self.field_keys)]
 
     def tombstones(self, user_id: str) -> dict[int, bytes]:
-        """Return, for every version held, the 32 bytes that stand for an erased user: one for every spelling of the id.
+        """Return, by version, the 32-byte tombstone of an erased user. All spellings of the id have the same tombstone.
 
-        The id is stripped and in Unicode's NFC, as UTF-8; a lone surrogate, which no login can hold, raises nothing.
+        The id is stripped and encoded as UTF-8 in Unicode's NFC. A lone surrogate (in no login) raises no error.
         """
         return {version: tombstone for version, (tombstone,) in self.tombstones_of_all([user_id]).items()}
 
     def tombstones_of_all(self, user_ids: Iterable[str]) -> dict[int, list[bytes]]:
-        """Return, for every version held, the tombstone of each user, in order; see `tombstones`."""
+        """Return, by version, the tombstone of each user, in order. See `tombstones`."""
         values = [unicodedata.normalize("NFC", user).strip().encode("utf-8", "surrogatepass") for user in user_ids]
         return {version: _macs(keys["user_id"], values) for version, keys in self.field_keys.items()}
 
     def check_values(self) -> dict[int, bytes]:
-        """Return, by version, a value that tells two keys apart and neither of them from it."""
+        """Return, by version, a value that identifies the key and from which no one can derive it."""
         return self._made_by_keys(_CHECK_LABEL)
 
     def successor_proofs(self) -> dict[int, bytes]:
-        """Return, by version, the 32 bytes that only its key gives, and that recording the next version takes."""
+        """Return, by version, 32 bytes that only its key can make. Recording the next version requires them."""
         return self._made_by_keys(_SUCCESSOR_LABEL)
 
     def _made_by_keys(self, label: bytes) -> dict[int, bytes]:
@@ -105,7 +105,7 @@ class TokenKeys:
 
 
 def _macs(key: bytes, values: Iterable[bytes]) -> list[bytes]:
-    """Return the HMAC-SHA-256 of each value. The key is scheduled once, which takes twice as long as a short MAC."""
+    """Return the HMAC-SHA-256 of each value. The key set-up takes twice as long as a short MAC, so it is done once."""
     keyed, macs = HMAC(key, SHA256()), []
     for value in values:
         mac = keyed.copy()

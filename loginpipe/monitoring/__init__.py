@@ -1,1 +1,1 @@
-"""The state of the pipeline: freshness, anomalies, alerts, doctor and metrics, without Dagster."""
+"""Monitor the pipeline: freshness, anomalies, alerts, doctor and metrics, without Dagster."""

@@ -1,4 +1,4 @@
-"""Compare a day or a run with the usual ones and with its limits. Pure: counts in, a verdict and its message out."""
+"""Compare a day or a run with usual values and limits. Pure: counts in, a verdict with its message out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.postgres.insights import DayCounts
 
 MAX_DELAYED = 0.05
-"""Share of the logins that may take longer than the limit: it is held against the delay's 95th percentile."""
+"""Share of logins that may take longer than the limit. So the limit applies to the 95th percentile of the delay."""
 
 TRAILING_DAYS = 14
 MIN_LOGINS = 100
-"""With fewer logins a share means little, and half the count can be chance."""
+"""With fewer logins a share says little, and even half the count can be chance."""
 MIN_DAYS = 3
 
 _SIGMAS = 4
-# The median absolute deviation, times this, is the standard deviation of what is normally distributed.
+# For normally distributed values, the median absolute deviation times this is the standard deviation.
 _MAD_TO_SIGMA = 1.4826
 _SHARE_STEP = 0.05
 _VOLUME_STEP = 0.5
@@ -26,7 +26,7 @@ _VOLUME_STEP = 0.5
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a figure is as usual, a message about it, and the figures that were compared, by name."""
+    """Whether a figure is usual, a message about it, and the compared figures by name."""
 
     passed: bool
     message: str
@@ -34,25 +34,19 @@ class Verdict:
 
 
 def delayed(counts: Sequence[int], limit_seconds: float) -> int:
-    """Count the logins that certainly took longer than a limit: those of the buckets that begin there or later.
+    """Count the logins that certainly took longer than a limit: those in buckets that begin at the limit or above.
 
-    Args:
-        counts: one a bucket of `loginpipe.logins.delays`.
-        limit_seconds: rounded up to the next bound, as a bucket cannot be divided.
+    There is one count per bucket of `loginpipe.logins.delays`. A bucket cannot be divided, so the limit is rounded up.
     """
     return sum(count for begins, count in zip((0, *DELAY_BOUNDS), counts, strict=True) if begins >= limit_seconds)
 
 
 def evaluate_volume(counts: Mapping[date, DayCounts], day: date) -> Verdict:
-    """Compare a day's logins with the median of the trailing days.
+    """Compare a complete day's logins with the median of the trailing days.
 
-    It may differ by half the median, or by four robust standard deviations where days differ that much by themselves,
-    and by whatever it takes to be like the same weekday one or two weeks earlier.
-
-    Args:
-        counts: the day's and the trailing days', as far as they are known. A day without an entry had no logins, or
-            was never counted: it is not compared with.
-        day: the day to evaluate, which is over.
+    The allowed difference is half the median, or four robust standard deviations if that is more. A day also passes if
+    it differs by at most half from the same weekday one or two weeks earlier. Days without an entry in `counts` had no
+    logins or were never counted, and are not used for comparison.
     """
     trailing = _trailing(counts, day)
     logins = counts[day].logins if day in counts else 0
@@ -72,14 +66,10 @@ def evaluate_volume(counts: Mapping[date, DayCounts], day: date) -> Verdict:
 
 
 def evaluate_null_locales(counts: Mapping[date, DayCounts], day: date) -> Verdict:
-    """Compare a day's share of logins without a locale with the median of the trailing days' shares.
+    """Compare a day's share of logins without a locale with the median share of the trailing days.
 
-    It may differ by 5 percentage points, by four robust standard deviations of the trailing days, or by four of chance
-    alone among as many logins.
-
-    Args:
-        counts: as of `evaluate_volume`.
-        day: the day to evaluate.
+    The allowed difference is the largest of 5 percentage points, four robust standard deviations of the trailing days,
+    and four standard deviations of chance for this number of logins.
     """
     trailing = {d: c for d, c in _trailing(counts, day).items() if c.logins >= MIN_LOGINS}
     of_day = counts.get(day, DayCounts(0, 0))

@@ -1,4 +1,4 @@
-"""The metrics as CloudWatch takes them from a log: JSON records in its embedded metric format, a set of labels each."""
+"""Convert metrics to CloudWatch's embedded metric format: JSON records for a log, one per set of labels."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -12,33 +12,24 @@ _Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class EmfRecords:
-    """Makes records of what a collector yields: gauges as they are, counters by their increase since the call before.
+    """Makes records from a collector's metrics: gauges as they are, counters as the increase since the previous call.
 
-    Histograms are left out: CloudWatch has none.
+    Histograms are left out because CloudWatch has none.
     """
 
     def __init__(self, queue: str) -> None:
-        """Remember nothing yet.
-
-        Args:
-            queue: the dimension of metrics that have no label.
-        """
+        """Start without known totals. `queue` becomes the dimension of metrics without labels."""
         self._queue = queue
         self._families: set[str] = set()
         self._totals: dict[_Key, float] = {}
 
     def records(self, families: Iterable[Metric], now: float) -> Iterator[dict[str, Any]]:
-        """Yield a record for each set of labels.
-
-        Args:
-            families: the metrics as they are now.
-            now: Unix time in seconds.
-        """
+        """Yield one record per set of labels in the current metrics. `now` is Unix time in seconds."""
         by_labels: dict[tuple[tuple[str, str], ...], dict[str, float]] = {}
         for family in families:
             for sample in family.samples if family.type in {"gauge", "counter"} else ():
                 labels = tuple(sorted(sample.labels.items())) or (("queue", self._queue),)
-                # Sums come from Postgres as Decimal, which JSON does not know.
+                # Postgres returns sums as Decimal, which JSON cannot encode.
                 value = float(sample.value)
                 if family.type == "counter":
                     value = self._increase(family.name, (sample.name, labels), value)
@@ -58,7 +49,7 @@ class EmfRecords:
             }
 
     def _increase(self, family: str, key: _Key, total: float) -> float:
-        # What was counted before this process began is not known to be new; a counter that appears later is.
+        # Counts from before this process began may be old, so they do not count; a counter that appears later is new.
         before = self._totals.get(key, 0 if family in self._families else total)
         self._totals[key] = total
         return total - before

@@ -1,6 +1,6 @@
-"""Whether the table is up to date: an empty queue is fresh whatever the table's age; one that is not emptied is not.
+"""Evaluate whether the table is up to date. An empty queue is fresh at any age of the table; a stuck one is not.
 
-Pure. Dagster's own freshness policies know the age of the last materialization alone, and cannot tell these two apart.
+Pure. Dagster's freshness policies know only the age of the last materialization, and cannot distinguish these cases.
 """
 
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from typing import Literal
 from loginpipe.common.settings import Settings
 from loginpipe.sqs.depth import IN_FLIGHT_LIMIT_REACHED, Depth
 
-# A batch may take as long to be recorded as it lingered, and another one may be just behind it.
+# Recording a batch may take as long as it lingered, and another batch may be right behind it.
 _LINGERS = 3
 
 
 @dataclass(frozen=True)
 class Freshness:
-    """What was found.
+    """The evaluated state of a queue.
 
     Attributes:
-        state: ``quiet``, no messages; ``working``, they are being processed; ``stuck``, they are not.
-        message: the same as text.
-        waiting_since: when messages were first seen, if every check since has found some; None where there are none.
-            The next check needs it.
+        state: ``quiet`` (no messages), ``working`` (messages are being processed) or ``stuck`` (they are not).
+        message: the state as text.
+        waiting_since: when messages were first seen, if every check since has seen some; None if there are none. The
+            next check needs it.
     """
 
     state: Literal["quiet", "working", "stuck"]
@@ -31,7 +31,7 @@ class Freshness:
 
     @property
     def passed(self) -> bool:
-        """Whether the queue is not stuck."""
+        """True if the queue is not stuck."""
         return self.state != "stuck"
 
 
@@ -43,13 +43,13 @@ def longest_wait(settings: Settings) -> timedelta:
 def evaluate(
     depth: Depth, *, last_finished: datetime | None, waiting_since: datetime | None, now: datetime, max_wait: timedelta
 ) -> Freshness:
-    """Tell an empty queue from one that is being processed, and both from one that is stuck.
+    """Evaluate whether a queue is empty, being processed, or stuck.
 
     Args:
-        depth: what the queue holds. Messages in flight count: a run that hangs keeps its own hidden for ever.
-        last_finished: when the newest batch was finished; None where none was recently.
-        waiting_since: as the last check returned it.
-        now: the time; all times are aware.
+        depth: the queue's depth. Messages in flight count, because a hanging run hides its messages for ever.
+        last_finished: when the newest batch finished; None if none did recently.
+        waiting_since: the result of the last check.
+        now: the time. All times have a time zone.
         max_wait: how long messages may wait without a finished batch.
     """
     ended = f"the newest batch finished at {_utc(last_finished)}" if last_finished else "no batch has finished recently"

@@ -1,4 +1,4 @@
-"""The pipeline's metrics, from queue depth and tables. Pure: docs/metrics.md lists them."""
+"""Build the pipeline's metrics from queue depth and tables. Pure. docs/metrics.md lists them."""
 
 from itertools import accumulate
 from math import inf
@@ -23,13 +23,7 @@ _MESSAGES: dict[str, str] = {
 
 
 def queue_metrics(queue: str, depth: Depth, dead_letters: DeadLetterDepth | None) -> list[Metric]:
-    """Return the metrics of a queue's depth.
-
-    Args:
-        queue: its name.
-        depth: its depth.
-        dead_letters: the depth of its dead-letter queue, or None where it has none.
-    """
+    """Return the metrics of a queue's depth and of its dead-letter queue, if it has one."""
     messages = GaugeMetricFamily(
         "loginpipe_queue_messages", "Approximate number of messages on the queue.", labels=["queue", "state"]
     )
@@ -79,13 +73,9 @@ def table_metrics(totals: Totals, vault: VaultTotals) -> list[Metric]:
 
 
 def lag_metric(queue: str, depth: Depth, of_queue: QueueTotals | None, now: float) -> Metric:
-    """Return how far the table is behind the queue. It has no sample where messages wait and none was ever stored.
+    """Return how far the table lags behind the queue at `now` (Unix time in seconds).
 
-    Args:
-        queue: its name.
-        depth: its depth.
-        of_queue: its batches; None where there are none.
-        now: Unix time in seconds.
+    There is no sample if messages wait and none was ever stored. `of_queue` is None if there are no batches.
     """
     lag = GaugeMetricFamily(
         "loginpipe_lag_seconds",

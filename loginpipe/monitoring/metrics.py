@@ -1,4 +1,4 @@
-"""Metrics for Prometheus, read at each scrape from the durable tables and the queue: no restart loses any."""
+"""Serve metrics to Prometheus. Each scrape reads the durable tables and the queue, so a restart loses none."""
 
 import time
 from collections import Counter
@@ -26,11 +26,11 @@ from loginpipe.sqs.depth import Depth, read_depth
 T = TypeVar("T")
 
 _RETRY_SECONDS = 3
-# A scrape that waits longer is given up by Prometheus, whose default is 10 s.
+# Prometheus gives up a scrape after 10 s by default.
 _ANSWER_SECONDS = 8
 
-# What was recorded longer ago does not change any more: deletes take ten minutes at most. It is read once a process and
-# kept, since a month of batches takes seconds.
+# Batches recorded longer ago no longer change, because deletes take at most ten minutes. Their totals are read once per
+# process and kept, because reading a month of batches takes seconds.
 _SETTLED = timedelta(hours=1)
 
 
@@ -42,25 +42,21 @@ class _QueueState:
 
 
 class Source(Generic[T]):
-    """A source that is asked in its own thread: while it hangs, the others answer, and the next scrape waits again."""
+    """A source that is read in its own thread. If it hangs, the others still answer; the next scrape waits again."""
 
     def __init__(self, read: Callable[[], T]) -> None:
         self._read = read
         self._asked: Future[T | None] | None = None
 
     def ask(self) -> None:
-        """Start a question, unless the last one is still open."""
+        """Start a read, unless one is in progress."""
         if self._asked is None:
             self._asked = Future()
-            # A daemon: a source that does not answer must not keep the process alive.
+            # A daemon thread, so that a hanging source does not keep the process alive.
             Thread(target=self._answer, args=(self._asked,), name="source", daemon=True).start()
 
     def answer(self, deadline: float) -> T | None:
-        """Return the answer; None where the source failed, or did not answer by the deadline.
-
-        Args:
-            deadline: by `time.monotonic`.
-        """
+        """Return the result, or None if the source failed or did not answer before the deadline, a `time.monotonic`."""
         asked = self._asked
         if asked is None:
             return None
@@ -83,7 +79,7 @@ class Source(Generic[T]):
 
 
 class PipelineCollector(Collector):
-    """Asks queue and database at each scrape. One that does not answer has no metrics but ``loginpipe_source_up``."""
+    """Reads queue and database at each scrape. If one does not answer, its only metric is ``loginpipe_source_up``."""
 
     def __init__(self, settings: Settings, database_url: str) -> None:
         self._settings = settings
@@ -94,7 +90,7 @@ class PipelineCollector(Collector):
         self._settled_until: datetime | None = None
         self._queue_source = Source(self._read_queue)
         self._database_source = Source(self._read_database)
-        # The server answers each scrape in a thread of its own, and there may be more than one Prometheus.
+        # The server handles each scrape in its own thread, and there may be several Prometheus servers.
         self._lock = Lock()
 
     def collect(self) -> Iterator[Metric]:
@@ -137,7 +133,7 @@ class PipelineCollector(Collector):
 
 
 def registry(settings: Settings, database_url: str) -> CollectorRegistry:
-    """Return a registry with the pipeline's metrics alone."""
+    """Return a registry with only the pipeline's metrics."""
     registry = CollectorRegistry()
     registry.register(PipelineCollector(settings, database_url))
     return registry

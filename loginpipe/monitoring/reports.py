@@ -1,6 +1,6 @@
-"""What one round of checks found, and what of it is news for the checks ``freshness`` and ``no_dead_letters``.
+"""Represent the result of one round of checks, and decide what ``freshness`` and ``no_dead_letters`` must report.
 
-Pure. What is news depends on the memory, which `monitoring_sensor` keeps from tick to tick as its cursor.
+Pure. The decision needs a memory, which `monitoring_sensor` keeps as its cursor.
 """
 
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ from loginpipe.postgres.batches import RecentBatches
 from loginpipe.sqs.dead_letters import DeadLetterDepth
 from loginpipe.sqs.depth import Depth
 
-# `freshness` is reported this often where it does not change. An older report shows that nothing reports any more.
+# How often an unchanged `freshness` is reported. An older report shows that reporting has stopped.
 _REPEATED = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class QueueSeen:
-    """The depths of the queue and of its dead-letter queue: None where there is none."""
+    """The depths of the queue and of its dead-letter queue, if there is one."""
 
     depth: Depth
     dead_letters: DeadLetterDepth | None
@@ -30,15 +30,15 @@ class QueueSeen:
 
 @dataclass(frozen=True)
 class Seen:
-    """What was seen at one time.
+    """The result of one round of checks.
 
     Attributes:
-        queue: its depths, or the reason why it could not be asked.
+        queue: its depths, or the reason why they could not be read.
         runs: the recent batches, or the reason why they could not be read.
-        freshness: None where one of those two did not answer.
-        history: how runs of the chain ended, by Dagster.
-        jobs: the reason why the newest run of each other job failed; None where it succeeded.
-        checks: whether each check that is worth an alert passed, as ``name of asset``; those never evaluated aside.
+        freshness: None if queue or batches could not be read.
+        history: the results of the chain's runs in Dagster.
+        jobs: why the newest run of each other job failed, or None if it succeeded.
+        checks: ``name of asset`` → True if passed, for each evaluated check that can cause an alert.
     """
 
     queue: QueueSeen | str
@@ -61,11 +61,11 @@ class Memory(BaseModel, frozen=True):
     """What is kept from tick to tick.
 
     Attributes:
-        alerts: the alerts that last, and what each channel is still to be sent.
+        alerts: the active alerts, and the pending events of each channel.
         waiting_since: as `Freshness.waiting_since`.
-        fresh: what was reported last for ``freshness``; None before the first report.
-        fresh_at: when that was.
-        dead_letters: the message reported last for ``no_dead_letters``.
+        fresh: the last reported result of ``freshness``; None before the first report.
+        fresh_at: when it was reported.
+        dead_letters: the last reported message of ``no_dead_letters``.
     """
 
     alerts: State = State()
@@ -76,7 +76,7 @@ class Memory(BaseModel, frozen=True):
 
 
 def read_memory(cursor: str | None) -> Memory:
-    """Read a cursor; nothing is known where there is none, or one that a person has typed."""
+    """Parse a cursor. Return an empty memory if there is none, or if a person typed an invalid one."""
     try:
         return Memory.model_validate_json(cursor) if cursor else Memory()
     except ValidationError:
@@ -84,10 +84,9 @@ def read_memory(cursor: str | None) -> Memory:
 
 
 def evaluate_dead_letters(depth: DeadLetterDepth | str | None) -> DeadLetters:
-    """Evaluate a dead-letter queue: it must exist, answer and hold no dead letters of ours.
+    """Evaluate a dead-letter queue: it must exist, answer, and hold no dead letters of ours.
 
-    Args:
-        depth: what it holds; None where there is none; or the reason why it could not be asked.
+    `depth` is None if there is no dead-letter queue, or the reason why its depth could not be read.
     """
     if isinstance(depth, str):
         return DeadLetters(False, depth)
@@ -103,24 +102,24 @@ def evaluate_dead_letters(depth: DeadLetterDepth | str | None) -> DeadLetters:
 
 
 def news(seen: Seen, memory: Memory, now: datetime) -> tuple[Freshness | None, DeadLetters | None, Memory]:
-    """Decide what to report for ``freshness`` and for ``no_dead_letters``: None for what is not news.
+    """Decide what to report for ``freshness`` and ``no_dead_letters``. Return None for anything unchanged.
 
-    ``freshness`` is news where it passes and did not before, or the other way round, and once an hour. Where queue or
-    database did not answer it is not known, and stays as it was. Dead letters are news where the message changes.
+    ``freshness`` is reported if it changes between passed and failed, and once an hour. If queue or database did not
+    answer, it is unknown and stays unchanged. Dead letters are reported if their message changes.
 
     Args:
-        seen: what was seen now.
-        memory: from the last time.
+        seen: the result of this round.
+        memory: the memory after the previous round.
         now: the time, UTC.
 
     Returns:
-        The two reports, and the memory with them in it; its alerts stay as they are.
+        The two reports, and the memory updated with them. The alerts in it are not updated.
     """
     changes: dict[str, object] = {}
     fresh = seen.freshness
     if fresh is not None:
         changes["waiting_since"] = fresh.waiting_since
-        # Quiet and working take turns all day: that is no news.
+        # Quiet and working alternate all day and need no report.
         known = memory.fresh_at is not None and now - memory.fresh_at < _REPEATED and memory.fresh == fresh.passed
         if known:
             fresh = None

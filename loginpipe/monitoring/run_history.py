@@ -1,4 +1,4 @@
-"""How the last runs ended, and how long to wait after failures. Pure."""
+"""Represent the results of the last runs, and compute the pause after failures. Pure."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,9 +9,9 @@ MAX_BACK_OFF = timedelta(minutes=15)
 
 @dataclass(frozen=True)
 class History:
-    """How the finished runs ended: failures since the last success, and when the newest of them ended (UTC).
+    """The results of finished runs: failures since the last success, and when the newest of them ended (UTC).
 
-    `reason` says why that one failed, where it was asked for.
+    `reason` is why that one failed, if it was looked up.
     """
 
     failures_in_a_row: int = 0
@@ -20,6 +20,6 @@ class History:
 
 
 def back_off(failures_in_a_row: int) -> timedelta:
-    """Return the pause after this many failures in a row: it doubles from 15 seconds to 15 minutes."""
+    """Return the pause after this many failures in a row, which doubles from 15 seconds to at most 15 minutes."""
     doublings = min(max(failures_in_a_row - 1, 0), 10)
     return min(BACK_OFF_FIRST * (1 << doublings), MAX_BACK_OFF)

@@ -1,5 +1,6 @@
-"""The project's definitions for runs that Dagster starts itself: what `run_job` is told on its command line, these are
-told by the variables ``CRASH_FOLDER`` and ``CRASH_STOP_AT``. The run waits at the point.
+"""The project's definitions for runs that Dagster starts itself.
+
+The variables ``CRASH_FOLDER`` and ``CRASH_STOP_AT`` take the place of `run_job`'s options. The run waits at the point.
 """
 
 import os
@@ -16,5 +17,5 @@ _stopping = stopping_at(
     batch=int(os.environ.get("CRASH_BATCH", "1")),
 )
 
-# For as long as the process lives.
+# The hooks stay for as long as the process lives.
 defs = build_definitions(_stopping.__enter__())

@@ -1,6 +1,6 @@
-"""Logins to send, each of a user of its own: the table shows which of them arrived, and how often.
+"""Logins to send, each of its own user. The table shows which of them arrived, and how often.
 
-Their personal data begins with markers, which may be found nowhere but on the queue.
+Their personal data begins with markers, which may occur on the queue only.
 """
 
 import json
@@ -19,14 +19,14 @@ _users = count(1)
 
 
 class Login(NamedTuple):
-    """A message's body, and the user whom the table then shows; None where it is one to be rejected."""
+    """A message's body, and the user in its row; None if the message is to be rejected."""
 
     body: str
     user: str | None
 
 
 def logins(number: int, *, bad: int = 0, seed: int = 0) -> Iterator[Login]:
-    """Yield so many good logins and so many bad ones, mixed; devices and addresses come more than once."""
+    """Yield this number of good and of bad logins, mixed. Devices and addresses occur more than once."""
     rng = Random(seed)
     kinds = cycle(BAD_KINDS.values())
     good = [True] * number + [False] * bad

@@ -1,4 +1,4 @@
-"""A queue with its dead-letter queue and a database, for the runs of one test."""
+"""A queue with its dead-letter queue, and a database, for the runs of one test."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,7 +28,7 @@ from loginpipe_tests.crash.runs import Run, forked, fresh
 from loginpipe_tests.sqs_endpoint import Endpoint
 
 VISIBILITY_SECONDS: Final = 600
-"""Longer than any test: what comes again sooner was returned, or the test set the endpoint's clock forward."""
+"""Longer than any test. If a message comes again sooner, it was returned, or the test set the clock forward."""
 
 _KEPT: Final = ("PATH", "HOME", "LANG", "TMPDIR", "AWS_EC2_METADATA_DISABLED")
 _MAX_RUNS: Final = 20
@@ -36,13 +36,13 @@ _MAX_RUNS: Final = 20
 
 @dataclass
 class Place:
-    """Where runs work.
+    """The queues, the database and the folder of runs.
 
     Attributes:
-        queue: as the test reaches it, whatever is between it and the runs.
-        environment: of the runs; may be changed.
-        folder: of the runs' files.
-        sent: what the test sent, by message id.
+        queue: as the test reaches it, also if a proxy is between it and the runs.
+        environment: of the runs; it may be changed.
+        folder: for the files of the runs.
+        sent: message id → login that the test sent.
     """
 
     queue: Queue
@@ -54,14 +54,14 @@ class Place:
     _numbers: Iterator[int] = field(default_factory=count, repr=False)
 
     def send(self, logins: Iterable[Login]) -> None:
-        """Put messages on the queue."""
+        """Send messages to the queue."""
         for chunk in batched(logins):
             entries: Any = [{"Id": str(place), "MessageBody": login.body} for place, login in enumerate(chunk)]
             answer = self.queue.client.send_message_batch(QueueUrl=self.queue.url, Entries=entries)
             self.sent |= {entry["MessageId"]: chunk[int(entry["Id"])] for entry in answer["Successful"]}
 
     def start(self, stop_at: Point | None = None, how: str = "hang", batch: int = 1, **settings: object) -> Run:
-        """Start a run in a process of its own, with settings of its own: ``batch_messages=10``."""
+        """Start a run in its own process, with these settings, for example ``batch_messages=10``."""
         arguments = ["--stop-at", str(stop_at), "--how", how, "--batch", str(batch)] if stop_at else []
         return forked(self._new_folder(), self.environment | _named(settings), arguments)
 
@@ -72,7 +72,7 @@ class Place:
         return forked(self._new_folder(), environment, arguments, "loginpipe_tests.crash.run_lambda")
 
     def start_fresh(self, *command: str, **environment: str) -> Run:
-        """Start a command of Python's in a folder of its own, which it also finds in ``CRASH_FOLDER``."""
+        """Start a Python command in its own folder, which ``CRASH_FOLDER`` also names."""
         folder = self._new_folder()
         return fresh(folder, self.environment | environment | {"CRASH_FOLDER": str(folder)}, command)
 
@@ -85,7 +85,7 @@ class Place:
         receives: bool = True,
         **settings: object,
     ) -> dg.ExecuteInProcessResult:
-        """Run the job here, and do something at a point of one of its batches; see `stopping_at`."""
+        """Run the job in this process, and act at a point of one of its batches; see `stopping_at`."""
         with (
             patch.dict(os.environ, self.environment | _named(settings)),
             stopping_at(stop_at, act, batch=batch, receives=receives) as overrides,
@@ -95,7 +95,7 @@ class Place:
             return job.execute_in_process(instance=instance, raise_on_error=False)
 
     def drain(self) -> None:
-        """Run the job until no message waits."""
+        """Run the job until no message is visible."""
         for _ in range(_MAX_RUNS):
             assert self.run().success
             if not self.waiting():
@@ -103,19 +103,19 @@ class Place:
         raise AssertionError(f"{self.waiting()} messages wait after {_MAX_RUNS} runs")
 
     def waiting(self) -> int:
-        """How many messages of the queue could be received now."""
+        """Return the number of messages that could be received now."""
         return self._number("ApproximateNumberOfMessages")
 
     def in_flight(self) -> int:
-        """How many are hidden."""
+        """Return the number of messages in flight."""
         return self._number("ApproximateNumberOfMessagesNotVisible")
 
     def queued(self) -> frozenset[str]:
-        """The ids of all messages on the queue and the dead-letter queue."""
+        """Return the ids of all messages on the queue and the dead-letter queue."""
         raise NotImplementedError
 
     def redrive(self) -> None:
-        """Bring the dead letters back, or drop those that have an outcome, as `loginpipe dlq redrive` does."""
+        """Move the dead letters back, and drop those that have an outcome, as `loginpipe dlq redrive` does."""
         with closing(connect(self.database_url)) as connection:
             redrive(
                 self.queue,
@@ -124,7 +124,7 @@ class Place:
             )
 
     def rows(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """What the database answers."""
+        """Return the rows of a query."""
         with closing(psycopg2.connect(self.database_url)) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
@@ -143,7 +143,7 @@ class Place:
 
 @dataclass
 class FastPlace(Place):
-    """On our own endpoint: its clock can be set forward, it injects faults and keeps counts."""
+    """A place on our own endpoint: its clock can be set forward, and it can inject errors."""
 
     endpoint: Endpoint = field(kw_only=True)
 
@@ -153,7 +153,7 @@ class FastPlace(Place):
         self.sent |= dict(zip(ids, sent, strict=True))
 
     def finish(self) -> None:
-        """Let all leases end, work everything off, and bring the dead letters back until there are none."""
+        """Let all leases end, drain the queue, and redrive dead letters until there are none."""
         while True:
             self.endpoint.advance(VISIBILITY_SECONDS + 1)
             self.drain()
@@ -166,20 +166,20 @@ class FastPlace(Place):
         return frozenset(message_id for book in counts for message_id, fate in book.items() if fate.present)
 
     def receives(self) -> list[int]:
-        """How often each message was received."""
+        """Return how often each message was received."""
         return [fate.receives for fate in self.endpoint.fates(self.queue.name).values()]
 
 
 @dataclass
 class EmbeddedPlace(Place):
-    """On the embedded AWS endpoint: time is real."""
+    """A place on the embedded AWS endpoint, where time is real."""
 
     def queued(self) -> frozenset[str]:
         return frozenset(message_id for queue in (self.queue, self.dead_letters) for message_id in _all_of(queue))
 
 
 def fast_place(endpoint: Endpoint, database_url: str, key_files: KeyFiles, folder: Path) -> FastPlace:
-    """Make a queue on our endpoint, with no fault in force."""
+    """Make a queue on our endpoint, with no injected errors."""
     endpoint.clear_faults()
     queue, dead_letters = _queues(endpoint.client)
     environment = _environment(endpoint.aws_environment, queue, database_url, key_files)
@@ -226,7 +226,7 @@ def _named(settings: Mapping[str, object]) -> dict[str, str]:
 
 
 def _all_of(queue: Queue) -> Iterator[str]:
-    """Receive everything that a queue holds, and hand it back."""
+    """Receive all messages of a queue, and return them to it."""
     held: list[Any] = []
     while messages := queue.client.receive_message(
         QueueUrl=queue.url, MaxNumberOfMessages=10, WaitTimeSeconds=1, VisibilityTimeout=60

@@ -1,6 +1,6 @@
-"""Where a run can be stopped: hooks on the queue's client, on the receiver and on the connection to the warehouse.
+"""The points where a run can be stopped: hooks on the SQS client, on the receiver and on the warehouse connection.
 
-Nothing is replaced: each hook does what the original does, and something else before or after.
+Nothing is replaced. Each hook does what the original does, and something else before or after it.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,43 +21,43 @@ from loginpipe.sqs import receiver
 from loginpipe.sqs.receiver import Received, Receiver
 
 DELETED_CALLS: Final = 2
-"""Delete calls after which some messages of a batch are deleted, and not all."""
+"""After this many delete calls, some messages of a batch are deleted, but not all."""
 
 
 class Point(StrEnum):
-    """A moment in the work on one batch, in the order of that."""
+    """A moment in the processing of one batch, in order."""
 
     RECEIVING = "receiving"
-    """An answer with messages is here; other long polls may be in flight."""
+    """A response with messages has arrived; other long polls may be in flight."""
     RECEIVED = "received"
     """The batch is taken; the next one is being received."""
     PROCESSED = "processed"
-    """Validated, masked and sealed; its transaction has just started."""
+    """The batch is validated, masked and sealed; its transaction has just started."""
     COPIED = "copied"
     """In its transaction, after the COPY of its logins."""
     WRITTEN = "written"
-    """Its transaction has done everything but commit."""
+    """The transaction has done everything except the commit."""
     RECORDED = "recorded"
     """Committed; none of its messages is deleted."""
     HALF_DELETED = "half-deleted"
     DELETED = "deleted"
-    """All deleted; that is not recorded yet."""
+    """All messages are deleted; the deletes are not recorded yet."""
 
 
 @contextmanager
 def stopping_at(
     point: Point | None, act: Callable[[], object], *, batch: int = 1, receives: bool = True
 ) -> Iterator[dict[str, object]]:
-    """Give resources for `loginpipe.definitions.build_definitions` that act once when a run comes to a point.
+    """Yield resources for `loginpipe.definitions.build_definitions` that act once, when a run reaches a point.
 
-    Connections of the warehouse have hooks for as long as this context lasts, and polls of the queue are short, since
-    the endpoints of the tests know at once that they have nothing.
+    In this context, warehouse connections have hooks, and polls of the queue are short, because the endpoints of the
+    tests know at once that no message is left.
 
     Args:
-        point: which; None for nowhere.
-        act: called there, in the thread of the run that comes there.
-        batch: of which of the run's batches, counted from 1. For ``RECEIVING``: after so many answers.
-        receives: whether the run goes on receiving meanwhile.
+        point: where to act; None for nowhere.
+        act: called at the point, in the thread of the run that reaches it.
+        batch: the batch of the run in which to act, counted from 1. For ``RECEIVING``: the number of answers.
+        receives: whether the run continues to receive while ``act`` runs.
     """
     hooks = _Hooks(point, act, batch, receives=receives)
     connect, hooked = psycopg2.connect, _connection_class(hooks)
@@ -70,7 +70,7 @@ def stopping_at(
 
 
 class _Hooks:
-    """What is to be done at the point, and how far the run is."""
+    """The action at the point, and the progress of the run."""
 
     def __init__(self, point: Point | None, act: Callable[[], object], batch: int, *, receives: bool) -> None:
         self._point = point
@@ -105,7 +105,7 @@ class _Hooks:
         self._may_receive.wait()
 
     def received_some(self) -> None:
-        # Whoever receives beside the one that comes to the point waits for it, or all would be received meanwhile.
+        # Other receivers wait for the one at the point, because otherwise they would receive all messages in that time.
         with self._receiving:
             self._answers += 1
             self.at(Point.RECEIVING, self._answers)
@@ -123,7 +123,7 @@ class _Hooks:
         self.at(Point.RECORDED, self._recorded)
 
     def deleted(self, entries: int) -> None:
-        # As in receiving. Batches are deleted one after the other.
+        # As in received_some. Batches are deleted one after the other.
         with self._deleting:
             batch = len(self._undeleted)
             if not batch or self._undeleted[-1] <= 0:
@@ -177,7 +177,7 @@ def _connection_class(hooks: _Hooks) -> type[Connection]:  # noqa: C901 - two sm
 
 
 class _HookedClient:
-    """A client of SQS that comes by points whenever it is answered."""
+    """An SQS client that calls the hooks before and after its answers."""
 
     def __init__(self, client: Any, hooks: _Hooks) -> None:
         self._client = client

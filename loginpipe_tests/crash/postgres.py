@@ -1,4 +1,4 @@
-"""A Postgres of a test's own, to be stopped and crashed, and a way to it on which an answer can get lost."""
+"""A Postgres server of one test that can be stopped and crashed, and a proxy to it that can lose an answer."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ _END_SECONDS: Final = 30
 
 
 class Postgres:
-    """A server on data of its own: what it says is committed survives its crash, though not the machine's."""
+    """A server with its own data. A committed transaction survives a crash of the server, but not of the machine."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -34,16 +34,16 @@ class Postgres:
 
     @property
     def socket(self) -> Path:
-        """The path of its socket."""
+        """Return the path of its socket."""
         return socket_folder(self._folder) / f".s.PGSQL.{PORT}"
 
     def start(self) -> None:
-        """Start it on what data there is, and wait until it answers."""
+        """Start it on the existing data, and wait until it answers."""
         assert self._service is None
         self._service = start_postgres(self._folder, throwaway=False, note=lambda _: None, stopping=threading.Event())
 
     def stop(self) -> None:
-        """Shut it down as an administrator does: transactions are broken off, everything is written out."""
+        """Shut it down as an administrator does: transactions are aborted, everything is written to disk."""
         self._end(signal.SIGINT)
 
     def restart(self) -> None:
@@ -52,18 +52,18 @@ class Postgres:
         self.start()
 
     def crash(self) -> None:
-        """End it at once, and start it: it recovers from its log."""
+        """Kill it and start it again. It recovers from its WAL."""
         self._end(signal.SIGQUIT)
         self.start()
 
     def become_replica(self) -> None:
-        """Restart it as a standby that takes no writes, until it is promoted."""
+        """Restart it as a standby that accepts no writes until it is promoted."""
         self.stop()
         (self._folder / "postgres" / "standby.signal").touch()
         self.start()
 
     def remove(self) -> None:
-        """End it at once, and delete its data."""
+        """Kill it, and delete its data."""
         self._end(signal.SIGQUIT)
         shutil.rmtree(self._folder, ignore_errors=True)
         shutil.rmtree(socket_folder(self._folder), ignore_errors=True)
@@ -83,7 +83,7 @@ class Postgres:
         self.execute("SELECT pg_reload_conf()")
 
     def execute(self, statement: str) -> None:
-        """Do something as its administrator."""
+        """Execute a statement as its administrator."""
         with closing(psycopg2.connect(self._url("postgres"))) as connection:
             connection.autocommit = True
             connection.cursor().execute(statement)
@@ -102,7 +102,7 @@ class Postgres:
 
 @contextmanager
 def running_postgres() -> Iterator[Postgres]:
-    """Run a server for the length of a ``with`` block; its data goes."""
+    """Run a server for the length of a ``with`` block, and delete its data."""
     postgres = Postgres(Path(tempfile.mkdtemp(prefix="loginpipe-")))
     try:
         postgres.start()
@@ -113,13 +113,13 @@ def running_postgres() -> Iterator[Postgres]:
 
 
 class LossyWay:
-    """A way to a server on which the answer to a commit gets lost, and the connection with it: once, when told to.
+    """A proxy to a server that can lose the answer to a commit, together with the connection.
 
-    A context manager.
+    It is a context manager.
 
     Attributes:
-        url: of the database by this way.
-        lost: answers that got lost.
+        url: URL of the database through this proxy.
+        lost: number of lost answers.
     """
 
     def __init__(self, server: Path, url: str) -> None:
@@ -143,7 +143,7 @@ class LossyWay:
             thread.join()
 
     def lose_next_commit(self) -> None:
-        """Let the answer to the next commit get lost."""
+        """Lose the answer to the next commit."""
         self._lose.set()
 
     def _accept(self) -> None:

@@ -1,6 +1,6 @@
-"""The counts: sent = rows + rejects + still in a queue, none of them twice, and nothing in clear outside the queue.
+"""The reconciliation: sent = rows + rejects + queued, no message twice, no personal data in clear outside the queue.
 
-A message is known twice over: by its id, which the ledger and the queue have, and by its user, whom the table has.
+A message has two identities: its id, which is in the ledger and on the queue, and its user, who is in the table.
 """
 
 from collections import Counter
@@ -22,13 +22,13 @@ _MARKERS = {
 
 @dataclass(frozen=True)
 class Balance:
-    """Where the messages are.
+    """The number of messages in each place.
 
     Attributes:
         rows: in ``user_logins``.
         rejects: in ``rejected_messages``.
         queued: on the queue or its dead-letter queue, without an outcome.
-        recorded_and_queued: still there with an outcome: what comes again changes nothing.
+        recorded_and_queued: on a queue and with an outcome. A redelivery of them changes nothing.
     """
 
     rows: int
@@ -38,7 +38,7 @@ class Balance:
 
 
 def balance(place: Place) -> Balance:
-    """Make sure that every message is somewhere and has one outcome at most; to be asked whenever no run is going."""
+    """Check that every message is somewhere and has at most one outcome. No run may be active."""
     ledger = _counted(place, "SELECT message_id::text FROM loginpipe.ingested_messages")
     rejects = _counted(place, "SELECT message_id::text FROM loginpipe.rejected_messages")
     users = _counted(place, "SELECT user_id FROM user_logins")
@@ -59,7 +59,7 @@ def balance(place: Place) -> Balance:
 
 
 def settled(place: Place) -> Balance:
-    """Make sure that, at the end, every message is in exactly one place."""
+    """Check that, at the end, every message is in exactly one place."""
     found = balance(place)
     assert found.recorded_and_queued == 0, f"{found}: messages with an outcome are still on a queue"
     assert found.rows + found.rejects + found.queued == len(place.sent), f"{found}, and {len(place.sent)} were sent"
@@ -68,14 +68,14 @@ def settled(place: Place) -> Balance:
 
 
 def nothing_in_clear(place: Place) -> None:
-    """Search every table, and what the runs printed and left in their folders."""
+    """Check that no table, output or file of the runs contains a marker."""
     haystacks = {name: "\n".join(rows) for name, rows in tables(place).items()}
     haystacks |= {str(path): path.read_text(errors="replace") for path in place.folder.rglob("*") if path.is_file()}
     assert found_in(haystacks, _MARKERS) == []
 
 
 def _vault_is_whole(place: Place) -> None:
-    """What is sealed can be opened: no token without its value, no value and no body without its data key."""
+    """Check that every token has a sealed value, and everything sealed has its data key."""
     statement = """
         SELECT
             (
@@ -97,13 +97,13 @@ def _vault_is_whole(place: Place) -> None:
 
 
 def _runs_add_up(place: Place, rows: int, rejects: int) -> None:
-    """What the runs say of themselves, those that were killed too."""
+    """Check that the batches recorded by the runs add up, including the runs that were killed."""
     statement = "SELECT coalesce(sum(inserted), 0), coalesce(sum(rejected), 0) FROM loginpipe.batches"
     assert place.rows(statement) == [(rows, rejects)], "the runs' counts are wrong"
 
 
 def _damaged(place: Place) -> set[str]:
-    """Messages that were rejected because they came damaged time and again."""
+    """Return the ids of messages that were rejected because they arrived damaged too often."""
     statement = "SELECT message_id::text FROM loginpipe.rejected_messages WHERE 'body_damaged' = ANY (reasons)"
     return set(_counted(place, statement))
 

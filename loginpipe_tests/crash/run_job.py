@@ -1,9 +1,9 @@
-"""A run of the main job as a process of its own, which does something to itself at a given point.
+"""Run the main job in its own process, which stops itself at a given point.
 
     python -m loginpipe_tests.crash.run_job --folder DIR --stop-at written --how kill
 
-It works on what the environment names. In the folder it leaves ``reached`` when it comes to the point, and
-``report.json`` when it ends by itself; a run that is held goes on when there is a file ``release``.
+The environment names the queue and the database. The process creates the file ``reached`` in the folder at the point,
+and ``report.json`` if it ends by itself. A run that is held continues as soon as there is a file ``release``.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from loginpipe_tests.crash.points import Point, stopping_at
 SIGNALS: Final = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "interrupt": signal.SIGINT}
 HANG: Final = "hang"
 HANG_ALONE: Final = "hang-alone"
-"""Meanwhile the run does not receive."""
+"""The run does not receive while it is held."""
 
 _MAX_HELD_SECONDS: Final = 300
 _ANSWERED_SECONDS: Final = 1
@@ -61,25 +61,25 @@ def run(folder: Path, stop_at: Point | None, how: str, batch: int = 1) -> int:
 
 
 def peak_mebibytes() -> float:
-    """Return the most memory that this process had."""
-    # Of this process alone: what getrusage says includes the process that it was forked from.
+    """Return the peak memory of this process."""
+    # Of this process only, because getrusage includes the process that it was forked from.
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) / 1024
 
 
 def stop(folder: Path, how: str) -> None:
-    """Do to this process what was asked for, at the point."""
+    """Stop this process at the point, in the given way."""
     (folder / "reached").touch()
     if how in {HANG, HANG_ALONE}:
         _hold(folder / "release")
     else:
         os.kill(os.getpid(), SIGNALS[how])
-        # It is answered by the main thread, in its own time; whoever came to the point goes no further meanwhile.
+        # The main thread handles the signal a little later. The thread at the point must not continue before that.
         time.sleep(_ANSWERED_SECONDS)
 
 
 def _hold(release: Path) -> None:
-    """Wait as a slow step would: signals are answered."""
+    """Wait as a slow step does: signals are handled."""
     deadline = time.monotonic() + _MAX_HELD_SECONDS
     while not release.exists():
         if time.monotonic() > deadline:

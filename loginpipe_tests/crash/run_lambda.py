@@ -1,9 +1,9 @@
-"""An execution environment of AWS Lambda as a process of its own, which is killed at a given point of its first batch.
+"""Run an execution environment of AWS Lambda in its own process, which kills itself at a point of its first batch.
 
     python -m loginpipe_tests.crash.run_lambda --folder DIR --stop-at written
 
-It runs the real runtime interface client, with the runtime API and the settings that the environment names. In the
-folder it leaves ``reached`` when it comes to the point.
+It runs the real runtime interface client, with the runtime API and the settings in the environment. It creates the file
+``reached`` in the folder at the point.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from loginpipe_tests.lambda_service import HANDLER
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Handle calls for ever."""
+    """Handle calls until the process is killed."""
     parser = argparse.ArgumentParser(prog="python -m loginpipe_tests.crash.run_lambda", description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="of this environment's files")
     parser.add_argument("--stop-at", type=Point, choices=list(Point))

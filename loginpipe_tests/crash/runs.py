@@ -1,4 +1,4 @@
-"""Runs as processes, seen from the test that starts them."""
+"""Runs in other processes, as the test that starts them sees them."""
 
 import json
 import multiprocessing
@@ -20,10 +20,10 @@ _forks.set_forkserver_preload(["loginpipe_tests.crash.warm"])
 
 
 class Run:
-    """A run that was started: a context manager that leaves no process behind.
+    """A run that was started. It is a context manager that leaves no process behind.
 
     Attributes:
-        folder: with what the run leaves there, and its ``log``.
+        folder: the files of the run, and its ``log``.
     """
 
     def __init__(self, folder: Path, process: "subprocess.Popen[bytes] | BaseProcess") -> None:
@@ -42,40 +42,40 @@ class Run:
         os.kill(self.pid, number)
 
     def until_reached(self) -> None:
-        """Wait until it has come to the point."""
+        """Wait until it has reached the point."""
         deadline = time.monotonic() + _WAIT_SECONDS
         while not (self.folder / "reached").exists():
             assert self._ended(0.02) is None, f"it ended without coming to the point: {self.log()}"
             assert time.monotonic() < deadline, f"it did not come to the point: {self.log()}"
 
     def release(self) -> None:
-        """Let it go on from the point."""
+        """Let it continue after the point."""
         (self.folder / "release").touch()
 
     def wait(self, seconds: float = _WAIT_SECONDS) -> int:
-        """Wait until it has ended, and return its exit code: a negative one is a signal's."""
+        """Wait until it has ended, and return its exit code; a negative one is the number of a signal."""
         code = self._ended(seconds)
         assert code is not None, f"it did not end within {seconds:g} s: {self.log()}"
         return code
 
     @property
     def pid(self) -> int:
-        """The id of its process."""
+        """Return its process id."""
         assert self._process.pid is not None
         return self._process.pid
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended."""
+        """Return True if it has ended."""
         return self._ended(0) is not None
 
     def report(self) -> dict[str, Any]:
-        """What it wrote when it ended by itself: ``run_id``, ``success``, ``peak_mebibytes``."""
+        """Return its report, which it wrote when it ended by itself: ``run_id``, ``success``, ``peak_mebibytes``."""
         report: dict[str, Any] = json.loads((self.folder / "report.json").read_text())
         return report
 
     def log(self) -> str:
-        """The end of what it printed; Dagster's own account of the steps is left out."""
+        """Return the end of its output, without Dagster's own lines on the steps."""
         lines = (self.folder / "log").read_text(errors="replace").splitlines()
         return "\n".join(line for line in lines if " - DEBUG - " not in line)[-4000:]
 
@@ -95,14 +95,14 @@ def forked(
     arguments: Sequence[str],
     program: str = "loginpipe_tests.crash.run_job",
 ) -> Run:
-    """Start a program of this folder in a process that has everything loaded already."""
+    """Start a program of this folder in a process that already has everything loaded."""
     process = _forks.Process(target=_run, args=(program, str(folder), dict(environment), list(arguments)))
     process.start()
     return Run(folder, process)
 
 
 def fresh(folder: Path, environment: Mapping[str, str], command: Sequence[str]) -> Run:
-    """Start a command of Python's."""
+    """Start a Python command."""
     path = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(_FOLDER)]))
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(

@@ -1,6 +1,6 @@
-"""A random schedule of faults: of the endpoint, of the runs, of Postgres, and leases that end too soon.
+"""A random schedule of failures: of the endpoint, of the runs, of Postgres, and leases that end early.
 
-The same seed makes the same decisions. What they meet depends on the machine's pace.
+The same seed makes the same decisions. Their effects depend on the speed of the machine.
 """
 
 import signal
@@ -54,19 +54,19 @@ _DONE_SHARE: Final = 0.02
 KILLED: Final = "runs that were killed"
 POSTGRES: Final = ("postgres restarted", "postgres crashed", "connections cut")
 ENDPOINT: Final = "endpoint: "
-"""What the names of the endpoint's faults begin with."""
+"""Prefix of the names of the endpoint's injected errors."""
 
 _Misfortune = tuple[float, str, Callable[[], object]]
-"""After how many seconds, what to call it, and what happens."""
+"""A delay in seconds, a name, and the action."""
 
 
 @dataclass
 class Schedule:
-    """Rounds of runs and faults on one queue until nearly all of it is worked off, and then a calm end.
+    """Rounds of runs and failures on one queue until nearly all messages are processed, then an end without failures.
 
     Attributes:
-        batch: about how many messages a batch has: a run takes several.
-        happened: what the schedule did, and how the runs ended.
+        batch: average number of messages in a batch; a run takes several batches.
+        happened: how often each failure happened, and how the runs ended.
     """
 
     place: FastPlace
@@ -76,7 +76,7 @@ class Schedule:
     happened: Counter[str] = field(default_factory=Counter)
 
     def broken(self) -> dict[str, int]:
-        """How often what was to break did: runs that were killed, faults of the endpoint, faults of Postgres."""
+        """Return the number of failures of each kind: killed runs, errors of the endpoint, failures of Postgres."""
         return {
             KILLED: self.happened[KILLED],
             ENDPOINT: sum(times for what, times in self.happened.items() if what.startswith(ENDPOINT)),
@@ -84,12 +84,12 @@ class Schedule:
         }
 
     def carry_out(self) -> None:
-        """Break things, balancing the counts after each round; then let runs without faults work off the rest."""
+        """Break things, reconcile after each round, then let runs without failures process the rest."""
         for _ in range(_MAX_ROUNDS):
             self._round()
             balance(self.place)
             self.place.endpoint.advance(VISIBILITY_SECONDS + 1)
-            # The others are done, or dead letters: those come back in the end.
+            # The other messages have an outcome or are dead letters, which are redriven at the end.
             if self.place.waiting() < len(self.place.sent) * _DONE_SHARE:
                 break
         self.place.finish()
@@ -120,7 +120,7 @@ class Schedule:
         return self.place.start(point, how, of, batch_messages=batch)
 
     def _misfortunes(self, runs: list[Run]) -> list[_Misfortune]:
-        # Chosen here: whether it comes to it depends on the machine's pace, and what comes after must not.
+        # Chosen here, because the choice must not depend on the speed of the machine, unlike whether it is used.
         victim = self.rng.choice(runs)
         kinds: list[tuple[str, Callable[[], object]]] = [
             *zip(POSTGRES, (self.postgres.restart, self.postgres.crash, self._cut), strict=True),

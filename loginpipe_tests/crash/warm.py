@@ -1,4 +1,4 @@
-"""What the process that runs are forked from has loaded: a run then takes half a second instead of three."""
+"""Load modules in the process that runs are forked from. A run then takes half a second instead of three."""
 
 import boto3  # noqa: F401
 import dagster as dg
@@ -7,7 +7,7 @@ from loginpipe.ingest import aws_lambda  # noqa: F401
 from loginpipe.logins.splitting import split_batch
 from loginpipe_tests.crash import run_job  # noqa: F401
 
-# Both load more on their first use.
+# Both load more modules on their first use.
 with dg.DagsterInstance.ephemeral():
     pass
 split_batch([])

@@ -1,4 +1,4 @@
-"""A browser for the UI, where Chromium is installed, and the sensor's switch as the UI's own calls know it."""
+"""A browser for the UI, if Chromium is installed, and the sensor's switch in the UI's own API."""
 
 import shutil
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ mutation ($selector: SensorSelector!) { startSensor(sensorSelector: $selector) {
 
 @contextmanager
 def open_page() -> Iterator[Page]:
-    """A page as wide as a laptop's, that waits for a minute for what is to be on it."""
+    """Yield a page as wide as a laptop's screen, which waits up to a minute for its content."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1400, "height": 900})
@@ -51,6 +51,6 @@ def stop_sensor(ui: int) -> None:
 
 
 def all_runs_ended(ui: int) -> bool:
-    """No run is queued or active: pages of an asset say "in progress" for as long as one is."""
+    """Return True if no run is queued or active. While one is, the pages of an asset show "in progress"."""
     runs = graphql(ui, _RUNS)["runsOrError"]["results"]
     return all(run["status"] in {"SUCCESS", "FAILURE", "CANCELED"} for run in runs)

@@ -1,4 +1,4 @@
-"""One project and one UI a file of tests."""
+"""One project and one UI for each test file."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""A project folder as a user has it, the commands as a user types them, and the UI that they start."""
+"""A user's project folder, the commands as a user types them, and the UI that they start."""
 
 import json
 import os
@@ -30,7 +30,7 @@ class Project:
         return str(Path(sys.executable).parent / program)
 
     def environment(self) -> dict[str, str]:
-        """Nothing exported: what a command needs, it finds in the folder's .env."""
+        """Return an environment without exported settings. A command finds what it needs in the folder's .env."""
         kept = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
         return {name: os.environ[name] for name in kept if name in os.environ}
 
@@ -71,11 +71,11 @@ class Project:
 
 @contextmanager
 def running_project(folder: Path) -> Iterator[Project]:
-    """A folder with the project's own configuration, and `loginpipe local up` in it."""
+    """Yield a folder with the project's own configuration, in which `loginpipe local up` is running."""
     project = Project(folder)
     for name in ("dagster.yaml", "workspace.yaml", "pyproject.toml"):
         shutil.copy(ROOT / name, folder / name)
-    # dg looks for the package in the project's folder.
+    # dg searches for the package in the project's folder.
     (folder / "loginpipe").symlink_to(ROOT / "loginpipe")
     try:
         project.run("loginpipe", "local", "up")
@@ -86,7 +86,7 @@ def running_project(folder: Path) -> Iterator[Project]:
 
 @contextmanager
 def running_ui(project: Project) -> Iterator[int]:
-    """`loginpipe dev`; gives the port of the UI."""
+    """Run `loginpipe dev`; yield the port of the UI."""
     port = free_port()
     log = project.folder / "dev.log"
     with log.open("w") as output:
@@ -114,7 +114,7 @@ def answers(port: int) -> bool:
 
 
 def login_events(count: int, null_locales: int) -> list[dict[str, Any]]:
-    """Events of the real shape, all good, all different, some of them without a locale."""
+    """Return good, distinct events in the real format; ``null_locales`` of them have no locale."""
     rng = random.Random(7)
     return [
         {
@@ -136,7 +136,7 @@ def free_port() -> int:
 
 
 def eventually(condition: Callable[[], Any], *, seconds: float, what: str) -> Any:
-    """Poll until a condition is met; returns what it returned."""
+    """Poll until a condition is met; return its value."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if value := condition():

@@ -1,7 +1,7 @@
-"""Takes the pictures of the documentation from the real UI: `make screenshots`.
+"""Take the screenshots of the documentation from the real UI: `make screenshots`.
 
-Messages come in over a few minutes while the sensor is off, so that one run takes them all and its plots have
-something to show; then come many bad ones, so that a check fails.
+Messages arrive over a few minutes while the sensor is off, so that one run takes them all and its plots show something.
+Then many bad ones arrive, so that a check fails.
 """
 
 import json
@@ -21,13 +21,13 @@ from loginpipe_tests.e2e.browser import all_runs_ended, open_page, start_sensor,
 from loginpipe_tests.e2e.project import Project, eventually, running_project, running_ui
 
 BURSTS: Final = (120, 340, 260, 510, 90, 420, 300, 150)
-"""Messages sent, one burst every 45 seconds."""
+"""Messages to send, one burst every 45 seconds."""
 PAUSE_SECONDS: Final = 45
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture: of which page, once which words are on it, how tall."""
+    """One screenshot: the page, the texts to wait for, and the height."""
 
     name: str
     path: str
@@ -49,7 +49,7 @@ IN_THE_END: Final = (
 
 
 def main() -> None:
-    """Take every picture into the folder that is named."""
+    """Take every screenshot into the folder given on the command line."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as place, running_project(Path(place)) as project, running_ui(project) as ui:
@@ -94,7 +94,7 @@ def _take(page: Page, ui: int, picture: Picture, folder: Path) -> None:
     page.get_by_text(picture.words).first.wait_for()
     if picture.click:
         page.get_by_text(picture.click).first.click()
-    # Graph and plots are laid out after the words are there.
+    # The graph and the plots are laid out after the texts are there.
     page.wait_for_load_state("networkidle")
     page.wait_for_timeout(3_000)
     page.screenshot(path=folder / f"{picture.name}.png")

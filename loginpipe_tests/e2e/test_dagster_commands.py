@@ -1,4 +1,4 @@
-"""What `dg`, `dagster` and `dagster-daemon` do in a project folder, and what they make of `.env`."""
+"""What `dg`, `dagster` and `dagster-daemon` do in a project folder, and how they use `.env`."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ LAUNCH = ("dg", "launch", "--assets", GROUP)
 
 @pytest.fixture
 def own_line(project: Project) -> Iterator[dict[str, str]]:
-    """A line of the user's own in .env, which no run could start with; what is exported beats it, and ours."""
+    """Add a line to .env with which no run can start; yield exported variables that override it and our own lines."""
     path = project.folder / ".env"
     text = path.read_text()
     path.write_text(f"LOGINPIPE_VISIBILITY_SECONDS=1\n{text}")
@@ -42,7 +42,7 @@ def _send(project: Project, count: int) -> None:
     project.run("loginpipe", "send", "--file", file.name)
 
 
-# The first of the file, and so the first start on this storage.
+# The first test of the file, so that this is the first start on this storage.
 def test_loginpipe_dev_starts_without_a_warning(project: Project) -> None:
     log = project.folder / "dev.log"
     with running_ui(project):
@@ -116,20 +116,20 @@ def test_a_folder_without_env_file_says_in_one_line_what_to_do(tmp_path: Path, c
     assert done.stderr.splitlines()[-1].startswith("Error: DAGSTER_POSTGRES_URL is not set: run `loginpipe local up`")
 
 
-# --- with a UI; last, since its sensors take what the commands above send ---
+# --- with a UI; last, because its sensors take what the commands above send ---
 
 
 @pytest.fixture(scope="module")
 def ui_of_three_days(project: Project) -> Iterator[int]:
-    """A UI whose daily assets begin the day before yesterday; without an archive."""
-    # Of the days in the database, `loginpipe dev` takes the first.
+    """Yield a UI without an archive, whose daily assets start the day before yesterday."""
+    # `loginpipe dev` starts at the first day in the database.
     project.execute("INSERT INTO loginpipe.day_changes SELECT (now() AT TIME ZONE 'UTC')::date - 2")
     with running_ui(project) as port:
         yield port
 
 
 def test_all_assets_are_materialized_in_one_go(ui_of_three_days: int) -> None:
-    """As "Materialize all" does for assets of different partitions, and where there is no archive."""
+    """Do what "Materialize all" does for assets with different partitions, without an archive."""
     port = ui_of_three_days
     nodes = graphql(port, "{ assetNodes { assetKey { path } } }")["assetNodes"]
     assets = {node["assetKey"]["path"][0] for node in nodes}
@@ -150,7 +150,8 @@ def test_all_assets_are_materialized_in_one_go(ui_of_three_days: int) -> None:
         runs: list[dict[str, Any]] = found["runsOrError"]["results"]
         return runs if ended else None
 
-    # Dagster looks at backfills every 30 seconds: this one, whose assets follow on each other, takes four of those.
+    # Dagster evaluates backfills every 30 seconds. This one needs four evaluations, because its assets depend on each
+    # other.
     runs = eventually(over, seconds=400, what="the backfill is over")
     assert {run["status"] for run in runs} == {"SUCCESS"}
     assert {asset["path"][0] for run in runs for asset in run["assetSelection"]} == assets

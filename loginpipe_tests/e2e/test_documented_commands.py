@@ -1,4 +1,4 @@
-"""Every command that the documents show in a block: run here as it stands, or listed with the reason why not."""
+"""Every command that the documents show in a code block: run here unchanged, or listed with the reason why not."""
 
 import json
 import re
@@ -19,7 +19,7 @@ OURS = ("loginpipe", "dagster", "dg")
 OTHERS = ("make", "docker", "aws", "psql", "dbt", "pip", "kubectl", "helm", "deploy/[a-z/.-]+")
 COMMAND = re.compile(rf"^(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(?P<program>{'|'.join((*OURS, *OTHERS))}) ")
 
-# What stands for itself in a document, and what it is here.
+# Placeholder in a document → the name of its value here.
 PLACEHOLDERS = {
     "TOKEN": "token",
     "dev.v1.…": "token",
@@ -31,7 +31,7 @@ PLACEHOLDERS = {
     "logins-20261121T021500Z.dump": "dump",
 }
 
-# Why a command is not run here, and what runs it instead.
+# Command → why it is not run here, and what runs it instead.
 NOT_RUN = {
     r"aws ": "needs an account of AWS",
     r"docker ": "needs Docker: deploy/compose/verify.sh brings the services up in the workflows",
@@ -56,7 +56,7 @@ class Shown:
 
 
 def shown() -> Iterator[Shown]:
-    """The commands in blocks, each with the first document that shows it; without comments and prompts."""
+    """Yield the commands in code blocks, each with the first document that shows it, without comments and prompts."""
     seen: set[str] = set()
     for document in DOCUMENTS:
         blocks = re.findall(r"(?m)^ {4,}(.*)$", document.read_text().replace("\\\n", " "))
@@ -84,7 +84,7 @@ class Installation:
         folder = self.project.folder
         (folder / "found.csv").unlink(missing_ok=True)
         environment = self.project.environment()
-        # Ours, and those of the embedded server, as a user would have them in PATH.
+        # The project's programs and those of the embedded server, as a user has them in PATH.
         programs = f"{Path(self.project.command('loginpipe')).parent}:{psql().parent}"
         return subprocess.run(
             ["bash", "-c", line],
@@ -95,7 +95,7 @@ class Installation:
                 "LOGINPIPE_ARCHIVE_URL": (folder / "archive").as_uri(),
                 "LOGINPIPE_FIRST_DAY": self.known["day"],
             },
-            input="y\n",  # what an erasure asks for
+            input="y\n",  # the answer to the question of an erasure
             capture_output=True,
             text=True,
             timeout=240,

@@ -1,4 +1,4 @@
-"""Two queues in one Dagster, as docs/containers.md sets them up: one fails, and the other does not notice."""
+"""Two queues in one Dagster, set up as in docs/containers.md: one fails, and this does not affect the other."""
 
 import os
 import shutil
@@ -29,15 +29,15 @@ from loginpipe_tests.wire import logins, users
 
 OURS = "loginpipe"
 THEIRS = "partners"
-"""Names of the code locations; of the second one also LOGINPIPE_ASSET_PREFIX."""
+"""Names of the code locations; the second one is also a LOGINPIPE_ASSET_PREFIX."""
 
-# Each step takes seconds. On a machine that has much else to do it may take minutes.
+# Each step takes seconds, but it may take minutes on a busy machine.
 DEADLINE = 180
 
 
 @pytest.fixture
 def partners(queue: Queue) -> Iterator[Queue]:
-    """The other queue, which has a dead letter."""
+    """Yield the other queue, which has a dead letter."""
     client = boto3.client("sqs")
     name = f"partners-{uuid4().hex}"
     create_login_queue(client, name)
@@ -49,7 +49,7 @@ def partners(queue: Queue) -> Iterator[Queue]:
 
 @pytest.fixture
 def instance(stack: LocalStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
-    """The Dagster of both, in a folder and a database of its own. Its tables are there before anything starts."""
+    """Yield the Dagster instance of both, with its own folder and database. Its tables already exist."""
     name = f"dagster_{uuid4().hex}"
     execute(stack.database_url, f"CREATE DATABASE {name}")
     url = stack.database_url.replace("/loginpipe?", f"/{name}?").replace("postgresql://", "postgresql+psycopg2://")
@@ -62,10 +62,10 @@ def instance(stack: LocalStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @contextmanager
 def running(folder: Path, log: str, environment: Mapping[str, str], *command: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A Dagster program in a folder, with an environment of its own; its output is in a file there."""
+    """Run a Dagster program in a folder, with its own environment; its output goes to a file there."""
     program = Project(folder).command(command[0])
     with (folder / log).open("w") as output:
-        # A group of its own: a code server that is killed leaves its server and the runs of that behind.
+        # In its own process group: when a code server is killed, its child server and their runs stay.
         process = subprocess.Popen(
             [program, *command[1:]],
             cwd=folder,
@@ -77,13 +77,13 @@ def running(folder: Path, log: str, environment: Mapping[str, str], *command: st
         try:
             yield process
         finally:
-            # At once: a code server waits a minute for the run that is active.
+            # Kill it at once, because a code server would wait a minute for the active run.
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
 def answers(server: subprocess.Popen[bytes], socket: Path, log: Path) -> bool:
-    """Whether a code server has loaded its location."""
+    """Return True if a code server has loaded its location."""
     assert server.poll() is None, log.read_text()[-3000:]
     try:
         return bool(DagsterGrpcClient(socket=str(socket)).ping("there"))
@@ -93,12 +93,12 @@ def answers(server: subprocess.Popen[bytes], socket: Path, log: Path) -> bool:
 
 @contextmanager
 def running_dagster(folder: Path, environments: Mapping[str, Mapping[str, str]]) -> Iterator[None]:
-    """A code server for each location, and the daemon of all of them.
+    """Run a code server for each location, and one daemon for all of them.
 
-    The daemon is started last: a location that does not answer when it starts is tried again for some seconds, and then
-    after five minutes.
+    The daemon starts last. If a location does not answer at its start, the daemon retries for some seconds, and then
+    only after five minutes.
     """
-    # Sockets: a port that was free a moment ago may be another's when the server takes it.
+    # Sockets, because another program may take a port that was free a moment ago.
     sockets = {location: folder / f"{location}.sock" for location in environments}
     workspace = [
         {"grpc_server": {"socket": str(socket), "location_name": location}} for location, socket in sockets.items()
@@ -152,7 +152,7 @@ def test_a_queue_whose_database_refuses_it_does_not_touch_the_other_one(
             what="their sensor backs off",
         )
 
-        # After their failure ours go on, with the run that is active or with a new one.
+        # After their failure our pipeline continues, with the active run or with a new one.
         pipeline.send(logins(5)[3:])
         eventually(lambda: users(pipeline) == [f"user-{i}" for i in range(5)], seconds=DEADLINE, what="more stored")
         assert ended(instance, pipeline.queue) <= {"SUCCESS"}
@@ -165,13 +165,13 @@ def test_a_queue_whose_database_refuses_it_does_not_touch_the_other_one(
 
 
 def ended(instance: dg.DagsterInstance, queue: Queue) -> set[str]:
-    """How the runs of a queue ended that did."""
+    """Return the statuses of a queue's finished runs."""
     runs = instance.get_runs(dg.RunsFilter(tags={"loginpipe/queue": queue.name}))
     return {run.status.value for run in runs if run.is_finished}
 
 
 def found(instance: dg.DagsterInstance) -> list[bool | None]:
-    """Whether no_dead_letters passed when it was last evaluated: of ours, and of theirs."""
+    """Return whether no_dead_letters passed at its last evaluation, for our queue and for theirs; None if never run."""
     paths = (["raw_sqs_messages"], [THEIRS, "raw_sqs_messages"])
     checks = [dg.AssetCheckKey(dg.AssetKey(path), "no_dead_letters") for path in paths]
     summaries = instance.event_log_storage.get_asset_check_summary_records(checks)
@@ -180,7 +180,7 @@ def found(instance: dg.DagsterInstance) -> list[bool | None]:
 
 
 def skipped(instance: dg.DagsterInstance, location: str) -> list[str]:
-    """Why ticks of a location's queue_depth_sensor started no run."""
+    """Return why ticks of a location's queue_depth_sensor started no run."""
     (state,) = [
         state
         for state in instance.all_instigator_state()

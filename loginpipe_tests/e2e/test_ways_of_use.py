@@ -30,7 +30,7 @@ def _clear_values(events: list[dict[str, Any]]) -> set[str]:
 
 
 def _files_with(folder: Path, values: set[str]) -> list[str]:
-    """The files under a folder that hold one of the values; the queue's own state and the test's input aside."""
+    """Return the files under a folder that hold one of the values, except the queue's state and the test's input."""
     wanted = [value.encode() for value in values]
     return [
         str(path)
@@ -84,7 +84,7 @@ def test_a_part_of_the_chain_is_refused_before_anything_is_received(project: Pro
 
 
 def test_a_newcomer_finds_the_row_of_an_event_sent_by_hand_and_recovers_its_device(project: Project) -> None:
-    """As the README has it: the client that `loginpipe local up` names, and one command of a custodian."""
+    """Do what the README shows: use the client that `loginpipe local up` names, and one command of a custodian."""
     event = {**login_events(1, null_locales=0)[0], "user_id": "ann", "device_id": "593-47-5928"}
     _send(project, [event])
     project.run("dagster", *MATERIALIZE)

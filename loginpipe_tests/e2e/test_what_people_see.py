@@ -1,4 +1,4 @@
-"""The UI as people use it; and whatever they see or find there, in files or in tables: no value in clear.
+"""The UI as people use it. No value in clear may appear in it, in files or in tables.
 
 Messages with markers go through a run that succeeds and one that fails, started by the sensor under `loginpipe dev`.
 """
@@ -97,7 +97,7 @@ def runs(ui: int) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def ran(project: Project, ui: int) -> int:
-    """The UI, after a run that took the markers and one that failed on them."""
+    """Return the UI's port, after a run that ingested the markers and one that failed on them."""
     send_markers(project)
     eventually(
         lambda: project.rows("SELECT count(*) FROM user_logins") == [(len(GOOD),)], seconds=120, what="a good run"
@@ -116,7 +116,7 @@ def ran(project: Project, ui: int) -> int:
 
 
 def answers(ui: int) -> dict[str, str]:
-    """Everything that the UI can ask for about the runs and the sensor."""
+    """Return everything that the UI can query about the runs and the sensor."""
     there = {"runs": json.dumps(runs(ui)), "ticks": json.dumps(graphql(ui, TICKS, selector=SENSOR))}
     for run in runs(ui):
         events = graphql(ui, EVENTS, id=run["runId"])["logsForRun"]["events"]
@@ -135,7 +135,7 @@ def page() -> Iterator[Page]:
 
 
 def printed(project: Project) -> dict[str, str]:
-    """What the commands say that look at the pipeline's state, the metrics among them."""
+    """Return the output of the commands that show the pipeline's state, including the metrics."""
     commands = (("metrics", "--once"), ("doctor",), ("rejects", "list", "--json"), ("dlq", "status", "--json"))
     done = {" ".join(command): project.run("loginpipe", *command, check=False) for command in commands}
     assert "loginpipe_violations_total" in done["metrics --once"].stdout
@@ -144,7 +144,7 @@ def printed(project: Project) -> dict[str, str]:
 
 
 def kept(project: Project) -> dict[str, str]:
-    """What lies in the tables and in the project's folder; the queue's own state aside."""
+    """Return the content of the tables and of the project's folder, except the queue's state."""
     there = {name: "\n".join(rows) for name, rows in tables(project).items()}
     files = (path for path in Path(project.folder).rglob("*") if path.is_file() and path.parent.name != "aws")
     return there | {str(path): path.read_bytes().decode("latin-1") for path in files}
@@ -185,7 +185,7 @@ def finished(ui: int, run_id: str) -> dict[str, Any] | None:
 
 
 def at_rest(ui: int) -> bool:
-    """No tick of the sensor is being evaluated, and no run is queued or active."""
+    """Return True if no tick of the sensor is being evaluated and no run is queued or active."""
     ticks = graphql(ui, TICKS, selector=SENSOR)["sensorOrError"]["sensorState"]["ticks"]
     return all_runs_ended(ui) and not any(tick["status"] == "STARTED" for tick in ticks)
 
@@ -206,8 +206,8 @@ def test_a_person_stops_the_sensor_materialises_the_chain_and_sees_checks_and_pl
     switch = page.locator("label", has=page.get_by_role("checkbox", include_hidden=True))
     switch.click()
     eventually(lambda: sensor_status(ran) == "STOPPED", seconds=30, what="the sensor is off")
-    # A run of the sensor waits a minute for more messages, and a tick that began before may start one. While any is
-    # active, the pages say that its assets and checks are in progress, whatever the run by hand did.
+    # A run of the sensor waits a minute for more messages, and a tick that has already started may start another run.
+    # While one is active, the pages show its assets and checks as in progress, regardless of the manual run.
     eventually(lambda: at_rest(ran), seconds=240, what="the sensor's runs have ended")
     send_markers(project)
 

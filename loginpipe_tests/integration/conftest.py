@@ -1,4 +1,4 @@
-"""The command line; queue and KMS with a proxy before them; and what runs are broken on, of a file's own."""
+"""The command line, proxies in front of SQS and KMS, and servers of each test file that tests may break."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,13 +34,13 @@ def wire(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
 
 @pytest.fixture
 def opened(queue: Queue, wire: Wire) -> Queue:
-    """The queue by way of the wire."""
+    """Return the queue, opened through the wire."""
     return open_queue(queue.name, load_settings(), connections=16)
 
 
 @pytest.fixture
 def tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call to AWS that fails is not tried again."""
+    """Do not retry failed calls to AWS."""
     monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
 
 
@@ -51,7 +51,7 @@ def kms(aws: None) -> "KMSClient":
 
 @pytest.fixture
 def kms_wire(kms: "KMSClient", tried_once: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
-    """Between the code under test and KMS."""
+    """Yield a wire between the code under test and KMS."""
     with Wire(kms.meta.endpoint_url) as wire:
         monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", wire.url)
         yield wire
@@ -65,7 +65,7 @@ def endpoint() -> Iterator[Endpoint]:
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
-    """A Postgres that may be stopped."""
+    """Yield a Postgres server that tests may stop."""
     with running_postgres() as postgres:
         yield postgres
 

@@ -1,4 +1,4 @@
-"""The way to sealed values as the database keeps it: on record first, once, in time, by the one who asked, unbroken."""
+"""Access to sealed values as the database enforces it: recorded first, once, in time, by the requester, chained."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ SHORT_HASH = "d41d8cd98f00b204e9800998ecf8427e"
 
 
 class Person:
-    """Someone with a login, who says when to commit."""
+    """A person with a login, who commits explicitly."""
 
     def __init__(self, database_url: str) -> None:
         self.connection = psycopg2.connect(database_url)
@@ -42,7 +42,7 @@ class Person:
         self, subjects: Sequence[str | None] | None, purpose: str | None = PURPOSE, ticket: str | None = TICKET,
         under: str | None = None,
     ) -> Any:  # fmt: skip
-        """Request, and leave the transaction open; without subjects, a rotation of many values."""
+        """Request, and leave the transaction open. Without subjects, request a rotation of many values."""
         given = list(subjects) if subjects is not None else None
         kind, most = ("rotate", 1_000) if subjects is None else (None, None)
         (answer,) = self.run(
@@ -69,7 +69,7 @@ class Person:
         return self.run("SELECT * FROM vault.release(%s::uuid)", request_id)
 
     def release(self, request_id: str) -> list[str]:
-        """Release for good; return which subjects came."""
+        """Release and commit; return the released subjects."""
         rows = self.open(request_id)
         self.commit()
         assert all(row.refusal is None for row in rows)
@@ -122,7 +122,7 @@ KEYS = """
 
 
 def seal(owner: Person, token: str, content: str = "x") -> None:
-    """A sealed value, with a data key of its own for two recipients."""
+    """Insert a sealed value, with its own data key for two recipients."""
     key = str(uuid4())
     owner.run(KEYS.format(key="%s::uuid"), key)
     owner.run("INSERT INTO vault.sealed_values VALUES (%s, 'ip', %s, 7, %s)", token, key, content.encode() * 48)
@@ -130,7 +130,7 @@ def seal(owner: Person, token: str, content: str = "x") -> None:
 
 @pytest.fixture
 def sealed(owner: Person) -> None:
-    """A sealed value a token, and a sealed body."""
+    """Insert a sealed value for each token, and a sealed body."""
     for token in TOKENS:
         seal(owner, token, token[-1])
     owner.run("INSERT INTO loginpipe.token_key_checks VALUES (1, 'x'), (2, 'x')")
@@ -150,7 +150,7 @@ def log(auditor: Person, columns: str = "action, actor, detail") -> list[tuple[A
 
 
 def make_older(owner: Person, request_id: str, interval: str, action: str = "request") -> None:
-    """Let an entry be older than it is. Only the owner can, and it shows: the hash is no longer the entry's."""
+    """Make an entry older. Only the owner can, and verification detects it because the hash no longer matches."""
     owner.run("ALTER TABLE vault.access_log DISABLE TRIGGER refuse_to_change_the_log")
     owner.run(
         "UPDATE vault.access_log SET at = at - %s::interval WHERE request_id = %s::uuid AND action = %s",
@@ -165,7 +165,7 @@ def set_second_person(owner: Person, required: bool) -> None:
     owner.commit()
 
 
-# --- the way, as it is meant ---
+# --- the intended way ---
 
 
 def test_what_was_requested_is_released_with_its_keys_and_both_are_on_record(
@@ -210,7 +210,7 @@ def test_white_space_around_purpose_and_ticket_is_not_kept(custodian: Person, au
     assert log(auditor, "purpose, ticket") == [(PURPOSE, TICKET)]
 
 
-# --- around the record ---
+# --- ways around the record ---
 
 
 def test_a_request_of_the_same_transaction_releases_nothing_so_a_rollback_leaves_nothing_read(
@@ -237,7 +237,7 @@ def test_a_savepoint_makes_no_earlier_transaction(custodian: Person) -> None:
 
 
 def test_nor_does_a_block_that_catches_its_own_error(custodian: Person) -> None:
-    """Each block with EXCEPTION is a subtransaction, whose id differs from the one of its transaction."""
+    """Each block with EXCEPTION is a subtransaction, whose id differs from that of its transaction."""
     custodian.run(
         """
         DO $$
@@ -260,7 +260,7 @@ def test_nor_does_a_block_that_catches_its_own_error(custodian: Person) -> None:
 
 
 def test_a_prepared_transaction_is_no_committed_one(database_url: str, owner: Person, custodian_url: str) -> None:
-    """Where the server has them switched on at all."""
+    """By default, the server does not allow prepared transactions at all."""
     (setting,) = owner.run("SELECT current_setting('max_prepared_transactions')::integer")
     custodian = Person(custodian_url)
     custodian.ask(TOKENS)
@@ -329,7 +329,7 @@ def test_a_transaction_that_was_begun_in_time_gains_none(custodian: Person, owne
 def test_a_request_that_came_with_a_backup_of_another_server_is_good_for_nothing(
     custodian: Person, colleague: Person, owner: Person
 ) -> None:
-    """Its transaction has an id that this server has not come to yet."""
+    """Its transaction id is one that this server has not reached yet."""
     request_id, bulk = custodian.request(TOKENS), custodian.request(None)
     owner.run("ALTER TABLE vault.access_log DISABLE TRIGGER refuse_to_change_the_log")
     owner.run("UPDATE vault.access_log SET xact = '9000000000000000'")
@@ -500,7 +500,7 @@ def test_an_approval_that_is_rolled_back_is_none(custodian: Person, colleague: P
     assert custodian.refused_release(request_id) == "needs_approval"
 
 
-# --- many at once, for a job ---
+# --- many values at once, for a job ---
 
 
 def test_requests_under_a_bulk_request_need_no_approval_of_their_own(
@@ -605,7 +605,7 @@ def part(text: object) -> str:
 
 
 def assert_unbroken(auditor: Person) -> int:
-    """Recompute the chain from the columns, as vault.access_log_hash does; return how many entries there are."""
+    """Recompute the chain from the columns, as vault.access_log_hash does; return the number of entries."""
     entries = log(
         auditor,
         "seq, at AT TIME ZONE 'UTC', actor, action, request_id, under, subjects, purpose, ticket, detail, "
@@ -669,7 +669,7 @@ def test_two_thousand_entries_of_eight_connections_leave_an_unbroken_chain(
                     someone.ask(TOKENS)
                     someone.rollback()
                 someone.ask(TOKENS, PURPOSE if entry % 3 else "short")
-                if entry % 5:  # now and then two entries in one transaction
+                if entry % 5:  # sometimes two entries in one transaction
                     someone.commit()
 
     with ThreadPoolExecutor(connections) as pool:

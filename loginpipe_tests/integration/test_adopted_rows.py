@@ -1,4 +1,4 @@
-"""Rows of an adopted table that mean something else than ours: named at adoption and by doctor, without a value."""
+"""Rows of an adopted table whose meaning differs from ours: reported at adoption and by doctor, without a value."""
 
 from collections.abc import Sequence
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""Runs on a table that was there before, with constraints and triggers of its own."""
+"""Runs on a table that existed before, with its own constraints and triggers."""
 
 import re
 from contextlib import closing
@@ -39,7 +39,7 @@ TABLE = """
 
 @pytest.fixture
 def adopted(pipeline: Pipeline, empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
-    """The chain on a table that allows no unreleased version and no missing locale."""
+    """Return the pipeline on a table that allows no unreleased version and no missing locale."""
     execute(empty_database_url, TABLE)
     assert migrate(empty_database_url).adopted
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", as_role(empty_database_url, PIPELINE))

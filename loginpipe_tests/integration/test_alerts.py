@@ -1,4 +1,4 @@
-"""Alerts on a real queue, database and Dagster instance, told to a real webhook and a real topic."""
+"""Alerts from a real queue, database and Dagster instance, sent to a real webhook and a real topic."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -143,7 +143,7 @@ def test_a_redirection_is_not_followed(pipeline: Pipeline, daemon: Daemon, hook:
     assert [path for path, _ in hook.requests] == [f"/services/{hook.secret}"]
 
 
-# --- what is told ---
+# --- the causes of alerts ---
 
 
 def test_runs_that_fail_twice_in_a_row_are_told_and_one_that_fails_is_not(
@@ -226,7 +226,7 @@ def test_an_in_flight_limit_and_a_queue_without_consumers_are_told_each_for_itse
     assert daemon.tick(2).startswith("nothing is wrong"), "a batch was finished since"
     with at_the_wire(pipeline, monkeypatch) as wire:
         wire.on("GetQueueAttributes", depth(visible=37, in_flight=120_000))
-        # The proxy says so of the dead-letter queue too.
+        # The proxy reports these numbers for the dead-letter queue too.
         assert daemon.tick(2).partition("; stuck: ")[0].count("in-flight limit") == 1
         assert "no batch finishes" not in daemon.tick()
 

@@ -1,4 +1,4 @@
-"""Tokens of one value under several versions of the token key: kept together by aliases, and by the view on top."""
+"""Tokens of one value under several versions of the token key: connected by aliases and by the canonical view."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,12 +27,12 @@ def pipeline(pipeline_url: str) -> Iterator[Connection]:
 
 
 def keys(*versions: int) -> TokenKeys:
-    """Keys with the newest version as the current one."""
+    """Return token keys, the newest version current."""
     return TokenKeys(max(versions), {version: FIELD_KEYS[version] for version in versions})
 
 
 def know_versions(connection: Connection) -> None:
-    """Aliases lead to versions that were used; a run that began before a rotation does not know of the newest."""
+    """Record the versions as used, because aliases may lead to used versions only."""
     with transaction(connection) as cursor:
         cursor.execute(
             "SELECT loginpipe.record_token_key(n::smallint, 'x', NULL, NULL) FROM generate_series(1, 6) AS n "
@@ -46,7 +46,7 @@ def load(pipeline: Connection, token_keys: TokenKeys, *bodies: str) -> None:
 
 
 def token(version: str) -> str:
-    """The token of one value under a version."""
+    """Return the token of one value under a version."""
     return made_up_token(f"dev.v{int(version) + 1}", "the value")
 
 
@@ -68,7 +68,7 @@ def aliases(database_url: str) -> dict[str, str]:
 
 
 def distinct(analyst_url: str, relation: str) -> tuple[int, int, int]:
-    """As an analyst: rows, distinct addresses and distinct devices."""
+    """Return the numbers of rows, distinct addresses and distinct devices, as an analyst."""
     with closing(psycopg2.connect(analyst_url)) as connection, connection.cursor() as cursor:
         cursor.execute(f"SELECT count(*), count(DISTINCT masked_ip), count(DISTINCT masked_device_id) FROM {relation}")
         (row,) = cursor.fetchall()
@@ -136,7 +136,7 @@ def test_an_old_token_leads_straight_to_the_newest(
 def test_runs_with_different_keys_that_load_at_once_leave_no_token_behind(
     database_url: str, pipeline_url: str, analyst_url: str
 ) -> None:
-    """Half of them were started before the rotation: neither sees the aliases that the others are about to commit."""
+    """Four of six started before the last rotation. No run sees the aliases that the others are about to commit."""
     together = Barrier(6)
     bodies = [login(ip=f"198.51.100.{i}", device_id=f"device {i}") for i in range(40)]
 

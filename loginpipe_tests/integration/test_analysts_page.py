@@ -1,4 +1,4 @@
-"""What docs/analysts.md shows is what its queries return, as the role that it names."""
+"""The results in docs/analysts.md are those of its queries, run as the role that it names."""
 
 import re
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""A login's whole life in LOGINPIPE_TABLE=analytics.user_logins; and a setting that differs from the database's."""
+"""A login's whole life in LOGINPIPE_TABLE=analytics.user_logins, and a setting that differs from the database's."""
 
 import os
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ TABLE = "analytics.user_logins"
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    """On the morning of a day that is long over, by its clock."""
+    """Yield an endpoint whose clock shows the start of a past day."""
     with running_endpoint() as endpoint:
         began = datetime.combine(OLD, datetime.min.time(), UTC)
         endpoint.advance((began - datetime.now(UTC)).total_seconds())
@@ -50,7 +50,7 @@ def analytics(  # noqa: PLR0917
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Pipeline:
-    """The chain on a database whose logins are in another schema, by the commands and the roles of real use."""
+    """Return the pipeline on a database with logins in another schema, set up with the real commands and roles."""
     for name, value in endpoint.aws_environment.items():
         monkeypatch.setenv(name, value)
     create_login_queue(boto3.session.Session().client("sqs"), pipeline.queue.name)
@@ -139,7 +139,7 @@ def test_a_login_is_stored_counted_archived_brought_back_erased_and_backed_up_in
 
 
 def back_up_and_restore(analytics: Pipeline, loginpipe: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Destroy the database in between; afterwards the setting leads to it as its owner."""
+    """Destroy the database between backup and restore."""
     monkeypatch.setenv("PATH", f"{OF_THE_SERVER}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", as_role(analytics.database_url, OWNER))
     dump = loginpipe("backup", "create", folder / "backups", "--json").json["dump"]
@@ -147,7 +147,7 @@ def back_up_and_restore(analytics: Pipeline, loginpipe: Command, folder: Path, m
     server = analytics.database_url.replace(f"/{name}?", "/postgres?")
     execute(server, f"DROP DATABASE {name} WITH (FORCE)", f"CREATE DATABASE {name} OWNER {OWNER}")
     assert loginpipe("backup", "restore", dump).code == 0
-    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", analytics.database_url)  # the owner may make no database
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", analytics.database_url)  # the owner may not create databases
     assert loginpipe("backup", "verify", dump).code == 0
 
 

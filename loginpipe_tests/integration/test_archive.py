@@ -1,4 +1,4 @@
-"""Days into the archive, in a folder and in S3: written, read back, recorded; written again when they change."""
+"""Archiving days in a folder and in S3: written, read back, recorded, and written again if they change."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -25,7 +25,7 @@ from loginpipe_tests.archive import LOGINS, OLD, TODAY, Archive, of_day
 
 @pytest.fixture(params=["folder", "S3"])
 def archive(request: pytest.FixtureRequest, database_url: str, pipeline_url: str, tmp_path: Path) -> Iterator[Archive]:
-    """An archive in a folder, and one in a bucket of this test alone."""
+    """Yield an archive in a folder, and one in a bucket of this test."""
     if request.param == "folder":
         yield Archive(database_url, pipeline_url, f"file://{tmp_path}/the archive")
         return
@@ -87,7 +87,7 @@ class Killed(BaseException):
 
 
 class Elsewhere(Stores):
-    """Where new files go to a store of the test."""
+    """Stores whose new files go to a store of the test."""
 
     def __init__(self, store: Any) -> None:
         super().__init__(Settings())
@@ -114,7 +114,7 @@ class Dying:
 def test_a_crash_before_the_record_leaves_the_old_file_in_force_and_the_stray_one_goes_with_the_next(
     archive: Archive, at: str
 ) -> None:
-    """Killed before the file is read back, and after it has its name and before that is committed."""
+    """The process is killed before the file is read back, or after it has its name but before the commit."""
     archive.insert(OLD)
     first = archive.archived().record
     foreign = f"day={OLD}/somebody_elses.parquet"
@@ -201,7 +201,7 @@ def test_days_are_due_when_they_are_over_and_not_archived_or_have_changed_since(
         in_folder.archived(day)
     assert in_folder.due() == []
     in_folder.insert(OLD, LOGINS[:1])
-    # As many rows, but a batch has brought some of that day since: a user may have been erased on it as well.
+    # The number of rows is the same, but a batch has added some since, so a user may have been erased on that day too.
     in_folder.execute(
         "INSERT INTO loginpipe.batches (batch_id, queue, started_at, inserted, days, rows_by_day) "
         "VALUES (gen_random_uuid(), 'q', now(), 1, ARRAY[%s::date], '{1}')", before
@@ -229,7 +229,7 @@ def test_a_batch_that_commits_while_its_day_is_archived_leaves_the_day_due(in_fo
 def test_rows_that_the_pipeline_did_not_write_are_found_by_the_comparison_and_archived_the_next_time(
     in_folder: Archive,
 ) -> None:
-    """Of the newest days at once, of an older month when its turn comes."""
+    """On the newest days at once, in an older month when its turn comes."""
     yesterday, compared = TODAY - timedelta(days=1), partial(compare_with_table, today=TODAY)
     in_folder.insert(OLD)
     in_folder.archived()

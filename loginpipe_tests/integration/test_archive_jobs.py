@@ -1,4 +1,4 @@
-"""The archive as Dagster runs it and as operators see it: asset, jobs, schedules, check, commands, `doctor`."""
+"""The archive in Dagster and for operators: asset, jobs, schedules, check, commands, `doctor`."""
 
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -37,7 +37,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 def archive(
     database_url: str, pipeline_url: str, tmp_path: Path, key_files: KeyFiles, monkeypatch: pytest.MonkeyPatch
 ) -> Archive:
-    """Three days in an old month; the settings lead to them and to a folder that is not there yet."""
+    """Return an archive with three days in an old month. The settings name it and a folder that does not exist yet."""
     archive = Archive(database_url, pipeline_url, f"file://{tmp_path}/archive")
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", pipeline_url)
     monkeypatch.setenv("LOGINPIPE_ARCHIVE_URL", "file:archive")
@@ -54,7 +54,7 @@ def job(name: str, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
 
 
 def materialized(instance: dg.DagsterInstance, first: date, last: date | None = None) -> dg.ExecuteInProcessResult:
-    """Materialise days of the asset, in one run, with its check."""
+    """Materialize days of the asset in one run, with its check."""
     days = {"start": first, "end": last or first}
     result = dg.materialize(
         [login_archive, archive_matches_table],
@@ -172,7 +172,7 @@ def test_retention_drops_what_is_archived_says_what_it_left_alone_and_erased_use
     (output,) = [event for event in searched.all_node_events if event.is_successful_output]
     found = {name: entry.value for name, entry in output.step_output_data.metadata.items()}
     assert (found["days_searched"], found["logins_of_erased_users"]) == (3, 3)
-    # As the documentation tells analysts to: the folders' names are a column of their own.
+    # As in the documentation for analysts: the folders' names are a column.
     frame = pd.read_parquet(archive.url.removeprefix("file://"), filters=[("create_date", ">=", DAYS[1])])
     assert list(zip(frame["day"], frame["create_date"], strict=True)) == [
         (str(day), day) for day in (DAYS[1], DAYS[2]) for _ in LOGINS[2:]
@@ -184,7 +184,7 @@ def test_extras_go_when_their_month_is_gone_and_stay_while_it_stays(
 ) -> None:
     monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", "100")
     young = TODAY - timedelta(days=29)
-    # Two months of our making, one that someone else made, and the default partition.
+    # Two months that loginpipe made, a partition that it did not make, and the default partition.
     days = [OLD_MONTH.start - timedelta(days=1), OLD, OLD_MONTH.end, date(2019, 5, 5), young]
     for day in days[:2]:
         execute(owner_url, f"SELECT loginpipe.create_extras_partition('{day:%Y-%m}-01')")
@@ -202,7 +202,7 @@ def test_extras_go_when_their_month_is_gone_and_stay_while_it_stays(
         )
 
     def dropped() -> list[str]:
-        """Which partitions of the extras retention drops."""
+        """Run retention; return the partitions of the extras that it dropped."""
         result = job("drop_archived_partitions", instance)
         assert result.success
         (output,) = [event for event in result.all_node_events if event.is_successful_output]

@@ -1,4 +1,4 @@
-"""A month leaves user_logins when every row of it is in the archive, and comes back to the row."""
+"""A month is dropped from user_logins when every row of it is in the archive, and every row can be restored."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def archive(database_url: str, pipeline_url: str, place: str) -> Archive:
-    """Three archived days of an old month."""
+    """Return an archive with three archived days of an old month."""
     archive = Archive(database_url, pipeline_url, place)
     archive.make_month(OLD)
     for number, day in enumerate(DAYS):
@@ -57,7 +57,7 @@ def archive(database_url: str, pipeline_url: str, place: str) -> Archive:
 
 
 def retired(archive: Archive) -> str | None:
-    """Let go of the old month, as the job does, once all is computed; return why it stays."""
+    """Compute the insights, then drop the old month, as the job does; return why it stays."""
     archive.computed()
     return retire_month(archive.run, month=OLD_MONTH, stores=archive.stores)
 
@@ -129,7 +129,7 @@ def test_a_month_stays_for_a_late_row_a_day_that_is_missing_and_a_file_that_is_n
 
 
 def dropped(archive: Archive, month: Any = OLD_MONTH) -> str | None:
-    """The last step alone: what the database says, whatever was looked at before."""
+    """Do the last step only, in which the database checks everything itself; return why the month stays."""
     reason: str | None = archive.run(lambda connection: drop_month(connection, month))
     return reason
 
@@ -214,7 +214,7 @@ def test_months_are_old_enough_by_the_setting_and_never_before_the_queue_has_for
 
 
 def counted(archive: Archive) -> Counter[tuple[Any, ...]]:
-    """The logins of each day, device type, locale and version."""
+    """Return the number of logins of each day, device type, locale and version."""
     kinds = "create_date, device_type, locale, app_version"
     rows = archive.rows(f"SELECT {kinds}, sum(logins)::integer FROM loginpipe.daily_logins GROUP BY {kinds}")
     return Counter({tuple(kind): logins for *kind, logins in rows})
@@ -250,7 +250,7 @@ def test_days_that_were_dropped_keep_their_counts_whatever_recomputes_and_logins
     assert ("android", 2, 1, False) in rows, "computed from the table again"
 
 
-# --- what does not come back, and what stays beside ---
+# --- what is not restored, and what is kept ---
 
 
 def test_users_who_were_erased_since_do_not_come_back_and_what_they_did_after_an_earlier_erasure_does(
@@ -357,7 +357,7 @@ def test_an_erasure_deletes_the_sealed_values_that_only_the_users_logins_of_drop
     dropped = (DAYS[0], DAYS[2])
     assert erased("ann") == (0, {"ip.v1.home"}, {"dev.v1.phone"}, dropped)
     assert erased("bob") == (0, {"ip.v1.home", "dev.v1.phone"}, {"ip.v1.work"}, dropped)
-    # The other way round: a login in the table, whose values a dropped day of another user has too.
+    # The reverse case: a login in the table, whose values are also in a dropped day of another user.
     archive.insert(TODAY, [("new", "ios", "ip.v1.work", "dev.v1.Tablet", None, None)])
     assert erased("new") == (1, {"ip.v1.home", "dev.v1.phone"}, {"ip.v1.work", "dev.v1.Tablet"}, dropped)
     assert erased("zoë\t\\N")[1:3] == (set(sealed), set())

@@ -1,4 +1,4 @@
-"""AWS Lambda: calls by the real runtime interface client, killed, cut short, delivered again; the counts add up."""
+"""AWS Lambda with the real runtime interface client: calls are killed, cut short and repeated; the counts add up."""
 
 import json
 import logging
@@ -81,7 +81,7 @@ class Call:
 
 @pytest.fixture
 def place(endpoint: Endpoint, database_url: str, pipeline_url: str, key_files: KeyFiles, tmp_path: Path) -> FastPlace:
-    """A queue and a database, which the function uses as the pipeline's role."""
+    """Return a queue and a database, which the function uses as the pipeline's role."""
     place = fast_place(endpoint, database_url, key_files, tmp_path)
     place.environment["LOGINPIPE_DATABASE_URL"] = pipeline_url
     return place
@@ -93,7 +93,7 @@ def mapping(place: FastPlace, batch_messages: int = 100) -> EventSourceMapping:
 
 @contextmanager
 def environments(place: FastPlace, number: int, stop_at: Point | None = None) -> Iterator[list[Environment]]:
-    """Execution environments that have started."""
+    """Yield execution environments that have started."""
     if not number:
         yield []
         return
@@ -116,7 +116,7 @@ def test_a_hundred_logins_become_a_hundred_rows_and_no_more_when_delivered_again
     event = source.receive()
     assert event is not None
     assert {"dagster", "dagster_shared", "dagster_postgres", "dagster_webserver"} <= set(not_installed())
-    # As in Lambda, where the test may have it so.
+    # Read-only as in Lambda, if the test has the rights for it.
     with environment(cold(place, read_only=can_be_read_only())) as function:
         for _ in range(2):
             reply = function.invoke(event)
@@ -215,7 +215,7 @@ def test_two_environments_that_get_the_same_messages_at_once_record_each_once(pl
 def test_four_environments_empty_a_queue_at_once_and_each_message_ends_in_one_place(place: FastPlace) -> None:
     place.send(logins(240, bad=20))
     with environments(place, 4) as four, ThreadPoolExecutor(4) as pool:
-        # Each with a client of its own: a mapping polls with several pollers too.
+        # Each has its own client, because a mapping also polls with several pollers.
         list(pool.map(lambda function: mapping(place, 30).drain(function), four))
         assert all(function.lines() for function in four)
     assert place.rows("SELECT sum(inserted), sum(rejected), sum(duplicates) FROM loginpipe.batches") == [(240, 20, 0)]
@@ -233,13 +233,13 @@ def test_a_dagster_run_and_lambda_on_one_queue_record_each_message_once_and_a_sw
         assert held is not None
 
         def meanwhile() -> None:
-            # Whatever anybody holds comes again, and to Lambda.
+            # All messages in flight become visible again, and Lambda receives them.
             place.endpoint.advance(VISIBILITY_SECONDS + 1)
             assert mapping(place, 200).poll(function) > 40
 
-        # The second batch of the run is recorded by Lambda first.
+        # Lambda records the second batch of the run first.
         assert place.run(Point.RECEIVED, meanwhile, batch=2, receives=False, batch_messages=40).success
-        # And this batch of Lambda was recorded by others meanwhile.
+        # Others have recorded this batch of Lambda in the meantime.
         source.settle(held, function.invoke(held))
         place.endpoint.advance(VISIBILITY_SECONDS + 1)
         place.send(logins(30))
@@ -285,12 +285,12 @@ def test_ministacks_own_lambda_is_called_by_its_event_source_mapping_until_the_q
     assert pipeline.rows(statement) == [(60, 1, True)]
 
 
-# --- what a call makes of its event -----------------------------------------------------------------------------------
+# --- how a call handles its event -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def function(place: FastPlace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Function]:
-    """The function as it is when its environment has just started."""
+    """Yield the function as in an environment that has just started."""
     for name, value in place.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(secrets, "_kept", {})
@@ -300,7 +300,7 @@ def function(place: FastPlace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Func
 
 
 def sent(body: str, *, damaged: bool = False, sent_ms: int = SENT_MS, **attributes: Any) -> dict[str, Any]:
-    """A record of an event, of a message sent at a time."""
+    """Return a record of an event, for a message with this sent time."""
     message = {
         "MessageId": str(uuid4()),
         "ReceiptHandle": "handle",
@@ -317,7 +317,7 @@ def string(value: str) -> dict[str, str]:
 
 
 def handled(function: Function, *records: dict[str, Any], seconds: float = 60) -> list[str]:
-    """Make a call, and return the delivery ids that it reports as failed."""
+    """Make a call; return the delivery ids that it reports as failed."""
     return Reply(function.handle({"Records": list(records)}, Call(seconds))).failed
 
 
@@ -385,7 +385,7 @@ def test_while_an_environment_is_new_messages_that_are_nearly_all_bad_are_not_re
         with pytest.raises(BrakeError, match=r"\(null \d+\), so none is recorded and all of them return to queue"):
             handled(function, *bad, good[0])
     assert place.rows(COUNTS) == []
-    # Another environment, or one that the setting lets, goes its own way.
+    # Another environment is not affected, nor is one with the brake off.
     with closing(Function(load_settings())) as other:
         assert handled(other, *good) == handled(other, *bad[:100]) == []
     monkeypatch.setenv("LOGINPIPE_BRAKE", "off")
@@ -449,7 +449,7 @@ def test_an_event_of_something_else_is_refused_and_not_quoted(function: Function
 
 
 def pid(place: FastPlace) -> int:
-    """The backend of the function's connection."""
+    """Return the process id of the backend of the function's connection."""
     ((found,),) = place.rows(
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
@@ -523,7 +523,7 @@ def test_a_changed_secret_is_looked_up_when_the_connection_breaks(
         assert place.rows("SELECT usename FROM pg_stat_activity WHERE pid = %s", pid(place)) == [(OWNER,)]
 
 
-# --- what is known of it elsewhere ------------------------------------------------------------------------------------
+# --- what other parts know of it --------------------------------------------------------------------------------------
 
 
 def test_nothing_clear_is_logged_returned_or_raised(
@@ -577,7 +577,7 @@ def test_freshness_alerts_metrics_and_reconciliation_know_batches_without_a_run(
     assert recent.last_finished is not None
     assert (recent.received, recent.rejected) == (25, 5)
     assert (day.agrees, day.rows, day.rejected) == (True, 20, 5)
-    # As long as batches come, a queue that is never empty is not stuck.
+    # As long as batches are recorded, a queue that is never empty is not stuck.
     depth, long_ago = Depth(5, 5, 0), now - 2 * longest_wait(settings)
     fresh = evaluate(
         depth, last_finished=recent.last_finished, waiting_since=long_ago, now=now, max_wait=longest_wait(settings)
@@ -636,7 +636,7 @@ def doctor_says(what: str) -> str:
 
 
 def tick(cursor: str | None) -> tuple[str | None, dict[str, Mapping[str, Any]]]:
-    """Evaluate the sensor; its next cursor, and the metadata of what it reports, by asset."""
+    """Evaluate the sensor; return its next cursor, and the metadata of what it reports by asset."""
     definitions, sensor = build_definitions(), lambda_batches.lambda_batches_sensor
     resources = {key: (definitions.resources or {})[key] for key in sensor.required_resource_keys}
     with (

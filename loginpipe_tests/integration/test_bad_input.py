@@ -1,4 +1,4 @@
-"""Bad messages among good ones: rejected with their reasons, sealed as they came, and never in anybody's way."""
+"""Bad messages among good ones: rejected with their reasons, sealed as they came, without delaying other messages."""
 
 import json
 from hashlib import md5
@@ -110,7 +110,7 @@ SEVERAL = {
 
 
 def reasons_by_body(pipeline: Pipeline, key_files: KeyFiles) -> dict[str, dict[str, str]]:
-    """Body as it was opened → field → reason."""
+    """Return the opened body → field → reason."""
     opened = Custodian(pipeline, key_files).bodies()
     recorded = pipeline.rows("SELECT message_id::text, fields, reasons FROM loginpipe.rejected_messages")
     return {opened[i].decode(): dict(zip(fields, reasons, strict=True)) for i, fields, reasons in recorded}

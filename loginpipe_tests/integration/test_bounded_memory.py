@@ -1,4 +1,4 @@
-"""Memory stays bounded however large the messages are and however long a run is: on the whole chain, in a process."""
+"""Memory stays bounded for large messages and long runs: the whole pipeline in its own process."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ sys.exit(code)
 
 
 def peaks_of_a_run(place: FastPlace, **environment: str) -> list[float]:
-    """Run the job in a process of its own; return the most memory that it had until each batch, in MiB."""
+    """Run the job in its own process; return its peak memory up to each batch, in MiB."""
     with place.start_fresh("-c", RUN, **environment) as run:
         assert run.wait(300) == 0, run.log()
         return [float(peak) for peak in json.loads((run.folder / "peaks.json").read_text())]
@@ -68,14 +68,14 @@ def test_messages_of_a_mebibyte_good_and_bad_are_worked_off_by_one_run_in_bounde
     assert largest * BODY_BYTES < MAX_KEPT_BODY_BYTES
     assert batches > 3
     assert peaks[-1] - peaks[len(peaks) // 2] < 200, peaks
-    # 630 however many messages there are; a run's container has 1 GiB.
+    # It is 630 for any number of messages; the container of a run has 1 GiB.
     assert peaks[-1] < 850
 
 
 def test_a_batch_is_bounded_by_the_memory_that_bodies_take_not_by_their_characters(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One emoji in a body makes each of its characters four bytes wide."""
+    """With one emoji in a body, Python stores each of its characters in four bytes."""
     monkeypatch.setattr(module, "MAX_BODY_BYTES", 150_000)
     for _ in range(3):
         entries = [{"Id": str(place), "MessageBody": "x" * 10_000 + "\U0001f600"} for place in range(10)]

@@ -1,4 +1,4 @@
-"""A run whose first messages are nearly all rejected ends before it rejects more, and the others are still there."""
+"""A run ends early if nearly all of its first messages are rejected; the other messages stay on the queue."""
 
 from datetime import timedelta
 
@@ -15,7 +15,7 @@ from loginpipe_tests.wire import cause_of_failure, checks, login, metadata, sns_
 
 GOOD, BAD = 100, 2900
 MANY = 3 * brake.FIRST_MESSAGES
-"""More than a run takes before it ends: what decides, what is received meanwhile, and some long polls."""
+"""More than a run rejects before it ends: the first messages, those received in the meantime, and some long polls."""
 
 
 def test_of_a_backlog_of_bad_messages_a_run_rejects_some_and_returns_the_others_good_ones_too(
@@ -34,7 +34,7 @@ def test_of_a_backlog_of_bad_messages_a_run_rejects_some_and_returns_the_others_
         assert place.in_flight() < MANY, "what was received returns with a pause"
         place.endpoint.advance(VISIBILITY_SECONDS)
         assert place.waiting() == found.queued == GOOD + BAD - found.rows - found.rejects
-    # The others were left alone: a return counts as a delivery, and too many make a dead letter.
+    # Each message was received at most about twice, because too many receives make it a dead letter.
     assert sum(place.receives()) < 2 * MANY
 
     assert place.run(brake="off").success
@@ -63,7 +63,7 @@ def test_a_wrong_setting_ends_the_run_the_sensor_backs_off_and_once_it_is_right_
     assert len(tick(pipeline).run_requests or []) == 1
 
     monkeypatch.setenv("LOGINPIPE_ENVELOPE", "sns")
-    # What was received comes back within seconds.
+    # The returned messages become visible again within seconds.
     assert pipeline.run(idle_seconds=3).success
     assert len(users(pipeline)) == 130
     assert pipeline.rows("SELECT count(*) FROM loginpipe.rejected_messages") == [(100,)]

@@ -1,6 +1,6 @@
-"""The queue's endpoint at its worst, everything at its worst at once, and memory. ``make chaos`` does more of it.
+"""Errors of the SQS endpoint, failures of everything at once, and memory. ``make chaos`` runs more of it.
 
-``CHAOS_SEEDS`` (numbers, separated by commas) and ``CHAOS_MESSAGES`` say how much.
+``CHAOS_SEEDS`` (numbers, separated by commas) and ``CHAOS_MESSAGES`` set how much.
 """
 
 import os
@@ -20,7 +20,7 @@ from loginpipe_tests.crash.schedule import Schedule
 from loginpipe_tests.sqs_endpoint import Endpoint
 
 OF_EVERY_TEST = 1
-"""The seed of `make test`: what it breaks is known."""
+"""The seed of `make test`; its failures are known."""
 SEEDS = [int(seed) for seed in os.environ.get("CHAOS_SEEDS", str(OF_EVERY_TEST)).split(",")]
 MESSAGES = int(os.environ.get("CHAOS_MESSAGES", "3000"))
 GOOD, BAD = 90, 30
@@ -31,7 +31,7 @@ Report = Callable[[str], None]
 
 @pytest.fixture
 def report(capsys: pytest.CaptureFixture[str]) -> Report:
-    """Say something on the terminal, whatever becomes of the test."""
+    """Return a function that prints a line to the terminal, also if the test passes."""
 
     def say(line: str) -> None:
         with capsys.disabled():
@@ -40,13 +40,13 @@ def report(capsys: pytest.CaptureFixture[str]) -> Report:
     return say
 
 
-# --- the endpoint's faults, one at a time -----------------------------------------------------------------------------
+# --- errors of the endpoint, one at a time ----------------------------------------------------------------------------
 
 RECEIVE, DELETE = "ReceiveMessage", "DeleteMessageBatch"
 
 
 FEWER_THAN_ATTEMPTS = {"probability": 0.5, "times": 4}
-"""A call is tried five times."""
+"""Fewer than the five attempts of a call."""
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_no_fault_of_the_endpoint_loses_or_doubles_a_message(
 
 @pytest.fixture
 def fragile(endpoint: Endpoint, postgres: Postgres, key_files: KeyFiles, tmp_path: Path) -> FastPlace:
-    """A place on a Postgres that may be stopped."""
+    """Return a place on a Postgres server that may be stopped."""
     return fast_place(endpoint, postgres.database(), key_files, tmp_path)
 
 
@@ -128,7 +128,7 @@ def test_whatever_happens_no_message_is_lost_or_doubled(
 
 
 def peak_mebibytes(place: FastPlace, **settings: object) -> float:
-    """Run the job in a process of its own, and return the most memory that it had."""
+    """Run the job in its own process; return its peak memory."""
     environment = {f"LOGINPIPE_{name.upper()}": str(value) for name, value in settings.items()}
     with place.start_fresh("-m", "loginpipe_tests.crash.run_job", "--folder", ".", **environment) as run:
         assert run.wait(600) == 0, run.log()

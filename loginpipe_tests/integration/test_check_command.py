@@ -1,4 +1,4 @@
-"""`loginpipe check`: what a run would make of messages, of which nothing is kept and none is deleted."""
+"""`loginpipe check`: what a run would do with messages. It stores and deletes none."""
 
 import json
 import socket
@@ -19,7 +19,7 @@ from loginpipe_tests.wire import login, logins, sns_envelope, tables, take, user
 
 
 def found(done: Done) -> dict[str, Any]:
-    """What a check that found rejects says."""
+    """Return the result of a check that found rejects."""
     assert (done.code, done.err) == (1, "")
     answer: dict[str, Any] = json.loads(done.out)
     return answer

@@ -1,4 +1,4 @@
-"""The command line as an operator meets it: what it prints, where, and with which exit code."""
+"""The command line for an operator: what it prints, where, and with which exit code."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def in_a_process(*arguments: str, folder: Path, **environment: str) -> subproces
 
 
 def commands() -> Iterator[str]:
-    """Every command there is, as typed."""
+    """Yield every command, as typed."""
 
     def below(command: Any, path: str) -> Iterator[str]:
         for name, each in getattr(command, "commands", {}).items():
@@ -155,7 +155,7 @@ SOCKET = "postgresql://postgres@/nothing?host=/nowhere"
 
 @pytest.fixture(scope="module")
 def key(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The private half of a seal key with which nothing was sealed."""
+    """Return the path of a private seal key that nothing was sealed for."""
     public = tmp_path_factory.mktemp("other") / "seal_public.pem"
     generate_seal_key(public)
     return str(private_half(public))
@@ -284,14 +284,14 @@ def shared_queue(stack: LocalStack) -> Queue:
 
 @pytest.fixture
 def target(shared_queue: Queue, aws: None, monkeypatch: pytest.MonkeyPatch) -> Queue:
-    """The queue that the settings name; there is nothing on it."""
+    """Return the queue in the settings; it is empty."""
     shared_queue.client.purge_queue(QueueUrl=shared_queue.url)
     monkeypatch.setenv("LOGINPIPE_QUEUE", shared_queue.name)
     return shared_queue
 
 
 def bodies(queue: Queue) -> list[str]:
-    """All that can be received from a queue now, sorted."""
+    """Return the bodies of all messages that the queue delivers now, sorted."""
     found: list[str] = []
     while answer := queue.client.receive_message(QueueUrl=queue.url, MaxNumberOfMessages=10).get("Messages"):
         found += [message["Body"] for message in answer]
@@ -344,7 +344,7 @@ def test_lines_are_sent_as_they_are_whatever_they_hold(loginpipe: Command, targe
 
 @pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85"], ids=ascii)
 def test_only_a_line_feed_ends_a_line(loginpipe: Command, target: Queue, tmp_path: Path, character: str) -> None:
-    """JSON may hold any of these within a text."""
+    """A text in JSON may contain any of these."""
     line = json.dumps({"user_id": f"a{character}b"}, ensure_ascii=False)
     (tmp_path / "events.txt").write_text(f"{line}\n{line}\n", encoding="utf-8")
     assert loginpipe("send", "--file", "events.txt", "--json").json["sent"] == 2
@@ -390,7 +390,7 @@ def test_in_production_a_file_may_be_sent(
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KeyFiles:
-    """Where the settings say that the keys are; there are none yet."""
+    """Return the paths of the keys in the settings; the files do not exist yet."""
     monkeypatch.setenv("LOGINPIPE_TOKEN_KEYS", "file:keys/tokens.json")
     monkeypatch.setenv("LOGINPIPE_SEAL_KEY", "file:keys/seal_public.pem")
     return KeyFiles(tmp_path / "keys" / "tokens.json", tmp_path / "keys" / "seal_public.pem")
@@ -527,7 +527,7 @@ SECRETS = ("203.0.113.77", "888-77-6666", "person@example.com")
 
 @pytest.fixture
 def with_rejects(pipeline: Pipeline) -> Pipeline:
-    """A pipeline that has rejected four messages for three reasons, and holds two logins."""
+    """Return a pipeline that has rejected four messages for three reasons, and holds two logins."""
     ip, device, user = SECRETS
     ingest(
         pipeline,
@@ -581,7 +581,7 @@ def test_rejects_are_listed_shown_and_replayed_without_a_word_of_what_they_say(
     assert "device_id: blank" in table
 
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", custodian_url)
-    # By default it is the private half beside the public one.
+    # By default, the private key is the one beside the public key.
     replay = ("rejects", "replay", *WHY)
     assert command("rejects", "list", "--json").json == listed
     nothing = {"sent": 0, "still_bad": 4, "without_body": 0, "refused": {}}
@@ -618,7 +618,7 @@ def test_a_reject_that_has_become_good_is_replayed_once_and_no_longer_listed(
 ) -> None:
     pipeline_url = os.environ["LOGINPIPE_DATABASE_URL"]
     ingest(pipeline, login(app_version="not yet"))
-    # As if the rules had been stricter then: what was sealed is a good login.
+    # As if the rules had been stricter at that time: the sealed body is a good login.
     seal_again(pipeline, key_files, login(user_id="again"))
     replay = ("rejects", "replay", *WHY, "--private-key", key_files.seal_private)
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", custodian_url)
@@ -637,7 +637,7 @@ def test_a_reject_that_has_become_good_is_replayed_once_and_no_longer_listed(
 
 
 def seal_again(pipeline: Pipeline, key_files: KeyFiles, body: str) -> None:
-    """Put another sealed body where the one of the only reject is."""
+    """Replace the sealed body of the only reject."""
     from loginpipe.masking.sealing import seal
     from loginpipe.postgres.connections import connect, transaction
 
@@ -662,7 +662,7 @@ def seal_again(pipeline: Pipeline, key_files: KeyFiles, body: str) -> None:
 
 @pytest.fixture
 def dead(pipeline: Pipeline) -> Queue:
-    """The pipeline's dead-letter queue, with two messages in it."""
+    """Return the pipeline's dead-letter queue, with two messages in it."""
     policy = dead_letters.redrive_policy(pipeline.queue)
     assert policy is not None
     pipeline.send(logins(2))

@@ -1,4 +1,4 @@
-"""Several runs on one queue at once, and runs that take longer than the lease of what they hold: each message once."""
+"""Several runs on one queue at once, and runs that last longer than their leases: each message is recorded once."""
 
 import time
 from bisect import bisect_left
@@ -26,15 +26,15 @@ LEASE_SECONDS = 3
 """The shortest that the settings allow."""
 
 KEPT_SECONDS = 6
-"""Where none may be lost: two thirds of it are time enough for an extension on a machine that is more than busy."""
+"""Used if no lease may be lost. Two thirds of it are enough for an extension, even on a very busy machine."""
 
 MANY, SLOW_SECONDS = 3000, 0.15
-"""Messages whose extensions take 1.5 s with the 30 calls at once that such a batch has, and 5.6 s with 8."""
+"""Extending their leases takes 1.5 s with the 30 parallel calls for such a batch, and 5.6 s with 8."""
 
 
 def run_at_once(place: FastPlace, runs: int, **settings: object) -> None:
     with ExitStack() as stack:
-        # Each goes on when all have received something: one alone may be done before the next one has started.
+        # Each waits until all have received a message, because one run may finish before the next one has started.
         started = [stack.enter_context(place.start(Point.RECEIVING, **settings)) for _ in range(runs)]
         for run in started:
             run.until_reached()
@@ -75,7 +75,7 @@ def test_runs_that_are_given_the_same_messages_at_once_record_each_message_once(
         assert [run.wait() for run in runs] == [0, 0, 0], [run.log() for run in runs]
     received = received_by_each_run(place)
     assert len(received) == 3
-    # More than once where the run itself was given them again.
+    # A run may have received its own messages again, and counts them again.
     assert min(received) >= 500
     assert place.rows("SELECT sum(duplicates)::integer FROM loginpipe.batches") == [(sum(received) - 500,)]
     balance(place)
@@ -86,7 +86,7 @@ def test_runs_that_are_given_the_same_messages_at_once_record_each_message_once(
 # --- one after the other ----------------------------------------------------------------------------------------------
 
 MORE = 1500
-"""More than a run takes in its time from a queue that answers as slowly as this one."""
+"""More than a run can take from such a slow queue in its time."""
 
 
 def test_a_run_whose_time_is_up_leaves_the_rest_to_its_successor_that_consumes_already(place: FastPlace) -> None:
@@ -118,7 +118,7 @@ def test_messages_that_trickle_in_are_stored_at_once_by_one_run_that_ends_when_n
     def trickle() -> None:
         for number in range(50):
             pipeline.send([login(user_id=f"user-{number}")])
-            # Also a pause that is shorter than the time a run stays idle.
+            # The longer pause is still shorter than the time that a run stays idle.
             time.sleep(1.2 if number == 25 else 0.1)
         ended.append(time.monotonic())
 
@@ -147,7 +147,7 @@ def test_messages_that_trickle_in_are_stored_at_once_by_one_run_that_ends_when_n
 
 
 class Held:
-    """A run in a thread, held at a point until it is released. Meanwhile it does not receive: others may."""
+    """A run in a thread, held at a point until it is released. Until then it does not receive, but others may."""
 
     def __init__(
         self, place: FastPlace, point: Point, visibility_seconds: int = LEASE_SECONDS, **settings: object
@@ -177,7 +177,7 @@ class Held:
         assert self._released.wait(60)
 
     def released(self) -> dg.ExecuteInProcessResult:
-        """Let it go on, and wait for its end."""
+        """Let it continue, and wait for its end."""
         self._released.set()
         result = self._result.result(60)
         assert result.success
@@ -185,7 +185,7 @@ class Held:
 
 
 def delivered_to_others_within(place: FastPlace, seconds: float) -> set[str]:
-    """Be a second consumer for so long; return the messages that it was given."""
+    """Act as a second consumer for some seconds; return the ids of the messages that it received."""
     given: set[str] = set()
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -197,13 +197,13 @@ def delivered_to_others_within(place: FastPlace, seconds: float) -> set[str]:
 
 
 def extensions(place: FastPlace) -> int:
-    """How many calls to extend leases the endpoint has had."""
+    """Return how many calls to extend leases the endpoint has received."""
     calls: int = place.endpoint.stats()["calls"].get(EXTEND, 0)
     return calls
 
 
 def leases_lost(place: FastPlace, result: dg.ExecuteInProcessResult) -> tuple[int, int]:
-    """As the run's counts have it, and as the UI shows it."""
+    """Return the number of lost leases in the run's counts, and in the UI."""
     statement = "SELECT sum(leases_lost)::integer FROM loginpipe.batches WHERE run_id = %s"
     ((booked,),) = place.rows(statement, result.run_id)
     return booked, metadata(result)["user_logins_table"]["leases_lost"]
@@ -239,8 +239,8 @@ def test_a_run_of_many_leases_keeps_what_is_in_work_and_what_is_received_meanwhi
 
 def test_when_all_leases_end_at_once_a_run_goes_on_and_each_message_is_recorded_once(place: FastPlace) -> None:
     place.send(logins(90, bad=10))
-    # What is in work and what is received meanwhile can be received again: by this run, as there is no other. Its
-    # deletes are slow, or a run on a busy machine has deleted all of it before it receives again.
+    # All messages in flight become visible again, for this run because there is no other. Its deletes are slow, because
+    # otherwise a run on a busy machine deletes all of them before it receives again.
     place.endpoint.add_fault("delay", "DeleteMessageBatch", queue=place.queue.name, seconds=1)
     result = place.run(
         Point.RECEIVED, lambda: place.endpoint.advance(VISIBILITY_SECONDS + 1), batch=3, batch_messages=20
@@ -259,7 +259,7 @@ def test_when_all_leases_end_at_once_a_run_goes_on_and_each_message_is_recorded_
 
 def test_leases_are_kept_until_the_deletes_are_confirmed(place: FastPlace) -> None:
     place.send(logins(200))
-    # Two batches: before the next one is received, the run waits for the first one's deletes.
+    # Two batches. Before the run receives the next one, it waits for the deletes of the first.
     with Held(place, Point.HALF_DELETED, visibility_seconds=KEPT_SECONDS, batch_messages=100) as run:
         assert delivered_to_others_within(place, 1.5 * KEPT_SECONDS) == set()
         assert 0 < place.in_flight() <= 200
@@ -273,7 +273,7 @@ def test_enough_extensions_are_made_at_once_for_a_batch_of_thousands_at_a_slow_e
     place.send(logins(MANY))
     place.endpoint.add_fault("delay", EXTEND, queue=place.queue.name, seconds=SLOW_SECONDS)
     with Held(place, Point.RECEIVED, visibility_seconds=KEPT_SECONDS, brake="off") as run:
-        # Each of them once, and once more.
+        # Each lease once, and then once more.
         twice = extensions(place) + 2 * MANY // 10
         eventually(lambda: extensions(place) >= twice, "all extended twice", seconds=4 * KEPT_SECONDS)
         result = run.released()
@@ -351,7 +351,7 @@ CLOCK = Path(__file__).parents[1] / "crash" / "jumping_clock"
 
 
 def today(place: FastPlace) -> date:
-    """The endpoint's date: other tests have set its clock forward."""
+    """Return the endpoint's date, because other tests set its clock forward."""
     return datetime.fromtimestamp(place.endpoint.stats()["now"], UTC).date()
 
 

@@ -1,4 +1,4 @@
-"""Connections on a real Postgres: how they are set up, and what they say when something fails."""
+"""Connections to a real Postgres: how they are set up, and their error messages."""
 
 import os
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ OF_THE_SERVER = Path(_WHEEL.origin).with_name("pginstall18") / "bin"
 
 @pytest.fixture(autouse=True)
 def _libpq_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing that the developer's machine says of Postgres reaches a test."""
+    """Isolate the test from the Postgres settings of the developer's machine."""
     for name in [name for name in os.environ if name.startswith("PG")]:
         monkeypatch.delenv(name)
 
@@ -118,7 +118,7 @@ def test_every_form_that_libpq_reads_reaches_the_database_and_the_host_in_use_is
     monkeypatch.setenv("PGSERVICEFILE", str(services))
     forms = [
         f"postgresql://postgres:@127.0.0.1:1,{socket}:{port}/{name}",
-        # Without a port: the default one, which is the embedded server's.
+        # Without a port, the default one, which the embedded server uses.
         f"postgresql://postgres:@nowhere.invalid,{socket}/{name}",
         f"postgresql://postgres:@{socket}:{port},{socket}/{name}?target_session_attrs=read-write",
         f"host={folder} port={port} user=postgres dbname={name}",
@@ -165,7 +165,7 @@ FULL = "sslmode=verify-full"
         ("postgresql://localhost/logins", {"PGHOSTADDR": "10.0.0.5"}, "logins at localhost"),
         ("postgresql:///logins", {"PGHOST": "db.example.com"}, "logins at db.example.com"),
         ("postgresql://127.0.0.1/logins", {"PGHOST": "db.example.com"}, None),
-        # Only libpq reads a service file, where anything may stand: but what the URL says goes before it.
+        # Only libpq reads a service file, which may contain any setting; but the URL takes precedence over it.
         ("service=logins sslmode=require", {"PGSSLMODE": "verify-full"}, "of the service logins at its host"),
         ("postgresql:///logins?sslmode=prefer", {"PGSERVICE": "elsewhere"}, "logins at its host"),
     ],
@@ -185,19 +185,19 @@ def test_production_asks_for_verified_tls_wherever_libpq_would_go(
 
 @pytest.fixture
 def certificates(tmp_path: Path) -> Certificates:
-    """Of ``localhost``."""
+    """Return certificates for ``localhost``."""
     return Certificates(tmp_path, "localhost")
 
 
 @pytest.fixture
 def _far_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Production, on a machine whose ports are as far as another one's: what the URL calls localhost is not here."""
+    """Be in production, and treat ports of this machine as another machine's."""
     monkeypatch.setenv("LOGINPIPE_ENV", "production")
     monkeypatch.setattr(connections, "is_loopback", lambda _: False)
 
 
 END = b"X\0\0\0\4"
-"""What libpq sends over a connection that it closes."""
+"""What libpq sends when it closes a connection."""
 
 
 @pytest.mark.usefixtures("_far_away")
@@ -227,7 +227,7 @@ def test_in_production_the_connection_itself_is_asked_before_anything_is_sent_ov
             f"{plain.url}?hostaddr=127.0.0.1": {},
             f"postgresql://postgres@/{name}": {"PGHOST": "localhost", "PGPORT": port},
             f"postgresql://postgres@/{name}?host=/nowhere,localhost&port={port}": {},
-            # Encrypted, but to whom?
+            # Encrypted, but the server's identity is not verified.
             f"{tls.url}?sslmode=require": {},
             tls.url: {"PGSSLMODE": "verify-ca", "PGSSLROOTCERT": str(certificates.authority)},
         }.items():

@@ -1,4 +1,4 @@
-"""Values through a real COPY and back: whatever they hold, they arrive as they were."""
+"""Values written with a real COPY and read back: they arrive unchanged."""
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -23,7 +23,7 @@ CREATE = """
 """
 
 moderate = settings(max_examples=150, deadline=None, print_blob=True)
-# All that has a meaning in COPY's format, in an array or in a line, far more often than chance would have it.
+# Characters with a meaning in COPY's format, in an array or in a line, much more often than by chance.
 special = st.sampled_from("\t\n\r\\\"'{},;.N \b\f\v\x01\x1c\x7f\x85\u2028\ufeff\U0001f600")
 plain = st.characters(codec="utf-8", exclude_characters="\x00")
 words = st.lists(st.one_of(special, plain, st.sampled_from([r"\N", r"\.", "NULL"])), max_size=30).map("".join)
@@ -38,7 +38,7 @@ def connection(stack: LocalStack) -> Iterator[Connection]:
 
 
 def there_and_back(connection: Connection, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> list[Any]:
-    """Copy rows into a table and return what is in it, by the first column."""
+    """Copy rows into a table; return its rows, ordered by the first column."""
     with transaction(connection) as cursor:
         cursor.execute(CREATE)
         copy_rows(cursor, "copied", columns, zip(*rows, strict=True))

@@ -1,4 +1,4 @@
-"""Runs that are killed, asked to stop or cancelled, at every point: every message is in one place afterwards, once."""
+"""Runs that are killed, interrupted or cancelled at every point: afterwards each message is in exactly one place."""
 
 import json
 import signal
@@ -22,16 +22,16 @@ from loginpipe_tests.wire import Answer, Call, Forward, Wire, eventually
 
 GOOD, BAD = 150, 120
 BATCH = 90
-"""Three batches, each large enough that most of its deletes are still to come when the first two calls are done."""
+"""Three batches. After the first two delete calls, most deletes of a batch are still to come."""
 FEW = 20
 
 RECORDED = {Point.RECORDED, Point.HALF_DELETED, Point.DELETED}
-"""Points at which the batch in work is committed."""
+"""Points at which the current batch is committed."""
 
 
 @pytest.fixture
 def place(endpoint: Endpoint, database_url: str, key_files: KeyFiles, tmp_path: Path) -> FastPlace:
-    """Logins, and messages to be rejected."""
+    """Return a place with logins, and with messages to be rejected."""
     place = fast_place(endpoint, database_url, key_files, tmp_path)
     place.send(logins(GOOD, bad=BAD))
     return place
@@ -39,7 +39,7 @@ def place(endpoint: Endpoint, database_url: str, key_files: KeyFiles, tmp_path: 
 
 @pytest.fixture
 def embedded(stack: LocalStack, database_url: str, key_files: KeyFiles, tmp_path: Path) -> EmbeddedPlace:
-    """A few logins on the embedded endpoint."""
+    """Return a place with a few logins on the embedded endpoint."""
     place = embedded_place(stack.aws_environment, database_url, key_files, tmp_path)
     place.send(logins(FEW))
     return place
@@ -51,13 +51,13 @@ def no_transaction_is_left_open(place: FastPlace | EmbeddedPlace) -> bool:
 
 
 def assert_stopped_at(point: Point, batch: int, found: Balance) -> None:
-    """What is committed are whole batches, and deletes have not started, are half done, or done."""
+    """Check that whole batches are committed, and that deletes have not started, are half done, or done."""
     assert found.rows + found.rejects + found.queued == GOOD + BAD
     if point is Point.RECEIVING:
         assert found.rows + found.rejects in {0, BATCH}
         return
     committed = BATCH * (batch if point in RECORDED else batch - 1)
-    # Deletes are a batch behind: others may be recorded meanwhile.
+    # Deletes are one batch late; other batches may be recorded in that time.
     assert found.rows + found.rejects in range(committed, committed + 2 * BATCH + 1, BATCH)
     if point is Point.RECORDED:
         assert found.recorded_and_queued >= BATCH
@@ -132,7 +132,7 @@ def test_messages_of_runs_that_were_all_killed_wait_on_the_dead_letter_queue_and
 
 
 def assert_returned(place: FastPlace, found: Balance) -> None:
-    """What is neither deleted nor waiting anyway is visible again after a pause of two seconds at most."""
+    """Check that all messages that are neither deleted nor visible become visible after at most two seconds."""
     place.endpoint.advance(2)
     assert (place.in_flight(), place.waiting()) == (0, found.queued + found.recorded_and_queued)
 
@@ -158,7 +158,7 @@ def test_a_run_that_is_told_to_end_finishes_the_batch_in_work_and_returns_the_re
 def test_a_run_that_is_told_to_end_returns_the_batch_that_it_has_received_meanwhile(place: FastPlace) -> None:
     with place.start(Point.RECEIVED, "hang", 2, batch_messages=BATCH) as run:
         run.until_reached()
-        # The first batch is deleted, the second one in work, and the third one complete.
+        # The first batch is deleted, the second one in progress, and the third one complete.
         eventually(lambda: (place.waiting(), place.in_flight()) == (0, 2 * BATCH), "the third batch is received")
         run.signal(signal.SIGTERM)
         run.release()
@@ -174,7 +174,7 @@ def test_a_run_that_is_told_to_end_while_deletes_hang_ends_in_seconds(place: Fas
     place.endpoint.add_fault("delay", "DeleteMessageBatch", queue=place.queue.name, seconds=25)
     with place.start(Point.RECORDED, "hang", 2, batch_messages=BATCH) as run:
         run.until_reached()
-        # By the endpoint's own counts: the test's questions are among the calls too.
+        # Read from the endpoint, because it counts the test's own calls too.
         asked = place.endpoint.stats()["calls"]["GetQueueAttributes"]
         run.signal(signal.SIGTERM)
         run.release()
@@ -228,7 +228,7 @@ def test_a_run_that_is_cancelled_in_dagster_returns_what_it_has_not_settled(plac
     (home / "dagster.yaml").write_text(DAGSTER_YAML)
     command = ("-m", "dagster", "job", "launch", "-m", "loginpipe_tests.crash.definitions", "-j", "ingest_logins")
     environment = {"CRASH_STOP_AT": Point.WRITTEN, "LOGINPIPE_BATCH_MESSAGES": str(BATCH)}
-    # The instance first: both would make its tables, and SQLite refuses the second.
+    # The instance is created first, because otherwise both create its tables, and SQLite refuses the second time.
     with (
         dg.DagsterInstance.from_config(str(home)) as instance,
         place.start_fresh(*command, DAGSTER_HOME=str(home), **environment) as launching,

@@ -1,4 +1,4 @@
-"""The dbt sources for analysts in deploy/dbt: they describe the tables as the database does, and dbt reads them."""
+"""The dbt sources for analysts in deploy/dbt: their descriptions match the database's, and dbt can read them."""
 
 import os
 import subprocess
@@ -59,7 +59,7 @@ def test_the_sources_have_the_tables_columns_and_comments_of_the_database(analys
 
 
 def dbt(folder: Path, url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run dbt on a copy of the project, which it writes into, as the login of a URL."""
+    """Run dbt with a URL's login, on a copy of the project because dbt writes into it."""
     where = parse_dsn(url)
     variables = {
         "PGHOST": where["host"],

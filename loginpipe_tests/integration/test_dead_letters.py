@@ -1,4 +1,4 @@
-"""Dead letters moved back to the queue: nothing lost, nothing twice, wherever it is interrupted."""
+"""Dead letters moved back to the queue: none is lost or duplicated, also after an interruption at any point."""
 
 import json
 import time
@@ -60,7 +60,7 @@ def _short_pauses_between_deletes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass(frozen=True)
 class Queues:
-    """A queue and its dead-letter queue, as the redrive has them, and the wire that it has them through."""
+    """A queue and its dead-letter queue for a redrive, and the wire between."""
 
     queue: Queue
     dead: Queue
@@ -69,7 +69,7 @@ class Queues:
     def kill(self, *bodies: str, **attributes: Any) -> list[str]:
         """Send messages and receive them until they are dead letters; return their ids."""
         ids = []
-        # One call takes chunk, and a mebibyte of them.
+        # One call takes ten messages, and one MiB of them.
         for chunk in batched(bodies) if sum(map(len, bodies)) < 1_000_000 else [[body] for body in bodies]:
             entries = [
                 {"Id": str(place), "MessageBody": body, "MessageAttributes": attributes}
@@ -81,11 +81,11 @@ class Queues:
         return ids
 
     def receive_too_often(self, number: int, *, times: int) -> None:
-        """Receive what waits so many times, by which it is dead."""
+        """Receive the visible messages ``times`` times, so that they become dead letters."""
         before = read_depth(self.dead).visible
         self._max_receives(times)
         eventually(lambda: self._received_again() and read_depth(self.dead).visible == before + number, "dead letters")
-        # From now on what comes back has its five receives.
+        # From now on, a message that is moved back may be received five times.
         self._max_receives(5)
 
     def _received_again(self) -> bool:
@@ -100,7 +100,7 @@ class Queues:
         )
 
     def redrive(self, known: Iterable[str] = (), **options: Any) -> RedriveCounts:
-        """Redrive where the ledger holds these ids."""
+        """Redrive with a ledger that holds these ids."""
         options = {"recorded": lambda _: known} | options
         return redrive(self.queue, self.dead, **options)
 
@@ -115,7 +115,7 @@ class Queues:
 
 @pytest.fixture(scope="module")
 def one_wire(stack: LocalStack) -> Iterator[tuple[Wire, Any]]:
-    """A wire for all tests, and a client that makes its calls over it: making one takes longer than most tests."""
+    """Yield a wire for all tests, and a client that uses it, because making a client takes longer than most tests."""
     aws = stack.aws_environment
     with Wire(stack.endpoint_url) as wire:
         yield (
@@ -152,12 +152,12 @@ def warehouse(database_url: str) -> Iterator[Connection]:
 
 
 def of_the_ledger(warehouse: Connection) -> Callable[[Iterable[Identity]], Iterable[str]]:
-    """What the ledger of a real database holds."""
+    """Return a function that looks up messages in the ledger of a real database."""
     return lambda messages: recorded(warehouse, [m.message_id for m in messages])
 
 
 def waiting(queue: Queue) -> list[Any]:
-    """All that can be received from a queue now, every copy once."""
+    """Return all messages that the queue delivers now, each copy once."""
     found: dict[str, Any] = {}
     while answer := queue.client.receive_message(
         QueueUrl=queue.url,
@@ -175,7 +175,7 @@ def identities(messages: Iterable[Any]) -> list[str]:
 
 
 def depths(queues: Queues) -> tuple[int, int]:
-    """All that is on the queue, and all that is dead."""
+    """Return the numbers of messages on the queue and on the dead-letter queue."""
     return read_depth(queues.queue).total, read_depth(queues.dead).total
 
 
@@ -183,7 +183,7 @@ def depths(queues: Queues) -> tuple[int, int]:
 
 
 def sent_ago(ago: timedelta) -> Tamper:
-    """Let dead letters be as old as they are when someone comes to look: the endpoint's have just been sent."""
+    """Return a tamper that makes dead letters older, because those of the endpoint have just been sent."""
 
     def tamper(call: Call, forward: Forward) -> Answer:
         content = forward(call).content
@@ -208,14 +208,14 @@ def test_a_message_received_six_times_is_redriven_and_becomes_one_row_of_its_fir
     first_day = datetime.now(UTC).date() - timedelta(days=9)
     rows = pipeline.rows("SELECT user_id, create_date FROM user_logins ORDER BY 1")
     assert [user for user, _ in rows] == ["user-0", "user-1"]
-    # Midnight may pass in between.
+    # Midnight may pass during the test.
     assert {day for _, day in rows} <= {first_day, first_day - timedelta(days=1)}
     assert pipeline.rows("SELECT DISTINCT sent_on FROM loginpipe.ingested_messages") == [(rows[0][1],)]
     assert depths(queues) == (0, 0)
 
 
 def back_at_once(call: Call, forward: Forward) -> Answer:
-    """Let messages that are returned be received at once, not after a pause."""
+    """Make returned messages visible at once instead of after a pause."""
     entries = [{**entry, "VisibilityTimeout": 0} for entry in call.request["Entries"]]
     return forward(call.with_request({**call.request, "Entries": entries}))
 
@@ -244,7 +244,7 @@ def test_dead_letters_with_an_outcome_are_dropped_and_the_others_moved_and_inges
 
 
 def begun_twice(queues: Queues, warehouse: Connection) -> None:
-    """A redrive that dies between send and delete, started again before the queue is worked on."""
+    """Let a redrive die between send and delete, and start it again before a run consumes the queue."""
     queues.on(queues.dead, "DeleteMessageBatch", lambda _call, _forward: refusal("AccessDenied", 403))
     queues.redrive(recorded=of_the_ledger(warehouse))
     assert depths(queues) == (3, 3), "sent and not deleted"
@@ -344,7 +344,7 @@ def test_large_dead_letters_that_are_too_much_for_one_call_together_are_moved_al
 
 
 def test_two_copies_of_one_dead_letter_both_leave_the_dead_letter_queue(queues: Queues) -> None:
-    """So they lie there after a redrive that was interrupted, when no run has succeeded since."""
+    """This happens after an interrupted redrive, if no run has succeeded since."""
     first_id = str(uuid4())
     for _ in range(2):
         attributes = {
@@ -362,7 +362,7 @@ def test_two_copies_of_one_dead_letter_both_leave_the_dead_letter_queue(queues: 
 
 
 def test_a_body_damaged_on_the_way_is_not_what_goes_back(queues: Queues) -> None:
-    """On the queue it would have an MD5 of its own, and no one would know any more."""
+    """On the queue it would have a new MD5, so that the damage could no longer be detected."""
     queues.kill(login(user_id="damaged"), login(user_id="whole"))
     queues.on(queues.dead, "ReceiveMessage", first(1, damaged_bodies(lambda message: "damaged" in message["Body"])))
     counts = queues.redrive()
@@ -477,7 +477,7 @@ def test_what_could_not_be_deleted_counts_as_refused_and_neither_as_dropped_nor_
 )
 def test_a_delete_that_is_refused_is_tried_again_until_it_succeeds(queues: Queues, refuse: Tamper) -> None:
     queues.kill(*logins(3))
-    # More often than the client itself tries a call.
+    # More often than the client itself retries a call.
     queues.on(queues.dead, "DeleteMessageBatch", first(3, refuse))
     assert queues.redrive() == RedriveCounts(moved=3)
     assert depths(queues) == (3, 0)
@@ -524,7 +524,7 @@ def string(value: str) -> dict[str, str]:
 
 
 def padded(length: int, **fields: Any) -> str:
-    """A good login of so many bytes."""
+    """Return a good login of ``length`` bytes."""
     return login(**fields, padding="x" * (length - len(login(**fields, padding=""))))
 
 
@@ -542,7 +542,7 @@ def test_what_has_no_room_for_our_attributes_stays_with_a_code_and_holds_up_no_o
 def test_what_is_sent_again_is_measured_as_sqs_does_to_the_byte(queues: Queues, spare: int, moved: int) -> None:
     own = {"trace": string("é😀")}
     (message_id,) = queues.kill("x", **own)
-    # What SQS counts of an attribute: its name, its type, its value, in UTF-8.
+    # SQS counts an attribute's name, type and value, in UTF-8.
     written = {**own, "loginpipe.redrive_of": string(message_id), "loginpipe.sent_ms": string("1" * 13)}
     attributes = sum(len(f"{name}String{value['StringValue']}".encode()) for name, value in written.items())
     assert queues.redrive().moved == 1
@@ -554,7 +554,7 @@ def test_what_is_sent_again_is_measured_as_sqs_does_to_the_byte(queues: Queues, 
 def test_a_run_on_the_dead_letter_queue_takes_in_what_could_not_be_moved(
     pipeline: Pipeline, queues: Queues, warehouse: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As docs/operations.md advises: under its own id, so that it is one message wherever else it comes from."""
+    """As docs/operations.md advises. It keeps its own id, so that copies of it from elsewhere are the same message."""
     ids = queues.kill(padded(2**20, user_id="long"))
     assert queues.redrive(recorded=of_the_ledger(warehouse)).refused == Counter(MessageTooLong=1)
     monkeypatch.setenv("LOGINPIPE_QUEUE", queues.dead.name)
@@ -568,7 +568,7 @@ def test_a_run_on_the_dead_letter_queue_takes_in_what_could_not_be_moved(
 
 
 def kill_an_order(queues: Queues) -> None:
-    """Let another queue with the same dead-letter queue have a dead letter there."""
+    """Put a dead letter of another queue into the same dead-letter queue."""
     client = queues.queue.client
     policy = client.get_queue_attributes(QueueUrl=queues.queue.url, AttributeNames=["RedrivePolicy"])["Attributes"]
     orders = client.create_queue(QueueName=f"orders-{uuid4().hex}", Attributes=policy)["QueueUrl"]  # type: ignore[arg-type]
@@ -618,9 +618,10 @@ def without_times(call: Call, forward: Forward) -> Answer:
 
 @pytest.fixture
 def shared(pipeline: Pipeline, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The login queue and two others that share its dead-letter queue, at the endpoint that knows who shares what.
+    """Return the name of the login queue, which shares its dead-letter queue with two others.
 
-    The dead letters: two logins, an order, and a message that was sent there as to any other queue.
+    Our endpoint knows which queues share one. The dead letters are two logins, an order, and a message that was sent
+    there directly.
     """
     name = f"shared-{uuid4().hex}"
     client = endpoint.client
@@ -633,7 +634,7 @@ def shared(pipeline: Pipeline, endpoint: Endpoint, monkeypatch: pytest.MonkeyPat
         endpoint.send(queue, bodies)
         for _ in range(2):
             client.receive_message(QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=0)
-    # From now on what comes back has its receives.
+    # From now on, a message that is moved back may be received again.
     policy = {"RedrivePolicy": json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": "5"})}
     client.set_queue_attributes(QueueUrl=client.get_queue_url(QueueName=name)["QueueUrl"], Attributes=policy)
     endpoint.send(f"{name}-dlq", ["by hand"])
@@ -837,7 +838,7 @@ def test_an_interrupted_redrive_gives_back_what_it_holds_and_goes_on_when_begun_
 
 
 def test_interrupted_while_it_asks_the_ledger_it_gives_everything_back_at_once(queues: Queues) -> None:
-    """Dead letters were received often: with a back-off by that, a second redrive would find none for minutes."""
+    """Dead letters have high receive counts. A back-off by them would hide the messages from a second redrive."""
     ids = queues.kill(*logins(3))
 
     def no_ledger(_: object) -> Iterable[str]:

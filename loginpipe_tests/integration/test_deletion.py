@@ -1,4 +1,4 @@
-"""Deleting on the real endpoint: the confirmed is settled, the failed tried again or reported, and nothing raises."""
+"""Deletes on the real endpoint: confirmed ones are settled, failed ones retried or reported, and nothing raises."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def leases(opened: Queue) -> Iterator[LeaseKeeper]:
-    """A keeper whose leases outlast a test, as they do where extensions go through."""
+    """Yield a lease keeper whose leases last longer than a test, as if extensions succeeded."""
     leases = LeaseKeeper(opened, visibility_seconds=VISIBILITY_SECONDS, calls_at_once=2, clock=lambda: 0)
     yield leases
     leases.close()
@@ -314,7 +314,7 @@ def test_an_interruption_of_a_pause_makes_no_further_call(
 
 
 class RefusesEverything:
-    """An SQS of its own, for more failures than one over the wire answers in a test's time."""
+    """A stand-in for SQS, because a real endpoint cannot answer that many failures in a test's time."""
 
     def delete_message_batch(self, *, QueueUrl: str, Entries: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: N803
         assert QueueUrl
@@ -329,7 +329,7 @@ def test_giving_up_takes_a_time_that_grows_with_the_failures_and_not_with_their_
     leases.add(messages, asked=clock.now)
     began = time.process_time()
     assert delete(refusing, leases, messages, clock) == Deletion(0, Counter({"AccessDenied": number}))
-    # 0.2 s when this was written; 10 s and more where each is looked for among all.
+    # 0.2 s when this was written; 10 s and more if each message were searched for among all.
     assert time.process_time() - began < 3
     leases.settle(message.message_id for message in messages)
     leases.close()
@@ -421,7 +421,7 @@ def test_a_message_received_again_between_two_rounds_is_deleted_with_its_newest_
     assert in_queue(opened) == 0
 
 
-# --- once it is told to stop ------------------------------------------------------------------------------------------
+# --- after it is told to stop ---
 
 
 def test_once_it_is_told_to_stop_no_further_call_is_made_and_the_rest_is_reported(
@@ -465,7 +465,7 @@ def test_what_failed_is_not_tried_again_once_it_is_told_to_stop(
 
 
 class Held:
-    """Holds deletes up until it is opened; with the context, it is."""
+    """Blocks deletes until it is opened, at the latest at the end of the context."""
 
     def __init__(self) -> None:
         self._open = Event()
@@ -485,7 +485,7 @@ class Held:
 
 
 def submitted(deleter: Deleter, queue: Queue, leases: LeaseKeeper, *batches: tuple[str, int]) -> None:
-    """Receive batches and have them deleted: the id of each, and how many messages."""
+    """Receive batches, given as an id and a number of messages, and submit their deletes."""
     for batch_id, number in batches:
         messages = received(queue, number)
         leases.add(messages, asked=0)

@@ -1,4 +1,4 @@
-"""`loginpipe doctor` on real services: well as things are, and what is wrong with its fix where they are not."""
+"""`loginpipe doctor` on real services: all checks pass on a healthy system; each problem is reported with its fix."""
 
 import json
 import re
@@ -45,7 +45,7 @@ def execute(url: str, *statements: str) -> None:
 
 @pytest.fixture
 def dagster_url(stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A storage of Dagster's of this test alone, that nothing has used yet."""
+    """Yield the URL of a Dagster storage of this test, which has not been used yet."""
     name = f"dagster_{uuid4().hex}"
     execute(stack.database_url, f"CREATE DATABASE {name}")
     url = stack.database_url.replace("/loginpipe?", f"/{name}?").replace("postgresql://", "postgresql+psycopg2://")
@@ -224,7 +224,7 @@ def test_a_publication_that_keeps_rows_from_being_deleted_is_named_with_what_let
         erased(custodian, "ann", token_keys(1))
     assert pipeline.rows("SELECT count(*) FROM user_logins") == [(0,)]
 
-    # Partitions that are still to come follow the table.
+    # Partitions that are created later take over the setting of the table.
     newest = max(name for (name,) in pipeline.rows("SELECT relid::text FROM pg_partition_tree('user_logins')"))
     execute(pipeline.database_url, f"DROP TABLE {newest}")
     with closing(connect(pipeline_url)) as connection:
@@ -377,7 +377,7 @@ def test_a_sensor_is_looked_at_in_the_code_location_of_our_queue(pipeline: Pipel
 
 
 def ran(dagster: DagsterPostgresStorage, run_id: str, *, days_ago: float, events: int = 2) -> None:
-    """A run as Dagster writes one, that ended some days ago, with so many lines."""
+    """Write a run as Dagster does, which ended some days ago and has ``events`` events."""
     at = datetime.now(UTC) - timedelta(days=days_ago)
     run = dg.DagsterRun("ingest_logins", run_id=run_id, status=dg.DagsterRunStatus.SUCCESS)
     dagster.run_storage.add_run(run)

@@ -1,4 +1,4 @@
-"""Duplicates cost what a day costs, and are what a computation from all logins gives, whatever became of these."""
+"""Duplicates: computing a day costs only that day, and always gives the result of a computation from all logins."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -37,21 +37,21 @@ Rows = dict[str, list[tuple[Any, ...]]]
 
 DAYS = [OLD + timedelta(days=number) for number in range(4)]
 AFTER = OLD_MONTH.end + timedelta(days=3)
-"""A day of another month, which stays."""
+"""A day of another month, which is not dropped."""
 
 
 @dataclass(frozen=True)
 class Logins:
-    """A database, and every login that it ever got, but for those of erased users."""
+    """A database, and every login that it ever had, except those of erased users."""
 
     archive: Archive
     custodian_url: str
     ever: list[Login] = field(default_factory=list)
     newest: dict[str, str] = field(default_factory=dict)
-    """Token → the one that stands for its value now."""
+    """Token → the token that stands for its value now."""
 
     def store(self, logins: Iterable[Login]) -> None:
-        """Insert logins as a batch does, noting the days."""
+        """Insert logins as a batch does, and note their days as changed."""
         with (
             closing(psycopg2.connect(self.archive.pipeline_url)) as connection,
             connection,
@@ -71,7 +71,7 @@ class Logins:
                 self.archive.run(lambda connection, t=table, d=day: refresh_duplicates(connection, t, d))
 
     def refresh_all(self) -> None:
-        """Compute what is stale, the newest day first, until nothing is."""
+        """Compute stale days, the newest first, until none is left."""
         for _ in range(5):
             stale = self.archive.run(stale_days)
             due = [(table, day) for day, tables in stale.items() for table in tables if table in DUPLICATES]
@@ -82,7 +82,7 @@ class Logins:
         raise AssertionError(f"still stale: {due}")
 
     def alias(self, old: str, new: str) -> None:
-        """Let a token lead to another, as a run does that meets the value under a newer key."""
+        """Make an alias for a token, as a run does that receives its value again under a newer key."""
         with closing(psycopg2.connect(self.archive.pipeline_url)) as connection, connection.cursor() as cursor:
             cursor.execute("INSERT INTO loginpipe.token_aliases (old_token, new_token) VALUES (%s, %s)", (old, new))
             cursor.execute(
@@ -141,14 +141,14 @@ def logins(database_url: str, pipeline_url: str, custodian_url: str, tmp_path: P
     archive = Archive(database_url, pipeline_url, f"file://{tmp_path}/archive")
     archive.make_month(OLD)
     archive.make_month(AFTER)
-    # The tests' tokens are short.
+    # The tokens of these tests are too short for the constraint.
     archive.execute("ALTER TABLE loginpipe.token_aliases DROP CONSTRAINT token_aliases_lead_to_a_newer_version")
     archive.execute("INSERT INTO loginpipe.token_key_checks VALUES (2, 'x'), (3, 'y')")
     return Logins(archive, custodian_url)
 
 
 def some(seed: int, number: int, days: Iterable[date]) -> list[Login]:
-    """Logins of eight users with six devices and four addresses, on days in no order."""
+    """Return logins of eight users with six devices and four addresses, on days in random order."""
     choose = random.Random(seed)
     return [
         (
@@ -267,7 +267,7 @@ def test_values_whose_key_was_rotated_count_as_one_also_those_of_both_keys_on_on
     logins.alias("ip.v1.1", "ip.v2.1")
     logins.refresh_all()
     logins.check()
-    # Without a computation in between, and with a day that is computed again.
+    # Two changes without a computation in between, and a day that is computed again.
     logins.alias("dev.v1.2", "dev.v2.2")
     logins.alias("dev.v2.1", "dev.v3.1")
     logins.alias("dev.v2.2", "dev.v3.2")
@@ -281,7 +281,7 @@ def test_values_whose_key_was_rotated_count_as_one_also_those_of_both_keys_on_on
 
 
 def dropped(logins: Logins) -> None:
-    """Archive the old month and let go of it, as the jobs do."""
+    """Archive the old month and drop it, as the jobs do."""
     archive = logins.archive
     for (day,) in archive.rows("SELECT DISTINCT create_date FROM user_logins WHERE create_date < %s", OLD_MONTH.end):
         archive.run(lambda connection, d=day: archive_day(connection, day=d, stores=archive.stores, today=TODAY))
@@ -329,7 +329,7 @@ def test_a_month_is_not_dropped_before_its_logins_are_in_what_is_kept(logins: Lo
     archive = logins.archive
     archive.run(lambda connection: archive_day(connection, day=OLD, stores=archive.stores, today=TODAY))
     archive.computed()
-    # As the version before this one leaves a day that it computes beside the migration.
+    # As the previous version leaves a day that it computes during the migration.
     archive.execute("UPDATE loginpipe.days SET device_users = NULL WHERE day = %s", OLD)
     reason = f"{OLD} has changed since its insights were computed: run refresh_insights"
     assert archive.run(lambda connection: drop_month(connection, OLD_MONTH)) == reason

@@ -1,4 +1,4 @@
-"""Logins by way of SNS and of EventBridge: rejected by name where none is expected, and good ones once one is."""
+"""Logins through SNS and EventBridge: rejected as enveloped by default, accepted if the setting names the envelope."""
 
 import json
 from datetime import UTC, datetime

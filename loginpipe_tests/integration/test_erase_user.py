@@ -1,4 +1,4 @@
-"""Erasing a user in the database: what goes and what stays, by which tombstone it is remembered, beside batches."""
+"""Erasing a user in the database: what is deleted and kept, the tombstones, and concurrent batches."""
 
 import json
 import time
@@ -34,7 +34,7 @@ def query(database_url: str, statement: str, *values: Any) -> list[tuple[Any, ..
 
 
 def add_login(owner_url: str, user: str, ip: str, device: str) -> None:
-    """A login, and what its tokens stand for."""
+    """Insert a login and the sealed values of its tokens."""
     query(
         owner_url,
         "INSERT INTO user_logins (user_id, masked_ip, masked_device_id) VALUES (%s, %s, %s)",
@@ -73,7 +73,7 @@ def add_alias(owner_url: str, old: str, new: str) -> None:
 def request(
     cursor: Any, user: str | None = USER, tombstones: Any = None, purpose: str = "asked for it themselves"
 ) -> tuple[Any, ...]:
-    """The first step: id and refusal."""
+    """Make the request, the first step; return its id and refusal."""
     given = {"1": TOMBSTONE} if tombstones is None else tombstones
     if user is not None:
         copy_rows(cursor, "vault.erasure_requests", ("user_id",), [[user]])
@@ -85,7 +85,7 @@ def request(
 
 
 def carry_out(cursor: Any, request_id: str) -> tuple[Any, ...]:
-    """The steps after it, by someone who believes every alias."""
+    """Do the later steps as a custodian who trusts every alias."""
     cursor.execute("SELECT asked, subject, refusal FROM vault.release_for_erasure(%s)", (request_id,))
     rows = cursor.fetchall()
     assert [refusal for *_, refusal in rows if refusal] == []
@@ -309,13 +309,13 @@ def pipeline(pipeline_url: str) -> Iterator[Connection]:
 
 
 def batch(pipeline: Connection, key_files: KeyFiles) -> Outcome:
-    """A login of the user, processed with what is known of erasures now; none of them is of this user."""
+    """Return a batch with a login of the user, processed with the current list of erasures, which lacks this user."""
     erased = Erased({}, read_erased(pipeline).count)
     return processed([delivered(login(user_id=USER))], masking_of(key_files), erased=erased)
 
 
 LOADING = "LOCK TABLE vault.erasure_gate IN ROW EXCLUSIVE MODE"
-"""As `record_batch` begins."""
+"""The first statement of `record_batch`."""
 
 
 def waits_at_the_gate(database_url: str) -> Callable[[], bool]:

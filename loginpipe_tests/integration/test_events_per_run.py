@@ -1,4 +1,4 @@
-"""How much a run of the chain leaves in Dagster's storage: each event is a row, and stays as long as the run."""
+"""How much a run leaves in Dagster's storage: each event is a row, and is kept as long as the run."""
 
 from collections import Counter
 
@@ -8,7 +8,7 @@ import pytest
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import login
 
-# What the daemon and the process of a run add: enqueued, starting, process started, process exited.
+# Events of the daemon and of the run's process: enqueued, starting, process started, process exited.
 OF_THE_DAEMON = 4
 
 

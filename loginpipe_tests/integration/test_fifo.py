@@ -1,4 +1,4 @@
-"""FIFO queues: the order within a message group is kept, on the way in and on the way back from the dead letters."""
+"""FIFO queues: ingest, return and redrive keep the order within each message group."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -30,7 +30,7 @@ GROUPS = ("a", "b", "c")
 
 @pytest.fixture
 def queue(aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
-    """A FIFO queue of this test alone, with its FIFO dead-letter queue."""
+    """Yield a FIFO queue of this test, with its FIFO dead-letter queue."""
     monkeypatch.setattr(dead_letters, "_DELETE_PAUSES", ())
     client = boto3.client("sqs")
     name = f"logins-{uuid4().hex}"
@@ -64,12 +64,12 @@ def send(queue: Queue, messages: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def in_turn(number: int) -> list[tuple[str, str]]:
-    """So many logins of each group, one of each in turn; the user says which it is."""
+    """Return ``number`` logins for each group, in turn; the user contains the group and the number."""
     return [(group, login(user_id=f"{group}-{place:02}")) for place in range(number) for group in GROUPS]
 
 
 def rows_by_group(pipeline: Pipeline) -> dict[str, list[str]]:
-    """The users of each group as they were written."""
+    """Return the users of each group in the order in which they were written."""
     users = sorted(
         (user for (user,) in pipeline.rows("SELECT user_id FROM user_logins ORDER BY tableoid, ctid")),
         key=lambda user: user.partition("-")[0],
@@ -94,7 +94,7 @@ def kill(queue: Queue, dead: Queue, messages: list[tuple[str, str]]) -> list[str
 
 
 def received(queue: Queue) -> list[Any]:
-    """All of a FIFO queue in its order: each is deleted, or its group would give no more."""
+    """Receive and delete all messages of a FIFO queue in order. Without the deletes, their groups would stay locked."""
     found = []
     while answer := queue.client.receive_message(
         QueueUrl=queue.url,
@@ -119,7 +119,7 @@ def bodies_by_group(messages: Iterable[Any]) -> dict[str, list[str]]:
 def test_a_run_works_a_fifo_queue_off_and_keeps_the_order_of_each_group(
     pipeline: Pipeline, batch_messages: int
 ) -> None:
-    """A group gives more only when what it gave is deleted: runs may find the queue drained before that."""
+    """A group delivers more only after its messages are deleted, so a run may find the queue empty before that."""
     send(pipeline.queue, in_turn(6))
     runs = 0
     while pipeline.depth() != (0, 0):
@@ -151,7 +151,7 @@ def test_bad_messages_in_between_hold_up_no_group(pipeline: Pipeline) -> None:
 def test_a_group_handed_back_by_a_failed_run_comes_again_in_its_order(
     pipeline: Pipeline,
 ) -> None:
-    """Each message of a group comes back at a moment of its own, the later ones no sooner than those before them."""
+    """Each message of a group becomes visible at its own time, but never before the messages that precede it."""
     send(pipeline.queue, in_turn(3))
     execute(pipeline.database_url, "ALTER TABLE user_logins RENAME TO away")
     assert not take(pipeline, 9).success
@@ -200,7 +200,7 @@ def test_a_redrive_interrupted_between_send_and_delete_and_begun_again_doubles_n
 def test_an_outcome_is_found_although_sqs_dates_a_dead_letter_of_a_fifo_queue_again(
     pipeline: Pipeline, dead: Queue
 ) -> None:
-    """It has the day on which it became one; the run that recorded it and could not delete it, had its first one."""
+    """SQS dates it to when it became a dead letter. The ledger has its first day, from a run that did not delete it."""
     ids = kill(pipeline.queue, dead, in_turn(2))
     connection = connect(pipeline.database_url)
     with transaction(connection) as cursor:
@@ -228,7 +228,7 @@ def test_a_dry_run_leaves_the_dead_letters_in_their_order(queue: Queue, dead: Qu
 def test_a_reject_is_replayed_to_a_fifo_queue_and_sent_twice_is_there_once(
     pipeline: Pipeline, key_files: KeyFiles
 ) -> None:
-    # A good login, that the table refused for a while.
+    # A good login that the table refused for some time.
     pipeline.execute("ALTER TABLE user_logins ADD CONSTRAINT refuses CHECK (user_id IS NULL) NOT VALID")
     send(pipeline.queue, [("a", login())])
     assert take(pipeline, 1).success

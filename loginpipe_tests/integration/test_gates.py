@@ -1,4 +1,4 @@
-"""What waits for what, and who may make it wait: advisory locks are anybody's, so none guards a promise."""
+"""Locks that make others wait: any login may take advisory locks, so none of them protects a guarantee."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,13 +29,13 @@ from loginpipe_tests.wire import delivered, eventually, login
 TODAY = datetime.now(UTC).date()
 NUMBERS = [int.from_bytes(name) for name in (b"lp-erase", b"lp-audit", b"lp-parts", b"lp-alias", b"lp-migra")]
 WORDS = [f"loginpipe.archived_days {TODAY}", f"loginpipe.daily_logins {TODAY}"]
-"""What was locked in earlier versions: numbers, and what numbers were made of."""
+"""Advisory locks of earlier versions: numbers, and texts that were hashed to numbers."""
 
 
 @pytest.fixture
 def stranger(database_url: str, stranger_url: str) -> Iterator[Any]:
-    """A session of a login without any grant, which holds every advisory lock that it has ever heard of."""
-    # So that what waits for one of them fails, and the test does not hang.
+    """Yield a session of a login without grants, which holds every advisory lock of earlier versions."""
+    # With a lock timeout, anything that waits for one of them fails, so that the test does not hang.
     execute(database_url, f"ALTER DATABASE {parse_dsn(database_url)['dbname']} SET lock_timeout = '2s'")
     with closing(psycopg2.connect(stranger_url)) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_lock(number) FROM unnest(%s) AS number", (NUMBERS,))
@@ -49,12 +49,12 @@ REQUEST = "SELECT refusal FROM vault.request_access(ARRAY['ip.v1.' || repeat('A'
 
 @pytest.fixture(autouse=True)
 def _used_versions(database_url: str) -> None:
-    """Record the versions of the key that an alias leads to."""
+    """Record the version of the key that an alias leads to."""
     execute(database_url, "INSERT INTO loginpipe.token_key_checks VALUES (2, 'x')")
 
 
 def erase(custodian_url: str) -> Any:
-    """Erase someone who was never there, in the two steps: refusal, logins, sealed values."""
+    """Erase a user who does not exist, in two steps; return refusal, logins and sealed values."""
     with closing(connect(custodian_url)) as custodian:
         made = request_erasure(custodian, "never there", {}, REASON)
     carried_out = "SELECT refusal, logins, sealed_values FROM vault.erase_user(%s::uuid, '{}', '{}', '{}')"
@@ -105,7 +105,7 @@ def test_a_role_without_grants_and_an_analyst_cannot_lock_a_gate_in_any_way(
             for attempt in (
                 f"LOCK TABLE {gate} IN ACCESS SHARE MODE",
                 f"SELECT FROM {gate} FOR KEY SHARE",
-                # Parsing locks a table that may be named, whatever else is granted on it.
+                # Parsing the statement locks a table that may be named, even without other grants on it.
                 f"PREPARE attempt AS DELETE FROM {gate}",
             ):
                 with (

@@ -1,4 +1,4 @@
-"""Each role against each object: what it may and may not; and `doctor` notices a grant too many and one too few."""
+"""Each role and each object: what the role may do; `doctor` reports a grant too many and one too few."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -24,7 +24,7 @@ DENIED = "42501"
 THIS_MONTH = datetime.now(UTC).date().replace(day=1)
 NEXT_MONTH = (THIS_MONTH + timedelta(days=32)).replace(day=1)
 
-# A row everywhere, so that a read that gets through has something to give away.
+# A row in every table, so that a read that succeeds returns something.
 ROWS = f"""
     INSERT INTO user_logins VALUES ('u', 'android', '{TOKEN}', 'dev', NULL, 2003000, '2026-11-20');
     INSERT INTO vault.data_keys VALUES ('{KEY}', repeat('0', 64), repeat('k', 256)::bytea);
@@ -190,12 +190,12 @@ MAY = {
     "auditor": {"read the revision", "read which table it is", "read the access log", "count what nothing opens"},
 }  # fmt: skip
 ANYBODY = {"make a temporary table"}
-# Harmless, and everybody's from the first migration on: for the pipeline too, which may look into the schema.
+# Harmless, and allowed to PUBLIC since the first migration; the pipeline may do it too, because it may use the schema.
 VERSIONS = {"decode a version"}
 
 
 def outcome(database_url: str, statement: str) -> str | None:
-    """Try a statement in a transaction that is rolled back; return the SQLSTATE of the refusal."""
+    """Execute a statement in a transaction that is rolled back; return the SQLSTATE of the refusal."""
     with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
         try:
             cursor.execute(statement)
@@ -296,7 +296,7 @@ def test_a_row_that_the_vault_refuses_shows_nothing_of_those_it_has(filled: str)
 
 
 def test_an_operator_of_the_callers_own_is_never_used_by_what_works_as_the_owner(filled: str) -> None:
-    """The classic way to the owner's privileges: something that shadows what a function calls."""
+    """The classic way to gain the owner's privileges is an object that shadows what a function calls."""
     shadows = """
         CREATE TEMPORARY TABLE access_log (stolen text);
         CREATE FUNCTION pg_temp.lower_than(text, text) RETURNS boolean LANGUAGE plpgsql
@@ -375,7 +375,7 @@ def test_an_expired_partition_of_the_ledger_and_no_other_is_dropped_by_the_pipel
     assert outcome(pipeline_url, "SELECT loginpipe.drop_ledger_partition('2025-01-05')") == "22023"
 
 
-# --- what `doctor` says ---
+# --- the messages of `doctor` ---
 
 
 def grants(monkeypatch: pytest.MonkeyPatch, url: str, env: str = "local") -> Finding:
@@ -477,7 +477,7 @@ def test_a_role_inside_another_and_an_object_of_another_owner_are_found(database
 
 @pytest.fixture
 def too_much(database_url: str) -> Iterator[str]:
-    """A login that is a writer and a custodian."""
+    """Yield a login that is a writer and a custodian."""
     execute(database_url, "CREATE ROLE too_much LOGIN IN ROLE loginpipe_writer, pii_custodian")
     yield as_role(database_url, "too_much")
     execute(database_url, "DROP ROLE too_much")

@@ -1,4 +1,4 @@
-"""A queue at its in-flight limit, where every long poll is empty: never taken for a drained queue."""
+"""A queue at its in-flight limit, where every long poll is empty, does not count as drained."""
 
 import logging
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the duplicates say: by day, computed again, and read by analysts."""
+"""The insights on duplicates: by day, recomputed, and read by analysts."""
 
 import signal
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def _first_day(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stored(pipeline: Pipeline, logins: Sequence[Login]) -> None:
-    """Put logins into the table: user, address, device, locale, version, day."""
+    """Insert logins into the table: user, address, device, locale, version, day."""
     with closing(psycopg2.connect(pipeline.database_url)) as connection, connection, connection.cursor() as cursor:
         for user, ip, device, locale, version, day in logins:
             cursor.execute(
@@ -64,7 +64,7 @@ def computed(
     *days: date,
     assets: Sequence[dg.AssetsDefinition] = (duplicate_devices, duplicate_ips, daily_logins),
 ) -> dict[str, dict[str, Any]]:
-    """Compute days, in one run; return the metadata by asset."""
+    """Compute days in one run; return the metadata by asset."""
     first, last = min(days).isoformat(), max(days).isoformat()
     result = dg.materialize(
         assets,
@@ -130,7 +130,7 @@ def test_tokens_of_two_key_versions_count_as_the_one_device_that_they_are(pipeli
     stored(pipeline, THREE_DAYS)
     with closing(psycopg2.connect(pipeline.database_url)) as connection, connection, connection.cursor() as cursor:
         cursor.execute("UPDATE user_logins SET masked_device_id = 'dev.v2.phone' WHERE user_id = 'bob'")
-        # The tests' tokens are short.
+        # The tokens of these tests are too short for the constraint.
         cursor.execute("ALTER TABLE loginpipe.token_aliases DROP CONSTRAINT token_aliases_lead_to_a_newer_version")
         cursor.execute("INSERT INTO loginpipe.token_key_checks VALUES (1, 'x'), (2, 'y') ON CONFLICT DO NOTHING")
         cursor.execute("INSERT INTO loginpipe.token_aliases VALUES ('dev.v1.phone', 'dev.v2.phone')")
@@ -159,7 +159,7 @@ def stale(pipeline: Pipeline) -> dict[date, list[str]]:
 
 
 def refreshed(pipeline: Pipeline) -> list[tuple[str, date]]:
-    """Run the job; return what it computed: table and day."""
+    """Run the job; return the tables and days that it computed."""
     job = build_definitions().resolve_job_def(INSIGHTS_JOB)
     result = job.execute_in_process(instance=pipeline.instance, raise_on_error=False)
     return [
@@ -310,7 +310,7 @@ def test_duplicates_of_a_day_that_was_dropped_before_anything_was_kept_are_due_o
 
 
 def batch_of(pipeline: Pipeline, *days: date) -> None:
-    """Record a batch with rows of some days."""
+    """Record a batch with one row on each of some days."""
     pipeline.execute(
         "INSERT INTO loginpipe.batches (batch_id, queue, started_at, days, rows_by_day) "
         "VALUES (gen_random_uuid(), 'q', now(), %s::date[], %s::integer[])", list(days), [1] * len(days)

@@ -1,4 +1,4 @@
-"""`loginpipe keys`: what each command makes, prints and refuses. What `generate` makes of files is in `test_cli.py`."""
+"""`loginpipe keys`: what each command creates, prints and refuses. `test_cli.py` tests the files of `generate`."""
 
 import json
 import os
@@ -31,7 +31,7 @@ PASSPHRASE = "a horse and 4 staples"
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KeyFiles:
-    """Keys of this test alone, which the settings name."""
+    """Return the keys of this test, which the settings name."""
     files = KeyFiles(tmp_path / "keys" / "tokens.json", tmp_path / "keys" / "seal_public.pem")
     generate_token_keys(files.token_keys, development=True)
     generate_seal_key(files.seal_public)
@@ -51,16 +51,16 @@ def seal_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def at_a_terminal(*arguments: str, types: list[str]) -> tuple[int, str]:
-    """Run a command at a terminal of its own, type a line whenever it asks, and return its code and what is seen."""
+    """Run a command at its own terminal and type a line at each prompt; return the exit code and the output."""
     child, terminal = pty.fork()
     if not child:
         program = "import signal; signal.alarm(60); from loginpipe.cli import main; main()"
         os.execv(sys.executable, [sys.executable, "-c", program, *arguments])
     seen, answered, lines = "", 0, iter(types)
-    with suppress(OSError):  # on Linux, what a terminal says when the program has gone
+    with suppress(OSError):  # Linux raises it at a terminal whose program has ended
         while said := os.read(terminal, 4096):
             seen += said.decode()
-            # The space comes once the terminal has stopped showing what is typed.
+            # The last space of the prompt comes after the terminal has stopped echoing.
             if seen[answered:].endswith(": "):
                 answered = len(seen)
                 os.write(terminal, f"{next(lines)}\n".encode())
@@ -98,7 +98,7 @@ def test_where_the_keys_are_there_no_passphrase_is_asked_for(loginpipe: Command,
 def test_every_file_that_the_settings_name_is_made_and_keys_in_aws_are_left_to_aws(
     loginpipe: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Needs no network: the machine that makes the break-glass key may have none."""
+    """It needs no network, because the machine that makes the break-glass key may have none."""
     monkeypatch.setenv("LOGINPIPE_TOKEN_KEYS", "awskms:alias/tokens")
     monkeypatch.setenv("LOGINPIPE_SEAL_KEY", "awskms:alias/seal, file:one_public.pem,file:two_public.pem")
     done = loginpipe("keys", "generate")
@@ -177,7 +177,7 @@ def test_without_a_database_the_status_is_that_of_the_keys(
 def test_production_shows_what_it_would_refuse(
     loginpipe: Command, files: KeyFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The status is where the fingerprint to pin is read."""
+    """The status shows the fingerprint to pin."""
     monkeypatch.setenv("LOGINPIPE_ENV", "production")
     status = loginpipe("keys", "status", "--json").json
     assert status["token_keys"]["development"]

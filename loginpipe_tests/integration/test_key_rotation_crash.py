@@ -1,4 +1,4 @@
-"""A file of token keys whose rotation is killed at every call it makes of the system: the old file, or the new one."""
+"""A rotation of a token key file is killed at each of its system calls. The file is then the old or the new one."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Keys in AWS KMS, on the embedded endpoint: the same tokens as a file's key, one way to open, and each refusal."""
+"""Keys in AWS KMS, on the embedded endpoint: the same tokens as with a file, one way to open, and each refusal."""
 
 import os
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def imported_token_key(kms: "KMSClient", material: bytes) -> str:
 
 
 def refused(load: Callable[[], object]) -> str:
-    """The one line that a load fails with; nothing of boto3's error may hang on it."""
+    """Return the one line of a failed load; check that boto3's error is not attached to it."""
     with pytest.raises(KeyFileError) as caught:
         load()
     assert caught.value.__cause__ is None
@@ -163,7 +163,7 @@ def test_an_alias_that_was_moved_to_another_key_is_noticed(kms: "KMSClient") -> 
     assert "the key was swapped" in message
 
 
-# --- refusals, each with its own words --------------------------------------------------------------------------------
+# --- refusals, each with its own message ------------------------------------------------------------------------------
 
 LOADS: dict[str, Callable[[str], object]] = {
     "token keys": lambda name: load_token_keys(f"awskms:{name}", production=False),
@@ -271,7 +271,7 @@ def test_a_longer_seal_key_is_taken(kms: "KMSClient") -> None:
     ],
 )
 def test_what_aws_may_still_answer_is_told_apart(kms: "KMSClient", kms_wire: Wire, code: str, said: str) -> None:
-    """KMS is asked after it was looked at: in between a key can be disabled."""
+    """The key is checked first and used later. It can be disabled in between."""
     alias = token_key(kms)
     kms_wire.on("GenerateMac", answers(refusal(code)))
     assert refused(lambda: LOADS["token keys"](alias)).startswith(f"the KMS key {alias} {said}")

@@ -1,4 +1,4 @@
-"""Our own client of SQS: when it is used, what it leaves to boto3, and how it treats connections and certificates."""
+"""Our own SQS client: when it is used, what it leaves to boto3, and its connections and certificates."""
 
 import json
 import ssl
@@ -41,7 +41,7 @@ def receive(queue: Queue, **more: Any) -> list[Any]:
 
 
 def senders(wire: Wire) -> list[str]:
-    """Who made each receive: boto3 says more of itself than we do."""
+    """Return the client of each receive; boto3 is recognized by a header of its own."""
     return [
         "boto3" if "amz-sdk-invocation-id" in {name.lower() for name in call.headers} else "lean"
         for call in wire.calls
@@ -53,7 +53,7 @@ def is_lean(queue: Queue) -> bool:
     return type(queue.client).__name__ != "SQS"
 
 
-# When
+# When it is used
 
 
 def test_it_is_the_client_unless_another_is_asked_for(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +163,7 @@ def test_a_connection_that_breaks_is_replaced(opened: Queue, wire: Wire) -> None
     opened.client.send_message(QueueUrl=opened.url, MessageBody="x")
 
     def broken(_call: Call, _forward: Forward) -> Answer:
-        # No HTTP goes out: the handler ends, and with it the connection.
+        # No response is sent: the handler ends, and its connection too.
         raise ConnectionAbortedError
 
     with dropping(wire, broken):
@@ -175,7 +175,7 @@ def test_a_connection_that_breaks_is_replaced(opened: Queue, wire: Wire) -> None
 def dropping(wire: Wire, broken: Tamper) -> Iterator[None]:
     wire.on(RECEIVE, first(1, broken))
     yield
-    # The wire holds what a tamper raises against the test, which meant it.
+    # The wire keeps the errors of a tamper to fail the test, but this one is intended.
     wire._faults.clear()
 
 
@@ -234,7 +234,7 @@ def test_credentials_that_are_renewed_are_used(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    # So near its end that it is renewed with each call.
+    # So close to their expiry that they are renewed with each call.
     issue("first", 5)
     opened = open_queue(queue.name, load_settings(), connections=1)
     issue("second", 60)
@@ -249,14 +249,14 @@ def test_credentials_that_are_renewed_are_used(
 
 
 class SecureQueue(BaseHTTPRequestHandler):
-    """SQS with one queue, in which nothing is."""
+    """A stand-in for SQS with one empty queue."""
 
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         body = json.dumps({"Attributes": {"QueueArn": "arn:aws:sqs:us-east-1:000000000000:secure"}}).encode()
-        # In pieces, whose number and length no one knows before: another way of HTTP to end a body.
+        # Chunked, so that the length of the body is not known in advance.
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
@@ -274,7 +274,7 @@ class SecureQueue(BaseHTTPRequestHandler):
 def secure(
     tmp_path: Path, aws: None, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[str], tuple[ThreadingHTTPServer, Certificates]]]:
-    """Start a server with a certificate for a host, and point the client at it as ``localhost``."""
+    """Return a function that starts a server with a certificate for a host, and points the client at ``localhost``."""
     servers: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
 
     def start(host: str) -> tuple[ThreadingHTTPServer, Certificates]:
@@ -319,7 +319,7 @@ def test_tls_is_verified_with_the_certificates_that_boto3_trusts(
 
 def test_a_certificate_that_no_one_vouches_for_is_refused(secure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     server, _ = secure("localhost")
-    # botocore would try again for ten seconds.
+    # Otherwise botocore retries for ten seconds.
     monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
     with pytest.raises(QueueError, match="is unreachable"):
         open_queue(QUEUE_URL, load_settings(), connections=1)
@@ -331,8 +331,8 @@ def test_a_certificate_of_another_host_is_refused(secure: Any, monkeypatch: pyte
     monkeypatch.setenv("AWS_CA_BUNDLE", str(certificates.authority))
     opened = open_queue(QUEUE_URL, load_settings(), connections=1)
     asked = len(server.asked)
-    # The same server and authority, by a name that is not in the certificate.
+    # The same server and CA, at an address that is not in the certificate.
     opened.client._connections._address = ("127.0.0.1", server.server_address[1])  # type: ignore[attr-defined]
-    # Ours is refused, so that boto3 asks, by the right name.
+    # Our client refuses it, so boto3 makes the call, at the right address.
     assert receive(opened) == []
     assert ["amz-sdk-invocation-id" in headers for headers in server.asked[asked:]] == [True]

@@ -1,4 +1,4 @@
-"""Leases on the real endpoint: kept while a message is in flight, given back at the end, counted where lost."""
+"""Leases on the real endpoint: kept while a message is in flight, returned at the end, counted if lost."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -38,19 +38,19 @@ def clock() -> Clock:
 
 @pytest.fixture
 def leases(opened: Queue, clock: Clock) -> Iterator[LeaseKeeper]:
-    """A keeper of leases of two minutes, whose own thread does nothing while a test lasts."""
+    """Yield a keeper of two-minute leases, whose own thread does nothing during a test."""
     leases = LeaseKeeper(opened, visibility_seconds=120, calls_at_once=2, clock=clock)
     yield leases
     leases.close()
 
 
 def extend_due(leases: LeaseKeeper) -> None:
-    """Extend the leases that are due, as the keeper's thread does now and then, and wait for the answers."""
+    """Extend the leases that are due, as the keeper's thread does from time to time, and wait for the answers."""
     wait(leases._begin_extensions())
 
 
 def entries(wire: Wire) -> list[dict[str, Any]]:
-    """Every entry of every change of visibility so far."""
+    """Return the entries of all changes of visibility so far."""
     return [entry for request in wire.asked(CHANGE) for entry in request["Entries"]]
 
 
@@ -279,17 +279,17 @@ def test_what_cannot_be_handed_back_is_not_counted_and_closing_raises_nothing(
     assert "1 messages could not be returned to the queue: they come back when their lease ends" in caplog.text
 
 
-# --- hand-back --------------------------------------------------------------------------------------------------------
+# --- returning messages -----------------------------------------------------------------------------------------------
 
 
 class Gate:
-    """Holds calls up before they reach the endpoint, until it is opened; with the context, it is."""
+    """Blocks calls before they reach the endpoint, until it is opened, at the latest at the end of the context."""
 
     def __init__(self, holds_up: Callable[[dict[str, Any]], bool] = lambda _: True) -> None:
         self._holds_up = holds_up
         self._open = Event()
         self.taken: list[dict[str, Any]] = []
-        """The entries that the endpoint was given, in that order."""
+        """The entries that the endpoint received, in order."""
 
     def __enter__(self) -> "Gate":
         return self
@@ -421,7 +421,7 @@ def test_an_extension_that_is_refused_while_the_message_is_being_deleted_says_no
         extend_due(leases)
     assert len(entries(wire)) == 3
     assert leases.lost == 0
-    # The answers to the deletes: one has failed, and the others, late as they are, are confirmed.
+    # The results of the deletes: one failed, and the others are confirmed, although late.
     assert leases.not_deleted(ids[:1]) == set()
     assert leases.lost == 1
     clock.now += 100

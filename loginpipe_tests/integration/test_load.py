@@ -1,4 +1,4 @@
-"""Recording a batch on a real database: all of it or nothing, each message once, whoever else is at it."""
+"""Recording a batch on a real database: all of it or nothing, each message once, also with concurrent writers."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -86,7 +86,7 @@ def execute(database_url: str, statement: str) -> None:
 
 
 def contents(database_url: str) -> dict[str, list[Any]]:
-    """Every row of every table that a batch is written to."""
+    """Return every row of every table that a batch is written to."""
     return {
         table: rows(database_url, f"SELECT to_jsonb(row) FROM {table} AS row ORDER BY row::text")
         for table in ALL_TABLES
@@ -98,7 +98,7 @@ def test_rows_rejects_ledger_vault_and_counts_are_written_together(
 ) -> None:
     outcome = processed(received([*logins(3), "{}"]), masking)
     assert written(record(connection, outcome)) == (3, 0, 1, 4)
-    # The rejected body has a data key of its own.
+    # The rejected body has its own data key.
     assert sizes(database_url) == [3, 4, 4, 3]
     assert sizes(database_url, ["loginpipe.rejected_messages"]) == [1]
     batches = (
@@ -246,7 +246,7 @@ def test_after_a_failure_the_same_connection_records_the_batch(
 def test_a_batch_that_is_recorded_again_changes_nothing_and_has_the_same_counts(
     connection: Connection, database_url: str, pipeline_url: str, masking: Masking
 ) -> None:
-    """What a commit whose answer was lost comes to: on the same connection, and on a new one."""
+    """This happens when the answer to a commit is lost: the batch comes again, on the same or a new connection."""
     earlier = processed(received(logins(2)), masking)
     record(connection, earlier)
     messages = received([*logins(3), "{}", "[]"])
@@ -257,7 +257,7 @@ def test_a_batch_that_is_recorded_again_changes_nothing_and_has_the_same_counts(
     there = contents(database_url)
     with closing(connect(pipeline_url)) as another:
         for on in (connection, another):
-            # Which values are new in the vault is not kept with the batch.
+            # The batch does not store how many values were new in the vault.
             assert record(on, outcome) == replace(first, sealed=0)
             assert contents(database_url) == there
 
@@ -326,7 +326,7 @@ def test_where_another_batch_sealed_some_values_meanwhile_only_the_others_bring_
     number = 300
     messages = received(login(ip=f"198.51.{i // 200}.{i % 200}", device_id=f"device-{i}") for i in range(number))
     ours, theirs = processed(messages, masking), processed(messages, masking)
-    # Theirs: all addresses, and the devices of the first block but one.
+    # Their values: all addresses, and the devices of one block except the first.
     kept = {*theirs.sealed.blocks[0].subjects, *theirs.sealed.blocks[1].subjects, *theirs.sealed.blocks[2].subjects[1:]}
     blocks = [block.only(kept) for block in theirs.sealed.blocks[:3]]
     used = {block.data_key_id for block in blocks}
@@ -401,7 +401,7 @@ def test_temporary_tables_are_made_once_a_connection_and_the_catalogue_stays_as_
 
 
 def in_statistics(connection: Connection, database_url: str, statement: str) -> list[Any]:
-    """The answer once what this connection has done is in the statistics."""
+    """Return the rows of a query after the statistics of this connection are flushed."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_stat_force_next_flush()")
     connection.rollback()
@@ -417,7 +417,7 @@ SUMS = """
 
 
 def put_batches(database_url: str, number: int, *, day: date, seed: int) -> None:
-    """Batches of two queues, with all kinds of counts, in any of the first three hours of a day."""
+    """Insert batches of two queues, with random counts, in the first three hours of a day."""
     random = Random(seed)
     for _ in range(number):
         values = [random.randrange(1000) for _ in SUMS]
@@ -433,7 +433,7 @@ def put_batches(database_url: str, number: int, *, day: date, seed: int) -> None
 
 
 def sums(database_url: str) -> list[Any]:
-    """By queue: all counts of batches and hours together."""
+    """Return all counts of batches and hours together, by queue."""
     names = ", ".join(SUMS)
     summed = ", ".join(f"sum({name})::bigint" for name in SUMS)
     delays = ", ".join(f"sum(delay_counts[{place}])::bigint" for place in range(1, 15))
@@ -488,7 +488,7 @@ SLOWLY = """
     CREATE TRIGGER slowly BEFORE INSERT ON loginpipe.ingested_messages FOR EACH ROW EXECUTE FUNCTION slowly();
     CREATE TRIGGER slowly BEFORE INSERT ON vault.sealed_values FOR EACH ROW EXECUTE FUNCTION slowly();
 """
-"""Makes sure that loads that begin together meet, row by row: in different orders they would deadlock."""
+"""Slows the inserts down, so that concurrent loads meet row by row. In different orders they would deadlock."""
 
 
 def test_batches_that_meet_the_same_messages_record_each_once_and_none_is_a_deadlock_victim(

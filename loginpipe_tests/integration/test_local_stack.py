@@ -1,4 +1,4 @@
-"""The embedded services: they start, answer, keep what they were given, and go, however their users end."""
+"""The embedded services: they start, answer, keep their data, and end, however their users end."""
 
 import json
 import os
@@ -35,7 +35,7 @@ from loginpipe.sqs.sending import send_bodies
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    # Not below tmp_path: pytest closes that to other users again and again, and as root Postgres runs as one.
+    # Not below tmp_path: pytest makes that private to its user, and if that is root, Postgres runs as another user.
     folder = Path(tempfile.mkdtemp(prefix="loginpipe-test-"))
     yield folder
     down(folder)
@@ -108,7 +108,7 @@ except KeyboardInterrupt:
 
 @pytest.fixture
 def holder() -> Iterator["subprocess.Popen[str]"]:
-    """A program that holds a throwaway stack and has said in which folder."""
+    """Yield a program that holds a throwaway stack and has printed its folder."""
     program = [sys.executable, "-c", HOLDER]
     with subprocess.Popen(
         program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True

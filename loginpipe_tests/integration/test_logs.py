@@ -1,4 +1,4 @@
-"""The log of a run as a production machine gets it: lines of JSON on stderr, with no value of a login; and shipped."""
+"""The log of a run on a production machine: lines of JSON on stderr without a value of a login, also when shipped."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ RSYSLOG = shutil.which("rsyslogd") or shutil.which("rsyslogd", path="/usr/sbin")
 
 @pytest.fixture
 def production(pipeline: Pipeline, key_files: KeyFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What production demands, and a Dagster instance of this test's own with the project's `python_logs`."""
+    """Set what production requires, and a Dagster instance of this test with the project's `python_logs`."""
     keys = tmp_path / "token_keys.json"
     generate_token_keys(keys, development=False)
     settings = {
@@ -39,7 +39,7 @@ def production(pipeline: Pipeline, key_files: KeyFiles, tmp_path: Path, monkeypa
         "LOGINPIPE_SEAL_KEY_FINGERPRINT": read_seal_key(key_files.seal_public).fingerprint,
         "LOGINPIPE_BATCH_MESSAGES": str(len(GOOD) + len(BAD)),
         "DAGSTER_HOME": str(tmp_path),
-        # One of the command's own, from before it loads our code.
+        # Suppress a warning of the command itself, from before it loads our code.
         "PYTHONWARNINGS": "ignore",
     }
     for name, value in settings.items():
@@ -93,9 +93,9 @@ def test_the_level_decides_what_is_logged(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 class Elasticsearch(ThreadingHTTPServer):
-    """What a shipper needs of Elasticsearch: it takes bulk requests, and refuses a line that says so.
+    """A stand-in for Elasticsearch: it accepts bulk requests, and refuses a line whose message is "refused".
 
-    It has a port from the beginning, and answers from `server_activate` on.
+    It has a port at once, but answers only after `server_activate`.
     """
 
     def __init__(self) -> None:
@@ -123,7 +123,7 @@ class _Bulk(BaseHTTPRequestHandler):
         items = []
         for action, document in zip(lines[::2], lines[1::2], strict=True):
             create = action["create"]
-            # Of a data stream: no type, no other operation.
+            # As for a data stream: no type, no other operation.
             assert create.keys() == {"_index", "_id"}, create
             assert create["_index"] == "logs-loginpipe-default"
             if document["message"] == "refused":
@@ -145,12 +145,12 @@ class _Bulk(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Suppress the log."""
 
 
 @contextmanager
 def rsyslog(folder: Path, elasticsearch: Elasticsearch) -> Iterator[Path]:
-    """The program itself with our configuration, listening on a socket as Debian's listens on /dev/log."""
+    """Run rsyslog with our configuration, listening on a socket as Debian's does on /dev/log."""
     assert RSYSLOG is not None
     ours = SHIPPER.read_text()
     for of_production, here in {
@@ -167,7 +167,7 @@ def rsyslog(folder: Path, elasticsearch: Elasticsearch) -> Iterator[Path]:
         'module(load="imuxsock" SysSock.Use="off")',
         f'input(type="imuxsock" Socket="{log}")',
         f'include(file="{folder}/loginpipe.conf")',
-        # What is not ours goes where it went before.
+        # Lines of other programs go where they went before.
         f'action(type="omfile" file="{folder}/others")',
     ]
     (folder / "main.conf").write_text("\n".join(main) + "\n")
@@ -206,9 +206,9 @@ def test_a_shipper_brings_the_lines_to_elasticsearch_field_by_field_with_no_valu
             refused = lines[0] | {"event": "refused"}
             ours = [json.dumps(line, ensure_ascii=False) for line in [*lines, refused]]
             for text in ["no JSON", '{"event": "of another program"}', *ours]:
-                # As Docker's driver for syslog writes a line.
+                # In the format of Docker's syslog driver.
                 to_log.send(f"<30>Nov 29 13:00:00 0123456789ab[42]: {text}".encode())
-            # Down at first: nothing is lost.
+            # Elasticsearch is down at first, and nothing is lost.
             eventually(lambda: "omelasticsearch" in (folder / "errors").read_text(), "rsyslog has tried")
             elasticsearch.server_activate()
             threading.Thread(target=elasticsearch.serve_forever, daemon=True).start()

@@ -1,4 +1,4 @@
-"""The chain on a real queue and a real database, when all goes well."""
+"""The pipeline on a real queue and a real database, without failures."""
 
 import json
 import time
@@ -77,7 +77,7 @@ def test_a_login_arrives_with_tokens_in_place_of_address_and_device(pipeline: Pi
     )
     assert (user_id, device_type, locale) == ("424cdd21-063a-43a7-b91b-7ca1a833afae", "android", "RU")
     assert app_version == 2_003_000
-    assert abs((create_date - datetime.now(UTC).date()).days) <= 1  # midnight may pass in between
+    assert abs((create_date - datetime.now(UTC).date()).days) <= 1  # midnight may pass during the test
     matches = "SELECT %s ~ '^ip[.]v1[.][A-Za-z0-9_-]{43}$', %s ~ '^dev[.]v1[.][A-Za-z0-9_-]{43}$'"
     assert pipeline.rows(matches, masked_ip, masked_device_id) == [(True, True)]
 
@@ -117,7 +117,7 @@ def test_text_arrives_as_it_was_sent(pipeline: Pipeline) -> None:
 
 @pytest.fixture
 def far_from_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "Pacific/Kiritimati")  # 14 hours ahead
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")  # 14 hours ahead of UTC
     time.tzset()
     yield
     monkeypatch.undo()

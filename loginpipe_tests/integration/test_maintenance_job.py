@@ -1,4 +1,4 @@
-"""The daily job: makes the coming partitions, drops the ledger's expired ones, and says so."""
+"""The daily job: it creates the coming partitions, drops the ledger's expired ones, and reports both."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -62,7 +62,7 @@ def test_what_is_missing_is_made_and_what_is_expired_is_dropped(pipeline: Pipeli
 
 
 def test_what_was_recorded_of_late_under_an_expired_day_outlives_its_partition(pipeline: Pipeline) -> None:
-    """A reject that is replayed after a month keeps the day of its first sending, and can come twice."""
+    """A reject that is replayed after a month keeps its first day, and can arrive twice."""
     day = (today() - timedelta(days=40)).date()
     partition = f"loginpipe.ingested_messages_{day:y%Ym%md%d}"
     batch_id, message, old = (str(uuid4()) for _ in range(3))
@@ -136,7 +136,7 @@ def test_a_database_that_is_not_migrated_fails_it_with_one_sentence(
 
 
 def test_the_ledger_keeps_what_a_dead_letter_can_still_bring_back(pipeline: Pipeline) -> None:
-    # Two weeks on the queue, two on the dead-letter queue, and a redriven message keeps the day of its first sending.
+    # Two weeks on the queue, and two on the dead-letter queue. A redriven message keeps its first day.
     day = (today() - timedelta(days=27)).date()
     execute(
         pipeline.database_url,

@@ -1,4 +1,4 @@
-"""Whole runs under every masking there is: older schemes, keys in AWS, a key that was rotated."""
+"""Whole runs with every kind of masking: older schemes, keys in AWS, a rotated key."""
 
 import logging
 from base64 import b64encode
@@ -42,7 +42,7 @@ def _salt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def warnings(pipeline: Pipeline, result: dg.ExecuteInProcessResult) -> list[str]:
-    """What the run's log, as Dagster keeps it, warns of."""
+    """Return the warnings in the run's log, as Dagster stores it."""
     entries = pipeline.instance.all_logs(result.run_id)
     return [entry.user_message for entry in entries if entry.level == logging.WARNING]
 
@@ -95,7 +95,7 @@ def test_a_salted_scheme_without_its_salt_ends_a_run_before_it_has_received_a_me
 
 
 def test_an_older_scheme_needs_token_keys_all_the_same(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They make the tombstones of erased users, and they are the way out."""
+    """The keys make the tombstones of erased users, and are needed to leave the older scheme."""
     monkeypatch.setenv("LOGINPIPE_MASKING", "compat-md5")
     monkeypatch.delenv("LOGINPIPE_TOKEN_KEYS")
     pipeline.send([login()])
@@ -185,7 +185,7 @@ def token_keys(tmp_path: Path, pipeline: Pipeline, monkeypatch: pytest.MonkeyPat
 
 
 def devices(pipeline: Pipeline, table: str) -> list[tuple[int, int]]:
-    """Distinct devices and addresses, and how many logins each."""
+    """Return the numbers of distinct devices and addresses of a table."""
     return pipeline.rows(f"SELECT count(DISTINCT masked_device_id), count(DISTINCT masked_ip) FROM {table}")
 
 
@@ -221,7 +221,7 @@ def test_what_a_rotated_key_makes_new_tokens_of_is_sealed_under_those_too(
     }
 
 
-# --- what Dagster stores of all that ----------------------------------------------------------------------------------
+# --- what Dagster stores of these runs --------------------------------------------------------------------------------
 
 
 def test_the_resource_that_is_stored_with_every_run_holds_where_the_salt_is_and_not_what_it_is(

@@ -1,4 +1,4 @@
-"""The metrics as Prometheus gets them."""
+"""The metrics as Prometheus receives them."""
 
 import json
 import re
@@ -33,7 +33,7 @@ Samples = dict[tuple[str, ...], float]
 
 
 def samples(text: str) -> Samples:
-    """Values by name and the values of the labels, these in the order of the labels' names."""
+    """Return the values by name and label values, in the order of the label names."""
     return {
         (sample.name.removeprefix("loginpipe_"), *(value for _, value in sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
@@ -150,7 +150,7 @@ def test_every_metric_that_rules_dashboard_and_cloudwatch_name_is_one_that_the_c
 
 
 def by_dimensions(records: Iterable[dict[str, Any]]) -> dict[tuple[str, ...], dict[str, Any]]:
-    """Values of the dimensions → their record, which is held to what CloudWatch would drop without a word."""
+    """Return dimension values → their record; check each for what CloudWatch would silently drop."""
     found = {}
     for record in records:
         (directive,) = record["_aws"]["CloudWatchMetrics"]
@@ -172,7 +172,7 @@ def test_cloudwatch_gets_gauges_as_they_are_and_the_increase_of_counters(
     pipeline.send([login()])
     assert take(pipeline, 1).success
     first = by_dimensions(emf.records(metrics.collect(), 1_000.5))
-    # What there was before is not of this minute.
+    # Earlier counts are not an increase of this minute.
     assert first[queue,]["loginpipe_messages_received_total"] == 0
     pipeline.send([login(), login(), login(ip="nowhere")])
     assert take(pipeline, 3).success
@@ -181,7 +181,7 @@ def test_cloudwatch_gets_gauges_as_they_are_and_the_increase_of_counters(
     assert second[queue,]["loginpipe_messages_inserted_total"] == 2
     assert second[queue,]["loginpipe_messages_rejected_total"] == 1
     assert second[queue, "visible"]["loginpipe_queue_messages"] == 0
-    # A counter that is new counts from nothing.
+    # A new counter starts at zero.
     assert second["ip", "invalid_address"]["loginpipe_violations_total"] == 1
     assert not [name for record in second.values() for name in record if "delay_seconds" in name]
 

@@ -1,4 +1,4 @@
-"""Migrations on a real Postgres: what they make, adopt and refuse; and the SQL functions they bring."""
+"""Migrations on a real Postgres: what they create, adopt and refuse, and their SQL functions."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ TODAY = date(2026, 11, 21)
 
 COLUMNS = ", ".join(f"{name} {kind}" for name, kind in USER_LOGINS_COLUMNS)
 
-# Everything of ours in the catalog, as text, so that two states can be compared.
+# Everything of ours in the catalog as text, to compare two states.
 CATALOG = """
     SELECT
         relation.oid::regclass::text, relkind, relfilenode, relacl, reloptions,
@@ -62,7 +62,7 @@ def query(connection: Connection, statement: str, *values: object) -> list[tuple
 
 
 def as_new_role(connection: Connection, database_url: str) -> tuple[str, str]:
-    """Make a role without any privilege; return its name, and what to connect with as it."""
+    """Make a role without any privilege; return its name and its database URL."""
     role = f"role_{uuid4().hex}"
     query(connection, f"CREATE ROLE {role} LOGIN")
     return role, make_dsn(database_url, user=role)
@@ -84,7 +84,7 @@ def upgrade_to(revision: str, database_url: str) -> None:
     engine.dispose()
 
 
-# --- what a migration makes ---
+# --- what a migration creates ---
 
 
 def test_an_empty_database_gets_the_contract_partitioned_by_date(
@@ -256,7 +256,7 @@ def test_a_reject_has_a_field_for_each_reason_and_is_sealed_whole_or_not_at_all(
         query(migrated, insert)
 
 
-# --- a table that was there before ---
+# --- a table that existed before ---
 
 
 def test_a_table_that_is_there_is_adopted_and_nothing_about_it_changes_but_who_may_use_it(
@@ -506,7 +506,7 @@ def test_numbers_of_every_size_survive_the_round_trip(migrated: Connection) -> N
 def test_a_malformed_version_is_an_error_that_does_not_quote_it(migrated: Connection) -> None:
     migrated.autocommit = True
     arabic_one = chr(0x661)
-    # Apps write these; analysts, who ask for a version, do not.
+    # Valid in messages of apps, but not in queries of analysts.
     accepted_of_apps = {" 1", "1 ", "1\n", "1.2.3.4", "v1"}
     for malformed in (
         *("", " 1", "1 ", "1\n", "1.", ".1", "1..2", "1.2.3.4", "v1", "-1", arabic_one),

@@ -1,4 +1,4 @@
-"""The checks `freshness` and `no_dead_letters`, by monitoring_sensor and by hand, on real services."""
+"""The checks `freshness` and `no_dead_letters`, run by monitoring_sensor and by hand, on real services."""
 
 from datetime import UTC, datetime, timedelta
 

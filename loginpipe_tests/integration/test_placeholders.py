@@ -1,4 +1,4 @@
-"""Users without a tracking id share no device: what counts duplicates leaves placeholders out."""
+"""Users without a tracking id share no device: counts of duplicates leave placeholders out."""
 
 from contextlib import closing
 from hashlib import md5
@@ -17,7 +17,7 @@ NIL = "00000000-0000-0000-0000-000000000000"
 
 
 def counted(pipeline: Pipeline) -> dict[str, list[int]]:
-    """Compute the days again; users of each shared device and address."""
+    """Recompute the days; return the users of each shared device and address."""
     days = [day for (day,) in pipeline.rows("SELECT DISTINCT create_date FROM user_logins")]
     with closing(connect(pipeline.database_url)) as connection:
         for table in DUPLICATES:
@@ -39,7 +39,7 @@ def only(*users: int) -> dict[str, list[int]]:
 
 
 def as_many(users: int, **fields: Any) -> list[str]:
-    """Logins of so many users, alike in these fields and in no other."""
+    """Return logins of ``users`` users, which share these fields and no others."""
     name = "-".join(map(str, fields.values()))
     usual = [{"device_id": f"device-{name}-{i}", "ip": f"2001:db8::{len(name)}:{i}"} for i in range(users)]
     return [login(**{**each, **fields, "user_id": f"{name}-{i}"}) for i, each in enumerate(usual)]
@@ -61,7 +61,7 @@ def test_logins_with_a_placeholder_are_rows_and_no_duplicates(pipeline: Pipeline
     assert plotted["device_id_seen_before"] == plotted["ip_seen_before"] == pytest.approx(1 / len(bodies))
     with closing(connect(pipeline.database_url)) as connection:
         ((day,),) = pipeline.rows("SELECT min(create_date) FROM user_logins")
-        # 6 that the logins with a placeholder as address have, and the phone.
+        # The 6 devices of the logins with a placeholder as address, and the phone.
         assert refresh_duplicates(connection, "duplicate_devices", day).seen == 7
 
 

@@ -1,4 +1,4 @@
-"""Behind a real PgBouncer in transaction mode, with one connection to the server for whoever comes."""
+"""The pipeline behind a real PgBouncer in transaction mode, with one server connection for all clients."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ from loginpipe_tests.wire import eventually, ingest, login
 
 PGBOUNCER: Final = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 PORT: Final = 6432
-"""Part of the socket's file name; the pooler listens on no other address."""
+"""Part of the socket's file name. The pooler listens on no other address."""
 SETTINGS: Final = ("lock_timeout", "synchronous_commit", "TimeZone")
 OURS: Final = ("10s", "on", "UTC")
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def sockets(stack: LocalStack) -> Iterator[Path]:
-    """The folder of a pooler's socket. It runs as the user that the embedded server runs as: never as root."""
+    """Yield the folder of a pooler's socket. The pooler runs as the user of the embedded server, never as root."""
     (server,) = parse_qs(urlsplit(stack.database_url).query)["host"]
     owner = Path(server).stat()
     folder = Path(tempfile.mkdtemp(prefix="loginpipe-pooler-"))
@@ -80,13 +80,13 @@ def sockets(stack: LocalStack) -> Iterator[Path]:
 
 
 def pooled(database_url: str, sockets: Path) -> str:
-    """The same database as the same role, by the pooler."""
+    """Return the URL of the same database and role through the pooler."""
     url = urlsplit(database_url)
     return f"postgresql://{url.username}:@{url.path}?host={quote(str(sockets))}&port={PORT}"
 
 
 def effective(cursor: Any) -> tuple[str, ...]:
-    """What the settings are in the transaction of a cursor, and the server's process."""
+    """Return the settings in the transaction of a cursor, and the process id of the server."""
     cursor.execute(
         "SELECT current_setting(name) FROM unnest(%s) WITH ORDINALITY AS s (name, i) ORDER BY i", (list(SETTINGS),)
     )
@@ -125,7 +125,7 @@ def test_what_one_client_sets_never_reaches_another_on_the_same_server_connectio
         )
         other.commit()
         assert effective_of(another) == ("3s", "on", "UTC", process)
-        # What another application sets for its session stays on the server's connection, and is not ours either.
+        # Session settings of another application stay on the server connection, but do not affect ours.
         cursor.execute("SET lock_timeout = '1ms'; SET synchronous_commit = off; SET TimeZone = 'America/New_York'")
         other.commit()
         assert session.run(effective_of) == (*OURS, process)
@@ -151,7 +151,7 @@ def test_a_run_through_the_pooler_stores_every_message_once_and_commits_to_disk(
             RETURN NULL;
         END $$
         """,
-        # Deferred: it runs in the commit.
+        # Deferred, so that it runs in the commit.
         "CREATE CONSTRAINT TRIGGER note_commit AFTER INSERT ON loginpipe.batches DEFERRABLE INITIALLY DEFERRED "
         "FOR EACH ROW EXECUTE FUNCTION public.note_commit()",
     )
@@ -159,7 +159,7 @@ def test_a_run_through_the_pooler_stores_every_message_once_and_commits_to_disk(
         other.autocommit = True
 
         def record_after_another_client(connection: Connection, **batch: Any) -> BatchRecord:
-            """Record as ever, on the server's connection that another application has just set up for itself."""
+            """Record a batch on the server connection for which another client has just set its own settings."""
             other.cursor().execute("SET synchronous_commit = off; SET lock_timeout = '1ms'")
             return record_batch(connection, **batch)
 
@@ -174,7 +174,7 @@ def test_a_run_through_the_pooler_stores_every_message_once_and_commits_to_disk(
             for table in held:
                 cursor.execute(f"SELECT count(*) FROM {table}")
                 ((held[table],),) = cursor.fetchall()
-        # On the one connection to the server that the run had too.
+        # On the same server connection that the run used.
         names = ("logins", "rejects", "extras", "sealed", "data_keys")
         assert held == dict.fromkeys((f"incoming_{name}" for name in names), 0)
     assert pipeline.rows("SELECT count(*), count(DISTINCT user_id) FROM user_logins") == [(40, 40)]

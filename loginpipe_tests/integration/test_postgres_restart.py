@@ -1,4 +1,4 @@
-"""Postgres stopped, crashed, frozen and cut off during a run: the run gets over it, or loses nothing."""
+"""Postgres stopped, crashed, frozen and disconnected during a run: the run continues, or loses nothing."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR")
 GOOD, BAD = 60, 20
 BATCH, BATCHES = 20, 4
 MIDDLE = 3
-"""The batch that is disturbed: others come before and after it."""
+"""The batch that is disturbed; others are before and after it."""
 CUT = """
     SELECT pg_terminate_backend(pid, 5000)
     FROM pg_stat_activity
@@ -53,12 +53,12 @@ def place(endpoint: Endpoint, postgres: Postgres, key_files: KeyFiles, tmp_path:
 def run(
     place: FastPlace, point: Point, act: Callable[[], object], batch: int = MIDDLE, **settings: object
 ) -> dg.ExecuteInProcessResult:
-    """Run the job in batches, and do something in the middle."""
+    """Run the job in batches, and act in the middle of one."""
     return place.run(point, act, batch, batch_messages=BATCH, **settings)
 
 
 def assert_all_went_well(place: FastPlace, result: dg.ExecuteInProcessResult, batches: int = BATCHES) -> None:
-    """One run did it all, batch after batch, as if nothing had happened."""
+    """Check that one run processed all batches as if nothing had happened."""
     assert result.success
     names = ("received", "inserted", "rejected", "duplicates", "deleted", "delete_failures", "leases_lost")
     sums = ", ".join(f"sum({name})" for name in names)
@@ -106,7 +106,7 @@ def test_a_crash_of_postgres_after_the_deletes_loses_nothing_also_where_commits_
     assert settled(place) == Balance(GOOD, BAD, 0)
 
 
-# --- cut off ----------------------------------------------------------------------------------------------------------
+# --- connections cut --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("point", [Point.PROCESSED, Point.COPIED, Point.WRITTEN])

@@ -1,4 +1,4 @@
-"""The alert rules, in a real Prometheus that scrapes the real command: each fires on its cause and clears after it."""
+"""The alert rules in a real Prometheus that scrapes the real command: each fires on its cause and clears after it."""
 
 import json
 import re
@@ -66,7 +66,7 @@ def free_port() -> int:
 
 @contextmanager
 def process(*command: str) -> Iterator[None]:
-    """A process for the time of the block; what it says is shown when the test fails."""
+    """Run a process during the block. If the test fails, pytest shows its stderr."""
     running = subprocess.Popen(command, stderr=sys.stderr)
     try:
         yield
@@ -80,7 +80,7 @@ def process(*command: str) -> Iterator[None]:
 
 
 class Prometheus:
-    """What a Prometheus on this machine says."""
+    """The API of a Prometheus on this machine."""
 
     def __init__(self, port: int) -> None:
         self._url = f"http://127.0.0.1:{port}/api/v1/"
@@ -105,7 +105,7 @@ class Prometheus:
 
 @contextmanager
 def prometheus(folder: Path, metrics_port: int) -> Iterator[Prometheus]:
-    """The files as they are deployed, but that nothing takes minutes: what a rule waits for is what promtool tests."""
+    """Run Prometheus with the deployed files, but without waits of minutes, which promtool tests."""
     rules = re.sub(r"\bfor: \d+m\b", "for: 0s", (FOLDER / "rules.yml").read_text())
     rules = re.sub(r"\[\d+m\]", f"[{WINDOW_SECONDS}s]", rules)
     (folder / "rules.yml").write_text(rules)
@@ -124,14 +124,14 @@ def prometheus(folder: Path, metrics_port: int) -> Iterator[Prometheus]:
 
 
 class Counts:
-    """Batches, as runs record them."""
+    """Inserts batches as runs record them."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self.received = 0
 
     def batch(self, *, bad: bool) -> None:
-        """A batch of ten messages that ended just now; or an hour ago, where everything that can went wrong in it."""
+        """Insert a batch of ten messages: a good one from now, or a bad one from an hour ago with every failure."""
         began = datetime.now(UTC) - timedelta(hours=1 if bad else 0)
         accepted, failed = (5, 3) if bad else (10, 0)
         delays = [0] * BUCKETS
@@ -151,7 +151,7 @@ class Counts:
 
 
 def at_in_flight_limit(pipeline: Pipeline) -> Callable[[Call, Forward], Answer]:
-    """As many messages of the queue are in flight as SQS allows: no endpoint here counts that far."""
+    """Return a tamper that reports as many messages in flight as SQS allows. No endpoint here counts that far."""
 
     def tamper(call: Call, forward: Forward) -> Answer:
         answer = forward(call)
@@ -206,7 +206,8 @@ def test_every_rule_fires_on_its_cause_and_clears_when_that_is_gone(
             away = {"LoginpipeSourceDown", "LoginpipeMetricsAbsent"}
 
             def all_fired() -> bool:
-                # One bad batch after the other, until all is seen: an increase is over soon, and a busy machine slow.
+                # One bad batch after the other, because an increase is visible only for a short time, and a busy
+                # machine is slow.
                 if booked_is_scraped():
                     counts.batch(bad=True)
                 fired.update(found.firing())

@@ -1,4 +1,4 @@
-"""Old runs are deleted from Dagster's storage in Postgres, and the UI still shows the newest of everything."""
+"""Old runs are deleted from Dagster's storage in Postgres, but the UI still shows the newest of everything."""
 
 import threading
 import time
@@ -53,7 +53,7 @@ DEFINITIONS = dg.Definitions(
 
 
 class Storage:
-    """A Dagster instance whose storage is a database of this test alone."""
+    """A Dagster instance whose storage is a database of this test."""
 
     def __init__(self, instance: dg.DagsterInstance, url: str, home: Path) -> None:
         self.instance = instance
@@ -66,7 +66,7 @@ class Storage:
             return cursor.fetchall() if cursor.description else []
 
     def run(self, job: str, *, days_ago: float = 0, partition: str | None = None) -> str:
-        """Run a job now, and write its times as if it had been days ago; returns its id."""
+        """Run a job now, then change its times to some days ago; return its id."""
         definition = DEFINITIONS.resolve_job_def(job if partition is None else "__ASSET_JOB")
         result = definition.execute_in_process(
             instance=self.instance,
@@ -95,7 +95,7 @@ class Storage:
         )
 
     def pruned(self) -> dict[str, Any]:
-        """Prune, and return what it reported."""
+        """Prune; return the metadata."""
         result = self.prune()
         assert result.success
         (event,) = [e for e in result.all_events if e.event_type == dg.DagsterEventType.STEP_OUTPUT]
@@ -105,7 +105,7 @@ class Storage:
         return [self.instance.has_run(run_id) for run_id in run_ids]
 
     def newest(self, asset: str, partition: str | None = None) -> str | None:
-        """The id of the run of the newest materialization that the UI finds."""
+        """Return the run id of the newest materialization that the UI finds."""
         records = self.instance.fetch_materializations(
             dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[partition] if partition else None),
             limit=1,
@@ -298,7 +298,7 @@ def test_a_storage_outside_of_postgres_is_refused() -> None:
 
 
 def copy_run(dagster: Storage, run_id: str, copies: int, days: int) -> None:
-    """Copy a run with all that belongs to it, as of some days ago, newest last."""
+    """Copy a run with everything that belongs to it, dated some days ago, the newest last."""
     dagster.rows("CREATE TABLE copies AS SELECT gen_random_uuid()::text AS id FROM generate_series(1, %s)", copies)
     for table, body in (("runs", "run_body"), ("event_logs", "event")):
         columns = [

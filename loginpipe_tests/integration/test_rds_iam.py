@@ -1,4 +1,4 @@
-"""LOGINPIPE_DATABASE_AUTH=rds-iam, against a server that takes tokens as RDS does: signed for it, for 15 minutes."""
+"""LOGINPIPE_DATABASE_AUTH=rds-iam, with a server that accepts tokens as RDS does: signed for it, for 15 minutes."""
 
 import hmac
 from collections.abc import Callable, Iterator
@@ -27,12 +27,12 @@ NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
 class Rds:
-    """What RDS makes of a password.
+    """RDS's check of a password.
 
     Attributes:
         host: with its port.
-        role: which may connect by a token.
-        now: by its clock.
+        role: the role that may connect with a token.
+        now: the time on its clock.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Rds:
 
 @pytest.fixture
 def rds(monkeypatch: pytest.MonkeyPatch) -> Rds:
-    """What decides, with credentials and a region for the client, and its clock."""
+    """Return the check, with credentials and a region for the client, which uses the same clock."""
     aws._session_of_tokens.cache_clear()
     for name, value in {
         "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_REGION": REGION,
@@ -78,7 +78,7 @@ def clock_of_the_client(monkeypatch: pytest.MonkeyPatch, now: Callable[[], datet
         return now().replace(tzinfo=None)
 
     monkeypatch.setattr(botocore.auth, "get_current_datetime", naive, raising=False)
-    # As older versions of botocore ask.
+    # For older versions of botocore.
     old = SimpleNamespace(datetime=SimpleNamespace(utcnow=naive))
     monkeypatch.setattr(botocore.auth, "datetime", old, raising=False)
 
@@ -107,7 +107,7 @@ def test_each_connection_has_a_token_of_its_own_and_one_is_good_for_15_minutes(
     session = Session(front.url, retry_seconds=10)
     first = session.run(ask)
     rds.now += timedelta(minutes=16)
-    # Expiry is about connecting: one that is there stays.
+    # Expiry concerns only new connections.
     assert session.run(ask) == first
     end = f"SELECT pg_terminate_backend({first})"
     owner = connect_as_before(empty_database_url, monkeypatch)

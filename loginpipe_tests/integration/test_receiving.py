@@ -1,4 +1,4 @@
-"""Receiving on the real endpoint: batch after batch, how much, how long, and who is in charge of what was received."""
+"""Receiving on the real endpoint: batches, their size and time, and who owns the received messages."""
 
 import itertools
 import os
@@ -52,7 +52,7 @@ def send(queue: Queue, number: int) -> None:
 
 @contextmanager
 def receiving(queue: Queue, leases: LeaseKeeper, **settings: Any) -> Iterator[Receiver]:
-    """Receive for as long as the context lasts."""
+    """Receive until the context ends."""
     defaults = {"batch_messages": 100, "linger_seconds": 1, "visibility_seconds": 60, "receivers": 2}
     receiver = Receiver(queue, leases, **(defaults | settings))
     receiver.start()
@@ -69,7 +69,7 @@ def receive(queue: Queue, leases: LeaseKeeper, **settings: Any) -> Received:
 
 
 def taken(receiver: Receiver) -> Received:
-    """The next batch."""
+    """Return the next batch."""
     batch = receiver.next_batch(20)
     assert batch is not None
     return batch
@@ -80,7 +80,7 @@ def bodies(*batches: Received) -> list[str]:
 
 
 def shown_for(seconds: int) -> Tamper:
-    """Let messages be received with another visibility timeout than the one asked for."""
+    """Return a tamper that receives messages with this visibility timeout instead of the requested one."""
     return lambda call, forward: forward(call.with_request({**call.request, "VisibilityTimeout": seconds}))
 
 
@@ -92,7 +92,7 @@ def test_one_batch_is_filled_beside_those_that_were_given_and_no_more_is_taken(
     with receiving(opened, leases, batch_messages=most, receivers=receivers) as receiver:
         assert len(taken(receiver).messages) == most
         eventually(lambda: leases.held == 2 * most, "the next batch is full")
-        # No one asks for more than there is room for, however long it takes.
+        # No receiver asks for more than there is space for, even after some time.
         time.sleep(0.3)
         depth = read_depth(opened)
         assert (depth.visible, depth.in_flight) == (30 - 2 * most, 2 * most)
@@ -148,11 +148,11 @@ def test_a_queue_is_idle_since_it_had_no_more_to_give(opened: Queue, leases: Lea
 
 
 def test_of_two_receivers_that_find_nothing_at_the_same_time_one_goes_on(opened: Queue, leases: LeaseKeeper) -> None:
-    """Neither may leave it to the other, which is about to end too."""
+    """Neither may rely on the other, because that one is about to end too."""
     receiver = Receiver(opened, leases, batch_messages=100, linger_seconds=1, visibility_seconds=60, receivers=2)
     receiver._receivers = 2
     asked_for = [receiver._ask_for() for _ in range(2)]
-    # In turns, and before either has ended.
+    # One after the other, before either has ended.
     assert [receiver._receive_and_pause(number) for number in asked_for] == [False, True]
 
 
@@ -199,7 +199,7 @@ def test_a_stop_waits_no_longer_than_it_is_told_to(opened: Queue, leases: LeaseK
         assert time.monotonic() - began < 5
         leases.close()
         answer.set()
-    # No one is left to work on what it brought.
+    # Its messages are visible again, because no one is left to process them.
     assert read_depth(opened).visible == 3
 
 
@@ -366,7 +366,7 @@ def test_an_answer_that_cannot_be_read_returns_its_messages_at_once_and_what_is_
         "they are back on the queue"
     )
     assert caught.value.__suppress_context__
-    # One without a receipt handle cannot be returned.
+    # A message without a receipt handle cannot be returned.
     assert read_depth(opened).visible == (2 if "ReceiptHandle" in wrong else 3)
 
 
@@ -389,7 +389,7 @@ def test_when_one_receiver_fails_the_others_stop_too(
     once = first(1, refused)
 
     def to_one_receiver(call: Call, forward: Forward) -> Answer:
-        # Beside our client, boto3 asks only for the one that was refused.
+        # After our client's refused call, boto3 repeats it. No other call comes from boto3.
         by_boto3 = either_client == "lean" and "amz-sdk-invocation-id" in call.headers
         return (refused if by_boto3 else once)(call, forward)
 

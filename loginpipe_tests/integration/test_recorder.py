@@ -1,4 +1,4 @@
-"""Batches processed and recorded on one session: refused rows, users erased meanwhile, clear cells."""
+"""Batches processed and recorded in one session: refused rows, users erased in the meantime, clear cells."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -54,7 +54,7 @@ class Database:
         return [user for (user,) in self.rows("SELECT user_id FROM user_logins ORDER BY 1")]
 
     def rejects(self) -> dict[str, tuple[list[str], list[str]]]:
-        """Message id → reasons and fields."""
+        """Return message id → reasons and fields."""
         found = self.rows("SELECT message_id::text, reasons, fields FROM loginpipe.rejected_messages")
         return {message_id: (reasons, fields) for message_id, reasons, fields in found}
 
@@ -71,7 +71,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def adopted(empty_database_url: str, request: pytest.FixtureRequest) -> Iterator[Database]:
-    """A database whose table was there before, with a rule of its own."""
+    """Yield a database whose table existed before, with a rule of its own."""
     name = empty_database_url.split("/")[3].split("?", maxsplit=1)[0]
     execute(empty_database_url, f"ALTER DATABASE {name} OWNER TO {OWNER}")
     owner_url = as_role(empty_database_url, OWNER)
@@ -93,7 +93,7 @@ def good(number: int) -> list[Message]:
 
 
 def with_poison(number: int, places: Sequence[int], **fields: Any) -> tuple[list[Message], list[Message]]:
-    """So many good messages, with poison ones at some places; and these alone."""
+    """Return ``number`` good messages with bad ones inserted at some places, and the bad ones alone."""
     messages, poison = good(number), []
     for place in places:
         bad = delivered(login(device_id=f"device-poison-{place}", **({"user_id": f"poison-{place}"} | fields)))
@@ -117,7 +117,7 @@ def assert_poison_alone_is_rejected(
     bodies = Custodian(database, key_files).bodies()  # type: ignore[arg-type]
     assert bodies == {message.message_id: message.body.encode() for message in of}
     assert len(database.users()) == rows
-    # Every message is in one of the batches, and in the counts once.
+    # Every message is in one of the batches, and counted once.
     assert sum(recorded.record.inserted for recorded in found) == rows
     assert sum(recorded.record.rejected for recorded in found) == len(of)
     assert sum(recorded.record.duplicates for recorded in found) == 0
@@ -235,7 +235,7 @@ def test_a_violation_in_our_own_schemas_is_raised_and_nothing_is_rejected(
     assert database.state() == before
 
 
-# --- users erased meanwhile -------------------------------------------------------------------------------------------
+# --- users erased in the meantime -------------------------------------------------------------------------------------
 
 
 def erase(database: Database, masking: Masking, user: str) -> None:
@@ -244,7 +244,7 @@ def erase(database: Database, masking: Masking, user: str) -> None:
 
 
 def once_before_recording(monkeypatch: pytest.MonkeyPatch, session: Session, happens: Callable[[], None]) -> None:
-    """Let something happen after a batch was processed and before it is recorded."""
+    """Call ``happens`` once, after a batch was processed and before it is recorded."""
     run, left = session.run, [happens]
 
     def hooked(work: Callable[[Connection], Any]) -> Any:

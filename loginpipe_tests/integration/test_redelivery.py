@@ -1,4 +1,4 @@
-"""At least once becomes exactly once: lost deletes, runs that fail half-way, and runs that hold the same messages."""
+"""From at least once to exactly once: lost deletes, runs that fail half-way, and runs that hold the same messages."""
 
 import os
 from collections.abc import Callable
@@ -44,7 +44,7 @@ from loginpipe_tests.wire import (
     users,
 )
 
-# What a run writes before it receives anything.
+# Tables that a run writes to before it receives anything.
 MARKED = ["loginpipe.token_key_checks", "loginpipe.placeholder_tokens", "loginpipe.token_changes"]
 
 BATCHES = "loginpipe.batches"
@@ -55,7 +55,7 @@ def until_visible_again(pipeline: Pipeline, number: int) -> None:
 
 
 def counts(pipeline: Pipeline, result: dg.ExecuteInProcessResult) -> dict[str, int]:
-    """Sums over the batches of a run."""
+    """Return the sums over the batches of a run."""
     names = ("received", "accepted", "rejected", "inserted", "duplicates", "deleted", "delete_failures")
     sums = ", ".join(f"sum({name})" for name in names)
     (counts,) = pipeline.rows(f"SELECT {sums} FROM {BATCHES} WHERE run_id = %s", result.run_id)
@@ -65,13 +65,13 @@ def counts(pipeline: Pipeline, result: dg.ExecuteInProcessResult) -> dict[str, i
 def take_three(
     pipeline: Pipeline, point: Point, act: Callable[[], object], batch: int = 1
 ) -> dg.ExecuteInProcessResult:
-    """Run the job with three messages in a batch, and do something at a point of one of them."""
+    """Run the job with three messages in a batch, and act at a point of one batch."""
     with patch.dict(os.environ, LOGINPIPE_BATCH_MESSAGES="3"), stopping_at(point, act, batch=batch) as overrides:
         return pipeline.run(**overrides)
 
 
 def no_deletes(wire: Wire) -> Callable[[], None]:
-    """Let every delete fail until the function returned is called."""
+    """Let every delete fail until the returned function is called."""
     wire.on("DeleteMessageBatch", failed_entries("ReceiptHandleIsInvalid", sender_fault=True))
     return lambda: wire.on("DeleteMessageBatch", lambda call, forward: forward(call))
 
@@ -213,7 +213,7 @@ def test_when_a_batch_cannot_be_recorded_those_before_it_are_and_all_of_its_mess
         "delete_failures": 0,
     }  # fmt: skip
     assert metadata(failed)["user_logins_table"]["dagster/row_count"] == rows
-    # The one that failed, and what was received while it was in work.
+    # The batch that failed, and the messages received while it was in progress.
     until_visible_again(pipeline, 6)
     wire.on("ReceiveMessage", lambda call, forward: forward(call))
     assert counts(pipeline, take(pipeline, 3))["received"] == 6
@@ -360,5 +360,5 @@ def test_a_failure_of_receiving_that_no_one_foresaw_ends_the_run_and_loses_nothi
         result = take(pipeline, 3)
     assert cause_of_failure(result).startswith("ZeroDivisionError")
     assert counts(pipeline, result)["inserted"] == 6
-    # Three were received, and no one knows their handles: they come again when their lease ends.
+    # Three were received, but their handles are lost. They come again when their lease ends.
     assert pipeline.depth() == (0, 3)

@@ -1,4 +1,4 @@
-"""Rejected messages tried again: one row each with the first date, however often they are sent; the bad ones stay."""
+"""Rejected messages replayed: one row each with the first date, however often they are sent; bad ones stay rejected."""
 
 import json
 from collections import Counter
@@ -39,7 +39,7 @@ SENT_AT = datetime(2026, 9, 30, 23, 59, 59, 123000, UTC)
 
 @dataclass(frozen=True)
 class Rejects:
-    """The rejects of a database, and their custodian."""
+    """The rejects of a database, with the connections, the queue and the keys to replay them."""
 
     connection: Connection
     custodian: Connection
@@ -48,7 +48,7 @@ class Rejects:
     recipient: SealKey
 
     def record(self, *bodies: str, sent_at: datetime = SENT_AT, sealed: bool = True, **other: Any) -> list[str]:
-        """Record messages as if an older version had rejected them, and return their ids."""
+        """Record messages as if an older version had rejected them; return their ids."""
         ids = [str(uuid4()) for _ in bodies]
         reasons = other.get("reasons", ["invalid_version"])
         recipients = other.get("recipients", [self.recipient]) if sealed else []
@@ -91,14 +91,14 @@ def opened(database_url: str, queue: Queue, key_files: KeyFiles) -> Iterator[Rej
 
 @pytest.fixture
 def rejects(pipeline: Pipeline, key_files: KeyFiles) -> Iterator[Rejects]:
-    """Rejects in the database of a pipeline."""
+    """Yield the rejects in a pipeline's database."""
     with opened(pipeline.database_url, pipeline.queue, key_files) as rejects:
         yield rejects
 
 
 @pytest.fixture(scope="module")
 def shared_database_url(stack: LocalStack, migrated_template: str) -> Iterator[str]:
-    """One database for all tests that look at rejects and queue alone."""
+    """Yield the URL of one database for all tests that only need rejects and a queue."""
     name = f"rejects_{uuid4().hex}"
     connection = psycopg2.connect(stack.database_url)
     connection.autocommit = True
@@ -111,7 +111,7 @@ def shared_database_url(stack: LocalStack, migrated_template: str) -> Iterator[s
 
 @pytest.fixture
 def alone(shared_database_url: str, queue: Queue, key_files: KeyFiles) -> Iterator[Rejects]:
-    """Rejects without a pipeline."""
+    """Yield rejects without a pipeline."""
     with opened(shared_database_url, queue, key_files) as rejects:
         rejects.execute("TRUNCATE loginpipe.rejected_messages, loginpipe.ingested_messages, vault.data_keys")
         yield rejects
@@ -132,7 +132,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Other:
 
 
 def waiting(queue: Queue) -> list[Any]:
-    """All that can be received from a queue now."""
+    """Return all messages that the queue delivers now."""
     found = []
     while answer := queue.client.receive_message(
         QueueUrl=queue.url,
@@ -195,7 +195,7 @@ def test_a_replay_interrupted_before_it_was_marked_is_sent_again_and_is_still_on
 def test_an_old_reject_that_is_sent_twice_is_one_row_also_when_partitions_were_maintained_in_between(
     pipeline: Pipeline, rejects: Rejects, age: int, later: int
 ) -> None:
-    """The ledger lets go of what is older than any message on a queue. A replay's first day is; its message is not."""
+    """The ledger drops days older than any message on a queue. A replay has such a day, although its message is new."""
     now = datetime.now(UTC)
     maintain(rejects.connection, now.date())
     ids = rejects.record(login(user_id="again"), sent_at=now - timedelta(days=age))
@@ -229,7 +229,7 @@ def test_a_replay_that_is_rejected_again_is_a_reject_of_its_own(pipeline: Pipeli
 def test_a_message_that_is_sent_with_a_date_from_before_what_is_kept_is_a_reject_of_its_own_day(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, name: str, retention: str, *, days: int, rejected: bool
 ) -> None:
-    """Whoever may send to the queue can set the attributes."""
+    """Anyone who may send to the queue can set the attributes."""
     monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", retention)
     now, claimed = datetime.now(UTC), str(uuid4())
     sent_ms = int((now - timedelta(days=days)).timestamp() * 1000)

@@ -37,7 +37,7 @@ def wire(secrets: "SecretsManagerClient", monkeypatch: pytest.MonkeyPatch) -> It
 
 @pytest.fixture
 def name(secrets: "SecretsManagerClient") -> str:
-    """A secret that holds version 1."""
+    """Return the name of a secret that holds version 1."""
     name = f"loginpipe/{uuid4().hex}"
     secrets.create_secret(Name=name, SecretString=TokenKeyDocument(1, {1: A}).text())
     return name
@@ -48,7 +48,7 @@ def put(secrets: "SecretsManagerClient", name: str, keys: dict[int, bytes], *, d
 
 
 def rotated_by_aws(secrets: "SecretsManagerClient", name: str, text: str) -> None:
-    """What a rotation function does: createSecret, setSecret, testSecret, finishSecret."""
+    """Do what a rotation function does: createSecret, setSecret, testSecret, finishSecret."""
     before = secrets.describe_secret(SecretId=name)["VersionIdsToStages"]
     pending = secrets.put_secret_value(SecretId=name, SecretString=text, VersionStages=["AWSPENDING"])["VersionId"]
     (current,) = (version for version, stages in before.items() if "AWSCURRENT" in stages)
@@ -63,7 +63,7 @@ def held(name: str) -> tuple[int, dict[int, dict[str, bytes]]]:
 
 
 def refused(load: Callable[[], object]) -> str:
-    """The one line that a load fails with: nothing of the secret or of boto3's error is in it or hangs on it."""
+    """Return the one line of a failed load; check that it neither shows the secret nor carries boto3's error."""
     with pytest.raises(KeyFileError) as caught:
         load()
     assert caught.value.__cause__ is None

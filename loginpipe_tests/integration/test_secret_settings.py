@@ -41,7 +41,7 @@ def manager(aws: None) -> "SecretsManagerClient":
 
 @pytest.fixture
 def held(manager: "SecretsManagerClient", monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Keep a text at AWS, name it in a setting, and return the reference."""
+    """Return a function that stores a text in AWS, names it in a setting, and returns the reference."""
 
     def hold(text: str, where: str = "secretsmanager", *, setting: str = "DATABASE_URL", key: str = "") -> str:
         name = f"/loginpipe/{uuid4().hex}"
@@ -65,7 +65,7 @@ def wire(manager: "SecretsManagerClient", monkeypatch: pytest.MonkeyPatch) -> It
 
 
 def refused(look_up: Callable[[Any], object]) -> str:
-    """The one line that a look-up fails with; nothing of the secret hangs on it."""
+    """Return the one line of a failed look-up; check that the secret is not in the traceback."""
     with pytest.raises(SettingError) as caught:
         look_up(load_settings())
     shown = "".join(traceback.format_exception(caught.value))
@@ -257,7 +257,7 @@ def test_what_is_neither_a_url_nor_a_reference_is_refused_at_once(monkeypatch: p
 
 
 class VaultApi(BaseHTTPRequestHandler):
-    """Vault's HTTP API: one secret in KV version 2, one that was deleted, and one token that may read them."""
+    """A stand-in for Vault's HTTP API: one secret in KV version 2, a deleted one, and one token that may read them."""
 
     def do_GET(self) -> None:
         if self.headers.get("X-Vault-Token") != "good":
@@ -304,7 +304,7 @@ def test_a_secret_of_vault_is_the_setting(vault: ThreadingHTTPServer, monkeypatc
     settings = load_settings()
     assert PASSWORD not in repr(settings)
     assert database_url(settings) == URL
-    # Kept for a while, as those of AWS.
+    # Cached for some time, like those of AWS.
     vault.sealed = True  # type: ignore[attr-defined]
     assert database_url(settings) == URL
 

@@ -33,7 +33,7 @@ def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def watched(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
-    """A queue and an instance, all that the sensor needs: no database."""
+    """Yield a queue and an instance. The sensor needs no database."""
     monkeypatch.setenv("LOGINPIPE_QUEUE", queue.name)
     with dg.DagsterInstance.ephemeral() as instance:
         yield Pipeline(queue, "", instance)
@@ -50,14 +50,14 @@ def tick(pipeline: Pipeline) -> SensorExecutionData:
 def add_run(pipeline: Pipeline, status: dg.DagsterRunStatus, job: str = INGEST_JOB, queue: str | None = None) -> None:
     location = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="loginpipe.definitions"))
     origin = RemoteRepositoryOrigin(location, "__repository__").get_job_origin(job)
-    # Jobs after the chain have no such tag.
+    # Jobs that run after the main job have no such tag.
     tags = {QUEUE_TAG: queue or pipeline.queue.name} if job in {INGEST_JOB, "__ASSET_JOB"} else {}
     run = dg.DagsterRun(job_name=job, run_id=str(uuid4()), status=status, remote_job_origin=origin, tags=tags)
     pipeline.instance.add_run(run)
 
 
 def started_ago(pipeline: Pipeline, seconds: float) -> None:
-    """Add an active run that started so long ago."""
+    """Add an active run that started ``seconds`` seconds ago."""
     run = dg.DagsterRun(
         job_name=INGEST_JOB,
         run_id=str(uuid4()),
@@ -194,7 +194,7 @@ def test_runs_that_ended_and_runs_of_other_jobs_are_not_counted(
 
 
 def launched_on(pipeline: Pipeline, instance: dg.DagsterInstance, assets: Sequence[str]) -> dg.DagsterRun:
-    """Run assets as the asset graph does; return the run as it is kept."""
+    """Run assets as the UI's asset graph does; return the stored run."""
     job = build_definitions().resolve_implicit_global_asset_job_def()
     keys = [dg.AssetKey(name) for name in assets]
     result = job.execute_in_process(instance=instance, asset_selection=keys, partition_key=None, raise_on_error=False)

@@ -1,4 +1,4 @@
-"""The connection that comes back: what passes is done again, once; what does not is said at once."""
+"""The session recovers: work is retried after a transient error; any other error is raised at once."""
 
 import logging
 import time
@@ -27,7 +27,7 @@ from loginpipe_tests.wire import eventually, login
 
 @dataclass
 class Work:
-    """Writes a row, after something has happened to the first attempts; counts the attempts."""
+    """Writes a row; during the first attempts, something happens. Counts the attempts."""
 
     happens: Callable[[Any], object] = lambda _: None
     times: int = 1
@@ -45,7 +45,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Database:
-    """A database of a test, and what an administrator can do to it."""
+    """A database of a test, and the actions of an administrator on it."""
 
     url: str
     server_url: str
@@ -72,7 +72,7 @@ class Database:
         )
 
     def close(self) -> None:
-        """Let no one in, and those out who are in: as far as a client can tell, the server is down."""
+        """Refuse new connections and end the existing ones. To a client, the server seems to be down."""
         self.execute(f"ALTER DATABASE {self.name} ALLOW_CONNECTIONS false", url=self.server_url)
         self.end_connections()
 
@@ -94,7 +94,7 @@ def shared_database(stack: LocalStack) -> Iterator[Database]:
 
 @pytest.fixture
 def database(shared_database: Database) -> Iterator[Database]:
-    """A database with an empty table, open and with its usual settings."""
+    """Yield a database with an empty table, open and with its usual settings."""
     shared_database.execute("CREATE TABLE work (value integer)")
     yield shared_database
     shared_database.open()
@@ -110,7 +110,7 @@ def session(database: Database) -> Iterator[Session]:
 
 
 def backend(session: Session) -> int:
-    """The server's process behind a session."""
+    """Return the process id of the server process behind a session."""
 
     def ask(connection: Connection) -> int:
         with transaction(connection) as cursor:
@@ -151,7 +151,7 @@ def test_a_connection_closed_on_our_side_is_opened_again(session: Session, datab
 
 
 def test_a_connection_that_the_server_ended_for_idling_is_opened_again(session: Session, database: Database) -> None:
-    """A run receives for a while before it writes, and administrators set such limits."""
+    """A run receives for some time before it writes, and administrators set such timeouts."""
 
     def be_impatient(connection: Connection) -> None:
         with transaction(connection) as cursor:
@@ -166,7 +166,7 @@ def test_a_connection_that_the_server_ended_for_idling_is_opened_again(session: 
 
 
 def test_a_primary_that_has_become_a_replica_is_left_for_a_new_connection(database: Database) -> None:
-    """After a failover a connection can be to the old primary, which then takes no writes."""
+    """After a failover, a connection may be to the old primary, which no longer accepts writes."""
     database.execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on", url=database.server_url)
     session = Session(database.url, retry_seconds=10)
     before = backend(session)
@@ -177,11 +177,11 @@ def test_a_primary_that_has_become_a_replica_is_left_for_a_new_connection(databa
     session.close()
 
 
-# --- the database away ------------------------------------------------------------------------------------------------
+# --- the database unreachable -----------------------------------------------------------------------------------------
 
 
 class Watch(logging.Handler):
-    """Does something when a session says for the nth time that it will try again."""
+    """Acts when a session logs its nth retry."""
 
     def __init__(self, nth: int, does: Callable[[], object]) -> None:
         super().__init__()
@@ -245,11 +245,11 @@ def test_a_database_that_is_away_at_the_start_is_said_at_once(database: Database
     assert time.monotonic() - began < 15
 
 
-# --- told apart by code -----------------------------------------------------------------------------------------------
+# --- error codes ------------------------------------------------------------------------------------------------------
 
 
 def failing(code: str) -> Callable[[Any], None]:
-    """Let a statement fail with a code, as a trigger or the server itself would."""
+    """Return a function that fails a statement with this code, as a trigger or the server itself does."""
     statement = f"DO $$ BEGIN RAISE EXCEPTION 'in the way' USING ERRCODE = '{code}'; END $$"
     return lambda cursor: cursor.execute(statement)
 
@@ -263,8 +263,8 @@ def failing(code: str) -> Callable[[Any], None]:
         "57P01",  # shut down
         "57P02",  # crashed
         "57P03",  # starting up
-        "57P05",  # connection ended for idling
-        "25P03",  # connection ended for idling in a transaction
+        "57P05",  # connection ended because it was idle
+        "25P03",  # connection ended because it was idle in a transaction
         "53300",  # too many connections
         "08000",
         "08003",
@@ -398,7 +398,7 @@ def test_a_batch_in_a_deadlock_with_another_writer_is_recorded_once(
     database_url: str, stack: LocalStack, key_files: KeyFiles
 ) -> None:
     database = Database(database_url, stack.database_url)
-    # Whoever is found to wait in a circle is sent away after this, not after a second.
+    # Postgres searches for deadlocks after this time instead of after a second.
     database.execute(f"ALTER DATABASE {database.name} SET deadlock_timeout = '100ms'", url=database.server_url)
     attempts = {"loader": 0, "other": 0}
     first_locks = Barrier(2, timeout=20)
@@ -412,7 +412,7 @@ def test_a_batch_in_a_deadlock_with_another_writer_is_recorded_once(
     outcome = processed(messages, masking_of(key_files))
 
     def load(connection: Connection) -> BatchRecord:
-        # The lock is taken in the batch's own transaction: none is committed before it begins.
+        # The lock is taken in the batch's own transaction, so that nothing is committed before it.
         with connection.cursor() as cursor:
             cursor.execute("LOCK TABLE loginpipe.ingested_messages IN SHARE ROW EXCLUSIVE MODE")
         wait_for_the_other("loader")
@@ -468,7 +468,7 @@ def test_two_writers_that_lock_in_opposite_order_both_succeed(database: Database
     assert sum(attempts) >= 3
 
 
-# --- until a moment ---------------------------------------------------------------------------------------------------
+# --- until a deadline -------------------------------------------------------------------------------------------------
 
 
 def test_work_that_lasts_beyond_its_time_is_cancelled_and_rolled_back_and_none_begins_after_it(

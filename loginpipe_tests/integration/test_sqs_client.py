@@ -1,4 +1,4 @@
-"""The client on the real endpoint: which errors become which sentence, what is tried again, and the queue's depth."""
+"""The client on the real endpoint: the message of each error, what is retried, and the queue's depth."""
 
 import os
 
@@ -16,12 +16,12 @@ pytestmark = pytest.mark.usefixtures("either_client")
 
 @pytest.fixture(autouse=True)
 def _boto3_remembers_nothing(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make boto3 look for credentials again: its default session keeps those that the fixture was made with."""
+    """Make boto3 load credentials again, because its default session keeps those of the fixture."""
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
 
 
 def refused(name_or_url: str) -> str:
-    """Try to open a queue, and return the one line that it fails with; nothing of boto3's error may hang on it."""
+    """Try to open a queue; return the one line of the failure, and check that boto3's error is not attached to it."""
     with pytest.raises(QueueError) as caught:
         open_queue(name_or_url, load_settings(), connections=1)
     assert caught.value.__cause__ is None

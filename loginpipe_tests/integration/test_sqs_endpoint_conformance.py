@@ -1,9 +1,9 @@
-"""Our own SQS endpoint and the embedded AWS endpoint, held to the same: what SQS documents.
+"""Our own SQS endpoint and the embedded AWS endpoint pass the same tests of what SQS documents.
 
-Asked through boto3; ours through the pipeline's own client as well.
+Both are called through boto3, ours through the pipeline's own client as well.
 
-Where the embedded one is known to differ from SQS, each one's own behaviour is asserted. What only ours can do (faults,
-the in-flight cap, a clock set forward) comes last.
+If the embedded one is known to differ from SQS, the test expects the behavior of each. What only ours can do (injected
+errors, the in-flight limit, a clock set forward) is tested last.
 """
 
 import json
@@ -58,7 +58,7 @@ def _client(url: str, **settings: Any) -> Any:
 
 
 def _lean(client: Any) -> Any:
-    """The pipeline's own client, before a client of boto3's."""
+    """Return the pipeline's own client on top of a boto3 client."""
     session = core_session()
     session.set_credentials("test", "test")
     return lean_client(client, session, connect_seconds=5, read_seconds=30)
@@ -66,13 +66,13 @@ def _lean(client: Any) -> Any:
 
 @dataclass(frozen=True)
 class Sqs:
-    """An endpoint to be tested, and what every test does with it."""
+    """An endpoint under test, with what every test does with it."""
 
     kind: str
     client: Any
 
     def queue(self, suffix: str = "", **attributes: Any) -> str:
-        """Make a queue and return its URL."""
+        """Create a queue, and return its URL."""
         texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in attributes.items()}
         name = f"conformance-{uuid4().hex}{suffix}"
         return self.client.create_queue(QueueName=name, Attributes=texts)["QueueUrl"]  # type: ignore[no-any-return]
@@ -81,7 +81,7 @@ class Sqs:
         return self.queue(".fifo", FifoQueue="true", **attributes)
 
     def with_dead_letters(self, receives: int, *, fifo: bool = False) -> tuple[str, str]:
-        """Make a queue and its dead-letter queue."""
+        """Create a queue and its dead-letter queue."""
         make = self.fifo if fifo else self.queue
         dead_letters = make()
         policy = {"deadLetterTargetArn": self.attribute(dead_letters, "QueueArn"), "maxReceiveCount": str(receives)}
@@ -112,7 +112,7 @@ class Sqs:
         return answer["Attributes"][name]  # type: ignore[no-any-return]
 
     def depth(self, queue: str) -> tuple[int, int, int]:
-        """Messages visible, in flight, delayed."""
+        """Return the numbers of visible, in-flight and delayed messages."""
         prefix = "ApproximateNumberOfMessages"
         names = [prefix, f"{prefix}NotVisible", f"{prefix}Delayed"]
         counts = self.client.get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"]
@@ -136,7 +136,7 @@ def sqs(request: pytest.FixtureRequest) -> Sqs:
 
 @pytest.fixture
 def ours(endpoint: Endpoint) -> Iterator[Sqs]:
-    """Our endpoint alone, with its faults gone afterwards."""
+    """Yield our endpoint only; clear its rules afterwards."""
     yield Sqs(OURS, _client(endpoint.url))
     endpoint.clear_faults()
     endpoint.configure(in_flight=120_000, refuse_stale_handles=False)
@@ -274,7 +274,7 @@ def test_an_old_receipt_handle_deletes_nothing(sqs: Sqs) -> None:
     if sqs.kind == OURS:
         sqs.delete(queue, old)
     else:
-        # SQS says yes; see https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_DeleteMessage.html
+        # SQS succeeds: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_DeleteMessage.html
         assert code_of(sqs.delete, queue, old) == "ReceiptHandleIsInvalid"
     assert sqs.depth(queue) == (0, 1, 0)
     sqs.delete(queue, new)
@@ -309,7 +309,7 @@ def test_a_lost_lease_cannot_be_extended(sqs: Sqs) -> None:
     refusals = {code_of(sqs.hide, queue, old, 30)}
     sqs.delete(queue, new)
     refusals.add(code_of(sqs.hide, queue, new, 30))
-    # For SQS the message "does not exist or is not available for visibility timeout change".
+    # SQS reports that the message "does not exist or is not available for visibility timeout change".
     assert refusals == {"InvalidParameterValue" if sqs.kind == OURS else "ReceiptHandleIsInvalid"}
 
 
@@ -331,7 +331,7 @@ def test_bad_handles_in_a_batch_fail_alone(sqs: Sqs, action: str) -> None:
     assert [entry["Id"] for entry in answer["Successful"]] == ["good"]
     (failed,) = answer["Failed"]
     assert (failed["Id"], failed["Code"], failed["SenderFault"]) == ("bad", "ReceiptHandleIsInvalid", True)
-    # SQS leaves out a list that would be empty; the embedded endpoint sends it.
+    # SQS leaves out an empty list; the embedded endpoint sends it.
     bad_alone = getattr(sqs.client, action)(QueueUrl=queue, Entries=entries[1:])
     assert bad_alone.get("Successful") == (None if sqs.kind == OURS else [])
 
@@ -476,7 +476,7 @@ def test_message_attributes_make_the_round_trip(sqs: Sqs) -> None:
 def test_the_digests_are_those_of_sqs(sqs: Sqs) -> None:
     queue = sqs.queue()
     body = "Zürich, 東京 🗼"
-    # A digest that SQS itself gave, as moto's tests record it.
+    # A digest from SQS itself, as recorded in moto's tests.
     attributes = {"timestamp": {"DataType": "Number", "StringValue": "1493147359900"}}
     sent = sqs.send(queue, body, MessageAttributes=attributes)
     received = sqs.receive_one(queue)
@@ -605,7 +605,7 @@ def test_a_purge_leaves_nothing(sqs: Sqs) -> None:
     assert sqs.receive(queue) == []
 
 
-# What only ours does: SQS's limits
+# Only ours: SQS's limits
 
 
 def test_ours_can_refuse_stale_handles_as_the_embedded_one_does(endpoint: Endpoint, ours: Sqs) -> None:
@@ -733,7 +733,7 @@ def test_a_poll_whose_client_is_gone_takes_no_message(endpoint: Endpoint, ours: 
     assert ours.depth(queue) == (1, 0, 0)
 
 
-# What only ours does: faults
+# Only ours: injected errors
 
 
 @pytest.mark.parametrize(
@@ -986,7 +986,7 @@ def test_no_walk_through_the_states_loses_or_doubles_a_message() -> None:
 
 
 def _is_gone(url: str, within: float) -> bool:
-    """Whether no one listens at a URL any more, or soon will not."""
+    """Return True if no one listens at a URL, or stops listening within this time."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         with socket.socket() as probe:

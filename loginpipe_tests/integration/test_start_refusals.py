@@ -1,4 +1,4 @@
-"""Runs that must not start: each ends with one sentence that names the fix, and takes no message from the queue."""
+"""Runs that must not start: each fails with one sentence that names the fix, and takes no message from the queue."""
 
 import os
 import socket
@@ -51,7 +51,7 @@ def wire(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
 
 
 def refused(pipeline: Pipeline) -> str:
-    """Run the job, and return the one sentence that it fails with; make sure that it has received nothing."""
+    """Run the job; return the one sentence of its failure, and check that it received nothing."""
     cause = cause_of_failure(take(pipeline, 3))
     assert_nothing_was_received(pipeline)
     assert "\n" not in cause
@@ -77,7 +77,7 @@ def test_a_queue_that_does_not_exist(pipeline: Pipeline, monkeypatch: pytest.Mon
 def test_an_endpoint_out_of_reach(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loginpipe.common.aws._ATTEMPTS", 1)
     with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # bound, and not listening: nothing answers there
+        unused.bind(("127.0.0.1", 0))  # bound but not listening, so that nothing answers there
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
         assert refused(pipeline) == (
             f"QueueError: queue '{pipeline.queue.name}': the endpoint is unreachable: check that it is up, and "

@@ -1,4 +1,4 @@
-"""The checks on what the tables say over time: each passes as things are, and fails for its cause; a real database."""
+"""The checks of the tables over time, on a real database: each passes at first, and fails for its cause."""
 
 from datetime import UTC, date, datetime, timedelta
 from uuid import uuid4
@@ -27,7 +27,7 @@ def evaluations(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEva
 
 
 def looked(pipeline: Pipeline) -> dict[str, dg.AssetCheckEvaluation]:
-    """Run the daily job."""
+    """Run the daily job; return the evaluations by check."""
     job = build_definitions().resolve_job_def(CHECK_JOB)
     return evaluations(job.execute_in_process(instance=pipeline.instance))
 
@@ -42,7 +42,7 @@ def passes(pipeline: Pipeline, check: str) -> bool:
 
 
 def counted(pipeline: Pipeline, day: date, logins: int, null_locales: int = 0) -> None:
-    """Put a day into the daily counts."""
+    """Insert a day into the daily counts."""
     for locale, number in ((None, null_locales), ("RU", logins - null_locales)):
         if number:
             pipeline.execute(

@@ -1,4 +1,4 @@
-"""Three days in the life of the pipeline, from the messages to the archive and back: every number to the row."""
+"""Three days of the pipeline, from the messages to the archive and back: every number is exact."""
 
 import json
 import random
@@ -36,7 +36,7 @@ Day = dict[date, list[Event]]
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    """On the evening before the first of the days, by its clock."""
+    """Yield an endpoint whose clock shows the start of the first day."""
     with running_endpoint() as endpoint:
         began = datetime.combine(OLD, datetime.min.time(), UTC)
         endpoint.advance((began - datetime.now(UTC)).total_seconds())
@@ -50,7 +50,7 @@ def days_pipeline(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Pipeline:
-    """The chain on a queue of that endpoint, an archive in a folder, and the month's partition as it was made ahead."""
+    """Return the pipeline on a queue of that endpoint, with an archive in a folder and the month's partition."""
     for name, value in endpoint.aws_environment.items():
         monkeypatch.setenv(name, value)
     create_login_queue(boto3.session.Session().client("sqs"), pipeline.queue.name)
@@ -64,7 +64,7 @@ def days_pipeline(
 
 
 def some_logins() -> list[Event]:
-    """Few addresses and devices, so that most are shared."""
+    """Return logins with few addresses and devices, so that most are shared."""
     return [
         {
             "user_id": f"user-{RNG.randrange(60)}",
@@ -84,7 +84,7 @@ def run_job(pipeline: Pipeline, name: str, **options: Any) -> None:
 
 
 def compute_insights(pipeline: Pipeline) -> dict[str, list[tuple[Any, ...]]]:
-    """Compute what is due, in one run; return what the tables then hold."""
+    """Compute what is due in one run; return the content of the tables."""
     run_job(pipeline, INSIGHTS_JOB)
     tables = ("duplicate_devices", "duplicate_ips", "daily_logins")
     found = {table: sorted(pipeline.rows(f"SELECT * FROM loginpipe.{table}"), key=str) for table in tables}
@@ -92,7 +92,7 @@ def compute_insights(pipeline: Pipeline) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def expected_duplicates(days: Day, field: str, tokens: dict[str, str]) -> list[tuple[Any, ...]]:
-    """What the duplicates of the messages themselves are: day, token, users, logins, first and last day."""
+    """Return the duplicates computed from the messages: day, token, users, logins, first and last day."""
     found, seen = [], defaultdict(list)
     for day, events in days.items():
         for event in events:
@@ -162,7 +162,7 @@ def test_three_days_are_taken_in_counted_archived_dropped_and_brought_back_to_th
 
 
 def test_the_assets_of_a_day_are_materialised_one_by_one_too(days_pipeline: Pipeline) -> None:
-    """As a person does in the UI: one partition, all that is after the table."""
+    """As a person does in the UI: one partition, all assets after the table."""
     pipeline = days_pipeline
     pipeline.send(map(json.dumps, some_logins()))
     assert take(pipeline, GOOD).success

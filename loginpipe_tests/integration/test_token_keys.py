@@ -1,4 +1,4 @@
-"""Check values of token keys in a real database: the right key passes, a wrong one is named before it is used."""
+"""Check values of token keys in a real database: the right key passes, a wrong one is reported before it is used."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ FIRST, SECOND, OTHER = (bytes([number]) * 32 for number in (1, 2, 3))
 
 
 def token_keys(current: int | None = None, **keys: bytes) -> TokenKeys:
-    """Token keys by version, ``v1=…, v2=…``; the newest is the current one unless told."""
+    """Return token keys by version, ``v1=…, v2=…``; the newest is current unless ``current`` is given."""
     field_keys = {int(version.removeprefix("v")): derive_field_keys(key) for version, key in keys.items()}
     return TokenKeys(current or max(field_keys), field_keys)
 

@@ -1,4 +1,4 @@
-"""From every revision to the newest with rows in every table, and back as far as there is a way; and versions apart."""
+"""From every revision to the newest with rows in every table, back as far as possible, and mixed versions."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -103,15 +103,15 @@ ROWS = {
         UPDATE loginpipe.token_key_checks SET successor_hash = sha256('proof');
     """,
 }
-"""What each revision brings a place for, so that every table has a row at every revision."""
+"""Rows for the tables and columns of each revision, so that every table has a row at every revision."""
 
 UNDONE_TO = "0002"
-"""Below lie the record of who saw what and the tombstones: those migrations refuse to be undone."""
+"""Migrations up to this one refuse to be undone, because they hold the access log and the tombstones."""
 
 
 @pytest.fixture
 def owner_url(empty_database_url: str) -> str:
-    """The database as its owner, who is no superuser."""
+    """Return the URL of the database for its owner, who is no superuser."""
     name = empty_database_url.split("/")[3].split("?", maxsplit=1)[0]
     _execute(empty_database_url, f"ALTER DATABASE {name} OWNER TO {OWNER}")
     return as_role(empty_database_url, OWNER)
@@ -124,7 +124,7 @@ def connection(owner_url: str) -> Iterator[Connection]:
 
 
 def alembic(owner_url: str, direction: str, revision: str) -> None:
-    """Take a database to a revision, by ``upgrade`` or ``downgrade``."""
+    """Migrate a database to a revision by ``upgrade`` or ``downgrade``."""
     from alembic import command
     from sqlalchemy import create_engine
 
@@ -160,7 +160,7 @@ def tables(connection: Connection) -> list[str]:
 
 
 def contents(connection: Connection) -> dict[str, list[dict[str, Any]]]:
-    """Table → its rows, as column → value."""
+    """Return table → its rows, as column → value."""
     return {
         table: [row for (row,) in execute(connection, f"SELECT to_jsonb(row) FROM {table} AS row ORDER BY row::text")]
         for table in tables(connection)
@@ -168,7 +168,7 @@ def contents(connection: Connection) -> dict[str, list[dict[str, Any]]]:
 
 
 def take_up(owner_url: str, connection: Connection, revision: str, *, after: str = "") -> None:
-    """Take a database up to a revision, and put rows into what each revision brings."""
+    """Upgrade a database to a revision, and insert the rows of each revision on the way."""
     for each, rows in ROWS.items():
         if after < each <= revision:
             alembic(owner_url, "upgrade", each)
@@ -176,7 +176,7 @@ def take_up(owner_url: str, connection: Connection, revision: str, *, after: str
 
 
 def filled(owner_url: str, connection: Connection, revision: str) -> dict[str, list[dict[str, Any]]]:
-    """Take a new database to a revision with rows in every table, and return them."""
+    """Upgrade a new database to a revision with rows in every table; return the rows."""
     take_up(owner_url, connection, revision)
     found = contents(connection)
     assert [table for table, rows in found.items() if not rows] == []
@@ -187,7 +187,7 @@ BATCHES = "loginpipe.batches"
 
 
 def in_new_words(before: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """Rows of an older revision under the names of the newest."""
+    """Return the rows of an older revision under the newest names."""
     found = {
         table: [{"batch_id" if column == "run_id" else column: cell for column, cell in row.items()} for row in rows]
         for table, rows in before.items()
@@ -196,7 +196,7 @@ def in_new_words(before: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict
 
 
 def narrowed(found: dict[str, list[dict[str, Any]]], to: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """What is in the tables and the columns of another state."""
+    """Return only the tables and columns that another state has."""
     return {table: [{column: row[column] for column in rows[0]} for row in found[table]] for table, rows in to.items()}
 
 
@@ -219,7 +219,7 @@ def test_undone_to_an_older_revision_every_row_that_has_a_place_there_stays(
     take_up(owner_url, connection, HEAD, after=revision)
     migrate(owner_url, today=TODAY)
     if revision < "0007":
-        # Refused otherwise.
+        # Otherwise the downgrade is refused.
         execute(connection, "DELETE FROM loginpipe.login_extras")
     alembic(owner_url, "downgrade", revision)
     assert contents(connection) == before
@@ -232,7 +232,7 @@ def test_undone_to_an_older_revision_every_row_that_has_a_place_there_stays(
 
 
 def definitions(connection: Connection) -> list[tuple[Any, ...]]:
-    """The functions of our schemas as they are now, and the names of indexes and constraints."""
+    """Return the current functions of our schemas, and the names of indexes and constraints."""
     return execute(
         connection,
         """
@@ -289,8 +289,7 @@ OLD_RUNS = """
         SELECT message_id, (sent_on + time '23:59:59.999') AT TIME ZONE 'UTC', now(), run_id, '{not_json}', '{body}'
         FROM bad;
 """
-"""A run that went through, over midnight; one that failed after its rejects; one that recorded nothing; one that failed
-at its deletes; and one that found nothing."""
+"""Five runs: successful, over midnight; failed after its rejects; nothing recorded; deletes failed; nothing found."""
 
 
 def test_a_run_becomes_a_batch_that_counts_what_it_recorded_and_its_rows_by_day(
@@ -366,7 +365,7 @@ def test_a_schema_newer_than_the_code_is_refused_with_the_version_to_deploy(
     assert "\n" not in said
 
 
-# --- the code before a migration goes on through it ---
+# --- code of the previous version continues during a migration ---
 
 VERSIONS = Path(migrations.__file__).with_name("versions")
 TAKES_AWAY = re.compile(
@@ -377,9 +376,9 @@ TAKES_AWAY = re.compile(
 )
 
 
-# A run that began before one of these fails, and its messages return to the queue. The tables of the runs are those of
-# the batches since 0006; since 0015 the vault takes no value without its key, which came in a later statement; since
-# 0016 a function records the versions of the token key.
+# A run that started before one of these fails, and its messages return to the queue. In 0006 the tables of runs became
+# those of batches. Since 0015 the vault accepts no value before its data key, which earlier came in a later statement.
+# Since 0016 a function records the versions of the token key.
 TAKES_ANYWAY = {"0006", "0015", "0016"}
 
 
@@ -388,7 +387,7 @@ def test_a_migration_takes_nothing_away_from_runs_that_began_before_it(revision:
     files = [path for path in VERSIONS.glob(f"{revision}_*.sql") if not path.stem.endswith("_undo")]
     assert files
     for path in files:
-        # What a function does when it is called is no part of the migration.
+        # The body of a function is not executed by the migration.
         statements = re.sub(r"--[^\n]*|\$\$.*?\$\$", "", path.read_text(), flags=re.DOTALL)
         assert [s for s in statements.split(";") if TAKES_AWAY.search(s)] == []
 

@@ -1,6 +1,6 @@
-"""What a message costs, in what does not depend on the machine: calls of functions, and ratios within one run.
+"""The cost of a message, measured independently of the machine: function calls, and ratios within one run.
 
-A step that goes back from columns to single messages shows here at once; microseconds are for `make bench`.
+A step that processes single messages instead of columns is visible here at once. `make bench` measures microseconds.
 """
 
 import os
@@ -23,11 +23,13 @@ from loginpipe_tests.crash.place import FastPlace
 from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
 
 MAX_CALLS = 60
-"""Of functions, Python's and C's, for one message, once it is received, to the table: 54 when this was written. A
-column that is validated, masked or written cell by cell again costs one to five for each cell."""
+"""Calls of Python and C functions for one message, from received to stored: 54 when this was written.
+
+If a column is validated, masked or written cell by cell, each cell adds one to five.
+"""
 
 MIN_CLIENT_RATIO = 8
-"""boto3's CPU to our client's, for a receive and a delete of ten: 20 when this was written."""
+"""Ratio of boto3's CPU time to our client's, for a receive and a delete of ten: 20 when this was written."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def endpoint() -> Iterator[Endpoint]:
 
 @contextmanager
 def counting() -> Iterator[Counter[str]]:
-    """Count the calls of this thread, by file and name: how often other threads poll depends on the machine."""
+    """Count the calls of this thread by file and name. Calls of other threads depend on the machine."""
     calls: Counter[str] = Counter()
 
     def count(frame: FrameType, event: str, argument: Any) -> None:
@@ -57,14 +59,14 @@ def counting() -> Iterator[Counter[str]]:
 
 def calls_of_a_run(place: FastPlace, messages: int) -> Counter[str]:
     place.send(logins(messages))
-    # One full batch, however busy the machine is: a batch costs thousands of calls besides its messages.
+    # In one full batch, even on a busy machine, because a batch costs thousands of calls besides its messages.
     with counting() as calls:
         assert place.run(batch_messages=messages, linger_seconds=60, brake="off").success
     return calls
 
 
 def test_a_message_takes_no_more_calls_than_it_did(place: FastPlace) -> None:
-    # The first run imports, and fills caches.
+    # The first run imports modules and fills caches.
     calls_of_a_run(place, 100)
     few, many = calls_of_a_run(place, 1000), calls_of_a_run(place, 3000)
     of_message = Counter({name: (calls - few[name]) / 2000 for name, calls in many.items()})
@@ -73,7 +75,7 @@ def test_a_message_takes_no_more_calls_than_it_did(place: FastPlace) -> None:
 
 
 def cpu_of_ten(queue: Queue, times: int) -> float:
-    """CPU seconds of receiving ten messages and deleting them."""
+    """Return the CPU seconds of receiving ten messages and deleting them."""
     client, began = queue.client, time.thread_time()
     for _ in range(times):
         messages = client.receive_message(QueueUrl=queue.url, MaxNumberOfMessages=10)["Messages"]
@@ -90,7 +92,7 @@ def test_our_client_takes_a_fraction_of_boto3_s_cpu(endpoint: Endpoint) -> None:
         with patch.dict(os.environ, {**endpoint.aws_environment, "LOGINPIPE_SQS_CLIENT": name}):
             queues[name] = open_queue("clients", load_settings(), connections=1)
             cpu_of_ten(queues[name], 10)
-    # In turns, so that a busy moment of the machine meets both.
+    # In turns, so that a busy moment of the machine affects both.
     spent = Counter(dict.fromkeys(queues, 0.0))
     for _ in range(5):
         for name, queue in queues.items():

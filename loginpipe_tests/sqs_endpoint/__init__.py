@@ -1,4 +1,4 @@
-"""A small, fast SQS endpoint for tests and benchmarks: queues, long polls, the in-flight cap, faults on demand.
+"""A small, fast SQS endpoint for tests and benchmarks: queues, long polls, the in-flight cap, injected errors.
 
 It speaks SQS's JSON protocol, so that boto3 and bare clients use it through ``AWS_ENDPOINT_URL``, and runs as a process
 of its own:

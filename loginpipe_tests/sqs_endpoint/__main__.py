@@ -24,7 +24,7 @@ _WATCH_SECONDS = 1
 def main() -> None:
     """Serve until stdin ends, or until SIGTERM or Ctrl-C."""
     options = _options()
-    # Messages hold no cycles, and looking for them among 100,000 takes longer than any call.
+    # Messages form no cycles, and to search 100,000 of them for cycles takes longer than any call.
     gc.disable()
     limits = Limits(options.in_flight_cap, options.refuse_stale_handles, not options.no_fates)
     server = Server(region=options.region, limits=limits, seed=options.seed)
@@ -42,14 +42,14 @@ async def _serve(server: Server, port: int) -> None:
     parent = os.getppid()
 
     def wait_for_the_end() -> None:
-        # The parent's end of the pipe may live on in a process that it forked.
+        # The parent's end of the pipe may stay open in a process that the parent forked.
         while os.getppid() == parent:
             readable, _, _ = select.select([0], [], [], _WATCH_SECONDS)
-            # Not through sys.stdin: its lock, held by a thread at exit, ends the interpreter with an error.
+            # Not through sys.stdin: if a thread holds its lock at exit, the interpreter ends with an error.
             if readable and not os.read(0, _READ_BYTES):
                 break
         loop.call_soon_threadsafe(stopping.set)
-        # Not even a loop that hangs outlives the parent.
+        # Even if the event loop hangs, the endpoint does not outlive its parent.
         time.sleep(_STOP_SECONDS)
         os._exit(1)
 

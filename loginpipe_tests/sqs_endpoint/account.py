@@ -1,4 +1,4 @@
-"""The queues of one account: made, found and deleted by name, and configured by SQS's attributes."""
+"""The queues of one account: created, found and deleted by name, and configured with SQS's attributes."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ MAX_MESSAGE_BYTES: Final = 1_048_576
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,80}|[A-Za-z0-9_-]{1,75}\.fifo")
 _PURGE_SECONDS: Final = 60
 _NUMBERS: Final = {
-    # name: least, most, default
+    # name: minimum, maximum, default
     "DelaySeconds": (0, 900, 0),
     "MaximumMessageSize": (1024, MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES),
     "MessageRetentionPeriod": (60, 1_209_600, 345_600),
@@ -55,11 +55,11 @@ _MOST_RECEIVES: Final = 1000
 
 
 class QueueEntry:
-    """A queue of the account, with what was set for it.
+    """A queue of the account, with its attributes.
 
     Attributes:
-        numbers: attributes that are whole numbers, by name.
-        texts: the others that were set.
+        numbers: name → attribute that is an integer.
+        texts: name → other attribute that was set.
     """
 
     def __init__(self, queue: Queue, now: float) -> None:
@@ -70,7 +70,7 @@ class QueueEntry:
         self.purged = float("-inf")
 
     def attributes(self) -> dict[str, str]:
-        """Return all attributes as SQS shows them; the counts, which it calls approximate, are exact."""
+        """Return all attributes as SQS shows them. The counts, which SQS calls approximate, are exact."""
         return {
             **{name: str(number) for name, number in self.numbers.items()},
             **self.texts,
@@ -92,7 +92,7 @@ class Account:
         self.entries: dict[str, QueueEntry] = {}
 
     def find(self, name_or_url: str) -> QueueEntry:
-        """Return a queue by its name or URL, whatever host the URL names.
+        """Return a queue by its name or URL. The host of the URL does not matter.
 
         Raises:
             Refusal: no such queue.
@@ -103,10 +103,10 @@ class Account:
         return entry
 
     def create(self, name: str, attributes: Mapping[str, Any], now: float) -> QueueEntry:
-        """Make a queue, or return the one of that name if no attribute differs.
+        """Create a queue, or return the existing one of that name if no attribute differs.
 
         Raises:
-            Refusal: bad name or attributes, or a queue of that name with other ones.
+            Refusal: bad name or attributes, or a queue of that name with other attributes.
         """
         fifo = name.endswith(".fifo")
         if not _NAME.fullmatch(name):
@@ -145,7 +145,7 @@ class Account:
         """Set attributes of a queue, all or none.
 
         Raises:
-            Refusal: one of them does not exist or has a bad value.
+            Refusal: an attribute does not exist or has a bad value.
         """
         fifo = isinstance(entry.queue, FifoQueue)
         settable = _TEXTS if fifo else _TEXTS - _OF_FIFO_QUEUES
@@ -172,10 +172,10 @@ class Account:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Check the names of attributes to be shown.
+    """Check the names of requested attributes.
 
     Raises:
-        Refusal: one of them does not exist.
+        Refusal: an attribute does not exist.
     """
     if unknown := set(names) - _TEXTS - _SHOWN_ONLY - set(_NUMBERS):
         raise Refusal("InvalidAttributeName", f"Unknown Attribute {min(unknown)}.")
@@ -202,7 +202,7 @@ def _read_policy(policy: str) -> tuple[str, int]:
 
 
 def _shown_policy(policy: str) -> str:
-    """Return a redrive policy as SQS shows it, whatever form the number was given in."""
+    """Return a redrive policy as SQS shows it. The number is an integer, also if it was set as a string."""
     if not policy:
         return ""
     arn, most_receives = _read_policy(policy)

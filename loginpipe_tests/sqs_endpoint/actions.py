@@ -1,4 +1,4 @@
-"""SQS's actions: a request of the JSON protocol in, its answer out. A receive that may wait is only prepared here."""
+"""SQS's actions: from a request of the JSON protocol to its answer. A receive that may wait is only checked here."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ _MAX_DELAY_SECONDS: Final = 900
 
 @dataclass(frozen=True, slots=True)
 class Receive:
-    """A receive that was found valid: what it asks for, and how long it may wait for that."""
+    """A valid receive: what it asks for, and how long it may wait for it."""
 
     entry: QueueEntry
     most: int
@@ -211,7 +211,7 @@ class Actions:
         )
 
     def receive(self, receive: Receive, now: float) -> Answer | None:
-        """Answer a receive; return nothing where there is nothing to receive.
+        """Answer a receive; return None if there is nothing to receive.
 
         Raises:
             Refusal: too many messages are in flight, and the receive does not wait.
@@ -295,7 +295,7 @@ class Actions:
                 failed.append(_failure(one, fault.code, "Injected.", sender_fault=fault.sender_fault))
             elif answer is not None:
                 successful.append(answer)
-        # SQS leaves out a list that would be empty.
+        # SQS leaves out an empty list.
         return {**({"Successful": successful} if successful else {}), **({"Failed": failed} if failed else {})}
 
 
@@ -307,7 +307,7 @@ def _entries(request: Request) -> Sequence[Request]:
     """Return the entries of a batch.
 
     Raises:
-        Refusal: none or too many, or ids that are bad or not distinct.
+        Refusal: no entries or too many, or ids that are bad or not distinct.
     """
     entries: Sequence[Request] = request.get("Entries") or ()
     if not entries:
@@ -343,6 +343,6 @@ def _whole(request: Request, parameter: str, most: int, default: int) -> int:
 
 
 def tampered(body: str) -> str:
-    """Return a body as damage on the way may leave it: about as long, and another."""
+    """Return a body as damage on the way may change it: different, and about as long."""
     damaged = body.replace(":", ";", 1)
     return damaged if damaged != body else body[:-1] + ("#" if body[-1:] != "#" else "~")

@@ -1,4 +1,4 @@
-"""The endpoint's clock, which tests set forward. It starts at the time of day and does not jump with it."""
+"""The endpoint's clock, which tests set forward. It starts at the wall-clock time and does not jump with it."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""HTTP/1.1 on one connection: requests with a body of known length, kept alive, one at a time."""
+"""HTTP/1.1 on one connection: requests with a body of known length, keep-alive, one request at a time."""
 
 import asyncio
 import re
@@ -24,7 +24,7 @@ _request_ids = count(1)
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request as it came."""
+    """A request as received."""
 
     path: str
     target: str
@@ -33,7 +33,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer to be sent."""
+    """An answer to send."""
 
     body: bytes
     status: int = 200
@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
         self._go_on()
 
     def reply(self, reply: Reply) -> None:
-        """Answer the call at hand; no one may be there any more."""
+        """Answer the current call. The client may already be gone."""
         self._busy = False
         self.on_lost = None
         if self._transport is None:
@@ -90,7 +90,7 @@ class Connection(asyncio.Protocol):
             self._go_on()
 
     def drop(self) -> None:
-        """End the connection instead of answering the call at hand."""
+        """Close the connection instead of answering the current call."""
         self._busy = False
         self.on_lost = None
         if self._transport is not None:
@@ -102,7 +102,7 @@ class Connection(asyncio.Protocol):
             self._handle(self, call)
 
     def _next_call(self) -> Call | None:
-        """Take the next whole request from what has come."""
+        """Take the next complete request from the received data."""
         buffer = self._buffer
         end = buffer.find(_END)
         if end < 0:

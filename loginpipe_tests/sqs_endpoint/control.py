@@ -1,4 +1,4 @@
-"""What tests ask of the endpoint beside SQS: faults, the clock, messages made on the spot, and what became of each.
+"""Commands of the tests besides SQS: errors to inject, the clock, messages made on the spot, and fates of messages.
 
 A command is a JSON object: ``{"do": "advance", "seconds": 30}``. `loginpipe_tests.sqs_endpoint.endpoint` has a method
 for each.
@@ -47,7 +47,7 @@ class Control:
         }
 
     def reply(self, body: bytes) -> Reply:
-        """Carry out a command."""
+        """Execute a command."""
         try:
             content = orjson.loads(body)
             answer = self._commands[content.pop("do")](content)
@@ -86,7 +86,7 @@ class Control:
         return {}
 
     def _send(self, content: Content) -> Content:
-        """Put messages on a queue: the given bodies, or sample events; on a FIFO queue in so many groups in turn."""
+        """Put the given bodies or sample events on a queue. On a FIFO queue they go to the groups in turn."""
         queue = self._account.find(content["queue"]).queue
         fifo = isinstance(queue, FifoQueue)
         groups = int(content.get("groups", 1))
@@ -106,7 +106,7 @@ class Control:
         return {"ids": ids} if content.get("ids", True) else {}
 
     def _hold(self, content: Content) -> Content:
-        """Put messages in flight as if another consumer had received them, however many are in flight already."""
+        """Put messages in flight as if another consumer had received them, also beyond the in-flight limit."""
         queue = self._account.find(content["queue"]).queue
         cap = queue.limits.in_flight
         queue.limits.in_flight = len(queue.messages)
@@ -138,7 +138,7 @@ class Control:
         }
 
     def _fates(self, content: Content) -> Content:
-        """Every message that a queue ever held, by id: where it is or how it went, and how often it was received."""
+        """Return the state and the receive count of every message that a queue ever held, by id."""
         queue = self._account.find(content["queue"]).queue
         queue.settle(self._clock.now())
         present = {message.message_id: (message.state, message.receive_count) for message in queue.messages.values()}

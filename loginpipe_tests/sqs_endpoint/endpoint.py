@@ -1,4 +1,4 @@
-"""The endpoint as a test has it: started as a process of its own, asked for faults and fates, surely ended."""
+"""The endpoint as tests use it: start it in its own process, inject errors, ask for fates, and end it in any case."""
 
 import os
 import selectors
@@ -21,11 +21,11 @@ _FOLDER: Final = Path(__file__).parents[2]
 
 
 class Fate(NamedTuple):
-    """What became of a message.
+    """What happened to a message.
 
     Attributes:
         state: ``visible``, ``in flight``, ``delayed``; or gone: ``deleted``, ``expired``, ``purged``,
-            ``dead-lettered`` (and then in the fates of the dead-letter queue too).
+            ``dead-lettered`` (then it is also in the fates of the dead-letter queue).
         receives: how often it was received.
     """
 
@@ -34,12 +34,12 @@ class Fate(NamedTuple):
 
     @property
     def present(self) -> bool:
-        """Whether the queue still holds it."""
+        """Return True if the queue still holds it."""
         return self.state in ("visible", "in flight", "delayed")
 
 
 class EndpointError(Exception):
-    """The endpoint did not start, or did not understand."""
+    """The endpoint did not start, or did not accept a command."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Endpoint:
 
     Attributes:
         url: for ``AWS_ENDPOINT_URL``.
-        pid: of its process.
+        pid: its process id.
     """
 
     url: str
@@ -57,7 +57,7 @@ class Endpoint:
 
     @property
     def aws_environment(self) -> dict[str, str]:
-        """The variables that point every AWS client at it."""
+        """Return the variables that point every AWS client at it."""
         return {
             "AWS_ENDPOINT_URL": self.url,
             "AWS_REGION": self.region,
@@ -68,8 +68,8 @@ class Endpoint:
 
     @cached_property
     def client(self) -> Any:
-        """A boto3 client of it, whatever the environment says."""
-        # The endpoint's own process imports this module and needs no client.
+        """Return a boto3 client of it, independent of the environment."""
+        # Imported here, because the endpoint's own process imports this module and needs no client.
         import boto3
 
         return boto3.client(
@@ -81,10 +81,10 @@ class Endpoint:
         )
 
     def command(self, do: str, **content: Any) -> dict[str, Any]:
-        """Carry out a command of its control.
+        """Send it a command.
 
         Raises:
-            EndpointError: it refuses.
+            EndpointError: it refuses the command.
         """
         connection = HTTPConnection("127.0.0.1", int(self.url.rpartition(":")[2]), timeout=_COMMAND_SECONDS)
         try:
@@ -97,15 +97,15 @@ class Endpoint:
         return answer  # type: ignore[no-any-return]
 
     def add_fault(self, kind: str, action: str = "*", **rule: Any) -> None:
-        """Put a rule in force; see `loginpipe_tests.sqs_endpoint.faults.Fault`."""
+        """Add a rule; see `loginpipe_tests.sqs_endpoint.faults.Fault`."""
         self.command("add_fault", kind=kind, action=action, **rule)
 
     def clear_faults(self) -> list[dict[str, Any]]:
-        """Put no rule in force any more, and return the earlier ones with how often each has ``fired``."""
+        """Remove all rules; return them with how often each has ``fired``."""
         return self.command("clear_faults")["faults"]  # type: ignore[no-any-return]
 
     def seed(self, seed: int) -> None:
-        """Begin the random numbers of the faults again."""
+        """Restart the random numbers of the rules from this seed."""
         self.command("seed", seed=seed)
 
     def configure(self, **limits: Any) -> None:
@@ -113,45 +113,45 @@ class Endpoint:
         self.command("configure", **limits)
 
     def advance(self, seconds: float) -> None:
-        """Set its clock forward: timeouts, delays, retention and deduplication pass; long polls wait on."""
+        """Set its clock forward: timeouts, delays, retention and deduplication pass, but long polls keep waiting."""
         self.command("advance", seconds=seconds)
 
     def send(self, queue: str, bodies: Iterable[str], *, groups: int = 1) -> list[str]:
-        """Put these bodies on a queue, by name or URL, and return the ids; on a FIFO queue in groups in turn."""
+        """Put these bodies on a queue (a name or URL), on a FIFO queue in the groups in turn; return the ids."""
         answer = self.command("send", queue=queue, bodies=list(bodies), groups=groups)
         return answer["ids"]  # type: ignore[no-any-return]
 
     def send_samples(self, queue: str, count: int, *, seed: int, bad_share: float = 0.02, groups: int = 1) -> None:
-        """Put sample events on a queue: those of `loginpipe.local.sample_events.sample_bodies`."""
+        """Put sample events of `loginpipe.local.sample_events.sample_bodies` on a queue."""
         self.command("send", queue=queue, count=count, seed=seed, bad_share=bad_share, groups=groups, ids=False)
 
     def hold(self, queue: str, count: int, *, seconds: float) -> int:
-        """Put up to so many messages in flight, as if another consumer had received them, and return how many."""
+        """Put up to ``count`` messages in flight, as if another consumer had received them; return the number."""
         return self.command("hold", queue=queue, count=count, seconds=seconds)["held"]  # type: ignore[no-any-return]
 
     def stats(self) -> dict[str, Any]:
-        """Return ``calls`` by action, active ``long_polls``, ``queues`` by name with counts, ``faults`` as fired."""
+        """Return ``calls`` by action, active ``long_polls``, ``queues`` by name with counts, and fired ``faults``."""
         return self.command("stats")
 
     def fates(self, queue: str) -> dict[str, Fate]:
-        """Return what became of every message that a queue ever held, by id."""
+        """Return the fate of every message that a queue ever held, by id."""
         messages: Mapping[str, tuple[str, int]] = self.command("fates", queue=queue)["messages"]
         return {message_id: Fate(*fate) for message_id, fate in messages.items()}
 
 
 @contextmanager
 def running_endpoint(**options: Any) -> Iterator[Endpoint]:
-    """Run an endpoint in a process of its own, which ends with the context or with this process, however that ends.
+    """Run an endpoint in its own process, which ends with the context or with this process, even if that is killed.
 
     Args:
-        options: of the command line, as ``in_flight_cap=100`` or ``refuse_stale_handles=True``.
+        options: of the command line, for example ``in_flight_cap=100`` or ``refuse_stale_handles=True``.
 
     Raises:
         EndpointError: it does not start.
     """
     command = [sys.executable, "-m", "loginpipe_tests.sqs_endpoint", *_arguments(options)]
     environment = {**os.environ, "PYTHONPATH": str(_FOLDER)}
-    # Its end of the pipe closes when this process is gone, and then the endpoint ends too.
+    # This process's end of the pipe closes when the process ends, and then the endpoint ends too.
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdin is not None
         try:

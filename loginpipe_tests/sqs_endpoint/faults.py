@@ -1,7 +1,7 @@
-"""Faults to be injected: which there are, and when each of them fires.
+"""Errors to inject: their kinds, and when each of them fires.
 
-A rule waits for its action, lets the first ``skip`` occasions pass, then fires with its probability, at most ``times``
-times. An occasion is a call, or one entry or message of it for the kinds that work on single ones.
+A rule matches an action, skips the first ``skip`` occasions, then fires with its probability, at most ``times`` times.
+An occasion is a call, or one entry or message of it for the kinds that affect single ones.
 """
 
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ from random import Random
 from typing import Any, Final
 
 CALL_KINDS: Final = frozenset({"delay", "drop", "error"})
-"""Faults of a whole call: answered late, not answered, answered with an error."""
+"""Kinds that affect a whole call: a late answer, no answer, an error."""
 
 ENTRY_KINDS: Final = frozenset({"duplicate", "fail_entry", "tamper", "undelete"})
-"""Faults of one message of a receive, or of one entry of a batch."""
+"""Kinds that affect one message of a receive, or one entry of a batch."""
 
 _NAMED: Final[Mapping[str, Mapping[str, Any]]] = {
     "internal_error": {"kind": "error", "status": 500, "code": "InternalFailure"},
     "throttle": {"kind": "error", "status": 400, "code": "RequestThrottled"},
     "unavailable": {"kind": "error", "status": 503, "code": "ServiceUnavailable"},
 }
-"""Errors with a name of their own, which may be given as the kind."""
+"""Errors with their own name, which may be given as the kind."""
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,20 @@ class Fault:
     Attributes:
         kind: ``delay`` (by `seconds`), ``drop`` (the connection), ``error`` (`status` and `code`; also named
             ``internal_error``, ``unavailable``, ``throttle``), ``fail_entry`` (of a batch: `code`, `sender_fault`),
-            ``duplicate`` (a received message stays visible, so that the next receiver gets it too), ``tamper`` (with a
-            received body, not with its MD5), ``undelete`` (a delete is confirmed, and the message comes back after
+            ``duplicate`` (a received message stays visible, so that the next receiver gets it too), ``tamper`` (change
+            a received body, but not its MD5), ``undelete`` (confirm a delete, but let the message come back after
             `seconds`).
-        action: whose calls; ``*`` for all of SQS's.
-        queue: whose calls, by name; all queues' if none is given.
-        probability: to fire on an occasion.
-        times: to fire at most; as often as it comes if none is given.
-        skip: occasions to let pass first.
-        effect: the call or entry takes effect nevertheless: for ``drop`` and ``delay`` its answer is lost or late,
-            for ``error`` and ``fail_entry`` it is wrong.
+        action: the action whose calls it affects; ``*`` for all SQS actions.
+        queue: name of the queue whose calls it affects; None for all queues.
+        probability: of firing on an occasion.
+        times: how often it fires at most; None for no limit.
+        skip: how many occasions to skip first.
+        effect: if true, the call or entry takes effect anyway: its answer is lost or late (``drop``, ``delay``) or
+            wrong (``error``, ``fail_entry``).
         status: of the HTTP answer.
-        code: the error's or the failed entry's.
+        code: of the error or the failed entry.
         sender_fault: of the failed entry.
-        seconds: to wait.
+        seconds: the delay.
     """
 
     kind: str
@@ -60,10 +60,10 @@ class Fault:
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> "Fault":
-        """Make a rule of its fields.
+        """Make a rule from its fields.
 
         Raises:
-            ValueError: an unknown kind or field, or none that says the kind.
+            ValueError: an unknown kind or field, or no kind.
         """
         named = _NAMED.get(str(content.get("kind")), {})
         values = {**named, **content, **({"kind": named["kind"]} if named else {})}
@@ -92,7 +92,7 @@ class _Rule:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to become of a call: seconds to wait before and after it takes effect, the error or drop at its end."""
+    """The plan for a call: seconds to wait before and after it takes effect, and the error or drop at its end."""
 
     before: float = 0.0
     after: float = 0.0
@@ -103,7 +103,7 @@ AS_ASKED: Final = Plan()
 
 
 class Faults:
-    """The rules in force; true if there are any."""
+    """The current rules; true if there are any."""
 
     def __init__(self, seed: int) -> None:
         self._random = Random(seed)
@@ -113,23 +113,23 @@ class Faults:
         return bool(self._rules)
 
     def seed(self, seed: int) -> None:
-        """Begin the random numbers again."""
+        """Restart the random numbers from this seed."""
         self._random.seed(seed)
 
     def add(self, fault: Fault) -> None:
-        """Put a rule in force."""
+        """Add a rule."""
         self._rules.append(_Rule(fault))
 
     def clear(self) -> None:
-        """Put none in force."""
+        """Remove all rules."""
         self._rules.clear()
 
     def fired(self) -> list[dict[str, Any]]:
-        """Return the rules in force with how often each has fired."""
+        """Return the rules with how often each has fired."""
         return [{**vars(rule.fault), "fired": rule.fired} for rule in self._rules]
 
     def plan(self, action: str, queue: str) -> Plan:
-        """Decide on a call: every delay that fires, and the first error or drop that does."""
+        """Decide on a call: add every delay that fires, and take the first error or drop that fires."""
         plan = AS_ASKED
         for rule in self._of(CALL_KINDS, action, queue):
             if plan.end is not None or not rule.fires(self._random):

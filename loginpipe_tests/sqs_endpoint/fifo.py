@@ -1,4 +1,4 @@
-"""A FIFO queue: order within each group, a group locked while one of its messages is in flight, deduplication."""
+"""A FIFO queue: order within each group, groups locked while a message of theirs is in flight, deduplication."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ DEDUPLICATION_SECONDS: Final = 300
 
 
 class Sent(NamedTuple):
-    """What a send is answered with."""
+    """The answer to a send."""
 
     message_id: str
     sequence: int
@@ -21,7 +21,7 @@ class Sent(NamedTuple):
 
 @dataclass
 class _Group:
-    """Messages of one group: the visible ones in order, how many are in flight, whether it stands among the ready."""
+    """A group: its visible messages in order, the number in flight, and whether it is in the list of ready groups."""
 
     visible: list[tuple[int, Message]] = field(default_factory=list)
     in_flight: int = 0
@@ -40,13 +40,13 @@ class FifoQueue(Queue):
         self._recent_ends: deque[tuple[float, str]] = deque()
 
     def known(self, deduplication_id: str, now: float) -> Sent | None:
-        """Return what a send with this deduplication id was answered in the last five minutes."""
+        """Return the answer to a send with this deduplication id in the last five minutes; None if there was none."""
         while self._recent_ends and self._recent_ends[0][0] <= now:
             del self._recent[self._recent_ends.popleft()[1]]
         return self._recent.get(deduplication_id)
 
     def remember(self, message: Message, now: float) -> Sent:
-        """Take no other message with its deduplication id for five minutes, even once it is deleted."""
+        """Remember the message for five minutes, even if it is deleted, so that no duplicate of it is accepted."""
         sent = Sent(message.message_id, message.sequence)
         deduplication_id = message.deduplication_id or ""
         self._recent[deduplication_id] = sent
@@ -54,13 +54,13 @@ class FifoQueue(Queue):
         return sent
 
     def add(self, message: Message, now: float, delay: float = 0) -> None:
-        """Take a message in, last of its group."""
+        """Add a message at the end of its group."""
         self._last_sequence += 1
         message.sequence = self._last_sequence
         super().add(message, now, delay)
 
     def take_dead_letter(self, message: Message, source_arn: str, now: float) -> None:
-        """Take a message from another queue; unlike in a standard queue, its retention starts again."""
+        """Add a message from another queue. Its retention period restarts, unlike in a standard queue."""
         message.enqueued = now
         super().take_dead_letter(message, source_arn, now)
 
@@ -68,7 +68,7 @@ class FifoQueue(Queue):
         if message.state is not State.IN_FLIGHT:
             raise bad_value("ReceiptHandle", handle, "The receipt handle has expired.")
 
-    def _show(self, message: Message, *, first: bool = False) -> None:  # noqa: ARG002 - its place is its number's
+    def _show(self, message: Message, *, first: bool = False) -> None:  # noqa: ARG002 - the sequence number decides
         message.state = State.VISIBLE
         group = self._groups.setdefault(message.group or "", _Group())
         heappush(group.visible, (message.sequence, message))

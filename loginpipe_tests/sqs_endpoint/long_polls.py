@@ -1,4 +1,4 @@
-"""Receives that wait: each queue's in the order they came, woken by an arrival or by the end of a timeout."""
+"""Receives that wait, in order of arrival for each queue. An arriving message or a timeout ends the wait."""
 
 import asyncio
 from collections import deque
@@ -14,7 +14,7 @@ Finish = Callable[[dict[str, Any]], None]
 
 
 class LongPoll:
-    """One receive that waits; `cancel` it when its client is gone."""
+    """One waiting receive; call `cancel` if its client is gone."""
 
     def __init__(self, receive: Receive, finish: Finish) -> None:
         self.receive = receive
@@ -35,7 +35,7 @@ class LongPoll:
 
 
 class LongPolls:
-    """All receives that wait, by queue."""
+    """All waiting receives, by queue."""
 
     def __init__(self, clock: Clock, attempt: Attempt) -> None:
         self._clock = clock
@@ -44,9 +44,9 @@ class LongPolls:
         self._alarms: dict[Queue, asyncio.TimerHandle] = {}
 
     def add(self, receive: Receive, finish: Finish) -> LongPoll:
-        """Have a receive wait as long as it may."""
+        """Let a receive wait for up to its wait time."""
         poll = LongPoll(receive, finish)
-        # The wait itself is in true seconds: a clock set forward ends timeouts, not polls.
+        # The wait is in real seconds: setting the clock forward ends visibility timeouts, but not polls.
         poll.timeout = asyncio.get_running_loop().call_later(receive.wait, poll.finish, {})
         queue = receive.entry.queue
         self._waiting.setdefault(queue, deque()).append(poll)
@@ -54,7 +54,7 @@ class LongPolls:
         return poll
 
     def serve(self, queue: Queue) -> None:
-        """Give a queue's messages to those who wait, after anything that may have made some visible."""
+        """Give a queue's messages to waiting receives. Call it after anything that may have made messages visible."""
         waiting = self._waiting.get(queue)
         if waiting is None:
             return
@@ -75,7 +75,7 @@ class LongPolls:
 
     @property
     def count(self) -> int:
-        """How many wait now."""
+        """Return the number of waiting receives."""
         return sum(not poll.over for polls in self._waiting.values() for poll in polls)
 
     def serve_all(self) -> None:

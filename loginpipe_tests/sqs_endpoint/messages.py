@@ -1,4 +1,4 @@
-"""A message as the endpoint stores it, its digests, and how an answer shows it."""
+"""A message as the endpoint stores it, its digests, and its form in an answer."""
 
 import re
 from base64 import b64decode
@@ -14,7 +14,7 @@ ACCOUNT: Final = "000000000000"
 _NOT_ALLOWED: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 Attributes = Mapping[str, Mapping[str, Any]]
-"""A message's own attributes as the JSON protocol writes them: by name, binary values in base64."""
+"""A message's own attributes as in the JSON protocol: by name, binary values in base64."""
 
 
 class State(StrEnum):
@@ -33,11 +33,11 @@ class Message:
     """A message in a queue. Times are seconds since the epoch by the endpoint's clock.
 
     Attributes:
-        number: its number in the queue that holds it; it gets another one in a dead-letter queue.
-        enqueued: what the retention period counts from.
+        number: its number in the queue that holds it; a dead-letter queue gives it another one.
+        enqueued: start of its retention period.
         received: when it was last delivered; a lease may last 12 hours from then.
         hidden_until: end of its delay or of its visibility timeout.
-        copy_due: another copy of it is still to be delivered, whatever becomes of this one.
+        copy_due: another copy of it must still be delivered, even if this one is deleted.
     """
 
     __slots__ = (
@@ -80,12 +80,12 @@ class Message:
         self.trace: str | None = None
 
     def system_attributes(self, names: Sequence[str]) -> dict[str, str]:
-        """Return those of the asked-for system attributes that it has."""
+        """Return the requested system attributes that the message has."""
         if "All" in names:
             names = _SYSTEM_ATTRIBUTES
         shown = {}
         for name in names:
-            # The two that every consumer asks for come first.
+            # The two that every consumer asks for are first.
             if name == "SentTimestamp":
                 shown[name] = self.sent_ms
             elif name == "ApproximateReceiveCount":
@@ -106,7 +106,7 @@ class Message:
         }.get(name)
 
     def own_attributes(self, names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-        """Return those of its own attributes that are asked for by name, by ``prefix.*``, or with ``All``."""
+        """Return its own attributes that are requested by name, by ``prefix.*``, or with ``All``."""
         if not self.attributes or not names:
             return {}
         if "All" in names or ".*" in names:
@@ -133,10 +133,10 @@ _SYSTEM_ATTRIBUTES: Final = (
 
 
 def encoded(text: str) -> bytes:
-    """Return a text's bytes, if it is one that SQS takes.
+    """Return the bytes of a text.
 
     Raises:
-        Refusal: it holds a character that XML has not.
+        Refusal: it holds a character that SQS does not accept, because XML does not allow it.
     """
     if _NOT_ALLOWED.search(text):
         raise Refusal("InvalidMessageContents", "The message contains characters outside the allowed set.")
@@ -166,7 +166,7 @@ def attributes_digest(attributes: Attributes) -> str:
 
 
 def attributes_size(attributes: Attributes) -> int:
-    """Return how many bytes of a message's 1 MiB its attributes take: names, types and values."""
+    """Return how many bytes of a message's 1 MiB its attributes use: names, types and values."""
     return sum(
         len(name.encode())
         + len(value.get("DataType", "").encode())

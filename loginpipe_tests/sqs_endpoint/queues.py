@@ -1,7 +1,7 @@
-"""A queue as a state machine: what is visible, hidden and gone. Every method is given the time; nothing waits here.
+"""A queue as a state machine: visible, hidden and gone messages. Every method gets the time; none waits.
 
-No call looks through the messages: those that are visible stand in a deque, those that are hidden in a heap by the end
-of their timeout, and what a heap or deque holds in vain is skipped when it comes up.
+No call searches all messages. Visible messages are in a deque, hidden ones in a heap by the end of their timeout.
+Entries of a heap or deque that are out of date are skipped when their turn comes.
 """
 
 from collections import Counter, deque
@@ -18,13 +18,13 @@ MAX_IN_FLIGHT: Final = 120_000
 
 _HIDDEN: Final = (State.IN_FLIGHT, State.DELAYED)
 _SWEEP_SECONDS: Final = 1.0
-"""How often the retention period is looked at."""
+"""How often expired messages are removed."""
 _HEAP_SLACK: Final = 1_000
 
 
 @dataclass(frozen=True)
 class Redrive:
-    """Where a message goes instead of being received once more."""
+    """Where a message is moved instead of being received once more."""
 
     target: "Queue"
     most_receives: int
@@ -32,13 +32,13 @@ class Redrive:
 
 @dataclass
 class Limits:
-    """What the tests may set otherwise than AWS does.
+    """Limits that tests may set to other values than AWS has.
 
     Attributes:
-        in_flight: messages in flight in one queue at most.
+        in_flight: the maximum number of messages in flight in one queue.
         refuse_stale_handles: refuse to delete with a receipt handle that is not the newest, as some local endpoints
-            do; SQS says yes and deletes nothing.
-        keep_fates: remember the id of every message that is gone, and how it went.
+            do. SQS reports success and deletes nothing.
+        keep_fates: remember the id of every message that is gone, and how it left.
     """
 
     in_flight: int = MAX_IN_FLIGHT
@@ -47,12 +47,12 @@ class Limits:
 
 
 class Queue:
-    """A standard queue, which hands out messages in the order in which they became visible.
+    """A standard queue, which delivers messages in the order in which they became visible.
 
     Attributes:
-        counts: messages sent, deliveries, and messages gone by state, since the queue was made; ``vain deletes`` are
-            those that were answered with success and deleted nothing.
-        gone: of every message that is gone, by id, how it went and how often it was received.
+        counts: messages sent, deliveries, and messages gone by state, since the queue was created; ``vain deletes``
+            were answered with success but deleted nothing.
+        gone: id of a message that is gone → how it left, and how often it was received.
     """
 
     def __init__(self, name: str, arn: str, limits: Limits, retention_seconds: int) -> None:
@@ -78,16 +78,16 @@ class Queue:
 
     @property
     def visible(self) -> int:
-        """How many messages could be received now."""
+        """Return the number of messages that could be received now."""
         return len(self.messages) - self.in_flight - self.delayed
 
     @property
     def full(self) -> bool:
-        """Whether no more messages may be in flight."""
+        """Return True if no more messages may be in flight."""
         return self.in_flight >= self.limits.in_flight
 
     def next_reveal(self) -> float | None:
-        """When the next hidden message may become visible; perhaps earlier than any does."""
+        """Return the earliest time when the next hidden message may become visible."""
         return self._hidden[0][0] if self._hidden else None
 
     def handle(self, message: Message) -> str:
@@ -95,7 +95,7 @@ class Queue:
         return f"{self._token}-{message.number}-{message.receive_count}"
 
     def add(self, message: Message, now: float, delay: float = 0) -> None:
-        """Take a message in, which is hidden for the delay."""
+        """Add a message, hidden for the delay."""
         self._last_number += 1
         message.number = self._last_number
         self.messages[message.number] = message
@@ -109,7 +109,7 @@ class Queue:
             self._show(message)
 
     def receive(self, now: float, most: int, timeout: float) -> list[Message]:
-        """Deliver messages and hide them for the timeout; those received too often go to the dead-letter queue."""
+        """Deliver messages and hide them for the timeout. Those received too often go to the dead-letter queue."""
         self.settle(now)
         self._move_exhausted(now)
         messages = self._take(min(most, self.limits.in_flight - self.in_flight), now)
@@ -125,10 +125,10 @@ class Queue:
         return messages
 
     def delete(self, handle: str, now: float) -> Message | None:
-        """Delete a message; return it if it was deleted, and nothing where SQS only says so.
+        """Delete a message; return it if it was deleted, and None if SQS would only report success.
 
         Raises:
-            Refusal: no receipt handle of this queue.
+            Refusal: no receipt handle of this queue, or a stale one if `Limits.refuse_stale_handles` is set.
         """
         self.settle(now)
         message = self._find(handle)
@@ -140,7 +140,7 @@ class Queue:
         return message
 
     def change_visibility(self, handle: str, seconds: int, now: float) -> None:
-        """Hide a message in flight for so long from now.
+        """Hide a message in flight for ``seconds`` from now.
 
         Raises:
             Refusal: no receipt handle of this queue, or not the newest of a message in flight, or longer than 12 hours
@@ -174,13 +174,13 @@ class Queue:
         self._hidden.clear()
 
     def leave_copy(self, message: Message) -> None:
-        """Have a message that was just delivered delivered to the next receiver too, even if it is deleted first."""
+        """Let the next receiver also get a message that was just delivered, even if it is deleted first."""
         message.copy_due = True
         self._reveal(message, first=True)
         self.counts["copies"] += 1
 
     def forget_delete(self, handle: str, now: float, after: float) -> None:
-        """Answer a delete as SQS does, but have the message come back so many seconds later.
+        """Answer a delete as SQS does, but let the message come back after ``after`` seconds.
 
         Raises:
             Refusal: as `delete`.
@@ -196,7 +196,7 @@ class Queue:
             self._reveal(message)
 
     def settle(self, now: float) -> None:
-        """Bring the queue to this time: timeouts that ended, messages kept for long enough."""
+        """Bring the queue to this time: reveal messages whose timeout ended, and remove expired ones."""
         hidden = self._hidden
         while hidden and hidden[0][0] <= now:
             entry = heappop(hidden)
@@ -218,10 +218,10 @@ class Queue:
             self._remove(message, State.EXPIRED)
 
     def _find(self, handle: str) -> Message | None:
-        """Return the message of a receipt handle, if it is its newest one and the message is still here.
+        """Return the message of a receipt handle; None if the handle is not its newest or the message is gone.
 
         Raises:
-            Refusal: none of this queue's.
+            Refusal: no receipt handle of this queue, or a stale one if `Limits.refuse_stale_handles` is set.
         """
         token, _, rest = handle.partition("-")
         number, _, receive_count = rest.partition("-")
@@ -235,19 +235,19 @@ class Queue:
         return None
 
     def _check_deletable(self, message: Message, handle: str) -> None:
-        """A standard queue also deletes a message whose timeout has ended."""
+        """Allow every delete, because a standard queue also deletes a message whose timeout has ended."""
 
     def _hide(self, message: Message, state: State, until: float) -> None:
         message.state = state
         message.hidden_until = until
         if len(self._hidden) > 2 * (self.in_flight + self.delayed) + _HEAP_SLACK:
-            # In place: `settle` may work on it.
+            # In place, because `settle` may be using the list.
             self._hidden[:] = [entry for entry in self._hidden if self._stands(entry)]
             heapify(self._hidden)
         heappush(self._hidden, (until, message.number, message))
 
     def _stands(self, entry: tuple[float, int, Message]) -> bool:
-        """Whether a message is still hidden by this entry: it may be gone, or its timeout have been changed since."""
+        """Return True if this entry still hides its message: it is not gone, and its timeout did not change."""
         until, number, message = entry
         return self.messages.get(number) is message and message.hidden_until == until and message.state in _HIDDEN
 
@@ -279,11 +279,11 @@ class Queue:
         for _ in range(len(self._exhausted)):
             message = self._exhausted.popleft()
             if self._receivable(message, now):
-                # The policy was changed, or its dead-letter queue deleted.
+                # The policy was changed, or its dead-letter queue was deleted.
                 self._show(message)
 
     def _receivable(self, message: Message, now: float) -> bool:
-        """Whether a visible message may be received again; moves it away if not."""
+        """Return True if a visible message may be received again; if not, move it away."""
         redrive = self.redrive
         if message.state is not State.VISIBLE:
             return False
@@ -296,12 +296,12 @@ class Queue:
         return False
 
     def take_dead_letter(self, message: Message, source_arn: str, now: float) -> None:
-        """Take a message from another queue: id, time of sending and receive count stay."""
+        """Add a message from another queue. Its id, sent time and receive count stay the same."""
         message.source_arn = source_arn
         self.add(message, now)
 
     def _leave(self, message: Message) -> None:
-        """Count a message out of the hidden ones."""
+        """Subtract a message from the counts of hidden ones."""
         if message.state is State.IN_FLIGHT:
             self.in_flight -= 1
         elif message.state is State.DELAYED:

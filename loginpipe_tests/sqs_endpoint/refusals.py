@@ -1,13 +1,13 @@
-"""What the endpoint refuses, with SQS's codes as its JSON protocol gives them and as its older query protocol did."""
+"""The errors of the endpoint, with SQS's codes in the JSON protocol and in the older query protocol."""
 
 from typing import Final
 
 
-class Refusal(Exception):  # noqa: N818 - SQS refuses; nothing here went wrong
+class Refusal(Exception):  # noqa: N818 - SQS refuses; no error of the program
     """A refusal of a call, or of one entry of a batch.
 
     Attributes:
-        code: the name of the error's shape in the JSON protocol, as ``QueueDoesNotExist``.
+        code: the name of the error's shape in the JSON protocol, such as ``QueueDoesNotExist``.
         message: one line.
         status: of the HTTP answer.
     """
@@ -20,12 +20,12 @@ class Refusal(Exception):  # noqa: N818 - SQS refuses; nothing here went wrong
 
     @property
     def kind(self) -> str:
-        """The error's shape as ``__type`` names it."""
+        """Return the error's shape as in ``__type``."""
         return _UNMODELLED.get(self.code, f"com.amazonaws.sqs#{self.code}")
 
     @property
     def query_error(self) -> str:
-        """The ``x-amzn-query-error`` header, from which clients take the code of the query protocol."""
+        """Return the ``x-amzn-query-error`` header, from which clients take the code of the query protocol."""
         fault = "Sender" if self.status < 500 else "Receiver"
         return f"{_QUERY_CODES.get(self.code, self.code)};{fault}"
 
@@ -39,7 +39,7 @@ _UNMODELLED: Final = {
     "InvalidAction": "com.amazon.coral.service#UnknownOperationException",
     "SerializationException": "com.amazon.coral.service#SerializationException",
 }
-"""Errors that the service's model does not have, by the code that clients show."""
+"""Errors that are not in the service's model, by the code that clients show."""
 
 _QUERY_CODES: Final = {
     "QueueDoesNotExist": "AWS.SimpleQueueService.NonExistentQueue",
@@ -63,20 +63,20 @@ _QUERY_CODES: Final = {
 
 
 def no_such_queue() -> Refusal:
-    """The queue is not there."""
+    """Refuse because the queue does not exist."""
     return Refusal("QueueDoesNotExist", "The specified queue does not exist.")
 
 
 def bad_value(parameter: str, value: object, reason: str) -> Refusal:
-    """A parameter has a value that SQS does not take."""
+    """Refuse a parameter with a value that SQS does not accept."""
     return Refusal("InvalidParameterValue", f"Value {value} for parameter {parameter} is invalid. Reason: {reason}")
 
 
 def missing(parameter: str) -> Refusal:
-    """A parameter is not given."""
+    """Refuse because a parameter is missing."""
     return Refusal("MissingParameter", f"The request must contain the parameter {parameter}.")
 
 
 def bad_handle(handle: str) -> Refusal:
-    """A receipt handle that this queue never gave out."""
+    """Refuse a receipt handle that this queue never issued."""
     return Refusal("ReceiptHandleIsInvalid", f'The input receipt handle "{handle}" is not a valid receipt handle.', 404)

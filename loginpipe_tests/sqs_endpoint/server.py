@@ -1,4 +1,4 @@
-"""The endpoint: from a call on a connection to its answer, with the faults and the waiting in between."""
+"""The endpoint: from a call on a connection to its answer, with injected errors and waits in between."""
 
 import asyncio
 import logging
@@ -44,12 +44,12 @@ class Server:
         self._control: Control
 
     async def serve(self, port: int, started: Callable[[int], None], stopping: asyncio.Event) -> None:
-        """Serve until told to stop.
+        """Serve until ``stopping`` is set.
 
         Args:
-            port: to listen on; 0 for any that is free.
+            port: to listen on; 0 for any free port.
             started: called with the port.
-            stopping: set to end.
+            stopping: the event that ends the endpoint.
         """
         loop = asyncio.get_running_loop()
         listener = await loop.create_server(
@@ -125,7 +125,7 @@ class Server:
         if answer is not None or not receive.wait:
             finish(answer or {})
         else:
-            # The messages of a poll whose client is gone stay for others.
+            # If the client of a poll is gone, its messages stay for others.
             connection.on_lost = self._polls.add(receive, finish).cancel
 
     def _finish(self, connection: Connection, plan: Plan, answer: Answer) -> None:

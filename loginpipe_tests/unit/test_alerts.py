@@ -1,4 +1,4 @@
-"""When an alert is told and when it is over, what a channel still has to be told, and what the words are."""
+"""When an alert begins and ends, what a channel still has to receive, and the texts."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -23,10 +23,10 @@ NO_DELAYS = (0,) * 14
 
 
 def after(looks: Sequence[str | bool | None], channel: str = "webhook") -> list[tuple[str, str]]:
-    """What a channel is told over looks at one condition; each state goes through its cursor, as from tick to tick.
+    """Return what a channel receives over checks of one condition. Each state is stored in the cursor between checks.
 
     Args:
-        looks: what there is to say; None where it does not hold, False where that is not known.
+        looks: the message of each check; None if the condition does not hold, False if that is not known.
     """
     state, told = State(), []
     for number, says in enumerate(looks):
@@ -103,7 +103,7 @@ def test_deliveries_that_fail_are_tried_at_the_next_look_and_then_less_and_less_
     assert pauses == [0, 60, 120, 240, 480, 900, 900, 900]
 
 
-# --- what is worth an alert ---
+# --- the conditions ---
 
 
 EMPTY = Depth(0, 0, 0)
@@ -164,7 +164,7 @@ def test_what_a_source_would_have_told_is_not_known_while_it_does_not_answer() -
     assert conditions(of_queue, LIMITS)["queue-unreachable"] == "away"
 
 
-# --- the words ---
+# --- the texts ---
 
 
 def test_every_kind_says_what_to_do_and_where_to_read_on() -> None:

@@ -1,4 +1,4 @@
-"""App versions as integers: the same in both directions, in order, and no two versions alike."""
+"""App versions as integers: the conversion is reversible, keeps the order, and maps no two versions to one."""
 
 import pytest
 from hypothesis import given, settings
@@ -32,14 +32,14 @@ SPELLINGS = {
     "2.3.0 (45)": True,
     " v2.3.0.4-rc.1+5 (6)\t": True,
 }
-"""Of 2.3.0 → whether its integer leaves some of it out."""
+"""Spelling of 2.3.0 → whether its integer loses a part of it."""
 
 LARGEST = 2_146_999_999
 MAX_POSTGRES_INTEGER = 2**31 - 1
 
 moderate = settings(max_examples=100, deadline=None, print_blob=True)
 triples = st.tuples(st.integers(0, MAX_MAJOR), st.integers(0, 999), st.integers(0, 999))
-version_like = st.text(alphabet="0123456789.. -+_v\n\x00", max_size=14)  # both dots: versions have many
+version_like = st.text(alphabet="0123456789.. -+_v\n\x00", max_size=14)  # two dots, because versions have many
 
 BROKEN = [
     "", " ", ".", "..", "1.", ".1", "1..2", "1.2.3.", ".1.2.3", "1.2.3.4.", "1.2.3.4.5", "1 .2", "1. 2", "v", "vv1",
@@ -145,7 +145,7 @@ def test_any_text_is_a_version_or_refused_without_being_quoted(text: str) -> Non
     try:
         number = encode_version(text)
     except ValueError as error:
-        assert str(error) in {  # noqa: PT017 - both outcomes are right, neither may quote
+        assert str(error) in {  # noqa: PT017 - both outcomes are right; neither may quote
             "not a version of one to three numeric components",
             "major version above 2146",
         }

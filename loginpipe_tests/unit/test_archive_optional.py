@@ -1,10 +1,10 @@
-"""Without the extra `archive`: the chain does its work, and the archive says what to install."""
+"""Without the extra `archive`: the pipeline works, and the archive reports what to install."""
 
 import subprocess
 import sys
 from pathlib import Path
 
-# Where pyarrow is installed pandas keeps text in it, so both ways have to be gone.
+# If pyarrow is installed, pandas stores text with it, so both must be disabled.
 PROGRAM = """
 import sys
 sys.modules["pyarrow"] = None

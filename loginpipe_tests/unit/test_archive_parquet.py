@@ -1,4 +1,4 @@
-"""Rows of a day as a Parquet file: typed, equal rows kept apart, and the checksum that tells any other content."""
+"""Rows of a day as a Parquet file: typed, equal rows kept separately, and a checksum that changes with the content."""
 
 from datetime import date
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Messages a minute, by the time they were sent."""
+"""Messages a minute, by sent time."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -14,7 +14,7 @@ NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
 def sent(*seconds: float) -> Counter[int]:
-    """Messages by minute since 1970, sent so long after noon."""
+    """Return messages by minute since 1970, sent these seconds after noon."""
     return Counter(int((NOON + timedelta(seconds=after)).timestamp()) // 60 for after in seconds)
 
 

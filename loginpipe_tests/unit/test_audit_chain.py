@@ -1,4 +1,4 @@
-"""The hash chain of the access log: what breaks it, and what shows only against an anchor."""
+"""The hash chain of the access log: what breaks it, and what only an anchor detects."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,7 @@ KNOWN = Entry(
 
 
 def log(number: int, **changed: Any) -> list[Entry]:
-    """A log of so many entries, chained as the database chains them."""
+    """Return a log of ``number`` entries, chained as the database does."""
     entries: list[Entry] = []
     for seq in range(1, number + 1):
         entry = replace(KNOWN, seq=seq, at=AT + timedelta(seconds=seq), detail=f"entry {seq}", **changed)

@@ -1,4 +1,4 @@
-"""What production demands of an AWS endpoint: https, unless it is on this machine."""
+"""Production requires https of an AWS endpoint, unless it is on this machine."""
 
 import boto3
 import pytest

@@ -1,6 +1,6 @@
-"""The IAM policies under ``deploy/aws/policies``: who may do what with the keys, and above all who may not.
+"""The IAM policies under ``deploy/aws/policies``: who may use the keys for what, and above all who may not.
 
-Conditions are read in the way that allows more: an Allow counts whatever its conditions, a Deny only without any.
+Conditions are read so that more is allowed: an Allow counts with any condition, a Deny only without one.
 """
 
 import json
@@ -19,7 +19,7 @@ KEY = "arn:aws:kms:REGION:ACCOUNT:key/"
 SEAL_KEY, TOKEN_KEY, QUEUE_KEY = f"{KEY}SEAL_KEY", f"{KEY}TOKEN_KEY", f"{KEY}QUEUE_KEY"
 
 NO_CALLS = {"iam": ["PassRole"]}
-"""Service → what its policies name that is no call of its API."""
+"""Service → actions in its policies that are no calls of its API."""
 
 OPENS = ("kms:Decrypt", "kms:ReEncryptFrom", "kms:DeriveSharedSecret")
 LEADS_TO_OPENING = ("kms:CreateGrant", "kms:PutKeyPolicy", "kms:ReplicateKey", "kms:ImportKeyMaterial")
@@ -40,14 +40,14 @@ def applies(statement: dict[str, Any], action: str, resource: str) -> bool:
 
 
 def allowed(policy: Policy, action: str, resource: str) -> bool:
-    """Whether a policy lets its holder do something."""
+    """Return True if a policy allows an action on a resource."""
     statements = [s for s in policy["Statement"] if applies(s, action, resource)]
     denied = any(s["Effect"] == "Deny" and "Condition" not in s for s in statements)
     return not denied and any(s["Effect"] == "Allow" for s in statements)
 
 
 def why_the_pipeline_could_open(policy: Policy) -> list[str]:
-    """Name what would let the pipeline open what it sealed: empty for a policy that keeps it from that."""
+    """Return the permissions with which the pipeline could open what it sealed. A correct policy has none."""
     found = [f"{action} on {resource}" for action in (*OPENS, *LEADS_TO_OPENING) for resource in (SEAL_KEY, f"{KEY}NEW")
              if allowed(policy, action, resource)]  # fmt: skip
     for statement in policy["Statement"]:
@@ -78,20 +78,20 @@ def test_every_action_exists_and_every_statement_names_its_resources(role: str) 
     for statement in POLICIES[role]["Statement"]:
         for action in listed(statement.get("Action", statement.get("NotAction"))):
             service, _, name = action.partition(":")
-            if action == "rds-db:connect":  # asked for by a token, and of no client
+            if action == "rds-db:connect":  # needed by a token for the database, not by an API client
                 continue
             model = boto3.client(service, region_name="eu-central-1").meta.service_model
-            # What S3 lists is named for the bucket.
+            # S3's permission to list is named after the bucket.
             operations = [
                 *model.operation_names,
                 *(["ListBucket"] if service == "s3" else []),
                 *NO_CALLS.get(service, []),
             ]
             assert any(fnmatchcase(operation, name) for operation in operations), action
-        # None knows what it is about before it is made or looked up.
+        # Their resources are unknown before they are created or looked up.
         open_to_all = {"MakeTheNextVersion", "SeeWhoUsedThem", "SignInToRepositories", "NeverUse"}
         for resource in listed(statement["Resource"]):
-            # What CloudFormation names ends with what it makes up.
+            # Names that CloudFormation generates have a generated suffix.
             assert re.fullmatch(r"arn:aws:[^*]*[\w/:-]\*?", resource) or statement["Sid"] in open_to_all, resource
 
 
@@ -182,7 +182,7 @@ def test_those_who_watch_and_those_who_administer_use_no_key(role: str) -> None:
 
 
 def test_a_key_that_the_administrator_makes_is_none_that_they_may_use() -> None:
-    """Its policy is the administrator's, and could allow it; what is denied stays so."""
+    """Its key policy is set by the administrator and could allow it, but an explicit Deny still applies."""
     generous = {"Effect": "Allow", "Action": "kms:*", "Resource": "*"}
     administrator = {"Statement": [*POLICIES["key-administrator"]["Statement"], generous]}
     for action in (*OPENS, "kms:GenerateMac", "kms:CreateGrant", "kms:PutKeyPolicy"):

@@ -1,4 +1,4 @@
-"""The benchmarks' pure parts: what is evaluated from figures, and that what is timed is still there."""
+"""The pure parts of the benchmarks: the evaluation of figures, and whether what is timed still exists."""
 
 from functools import partial
 from importlib import import_module

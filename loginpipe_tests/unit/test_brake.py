@@ -1,4 +1,4 @@
-"""When the brake ends a run: by what was recorded of its first messages alone."""
+"""When the brake ends a run, which depends on the outcomes of its first messages only."""
 
 from collections import Counter
 from dataclasses import replace
@@ -14,7 +14,7 @@ from loginpipe.masking.sealing import Sealed
 
 
 def outcome(accepted: int, **rejected: int) -> Outcome:
-    """A batch with so many accepted logins, and so many rejects for each reason."""
+    """Return a batch with this number of accepted logins, and of rejects for each reason."""
     rejects = [Reject("id", None, 0, 0, [reason], ["body"]) for reason in Counter(rejected).elements()]
     return Outcome(
         batch_id="batch",
@@ -30,7 +30,7 @@ def outcome(accepted: int, **rejected: int) -> Outcome:
 
 
 def ends(*outcomes: Outcome, on: bool = True) -> list[bool]:
-    """Whether the run would end after each of these batches."""
+    """Return after each of these batches whether the run would end."""
     brake, found = Brake(queue="logins", on=on), []
     for each in outcomes:
         brake.add(each)

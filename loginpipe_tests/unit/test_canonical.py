@@ -1,4 +1,4 @@
-"""One form for every spelling: equal addresses and equal device ids become equal bytes, and nothing else does."""
+"""One form for every spelling: only equal addresses and equal device ids become equal bytes."""
 
 import unicodedata
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -18,7 +18,7 @@ unicode_text = st.text(max_size=30)
 
 
 def is_invisible(character: str) -> bool:
-    """Soft hyphen, zero-width and directional characters: what Unicode calls format characters, in these blocks."""
+    """Return True for soft hyphens, zero-width and directional characters: format characters in these blocks."""
     in_blocks = character in "\u00ad\ufeff" or 0x2000 <= ord(character) <= 0x206F
     return in_blocks and unicodedata.category(character) in {"Cf", "Cn"}
 
@@ -36,7 +36,7 @@ BROKEN_ADDRESSES = [
 
 
 def ipv6_spellings(address: IPv6Address) -> list[str]:
-    # From the bytes: Python 3.13 writes mapped addresses with a dotted tail.
+    # From the bytes, because Python 3.13 writes mapped addresses with a dotted tail.
     numbers = [int.from_bytes(address.packed[i : i + 2], "big") for i in range(0, 16, 2)]
     groups, padded = [f"{number:x}" for number in numbers], [f"{number:04x}" for number in numbers]
     tail = IPv4Address(int(address) & 0xFFFF_FFFF)
@@ -126,7 +126,7 @@ def test_any_text_is_an_address_or_refused_without_being_quoted(text: str) -> No
     try:
         packed = canonical_address(text)
     except ValueError as error:
-        assert error.args in {  # noqa: PT017 - both outcomes are right, neither may quote
+        assert error.args in {  # noqa: PT017 - both outcomes are right; neither may quote
             ("not an IPv4 or IPv6 address",),
             ("an address with a zone",),
         }
@@ -137,7 +137,7 @@ def test_any_text_is_an_address_or_refused_without_being_quoted(text: str) -> No
 
 
 def plainly(text: str) -> bytes | None:
-    """What `canonical_address` returns, None for what it refuses, by the standard library's parser alone."""
+    """Return the result of `canonical_address` by the standard library's parser only; None if it refuses the text."""
     text = "".join(character for character in text if character not in INVISIBLE).strip()
     host, colon, port = text.rpartition(":")
     with_port = colon and port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 2**16
@@ -161,7 +161,7 @@ def fast(text: str) -> bytes | None:
         return None
 
 
-# Nearly addresses, far more often than chance would have it.
+# Texts that are almost addresses, much more often than by chance.
 octet = st.integers(0, 300).map(str) | st.sampled_from(
     ["", "00", "01", "001", "1e1", "0x1", "+1", "-0", "\u0661", "\uff11"]
 )
@@ -280,7 +280,7 @@ def test_a_composed_and_a_decomposed_letter_are_one_device_id() -> None:
         ("6F9619FF8B86D011B42D00C04FC964FF", "6f9619ff8b86d011b42d00c04fc964ff"),
         ("{6F9619FF-8B86-D011-B42D-00C04FC964FF}", "{6f9619ff-8b86-d011-b42d-00c04fc964ff}"),
         ("6F9619FF-8B86-D011-B42D-00C04FC964FG", "6f9619ff-8b86-d011-b42d-00c04fc964fg"),
-        ("\ufb01", "fi"),  # compatible, not canonically equal: NFKC would make them one
+        ("\ufb01", "fi"),  # compatible but not canonically equal; only NFKC makes them equal
         ("\u00b2", "2"),
     ],
 )

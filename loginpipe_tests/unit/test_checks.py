@@ -1,4 +1,4 @@
-"""The asset checks of a run: limits are inclusive, metadata holds counts and no sample."""
+"""The asset checks of a run: limits are inclusive, and metadata holds counts but no samples."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,7 +28,7 @@ from loginpipe.sqs.dead_letters import DeadLetterDepth, Owners
 
 
 def plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of metadata that has a link to the runbook, without it."""
+    """Return the values of metadata, which must have a link to the runbook, without that link."""
     assert metadata["runbook"].value.startswith("docs/operations.md#")
     return {name: entry.value for name, entry in metadata.items() if name != "runbook"}
 
@@ -99,7 +99,7 @@ def test_unknown_fields_are_a_warning_with_names_and_counts_alone() -> None:
         (DeadLetterDepth(0, 0, 0), True, "Empty"),
         (DeadLetterDepth(1, 0, 0), False, "1 waiting"),
         (DeadLetterDepth(1_234, 5, 0), False, "1,234 waiting, 5 in flight"),
-        # Someone is looking at them, or moving them: they are there all the same.
+        # Someone is reading or moving them, but they still count.
         (DeadLetterDepth(0, 3, 0), False, "3 in flight"),
         (DeadLetterDepth(0, 0, 2), False, "2 delayed"),
         (DeadLetterDepth(3, 0, 0, 1, Owners(1, 2)), False, "1 ours and 2 not ours, in a dead-letter queue shared"),
@@ -149,7 +149,7 @@ def test_a_batch_with_a_cell_that_is_no_token_fails_with_what_was_wrong_and_bloc
     assert ONLY_TOKENS.blocking
 
 
-# --- on the table -----------------------------------------------------------------------------------------------------
+# --- after the table is written ---------------------------------------------------------------------------------------
 
 
 def counts(received: int, inserted: int, duplicates: int, rejected: int) -> RunCounts:
@@ -191,7 +191,7 @@ def test_the_columns_of_the_table_must_take_every_login(columns: Sequence[tuple[
 
 
 def delays(**seconds: int) -> list[int]:
-    """So many logins, by bucket: ``to_15=3`` stored within 15 seconds, ``longer=1`` beyond the last bound."""
+    """Return numbers of logins by bucket: ``to_15=3`` stored within 15 s, ``longer=1`` beyond the last bound."""
     places = {f"to_{bound}": place for place, bound in enumerate(DELAY_BOUNDS)} | {"longer": len(DELAY_BOUNDS)}
     found = [0] * (len(DELAY_BOUNDS) + 1)
     for name, logins in seconds.items():

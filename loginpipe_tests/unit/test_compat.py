@@ -1,11 +1,11 @@
-"""Maskings of older schemes: the values that those schemes made, to the letter."""
+"""Masking by older schemes: exactly the values that those schemes made."""
 
 import pytest
 
 from loginpipe.common.settings import Settings
 from loginpipe.masking.compat import BASE64, HMAC, MD5, PLAIN, SALTED, CompatMasking, received
 
-# Made with `printf %s … | openssl dgst`, not with the code under test.
+# Made with `printf %s … | openssl dgst`, independently of the code under test.
 KNOWN = [
     (CompatMasking(PLAIN), b"1.2.3.4", "6694f83c9f476da31f5df6bcc520034e7e57d421d247b9d34f49edbfc84a764c"),
     (CompatMasking(SALTED, b"salt"), b"1.2.3.4", "63c9490119d110b7d3806c2e447108a85046a9072c5bca243587b95b9ddf02e8"),

@@ -1,4 +1,4 @@
-"""COPY's text format as we write it, and the stream that COPY reads from, without a server."""
+"""COPY's text format as we write it, and the stream that COPY reads from, tested without a server."""
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
@@ -62,7 +62,7 @@ def test_a_column_is_written_as_its_values_are_one_by_one(column: list[object]) 
 
 
 def read_all(stream: _Stream, sizes: Iterator[int]) -> list[bytes]:
-    """Read to the end as COPY does: until nothing comes."""
+    """Read to the end as COPY does: until a read is empty."""
     chunks = []
     while chunk := stream.read(next(sizes)):
         chunks.append(chunk)
@@ -99,7 +99,7 @@ def test_a_line_longer_than_what_is_asked_for_comes_in_parts() -> None:
 
 @pytest.mark.parametrize(("size", "lines"), [(1, 1), (10, 1), (11, 2), (100, 10)])
 def test_no_more_lines_are_made_than_are_read(size: int, lines: int) -> None:
-    """Large bodies are sealed and written one by one: together they would be in memory a second time."""
+    """Large bodies are sealed and written one by one, because all of them together would double the memory."""
     made = count()
     stream = _Stream(f"{next(made):9}" for _ in range(1000))
     stream.read(size)

@@ -8,7 +8,7 @@ from loginpipe.logins.delays import DELAY_BOUNDS, delay_labels, quantile
 
 
 def counts(**by_bound: int) -> list[int]:
-    """Counts by bucket: ``s1=3`` for those up to 1 s, ``over=2`` for those above all bounds."""
+    """Return counts by bucket: ``s1=3`` for delays up to 1 s, ``over=2`` for delays above all bounds."""
     found = [by_bound.pop(f"s{bound}", 0) for bound in DELAY_BOUNDS] + [by_bound.pop("over", 0)]
     assert not by_bound
     return found

@@ -1,4 +1,4 @@
-"""The files that loginpipe is deployed with agree with the code, with each other, and with what they promise."""
+"""The deployment files match the code, each other, and their promises."""
 
 import json
 import os
@@ -36,9 +36,9 @@ STACK = load("deploy/compose/stack.yml")
 
 
 def extended(service: dict[str, Any]) -> dict[str, Any]:
-    """What Compose makes of a service of production.yml and the one that it extends: its own keys over the other's.
+    """Return a service of production.yml merged with the one that it extends, as Compose does; its own keys win.
 
-    Of lists that is true of none here but the volumes. What is under `deploy` is for Swarm alone.
+    Of lists, only the volumes are merged, which is enough here. ``deploy`` is left out, because only Swarm uses it.
     """
     other = STACK["services"][service["extends"]["service"]]
     volumes = [*other["volumes"], *service.get("volumes", [])]
@@ -54,7 +54,7 @@ OURS = sorted(name for name, service in SERVICES.items() if "build" in service)
 
 
 def mounts(service: dict[str, Any]) -> dict[str, str]:
-    """What a service mounts: source → ``ro`` or ``rw``."""
+    """Return the mounts of a service: source → ``ro`` or ``rw``."""
     parts = [mount.split(":") for mount in service.get("volumes", [])]
     return {source: mode[0] if mode else "rw" for source, _, *mode in parts}
 
@@ -118,7 +118,7 @@ def test_the_compose_file_holds_no_password() -> None:
     passwords = {value for (_, name), value in values.items() if "PASSWORD" in name}
     assert passwords == {given}
     assert [place for place, value in values.items() if re.search(r"//[^/@]*:[^/@]*@", str(value))] == []
-    # What LocalStack, which checks none, is called with by convention.
+    # The usual value for LocalStack, which checks no secret.
     assert {value for (_, name), value in values.items() if "SECRET" in name} == {"test"}
 
 
@@ -133,9 +133,9 @@ def test_the_compose_file_takes_a_password_and_settings_from_the_env_file_of_the
 
 
 NOT_ON_THE_LAPTOP = {
-    # A path of the host means nothing in a container, and the default image cannot write Parquet.
+    # A path of the host has no meaning in a container, and the default image cannot write Parquet.
     "LOGINPIPE_ARCHIVE_URL", "LOGINPIPE_COMPAT_SALT",
-    # The keys are made by the stack itself.
+    # The stack makes the keys itself.
     "LOGINPIPE_SEAL_KEY_FINGERPRINT",
 }  # fmt: skip
 
@@ -183,7 +183,8 @@ def test_images_are_pinned() -> None:
     bases = set(re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", dockerfile, re.MULTILINE))
     assert foreign
     assert bases == {"python:3.11-slim"}
-    # Of what others make all of a version; of Python the minor one, which CI names too: a release names its digest.
+    # Images of others have a full version. Python has only a minor version, as in CI, because a release pins its
+    # digest.
     assert [
         image for image in foreign if not re.fullmatch(r"[\w/]+:v?(\d+\.\d+\.\d+|(?<=postgres:)\d+\.\d+)", image)
     ] == []
@@ -224,7 +225,7 @@ def test_the_code_server_alone_holds_the_token_key_and_cannot_change_it() -> Non
 
 
 def test_every_volume_and_file_that_is_mounted_is_there() -> None:
-    # Docker makes a folder where a mounted file is missing, and says nothing.
+    # If a mounted file is missing, Docker silently creates a folder.
     sources = {source for service in SERVICES.values() for source in mounts(service)}
     files = {source for source in sources if source.startswith(".")}
     assert files
@@ -332,7 +333,7 @@ def test_no_password_is_in_production_and_no_one_is_the_superuser() -> None:
     ]
     assert [name for _, name, _ in values if "PASSWORD" in name] == []
     assert [value for _, _, value in values if re.search(r"//[^/@]*:[^/@]*@", value)] == []
-    # Handed on from whoever starts it, or not there.
+    # Passed from the environment of whoever starts it, or absent.
     keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
     with_keys = {service for service, name, _ in values if name in keys}
     assert with_keys == {"code-server", "metrics"}
@@ -436,11 +437,11 @@ def test_swarm_takes_the_stack_and_leaves_out_nothing_but_what_it_is_said_to() -
 
 
 def test_what_swarm_would_pass_over_in_the_stack_is_none_of_what_locks_a_service_up() -> None:
-    # Found on an engine. Only `restart` and `security_opt` are passed over with a message.
+    # Found with a real engine. It prints a message only for `restart` and `security_opt`.
     passed_over = {"tmpfs", "depends_on", "ports", "build", "container_name", "network_mode", "privileged", "devices"}
     for service in STACK["services"].values():
         assert not passed_over & set(service)
-        # Swarm's secrets belong to root and may be read by everybody, which libpq refuses.
+        # By default, Swarm's secrets belong to root and are readable by everyone, which libpq refuses.
         (secret,) = service["secrets"]
         assert (secret["uid"], secret["gid"], secret["mode"]) == ("10001", "10001", 0o400)
     assert STACK["services"]["migrate"]["deploy"] == {
@@ -490,7 +491,7 @@ def test_a_run_container_is_given_the_image_the_volumes_and_the_network_of_the_c
 def test_a_run_container_gets_the_settings_of_the_code_server_by_name() -> None:
     code_server = {**SERVICES["code-server"]["environment"], **RUNS["code-server"]["environment"]}
     daemon = {**SERVICES["daemon"]["environment"], **RUNS["daemon"]["environment"]}
-    # The sensor's, the init process's, and those that say how to make the container.
+    # Settings of the sensor and the init process, and those for creating the container.
     not_the_runs = {
         "LOGINPIPE_MAX_RUNS", "TINI_KILL_PROCESS_GROUP", "DAGSTER_CURRENT_IMAGE", "DAGSTER_CONTAINER_CONTEXT",
     }  # fmt: skip
@@ -575,7 +576,7 @@ def test_runs_on_one_queue_are_capped_above_what_the_sensor_asks_for(dagster_con
     runs = dagster_config["concurrency"]["runs"]
     [limit] = [limit for limit in runs["tag_concurrency_limits"] if limit["key"] == QUEUE_TAG]
     assert limit["value"] == {"applyLimitPerUniqueValue": True}
-    # A run and its successor overlap for a while.
+    # A run and its successor overlap for some time.
     assert 2 * SETTINGS["LOGINPIPE_MAX_RUNS"] <= limit["limit"] < runs["max_concurrent_runs"]
 
 
@@ -621,7 +622,7 @@ def test_a_run_that_never_ends_is_ended_but_none_whose_time_is_not_up(dagster_co
 def test_a_run_has_the_time_to_finish_its_batch_and_the_memory_for_two() -> None:
     for services in (SERVICES, IN_PRODUCTION):
         assert services["code-server"]["stop_grace_period"] == "30s"
-        # Or the signal would reach the code server alone, which passes none on to its runs.
+        # Otherwise the signal reaches only the code server, which does not pass it to its runs.
         assert services["code-server"]["environment"]["TINI_KILL_PROCESS_GROUP"] == "1"
     container = RUNS_DAGSTER["run_launcher"]["config"]["container_kwargs"]
     assert container["stop_timeout"] >= 30

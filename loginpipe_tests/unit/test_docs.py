@@ -1,4 +1,4 @@
-"""What the documents name exists: metrics, settings, tests, revisions, commands to make."""
+"""Everything that the documents name exists: metrics, settings, tests, revisions, make targets."""
 
 import re
 from collections import Counter
@@ -31,12 +31,12 @@ FOLDERS = {"loginpipe_aws", "loginpipe_tests"}
 
 
 def named(pattern: str, paths: list[Path]) -> dict[str, str]:
-    """Every name of a form in some files, and one of the files that it is in."""
+    """Return every match of a pattern in some files → one of the files that contain it."""
     return {name: str(path.relative_to(ROOT)) for path in paths for name in re.findall(pattern, path.read_text())}
 
 
 def metrics() -> Iterator[str]:
-    """The name of every sample that `loginpipe metrics` can serve, and of every family but the counters'."""
+    """Yield the name of every sample of `loginpipe metrics`, and of every family except counters."""
     depth = Depth(1, 1, 1)
     totals = QueueTotals(Counter(), (1,) * (len(DELAY_BOUNDS) + 1), 1.0, 1.0, 1.0)
     problems: Counter[tuple[str, str]] = Counter({("missing", "ip"): 1})
@@ -49,7 +49,7 @@ def metrics() -> Iterator[str]:
         yield from (sample.name for sample in family.samples)
         if family.type != "counter":
             yield family.name
-    # What `PipelineCollector` says of its own.
+    # The metrics of `PipelineCollector` itself.
     yield from re.findall(
         r'GaugeMetricFamily\(\s*"(\w+)"', (ROOT / "loginpipe" / "monitoring" / "metrics.py").read_text()
     )
@@ -64,9 +64,9 @@ def test_every_metric_that_is_named_exists() -> None:
 
 def test_every_setting_that_is_named_exists() -> None:
     there = {PREFIX + name.upper() for name in Settings.model_fields}
-    # What the compose files themselves ask for.
+    # The variables that the compose files use.
     there |= set(named(r"\$\{(LOGINPIPE_[A-Z_]+)", [*ROOT.glob("*.yml"), *(ROOT / "deploy" / "compose").glob("*.yml")]))
-    # The changelog names those that are gone too.
+    # The changelog may also name settings that were removed.
     found = named(r"\bLOGINPIPE_[A-Z_]*[A-Z]", [path for path in DOCUMENTS if path.name != "CHANGELOG.md"])
     assert len(found) > 20
     assert {name: where for name, where in found.items() if name not in there} == {}
@@ -145,7 +145,7 @@ def test_every_command_of_ours_that_is_named_exists_with_its_options() -> None:
 
 
 def anchors(document: Path) -> set[str]:
-    """The anchors of a document's headings, as GitHub makes them."""
+    """Return the anchors of a document's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^a-z0-9_ -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

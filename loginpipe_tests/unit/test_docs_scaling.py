@@ -1,4 +1,4 @@
-"""The arithmetic of docs/scaling.md, against a simulation in which the real sensor decides."""
+"""The numbers of docs/scaling.md, compared with a simulation in which the real sensor decides."""
 
 import math
 import re
@@ -16,11 +16,11 @@ from loginpipe.sqs.depth import Depth
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "scaling.md").read_text()
-# From the start of a run's process until it receives, in seconds.
+# Seconds from the start of a run's process to its first receive.
 OWN_SECONDS = 3.0
-# What a run takes in a second, with a core of its own.
+# Messages that a run processes in a second, with its own core.
 A_SECOND = 20_000
-# Batches of a run whose messages are not deleted: one that is received, one in work, one that is deleted.
+# Batches whose messages a run holds: one being received, one being processed, one being deleted.
 BATCHES_HELD = 3
 
 DEFAULTS = {name: field.default for name, field in Settings.model_fields.items()}
@@ -28,7 +28,7 @@ RUN_SECONDS: float = DEFAULTS["run_seconds"]
 IDLE_SECONDS: float = WAITING_IDLE["ops"]["ingest"]["config"]["idle_seconds"]
 STEP_SECONDS = 0.25
 LIMITS = yaml.safe_load((ROOT / "dagster.yaml").read_text())["concurrency"]["runs"]
-# Of the runs on one queue, and of all other jobs' runs.
+# Limits for the runs on one queue, and for the runs of all other jobs.
 A_QUEUE, OTHERS = (
     max(each["limit"] for each in LIMITS["tag_concurrency_limits"] if each["key"] == key)
     for key in ("loginpipe/queue", "loginpipe/downstream")
@@ -38,9 +38,9 @@ NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 @dataclass
 class Run:
-    """A run that is active: its queue, when its process starts, and when it last received something.
+    """An active run: its queue, when its process starts, and when it last received something.
 
-    One that waits in the run queue has no start yet; one that hangs receives nothing and does not end.
+    A run in the run queue has no start yet. A run that hangs receives nothing and does not end.
     """
 
     queue: int
@@ -61,8 +61,7 @@ class Run:
 
 @dataclass
 class Outcome:
-    """What a simulation came to on a queue: messages stored, waiting, most waiting, most in flight, most runs at once;
-    ticks that saw a limit."""
+    """The result of a simulation for a queue: messages stored and waiting, maxima, and ticks that saw a limit."""
 
     stored: float = 0
     waiting: float = 0
@@ -74,7 +73,7 @@ class Outcome:
 
 
 def simulate(*, arriving: float = 0, waiting: float = 0, batch: int, runs: int, start: float, seconds: int) -> Outcome:
-    """Let the sensor of one queue start runs for so long, while so many messages arrive a second."""
+    """Let the sensor of one queue start runs for ``seconds``, while ``arriving`` messages a second arrive."""
     (outcome,) = simulate_deployment(
         queues=1, arriving=arriving, waiting=waiting, batch=batch, runs=runs, start=start, seconds=seconds
     )
@@ -93,17 +92,17 @@ def simulate_deployment(
     room: int | None = None,
     hanging: int | None = None,
 ) -> list[Outcome]:
-    """Let the sensors of several queues start runs in one Dagster, while so many messages arrive a second on each.
+    """Let the sensors of several queues start runs in one Dagster, while messages arrive on each queue.
 
     Args:
-        queues: how many.
-        arriving: on each queue.
-        waiting: on each queue, at the beginning.
+        queues: number of queues.
+        arriving: messages a second, on each queue.
+        waiting: messages on each queue at the start.
         batch: LOGINPIPE_BATCH_MESSAGES.
         runs: LOGINPIPE_MAX_RUNS.
         start: seconds that the launcher takes.
-        seconds: how long.
-        room: max_concurrent_runs; what `deploy/aws` sets unless given.
+        seconds: duration of the simulation.
+        room: max_concurrent_runs; by default the value of `deploy/aws`.
         hanging: the queue whose runs hang, if any.
     """
     outcomes, active = [Outcome(waiting=waiting) for _ in range(queues)], list[Run]()
@@ -146,7 +145,7 @@ def simulate_deployment(
 
 
 def dequeue(active: list[Run], starts_at: float, room: int) -> None:
-    """Let runs leave the run queue in their order, while there is room: in all, and on their queue."""
+    """Take runs from the run queue in order, up to the limits in total and for their queue."""
     for run in active:
         left = [each for each in active if each.starts_at < math.inf]
         if run.starts_at == math.inf and len(left) < room and sum(e.queue == run.queue for e in left) < A_QUEUE:
@@ -159,7 +158,7 @@ def section_of(heading: str) -> str:
 
 
 def settings(section: str) -> tuple[int, int]:
-    """Batch and runs as a section of the page sets them."""
+    """Return LOGINPIPE_BATCH_MESSAGES and LOGINPIPE_MAX_RUNS in a section of the page."""
     (batch,), (runs,) = (
         set(re.findall(rf"{name}=(\d+)", section_of(section)))
         for name in ("LOGINPIPE_BATCH_MESSAGES", "LOGINPIPE_MAX_RUNS")
@@ -172,7 +171,7 @@ LAUNCHERS = [
     for cells in re.findall(r"\| [^|]+ \| ([\d.]+) \| ([\d.]+) \| ([\d,]+) \|\n", section_of("A queue's best"))
 ]
 NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5}
-# Those that the page has for 100,000 messages a second.
+# The number of queues that the page gives for 100,000 messages a second.
 QUEUES = NUMBERS[re.findall(r"\*\*Queues\*\*: (\w+),", PAGE)[0]]
 OF_LAUNCHERS = pytest.mark.parametrize("row", LAUNCHERS, ids=[f"start in {row[0]:g} s" for row in LAUNCHERS])
 
@@ -189,7 +188,7 @@ def test_a_queues_best_is_what_the_simulation_comes_to(row: list[float]) -> None
     assert best == int(runs * A_SECOND * RUN_SECONDS / (RUN_SECONDS + gap))
     seconds = int(20 * (RUN_SECONDS + gap))
     outcome = simulate(waiting=1e9, batch=batch, runs=runs, start=start, seconds=seconds)
-    # A successor may take its messages before the run that it follows has ended.
+    # A successor may receive messages before the end of the run that it follows.
     assert outcome.stored / seconds == pytest.approx(best, rel=0.04)
     assert outcome.limits == 0
 
@@ -201,7 +200,7 @@ def test_as_many_queues_as_the_page_says_keep_up_with_100_000_a_second(row: list
     arriving = 100_000 / QUEUES
     assert arriving < best
     outcome = simulate(arriving=arriving, batch=batch, runs=runs, start=start, seconds=2 * 3600)
-    # As much waits as comes while a second run starts, however long it goes on.
+    # The backlog is what arrives while a second run starts; it does not grow further.
     assert outcome.waiting_most < arriving * (start + gap + 30)
     assert outcome.limits == 0
 
@@ -234,7 +233,7 @@ def test_queues_that_take_100_000_a_second_together_come_to_the_figures_of_the_p
 
 
 def costs() -> list[float]:
-    """What a message with new values costs at most: µs in a run and in Postgres, bytes in the log."""
+    """Return the maximum cost of a message with new values: µs in a run and in Postgres, bytes in the log."""
     patterns = (
         r"\| CPU of a run \| \d+ to (\d+) µs",
         r"\| CPU of Postgres \| (\d+) µs",
@@ -281,7 +280,7 @@ def test_the_default_settings_keep_up_with_less_however_slowly_runs_start(arrivi
 def test_no_setting_on_the_page_fills_what_may_be_in_flight() -> None:
     for section in ("A queue's best", "100,000 messages"):
         batch, runs = settings(section)
-        # Each run has a successor beside it for a while.
+        # For some time, each run has a successor beside it.
         assert not Depth(1, 2 * runs * BATCHES_HELD * batch, 0).at_in_flight_limit
     assert Depth(1, 114_000, 0).at_in_flight_limit, "as the page says"
     assert not Depth(1, 113_999, 0).at_in_flight_limit

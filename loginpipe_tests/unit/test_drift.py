@@ -1,4 +1,4 @@
-"""Unknown fields are counted by name; a name that could be somebody's value is not shown."""
+"""Unknown fields are counted by name; a name that may be someone's value is not shown."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ moderate = settings(max_examples=100, deadline=None, print_blob=True)
 
 
 def counted(*events: Iterable[str]) -> Counter[str]:
-    """What is counted of events with these unknown names."""
+    """Return the counts for events with these unknown names."""
     return count_unknown_fields(Counter(map(tuple, events)))
 
 

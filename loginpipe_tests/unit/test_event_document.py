@@ -1,4 +1,4 @@
-"""docs/event.md: each of its examples, sent through the code, becomes what the document says."""
+"""docs/event.md: the code turns each of its examples into what the document shows."""
 
 import json
 import re
@@ -25,7 +25,7 @@ MESSAGE = "The message"
 
 
 class Example(NamedTuple):
-    """A row of a table. ``of`` is the field, or `MESSAGE`; what is sent is JSON, or None where nothing is."""
+    """A row of a table. ``of`` is the field, or `MESSAGE`; ``sent`` is JSON, or None if nothing is sent."""
 
     of: str
     sent: str | None
@@ -50,12 +50,12 @@ def body_of(example: Example) -> str:
     event.pop(example.of, None)
     if example.sent is None:
         return json.dumps(event)
-    # As it is written: 1e3 and a large integer are other JSON once parsed.
+    # The text is inserted unparsed, because parsing would change 1e3 or a large integer.
     return json.dumps({**event, example.of: "@"}).replace('"@"', example.sent)
 
 
 def becomes(example: Example) -> str:
-    """What a message of this example becomes, in the words of the document."""
+    """Return the result for a message of this example, in the notation of the document."""
     message = Message("message", "delivery", "handle", body_of(example), 0, 0, 1, body_intact=True)
     split = split_batch([message])
     if split.rejected:
@@ -82,7 +82,7 @@ def test_every_field_has_examples_that_are_accepted_and_rejected_and_every_reaso
         kinds = {example.becomes.startswith("rejected: ") for example in EXAMPLES if example.of == name}
         assert kinds == {True, False}, name
     shown = {reason for example in EXAMPLES for reason in re.findall(r"rejected: `(\w+)`", example.becomes)}
-    # Those are no matter of what the body holds, take a setting, or cannot be written down.
+    # These do not depend on the content of the body, need a setting, or cannot be written in a document.
     others = {
         Reason.ENVELOPE_WITHOUT_OBJECT,
         Reason.BODY_DAMAGED,

@@ -1,4 +1,4 @@
-"""The JSON Schema of an event: what meets it is accepted, and it is in the documents as it is made."""
+"""The JSON Schema of an event: valid events are accepted, and the document contains the generated schema."""
 
 import json
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_it_takes_every_version_that_has_no_leading_zeros() -> None:
     assert [text for text in texts if validator.is_valid(text) != is_version(text)] == []
 
 
-# In Python's regular expressions "$" also matches before a line feed at the end.
+# In Python's regular expressions, "$" also matches before a line feed at the end.
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=40)
 values = (
     texts | texts.map(str.strip) | st.none() | st.booleans() | st.integers() | st.integers(0, 3000)
@@ -85,7 +85,7 @@ events = st.builds(
 @settings(max_examples=300, deadline=None, print_blob=True)
 @given(events)
 def test_whatever_meets_it_is_accepted(event: dict[str, Any]) -> None:
-    # No schema says of two fields that they differ.
+    # A schema cannot require that two fields differ.
     clear = [event["user_id"], event["device_type"], event["locale"]]
     apart = event["device_id"] not in clear and event["ip"] not in clear
     assert is_accepted(json.dumps(event)) or not VALIDATOR.is_valid(event) or not apart

@@ -1,4 +1,4 @@
-"""What a good login carries beside its fields: parted into what is named and what is sealed, with nothing changed."""
+"""Unknown fields of a good login: divided into named and sealed ones, with nothing changed."""
 
 import json
 from decimal import Decimal
@@ -17,7 +17,7 @@ DROPPED = UnknownFields(keep=False)
 
 
 def extras_of(body: str, unknown: UnknownFields = COUNTRY) -> Extras | None:
-    """What is kept of one good login."""
+    """Return the extras of one good login."""
     message = delivered(body)
     split = split_batch([message], unknown)
     assert len(split.accepted) == 1
@@ -25,7 +25,7 @@ def extras_of(body: str, unknown: UnknownFields = COUNTRY) -> Extras | None:
 
 
 def exact(text: str | bytes) -> Any:
-    """JSON with every digit of its numbers."""
+    """Parse JSON with every digit of its numbers."""
     return json.loads(text, parse_float=Decimal)
 
 
@@ -117,7 +117,7 @@ def test_whatever_is_sent_comes_out_the_same(fields: dict[str, Any]) -> None:
     assert kept.rest is not None
     known = set(exact(login()))
     sent = {name: value for name, value in exact(body).items() if name not in known}
-    # As doubles, or exactly: a number that a double holds may be written in another way.
+    # Compared as doubles, because a number that fits a double may be written differently; integers must be exact.
     assert json.loads(kept.rest) == json.loads(json.dumps(sent, default=float))
     whole = {name: value for name, value in sent.items() if type(value) is int}
     assert {name: exact(kept.rest)[name] for name in whole} == whole

@@ -1,4 +1,4 @@
-"""Quiet, working or stuck: by a queue, by when batches were finished, and by since when messages are there."""
+"""Quiet, working or stuck: determined by a queue, by when batches were finished, and by since when messages wait."""
 
 from datetime import UTC, datetime, timedelta
 

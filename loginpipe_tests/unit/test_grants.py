@@ -1,4 +1,4 @@
-"""How grants differ from the plan, by the catalog's words alone."""
+"""How grants differ from the plan, determined from rows of the catalog only."""
 
 from loginpipe.postgres.grants import PUBLIC, ROLES, Grant, differences, planned
 

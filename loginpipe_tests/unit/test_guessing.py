@@ -1,7 +1,7 @@
-"""Why tokens are no hashes: whoever holds the table tries every value there can be, and compares.
+"""Why tokens are no hashes: an attacker with the table can try every possible value and compare.
 
-Device ids of the form 593-47-5928 are a thousand million, addresses four thousand million: minutes of one core. Here it
-is a hundred thousand of each, with everything in hand that is not a secret key.
+There are a thousand million device ids like 593-47-5928 and four thousand million addresses: minutes on one core. The
+tests use a hundred thousand of each, and the attacker knows everything except secret keys.
 """
 
 from base64 import b64encode, urlsafe_b64encode
@@ -35,7 +35,7 @@ def addresses() -> Iterator[bytes]:
 
 
 def broken(table: Iterable[str], guesses: Iterable[bytes], mask: Mask) -> dict[str, bytes]:
-    """What an attacker finds out: masked value → value."""
+    """Return what an attacker finds: masked value → value."""
     wanted = set(table)
     return {masked: guess for guess in guesses if (masked := mask(guess)) in wanted}
 
@@ -60,7 +60,7 @@ def test_a_hash_is_undone_by_trying_every_value_salt_or_no_salt(
 
 
 def without_the_key(field: str) -> dict[str, Mask]:
-    """What may be tried by someone who knows our code, the label and everything in the database, but no key."""
+    """Return what an attacker can try who knows our code, the label and the whole database, but no key."""
     prefix = {"ip": "ip.v1.", "device_id": "dev.v1."}[field]
     label = derivation_label(field)
 

@@ -1,4 +1,4 @@
-"""Which message a delivery is: as SQS numbered it, moved back from the dead-letter queue, or a reject tried again."""
+"""The identity of a delivery: a message of SQS, one moved back from the dead-letter queue, or a replayed reject."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -25,7 +25,7 @@ def text(value: str) -> dict[str, Any]:
 
 
 def delivery(attributes: dict[str, Any] | None = None, *, message_id: str = OWN_ID, sent_ms: int = OWN_MS) -> Any:
-    """A delivery as boto3 gives it; without the entry for attributes where there are none."""
+    """Return a delivery as boto3 gives it. Without attributes, it has no entry for them."""
     message: dict[str, Any] = {
         "MessageId": message_id,
         "Body": "{}",
@@ -36,12 +36,12 @@ def delivery(attributes: dict[str, Any] | None = None, *, message_id: str = OWN_
 
 
 def carrying(**carried: str) -> Any:
-    """A delivery with attributes of ours, named without their prefix."""
+    """Return a delivery with attributes of ours, given without their prefix."""
     return delivery({f"loginpipe.{name}": text(value) for name, value in carried.items()})
 
 
 def sent_again(message: Any, *, sent_ms: int = OWN_MS + 60_000) -> Any:
-    """The delivery that comes of a dead letter when it is moved back: SQS gives it a new id and a new time."""
+    """Return the delivery of a redriven dead letter, to which SQS gives a new id and a new time."""
     return delivery(dict(redrive_attributes(message)), message_id=str(uuid4()), sent_ms=sent_ms)
 
 
@@ -65,7 +65,7 @@ def test_a_reject_that_is_tried_again_keeps_its_first_time_under_an_id_of_its_ow
 
 
 def test_the_id_of_a_replay_is_the_same_in_every_version() -> None:
-    """Another one would make a second row of a replay that is in progress while loginpipe is upgraded."""
+    """Another id would make a second row of a replay that is in progress during an upgrade of loginpipe."""
     assert str(replay_id(UUID(FIRST_ID))) == "33afad4a-142e-50e3-85d6-514432d85371"
 
 
@@ -133,7 +133,7 @@ def test_a_redrive_goes_before_a_replay() -> None:
 
 @pytest.mark.parametrize("empty", [{"DataType": "Binary", "BinaryValue": b"\x00"}, text("")], ids=["binary", "empty"])
 def test_a_redrive_attribute_that_says_nothing_leaves_a_replay_a_replay(empty: dict[str, Any]) -> None:
-    """As the rejected message itself it would be known already, and deleted without a row."""
+    """With the id of the rejected message, it would count as known and be deleted without a row."""
     attributes = {**replay_attributes(UUID(FIRST_ID), FIRST_MS), "loginpipe.redrive_of": empty}
     assert identity(delivery(attributes)) == Identity(str(replay_id(UUID(FIRST_ID))), FIRST_MS)
 
@@ -185,10 +185,10 @@ def test_a_dead_letter_with_attributes_not_of_our_form_keeps_its_identity_all_th
     assert identity(sent_again(message, sent_ms=OWN_MS + 10**7)) == identity(message)
 
 
-# --- whatever comes ---------------------------------------------------------------------------------------------------
+# --- any attributes ---------------------------------------------------------------------------------------------------
 
 ids = st.one_of(st.uuids().map(str), st.text(max_size=40), st.just(""))
-# Of the last 14 days, of no time that can have been, or no time at all.
+# Within the last 14 days, at an impossible time, or no time at all.
 times = st.one_of(
     st.integers(OWN_MS - 14 * DAY_MS, OWN_MS).map(str),
     st.integers(-(10**20), OWN_MS - 60 * DAY_MS).map(str),

@@ -1,4 +1,4 @@
-"""The import contracts cannot be passed by: what breaks them is planted into a copy of the package, and is found."""
+"""The import contracts cannot be bypassed: violations are added to a copy of the package, and are found."""
 
 import ast
 import os
@@ -99,9 +99,9 @@ PLANTS = [
 
 
 def lint(folder: Path) -> tuple[int, str]:
-    """Check the contracts of a copy; return the status and what was printed."""
+    """Check the contracts of a copy; return the exit code and the output."""
     program = Path(sys.executable).with_name("lint-imports")
-    # What is too wide for the terminal would be broken over lines.
+    # Wide, because lines that do not fit the terminal are wrapped.
     environment = {**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "500"}
     done = subprocess.run(
         [program, "--no-logo", "--no-cache"],
@@ -126,7 +126,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def broken(copy: Path) -> dict[str, str]:
-    """What is reported of each broken contract once everything is planted. No plant imports another."""
+    """Return the report of each broken contract after all violations are added. No violation imports another."""
     status, unchanged = lint(copy)
     assert (status, "0 broken" in unchanged) == (0, True), unchanged
     for plant in PLANTS:
@@ -155,7 +155,7 @@ def test_every_contract_is_broken_by_a_plant(broken: dict[str, str]) -> None:
     assert set(broken) == set(re.findall(r'^name = "(.+)"$', text, flags=re.MULTILINE))
 
 
-# --- what the contracts cannot see ------------------------------------------------------------------------------------
+# --- what the contracts cannot check ----------------------------------------------------------------------------------
 
 
 def test_a_folder_is_a_package_since_the_contracts_pass_over_any_other() -> None:

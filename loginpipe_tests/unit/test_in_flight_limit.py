@@ -1,4 +1,4 @@
-"""When a queue counts as at_limit: messages wait, and as many are in flight as SQS allows."""
+"""When a queue counts as at its limit: messages wait, and as many are in flight as SQS allows."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -35,18 +35,18 @@ def test_the_limit_is_sqs_own() -> None:
 @pytest.mark.parametrize(
     ("visible", "in_flight", "at_limit"),
     [
-        # At the limit, and as near it as approximate counts can tell.
+        # At the limit, or so close to it that the approximate counts do not differ.
         (1, 120_000, True),
         (1, 114_000, True),
         (1, 113_999, False),
         (1, 119_999, True),
         (1, 150_000, True),
         (10**7, 120_000, True),
-        # Nothing waits: the consumers are just busy.
+        # Nothing waits: the consumers are only busy.
         (0, 120_000, False),
         (0, 114_000, False),
         (0, 0, False),
-        # Plenty waits, and can be received.
+        # Many messages wait and can be received.
         (10**7, 0, False),
         (10**7, 100_000, False),
     ],

@@ -1,4 +1,4 @@
-"""What ``dagster.yaml`` loads, and which versions an installation gets."""
+"""What ``dagster.yaml`` loads, and which versions an installation has."""
 
 import re
 import subprocess
@@ -66,6 +66,6 @@ def test_production_is_pinned_without_the_embedded_services_and_no_pin_says_wher
     for line in production + development:
         assert re.match(r"[a-z0-9.-]+==[\w.]+( ; .+)?$", line), line
         assert "://" not in line
-    # Markers aside, what both have is of one version, but for the AWS SDK.
+    # Apart from markers, packages in both files have the same version, except the AWS SDK.
     pins = [{line.split(" ;")[0] for line in lines} for lines in (production, development)]
     assert {pin.split("==")[0] for pin in pins[0] - pins[1]} <= {"boto3", "botocore", "s3transfer"}

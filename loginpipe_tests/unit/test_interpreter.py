@@ -1,4 +1,4 @@
-"""Collections of garbage and changes of threads: rare while a run lasts, as before afterwards."""
+"""Garbage collections and thread switches are rare during a run, and as usual after it."""
 
 import gc
 import subprocess
@@ -48,7 +48,7 @@ def test_imports_that_stay_are_not_looked_at_again() -> None:
 
 
 def test_a_process_that_has_the_definitions_ends_without_a_last_collection() -> None:
-    # What is registered first is called last.
+    # The function that is registered first is called last.
     program = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count())); import loginpipe.definitions"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 100_000

@@ -1,4 +1,4 @@
-"""Key files: made whole, for their owner alone and once; read only where they are what they should be."""
+"""Key files: written completely, only for their owner, and only once; read only if they are what they should be."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def document(**changes: object) -> str:
 
 
 def refusal(read: Callable[[], object], *, of: bytes = KEY) -> str:
-    """The message of a `KeyFileError`: one line, and nothing of the key in it or behind it."""
+    """Return the message of a `KeyFileError`; check that it is one line, and that no part of the key is in it."""
     with pytest.raises(KeyFileError) as caught:
         read()
     error = caught.value
@@ -64,7 +64,7 @@ def refusal(read: Callable[[], object], *, of: bytes = KEY) -> str:
 
 @contextmanager
 def no_file_longer_than(size: int) -> Iterator[None]:
-    """What a full disk does: a write ends half way."""
+    """Act as a full disk: a write fails half way."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -322,7 +322,7 @@ def test_a_malformed_token_key_file_is_refused_in_one_line_that_quotes_nothing_o
     assert str(path) in refusal(lambda: read_token_keys(path))
 
 
-# --- the public half --------------------------------------------------------------------------------------------------
+# --- the public key ---------------------------------------------------------------------------------------------------
 
 UNKNOWN_CURVE = b"""-----BEGIN PUBLIC KEY-----
 MDIwEAYHKoZIzj0CAQYFK4EEAAYDHgAEE+d7JUtnpUYYboVXBmfXAqBnq1CJbVaH
@@ -352,7 +352,7 @@ def test_a_private_key_in_the_older_form_is_refused_too(tmp_path: Path, short_ke
 
 @pytest.mark.parametrize("private_first", [True, False])
 def test_a_file_that_holds_both_halves_is_refused(tmp_path: Path, key_files: KeyFiles, private_first: bool) -> None:
-    """The pipeline must not be able to reach what opens its vault."""
+    """The pipeline must not be able to read the key that opens its vault."""
     halves = [key_files.seal_private.read_bytes(), key_files.seal_public.read_bytes()]
     path = tmp_path / "key.pem"
     path.write_bytes(b"".join(halves if private_first else halves[::-1]))

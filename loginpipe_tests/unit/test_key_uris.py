@@ -1,4 +1,4 @@
-"""What the settings for keys may say, and what the settings of AWS keys must not."""
+"""Valid settings for keys, and invalid settings for keys in AWS."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Where keys come from: what the two settings may say, and which keys production refuses."""
+"""Where keys come from: valid values of the two settings, and the keys that production refuses."""
 
 from pathlib import Path
 
@@ -144,7 +144,7 @@ def test_a_relative_path_is_seen_from_the_current_folder(tmp_path: Path) -> None
 
 @pytest.fixture
 def two(tmp_path: Path, key_files: KeyFiles) -> tuple[str, list[str]]:
-    """The setting that names two keys, and their fingerprints."""
+    """Return the setting that names two keys, and their fingerprints."""
     offline = tmp_path / "offline_public.pem"
     generate_seal_key(offline)
     paths = [key_files.seal_public, offline]

@@ -1,4 +1,4 @@
-"""What goes to Kubernetes is locked up, holds no secret and agrees with the code; `make kubernetes` has the schemas."""
+"""The Kubernetes files are locked down, hold no secret and match the code; `make kubernetes` has the schemas."""
 
 import itertools
 import re
@@ -38,7 +38,7 @@ PODS = {
 }
 CONTAINERS = {role: pod["spec"].get("initContainers", []) + pod["spec"]["containers"] for role, pod in PODS.items()}
 POLICIES = {name: policy["spec"] for name, policy in of_kind("NetworkPolicy").items()}
-# What each part says in the chart of its pod, and of its container.
+# The security contexts of each part in the chart: of its pod, and of its container.
 CHART = {
     "webserver": (VALUES["dagsterWebserver"]["podSecurityContext"], VALUES["dagsterWebserver"]["securityContext"]),
     "daemon": (VALUES["dagsterDaemon"]["podSecurityContext"], VALUES["dagsterDaemon"]["securityContext"]),
@@ -47,13 +47,13 @@ CHART = {
 }
 
 
-# What each part of the chart is watched by.
+# The probes of each part of the chart.
 WATCHED = {"webserver": VALUES["dagsterWebserver"], "daemon": VALUES["dagsterDaemon"], "code": CODE}
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 
 
 def text_of_commands(path: Path) -> str:
-    """What a page or a comment tells to run, a command a line."""
+    """Return the text of a page or file with each command on one line."""
     return re.sub(r"\\\n\s*(# )?", "", path.read_text())
 
 
@@ -128,7 +128,7 @@ def test_no_one_talks_to_anybody_unless_a_policy_says_so() -> None:
 def test_the_policies_name_roles_that_there_are() -> None:
     roles = {pod["metadata"]["labels"]["loginpipe/role"] for pod in PODS.values()}
     roles |= {VALUES[part]["labels"]["loginpipe/role"] for part in ("dagsterWebserver", "dagsterDaemon")}
-    # The policies treat a run as they treat the code server.
+    # The policies treat a run like the code server.
     assert CODE["labels"] == LAUNCHER["labels"]
     roles.add(CODE["labels"]["loginpipe/role"])
     selectors = [policy["podSelector"] for policy in POLICIES.values()]
@@ -169,14 +169,14 @@ def test_the_ui_is_not_let_out_and_where_it_is_someone_asks_who_is_there() -> No
 
 
 def as_in_values(part: Any) -> Any:
-    """The same with the names of the chart's values: defaultLimit for default_limit."""
+    """Return the same with the names of the chart's values: defaultLimit for default_limit."""
     if isinstance(part, dict):
         return {re.sub("_(.)", lambda found: found[1].upper(), name): as_in_values(of) for name, of in part.items()}
     return [as_in_values(item) for item in part] if isinstance(part, list) else part
 
 
 def settings_of(part: Any, place: str = "") -> dict[str, Any]:
-    """Every setting below this part by its place, as concurrency.pools.defaultLimit."""
+    """Return every setting below this part by its path, such as concurrency.pools.defaultLimit."""
     if not isinstance(part, dict):
         return {place: part}
     return {
@@ -204,7 +204,7 @@ def test_the_instance_has_the_same_limits_and_timeouts_as_everywhere() -> None:
     }
     assert settings_of(here) == settings_of(everywhere) | only_here
     assert (daemon["runCoordinator"]["enabled"], daemon["runCoordinator"]["type"]) == (True, "QueuedRunCoordinator")
-    # Neither Kubernetes nor Dagster begins a run again that has ended.
+    # Neither Kubernetes nor Dagster restarts a run that has ended.
     assert LAUNCHER["runK8sConfig"]["jobSpecConfig"]["backoffLimit"] == 0
 
 
@@ -221,7 +221,7 @@ def test_runs_get_what_the_launcher_says_and_the_code_server_adds_nothing() -> N
 
 
 def test_no_account_but_dagsters_may_make_pods() -> None:
-    # Of the chart, of its part with the code, and by our own manifests.
+    # In the chart, in its part for the code, and in our own manifests.
     assert VALUES["rbacEnabled"] is False
     assert VALUES["dagster-user-deployments"]["rbacEnabled"] is False
     bound = {subject["name"] for binding in of_kind("RoleBinding").values() for subject in binding["subjects"]}
@@ -248,7 +248,7 @@ def test_one_image_runs_every_role() -> None:
 def test_the_migrations_are_those_of_both_databases_and_each_has_one_login() -> None:
     commands = {container["name"]: container["args"] for container in CONTAINERS["migrate"]}
     assert commands == {"warehouse": ["loginpipe", "migrate"], "dagster": ["dagster", "instance", "migrate"]}
-    # An init container that fails keeps the next from starting.
+    # If an init container fails, the next does not start.
     assert [container["name"] for container in PODS["migrate"]["spec"]["initContainers"]] == ["warehouse"]
     secrets = {
         container["name"]: {
@@ -275,7 +275,7 @@ def test_the_migration_finds_dagsters_storage_where_the_chart_is_told_that_it_is
 @pytest.mark.parametrize("role", WATCHED)
 def test_every_role_of_the_chart_is_given_time_to_start_and_started_anew_when_it_hangs(role: str) -> None:
     starts, lives = WATCHED[role]["startupProbe"], WATCHED[role]["livenessProbe"]
-    # The chart leaves a startup probe out that is not turned on.
+    # The chart leaves out a startup probe that is not enabled.
     assert starts["enabled"] is True
     assert starts["periodSeconds"] * starts["failureThreshold"] >= 180
     assert lives["periodSeconds"] * lives["failureThreshold"] >= 180
@@ -286,7 +286,7 @@ def test_every_role_of_the_chart_is_given_time_to_start_and_started_anew_when_it
 
 def test_what_others_call_is_called_only_once_it_is_ready() -> None:
     assert WATCHED["webserver"]["readinessProbe"]["httpGet"] == WATCHED["webserver"]["livenessProbe"]["httpGet"]
-    # A command here and the chart would hand `enabled` on, which Kubernetes does not know.
+    # With a command, the chart would pass `enabled` on to Kubernetes, which does not know it.
     assert WATCHED["code"]["readinessProbe"]["enabled"] is True
     assert "exec" not in WATCHED["code"]["readinessProbe"]
     assert "readinessProbe" not in WATCHED["daemon"]
@@ -309,7 +309,7 @@ def test_every_command_to_a_cluster_names_the_namespace() -> None:
         FOLDER / "README.md",
         *sorted(FOLDER.glob("*.yaml")),
     ]
-    # `kubectl kustomize` builds, and asks no cluster.
+    # `kubectl kustomize` only builds, and calls no cluster.
     commands = [
         command
         for page in pages
@@ -330,5 +330,5 @@ def test_a_release_waits_for_the_migrations_before_its_code_comes() -> None:
         r"wait --for=condition=complete( --timeout=(\d+)m)?", text + (FOLDER / "migrate.yaml").read_text()
     )
     assert len(waits) == 3
-    # By itself kubectl waits for half a minute.
+    # By default, kubectl waits for half a minute.
     assert {int(minutes or 0) * 60 for _, minutes in waits} == {deadline}

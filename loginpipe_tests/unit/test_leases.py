@@ -1,4 +1,4 @@
-"""Leases without a queue: which delivery is kept, which leases count as lost, how many calls at once extend them."""
+"""Leases without a queue: which delivery is kept, which leases count as lost, how many parallel calls extend them."""
 
 from collections.abc import Iterator
 from math import ceil
@@ -24,7 +24,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def leases(clock: Clock) -> Iterator[LeaseKeeper]:
-    """A keeper of leases of two minutes, whose own thread does nothing while a test lasts."""
+    """Yield a keeper of two-minute leases, whose own thread does nothing during a test."""
     leases = LeaseKeeper(Queue("logins", "", NO_CLIENT), visibility_seconds=120, calls_at_once=1, clock=clock)
     yield leases
     leases.settle(["m"])
@@ -32,7 +32,7 @@ def leases(clock: Clock) -> Iterator[LeaseKeeper]:
 
 
 def delivery(receive_count: int) -> Message:
-    """One of several deliveries of the same message."""
+    """Return one of several deliveries of the same message."""
     return delivered("", message_id="m", receipt_handle=f"handle-{receive_count}", receive_count=receive_count)
 
 

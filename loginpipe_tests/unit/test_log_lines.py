@@ -1,4 +1,4 @@
-"""The lines of the log: what is in them, and from which level on there are any."""
+"""The lines of the log: their content, and the level from which they are written."""
 
 import json
 import logging

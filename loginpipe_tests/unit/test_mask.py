@@ -1,4 +1,4 @@
-"""Masking: what leaves it holds tokens only, and what the tokens stand for can be sealed once each."""
+"""Masking: its result holds only tokens, and the value of each token can be sealed once."""
 
 import json
 import time
@@ -37,7 +37,7 @@ GOOD = {
 }
 
 moderate = settings(max_examples=25, deadline=None, print_blob=True)
-# Long enough that one cannot stand in a token, a column name or a time by chance.
+# So long that none of them occurs by chance in a token, a column name or a time.
 device_ids = (
     st.uuids().map(str)
     | st.from_regex(r"[0-9]{3}-[0-9]{2}-[0-9]{4}", fullmatch=True)
@@ -62,7 +62,7 @@ def seal_key(key_files: KeyFiles) -> SealKey:
 
 @pytest.fixture
 def local_time(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The machine's clock in another time zone, as POSIX writes it."""
+    """Set the machine's time zone, in POSIX notation."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TZ", request.param)
         time.tzset()
@@ -86,7 +86,7 @@ def validated(*events: dict[str, Any], sent_ms: int = SENT_MS) -> pd.DataFrame:
 
 
 def with_cells(masked: MaskedLogins, column: str, *cells: Any) -> MaskedLogins:
-    """The same logins with other cells in one column."""
+    """Return the same logins with other cells in one column."""
     return replace(masked, columns={**masked.columns, column: list(cells)})
 
 
@@ -326,7 +326,7 @@ def test_a_clear_cell_is_counted_under_an_older_scheme_too(compat: CompatMasking
     assert clear_cells(masked, compat) == {"masked_ip": 0, "masked_device_id": 1}
 
 
-# --- the wall ---------------------------------------------------------------------------------------------------------
+# --- the check on tokens ----------------------------------------------------------------------------------------------
 
 NO_IP_TOKENS = [
     "199.172.111.135", "::1", "", " ", None, float("nan"), pd.NA, pd.NaT, 0, True, b"ip.v1." + b"A" * 43, ["ip.v1."],
@@ -374,7 +374,7 @@ def test_as_many_clear_cells_are_counted_as_were_planted(
     assert clear_cells(masked) == {"masked_ip": len(in_ip), "masked_device_id": len(in_device)}
 
 
-# --- sealing what the tokens stand for --------------------------------------------------------------------------------
+# --- sealing the values of tokens -------------------------------------------------------------------------------------
 
 
 def test_each_distinct_value_is_sealed_once_under_its_token(seal_key: SealKey) -> None:

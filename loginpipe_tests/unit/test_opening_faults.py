@@ -1,4 +1,4 @@
-"""Sealed values that were tampered with: each way is refused, good ones beside them open."""
+"""Sealed values that were tampered with: each kind is refused, and good values beside them are opened."""
 
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -24,7 +24,7 @@ ADDRESS, OTHER_ADDRESS, DEVICE = "199.172.111.135", "203.0.113.9", "593-47-5928"
 
 @dataclass(frozen=True)
 class Stored:
-    """A sealed value, and the data key that the one it names unwraps to."""
+    """A sealed value, and the unwrapped form of the data key that it names."""
 
     value: SealedValue
     data_key: bytes = field(repr=False)
@@ -43,7 +43,7 @@ def token(field: str, value: str, version: int = 2) -> str:
 
 
 def sealed(field: str, value: str, key: int = 1, place: int = 0, subject: str | None = None) -> Stored:
-    """A value sealed under the data key of that number, the same one every time."""
+    """Return a value sealed with the data key of that number; the same in every call."""
     subject, key_id = subject or token(field, value), UUID(int=key)
     bound = associated_data(field, subject, key_id, RECIPIENTS)
     ciphertext = AESGCM(data_key(key)).encrypt(nonce(place), pad(value.encode()), bound)
@@ -57,7 +57,7 @@ def with_bit_flipped(stored: Stored, bit: int) -> Stored:
 
 
 def opener() -> Opener:
-    """Unwraps nothing: the wrapped key is the data key itself."""
+    """Return an opener that unwraps nothing: the wrapped key is the data key itself."""
     return Opener({RECIPIENTS[0]: lambda wrapped: wrapped.wrapped_key})
 
 
@@ -117,7 +117,7 @@ def test_good_values_are_opened_beside_bad_ones_and_each_bad_one_is_named() -> N
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_value_that_gives_another_token_is_planted(version: int) -> None:
-    """Whoever may write to the vault has the public key too: what they seal themselves opens."""
+    """Anyone who may write to the vault also has the public key, so a value that they seal themselves can be opened."""
     row = sealed("ip", OTHER_ADDRESS, subject=token("ip", ADDRESS, version))
     found = opening(row)
     assert found.opened == {}

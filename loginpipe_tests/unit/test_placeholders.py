@@ -1,4 +1,4 @@
-"""Values that stand for no value: their tokens, under every key and older scheme, and counts without them."""
+"""Placeholders, which stand for no value: their tokens with every key and older scheme, and counts without them."""
 
 from hashlib import md5
 

@@ -1,4 +1,4 @@
-"""No file and no command uses the words that readers stumbled over."""
+"""No file and no command uses words that readers do not understand."""
 
 import re
 import shutil
@@ -13,7 +13,7 @@ from loginpipe.cli import app
 
 PROJECT = Path(__file__).resolve().parents[2]
 
-# What is read.
+# The files to check.
 READ = (
     "loginpipe", "docs", "deploy", ".github", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "dagster.yaml",
     ".env.example", "Makefile", "pyproject.toml", "docker-compose.yml",
@@ -41,12 +41,12 @@ WORDS = {
     r"patience": "timeout, retry budget",
     r"ended[ _-]well": "succeeded",
 }
-# The words of others: SQS's field of a failed entry, in any spelling, and Debian's user without rights.
+# Names of others: SQS's field of a failed entry, in any spelling, and Debian's unprivileged user.
 NAMES_OF_OTHERS = re.compile(
     r"sender_?fault|postgres_fault|--owner=nobody|USER nobody|\"alert_email\", \"nobody\"", re.IGNORECASE
 )
 
-# A word also inside of an identifier: `_nobody_writes`, `is_judged`.
+# A word also counts inside an identifier: `_nobody_writes`, `is_judged`.
 _WORDS = re.compile("|".join(rf"(?P<w{i}>(?<![a-z0-9]){w}(?![a-z0-9]))" for i, w in enumerate(WORDS)), re.IGNORECASE)
 _BETTER = tuple(WORDS.values())
 
@@ -59,7 +59,7 @@ def found_in(text: str, where: str) -> Iterator[str]:
 
 
 def files() -> list[Path]:
-    """Return the tracked files; where there is no git, all."""
+    """Return the tracked files; without git, all files."""
     git = shutil.which("git")
     if git and (PROJECT / ".git").exists():
         listed = subprocess.run(
@@ -73,7 +73,7 @@ def files() -> list[Path]:
 
 
 def helps(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:
-    """Return the name and the whole help of a command and of those below it."""
+    """Yield the name and the whole help of a command and of its subcommands."""
     yield context.command_path, "\n".join(_texts(command))
     for name, below in getattr(command, "commands", {}).items():
         yield from helps(below, click.Context(below, info_name=name, parent=context))
@@ -91,7 +91,7 @@ def test_no_file_uses_a_word_that_readers_stumbled_over() -> None:
         try:
             text = file.read_text(encoding="utf-8")
         except UnicodeDecodeError:
-            continue  # a picture
+            continue  # an image
         wrong += found_in(text, str(file.relative_to(PROJECT)))
     assert not wrong, "\n" + "\n".join(wrong)
 

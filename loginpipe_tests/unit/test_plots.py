@@ -1,4 +1,4 @@
-"""Bars of counts as text, short enough that the UI shows them at once."""
+"""Bar charts of counts as text, short enough that the UI shows them without a click."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""The private halves of seal keys from files: who may read them, their passphrases, and what is no private key."""
+"""Private seal keys from files: who may read them, their passphrases, and files that are no private key."""
 
 from pathlib import Path
 from uuid import uuid4
@@ -29,7 +29,7 @@ def wrapped(key: SealKey, data_key: bytes = DATA_KEY) -> WrappedDataKey:
 
 
 def load(*uris: object, passphrase: str | None = None) -> Opener:
-    """Load private keys; the passphrase is given where one is asked for, and asked for only then."""
+    """Load private keys. Give the passphrase if it is asked for, and check that it is asked for only if given."""
     asked: list[Path] = []
 
     def answer(path: Path) -> str:
@@ -43,7 +43,7 @@ def load(*uris: object, passphrase: str | None = None) -> Opener:
 
 
 def refusal(*uris: object, passphrase: str | None = None) -> KeyFileError:
-    """The one line of a key that is refused; it quotes neither the file nor the passphrase."""
+    """Return the error of a refused key; check that it is one line and does not quote the passphrase."""
     with pytest.raises(KeyFileError) as caught:
         load(*uris, passphrase=passphrase)
     assert "\n" not in str(caught.value)
@@ -126,7 +126,7 @@ def test_a_data_key_that_was_changed_is_told_from_one_for_another_key(key_files:
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The public half of a key whose private half has a passphrase, as `loginpipe keys generate` makes it."""
+    """Return the public key whose private key has a passphrase, as `loginpipe keys generate` makes them."""
     public = tmp_path_factory.mktemp("locked") / "seal_public.pem"
     generate_seal_key(public, WORDS)
     return public

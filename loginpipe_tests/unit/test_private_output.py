@@ -1,4 +1,4 @@
-"""Files for values in clear: for their owner alone, whole or not there, and never in the place of another."""
+"""Files for values in clear: readable only by their owner, complete or absent, and never replacing another file."""
 
 import os
 import resource
@@ -46,13 +46,13 @@ def test_half_of_a_file_is_never_left_behind(tmp_path: Path, error: type[BaseExc
 
 @contextmanager
 def _no_room() -> Iterator[None]:
-    """No file may grow beyond ten octets."""
+    """Limit the size of files to ten bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
     try:
         yield
     finally:
-        # pytest writes too.
+        # Reset it, because pytest writes too.
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 

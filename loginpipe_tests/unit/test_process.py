@@ -1,4 +1,4 @@
-"""One batch processed, without a database: the same outcome each time, the vault asked once, nothing clear shown."""
+"""One batch processed without a database: the same outcome each time, one query of the vault, nothing clear shown."""
 
 import json
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def masking(key_files: KeyFiles) -> Masking:
 
 
 def plain(outcome: Outcome) -> dict[str, Any]:
-    """What is the same each time: all but ids and what sealing makes, of which the subjects are."""
+    """Return what is the same each time: all except ids and the results of sealing, of which only the subjects are."""
     return {
         "received": outcome.received,
         "logins": outcome.logins,
@@ -163,11 +163,11 @@ def test_a_message_that_is_rejected_for_what_is_not_in_it_keeps_its_body_sealed(
     assert CLEAR_IP not in repr(outcome)
 
 
-# --- the wall ---------------------------------------------------------------------------------------------------------
+# --- the check on tokens ----------------------------------------------------------------------------------------------
 
 
 def leaky(column: str, *cells: object) -> Any:
-    """Masking that leaves the first cells of a column as given."""
+    """Return a masking that leaves the first cells of a column as given."""
 
     def mask(*given: Any) -> MaskedLogins:
         masked = mask_logins(*given)

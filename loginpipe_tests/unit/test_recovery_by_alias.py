@@ -1,4 +1,4 @@
-"""Which value is a token's: its own, or one under an alias, and what an alias proves and does not."""
+"""Which value belongs to a token: its own or one under an alias, and what an alias proves."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""What monitoring_sensor reports of `freshness` and `no_dead_letters`: what was seen, and what it remembers."""
+"""The reports of monitoring_sensor on `freshness` and `no_dead_letters`: what was seen, and what is remembered."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""The generated events: their shape, their mix, and that they are what the rules take and refuse."""
+"""The generated events: their format, their mix, and which of them the rules accept and reject."""
 
 import json
 from collections import Counter

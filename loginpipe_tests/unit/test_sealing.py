@@ -1,4 +1,4 @@
-"""Sealing and opening: what was sealed opens with the private key, and nothing that was changed since does."""
+"""Sealing and opening: the private key opens what was sealed, but nothing that was changed since."""
 
 import base64
 import dataclasses
@@ -73,13 +73,13 @@ def open_all(sealed: Sealed, pair: Pair, recipients: list[str]) -> list[tuple[st
 
 
 def sealed_one(pair: Pair, plaintext: bytes = SECRET) -> tuple[SealedValue, bytes]:
-    """One sealed value, and its data key as the custodian unwraps it."""
+    """Return one sealed value, and its data key as the custodian unwraps it."""
     sealed = seal([("ip.v1.token", plaintext)], "ip", [pair.seal_key])
     return sealed.values[0], unwrap(sealed.data_keys[0], pair.private)
 
 
 def refused(value: SealedValue, data_key: bytes, recipients: list[str]) -> OpeningError:
-    """The refusal, which shows neither the value nor the key."""
+    """Return the refusal; check that it shows neither the value nor the key."""
     with pytest.raises(OpeningError) as caught:
         open_value(value, data_key, recipients)
     shown = "".join(traceback.format_exception(caught.value))
@@ -134,7 +134,7 @@ def test_no_nonce_comes_twice_under_one_data_key_and_no_data_key_twice_at_all(pa
 def test_each_value_is_aes_gcm_of_its_padded_bytes_bound_to_all_that_it_belongs_to(
     pair: Pair, other_pair: Pair, items: list[tuple[str, bytes]], field: str
 ) -> None:
-    """Written out, so that what is expected does not come from the code under test."""
+    """Written out, so that the expected bytes do not come from the code under test."""
     sealed = seal(items, field, [pair.seal_key, other_pair.seal_key])
     data_keys = {key.data_key_id: unwrap(key, pair.private) for key in sealed.data_keys if key.recipient == pair.name}
     for place, (value, (subject, plaintext)) in enumerate(zip(sealed.values, items, strict=True)):
@@ -199,7 +199,7 @@ def test_every_address_is_sealed_to_one_of_two_lengths(pair: Pair) -> None:
     assert lengths == {32 + GCM_TAG, 64 + GCM_TAG}
 
 
-# --- what was changed does not open -----------------------------------------------------------------------------------
+# --- changed values are refused ---------------------------------------------------------------------------------------
 
 
 def test_a_bit_flipped_anywhere_in_a_ciphertext_is_refused(pair: Pair) -> None:
@@ -302,7 +302,7 @@ def test_a_wrapped_data_key_of_another_length_is_refused(pair: Pair, length: int
 
 @pytest.mark.parametrize("length", [0, 1, 16, 24, 31, 33, 64])
 def test_a_planted_data_key_of_another_length_than_32_bytes_is_refused(pair: Pair, length: int) -> None:
-    """Anybody who has the public key can wrap one."""
+    """Anyone who has the public key can wrap one."""
     value, _ = sealed_one(pair)
     planted = WrappedDataKey(value.data_key_id, pair.name, pair.seal_key.public_key.encrypt(b"k" * length, OAEP))
     with pytest.raises(OpeningError, match="does not unwrap"):

@@ -1,4 +1,4 @@
-"""How many runs the sensor starts: by numbers alone, by the history of real runs, and on a real instance."""
+"""How many runs the sensor starts: from numbers only, from the history of real runs, and on a real instance."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from loginpipe.monitoring.run_history import BACK_OFF_FIRST, MAX_BACK_OFF, Histo
 from loginpipe.sqs.depth import Depth
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
-# A run that is queued must know where its code is.
+# A queued run must know the location of its code.
 ORIGIN = RemoteJobOrigin(
     RemoteRepositoryOrigin(
         ManagedGrpcPythonEnvCodeLocationOrigin(LoadableTargetOrigin(module_name="loginpipe.definitions"), "loginpipe"),
@@ -44,11 +44,11 @@ SUCCESS, FAILURE = dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE
 
 RUN_SECONDS = 600
 ENDING = RUN_SECONDS - SUCCESSOR_SECONDS
-"""From this age on, in seconds, a run is about to end."""
+"""The age in seconds from which a run counts as about to end."""
 
 
 def ages(*seconds: float | None) -> list[timedelta | None]:
-    """How long ago runs started; None where one has not started yet."""
+    """Return the ages of runs; None if a run has not started yet."""
     return [None if age is None else timedelta(seconds=age) for age in seconds]
 
 
@@ -61,9 +61,9 @@ def decision(
     batch: int = 100,
     most: int = 4,
 ) -> Decision:
-    """Decide with `visible` messages waiting and the last of `failures` failures so many seconds ago.
+    """Decide with ``visible`` messages and ``failures`` failures, the last of them ``ago`` seconds ago.
 
-    Active runs are given by their ages, or are so many that started half a minute ago.
+    Active runs are given by their ages, or by their number if they started half a minute ago.
     """
     return decide(
         Depth(visible, in_flight=7, delayed=3),
@@ -95,7 +95,7 @@ def decision(
         # capped
         (2000, 0, 4),
         (10_000_000, 0, 4),
-        # what is active is counted
+        # active runs are counted
         (1, 1, 0),
         (499, 1, 0),
         (500, 1, 1),
@@ -121,14 +121,14 @@ def test_one_run_at_most_is_one_run_at_most(active: int) -> None:
         (0, ages(ENDING), 1),
         (1, ages(ENDING), 1),
         (0, ages(RUN_SECONDS + 30), 1),
-        # It has one: not started yet, just started, or one of several.
+        # It already has a successor: not started yet, just started, or one of several.
         (0, ages(None, ENDING), 0),
         (0, ages(0, ENDING), 0),
         (10_000_000, ages(30, 30, 30, 30, ENDING), 0),
-        # Several end at once: one follows, and more where the queue is deep.
+        # Several end at once: one follows, or more if the queue is deep.
         (0, ages(ENDING, ENDING, ENDING), 1),
         (500, ages(ENDING, ENDING, ENDING), 2),
-        # A run that ends takes no place of the limit.
+        # A run that is about to end does not count towards the limit.
         (10_000_000, ages(ENDING, ENDING, ENDING, ENDING), 4),
         (10_000_000, ages(ENDING, 30, 30, 30), 1),
     ],
@@ -229,14 +229,14 @@ def active_run(
     job_name: str = INGEST_JOB,
     queue: str = "logins",
 ) -> dg.DagsterRun:
-    """A run of the job on a queue, of a status before its end."""
-    # Jobs after the chain have no such tag.
+    """Add a run of the job on a queue, with a status before its end."""
+    # Jobs that run after the main job have no such tag.
     tags = {QUEUE_TAG: queue} if job_name == INGEST_JOB else {}
     return create_run_for_test(instance, job_name=job_name, status=status, remote_job_origin=ORIGIN, tags=tags)
 
 
 def started_run(instance: dg.DagsterInstance) -> dg.DagsterRun:
-    """A run with the event from which an instance takes when it started."""
+    """Add a run with the event from which an instance takes its start time."""
     run = active_run(instance, dg.DagsterRunStatus.STARTING)
     report(instance, run, dg.DagsterEventType.PIPELINE_START)
     return run
@@ -249,7 +249,7 @@ def report(instance: dg.DagsterInstance, run: dg.DagsterRun, event: dg.DagsterEv
 def ended_run(
     instance: dg.DagsterInstance, status: dg.DagsterRunStatus, job_name: str = INGEST_JOB, queue: str = "logins"
 ) -> None:
-    """A run that went and ended, with the events from which an instance takes its times."""
+    """Add a run that ended, with the events from which an instance takes its times."""
     end(instance, active_run(instance, job_name=job_name, queue=queue), status)
 
 
@@ -358,12 +358,12 @@ def test_a_chain_of_overlaps_counts_each_failure_that_no_run_after_it_had_begun_
     assert history(instance).failures_in_a_row == 2
 
 
-# --- the shell around it ----------------------------------------------------------------------------------------------
+# --- the sensor function ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class FixedDepth:
-    """Stands where the queue does: a depth, and no network."""
+    """Stands in for the queue, with a given depth and without network."""
 
     visible: int
     name: str = "logins"
@@ -463,7 +463,7 @@ def test_a_success_on_another_queue_ends_no_waiting(instance: dg.DagsterInstance
 def test_a_tick_sees_how_long_ago_a_run_started(instance: dg.DagsterInstance) -> None:
     run = started_run(instance)
     assert not tick(instance, 1, Settings(run_seconds=SUCCESSOR_SECONDS + 60)).run_requests
-    # Its time is up in less than a successor takes to start.
+    # It has less time left than a successor takes to start.
     assert len(tick(instance, 1, Settings(run_seconds=SUCCESSOR_SECONDS / 2)).run_requests or []) == 1
     active_run(instance, dg.DagsterRunStatus.QUEUED)
     assert not tick(instance, 1, Settings(run_seconds=SUCCESSOR_SECONDS / 2)).run_requests

@@ -1,4 +1,4 @@
-"""Days of traffic in seconds: the sensor's own decisions, and runs that start, work, wait idle, fail and end."""
+"""Days of traffic simulated in seconds: the sensor's own decisions, and runs that start, work, idle, fail and end."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ BEGAN = datetime(2026, 11, 21, tzinfo=UTC)
 HOUR, DAY = 3_600, 86_400
 START_SECONDS = 5
 BATCH, A_SECOND = 10_000, 8_000
-"""Messages in a batch, and what a run takes in a second."""
+"""Messages in a batch, and messages that a run processes in a second."""
 
 (_STEP,) = WAITING_IDLE["ops"].values()
 IDLE_SECONDS: int = _STEP["config"]["idle_seconds"]
@@ -25,7 +25,7 @@ IDLE_SECONDS: int = _STEP["config"]["idle_seconds"]
 
 @dataclass(eq=False)
 class Run:
-    """A run; times are seconds since the beginning of the simulation."""
+    """A run; times are seconds since the start of the simulation."""
 
     asked_for: int
     seconds: int
@@ -41,7 +41,7 @@ class Run:
         return timedelta(seconds=now - self.started) if now >= self.started else None
 
     def record(self, number: int) -> dg.RunRecord:
-        """As Dagster's storage has it, once it has ended."""
+        """Return its record in Dagster's storage, after it has ended."""
         assert self.ended is not None
         status = dg.DagsterRunStatus.FAILURE if self.failed else dg.DagsterRunStatus.SUCCESS
         began, ended = (BEGAN.timestamp() + seconds for seconds in (self.started, self.ended))
@@ -51,12 +51,12 @@ class Run:
 
 @dataclass
 class Day:
-    """What came of a simulation.
+    """The result of a simulation.
 
     Attributes:
-        waiting: messages that waited at each second.
-        working: runs that worked at each second.
-        starts: when runs were asked for, how many, and the history as the sensor saw it.
+        waiting: messages waiting at each second.
+        working: runs working at each second.
+        starts: when runs were requested, how many, and the history as the sensor saw it.
     """
 
     runs: list[Run] = field(default_factory=list)
@@ -77,11 +77,11 @@ def simulate(
     """Let the sensor start runs.
 
     Args:
-        arriving: second → messages that are sent in it.
-        seconds: how long.
+        arriving: second → messages sent in it.
+        seconds: duration of the simulation.
         run_seconds: when a run ends by itself.
         max_runs: the sensor's limit.
-        fails_after: second → how old a run must be to fail in it; None where none fails.
+        fails_after: second → the age from which a run fails in it; None if none fails.
     """
     day, waiting = Day(), 0
     active: list[Run] = []
@@ -105,7 +105,7 @@ def simulate(
         day.working.append(len(at_work))
         if now % TICK_SECONDS:
             continue
-        # The newest by when it was asked for, as Dagster gives them, and no more than the sensor asks for.
+        # The newest by request time, in Dagster's order, and no more than the sensor requests.
         newest = sorted(ended, key=lambda run: run.asked_for)[-12:]
         history = history_of([run.record(run.asked_for) for run in reversed(newest)])
         ages = [run.age(now) for run in active]
@@ -130,13 +130,13 @@ def simulate(
 
 
 def gaps(day: Day, *, until: int | None = None) -> list[int]:
-    """The seconds without an active run after the first one began."""
+    """Return the seconds without an active run after the first one started."""
     first = day.runs[0].started
     return [second for second, runs in enumerate(day.working[:until]) if second > first and not runs]
 
 
 def bursts(seed: int) -> Callable[[int], int]:
-    """A day with a night, a trickle, a busy evening and short bursts of up to 200,000 messages."""
+    """Return the traffic of a day with a quiet night, a busy evening and short bursts of up to 200,000 messages."""
     random = Random(seed)
     bursts = {random.randrange(7 * HOUR, DAY): random.randrange(1_000, 200_000) for _ in range(40)}
 
@@ -155,7 +155,7 @@ def test_under_steady_traffic_there_is_never_a_gap_without_a_run(rate: int, run_
     assert gaps(day) == []
     assert max(day.waiting[day.runs[0].started :]) <= rate * (TICK_SECONDS + START_SECONDS)
     assert day.most_going_on == 1
-    # One after the other, each a little before the end of the one before it.
+    # One after the other, each starting shortly before the end of the previous one.
     assert len(day.runs) <= 1 + 4 * HOUR / (run_seconds - SUCCESSOR_SECONDS)
     assert all(runs == 1 for _, runs, _ in day.starts)
 
@@ -164,7 +164,7 @@ def test_traffic_beyond_one_run_is_worked_off_by_more_and_never_by_more_than_the
     day = simulate(lambda _: 2 * A_SECOND, seconds=2 * HOUR)
     assert gaps(day) == []
     assert 2 <= day.most_going_on <= 3
-    # What piles up is bounded: what one run is worth for every run that is active.
+    # The backlog is bounded: a fixed number of batches for every active run.
     assert max(day.waiting) < 3 * 5 * BATCH + 2 * A_SECOND * 2 * (TICK_SECONDS + START_SECONDS)
     assert max(day.waiting[-HOUR:]) == max(day.waiting[HOUR // 2 :]), "it does not go on growing"
 
@@ -185,7 +185,7 @@ def test_a_day_with_bursts_is_worked_off_without_a_run_in_idle_hours(seed: int) 
     assert day.most_going_on <= 4
     assert day.starts[0][0] >= 5 * HOUR, "nothing is there to start for before"
     assert gaps(day) == []
-    # A burst is there to be seen at the next tick, and a run works it off within half a minute.
+    # The next tick sees a burst, and a run processes it within half a minute.
     longest = streak = 0
     for waiting in day.waiting:
         streak = streak + 1 if waiting else 0
@@ -196,7 +196,7 @@ def test_a_day_with_bursts_is_worked_off_without_a_run_in_idle_hours(seed: int) 
 def test_after_the_last_message_a_run_waits_idle_and_none_follows() -> None:
     day = simulate(lambda second: 100 if second < HOUR else 0, seconds=3 * HOUR)
     last = max(run.ended or 3 * HOUR for run in day.runs)
-    # A successor that was started in the last moment waits idle as well.
+    # A successor that started at the last moment waits idle as well.
     assert last <= HOUR + SUCCESSOR_SECONDS + TICK_SECONDS + START_SECONDS + IDLE_SECONDS
     assert not any(day.working[last + 1 :])
 
@@ -229,7 +229,7 @@ def test_in_an_outage_one_run_a_pause_tries_again_and_after_it_all_is_worked_off
     tries = [(second, history.failures_in_a_row) for second, _, history in day.starts if begins < second < ends]
     probes = [second for second, failures in tries if failures]
     assert len(probes) <= 10, "pauses of 15 s, 30 s, … 15 min"
-    # Those that overlapped when it began count once: the first pause is the shortest.
+    # Runs that overlapped at the start of the outage count once, so the first pause is the shortest.
     assert [failures for _, failures in tries if failures][:3] == [1, 2, 3]
     recovered = next(second for second, runs in enumerate(day.working) if second > ends and runs)
     assert recovered <= ends + MAX_BACK_OFF.total_seconds() + TICK_SECONDS + START_SECONDS
@@ -244,7 +244,7 @@ def test_runs_that_fail_now_and_then_do_not_hold_up_the_traffic() -> None:
     assert day.waiting[-1] == 0
     assert sum(run.failed for run in day.runs) > 10
     pauses = [second for second in gaps(day) if second > day.runs[0].started]
-    # Never more than two pauses after failures that followed one another.
+    # Never more than two pauses after consecutive failures.
     assert longest_streak(pauses) <= 2 * (15 + 30)
 
 

@@ -1,4 +1,4 @@
-"""The settings: their defaults, where they are read, and that a wrong one is named and never shown."""
+"""The settings: their defaults, where they are read, and that a wrong one is named but not shown."""
 
 import os
 import pickle
@@ -23,7 +23,7 @@ PASSWORD = "geheim-4711"
 
 @pytest.fixture(autouse=True)
 def _environment_as_before() -> Iterator[None]:
-    """``.env`` goes into the environment of the process, and must not stay there for the next test."""
+    """Restore the environment, because ``.env`` is loaded into it and must not affect the next test."""
     before = dict(os.environ)
     yield
     os.environ.clear()
@@ -226,7 +226,7 @@ def test_every_form_of_a_database_url_that_libpq_reads_is_taken(url: str, monkey
 
 
 def test_white_space_around_a_value_is_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mounted secret, or one that was pasted, ends with a line break."""
+    """A mounted or pasted secret ends with a line break."""
     given = {
         "env": "production",
         "queue": "logins",
@@ -471,7 +471,7 @@ def test_a_file_that_cannot_be_read_is_refused_in_one_line_and_not_shown(tmp_pat
     assert error.__suppress_context__ or error.__context__ is None
 
 
-# --- asked for later --------------------------------------------------------------------------------------------------
+# --- looked up later --------------------------------------------------------------------------------------------------
 
 
 def test_a_setting_without_a_default_is_asked_for_by_name_with_its_meaning() -> None:

@@ -1,4 +1,4 @@
-"""Our signature and botocore's, held to the same."""
+"""Our signature is the same as botocore's."""
 
 import time
 from datetime import UTC, datetime
@@ -25,11 +25,11 @@ def headers(head: bytes) -> dict[str, str]:
 
 
 def by_botocore(ours: dict[str, str], body: bytes, credentials: Credentials, region: str, at: float) -> dict[str, str]:
-    """The headers that botocore adds to the same request at the same moment."""
+    """Return the headers that botocore adds to the same request at the same moment."""
     kept = {name: ours[name] for name in SIGNED_BY_BOTOCORE_TOO}
     request = AWSRequest("POST", f"https://{ours['Host']}/", headers=kept, data=body)
     moment = datetime.fromtimestamp(at, UTC)
-    # Where it takes the time from differs between its versions.
+    # Versions of botocore take the time from different places.
     with patch("botocore.auth.get_current_datetime", return_value=moment.replace(tzinfo=None)):
         SigV4Auth(credentials, "sqs", region).add_auth(request)
     return dict(request.headers.items())

@@ -1,4 +1,4 @@
-"""Whatever a producer puts on the queue: every message ends as a good login or as a reject with its reasons."""
+"""Any message that a producer sends ends as a good login, or as a reject with its reasons."""
 
 import json
 from collections import Counter
@@ -49,7 +49,7 @@ def split(*bodies: str) -> SplitBatch:
 
 
 def problems(body: str) -> list[tuple[str, str]]:
-    """What a message alone in its batch is rejected for: reason and field, sorted; nothing where it is accepted."""
+    """Return why a message alone in its batch is rejected: reason and field, sorted; empty if it is accepted."""
     ((_, found),) = problems_by_message(split(body)).items()
     return found
 
@@ -72,7 +72,7 @@ def without(*names: str) -> str:
 
 
 def raw(name: str, cell: str) -> str:
-    """A good event but for one field, whose JSON is given as text."""
+    """Return a good event except for one field, whose JSON is given as text."""
     return event(**{name: "@cell@"}).replace('"@cell@"', cell)
 
 
@@ -88,7 +88,7 @@ def labelled(name: str, values: Sequence[Any]) -> dict[str, str]:
     return {f"{name} {ascii(value)[:40]}": event(**{name: value}) for value in values}
 
 
-# --- anything a producer can put on a queue: body → what it is rejected for -------------------------------------------
+# --- anything a producer can send: body → why it is rejected ----------------------------------------------------------
 
 NOT_JSON = {
     "empty": "",
@@ -186,7 +186,7 @@ TABLE = [
     *cases(labelled("ip", [" ", "\n", "\u2003", "\u200b"]), ("blank", "ip")),
     *cases(labelled("user_id", [" ", "\t\r\n", "\u00a0\u3000", "\u200b", " \u200b "]), ("blank", "user_id")),
     *cases(labelled("app_version", [" ", "\n"]), ("blank", "app_version")),
-    # A field of another type. An integer is an id or a version, and nothing else.
+    # A field of another type. Only an id or a version may be an integer.
     *(case for name in LOGIN_FIELDS for case in cases(labelled(name, WRONG_TYPES), ("wrong_type", name))),
     *(case for name in WORDS for case in cases(labelled(name, INTEGERS), ("wrong_type", name))),
     *(case for name in LOGIN_FIELDS if name != "ip" for case in cases(labelled(name, ARRAYS), ("wrong_type", name))),
@@ -233,7 +233,7 @@ TABLE = [
         },
         ("wrong_type", "app_version"),
     ),
-    # Too long: a character beyond what the column, or any address or version, can hold.
+    # Too long: one character more than the column, or any address or version, can hold.
     *(
         case
         for name, most in MOST.items()
@@ -246,7 +246,7 @@ TABLE = [
         )
     ),
     *cases({"locale of 33 spaces": event(locale=" " * 33)}, ("too_long", "locale")),
-    # NUL, as an escape: the character itself is no JSON.
+    # NUL as an escape, because the character itself is invalid in JSON.
     *(
         case
         for name in LOGIN_FIELDS
@@ -278,7 +278,7 @@ TABLE = [
     *cases({"keys of another case": json.dumps({name.upper(): value for name, value in GOOD.items()})}, *(
         ("missing", name) for name in REQUIRED
     )),
-    # Odd, and good all the same.
+    # Unusual but good.
     *cases(
         {
             "good": event(),
@@ -378,7 +378,7 @@ def test_every_good_sample_event_is_accepted() -> None:
     assert len(result.accepted) == 500
 
 
-# --- what comes out ---------------------------------------------------------------------------------------------------
+# --- the output -------------------------------------------------------------------------------------------------------
 
 
 def test_a_good_message_becomes_a_row_with_its_values() -> None:
@@ -459,7 +459,7 @@ def test_an_event_in_its_envelope_is_a_login_and_an_envelope_that_is_not_expecte
     assert [reject.reasons for reject in split(*bodies).rejected] == [["enveloped"]] * 3
 
 
-# --- for any batch ----------------------------------------------------------------------------------------------------
+# --- any batch --------------------------------------------------------------------------------------------------------
 
 
 def json_values(numbers: st.SearchStrategy[float]) -> st.SearchStrategy[Any]:
@@ -470,7 +470,7 @@ def json_values(numbers: st.SearchStrategy[float]) -> st.SearchStrategy[Any]:
     )
 
 
-cells = json_values(st.floats())  # also NaN and Infinity, which Python writes and JSON does not know
+cells = json_values(st.floats())  # also NaN and Infinity, which Python writes but JSON does not allow
 good_events = st.fixed_dictionaries(
     {
         "user_id": st.text(st.characters(exclude_characters="\x00", codec="utf-8"), min_size=1, max_size=128).filter(
@@ -478,7 +478,7 @@ good_events = st.fixed_dictionaries(
         ),
         "device_type": st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=32),
         "ip": st.ip_addresses().map(str),
-        # In no other field.
+        # Its value is in no other field.
         "device_id": st.text(st.characters(exclude_categories=("Z", "C")), min_size=1, max_size=240).map(
             "device-{}".format
         ),
@@ -575,7 +575,7 @@ def test_an_error_about_a_batch_that_is_no_batch_quotes_no_value(changes: dict[s
     batch = [message(event(), f"message-{i}")._replace(**changes) for i in range(2)]
     try:
         split_batch(batch)
-    except Exception as error:  # noqa: BLE001 - whichever it is, it must not quote
+    except Exception as error:  # noqa: BLE001 - no error of any kind may quote it
         shown = everything_an_error_shows(error)
         assert not [value for value in CLEAR if value in shown]
 

@@ -1,4 +1,4 @@
-"""The SQL statements that the code names: each is there once, is described, and is used."""
+"""The SQL statements that the code names: each exists once, is described, and is used."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""How days and runs are evaluated: limits, trailing days, and the ledger of a day."""
+"""How days and runs are evaluated: limits, previous days, and the ledger of a day."""
 
 from datetime import date, timedelta
 
@@ -14,7 +14,7 @@ SATURDAY = date(2026, 11, 21)
 
 
 def days(*logins: int, nulls: float = 0.3) -> dict[date, DayCounts]:
-    """The days up to and with Saturday, the last given being that one."""
+    """Return consecutive days, of which the last is Saturday."""
     first = SATURDAY - timedelta(days=len(logins) - 1)
     return {first + timedelta(days=n): DayCounts(number, int(nulls * number)) for n, number in enumerate(logins)}
 

@@ -1,6 +1,6 @@
-"""Token keys as a document: what a rotation makes of one, and what two stages of a secret make together.
+"""Token keys as a document: the result of a rotation, and of two stages of a secret together.
 
-What is refused as malformed is in ``test_key_files.py``.
+``test_key_files.py`` tests malformed documents.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Tokens: equal for equal values and for nothing else, and the same for ever for one key."""
+"""Tokens: equal only for equal values, and always the same for one key."""
 
 import re
 import unicodedata
@@ -22,7 +22,7 @@ versions = st.integers(1, 99_999)
 
 
 def rfc_2104(key: bytes, message: bytes) -> bytes:
-    """HMAC-SHA-256 written out, so that the expected tokens do not come from the code under test."""
+    """Compute HMAC-SHA-256 step by step, so that the expected tokens do not come from the code under test."""
     block = (sha256(key).digest() if len(key) > 64 else key).ljust(64, b"\x00")
     inner = sha256(bytes(byte ^ 0x36 for byte in block) + message).digest()
     return sha256(bytes(byte ^ 0x5C for byte in block) + inner).digest()
@@ -190,7 +190,7 @@ def test_check_values_tell_two_keys_apart_and_hold_neither(left: bytes, right: b
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_check_value_notices_one_wrong_derived_key(field: str) -> None:
-    """Keys from AWS KMS come derived, each by a call of its own."""
+    """Each derived key from AWS KMS comes from its own call."""
     wrong = TokenKeys(1, {1: {**derive_field_keys(KEY), field: b"x" * 32}})
     assert wrong.check_values() != KEYS.check_values()
 

@@ -1,4 +1,4 @@
-"""Logins of erased users: rejected with nothing kept, if they were sent before the erasure; all others pass."""
+"""Logins of erased users are rejected, with nothing kept, if they were sent before the erasure; all others pass."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,7 +9,7 @@ from loginpipe.logins.messages import Message
 from loginpipe.logins.rejects import Reason
 from loginpipe.logins.schema import VALIDATED_LOGINS_SCHEMA
 from loginpipe.logins.splitting import Reject, SplitBatch, count_reasons, split_batch
-from loginpipe.masking.mask import set_erased_aside
+from loginpipe.masking.mask import reject_erased
 from loginpipe_tests.custody import token_keys
 from loginpipe_tests.wire import SENT_MS, delivered, login
 
@@ -26,7 +26,7 @@ def erased(*users: str, at: datetime = SENT_AT, version: int = 2) -> dict[bytes,
 
 
 def aside(messages: list[Message], erased_at: dict[bytes, datetime]) -> SplitBatch:
-    split = set_erased_aside(split_batch(messages), messages, KEYS, erased_at)
+    split = reject_erased(split_batch(messages), messages, KEYS, erased_at)
     VALIDATED_LOGINS_SCHEMA.validate(split.accepted)
     ids = [*split.accepted["message_id"], *(reject.message_id for reject in split.rejected)]
     assert sorted(ids) == sorted(message.message_id for message in messages)
@@ -93,4 +93,4 @@ def test_where_no_one_of_the_batch_was_erased_the_batch_is_the_same_object(
     messages: list[Message], erased_at: dict[bytes, datetime]
 ) -> None:
     split = split_batch(messages)
-    assert set_erased_aside(split, messages, KEYS, erased_at) is split
+    assert reject_erased(split, messages, KEYS, erased_at) is split

@@ -1,4 +1,4 @@
-"""What a run came to: the sums of its batches, and no larger after a thousand of them than after a few."""
+"""The totals of a run: the sums of its batches, of bounded size even after many batches."""
 
 import sys
 from collections import Counter
@@ -28,7 +28,7 @@ MINUTE_MS = 60_000
 
 
 def recorded(*messages: Message, day: date = date(2026, 11, 21), bucket: int = 0, duplicates: int = 0) -> Recorded:
-    """A batch as the database would have recorded it, its first rows as duplicates."""
+    """Return a batch as the database would have recorded it, with its first rows as duplicates."""
     outcome: Outcome = processed(messages, MASKING)
     rows = len(outcome.logins) - duplicates
     delays = [0] * BUCKETS
@@ -76,7 +76,7 @@ def test_the_totals_are_the_sums_of_the_batches() -> None:
     assert totals.minutes == {noon: 3, noon - 1: 1, noon + 1: 1}
     assert (totals.deleted, totals.delete_failures) == (4, {"InternalError": 2, "Other": 1})
     assert totals.seen_before == {"ip": 1, "device_id": 1}
-    # An address and a device for each of the batches' logins under the older key.
+    # An address and a device for each login of the batches under the older key.
     assert totals.aliases == 4
 
 
@@ -94,12 +94,12 @@ def fields_of(outcome: Outcome) -> dict[str, Any]:
 
 
 def name_of(number: int) -> str:
-    """A name of letters alone: others are not shown anyway."""
+    """Return a name of letters only, because other names are not shown."""
     return "".join(chr(ord("a") + int(digit)) for digit in str(number))
 
 
 def entries(totals: RunTotals) -> int:
-    """How many things the totals hold."""
+    """Return how many entries the totals hold."""
     held = (getattr(totals, field.name) for field in fields(totals))
     return sum(len(value) for value in held if isinstance(value, Mapping | list))
 
@@ -110,11 +110,11 @@ def test_the_totals_stay_of_bounded_size_however_long_a_run_goes_on() -> None:
     for _ in range(3):
         for _ in range(120):
             number += 1
-            # Every batch brings names that no other has, and messages of an hour that no other is of.
+            # Every batch has names and an hour that no other batch has.
             names = {name_of(5 * number + i): 1 for i in range(5)}
             sent = [start + (number * 60 + i) * MINUTE_MS for i in range(60)]
             messages = [delivered(login(**(names if not i else {})), sent_ms=ms) for i, ms in enumerate(sent)]
-            # A message is 14 days old at most: as many days are there.
+            # A message is at most 14 days old, so there are at most 14 days.
             totals.add(recorded(*messages, day=date(2026, 11, 21) - timedelta(days=number % 14)))
             totals.add_deletion(Deletion(deleted=60, failures=Counter(InternalError=1)))
         sizes.append(entries(totals))
@@ -122,7 +122,7 @@ def test_the_totals_stay_of_bounded_size_however_long_a_run_goes_on() -> None:
     assert len(totals.minutes) == 7 * 24 * 60
     assert max(totals.minutes) * MINUTE_MS > start + number * 60 * MINUTE_MS - MINUTE_MS, "the newest are kept"
     assert len(totals.unknown_fields) == MAX_NAMES + 1
-    # The names that are not shown are counted all the same.
+    # Names that are not shown are still counted.
     assert sum(totals.unknown_fields.values()) == 5 * number
     assert totals.unknown_fields[OTHER_NAMES] > 0
     assert totals.received == 60 * number

@@ -1,6 +1,6 @@
-"""The workflows of ``.github``: what they may do, what they run, and that they run what `make` runs.
+"""The workflows of ``.github``: their permissions, their commands, and that they run what `make` runs.
 
-`make workflows` checks their form against GitHub's schema, and looks for ways to misuse them.
+`make workflows` checks them against GitHub's schema, and searches for ways to misuse them.
 """
 
 import os
@@ -22,14 +22,14 @@ RUNNING = {name: job for name, job in JOBS.items() if "steps" in job}
 STEPS = [(name, step) for name, job in RUNNING.items() for step in job["steps"]]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TRIGGERS = True
-"""What YAML 1.1 makes of the key ``on``."""
+"""The key ``on`` as YAML 1.1 reads it."""
 MAKEFILE = (ROOT / "Makefile").read_text()
 SKIPPED = {"node_modules", "cdk.out.example"}
-"""Folders that are made, besides those whose name begins with a dot."""
+"""Generated folders, besides those whose names begin with a dot."""
 
 
 def files_named(*patterns: str) -> list[Path]:
-    """Files of the project by name, wherever they lie; what is made of it (environments, caches) left out."""
+    """Return files of the project by name, in any folder except generated ones (environments, caches)."""
     found: list[Path] = []
     for folder, folders, names in os.walk(ROOT):
         folders[:] = [name for name in folders if name not in SKIPPED and not name.startswith(".")]
@@ -38,17 +38,17 @@ def files_named(*patterns: str) -> list[Path]:
 
 
 def folder_of(path: Path) -> str:
-    """A file's folder as dependabot names it: ``/`` or ``/deploy/aws``."""
+    """Return a file's folder in dependabot's notation: ``/`` or ``/deploy/aws``."""
     return f"/{path.parent.relative_to(ROOT).as_posix()}".rstrip(".")
 
 
 def from_outside(image: str) -> bool:
-    """Whether others make an image: ours have a tag that says that they are not."""
+    """Return True if others made an image; the names of our own show that they are ours."""
     return not re.match(r"(loginpipe[\w-]*:|\$\{LOGINPIPE_IMAGE)", image)
 
 
 def bases(dockerfile: Path) -> set[str]:
-    """The images that a Dockerfile begins with, its own stages left out."""
+    """Return the base images of a Dockerfile, without its own stages."""
     text = dockerfile.read_text()
     arguments = dict(re.findall(r"^ARG (\w+)=(\S+)$", text, re.MULTILINE))
     stages = set(re.findall(r"^FROM .* AS (\S+)$", text, re.MULTILINE))
@@ -59,16 +59,16 @@ def bases(dockerfile: Path) -> set[str]:
 
 
 def runs(job: str) -> str:
-    """All commands of a job, in their order."""
+    """Return all commands of a job, in order."""
     return "\n".join(step.get("run", "") for step in RUNNING[job]["steps"])
 
 
 def make(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run make in the project, with the programs of a folder alone where one is named."""
+    """Run make in the project, with only the programs of ``path`` if it is given."""
     program = shutil.which("make")
     if program is None:
         pytest.skip("make is not installed")
-    # `make test` hands its own options on to whatever runs below it.
+    # `make test` passes its own options to every make below it.
     ours = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MFLAGS", "MAKELEVEL"}}
     environment = {**ours, **({"PATH": path} if path else {})}
     return subprocess.run([program, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -202,7 +202,7 @@ def test_a_release_is_signed_by_attestations_or_else_with_kms_and_verified_in_th
 
 def test_a_release_is_tested_first_and_told_last() -> None:
     needs = {job: JOBS[f"release/{job}"].get("needs") for job in WORKFLOWS["release"]["jobs"]}
-    # The image is pushed and signed once `package` has held the tag against pyproject.toml and CHANGELOG.md.
+    # The image is pushed and signed after `package` has compared the tag with pyproject.toml and CHANGELOG.md.
     assert needs == {"ci": None, "package": "ci", "image": ["ci", "package"], "publish": ["package", "image"]}
     assert 'make release-files VERSION="${GITHUB_REF_NAME#v}"' in runs("release/package")
 
@@ -211,7 +211,7 @@ def test_a_release_is_built_on_a_base_that_is_named_by_its_digest_and_says_so() 
     commands = runs("release/image")
     order = [commands.index(part) for part in ("make --silent base", 'make image BASE="$BASE"', "docker push")]
     assert order == sorted(order)
-    # Nothing else brings the base: with --pull it would be whatever the tag names by then.
+    # With --pull, the base would be the image that the tag names at that time.
     assert "--pull" not in commands
     assert len(re.findall(r"\bdocker build\b", commands)) == 1
     build = next(step for step in RUNNING["release/image"]["steps"] if "make image " in step.get("run", ""))
@@ -221,7 +221,7 @@ def test_a_release_is_built_on_a_base_that_is_named_by_its_digest_and_says_so() 
         "digest": "${{ steps.push.outputs.digest }}",
         "lambda": "${{ steps.push.outputs.lambda }}",
     }
-    # Both of AWS, each on its own.
+    # The two images for AWS, each in its own build.
     assert 'for target in "" lambda; do' in commands
     assert '--build-arg IMAGE="loginpipe:local$suffix"' in commands
     for command in (
@@ -348,7 +348,7 @@ def test_what_the_workflows_make_is_a_target_of_the_makefile() -> None:
 
 
 def made_by_workflows() -> set[str]:
-    """The targets that a workflow makes, by its name or by the matrix of `ci/dependencies`."""
+    """Return the targets that a workflow runs, by name or through the matrix of `ci/dependencies`."""
     commands = [
         word for _, step in STEPS for word in re.findall(r"\bmake (?:--silent )?([a-z-]+)", step.get("run", ""))
     ]
@@ -357,11 +357,11 @@ def made_by_workflows() -> set[str]:
 
 def test_whatever_make_checks_or_builds_a_workflow_checks_or_builds() -> None:
     shown = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE))
-    # They show, measure or change something.
+    # Targets that show, measure or change something.
     others = {"help", "demo", "dev", "screenshots", "format", "constraints", "clean"}
     others |= {name for name in shown if re.fullmatch(r"bench(-.*)?", name)}
     assert others <= shown
-    # `release-files` makes it.
+    # `release-files` runs it.
     others.add("sbom")
     assert re.search(r"^release-files: sbom\b", MAKEFILE, re.MULTILINE)
     assert shown - others == made_by_workflows() - {"check"}

@@ -1,1 +1,1 @@
-"""Complete days as Parquet files: the asset, its check and its jobs."""
+"""Write complete days as Parquet files: the asset, its check and its jobs."""

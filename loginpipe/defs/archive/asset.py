@@ -1,4 +1,4 @@
-"""The archive: complete days as Parquet files, one or many per run. Days that have not changed are skipped."""
+"""Define the archive asset: complete days as Parquet files, one or many per run. Unchanged days are skipped."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from loginpipe.defs.metadata.plots import bar_plot
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 
-# Dagster warns that `backfill_policy` may still change: a line on every command's output, and not for its readers.
+# Dagster warns that `backfill_policy` may still change, on every command's output.
 warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
 
 _COLUMNS = tuple(name for name, _ in USER_LOGINS_COLUMNS)
@@ -27,9 +27,9 @@ _COLUMNS = tuple(name for name, _ in USER_LOGINS_COLUMNS)
     key=LOGIN_ARCHIVE,
     group_name=ARCHIVE,
     partitions_def=DAYS_THAT_ARE_OVER,
-    # A year is one run, not 365.
+    # A backfill of a year is one run, not 365.
     backfill_policy=dg.BackfillPolicy.single_run(),
-    # Without an archive nothing is written, and "Materialize all" does what there is to do.
+    # Without an archive the asset yields no output, so that "Materialize all" succeeds.
     output_required=False,
     deps=[asset_key("user_logins_table")],
     owners=OWNERS,
@@ -54,9 +54,9 @@ def login_archive(
 
     Raises:
         SettingError: LOGINPIPE_ARCHIVE_URL is no URL of an archive.
-        ArchivedDayError: a day is not over, and nothing was written; or it is at odds with its archive.
-        ArchiveError: the archive cannot be used; the days before are archived.
-        DatabaseError: the database cannot; likewise.
+        ArchivedDayError: a day is not over (then nothing was written), or differs from its archive.
+        ArchiveError: the archive cannot be used. Earlier days are archived.
+        DatabaseError: the database cannot be used. Earlier days are archived.
     """
     if not settings.archive_url:
         context.log.warning("LOGINPIPE_ARCHIVE_URL is not set: nothing was archived, days stay in the table")
@@ -74,7 +74,7 @@ def login_archive(
 
 
 def archive_metadata(archived: Sequence[Archived]) -> dict[str, Any]:
-    """Return what the UI shows of days that were archived, the oldest first: sums, and where the last one is."""
+    """Return the UI's metadata of archived days (oldest first): their sums, and the location of the last one."""
     records = [of_day.record for of_day in archived]
     rows, size = sum(record.row_count for record in records), sum(record.file_bytes for record in records)
     outcomes = [of_day.outcome.value for of_day in archived]

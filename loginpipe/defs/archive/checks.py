@@ -1,4 +1,4 @@
-"""The asset check on the archive: archived days that are still in the table are the same in both."""
+"""Define the asset check on the archive: archived days that are still in the table are equal in both."""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -29,7 +29,7 @@ def archive_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:
 
 
 def _result(comparison: Comparison) -> dg.AssetCheckResult:
-    # Passed if nothing differs.
+    # The check passes if nothing differs.
     differing = comparison.differing
     return dg.AssetCheckResult(
         check_name=ARCHIVE_MATCHES_TABLE,
@@ -54,7 +54,7 @@ def _result(comparison: Comparison) -> dg.AssetCheckResult:
 
 
 def evaluated(comparison: Comparison) -> dg.AssetCheckEvaluation:
-    """Evaluate a comparison, for a run that is not one of the asset."""
+    """Convert a comparison to a check evaluation, for runs that do not materialize the asset."""
     result = _result(comparison)
     return dg.AssetCheckEvaluation(
         asset_key=LOGIN_ARCHIVE,

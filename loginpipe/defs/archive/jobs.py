@@ -1,4 +1,4 @@
-"""The jobs of the archive and their schedules: archive complete days, drop old ones that are archived."""
+"""Define the archive's jobs and schedules: archive complete days, and drop old months that are archived."""
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
@@ -29,16 +29,16 @@ _LONGEST_SECONDS = 21_600
 def archive_changed_days(
     context: dg.OpExecutionContext, postgres: PostgresResource, settings: dg.ResourceParam[Settings]
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output[None]]:
-    """Archive each day that is over and not archived, or changed since; report on the check archive_matches_table.
+    """Archive each complete day that is not archived or has changed since, and report archive_matches_table.
 
-    Then write the files of days that were dropped again where they have users who were erased since.
+    Then rewrite the files of dropped days that contain users who were erased since.
 
     Raises:
         SettingError: LOGINPIPE_ARCHIVE_URL is not set, or no URL of an archive.
-        ArchivedDayError: some days are at odds with their archive, the others are archived; names the first.
-        KeyFileError: users were erased, and the token keys that tell them cannot be used.
+        ArchivedDayError: some days differ from their archive; the message names the first. The others are archived.
+        KeyFileError: users were erased, and the token keys that identify them cannot be used.
         ArchiveError: the archive cannot be used.
-        DatabaseError: the database cannot.
+        DatabaseError: the database cannot be used.
     """
     today, stores = datetime.now(UTC).date(), Stores(settings)
     context.log.info("archiving to %s", stores.current.url)
@@ -56,7 +56,7 @@ def archive_changed_days(
             remember(day, error)
             continue
         context.log.info("%s: %s, %d logins", day, archived.outcome, archived.record.row_count)
-        # The asset has no days before its first one; the archive may.
+        # The asset begins with its first day; the archive may have earlier ones.
         if day >= first_day(settings):
             yield dg.AssetMaterialization(
                 LOGIN_ARCHIVE, partition=day.isoformat(), metadata=archive_metadata([archived])
@@ -87,7 +87,7 @@ def archive_changed_days(
     tags=downstream_tags("archive_logins", longest_seconds=_LONGEST_SECONDS),
 )
 def archive_logins() -> None:
-    """The archive, every night."""
+    """Archive the changed days every night."""
     archive_changed_days()
 
 
@@ -95,12 +95,12 @@ def archive_logins() -> None:
 def drop_outlived_months(
     context: dg.OpExecutionContext, postgres: PostgresResource, settings: dg.ResourceParam[Settings]
 ) -> None:
-    """Drop the months that are older than LOGINPIPE_RETENTION_DAYS and archived, and their extras; say what stays.
+    """Drop archived months older than LOGINPIPE_RETENTION_DAYS, and their extras. Report the months that stay.
 
     Raises:
         SettingError: LOGINPIPE_RETENTION_DAYS is not set.
         ArchiveError: the archive cannot be used.
-        DatabaseError: a month could not be dropped; the ones before it are.
+        DatabaseError: a month could not be dropped. Earlier months are dropped.
     """
     today = datetime.now(UTC).date()
     if settings.retention_days is None:
@@ -139,7 +139,7 @@ def drop_outlived_months(
     tags=downstream_tags("drop_archived_partitions", longest_seconds=_LONGEST_SECONDS),
 )
 def drop_archived_partitions() -> None:
-    """Retention, every night."""
+    """Drop old months every night."""
     drop_outlived_months()
 
 
@@ -151,7 +151,7 @@ def drop_archived_partitions() -> None:
     description="Every night at 02:00 UTC. Skips if LOGINPIPE_ARCHIVE_URL is not set.",
 )
 def archive_closed_days(settings: dg.ResourceParam[Settings]) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """Ask for a run, unless there is no archive."""
+    """Request a run if there is an archive."""
     if settings.archive_url:
         yield dg.RunRequest()
     else:
@@ -166,7 +166,7 @@ def archive_closed_days(settings: dg.ResourceParam[Settings]) -> Iterator[dg.Run
     description="Every night at 03:30 UTC, after archive_closed_days. Skips if LOGINPIPE_RETENTION_DAYS is not set.",
 )
 def drop_archived_partitions_daily(settings: dg.ResourceParam[Settings]) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """Ask for a run, unless everything is kept."""
+    """Request a run if retention is limited."""
     if settings.retention_days is not None:
         yield dg.RunRequest()
     else:

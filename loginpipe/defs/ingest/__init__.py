@@ -1,1 +1,1 @@
-"""The chain from the queue to the table, one module a stage, with its checks, its job and its sensor."""
+"""Load the queue into the table: one module per stage, with the checks, the job and the sensor."""

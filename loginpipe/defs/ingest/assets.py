@@ -1,4 +1,4 @@
-"""The step that runs the chain: five assets in one step, since clear data is never stored between them."""
+"""Run the chain: five assets in one step, because clear data is never stored between them."""
 
 import time
 from collections.abc import Iterator
@@ -32,12 +32,12 @@ from loginpipe.sqs.receiver import Received, Receiver
 
 STEP = "ingest"
 
-# After so long a run logs a line, then after twice as long, and so on: each line is a row in Dagster's storage.
+# First log interval of a run; each next one is twice as long, because each line is a row in Dagster's storage.
 _PROGRESS_SECONDS = 30
 
 
 class IngestConfig(dg.Config):
-    """How long a run lasts."""
+    """The run config of the ingest step."""
 
     idle_seconds: float = Field(
         default=0, ge=0, description="How long to wait for more messages once the queue is drained, in seconds."
@@ -45,7 +45,7 @@ class IngestConfig(dg.Config):
 
 
 def ingest_assets(settings: Settings) -> dg.AssetsDefinition:
-    """Return the five assets and their step, which takes a place in the pool of its queue."""
+    """Return the five assets and their step, which takes a slot in its queue's pool."""
     return dg.multi_asset(
         name=STEP,
         specs=[RAW_SQS_MESSAGES, VALIDATED_LOGINS, REJECTED_LOGINS, MASKED_LOGINS, USER_LOGINS_TABLE],
@@ -64,14 +64,14 @@ def ingest(
     masking: MaskingResource,
     settings: dg.ResourceParam[Settings],
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-    """Take batch after batch from the queue into the table.
+    """Load batches from the queue into the table until the queue is drained or the run's time is over.
 
     Raises:
-        TokenKeyMismatchError: the token keys are not the ones the database's tokens were made with.
-        QueueError: the queue cannot be received from; what was received before is recorded.
-        DatabaseError: a batch could not be recorded; its messages return to the queue.
-        BrakeError: nearly all of the first messages were rejected; the others return to the queue.
-        ClearValueError: masked cells do not contain a token; nothing of that batch was written.
+        TokenKeyMismatchError: the database's tokens were made with other token keys.
+        QueueError: the queue cannot be received from. Messages received before are recorded.
+        DatabaseError: a batch could not be recorded. Its messages return to the queue.
+        BrakeError: nearly all of the first messages were rejected. The others return to the queue.
+        ClearValueError: masked cells do not contain a token. Nothing of that batch was written.
     """
     began, began_at = time.monotonic(), datetime.now(UTC)
     tag_run(context.instance, context.run, settings)
@@ -124,9 +124,9 @@ def _results(  # noqa: PLR0917
     *,
     ask: bool,
 ) -> Iterator[dg.MaterializeResult[None]]:
-    """Yield a materialization an asset, with the checks that need nothing but the totals.
+    """Yield the materialization of each asset, with the checks that need only the totals.
 
-    SQS is asked only where ``ask`` says so: a run that was told to stop has seconds, and a call may take minutes.
+    SQS is queried only if ``ask`` is True: a run that must stop has seconds left, and a call may take minutes.
     """
     found = raw_sqs_messages(
         totals, receiver.counts, queue=sqs.name, at_limit=ask and _at_in_flight_limit(context, sqs)
@@ -154,7 +154,7 @@ def _results(  # noqa: PLR0917
 
 
 def _counts_add_up(postgres: PostgresResource, run_id: str, since: datetime) -> dg.AssetCheckResult:
-    """Read the counts of the run's batches again; where that fails it is a warning, since all is recorded by then."""
+    """Read back the counts of the run's batches. An error is only a warning, because everything is recorded by then."""
     try:
         return checks.counts_add_up(postgres.run(partial(run_counts, run_id=run_id, since=since)))
     except DatabaseError as error:
@@ -162,7 +162,7 @@ def _counts_add_up(postgres: PostgresResource, run_id: str, since: datetime) -> 
 
 
 def _at_in_flight_limit(context: dg.AssetExecutionContext, sqs: SqsResource) -> bool:
-    """Say whether receiving ended at SQS's limit of messages in flight: an empty long poll is all that it shows."""
+    """Return True if SQS's in-flight limit ended receiving. Receiving alone does not show it: long polls are empty."""
     try:
         at_limit = sqs.depth().at_in_flight_limit
     except QueueError:
@@ -175,7 +175,7 @@ def _at_in_flight_limit(context: dg.AssetExecutionContext, sqs: SqsResource) -> 
 
 
 class _Progress:
-    """Adds batches up, and logs a line now and then."""
+    """Adds up batches, and logs progress at growing intervals."""
 
     def __init__(self, context: dg.AssetExecutionContext, totals: RunTotals) -> None:
         self._context = context

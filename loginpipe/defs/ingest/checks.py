@@ -1,4 +1,4 @@
-"""The asset checks that each run evaluates for its own messages: counts and codes, never samples."""
+"""Define the asset checks that each run evaluates for its own messages: counts and codes, never samples."""
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -52,11 +52,11 @@ OF_A_RUN = (
     DELAY_WITHIN_LIMIT,
     COUNTS_ADD_UP,
 )
-"""The checks that each run reports on."""
+"""The checks that each run reports."""
 
 
 def reject_rate(rejected: int, received: int, limit: float) -> dg.AssetCheckResult:
-    """Evaluate how many of the messages of a run were rejected; a run without any passes."""
+    """Evaluate the share of rejected messages in a run. A run without messages passes."""
     rate = rejected / received if received else 0.0
     return dg.AssetCheckResult(
         check_name=REJECT_RATE.name,
@@ -74,11 +74,9 @@ def reject_rate(rejected: int, received: int, limit: float) -> dg.AssetCheckResu
 
 
 def schema_drift(unknown_fields: Mapping[str, int], fate: str) -> dg.AssetCheckResult:
-    """Warn of fields outside the contract: their names and how many messages carry them.
+    """Warn of fields outside the contract (name → number of messages).
 
-    Args:
-        unknown_fields: name → messages.
-        fate: what happens to them: `loginpipe.logins.extras.UnknownFields.fate`.
+    `fate` is the result of `loginpipe.logins.extras.UnknownFields.fate`.
     """
     return dg.AssetCheckResult(
         check_name=SCHEMA_DRIFT.name,
@@ -94,12 +92,7 @@ def schema_drift(unknown_fields: Mapping[str, int], fate: str) -> dg.AssetCheckR
 
 
 def only_tokens(logins: int, failure: str | None = None) -> dg.AssetCheckResult:
-    """Report that every cell of the masked columns is a token: a batch in which one is not is never recorded.
-
-    Args:
-        logins: that were masked and recorded.
-        failure: what was wrong with a batch that was not recorded.
-    """
+    """Report that all masked cells of the recorded logins are tokens, or the error of an unrecorded batch."""
     return dg.AssetCheckResult(
         check_name=ONLY_TOKENS.name,
         asset_key=ONLY_TOKENS.asset_key,
@@ -110,7 +103,7 @@ def only_tokens(logins: int, failure: str | None = None) -> dg.AssetCheckResult:
 
 
 def counts_add_up(counts: RunCounts) -> dg.AssetCheckResult:
-    """Check that the counts of a run add up."""
+    """Report whether the counts of a run add up."""
     return dg.AssetCheckResult(
         check_name=COUNTS_ADD_UP.name,
         asset_key=COUNTS_ADD_UP.asset_key,
@@ -145,12 +138,7 @@ def counts_not_read(why: str) -> dg.AssetCheckResult:
 
 
 def delay_within_limit(counts: Sequence[int], limit_seconds: int) -> dg.AssetCheckResult:
-    """Evaluate the delays of a run.
-
-    Args:
-        counts: its rows by delay, one a bucket of `loginpipe.logins.delays`.
-        limit_seconds: rounded up to the next bound of a bucket.
-    """
+    """Evaluate a run's rows by bucket of `loginpipe.logins.delays`. The limit is rounded up to the next bound."""
     stored, late = sum(counts), delayed(counts, limit_seconds)
     return dg.AssetCheckResult(
         check_name=DELAY_WITHIN_LIMIT.name,
@@ -170,5 +158,5 @@ def delay_within_limit(counts: Sequence[int], limit_seconds: int) -> dg.AssetChe
 
 
 def _span(seconds: float) -> str:
-    # Infinity is no number that the UI can show.
+    # The UI cannot show infinity as a number.
     return f"up to {seconds:,.0f} s" if isfinite(seconds) else f"over {DELAY_BOUNDS[-1]:,} s"

@@ -1,4 +1,4 @@
-"""The ingest job: the whole chain, in one run; and the schedule that can replace its sensor."""
+"""Define the ingest job, which runs the whole chain, and the schedule that can replace its sensor."""
 
 from math import ceil
 from typing import TYPE_CHECKING
@@ -15,36 +15,36 @@ if TYPE_CHECKING:
 
 INGEST_JOB = "ingest_logins"
 QUEUE_TAG = "loginpipe/queue"
-"""Run tag with the queue's name: ``dagster.yaml`` limits how many runs work on one queue."""
+"""Run tag with the queue's name. ``dagster.yaml`` limits the number of runs per queue by it."""
 
 MAX_RUNTIME_TAG = "dagster/max_runtime"
 
 GRACE_SECONDS = 300
-"""How long after its time a run is ended: one whose process died stays STARTED, and counts as active, until then."""
+"""Time after ``run_seconds`` until Dagster ends a run. A run whose process died stays STARTED and active until then."""
 
 
 def run_tags(settings: Settings) -> dict[str, str]:
-    """Return the tags of a run of the chain: its queue, its place in the run queue, its longest time, its retries."""
+    """Return the tags of a run of the chain: its queue, priority, maximum runtime and retry strategy."""
     return {
         QUEUE_TAG: settings.queue_name,
-        # Before whatever else waits in the run queue.
+        # Ahead of all other runs in the run queue.
         "dagster/priority": "1",
         MAX_RUNTIME_TAG: str(ceil(settings.run_seconds) + GRACE_SECONDS),
-        # A run that was killed is started again: what it held is back on the queue.
+        # A killed run restarts from the beginning: its messages are back on the queue.
         "dagster/retry_strategy": "ALL_STEPS",
     }
 
 
 def pool(settings: Settings) -> str:
-    """Return the concurrency pool of the step, one a queue: ``dagster.yaml`` limits it, whoever starts the run."""
+    """Return the concurrency pool of the step, one per queue. ``dagster.yaml`` limits it for every kind of run."""
     return f"{QUEUE_TAG}/{settings.queue_name}"
 
 
 def tag_run(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Settings) -> None:
-    """Give a run the tags that it lacks, since it was started on the assets and not as the job.
+    """Add missing tags to a run, because a run of the assets does not have the tags of the job.
 
-    Sensor, alerts, run monitoring and retries go by them. A run on further assets keeps the longest time of
-    ``dagster.yaml``: the others may take longer than the chain.
+    Sensor, alerts, run monitoring and retries need them. A run that includes other assets keeps the maximum runtime of
+    ``dagster.yaml``, because these may take longer than the chain.
     """
     missing = {name: value for name, value in run_tags(settings).items() if name not in run.tags}
     if not of_the_chain_alone(run):
@@ -54,19 +54,19 @@ def tag_run(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Settings
 
 
 def of_the_chain_alone(run: dg.DagsterRun) -> bool:
-    """Say whether a run has no steps but the chain's."""
+    """Return True if a run has no steps outside the chain."""
     selected = run.asset_selection
     return run.job_name == INGEST_JOB or (
         selected is not None and {key.to_user_string() for key in selected} <= set(CHAIN)
     )
 
 
-# A run does not wait for checks of whole days, nor for those that a sensor evaluates.
+# Runs do not wait for checks of whole days, nor for checks that a sensor evaluates.
 _NOT_WITH_EVERY_RUN = dg.AssetSelection.checks(*DAILY_CHECKS, freshness, no_dead_letters)
 
 
 def ingest_job(settings: Settings) -> "UnresolvedAssetJobDefinition":
-    """Return the job that takes batch after batch from the queue through the whole chain."""
+    """Return the job that loads batches from the queue through the whole chain."""
     return dg.define_asset_job(
         INGEST_JOB,
         selection=dg.AssetSelection.groups(GROUP) - _NOT_WITH_EVERY_RUN,
@@ -76,10 +76,7 @@ def ingest_job(settings: Settings) -> "UnresolvedAssetJobDefinition":
 
 
 def run_in_process(definitions: dg.Definitions) -> bool:
-    """Run the ingest job once, in this process, with nothing kept in any Dagster storage; return whether it succeeded.
-
-    Only errors are written to the console.
-    """
+    """Run the ingest job once in this process, without storage, and log errors only. Return True if it succeeded."""
     quiet = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
     with dg.DagsterInstance.ephemeral() as instance:
         job = definitions.resolve_job_def(INGEST_JOB)

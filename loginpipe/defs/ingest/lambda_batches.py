@@ -1,4 +1,4 @@
-"""The sensor that shows in the graph what AWS Lambda did: materializations of the chain, from the table of batches."""
+"""Define the sensor that shows AWS Lambda's work in the asset graph, from the table of batches."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -19,15 +19,15 @@ from loginpipe.defs.resources import PostgresResource
 from loginpipe.logins.delays import delay_labels
 from loginpipe.postgres.batches import BatchesWithoutRun, batches_without_run
 
-# Each materialization is a row in Dagster's storage.
+# Seconds between ticks, because each materialization is a row in Dagster's storage.
 _TICK_SECONDS = 60
 _FIRST_SECONDS = 3600
-# Longer than a transaction waits for a lock after a batch has its time.
+# Longer than a transaction waits for a lock after its batch gets a time, so that no batch is missed.
 _SETTLED_SECONDS = 15
 
 
 def materializations(found: BatchesWithoutRun) -> Iterator[dg.AssetMaterialization]:
-    """Yield one for each asset of the chain, with sums over the batches: at least one batch."""
+    """Yield a materialization of each asset in the chain, with sums over at least one batch."""
     oldest, newest = found.sent or (found.until, found.until)
     reasons = dict(Counter(found.reasons).most_common())
     of_assets: dict[dg.AssetKey, dict[str, Any]] = {
@@ -71,7 +71,7 @@ def materializations(found: BatchesWithoutRun) -> Iterator[dg.AssetMaterializati
 def lambda_batches_sensor(
     context: dg.SensorEvaluationContext, postgres: PostgresResource, settings: dg.ResourceParam[Settings]
 ) -> dg.SensorResult:
-    """Report what was recorded outside of Dagster since the last tick.
+    """Report the batches recorded outside Dagster since the last tick.
 
     Raises:
         DatabaseError: the batches cannot be read.

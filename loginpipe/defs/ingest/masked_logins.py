@@ -1,4 +1,4 @@
-"""Stage 3: personal data becomes tokens, and what the new tokens stand for is sealed. No clear value goes further."""
+"""Stage 3: replace personal data with tokens, and seal the values of new tokens. No later stage has clear values."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Stage 1: messages, received and leased."""
+"""Stage 1: receive and lease messages."""
 
 from datetime import UTC, datetime
 from typing import Any

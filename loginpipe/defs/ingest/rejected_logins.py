@@ -1,4 +1,4 @@
-"""Stage 2, beside it: the messages that are not valid logins, with the reasons."""
+"""Stage 2, side branch: record the messages that are not valid logins, with the reasons."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The sensor on queue depth. `decide` is pure and knows nothing of Dagster; the sensor is a thin shell around it."""
+"""Define the sensor on queue depth: a thin shell around `decide`, which is pure and independent of Dagster."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ from loginpipe.monitoring.run_history import History, back_off
 from loginpipe.sqs.depth import IN_FLIGHT_LIMIT_REACHED, Depth
 
 TICK_SECONDS = 5
-"""The floor of Dagster's sensor loop: asking a queue for its depth costs one cheap call."""
+"""The minimum interval of Dagster's sensor loop. Reading the queue's depth costs one cheap call."""
 
 IN_FLIGHT_FOR_RUNS = 100_000
-"""So many of the 120,000 messages that SQS lets be in flight are for the runs: the counts are approximate, and at the
-limit a long poll is silently empty."""
+"""The part of SQS's in-flight limit of 120,000 messages that runs may use. The counts are approximate, and at the limit
+long polls return nothing, without an error."""
 
 DEEP_BATCHES = 5
-"""So many full batches waiting, for each run that is active, are worth one more: a run takes seconds to start."""
+"""Full batches that must wait, for each active run, before one more run starts: a start takes seconds."""
 
 SUCCESSOR_SECONDS = 20
-"""So long before its time is up a run gets a successor: a tick, a dequeue and a start take ten."""
+"""A run gets a successor this long before its time is over: a tick, a dequeue and a start take ten seconds."""
 
 WAITING_IDLE: dict[str, Any] = {"ops": {STEP: {"config": {"idle_seconds": 60}}}}
-"""Run config of the sensor's runs: they wait for more messages for a minute, since a new run takes seconds to start."""
+"""Run config of the sensor's runs. They wait a minute for more messages, because a new run takes seconds to start."""
 
 ACTIVE = [
     dg.DagsterRunStatus.QUEUED,
@@ -38,17 +38,17 @@ ACTIVE = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
-"""A run that waits in the run queue or is being cancelled has, or will have, messages of its own."""
+"""Statuses of runs that hold messages or will: runs in the run queue or being cancelled count too."""
 
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 
-# Finished runs that are read: as many failures in a row reach the longest back-off.
+# Number of finished runs to read: enough failures in a row for the longest back-off.
 _HISTORY = 12
 
 
 @dataclass(frozen=True)
 class Decision:
-    """How many runs to start now, and why, as text for an operator."""
+    """How many runs to start now, and the reason for the operator."""
 
     runs: int
     reason: str
@@ -65,24 +65,23 @@ def decide(
     run_seconds: float,
     max_runs: int,
 ) -> Decision:
-    """Decide how many runs to start: one where messages wait, more where many do, none too soon after failures.
+    """Decide how many runs to start: one if messages wait, more if many wait, and none too soon after failures.
 
-    A run lasts ``run_seconds`` while messages come, so one that is about to reach that gets a successor.
+    A run that is about to reach ``run_seconds`` gets a successor.
 
     Args:
         depth: the queue's depth.
-        queue: its name, for the reason.
-        active: how long ago each run on this queue started that is queued, starting, started or being cancelled; None
-            where it has not started yet.
-        history: how earlier runs ended.
+        queue: the queue's name, for the reason.
+        active: age of each active run on this queue, or None if it is not started; see `ACTIVE`.
+        history: the results of earlier runs.
         now: the time, UTC.
-        batch_messages: most messages in one batch.
-        run_seconds: how long a run lasts at most.
-        max_runs: most runs that are active at once, those aside that are about to end.
+        batch_messages: maximum messages in a batch.
+        run_seconds: maximum duration of a run.
+        max_runs: maximum active runs, not counting runs that are about to end.
     """
     seen = f"queue {queue!r}: {depth}"
     continuing = sum(age is None or age.total_seconds() < run_seconds - SUCCESSOR_SECONDS for age in active)
-    # A run that is still active then has had messages within the last minute: it ends by itself otherwise.
+    # A run still active at that age has had messages within the last minute; otherwise it would have ended itself.
     follows = bool(active) and not continuing
     if depth.visible == 0 and not follows:
         return Decision(0, f"{seen}; nothing to receive")
@@ -97,12 +96,12 @@ def decide(
                 f"{seen}; backing off after {history.failures_in_a_row} failed runs in a row, next try at {next_try} "
                 "UTC: see the newest run for the cause",
             )
-    # One run at a time finds out whether the cause of the failures is gone.
+    # A single run tests whether the cause of the failures is gone.
     limit = 1 if history.failures_in_a_row else min(max_runs, most_runs(batch_messages))
     wanted = min(1 + depth.visible // (DEEP_BATCHES * batch_messages), limit)
     if wanted <= continuing:
         return Decision(0, f"{seen}; {continuing} of {limit} runs active; no new run needed")
-    # Runs that are about to end still hold messages: their successors come one by one.
+    # Runs that are about to end still hold messages, so their successors start one at a time.
     starting = min(wanted - continuing, max(most_runs(batch_messages) - len(active), int(continuing == 0)))
     if starting <= 0:
         return Decision(0, f"{seen}; {len(active)} runs active, some about to end; new runs start when they have ended")
@@ -110,21 +109,13 @@ def decide(
 
 
 def most_runs(batch_messages: int) -> int:
-    """Return how many runs together hold no more messages than a queue lets be in flight, at least one.
-
-    Args:
-        batch_messages: most messages in one batch.
-    """
+    """Return how many runs (at least one) can hold batches of this size within the queue's in-flight limit."""
     return max(1, IN_FLIGHT_FOR_RUNS // (BATCHES_HELD * batch_messages))
 
 
 def history_of(records: Sequence[dg.RunRecord]) -> History:
-    """Count the failures since the last success; runs that overlapped and failed count once.
-
-    Args:
-        records: runs that ended in success or failure, in any order.
-    """
-    # By their ends: a newer run may have succeeded, or failed, long before an older one failed.
+    """Count the failures since the last success in ended runs, in any order. Failed runs that overlapped count once."""
+    # Sort by end: a newer run may have ended long before an older one.
     latest_first = sorted(records, key=ended_at, reverse=True)
     failures, earliest_start = 0, None
     for record in latest_first:
@@ -139,10 +130,10 @@ def history_of(records: Sequence[dg.RunRecord]) -> History:
 
 
 def ended_runs(instance: dg.DagsterInstance, queue: str) -> list[dg.RunRecord]:
-    """Return the last runs of the chain that succeeded or failed on a queue, whoever started them.
+    """Return the last runs of the chain on a queue that succeeded or failed, however they were started.
 
-    Runs on further assets are left out: it may be one of these that failed. So are runs on other queues: two code
-    locations in one Dagster know nothing of each other.
+    Runs with further assets are excluded, because one of those may have failed. Runs on other queues are excluded,
+    because several code locations can share one Dagster.
     """
     ended = dg.RunsFilter(tags={QUEUE_TAG: queue}, statuses=ENDED)
     records = instance.get_run_records(ended, limit=_HISTORY)
@@ -150,7 +141,7 @@ def ended_runs(instance: dg.DagsterInstance, queue: str) -> list[dg.RunRecord]:
 
 
 def ended_at(record: dg.RunRecord) -> datetime:
-    """Return when a run ended; of one that never started, when that was recorded."""
+    """Return when a run ended. For a run that never started, this is the time of its last update."""
     return record.update_timestamp if record.end_time is None else datetime.fromtimestamp(record.end_time, UTC)
 
 
@@ -169,7 +160,7 @@ def queue_depth_sensor(
     """Start runs as messages arrive.
 
     Raises:
-        QueueError: the queue cannot be asked for its depth.
+        QueueError: the queue's depth cannot be read.
     """
     active = dg.RunsFilter(tags={QUEUE_TAG: sqs.name}, statuses=ACTIVE)
     now = datetime.now(UTC)
@@ -183,8 +174,8 @@ def queue_depth_sensor(
         run_seconds=settings.run_seconds,
         max_runs=settings.max_runs,
     )
-    # A reason to skip is kept with the tick; a log line would make a file of each tick, every five seconds.
-    # No run key: one that failed would never be asked for again.
+    # Dagster stores a skip reason with the tick. A log line would create a file at every tick, every five seconds.
+    # Requests have no run key: Dagster would never repeat the key of a failed run.
     requests = [dg.RunRequest(run_config=WAITING_IDLE) for _ in range(decision.runs)]
     return dg.SensorResult(run_requests=requests, skip_reason=None if requests else decision.reason)
 

@@ -1,7 +1,4 @@
-"""Stage 4: the table, and only then the deletes.
-
-Its name, `dagster/table_name`, is a setting: ``definitions.py`` adds it.
-"""
+"""Stage 4: write the table, and only then delete the messages. ``definitions.py`` adds `dagster/table_name`."""
 
 from typing import Any
 

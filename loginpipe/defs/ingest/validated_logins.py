@@ -1,4 +1,4 @@
-"""Stage 2: the messages that are valid logins."""
+"""Stage 2: validate the messages."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from loginpipe.logins.schema import VALIDATED_LOGINS_SCHEMA
 
 
 def from_messages(*columns: str) -> dict[str, str]:
-    """Return the column of the messages that each of these columns is made from: a field is in the body."""
+    """Return, for each column, the message column it is made from. Fields of a login come from the body."""
     return {column: column if column in MESSAGE_COLUMNS else "body" for column in columns}
 
 
@@ -35,12 +35,7 @@ VALIDATED_LOGINS = dg.AssetSpec(
 
 
 def validated_logins(totals: RunTotals, fate: str) -> dict[str, Any]:
-    """Return the metadata of the logins that a run accepted.
-
-    Args:
-        totals: of the run.
-        fate: what happens to unknown fields.
-    """
+    """Return the metadata of the logins that a run accepted. `fate` is what happens to unknown fields."""
     return {
         "dagster/row_count": totals.accepted,
         "null_locales": totals.null_locales,

@@ -1,1 +1,1 @@
-"""Duplicates and daily counts, computed from the table by day, and the sensor that keeps them up to date."""
+"""Compute duplicates and daily counts from the table by day, and keep them up to date by a sensor."""

@@ -1,4 +1,4 @@
-"""Duplicate devices and addresses, and login counts, by day: tokens and counts only."""
+"""Define the assets for duplicate devices and addresses and for login counts, by day: tokens and counts only."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from loginpipe.postgres.insights import (
     refresh_duplicates,
 )
 
-# Dagster warns that `backfill_policy` may still change: a line on every command's output, and not for its readers.
+# Dagster warns that `backfill_policy` may still change, on every command's output.
 warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
 
 _MEANING: Mapping[str, str] = {"duplicate_devices": "devices", "duplicate_ips": "addresses"}
@@ -33,7 +33,7 @@ def _duplicates_asset(name: str) -> dg.AssetsDefinition:
         key=asset_key(name),
         group_name=INSIGHTS,
         partitions_def=DAYS,
-        # A year is one run, not 365.
+        # A backfill of a year is one run, not 365.
         backfill_policy=dg.BackfillPolicy.single_run(),
         freshness_policy=COUNTED_IN_TIME,
         deps=[asset_key("user_logins_table")],
@@ -65,7 +65,7 @@ def _duplicates_asset(name: str) -> dg.AssetsDefinition:
         """Compute the days of this run again.
 
         Raises:
-            DatabaseError: a day could not be written; the days before it are.
+            DatabaseError: a day could not be written. Earlier days are written.
         """
         return dg.MaterializeResult(metadata=refreshed(postgres, name, _days(context)))
 
@@ -103,16 +103,16 @@ def daily_logins(context: dg.AssetExecutionContext, postgres: PostgresResource) 
     """Compute the days of this run again.
 
     Raises:
-        DatabaseError: a day could not be written; the days before it are.
+        DatabaseError: a day could not be written. Earlier days are written.
     """
     return dg.MaterializeResult(metadata=refreshed(postgres, "daily_logins", _days(context)))
 
 
 def refreshed(postgres: PostgresResource, table: str, days: Sequence[date]) -> dict[str, Any]:
-    """Compute days of one of the three tables again, a transaction a day; return what the UI shows of them.
+    """Compute days of one of the three tables again, each in its own transaction, and return the UI's metadata.
 
     Raises:
-        DatabaseError: a day could not be written; the days before it are.
+        DatabaseError: a day could not be written. Earlier days are written.
     """
     if table in DUPLICATES:
         work = partial(refresh_duplicates, table=table)

@@ -1,4 +1,4 @@
-"""The job that computes duplicates and daily counts of all days that have changed since they were computed."""
+"""Define the job that computes duplicates and daily counts of all days that have changed."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -15,8 +15,8 @@ from loginpipe.postgres.session import is_passing
 
 INSIGHTS_JOB = "refresh_insights"
 
-# Daily counts the newest day first, since that is what people look at. Duplicates the oldest first: the rows of a day
-# follow from those of the days before.
+# Daily counts: the newest day first, because people read that one. Duplicates: the oldest first, because the rows of
+# a day depend on the days before.
 _OLDEST_FIRST = {"daily_logins": False, "duplicate_devices": True, "duplicate_ips": True}
 
 
@@ -24,10 +24,10 @@ _OLDEST_FIRST = {"daily_logins": False, "duplicate_devices": True, "duplicate_ip
 def refresh_stale_days(
     context: dg.OpExecutionContext, postgres: PostgresResource, settings: dg.ResourceParam[Settings]
 ) -> Iterator[dg.AssetMaterialization | dg.Output[None]]:
-    """Compute again what is stale. A day that cannot be computed holds up no other table, and no other daily counts.
+    """Compute stale days again. A failed day stops neither other tables nor daily counts of other days.
 
     Raises:
-        DatabaseError: days could not be computed, and stay due; names the first. Or the database is away.
+        DatabaseError: days could not be computed and stay due (the message names the first), or the database is down.
     """
     stale = postgres.run(stale_days)
     failed: dict[str, DatabaseError] = {}
@@ -41,7 +41,7 @@ def refresh_stale_days(
                 failed[f"{table} of {day}"] = error
                 context.log.warning("%s of %s: %s", table, day, error)
                 continue
-            # The assets have no days before their first one and none to come; the tables may.
+            # The assets have partitions from the first day to today only; the tables may have other days.
             if first_day(settings) <= day <= datetime.now(UTC).date():
                 yield dg.AssetMaterialization(asset_key(table), partition=day.isoformat(), metadata=metadata)
     if failed:
@@ -60,5 +60,5 @@ def refresh_stale_days(
     tags=downstream_tags(INSIGHTS_JOB, longest_seconds=3600),
 )
 def insights_job() -> None:
-    """Refresh stale days, when the sensor finds any."""
+    """Refresh stale days when the sensor finds any."""
     refresh_stale_days()

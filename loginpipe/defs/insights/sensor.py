@@ -1,4 +1,4 @@
-"""The sensor that starts a run when days have changed. The run itself finds out which."""
+"""Define the sensor that starts a run when days have changed. The run itself finds the days."""
 
 from collections.abc import Collection
 from datetime import UTC, date, datetime, timedelta
@@ -16,10 +16,10 @@ from loginpipe.postgres.days import stale_days
 TICK_SECONDS = 60
 
 SHORTEST_PAUSE = timedelta(minutes=10)
-"""Between two runs: today changes as long as logins arrive, and would be computed again and again."""
+"""Between two runs. Today changes while logins arrive, and would be computed again and again."""
 
 PAUSE_FACTOR = 4
-"""A pause is at least so many times as long as the run before it: insights take at most a fifth of the time."""
+"""Ratio of a pause to the run before it, at least. So insights take at most a fifth of the time."""
 
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
@@ -27,12 +27,12 @@ _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRu
 def why_not_now(
     stale: Collection[date], *, active: bool, last_run: tuple[datetime, datetime] | None, now: datetime
 ) -> str | None:
-    """Return why no run is to be started now; None where one is.
+    """Return the reason to start no run now, or None to start one.
 
     Args:
         stale: the days that have changed.
-        active: whether a run is queued or has not ended.
-        last_run: when the last run that ended was started, and when it ended; None where there is none.
+        active: True if a run is queued or has not ended.
+        last_run: start and end of the last run that ended; None if there is none.
         now: the time, UTC.
     """
     if not stale:
@@ -61,10 +61,10 @@ def why_not_now(
 def insights_sensor(
     context: dg.SensorEvaluationContext, postgres: PostgresResource, settings: dg.ResourceParam[Settings]
 ) -> dg.SensorResult:
-    """Start a run, or return the reason why not.
+    """Start a run, or return the reason to skip.
 
     Raises:
-        DatabaseError: what has changed cannot be read.
+        DatabaseError: the changed days cannot be read.
     """
     instance, now = context.instance, datetime.now(UTC)
     runs = dg.RunsFilter(job_name=INSIGHTS_JOB, statuses=ACTIVE, tags=LOCATION_TAGS)

@@ -1,1 +1,1 @@
-"""Daily work: partitions, checks of whole days, and the pruning of Dagster's storage."""
+"""Maintain partitions, check whole days, and prune Dagster's storage, once a day."""

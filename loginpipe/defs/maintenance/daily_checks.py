@@ -1,6 +1,6 @@
-"""Asset checks of whole days and partitions, and the job that runs them once a day. Counts only.
+"""Define the asset checks of whole days and partitions, and the daily job that runs them. Counts only.
 
-A run of the chain does not wait for them.
+Runs of the chain do not wait for them.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _WARN = dg.AssetCheckSeverity.WARN
 _DAY = timedelta(days=1)
-# Each day is compared three times.
+# So each day is compared three times.
 _RECONCILED_DAYS = 3
 _COMPARED_TOKENS = 1_000
 
@@ -41,7 +41,7 @@ _COMPARED_TOKENS = 1_000
     ),
 )
 def ledger_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:
-    """Reconcile the newest days."""
+    """Compare the newest days of ledger and table."""
     today = _today()
     counts = postgres.run(partial(read_ledger_days, first=today - (_RECONCILED_DAYS - 1) * _DAY, last=today))
     if counts is None:
@@ -74,7 +74,7 @@ def ledger_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:
     ),
 )
 def nothing_in_default_partitions(postgres: PostgresResource) -> dg.AssetCheckResult:
-    """Count what the default partitions hold."""
+    """Count the rows in default partitions."""
     rows = {table: number for table, number in postgres.run(partial(stray_rows, today=_today())).items() if number}
     return dg.AssetCheckResult(
         passed=not rows,
@@ -94,7 +94,7 @@ def nothing_in_default_partitions(postgres: PostgresResource) -> dg.AssetCheckRe
     description="user_logins has the columns of the contract, and no other column that a login must fill.",
 )
 def schema_matches_contract(postgres: PostgresResource) -> dg.AssetCheckResult:
-    """Compare the table's columns, as they are now, with the contract."""
+    """Compare the table's current columns with the contract."""
     differences = contract_differences(postgres.run(current_columns))
     return dg.AssetCheckResult(
         passed=not differences,
@@ -112,7 +112,7 @@ def schema_matches_contract(postgres: PostgresResource) -> dg.AssetCheckResult:
     ),
 )
 def token_key_version_current(postgres: PostgresResource, settings: dg.ResourceParam[Settings]) -> dg.AssetCheckResult:
-    """Read the token keys as a run does, and compare them with the check values."""
+    """Read the token keys as a run does, and compare them with the check values in the database."""
     link = runbook_link("keys-and-tokens")
     try:
         uri = settings.required("token_keys")
@@ -137,7 +137,7 @@ def token_key_version_current(postgres: PostgresResource, settings: dg.ResourceP
     ),
 )
 def daily_volume(postgres: PostgresResource) -> dg.AssetCheckResult:
-    """Compare yesterday with the trailing days, by the counts of ``daily_logins``."""
+    """Compare yesterday with the days before, by the counts of ``daily_logins``."""
     yesterday = datetime.now(UTC).date() - _DAY
     return _unusual(evaluate_volume(_counts(postgres, yesterday), yesterday))
 
@@ -151,7 +151,7 @@ def daily_volume(postgres: PostgresResource) -> dg.AssetCheckResult:
     ),
 )
 def null_locale_share(postgres: PostgresResource) -> dg.AssetCheckResult:
-    """Compare yesterday with the trailing days, by the counts of ``daily_logins``."""
+    """Compare yesterday with the days before, by the counts of ``daily_logins``."""
     yesterday = datetime.now(UTC).date() - _DAY
     return _unusual(evaluate_null_locales(_counts(postgres, yesterday), yesterday))
 

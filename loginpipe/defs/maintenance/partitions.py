@@ -1,4 +1,4 @@
-"""The partitions of the tables, created ahead and dropped when no queue can hold messages for them; old batches."""
+"""Create future partitions, drop those too old for any message on a queue, and sum up old batches."""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -13,9 +13,9 @@ from loginpipe.postgres.partitions import maintain
 
 @dg.op
 def create_and_drop_partitions(context: dg.OpExecutionContext, postgres: PostgresResource) -> None:
-    """Create the coming partitions, and drop the ledger's that are older than any message on a queue can be.
+    """Create future partitions, and drop the ledger's partitions that are older than any message on a queue can be.
 
-    Batches that nothing reads one by one any more become sums.
+    Replace batches that are no longer read one by one with sums.
     """
     today = datetime.now(UTC).date()
     result = postgres.run(partial(maintain, today=today))
@@ -45,7 +45,7 @@ def create_and_drop_partitions(context: dg.OpExecutionContext, postgres: Postgre
     tags=downstream_tags("maintain_partitions", longest_seconds=3600),
 )
 def maintain_partitions() -> None:
-    """Partitions and batches, once a day."""
+    """Maintain partitions and batches once a day."""
     create_and_drop_partitions()
 
 

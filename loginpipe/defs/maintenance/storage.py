@@ -1,4 +1,4 @@
-"""Dagster's own storage: old runs are deleted, with their events and printed output."""
+"""Prune Dagster's own storage: delete old runs with their events and printed output."""
 
 import time
 from contextlib import closing
@@ -22,12 +22,12 @@ from loginpipe.postgres.dagster_storage import (
     require_known,
 )
 
-# Runs a transaction: some ten thousand events.
+# Runs per transaction: about ten thousand events.
 _RUNS_AT_ONCE = 200
-# What one execution does at most; the next day's goes on from there.
+# The limits of one execution. The next day's continues from there.
 _MAX_RUNS = 50_000
 _MAX_SECONDS = 1_800
-# Each line of progress is a row in the storage that is made smaller here.
+# Each line of progress is a row in the storage that this job prunes.
 _PROGRESS_SECONDS = 30
 
 
@@ -42,12 +42,12 @@ class _Counts:
 
 @dg.op
 def delete_old_runs(context: dg.OpExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
-    """Delete runs that ended long enough ago, with their events and what they printed.
+    """Delete runs that ended long enough ago, with their events and printed output.
 
     Raises:
         LoginpipeError: Dagster's storage is not in Postgres.
-        SchemaError: it has other tables than are known here.
-        DatabaseError: a statement failed; what was deleted before stays deleted.
+        SchemaError: the storage has unknown tables.
+        DatabaseError: a statement failed. Earlier deletions stay.
     """
     cutoffs = Cutoffs.of(datetime.now(UTC), settings.keep_runs_days)
     with closing(connect(_url(context.instance), lock_timeout=LOCK_TIMEOUT)) as connection:
@@ -75,7 +75,7 @@ def delete_old_runs(context: dg.OpExecutionContext, settings: dg.ResourceParam[S
     tags=downstream_tags("prune_dagster_storage", longest_seconds=3600),
 )
 def prune_dagster_storage() -> None:
-    """Old runs, once a day."""
+    """Delete old runs once a day."""
     delete_old_runs()
 
 
@@ -114,7 +114,7 @@ def _delete(context: dg.OpExecutionContext, connection: Connection, cutoffs: Cut
         run_ids = [run.run_id for run in old if not run.needed]
         counts.kept += len(old) - len(run_ids)
         if run_ids:
-            # First: what a deleted run has printed would be found by nothing any more.
+            # Delete the output first: nothing can find the output of a deleted run.
             logs.delete(run_ids)
             runs, events = delete_runs(connection, run_ids)
             counts.runs += runs
@@ -130,7 +130,7 @@ def _delete(context: dg.OpExecutionContext, connection: Connection, cutoffs: Cut
 
 
 class _PrintedLogs:
-    """What runs have printed, wherever ``compute_logs`` of ``dagster.yaml`` keeps it."""
+    """The printed output of runs, where ``compute_logs`` of ``dagster.yaml`` stores it."""
 
     def __init__(self, context: dg.OpExecutionContext) -> None:
         self._context = context
@@ -138,7 +138,7 @@ class _PrintedLogs:
         self._failed = False
 
     def delete(self, run_ids: list[str]) -> None:
-        """Delete it, until that fails: a bucket that refuses it has a lifecycle rule, and the runs go all the same."""
+        """Delete output until one deletion fails. A bucket may use a lifecycle rule instead; the runs still go."""
         for run_id in run_ids:
             if self._failed:
                 return

@@ -1,1 +1,1 @@
-"""What the assets show in the UI: groups, columns, partitions and plots."""
+"""Describe the assets for the UI: groups, columns, partitions and plots."""

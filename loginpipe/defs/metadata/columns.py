@@ -1,4 +1,4 @@
-"""The columns of each asset, for the UI: names, types, how personal each one is, and what each one comes from."""
+"""Describe the columns of each asset for the UI: names, types, personal data, and lineage."""
 
 from collections.abc import Mapping
 
@@ -51,12 +51,7 @@ def column_schema(*names: str) -> dict[str, dg.TableSchema]:
 
 
 def column_lineage(upstream: str, sources: Mapping[str, str]) -> dict[str, dg.TableColumnLineage]:
-    """Return the metadata entry that shows where columns come from.
-
-    Args:
-        upstream: the asset before.
-        sources: column → the one of ``upstream`` that it is made from.
-    """
+    """Return the metadata entry that shows where columns come from: column → its source in the upstream asset."""
     key = asset_key(upstream)
     return {
         "dagster/column_lineage": dg.TableColumnLineage(

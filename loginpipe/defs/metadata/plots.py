@@ -1,6 +1,6 @@
-"""Plots that the UI shows inline: bars of counts, as text in Markdown. Never of single logins.
+"""Draw plots that the UI shows inline: bars of counts as Markdown text, never of single logins.
 
-The UI unfolds Markdown of less than 1,000 characters, and hides longer behind a link: too few for a picture.
+The UI shows Markdown of less than 1,000 characters inline, and longer text behind a link. A picture would not fit.
 """
 
 from collections.abc import Mapping
@@ -11,16 +11,14 @@ import dagster as dg
 _MAX_INLINE = 999
 _MAX_BARS = 24
 _MAX_LABEL = 16
-# Characters. A line of 44 is as wide as the column of values is in the UI of a window of 1400 pixels.
+# Characters. A line of 44 fills the UI's value column in a window of 1400 pixels.
 _MAX_BAR = 20
 
 
 def bar_plot(title: str, counts: Mapping[str, float]) -> dg.MarkdownMetadataValue:
-    """Draw counts as bars, one below the other, in the order given.
+    """Draw counts, which are not negative, as horizontal bars in the given order. Draw only the first 24.
 
-    Args:
-        title: of the plot, with the unit.
-        counts: name → count, none below zero; the first 24 are drawn.
+    The title should name the unit.
     """
     left_out = len(counts) - _MAX_BARS
     head = f"**{title}**{f' (and {left_out} more)' if left_out > 0 else ''}\n```text\n"
@@ -29,12 +27,7 @@ def bar_plot(title: str, counts: Mapping[str, float]) -> dg.MarkdownMetadataValu
 
 
 def bars(counts: Mapping[str, float], *, line_most: int) -> str:
-    """Return the bars, a line each: name, bar as long as its share of the largest, count.
-
-    Args:
-        counts: as for `bar_plot`.
-        line_most: characters in a line, at least 30.
-    """
+    """Return a line per count: name, bar in proportion to the largest count, count. `line_most` is at least 30."""
     shown = [(_plain(name), count, f"{count:,.6g}") for name, count in islice(counts.items(), _MAX_BARS)]
     label = max((len(name) for name, _, _ in shown), default=0)
     number = max((len(text) for _, _, text in shown), default=0)
@@ -44,11 +37,11 @@ def bars(counts: Mapping[str, float], *, line_most: int) -> str:
 
 
 def _bar(length: float) -> str:
-    """Draw so many characters, to the next whole one; what is more than nothing can be seen."""
+    """Return a bar of a rounded number of characters. A small positive length is still visible."""
     return "█" * round(length) or ("▏" if length > 0 else "")
 
 
 def _plain(name: str) -> str:
-    """Return a name that ends neither the line nor the block of text: senders choose some of them."""
+    """Return a name without line breaks and backquotes, which would end the text block. Senders choose some names."""
     name = "".join(character if character.isprintable() and character != "`" else "·" for character in name)
     return name if len(name) <= _MAX_LABEL else f"{name[: _MAX_LABEL - 1]}…"

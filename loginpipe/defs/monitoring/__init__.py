@@ -1,1 +1,1 @@
-"""Freshness, dead letters and alerts: a check and a sensor around the rules in `loginpipe.monitoring`."""
+"""Report freshness and dead letters and send alerts: checks and a sensor around `loginpipe.monitoring`."""

@@ -1,4 +1,4 @@
-"""What `doctor` checks in Dagster's storage: the daemon, what starts runs, and the reports of monitoring_sensor."""
+"""Check Dagster's storage for `doctor`: the daemon, what starts runs, and the reports of monitoring_sensor."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from dagster._core.scheduler.instigation import InstigatorState
     from dagster_postgres import DagsterPostgresStorage
 
-# The daemon's parts send a heartbeat every half minute.
+# The parts of the daemon send a heartbeat every half minute.
 _MAX_SILENT = timedelta(minutes=5)
-# monitoring_sensor reports once an hour at least.
+# monitoring_sensor reports at least once an hour.
 _MAX_UNREPORTED = timedelta(hours=2)
-# A day's pruning may be still to come, and one may have failed.
+# Today's pruning may still have to run, and one may have failed.
 _MAX_UNPRUNED = timedelta(days=3)
-# Old runs that are searched for one that should be gone: those that are kept come first, one a day.
+# How many old runs to search for one that should be deleted. Kept runs come first, one per day.
 _OLD_RUNS = 5_000
 _PARTS = ("SENSOR", "SCHEDULER", "QUEUED_RUN_COORDINATOR", "MONITORING")
 _SENSOR = "queue_depth_sensor"
@@ -38,7 +38,7 @@ def storage(_: Settings) -> str:
 
 
 def old_runs_of(settings: Settings) -> str:
-    """Check how much the storage holds, how fast it grows, and whether old runs are deleted from it."""
+    """Check the storage's size and growth, and that old runs are deleted."""
     with _storage() as storage:
         if storage is None:
             return "empty"
@@ -79,12 +79,12 @@ def daemon(_: Settings) -> str:
 
 
 def automation(settings: Settings) -> str:
-    """Check that the sensor, or the schedule in its place, is on."""
+    """Check that the sensor, or the schedule that replaces it, is on."""
     if settings.consumer == "lambda":
         return "nothing in Dagster: LOGINPIPE_CONSUMER is lambda"
     with _storage() as storage:
         states = _of_our_location(storage, settings) if storage else []
-    # As set in the UI. The default is on for the sensor, and off for a schedule like this one.
+    # States set in the UI. By default the sensor is on and the schedule is off.
     off = {state.instigator_name for state in states if state.status.value == "STOPPED"}
     on = {state.instigator_name for state in states if state.status.value == "RUNNING"}
     if _SENSOR not in off - on:
@@ -95,7 +95,7 @@ def automation(settings: Settings) -> str:
 
 
 def freshness(_: Settings) -> str:
-    """Read the last result of the check `freshness`, and its time."""
+    """Read the last result of the check `freshness` and its time."""
     from loginpipe.defs.monitoring.queue_checks import FRESH
 
     with _storage() as storage:
@@ -121,11 +121,11 @@ DAGSTER_CHECKS = {
     "what starts runs": automation,
     "freshness": freshness,
 }
-"""What to give `loginpipe.monitoring.doctor.examine`."""
+"""The checks for `loginpipe.monitoring.doctor.examine`."""
 
 
 def _of_our_location(storage: "DagsterPostgresStorage", settings: Settings) -> "list[InstigatorState]":
-    """Return what was switched on and off in the code location whose runs work on our queue: of all where none has."""
+    """Return the sensor and schedule states of the code location with runs on our queue; without such runs, of all."""
     from dagster import RunsFilter
 
     states = list(storage.schedule_storage.all_instigator_state())
@@ -136,7 +136,7 @@ def _of_our_location(storage: "DagsterPostgresStorage", settings: Settings) -> "
 
 
 def _off(states: "Iterable[InstigatorState]", name: str) -> bool:
-    """Whether a schedule that is on by default was turned off in the UI."""
+    """Return True if a schedule that is on by default was turned off in the UI."""
     found = {state.status.value for state in states if state.instigator_name == name}
     return found == {"STOPPED"}
 
@@ -156,9 +156,9 @@ def _url() -> str:
 
 @contextmanager
 def _storage() -> "Iterator[DagsterPostgresStorage | None]":
-    """Open the storage by its URL alone, to read it; None where nothing has used it yet.
+    """Open the storage by its URL for reading; yield None if it was never used.
 
-    Not as a Dagster instance, which wants a dagster.yaml and would make folders and tables.
+    A Dagster instance would need a dagster.yaml, and would create folders and tables.
     """
     url = _url()
     with closing(connect(url.replace("+psycopg2", "", 1))) as connection, transaction(connection) as cursor:

@@ -1,6 +1,6 @@
-"""The checks of the queue, ``freshness`` and ``no_dead_letters``: by monitoring_sensor, or from the UI.
+"""Define the queue's checks ``freshness`` and ``no_dead_letters``, evaluated by monitoring_sensor or from the UI.
 
-A run does not evaluate them, because they are not about its messages. Their rules are in `loginpipe.monitoring`.
+Runs do not evaluate them, because they do not concern a run's messages. The rules are in `loginpipe.monitoring`.
 """
 
 from datetime import UTC, datetime
@@ -38,7 +38,7 @@ def freshness(
     postgres: PostgresResource,
     settings: dg.ResourceParam[Settings],
 ) -> dg.AssetCheckResult:
-    """Check now. The last report of a stuck queue tells since when messages wait."""
+    """Evaluate the check now. The last report of a stuck queue has the time since when messages wait."""
     now = datetime.now(UTC)
     recent = postgres.run(partial(recent_batches, queue=sqs.name, now=now))
     found = evaluate(
@@ -52,7 +52,7 @@ def freshness(
 
 
 def freshness_result(found: Freshness) -> dg.AssetCheckResult:
-    """Return the state of the queue as the result of the check."""
+    """Return the state of the queue as a check result."""
     since = {_SINCE: dg.MetadataValue.timestamp(found.waiting_since)} if found.waiting_since else {}
     return dg.AssetCheckResult(
         check_name=FRESH.name,
@@ -72,7 +72,7 @@ def freshness_result(found: Freshness) -> dg.AssetCheckResult:
     ),
 )
 def no_dead_letters(sqs: SqsResource) -> dg.AssetCheckResult:
-    """Check now. A queue that does not answer is a warning too."""
+    """Evaluate the check now. If the queue does not answer, this is a warning too."""
     try:
         depth: DeadLetterDepth | str | None = sqs.dead_letters()
     except QueueError as error:
@@ -81,7 +81,7 @@ def no_dead_letters(sqs: SqsResource) -> dg.AssetCheckResult:
 
 
 def dead_letters_result(found: DeadLetters) -> dg.AssetCheckResult:
-    """Return the state of the dead-letter queue as the result of the check."""
+    """Return the state of the dead-letter queue as a check result."""
     return dg.AssetCheckResult(
         check_name=NO_DEAD_LETTERS.name,
         asset_key=NO_DEAD_LETTERS.asset_key,

@@ -1,4 +1,4 @@
-"""The sensor that reports on ``freshness`` and ``no_dead_letters`` and sends alerts. The rules are in `monitoring`."""
+"""Define the sensor that reports ``freshness`` and ``no_dead_letters`` and sends alerts. See `loginpipe.monitoring`."""
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +29,7 @@ from loginpipe.sqs.depth import read_depth
 
 _RETRY_SECONDS = 3
 _ASSET_JOB = "__ASSET_JOB"
-# Freshness is evaluated here at each tick, and rejects over an hour, not batch by batch.
+# This sensor evaluates freshness at each tick, and rejects over an hour, not per batch.
 _EVALUATED_HERE = frozenset({FRESH.name, "reject_rate"})
 
 
@@ -44,9 +44,9 @@ _EVALUATED_HERE = frozenset({FRESH.name, "reject_rate"})
     ),
 )
 def monitoring_sensor(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]) -> dg.SensorResult:
-    """Check everything once, report what has changed, and send alerts.
+    """Check everything once, report changes, and send alerts.
 
-    It takes neither queue nor database as a resource: one that fails would fail the tick that should report it.
+    Queue and database are no resources here: a resource that fails would fail the tick that should report it.
     """
     memory, now = read_memory(context.cursor), datetime.now(UTC)
     seen = _check_all(settings, context.instance, context.repository_def, memory.waiting_since, now)
@@ -59,7 +59,7 @@ def monitoring_sensor(context: dg.SensorEvaluationContext, settings: dg.Resource
     ways = channels(settings)
     alerts = after_check(memory.alerts, found, [way.name for way in ways], now)
     messages = [summary(alerts, ways)]
-    # From here on nothing may fail: what was delivered would be sent again.
+    # Nothing after this may fail, or delivered alerts would be sent again.
     for way in ways:
         before = alerts.outboxes[way.name]
         after, outcome = deliver_pending(way, before, settings.queue_name, now)
@@ -80,7 +80,7 @@ def _check_all(
     waiting_since: datetime | None,
     now: datetime,
 ) -> Seen:
-    """Ask everything once, within half a tick even where neither queue nor database answers, and record who fails."""
+    """Check everything once and record errors. This takes at most half a tick, even if queue and database are down."""
     with ThreadPoolExecutor(2) as pool:
         of_queue, of_runs = pool.submit(_queue, settings), pool.submit(_runs, settings, now)
         queue, runs = of_queue.result(), of_runs.result()
@@ -98,13 +98,13 @@ def _check_all(
     if history.failures_in_a_row:
         history = replace(history, reason=why_failed(instance, max(records, key=ended_at).dagster_run.run_id))
     checks = sorted(repository.asset_graph.asset_check_keys) if repository else []
-    # Not Dagster's own job of all assets, nor ingestion, which is checked by its queue.
+    # Without Dagster's own job of all assets, and without ingestion, which is checked by its queue.
     jobs = sorted({*repository.job_names} - {INGEST_JOB, _ASSET_JOB}) if repository else []
     return Seen(queue, runs, freshness, history, _checks(instance, checks), _jobs(instance, jobs))
 
 
 def _jobs(instance: dg.DagsterInstance, names: Iterable[str]) -> Mapping[str, str | None]:
-    """Return why the newest run of each downstream job failed; None where it succeeded."""
+    """Return why the newest run of each downstream job failed, or None if it succeeded."""
     found: dict[str, str | None] = {}
     for name in names:
         for record in instance.get_run_records(dg.RunsFilter(job_name=name, statuses=ENDED), limit=1):
@@ -117,9 +117,9 @@ def _jobs(instance: dg.DagsterInstance, names: Iterable[str]) -> Mapping[str, st
 
 
 def why_failed(instance: dg.DagsterInstance, run_id: str) -> str:
-    """Return why a run failed, in a line.
+    """Return why a run failed, in one line.
 
-    The message of loginpipe's own errors, which quote no value of a login. Only the class of others.
+    For loginpipe's own errors this includes the message, which quotes no value of a login. For others only the class.
     """
     for entry in instance.all_logs(run_id, {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}):
         error = getattr(entry.dagster_event and entry.dagster_event.event_specific_data, "error", None)
@@ -149,7 +149,7 @@ def _runs(settings: Settings, now: datetime) -> RecentBatches | str:
 
 
 def _checks(instance: dg.DagsterInstance, keys: Iterable[dg.AssetCheckKey]) -> Mapping[str, bool]:
-    """Return whether each check passed at its last evaluation; a warning is no failure here."""
+    """Return whether each check passed at its last evaluation. A warning counts as passed."""
     found = {}
     for key in keys:
         record = instance.event_log_storage.get_asset_check_summary_records([key])[key]
@@ -162,7 +162,7 @@ def _checks(instance: dg.DagsterInstance, keys: Iterable[dg.AssetCheckKey]) -> M
 
 
 def _evaluation(key: dg.AssetCheckKey, result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
-    """Return a check's result as it is reported outside a run."""
+    """Return a check result as an evaluation, for reports outside a run."""
     return dg.AssetCheckEvaluation(
         asset_key=key.asset_key,
         check_name=key.name,

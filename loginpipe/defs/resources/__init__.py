@@ -1,7 +1,7 @@
-"""Dagster resources: thin faces of the packages below. In-process, each is one object for the whole run.
+"""Define Dagster resources: thin shells around the packages. In-process, each is one object for the whole run.
 
-All of them are opened before the step begins, so a wrong setting, an absent queue, an unreachable or unmigrated
-database and an unreadable key end a run before it has received a message.
+All are opened before the step begins. So a wrong setting, a missing queue, an unreachable or unmigrated database or an
+unreadable key ends a run before it receives a message.
 """
 
 from loginpipe.common.settings import Settings
@@ -13,7 +13,7 @@ __all__ = ["MaskingResource", "PostgresResource", "SqsResource", "resources_from
 
 
 def resources_from(settings: Settings) -> dict[str, object]:
-    """Return the resources as the settings say, by the key that assets know them by."""
+    """Return the resources for these settings, by resource key."""
     return {
         "sqs": SqsResource(
             settings=settings,

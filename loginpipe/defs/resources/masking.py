@@ -1,4 +1,4 @@
-"""The Dagster resource of the keys: masks and seals, and can open nothing."""
+"""Define the Dagster resource of the keys, which masks and seals but cannot open values."""
 
 import dagster as dg
 from pydantic import PrivateAttr
@@ -10,7 +10,7 @@ from loginpipe.masking.tokens import TokenKeys
 
 
 class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
-    """The token keys, and the public keys that recoverable values are sealed for."""
+    """The token keys, and the public keys to seal recoverable values for."""
 
     settings: dg.ResourceDependency[Settings]
 
@@ -25,7 +25,7 @@ class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
 
     @property
     def masking(self) -> str:
-        """How values are masked, as LOGINPIPE_MASKING."""
+        """The value of LOGINPIPE_MASKING."""
         return self.settings.masking
 
     @property
@@ -35,10 +35,10 @@ class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
 
     @property
     def fate_of_unknown_fields(self) -> str:
-        """What happens to fields that are not part of the contract."""
+        """What happens to fields outside the contract."""
         return self._loaded.unknown_fields.fate(sealing=bool(self._loaded.recipients))
 
     @property
     def loaded(self) -> Masking:
-        """The keys as they were loaded."""
+        """The loaded keys."""
         return self._loaded

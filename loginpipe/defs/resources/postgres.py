@@ -1,4 +1,4 @@
-"""The Dagster resource of the database: one connection for the run, opened again where it breaks."""
+"""Define the Dagster resource of the database: one connection for the run, opened again if it breaks."""
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ class PostgresResource(dg.ConfigurableResource["PostgresResource"]):
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator["PostgresResource", None, None]:  # noqa: ARG002
-        """Connect, and make sure that the database is migrated."""
+        """Connect, and check that the database is migrated."""
         self._session = Session(self.database_url or database_url(self.settings))
         try:
             self._session.run(require_migrated)
@@ -42,16 +42,16 @@ class PostgresResource(dg.ConfigurableResource["PostgresResource"]):
             self._session.close()
 
     def run(self, work: Callable[[Connection], T]) -> T:
-        """Do work in transactions of its own, again where it failed in passing; see `Session.run`.
+        """Run work in its own transactions, and retry it after transient errors; see `Session.run`.
 
         Raises:
-            DatabaseError: permanent, or still failing after the session's retry budget.
+            DatabaseError: a permanent error, or one that lasts longer than the session's retry budget.
         """
         return self._session.run(work)
 
     @contextmanager
     def giving_up_when(self, give_up: Callable[[], bool]) -> Iterator[Session]:
-        """Give the run's session; while the context lasts, work that fails is tried again only until ``give_up``."""
+        """Yield the run's session. Within the context, failed work is retried only until ``give_up`` returns True."""
         self._session.give_up = give_up
         try:
             yield self._session
@@ -59,5 +59,5 @@ class PostgresResource(dg.ConfigurableResource["PostgresResource"]):
             self._session.give_up = lambda: False
 
     def check_token_keys(self, keys: TokenKeys) -> None:
-        """Refuse token keys that are not the ones that this database's tokens were made with."""
+        """Refuse token keys other than those that made this database's tokens."""
         self._session.run(lambda connection: check_token_keys(connection, keys))

@@ -1,4 +1,4 @@
-"""The Dagster resource of the queue, and the leases of what a run has received from it."""
+"""Define the Dagster resource of the queue, with the leases of the messages that a run has received."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -16,20 +16,20 @@ from loginpipe.sqs.depth import Depth, read_depth
 from loginpipe.sqs.leases import LeaseKeeper
 from loginpipe.sqs.receiver import Receiver
 
-# Lease extensions in flight at once, each of up to ten messages, for a batch of the usual size.
+# Concurrent lease extensions, each of up to ten messages, for a batch of the usual size.
 _CALLS_AT_ONCE = 8
-# As many threads and connections as receivers may have: enough for any batch at the usual visibility timeout.
+# As many threads and connections as receivers may have. Enough for any batch at the usual visibility timeout.
 _MAX_CALLS_AT_ONCE = 64
-# One after the other: a call is assumed to take ten times what it does within a region.
+# Calls per second in sequence: a call is assumed to take ten times as long as within a region.
 _CALLS_A_SECOND = 5
 BATCHES_HELD = 3
-"""By a run at most: one that is filled, one that is in work, and one that is being deleted."""
+"""Maximum batches that a run holds: one filling, one in progress and one being deleted."""
 
 
 def calls_at_once(messages: int, visibility_seconds: int) -> int:
-    """Return how many calls at once extend the leases of so many messages in a third of the visibility timeout.
+    """Return how many concurrent calls extend the leases of these messages within a third of the visibility timeout.
 
-    Of more than `most_kept` they extend a part in that time.
+    If there are more messages than `most_kept`, the calls extend only a part of them in that time.
     """
     in_turn = visibility_seconds * _CALLS_A_SECOND // 3
     calls = ceil(messages / MAX_BATCH)
@@ -37,12 +37,12 @@ def calls_at_once(messages: int, visibility_seconds: int) -> int:
 
 
 def most_kept(visibility_seconds: int) -> int:
-    """Return how many messages in flight all have their leases extended in a third of the visibility timeout."""
+    """Return how many messages in flight can have their leases extended within a third of the visibility timeout."""
     return _MAX_CALLS_AT_ONCE * MAX_BATCH * (visibility_seconds * _CALLS_A_SECOND // 3)
 
 
 class SqsResource(dg.ConfigurableResource["SqsResource"]):
-    """The SQS queue, with the leases of what this run has received. Region, endpoint and credentials are boto3's."""
+    """The SQS queue with the leases of this run's messages. Region, endpoint and credentials are those of boto3."""
 
     settings: dg.ResourceDependency[Settings]
     queue: str = Field(description="Name, URL or ARN of the queue.")
@@ -56,8 +56,8 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator["SqsResource", None, None]:
-        """Look the queue up; at the end, in success or failure, return to it whatever was not deleted."""
-        # The queue is what a run holds from its beginning to its end.
+        """Open the queue. At the end, even after an error, return all messages that were not deleted."""
+        # A run holds the queue from beginning to end, so the interpreter is tuned here.
         with tuned_for_a_run():
             held = BATCHES_HELD * self.batch_messages
             calls = calls_at_once(held, self.visibility_seconds)
@@ -96,16 +96,16 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
 
     @property
     def opened(self) -> Queue:
-        """The queue, as it was found."""
+        """The open queue."""
         return self._queue
 
     @property
     def leases(self) -> LeaseKeeper:
-        """The leases of what this run has received."""
+        """The leases of this run's messages."""
         return self._leases
 
     def receiver(self) -> Receiver:
-        """Return what receives batches, whose messages stay leased until they are deleted or returned."""
+        """Return a receiver of batches. Their messages stay leased until they are deleted or returned."""
         return Receiver(
             self._queue,
             self._leases,
@@ -117,9 +117,9 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
         )
 
     def depth(self) -> Depth:
-        """Ask the queue for its depth."""
+        """Read the queue's depth."""
         return read_depth(self._queue)
 
     def dead_letters(self) -> DeadLetterDepth | None:
-        """Ask the dead-letter queue for its depth and whose it is; None where the queue has none."""
+        """Read the depth and the source queues of the dead-letter queue; return None if there is none."""
         return read_dead_letters(self._queue)

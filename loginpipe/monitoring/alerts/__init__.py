@@ -1,1 +1,1 @@
-"""Alerts: what is wrong, since when, and what to do. Each is sent once when it begins and once when it is over."""
+"""Send alerts: what is wrong, since when, and what to do. Each is sent when it begins and when it is over."""

@@ -1,6 +1,6 @@
-"""Where alerts go and what they contain: counts, times and names, never a value from a login.
+"""Format and deliver alerts: counts, times and names, never a value from a login.
 
-A failed delivery is one line, without the URL of a webhook and with the name of a topic.
+A failed delivery is reported in one line, with the name of a topic but without the URL of a webhook.
 """
 
 import os
@@ -21,16 +21,16 @@ from loginpipe.monitoring.alerts.state import Event, Outbox, State, failed
 if TYPE_CHECKING:
     from urllib.request import OpenerDirector
 
-# Longest wait for a connection, and for an answer: a tick of the sensor has a minute for everything.
+# Timeouts for a connection and for a response. A sensor tick has a minute for everything.
 _SECONDS = 5
 _GOOD = range(200, 300)
 _ATTEMPTS = 2
-# SNS' limit.
+# The limit of SNS.
 _MAX_SUBJECT = 100
 
 
 class Channel(Protocol):
-    """A way to send alerts."""
+    """A destination of alerts."""
 
     @property
     def name(self) -> str:
@@ -38,7 +38,7 @@ class Channel(Protocol):
 
     @property
     def place(self) -> str:
-        """The place, without its secrets."""
+        """The destination without secrets, for messages."""
 
     def deliver(self, subject: str, text: str) -> None:
         """Deliver a message.
@@ -50,10 +50,10 @@ class Channel(Protocol):
 
 @dataclass(frozen=True)
 class Webhook:
-    """A receiver of ``{"text": …}``, as Slack's incoming webhooks are.
+    """A receiver of ``{"text": …}``, such as an incoming webhook of Slack.
 
     Attributes:
-        url: a secret: whoever has it can write to the channel behind it.
+        url: a secret, because anyone who has it can write to the channel.
     """
 
     url: str = field(repr=False)
@@ -61,21 +61,21 @@ class Webhook:
 
     @property
     def place(self) -> str:
-        """The host alone."""
+        """The host only."""
         return f"webhook at {urlsplit(self.url).hostname}"
 
     def deliver(self, subject: str, text: str) -> None:  # noqa: ARG002 - the text contains it
-        """Post the text.
+        """Post the text. Do not follow redirects.
 
         Raises:
-            AlertError: no answer, or one that is not 2xx; a redirection is not followed.
+            AlertError: there is no response, or its status is not 2xx.
         """
         import json
         from http.client import HTTPException
         from urllib.error import HTTPError, URLError
         from urllib.request import Request
 
-        # Slack takes these three for its own marks.
+        # Slack uses these three characters for its markup.
         escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         headers = {"Content-Type": "application/json", "User-Agent": "loginpipe"}
         request = Request(self.url, json.dumps({"text": escaped}).encode(), headers, method="POST")  # noqa: S310
@@ -86,7 +86,7 @@ class Webhook:
             status = error.code
             error.close()
         except URLError as error:
-            # Its text can quote the address.
+            # Its text may quote the URL.
             raise AlertError(
                 f"{self.place} is unreachable ({_os_problem(error.reason)}): check its URL and the network"
             ) from None
@@ -98,7 +98,7 @@ class Webhook:
 
 @dataclass(frozen=True)
 class SnsTopic:
-    """A standard topic of AWS SNS, in the region that its ARN names; credentials and endpoint are boto3's."""
+    """A standard topic of AWS SNS in the region of its ARN. Credentials and endpoint are those of boto3."""
 
     arn: str
     production: bool
@@ -117,7 +117,7 @@ class SnsTopic:
         """Publish the text.
 
         Raises:
-            AlertError: SNS did not take it; in production also where the endpoint is not https.
+            AlertError: SNS refused it, or in production the endpoint is not https.
         """
         wording = Wording(AlertError, self.place, grant="sns:Publish on it")
         client = aws_client(
@@ -134,7 +134,7 @@ class SnsTopic:
 
 @dataclass(frozen=True)
 class UnknownWebhook:
-    """The webhook while its URL cannot be looked up. Its alerts wait; those of the other channel are delivered."""
+    """The webhook while its URL cannot be looked up. Its alerts wait; other channels still deliver theirs."""
 
     problem: str
     name: str = "webhook"
@@ -150,7 +150,7 @@ class UnknownWebhook:
 
 
 def channels(settings: Settings) -> Sequence[Channel]:
-    """Return the channels that are set."""
+    """Return the configured channels."""
     found: list[Channel] = []
     try:
         if url := alert_webhook_url(settings):
@@ -163,10 +163,10 @@ def channels(settings: Settings) -> Sequence[Channel]:
 
 
 def deliver_pending(way: Channel, outbox: Outbox, queue: str, now: datetime) -> tuple[Outbox, list[str]]:
-    """Deliver the pending alerts, unless the next try is still to come.
+    """Deliver the pending alerts, unless the channel must wait for its next try.
 
     Returns:
-        What is still pending, and the outcome in at most one line.
+        The outbox with what is still pending, and the outcome in at most one line.
     """
     number = len(outbox.pending)
     if not number:
@@ -181,14 +181,14 @@ def deliver_pending(way: Channel, outbox: Outbox, queue: str, now: datetime) -> 
 
 
 def summary(state: State, ways: Sequence[Channel]) -> str:
-    """Return the active alerts, and whether they are sent to any channel."""
+    """Return the active alerts, and a hint if no channel is configured."""
     lasting = [f"{kind(name).title} ({episode.message})" for name, episode in state.episodes.items() if episode.told]
     unsent = "" if ways else "; no alert is sent: set LOGINPIPE_ALERT_WEBHOOK_URL or LOGINPIPE_ALERT_SNS_TOPIC"
     return f"{', '.join(lasting) or 'nothing is wrong'}{unsent}"
 
 
 def subject(queue: str, events: Sequence[Event]) -> str:
-    """Return one line for all of them, as a mail's subject."""
+    """Return one line for all events, as the subject of a mail."""
     first, *others = events
     more = f" (and {len(others)} more)" if others else ""
     over = "resolved: " if first.what == "over" else ""
@@ -225,7 +225,7 @@ def _span(lasted: timedelta) -> str:
 
 
 def _opener() -> "OpenerDirector":
-    """Return an opener without redirects, and with a proxy for https only: over http the proxy would see the URL."""
+    """Return an opener without redirects. It uses a proxy for https only: over http the proxy would see the URL."""
     from urllib.request import HTTPRedirectHandler, ProxyHandler, build_opener, getproxies
 
     class Stay(HTTPRedirectHandler):

@@ -1,6 +1,6 @@
-"""The conditions that cause an alert, and the text of each kind. Pure: counts, times and names in, conditions out.
+"""Derive alert conditions, and define the text of each kind. Pure: counts, times and names in, conditions out.
 
-A condition whose source does not answer is unknown: that neither begins nor ends it.
+If a source does not answer, its conditions are unknown, and neither begin nor end.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from loginpipe.monitoring.anomalies import MAX_DELAYED, delayed
 from loginpipe.monitoring.reports import Seen
 
-# Most causes are gone by the next run.
+# A single failure is no alert, because most causes are gone by the next run.
 _MIN_FAILURES = 2
-# With fewer messages a share means little.
+# With fewer messages a share says little.
 _MIN_MESSAGES = 20
 
 CHECK = "check:"
@@ -82,7 +82,7 @@ CHECK_SECTIONS: Mapping[str, str] = {
     "token_key_version_current": "keys-and-tokens",
     "archive_matches_table": "archive-differs",
 }
-"""Of the checks that can fail with an error."""
+"""The runbook sections of checks that can fail with an error."""
 
 
 JOB_SECTIONS: Mapping[str, str] = {
@@ -94,7 +94,7 @@ JOB_SECTIONS: Mapping[str, str] = {
 
 
 def kind(name: str) -> Kind:
-    """Return the kind of a condition, by its name."""
+    """Return the kind of a condition by its name."""
     if name.startswith(JOB):
         job = name.removeprefix(JOB)
         return Kind(
@@ -114,14 +114,14 @@ def kind(name: str) -> Kind:
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of the settings: the share of rejects, and how many seconds a login may take."""
+    """The limits from the settings: the share of rejects, and the seconds that a login may take."""
 
     reject_rate: float
     delay_seconds: int
 
 
 def conditions(seen: Seen, limits: Limits) -> dict[str, str | None]:
-    """Return each known condition: a message where it holds, None where it does not."""
+    """Return each known condition with a message, or with None if it does not hold."""
     return dict(
         [
             *_of_sources(seen),
@@ -151,7 +151,7 @@ def _of_queue(seen: Seen) -> Iterator[tuple[str, str | None]]:
     yield "in-flight-limit-reached", str(depth) if depth.at_in_flight_limit else None
     yield "dead-letters", str(dead) if dead is not None and dead.ours else None
     if seen.freshness is not None:
-        # The in-flight limit has an alert of its own.
+        # The in-flight limit has its own alert.
         yield (
             "stuck",
             seen.freshness.message if seen.freshness.state == "stuck" and not depth.at_in_flight_limit else None,

@@ -1,8 +1,7 @@
-"""The state of alerts from check to check, and how it changes. Pure.
+"""Track the state of alerts from check to check. Pure.
 
-A condition becomes an alert when two checks in a row find it, and is over when two in a row do not: one that flaps from
-check to check is sent at most once. Each channel has its own list of pending events, so that a receiver that is
-unreachable for a while misses nothing, and delays no other.
+A condition becomes an alert when two checks in a row find it, and is over when two in a row do not: one that flaps is
+sent at most once. Each channel has its own pending events: an unreachable receiver misses none, and delays no other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,20 +11,20 @@ from typing import Literal
 from pydantic import BaseModel
 
 MAX_PENDING = 50
-"""Events that wait for an unreachable channel; older ones beyond that are only counted."""
+"""Maximum events that wait for an unreachable channel. Older ones are only counted."""
 
 _BACK_OFF_FIRST = timedelta(seconds=30)
 _MAX_BACK_OFF = timedelta(minutes=15)
 
 
 class Episode(BaseModel, frozen=True):
-    """A condition that holds, or did a moment ago.
+    """A condition that holds, or recently did.
 
     Attributes:
         since: the first check that found it.
-        message: as of the last check that found it.
-        told: whether a second check in a row has found it, so that it is an alert.
-        gone_since: the first of the checks in a row that did not find it any more; None where the last one did.
+        message: the message of the last check that found it.
+        told: True if a second check in a row found it, which makes it an alert.
+        gone_since: the first of the latest checks in a row without it; None if the last check found it.
     """
 
     since: datetime
@@ -35,7 +34,7 @@ class Episode(BaseModel, frozen=True):
 
 
 class Event(BaseModel, frozen=True):
-    """An event to send: a condition begins, or is over."""
+    """An event to send: a condition begins or is over."""
 
     what: Literal["begins", "over"]
     condition: str
@@ -45,13 +44,13 @@ class Event(BaseModel, frozen=True):
 
 
 class Outbox(BaseModel, frozen=True):
-    """What one channel still has to be sent.
+    """The events that a channel still has to send.
 
     Attributes:
-        pending: the oldest first.
-        left_out: how many older ones were dropped, because there were too many.
-        failures: deliveries that failed in a row.
-        next_try: not before this.
+        pending: the events, oldest first.
+        left_out: number of older events that were dropped.
+        failures: failed deliveries in a row.
+        next_try: the earliest time of the next delivery.
     """
 
     pending: tuple[Event, ...] = ()
@@ -61,7 +60,7 @@ class Outbox(BaseModel, frozen=True):
 
 
 class State(BaseModel, frozen=True):
-    """What is kept: episodes by condition, outboxes by channel."""
+    """The stored state: episodes by condition, outboxes by channel."""
 
     episodes: dict[str, Episode] = {}
     outboxes: dict[str, Outbox] = {}
@@ -71,9 +70,9 @@ def after_check(state: State, found: Mapping[str, str | None], channels: Sequenc
     """Return the state after one more check.
 
     Args:
-        state: after the last one.
-        found: `loginpipe.monitoring.alerts.rules.conditions`; what is not in it stays as it is.
-        channels: those that are set. A new one is sent every active alert.
+        state: the state after the previous check.
+        found: `loginpipe.monitoring.alerts.rules.conditions`. Other conditions stay unchanged.
+        channels: the configured channels. A new one gets every active alert.
         now: the time, UTC.
     """
     episodes: dict[str, Episode] = {}
@@ -93,7 +92,7 @@ def after_check(state: State, found: Mapping[str, str | None], channels: Sequenc
 
 
 def failed(outbox: Outbox, now: datetime) -> Outbox:
-    """Return the outbox after a delivery that failed: tried again at the next check, then less and less often."""
+    """Return the outbox after a failed delivery. The first retry is at the next check; later ones wait longer."""
     pause = min(_BACK_OFF_FIRST * (1 << min(outbox.failures, 10)), _MAX_BACK_OFF) if outbox.failures else timedelta()
     return outbox.model_copy(update={"failures": outbox.failures + 1, "next_try": now + pause})
 

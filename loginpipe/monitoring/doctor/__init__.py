@@ -1,7 +1,6 @@
-"""Check whether everything is ready for a run. Each check returns what it found, or how to fix it.
+"""Check whether everything is ready for a run. This file has the order of the checks.
 
-A check is a function that returns a message where all is well, and raises an error where it is not. This file has
-their order.
+A check is a function that returns a message if all is well, and otherwise raises an error that names the fix.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,7 @@ Check: TypeAlias = Callable[[Settings], str]
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of a check and its message."""
+    """The result and message of a check."""
 
     what: str
     ok: bool
@@ -27,16 +26,14 @@ class Finding:
 
     @property
     def warns(self) -> bool:
-        """Whether it passed with a warning."""
+        """True if the check passed with a warning."""
         return self.ok and self.message.startswith("warning: ")
 
 
 def examine(settings: Settings, of_dagster: Mapping[str, Check]) -> Iterator[Finding]:
-    """Yield a finding a check, in the order in which a run would come upon them.
+    """Yield a finding per check, in the order in which a run would meet the problems.
 
-    Args:
-        settings: what to examine.
-        of_dagster: the checks of Dagster's own state, which are beside the definitions.
+    `of_dagster` has the checks of Dagster's own state, which are defined next to the definitions.
     """
     checks: dict[str, Check] = {
         "queue": services.queue,

@@ -1,4 +1,4 @@
-"""What `doctor` checks beside the warehouse: the queues, the clocks, and where alerts go."""
+"""Check for `doctor` what is outside the warehouse: the queues, the clocks, and the destinations of alerts."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -14,29 +14,29 @@ from loginpipe.sqs.dead_letters import read_dead_letters, redrive_policy
 from loginpipe.sqs.deliveries import try_receiving
 from loginpipe.sqs.depth import IN_FLIGHT_LIMIT_REACHED, read_depth
 
-# Below that, two failed runs in a row send good messages to the dead-letter queue.
+# With fewer, two failed runs in a row would send good messages to the dead-letter queue.
 _MIN_RECEIVES = 3
 
 # SQS's longest MessageRetentionPeriod, in seconds.
 _MAX_RETENTION = 14 * 86_400
-# AWS refuses requests that are signed five minutes off; delays and partitions depend on these clocks.
+# AWS refuses requests whose signature is five minutes off. Delays and partitions depend on these clocks too.
 _MOST = timedelta(seconds=30)
 
 
 def queue(settings: Settings) -> str:
-    """Read the queue's depth, and check that messages of an endpoint other than AWS's can be read."""
+    """Read the queue's depth, and check that messages from an endpoint other than AWS can be parsed."""
     queue = open_queue(settings.queue, settings, connections=1)
     depth = read_depth(queue)
     if depth.at_in_flight_limit:
         raise LoginpipeError(f"queue {queue.name!r}: {depth}; {IN_FLIGHT_LIMIT_REACHED}")
-    # What AWS answers is known, and each receive takes a message nearer to the dead-letter queue.
+    # AWS needs no such test, and each receive brings a message closer to the dead-letter queue.
     if depth.visible and not queue.of_aws:
         try_receiving(queue, settings.visibility_seconds)
     return f"{queue.name!r}: {depth}"
 
 
 def dead_letters(settings: Settings) -> str:
-    """Check that there is a dead-letter queue, when messages move there, how long it keeps them, and what it holds."""
+    """Check that a dead-letter queue exists, its maxReceiveCount and retention, and that it holds none of ours."""
     queue = open_queue(settings.queue, settings, connections=1)
     policy = redrive_policy(queue)
     if policy is None:
@@ -69,7 +69,7 @@ def dead_letters(settings: Settings) -> str:
 
 
 def clocks(settings: Settings) -> str:
-    """Compare this machine's clock with the others'."""
+    """Compare this machine's clock with those of the database and SQS."""
     offs = {"the database": _of_database(settings), "SQS": _of_queue(settings)}
     wrong = [f"{who} by {_words(off)}" for who, off in offs.items() if off is not None and abs(off) > _MOST]
     if wrong:
@@ -81,7 +81,7 @@ def clocks(settings: Settings) -> str:
 
 
 def alerts(settings: Settings) -> str:
-    """Return where alerts go. Their addresses are validated with the settings, or when they are looked up."""
+    """Return the destinations of alerts. Their addresses are validated with the settings, or when looked up."""
     alert_webhook_url(settings)
     places = [channel.place for channel in channels(settings)]
     if not places:
@@ -110,7 +110,7 @@ def _of_queue(settings: Settings) -> timedelta | None:
     with queue_errors(queue.name):
         answer = queue.client.get_queue_attributes(QueueUrl=queue.url, AttributeNames=["QueueArn"])
         stamp = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-        # In whole seconds, which is exact enough.
+        # The header has whole seconds, which is exact enough.
         return parsedate_to_datetime(stamp) - datetime.now(UTC) if stamp else None
 
 

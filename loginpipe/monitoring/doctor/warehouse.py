@@ -1,4 +1,4 @@
-"""What `doctor` checks of the warehouse: schema, grants, partitions, the keys its tokens are made with, the archive."""
+"""Check the warehouse for `doctor`: schema, grants, partitions, keys and archive."""
 
 import time
 from collections.abc import Iterator
@@ -35,13 +35,13 @@ from loginpipe.postgres.token_keys import newest_key_version, require_known_keys
 from loginpipe.postgres.vault import unopenable_values
 
 _DAY_SECONDS = 86_400
-# An erasure, or maintenance, holds its locks for less.
+# Erasure and maintenance hold their locks for less time.
 _LOCK_SECONDS = 1
 
 
 @contextmanager
 def warehouse(settings: Settings) -> Iterator[Connection]:
-    """Connect to the migrated warehouse, for as long as a check takes."""
+    """Connect to the migrated warehouse for the duration of a check."""
     url = database_url(settings)
     with closing(connect(url)) as connection:
         require_migrated(connection)
@@ -49,7 +49,7 @@ def warehouse(settings: Settings) -> Iterator[Connection]:
 
 
 def database(settings: Settings) -> str:
-    """Check that the warehouse is migrated for the table that is set, and accepts writes; also TLS and replication."""
+    """Check that the warehouse is migrated for the configured table, accepts writes, and can replicate."""
     with warehouse(settings) as connection, transaction(connection) as cursor:
         read_only = why_read_only(cursor)
         unreplicable = replication_problem(cursor)
@@ -62,7 +62,7 @@ def database(settings: Settings) -> str:
 
 
 def table(settings: Settings) -> str:
-    """Check the table for what keeps every login out, and for what refuses, changes or loses some."""
+    """Check the table for anything that keeps out all logins, or that refuses, changes or loses some."""
     today = datetime.now(UTC).date()
     with warehouse(settings) as connection, transaction(connection) as cursor:
         found = examine_table(connection)
@@ -73,7 +73,7 @@ def table(settings: Settings) -> str:
 
 
 def grants(settings: Settings) -> str:
-    """Compare the grants with the plan, and check what the connected role may do beyond its task."""
+    """Compare the grants with the plan, and check whether the connected role has more than it needs."""
     with warehouse(settings) as connection:
         differences = grant_differences(connection)
         role = role_status(connection)
@@ -92,7 +92,7 @@ def grants(settings: Settings) -> str:
 
 
 def locks(settings: Settings) -> str:
-    """Check whether a session holds a lock, for a second or longer, that blocks loads."""
+    """Check whether a session holds a lock that blocks loads for a second or longer."""
     with warehouse(settings) as connection:
         holders = lock_holders(connection)
         if holders:
@@ -113,14 +113,14 @@ def locks(settings: Settings) -> str:
 
 
 def partitions(settings: Settings) -> str:
-    """Check that future partitions exist, and that default partitions hold no rows that should be in another one."""
+    """Check that future partitions exist, and that default partitions hold no rows that belong to another one."""
     today = datetime.now(UTC).date()
     with warehouse(settings) as connection:
         with transaction(connection) as cursor:
             ledger, extras, logins = (partitioning(cursor, table) for table in (LEDGER, EXTRAS, logins_table()))
             found = days_are_found(cursor)
         strays = stray_rows(connection, today)
-    # As of yesterday: today's maintenance may be still to come.
+    # The plan of yesterday, because today's maintenance may still have to run.
     planned = [p for p in coming(today - timedelta(days=1)) if not (logins.not_ours and p.table == logins.table)]
     there = [*ledger.partitions, *extras.partitions, *logins.partitions]
     missing = [
@@ -157,7 +157,7 @@ def partitions(settings: Settings) -> str:
 
 
 def token_keys(settings: Settings) -> str:
-    """Read the token keys, and compare them with those that the database's tokens were made with."""
+    """Read the token keys, and compare them with those that made the database's tokens."""
     uri = settings.required("token_keys")
     keys = load_token_keys(uri, production=settings.production)
     with warehouse(settings) as connection:
@@ -178,7 +178,7 @@ def seal_key(settings: Settings) -> str:
 
 
 def vault(settings: Settings) -> str:
-    """Check for sealed values that no key can open. Reads the whole vault."""
+    """Check for sealed values that no key can open. This reads the whole vault."""
     with warehouse(settings) as connection:
         unopenable = unopenable_values(connection)
     if unopenable:
@@ -204,7 +204,7 @@ def unknown_fields(settings: Settings) -> str:
 
 
 def rows(settings: Settings) -> str:
-    """Check whether rows of an adopted table mean something else than the rows written today."""
+    """Check whether the rows of an adopted table mean the same as new rows."""
     with warehouse(settings) as connection:
         forms = read_row_forms(connection)
     findings = list(forms.findings(settings.masking))
@@ -216,7 +216,7 @@ def rows(settings: Settings) -> str:
 
 
 def lambda_batches(settings: Settings) -> str:
-    """Check when AWS Lambda recorded its newest batch. An empty queue is fine; `freshness` evaluates the others."""
+    """Return when AWS Lambda recorded its newest batch. None is no error, because the queue may be empty."""
     with warehouse(settings) as connection:
         found = batches_without_run(
             connection, settings.queue_name, None, first_seconds=_DAY_SECONDS, settled_seconds=0
@@ -233,7 +233,7 @@ def lambda_batches(settings: Settings) -> str:
 
 
 def archive(settings: Settings) -> str:
-    """Check that the archive is reachable, that no day is missing, and that retention can rely on it."""
+    """Check that the archive is reachable and complete, and that retention can rely on it."""
     if settings.archive_url is None:
         if settings.retention_days is not None:
             raise LoginpipeError(

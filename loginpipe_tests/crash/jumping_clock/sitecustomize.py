@@ -1,7 +1,7 @@
-"""A wall clock that is wrong, and jumps: Python loads this before all else where its folder is on ``PYTHONPATH``.
+"""A wall clock that is wrong and jumps. Python loads this first if its folder is on ``PYTHONPATH``.
 
-``CRASH_CLOCK_HOURS=-30,30`` says by how much it is wrong, in turn, from second to second. `time.time` and
-`time.time_ns` follow it, for every module of the process; ``datetime.now`` and `time.monotonic` do not.
+``CRASH_CLOCK_HOURS=-30,30`` lists by how much it is wrong; the values alternate from second to second. `time.time` and
+`time.time_ns` use it in every module of the process; ``datetime.now`` and `time.monotonic` do not.
 """
 
 import os

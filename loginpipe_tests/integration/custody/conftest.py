@@ -18,7 +18,7 @@ ROTATOR = "rotating_custodian"
 
 @pytest.fixture(scope="session")
 def seal_public(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The public seal key; its private half is beside it."""
+    """Return the path of the public seal key; the private key is beside it."""
     public = tmp_path_factory.mktemp("custody") / "seal_public.pem"
     generate_seal_key(public)
     return public
@@ -36,7 +36,7 @@ def store(database_url: str, seal_public: Path) -> Store:
 
 @pytest.fixture(scope="session")
 def rotator(stack: LocalStack, roles: None) -> str:
-    """A custodian who is granted the pipeline's role for a rotation or a drill."""
+    """Return a custodian who also has the pipeline's role, for a rotation or a drill."""
     execute(stack.database_url, f"CREATE ROLE {ROTATOR} LOGIN IN ROLE pii_custodian, loginpipe_writer")
     return ROTATOR
 

@@ -1,4 +1,4 @@
-"""Request, approval and release: each refusal is one line that says what to do, and is on record."""
+"""Request, approval and release: each refusal is recorded, and its message is one line that says what to do."""
 
 import re
 from collections.abc import Callable
@@ -25,7 +25,7 @@ MIGRATIONS = Path(request_access.__code__.co_filename).parents[1] / "postgres" /
 
 
 def refused(call: Callable[[], object]) -> str:
-    """The code of a refusal, whose line says what it is."""
+    """Return the code of a refusal, and check its message."""
     with pytest.raises(AccessRefusedError) as caught:
         call()
     code = caught.value.code

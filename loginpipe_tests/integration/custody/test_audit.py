@@ -1,4 +1,4 @@
-"""The access log of the database, recomputed by us: what its owner, or a superuser, does to it shows."""
+"""Verification of the access log outside the database: it detects what the owner or a superuser changes."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,7 +28,7 @@ AS_SUPERUSER = "SET LOCAL session_replication_role = replica; ALTER TABLE vault.
 def busy(
     store: Store, owner: Connection, custodian: Connection, second_custodian: Connection
 ) -> tuple[Store, tuple[str, str]]:
-    """A log with an entry of every kind, and the tokens it speaks of."""
+    """Return a store whose log has an entry of every kind, and the tokens in these entries."""
     (tokens,) = store.load(login(user_id="é\u2028😀"))
     first = request_access(custodian, tokens, Reason("é\u2028😀 and 12:things", "[2]TEST-1"))
     release(custodian, first.request_id)

@@ -1,4 +1,4 @@
-"""The drill: it passes where recovery works, fails where it would not, and touches nobody's values."""
+"""The drill: it passes if recovery works, fails if it does not, and changes no stored values."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A user erased: what goes, what others share and stays, and what keeps them erased when their messages come again."""
+"""Erasing a user: what is deleted, what is kept because others share it, and what rejects their later messages."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
@@ -41,7 +41,7 @@ def users(pipeline: Pipeline) -> list[str]:
 
 
 def rejects(pipeline: Pipeline) -> list[tuple[list[str], bool]]:
-    """Reasons of each reject, and whether anything of it is kept."""
+    """Return the reasons of each reject, and whether its sealed body is kept."""
     return pipeline.rows(
         "SELECT reasons, sealed_body IS NOT NULL FROM loginpipe.rejected_messages ORDER BY received_at, reasons"
     )
@@ -100,7 +100,7 @@ def test_a_login_that_was_loaded_and_is_delivered_again_after_the_erasure_is_a_d
     ingest(pipeline, login(user_id=GONE))
     ((message_id, sent_on),) = pipeline.rows("SELECT message_id::text, sent_on FROM loginpipe.ingested_messages")
     erased(custodian, keys)
-    # As a redrive sends it: with its first identity.
+    # As a redrive sends it: with its first id and sent time.
     attributes: Mapping[str, Any] = {
         "loginpipe.redrive_of": {"DataType": "String", "StringValue": message_id},
         "loginpipe.sent_ms": {"DataType": "String", "StringValue": str(sent_ms(sent_on))},
@@ -128,7 +128,7 @@ def test_a_reject_that_is_replayed_after_its_user_was_erased_leaves_nothing(
 ) -> None:
     ingest(pipeline, login(user_id=GONE, app_version="not yet"))
     ((message_id,),) = pipeline.rows("SELECT message_id::text FROM loginpipe.rejected_messages")
-    # As if the rules had been stricter then: what was sealed is a good login.
+    # As if the rules had been stricter at that time: the sealed body is a good login.
     sealed = seal([(message_id, login(user_id=GONE).encode())], "body", [read_seal_key(key_files.seal_public)])
     (value,), (key,) = sealed.values, sealed.data_keys
     with closing_psycopg2(pipeline.database_url) as cursor:
@@ -164,7 +164,7 @@ def test_a_tombstone_of_every_version_that_was_held_keeps_its_force(
 
 
 def once_processed(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], object]) -> None:
-    """Do something when so many batches have been processed, before the last of them is recorded."""
+    """Call ``act`` once, after ``number`` batches were processed and before the last of them is recorded."""
     processed = count(1)
 
     def process(*arguments: Any, **named: Any) -> Outcome:

@@ -1,4 +1,4 @@
-"""What logins carry beside their fields, in the database: kept once, paired with their rows, recovered, erased."""
+"""Unknown fields of logins in the database: stored once, joined with their rows, recovered, erased."""
 
 from collections import Counter
 from dataclasses import replace
@@ -27,7 +27,7 @@ NOW = datetime.now(UTC)
 
 @pytest.fixture
 def named(store: Store) -> Store:
-    """The pipeline with a field that is stored in clear."""
+    """Return a store with a field that is stored in clear."""
     return replace(store, unknown_fields=UnknownFields(frozenset({"country"})))
 
 
@@ -44,7 +44,7 @@ def test_extras_are_kept_with_new_logins_alone_and_a_custodian_can_open_what_is_
     with named.connection() as connection:
         record_batch(connection, outcome, queue="q")
         before = named.rows("SELECT * FROM loginpipe.login_extras ORDER BY 1"), named.rows("TABLE vault.data_keys")
-        # Delivered again, sealed under other keys.
+        # Delivered again, sealed with other data keys.
         record_batch(connection, again(outcome), queue="q")
         record_batch(connection, processed(messages, named.masking), queue="q")
     assert named.rows(KEPT) == [
@@ -127,7 +127,7 @@ def test_an_erased_user_s_extras_go_and_no_one_else_s(named: Store, custodian: C
     for user in ("zo\u00eb", "stays"):
         named.load(login(user_id=user, device_id=f"of {user}", country="DE", session="s"))
         named.load(login(user_id=user, session="s"))
-    # As another spelling of the same id; and of a month whose logins were dropped.
+    # One more with another spelling of the same id, and one as if the month of its login had been dropped.
     named.load(login(user_id="zoe\u0308", device_id="x", session="s"))
     named.execute("DELETE FROM user_logins WHERE masked_device_id = (SELECT min(masked_device_id) FROM user_logins)")
     erased(custodian, "zo\u00eb", named.keys)

@@ -1,4 +1,4 @@
-"""What a custodian, or whoever has the pipeline's login, could do beyond their work: each attack succeeded once.
+"""Attacks by a custodian, or by anyone with the pipeline's login. Each of them was once possible.
 
 `docs/security.md` names the test of each attacker and asset.
 """
@@ -52,7 +52,7 @@ from loginpipe_tests.wire import login
 
 
 def as_writer(store: Store, statement: str, *parameters: Any) -> None:
-    """As whoever has the pipeline's login, and no key."""
+    """Execute a statement as an attacker who has the pipeline's login, but no key."""
     with store.connection() as connection, transaction(connection) as cursor:
         cursor.execute(statement, parameters or None)
 
@@ -63,7 +63,7 @@ def plant(store: Store, *aliases: tuple[str, str]) -> None:
 
 
 def make_up_version(store: Store, version: int) -> None:
-    """Try each way to record a version of the token key without one."""
+    """Try each way to record a version of the token key without having that key."""
     for attempt in (
         "INSERT INTO loginpipe.token_key_checks (key_version, check_value) VALUES (%s, 'x')",
         "SELECT loginpipe.record_token_key(%s::smallint, 'x', sha256('x'), NULL)",
@@ -74,7 +74,7 @@ def make_up_version(store: Store, version: int) -> None:
 
 
 def recorded(store: Store, *versions: int) -> None:
-    """Let versions of the token key have been used, and load nothing with them."""
+    """Record versions of the token key as used, without storing anything."""
     with store.connection() as connection:
         check_token_keys(connection, token_keys(*versions))
 
@@ -89,7 +89,7 @@ def refusal(call: Callable[[], object]) -> str:
     return caught.value.code
 
 
-# --- the record ---
+# --- the access log ---
 
 
 def test_a_custodian_cannot_blind_the_audit(
@@ -109,7 +109,7 @@ def test_a_custodian_cannot_blind_the_audit(
         ([ip], 1_000)
     ]
 
-    # What an earlier version has let into the log is hashed, and shown, as it is there.
+    # Entries that an earlier version let into the log are hashed and shown as they are.
     store.execute(
         "ALTER TABLE vault.access_log DROP CONSTRAINT access_log_subjects_are_a_list; "
         f"INSERT INTO vault.access_log (action, subjects) VALUES ('request', '{{{{{ip}}},{{{device}}}}}'), "
@@ -153,7 +153,7 @@ def test_a_planted_alias_neither_keeps_a_victims_value_nor_deletes_anothers(
     assert done == Erasure(logins=2, sealed_values=4, planted=tuple(sorted(planted)))
     assert {other, gone, newer} <= tokens_there(store)
     assert not {victim_ip, victim, newest} & tokens_there(store)
-    # The true alias that the planted one kept out is no way for a value to stay.
+    # The planted alias prevented the true one, but the value is erased too.
     assert not set(later.keys.tokens("device_id", [b"v", b"v2"])) & tokens_there(store)
     assert store.rows("SELECT count(*) FROM loginpipe.token_aliases WHERE %s IN (old_token, new_token)", victim) == [
         (0,)
@@ -216,7 +216,7 @@ def test_whether_someone_exists_cannot_be_asked_off_the_record(
         assert cursor.fetchall() == [(2,)]
         connection.rollback()
         assert store.log() == [("custodian", "request", "erasure")], "that stays, whatever is rolled back"
-        # In one transaction nothing is told.
+        # Inside one transaction, nothing is disclosed.
         cursor.copy_expert("COPY vault.erasure_requests (user_id) FROM STDIN", StringIO("there\n"))
         cursor.execute("SELECT request_id FROM vault.request_erasure('{}', 'because I wonder', 'T-1')")
         cursor.execute("SELECT refusal, asked FROM vault.release_for_erasure(%s)", cursor.fetchone())
@@ -283,7 +283,7 @@ CANARY_HEX = "5d41402abc4b2a76b9719d911017c592"
 def test_what_a_custodian_types_is_not_in_the_log_of_the_server_when_a_statement_fails(
     store: Store, custodian: Connection, auditor: Connection, opener: Opener, stack: LocalStack
 ) -> None:
-    """At Postgres' default, a statement that fails is logged with its parameters."""
+    """By default, Postgres logs a failing statement with its parameters."""
     log = stack.folder / "postgres.log"
     before = log.stat().st_size
     store.with_keys(1).load(login(user_id=CANARY_USER))
@@ -331,7 +331,7 @@ def test_what_a_backfill_opens_is_not_in_the_log_of_the_server_either(
 
 
 def planted_value(store: Store, value: bytes, *, key: str | None = None) -> str:
-    """What someone with the pipeline's login can put under the token of a value that is still to come."""
+    """Insert a row with the pipeline's login under the token of a value that is not stored yet; return the token."""
     (coming,) = store.keys.tokens("device_id", [value])
     key = key or str(uuid4())
     as_writer(
@@ -379,7 +379,7 @@ def test_a_value_without_a_key_or_too_short_to_be_one_cannot_be_planted(store: S
 
 
 def test_a_second_recipient_of_a_data_key_cannot_be_added(store: Store, custodian: Connection, opener: Opener) -> None:
-    """It would keep every value of that key from opening."""
+    """It would prevent every value under that key from being opened."""
     ((ip, _),) = store.load(login())
     ((key,),) = store.rows("SELECT data_key_id::text FROM vault.sealed_values WHERE token = %s", ip)
     with pytest.raises(DatabaseError) as caught:

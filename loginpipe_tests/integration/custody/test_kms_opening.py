@@ -1,4 +1,4 @@
-"""Opening with a key in AWS KMS, on the embedded endpoint: as with a file, and each refusal told by its code."""
+"""Opening with a key in AWS KMS, on the embedded endpoint: as with a file, and each refusal has its own code."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +28,7 @@ DATA_KEY = bytes(range(32))
 
 @pytest.fixture
 def alias(kms: "KMSClient") -> str:
-    """An RSA key in KMS, by its alias."""
+    """Return the alias of an RSA key in KMS."""
     return seal_key(kms)
 
 

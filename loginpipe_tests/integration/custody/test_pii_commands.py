@@ -1,4 +1,4 @@
-"""`loginpipe pii …` as a custodian meets it: output, files, exit codes, and no value where none belongs."""
+"""`loginpipe pii …` for a custodian: output, files, exit codes, and no clear value where none is allowed."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ WHY = ("--purpose", "a test of the commands", "--ticket", "TEST-1")
 
 @dataclass(frozen=True)
 class Custody:
-    """The commands, run by whoever is logged in."""
+    """The commands, run as the current login."""
 
     run: Command
     login_as: Callable[[str], None]
@@ -53,7 +53,7 @@ def pii(
     keys_of_a_custodian: Path,
     rotator: str,
 ) -> Custody:
-    """Settings of a custodian, who is logged in as one."""
+    """Return the commands, with a custodian's settings and login."""
 
     def login_as(role: str) -> None:
         monkeypatch.setenv("LOGINPIPE_DATABASE_URL", custodian_url.replace("//custodian:", f"//{role}:"))
@@ -271,7 +271,7 @@ def test_what_is_missing_is_noted_beside_what_is_there(pii: Custody, tokens: tup
 
 @pytest.fixture
 def locked(tmp_path: Path, store: Store) -> tuple[Path, tuple[str, str]]:
-    """A private key behind a passphrase, and the tokens of what was sealed for it."""
+    """Return a private key with a passphrase, and the tokens of values sealed for it."""
     public = tmp_path / "locked" / "seal_public.pem"
     generate_seal_key(public, "correct horse")
     (tokens,) = replace(store, recipients=(read_seal_key(public),)).load(login())
@@ -319,7 +319,7 @@ def test_without_its_private_half_a_custodian_is_told_to_name_it(
 def test_token_keys_that_are_not_this_databases_are_refused_before_anything_is_requested(
     pii: Custody, tokens: tuple[str, str], monkeypatch: pytest.MonkeyPatch, store: Store
 ) -> None:
-    """With them every value would look planted."""
+    """With such keys, every value would look planted."""
     write_token_keys(pii.folder / "others.json", 7)
     path = pii.folder / "others.json"
     path.write_text(path.read_text().replace('"7"', '"1"').replace('"current": 7', '"current": 1'))
@@ -614,7 +614,7 @@ def test_a_backfill_of_what_is_no_extra_and_with_another_key_fills_nothing(
     assert backfill(pii, "country").out == "opened 0 messages; country of 0 is in clear now\n"
 
 
-# --- nothing in clear where it does not belong ------------------------------------------------------------------------
+# --- no clear value where none is allowed -----------------------------------------------------------------------------
 
 
 def test_recovered_values_are_in_the_file_and_nowhere_else(

@@ -1,4 +1,4 @@
-"""Values recovered through the database, and what is refused where the vault was tampered with."""
+"""Values recovered through the database, and what is refused if the vault was tampered with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ IP, DEVICE = "199.172.111.135", "593-47-5928"
 
 @dataclass(frozen=True)
 class Custodian:
-    """Requests and recovers in one go."""
+    """Requests and recovers in one step."""
 
     connection: Connection
     store: Store
@@ -36,13 +36,13 @@ class Custodian:
         return recover(self.connection, request.request_id, self.opener, checks, limit=limit)
 
     def clear(self, *asked: str) -> list[str]:
-        """The values of tokens, none of which is refused or missing."""
+        """Return the values of tokens; fail if one is refused or missing."""
         recovery = self.recover(*asked)
         assert (recovery.refused, recovery.missing) == ([], [])
         return [value.text for value in recovery.recovered]
 
     def problems(self, *asked: str) -> list[str]:
-        """What is wrong with each value, none of which is recovered."""
+        """Return the problem of each value; fail if one is recovered."""
         recovery = self.recover(*asked)
         assert (recovery.recovered, recovery.missing) == ([], [])
         for error in recovery.refused:
@@ -58,7 +58,7 @@ def custody(custodian: Connection, store: Store, opener: Opener) -> Custodian:
 
 @pytest.fixture
 def tokens(store: Store) -> tuple[str, str]:
-    """Of the address and the device of the one login there is."""
+    """Return the tokens of the address and the device of a stored login."""
     (tokens,) = store.load(login())
     return tokens
 
@@ -160,14 +160,14 @@ def test_an_alias_that_was_planted_leads_to_nothing(custody: Custodian, store: S
 def test_a_value_under_a_token_of_an_older_scheme_is_recovered_and_compared(
     custody: Custodian, store: Store, scheme: CompatMasking
 ) -> None:
-    """As received, since that is what those schemes masked."""
+    """They are recovered as received, because those schemes masked values as received."""
     ((ip, device),) = replace(store, compat=scheme).load(login(ip="::ffff:199.172.111.135"))
     (victim,) = scheme.tokens([b"victim"])
     with store.connection() as connection, transaction(connection) as cursor:
         insert_sealed(cursor, seal([(victim, b"another's")], "device_id", store.recipients))
     custody = replace(custody, schemes=(scheme,))
     assert custody.clear(ip, device) == ["::ffff:199.172.111.135", DEVICE]
-    # Without its salt it cannot be told from one of the salted scheme.
+    # A token of the plain scheme looks like one of the salted scheme, which cannot be checked without its salt.
     assert custody.problems(victim) == [Problem.UNCHECKED if scheme.name == PLAIN else Problem.PLANTED]
     assert replace(custody, schemes=()).problems(ip) == [Problem.UNCHECKED]
 
@@ -177,7 +177,7 @@ def test_a_value_under_a_token_of_an_older_scheme_is_recovered_and_compared(
 
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory: pytest.TempPathFactory) -> tuple[SealKey, Opener]:
-    """The break-glass key: public half, and what opens."""
+    """Return the break-glass key: the public key, and an opener with the private key."""
     path = tmp_path_factory.mktemp("offline") / "private.pem"
     return new_private_key(path), opener_of(path)
 
@@ -228,7 +228,7 @@ def swap(store: Store, one: str, other: str, columns: Sequence[str]) -> None:
 
 @pytest.fixture
 def two_devices(store: Store) -> tuple[str, str]:
-    """Tokens of two devices, sealed under a data key each."""
+    """Return the tokens of two devices, each sealed with its own data key."""
     return store.load(login(device_id="one"))[0][1], store.load(login(device_id="other"))[0][1]
 
 
@@ -274,7 +274,7 @@ def test_a_recipient_that_was_put_in_by_hand_is_refused(custody: Custodian, toke
 
 
 def test_a_row_that_the_pipelines_own_role_planted_is_refused(custody: Custodian, store: Store) -> None:
-    """It has the public key, and may insert: what it seals under a token opens. It cannot make the token fit."""
+    """The role has the public key and may insert. What it seals can be opened, but does not match the token."""
     (victim,) = store.keys.tokens("device_id", [b"victim"])
     sealed = seal([(victim, b"another's")], "device_id", store.recipients)
     with store.connection() as connection, transaction(connection) as cursor:

@@ -1,4 +1,4 @@
-"""A rotation of the token key completed: duplicates are counted across it, whatever kills it, whoever else is at it."""
+"""Completing a rotation of the token key: duplicates are counted across it, also if it is killed or others work too."""
 
 import json
 import os
@@ -44,7 +44,7 @@ CANONICAL = (
 
 
 def devices(*numbers: int) -> list[str]:
-    """A login from each of these devices, all from one address."""
+    """Return a login from each of these devices, all from the same address."""
     return [login(user_id=f"user-{number}", device_id=f"device-{number}") for number in numbers]
 
 
@@ -81,7 +81,7 @@ def test_a_value_that_never_comes_back_gets_a_token_of_the_current_version_and_a
     ]
     assert store.rows("SELECT masked_ip, masked_device_id FROM loginpipe.user_logins_canonical") == [(new[1], new[0])]
     assert counts(rotated(rotating, later, opener)) == (0, 0, [])
-    # The older key can go now: both the new token and the old one lead to the value.
+    # The older key may be removed now: both the new token and the old one lead to the value.
     request = request_access(rotating, [new[0], device], REASON)
     recovery = recover(rotating, request.request_id, opener, TokenChecks(token_keys(2)), limit=10)
     assert [(value.subject, value.text, value.by_alias) for value in recovery.recovered] == [
@@ -104,7 +104,7 @@ def test_what_the_pipeline_has_seen_again_meanwhile_is_verified_and_not_sealed_a
 def test_over_three_versions_every_token_leads_to_the_newest(
     store: Store, rotating: Connection, opener: Opener
 ) -> None:
-    """Seen with the first two, completed between the second and the third, and with the second key gone."""
+    """Logins come with the first two keys, two rotations are completed, and both older keys are gone at the end."""
     store.load(*devices(1, 2))
     store.with_keys(1, 2).load(*devices(1))
     rotated(rotating, store.with_keys(1, 2), opener)
@@ -269,7 +269,7 @@ def test_two_rotations_at_once_come_to_the_same_as_one(
 def test_a_user_who_is_erased_while_a_batch_is_open_is_not_brought_back(
     store: Store, rotator_url: str, custodian: Connection, opener: Opener
 ) -> None:
-    """The batch waits for the erasure to commit, and then finds the values gone."""
+    """The batch waits for the erasure to commit, and then finds that the values are gone."""
     before = store.load(login(user_id="gone", device_id="of the one"), login(user_id="stays", device_id="of the other"))
     later = store.with_keys(1, 2)
 
@@ -282,7 +282,7 @@ def test_a_user_who_is_erased_while_a_batch_is_open_is_not_brought_back(
     asked = request_erasure(custodian, "gone", store.keys.tombstones("gone"), REASON)
     of_nobody = request_erasure(custodian, "of nobody", {}, REASON)
     with custodian.cursor() as cursor:
-        # Done and not committed: the rotation has released the values by the time it waits here.
+        # Done but not committed. The rotation has already released the values when it waits here.
         cursor.execute("SELECT refusal FROM vault.erase_user(%s::uuid, '{}', '{}', '{}')", (str(of_nobody.request_id),))
         assert cursor.fetchall() == [(None,)]
         thread.start()
@@ -316,7 +316,7 @@ DEVICES = 1_300
 
 @dataclass(frozen=True)
 class Command:
-    """`loginpipe pii rotate`, as a process."""
+    """`loginpipe pii rotate`, in its own process."""
 
     folder: Path
     environment: dict[str, str]
@@ -359,7 +359,7 @@ def aliases(store: Store) -> int:
 
 @contextmanager
 def aliases_locked(store: Store) -> Iterator[Any]:
-    """No one can write an alias meanwhile: who has sealed a batch again stops before its commit."""
+    """Prevent writes to the aliases. A rotation that has sealed a batch stops before its commit."""
     connection = psycopg2.connect(store.database_url)
     try:
         with connection.cursor() as cursor:
@@ -391,7 +391,7 @@ def test_duplicates_are_counted_across_a_rotation_that_was_killed_half_way_and_b
     assert 0 < half < pending
     assert (pending - half) % 256 == 0, "whole batches, and nothing of the one it was killed in"
     assert store.rows("SELECT count(*) FROM vault.sealed_values WHERE token ~ '[.]v2[.]'") == [(aliases(store),)]
-    # The pipeline does not wait for it.
+    # The pipeline does not wait for the rotation.
     both.load(*devices(*range(0, DEVICES, 7)))
 
     with command.started() as process:

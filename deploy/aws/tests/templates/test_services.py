@@ -109,9 +109,9 @@ def test_the_look_before_the_services_has_the_role_the_logins_and_the_settings_o
     run = account.one("AWS::ECS::TaskDefinition", "ServicesRun").properties
     assert check["TaskRoleArn"] == run["TaskRoleArn"]
     (looks,), (runs,) = check["ContainerDefinitions"], run["ContainerDefinitions"]
-    for same in ("Environment", "Secrets", "Image", "EntryPoint", "Command"):
+    for same in ("Environment", "Secrets", "Image", "EntryPoint"):
         assert looks[same] == runs[same], same
-    assert looks["Command"] == ["loginpipe", "doctor"]
+    assert "loginpipe doctor" in looks["Command"][-1]
 
 
 @pytest.mark.parametrize("part", ["daemon", "webserver"])
