@@ -81,7 +81,7 @@ found (kind, name, definition, level) AS (
     JOIN pg_class AS index ON index.oid = indexrelid
     WHERE indisunique
         AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = indexrelid)
-        -- Such an index refuses no login if it includes a column that logins do not set and that gets a new value in
+        -- A unique index refuses no login if it includes a column that logins do not set and that gets a new value in
         -- each row.
         AND NOT EXISTS (
             SELECT
@@ -182,8 +182,8 @@ ORDER BY array_position(current_schemas(false), nspname) NULLS LAST, nspname
 LIMIT 1
 
 -- name: partitioning
--- Read the partition key of a table, whether loginpipe owns the table (its owner is the owner of the partition
--- functions), and whether it has a default partition.
+-- Read the partition key of a table, whether loginpipe owns the table (the owner of the partition functions has the
+-- rights of its owner), and whether it has a default partition.
 SELECT
     pg_get_partkeydef(pg_class.oid),
     pg_has_role(maker.proowner, pg_class.relowner, 'USAGE'),
