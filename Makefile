@@ -1,4 +1,4 @@
-# make demo   sets everything up and runs the main job on a laptop: nothing but Python 3.11 to 3.14 is needed
+# make demo   sets everything up and runs the main job on a laptop; needs only Python 3.11 to 3.14
 # make test   sets everything up, checks the code and runs every test
 PYTHON ?= python3
 BIN := .venv/bin
@@ -19,17 +19,18 @@ demo: .venv/demo.installed ## run the ingest job on embedded services and show t
 dev: .venv/demo.installed ## embedded services and the Dagster UI, until interrupted
 	@$(BIN)/loginpipe dev
 
-# A file a worker: its tests share servers that take seconds to start. In this order: the quick files are last.
+# One file per worker, because the tests of a file share servers that take seconds to start. The order is kept, so that
+# quick files are last.
 test: check ## check the code and run every test
 	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(PYTEST_ARGS)
 
-# Each time with a new seed, which is printed when it fails; CHAOS_SEEDS=1,2,3 sets some.
+# A new seed each time. A failure prints it. CHAOS_SEEDS=1,2,3 sets the seeds.
 chaos: export CHAOS_SEEDS ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
 chaos: export CHAOS_MESSAGES ?= 50000
 chaos: .venv/dev.installed ## random failures over 50,000 messages, and the memory of a run of 100,000
 	$(BIN)/pytest --numprocesses 0 loginpipe_tests/integration/test_chaos.py $(PYTEST_ARGS)
 
-# As it is shipped: an environment without the tools, and without pyarrow, which pandas would import in every run.
+# In an environment like the shipped one: without the tools, and without pyarrow, which pandas would import in every run.
 bench: .venv-bench/installed ## measure the cost of a message, beside baselines and other programs; half an hour
 	.venv-bench/bin/python -m benchmarks $(BENCH_ARGS)
 
@@ -48,7 +49,8 @@ bench-lambda: .venv-bench/installed ## measure what a call of the AWS Lambda han
 screenshots: .venv/dev.installed ## take the screenshots in docs/images again; needs Chromium
 	$(BIN)/python -m loginpipe_tests.e2e.screenshots docs/images
 
-# The CDK is a program for Node.js that Python drives. The templates first, then the stacks on the embedded endpoint.
+# The CDK is a Node.js program that Python drives. First the templates are checked, then the stacks are deployed to the
+# embedded endpoint.
 aws-check: needs-node .venv-aws/installed .venv/dev.installed ## make the AWS templates, check them, deploy them to the embedded endpoint
 	.venv-aws/bin/mypy --strict --cache-dir .mypy_cache/aws deploy/aws/app.py deploy/aws/loginpipe_aws
 	.venv-aws/bin/pytest deploy/aws/tests/templates
@@ -81,13 +83,13 @@ kubernetes: .venv/dev.installed ## check deploy/kubernetes against the schemas o
 	@$(BIN)/uv pip install --quiet --no-deps --target .venv-kubernetes --requirement deploy/kubernetes/requirements-tools.txt
 	$(BIN)/pytest deploy/kubernetes/tests $(PYTEST_ARGS)
 
-# The image: the same commands on a laptop and in .github/workflows.
+# The image: the same commands run on a laptop and in .github/workflows.
 IMAGE ?= loginpipe:local
 PYTHON_IMAGE ?= $(shell sed -n 's/^ARG PYTHON_IMAGE=//p' Dockerfile)
 SBOM ?= dist/image-sbom.cdx.json
 SYFT ?= syft
 GRYPE ?= grype
-# The workflows install these two; a test holds them to it.
+# The workflows install these two versions; a test compares them.
 SYFT_VERSION := 1.42.1
 GRYPE_VERSION := 0.110.0
 
@@ -96,14 +98,15 @@ base: ## print the digest of the base image's tag, as python:3.11-slim@sha256:â€
 		{ echo "no digest of $(PYTHON_IMAGE): start the Docker daemon, and check that it reaches the registry" >&2; exit 1; }; \
 	echo "$(PYTHON_IMAGE)@$$digest"
 
-# BASE, as `make base` prints it, pins the base image by digest; the image records it as a label. BUILD_ARGS goes to docker build, as in
-# make image IMAGE=loginpipe:1.2.3 BUILD_ARGS='--build-arg EXTRAS=archive', and TARGET=lambda makes that of AWS Lambda.
+# BASE, the output of `make base`, pins the base image by digest, and the image records it as a label. BUILD_ARGS is
+# passed to docker build: make image IMAGE=loginpipe:1.2.3 BUILD_ARGS='--build-arg EXTRAS=archive'. TARGET=lambda builds
+# the image of AWS Lambda.
 image: ## build the image, loginpipe:local; with BASE="$(make base)" from a pinned base
 	@case "$(BASE)" in "" | *@sha256:*) ;; *) echo "BASE=$(BASE) has no digest: set BASE to the output of make base" >&2; exit 1;; esac
 	docker build $(BUILD_ARGS) $(if $(TARGET),--target $(TARGET)) $(if $(BASE),--build-arg PYTHON_IMAGE=$(BASE) \
 		--label org.opencontainers.image.base.digest=$(lastword $(subst @, ,$(BASE)))) --tag $(IMAGE) .
 
-# Writes SBOM. A vulnerability without a fix does not fail it; the weekly run checks again.
+# Writes SBOM. A vulnerability without a fix does not fail this target; the weekly run checks again.
 image-scan: ## list the parts of the image, and fail on known vulnerabilities that have a fix; asks the network
 	@test "$$($(SYFT) --version 2>/dev/null)" = "syft $(SYFT_VERSION)" || \
 		{ echo "image-scan needs syft $(SYFT_VERSION): install it from https://github.com/anchore/syft/releases" >&2; exit 1; }
@@ -116,14 +119,14 @@ image-scan: ## list the parts of the image, and fail on known vulnerabilities th
 compose-verify: ## bring docker-compose.yml up for real, runs in containers included; needs Docker, eight minutes
 	deploy/compose/verify.sh --runs-in-containers
 
-# Two, as the embedded AWS endpoint pins botocore: it is not to decide which boto3 production gets.
+# Two files, because the embedded AWS endpoint pins botocore, and must not decide the version of boto3 in production.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --no-emit-index-url --no-annotate \
 	--no-header pyproject.toml --extra archive --extra docker --extra k8s --extra lambda --extra vault
 constraints: .venv/bin/uv ## pin every dependency again: for production, and with the embedded services and the tools
 	$(COMPILE) --output-file constraints.txt
 	$(COMPILE) --extra local --group dev --output-file constraints-dev.txt
 
-# Tests on other versions than those of constraints-dev.txt, in a virtual environment of their own.
+# Runs the tests on other versions than those of constraints-dev.txt, in a separate virtual environment.
 lowest: RESOLUTION := lowest-direct ## run every test on the oldest versions that pyproject.toml admits
 latest: RESOLUTION := highest ## run every test on the newest versions there are
 lowest latest: .venv/bin/uv
@@ -136,7 +139,7 @@ workflows: .venv/bin/uv ## check .github: schemas and security
 	$(BIN)/uvx --quiet check-jsonschema@0.39.0 --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/uvx --quiet zizmor@1.32.0 --no-progress .github
 
-# One by one: they are of environments of their own, and pin some packages in different versions.
+# One by one, because they belong to separate environments, and pin some packages in different versions.
 AUDITED := constraints.txt constraints-dev.txt benchmarks/requirements.txt deploy/aws/requirements.txt deploy/dbt/requirements.txt \
 	deploy/kubernetes/requirements.txt deploy/kubernetes/requirements-tools.txt
 audit: .venv/bin/uv ## check the pinned dependencies for known vulnerabilities; asks the network
@@ -144,7 +147,7 @@ audit: .venv/bin/uv ## check the pinned dependencies for known vulnerabilities; 
 		$(BIN)/uvx --quiet pip-audit@2.10.1 --strict --no-deps --disable-pip --requirement $$file || failed=1; \
 	done; exit $${failed:-0}
 
-# Of what an installation gets, and not of the tools: in an environment that has nothing else.
+# Lists the parts of an installation without the tools, so it uses an environment with nothing else.
 sbom: .venv/bin/uv ## list every part of an installation, in dist/sbom.cdx.json
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-sbom
 	$(BIN)/uv pip install --quiet --python .venv-sbom --constraint constraints.txt '.[archive,docker,k8s,lambda]'
@@ -152,7 +155,7 @@ sbom: .venv/bin/uv ## list every part of an installation, in dist/sbom.cdx.json
 	$(BIN)/uvx --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py environment .venv-sbom/bin/python \
 		--pyproject pyproject.toml --mc-type application --output-reproducible --output-file dist/sbom.cdx.json
 
-# VERSION is the tag's: nothing is built from a commit with another version, or without release notes for it.
+# VERSION is the version of the tag. Nothing is built if the commit has another version or no release notes for it.
 release-files: sbom ## build sdist, wheel, parts and notes of a release into dist: make release-files VERSION=1.2.3
 	@grep -qx 'version = "$(VERSION)"' pyproject.toml || { echo "pyproject.toml has another version than $(VERSION)" >&2; exit 1; }
 	@awk '/^## /{on = ($$2 == "$(VERSION)")} on && !/^## /' CHANGELOG.md > dist/release-notes.md
@@ -171,7 +174,7 @@ clean: ## remove the virtual environment and every cache; the data of `loginpipe
 .venv/bin/uv: | .venv/bin/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
-# uv installs in seconds what takes pip a minute. It says where: another environment may be active.
+# uv installs in seconds; pip needs a minute. --python is set in each call, because another environment may be active.
 INSTALL = $(BIN)/uv pip install --quiet --constraint constraints-dev.txt
 
 .venv/demo.installed: pyproject.toml constraints-dev.txt | .venv/bin/uv
@@ -190,14 +193,14 @@ INSTALL = $(BIN)/uv pip install --quiet --constraint constraints-dev.txt
 	@$(INSTALL) --python .venv-bench/bin/python --requirement benchmarks/requirements.txt --editable '.[local]'
 	@touch $@
 
-# In an environment of its own: the CDK and checkov pin what loginpipe needs in other versions.
+# A separate environment, because the CDK and checkov pin packages that loginpipe needs in other versions.
 .venv-aws/installed: deploy/aws/requirements.txt | .venv/bin/uv
 	@echo "making a virtual environment in .venv-aws, with the AWS CDK, cfn-lint and checkov (up to a minute, once)"
 	@$(PYTHON) -m venv --clear .venv-aws
 	@$(BIN)/uv pip install --quiet --python .venv-aws/bin/python --requirement deploy/aws/requirements.txt
 	@touch $@
 
-# In an environment of its own: dbt pins packages that Dagster needs in other versions.
+# A separate environment, because dbt pins packages that Dagster needs in other versions.
 .venv-dbt/installed: deploy/dbt/requirements.txt | .venv/bin/uv
 	@echo "making a virtual environment in .venv-dbt, with dbt (up to a minute, once)"
 	@$(PYTHON) -m venv --clear .venv-dbt

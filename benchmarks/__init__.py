@@ -1,1 +1,1 @@
-"""What is measured, on demand: nothing here is a test."""
+"""Measurements to run on demand. Nothing here is a test."""

@@ -1,6 +1,6 @@
-"""What a message costs, ours and others', side by side on one machine: ``python -m benchmarks``, or `make bench`.
+"""Measure the cost of a message in the pipeline and in other programs on one machine: ``python -m benchmarks``.
 
-Writes ``report.md`` and ``report.json``.
+Write ``report.md`` and ``report.json``. `make bench` calls this.
 """
 
 import argparse
@@ -27,7 +27,7 @@ _FOLDER: Final = Path(__file__).parent / "report"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and write the reports; return 1 where a baseline failed."""
+    """Measure and write the reports; return 1 if a baseline failed."""
     groups = list(dict.fromkeys(baseline.group for baseline in baselines(FULL)))
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -52,10 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure_all(only: Sequence[str], sizes: Sizes, repeats: int, folder: Path, console: Console) -> None:
-    """Measure round by round; after each, the reports hold what is known so far.
+    """Measure round by round, and write the reports after each round.
 
     Raises:
-        MeasuringError: a baseline failed, or left work undone.
+        MeasuringError: a baseline failed or did not finish its work.
     """
     pairs = [
         (baseline, messages) for baseline in baselines(sizes) if baseline.group in only for messages in baseline.sizes

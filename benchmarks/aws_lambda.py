@@ -1,7 +1,7 @@
-"""What a call of the AWS Lambda handler takes: time, CPU and memory, by the number of messages in it.
+"""Measure time, CPU and memory of a call of the AWS Lambda handler, by the number of messages in it.
 
-`make bench-lambda`: the real runtime interface client, as a process that Lambda would start, against a runtime API on
-loopback. A call of a size is made a few times in one environment, each with new messages. Writes ``lambda.json``.
+`make bench-lambda` runs the real runtime interface client, in a process like those of Lambda, against a runtime API on
+loopback. For each size it makes several calls in one environment, each with new messages. It writes ``lambda.json``.
 """
 
 import argparse
@@ -31,17 +31,17 @@ from loginpipe_tests.lambda_service import HANDLER, Environment, environment, re
 SIZES: Final = (10, 1_000, 10_000)
 CALLS: Final = 5
 _REPORT: Final = Path(__file__).parent / "report" / "lambda.json"
-# Of SQS's length, which counts for the 6 MB that a call may have.
+# As long as those of SQS, because the length counts towards the 6 MB limit of a call.
 _HANDLE: Final = "AQEB" + "x" * 408
 
 
 @dataclass(frozen=True)
 class Calls:
-    """What calls of one size took; seconds and CPU seconds of the first one are in ``first_…``.
+    """The cost of calls of one size. ``first_…`` are the seconds and CPU seconds of the first call.
 
     Attributes:
-        start_seconds: from the start of the process until it asked for its first call.
-        peak_bytes: the most memory of the process, after all of its calls.
+        start_seconds: from the start of the process until it requested its first call.
+        peak_bytes: the peak memory of the process, after all its calls.
     """
 
     messages: int
@@ -56,7 +56,7 @@ class Calls:
 
 
 def main() -> None:
-    """Measure, write the report and print."""
+    """Measure, write the report and print it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.aws_lambda", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--json", action="store_true", help="print JSON only")
     options = parser.parse_args()
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def row(calls: Calls) -> Sequence[str]:
-    """Return a line of the table."""
+    """Return a row of the table."""
     return (
         f"{calls.messages:,}",
         f"{calls.event_bytes / 1e6:.2f}",
@@ -88,7 +88,7 @@ def row(calls: Calls) -> Sequence[str]:
 
 
 def calls_of(ground: Ground, messages: int) -> Calls:
-    """Measure calls of one size, in an environment and a database of their own."""
+    """Measure calls of one size, in their own environment and database."""
     events = [event(messages, seed) for seed in range(CALLS + 1)]
     with ground.database(MIGRATED) as database_url, started(ground, database_url) as running:
         process = psutil.Process(running.process.pid)
@@ -128,7 +128,7 @@ def started(ground: Ground, database_url: str) -> Iterator[Environment]:
 
 
 def event(messages: int, seed: int) -> dict[str, Any]:
-    """Return the event of a call whose messages are all new."""
+    """Return the event of a call with only new messages."""
     sent_ms = str(time.time_ns() // 1_000_000)
     attributes = {"SentTimestamp": sent_ms, "ApproximateReceiveCount": "1"}
     attributes |= {"ApproximateFirstReceiveTimestamp": sent_ms, "SenderId": "A" * 21}
@@ -150,13 +150,13 @@ def event(messages: int, seed: int) -> dict[str, Any]:
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """Return what a process has taken so far."""
+    """Return the CPU seconds that a process has used so far."""
     times = process.cpu_times()
     return float(times.user + times.system)
 
 
 def peak_bytes(pid: int) -> int:
-    """Return the most memory that a process had."""
+    """Return the peak memory of a process."""
     (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) * 1024
 

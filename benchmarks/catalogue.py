@@ -1,4 +1,4 @@
-"""Postgres' catalogue before and after: every temporary table leaves dead rows in it until a vacuum."""
+"""Measure the catalog of Postgres: every temporary table leaves dead rows in it until a vacuum."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ _CATALOGUE = """
 
 
 def read_catalogue(database_url: str) -> dict[str, int]:
-    """Return the size in bytes, indexes included, and the dead rows of ``pg_class`` and ``pg_attribute``."""
+    """Return the size in bytes, with indexes, and the dead rows of ``pg_class`` and ``pg_attribute``."""
     found: dict[str, int] = {}
     for table, size, dead_rows in rows(database_url, _CATALOGUE):
         found |= {f"{table}, bytes": int(size), f"{table}, dead rows": int(dead_rows)}
@@ -21,5 +21,5 @@ def read_catalogue(database_url: str) -> dict[str, int]:
 
 
 def growth(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, Change]:
-    """Return how each figure changed."""
+    """Return the change of each figure."""
     return {figure: Change(before[figure], after[figure]) for figure in before}

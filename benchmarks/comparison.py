@@ -1,4 +1,4 @@
-"""Figures out of trials. Pure: what was measured goes in, medians with minimum and maximum come out."""
+"""Compute medians with minimum and maximum from trials. Pure functions."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,18 +15,18 @@ class Change:
 
 @dataclass(frozen=True)
 class Trial:
-    """One baseline at one size, once.
+    """One trial of one baseline at one size.
 
     Attributes:
         baseline: its name in `benchmarks.plan`.
-        messages: how many it worked on.
-        repeat: which round of all baselines it belongs to, from 1.
-        wall_seconds: of the whole process, from its start to its end; of several, from the first to the last.
-        cpu_seconds: of the whole process, user and system; of several, together.
-        peak_bytes: the most memory of a process.
-        endpoint_cpu_seconds: what the endpoint took meanwhile.
-        postgres_cpu_seconds: what Postgres took meanwhile, Dagster's own storage in it.
-        catalogue: by figure of `benchmarks.catalogue`, how Postgres' catalogue changed; empty unless asked for.
+        messages: the number of messages it processed.
+        repeat: the round of all baselines that it belongs to, from 1.
+        wall_seconds: from start to end of the process; with several, from the first start to the last end.
+        cpu_seconds: user and system time of the process; with several, their sum.
+        peak_bytes: the peak memory of a process.
+        endpoint_cpu_seconds: the CPU seconds of the endpoint during the trial.
+        postgres_cpu_seconds: the CPU seconds of Postgres during the trial, including Dagster's storage.
+        catalogue: changes of Postgres' catalog by figure of `benchmarks.catalogue`; empty if they were not measured.
     """
 
     baseline: str
@@ -41,7 +41,7 @@ class Trial:
 
     @property
     def rate(self) -> float:
-        """Messages a second, of the whole process."""
+        """Messages per second of the whole process."""
         return self.messages / self.wall_seconds
 
     @property
@@ -51,18 +51,18 @@ class Trial:
 
     @property
     def cpu_ms(self) -> float:
-        """CPU milliseconds for 1,000 messages, of the whole process."""
+        """CPU milliseconds per 1,000 messages of the whole process."""
         return self.cpu_seconds / self.messages * 1e6
 
     @property
     def peak_mb(self) -> float:
-        """Peak memory in MB, 1,000,000 bytes each."""
+        """Peak memory in MB (1,000,000 bytes)."""
         return self.peak_bytes / 1e6
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of some values, the least and the most of them."""
+    """The median, minimum and maximum of some values."""
 
     median: float
     least: float
@@ -71,15 +71,15 @@ class Spread:
 
 @dataclass(frozen=True)
 class Slope:
-    """What a message costs beyond what a process costs, from a baseline's trials at two sizes in one round.
+    """The cost of a message without the fixed cost of a process, from a baseline's trials at two sizes in one round.
 
     Attributes:
-        marginal_us: CPU microseconds a message more.
-        all_us: the same with the endpoint's and Postgres' CPU in it.
-        fixed_seconds: CPU seconds of a process without messages, as far as a straight line tells.
-        rate: messages a second by the wall time that the larger size took longer; None where it took no longer, as
-            on a machine that was busy for the smaller size alone.
-        endpoint_busy: CPU seconds of the endpoint in each of these seconds: at 1 its one core is the bottleneck.
+        marginal_us: CPU microseconds per additional message.
+        all_us: the same including the CPU of the endpoint and Postgres.
+        fixed_seconds: CPU seconds of a process without messages, by linear extrapolation.
+        rate: messages per second, from the additional wall time of the larger size. None if it took no longer, for
+            example because the machine was busy only during the smaller size.
+        endpoint_busy: CPU seconds of the endpoint in each of these seconds. At 1, its one core is the bottleneck.
     """
 
     repeat: int
@@ -91,13 +91,13 @@ class Slope:
 
 
 def spread(values: Iterable[float]) -> Spread | None:
-    """Return median, least and most; None where there is no value."""
+    """Return median, minimum and maximum, or None without values."""
     found = list(values)
     return sure(found) if found else None
 
 
 def sure(values: Sequence[float]) -> Spread:
-    """Return median, least and most of values of which there is one at least."""
+    """Return median, minimum and maximum of at least one value."""
     return Spread(median(values), min(values), max(values))
 
 
@@ -136,7 +136,7 @@ def ratios(
     below: Sequence[Trial] | Sequence[Slope],
     figure: Callable[[Trial | Slope], float | None],
 ) -> Spread | None:
-    """Return the spread of a figure of the one as a multiple of the other's, round by round; None without a round."""
+    """Return the spread of one figure as a multiple of another, round by round; None without rounds."""
     return spread(
         over / under
         for one in above

@@ -1,8 +1,9 @@
-"""What the newest day of duplicates costs as the table grows: seconds, and CPU seconds of Postgres.
+"""Measure the cost of the newest day of duplicates as the table grows: seconds, and CPU seconds of Postgres.
 
-`make bench-duplicates`. A million users, each with a device of their own, but one in 50, who has another's; four users
-to a household's address; every fifth login from one of a thousand addresses that many share. What is kept of the days
-before is filled in by statements for a month at once, and of the rows of earlier days there is each token's newest.
+`make bench-duplicates` runs it. There are a million users, each with an own device, but one in 50 uses the device of
+another. Four users share the address of a household, and every fifth login comes from one of a thousand addresses that
+many users share. Statements fill in the kept pairs of earlier days, a month at a time, and the newest earlier row of
+each token.
 """
 
 import argparse
@@ -49,7 +50,7 @@ _LOGINS: Final = """
     ) AS chosen
     JOIN public.bench_users USING (number)
 """
-# What the computation of each of these days would have kept.
+# The pairs that the computation of each of these days would have kept.
 _KEPT: Final = """
     INSERT INTO loginpipe.{users} ({token}, user_id, month, logins)
     SELECT {token}, user_id, '{month}', ARRAY[{places}]
@@ -76,7 +77,7 @@ Figures = dict[str, float | str]
 
 
 def main() -> None:
-    """Measure, write the report and print."""
+    """Measure, write the report and print it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.duplicates", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[3_000_000, 30_000_000])
     parser.add_argument("--logins", type=int, default=300_000, help="a day")
@@ -91,7 +92,7 @@ def main() -> None:
 
 
 def _at(ground: Ground, size: int, logins: int) -> Iterator[Figures]:
-    """Fill a table, and measure the newest day, which is not over, and the day before it, as it closes."""
+    """Fill a table, then measure the newest day, which is not over, and the day before it, as it closes."""
     today = datetime.now(UTC).date()
     yesterday, days = today - timedelta(days=1), size // logins - 1
     with ground.database(MIGRATED) as database_url, closing(connect(database_url)) as connection:
@@ -138,7 +139,7 @@ def _refreshed(connection: Connection, size: int, what: str, day: date) -> Itera
 
 
 def _used(connection: Connection, table: str, day: date) -> dict[str, float]:
-    """Compute a day; return the seconds, the CPU seconds of the server's process and the bytes of the log."""
+    """Compute a day; return the seconds, the CPU seconds of the server process and the bytes of the write-ahead log."""
     server = psutil.Process(connection.info.backend_pid)
 
     def position() -> int:

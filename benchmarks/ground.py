@@ -1,4 +1,4 @@
-"""Where everything is measured: a fast endpoint, the embedded Postgres, keys, and a folder that is a DAGSTER_HOME."""
+"""The environment of all measurements: a fast endpoint, the embedded Postgres, keys, and a folder as DAGSTER_HOME."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
 
 ROOT: Final = Path(__file__).parents[1]
 MIGRATED: Final = "migrated"
-"""The database that fresh ones are copied from."""
+"""The template of fresh databases."""
 
 _KEPT: Final = ("PATH", "HOME", "LANG", "TMPDIR")
 _SENT_AT_ONCE: Final = 10_000
@@ -41,7 +41,7 @@ class LoginQueue:
 
 @dataclass(frozen=True)
 class Ground:
-    """The servers, and what is made on them."""
+    """The servers, and functions that create queues and databases on them."""
 
     folder: Path
     stack: LocalStack
@@ -49,7 +49,7 @@ class Ground:
     _numbers: "count[int]" = field(default_factory=count)
 
     def variables(self, queue: str, database_url: str) -> dict[str, str]:
-        """Return the whole environment of a measured process; nothing of the user's own settings is in it."""
+        """Return the complete environment of a measured process, without any setting of the user."""
         return {
             **{name: os.environ[name] for name in _KEPT if name in os.environ},
             **environment(self.stack, self.folder),
@@ -63,7 +63,7 @@ class Ground:
 
     @contextmanager
     def queue(self, bodies: Sequence[str] = ()) -> Iterator[LoginQueue]:
-        """Make a queue with these messages, and delete it at the end."""
+        """Create a queue with these messages, and delete it at the end."""
         name = f"logins-{next(self._numbers)}"
         queue = LoginQueue(name, create_login_queue(self.endpoint.client, name), [])
         self.send(queue, bodies)
@@ -73,7 +73,7 @@ class Ground:
             self.endpoint.client.delete_queue(QueueUrl=queue.url)
 
     def send(self, queue: LoginQueue, bodies: Sequence[str]) -> None:
-        """Put messages on a queue, and note their ids."""
+        """Send messages to a queue, and record their ids."""
         for start in range(0, len(bodies), _SENT_AT_ONCE):
             queue.ids.extend(self.endpoint.send(queue.name, bodies[start : start + _SENT_AT_ONCE]))
 
@@ -83,7 +83,7 @@ class Ground:
 
     @contextmanager
     def database(self, template: str) -> Iterator[str]:
-        """Make a database as a copy of another, and drop it at the end; gives its URL."""
+        """Create a database as a copy of another, yield its URL, and drop it at the end."""
         name = self.create_database(f"measured_{next(self._numbers)}", template)
         try:
             yield self.url(name)
@@ -91,7 +91,7 @@ class Ground:
             execute(self.stack.database_url, f"DROP DATABASE {name} WITH (FORCE)")
 
     def create_database(self, name: str, template: str) -> str:
-        """Make a database that stays, as a copy of another."""
+        """Create a permanent database as a copy of another; return its name."""
         execute(self.stack.database_url, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         return name
 
@@ -100,11 +100,11 @@ class Ground:
         return self.stack.database_url.replace("/loginpipe?", f"/{database}?")
 
     def endpoint_cpu_seconds(self) -> float:
-        """Return what the endpoint has taken since its start."""
+        """Return the CPU seconds of the endpoint since its start."""
         return float(self.endpoint.stats()["cpu_seconds"])
 
     def postgres_cpu_seconds(self) -> float:
-        """Return what the server and its sessions have taken since its start; sessions that go on are in it too."""
+        """Return the CPU seconds of the server and its sessions since its start, including open sessions."""
         (pid,) = [record.pid for record in read_state(self.folder).processes if record.name == "Postgres"]
         server = psutil.Process(pid)
         of_server = server.cpu_times()
@@ -120,9 +120,9 @@ class Ground:
 
 @contextmanager
 def running_ground() -> Iterator[Ground]:
-    """Run the servers for the length of a ``with`` block, in a throwaway folder.
+    """Run the servers during a ``with`` block, in a temporary folder.
 
-    Postgres runs as `loginpipe local up` starts it: what is committed is on disk.
+    Postgres has the settings of `loginpipe local up`: committed data is on disk.
     """
     with (
         TemporaryDirectory(prefix="loginpipe-bench-") as folder,
@@ -145,7 +145,7 @@ def execute(database_url: str, statement: str) -> None:
 
 
 def rows(database_url: str, query: str) -> list[tuple[Any, ...]]:
-    """Return what a query finds."""
+    """Return the rows of a query."""
     with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
         cursor.execute(query)
         return cursor.fetchall()

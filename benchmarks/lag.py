@@ -1,16 +1,16 @@
-"""Figures out of a time in which messages keep coming. Pure."""
+"""Compute figures for a period with a steady stream of messages. Pure functions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
 
-# Above fifty a second they come in groups.
+# Above fifty per second, messages are sent in groups.
 _GROUP_SECONDS = 0.02
 
 
 class Sample(NamedTuple):
-    """How many messages were stored at a moment: seconds of a monotonic clock."""
+    """The number of stored messages at a moment, in seconds of a monotonic clock."""
 
     at: float
     stored: int
@@ -18,7 +18,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Figure:
-    """What was measured, and what it is to be at most; None where it has no target."""
+    """A measured figure and its maximum, or None if it has no target."""
 
     name: str
     target: float | None
@@ -26,22 +26,22 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; None where there is none."""
+        """Return True if the target is met; None if there is none."""
         return None if self.target is None else self.measured <= self.target
 
 
 def schedule(a_second: int, seconds: float) -> list[tuple[float, int]]:
-    """Return when to send how many messages: evenly, one by one, or every 20 ms where that is too often.
+    """Return when to send how many messages: evenly, one by one, or in groups every 20 ms if the rate is higher.
 
     Returns:
-        Seconds since the first one, and a count of at least 1; in order.
+        Seconds since the first one, and a count of at least 1, in order.
     """
     groups: list[tuple[float, int]] = []
     total, sent = max(1, round(a_second * seconds)), 0
     step = max(_GROUP_SECONDS, 1 / a_second)
     while sent < total:
         offset = len(groups) * step
-        # The small part makes up for what floating point leaves out.
+        # The small constant compensates for rounding of floating point numbers.
         due = min(total, int((offset + step) * a_second + 1e-6))
         groups.append((offset, due - sent))
         sent = due
@@ -49,14 +49,14 @@ def schedule(a_second: int, seconds: float) -> list[tuple[float, int]]:
 
 
 def delays(sent: Sequence[float], samples: Sequence[Sample]) -> list[float]:
-    """Return each message's seconds from sent to stored: to the first sample with as many stored as were sent by then.
+    """Return each message's seconds from sent to stored: the first sample that counts as many as were sent by then.
 
     Args:
-        sent: when each was sent, in order.
+        sent: when each message was sent, in order.
         samples: in order.
 
     Raises:
-        ValueError: not all were stored at the last sample.
+        ValueError: not all messages were stored at the last sample.
     """
     found: list[float] = []
     for sample in samples:
@@ -67,15 +67,15 @@ def delays(sent: Sequence[float], samples: Sequence[Sample]) -> list[float]:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """Return the least value that this share of all (0 to 1) do not exceed; there is one value at least."""
+    """Return the smallest value that this share of the values (0 to 1) does not exceed. There is at least one value."""
     return sorted(values)[max(0, ceil(share * len(values)) - 1)]
 
 
 def cpu_us_a_message(cpu_seconds: float, idle_cpu_a_second: float, seconds: float, messages: int) -> float:
-    """Return CPU microseconds a message, without what the same time takes where nothing arrives."""
+    """Return CPU microseconds per message, without the CPU that the same time needs when no message arrives."""
     return (cpu_seconds - idle_cpu_a_second * seconds) / messages * 1e6
 
 
 def events_an_hour(of_a_run: float, run_seconds: float, others: int, seconds: float) -> float:
-    """Return Dagster's events an hour, of which each run brings some and time brings others."""
+    """Return Dagster's events per hour: a number per run, plus a number per time."""
     return 3600 * (of_a_run / run_seconds + others / seconds)

@@ -1,7 +1,7 @@
-"""Run one command and write down what it took: `launcher.py FILE COMMAND...`, on the standard library alone.
+"""Run one command and write its cost to a file: `launcher.py FILE COMMAND...`, with the standard library only.
 
-Linux hands the peak memory of a process on to the program that it becomes, so whoever starts a command must be smaller
-than the command. This is: it imports next to nothing.
+On Linux, a process that executes another program passes its peak memory on to it. So the program that starts a command
+must be smaller than the command. This one imports very little.
 """
 
 import json
@@ -19,7 +19,7 @@ def main() -> int:
     figures = {
         "wall_seconds": time.monotonic() - began,
         "cpu_seconds": used.ru_utime + used.ru_stime,
-        # Kibibytes, on Linux.
+        # In kibibytes on Linux.
         "peak_bytes": used.ru_maxrss * 1024,
     }
     with open(sys.argv[1], "w") as file:  # noqa: PTH123 - pathlib would be the largest thing in here

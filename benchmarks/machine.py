@@ -1,4 +1,4 @@
-"""The machine and the versions that figures belong to: without them they say nothing."""
+"""Describe the machine and the versions, without which the figures mean nothing."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ _PACKAGES: Final = (
 
 
 def machine(database_url: str) -> dict[str, str]:
-    """Return what is to be said of the machine, by what it is."""
+    """Return the properties of the machine, by name."""
     ((postgres,),) = rows(database_url, "SHOW server_version")
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -36,7 +36,7 @@ def machine(database_url: str) -> dict[str, str]:
 
 
 def code() -> str:
-    """Return what tells the pipeline's code from any other: of all its Python and SQL."""
+    """Return a hash that identifies the pipeline's code, of all its Python and SQL."""
     digest = sha256()
     for file in sorted(path for path in (ROOT / "loginpipe").rglob("*") if path.suffix in {".py", ".sql"}):
         digest.update(file.read_bytes())
@@ -44,7 +44,7 @@ def code() -> str:
 
 
 def load() -> str:
-    """Return the load averages: of one, five and fifteen minutes."""
+    """Return the load averages of one, five and fifteen minutes."""
     return ", ".join(f"{average:.1f}" for average in os.getloadavg())
 
 

@@ -1,4 +1,4 @@
-"""What one process took: its wall time, its CPU seconds and its peak memory, without those of others."""
+"""Measure one process: its wall time, its CPU seconds and its peak memory, without those of other processes."""
 
 import json
 import os
@@ -18,16 +18,16 @@ _LOG_TAIL: Final = 3000
 
 
 class MeasuringError(Exception):
-    """A measured process failed, or did not do what it was there for."""
+    """A measured process failed or did not do its work."""
 
 
 @dataclass(frozen=True)
 class Used:
-    """What a process took, from its start to its end.
+    """The cost of a process from its start to its end.
 
     Attributes:
-        cpu_seconds: user and system, of all its threads.
-        peak_bytes: the most memory it held at once.
+        cpu_seconds: user and system time of all its threads.
+        peak_bytes: its peak memory.
     """
 
     wall_seconds: float
@@ -44,10 +44,10 @@ class Measured:
     folder: Path
 
     def used(self) -> Used:
-        """Wait for its end.
+        """Wait for the end of the process and return its cost.
 
         Raises:
-            MeasuringError: it failed; quotes the end of what it printed.
+            MeasuringError: it failed; quotes the end of its output.
         """
         if self.process.wait(_LONGEST_SECONDS):
             log = (self.folder / "output").read_text(errors="replace")
@@ -57,12 +57,12 @@ class Measured:
 
 @contextmanager
 def measured(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> Iterator[Measured]:
-    """Run a command as a process of its own; however the context ends, it has ended too.
+    """Run a command as a separate process, which has ended when the context ends.
 
     Args:
         command: program and arguments.
-        environment: the whole of it.
-        folder: to run it in.
+        environment: its complete environment.
+        folder: its working folder.
     """
     with tempfile.TemporaryDirectory(prefix="loginpipe-measured-") as files:
         with (Path(files) / "output").open("wb") as output:
@@ -73,7 +73,7 @@ def measured(command: Sequence[str], environment: Mapping[str, str], folder: Pat
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                # Launcher and command end together.
+                # So that launcher and command end together.
                 start_new_session=True,
             )
         try:
@@ -85,7 +85,7 @@ def measured(command: Sequence[str], environment: Mapping[str, str], folder: Pat
 
 
 def measure(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> Used:
-    """Run a command to its end and return what it took.
+    """Run a command to its end and return its cost.
 
     Raises:
         MeasuringError: it failed.

@@ -1,4 +1,4 @@
-"""Who is measured, on how many messages, from which start."""
+"""Define what is measured, with how many messages, and from which state."""
 
 import sys
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ _RUN: Final = (
 
 
 class Start(Enum):
-    """What a baseline's database holds when it begins."""
+    """The state of a baseline's database at the start."""
 
     NOTHING = "no table: it writes none"
     PLAIN = "an empty table of seven columns"
@@ -40,10 +40,10 @@ class Start(Enum):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Messages a trial.
+    """Messages per trial.
 
-    What a message of ours costs is measured between ``middle`` and ``large``, what a process costs between ``base`` and
-    ``middle``, and what a message of the others costs between ``base`` and ``others``.
+    The cost of a message of the pipeline is measured between ``middle`` and ``large``, the cost of a process between
+    ``base`` and ``middle``, and the cost of a message of the others between ``base`` and ``others``.
     """
 
     small: int
@@ -62,15 +62,15 @@ QUICK: Final = Sizes(500, 2_000, 12_000, 24_000, 6_000, (100, 600), (60, 300), 8
 
 @dataclass(frozen=True)
 class Baseline:
-    """One of those measured.
+    """A measured program.
 
     Attributes:
-        group: what ``--only`` knows it by.
-        command: ``{queue_url}`` and ``{rows}``, a file of ready-made rows, are filled in.
-        table: where its rows are, if it writes any.
-        in_turn: processes one after the other in one trial, each with its part of the messages.
-        at_once: processes at the same time.
-        receives: whether it takes messages from the queue.
+        group: its name for ``--only``.
+        command: may contain ``{queue_url}`` and ``{rows}``, a file of ready-made rows.
+        table: the table of its rows, if it writes any.
+        in_turn: number of consecutive processes in one trial, each with its part of the messages.
+        at_once: number of concurrent processes.
+        receives: True if it receives messages from the queue.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Baseline:
 
 
 def baselines(sizes: Sizes) -> list[Baseline]:
-    """Return all of them, in the order of a round."""
+    """Return all baselines, in the order of a round."""
     every = (sizes.small, sizes.base, sizes.middle, sizes.large)
     two = (sizes.base, sizes.others)
     found = []
@@ -123,7 +123,7 @@ def baselines(sizes: Sizes) -> list[Baseline]:
             variables={
                 **_of_a_run(LEAN),
                 "LOGINPIPE_BATCH_MESSAGES": str(SMALL_BATCH_MESSAGES),
-                # So that a batch closes when it is full, and never before.
+                # So that a batch closes only when it is full.
                 "LOGINPIPE_LINGER_SECONDS": "10",
             },
         ),
@@ -131,12 +131,12 @@ def baselines(sizes: Sizes) -> list[Baseline]:
 
 
 def named(baseline: str, client: str) -> str:
-    """Return the name of a baseline that comes with either client; lean is the default and is not said."""
+    """Return the name of a baseline with one of the clients. The default, lean, is not part of the name."""
     return baseline if client == LEAN else f"{baseline}, {client}"
 
 
 def _of_a_run(client: str) -> dict[str, str]:
-    # No run ends before it has drained its queue.
+    # No run ends before its queue is empty.
     return {"LOGINPIPE_SQS_CLIENT": client, "LOGINPIPE_RUN_SECONDS": "3600"}
 
 

@@ -1,4 +1,4 @@
-"""The reports: ``report.md`` for people, from top to bottom, and ``report.json`` with every single figure."""
+"""Write the reports: ``report.md`` for people, and ``report.json`` with every figure."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -171,12 +171,12 @@ def _busy(share: Spread | None) -> str:
 
 
 def _inverse(marginal_us: Spread) -> str:
-    # Below what can be told from noise there is no rate to be named.
+    # A cost within the noise gives no rate.
     return f"{1e6 / marginal_us.median:,.0f}" if marginal_us.least > 0 else "-"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Yield a table's lines, and an empty one."""
+    """Yield the lines of a table, and an empty line."""
     yield "| " + " | ".join(head) + " |"
     yield "|" + " --- |" * len(head)
     for row in rows:

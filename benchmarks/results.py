@@ -1,4 +1,4 @@
-"""All that one call of the benchmark measured, as the reports take it."""
+"""The results of one benchmark run, as input of the reports."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +13,7 @@ from benchmarks.targets import Verdict, verdicts
 
 @dataclass
 class Results:
-    """What was measured, and on what."""
+    """The measurements and their conditions."""
 
     machine: dict[str, str]
     quick: bool
@@ -25,7 +25,7 @@ class Results:
 
 @dataclass(frozen=True)
 class Compared:
-    """A row of the comparison: a baseline at a size; CPU in milliseconds for 1,000 messages."""
+    """A row of the comparison: a baseline at a size. CPU is in milliseconds per 1,000 messages."""
 
     baseline: str
     messages: int
@@ -38,19 +38,19 @@ class Compared:
 
 @dataclass(frozen=True)
 class Grown:
-    """A row of the growth: what a message costs more between two sizes, and what a process costs."""
+    """A row of the growth: the cost of a message between two sizes, and the fixed cost of a process."""
 
     baseline: str
     low: int
     high: int
     marginal_us: Spread
     all_us: Spread
-    """With the endpoint's and Postgres' CPU."""
+    """Includes the CPU of the endpoint and Postgres."""
     fixed_seconds: Spread
     rate: Spread | None
-    """Without the fixed cost; None where the wall times tell nothing."""
+    """Without the fixed cost; None if the wall times show nothing."""
     endpoint_busy: Spread | None
-    """Part of a second that the endpoint was busy, at that rate."""
+    """The fraction of time that the endpoint was busy at that rate."""
 
 
 def compared(results: Results) -> list[Compared]:
@@ -76,7 +76,7 @@ def _compared(trials: Sequence[Trial]) -> Compared:
 
 
 def grown(results: Results) -> list[Grown]:
-    """Return the growth between neighbouring sizes from ``base`` on; of those with two sizes between these two."""
+    """Return the growth between neighbouring sizes from ``base`` on; with only two sizes, between these."""
     return [
         _grown(baseline.name, low, high, between)
         for baseline in baselines(results.sizes)
@@ -100,7 +100,7 @@ def _grown(baseline: str, low: int, high: int, between: Sequence[Slope]) -> Grow
 
 
 def catalogues(results: Results) -> list[Mapping[str, Change]]:
-    """Return how Postgres' catalogue changed over the greater number of small batches, round by round."""
+    """Return the changes of Postgres' catalog during the larger number of small batches, round by round."""
     return [trial.catalogue for trial in of(results.trials, SMALL_BATCHES, results.sizes.small_batches[1])]
 
 
@@ -115,7 +115,7 @@ def evaluated(results: Results) -> list[Verdict]:
 
 
 def document(results: Results) -> dict[str, Any]:
-    """Return everything as JSON takes it."""
+    """Return all results in the form of the JSON report."""
     return {
         "machine": results.machine,
         "quick": results.quick,

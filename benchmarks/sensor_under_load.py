@@ -1,7 +1,7 @@
-"""How far the table lags while messages keep coming, and what that takes, with the sensor alone to start runs.
+"""Measure the delay and the cost of a steady stream of messages, if only the sensor starts runs.
 
-`make bench-sensor`: `loginpipe dev` as a person runs it, its daemon and its runs as processes of their own, on a queue
-of an endpoint that is never the bottleneck. Writes ``sensor.md`` and ``sensor.json``.
+`make bench-sensor` runs `loginpipe dev` as a user does, with daemon and runs in separate processes, on the queue of an
+endpoint that is never the bottleneck. It writes ``sensor.md`` and ``sensor.json``.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
 QUEUE: Final = "login-queue"
 MAX_FIRST_SECONDS: Final = 10
 MAX_CPU_US: Final = {5: 4_000, 167: 250, 1_000: 90}
-"""Messages a second → CPU microseconds a message at most."""
+"""Messages per second → maximum CPU microseconds per message."""
 P50_MOST_SECONDS: Final = 0.5
 P99_MOST_SECONDS: Final = 1.5
 DELAYS_FROM_RATE: Final = 167
@@ -51,7 +51,7 @@ _ACTIVE: Final = "SELECT count(*) FROM runs WHERE status IN ('QUEUED', 'NOT_STAR
 _TICKS: Final = "SELECT count(*) FROM job_ticks"
 _LAST_EVENT: Final = "SELECT coalesce(max(id), 0) FROM event_logs"
 _RUNS: Final = "SELECT count(*) FROM runs WHERE pipeline_name = 'ingest_logins'"
-# What comes with every run: all of its events but its lines of progress.
+# The events of every run, without its progress lines.
 _OF_A_RUN: Final = """
     run_id IN (SELECT run_id FROM runs WHERE pipeline_name = 'ingest_logins') AND event NOT LIKE '%so far: received%'
 """
@@ -69,10 +69,10 @@ _HOW: Final = """\
 
 @dataclass(frozen=True)
 class Rate:
-    """What was measured at one rate of messages.
+    """The measurements at one rate of messages.
 
     Attributes:
-        a_second: messages.
+        a_second: messages per second.
         last_sent_after: seconds from the first message to the last.
     """
 
@@ -87,7 +87,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Measured:
-    """All that was measured."""
+    """All measurements."""
 
     machine: dict[str, str]
     seconds_a_rate: float
@@ -101,7 +101,7 @@ class Measured:
 
 
 def main() -> None:
-    """Measure, write the reports and print."""
+    """Measure, write the reports and print them."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.sensor_under_load", description=__doc__.split("\n", 1)[0]
     )
@@ -112,7 +112,7 @@ def main() -> None:
     options = parser.parse_args()
     console = Console(stderr=True)
     with TemporaryDirectory(prefix="loginpipe-bench-") as folder, running_endpoint(no_books=True) as endpoint:
-        # A line of the user's own: the stack's endpoint, which slows down with its backlog, is left out of it.
+        # This replaces the endpoint of the stack, which slows down as its backlog grows.
         (Path(folder) / ".env").write_text(f"AWS_ENDPOINT_URL={endpoint.url}\n")
         create_login_queue(endpoint.client, QUEUE)
         with running_project(Path(folder)) as project, running_ui(project):
@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def figures(found: Measured) -> Iterator[Figure]:
-    """Yield what is reported, with its target where it has one."""
+    """Yield the reported figures, with their targets if they have any."""
     yield Figure(
         "CPU of daemon and code server while nothing arrives, ms a second", None, found.idle_cpu_a_second * 1000
     )
@@ -172,7 +172,7 @@ def _lines(found: Measured) -> Iterator[str]:
 
 
 class _Measuring:
-    """Measures on a project whose daemon runs."""
+    """Measures a project whose daemon is running."""
 
     def __init__(self, project: Project, endpoint: Endpoint, console: Console) -> None:
         variables = dotenv_values(project.folder / ".env")
@@ -183,9 +183,9 @@ class _Measuring:
         self._processes = dagster_processes()
 
     def measured(self, seconds: float, idle_seconds: float) -> Measured:
-        """Measure everything, one after the other."""
+        """Measure everything in sequence."""
         described = machine(self._database_url)
-        # Its code is loaded then, and all sensors have been asked.
+        # By then the code is loaded, and all sensors have been evaluated.
         eventually(lambda: self._figure(_TICKS) > 0, seconds=120, what="the sensors are asked")
         self._say(f"nothing arrives for {idle_seconds:g} seconds")
         idle_cpu_a_second = self._idle_cpu_a_second(idle_seconds)
@@ -256,7 +256,7 @@ class _Measuring:
 
     @contextmanager
     def _samples(self) -> Iterator[list[Sample]]:
-        """Sample, for as long as the context lasts, how many messages have been stored since its beginning."""
+        """Sample the number of messages stored since the start of the context, until it ends."""
         samples: list[Sample] = []
         stop = threading.Event()
         with closing(psycopg2.connect(self._database_url)) as connection:
@@ -285,7 +285,7 @@ class _Measuring:
         return self._figure(_LAST_EVENT)
 
     def _steady_events_since(self, event: int) -> int:
-        """Count the events after one that do not come with every run: lines of progress, and those of other jobs."""
+        """Count the later events that do not come with every run: progress lines, and events of other jobs."""
         return self._figure(f"SELECT count(*) FROM event_logs WHERE id > {event} AND NOT ({_OF_A_RUN})")  # noqa: S608
 
     def _figure(self, query: str) -> int:
@@ -304,9 +304,9 @@ def _stored(connection: Any) -> int:
 
 
 def dagster_processes() -> list[psutil.Process]:
-    """Return the processes that `dg dev` started, among those below this one, but for the web server.
+    """Return the child processes that `dg dev` started, except the web server.
 
-    They are the daemon, and the code server, below which runs are.
+    They are the daemon, and the code server, whose children are the runs.
     """
     (dev,) = [process for process in psutil.Process().children(recursive=True) if _has(process, "dev", "--workspace")]
     return [process for process in dev.children() if not _has(process, "dagster_webserver")]
@@ -318,7 +318,7 @@ def _has(process: psutil.Process, *arguments: str) -> bool:
 
 
 def cpu_seconds(roots: Sequence[psutil.Process]) -> float:
-    """Return what processes and all below them have taken so far, user and system, those that have ended included."""
+    """Return the user and system CPU seconds of processes and all their descendants so far, including ended ones."""
     seconds = 0.0
     for process in (one for root in roots for one in (root, *root.children(recursive=True))):
         times = _asked(process.cpu_times)
@@ -328,7 +328,7 @@ def cpu_seconds(roots: Sequence[psutil.Process]) -> float:
 
 
 def _asked(question: Callable[[], Any]) -> Any:
-    """Return the answer of a process; None where it has ended meanwhile."""
+    """Return the answer of a process, or None if it has ended since."""
     try:
         return question()
     except psutil.NoSuchProcess:

@@ -1,14 +1,14 @@
-"""The functions that the stage table times: one list, to be kept up to date with the pipeline.
+"""List the functions that the stage table times. Update the list with the pipeline.
 
-Only what is called a few times a batch, or once every ten messages: a call that is timed takes a few microseconds more,
-which would show in what is called for every message. Functions may call one another: each one's time is what is left
-without the others'.
+It contains only functions that are called a few times per batch or once per ten messages. Timing adds a few
+microseconds to a call, which would distort functions that are called for every message. If listed functions call one
+another, the time of each excludes that of the others.
 """
 
 from typing import Final
 
 STAGES: Final = {
-    # In the receiving threads, but for `next_batch`.
+    # In the receiving threads, except `next_batch`.
     "receive": {
         "loginpipe.sqs.receiver:Receiver._receive_and_pause": "pace the receivers",
         "loginpipe.sqs.receiver:Receiver._ask_for": "wait for room in the batch",
@@ -53,7 +53,7 @@ STAGES: Final = {
         "loginpipe.sqs.leases:LeaseKeeper.settle": "end leases",
     },
 }
-"""Stage → ``module:attribute`` → what the table calls it; no two of them the same."""
+"""Stage → ``module:attribute`` → its label in the table. Labels are unique."""
 
 FUNCTIONS: Final = {path: label for functions in STAGES.values() for path, label in functions.items()}
-"""``module:attribute`` → what the table calls it."""
+"""``module:attribute`` → its label in the table."""

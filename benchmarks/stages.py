@@ -1,4 +1,4 @@
-"""Where each microsecond of a message goes: the stage table, from runs with timers at two sizes."""
+"""Build the stage table, which splits the cost of a message, from runs with timers at two sizes."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ from benchmarks.trials import Trials
 OUTSIDE: Final = "outside of these functions"
 PROCESS: Final = "the whole process"
 _LEAST_US: Final = 0.05
-"""A function that takes less a message is not shown by itself."""
+"""A function below this cost per message has no row of its own."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class StagedRun:
 
     Attributes:
         cpu_seconds: of the whole process.
-        functions: by label; each without what it spent in others.
+        functions: by label; each without its time in other listed functions.
     """
 
     messages: int
@@ -41,7 +41,7 @@ _Seconds = Callable[[StagedRun], float]
 
 @dataclass(frozen=True)
 class StageRow:
-    """A row of the table: CPU microseconds a message more of a stage, or of a function within it."""
+    """A row of the table: CPU microseconds per additional message of a stage, or of a function in it."""
 
     stage: str
     function: str
@@ -49,10 +49,10 @@ class StageRow:
 
 
 def staged_run(trials: Trials, messages: int, repeat: int) -> StagedRun:
-    """Run the pipeline with timers on new values, once.
+    """Run the pipeline once with timers, on new values.
 
     Raises:
-        MeasuringError: it failed, as it does where `benchmarks.stage_functions` names what is not there.
+        MeasuringError: it failed, for example because `benchmarks.stage_functions` lists a missing function.
     """
     (ours,) = [baseline for baseline in baselines(trials.sizes) if baseline.name == OURS_NEW]
     ground = trials.ground
@@ -64,7 +64,7 @@ def staged_run(trials: Trials, messages: int, repeat: int) -> StagedRun:
 
 
 def stage_table(runs: Sequence[StagedRun], sizes: Sizes) -> list[StageRow]:
-    """Return the table: stages in order, each with its functions, the dearest first, then what is outside, and all."""
+    """Return the table: stages in order, each with its functions by falling cost, then the rest and the total."""
     pairs = [
         (less, more)
         for less in runs

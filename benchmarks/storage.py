@@ -1,7 +1,7 @@
-"""What a message takes in Postgres, in bytes: in each table with its indexes, and in the write-ahead log.
+"""Measure the bytes of a message in Postgres: in each table with its indexes, and in the write-ahead log.
 
-`make bench-storage`, for the arithmetic of docs/scaling.md. Two runs: one of values that are all new, then one of the
-same values again. Sizes are those right after loading, of tables that are only added to.
+`make bench-storage` provides the figures for docs/scaling.md. It makes two runs: one with only new values, then one
+with the same values again. Sizes are measured right after the load, of tables that are only appended to.
 """
 
 import argparse
@@ -32,7 +32,7 @@ _LOG: Final = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')"
 
 
 def main() -> None:
-    """Measure, write the report and print."""
+    """Measure, write the report and print it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.storage", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--json", action="store_true", help="print JSON only")
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def bytes_a_message(ground: Ground, messages: int) -> dict[str, dict[str, float]]:
-    """Return bytes a message, by what the values were, and by where they are."""
+    """Return bytes per message, by kind of the values and by place."""
     bodies = list(distinct_bodies(1, messages))
     with ground.database(MIGRATED) as database_url:
         found, before = {}, _bytes(database_url)
@@ -70,7 +70,7 @@ def _bytes(database_url: str) -> dict[str, int]:
 
 
 def print_figures(found: dict[str, dict[str, float]], messages: int, *, as_json: bool) -> None:
-    """Print bytes a message."""
+    """Print bytes per message."""
     if as_json:
         json.dump({"messages": messages, "bytes_a_message": found}, sys.stdout, indent=2)
         sys.stdout.write("\n")

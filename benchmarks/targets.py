@@ -1,4 +1,4 @@
-"""What the pipeline is to reach, and whether it does. Pure: evaluated from the figures alone."""
+"""Evaluate the targets of the pipeline from the figures. Pure functions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,11 +32,11 @@ _OURS: Final = (OURS_NEW, OURS_KNOWN)
 
 @dataclass(frozen=True)
 class Verdict:
-    """A target, and how it went.
+    """A target and its result.
 
     Attributes:
-        met: None where it was not measured.
-        by: how much is left, or missing.
+        met: None if it was not measured.
+        by: the remaining or missing margin.
     """
 
     target: str
@@ -57,20 +57,20 @@ def verdicts(trials: Sequence[Trial], sizes: Sizes) -> list[Verdict]:
 
 
 def shown(value: Spread, digits: int = 1) -> str:
-    """Write a spread as its median, with minimum and maximum where they differ."""
+    """Format a spread as its median, with minimum and maximum if they differ."""
     median, least, most = (f"{number:,.{digits}f}" for number in (value.median, value.least, value.most))
     return median if least == most else f"{median} ({least} to {most})"
 
 
 def at_most(target: str, value: Spread | None, bound: float, unit: str) -> Verdict:
-    """Evaluate a median that is to stay below a bound."""
+    """Evaluate a median with an upper bound."""
     if value is None:
         return _unmeasured(target)
     return _evaluated(target, f"{shown(value)} {unit}", bound - value.median, bound, unit)
 
 
 def at_least(target: str, value: Spread | None, bound: float, unit: str) -> Verdict:
-    """Evaluate a median that is to reach a bound."""
+    """Evaluate a median with a lower bound."""
     if value is None:
         return _unmeasured(target)
     return _evaluated(target, f"{shown(value, 2)} {unit}", value.median - bound, bound, unit)
@@ -178,12 +178,12 @@ def _small_batch(trials: Sequence[Trial], sizes: Sizes) -> Verdict:
 
 
 def batch_ms(us_a_message: float, messages: int, marginal_us: float) -> float:
-    """Return the CPU milliseconds that a batch takes besides its messages.
+    """Return the CPU milliseconds of a batch without its messages.
 
     Args:
-        us_a_message: CPU microseconds a message in batches of this size, all of the batch in it.
+        us_a_message: CPU microseconds per message in batches of this size, including the cost of the batch.
         messages: in a batch.
-        marginal_us: CPU microseconds a message where batches are so large that theirs is none of it.
+        marginal_us: CPU microseconds per message if batches are so large that their own cost is negligible.
     """
     return messages * (us_a_message - marginal_us) / 1000
 
@@ -193,7 +193,7 @@ def _at_once(trials: Sequence[Trial], sizes: Sizes) -> list[Verdict]:
     faster = ratios(at_once, of(trials, IN_TURN, sizes.at_once), lambda trial: trial.rate)
     once = "four runs at once: every message is in the table exactly once"
     return [
-        # A trial that leaves a message out, or takes one twice, is none: it ends the benchmark.
+        # A trial that loses a message or processes one twice ends the benchmark, so this verdict is always met.
         Verdict(once, f"{len(at_once)} times {sizes.at_once:,} messages", True, "") if at_once else _unmeasured(once),
         at_least("four runs at once: no fewer messages a second than four in turn", faster, 1, "times"),
     ]

@@ -1,6 +1,6 @@
-"""CPU time of named functions in this process, each without what it spends in others of them.
+"""Measure the CPU time of named functions in this process, each without its time in other named functions.
 
-Several threads work at once, so a function is timed by `time.thread_time`, in the thread that it runs in.
+Several threads run at the same time, so `time.thread_time` measures each function in its own thread.
 """
 
 import gc
@@ -14,13 +14,13 @@ from importlib import import_module
 from typing import Any, Final
 
 GARBAGE: Final = "garbage collection"
-"""What Python's collector of cycles takes, wherever it strikes."""
+"""The time of Python's garbage collector, in any function."""
 
 _PACKAGE: Final = "loginpipe"
 
 
 class Timers:
-    """The CPU seconds of every function by label, each without what was spent in others. For several threads.
+    """The CPU seconds of every function by label, without the time in other timed functions. Thread-safe.
 
     Attributes:
         seconds: by label.
@@ -48,7 +48,7 @@ class Timers:
         return wrapper
 
     def collected(self, phase: str, _info: Mapping[str, int]) -> None:
-        """Take the time of a garbage collection: a callback of `gc`."""
+        """Add the time of a garbage collection: a callback of `gc`."""
         if phase == "start":
             self._collecting = time.thread_time()
             return
@@ -56,7 +56,7 @@ class Timers:
         self._leave(GARBAGE, time.thread_time() - self._collecting)
 
     def _of_others(self) -> list[float]:
-        """Return what the functions that this thread is in have spent in others so far, the innermost last."""
+        """Return the time that the active functions of this thread have spent in others so far, the innermost last."""
         try:
             return self._threads.of_others  # type: ignore[no-any-return]
         except AttributeError:
@@ -73,14 +73,14 @@ class Timers:
 
 
 def install(timers: Timers, functions: Mapping[str, str]) -> None:
-    """Put timers around functions, wherever a module of the pipeline knows them, and around garbage collection.
+    """Add timers to functions, in every module of the pipeline that refers to them, and to garbage collection.
 
     Args:
-        timers: where the seconds go.
+        timers: receives the seconds.
         functions: `benchmarks.stage_functions.FUNCTIONS`.
 
     Raises:
-        AttributeError: some of the functions do not exist; names all of them.
+        AttributeError: some functions do not exist; names all of them.
     """
     places = {path: place for path in functions if (place := _found(path)) is not None}
     if missing := sorted(functions.keys() - places.keys()):
@@ -97,7 +97,7 @@ def install(timers: Timers, functions: Mapping[str, str]) -> None:
 
 
 def _found(path: str) -> tuple[Any, str] | None:
-    """Return what holds an attribute, and its name there; None where there is none."""
+    """Return the owner of an attribute and the attribute's name, or None if it does not exist."""
     module, _, attribute = path.partition(":")
     *owners, name = attribute.split(".")
     try:

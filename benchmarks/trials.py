@@ -1,4 +1,4 @@
-"""One baseline at one size: prepare, measure, check that the work was done."""
+"""Run one baseline at one size: prepare, measure, check that the work was done."""
 
 import tempfile
 import time
@@ -19,7 +19,7 @@ from benchmarks.workload import distinct_bodies
 
 @dataclass
 class Trials:
-    """Makes trials on a ground. No two workloads share a value, unless they are to."""
+    """Runs trials on a ground. Workloads share no values, except where a baseline needs known values."""
 
     ground: Ground
     sizes: Sizes
@@ -28,10 +28,10 @@ class Trials:
     _plain: str | None = None
 
     def trial(self, baseline: Baseline, messages: int, repeat: int) -> Trial:
-        """Measure a baseline at a size, once.
+        """Measure a baseline once at a size.
 
         Raises:
-            MeasuringError: it failed, or left work undone.
+            MeasuringError: it failed or did not finish its work.
         """
         template, bodies = self._beginning(baseline.start, messages)
         with (
@@ -59,12 +59,12 @@ class Trials:
         return trial
 
     def warm_up(self) -> None:
-        """Run the pipeline once, unmeasured: Dagster makes its tables, Python its byte code."""
+        """Run the pipeline once without measuring, so that Dagster creates its tables and Python its bytecode."""
         (ours,) = [baseline for baseline in baselines(self.sizes) if baseline.name == OURS_NEW]
         self.trial(ours, 10, 0)
 
     def bodies(self, count: int) -> list[str]:
-        """Return bodies whose values no earlier ones had."""
+        """Return message bodies with values that were not used before."""
         first, self._next = self._next, self._next + count
         return list(distinct_bodies(first, count))
 
@@ -80,7 +80,7 @@ class Trials:
         return (self._plain if start is Start.PLAIN and self._plain else MIGRATED), self.bodies(messages)
 
     def _made_known(self, messages: int) -> tuple[str, list[str]]:
-        """Run the pipeline on bodies, unmeasured; return the database that knows their values, and the bodies."""
+        """Run the pipeline without measuring; return the database that contains the values, and the bodies."""
         bodies = self.bodies(messages)
         name = self.ground.create_database(f"known_{messages}", MIGRATED)
         (ours,) = [baseline for baseline in baselines(self.sizes) if baseline.name == OURS_NEW]
@@ -97,7 +97,7 @@ class Trials:
         file: Path,
         others: Sequence[Sequence[str]] = (),
     ) -> Used:
-        """Run its processes on what the queue holds, and then, in turn, on each of the other parts of the messages."""
+        """Run the processes of a baseline on the messages of the queue, then on each further part of the messages."""
         command = [part.format(queue_url=queue.url, rows=file) for part in baseline.command]
         variables = {**self.ground.variables(queue.name, database_url), **baseline.variables}
         turns = [self._together(baseline.at_once, command, variables)]
@@ -116,7 +116,7 @@ class Trials:
             running = [stack.enter_context(measured(command, variables, self.ground.folder)) for _ in range(count)]
             used = [process.used() for process in running]
         return Used(
-            # By its own clock where there is one process.
+            # A single process measures its own wall time.
             used[0].wall_seconds if count == 1 else time.monotonic() - began,
             sum(process.cpu_seconds for process in used),
             max(process.peak_bytes for process in used),
@@ -131,7 +131,7 @@ class Trials:
             ledger = {str(i) for (i,) in rows(database_url, "SELECT message_id FROM loginpipe.ingested_messages")}
             if not ledger.issuperset(queue.ids):
                 raise MeasuringError(f"{baseline.name}: the ledger does not know every message")
-            # An address and a device a message, whether this trial or the one before it sealed them.
+            # One address and one device per message, sealed by this trial or by an earlier one.
             ((sealed,),) = rows(database_url, "SELECT count(*) FROM vault.sealed_values")
             if sealed != 2 * messages:
                 raise MeasuringError(f"{baseline.name}: {sealed} values of {messages} messages are in the vault")
@@ -146,14 +146,14 @@ class Trials:
 
 
 def _parts(bodies: Sequence[str], count: int) -> list[Sequence[str]]:
-    """Cut bodies into so many parts; the last one takes what does not divide."""
+    """Split bodies into the given number of parts; the last part also gets the remainder."""
     size = len(bodies) // count
     return [bodies[place * size : (place + 1) * size if place + 1 < count else None] for place in range(count)]
 
 
 @contextmanager
 def rows_file(bodies: Sequence[str]) -> Iterator[Path]:
-    """Write rows as `benchmarks.baselines.copy_alone` copies them."""
+    """Write rows in the format that `benchmarks.baselines.copy_alone` reads."""
     now_ms = int(datetime.now(UTC).timestamp() * 1000)
     with tempfile.NamedTemporaryFile("w", prefix="loginpipe-rows-", suffix=".copy") as file:
         for arrival, body in enumerate(bodies):

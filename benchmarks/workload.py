@@ -1,4 +1,4 @@
-"""What is worked on: message bodies of which no two share an address or a device."""
+"""Create message bodies. No two of them share an address or a device."""
 
 import json
 from collections.abc import Iterator
@@ -10,18 +10,18 @@ from loginpipe.local.sample_events import sample_bodies
 _ADDRESSES: Final = 1 << 32
 _DEVICES: Final = 10**9
 _DOCUMENTATION: Final = int(IPv6Address("2001:db8::"))
-# Both have no factor in common with the number of values, so that different numbers give different values; and both
-# are large, so that neighbours look nothing alike.
+# Both have no common factor with the number of values, so different numbers give different values. Both are large, so
+# that neighbours look different.
 _ADDRESS_STEP: Final = 2_654_435_761
 _DEVICE_STEP: Final = 618_033_989
 
 
 def distinct_bodies(first: int, count: int) -> Iterator[str]:
-    """Yield bodies of valid logins in the shape of the sample events; other numbers, other addresses and devices.
+    """Yield valid logins in the form of the sample events; different numbers give different addresses and devices.
 
     Args:
-        first: number of the first one; the same number gives the same address and device.
-        count: how many.
+        first: the number of the first one; the same number gives the same address and device.
+        count: how many to yield.
     """
     for number, body in enumerate(sample_bodies(count, seed=first, bad_share=0), first):
         event = json.loads(body)

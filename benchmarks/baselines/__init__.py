@@ -1,4 +1,4 @@
-"""The programs that are measured beside the pipeline, one process each: ``python -m benchmarks.baselines.NAME``.
+"""The programs that are measured besides the pipeline, one process each: ``python -m benchmarks.baselines.NAME``.
 
-They find queue and database where the pipeline does: in LOGINPIPE_QUEUE, LOGINPIPE_DATABASE_URL and AWS' variables.
+They read the same variables as the pipeline: LOGINPIPE_QUEUE, LOGINPIPE_DATABASE_URL and those of AWS.
 """

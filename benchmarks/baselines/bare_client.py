@@ -1,4 +1,4 @@
-"""A client that does next to nothing: sockets, ready-made requests, no signature, no JSON. It measures the endpoint."""
+"""Measure the endpoint with a minimal client: sockets and ready-made requests, no signature, no JSON."""
 
 import os
 import re
@@ -13,7 +13,7 @@ _READ_BYTES: Final = 1 << 18
 
 
 def main() -> None:
-    """Receive and delete ten at a time from the queue whose URL is the argument, until it is empty."""
+    """Receive and delete ten messages at a time from the queue whose URL is the argument, until it is empty."""
     url = sys.argv[1].encode()
     address = urlsplit(os.environ["AWS_ENDPOINT_URL"])
     with socket.create_connection((address.hostname or "", address.port or 80)) as connection:
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def request(action: str, body: bytes) -> bytes:
-    """Return a whole request."""
+    """Return a complete request."""
     head = (
         f"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-amz-json-1.0\r\n"
         f"X-Amz-Target: AmazonSQS.{action}\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -34,7 +34,7 @@ def request(action: str, body: bytes) -> bytes:
 
 
 def called(connection: socket.socket, message: bytes) -> bytes:
-    """Send a request and return the whole answer."""
+    """Send a request and return the complete response."""
     connection.sendall(message)
     answer = b""
     while not whole(answer):
@@ -47,7 +47,7 @@ def called(connection: socket.socket, message: bytes) -> bytes:
 
 
 def whole(answer: bytes) -> bool:
-    """Say whether all of an answer has come."""
+    """Return True if a response is complete."""
     end = answer.find(b"\r\n\r\n")
     length = _LENGTH.search(answer, 0, max(end, 0))
     return length is not None and len(answer) >= end + 4 + int(length[1])

@@ -1,4 +1,4 @@
-"""What Postgres takes at best: ready-made rows from a file, COPY to a temporary table, INSERT from there."""
+"""Measure the best case for Postgres: ready-made rows from a file, COPY to a temporary table, INSERT from there."""
 
 import sys
 from contextlib import closing

@@ -1,7 +1,7 @@
-"""What a person takes who knows dlt: the queue as a resource, Postgres as destination, deletes after the load.
+"""The solution of a person who knows dlt: the queue as a resource, Postgres as destination, deletes after the load.
 
-As CSV, which it loads with COPY: about the CPU of its default format for Postgres, less memory, and less work for the
-server. It makes its own table, with two columns more.
+It uses CSV, which dlt loads with COPY: about the CPU of dlt's default format for Postgres, less memory, and less work
+for the server. dlt creates its own table, with two more columns.
 """
 
 import tempfile
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Load all that the queue holds, then delete it."""
+    """Load all messages of the queue, then delete them."""
     client, url = sqs()
     handles: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -36,14 +36,14 @@ def main() -> None:
 
 
 def logins(client: "SQSClient", url: str, handles: list[str]) -> Iterator[list[dict[str, Any]]]:
-    """Yield rows until the queue is empty, and note what to delete once they are loaded."""
+    """Yield rows until the queue is empty, and add the receipt handles to delete after the load."""
     while messages := received(client, url, 10):
         handles += [message["ReceiptHandle"] for message in messages]
         yield [dict(zip(COLUMNS, row(message["Body"]), strict=True)) for message in messages]
 
 
 def url_for_dlt(database_url: str) -> str:
-    """Return a URL that names host and password, as dlt wants it; the embedded server asks for none."""
+    """Return a URL with host and password, which dlt requires. The embedded server checks no password."""
     parts = parse_dsn(database_url)
     return f"postgresql://{parts['user']}:none@{quote(parts['host'], safe='')}:{parts['port']}/{parts['dbname']}"
 

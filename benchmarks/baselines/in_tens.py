@@ -1,4 +1,4 @@
-"""What a careful person writes: ten messages, one INSERT of ten rows, one commit, one batch delete."""
+"""The solution of a careful person: ten messages, one INSERT of ten rows, one commit, one batch delete."""
 
 from contextlib import closing
 
@@ -11,7 +11,7 @@ _INSERT = f"INSERT INTO user_logins ({', '.join(COLUMNS)}) VALUES %s"  # noqa: S
 
 
 def main() -> None:
-    """Work until the queue is empty."""
+    """Process messages until the queue is empty."""
     client, url = sqs()
     with closing(psycopg2.connect(database_url())) as connection, connection.cursor() as cursor:
         while messages := received(client, url, 10):

@@ -1,6 +1,6 @@
-"""The limit: the pipeline's own client, receiving and deleting with nothing in between.
+"""Measure the limit: the pipeline's own client only receives and deletes.
 
-What the pipeline reaches of it says how much its own work costs; above it, no pipeline with this client can be.
+The difference to the pipeline is the cost of its own work. No pipeline with this client can be faster than the limit.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Receive and delete in as many threads as the pipeline may have, until the queue is empty."""
+    """Receive and delete, with the pipeline's maximum number of threads, until the queue is empty."""
     settings = load_settings()
     queue = open_queue(settings.queue, settings, connections=settings.receivers)
     with ThreadPoolExecutor(settings.receivers) as pool:
@@ -24,7 +24,7 @@ def main() -> None:
 
 
 def drain(queue: Queue, visibility_seconds: int) -> None:
-    """Receive and delete ten at a time, until a long poll comes back empty."""
+    """Receive and delete ten messages at a time, until a long poll returns nothing."""
     while messages := received(queue, visibility_seconds):
         answer = queue.client.delete_message_batch(
             QueueUrl=queue.url,

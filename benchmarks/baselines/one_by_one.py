@@ -1,4 +1,4 @@
-"""What most people write: one message, one INSERT, one commit, one delete."""
+"""The most common solution: one message, one INSERT, one commit, one delete."""
 
 from contextlib import closing
 
@@ -10,7 +10,7 @@ _INSERT = f"INSERT INTO user_logins ({', '.join(COLUMNS)}) VALUES ({', '.join(['
 
 
 def main() -> None:
-    """Work until the queue is empty."""
+    """Process messages until the queue is empty."""
     client, url = sqs()
     with closing(psycopg2.connect(database_url())) as connection, connection.cursor() as cursor:
         while messages := received(client, url, 1):

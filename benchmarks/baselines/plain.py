@@ -1,4 +1,4 @@
-"""What the baselines that a person would write have in common: the table, the row of a login, the client."""
+"""Shared parts of the baselines that a person would write: the table, the row of a login, the client."""
 
 import json
 import os
@@ -33,12 +33,12 @@ _LONG_POLL_SECONDS: Final = 1
 
 
 def database_url() -> str:
-    """Return where the table is."""
+    """Return the URL of the database with the table."""
     return os.environ["LOGINPIPE_DATABASE_URL"]
 
 
 def sqs() -> "tuple[SQSClient, str]":
-    """Return boto3's client as it comes, and the queue's URL."""
+    """Return boto3's client with its defaults, and the URL of the queue."""
     import boto3
 
     client = boto3.client("sqs")
@@ -46,7 +46,7 @@ def sqs() -> "tuple[SQSClient, str]":
 
 
 def received(client: "SQSClient", url: str, most: int) -> "list[MessageTypeDef]":
-    """Receive up to so many messages with one long poll; none when the queue is empty."""
+    """Receive up to the given number of messages with one long poll; none if the queue is empty."""
     answer = client.receive_message(
         QueueUrl=url,
         MaxNumberOfMessages=most,
@@ -76,7 +76,7 @@ def masked(value: str) -> str:
 
 
 def version_number(text: str) -> int:
-    """Return a version as a number that sorts."""
+    """Return a version as a number that sorts correctly."""
     major, minor, patch = (int(part) for part in [*text.split("."), "0", "0"][:3])
     return major * 1_000_000 + minor * 1_000 + patch
 

@@ -1,4 +1,4 @@
-"""The pipeline's run with timers in it: ``staged FILE ARGUMENTS...`` is ``dagster ARGUMENTS...``, and writes a FILE."""
+"""Run ``dagster ARGUMENTS...`` with timers and write the result to FILE: ``staged FILE ARGUMENTS...``."""
 
 import json
 import sys

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Stand-ins for the public images that docker-compose.yml and the Dockerfile name, under their public names, for a machine
-# that reaches Debian's and Python's packages but no image registry. They are there to try the compose file with, and
-# nothing for production: they are not the images that their names promise, and they are not updated.
+# Builds stand-ins for the public images of docker-compose.yml and the Dockerfile, under their public names, for a machine that can
+# reach the packages of Debian and Python but no image registry. They are only for trials of the compose file, never for production:
+# they are not the real images, and they are not updated.
 #
 #   sudo deploy/compose/stand-ins.sh          (Debian, with docker.io and debootstrap; about two minutes, 1.6 GB)
 #
-# Afterwards remove them, so that they are not taken for the real ones:
+# Remove them afterwards, so that they are not mistaken for the real ones:
 #
 #   docker image rm python:3.11-slim postgres:17.11 localstack/localstack:4.14.0 prom/prometheus:v3.5.0 loginpipe-stand-in:trixie
 #
-# There is none for Grafana: Debian has no package of it.
+# There is none for Grafana, because Debian has no package of it.
 #
-# Mirror, certificates and pip's configuration are this machine's own, and go into the images: push them nowhere.
+# The images contain this machine's mirror, certificates and pip configuration: push them nowhere.
 set -euo pipefail
 cd "$(dirname "$0")/stand-ins"
 
@@ -26,7 +26,7 @@ docker info >/dev/null 2>&1 || fail "the Docker daemon does not answer: start it
 work=$(mktemp --directory)
 trap 'rm -rf "$work"' EXIT
 
-# Where this machine's apt gets Debian from; elsewhere debootstrap knows a place of its own.
+# The mirror that this machine's apt uses. If there is none, debootstrap uses its default.
 # shellcheck source=/dev/null
 . /etc/os-release
 mirror=
@@ -35,7 +35,7 @@ if [ "$ID" = debian ]; then
     sed -n "s/^$VERSION_CODENAME //p" | head -n 1)
 fi
 
-# base IMAGE SUITE PACKAGES: an image of nothing but Debian and these packages.
+# base IMAGE SUITE PACKAGES: build an image of Debian with these packages only.
 base() {
   local image=$1 suite=$2 packages=$3 root=$work/$2
   if docker image inspect "$image" >/dev/null 2>&1; then
@@ -45,7 +45,7 @@ base() {
   echo "$image: Debian $suite"
   debootstrap --variant=minbase --include="ca-certificates,$packages" "$suite" "$root" ${mirror:+"$mirror"} \
     >"$work/debootstrap.log" 2>&1 || { tail -n 20 "$work/debootstrap.log" >&2; fail "no Debian $suite: see above"; }
-  # What a proxy or a mirror of this machine asks of whoever goes through it.
+  # Settings that a proxy or a mirror of this machine requires.
   cp --no-clobber /usr/local/share/ca-certificates/*.crt "$root/usr/local/share/ca-certificates/" 2>/dev/null || true
   cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
   apt-config dump | grep -E '^Acquire::(http|https|Check-)' >"$root/etc/apt/apt.conf.d/99machine" || true
@@ -55,7 +55,7 @@ base() {
   rm -rf "$root"
 }
 
-# image NAME FOLDER: what the Dockerfile in the folder says.
+# image NAME FOLDER: build the Dockerfile in the folder.
 image() {
   if docker image inspect "$1" >/dev/null 2>&1; then
     echo "$1 is here already, and stays as it is"

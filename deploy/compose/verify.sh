@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Starts all of docker-compose.yml beside whatever runs already, and sees whether it works: builds the image, sends login
-# events to its queue and finds them in its table, asks the UI and Prometheus, takes the stack down and up again.
+# Starts all of docker-compose.yml beside other running stacks, and verifies that it works: builds the image, sends login events to
+# its queue and finds them in its table, queries the UI and Prometheus, stops the stack and starts it again.
 #
 #   deploy/compose/verify.sh                         about four minutes
 #   deploy/compose/verify.sh --runs-in-containers    then 30,000 messages through three run containers at a time, one of
 #                                                    them stopped midway: about four minutes more
 #
-# Needs Docker with Compose (v2, or docker-compose from 1.29.2 on) and curl. Each step says what it saw; the first one that
-# does not see what it should ends the script with 1. Everything it made is removed in the end, the image aside. Where
-# Grafana's image cannot be had it is left out, and said so; stand-ins.sh is for where no image can be had.
+# Needs Docker with Compose (v2, or docker-compose from 1.29.2 on) and curl. Each step prints its result. The first failure ends the
+# script with exit code 1. At the end, everything except the image is removed. If Grafana's image is not available, Grafana is left
+# out, with a message. On a machine where no image is available, use stand-ins.sh.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -19,9 +19,9 @@ case "${*:-}" in
   *) echo "usage: deploy/compose/verify.sh [--runs-in-containers]" >&2; exit 2 ;;
 esac
 
-EVENTS=1000        # sent to the stack as it is
+EVENTS=1000        # sent to the stack without run containers
 MANY_EVENTS=30000  # sent to the run containers
-BAD_IN=50          # one event in so many is bad: loginpipe send makes them so
+BAD_IN=50          # one event in this many is bad: loginpipe send makes them so
 MOST_CONTAINERS=3
 
 COMPOSE_PROJECT_NAME=loginpipe-verify-$$
@@ -31,7 +31,7 @@ LOGINPIPE_BATCH_MESSAGES=3000
 export COMPOSE_PROJECT_NAME POSTGRES_PASSWORD LOGINPIPE_MAX_RUNS LOGINPIPE_BATCH_MESSAGES
 
 work=$(mktemp --directory)
-# The compose file itself, but for the ports on this machine, which Docker chooses: the ones in the file may be taken.
+# The compose file itself, but Docker chooses the ports on this machine, because the ones in the file may be in use.
 sed -E 's/"127\.0\.0\.1:[0-9]+:([0-9]+)"/"127.0.0.1::\1"/' docker-compose.yml >"$work/docker-compose.yml"
 FILES=(--file "$work/docker-compose.yml")
 
@@ -49,7 +49,7 @@ is() {
   [ "$2" = "$3" ] || fail "$1: wanted $2, saw $3"
   saw "$1: $3"
 }
-# eventually SECONDS WHAT COMMAND…: until the command succeeds
+# eventually SECONDS WHAT COMMAND…: wait until the command succeeds
 eventually() {
   local deadline=$((SECONDS + $1)) what=$2
   shift 2
@@ -61,7 +61,7 @@ eventually() {
 }
 quietly() { "$@" >"$work/output" 2>&1 || { tail -n 40 "$work/output" >&2; fail "$*"; }; }
 
-# By Docker's own commands, since each of docker-compose takes a second.
+# Uses docker directly, because each docker-compose command takes a second.
 containers() { docker ps --all --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME" "$@"; }
 inside() {
   local service=$1
@@ -75,11 +75,11 @@ query() { inside postgres psql --username=postgres --dbname=loginpipe --no-align
 stored() { query "SELECT (SELECT count(*) FROM user_logins) || ' rows, ' || (SELECT count(*) FROM loginpipe.rejected_messages)
   || ' rejects, ' || (SELECT count(*) FROM loginpipe.ingested_messages) || ' in the ledger'"; }
 stored_are() { [ "$(stored)" = "$1" ]; }
-# stored_when SENT: what `stored` says once as many messages have been worked off
+# stored_when SENT: what `stored` prints after that many messages are processed
 stored_when() { echo "$(($1 - $1 / BAD_IN)) rows, $(($1 / BAD_IN)) rejects, $1 in the ledger"; }
 send() { inside metrics loginpipe send --count "$1" --seed "$2"; }
 graphql() { curl -fsS -H 'Content-Type: application/json' --data "{\"query\": \"$1\"}" "http://$(published webserver 3000)/graphql"; }
-# runs STATUS: how many of the pipeline's runs ended so, as Dagster has it
+# runs STATUS: the number of ingest_logins runs in Dagster with this status
 runs() { graphql "{ runsOrError(filter: {pipelineName: \\\"ingest_logins\\\", statuses: [$1]}) { ... on Runs { count } } }" | sed -nE 's/.*"count": ?([0-9]+).*/\1/p'; }
 keys_in() { inside code-server sha256sum /keys/pipeline/token_keys.json /keys/pipeline/seal_public.pem; }
 metric() { curl -fsS "http://$(published metrics 9464)/metrics" | awk -v name="$1" '$1 == name { print $2 }'; }
@@ -105,13 +105,13 @@ all_healthy() {
 clean_up() {
   local code=$?
   trap - EXIT
-  # Whatever was going on may have had its output turned elsewhere.
+  # The output may be redirected at this point.
   exec >&3 2>&4
   if [ "$code" != 0 ]; then
     compose logs --no-color --tail=40 >&2 || true
   fi
   step "removing what was made: containers, network, volumes"
-  # The daemon first: it would go on starting runs, which Compose knows nothing of.
+  # The daemon first, because it would start more runs, which Compose does not know.
   compose stop daemon >/dev/null 2>&1 || true
   run_containers | xargs --no-run-if-empty docker rm --force >/dev/null 2>&1 || true
   compose --profile monitoring down --volumes --remove-orphans >"$work/output" 2>&1 || tail -n 20 "$work/output" >&2
@@ -130,7 +130,7 @@ IMAGE=loginpipe:local
 saw "$(docker image inspect --format '{{.Size}}' "$IMAGE" | awk '{ printf "%.0f MB", $1 / 1e6 }'), of which the base \
 $(docker image inspect --format '{{.Size}}' python:3.11-slim | awk '{ printf "%.0f MB", $1 / 1e6 }')"
 is "user" 10001:10001 "$(docker image inspect --format '{{.Config.User}}' "$IMAGE")"
-# Not read-only, so that what its user could change shows.
+# Not read-only, so that the check shows what the user could change.
 in_image() { docker run --rm --network none --cap-drop ALL --entrypoint sh "$IMAGE" -c "$1"; }
 is "programs that build or install" "none" "$(in_image 'for name in pip pip3 gcc cc make uv git; do command -v $name; done || echo none')"
 is "pip as a module" "none" "$(in_image 'python -c "import pip" 2>/dev/null && echo there || echo none')"
@@ -163,7 +163,7 @@ step "the UI"
 curl -fsS "http://$(published webserver 3000)/" | grep -q '<title[^>]*>Dagster</title>' || fail "the page is not Dagster's"
 saw "its page is Dagster's"
 succeeded() { [ "$(runs SUCCESS)" -ge 1 ]; }
-# A run of the sensor waits a minute for more.
+# A run of the sensor waits a minute for more messages.
 eventually 120 "GraphQL: the run that the sensor started succeeded" succeeded
 is "GraphQL: failed runs" 0 "$(runs FAILURE)"
 SENSOR='repositoryLocationName: \"loginpipe\", repositoryName: \"__repository__\", sensorName: \"queue_depth_sensor\"'
@@ -200,7 +200,7 @@ sent=$((EVENTS * 2))
 eventually 120 "$(stored_when "$sent")" stored_are "$(stored_when "$sent")"
 is "devices, as before, since equal values have equal tokens" "$devices" \
   "$(query "SELECT count(DISTINCT masked_device_id) FROM user_logins")"
-# Its rows are there before its run is over, which ends with the code server that it is in.
+# The rows are there before the run ends. The run would be lost with its code server.
 no_run_is_active() { [ "$(runs STARTED)$(runs STARTING)$(runs QUEUED)" = 000 ]; }
 eventually 120 "no run is active" no_run_is_active
 is "GraphQL: failed runs" 0 "$(runs FAILURE)"
@@ -214,7 +214,7 @@ export DOCKER_SOCKET_GROUP
 FILES+=(--file deploy/compose/runs-in-containers.yml)
 quietly compose --profile monitoring up --detach "${SERVICES[@]}"
 eventually 180 "every service answers" all_healthy
-# All of them before the first run, so that there is work for three.
+# All messages are sent before the first run, so that there is work for three runs.
 quietly compose stop daemon
 saw "$(send "$MANY_EVENTS" 2)"
 sent=$((sent + MANY_EVENTS))
@@ -225,7 +225,7 @@ most=0 stopped=
 touch "$work/seen"
 until stored_are "$(stored_when "$sent")"; do
   [ "$((SECONDS - started))" -lt 420 ] || fail "not in time: $(stored), wanted $(stored_when "$sent")"
-  # Without those of other jobs.
+  # Only the runs of this job.
   run_containers --filter label=dagster/job_name=ingest_logins >"$work/now"
   cat "$work/now" >>"$work/seen"
   now=$(wc -l <"$work/now")
@@ -233,7 +233,7 @@ until stored_are "$(stored_when "$sent")"; do
     most=$now
     saw "$(printf '%3d s: %d run containers at once' "$((SECONDS - started))" "$most")"
   fi
-  # Once there are all of them: the one that recorded a batch last.
+  # When all containers are running, stop the one that recorded the latest batch.
   if [ -z "$stopped" ] && [ "$now" = "$MOST_CONTAINERS" ]; then
     run=$(query "SELECT run_id FROM loginpipe.batches ORDER BY recorded_at DESC LIMIT 1")
     stopped=${run:+$(docker ps --quiet --filter "label=dagster/run_id=$run")}

@@ -1,1 +1,1 @@
-"""loginpipe on AWS, as constructs and stacks of the CDK. One file, one purpose; `stacks` puts them together."""
+"""loginpipe on AWS, as constructs and stacks of the CDK. Each file has one purpose; `stacks` combines them."""

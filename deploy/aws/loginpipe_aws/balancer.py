@@ -1,4 +1,4 @@
-"""The way to the UI, which has no sign-in: an internal load balancer that has one, by OpenID Connect."""
+"""Give access to the UI, which has no sign-in, through an internal load balancer with OpenID Connect."""
 
 import aws_cdk as cdk
 from aws_cdk import aws_certificatemanager as acm
@@ -13,7 +13,7 @@ from loginpipe_aws.network import BALANCER, WEB_PORT, Network, as_it_is
 
 
 class Balancer(Construct):
-    """Internal; HTTPS alone; who is not signed in is sent to the identity provider."""
+    """An internal load balancer, HTTPS only. It redirects users without a session to the identity provider."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class Balancer(Construct):
         access_logs: s3.IBucket,
     ) -> None:
         super().__init__(scope, construct_id)
-        # Rules of this stack, in groups of the other.
+        # These rules belong to this stack, their groups to another.
         for number, cidr in enumerate(web.networks):
             ec2.CfnSecurityGroupIngress(
                 self,

@@ -1,4 +1,4 @@
-"""One container of the image: read-only, unprivileged, passwords by reference, its lines in CloudWatch."""
+"""Define one container of the image: read-only, unprivileged, passwords by reference, log lines in CloudWatch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -18,23 +18,23 @@ from loginpipe_aws.naming import named
 
 RDS_CA: Final = "/etc/ssl/certs/rds-ca.pem"
 DAGSTER_HOME: Final = "/opt/dagster/aws"
-"""Where the Dockerfile beside the app puts dagster.yaml. The image's own, without launcher, serves the migrations."""
+"""The folder of the dagster.yaml with a launcher. Migrations use the image's own file, which has no launcher."""
 
 _PASSWORD_FILE: Final = "/tmp/.pgpass"  # noqa: S105, S108 - the task's own volume
-# In that file a colon ends a field, and a backslash takes that from it.
+# In that file a colon ends a field, and a backslash escapes the colon.
 _WRITE_LINE: Final = r"""line() {
   printf '*:5432:*:%s:' "$1"
   printf '%s\n' "$2" | sed 's/[\\:]/\\&/g'
 }
 """
 _STOP: Final = cdk.Duration.seconds(90)
-"""More than a run takes to finish its batch and return the rest to the queue: 30 seconds are enough."""
+"""Longer than a run needs to finish its batch and return the rest to the queue: 30 seconds are enough."""
 
 
 def task_definition(
     scope: Construct, construct_id: str, *, cpu: int, memory_mib: int, role: iam.IRole, queue: str = ""
 ) -> ecs.FargateTaskDefinition:
-    """Return a task on Fargate, whose one writable place is /tmp. `queue` is the further queue that it is for."""
+    """Return a Fargate task that can write only to /tmp. `queue` is the further queue that it belongs to."""
     return ecs.FargateTaskDefinition(
         scope,
         construct_id,
@@ -63,20 +63,20 @@ def add_container(
     port: int | None = None,
     first: str = "",
 ) -> ecs.ContainerDefinition:
-    """Add the container to its task.
+    """Add the only container to a task.
 
     Args:
-        task: which has one container.
-        name: the container's.
-        image: the project's.
-        command: what it runs.
-        environment: nothing secret.
-        log_group: where its lines go.
-        logins: part → secret of the database logins that it uses.
-        key: which those secrets are encrypted with.
+        task: the task definition.
+        name: the name of the container.
+        image: the project's image.
+        command: the command of the container.
+        environment: variables without secrets.
+        log_group: the log group for its output.
+        logins: part → secret of each database login that it uses.
+        key: the key that encrypts these secrets.
         health: the command of its health check.
-        port: the one it listens on.
-        first: lines of shell, of a container with logins, before its command.
+        port: the port it listens on.
+        first: shell lines to run before the command, in a container with logins.
     """
     container = task.add_container(
         name,
@@ -91,7 +91,7 @@ def add_container(
         privileged=False,
         user="10001:10001",
         stop_timeout=_STOP,
-        # Reaps what the code server leaves behind, and passes signals on.
+        # Reaps child processes of the code server, and forwards signals.
         linux_parameters=ecs.LinuxParameters(task, f"{name}-linux", init_process_enabled=True),
         port_mappings=[ecs.PortMapping(container_port=port)] if port else None,
         health_check=ecs.HealthCheck(
@@ -110,9 +110,10 @@ def add_container(
 
 
 def password_of(task: ecs.FargateTaskDefinition, secret: sm.ISecret, key: kms.IKey) -> ecs.Secret:
-    """Return a secret's password as a reference that ECS resolves at the task's start, and let it read and decrypt it.
+    """Return a password as a reference that ECS resolves at the start of the task, and allow the task to read it.
 
-    By its ARN: the CDK would else name the role of this stack in the key's policy, whose stack is made before.
+    The secret is imported by its ARN. Otherwise the CDK would name the role of this stack in the policy of the key,
+    whose stack is created earlier.
     """
     known = sm.Secret.from_secret_complete_arn(task, f"{secret.node.id}Secret", secret.secret_arn)
     via = f"secretsmanager.{cdk.Stack.of(task).region}.amazonaws.com"
@@ -133,7 +134,7 @@ def image_of(repository: ecr.IRepository, tag: str) -> ecs.ContainerImage:
 
 
 def database_url(instance: rds.IDatabaseInstance, part: str, database: str, scheme: str = "postgresql") -> str:
-    """Return the URL of a database as one of the logins: without its password, which comes from the password file."""
+    """Return the URL of a database for a login, without the password, which is in the password file."""
     host = instance.db_instance_endpoint_address
     return f"{scheme}://{LOGINS[part]}@{host}:5432/{database}?sslmode=verify-full&sslrootcert={RDS_CA}"
 
@@ -143,20 +144,20 @@ def _password(part: str) -> str:
 
 
 def scope_for(construct: Construct, queue: str) -> Construct:
-    """Return where what there is once for each queue belongs: itself for the login queue, else a part of it."""
+    """Return the scope of a queue's constructs: the construct itself for the login queue, otherwise a child of it."""
     return Construct(construct, f"Queue{queue.title()}") if queue else construct
 
 
 def for_queue(name: str, queue: str) -> str:
-    """Return the name of what there is once for each queue: as it is for the login queue, else with the queue's."""
+    """Return a name for a queue's resource: unchanged for the login queue, otherwise with the name of the queue."""
     return f"{name}-{queue}" if queue else name
 
 
 def _with_passwords(logins: Mapping[str, sm.ISecret], first: str) -> str:
-    """Return a script that writes libpq's password file, does what else is to be done first, and becomes the command.
+    """Return a script that writes libpq's password file, runs the lines of `first`, and then executes the command.
 
-    Two logins with a password each: PGPASSWORD would hold one, and in a URL a password ends up in messages. What is
-    written is gone from the environment.
+    Two logins have two passwords, but PGPASSWORD holds only one, and a URL with a password would appear in messages.
+    The script removes the passwords from the environment.
     """
     writes = "\n".join(f'line {LOGINS[part]} "${_password(part)}"; unset {_password(part)}' for part in logins)
     return _WRITE_LINE + f'umask 077\n{{\n{writes}\n}} > "$PGPASSFILE"\numask 022\n{first}exec "$@"'

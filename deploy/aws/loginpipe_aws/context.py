@@ -1,6 +1,6 @@
-"""What an installation decides: the context values, typed and checked. README.md has them with their meaning.
+"""The context values of an installation, typed and validated. README.md explains them.
 
-`environments` reads them from the environment's file; one that is given on the command line stands in its place.
+`environments` reads them from the file of the environment. Values on the command line override the file.
 """
 
 import re
@@ -21,7 +21,7 @@ _CERTIFICATE: Final = r"arn:aws[a-z-]*:acm:[a-z0-9-]+:\d{12}:certificate/[0-9a-f
 _ARNS: Final = "ARNs of IAM roles or users"
 _SECRET: Final = r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:.+-[A-Za-z0-9]{6}"  # noqa: S105 - a name, no secret
 _PRINCIPAL: Final = r"arn:aws[a-z-]*:iam::\d{12}:(role|user)/[A-Za-z0-9+=,.@_/-]+"
-# Of people a role may end with *: Identity Center gives its roles a suffix that changes.
+# An ARN of people may end with *, because Identity Center adds a changing suffix to its roles.
 _PERSON: Final = _PRINCIPAL + r"(_\*)?"
 _INSTALLATION: Final = r"[a-z][a-z0-9]{1,19}"
 _QUEUE: Final = r"(?!login$|loginpipe$)[a-z][a-z0-9]{1,19}"
@@ -32,13 +32,13 @@ _HTTPS: Final = r"https://[^\s*?#]+"
 _EMAIL: Final = r"[^@\s]+@[^@\s]+"
 
 _FASTER_FROM_GIB: Final = 400
-"""From here on RDS spreads gp3 over four volumes, and its throughput can be chosen."""
+"""From this size on, RDS stripes gp3 over four volumes, and its throughput can be set."""
 MOST_RUNS: Final = 8
-"""As many as dagster.yaml lets be on one queue."""
-# Half a core takes 10,000 messages a second. Three runs with their successors, beside the services and a deployment of
-# theirs, then fit into the 6 vCPU that a new account has; check-quotas.sh counts.
+"""The limit of runs per queue in dagster.yaml."""
+# Half a core processes 10,000 messages a second. Three runs with their successors, the services, and a deployment of
+# the services then fit into the 6 vCPU of a new account. check-quotas.sh computes this.
 _RUN_CPU: Final = 512
-# With batches of 10,000 messages a run takes 300 to 350 MB; with messages of 1 MiB two or three times as much.
+# With batches of 10,000 messages a run needs 300 to 350 MB; with messages of 1 MiB two or three times as much.
 _RUN_MEMORY_MIB: Final = 2048
 _FARGATE_MIB: Final = {
     256: (512, 1024, 2048),
@@ -49,19 +49,19 @@ _FARGATE_MIB: Final = {
     8192: range(16_384, 61_440 + 1, 4096),
     16_384: range(32_768, 122_880 + 1, 8192),
 }
-"""CPU units → the sizes of memory that Fargate has with them."""
+"""CPU units → the memory sizes that Fargate offers for them."""
 
 
 PEOPLE: Final = ("custodian", "auditor", "key_administrator")
 
 
 class ContextError(Exception):
-    """A context value is missing or wrong; one line that names it and the rule."""
+    """A context value is missing or invalid. The message is one line with the name and the rule."""
 
 
 @dataclass(frozen=True)
 class Oidc:
-    """The identity provider that people sign in with before they see the UI."""
+    """The identity provider where people sign in before they see the UI."""
 
     issuer: str
     authorization_endpoint: str
@@ -69,80 +69,80 @@ class Oidc:
     user_info_endpoint: str
     client_id: str
     client_secret_arn: str
-    """Of a secret whose string is the client's secret, and nothing else."""
+    """ARN of a secret that contains only the client secret, as a string."""
 
 
 @dataclass(frozen=True)
 class FurtherQueue:
-    """A queue beside the login queue: with a code location and a limit of its own, and the same warehouse and keys."""
+    """A queue in addition to the login queue, with its own code location and limit, and the same warehouse and keys."""
 
     name: str
-    """Also of its code location, and the prefix of the location's assets."""
+    """Also the name of its code location and the prefix of its assets."""
     sender_arns: tuple[str, ...]
     max_runs: int | None
-    """As LOGINPIPE_MAX_RUNS; that of the login queue unless given."""
+    """Its LOGINPIPE_MAX_RUNS; None for the value of the login queue."""
 
 
 @dataclass(frozen=True)
 class Foundation:
-    """What the stack of data is made from."""
+    """The values of the data stack."""
 
     region: str
     installation: str
-    """Which the names of everything begin with: two in one account have two."""
+    """The prefix of all names, so that one account can have several installations."""
     people: Mapping[str, tuple[str, ...]]
-    """Role for people → the roles and users that may assume it; where there is none, whoever the account lets."""
+    """Role for people → the roles and users that may assume it. If there are none, IAM in the account decides."""
     vpc_cidr: str
     sender_arns: tuple[str, ...]
-    """Roles and users that put logins on the queue."""
+    """Roles and users that send logins to the queue."""
     queues: tuple[FurtherQueue, ...]
-    """Those beside the login queue; usually none."""
+    """Queues in addition to the login queue; usually none."""
     image_reader_arns: tuple[str, ...]
-    """Roles that copy releases from this installation's repository into their own."""
+    """Roles that copy releases from this installation's repository to their own."""
     database_networks: tuple[str, ...]
     """Private networks from which custodians and analysts reach the database."""
     database_class: str
     database_storage_gib: int
     database_storage_most_gib: int
     database_storage_throughput: int | None
-    """MiB a second; what comes with the storage's size unless given."""
+    """MiB per second; None for the default of the storage size."""
     database_connections: int
     read_replica: bool
     token_key_versions: int
     alert_email: str | None
     consumer: str
-    """Who takes the logins from the queue: ``dagster``, ``lambda`` or ``both``."""
+    """What consumes the queue: ``dagster``, ``lambda`` or ``both``."""
 
 
 @dataclass(frozen=True)
 class Release:
-    """What the tasks are made from, beside the data: an image, and what it is told."""
+    """The values of the tasks in addition to the data stack: the image and the settings."""
 
     image_tag: str
     seal_key_fingerprint: str
     settings: Mapping[str, str]
-    """Variable → value of the settings that are given."""
+    """Variable → value, for the settings that are given."""
     run_cpu: int
-    """Of the task of a run, in units of which 1,024 are a core."""
+    """CPU units of the task of a run; 1,024 units are one core."""
     run_memory_mib: int
 
 
 @dataclass(frozen=True)
 class Web:
-    """How people reach the UI."""
+    """The values for access to the UI."""
 
     domain: str
     certificate_arn: str
     networks: tuple[str, ...]
-    """Private networks from which they may."""
+    """Private networks from which people may reach the UI."""
     oidc: Oidc
 
 
 def foundation(node: Node) -> Foundation:
-    """Read what the stack of data needs.
+    """Read the values of the data stack.
 
     Raises:
-        ContextError: a value is missing or wrong.
+        ContextError: a value is missing or invalid.
     """
     storage = _number(node, "database_storage_gib", 20, 65_536)
     return Foundation(
@@ -167,10 +167,10 @@ def foundation(node: Node) -> Foundation:
 
 
 def further_queues(node: Node) -> tuple[FurtherQueue, ...]:
-    """Read the queues beside the login queue.
+    """Read the queues in addition to the login queue.
 
     Raises:
-        ContextError: one of them is wrong, or two have one name.
+        ContextError: a queue is invalid, or two have the same name.
     """
     found = _given(node, "queues") or []
     if not isinstance(found, list) or not all(_is_queue(each) for each in found):
@@ -179,7 +179,7 @@ def further_queues(node: Node) -> tuple[FurtherQueue, ...]:
             f"first; not login or loginpipe), sender_arns ({_ARNS}), and max_runs from 1 to {MOST_RUNS} or none"
         )
     names = [each["name"] for each in found]
-    # The location of the login queue may have a prefix of its own.
+    # The code location of the login queue may have its own prefix.
     if len({*names, _given(node, "asset_prefix")}) <= len(names):
         raise ContextError("context value queues must have names that differ from each other and from asset_prefix")
     return tuple(
@@ -206,10 +206,10 @@ def _is_queue(value: Any) -> bool:
 
 
 def release(node: Node) -> Release:
-    """Read what the tasks need.
+    """Read the values of the tasks.
 
     Raises:
-        ContextError: a value is missing or wrong.
+        ContextError: a value is missing or invalid.
     """
     cpu, memory_mib = size_of_runs(node)
     return Release(
@@ -228,20 +228,20 @@ def release(node: Node) -> Release:
 
 
 def installation(node: Node) -> str:
-    """Return what the names of everything in an installation begin with.
+    """Return the prefix of all names in an installation.
 
     Raises:
-        ContextError: it is wrong.
+        ContextError: it is invalid.
     """
     meaning = "2 to 20 small letters and digits, a letter first"
     return _optional(node, "installation", lambda: _text(node, "installation", _INSTALLATION, meaning)) or "loginpipe"
 
 
 def web(node: Node) -> Web:
-    """Read how people reach the UI.
+    """Read the values for access to the UI.
 
     Raises:
-        ContextError: a value is missing or wrong.
+        ContextError: a value is missing or invalid.
     """
     networks = _networks(node, "web_networks")
     if not networks:
@@ -262,7 +262,7 @@ def web(node: Node) -> Web:
 
 
 def _given(node: Node, name: str) -> Any:
-    """Return a value; None where there is none. An empty one is none."""
+    """Return a value, or None if it is missing or empty."""
     if name not in NAMES:
         raise LookupError(f"{name} is not among the names of context values")
     value = node.try_get_context(name)
@@ -289,7 +289,7 @@ def _text(node: Node, name: str, pattern: str, meaning: str) -> str:
 
 
 def _items(node: Node, name: str) -> Sequence[Any]:
-    """Return a list: one of the file, or the command line's, with commas."""
+    """Return a list from the file, or from the command line, where commas separate the items."""
     value = _given(node, name) or []
     return value.split(",") if isinstance(value, str) else value
 
@@ -318,7 +318,7 @@ def _networks(node: Node, name: str) -> tuple[str, ...]:
 def _number(node: Node, name: str, least: int, most: int) -> int:
     meaning = f"a whole number from {least} to {most}"
     value = _required(node, name, meaning)
-    # The CDK hands numbers over as floats.
+    # The CDK passes numbers as floats.
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not re.fullmatch(r"\d{1,6}", str(value)) or not least <= int(value) <= most:
@@ -342,10 +342,10 @@ def _throughput(node: Node, storage_gib: int) -> int | None:
 
 
 def size_of_runs(node: Node) -> tuple[int, int]:
-    """Return CPU units and MiB of the task of runs.
+    """Return the CPU units and MiB of the task of a run.
 
     Raises:
-        ContextError: a value is wrong, or Fargate has no such pair.
+        ContextError: a value is invalid, or Fargate does not offer the combination.
     """
     cpu = _number_if_given(node, "run_cpu", min(_FARGATE_MIB), max(_FARGATE_MIB)) or _RUN_CPU
     if cpu not in _FARGATE_MIB:
@@ -395,7 +395,7 @@ def _share(node: Node, name: str) -> str | None:
 
 
 def _listed(node: Node, name: str) -> str | None:
-    """Return a list as the setting takes it: with commas."""
+    """Return a list in the format of the setting, with commas."""
     return ",".join(_texts(node, name, r"[^,\s]([^,]*[^,\s])?", "texts without commas")) or None
 
 
@@ -426,7 +426,7 @@ SETTINGS: Final[Mapping[str, Callable[[Node, str], str | None]]] = {
     "retention_days": _whole(1, 100_000),
     "keep_runs_days": _whole(1, 100_000),
 }
-"""Setting → how its value is read. The stacks set the others themselves: queue, database, keys, archive, topic."""
+"""Setting → how to read its value. The stacks set the others: queue, database, keys, archive, topic."""
 
 NAMES: Final = frozenset(
     {
@@ -440,4 +440,4 @@ NAMES: Final = frozenset(
         "oidc_token_endpoint", "oidc_user_info_endpoint", "oidc_client_id", "oidc_client_secret_arn",
     }
 )  # fmt: skip
-"""Every value there is."""
+"""The names of all context values."""

@@ -1,4 +1,4 @@
-"""The Postgres on RDS, which holds the warehouse and Dagster's storage, and the logins to it."""
+"""Create Postgres on RDS, for the warehouse and Dagster's storage, and the secrets of its logins."""
 
 from typing import Final
 
@@ -17,20 +17,21 @@ from loginpipe_aws.network import DATABASE
 
 ADMINISTRATOR: Final = "loginpipe_admin"
 LOGINS: Final = {"owner": "loginpipe", "pipeline": "loginpipe_pipeline", "dagster": "dagster"}
-"""Part → its login. prepare_database.py makes them, with the passwords of their secrets."""
+"""Part → its login. prepare_database.py creates the logins, with the passwords from their secrets."""
 
 _BACKUP_DAYS: Final = 14
 _CHECKPOINT_SECONDS: Final = 900
-# What the log comes to between two checkpoints at 10,000 messages a second, twice: Postgres begins one at half.
+# Twice the write-ahead log between two checkpoints at 10,000 messages a second, because Postgres starts a checkpoint at
+# half the limit.
 _MOST_WAL_MIB: Final = 98_304
 _WAL_OF_STORAGE: Final = 0.1
 _LEAST_IOPS: Final = 12_000
 _IOPS_PER_MIB: Final = 4
-"""gp3 moves a quarter of a MiB with each operation, at most."""
+"""An operation of gp3 transfers at most a quarter of a MiB."""
 
 
 class Database(Construct):
-    """Multi-AZ, encrypted, TLS or nothing, restorable to any second of the last 14 days, protected from deletion."""
+    """Multi-AZ, encrypted, TLS only, point-in-time recovery for 14 days, protected from deletion."""
 
     def __init__(
         self,
@@ -55,22 +56,22 @@ class Database(Construct):
                 "ssl_min_protocol_version": "TLSv1.2",
                 "password_encryption": "scram-sha-256",
                 "max_connections": str(settings.database_connections),
-                # Fewer checkpoints, and smaller whole pages after each: docs/scaling.md has the arithmetic.
+                # Fewer checkpoints, and compressed full-page images: docs/scaling.md has the calculation.
                 "checkpoint_timeout": str(_CHECKPOINT_SECONDS),
                 "max_wal_size": str(_max_wal_mib(settings.database_storage_gib)),
                 "wal_compression": "lz4",
                 "log_connections": "1",
                 "log_disconnections": "1",
                 "log_lock_waits": "1",
-                # A statement can name a user, and an error's details quote the row: neither belongs in a log.
+                # A statement can contain a user id, and the details of an error quote the row. Neither may be logged.
                 "log_statement": "none",
                 "log_min_duration_statement": "-1",
                 "log_min_error_statement": "panic",
                 "log_error_verbosity": "terse",
             },
         )
-        # Our own, and not the one that RDS would manage: of an instance with that it makes neither a read replica nor a
-        # blue/green deployment.
+        # A secret of our own, because RDS creates neither a read replica nor a blue/green deployment of an instance
+        # whose secret it manages.
         self.administrator = _login(self, "administrator", ADMINISTRATOR, key)
         self.secrets = {part: _login(self, part, login, key) for part, login in LOGINS.items()}
         throughput = settings.database_storage_throughput
@@ -90,7 +91,7 @@ class Database(Construct):
             instance_identifier=named(self, "{}"),
             engine=engine,
             instance_type=instance_type,
-            # By reference: CloudFormation reads the secret, the template does not hold it.
+            # A reference: CloudFormation reads the secret, and the template does not contain it.
             credentials=rds.Credentials.from_password(
                 ADMINISTRATOR, self.administrator.secret_value_from_json("password")
             ),
@@ -106,7 +107,7 @@ class Database(Construct):
             iops=iops,
             storage_encrypted=True,
             storage_encryption_key=key,
-            # People's logins can do without passwords: GRANT rds_iam TO custodian_1.
+            # Allows logins of people without passwords: GRANT rds_iam TO custodian_1.
             iam_authentication=True,
             parameter_group=parameters,
             ca_certificate=rds.CaCertificate.RDS_CA_RSA2048_G1,
@@ -122,7 +123,7 @@ class Database(Construct):
             monitoring_role=monitoring,
             cloudwatch_logs_exports=["postgresql", "upgrade"],
         )
-        # RDS would make the groups itself, without key and retention.
+        # Otherwise RDS would create the groups, without the key and the retention.
         self.instance.node.add_dependency(*log_groups)
         self.replica = None
         if settings.read_replica:
@@ -136,12 +137,12 @@ class Database(Construct):
                 vpc_subnets=DATABASE,
                 security_groups=[group],
                 publicly_accessible=False,
-                # What keeps the source going has to keep its copy going; by themselves they would be smaller here.
+                # The same performance as the source, so that the replica keeps up. The defaults would be smaller.
                 storage_type=rds.StorageType.GP3,
                 storage_throughput=throughput,
                 iops=iops,
                 max_allocated_storage=settings.database_storage_most_gib,
-                # Encrypted with the key of its source: in one region RDS refuses to be told so.
+                # Encrypted with the key of its source. Within one region, RDS does not accept a key here.
                 iam_authentication=True,
                 parameter_group=parameters,
                 ca_certificate=rds.CaCertificate.RDS_CA_RSA2048_G1,
@@ -156,12 +157,12 @@ class Database(Construct):
 
 
 def _max_wal_mib(storage_gib: int) -> int:
-    """Return how large the write-ahead log may grow between checkpoints: a tenth of the storage, up to a limit."""
+    """Return the maximum size of the write-ahead log between checkpoints: a tenth of the storage, up to a limit."""
     return min(_MOST_WAL_MIB, int(storage_gib * 1024 * _WAL_OF_STORAGE))
 
 
 def _login(scope: Construct, part: str, login: str, key: kms.IKey) -> sm.Secret:
-    """Return the secret of a login, with a password that is made with it."""
+    """Return the secret of a login, with a generated password."""
     return sm.Secret(
         scope,
         f"{part.title()}Login",

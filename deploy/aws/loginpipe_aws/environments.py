@@ -1,4 +1,4 @@
-"""The values of an environment, from its file in ``environments``: each environment has an account of its own."""
+"""Read the values of an environment from its file in ``environments``. Each environment has its own account."""
 
 import json
 import re
@@ -13,13 +13,13 @@ FOLDER: Final = Path(__file__).parents[1] / "environments"
 
 
 def read_environment(node: Node) -> None:
-    """Make the values of the chosen environment those of the app, but for what is given on the command line.
+    """Set the values of the chosen environment on the app, except those given on the command line.
 
     Args:
-        node: of the app, before it has any stack.
+        node: the node of the app, before it has any stack.
 
     Raises:
-        ContextError: none is chosen, there is no file of it, or the file is not as it should be.
+        ContextError: no environment is chosen, its file is missing, or the file is invalid.
     """
     name = node.try_get_context("environment")
     known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.json")))

@@ -1,4 +1,4 @@
-"""What checkov asks for and is not done, each with its reason: written into the templates, where checkov reads it."""
+"""The exceptions from checkov's rules, with reasons. They are written into the templates, where checkov reads them."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -19,11 +19,11 @@ EXCEPTIONS: Final = (
         "kms:CreateKey has no resource before it has run; using keys is denied",
     ),
 )
-"""Path of a construct in its stack, as it begins; the check; the reason."""
+"""The beginning of a construct's path in its stack, the check, and the reason."""
 
 
 def note_exceptions(stack: cdk.Stack, exceptions: Sequence[tuple[str, str, str]] = EXCEPTIONS) -> None:
-    """Write a stack's exceptions into the metadata of the resources that they are about."""
+    """Write the exceptions of a stack into the metadata of the resources that they apply to."""
     for beginning, check, reason in exceptions:
         for resource in _resources(stack, beginning):
             known = resource.get_metadata("checkov") or {"skip": []}
@@ -33,7 +33,7 @@ def note_exceptions(stack: cdk.Stack, exceptions: Sequence[tuple[str, str, str]]
 def _resources(stack: cdk.Stack, beginning: str) -> list[cdk.CfnResource]:
     prefix = f"{stack.node.path}/{beginning}"
     found: list[IConstruct] = [node for node in stack.node.find_all() if node.node.path.startswith(prefix)]
-    # A bucket's policy, or a key's alias, is no bucket and no key.
+    # The policy of a bucket or the alias of a key has no exceptions of its own.
     return [
         node
         for node in found

@@ -1,7 +1,7 @@
-"""AWS Lambda as the consumer: a function that the queue calls with batches, what it may do, and what watches it.
+"""AWS Lambda as the consumer: the function that is called with batches of the queue, its rights, and its alarms.
 
-It is made where the value ``consumer`` is ``lambda`` or ``both``. Its role, which the keys' policies name, and its log
-are part of the stack of data.
+It is created if the value ``consumer`` is ``lambda`` or ``both``. Its role, which the policies of the keys name, and
+its log group belong to the data stack.
 """
 
 from collections.abc import Mapping
@@ -27,16 +27,16 @@ from loginpipe_aws.network import TASKS, Network, as_it_is
 from loginpipe_aws.policies import Resources, attach, statements
 
 FUNCTION: Final = "{}-logins"
-"""The form of its name: see `loginpipe_aws.naming.named`."""
+"""The pattern of its name: see `loginpipe_aws.naming.named`."""
 TIMEOUT_SECONDS: Final = 60
 VISIBILITY_SECONDS: Final = 6 * TIMEOUT_SECONDS
-"""Of the queue, as AWS advises: a call that is throttled is tried again within it."""
+"""For the queue, as AWS recommends, so that throttled calls are retried within it."""
 
-# A whole core: Lambda gives CPU by memory. A full batch takes 200 MB.
+# One core, because Lambda assigns CPU by memory. A full batch needs 200 MB.
 _MEMORY_MIB: Final = 1_769
 _BATCH_MESSAGES: Final = 10_000
 _WINDOW_SECONDS: Final = 1
-# Each environment has one connection. The others are for runs, for Dagster and for people.
+# The share of the function: each environment has one connection. The rest is for runs, Dagster and people.
 _CONNECTIONS_FOR_IT: Final = 0.25
 _MIN_CONCURRENCY: Final = 2
 _MAX_CONCURRENCY: Final = 1_000
@@ -49,7 +49,7 @@ _MAY: Final = (
     "SealOnly",
     "NeverOpenWhatWasSealed",
 )
-# What a call reads of the pipeline's settings: docs/lambda.md. Its queue is that of the event.
+# The settings of the pipeline that a call reads: docs/lambda.md. The event contains the queue.
 _SETTINGS: Final = frozenset({
     "LOGINPIPE_BRAKE", "LOGINPIPE_COMPAT_SALT", "LOGINPIPE_ENV", "LOGINPIPE_ENVELOPE", "LOGINPIPE_EXTRA_FIELDS",
     "LOGINPIPE_LOG_LEVEL", "LOGINPIPE_MASKING", "LOGINPIPE_PLACEHOLDERS", "LOGINPIPE_RUNBOOK_URL", "LOGINPIPE_SEAL_KEY",
@@ -65,16 +65,16 @@ EXCEPTIONS: Final = (
     ("Function/Function", "CKV_AWS_116", "it is not called asynchronously: the queue has a dead-letter queue"),
     ("Function/Function", "CKV_AWS_173", "its variables hold no secret: the database's password is looked up"),
 )
-"""What checkov asks for and is not done; see `loginpipe_aws.exceptions`."""
+"""Exceptions from checkov's rules: see `loginpipe_aws.exceptions`."""
 
 
 def max_concurrency(connections: int) -> int:
-    """Return how many calls a queue may have at once, by its share of the database's ``max_connections``."""
+    """Return the maximum number of concurrent calls for a queue: its share of the database's ``max_connections``."""
     return min(_MAX_CONCURRENCY, max(_MIN_CONCURRENCY, int(connections * _CONNECTIONS_FOR_IT)))
 
 
 class FunctionData(Construct):
-    """The function's role and its log group."""
+    """The role of the function and its log group."""
 
     def __init__(self, scope: Construct, construct_id: str, *, key: kms.IKey) -> None:
         super().__init__(scope, construct_id)
@@ -100,12 +100,12 @@ class FunctionData(Construct):
         )
 
     def grant(self, resources: Resources, *, login: sm.ISecret, key: kms.IKey) -> None:
-        """Let the role do what recording a batch takes.
+        """Grant the role the rights to record a batch.
 
         Args:
             resources: as for `loginpipe_aws.policies.statements`.
-            login: the secret of the pipeline's login to the database.
-            key: which that secret is encrypted with.
+            login: the secret of the pipeline's database login.
+            key: the key that encrypts this secret.
         """
         stack = cdk.Stack.of(self)
         attach(self.role, statements("pipeline", resources, _MAY))
@@ -129,7 +129,8 @@ class FunctionData(Construct):
                 resources=[f"{self.log_group.log_group_arn}:*"],
             )
         )
-        # Lambda itself connects the function to the network, by this role; the code has no use for that.
+        # Lambda itself uses these rights of the role to connect the function to the network. The code does not need
+        # them.
         self.role.add_to_policy(
             iam.PolicyStatement(
                 sid="LeaveTheNetworkToLambda",
@@ -151,7 +152,7 @@ class FunctionData(Construct):
 
 
 class LoginFunction(Construct):
-    """The function, the mapping of each queue to it, and its alarms."""
+    """The function, an event source mapping for each queue, and its alarms."""
 
     def __init__(
         self,
@@ -169,7 +170,7 @@ class LoginFunction(Construct):
         settings: Mapping[str, str],
         topic_arn: str,
     ) -> None:
-        # `queues`: by name, the login queue without one. `settings`: the variables of the pipeline.
+        # `queues`: by name; the login queue has no name. `settings`: the variables of the pipeline.
         super().__init__(scope, construct_id)
         self.function = lambda_.Function(
             self,
@@ -209,7 +210,7 @@ class LoginFunction(Construct):
                 max_concurrency=max_concurrency(connections // len(queues)),
                 report_batch_item_failures=True,
             )
-        # The age of the oldest message, which has an alarm with either consumer, stands in for the age of an iterator.
+        # The age of the oldest message, which has an alarm with either consumer, replaces the iterator age.
         self._topic = sns.Topic.from_topic_arn(self, "Topic", topic_arn)
         period = cdk.Duration.minutes(5)
         self._alarm("Errors", self.function.metric_errors(period=period), 0, "calls fail: a-run-fails")
@@ -228,7 +229,7 @@ class LoginFunction(Construct):
             metric=metric,
             comparison_operator=cw.ComparisonOperator.GREATER_THAN_THRESHOLD,
             threshold=over,
-            # One failed call is tried again by itself.
+            # A single failed call is retried automatically.
             evaluation_periods=2,
             treat_missing_data=cw.TreatMissingData.NOT_BREACHING,
             alarm_description=f"loginpipe, {says}",

@@ -1,4 +1,4 @@
-"""Tells of whatever is done to the token and seal keys but their daily use. CloudTrail has to be on in the account."""
+"""Report all use of the token and seal keys other than the daily use. The account must have CloudTrail enabled."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -11,13 +11,13 @@ from aws_cdk import aws_sns as sns
 from constructs import Construct
 
 UNKNOWN_ACCOUNT: Final = "@aws-cdk/aws-events:ruleUnresolvedEnvironment"
-"""What the CDK warns of where an account is known at deployment only."""
+"""The CDK's warning if the account is known only at deployment."""
 
 _CHANGES: Final = ("CreateGrant", "DisableKey", "PutKeyPolicy", "ScheduleKeyDeletion")
 
 
 class KeyWatch(Construct):
-    """Two rules: changes of any of the keys, and each time that sealed values are opened."""
+    """Two rules: one for changes of any key, one for each time that sealed values are opened."""
 
     def __init__(
         self,
@@ -29,12 +29,12 @@ class KeyWatch(Construct):
         seal: kms.Key,
     ) -> None:
         super().__init__(scope, construct_id)
-        # By its ARN: `Telemetry` lets events publish, and the CDK need not do it again.
+        # Imported by its ARN, because `Telemetry` already allows events to publish, so the CDK need not add it.
         topic = sns.Topic.from_topic_arn(self, "Topic", topic_arn)
         cdk.Annotations.of(self).acknowledge_warning(UNKNOWN_ACCOUNT, "the topic is in the account of the rules")
         _rule(self, "Changes", topic, "a key was changed", keys=[*tokens, seal], calls=_CHANGES)
         opened: Any = _rule(self, "Openings", topic, "sealed values were opened", keys=[seal], calls=["Decrypt"])
-        # Events that only read are not delivered otherwise.
+        # By default, read-only events are not delivered.
         opened.node.default_child.add_property_override("State", "ENABLED_WITH_ALL_CLOUDTRAIL_MANAGEMENT_EVENTS")
 
 

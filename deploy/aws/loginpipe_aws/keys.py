@@ -1,7 +1,8 @@
-"""The KMS keys. Three encrypt services' data; the token key makes MACs; the seal key is RSA, and custodians alone open.
+"""Create the KMS keys: three encrypt data of services, the token key makes MACs, and the RSA seal key seals values.
 
-The policies of the token and the seal key let the account's administrators manage them and let no one use them by IAM
-alone: who may use them is named in the key, by the same statements as in ``deploy/aws/policies``.
+The policies of the token and the seal key let administrators of the account manage them, but IAM alone does not allow
+the use of a key. The policy of the key names its users, with the same statements as in ``deploy/aws/policies``. Only
+custodians can open values.
 """
 
 from collections.abc import Sequence
@@ -23,14 +24,14 @@ _MANAGE: Final = [
     "kms:EnableKey", "kms:GetKeyPolicy", "kms:GetKeyRotationStatus", "kms:ListGrants", "kms:ListKeyPolicies",
     "kms:ListResourceTags", "kms:PutKeyPolicy", "kms:RevokeGrant", "kms:ScheduleKeyDeletion", "kms:TagResource",
     "kms:UntagResource", "kms:UpdateAlias", "kms:UpdateKeyDescription",
-    # Public by its nature: whoever deploys pins its fingerprint.
+    # Public information: a deployment pins its fingerprint.
     "kms:GetPublicKey",
 ]  # fmt: skip
 _DELETION_DAYS: Final = 30
 
 
 class DataKeys(Construct):
-    """Symmetric keys, turned once a year by KMS: of the queue, of data at rest, of logs and alerts."""
+    """Symmetric keys for the queue, for data at rest, and for logs and alerts. KMS rotates them once a year."""
 
     def __init__(self, scope: Construct, construct_id: str) -> None:
         super().__init__(scope, construct_id)
@@ -79,7 +80,7 @@ class PersonalDataKeys(Construct):
         administrator: iam.IRole,
         second_factor: bool,
     ) -> None:
-        # `second_factor`: whether sessions of the custodian's role carry the mark of one.
+        # `second_factor`: True if sessions of the custodian's role prove a second factor.
         super().__init__(scope, construct_id)
         people = {
             "custodian": [custodian],
@@ -117,12 +118,12 @@ class PersonalDataKeys(Construct):
 
     @property
     def token_keys_uri(self) -> str:
-        """For LOGINPIPE_TOKEN_KEYS."""
+        """Return the value of LOGINPIPE_TOKEN_KEYS."""
         return "awskms:" + ",".join(f"v{version}={key.key_arn}" for version, key in enumerate(self.tokens, 1))
 
     @property
     def seal_key_uri(self) -> str:
-        """For LOGINPIPE_SEAL_KEY."""
+        """Return the value of LOGINPIPE_SEAL_KEY."""
         return f"awskms:{self.seal.key_arn}"
 
 
@@ -141,7 +142,7 @@ def _symmetric(scope: Construct, name: str, description: str) -> kms.Key:
 def _policy(
     key: str, people: dict[str, list[iam.IRole]], users: Sequence[iam.IRole], uses: Sequence[str], second_factor: bool
 ) -> iam.PolicyDocument:
-    """Return a key's policy: management by IAM, use by name, and a refusal of use to everyone else."""
+    """Return the policy of a key: management by IAM, use for the named principals, and denial of use for all others."""
     manage: dict[str, Any] = {
         "Sid": "ManageByIam",
         "Effect": "Allow",

@@ -1,4 +1,4 @@
-"""What names begin with, and what becomes of what holds data."""
+"""The prefix of names, and the removal policy of resources that hold data."""
 
 from typing import Final
 
@@ -8,10 +8,13 @@ from constructs import IConstruct
 from loginpipe_aws.context import installation
 
 KEPT: Final = cdk.RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE
-"""For what holds data: it outlives its stack and its replacement. What a first deployment made that fails is deleted:
-it holds nothing yet, and its name would stand in the way of the next."""
+"""For resources that hold data: they outlive their stack and their replacement.
+
+If a first deployment fails, its new resources are deleted, because they are empty and their names would block the next
+deployment.
+"""
 
 
 def named(scope: IConstruct, form: str) -> str:
-    """Return a name of this installation: ``{}-alerts`` is ``loginpipe-alerts`` where no other is chosen."""
+    """Return a name of this installation: ``{}-alerts`` is ``loginpipe-alerts`` with the default installation."""
     return form.format(installation(scope.node))

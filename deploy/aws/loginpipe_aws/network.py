@@ -1,6 +1,7 @@
-"""The network: tasks and database without a way to the internet, endpoints for the AWS services that they call.
+"""Create the network: tasks and database without internet access, and endpoints for the AWS services that they call.
 
-The load balancer alone has a way out, through NAT: it fetches tokens from the identity provider. Nothing has a way in.
+Only the load balancer has internet access, through NAT, to fetch tokens from the identity provider. Nothing is
+reachable from the internet.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ _SERVICES: Final = {
     "EcrDocker": ec2.InterfaceVpcEndpointAwsService.ECR_DOCKER,
     "Logs": ec2.InterfaceVpcEndpointAwsService.CLOUDWATCH_LOGS,
     "Sns": ec2.InterfaceVpcEndpointAwsService.SNS,
-    # The run launcher's: it starts tasks, and asks in which network its own task is.
+    # For the run launcher, which starts tasks and looks up the network of its own task.
     "Ecs": ec2.InterfaceVpcEndpointAwsService.ECS,
     "Ec2": ec2.InterfaceVpcEndpointAwsService.EC2,
 }
@@ -82,7 +83,7 @@ class Network(Construct):
             _let(part, endpoints, _HTTPS, "AWS services")
             _let(part, self.tasks, _GRPC, "the code server")
             _let(part, self.database, _POSTGRES, "the database")
-            # S3's gateway has addresses, not a group; these subnets have no other route out.
+            # The gateway of S3 has addresses, not a group. These subnets have no other route out.
             part.add_egress_rule(ec2.Peer.any_ipv4(), _HTTPS, "S3, by its gateway")
         _let(self.balancer, self.webserver, _WEB, "the UI")
         self.balancer.add_egress_rule(ec2.Peer.any_ipv4(), _HTTPS, "the identity provider, through NAT")
@@ -99,12 +100,12 @@ class Network(Construct):
 
 
 def as_it_is(scope: Construct, construct_id: str, group: ec2.ISecurityGroup) -> ec2.ISecurityGroup:
-    """Return a group to which the CDK adds no rules of its own: `Network` has them all."""
+    """Return a group to which the CDK adds no rules, because `Network` defines all of them."""
     return ec2.SecurityGroup.from_security_group_id(scope, construct_id, group.security_group_id, mutable=False)
 
 
 def _s3_statements(stack: cdk.Stack, buckets: Sequence[s3.IBucket]) -> list[iam.PolicyStatement]:
-    """Return what the gateway lets through: our buckets, and the layers of images, which ECR keeps in its own."""
+    """Return what the gateway allows: our buckets, and the image layers in the buckets of ECR."""
     ours = [arn for bucket in buckets for arn in (bucket.bucket_arn, bucket.arn_for_objects("*"))]
     layers = f"arn:{stack.partition}:s3:::prod-{stack.region}-starport-layer-bucket/*"
     anyone: Any = [iam.AnyPrincipal()]

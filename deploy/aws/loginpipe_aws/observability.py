@@ -1,4 +1,4 @@
-"""Alarms and the dashboard, from what AWS itself measures; all alarms go to one topic."""
+"""Create alarms and the dashboard from metrics of AWS and of loginpipe. All alarms go to one topic."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -20,10 +20,10 @@ from loginpipe_aws.naming import named
 from loginpipe_aws.queue import LoginQueue
 
 _OLDEST_SECONDS: Final = 900
-"""As LOGINPIPE_MAX_DELAY_SECONDS has it by default."""
+"""The default of LOGINPIPE_MAX_DELAY_SECONDS."""
 _IN_FLIGHT: Final = 114_000
-"""From here on loginpipe itself reports the limit: SQS gives nothing out any more at about 120,000."""
-# As docs/metrics.md has them.
+"""From this number on, loginpipe itself reports the limit. SQS delivers nothing more at about 120,000."""
+# As in docs/metrics.md.
 _COUNTS: Final = (
     "loginpipe_messages_received_total",
     "loginpipe_messages_inserted_total",
@@ -39,7 +39,7 @@ _UNDER: Final = cw.ComparisonOperator.LESS_THAN_THRESHOLD
 
 
 class Observability(Construct):
-    """What people are alerted to, and what they look at then."""
+    """The alarms, and the dashboard that people check after an alarm."""
 
     def __init__(
         self,
@@ -56,9 +56,10 @@ class Observability(Construct):
         target: elb.ApplicationTargetGroup,
         runs: Sequence[ecs.FargateTaskDefinition],
     ) -> None:
-        # `queues`: by name, the login queue without one.
+        # `queues`: by name; the login queue has no name.
         super().__init__(scope, construct_id)
-        # By its ARN: `Telemetry` lets alarms and events publish, and the CDK need not do it again.
+        # Imported by its ARN, because `Telemetry` already allows alarms and events to publish, so the CDK need not add
+        # it.
         self._topic = sns.Topic.from_topic_arn(self, "Topic", topic_arn)
         cdk.Annotations.of(self).acknowledge_warning(UNKNOWN_ACCOUNT, "the topic is in the account of the rules")
         free = instance.metric_free_storage_space(statistic="Minimum", period=_minutes(5))
@@ -75,7 +76,7 @@ class Observability(Construct):
         self._alarm("DatabaseConnections", connected, over=most, periods=2, says="connections to the database run out")
         self._alarm("UiUnhealthy", unhealthy, over=0, periods=5, says="a web server does not answer")
         for name, metric in running.items():
-            # A task of which nothing is heard does not run.
+            # A task that sends no metrics is not running.
             self._alarm(f"No{name}", metric, under=1, periods=3, says=f"no {name} runs", missing=_IS_BAD)
 
         self._tell(
@@ -122,7 +123,7 @@ class Observability(Construct):
         )
 
     def _watch(self, name: str, queue: LoginQueue) -> Iterator[list[cw.GraphWidget]]:
-        """Make the alarms of a queue; yield the rows of the dashboard that are about it."""
+        """Create the alarms of a queue; yield its rows of the dashboard."""
         where, of = scope_for(self, name), f"{name}, " if name else ""
         of_logins, of_dead = queue.logins, queue.dead_letters
         oldest = of_logins.metric_approximate_age_of_oldest_message(statistic="Maximum", period=_minutes(1))
@@ -204,7 +205,7 @@ def _running(cluster: ecs.ICluster, service: ecs.FargateService) -> cw.Metric:
 
 
 def _metric(queue: str, name: str, statistic: str) -> cw.Metric:
-    """Return a metric of loginpipe's own, from the lines of its metrics task."""
+    """Return a metric of loginpipe, from the log lines of its metrics task."""
     return cw.Metric(
         namespace="loginpipe",
         metric_name=name,

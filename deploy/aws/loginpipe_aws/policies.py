@@ -1,4 +1,4 @@
-"""The policies of ``deploy/aws/policies``, with the real resources in them: the one source of who may do what."""
+"""Read the policies of ``deploy/aws/policies``, the single source of all rights, and insert the real resources."""
 
 import json
 import re
@@ -12,19 +12,19 @@ FOLDER: Final = Path(__file__).parents[1] / "policies"
 _PLACEHOLDER: Final = re.compile(r"\b[A-Z][A-Z_]{2,}\b")
 
 Resources = Mapping[str, str | list[str]]
-"""What a policy file writes → what stands in the account: ``arn:aws:sqs:REGION:ACCOUNT:QUEUE`` → the queue's ARN."""
+"""Placeholder in a policy file → the resource: ``arn:aws:sqs:REGION:ACCOUNT:QUEUE`` → the ARN of the queue."""
 
 
 def statements(
     role: str, resources: Resources, sids: Collection[str] | None = None, *, second_factor: bool = True
 ) -> list[dict[str, Any]]:
-    """Return a policy's statements for the account.
+    """Return the statements of a policy with the resources of the account.
 
     Args:
-        role: the file's name without its suffix.
-        resources: for each of its placeholders; several where a key has several versions.
-        sids: those to take; all of them unless given.
-        second_factor: whether sessions of the role carry the mark of one; else no statement asks for it.
+        role: the name of the file without its suffix.
+        resources: the resources for each placeholder; several if a key has several versions.
+        sids: the statements to return; all by default.
+        second_factor: True if sessions of the role prove a second factor. If False, no statement requires it.
 
     Raises:
         LookupError: there is no such statement, or no resource for a placeholder.
@@ -35,12 +35,12 @@ def statements(
 
 
 def on_key(role: str, key: str, principal_arns: Sequence[str], *, second_factor: bool = True) -> list[dict[str, Any]]:
-    """Return those statements of a policy that name a key, as the key's own policy says them: of principals.
+    """Return the statements of a policy that name a key, in the form of a key policy with principals.
 
     Args:
-        role: the file's name without its suffix.
-        key: as the files write it.
-        principal_arns: whom they are about; at least one.
+        role: the name of the file without its suffix.
+        key: the key as written in the files.
+        principal_arns: the principals; at least one.
         second_factor: as in `statements`.
     """
     policy = json.loads((FOLDER / f"{role}.json").read_text())
@@ -56,7 +56,7 @@ def on_key(role: str, key: str, principal_arns: Sequence[str], *, second_factor:
 
 
 def attach(role: iam.Role, found: list[dict[str, Any]]) -> None:
-    """Give a role statements as its own."""
+    """Add statements to the inline policy of a role."""
     for statement in found:
         role.add_to_policy(iam.PolicyStatement.from_json(statement))
 

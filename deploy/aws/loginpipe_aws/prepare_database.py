@@ -1,8 +1,8 @@
-"""Make databases and logins on a new RDS instance, or give the logins the passwords that their secrets hold now.
+"""Create databases and logins on a new RDS instance, or set the logins' passwords to the current ones of their secrets.
 
-Its text is the command of a one-off task (`loginpipe_aws.setup`), run in the image by the instance's
-administrator: it uses nothing but psycopg2 and the environment. PGHOST, PGUSER and PGPASSWORD say how to connect;
-OWNER_PASSWORD, PIPELINE_PASSWORD and DAGSTER_PASSWORD are the logins'. Run it again after a password was changed.
+A one-off task (`loginpipe_aws.setup`) has this text as its command, and runs it in the image as the administrator of
+the instance. So it uses only psycopg2 and the environment: PGHOST, PGUSER and PGPASSWORD to connect, and
+OWNER_PASSWORD, PIPELINE_PASSWORD and DAGSTER_PASSWORD for the logins. Run it again after a password changes.
 """
 
 import os
@@ -18,12 +18,12 @@ DATABASES = {"loginpipe": "loginpipe", "dagster": "dagster"}
 
 
 def main() -> None:
-    """Bring the instance to the state that the tasks expect; whatever is there already stays."""
+    """Create what the tasks need; keep what exists already."""
     connection = psycopg2.connect(dbname="postgres", connect_timeout=10)
-    # A database cannot be made in a transaction.
+    # CREATE DATABASE is not allowed in a transaction.
     connection.autocommit = True
     with connection.cursor() as cursor:
-        # An administrator who is no superuser may else not make a database for a role that they have made.
+        # Without this, an administrator who is not a superuser cannot create a database for a role that they created.
         cursor.execute("SET createrole_self_grant = 'set'")
         for role in (*GROUPS, *LOGINS):
             cursor.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,))
@@ -40,7 +40,7 @@ def main() -> None:
             name = sql.Identifier(database)
             if not cursor.rowcount:
                 cursor.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(name, sql.Identifier(owner)))
-            # Anyone may connect to a new database unless told otherwise; only its owner may tell.
+            # By default, every role can connect to a new database, and only its owner can change that.
             cursor.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(owner)))
             cursor.execute(sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(name))
             cursor.execute("RESET ROLE")
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def verifier(connection: psycopg2.extensions.connection, login: str, password: str) -> str:
-    """Return what the server stores for a password, which itself is not sent: a server may log statements."""
+    """Return the SCRAM verifier of a password, so that the password itself is not sent: a server may log statements."""
     encrypted: str = psycopg2.extensions.encrypt_password(password, login, connection, "scram-sha-256")
     return encrypted
 

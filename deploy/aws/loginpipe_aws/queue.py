@@ -1,4 +1,4 @@
-"""The login queue, and further ones, each with its dead-letter queue, encrypted; who may send to it."""
+"""Create the login queue and further queues, each encrypted and with a dead-letter queue, and allow senders."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -18,7 +18,7 @@ VISIBILITY_SECONDS: Final = 120
 
 
 class LoginQueue(Construct):
-    """``loginpipe-login-queue`` and ``loginpipe-login-queue-dlq``; a further queue has its name in place of login."""
+    """``loginpipe-login-queue`` and ``loginpipe-login-queue-dlq``; a further queue has its name instead of login."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class LoginQueue(Construct):
         visibility_seconds: int = VISIBILITY_SECONDS,
         name: str = "",
     ) -> None:
-        # `name`: of a further queue.
+        # `name`: the name of a further queue.
         super().__init__(scope, construct_id)
         queue_name = named(self, f"{{}}-{name or 'login'}-queue")
         self.dead_letters = sqs.Queue(
@@ -40,7 +40,7 @@ class LoginQueue(Construct):
             encryption=sqs.QueueEncryption.KMS,
             encryption_master_key=key,
             enforce_ssl=True,
-            # A message keeps its age when it moves here: as long as SQS allows.
+            # A message keeps its age when it moves here, so the retention is the maximum of SQS.
             retention_period=_DEAD_LETTER_RETENTION,
             removal_policy=KEPT,
         )
@@ -84,5 +84,5 @@ class LoginQueue(Construct):
 
 
 def _arn_by_name(scope: Construct, name: str) -> str:
-    """Return a queue's ARN without a reference: each of the two queues names the other."""
+    """Return the ARN of a queue without a reference, because each of the two queues names the other."""
     return cdk.Stack.of(scope).format_arn(service="sqs", resource=name)

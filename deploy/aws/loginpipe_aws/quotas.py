@@ -1,4 +1,4 @@
-"""What an environment takes of the account's quotas: `check-quotas.sh` asks for it, and compares."""
+"""Compute how much of the account's quotas an environment uses. `check-quotas.sh` compares the result."""
 
 import sys
 from typing import Final
@@ -10,16 +10,16 @@ from loginpipe_aws.environments import read_environment
 from loginpipe_aws.services import peak_cpu
 
 DEFAULT_MAX_RUNS: Final = 3
-"""As LOGINPIPE_MAX_RUNS has it."""
+"""The default of LOGINPIPE_MAX_RUNS."""
 
 _UNITS_A_VCPU: Final = 1024
 
 
 def vcpus(app: cdk.App) -> float:
-    """Return how many vCPU of Fargate an environment takes at most, whose values the app has.
+    """Return the maximum Fargate vCPU of the environment whose values the app has.
 
     Raises:
-        ContextError: a value is wrong.
+        ContextError: a value is invalid.
     """
     runs = int(SETTINGS["max_runs"](app.node, "max_runs") or DEFAULT_MAX_RUNS)
     further = further_queues(app.node)

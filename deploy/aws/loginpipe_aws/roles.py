@@ -1,4 +1,4 @@
-"""Who the tasks and the people are to AWS. What each may do comes from ``deploy/aws/policies`` where that says it."""
+"""Create the AWS roles of tasks and people. ``deploy/aws/policies`` defines most of their rights."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -34,7 +34,7 @@ _EVALUATES_SENSORS: Final = (
 
 
 class Roles(Construct):
-    """The roles of tasks, which ECS assumes, and of people."""
+    """The roles of tasks, which ECS assumes, and the roles of people."""
 
     def __init__(self, scope: Construct, construct_id: str, *, people: Mapping[str, Sequence[str]]) -> None:
         super().__init__(scope, construct_id)
@@ -50,7 +50,8 @@ class Roles(Construct):
         self.key_administrator = _person_role(
             self, "key-administrator", "manages keys and uses none", people["key_administrator"]
         )
-        # A session that another role's session has assumed carries no mark of a second factor, however they signed in.
+        # If another role's session assumes the role, the new session does not prove a second factor, even if the person
+        # used one.
         self.second_factor = not any(_is_role(arn) for arn in people["custodian"])
 
     def grant(
@@ -64,7 +65,7 @@ class Roles(Construct):
         topic: sns.ITopic,
         database: rds.DatabaseInstance,
     ) -> Resources:
-        """Give every role what it may do, now that there is what it may be done to; return what that is."""
+        """Grant every role its rights on the resources that now exist; return these resources."""
         stack = cdk.Stack.of(self)
         resources: Resources = {
             "arn:aws:sqs:REGION:ACCOUNT:QUEUE": [queue.logins.queue_arn for queue in queues],
@@ -105,7 +106,7 @@ class Roles(Construct):
         self.custodian.add_to_policy(_via("sqs", keys.queue, "EncryptWhatIsReplayed", stack))
         self.webserver.add_to_policy(_objects(compute_logs, "ShowWhatWasPrinted", "s3:GetObject"))
         self.webserver.add_to_policy(
-            # Without it S3 says of an object that is not there yet that it is forbidden.
+            # Without this right, S3 reports "forbidden" instead of "not found" for a missing object.
             iam.PolicyStatement(sid="ListIt", actions=["s3:ListBucket"], resources=[compute_logs.bucket_arn])
         )
         return resources
@@ -124,11 +125,11 @@ def _task_role(scope: Construct, name: str, description: str) -> iam.Role:
 
 
 def _person_role(scope: Construct, name: str, description: str, arns: Sequence[str]) -> iam.Role:
-    """Return a role that the given roles and users assume; without any, those of the account whom IAM lets."""
+    """Return a role that the given roles and users can assume. If none are given, IAM in the account decides."""
     return iam.Role(
         scope,
         name.title().replace("-", ""),
-        # The names of roles are those of the whole account, whatever the region.
+        # The region is part of the name, because role names are unique in the whole account.
         role_name=named(scope, f"{{}}-{name}-{cdk.Stack.of(scope).region}"),
         description=f"loginpipe: {description}",
         assumed_by=_people(arns),
@@ -137,10 +138,10 @@ def _person_role(scope: Construct, name: str, description: str, arns: Sequence[s
 
 
 def _people(arns: Sequence[str]) -> iam.IPrincipal:
-    """Return who may assume a role: users with a second factor, and roles, whose sign-in has asked for one.
+    """Return who can assume a role: users with a second factor, and roles, whose sign-in has required one.
 
-    By the account and a condition: IAM resolves a role that is named as a principal when the policy is written, and no
-    longer knows it after Identity Center has made it again.
+    Uses the account and a condition. If a policy names a role as principal, IAM resolves the role when the policy is
+    written, and does not recognize it after Identity Center has created it again.
     """
     if not arns:
         return iam.AccountRootPrincipal().with_conditions(_SECOND_FACTOR)

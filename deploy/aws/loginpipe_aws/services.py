@@ -1,6 +1,7 @@
-"""What runs all the time: code server, daemon, web server; and the task that each run is.
+"""Create the long-running services (code server, daemon, web server) and the task of a run.
 
-Each queue has a code server, a task of runs and metrics of its own; a further queue's name stands in their names.
+Each queue has its own code server, run task and metrics. For a further queue, their names contain the name of the
+queue.
 """
 
 import json
@@ -38,7 +39,7 @@ CODE_SERVER: Final = "code-server"
 _JSON: Final = ("--log-format", "json")
 _WORKSPACE: Final = ("-w", f"{DAGSTER_HOME}/workspace.yaml")
 _QUEUES_HOME: Final = "/tmp/queues"  # noqa: S108 - the task's own volume
-# Of the jobs that are no ingestion, at once: as dagster.yaml limits them by their tag.
+# Concurrent runs of the other jobs: the limit of their tag in dagster.yaml.
 _OTHER_RUNS: Final = 2
 # The image has no curl.
 _ASK: Final = f'from urllib.request import urlopen; urlopen("http://127.0.0.1:{WEB_PORT}/server_info", timeout=5)'
@@ -46,13 +47,13 @@ _ASK: Final = f'from urllib.request import urlopen; urlopen("http://127.0.0.1:{W
 
 @dataclass(frozen=True)
 class Size:
-    """What a service takes on Fargate.
+    """The size of a service on Fargate.
 
     Attributes:
-        cpu: of a task, in units of which 1,024 are a core.
-        count: its tasks.
-        stay: as many of them run while a new version is deployed.
-        more: as many new ones are started beside them.
+        cpu: CPU units of a task; 1,024 units are one core.
+        count: the number of tasks.
+        stay: the number of old tasks that keep running during a deployment.
+        more: the number of new tasks that start besides them.
     """
 
     cpu: int
@@ -63,7 +64,7 @@ class Size:
 
 SIZES: Final = {
     "CodeServer": Size(cpu=512, count=1, stay=1, more=1),
-    # Two daemons would each take runs off the queue: the old one ends before the new one starts.
+    # Two daemons would both start runs from the queue, so the old one stops before the new one starts.
     "Daemon": Size(cpu=512, count=1, stay=0, more=0),
     "Webserver": Size(cpu=512, count=2, stay=1, more=1),
     "Metrics": Size(cpu=256, count=1, stay=0, more=0),
@@ -72,10 +73,10 @@ OF_EACH_QUEUE: Final = ("CodeServer", "Metrics")
 
 
 def peak_cpu(runs: int, run_cpu: int, *, further: int = 0) -> int:
-    """Return the CPU units that all tasks take at most: every run with its successor, while services are replaced.
+    """Return the maximum CPU units of all tasks: every run with its successor, while services are replaced.
 
-    Services are replaced once the code servers are, and one-off tasks run before both: the largest of the three counts.
-    `further` queues have a code server and metrics each.
+    Services are replaced after the code servers, and one-off tasks run before both, so only the largest of the three
+    counts. Each of the `further` queues has a code server and metrics.
     """
     tasks = {part: 1 + further if part in OF_EACH_QUEUE else 1 for part in SIZES}
     lasting = sum(size.cpu * size.count * tasks[part] for part, size in SIZES.items())
@@ -88,7 +89,7 @@ def peak_cpu(runs: int, run_cpu: int, *, further: int = 0) -> int:
 
 
 class Services(Construct):
-    """The services of Dagster on Fargate, each with a role of its own."""
+    """The services of Dagster on Fargate, each with its own role."""
 
     def __init__(
         self,
@@ -107,9 +108,9 @@ class Services(Construct):
         counting: Mapping[str, Mapping[str, str]],
         pipeline: Mapping[str, Mapping[str, str]],
     ) -> None:
-        # `dagster` is the environment of whatever is part of Dagster. For each queue (the login queue has no name),
-        # `counting` is that of what asks queue and database alone; `pipeline` is both and the keys, for what loads the
-        # pipeline's code.
+        # Environments: `dagster` is for all parts of Dagster. The others are by queue; the login queue has no name.
+        # `counting` is for tasks that query only the queue and the database. `pipeline` adds the keys and `dagster`,
+        # for tasks that load the pipeline's code.
         super().__init__(scope, construct_id)
         self._cluster, self._network = cluster, network
         image = image_of(images, released.image_tag)
@@ -129,7 +130,7 @@ class Services(Construct):
                 run,
                 for_queue("run", queue),
                 image=image,
-                # The launcher's takes its place. By itself the task says whether everything is in order.
+                # The launcher replaces this command. By default the task checks that everything is in order.
                 command=["loginpipe", "doctor"],
                 environment=pipeline[queue],
                 log_group=telemetry.parts["run"],
@@ -173,7 +174,7 @@ class Services(Construct):
                 metrics,
                 for_queue("metrics", queue),
                 image=image,
-                # Its lines are what CloudWatch takes for metrics.
+                # CloudWatch turns its log lines into metrics.
                 command=["loginpipe", "metrics", "--emf"],
                 environment=counting[queue],
                 log_group=telemetry.parts["metrics"],
@@ -228,13 +229,14 @@ class Services(Construct):
         self.services = {**code_servers, "Daemon": daemons, "Webserver": self.webserver, **counters}
 
         stops = _on_tasks(cluster, ["ecs:DescribeTasks", "ecs:StopTask"])
-        # Neither knows resources.
+        # These actions do not support resources.
         looks = iam.PolicyStatement(
             sid="LookItUp",
             actions=["ecs:DescribeTaskDefinition", "ec2:DescribeNetworkInterfaces"],
             resources=["*"],
         )
-        # Policies of this stack, on roles of the other: a role's own would need this stack before that one.
+        # These policies belong to this stack, their roles to another. In the roles themselves they would make that
+        # stack depend on this one.
         iam.Policy(self, "StopsRuns", roles=[roles.webserver], statements=[stops, looks])
         iam.Policy(
             self,
@@ -244,7 +246,7 @@ class Services(Construct):
         )
 
     def _starting(self, cluster: ecs.ICluster, roles: Roles) -> list[iam.PolicyStatement]:
-        """Return what starting the task of each queue's runs takes, and passing on its two roles."""
+        """Return the rights to start the run task of each queue, and to pass its two roles."""
         run = iam.PolicyStatement(
             sid="StartRuns",
             actions=["ecs:RunTask"],
@@ -267,7 +269,7 @@ class Services(Construct):
         return [run, tag, hand_on]
 
     def _launched_as(self, run: ecs.FargateTaskDefinition, queue: str) -> dict[str, str]:
-        """Return what tells the launcher of another task than the one in dagster.yaml."""
+        """Return the variables that select another task for the launcher than the one in dagster.yaml."""
         task = {"task_definition_arn": run.task_definition_arn, "container_name": for_queue("run", queue)}
         return {"DAGSTER_CONTAINER_CONTEXT": cdk.Stack.of(self).to_json_string({"ecs": task})} if queue else {}
 
@@ -288,7 +290,7 @@ class Services(Construct):
             vpc_subnets=TASKS,
             security_groups=[as_it_is(where, f"{part}ServiceGroup", group)],
             assign_public_ip=False,
-            # A version that does not come up is taken back.
+            # A version that does not start is rolled back.
             circuit_breaker=ecs.DeploymentCircuitBreaker(rollback=True),
             enable_execute_command=False,
             propagate_tags=ecs.PropagatedTagSource.SERVICE,
@@ -297,10 +299,10 @@ class Services(Construct):
 
 
 def _at_home_with(further: Mapping[str, str]) -> str:
-    """Return the lines of shell that make a home of Dagster which knows further queues: by name, with their hosts.
+    """Return shell lines that create a DAGSTER_HOME with the further queues, given their hosts by name.
 
-    Their locations are in no file of the image, and its dagster.yaml has places for the runs of one queue: a number
-    that Dagster takes from no variable.
+    No file of the image contains their code locations, and the limits in its dagster.yaml are for the runs of one
+    queue. Dagster reads these limits from no variable.
     """
     locations = [
         {"grpc_server": {"host": host, "port": GRPC_PORT, "location_name": name}} for name, host in further.items()
@@ -326,7 +328,7 @@ def _on_tasks(cluster: ecs.ICluster, actions: Sequence[str]) -> iam.PolicyStatem
 
 
 def _reading(telemetry: Telemetry) -> iam.PolicyStatement:
-    """Return the right to read the last lines of a run that died."""
+    """Return the right to read the last log lines of a run that died."""
     return iam.PolicyStatement(
         sid="SayWhatARunSaidLast",
         actions=["logs:GetLogEvents"],

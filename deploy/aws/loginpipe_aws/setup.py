@@ -1,4 +1,4 @@
-"""What is run once: the cluster; tasks that prepare the database, migrate it, call `doctor`, and redrive."""
+"""Create the cluster and the one-off tasks: prepare the database, migrate it, run `doctor`, and redrive."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,8 +53,8 @@ class Setup(Construct):
         pipeline: Mapping[str, Mapping[str, str]],
         log_group: logs.ILogGroup,
     ) -> None:
-        # `environment` is for migrations. For each queue (the login queue has no name), `counting` is for tasks that
-        # use queue and database and hold no key, `pipeline` is that of a run.
+        # `environment` is for migrations. The others are by queue; the login queue has no name. `counting` is for tasks
+        # that use the queue and the database and have no key; `pipeline` is the environment of a run.
         super().__init__(scope, construct_id)
         image = image_of(images, image_tag)
         self.cluster = ecs.Cluster(
@@ -96,7 +96,7 @@ class Setup(Construct):
             key=key,
         )
 
-        # What a run is and may, with the image that is to come: before the services have it.
+        # The image and rights of a run, checked with the new image before the services use it.
         self.check = task_definition(self, "Check", cpu=ONE_OFF_CPU, memory_mib=1024, role=roles.run)
         add_container(
             self.check,
@@ -109,7 +109,7 @@ class Setup(Construct):
             key=key,
         )
 
-        # With --dry-run until whoever runs it says otherwise: `run-task.sh` passes another command.
+        # Uses --dry-run by default; `run-task.sh` can pass another command.
         for queue, told in counting.items():
             redrive = task_definition(
                 scope_for(self, queue), "Redrive", cpu=256, memory_mib=512, role=roles.redrive, queue=queue
@@ -127,7 +127,7 @@ class Setup(Construct):
 
 
 def _doctor(pipeline: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Return a command that runs `doctor` for every queue, and fails if it fails for one of them."""
+    """Return a command that runs `doctor` for every queue, and fails if one of them fails."""
     ours, *further = pipeline.values()
     if not further:
         return ["loginpipe", "doctor"]

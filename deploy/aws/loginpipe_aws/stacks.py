@@ -1,4 +1,4 @@
-"""The three stacks: the data, which stays; what is run once on it; and the services, which come and go."""
+"""Define three stacks: the data, which stays; the one-off tasks; and the services, which can be replaced."""
 
 from typing import Final
 
@@ -38,10 +38,10 @@ SERVICES: Final = "LoginpipeServices"
 
 
 def add_stacks(app: cdk.App) -> list[str]:
-    """Add those stacks for which there is everything by now; say of the others what they lack, a line each.
+    """Add the stacks whose values are complete; return one line for each other stack, with what it lacks.
 
     Raises:
-        ContextError: a value of the first stack is missing or wrong.
+        ContextError: a value of the data stack is missing or invalid.
     """
     settings = foundation(app.node)
     cdk.Tags.of(app).add("application", settings.installation)
@@ -60,12 +60,12 @@ def add_stacks(app: cdk.App) -> list[str]:
 
 
 def _stack_name(scope: Construct, construct_id: str) -> str:
-    """Return a stack's name in the account: LoginpipeData, or AcmeData of the installation acme."""
+    """Return the name of a stack in the account: LoginpipeData, or AcmeData for the installation acme."""
     return construct_id.replace("Loginpipe", installation(scope.node).capitalize())
 
 
 class DataStack(cdk.Stack):
-    """Network, keys, queues, database, buckets, images, secrets, log groups and roles: whatever must not get lost."""
+    """Network, keys, queues, database, buckets, images, secrets, log groups and roles: everything that must be kept."""
 
     def __init__(self, scope: Construct, settings: Foundation) -> None:
         super().__init__(
@@ -82,7 +82,7 @@ class DataStack(cdk.Stack):
         by_function = settings.consumer in {"lambda", "both"}
         visibility = function.VISIBILITY_SECONDS if by_function else VISIBILITY_SECONDS
         self._further = {queue.name: queue for queue in settings.queues}
-        # The login queue, which has no name here, is the first.
+        # The login queue is the first, and has no name here.
         self.queues = {
             name: LoginQueue(
                 self,
@@ -156,18 +156,18 @@ class DataStack(cdk.Stack):
         }.items():
             cdk.CfnOutput(self, name, value=value)
 
-        # After what has a name that may be taken: a rollback cannot delete a protected instance. The policies
-        # of the roles name it, and come after it.
+        # Created after resources whose names may be taken, because a rollback cannot delete a protected instance. The
+        # policies of the roles name the instance and are created after it.
         self.database.instance.node.add_dependency(*self.queues.values(), self.personal, self.storage)
         note_exceptions(self)
 
     def storage_environment(self) -> dict[str, str]:
-        """Return where Dagster's storage is."""
+        """Return the variables for Dagster's storage."""
         url = database_url(self.database.instance, "dagster", "dagster", scheme="postgresql+psycopg2")
         return {"DAGSTER_POSTGRES_URL": url}
 
     def dagster_environment(self) -> dict[str, str]:
-        """Return what every process of Dagster is told: its storage, and what its instance on ECS reads."""
+        """Return the variables of every Dagster process: its storage, and what its instance on ECS reads."""
         return {
             **self.storage_environment(),
             "DAGSTER_HOME": DAGSTER_HOME,
@@ -176,7 +176,7 @@ class DataStack(cdk.Stack):
         }
 
     def counting_environment(self, released: Release, queue: str = "") -> dict[str, str]:
-        """Return the environment of what asks queue and database alone, and holds no key."""
+        """Return the environment of tasks that query only the queue and the database and have no key."""
         further = self._further.get(queue)
         own = {"LOGINPIPE_ASSET_PREFIX": queue} if further else {}
         if further and further.max_runs:
@@ -191,7 +191,7 @@ class DataStack(cdk.Stack):
         }
 
     def pipeline_environment(self, released: Release, queue: str = "") -> dict[str, str]:
-        """Return what whoever loads the pipeline's code is told: the settings, and those of Dagster."""
+        """Return the environment of tasks that load the pipeline's code: the settings, and Dagster's variables."""
         return {
             **self.dagster_environment(),
             **self.counting_environment(released, queue),
@@ -204,7 +204,7 @@ class DataStack(cdk.Stack):
 
 
 class SetupStack(cdk.Stack):
-    """The cluster, and the one-off tasks of a release: deployed and run before its services."""
+    """The cluster and the one-off tasks of a release, deployed and run before its services."""
 
     def __init__(self, scope: Construct, settings: Foundation, data: DataStack, released: Release) -> None:
         super().__init__(
@@ -230,7 +230,7 @@ class SetupStack(cdk.Stack):
             pipeline={queue: data.pipeline_environment(released, queue) for queue in data.queues},
             log_group=data.telemetry.parts["setup"],
         )
-        # A policy of this stack, on roles of the other: the setting comes with a release.
+        # This policy belongs to this stack, its roles to another, because the setting is part of a release.
         if salt := released.settings.get("LOGINPIPE_COMPAT_SALT"):
             reads = iam.PolicyStatement(
                 sid="ReadTheSalt",
@@ -242,7 +242,7 @@ class SetupStack(cdk.Stack):
 
 
 class ServicesStack(cdk.Stack):
-    """Everything that runs, the way to it, and what watches it. It holds nothing: delete it and deploy it again."""
+    """The services, access to them, and their monitoring. It holds no data and can be deleted and deployed again."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The buckets: the archive, what tasks print, and who read which; and the repository of images."""
+"""Create the buckets for the archive, for task output and for access logs, and the image repository."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -18,7 +18,7 @@ _IMAGES_KEPT: Final = 30
 
 
 class Storage(Construct):
-    """Private buckets and a private repository; what they hold outlives the stack."""
+    """Private buckets and a private repository. Their contents outlive the stack."""
 
     def __init__(self, scope: Construct, construct_id: str, *, key: kms.Key, image_reader_arns: Sequence[str]) -> None:
         super().__init__(scope, construct_id)
@@ -26,22 +26,24 @@ class Storage(Construct):
             self,
             "AccessLogs",
             expire_days=365,
-            # Load balancers and S3 write their logs with their own keys only, and as objects of the bucket's owner.
+            # Load balancers and S3 write their logs only with S3-managed keys, and the owner of the bucket owns the
+            # objects.
             ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
         )
-        # loginpipe asks S3 to encrypt each file with its own key (AES256): a KMS key here would not be used.
+        # loginpipe requests encryption with S3-managed keys (AES256) for each file, so a KMS key here would not be
+        # used.
         self.archive = _bucket(self, "Archive", access_logs=self.access_logs, versioned=True)
         self.archive.add_lifecycle_rule(
             id="older-days-cost-less",
             prefix=f"{ARCHIVE_PREFIX}/",
             transitions=[
                 s3.Transition(storage_class=s3.StorageClass.INFREQUENT_ACCESS, transition_after=cdk.Duration.days(60)),
-                # Of the Glacier classes the one that answers at once: `archive verify` and `restore` read every day.
+                # The Glacier class with immediate access, because `archive verify` and `restore` read files every day.
                 s3.Transition(
                     storage_class=s3.StorageClass.GLACIER_INSTANT_RETRIEVAL, transition_after=cdk.Duration.days(180)
                 ),
             ],
-            # What was overwritten or deleted by mistake can be had back for so long; then an erasure is complete.
+            # Overwritten or deleted files can be restored for this time. After it, an erasure is complete.
             noncurrent_version_expiration=cdk.Duration.days(30),
             expired_object_delete_marker=True,
         )

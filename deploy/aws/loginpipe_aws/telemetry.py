@@ -1,4 +1,4 @@
-"""Where lines and alarms go: a log group for each part, encrypted and kept for a time; the topic of alerts."""
+"""Create the targets of log lines and alarms: an encrypted log group with a retention for each part, and the topic."""
 
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ _RETENTION: Final = logs.RetentionDays.ONE_YEAR
 
 
 class Telemetry(Construct):
-    """Log groups of fixed names, and a topic that CloudWatch, EventBridge and loginpipe itself publish to."""
+    """Log groups with fixed names, and a topic that CloudWatch, EventBridge and loginpipe publish to."""
 
     def __init__(self, scope: Construct, construct_id: str, *, key: kms.Key, alert_email: str | None) -> None:
         super().__init__(scope, construct_id)
@@ -39,7 +39,7 @@ class Telemetry(Construct):
         self._let(
             "Alarms", "cloudwatch", conditions={"StringEquals": {"aws:SourceAccount": cdk.Stack.of(self).account}}
         )
-        # EventBridge is not known to say for whom it publishes.
+        # No condition, because it is not documented which account EventBridge sends with a publish request.
         self._let("Events", "events", conditions=None)
         if alert_email:
             self.topic.add_subscription(subscriptions.EmailSubscription(alert_email))

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Run once, by the postgres image, on an empty data folder.
-# Two databases with an owner each: Dagster's account is refused by the database that holds the logins. The pipeline has
-# a third one, which may load and cannot read what it sealed. They share one password because libpq reads one
-# PGPASSWORD; give them three where the machine is not a developer's own.
+# The postgres image runs this once, on an empty data folder.
+# It creates two databases, each with its owner. The owner of Dagster's database cannot connect to the database with the logins. The
+# pipeline has a third role, which can load and cannot read the values that it sealed. All share one password, because libpq reads
+# one PGPASSWORD. Give them three passwords on a machine that several people use.
 set -euo pipefail
 
 psql --no-psqlrc --set=ON_ERROR_STOP=1 --set=password="$POSTGRES_PASSWORD" \
@@ -10,7 +10,7 @@ psql --no-psqlrc --set=ON_ERROR_STOP=1 --set=password="$POSTGRES_PASSWORD" \
 CREATE ROLE loginpipe LOGIN PASSWORD :'password';
 CREATE ROLE dagster LOGIN PASSWORD :'password';
 
--- Made here, so that the owner need not be allowed to make roles. The migrations grant them what docs/tables.md lists.
+-- Created here, so that the owner does not need CREATEROLE. The migrations grant them what docs/tables.md lists.
 CREATE ROLE loginpipe_writer NOLOGIN;
 CREATE ROLE loginpipe_analyst NOLOGIN;
 CREATE ROLE pii_custodian NOLOGIN;
@@ -18,11 +18,11 @@ CREATE ROLE pii_auditor NOLOGIN;
 
 CREATE ROLE loginpipe_pipeline LOGIN PASSWORD :'password' IN ROLE loginpipe_writer;
 
--- An owner may create in the schema public, which is all that the migrations need.
+-- The owner can create objects in the schema public, which is enough for the migrations.
 CREATE DATABASE loginpipe OWNER loginpipe;
 CREATE DATABASE dagster OWNER dagster;
 
--- Anyone may connect to a new database unless told otherwise.
+-- By default, every role can connect to a new database.
 REVOKE CONNECT, TEMPORARY ON DATABASE loginpipe FROM PUBLIC;
 REVOKE CONNECT, TEMPORARY ON DATABASE dagster FROM PUBLIC;
 SQL

@@ -1,6 +1,6 @@
 -- name: access_log_search
--- Find entries of the access log, the newest first; what is NULL does not narrow. What is looked for comes as its digest:
--- a clear value that was typed by mistake must not be in the text of a statement.
+-- Find entries of the access log, newest first. A filter that is NULL is not applied. The token is passed as its
+-- SHA-256, because a clear value that was typed by mistake must not appear in the text of a statement.
 WITH about AS (
     SELECT entry.seq, entry.request_id, entry.action
     FROM vault.access_log AS entry, unnest(entry.subjects) AS listed (subject)
@@ -8,7 +8,7 @@ WITH about AS (
 )
 SELECT
     seq, at, actor, action, request_id::text, under::text,
-    -- A plain list, as it is hashed, whatever the dimensions and bounds that it was stored with.
+    -- Return a plain list, because that is what is hashed. The stored array may have other dimensions or bounds.
     CASE WHEN subjects IS NOT NULL THEN ARRAY(SELECT unnest(subjects)) END,
     purpose, ticket, detail, previous_hash, hash
 FROM vault.access_log
@@ -17,36 +17,38 @@ WHERE (%(actor)s::text IS NULL OR actor = %(actor)s)
     AND (
         %(token_digest)s::text IS NULL
         OR seq IN (SELECT about.seq FROM about)
-        -- Approvals and refused releases name the request alone.
+        -- Approvals and refused releases contain only the id of the request.
         OR request_id IN (SELECT about.request_id FROM about WHERE about.action = 'request')
     )
 ORDER BY seq DESC
 LIMIT %(limit)s
 
 -- name: access_log_entries
--- Read the whole access log in the order it was written, so that its chain of hashes can be verified.
+-- Read the whole access log in the order in which it was written, to verify its chain of hashes.
 SELECT
     seq, at, actor, action, request_id::text, under::text,
-    -- A plain list, as it is hashed, whatever the dimensions and bounds that it was stored with.
+    -- Return a plain list, because that is what is hashed. The stored array may have other dimensions or bounds.
     CASE WHEN subjects IS NOT NULL THEN ARRAY(SELECT unnest(subjects)) END,
     purpose, ticket, detail, previous_hash, hash
 FROM vault.access_log
 ORDER BY seq
 
 -- name: create_asked_subjects
--- Hold what was asked for as it was typed, until the transaction ends: a clear device id may have the form of a token.
+-- Create a table for the requested subjects, exactly as they were typed, until the end of the transaction. A subject
+-- may be a device id in clear that has the form of a token.
 CREATE TEMPORARY TABLE IF NOT EXISTS asked_subjects (
     subject text NOT NULL
 ) ON COMMIT DELETE ROWS
 
 -- name: create_asked_messages
--- Hold message ids as they were typed, until the transaction ends: some may be no message ids.
+-- Create a table for message ids, exactly as they were typed, until the end of the transaction. Some may not be message
+-- ids.
 CREATE TEMPORARY TABLE IF NOT EXISTS asked_messages (
     message_id uuid NOT NULL
 ) ON COMMIT DELETE ROWS
 
 -- name: count_unknown_messages
--- Count the ids of asked_messages that are neither of a reject nor of a login with extras.
+-- Count the ids of asked_messages that belong neither to a reject nor to a login with extras.
 SELECT count(*)
 FROM asked_messages AS asked
 WHERE NOT EXISTS (SELECT FROM loginpipe.rejected_messages AS reject WHERE reject.message_id = asked.message_id)

@@ -1,5 +1,5 @@
 -- name: row_forms
--- Count the rows at the beginning of user_logins by the form of what is in them.
+-- Count the first rows of user_logins by column and by the form of the value.
 WITH read AS (
     SELECT app_version, masked_ip, masked_device_id
     FROM public.user_logins

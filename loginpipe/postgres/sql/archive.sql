@@ -1,5 +1,5 @@
 -- name: archive_rows
--- Read the rows of a day, in the order of loginpipe.logins_by_day: the checksum is made over them in that order.
+-- Read the rows of a day in the order of loginpipe.logins_by_day, because the checksum depends on the order.
 SELECT user_id, device_type, masked_ip, masked_device_id, locale, app_version, create_date
 FROM public.user_logins
 WHERE create_date = %(day)s
@@ -9,8 +9,8 @@ ORDER BY
     locale COLLATE "C" NULLS FIRST, app_version NULLS FIRST
 
 -- name: archive_record
--- Record a day's file, which was read back just now. A day that the table has let go of meanwhile keeps the file it
--- has: no other place has its rows.
+-- Record the file of a day, just after it was read back. If the table has dropped the day since, keep the recorded
+-- file: no other place has its rows.
 INSERT INTO loginpipe.archived_days (day, row_count, sha256, url, file_bytes, file_sha256, verified_at)
 VALUES (%(day)s, %(row_count)s, %(sha256)s, %(url)s, %(file_bytes)s, %(file_sha256)s, clock_timestamp())
 ON CONFLICT (day) DO UPDATE SET
@@ -24,7 +24,7 @@ ON CONFLICT (day) DO UPDATE SET
 WHERE archived_days.dropped_at IS NULL
 
 -- name: archive_rewritten
--- Record the file of a dropped day that was written again without erased users. It counts as searched when the old one is
+-- Record the new file of a dropped day, written without erased users. The day counts as searched when the old file is
 -- deleted.
 UPDATE loginpipe.archived_days
 SET row_count = %(row_count)s,
@@ -36,8 +36,8 @@ SET row_count = %(row_count)s,
 WHERE day = %(day)s
 
 -- name: archive_to_search
--- List the dropped days whose files were last without erased users before the newest erasure. One without a tombstone,
--- of key version 0, cannot be looked for.
+-- List the dropped days whose files may contain users that were erased since. Erasures without a tombstone (key version
+-- 0) cannot be searched for, and do not count.
 SELECT day
 FROM loginpipe.archived_days
 WHERE dropped_at IS NOT NULL
@@ -45,8 +45,8 @@ WHERE dropped_at IS NOT NULL
 ORDER BY day
 
 -- name: archive_restored
--- Record that a day is in the table again. Unless the table has exactly the file's rows, the day is to be archived
--- again, and to be computed again.
+-- Record that a day is in the table again. If the table does not have exactly the rows of the file, the day must be
+-- archived and computed again.
 WITH restored AS (
     UPDATE loginpipe.archived_days
     SET dropped_at = NULL,
@@ -59,8 +59,8 @@ SELECT %(day)s
 WHERE NOT %(same)s
 
 -- name: archive_due
--- List the days that are over and have changed since they were archived, or whose file has to be written again. By the
--- tables of days alone: a row a day, whatever user_logins holds.
+-- List the past days that have changed since they were archived, or whose file must be written again. This reads only
+-- the tables with one row per day, so the size of user_logins does not matter.
 SELECT day
 FROM loginpipe.days AS known
 FULL JOIN loginpipe.archived_days AS archived USING (day)
@@ -72,8 +72,8 @@ WHERE day < %(today)s
 ORDER BY day
 
 -- name: archive_days
--- Count the rows of each day of a range that has rows in the table or in the archive, in both; say whether the file was
--- found whole and the day has not changed since.
+-- Count the rows of each day of a range in the table and in the archive. Return also whether the file was found intact
+-- and the day has not changed since.
 WITH stored AS (
     SELECT create_date AS day, count(*) AS rows
     FROM public.user_logins
@@ -97,8 +97,8 @@ LEFT JOIN loginpipe.days AS known USING (day)
 ORDER BY day
 
 -- name: note_differing_days
--- Note days as changed that differ from the archive, unless they are due already: a day that the archive refuses stays
--- due, and would be computed again every night.
+-- Record the days that differ from the archive as changed, unless they are due already. A day that cannot be archived
+-- stays due, and would otherwise be computed again every night.
 INSERT INTO loginpipe.day_changes (day)
 SELECT differing.day
 FROM unnest(%(days)s::date[]) AS differing (day)
@@ -109,8 +109,8 @@ WHERE NOT EXISTS (
 )
 
 -- name: archive_gap
--- Count the archived days, and those of them that were dropped; find the oldest day of late, yesterday aside, that has
--- rows and no file.
+-- Count the archived days and the dropped days. Find the oldest day of the last 30, without yesterday, that has rows
+-- but no file.
 SELECT
     (SELECT count(*) FROM loginpipe.archived_days),
     (SELECT count(*) FROM loginpipe.archived_days WHERE dropped_at IS NOT NULL),

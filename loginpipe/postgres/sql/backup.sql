@@ -1,6 +1,6 @@
 -- name: backup_tables
--- List the tables whose rows pg_dump writes, with their schema, and whether this role may read them. Partitions are
--- tables of their own; those of an extension come with it.
+-- List the tables whose rows pg_dump writes, with their schema, and whether this role may read them. Each partition is
+-- a table of its own. Tables of extensions are left out, because CREATE EXTENSION creates them.
 SELECT
     quote_ident(nspname) || '.' || quote_ident(relname) AS qualified_name,
     has_table_privilege(relation.oid, 'SELECT') AS readable
@@ -17,8 +17,8 @@ WHERE relkind = 'r'
 ORDER BY 1
 
 -- name: backup_roles
--- List who owns something in this database or has been granted something, and whether they may log in. The owners of
--- tables are asked for again, since the catalog of dependencies leaves out the superuser that the server was made with.
+-- List the roles that own or are granted something in this database, and whether they can log in. Owners of tables are
+-- read from pg_class as well, because pg_shdepend does not list the bootstrap superuser.
 SELECT rolname, rolcanlogin
 FROM pg_roles
 WHERE oid IN (
@@ -35,8 +35,8 @@ WHERE oid IN (
 ORDER BY rolname
 
 -- name: backup_in_the_way
--- Count what a database holds that is neither Postgres' own nor an extension's, and name one of it: a backup is
--- restored into an empty database only.
+-- Count the objects in a database that belong neither to Postgres nor to an extension, and return the name of one. A
+-- backup can be restored only into an empty database.
 WITH ours AS (
     SELECT oid, nspname
     FROM pg_namespace

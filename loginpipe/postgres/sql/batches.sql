@@ -1,5 +1,6 @@
 -- name: insert_batch
--- Record what a batch received and what became of that. Outside of a run it is finished with that: AWS Lambda deletes.
+-- Record what a batch received and its results. Outside of a run the batch is finished at once, because AWS Lambda
+-- deletes the messages.
 INSERT INTO loginpipe.batches (
     batch_id, run_id, queue, started_at, received, accepted, rejected, inserted, duplicates, oldest_sent_at,
     newest_sent_at, days, rows_by_day, delay_counts, delay_seconds, finished_at
@@ -14,7 +15,7 @@ VALUES (
 )
 
 -- name: finish_batches
--- Record what became of the deletes of batches.
+-- Record the results of deleting the messages of batches.
 UPDATE loginpipe.batches AS batch
 SET deleted = done.deleted,
     delete_failures = done.delete_failures,
@@ -34,7 +35,7 @@ FROM loginpipe.batches
 WHERE run_id = %(run_id)s AND recorded_at >= %(since)s
 
 -- name: recent_batches
--- Sum up what batches of one queue have done of late. Rejects because a user was erased are no violation of the senders'.
+-- Sum up the recent batches of one queue. Messages rejected because their user was erased do not count as violations.
 WITH recent AS (
     SELECT batch_id, recorded_at, received, rejected, delay_counts
     FROM loginpipe.batches
@@ -68,7 +69,8 @@ SELECT
 FROM recent
 
 -- name: batches_without_run
--- Sum up the batches of one queue that were recorded outside of Dagster, until a moment ago by the database's clock.
+-- Sum up the batches of one queue that were recorded outside of Dagster. Batches younger than `settled` seconds by the
+-- clock of the database are left for the next call.
 WITH span AS (
     SELECT clock_timestamp() - %(settled)s * interval '1 second' AS until
 ),
@@ -121,7 +123,7 @@ SELECT
 FROM batches
 
 -- name: roll_up_batches
--- Move the batches of one hour into its sums; where some of it was moved before, they are added.
+-- Move the batches of one hour into the sums of that hour. Batches that were moved earlier stay in the sums.
 WITH gone AS (
     DELETE FROM loginpipe.batches
     WHERE recorded_at >= %(hour)s AND recorded_at < %(hour)s + interval '1 hour'

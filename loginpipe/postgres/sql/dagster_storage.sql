@@ -1,5 +1,5 @@
 -- name: dagster_delete_checks
--- Delete evaluations of checks whose run is gone, or that a sensor reported without a run.
+-- Delete evaluations of checks if their run is deleted or a sensor reported them without a run.
 DELETE FROM asset_check_executions AS c
 WHERE
     c.id > %(after)s
@@ -9,7 +9,7 @@ WHERE
     AND NOT EXISTS (SELECT FROM runs AS r WHERE r.run_id = c.run_id)
 
 -- name: dagster_delete_reports
--- Delete the events that sensors reported without a run: evaluations of checks, and materializations without a partition.
+-- Delete events that sensors reported without a run: evaluations of checks, and materializations without a partition.
 -- The newest materialization of each asset stays.
 WITH gone AS (
     DELETE FROM event_logs
@@ -46,7 +46,7 @@ event_tags AS (
 SELECT count(*) FROM gone
 
 -- name: dagster_delete_runs
--- Delete finished runs with their events. Their tags go with them, by a foreign key.
+-- Delete finished runs and their events. A foreign key deletes their tags.
 WITH gone AS (
     DELETE FROM runs
     WHERE run_id = any(%(run_ids)s) AND status IN ('SUCCESS', 'FAILURE', 'CANCELED')
@@ -71,7 +71,7 @@ SELECT
     (SELECT count(*) FROM events)
 
 -- name: dagster_last_runs
--- Find the last run of each asset, and runs that still hold a place of a concurrency limit.
+-- Find the last run of each asset, and the runs that still hold a slot of a concurrency limit.
 SELECT last_run_id FROM asset_keys WHERE last_run_id IS NOT NULL
 UNION
 SELECT run_id FROM concurrency_slots WHERE run_id IS NOT NULL
@@ -79,7 +79,7 @@ UNION
 SELECT run_id FROM pending_steps WHERE run_id IS NOT NULL
 
 -- name: dagster_newest_checks
--- Find the newest evaluation of each check, and the newest that was completed.
+-- Find the newest evaluation of each check, and its newest completed evaluation.
 SELECT
     id,
     run_id,
@@ -94,8 +94,8 @@ WHERE id IN (
 )
 
 -- name: dagster_old_runs
--- Find runs that ended long enough ago, in order, and whether the UI still needs them. It needs those
--- that hold the newest materialization of an asset or of one of its partitions, and those in `newest`.
+-- Find runs that ended long enough ago, in order, and whether the UI still needs them. It needs runs with the newest
+-- materialization of an asset or of one of its partitions, and the runs in `newest`.
 WITH old AS MATERIALIZED (
     SELECT id, run_id
     FROM runs
@@ -117,7 +117,7 @@ SELECT
         WHERE
             e.run_id = old.run_id
             AND e.dagster_event_type = 'ASSET_MATERIALIZATION'
-            -- Two forms, since an index finds a partition by "=", and NULL by none.
+            -- NULL needs a branch of its own: "=" finds no NULL, and an index on the partition is used only with "=".
             AND e.id = CASE
                 WHEN e.partition IS NULL
                     THEN (
@@ -140,7 +140,8 @@ FROM old
 ORDER BY id
 
 -- name: dagster_usage
--- Measure how much Dagster's storage holds, and the events of the last day, which are found by runs active since.
+-- Measure the size of Dagster's storage, and count the events of the last day. Those are found by the runs that were
+-- active since then.
 SELECT
     pg_database_size(current_database()),
     pg_total_relation_size('event_logs'),

@@ -1,6 +1,6 @@
 -- name: collect_changes
--- Count the changes that were committed since the last time. What commits while this runs keeps its row, for the next
--- time. Sorted, so that two that count at once wait for one another instead of deadlocking.
+-- Count the changes that were committed since the last call. A change that is committed during this statement keeps its
+-- row for the next call. Rows are sorted so that concurrent calls wait for one another instead of deadlocking.
 WITH taken AS (
     DELETE FROM loginpipe.day_changes
     RETURNING day
@@ -13,33 +13,33 @@ ORDER BY day
 ON CONFLICT (day) DO UPDATE SET changes = known.changes + EXCLUDED.changes
 
 -- name: close_day
--- Count that a day is over as a change, once: what is computed after that is final. Also a day without logins, which then
--- counts as one without logins and not as one that was never computed.
+-- Count the end of a day as a change, once: what is computed after it is final. This includes days without logins,
+-- which then count as computed with zero logins.
 INSERT INTO loginpipe.days AS known (day, changes, closed)
 VALUES (%(day)s, 1, true)
 ON CONFLICT (day) DO UPDATE SET changes = known.changes + 1, closed = true WHERE NOT known.closed
 
 -- name: changes_of_day
--- Say how many changes of a day are committed, counted or not: in one statement, which sees each of them once.
+-- Return the number of committed changes of a day, counted or not. A single statement sees each change exactly once.
 SELECT
     coalesce((SELECT changes FROM loginpipe.days WHERE day = %(day)s), 0)
     + (SELECT count(*) FROM loginpipe.day_changes WHERE day = %(day)s)
 
 -- name: record_changes
--- Record how many changes of a day an asset has. Of a day that has no row yet they are still to be counted.
+-- Record how many changes of a day an asset includes. If the day has no row yet, its changes are still to be counted.
 INSERT INTO loginpipe.days AS known (day, changes, {asset})
 VALUES (%(day)s, 0, %(changes)s)
 ON CONFLICT (day) DO UPDATE SET {asset} = greatest(known.{asset}, EXCLUDED.{asset})
 
 -- name: record_state
--- Record how many changes of a day are in device_users or ip_users.
+-- Record how many changes of a day device_users or ip_users includes.
 INSERT INTO loginpipe.days AS known (day, changes, {state})
 VALUES (%(day)s, 0, %(changes)s)
 ON CONFLICT (day) DO UPDATE SET {state} = greatest(known.{state}, EXCLUDED.{state})
 
 -- name: days_to_keep
--- List the days before another one that are over and not in device_users or ip_users as they are now, the oldest first. One
--- that was dropped before anything of it was kept is not to be.
+-- List the past days before a date that are missing or outdated in device_users or ip_users, oldest first. A day that
+-- was dropped before any of its pairs were kept is left out.
 SELECT day
 FROM loginpipe.days AS known
 WHERE day < least(%(before)s, (clock_timestamp() AT TIME ZONE 'UTC')::date)
@@ -52,17 +52,17 @@ WHERE day < least(%(before)s, (clock_timestamp() AT TIME ZONE 'UTC')::date)
 ORDER BY day
 
 -- name: note_open_days
--- Note that the days that are not over have changed: their rows follow from those of the days before.
+-- Record the days that are not over as changed, because their rows depend on those of earlier days.
 INSERT INTO loginpipe.day_changes (day)
 SELECT day
 FROM loginpipe.days
 WHERE day >= %(today)s AND day <> %(day)s AND {asset} > 0
 
 -- name: stale_days
--- List the days that have changed since the insights were computed, with the tables that are stale; a day that is over is to
--- be in device_users and ip_users too. Tokens that have changed make the newest day stale, whose computation takes them all.
--- Days that are in the archive only add what came since. Duplicates of a day that nothing was kept of are left out until it is
--- restored: they would lose their history.
+-- List the days that have changed since the insights were computed, with the stale tables. A past day must be in
+-- device_users and ip_users as well. Changed tokens make the newest day stale, because its computation processes all of
+-- them. A day that is only in the archive just adds the logins that came later. Duplicates of a dropped day without
+-- kept pairs are left out until the day is restored, because computing them would lose their history.
 SELECT day, tables
 FROM (
     SELECT

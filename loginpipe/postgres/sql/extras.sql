@@ -1,6 +1,6 @@
 -- name: extras_to_fill
--- Find the next messages that have something sealed, and not this field in clear. In order: the next ones come after the
--- last of these.
+-- Find the next messages that have sealed extras but do not have this field in clear. Ids are returned in order: the
+-- next page starts after the last id.
 SELECT message_id::text
 FROM loginpipe.login_extras
 WHERE message_id > %(after)s::uuid
@@ -16,7 +16,8 @@ FROM loginpipe.login_extras
 WHERE position IS NOT NULL AND NOT coalesce(extras ? %(field)s, false)
 
 -- name: create_found_extras
--- Hold what was opened, as COPY brings it, until the transaction ends: values must not be in the text of a statement.
+-- Create a table for opened extras that COPY brings, until the end of the transaction. Values must not appear in the
+-- text of a statement.
 CREATE TEMPORARY TABLE IF NOT EXISTS found_extras (
     message_id uuid NOT NULL,
     extras text NOT NULL

@@ -1,7 +1,6 @@
 -- name: actual_grants
--- List what the four roles and PUBLIC are granted, by the catalog, which every role may read: on the two schemas and
--- what is in them, on user_logins and its schema, and on the database. Owners are left out: they may do
--- everything.
+-- List what the four roles and PUBLIC are granted: on the database, the two schemas and their objects, and user_logins
+-- and its schema. The catalog is readable for every role. Owners are left out because they can do everything.
 WITH grantee (oid, role_name) AS (
     SELECT oid, rolname::text
     FROM pg_roles
@@ -48,7 +47,7 @@ WHERE entry.grantee <> owner
 GROUP BY role_name, privilege_type, object
 
 -- name: role_problems
--- Say what is wrong with the roles, the owner and the triggers themselves, one sentence each.
+-- Return one sentence for each problem with the roles, the owner or the triggers.
 WITH wanted (role_name) AS (
     SELECT unnest(%(roles)s::text[])
 ),
@@ -123,7 +122,7 @@ WHERE NOT EXISTS (
 ORDER BY 1
 
 -- name: role_status
--- Read what the connected role may do, whichever way it came by that: inherited, granted, or with SET ROLE.
+-- Read what the connected role can do, whether by inheritance, by a grant or by SET ROLE.
 WITH vault AS (
     SELECT nspowner AS owner
     FROM pg_namespace

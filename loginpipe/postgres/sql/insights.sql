@@ -1,6 +1,6 @@
 -- name: begin_duplicates
--- Begin to compute a day of duplicates. The lock keeps a month from being dropped between the moment that the next
--- statements see and their look at the partitions.
+-- Start to compute the duplicates of a day. The lock prevents a month from being dropped between a statement's snapshot
+-- and its read of the partitions.
 LOCK TABLE ONLY public.user_logins IN ACCESS SHARE MODE;
 
 CREATE TEMPORARY TABLE day_pairs (
@@ -16,9 +16,9 @@ CREATE TEMPORARY TABLE changed_tokens (
 ) ON COMMIT DROP
 
 -- name: read_day
--- Read the pairs of token and user of a day, and which tokens have changed apart from that. In one statement: an alias that
--- this reading follows is among the changes, and the day is in the table or dropped from it. In the order of the tokens, so that
--- those who look them up find neighbours in memory.
+-- Read a day's pairs of token and user, and the tokens that changed for other reasons. It is one statement so that
+-- every alias it follows is among the changes, and the day is either in the table or dropped. Pairs are sorted by token
+-- so that later look-ups find neighbours in memory.
 WITH taken AS (
     DELETE FROM loginpipe.token_changes
     WHERE asset = %(asset)s
@@ -57,7 +57,7 @@ SELECT
     (clock_timestamp() AT TIME ZONE 'UTC')::date
 
 -- name: merge_aliased
--- Move what is kept of a token to the one that it leads to now, and add it to what is kept there.
+-- Move the kept pairs of a token to the token that it now leads to, and add them to the pairs there.
 WITH moved AS (
     DELETE FROM {users} AS pair
     USING changed_tokens AS changed
@@ -95,9 +95,9 @@ ON CONFLICT ({token}, user_id, month) DO UPDATE SET
     END
 
 -- name: keep_day
--- Keep the day's pairs, and say how many were not kept as they are. What is gone from the table stays: a user who was erased
--- was taken from here too, and retention is to shrink no number. Where a later day is kept already, or this one is
--- in the archive only, the tokens' rows are to be computed from what is kept.
+-- Keep the day's pairs, and count those that were new or different. Pairs that are no longer in the table stay: an
+-- erasure deletes them here too, and retention must not lower any number. If a later day is kept already, or this day
+-- is only in the archive, the rows of these tokens must be computed again from the kept pairs.
 WITH kept AS (
     INSERT INTO {users} AS known ({token}, user_id, month, {part})
     SELECT token, user_id, %(month)s, array_fill(NULL::integer, ARRAY[%(place)s - 1]) || logins::integer
@@ -117,14 +117,14 @@ SELECT count(*)
 FROM kept
 
 -- name: keep_restored
--- Forget what came after a day was dropped, once the day is back: the table has it with the rest.
+-- Clear the late logins of a restored day, because the table now contains them.
 UPDATE {users}
 SET late[%(place)s] = NULL
 WHERE month = %(month)s AND late IS NOT NULL AND late[%(place)s] IS NOT NULL
 
 -- name: compute_changed
--- Compute the rows of the tokens that have changed, since then and up to yesterday, from what is kept. One whose logins count
--- as another's has none any more.
+-- Compute the rows of the changed tokens from the kept pairs, from the day of the change to yesterday. A token that is
+-- now an alias of another has no rows any more.
 WITH changed AS (
     SELECT token, min(since) AS since
     FROM changed_tokens
@@ -142,7 +142,7 @@ gone AS (
     WHERE known.{token} = changed.token COLLATE "default"
         AND known.create_date >= changed.since
         AND known.create_date < %(today)s
-        -- Of the others nothing is kept: they have the rows that they had.
+        -- Other days have no kept pairs, so their rows stay as they are.
         AND EXISTS (SELECT FROM loginpipe.days WHERE day = known.create_date AND {state} IS NOT NULL)
         AND NOT EXISTS (
             SELECT FROM computed WHERE computed.token = known.{token} AND computed.day = known.create_date
@@ -157,7 +157,7 @@ ON CONFLICT (create_date, {token}) DO UPDATE SET
 WHERE (known.users, known.logins, known.first_date) <> (EXCLUDED.users, EXCLUDED.logins, EXCLUDED.first_date)
 
 -- name: kept_rows
--- What the rows of some tokens are by what is kept of them, on each day that they were seen.
+-- Compute the rows of the given tokens from the kept pairs, for each day on which a token was seen.
 SELECT token, day, users, logins, first_date
 FROM (
     SELECT
@@ -183,9 +183,9 @@ FROM (
 WHERE users > 1
 
 -- name: compute_day
--- Compute the rows of a day, and count the tokens that were seen on it. A row is the token's newest row of an earlier day and what
--- the day adds to it. A token without an earlier row had one user at most, so that little is kept of it. The day itself
--- is read from the logins: whether it is kept already makes no difference.
+-- Compute the rows of a day, and count the tokens that were seen on it. A row is the token's newest row of an earlier
+-- day plus the logins of this day. A token without an earlier row had at most one user, so it has few kept pairs. The
+-- day itself is read from user_logins, so it does not matter whether its pairs are kept already.
 WITH pairs AS (
     SELECT
         token,
@@ -200,7 +200,8 @@ WITH pairs AS (
                     OR known.month = %(month)s
                     AND (0 < ANY (known.logins[:%(place)s - 1]) OR 0 < ANY (known.late[:%(place)s - 1]))
                 )
-            -- Keeps it a look-up a pair: with enough work_mem, Postgres would read all that is kept into a hash table.
+            -- Forces one index look-up per pair. With enough work_mem, Postgres would read all kept pairs into a hash
+            -- table.
             OFFSET 0
         ) AS is_new
     FROM (SELECT * FROM day_pairs ORDER BY token) AS pair
@@ -266,13 +267,13 @@ SELECT count(*)
 FROM with_earlier
 
 -- name: count_seen
--- Count the tokens that a dropped day has late logins of, without placeholders.
+-- Count the tokens in the late logins of a dropped day, without placeholders.
 SELECT count(DISTINCT token)
 FROM day_pairs
 WHERE token NOT IN (SELECT token FROM loginpipe.placeholder_tokens WHERE field = %(field)s)
 
 -- name: top_duplicates
--- List the tokens of a day with the most users, with the number of all its rows beside each.
+-- List the tokens of a day that have the most users. Each row also has the number of all rows of the day.
 SELECT
     {token}, users, logins, first_date, last_date,
     (SELECT count(*) FROM {table} WHERE create_date = %(day)s)
@@ -282,7 +283,7 @@ ORDER BY users DESC, logins DESC, {token}
 LIMIT %(limit)s
 
 -- name: forget_kept
--- Forget what is kept of the days that user_logins has. What is in the archive only stays.
+-- Delete the kept pairs of the days that user_logins has. Pairs of days that are only in the archive stay.
 WITH dropped AS (
     SELECT day
     FROM loginpipe.archived_days
@@ -321,7 +322,7 @@ WHERE EXISTS (
 )
 
 -- name: forget_days
--- Make each day due again that user_logins has rows of, or had.
+-- Make each day due again that has, or had, rows in user_logins.
 WITH stored AS (
     SELECT create_date AS day, 1 AS changes
     FROM public.user_logins
@@ -340,7 +341,7 @@ ORDER BY day
 ON CONFLICT (day) DO UPDATE SET changes = EXCLUDED.changes, {asset} = 0, {state} = NULL
 
 -- name: day_to_compare
--- Choose a day of the last 30 kept ones that user_logins still has.
+-- Choose one of the last 30 kept days that user_logins still has, at random.
 SELECT day
 FROM (
     SELECT day
@@ -354,8 +355,9 @@ ORDER BY random()
 LIMIT 1
 
 -- name: compare_duplicates
--- Compare a sample of the tokens of a day: the logins of the day with what is kept of it, and the rows of the day
--- with what they are by all that is kept. All as of one moment; nothing where the day or a token waits for a computation.
+-- For a sample of the tokens of a day, compare the day's logins with the kept pairs, and the day's rows with those
+-- computed from all kept pairs. One statement sees both sides at the same moment. The sample is empty if a day or a
+-- token is waiting for a computation.
 WITH sample AS MATERIALIZED (
     SELECT {token} AS token
     FROM loginpipe.user_logins_canonical
@@ -403,7 +405,7 @@ differing AS (
 SELECT (SELECT count(*) FROM sample), (SELECT count(*) FROM differing)
 
 -- name: delete_daily_logins
--- Delete a day's counts; those of logins that were dropped from the table stay until these are restored.
+-- Delete the counts of a day. Counts of logins that retention has dropped stay until the day is restored.
 DELETE FROM loginpipe.daily_logins AS counted
 WHERE create_date = %(day)s
     AND NOT (
@@ -415,7 +417,7 @@ WHERE create_date = %(day)s
     )
 
 -- name: insert_daily_logins
--- Count a day's logins and users by device type, locale and version.
+-- Count the logins and users of a day by device type, locale and version.
 INSERT INTO loginpipe.daily_logins (create_date, device_type, locale, app_version, logins, users)
 SELECT create_date, device_type, locale, app_version, count(*), count(DISTINCT user_id)
 FROM public.user_logins
@@ -423,8 +425,8 @@ WHERE create_date = %(day)s
 GROUP BY create_date, device_type, locale, app_version
 
 -- name: daily_breakdown
--- Add up a day's counts by device type, by locale and by version, the most frequent first. An adopted table may have numbers
--- that encode no version.
+-- Sum up the counts of a day by device type, by locale and by version, the most frequent first. An adopted table may
+-- have numbers that encode no version.
 WITH of_day AS (
     SELECT device_type, locale, app_version, logins
     FROM loginpipe.daily_logins
@@ -446,8 +448,8 @@ GROUP BY app_version
 ORDER BY 1, 3 DESC, 2
 
 -- name: daily_counts
--- Add up the logins of each day, and those without a locale. Of the daily counts, not of user_logins: a few thousand
--- rows a day, whatever the volume.
+-- Sum up the logins of each day, and those without a locale. This reads the daily counts, a few thousand rows per day
+-- at any volume, instead of user_logins.
 SELECT create_date, sum(logins)::bigint, coalesce(sum(logins) FILTER (WHERE locale IS NULL), 0)::bigint
 FROM loginpipe.daily_logins
 WHERE create_date BETWEEN %(first)s AND %(last)s

@@ -1,7 +1,7 @@
 -- name: begin_batch
--- Begin the transaction of a batch: say how many erasures there were, and what is recorded of this batch already.
--- READ COMMITTED, since in the other isolation levels the last query would go on seeing what was there before the lock
--- was waited for. The temporary tables are made once a connection, by whichever transaction comes first on it.
+-- Begin the transaction of a batch. Return the number of erasures so far, and what is already recorded for this batch.
+-- The level is READ COMMITTED because at other levels the last query would not see what was committed while the lock
+-- was awaited. The temporary tables are created once per connection.
 SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
 
 SET LOCAL client_min_messages = warning;
@@ -39,7 +39,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS incoming_extras (
     position smallint
 ) ON COMMIT DELETE ROWS;
 
--- An erasure waits until this transaction ends, and this waits for an erasure.
+-- An erasure waits until this transaction ends, and this transaction waits for an erasure.
 LOCK TABLE vault.erasure_gate IN ROW EXCLUSIVE MODE;
 
 SELECT
@@ -55,8 +55,8 @@ FROM (VALUES (%(batch_id)s::uuid)) AS this (batch_id)
 LEFT JOIN loginpipe.batches AS batch USING (batch_id)
 
 -- name: lock_holders
--- Find the sessions that a load waits for, or would wait for: those that keep writers out of a table that loads write
--- to, and those that a session of the pipeline waits for.
+-- Find the sessions that block a load or would block one: those whose locks keep writers out of a table that loads
+-- write to, and those that a session of the pipeline is waiting for.
 SELECT
     held.pid,
     coalesce(session.usename, 'unknown'),
@@ -81,13 +81,13 @@ WHERE NOT waiting.granted
     AND load.datname = current_database()
     AND load.application_name = 'loginpipe'
     AND pg_has_role(load.usesysid, 'loginpipe_writer', 'MEMBER')
-    -- Not who waits too, before that load.
+    -- Leave out sessions that are themselves waiting, ahead of the load.
     AND NOT EXISTS (SELECT FROM pg_locks AS own WHERE own.pid = blocking.pid AND NOT own.granted)
 
 -- name: insert_new_logins
--- Insert what the ledger does not hold yet, with what it carries beside its fields, and count the new rows by delay and
--- day. The ledger decides: only messages that it did not hold become rows. Sorted, so that concurrent writers that meet
--- the same messages wait for one another instead of deadlocking.
+-- Insert the logins that are not in the ledger yet, with their extras, and count the new rows by delay and day. The
+-- ledger decides: only messages that are new there become rows. Messages are sorted so that concurrent writers of the
+-- same messages wait for one another instead of deadlocking.
 WITH new_messages AS (
     INSERT INTO loginpipe.ingested_messages (message_id, sent_on, batch_id)
     SELECT message_id, create_date, %(batch_id)s
@@ -107,7 +107,7 @@ stored AS (
     )
     SELECT user_id, device_type, masked_ip, masked_device_id, locale, app_version, create_date
     FROM new_logins
-    -- As they arrived: a FIFO queue's order within a message group is kept.
+    -- Insert in order of arrival: this keeps the order within a message group of a FIFO queue.
     ORDER BY arrival
     RETURNING 1
 ),
@@ -125,10 +125,11 @@ stored_extras AS (
         message_id, user_id, device_type, masked_ip, masked_device_id, locale, app_version, create_date, extras,
         sealed_extras, data_key_id, position
     FROM new_extras
-    -- Of a message that the ledger has let go of since.
+    -- The ledger may have dropped the message since, while its extras are still here.
     ON CONFLICT DO NOTHING
 ),
--- now() would be when the transaction began, before it waited for others. Floating point: numeric is some times slower.
+-- now() would be the start of the transaction, before it waited for others. float8 is several times faster than
+-- numeric.
 delays AS (
     SELECT create_date, greatest(extract(epoch FROM clock_timestamp())::float8 - sent_ms / 1000::float8, 0) AS seconds
     FROM new_logins
@@ -144,15 +145,15 @@ FROM delays
 GROUP BY 1, 2
 
 -- name: recorded_messages
--- Find which messages the ledger holds. By the id alone, the first column of each partition's key. The days decide
--- nothing: SQS gives a dead letter of a FIFO queue a new date.
+-- Find which messages are in the ledger. This searches by id alone, the first column of each partition's key. The day
+-- does not help, because SQS gives a dead letter of a FIFO queue a new SentTimestamp.
 SELECT ledger.message_id::text
 FROM loginpipe.ingested_messages AS ledger
 WHERE ledger.message_id = ANY (%s::uuid[])
 
 -- name: ledger_by_day
--- Count ledger, rejects and rows by day, all as of one moment: each load, and each recording of rejects, writes both
--- sides at once, so that a day that is not over can be compared too.
+-- Count the messages in the ledger, the rejects and the rows by day, all at the same moment. Each load and each
+-- recording of rejects writes both sides in one transaction, so that an unfinished day can be compared too.
 WITH ledger AS (
     SELECT sent_on AS day, count(*) AS messages
     FROM loginpipe.ingested_messages
@@ -162,7 +163,7 @@ WITH ledger AS (
 rejected AS (
     SELECT (sent_at AT TIME ZONE 'UTC')::date AS day, count(*) AS messages
     FROM loginpipe.rejected_messages
-    -- Indexed. A message is received after it was sent, a day being for clocks that differ.
+    -- Indexed. A message is received after it was sent; the extra day allows for clocks that differ.
     WHERE received_at >= (%(first)s::timestamp - interval '1 day') AT TIME ZONE 'UTC'
         AND (sent_at AT TIME ZONE 'UTC')::date BETWEEN %(first)s AND %(last)s
     GROUP BY 1

@@ -1,5 +1,5 @@
 -- name: metric_batches
--- Sum up the batches of some time, and from the beginning the hours that are kept as sums only.
+-- Sum up the batches of a period. If `with_hours` is set, add the hours that are kept only as sums.
 WITH kept AS (
     SELECT
         queue,
@@ -45,7 +45,7 @@ SELECT
     sum(deleted),
     sum(delete_failures),
     sum(leases_lost),
-    -- One by one: five times as fast as to unnest them.
+    -- Written out because this is five times as fast as unnest().
     ARRAY[
         sum(delay_counts[1]), sum(delay_counts[2]), sum(delay_counts[3]), sum(delay_counts[4]), sum(delay_counts[5]),
         sum(delay_counts[6]), sum(delay_counts[7]), sum(delay_counts[8]), sum(delay_counts[9]), sum(delay_counts[10]),
@@ -58,7 +58,7 @@ FROM kept
 GROUP BY queue
 
 -- name: metric_rejects
--- Count the violations of the messages that were rejected in some time, by reason and field.
+-- Count the violations in the messages rejected in a period, by reason and field.
 SELECT violation.reason, violation.field, count(*)
 FROM loginpipe.rejected_messages AS rejected, unnest(rejected.reasons, rejected.fields) AS violation (reason, field)
 WHERE rejected.received_at >= %(since)s AND rejected.received_at < %(until)s

@@ -1,6 +1,7 @@
 -- name: mark_placeholders
--- Mark the given tokens and no others of what made them. Days that were counted before leave out what is new, and get back
--- what is no longer marked when duplicates are computed next.
+-- Mark exactly the given tokens as placeholders, for each key version or scheme (made_by) among them. New placeholders
+-- are removed from the duplicates at once. Tokens that are no longer marked are counted again by the next computation
+-- of duplicates.
 WITH given AS (
     SELECT token, field, made_by
     FROM unnest(%(tokens)s::text[], %(fields)s::text[], %(made_by)s::text[]) AS given (token, field, made_by)

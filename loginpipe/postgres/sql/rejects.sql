@@ -1,6 +1,6 @@
 -- name: insert_new_rejects
--- Insert the rejected messages that the ledger does not hold yet. The same ledger as for logins: a message has one
--- outcome, whatever a later version thinks of it.
+-- Insert the rejected messages that are not in the ledger yet. Rejects and logins share the ledger: a message has one
+-- outcome, even if a later version would decide otherwise.
 WITH new_messages AS (
     INSERT INTO loginpipe.ingested_messages (message_id, sent_on, batch_id)
     SELECT message_id, sent_on, %(batch_id)s
@@ -27,7 +27,7 @@ JOIN new_messages USING (message_id)
 RETURNING message_id::text
 
 -- name: rejected_messages
--- Find rejected messages, the newest first; what is NULL does not narrow.
+-- Find rejected messages, newest first. A filter that is NULL is not applied.
 SELECT message_id::text, sent_at, received_at, reasons, fields, replayed_at
 FROM loginpipe.rejected_messages
 WHERE (%(message_id)s::uuid IS NULL OR message_id = %(message_id)s::uuid)

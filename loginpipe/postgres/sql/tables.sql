@@ -1,6 +1,6 @@
 -- name: user_logins_columns
--- Read the columns of user_logins, in order, to compare them with the contract: name, type, whether the database alone
--- gives it values, whether an INSERT must name it, and whether its collation takes different texts for equal ones.
+-- Read the columns of user_logins, in order, to compare them with the contract: the name, the type, whether only the
+-- database sets its value, whether an INSERT must name it, and whether its collation treats different texts as equal.
 SELECT
     attname,
     format_type(atttypid, atttypmod),
@@ -20,9 +20,9 @@ WHERE attrelid = to_regclass('public.user_logins')
 ORDER BY attnum
 
 -- name: table_facts
--- List what user_logins, or a partition of it, has beside its columns that can refuse, change or lose logins: the kind of
--- thing, its name (of several alike, the first), its definition, and how many partitions have it where the table itself
--- has not. A trigger, constraint or index that a partition has from the table counts once.
+-- List what else user_logins or its partitions have that can refuse, change or lose logins. Each row has the kind, the
+-- name (the first of several equal ones), the definition, and the number of partitions that have it, or 0 if the table
+-- itself has it. A trigger, constraint or index that a partition inherits from the table counts once.
 WITH root AS (
     SELECT pg_class.*
     FROM pg_class
@@ -55,7 +55,7 @@ found (kind, name, definition, level) AS (
         AND conparentid = 0
         AND coninhcount = 0
         AND coalesce((to_jsonb(pg_constraint) ->> 'conenforced')::boolean, true)
-        -- What was made to attach a partition by repeats its bounds.
+        -- A check on create_date alone in a partition repeats its bounds. It was created to attach the partition.
         AND NOT (level > 0 AND contype = 'c' AND conkey = ARRAY[(
             SELECT attnum
             FROM pg_attribute
@@ -81,7 +81,8 @@ found (kind, name, definition, level) AS (
     JOIN pg_class AS index ON index.oid = indexrelid
     WHERE indisunique
         AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = indexrelid)
-        -- One that has a new value in each row, in a column that logins leave to it, refuses none.
+        -- A unique index refuses no login if it includes a column that logins do not set and that gets a new value in
+        -- each row.
         AND NOT EXISTS (
             SELECT
             FROM pg_attribute
@@ -161,12 +162,12 @@ SELECT
     regexp_replace(definition, '\s+', ' ', 'g'),
     CASE WHEN bool_or(level = 0) THEN 0 ELSE count(*) END
 FROM found
--- Of partitions, what is alike is listed once.
+-- Equal objects of several partitions are listed once.
 GROUP BY kind, definition, CASE WHEN level = 0 AND kind <> 'not null' THEN name END
 ORDER BY 1, 2
 
 -- name: other_user_logins
--- Find a table user_logins in another schema than the one that is chosen: those that a query finds without a schema come
+-- Find another table named user_logins outside the chosen schema. Those that a query without a schema would find come
 -- first.
 SELECT quote_ident(nspname) || '.user_logins'
 FROM pg_class
@@ -181,8 +182,8 @@ ORDER BY array_position(current_schemas(false), nspname) NULLS LAST, nspname
 LIMIT 1
 
 -- name: partitioning
--- Read how a table is partitioned, whether it is ours (owned by the role that the functions for partitions work as,
--- whoever asks), and whether it has a default partition.
+-- Read the partition key of a table, whether loginpipe owns the table (the owner of the partition functions has the
+-- rights of its owner), and whether it has a default partition.
 SELECT
     pg_get_partkeydef(pg_class.oid),
     pg_has_role(maker.proowner, pg_class.relowner, 'USAGE'),
@@ -192,8 +193,8 @@ JOIN pg_proc AS maker ON maker.oid = 'loginpipe.create_partition(text, date)'::r
 WHERE pg_class.oid = to_regclass(%(table)s)
 
 -- name: days_are_found
--- Say whether the rows of a day of user_logins are found without reading the whole table: it is partitioned, or has an
--- index that begins with create_date.
+-- Return whether the rows of a day of user_logins are found without reading the whole table: it is partitioned, or has
+-- an index whose first column is create_date.
 SELECT relkind = 'p' OR EXISTS (
     SELECT
     FROM pg_index
@@ -204,7 +205,7 @@ FROM pg_class
 WHERE oid = to_regclass('public.user_logins')
 
 -- name: existing_partitions
--- List a table's partitions with their bounds as the catalog words them.
+-- List the partitions of a table with their bounds in the wording of the catalog.
 SELECT
     child.relname,
     pg_get_expr(child.relpartbound, child.oid)
@@ -214,8 +215,8 @@ WHERE pg_inherits.inhparent = to_regclass(%(table)s)
 ORDER BY child.relname
 
 -- name: default_partition_rows
--- Count the rows in the default partitions that a partition of their own should hold. What the ledger's maintenance
--- moves to its default partition, late replays of messages that old, belongs there.
+-- Count the rows in the default partitions that should be in a partition of their own. Old messages that maintenance
+-- moves to the default partition of the ledger (late replays) belong there and do not count.
 SELECT
     coalesce(loginpipe.rows_in_default('public.user_logins'), 0),
     coalesce(loginpipe.rows_in_default('loginpipe.ingested_messages'), 0) - (
@@ -225,13 +226,13 @@ SELECT
     )
 
 -- name: writable
--- Say whether the server is a replica, and whether transactions are read-only.
+-- Return whether the server is a replica, and whether transactions are read-only.
 SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'
 
 -- name: without_replica_identity
--- List our tables whose updates or deletes a publication replicates and that have no replica identity, so that Postgres
--- refuses both with 55000; with the partitioned table that it belongs to, or itself. A publication names a partitioned
--- table or each partition; what counts is the partition's replica identity.
+-- List the tables of loginpipe whose updates or deletes are published but that have no replica identity: Postgres
+-- refuses both with 55000. Each row also has the partitioned table, or the table itself if there is none. A publication
+-- lists a partitioned table or each of its partitions; only the replica identity of the partition counts.
 SELECT DISTINCT
     quote_ident(pg_namespace.nspname) || '.' || quote_ident(pg_class.relname),
     coalesce(

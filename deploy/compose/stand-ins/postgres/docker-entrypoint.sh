@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# An empty data folder gets a cluster, POSTGRES_USER with POSTGRES_PASSWORD, POSTGRES_DB, and what the scripts in
-# /docker-entrypoint-initdb.d do; meanwhile the server answers on its socket only. Then the server, as postgres.
+# If the data folder is empty, create a cluster, POSTGRES_USER with POSTGRES_PASSWORD, and POSTGRES_DB, and run the scripts in
+# /docker-entrypoint-initdb.d. The server answers only on its socket until then. Afterwards start the server as postgres.
 set -euo pipefail
 
 if [ "$(id -u)" = 0 ]; then

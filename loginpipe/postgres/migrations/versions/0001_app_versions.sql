@@ -1,4 +1,4 @@
--- The same rules as loginpipe.logins.app_versions, for analysts. The errors quote no input.
+-- The same rules as in loginpipe.logins.app_versions, for analysts. The errors quote no input.
 CREATE FUNCTION loginpipe.app_version_text(encoded integer) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 AS $$
@@ -25,5 +25,6 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION loginpipe.app_version_text(integer) IS 'user_logins.app_version as text: 2003000 is 2.3.0.';
-COMMENT ON FUNCTION loginpipe.app_version_number(text) IS 'A version as in user_logins.app_version: 2.3 is 2003000.';
+COMMENT ON FUNCTION loginpipe.app_version_text(integer) IS 'Decode user_logins.app_version to text: 2003000 is 2.3.0.';
+COMMENT ON FUNCTION loginpipe.app_version_number(text) IS
+    'Encode a version as in user_logins.app_version: 2.3 is 2003000.';

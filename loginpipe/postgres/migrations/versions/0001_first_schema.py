@@ -1,4 +1,4 @@
-"""The first schema: ``user_logins`` made or adopted, what the pipeline keeps for itself, and the vault's tables."""
+"""Create or adopt ``user_logins``, and create the pipeline's own tables and the tables of the vault."""
 
 from alembic import context  # noqa: TID253  only Alembic loads this file
 
@@ -22,7 +22,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Refuse: below this lie the ledger, whose loss lets messages in twice, and the vault, which nothing replaces."""
+    """Refuse, because without the ledger messages could be stored twice, and the vault cannot be replaced."""
     raise SchemaError(
         "0001 is not undone: that would drop the vault and the ledger. Whoever means it drops the schemas vault and "
         "loginpipe by hand; user_logins stays"
@@ -30,10 +30,10 @@ def downgrade() -> None:
 
 
 def _adopts_user_logins() -> bool:
-    """Say whether the table is there to be adopted as it is.
+    """Return True if the table exists and can be adopted as it is.
 
     Raises:
-        SchemaError: it is there, and takes no login as it is.
+        SchemaError: the table exists but cannot store logins as it is.
     """
     connection, table = driver_connection(), logins_table()
     kind = user_logins_kind(connection)

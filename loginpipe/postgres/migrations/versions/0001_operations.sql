@@ -8,11 +8,13 @@ CREATE TABLE loginpipe.ingested_messages (
 CREATE TABLE loginpipe.ingested_messages_default PARTITION OF loginpipe.ingested_messages DEFAULT;
 
 COMMENT ON TABLE loginpipe.ingested_messages IS
-    'Messages whose outcome is recorded: one delivered again changes nothing. Kept as long as SQS keeps messages.';
+    'Messages whose outcome is recorded. A message that is delivered again changes nothing. Kept as long as SQS keeps '
+    'messages.';
 COMMENT ON COLUMN loginpipe.ingested_messages.message_id IS 'The id that SQS gave the message.';
-COMMENT ON COLUMN loginpipe.ingested_messages.sent_on IS 'UTC date of SentTimestamp: the same on every delivery.';
-COMMENT ON COLUMN loginpipe.ingested_messages.run_id IS 'The run that recorded it: loginpipe.ingest_runs.';
-COMMENT ON TABLE loginpipe.ingested_messages_default IS 'Messages of days that no partition covers; normally empty.';
+COMMENT ON COLUMN loginpipe.ingested_messages.sent_on IS
+    'UTC date of SentTimestamp, which is the same at every delivery.';
+COMMENT ON COLUMN loginpipe.ingested_messages.run_id IS 'The run that recorded the message: loginpipe.ingest_runs.';
+COMMENT ON TABLE loginpipe.ingested_messages_default IS 'Messages of days without a partition; normally empty.';
 
 CREATE TABLE loginpipe.ingest_runs (
     run_id uuid PRIMARY KEY,
@@ -33,25 +35,26 @@ CREATE TABLE loginpipe.ingest_runs (
 
 CREATE INDEX ingest_runs_started_at ON loginpipe.ingest_runs (started_at);
 
-COMMENT ON TABLE loginpipe.ingest_runs IS 'One row a run; the counts are of messages.';
-COMMENT ON COLUMN loginpipe.ingest_runs.run_id IS 'Dagster''s id of the run.';
+COMMENT ON TABLE loginpipe.ingest_runs IS 'One row per run. The counts are numbers of messages.';
+COMMENT ON COLUMN loginpipe.ingest_runs.run_id IS 'The id of the run in Dagster.';
 COMMENT ON COLUMN loginpipe.ingest_runs.queue IS 'Name of the queue.';
-COMMENT ON COLUMN loginpipe.ingest_runs.started_at IS 'When the run began to receive.';
+COMMENT ON COLUMN loginpipe.ingest_runs.started_at IS 'When the run received its first message.';
 COMMENT ON COLUMN loginpipe.ingest_runs.finished_at IS
-    'When it had deleted what it recorded; NULL while it runs, or if it died.';
-COMMENT ON COLUMN loginpipe.ingest_runs.received IS 'Received from the queue.';
-COMMENT ON COLUMN loginpipe.ingest_runs.accepted IS 'Passed validation.';
-COMMENT ON COLUMN loginpipe.ingest_runs.rejected IS 'Failed validation: loginpipe.rejected_messages.';
+    'When the run had deleted the messages that it recorded; NULL while it runs, or if it failed.';
+COMMENT ON COLUMN loginpipe.ingest_runs.received IS 'Messages received from the queue.';
+COMMENT ON COLUMN loginpipe.ingest_runs.accepted IS 'Messages that passed validation.';
+COMMENT ON COLUMN loginpipe.ingest_runs.rejected IS 'Messages that failed validation: loginpipe.rejected_messages.';
 COMMENT ON COLUMN loginpipe.ingest_runs.inserted IS 'New rows in user_logins.';
-COMMENT ON COLUMN loginpipe.ingest_runs.duplicates IS 'Accepted, and recorded by an earlier delivery.';
-COMMENT ON COLUMN loginpipe.ingest_runs.deleted IS 'Deleted from the queue, and confirmed.';
+COMMENT ON COLUMN loginpipe.ingest_runs.duplicates IS 'Accepted messages that an earlier delivery had recorded.';
+COMMENT ON COLUMN loginpipe.ingest_runs.deleted IS 'Messages whose deletion SQS confirmed.';
 COMMENT ON COLUMN loginpipe.ingest_runs.delete_failures IS
-    'Recorded but not deleted: they come again and are then deleted.';
-COMMENT ON COLUMN loginpipe.ingest_runs.leases_lost IS 'Became visible to other consumers while the run held them.';
-COMMENT ON COLUMN loginpipe.ingest_runs.oldest_sent_at IS 'Earliest SentTimestamp among the received.';
-COMMENT ON COLUMN loginpipe.ingest_runs.newest_sent_at IS 'Latest SentTimestamp among the received.';
+    'Messages that are recorded but not deleted. They are delivered again and then deleted.';
+COMMENT ON COLUMN loginpipe.ingest_runs.leases_lost IS
+    'Messages that became visible to other consumers while the run held them.';
+COMMENT ON COLUMN loginpipe.ingest_runs.oldest_sent_at IS 'Earliest SentTimestamp of the received messages.';
+COMMENT ON COLUMN loginpipe.ingest_runs.newest_sent_at IS 'Latest SentTimestamp of the received messages.';
 
--- An error of these constraints prints the failing row; by design no column holds personal data in clear.
+-- A violation of these constraints prints the failing row. No column holds personal data in clear.
 CREATE TABLE loginpipe.rejected_messages (
     message_id uuid PRIMARY KEY,
     sent_at timestamptz NOT NULL,
@@ -72,16 +75,16 @@ CREATE TABLE loginpipe.rejected_messages (
 CREATE INDEX rejected_messages_received_at ON loginpipe.rejected_messages (received_at);
 
 COMMENT ON TABLE loginpipe.rejected_messages IS
-    'Messages that failed validation, kept with the reasons; can be replayed.';
+    'Messages that failed validation, with the reasons. They can be replayed.';
 COMMENT ON COLUMN loginpipe.rejected_messages.message_id IS 'The id that SQS gave the message.';
 COMMENT ON COLUMN loginpipe.rejected_messages.sent_at IS 'SentTimestamp.';
 COMMENT ON COLUMN loginpipe.rejected_messages.received_at IS 'When this pipeline received it.';
-COMMENT ON COLUMN loginpipe.rejected_messages.run_id IS 'The run that rejected it: loginpipe.ingest_runs.';
+COMMENT ON COLUMN loginpipe.rejected_messages.run_id IS 'The run that rejected the message: loginpipe.ingest_runs.';
 COMMENT ON COLUMN loginpipe.rejected_messages.reasons IS 'Reason codes, one for each entry of fields.';
-COMMENT ON COLUMN loginpipe.rejected_messages.fields IS 'Names of the fields that were wrong, never their values.';
-COMMENT ON COLUMN loginpipe.rejected_messages.sealed_body IS 'The body, sealed; NULL where sealing is off.';
-COMMENT ON COLUMN loginpipe.rejected_messages.data_key_id IS 'The key that sealed it: vault.data_keys.';
-COMMENT ON COLUMN loginpipe.rejected_messages.position IS 'Its place under that key: the nonce.';
+COMMENT ON COLUMN loginpipe.rejected_messages.fields IS 'Names of the invalid fields, never their values.';
+COMMENT ON COLUMN loginpipe.rejected_messages.sealed_body IS 'The body, sealed; NULL if sealing is off.';
+COMMENT ON COLUMN loginpipe.rejected_messages.data_key_id IS 'The data key that sealed the body: vault.data_keys.';
+COMMENT ON COLUMN loginpipe.rejected_messages.position IS 'Position under that key, used as the nonce.';
 COMMENT ON COLUMN loginpipe.rejected_messages.replayed_at IS 'When it was last sent to the queue again.';
 
 CREATE TABLE loginpipe.token_key_checks (
@@ -91,7 +94,7 @@ CREATE TABLE loginpipe.token_key_checks (
 );
 
 COMMENT ON TABLE loginpipe.token_key_checks IS
-    'One row a version of the token key: tells a wrong key before it is used.';
-COMMENT ON COLUMN loginpipe.token_key_checks.key_version IS 'The version that tokens carry: v1, v2, …';
-COMMENT ON COLUMN loginpipe.token_key_checks.check_value IS 'Derived from the key; does not give it away.';
+    'One row per version of the token key, to detect a wrong key before it is used.';
+COMMENT ON COLUMN loginpipe.token_key_checks.key_version IS 'The version in the tokens: v1, v2, …';
+COMMENT ON COLUMN loginpipe.token_key_checks.check_value IS 'Derived from the key, but does not reveal it.';
 COMMENT ON COLUMN loginpipe.token_key_checks.created_at IS 'When the version was first used on this database.';

@@ -1,5 +1,5 @@
--- Columns and types are a contract with other people's queries and loaders. They carry no NOT NULL, as in the
--- installations that had the table before: a loader that works there works here.
+-- Columns and types are a contract with queries and loaders of others. There is no NOT NULL, as in installations that
+-- already had the table, so a loader that works there works here.
 CREATE TABLE public.user_logins (
     user_id varchar(128),
     device_type varchar(32),
@@ -12,13 +12,15 @@ CREATE TABLE public.user_logins (
 
 CREATE TABLE public.user_logins_default PARTITION OF public.user_logins DEFAULT;
 
-COMMENT ON TABLE public.user_logins IS 'One row a login. Personal data only as tokens: equal values have equal tokens.';
-COMMENT ON COLUMN public.user_logins.user_id IS 'The user, as the app sent it.';
-COMMENT ON COLUMN public.user_logins.device_type IS 'The kind of device, as the app sent it.';
-COMMENT ON COLUMN public.user_logins.masked_ip IS 'Token of the address: equal tokens are one address.';
-COMMENT ON COLUMN public.user_logins.masked_device_id IS 'Token of the device id: equal tokens are one device.';
-COMMENT ON COLUMN public.user_logins.locale IS 'As the app sent it; NULL where it sent none.';
+COMMENT ON TABLE public.user_logins IS
+    'One row per login. Personal data is stored as tokens: equal values have equal tokens.';
+COMMENT ON COLUMN public.user_logins.user_id IS 'The user, as sent by the app.';
+COMMENT ON COLUMN public.user_logins.device_type IS 'The kind of device, as sent by the app.';
+COMMENT ON COLUMN public.user_logins.masked_ip IS 'Token of the IP address. Equal tokens are the same address.';
+COMMENT ON COLUMN public.user_logins.masked_device_id IS 'Token of the device id. Equal tokens are the same device.';
+COMMENT ON COLUMN public.user_logins.locale IS 'As sent by the app; NULL if it sent none.';
 COMMENT ON COLUMN public.user_logins.app_version IS
-    'major * 1000000 + minor * 1000 + patch, so it sorts as versions do; loginpipe.app_version_text() decodes it.';
+    'major * 1000000 + minor * 1000 + patch, so that it sorts as versions do. loginpipe.app_version_text() decodes '
+    'it.';
 COMMENT ON COLUMN public.user_logins.create_date IS 'UTC date on which the app sent the login.';
-COMMENT ON TABLE public.user_logins_default IS 'Logins of dates that no monthly partition covers; normally empty.';
+COMMENT ON TABLE public.user_logins_default IS 'Logins of dates without a monthly partition; normally empty.';

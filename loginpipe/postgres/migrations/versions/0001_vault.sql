@@ -10,11 +10,12 @@ CREATE TABLE vault.data_keys (
     PRIMARY KEY (data_key_id, recipient)
 );
 
-COMMENT ON TABLE vault.data_keys IS 'Keys that sealed values, each wrapped for whoever may unwrap it.';
-COMMENT ON COLUMN vault.data_keys.data_key_id IS 'What vault.sealed_values and loginpipe.rejected_messages refer to.';
-COMMENT ON COLUMN vault.data_keys.recipient IS 'Fingerprint of the public key that wrapped it.';
-COMMENT ON COLUMN vault.data_keys.wrapped_key IS 'The data key, RSA-OAEP with SHA-256.';
-COMMENT ON COLUMN vault.data_keys.created_at IS 'When it was stored.';
+COMMENT ON TABLE vault.data_keys IS 'Keys that seal values, each wrapped for every recipient that can unwrap it.';
+COMMENT ON COLUMN vault.data_keys.data_key_id IS
+    'The id that vault.sealed_values and loginpipe.rejected_messages refer to.';
+COMMENT ON COLUMN vault.data_keys.recipient IS 'Fingerprint of the public key that wraps the data key.';
+COMMENT ON COLUMN vault.data_keys.wrapped_key IS 'The data key, wrapped by RSA-OAEP with SHA-256.';
+COMMENT ON COLUMN vault.data_keys.created_at IS 'When the key was stored.';
 
 CREATE TABLE vault.sealed_values (
     token varchar(256) PRIMARY KEY,
@@ -25,10 +26,10 @@ CREATE TABLE vault.sealed_values (
     sealed_at timestamptz NOT NULL DEFAULT now()
 );
 
-COMMENT ON TABLE vault.sealed_values IS 'What each token of user_logins stands for, sealed; one row a token.';
+COMMENT ON TABLE vault.sealed_values IS 'The value of each token of user_logins, sealed. One row per token.';
 COMMENT ON COLUMN vault.sealed_values.token IS 'As in user_logins.masked_ip and masked_device_id.';
-COMMENT ON COLUMN vault.sealed_values.field IS 'The field whose value it is: ip or device_id.';
-COMMENT ON COLUMN vault.sealed_values.data_key_id IS 'The key that sealed it: vault.data_keys.';
-COMMENT ON COLUMN vault.sealed_values.position IS 'Its place under that key: the nonce.';
-COMMENT ON COLUMN vault.sealed_values.ciphertext IS 'The value, AES-256-GCM.';
-COMMENT ON COLUMN vault.sealed_values.sealed_at IS 'When it was stored.';
+COMMENT ON COLUMN vault.sealed_values.field IS 'The field of the value: ip or device_id.';
+COMMENT ON COLUMN vault.sealed_values.data_key_id IS 'The data key that sealed the value: vault.data_keys.';
+COMMENT ON COLUMN vault.sealed_values.position IS 'Position under that key, used as the nonce.';
+COMMENT ON COLUMN vault.sealed_values.ciphertext IS 'The value, sealed with AES-256-GCM.';
+COMMENT ON COLUMN vault.sealed_values.sealed_at IS 'When the value was stored.';

@@ -1,6 +1,6 @@
--- The way to sealed values: a request, committed; an approval where the policy asks for one; the release. One function
--- that logs and returns would not do: its caller reads, and then rolls the log back. A refusal is returned, not raised,
--- since an error would take its row in the log with it.
+-- Access to sealed values: a committed request, an approval if the policy requires one, then the release. A single
+-- function that logs and returns values would not be safe, because its caller could read the values and roll back the
+-- log entry. Refusals are returned, not raised, because an error would roll back their log entry.
 
 CREATE FUNCTION vault.request_access(subjects text[], purpose text, ticket text, under uuid DEFAULT NULL)
 RETURNS TABLE (request_id uuid, refusal text, needs_approval boolean)
@@ -98,7 +98,8 @@ BEGIN
         WHEN NOT vault.is_committed(request.xact) THEN 'not_committed'
         WHEN (vault.entry_of(request_id, 'release')).seq IS NOT NULL THEN 'released_before'
         WHEN vault.second_person_required() AND approved_at IS NULL THEN 'needs_approval'
-        -- Made under a bulk request: that one's approval holds for a day, the request itself for as long as any.
+        -- For a request under a bulk request: the approval of the bulk request is valid for 24 hours, the request
+        -- itself for 15 minutes like any other.
         WHEN request.under IS NOT NULL AND approved_at < clock_timestamp() - interval '24 hours' THEN 'expired'
         WHEN request.under IS NOT NULL AND request.at < clock_timestamp() - interval '15 minutes' THEN 'expired'
         WHEN request.under IS NULL
@@ -147,10 +148,11 @@ END
 $$;
 
 COMMENT ON FUNCTION vault.request_access(text[], text, text, uuid) IS
-    'Put on record that one wants to see what up to 256 tokens or message ids stand for, why, and under which ticket. '
-    'Without subjects: a bulk request, under which the same role makes requests for 24 hours.';
-COMMENT ON FUNCTION vault.approve_access(uuid) IS 'Approve the request of another role. Returns why not, or NULL.';
+    'Record that you want to see the values of up to 256 tokens or message ids, why, and under which ticket. Without '
+    'subjects, this is a bulk request, under which the same role makes requests for 24 hours.';
+COMMENT ON FUNCTION vault.approve_access(uuid) IS
+    'Approve the request of another role. Return the reason for a refusal, or NULL.';
 COMMENT ON FUNCTION vault.release(uuid) IS
-    'Return what was requested, sealed as it is: once, within 15 minutes, after the request was committed.';
+    'Return the requested values, still sealed: once, within 15 minutes, after the request is committed.';
 COMMENT ON FUNCTION vault.set_second_person(boolean, text) IS
-    'Demand, or no longer demand, that a second person approves each request. For the owner only.';
+    'Require, or stop requiring, that a second person approves each request. Only for the owner.';

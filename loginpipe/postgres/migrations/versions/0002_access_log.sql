@@ -14,29 +14,33 @@ CREATE TABLE vault.access_log (
     hash bytea NOT NULL
 );
 
--- What the functions ask of the log; and that a request is released once, and approved once, holds for everybody.
+-- The functions look up entries by it. It also guarantees for every role that a request is released only once and
+-- approved only once.
 CREATE UNIQUE INDEX access_log_of_a_request ON vault.access_log (request_id, action)
     WHERE action IN ('request', 'approval', 'release');
 CREATE INDEX access_log_policy ON vault.access_log (seq) WHERE action = 'policy';
 
 COMMENT ON TABLE vault.access_log IS
-    'Who asked for what, who approved it, what was released, refused, erased. Append-only; each row hashes the last.';
-COMMENT ON COLUMN vault.access_log.seq IS 'From 1, without gaps, in the order of commits.';
-COMMENT ON COLUMN vault.access_log.at IS 'When the row was written, by this server''s clock.';
-COMMENT ON COLUMN vault.access_log.actor IS 'The role that logged in, whatever role it had set.';
+    'Who requested what, who approved it, and what was released, refused or erased. Append-only: each row contains '
+    'the hash of the row before.';
+COMMENT ON COLUMN vault.access_log.seq IS 'Starts at 1, without gaps, in the order of commits.';
+COMMENT ON COLUMN vault.access_log.at IS 'When the row was written, by the clock of this server.';
+COMMENT ON COLUMN vault.access_log.actor IS 'The role that logged in, even if another role was set.';
 COMMENT ON COLUMN vault.access_log.action IS 'request, approval, release, refusal, erasure or policy.';
 COMMENT ON COLUMN vault.access_log.request_id IS 'The request that the row is about.';
-COMMENT ON COLUMN vault.access_log.under IS 'The bulk request that the request was made under.';
+COMMENT ON COLUMN vault.access_log.under IS 'The bulk request under which the request was made.';
 COMMENT ON COLUMN vault.access_log.subjects IS
-    'Tokens or message ids: asked for, or found and released; of an erasure, the tombstones. NULL in a bulk request.';
-COMMENT ON COLUMN vault.access_log.purpose IS 'As the actor stated it.';
-COMMENT ON COLUMN vault.access_log.ticket IS 'As the actor stated it.';
-COMMENT ON COLUMN vault.access_log.detail IS 'Counts; of a refusal, what was refused and why; of a policy, what it is.';
-COMMENT ON COLUMN vault.access_log.xact IS 'The transaction that wrote the row: not part of the hash.';
-COMMENT ON COLUMN vault.access_log.previous_hash IS 'The hash of the row before; 32 zero bytes in the first.';
-COMMENT ON COLUMN vault.access_log.hash IS 'SHA-256 of the row and of previous_hash: see vault.access_log_hash().';
+    'Tokens or message ids that were requested, or found and released; for an erasure, the tombstones. NULL in a bulk '
+    'request.';
+COMMENT ON COLUMN vault.access_log.purpose IS 'As stated by the actor.';
+COMMENT ON COLUMN vault.access_log.ticket IS 'As stated by the actor.';
+COMMENT ON COLUMN vault.access_log.detail IS
+    'Counts; for a refusal, what was refused and why; for a policy, the policy.';
+COMMENT ON COLUMN vault.access_log.xact IS 'The transaction that wrote the row. Not part of the hash.';
+COMMENT ON COLUMN vault.access_log.previous_hash IS 'The hash of the row before; 32 zero bytes in the first row.';
+COMMENT ON COLUMN vault.access_log.hash IS 'SHA-256 of the row and previous_hash: see vault.access_log_hash().';
 
--- With its length before it, no part can be read as the end of another.
+-- The length comes first, so that no part can be read as the end of another.
 CREATE FUNCTION vault.log_part(part text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -71,11 +75,11 @@ AS $$
 $$;
 
 COMMENT ON FUNCTION vault.access_log_hash(vault.access_log) IS
-    'SHA-256 over the UTF-8 of previous_hash (hex), seq, at, actor, action, request_id, under, subjects, purpose, '
-    'ticket and detail, each as its length in octets, a colon and the text, or - for NULL; subjects as [count] and '
+    'SHA-256 of the UTF-8 text of previous_hash (hex), seq, at, actor, action, request_id, under, subjects, purpose, '
+    'ticket and detail. Each is its length in bytes, a colon and the text, or - for NULL; subjects are [count] and '
     'each of them.';
 
--- In the other isolation levels a statement goes on seeing the log as it was when the transaction began.
+-- At other isolation levels a statement still sees the log as it was at the start of the transaction.
 CREATE FUNCTION vault.require_read_committed() RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -89,8 +93,8 @@ BEGIN
 END
 $$;
 
--- From here to the end of the transaction no one else writes to the log. Who has to wait for another's open
--- transaction is told so in the end.
+-- From here to the end of the transaction no other session writes to the log. A session that waits too long for another
+-- transaction gets an error.
 CREATE FUNCTION vault.lock_access_log() RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -116,7 +120,7 @@ BEGIN
     ORDER BY entry.seq DESC
     LIMIT 1;
     NEW.seq := coalesce(last_seq, 0) + 1;
-    -- Not now(): that is when the transaction began, which may be long ago.
+    -- now() would be the start of the transaction, which may be long ago.
     NEW.at := clock_timestamp();
     NEW.actor := session_user;
     NEW.xact := pg_current_xact_id();
@@ -139,6 +143,6 @@ CREATE TRIGGER chain_log_entry BEFORE INSERT ON vault.access_log
     FOR EACH ROW EXECUTE FUNCTION vault.chain_log_entry();
 CREATE TRIGGER refuse_to_change_the_log BEFORE UPDATE OR DELETE OR TRUNCATE ON vault.access_log
     FOR EACH STATEMENT EXECUTE FUNCTION vault.refuse_to_change_the_log();
--- Also in a session that calls itself a replica.
+-- ALWAYS, so that they also fire in a session with session_replication_role = replica.
 ALTER TABLE vault.access_log ENABLE ALWAYS TRIGGER chain_log_entry;
 ALTER TABLE vault.access_log ENABLE ALWAYS TRIGGER refuse_to_change_the_log;

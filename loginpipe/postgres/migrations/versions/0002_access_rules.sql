@@ -1,4 +1,4 @@
--- What the functions of the vault have in common. Only their owner may call these.
+-- Functions that the functions of the vault share. Only their owner can call them.
 
 CREATE FUNCTION vault.write_log(
     action text, request_id uuid, under uuid, subjects text[], purpose text, ticket text, detail text
@@ -10,7 +10,8 @@ AS $$
     VALUES (action, request_id, under, subjects, purpose, ticket, detail)
 $$;
 
--- Without white space around it, as Python's str.strip() has it: the tombstone of a user is made of the id stripped.
+-- Remove surrounding white space in the same way as Python's str.strip(), because tombstones are made from the stripped
+-- user id.
 CREATE FUNCTION vault.trimmed(stated text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT
 SET search_path = pg_catalog, pg_temp
@@ -41,8 +42,8 @@ AS $$
     END
 $$;
 
--- A token of whichever masking, or a message id. What is shorter, or has other characters in it, may be the clear value
--- itself, typed into the wrong place: that must not get into the log.
+-- Return true for tokens of any masking and for message ids. A text that is shorter or has other characters may be a
+-- clear value that was typed by mistake, which must not enter the log.
 CREATE FUNCTION vault.are_subjects(subjects text[]) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -69,8 +70,9 @@ AS $$
     )
 $$;
 
--- In an earlier transaction, that is: of the current one the status is "in progress", wherever a savepoint was set.
--- What was restored from another cluster may have an id that is yet to come here, and of which asking is an error.
+-- Return true if an earlier transaction committed. The current transaction has the status "in progress", even after a
+-- savepoint. A row restored from another cluster may have a transaction id that is still in the future here, and
+-- pg_xact_status() fails for it.
 CREATE FUNCTION vault.is_committed(xact xid8) RETURNS boolean
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp

@@ -6,10 +6,10 @@ CREATE TABLE loginpipe.token_aliases (
 CREATE INDEX token_aliases_new_token ON loginpipe.token_aliases (new_token);
 
 COMMENT ON TABLE loginpipe.token_aliases IS
-    'Tokens of one value under different versions of the token key, so that duplicates still count as such.';
+    'Tokens of the same value under different versions of the token key, so that duplicates are still detected.';
 COMMENT ON COLUMN loginpipe.token_aliases.old_token IS 'The token under an older version.';
 COMMENT ON COLUMN loginpipe.token_aliases.new_token IS
-    'The token of the same value under the newest version that it was seen with: never itself an old_token.';
+    'The token of the same value under the newest version seen so far. It is never itself an old_token.';
 
 CREATE VIEW loginpipe.user_logins_canonical AS
 SELECT
@@ -25,4 +25,4 @@ LEFT JOIN loginpipe.token_aliases AS address ON address.old_token = login.masked
 LEFT JOIN loginpipe.token_aliases AS device ON device.old_token = login.masked_device_id;
 
 COMMENT ON VIEW loginpipe.user_logins_canonical IS
-    'user_logins with one token a value, whichever version of the token key it was loaded under.';
+    'user_logins with one token per value, independent of the version of the token key at the time of the load.';

@@ -1,4 +1,5 @@
--- The tokens of one value, under whichever versions of the token key: its family, named by the newest of them.
+-- Return all tokens of the same values under any version of the token key. The newest token of a value names its
+-- family.
 CREATE FUNCTION vault.families(tokens text[])
 RETURNS TABLE (family text, token text)
 LANGUAGE sql
@@ -18,7 +19,7 @@ AS $$
     JOIN loginpipe.token_aliases AS alias ON alias.new_token = named.family
 $$;
 
--- Tokens of values that no row of user_logins holds any more, under any version.
+-- Return the tokens of values that no row of user_logins contains any more, under any version.
 CREATE FUNCTION vault.orphaned_tokens(tokens text[]) RETURNS text[]
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
@@ -41,7 +42,7 @@ AS $$
     WHERE members.family NOT IN (SELECT held.family FROM held)
 $$;
 
--- The id as a tombstone is made of it.
+-- Return the form of the user id that tombstones are made from.
 CREATE FUNCTION vault.canonical_user_id(user_id text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT
 SET search_path = pg_catalog, pg_temp
@@ -65,7 +66,7 @@ BEGIN
     WITH gone AS (
         DELETE FROM public.user_logins
         WHERE user_id = wanted
-            -- Few rows have an id with anything else in it than visible ASCII, and the function is dear.
+            -- Only few ids have other characters than visible ASCII, and the function is expensive.
             OR (user_id ~ '[^!-~]' AND vault.canonical_user_id(user_id) = wanted)
         RETURNING masked_ip, masked_device_id
     )
@@ -91,7 +92,8 @@ BEGIN
     )
     SELECT array_agg(buried.hex ORDER BY buried.hex) INTO hexes FROM buried;
     IF hexes IS NULL THEN
-        -- It matches no one. An active run must notice this erasure too: it may hold tokens that the vault has lost.
+        -- This tombstone matches no user. A running load must notice this erasure too, because it may hold tokens whose
+        -- values the vault has deleted.
         INSERT INTO loginpipe.erased_users (tombstone, key_version)
         VALUES (decode(repeat(replace(gen_random_uuid()::text, '-', ''), 2), 'hex'), 0);
     END IF;
@@ -99,8 +101,9 @@ BEGIN
 END
 $$;
 
--- Loads hold it shared, from before they look for erasures to their commit: once it is held no load is active, and the
--- next ones find that a user was erased. While it is waited for the next ones wait too: not for ever, if one hangs.
+-- Loads share this lock from before they read the erasures until they commit. Once an erasure holds it, no load is in
+-- progress, and the next loads see that a user was erased. New loads wait while the erasure waits. The timeout limits
+-- this if a load hangs.
 CREATE FUNCTION vault.lock_loads_out() RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -164,5 +167,5 @@ END
 $$;
 
 COMMENT ON FUNCTION vault.erase_user(text, jsonb, text, text) IS
-    'Delete a user''s logins, the sealed values that no other login shares, and their aliases; keep the tombstones '
-    '({"<key version>": "<HMAC in hex>"}), by which later runs know what not to load again.';
+    'Delete a user''s logins, the sealed values that no other login uses, and their aliases. Keep the tombstones '
+    '({"<key version>": "<HMAC in hex>"}), so that later runs do not load the user''s earlier messages again.';

@@ -6,10 +6,12 @@ CREATE TABLE loginpipe.erased_users (
 );
 
 COMMENT ON TABLE loginpipe.erased_users IS
-    'Users whose logins were erased, as HMACs of their ids: what they sent before that is not loaded again.';
+    'Users whose logins were erased, as HMACs of their ids. Messages that they sent before the erasure are not loaded '
+    'again.';
 COMMENT ON COLUMN loginpipe.erased_users.tombstone IS 'HMAC-SHA-256 of the user id under a version of the token key.';
 COMMENT ON COLUMN loginpipe.erased_users.key_version IS
-    'That version; 0 where the masking has no key: then the tombstone is random and only counts the erasure.';
-COMMENT ON COLUMN loginpipe.erased_users.erased_at IS 'When the user was erased, the last time.';
+    'That version; 0 if the masking has no key. The tombstone is then random and only counts the erasure.';
+COMMENT ON COLUMN loginpipe.erased_users.erased_at IS 'When the user was last erased.';
 COMMENT ON COLUMN loginpipe.erased_users.times IS
-    'How often: a run that reads another sum over all users than it began with knows of an erasure beside it.';
+    'How often the user was erased. If the sum over all users changes during a run, the run knows that there was an '
+    'erasure.';

@@ -1,6 +1,5 @@
--- What is granted on things that another role may own: statements, whether what they grant is held already, and whether
--- this role may run them. The role that migrates is among the grantees: the view and the erasure work with its
--- privileges.
+-- Grants on objects that another role may own: the statement, whether its grant is held already, and whether this role
+-- can run it. The migrating role is one of the grantees, because the view and the erasure use its privileges.
 WITH wanted (role_name, privilege, kind, object) AS (
     SELECT role_name, 'CONNECT', 'DATABASE', current_database()::text
     FROM unnest(ARRAY['loginpipe_writer', 'loginpipe_analyst', 'pii_custodian', 'pii_auditor']) AS each (role_name)
@@ -17,7 +16,7 @@ WITH wanted (role_name, privilege, kind, object) AS (
         (current_user, 'DELETE', 'TABLE', 'public.user_logins')
 ),
 known AS (
-    -- A role that is yet to be made holds what everybody holds.
+    -- A role that does not exist yet has the privileges of PUBLIC.
     SELECT *, coalesce((SELECT rolname FROM pg_roles WHERE rolname = role_name), 'public') AS holder
     FROM wanted
 ),

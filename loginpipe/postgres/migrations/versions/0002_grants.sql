@@ -1,5 +1,5 @@
--- What each role may do with what loginpipe owns; user_logins and the database are in 0002_personal_data.py, since they
--- may be another's. Functions are for everybody unless that is taken away.
+-- Grants of each role on the objects of loginpipe. Grants on user_logins and the database are in 0002_personal_data.py,
+-- because another role may own those. PUBLIC can execute functions until that is revoked.
 DO $$
 DECLARE
     signature regprocedure;
@@ -40,7 +40,7 @@ GRANT EXECUTE ON FUNCTION
     TO loginpipe_writer;
 
 GRANT INSERT ON vault.data_keys, vault.sealed_values TO loginpipe_writer;
--- Any ON CONFLICT (token) needs it, and so does asking which tokens are sealed already.
+-- Required by every ON CONFLICT (token), and to check which tokens are sealed already.
 GRANT SELECT (token) ON vault.sealed_values TO loginpipe_writer;
 GRANT EXECUTE ON FUNCTION
     vault.request_access(text[], text, text, uuid), vault.approve_access(uuid), vault.release(uuid),

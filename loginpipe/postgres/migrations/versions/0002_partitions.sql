@@ -1,6 +1,7 @@
--- What the maintenance job needs of the owner's privileges, and no more: the pipeline calls these as loginpipe_writer.
+-- The operations of the maintenance job that need the owner's privileges, and no others. The pipeline calls them as
+-- loginpipe_writer.
 
--- By this server's clock alone.
+-- Uses only the clock of this server.
 CREATE FUNCTION loginpipe.utc_today() RETURNS date
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
@@ -8,7 +9,7 @@ AS $$
     SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date
 $$;
 
--- He may make and drop what he likes in any case, on any day.
+-- The owner can create and drop any partition at any time anyway.
 CREATE FUNCTION loginpipe.is_called_by_the_owner() RETURNS boolean
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
@@ -27,7 +28,7 @@ BEGIN
 END
 $$;
 
--- NULL where the table has none, or is not partitioned.
+-- NULL if the table has no default partition or is not partitioned.
 CREATE FUNCTION loginpipe.default_partition(parent text) RETURNS regclass
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -37,7 +38,7 @@ AS $$
     WHERE partrelid = to_regclass(parent) AND partdefid <> 0
 $$;
 
--- The days that the plan has partitions for, and one more on either side, since clocks differ.
+-- The days that the plan has partitions for, plus one on either side because clocks differ.
 CREATE FUNCTION loginpipe.is_planned(parent text, start date) RETURNS boolean
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
@@ -51,7 +52,8 @@ AS $$
     END
 $$;
 
--- The name and the end follow from the start: nothing but what loginpipe.postgres.partition_plan makes can be made.
+-- The name and the end follow from the start, so only partitions that loginpipe.postgres.partitions plans can be
+-- created.
 CREATE FUNCTION loginpipe.create_partition(parent text, start date) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -80,10 +82,10 @@ BEGIN
     ELSE
         RAISE EXCEPTION 'not a partition that loginpipe makes' USING ERRCODE = '22023';
     END IF;
-    -- Loads wait here, before they choose a partition, and queries pass. Without the lock a row could reach the default
-    -- partition after its neighbours were moved out of it, and either this or the load would fail with 23514.
+    -- Loads wait here before they choose a partition; queries do not wait. Without the lock, a row could reach the
+    -- default partition after the others were moved out of it, and this function or the load would fail with 23514.
     EXECUTE format('LOCK TABLE ONLY %s IN SHARE ROW EXCLUSIVE MODE', parent);
-    -- Made apart and attached later: CREATE TABLE … PARTITION OF would lock every query on the table out.
+    -- Created separately and attached later, because CREATE TABLE … PARTITION OF would block every query on the table.
     EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING ALL)', child, parent);
     IF rest IS NOT NULL THEN
         EXECUTE format(
@@ -92,14 +94,14 @@ BEGIN
             rest, key, start, stop, columns, child
         );
     END IF;
-    -- Locks queries out of the default partition while it looks there for rows of the range: a millisecond when it is
-    -- empty, about a tenth of a second when it holds a million rows.
+    -- Blocks queries on the default partition while it is searched for rows of the range: a millisecond if it is empty,
+    -- about a tenth of a second for a million rows.
     EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', parent, child, start, stop);
 END
 $$;
 
--- A reject that is replayed long after its first sending is recorded under that old date: what a run of late recorded
--- stays, here and in trim_ledger(), since a second copy of the replay may still be on the queue.
+-- A reject that is replayed long after it was sent is recorded under its old date. Entries recorded by recent runs
+-- stay, here and in trim_ledger(), because a second copy of the replay may still be in the queue.
 CREATE FUNCTION loginpipe.drop_ledger_partition(start date) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -121,7 +123,7 @@ BEGIN
     ) THEN
         RAISE EXCEPTION 'not a partition that loginpipe makes' USING ERRCODE = '22023';
     END IF;
-    -- Until the drop, which locks every load out for its moment, only those wait that have something so old to record.
+    -- Until the drop, only loads that record messages of this day wait. The drop blocks every load for a moment.
     EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', child);
     EXECUTE format(
         'SELECT array_agg(entry.message_id), array_agg(entry.run_id) FROM %s AS entry '
@@ -174,11 +176,14 @@ END
 $$;
 
 COMMENT ON FUNCTION loginpipe.create_partition(text, date) IS
-    'Make a day''s partition of loginpipe.ingested_messages, or a month''s of public.user_logins, and move what waits '
-    'for it in the default partition.';
+    'Create a day''s partition of loginpipe.ingested_messages or a month''s partition of public.user_logins, and move '
+    'its rows there from the default partition.';
 COMMENT ON FUNCTION loginpipe.drop_ledger_partition(date) IS
-    'Drop a day''s partition of the ledger, 29 days after it. What was recorded there since moves to the default one.';
+    'Drop a day''s partition of the ledger, 29 days after that day or later. Entries that runs of the last 29 days '
+    'recorded move to the default partition.';
 COMMENT ON FUNCTION loginpipe.trim_ledger(date) IS
-    'Delete what was sent before a day, at least 29 days ago, from the ledger''s default partition; return how much.';
+    'Delete messages sent before a day, which is at least 29 days ago, from the default partition of the ledger. '
+    'Entries recorded by runs since that day stay. Return the number of deleted entries.';
 COMMENT ON FUNCTION loginpipe.rows_in_default(text) IS
-    'Count the rows in the default partition of loginpipe.ingested_messages or public.user_logins; NULL without one.';
+    'Count the rows in the default partition of loginpipe.ingested_messages or public.user_logins; NULL if there is '
+    'none.';

@@ -1,7 +1,7 @@
-"""Personal data: who may do what, opening on the record, erasure, aliases of tokens, partitions as the pipeline's role.
+"""Create roles and grants, recorded access to personal data, erasure, token aliases, and functions for partitions.
 
-Roles are of the cluster, and the database and ``user_logins`` may be another's: what this role may not do about them is
-put into words for someone who may, all of it at once.
+Roles belong to the cluster, and another role may own the database and ``user_logins``. If this role lacks privileges on
+them, one error lists all statements that an administrator must run.
 """
 
 from loginpipe.common.errors import SchemaError
@@ -35,7 +35,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Refuse: below this lies the record of who saw what, and the tombstones that keep erased users erased."""
+    """Refuse, because this would drop the log of who saw what, and the tombstones that keep erased users erased."""
     raise SchemaError(
         "0002 is not undone: that would drop the access log and the tombstones of erased users. Whoever means it drops "
         "the schemas vault and loginpipe by hand; user_logins stays"
@@ -60,7 +60,7 @@ def _create(roles: list[str]) -> list[str]:
 
 
 def _foreign_grants(connection: Connection, *, give: bool) -> list[str]:
-    """Give what this role may grant; return the statements for what is neither held already nor its to grant."""
+    """If ``give``, grant what this role can; return the statements that are still needed and that it cannot run."""
     with connection.cursor() as cursor:
         cursor.execute(sql_file("0002_foreign_grants.sql"))
         wanted = cursor.fetchall()

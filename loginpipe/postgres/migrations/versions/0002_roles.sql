@@ -1,5 +1,5 @@
--- Groups without a login: an administrator makes logins and grants them these. Roles are of the whole cluster, so
--- another of its databases may bring them into being at this moment.
+-- These roles cannot log in: an administrator creates logins and grants them these roles. Roles belong to the whole
+-- cluster, so a migration of another database may create them at the same moment.
 DO $$
 DECLARE
     role_name text;

@@ -1,5 +1,5 @@
--- Tokens and message ids in one list, as they are in one column of the log. Of an id that is a token, only the token is
--- looked up, and the other way round: neither has the form of the other.
+-- Tokens and message ids come in one list, because the log has them in one column. Each id is looked up only as what
+-- its form shows.
 CREATE FUNCTION vault.sealed_subjects(subjects text[])
 RETURNS TABLE (subject text, field text, data_key_id uuid, "position" smallint, ciphertext bytea)
 LANGUAGE sql

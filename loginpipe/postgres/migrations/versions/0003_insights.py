@@ -1,4 +1,4 @@
-"""What analysts read beside ``user_logins``: duplicates and daily counts, a row set a day."""
+"""Create what analysts read besides ``user_logins``, by day: duplicates and daily counts."""
 
 from loginpipe.postgres.migrations.running import run_sql_file
 

@@ -1,4 +1,4 @@
-"""How long logins took from sent to stored, counted with the run that stored them."""
+"""Count the delays of logins, from sent to stored, with the run that stored them."""
 
 from loginpipe.postgres.migrations.running import run_sql_file
 

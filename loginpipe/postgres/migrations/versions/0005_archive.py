@@ -1,4 +1,4 @@
-"""The archive's records: which days are in Parquet files, and what may be dropped from user_logins because of it."""
+"""Record which days are in Parquet files, and allow archived months to be dropped from ``user_logins``."""
 
 from loginpipe.common.errors import SchemaError
 from loginpipe.postgres.migrations.running import driver_connection, run_sql_file
@@ -14,7 +14,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Refuse where days are in their files only: without these records no one would know which, and what is in them."""
+    """Refuse if days are only in the archive, because only these records show which days, and what they contain."""
     with driver_connection().cursor() as cursor:
         cursor.execute(_DROPPED)
         ((dropped,),) = cursor.fetchall()

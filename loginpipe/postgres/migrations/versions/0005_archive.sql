@@ -12,26 +12,27 @@ CREATE TABLE loginpipe.archived_days (
 );
 
 COMMENT ON TABLE loginpipe.archived_days IS
-    'Days of user_logins that are in a Parquet file too, or, where dropped_at is set, in that file only.';
+    'Days of user_logins that are also in a Parquet file. If dropped_at is set, the day is only in the file.';
 COMMENT ON COLUMN loginpipe.archived_days.day IS 'The UTC day.';
 COMMENT ON COLUMN loginpipe.archived_days.row_count IS 'Logins in the file.';
 COMMENT ON COLUMN loginpipe.archived_days.sha256 IS
-    'Of the rows, whatever the file is like: as loginpipe.logins_by_day computes it of those in user_logins.';
-COMMENT ON COLUMN loginpipe.archived_days.url IS 'Where the file is.';
+    'Checksum of the rows, independent of the file format: loginpipe.logins_by_day computes the same for the rows in '
+    'user_logins.';
+COMMENT ON COLUMN loginpipe.archived_days.url IS 'The URL of the file.';
 COMMENT ON COLUMN loginpipe.archived_days.file_bytes IS 'Size of the file.';
-COMMENT ON COLUMN loginpipe.archived_days.file_sha256 IS 'Of the file, as sha256sum prints it.';
+COMMENT ON COLUMN loginpipe.archived_days.file_sha256 IS 'SHA-256 of the file, as sha256sum prints it.';
 COMMENT ON COLUMN loginpipe.archived_days.archived_at IS
-    'When the file was last the same as the table: users erased before that are not in it.';
+    'When the file last matched the table. Users erased before that are not in the file.';
 COMMENT ON COLUMN loginpipe.archived_days.verified_at IS
-    'When the file was last read back and found whole; NULL where it has to be written again.';
+    'When the file was last read back and found intact; NULL if it must be written again.';
 COMMENT ON COLUMN loginpipe.archived_days.kept_until IS
-    'A day that was brought back is not dropped again before this one; NULL for the others.';
+    'A restored day is not dropped again until after this date; NULL for other days.';
 COMMENT ON COLUMN loginpipe.archived_days.dropped_at IS
-    'When the day was dropped from user_logins; NULL while it is there.';
+    'When the day was dropped from user_logins; NULL if it is there.';
 
--- The rows of each day, counted and hashed: SHA-256 over the digests of blocks, each SHA-256 over the digests of 65,536
--- rows in the order of their columns (Unicode code points, NULL first). A row's digest is SHA-256 of its columns, each
--- as its length in characters, a colon and the text, or - for NULL. loginpipe/archive/parquet.py does the same.
+-- Count and hash the rows of each day: SHA-256 of the digests of blocks. A block's digest is SHA-256 of the digests of
+-- 65,536 rows, ordered by their columns (by Unicode code point, NULL first). A row's digest is SHA-256 of its columns,
+-- each as its length in characters, a colon and the text, or - for NULL. loginpipe/archive/parquet.py does the same.
 CREATE FUNCTION loginpipe.logins_by_day(first_day date, last_day date)
 RETURNS TABLE (day date, row_count bigint, sha256 text)
 LANGUAGE sql STABLE
@@ -73,7 +74,7 @@ AS $$
     GROUP BY create_date
 $$;
 
--- Also the months that were dropped once their days were archived: `loginpipe archive restore` makes them again.
+-- Includes months that were dropped after they were archived, because `loginpipe archive restore` creates them again.
 CREATE OR REPLACE FUNCTION loginpipe.is_planned(parent text, start date) RETURNS boolean
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
@@ -92,8 +93,8 @@ AS $$
     END
 $$;
 
--- Why a month must stay in user_logins, in words; NULL where every row of it is in the archive too. No one may write to
--- that month while this looks.
+-- Return the reason why a month must stay in user_logins, as text, or NULL if every row of it is also in the archive.
+-- The caller must prevent writes to that month.
 CREATE FUNCTION loginpipe.why_not_dropped(start date, stop date) RETURNS text
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
@@ -134,9 +135,9 @@ DECLARE
     stop date := (start + interval '1 month')::date;
     reason text;
 BEGIN
-    -- In the other isolation levels what came in while the lock was waited for would not be seen.
+    -- At other isolation levels, rows committed while the lock was awaited would not be seen.
     PERFORM vault.require_read_committed();
-    -- What the queue can still bring back must find its month.
+    -- Messages that the queue can still deliver need the partition of their month.
     PERFORM loginpipe.refuse_if_still_needed(stop);
     IF NOT EXISTS (
         SELECT
@@ -148,13 +149,13 @@ BEGIN
     ) THEN
         RAISE EXCEPTION 'not a partition that loginpipe makes' USING ERRCODE = '22023';
     END IF;
-    -- From here on whoever writes to this month waits; queries, and loads of other months, pass.
+    -- From here on, writes to this month wait. Queries, and loads of other months, do not.
     EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', child);
     reason := loginpipe.why_not_dropped(start, stop);
     IF reason IS NOT NULL THEN
         RETURN reason;
     END IF;
-    -- Locks everybody out of the table, for the rest of this short transaction.
+    -- Blocks all access to the table until the end of this short transaction.
     EXECUTE format('ALTER TABLE public.user_logins DETACH PARTITION %s', child);
     EXECUTE format('DROP TABLE %s', child);
     UPDATE loginpipe.archived_days
@@ -165,10 +166,11 @@ END
 $$;
 
 COMMENT ON FUNCTION loginpipe.logins_by_day(date, date) IS
-    'Count and hash the rows of each day of user_logins, as loginpipe.archived_days has them of each archived day.';
+    'Count and hash the rows of each day of user_logins, in the same way as loginpipe.archived_days for each archived '
+    'day.';
 COMMENT ON FUNCTION loginpipe.drop_archived_partition(date) IS
-    'Drop a month''s partition of public.user_logins, 29 days after it, if every row of it is in the archive; otherwise '
-    'say why not.';
+    'Drop a month''s partition of public.user_logins, 29 days after it or later, if all its rows are in the archive. '
+    'Otherwise return the reason.';
 
 REVOKE ALL ON FUNCTION
     loginpipe.logins_by_day(date, date), loginpipe.why_not_dropped(date, date), loginpipe.drop_archived_partition(date)

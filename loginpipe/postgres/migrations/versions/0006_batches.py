@@ -1,4 +1,4 @@
-"""Batches in the place of runs: a run processes many, and each is counted by itself."""
+"""Count messages by batch instead of by run, because a run processes many batches."""
 
 from loginpipe.postgres.migrations.running import run_sql_file
 

@@ -1,5 +1,5 @@
--- A run processes batch after batch: the batch is the unit of counting, with the run's id beside it. What was one run is
--- one batch from here on.
+-- A run processes many batches. The counts are now per batch, with the id of its run. Each earlier run becomes one
+-- batch.
 ALTER TABLE loginpipe.ingest_runs RENAME TO batches;
 ALTER TABLE loginpipe.batches RENAME COLUMN run_id TO batch_id;
 ALTER TABLE loginpipe.batches RENAME CONSTRAINT ingest_runs_pkey TO batches_pkey;
@@ -8,7 +8,7 @@ DROP INDEX loginpipe.ingest_runs_started_at;
 ALTER TABLE loginpipe.ingested_messages RENAME COLUMN run_id TO batch_id;
 ALTER TABLE loginpipe.rejected_messages RENAME COLUMN run_id TO batch_id;
 
--- The functions of the ledger's partitions name the column and the table: the same bodies, with the new names.
+-- The functions for the ledger's partitions contain the names of the column and the table. Only these names change.
 DO $do$
 DECLARE
     changed regprocedure;
@@ -30,7 +30,8 @@ ALTER TABLE loginpipe.batches
     ADD COLUMN rows_by_day integer[] NOT NULL DEFAULT '{}',
     ADD CONSTRAINT batches_days_and_rows_pair_up CHECK (cardinality(days) = cardinality(rows_by_day));
 
--- A run that failed before its load had counted messages that went back to the queue: a batch counts what it recorded.
+-- A run that failed before its load had also counted messages that returned to the queue. A batch counts only what it
+-- recorded.
 WITH stored AS (
     SELECT
         ledger.batch_id,
@@ -69,7 +70,7 @@ WHERE received = 0 AND finished_at IS NULL;
 CREATE INDEX batches_recorded_at ON loginpipe.batches (recorded_at);
 CREATE INDEX batches_queue_recorded_at ON loginpipe.batches (queue, recorded_at);
 
--- Two batches a second are sixty million a year: those that nothing asks for one by one any more are kept as sums.
+-- Two batches per second are sixty million per year. Batches that are no longer needed one by one are kept as sums.
 CREATE TABLE loginpipe.batch_hours (
     queue text,
     hour timestamptz,
@@ -89,34 +90,37 @@ CREATE TABLE loginpipe.batch_hours (
     PRIMARY KEY (queue, hour)
 );
 
-COMMENT ON TABLE loginpipe.batches IS 'One row a batch, written with what it recorded; the counts are of messages.';
-COMMENT ON COLUMN loginpipe.batches.batch_id IS 'Of the batch alone: recording it again changes nothing.';
-COMMENT ON COLUMN loginpipe.batches.run_id IS 'Dagster''s id of the run that processed it; NULL outside of Dagster.';
-COMMENT ON COLUMN loginpipe.batches.started_at IS 'When its first message was received.';
-COMMENT ON COLUMN loginpipe.batches.recorded_at IS 'When it was recorded.';
+COMMENT ON TABLE loginpipe.batches IS
+    'One row per batch, written in the transaction that records its messages. The counts are numbers of messages.';
+COMMENT ON COLUMN loginpipe.batches.batch_id IS 'Unique for each batch: recording it again changes nothing.';
+COMMENT ON COLUMN loginpipe.batches.run_id IS
+    'The id of the Dagster run that processed the batch; NULL outside of Dagster.';
+COMMENT ON COLUMN loginpipe.batches.started_at IS 'When the first message of the batch was received.';
+COMMENT ON COLUMN loginpipe.batches.recorded_at IS 'When the batch was recorded.';
 COMMENT ON COLUMN loginpipe.batches.finished_at IS
-    'When its messages had been deleted, as far as they could be; NULL until then.';
-COMMENT ON COLUMN loginpipe.batches.days IS 'UTC dates of the logins that it inserted.';
-COMMENT ON COLUMN loginpipe.batches.rows_by_day IS 'Rows that it inserted, one count for each entry of days.';
-COMMENT ON COLUMN loginpipe.ingested_messages.batch_id IS 'The batch that recorded it: loginpipe.batches.';
-COMMENT ON COLUMN loginpipe.rejected_messages.batch_id IS 'The batch that rejected it: loginpipe.batches.';
+    'When the deletion of its messages was finished, including failures; NULL until then.';
+COMMENT ON COLUMN loginpipe.batches.days IS 'UTC dates of the inserted logins.';
+COMMENT ON COLUMN loginpipe.batches.rows_by_day IS 'Inserted rows, one count for each entry of days.';
+COMMENT ON COLUMN loginpipe.ingested_messages.batch_id IS 'The batch that recorded the message: loginpipe.batches.';
+COMMENT ON COLUMN loginpipe.rejected_messages.batch_id IS 'The batch that rejected the message: loginpipe.batches.';
 COMMENT ON TABLE loginpipe.batch_hours IS
-    'Sums of the batches that are no longer kept one by one, by queue and the hour in which they were recorded.';
+    'Sums of the batches that are no longer kept one by one, by queue and hour of recording.';
 COMMENT ON COLUMN loginpipe.batch_hours.queue IS 'Name of the queue.';
-COMMENT ON COLUMN loginpipe.batch_hours.hour IS 'Beginning of the hour.';
-COMMENT ON COLUMN loginpipe.batch_hours.batches IS 'How many batches.';
-COMMENT ON COLUMN loginpipe.batch_hours.received IS 'As in loginpipe.batches, like the counts after it.';
+COMMENT ON COLUMN loginpipe.batch_hours.hour IS 'Start of the hour.';
+COMMENT ON COLUMN loginpipe.batch_hours.batches IS 'Number of batches.';
+COMMENT ON COLUMN loginpipe.batch_hours.received IS 'As in loginpipe.batches, like the following counts.';
 COMMENT ON COLUMN loginpipe.batch_hours.accepted IS 'Passed validation.';
 COMMENT ON COLUMN loginpipe.batch_hours.rejected IS 'Failed validation.';
 COMMENT ON COLUMN loginpipe.batch_hours.inserted IS 'New rows in user_logins.';
-COMMENT ON COLUMN loginpipe.batch_hours.duplicates IS 'Recorded by an earlier delivery.';
-COMMENT ON COLUMN loginpipe.batch_hours.deleted IS 'Deleted from the queue, and confirmed.';
-COMMENT ON COLUMN loginpipe.batch_hours.delete_failures IS 'Recorded but not deleted.';
-COMMENT ON COLUMN loginpipe.batch_hours.leases_lost IS 'Became visible to other consumers while they were held.';
+COMMENT ON COLUMN loginpipe.batch_hours.duplicates IS 'Messages that an earlier delivery had recorded.';
+COMMENT ON COLUMN loginpipe.batch_hours.deleted IS 'Messages whose deletion SQS confirmed.';
+COMMENT ON COLUMN loginpipe.batch_hours.delete_failures IS 'Messages that are recorded but not deleted.';
+COMMENT ON COLUMN loginpipe.batch_hours.leases_lost IS
+    'Messages that became visible to other consumers while they were held.';
 COMMENT ON COLUMN loginpipe.batch_hours.delay_counts IS 'Rows by their delay, as in loginpipe.batches.';
 COMMENT ON COLUMN loginpipe.batch_hours.delay_seconds IS 'Sum of these delays, in seconds.';
-COMMENT ON COLUMN loginpipe.batch_hours.last_finished_at IS 'The newest finished_at among them.';
-COMMENT ON COLUMN loginpipe.batch_hours.newest_sent_at IS 'Latest SentTimestamp among the received.';
+COMMENT ON COLUMN loginpipe.batch_hours.last_finished_at IS 'The latest finished_at of these batches.';
+COMMENT ON COLUMN loginpipe.batch_hours.newest_sent_at IS 'Latest SentTimestamp of the received messages.';
 
 GRANT DELETE ON loginpipe.batches TO loginpipe_writer;
 GRANT SELECT, INSERT, UPDATE ON loginpipe.batch_hours TO loginpipe_writer;

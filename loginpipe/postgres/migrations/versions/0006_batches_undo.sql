@@ -15,7 +15,7 @@ ALTER TABLE loginpipe.batches RENAME COLUMN batch_id TO run_id;
 ALTER TABLE loginpipe.batches RENAME TO ingest_runs;
 CREATE INDEX ingest_runs_started_at ON loginpipe.ingest_runs (started_at);
 
--- The functions of the ledger's partitions name the column and the table: the same bodies, with the old names.
+-- The functions for the ledger's partitions contain the names of the column and the table. Only these names change.
 DO $do$
 DECLARE
     changed regprocedure;

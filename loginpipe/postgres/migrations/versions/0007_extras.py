@@ -1,4 +1,4 @@
-"""What logins carry beside their fields: kept, in clear where a field is named, sealed otherwise."""
+"""Keep the extra fields of logins: in clear if LOGINPIPE_EXTRA_FIELDS lists them, sealed otherwise."""
 
 from loginpipe.common.errors import SchemaError
 from loginpipe.postgres.migrations.running import driver_connection, run_sql_file
@@ -12,7 +12,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Refuse where there are extras: no other place has them."""
+    """Refuse if there are extras, because no other place has them."""
     with driver_connection().cursor() as cursor:
         cursor.execute("SELECT EXISTS (SELECT FROM loginpipe.login_extras)")
         if cursor.fetchone() == (True,):

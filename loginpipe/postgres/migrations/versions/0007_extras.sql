@@ -1,5 +1,5 @@
--- What a login carries beside the fields of the contract. The row of the login itself is here again: user_logins has no
--- column that says which message a row is of, so that only a row as a whole tells which one the extras belong to.
+-- Extras are the fields of a login beyond the contract. The columns of the login are repeated here, because user_logins
+-- has no message id: only the whole row shows which login the extras belong to.
 CREATE TABLE loginpipe.login_extras (
     message_id uuid,
     user_id varchar(128) NOT NULL,
@@ -21,25 +21,26 @@ CREATE TABLE loginpipe.login_extras (
 CREATE TABLE loginpipe.login_extras_default PARTITION OF loginpipe.login_extras DEFAULT;
 
 COMMENT ON TABLE loginpipe.login_extras IS
-    'What logins carry beside the fields of the contract: one row for each that does, written with it.';
+    'Extras: fields of logins beyond the contract. One row for each login that has some, written in the same '
+    'transaction.';
 COMMENT ON COLUMN loginpipe.login_extras.message_id IS 'The id that SQS gave the message.';
 COMMENT ON COLUMN loginpipe.login_extras.user_id IS 'As in user_logins, like the columns up to create_date.';
 COMMENT ON COLUMN loginpipe.login_extras.device_type IS 'The kind of device.';
 COMMENT ON COLUMN loginpipe.login_extras.masked_ip IS 'Token of the address.';
 COMMENT ON COLUMN loginpipe.login_extras.masked_device_id IS 'Token of the device id.';
-COMMENT ON COLUMN loginpipe.login_extras.locale IS 'NULL where the app sent none.';
+COMMENT ON COLUMN loginpipe.login_extras.locale IS 'NULL if the app sent none.';
 COMMENT ON COLUMN loginpipe.login_extras.app_version IS 'major * 1000000 + minor * 1000 + patch.';
 COMMENT ON COLUMN loginpipe.login_extras.create_date IS 'UTC date on which the app sent the login.';
 COMMENT ON COLUMN loginpipe.login_extras.extras IS
-    'The fields that LOGINPIPE_EXTRA_FIELDS names, in clear; NULL where the login has none of them.';
+    'The fields listed in LOGINPIPE_EXTRA_FIELDS, in clear; NULL if the login has none of them.';
 COMMENT ON COLUMN loginpipe.login_extras.sealed_extras IS
-    'The other ones, a JSON object, sealed; NULL where there is none, or sealing is off.';
-COMMENT ON COLUMN loginpipe.login_extras.data_key_id IS 'The key that sealed it: vault.data_keys.';
-COMMENT ON COLUMN loginpipe.login_extras.position IS 'Its place under that key: the nonce.';
-COMMENT ON TABLE loginpipe.login_extras_default IS 'Extras of dates that no monthly partition covers; normally empty.';
+    'All other extra fields as a sealed JSON object; NULL if there are none or sealing is off.';
+COMMENT ON COLUMN loginpipe.login_extras.data_key_id IS 'The data key that sealed them: vault.data_keys.';
+COMMENT ON COLUMN loginpipe.login_extras.position IS 'Position under that key, used as the nonce.';
+COMMENT ON TABLE loginpipe.login_extras_default IS 'Extras of dates without a monthly partition; normally empty.';
 
--- Logins that are equal in every column may stand for one another, so that the n-th of them gets the n-th extras. Both
--- sides go through one window: a condition on create_date then reaches both tables.
+-- Logins that are equal in every column are interchangeable, so the n-th of them gets the n-th extras. Both sides use
+-- the same window, so that a condition on create_date applies to both tables.
 CREATE VIEW loginpipe.user_logins_with_extras AS
 SELECT user_id, device_type, masked_ip, masked_device_id, locale, app_version, create_date, extras
 FROM (
@@ -69,9 +70,9 @@ FROM (
 WHERE is_login;
 
 COMMENT ON VIEW loginpipe.user_logins_with_extras IS
-    'user_logins, each row with its extras in clear; NULL where it has none. Name the dates that you want.';
+    'user_logins, each row with its extras in clear; NULL if it has none. Always restrict the dates.';
 
--- As loginpipe.create_partition, of whose plan for user_logins these are the months.
+-- Works like loginpipe.create_partition. It allows the months that are planned for user_logins.
 CREATE FUNCTION loginpipe.create_extras_partition(start date) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -107,10 +108,10 @@ END
 $$;
 
 COMMENT ON FUNCTION loginpipe.create_extras_partition(date) IS
-    'Make a month''s partition of loginpipe.login_extras, and move what waits for it in the default partition.';
+    'Create a month''s partition of loginpipe.login_extras, and move its rows there from the default partition.';
 
--- Tokens and message ids in one list, as they are in one column of the log. Of an id that is a token, only the token is
--- looked up, and the other way round: neither has the form of the other. A message is a reject or a login, never both.
+-- Tokens and message ids come in one list, because the log has them in one column. Each id is looked up only as what
+-- its form shows. A message is either a reject or a login.
 CREATE OR REPLACE FUNCTION vault.sealed_subjects(subjects text[])
 RETURNS TABLE (subject text, field text, data_key_id uuid, "position" smallint, ciphertext bytea)
 LANGUAGE sql
@@ -143,7 +144,7 @@ DECLARE
     wanted text := vault.canonical_user_id(delete_extras.user_id);
     deleted bigint;
 BEGIN
-    -- As vault.delete_logins.
+    -- The same condition as in vault.delete_logins.
     DELETE FROM loginpipe.login_extras
     WHERE user_id = wanted
         OR (user_id ~ '[^!-~]' AND vault.canonical_user_id(user_id) = wanted);
@@ -207,8 +208,9 @@ END
 $$;
 
 COMMENT ON FUNCTION vault.erase_user(text, jsonb, text, text) IS
-    'Delete a user''s logins with their extras, the sealed values that no other login shares, and their aliases; keep '
-    'the tombstones ({"<key version>": "<HMAC in hex>"}), by which later runs know what not to load again.';
+    'Delete a user''s logins with their extras, the sealed values that no other login uses, and their aliases. Keep '
+    'the tombstones ({"<key version>": "<HMAC in hex>"}), so that later runs do not load the user''s earlier messages '
+    'again.';
 
 REVOKE ALL ON FUNCTION loginpipe.create_extras_partition(date), vault.delete_extras(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION loginpipe.create_extras_partition(date) TO loginpipe_writer;
@@ -217,5 +219,5 @@ GRANT SELECT (
     message_id, user_id, device_type, masked_ip, masked_device_id, locale, app_version, create_date, extras
 ) ON loginpipe.login_extras TO loginpipe_analyst;
 GRANT SELECT ON loginpipe.user_logins_with_extras TO loginpipe_analyst;
--- For the backfill: a row that has a position has something sealed.
+-- For the backfill: a row with a position has sealed extras.
 GRANT SELECT (message_id, extras, position), UPDATE (extras) ON loginpipe.login_extras TO pii_custodian;

@@ -53,8 +53,8 @@ END
 $$;
 
 COMMENT ON FUNCTION vault.erase_user(text, jsonb, text, text) IS
-    'Delete a user''s logins, the sealed values that no other login shares, and their aliases; keep the tombstones '
-    '({"<key version>": "<HMAC in hex>"}), by which later runs know what not to load again.';
+    'Delete a user''s logins, the sealed values that no other login uses, and their aliases. Keep the tombstones '
+    '({"<key version>": "<HMAC in hex>"}), so that later runs do not load the user''s earlier messages again.';
 
 CREATE OR REPLACE FUNCTION vault.sealed_subjects(subjects text[])
 RETURNS TABLE (subject text, field text, data_key_id uuid, "position" smallint, ciphertext bytea)

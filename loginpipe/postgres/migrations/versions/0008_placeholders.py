@@ -1,4 +1,4 @@
-"""The tokens of placeholders, and duplicates without them."""
+"""Store the tokens of placeholders, and leave them out of duplicates."""
 
 from loginpipe.postgres.migrations.running import run_sql_file
 

@@ -1,4 +1,4 @@
--- Written at the start of each run, by a process that holds the keys: here is no list of values.
+-- Each run writes this table at its start, because only a process with the keys can compute the tokens.
 CREATE TABLE loginpipe.placeholder_tokens (
     token varchar(256),
     field text NOT NULL,
@@ -8,12 +8,13 @@ CREATE TABLE loginpipe.placeholder_tokens (
 );
 
 COMMENT ON TABLE loginpipe.placeholder_tokens IS
-    'Tokens of values that stand for no value, as the nil UUID: their logins share no device and no address.';
+    'Tokens of values that mean "no value", for example the nil UUID. Logins with such a token do not share a device '
+    'or an address.';
 COMMENT ON COLUMN loginpipe.placeholder_tokens.token IS 'As in user_logins.';
 COMMENT ON COLUMN loginpipe.placeholder_tokens.field IS 'ip or device_id.';
 COMMENT ON COLUMN loginpipe.placeholder_tokens.made_by IS
-    'The version of the token key, as in v1, or the older scheme that made the token.';
-COMMENT ON COLUMN loginpipe.placeholder_tokens.marked_at IS 'When a run marked it first.';
+    'The version of the token key, for example v1, or the older scheme that made the token.';
+COMMENT ON COLUMN loginpipe.placeholder_tokens.marked_at IS 'When a run first marked the token.';
 
 CREATE OR REPLACE VIEW loginpipe.shared_devices AS
 SELECT DISTINCT ON (masked_device_id) masked_device_id, users, logins, first_date, last_date
@@ -28,9 +29,9 @@ WHERE masked_ip NOT IN (SELECT token FROM loginpipe.placeholder_tokens WHERE fie
 ORDER BY masked_ip, create_date DESC;
 
 COMMENT ON VIEW loginpipe.shared_devices IS
-    'The newest state of each device that more than one user has logged in from; placeholders are none.';
+    'The newest state of each device that more than one user has logged in from, without placeholders.';
 COMMENT ON VIEW loginpipe.shared_ips IS
-    'The newest state of each address that more than one user has logged in from; placeholders are none.';
+    'The newest state of each address that more than one user has logged in from, without placeholders.';
 
 GRANT SELECT, INSERT, DELETE ON loginpipe.placeholder_tokens TO loginpipe_writer;
 GRANT SELECT ON loginpipe.placeholder_tokens TO loginpipe_analyst;

@@ -1,4 +1,4 @@
-"""The table that the database was migrated for, on record; and partitions for the days that others leave free."""
+"""Record the table of logins, and allow partitions for days between the existing ones."""
 
 from loginpipe.common.errors import SchemaError
 from loginpipe.common.logins_table import DEFAULT_TABLE
@@ -14,7 +14,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Refuse where the table is in another schema: the code of before knows none but ``public``."""
+    """Refuse if the table is not ``public.user_logins``, because earlier code knows only that one."""
     with driver_connection().cursor() as cursor:
         table = table_on_record(cursor)
     if table != DEFAULT_TABLE:

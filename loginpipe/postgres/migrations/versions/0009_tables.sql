@@ -1,5 +1,5 @@
--- One row: functions and views name the table, so another setting on the same database would write to one table and
--- erase from another.
+-- Functions and views contain the name of the table. With another setting on the same database, loads would write to
+-- one table and erasures would delete from another.
 CREATE TABLE loginpipe.installation (
     is_the_only_row boolean PRIMARY KEY DEFAULT true CHECK (is_the_only_row),
     logins_table text NOT NULL
@@ -7,14 +7,15 @@ CREATE TABLE loginpipe.installation (
 
 INSERT INTO loginpipe.installation (logins_table) VALUES ('public.user_logins');
 
-COMMENT ON TABLE loginpipe.installation IS 'What was chosen when the database was first migrated; one row.';
+COMMENT ON TABLE loginpipe.installation IS 'Choices made when the database was first migrated. One row.';
 COMMENT ON COLUMN loginpipe.installation.is_the_only_row IS 'Always true.';
 COMMENT ON COLUMN loginpipe.installation.logins_table IS
-    'Schema and name of the table of the logins: LOGINPIPE_TABLE. Every start compares it with its own setting.';
+    'Schema and name of the table of logins: LOGINPIPE_TABLE. Every process compares its own setting with it at the '
+    'start.';
 
 GRANT SELECT ON loginpipe.installation TO loginpipe_writer, loginpipe_analyst, pii_custodian, pii_auditor;
 
--- Any day of these months: what an adopted table has of them already may leave parts of a month free.
+-- Any day of these months, because partitions that an adopted table already has may leave parts of a month free.
 CREATE OR REPLACE FUNCTION loginpipe.is_planned(parent text, start date) RETURNS boolean
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
@@ -33,7 +34,7 @@ AS $$
     END
 $$;
 
--- Where the partitions of a table begin and end, as far as these are days: NULL for MINVALUE and the like.
+-- Return the bounds of the partitions of a table. A bound that is not a day, such as MINVALUE, is NULL.
 CREATE FUNCTION loginpipe.day_bounds(parent text) RETURNS TABLE (begins date, ends date)
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
@@ -48,8 +49,8 @@ AS $$
     WHERE pg_inherits.inhparent = to_regclass(parent)
 $$;
 
--- The name and the end follow from the start, and from what is there already: nothing but what
--- loginpipe.postgres.partitions plans can be made.
+-- The name and the end follow from the start and the existing partitions, so only partitions that
+-- loginpipe.postgres.partitions plans can be created.
 CREATE OR REPLACE FUNCTION loginpipe.create_partition(parent text, start date) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -68,22 +69,22 @@ BEGIN
     END IF;
     IF start IS NULL
         OR parent NOT IN ('loginpipe.ingested_messages', 'public.user_logins')
-        -- Within a month, only where another one ends.
+        -- Within a month, a partition may start only where another one ends.
         OR parent = 'public.user_logins'
             AND start <> date_trunc('month', start)::date
             AND NOT EXISTS (SELECT FROM loginpipe.day_bounds(parent) WHERE ends = start)
     THEN
         RAISE EXCEPTION 'not a partition that loginpipe makes' USING ERRCODE = '22023';
     END IF;
-    -- Loads wait here, before they choose a partition, and queries pass. Without the lock a row could reach the default
-    -- partition after its neighbours were moved out of it, and either this or the load would fail with 23514.
+    -- Loads wait here before they choose a partition; queries do not wait. Without the lock, a row could reach the
+    -- default partition after the others were moved out of it, and this function or the load would fail with 23514.
     EXECUTE format('LOCK TABLE ONLY %s IN SHARE ROW EXCLUSIVE MODE', parent);
     IF parent = 'loginpipe.ingested_messages' THEN
         child := to_char(start, '"loginpipe.ingested_messages_y"YYYY"m"MM"d"DD');
         key := 'sent_on';
         stop := start + 1;
     ELSE
-        -- To the end of the month, or to the next partition: the widest that overlaps none.
+        -- Up to the end of the month or to the next partition: the widest range that overlaps none.
         SELECT coalesce(min(begins), month_ends)
         INTO stop
         FROM loginpipe.day_bounds(parent)
@@ -94,13 +95,14 @@ BEGIN
         END IF;
         key := 'create_date';
     END IF;
-    -- By name, and also those that an adopted table has beside ours; what is generated is computed again.
+    -- Columns are listed by name and include those that only an adopted table has. Generated columns are computed
+    -- again.
     SELECT string_agg(quote_ident(attname), ', ')
     INTO columns
     FROM pg_attribute
     WHERE attrelid = to_regclass(parent) AND attnum > 0 AND NOT attisdropped AND attgenerated = '';
-    -- Made apart and attached later: CREATE TABLE … PARTITION OF would lock every query on the table out. An identity
-    -- column gets its identity as it is attached, and must have none before that.
+    -- Created separately and attached later, because CREATE TABLE … PARTITION OF would block every query on the table.
+    -- ATTACH PARTITION adds identity columns, so the table must not have any before.
     EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING IDENTITY)', child, parent);
     IF rest IS NOT NULL THEN
         EXECUTE format(
@@ -109,8 +111,8 @@ BEGIN
             rest, key, start, stop, columns, child
         );
     END IF;
-    -- Locks queries out of the default partition while it looks there for rows of the range: a millisecond when it is
-    -- empty, about a tenth of a second when it holds a million rows.
+    -- Blocks queries on the default partition while it is searched for rows of the range: a millisecond if it is empty,
+    -- about a tenth of a second for a million rows.
     EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', parent, child, start, stop);
 END
 $$;
@@ -118,5 +120,5 @@ $$;
 REVOKE ALL ON FUNCTION loginpipe.day_bounds(text) FROM PUBLIC;
 
 COMMENT ON FUNCTION loginpipe.create_partition(text, date) IS
-    'Make a day''s partition of loginpipe.ingested_messages, or one of public.user_logins to the end of the month or to '
-    'the next partition, and move what waits for it in the default partition.';
+    'Create a day''s partition of loginpipe.ingested_messages, or a partition of public.user_logins up to the end of '
+    'the month or to the next partition. Move its rows there from the default partition.';

@@ -44,10 +44,10 @@ BEGIN
     ELSE
         RAISE EXCEPTION 'not a partition that loginpipe makes' USING ERRCODE = '22023';
     END IF;
-    -- Loads wait here, before they choose a partition, and queries pass. Without the lock a row could reach the default
-    -- partition after its neighbours were moved out of it, and either this or the load would fail with 23514.
+    -- Loads wait here before they choose a partition; queries do not wait. Without the lock, a row could reach the
+    -- default partition after the others were moved out of it, and this function or the load would fail with 23514.
     EXECUTE format('LOCK TABLE ONLY %s IN SHARE ROW EXCLUSIVE MODE', parent);
-    -- Made apart and attached later: CREATE TABLE … PARTITION OF would lock every query on the table out.
+    -- Created separately and attached later, because CREATE TABLE … PARTITION OF would block every query on the table.
     EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING ALL)', child, parent);
     IF rest IS NOT NULL THEN
         EXECUTE format(
@@ -56,15 +56,15 @@ BEGIN
             rest, key, start, stop, columns, child
         );
     END IF;
-    -- Locks queries out of the default partition while it looks there for rows of the range: a millisecond when it is
-    -- empty, about a tenth of a second when it holds a million rows.
+    -- Blocks queries on the default partition while it is searched for rows of the range: a millisecond if it is empty,
+    -- about a tenth of a second for a million rows.
     EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', parent, child, start, stop);
 END
 $$;
 
 COMMENT ON FUNCTION loginpipe.create_partition(text, date) IS
-    'Make a day''s partition of loginpipe.ingested_messages, or a month''s of public.user_logins, and move what waits '
-    'for it in the default partition.';
+    'Create a day''s partition of loginpipe.ingested_messages or a month''s partition of public.user_logins, and move '
+    'its rows there from the default partition.';
 
 DROP FUNCTION loginpipe.day_bounds(text);
 DROP TABLE loginpipe.installation;

@@ -1,4 +1,4 @@
-"""Replica identities: what a publication replicates can be deleted from, also in partitions that are still to come."""
+"""Add replica identities, also to future partitions, so that published tables allow deletes."""
 
 from loginpipe.postgres.migrations.running import run_sql_file
 

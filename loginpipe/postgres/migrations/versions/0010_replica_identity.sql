@@ -1,9 +1,9 @@
--- Without a primary key, and so without a replica identity, Postgres refuses the daily delete wherever a publication
--- replicates it. It costs nothing until there is one.
+-- The table has no primary key and so no replica identity. Postgres refuses the daily delete if a publication
+-- replicates it. This costs nothing until there is a publication.
 ALTER TABLE loginpipe.daily_logins REPLICA IDENTITY FULL;
 
--- Postgres gives a new partition no replica identity, whatever its parent has. The parent's owner decides; this only
--- follows, so it does no harm whichever table is named.
+-- Postgres does not give a new partition the replica identity of its parent. This function only copies what the owner
+-- set on the parent, so it does no harm for any table.
 CREATE FUNCTION loginpipe.share_replica_identity(parent text) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -30,7 +30,8 @@ END
 $$;
 
 COMMENT ON FUNCTION loginpipe.share_replica_identity(text) IS
-    'Give the partitions of a table REPLICA IDENTITY FULL where the table itself has it; return how many got it.';
+    'Set REPLICA IDENTITY FULL on the partitions of a table if the table itself has it. Return the number of changed '
+    'partitions.';
 
 REVOKE ALL ON FUNCTION loginpipe.share_replica_identity(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION loginpipe.share_replica_identity(text) TO loginpipe_writer;

@@ -1,4 +1,4 @@
-"""The changes of each day, counted in the database: what is due is found there, whatever became of a run."""
+"""Count the changes of each day in the database, so that days that are due are found even if a run failed."""
 
 from loginpipe.postgres.migrations.running import run_sql_file
 

@@ -1,13 +1,13 @@
--- A day's rows are found without reading the whole month, or all months. BRIN, since rows come in the order of their days: a
--- few pages, and a tenth of what a B-tree would add to the cost of a load. Only where the table is partitioned by us;
--- `loginpipe doctor` offers it for others.
+-- Finds the rows of a day without reading a whole month or all months. BRIN fits because rows arrive in the order of
+-- their days: the index has a few pages and adds a tenth of the cost of a B-tree to a load. Only if loginpipe created
+-- the partitioned table; `loginpipe doctor` suggests an index for other tables.
 DO $do$
 BEGIN
     IF EXISTS (
         SELECT
         FROM pg_partitioned_table
         WHERE partrelid = 'public.user_logins'::regclass
-            -- Of the first migration's making.
+            -- The first migration created it.
             AND partdefid = to_regclass('public.user_logins_default')
             AND pg_get_partkeydef(partrelid) = 'RANGE (create_date)'
     ) THEN
@@ -16,13 +16,13 @@ BEGIN
 END
 $do$;
 
--- Whoever changes days of user_logins adds a row for each in the same transaction. Rows are only ever added here: batches
--- that are recorded at the same time would wait for each other on a counter of the day.
+-- Each transaction that changes days of user_logins adds a row for each day. Rows are inserted, not updated, because
+-- batches that are recorded at the same time would wait for each other on a counter per day.
 CREATE TABLE loginpipe.day_changes (
     day date NOT NULL
 );
 
--- It has no key, and Postgres refuses deletes from such a table where a publication replicates them.
+-- It has no key, and Postgres refuses deletes from such a table if a publication replicates them.
 ALTER TABLE loginpipe.day_changes REPLICA IDENTITY FULL;
 
 CREATE TABLE loginpipe.days (
@@ -36,21 +36,24 @@ CREATE TABLE loginpipe.days (
 );
 
 COMMENT ON TABLE loginpipe.day_changes IS
-    'Changes of days of user_logins, each written in the transaction that made it, until they are counted in loginpipe.days.';
-COMMENT ON COLUMN loginpipe.day_changes.day IS 'The UTC day that got rows, or lost some to an erasure.';
+    'Changes of days of user_logins, written in the transaction of the change, until they are counted in '
+    'loginpipe.days.';
+COMMENT ON COLUMN loginpipe.day_changes.day IS 'The UTC day that got rows, or lost rows to an erasure.';
 COMMENT ON TABLE loginpipe.days IS
-    'How often each day of user_logins has changed, and how many of these changes each asset has: one with fewer is due.';
+    'How often each day of user_logins has changed, and how many of these changes each asset includes. An asset with '
+    'fewer is due.';
 COMMENT ON COLUMN loginpipe.days.day IS 'The UTC day.';
-COMMENT ON COLUMN loginpipe.days.changes IS 'Changes counted so far; loginpipe.day_changes has those that are not yet.';
-COMMENT ON COLUMN loginpipe.days.closed IS 'It was noted as changed when it was over, so that its counts are final.';
-COMMENT ON COLUMN loginpipe.days.daily_logins IS 'How many of them daily_logins has.';
-COMMENT ON COLUMN loginpipe.days.duplicate_devices IS 'How many of them duplicate_devices has.';
-COMMENT ON COLUMN loginpipe.days.duplicate_ips IS 'How many of them duplicate_ips has.';
-COMMENT ON COLUMN loginpipe.days.login_archive IS 'How many of them the file of the archive has.';
+COMMENT ON COLUMN loginpipe.days.changes IS 'Changes counted so far. Uncounted ones are in loginpipe.day_changes.';
+COMMENT ON COLUMN loginpipe.days.closed IS
+    'True if the end of the day was counted as a change, so that its counts become final.';
+COMMENT ON COLUMN loginpipe.days.daily_logins IS 'How many of the changes daily_logins includes.';
+COMMENT ON COLUMN loginpipe.days.duplicate_devices IS 'How many of the changes duplicate_devices includes.';
+COMMENT ON COLUMN loginpipe.days.duplicate_ips IS 'How many of the changes duplicate_ips includes.';
+COMMENT ON COLUMN loginpipe.days.login_archive IS 'How many of the changes the archive file includes.';
 
--- Days that the batches of the last month have touched are computed once more: a run that failed may have left one stale.
--- Others are taken as computed. A day is archived where its file was found whole and no batch has touched the day since; a
--- batch is recorded before its commit, which takes less than an hour.
+-- Days that batches of the last month have changed are computed once more, because a failed run may have left one
+-- stale. Other days count as computed. A day counts as archived if its file was verified and no batch has changed the
+-- day since. The hour allows for batches that were recorded but not yet committed.
 INSERT INTO loginpipe.days (day, changes, daily_logins, duplicate_devices, duplicate_ips, login_archive)
 SELECT
     known.day,
@@ -78,8 +81,8 @@ LEFT JOIN (
     GROUP BY day
 ) AS touched ON touched.day = known.day;
 
--- A trigger, since nothing that records a batch may forget it: not the version before this one either, which goes on beside
--- the migration.
+-- A trigger, so that no code that records a batch can forget this. That includes the previous version, which keeps
+-- running during the migration.
 CREATE FUNCTION loginpipe.note_days_of_batch() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -98,13 +101,14 @@ AFTER INSERT ON loginpipe.batches
 FOR EACH ROW WHEN (NEW.days <> '{}')
 EXECUTE FUNCTION loginpipe.note_days_of_batch();
 
-COMMENT ON FUNCTION loginpipe.note_days_of_batch() IS 'Note that the days of a batch have changed, as it is recorded.';
+COMMENT ON FUNCTION loginpipe.note_days_of_batch() IS 'Record the days of a new batch as changed.';
 
--- What retention drops keeps its counts: nothing else has them.
+-- Counts of logins that retention drops are kept, because no other place has them.
 ALTER TABLE loginpipe.daily_logins ADD COLUMN kept boolean NOT NULL DEFAULT false;
 
 COMMENT ON COLUMN loginpipe.daily_logins.kept IS
-    'Retention has dropped these logins from user_logins, and the counts stay; logins that come later have rows beside it.';
+    'True if retention has dropped these logins from user_logins and the counts stay. Logins that come later are '
+    'counted in separate rows.';
 
 UPDATE loginpipe.daily_logins
 SET kept = true
@@ -118,7 +122,7 @@ BEGIN
     FOR edit IN
         SELECT *
         FROM (VALUES
-            -- An erasure changes the days that it takes logins from.
+            -- An erasure changes the days of the logins that it deletes.
             (
                 'vault.delete_logins(text)'::regprocedure,
                 'RETURNING masked_ip, masked_device_id
@@ -132,7 +136,8 @@ BEGIN
         WHERE create_date BETWEEN ''0001-01-01'' AND ''9999-12-31''
     )'
             ),
-            -- One erasure is one moment, whatever the versions of the token key: the archive tells erasures apart by it.
+            -- An erasure has one time for all versions of the token key, because the archive distinguishes erasures by
+            -- it.
             (
                 'vault.bury(jsonb)'::regprocedure,
                 '(tombstone, key_version)
@@ -142,7 +147,7 @@ BEGIN
         SELECT decode(given.tombstone, ''hex''), given.key_version::smallint, (SELECT clock_timestamp())
 '
             ),
-            -- A month is dropped when its days are counted as they are.
+            -- A month is dropped only after its days are computed in their current state.
             (
                 'loginpipe.why_not_dropped(date, date)'::regprocedure,
                 '            WHEN coalesce(archived.verified_at < ',
@@ -175,5 +180,5 @@ $do$;
 
 GRANT SELECT, INSERT, DELETE ON loginpipe.day_changes TO loginpipe_writer;
 GRANT SELECT, INSERT, UPDATE ON loginpipe.days TO loginpipe_writer;
--- An erasure says how many files of dropped days are still to be searched.
+-- An erasure reports how many files of dropped days are still to be searched.
 GRANT SELECT ON loginpipe.archived_days TO pii_custodian;

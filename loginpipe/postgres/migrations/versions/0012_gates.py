@@ -1,4 +1,4 @@
-"""Locks on tables in the place of advisory ones, which any role may take; a database of ours, closed to others."""
+"""Replace advisory locks, which any role can take, by table locks; close the database to other roles."""
 
 from loginpipe.postgres.migrations.running import run_sql_file
 

@@ -1,41 +1,44 @@
--- What loads share and erasures take alone. A lock on the table, since a lock on a row that is shared without a gap would
--- keep erasures waiting for ever. In the schema vault, into which only those look who have to do with it: whoever may
--- name a table can lock it weakly with PREPARE, without a privilege on it.
+-- Loads lock this table in a shared mode, erasures exclusively. It is a table lock because loads could share a row lock
+-- without a gap, and erasures would wait forever. The table is in the schema vault, which few roles can use: a role
+-- that can name a table can lock it weakly with PREPARE, without a privilege on it.
 CREATE TABLE vault.erasure_gate (
     single boolean PRIMARY KEY CHECK (single)
 );
 INSERT INTO vault.erasure_gate VALUES (true);
 
 COMMENT ON TABLE vault.erasure_gate IS
-    'Locked by loads in ROW EXCLUSIVE mode, and by erasures in SHARE ROW EXCLUSIVE mode, to the end of the transaction.';
-COMMENT ON COLUMN vault.erasure_gate.single IS 'True: there is one row and no other.';
+    'Locked until the end of the transaction: by loads in ROW EXCLUSIVE mode, by erasures in SHARE ROW EXCLUSIVE '
+    'mode.';
+COMMENT ON COLUMN vault.erasure_gate.single IS 'Always true, so that there is only one row.';
 
--- INSERT is what ROW EXCLUSIVE mode takes, and it adds nothing: the one row that may be there is there.
+-- ROW EXCLUSIVE mode requires INSERT. It allows no new row, because the only possible row exists already.
 GRANT INSERT ON vault.erasure_gate TO loginpipe_writer;
 
--- What whoever writes to the access log takes: a lock on the row. Only the owner, as whom the functions work, may.
+-- A session locks the row of this table before it writes to the access log. Only the owner can do so; the functions run
+-- as the owner.
 CREATE TABLE vault.access_log_gate (
     single boolean PRIMARY KEY CHECK (single)
 );
 INSERT INTO vault.access_log_gate VALUES (true);
 
 COMMENT ON TABLE vault.access_log_gate IS
-    'Its row is locked by whoever writes to vault.access_log, to the end of the transaction.';
-COMMENT ON COLUMN vault.access_log_gate.single IS 'True: there is one row and no other.';
+    'A session that writes to vault.access_log locks its row until the end of the transaction.';
+COMMENT ON COLUMN vault.access_log_gate.single IS 'Always true, so that there is only one row.';
 
 CREATE TABLE loginpipe.turns (
     what text PRIMARY KEY
 );
 
-COMMENT ON TABLE loginpipe.turns IS 'Work that is done by one transaction at a time. Always empty: see loginpipe.take_turn().';
-COMMENT ON COLUMN loginpipe.turns.what IS 'The work, as in "partitions" or "archived_days 2026-11-20".';
+COMMENT ON TABLE loginpipe.turns IS
+    'Work that only one transaction does at a time. Always empty: see loginpipe.take_turn().';
+COMMENT ON COLUMN loginpipe.turns.what IS 'The work, for example "partitions" or "archived_days 2026-11-20".';
 
 CREATE FUNCTION loginpipe.take_turn(what text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    -- Who inserts the same key waits until this transaction has ended, and then finds the row gone.
+    -- Another session that inserts the same key waits until this transaction ends, and then finds no row.
     INSERT INTO loginpipe.turns (what) VALUES (take_turn.what);
     DELETE FROM loginpipe.turns AS turn WHERE turn.what = take_turn.what;
 END
@@ -55,14 +58,15 @@ END
 $$;
 
 COMMENT ON FUNCTION loginpipe.take_turn(text) IS
-    'Wait until no other transaction does this work, and keep others from it to the end of this transaction.';
-COMMENT ON FUNCTION loginpipe.try_turn(text) IS 'As take_turn(), without waiting: false where another transaction is at it.';
+    'Wait until no other transaction does this work, and block others until the end of this transaction.';
+COMMENT ON FUNCTION loginpipe.try_turn(text) IS
+    'Like take_turn(), but return false if another transaction still does this work after 0.1 s.';
 
 REVOKE ALL ON FUNCTION loginpipe.take_turn(text), loginpipe.try_turn(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION loginpipe.take_turn(text), loginpipe.try_turn(text) TO loginpipe_writer;
 
--- Once it is had no load is in progress, and the next ones find that a user was erased. While it is waited for the next
--- ones wait too: not for ever, if one hangs.
+-- Once this lock is held, no load is in progress, and the next loads see that a user was erased. New loads wait while
+-- the erasure waits. The timeout limits this if a load hangs.
 CREATE OR REPLACE FUNCTION vault.lock_loads_out() RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -72,8 +76,8 @@ DECLARE
     deadline timestamptz := clock_timestamp() + interval '30 seconds';
 BEGIN
     LOCK TABLE vault.erasure_gate IN SHARE ROW EXCLUSIVE MODE;
-    -- Runs of the code before this revision, which go on for up to LOGINPIPE_RUN_SECONDS, share this advisory lock ("lp-erase")
-    -- instead. Any role may hold it: only sessions of the pipeline are waited for. The next migration but one drops this.
+    -- Code before this revision, in runs of up to LOGINPIPE_RUN_SECONDS, shares this advisory lock ("lp-erase")
+    -- instead. Any role can hold it, so only sessions of the pipeline count. A later migration can drop this.
     WHILE NOT pg_try_advisory_xact_lock(7813795267221746533) LOOP
         PERFORM pg_stat_clear_snapshot();
         EXIT WHEN NOT EXISTS (
@@ -108,8 +112,8 @@ BEGIN
 END
 $$;
 
--- Whoever may connect can at least wait in line for what others need. Only where this role may say so, and where nothing
--- is in the database that is not of the migrations' making, and nothing of it is granted to roles that are not ours.
+-- Any role that can connect can at least queue for locks that others need. This acts only if the role may change
+-- CONNECT, the database contains only tables of the migrations, and no other role has a grant on them.
 CREATE FUNCTION loginpipe.close_to_others() RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -155,7 +159,8 @@ END
 $$;
 
 COMMENT ON FUNCTION loginpipe.close_to_others() IS
-    'Let only the four roles connect to this database, where it is loginpipe''s alone and the caller may say so.';
+    'Allow only the four roles to connect to this database, if only loginpipe uses it and the caller has the right to '
+    'do so.';
 
 REVOKE ALL ON FUNCTION loginpipe.close_to_others() FROM PUBLIC;
 SELECT loginpipe.close_to_others();

@@ -1,4 +1,4 @@
--- Who may connect to the database stays as it is.
+-- The privilege to connect to the database stays as it is.
 CREATE OR REPLACE FUNCTION vault.lock_loads_out() RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp

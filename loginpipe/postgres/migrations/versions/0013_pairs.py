@@ -1,4 +1,4 @@
-"""Who was seen with what, kept by day: duplicates are computed from it, and cost what the day costs."""
+"""Keep which user was seen with which token, by day, so that the cost of duplicates depends on the day only."""
 
 from loginpipe.postgres.migrations.running import run_sql_file
 

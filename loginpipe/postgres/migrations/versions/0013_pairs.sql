@@ -1,6 +1,7 @@
--- One row a token, user and month, with an array of 31 places: the logins of each day. So a day is set and never added to:
--- whoever computes it again changes nothing, in whatever order days are computed. A row stays small however long the history
--- is. Compared byte by byte, since tokens differ late and a language's rules for each comparison would double the time.
+-- One row per token, user and month, with an array of 31 elements for the logins of each day. A day is set, never added
+-- to, so computing it again changes nothing, and days can be computed in any order. Rows stay small with any length of
+-- the history. COLLATE "C" because tokens have a long common prefix, and comparison by the rules of a language would
+-- double the time.
 CREATE TABLE loginpipe.device_users (
     masked_device_id text COLLATE "C",
     user_id text COLLATE "C",
@@ -43,34 +44,37 @@ CROSS JOIN generate_series(1, 31) AS place
 WHERE pair.logins[place] IS NOT NULL OR pair.late[place] IS NOT NULL;
 
 COMMENT ON TABLE loginpipe.device_users IS
-    'Which users logged in from which device, and how often on which day: of the days that are over, also those that the '
-    'table has let go of.';
+    'Which users logged in from which device, and how often on which day, for past days. Includes days that '
+    'user_logins has dropped.';
 COMMENT ON COLUMN loginpipe.device_users.masked_device_id IS 'The device''s token, of the newest key version.';
 COMMENT ON COLUMN loginpipe.device_users.user_id IS 'As in user_logins.';
 COMMENT ON COLUMN loginpipe.device_users.month IS 'The first day of the month.';
-COMMENT ON COLUMN loginpipe.device_users.logins IS 'Logins of each day of the month, by its number; NULL where there are none.';
+COMMENT ON COLUMN loginpipe.device_users.logins IS
+    'Logins of each day of the month, indexed by the day number; NULL if there are none.';
 COMMENT ON COLUMN loginpipe.device_users.late IS
-    'The same, of logins that came after the day was dropped from user_logins, until it is restored.';
+    'The same for logins that came after the day was dropped from user_logins, until it is restored.';
 COMMENT ON TABLE loginpipe.ip_users IS
-    'Which users logged in from which address, and how often on which day: of the days that are over, also those that the '
-    'table has let go of.';
+    'Which users logged in from which address, and how often on which day, for past days. Includes days that '
+    'user_logins has dropped.';
 COMMENT ON COLUMN loginpipe.ip_users.masked_ip IS 'The address''s token, of the newest key version.';
 COMMENT ON COLUMN loginpipe.ip_users.user_id IS 'As in user_logins.';
 COMMENT ON COLUMN loginpipe.ip_users.month IS 'The first day of the month.';
-COMMENT ON COLUMN loginpipe.ip_users.logins IS 'Logins of each day of the month, by its number; NULL where there are none.';
+COMMENT ON COLUMN loginpipe.ip_users.logins IS
+    'Logins of each day of the month, indexed by the day number; NULL if there are none.';
 COMMENT ON COLUMN loginpipe.ip_users.late IS
-    'The same, of logins that came after the day was dropped from user_logins, until it is restored.';
-COMMENT ON VIEW loginpipe.device_days IS 'device_users, one row a device, user and day.';
-COMMENT ON VIEW loginpipe.ip_days IS 'ip_users, one row an address, user and day.';
+    'The same for logins that came after the day was dropped from user_logins, until it is restored.';
+COMMENT ON VIEW loginpipe.device_days IS 'device_users with one row per device, user and day.';
+COMMENT ON VIEW loginpipe.ip_days IS 'ip_users with one row per address, user and day.';
 
--- How many changes of a day these tables have. Days that are over are brought into them by the next computation, the oldest
--- first: an installation that has logins needs no other filling. Days that are in the archive only keep the rows that they
--- have, until they are restored.
+-- How many changes of a day these tables include. The next computation fills in past days, oldest first, so existing
+-- installations need no backfill. Days that are only in the archive keep their rows until they are restored.
 ALTER TABLE loginpipe.days ADD COLUMN device_users bigint;
 ALTER TABLE loginpipe.days ADD COLUMN ip_users bigint;
 
-COMMENT ON COLUMN loginpipe.days.device_users IS 'How many of them device_users has; NULL where it has nothing of the day.';
-COMMENT ON COLUMN loginpipe.days.ip_users IS 'How many of them ip_users has; NULL where it has nothing of the day.';
+COMMENT ON COLUMN loginpipe.days.device_users IS
+    'How many of the changes device_users includes; NULL if it has nothing of the day.';
+COMMENT ON COLUMN loginpipe.days.ip_users IS
+    'How many of the changes ip_users includes; NULL if it has nothing of the day.';
 
 CREATE TABLE loginpipe.token_changes (
     asset text NOT NULL,
@@ -78,15 +82,16 @@ CREATE TABLE loginpipe.token_changes (
 );
 
 COMMENT ON TABLE loginpipe.token_changes IS
-    'Tokens whose days are to be computed again: they got an alias, are a placeholder or no longer, or lost a user.';
+    'Tokens whose days must be computed again: they got an alias, became or stopped being a placeholder, or lost a '
+    'user.';
 COMMENT ON COLUMN loginpipe.token_changes.asset IS 'duplicate_devices or duplicate_ips.';
 COMMENT ON COLUMN loginpipe.token_changes.token IS 'The token.';
 
--- Without a primary key, as day_changes: a publication would refuse the deletes.
+-- It has no primary key, like day_changes: with a publication, Postgres would refuse the deletes.
 ALTER TABLE loginpipe.token_changes REPLICA IDENTITY FULL;
 
--- A trigger, since runs and a custodian's rotation both write aliases. For both tables: which one has the token, a read of
--- an index says later. A statement without new aliases costs nothing.
+-- A trigger, because both runs and a custodian's rotation write aliases. It records the tokens for both tables; an
+-- index look-up shows later which table has the token. A statement without new aliases costs nothing.
 CREATE FUNCTION loginpipe.note_aliased_tokens() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -107,10 +112,11 @@ REFERENCING NEW TABLE AS new_aliases
 FOR EACH STATEMENT
 EXECUTE FUNCTION loginpipe.note_aliased_tokens();
 
-COMMENT ON FUNCTION loginpipe.note_aliased_tokens() IS 'Note that the logins of a token count as those of another one.';
+COMMENT ON FUNCTION loginpipe.note_aliased_tokens() IS
+    'Record that the logins of a token now count as those of another token.';
 
--- A computation that is running would write the user again. It is waited for before the loads are locked out, which then
--- wait for the logins of one user only.
+-- A running computation would write the user again, so this waits for it. It does so before the erasure locks out
+-- loads, so that loads wait only for the deletion of one user's logins.
 CREATE FUNCTION vault.forget_pairs(user_id text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -123,7 +129,7 @@ BEGIN
     PERFORM loginpipe.take_turn('duplicate_devices');
     PERFORM loginpipe.take_turn('duplicate_ips');
     WITH gone AS (
-        -- As vault.delete_logins.
+        -- The same condition as in vault.delete_logins.
         DELETE FROM loginpipe.device_users
         WHERE user_id = wanted
             OR (user_id ~ '[^!-~]' AND vault.canonical_user_id(user_id) = wanted)
@@ -161,7 +167,7 @@ BEGIN
                     'PERFORM vault.forget_pairs(user_id);
     PERFORM vault.lock_loads_out();'
                 ),
-                -- A month is dropped when its days are kept here as they are.
+                -- A month is dropped only after its days are kept here in their current state.
                 (
                     'loginpipe.why_not_dropped(date, date)',
                     'known.duplicate_ips) - known.changes',
@@ -178,7 +184,7 @@ BEGIN
 END
 $do$;
 
--- Finds the newest row of a token before a day, without reading the others.
+-- Finds the newest row of a token before a day without reading the others.
 DROP INDEX loginpipe.duplicate_devices_masked_device_id;
 DROP INDEX loginpipe.duplicate_ips_masked_ip;
 CREATE INDEX duplicate_devices_masked_device_id ON loginpipe.duplicate_devices (masked_device_id, create_date DESC);

@@ -1,4 +1,4 @@
-"""Retention of extras: those of months that are older than ``user_logins`` keeps can be dropped."""
+"""Allow old months of extras to be dropped, as retention does for ``user_logins``."""
 
 from loginpipe.postgres.migrations.running import run_sql_file
 

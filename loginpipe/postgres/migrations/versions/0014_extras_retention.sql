@@ -12,7 +12,7 @@ BEGIN
         SELECT part.oid::regclass::text
         FROM pg_inherits
         JOIN pg_class AS part ON part.oid = pg_inherits.inhrelid
-        -- NULL of a partition that someone else has made.
+        -- NULL for a partition that loginpipe did not create.
         CROSS JOIN LATERAL to_date(
             substring(part.relname FROM '^login_extras_(y[0-9]{4}m(?:0[1-9]|1[0-2]))$'), '"y"YYYY"m"MM'
         ) AS start
@@ -31,8 +31,8 @@ END
 $$;
 
 COMMENT ON FUNCTION loginpipe.trim_extras(date) IS
-    'Drop the months of loginpipe.login_extras that ended by a day at least 29 days ago, and what the default partition '
-    'has of before it; return which.';
+    'Drop the months of loginpipe.login_extras that ended before a day, and the older rows of the default partition. '
+    'The day must be at least 29 days ago. Return the dropped partitions.';
 
 REVOKE ALL ON FUNCTION loginpipe.trim_extras(date) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION loginpipe.trim_extras(date) TO loginpipe_writer;

@@ -1,5 +1,5 @@
--- The way to sealed values, for subjects of one form. What is asked for stays apart from what it is found under: the
--- aliases that a release follows are the pipeline's word, and may be planted.
+-- Access to sealed values, for subjects of a fixed form. Requested subjects and those found through aliases are kept
+-- apart, because the pipeline writes the aliases and they may be planted.
 
 DROP FUNCTION vault.request_access(text[], text, text, uuid);
 DROP FUNCTION vault.release(uuid);
@@ -11,7 +11,7 @@ AS $$
     SELECT CASE
         WHEN coalesce(length(vault.trimmed(purpose)), 0) < 10 THEN 'purpose_too_short'
         WHEN coalesce(vault.trimmed(ticket), '') = '' THEN 'no_ticket'
-        -- The log is for ever, and whoever verifies it reads all of it.
+        -- The log is kept forever, and a verification reads all of it.
         WHEN length(purpose) > 1000 OR length(ticket) > 200 THEN 'reason_too_long'
     END
 $$;
@@ -33,9 +33,9 @@ AS $$
     SELECT subject ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
 $$;
 
--- A list of tokens and message ids. A token of ours has a form that no clear value has. Anything else may be a clear
--- value, typed into the wrong place, as a device id that is a UUID or 32 hexadecimal digits: it is a subject only where
--- there is something under it, and otherwise must not get into the log.
+-- Return true for a list of tokens and message ids. No clear value has the form of a current token. Any other text may
+-- be a clear value that was typed by mistake, for example a device id that is a UUID or 32 hexadecimal digits. It is
+-- accepted only if something is sealed under it, because otherwise it must not enter the log.
 CREATE OR REPLACE FUNCTION vault.are_subjects(subjects text[]) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -58,7 +58,7 @@ AS $$
         )
 $$;
 
--- Whether subjects are of what a bulk request is for: tokens of older versions, or messages.
+-- Return true if the subjects fit the kind of the bulk request: tokens of older versions, or messages.
 CREATE FUNCTION vault.are_of_kind(subjects text[], kind text) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -75,7 +75,7 @@ AS $$
     FROM unnest(subjects) AS listed (subject)
 $$;
 
--- How many subjects were requested under a bulk request so far.
+-- Return how many subjects were requested under a bulk request so far.
 CREATE FUNCTION vault.requested_under(under uuid) RETURNS bigint
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -112,7 +112,7 @@ BEGIN
         WHEN under IS NULL THEN NULL
         WHEN parent.actor IS DISTINCT FROM session_user
             OR parent.subjects IS NOT NULL
-            -- Of before bulk requests had a kind.
+            -- The bulk request is older than the kinds.
             OR parent.detail IS NULL
             OR NOT vault.is_committed(parent.xact) THEN 'unusable_parent'
         WHEN wants_second_person AND parent_approved_at IS NULL THEN 'needs_approval'
@@ -140,9 +140,9 @@ BEGIN
 END
 $$;
 
--- Under which tokens what was asked for may be sealed: its own, its newest, and those of the others that are in the
--- vault. A value has one token a version, so no more of these are followed than there are versions: what was planted
--- beside them neither widens a release nor keeps the value itself from coming.
+-- Return the tokens under which the requested values may be sealed: the token itself, the newest, and others in the
+-- vault. A value has one token per version, so at most that many are followed. Planted aliases can then neither widen a
+-- release nor hide the value itself.
 CREATE FUNCTION vault.places_of(subjects text[]) RETURNS TABLE (asked text, subject text)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -201,7 +201,8 @@ BEGIN
         WHEN NOT vault.is_committed(request.xact) THEN 'not_committed'
         WHEN (vault.entry_of(request_id, 'release')).seq IS NOT NULL THEN 'released_before'
         WHEN vault.second_person_required() AND approved_at IS NULL THEN 'needs_approval'
-        -- Made under a bulk request: that one's approval holds for a day, the request itself for as long as any.
+        -- For a request under a bulk request: the approval of the bulk request is valid for 24 hours, the request
+        -- itself for 15 minutes like any other.
         WHEN request.under IS NOT NULL AND approved_at < clock_timestamp() - interval '24 hours' THEN 'expired'
         WHEN request.under IS NOT NULL AND request.at < clock_timestamp() - interval '15 minutes' THEN 'expired'
         WHEN request.under IS NULL
@@ -221,7 +222,7 @@ BEGIN
         WITH places AS MATERIALIZED (
             SELECT place.asked, place.subject
             FROM vault.places_of(request.subjects) AS place
-            -- A job is for the very subjects that it names.
+            -- A job is allowed only the exact subjects that it lists.
             WHERE request.under IS NULL OR place.subject = place.asked
         ),
         found AS (
@@ -241,7 +242,7 @@ BEGIN
                 FILTER (WHERE wrapped.recipient IS NOT NULL), '{}')
         FROM places
         LEFT JOIN found ON found.subject = places.subject
-        -- A row without its key is planted, or the key is lost: that is another answer than that nothing is there.
+        -- A row without its data key was planted, or the key is lost. The result must differ from "nothing is there".
         LEFT JOIN vault.data_keys AS wrapped ON wrapped.data_key_id = found.data_key_id
         GROUP BY 1, 2, 3, 4, 5, 6
         ORDER BY array_position(request.subjects, places.asked), places.subject <> places.asked, 2
@@ -264,8 +265,8 @@ BEGIN
 END
 $$;
 
--- After the release of a request, whose values are opened outside of the database: those that turned out not to be what
--- their tokens stand for go, so that the pipeline seals the values again when they come.
+-- Values are opened outside of the database after the release. Those that do not match their tokens are deleted, so
+-- that the pipeline seals the values again when they arrive.
 CREATE FUNCTION vault.discard_values(request_id uuid, tokens text[]) RETURNS TABLE (refusal text, discarded bigint)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -298,14 +299,14 @@ END
 $$;
 
 COMMENT ON FUNCTION vault.request_access(text[], text, text, uuid, text, integer) IS
-    'Put on record that one wants to see what up to 256 tokens or message ids stand for, why, and under which ticket. '
-    'Without subjects: a bulk request of a kind (rotate, replay, backfill) for so many subjects at most, under which the '
-    'same role makes requests for 24 hours.';
+    'Record that you want to see the values of up to 256 tokens or message ids, why, and under which ticket. Without '
+    'subjects, this is a bulk request of a kind (rotate, replay, backfill) for at most the given number of subjects, '
+    'under which the same role makes requests for 24 hours.';
 COMMENT ON FUNCTION vault.release(uuid) IS
-    'Return what was requested, sealed as it is, a row for each subject and each of its aliases; without a ciphertext '
-    'where nothing is sealed under that one. Once, within 15 minutes, after the request was committed.';
+    'Return the requested values, still sealed: one row for each subject and each of its aliases, without a '
+    'ciphertext if nothing is sealed under it. Works once, within 15 minutes, after the request is committed.';
 COMMENT ON FUNCTION vault.discard_values(uuid, text[]) IS
-    'Delete sealed values that were released within 15 minutes and are not what their tokens stand for, so that the '
+    'Delete sealed values that were released in the last 15 minutes and do not match their tokens, so that the '
     'pipeline seals them again.';
 
 REVOKE ALL ON FUNCTION

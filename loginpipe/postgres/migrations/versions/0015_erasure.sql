@@ -1,6 +1,6 @@
--- Erasure in two steps, as a release: the request is on record before anything is deleted or told, since a function that
--- deletes and counts could be rolled back after the counting. The user id comes by COPY into a table: as a parameter it
--- would stand in the text of the statement, and a statement that fails is in the server's own log.
+-- Erasure has two steps, like a release. The request is recorded before anything is deleted or reported, because a
+-- function that deletes and counts could be rolled back after the counting. COPY writes the user id into a table,
+-- because a parameter would be in the text of the statement, and the server logs failed statements.
 
 CREATE TABLE vault.erasure_requests (
     request_id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -12,13 +12,14 @@ CREATE TABLE vault.erasure_requests (
 );
 
 COMMENT ON TABLE vault.erasure_requests IS
-    'Erasures that were requested and are still to be carried out: a row goes with its erasure, or after a day.';
+    'Erasures that are requested and not yet carried out. A row is deleted with its erasure, or after a day.';
 COMMENT ON COLUMN vault.erasure_requests.request_id IS 'As in vault.access_log.';
-COMMENT ON COLUMN vault.erasure_requests.user_id IS 'Whose logins are to be erased, as in user_logins.';
+COMMENT ON COLUMN vault.erasure_requests.user_id IS 'The user whose logins are to be erased, as in user_logins.';
 COMMENT ON COLUMN vault.erasure_requests.requested_by IS 'The role that logged in.';
-COMMENT ON COLUMN vault.erasure_requests.requested_at IS 'When.';
+COMMENT ON COLUMN vault.erasure_requests.requested_at IS 'When the erasure was requested.';
 COMMENT ON COLUMN vault.erasure_requests.xact IS 'The transaction that requested it.';
-COMMENT ON COLUMN vault.erasure_requests.tombstones IS 'The tombstones of the user, in hex, by version of the token key.';
+COMMENT ON COLUMN vault.erasure_requests.tombstones IS
+    'The tombstones of the user, in hex, by version of the token key.';
 
 DROP FUNCTION vault.erase_user(text, jsonb, text, text);
 DROP FUNCTION vault.orphaned_tokens(text[]);
@@ -97,8 +98,8 @@ BEGIN
 END
 $$;
 
--- Logins of months that were dropped are in these tables only: a custodian's erasure finds the tokens there, so that the
--- pipeline needs no right to delete sealed values. Of other months user_logins itself tells.
+-- Logins of dropped months are only in these tables. An erasure finds their tokens here, so the pipeline needs no right
+-- to delete sealed values. For other months user_logins itself has the tokens.
 CREATE FUNCTION vault.is_dropped(month date) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -127,14 +128,14 @@ BEGIN
             SELECT user_id, month, masked_ip
             FROM loginpipe.ip_users
         ) AS pair
-        -- As vault.delete_logins.
+        -- The same condition as in vault.delete_logins.
         WHERE (user_id = wanted OR (user_id ~ '[^!-~]' AND vault.canonical_user_id(user_id) = wanted))
             AND vault.is_dropped(month)
     );
 END
 $$;
 
--- As of revision 0013; also returns the tokens of months that were dropped.
+-- As in revision 0013, but returns the tokens of dropped months.
 DROP FUNCTION vault.forget_pairs(text);
 CREATE FUNCTION vault.forget_pairs(user_id text) RETURNS text[]
 LANGUAGE plpgsql
@@ -150,7 +151,7 @@ BEGIN
     PERFORM loginpipe.take_turn('duplicate_ips');
     tokens := vault.dropped_tokens_of_user(forget_pairs.user_id);
     WITH gone AS (
-        -- As vault.delete_logins.
+        -- The same condition as in vault.delete_logins.
         DELETE FROM loginpipe.device_users
         WHERE user_id = wanted
             OR (user_id ~ '[^!-~]' AND vault.canonical_user_id(user_id) = wanted)
@@ -183,7 +184,7 @@ BEGIN
     RETURN ARRAY(
         SELECT DISTINCT token
         FROM public.user_logins AS login, LATERAL (VALUES (masked_ip), (masked_device_id)) AS masked (token)
-        -- As vault.delete_logins.
+        -- The same condition as in vault.delete_logins.
         WHERE (user_id = wanted OR (user_id ~ '[^!-~]' AND vault.canonical_user_id(user_id) = wanted))
             AND token IS NOT NULL
         UNION
@@ -192,8 +193,8 @@ BEGIN
 END
 $$;
 
--- The tokens of a user, each with those that are its aliases by the pipeline's word. Where it has any, with the sealed
--- values too: only who opens them can say which of the aliases are true.
+-- Return the tokens of a user, each with its aliases as the pipeline wrote them. If a token has aliases, return the
+-- sealed values too, because only someone who opens them can verify the aliases.
 CREATE FUNCTION vault.release_for_erasure(request_id uuid)
 RETURNS TABLE (
     refusal text, asked text, subject text, field text, data_key_id uuid, "position" smallint, ciphertext bytea,
@@ -205,7 +206,7 @@ AS $$
 DECLARE
     found_subjects text[] := '{}';
 BEGIN
-    -- Without the log's lock until the end: this reads all of user_logins.
+    -- Does not hold the lock of the log until the end, because this reads all of user_logins.
     PERFORM vault.require_read_committed();
     refusal := coalesce(
         vault.erasure_refusal(request_id),
@@ -252,8 +253,8 @@ BEGIN
 END
 $$;
 
--- Of tokens and the value that each stands for: which values no login holds any more, under none of them. Logins of months
--- that were dropped are told by the pairs of token and user.
+-- Given tokens and the value of each, return the tokens of values that no login contains under any token. The pairs of
+-- token and user stand for the logins of dropped months.
 CREATE FUNCTION vault.orphaned_tokens(tokens text[], values_of text[]) RETURNS text[]
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
@@ -325,7 +326,7 @@ BEGIN
         RAISE EXCEPTION 'the user has logged in again, or a token has a new alias, since the release'
             USING ERRCODE = '40001';
     END IF;
-    -- A token that no value was named for stands for one of its own.
+    -- A token without a given value counts as a value of its own.
     SELECT array_agg(listed.token), array_agg(listed.value)
     INTO tokens, values_of
     FROM (
@@ -361,14 +362,15 @@ END
 $$;
 
 COMMENT ON FUNCTION vault.request_erasure(jsonb, text, text) IS
-    'Put on record that the user whose id was copied into vault.erasure_requests in this transaction is to be erased. '
-    'Tombstones ({"<key version>": "<HMAC in hex>"}) are what later runs know them by.';
+    'Record that the user whose id was copied into vault.erasure_requests in this transaction is to be erased. Later '
+    'runs recognize the user by the tombstones ({"<key version>": "<HMAC in hex>"}).';
 COMMENT ON FUNCTION vault.release_for_erasure(uuid) IS
-    'Return the tokens of a user whose erasure was requested, with their aliases, sealed, where there are any.';
+    'Return the tokens of a user whose erasure was requested, with their aliases, and with the sealed values of '
+    'tokens that have aliases.';
 COMMENT ON FUNCTION vault.erase_user(uuid, text[], text[], text[]) IS
-    'Delete the logins of the user of a committed request, with their extras, and the sealed values that no other login '
-    'shares under any token of the same value; keep the tombstones. Tokens: those whose value was verified; values_of: a '
-    'name for the value of each, equal where it is the same; seen: all tokens that release_for_erasure returned.';
+    'Delete the logins of the user of a committed request, their extras, and the sealed values that no other login '
+    'uses under any token of the same value. Keep the tombstones. tokens: those whose value was verified; values_of: '
+    'a name for the value of each, equal for equal values; seen: all tokens that release_for_erasure returned.';
 
 REVOKE ALL ON FUNCTION
     vault.request_erasure(jsonb, text, text), vault.erasure_refusal(uuid), vault.tokens_of_user(text),

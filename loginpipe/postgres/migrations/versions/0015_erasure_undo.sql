@@ -21,7 +21,7 @@ BEGIN
     PERFORM loginpipe.take_turn('duplicate_devices');
     PERFORM loginpipe.take_turn('duplicate_ips');
     WITH gone AS (
-        -- As vault.delete_logins.
+        -- The same condition as in vault.delete_logins.
         DELETE FROM loginpipe.device_users
         WHERE user_id = wanted
             OR (user_id ~ '[^!-~]' AND vault.canonical_user_id(user_id) = wanted)
@@ -122,8 +122,9 @@ END
 $$;
 
 COMMENT ON FUNCTION vault.erase_user(text, jsonb, text, text) IS
-    'Delete a user''s logins with their extras, the sealed values that no other login shares, and their aliases; keep '
-    'the tombstones ({"<key version>": "<HMAC in hex>"}), by which later runs know what not to load again.';
+    'Delete a user''s logins with their extras, the sealed values that no other login uses, and their aliases. Keep '
+    'the tombstones ({"<key version>": "<HMAC in hex>"}), so that later runs do not load the user''s earlier messages '
+    'again.';
 
 REVOKE ALL ON FUNCTION
     vault.request_access(text[], text, text, uuid), vault.approve_access(uuid), vault.release(uuid),

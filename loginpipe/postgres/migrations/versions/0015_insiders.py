@@ -1,4 +1,4 @@
-"""Custody against insiders: one form of subjects, erasure in two steps, bulk requests with a kind, values with keys."""
+"""Protect against insiders: fixed forms of subjects, two-step erasure, kinds of bulk requests, values with keys."""
 
 from loginpipe.postgres.migrations.running import run_sql_file
 

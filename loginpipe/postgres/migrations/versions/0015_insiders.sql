@@ -1,7 +1,8 @@
--- What a custodian, or whoever has the pipeline's login, could put into these tables to mislead others. Constraints are
--- NOT VALID: a row that was planted before must not stop the migration; `loginpipe doctor` and a rotation name those.
+-- Prevents misleading rows that a custodian, or a person with the pipeline's login, could write into these tables.
+-- Constraints are NOT VALID, because a row that was planted earlier must not stop the migration. `loginpipe doctor` and
+-- a rotation report such rows.
 
--- An array of two dimensions is written in another form than it is hashed in.
+-- An array with two dimensions would be stored in another form than it is hashed.
 ALTER TABLE vault.access_log
     ADD CONSTRAINT access_log_subjects_are_a_list
         CHECK (coalesce(array_ndims(subjects), 1) = 1 AND coalesce(array_lower(subjects, 1), 1) = 1) NOT VALID,
@@ -13,12 +14,12 @@ ALTER TABLE vault.access_log
 CREATE INDEX access_log_under ON vault.access_log (under) WHERE action = 'request' AND under IS NOT NULL;
 
 COMMENT ON COLUMN vault.access_log.action IS
-    'request, approval, release, refusal, erasure, policy, or discard of values that were planted.';
+    'request, approval, release, refusal, erasure, policy, or discard of planted values.';
 COMMENT ON COLUMN vault.access_log.detail IS
-    'Counts; of a refusal, what was refused and why; of a policy, what it is; of a bulk request, its kind and how many '
-    'subjects it is for; of the request of an erasure, that it is one.';
+    'Counts; for a refusal, what was refused and why; for a policy, the policy; for a bulk request, its kind and '
+    'maximum number of subjects; for the request of an erasure, the word erasure.';
 
--- A token has one form, and an alias leads from an older version of the key to a newer one, which has been used.
+-- A token has one form. An alias leads from an older version of the key to a newer version that has been used.
 ALTER TABLE loginpipe.token_aliases
     ADD COLUMN new_version integer
         GENERATED ALWAYS AS (substring(new_token FROM '^(?:ip|dev)\.v([1-9][0-9]{0,4})\.')::integer) STORED,
@@ -34,9 +35,9 @@ ALTER TABLE loginpipe.token_aliases
 
 COMMENT ON COLUMN loginpipe.token_aliases.new_version IS 'The version of the key in new_token.';
 COMMENT ON COLUMN loginpipe.token_aliases.verified_token IS
-    'The new_token that a custodian''s rotation has found to stand for the value of old_token; NULL before that.';
+    'The new_token that a custodian''s rotation verified as a token of the same value; NULL before that.';
 
--- The shortest value is a block of 32 bytes and a tag of 16; the shortest key that wraps has 2,048 bits.
+-- The shortest value is a block of 32 bytes and a tag of 16 bytes. The shortest wrapping key has 2,048 bits.
 ALTER TABLE vault.sealed_values
     ADD CONSTRAINT sealed_values_of_a_masked_field CHECK (field IN ('ip', 'device_id')) NOT VALID,
     ADD CONSTRAINT sealed_values_of_whole_blocks
@@ -46,8 +47,8 @@ ALTER TABLE vault.data_keys
     ADD CONSTRAINT data_keys_of_a_fingerprint CHECK (recipient ~ '^[0-9a-f]{64}$') NOT VALID,
     ADD CONSTRAINT data_keys_wrapped CHECK (octet_length(wrapped_key) >= 256) NOT VALID;
 
--- In the place of a foreign key, which would ask once a row and not once a batch; nor is a data key alone unique. Of a
--- planted row without a key nothing could ever be recovered, and the pipeline would take its value for sealed.
+-- Replaces a foreign key, which would check each row instead of each batch, and would need data_key_id to be unique. A
+-- value whose data key is missing could never be recovered, but the pipeline would consider it sealed.
 CREATE FUNCTION vault.require_data_keys() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -70,7 +71,7 @@ CREATE TRIGGER require_data_keys AFTER INSERT ON vault.sealed_values
     FOR EACH STATEMENT EXECUTE FUNCTION vault.require_data_keys();
 ALTER TABLE vault.sealed_values ENABLE ALWAYS TRIGGER require_data_keys;
 
--- A recipient that came later would keep every value of the key from opening: they are bound to the recipients.
+-- Values are bound to the recipients of their key. A recipient added later would make all of them impossible to open.
 CREATE FUNCTION vault.refuse_later_recipients() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -106,22 +107,23 @@ AS $$
 $$;
 
 COMMENT ON FUNCTION vault.unopenable_values() IS
-    'Count the sealed values that nothing can open: without a data key, or shorter than any value is. Reads the vault.';
+    'Count the sealed values that cannot be opened: without a data key, or shorter than any sealed value can be. '
+    'Reads the whole table.';
 
 REVOKE ALL ON FUNCTION
     vault.require_data_keys(), vault.refuse_later_recipients(), vault.unopenable_values()
     FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION vault.unopenable_values() TO loginpipe_writer, pii_custodian, pii_auditor;
 
--- By column: what a batch has recorded stays as it is, and what a rotation has verified is a custodian's word.
+-- By column: what a batch has recorded must not change, and only a custodian marks aliases as verified.
 REVOKE UPDATE ON loginpipe.batches FROM loginpipe_writer;
 GRANT UPDATE (finished_at, deleted, delete_failures, leases_lost) ON loginpipe.batches TO loginpipe_writer;
 REVOKE INSERT ON loginpipe.token_aliases FROM loginpipe_writer;
 GRANT INSERT (old_token, new_token) ON loginpipe.token_aliases TO loginpipe_writer;
 GRANT UPDATE (verified_token) ON loginpipe.token_aliases TO pii_custodian;
 
--- What custodians type, and what they open, reaches statements by COPY. Everybody may as a rule; who took that away owns
--- the database, and grants it: `loginpipe doctor` says so.
+-- Custodians' input and opened values enter statements by COPY into temporary tables. PUBLIC usually has this
+-- privilege. If it was revoked, the owner of the database grants it; `loginpipe doctor` reports it.
 DO $$
 BEGIN
     IF pg_has_role((SELECT datdba FROM pg_database WHERE datname = current_database()), 'USAGE') THEN

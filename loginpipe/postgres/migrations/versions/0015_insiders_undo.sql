@@ -4,7 +4,7 @@ DROP FUNCTION vault.request_access(text[], text, text, uuid, text, integer);
 DROP FUNCTION vault.places_of(text[]);
 DROP FUNCTION vault.requested_under(uuid);
 DROP FUNCTION vault.are_of_kind(text[], text);
--- 0002_access_functions.sql makes all of its functions again.
+-- 0002_access_functions.sql creates all of its functions again.
 DROP FUNCTION vault.approve_access(uuid);
 DROP FUNCTION vault.set_second_person(boolean, text);
 
@@ -73,4 +73,5 @@ ALTER TABLE vault.access_log
     ) NOT VALID;
 
 COMMENT ON COLUMN vault.access_log.action IS 'request, approval, release, refusal, erasure or policy.';
-COMMENT ON COLUMN vault.access_log.detail IS 'Counts; of a refusal, what was refused and why; of a policy, what it is.';
+COMMENT ON COLUMN vault.access_log.detail IS
+    'Counts; for a refusal, what was refused and why; for a policy, the policy.';

@@ -1,4 +1,4 @@
-"""A new version of the token key is recorded by a function that asks for a proof, not by the pipeline's login alone."""
+"""Require a proof to record a version of the token key, so that the pipeline's login alone is not enough."""
 
 from loginpipe.postgres.migrations.running import run_sql_file
 

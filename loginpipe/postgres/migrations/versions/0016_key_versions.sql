@@ -1,10 +1,11 @@
--- A version that whoever has the pipeline's login makes up would stop every run, raise the number of aliases that a release
--- follows, and let a request to rotate open tokens of the current version.
+-- A false version, recorded with the pipeline's login, would stop every run, raise the number of aliases that a release
+-- follows, and allow a request to rotate to open tokens of the current version.
 
 ALTER TABLE loginpipe.token_key_checks ADD COLUMN successor_hash bytea;
 
 COMMENT ON COLUMN loginpipe.token_key_checks.successor_hash IS
-    'SHA-256 of what only the key gives, and what recording the next version takes. NULL: the next one needs no proof.';
+    'SHA-256 of a proof that only the key can give. Recording the next version requires the proof. NULL: the next '
+    'version needs no proof.';
 
 CREATE FUNCTION loginpipe.record_token_key(version smallint, check_value bytea, successor_hash bytea, proof bytea)
 RETURNS boolean
@@ -27,8 +28,8 @@ END
 $$;
 
 COMMENT ON FUNCTION loginpipe.record_token_key(smallint, bytea, bytea, bytea) IS
-    'Record a version of the token key, unless it is there; return whether it is. Proof: whose SHA-256 the newest version '
-    'has as its successor_hash; needed where it has one.';
+    'Record a version of the token key unless it exists; return true if it exists afterwards. proof: its SHA-256 must '
+    'equal the successor_hash of the newest version, unless that is NULL.';
 
 REVOKE ALL ON FUNCTION loginpipe.record_token_key(smallint, bytea, bytea, bytea) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION loginpipe.record_token_key(smallint, bytea, bytea, bytea) TO loginpipe_writer;
