@@ -1,5 +1,6 @@
 """What Dagster loads: ``workspace.yaml`` and ``-m loginpipe.definitions`` find `defs` here."""
 
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -8,6 +9,9 @@ from loginpipe.common.interpreter import imports_that_stay, leave_all_at_exit
 
 with imports_that_stay():
     import dagster as dg
+
+    # Dagster warns on every output that these parameters may still change. Its own `dg launch` uses the second.
+    warnings.filterwarnings("ignore", message="Parameter `(backfill_policy|include_sources)`", category=dg.BetaWarning)
 
     from loginpipe.common.logs import configure_logs
     from loginpipe.common.settings import Settings, load_settings
