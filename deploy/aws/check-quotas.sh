@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Compares the account's quotas with what an environment takes, before its first deployment: check-quotas.sh production
+# Compares the account's quotas with the needs of an environment before its first deployment: check-quotas.sh production
 #
-# In the environment of the CDK (. .venv-aws/bin/activate). What else the account runs on Fargate is not counted.
+# Run it in the CDK's virtual environment (. .venv-aws/bin/activate). It does not count other Fargate tasks of the account.
 set -euo pipefail
 
 environment=${1:?which environment, as in production}

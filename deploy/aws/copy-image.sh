@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Copies the images of a release, that of AWS Lambda among them, into this environment's repository, byte for byte:
+# Copies both images of a release, the default one and that of AWS Lambda, unchanged into this environment's repository:
 # copy-image.sh 1.2.3
 #
-# RELEASES is the repository that the release workflow pushes to, GITHUB_REPOSITORY the one whose workflow that is; AWS'
-# credentials are those of the environment, and INSTALLATION is its value `installation`, loginpipe unless set. What that
-# workflow has not signed is not copied, nor the other image with it. SIGNING_KEY, an awskms:///ARN, is what releases are signed with where GitHub keeps no
-# attestations; then cosign verifies.
+# RELEASES is the image repository that the release workflow pushes to. GITHUB_REPOSITORY is the repository of that
+# workflow. INSTALLATION is the environment's value `installation`; the default is loginpipe. AWS credentials are those of
+# the environment. If one of the images has no signature of that workflow, neither is copied. If GitHub keeps no
+# attestations, set SIGNING_KEY to the key that signs releases, awskms:///ARN: cosign then verifies.
 set -euo pipefail
 
 version=${1:?which version, as in 1.2.3}
@@ -20,12 +20,12 @@ for registry in "${RELEASES%%/*}" "${images%%/*}"; do
   aws ecr get-login-password --region "$region" | docker login --username AWS --password-stdin "$registry"
 done
 
-# By their digests from here on: what is verified is what is copied.
+# From here on by digest, so that the verified images are the ones that are copied.
 declare -A digests
 for tag in "$version" "$version-lambda"; do
   digest=$(skopeo inspect --no-tags --format '{{.Digest}}' "docker://$RELEASES:$tag")
   if [ -n "${SIGNING_KEY:-}" ]; then
-    # Private: the signature is in no public log.
+    # The signature of a private image is in no public log.
     cosign verify --key "$SIGNING_KEY" --insecure-ignore-tlog=true "$RELEASES@$digest"
   else
     gh attestation verify "oci://$RELEASES@$digest" --repo "$GITHUB_REPOSITORY" \

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Fails unless GitHub asks a reviewer before a job of an environment starts: require-approver.sh production
 #
-# Private repositories have required reviewers with GitHub Enterprise alone; elsewhere GitHub takes the environment without a
-# word, and nothing waits. WITHOUT_APPROVER=true goes on all the same, and says so. Needs GH_TOKEN with actions: read.
+# Private repositories have required reviewers only with GitHub Enterprise. Without it, GitHub accepts the environment
+# silently and no job waits. WITHOUT_APPROVER=true continues with a warning. Needs GH_TOKEN with actions: read.
 set -euo pipefail
 
 environment=${1:?which environment, as in production}

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs a one-off task, waits for its end, and fails unless it succeeded: run-task.sh loginpipe-migrate
+# Runs a one-off task, waits until it ends, and fails unless it succeeded: run-task.sh loginpipe-migrate
 #
-# What follows the task's name is run instead of its own command: run-task.sh loginpipe-redrive loginpipe dlq status
-# INSTALLATION is the value `installation` of the environment, loginpipe unless set.
+# Words after the task's name replace its own command: run-task.sh loginpipe-redrive loginpipe dlq status
+# INSTALLATION is the environment's value `installation`; the default is loginpipe.
 set -euo pipefail
 
 family=${1:?which task: loginpipe-prepare, loginpipe-migrate, loginpipe-check, loginpipe-redrive or loginpipe-run}
@@ -26,7 +26,7 @@ task=$(aws ecs run-task --cluster "$installation" --launch-type FARGATE --task-d
   --network-configuration "awsvpcConfiguration={subnets=[$subnets],securityGroups=[$group],assignPublicIp=DISABLED}" \
   --overrides "$overrides" --query 'tasks[0].taskArn' --output text)
 echo "$family runs as ${task##*/}"
-# Ten minutes, then it fails.
+# This fails after ten minutes.
 aws ecs wait tasks-stopped --cluster "$installation" --tasks "$task"
 read -r code reason <<< "$(aws ecs describe-tasks --cluster "$installation" --tasks "$task" --output text \
   --query 'tasks[0].[containers[0].exitCode, stoppedReason]')"
