@@ -14,6 +14,9 @@ import pytest
 from loginpipe.local.postgres import psql
 from loginpipe_tests.e2e.project import ROOT, Project, login_events
 
+# The embedded server's package warns of it once, where it is imported first.
+pytestmark = pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR")
+
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OURS = ("loginpipe", "dagster", "dg")
 OTHERS = ("make", "docker", "aws", "psql", "dbt", "pip", "kubectl", "helm", "deploy/[a-z/.-]+")
