@@ -127,7 +127,7 @@ def running_ground() -> Iterator[Ground]:
     with (
         TemporaryDirectory(prefix="loginpipe-bench-") as folder,
         running_stack(Path(folder)) as stack,
-        running_endpoint(no_books=True) as endpoint,
+        running_endpoint(no_fates=True) as endpoint,
     ):
         ground = Ground(Path(folder).resolve(), stack, endpoint)
         shutil.copy(ROOT / "dagster.yaml", ground.folder)

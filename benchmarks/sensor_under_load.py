@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON only")
     options = parser.parse_args()
     console = Console(stderr=True)
-    with TemporaryDirectory(prefix="loginpipe-bench-") as folder, running_endpoint(no_books=True) as endpoint:
+    with TemporaryDirectory(prefix="loginpipe-bench-") as folder, running_endpoint(no_fates=True) as endpoint:
         # This replaces the endpoint of the stack, which slows down as its backlog grows.
         (Path(folder) / ".env").write_text(f"AWS_ENDPOINT_URL={endpoint.url}\n")
         create_login_queue(endpoint.client, QUEUE)
