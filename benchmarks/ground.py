@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -118,6 +118,11 @@ class Ground:
         return float(seconds)
 
 
+def fast_endpoint() -> AbstractContextManager[Endpoint]:
+    """Run an SQS endpoint that does not record what becomes of each message, during a ``with`` block."""
+    return running_endpoint(no_fates=True)
+
+
 @contextmanager
 def running_ground() -> Iterator[Ground]:
     """Run the servers during a ``with`` block, in a temporary folder.
@@ -127,7 +132,7 @@ def running_ground() -> Iterator[Ground]:
     with (
         TemporaryDirectory(prefix="loginpipe-bench-") as folder,
         running_stack(Path(folder)) as stack,
-        running_endpoint(no_fates=True) as endpoint,
+        fast_endpoint() as endpoint,
     ):
         ground = Ground(Path(folder).resolve(), stack, endpoint)
         shutil.copy(ROOT / "dagster.yaml", ground.folder)

@@ -23,14 +23,14 @@ from rich.console import Console
 
 from benchmarks.catalogue import growth, read_catalogue
 from benchmarks.comparison import Change
-from benchmarks.ground import rows
+from benchmarks.ground import fast_endpoint, rows
 from benchmarks.lag import Figure, Sample, cpu_us_a_message, delays, events_an_hour, quantile, schedule
 from benchmarks.machine import load, machine
 from benchmarks.report import table
 from loginpipe.local.prepare import create_login_queue
 from loginpipe.local.sample_events import sample_bodies
 from loginpipe_tests.e2e.project import Project, eventually, running_project, running_ui
-from loginpipe_tests.sqs_endpoint import Endpoint, running_endpoint
+from loginpipe_tests.sqs_endpoint import Endpoint
 
 QUEUE: Final = "login-queue"
 MAX_FIRST_SECONDS: Final = 10
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON only")
     options = parser.parse_args()
     console = Console(stderr=True)
-    with TemporaryDirectory(prefix="loginpipe-bench-") as folder, running_endpoint(no_fates=True) as endpoint:
+    with TemporaryDirectory(prefix="loginpipe-bench-") as folder, fast_endpoint() as endpoint:
         # This replaces the endpoint of the stack, which slows down as its backlog grows.
         (Path(folder) / ".env").write_text(f"AWS_ENDPOINT_URL={endpoint.url}\n")
         create_login_queue(endpoint.client, QUEUE)
