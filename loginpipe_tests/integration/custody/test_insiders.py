@@ -46,6 +46,7 @@ from loginpipe_tests.custody import (
     erased,
     made_up_token,
     no_opener,
+    plant_sealed,
     token_keys,
 )
 from loginpipe_tests.wire import login
@@ -399,12 +400,14 @@ def test_a_planted_value_is_found_by_a_sample_named_discarded_and_sealed_again(
     ((good_ip, device),) = store.load(login(device_id="yet to come"))
     assert device == coming, "the pipeline takes it for sealed"
 
+    sealed_for_another = plant_sealed(store, b"of another", b"made up")
+
     drawn = random_tokens(rotating, 50)
-    assert set(drawn) == {good_ip, coming}
+    assert set(drawn) == {good_ip, coming, sealed_for_another}
     sample = open_sample(rotating, request_access(rotating, drawn, REASON).request_id, opener, checks)
-    assert (sample.values, [(error.subject, error.problem) for error in sample.refused]) == (
+    assert (sample.values, {(error.subject, error.problem) for error in sample.refused}) == (
         1,
-        [(coming, Problem.CHANGED)],
+        {(coming, Problem.CHANGED), (sealed_for_another, Problem.PLANTED)},
     )
 
     asked = request_access(custodian, [coming, good_ip], REASON).request_id
