@@ -549,6 +549,9 @@ def test_a_sample_names_a_value_that_was_altered_and_discard_deletes_it_and_no_o
     store.execute("DELETE FROM vault.data_keys WHERE data_key_id = "
                   "(SELECT data_key_id FROM vault.sealed_values WHERE token = %s)", ip)  # fmt: skip
     pii.login_as("custodian")
+    # A value that another private key opens stays.
+    other = generate_seal_key(pii.folder / "other_public.pem")
+    assert pii("discard", device, *WHY, "--private-key", other, "--json").json["discarded"] == 0
     shown = pii("discard", device, planted, ip, *WHY, "--json").json
     problems = {problem["token"]: problem["problem"] for problem in shown["problems"]}
     assert problems == {planted: "planted", ip: "no_data_key"}
