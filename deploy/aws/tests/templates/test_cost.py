@@ -1,5 +1,6 @@
 """The figures of docs/scaling.md that come from the templates: what a month costs, and what checkpoints write."""
 
+import json
 import math
 import re
 from pathlib import Path
@@ -12,6 +13,8 @@ HOURS = 730
 SECONDS = HOURS * 3600
 RATES = (10, 1_000, 10_000)
 PAGE = 8192
+SMALLEST = 20
+"""GB that RDS has at least."""
 # Dollars, as the page takes them: list prices of us-east-1 from 2025. The database's are those of two zones.
 VCPU_HOUR, GIB_HOUR, M7G_LARGE, R7G_XLARGE, GB_OF_STORAGE = 0.04048, 0.004445, 0.337, 0.956, 0.23
 MILLION_CALLS, ENDPOINT_HOUR, GB_THROUGH_ENDPOINT, NAT_AND_BALANCER = 0.4, 0.01, 0.01, 0.0725
@@ -76,6 +79,37 @@ def test_the_costs_are_those_of_the_stacks_and_add_up(account: Account) -> None:
     together = shown.pop("**together**")
     assert shown == {name: [round(each) for each in amounts] for name, amounts in expected.items()}
     assert together == [sum(column) for column in zip(*shown.values(), strict=True)]
+
+
+def test_senders_pay_for_a_call_a_message() -> None:
+    ((few, many),) = re.findall(r"\*\*Senders\*\* pay \$([\d,]+) at 10 a second and \$([\d,]+) at 1,000", SCALING)
+    assert [number(few), number(many)] == [round(rate * SECONDS / 1e6 * MILLION_CALLS) for rate in (10, 1_000)]
+
+
+def test_storage_and_indexes_are_those_of_the_rows() -> None:
+    table, message = rows("The database"), rows("What a message costs")
+    login = number(message["`user_logins`"][0].removesuffix(" bytes"))
+    ledger = number(message["ledger, kept 29 days"][1].removesuffix(" bytes"))
+    settings = dict(
+        re.findall(r"^#(LOGINPIPE_\w+)=(\S+)$", (AWS.parents[1] / ".env.example").read_text(), re.MULTILINE)
+    )
+    for place, rate in enumerate(RATES):
+        amounts = {name: cells[place].split() for name, cells in table.items()}
+        size = {"GB": 1, "TB": 1_000}
+        needed = max(SMALLEST, 86_400 * rate * (30 * login + 29 * ledger) * 1.5 / 1e9)
+        amount, unit = amounts["storage for 30 days without the vault, a third free"]
+        assert math.isclose(number(amount) * size[unit], needed, rel_tol=0.1), rate
+        # The ledger's day, 60 bytes a message; the vault, 80 bytes a value.
+        indexes = 86_400 * rate * (60 + 2 * 80) / 1e9
+        shown = number(amounts["indexes in use"][0])
+        assert math.isclose(shown, indexes, rel_tol=0.1), rate
+        assert shown <= 0.75 * number(amounts["`database_class`, memory"][1]), rate
+        # A run takes 120 kB. Beyond 1,000 a second, there are three at once.
+        runs = 86_400 / int(settings["LOGINPIPE_RUN_SECONDS"]) * (3 if rate > 1_000 else 1)
+        stored = runs * int(settings["LOGINPIPE_KEEP_RUNS_DAYS"]) * 120_000 / 1e9
+        assert number(amounts["Dagster's storage, GB"][0]) == math.ceil(stored * 10) / 10, rate
+    first = json.loads((AWS / "environments" / "production.json").read_text())["database_class"]
+    assert first in table["`database_class`, memory"][0]
 
 
 def test_a_further_queue_costs_what_the_page_says(account: Account) -> None:
