@@ -196,6 +196,9 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert [NUMBERS[word] for word in re.findall(r"A run holds up to (\w+) batches", PAGE)] == [BATCHES_HELD]
     formula = numbers(r"= runs . ([\d,]+) . (\d+) / \((\d+) \+ gap\)") + numbers(r"gap = start \+ (\d+) s . (\d+) s")
     assert formula == [A_SECOND, RUN_SECONDS, RUN_SECONDS, TICK_SECONDS, SUCCESSOR_SECONDS]
+    # Half a tick on average, then the start of a process.
+    after_idle = TICK_SECONDS / 2 + LAUNCHERS[0][0] + OWN_SECONDS
+    assert numbers(r"After an idle time, the first takes (\d+) s") == pytest.approx([after_idle], abs=1)
 
 
 @pytest.mark.parametrize("values", ["new", "known"])
