@@ -425,6 +425,18 @@ def test_a_planted_value_is_found_by_a_sample_named_discarded_and_sealed_again(
     assert [v.text for v in recover(custodian, asked, opener, checks, limit=1).recovered] == ["yet to come"]
 
 
+def test_nothing_is_discarded_before_the_release_is_on_the_record(
+    store: Store, custodian: Connection, custodian_url: str
+) -> None:
+    coming = planted_value(store, b"yet to come")
+    asked = str(request_access(custodian, [coming], REASON).request_id)
+    with closing_psycopg2(custodian_url) as cursor:
+        cursor.execute("SELECT count(*) FROM vault.release(%s::uuid)", (asked,))
+        cursor.execute("SELECT refusal, discarded FROM vault.discard_values(%s::uuid, %s)", (asked, [coming]))
+        assert cursor.fetchall() == [("not_committed", None)]
+    assert coming in tokens_there(store)
+
+
 def test_a_value_whose_key_is_gone_is_an_answer_of_its_own_and_counted(
     store: Store, custodian: Connection, opener: Opener, pipeline_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
