@@ -22,13 +22,13 @@ from loginpipe.ingest.process import Masking, Outcome, process_batch
 from loginpipe.ingest.record import record_batch
 from loginpipe.logins.extras import SEALED, UnknownFields
 from loginpipe.masking.compat import CompatMasking
-from loginpipe.masking.sealing import SealKey
+from loginpipe.masking.sealing import SealKey, seal
 from loginpipe.masking.token_key_document import TokenKeyDocument
 from loginpipe.masking.tokens import TokenKeys, derive_field_keys
-from loginpipe.postgres.connections import Connection, connect
+from loginpipe.postgres.connections import Connection, connect, transaction
 from loginpipe.postgres.erasures import Erased, read_erased
 from loginpipe.postgres.token_keys import check_token_keys
-from loginpipe.postgres.vault import known_tokens
+from loginpipe.postgres.vault import insert_sealed, known_tokens
 from loginpipe_tests.conftest import PIPELINE, as_role
 from loginpipe_tests.wire import delivered
 
@@ -118,6 +118,14 @@ class Store:
     def log(self) -> list[tuple[Any, ...]]:
         """Return actor, action and detail of each entry of the access log, in order."""
         return self.rows("SELECT actor, action, detail FROM vault.access_log ORDER BY seq")
+
+
+def plant_sealed(store: Store, value: bytes, other: bytes) -> str:
+    """Seal another device id under the token of this one, as the pipeline's role can; return the token."""
+    (token,) = store.keys.tokens("device_id", [value])
+    with store.connection() as connection, transaction(connection) as cursor:
+        insert_sealed(cursor, seal([(token, other)], "device_id", store.recipients))
+    return token
 
 
 @contextmanager

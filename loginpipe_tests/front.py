@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from psycopg2.extensions import parse_dsn
 
+from loginpipe.postgres import dagster_storage
+
 _SSL_REQUEST: Final = 80877103
 _GSS_REQUEST: Final = 80877104
 _CLEAR_PASSWORD: Final = b"R" + struct.pack("!II", 8, 3)
@@ -186,3 +188,12 @@ def _exactly(connection: socket.socket, length: int) -> bytes:
             raise EOFError
         data += more
     return data
+
+
+def as_in_a_new_process() -> None:
+    """Take away the hook with which an earlier test in this process changed how SQLAlchemy connects."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    if event.contains(Engine, "do_connect", dagster_storage._connect):
+        event.remove(Engine, "do_connect", dagster_storage._connect)

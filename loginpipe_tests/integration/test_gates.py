@@ -1,15 +1,18 @@
 """Locks that make others wait: any login may take advisory locks, so none of them protects a guarantee."""
 
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
 from psycopg2.extensions import parse_dsn
 
+import loginpipe
 from loginpipe.common.errors import DatabaseError, LoginpipeError
 from loginpipe.common.settings import load_settings
 from loginpipe.custody.erasure import request_erasure
@@ -95,6 +98,19 @@ def test_no_work_waits_for_a_lock_that_a_role_without_grants_can_take(
     with closing(psycopg2.connect(as_role(empty_database_url, STRANGER))) as other, other.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_lock(number) FROM unnest(%s) AS number", (NUMBERS,))
         assert migrate(empty_database_url, today=TODAY).after == HEAD
+
+
+def test_no_other_advisory_lock_is_taken_either(database_url: str) -> None:
+    with_one = (
+        "SELECT proname FROM pg_proc JOIN pg_namespace ON pg_namespace.oid = pronamespace "
+        "WHERE nspname IN ('loginpipe', 'vault') AND prosrc ~ 'pg_(try_)?advisory'"
+    )
+    # It waits for sessions of the pipeline only: see below.
+    assert execute(database_url, with_one) == [("lock_loads_out",)]
+    package = Path(loginpipe.__file__).parent
+    sources = [path for path in package.rglob("*") if path.suffix in {".py", ".sql"} and "versions" not in path.parts]
+    assert len(sources) > 100
+    assert [path for path in sources if re.search("pg_(try_)?advisory", path.read_text())] == []
 
 
 def test_a_role_without_grants_and_an_analyst_cannot_lock_a_gate_in_any_way(
@@ -192,14 +208,15 @@ def test_a_database_of_ours_is_closed_to_those_who_have_no_role_and_one_that_oth
         connect(as_role(empty_database_url, login_of_ours)).close()
 
 
+def found() -> str:
+    with pytest.raises(LoginpipeError) as problem:
+        locks(load_settings())
+    return str(problem.value)
+
+
 def test_doctor_names_who_holds_a_lock_that_a_load_waits_for(
     pipeline: Pipeline, pipeline_url: str, owner_url: str, key_files: KeyFiles
 ) -> None:
-    def found() -> str:
-        with pytest.raises(LoginpipeError) as problem:
-            locks(load_settings())
-        return str(problem.value)
-
     assert locks(load_settings()) == "no load is blocked"
     with closing(psycopg2.connect(owner_url, application_name="psql")) as other, other.cursor() as cursor:
         cursor.execute("LOCK TABLE user_logins IN SHARE MODE")
@@ -221,6 +238,34 @@ def test_doctor_names_who_holds_a_lock_that_a_load_waits_for(
             recording = pool.submit(record_batch, own, batch, queue="q")
             waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
             eventually(lambda: pipeline.rows(waiting) == [(1,)], "the load waits")
-            assert f"a row is locked by {OWNER} (psql, process {process})" in found()
+            assert f"a load waits for {OWNER} (psql, process {process})" in found()
             other.rollback()
             assert recording.result(timeout=30).inserted == 1
+
+
+def test_doctor_names_whom_all_wait_for_and_no_one_who_waits(
+    pipeline: Pipeline, pipeline_url: str, owner_url: str, analyst_url: str, key_files: KeyFiles
+) -> None:
+    waiting = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
+    with (
+        closing(psycopg2.connect(analyst_url, application_name="report")) as reader,
+        closing(psycopg2.connect(owner_url)) as owner,
+        closing(connect(pipeline_url)) as own,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        reader.cursor().execute("SELECT count(*) FROM user_logins")
+        changing = pool.submit(owner.cursor().execute, "LOCK TABLE user_logins IN ACCESS EXCLUSIVE MODE")
+        try:
+            eventually(lambda: pipeline.rows(waiting) == [(1,)], "the owner waits for the reader")
+            recording = pool.submit(
+                record_batch, own, processed([delivered(login())], masking_of(key_files)), queue="q"
+            )
+            eventually(lambda: pipeline.rows(waiting) == [(2,)], "the load waits behind the owner")
+            said = found()
+        finally:
+            reader.rollback()
+            changing.result(timeout=30)
+            owner.rollback()
+        assert recording.result(timeout=30).inserted == 1
+    assert said.startswith("loads are blocked: a load waits for analyst (report, process ")
+    assert said.count("process ") == 1

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import date
 from threading import Barrier
 from typing import Any
@@ -20,6 +21,7 @@ from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.postgres.connections import Connection, connect, place, transaction
 from loginpipe.postgres.contract import Column, contract_differences, user_logins_columns, user_logins_kind
 from loginpipe.postgres.migrate import HEAD, MigrationResult, alembic_config, migrate, require_migrated
+from loginpipe_tests.wire import eventually
 
 TODAY = date(2026, 11, 21)
 
@@ -129,6 +131,25 @@ def test_of_four_migrations_at_once_one_does_the_work_and_all_succeed(empty_data
     with ThreadPoolExecutor(4) as pool:
         results = [future.result(timeout=60) for future in [pool.submit(start) for _ in range(4)]]
     assert sorted(str(result.before) for result in results) == [HEAD, HEAD, HEAD, "None"]
+
+
+def test_an_upgrade_waits_for_another_one_before_it_changes_anything(
+    empty_database_url: str, connection: Connection
+) -> None:
+    upgrade_to(f"{int(HEAD) - 1:04}", empty_database_url)
+    # Alembic's own statements would wait with a weaker lock, after the changes.
+    waiting = (
+        "SELECT mode FROM pg_locks WHERE NOT granted AND relation = 'loginpipe.alembic_version'::regclass "
+        "AND mode = 'ExclusiveLock'"
+    )
+    with ThreadPoolExecutor(1) as pool, closing(connect(empty_database_url)) as other:
+        other.cursor().execute("LOCK TABLE loginpipe.alembic_version IN EXCLUSIVE MODE")
+        upgrading = pool.submit(migrate, empty_database_url, today=TODAY)
+        try:
+            eventually(lambda: len(query(connection, waiting)) == 1, "the upgrade waits")
+        finally:
+            other.rollback()
+        assert upgrading.result(timeout=60).after == HEAD
 
 
 @pytest.mark.parametrize("owns", [True, False], ids=["owner", "granted"])

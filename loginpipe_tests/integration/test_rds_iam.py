@@ -13,13 +13,15 @@ import botocore.auth
 import pytest
 from psycopg2.extensions import parse_dsn
 
+from loginpipe.backup.programs import DUMP, run
 from loginpipe.common import aws
 from loginpipe.common.errors import DatabaseError, LoginpipeError, SettingError
 from loginpipe.defs.instance import Storage
+from loginpipe.postgres import connections
 from loginpipe.postgres.connections import Connection, connect, transaction
 from loginpipe.postgres.session import Session
 from loginpipe_tests.conftest import PIPELINE, as_role
-from loginpipe_tests.front import Certificates, Front
+from loginpipe_tests.front import Certificates, Front, as_in_a_new_process
 
 REGION = "eu-central-1"
 SECRET = "secret"
@@ -133,6 +135,7 @@ def connect_as_before(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Con
 
 
 def test_dagsters_storage_connects_by_tokens_too(front: Front, rds: Rds) -> None:
+    as_in_a_new_process()
     url = front.url.replace("postgresql", "postgresql+psycopg2")
     storage = Storage.from_config_value(None, {"postgres_url": url, "should_autocreate_tables": False})
     for _ in range(2):
@@ -140,6 +143,16 @@ def test_dagsters_storage_connects_by_tokens_too(front: Front, rds: Rds) -> None
         with storage.run_storage.connect() as connection:  # type: ignore[attr-defined]
             assert connection.exec_driver_sql("SELECT current_user").scalar() == PIPELINE
     assert [rds.accepts(PIPELINE, password) for password in front.passwords] == [False, True]
+
+
+def test_a_backup_connects_by_a_token_too(
+    front: Front, rds: Rds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / DUMP
+    program.write_text('#!/bin/sh\nprintf %s "$PGPASSWORD"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert rds.accepts(PIPELINE, run(DUMP, [], front.url))
 
 
 def test_a_token_is_sent_over_verified_tls_to_one_host_and_never_beside_a_password(
@@ -155,8 +168,14 @@ def test_a_token_is_sent_over_verified_tls_to_one_host_and_never_beside_a_passwo
     needed = "must name one host, a user and no password"
     refused(front.url.replace("@", ":geheim@"), SettingError, needed)
     refused(front.url.replace("localhost", "localhost,localhost", 1), SettingError, needed)
+    monkeypatch.delenv("PGUSER", raising=False)
+    refused(front.url.replace(f"{PIPELINE}@", "", 1), SettingError, needed)
     refused(as_role(empty_database_url, PIPELINE), SettingError, needed)
     refused(f"postgresql://{PIPELINE}@db.example.com/logins", DatabaseError, "rds-iam demands verified TLS to the data")
+    with monkeypatch.context() as patch, Front(as_role(empty_database_url, PIPELINE)) as plain:
+        # As if the host were on another machine after all.
+        patch.setattr(connections, "is_loopback", lambda _: False)
+        refused(plain.url, DatabaseError, "rds-iam demands verified TLS to the data")
     monkeypatch.delenv("AWS_REGION")
     refused(front.url, DatabaseError, "no AWS region is set: set AWS_REGION")
     assert front.passwords == []

@@ -1,6 +1,7 @@
 """Secret settings as references: to Secrets Manager and Parameter Store, on the embedded endpoint, and to Vault."""
 
 import json
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -119,10 +120,12 @@ def test_a_setting_that_is_no_reference_is_taken_as_it_is_and_aws_is_not_asked(m
 def test_a_secret_is_read_once_and_again_when_five_minutes_are_over(
     held: Callable[..., str], manager: "SecretsManagerClient", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reference = held(URL)
+    reference = held("not a URL yet")
     now = 1000.0
     monkeypatch.setattr(secrets.time, "monotonic", lambda: now)
-    assert database_url(load_settings()) == URL
+    refused(database_url)
+    manager.put_secret_value(SecretId=reference.partition(":")[2], SecretString=URL)
+    assert database_url(load_settings()) == URL, "what is refused is not kept"
     manager.put_secret_value(SecretId=reference.partition(":")[2], SecretString=f"{URL}&connect_timeout=3")
     assert database_url(load_settings()) == URL
     now += 301
@@ -260,14 +263,15 @@ class VaultApi(BaseHTTPRequestHandler):
     """A stand-in for Vault's HTTP API: one secret in KV version 2, a deleted one, and one token that may read them."""
 
     def do_GET(self) -> None:
+        self.server.namespace = self.headers.get("X-Vault-Namespace")  # type: ignore[attr-defined]
         if self.headers.get("X-Vault-Token") != "good":
             return self._answer(403, {"errors": ["permission denied"]})
         if self.server.sealed:  # type: ignore[attr-defined]
             return self._answer(503, {"errors": ["Vault is sealed"]})
         path = self.path.partition("?")[0]
-        if path == "/v1/secret/data/loginpipe/database":
+        if path == "/v1/apps/data/loginpipe/database":
             return self._answer(200, {"data": {"data": {"url": URL, "port": 5432}, "metadata": {"version": 3}}})
-        if path == "/v1/secret/data/loginpipe/gone":
+        if path == "/v1/apps/data/loginpipe/gone":
             return self._answer(404, {"data": {"data": None, "metadata": {"deletion_time": "2026-11-21T12:00:00Z"}}})
         return self._answer(404, {"errors": []})
 
@@ -300,10 +304,12 @@ def vault(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
 
 def test_a_secret_of_vault_is_the_setting(vault: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGINPIPE_ENV", "production")
-    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", "vault:secret/loginpipe/database#url")
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", "vault:apps/loginpipe/database#url")
+    monkeypatch.setenv("VAULT_NAMESPACE", "logins")
     settings = load_settings()
     assert PASSWORD not in repr(settings)
     assert database_url(settings) == URL
+    assert vault.namespace == "logins"  # type: ignore[attr-defined]
     # Cached for some time, like those of AWS.
     vault.sealed = True  # type: ignore[attr-defined]
     assert database_url(settings) == URL
@@ -312,15 +318,15 @@ def test_a_secret_of_vault_is_the_setting(vault: ThreadingHTTPServer, monkeypatc
 @pytest.mark.parametrize(
     ("reference", "environment", "said"),
     [
-        ("secret/loginpipe/absent#url", {}, "does not exist: create it, in version 2 of KV"),
-        ("secret/loginpipe/gone#url", {}, "does not exist: create it, in version 2 of KV"),
-        ("secret/loginpipe/database#password", {}, "holds no text under password"),
-        ("secret/loginpipe/database#port", {}, "holds no text under port"),
-        ("secret/loginpipe/database#url", {"VAULT_TOKEN": "bad"}, "may not be read with VAULT_TOKEN: renew it"),
-        ("secret/loginpipe/database#url", {"VAULT_ADDR": ""}, "set VAULT_ADDR to the URL of Vault"),
-        ("secret/loginpipe/database#url", {"VAULT_ADDR": "http://127.0.0.1:1"}, "Vault did not answer"),
+        ("apps/loginpipe/absent#url", {}, "does not exist: create it, in version 2 of KV"),
+        ("apps/loginpipe/gone#url", {}, "does not exist: create it, in version 2 of KV"),
+        ("apps/loginpipe/database#password", {}, "holds no text under password"),
+        ("apps/loginpipe/database#port", {}, "holds no text under port"),
+        ("apps/loginpipe/database#url", {"VAULT_TOKEN": "bad"}, "may not be read with VAULT_TOKEN: renew it"),
+        ("apps/loginpipe/database#url", {"VAULT_ADDR": ""}, "set VAULT_ADDR to the URL of Vault"),
+        ("apps/loginpipe/database#url", {"VAULT_ADDR": "http://127.0.0.1:1"}, "Vault did not answer"),
         (
-            "secret/loginpipe/database#url",
+            "apps/loginpipe/database#url",
             {"VAULT_ADDR": "http://vault.example.com", "LOGINPIPE_ENV": "production"},
             "production requires https for Vault",
         ),
@@ -339,7 +345,13 @@ def test_what_vault_does_not_give_is_named_in_one_line(
     assert PASSWORD not in found
 
 
+def test_without_its_package_vault_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hvac", None)
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", "vault:apps/loginpipe/database#url")
+    assert "needs hvac: run `pip install 'loginpipe[vault]'`" in refused(database_url)
+
+
 def test_a_sealed_vault_is_named(vault: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
     vault.sealed = True  # type: ignore[attr-defined]
-    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", "vault:secret/loginpipe/database#url")
+    monkeypatch.setenv("LOGINPIPE_DATABASE_URL", "vault:apps/loginpipe/database#url")
     assert "Vault did not answer: check that it is unsealed" in refused(database_url)

@@ -319,10 +319,15 @@ def test_production_is_production_and_asks_for_verified_tls() -> None:
     assert [url for url in urls if "?sslmode=verify-full&sslrootcert=/etc/loginpipe/database-ca.pem" not in url] == []
     ca = "/etc/loginpipe/database-ca.pem:/etc/loginpipe/database-ca.pem:ro"
     assert [name for name, service in IN_PRODUCTION.items() if ca not in service["volumes"]] == []
-    with_settings = [
-        env for name in IN_PRODUCTION if "LOGINPIPE_DATABASE_URL" in (env := environment_in_production(name))
-    ]
-    assert {env["LOGINPIPE_ENV"] for env in with_settings} == {"production"}
+    assert {environment_in_production(name)["LOGINPIPE_ENV"] for name in IN_PRODUCTION} == {"production"}
+
+
+def test_with_tokens_for_the_database_every_service_of_production_connects_by_them() -> None:
+    """RDS refuses the password of a user who may connect with a token."""
+    for name in IN_PRODUCTION:
+        environment = environment_in_production(name)
+        assert environment["LOGINPIPE_DATABASE_AUTH"] is None, "passed on"
+        assert environment["AWS_REGION"] == "${AWS_REGION:?set AWS_REGION}"
 
 
 def test_no_password_is_in_production_and_no_one_is_the_superuser() -> None:
@@ -441,6 +446,8 @@ def test_what_swarm_would_pass_over_in_the_stack_is_none_of_what_locks_a_service
     passed_over = {"tmpfs", "depends_on", "ports", "build", "container_name", "network_mode", "privileged", "devices"}
     for service in STACK["services"].values():
         assert not passed_over & set(service)
+        # deploy/elk takes the lines from the machine's log.
+        assert service["logging"] == {"driver": "${LOG_DRIVER:-local}"}
         # By default, Swarm's secrets belong to root and are readable by everyone, which libpq refuses.
         (secret,) = service["secrets"]
         assert (secret["uid"], secret["gid"], secret["mode"]) == ("10001", "10001", 0o400)

@@ -107,6 +107,21 @@ def test_every_secret_that_is_referred_to_is_in_the_example() -> None:
     assert {source["name"] for source in CODE["envSecrets"]} <= set(examples)
 
 
+def test_every_config_map_that_is_referred_to_is_there() -> None:
+    named = {
+        source["configMap"]["name"]
+        for volumes in (*(pod["spec"]["volumes"] for pod in PODS.values()), CODE["volumes"])
+        for source in volumes
+        if "configMap" in source
+    }
+    for container in itertools.chain.from_iterable(CONTAINERS.values()):
+        named |= {source["configMapRef"]["name"] for source in container.get("envFrom", [])}
+        sources = [variable.get("valueFrom", {}) for variable in container["env"]]
+        named |= {source["configMapKeyRef"]["name"] for source in sources if "configMapKeyRef" in source}
+    assert named == set(of_kind("ConfigMap"))
+    assert CONTAINERS["metrics"][0]["envFrom"] == [{"configMapRef": {"name": "loginpipe-settings"}}]
+
+
 def test_the_settings_are_settings_of_production() -> None:
     settings = of_kind("ConfigMap")["loginpipe-settings"]["data"]
     ours = {name.removeprefix(PREFIX).lower() for name in settings if name.startswith(PREFIX)}
@@ -123,6 +138,18 @@ def test_no_one_talks_to_anybody_unless_a_policy_says_so() -> None:
     rules = [rule for policy in POLICIES.values() for way in ("ingress", "egress") for rule in policy.get(way, [])]
     assert rules
     assert [rule for rule in rules if not rule.get("ports") or not (rule.get("to") or rule.get("from"))] == []
+    peers = [peer for rule in rules for peer in (*rule.get("to", []), *rule.get("from", []))]
+    # An empty selector is every pod or namespace of the cluster.
+    assert [peer for peer in peers if not all(peer.values())] == []
+
+
+def test_a_node_can_be_drained() -> None:
+    replicas = {
+        "webserver": VALUES["dagsterWebserver"]["replicaCount"],
+        "metrics": of_kind("Deployment")["metrics"]["spec"]["replicas"],
+    }
+    budgets = {name: budget["spec"]["minAvailable"] for name, budget in of_kind("PodDisruptionBudget").items()}
+    assert budgets == {name: number - 1 for name, number in replicas.items()}
 
 
 def test_the_policies_name_roles_that_there_are() -> None:
@@ -143,7 +170,9 @@ def test_the_policies_name_roles_that_there_are() -> None:
 def test_aws_can_be_reached_by_those_alone_who_have_a_role_of_it() -> None:
     with_a_role = {name for name, account in of_kind("ServiceAccount").items() if "annotations" in account["metadata"]}
     assert with_a_role == {"loginpipe", "loginpipe-metrics"}
-    assert VALUES["dagster-user-deployments"]["serviceAccount"]["name"] == "loginpipe"
+    # The chart must not create accounts without the role, or with a token.
+    assert VALUES["dagster-user-deployments"]["serviceAccount"] == {"create": False, "name": "loginpipe"}
+    assert VALUES["serviceAccount"] == {"create": False, "name": "dagster"}
     assert LAUNCHER["runK8sConfig"]["podSpecConfig"]["serviceAccountName"] == "loginpipe"
     assert PODS["metrics"]["spec"]["serviceAccountName"] == "loginpipe-metrics"
     (expression,) = POLICIES["pipeline-to-aws"]["podSelector"]["matchExpressions"]
@@ -206,6 +235,7 @@ def test_the_instance_has_the_same_limits_and_timeouts_as_everywhere() -> None:
     assert (daemon["runCoordinator"]["enabled"], daemon["runCoordinator"]["type"]) == (True, "QueuedRunCoordinator")
     # Neither Kubernetes nor Dagster restarts a run that has ended.
     assert LAUNCHER["runK8sConfig"]["jobSpecConfig"]["backoffLimit"] == 0
+    assert LAUNCHER["failPodOnRunFailure"] is False
 
 
 def test_a_run_has_the_time_to_finish_its_batch_and_the_memory_for_two() -> None:
@@ -214,6 +244,7 @@ def test_a_run_has_the_time_to_finish_its_batch_and_the_memory_for_two() -> None
 
 
 def test_runs_get_what_the_launcher_says_and_the_code_server_adds_nothing() -> None:
+    assert LAUNCHER["runK8sConfig"]["podSpecConfig"]["automountServiceAccountToken"] is False
     assert CODE["includeConfigInLaunchedRuns"] == {"enabled": False}
     for same in ("envConfigMaps", "envSecrets", "volumes", "volumeMounts", "securityContext", "labels"):
         assert LAUNCHER[same] == CODE[same], same
@@ -226,6 +257,13 @@ def test_no_account_but_dagsters_may_make_pods() -> None:
     assert VALUES["dagster-user-deployments"]["rbacEnabled"] is False
     bound = {subject["name"] for binding in of_kind("RoleBinding").values() for subject in binding["subjects"]}
     assert bound == {"dagster"}
+    (role,) = of_kind("Role").values()
+    rights = {name: set(rule["verbs"]) for rule in role["rules"] for name in rule["resources"]}
+    assert set(rights) == {"jobs", "jobs/status", "pods", "pods/log", "pods/status", "events"}
+    assert {name for name, verbs in rights.items() if verbs - {"get", "list", "watch"}} == {"jobs", "jobs/status"}
+    # The chart cannot say so for the code server's pod.
+    with_token = {name for name, a in of_kind("ServiceAccount").items() if a.get("automountServiceAccountToken", True)}
+    assert with_token == {"dagster"}
 
 
 def test_a_cluster_without_a_way_to_docker_hub_gets_every_image_from_its_registry() -> None:
@@ -256,15 +294,21 @@ def test_the_migrations_are_those_of_both_databases_and_each_has_one_login() -> 
             for variable in container["env"]
             if "secretKeyRef" in variable.get("valueFrom", {})
         }
-        for container in CONTAINERS["migrate"]
+        for container in itertools.chain.from_iterable(CONTAINERS.values())
     }
-    assert secrets == {"warehouse": {"loginpipe-owner"}, "dagster": {VALUES["global"]["postgresqlSecretName"]}}
+    assert secrets == {
+        "warehouse": {"loginpipe-owner"},
+        "dagster": {VALUES["global"]["postgresqlSecretName"]},
+        "metrics": {"loginpipe"},
+    }
+    assert CODE["envSecrets"] == [{"name": "loginpipe"}]
 
 
 def test_the_migration_finds_dagsters_storage_where_the_chart_is_told_that_it_is() -> None:
     (dagster,) = PODS["migrate"]["spec"]["containers"]
     url = next(variable["value"] for variable in dagster["env"] if variable["name"] == "DAGSTER_POSTGRES_URL")
     storage = VALUES["postgresql"]
+    assert storage["postgresqlParams"]["sslmode"] == "verify-full"
     parameters = "&".join(f"{name}={value}" for name, value in storage["postgresqlParams"].items())
     assert url == (
         f"{storage['postgresqlScheme']}://{storage['postgresqlUsername']}@{storage['postgresqlHost']}"

@@ -101,7 +101,7 @@ def locks(settings: Settings) -> str:
     if not holders:
         return "no load is blocked"
     held = "; ".join(
-        f"{f'{holder.table} is locked by' if holder.table else 'a row is locked by'} {holder.role} "
+        f"{f'{holder.table} is locked by' if holder.table else 'a load waits for'} {holder.role} "
         f"({holder.application or 'no application name'}, process {holder.pid})"
         for holder in sorted(holders, key=attrgetter("pid"))
     )

@@ -56,7 +56,21 @@ LEFT JOIN loginpipe.batches AS batch USING (batch_id)
 
 -- name: lock_holders
 -- Find the sessions that block a load or would block one: those whose locks keep writers out of a table that loads
--- write to, and those that a session of the pipeline is waiting for.
+-- write to, and those that a session of the pipeline is waiting for, also through others that wait ahead of it.
+WITH RECURSIVE waiting (pid) AS (
+    SELECT load.pid
+    FROM pg_stat_activity AS load
+    WHERE load.datname = current_database()
+        AND load.application_name = 'loginpipe'
+        AND pg_has_role(load.usesysid, 'loginpipe_writer', 'MEMBER')
+    UNION
+    SELECT unnest(pg_blocking_pids(waiting.pid))
+    FROM waiting
+),
+blocking AS (
+    SELECT DISTINCT unnest(pg_blocking_pids(waiting.pid)) AS pid
+    FROM waiting
+)
 SELECT
     held.pid,
     coalesce(session.usename, 'unknown'),
@@ -73,16 +87,10 @@ WHERE held.granted
     AND has_table_privilege('loginpipe_writer', coalesce(pg_partition_root(pg_class.oid), pg_class.oid), 'INSERT')
 GROUP BY 1, 2, 3
 UNION
-SELECT blocking.pid, coalesce(blocking.usename, 'unknown'), coalesce(blocking.application_name, ''), NULL
-FROM pg_locks AS waiting
-JOIN pg_stat_activity AS load ON load.pid = waiting.pid
-JOIN pg_stat_activity AS blocking ON blocking.pid = ANY (pg_blocking_pids(waiting.pid))
-WHERE NOT waiting.granted
-    AND load.datname = current_database()
-    AND load.application_name = 'loginpipe'
-    AND pg_has_role(load.usesysid, 'loginpipe_writer', 'MEMBER')
-    -- Leave out sessions that are themselves waiting, ahead of the load.
-    AND NOT EXISTS (SELECT FROM pg_locks AS own WHERE own.pid = blocking.pid AND NOT own.granted)
+SELECT session.pid, coalesce(session.usename, 'unknown'), coalesce(session.application_name, ''), NULL
+FROM blocking
+JOIN pg_stat_activity AS session ON session.pid = blocking.pid
+WHERE NOT EXISTS (SELECT FROM pg_locks AS own WHERE own.pid = blocking.pid AND NOT own.granted)
 
 -- name: insert_new_logins
 -- Insert the logins that are not in the ledger yet, with their extras, and count the new rows by delay and day. The

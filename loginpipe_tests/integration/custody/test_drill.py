@@ -7,7 +7,7 @@ import pytest
 
 from loginpipe.common.errors import AccessRefusedError, DatabaseError, LoginpipeError, OpeningError
 from loginpipe.custody.access import Reason, approve, request_access, set_second_person
-from loginpipe.custody.drill import Canary, Drill, recover_canary, store_canary
+from loginpipe.custody.drill import Canary, Drill, random_tokens, recover_canary, store_canary
 from loginpipe.custody.opening import Opener, Problem
 from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.masking.compat import MD5, CompatMasking
@@ -133,3 +133,18 @@ def test_where_sealing_is_off_it_says_so(store: Store, rotating: Connection) -> 
 def test_a_custodian_who_is_not_the_writer_as_well_cannot_store_a_canary(store: Store, custodian: Connection) -> None:
     with pytest.raises(DatabaseError, match="42501"):
         stored(custodian, store)
+
+
+def test_a_sample_is_drawn_at_random_from_the_whole_vault(store: Store, rotating: Connection) -> None:
+    store.load(login())
+    store.execute(
+        "INSERT INTO vault.sealed_values (token, field, data_key_id, position, ciphertext) "
+        "SELECT 'dev.v1.' || lpad(n::text, 43, '0'), 'device_id', data_key_id, 0, ciphertext "
+        "FROM generate_series(1, 20000) AS n, (SELECT * FROM vault.sealed_values LIMIT 1) AS one"
+    )
+    store.execute("ANALYZE vault.sealed_values")
+    first, second = (random_tokens(rotating, 50) for _ in range(2))
+    assert len({*first}) == len({*second}) == 50
+    assert {*first} != {*second}
+    places = sorted(int(token[-5:]) for token in first if token.startswith("dev.v1.00000"))
+    assert places[0] < 10_000 < places[-1]

@@ -46,6 +46,7 @@ from loginpipe_tests.custody import (
     erased,
     made_up_token,
     no_opener,
+    plant_sealed,
     token_keys,
 )
 from loginpipe_tests.wire import login
@@ -399,12 +400,14 @@ def test_a_planted_value_is_found_by_a_sample_named_discarded_and_sealed_again(
     ((good_ip, device),) = store.load(login(device_id="yet to come"))
     assert device == coming, "the pipeline takes it for sealed"
 
+    sealed_for_another = plant_sealed(store, b"of another", b"made up")
+
     drawn = random_tokens(rotating, 50)
-    assert set(drawn) == {good_ip, coming}
+    assert set(drawn) == {good_ip, coming, sealed_for_another}
     sample = open_sample(rotating, request_access(rotating, drawn, REASON).request_id, opener, checks)
-    assert (sample.values, [(error.subject, error.problem) for error in sample.refused]) == (
+    assert (sample.values, {(error.subject, error.problem) for error in sample.refused}) == (
         1,
-        [(coming, Problem.CHANGED)],
+        {(coming, Problem.CHANGED), (sealed_for_another, Problem.PLANTED)},
     )
 
     asked = request_access(custodian, [coming, good_ip], REASON).request_id
@@ -420,6 +423,18 @@ def test_a_planted_value_is_found_by_a_sample_named_discarded_and_sealed_again(
     store.load(login(device_id="yet to come"))
     asked = request_access(custodian, [coming], REASON).request_id
     assert [v.text for v in recover(custodian, asked, opener, checks, limit=1).recovered] == ["yet to come"]
+
+
+def test_nothing_is_discarded_before_the_release_is_on_the_record(
+    store: Store, custodian: Connection, custodian_url: str
+) -> None:
+    coming = planted_value(store, b"yet to come")
+    asked = str(request_access(custodian, [coming], REASON).request_id)
+    with closing_psycopg2(custodian_url) as cursor:
+        cursor.execute("SELECT count(*) FROM vault.release(%s::uuid)", (asked,))
+        cursor.execute("SELECT refusal, discarded FROM vault.discard_values(%s::uuid, %s)", (asked, [coming]))
+        assert cursor.fetchall() == [("not_committed", None)]
+    assert coming in tokens_there(store)
 
 
 def test_a_value_whose_key_is_gone_is_an_answer_of_its_own_and_counted(

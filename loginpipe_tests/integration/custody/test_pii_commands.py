@@ -15,7 +15,7 @@ from loginpipe.logins.extras import UnknownFields
 from loginpipe.masking.compat import SALTED, CompatMasking
 from loginpipe.masking.key_files import generate_seal_key, private_half, read_seal_key
 from loginpipe_tests.commands import Command, Done, command_line
-from loginpipe_tests.custody import Store, made_up_token, write_token_keys
+from loginpipe_tests.custody import Store, made_up_token, plant_sealed, write_token_keys
 from loginpipe_tests.integration.test_key_commands import at_a_terminal
 from loginpipe_tests.wire import login
 
@@ -544,6 +544,18 @@ def test_a_sample_names_a_value_that_was_altered_and_discard_deletes_it_and_no_o
     assert store.load(login()) == [(ip, device)]
     pii.login_as("rotating_custodian")
     assert pii("drill", "--sample", 5, "--json").json == {"values": 2, "unchecked": 0, "refused": []}
+
+    planted = plant_sealed(store, b"yet to come", b"made up")
+    store.execute("DELETE FROM vault.data_keys WHERE data_key_id = "
+                  "(SELECT data_key_id FROM vault.sealed_values WHERE token = %s)", ip)  # fmt: skip
+    pii.login_as("custodian")
+    # A value that another private key opens stays.
+    other = generate_seal_key(pii.folder / "other_public.pem")
+    assert pii("discard", device, *WHY, "--private-key", other, "--json").json["discarded"] == 0
+    shown = pii("discard", device, planted, ip, *WHY, "--json").json
+    problems = {problem["token"]: problem["problem"] for problem in shown["problems"]}
+    assert problems == {planted: "planted", ip: "no_data_key"}
+    assert store.rows("SELECT token FROM vault.sealed_values") == [(device,)]
 
 
 def test_where_sealing_is_off_there_is_nothing_to_drill_or_to_rotate(

@@ -14,7 +14,7 @@ from loginpipe.masking.compat import BASE64, MD5, PLAIN, SALTED, CompatMasking
 from loginpipe.masking.sealing import SealKey, seal
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.vault import insert_sealed
-from loginpipe_tests.custody import REASON, Store, new_private_key, opener_of
+from loginpipe_tests.custody import REASON, Store, new_private_key, opener_of, plant_sealed
 from loginpipe_tests.wire import login
 
 IP, DEVICE = "199.172.111.135", "593-47-5928"
@@ -275,10 +275,7 @@ def test_a_recipient_that_was_put_in_by_hand_is_refused(custody: Custodian, toke
 
 def test_a_row_that_the_pipelines_own_role_planted_is_refused(custody: Custodian, store: Store) -> None:
     """The role has the public key and may insert. What it seals can be opened, but does not match the token."""
-    (victim,) = store.keys.tokens("device_id", [b"victim"])
-    sealed = seal([(victim, b"another's")], "device_id", store.recipients)
-    with store.connection() as connection, transaction(connection) as cursor:
-        insert_sealed(cursor, sealed)
+    victim = plant_sealed(store, b"victim", b"another's")
     assert custody.problems(victim) == [Problem.PLANTED]
 
 
