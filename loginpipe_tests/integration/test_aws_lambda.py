@@ -375,7 +375,7 @@ def test_envelopes_unknown_fields_and_placeholders_are_treated_as_in_a_run(
     assert handled(function, sent(body)) == []
     assert place.rows("SELECT reasons FROM loginpipe.rejected_messages") == [(["enveloped"],)]
     monkeypatch.setenv("LOGINPIPE_ENVELOPE", "sns")
-    monkeypatch.setenv("LOGINPIPE_EXTRA_FIELDS", "session")
+    monkeypatch.setenv("LOGINPIPE_EXTRA_FIELDS", "session,email")
     monkeypatch.setenv("LOGINPIPE_PLACEHOLDERS", "none at all")
     caplog.set_level(logging.INFO, logger="loginpipe")
     with closing(Function(load_settings())) as other:
@@ -385,7 +385,9 @@ def test_envelopes_unknown_fields_and_placeholders_are_treated_as_in_a_run(
     ]
     is_placeholder = "EXISTS (SELECT FROM loginpipe.placeholder_tokens WHERE token = masked_device_id)"
     assert place.rows(f"SELECT {is_placeholder} FROM user_logins") == [(True,)]
-    assert json.loads(JsonLines().format(caplog.records[-1]))["unknown_fields"] == {"session": 1, "cart": 1}
+    *_, warning, counts = (json.loads(JsonLines().format(line)) for line in caplog.records)
+    assert "stores email in clear" in warning["event"]
+    assert counts["unknown_fields"] == {"session": 1, "cart": 1}
 
 
 def test_while_an_environment_is_new_messages_that_are_nearly_all_bad_are_not_recorded_and_come_again(
