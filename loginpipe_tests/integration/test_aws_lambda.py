@@ -642,6 +642,9 @@ def test_dagster_gets_a_materialization_an_asset_for_what_lambda_recorded_and_do
     assert event is not None
     for _ in range(2):
         assert Reply(function.handle(event, Call())).failed == []
+    with monkeypatch.context() as unsettled:
+        unsettled.setattr(lambda_batches, "_SETTLED_SECONDS", 3600)
+        assert tick(cursor)[1] == {}, "a batch with an earlier time may be committed yet"
     cursor, found = tick(cursor)
     assert {name: metadata["dagster/row_count"].value for name, metadata in found.items()} == {
         "raw_sqs_messages": 10,
