@@ -16,6 +16,7 @@ from functools import cached_property
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
+from pathlib import Path
 from socket import SHUT_RDWR, socket
 from typing import Any, Final, Protocol, TypeAlias
 from unittest.mock import patch
@@ -36,6 +37,7 @@ from loginpipe_tests.conftest import KeyFiles, Pipeline
 SENT_MS: Final = int(datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp() * 1000)
 
 _UPSTREAM_SECONDS: Final = 30
+_POLICIES: Final = Path(__file__).parents[1] / "deploy" / "aws" / "policies"
 
 
 @dataclass(frozen=True)
@@ -441,6 +443,34 @@ def at_the_wire(pipeline: Pipeline, monkeypatch: Any) -> Iterator[Wire]:
     with Wire(pipeline.queue.client.meta.endpoint_url) as wire:
         monkeypatch.setenv("AWS_ENDPOINT_URL", wire.url)
         yield wire
+
+
+def not_allowed(calls: Iterable[Call], role: str) -> set[tuple[str, str]]:
+    """Return the calls to SQS that a policy of ``deploy/aws`` does not allow on their queue: action and queue."""
+    policy = json.loads((_POLICIES / f"{role}.json").read_text())
+    allowed = {
+        (action.removeprefix("sqs:"), resource.rpartition(":")[2])
+        for statement in policy["Statement"]
+        if statement["Effect"] == "Allow"
+        for action in _listed(statement["Action"])
+        for resource in _listed(statement["Resource"])
+    }
+    # The right to an action is also the right to its batches.
+    made = {
+        (
+            call.action.removesuffix("Batch"),
+            "DEAD_LETTER_QUEUE"
+            if call.request.get("QueueUrl", call.request.get("QueueName")).endswith("-dlq")
+            else "QUEUE",
+        )
+        for call in calls
+    }
+    assert made
+    return made - allowed
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
 
 
 class Custodian:

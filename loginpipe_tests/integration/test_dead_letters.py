@@ -46,6 +46,7 @@ from loginpipe_tests.wire import (
     ingest,
     login,
     logins,
+    not_allowed,
     refusal,
     success,
     take,
@@ -875,3 +876,18 @@ def test_a_dead_letter_queue_that_is_gone_is_named(queues: Queues, queue: Queue)
     with pytest.raises(QueueError) as caught:
         redrive_policy(queue)
     assert str(caught.value).startswith(f"queue '{other.rsplit('/', 1)[-1]}' does not exist")
+
+
+def test_a_redrive_and_a_run_make_no_call_that_their_policies_do_not_allow(
+    pipeline: Pipeline, queues: Queues, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loginpipe = command_line(monkeypatch, capsys)
+    queues.kill(*logins(2))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", queues.wire.url)
+    queues.wire.calls.clear()
+    assert loginpipe("dlq", "redrive", "--dry-run").code == loginpipe("dlq", "redrive").code == 0
+    assert not_allowed(queues.wire.calls, "redrive") == set()
+    queues.wire.calls.clear()
+    assert take(pipeline, 2).success
+    findings()
+    assert not_allowed(queues.wire.calls, "pipeline") == set()

@@ -31,7 +31,7 @@ from loginpipe.sqs.identity import identity, replay_id
 from loginpipe_tests.commands import command_line
 from loginpipe_tests.conftest import KeyFiles, Pipeline, as_role
 from loginpipe_tests.custody import bulk, connected, new_private_key, opener_of
-from loginpipe_tests.wire import Wire, failed_entries, login, logins, refusal, take
+from loginpipe_tests.wire import Wire, failed_entries, login, logins, not_allowed, refusal, take
 
 WHY = ("--purpose", "the rules were fixed", "--ticket", "TEST-1")
 SENT_AT = datetime(2026, 9, 30, 23, 59, 59, 123000, UTC)
@@ -411,6 +411,12 @@ def wire(alone: Rejects, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
     with Wire(alone.queue.client.meta.endpoint_url) as wire:
         monkeypatch.setenv("AWS_ENDPOINT_URL", wire.url)
         yield wire
+
+
+def test_a_replay_makes_no_call_that_the_custodians_policy_does_not_allow(alone: Rejects, wire: Wire) -> None:
+    ids = alone.record(*logins(2))
+    assert alone.replay(ids, queue=open_queue(alone.queue.name, load_settings(), connections=1)).sent == 2
+    assert not_allowed(wire.calls, "custodian") == set()
 
 
 def test_what_the_queue_refuses_is_not_marked_and_the_others_are(alone: Rejects, wire: Wire) -> None:

@@ -73,6 +73,16 @@ def test_the_redrive_alone_receives_dead_letters_and_knows_no_key_of_personal_da
         assert not any(allowed(redrive, f"kms:{does}", key) for does in ("Decrypt", "GenerateMac"))
 
 
+@pytest.mark.parametrize("role", ["pipeline", "redrive", "custodian"])
+def test_whoever_receives_or_sends_may_use_the_key_of_the_queue_for_it(role: str) -> None:
+    for call, use in (("ReceiveMessage", "Decrypt"), ("SendMessage", "Decrypt"), ("SendMessage", "GenerateDataKey")):
+        for queue in ("QUEUE", "DEAD_LETTER_QUEUE"):
+            if allowed(POLICIES[role], f"sqs:{call}", f"arn:aws:sqs:REGION:ACCOUNT:{queue}"):
+                assert allowed(POLICIES[role], f"kms:{use}", QUEUE_KEY), call
+    via = [s for s in POLICIES[role]["Statement"] if s["Effect"] == "Allow" and QUEUE_KEY in listed(s["Resource"])]
+    assert {s["Condition"]["StringEquals"]["kms:ViaService"] for s in via} == {"sqs.REGION.amazonaws.com"}
+
+
 @pytest.mark.parametrize("role", POLICIES)
 def test_every_action_exists_and_every_statement_names_its_resources(role: str) -> None:
     for statement in POLICIES[role]["Statement"]:
@@ -109,6 +119,56 @@ def test_what_github_assumes_reaches_neither_data_nor_keys_of_it_and_only_from_i
     (statement,) = trust["Statement"]
     subject = statement["Condition"]["StringEquals"]["token.actions.githubusercontent.com:sub"]
     assert subject == "repo:OWNER/REPOSITORY:environment:NAME"
+
+
+AWS_COMMANDS = {"ecr get-login-password": "ecr:GetAuthorizationToken", "ecs wait tasks-stopped": "ecs:DescribeTasks"}
+"""Commands of the command line that are named otherwise than their call."""
+REPOSITORY = "arn:aws:ecr:REGION:ACCOUNT:repository/loginpipe"
+RELEASES = "arn:aws:ecr:REGION:RELEASES_ACCOUNT:repository/loginpipe"
+PULLS = ("ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
+# As AWS documents them for a push.
+PUSHES = (
+    "ecr:BatchCheckLayerAvailability", "ecr:CompleteLayerUpload", "ecr:InitiateLayerUpload", "ecr:PutImage",
+    "ecr:UploadLayerPart",
+)  # fmt: skip
+
+
+def test_the_role_that_deploys_may_make_the_calls_of_the_scripts_of_a_deployment() -> None:
+    workflow = (FOLDER.parents[2] / ".github" / "workflows" / "deploy.yml").read_text()
+    scripts = {FOLDER.parents[2] / name for name in re.findall(r"deploy/aws/[a-z-]+\.sh", workflow)}
+    found = {
+        f"{service} {waits}{command}"
+        for script in scripts
+        for service, waits, command in re.findall(
+            r"\baws ([a-z][a-z0-9]+) (wait )?([a-z][a-z0-9-]+)", script.read_text()
+        )
+    }
+    assert {"ecs run-task", "cloudformation describe-stacks", *AWS_COMMANDS} <= found
+    for command in found:
+        service, _, name = command.partition(" ")
+        action = AWS_COMMANDS.get(command, f"{service}:{name.title().replace('-', '')}")
+        granted = {a for s in POLICIES["deploy"]["Statement"] for a in listed(s["Action"])}
+        assert action in granted, command
+
+
+@pytest.mark.parametrize(
+    ("role", "actions", "resource"),
+    [
+        ("deploy", PULLS, RELEASES),
+        ("deploy", (*PULLS, *PUSHES), REPOSITORY),
+        ("deploy", ["kms:GetPublicKey"], "arn:aws:kms:REGION:RELEASES_ACCOUNT:key/SIGNING_KEY"),
+        ("release", ["ecr:GetAuthorizationToken"], "*"),
+        ("release", (*PULLS, *PUSHES), REPOSITORY),
+        ("release", ["kms:GetPublicKey", "kms:Sign"], f"{KEY}SIGNING_KEY"),
+        ("look", ["cloudformation:GetTemplate"], "arn:aws:cloudformation:REGION:ACCOUNT:stack/LoginpipeServices/1"),
+        *(
+            (role, ["sts:AssumeRole"], f"arn:aws:iam::ACCOUNT:role/cdk-hnb659fds-{of}-role-ACCOUNT-REGION")
+            for role, of in (("deploy", "deploy"), ("deploy", "file-publishing"), ("look", "lookup"))
+        ),
+    ],
+)
+def test_what_github_assumes_may_do_what_its_job_does(role: str, actions: list[str], resource: str) -> None:
+    assert [action for action in actions if not allowed(POLICIES[role], action, resource)] == []
 
 
 def test_the_pipeline_can_seal_and_mask_and_work_the_queue() -> None:

@@ -109,6 +109,8 @@ def test_only_releases_and_deployments_are_known_to_others_and_one_job_alone_wri
     assert jobs_with("id-token", "write") == {"release/package", "release/image", "deploy/look", "deploy/deploy"}
     assert jobs_with("contents", "write") == {"release/publish"}
     assert jobs_with("actions", "read") == {"deploy/look"}
+    assert jobs_with("attestations", "write") == {"release/package", "release/image"}
+    assert jobs_with("attestations", "read") == {"deploy/deploy"}
     asked = {what for job in JOBS.values() for what in job["permissions"]}
     assert asked == {"actions", "contents", "id-token", "attestations"}
 
@@ -177,6 +179,9 @@ def test_a_deployment_that_no_one_has_to_approve_does_not_start_unless_that_was_
     assert steps[asks]["run"] == 'deploy/aws/require-approver.sh "$ENVIRONMENT"'
     assert steps[asks]["env"]["WITHOUT_APPROVER"] == "${{ inputs.without_approver }}"
     assert "continue-on-error" not in steps[asks]
+    # Both scripts ask GitHub.
+    asking = [step for _, step in STEPS if re.search(r"\b(require-approver|copy-image)\.sh", step.get("run", ""))]
+    assert [step["env"]["GH_TOKEN"] for step in asking] == ["${{ github.token }}"] * 2
     asked = WORKFLOWS["deploy"][TRIGGERS]["workflow_dispatch"]["inputs"]["without_approver"]
     assert (asked["type"], asked["default"]) == ("boolean", False)
 
@@ -196,8 +201,10 @@ def test_a_release_is_signed_by_attestations_or_else_with_kms_and_verified_in_th
     (copies,) = [s for s in RUNNING["deploy/deploy"]["steps"] if "copy-image.sh" in s.get("run", "")]
     assert copies["env"]["SIGNING_KEY"] == "${{ vars.SIGNING_KEY }}"
     assert by_kms["env"]["COSIGN"] == WORKFLOWS["deploy"]["env"]["COSIGN"]
-    attested = [s for s in RUNNING["release/package"]["steps"] if "attest-build" in s.get("uses", "")]
-    assert [step["if"] for step in attested] == ["vars.SIGNING_KEY == ''"]
+    (installs,) = [s for s in RUNNING["deploy/deploy"]["steps"] if 'go install "$COSIGN"' in s.get("run", "")]
+    assert installs["if"] == "vars.SIGNING_KEY != ''"
+    attested = [(name, step.get("if")) for name, step in STEPS if "attest-build" in step.get("uses", "")]
+    assert attested == [(f"release/{job}", "vars.SIGNING_KEY == ''") for job in ("package", "image", "image")]
 
 
 def test_a_release_is_tested_first_and_told_last() -> None:
@@ -325,6 +332,9 @@ def test_each_environment_that_can_be_chosen_has_its_values_and_every_cdk_comman
     for command in commands:
         assert '--context environment="$ENVIRONMENT"' in command
         assert '--context image_tag="$VERSION"' in command
+    # The values are those of the release, not of the branch that starts the workflow.
+    checkouts = [step for name, step in STEPS if name[:7] == "deploy/" and "actions/checkout@" in step.get("uses", "")]
+    assert [step["with"]["ref"] for step in checkouts] == ["refs/tags/v${{ inputs.version }}"] * 2
 
 
 def test_the_region_of_a_deployment_is_that_of_its_values() -> None:

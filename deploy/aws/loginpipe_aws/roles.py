@@ -102,8 +102,6 @@ class Roles(Construct):
         for role in (self.run, self.code_server):
             role.add_to_policy(_via("sns", keys.telemetry, "EncryptTheAlert", stack))
             role.add_to_policy(_objects(compute_logs, "KeepWhatIsPrinted", "s3:PutObject"))
-        # A message that is sent back is encrypted like any other.
-        self.custodian.add_to_policy(_via("sqs", keys.queue, "EncryptWhatIsReplayed", stack))
         self.webserver.add_to_policy(_objects(compute_logs, "ShowWhatWasPrinted", "s3:GetObject"))
         self.webserver.add_to_policy(
             # Without this right, S3 reports "forbidden" instead of "not found" for a missing object.

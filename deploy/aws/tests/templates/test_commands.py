@@ -24,7 +24,7 @@ OF_THE_CLI: Final = {
     ("rds", "generate-db-auth-token"): {"hostname", "port", "username"},
 }
 """Commands that the command line adds to the services' own, with their options."""
-OF_ALL: Final = {"query", "output", "region"}
+OF_ALL: Final = {"query", "output", "region", "profile"}
 
 
 def commands(page: Path) -> list[tuple[str, str, set[str]]]:

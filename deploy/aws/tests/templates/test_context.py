@@ -10,7 +10,7 @@ import aws_cdk as cdk
 import pytest
 import yaml
 
-from conftest import AWS, EXAMPLE, run_app
+from conftest import AWS, EXAMPLE, STACKS, run_app
 from loginpipe_aws import environments
 from loginpipe_aws.context import NAMES, SETTINGS, ContextError, foundation, release
 
@@ -18,6 +18,21 @@ QUEUES = (
     "must be a list of objects with a name (2 to 20 small letters and digits, a letter first; not login or loginpipe), "
     "sender_arns (ARNs of IAM roles or users), and max_runs from 1 to 8 or none"
 )
+NAMES_OF = {
+    "AWS::CloudWatch::Dashboard": "DashboardName",
+    "AWS::ECR::Repository": "RepositoryName",
+    "AWS::ECS::Cluster": "ClusterName",
+    "AWS::ECS::TaskDefinition": "Family",
+    "AWS::IAM::Role": "RoleName",
+    "AWS::KMS::Alias": "AliasName",
+    "AWS::Logs::LogGroup": "LogGroupName",
+    "AWS::RDS::DBInstance": "DBInstanceIdentifier",
+    "AWS::SNS::Topic": "TopicName",
+    "AWS::SQS::Queue": "QueueName",
+    "AWS::SecretsManager::Secret": "Name",
+    "AWS::ServiceDiscovery::PrivateDnsNamespace": "Name",
+}
+"""Type → the property with a name that exists once in an account and region."""
 ENVIRONMENTS = sorted(path.stem for path in (AWS / "environments").glob("*.json"))
 
 
@@ -60,9 +75,20 @@ def test_two_environments_have_different_networks_so_that_both_can_be_joined_to_
 
 
 def test_what_is_given_on_the_command_line_stands_in_the_place_of_the_files_value(tmp_path: Path) -> None:
-    done = run_app(tmp_path / "out", **{**json.loads(EXAMPLE.read_text()), "image_tag": "2.0.0"})
+    given = {"image_tag": "2.0.0", "installation": "acme"}
+    done = run_app(tmp_path / "out", **{**json.loads(EXAMPLE.read_text()), **given})
     assert done.returncode == 0, done.stderr
     assert ":2.0.0" in (tmp_path / "out" / "LoginpipeSetup.template.json").read_text()
+    # A second installation in the same account and region finds no name taken.
+    resources = [
+        resource
+        for stack in STACKS
+        for resource in json.loads((tmp_path / "out" / f"{stack}.template.json").read_text())["Resources"].values()
+    ]
+    for kind, key in NAMES_OF.items():
+        named = [each["Properties"][key] for each in resources if each["Type"] == kind and key in each["Properties"]]
+        assert named, kind
+        assert [name for name in named if "acme" not in name] == [], kind
 
 
 @pytest.mark.parametrize(

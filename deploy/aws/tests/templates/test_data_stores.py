@@ -228,3 +228,5 @@ def test_a_token_connects_each_task_as_the_logins_that_it_uses_and_none_as_the_o
     }  # fmt: skip
     assert connected_as("dagster") == {"RolesRun", "RolesCodeServer", "RolesDaemon", "RolesWebserver"}
     assert connected_as("loginpipe") == set()
+    # All custodians share one role. With it, one could approve what another has to approve.
+    assert connected_as("custodian_1") == set()

@@ -152,6 +152,8 @@ def test_custody_and_replays_are_for_a_person_who_reaches_database_queue_and_key
     custodian = account.one("AWS::IAM::Role", "RolesCustodian")
     assert account.may(custodian, "kms:Decrypt", account.one(*SEAL))
     assert account.may(custodian, "sqs:SendMessage", account.one("AWS::SQS::Queue", "QueueLogins"))
+    # A replayed message is encrypted like any other.
+    assert account.may(custodian, "kms:GenerateDataKey", account.one("AWS::KMS::Key", "KeysQueue"))
     assert "ecs-tasks" not in str(custodian.properties["AssumeRolePolicyDocument"])
     group = account.one("AWS::EC2::SecurityGroup", "NetworkDatabase")
     assert [rule["CidrIp"] for rule in group.properties["SecurityGroupIngress"]] == ["10.8.0.0/16"]

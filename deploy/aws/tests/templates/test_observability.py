@@ -48,7 +48,10 @@ def test_the_dead_letter_alarm_looks_at_the_dead_letter_queue(account: Account) 
     assert alarm.properties["Dimensions"][0]["Value"].startswith("QueueDeadLetters")
 
 
-def test_runs_that_die_and_tasks_that_do_not_start_are_told_of(services: Template) -> None:
+def test_runs_that_die_and_tasks_that_do_not_start_are_told_of(account: Account, services: Template) -> None:
+    died = account.one("AWS::Events::Rule", "ObservabilityRunsThatDied").properties["EventPattern"]["detail"]
+    runs = [account.one("AWS::ECS::TaskDefinition", f"Services{queue}Run") for queue in ("", "QueuePartners")]
+    assert set(died["taskDefinitionArn"]) == {account.arn(run) for run in runs}
     for detail in (
         {"containers": {"exitCode": [{"anything-but": [0]}]}, "taskDefinitionArn": Match.any_value()},
         {"stopCode": ["TaskFailedToStart"]},

@@ -13,7 +13,7 @@ import yaml
 from test_services import containers, environment
 
 from conftest import AWS, EXAMPLE, STACKS, run_app
-from iam import Account
+from iam import ACCOUNT, Account, allowed
 from loginpipe_aws.quotas import vcpus
 
 # What one more queue adds to, or takes a larger number from.
@@ -56,6 +56,11 @@ def test_a_queue_has_its_own_dead_letters_senders_and_alarms(account: Account) -
         (lets,) = [statement for statement in policy if statement["Effect"] == "Allow"]
         senders[queue] = lets["Principal"]["AWS"].rpartition("/")[2]
     assert senders == {"QueueLogins": "app-backend", "QueuePartnersLogins": "partner-gateway"}
+    key = account.one("AWS::KMS::Key", "KeysQueue")
+    for sender in senders.values():
+        for action in ("kms:GenerateDataKey", "kms:Decrypt"):
+            arn = f"arn:aws:iam::{ACCOUNT}:role/{sender}"
+            assert allowed([], arn, action, account.arn(key), key.properties["KeyPolicy"]["Statement"])
     watched = {
         (alarm.properties["MetricName"], dimension["Value"].partition(".")[0])
         for alarm in account.of("AWS::CloudWatch::Alarm")

@@ -26,7 +26,7 @@ ANSWERS = {
     "docker login": "cat > /dev/null",
     "skopeo inspect": 'case "$*" in *-lambda) echo "$LAMBDA";; *) echo "$DIGEST";; esac',
     "skopeo copy": ":",
-    "gh api": 'echo "${REVIEWERS:-2}"',
+    "gh api": 'echo "$RULES" | jq "$4"',
     "cosign verify": 'exit "${UNSIGNED:-0}"',
     "gh attestation verify": 'case "$*" in *"${UNSIGNED_DIGEST:-none}"*) exit 1;; esac',
 }
@@ -97,15 +97,15 @@ def test_where_releases_are_signed_with_kms_cosign_verifies(tmp_path: Path, unsi
 @pytest.mark.parametrize(
     ("reviewers", "without", "code", "said"),
     [
-        ("2", "false", 0, "environment production asks one of 2 reviewers\n"),
+        (2, "false", 0, "environment production asks one of 2 reviewers\n"),
         (
-            "0",
+            0,
             "false",
             1,
             "environment production has no required reviewers, so this would not be approved: add them in its ",
         ),
         (
-            "0",
+            0,
             "true",
             0,
             "::warning::environment production has no required reviewers: this deployment is not approved by anyone\n",
@@ -114,9 +114,12 @@ def test_where_releases_are_signed_with_kms_cosign_verifies(tmp_path: Path, unsi
     ids=["asked", "no reviewers", "on purpose"],
 )
 def test_a_deployment_that_no_one_approves_fails_unless_it_is_meant(
-    tmp_path: Path, reviewers: str, without: str, code: int, said: str
+    tmp_path: Path, reviewers: int, without: str, code: int, said: str
 ) -> None:
-    done, called = run(tmp_path, "require-approver.sh", "production", REVIEWERS=reviewers, WITHOUT_APPROVER=without)
+    # As GitHub answers: an environment may have other rules, which ask no one.
+    asks = [{"type": "required_reviewers", "reviewers": [{"type": "User"}] * reviewers}] if reviewers else []
+    rules = json.dumps({"protection_rules": [{"type": "wait_timer", "wait_timer": 30}, *asks]})
+    done, called = run(tmp_path, "require-approver.sh", "production", RULES=rules, WITHOUT_APPROVER=without)
     assert done.returncode == code
     assert (done.stderr if code else done.stdout).startswith(said)
     assert "gh api repos/example/loginpipe/environments/production --jq" in called

@@ -1,5 +1,6 @@
 """What runs: each in a locked-down container, with settings that loginpipe knows, behind a sign-in."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from aws_cdk.assertions import Match, Template
 
-from iam import Account
+from iam import Account, allowed
 from loginpipe_aws.environments import read_environment
 from loginpipe_aws.quotas import DEFAULT_MAX_RUNS, vcpus
 from loginpipe_aws.services import peak_cpu
@@ -99,6 +100,22 @@ def test_the_migrations_are_told_which_table(account: Account) -> None:
     assert environment(containers(account)["migrate"])["LOGINPIPE_TABLE"] == "public.user_logins"
 
 
+def test_every_image_for_aws_is_built_for_the_processor_of_its_tasks(account: Account) -> None:
+    assert {
+        task.properties["RuntimePlatform"]["CpuArchitecture"] for task in account.of("AWS::ECS::TaskDefinition")
+    } == {"X86_64"}
+    pages = (AWS / "README.md", ROOT / "docs" / "lambda.md", ROOT / ".github" / "workflows" / "release.yml")
+    builds = [
+        command
+        for page in pages
+        for command in re.findall(
+            r"\b(?:docker build|make (?:-C \S+ )?image) .*", page.read_text().replace("\\\n", " ")
+        )
+    ]
+    assert len(builds) == 7
+    assert [command for command in builds if "--platform linux/amd64" not in command] == []
+
+
 def test_a_run_has_the_size_that_was_asked_for(account: Account) -> None:
     run = account.one("AWS::ECS::TaskDefinition", "ServicesRun").properties
     assert (run["Cpu"], run["Memory"]) == ("2048", "4096")
@@ -112,6 +129,22 @@ def test_the_look_before_the_services_has_the_role_the_logins_and_the_settings_o
     for same in ("Environment", "Secrets", "Image", "EntryPoint"):
         assert looks[same] == runs[same], same
     assert "loginpipe doctor" in looks["Command"][-1]
+
+
+def test_the_role_that_deploys_may_run_its_tasks_and_pass_their_roles(account: Account) -> None:
+    workflow = (ROOT / ".github" / "workflows" / "deploy.yml").read_text()
+    tasks = re.findall(r'run-task\.sh "\$INSTALLATION-(\w+)"', workflow)
+    assert set(tasks) == {"migrate", "check"}
+    policy = json.loads((AWS / "policies" / "deploy.json").read_text())["Statement"]
+    roles = {account.arn(role): f"{role.stack}-{role.name}-0123456789AB" for role in account.roles}
+    for name in tasks:
+        family = f"arn:aws:ecs:REGION:ACCOUNT:task-definition/loginpipe-{name}:7"
+        assert allowed(policy, "", "ecs:RunTask", family, None), name
+        (task,) = [t for t in account.of("AWS::ECS::TaskDefinition") if t.properties["Family"] == f"loginpipe-{name}"]
+        for role in ("TaskRoleArn", "ExecutionRoleArn"):
+            # CloudFormation makes the name of a role from the names of its stack and of the resource.
+            arn = f"arn:aws:iam::ACCOUNT:role/{roles[task.properties[role]]}"
+            assert allowed(policy, "", "iam:PassRole", arn, None), arn
 
 
 @pytest.mark.parametrize("part", ["daemon", "webserver"])
