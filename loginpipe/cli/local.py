@@ -63,9 +63,12 @@ def up(*, as_json: Json = False) -> None:
 
     Example: loginpipe local up && dg launch --assets group:login_ingest
     """
+    from loginpipe.local.environment import dagster_home
     from loginpipe.local.postgres import psql
     from loginpipe.local.stack import up
 
+    # Before anything starts, because it would keep running in the background.
+    dagster_home(Path())
     with step("start Postgres and an SQS endpoint"):
         stack = up(LOCAL_FOLDER)
     variables = _make_ready(stack)

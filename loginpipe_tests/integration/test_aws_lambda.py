@@ -24,7 +24,14 @@ import psycopg2
 import pytest
 
 from loginpipe.common import secrets
-from loginpipe.common.errors import BrakeError, DatabaseError, LoginpipeError, QueueError
+from loginpipe.common.errors import (
+    BrakeError,
+    DatabaseError,
+    LoginpipeError,
+    QueueError,
+    SchemaError,
+    TokenKeyMismatchError,
+)
 from loginpipe.common.logs import JsonLines
 from loginpipe.common.settings import load_settings
 from loginpipe.definitions import build_definitions
@@ -42,6 +49,7 @@ from loginpipe.monitoring.run_history import History
 from loginpipe.postgres.batches import recent_batches
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.ledger import read_ledger_days
+from loginpipe.postgres.migrate import HEAD
 from loginpipe.sqs.depth import Depth
 from loginpipe.sqs.identity import replay_attributes, replay_id
 from loginpipe_tests.canary import BAD, GOOD, MARKERS, everything_an_error_shows, found
@@ -277,7 +285,7 @@ def test_ministacks_own_lambda_is_called_by_its_event_source_mapping_until_the_q
     )
     try:
         pipeline.send([*(login(user_id=f"user-{number}") for number in range(60)), "no JSON"])
-        eventually(lambda: pipeline.depth() == (0, 0), seconds=60, what="an empty queue")
+        eventually(lambda: pipeline.depth() == (0, 0), seconds=180, what="an empty queue")
     finally:
         client.delete_event_source_mapping(UUID=source["UUID"])
         client.delete_function(FunctionName=name)
@@ -339,11 +347,15 @@ def test_messages_that_were_sent_again_keep_their_identity_and_every_delivery_of
     replayed = {name.replace(".", "__"): value for name, value in replay_attributes(rejected, SENT_MS).items()}
     own = {"trace": string("1-2"), "blob": {"DataType": "Binary", "BinaryValue": b"x"}}
     twice = [sent(login(user_id="twice"), **again, **own) for _ in range(2)]
-    assert handled(function, *twice, sent(login(user_id="replayed"), **replayed)) == []
-    assert place.rows(COUNTS) == [(2, 2, 0, 0)]
+    too_old = sent(login(), **{**again, "loginpipe__sent_ms": string(str(SENT_MS - 400 * day_ms))})
+    assert handled(function, *twice, sent(login(user_id="replayed"), **replayed), too_old) == []
+    assert place.rows(COUNTS) == [(3, 2, 1, 0)]
     assert set(place.rows("SELECT message_id::text, sent_on::text FROM loginpipe.ingested_messages")) == {
-        (str(first), "2026-11-20"), (str(replay_id(rejected)), "2026-11-21"),
+        (str(first), "2026-11-20"), (str(replay_id(rejected)), "2026-11-21"), (too_old["messageId"], "2026-11-21"),
     }  # fmt: skip
+    assert place.rows("SELECT message_id::text, reasons FROM loginpipe.rejected_messages") == [
+        (too_old["messageId"], ["date_too_old"])
+    ]
 
 
 def test_a_row_that_the_table_refuses_is_rejected_alone(place: FastPlace, function: Function) -> None:
@@ -363,7 +375,7 @@ def test_envelopes_unknown_fields_and_placeholders_are_treated_as_in_a_run(
     assert handled(function, sent(body)) == []
     assert place.rows("SELECT reasons FROM loginpipe.rejected_messages") == [(["enveloped"],)]
     monkeypatch.setenv("LOGINPIPE_ENVELOPE", "sns")
-    monkeypatch.setenv("LOGINPIPE_EXTRA_FIELDS", "session")
+    monkeypatch.setenv("LOGINPIPE_EXTRA_FIELDS", "session,email")
     monkeypatch.setenv("LOGINPIPE_PLACEHOLDERS", "none at all")
     caplog.set_level(logging.INFO, logger="loginpipe")
     with closing(Function(load_settings())) as other:
@@ -373,7 +385,9 @@ def test_envelopes_unknown_fields_and_placeholders_are_treated_as_in_a_run(
     ]
     is_placeholder = "EXISTS (SELECT FROM loginpipe.placeholder_tokens WHERE token = masked_device_id)"
     assert place.rows(f"SELECT {is_placeholder} FROM user_logins") == [(True,)]
-    assert json.loads(JsonLines().format(caplog.records[-1]))["unknown_fields"] == {"session": 1, "cart": 1}
+    *_, warning, counts = (json.loads(JsonLines().format(line)) for line in caplog.records)
+    assert "stores email in clear" in warning["event"]
+    assert counts["unknown_fields"] == {"session": 1, "cart": 1}
 
 
 def test_while_an_environment_is_new_messages_that_are_nearly_all_bad_are_not_recorded_and_come_again(
@@ -415,8 +429,11 @@ def test_what_was_recorded_when_the_time_is_up_is_done_and_only_the_rest_is_retu
     assert place.rows("SELECT sum(inserted), sum(rejected), sum(duplicates) FROM loginpipe.batches") == [(7, 1, 0)]
 
 
-def test_without_time_nothing_begins(place: FastPlace, function: Function) -> None:
-    records = [sent(login()), sent("no JSON")]
+def test_without_time_nothing_begins_and_each_message_is_reported_by_the_id_of_its_delivery(
+    place: FastPlace, function: Function
+) -> None:
+    redriven = sent(login(), loginpipe__redrive_of=string(str(uuid4())), loginpipe__sent_ms=string(str(SENT_MS)))
+    records = [sent(login()), sent("no JSON"), redriven]
     assert handled(function, *records, seconds=0.5) == ids({"Records": records})
     assert place.rows(COUNTS) == []
     assert handled(function, *records) == []
@@ -486,6 +503,21 @@ def test_a_failure_of_the_database_is_raised_and_the_next_call_starts_over(
     assert handled(function, message) == []
     assert pid(place) != first
     assert place.rows(COUNTS) == [(1, 1, 0, 0)] * 2
+
+
+def test_nothing_is_recorded_where_the_database_is_of_another_revision_or_of_other_token_keys(
+    place: FastPlace, function: Function, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.rows("UPDATE loginpipe.alembic_version SET version_num = '0001'")
+    with pytest.raises(SchemaError, match=f"needs {HEAD}"):
+        handled(function, sent(login()))
+    place.rows("UPDATE loginpipe.alembic_version SET version_num = %s", HEAD)
+    assert handled(function, sent(login())) == []
+    generate_token_keys(tmp_path / "others.json", development=True)
+    monkeypatch.setenv("LOGINPIPE_TOKEN_KEYS", f"file:{tmp_path / 'others.json'}")
+    with closing(Function(load_settings())) as other, pytest.raises(TokenKeyMismatchError):
+        handled(other, sent(login()))
+    assert place.rows(COUNTS) == [(1, 1, 0, 0)]
 
 
 def test_a_rotated_token_key_is_in_use_once_the_keys_are_due(
@@ -610,6 +642,9 @@ def test_dagster_gets_a_materialization_an_asset_for_what_lambda_recorded_and_do
     assert event is not None
     for _ in range(2):
         assert Reply(function.handle(event, Call())).failed == []
+    with monkeypatch.context() as unsettled:
+        unsettled.setattr(lambda_batches, "_SETTLED_SECONDS", 3600)
+        assert tick(cursor)[1] == {}, "a batch with an earlier time may be committed yet"
     cursor, found = tick(cursor)
     assert {name: metadata["dagster/row_count"].value for name, metadata in found.items()} == {
         "raw_sqs_messages": 10,

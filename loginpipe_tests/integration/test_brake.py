@@ -43,8 +43,13 @@ def test_of_a_backlog_of_bad_messages_a_run_rejects_some_and_returns_the_others_
 
 def test_good_logins_first_and_bad_messages_after_them_are_no_reason_to_end(place: FastPlace) -> None:
     place.send([*logins(60), *(Login("{}", None) for _ in range(400))])
-    assert place.run(receivers=1).success
+    assert place.run(receivers=1, linger_seconds=2).success
     assert settled(place) == Balance(60, 400, 0)
+    # Batches are small until the brake is off, and only then.
+    ((first, largest),) = place.rows(
+        "SELECT (array_agg(received ORDER BY recorded_at))[1], max(received) FROM loginpipe.batches"
+    )
+    assert first == brake.FIRST_MESSAGES < largest
 
 
 def test_a_wrong_setting_ends_the_run_the_sensor_backs_off_and_once_it_is_right_the_logins_are_stored(

@@ -4,6 +4,7 @@ import json
 import socket
 from pathlib import Path
 from typing import Any, NoReturn
+from uuid import uuid4
 
 import pytest
 
@@ -15,7 +16,7 @@ from loginpipe_tests.canary import BAD, GOOD, MARKERS
 from loginpipe_tests.canary import found as found_in
 from loginpipe_tests.commands import Command, Done
 from loginpipe_tests.conftest import KeyFiles, Pipeline
-from loginpipe_tests.wire import login, logins, sns_envelope, tables, take, users
+from loginpipe_tests.wire import SENT_MS, login, logins, sns_envelope, tables, take, users
 
 
 def found(done: Done) -> dict[str, Any]:
@@ -61,6 +62,25 @@ def test_messages_of_the_queue_are_tried_out_and_all_of_them_are_back_at_once_an
     assert take(pipeline, 20).success
     assert len(users(pipeline)) == 16
     assert pipeline.rows("SELECT count(*) FROM loginpipe.rejected_messages") == [(2,)]
+
+
+def test_messages_of_the_queue_are_taken_out_of_the_envelope_that_is_set_and_told_when_they_are_too_old(
+    loginpipe: Command, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.send([sns_envelope(login())])
+    attributes = {"loginpipe.redrive_of": str(uuid4()), "loginpipe.sent_ms": str(SENT_MS - 400 * 86_400_000)}
+    pipeline.queue.client.send_message(
+        QueueUrl=pipeline.queue.url,
+        MessageBody=login(),
+        MessageAttributes={name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()},
+    )
+
+    def reasons() -> set[str]:
+        return {each["reason"] for each in found(loginpipe("check", "--count", 2, "--json"))["reasons"]}
+
+    assert reasons() == {"enveloped", "date_too_old"}
+    monkeypatch.setenv("LOGINPIPE_ENVELOPE", "sns")
+    assert reasons() == {"date_too_old"}
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])

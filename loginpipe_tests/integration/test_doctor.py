@@ -182,6 +182,8 @@ def test_maintenance_that_has_not_run_is_noticed_before_partitions_run_out(pipel
         f"1 partitions that were due yesterday are missing, the first one {newest[1]} for "
         f"{today + timedelta(days=6)}: run the job maintain_partitions, and check why its schedule did not"
     )
+    execute(pipeline.database_url, f"DROP TABLE loginpipe.login_extras_{first_of_month(today, 2):y%Ym%m}")
+    assert problem("partitions").startswith("2 partitions that were due yesterday are missing, the first one ")
 
 
 def test_an_adopted_table_without_partitions_is_well(pipeline: Pipeline) -> None:

@@ -31,6 +31,7 @@ from loginpipe.local.stack import LocalStack, attach_or_start, down, running, ru
 from loginpipe.sqs.client import Queue
 from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.sending import send_bodies
+from loginpipe_tests.commands import command_line
 
 
 @pytest.fixture
@@ -422,6 +423,18 @@ def test_a_value_that_no_env_file_can_hold_is_refused(tmp_path: Path) -> None:
         with pytest.raises(LocalStackError, match="KEYS cannot be written"):
             write_env_file(tmp_path / ".env", {"KEYS": value})
     assert not (tmp_path / ".env").exists()
+
+
+def test_in_another_folder_than_the_projects_nothing_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("loginpipe.local.stack.up", lambda _: pytest.fail("services were started"))
+    assert (
+        "has no dagster.yaml: run the command in the project's folder"
+        in command_line(monkeypatch, capsys)("local", "up").error
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_dagster_home_is_the_folder_with_the_projects_file(tmp_path: Path) -> None:

@@ -58,6 +58,18 @@ def test_an_arn_of_another_account_is_not_taken_for_the_queue_of_that_name(queue
     assert queue.name in refused(another)
 
 
+def test_a_queue_of_another_arn_than_the_one_that_is_set_is_refused(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some endpoints give the queue of that name for any account."""
+    another = arn_of(queue).replace(":000000000000:", ":123456789012:")
+    monkeypatch.setattr("loginpipe.sqs.client.region_and_account", lambda _: (os.environ["AWS_REGION"], "000000000000"))
+    with pytest.raises(
+        QueueError, match=f"ARN in LOGINPIPE_QUEUE is not at this endpoint, which has {arn_of(queue)}: "
+    ):
+        open_queue(another, load_settings(), connections=1)
+
+
 @pytest.mark.parametrize("region", ["eu-central-1 ", "EU Frankfurt", "eu-central-1\n", "eu_central_1"])
 @pytest.mark.parametrize("variable", ["AWS_REGION", "AWS_DEFAULT_REGION"])
 def test_a_malformed_region_is_called_that(

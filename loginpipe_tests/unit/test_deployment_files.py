@@ -2,6 +2,7 @@
 
 import json
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -544,17 +545,29 @@ def test_the_dashboard_is_where_grafana_looks_for_it() -> None:
 # Dockerfile
 
 
-def test_the_image_runs_as_a_numbered_user_who_is_not_root() -> None:
-    users = re.findall(r"^USER (.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+STAGES = (ROOT / "Dockerfile").read_text().split("\nFROM ")
+IMAGES = {"of Dagster": STAGES[-1], "of Lambda": next(stage for stage in STAGES if stage.startswith("base AS lambda"))}
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_the_image_runs_as_a_numbered_user_who_is_not_root(image: str) -> None:
+    users = re.findall(r"^USER (.*)$", IMAGES[image], re.MULTILINE)
     assert users[-1:] == ["10001:10001"]
 
 
-def test_there_is_nothing_in_the_image_to_install_more_with() -> None:
-    stages = (ROOT / "Dockerfile").read_text().split("\nFROM ")
-    trimmed = next(stage for stage in stages if " AS trimmed" in stage)
-    assert "pip uninstall --yes setuptools pip" in trimmed
-    assert "COPY --from=trimmed /opt/loginpipe " in stages[-1]
-    assert " install " not in re.sub(r"install --directory", "", stages[-1])
+@pytest.mark.parametrize("image", IMAGES)
+def test_there_is_nothing_in_the_image_to_install_more_with(image: str) -> None:
+    (source,) = re.findall(r"COPY --from=(trimmed\S*) /opt/loginpipe ", IMAGES[image])
+    (trimmed,) = [stage for stage in STAGES if stage.partition("\n")[0].endswith(f" AS {source}")]
+    assert re.search(r"pip uninstall --yes (loginpipe )?setuptools pip", trimmed)
+    assert " install " not in re.sub(r"install --directory", "", IMAGES[image])
+
+
+def test_the_image_of_lambda_has_no_dagster_and_starts_the_handler() -> None:
+    (trimmed,) = [stage for stage in STAGES if stage.startswith("tools AS trimmed-lambda")]
+    assert re.findall(r'pip install .*"(.*)"', trimmed) == [".[lambda]"]
+    (handler,) = re.findall(r'^CMD \["(.*)"\]$', IMAGES["of Lambda"], re.MULTILINE)
+    assert callable(pkgutil.resolve_name(handler))
 
 
 def test_only_files_that_are_listed_can_get_into_the_image() -> None:

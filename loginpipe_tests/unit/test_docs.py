@@ -1,4 +1,4 @@
-"""Everything that the documents name exists: metrics, settings, tests, revisions, make targets."""
+"""Everything that the documents name exists: metrics, settings, tests, revisions, make targets, files, commands."""
 
 import re
 from collections import Counter
@@ -104,12 +104,46 @@ def test_every_test_that_holds_us_to_a_promise_exists(document: str) -> None:
     assert missing == []
 
 
+def code() -> Iterator[tuple[Path, str]]:
+    """Yield the lines of the blocks of code and the code within sentences, each with its document."""
+    for document in DOCUMENTS:
+        for block, within in re.findall(r"(?m)^ {4,}(\S.*)|`([^`\n]+)`", document.read_text().replace("\\\n", " ")):
+            yield document, block or within
+
+
 def test_everything_to_be_made_can_be_made() -> None:
-    targets = re.findall(r"^([a-z][a-z-]*(?: [a-z-]+)*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([.a-z][a-z./-]*(?: [a-z-]+)*):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     there = {target for line in targets for target in line.split()}
-    found = named(r"(?m)(?:`|^ {4})make ([a-z][a-z-]+)", DOCUMENTS)
-    assert len(found) > 5
-    assert {target: where for target, where in found.items() if target not in there} == {}
+    words = {
+        word: document.name
+        for document, line in code()
+        for command in re.findall(r"\bmake((?: +[^\s\"')|;&#]+)+)", line)
+        for word in re.sub(r" -C \S+", "", command).split()
+        if "=" not in word and not word.startswith("-")
+    }
+    assert {"demo", "base", "image", "kubernetes", ".venv-aws/installed"} <= words.keys()
+    assert {word: where for word, where in words.items() if word not in there} == {}
+
+
+# Made by `make` or by the reader, or names of secrets.
+NO_FILES = re.compile(r"\.venv|.*\.env$|.*NAME\.json$|loginpipe/(?:database/|oidc)")
+
+
+def test_every_path_of_the_repository_that_is_named_exists() -> None:
+    """A path begins at the root, at the document, in a package, or in the folder of the scripts of AWS."""
+    folders = (ROOT, ROOT / "loginpipe", TESTS, ROOT / "deploy" / "aws")
+    missing, found = [], set()
+    for document, line in code():
+        places = (document.parent, *folders)
+        for path in re.findall(r"(?<![\w/:.\-@$*<}…])((?:[\w.-]+/)+[\w.-]*)(?![\w/:…*$])", line):
+            first, _, _ = path.partition("/")
+            if NO_FILES.match(path) or not any((place / first).is_dir() for place in places):
+                continue
+            found.add(path)
+            if not any((place / path).exists() for place in places):
+                missing.append(f"{document.relative_to(ROOT)}: {path}")
+    assert {"deploy/kubernetes/values.yaml", "./check-quotas.sh", "policies/deploy.json", "logins/parsing.py"} <= found
+    assert missing == []
 
 
 def test_the_revisions_that_the_documents_show_are_those_of_today() -> None:
@@ -124,12 +158,12 @@ def test_the_revisions_that_the_documents_show_are_those_of_today() -> None:
 
 def test_every_command_of_ours_that_is_named_exists_with_its_options() -> None:
     wrong = []
+    # Also in containers, in tasks of AWS and after a time of cron.
+    before = r"(?:^|[*&|] +| exec [\w-]+ |run-task\.sh [\w-]+ )(?:[A-Z_]+=\S+ )*"
     named = {
-        (line, document.relative_to(ROOT))
-        for document in DOCUMENTS
-        for line in re.findall(
-            r"(?:`|^ {4,})(?:[A-Z_]+=\S+ )*loginpipe ([a-z][^`#\n|&>]*)", document.read_text(), re.MULTILINE
-        )
+        (command, document.relative_to(ROOT))
+        for document, line in code()
+        for command in re.findall(before + r"(?:\.venv/bin/)?loginpipe ([a-z][^#|&>]*)", line)
     }
     for line, document in named:
         words = line.split()
@@ -140,7 +174,10 @@ def test_every_command_of_ours_that_is_named_exists_with_its_options() -> None:
         unknown = [word for word in words if word.startswith("--") and word not in options]
         if unknown or (isinstance(command, TyperGroup) and words and not words[0].startswith("--")):
             wrong.append(f"{document}: loginpipe {line}")
-    assert len(named) > 50
+    assert len(named) > 60
+    assert {"dlq redrive --per-second 200", "doctor", "backup create /var/backups/loginpipe"} <= {
+        command.strip() for command, _ in named
+    }
     assert wrong == []
 
 

@@ -88,6 +88,7 @@ def test_the_functions_role_seals_and_makes_tokens_and_can_open_nothing(account:
     assert account.may(role, "kms:GetPublicKey", seal)
     for action in ("Decrypt", "Encrypt", "CreateGrant", "PutKeyPolicy"):
         assert not account.may(role, f"kms:{action}", seal)
+    assert [s["Effect"] for s in account.identity(role) if s.get("Sid") == "NeverOpenWhatWasSealed"] == ["Deny"]
     decrypting = [s for s in account.identity(role) if s["Effect"] == "Allow" and "kms:Decrypt" in s["Action"]]
     via = {statement["Condition"]["StringEquals"]["kms:ViaService"].split(".")[0] for statement in decrypting}
     assert via == {"sqs", "secretsmanager"}
@@ -121,7 +122,13 @@ def test_errors_throttles_and_calls_that_run_out_of_time_raise_an_alarm(account:
         for alarm in account.of("AWS::CloudWatch::Alarm")
         if alarm.properties.get("Namespace") == "AWS/Lambda"
     }
-    assert alarms.keys() == {"Errors", "Throttles", "Duration"}
+    late = 0.8 * function(account)["Timeout"] * 1000
+    assert {name: alarm["Threshold"] for name, alarm in alarms.items()} == {
+        "Errors": 0,
+        "Throttles": 0,
+        "Duration": late,
+    }
+    assert alarms["Duration"]["Statistic"] == "Maximum"
     for alarm in alarms.values():
         assert alarm["AlarmActions"] == [account.arn(topic)]
         assert [each["Name"] for each in alarm["Dimensions"]] == ["FunctionName"]
