@@ -92,7 +92,7 @@ def test_a_depth_that_cannot_be_asked_fails_no_run(pipeline: Pipeline, wire: Wir
 
 def test_counts_that_cannot_be_read_again_fail_no_run(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*_: object, **__: object) -> None:
-        raise DatabaseError("cannot connect")
+        raise DatabaseError("permission denied", "42501")
 
     monkeypatch.setattr("loginpipe.defs.ingest.assets.run_counts", away)
     pipeline.send(logins(2))
@@ -100,7 +100,7 @@ def test_counts_that_cannot_be_read_again_fail_no_run(pipeline: Pipeline, monkey
     assert result.success
     (check,) = [c for c in result.get_asset_check_evaluations() if c.check_name == "counts_add_up"]
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert check.description == "The counts could not be read: cannot connect"
+    assert check.description == "The counts could not be read: permission denied"
     assert pipeline.depth() == (0, 0)
 
 
