@@ -11,6 +11,7 @@ from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final, Self
+from unittest.mock import patch
 
 _WAIT_SECONDS: Final = 120
 _FOLDER: Final = Path(__file__).parents[2]
@@ -97,7 +98,10 @@ def forked(
 ) -> Run:
     """Start a program of this folder in a process that already has everything loaded."""
     process = _forks.Process(target=_run, args=(program, str(folder), dict(environment), list(arguments)))
-    process.start()
+    with patch.dict(os.environ):
+        # Of a run that is killed, no coverage is kept, so none is measured.
+        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+        process.start()
     return Run(folder, process)
 
 
