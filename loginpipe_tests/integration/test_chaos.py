@@ -137,8 +137,11 @@ def peak_mebibytes(place: FastPlace, **settings: object) -> float:
 
 def test_the_memory_of_a_batch_is_bounded_by_its_messages(place: FastPlace, report: Report) -> None:
     number = 2 * MESSAGES
+    # A run with few messages takes 35 MiB more on Python 3.14 than on 3.11.
+    place.send(logins(10, seed=2))
+    least = peak_mebibytes(place)
     place.send(logins(number, seed=1))
     peak = peak_mebibytes(place, batch_messages=number, linger_seconds=60, brake="off")
-    report(f"{number} ordinary messages in one batch: peak of {peak:.0f} MiB")
-    assert place.rows("SELECT received FROM loginpipe.batches") == [(number,)]
-    assert peak < 250 + number * 0.0025
+    report(f"{number} ordinary messages in one batch: peak of {peak:.0f} MiB; {least:.0f} MiB with 10")
+    assert place.rows("SELECT max(received) FROM loginpipe.batches") == [(number,)]
+    assert peak < least + 5 + number * 0.0025
