@@ -21,7 +21,7 @@ dev: .venv/demo.installed ## embedded services and the Dagster UI, until interru
 
 # One file per worker, because the tests of a file share servers that take seconds to start. The order is kept, so that
 # quick files are last.
-# Without compiled modules, each of the hundreds of processes that tests start would take seconds longer.
+# Without compiled modules, each process that tests start would take seconds longer.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: check ## check the code and run every test
 	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(PYTEST_ARGS)

@@ -79,7 +79,7 @@ def stack() -> Iterator[LocalStack]:
             # Each test's database has 442 files. In memory they take a third of the time, if there is space.
             if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
                 patch.setattr(tempfile, "tempdir", str(MEMORY))
-            # The servers would need half as much CPU again.
+            # Tracing takes CPU. The servers are not ours, and other tests measure what supervises them.
             patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
             stack = running.enter_context(running_stack())
         yield stack

@@ -151,7 +151,7 @@ def running_endpoint(**options: Any) -> Iterator[Endpoint]:
     """
     command = [sys.executable, "-m", "loginpipe_tests.sqs_endpoint", *_arguments(options)]
     environment = {**os.environ, "PYTHONPATH": str(_FOLDER)}
-    # It would need half as much CPU again.
+    # Tracing takes CPU, and nothing of the package runs in it.
     environment.pop("COVERAGE_PROCESS_CONFIG", None)
     # This process's end of the pipe closes when the process ends, and then the endpoint ends too.
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
