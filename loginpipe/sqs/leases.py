@@ -13,29 +13,20 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from loginpipe.common.errors import runbook
 from loginpipe.logins.messages import Message
 from loginpipe.sqs.client import Queue, batched
-from loginpipe.sqs.entries import FailedEntry, call_with_entries
-
-if TYPE_CHECKING:
-    from mypy_boto3_sqs.type_defs import ChangeMessageVisibilityBatchRequestEntryTypeDef
 
 LONGEST_LEASE_SECONDS = 12 * 3600
 """SQS hides a message for at most 12 hours after it is received, regardless of extensions."""
 
 MAX_BACK_OFF_SECONDS = 300
 
-_NO_LONGER_OURS = frozenset(
-    {
-        "MessageNotInflight",
-        "AWS.SimpleQueueService.MessageNotInflight",
-        "ReceiptHandleIsInvalid",
-        "InvalidParameterValue",
-    }
-)
+_NO_LONGER_OURS = frozenset({
+    "AWS.SimpleQueueService.MessageNotInflight", "InvalidParameterValue", "MessageNotInflight",
+    "ReceiptHandleIsInvalid",
+})  # fmt: skip
 
 _log = logging.getLogger(__name__)
 
@@ -103,10 +94,9 @@ class LeaseKeeper:
     def add(self, messages: Iterable[Message], asked: float) -> None:
         """Keep the leases of messages from now on; after `close`, return the messages to the queue at once.
 
-        Args:
-            messages: the received messages. If one is already held, the handle with the higher receive count is kept,
-                whichever thread comes first, because a delete with an older handle "succeeds" without deleting.
-            asked: when the receive call started; the lease cannot have started earlier.
+        If one is already held, the handle with the higher receive count is kept, whichever thread comes first, because
+        a delete with an older handle "succeeds" without deleting. The receive call started at ``asked``; the leases
+        cannot have started earlier.
         """
         arrived = list(messages)
         now = self._clock()
@@ -171,7 +161,7 @@ class LeaseKeeper:
         # In this order, because an extension in between would undo the return.
         self.settle(m.delivery_id for m in messages)
         for chunk in batched(messages):
-            self._change([(m.delivery_id, m.receipt_handle, 0) for m in chunk])
+            self._queue.change_visibility((m.delivery_id, m.receipt_handle, 0) for m in chunk)
 
     def close(self, *, at_once: bool = False) -> Returned:
         """Stop extending, and return held messages to the queue, each after its back-off or at once.
@@ -184,8 +174,8 @@ class LeaseKeeper:
         with self._lock:
             self._give_up_ended(self._clock())
             rest = {
-                delivery_id: (delivery_id, lease, 0 if at_once else back_off_seconds(lease.receive_count))
-                for delivery_id, lease in self._leases.items()
+                i: (i, lease, 0 if at_once else back_off_seconds(lease.receive_count))
+                for i, lease in self._leases.items()
             }
             self._leases.clear()
         held = [lease for _, lease, _ in rest.values()]
@@ -262,7 +252,7 @@ class LeaseKeeper:
             for delivery_id, lease in leases
         }
         askable = [(i, lease.receipt_handle, wanted[i]) for i, lease in leases if wanted[i] > 0]
-        failed = {failure.delivery_id: failure for failure in self._change(askable)}
+        failed = {failure.delivery_id: failure for failure in self._queue.change_visibility(askable)}
         with self._lock:
             for delivery_id, lease in leases:
                 failure = failed.get(delivery_id)
@@ -285,7 +275,7 @@ class LeaseKeeper:
         ours = [(i, lease.receipt_handle, seconds) for i, lease, seconds in held if lease.ends > now]
         with self._lock:
             counts["asked"] += len(ours)
-        failed = self._change(ours)
+        failed = self._queue.change_visibility(ours)
         with self._lock:
             counts["asked"] -= sum(failure.code in _NO_LONGER_OURS for failure in failed)
             counts["returned"] += len(ours) - len(failed)
@@ -303,20 +293,6 @@ class LeaseKeeper:
         lost = set(delivery_ids) - self._given_up
         self._given_up |= lost
         self._lost += len(lost)
-
-    def _change(self, entries: Sequence[tuple[str, str, int]]) -> list[FailedEntry]:
-        """Set the visibility timeout of up to ten deliveries: id, receipt handle, seconds."""
-
-        def call(asked: "list[ChangeMessageVisibilityBatchRequestEntryTypeDef]") -> object:
-            return self._queue.client.change_message_visibility_batch(QueueUrl=self._queue.url, Entries=asked)
-
-        return call_with_entries(
-            call,
-            {
-                delivery_id: {"ReceiptHandle": handle, "VisibilityTimeout": seconds}
-                for delivery_id, handle, seconds in entries
-            },
-        )
 
 
 def back_off_seconds(receive_count: int) -> int:

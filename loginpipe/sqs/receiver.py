@@ -304,7 +304,12 @@ class Receiver:
                 return False
             for message in messages:
                 if message.delivery_id != message.message_id or message.message_id in batch.delivery_ids:
-                    _note_delivery(batch, message)
+                    # It was sent again: note this delivery, and the one before it.
+                    before = batch.messages.get(message.message_id)
+                    deliveries = batch.delivery_ids.setdefault(
+                        message.message_id, {before.delivery_id} if before else set()
+                    )
+                    deliveries.add(message.delivery_id)
                 batch.messages[message.message_id] = message
                 batch.redelivered += message.receive_count > 1
             batch.body_bytes += body_bytes
@@ -312,10 +317,3 @@ class Receiver:
                 batch.first_at = time.monotonic()
                 self._changed.notify_all()
         return True
-
-
-def _note_delivery(batch: Received, message: Message) -> None:
-    """Note a delivery of a message that was sent again, and the delivery before it."""
-    before = batch.messages.get(message.message_id)
-    deliveries = batch.delivery_ids.setdefault(message.message_id, {before.delivery_id} if before else set())
-    deliveries.add(message.delivery_id)

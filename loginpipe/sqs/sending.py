@@ -8,8 +8,7 @@ from typing import Any, TypeAlias
 from uuid import uuid4
 
 from loginpipe.common.errors import QueueError
-from loginpipe.sqs.client import MAX_BATCH, Queue, queue_errors
-from loginpipe.sqs.entries import FailedEntry, call_with_entries
+from loginpipe.sqs.client import MAX_BATCH, FailedEntry, Queue, call_with_entries, queue_errors
 
 _Entries: TypeAlias = Mapping[str, Mapping[str, Any]]
 
@@ -74,12 +73,8 @@ def send_again(queue: Queue, entries: _Entries) -> list[FailedEntry]:
         QueueError: every call was refused as a whole.
     """
     # Not sent, because SQS would refuse the whole call, with the other messages in it.
-    misfits = [
-        FailedEntry(delivery_id, code, sender_fault=True)
-        for delivery_id, entry in entries.items()
-        if (code := _misfit(entry)) is not None
-    ]
-    rest = {i: entry for i, entry in entries.items() if i not in {misfit.delivery_id for misfit in misfits}}
+    misfits = {i: code for i, entry in entries.items() if (code := _misfit(entry))}
+    rest = {i: entry for i, entry in entries.items() if i not in misfits}
     failed = [
         failure
         for batch in _batches(rest.items())
@@ -90,7 +85,7 @@ def send_again(queue: Queue, entries: _Entries) -> list[FailedEntry]:
             f"queue {queue.name!r} takes no messages ({failed[0].code}): they stay where they are; fix that and start "
             "again"
         )
-    return [*misfits, *failed]
+    return [*(FailedEntry(i, code, sender_fault=True) for i, code in misfits.items()), *failed]
 
 
 def by_code(refused: Counter[str]) -> str:
@@ -111,14 +106,13 @@ def _send_or_retry(queue: Queue, batch: _Entries) -> tuple[int, Counter[str]]:
         with queue_errors(queue.name):
             return _call(queue, asked)
 
-    failed: dict[str, FailedEntry] = {}
+    codes: dict[str, str] = {}
     for pause in (0, *_PAUSES):
         time.sleep(pause)
-        waiting = {i: batch[i] for i in failed or batch}
-        failed = {failure.delivery_id: failure for failure in call_with_entries(call, waiting)}
-        if not failed:
+        codes = {f.delivery_id: f.code for f in call_with_entries(call, {i: batch[i] for i in codes or batch})}
+        if not codes:
             break
-    return len(batch) - len(failed), Counter(failure.code for failure in failed.values())
+    return len(batch) - len(codes), Counter(codes.values())
 
 
 def _call(queue: Queue, asked: list[Any]) -> Any:
