@@ -36,55 +36,26 @@ _REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
 
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 """Error codes of expired credentials. The credentials of a role renew themselves."""
-THROTTLED = frozenset(
-    {
-        "429",
-        "KMS.ThrottlingException",
-        "KmsThrottled",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "RequestThrottledException",
-        "SlowDown",
-        "Throttled",
-        "ThrottledException",
-        "Throttling",
-        "ThrottlingException",
-        "TooManyRequestsException",
-    }
-)
+THROTTLED = frozenset({
+    "429", "KMS.ThrottlingException", "KmsThrottled", "RequestLimitExceeded", "RequestThrottled",
+    "RequestThrottledException", "SlowDown", "Throttled", "ThrottledException", "Throttling", "ThrottlingException",
+    "TooManyRequestsException",
+})  # fmt: skip
 """Error codes that are transient, although some come as a 4xx."""
 
-_ABSENT = frozenset(
-    {
-        "AWS.SimpleQueueService.NonExistentQueue",
-        "NoSuchBucket",
-        "NotFound",
-        "NotFoundException",
-        "ParameterNotFound",
-        "QueueDoesNotExist",
-        "ResourceNotFoundException",
-    }
-)
-DENIED = frozenset(
-    {
-        "403",
-        "AccessDenied",
-        "AccessDeniedException",
-        "AuthorizationError",
-        "KMS.AccessDeniedException",
-        "KMSAccessDenied",
-        "KmsAccessDenied",
-    }
-)
+_ABSENT = frozenset({
+    "AWS.SimpleQueueService.NonExistentQueue", "NoSuchBucket", "NotFound", "NotFoundException", "ParameterNotFound",
+    "QueueDoesNotExist", "ResourceNotFoundException",
+})  # fmt: skip
+DENIED = frozenset({
+    "403", "AccessDenied", "AccessDeniedException", "AuthorizationError", "KMS.AccessDeniedException",
+    "KMSAccessDenied", "KmsAccessDenied",
+})  # fmt: skip
 """Error codes of missing permissions."""
 _CREDENTIALS = EXPIRED | {
-    "InvalidAccessKeyId",
-    "InvalidClientTokenId",
-    "InvalidToken",
-    "MissingAuthenticationToken",
-    "MissingAuthenticationTokenException",
-    "UnrecognizedClientException",
-}
+    "InvalidAccessKeyId", "InvalidClientTokenId", "InvalidToken", "MissingAuthenticationToken",
+    "MissingAuthenticationTokenException", "UnrecognizedClientException",
+}  # fmt: skip
 _CLOCK = frozenset({"RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed"})
 # Only the message of these errors names the cause: the clock, the region or the signing key.
 _SIGNATURE = frozenset(
@@ -93,20 +64,10 @@ _SIGNATURE = frozenset(
 _REGION_MESSAGE = "Credential should be scoped to a valid"
 _CLOCK_MESSAGES = ("Signature expired", "Signature not yet current")
 # The numbers come from a proxy or a load balancer in front of an endpoint.
-_UNAVAILABLE = frozenset(
-    {
-        "502",
-        "503",
-        "504",
-        "DependencyTimeoutException",
-        "InternalError",
-        "InternalFailure",
-        "InternalServiceError",
-        "KMSInternalException",
-        "ServiceUnavailable",
-        "ServiceUnavailableException",
-    }
-)
+_UNAVAILABLE = frozenset({
+    "502", "503", "504", "DependencyTimeoutException", "InternalError", "InternalFailure", "InternalServiceError",
+    "KMSInternalException", "ServiceUnavailable", "ServiceUnavailableException",
+})  # fmt: skip
 
 _CLOCK_REASON = "cannot be used: AWS refuses the time of the request ({code}): set this machine's clock with NTP"
 _SIGNATURE_REASON = (
@@ -215,7 +176,7 @@ def aws_client(
     session: "Session | None" = None,
     **options: Any,
 ) -> Any:
-    """Return a client of a service.
+    """Return a client of a service. Wrong settings raise the wording's error.
 
     Args:
         service: boto3's name of the service.
@@ -227,10 +188,6 @@ def aws_client(
         connections: maximum concurrent calls.
         session: a botocore session, if the caller needs it for its credentials and trusted certificates.
         options: further options of botocore's ``Config``.
-
-    Raises:
-        The wording's error: the region is missing or malformed, the profile is missing, or the endpoint is no URL, or
-            not https in production.
     """
     # The import of boto3 takes a third of a second, so only programs that use AWS pay for it.
     import boto3

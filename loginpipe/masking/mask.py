@@ -98,10 +98,8 @@ def seen_before(
 ) -> dict[str, float]:
     """Return, by field, the share of logins (0 to 1) whose value occurred earlier in the batch or is in the vault.
 
-    Args:
-        masked: the batch. An empty one has a share of 0.
-        known: the tokens that the vault held before this batch.
-        placeholders: the tokens that stand for no value. Their logins do not count as seen before.
+    The vault held ``known`` before the batch. An empty batch has a share of 0. Logins with one of the ``placeholders``,
+    which stand for no value, do not count as seen before.
     """
     logins = len(masked)
     shares = {}
@@ -143,20 +141,12 @@ def _all_match(pattern: Pattern[str], cells: Sequence[Any]) -> bool:
 def seal_originals(
     originals: Mapping[str, Mapping[str, bytes]], known: frozenset[str], recipients: tuple[SealKey, ...]
 ) -> Sealed:
-    """Seal the values of the tokens that the vault does not hold.
-
-    Returns:
-        An empty result if there are no recipients, because sealing is off.
-    """
-    if not recipients:
-        return Sealed()
-    parts = [
-        seal([item for item in values.items() if item[0] not in known], name, recipients)
-        for name, values in originals.items()
-    ]
-    return Sealed(
-        [data_key for part in parts for data_key in part.data_keys], [block for part in parts for block in part.blocks]
-    )
+    """Seal the values of the tokens that the vault does not hold; none without recipients, because sealing is off."""
+    sealed = Sealed()
+    for name, values in originals.items() if recipients else ():
+        part = seal([item for item in values.items() if item[0] not in known], name, recipients)
+        sealed = Sealed([*sealed.data_keys, *part.data_keys], [*sealed.blocks, *part.blocks])
+    return sealed
 
 
 def reject_erased(
@@ -164,14 +154,8 @@ def reject_erased(
 ) -> SplitBatch:
     """Turn the logins of erased users that were sent up to the erasure into rejects without a body.
 
-    Args:
-        split: the split batch.
-        messages: the messages of the batch.
-        keys: the token keys. A tombstone of any version counts.
-        erased_at: tombstone → time of the erasure. A login sent later is accepted.
-
-    Returns:
-        `split` itself if no login is affected.
+    ``messages`` are those of the batch, and ``erased_at`` maps tombstones, of any key version, to the time of the
+    erasure. If no login is affected, this returns `split` itself.
     """
     if not erased_at or split.accepted.empty:
         return split
