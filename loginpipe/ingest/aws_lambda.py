@@ -73,12 +73,7 @@ class Batch:
 
 
 def read_event(event: Mapping[str, Any], now_ms: int, oldest_ms: int = 0) -> Batch:
-    """Return the messages of an event.
-
-    Args:
-        event: the event of an SQS event source mapping.
-        now_ms: the time of receipt, in milliseconds since 1970.
-        oldest_ms: the oldest sent time that a replayed or redriven message may claim, in milliseconds since 1970.
+    """Return the messages of an event of an SQS event source mapping. The times are as in `message_of`.
 
     Raises:
         QueueError: it is not such an event, or a record lacks a field. The message quotes no value.
@@ -144,12 +139,8 @@ class Function:
         These are the messages with a damaged body, and those that could not be recorded in the time of the call.
 
         Raises:
-            QueueError: as `read_event`.
-            SettingError: a setting is missing, or a secret cannot be read.
-            KeyFileError, TokenKeyMismatchError, ClearValueError: the keys or the masking cannot be used.
-            DatabaseError: the database failed; the ledger holds what was recorded before.
             BrakeError: nearly all of the first messages would be rejected; no message of this call is recorded.
-            LoginpipeError: any other failure, without the data that it may quote.
+            LoginpipeError: any other failure, without the data that it may quote. The ledger holds what was recorded.
         """
         try:
             return self._handle(event, context)
@@ -206,7 +197,7 @@ class Function:
         if not batch.messages:
             return True
         try:
-            session = self._session = self._session or Session(self._database_url)
+            session = self._session = self._session or Session(partial(database_url, self._settings, kept=False))
             with tuned_for_a_run(), session.until(deadline):
                 for done in self._recorder(session, batch.queue).record(list(batch.messages.values())):
                     self._brakes[batch.queue].add(done.outcome)
@@ -234,20 +225,12 @@ class Function:
             self._recorders.clear()
             self._masking, self._loaded_at = masking, now
         if queue not in self._recorders:
-            brake = self._brakes.setdefault(
-                queue, Brake(queue=queue, on=settings.brake == "on", then="none is recorded and all of them return")
-            )
+            new = Brake(queue=queue, on=settings.brake == "on", then="none is recorded and all of them return")
+            check = self._brakes.setdefault(queue, new).check_before_recording
             self._recorders[queue] = Recorder(
-                session,
-                self._masking,
-                queue=queue,
-                envelope=settings.envelope,
-                before_recording=brake.check_before_recording,
+                session, self._masking, queue=queue, envelope=settings.envelope, before_recording=check
             )
         return self._recorders[queue]
-
-    def _database_url(self) -> str:
-        return database_url(self._settings, kept=False)
 
 
 def _named(error: Exception) -> str:

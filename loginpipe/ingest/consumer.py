@@ -102,12 +102,25 @@ def consume(
         BrakeError: nearly all of the first messages were rejected; these are recorded, and no others.
         ClearValueError: as `process_batch`.
     """
-    deletes = _Deletes(deleter, leases, recorder, on_deleted)
+    lost_before = 0
+
+    def note(done: Sequence[tuple[str, Deletion]]) -> None:
+        """Pass the results of deletes to ``on_deleted`` and to the recorder."""
+        nonlocal lost_before
+        for batch_id, deletion in done:
+            on_deleted(deletion)
+            lost, lost_before = leases.lost - lost_before, leases.lost
+            recorder.finish([Finished(batch_id, deletion.deleted, deletion.failures.total(), lost)])
+
+    def idle() -> None:
+        note(deleter.finished())
+        recorder.flush()
+
     deadline, clean = time.monotonic() + limits.run_seconds, False
     source.limit_batches(brake.batch_limit)
     source.start()
     try:
-        for batch in _batches(source, deletes, deadline, limits.idle_seconds, stop):
+        for batch in _batches(source, deadline, limits.idle_seconds, stop, idle):
             for recorded in recorder.record(list(batch.messages.values())):
                 deliveries = [i for message in recorded.messages for i in batch.deliveries_of(message.message_id)]
                 deleter.submit(recorded.outcome.batch_id, deliveries, calls_at_once=max(1, source.counts.receivers))
@@ -116,11 +129,12 @@ def consume(
             brake.check()
             source.limit_batches(brake.batch_limit)
             # At most one batch is deleted while the next one is processed, so that memory stays bounded.
-            deletes.collect(max_pending=1, give_up=lambda: stop.requested)
+            note(deleter.finished(max_pending=1, give_up=lambda: stop.requested))
         clean = not stop.requested
     finally:
         source.stop(wait_seconds=None if clean else _STOP_SECONDS)
-        deletes.close(wait_seconds=min(leases.visibility_seconds, MAX_DELETE_SECONDS) if clean else _STOP_SECONDS)
+        longest = min(leases.visibility_seconds, MAX_DELETE_SECONDS) if clean else _STOP_SECONDS
+        note(deleter.close(wait_seconds=longest))
         try:
             recorder.flush(try_again=clean)
         except DatabaseError:
@@ -130,9 +144,9 @@ def consume(
 
 
 def _batches(
-    source: Receiver, deletes: "_Deletes", deadline: float, idle_seconds: float, stop: StopSignals
+    source: Receiver, deadline: float, idle_seconds: float, stop: StopSignals, idle: Callable[[], None]
 ) -> Iterator[Received]:
-    """Yield batches until the end of the run, including those that are received by then."""
+    """Yield batches until the end of the run, including those received by then. Call ``idle`` while there is none."""
     receiving = True
     while not stop.requested:
         if receiving and time.monotonic() >= deadline:
@@ -144,37 +158,8 @@ def _batches(
             continue
         if not receiving:
             return
-        deletes.collect()
-        deletes.flush()
+        idle()
         idle_since = source.idle_since
         if idle_since is not None and time.monotonic() - idle_since >= idle_seconds:
             source.stop()
             receiving = False
-
-
-@dataclass
-class _Deletes:
-    """Passes the results of deletes to ``on_deleted`` and to the recorder."""
-
-    deleter: Deleter
-    leases: LeaseKeeper
-    recorder: Recorder
-    on_deleted: Callable[[Deletion], None]
-    leases_lost: int = 0
-
-    def collect(self, *, max_pending: int | None = None, give_up: Callable[[], bool] = lambda: False) -> None:
-        self._note(self.deleter.finished(max_pending=max_pending, give_up=give_up))
-
-    def close(self, *, wait_seconds: float) -> None:
-        self._note(self.deleter.close(wait_seconds=wait_seconds))
-
-    def flush(self) -> None:
-        self.recorder.flush()
-
-    def _note(self, done: Sequence[tuple[str, Deletion]]) -> None:
-        finished = []
-        for batch_id, deletion in done:
-            self.on_deleted(deletion)
-            lost, self.leases_lost = self.leases.lost - self.leases_lost, self.leases.lost
-            finished.append(Finished(batch_id, deletion.deleted, deletion.failures.total(), lost))
-        self.recorder.finish(finished)

@@ -9,7 +9,7 @@ from loginpipe.logins.app_versions import decode_version
 from loginpipe.logins.messages import Message
 from loginpipe.logins.parsing import Envelope
 from loginpipe.logins.rejects import MEANINGS
-from loginpipe.logins.splitting import Reject, split_batch
+from loginpipe.logins.splitting import split_batch
 from loginpipe.masking.mask import mask_logins
 
 MAX_SHOWN = 20
@@ -62,10 +62,7 @@ class Trial:
 def try_out(messages: Sequence[Message], masking: Masking | None, *, envelope: Envelope = "none") -> Trial:
     """Validate messages with distinct ids as a run does, and mask the good ones. Nothing is sealed.
 
-    If ``masking`` is None, nothing is masked either.
-
-    Raises:
-        ClearValueError: a cell of a masked column is not a token.
+    If ``masking`` is None, nothing is masked either. Raises `ClearValueError` as a run does.
     """
     split = split_batch(messages, envelope=envelope)
     distinct: dict[str, int] = {}
@@ -73,7 +70,7 @@ def try_out(messages: Sequence[Message], masking: Masking | None, *, envelope: E
         masked = mask_logins(split.accepted, masking.keys, masking.compat)
         require_tokens(masked, masking.compat)
         distinct = {name: len(set(cells)) for name, cells in masked.columns.items() if name.startswith("masked_")}
-    found = Counter(violation for reject in split.rejected for violation in _violations(reject))
+    found = Counter(violation for reject in split.rejected for violation in reject.violations)
     versions = Counter(split.accepted["app_version"].tolist())
     return Trial(
         received=len(messages),
@@ -84,7 +81,7 @@ def try_out(messages: Sequence[Message], masking: Masking | None, *, envelope: E
             for (reason, field), messages in found.most_common()
         ],
         rejected_messages=[
-            RejectedMessage(reject.message_id, [f"{field}: {reason}" for reason, field in _violations(reject)])
+            RejectedMessage(reject.message_id, [f"{field}: {reason}" for reason, field in reject.violations])
             for reject in split.rejected[:MAX_SHOWN]
         ],
         unknown_fields=dict(split.unknown_fields.most_common()),
@@ -93,7 +90,3 @@ def try_out(messages: Sequence[Message], masking: Masking | None, *, envelope: E
         addresses=distinct.get("masked_ip"),
         devices=distinct.get("masked_device_id"),
     )
-
-
-def _violations(reject: Reject) -> list[tuple[str, str]]:
-    return list(zip(reject.reasons, reject.fields, strict=True))

@@ -50,6 +50,11 @@ class Reject(NamedTuple):
     reasons: list[str]
     fields: list[str]
 
+    @property
+    def violations(self) -> list[tuple[str, str]]:
+        """The pairs of reason and field."""
+        return list(zip(self.reasons, self.fields, strict=True))
+
     def __repr__(self) -> str:
         return f"Reject({self.message_id}, {self.reasons})"
 

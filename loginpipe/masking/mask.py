@@ -141,12 +141,14 @@ def _all_match(pattern: Pattern[str], cells: Sequence[Any]) -> bool:
 def seal_originals(
     originals: Mapping[str, Mapping[str, bytes]], known: frozenset[str], recipients: tuple[SealKey, ...]
 ) -> Sealed:
-    """Seal the values of the tokens that the vault does not hold; none without recipients, because sealing is off."""
-    sealed = Sealed()
-    for name, values in originals.items() if recipients else ():
-        part = seal([item for item in values.items() if item[0] not in known], name, recipients)
-        sealed = Sealed([*sealed.data_keys, *part.data_keys], [*sealed.blocks, *part.blocks])
-    return sealed
+    """Seal the values of the tokens that the vault does not hold."""
+    parts = [
+        seal([item for item in values.items() if item[0] not in known], name, recipients)
+        for name, values in originals.items()
+    ]
+    return Sealed(
+        [data_key for part in parts for data_key in part.data_keys], [block for part in parts for block in part.blocks]
+    )
 
 
 def reject_erased(

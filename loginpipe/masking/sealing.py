@@ -100,8 +100,11 @@ class Sealed:
 def seal(items: Sequence[tuple[str, bytes]], field_name: str, recipients: Sequence[SealKey]) -> Sealed:
     """Seal values of one field (``ip``, ``device_id``, ``body`` or ``extras``), each with its subject.
 
-    The private half of any one of the recipients' public keys opens them.
+    The private half of any one of the recipients' public keys opens them. Without recipients, sealing is off and the
+    result is empty.
     """
+    if not items or not recipients:
+        return Sealed()
     data_keys: list[WrappedDataKey] = []
     blocks: list[SealedBlock] = []
     fingerprints = [recipient.fingerprint for recipient in recipients]
