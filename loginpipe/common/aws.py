@@ -170,7 +170,7 @@ def aws_client(
     *,
     production: bool,
     region: str | None = None,
-    attempts: int | None = None,
+    attempts: int = _ATTEMPTS,
     read_seconds: float = READ_SECONDS,
     connections: int = _CONNECTIONS,
     session: "Session | None" = None,
@@ -194,9 +194,8 @@ def aws_client(
     from botocore.config import Config
     from botocore.exceptions import InvalidRegionError
 
-    retries: Any = {"mode": "standard", "total_max_attempts": attempts or _ATTEMPTS}
     config = Config(
-        retries=retries,
+        retries={"mode": "standard", "total_max_attempts": attempts},
         connect_timeout=CONNECT_SECONDS,
         read_timeout=read_seconds,
         max_pool_connections=connections,
@@ -215,9 +214,8 @@ def aws_client(
         raise malformed from None
     with aws_errors(wording):
         try:
-            client: Any = boto3.session.Session(botocore_session=session or core_session()).client(
-                service, region_name=region, config=config
-            )  # type: ignore[call-overload]
+            boto3_session: Any = boto3.session.Session(botocore_session=session or core_session())
+            client = boto3_session.client(service, region_name=region, config=config)
         except InvalidRegionError:
             raise malformed from None
         except ValueError:
@@ -230,26 +228,19 @@ def aws_client(
 
 
 def rds_token(host: str, port: str, user: str, error: type[LoginpipeError]) -> str:
-    """Return a token that RDS accepts as a user's password for 15 minutes. It is signed locally, without any call.
+    """Return a token that RDS accepts as a user's password for 15 minutes, or raise the given error.
 
-    Raises:
-        The given error: there are no credentials, or no region.
+    It is signed locally, without any call.
     """
     from botocore.awsrequest import prepare_request_dict
     from botocore.exceptions import NoCredentialsError, NoRegionError
     from botocore.model import ServiceId
     from botocore.signers import RequestSigner
 
-    wording = Wording(error, f"the token for {user} at {host}")
-    request: dict[str, Any] = {
-        "url_path": "/",
-        "query_string": "",
-        "headers": {},
-        "body": {"Action": "connect", "DBUser": user},
-        "method": "GET",
-    }
+    body = {"Action": "connect", "DBUser": user}
+    request: dict[str, Any] = {"url_path": "/", "query_string": "", "headers": {}, "body": body, "method": "GET"}
     prepare_request_dict(request, f"https://{host}:{port}")
-    with aws_errors(wording):
+    with aws_errors(Wording(error, f"the token for {user} at {host}")):
         session = _session_of_tokens()
         region = next(filter(None, map(os.environ.get, _REGION_VARIABLES)), session.get_config_variable("region"))
         if not region:
@@ -263,12 +254,6 @@ def rds_token(host: str, port: str, user: str, error: type[LoginpipeError]) -> s
     return str(url).removeprefix("https://")
 
 
-@cache
-def _session_of_tokens() -> "Session":
-    # One per process, because Dagster connects for each query of its storage. Credentials renew themselves.
-    return core_session()
-
-
 def core_session() -> "Session":
     """Return a new botocore session for one client. boto3's default session is shared, but not thread-safe.
 
@@ -280,6 +265,10 @@ def core_session() -> "Session":
     session = botocore.session.Session()
     session.register_component("data_loader", _models())
     return session
+
+
+# One per process, because Dagster connects for each query of its storage. Credentials renew themselves.
+_session_of_tokens = cache(core_session)
 
 
 @cache

@@ -52,7 +52,6 @@ _QUEUE_ARN = re.compile(r"arn:aws[a-z-]*:sqs:([A-Za-z0-9-]+):(\d{12}):([A-Za-z0-
 _LIBPQ = re.compile(r"postgres(ql)?://|[a-z_]+\s*=")
 _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}")
 
-
 _RESENT_DAYS = 366
 _LEDGER_DAYS = 29
 
@@ -224,11 +223,7 @@ class Settings(BaseSettings):
         return self.env == "production"
 
     def required(self, name: str) -> str:
-        """Return a setting without a default by its field name, one of `MEANINGS`.
-
-        Raises:
-            SettingError: it is not set. The message names the variable and its meaning.
-        """
+        """Return a setting without a default by its field name, one of `MEANINGS`; raise `SettingError` if not set."""
         value: str | None = getattr(self, name)
         if not value:
             raise SettingError(f"{PREFIX}{name.upper()} is not set: set it to {MEANINGS[name]}")

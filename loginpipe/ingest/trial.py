@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from loginpipe.ingest.process import Masking, require_tokens
 from loginpipe.logins.app_versions import decode_version
@@ -70,7 +71,8 @@ def try_out(messages: Sequence[Message], masking: Masking | None, *, envelope: E
         masked = mask_logins(split.accepted, masking.keys, masking.compat)
         require_tokens(masked, masking.compat)
         distinct = {name: len(set(cells)) for name, cells in masked.columns.items() if name.startswith("masked_")}
-    found = Counter(violation for reject in split.rejected for violation in reject.violations)
+    violations = [list(zip(reject.reasons, reject.fields, strict=True)) for reject in split.rejected]
+    found = Counter(chain.from_iterable(violations))
     versions = Counter(split.accepted["app_version"].tolist())
     return Trial(
         received=len(messages),
@@ -81,8 +83,8 @@ def try_out(messages: Sequence[Message], masking: Masking | None, *, envelope: E
             for (reason, field), messages in found.most_common()
         ],
         rejected_messages=[
-            RejectedMessage(reject.message_id, [f"{field}: {reason}" for reason, field in reject.violations])
-            for reject in split.rejected[:MAX_SHOWN]
+            RejectedMessage(reject.message_id, [f"{field}: {reason}" for reason, field in of_reject])
+            for reject, of_reject in zip(split.rejected[:MAX_SHOWN], violations, strict=False)
         ],
         unknown_fields=dict(split.unknown_fields.most_common()),
         app_versions={decode_version(number): versions[number] for number in sorted(versions, reverse=True)},

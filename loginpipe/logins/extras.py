@@ -115,11 +115,7 @@ def json_text(fields: Mapping[str, Any], body: str) -> bytes:
 
 
 def field_text(rest: bytes, name: str) -> bytes | None:
-    """Return one field of an object, as an object that ``jsonb`` holds.
-
-    Returns:
-        None if the object does not have the field; empty if ``jsonb`` cannot hold it.
-    """
+    """Return one field of an object, as an object that ``jsonb`` holds; empty if it cannot, None without the field."""
     fields = orjson.loads(rest)
     if name not in fields:
         return None
@@ -137,12 +133,9 @@ def looks_personal(name: str) -> bool:
 
 def personal_warning(names: frozenset[str]) -> str | None:
     """Return a warning about names that look like personal data; None if none does."""
-    found = sorted(filter(looks_personal, names))
-    if not found:
-        return None
-    return (
-        f"LOGINPIPE_EXTRA_FIELDS stores {', '.join(found)} in clear, which looks like personal data: see docs/event.md"
-    )
+    found = ", ".join(sorted(filter(looks_personal, names)))
+    warning = f"LOGINPIPE_EXTRA_FIELDS stores {found} in clear, which looks like personal data: see docs/event.md"
+    return warning if found else None
 
 
 def _fits_jsonb(text: bytes) -> bool:
@@ -168,11 +161,7 @@ def shown_name(name: str) -> str:
 
 
 def count_unknown_fields(events: Mapping[tuple[str, ...], int]) -> Counter[str]:
-    """Count the events that carry each field name outside the contract.
-
-    Args:
-        events: the unknown names of an event → number of events with exactly these.
-    """
+    """Count the events that carry each field name, from the number of events with exactly the same unknown names."""
     unknown: Counter[str] = Counter()
     for names, number in events.items():
         counted: set[str] = set()

@@ -112,8 +112,7 @@ class Queue:
         attributes out: LocalStack before 3.5, ElasticMQ before 1.6.2, moto 5.0.3.
         """
         names = list(system_attributes)
-        parameters: dict[str, Any] = {"MessageSystemAttributeNames": names}
-        return parameters if self.of_aws else {**parameters, "AttributeNames": names}
+        return {"MessageSystemAttributeNames": names, **({} if self.of_aws else {"AttributeNames": names})}
 
     def delete(self, handles: Mapping[str, str]) -> list[FailedEntry]:
         """Delete up to ten messages, by delivery id and receipt handle. Return those that failed."""

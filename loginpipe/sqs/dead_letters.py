@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from loginpipe.common.aws import DENIED, error_code
 from loginpipe.common.errors import QueueError
+from loginpipe.common.settings import name_of_queue
 from loginpipe.sqs.client import MAX_BATCH, Depth, FailedEntry, Queue, queue_errors, read_depth
 from loginpipe.sqs.deletion import delete_ten
 from loginpipe.sqs.deliveries import (
-    LONG_POLL_SECONDS,
     Identity,
     identity,
     is_intact,
     message_of,
+    receive,
     redrive_attributes,
     returned_if_unreadable,
 )
@@ -43,7 +44,6 @@ _VISIBILITY_SECONDS = 120
 _MAX_COUNTED = 1_000
 # How long a count by owner is valid for checks that run every few seconds.
 _COUNTED_SECONDS = 600
-_LISTED_AT_ONCE = 1_000
 # Seconds between attempts to delete; a random jitter takes off up to half.
 _DELETE_PAUSES = (0.2, 0.4, 0.8, 1.6, 3.2)
 
@@ -168,22 +168,18 @@ def other_sources(queue: Queue, dead_letters: Queue) -> int | None:
     """
     from botocore.exceptions import ClientError
 
-    names: set[str] = set()
-    more: dict[str, Any] = {"MaxResults": _LISTED_AT_ONCE}
+    paginator = dead_letters.client.get_paginator("list_dead_letter_source_queues")
+    pages = paginator.paginate(QueueUrl=dead_letters.url, PaginationConfig={"PageSize": 1000})
     with queue_errors(dead_letters.name):
-        while more:
-            try:
-                answer = dead_letters.client.list_dead_letter_source_queues(QueueUrl=dead_letters.url, **more)
-            except ClientError as error:
-                if error_code(error) in DENIED:
-                    return None
-                if queue.of_aws:
-                    raise
-                return 0
+        try:
             # Compared by name, because the host of a URL may differ, and all are in one account and region.
-            names.update(url.rpartition("/")[2] for url in answer.get("queueUrls", []))
-            token = answer.get("NextToken")
-            more = {"MaxResults": _LISTED_AT_ONCE, "NextToken": token} if token else {}
+            names = {name_of_queue(url) for page in pages for url in page.get("queueUrls", [])}
+        except ClientError as error:
+            if error_code(error) in DENIED:
+                return None
+            if queue.of_aws:
+                raise
+            return 0
     return len(names - {queue.name})
 
 
@@ -301,18 +297,8 @@ def _without(messages: "Sequence[_Copies]", failed: Sequence[FailedEntry]) -> "l
 
 def _received(dead_letters: Queue, leases: LeaseKeeper) -> "list[MessageTypeDef]":
     asked = time.monotonic()
-    with queue_errors(dead_letters.name):
-        answer = dead_letters.client.receive_message(
-            QueueUrl=dead_letters.url,
-            MaxNumberOfMessages=MAX_BATCH,
-            WaitTimeSeconds=LONG_POLL_SECONDS,
-            VisibilityTimeout=_VISIBILITY_SECONDS,
-            **dead_letters.asking_for(
-                "SentTimestamp", "ApproximateReceiveCount", "MessageGroupId", "DeadLetterQueueSourceArn"
-            ),
-            MessageAttributeNames=["All"],
-        )
-        deliveries = answer.get("Messages", [])
+    further = ("MessageGroupId", "DeadLetterQueueSourceArn")
+    deliveries = receive(dead_letters, MAX_BATCH, *further, visibility_seconds=_VISIBILITY_SECONDS, attributes="All")
     with returned_if_unreadable(dead_letters, deliveries):
         messages = [message_of(delivery, 0) for delivery in deliveries]
     leases.add(messages, asked)

@@ -104,27 +104,44 @@ def _strings(values: dict[str, str]) -> "_Attributes":
     return {name: {"DataType": "String", "StringValue": value} for name, value in values.items()}
 
 
-def receive_once(
-    queue: Queue, max_messages: int, *, wait_seconds: int, visibility_seconds: int, resent_days: int | None = None
-) -> list[Message]:
-    """Receive up to ``max_messages`` messages (at most ten) with one call.
-
-    ``wait_seconds`` is the time of the long poll, ``visibility_seconds`` the lease. ``resent_days`` limits how many
-    days ago a replayed or redriven message may have been sent first; None for no limit.
-
-    Raises:
-        QueueError: the queue cannot be received from, or the response cannot be read; then its messages are returned.
-    """
+def receive(
+    queue: Queue,
+    max_messages: int,
+    *system_attributes: str,
+    visibility_seconds: int,
+    attributes: str = "loginpipe.*",
+    wait_seconds: int = LONG_POLL_SECONDS,
+) -> "list[MessageTypeDef]":
+    """Receive with one call, and return the deliveries unread. They have these and the usual system attributes."""
     with queue_errors(queue.name):
         answer = queue.client.receive_message(
             QueueUrl=queue.url,
             MaxNumberOfMessages=max_messages,
             WaitTimeSeconds=wait_seconds,
             VisibilityTimeout=visibility_seconds,
-            **queue.asking_for("SentTimestamp", "ApproximateReceiveCount"),
-            MessageAttributeNames=["loginpipe.*"],
+            **queue.asking_for("SentTimestamp", "ApproximateReceiveCount", *system_attributes),
+            MessageAttributeNames=[attributes],
         )
-        deliveries = answer.get("Messages", [])
+        return answer.get("Messages", [])
+
+
+def receive_once(
+    queue: Queue,
+    max_messages: int,
+    *,
+    visibility_seconds: int,
+    resent_days: int | None = None,
+    wait_seconds: int = LONG_POLL_SECONDS,
+) -> list[Message]:
+    """Receive up to ``max_messages`` messages (at most ten) with one call.
+
+    ``visibility_seconds`` is the lease. ``resent_days`` limits how many days ago a replayed or redriven message may
+    have been sent first; None for no limit.
+
+    Raises:
+        QueueError: the queue cannot be received from, or the response cannot be read; then its messages are returned.
+    """
+    deliveries = receive(queue, max_messages, visibility_seconds=visibility_seconds, wait_seconds=wait_seconds)
     now_ms = time.time_ns() // 1_000_000
     with returned_if_unreadable(queue, deliveries):
         oldest_ms = 0 if resent_days is None else now_ms - resent_days * 86_400_000
@@ -215,13 +232,8 @@ def peeked(
     try:
         while len(messages) < number:
             asked = time.monotonic()
-            received = receive_once(
-                queue,
-                min(MAX_BATCH, number - len(messages)),
-                wait_seconds=LONG_POLL_SECONDS,
-                visibility_seconds=visibility_seconds,
-                resent_days=resent_days,
-            )
+            wanted = min(MAX_BATCH, number - len(messages))
+            received = receive_once(queue, wanted, visibility_seconds=visibility_seconds, resent_days=resent_days)
             leases.add(received, asked)
             messages |= {message.message_id: message for message in received}
             if not received:

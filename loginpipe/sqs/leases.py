@@ -64,7 +64,10 @@ class Returned:
 
 
 class LeaseKeeper:
-    """Keeps the leases of the messages in flight. Thread-safe; times are monotonic seconds."""
+    """Keeps the leases of the messages in flight. Thread-safe; times are monotonic seconds.
+
+    ``lost`` leases ended before a confirmed delete. Others may have received those messages too.
+    """
 
     def __init__(
         self, queue: Queue, *, visibility_seconds: int, calls_at_once: int, clock: Callable[[], float] = time.monotonic
@@ -74,17 +77,12 @@ class LeaseKeeper:
         self._clock = clock
         self._leases: dict[str, _Lease] = {}
         self._given_up: set[str] = set()
-        self._lost = 0
+        self.lost = 0
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(calls_at_once, thread_name_prefix="leases")
         self._thread: threading.Thread | None = None
         self._extending: dict[Future[None], list[tuple[str, _Lease]]] = {}
-
-    @property
-    def lost(self) -> int:
-        """Return how many leases ended before a confirmed delete. Others may have received those messages too."""
-        return self._lost
 
     @property
     def held(self) -> int:
@@ -292,7 +290,7 @@ class LeaseKeeper:
         """Count leases as lost, each once. The lock is held."""
         lost = set(delivery_ids) - self._given_up
         self._given_up |= lost
-        self._lost += len(lost)
+        self.lost += len(lost)
 
 
 def back_off_seconds(receive_count: int) -> int:
