@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -28,14 +27,6 @@ _STOP_SECONDS = 5.0
 # The longest that other runs wait for deletes. The outcome is committed, so the run should still succeed: it must end
 # before the longest runtime that Dagster allows it, five minutes after its time.
 MAX_DELETE_SECONDS = 180.0
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The limits of a run, in seconds: without messages, and in total. It ends at the first that it reaches."""
-
-    idle_seconds: float
-    run_seconds: float
 
 
 class StopSignals:
@@ -82,7 +73,8 @@ def consume(
     deleter: Deleter,
     leases: LeaseKeeper,
     *,
-    limits: Limits,
+    idle_seconds: float,
+    run_seconds: float,
     brake: Brake,
     stop: StopSignals,
     on_recorded: Callable[[Received, Recorded], None],
@@ -90,8 +82,8 @@ def consume(
 ) -> None:
     """Take batches from the queue, record each one and delete its messages.
 
-    Returns when the queue has been drained for ``limits.idle_seconds``, when ``limits.run_seconds`` have passed, or
-    when a stop is requested. After a stop the current batch is finished; the lease keeper returns all other messages.
+    Returns when the queue has been drained for ``idle_seconds``, when ``run_seconds`` have passed, or when a stop is
+    requested. After a stop the current batch is finished; the lease keeper returns all other messages.
 
     ``source`` is not started yet. At the end it is stopped, and ``deleter`` is closed. ``on_recorded`` is called with
     each received batch and each record of it, ``on_deleted`` with the deletes of each batch.
@@ -116,13 +108,14 @@ def consume(
         note(deleter.finished())
         recorder.flush()
 
-    deadline, clean = time.monotonic() + limits.run_seconds, False
+    deadline, clean = time.monotonic() + run_seconds, False
     source.limit_batches(brake.batch_limit)
     source.start()
     try:
-        for batch in _batches(source, deadline, limits.idle_seconds, stop, idle):
+        for batch in _batches(source, deadline, idle_seconds, stop, idle):
             for recorded in recorder.record(list(batch.messages.values())):
-                deliveries = [i for message in recorded.messages for i in batch.deliveries_of(message.message_id)]
+                ids = [message.message_id for message in recorded.messages]
+                deliveries = [delivery for i in ids for delivery in batch.delivery_ids.get(i, (i,))]
                 deleter.submit(recorded.outcome.batch_id, deliveries, calls_at_once=max(1, source.counts.receivers))
                 on_recorded(batch, recorded)
                 brake.add(recorded.outcome)

@@ -22,10 +22,7 @@ from loginpipe.postgres.erasures import Erased
 class Masking:
     """How values are masked, for which keys they are sealed, and what happens to fields outside the contract.
 
-    Attributes:
-        recipients: the public keys; empty if sealing is off.
-        compat: the older scheme that replaces tokens, if one is in force.
-        placeholders: the tokens of placeholder values.
+    There are no recipients if sealing is off. ``compat`` is the older scheme that replaces tokens, if one is in force.
     """
 
     keys: TokenKeys

@@ -36,11 +36,9 @@ _PERSONAL_PARTS = (
 
 
 class Extras(NamedTuple):
-    """A login's fields outside the contract: two JSON objects, None if empty. ``repr`` shows neither.
+    """A login's fields outside the contract, in JSON: those that the settings name, and the rest, to be sealed.
 
-    Attributes:
-        clear: the fields that the settings name.
-        rest: the others, to be sealed.
+    Each is None if empty. ``repr`` shows neither.
     """
 
     clear: bytes | None = None
@@ -52,12 +50,7 @@ class Extras(NamedTuple):
 
 @dataclass(frozen=True)
 class UnknownFields:
-    """What happens to the fields of valid logins outside the contract.
-
-    Attributes:
-        clear: the names of fields that are stored in clear.
-        keep: True to keep the others, sealed.
-    """
+    """What happens to fields of valid logins outside the contract: those stored in clear, and if others are sealed."""
 
     clear: frozenset[str] = frozenset()
     keep: bool = True

@@ -121,12 +121,9 @@ def clear_cells(masked: MaskedLogins, compat: CompatMasking | None = None) -> di
     for column, field_name in MASKED_COLUMNS.items():
         pattern: Pattern[str] = token_pattern(field_name) if compat is None else compat.pattern
         cells = masked.columns[column]
-        counts[column] = 0 if _all_match(pattern, cells) else sum(not _matches(pattern, cell) for cell in cells)
+        clear = () if _all_match(pattern, cells) else cells
+        counts[column] = sum(not isinstance(cell, str) or pattern.fullmatch(cell) is None for cell in clear)
     return counts
-
-
-def _matches(pattern: Pattern[str], cell: object) -> bool:
-    return isinstance(cell, str) and bool(pattern.fullmatch(cell))
 
 
 def _all_match(pattern: Pattern[str], cells: Sequence[Any]) -> bool:

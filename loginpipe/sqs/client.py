@@ -46,13 +46,7 @@ _AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aw
 
 @dataclass(frozen=True)
 class FailedEntry:
-    """A failed delivery.
-
-    Attributes:
-        code: SQS's error code.
-        sender_fault: the code blames the sender; then a retry rarely helps.
-        of_call: the call as a whole failed, not only this entry.
-    """
+    """A failed delivery: SQS's error code, if it blames the sender (a retry rarely helps), if the whole call failed."""
 
     delivery_id: str
     code: str
@@ -104,15 +98,6 @@ class Queue:
     def of_aws(self) -> bool:
         """Return True if the endpoint is AWS itself, not another implementation of SQS."""
         return (urlsplit(self.client.meta.endpoint_url).hostname or "").endswith(_AWS_DOMAINS)
-
-    def asking_for(self, *system_attributes: str) -> dict[str, Any]:
-        """Return the parameters of a receive call that ask for system attributes of the messages.
-
-        Other implementations may know only the parameter name that AWS has deprecated, and silently leave the
-        attributes out: LocalStack before 3.5, ElasticMQ before 1.6.2, moto 5.0.3.
-        """
-        names = list(system_attributes)
-        return {"MessageSystemAttributeNames": names, **({} if self.of_aws else {"AttributeNames": names})}
 
     def delete(self, handles: Mapping[str, str]) -> list[FailedEntry]:
         """Delete up to ten messages, by delivery id and receipt handle. Return those that failed."""

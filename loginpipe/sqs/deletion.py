@@ -157,10 +157,7 @@ def _back_off_seconds(pauses_before: int) -> float:
 class _Round:
     """One attempt at each remaining message, chunk by chunk. The deleting threads share it.
 
-    Attributes:
-        rest: the chunks that no thread has taken.
-        late: returns True after the deadline; then a chunk of which no delete is confirmed ends the round.
-        stopped: returns True if no more calls may be made.
+    If it is ``late``, a chunk of which no delete is confirmed ends the round. If ``stopped``, no call is made.
     """
 
     queue: Queue

@@ -113,14 +113,19 @@ def receive(
     wait_seconds: int = LONG_POLL_SECONDS,
 ) -> "list[MessageTypeDef]":
     """Receive with one call, and return the deliveries unread. They have these and the usual system attributes."""
+    names: list[Any] = ["SentTimestamp", "ApproximateReceiveCount", *system_attributes]
+    # Other implementations may know only the parameter name that AWS has deprecated, and silently leave the attributes
+    # out: LocalStack before 3.5, ElasticMQ before 1.6.2, moto 5.0.3.
+    deprecated: dict[str, Any] = {} if queue.of_aws else {"AttributeNames": names}
     with queue_errors(queue.name):
         answer = queue.client.receive_message(
             QueueUrl=queue.url,
             MaxNumberOfMessages=max_messages,
             WaitTimeSeconds=wait_seconds,
             VisibilityTimeout=visibility_seconds,
-            **queue.asking_for("SentTimestamp", "ApproximateReceiveCount", *system_attributes),
+            MessageSystemAttributeNames=names,
             MessageAttributeNames=[attributes],
+            **deprecated,
         )
         return answer.get("Messages", [])
 

@@ -45,13 +45,7 @@ class _Lease:
 
 @dataclass(frozen=True)
 class Returned:
-    """The results for the messages that were still held at the end.
-
-    Attributes:
-        returned: made visible again.
-        ended: their lease ended before their turn, so they had returned by themselves.
-        failed: could not be returned; they return when their lease ends.
-    """
+    """The messages that were still held at the end: made visible again, returned by themselves before, or not yet."""
 
     returned: int = 0
     ended: int = 0

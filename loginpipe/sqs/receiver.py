@@ -51,20 +51,10 @@ class Received:
     redelivered: int = 0
     first_at: float | None = None
 
-    def deliveries_of(self, message_id: str) -> set[str] | tuple[str]:
-        """Return the delivery ids of a message."""
-        return self.delivery_ids.get(message_id, (message_id,))
-
 
 @dataclass
 class ReceiveCounts:
-    """Counts of receiving so far.
-
-    Attributes:
-        empty_receives: long polls without messages.
-        corrupt: deliveries returned to the queue at once because the body did not match its MD5.
-        receivers: the largest number of concurrent long polls so far.
-    """
+    """Counts so far: empty long polls, deliveries returned because of damage, and the most concurrent long polls."""
 
     empty_receives: int = 0
     corrupt: int = 0
