@@ -176,18 +176,11 @@ def aws_client(
     session: "Session | None" = None,
     **options: Any,
 ) -> Any:
-    """Return a client of a service. Wrong settings raise the wording's error.
+    """Return a client of a service, by boto3's name, for up to ``connections`` concurrent calls.
 
-    Args:
-        service: boto3's name of the service.
-        wording: the wording of its errors.
-        production: True to refuse an endpoint that is neither https nor on this machine.
-        region: overrides AWS_REGION.
-        attempts: total attempts of each call.
-        read_seconds: timeout for a response.
-        connections: maximum concurrent calls.
-        session: a botocore session, if the caller needs it for its credentials and trusted certificates.
-        options: further options of botocore's ``Config``.
+    Wrong settings raise the wording's error. Production refuses an endpoint that is neither https nor on this machine.
+    ``region`` overrides AWS_REGION. ``attempts`` includes the first call. Pass a ``session`` if you need its
+    credentials and trusted certificates. ``options`` are further ones of botocore's ``Config``.
     """
     # The import of boto3 takes a third of a second, so only programs that use AWS pay for it.
     import boto3

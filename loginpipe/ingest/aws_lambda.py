@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from traceback import extract_tb
 from typing import TYPE_CHECKING, Any, Protocol
@@ -239,14 +239,14 @@ def _named(error: Exception) -> str:
     return f"{type(error).__name__} in {place.name}, {Path(place.filename).name} line {place.lineno}"
 
 
-_function: Function | None = None
+@cache
+def _function() -> Function:
+    """Return the function of this execution environment, which is kept from call to call."""
+    settings = load_settings()
+    log_json_lines(settings)
+    return Function(settings)
 
 
 def handler(event: Mapping[str, Any], context: Context) -> dict[str, list[dict[str, str]]]:
     """Handle a call of Lambda; see `Function.handle`. Configure it as ``loginpipe.ingest.aws_lambda.handler``."""
-    global _function  # noqa: PLW0603 - kept from call to call in an execution environment
-    if _function is None:
-        settings = load_settings()
-        log_json_lines(settings)
-        _function = Function(settings)
-    return _function.handle(event, context)
+    return _function().handle(event, context)

@@ -40,10 +40,7 @@ class Outcome:
 
     Attributes:
         batch_id: a new UUID; recording the batch a second time changes nothing.
-        received: number of messages.
-        logins: the accepted logins, masked.
         sealed: the original values of new tokens.
-        rejected: the other messages.
         bodies: message id → sealed body of the rejected message.
         erasures: number of erasures when the logins of erased users were left out.
         started_at_ms: when the first message was received, in milliseconds since 1970.

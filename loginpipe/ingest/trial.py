@@ -44,7 +44,6 @@ class Trial:
         rejected_messages: the first `MAX_SHOWN` of them.
         unknown_fields: name → messages that have it.
         app_versions: version as ``2.3.0`` → accepted logins, the newest version first.
-        null_locales: accepted logins without a locale.
         addresses, devices: number of distinct masked values among the accepted logins; None without masking.
     """
 

@@ -46,17 +46,13 @@ def canonical_address(text: str) -> bytes:
         packed = inet_pton(AF_INET6 if ":" in text else AF_INET, text)
     except (OSError, ValueError):
         packed = b""
-    return (packed or _packed(_without_port(visible(text)))).removeprefix(_MAPPED)
-
-
-def _without_port(text: str) -> str:
-    match = _WITH_PORT.fullmatch(text)
-    if match is None or int(match[3] or 0) > _MAX_PORT:
-        return text
-    return match[1] or match[2]
+    return (packed or _packed(visible(text))).removeprefix(_MAPPED)
 
 
 def _packed(text: str) -> bytes:
+    match = _WITH_PORT.fullmatch(text)
+    if match and int(match[3] or 0) <= _MAX_PORT:
+        text = match[1] or match[2]
     try:
         address = ip_address(text)
     except ValueError:

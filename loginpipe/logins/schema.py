@@ -33,8 +33,7 @@ class Rule:
     """The rule of a text field.
 
     Attributes:
-        max_length: the maximum length, in characters.
-        nullable: True if it may be null.
+        max_length: in characters.
         blank: which texts are rejected as blank.
         form: what a text that breaks no other rule must pass, and the reason if it does not.
         is_list: recognizes a list of values; if it is set, lists get the reason ``address_list``.

@@ -50,10 +50,9 @@ def token_pattern(field_name: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True)
 class TokenKeys:
-    """The derived token keys: one per version and field. Versions below ``current`` make no new tokens.
+    """The derived token keys: one per version and field. Only the ``current`` version makes new tokens.
 
     Attributes:
-        current: the version that makes new tokens.
         field_keys: version → field name → 32 bytes.
         development: True if made by ``loginpipe local`` or in a ``local`` environment; production refuses such keys.
     """

@@ -54,11 +54,12 @@ class FailedEntry:
     of_call: bool = False
 
 
-def call_with_entries(call: Callable[[list[Any]], Any], entries: Mapping[str, Mapping[str, Any]]) -> list[FailedEntry]:
-    """Make one call and return the failed entries: all of them if the call itself failed.
+def call_with_entries(
+    call: Callable[..., Any], queue_url: str, entries: Mapping[str, Mapping[str, Any]]
+) -> list[FailedEntry]:
+    """Make one call of SQS for a queue, and return the failed entries: all of them if the call itself failed.
 
-    ``call`` takes the entries and returns SQS's response. ``entries`` maps up to ten delivery ids to entries without
-    ``Id``, which need only be unique within the call.
+    ``entries`` maps up to ten delivery ids to entries without ``Id``, which need only be unique within the call.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -66,7 +67,7 @@ def call_with_entries(call: Callable[[list[Any]], Any], entries: Mapping[str, Ma
         return []
     try:
         asked = [{**entry, "Id": str(place)} for place, entry in enumerate(entries.values())]
-        answer = call(asked)
+        answer = call(QueueUrl=queue_url, Entries=asked)
         # The usual case.
         if not answer.get("Failed") and {done["Id"] for done in answer["Successful"]} == {e["Id"] for e in asked}:
             return []
@@ -101,17 +102,13 @@ class Queue:
 
     def delete(self, handles: Mapping[str, str]) -> list[FailedEntry]:
         """Delete up to ten messages, by delivery id and receipt handle. Return those that failed."""
-        return call_with_entries(
-            lambda entries: self.client.delete_message_batch(QueueUrl=self.url, Entries=entries),
-            {delivery_id: {"ReceiptHandle": handle} for delivery_id, handle in handles.items()},
-        )
+        entries = {delivery_id: {"ReceiptHandle": handle} for delivery_id, handle in handles.items()}
+        return call_with_entries(self.client.delete_message_batch, self.url, entries)
 
     def change_visibility(self, changes: Iterable[tuple[str, str, int]]) -> list[FailedEntry]:
         """Set the visibility timeout of up to ten messages: delivery id, receipt handle, seconds. Return the failed."""
-        return call_with_entries(
-            lambda entries: self.client.change_message_visibility_batch(QueueUrl=self.url, Entries=entries),
-            {i: {"ReceiptHandle": handle, "VisibilityTimeout": seconds} for i, handle, seconds in changes},
-        )
+        entries = {i: {"ReceiptHandle": handle, "VisibilityTimeout": seconds} for i, handle, seconds in changes}
+        return call_with_entries(self.client.change_message_visibility_batch, self.url, entries)
 
 
 def open_queue(queue: str, settings: Settings, *, connections: int) -> Queue:

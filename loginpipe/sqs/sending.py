@@ -78,7 +78,7 @@ def send_again(queue: Queue, entries: _Entries) -> list[FailedEntry]:
     failed = [
         failure
         for batch in _batches(rest.items())
-        for failure in call_with_entries(lambda asked: _call(queue, asked), batch)
+        for failure in call_with_entries(queue.client.send_message_batch, queue.url, batch)
     ]
     if failed and len(failed) == len(rest) and failed[0].of_call:
         raise QueueError(
@@ -101,22 +101,19 @@ def _new_entry(body: str, *, fifo: bool) -> dict[str, Any]:
 def _send_or_retry(queue: Queue, batch: _Entries) -> tuple[int, Counter[str]]:
     """Return how many messages of a batch were sent, and the codes of those refused each time."""
 
-    def call(asked: list[Any]) -> Any:
+    def send(**request: Any) -> Any:
         # A call that fails as a whole ends the sending, with an error that names the fix.
         with queue_errors(queue.name):
-            return _call(queue, asked)
+            return queue.client.send_message_batch(**request)
 
     codes: dict[str, str] = {}
     for pause in (0, *_PAUSES):
         time.sleep(pause)
-        codes = {f.delivery_id: f.code for f in call_with_entries(call, {i: batch[i] for i in codes or batch})}
+        waiting = {i: batch[i] for i in codes or batch}
+        codes = {failure.delivery_id: failure.code for failure in call_with_entries(send, queue.url, waiting)}
         if not codes:
             break
     return len(batch) - len(codes), Counter(codes.values())
-
-
-def _call(queue: Queue, asked: list[Any]) -> Any:
-    return queue.client.send_message_batch(QueueUrl=queue.url, Entries=asked)
 
 
 def _misfit(entry: Mapping[str, Any]) -> str | None:
