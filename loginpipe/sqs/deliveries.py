@@ -110,7 +110,7 @@ def receive(
     *system_attributes: str,
     visibility_seconds: int,
     attributes: str = "loginpipe.*",
-    wait_seconds: int = LONG_POLL_SECONDS,
+    long_poll: bool = True,
 ) -> "list[MessageTypeDef]":
     """Receive with one call, and return the deliveries unread. They have these and the usual system attributes."""
     names: list[Any] = ["SentTimestamp", "ApproximateReceiveCount", *system_attributes]
@@ -121,7 +121,7 @@ def receive(
         answer = queue.client.receive_message(
             QueueUrl=queue.url,
             MaxNumberOfMessages=max_messages,
-            WaitTimeSeconds=wait_seconds,
+            WaitTimeSeconds=LONG_POLL_SECONDS if long_poll else 0,
             VisibilityTimeout=visibility_seconds,
             MessageSystemAttributeNames=names,
             MessageAttributeNames=[attributes],
@@ -131,12 +131,7 @@ def receive(
 
 
 def receive_once(
-    queue: Queue,
-    max_messages: int,
-    *,
-    visibility_seconds: int,
-    resent_days: int | None = None,
-    wait_seconds: int = LONG_POLL_SECONDS,
+    queue: Queue, max_messages: int, *, visibility_seconds: int, resent_days: int | None = None, long_poll: bool = True
 ) -> list[Message]:
     """Receive up to ``max_messages`` messages (at most ten) with one call.
 
@@ -146,7 +141,7 @@ def receive_once(
     Raises:
         QueueError: the queue cannot be received from, or the response cannot be read; then its messages are returned.
     """
-    deliveries = receive(queue, max_messages, visibility_seconds=visibility_seconds, wait_seconds=wait_seconds)
+    deliveries = receive(queue, max_messages, visibility_seconds=visibility_seconds, long_poll=long_poll)
     now_ms = time.time_ns() // 1_000_000
     with returned_if_unreadable(queue, deliveries):
         oldest_ms = 0 if resent_days is None else now_ms - resent_days * 86_400_000
@@ -220,7 +215,7 @@ def try_receiving(queue: Queue, visibility_seconds: int) -> None:
 
     Raises `QueueError` as `receive_once`.
     """
-    messages = receive_once(queue, 1, wait_seconds=0, visibility_seconds=visibility_seconds)
+    messages = receive_once(queue, 1, visibility_seconds=visibility_seconds, long_poll=False)
     _return_at_once(queue, [message.receipt_handle for message in messages])
 
 
