@@ -57,7 +57,6 @@ class Batch:
     """The messages of one call.
 
     Attributes:
-        queue: the queue's name.
         messages: message id → its last delivery in the event; without damaged ones.
         deliveries: delivery id → message id, for every message of the call; None if the body is damaged.
     """

@@ -28,14 +28,10 @@ PREFIXES: Mapping[str, str] = {"ip": "ip", "device_id": "dev"}
 KEYED_FIELDS = (*PREFIXES, "user_id")
 """The fields with a derived key: the masked ones, and the user id, whose key makes the tombstones of erased users."""
 
-_DERIVATION = b"loginpipe.token.v1."
-_CHECK_LABEL = b"loginpipe.token-key-check.v1"
-_SUCCESSOR_LABEL = b"loginpipe.token-key-successor.v1"
-
 
 def derivation_label(field_name: str) -> bytes:
     """Return the text whose MAC with a token key is a field's key: the message for AWS KMS' ``GenerateMac``."""
-    return _DERIVATION + field_name.encode()
+    return b"loginpipe.token.v1." + field_name.encode()
 
 
 def derive_field_keys(token_key: bytes) -> dict[str, bytes]:
@@ -93,11 +89,11 @@ class TokenKeys:
 
     def check_values(self) -> dict[int, bytes]:
         """Return, by version, a value that identifies the key and from which no one can derive it."""
-        return self._made_by_keys(_CHECK_LABEL)
+        return self._made_by_keys(b"loginpipe.token-key-check.v1")
 
     def successor_proofs(self) -> dict[int, bytes]:
         """Return, by version, 32 bytes that only its key can make. Recording the next version requires them."""
-        return self._made_by_keys(_SUCCESSOR_LABEL)
+        return self._made_by_keys(b"loginpipe.token-key-successor.v1")
 
     def _made_by_keys(self, label: bytes) -> dict[int, bytes]:
         return {

@@ -179,9 +179,6 @@ IN_FLIGHT_LIMIT_REACHED = (
     "consumers delete some or their visibility timeouts end; look for a consumer that receives and does not delete"
 )
 
-# A queue near the limit counts as at it, because the counts are approximate.
-_APPROXIMATION = 0.95
-
 
 @dataclass(frozen=True)
 class Depth:
@@ -199,7 +196,8 @@ class Depth:
     @property
     def at_in_flight_limit(self) -> bool:
         """Return True if messages wait that no consumer can receive because the in-flight limit is reached."""
-        return self.visible > 0 and self.in_flight >= MAX_IN_FLIGHT * _APPROXIMATION
+        # A queue near the limit counts as at it, because the counts are approximate.
+        return self.visible > 0 and self.in_flight >= MAX_IN_FLIGHT * 0.95
 
     def __str__(self) -> str:
         return f"{self.visible:,} waiting, {self.in_flight:,} in flight, {self.delayed:,} delayed"
