@@ -30,28 +30,28 @@ def upgrade():
 
 def downgrade():
     with driver_connection().cursor() as cursor:
-        cursor.execute("SELECT EXISTS (SELECT FROM loginpipe.login_extras WHERE country IS NOT NULL)")
+        cursor.execute("SELECT EXISTS (SELECT FROM loginpipe.login_extras WHERE region IS NOT NULL)")
         if cursor.fetchone() == (True,):
-            raise SchemaError("{REVISION} is not undone: logins have a country, and no other place has it")
-    run_sql_file(Path(__file__).with_name("{REVISION}_country_undo.sql"))
+            raise SchemaError("{REVISION} is not undone: logins have a region, and no other place has it")
+    run_sql_file(Path(__file__).with_name("{REVISION}_region_undo.sql"))
 '''
 
 # The comment and the LIKE show that SQL reaches the server as it is.
 UPGRADE = """
--- 100 % of the columns: at the end, as :country.
-ALTER TABLE public.user_logins ADD COLUMN IF NOT EXISTS country varchar(32);
-ALTER TABLE loginpipe.login_extras ADD COLUMN country varchar(32);
-CREATE TABLE loginpipe.countries (
-    country varchar(32) PRIMARY KEY CHECK (country LIKE '__%')
+-- 100 % of the columns: at the end, as :region.
+ALTER TABLE public.user_logins ADD COLUMN IF NOT EXISTS region varchar(32);
+ALTER TABLE loginpipe.login_extras ADD COLUMN region varchar(32);
+CREATE TABLE loginpipe.regions (
+    region varchar(32) PRIMARY KEY CHECK (region LIKE '__%')
 );
-INSERT INTO loginpipe.countries VALUES ('DE');
-GRANT SELECT (country) ON loginpipe.login_extras TO loginpipe_analyst;
+INSERT INTO loginpipe.regions VALUES ('DE');
+GRANT SELECT (region) ON loginpipe.login_extras TO loginpipe_analyst;
 """
 
 UNDO = """
-ALTER TABLE public.user_logins DROP COLUMN country;
-ALTER TABLE loginpipe.login_extras DROP COLUMN country;
-DROP TABLE loginpipe.countries;
+ALTER TABLE public.user_logins DROP COLUMN region;
+ALTER TABLE loginpipe.login_extras DROP COLUMN region;
+DROP TABLE loginpipe.regions;
 """
 
 
@@ -63,9 +63,9 @@ def next_version(folder: Path) -> Iterator[str]:
         folder: where its migration is written, beside those of this version.
     """
     folder.mkdir(exist_ok=True)
-    (folder / f"{REVISION}_country.py").write_text(MIGRATION)
-    (folder / f"{REVISION}_country.sql").write_text(UPGRADE)
-    (folder / f"{REVISION}_country_undo.sql").write_text(UNDO)
+    (folder / f"{REVISION}_region.py").write_text(MIGRATION)
+    (folder / f"{REVISION}_region.sql").write_text(UPGRADE)
+    (folder / f"{REVISION}_region_undo.sql").write_text(UNDO)
     config_of_today = migrate.alembic_config
 
     def alembic_config() -> "Config":

@@ -506,11 +506,11 @@ def test_migrations_are_undone_down_to_a_revision_and_made_again(
         assert loginpipe("migrate", "--to", "0001", "--json").json == {"before": head, "after": "0001"}
 
         loginpipe("migrate")
-        columns = "message_id, user_id, device_type, masked_ip, masked_device_id, app_version, create_date, country"
+        columns = "message_id, user_id, device_type, masked_ip, masked_device_id, app_version, create_date, region"
         values = "gen_random_uuid(), 'ann', 'ios', 'ip', 'dev', 1, '2026-11-20', 'DE'"
         execute(empty_database_url, f"INSERT INTO loginpipe.login_extras ({columns}) VALUES ({values})")
         assert loginpipe("migrate", "--to", "0001").error.endswith(
-            f"{head} is not undone: logins have a country, and no other place has it"
+            f"{head} is not undone: logins have a region, and no other place has it"
         )
 
 

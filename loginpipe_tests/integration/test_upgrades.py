@@ -163,7 +163,7 @@ def test_every_row_stays_when_a_database_is_upgraded_undone_and_upgraded_again(
         require_migrated(connection)
         upgraded, newer_schema = contents(connection), definitions(connection)
         assert narrowed(upgraded, to=before) == before
-        assert upgraded.keys() - before.keys() == {"loginpipe.countries"}
+        assert upgraded.keys() - before.keys() == {"loginpipe.regions"}
 
         assert undo(owner_url, revision) == head
         assert contents(connection) == before
@@ -180,11 +180,11 @@ def test_an_undo_that_a_migration_refuses_is_one_line_and_changes_nothing(
     filled(owner_url, connection, HEAD, monkeypatch)
     with next_version(tmp_path / "versions") as head:
         migrate(owner_url, today=TODAY)
-        execute(connection, "UPDATE loginpipe.login_extras SET country = 'DE'")
+        execute(connection, "UPDATE loginpipe.login_extras SET region = 'DE'")
         before, schema = contents(connection), definitions(connection)
         with pytest.raises(SchemaError) as refusal:
             undo(owner_url, HEAD)
-        assert str(refusal.value) == f"{head} is not undone: logins have a country, and no other place has it"
+        assert str(refusal.value) == f"{head} is not undone: logins have a region, and no other place has it"
         assert (contents(connection), definitions(connection)) == (before, schema)
         require_migrated(connection)
 
