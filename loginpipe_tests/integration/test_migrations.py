@@ -235,6 +235,8 @@ def test_a_table_that_is_there_is_adopted_and_nothing_about_it_changes_but_who_m
     after = [row for row in query(connection, CATALOG) if not row[0].startswith(("loginpipe.", "vault."))]
     assert [(*row[:3], *row[4:]) for row in after] == [(*row[:3], *row[4:]) for row in before]
     assert query(connection, "SELECT ctid, xmin, * FROM public.user_logins") == rows
+    computed = "SELECT day, changes, daily_logins, duplicate_devices, duplicate_ips, login_archive FROM loginpipe.days"
+    assert query(connection, computed) == [(date(2023, 1, 1), 1, 1, 1, 1, 0)]
     grants = """
         SELECT grantee::regrole::text, string_agg(privilege_type, ', ' ORDER BY privilege_type)
         FROM pg_class, aclexplode(relacl)
