@@ -14,8 +14,7 @@ from typing import Any, Final
 import psutil
 import psycopg2
 
-from loginpipe.local.environment import environment
-from loginpipe.local.prepare import create_login_queue
+from loginpipe.local.environment import create_login_queue, environment
 from loginpipe.local.processes import read_state
 from loginpipe.local.stack import LocalStack, running_stack
 from loginpipe.masking.key_files import generate_seal_key, generate_token_keys

@@ -27,7 +27,7 @@ from benchmarks.ground import fast_endpoint, rows
 from benchmarks.lag import Figure, Sample, cpu_us_a_message, delays, events_an_hour, quantile, schedule
 from benchmarks.machine import load, machine
 from benchmarks.report import table
-from loginpipe.local.prepare import create_login_queue
+from loginpipe.local.environment import create_login_queue
 from loginpipe.local.sample_events import sample_bodies
 from loginpipe_tests.e2e.project import Project, eventually, running_project, running_ui
 from loginpipe_tests.sqs_endpoint import Endpoint

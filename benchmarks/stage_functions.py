@@ -24,7 +24,7 @@ STAGES: Final = {
         "loginpipe.logins.parsing:login_columns": "fields as columns",
         "loginpipe.logins.splitting:_validated": "columns as a frame",
         "loginpipe.logins.splitting:_failures": "pandera",
-        "loginpipe.logins.drift:count_unknown_fields": "unknown fields",
+        "loginpipe.logins.extras:count_unknown_fields": "unknown fields",
         "loginpipe.masking.mask:reject_erased": "erased users",
         "loginpipe.masking.mask:mask_logins": "canonical values, masked columns",
         "loginpipe.masking.tokens:TokenKeys.tokens": "tokens",

@@ -15,8 +15,7 @@ with imports_that_stay():
 
     from loginpipe.common.logs import configure_logs
     from loginpipe.common.settings import Settings, load_settings
-    from loginpipe.defs.archive.asset import login_archive
-    from loginpipe.defs.archive.checks import archive_matches_table
+    from loginpipe.defs.archive.asset import archive_matches_table, login_archive
     from loginpipe.defs.archive.jobs import (
         archive_closed_days,
         archive_logins,
@@ -29,12 +28,15 @@ with imports_that_stay():
     from loginpipe.defs.ingest.sensor import queue_depth_sensor
     from loginpipe.defs.ingest.user_logins_table import USER_LOGINS_TABLE
     from loginpipe.defs.insights.assets import daily_logins, duplicate_devices, duplicate_ips
-    from loginpipe.defs.insights.job import insights_job
-    from loginpipe.defs.insights.sensor import insights_sensor
+    from loginpipe.defs.insights.job import insights_job, insights_sensor
     from loginpipe.defs.maintenance.daily_checks import DAILY_CHECKS, check_job, check_schedule
-    from loginpipe.defs.maintenance.partitions import maintain_partitions, maintenance_schedule
-    from loginpipe.defs.maintenance.storage import prune_dagster_storage, pruning_schedule
-    from loginpipe.defs.metadata.groups import (
+    from loginpipe.defs.maintenance.jobs import (
+        maintain_partitions,
+        maintenance_schedule,
+        prune_dagster_storage,
+        pruning_schedule,
+    )
+    from loginpipe.defs.metadata import (
         ARCHIVED_IN_TIME,
         DAYS_THAT_ARE_OVER,
         LOGIN_ARCHIVE,

@@ -21,7 +21,7 @@ from loginpipe.common import logins_table
 from loginpipe.common.settings import load_settings
 from loginpipe.defs.ingest.assets import STEP
 from loginpipe.defs.ingest.job import INGEST_JOB
-from loginpipe.local.prepare import create_login_queue
+from loginpipe.local.environment import create_login_queue
 from loginpipe.local.stack import LocalStack, running_stack
 from loginpipe.masking.key_files import generate_seal_key, generate_token_keys, private_half
 from loginpipe.postgres.migrate import migrate
@@ -287,7 +287,7 @@ class Pipeline:
 
     def depth(self) -> tuple[int, int]:
         """Return the numbers of visible messages and of messages in flight."""
-        from loginpipe.sqs.depth import read_depth
+        from loginpipe.sqs.client import read_depth
 
         depth = read_depth(self.queue)
         return depth.visible, depth.in_flight

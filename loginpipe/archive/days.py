@@ -1,24 +1,28 @@
-"""Write days to the archive."""
+"""Write days to the archive, and drop months of the table that are archived in full."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 from loginpipe.archive.parquet import ROWS_AT_ONCE, Row, content_of, write_day
 from loginpipe.archive.store import Store, Stores
-from loginpipe.archive.verification import problem_of
+from loginpipe.archive.verification import problem_of, verify_day
 from loginpipe.common.errors import ArchivedDayError
 from loginpipe.postgres.archive import (
     ArchivedDay,
     archived_day,
+    archived_days,
     begin_work_on_day,
     content_in_table,
+    days_between,
+    drop_month,
     mark_unchanged,
     record_archived,
     stream_logins,
@@ -26,6 +30,7 @@ from loginpipe.postgres.archive import (
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.days import changes_of, record_changes
 from loginpipe.postgres.erasures import erased_after, erasures_so_far, require_no_erasure_since
+from loginpipe.postgres.partitions import Partition
 
 _NOTHING = (0, "")
 _OURS = re.compile(r"[._]{0,2}part-[0-9a-f]{32}\.parquet")
@@ -171,3 +176,33 @@ def strays(store: Store, record: ArchivedDay) -> list[str]:
     """Return the day's unrecorded files, which a killed run left behind."""
     names = store.names(f"day={record.day}/")
     return [name for name in names if f"{store.url}/{name}" != record.url and _OURS.fullmatch(name.rpartition("/")[2])]
+
+
+Run: TypeAlias = Callable[[Callable[..., Any]], Any]
+"""Runs work on a connection, as `loginpipe.postgres.session.Session.run`."""
+
+
+def retire_month(run: Run, *, month: Partition, stores: Stores) -> str | None:
+    """Detach and drop a month if each of its days is archived, with an intact file that matches the table.
+
+    `run` runs each step in its own transactions. `month` is from `loginpipe.postgres.archive.outlived_months`.
+
+    Returns:
+        Why the month stays, as text; None if it was dropped.
+
+    Raises:
+        ArchiveError: the store cannot be used.
+        DatabaseError: the month stays.
+    """
+    last = month.end - timedelta(days=1)
+    due = [day.day for day in run(partial(days_between, first=month.start, last=last)) if day.due]
+    if due:
+        # Do not read a month of files every night if a day is missing.
+        return f"{len(due)} days are not archived, or have changed since, the first of them {min(due)}"
+    for record in run(archived_days):
+        if month.start <= record.day < month.end and not record.dropped_at:
+            problem = run(partial(verify_day, record=record, stores=stores))
+            if problem:
+                return f"{problem}: `archive_logins` writes it again"
+    reason: str | None = run(partial(drop_month, month=month))
+    return reason

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from loginpipe.common.errors import ArchivedDayError, ArchiveError
-from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
+from loginpipe.common.logins_table import USER_LOGINS_COLUMNS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Row: TypeAlias = tuple[str | None, str | None, str | None, str | None, str | None, int | None, date]
-"""A row of ``user_logins``, with the columns of `loginpipe.logins.user_logins.USER_LOGINS_COLUMNS` in order."""
+"""A row of ``user_logins``, with the columns of `loginpipe.common.logins_table.USER_LOGINS_COLUMNS` in order."""
 
 _BLOCK = 65_536
 

@@ -11,8 +11,7 @@ from loginpipe.archive.parquet import Row, read_day
 from loginpipe.archive.store import Stores
 from loginpipe.archive.verification import require_whole
 from loginpipe.common.errors import ArchivedDayError
-from loginpipe.common.logins_table import logins_table
-from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
+from loginpipe.common.logins_table import USER_LOGINS_COLUMNS, logins_table
 from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.archive import ArchivedDay, archived_day, begin_work_on_day, content_in_table, mark_restored
 from loginpipe.postgres.connections import Connection, Cursor, transaction

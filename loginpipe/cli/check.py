@@ -10,8 +10,7 @@ from rich.markup import escape
 
 from loginpipe.cli.output import Json, new_table, notes, out, print_json
 from loginpipe.cli.queue import bodies_in
-from loginpipe.common.errors import QueueError, SettingError
-from loginpipe.common.runbook import runbook
+from loginpipe.common.errors import QueueError, SettingError, runbook
 from loginpipe.common.settings import Settings, load_settings
 from loginpipe.logins.messages import Message
 

@@ -55,9 +55,9 @@ def load_private_keys(settings: Settings, uris: list[str] | None) -> "Opener":
     """Load the private keys that are named, or those that the settings lead to; ask for passphrases.
 
     Raises:
-        KeyFileError: as `loginpipe.custody.private_keys.load_opener`.
+        KeyFileError: as `loginpipe.custody.opening.load_opener`.
     """
-    from loginpipe.custody.private_keys import load_opener, private_uris
+    from loginpipe.custody.opening import load_opener, private_uris
 
     if not uris and not settings.seal_key:
         raise SettingError("LOGINPIPE_SEAL_KEY is not set: set it, or specify --private-key")

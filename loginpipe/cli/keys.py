@@ -30,8 +30,7 @@ def generate(*, if_missing: IfMissing = False, passphrase: Passphrase = False, a
     """
     from loginpipe.common.errors import KeyFileError
     from loginpipe.masking.key_files import generate_token_keys
-    from loginpipe.masking.key_uris import FILE
-    from loginpipe.masking.keys import key_file, seal_key_uris, token_key_uri
+    from loginpipe.masking.keys import FILE, key_file, seal_key_uris, token_key_uri
 
     settings = load_settings()
     token_keys, seal_keys = settings.required("token_keys"), settings.required("seal_key")

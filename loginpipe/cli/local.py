@@ -99,8 +99,7 @@ def down(*, as_json: Json = False) -> None:
 
 
 def _make_ready(stack: Any) -> dict[str, str]:
-    from loginpipe.local.environment import dagster_home, write_env_file
-    from loginpipe.local.prepare import dagster_storage_is_empty, prepare
+    from loginpipe.local.environment import dagster_home, dagster_storage_is_empty, prepare, write_env_file
 
     with step("create missing keys, tables and queues"):
         variables = {**prepare(stack), "DAGSTER_HOME": str(dagster_home(Path()))}

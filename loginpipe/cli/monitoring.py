@@ -70,8 +70,7 @@ def metrics(
     """
     from prometheus_client import generate_latest, start_http_server
 
-    from loginpipe.monitoring.emf import INTERVAL_SECONDS, EmfRecords
-    from loginpipe.monitoring.metrics import registry
+    from loginpipe.monitoring.metrics import INTERVAL_SECONDS, EmfRecords, registry
 
     settings = load_settings()
     metrics = registry(settings, database_url(settings))
@@ -115,7 +114,7 @@ def send_test(*, as_json: Json = False) -> None:
 
     Example: loginpipe alerts test
     """
-    from loginpipe.monitoring.alerts.delivery import channels
+    from loginpipe.monitoring.alert_delivery import channels
 
     settings = load_settings()
     ways = channels(settings)

@@ -10,8 +10,7 @@ import typer
 
 from loginpipe.cli.output import Json, new_app, print_result, progress
 from loginpipe.cli.warehouse import connect_to_warehouse
-from loginpipe.common.errors import QueueError, SettingError
-from loginpipe.common.runbook import runbook
+from loginpipe.common.errors import QueueError, SettingError, runbook
 from loginpipe.common.settings import Settings, load_settings
 from loginpipe.logins.parsing import is_unicode
 
@@ -63,8 +62,8 @@ def status(*, as_json: Json = False) -> None:
 
     Example: loginpipe dlq status
     """
+    from loginpipe.sqs.client import read_depth
     from loginpipe.sqs.dead_letters import count_owners, other_sources, shared_by
-    from loginpipe.sqs.depth import read_depth
 
     queue, policy = _queue_and_policy(load_settings(), connections=8)
     depth = read_depth(policy.dead_letters)
@@ -110,8 +109,8 @@ def redrive(
     Example: loginpipe dlq redrive --per-second 200 --dry-run
     """
     from loginpipe.postgres.ledger import recorded
+    from loginpipe.sqs.client import read_depth
     from loginpipe.sqs.dead_letters import redrive as redrive_dead_letters
-    from loginpipe.sqs.depth import read_depth
     from loginpipe.sqs.sending import by_code
 
     settings = load_settings()

@@ -10,8 +10,7 @@ import typer
 from loginpipe.cli.custody import ApprovedRequest, PrivateKeys, Purpose, Ticket, bulk_request, load_private_keys
 from loginpipe.cli.output import Json, new_app, new_table, notes, out, print_json, progress
 from loginpipe.cli.warehouse import connect_to_warehouse
-from loginpipe.common.errors import LoginpipeError, QueueError
-from loginpipe.common.runbook import runbook
+from loginpipe.common.errors import LoginpipeError, QueueError, runbook
 from loginpipe.common.settings import load_settings
 from loginpipe.logins.rejects import MEANINGS
 

@@ -15,6 +15,7 @@ from loginpipe.common.settings import Settings, load_settings
 if TYPE_CHECKING:
     from loginpipe.postgres.connections import Connection
 
+
 app = new_app("Backups of a self-hosted database with pg_dump. For managed databases, see docs/backups.md.")
 insights = new_app("The tables of duplicate devices and addresses, which are computed from user_logins.")
 
@@ -113,7 +114,7 @@ def create(
 
     Example: loginpipe backup create /var/backups/loginpipe
     """
-    from loginpipe.backup.creation import create_backup
+    from loginpipe.backup.backups import create_backup
 
     url = database_url(load_settings())
     with step("counting and dumping"):
@@ -143,7 +144,7 @@ def verify(
 
     Example: loginpipe backup verify /var/backups/loginpipe/logins-20261121T021500Z.dump
     """
-    from loginpipe.backup.restoring import require_usable, verify_backup
+    from loginpipe.backup.backups import require_usable, verify_backup
 
     if file_only:
         manifest = require_usable(dump)
@@ -168,7 +169,7 @@ def restore(dump: Dump, *, as_json: Json = False) -> None:
 
     Example: loginpipe backup restore /var/backups/loginpipe/logins-20261121T021500Z.dump
     """
-    from loginpipe.backup.restoring import restore_backup
+    from loginpipe.backup.backups import restore_backup
 
     url = database_url(load_settings())
     with step("restoring"):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from botocore.loaders import Loader
     from botocore.session import Session
 
+
 # Total attempts, including the first call.
 _ATTEMPTS = 5
 CONNECT_SECONDS = 5

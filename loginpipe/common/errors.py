@@ -1,4 +1,4 @@
-"""Define every error that loginpipe raises on purpose, as one family.
+"""Define every error that loginpipe raises on purpose, as one family, and locate the runbook that explains them.
 
 A message is one line: what happened, to what, and what to do. It contains codes, names and counts, never a value from
 a login. Raise with ``from None`` if the original error could quote data: Dagster stores ``__cause__`` and an
@@ -108,3 +108,16 @@ class LocalStackError(LoginpipeError):
 
 class AlertError(LoginpipeError):
     """An alert was not delivered."""
+
+
+_where = {"url": "docs/operations.md"}
+
+
+def use_runbook(url: str) -> None:
+    """Set the location of the runbook for the whole process: a path or a URL."""
+    _where["url"] = url
+
+
+def runbook(anchor: str) -> str:
+    """Return the location of a section, such as ``dead-letters``, in the configured copy or the project's own file."""
+    return f"{_where['url']}#{anchor}"

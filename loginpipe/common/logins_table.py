@@ -1,6 +1,25 @@
-"""Hold the name of the logins table. Its schema is a setting, LOGINPIPE_TABLE; its name is always ``user_logins``."""
+"""Define the table ``user_logins``: its columns, which are a contract, and its place.
+
+Queries and loaders of others depend on the columns, so they change only for their benefit. The schema of the table is a
+setting, LOGINPIPE_TABLE; its name is always ``user_logins``.
+"""
 
 import re
+
+USER_LOGINS_COLUMNS: tuple[tuple[str, str], ...] = (
+    ("user_id", "character varying(128)"),
+    ("device_type", "character varying(32)"),
+    ("masked_ip", "character varying(256)"),
+    ("masked_device_id", "character varying(256)"),
+    ("locale", "character varying(32)"),
+    ("app_version", "integer"),
+    ("create_date", "date"),
+)
+"""Name and Postgres type (as ``format_type`` prints it) of each column, in order."""
+
+COLUMN_NAMES = tuple(name for name, _ in USER_LOGINS_COLUMNS)
+"""The names of the columns."""
+
 
 DEFAULT_TABLE = "public.user_logins"
 

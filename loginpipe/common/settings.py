@@ -20,9 +20,8 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from loginpipe.common.aws import is_loopback
-from loginpipe.common.errors import SettingError
+from loginpipe.common.errors import SettingError, use_runbook
 from loginpipe.common.logins_table import DEFAULT_TABLE, logins_table_problem, use_logins_table
-from loginpipe.common.runbook import use_runbook
 
 PREFIX = "LOGINPIPE_"
 

@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loginpipe.common.errors import LoginpipeError, OpeningError
+from loginpipe.common.logins_table import COLUMN_NAMES
 from loginpipe.custody.access import MAX_SUBJECTS, Bulk, release_under
 from loginpipe.custody.opening import DataKeys, Opener, Problem, open_released
 from loginpipe.custody.token_checks import EXTRAS, TokenChecks
 from loginpipe.logins.extras import VERSION_FIELD, field_text
 from loginpipe.logins.parsing import LOGIN_FIELDS
-from loginpipe.logins.user_logins import COLUMN_NAMES
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.copy import copy_rows
 from loginpipe.postgres.statements import statement

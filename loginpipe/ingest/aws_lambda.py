@@ -27,9 +27,8 @@ from loginpipe.ingest.totals import RunTotals
 from loginpipe.logins.delays import quantile
 from loginpipe.logins.messages import Message
 from loginpipe.postgres.migrate import require_migrated
-from loginpipe.postgres.placeholders import mark_placeholders
 from loginpipe.postgres.session import OutOfTimeError, Session
-from loginpipe.postgres.token_keys import check_token_keys
+from loginpipe.postgres.token_keys import check_token_keys, mark_placeholders
 from loginpipe.sqs.deliveries import message_of
 
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ Otherwise a wrong setting or a changed producer would turn a whole backlog into 
 
 from collections import Counter
 
-from loginpipe.common.errors import BrakeError
-from loginpipe.common.runbook import runbook
+from loginpipe.common.errors import BrakeError, runbook
 from loginpipe.ingest.process import Outcome
 from loginpipe.logins.rejects import Reason
 from loginpipe.logins.splitting import count_reasons

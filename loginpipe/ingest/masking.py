@@ -1,11 +1,11 @@
 """Load what a run or a Lambda function masks and seals with, from the settings."""
 
-from loginpipe.common.runbook import runbook
+from loginpipe.common.errors import runbook
 from loginpipe.common.settings import Settings
 from loginpipe.ingest.process import Masking
 from loginpipe.logins.extras import UnknownFields, personal_warning
 from loginpipe.masking.keys import load_compat, load_seal_keys, load_token_keys
-from loginpipe.masking.placeholders import placeholder_tokens
+from loginpipe.masking.tokens import placeholder_tokens
 
 
 def load_masking(settings: Settings) -> Masking:

@@ -13,9 +13,8 @@ from loginpipe.logins.rejects import Reason
 from loginpipe.logins.splitting import Reject, rejected_message, split_batch
 from loginpipe.masking.compat import CompatMasking
 from loginpipe.masking.mask import MaskedLogins, clear_cells, mask_logins, reject_erased, seal_originals, seen_before
-from loginpipe.masking.placeholders import PlaceholderToken
 from loginpipe.masking.sealing import Sealed, SealKey, seal
-from loginpipe.masking.tokens import TokenKeys
+from loginpipe.masking.tokens import PlaceholderToken, TokenKeys
 from loginpipe.postgres.erasures import Erased
 
 

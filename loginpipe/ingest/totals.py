@@ -7,7 +7,7 @@ from datetime import date
 
 from loginpipe.ingest.record import Recorded
 from loginpipe.logins.delays import DELAY_BOUNDS
-from loginpipe.logins.drift import MAX_NAMES, OTHER_NAMES
+from loginpipe.logins.extras import MAX_NAMES, OTHER_NAMES
 from loginpipe.logins.splitting import count_reasons
 from loginpipe.sqs.deletion import Deletion
 from loginpipe.sqs.receiver import Received

@@ -14,12 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from loginpipe.common.errors import LoginpipeError
-from loginpipe.local.prepare import prepare, sqs_client
+from loginpipe.local.environment import prepare, sqs_client
 from loginpipe.local.sample_events import sample_bodies
 from loginpipe.local.stack import LocalStack, running_stack
 from loginpipe.postgres.connections import connect, transaction
-from loginpipe.sqs.client import Queue, batched
-from loginpipe.sqs.depth import read_depth
+from loginpipe.sqs.client import Queue, batched, read_depth
 from loginpipe.sqs.identity import redrive_attributes
 from loginpipe.sqs.sending import send_again, send_bodies
 

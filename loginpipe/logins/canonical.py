@@ -1,7 +1,12 @@
-"""Convert all spellings of a value to one form, so that equal values get equal tokens."""
+"""Convert all spellings of a value to one form, so that equal values get equal tokens; and list the placeholders.
+
+Many users have a placeholder, but they do not share a device or an address because of that. A login with one is valid.
+Its token is known (`loginpipe.masking.tokens.placeholder_tokens`), so that counts of duplicates leave it out.
+"""
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from ipaddress import IPv6Address, ip_address
 from socket import AF_INET, AF_INET6, inet_ntoa, inet_ntop, inet_pton
 
@@ -107,3 +112,48 @@ def canonical_device_id(text: str) -> bytes:
     if len(text) == _UUID_LENGTH and (lower := text.lower()) != text and _UUID.fullmatch(text):
         text = lower
     return text.encode()
+
+
+PLACEHOLDERS = (
+    # The nil UUID, which devices with limited tracking send as advertising id, and RFC 9562's max UUID.
+    "00000000-0000-0000-0000-000000000000",
+    "00000000000000000000000000000000",
+    "ffffffff-ffff-ffff-ffff-ffffffffffff",
+    # A zero IMEI (14 digits without check digit, 16 with software version) or Android id (16 hexadecimal digits).
+    "00000000000000",
+    "000000000000000",
+    "0000000000000000",
+    # Every emulator and many phones with Android 2.2.
+    "9774d56d682e549c",
+    # The MAC address that Android shows to apps since version 6, and those of interfaces without one.
+    "02:00:00:00:00:00",
+    "00:00:00:00:00:00",
+    "ff:ff:ff:ff:ff:ff",
+    # What programs write for no value.
+    "null",
+    "(null)",
+    "<null>",
+    "nil",
+    "none",
+    "nan",
+    "n/a",
+    "undefined",
+    "unknown",
+    "-",
+    "0",
+    # Unspecified addresses.
+    "0.0.0.0",  # noqa: S104  nothing is bound to it
+    "::",
+)
+"""The placeholders that are known without any setting."""
+
+
+def spellings(placeholder: str) -> list[str]:
+    """Return a placeholder as written, and in the spellings of programs: lower, upper, first letter upper."""
+    forms = (placeholder, placeholder.lower(), placeholder.upper(), placeholder.capitalize())
+    return list(dict.fromkeys(forms))
+
+
+def all_spellings(further: Iterable[str] = ()) -> list[str]:
+    """Return every spelling of `PLACEHOLDERS` and of further placeholders, each once."""
+    return list(dict.fromkeys(form for each in (*PLACEHOLDERS, *further) for form in spellings(each)))

@@ -12,12 +12,10 @@ from pandera.config import ValidationDepth, config_context
 from pandera.errors import SchemaErrors
 
 from loginpipe.logins.app_versions import encode_version, loses_text
-from loginpipe.logins.canonical import canonical_address, is_no_address
-from loginpipe.logins.drift import count_unknown_fields
-from loginpipe.logins.extras import SEALED, Extras, UnknownFields
+from loginpipe.logins.canonical import PLACEHOLDERS, canonical_address, is_no_address
+from loginpipe.logins.extras import SEALED, Extras, UnknownFields, count_unknown_fields
 from loginpipe.logins.messages import Message
 from loginpipe.logins.parsing import LOGIN_FIELDS, Envelope, event_text, field_values, login_columns, parse_body
-from loginpipe.logins.placeholders import PLACEHOLDERS
 from loginpipe.logins.rejects import WHOLE_BODY, Reason
 from loginpipe.logins.schema import PARSED_LOGINS_SCHEMA, RULES
 

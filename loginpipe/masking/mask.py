@@ -9,15 +9,14 @@ from typing import Any
 
 import pandas as pd
 
+from loginpipe.common.logins_table import COLUMN_NAMES
 from loginpipe.logins.canonical import address_text, canonical_address, canonical_device_id
 from loginpipe.logins.messages import Message
 from loginpipe.logins.rejects import Reason
 from loginpipe.logins.splitting import SplitBatch, rejected_message
-from loginpipe.logins.user_logins import COLUMN_NAMES
 from loginpipe.masking.compat import CompatMasking, received
-from loginpipe.masking.placeholders import PlaceholderToken
 from loginpipe.masking.sealing import Sealed, SealKey, seal
-from loginpipe.masking.tokens import TokenKeys, token_pattern
+from loginpipe.masking.tokens import PlaceholderToken, TokenKeys, token_pattern
 
 MASKED_COLUMNS: Mapping[str, str] = {"masked_ip": "ip", "masked_device_id": "device_id"}
 """Masked column → the field whose tokens it holds."""

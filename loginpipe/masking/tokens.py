@@ -11,9 +11,13 @@ import unicodedata
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
+
+from loginpipe.logins.canonical import all_spellings, canonical_address, canonical_device_id, is_address
+from loginpipe.masking.compat import CompatMasking, received
 
 PREFIXES: Mapping[str, str] = {"ip": "ip", "device_id": "dev"}
 """Masked field → prefix of its tokens."""
@@ -112,3 +116,39 @@ def _macs(key: bytes, values: Iterable[bytes]) -> list[bytes]:
         mac.update(value)
         macs.append(mac.finalize())
     return macs
+
+
+class PlaceholderToken(NamedTuple):
+    """The token of a placeholder for ``ip`` or ``device_id``, made by a key version (``v1``) or an older scheme."""
+
+    token: str
+    field: str
+    made_by: str
+
+
+def placeholder_tokens(
+    further: Iterable[str], keys: TokenKeys, compat: CompatMasking | None = None
+) -> list[PlaceholderToken]:
+    """Return the tokens of built-in and further placeholders, for the current and older key versions, each once.
+
+    Versions above the current one make no tokens yet. An older scheme in use adds its values of the placeholders.
+    """
+    texts = all_spellings(further)
+    addresses = list(filter(is_address, texts))
+    canonical = {
+        "ip": list(dict.fromkeys(map(canonical_address, addresses))),
+        "device_id": list(dict.fromkeys(map(canonical_device_id, texts))),
+    }
+    found = [
+        PlaceholderToken(token, field, f"v{version}")
+        for version in (*keys.older, keys.current)
+        for field, values in canonical.items()
+        for token in keys.tokens(field, values, version)
+    ]
+    if compat is not None:
+        found += [
+            PlaceholderToken(token, field, compat.name)
+            for field, as_received in (("ip", addresses), ("device_id", texts))
+            for token in compat.tokens(list(dict.fromkeys(map(received, as_received))))
+        ]
+    return found

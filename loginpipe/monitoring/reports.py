@@ -1,20 +1,101 @@
-"""Represent the result of one round of checks, and decide what ``freshness`` and ``no_dead_letters`` must report.
+"""Evaluate whether the table is up to date, and decide what ``freshness`` and ``no_dead_letters`` must report. Pure.
 
-Pure. The decision needs a memory, which `monitoring_sensor` keeps as its cursor.
+An empty queue is fresh at any age of the table; a stuck one is not. Dagster's freshness policies know only the age of
+the last materialization, and cannot distinguish these cases. What to report depends on a memory, which
+`monitoring_sensor` keeps as its cursor.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
-from loginpipe.monitoring.alerts.state import State
-from loginpipe.monitoring.freshness import Freshness
-from loginpipe.monitoring.run_history import History
+from loginpipe.common.settings import Settings
+from loginpipe.monitoring.alert_state import State
 from loginpipe.postgres.batches import RecentBatches
+from loginpipe.sqs.client import IN_FLIGHT_LIMIT_REACHED, Depth
 from loginpipe.sqs.dead_letters import DeadLetterDepth
-from loginpipe.sqs.depth import Depth
+
+# Recording a batch may take as long as it lingered, and another batch may be right behind it.
+_LINGERS = 3
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """The evaluated state of a queue.
+
+    Attributes:
+        state: ``quiet`` (no messages), ``working`` (messages are being processed) or ``stuck`` (they are not).
+        message: the state as text.
+        waiting_since: when messages were first seen, if every check since has seen some; None if there are none. The
+            next check needs it.
+    """
+
+    state: Literal["quiet", "working", "stuck"]
+    message: str
+    waiting_since: datetime | None
+
+    @property
+    def passed(self) -> bool:
+        """True if the queue is not stuck."""
+        return self.state != "stuck"
+
+
+def longest_wait(settings: Settings) -> timedelta:
+    """Return how long messages may wait without a finished batch."""
+    return timedelta(seconds=max(settings.max_delay_seconds, _LINGERS * settings.linger_seconds))
+
+
+def evaluate(
+    depth: Depth, *, last_finished: datetime | None, waiting_since: datetime | None, now: datetime, max_wait: timedelta
+) -> Freshness:
+    """Evaluate whether a queue is empty, being processed, or stuck.
+
+    Args:
+        depth: the queue's depth. Messages in flight count, because a hanging run hides its messages for ever.
+        last_finished: when the newest batch finished; None if none did recently.
+        waiting_since: the result of the last check.
+        now: the time. All times have a time zone.
+        max_wait: how long messages may wait without a finished batch.
+    """
+    ended = f"the newest batch finished at {_utc(last_finished)}" if last_finished else "no batch has finished recently"
+    if not depth.visible + depth.in_flight:
+        return Freshness("quiet", f"the queue is empty; {ended}", None)
+    since = waiting_since or now
+    if depth.at_in_flight_limit:
+        return Freshness("stuck", f"{depth}; {IN_FLIGHT_LIMIT_REACHED}", since)
+    if now - max(since, last_finished or since) > max_wait:
+        return Freshness("stuck", f"{depth}; messages have been waiting since {_utc(since)}, and {ended}", since)
+    return Freshness("working", f"{depth}; {ended}", since)
+
+
+def _utc(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+BACK_OFF_FIRST = timedelta(seconds=15)
+MAX_BACK_OFF = timedelta(minutes=15)
+
+
+@dataclass(frozen=True)
+class History:
+    """The results of finished runs: failures since the last success, and when the newest of them ended (UTC).
+
+    `reason` is why that one failed, if it was looked up.
+    """
+
+    failures_in_a_row: int = 0
+    last_failure: datetime | None = None
+    reason: str = ""
+
+
+def back_off(failures_in_a_row: int) -> timedelta:
+    """Return the pause after this many failures in a row, which doubles from 15 seconds to at most 15 minutes."""
+    doublings = min(max(failures_in_a_row - 1, 0), 10)
+    return min(BACK_OFF_FIRST * (1 << doublings), MAX_BACK_OFF)
+
 
 # How often an unchanged `freshness` is reported. An older report shows that reporting has stopped.
 _REPEATED = timedelta(hours=1)

@@ -1,6 +1,6 @@
 """Check that ``user_logins`` accepts logins and its database accepts writes, and find what refuses or changes some.
 
-`loginpipe.logins.user_logins` defines the contract; the caller decides what to do about a difference. An adopted table
+`loginpipe.common.logins_table` defines the contract; the caller decides what to do about a difference. An adopted table
 may have more columns, and constraints, triggers and partitions of its own.
 """
 
@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from loginpipe.common.logins_table import logins_table
-from loginpipe.logins.user_logins import COLUMN_NAMES, USER_LOGINS_COLUMNS
+from loginpipe.common.logins_table import COLUMN_NAMES, USER_LOGINS_COLUMNS, logins_table
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.statements import statement
 

@@ -11,10 +11,9 @@ from typing import Any
 from uuid import UUID
 
 from loginpipe.common.errors import SchemaError
-from loginpipe.common.logins_table import logins_table
+from loginpipe.common.logins_table import COLUMN_NAMES, logins_table
 from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.logins.splitting import Reject
-from loginpipe.logins.user_logins import COLUMN_NAMES
 from loginpipe.masking.mask import MaskedLogins, utc_dates
 from loginpipe.masking.sealing import Sealed
 from loginpipe.postgres.connections import Connection, Cursor, transaction

@@ -17,8 +17,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from loginpipe.common.errors import DatabaseError
-from loginpipe.common.runbook import runbook
+from loginpipe.common.errors import DatabaseError, runbook
 from loginpipe.postgres.connections import Connection, connect
 
 T = TypeVar("T")

@@ -1,11 +1,14 @@
-"""Check the token keys against the database, before a wrong key gives every known device a second token."""
+"""Compare the token keys with the database, and mark the tokens of placeholders there.
 
-from collections.abc import Mapping
+A wrong key is noticed before it gives every known device a second token.
+"""
+
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
 from loginpipe.common.errors import DatabaseError, TokenKeyMismatchError
-from loginpipe.masking.tokens import TokenKeys
+from loginpipe.masking.tokens import PlaceholderToken, TokenKeys
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.statements import statement
 
@@ -99,3 +102,23 @@ def _visible(connection: Connection, query: str) -> list[tuple[Any, ...]] | None
         if error.sqlstate == _NO_PRIVILEGE:
             return None
         raise
+
+
+def mark_placeholders(connection: Connection, placeholders: Sequence[PlaceholderToken]) -> None:
+    """Update ``loginpipe.placeholder_tokens`` to the current list of placeholders.
+
+    A new placeholder counts as one in earlier logins too, and is removed from the tables of duplicates. A token that is
+    no longer in the list is removed, if the key that made it is among the current keys.
+
+    Raises:
+        DatabaseError: nothing was changed.
+    """
+    with transaction(connection) as cursor:
+        cursor.execute(
+            statement("mark_placeholders"),
+            {
+                "tokens": [each.token for each in placeholders],
+                "fields": [each.field for each in placeholders],
+                "made_by": [each.made_by for each in placeholders],
+            },
+        )

@@ -1,4 +1,7 @@
-"""Make the queue's client, and turn its failures into one-line errors by their code."""
+"""Make the queue's client, read the queue's depth, and turn failures into one-line errors by their code.
+
+SQS's numbers of messages are approximate and take up to a minute to settle.
+"""
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -15,6 +18,7 @@ from loginpipe.sqs.lean_client import lean_client
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
+
 
 T = TypeVar("T")
 
@@ -123,3 +127,59 @@ def batched(items: Iterable[T]) -> Iterator[list[T]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, MAX_BATCH)):
         yield chunk
+
+
+MAX_IN_FLIGHT = 120_000
+"""SQS's limit of messages in flight on one queue. At the limit a long poll is empty without an error."""
+
+IN_FLIGHT_LIMIT_REACHED = (
+    "in-flight limit reached: messages wait, but as many are in flight as SQS allows, so nothing can be received until "
+    "consumers delete some or their visibility timeouts end; look for a consumer that receives and does not delete"
+)
+
+# A queue near the limit counts as at it, because the counts are approximate.
+_APPROXIMATION = 0.95
+
+
+@dataclass(frozen=True)
+class Depth:
+    """A queue's messages by state: visible, received and not deleted yet, delayed by their sender."""
+
+    visible: int
+    in_flight: int
+    delayed: int
+
+    @property
+    def total(self) -> int:
+        """Return the number of all messages."""
+        return self.visible + self.in_flight + self.delayed
+
+    @property
+    def at_in_flight_limit(self) -> bool:
+        """Return True if messages wait that no consumer can receive because the in-flight limit is reached."""
+        return self.visible > 0 and self.in_flight >= MAX_IN_FLIGHT * _APPROXIMATION
+
+    def __str__(self) -> str:
+        return f"{self.visible:,} waiting, {self.in_flight:,} in flight, {self.delayed:,} delayed"
+
+
+def read_depth(queue: Queue) -> Depth:
+    """Read the depth of a queue.
+
+    Raises:
+        QueueError: it cannot be read.
+    """
+    with queue_errors(queue.name):
+        attributes = queue.client.get_queue_attributes(
+            QueueUrl=queue.url,
+            AttributeNames=[
+                "ApproximateNumberOfMessages",
+                "ApproximateNumberOfMessagesNotVisible",
+                "ApproximateNumberOfMessagesDelayed",
+            ],
+        )["Attributes"]
+    return Depth(
+        visible=int(attributes["ApproximateNumberOfMessages"]),
+        in_flight=int(attributes["ApproximateNumberOfMessagesNotVisible"]),
+        delayed=int(attributes["ApproximateNumberOfMessagesDelayed"]),
+    )

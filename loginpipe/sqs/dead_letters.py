@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any
 from loginpipe.common.aws import DENIED, error_code
 from loginpipe.common.errors import QueueError
 from loginpipe.logins.messages import Message
-from loginpipe.sqs.client import MAX_BATCH, Queue, queue_errors
+from loginpipe.sqs.client import MAX_BATCH, Depth, Queue, queue_errors, read_depth
 from loginpipe.sqs.deliveries import LONG_POLL_SECONDS, is_intact, returned_if_unreadable
-from loginpipe.sqs.depth import Depth, read_depth
 from loginpipe.sqs.entries import FailedEntry, call_with_entries
 from loginpipe.sqs.identity import Identity, identity, redrive_attributes
 from loginpipe.sqs.leases import LeaseKeeper

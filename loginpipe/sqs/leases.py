@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loginpipe.common.runbook import runbook
+from loginpipe.common.errors import runbook
 from loginpipe.logins.messages import Message
 from loginpipe.sqs.client import Queue, batched
 from loginpipe.sqs.entries import FailedEntry, call_with_entries

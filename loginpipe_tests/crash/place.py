@@ -16,7 +16,7 @@ import psycopg2
 
 from loginpipe.definitions import build_definitions
 from loginpipe.defs.ingest.job import INGEST_JOB
-from loginpipe.local.prepare import create_login_queue
+from loginpipe.local.environment import create_login_queue
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.ledger import recorded
 from loginpipe.sqs.client import Queue, batched

@@ -17,7 +17,7 @@ from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._grpc.client import DagsterGrpcClient
 
 from loginpipe.common.settings import load_settings
-from loginpipe.local.prepare import create_login_queue
+from loginpipe.local.environment import create_login_queue
 from loginpipe.local.stack import LocalStack
 from loginpipe.monitoring.reports import read_memory
 from loginpipe.sqs.client import Queue, open_queue

@@ -13,7 +13,7 @@ import pytest
 from dotenv import dotenv_values
 from playwright.sync_api import Page
 
-from loginpipe.defs.metadata.groups import CHAIN
+from loginpipe.defs.metadata import CHAIN
 from loginpipe.sqs.client import Queue
 from loginpipe.sqs.sending import send_bodies
 from loginpipe_tests.canary import BAD, GOOD, MARKERS, found

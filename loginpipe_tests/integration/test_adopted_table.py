@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from loginpipe.common.logins_table import USER_LOGINS_COLUMNS
 from loginpipe.ingest.record import Recorder
 from loginpipe.local.stack import LocalStack
-from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.postgres.migrate import migrate
 from loginpipe.postgres.session import Session
 from loginpipe_tests.batches import masking_of, received

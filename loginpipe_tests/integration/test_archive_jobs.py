@@ -13,8 +13,7 @@ import pytest
 
 from loginpipe.common.settings import load_settings
 from loginpipe.definitions import build_definitions
-from loginpipe.defs.archive.asset import login_archive
-from loginpipe.defs.archive.checks import archive_matches_table
+from loginpipe.defs.archive.asset import archive_matches_table, login_archive
 from loginpipe.defs.archive.jobs import archive_closed_days, drop_archived_partitions_daily
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.masking.key_files import read_token_keys

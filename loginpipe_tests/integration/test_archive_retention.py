@@ -14,9 +14,9 @@ import boto3
 import psycopg2
 import pytest
 
+from loginpipe.archive.days import retire_month
 from loginpipe.archive.erasure import forget_erased
 from loginpipe.archive.restore import KEPT_DAYS, Restored, restore_day
-from loginpipe.archive.retention import retire_month
 from loginpipe.archive.verification import verify_day
 from loginpipe.common.errors import ArchivedDayError, ArchiveError
 from loginpipe.masking.tokens import TokenKeys

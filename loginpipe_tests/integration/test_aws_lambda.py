@@ -40,17 +40,15 @@ from loginpipe.defs.monitoring import dagster_state
 from loginpipe.ingest import aws_lambda
 from loginpipe.ingest.aws_lambda import Function
 from loginpipe.masking.key_files import generate_token_keys, rotate_token_keys
-from loginpipe.monitoring.alerts.rules import Limits, conditions
+from loginpipe.monitoring.alert_rules import Limits, conditions
 from loginpipe.monitoring.doctor import examine
-from loginpipe.monitoring.freshness import evaluate, longest_wait
 from loginpipe.monitoring.metrics import registry
-from loginpipe.monitoring.reports import QueueSeen, Seen
-from loginpipe.monitoring.run_history import History
+from loginpipe.monitoring.reports import History, QueueSeen, Seen, evaluate, longest_wait
 from loginpipe.postgres.batches import recent_batches
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.ledger import read_ledger_days
 from loginpipe.postgres.migrate import HEAD
-from loginpipe.sqs.depth import Depth
+from loginpipe.sqs.client import Depth
 from loginpipe.sqs.identity import replay_attributes, replay_id
 from loginpipe_tests.canary import BAD, GOOD, MARKERS, everything_an_error_shows, found
 from loginpipe_tests.conftest import OWNER, KeyFiles, Pipeline

@@ -23,12 +23,12 @@ from loginpipe.custody.recovery import recover
 from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.logins.extras import UnknownFields
 from loginpipe.masking.key_files import read_seal_key
-from loginpipe.masking.placeholders import placeholder_tokens
+from loginpipe.masking.tokens import placeholder_tokens
 from loginpipe.postgres.batches import roll_up
 from loginpipe.postgres.grants import grant_differences
 from loginpipe.postgres.insights import refresh_daily_logins, refresh_duplicates
 from loginpipe.postgres.migrate import HEAD, MigrationResult, migrate, require_migrated
-from loginpipe.postgres.placeholders import mark_placeholders
+from loginpipe.postgres.token_keys import mark_placeholders
 from loginpipe_tests.commands import Command, Done
 from loginpipe_tests.conftest import OWNER, KeyFiles, Pipeline, as_role
 from loginpipe_tests.conftest import execute as _execute
@@ -279,15 +279,15 @@ def test_a_backup_is_two_files_for_their_owner_alone_and_the_manifest_says_what_
 def test_dump_and_counts_are_of_one_moment_however_much_is_loaded_meanwhile(
     warehouse: Warehouse, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from loginpipe.backup import creation
+    from loginpipe.backup import backups
 
-    really_run = creation.run
+    really_run = backups.run
 
     def load_and_run(*arguments: Any) -> str:
         store.load(login(user_id="meanwhile"))
         return really_run(*arguments)
 
-    monkeypatch.setattr(creation, "run", load_and_run)
+    monkeypatch.setattr(backups, "run", load_and_run)
     dump = warehouse.back_up()
     [(now,)] = store.rows("SELECT count(*) FROM user_logins")
     counted = json.loads(manifest_path(dump).read_text())["rows"]

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from loginpipe.ingest import brake
-from loginpipe.monitoring import run_history
+from loginpipe.monitoring import reports
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.crash.logins import Login, logins
 from loginpipe_tests.crash.place import VISIBILITY_SECONDS, FastPlace
@@ -64,7 +64,7 @@ def test_a_wrong_setting_ends_the_run_the_sensor_backs_off_and_once_it_is_right_
     )
     assert metadata(failed)["rejected_logins"]["reasons"] == {"enveloped": 100}
     assert "backing off after 1 failed runs in a row" in str(tick(pipeline).skip_message)
-    monkeypatch.setattr(run_history, "BACK_OFF_FIRST", timedelta())
+    monkeypatch.setattr(reports, "BACK_OFF_FIRST", timedelta())
     assert len(tick(pipeline).run_requests or []) == 1
 
     monkeypatch.setenv("LOGINPIPE_ENVELOPE", "sns")

@@ -18,12 +18,11 @@ import pytest
 import typer
 
 from loginpipe import cli
-from loginpipe.local.prepare import create_login_queue, sqs_client
+from loginpipe.local.environment import create_login_queue, sqs_client
 from loginpipe.local.stack import LocalStack
 from loginpipe.masking.key_files import generate_seal_key, private_half, read_seal_key, read_token_keys
 from loginpipe.sqs import dead_letters
-from loginpipe.sqs.client import Queue
-from loginpipe.sqs.depth import read_depth
+from loginpipe.sqs.client import Queue, read_depth
 from loginpipe_tests.commands import Command, Done
 from loginpipe_tests.conftest import KeyFiles, Pipeline, execute
 from loginpipe_tests.next_version import next_version

@@ -16,7 +16,7 @@ from prometheus_client import generate_latest
 
 from loginpipe.common.errors import QueueError
 from loginpipe.common.settings import load_settings
-from loginpipe.local.prepare import create_login_queue
+from loginpipe.local.environment import create_login_queue
 from loginpipe.local.stack import LocalStack
 from loginpipe.monitoring.doctor import Finding
 from loginpipe.monitoring.metrics import registry
@@ -24,9 +24,8 @@ from loginpipe.monitoring.reports import read_memory
 from loginpipe.postgres.connections import Connection, connect
 from loginpipe.postgres.ledger import recorded
 from loginpipe.sqs import dead_letters
-from loginpipe.sqs.client import Queue, batched, open_queue
+from loginpipe.sqs.client import Queue, batched, open_queue, read_depth
 from loginpipe.sqs.dead_letters import RedriveCounts, RedrivePolicy, read_dead_letters, redrive, redrive_policy
-from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.identity import Identity, identity
 from loginpipe_tests.commands import command_line, findings
 from loginpipe_tests.conftest import Pipeline

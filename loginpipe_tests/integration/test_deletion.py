@@ -12,9 +12,8 @@ import pytest
 
 from loginpipe.common.settings import load_settings
 from loginpipe.logins.messages import Message
-from loginpipe.sqs.client import Queue, open_queue
+from loginpipe.sqs.client import Queue, open_queue, read_depth
 from loginpipe.sqs.deletion import NOT_TRIED, Deleter, Deletion, delete_messages
-from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.leases import LeaseKeeper
 from loginpipe_tests.clock import Clock
 from loginpipe_tests.wire import (

@@ -14,16 +14,15 @@ import psycopg2
 import psycopg2.extensions
 import pytest
 
-from loginpipe.archive.days import archive_day
+from loginpipe.archive.days import archive_day, retire_month
 from loginpipe.archive.restore import restore_day
-from loginpipe.archive.retention import retire_month
 from loginpipe.common.errors import DatabaseError
-from loginpipe.masking.placeholders import PlaceholderToken
+from loginpipe.masking.tokens import PlaceholderToken
 from loginpipe.postgres.archive import drop_month
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.days import stale_days
 from loginpipe.postgres.insights import DUPLICATES, compare_duplicates, rebuild_duplicates, refresh_duplicates
-from loginpipe.postgres.placeholders import mark_placeholders
+from loginpipe.postgres.token_keys import mark_placeholders
 from loginpipe_tests.archive import OLD, OLD_MONTH, TODAY, Archive
 from loginpipe_tests.custody import erased as erase_user
 from loginpipe_tests.custody import token_keys

@@ -17,9 +17,8 @@ from loginpipe.postgres.connections import connect, transaction
 from loginpipe.postgres.ledger import recorded
 from loginpipe.postgres.rejects import RejectFilter, find_rejects
 from loginpipe.sqs import dead_letters
-from loginpipe.sqs.client import Queue, open_queue
+from loginpipe.sqs.client import Queue, open_queue, read_depth
 from loginpipe.sqs.dead_letters import RedriveCounts, redrive, redrive_policy
-from loginpipe.sqs.depth import read_depth
 from loginpipe.sqs.identity import identity, replay_id
 from loginpipe_tests.conftest import KeyFiles, Pipeline, execute
 from loginpipe_tests.custody import bulk, opener_of

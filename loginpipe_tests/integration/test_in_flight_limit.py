@@ -10,7 +10,7 @@ from loginpipe.common.errors import DatabaseError
 from loginpipe.common.settings import load_settings
 from loginpipe.defs.monitoring.dagster_state import DAGSTER_CHECKS
 from loginpipe.monitoring.doctor import examine
-from loginpipe.sqs.depth import IN_FLIGHT_LIMIT_REACHED
+from loginpipe.sqs.client import IN_FLIGHT_LIMIT_REACHED
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import (
     Wire,

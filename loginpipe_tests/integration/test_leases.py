@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from loginpipe.sqs.client import Queue
-from loginpipe.sqs.depth import read_depth
+from loginpipe.sqs.client import Queue, read_depth
 from loginpipe.sqs.leases import LONGEST_LEASE_SECONDS, MAX_BACK_OFF_SECONDS, LeaseKeeper, Returned, back_off_seconds
 from loginpipe_tests.clock import Clock
 from loginpipe_tests.wire import (

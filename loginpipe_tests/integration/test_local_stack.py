@@ -24,12 +24,10 @@ from dotenv import dotenv_values
 
 from loginpipe.common.errors import LocalStackError, QueueError
 from loginpipe.local import aws
-from loginpipe.local.environment import dagster_home, environment, write_env_file
-from loginpipe.local.prepare import create_login_queue, sqs_client
+from loginpipe.local.environment import create_login_queue, dagster_home, environment, sqs_client, write_env_file
 from loginpipe.local.processes import Record
 from loginpipe.local.stack import LocalStack, attach_or_start, down, running, running_stack, up
-from loginpipe.sqs.client import Queue
-from loginpipe.sqs.depth import read_depth
+from loginpipe.sqs.client import Queue, read_depth
 from loginpipe.sqs.sending import send_bodies
 from loginpipe_tests.commands import command_line
 

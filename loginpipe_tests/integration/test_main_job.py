@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 
 from loginpipe.common.errors import DatabaseError
-from loginpipe.defs.metadata.groups import CHAIN
+from loginpipe.defs.metadata import CHAIN
 from loginpipe.ingest.process import Outcome
 from loginpipe.ingest.record import Recorded, Recorder, record_batch
 from loginpipe.local.sample_events import sample_bodies

@@ -8,8 +8,8 @@ import dagster as dg
 import pytest
 
 from loginpipe.common.logins_table import DEFAULT_TABLE as USER_LOGINS
+from loginpipe.common.logins_table import USER_LOGINS_COLUMNS
 from loginpipe.definitions import build_definitions
-from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.postgres.migrate import HEAD, migrate
 from loginpipe.postgres.partitions import LEDGER, coming
 from loginpipe_tests.conftest import OWNER, Pipeline, as_role, execute

@@ -21,8 +21,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from loginpipe.common.settings import load_settings
-from loginpipe.monitoring.emf import EmfRecords
-from loginpipe.monitoring.metrics import registry
+from loginpipe.monitoring.metrics import EmfRecords, registry
 from loginpipe.postgres.batches import roll_up
 from loginpipe.postgres.connections import connect
 from loginpipe_tests.commands import command_line

@@ -16,9 +16,8 @@ import pytest
 from psycopg2.extensions import make_dsn
 
 from loginpipe.common.errors import DatabaseError, SchemaError
-from loginpipe.common.logins_table import use_logins_table
+from loginpipe.common.logins_table import USER_LOGINS_COLUMNS, use_logins_table
 from loginpipe.logins.app_versions import decode_version, encode_version
-from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.postgres.connections import Connection, connect, place, transaction
 from loginpipe.postgres.contract import Column, contract_differences, user_logins_columns, user_logins_kind
 from loginpipe.postgres.migrate import HEAD, MigrationResult, alembic_config, migrate, require_migrated

@@ -7,8 +7,7 @@ import boto3
 import pytest
 
 from loginpipe.common.settings import load_settings
-from loginpipe.sqs.client import Queue, open_queue
-from loginpipe.sqs.depth import read_depth
+from loginpipe.sqs.client import Queue, open_queue, read_depth
 from loginpipe_tests.commands import findings
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import (

@@ -13,8 +13,8 @@ import psycopg2
 import pytest
 
 from loginpipe.common.errors import SchemaError
+from loginpipe.common.logins_table import USER_LOGINS_COLUMNS
 from loginpipe.local.stack import LocalStack, running_stack
-from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.grants import RoleStatus, grant_differences, role_status
 from loginpipe.postgres.migrate import HEAD, migrate

@@ -13,7 +13,7 @@ from psycopg2.extensions import make_dsn
 
 from loginpipe.common.errors import DatabaseError
 from loginpipe.common.logins_table import DEFAULT_TABLE as USER_LOGINS
-from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
+from loginpipe.common.logins_table import USER_LOGINS_COLUMNS
 from loginpipe.postgres import partitions
 from loginpipe.postgres.connections import Connection, connect, transaction
 from loginpipe.postgres.migrate import migrate

@@ -13,7 +13,7 @@ import pytest
 
 from loginpipe.common.errors import DatabaseError, LoginpipeError
 from loginpipe.common.settings import load_settings
-from loginpipe.monitoring.doctor import warehouse
+from loginpipe.monitoring import doctor_warehouse as warehouse
 from loginpipe.postgres.connections import Connection, connect, transaction
 from loginpipe.postgres.session import Session
 from loginpipe_tests.conftest import KeyFiles

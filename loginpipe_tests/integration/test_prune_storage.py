@@ -17,9 +17,10 @@ from dagster._core.instance.ref import InstanceRef
 
 from loginpipe.common.errors import SchemaError
 from loginpipe.common.settings import load_settings
-from loginpipe.defs.maintenance import storage
-from loginpipe.defs.maintenance.storage import prune_dagster_storage
+from loginpipe.defs.maintenance import jobs
+from loginpipe.defs.maintenance.jobs import prune_dagster_storage
 from loginpipe.local.stack import LocalStack
+from loginpipe.postgres import dagster_storage
 from loginpipe.postgres.connections import connect
 from loginpipe_tests.wire import cause_of_failure, eventually
 
@@ -244,8 +245,8 @@ def test_an_execution_does_a_bounded_number_and_the_next_one_goes_on(
     for _ in range(5):
         dagster.run("plain", days_ago=20)
     dagster.run("plain")
-    monkeypatch.setattr(storage, "_RUNS_AT_ONCE", 2)
-    monkeypatch.setattr(storage, "_MAX_RUNS", 3)
+    monkeypatch.setattr(jobs, "_RUNS_AT_ONCE", 2)
+    monkeypatch.setattr(jobs, "_MAX_RUNS", 3)
     first = dagster.pruned()
     assert (first["runs"], first["more_to_delete"]) == (4, True)
     second = dagster.pruned()
@@ -279,10 +280,10 @@ def test_logs_that_cannot_be_deleted_are_mentioned_and_hold_up_nothing(
 )
 def test_a_storage_that_is_not_as_expected_is_left_alone(dagster: Storage, change: str, named: str) -> None:
     with closing(connect(dagster.url)) as connection:
-        storage.require_known(connection)
+        dagster_storage.require_known(connection)
         dagster.rows(change)
         with pytest.raises(SchemaError, match="so nothing is deleted") as raised:
-            storage.require_known(connection)
+            dagster_storage.require_known(connection)
     assert named in str(raised.value)
 
 

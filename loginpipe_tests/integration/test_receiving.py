@@ -15,8 +15,7 @@ import pytest
 from loginpipe.common.errors import QueueError
 from loginpipe.common.settings import load_settings
 from loginpipe.sqs import receiver as module
-from loginpipe.sqs.client import Queue, open_queue
-from loginpipe.sqs.depth import read_depth
+from loginpipe.sqs.client import Queue, open_queue, read_depth
 from loginpipe.sqs.leases import LeaseKeeper
 from loginpipe.sqs.receiver import Received, Receiver
 from loginpipe_tests.sqs_endpoint import running_endpoint

@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 
 from loginpipe.common.errors import DatabaseError
-from loginpipe.defs.resources import postgres as postgres_resource
+from loginpipe.defs import resources
 from loginpipe.ingest import process
 from loginpipe.ingest.record import record_batch
 from loginpipe.local.stack import LocalStack
@@ -173,7 +173,7 @@ def test_when_the_database_stays_away_the_messages_go_back_and_a_later_run_takes
     database = database_of(pipeline)
     close = [f"ALTER DATABASE {database} ALLOW_CONNECTIONS false", END_CONNECTIONS.format(database=database)]
     wire.on("ReceiveMessage", then(lambda: execute(stack.database_url, *close)))
-    monkeypatch.setattr(postgres_resource, "Session", partial(Session, retry_seconds=0.5))
+    monkeypatch.setattr(resources, "Session", partial(Session, retry_seconds=0.5))
     pipeline.send([*logins(3), "{}"])
     before = tables(pipeline, but=MARKED)
     failed = take(pipeline, 4)

@@ -17,8 +17,9 @@ from loginpipe.common import secrets
 from loginpipe.common.errors import AlertError, SettingError
 from loginpipe.common.secrets import alert_webhook_url, database_url
 from loginpipe.common.settings import load_settings
-from loginpipe.monitoring.alerts.delivery import channels
-from loginpipe.monitoring.doctor import services, warehouse
+from loginpipe.monitoring import doctor as services
+from loginpipe.monitoring import doctor_warehouse as warehouse
+from loginpipe.monitoring.alert_delivery import channels
 from loginpipe_tests.commands import command_line
 from loginpipe_tests.wire import PLAIN_WEB_SERVER, Wire, answers, refusal
 

@@ -18,8 +18,8 @@ from loginpipe.common.settings import load_settings
 from loginpipe.definitions import build_definitions
 from loginpipe.defs.ingest.job import INGEST_JOB, QUEUE_TAG, run_tags, tag_run
 from loginpipe.defs.ingest.sensor import WAITING_IDLE, queue_depth_sensor
-from loginpipe.defs.metadata.groups import CHAIN
-from loginpipe.monitoring import run_history
+from loginpipe.defs.metadata import CHAIN
+from loginpipe.monitoring import reports
 from loginpipe.sqs.client import Queue
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import at_the_wire, depth, eventually, fail_a_run, login, logins, users
@@ -276,7 +276,7 @@ def test_after_the_wait_one_run_finds_out_whether_the_cause_is_gone(
     watched: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_a_run(watched, monkeypatch)
-    monkeypatch.setattr(run_history, "BACK_OFF_FIRST", timedelta())
+    monkeypatch.setattr(reports, "BACK_OFF_FIRST", timedelta())
     watched.send(logins(16))
     assert len(tick(watched).run_requests or []) == 1
 

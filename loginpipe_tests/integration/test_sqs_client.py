@@ -7,8 +7,7 @@ import pytest
 
 from loginpipe.common.errors import QueueError
 from loginpipe.common.settings import load_settings
-from loginpipe.sqs.client import Queue, batched, open_queue
-from loginpipe.sqs.depth import read_depth
+from loginpipe.sqs.client import Queue, batched, open_queue, read_depth
 from loginpipe_tests.wire import PLAIN_WEB_SERVER, Answer, Wire, answers, first, refusal
 
 pytestmark = pytest.mark.usefixtures("either_client")

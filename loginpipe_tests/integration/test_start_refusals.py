@@ -13,7 +13,7 @@ import pytest
 from loginpipe.common.errors import SettingError
 from loginpipe.definitions import build_definitions
 from loginpipe.defs.ingest.job import INGEST_JOB
-from loginpipe.defs.metadata.groups import CHAIN
+from loginpipe.defs.metadata import CHAIN
 from loginpipe.masking.key_files import generate_seal_key, generate_token_keys, read_seal_key, read_token_keys
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.migrate import HEAD

@@ -7,15 +7,13 @@ import pytest
 
 from loginpipe.common.errors import SettingError
 from loginpipe.common.settings import load_settings
-from loginpipe.monitoring.alerts.delivery import Webhook, channels, subject, text
-from loginpipe.monitoring.alerts.rules import CHECK, KINDS, Limits, conditions, kind
-from loginpipe.monitoring.alerts.state import MAX_PENDING, Event, Outbox, State, after_check, failed
-from loginpipe.monitoring.freshness import evaluate
-from loginpipe.monitoring.reports import QueueSeen, Seen
-from loginpipe.monitoring.run_history import History
+from loginpipe.monitoring.alert_delivery import Webhook, channels, subject, text
+from loginpipe.monitoring.alert_rules import CHECK, KINDS, Limits, conditions, kind
+from loginpipe.monitoring.alert_state import MAX_PENDING, Event, Outbox, State, after_check, failed
+from loginpipe.monitoring.reports import History, QueueSeen, Seen, evaluate
 from loginpipe.postgres.batches import RecentBatches
+from loginpipe.sqs.client import Depth
 from loginpipe.sqs.dead_letters import DeadLetterDepth, Owners
-from loginpipe.sqs.depth import Depth
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 LOOK = timedelta(seconds=30)

@@ -9,7 +9,7 @@ import pytest
 
 from loginpipe.archive.parquet import Digest, Row, content_of, read_day, write_day
 from loginpipe.common.errors import ArchivedDayError
-from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
+from loginpipe.common.logins_table import USER_LOGINS_COLUMNS
 
 DAY = date(2026, 11, 20)
 ROW: Row = ("u", "ios", "ip.v1.a", "dev.v1.a", None, 2_003_000, DAY)

@@ -6,8 +6,7 @@ import pytest
 from loginpipe.common.aws import EXPIRED, Wording, endpoint_problem
 from loginpipe.common.errors import KeyFileError, QueueError
 from loginpipe.common.settings import load_settings
-from loginpipe.masking.kms_keys import kms_client
-from loginpipe.masking.secret_keys import secrets_manager_client
+from loginpipe.masking.aws_keys import kms_client, secrets_manager_client
 from loginpipe.sqs.client import open_queue
 
 SERVICES = {"sqs": "SQS", "kms": "KMS", "secretsmanager": "SECRETS_MANAGER"}

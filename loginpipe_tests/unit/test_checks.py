@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from loginpipe.common.logins_table import USER_LOGINS_COLUMNS
 from loginpipe.defs.ingest.checks import (
     ONLY_TOKENS,
     REJECT_RATE,
@@ -20,7 +21,6 @@ from loginpipe.defs.monitoring.queue_checks import dead_letters_result, no_dead_
 from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.logins.messages import Message
 from loginpipe.logins.splitting import split_batch
-from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 from loginpipe.monitoring.reports import evaluate_dead_letters
 from loginpipe.postgres.batches import RunCounts
 from loginpipe.postgres.contract import Column, contract_differences

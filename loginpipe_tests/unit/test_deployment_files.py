@@ -19,7 +19,7 @@ from dagster._core.run_coordinator import QueuedRunCoordinator
 from loginpipe.common.settings import PREFIX, Settings
 from loginpipe.definitions import build_definitions
 from loginpipe.defs.ingest.job import GRACE_SECONDS, INGEST_JOB, QUEUE_TAG
-from loginpipe.defs.metadata.groups import DOWNSTREAM_TAG
+from loginpipe.defs.metadata import DOWNSTREAM_TAG
 
 ROOT = Path(__file__).parents[2]
 COMPOSE_FOLDER = ROOT / "deploy" / "compose"

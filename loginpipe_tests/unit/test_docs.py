@@ -13,11 +13,11 @@ from loginpipe.cli import app
 from loginpipe.common.settings import PREFIX, Settings
 from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.logins.rejects import MEANINGS, Reason
-from loginpipe.monitoring.metric_families import lag_metric, queue_metrics, table_metrics
+from loginpipe.monitoring.metrics import lag_metric, queue_metrics, table_metrics
 from loginpipe.postgres.metrics import QueueTotals, Totals, VaultTotals
 from loginpipe.postgres.migrate import HEAD
+from loginpipe.sqs.client import Depth
 from loginpipe.sqs.dead_letters import DeadLetterDepth, Owners
-from loginpipe.sqs.depth import Depth
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "loginpipe_tests"

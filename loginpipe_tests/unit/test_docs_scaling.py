@@ -12,8 +12,8 @@ import yaml  # type: ignore[import-untyped]
 
 from loginpipe.common.settings import Settings
 from loginpipe.defs.ingest.sensor import SUCCESSOR_SECONDS, TICK_SECONDS, WAITING_IDLE, decide
-from loginpipe.monitoring.run_history import History
-from loginpipe.sqs.depth import Depth
+from loginpipe.monitoring.reports import History
+from loginpipe.sqs.client import Depth
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "scaling.md").read_text()

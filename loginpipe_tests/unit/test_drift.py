@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loginpipe.logins.drift import HIDDEN_NAME, MAX_NAMES, OTHER_NAMES, count_unknown_fields, shown_name
+from loginpipe.logins.extras import HIDDEN_NAME, MAX_NAMES, OTHER_NAMES, count_unknown_fields, shown_name
 
 moderate = settings(max_examples=100, deadline=None, print_blob=True)
 

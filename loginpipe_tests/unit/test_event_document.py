@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from loginpipe.logins.canonical import PLACEHOLDERS
 from loginpipe.logins.messages import Message
 from loginpipe.logins.parsing import LOGIN_FIELDS
-from loginpipe.logins.placeholders import PLACEHOLDERS
 from loginpipe.logins.rejects import Reason
 from loginpipe.logins.splitting import split_batch
 from loginpipe.masking.mask import mask_logins
-from loginpipe.masking.placeholders import placeholder_tokens
-from loginpipe.masking.tokens import TokenKeys, derive_field_keys
+from loginpipe.masking.tokens import TokenKeys, derive_field_keys, placeholder_tokens
 from loginpipe_tests.wire import login
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "event.md").read_text()

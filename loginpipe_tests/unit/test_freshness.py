@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from loginpipe.common.settings import Settings
-from loginpipe.monitoring.freshness import evaluate, longest_wait
-from loginpipe.sqs.depth import Depth
+from loginpipe.monitoring.reports import evaluate, longest_wait
+from loginpipe.sqs.client import Depth
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 MAX_WAIT = timedelta(minutes=15)

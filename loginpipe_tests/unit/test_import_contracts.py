@@ -48,7 +48,7 @@ PLANTS = [
     Plant("logins.a", "dagster", {DAGSTER, PURE}),
     Plant("logins.b", "boto3", {AWS, PURE}),
     Plant("logins.c", "psycopg2", {POSTGRES, PURE}),
-    Plant("logins.d", "loginpipe.defs.metadata.plots", {LAYERS, PURE}),
+    Plant("logins.d", "loginpipe.defs.metadata", {LAYERS, PURE}),
     Plant("logins.e", "loginpipe.common", {PURE}),
     Plant("common.a", "loginpipe.logins", {LAYERS}),
     Plant("masking.a", "loginpipe.postgres", {LAYERS}),

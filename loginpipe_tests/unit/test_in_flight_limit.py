@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loginpipe.defs.ingest.sensor import Decision, decide
-from loginpipe.monitoring.run_history import History
-from loginpipe.sqs.depth import IN_FLIGHT_LIMIT_REACHED, MAX_IN_FLIGHT, Depth
+from loginpipe.monitoring.reports import History
+from loginpipe.sqs.client import IN_FLIGHT_LIMIT_REACHED, MAX_IN_FLIGHT, Depth
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 

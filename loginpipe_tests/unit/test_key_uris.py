@@ -5,8 +5,16 @@ from pathlib import Path
 import pytest
 
 from loginpipe.common.errors import KeyFileError
-from loginpipe.masking.key_uris import FILE, KMS, KeyUri, key_path, key_uri, kms_keys_by_version
-from loginpipe.masking.keys import seal_key_uris, token_key_uri
+from loginpipe.masking.keys import (
+    FILE,
+    KMS,
+    KeyUri,
+    key_path,
+    key_uri,
+    kms_keys_by_version,
+    seal_key_uris,
+    token_key_uri,
+)
 
 SETTING = "LOGINPIPE_TOKEN_KEYS"
 

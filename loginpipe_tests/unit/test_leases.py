@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from loginpipe.common.settings import Settings
-from loginpipe.defs.resources.sqs import calls_at_once, most_kept
+from loginpipe.defs.resources import calls_at_once, most_kept
 from loginpipe.logins.messages import Message
 from loginpipe.sqs.client import Queue
 from loginpipe.sqs.leases import LeaseKeeper

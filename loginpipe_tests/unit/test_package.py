@@ -14,12 +14,12 @@ import dagster as dg
 import pytest
 
 import loginpipe
+from loginpipe.common.logins_table import USER_LOGINS_COLUMNS
 from loginpipe.common.settings import Settings
 from loginpipe.definitions import build_definitions
 from loginpipe.defs.ingest.assets import STEP
 from loginpipe.defs.ingest.job import GRACE_SECONDS, INGEST_JOB
-from loginpipe.defs.metadata.columns import PII
-from loginpipe.defs.metadata.groups import (
+from loginpipe.defs.metadata import (
     ARCHIVE,
     ARCHIVED_IN_TIME,
     CHAIN,
@@ -27,11 +27,11 @@ from loginpipe.defs.metadata.groups import (
     GROUP,
     INSIGHTS,
     OWNERS,
+    PII,
     RUNBOOK_SECTIONS,
 )
 from loginpipe.ingest.consumer import MAX_DELETE_SECONDS
-from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
-from loginpipe.monitoring.alerts.rules import CHECK_SECTIONS, JOB_SECTIONS, KINDS
+from loginpipe.monitoring.alert_rules import CHECK_SECTIONS, JOB_SECTIONS, KINDS
 
 INSIGHT_TABLES = ("duplicate_devices", "duplicate_ips", "daily_logins")
 AFTER = (*INSIGHT_TABLES, "login_archive")

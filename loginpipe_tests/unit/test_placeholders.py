@@ -4,11 +4,11 @@ from hashlib import md5
 
 import pytest
 
-from loginpipe.logins.placeholders import PLACEHOLDERS, all_spellings
+from loginpipe.logins.canonical import PLACEHOLDERS, all_spellings
 from loginpipe.logins.splitting import split_batch
 from loginpipe.masking.compat import MD5, CompatMasking
 from loginpipe.masking.mask import MaskedLogins, mask_logins, seen_before
-from loginpipe.masking.placeholders import PlaceholderToken, placeholder_tokens
+from loginpipe.masking.tokens import PlaceholderToken, placeholder_tokens
 from loginpipe_tests.batches import received
 from loginpipe_tests.custody import token_keys
 from loginpipe_tests.wire import login

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loginpipe.defs.metadata.plots import bar_plot, bars
+from loginpipe.defs.metadata import bar_plot, bars
 
 UNFOLDED_BELOW = 1_000
 """Characters of Markdown that the UI shows without a click."""

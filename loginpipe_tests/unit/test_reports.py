@@ -5,9 +5,16 @@ from typing import Any
 
 import pytest
 
-from loginpipe.monitoring.freshness import Freshness
-from loginpipe.monitoring.reports import Memory, QueueSeen, Seen, evaluate_dead_letters, news, read_memory
-from loginpipe.monitoring.run_history import History
+from loginpipe.monitoring.reports import (
+    Freshness,
+    History,
+    Memory,
+    QueueSeen,
+    Seen,
+    evaluate_dead_letters,
+    news,
+    read_memory,
+)
 from loginpipe.sqs.dead_letters import DeadLetterDepth
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

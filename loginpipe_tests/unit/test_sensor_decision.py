@@ -27,8 +27,8 @@ from loginpipe.defs.ingest.sensor import (
     history_of,
     queue_depth_sensor,
 )
-from loginpipe.monitoring.run_history import BACK_OFF_FIRST, MAX_BACK_OFF, History, back_off
-from loginpipe.sqs.depth import Depth
+from loginpipe.monitoring.reports import BACK_OFF_FIRST, MAX_BACK_OFF, History, back_off
+from loginpipe.sqs.client import Depth
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 # A queued run must know the location of its code.

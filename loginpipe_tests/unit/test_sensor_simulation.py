@@ -10,8 +10,8 @@ import pytest
 
 from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.defs.ingest.sensor import SUCCESSOR_SECONDS, TICK_SECONDS, WAITING_IDLE, decide, history_of
-from loginpipe.monitoring.run_history import MAX_BACK_OFF, History, back_off
-from loginpipe.sqs.depth import Depth
+from loginpipe.monitoring.reports import MAX_BACK_OFF, History, back_off
+from loginpipe.sqs.client import Depth
 
 BEGAN = datetime(2026, 11, 21, tzinfo=UTC)
 HOUR, DAY = 3_600, 86_400

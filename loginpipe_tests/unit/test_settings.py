@@ -10,10 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from loginpipe.common.errors import SettingError
-from loginpipe.common.logins_table import logins_schema, logins_table
+from loginpipe.common.logins_table import COLUMN_NAMES, logins_schema, logins_table
 from loginpipe.common.settings import PREFIX, Settings, load_settings
 from loginpipe.logins.parsing import LOGIN_FIELDS
-from loginpipe.logins.user_logins import COLUMN_NAMES
 from loginpipe.postgres.partitions import _LEDGER_KEPT
 from loginpipe.postgres.statements import statement
 from loginpipe_tests.canary import everything_an_error_shows

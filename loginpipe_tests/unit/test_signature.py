@@ -10,7 +10,7 @@ from botocore.credentials import Credentials, ReadOnlyCredentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loginpipe.sqs.signature import Signer
+from loginpipe.sqs.lean_client import Signer
 
 SIGNED_BY_BOTOCORE_TOO = ("Content-Type", "X-Amz-Target")
 

@@ -13,7 +13,7 @@ from loginpipe.ingest.process import Masking, Outcome
 from loginpipe.ingest.record import Recorded
 from loginpipe.ingest.totals import RunTotals
 from loginpipe.logins.delays import DELAY_BOUNDS
-from loginpipe.logins.drift import MAX_NAMES, OTHER_NAMES
+from loginpipe.logins.extras import MAX_NAMES, OTHER_NAMES
 from loginpipe.logins.messages import Message
 from loginpipe.postgres.batches import BatchRecord
 from loginpipe.sqs.deletion import Deletion

@@ -1,20 +1,30 @@
-"""Define the archive asset: complete days as Parquet files, one or many per run. Unchanged days are skipped."""
+"""Define the archive asset, complete days as Parquet files, and its check. Unchanged days are skipped."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import dagster as dg
 
 from loginpipe.archive.days import Archived, archive_day, require_over
 from loginpipe.archive.store import Stores
+from loginpipe.archive.verification import Comparison, compare_with_table
+from loginpipe.common.logins_table import USER_LOGINS_COLUMNS
 from loginpipe.common.settings import Settings
-from loginpipe.defs.metadata.columns import column_lineage, column_schema
-from loginpipe.defs.metadata.groups import ARCHIVE, DAYS_THAT_ARE_OVER, LOGIN_ARCHIVE, OWNERS, asset_key
-from loginpipe.defs.metadata.plots import bar_plot
+from loginpipe.defs.metadata import (
+    ARCHIVE,
+    DAYS_THAT_ARE_OVER,
+    LOGIN_ARCHIVE,
+    OWNERS,
+    asset_key,
+    bar_plot,
+    column_lineage,
+    column_schema,
+    runbook_link,
+)
 from loginpipe.defs.resources import PostgresResource
-from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 
 _COLUMNS = tuple(name for name, _ in USER_LOGINS_COLUMNS)
 
@@ -87,3 +97,59 @@ def archive_metadata(archived: Sequence[Archived]) -> dict[str, Any]:
             else {}
         ),
     }
+
+
+ARCHIVE_MATCHES_TABLE = "archive_matches_table"
+_SHOWN = 10
+
+
+@dg.asset_check(
+    name=ARCHIVE_MATCHES_TABLE,
+    asset=LOGIN_ARCHIVE,
+    description=(
+        "Archived days that are still in user_logins have as many rows there as in their files. Compares the last 31 "
+        "days and one older month, a different one each night; the newest three days also by checksum. A failure is a "
+        "warning: the next night writes these days again. To verify the files, run `loginpipe archive verify`."
+    ),
+)
+def archive_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:
+    """Compare the archive with the table."""
+    return _result(postgres.run(partial(compare_with_table, today=datetime.now(UTC).date())))
+
+
+def _result(comparison: Comparison) -> dg.AssetCheckResult:
+    # The check passes if nothing differs.
+    differing = comparison.differing
+    return dg.AssetCheckResult(
+        check_name=ARCHIVE_MATCHES_TABLE,
+        asset_key=LOGIN_ARCHIVE,
+        passed=not differing,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=(
+            f"{len(differing):,} of {comparison.compared + comparison.dropped:,} archived days differ from user_logins"
+            if differing
+            else f"{comparison.compared:,} archived days match user_logins; {comparison.dropped:,} are only in "
+            "the archive"
+        ),
+        metadata={
+            "days_compared": comparison.compared,
+            "days_in_the_archive_only": comparison.dropped,
+            "days_not_archived": comparison.not_archived,
+            "days_that_differ": len(differing),
+            "which": dg.MetadataValue.json({str(day): how for day, how in islice(sorted(differing.items()), _SHOWN)}),
+            "runbook": runbook_link("archive-differs"),
+        },
+    )
+
+
+def evaluated(comparison: Comparison) -> dg.AssetCheckEvaluation:
+    """Convert a comparison to a check evaluation, for runs that do not materialize the asset."""
+    result = _result(comparison)
+    return dg.AssetCheckEvaluation(
+        asset_key=LOGIN_ARCHIVE,
+        check_name=ARCHIVE_MATCHES_TABLE,
+        passed=result.passed,
+        severity=result.severity,
+        description=result.description,
+        metadata=dict(result.metadata or {}),
+    )

@@ -6,18 +6,15 @@ from functools import cache, partial
 
 import dagster as dg
 
-from loginpipe.archive.days import archive_day
+from loginpipe.archive.days import archive_day, retire_month
 from loginpipe.archive.erasure import forget_erased
-from loginpipe.archive.retention import retire_month
 from loginpipe.archive.store import Stores
 from loginpipe.archive.verification import compare_with_table
-from loginpipe.common.errors import ArchivedDayError, SettingError
+from loginpipe.common.errors import ArchivedDayError, SettingError, runbook
 from loginpipe.common.logins_table import logins_table
-from loginpipe.common.runbook import runbook
 from loginpipe.common.settings import Settings
-from loginpipe.defs.archive.asset import archive_metadata
-from loginpipe.defs.archive.checks import evaluated
-from loginpipe.defs.metadata.groups import LOGIN_ARCHIVE, downstream_tags, first_day
+from loginpipe.defs.archive.asset import archive_metadata, evaluated
+from loginpipe.defs.metadata import LOGIN_ARCHIVE, downstream_tags, first_day
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.masking.keys import load_token_keys
 from loginpipe.postgres.archive import days_to_archive, days_to_search, drop_extras, outlived_months

@@ -8,8 +8,7 @@ from functools import partial
 import dagster as dg
 from pydantic import Field
 
-from loginpipe.common.errors import ClearValueError, DatabaseError, LoginpipeError, QueueError
-from loginpipe.common.runbook import runbook
+from loginpipe.common.errors import ClearValueError, DatabaseError, LoginpipeError, QueueError, runbook
 from loginpipe.common.settings import Settings
 from loginpipe.defs.ingest import checks
 from loginpipe.defs.ingest.job import pool, tag_run
@@ -25,9 +24,9 @@ from loginpipe.ingest.record import Recorded, Recorder
 from loginpipe.ingest.totals import RunTotals
 from loginpipe.logins.delays import quantile
 from loginpipe.postgres.batches import run_counts
-from loginpipe.postgres.placeholders import mark_placeholders
+from loginpipe.postgres.token_keys import mark_placeholders
+from loginpipe.sqs.client import IN_FLIGHT_LIMIT_REACHED
 from loginpipe.sqs.deletion import Deleter
-from loginpipe.sqs.depth import IN_FLIGHT_LIMIT_REACHED
 from loginpipe.sqs.receiver import Received, Receiver
 
 STEP = "ingest"

@@ -5,7 +5,7 @@ from math import isfinite
 
 import dagster as dg
 
-from loginpipe.defs.metadata.groups import asset_key, runbook_link
+from loginpipe.defs.metadata import asset_key, runbook_link
 from loginpipe.logins.delays import DELAY_BOUNDS, quantile
 from loginpipe.monitoring.anomalies import MAX_DELAYED, delayed
 from loginpipe.postgres.batches import RunCounts

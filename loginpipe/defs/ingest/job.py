@@ -7,7 +7,7 @@ import dagster as dg
 
 from loginpipe.common.settings import Settings
 from loginpipe.defs.maintenance.daily_checks import DAILY_CHECKS
-from loginpipe.defs.metadata.groups import CHAIN, GROUP
+from loginpipe.defs.metadata import CHAIN, GROUP
 from loginpipe.defs.monitoring.queue_checks import freshness, no_dead_letters
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from loginpipe.defs.ingest.raw_sqs_messages import RAW_SQS_MESSAGES
 from loginpipe.defs.ingest.rejected_logins import REJECTED_LOGINS
 from loginpipe.defs.ingest.user_logins_table import USER_LOGINS_TABLE
 from loginpipe.defs.ingest.validated_logins import VALIDATED_LOGINS
-from loginpipe.defs.metadata.plots import bar_plot
+from loginpipe.defs.metadata import bar_plot
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.logins.delays import delay_labels
 from loginpipe.postgres.batches import BatchesWithoutRun, batches_without_run

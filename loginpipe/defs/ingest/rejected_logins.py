@@ -5,9 +5,7 @@ from typing import Any
 import dagster as dg
 
 from loginpipe.defs.ingest.validated_logins import from_messages
-from loginpipe.defs.metadata.columns import column_lineage, column_schema
-from loginpipe.defs.metadata.groups import GROUP, OWNERS, asset_key
-from loginpipe.defs.metadata.plots import bar_plot
+from loginpipe.defs.metadata import GROUP, OWNERS, asset_key, bar_plot, column_lineage, column_schema
 from loginpipe.ingest.totals import RunTotals
 
 _COLUMNS = ("message_id", "sent_at", "received_at", "reasons", "fields", "sealed_body")

@@ -10,10 +10,9 @@ import dagster as dg
 from loginpipe.common.settings import Settings
 from loginpipe.defs.ingest.assets import STEP
 from loginpipe.defs.ingest.job import INGEST_JOB, QUEUE_TAG, of_the_chain_alone
-from loginpipe.defs.resources import SqsResource
-from loginpipe.defs.resources.sqs import BATCHES_HELD
-from loginpipe.monitoring.run_history import History, back_off
-from loginpipe.sqs.depth import IN_FLIGHT_LIMIT_REACHED, Depth
+from loginpipe.defs.resources import BATCHES_HELD, SqsResource
+from loginpipe.monitoring.reports import History, back_off
+from loginpipe.sqs.client import IN_FLIGHT_LIMIT_REACHED, Depth
 
 TICK_SECONDS = 5
 """The minimum interval of Dagster's sensor loop. Reading the queue's depth costs one cheap call."""

@@ -4,12 +4,10 @@ from typing import Any
 
 import dagster as dg
 
-from loginpipe.defs.metadata.columns import column_lineage, column_schema
-from loginpipe.defs.metadata.groups import GROUP, OWNERS, asset_key
-from loginpipe.defs.metadata.plots import bar_plot
+from loginpipe.common.logins_table import USER_LOGINS_COLUMNS
+from loginpipe.defs.metadata import GROUP, OWNERS, asset_key, bar_plot, column_lineage, column_schema
 from loginpipe.ingest.totals import RunTotals
 from loginpipe.logins.delays import delay_labels
-from loginpipe.logins.user_logins import USER_LOGINS_COLUMNS
 
 USER_LOGINS_TABLE = dg.AssetSpec(
     asset_key("user_logins_table"),

@@ -5,8 +5,7 @@ from typing import Any
 import dagster as dg
 
 from loginpipe.defs.ingest.raw_sqs_messages import MESSAGE_COLUMNS
-from loginpipe.defs.metadata.columns import column_lineage, column_schema
-from loginpipe.defs.metadata.groups import GROUP, OWNERS, asset_key
+from loginpipe.defs.metadata import GROUP, OWNERS, asset_key, column_lineage, column_schema
 from loginpipe.ingest.totals import RunTotals
 from loginpipe.logins.schema import VALIDATED_LOGINS_SCHEMA
 

@@ -7,9 +7,16 @@ from typing import Any
 
 import dagster as dg
 
-from loginpipe.defs.metadata.columns import column_lineage, column_schema
-from loginpipe.defs.metadata.groups import COUNTED_IN_TIME, DAYS, INSIGHTS, OWNERS, asset_key
-from loginpipe.defs.metadata.plots import bar_plot
+from loginpipe.defs.metadata import (
+    COUNTED_IN_TIME,
+    DAYS,
+    INSIGHTS,
+    OWNERS,
+    asset_key,
+    bar_plot,
+    column_lineage,
+    column_schema,
+)
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.postgres.insights import (
     DUPLICATES,

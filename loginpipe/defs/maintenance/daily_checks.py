@@ -12,7 +12,7 @@ import dagster as dg
 
 from loginpipe.common.errors import KeyFileError, SettingError, TokenKeyMismatchError
 from loginpipe.common.settings import Settings
-from loginpipe.defs.metadata.groups import asset_key, downstream_tags, runbook_link
+from loginpipe.defs.metadata import asset_key, downstream_tags, runbook_link
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.masking.keys import load_token_keys
 from loginpipe.monitoring.anomalies import TRAILING_DAYS, Verdict, evaluate_null_locales, evaluate_volume

@@ -10,10 +10,9 @@ import dagster as dg
 
 from loginpipe.common.errors import QueueError
 from loginpipe.common.settings import Settings
-from loginpipe.defs.metadata.groups import asset_key, runbook_link
+from loginpipe.defs.metadata import asset_key, runbook_link
 from loginpipe.defs.resources import PostgresResource, SqsResource
-from loginpipe.monitoring.freshness import Freshness, evaluate, longest_wait
-from loginpipe.monitoring.reports import DeadLetters, evaluate_dead_letters
+from loginpipe.monitoring.reports import DeadLetters, Freshness, evaluate, evaluate_dead_letters, longest_wait
 from loginpipe.postgres.batches import recent_batches
 from loginpipe.sqs.dead_letters import DeadLetterDepth
 

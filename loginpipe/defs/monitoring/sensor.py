@@ -9,23 +9,20 @@ from functools import partial
 
 import dagster as dg
 
-from loginpipe.common.errors import DatabaseError, LoginpipeError, QueueError, SettingError
-from loginpipe.common.runbook import runbook
+from loginpipe.common.errors import DatabaseError, LoginpipeError, QueueError, SettingError, runbook
 from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import Settings
 from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.defs.ingest.sensor import ENDED, ended_at, ended_runs, history_of
 from loginpipe.defs.monitoring.queue_checks import FRESH, NO_DEAD_LETTERS, dead_letters_result, freshness_result
-from loginpipe.monitoring.alerts.delivery import channels, deliver_pending, summary
-from loginpipe.monitoring.alerts.rules import Limits, conditions
-from loginpipe.monitoring.alerts.state import after_check
-from loginpipe.monitoring.freshness import evaluate, longest_wait
-from loginpipe.monitoring.reports import QueueSeen, Seen, news, read_memory
+from loginpipe.monitoring.alert_delivery import channels, deliver_pending, summary
+from loginpipe.monitoring.alert_rules import Limits, conditions
+from loginpipe.monitoring.alert_state import after_check
+from loginpipe.monitoring.reports import QueueSeen, Seen, evaluate, longest_wait, news, read_memory
 from loginpipe.postgres.batches import RecentBatches, recent_batches
 from loginpipe.postgres.session import Session
-from loginpipe.sqs.client import open_queue
+from loginpipe.sqs.client import open_queue, read_depth
 from loginpipe.sqs.dead_letters import read_dead_letters
-from loginpipe.sqs.depth import read_depth
 
 _RETRY_SECONDS = 3
 _ASSET_JOB = "__ASSET_JOB"

@@ -34,7 +34,7 @@ from loginpipe.custody.recovery import recover
 from loginpipe.custody.rotation import count_to_rotate, rotate
 from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.local.stack import LocalStack
-from loginpipe.monitoring.doctor import warehouse
+from loginpipe.monitoring import doctor_warehouse as warehouse
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.token_keys import check_token_keys
 from loginpipe_tests.canary import forms, found

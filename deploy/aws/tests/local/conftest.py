@@ -21,7 +21,7 @@ import pytest
 from psycopg2.extensions import parse_dsn
 
 from loginpipe.local.stack import LocalStack, running_stack
-from loginpipe.masking.kms_keys import kms_client, read_kms_seal_key
+from loginpipe.masking.aws_keys import kms_client, read_kms_seal_key
 
 AWS: Final = Path(__file__).parents[2]
 SYNTHESISED: Final = AWS / "cdk.out.example"

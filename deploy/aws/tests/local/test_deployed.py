@@ -12,7 +12,7 @@ import pytest
 from conftest import Deployed, Task, rows, with_fingerprint
 from loginpipe.common.settings import load_settings
 from loginpipe.local.sample_events import sample_bodies
-from loginpipe.masking.kms_keys import kms_client, read_kms_seal_key, read_kms_token_keys
+from loginpipe.masking.aws_keys import kms_client, read_kms_seal_key, read_kms_token_keys
 from loginpipe.sqs.client import open_queue
 from loginpipe.sqs.dead_letters import redrive_policy
 from loginpipe.sqs.sending import send_bodies

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from loginpipe.common.aws import Wording, aws_client, aws_errors
-from loginpipe.common.errors import AlertError, SettingError
-from loginpipe.common.runbook import runbook
+from loginpipe.common.errors import AlertError, SettingError, runbook
 from loginpipe.common.secrets import alert_webhook_url
 from loginpipe.common.settings import Settings
-from loginpipe.monitoring.alerts.rules import kind
-from loginpipe.monitoring.alerts.state import Event, Outbox, State, failed
+from loginpipe.monitoring.alert_rules import kind
+from loginpipe.monitoring.alert_state import Event, Outbox, State, failed
 
 if TYPE_CHECKING:
     from urllib.request import OpenerDirector
+
 
 # Timeouts for a connection and for a response. A sensor tick has a minute for everything.
 _SECONDS = 5

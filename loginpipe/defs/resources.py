@@ -1,20 +1,34 @@
-"""Define the Dagster resource of the queue, with the leases of the messages that a run has received."""
+"""Define Dagster resources: thin shells around the packages. In-process, each is one object for the whole run.
 
-from collections.abc import Generator
+All are opened before the step begins. So a wrong setting, a missing queue, an unreachable or unmigrated database or an
+unreadable key ends a run before it receives a message.
+"""
+
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from math import ceil
+from typing import TypeVar
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
+from loginpipe.common.errors import runbook
 from loginpipe.common.interpreter import tuned_for_a_run
-from loginpipe.common.runbook import runbook
+from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import Settings
-from loginpipe.sqs.client import MAX_BATCH, Queue, open_queue
+from loginpipe.ingest.masking import load_masking, masking_warnings
+from loginpipe.ingest.process import Masking
+from loginpipe.masking.tokens import TokenKeys
+from loginpipe.postgres.connections import Connection
+from loginpipe.postgres.migrate import require_migrated
+from loginpipe.postgres.session import Session
+from loginpipe.postgres.token_keys import check_token_keys
+from loginpipe.sqs.client import MAX_BATCH, Depth, Queue, open_queue, read_depth
 from loginpipe.sqs.dead_letters import DeadLetterDepth, read_dead_letters
-from loginpipe.sqs.depth import Depth, read_depth
 from loginpipe.sqs.leases import LeaseKeeper
 from loginpipe.sqs.receiver import Receiver
+
+T = TypeVar("T")
 
 # Concurrent lease extensions, each of up to ten messages, for a batch of the usual size.
 _CALLS_AT_ONCE = 8
@@ -123,3 +137,100 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
     def dead_letters(self) -> DeadLetterDepth | None:
         """Read the depth and the source queues of the dead-letter queue; return None if there is none."""
         return read_dead_letters(self._queue)
+
+
+class PostgresResource(dg.ConfigurableResource["PostgresResource"]):
+    """The Postgres database of ``user_logins``: one connection for the run."""
+
+    settings: dg.ResourceDependency[Settings]
+    database_url: str | None = Field(
+        default=None,
+        repr=False,
+        description="Connection URL. Leave it out to use LOGINPIPE_DATABASE_URL: Dagster stores configuration.",
+        json_schema_extra={"dagster__is_secret": True},
+    )
+
+    _session: Session = PrivateAttr()
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Generator["PostgresResource", None, None]:  # noqa: ARG002
+        """Connect, and check that the database is migrated."""
+        self._session = Session(self.database_url or database_url(self.settings))
+        try:
+            self._session.run(require_migrated)
+            yield self
+        finally:
+            self._session.close()
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """Run work in its own transactions, and retry it after transient errors; see `Session.run`.
+
+        Raises:
+            DatabaseError: a permanent error, or one that lasts longer than the session's retry budget.
+        """
+        return self._session.run(work)
+
+    @contextmanager
+    def giving_up_when(self, give_up: Callable[[], bool]) -> Iterator[Session]:
+        """Yield the run's session. Within the context, failed work is retried only until ``give_up`` returns True."""
+        self._session.give_up = give_up
+        try:
+            yield self._session
+        finally:
+            self._session.give_up = lambda: False
+
+    def check_token_keys(self, keys: TokenKeys) -> None:
+        """Refuse token keys other than those that made this database's tokens."""
+        self._session.run(lambda connection: check_token_keys(connection, keys))
+
+
+class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
+    """The token keys, and the public keys to seal recoverable values for."""
+
+    settings: dg.ResourceDependency[Settings]
+
+    _loaded: Masking = PrivateAttr()
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Load the keys once for the run, and log their warnings."""
+        self._loaded = load_masking(self.settings)
+        if context.log:
+            for warning in masking_warnings(self._loaded):
+                context.log.warning("%s", warning)
+
+    @property
+    def masking(self) -> str:
+        """The value of LOGINPIPE_MASKING."""
+        return self.settings.masking
+
+    @property
+    def keys(self) -> TokenKeys:
+        """The token keys."""
+        return self._loaded.keys
+
+    @property
+    def fate_of_unknown_fields(self) -> str:
+        """What happens to fields outside the contract."""
+        return self._loaded.unknown_fields.fate(sealing=bool(self._loaded.recipients))
+
+    @property
+    def loaded(self) -> Masking:
+        """The loaded keys."""
+        return self._loaded
+
+
+def resources_from(settings: Settings) -> dict[str, object]:
+    """Return the resources for these settings, by resource key."""
+    return {
+        "sqs": SqsResource(
+            settings=settings,
+            queue=settings.queue,
+            batch_messages=settings.batch_messages,
+            linger_seconds=settings.linger_seconds,
+            visibility_seconds=settings.visibility_seconds,
+            receivers=settings.receivers,
+        ),
+        "settings": settings,
+        "postgres": PostgresResource(settings=settings),
+        "masking": MaskingResource(settings=settings),
+    }

@@ -1,18 +1,41 @@
-"""Check for `doctor` what is outside the warehouse: the queues, the clocks, and the destinations of alerts."""
+"""Check whether everything is ready for a run: queues, clocks, alerts, and the warehouse by `doctor_warehouse`.
 
+A check is a function that returns a message if all is well, and otherwise raises an error that names the fix.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from typing import TypeAlias
 
 from loginpipe.common.errors import LoginpipeError
 from loginpipe.common.secrets import alert_webhook_url
 from loginpipe.common.settings import Settings
-from loginpipe.monitoring.alerts.delivery import channels
-from loginpipe.monitoring.doctor.warehouse import warehouse
+from loginpipe.monitoring import doctor_warehouse
+from loginpipe.monitoring.alert_delivery import channels
+from loginpipe.monitoring.doctor_warehouse import warehouse
 from loginpipe.postgres.connections import transaction
-from loginpipe.sqs.client import Queue, open_queue, queue_errors
+from loginpipe.sqs.client import IN_FLIGHT_LIMIT_REACHED, Queue, open_queue, queue_errors, read_depth
 from loginpipe.sqs.dead_letters import read_dead_letters, redrive_policy
 from loginpipe.sqs.deliveries import try_receiving
-from loginpipe.sqs.depth import IN_FLIGHT_LIMIT_REACHED, read_depth
+
+Check: TypeAlias = Callable[[Settings], str]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result and message of a check."""
+
+    what: str
+    ok: bool
+    message: str
+
+    @property
+    def warns(self) -> bool:
+        """True if the check passed with a warning."""
+        return self.ok and self.message.startswith("warning: ")
+
 
 # With fewer, two failed runs in a row would send good messages to the dead-letter queue.
 _MIN_RECEIVES = 3
@@ -116,3 +139,35 @@ def _of_queue(settings: Settings) -> timedelta | None:
 
 def _words(off: timedelta) -> str:
     return f"{abs(off.total_seconds()):,.0f} s"
+
+
+def examine(settings: Settings, of_dagster: Mapping[str, Check]) -> Iterator[Finding]:
+    """Yield a finding per check, in the order in which a run would meet the problems.
+
+    `of_dagster` has the checks of Dagster's own state, which are defined next to the definitions.
+    """
+    checks: dict[str, Check] = {
+        "queue": queue,
+        "dead-letter queue": dead_letters,
+        "database": doctor_warehouse.database,
+        "table": doctor_warehouse.table,
+        "grants": doctor_warehouse.grants,
+        "locks": doctor_warehouse.locks,
+        "partitions": doctor_warehouse.partitions,
+        "token keys": doctor_warehouse.token_keys,
+        "seal key": doctor_warehouse.seal_key,
+        "vault": doctor_warehouse.vault,
+        "masking": doctor_warehouse.masking,
+        "unknown fields": doctor_warehouse.unknown_fields,
+        "rows": doctor_warehouse.rows,
+        "archive": doctor_warehouse.archive,
+        **({} if settings.consumer == "dagster" else {"AWS Lambda": doctor_warehouse.lambda_batches}),
+        "clocks": clocks,
+        **of_dagster,
+        "alerts": alerts,
+    }
+    for what, check in checks.items():
+        try:
+            yield Finding(what, True, check(settings))
+        except LoginpipeError as error:
+            yield Finding(what, False, str(error))

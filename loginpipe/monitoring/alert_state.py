@@ -71,7 +71,7 @@ def after_check(state: State, found: Mapping[str, str | None], channels: Sequenc
 
     Args:
         state: the state after the previous check.
-        found: `loginpipe.monitoring.alerts.rules.conditions`. Other conditions stay unchanged.
+        found: `loginpipe.monitoring.alert_rules.conditions`. Other conditions stay unchanged.
         channels: the configured channels. A new one gets every active alert.
         now: the time, UTC.
     """

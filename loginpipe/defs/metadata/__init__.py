@@ -1,1 +1,0 @@
-"""Describe the assets for the UI: groups, columns, partitions and plots."""
