@@ -170,7 +170,7 @@ def aws_client(
     *,
     production: bool,
     region: str | None = None,
-    attempts: int = _ATTEMPTS,
+    attempts: int | None = None,
     read_seconds: float = READ_SECONDS,
     connections: int = _CONNECTIONS,
     session: "Session | None" = None,
@@ -188,7 +188,7 @@ def aws_client(
     from botocore.exceptions import InvalidRegionError
 
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": attempts},
+        retries={"mode": "standard", "total_max_attempts": attempts or _ATTEMPTS},
         connect_timeout=CONNECT_SECONDS,
         read_timeout=read_seconds,
         max_pool_connections=connections,
