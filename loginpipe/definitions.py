@@ -66,13 +66,7 @@ def build_definitions(
         SettingError: a setting is wrong.
     """
     settings = settings or load_settings()
-    assets = [
-        ingest_assets(settings),
-        duplicate_devices,
-        duplicate_ips,
-        daily_logins,
-        login_archive,
-    ]
+    assets = [ingest_assets(settings), duplicate_devices, duplicate_ips, daily_logins, login_archive]
     return dg.Definitions(
         assets=[asset.map_asset_specs(partial(_with_settings, settings=settings)) for asset in assets],
         asset_checks=[freshness, no_dead_letters, archive_matches_table, *DAILY_CHECKS],

@@ -19,8 +19,7 @@ app = new_app("Archived days of user_logins in Parquet files: list, verify and r
 _FORMAT = ["%Y-%m-%d"]
 Day = Annotated[datetime, typer.Argument(help="The UTC day.", formats=_FORMAT, metavar="DAY")]
 Days = Annotated[
-    list[datetime] | None,
-    typer.Argument(help="UTC days. Default: all archived days.", formats=_FORMAT, metavar="DAY"),
+    list[datetime] | None, typer.Argument(help="UTC days. Default: all archived days.", formats=_FORMAT, metavar="DAY")
 ]
 
 

@@ -232,8 +232,7 @@ def drill(
         UUID | None, typer.Option("--request", help="The request of an earlier drill, after it was approved.")
     ] = None,
     sample: Annotated[
-        int | None,
-        typer.Option(help="Open this many stored values at random instead.", min=1, max=MAX_SAMPLE),
+        int | None, typer.Option(help="Open this many stored values at random instead.", min=1, max=MAX_SAMPLE)
     ] = None,
     as_json: Json = False,
 ) -> None:

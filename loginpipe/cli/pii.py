@@ -147,8 +147,7 @@ def erase(
     purpose: Annotated[str | None, typer.Option(help=PURPOSE_HELP)] = None,
     ticket: Annotated[str | None, typer.Option(help=TICKET_HELP)] = None,
     request: Annotated[
-        UUID | None,
-        typer.Option("--request", help="An approved request for an erasure, instead of a user id."),
+        UUID | None, typer.Option("--request", help="An approved request for an erasure, instead of a user id.")
     ] = None,
     private_key: PrivateKeys = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
@@ -186,12 +185,7 @@ def erase(
 
 @app.command()
 def discard(
-    tokens: Tokens,
-    *,
-    purpose: Purpose,
-    ticket: Ticket,
-    private_key: PrivateKeys = None,
-    as_json: Json = False,
+    tokens: Tokens, *, purpose: Purpose, ticket: Ticket, private_key: PrivateKeys = None, as_json: Json = False
 ) -> None:
     """Delete sealed values that do not match their tokens, so that the next login with the value seals it again.
 

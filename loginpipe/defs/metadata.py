@@ -59,12 +59,7 @@ LOCATION_TAGS = {"loginpipe/location": _SETTINGS.queue_name}
 def downstream_tags(job: str, *, longest_seconds: int) -> dict[str, str]:
     """Return the tags of a job that must never delay ingestion. Dagster ends a run after `longest_seconds`."""
     # Runs launched by a person have priority 0: before these, after ingestion.
-    return {
-        DOWNSTREAM_TAG: job,
-        **LOCATION_TAGS,
-        "dagster/priority": "-1",
-        "dagster/max_runtime": str(longest_seconds),
-    }
+    return {DOWNSTREAM_TAG: job, **LOCATION_TAGS, "dagster/priority": "-1", "dagster/max_runtime": str(longest_seconds)}
 
 
 RUNBOOK_SECTIONS = {
@@ -128,11 +123,7 @@ _PERSONAL = {
         "Token of the canonical address: `ip.v1.` (1 is the key version) and 43 characters",
         "token",
     ),
-    "masked_device_id": (
-        "varchar(256)",
-        "Token of the canonical device id: `dev.v1.` and 43 characters",
-        "token",
-    ),
+    "masked_device_id": ("varchar(256)", "Token of the canonical device id: `dev.v1.` and 43 characters", "token"),
     "sealed_body": ("bytea", "The message as received, sealed with the public key", "sealed"),
 }
 

@@ -121,12 +121,7 @@ class SnsTopic:
         """
         wording = Wording(AlertError, self.place, grant="sns:Publish on it")
         client = aws_client(
-            "sns",
-            wording,
-            production=self.production,
-            region=self._region,
-            attempts=_ATTEMPTS,
-            read_seconds=_SECONDS,
+            "sns", wording, production=self.production, region=self._region, attempts=_ATTEMPTS, read_seconds=_SECONDS
         )
         with aws_errors(wording):
             client.publish(TopicArn=self.arn, Subject=subject, Message=text)

@@ -32,9 +32,7 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = {
     "queue-unreachable": Kind(
-        "the queue cannot be used",
-        "Fix the error shown. Nothing is lost: messages wait on the queue.",
-        "source-down",
+        "the queue cannot be used", "Fix the error shown. Nothing is lost: messages wait on the queue.", "source-down"
     ),
     "database-unreachable": Kind(
         "the database cannot be used",

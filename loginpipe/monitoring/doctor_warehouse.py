@@ -22,15 +22,7 @@ from loginpipe.postgres.contract import examine_table, replication_problem, why_
 from loginpipe.postgres.grants import WRITER, grant_differences, role_status
 from loginpipe.postgres.load import lock_holders
 from loginpipe.postgres.migrate import HEAD, require_migrated
-from loginpipe.postgres.partitions import (
-    EXTRAS,
-    LEDGER,
-    Partition,
-    coming,
-    days_are_found,
-    partitioning,
-    stray_rows,
-)
+from loginpipe.postgres.partitions import EXTRAS, LEDGER, Partition, coming, days_are_found, partitioning, stray_rows
 from loginpipe.postgres.token_keys import newest_key_version, require_known_keys
 from loginpipe.postgres.vault import unopenable_values
 

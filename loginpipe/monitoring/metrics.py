@@ -123,9 +123,7 @@ def _times(totals: Totals) -> list[Metric]:
         labels=["queue"],
     )
     stored = GaugeMetricFamily(
-        "loginpipe_newest_stored_timestamp_seconds",
-        "Newest recorded SentTimestamp.",
-        labels=["queue"],
+        "loginpipe_newest_stored_timestamp_seconds", "Newest recorded SentTimestamp.", labels=["queue"]
     )
     for queue, of_queue in totals.queues.items():
         if of_queue.last_finished is not None:

@@ -83,11 +83,7 @@ def ingest(
             consume(
                 receiver,
                 Recorder(
-                    session,
-                    masking.loaded,
-                    queue=sqs.name,
-                    run_id=context.run.run_id,
-                    envelope=settings.envelope,
+                    session, masking.loaded, queue=sqs.name, run_id=context.run.run_id, envelope=settings.envelope
                 ),
                 Deleter(sqs.opened, sqs.leases),
                 sqs.leases,
@@ -141,9 +137,7 @@ def _results(  # noqa: PLR0917
     )
     yield dg.MaterializeResult(asset_key=REJECTED_LOGINS.key, metadata=rejected_logins(totals))
     yield dg.MaterializeResult(
-        asset_key=MASKED_LOGINS.key,
-        metadata=masked_logins(totals, masking),
-        check_results=[tokens],
+        asset_key=MASKED_LOGINS.key, metadata=masked_logins(totals, masking), check_results=[tokens]
     )
     yield dg.MaterializeResult(
         asset_key=USER_LOGINS_TABLE.key,

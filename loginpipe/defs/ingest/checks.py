@@ -45,13 +45,7 @@ DELAY_WITHIN_LIMIT = dg.AssetCheckSpec(
     ),
 )
 
-OF_A_RUN = (
-    REJECT_RATE,
-    SCHEMA_DRIFT,
-    ONLY_TOKENS,
-    DELAY_WITHIN_LIMIT,
-    COUNTS_ADD_UP,
-)
+OF_A_RUN = (REJECT_RATE, SCHEMA_DRIFT, ONLY_TOKENS, DELAY_WITHIN_LIMIT, COUNTS_ADD_UP)
 """The checks that each run reports."""
 
 
