@@ -2,13 +2,12 @@
 
 import json
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loginpipe.cli.output import Json, new_app, print_result, progress
+from loginpipe.cli.output import Json, Since, Until, new_app, print_result, progress
 from loginpipe.cli.warehouse import connect_to_warehouse
 from loginpipe.common.errors import QueueError, SettingError, runbook
 from loginpipe.common.settings import Settings, load_settings
@@ -65,7 +64,7 @@ def status(*, as_json: Json = False) -> None:
     from loginpipe.sqs.client import read_depth
     from loginpipe.sqs.dead_letters import count_owners, other_sources, shared_by
 
-    queue, policy = _queue_and_policy(load_settings(), connections=8)
+    queue, policy = _queue_and_policy(load_settings())
     depth = read_depth(policy.dead_letters)
     others = other_sources(queue, policy.dead_letters)
     owners = count_owners(queue, policy.dead_letters) if others != 0 else None
@@ -91,8 +90,8 @@ def status(*, as_json: Json = False) -> None:
 @app.command()
 def redrive(
     *,
-    since: Annotated[datetime | None, typer.Option(help="Only messages sent at this time (UTC) or later.")] = None,
-    until: Annotated[datetime | None, typer.Option(help="Only messages sent before this time (UTC).")] = None,
+    since: Since = None,
+    until: Until = None,
     per_second: Annotated[
         float | None, typer.Option(help="Move at most this many messages per second.", min=0.1)
     ] = None,
@@ -114,9 +113,9 @@ def redrive(
     from loginpipe.sqs.sending import by_code
 
     settings = load_settings()
-    queue, policy = _queue_and_policy(settings, connections=8)
-    first = since.replace(tzinfo=UTC).timestamp() * 1000 if since else float("-inf")
-    last = until.replace(tzinfo=UTC).timestamp() * 1000 if until else float("inf")
+    queue, policy = _queue_and_policy(settings)
+    first = since.timestamp() * 1000 if since else float("-inf")
+    last = until.timestamp() * 1000 if until else float("inf")
     with connect_to_warehouse(settings) as connection, progress() as bar:
         task = bar.add_task("dead letters", total=read_depth(policy.dead_letters).visible)
         counts = redrive_dead_letters(
@@ -144,11 +143,11 @@ def redrive(
         )
 
 
-def _queue_and_policy(settings: Settings, *, connections: int) -> "tuple[Queue, RedrivePolicy]":
+def _queue_and_policy(settings: Settings) -> "tuple[Queue, RedrivePolicy]":
     from loginpipe.sqs.client import open_queue
     from loginpipe.sqs.dead_letters import redrive_policy
 
-    queue = open_queue(settings.queue, settings, connections=connections)
+    queue = open_queue(settings.queue, settings, connections=8)
     policy = redrive_policy(queue)
     if policy is None:
         raise QueueError(f"queue {queue.name!r} has no dead-letter queue: give it a redrive policy; see docs/aws.md")
@@ -156,11 +155,7 @@ def _queue_and_policy(settings: Settings, *, connections: int) -> "tuple[Queue, 
 
 
 def bodies_in(file: Path) -> list[str]:
-    """Return the message bodies in a file: a JSON array of events, or one body a line.
-
-    Raises:
-        SettingError: it cannot be read; names it.
-    """
+    """Return the message bodies in a file: a JSON array of events, or one body a line."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
