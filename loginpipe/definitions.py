@@ -26,7 +26,7 @@ with imports_that_stay():
     from loginpipe.defs.ingest.job import ingest_job, ingest_schedule
     from loginpipe.defs.ingest.lambda_batches import lambda_batches_sensor
     from loginpipe.defs.ingest.sensor import queue_depth_sensor
-    from loginpipe.defs.ingest.user_logins_table import USER_LOGINS_TABLE
+    from loginpipe.defs.ingest.stages import USER_LOGINS_TABLE
     from loginpipe.defs.insights.assets import daily_logins, duplicate_devices, duplicate_ips
     from loginpipe.defs.insights.job import insights_job, insights_sensor
     from loginpipe.defs.maintenance.daily_checks import DAILY_CHECKS, check_job, check_schedule

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
+from typing import Any
 
 import dagster as dg
 
@@ -91,6 +92,41 @@ def runbook_link(anchor: str) -> dg.MetadataValue[str | None]:
     """Return a runbook section's location, such as ``dead-letters``, as metadata: a link if it is a URL, else text."""
     where = runbook(anchor)
     return dg.MetadataValue.url(where) if where.startswith("http") else dg.MetadataValue.text(where)
+
+
+def check_result(
+    section: str,
+    passed: bool,
+    description: str,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    of: dg.AssetCheckSpec | dg.AssetCheckKey | None = None,
+    warns: bool = False,
+) -> dg.AssetCheckResult:
+    """Return the result of a check, with a link to a section of the runbook.
+
+    `warns` makes a failure a warning. `of` is needed outside of the function of a check.
+    """
+    return dg.AssetCheckResult(
+        check_name=of.name if of else None,
+        asset_key=of.asset_key if of else None,
+        passed=passed,
+        severity=dg.AssetCheckSeverity.WARN if warns else dg.AssetCheckSeverity.ERROR,
+        description=description,
+        metadata={**(metadata or {}), "runbook": runbook_link(section)},
+    )
+
+
+def evaluation(of: dg.AssetCheckKey, result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
+    """Return a check result as an evaluation, for reports outside of the check and its asset."""
+    return dg.AssetCheckEvaluation(
+        asset_key=of.asset_key,
+        check_name=of.name,
+        passed=result.passed,
+        severity=result.severity,
+        description=result.description,
+        metadata=result.metadata,
+    )
 
 
 PII = "loginpipe/pii"

@@ -18,11 +18,9 @@ from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import Settings
 from loginpipe.ingest.masking import load_masking, masking_warnings
 from loginpipe.ingest.process import Masking
-from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.connections import Connection
 from loginpipe.postgres.migrate import require_migrated
 from loginpipe.postgres.session import Session
-from loginpipe.postgres.token_keys import check_token_keys
 from loginpipe.sqs.client import MAX_BATCH, Depth, Queue, open_queue, read_depth
 from loginpipe.sqs.dead_letters import DeadLetterDepth, read_dead_letters
 from loginpipe.sqs.leases import LeaseKeeper
@@ -179,10 +177,6 @@ class PostgresResource(dg.ConfigurableResource["PostgresResource"]):
         finally:
             self._session.give_up = lambda: False
 
-    def check_token_keys(self, keys: TokenKeys) -> None:
-        """Refuse token keys other than those that made this database's tokens."""
-        self._session.run(lambda connection: check_token_keys(connection, keys))
-
 
 class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
     """The token keys, and the public keys to seal recoverable values for."""
@@ -197,21 +191,6 @@ class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
         if context.log:
             for warning in masking_warnings(self._loaded):
                 context.log.warning("%s", warning)
-
-    @property
-    def masking(self) -> str:
-        """The value of LOGINPIPE_MASKING."""
-        return self.settings.masking
-
-    @property
-    def keys(self) -> TokenKeys:
-        """The token keys."""
-        return self._loaded.keys
-
-    @property
-    def fate_of_unknown_fields(self) -> str:
-        """What happens to fields outside the contract."""
-        return self._loaded.unknown_fields.fate(sealing=bool(self._loaded.recipients))
 
     @property
     def loaded(self) -> Masking:

@@ -3,7 +3,7 @@
 Runs of the chain do not wait for them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ import dagster as dg
 
 from loginpipe.common.errors import KeyFileError, SettingError, TokenKeyMismatchError
 from loginpipe.common.settings import Settings
-from loginpipe.defs.metadata import asset_key, downstream_tags, runbook_link
+from loginpipe.defs.metadata import asset_key, check_result, downstream_tags
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.masking.keys import load_token_keys
 from loginpipe.monitoring.anomalies import TRAILING_DAYS, Verdict, evaluate_null_locales, evaluate_volume
@@ -25,7 +25,6 @@ from loginpipe.postgres.token_keys import newest_key_version, require_known_keys
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-_WARN = dg.AssetCheckSeverity.WARN
 _DAY = timedelta(days=1)
 # So each day is compared three times.
 _RECONCILED_DAYS = 3
@@ -45,24 +44,19 @@ def ledger_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:
     today = _today()
     counts = postgres.run(partial(read_ledger_days, first=today - (_RECONCILED_DAYS - 1) * _DAY, last=today))
     if counts is None:
-        return dg.AssetCheckResult(
-            passed=False,
-            severity=_WARN,
-            description="Not compared, because counting took longer than 5 minutes: create an index on user_logins "
-            "(create_date)",
-            metadata={"runbook": runbook_link("ledger-and-table-differ")},
-        )
+        why = "Not compared, because counting took longer than 5 minutes: create an index on user_logins (create_date)"
+        return check_result("ledger-and-table-differ", False, why, warns=True)
     differing = [day for day in counts if not day.agrees]
-    return dg.AssetCheckResult(
-        passed=not differing,
-        severity=dg.AssetCheckSeverity.ERROR if any(day.lost for day in differing) else _WARN,
-        description="; ".join(map(str, differing)) or "Every message in the ledger is a row or a reject",
-        metadata={
+    return check_result(
+        "ledger-and-table-differ",
+        not differing,
+        "; ".join(map(str, differing)) or "Every message in the ledger is a row or a reject",
+        {
             "missing_rows": sum(day.missing for day in differing if day.missing > 0),
             "surplus_rows": -sum(day.missing for day in differing if day.missing < 0),
             "days": _table(counts),
-            "runbook": runbook_link("ledger-and-table-differ"),
         },
+        warns=not any(day.lost for day in differing),
     )
 
 
@@ -76,16 +70,13 @@ def ledger_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:
 def nothing_in_default_partitions(postgres: PostgresResource) -> dg.AssetCheckResult:
     """Count the rows in default partitions."""
     rows = {table: number for table, number in postgres.run(partial(stray_rows, today=_today())).items() if number}
-    return dg.AssetCheckResult(
-        passed=not rows,
-        severity=_WARN,
-        description="; ".join(f"{number:,} rows of {table}" for table, number in rows.items())
-        or "Default partitions are empty",
-        metadata={
-            "rows": sum(rows.values()),
-            "rows_by_table": dg.MetadataValue.json(rows),
-            "runbook": runbook_link("rows-in-default-partitions"),
-        },
+    found = "; ".join(f"{number:,} rows of {table}" for table, number in rows.items())
+    return check_result(
+        "rows-in-default-partitions",
+        not rows,
+        found or "Default partitions are empty",
+        {"rows": sum(rows.values()), "rows_by_table": dg.MetadataValue.json(rows)},
+        warns=True,
     )
 
 
@@ -96,11 +87,8 @@ def nothing_in_default_partitions(postgres: PostgresResource) -> dg.AssetCheckRe
 def schema_matches_contract(postgres: PostgresResource) -> dg.AssetCheckResult:
     """Compare the table's current columns with the contract."""
     differences = contract_differences(postgres.run(current_columns))
-    return dg.AssetCheckResult(
-        passed=not differences,
-        description="; ".join(differences) or "The columns accept every login",
-        metadata={"differences": len(differences), "runbook": runbook_link("schema-does-not-match-contract")},
-    )
+    found = "; ".join(differences) or "The columns accept every login"
+    return check_result("schema-does-not-match-contract", not differences, found, {"differences": len(differences)})
 
 
 @dg.asset_check(
@@ -113,19 +101,14 @@ def schema_matches_contract(postgres: PostgresResource) -> dg.AssetCheckResult:
 )
 def token_key_version_current(postgres: PostgresResource, settings: dg.ResourceParam[Settings]) -> dg.AssetCheckResult:
     """Read the token keys as a run does, and compare them with the check values in the database."""
-    link = runbook_link("keys-and-tokens")
     try:
-        uri = settings.required("token_keys")
-        keys = load_token_keys(uri, production=settings.production)
+        keys = load_token_keys(settings.required("token_keys"), production=settings.production)
         postgres.run(partial(require_known_keys, keys=keys))
     except (SettingError, KeyFileError, TokenKeyMismatchError) as error:
-        return dg.AssetCheckResult(passed=False, description=str(error), metadata={"runbook": link})
+        return check_result("keys-and-tokens", False, str(error))
     newest = postgres.run(newest_key_version)
-    return dg.AssetCheckResult(
-        passed=True,
-        description=f"Version {keys.current} is current; the newest version that made tokens is {newest}",
-        metadata={"current": keys.current, "newest_used": newest, "runbook": link},
-    )
+    found = f"Version {keys.current} is current; the newest version that made tokens is {newest}"
+    return check_result("keys-and-tokens", True, found, {"current": keys.current, "newest_used": newest})
 
 
 @dg.asset_check(
@@ -138,8 +121,7 @@ def token_key_version_current(postgres: PostgresResource, settings: dg.ResourceP
 )
 def daily_volume(postgres: PostgresResource) -> dg.AssetCheckResult:
     """Compare yesterday with the days before, by the counts of ``daily_logins``."""
-    yesterday = datetime.now(UTC).date() - _DAY
-    return _unusual(evaluate_volume(_counts(postgres, yesterday), yesterday))
+    return _compared(postgres, evaluate_volume)
 
 
 @dg.asset_check(
@@ -152,8 +134,7 @@ def daily_volume(postgres: PostgresResource) -> dg.AssetCheckResult:
 )
 def null_locale_share(postgres: PostgresResource) -> dg.AssetCheckResult:
     """Compare yesterday with the days before, by the counts of ``daily_logins``."""
-    yesterday = datetime.now(UTC).date() - _DAY
-    return _unusual(evaluate_null_locales(_counts(postgres, yesterday), yesterday))
+    return _compared(postgres, evaluate_null_locales)
 
 
 def _duplicates_check(table: str) -> dg.AssetChecksDefinition:
@@ -169,15 +150,11 @@ def _duplicates_check(table: str) -> dg.AssetChecksDefinition:
         """Compare a sample with a computation from the logins."""
         sample = postgres.run(partial(compare_duplicates, table=table, limit=_COMPARED_TOKENS))
         found = f"{sample.differing:,} of {sample.tokens:,} tokens of {sample.day} differ"
-        return dg.AssetCheckResult(
-            passed=not sample.differing,
-            description=found if sample.tokens else "Nothing to compare, or the day is still to be computed",
-            metadata={
-                "tokens": sample.tokens,
-                "differing": sample.differing,
-                "day": str(sample.day),
-                "runbook": runbook_link("duplicates-and-daily-counts"),
-            },
+        return check_result(
+            "duplicates-and-daily-counts",
+            not sample.differing,
+            found if sample.tokens else "Nothing to compare, or the day is still to be computed",
+            {"tokens": sample.tokens, "differing": sample.differing, "day": str(sample.day)},
         )
 
     return sample_matches_logins
@@ -217,17 +194,13 @@ check_schedule = dg.ScheduleDefinition(
 )
 
 
-def _counts(postgres: PostgresResource, day: date) -> dict[date, DayCounts]:
-    return postgres.run(partial(daily_counts, first=day - TRAILING_DAYS * _DAY, last=day))
-
-
-def _unusual(verdict: Verdict) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        passed=verdict.passed,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=verdict.message,
-        metadata={**verdict.figures, "runbook": runbook_link("an-unusual-day")},
-    )
+def _compared(
+    postgres: PostgresResource, evaluate: Callable[[Mapping[date, DayCounts], date], Verdict]
+) -> dg.AssetCheckResult:
+    """Evaluate yesterday with the days before."""
+    day = _today() - _DAY
+    verdict = evaluate(postgres.run(partial(daily_counts, first=day - TRAILING_DAYS * _DAY, last=day)), day)
+    return check_result("an-unusual-day", verdict.passed, verdict.message, verdict.figures, warns=True)
 
 
 def _table(counts: Sequence[LedgerDay]) -> dg.MarkdownMetadataValue:

@@ -14,6 +14,7 @@ from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import Settings
 from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.defs.ingest.sensor import ENDED, ended_at, ended_runs, history_of
+from loginpipe.defs.metadata import evaluation
 from loginpipe.defs.monitoring.queue_checks import FRESH, NO_DEAD_LETTERS, dead_letters_result, freshness_result
 from loginpipe.monitoring.alert_delivery import channels, deliver_pending, summary
 from loginpipe.monitoring.alert_rules import Limits, conditions
@@ -36,8 +37,8 @@ _EVALUATED_HERE = frozenset({FRESH.name, "reject_rate"})
     description=(
         "Checks queue, dead letters, database, runs and asset checks. Reports freshness and no_dead_letters when they "
         "change, and freshness once an hour. Sends alerts to LOGINPIPE_ALERT_WEBHOOK_URL and "
-        "LOGINPIPE_ALERT_SNS_TOPIC: "
-        "once when a problem begins, once when it is over. If neither is set, the alerts are in the ticks only."
+        "LOGINPIPE_ALERT_SNS_TOPIC: once when a problem begins, once when it is over. If neither is set, the alerts "
+        "are in the ticks only."
     ),
 )
 def monitoring_sensor(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]) -> dg.SensorResult:
@@ -49,8 +50,8 @@ def monitoring_sensor(context: dg.SensorEvaluationContext, settings: dg.Resource
     seen = _check_all(settings, context.instance, context.repository_def, memory.waiting_since, now)
     fresh, dead_letters, memory = news(seen, memory, now)
     events = [
-        *([] if fresh is None else [_evaluation(FRESH, freshness_result(fresh))]),
-        *([] if dead_letters is None else [_evaluation(NO_DEAD_LETTERS, dead_letters_result(dead_letters))]),
+        *([] if fresh is None else [evaluation(FRESH, freshness_result(fresh))]),
+        *([] if dead_letters is None else [evaluation(NO_DEAD_LETTERS, dead_letters_result(dead_letters))]),
     ]
     found = conditions(seen, Limits(settings.max_reject_rate, settings.max_delay_seconds))
     ways = channels(settings)
@@ -151,20 +152,8 @@ def _checks(instance: dg.DagsterInstance, keys: Iterable[dg.AssetCheckKey]) -> M
     for key in keys:
         record = instance.event_log_storage.get_asset_check_summary_records([key])[key]
         last = record.last_completed_check_execution_record
-        evaluation = last.evaluation if last else None
-        if evaluation is not None and key.name not in _EVALUATED_HERE:
-            failed = not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR
+        result = last.evaluation if last else None
+        if result is not None and key.name not in _EVALUATED_HERE:
+            failed = not result.passed and result.severity == dg.AssetCheckSeverity.ERROR
             found[f"{key.name} of {key.asset_key.to_user_string()}"] = not failed
     return found
-
-
-def _evaluation(key: dg.AssetCheckKey, result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
-    """Return a check result as an evaluation, for reports outside a run."""
-    return dg.AssetCheckEvaluation(
-        asset_key=key.asset_key,
-        check_name=key.name,
-        passed=result.passed,
-        severity=result.severity,
-        description=result.description,
-        metadata=result.metadata,
-    )
