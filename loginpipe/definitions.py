@@ -15,20 +15,20 @@ with imports_that_stay():
 
     from loginpipe.common.logs import configure_logs
     from loginpipe.common.settings import Settings, load_settings
-    from loginpipe.defs.archive.asset import archive_matches_table, login_archive
-    from loginpipe.defs.archive.jobs import (
+    from loginpipe.defs.archive import (
         archive_closed_days,
         archive_logins,
+        archive_matches_table,
         drop_archived_partitions,
         drop_archived_partitions_daily,
+        login_archive,
     )
     from loginpipe.defs.ingest.assets import ingest_assets
     from loginpipe.defs.ingest.job import ingest_job, ingest_schedule
     from loginpipe.defs.ingest.lambda_batches import lambda_batches_sensor
     from loginpipe.defs.ingest.sensor import queue_depth_sensor
     from loginpipe.defs.ingest.stages import USER_LOGINS_TABLE
-    from loginpipe.defs.insights.assets import daily_logins, duplicate_devices, duplicate_ips
-    from loginpipe.defs.insights.job import insights_job, insights_sensor
+    from loginpipe.defs.insights import daily_logins, duplicate_devices, duplicate_ips, insights_job, insights_sensor
     from loginpipe.defs.maintenance.daily_checks import DAILY_CHECKS, check_job, check_schedule
     from loginpipe.defs.maintenance.jobs import (
         maintain_partitions,
