@@ -63,6 +63,18 @@ def downstream_tags(job: str, *, longest_seconds: int) -> dict[str, str]:
     return {DOWNSTREAM_TAG: job, **LOCATION_TAGS, "dagster/priority": "-1", "dagster/max_runtime": str(longest_seconds)}
 
 
+def daily_schedule(name: str, job: str, cron: str, description: str) -> dg.ScheduleDefinition:
+    """Return a schedule that is on by default. `cron` is in UTC."""
+    return dg.ScheduleDefinition(
+        name=name,
+        job_name=job,
+        cron_schedule=cron,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=description,
+    )
+
+
 RUNBOOK_SECTIONS = {
     "raw_sqs_messages": "nothing-arrives",
     "validated_logins": "rejected-messages",
@@ -132,7 +144,8 @@ def evaluation(of: dg.AssetCheckKey, result: dg.AssetCheckResult) -> dg.AssetChe
 PII = "loginpipe/pii"
 """Column tag: ``clear`` (in memory only), ``sealed`` or ``token``."""
 
-_MEANINGS = {
+# Type, meaning and, for personal data, kind.
+_COLUMNS: dict[str, tuple[str, ...]] = {
     "message_id": ("uuid", "SQS message id: the deduplication key"),
     "sent_at": ("timestamp (UTC)", "SentTimestamp of the message: the time of the login"),
     "received_at": ("timestamp (UTC)", "When this run received the message"),
@@ -149,8 +162,6 @@ _MEANINGS = {
     "last_date": ("date", "UTC date of the last login"),
     "reasons": ("text[]", "Reason codes"),
     "fields": ("text[]", "The field that each reason is about"),
-}
-_PERSONAL = {
     "body": ("text", "The message as received", "clear"),
     "ip": ("text", "IPv4 or IPv6 address", "clear"),
     "device_id": ("text", "Device id", "clear"),
@@ -180,10 +191,8 @@ def column_lineage(upstream: str, sources: Mapping[str, str]) -> dict[str, dg.Ta
 
 
 def _column(name: str) -> dg.TableColumn:
-    if name in _PERSONAL:
-        type_, meaning, kind = _PERSONAL[name]
-        return dg.TableColumn(name, type_, meaning, tags={PII: kind})
-    return dg.TableColumn(name, *_MEANINGS[name])
+    type_, meaning, *kind = _COLUMNS[name]
+    return dg.TableColumn(name, type_, meaning, tags={PII: kind[0]} if kind else None)
 
 
 _MAX_INLINE = 999
@@ -211,12 +220,9 @@ def bars(counts: Mapping[str, float], *, line_most: int) -> str:
     number = max((len(text) for _, _, text in shown), default=0)
     most = max((count for _, count, _ in shown), default=0) or 1
     room = min(_MAX_BAR, line_most - label - number - 2)
-    return "".join(f"{name:>{label}} {_bar(count / most * room)} {text}\n" for name, count, text in shown)
-
-
-def _bar(length: float) -> str:
-    """Return a bar of a rounded number of characters. A small positive length is still visible."""
-    return "█" * round(length) or ("▏" if length > 0 else "")
+    # A small positive count is still visible.
+    drawn = ("█" * round(count / most * room) or ("▏" if count > 0 else "") for _, count, _ in shown)
+    return "".join(f"{name:>{label}} {bar} {text}\n" for (name, _, text), bar in zip(shown, drawn, strict=True))
 
 
 def _plain(name: str) -> str:

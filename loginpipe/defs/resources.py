@@ -22,7 +22,6 @@ from loginpipe.postgres.connections import Connection
 from loginpipe.postgres.migrate import require_migrated
 from loginpipe.postgres.session import Session
 from loginpipe.sqs.client import MAX_BATCH, Depth, Queue, open_queue, read_depth
-from loginpipe.sqs.dead_letters import DeadLetterDepth, read_dead_letters
 from loginpipe.sqs.leases import LeaseKeeper
 from loginpipe.sqs.receiver import Receiver
 
@@ -132,10 +131,6 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
         """Read the queue's depth."""
         return read_depth(self._queue)
 
-    def dead_letters(self) -> DeadLetterDepth | None:
-        """Read the depth and the source queues of the dead-letter queue; return None if there is none."""
-        return read_dead_letters(self._queue)
-
 
 class PostgresResource(dg.ConfigurableResource["PostgresResource"]):
     """The Postgres database of ``user_logins``: one connection for the run."""
@@ -161,11 +156,7 @@ class PostgresResource(dg.ConfigurableResource["PostgresResource"]):
             self._session.close()
 
     def run(self, work: Callable[[Connection], T]) -> T:
-        """Run work in its own transactions, and retry it after transient errors; see `Session.run`.
-
-        Raises:
-            DatabaseError: a permanent error, or one that lasts longer than the session's retry budget.
-        """
+        """Run work in its own transactions, and retry it after transient errors. Raises as `Session.run`."""
         return self._session.run(work)
 
     @contextmanager

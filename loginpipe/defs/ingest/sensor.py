@@ -14,21 +14,19 @@ from loginpipe.defs.resources import BATCHES_HELD, SqsResource
 from loginpipe.monitoring.reports import History, back_off
 from loginpipe.sqs.client import IN_FLIGHT_LIMIT_REACHED, Depth
 
+# The minimum interval of Dagster's sensor loop. Reading the queue's depth costs one cheap call.
 TICK_SECONDS = 5
-"""The minimum interval of Dagster's sensor loop. Reading the queue's depth costs one cheap call."""
-
-IN_FLIGHT_FOR_RUNS = 100_000
-"""The part of SQS's in-flight limit of 120,000 messages that runs may use. The counts are approximate, and at the limit
-long polls return nothing, without an error."""
-
+# The part of SQS's in-flight limit of 120,000 messages that runs may use. The counts are approximate, and at the limit
+# long polls return nothing, without an error.
+_IN_FLIGHT_FOR_RUNS = 100_000
+# Full batches that must wait, for each active run, before one more run starts: a start takes seconds.
 DEEP_BATCHES = 5
-"""Full batches that must wait, for each active run, before one more run starts: a start takes seconds."""
-
+# A run gets a successor this long before its time is over: a tick, a dequeue and a start take ten seconds.
 SUCCESSOR_SECONDS = 20
-"""A run gets a successor this long before its time is over: a tick, a dequeue and a start take ten seconds."""
-
+# Run config of the sensor's runs. They wait a minute for more messages, because a new run takes seconds to start.
 WAITING_IDLE: dict[str, Any] = {"ops": {STEP: {"config": {"idle_seconds": 60}}}}
-"""Run config of the sensor's runs. They wait a minute for more messages, because a new run takes seconds to start."""
+# Number of finished runs to read: enough failures in a row for the longest back-off.
+_HISTORY = 12
 
 ACTIVE = [
     dg.DagsterRunStatus.QUEUED,
@@ -40,9 +38,6 @@ ACTIVE = [
 """Statuses of runs that hold messages or will: runs in the run queue or being cancelled count too."""
 
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
-
-# Number of finished runs to read: enough failures in a row for the longest back-off.
-_HISTORY = 12
 
 
 @dataclass(frozen=True)
@@ -109,7 +104,7 @@ def decide(
 
 def most_runs(batch_messages: int) -> int:
     """Return how many runs (at least one) can hold batches of this size within the queue's in-flight limit."""
-    return max(1, IN_FLIGHT_FOR_RUNS // (BATCHES_HELD * batch_messages))
+    return max(1, _IN_FLIGHT_FOR_RUNS // (BATCHES_HELD * batch_messages))
 
 
 def history_of(records: Sequence[dg.RunRecord]) -> History:

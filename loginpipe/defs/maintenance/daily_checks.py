@@ -12,7 +12,7 @@ import dagster as dg
 
 from loginpipe.common.errors import KeyFileError, SettingError, TokenKeyMismatchError
 from loginpipe.common.settings import Settings
-from loginpipe.defs.metadata import asset_key, check_result, downstream_tags
+from loginpipe.defs.metadata import asset_key, check_result, daily_schedule, downstream_tags
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.masking.keys import load_token_keys
 from loginpipe.monitoring.anomalies import TRAILING_DAYS, Verdict, evaluate_null_locales, evaluate_volume
@@ -184,13 +184,8 @@ def check_job() -> "UnresolvedAssetJobDefinition":
     )
 
 
-check_schedule = dg.ScheduleDefinition(
-    name="check_tables_daily",
-    job_name=CHECK_JOB,
-    cron_schedule="30 1 * * *",
-    execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Every day at 01:30 UTC, when yesterday has been counted.",
+check_schedule = daily_schedule(
+    "check_tables_daily", CHECK_JOB, "30 1 * * *", "Every day at 01:30 UTC, when yesterday has been counted."
 )
 
 

@@ -2,7 +2,6 @@
 
 import time
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
@@ -10,7 +9,7 @@ import dagster as dg
 
 from loginpipe.common.errors import LoginpipeError, runbook
 from loginpipe.common.settings import Settings
-from loginpipe.defs.metadata import downstream_tags
+from loginpipe.defs.metadata import daily_schedule, downstream_tags
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.postgres.batches import KEPT_DAYS, roll_up
 from loginpipe.postgres.connections import Connection, connect
@@ -35,12 +34,8 @@ def create_and_drop_partitions(context: dg.OpExecutionContext, postgres: Postgre
     today = datetime.now(UTC).date()
     result = postgres.run(partial(maintain, today=today))
     hours = postgres.run(partial(roll_up, today=today))
-    context.log.info(
-        "created %d partitions, dropped %d; summed up the batches of %d hours",
-        len(result.created),
-        len(result.dropped),
-        hours,
-    )
+    done = (len(result.created), len(result.dropped), hours)
+    context.log.info("created %d partitions, dropped %d; summed up the batches of %d hours", *done)
     context.add_output_metadata(
         {
             "created": dg.MetadataValue.json(result.created),
@@ -64,13 +59,11 @@ def maintain_partitions() -> None:
     create_and_drop_partitions()
 
 
-maintenance_schedule = dg.ScheduleDefinition(
-    name="maintain_partitions_daily",
-    job=maintain_partitions,
-    cron_schedule="15 0 * * *",
-    execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Every day at 00:15 UTC, well before the newest partition is needed.",
+maintenance_schedule = daily_schedule(
+    "maintain_partitions_daily",
+    "maintain_partitions",
+    "15 0 * * *",
+    "Every day at 00:15 UTC, well before the newest partition is needed.",
 )
 
 
@@ -81,15 +74,6 @@ _MAX_RUNS = 50_000
 _MAX_SECONDS = 1_800
 # Each line of progress is a row in the storage that this job prunes.
 _PROGRESS_SECONDS = 30
-
-
-@dataclass
-class _Counts:
-    runs: int = 0
-    events: int = 0
-    evaluations: int = 0
-    kept: int = 0
-    more: bool = False
 
 
 @dg.op
@@ -104,18 +88,10 @@ def delete_old_runs(context: dg.OpExecutionContext, settings: dg.ResourceParam[S
     cutoffs = Cutoffs.of(datetime.now(UTC), settings.keep_runs_days)
     with closing(connect(_url(context.instance), lock_timeout=LOCK_TIMEOUT)) as connection:
         counts = _delete(context, connection, cutoffs)
-    context.log.info("deleted %d runs with %d events", counts.runs, counts.events)
-    if counts.more:
+    context.log.info("deleted %d runs with %d events", counts["runs"], counts["events"])
+    if counts["more_to_delete"]:
         context.log.info("more runs are old enough: the next run of this job deletes them")
-    context.add_output_metadata(
-        {
-            "runs": counts.runs,
-            "events": counts.events,
-            "check_evaluations": counts.evaluations,
-            "kept_as_newest": counts.kept,
-            "more_to_delete": counts.more,
-        }
-    )
+    context.add_output_metadata(counts)
 
 
 @dg.job(
@@ -133,13 +109,11 @@ def prune_dagster_storage() -> None:
 
 PRUNING_SCHEDULE = "prune_dagster_storage_daily"
 
-pruning_schedule = dg.ScheduleDefinition(
-    name=PRUNING_SCHEDULE,
-    job=prune_dagster_storage,
-    cron_schedule="45 0 * * *",
-    execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Every day at 00:45 UTC. Dagster itself deletes no runs.",
+pruning_schedule = daily_schedule(
+    PRUNING_SCHEDULE,
+    "prune_dagster_storage",
+    "45 0 * * *",
+    "Every day at 00:45 UTC. Dagster itself deletes no runs.",
 )
 
 
@@ -154,50 +128,41 @@ def _url(instance: dg.DagsterInstance) -> str:
     return storage.postgres_url.replace("+psycopg2", "", 1)
 
 
-def _delete(context: dg.OpExecutionContext, connection: Connection, cutoffs: Cutoffs) -> _Counts:
+def _delete(context: dg.OpExecutionContext, connection: Connection, cutoffs: Cutoffs) -> dict[str, int]:
+    """Delete what is old enough, within the limits of one execution, and return the metadata of the op."""
     require_known(connection)
     stays = needed(connection)
-    logs = _PrintedLogs(context)
-    counts = _Counts()
+    runs = events = kept = after = 0
+    more, delete_output = False, True
     began = logged = time.monotonic()
-    after = 0
     while old := old_runs(connection, cutoffs, stays, after=after, limit=_RUNS_AT_ONCE):
         after = old[-1].id
         run_ids = [run.run_id for run in old if not run.needed]
-        counts.kept += len(old) - len(run_ids)
+        kept += len(old) - len(run_ids)
         if run_ids:
             # Delete the output first: nothing can find the output of a deleted run.
-            logs.delete(run_ids)
-            runs, events = delete_runs(connection, run_ids)
-            counts.runs += runs
-            counts.events += events
-        if counts.runs >= _MAX_RUNS or time.monotonic() - began >= _MAX_SECONDS:
-            counts.more = True
+            delete_output = delete_output and _output_deleted(context, run_ids)
+            deleted_runs, deleted_events = delete_runs(connection, run_ids)
+            runs, events = runs + deleted_runs, events + deleted_events
+        if runs >= _MAX_RUNS or time.monotonic() - began >= _MAX_SECONDS:
+            more = True
             break
         if time.monotonic() - logged >= _PROGRESS_SECONDS:
             logged = time.monotonic()
-            context.log.info("so far: deleted %d runs with %d events", counts.runs, counts.events)
-    counts.evaluations = delete_evaluations(connection, cutoffs.succeeded, stays)
-    return counts
+            context.log.info("so far: deleted %d runs with %d events", runs, events)
+    evaluations = delete_evaluations(connection, cutoffs.succeeded, stays)
+    counts = {"runs": runs, "events": events, "check_evaluations": evaluations}
+    return {**counts, "kept_as_newest": kept, "more_to_delete": more}
 
 
-class _PrintedLogs:
-    """The printed output of runs, where ``compute_logs`` of ``dagster.yaml`` stores it."""
-
-    def __init__(self, context: dg.OpExecutionContext) -> None:
-        self._context = context
-        self._manager = context.instance.compute_log_manager
-        self._failed = False
-
-    def delete(self, run_ids: list[str]) -> None:
-        """Delete output until one deletion fails. A bucket may use a lifecycle rule instead; the runs still go."""
+def _output_deleted(context: dg.OpExecutionContext, run_ids: list[str]) -> bool:
+    """Delete printed output until one deletion fails. A bucket may use a lifecycle rule instead; the runs still go."""
+    try:
         for run_id in run_ids:
-            if self._failed:
-                return
-            try:
-                self._manager.delete_logs(prefix=[run_id])
-            except Exception as error:  # noqa: BLE001  each kind of manager has errors of its own
-                self._failed = True
-                self._context.log.info(
-                    "the printed output of runs was not deleted (%s); see %s", type(error).__name__, runbook("old-runs")
-                )
+            context.instance.compute_log_manager.delete_logs(prefix=[run_id])
+    except Exception as error:  # noqa: BLE001  each kind of manager has errors of its own
+        context.log.info(
+            "the printed output of runs was not deleted (%s); see %s", type(error).__name__, runbook("old-runs")
+        )
+        return False
+    return True

@@ -14,7 +14,7 @@ from loginpipe.defs.metadata import asset_key, check_result
 from loginpipe.defs.resources import PostgresResource, SqsResource
 from loginpipe.monitoring.reports import DeadLetters, Freshness, evaluate, evaluate_dead_letters, longest_wait
 from loginpipe.postgres.batches import recent_batches
-from loginpipe.sqs.dead_letters import DeadLetterDepth
+from loginpipe.sqs.dead_letters import DeadLetterDepth, read_dead_letters
 
 FRESH = dg.AssetCheckKey(asset_key("user_logins_table"), "freshness")
 NO_DEAD_LETTERS = dg.AssetCheckKey(asset_key("raw_sqs_messages"), "no_dead_letters")
@@ -67,7 +67,7 @@ def freshness_result(found: Freshness) -> dg.AssetCheckResult:
 def no_dead_letters(sqs: SqsResource) -> dg.AssetCheckResult:
     """Evaluate the check now. If the queue does not answer, this is a warning too."""
     try:
-        depth: DeadLetterDepth | str | None = sqs.dead_letters()
+        depth: DeadLetterDepth | str | None = read_dead_letters(sqs.opened)
     except QueueError as error:
         depth = str(error)
     return dead_letters_result(evaluate_dead_letters(depth))
