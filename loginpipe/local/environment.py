@@ -60,17 +60,11 @@ def write_env_file(path: Path, values: Mapping[str, str]) -> list[str]:
     The user's lines outside the marks stay unchanged. If they give a variable a value, ours is left out, and its name
     is returned for a message. If they leave it empty, as in a copy of ``.env.example``, ours comes later and counts.
 
-    The file is replaced in one step and has mode 0600, because it may hold the user's credentials.
-
-    Args:
-        path: the file. A symbolic link is followed.
-        values: names and values.
+    The file is replaced in one step and has mode 0600, because it may hold the user's credentials. A symbolic link is
+    followed.
 
     Returns:
         The names that the user's own lines keep at another value.
-
-    Raises:
-        LocalStackError: a value cannot be written so that it reads back the same, as with a line break or ``$``.
     """
     path = path.resolve()
     users = _BLOCK.sub("", _text(path))
@@ -90,11 +84,7 @@ def write_env_file(path: Path, values: Mapping[str, str]) -> list[str]:
 
 
 def dagster_home(project: Path) -> Path:
-    """Return the folder with ``dagster.yaml``, which Dagster calls its home. It is the project's folder.
-
-    Raises:
-        LocalStackError: there is no such file.
-    """
+    """Return the folder with ``dagster.yaml``, which Dagster calls its home. It is the project's folder."""
     if not (project / "dagster.yaml").is_file():
         raise LocalStackError(f"{project.resolve()} has no dagster.yaml: run the command in the project's folder")
     return project.resolve()
@@ -126,19 +116,10 @@ def _replace(path: Path, text: str) -> None:
         raise
 
 
-_DEAD_LETTER_RETENTION_SECONDS = 14 * 86_400
-_VISIBILITY_SECONDS = 30
-_MAX_RECEIVES = 5
-
-
 def prepare(stack: LocalStack) -> dict[str, str]:
     """Create missing development keys, schema and queue. Existing ones stay unchanged.
 
-    Returns:
-        The environment for every command of loginpipe and Dagster on this stack.
-
-    Raises:
-        LoginpipeError: one of them cannot be created.
+    Return the environment for every command of loginpipe and Dagster on this stack.
     """
     variables = environment(stack, stack.folder)
     token_keys = key_file(variables["LOGINPIPE_TOKEN_KEYS"], "LOGINPIPE_TOKEN_KEYS")
@@ -166,15 +147,12 @@ def create_login_queue(client: "SQSClient", name: str) -> str:
     """Create a queue and its dead-letter queue ``<name>-dlq`` if missing, and return the queue's URL.
 
     A message moves to the dead-letter queue after five receives, and stays 14 days. Existing queues stay unchanged.
-
-    Raises:
-        QueueError: the endpoint is unreachable or refuses access.
     """
     with queue_errors(name):
-        dead_letters = _made(client, f"{name}-dlq", {"MessageRetentionPeriod": str(_DEAD_LETTER_RETENTION_SECONDS)})
+        dead_letters = _made(client, f"{name}-dlq", {"MessageRetentionPeriod": str(14 * 86_400)})
         attributes = client.get_queue_attributes(QueueUrl=dead_letters, AttributeNames=["QueueArn"])["Attributes"]
-        redrive = f'{{"deadLetterTargetArn": "{attributes["QueueArn"]}", "maxReceiveCount": "{_MAX_RECEIVES}"}}'
-        return _made(client, name, {"VisibilityTimeout": str(_VISIBILITY_SECONDS), "RedrivePolicy": redrive})
+        redrive = f'{{"deadLetterTargetArn": "{attributes["QueueArn"]}", "maxReceiveCount": "5"}}'
+        return _made(client, name, {"VisibilityTimeout": "30", "RedrivePolicy": redrive})
 
 
 def sqs_client(stack: LocalStack) -> "SQSClient":

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 # Timeouts for a connection and for a response. A sensor tick has a minute for everything.
 _SECONDS = 5
-_GOOD = range(200, 300)
 _ATTEMPTS = 2
 # The limit of SNS.
 _MAX_SUBJECT = 100
@@ -41,20 +40,12 @@ class Channel(Protocol):
         """The destination without secrets, for messages."""
 
     def deliver(self, subject: str, text: str) -> None:
-        """Deliver a message.
-
-        Raises:
-            AlertError: it was not delivered, or the delivery was not confirmed.
-        """
+        """Deliver a message. Raise AlertError if it was not delivered, or the delivery was not confirmed."""
 
 
 @dataclass(frozen=True)
 class Webhook:
-    """A receiver of ``{"text": …}``, such as an incoming webhook of Slack.
-
-    Attributes:
-        url: a secret, because anyone who has it can write to the channel.
-    """
+    """A receiver of ``{"text": …}``, such as an incoming webhook of Slack. Anyone who has the URL can write to it."""
 
     url: str = field(repr=False)
     name: str = "webhook"
@@ -65,11 +56,7 @@ class Webhook:
         return f"webhook at {urlsplit(self.url).hostname}"
 
     def deliver(self, subject: str, text: str) -> None:  # noqa: ARG002 - the text contains it
-        """Post the text. Do not follow redirects.
-
-        Raises:
-            AlertError: there is no response, or its status is not 2xx.
-        """
+        """Post the text. Do not follow redirects."""
         import json
         from http.client import HTTPException
         from urllib.error import HTTPError, URLError
@@ -92,7 +79,7 @@ class Webhook:
             ) from None
         except (OSError, HTTPException, ValueError) as error:
             raise AlertError(f"{self.place} gave no valid answer ({_os_problem(error)}): check its URL") from None
-        if status not in _GOOD:
+        if status // 100 != 2:  # noqa: PLR2004
             raise AlertError(f"{self.place} answered with status {status}: check its URL")
 
 
@@ -114,11 +101,7 @@ class SnsTopic:
         return self.arn.split(":")[3]
 
     def deliver(self, subject: str, text: str) -> None:
-        """Publish the text.
-
-        Raises:
-            AlertError: SNS refused it, or in production the endpoint is not https.
-        """
+        """Publish the text."""
         wording = Wording(AlertError, self.place, grant="sns:Publish on it")
         client = aws_client(
             "sns", wording, production=self.production, region=self._region, attempts=_ATTEMPTS, read_seconds=_SECONDS
@@ -136,11 +119,7 @@ class UnknownWebhook:
     place: str = "webhook"
 
     def deliver(self, subject: str, text: str) -> None:  # noqa: ARG002 - there is nowhere to deliver it to
-        """Fail.
-
-        Raises:
-            AlertError: always.
-        """
+        """Fail."""
         raise AlertError(self.problem)
 
 
@@ -160,8 +139,7 @@ def channels(settings: Settings) -> Sequence[Channel]:
 def deliver_pending(way: Channel, outbox: Outbox, queue: str, now: datetime) -> tuple[Outbox, list[str]]:
     """Deliver the pending alerts, unless the channel must wait for its next try.
 
-    Returns:
-        The outbox with what is still pending, and the outcome in at most one line.
+    Return the outbox with what is still pending, and the outcome in at most one line.
     """
     number = len(outbox.pending)
     if not number:

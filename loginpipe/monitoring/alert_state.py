@@ -10,9 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+# Maximum events that wait for an unreachable channel. Older ones are only counted.
 MAX_PENDING = 50
-"""Maximum events that wait for an unreachable channel. Older ones are only counted."""
-
 _BACK_OFF_FIRST = timedelta(seconds=30)
 _MAX_BACK_OFF = timedelta(minutes=15)
 
@@ -67,13 +66,9 @@ class State(BaseModel, frozen=True):
 
 
 def after_check(state: State, found: Mapping[str, str | None], channels: Sequence[str], now: datetime) -> State:
-    """Return the state after one more check.
+    """Return the state after one more check at `now` (UTC). Conditions that are not in `found` stay unchanged.
 
-    Args:
-        state: the state after the previous check.
-        found: `loginpipe.monitoring.alert_rules.conditions`. Other conditions stay unchanged.
-        channels: the configured channels. A new one gets every active alert.
-        now: the time, UTC.
+    `found` is `loginpipe.monitoring.alert_rules.conditions`. A new channel gets every active alert.
     """
     episodes: dict[str, Episode] = {}
     events: list[Event] = []
@@ -84,10 +79,8 @@ def after_check(state: State, found: Mapping[str, str | None], channels: Sequenc
             episodes[name] = after
         if event is not None:
             events.append(event)
-    lasting = [_begins(name, episode) for name, episode in state.episodes.items() if episode.told]
-    outboxes = {
-        channel: _with(state.outboxes.get(channel) or Outbox(pending=tuple(lasting)), events) for channel in channels
-    }
+    lasting = Outbox(pending=tuple(_begins(name, e) for name, e in state.episodes.items() if e.told))
+    outboxes = {channel: _with(state.outboxes.get(channel) or lasting, events) for channel in channels}
     return State(episodes=episodes, outboxes=outboxes)
 
 

@@ -22,20 +22,18 @@ from loginpipe.postgres.contract import examine_table, replication_problem, why_
 from loginpipe.postgres.grants import WRITER, grant_differences, role_status
 from loginpipe.postgres.load import lock_holders
 from loginpipe.postgres.migrate import HEAD, require_migrated
-from loginpipe.postgres.partitions import EXTRAS, LEDGER, Partition, coming, days_are_found, partitioning, stray_rows
+from loginpipe.postgres.partitions import EXTRAS, LEDGER, coming, days_are_found, partitioning, stray_rows
 from loginpipe.postgres.token_keys import newest_key_version, require_known_keys
 from loginpipe.postgres.vault import unopenable_values
 
-_DAY_SECONDS = 86_400
 # Erasure and maintenance hold their locks for less time.
 _LOCK_SECONDS = 1
 
 
 @contextmanager
 def warehouse(settings: Settings) -> Iterator[Connection]:
-    """Connect to the migrated warehouse for the duration of a check."""
-    url = database_url(settings)
-    with closing(connect(url)) as connection:
+    """Connect to the migrated warehouse."""
+    with closing(connect(database_url(settings))) as connection:
         require_migrated(connection)
         yield connection
 
@@ -43,13 +41,10 @@ def warehouse(settings: Settings) -> Iterator[Connection]:
 def database(settings: Settings) -> str:
     """Check that the warehouse is migrated for the configured table, accepts writes, and can replicate."""
     with warehouse(settings) as connection, transaction(connection) as cursor:
-        read_only = why_read_only(cursor)
-        unreplicable = replication_problem(cursor)
-        where = place(connection)
-    if read_only:
-        raise LoginpipeError(f"{where} {read_only}")
-    if unreplicable:
-        raise LoginpipeError(unreplicable)
+        if read_only := why_read_only(cursor):
+            raise LoginpipeError(f"{place(connection)} {read_only}")
+        if unreplicable := replication_problem(cursor):
+            raise LoginpipeError(unreplicable)
     return f"migrated to {HEAD}"
 
 
@@ -122,7 +117,7 @@ def partitions(settings: Settings) -> str:
         if piece.end > today
     ]
     if missing:
-        first = min(missing, key=_start)
+        first = min(missing, key=lambda partition: (partition.start, partition.name))
         raise LoginpipeError(
             f"{len(missing)} partitions that were due yesterday are missing, the first one {first} for "
             f"{first.days}: run the job maintain_partitions, and check why its schedule did not"
@@ -150,8 +145,7 @@ def partitions(settings: Settings) -> str:
 
 def token_keys(settings: Settings) -> str:
     """Read the token keys, and compare them with those that made the database's tokens."""
-    uri = settings.required("token_keys")
-    keys = load_token_keys(uri, production=settings.production)
+    keys = load_token_keys(settings.required("token_keys"), production=settings.production)
     with warehouse(settings) as connection:
         require_known_keys(connection, keys)
         newest = newest_key_version(connection)
@@ -200,19 +194,15 @@ def rows(settings: Settings) -> str:
     with warehouse(settings) as connection:
         forms = read_row_forms(connection)
     findings = list(forms.findings(settings.masking))
-    return (
-        f"warning: {'; '.join(findings)}"
-        if findings
-        else f"{forms.rows:,} rows were checked, and mean the same as new ones"
-    )
+    if findings:
+        return f"warning: {'; '.join(findings)}"
+    return f"{forms.rows:,} rows were checked, and mean the same as new ones"
 
 
 def lambda_batches(settings: Settings) -> str:
     """Return when AWS Lambda recorded its newest batch. None is no error, because the queue may be empty."""
     with warehouse(settings) as connection:
-        found = batches_without_run(
-            connection, settings.queue_name, None, first_seconds=_DAY_SECONDS, settled_seconds=0
-        )
+        found = batches_without_run(connection, settings.queue_name, None, first_seconds=86_400, settled_seconds=0)
     if found.newest is None:
         return (
             "no batch in the last 24 hours: if messages were sent, check the event source mapping and the function's "
@@ -244,7 +234,3 @@ def archive(settings: Settings) -> str:
             "archive_closed_days is on"
         )
     return f"{store.url}: {days:,} days archived, {dropped:,} of them dropped from user_logins"
-
-
-def _start(partition: Partition) -> tuple[str, str]:
-    return partition.start.isoformat(), partition.name

@@ -53,12 +53,14 @@ def evaluate(
 ) -> Freshness:
     """Evaluate whether a queue is empty, being processed, or stuck.
 
+    Messages in flight count, because a hanging run hides its messages for ever. All times have a time zone.
+
     Args:
-        depth: the queue's depth. Messages in flight count, because a hanging run hides its messages for ever.
+        depth: the queue's depth.
         last_finished: when the newest batch finished; None if none did recently.
         waiting_since: the result of the last check.
-        now: the time. All times have a time zone.
-        max_wait: how long messages may wait without a finished batch.
+        now: the time.
+        max_wait: as `longest_wait`.
     """
     ended = f"the newest batch finished at {_utc(last_finished)}" if last_finished else "no batch has finished recently"
     if not depth.visible + depth.in_flight:
@@ -172,11 +174,8 @@ def evaluate_dead_letters(depth: DeadLetterDepth | str | None) -> DeadLetters:
     if isinstance(depth, str):
         return DeadLetters(False, depth)
     if depth is None:
-        return DeadLetters(
-            False,
-            "The queue has no dead-letter queue: a message that fails every run is delivered again until SQS deletes "
-            "it",
-        )
+        why = "a message that fails every run is delivered again until SQS deletes it"
+        return DeadLetters(False, f"The queue has no dead-letter queue: {why}")
     if depth.ours:
         return DeadLetters(False, f"{depth}; find the cause, then run `loginpipe dlq redrive`")
     return DeadLetters(True, str(depth) if depth.total else "Empty")
@@ -188,21 +187,14 @@ def news(seen: Seen, memory: Memory, now: datetime) -> tuple[Freshness | None, D
     ``freshness`` is reported if it changes between passed and failed, and once an hour. If queue or database did not
     answer, it is unknown and stays unchanged. Dead letters are reported if their message changes.
 
-    Args:
-        seen: the result of this round.
-        memory: the memory after the previous round.
-        now: the time, UTC.
-
-    Returns:
-        The two reports, and the memory updated with them. The alerts in it are not updated.
+    Return the two reports, and the memory updated with them, but not with alerts. `now` is in UTC.
     """
     changes: dict[str, object] = {}
     fresh = seen.freshness
     if fresh is not None:
         changes["waiting_since"] = fresh.waiting_since
         # Quiet and working alternate all day and need no report.
-        known = memory.fresh_at is not None and now - memory.fresh_at < _REPEATED and memory.fresh == fresh.passed
-        if known:
+        if memory.fresh_at is not None and now - memory.fresh_at < _REPEATED and memory.fresh == fresh.passed:
             fresh = None
         else:
             changes |= {"fresh": fresh.passed, "fresh_at": now}
