@@ -1,5 +1,6 @@
 """The custodians' commands that open many sealed values under one bulk request: rotate, backfill."""
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -58,8 +59,8 @@ def backfill(
         done = Backfill()
         if pending:
             bulk = bulk_request(connection, "backfill", pending, Reason(purpose, ticket), request)
-            task = bar.add_task("opening", total=pending)
-            done = fill(connection, opener, field, bulk, lambda more: bar.advance(task, more))
+            advance = partial(bar.advance, bar.add_task("opening", total=pending))
+            done = fill(connection, opener, field, bulk, advance)
     if as_json:
         print_json({"field": field, **vars(done), "refused": problems(done.refused, "message")})
     else:
@@ -100,16 +101,9 @@ def rotate(
         done = Rotation()
         if pending:
             bulk = bulk_request(connection, "rotate", pending, Reason(purpose, ticket), request)
-            task = bar.add_task("rotating", total=pending)
-            done = rotate_values(
-                connection,
-                bulk,
-                opener,
-                keys,
-                recipients,
-                lost=lost_version or (),
-                progress=lambda more: bar.advance(task, more),
-            )
+            advance = partial(bar.advance, bar.add_task("rotating", total=pending))
+            lost = lost_version or ()
+            done = rotate_values(connection, bulk, opener, keys, recipients, lost=lost, progress=advance)
     if as_json:
         print_json({"version": keys.current, **vars(done), "refused": problems(done.refused)})
     else:

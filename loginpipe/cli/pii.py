@@ -46,15 +46,11 @@ app = new_app("Recover and erase personal data. For custodians; every use is rec
 app.add_typer(audit.app, name="audit")
 
 Tokens = Annotated[list[str], typer.Argument(help="Tokens from user_logins, or ids of rejected messages.")]
-MAX_VALUES = 10
-"""The default of --limit."""
-
+_DEFAULT_LIMIT = 10
 _COLUMNS = ("token", "field", "value", "checked_by")
 
 
-class Switch(StrEnum):
-    """On or off."""
-
+class _Switch(StrEnum):
     ON = "on"
     OFF = "off"
 
@@ -75,7 +71,7 @@ def request(tokens: Tokens, *, purpose: Purpose, ticket: Ticket, as_json: Json =
     out.print(str(made.request_id))
     if made.needs_approval:
         notes.print(f"Another custodian must approve it within 24 hours: loginpipe pii approve {made.request_id}")
-    limit = f" --limit {len(tokens)}" if len(tokens) > MAX_VALUES else ""
+    limit = f" --limit {len(tokens)}" if len(tokens) > _DEFAULT_LIMIT else ""
     notes.print(f"Then run, within 15 minutes: loginpipe pii recover {made.request_id} --output FILE{limit}")
 
 
@@ -102,7 +98,7 @@ def recover(
     purpose: OptionalPurpose = None,
     ticket: OptionalTicket = None,
     private_key: PrivateKeys = None,
-    limit: Annotated[int, typer.Option(help="Recover at most this many values.", min=1)] = MAX_VALUES,
+    limit: Annotated[int, typer.Option(help="Recover at most this many values.", min=1)] = _DEFAULT_LIMIT,
     output: Annotated[
         Path | None,
         typer.Option(help="Write the values to this new CSV file, which only you can read.", dir_okay=False),
@@ -307,7 +303,7 @@ def _few(fingerprints: list[str]) -> str:
 @app.command("second-person")
 def second_person(
     switch: Annotated[
-        Switch, typer.Argument(help="on: another custodian must approve each request. off: no approval is needed.")
+        _Switch, typer.Argument(help="on: another custodian must approve each request. off: no approval is needed.")
     ],
     *,
     ticket: Ticket,
@@ -319,7 +315,7 @@ def second_person(
     """
     from loginpipe.custody.access import set_second_person
 
-    required = switch is Switch.ON
+    required = switch is _Switch.ON
     with connect_to_warehouse(load_settings()) as connection:
         set_second_person(connection, required=required, ticket=ticket)
     needs = "needs" if required else "no longer needs"

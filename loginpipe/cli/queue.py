@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,8 +47,7 @@ def send(
     bodies = list(sample_bodies(count, seed=seed)) if count is not None else bodies_in(file or Path())
     queue = open_queue(settings.queue, settings, connections=8)
     with progress() as bar:
-        task = bar.add_task("sending", total=len(bodies))
-        sent = send_bodies(queue, bodies, lambda more: bar.advance(task, more))
+        sent = send_bodies(queue, bodies, partial(bar.advance, bar.add_task("sending", total=len(bodies))))
     text = f"sent {sent:,} messages to queue {queue.name!r}"
     print_result({"queue": queue.name, "sent": sent}, text, as_json=as_json)
 
@@ -117,7 +117,7 @@ def redrive(
     first = since.timestamp() * 1000 if since else float("-inf")
     last = until.timestamp() * 1000 if until else float("inf")
     with connect_to_warehouse(settings) as connection, progress() as bar:
-        task = bar.add_task("dead letters", total=read_depth(policy.dead_letters).visible)
+        advance = partial(bar.advance, bar.add_task("dead letters", total=read_depth(policy.dead_letters).visible))
         counts = redrive_dead_letters(
             queue,
             policy.dead_letters,
@@ -125,7 +125,7 @@ def redrive(
             wanted=lambda message: first <= message.sent_ms < last,
             per_second=per_second,
             dry_run=dry_run,
-            progress=lambda more: bar.advance(task, more),
+            progress=advance,
         )
     would = "would be " if dry_run else ""
     print_result(

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from typing import Annotated
 from uuid import UUID
 
@@ -118,7 +119,6 @@ def replay(
         counts = ReplayCounts()
         if rejects:
             bulk = bulk_request(connection, "replay", len(rejects), AccessReason(purpose, ticket), request)
-            task = bar.add_task("replaying", total=len(rejects))
             counts = replay_rejects(
                 connection,
                 queue,
@@ -128,7 +128,7 @@ def replay(
                 envelope=settings.envelope,
                 resent_days=settings.resent_days,
                 dry_run=dry_run,
-                progress=lambda more: bar.advance(task, more),
+                progress=partial(bar.advance, bar.add_task("replaying", total=len(rejects))),
             )
     if as_json:
         print_json({**asdict(counts), "refused": dict(counts.refused), "dry_run": dry_run})

@@ -26,7 +26,7 @@ from loginpipe.defs.metadata import (
     check_result,
     column_lineage,
     column_schema,
-    downstream_tags,
+    downstream_job,
     evaluation,
     first_day,
 )
@@ -195,17 +195,15 @@ def archive_changed_days(
     )
 
 
-@dg.job(
-    name="archive_logins",
+archive_logins = downstream_job(
+    archive_changed_days,
+    "archive_logins",
     description=(
         "Archives each complete day of user_logins that is not archived yet or has changed since. Removes users who "
         "were erased from the files of dropped days."
     ),
-    tags=downstream_tags("archive_logins", longest_seconds=_LONGEST_SECONDS),
+    longest_seconds=_LONGEST_SECONDS,
 )
-def archive_logins() -> None:
-    """Archive the changed days every night."""
-    archive_changed_days()
 
 
 @dg.op
@@ -247,17 +245,15 @@ def drop_outlived_months(
     )
 
 
-@dg.job(
-    name="drop_archived_partitions",
+drop_archived_partitions = downstream_job(
+    drop_outlived_months,
+    "drop_archived_partitions",
     description=(
         "Drops the months of user_logins that are older than LOGINPIPE_RETENTION_DAYS, after it has compared their "
         "files with the table. Then drops their extras."
     ),
-    tags=downstream_tags("drop_archived_partitions", longest_seconds=_LONGEST_SECONDS),
+    longest_seconds=_LONGEST_SECONDS,
 )
-def drop_archived_partitions() -> None:
-    """Drop old months every night."""
-    drop_outlived_months()
 
 
 @dg.schedule(

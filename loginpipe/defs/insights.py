@@ -20,7 +20,7 @@ from loginpipe.defs.metadata import (
     bar_plot,
     column_lineage,
     column_schema,
-    downstream_tags,
+    downstream_job,
     first_day,
 )
 from loginpipe.defs.resources import PostgresResource
@@ -37,19 +37,24 @@ from loginpipe.postgres.session import is_passing
 _MEANING: Mapping[str, str] = {"duplicate_devices": "devices", "duplicate_ips": "addresses"}
 
 
+# A backfill of a year is one run, not 365.
+_insight = partial(
+    dg.asset,
+    group_name=INSIGHTS,
+    partitions_def=DAYS,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    freshness_policy=COUNTED_IN_TIME,
+    deps=[asset_key("user_logins_table")],
+    owners=OWNERS,
+    kinds={"postgres", "table"},
+)
+
+
 def _duplicates_asset(name: str) -> dg.AssetsDefinition:
     what = _MEANING[name]
 
-    @dg.asset(
+    @_insight(
         key=asset_key(name),
-        group_name=INSIGHTS,
-        partitions_def=DAYS,
-        # A backfill of a year is one run, not 365.
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        freshness_policy=COUNTED_IN_TIME,
-        deps=[asset_key("user_logins_table")],
-        owners=OWNERS,
-        kinds={"postgres", "table"},
         code_version="3",
         metadata={
             **column_schema("create_date", DUPLICATES[name], "users", "logins", "first_date", "last_date"),
@@ -87,15 +92,8 @@ duplicate_devices = _duplicates_asset("duplicate_devices")
 duplicate_ips = _duplicates_asset("duplicate_ips")
 
 
-@dg.asset(
+@_insight(
     key=asset_key("daily_logins"),
-    group_name=INSIGHTS,
-    partitions_def=DAYS,
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    freshness_policy=COUNTED_IN_TIME,
-    deps=[asset_key("user_logins_table")],
-    owners=OWNERS,
-    kinds={"postgres", "table"},
     code_version="1",
     metadata={
         **column_schema("create_date", "device_type", "locale", "app_version", "logins", "users"),
@@ -204,27 +202,21 @@ def refresh_stale_days(
     yield dg.Output(None, metadata={"days": len(stale)})
 
 
-@dg.job(
-    name=INSIGHTS_JOB,
+insights_job = downstream_job(
+    refresh_stale_days,
+    INSIGHTS_JOB,
     description=(
         "Computes duplicates and daily counts again for all days that have changed since the last computation, in one "
         "run."
     ),
-    tags=downstream_tags(INSIGHTS_JOB, longest_seconds=3600),
+    longest_seconds=3600,
 )
-def insights_job() -> None:
-    """Refresh stale days when the sensor finds any."""
-    refresh_stale_days()
 
 
-TICK_SECONDS = 60
-
-SHORTEST_PAUSE = timedelta(minutes=10)
-"""Between two runs. Today changes while logins arrive, and would be computed again and again."""
-
-PAUSE_FACTOR = 4
-"""Ratio of a pause to the run before it, at least. So insights take at most a fifth of the time."""
-
+# Between two runs. Today changes while logins arrive, and would be computed again and again.
+_MIN_PAUSE = timedelta(minutes=10)
+# Ratio of a pause to the run before it, at least. So insights take at most a fifth of the time.
+_PAUSE_FACTOR = 4
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
 
@@ -246,7 +238,7 @@ def why_not_now(
         return f"{due}; a run is queued or active"
     if last_run is not None:
         started, ended = last_run
-        next_run = ended + max(SHORTEST_PAUSE, PAUSE_FACTOR * (ended - started))
+        next_run = ended + max(_MIN_PAUSE, _PAUSE_FACTOR * (ended - started))
         if now < next_run:
             return f"{due}; the next run starts at {next_run:%Y-%m-%d %H:%M:%S} UTC"
     return None
@@ -254,7 +246,7 @@ def why_not_now(
 
 @dg.sensor(
     job_name=INSIGHTS_JOB,
-    minimum_interval_seconds=TICK_SECONDS,
+    minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
         "Starts one run when days have changed since their duplicates and daily counts were computed: mostly today, "

@@ -63,6 +63,12 @@ def downstream_tags(job: str, *, longest_seconds: int) -> dict[str, str]:
     return {DOWNSTREAM_TAG: job, **LOCATION_TAGS, "dagster/priority": "-1", "dagster/max_runtime": str(longest_seconds)}
 
 
+def downstream_job(op: dg.OpDefinition, name: str, *, description: str, longest_seconds: int) -> dg.JobDefinition:
+    """Return a job of one op that must never delay ingestion."""
+    tags = downstream_tags(name, longest_seconds=longest_seconds)
+    return dg.GraphDefinition(name, node_defs=[op]).to_job(description=description, tags=tags)
+
+
 def daily_schedule(name: str, job: str, cron: str, description: str) -> dg.ScheduleDefinition:
     """Return a schedule that is on by default. `cron` is in UTC."""
     return dg.ScheduleDefinition(

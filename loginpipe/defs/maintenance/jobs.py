@@ -9,7 +9,7 @@ import dagster as dg
 
 from loginpipe.common.errors import LoginpipeError, runbook
 from loginpipe.common.settings import Settings
-from loginpipe.defs.metadata import daily_schedule, downstream_tags
+from loginpipe.defs.metadata import daily_schedule, downstream_job
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.postgres.batches import KEPT_DAYS, roll_up
 from loginpipe.postgres.connections import Connection, connect
@@ -47,16 +47,15 @@ def create_and_drop_partitions(context: dg.OpExecutionContext, postgres: Postgre
     )
 
 
-@dg.job(
+maintain_partitions = downstream_job(
+    create_and_drop_partitions,
+    "maintain_partitions",
     description=(
         "Creates future partitions of user_logins and of the ledger, and drops expired ones of the ledger. Replaces "
         f"batches older than {KEPT_DAYS} days with hourly sums."
     ),
-    tags=downstream_tags("maintain_partitions", longest_seconds=3600),
+    longest_seconds=3600,
 )
-def maintain_partitions() -> None:
-    """Maintain partitions and batches once a day."""
-    create_and_drop_partitions()
 
 
 maintenance_schedule = daily_schedule(
@@ -94,17 +93,16 @@ def delete_old_runs(context: dg.OpExecutionContext, settings: dg.ResourceParam[S
     context.add_output_metadata(counts)
 
 
-@dg.job(
+prune_dagster_storage = downstream_job(
+    delete_old_runs,
+    "prune_dagster_storage",
     description=(
         "Deletes runs older than LOGINPIPE_KEEP_RUNS_DAYS from Dagster's storage, with their events and printed "
         "output; failed and cancelled runs after 30 days. Runs with the newest materialization of an asset or "
         "partition, or the newest evaluation of a check, are kept."
     ),
-    tags=downstream_tags("prune_dagster_storage", longest_seconds=3600),
+    longest_seconds=3600,
 )
-def prune_dagster_storage() -> None:
-    """Delete old runs once a day."""
-    delete_old_runs()
 
 
 PRUNING_SCHEDULE = "prune_dagster_storage_daily"
