@@ -47,7 +47,6 @@ def doctor(*, as_json: Json = False) -> None:
 
 
 def _dagster_checks() -> "Mapping[str, Check]":
-    """Return the checks of Dagster's own state; none where Dagster is not installed."""
     if find_spec("dagster") is None:
         return {}
     from loginpipe.defs.monitoring.dagster_state import DAGSTER_CHECKS

@@ -1,8 +1,6 @@
 """Prepare a local stack for the pipeline: keys, schema, queue, and the ``.env`` file that ``dagster`` commands read."""
 
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from contextlib import closing
 from datetime import UTC, datetime
@@ -17,6 +15,7 @@ from loginpipe.common.logins_table import DEFAULT_TABLE
 from loginpipe.local.stack import LocalStack
 from loginpipe.masking.key_files import generate_seal_key, generate_token_keys
 from loginpipe.masking.keys import key_file
+from loginpipe.masking.private_files import replace_private_file
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.days import first_day
 from loginpipe.postgres.migrate import migrate
@@ -67,7 +66,7 @@ def write_env_file(path: Path, values: Mapping[str, str]) -> list[str]:
         The names that the user's own lines keep at another value.
     """
     path = path.resolve()
-    users = _BLOCK.sub("", _text(path))
+    users = _BLOCK.sub("", path.read_bytes().decode() if path.exists() else "")
     lines_of_user = dotenv_values(stream=StringIO(users))
     set_by_user = {name: value for name, value in lines_of_user.items() if value}
     ours = {name: _quoted(name, value) for name, value in values.items() if name not in set_by_user}
@@ -79,7 +78,8 @@ def write_env_file(path: Path, values: Mapping[str, str]) -> list[str]:
     ]
     lines = [_BEGIN, *assignments, _END, ""]
     separator = "\n" if users and not users.endswith("\n") else ""
-    _replace(path, users + separator + "\n".join(lines))
+    path.touch(mode=0o600)
+    replace_private_file(path, (users + separator + "\n".join(lines)).encode())
     return [name for name, value in values.items() if set_by_user.get(name, value) != value]
 
 
@@ -94,26 +94,6 @@ def _quoted(name: str, value: str) -> str:
     if _NOT_FOR_QUOTES.search(value):
         raise LocalStackError(f"{name} cannot be written to a .env file: choose a folder with a plain name")
     return value.replace("\\", "\\\\").replace('"', '\\"')
-
-
-def _text(path: Path) -> str:
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            return stream.read()
-    except FileNotFoundError:
-        return ""
-
-
-def _replace(path: Path, text: str) -> None:
-    # Created with mode 0600 in the same folder, because a rename works within one file system only.
-    handle, new = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-        Path(new).replace(path)
-    except BaseException:
-        Path(new).unlink(missing_ok=True)
-        raise
 
 
 def prepare(stack: LocalStack) -> dict[str, str]:

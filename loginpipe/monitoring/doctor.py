@@ -94,12 +94,12 @@ def dead_letters(settings: Settings) -> str:
 def clocks(settings: Settings) -> str:
     """Compare this machine's clock with those of the database and SQS."""
     offs = {"the database": _of_database(settings), "SQS": _of_queue(settings)}
-    wrong = [f"{who} by {_words(off)}" for who, off in offs.items() if off is not None and abs(off) > _MOST]
+    known = {who: off for who, off in offs.items() if off is not None}
+    wrong = [f"{who} by {abs(off.total_seconds()):,.0f} s" for who, off in known.items() if abs(off) > _MOST]
     if wrong:
         raise LoginpipeError(
             f"this machine's clock differs from that of {' and '.join(wrong)}: synchronize both with NTP"
         )
-    known = [who for who, off in offs.items() if off is not None]
     return f"this machine's clock is within {_MOST.seconds} s of that of {' and of '.join(known)}"
 
 
@@ -114,18 +114,16 @@ def alerts(settings: Settings) -> str:
 
 def _retention(queue: Queue) -> int:
     with queue_errors(queue.name):
-        attributes = queue.client.get_queue_attributes(QueueUrl=queue.url, AttributeNames=["MessageRetentionPeriod"])
-        return int(attributes["Attributes"]["MessageRetentionPeriod"])
+        answer = queue.client.get_queue_attributes(QueueUrl=queue.url, AttributeNames=["MessageRetentionPeriod"])
+        return int(answer["Attributes"]["MessageRetentionPeriod"])
 
 
 def _of_database(settings: Settings) -> timedelta:
     with warehouse(settings) as connection, transaction(connection) as cursor:
         before = datetime.now(UTC)
         cursor.execute("SELECT clock_timestamp()")
-        ((there,),) = cursor.fetchall()
-        after = datetime.now(UTC)
-    off: timedelta = there - (before + (after - before) / 2)
-    return off
+        there: datetime = cursor.fetchall()[0][0]
+        return there - (before + (datetime.now(UTC) - before) / 2)
 
 
 def _of_queue(settings: Settings) -> timedelta | None:
@@ -135,10 +133,6 @@ def _of_queue(settings: Settings) -> timedelta | None:
         stamp = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
         # The header has whole seconds, which is exact enough.
         return parsedate_to_datetime(stamp) - datetime.now(UTC) if stamp else None
-
-
-def _words(off: timedelta) -> str:
-    return f"{abs(off.total_seconds()):,.0f} s"
 
 
 def examine(settings: Settings, of_dagster: Mapping[str, Check]) -> Iterator[Finding]:

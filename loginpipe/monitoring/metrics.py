@@ -4,7 +4,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from math import inf
@@ -161,13 +160,6 @@ _ANSWER_SECONDS = 8
 _SETTLED = timedelta(hours=1)
 
 
-@dataclass(frozen=True)
-class _QueueState:
-    name: str
-    depth: Depth
-    dead_letters: DeadLetterDepth | None
-
-
 class Source(Generic[T]):
     """A source that is read in its own thread. If it hangs, the others still answer; the next scrape waits again."""
 
@@ -230,16 +222,17 @@ class PipelineCollector(Collector):
         up = {"queue": float(queue is not None), "database": float(tables is not None)}
         yield _gauge("loginpipe_source_up", "1 if a source of these metrics answered, else 0.", up, label="source")
         if queue is not None:
-            yield from queue_metrics(queue.name, queue.depth, queue.dead_letters)
+            yield from queue_metrics(*queue)
         if tables is not None:
             yield from table_metrics(*tables)
         if queue is not None and tables is not None:
-            yield lag_metric(queue.name, queue.depth, tables[0].queues.get(queue.name), time.time())
+            name, depth, _ = queue
+            yield lag_metric(name, depth, tables[0].queues.get(name), time.time())
 
-    def _read_queue(self) -> _QueueState:
+    def _read_queue(self) -> tuple[str, Depth, DeadLetterDepth | None]:
         if self._queue is None:
             self._queue = open_queue(self._settings.queue, self._settings, connections=1)
-        return _QueueState(self._queue.name, read_depth(self._queue), read_dead_letters(self._queue))
+        return self._queue.name, read_depth(self._queue), read_dead_letters(self._queue)
 
     def _read_database(self) -> tuple[Totals, VaultTotals]:
         if self._session is None:

@@ -81,11 +81,10 @@ def ingest(
     failure: LoginpipeError | None = None
     with stop, postgres.giving_up_when(lambda: stop.requested) as session:
         try:
+            run_id, envelope = context.run.run_id, settings.envelope
             consume(
                 receiver,
-                Recorder(
-                    session, masking.loaded, queue=sqs.name, run_id=context.run.run_id, envelope=settings.envelope
-                ),
+                Recorder(session, masking.loaded, queue=sqs.name, run_id=run_id, envelope=envelope),
                 Deleter(sqs.opened, sqs.leases),
                 sqs.leases,
                 limits=Limits(config.idle_seconds, settings.run_seconds),
@@ -192,16 +191,8 @@ class _Progress:
 
 
 def _log(context: dg.AssetExecutionContext, when: str, totals: RunTotals, **more: float) -> None:
-    figures = {
-        "received": totals.received,
-        "accepted": totals.accepted,
-        "rejected": totals.rejected,
-        "inserted": totals.inserted,
-        "duplicates": totals.duplicates,
-        "deleted": totals.deleted,
-        "batches": totals.batches,
-        "delay_p95_seconds": quantile(totals.delays, 0.95),
-    }
+    names = ("received", "accepted", "rejected", "inserted", "duplicates", "deleted", "batches")
+    figures = {name: getattr(totals, name) for name in names} | {"delay_p95_seconds": quantile(totals.delays, 0.95)}
     context.log.info(
         "%s: received %d messages in %d batches; inserted %d logins, skipped %d duplicates, rejected %d messages",
         when,

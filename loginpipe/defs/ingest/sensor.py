@@ -109,7 +109,7 @@ def most_runs(batch_messages: int) -> int:
 
 def history_of(records: Sequence[dg.RunRecord]) -> History:
     """Count the failures since the last success in ended runs, in any order. Failed runs that overlapped count once."""
-    # Sort by end: a newer run may have ended long before an older one.
+    # By end: a newer run may have ended long before an older one.
     latest_first = sorted(records, key=ended_at, reverse=True)
     failures, earliest_start = 0, None
     for record in latest_first:
