@@ -51,7 +51,7 @@ def metrics() -> Iterator[str]:
             yield family.name
     # The metrics of `PipelineCollector` itself.
     yield from re.findall(
-        r'GaugeMetricFamily\(\s*"(\w+)"', (ROOT / "loginpipe" / "monitoring" / "metrics.py").read_text()
+        r'_gauge\(\s*"(\w+)"', (ROOT / "loginpipe" / "monitoring" / "metrics.py").read_text()
     )
 
 
