@@ -15,13 +15,12 @@ with imports_that_stay():
 
     from loginpipe.common.logs import configure_logs
     from loginpipe.common.settings import Settings, load_settings
-    from loginpipe.defs import archive, insights
+    from loginpipe.defs import archive, insights, maintenance
     from loginpipe.defs.ingest.assets import ingest_assets
     from loginpipe.defs.ingest.job import ingest_job, ingest_schedule
     from loginpipe.defs.ingest.lambda_batches import lambda_batches_sensor
     from loginpipe.defs.ingest.sensor import queue_depth_sensor
     from loginpipe.defs.ingest.stages import USER_LOGINS_TABLE
-    from loginpipe.defs.maintenance import daily_checks, jobs
     from loginpipe.defs.metadata import (
         ARCHIVED_IN_TIME,
         DAYS_THAT_ARE_OVER,
@@ -51,21 +50,21 @@ def build_definitions(
     assets = [ingest_assets(settings), *counted, archive.login_archive]
     return dg.Definitions(
         assets=[asset.map_asset_specs(partial(_with_settings, settings=settings)) for asset in assets],
-        asset_checks=[freshness, no_dead_letters, archive.archive_matches_table, *daily_checks.DAILY_CHECKS],
+        asset_checks=[freshness, no_dead_letters, archive.archive_matches_table, *maintenance.DAILY_CHECKS],
         jobs=[
             ingest_job(settings),
             insights.insights_job,
-            jobs.maintain_partitions,
-            jobs.prune_dagster_storage,
-            daily_checks.check_job(),
+            maintenance.maintain_partitions,
+            maintenance.prune_dagster_storage,
+            maintenance.check_job(),
             archive.archive_logins,
             archive.drop_archived_partitions,
         ],
         schedules=[
             ingest_schedule,
-            jobs.maintenance_schedule,
-            jobs.pruning_schedule,
-            daily_checks.check_schedule,
+            maintenance.maintenance_schedule,
+            maintenance.pruning_schedule,
+            maintenance.check_schedule,
             archive.archive_closed_days,
             archive.drop_archived_partitions_daily,
         ],

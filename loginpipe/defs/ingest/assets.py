@@ -125,27 +125,16 @@ def _results(  # noqa: PLR0917
     """
     at_limit = ask and _at_in_flight_limit(context, sqs)
     fate = masking.loaded.unknown_fields.fate(sealing=bool(masking.loaded.recipients))
-    yield dg.MaterializeResult(
-        asset_key=stages.RAW_SQS_MESSAGES.key,
-        metadata=stages.raw_sqs_messages(totals, receiver.counts, queue=sqs.name, at_limit=at_limit),
-    )
-    yield dg.MaterializeResult(
-        asset_key=stages.VALIDATED_LOGINS.key,
-        metadata=stages.validated_logins(totals, fate),
-        check_results=[
-            checks.reject_rate(totals.bad, totals.received, settings.max_reject_rate),
-            checks.schema_drift(totals.unknown_fields, fate),
-        ],
-    )
-    yield dg.MaterializeResult(asset_key=stages.REJECTED_LOGINS.key, metadata=stages.rejected_logins(totals))
-    yield dg.MaterializeResult(
-        asset_key=stages.MASKED_LOGINS.key, metadata=stages.masked_logins(totals, masking), check_results=[tokens]
-    )
-    yield dg.MaterializeResult(
-        asset_key=stages.USER_LOGINS_TABLE.key,
-        metadata=stages.user_logins_table(totals, leases_lost=sqs.leases.lost),
-        check_results=[checks.delay_within_limit(totals.delays, settings.max_delay_seconds)],
-    )
+    of_fields = [
+        checks.reject_rate(totals.bad, totals.received, settings.max_reject_rate),
+        checks.schema_drift(totals.unknown_fields, fate),
+    ]
+    delay = checks.delay_within_limit(totals.delays, settings.max_delay_seconds)
+    yield stages.raw_sqs_messages(totals, receiver.counts, queue=sqs.name, at_limit=at_limit)
+    yield stages.validated_logins(totals, fate, of_fields)
+    yield stages.rejected_logins(totals)
+    yield stages.masked_logins(totals, masking, [tokens])
+    yield stages.user_logins_table(totals, [delay], leases_lost=sqs.leases.lost)
 
 
 def _counts_add_up(postgres: PostgresResource, run_id: str, since: datetime) -> dg.AssetCheckResult:

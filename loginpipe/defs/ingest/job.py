@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from loginpipe.common.settings import Settings
-from loginpipe.defs.maintenance.daily_checks import DAILY_CHECKS
+from loginpipe.defs.maintenance import DAILY_CHECKS
 from loginpipe.defs.metadata import CHAIN, GROUP
 from loginpipe.defs.monitoring.queue_checks import freshness, no_dead_letters
 

@@ -1,4 +1,4 @@
-"""Describe the five assets of the chain, in the order of the data: their specs, and the metadata of a run for each."""
+"""Describe the five assets of the chain, in the order of the data: their specs, and what a run reports of each."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,8 @@ from loginpipe.logins.delays import delay_labels
 from loginpipe.logins.schema import VALIDATED_LOGINS_SCHEMA
 from loginpipe.masking.mask import MASKED_COLUMNS
 from loginpipe.sqs.receiver import ReceiveCounts
+
+Checks = Sequence[dg.AssetCheckResult]
 
 _MESSAGE_COLUMNS = ("message_id", "body", "sent_at", "received_at", "receive_count", "body_intact")
 _TABLE_COLUMNS = tuple(name for name, _ in USER_LOGINS_COLUMNS)
@@ -54,15 +56,17 @@ RAW_SQS_MESSAGES = dg.AssetSpec(
 )
 
 
-def raw_sqs_messages(totals: RunTotals, counts: ReceiveCounts, *, queue: str, at_limit: bool) -> dict[str, Any]:
-    """Return the metadata of the messages that a run received."""
+def raw_sqs_messages(
+    totals: RunTotals, counts: ReceiveCounts, *, queue: str, at_limit: bool
+) -> dg.MaterializeResult[None]:
+    """Describe the messages that a run received."""
     metadata: dict[str, Any] = {"dagster/row_count": totals.received}
     if totals.sent_ms is not None:
         step, rates = messages_per_minute(totals.minutes)
         metadata["messages_per_minute"] = bar_plot(f"messages per minute by time sent (UTC), step {step}", rates)
         for name, sent_ms in zip(("oldest_sent_at", "newest_sent_at"), totals.sent_ms, strict=True):
             metadata[name] = dg.MetadataValue.timestamp(datetime.fromtimestamp(sent_ms / 1000, UTC))
-    return metadata | {
+    metadata |= {
         "queue": dg.MetadataValue.text(queue),
         "batches": totals.batches,
         "redelivered": totals.redelivered,
@@ -70,6 +74,7 @@ def raw_sqs_messages(totals: RunTotals, counts: ReceiveCounts, *, queue: str, at
         "empty_receives": counts.empty_receives,
         "in_flight_limit_reached": at_limit,
     }
+    return dg.MaterializeResult(asset_key=RAW_SQS_MESSAGES.key, metadata=metadata)
 
 
 _STEPS = {
@@ -115,14 +120,15 @@ VALIDATED_LOGINS = _stage(
 )
 
 
-def validated_logins(totals: RunTotals, fate: str) -> dict[str, Any]:
-    """Return the metadata of the logins that a run accepted. `fate` is what happens to unknown fields."""
-    return {
+def validated_logins(totals: RunTotals, fate: str, results: Checks) -> dg.MaterializeResult[None]:
+    """Describe the logins that a run accepted. `fate` is what happens to unknown fields."""
+    metadata: dict[str, Any] = {
         "dagster/row_count": totals.accepted,
         "null_locales": totals.null_locales,
         "unknown_fields": dg.MetadataValue.json(dict(totals.unknown_fields)),
         "unknown_fields_are": fate,
     }
+    return dg.MaterializeResult(asset_key=VALIDATED_LOGINS.key, metadata=metadata, check_results=results)
 
 
 REJECTED_LOGINS = _stage(
@@ -139,13 +145,10 @@ REJECTED_LOGINS = _stage(
 ).merge_attributes(metadata={"dagster/table_name": "loginpipe.rejected_messages"})
 
 
-def rejected_logins(totals: RunTotals) -> dict[str, Any]:
-    """Return the metadata of the messages that a run rejected."""
-    return {
-        "dagster/row_count": totals.recorded_rejects,
-        "rejected": totals.rejected,
-        **by_reason(totals.reasons),
-    }
+def rejected_logins(totals: RunTotals) -> dg.MaterializeResult[None]:
+    """Describe the messages that a run rejected."""
+    counts = {"dagster/row_count": totals.recorded_rejects, "rejected": totals.rejected}
+    return dg.MaterializeResult(asset_key=REJECTED_LOGINS.key, metadata={**counts, **by_reason(totals.reasons)})
 
 
 def by_reason(reasons: Mapping[str, int]) -> dict[str, Any]:
@@ -172,10 +175,10 @@ MASKED_LOGINS = _stage(
 )
 
 
-def masked_logins(totals: RunTotals, masking: MaskingResource) -> dict[str, Any]:
-    """Return the metadata of the logins that a run masked."""
+def masked_logins(totals: RunTotals, masking: MaskingResource, results: Checks) -> dg.MaterializeResult[None]:
+    """Describe the logins that a run masked."""
     shares = {name: seen / totals.accepted if totals.accepted else 0.0 for name, seen in totals.seen_before.items()}
-    return {
+    metadata: dict[str, Any] = {
         "dagster/row_count": totals.accepted,
         "seen_before": bar_plot(
             "% of logins with a value seen before, without placeholders",
@@ -187,6 +190,7 @@ def masked_logins(totals: RunTotals, masking: MaskingResource) -> dict[str, Any]
         "aliases": totals.aliases,
         **{f"{name}_seen_before": share for name, share in shares.items()},
     }
+    return dg.MaterializeResult(asset_key=MASKED_LOGINS.key, metadata=metadata, check_results=results)
 
 
 # --- 4: write the table, and only then delete the messages ------------------------------------------------------------
@@ -206,10 +210,10 @@ USER_LOGINS_TABLE = _stage(
 )
 
 
-def user_logins_table(totals: RunTotals, *, leases_lost: int) -> dict[str, Any]:
-    """Return the metadata of the rows that a run added."""
+def user_logins_table(totals: RunTotals, results: Checks, *, leases_lost: int) -> dg.MaterializeResult[None]:
+    """Describe the rows that a run added."""
     by_day = {str(day): rows for day, rows in sorted(totals.rows_by_day.items())}
-    return {
+    metadata: dict[str, Any] = {
         "dagster/row_count": totals.inserted,
         **by_delay_and_day(totals.delays, by_day),
         "duplicates": totals.duplicates,
@@ -218,6 +222,7 @@ def user_logins_table(totals: RunTotals, *, leases_lost: int) -> dict[str, Any]:
         "delete_failures": dg.MetadataValue.json(dict(totals.delete_failures)),
         "leases_lost": leases_lost,
     }
+    return dg.MaterializeResult(asset_key=USER_LOGINS_TABLE.key, metadata=metadata, check_results=results)
 
 
 def by_delay_and_day(delays: Sequence[int], by_day: Mapping[str, int]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from loginpipe.common.errors import DatabaseError, LoginpipeError
 from loginpipe.common.settings import Settings
 from loginpipe.defs.ingest.job import INGEST_JOB, QUEUE_TAG
-from loginpipe.defs.maintenance.jobs import PRUNING_SCHEDULE
+from loginpipe.defs.maintenance import PRUNING_SCHEDULE
 from loginpipe.postgres.connections import Connection, connect, transaction
 from loginpipe.postgres.dagster_storage import Cutoffs, needed, old_runs, usage
 
