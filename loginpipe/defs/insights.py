@@ -1,6 +1,6 @@
 """Define the insights, duplicates and login counts by day as tokens and counts only, and what keeps them up to date."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -37,39 +37,38 @@ from loginpipe.postgres.session import is_passing
 _MEANING: Mapping[str, str] = {"duplicate_devices": "devices", "duplicate_ips": "addresses"}
 
 
-# A backfill of a year is one run, not 365.
-_insight = partial(
-    dg.asset,
-    group_name=INSIGHTS,
-    partitions_def=DAYS,
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    freshness_policy=COUNTED_IN_TIME,
-    deps=[asset_key("user_logins_table")],
-    owners=OWNERS,
-    kinds={"postgres", "table"},
-)
+def _insight(
+    name: str, columns: Mapping[str, str | None], *, code_version: str, description: str
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Return a decorator that makes an asset by day. `columns`: each column → the column of user_logins it is from."""
+    sources = {column: source for column, source in columns.items() if source}
+    return dg.asset(
+        key=asset_key(name),
+        group_name=INSIGHTS,
+        partitions_def=DAYS,
+        # A backfill of a year is one run, not 365.
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        freshness_policy=COUNTED_IN_TIME,
+        deps=[asset_key("user_logins_table")],
+        owners=OWNERS,
+        kinds={"postgres", "table"},
+        code_version=code_version,
+        metadata={
+            **column_schema(*columns),
+            "dagster/table_name": f"loginpipe.{name}",
+            **column_lineage("user_logins_table", sources),
+        },
+        description=description,
+    )
 
 
 def _duplicates_asset(name: str) -> dg.AssetsDefinition:
-    what = _MEANING[name]
+    what, token, day = _MEANING[name], DUPLICATES[name], "create_date"
 
     @_insight(
-        key=asset_key(name),
+        name,
+        {day: day, token: token, "users": "user_id", "logins": None, "first_date": day, "last_date": day},
         code_version="3",
-        metadata={
-            **column_schema("create_date", DUPLICATES[name], "users", "logins", "first_date", "last_date"),
-            "dagster/table_name": f"loginpipe.{name}",
-            **column_lineage(
-                "user_logins_table",
-                {
-                    "create_date": "create_date",
-                    DUPLICATES[name]: DUPLICATES[name],
-                    "users": "user_id",
-                    "first_date": "create_date",
-                    "last_date": "create_date",
-                },
-            ),
-        },
         description=(
             f"For each day, the {what} seen on it that more than one user has used up to the end of that day: number "
             "of users and logins, first and last date. Tokens that older key versions made of the same value count as "
@@ -92,17 +91,13 @@ duplicate_devices = _duplicates_asset("duplicate_devices")
 duplicate_ips = _duplicates_asset("duplicate_ips")
 
 
+_GROUPED = {name: name for name in ("create_date", "device_type", "locale", "app_version")}
+
+
 @_insight(
-    key=asset_key("daily_logins"),
+    "daily_logins",
+    {**_GROUPED, "logins": None, "users": "user_id"},
     code_version="1",
-    metadata={
-        **column_schema("create_date", "device_type", "locale", "app_version", "logins", "users"),
-        "dagster/table_name": "loginpipe.daily_logins",
-        **column_lineage(
-            "user_logins_table",
-            {**{name: name for name in ("create_date", "device_type", "locale", "app_version")}, "users": "user_id"},
-        ),
-    },
     description=(
         "Logins and distinct users of each day by device type, locale and version. Do not sum the users: one user may "
         "have two devices. The view loginpipe.daily_logins_by_version has the version as text."

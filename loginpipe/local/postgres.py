@@ -63,18 +63,10 @@ def start_postgres(folder: Path, *, throwaway: bool, note: Callable[[Record], No
     # Command line options override what an earlier version wrote into postgresql.conf.
     settings = {**_SETTINGS, **(_THROWAWAY_SETTINGS if throwaway else {})}
     settings["unix_socket_directories"] = '"' + str(sockets).replace('"', '""') + '"'
-    service = Service(
-        "Postgres",
-        [
-            str(server.bin_path / "postgres"),
-            *_data_arguments(server.pgdata),
-            *(word for name, value in settings.items() for word in ("-c", f"{name}={value}")),
-        ],
-        folder / "postgres.log",
-        environment=os.environ,
-        user=server.system_user,
-        stop_signal=_STOP_SIGNAL,
-    )
+    options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+    command = [str(server.bin_path / "postgres"), *_data_arguments(server.pgdata), *options]
+    log, user = folder / "postgres.log", server.system_user
+    service = Service("Postgres", command, log, environment=os.environ, user=user, stop_signal=_STOP_SIGNAL)
     note(service.record)
     service.wait_ready(lambda: _answers(sockets), stopping, _START_SECONDS)
     return service

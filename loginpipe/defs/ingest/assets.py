@@ -42,13 +42,7 @@ def ingest_assets(settings: Settings) -> dg.AssetsDefinition:
     """Return the five assets and their step, which takes a slot in its queue's pool."""
     return dg.multi_asset(
         name=STEP,
-        specs=[
-            stages.RAW_SQS_MESSAGES,
-            stages.VALIDATED_LOGINS,
-            stages.REJECTED_LOGINS,
-            stages.MASKED_LOGINS,
-            stages.USER_LOGINS_TABLE,
-        ],
+        specs=stages.SPECS,
         check_specs=checks.OF_A_RUN,
         can_subset=False,
         pool=pool(settings),
@@ -182,13 +176,10 @@ class _Progress:
 def _log(context: dg.AssetExecutionContext, when: str, totals: RunTotals, **more: float) -> None:
     names = ("received", "accepted", "rejected", "inserted", "duplicates", "deleted", "batches")
     figures = {name: getattr(totals, name) for name in names} | {"delay_p95_seconds": quantile(totals.delays, 0.95)}
+    said = (totals.received, totals.batches, totals.inserted, totals.duplicates, totals.rejected)
     context.log.info(
         "%s: received %d messages in %d batches; inserted %d logins, skipped %d duplicates, rejected %d messages",
         when,
-        totals.received,
-        totals.batches,
-        totals.inserted,
-        totals.duplicates,
-        totals.rejected,
+        *said,
         extra=figures | more,
     )

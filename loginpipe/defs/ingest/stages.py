@@ -232,3 +232,6 @@ def by_delay_and_day(delays: Sequence[int], by_day: Mapping[str, int]) -> dict[s
         "delay": bar_plot("logins by time from sent to stored", by_delay),
         "rows_by_day": bar_plot("rows by UTC day of the login", by_day),
     }
+
+
+SPECS = [RAW_SQS_MESSAGES, VALIDATED_LOGINS, REJECTED_LOGINS, MASKED_LOGINS, USER_LOGINS_TABLE]

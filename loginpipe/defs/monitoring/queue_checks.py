@@ -40,14 +40,8 @@ def freshness(
     """Evaluate the check now. The last report of a stuck queue has the time since when messages wait."""
     now = datetime.now(UTC)
     recent = postgres.run(partial(recent_batches, queue=sqs.name, now=now))
-    found = evaluate(
-        sqs.depth(),
-        last_finished=recent.last_finished,
-        waiting_since=_last_reported(context.instance),
-        now=now,
-        max_wait=longest_wait(settings),
-    )
-    return freshness_result(found)
+    last, since, max_wait = recent.last_finished, _last_reported(context.instance), longest_wait(settings)
+    return freshness_result(evaluate(sqs.depth(), last_finished=last, waiting_since=since, now=now, max_wait=max_wait))
 
 
 def freshness_result(found: Freshness) -> dg.AssetCheckResult:

@@ -47,7 +47,7 @@ def monitoring_sensor(context: dg.SensorEvaluationContext, settings: dg.Resource
     Queue and database are no resources here: a resource that fails would fail the tick that should report it.
     """
     memory, now = read_memory(context.cursor), datetime.now(UTC)
-    seen = _check_all(settings, context.instance, context.repository_def, memory.waiting_since, now)
+    seen = _check_all(context, settings, memory.waiting_since, now)
     fresh, dead_letters, memory = news(seen, memory, now)
     events = [
         *([] if fresh is None else [evaluation(FRESH, freshness_result(fresh))]),
@@ -72,25 +72,17 @@ def monitoring_sensor(context: dg.SensorEvaluationContext, settings: dg.Resource
 
 
 def _check_all(
-    settings: Settings,
-    instance: dg.DagsterInstance,
-    repository: dg.RepositoryDefinition | None,
-    waiting_since: datetime | None,
-    now: datetime,
+    context: dg.SensorEvaluationContext, settings: Settings, waiting_since: datetime | None, now: datetime
 ) -> Seen:
     """Check everything once and record errors. This takes at most half a tick, even if queue and database are down."""
+    instance, repository = context.instance, context.repository_def
     with ThreadPoolExecutor(2) as pool:
         of_queue, of_runs = pool.submit(_queue, settings), pool.submit(_runs, settings, now)
         queue, runs = of_queue.result(), of_runs.result()
     freshness = None
     if isinstance(queue, QueueSeen) and isinstance(runs, RecentBatches):
-        freshness = evaluate(
-            queue.depth,
-            last_finished=runs.last_finished,
-            waiting_since=waiting_since,
-            now=now,
-            max_wait=longest_wait(settings),
-        )
+        last, max_wait = runs.last_finished, longest_wait(settings)
+        freshness = evaluate(queue.depth, last_finished=last, waiting_since=waiting_since, now=now, max_wait=max_wait)
     records = ended_runs(instance, settings.queue_name)
     history = history_of(records)
     if history.failures_in_a_row:
@@ -106,11 +98,10 @@ def _jobs(instance: dg.DagsterInstance, names: Iterable[str]) -> Mapping[str, st
     found: dict[str, str | None] = {}
     for name in names:
         for record in instance.get_run_records(dg.RunsFilter(job_name=name, statuses=ENDED), limit=1):
-            run, ended = record.dagster_run, f"{ended_at(record):%Y-%m-%d %H:%M} UTC"
-            failed = run.status == dg.DagsterRunStatus.FAILURE
-            found[name] = (
-                f"the run that ended at {ended} failed with {why_failed(instance, run.run_id)}" if failed else None
-            )
+            run, found[name] = record.dagster_run, None
+            if run.status == dg.DagsterRunStatus.FAILURE:
+                ended, why = f"{ended_at(record):%Y-%m-%d %H:%M} UTC", why_failed(instance, run.run_id)
+                found[name] = f"the run that ended at {ended} failed with {why}"
     return found
 
 
