@@ -95,15 +95,11 @@ def status(*, as_json: Json = False) -> None:
     uri, pinned = settings.required("token_keys"), pinned_fingerprints(settings.seal_key_fingerprint)
     provider, token_keys = token_key_uri(uri).provider, read_token_keys(uri, production=settings.production)
     versions = sorted(token_keys.field_keys)
-    seal_keys = [
-        {
-            "provider": each.uri.provider,
-            "place": each.place,
-            "fingerprint": each.key.fingerprint,
-            "pinned": each.key.fingerprint in pinned,
-        }
-        for each in read_seal_keys(settings.required("seal_key"), production=settings.production)
-    ]
+    seal_keys: list[dict[str, Any]] = []
+    for named in read_seal_keys(settings.required("seal_key"), production=settings.production):
+        fingerprint = named.key.fingerprint
+        place = {"provider": named.uri.provider, "place": named.place}
+        seal_keys.append({**place, "fingerprint": fingerprint, "pinned": fingerprint in pinned})
     database = _in_database(settings)
     if as_json:
         of_tokens = {"provider": provider, "versions": versions, "current": token_keys.current}

@@ -74,17 +74,10 @@ def status(*, as_json: Json = False) -> None:
             f", {shared_by(others)}: of {'all' if owners.all else 'the first'} {owners.ours + owners.others:,} that "
             f"can be received, {owners.ours:,} are from queue {queue.name!r} and {owners.others:,} from other queues"
         )
-    print_result(
-        {
-            "queue": policy.dead_letters.name,
-            "max_receives": policy.max_receives,
-            **asdict(depth),
-            "other_queues": others,
-            "looked_at": None if owners is None else {"ours": owners.ours, "others": owners.others, "all": owners.all},
-        },
-        f"{text}; messages move there after {policy.max_receives} receives",
-        as_json=as_json,
-    )
+    text += f"; messages move there after {policy.max_receives} receives"
+    found = {"queue": policy.dead_letters.name, "max_receives": policy.max_receives, **asdict(depth)}
+    looked_at = None if owners is None else asdict(owners)
+    print_result({**found, "other_queues": others, "looked_at": looked_at}, text, as_json=as_json)
 
 
 @app.command()
@@ -128,13 +121,13 @@ def redrive(
             progress=advance,
         )
     would = "would be " if dry_run else ""
-    print_result(
-        {**asdict(counts), "refused": dict(counts.refused), "dry_run": dry_run},
+    text = (
         f"{counts.moved:,} {would}moved to queue {queue.name!r}, {counts.dropped:,} {would}deleted because "
         f"their outcome is recorded, {counts.left:,} left"
-        + (f", and {counts.others:,} dead letters of other queues" if counts.others else ""),
-        as_json=as_json,
     )
+    if counts.others:
+        text += f", and {counts.others:,} dead letters of other queues"
+    print_result({**asdict(counts), "refused": dict(counts.refused), "dry_run": dry_run}, text, as_json=as_json)
     if counts.refused:
         see = runbook("what-is-refused")
         raise QueueError(

@@ -156,8 +156,7 @@ def queue_depth_sensor(
     Raises:
         QueueError: the queue's depth cannot be read.
     """
-    active = dg.RunsFilter(tags={QUEUE_TAG: sqs.name}, statuses=ACTIVE)
-    now = datetime.now(UTC)
+    active, now = dg.RunsFilter(tags={QUEUE_TAG: sqs.name}, statuses=ACTIVE), datetime.now(UTC)
     decision = decide(
         sqs.depth(),
         queue=sqs.name,
