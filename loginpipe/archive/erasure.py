@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from functools import partial
-from itertools import pairwise
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 from loginpipe.archive.days import stored_file, strays
@@ -17,10 +18,6 @@ from loginpipe.postgres.archive import archived_day, begin_work_on_day, mark_unc
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.erasures import erasures_so_far, require_no_erasure_since, tombstones_since
 
-# The tombstones of one erasure, one per version of the token key, have the same time. Before revision 0011 they were
-# microseconds apart.
-_ONE_ERASURE = timedelta(milliseconds=1)
-
 
 @dataclass(frozen=True)
 class Tombstone:
@@ -31,18 +28,22 @@ class Tombstone:
     erased_at: datetime
 
 
+_TIME = attrgetter("erased_at")
+
+
 def require_keys_for(tombstones: Sequence[Tombstone], keys: TokenKeys) -> None:
     """Check that each erasure left a tombstone of a key version that is available.
 
     Raises:
         ArchivedDayError: an erasure did not. The message names the key versions that are needed.
     """
-    for erasure in _erasures(tombstones):
+    # The tombstones of one erasure, one per version of the token key, have the same time.
+    for erased_at, erasure in groupby(sorted(tombstones, key=_TIME), key=_TIME):
         versions = {tombstone.key_version for tombstone in erasure}
         if not versions & set(keys.field_keys):
             named = " or ".join(str(version) for version in sorted(versions))
             raise ArchivedDayError(
-                f"a user was erased at {erasure[0].erased_at:%Y-%m-%d %H:%M:%S} UTC, and could come back: they can be "
+                f"a user was erased at {erased_at:%Y-%m-%d %H:%M:%S} UTC, and could come back: they can be "
                 f"told with token key version {named} only; add it to LOGINPIPE_TOKEN_KEYS"
             )
 
@@ -62,17 +63,6 @@ def without_erased(rows: Iterable[Row], tombstones: Iterable[Tombstone], keys: T
         if not known[user]:
             kept.append(row)
     return kept
-
-
-def _erasures(tombstones: Sequence[Tombstone]) -> list[list[Tombstone]]:
-    ordered = sorted(tombstones, key=lambda tombstone: tombstone.erased_at)
-    groups = [[tombstone] for tombstone in ordered[:1]]
-    for before, tombstone in pairwise(ordered):
-        if tombstone.erased_at - before.erased_at <= _ONE_ERASURE:
-            groups[-1].append(tombstone)
-        else:
-            groups.append([tombstone])
-    return groups
 
 
 def forget_erased(connection: Connection, *, day: date, token_keys: Callable[[], TokenKeys], stores: Stores) -> int:
