@@ -93,14 +93,9 @@ def load_recipients(settings: Settings) -> tuple["SealKey", ...]:
 
 
 def granted(request: "Request", then: str) -> UUID:
-    """Return the id of a request that needs no approval.
+    """Return the id of a new request. If another custodian must approve it first, raise an error.
 
-    Args:
-        request: the new request.
-        then: what to do after an approval, with {} for the id.
-
-    Raises:
-        LoginpipeError: another custodian must approve it first.
+    ``then`` is what to do after the approval, with {} for the id.
     """
     if request.needs_approval:
         raise LoginpipeError(
@@ -113,12 +108,7 @@ def granted(request: "Request", then: str) -> UUID:
 def bulk_request(
     connection: "Connection", kind: "BulkKind", number: int, reason: "Reason", approved: UUID | None
 ) -> "Bulk":
-    """Return the approved bulk request if there is one, or make one for a number of values.
-
-    Raises:
-        AccessRefusedError: with the refusal code.
-        LoginpipeError: another custodian must approve it first.
-    """
+    """Return the approved bulk request if there is one, or make one for a number of values. Raises as `granted`."""
     from loginpipe.custody.access import Bulk, request_bulk
 
     if approved is None:

@@ -113,11 +113,7 @@ def daily_logins(context: dg.AssetExecutionContext, postgres: PostgresResource) 
 
 
 def refreshed(postgres: PostgresResource, table: str, days: Sequence[date]) -> dict[str, Any]:
-    """Compute days of one of the three tables again, each in its own transaction, and return the UI's metadata.
-
-    Raises:
-        DatabaseError: a day could not be written. Earlier days are written.
-    """
+    """Compute days of one of the three tables again, each in its own transaction, and return the UI's metadata."""
     if table in DUPLICATES:
         work = partial(refresh_duplicates, table=table)
         return _duplicates_metadata(table, {day: postgres.run(partial(work, day=day)) for day in days})
@@ -218,13 +214,10 @@ _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRu
 def why_not_now(
     stale: Collection[date], *, active: bool, last_run: tuple[datetime, datetime] | None, now: datetime
 ) -> str | None:
-    """Return the reason to start no run now, or None to start one.
+    """Return the reason to start no run now (UTC), or None to start one.
 
-    Args:
-        stale: the days that have changed.
-        active: True if a run is queued or has not ended.
-        last_run: start and end of the last run that ended; None if there is none.
-        now: the time, UTC.
+    ``stale`` has the days that have changed, ``last_run`` start and end of the last run that ended. A queued run counts
+    as active.
     """
     if not stale:
         return "no day has changed since its insights were computed"

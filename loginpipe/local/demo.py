@@ -82,13 +82,9 @@ class Rows:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The result of the demonstration.
+    """Messages by outcome, rejected messages by reason code, other results by title, and seconds to the last delete.
 
-    Attributes:
-        counts: messages sent, received, accepted, rejected, inserted, duplicates, deleted.
-        reasons: rejected messages by reason code. A message with two reasons counts twice.
-        tables: results by title. The first one shows an invented login in clear.
-        run_seconds: until the last delete.
+    A message with two reasons counts twice. The first table shows an invented login in clear.
     """
 
     counts: dict[str, int]

@@ -60,10 +60,7 @@ def write_env_file(path: Path, values: Mapping[str, str]) -> list[str]:
     is returned for a message. If they leave it empty, as in a copy of ``.env.example``, ours comes later and counts.
 
     The file is replaced in one step and has mode 0600, because it may hold the user's credentials. A symbolic link is
-    followed.
-
-    Returns:
-        The names that the user's own lines keep at another value.
+    followed. Return the names that the user's own lines keep at another value.
     """
     path = path.resolve()
     users = _BLOCK.sub("", path.read_bytes().decode() if path.exists() else "")

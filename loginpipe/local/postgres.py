@@ -43,11 +43,7 @@ _THROWAWAY_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_w
 def start_postgres(folder: Path, *, throwaway: bool, note: Callable[[Record], None], stopping: Event) -> Service:
     """Start the server on the data in ``folder/postgres``. Create the data and both databases if they are missing.
 
-    Args:
-        folder: the stack's folder.
-        throwaway: True if nothing must survive a crash of the machine.
-        note: called with the process as soon as it exists.
-        stopping: set to stop the start.
+    A throwaway server may lose data if the machine crashes. ``note`` is called with the process as soon as it exists.
 
     Raises:
         LocalStackError: the data is of another major version, or the server does not start.

@@ -17,13 +17,10 @@ _MAX_BACK_OFF = timedelta(minutes=15)
 
 
 class Episode(BaseModel, frozen=True):
-    """A condition that holds, or recently did.
+    """A condition that holds since a check, or recently did, with the message of the last check that found it.
 
-    Attributes:
-        since: the first check that found it.
-        message: the message of the last check that found it.
-        told: True if a second check in a row found it, which makes it an alert.
-        gone_since: the first of the latest checks in a row without it; None if the last check found it.
+    It is an alert (``told``) if a second check in a row found it. ``gone_since`` is the first of the latest checks in a
+    row without it; None if the last check found it.
     """
 
     since: datetime
@@ -43,13 +40,9 @@ class Event(BaseModel, frozen=True):
 
 
 class Outbox(BaseModel, frozen=True):
-    """The events that a channel still has to send.
+    """The events that a channel still has to send, oldest first, and the number of older ones that were dropped.
 
-    Attributes:
-        pending: the events, oldest first.
-        left_out: number of older events that were dropped.
-        failures: failed deliveries in a row.
-        next_try: the earliest time of the next delivery.
+    ``failures`` counts failed deliveries in a row. There is no delivery before ``next_try``.
     """
 
     pending: tuple[Event, ...] = ()

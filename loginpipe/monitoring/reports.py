@@ -24,13 +24,10 @@ _LINGERS = 3
 
 @dataclass(frozen=True)
 class Freshness:
-    """The evaluated state of a queue.
+    """The state of a queue: no messages (``quiet``), messages that are processed (``working``) or not (``stuck``).
 
-    Attributes:
-        state: ``quiet`` (no messages), ``working`` (messages are being processed) or ``stuck`` (they are not).
-        message: the state as text.
-        waiting_since: when messages were first seen, if every check since has seen some; None if there are none. The
-            next check needs it.
+    ``waiting_since`` is when messages were first seen, if every check since has seen some; None if there are none. The
+    next check needs it.
     """
 
     state: Literal["quiet", "working", "stuck"]
@@ -51,16 +48,11 @@ def longest_wait(settings: Settings) -> timedelta:
 def evaluate(
     depth: Depth, *, last_finished: datetime | None, waiting_since: datetime | None, now: datetime, max_wait: timedelta
 ) -> Freshness:
-    """Evaluate whether a queue is empty, being processed, or stuck.
+    """Evaluate whether a queue is empty, being processed, or stuck. All times have a time zone.
 
-    Messages in flight count, because a hanging run hides its messages for ever. All times have a time zone.
-
-    Args:
-        depth: the queue's depth.
-        last_finished: when the newest batch finished; None if none did recently.
-        waiting_since: the result of the last check.
-        now: the time.
-        max_wait: as `longest_wait`.
+    Messages in flight count, because a hanging run hides its messages for ever. ``last_finished`` is when the newest
+    batch finished, None if none did recently; ``waiting_since`` the result of the last check; ``max_wait`` as
+    `longest_wait`.
     """
     ended = f"the newest batch finished at {_utc(last_finished)}" if last_finished else "no batch has finished recently"
     if not depth.visible + depth.in_flight:
@@ -141,14 +133,10 @@ class DeadLetters:
 
 
 class Memory(BaseModel, frozen=True):
-    """What is kept from tick to tick.
+    """What is kept from tick to tick: `Freshness.waiting_since`, and the last reports.
 
-    Attributes:
-        alerts: the active alerts, and the pending events of each channel.
-        waiting_since: as `Freshness.waiting_since`.
-        fresh: the last reported result of ``freshness``; None before the first report.
-        fresh_at: when it was reported.
-        dead_letters: the last reported message of ``no_dead_letters``.
+    These are the result of ``freshness`` and its time, None before the first report, and the message of
+    ``no_dead_letters``.
     """
 
     alerts: State = State()
