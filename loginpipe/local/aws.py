@@ -113,5 +113,4 @@ def _taken(port: int) -> bool:
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-    return port
+        return int(probe.getsockname()[1])

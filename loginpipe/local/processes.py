@@ -40,10 +40,9 @@ class Record:
 
     name: str
     pid: int
+    # The command line without the program, because some platforms report the program under another name.
     arguments: list[str]
-    """The command line without the program, because some platforms report the program under another name."""
     stop_signal: int = signal.SIGTERM
-    """The signal for an orderly end."""
 
     def process(self) -> "psutil.Process | None":
         """Return the process, or None if it has ended, even if another process now has its id."""

@@ -133,7 +133,7 @@ class DeadLetters:
 
 
 class Memory(BaseModel, frozen=True):
-    """What is kept from tick to tick: `Freshness.waiting_since`, and the last reports.
+    """What is kept from tick to tick: the state of alerts, `Freshness.waiting_since`, and the last reports.
 
     These are the result of ``freshness`` and its time, None before the first report, and the message of
     ``no_dead_letters``.
