@@ -11,7 +11,7 @@ from pydantic import Field
 from loginpipe.common.errors import ClearValueError, DatabaseError, LoginpipeError, QueueError, runbook
 from loginpipe.common.settings import Settings
 from loginpipe.defs.ingest import checks, stages
-from loginpipe.defs.ingest.job import pool, tag_run
+from loginpipe.defs.ingest.job import QUEUE_TAG, tag_run
 from loginpipe.defs.resources import MaskingResource, PostgresResource, SqsResource
 from loginpipe.ingest.brake import Brake
 from loginpipe.ingest.consumer import Limits, StopSignals, consume
@@ -39,13 +39,16 @@ class IngestConfig(dg.Config):
 
 
 def ingest_assets(settings: Settings) -> dg.AssetsDefinition:
-    """Return the five assets and their step, which takes a slot in its queue's pool."""
+    """Return the five assets and their step, which takes a slot in its queue's pool.
+
+    ``dagster.yaml`` limits this pool for every kind of run.
+    """
     return dg.multi_asset(
         name=STEP,
         specs=stages.SPECS,
         check_specs=checks.OF_A_RUN,
         can_subset=False,
-        pool=pool(settings),
+        pool=f"{QUEUE_TAG}/{settings.queue_name}",
     )(ingest)
 
 

@@ -35,11 +35,6 @@ def run_tags(settings: Settings) -> dict[str, str]:
     }
 
 
-def pool(settings: Settings) -> str:
-    """Return the concurrency pool of the step, one per queue. ``dagster.yaml`` limits it for every kind of run."""
-    return f"{QUEUE_TAG}/{settings.queue_name}"
-
-
 def tag_run(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Settings) -> None:
     """Add the tags that sensor, alerts, run monitoring and retries need to a run of the assets, which lacks the job's.
 

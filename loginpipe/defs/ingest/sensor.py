@@ -157,10 +157,11 @@ def queue_depth_sensor(
         QueueError: the queue's depth cannot be read.
     """
     active, now = dg.RunsFilter(tags={QUEUE_TAG: sqs.name}, statuses=ACTIVE), datetime.now(UTC)
+    starts = [record.start_time for record in context.instance.get_run_records(active)]
     decision = decide(
         sqs.depth(),
         queue=sqs.name,
-        active=[_age(record, now) for record in context.instance.get_run_records(active)],
+        active=[None if start is None else now - datetime.fromtimestamp(start, UTC) for start in starts],
         history=history_of(ended_runs(context.instance, sqs.name)),
         now=now,
         batch_messages=sqs.batch_messages,
@@ -171,7 +172,3 @@ def queue_depth_sensor(
     # Requests have no run key: Dagster would never repeat the key of a failed run.
     requests = [dg.RunRequest(run_config=WAITING_IDLE) for _ in range(decision.runs)]
     return dg.SensorResult(run_requests=requests, skip_reason=None if requests else decision.reason)
-
-
-def _age(record: dg.RunRecord, now: datetime) -> timedelta | None:
-    return None if record.start_time is None else now - datetime.fromtimestamp(record.start_time, UTC)
