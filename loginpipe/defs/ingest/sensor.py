@@ -157,9 +157,9 @@ def queue_depth_sensor(
         QueueError: the queue's depth cannot be read.
     """
     active, now = dg.RunsFilter(tags={QUEUE_TAG: sqs.name}, statuses=ACTIVE), datetime.now(UTC)
-    starts = [record.start_time for record in context.instance.get_run_records(active)]
+    depth, starts = sqs.depth(), [record.start_time for record in context.instance.get_run_records(active)]
     decision = decide(
-        sqs.depth(),
+        depth,
         queue=sqs.name,
         active=[None if start is None else now - datetime.fromtimestamp(start, UTC) for start in starts],
         history=history_of(ended_runs(context.instance, sqs.name)),
