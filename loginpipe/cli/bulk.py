@@ -5,18 +5,7 @@ from typing import Annotated
 
 import typer
 
-from loginpipe.cli.custody import (
-    ApprovedRequest,
-    PrivateKeys,
-    Purpose,
-    Ticket,
-    bulk_request,
-    load_known_token_keys,
-    load_private_keys,
-    load_recipients,
-    problems,
-    report_refused,
-)
+from loginpipe.cli import custody
 from loginpipe.cli.output import Json, new_app, notes, out, print_json, progress
 from loginpipe.cli.warehouse import connect_to_warehouse
 from loginpipe.common.settings import load_settings
@@ -28,10 +17,10 @@ extras = new_app("Fields of logins that are not part of the contract.")
 def backfill(
     *,
     field: Annotated[str, typer.Option(help="Name of the field, as the app sends it.")],
-    purpose: Purpose,
-    ticket: Ticket,
-    private_key: PrivateKeys = None,
-    request: ApprovedRequest = None,
+    purpose: custody.Purpose,
+    ticket: custody.Ticket,
+    private_key: custody.PrivateKeys = None,
+    request: custody.ApprovedRequest = None,
     as_json: Json = False,
 ) -> None:
     """Copy a field of past logins from their sealed fields to loginpipe.login_extras, in clear. For custodians.
@@ -49,7 +38,7 @@ def backfill(
 
     settings = load_settings()
     require_extra(field)
-    opener = load_private_keys(settings, private_key)
+    opener = custody.load_private_keys(settings, private_key)
     if looks_personal(field):
         notes.print(
             f"warning: {field} looks like personal data, and analysts can read it in clear from now on", markup=False
@@ -58,24 +47,24 @@ def backfill(
         pending = count_to_fill(connection, field)
         done = Backfill()
         if pending:
-            bulk = bulk_request(connection, "backfill", pending, Reason(purpose, ticket), request)
+            bulk = custody.bulk_request(connection, "backfill", pending, Reason(purpose, ticket), request)
             advance = partial(bar.advance, bar.add_task("opening", total=pending))
             done = fill(connection, opener, field, bulk, advance)
     if as_json:
-        print_json({"field": field, **vars(done), "refused": problems(done.refused, "message")})
+        print_json({"field": field, **vars(done), "refused": custody.problems(done.refused, "message")})
     else:
         out.print(f"opened {done.opened:,} messages; {field} of {done.filled:,} is in clear now", markup=False)
     if done.not_storable:
         notes.print(f"note: {done.not_storable:,} messages have values that jsonb cannot hold; they stay sealed")
-    report_refused(done.refused)
+    custody.report_refused(done.refused)
 
 
 def rotate(
     *,
-    purpose: Purpose,
-    ticket: Ticket,
-    private_key: PrivateKeys = None,
-    request: ApprovedRequest = None,
+    purpose: custody.Purpose,
+    ticket: custody.Ticket,
+    private_key: custody.PrivateKeys = None,
+    request: custody.ApprovedRequest = None,
     lost_version: Annotated[
         list[int] | None,
         typer.Option(help="A version whose key is lost: its values cannot be checked. Can be repeated."),
@@ -94,18 +83,18 @@ def rotate(
     from loginpipe.custody.rotation import rotate as rotate_values
 
     settings = load_settings()
-    opener, recipients = load_private_keys(settings, private_key), load_recipients(settings)
+    opener, recipients = custody.load_private_keys(settings, private_key), custody.load_recipients(settings)
     with connect_to_warehouse(settings) as connection, progress() as bar:
-        keys = load_known_token_keys(settings, connection)
+        keys = custody.load_known_token_keys(settings, connection)
         pending = count_to_rotate(connection, keys.current)
         done = Rotation()
         if pending:
-            bulk = bulk_request(connection, "rotate", pending, Reason(purpose, ticket), request)
+            bulk = custody.bulk_request(connection, "rotate", pending, Reason(purpose, ticket), request)
             advance = partial(bar.advance, bar.add_task("rotating", total=pending))
             lost = lost_version or ()
             done = rotate_values(connection, bulk, opener, keys, recipients, lost=lost, progress=advance)
     if as_json:
-        print_json({"version": keys.current, **vars(done), "refused": problems(done.refused)})
+        print_json({"version": keys.current, **vars(done), "refused": custody.problems(done.refused)})
     else:
         out.print(
             f"{done.rotated:,} values now have a token of version {keys.current} and a verified alias; "
@@ -115,4 +104,4 @@ def rotate(
         notes.print(f"warning: {done.corrected:,} planted aliases led to other values and were corrected")
     if done.unchecked:
         notes.print(f"note: {done.unchecked:,} of them have a lost version and could not be checked")
-    report_refused(done.refused)
+    custody.report_refused(done.refused)

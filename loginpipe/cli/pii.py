@@ -13,21 +13,7 @@ from uuid import UUID
 
 import typer
 
-from loginpipe.cli import audit, bulk
-from loginpipe.cli.custody import (
-    OptionalPurpose,
-    OptionalTicket,
-    PrivateKeys,
-    Purpose,
-    Ticket,
-    granted,
-    load_known_token_keys,
-    load_private_keys,
-    load_recipients,
-    load_token_checks,
-    problems,
-    report_refused,
-)
+from loginpipe.cli import audit, bulk, custody
 from loginpipe.cli.output import Json, new_app, notes, out, print_json, print_result, printable
 from loginpipe.cli.warehouse import connect_to_warehouse
 from loginpipe.common.errors import LoginpipeError
@@ -56,7 +42,7 @@ class _Switch(StrEnum):
 
 
 @app.command()
-def request(tokens: Tokens, *, purpose: Purpose, ticket: Ticket, as_json: Json = False) -> None:
+def request(tokens: Tokens, *, purpose: custody.Purpose, ticket: custody.Ticket, as_json: Json = False) -> None:
     """Request access to values, with a reason. Prints the id of the request, which is valid for 15 minutes.
 
     Example: loginpipe pii request ip.v1.… --purpose "account takeover, user informed" --ticket SEC-1234
@@ -95,9 +81,9 @@ def recover(
         typer.Argument(help="The id of a request. With --purpose and --ticket: tokens, or ids of rejected messages."),
     ],
     *,
-    purpose: OptionalPurpose = None,
-    ticket: OptionalTicket = None,
-    private_key: PrivateKeys = None,
+    purpose: custody.OptionalPurpose = None,
+    ticket: custody.OptionalTicket = None,
+    private_key: custody.PrivateKeys = None,
     limit: Annotated[int, typer.Option(help="Recover at most this many values.", min=1)] = _DEFAULT_LIMIT,
     output: Annotated[
         Path | None,
@@ -123,14 +109,14 @@ def recover(
     if len(tokens) > limit:
         raise LoginpipeError(f"{len(tokens)} values are more than {limit}: give --limit {len(tokens)}")
     settings = load_settings()
-    opener = load_private_keys(settings, private_key)
+    opener = custody.load_private_keys(settings, private_key)
     # All that can fail comes before the release, which is granted once.
     with connect_to_warehouse(settings) as connection, private_output(output) if output else nullcontext() as file:
-        checks = load_token_checks(settings, connection)
+        checks = custody.load_token_checks(settings, connection)
         if isinstance(access, UUID):
             request_id = access
         else:
-            request_id = granted(request_access(connection, tokens, access), "run `loginpipe pii recover {}`")
+            request_id = custody.granted(request_access(connection, tokens, access), "run `loginpipe pii recover {}`")
         recovery = recover_values(connection, request_id, opener, checks, limit=limit)
         if not recovery.recovered:
             # The file goes again with the error.
@@ -144,12 +130,12 @@ def recover(
 def erase(
     user_id: Annotated[str | None, typer.Argument(help="The user id, as in user_logins.")] = None,
     *,
-    purpose: OptionalPurpose = None,
-    ticket: OptionalTicket = None,
+    purpose: custody.OptionalPurpose = None,
+    ticket: custody.OptionalTicket = None,
     request: Annotated[
         UUID | None, typer.Option("--request", help="An approved request for an erasure, instead of a user id.")
     ] = None,
-    private_key: PrivateKeys = None,
+    private_key: custody.PrivateKeys = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -168,14 +154,14 @@ def erase(
         raise LoginpipeError("specify a user id with --purpose and --ticket, or --request")
     settings = load_settings()
     with connect_to_warehouse(settings) as connection:
-        keys = load_known_token_keys(settings, connection)
+        keys = custody.load_known_token_keys(settings, connection)
         if not yes:
             typer.confirm("This cannot be undone. Erase the user?", abort=True, err=True)
         if user_id is not None and reason is not None:
             made = request_erasure(connection, user_id, keys.tombstones(user_id), reason)
-            request = granted(made, "run `loginpipe pii erase --request {}`")
+            request = custody.granted(made, "run `loginpipe pii erase --request {}`")
         assert request is not None  # noqa: S101  one of both was given
-        erasure = erase_user(connection, request, keys, lambda: load_private_keys(settings, private_key))
+        erasure = erase_user(connection, request, keys, lambda: custody.load_private_keys(settings, private_key))
     if as_json:
         print_json({"request": request, "key_versions": sorted(keys.field_keys), **asdict(erasure)})
         return
@@ -184,7 +170,12 @@ def erase(
 
 @app.command()
 def discard(
-    tokens: Tokens, *, purpose: Purpose, ticket: Ticket, private_key: PrivateKeys = None, as_json: Json = False
+    tokens: Tokens,
+    *,
+    purpose: custody.Purpose,
+    ticket: custody.Ticket,
+    private_key: custody.PrivateKeys = None,
+    as_json: Json = False,
 ) -> None:
     """Delete sealed values that do not match their tokens, so that the next login with the value seals it again.
 
@@ -198,17 +189,17 @@ def discard(
     from loginpipe.custody.opening import DISCARDED, DataKeys, open_released
 
     settings = load_settings()
-    opener = load_private_keys(settings, private_key)
+    opener = custody.load_private_keys(settings, private_key)
     with connect_to_warehouse(settings) as connection:
-        checks = load_token_checks(settings, connection)
+        checks = custody.load_token_checks(settings, connection)
         made = request_access(connection, list(dict.fromkeys(tokens)), Reason(purpose, ticket))
-        request_id = granted(made, "request again")
+        request_id = custody.granted(made, "request again")
         released = release(connection, request_id)
         opening = open_released([r for r in released.found if r.value.subject in tokens], DataKeys(opener), checks)
         bad = [error for error in opening.refused if error.problem in DISCARDED and error.subject]
         discarded = discard_values(connection, request_id, [str(error.subject) for error in bad]) if bad else 0
     if as_json:
-        print_json({"request": request_id, "discarded": discarded, "problems": problems(bad)})
+        print_json({"request": request_id, "discarded": discarded, "problems": custody.problems(bad)})
     else:
         out.print(f"{discarded} of {len(tokens)} values did not match their tokens and were deleted")
 
@@ -220,7 +211,7 @@ app.command()(bulk.rotate)
 def drill(
     *,
     ticket: Annotated[str, typer.Option(help="Id of a ticket. Recorded in the access log.")] = "drill",
-    private_key: PrivateKeys = None,
+    private_key: custody.PrivateKeys = None,
     request: Annotated[
         UUID | None, typer.Option("--request", help="The request of an earlier drill, after it was approved.")
     ] = None,
@@ -243,18 +234,18 @@ def drill(
     from loginpipe.masking.keys import load_compat
 
     settings = load_settings()
-    opener, recipients = load_private_keys(settings, private_key), load_recipients(settings)
+    opener, recipients = custody.load_private_keys(settings, private_key), custody.load_recipients(settings)
     with connect_to_warehouse(settings) as connection:
-        checks = load_token_checks(settings, connection)
+        checks = custody.load_token_checks(settings, connection)
         if sample is not None:
             _open_sample(connection, opener, checks, number=sample, ticket=ticket, request=request, as_json=as_json)
             return
         canary = None
         if request is None:
             compat = load_compat(settings.masking, settings.compat_salt, production=settings.production)
-            canary = store_canary(connection, load_known_token_keys(settings, connection), compat, recipients)
+            canary = store_canary(connection, custody.load_known_token_keys(settings, connection), compat, recipients)
             made = request_access(connection, canary.tokens, Reason("drill: recovery of made-up values", ticket))
-            request = granted(made, "run `loginpipe pii drill --request {}`")
+            request = custody.granted(made, "run `loginpipe pii drill --request {}`")
         proved = recover_canary(connection, request, opener, checks, canary)
     if as_json:
         print_json({"values": proved.values, "opened_with": proved.opened_with, "not_tried": proved.not_tried})
@@ -285,15 +276,15 @@ def _open_sample(
             raise LoginpipeError("no value is sealed yet: run the drill without --sample")
         why = Reason("drill: stored values opened and compared with their tokens", ticket)
         then = f"run `loginpipe pii drill --sample {number} --request {{}}`"
-        request = granted(request_access(connection, tokens, why), then)
+        request = custody.granted(request_access(connection, tokens, why), then)
     found = open_sample(connection, request, opener, checks)
     if as_json:
-        print_json({"values": found.values, "unchecked": found.unchecked, "refused": problems(found.refused)})
+        print_json({"values": found.values, "unchecked": found.unchecked, "refused": custody.problems(found.refused)})
     else:
         out.print(f"{found.values:,} stored values were opened and match their tokens")
     if found.unchecked:
         notes.print(f"note: {found.unchecked:,} values open, but no available key can check them against their tokens")
-    report_refused(found.refused, "; delete it with `loginpipe pii discard`, so that the value is sealed again")
+    custody.report_refused(found.refused, "; delete it with `loginpipe pii discard`, so that the value is sealed again")
 
 
 def _few(fingerprints: list[str]) -> str:
@@ -306,7 +297,7 @@ def second_person(
         _Switch, typer.Argument(help="on: another custodian must approve each request. off: no approval is needed.")
     ],
     *,
-    ticket: Ticket,
+    ticket: custody.Ticket,
     as_json: Json = False,
 ) -> None:
     """Require that a second custodian approves each request, or stop requiring it. For the owner of the vault.
@@ -374,7 +365,7 @@ def _report(recovery: "Recovery", request_id: UUID, output: Path | None, *, as_j
     if as_json:
         shown = {} if output else {"values": [dict(zip(_COLUMNS, row, strict=True)) for row in rows]}
         counts = {"request": request_id, "recovered": len(rows), "missing": recovery.missing}
-        refused = problems(recovery.refused)
+        refused = custody.problems(recovery.refused)
         print_json({**counts, "refused": refused, "output": output if rows else None, **shown})
     elif not rows and not recovery.refused:
         raise LoginpipeError(
@@ -390,6 +381,6 @@ def _report(recovery: "Recovery", request_id: UUID, output: Path | None, *, as_j
             notes.print(f"note: {value.subject} was checked only by an alias of its token", markup=False)
     for subject in recovery.missing:
         notes.print(f"note: no sealed value exists for {subject}", markup=False)
-    report_refused(recovery.refused)
+    custody.report_refused(recovery.refused)
     if not rows:
         raise typer.Exit(1)
