@@ -105,15 +105,13 @@ class QueueSeen:
 
 @dataclass(frozen=True)
 class Seen:
-    """The result of one round of checks.
+    """The result of one round of checks. A text is the reason why something could not be read.
 
     Attributes:
-        queue: its depths, or the reason why they could not be read.
-        runs: the recent batches, or the reason why they could not be read.
-        freshness: None if queue or batches could not be read.
+        runs: the recent batches.
         history: the results of the chain's runs in Dagster.
-        jobs: why the newest run of each other job failed, or None if it succeeded.
         checks: ``name of asset`` → True if passed, for each evaluated check that can cause an alert.
+        jobs: why the newest run of each other job failed, or None if it succeeded.
     """
 
     queue: QueueSeen | str

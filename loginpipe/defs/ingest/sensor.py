@@ -61,17 +61,8 @@ def decide(
 ) -> Decision:
     """Decide how many runs to start: one if messages wait, more if many wait, and none too soon after failures.
 
-    A run that is about to reach ``run_seconds`` gets a successor.
-
-    Args:
-        depth: the queue's depth.
-        queue: the queue's name, for the reason.
-        active: age of each active run on this queue, or None if it is not started; see `ACTIVE`.
-        history: the results of earlier runs.
-        now: the time, UTC.
-        batch_messages: maximum messages in a batch.
-        run_seconds: maximum duration of a run.
-        max_runs: maximum active runs, not counting runs that are about to end.
+    A run that is about to reach ``run_seconds`` gets a successor, and does not count for ``max_runs``. ``active`` has
+    the age of each active run on this queue, or None if it is not started; see `ACTIVE`. ``now`` is in UTC.
     """
     seen = f"queue {queue!r}: {depth}"
     continuing = sum(age is None or age.total_seconds() < run_seconds - SUCCESSOR_SECONDS for age in active)

@@ -84,14 +84,10 @@ _MAX_SHOWN = 24
 
 
 def messages_per_minute(minutes: Mapping[int, int]) -> tuple[str, dict[str, float]]:
-    """Return the rate at which messages were sent, by time.
+    """Return the rate at which messages were sent, by time, from minute since 1970 → messages, at least one.
 
-    Args:
-        minutes: minute since 1970 → messages sent in it; at least one.
-
-    Returns:
-        The step, as in ``5min``, and the start of each step (UTC) → messages per minute in it, with empty steps. At
-        most 24 steps if the messages are at most 23 days apart.
+    Return the step, as in ``5min``, and the start of each step (UTC) → messages per minute in it, with empty steps.
+    There are at most 24 steps if the messages are at most 23 days apart.
     """
     first, last = min(minutes), max(minutes)
     fitting = (item for item in _STEPS.items() if last // item[1] - first // item[1] < _MAX_SHOWN)
