@@ -66,11 +66,7 @@ def login_archive(
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Archive the days of this run, if there is an archive.
 
-    Raises:
-        SettingError: LOGINPIPE_ARCHIVE_URL is no URL of an archive.
-        ArchivedDayError: a day is not over (then nothing was written), or differs from its archive.
-        ArchiveError: the archive cannot be used. Earlier days are archived.
-        DatabaseError: the database cannot be used. Earlier days are archived.
+    If a day is not over, nothing is written. After any other error, the earlier days are archived.
     """
     if not settings.archive_url:
         context.log.warning("LOGINPIPE_ARCHIVE_URL is not set: nothing was archived, days stay in the table")

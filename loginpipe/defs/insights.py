@@ -1,6 +1,6 @@
 """Define the insights, duplicates and login counts by day as tokens and counts only, and what keeps them up to date."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -39,10 +39,11 @@ _MEANING: Mapping[str, str] = {"duplicate_devices": "devices", "duplicate_ips": 
 
 def _insight(
     name: str, columns: Mapping[str, str | None], *, code_version: str, description: str
-) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """Return a decorator that makes an asset by day. `columns`: each column → the column of user_logins it is from."""
+) -> dg.AssetsDefinition:
+    """Return an asset by day. ``columns`` has the column of user_logins that each column is made from."""
     sources = {column: source for column, source in columns.items() if source}
-    return dg.asset(
+
+    @dg.asset(
         key=asset_key(name),
         group_name=INSIGHTS,
         partitions_def=DAYS,
@@ -60,12 +61,17 @@ def _insight(
         },
         description=description,
     )
+    def insight(context: dg.AssetExecutionContext, postgres: PostgresResource) -> dg.MaterializeResult[None]:
+        """Compute the days of this run again. If a day cannot be written, the earlier ones are."""
+        days = sorted(date.fromisoformat(key) for key in context.partition_keys)
+        return dg.MaterializeResult(metadata=refreshed(postgres, name, days))
+
+    return insight
 
 
 def _duplicates_asset(name: str) -> dg.AssetsDefinition:
     what, token, day = _MEANING[name], DUPLICATES[name], "create_date"
-
-    @_insight(
+    return _insight(
         name,
         {day: day, token: token, "users": "user_id", "logins": None, "first_date": day, "last_date": day},
         code_version="3",
@@ -76,40 +82,20 @@ def _duplicates_asset(name: str) -> dg.AssetsDefinition:
             f"loginpipe.{name.replace('duplicate', 'shared')} has the newest state of each."
         ),
     )
-    def duplicates(context: dg.AssetExecutionContext, postgres: PostgresResource) -> dg.MaterializeResult[None]:
-        """Compute the days of this run again.
-
-        Raises:
-            DatabaseError: a day could not be written. Earlier days are written.
-        """
-        return dg.MaterializeResult(metadata=refreshed(postgres, name, _days(context)))
-
-    return duplicates
 
 
-duplicate_devices = _duplicates_asset("duplicate_devices")
-duplicate_ips = _duplicates_asset("duplicate_ips")
+_GROUPED = ("create_date", "device_type", "locale", "app_version")
 
-
-_GROUPED = {name: name for name in ("create_date", "device_type", "locale", "app_version")}
-
-
-@_insight(
+duplicate_devices, duplicate_ips = map(_duplicates_asset, ("duplicate_devices", "duplicate_ips"))
+daily_logins = _insight(
     "daily_logins",
-    {**_GROUPED, "logins": None, "users": "user_id"},
+    {**{name: name for name in _GROUPED}, "logins": None, "users": "user_id"},
     code_version="1",
     description=(
         "Logins and distinct users of each day by device type, locale and version. Do not sum the users: one user may "
         "have two devices. The view loginpipe.daily_logins_by_version has the version as text."
     ),
 )
-def daily_logins(context: dg.AssetExecutionContext, postgres: PostgresResource) -> dg.MaterializeResult[None]:
-    """Compute the days of this run again.
-
-    Raises:
-        DatabaseError: a day could not be written. Earlier days are written.
-    """
-    return dg.MaterializeResult(metadata=refreshed(postgres, "daily_logins", _days(context)))
 
 
 def refreshed(postgres: PostgresResource, table: str, days: Sequence[date]) -> dict[str, Any]:
@@ -149,10 +135,6 @@ def preview(found: DuplicatesOfDay) -> str:
     lines = ["| users | logins | token | first | last |", "| --- | --- | --- | --- | --- |"]
     rows = ((users, logins, token, *dates) for token, users, logins, *dates in found.top)
     return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
-
-
-def _days(context: dg.AssetExecutionContext) -> list[date]:
-    return sorted(date.fromisoformat(key) for key in context.partition_keys)
 
 
 INSIGHTS_JOB = "refresh_insights"
@@ -245,11 +227,7 @@ def why_not_now(
 def insights_sensor(
     context: dg.SensorEvaluationContext, postgres: PostgresResource, settings: dg.ResourceParam[Settings]
 ) -> dg.SensorResult:
-    """Start a run, or return the reason to skip.
-
-    Raises:
-        DatabaseError: the changed days cannot be read.
-    """
+    """Start a run, or return the reason to skip."""
     instance, now = context.instance, datetime.now(UTC)
     runs = dg.RunsFilter(job_name=INSIGHTS_JOB, statuses=ACTIVE, tags=LOCATION_TAGS)
     yesterday = now.date() - timedelta(days=1)

@@ -50,11 +50,7 @@ def materializations(found: BatchesWithoutRun) -> Iterator[dg.AssetMaterializati
 def lambda_batches_sensor(
     context: dg.SensorEvaluationContext, postgres: PostgresResource, settings: dg.ResourceParam[Settings]
 ) -> dg.SensorResult:
-    """Report the batches recorded outside Dagster since the last tick.
-
-    Raises:
-        DatabaseError: the batches cannot be read.
-    """
+    """Report the batches recorded outside Dagster since the last tick."""
     found = postgres.run(
         partial(
             batches_without_run,

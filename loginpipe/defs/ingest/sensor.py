@@ -142,11 +142,7 @@ def ended_at(record: dg.RunRecord) -> datetime:
 def queue_depth_sensor(
     context: dg.SensorEvaluationContext, sqs: SqsResource, settings: dg.ResourceParam[Settings]
 ) -> dg.SensorResult:
-    """Start runs as messages arrive.
-
-    Raises:
-        QueueError: the queue's depth cannot be read.
-    """
+    """Start runs as messages arrive."""
     active, now = dg.RunsFilter(tags={QUEUE_TAG: sqs.name}, statuses=ACTIVE), datetime.now(UTC)
     depth, starts = sqs.depth(), [record.start_time for record in context.instance.get_run_records(active)]
     decision = decide(
