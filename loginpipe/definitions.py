@@ -15,27 +15,12 @@ with imports_that_stay():
 
     from loginpipe.common.logs import configure_logs
     from loginpipe.common.settings import Settings, load_settings
-    from loginpipe.defs.archive.asset import archive_matches_table, login_archive
-    from loginpipe.defs.archive.jobs import (
-        archive_closed_days,
-        archive_logins,
-        drop_archived_partitions,
-        drop_archived_partitions_daily,
-    )
+    from loginpipe.defs import archive, insights, maintenance
     from loginpipe.defs.ingest.assets import ingest_assets
     from loginpipe.defs.ingest.job import ingest_job, ingest_schedule
     from loginpipe.defs.ingest.lambda_batches import lambda_batches_sensor
     from loginpipe.defs.ingest.sensor import queue_depth_sensor
-    from loginpipe.defs.ingest.user_logins_table import USER_LOGINS_TABLE
-    from loginpipe.defs.insights.assets import daily_logins, duplicate_devices, duplicate_ips
-    from loginpipe.defs.insights.job import insights_job, insights_sensor
-    from loginpipe.defs.maintenance.daily_checks import DAILY_CHECKS, check_job, check_schedule
-    from loginpipe.defs.maintenance.jobs import (
-        maintain_partitions,
-        maintenance_schedule,
-        prune_dagster_storage,
-        pruning_schedule,
-    )
+    from loginpipe.defs.ingest.stages import USER_LOGINS_TABLE
     from loginpipe.defs.metadata import (
         ARCHIVED_IN_TIME,
         DAYS_THAT_ARE_OVER,
@@ -56,48 +41,38 @@ __all__ = ["build_definitions", "defs"]
 def build_definitions(
     resource_overrides: Mapping[str, Any] | None = None, *, settings: Settings | None = None
 ) -> dg.Definitions:
-    """Put the definitions together: assets, checks, jobs, schedules, sensors and resources.
+    """Put the definitions together for these settings, or for those of the environment.
 
-    Args:
-        resource_overrides: resources to use instead, by key: ``sqs``, ``postgres``, ``masking``, ``settings``.
-        settings: what they are made by; read from the environment where they are not given.
-
-    Raises:
-        SettingError: a setting is wrong.
+    `resource_overrides` replaces resources by key: ``sqs``, ``postgres``, ``masking``, ``settings``.
     """
     settings = settings or load_settings()
-    assets = [
-        ingest_assets(settings),
-        duplicate_devices,
-        duplicate_ips,
-        daily_logins,
-        login_archive,
-    ]
+    counted = [insights.duplicate_devices, insights.duplicate_ips, insights.daily_logins]
+    assets = [ingest_assets(settings), *counted, archive.login_archive]
     return dg.Definitions(
         assets=[asset.map_asset_specs(partial(_with_settings, settings=settings)) for asset in assets],
-        asset_checks=[freshness, no_dead_letters, archive_matches_table, *DAILY_CHECKS],
+        asset_checks=[freshness, no_dead_letters, archive.archive_matches_table, *maintenance.DAILY_CHECKS],
         jobs=[
             ingest_job(settings),
-            insights_job,
-            maintain_partitions,
-            prune_dagster_storage,
-            check_job(),
-            archive_logins,
-            drop_archived_partitions,
+            insights.insights_job,
+            maintenance.maintain_partitions,
+            maintenance.prune_dagster_storage,
+            maintenance.check_job(),
+            archive.archive_logins,
+            archive.drop_archived_partitions,
         ],
         schedules=[
             ingest_schedule,
-            maintenance_schedule,
-            pruning_schedule,
-            check_schedule,
-            archive_closed_days,
-            drop_archived_partitions_daily,
+            maintenance.maintenance_schedule,
+            maintenance.pruning_schedule,
+            maintenance.check_schedule,
+            archive.archive_closed_days,
+            archive.drop_archived_partitions_daily,
         ],
         sensors=[
             # Without Dagster's runs there is nothing to start, and a run would only compete with AWS Lambda.
             *([] if settings.consumer == "lambda" else [queue_depth_sensor]),
             *([] if settings.consumer == "dagster" else [lambda_batches_sensor]),
-            insights_sensor,
+            insights.insights_sensor,
             monitoring_sensor,
         ],
         resources={**resources_from(settings), **(resource_overrides or {})},

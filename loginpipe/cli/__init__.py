@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from loginpipe.cli import archive, check, keys, local, monitoring, pii, queue, rejects, warehouse
+from loginpipe.cli import archive, bulk, check, keys, local, monitoring, pii, queue, rejects, warehouse
 from loginpipe.cli.output import new_app, out
 from loginpipe.common.errors import LoginpipeError
 
@@ -46,7 +46,7 @@ app.command()(monitoring.doctor)
 app.command()(monitoring.metrics)
 app.add_typer(monitoring.alerts, name="alerts")
 app.add_typer(rejects.app, name="rejects")
-app.add_typer(pii.extras, name="extras")
+app.add_typer(bulk.extras, name="extras")
 app.add_typer(queue.app, name="dlq")
 app.add_typer(archive.app, name="archive")
 app.add_typer(warehouse.app, name="backup")

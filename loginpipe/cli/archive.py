@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,11 +18,7 @@ if TYPE_CHECKING:
 app = new_app("Archived days of user_logins in Parquet files: list, verify and restore them.")
 
 _FORMAT = ["%Y-%m-%d"]
-Day = Annotated[datetime, typer.Argument(help="The UTC day.", formats=_FORMAT, metavar="DAY")]
-Days = Annotated[
-    list[datetime] | None,
-    typer.Argument(help="UTC days. Default: all archived days.", formats=_FORMAT, metavar="DAY"),
-]
+_DAYS = typer.Argument(help="UTC days. Default: all archived days.", formats=_FORMAT, metavar="DAY")
 
 
 @app.command("list")
@@ -46,7 +43,7 @@ def list_(*, as_json: Json = False) -> None:
 
 
 @app.command()
-def verify(days: Days = None, *, as_json: Json = False) -> None:
+def verify(days: Annotated[list[datetime] | None, _DAYS] = None, *, as_json: Json = False) -> None:
     """Read archived days back and compare them with what was recorded when they were written.
 
     Exits with 1 if a day differs. The job archive_logins writes a missing or damaged file again while its day is still
@@ -82,7 +79,7 @@ def verify(days: Days = None, *, as_json: Json = False) -> None:
 
 @app.command()
 def restore(
-    day: Day,
+    day: Annotated[datetime, typer.Argument(help="The UTC day.", formats=_FORMAT, metavar="DAY")],
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and compare the file; insert nothing.")] = False,
     as_json: Json = False,
@@ -103,14 +100,13 @@ def restore(
     settings = load_settings()
     with connect_to_warehouse(settings) as connection, progress() as bar:
         (record,) = _chosen(archived_days(connection), [day.date()])
-        task = bar.add_task("restoring", total=record.row_count)
         restored = restore_day(
             connection,
             day=record.day,
             token_keys=lambda: load_known_token_keys(settings, connection),
             stores=Stores(settings),
             dry_run=dry_run,
-            progress=lambda rows: bar.advance(task, rows),
+            progress=partial(bar.advance, bar.add_task("restoring", total=record.row_count)),
         )
     if as_json:
         print_json({"day": str(record.day), **asdict(restored), "dry_run": dry_run})

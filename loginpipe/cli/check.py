@@ -20,18 +20,14 @@ if TYPE_CHECKING:
     from loginpipe.ingest.process import Masking
     from loginpipe.ingest.trial import Trial
 
-MAX_COUNT = 1000
-"""Messages checked at once: a message may be a mebibyte, and all are in memory."""
-
 # Names and versions shown to people.
 _MOST_SHOWN = 20
 
 
 def check(
     *,
-    count: Annotated[
-        int | None, typer.Option(help="Check this many messages from the queue.", min=1, max=MAX_COUNT)
-    ] = None,
+    # A message may be a mebibyte, and all are in memory.
+    count: Annotated[int | None, typer.Option(help="Check this many messages from the queue.", min=1, max=1000)] = None,
     file: Annotated[
         Path | None,
         typer.Option(help="Check this file: a JSON array of events, or one message body per line.", dir_okay=False),

@@ -76,7 +76,7 @@ def rotate(*, as_json: Json = False) -> None:
     if as_json:
         print_json({"current": keys.current, "versions": versions})
         return
-    out.print(f"current version: {keys.current}; all versions: {_listed(versions)}")
+    out.print(f"current version: {keys.current}; all versions: {', '.join(map(str, versions))}")
     notes.print(
         "Every machine that runs the pipeline needs these keys before its next run. Verify with `loginpipe keys "
         "status`."
@@ -95,30 +95,16 @@ def status(*, as_json: Json = False) -> None:
     uri, pinned = settings.required("token_keys"), pinned_fingerprints(settings.seal_key_fingerprint)
     provider, token_keys = token_key_uri(uri).provider, read_token_keys(uri, production=settings.production)
     versions = sorted(token_keys.field_keys)
-    seal_keys = [
-        {
-            "provider": each.uri.provider,
-            "place": each.place,
-            "fingerprint": each.key.fingerprint,
-            "pinned": each.key.fingerprint in pinned,
-        }
-        for each in read_seal_keys(settings.required("seal_key"), production=settings.production)
-    ]
+    seal_keys: list[dict[str, Any]] = []
+    for named in read_seal_keys(settings.required("seal_key"), production=settings.production):
+        fingerprint = named.key.fingerprint
+        place = {"provider": named.uri.provider, "place": named.place}
+        seal_keys.append({**place, "fingerprint": fingerprint, "pinned": fingerprint in pinned})
     database = _in_database(settings)
     if as_json:
-        print_json(
-            {
-                "masking": settings.masking,
-                "token_keys": {
-                    "provider": provider,
-                    "versions": versions,
-                    "current": token_keys.current,
-                    "development": token_keys.development,
-                    **database,
-                },
-                "seal_keys": seal_keys,
-            }
-        )
+        of_tokens = {"provider": provider, "versions": versions, "current": token_keys.current}
+        of_tokens |= {"development": token_keys.development, **database}
+        print_json({"masking": settings.masking, "token_keys": of_tokens, "seal_keys": seal_keys})
         return
     development = ", for development only" if token_keys.development else ""
     out.print(f"masking     {settings.masking}", markup=False)
@@ -171,7 +157,3 @@ def _version_lines(versions: list[int], current: int, database: Mapping[str, Any
     if sealed and "compat" in sealed:
         lines.append(f"no version (older masking): {sealed['compat']:,} values in the vault")
     return lines
-
-
-def _listed(versions: list[int]) -> str:
-    return ", ".join(map(str, versions))

@@ -82,7 +82,7 @@ def up(*, as_json: Json = False) -> None:
         "Next:\n"
         "    loginpipe send --count 500\n"
         "    dg launch --assets group:login_ingest\n"
-        "    dg dev",
+        "    dg dev"
     )
 
 

@@ -47,7 +47,6 @@ def doctor(*, as_json: Json = False) -> None:
 
 
 def _dagster_checks() -> "Mapping[str, Check]":
-    """Return the checks of Dagster's own state; none where Dagster is not installed."""
     if find_spec("dagster") is None:
         return {}
     from loginpipe.defs.monitoring.dagster_state import DAGSTER_CHECKS
@@ -121,28 +120,22 @@ def send_test(*, as_json: Json = False) -> None:
     if not ways:
         raise SettingError(
             "no alert channel is configured: set LOGINPIPE_ALERT_WEBHOOK_URL to the URL of a webhook, or "
-            "LOGINPIPE_ALERT_SNS_TOPIC "
-            "to the ARN of a topic"
+            "LOGINPIPE_ALERT_SNS_TOPIC to the ARN of a topic"
         )
     subject = f"loginpipe, {settings.queue_name}: test message"
     text = f"{subject}, sent at {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. No action is needed."
-    problems: dict[str, str | None] = {}
+    outcomes: list[tuple[str, str | None]] = []
     for way in ways:
         try:
             way.deliver(subject, text)
-            problems[way.place] = None
+            outcomes.append((way.place, None))
         except AlertError as error:
-            problems[way.place] = str(error)
+            outcomes.append((way.place, str(error)))
     if as_json:
-        print_json(
-            [
-                {"channel": place, "delivered": problem is None, "message": problem}
-                for place, problem in problems.items()
-            ]
-        )
+        print_json([{"channel": place, "delivered": not problem, "message": problem} for place, problem in outcomes])
     else:
-        for place, problem in problems.items():
-            out.print("[green]✓[/]" if problem is None else "[bold red]✗[/]", end=" ")
-            out.print(f"{place} accepted the message" if problem is None else problem, markup=False)
-    if any(problems.values()):
+        for place, problem in outcomes:
+            out.print("[bold red]✗[/]" if problem else "[green]✓[/]", end=" ")
+            out.print(problem or f"{place} accepted the message", markup=False)
+    if any(problem for _, problem in outcomes):
         raise typer.Exit(1)

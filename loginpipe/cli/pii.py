@@ -13,22 +13,8 @@ from uuid import UUID
 
 import typer
 
-from loginpipe.cli import custody
-from loginpipe.cli.custody import (
-    PURPOSE_HELP,
-    TICKET_HELP,
-    ApprovedRequest,
-    PrivateKeys,
-    Purpose,
-    Ticket,
-    bulk_request,
-    load_known_token_keys,
-    load_private_keys,
-    load_token_checks,
-    printable,
-    require_no_approval,
-)
-from loginpipe.cli.output import Json, new_app, notes, out, print_json, print_result, progress
+from loginpipe.cli import audit, bulk, custody
+from loginpipe.cli.output import Json, new_app, notes, out, print_json, print_result, printable
 from loginpipe.cli.warehouse import connect_to_warehouse
 from loginpipe.common.errors import LoginpipeError
 from loginpipe.common.settings import load_settings
@@ -36,29 +22,27 @@ from loginpipe.common.settings import load_settings
 if TYPE_CHECKING:
     from loginpipe.custody.access import Reason
     from loginpipe.custody.erasure import Erasure
+    from loginpipe.custody.opening import Opener
     from loginpipe.custody.recovery import Recovery
+    from loginpipe.custody.token_checks import TokenChecks
     from loginpipe.postgres.connections import Connection
 
 
 app = new_app("Recover and erase personal data. For custodians; every use is recorded in the access log.")
-extras = new_app("Fields of logins that are not part of the contract.")
+app.add_typer(audit.app, name="audit")
 
 Tokens = Annotated[list[str], typer.Argument(help="Tokens from user_logins, or ids of rejected messages.")]
-MAX_VALUES = 10
-"""The default of --limit."""
-
+_DEFAULT_LIMIT = 10
 _COLUMNS = ("token", "field", "value", "checked_by")
 
 
-class Switch(StrEnum):
-    """On or off."""
-
+class _Switch(StrEnum):
     ON = "on"
     OFF = "off"
 
 
 @app.command()
-def request(tokens: Tokens, *, purpose: Purpose, ticket: Ticket, as_json: Json = False) -> None:
+def request(tokens: Tokens, *, purpose: custody.Purpose, ticket: custody.Ticket, as_json: Json = False) -> None:
     """Request access to values, with a reason. Prints the id of the request, which is valid for 15 minutes.
 
     Example: loginpipe pii request ip.v1.… --purpose "account takeover, user informed" --ticket SEC-1234
@@ -73,7 +57,7 @@ def request(tokens: Tokens, *, purpose: Purpose, ticket: Ticket, as_json: Json =
     out.print(str(made.request_id))
     if made.needs_approval:
         notes.print(f"Another custodian must approve it within 24 hours: loginpipe pii approve {made.request_id}")
-    limit = f" --limit {len(tokens)}" if len(tokens) > MAX_VALUES else ""
+    limit = f" --limit {len(tokens)}" if len(tokens) > _DEFAULT_LIMIT else ""
     notes.print(f"Then run, within 15 minutes: loginpipe pii recover {made.request_id} --output FILE{limit}")
 
 
@@ -97,10 +81,10 @@ def recover(
         typer.Argument(help="The id of a request. With --purpose and --ticket: tokens, or ids of rejected messages."),
     ],
     *,
-    purpose: Annotated[str | None, typer.Option(help=PURPOSE_HELP)] = None,
-    ticket: Annotated[str | None, typer.Option(help=TICKET_HELP)] = None,
-    private_key: PrivateKeys = None,
-    limit: Annotated[int, typer.Option(help="Recover at most this many values.", min=1)] = MAX_VALUES,
+    purpose: custody.OptionalPurpose = None,
+    ticket: custody.OptionalTicket = None,
+    private_key: custody.PrivateKeys = None,
+    limit: Annotated[int, typer.Option(help="Recover at most this many values.", min=1)] = _DEFAULT_LIMIT,
     output: Annotated[
         Path | None,
         typer.Option(help="Write the values to this new CSV file, which only you can read.", dir_okay=False),
@@ -115,22 +99,24 @@ def recover(
 
     Example: loginpipe pii recover ip.v1.… --purpose "account takeover" --ticket SEC-1234 --output found.csv
     """
+    from loginpipe.custody.access import request_access
     from loginpipe.custody.recovery import private_output
     from loginpipe.custody.recovery import recover as recover_values
 
     if (output is None) != show:
         raise LoginpipeError("specify one of --output and --show")
-    reason = _reason(purpose, ticket)
-    given = None if reason else _request_id(what)
-    asked = list(dict.fromkeys(what)) if reason else None
-    if asked and len(asked) > limit:
-        raise LoginpipeError(f"{len(asked)} values are more than {limit}: give --limit {len(asked)}")
+    access, tokens = _reason(purpose, ticket) or _request_id(what), list(dict.fromkeys(what))
+    if len(tokens) > limit:
+        raise LoginpipeError(f"{len(tokens)} values are more than {limit}: give --limit {len(tokens)}")
     settings = load_settings()
-    opener = load_private_keys(settings, private_key)
+    opener = custody.load_private_keys(settings, private_key)
     # All that can fail comes before the release, which is granted once.
     with connect_to_warehouse(settings) as connection, private_output(output) if output else nullcontext() as file:
-        checks = load_token_checks(settings, connection)
-        request_id = given or _requested(connection, what, reason)
+        checks = custody.load_token_checks(settings, connection)
+        if isinstance(access, UUID):
+            request_id = access
+        else:
+            request_id = custody.granted(request_access(connection, tokens, access), "run `loginpipe pii recover {}`")
         recovery = recover_values(connection, request_id, opener, checks, limit=limit)
         if not recovery.recovered:
             # The file goes again with the error.
@@ -144,13 +130,12 @@ def recover(
 def erase(
     user_id: Annotated[str | None, typer.Argument(help="The user id, as in user_logins.")] = None,
     *,
-    purpose: Annotated[str | None, typer.Option(help=PURPOSE_HELP)] = None,
-    ticket: Annotated[str | None, typer.Option(help=TICKET_HELP)] = None,
+    purpose: custody.OptionalPurpose = None,
+    ticket: custody.OptionalTicket = None,
     request: Annotated[
-        UUID | None,
-        typer.Option("--request", help="An approved request for an erasure, instead of a user id."),
+        UUID | None, typer.Option("--request", help="An approved request for an erasure, instead of a user id.")
     ] = None,
-    private_key: PrivateKeys = None,
+    private_key: custody.PrivateKeys = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -169,15 +154,14 @@ def erase(
         raise LoginpipeError("specify a user id with --purpose and --ticket, or --request")
     settings = load_settings()
     with connect_to_warehouse(settings) as connection:
-        keys = load_known_token_keys(settings, connection)
+        keys = custody.load_known_token_keys(settings, connection)
         if not yes:
             typer.confirm("This cannot be undone. Erase the user?", abort=True, err=True)
         if user_id is not None and reason is not None:
             made = request_erasure(connection, user_id, keys.tombstones(user_id), reason)
-            require_no_approval(made, f"run `loginpipe pii erase --request {made.request_id}`")
-            request = made.request_id
+            request = custody.granted(made, "run `loginpipe pii erase --request {}`")
         assert request is not None  # noqa: S101  one of both was given
-        erasure = erase_user(connection, request, keys, lambda: load_private_keys(settings, private_key))
+        erasure = erase_user(connection, request, keys, lambda: custody.load_private_keys(settings, private_key))
     if as_json:
         print_json({"request": request, "key_versions": sorted(keys.field_keys), **asdict(erasure)})
         return
@@ -188,9 +172,9 @@ def erase(
 def discard(
     tokens: Tokens,
     *,
-    purpose: Purpose,
-    ticket: Ticket,
-    private_key: PrivateKeys = None,
+    purpose: custody.Purpose,
+    ticket: custody.Ticket,
+    private_key: custody.PrivateKeys = None,
     as_json: Json = False,
 ) -> None:
     """Delete sealed values that do not match their tokens, so that the next login with the value seals it again.
@@ -205,33 +189,115 @@ def discard(
     from loginpipe.custody.opening import DISCARDED, DataKeys, open_released
 
     settings = load_settings()
-    opener = load_private_keys(settings, private_key)
+    opener = custody.load_private_keys(settings, private_key)
     with connect_to_warehouse(settings) as connection:
-        checks = load_token_checks(settings, connection)
+        checks = custody.load_token_checks(settings, connection)
         made = request_access(connection, list(dict.fromkeys(tokens)), Reason(purpose, ticket))
-        require_no_approval(made, "request again")
-        released = release(connection, made.request_id)
+        request_id = custody.granted(made, "request again")
+        released = release(connection, request_id)
         opening = open_released([r for r in released.found if r.value.subject in tokens], DataKeys(opener), checks)
         bad = [error for error in opening.refused if error.problem in DISCARDED and error.subject]
-        discarded = discard_values(connection, made.request_id, [str(error.subject) for error in bad]) if bad else 0
+        discarded = discard_values(connection, request_id, [str(error.subject) for error in bad]) if bad else 0
     if as_json:
-        problems = [{"token": error.subject, "problem": error.problem} for error in bad]
-        print_json({"request": made.request_id, "discarded": discarded, "problems": problems})
+        print_json({"request": request_id, "discarded": discarded, "problems": custody.problems(bad)})
     else:
         out.print(f"{discarded} of {len(tokens)} values did not match their tokens and were deleted")
 
 
-app.command()(custody.rotate)
-app.command()(custody.drill)
+app.command()(bulk.rotate)
+
+
+@app.command()
+def drill(
+    *,
+    ticket: Annotated[str, typer.Option(help="Id of a ticket. Recorded in the access log.")] = "drill",
+    private_key: custody.PrivateKeys = None,
+    request: Annotated[
+        UUID | None, typer.Option("--request", help="The request of an earlier drill, after it was approved.")
+    ] = None,
+    sample: Annotated[
+        int | None, typer.Option(help="Open this many stored values at random instead.", min=1, max=256)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Test that recovery works: seal made-up values, request them, open them and compare.
+
+    The two sealed values and the entries in the access log stay. With --sample the command opens stored values instead,
+    compares them with their tokens and shows none of them. Exits with 1 if recovery does not work or a value does not
+    match its token. The role must be pii_custodian and loginpipe_writer.
+
+    Example: loginpipe pii drill --private-key /media/custody/seal_private.pem
+    Or: loginpipe pii drill --sample 50 --ticket SEC-1300
+    """
+    from loginpipe.custody.access import Reason, request_access
+    from loginpipe.custody.drill import recover_canary, store_canary
+    from loginpipe.masking.keys import load_compat
+
+    settings = load_settings()
+    opener, recipients = custody.load_private_keys(settings, private_key), custody.load_recipients(settings)
+    with connect_to_warehouse(settings) as connection:
+        checks = custody.load_token_checks(settings, connection)
+        if sample is not None:
+            _open_sample(connection, opener, checks, number=sample, ticket=ticket, request=request, as_json=as_json)
+            return
+        canary = None
+        if request is None:
+            compat = load_compat(settings.masking, settings.compat_salt, production=settings.production)
+            canary = store_canary(connection, custody.load_known_token_keys(settings, connection), compat, recipients)
+            made = request_access(connection, canary.tokens, Reason("drill: recovery of made-up values", ticket))
+            request = custody.granted(made, "run `loginpipe pii drill --request {}`")
+        proved = recover_canary(connection, request, opener, checks, canary)
+    if as_json:
+        print_json({"values": proved.values, "opened_with": proved.opened_with, "not_tried": proved.not_tried})
+        return
+    out.print(
+        f"recovery works: {proved.values} values were sealed, released and opened, with {_few(proved.opened_with)}"
+    )
+    if proved.not_tried:
+        notes.print(f"not tested, because the private key is missing: {_few(proved.not_tried)}")
+
+
+def _open_sample(
+    connection: "Connection",
+    opener: "Opener",
+    checks: "TokenChecks",
+    *,
+    number: int,
+    ticket: str,
+    request: UUID | None,
+    as_json: bool,
+) -> None:
+    from loginpipe.custody.access import Reason, request_access
+    from loginpipe.custody.drill import open_sample, random_tokens
+
+    if request is None:
+        tokens = random_tokens(connection, number)
+        if not tokens:
+            raise LoginpipeError("no value is sealed yet: run the drill without --sample")
+        why = Reason("drill: stored values opened and compared with their tokens", ticket)
+        then = f"run `loginpipe pii drill --sample {number} --request {{}}`"
+        request = custody.granted(request_access(connection, tokens, why), then)
+    found = open_sample(connection, request, opener, checks)
+    if as_json:
+        print_json({"values": found.values, "unchecked": found.unchecked, "refused": custody.problems(found.refused)})
+    else:
+        out.print(f"{found.values:,} stored values were opened and match their tokens")
+    if found.unchecked:
+        notes.print(f"note: {found.unchecked:,} values open, but no available key can check them against their tokens")
+    custody.report_refused(found.refused, "; delete it with `loginpipe pii discard`, so that the value is sealed again")
+
+
+def _few(fingerprints: list[str]) -> str:
+    return " and ".join(f"{fingerprint[:16]}…" for fingerprint in fingerprints)
 
 
 @app.command("second-person")
 def second_person(
     switch: Annotated[
-        Switch, typer.Argument(help="on: another custodian must approve each request. off: no approval is needed.")
+        _Switch, typer.Argument(help="on: another custodian must approve each request. off: no approval is needed.")
     ],
     *,
-    ticket: Ticket,
+    ticket: custody.Ticket,
     as_json: Json = False,
 ) -> None:
     """Require that a second custodian approves each request, or stop requiring it. For the owner of the vault.
@@ -240,16 +306,13 @@ def second_person(
     """
     from loginpipe.custody.access import set_second_person
 
-    required = switch is Switch.ON
+    required = switch is _Switch.ON
     with connect_to_warehouse(load_settings()) as connection:
         set_second_person(connection, required=required, ticket=ticket)
     needs = "needs" if required else "no longer needs"
     print_result(
         {"second_person": required}, f"each request {needs} the approval of a second custodian", as_json=as_json
     )
-
-
-app.add_typer(custody.audit, name="audit")
 
 
 def _report_erasure(erasure: "Erasure") -> None:
@@ -292,32 +355,18 @@ def _request_id(what: list[str]) -> UUID:
         raise LoginpipeError("specify tokens with --purpose and --ticket, or the id of one request") from None
 
 
-def _requested(connection: "Connection", tokens: list[str], reason: "Reason | None") -> UUID:
-    from loginpipe.custody.access import request_access
-
-    assert reason is not None  # noqa: S101  else there is a request already
-    made = request_access(connection, list(dict.fromkeys(tokens)), reason)
-    require_no_approval(made, f"run `loginpipe pii recover {made.request_id}`")
-    return made.request_id
-
-
 def _rows(recovery: "Recovery") -> list[tuple[str, ...]]:
     return [(value.subject, value.field_name, value.text, value.checked_by) for value in recovery.recovered]
 
 
 def _report(recovery: "Recovery", request_id: UUID, output: Path | None, *, as_json: bool) -> None:
-    """Say what was recovered, and what not and why.
-
-    Raises:
-        typer.Exit: with 1, where nothing was recovered, or something was there and was not given out.
-        LoginpipeError: nothing of what was asked is there.
-    """
+    """Print what was recovered, and what not and why. Exit with 1 if nothing was recovered or a value was refused."""
     rows = _rows(recovery)
     if as_json:
         shown = {} if output else {"values": [dict(zip(_COLUMNS, row, strict=True)) for row in rows]}
-        refused = [{"token": error.subject, "problem": error.problem} for error in recovery.refused]
-        counts = {"request": request_id, "recovered": len(rows), "missing": recovery.missing, "refused": refused}
-        print_json({**counts, "output": output if rows else None, **shown})
+        counts = {"request": request_id, "recovered": len(rows), "missing": recovery.missing}
+        refused = custody.problems(recovery.refused)
+        print_json({**counts, "refused": refused, "output": output if rows else None, **shown})
     elif not rows and not recovery.refused:
         raise LoginpipeError(
             "no sealed value exists for these: check that you copied them whole, and that sealing was on then"
@@ -332,65 +381,6 @@ def _report(recovery: "Recovery", request_id: UUID, output: Path | None, *, as_j
             notes.print(f"note: {value.subject} was checked only by an alias of its token", markup=False)
     for subject in recovery.missing:
         notes.print(f"note: no sealed value exists for {subject}", markup=False)
-    for error in recovery.refused:
-        notes.print(f"error: {error}", markup=False)
-    if recovery.refused or not rows:
-        raise typer.Exit(1)
-
-
-@extras.command()
-def backfill(
-    *,
-    field: Annotated[str, typer.Option(help="Name of the field, as the app sends it.")],
-    purpose: Purpose,
-    ticket: Ticket,
-    private_key: PrivateKeys = None,
-    request: ApprovedRequest = None,
-    as_json: Json = False,
-) -> None:
-    """Copy a field of past logins from their sealed fields to loginpipe.login_extras, in clear. For custodians.
-
-    Set LOGINPIPE_EXTRA_FIELDS first, so that new logins have the field in clear too. The command opens every message
-    with sealed fields that does not have this field in clear yet; the access log names each of them. You can interrupt
-    the command and start it again.
-
-    Example: loginpipe extras backfill --field country --purpose "report by country" --ticket BI-12
-    """
-    from loginpipe.custody.access import Reason
-    from loginpipe.custody.extras import Backfill, count_to_fill, require_extra
-    from loginpipe.custody.extras import backfill as fill
-    from loginpipe.logins.extras import looks_personal
-
-    settings = load_settings()
-    require_extra(field)
-    opener = load_private_keys(settings, private_key)
-    if looks_personal(field):
-        notes.print(
-            f"warning: {field} looks like personal data, and analysts can read it in clear from now on", markup=False
-        )
-    with connect_to_warehouse(settings) as connection, progress() as bar:
-        pending = count_to_fill(connection, field)
-        done = Backfill()
-        if pending:
-            bulk = bulk_request(
-                connection,
-                Reason(purpose, ticket),
-                request,
-                kind="backfill",
-                number=pending,
-                command="loginpipe extras backfill",
-            )
-            task = bar.add_task("opening", total=pending)
-            done = fill(connection, opener, field, bulk, lambda more: bar.advance(task, more))
-    if as_json:
-        refused = [{"message": error.subject, "problem": error.problem} for error in done.refused]
-        counts = {"opened": done.opened, "filled": done.filled, "not_storable": done.not_storable}
-        print_json({"field": field, **counts, "refused": refused})
-    else:
-        out.print(f"opened {done.opened:,} messages; {field} of {done.filled:,} is in clear now", markup=False)
-    if done.not_storable:
-        notes.print(f"note: {done.not_storable:,} messages have values that jsonb cannot hold; they stay sealed")
-    for error in done.refused:
-        notes.print(f"error: {error}", markup=False)
-    if done.refused:
+    custody.report_refused(recovery.refused)
+    if not rows:
         raise typer.Exit(1)

@@ -2,13 +2,13 @@
 
 import json
 from dataclasses import asdict
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loginpipe.cli.output import Json, new_app, print_result, progress
+from loginpipe.cli.output import Json, Since, Until, new_app, print_result, progress
 from loginpipe.cli.warehouse import connect_to_warehouse
 from loginpipe.common.errors import QueueError, SettingError, runbook
 from loginpipe.common.settings import Settings, load_settings
@@ -47,8 +47,7 @@ def send(
     bodies = list(sample_bodies(count, seed=seed)) if count is not None else bodies_in(file or Path())
     queue = open_queue(settings.queue, settings, connections=8)
     with progress() as bar:
-        task = bar.add_task("sending", total=len(bodies))
-        sent = send_bodies(queue, bodies, lambda more: bar.advance(task, more))
+        sent = send_bodies(queue, bodies, partial(bar.advance, bar.add_task("sending", total=len(bodies))))
     text = f"sent {sent:,} messages to queue {queue.name!r}"
     print_result({"queue": queue.name, "sent": sent}, text, as_json=as_json)
 
@@ -65,7 +64,7 @@ def status(*, as_json: Json = False) -> None:
     from loginpipe.sqs.client import read_depth
     from loginpipe.sqs.dead_letters import count_owners, other_sources, shared_by
 
-    queue, policy = _queue_and_policy(load_settings(), connections=8)
+    queue, policy = _queue_and_policy(load_settings())
     depth = read_depth(policy.dead_letters)
     others = other_sources(queue, policy.dead_letters)
     owners = count_owners(queue, policy.dead_letters) if others != 0 else None
@@ -75,24 +74,17 @@ def status(*, as_json: Json = False) -> None:
             f", {shared_by(others)}: of {'all' if owners.all else 'the first'} {owners.ours + owners.others:,} that "
             f"can be received, {owners.ours:,} are from queue {queue.name!r} and {owners.others:,} from other queues"
         )
-    print_result(
-        {
-            "queue": policy.dead_letters.name,
-            "max_receives": policy.max_receives,
-            **asdict(depth),
-            "other_queues": others,
-            "looked_at": None if owners is None else {"ours": owners.ours, "others": owners.others, "all": owners.all},
-        },
-        f"{text}; messages move there after {policy.max_receives} receives",
-        as_json=as_json,
-    )
+    text += f"; messages move there after {policy.max_receives} receives"
+    found = {"queue": policy.dead_letters.name, "max_receives": policy.max_receives, **asdict(depth)}
+    looked_at = None if owners is None else asdict(owners)
+    print_result({**found, "other_queues": others, "looked_at": looked_at}, text, as_json=as_json)
 
 
 @app.command()
 def redrive(
     *,
-    since: Annotated[datetime | None, typer.Option(help="Only messages sent at this time (UTC) or later.")] = None,
-    until: Annotated[datetime | None, typer.Option(help="Only messages sent before this time (UTC).")] = None,
+    since: Since = None,
+    until: Until = None,
     per_second: Annotated[
         float | None, typer.Option(help="Move at most this many messages per second.", min=0.1)
     ] = None,
@@ -114,11 +106,11 @@ def redrive(
     from loginpipe.sqs.sending import by_code
 
     settings = load_settings()
-    queue, policy = _queue_and_policy(settings, connections=8)
-    first = since.replace(tzinfo=UTC).timestamp() * 1000 if since else float("-inf")
-    last = until.replace(tzinfo=UTC).timestamp() * 1000 if until else float("inf")
+    queue, policy = _queue_and_policy(settings)
+    first = since.timestamp() * 1000 if since else float("-inf")
+    last = until.timestamp() * 1000 if until else float("inf")
     with connect_to_warehouse(settings) as connection, progress() as bar:
-        task = bar.add_task("dead letters", total=read_depth(policy.dead_letters).visible)
+        advance = partial(bar.advance, bar.add_task("dead letters", total=read_depth(policy.dead_letters).visible))
         counts = redrive_dead_letters(
             queue,
             policy.dead_letters,
@@ -126,16 +118,16 @@ def redrive(
             wanted=lambda message: first <= message.sent_ms < last,
             per_second=per_second,
             dry_run=dry_run,
-            progress=lambda more: bar.advance(task, more),
+            progress=advance,
         )
     would = "would be " if dry_run else ""
-    print_result(
-        {**asdict(counts), "refused": dict(counts.refused), "dry_run": dry_run},
+    text = (
         f"{counts.moved:,} {would}moved to queue {queue.name!r}, {counts.dropped:,} {would}deleted because "
         f"their outcome is recorded, {counts.left:,} left"
-        + (f", and {counts.others:,} dead letters of other queues" if counts.others else ""),
-        as_json=as_json,
     )
+    if counts.others:
+        text += f", and {counts.others:,} dead letters of other queues"
+    print_result({**asdict(counts), "refused": dict(counts.refused), "dry_run": dry_run}, text, as_json=as_json)
     if counts.refused:
         see = runbook("what-is-refused")
         raise QueueError(
@@ -144,11 +136,11 @@ def redrive(
         )
 
 
-def _queue_and_policy(settings: Settings, *, connections: int) -> "tuple[Queue, RedrivePolicy]":
+def _queue_and_policy(settings: Settings) -> "tuple[Queue, RedrivePolicy]":
     from loginpipe.sqs.client import open_queue
     from loginpipe.sqs.dead_letters import redrive_policy
 
-    queue = open_queue(settings.queue, settings, connections=connections)
+    queue = open_queue(settings.queue, settings, connections=8)
     policy = redrive_policy(queue)
     if policy is None:
         raise QueueError(f"queue {queue.name!r} has no dead-letter queue: give it a redrive policy; see docs/aws.md")
@@ -156,11 +148,7 @@ def _queue_and_policy(settings: Settings, *, connections: int) -> "tuple[Queue, 
 
 
 def bodies_in(file: Path) -> list[str]:
-    """Return the message bodies in a file: a JSON array of events, or one body a line.
-
-    Raises:
-        SettingError: it cannot be read; names it.
-    """
+    """Return the message bodies in a file: a JSON array of events, or one body a line."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):

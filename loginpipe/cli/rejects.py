@@ -1,14 +1,15 @@
 """The commands for rejected messages."""
 
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import partial
 from typing import Annotated
 from uuid import UUID
 
 import typer
 
 from loginpipe.cli.custody import ApprovedRequest, PrivateKeys, Purpose, Ticket, bulk_request, load_private_keys
-from loginpipe.cli.output import Json, new_app, new_table, notes, out, print_json, progress
+from loginpipe.cli.output import Json, Since, Until, new_app, new_table, notes, out, print_json, progress
 from loginpipe.cli.warehouse import connect_to_warehouse
 from loginpipe.common.errors import LoginpipeError, QueueError, runbook
 from loginpipe.common.settings import load_settings
@@ -19,8 +20,6 @@ app = new_app("Rejected messages: list, show and replay them.")
 Reason = Annotated[
     str | None, typer.Option(help="Only rejects with this reason code.", autocompletion=lambda: list(MEANINGS))
 ]
-Since = Annotated[datetime | None, typer.Option(help="Only messages sent at this time (UTC) or later.")]
-Until = Annotated[datetime | None, typer.Option(help="Only messages sent before this time (UTC).")]
 
 
 @app.command("list")
@@ -40,7 +39,7 @@ def list_(
     from loginpipe.postgres.rejects import RejectFilter, find_rejects
 
     _require_known(reason)
-    wanted = RejectFilter(reason=reason, since=_utc(since), until=_utc(until), replayed=replayed, limit=limit)
+    wanted = RejectFilter(reason=reason, since=since, until=until, replayed=replayed, limit=limit)
     with connect_to_warehouse(load_settings()) as connection:
         rejects = find_rejects(connection, wanted)
     if as_json:
@@ -49,12 +48,8 @@ def list_(
     columns = ("message", "sent (UTC)", "violations", *(["replayed (UTC)"] if replayed else []))
     table = new_table(columns, wraps="violations")
     for reject in rejects:
-        table.add_row(
-            reject.message_id,
-            _time(reject.sent_at),
-            reject.violations,
-            *([_time(reject.replayed_at)] if replayed else []),
-        )
+        replayed_at = [_time(reject.replayed_at)] if replayed else []
+        table.add_row(reject.message_id, _time(reject.sent_at), reject.violations, *replayed_at)
     out.print(table)
     if len(rejects) == limit:
         notes.print(f"only the newest {limit} are shown: use --limit to see more")
@@ -120,18 +115,10 @@ def replay(
     opener = load_private_keys(settings, private_key)
     queue = open_queue(settings.queue, settings, connections=2)
     with connect_to_warehouse(settings) as connection, progress() as bar:
-        rejects = find_rejects(connection, RejectFilter(reason=reason, since=_utc(since), until=_utc(until)))
+        rejects = find_rejects(connection, RejectFilter(reason=reason, since=since, until=until))
         counts = ReplayCounts()
         if rejects:
-            bulk = bulk_request(
-                connection,
-                AccessReason(purpose, ticket),
-                request,
-                kind="replay",
-                number=len(rejects),
-                command="loginpipe rejects replay",
-            )
-            task = bar.add_task("replaying", total=len(rejects))
+            bulk = bulk_request(connection, "replay", len(rejects), AccessReason(purpose, ticket), request)
             counts = replay_rejects(
                 connection,
                 queue,
@@ -141,7 +128,7 @@ def replay(
                 envelope=settings.envelope,
                 resent_days=settings.resent_days,
                 dry_run=dry_run,
-                progress=lambda more: bar.advance(task, more),
+                progress=partial(bar.advance, bar.add_task("replaying", total=len(rejects))),
             )
     if as_json:
         print_json({**asdict(counts), "refused": dict(counts.refused), "dry_run": dry_run})
@@ -162,10 +149,6 @@ def replay(
 def _require_known(reason: str | None) -> None:
     if reason is not None and reason not in MEANINGS:
         raise LoginpipeError(f"there is no reason {reason!r}: use one of {', '.join(MEANINGS)}")
-
-
-def _utc(time: datetime | None) -> datetime | None:
-    return time.replace(tzinfo=UTC) if time is not None else None
 
 
 def _time(time: datetime | None) -> str:

@@ -41,6 +41,7 @@ def migrate(
     Example: loginpipe migrate
     """
     from loginpipe.postgres import migrate as migrations
+    from loginpipe.postgres.adopted_rows import read_row_forms
     from loginpipe.postgres.days import first_day
 
     settings = load_settings()
@@ -49,21 +50,12 @@ def migrate(
         print_result({"before": before, "after": to}, f"migrated back from {before} to {to}", as_json=as_json)
         return
     result = migrations.migrate(database_url(settings), table_is_named=settings.names_the_table)
-    rows = _rows_of_another_meaning(settings) if result.adopted else []
     with connect_to_warehouse(settings) as connection:
+        rows = list(read_row_forms(connection).findings(settings.masking)) if result.adopted else []
         first = first_day(connection) or datetime.now(UTC).date()
     if as_json:
-        print_json(
-            {
-                "before": result.before,
-                "after": result.after,
-                "table": settings.table,
-                "adopted": result.adopted,
-                "findings": result.findings,
-                "rows": rows,
-                "first_day": str(first),
-            }
-        )
+        schema = {"before": result.before, "after": result.after, "table": settings.table, "adopted": result.adopted}
+        print_json({**schema, "findings": result.findings, "rows": rows, "first_day": str(first)})
         return
     if result.before == result.after:
         out.print(f"up to date at {result.after}")
@@ -78,21 +70,9 @@ def migrate(
         )
 
 
-def _rows_of_another_meaning(settings: Settings) -> list[str]:
-    from loginpipe.postgres.adopted_rows import read_row_forms
-
-    with connect_to_warehouse(settings) as connection:
-        return list(read_row_forms(connection).findings(settings.masking))
-
-
 @contextmanager
 def connect_to_warehouse(settings: Settings) -> "Iterator[Connection]":
-    """Connect to the migrated database in LOGINPIPE_DATABASE_URL, for the length of a ``with`` block.
-
-    Raises:
-        SettingError: it is not set.
-        DatabaseError: it cannot be used.
-    """
+    """Connect to the migrated database in LOGINPIPE_DATABASE_URL."""
     from loginpipe.postgres.connections import connect
     from loginpipe.postgres.migrate import require_migrated
 

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from dagster._core.secrets import SecretsLoader
-from dagster._serdes import ConfigurableClass, ConfigurableClassData
+from dagster._core.secrets.env_file import EnvFileLoader, get_env_var_dict
+from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
-from dotenv import dotenv_values
 
 from loginpipe.common.errors import LoginpipeError
 from loginpipe.postgres.dagster_storage import verify_connections
@@ -58,41 +57,22 @@ class Storage(DagsterPostgresStorage):
             raise click.ClickException(f"DAGSTER_POSTGRES_URL: {error}") from None
 
 
-class EnvFile(SecretsLoader, ConfigurableClass):
+class EnvFile(EnvFileLoader):
     """Load ``.env`` of the current folder for code servers and runs, without the variables that are already set.
 
     Dagster's default passes all of them to the code server of ``dg dev``.
     """
 
-    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
-        self._inst_data = inst_data
-
-    @property
-    def inst_data(self) -> ConfigurableClassData | None:
-        """The data that Dagster made it from."""
-        return self._inst_data
-
-    @classmethod
-    def config_type(cls) -> dict[str, Any]:
-        """Return no fields: nothing can be configured."""
-        return {}
-
-    @classmethod
-    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> "EnvFile":
-        """Return an instance, as ``dagster.yaml`` names it."""
-        del config_value
-        return cls(inst_data)
-
-    def get_secrets_for_environment(self, location_name: str | None) -> dict[str, str]:
+    def get_secrets_for_environment(self, location_name: str | None) -> dict[str, str]:  # noqa: ARG002
         """Return the variables of ``.env`` that are not set."""
-        del location_name
-        return {name: value for name, value in _env_file().items() if name not in os.environ}
+        values = get_env_var_dict(self._base_dir)
+        return {name: value for name, value in values.items() if name not in os.environ}
 
 
 def begin_storage(home: Path) -> None:
-    """Create Dagster's storage, with a record that no runs need a retry: Dagster's daemon warns if this is missing.
+    """Create the storage of a ``dagster.yaml``'s folder, with a record that no runs need a retry.
 
-    `home` is the folder of ``dagster.yaml``.
+    Dagster's daemon warns if that is missing.
     """
     from dagster._core.instance import DagsterInstance
     from dagster._daemon.auto_run_reexecution.event_log_consumer import DAGSTER_EVENT_TYPES, _create_cursor_key
@@ -104,7 +84,7 @@ def begin_storage(home: Path) -> None:
 
 
 def _restore_environment() -> None:
-    values = _env_file()
+    values = get_env_var_dict(str(Path.cwd()))
     if not values or not _AT_START.exists():
         return
     entries = _AT_START.read_bytes().split(b"\0")
@@ -112,7 +92,3 @@ def _restore_environment() -> None:
     for name, value in values.items():
         if name in at_start and os.environ.get(name) == value:
             os.environ[name] = at_start[name]
-
-
-def _env_file() -> dict[str, str]:
-    return {name: value for name, value in dotenv_values(Path.cwd() / ".env").items() if value is not None}

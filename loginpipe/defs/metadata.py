@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
+from typing import Any
 
 import dagster as dg
 
@@ -59,12 +60,25 @@ LOCATION_TAGS = {"loginpipe/location": _SETTINGS.queue_name}
 def downstream_tags(job: str, *, longest_seconds: int) -> dict[str, str]:
     """Return the tags of a job that must never delay ingestion. Dagster ends a run after `longest_seconds`."""
     # Runs launched by a person have priority 0: before these, after ingestion.
-    return {
-        DOWNSTREAM_TAG: job,
-        **LOCATION_TAGS,
-        "dagster/priority": "-1",
-        "dagster/max_runtime": str(longest_seconds),
-    }
+    return {DOWNSTREAM_TAG: job, **LOCATION_TAGS, "dagster/priority": "-1", "dagster/max_runtime": str(longest_seconds)}
+
+
+def downstream_job(op: dg.OpDefinition, name: str, *, description: str, longest_seconds: int) -> dg.JobDefinition:
+    """Return a job of one op that must never delay ingestion."""
+    tags = downstream_tags(name, longest_seconds=longest_seconds)
+    return dg.GraphDefinition(name, node_defs=[op]).to_job(description=description, tags=tags)
+
+
+def daily_schedule(name: str, job: str, cron: str, description: str) -> dg.ScheduleDefinition:
+    """Return a schedule that is on by default. `cron` is in UTC."""
+    return dg.ScheduleDefinition(
+        name=name,
+        job_name=job,
+        cron_schedule=cron,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=description,
+    )
 
 
 RUNBOOK_SECTIONS = {
@@ -98,10 +112,46 @@ def runbook_link(anchor: str) -> dg.MetadataValue[str | None]:
     return dg.MetadataValue.url(where) if where.startswith("http") else dg.MetadataValue.text(where)
 
 
+def check_result(
+    section: str,
+    passed: bool,
+    description: str,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    of: dg.AssetCheckSpec | dg.AssetCheckKey | None = None,
+    warns: bool = False,
+) -> dg.AssetCheckResult:
+    """Return the result of a check, with a link to a section of the runbook.
+
+    `warns` makes a failure a warning. `of` is needed outside of the function of a check.
+    """
+    return dg.AssetCheckResult(
+        check_name=of.name if of else None,
+        asset_key=of.asset_key if of else None,
+        passed=passed,
+        severity=dg.AssetCheckSeverity.WARN if warns else dg.AssetCheckSeverity.ERROR,
+        description=description,
+        metadata={**(metadata or {}), "runbook": runbook_link(section)},
+    )
+
+
+def evaluation(of: dg.AssetCheckKey, result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
+    """Return a check result as an evaluation, for reports outside of the check and its asset."""
+    return dg.AssetCheckEvaluation(
+        asset_key=of.asset_key,
+        check_name=of.name,
+        passed=result.passed,
+        severity=result.severity,
+        description=result.description,
+        metadata=result.metadata,
+    )
+
+
 PII = "loginpipe/pii"
 """Column tag: ``clear`` (in memory only), ``sealed`` or ``token``."""
 
-_MEANINGS = {
+# Type, meaning and, for personal data, kind.
+_COLUMNS: dict[str, tuple[str, ...]] = {
     "message_id": ("uuid", "SQS message id: the deduplication key"),
     "sent_at": ("timestamp (UTC)", "SentTimestamp of the message: the time of the login"),
     "received_at": ("timestamp (UTC)", "When this run received the message"),
@@ -118,8 +168,6 @@ _MEANINGS = {
     "last_date": ("date", "UTC date of the last login"),
     "reasons": ("text[]", "Reason codes"),
     "fields": ("text[]", "The field that each reason is about"),
-}
-_PERSONAL = {
     "body": ("text", "The message as received", "clear"),
     "ip": ("text", "IPv4 or IPv6 address", "clear"),
     "device_id": ("text", "Device id", "clear"),
@@ -128,11 +176,7 @@ _PERSONAL = {
         "Token of the canonical address: `ip.v1.` (1 is the key version) and 43 characters",
         "token",
     ),
-    "masked_device_id": (
-        "varchar(256)",
-        "Token of the canonical device id: `dev.v1.` and 43 characters",
-        "token",
-    ),
+    "masked_device_id": ("varchar(256)", "Token of the canonical device id: `dev.v1.` and 43 characters", "token"),
     "sealed_body": ("bytea", "The message as received, sealed with the public key", "sealed"),
 }
 
@@ -153,10 +197,8 @@ def column_lineage(upstream: str, sources: Mapping[str, str]) -> dict[str, dg.Ta
 
 
 def _column(name: str) -> dg.TableColumn:
-    if name in _PERSONAL:
-        type_, meaning, kind = _PERSONAL[name]
-        return dg.TableColumn(name, type_, meaning, tags={PII: kind})
-    return dg.TableColumn(name, *_MEANINGS[name])
+    type_, meaning, *kind = _COLUMNS[name]
+    return dg.TableColumn(name, type_, meaning, tags={PII: kind[0]} if kind else None)
 
 
 _MAX_INLINE = 999
@@ -184,12 +226,9 @@ def bars(counts: Mapping[str, float], *, line_most: int) -> str:
     number = max((len(text) for _, _, text in shown), default=0)
     most = max((count for _, count, _ in shown), default=0) or 1
     room = min(_MAX_BAR, line_most - label - number - 2)
-    return "".join(f"{name:>{label}} {_bar(count / most * room)} {text}\n" for name, count, text in shown)
-
-
-def _bar(length: float) -> str:
-    """Return a bar of a rounded number of characters. A small positive length is still visible."""
-    return "█" * round(length) or ("▏" if length > 0 else "")
+    # A small positive count is still visible.
+    drawn = ("█" * round(count / most * room) or ("▏" if count > 0 else "") for _, count, _ in shown)
+    return "".join(f"{name:>{label}} {bar} {text}\n" for (name, _, text), bar in zip(shown, drawn, strict=True))
 
 
 def _plain(name: str) -> str:

@@ -18,13 +18,10 @@ from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import Settings
 from loginpipe.ingest.masking import load_masking, masking_warnings
 from loginpipe.ingest.process import Masking
-from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.connections import Connection
 from loginpipe.postgres.migrate import require_migrated
 from loginpipe.postgres.session import Session
-from loginpipe.postgres.token_keys import check_token_keys
 from loginpipe.sqs.client import MAX_BATCH, Depth, Queue, open_queue, read_depth
-from loginpipe.sqs.dead_letters import DeadLetterDepth, read_dead_letters
 from loginpipe.sqs.leases import LeaseKeeper
 from loginpipe.sqs.receiver import Receiver
 
@@ -134,10 +131,6 @@ class SqsResource(dg.ConfigurableResource["SqsResource"]):
         """Read the queue's depth."""
         return read_depth(self._queue)
 
-    def dead_letters(self) -> DeadLetterDepth | None:
-        """Read the depth and the source queues of the dead-letter queue; return None if there is none."""
-        return read_dead_letters(self._queue)
-
 
 class PostgresResource(dg.ConfigurableResource["PostgresResource"]):
     """The Postgres database of ``user_logins``: one connection for the run."""
@@ -163,11 +156,7 @@ class PostgresResource(dg.ConfigurableResource["PostgresResource"]):
             self._session.close()
 
     def run(self, work: Callable[[Connection], T]) -> T:
-        """Run work in its own transactions, and retry it after transient errors; see `Session.run`.
-
-        Raises:
-            DatabaseError: a permanent error, or one that lasts longer than the session's retry budget.
-        """
+        """Run work in its own transactions, and retry it after transient errors. Raises as `Session.run`."""
         return self._session.run(work)
 
     @contextmanager
@@ -178,10 +167,6 @@ class PostgresResource(dg.ConfigurableResource["PostgresResource"]):
             yield self._session
         finally:
             self._session.give_up = lambda: False
-
-    def check_token_keys(self, keys: TokenKeys) -> None:
-        """Refuse token keys other than those that made this database's tokens."""
-        self._session.run(lambda connection: check_token_keys(connection, keys))
 
 
 class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
@@ -197,21 +182,6 @@ class MaskingResource(dg.ConfigurableResource["MaskingResource"]):
         if context.log:
             for warning in masking_warnings(self._loaded):
                 context.log.warning("%s", warning)
-
-    @property
-    def masking(self) -> str:
-        """The value of LOGINPIPE_MASKING."""
-        return self.settings.masking
-
-    @property
-    def keys(self) -> TokenKeys:
-        """The token keys."""
-        return self._loaded.keys
-
-    @property
-    def fate_of_unknown_fields(self) -> str:
-        """What happens to fields outside the contract."""
-        return self._loaded.unknown_fields.fate(sealing=bool(self._loaded.recipients))
 
     @property
     def loaded(self) -> Masking:

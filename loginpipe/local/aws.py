@@ -17,24 +17,14 @@ HOST = "127.0.0.1"
 
 _ATTEMPTS = 5
 _START_SECONDS = 60
-_HEALTH_SECONDS = 2
 
 
 def start_aws(
     folder: Path, *, port: int | None, throwaway: bool, note: Callable[[Record], None], stopping: Event
 ) -> tuple[Service, int]:
-    """Start the endpoint, and return it with its port.
+    """Start the endpoint, and return it with its port. The arguments and errors are those of `start_postgres`.
 
-    Args:
-        folder: the stack's folder. The state goes to ``folder/aws``.
-        port: the preferred port, if it is free.
-        throwaway: True to keep no state.
-        note: called with each process as soon as it exists.
-        stopping: set to stop the start.
-
-    Raises:
-        LocalStackError: the endpoint does not start.
-        StoppedError: `stopping` was set.
+    `port` is the preferred port, if it is free. The state goes to ``folder/aws``.
     """
     (folder / "aws").mkdir(mode=0o700, exist_ok=True)
     chosen = _free_port() if port is None or _taken(port) else port
@@ -85,21 +75,18 @@ def _move_queue_urls(folder: Path, port: int, new: int) -> None:
 
 
 def _answers(service: Service, port: int) -> bool:
+    import psutil
+
     try:
         # Without the proxy that the environment may set.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://{HOST}:{port}/_ministack/health", timeout=_HEALTH_SECONDS) as answer:
-            healthy = answer.status == 200  # noqa: PLR2004
+        with opener.open(f"http://{HOST}:{port}/_ministack/health", timeout=2) as answer:
+            if answer.status != 200:  # noqa: PLR2004
+                return False
     except (OSError, HTTPException):
         return False
     # Another MiniStack may have taken the port and answer instead.
-    return healthy and _listens(service.record, port)
-
-
-def _listens(record: Record, port: int) -> bool:
-    import psutil
-
-    process = record.process()
+    process = service.record.process()
     try:
         return process is not None and any(
             connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
@@ -126,5 +113,4 @@ def _taken(port: int) -> bool:
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-    return port
+        return int(probe.getsockname()[1])

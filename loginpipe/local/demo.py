@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,9 +21,6 @@ from loginpipe.postgres.connections import connect, transaction
 from loginpipe.sqs.client import Queue, batched, read_depth
 from loginpipe.sqs.deliveries import redrive_attributes
 from loginpipe.sqs.sending import send_again, send_bodies
-
-SEED = 2026
-BAD_SHARE = 0.03
 
 # Number of messages whose ids are kept: enough to include an invalid address.
 _FOLLOWED = 200
@@ -45,6 +42,11 @@ _REJECTED = """
     SELECT message_id::text, fields[1], reasons[1] FROM loginpipe.rejected_messages
     WHERE message_id = ANY(%s::uuid[])
     ORDER BY reasons[1] = 'invalid_address' DESC, message_id LIMIT 1
+    """
+
+_REASONS = """
+    SELECT reason, count(DISTINCT message_id) FROM loginpipe.rejected_messages, unnest(reasons) AS reason
+    GROUP BY reason ORDER BY 2 DESC, 1
     """
 
 _NEWEST_BATCH = """
@@ -80,13 +82,9 @@ class Rows:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The result of the demonstration.
+    """Messages by outcome, rejected messages by reason code, other results by title, and seconds to the last delete.
 
-    Attributes:
-        counts: messages sent, received, accepted, rejected, inserted, duplicates, deleted.
-        reasons: rejected messages by reason code. A message with two reasons counts twice.
-        tables: results by title. The first one shows an invented login in clear.
-        run_seconds: duration of the run until the last delete.
+    A message with two reasons counts twice. The first table shows an invented login in clear.
     """
 
     counts: dict[str, int]
@@ -96,11 +94,7 @@ class DemoResult:
 
 
 def run_demo(count: int, step: Step) -> DemoResult:
-    """Send sample events, including invalid ones, through the whole chain, on services that are deleted afterwards.
-
-    Raises:
-        LoginpipeError: a service does not start, or the run failed.
-    """
+    """Send sample events, including invalid ones, through the whole chain, on services that are deleted afterwards."""
     with ExitStack() as services:
         with step("start Postgres and an SQS endpoint"):
             stack = services.enter_context(running_stack())
@@ -109,7 +103,7 @@ def run_demo(count: int, step: Step) -> DemoResult:
         with step(f"send {count:,} login events"):
             client, name = sqs_client(stack), os.environ["LOGINPIPE_QUEUE"]
             queue = Queue(name, client.get_queue_url(QueueName=name)["QueueUrl"], client)
-            bodies = list(sample_bodies(count, seed=SEED, bad_share=BAD_SHARE))
+            bodies = list(sample_bodies(count, seed=2026, bad_share=0.03))
             sent_ms = time.time_ns() // 1_000_000
             followed = _send_and_follow(queue, bodies[:_FOLLOWED])
             send_bodies(queue, bodies[_FOLLOWED:])
@@ -155,23 +149,10 @@ def _result(stack: LocalStack, bodies: Sequence[str], followed: Mapping[str, str
         **_one_rejected(stack, followed),
         **{title: _query(stack, query) for title, query in _QUERIES.items()},
     }
-    counts = _query(
-        stack,
-        "SELECT sum(received), sum(accepted), sum(rejected), sum(inserted), sum(duplicates), sum(deleted) "
-        "FROM loginpipe.batches",
-    )
-    reasons = _query(
-        stack,
-        "SELECT reason, count(DISTINCT message_id) FROM loginpipe.rejected_messages, unnest(reasons) AS reason "
-        "GROUP BY reason ORDER BY 2 DESC, 1",
-    )
     names = ("received", "accepted", "rejected", "inserted", "duplicates", "deleted")
-    return DemoResult(
-        counts={"sent": len(bodies), **{name: int(count) for name, count in zip(names, counts.rows[0], strict=True)}},
-        reasons=dict(reasons.rows),
-        tables=tables,
-        run_seconds=run_seconds,
-    )
+    sums = _query(stack, f"SELECT {', '.join(f'sum({name})' for name in names)} FROM loginpipe.batches")  # noqa: S608
+    counts = {"sent": len(bodies), **{name: int(count) for name, count in zip(names, sums.rows[0], strict=True)}}
+    return DemoResult(counts, dict(_query(stack, _REASONS).rows), tables, run_seconds)
 
 
 def _sent_and_stored(stack: LocalStack, event: dict[str, Any]) -> Rows:
@@ -219,25 +200,21 @@ def _sent(body: str, field: str) -> str:
 def _delivered_again(stack: LocalStack, queue: Queue, followed: Mapping[str, str], sent_ms: int) -> dict[str, Rows]:
     """Deliver messages again with their original ids and time, as a redrive does, and return what changed."""
     stored = "SELECT count(*) FROM user_logins"
-    before = _query(stack, stored).rows[0][0]
-    send_again(
-        queue,
-        {
-            message_id: {
-                "MessageBody": body,
-                "MessageAttributes": redrive_attributes(
-                    {"MessageId": message_id, "Attributes": {"SentTimestamp": str(sent_ms)}}
-                ),
-            }
-            for message_id, body in list(followed.items())[:_AGAIN]
-        },
-    )
+    before = _query(stack, stored).rows[0]
+    again: dict[str, Any] = {
+        message_id: {
+            "MessageBody": body,
+            "MessageAttributes": redrive_attributes(
+                {"MessageId": message_id, "Attributes": {"SentTimestamp": str(sent_ms)}}
+            ),
+        }
+        for message_id, body in list(followed.items())[:_AGAIN]
+    }
+    send_again(queue, again)
     _run_job()
-    (counts,) = _query(stack, _NEWEST_BATCH).rows
-    after = _query(stack, stored).rows[0][0]
-    rows = [(*counts, before, after)]
+    row = (*_query(stack, _NEWEST_BATCH).rows[0], *before, *_query(stack, stored).rows[0])
     columns = ("received", "duplicates", "inserted", "rows before", "rows after")
-    return {"the same messages, delivered again: nothing changes": Rows(columns, rows)}
+    return {"the same messages, delivered again: nothing changes": Rows(columns, [row])}
 
 
 def _recovered(stack: LocalStack) -> dict[str, Rows]:
@@ -261,11 +238,7 @@ def _recovered(stack: LocalStack) -> dict[str, Rows]:
 
 
 def _command(*arguments: str) -> Any:
-    """Run a command of loginpipe, and return its JSON output.
-
-    Raises:
-        LoginpipeError: it failed.
-    """
+    """Run a command of loginpipe, and return its JSON output."""
     done = subprocess.run(  # noqa: S603 - our own command
         [sys.executable, "-c", "from loginpipe.cli import main; main()", *arguments],
         capture_output=True,
@@ -278,13 +251,9 @@ def _command(*arguments: str) -> Any:
 
 
 def _query(stack: LocalStack, query: str, *parameters: Any) -> Rows:
-    connection = connect(stack.database_url)
-    try:
-        with transaction(connection) as cursor:
-            cursor.execute(query, parameters or None)
-            return Rows(tuple(column.name for column in cursor.description or ()), cursor.fetchall())
-    finally:
-        connection.close()
+    with closing(connect(stack.database_url)) as connection, transaction(connection) as cursor:
+        cursor.execute(query, parameters or None)
+        return Rows(tuple(column.name for column in cursor.description or ()), cursor.fetchall())
 
 
 def _print(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

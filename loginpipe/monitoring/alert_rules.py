@@ -3,11 +3,12 @@
 If a source does not answer, its conditions are unknown, and neither begin nor end.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from loginpipe.monitoring.anomalies import MAX_DELAYED, delayed
-from loginpipe.monitoring.reports import Seen
+from loginpipe.monitoring.reports import Freshness, QueueSeen, Seen
+from loginpipe.postgres.batches import RecentBatches
 
 # A single failure is no alert, because most causes are gone by the next run.
 _MIN_FAILURES = 2
@@ -32,9 +33,7 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = {
     "queue-unreachable": Kind(
-        "the queue cannot be used",
-        "Fix the error shown. Nothing is lost: messages wait on the queue.",
-        "source-down",
+        "the queue cannot be used", "Fix the error shown. Nothing is lost: messages wait on the queue.", "source-down"
     ),
     "database-unreachable": Kind(
         "the database cannot be used",
@@ -122,58 +121,37 @@ class Limits:
 
 def conditions(seen: Seen, limits: Limits) -> dict[str, str | None]:
     """Return each known condition with a message, or with None if it does not hold."""
-    return dict(
-        [
-            *_of_sources(seen),
-            *_of_queue(seen),
-            *_of_runs(seen, limits),
-            *(
-                (f"{CHECK}{name}", None if passed else "its last evaluation failed")
-                for name, passed in seen.checks.items()
-            ),
-            *((f"{JOB}{name}", reason) for name, reason in seen.jobs.items()),
-        ]
-    )
-
-
-def _of_sources(seen: Seen) -> Iterator[tuple[str, str | None]]:
-    yield "queue-unreachable", seen.queue if isinstance(seen.queue, str) else None
-    yield "database-unreachable", seen.runs if isinstance(seen.runs, str) else None
     failures, reason = seen.history.failures_in_a_row, seen.history.reason
     message = f"{failures} failed runs in a row{reason and f', the newest with {reason}'}"
-    yield "runs-failing", message if failures >= _MIN_FAILURES else None
+    return {
+        "queue-unreachable": seen.queue if isinstance(seen.queue, str) else None,
+        "database-unreachable": seen.runs if isinstance(seen.runs, str) else None,
+        "runs-failing": message if failures >= _MIN_FAILURES else None,
+        **({} if isinstance(seen.queue, str) else _of_queue(seen.queue, seen.freshness)),
+        **({} if isinstance(seen.runs, str) else _of_runs(seen.runs, limits)),
+        **{f"{CHECK}{name}": None if ok else "its last evaluation failed" for name, ok in seen.checks.items()},
+        **{f"{JOB}{name}": reason for name, reason in seen.jobs.items()},
+    }
 
 
-def _of_queue(seen: Seen) -> Iterator[tuple[str, str | None]]:
-    if isinstance(seen.queue, str):
-        return
-    depth, dead = seen.queue.depth, seen.queue.dead_letters
-    yield "in-flight-limit-reached", str(depth) if depth.at_in_flight_limit else None
-    yield "dead-letters", str(dead) if dead is not None and dead.ours else None
-    if seen.freshness is not None:
+def _of_queue(queue: QueueSeen, freshness: Freshness | None) -> dict[str, str | None]:
+    depth, dead = queue.depth, queue.dead_letters
+    found = {
+        "in-flight-limit-reached": str(depth) if depth.at_in_flight_limit else None,
+        "dead-letters": str(dead) if dead is not None and dead.ours else None,
+    }
+    if freshness is not None:
         # The in-flight limit has its own alert.
-        yield (
-            "stuck",
-            seen.freshness.message if seen.freshness.state == "stuck" and not depth.at_in_flight_limit else None,
-        )
+        found["stuck"] = None if freshness.passed or depth.at_in_flight_limit else freshness.message
+    return found
 
 
-def _of_runs(seen: Seen, limits: Limits) -> Iterator[tuple[str, str | None]]:
-    if isinstance(seen.runs, str):
-        return
-    received, rejected = seen.runs.received, seen.runs.rejected
-    too_many = received >= _MIN_MESSAGES and rejected > limits.reject_rate * received
-    yield (
-        "reject-rate",
-        f"{rejected:,} of {received:,} messages were rejected within an hour; the limit is {limits.reject_rate:.2%}"
-        if too_many
-        else None,
-    )
-    stored, late = sum(seen.runs.delays), delayed(seen.runs.delays, limits.delay_seconds)
-    too_late = stored >= _MIN_MESSAGES and late > MAX_DELAYED * stored
-    yield (
-        "delay",
-        f"{late:,} of {stored:,} logins of the last 15 minutes took longer than {limits.delay_seconds:,} s"
-        if too_late
-        else None,
-    )
+def _of_runs(runs: RecentBatches, limits: Limits) -> dict[str, str | None]:
+    received, rejected, limit = runs.received, runs.rejected, limits.reject_rate
+    stored, late = sum(runs.delays), delayed(runs.delays, limits.delay_seconds)
+    rejects = f"{rejected:,} of {received:,} messages were rejected within an hour; the limit is {limit:.2%}"
+    delay = f"{late:,} of {stored:,} logins of the last 15 minutes took longer than {limits.delay_seconds:,} s"
+    return {
+        "reject-rate": rejects if received >= _MIN_MESSAGES and rejected > limit * received else None,
+        "delay": delay if stored >= _MIN_MESSAGES and late > MAX_DELAYED * stored else None,
+    }

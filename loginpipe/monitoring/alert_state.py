@@ -10,21 +10,17 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+# Maximum events that wait for an unreachable channel. Older ones are only counted.
 MAX_PENDING = 50
-"""Maximum events that wait for an unreachable channel. Older ones are only counted."""
-
 _BACK_OFF_FIRST = timedelta(seconds=30)
 _MAX_BACK_OFF = timedelta(minutes=15)
 
 
 class Episode(BaseModel, frozen=True):
-    """A condition that holds, or recently did.
+    """A condition that holds since a check, or recently did, with the message of the last check that found it.
 
-    Attributes:
-        since: the first check that found it.
-        message: the message of the last check that found it.
-        told: True if a second check in a row found it, which makes it an alert.
-        gone_since: the first of the latest checks in a row without it; None if the last check found it.
+    It is an alert (``told``) if a second check in a row found it. ``gone_since`` is the first of the latest checks in a
+    row without it; None if the last check found it.
     """
 
     since: datetime
@@ -44,13 +40,9 @@ class Event(BaseModel, frozen=True):
 
 
 class Outbox(BaseModel, frozen=True):
-    """The events that a channel still has to send.
+    """The events that a channel still has to send, oldest first, and the number of older ones that were dropped.
 
-    Attributes:
-        pending: the events, oldest first.
-        left_out: number of older events that were dropped.
-        failures: failed deliveries in a row.
-        next_try: the earliest time of the next delivery.
+    ``failures`` counts failed deliveries in a row. There is no delivery before ``next_try``.
     """
 
     pending: tuple[Event, ...] = ()
@@ -67,13 +59,9 @@ class State(BaseModel, frozen=True):
 
 
 def after_check(state: State, found: Mapping[str, str | None], channels: Sequence[str], now: datetime) -> State:
-    """Return the state after one more check.
+    """Return the state after one more check at `now` (UTC). Conditions that are not in `found` stay unchanged.
 
-    Args:
-        state: the state after the previous check.
-        found: `loginpipe.monitoring.alert_rules.conditions`. Other conditions stay unchanged.
-        channels: the configured channels. A new one gets every active alert.
-        now: the time, UTC.
+    `found` is `loginpipe.monitoring.alert_rules.conditions`. A new channel gets every active alert.
     """
     episodes: dict[str, Episode] = {}
     events: list[Event] = []
@@ -84,10 +72,8 @@ def after_check(state: State, found: Mapping[str, str | None], channels: Sequenc
             episodes[name] = after
         if event is not None:
             events.append(event)
-    lasting = [_begins(name, episode) for name, episode in state.episodes.items() if episode.told]
-    outboxes = {
-        channel: _with(state.outboxes.get(channel) or Outbox(pending=tuple(lasting)), events) for channel in channels
-    }
+    lasting = Outbox(pending=tuple(_begins(name, e) for name, e in state.episodes.items() if e.told))
+    outboxes = {channel: _with(state.outboxes.get(channel) or lasting, events) for channel in channels}
     return State(episodes=episodes, outboxes=outboxes)
 
 

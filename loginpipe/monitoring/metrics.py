@@ -2,9 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from math import inf
@@ -27,7 +26,7 @@ from loginpipe.sqs.dead_letters import DeadLetterDepth, read_dead_letters
 
 T = TypeVar("T")
 
-_MESSAGES: dict[str, str] = {
+_MESSAGES = {
     "received": "Messages received from the queue, each counted once per run.",
     "inserted": "Rows added to user_logins.",
     "duplicates": "Messages skipped because their outcome was already recorded.",
@@ -38,44 +37,57 @@ _MESSAGES: dict[str, str] = {
 }
 
 
+def _filled(
+    family: GaugeMetricFamily | CounterMetricFamily, samples: Iterable[tuple[str | tuple[str, ...], float | None]]
+) -> Metric:
+    """Add samples to a family, without those that are None. Each has the values of the family's labels."""
+    for labels, value in samples:
+        if value is not None:
+            family.add_metric([labels] if isinstance(labels, str) else labels, value)
+    return family
+
+
+def _gauge(name: str, meaning: str, samples: Mapping[str, float | None], label: str = "queue") -> Metric:
+    return _filled(GaugeMetricFamily(name, meaning, labels=[label]), samples.items())
+
+
+def _counter(name: str, meaning: str, samples: Mapping[str, float]) -> Metric:
+    return _filled(CounterMetricFamily(name, meaning, labels=["queue"]), samples.items())
+
+
 def queue_metrics(queue: str, depth: Depth, dead_letters: DeadLetterDepth | None) -> list[Metric]:
     """Return the metrics of a queue's depth and of its dead-letter queue, if it has one."""
     messages = GaugeMetricFamily(
         "loginpipe_queue_messages", "Approximate number of messages on the queue.", labels=["queue", "state"]
     )
-    for state in ("visible", "in_flight", "delayed"):
-        messages.add_metric([queue, state], getattr(depth, state))
-    at_limit = GaugeMetricFamily(
-        "loginpipe_in_flight_limit_reached",
-        "1 if messages wait that cannot be received, because as many are in flight as SQS allows.",
-        labels=["queue"],
-    )
-    at_limit.add_metric([queue], float(depth.at_in_flight_limit))
-    dead = GaugeMetricFamily(
-        "loginpipe_dead_letters",
-        "Messages on the dead-letter queue, without those known to be from other queues.",
-        labels=["queue"],
-    )
-    others = GaugeMetricFamily(
-        "loginpipe_dead_letters_of_others",
-        "Messages from other queues on a dead-letter queue that they share.",
-        labels=["queue"],
-    )
-    if dead_letters is not None:
-        dead.add_metric([queue], dead_letters.ours)
-        if dead_letters.owners is not None:
-            others.add_metric([queue], dead_letters.owners.others)
-    return [messages, at_limit, dead, others]
+    owners = dead_letters.owners if dead_letters else None
+    return [
+        _filled(messages, (((queue, state), getattr(depth, state)) for state in ("visible", "in_flight", "delayed"))),
+        _gauge(
+            "loginpipe_in_flight_limit_reached",
+            "1 if messages wait that cannot be received, because as many are in flight as SQS allows.",
+            {queue: float(depth.at_in_flight_limit)},
+        ),
+        _gauge(
+            "loginpipe_dead_letters",
+            "Messages on the dead-letter queue, without those known to be from other queues.",
+            {queue: dead_letters.ours if dead_letters else None},
+        ),
+        _gauge(
+            "loginpipe_dead_letters_of_others",
+            "Messages from other queues on a dead-letter queue that they share.",
+            {queue: owners.others if owners else None},
+        ),
+    ]
 
 
 def table_metrics(totals: Totals, vault: VaultTotals) -> list[Metric]:
     """Return the metrics of the tables."""
-    batches = CounterMetricFamily("loginpipe_batches", "Batches with a recorded outcome.", labels=["queue"])
+    queues = totals.queues
     delay = HistogramMetricFamily(
         "loginpipe_delay_seconds", "Time from a login's SentTimestamp to its row in user_logins.", labels=["queue"]
     )
-    for name, queue in totals.queues.items():
-        batches.add_metric([name], queue.counts["batches"])
+    for name, queue in queues.items():
         bounds = map(floatToGoString, (*DELAY_BOUNDS, inf))
         delay.add_metric([name], list(zip(bounds, accumulate(queue.delays), strict=True)), queue.delay_seconds)
     violations = CounterMetricFamily(
@@ -83,67 +95,30 @@ def table_metrics(totals: Totals, vault: VaultTotals) -> list[Metric]:
         "Violations in rejected messages; a message can have several.",
         labels=["reason", "field"],
     )
-    for labels, number in totals.rejects.items():
-        violations.add_metric(labels, number)
-    return [batches, delay, violations, *_messages(totals), *_times(totals), *_vault_metrics(vault)]
-
-
-def lag_metric(queue: str, depth: Depth, of_queue: QueueTotals | None, now: float) -> Metric:
-    """Return how far the table lags behind the queue at `now` (Unix time in seconds).
-
-    There is no sample if messages wait and none was ever stored. `of_queue` is None if there are no batches.
-    """
-    lag = GaugeMetricFamily(
-        "loginpipe_lag_seconds",
-        "Time since the newest recorded SentTimestamp while the queue holds messages; 0 while it holds none. "
-        "After a quiet period it begins at the length of that period.",
-        labels=["queue"],
-    )
-    if depth.total == 0:
-        lag.add_metric([queue], 0)
-    elif of_queue is not None and of_queue.newest_stored is not None:
-        lag.add_metric([queue], max(now - of_queue.newest_stored, 0))
-    return lag
-
-
-def _messages(totals: Totals) -> list[Metric]:
-    families: list[Metric] = []
-    for name, meaning in _MESSAGES.items():
-        family = CounterMetricFamily(f"loginpipe_messages_{name}", meaning, labels=["queue"])
-        for queue, of_queue in totals.queues.items():
-            family.add_metric([queue], of_queue.counts[name])
-        families.append(family)
-    return families
-
-
-def _times(totals: Totals) -> list[Metric]:
-    finished = GaugeMetricFamily(
-        "loginpipe_last_batch_finished_timestamp_seconds",
-        "Time at which the messages of the newest batch had been deleted.",
-        labels=["queue"],
-    )
-    stored = GaugeMetricFamily(
-        "loginpipe_newest_stored_timestamp_seconds",
-        "Newest recorded SentTimestamp.",
-        labels=["queue"],
-    )
-    for queue, of_queue in totals.queues.items():
-        if of_queue.last_finished is not None:
-            finished.add_metric([queue], of_queue.last_finished)
-        if of_queue.newest_stored is not None:
-            stored.add_metric([queue], of_queue.newest_stored)
-    return [finished, stored]
-
-
-def _vault_metrics(vault: VaultTotals) -> list[Metric]:
-    first_used = GaugeMetricFamily(
-        "loginpipe_token_key_first_used_timestamp_seconds",
-        "Time at which a token key version was first used.",
-        labels=["version"],
-    )
-    for version, when in vault.key_versions.items():
-        first_used.add_metric([str(version)], when)
     return [
+        _counter(
+            "loginpipe_batches",
+            "Batches with a recorded outcome.",
+            {name: queue.counts["batches"] for name, queue in queues.items()},
+        ),
+        delay,
+        _filled(violations, totals.rejects.items()),
+        *(
+            _counter(
+                f"loginpipe_messages_{kind}", meaning, {name: queue.counts[kind] for name, queue in queues.items()}
+            )
+            for kind, meaning in _MESSAGES.items()
+        ),
+        _gauge(
+            "loginpipe_last_batch_finished_timestamp_seconds",
+            "Time at which the messages of the newest batch had been deleted.",
+            {name: queue.last_finished for name, queue in queues.items()},
+        ),
+        _gauge(
+            "loginpipe_newest_stored_timestamp_seconds",
+            "Newest recorded SentTimestamp.",
+            {name: queue.newest_stored for name, queue in queues.items()},
+        ),
         GaugeMetricFamily(
             "loginpipe_vault_values", "Sealed values, as Postgres estimates them.", value=vault.sealed_values
         ),
@@ -152,8 +127,28 @@ def _vault_metrics(vault: VaultTotals) -> list[Metric]:
             "Highest token key version in use; 0 before the first.",
             value=max(vault.key_versions, default=0),
         ),
-        first_used,
+        _gauge(
+            "loginpipe_token_key_first_used_timestamp_seconds",
+            "Time at which a token key version was first used.",
+            {str(version): when for version, when in vault.key_versions.items()},
+            label="version",
+        ),
     ]
+
+
+def lag_metric(queue: str, depth: Depth, of_queue: QueueTotals | None, now: float) -> Metric:
+    """Return how far the table lags behind the queue at `now` (Unix time in seconds).
+
+    There is no sample if messages wait and none was ever stored. `of_queue` is None if there are no batches.
+    """
+    newest = of_queue.newest_stored if of_queue else None
+    lag = None if newest is None else max(now - newest, 0)
+    return _gauge(
+        "loginpipe_lag_seconds",
+        "Time since the newest recorded SentTimestamp while the queue holds messages; 0 while it holds none. "
+        "After a quiet period it begins at the length of that period.",
+        {queue: lag if depth.total else 0},
+    )
 
 
 _RETRY_SECONDS = 3
@@ -163,13 +158,6 @@ _ANSWER_SECONDS = 8
 # Batches recorded longer ago no longer change, because deletes take at most ten minutes. Their totals are read once per
 # process and kept, because reading a month of batches takes seconds.
 _SETTLED = timedelta(hours=1)
-
-
-@dataclass(frozen=True)
-class _QueueState:
-    name: str
-    depth: Depth
-    dead_letters: DeadLetterDepth | None
 
 
 class Source(Generic[T]):
@@ -192,15 +180,14 @@ class Source(Generic[T]):
         if asked is None:
             return None
         try:
-            answer = asked.result(max(deadline - time.monotonic(), 0))
+            return asked.result(max(deadline - time.monotonic(), 0))
         except TimeoutError:
             return None
         finally:
             if asked.done():
                 self._asked = None
-        return answer
 
-    def _answer(self, asked: "Future[T | None]") -> None:
+    def _answer(self, asked: Future[T | None]) -> None:
         try:
             asked.set_result(self._read())
         except LoginpipeError:
@@ -232,23 +219,20 @@ class PipelineCollector(Collector):
             self._database_source.ask()
             queue = self._queue_source.answer(deadline)
             tables = self._database_source.answer(deadline)
-        up = GaugeMetricFamily(
-            "loginpipe_source_up", "1 if a source of these metrics answered, else 0.", labels=["source"]
-        )
-        up.add_metric(["queue"], float(queue is not None))
-        up.add_metric(["database"], float(tables is not None))
-        yield up
+        up = {"queue": float(queue is not None), "database": float(tables is not None)}
+        yield _gauge("loginpipe_source_up", "1 if a source of these metrics answered, else 0.", up, label="source")
         if queue is not None:
-            yield from queue_metrics(queue.name, queue.depth, queue.dead_letters)
+            yield from queue_metrics(*queue)
         if tables is not None:
             yield from table_metrics(*tables)
         if queue is not None and tables is not None:
-            yield lag_metric(queue.name, queue.depth, tables[0].queues.get(queue.name), time.time())
+            name, depth, _ = queue
+            yield lag_metric(name, depth, tables[0].queues.get(name), time.time())
 
-    def _read_queue(self) -> _QueueState:
+    def _read_queue(self) -> tuple[str, Depth, DeadLetterDepth | None]:
         if self._queue is None:
             self._queue = open_queue(self._settings.queue, self._settings, connections=1)
-        return _QueueState(self._queue.name, read_depth(self._queue), read_dead_letters(self._queue))
+        return self._queue.name, read_depth(self._queue), read_dead_letters(self._queue)
 
     def _read_database(self) -> tuple[Totals, VaultTotals]:
         if self._session is None:
@@ -270,10 +254,9 @@ def registry(settings: Settings, database_url: str) -> CollectorRegistry:
     return registry
 
 
-NAMESPACE = "loginpipe"
 INTERVAL_SECONDS = 60
 
-_Key = tuple[str, tuple[tuple[str, str], ...]]
+_Labels = tuple[tuple[str, str], ...]
 
 
 class EmfRecords:
@@ -286,35 +269,29 @@ class EmfRecords:
         """Start without known totals. `queue` becomes the dimension of metrics without labels."""
         self._queue = queue
         self._families: set[str] = set()
-        self._totals: dict[_Key, float] = {}
+        self._totals: dict[tuple[str, _Labels], float] = {}
 
     def records(self, families: Iterable[Metric], now: float) -> Iterator[dict[str, Any]]:
         """Yield one record per set of labels in the current metrics. `now` is Unix time in seconds."""
-        by_labels: dict[tuple[tuple[str, str], ...], dict[str, float]] = {}
+        by_labels: dict[_Labels, dict[str, float]] = {}
         for family in families:
             for sample in family.samples if family.type in {"gauge", "counter"} else ():
                 labels = tuple(sorted(sample.labels.items())) or (("queue", self._queue),)
                 # Postgres returns sums as Decimal, which JSON cannot encode.
                 value = float(sample.value)
                 if family.type == "counter":
-                    value = self._increase(family.name, (sample.name, labels), value)
+                    # Counts from before this process began may be old, so they do not count; a counter that appears
+                    # later is new.
+                    key, total = (sample.name, labels), value
+                    value -= self._totals.get(key, 0 if family.name in self._families else total)
+                    self._totals[key] = total
                 by_labels.setdefault(labels, {})[sample.name] = value
             self._families.add(family.name)
         for labels, values in by_labels.items():
             metrics = [{"Name": name, "Unit": "Seconds" if "_seconds" in name else "Count"} for name in values]
+            directive = {"Namespace": "loginpipe", "Dimensions": [[name for name, _ in labels]], "Metrics": metrics}
             yield {
-                "_aws": {
-                    "Timestamp": int(now * 1000),
-                    "CloudWatchMetrics": [
-                        {"Namespace": NAMESPACE, "Dimensions": [[name for name, _ in labels]], "Metrics": metrics}
-                    ],
-                },
+                "_aws": {"Timestamp": int(now * 1000), "CloudWatchMetrics": [directive]},
                 **dict(labels),
                 **values,
             }
-
-    def _increase(self, family: str, key: _Key, total: float) -> float:
-        # Counts from before this process began may be old, so they do not count; a counter that appears later is new.
-        before = self._totals.get(key, 0 if family in self._families else total)
-        self._totals[key] = total
-        return total - before

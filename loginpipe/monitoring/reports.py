@@ -24,13 +24,10 @@ _LINGERS = 3
 
 @dataclass(frozen=True)
 class Freshness:
-    """The evaluated state of a queue.
+    """The state of a queue: no messages (``quiet``), messages that are processed (``working``) or not (``stuck``).
 
-    Attributes:
-        state: ``quiet`` (no messages), ``working`` (messages are being processed) or ``stuck`` (they are not).
-        message: the state as text.
-        waiting_since: when messages were first seen, if every check since has seen some; None if there are none. The
-            next check needs it.
+    ``waiting_since`` is when messages were first seen, if every check since has seen some; None if there are none. The
+    next check needs it.
     """
 
     state: Literal["quiet", "working", "stuck"]
@@ -51,14 +48,11 @@ def longest_wait(settings: Settings) -> timedelta:
 def evaluate(
     depth: Depth, *, last_finished: datetime | None, waiting_since: datetime | None, now: datetime, max_wait: timedelta
 ) -> Freshness:
-    """Evaluate whether a queue is empty, being processed, or stuck.
+    """Evaluate whether a queue is empty, being processed, or stuck. All times have a time zone.
 
-    Args:
-        depth: the queue's depth. Messages in flight count, because a hanging run hides its messages for ever.
-        last_finished: when the newest batch finished; None if none did recently.
-        waiting_since: the result of the last check.
-        now: the time. All times have a time zone.
-        max_wait: how long messages may wait without a finished batch.
+    Messages in flight count, because a hanging run hides its messages for ever. ``last_finished`` is when the newest
+    batch finished, None if none did recently; ``waiting_since`` the result of the last check; ``max_wait`` as
+    `longest_wait`.
     """
     ended = f"the newest batch finished at {_utc(last_finished)}" if last_finished else "no batch has finished recently"
     if not depth.visible + depth.in_flight:
@@ -111,15 +105,13 @@ class QueueSeen:
 
 @dataclass(frozen=True)
 class Seen:
-    """The result of one round of checks.
+    """The result of one round of checks. A text is the reason why something could not be read.
 
     Attributes:
-        queue: its depths, or the reason why they could not be read.
-        runs: the recent batches, or the reason why they could not be read.
-        freshness: None if queue or batches could not be read.
+        runs: the recent batches.
         history: the results of the chain's runs in Dagster.
-        jobs: why the newest run of each other job failed, or None if it succeeded.
         checks: ``name of asset`` → True if passed, for each evaluated check that can cause an alert.
+        jobs: why the newest run of each other job failed, or None if it succeeded.
     """
 
     queue: QueueSeen | str
@@ -139,14 +131,10 @@ class DeadLetters:
 
 
 class Memory(BaseModel, frozen=True):
-    """What is kept from tick to tick.
+    """What is kept from tick to tick: the state of alerts, `Freshness.waiting_since`, and the last reports.
 
-    Attributes:
-        alerts: the active alerts, and the pending events of each channel.
-        waiting_since: as `Freshness.waiting_since`.
-        fresh: the last reported result of ``freshness``; None before the first report.
-        fresh_at: when it was reported.
-        dead_letters: the last reported message of ``no_dead_letters``.
+    These are the result of ``freshness`` and its time, None before the first report, and the message of
+    ``no_dead_letters``.
     """
 
     alerts: State = State()
@@ -172,11 +160,8 @@ def evaluate_dead_letters(depth: DeadLetterDepth | str | None) -> DeadLetters:
     if isinstance(depth, str):
         return DeadLetters(False, depth)
     if depth is None:
-        return DeadLetters(
-            False,
-            "The queue has no dead-letter queue: a message that fails every run is delivered again until SQS deletes "
-            "it",
-        )
+        why = "a message that fails every run is delivered again until SQS deletes it"
+        return DeadLetters(False, f"The queue has no dead-letter queue: {why}")
     if depth.ours:
         return DeadLetters(False, f"{depth}; find the cause, then run `loginpipe dlq redrive`")
     return DeadLetters(True, str(depth) if depth.total else "Empty")
@@ -188,21 +173,14 @@ def news(seen: Seen, memory: Memory, now: datetime) -> tuple[Freshness | None, D
     ``freshness`` is reported if it changes between passed and failed, and once an hour. If queue or database did not
     answer, it is unknown and stays unchanged. Dead letters are reported if their message changes.
 
-    Args:
-        seen: the result of this round.
-        memory: the memory after the previous round.
-        now: the time, UTC.
-
-    Returns:
-        The two reports, and the memory updated with them. The alerts in it are not updated.
+    Return the two reports, and the memory updated with them, but not with alerts. `now` is in UTC.
     """
     changes: dict[str, object] = {}
     fresh = seen.freshness
     if fresh is not None:
         changes["waiting_since"] = fresh.waiting_since
         # Quiet and working alternate all day and need no report.
-        known = memory.fresh_at is not None and now - memory.fresh_at < _REPEATED and memory.fresh == fresh.passed
-        if known:
+        if memory.fresh_at is not None and now - memory.fresh_at < _REPEATED and memory.fresh == fresh.passed:
             fresh = None
         else:
             changes |= {"fresh": fresh.passed, "fresh_at": now}

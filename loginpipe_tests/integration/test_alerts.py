@@ -183,7 +183,7 @@ def test_each_job_that_fails_is_told_with_its_reason_and_its_section_and_over_wh
     assert not succeeded("archive_logins")
     assert not succeeded("refresh_insights")
     with monkeypatch.context() as broken:
-        broken.setattr("loginpipe.defs.maintenance.jobs.maintain", quoting)
+        broken.setattr("loginpipe.defs.maintenance.maintain", quoting)
         assert not succeeded("maintain_partitions")
     daemon.tick(2)
     told = "\n".join(hook.told())

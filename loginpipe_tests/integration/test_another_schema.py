@@ -13,7 +13,7 @@ from prometheus_client import generate_latest
 
 from loginpipe.common.settings import load_settings
 from loginpipe.definitions import build_definitions
-from loginpipe.defs.insights.job import INSIGHTS_JOB
+from loginpipe.defs.insights import INSIGHTS_JOB
 from loginpipe.local.environment import create_login_queue
 from loginpipe.masking.key_files import read_token_keys
 from loginpipe.monitoring.metrics import registry

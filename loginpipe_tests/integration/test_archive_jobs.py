@@ -13,8 +13,12 @@ import pytest
 
 from loginpipe.common.settings import load_settings
 from loginpipe.definitions import build_definitions
-from loginpipe.defs.archive.asset import archive_matches_table, login_archive
-from loginpipe.defs.archive.jobs import archive_closed_days, drop_archived_partitions_daily
+from loginpipe.defs.archive import (
+    archive_closed_days,
+    archive_matches_table,
+    drop_archived_partitions_daily,
+    login_archive,
+)
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.masking.key_files import read_token_keys
 from loginpipe.monitoring.doctor import Finding

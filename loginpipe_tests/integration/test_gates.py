@@ -16,7 +16,7 @@ import loginpipe
 from loginpipe.common.errors import DatabaseError, LoginpipeError
 from loginpipe.common.settings import load_settings
 from loginpipe.ingest.record import record_batch
-from loginpipe.monitoring.doctor_warehouse import locks
+from loginpipe.monitoring.doctor import locks
 from loginpipe.postgres.archive import begin_work_on_day
 from loginpipe.postgres.connections import Connection, connect, transaction
 from loginpipe.postgres.insights import refresh_daily_logins

@@ -14,8 +14,14 @@ import pytest
 
 from loginpipe.common.settings import load_settings
 from loginpipe.definitions import build_definitions
-from loginpipe.defs.insights.assets import daily_logins, duplicate_devices, duplicate_ips
-from loginpipe.defs.insights.job import INSIGHTS_JOB, insights_sensor, why_not_now
+from loginpipe.defs.insights import (
+    INSIGHTS_JOB,
+    daily_logins,
+    duplicate_devices,
+    duplicate_ips,
+    insights_sensor,
+    why_not_now,
+)
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.days import collect_changes, stale_days

@@ -13,7 +13,7 @@ import pytest
 
 from loginpipe.common.errors import DatabaseError, LoginpipeError
 from loginpipe.common.settings import load_settings
-from loginpipe.monitoring import doctor_warehouse as warehouse
+from loginpipe.monitoring import doctor
 from loginpipe.postgres.connections import Connection, connect, transaction
 from loginpipe.postgres.session import Session
 from loginpipe_tests.conftest import KeyFiles
@@ -167,11 +167,11 @@ def test_a_reader_endpoint_is_named_by_doctor_and_by_what_it_refuses(
 ) -> None:
     url = postgres.database()
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", url)
-    assert warehouse.database(load_settings()).startswith("migrated to ")
+    assert doctor.database(load_settings()).startswith("migrated to ")
     postgres.become_replica()
     try:
         with pytest.raises(LoginpipeError) as found:
-            warehouse.database(load_settings())
+            doctor.database(load_settings())
         assert " is a replica, which takes no writes: name the writer's endpoint in LOGINPIPE_DATABASE_URL" in str(
             found.value
         )
@@ -182,7 +182,7 @@ def test_a_reader_endpoint_is_named_by_doctor_and_by_what_it_refuses(
             connect(f"{url}&target_session_attrs=read-write")
     finally:
         postgres.execute("SELECT pg_promote()")
-    assert warehouse.database(load_settings()).startswith("migrated to ")
+    assert doctor.database(load_settings()).startswith("migrated to ")
 
 
 def write(connection: Connection) -> None:

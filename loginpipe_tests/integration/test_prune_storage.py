@@ -17,8 +17,8 @@ from dagster._core.instance.ref import InstanceRef
 
 from loginpipe.common.errors import SchemaError
 from loginpipe.common.settings import load_settings
-from loginpipe.defs.maintenance import jobs
-from loginpipe.defs.maintenance.jobs import prune_dagster_storage
+from loginpipe.defs import maintenance as jobs
+from loginpipe.defs.maintenance import prune_dagster_storage
 from loginpipe.local.stack import LocalStack
 from loginpipe.postgres import dagster_storage
 from loginpipe.postgres.connections import connect

@@ -17,8 +17,7 @@ from loginpipe.common import secrets
 from loginpipe.common.errors import AlertError, SettingError
 from loginpipe.common.secrets import alert_webhook_url, database_url
 from loginpipe.common.settings import load_settings
-from loginpipe.monitoring import doctor as services
-from loginpipe.monitoring import doctor_warehouse as warehouse
+from loginpipe.monitoring import doctor
 from loginpipe.monitoring.alert_delivery import channels
 from loginpipe_tests.commands import command_line
 from loginpipe_tests.wire import PLAIN_WEB_SERVER, Wire, answers, refusal
@@ -101,7 +100,7 @@ def test_a_login_as_rds_keeps_it_stands_for_the_database_also_where_the_environm
         "password": password,
         "dbname": parts["dbname"],
     }
-    assert "migrated to" in warehouse.database(load_settings())
+    assert "migrated to" in doctor.database(load_settings())
 
 
 def test_a_secret_may_be_named_by_its_arn(
@@ -145,7 +144,7 @@ def test_a_command_uses_the_database_that_the_reference_leads_to_and_shows_no_se
     done = command_line(monkeypatch, capsys)("rejects", "list", "--json")
     assert done.json == []
     assert PASSWORD not in done.out + done.err + caplog.text + repr(load_settings())
-    assert "migrated to" in warehouse.database(load_settings())
+    assert "migrated to" in doctor.database(load_settings())
 
 
 def test_an_alerts_address_that_cannot_be_looked_up_is_said_and_the_topic_gets_its_alerts(
@@ -157,7 +156,7 @@ def test_an_alerts_address_that_cannot_be_looked_up_is_said_and_the_topic_gets_i
     assert (webhook.name, topic.name) == ("webhook", "sns")
     with pytest.raises(AlertError, match="secretsmanager:absent does not exist"):
         webhook.deliver("subject", "text")
-    assert "secretsmanager:absent does not exist" in refused(services.alerts)
+    assert "secretsmanager:absent does not exist" in refused(doctor.alerts)
 
 
 def test_an_alerts_address_is_looked_up(held: Callable[..., str]) -> None:

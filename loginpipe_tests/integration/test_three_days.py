@@ -14,7 +14,7 @@ import pytest
 
 from loginpipe.common.settings import load_settings
 from loginpipe.definitions import build_definitions
-from loginpipe.defs.insights.job import INSIGHTS_JOB
+from loginpipe.defs.insights import INSIGHTS_JOB
 from loginpipe.local.environment import create_login_queue
 from loginpipe.logins.canonical import canonical_address, canonical_device_id
 from loginpipe.masking.key_files import read_token_keys

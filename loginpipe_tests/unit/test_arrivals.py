@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loginpipe.defs.ingest.raw_sqs_messages import messages_per_minute
+from loginpipe.defs.ingest.stages import messages_per_minute
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 

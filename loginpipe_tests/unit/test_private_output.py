@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loginpipe.cli.custody import printable
+from loginpipe.cli.output import printable
 from loginpipe.common.errors import LoginpipeError
 from loginpipe.custody.recovery import private_output
 

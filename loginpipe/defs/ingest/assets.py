@@ -10,13 +10,8 @@ from pydantic import Field
 
 from loginpipe.common.errors import ClearValueError, DatabaseError, LoginpipeError, QueueError, runbook
 from loginpipe.common.settings import Settings
-from loginpipe.defs.ingest import checks
-from loginpipe.defs.ingest.job import pool, tag_run
-from loginpipe.defs.ingest.masked_logins import MASKED_LOGINS, masked_logins
-from loginpipe.defs.ingest.raw_sqs_messages import RAW_SQS_MESSAGES, raw_sqs_messages
-from loginpipe.defs.ingest.rejected_logins import REJECTED_LOGINS, rejected_logins
-from loginpipe.defs.ingest.user_logins_table import USER_LOGINS_TABLE, user_logins_table
-from loginpipe.defs.ingest.validated_logins import VALIDATED_LOGINS, validated_logins
+from loginpipe.defs.ingest import checks, stages
+from loginpipe.defs.ingest.job import QUEUE_TAG, tag_run
 from loginpipe.defs.resources import MaskingResource, PostgresResource, SqsResource
 from loginpipe.ingest.brake import Brake
 from loginpipe.ingest.consumer import StopSignals, consume
@@ -24,7 +19,7 @@ from loginpipe.ingest.record import Recorded, Recorder
 from loginpipe.ingest.totals import RunTotals
 from loginpipe.logins.delays import quantile
 from loginpipe.postgres.batches import run_counts
-from loginpipe.postgres.token_keys import mark_placeholders
+from loginpipe.postgres.token_keys import check_token_keys, mark_placeholders
 from loginpipe.sqs.client import IN_FLIGHT_LIMIT_REACHED
 from loginpipe.sqs.deletion import Deleter
 from loginpipe.sqs.receiver import Received, Receiver
@@ -44,13 +39,16 @@ class IngestConfig(dg.Config):
 
 
 def ingest_assets(settings: Settings) -> dg.AssetsDefinition:
-    """Return the five assets and their step, which takes a slot in its queue's pool."""
+    """Return the five assets and their step, which takes a slot in its queue's pool.
+
+    ``dagster.yaml`` limits this pool for every kind of run.
+    """
     return dg.multi_asset(
         name=STEP,
-        specs=[RAW_SQS_MESSAGES, VALIDATED_LOGINS, REJECTED_LOGINS, MASKED_LOGINS, USER_LOGINS_TABLE],
+        specs=stages.SPECS,
         check_specs=checks.OF_A_RUN,
         can_subset=False,
-        pool=pool(settings),
+        pool=f"{QUEUE_TAG}/{settings.queue_name}",
     )(ingest)
 
 
@@ -74,21 +72,16 @@ def ingest(
     """
     began, began_at = time.monotonic(), datetime.now(UTC)
     tag_run(context.instance, context.run, settings)
-    postgres.check_token_keys(masking.keys)
+    postgres.run(partial(check_token_keys, keys=masking.loaded.keys))
     postgres.run(partial(mark_placeholders, placeholders=masking.loaded.placeholders))
     totals, receiver, stop = RunTotals(), sqs.receiver(), StopSignals()
     failure: LoginpipeError | None = None
     with stop, postgres.giving_up_when(lambda: stop.requested) as session:
         try:
+            run_id, envelope = context.run.run_id, settings.envelope
             consume(
                 receiver,
-                Recorder(
-                    session,
-                    masking.loaded,
-                    queue=sqs.name,
-                    run_id=context.run.run_id,
-                    envelope=settings.envelope,
-                ),
+                Recorder(session, masking.loaded, queue=sqs.name, run_id=run_id, envelope=envelope),
                 Deleter(sqs.opened, sqs.leases),
                 sqs.leases,
                 idle_seconds=config.idle_seconds,
@@ -128,29 +121,18 @@ def _results(  # noqa: PLR0917
 
     SQS is queried only if ``ask`` is True: a run that must stop has seconds left, and a call may take minutes.
     """
-    found = raw_sqs_messages(
-        totals, receiver.counts, queue=sqs.name, at_limit=ask and _at_in_flight_limit(context, sqs)
-    )
-    yield dg.MaterializeResult(asset_key=RAW_SQS_MESSAGES.key, metadata=found)
-    yield dg.MaterializeResult(
-        asset_key=VALIDATED_LOGINS.key,
-        metadata=validated_logins(totals, masking.fate_of_unknown_fields),
-        check_results=[
-            checks.reject_rate(totals.bad, totals.received, settings.max_reject_rate),
-            checks.schema_drift(totals.unknown_fields, masking.fate_of_unknown_fields),
-        ],
-    )
-    yield dg.MaterializeResult(asset_key=REJECTED_LOGINS.key, metadata=rejected_logins(totals))
-    yield dg.MaterializeResult(
-        asset_key=MASKED_LOGINS.key,
-        metadata=masked_logins(totals, masking),
-        check_results=[tokens],
-    )
-    yield dg.MaterializeResult(
-        asset_key=USER_LOGINS_TABLE.key,
-        metadata=user_logins_table(totals, leases_lost=sqs.leases.lost),
-        check_results=[checks.delay_within_limit(totals.delays, settings.max_delay_seconds)],
-    )
+    at_limit = ask and _at_in_flight_limit(context, sqs)
+    fate = masking.loaded.unknown_fields.fate(sealing=bool(masking.loaded.recipients))
+    of_fields = [
+        checks.reject_rate(totals.bad, totals.received, settings.max_reject_rate),
+        checks.schema_drift(totals.unknown_fields, fate),
+    ]
+    delay = checks.delay_within_limit(totals.delays, settings.max_delay_seconds)
+    yield stages.raw_sqs_messages(totals, receiver.counts, queue=sqs.name, at_limit=at_limit)
+    yield stages.validated_logins(totals, fate, of_fields)
+    yield stages.rejected_logins(totals)
+    yield stages.masked_logins(totals, masking, [tokens])
+    yield stages.user_logins_table(totals, [delay], leases_lost=sqs.leases.lost)
 
 
 def _counts_add_up(postgres: PostgresResource, run_id: str, since: datetime) -> dg.AssetCheckResult:
@@ -196,23 +178,12 @@ class _Progress:
 
 
 def _log(context: dg.AssetExecutionContext, when: str, totals: RunTotals, **more: float) -> None:
-    figures = {
-        "received": totals.received,
-        "accepted": totals.accepted,
-        "rejected": totals.rejected,
-        "inserted": totals.inserted,
-        "duplicates": totals.duplicates,
-        "deleted": totals.deleted,
-        "batches": totals.batches,
-        "delay_p95_seconds": quantile(totals.delays, 0.95),
-    }
+    names = ("received", "accepted", "rejected", "inserted", "duplicates", "deleted", "batches")
+    figures = {name: getattr(totals, name) for name in names} | {"delay_p95_seconds": quantile(totals.delays, 0.95)}
+    said = (totals.received, totals.batches, totals.inserted, totals.duplicates, totals.rejected)
     context.log.info(
         "%s: received %d messages in %d batches; inserted %d logins, skipped %d duplicates, rejected %d messages",
         when,
-        totals.received,
-        totals.batches,
-        totals.inserted,
-        totals.duplicates,
-        totals.rejected,
+        *said,
         extra=figures | more,
     )

@@ -5,7 +5,7 @@ from math import isfinite
 
 import dagster as dg
 
-from loginpipe.defs.metadata import asset_key, runbook_link
+from loginpipe.defs.metadata import asset_key, check_result
 from loginpipe.logins.delays import DELAY_BOUNDS, quantile
 from loginpipe.monitoring.anomalies import MAX_DELAYED, delayed
 from loginpipe.postgres.batches import RunCounts
@@ -45,32 +45,16 @@ DELAY_WITHIN_LIMIT = dg.AssetCheckSpec(
     ),
 )
 
-OF_A_RUN = (
-    REJECT_RATE,
-    SCHEMA_DRIFT,
-    ONLY_TOKENS,
-    DELAY_WITHIN_LIMIT,
-    COUNTS_ADD_UP,
-)
+OF_A_RUN = (REJECT_RATE, SCHEMA_DRIFT, ONLY_TOKENS, DELAY_WITHIN_LIMIT, COUNTS_ADD_UP)
 """The checks that each run reports."""
 
 
 def reject_rate(rejected: int, received: int, limit: float) -> dg.AssetCheckResult:
     """Evaluate the share of rejected messages in a run. A run without messages passes."""
     rate = rejected / received if received else 0.0
-    return dg.AssetCheckResult(
-        check_name=REJECT_RATE.name,
-        asset_key=REJECT_RATE.asset_key,
-        passed=rate <= limit,
-        description=f"{rejected:,} of {received:,} messages rejected ({rate:.2%}); the limit is {limit:.2%}",
-        metadata={
-            "rejected": rejected,
-            "received": received,
-            "rate": rate,
-            "limit": limit,
-            "runbook": runbook_link("rejected-messages"),
-        },
-    )
+    found = f"{rejected:,} of {received:,} messages rejected ({rate:.2%}); the limit is {limit:.2%}"
+    figures = {"rejected": rejected, "received": received, "rate": rate, "limit": limit}
+    return check_result("rejected-messages", rate <= limit, found, figures, of=REJECT_RATE)
 
 
 def schema_drift(unknown_fields: Mapping[str, int], fate: str) -> dg.AssetCheckResult:
@@ -78,82 +62,57 @@ def schema_drift(unknown_fields: Mapping[str, int], fate: str) -> dg.AssetCheckR
 
     `fate` is the result of `loginpipe.logins.extras.UnknownFields.fate`.
     """
-    return dg.AssetCheckResult(
-        check_name=SCHEMA_DRIFT.name,
-        asset_key=SCHEMA_DRIFT.asset_key,
-        passed=not unknown_fields,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=(f"{len(unknown_fields)} unknown fields: {fate}" if unknown_fields else "No unknown fields"),
-        metadata={
-            "messages_by_field": dg.MetadataValue.json(dict(unknown_fields)),
-            "runbook": runbook_link("rejected-messages"),
-        },
+    return check_result(
+        "rejected-messages",
+        not unknown_fields,
+        f"{len(unknown_fields)} unknown fields: {fate}" if unknown_fields else "No unknown fields",
+        {"messages_by_field": dg.MetadataValue.json(dict(unknown_fields))},
+        of=SCHEMA_DRIFT,
+        warns=True,
     )
 
 
 def only_tokens(logins: int, failure: str | None = None) -> dg.AssetCheckResult:
     """Report that all masked cells of the recorded logins are tokens, or the error of an unrecorded batch."""
-    return dg.AssetCheckResult(
-        check_name=ONLY_TOKENS.name,
-        asset_key=ONLY_TOKENS.asset_key,
-        passed=failure is None,
-        description=failure or f"All masked cells of {logins:,} logins contain a token",
-        metadata={"rows": logins, "runbook": runbook_link("a-run-fails")},
-    )
+    found = failure or f"All masked cells of {logins:,} logins contain a token"
+    return check_result("a-run-fails", failure is None, found, {"rows": logins}, of=ONLY_TOKENS)
 
 
 def counts_add_up(counts: RunCounts) -> dg.AssetCheckResult:
     """Report whether the counts of a run add up."""
-    return dg.AssetCheckResult(
-        check_name=COUNTS_ADD_UP.name,
-        asset_key=COUNTS_ADD_UP.asset_key,
-        passed=counts.unaccounted == 0,
-        description=(
-            f"{counts.received:,} received = {counts.inserted:,} inserted + {counts.duplicates:,} duplicates + "
-            f"{counts.rejected:,} rejected"
-            if counts.unaccounted == 0
-            else f"{counts.unaccounted:,} of {counts.received:,} messages are not accounted for"
-        ),
-        metadata={
-            "received": counts.received,
-            "inserted": counts.inserted,
-            "duplicates": counts.duplicates,
-            "rejected": counts.rejected,
-            "unaccounted": counts.unaccounted,
-            "runbook": runbook_link("counts-do-not-add-up"),
-        },
+    found = (
+        f"{counts.unaccounted:,} of {counts.received:,} messages are not accounted for"
+        if counts.unaccounted
+        else f"{counts.received:,} received = {counts.inserted:,} inserted + {counts.duplicates:,} duplicates + "
+        f"{counts.rejected:,} rejected"
     )
+    figures = {
+        name: getattr(counts, name) for name in ("received", "inserted", "duplicates", "rejected", "unaccounted")
+    }
+    return check_result("counts-do-not-add-up", not counts.unaccounted, found, figures, of=COUNTS_ADD_UP)
 
 
 def counts_not_read(why: str) -> dg.AssetCheckResult:
     """Warn that the counts of a run could not be read."""
-    return dg.AssetCheckResult(
-        check_name=COUNTS_ADD_UP.name,
-        asset_key=COUNTS_ADD_UP.asset_key,
-        passed=False,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=f"The counts could not be read: {why}",
-        metadata={"runbook": runbook_link("source-down")},
-    )
+    return check_result("source-down", False, f"The counts could not be read: {why}", of=COUNTS_ADD_UP, warns=True)
 
 
 def delay_within_limit(counts: Sequence[int], limit_seconds: int) -> dg.AssetCheckResult:
     """Evaluate a run's rows by bucket of `loginpipe.logins.delays`. The limit is rounded up to the next bound."""
     stored, late = sum(counts), delayed(counts, limit_seconds)
-    return dg.AssetCheckResult(
-        check_name=DELAY_WITHIN_LIMIT.name,
-        asset_key=DELAY_WITHIN_LIMIT.asset_key,
-        passed=late <= MAX_DELAYED * stored,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=f"{late:,} of {stored:,} logins took longer than {limit_seconds:,} s from sent to stored",
-        metadata={
+    return check_result(
+        "the-backlog-grows",
+        late <= MAX_DELAYED * stored,
+        f"{late:,} of {stored:,} logins took longer than {limit_seconds:,} s from sent to stored",
+        {
             "stored": stored,
             "late": late,
             "limit_seconds": limit_seconds,
             "p50": _span(quantile(counts, 0.5)),
             "p95": _span(quantile(counts, 0.95)),
-            "runbook": runbook_link("the-backlog-grows"),
         },
+        of=DELAY_WITHIN_LIMIT,
+        warns=True,
     )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from loginpipe.common.settings import Settings
-from loginpipe.defs.maintenance.daily_checks import DAILY_CHECKS
+from loginpipe.defs.maintenance import DAILY_CHECKS
 from loginpipe.defs.metadata import CHAIN, GROUP
 from loginpipe.defs.monitoring.queue_checks import freshness, no_dead_letters
 
@@ -17,7 +17,7 @@ INGEST_JOB = "ingest_logins"
 QUEUE_TAG = "loginpipe/queue"
 """Run tag with the queue's name. ``dagster.yaml`` limits the number of runs per queue by it."""
 
-MAX_RUNTIME_TAG = "dagster/max_runtime"
+_MAX_RUNTIME_TAG = "dagster/max_runtime"
 
 GRACE_SECONDS = 300
 """Time after ``run_seconds`` until Dagster ends a run. A run whose process died stays STARTED and active until then."""
@@ -29,26 +29,20 @@ def run_tags(settings: Settings) -> dict[str, str]:
         QUEUE_TAG: settings.queue_name,
         # Ahead of all other runs in the run queue.
         "dagster/priority": "1",
-        MAX_RUNTIME_TAG: str(ceil(settings.run_seconds) + GRACE_SECONDS),
+        _MAX_RUNTIME_TAG: str(ceil(settings.run_seconds) + GRACE_SECONDS),
         # A killed run restarts from the beginning: its messages are back on the queue.
         "dagster/retry_strategy": "ALL_STEPS",
     }
 
 
-def pool(settings: Settings) -> str:
-    """Return the concurrency pool of the step, one per queue. ``dagster.yaml`` limits it for every kind of run."""
-    return f"{QUEUE_TAG}/{settings.queue_name}"
-
-
 def tag_run(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Settings) -> None:
-    """Add missing tags to a run, because a run of the assets does not have the tags of the job.
+    """Add the tags that sensor, alerts, run monitoring and retries need to a run of the assets, which lacks the job's.
 
-    Sensor, alerts, run monitoring and retries need them. A run that includes other assets keeps the maximum runtime of
-    ``dagster.yaml``, because these may take longer than the chain.
+    A run that includes other assets keeps the maximum runtime of ``dagster.yaml``: these may take longer.
     """
     missing = {name: value for name, value in run_tags(settings).items() if name not in run.tags}
     if not of_the_chain_alone(run):
-        missing.pop(MAX_RUNTIME_TAG, None)
+        missing.pop(_MAX_RUNTIME_TAG, None)
     if missing:
         instance.add_run_tags(run.run_id, missing)
 

@@ -1,6 +1,5 @@
 """Define the sensor that shows AWS Lambda's work in the asset graph, from the table of batches."""
 
-from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
@@ -9,14 +8,8 @@ from typing import Any
 import dagster as dg
 
 from loginpipe.common.settings import Settings
-from loginpipe.defs.ingest.masked_logins import MASKED_LOGINS
-from loginpipe.defs.ingest.raw_sqs_messages import RAW_SQS_MESSAGES
-from loginpipe.defs.ingest.rejected_logins import REJECTED_LOGINS
-from loginpipe.defs.ingest.user_logins_table import USER_LOGINS_TABLE
-from loginpipe.defs.ingest.validated_logins import VALIDATED_LOGINS
-from loginpipe.defs.metadata import bar_plot
+from loginpipe.defs.ingest import stages
 from loginpipe.defs.resources import PostgresResource
-from loginpipe.logins.delays import delay_labels
 from loginpipe.postgres.batches import BatchesWithoutRun, batches_without_run
 
 # Seconds between ticks, because each materialization is a row in Dagster's storage.
@@ -29,34 +22,20 @@ _SETTLED_SECONDS = 15
 def materializations(found: BatchesWithoutRun) -> Iterator[dg.AssetMaterialization]:
     """Yield a materialization of each asset in the chain, with sums over at least one batch."""
     oldest, newest = found.sent or (found.until, found.until)
-    reasons = dict(Counter(found.reasons).most_common())
-    of_assets: dict[dg.AssetKey, dict[str, Any]] = {
-        RAW_SQS_MESSAGES.key: {
-            "dagster/row_count": found.received,
-            "oldest_sent_at": dg.MetadataValue.timestamp(oldest),
-            "newest_sent_at": dg.MetadataValue.timestamp(newest),
-        },
-        VALIDATED_LOGINS.key: {"dagster/row_count": found.accepted},
-        REJECTED_LOGINS.key: {
-            "dagster/row_count": found.rejected,
-            "by_reason": bar_plot("rejected messages by reason", reasons),
-            "reasons": dg.MetadataValue.json(reasons),
-        },
-        MASKED_LOGINS.key: {"dagster/row_count": found.accepted},
-        USER_LOGINS_TABLE.key: {
-            "dagster/row_count": found.inserted,
-            "delay": bar_plot(
-                "logins by time from sent to stored", dict(zip(delay_labels(), found.delays, strict=True))
-            ),
-            "rows_by_day": bar_plot("rows by UTC day of the login", found.rows_by_day),
-            "duplicates": found.duplicates,
-        },
-    }
-    for key, metadata in of_assets.items():
+    sent = {"oldest_sent_at": dg.MetadataValue.timestamp(oldest), "newest_sent_at": dg.MetadataValue.timestamp(newest)}
+    stored = stages.by_delay_and_day(found.delays, found.rows_by_day)
+    of_assets: list[tuple[dg.AssetSpec, int, dict[str, Any]]] = [
+        (stages.RAW_SQS_MESSAGES, found.received, sent),
+        (stages.VALIDATED_LOGINS, found.accepted, {}),
+        (stages.REJECTED_LOGINS, found.rejected, stages.by_reason(found.reasons)),
+        (stages.MASKED_LOGINS, found.accepted, {}),
+        (stages.USER_LOGINS_TABLE, found.inserted, {**stored, "duplicates": found.duplicates}),
+    ]
+    for spec, rows, metadata in of_assets:
         yield dg.AssetMaterialization(
-            key,
+            spec.key,
             description=f"recorded by AWS Lambda until {found.until:%Y-%m-%d %H:%M:%S} UTC",
-            metadata=metadata | {"consumer": "AWS Lambda", "batches": found.batches},
+            metadata={"dagster/row_count": rows, **metadata, "consumer": "AWS Lambda", "batches": found.batches},
         )
 
 
@@ -71,11 +50,7 @@ def materializations(found: BatchesWithoutRun) -> Iterator[dg.AssetMaterializati
 def lambda_batches_sensor(
     context: dg.SensorEvaluationContext, postgres: PostgresResource, settings: dg.ResourceParam[Settings]
 ) -> dg.SensorResult:
-    """Report the batches recorded outside Dagster since the last tick.
-
-    Raises:
-        DatabaseError: the batches cannot be read.
-    """
+    """Report the batches recorded outside Dagster since the last tick."""
     found = postgres.run(
         partial(
             batches_without_run,

@@ -14,21 +14,19 @@ from loginpipe.defs.resources import BATCHES_HELD, SqsResource
 from loginpipe.monitoring.reports import History, back_off
 from loginpipe.sqs.client import IN_FLIGHT_LIMIT_REACHED, Depth
 
+# The minimum interval of Dagster's sensor loop. Reading the queue's depth costs one cheap call.
 TICK_SECONDS = 5
-"""The minimum interval of Dagster's sensor loop. Reading the queue's depth costs one cheap call."""
-
-IN_FLIGHT_FOR_RUNS = 100_000
-"""The part of SQS's in-flight limit of 120,000 messages that runs may use. The counts are approximate, and at the limit
-long polls return nothing, without an error."""
-
+# The part of SQS's in-flight limit of 120,000 messages that runs may use. The counts are approximate, and at the limit
+# long polls return nothing, without an error.
+_IN_FLIGHT_FOR_RUNS = 100_000
+# Full batches that must wait, for each active run, before one more run starts: a start takes seconds.
 DEEP_BATCHES = 5
-"""Full batches that must wait, for each active run, before one more run starts: a start takes seconds."""
-
+# A run gets a successor this long before its time is over: a tick, a dequeue and a start take ten seconds.
 SUCCESSOR_SECONDS = 20
-"""A run gets a successor this long before its time is over: a tick, a dequeue and a start take ten seconds."""
-
+# Run config of the sensor's runs. They wait a minute for more messages, because a new run takes seconds to start.
 WAITING_IDLE: dict[str, Any] = {"ops": {STEP: {"config": {"idle_seconds": 60}}}}
-"""Run config of the sensor's runs. They wait a minute for more messages, because a new run takes seconds to start."""
+# Number of finished runs to read: enough failures in a row for the longest back-off.
+_HISTORY = 12
 
 ACTIVE = [
     dg.DagsterRunStatus.QUEUED,
@@ -40,9 +38,6 @@ ACTIVE = [
 """Statuses of runs that hold messages or will: runs in the run queue or being cancelled count too."""
 
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
-
-# Number of finished runs to read: enough failures in a row for the longest back-off.
-_HISTORY = 12
 
 
 @dataclass(frozen=True)
@@ -66,17 +61,8 @@ def decide(
 ) -> Decision:
     """Decide how many runs to start: one if messages wait, more if many wait, and none too soon after failures.
 
-    A run that is about to reach ``run_seconds`` gets a successor.
-
-    Args:
-        depth: the queue's depth.
-        queue: the queue's name, for the reason.
-        active: age of each active run on this queue, or None if it is not started; see `ACTIVE`.
-        history: the results of earlier runs.
-        now: the time, UTC.
-        batch_messages: maximum messages in a batch.
-        run_seconds: maximum duration of a run.
-        max_runs: maximum active runs, not counting runs that are about to end.
+    A run that is about to reach ``run_seconds`` gets a successor, and does not count for ``max_runs``. ``active`` has
+    the age of each active run on this queue, or None if it is not started; see `ACTIVE`. ``now`` is in UTC.
     """
     seen = f"queue {queue!r}: {depth}"
     continuing = sum(age is None or age.total_seconds() < run_seconds - SUCCESSOR_SECONDS for age in active)
@@ -109,12 +95,12 @@ def decide(
 
 def most_runs(batch_messages: int) -> int:
     """Return how many runs (at least one) can hold batches of this size within the queue's in-flight limit."""
-    return max(1, IN_FLIGHT_FOR_RUNS // (BATCHES_HELD * batch_messages))
+    return max(1, _IN_FLIGHT_FOR_RUNS // (BATCHES_HELD * batch_messages))
 
 
 def history_of(records: Sequence[dg.RunRecord]) -> History:
     """Count the failures since the last success in ended runs, in any order. Failed runs that overlapped count once."""
-    # Sort by end: a newer run may have ended long before an older one.
+    # By end: a newer run may have ended long before an older one.
     latest_first = sorted(records, key=ended_at, reverse=True)
     failures, earliest_start = 0, None
     for record in latest_first:
@@ -156,17 +142,13 @@ def ended_at(record: dg.RunRecord) -> datetime:
 def queue_depth_sensor(
     context: dg.SensorEvaluationContext, sqs: SqsResource, settings: dg.ResourceParam[Settings]
 ) -> dg.SensorResult:
-    """Start runs as messages arrive.
-
-    Raises:
-        QueueError: the queue's depth cannot be read.
-    """
-    active = dg.RunsFilter(tags={QUEUE_TAG: sqs.name}, statuses=ACTIVE)
-    now = datetime.now(UTC)
+    """Start runs as messages arrive."""
+    active, now = dg.RunsFilter(tags={QUEUE_TAG: sqs.name}, statuses=ACTIVE), datetime.now(UTC)
+    depth, starts = sqs.depth(), [record.start_time for record in context.instance.get_run_records(active)]
     decision = decide(
-        sqs.depth(),
+        depth,
         queue=sqs.name,
-        active=[_age(record, now) for record in context.instance.get_run_records(active)],
+        active=[None if start is None else now - datetime.fromtimestamp(start, UTC) for start in starts],
         history=history_of(ended_runs(context.instance, sqs.name)),
         now=now,
         batch_messages=sqs.batch_messages,
@@ -177,7 +159,3 @@ def queue_depth_sensor(
     # Requests have no run key: Dagster would never repeat the key of a failed run.
     requests = [dg.RunRequest(run_config=WAITING_IDLE) for _ in range(decision.runs)]
     return dg.SensorResult(run_requests=requests, skip_reason=None if requests else decision.reason)
-
-
-def _age(record: dg.RunRecord, now: datetime) -> timedelta | None:
-    return None if record.start_time is None else now - datetime.fromtimestamp(record.start_time, UTC)

@@ -1,7 +1,7 @@
 """Check Dagster's storage for `doctor`: the daemon, what starts runs, and the reports of monitoring_sensor."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from loginpipe.common.errors import DatabaseError, LoginpipeError
 from loginpipe.common.settings import Settings
 from loginpipe.defs.ingest.job import INGEST_JOB, QUEUE_TAG
-from loginpipe.defs.maintenance.jobs import PRUNING_SCHEDULE
-from loginpipe.postgres.connections import connect, transaction
+from loginpipe.defs.maintenance import PRUNING_SCHEDULE
+from loginpipe.postgres.connections import Connection, connect, transaction
 from loginpipe.postgres.dagster_storage import Cutoffs, needed, old_runs, usage
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _STARTS = "start `dagster-daemon run` (or `loginpipe dev`)"
 
 def storage(_: Settings) -> str:
     """Check that Dagster's storage is reachable."""
-    with closing(connect(_url().replace("+psycopg2", "", 1))):
+    with _connected():
         return "reachable"
 
 
@@ -43,7 +43,7 @@ def old_runs_of(settings: Settings) -> str:
         if storage is None:
             return "empty"
         states = storage.schedule_storage.all_instigator_state()
-    with closing(connect(_url().replace("+psycopg2", "", 1))) as connection:
+    with _connected() as connection:
         held = usage(connection)
         cutoffs = Cutoffs.of(datetime.now(UTC) - _MAX_UNPRUNED, settings.keep_runs_days)
         overdue = old_runs(connection, cutoffs, needed(connection), limit=_OLD_RUNS)
@@ -52,7 +52,7 @@ def old_runs_of(settings: Settings) -> str:
         f"{_megabytes(held.size)} with {held.runs:,} runs{oldest}, and {held.events:,} events; in the last 24 hours "
         f"{held.events_of_a_day:,} events, about {_megabytes(held.bytes_a_day)}"
     )
-    if _off(states, PRUNING_SCHEDULE):
+    if {state.status.value for state in states if state.instigator_name == PRUNING_SCHEDULE} == {"STOPPED"}:
         return (
             f"warning: {usage_now}; {PRUNING_SCHEDULE} is off, so runs are never deleted: turn it on under Automation"
         )
@@ -135,12 +135,6 @@ def _of_our_location(storage: "DagsterPostgresStorage", settings: Settings) -> "
     return [s for s in states if not names or s.origin.repository_origin.code_location_origin.location_name in names]
 
 
-def _off(states: "Iterable[InstigatorState]", name: str) -> bool:
-    """Return True if a schedule that is on by default was turned off in the UI."""
-    found = {state.status.value for state in states if state.instigator_name == name}
-    return found == {"STOPPED"}
-
-
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
@@ -154,14 +148,17 @@ def _url() -> str:
     return url
 
 
+def _connected() -> "closing[Connection]":
+    return closing(connect(_url().replace("+psycopg2", "", 1)))
+
+
 @contextmanager
 def _storage() -> "Iterator[DagsterPostgresStorage | None]":
     """Open the storage by its URL for reading; yield None if it was never used.
 
     A Dagster instance would need a dagster.yaml, and would create folders and tables.
     """
-    url = _url()
-    with closing(connect(url.replace("+psycopg2", "", 1))) as connection, transaction(connection) as cursor:
+    with _connected() as connection, transaction(connection) as cursor:
         cursor.execute("SELECT to_regclass('daemon_heartbeats') IS NOT NULL")
         used = cursor.fetchone() == (True,)
     if not used:
@@ -170,7 +167,7 @@ def _storage() -> "Iterator[DagsterPostgresStorage | None]":
     from dagster_postgres import DagsterPostgresStorage
     from sqlalchemy.exc import SQLAlchemyError
 
-    storage = DagsterPostgresStorage(url, should_autocreate_tables=False)
+    storage = DagsterPostgresStorage(_url(), should_autocreate_tables=False)
     try:
         yield storage
     except SQLAlchemyError as error:

@@ -10,11 +10,11 @@ import dagster as dg
 
 from loginpipe.common.errors import QueueError
 from loginpipe.common.settings import Settings
-from loginpipe.defs.metadata import asset_key, runbook_link
+from loginpipe.defs.metadata import asset_key, check_result
 from loginpipe.defs.resources import PostgresResource, SqsResource
 from loginpipe.monitoring.reports import DeadLetters, Freshness, evaluate, evaluate_dead_letters, longest_wait
 from loginpipe.postgres.batches import recent_batches
-from loginpipe.sqs.dead_letters import DeadLetterDepth
+from loginpipe.sqs.dead_letters import DeadLetterDepth, read_dead_letters
 
 FRESH = dg.AssetCheckKey(asset_key("user_logins_table"), "freshness")
 NO_DEAD_LETTERS = dg.AssetCheckKey(asset_key("raw_sqs_messages"), "no_dead_letters")
@@ -40,26 +40,14 @@ def freshness(
     """Evaluate the check now. The last report of a stuck queue has the time since when messages wait."""
     now = datetime.now(UTC)
     recent = postgres.run(partial(recent_batches, queue=sqs.name, now=now))
-    found = evaluate(
-        sqs.depth(),
-        last_finished=recent.last_finished,
-        waiting_since=_last_reported(context.instance),
-        now=now,
-        max_wait=longest_wait(settings),
-    )
-    return freshness_result(found)
+    last, since, max_wait = recent.last_finished, _last_reported(context.instance), longest_wait(settings)
+    return freshness_result(evaluate(sqs.depth(), last_finished=last, waiting_since=since, now=now, max_wait=max_wait))
 
 
 def freshness_result(found: Freshness) -> dg.AssetCheckResult:
     """Return the state of the queue as a check result."""
     since = {_SINCE: dg.MetadataValue.timestamp(found.waiting_since)} if found.waiting_since else {}
-    return dg.AssetCheckResult(
-        check_name=FRESH.name,
-        asset_key=FRESH.asset_key,
-        passed=found.passed,
-        description=found.message,
-        metadata={"state": found.state, **since, "runbook": runbook_link("nothing-arrives")},
-    )
+    return check_result("nothing-arrives", found.passed, found.message, {"state": found.state, **since}, of=FRESH)
 
 
 @dg.asset_check(
@@ -73,7 +61,7 @@ def freshness_result(found: Freshness) -> dg.AssetCheckResult:
 def no_dead_letters(sqs: SqsResource) -> dg.AssetCheckResult:
     """Evaluate the check now. If the queue does not answer, this is a warning too."""
     try:
-        depth: DeadLetterDepth | str | None = sqs.dead_letters()
+        depth: DeadLetterDepth | str | None = read_dead_letters(sqs.opened)
     except QueueError as error:
         depth = str(error)
     return dead_letters_result(evaluate_dead_letters(depth))
@@ -81,20 +69,12 @@ def no_dead_letters(sqs: SqsResource) -> dg.AssetCheckResult:
 
 def dead_letters_result(found: DeadLetters) -> dg.AssetCheckResult:
     """Return the state of the dead-letter queue as a check result."""
-    return dg.AssetCheckResult(
-        check_name=NO_DEAD_LETTERS.name,
-        asset_key=NO_DEAD_LETTERS.asset_key,
-        passed=found.passed,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=found.message,
-        metadata={"runbook": runbook_link("dead-letters")},
-    )
+    return check_result("dead-letters", found.passed, found.message, of=NO_DEAD_LETTERS, warns=True)
 
 
 def _last_reported(instance: dg.DagsterInstance) -> datetime | None:
-    record = instance.event_log_storage.get_asset_check_summary_records([FRESH])[
-        FRESH
-    ].last_completed_check_execution_record
+    found = instance.event_log_storage.get_asset_check_summary_records([FRESH])[FRESH]
+    record = found.last_completed_check_execution_record
     evaluation = record.evaluation if record else None
     if evaluation is None or evaluation.passed or _SINCE not in evaluation.metadata:
         return None

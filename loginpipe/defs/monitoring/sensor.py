@@ -14,6 +14,7 @@ from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import Settings
 from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.defs.ingest.sensor import ENDED, ended_at, ended_runs, history_of
+from loginpipe.defs.metadata import evaluation
 from loginpipe.defs.monitoring.queue_checks import FRESH, NO_DEAD_LETTERS, dead_letters_result, freshness_result
 from loginpipe.monitoring.alert_delivery import channels, deliver_pending, summary
 from loginpipe.monitoring.alert_rules import Limits, conditions
@@ -36,8 +37,8 @@ _EVALUATED_HERE = frozenset({FRESH.name, "reject_rate"})
     description=(
         "Checks queue, dead letters, database, runs and asset checks. Reports freshness and no_dead_letters when they "
         "change, and freshness once an hour. Sends alerts to LOGINPIPE_ALERT_WEBHOOK_URL and "
-        "LOGINPIPE_ALERT_SNS_TOPIC: "
-        "once when a problem begins, once when it is over. If neither is set, the alerts are in the ticks only."
+        "LOGINPIPE_ALERT_SNS_TOPIC: once when a problem begins, once when it is over. If neither is set, the alerts "
+        "are in the ticks only."
     ),
 )
 def monitoring_sensor(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]) -> dg.SensorResult:
@@ -46,11 +47,11 @@ def monitoring_sensor(context: dg.SensorEvaluationContext, settings: dg.Resource
     Queue and database are no resources here: a resource that fails would fail the tick that should report it.
     """
     memory, now = read_memory(context.cursor), datetime.now(UTC)
-    seen = _check_all(settings, context.instance, context.repository_def, memory.waiting_since, now)
+    seen = _check_all(context, settings, memory.waiting_since, now)
     fresh, dead_letters, memory = news(seen, memory, now)
     events = [
-        *([] if fresh is None else [_evaluation(FRESH, freshness_result(fresh))]),
-        *([] if dead_letters is None else [_evaluation(NO_DEAD_LETTERS, dead_letters_result(dead_letters))]),
+        *([] if fresh is None else [evaluation(FRESH, freshness_result(fresh))]),
+        *([] if dead_letters is None else [evaluation(NO_DEAD_LETTERS, dead_letters_result(dead_letters))]),
     ]
     found = conditions(seen, Limits(settings.max_reject_rate, settings.max_delay_seconds))
     ways = channels(settings)
@@ -71,25 +72,17 @@ def monitoring_sensor(context: dg.SensorEvaluationContext, settings: dg.Resource
 
 
 def _check_all(
-    settings: Settings,
-    instance: dg.DagsterInstance,
-    repository: dg.RepositoryDefinition | None,
-    waiting_since: datetime | None,
-    now: datetime,
+    context: dg.SensorEvaluationContext, settings: Settings, waiting_since: datetime | None, now: datetime
 ) -> Seen:
     """Check everything once and record errors. This takes at most half a tick, even if queue and database are down."""
+    instance, repository = context.instance, context.repository_def
     with ThreadPoolExecutor(2) as pool:
         of_queue, of_runs = pool.submit(_queue, settings), pool.submit(_runs, settings, now)
         queue, runs = of_queue.result(), of_runs.result()
     freshness = None
     if isinstance(queue, QueueSeen) and isinstance(runs, RecentBatches):
-        freshness = evaluate(
-            queue.depth,
-            last_finished=runs.last_finished,
-            waiting_since=waiting_since,
-            now=now,
-            max_wait=longest_wait(settings),
-        )
+        last, max_wait = runs.last_finished, longest_wait(settings)
+        freshness = evaluate(queue.depth, last_finished=last, waiting_since=waiting_since, now=now, max_wait=max_wait)
     records = ended_runs(instance, settings.queue_name)
     history = history_of(records)
     if history.failures_in_a_row:
@@ -105,11 +98,10 @@ def _jobs(instance: dg.DagsterInstance, names: Iterable[str]) -> Mapping[str, st
     found: dict[str, str | None] = {}
     for name in names:
         for record in instance.get_run_records(dg.RunsFilter(job_name=name, statuses=ENDED), limit=1):
-            run, ended = record.dagster_run, f"{ended_at(record):%Y-%m-%d %H:%M} UTC"
-            failed = run.status == dg.DagsterRunStatus.FAILURE
-            found[name] = (
-                f"the run that ended at {ended} failed with {why_failed(instance, run.run_id)}" if failed else None
-            )
+            run, found[name] = record.dagster_run, None
+            if run.status == dg.DagsterRunStatus.FAILURE:
+                ended, why = f"{ended_at(record):%Y-%m-%d %H:%M} UTC", why_failed(instance, run.run_id)
+                found[name] = f"the run that ended at {ended} failed with {why}"
     return found
 
 
@@ -151,20 +143,8 @@ def _checks(instance: dg.DagsterInstance, keys: Iterable[dg.AssetCheckKey]) -> M
     for key in keys:
         record = instance.event_log_storage.get_asset_check_summary_records([key])[key]
         last = record.last_completed_check_execution_record
-        evaluation = last.evaluation if last else None
-        if evaluation is not None and key.name not in _EVALUATED_HERE:
-            failed = not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR
+        result = last.evaluation if last else None
+        if result is not None and key.name not in _EVALUATED_HERE:
+            failed = not result.passed and result.severity == dg.AssetCheckSeverity.ERROR
             found[f"{key.name} of {key.asset_key.to_user_string()}"] = not failed
     return found
-
-
-def _evaluation(key: dg.AssetCheckKey, result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
-    """Return a check result as an evaluation, for reports outside a run."""
-    return dg.AssetCheckEvaluation(
-        asset_key=key.asset_key,
-        check_name=key.name,
-        passed=result.passed,
-        severity=result.severity,
-        description=result.description,
-        metadata=result.metadata,
-    )

@@ -34,7 +34,7 @@ from loginpipe.custody.recovery import recover
 from loginpipe.custody.rotation import count_to_rotate, rotate
 from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.local.stack import LocalStack
-from loginpipe.monitoring import doctor_warehouse as warehouse
+from loginpipe.monitoring import doctor
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.token_keys import check_token_keys
 from loginpipe_tests.canary import forms, found
@@ -442,7 +442,7 @@ def test_a_value_whose_key_is_gone_is_an_answer_of_its_own_and_counted(
 ) -> None:
     ((ip, device),) = store.load(login())
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", pipeline_url)
-    assert warehouse.vault(load_settings()).startswith("every sealed value has its data key; ")
+    assert doctor.vault(load_settings()).startswith("every sealed value has its data key; ")
     store.execute(
         "DELETE FROM vault.data_keys "
         "WHERE data_key_id = (SELECT data_key_id FROM vault.sealed_values WHERE token = %s)",
@@ -453,7 +453,7 @@ def test_a_value_whose_key_is_gone_is_an_answer_of_its_own_and_counted(
     assert [value.subject for value in recovery.recovered] == [device]
     assert (recovery.missing, [error.problem for error in recovery.refused]) == ([], [Problem.NO_DATA_KEY])
     with pytest.raises(LoginpipeError, match=r"^1 sealed values have no data key, or are too short to be real"):
-        warehouse.vault(load_settings())
+        doctor.vault(load_settings())
 
 
 # --- what a release gives out ---

@@ -1,23 +1,139 @@
-"""Define the archive's jobs and schedules: archive complete days, and drop old months that are archived."""
+"""Define the archive of complete days as Parquet files: the asset, its check, the jobs and their schedules."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from functools import cache, partial
+from itertools import islice
+from typing import Any
 
 import dagster as dg
 
-from loginpipe.archive.days import archive_day, retire_month
+from loginpipe.archive.days import Archived, archive_day, require_over, retire_month
 from loginpipe.archive.erasure import forget_erased
 from loginpipe.archive.store import Stores
-from loginpipe.archive.verification import compare_with_table
+from loginpipe.archive.verification import Comparison, compare_with_table
 from loginpipe.common.errors import ArchivedDayError, SettingError, runbook
-from loginpipe.common.logins_table import logins_table
+from loginpipe.common.logins_table import USER_LOGINS_COLUMNS, logins_table
 from loginpipe.common.settings import Settings
-from loginpipe.defs.archive.asset import archive_metadata, evaluated
-from loginpipe.defs.metadata import LOGIN_ARCHIVE, downstream_tags, first_day
+from loginpipe.defs.metadata import (
+    ARCHIVE,
+    DAYS_THAT_ARE_OVER,
+    LOGIN_ARCHIVE,
+    OWNERS,
+    asset_key,
+    bar_plot,
+    check_result,
+    column_lineage,
+    column_schema,
+    downstream_job,
+    evaluation,
+    first_day,
+)
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.masking.keys import load_token_keys
 from loginpipe.postgres.archive import days_to_archive, days_to_search, drop_extras, outlived_months
+
+_COLUMNS = tuple(name for name, _ in USER_LOGINS_COLUMNS)
+
+
+@dg.asset(
+    key=LOGIN_ARCHIVE,
+    group_name=ARCHIVE,
+    partitions_def=DAYS_THAT_ARE_OVER,
+    # A backfill of a year is one run, not 365.
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    # Without an archive the asset yields no output, so that "Materialize all" succeeds.
+    output_required=False,
+    deps=[asset_key("user_logins_table")],
+    owners=OWNERS,
+    kinds={"parquet", "s3"},
+    code_version="1",
+    metadata={
+        **column_schema(*_COLUMNS),
+        **column_lineage("user_logins_table", {column: column for column in _COLUMNS}),
+    },
+    description=(
+        "The logins of a complete day as a Parquet file (zstd) under LOGINPIPE_ARCHIVE_URL, with the columns and "
+        "tokens of user_logins. Each file is read back before loginpipe.archived_days records its rows, checksum and "
+        "URL. A day that has changed since is written again; one that has not is skipped. The job archive_logins does "
+        "this every night; docs/archive.md explains how to read the files. If LOGINPIPE_ARCHIVE_URL is not set, a run "
+        "writes nothing and succeeds."
+    ),
+)
+def login_archive(
+    context: dg.AssetExecutionContext, postgres: PostgresResource, settings: dg.ResourceParam[Settings]
+) -> Iterator[dg.MaterializeResult[None]]:
+    """Archive the days of this run, if there is an archive.
+
+    If a day is not over, nothing is written. After any other error, the earlier days are archived.
+    """
+    if not settings.archive_url:
+        context.log.warning("LOGINPIPE_ARCHIVE_URL is not set: nothing was archived, days stay in the table")
+        return
+    today, stores = datetime.now(UTC).date(), Stores(settings)
+    context.log.info("archiving to %s", stores.current.url)
+    days = sorted(date.fromisoformat(key) for key in context.partition_keys)
+    require_over(days, today)
+    archived = []
+    for day in days:
+        work = partial(archive_day, day=day, stores=stores, today=today)
+        archived.append(postgres.run(work))
+        context.log.info("%s: %s, %d logins", day, archived[-1].outcome, archived[-1].record.row_count)
+    yield dg.MaterializeResult(metadata=archive_metadata(archived))
+
+
+def archive_metadata(archived: Sequence[Archived]) -> dict[str, Any]:
+    """Return the UI's metadata of archived days (oldest first): their sums, and the location of the last one."""
+    records = [of_day.record for of_day in archived]
+    rows, size = sum(record.row_count for record in records), sum(record.file_bytes for record in records)
+    outcomes = Counter(sorted(of_day.outcome.value for of_day in archived))
+    by_day = {str(record.day): record.row_count for record in records}
+    return {
+        "dagster/row_count": rows,
+        "bytes": size,
+        "bytes_per_login": size / rows if rows else 0.0,
+        "outcome": dg.MetadataValue.json(dict(outcomes)),
+        "url": dg.MetadataValue.text(records[-1].url),
+        "sha256": dg.MetadataValue.text(records[-1].sha256),
+        **({"by_day": bar_plot("logins archived", by_day)} if len(records) > 1 else {}),
+    }
+
+
+ARCHIVE_MATCHES_TABLE = dg.AssetCheckKey(LOGIN_ARCHIVE, "archive_matches_table")
+_SHOWN = 10
+
+
+@dg.asset_check(
+    name=ARCHIVE_MATCHES_TABLE.name,
+    asset=LOGIN_ARCHIVE,
+    description=(
+        "Archived days that are still in user_logins have as many rows there as in their files. Compares the last 31 "
+        "days and one older month, a different one each night; the newest three days also by checksum. A failure is a "
+        "warning: the next night writes these days again. To verify the files, run `loginpipe archive verify`."
+    ),
+)
+def archive_matches_table(postgres: PostgresResource) -> dg.AssetCheckResult:
+    """Compare the archive with the table."""
+    return _result(postgres.run(partial(compare_with_table, today=datetime.now(UTC).date())))
+
+
+def _result(comparison: Comparison) -> dg.AssetCheckResult:
+    differing = comparison.differing
+    found = (
+        f"{len(differing):,} of {comparison.compared + comparison.dropped:,} archived days differ from user_logins"
+        if differing
+        else f"{comparison.compared:,} archived days match user_logins; {comparison.dropped:,} are only in the archive"
+    )
+    figures = {
+        "days_compared": comparison.compared,
+        "days_in_the_archive_only": comparison.dropped,
+        "days_not_archived": comparison.not_archived,
+        "days_that_differ": len(differing),
+        "which": dg.MetadataValue.json({str(day): how for day, how in islice(sorted(differing.items()), _SHOWN)}),
+    }
+    return check_result("archive-differs", not differing, found, figures, of=ARCHIVE_MATCHES_TABLE, warns=True)
+
 
 _LONGEST_SECONDS = 21_600
 
@@ -58,7 +174,7 @@ def archive_changed_days(
             yield dg.AssetMaterialization(
                 LOGIN_ARCHIVE, partition=day.isoformat(), metadata=archive_metadata([archived])
             )
-    yield evaluated(postgres.run(partial(compare_with_table, today=today)))
+    yield evaluation(ARCHIVE_MATCHES_TABLE, _result(postgres.run(partial(compare_with_table, today=today))))
     to_search = postgres.run(days_to_search)
     keys = cache(lambda: load_token_keys(settings.required("token_keys"), production=settings.production))
     erased = 0
@@ -75,17 +191,15 @@ def archive_changed_days(
     )
 
 
-@dg.job(
-    name="archive_logins",
+archive_logins = downstream_job(
+    archive_changed_days,
+    "archive_logins",
     description=(
         "Archives each complete day of user_logins that is not archived yet or has changed since. Removes users who "
         "were erased from the files of dropped days."
     ),
-    tags=downstream_tags("archive_logins", longest_seconds=_LONGEST_SECONDS),
+    longest_seconds=_LONGEST_SECONDS,
 )
-def archive_logins() -> None:
-    """Archive the changed days every night."""
-    archive_changed_days()
 
 
 @dg.op
@@ -127,17 +241,15 @@ def drop_outlived_months(
     )
 
 
-@dg.job(
-    name="drop_archived_partitions",
+drop_archived_partitions = downstream_job(
+    drop_outlived_months,
+    "drop_archived_partitions",
     description=(
         "Drops the months of user_logins that are older than LOGINPIPE_RETENTION_DAYS, after it has compared their "
         "files with the table. Then drops their extras."
     ),
-    tags=downstream_tags("drop_archived_partitions", longest_seconds=_LONGEST_SECONDS),
+    longest_seconds=_LONGEST_SECONDS,
 )
-def drop_archived_partitions() -> None:
-    """Drop old months every night."""
-    drop_outlived_months()
 
 
 @dg.schedule(

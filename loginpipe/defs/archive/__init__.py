@@ -1,1 +1,0 @@
-"""Write complete days as Parquet files: the asset, its check and its jobs."""

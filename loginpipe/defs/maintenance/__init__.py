@@ -1,1 +1,0 @@
-"""Maintain partitions, check whole days, and prune Dagster's storage, once a day."""
