@@ -19,17 +19,17 @@ from loginpipe.postgres.archive import (
     ArchivedDay,
     archived_day,
     archived_days,
-    begin_work_on_day,
     content_in_table,
     days_between,
     drop_month,
     mark_unchanged,
     record_archived,
     stream_logins,
+    work_on_day,
 )
-from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.connections import Connection, Cursor
 from loginpipe.postgres.days import changes_of, record_changes
-from loginpipe.postgres.erasures import erased_after, erasures_so_far, require_no_erasure_since
+from loginpipe.postgres.erasures import erasures_so_far, require_no_erasure_since, tombstones_since
 from loginpipe.postgres.partitions import Partition
 
 _NOTHING = (0, "")
@@ -53,11 +53,7 @@ class Archived:
 
 
 def require_over(days: Iterable[date], today: date) -> None:
-    """Refuse days that are not complete.
-
-    Raises:
-        ArchivedDayError: a day is not over. The message names the first.
-    """
+    """Raise ArchivedDayError if a day is not complete. The message names the first."""
     for day in sorted(days):
         if day >= today:
             raise ArchivedDayError(f"{day} is not over yet (UTC): archive the days up to the one before {today}")
@@ -69,22 +65,14 @@ def archive_day(connection: Connection, *, day: date, stores: Stores, today: dat
     A new file gets a new name, is read back, and only then recorded. The old file and the leftovers of a crash are
     deleted last. Until the record is committed, the old file is valid.
 
-    Args:
-        connection: with no transaction open.
-        day: the UTC date.
-        stores: where to write, and where it was written before.
-        today: the UTC date of today.
-
     Raises:
         ArchivedDayError: the day is not over; its file does not read back; rows arrived after it was dropped; or it has
             fewer rows than its file, though no user was erased.
-        ArchiveError: the store cannot be used.
         DatabaseError: also if another process works on the day, or a user was erased during this call.
     """
     require_over([day], today)
     store = stores.current
-    with transaction(connection) as cursor:
-        begin_work_on_day(cursor, day)
+    with work_on_day(connection, day) as cursor:
         changes = changes_of(cursor, day)
         known = archived_day(cursor, day)
         if known and (settled := _settled(cursor, known, stores)):
@@ -114,7 +102,7 @@ def _settled(cursor: Cursor, known: ArchivedDay, stores: Stores) -> Outcome | No
                 f"`loginpipe archive restore {known.day}`, and archive it again"
             )
         return Outcome.DROPPED
-    if stored[0] < known.row_count and not erased_after(cursor, known.archived_at):
+    if stored[0] < known.row_count and not tombstones_since(cursor, known.archived_at):
         raise ArchivedDayError(
             f"{known.day} has {known.row_count - stored[0]:,} rows fewer than its archive, and no user was erased: "
             "its file stays; bring the rows back, or, if they are to be gone, its row of loginpipe.archived_days too"
@@ -149,7 +137,6 @@ def stored_file(store: Store, day: date, batches: Iterable[list[Row]]) -> dict[s
 
     Raises:
         ArchivedDayError: the file does not read back.
-        ArchiveError: the store cannot be used.
     """
     name = f"part-{uuid4().hex}.parquet"
     folder, hidden = f"day={day}", f"day={day}/_{name}"
@@ -185,14 +172,8 @@ Run: TypeAlias = Callable[[Callable[..., Any]], Any]
 def retire_month(run: Run, *, month: Partition, stores: Stores) -> str | None:
     """Detach and drop a month if each of its days is archived, with an intact file that matches the table.
 
-    `run` runs each step in its own transactions. `month` is from `loginpipe.postgres.archive.outlived_months`.
-
-    Returns:
-        Why the month stays, as text; None if it was dropped.
-
-    Raises:
-        ArchiveError: the store cannot be used.
-        DatabaseError: the month stays.
+    `run` runs each step in its own transactions. `month` is from `loginpipe.postgres.archive.outlived_months`. Return
+    why it stays, or None if it was dropped.
     """
     last = month.end - timedelta(days=1)
     due = [day.day for day in run(partial(days_between, first=month.start, last=last)) if day.due]

@@ -1,10 +1,8 @@
 """Find erased users in the archive by their tombstones, and remove them from the files of dropped days."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 from loginpipe.archive.days import stored_file, strays
@@ -13,22 +11,9 @@ from loginpipe.archive.store import Stores
 from loginpipe.archive.verification import require_same_bytes
 from loginpipe.common.errors import ArchivedDayError
 from loginpipe.masking.tokens import TokenKeys
-from loginpipe.postgres.archive import archived_day, begin_work_on_day, mark_unchanged, record_rewritten
-from loginpipe.postgres.connections import Connection, transaction
-from loginpipe.postgres.erasures import erasures_so_far, require_no_erasure_since, tombstones_since
-
-# The tombstones of one erasure, one per version of the token key, have the same time. Before revision 0011 they were
-# microseconds apart.
-_ONE_ERASURE = timedelta(milliseconds=1)
-
-
-@dataclass(frozen=True)
-class Tombstone:
-    """A row of ``loginpipe.erased_users``: HMAC of the user id, version of the token key, time of the erasure."""
-
-    tombstone: bytes
-    key_version: int
-    erased_at: datetime
+from loginpipe.postgres.archive import archived_day, mark_unchanged, record_rewritten, work_on_day
+from loginpipe.postgres.connections import Connection
+from loginpipe.postgres.erasures import Tombstone, erasures_so_far, require_no_erasure_since, tombstones_since
 
 
 def require_keys_for(tombstones: Sequence[Tombstone], keys: TokenKeys) -> None:
@@ -37,12 +22,14 @@ def require_keys_for(tombstones: Sequence[Tombstone], keys: TokenKeys) -> None:
     Raises:
         ArchivedDayError: an erasure did not. The message names the key versions that are needed.
     """
-    for erasure in _erasures(tombstones):
-        versions = {tombstone.key_version for tombstone in erasure}
-        if not versions & set(keys.field_keys):
-            named = " or ".join(str(version) for version in sorted(versions))
+    erasures: dict[datetime, set[int]] = {}
+    for tombstone in tombstones:
+        erasures.setdefault(tombstone.erased_at, set()).add(tombstone.key_version)
+    for erased_at, versions in sorted(erasures.items()):
+        if versions.isdisjoint(keys.field_keys):
+            named = " or ".join(map(str, sorted(versions)))
             raise ArchivedDayError(
-                f"a user was erased at {erasure[0].erased_at:%Y-%m-%d %H:%M:%S} UTC, and could come back: they can be "
+                f"a user was erased at {erased_at:%Y-%m-%d %H:%M:%S} UTC, and could come back: they can be "
                 f"told with token key version {named} only; add it to LOGINPIPE_TOKEN_KEYS"
             )
 
@@ -64,45 +51,24 @@ def without_erased(rows: Iterable[Row], tombstones: Iterable[Tombstone], keys: T
     return kept
 
 
-def _erasures(tombstones: Sequence[Tombstone]) -> list[list[Tombstone]]:
-    ordered = sorted(tombstones, key=lambda tombstone: tombstone.erased_at)
-    groups = [[tombstone] for tombstone in ordered[:1]]
-    for before, tombstone in pairwise(ordered):
-        if tombstone.erased_at - before.erased_at <= _ONE_ERASURE:
-            groups[-1].append(tombstone)
-        else:
-            groups.append([tombstone])
-    return groups
-
-
 def forget_erased(connection: Connection, *, day: date, token_keys: Callable[[], TokenKeys], stores: Stores) -> int:
     """Rewrite the file of a dropped day without the users who were erased since it was last searched.
 
     The new file is read back and recorded. Then the old file and the leftovers of killed runs are deleted, and only
-    then the day counts as searched. A file without any of these users stays unchanged.
-
-    Args:
-        connection: with no transaction open.
-        day: the UTC date.
-        token_keys: returns the token keys; called only if users were erased.
-        stores: where to find the file, and where to write.
-
-    Returns:
-        The number of logins removed.
+    then the day counts as searched. A file without any of these users stays unchanged. ``token_keys`` is called only if
+    users were erased. Return the number of logins removed.
 
     Raises:
         ArchivedDayError: the file is missing or damaged; the new one does not read back; or the keys cannot identify an
             erased user.
-        ArchiveError: the store cannot be used.
         DatabaseError: also if the day is being archived or restored, or a user was erased during this call.
     """
-    with transaction(connection) as cursor:
-        begin_work_on_day(cursor, day)
+    with work_on_day(connection, day) as cursor:
         erasures = erasures_so_far(cursor)
         record = archived_day(cursor, day)
         if record is None or record.dropped_at is None:
             return 0
-        tombstones = [Tombstone(*row) for row in tombstones_since(cursor, record.same_at)]
+        tombstones = tombstones_since(cursor, record.same_at)
         if not tombstones:
             return 0
         keys = token_keys()
@@ -116,8 +82,7 @@ def forget_erased(connection: Connection, *, day: date, token_keys: Callable[[],
         rewritten = archived_day(cursor, day) or record
     if rewritten.url != record.url:
         before.delete(name)
-    with transaction(connection) as cursor:
-        begin_work_on_day(cursor, day)
+    with work_on_day(connection, day) as cursor:
         require_no_erasure_since(cursor, erasures)
         # Only if it was not restored in the meantime.
         if archived_day(cursor, day) == rewritten:

@@ -6,17 +6,17 @@ from datetime import date
 from functools import partial
 from pathlib import Path
 
-from loginpipe.archive.erasure import Tombstone, require_keys_for, without_erased
+from loginpipe.archive.erasure import require_keys_for, without_erased
 from loginpipe.archive.parquet import Row, read_day
 from loginpipe.archive.store import Stores
 from loginpipe.archive.verification import require_whole
 from loginpipe.common.errors import ArchivedDayError
 from loginpipe.common.logins_table import USER_LOGINS_COLUMNS, logins_table
 from loginpipe.masking.tokens import TokenKeys
-from loginpipe.postgres.archive import ArchivedDay, archived_day, begin_work_on_day, content_in_table, mark_restored
+from loginpipe.postgres.archive import ArchivedDay, archived_day, content_in_table, mark_restored, work_on_day
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.copy import copy_rows
-from loginpipe.postgres.erasures import erasures_so_far, require_no_erasure_since, tombstones_since
+from loginpipe.postgres.erasures import Tombstone, erasures_so_far, require_no_erasure_since, tombstones_since
 from loginpipe.postgres.partitions import ensure_month
 
 KEPT_DAYS = 30
@@ -57,23 +57,15 @@ def restore_day(
     dry_run: bool = False,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Restored:
-    """Restore a day in one transaction.
+    """Restore a day in one transaction, or only return the result of that.
 
     If the month's partition was dropped, it is created first in a separate transaction, because loads wait for that.
-
-    Args:
-        connection: with no transaction open.
-        day: the UTC date.
-        token_keys: returns the token keys; called only if users were erased after the day was archived.
-        stores: where to find the file.
-        dry_run: True to return the result without any change.
-        progress: called with the number of rows of each batch.
+    ``token_keys`` is called only if users were erased after the day was archived, ``progress`` with the number of rows
+    of each batch.
 
     Raises:
         ArchivedDayError: the day is not archived; its file is missing or damaged; the table has other rows of the day;
             or the keys cannot identify an erased user.
-        ArchiveError: the store cannot be used.
-        DatabaseError: nothing was changed.
     """
     plan = _plan(connection, day, token_keys)
     store, name = stores.locate(plan.record.url)
@@ -90,7 +82,7 @@ def _plan(connection: Connection, day: date, token_keys: Callable[[], TokenKeys]
         record = archived_day(cursor, day)
         if record is None:
             raise ArchivedDayError(f"{day} is not in the archive: `loginpipe archive list` shows what is")
-        tombstones = [Tombstone(*row) for row in tombstones_since(cursor, record.same_at)]
+        tombstones = tombstones_since(cursor, record.same_at)
     keys = token_keys() if tombstones else None
     if keys:
         require_keys_for(tombstones, keys)
@@ -101,8 +93,7 @@ def _restored(
     connection: Connection, path: Path, plan: _Plan, *, dry_run: bool, progress: Callable[[int], object]
 ) -> Restored:
     day = plan.record.day
-    with transaction(connection) as cursor:
-        begin_work_on_day(cursor, day)
+    with work_on_day(connection, day) as cursor:
         require_no_erasure_since(cursor, plan.erasures)
         if archived_day(cursor, day) != plan.record:
             raise ArchivedDayError(f"{day} was archived or restored by another process meanwhile: run this again")

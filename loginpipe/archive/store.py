@@ -59,20 +59,11 @@ class Stores:
 
     @property
     def current(self) -> Store:
-        """The store of LOGINPIPE_ARCHIVE_URL, for new files.
-
-        Raises:
-            SettingError: it is not set, or no URL of a store.
-            ArchiveError: as `open_store`.
-        """
+        """The store of LOGINPIPE_ARCHIVE_URL, for new files. Raise as `open_store`, also if it is not set."""
         return self._at(self._settings.required("archive_url").rstrip("/"))
 
     def locate(self, url: str) -> tuple[Store, str]:
-        """Return the store of a day's file, and the file's name in it.
-
-        Raises:
-            SettingError, ArchiveError: as `open_store`.
-        """
+        """Return the store of a day's file, and the file's name in it. Raise as `open_store`."""
         base, day, name = url.rsplit("/", 2)
         return self._at(base), f"{day}/{name}"
 
@@ -94,12 +85,8 @@ def open_store(url: str, *, production: bool) -> Store:
     """
     parts = urlsplit(url)
     if parts.scheme == "s3" and parts.netloc:
-        from loginpipe.archive.store import Bucket
-
         return Bucket(parts.netloc, parts.path.strip("/"), production=production)
     if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.strip("/"):
-        from loginpipe.archive.store import Folder
-
         return Folder(Path(unquote(parts.path)).absolute())
     raise SettingError(f"LOGINPIPE_ARCHIVE_URL is no URL of an archive: set it to {MEANINGS['archive_url']}")
 

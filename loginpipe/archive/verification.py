@@ -22,27 +22,14 @@ from loginpipe.postgres.partitions import month_of
 
 
 def verify_day(connection: Connection, *, record: ArchivedDay, stores: Stores) -> str | None:
-    """Read a day's file back, compare it with its record, and record the result.
-
-    Returns:
-        The problem, or None if the file is intact.
-
-    Raises:
-        ArchiveError: the store cannot be used.
-        DatabaseError: nothing was recorded.
-    """
+    """Read a day's file back, compare it with its record, record the result, and return the problem, if any."""
     problem = problem_of(record, stores)
-    with transaction(connection) as cursor:
-        mark_verified(cursor, record.day, record.url, whole=problem is None)
+    mark_verified(connection, record.day, record.url, whole=problem is None)
     return problem
 
 
 def problem_of(record: ArchivedDay, stores: Stores) -> str | None:
-    """Read a day's file back, compare it with its record, and return the problem, if any, as text.
-
-    Raises:
-        ArchiveError: the store cannot be used.
-    """
+    """Read a day's file back, compare it with its record, and return the problem, if any."""
     store, name = stores.locate(record.url)
     try:
         with store.fetched(name) as path:
@@ -66,11 +53,7 @@ def require_whole(path: Path, record: ArchivedDay) -> None:
 
 
 def require_same_bytes(path: Path, record: ArchivedDay) -> None:
-    """Compare the bytes of a file with the written ones, without reading rows.
-
-    Raises:
-        ArchivedDayError: the bytes differ.
-    """
+    """Compare the bytes of a file with the written ones, without reading rows. Raise as `require_whole`."""
     if file_sha256_of(path) != record.file_sha256:
         raise _damaged(record)
 
@@ -79,21 +62,20 @@ def _damaged(record: ArchivedDay) -> ArchivedDayError:
     return ArchivedDayError(f"the file of {record.day} is damaged: its checksum is not the one recorded, {record.url}")
 
 
-HASHED_DAYS = 3
-"""Newest archived days whose rows are also compared by checksum. This reads all their rows."""
-
-COUNTED_DAYS = 31
-"""Newest days whose rows are always counted. Of the older days in the table, one month at a time is counted."""
+# The rows of this many newest archived days are also compared by checksum, which reads all of them.
+_HASHED_DAYS = 3
+# The rows of this many newest days are always counted. Of the older days in the table, one month at a time is counted.
+_COUNTED_DAYS = 31
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The result of a comparison.
+    """The result of a comparison, in days.
 
     Attributes:
-        compared: number of archived days whose rows in the table were counted.
-        dropped: number of days that are only in the archive.
-        not_archived: number of counted days that are not archived.
+        compared: archived ones whose rows in the table were counted.
+        dropped: those that are only in the archive.
+        not_archived: counted ones that are not archived.
         differing: day → the difference as text.
     """
 
@@ -108,17 +90,11 @@ def compare_with_table(connection: Connection, *, today: date) -> Comparison:
 
     Days that differ or are not archived are noted as changed, so that the next run archives them. So rows that another
     program wrote reach the archive too.
-
-    Raises:
-        DatabaseError: the tables cannot be read.
     """
     records = archived_days(connection)
-    days = [
-        day
-        for first, last in counted_ranges(records, today)
-        for day in days_between(connection, first=first, last=last)
-    ]
-    newest = [record for record in records if not record.dropped_at][-HASHED_DAYS:]
+    ranges = counted_ranges(records, today)
+    days = [day for first, last in ranges for day in days_between(connection, first=first, last=last)]
+    newest = [record for record in records if not record.dropped_at][-_HASHED_DAYS:]
     with transaction(connection) as cursor:
         stored = content_in_table(cursor, newest[0].day, newest[-1].day) if newest else {}
     comparison = compare(days, newest, {day: sha256 for day, (_, sha256) in stored.items()})
@@ -131,7 +107,7 @@ def counted_ranges(records: Sequence[ArchivedDay], today: date) -> list[tuple[da
 
     The date of today selects the older month.
     """
-    newest = today - timedelta(days=COUNTED_DAYS)
+    newest = today - timedelta(days=_COUNTED_DAYS)
     ranges = [(newest, today - timedelta(days=1))]
     months = sorted({month_of(record.day) for record in records if record.day < newest and not record.dropped_at})
     if months:

@@ -15,7 +15,7 @@ from loginpipe.custody.opening import DataKeys, Opened, Opener, Opening, Problem
 from loginpipe.custody.token_checks import Families, TokenChecks, canonical, read_families, token_version
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import PREFIXES, TokenKeys
-from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.connections import READ_COMMITTED, Connection, Cursor, transaction
 from loginpipe.postgres.erasures import hold_off_erasures
 from loginpipe.postgres.statements import statement
 from loginpipe.postgres.token_keys import check_token_keys
@@ -137,7 +137,7 @@ def _write(connection: Connection, renewed: Sequence[_Renewed], recipients: Sequ
         seal([(new, v.plaintext) for new, v in values.items() if v.field_name == name], name, recipients)
         for name in PREFIXES
     ]
-    with transaction(connection) as cursor:
+    with transaction(connection, READ_COMMITTED) as cursor:
         hold_off_erasures(cursor)
         # Do not bring back a user who was erased since the release.
         there = still_there(cursor, [each.value.subject for each in renewed])

@@ -9,11 +9,8 @@ from dataclasses import dataclass
 
 from loginpipe.masking.compat import BASE64, HMAC, MD5, PLAIN, SALTED
 from loginpipe.masking.mask import MASKED_COLUMNS
-from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.connections import Connection, fetch
 from loginpipe.postgres.statements import statement
-
-# The first rows that a scan reads are the oldest: those from before the adoption.
-_ROWS_READ = 10_000
 
 # Form in the SQL statement → its description, and the settings of LOGINPIPE_MASKING that produce it.
 _FORMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -47,16 +44,11 @@ class RowForms:
 
 
 def read_row_forms(connection: Connection) -> RowForms:
-    """Read the forms of at most 10,000 rows.
-
-    Raises:
-        DatabaseError: the table cannot be read.
-    """
+    """Read the forms of at most 10,000 rows."""
     forms: dict[str, Counter[str]] = {}
-    with transaction(connection) as cursor:
-        cursor.execute(statement("row_forms"), {"limit": _ROWS_READ})
-        for column, form, count in cursor:
-            forms.setdefault(column, Counter())[form] = count
+    # The first rows that a scan reads are the oldest: those from before the adoption.
+    for column, form, count in fetch(connection, statement("row_forms"), {"limit": 10_000}):
+        forms.setdefault(column, Counter())[form] = count
     return RowForms(forms)
 
 

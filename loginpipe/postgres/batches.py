@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 from loginpipe.logins.delays import DELAY_BOUNDS
-from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.connections import Connection, Cursor, fetch, rows_of, transaction
 from loginpipe.postgres.statements import statement
 
 KEPT_DAYS = 31
 """How long single batches are kept; after that, sums by hour. ``loginpipe.drop_ledger_partition`` needs 29 days."""
 
-_FINISHED_WINDOW = timedelta(days=1)
-REJECTS_WINDOW = timedelta(hours=1)
-DELAYS_WINDOW = timedelta(minutes=15)
+_NO_DELAYS = (0,) * (len(DELAY_BOUNDS) + 1)
 
 
 @dataclass(frozen=True)
@@ -85,9 +83,7 @@ def finish_batches(cursor: Cursor, finished: Sequence[Finished]) -> None:
 
 def run_counts(connection: Connection, run_id: str, since: datetime) -> RunCounts:
     """Return the sums over the batches of a run, which started at ``since`` (aware) or later."""
-    with transaction(connection) as cursor:
-        cursor.execute(statement("batch_sums"), {"run_id": run_id, "since": since})
-        ((*counts,),) = cursor.fetchall()
+    ((*counts,),) = fetch(connection, statement("batch_sums"), {"run_id": run_id, "since": since})
     return RunCounts(*map(int, counts))
 
 
@@ -97,8 +93,8 @@ def roll_up(connection: Connection, today: date) -> int:
     hours = 0
     while True:
         with transaction(connection) as cursor:
-            cursor.execute("SELECT date_trunc('hour', min(recorded_at), 'UTC') FROM loginpipe.batches")
-            ((hour,),) = cursor.fetchall()
+            query = "SELECT date_trunc('hour', min(recorded_at), 'UTC') FROM loginpipe.batches"
+            ((hour,),) = rows_of(cursor, query)
             if hour is None or hour >= before:
                 return hours
             cursor.execute(statement("roll_up_batches"), {"hour": hour})
@@ -137,19 +133,13 @@ def batches_without_run(
 ) -> BatchesWithoutRun:
     """Sum up the batches of one queue that were recorded outside of Dagster.
 
-    Args:
-        connection: with no transaction open.
-        queue: the queue's name.
-        since: the ``until`` of the previous call; None for the first call.
-        first_seconds: how far the first call goes back.
-        settled_seconds: the minimum age of a batch, because its time is set before its transaction commits.
+    ``since`` is the ``until`` of the previous call. Without it, the sums go back ``first_seconds``. Batches must be
+    ``settled_seconds`` old, because the time of a batch is set before its transaction commits.
     """
-    with transaction(connection) as cursor:
-        cursor.execute(
-            statement("batches_without_run"),
-            {"queue": queue, "since": since, "first": first_seconds, "settled": settled_seconds},
-        )
-        ((until, *counts, oldest, newest, recorded, delays, rows_by_day, reasons),) = cursor.fetchall()
+    span = {"queue": queue, "since": since, "first": first_seconds, "settled": settled_seconds}
+    ((until, *counts, oldest, newest, recorded, delays, rows_by_day, reasons),) = fetch(
+        connection, statement("batches_without_run"), span
+    )
     batches, received, accepted, rejected, inserted, duplicates = map(int, counts)
     return BatchesWithoutRun(
         until=until,
@@ -161,7 +151,7 @@ def batches_without_run(
         duplicates=duplicates,
         sent=(oldest, newest) if oldest else None,
         newest=recorded,
-        delays=delays or (0,) * (len(DELAY_BOUNDS) + 1),
+        delays=delays or _NO_DELAYS,
         rows_by_day=rows_by_day,
         reasons=reasons,
     )
@@ -186,15 +176,11 @@ class RecentBatches:
 
 def recent_batches(connection: Connection, queue: str, now: datetime) -> RecentBatches:
     """Read the recent batches of one queue. Uses an index, so older batches do not slow it down."""
-    with transaction(connection) as cursor:
-        cursor.execute(
-            statement("recent_batches"),
-            {
-                "queue": queue,
-                "since": now - _FINISHED_WINDOW,
-                "rejects_since": now - REJECTS_WINDOW,
-                "delays_since": now - DELAYS_WINDOW,
-            },
-        )
-        ((last_finished, received, rejected, delays),) = cursor.fetchall()
-    return RecentBatches(last_finished, received, int(rejected), tuple(delays) or (0,) * (len(DELAY_BOUNDS) + 1))
+    spans = {
+        "since": now - timedelta(days=1),
+        "rejects_since": now - timedelta(hours=1),
+        "delays_since": now - timedelta(minutes=15),
+    }
+    found = fetch(connection, statement("recent_batches"), {"queue": queue, **spans})
+    ((last_finished, received, rejected, delays),) = found
+    return RecentBatches(last_finished, received, int(rejected), tuple(delays) or _NO_DELAYS)

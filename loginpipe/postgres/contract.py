@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from loginpipe.common.logins_table import COLUMN_NAMES, USER_LOGINS_COLUMNS, logins_table
-from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.connections import Connection, Cursor, rows_of, transaction
 from loginpipe.postgres.statements import statement
 
 _KINDS = {"r": "table", "p": "table", "v": "view", "m": "materialized view", "f": "foreign table"}
@@ -25,7 +25,6 @@ class Column(NamedTuple):
     """A column of the table.
 
     Attributes:
-        name: its name.
         kind: its type, as ``format_type`` prints it.
         computed: only the database sets its values: it is generated, or an identity that is always generated.
         required: an INSERT must name it: it is NOT NULL without a default.
@@ -41,34 +40,20 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class TableFindings:
-    """Findings about the table, one phrase each.
-
-    Attributes:
-        obstacles: what refuses or loses every login.
-        notes: what refuses, changes or loses some logins, and the effect.
-    """
+    """Phrases: what refuses or loses every login; what refuses, changes or loses some logins, and the effect."""
 
     obstacles: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 def user_logins_columns(connection: Connection) -> tuple[Column, ...]:
-    """Read the columns of the table, in order, in the caller's transaction. Empty if there is no such relation.
-
-    Raises:
-        psycopg2.Error: for the caller's `transaction` to convert.
-    """
+    """Read the columns of the table, in order, in the caller's transaction. Empty if there is no such relation."""
     with connection.cursor() as cursor:
-        cursor.execute(statement("user_logins_columns"))
-        return tuple(Column(*row) for row in cursor.fetchall())
+        return tuple(Column(*row) for row in rows_of(cursor, statement("user_logins_columns")))
 
 
 def current_columns(connection: Connection) -> tuple[Column, ...]:
-    """Read `user_logins_columns` in a transaction of its own.
-
-    Raises:
-        DatabaseError: the catalog cannot be read.
-    """
+    """Read `user_logins_columns` in a transaction of its own."""
     with transaction(connection):
         return user_logins_columns(connection)
 
@@ -77,20 +62,15 @@ def user_logins_kind(connection: Connection) -> str | None:
     """Return the kind of ``user_logins``, in the caller's transaction: ``table``, ``view``, …; None if it is missing.
 
     A partitioned table is a ``table`` too.
-
-    Raises:
-        psycopg2.Error: for the caller's `transaction` to convert.
     """
     with connection.cursor() as cursor:
-        cursor.execute("SELECT relkind FROM pg_class WHERE oid = to_regclass(%s)", (logins_table(),))
-        row = cursor.fetchone()
-    return None if row is None else _KINDS.get(row[0], "relation of another kind")
+        found = rows_of(cursor, "SELECT relkind FROM pg_class WHERE oid = to_regclass(%s)", (logins_table(),))
+    return _KINDS.get(found[0][0], "relation of another kind") if found else None
 
 
 def why_read_only(cursor: Cursor) -> str | None:
     """Return why the database refuses writes, and what to do; None if it accepts them."""
-    cursor.execute(statement("writable"))
-    ((replica, read_only),) = cursor.fetchall()
+    ((replica, read_only),) = rows_of(cursor, statement("writable"))
     if replica:
         return (
             "is a replica, which takes no writes: name the writer's endpoint in LOGINPIPE_DATABASE_URL, or, where that "
@@ -106,8 +86,7 @@ def why_read_only(cursor: Cursor) -> str | None:
 
 def replication_problem(cursor: Cursor) -> str | None:
     """Return which of our tables a publication keeps from deletes, and what to do; None if there is no such table."""
-    cursor.execute(statement("without_replica_identity"))
-    rows = cursor.fetchall()
+    rows = rows_of(cursor, statement("without_replica_identity"))
     if not rows:
         return None
     # The partitioned table first, because future partitions follow it.
@@ -136,11 +115,11 @@ def contract_differences(found: Sequence[Column]) -> list[str]:
     for name, kind in expected.items():
         if name not in actual:
             continue
-        if not _takes(actual[name].kind, kind):
-            differences.append(f"column {name} is {actual[name].kind}, expected {kind}")
-        elif name in _MASKED and _length(actual[name].kind) < _MASKED_LENGTH:
-            limit = f"tokens have up to {_MASKED_LENGTH} characters"
-            differences.append(f"column {name} is {actual[name].kind}, and {limit}")
+        there = actual[name].kind
+        if there != kind and not (_TEXT.fullmatch(kind) and _TEXT.fullmatch(there)):
+            differences.append(f"column {name} is {there}, expected {kind}")
+        elif name in _MASKED and _length(there) < _MASKED_LENGTH:
+            differences.append(f"column {name} is {there}, and tokens have up to {_MASKED_LENGTH} characters")
         if actual[name].computed:
             differences.append(f"column {name} is generated: no value can be stored in it")
     return differences
@@ -177,25 +156,16 @@ def column_notes(found: Sequence[Column]) -> list[str]:
 
 
 def examine_table(connection: Connection) -> TableFindings:
-    """Find what in the table and its partitions refuses, changes or loses logins, in the caller's transaction.
-
-    Raises:
-        psycopg2.Error: for the caller's `transaction` to convert.
-    """
+    """Find what in the table and its partitions refuses, changes or loses logins, in the caller's transaction."""
     columns = user_logins_columns(connection)
     obstacles, notes = contract_differences(columns), column_notes(columns) if columns else []
     with connection.cursor() as cursor:
-        cursor.execute(statement("table_facts"), {"columns": list(COLUMN_NAMES), "may_be_null": "locale"})
-        for kind, name, definition, partitions in cursor:
-            where = f" of {partitions} of its partitions" if partitions else ""
-            says = _FACTS[kind].format(name=name, definition=definition, where=where, table=logins_table())
-            (obstacles if kind in _OBSTACLES else notes).append(says)
+        facts = rows_of(cursor, statement("table_facts"), {"columns": list(COLUMN_NAMES), "may_be_null": "locale"})
+    for kind, name, definition, partitions in facts:
+        where = f" of {partitions} of its partitions" if partitions else ""
+        says = _FACTS[kind].format(name=name, definition=definition, where=where, table=logins_table())
+        (obstacles if kind in _OBSTACLES else notes).append(says)
     return TableFindings(tuple(obstacles), tuple(notes))
-
-
-def _takes(kind: str, expected: str) -> bool:
-    """Return True if a column of type ``kind`` accepts values of the expected type unchanged."""
-    return kind == expected or (_TEXT.fullmatch(expected) is not None and _TEXT.fullmatch(kind) is not None)
 
 
 def _length(kind: str) -> float:

@@ -11,7 +11,15 @@ from typing import Any
 
 from loginpipe.common.errors import SchemaError
 from loginpipe.common.settings import connects_by_token, in_production
-from loginpipe.postgres.connections import Connection, Cursor, require_verified_tls, secured, transaction
+from loginpipe.postgres.connections import (
+    Connection,
+    Cursor,
+    fetch,
+    require_verified_tls,
+    rows_of,
+    secured,
+    transaction,
+)
 from loginpipe.postgres.statements import statement
 
 FAILED_RUNS_DAYS = 30
@@ -87,7 +95,7 @@ class Usage:
 
     Attributes:
         size: of the database, in bytes.
-        event_bytes: of the events with their indexes, in bytes.
+        event_bytes: of the events with their indexes.
         oldest: the earliest end of a run; None without runs.
         events_of_a_day: events of the last 24 hours.
     """
@@ -134,12 +142,12 @@ def require_known(connection: Connection) -> None:
     Raises:
         SchemaError: a table or column is missing or different, or an unknown table refers to runs.
     """
-    with transaction(connection) as cursor:
-        cursor.execute(
-            "SELECT table_name, column_name, data_type FROM information_schema.columns"
-            " WHERE table_schema = current_schema()"
-        )
-        there = {(table, column): kind for table, column, kind in cursor.fetchall()}
+    columns = fetch(
+        connection,
+        "SELECT table_name, column_name, data_type FROM information_schema.columns"
+        " WHERE table_schema = current_schema()",
+    )
+    there = {(table, column): kind for table, column, kind in columns}
     unlike = [f"{table}.{column}" for (table, column), kind in _COLUMNS.items() if there.get((table, column)) != kind]
     unlike += [f"{table}.{column}" for table, column in there if column == "run_id" and (table, column) not in _COLUMNS]
     if unlike:
@@ -151,13 +159,10 @@ def require_known(connection: Connection) -> None:
 
 def needed(connection: Connection) -> Needed:
     """Read what stays regardless of its age, except the newest materializations, which `old_runs` finds."""
-    with transaction(connection) as cursor:
-        cursor.execute(statement("dagster_newest_checks"))
-        checks = cursor.fetchall()
-        cursor.execute(statement("dagster_last_runs"))
-        last_runs = [run_id for (run_id,) in cursor.fetchall()]
+    checks = fetch(connection, statement("dagster_newest_checks"))
+    last_runs = fetch(connection, statement("dagster_last_runs"))
     return Needed(
-        runs=[*last_runs, *(run_id for _, run_id, _ in checks if run_id)],
+        runs=[*(run_id for (run_id,) in last_runs), *(run_id for _, run_id, _ in checks if run_id)],
         checks=[row for row, _, _ in checks],
         check_events=[event for _, _, event in checks if event is not None],
     )
@@ -167,25 +172,20 @@ def old_runs(
     connection: Connection, cutoffs: Cutoffs, stays: Needed, *, after: int = 0, limit: int
 ) -> Sequence[OldRun]:
     """Return finished runs that are old enough, in the order of their ids, from beyond ``after``."""
-    with transaction(connection) as cursor:
-        cursor.execute(
-            statement("dagster_old_runs"),
-            {
-                "after": after,
-                "succeeded_before": cutoffs.succeeded.timestamp(),
-                "failed_before": cutoffs.failed.timestamp(),
-                "newest": list(stays.runs),
-                "limit": limit,
-            },
-        )
-        return [OldRun(*row) for row in cursor.fetchall()]
+    wanted = {
+        "after": after,
+        "succeeded_before": cutoffs.succeeded.timestamp(),
+        "failed_before": cutoffs.failed.timestamp(),
+        "newest": list(stays.runs),
+        "limit": limit,
+    }
+    return [OldRun(*row) for row in fetch(connection, statement("dagster_old_runs"), wanted)]
 
 
 def delete_runs(connection: Connection, run_ids: Sequence[str]) -> tuple[int, int]:
     """Delete finished runs with their tags and events, in one transaction; return the numbers of runs and events."""
     with _deleting(connection) as cursor:
-        cursor.execute(statement("dagster_delete_runs"), {"run_ids": list(run_ids)})
-        ((runs, events),) = cursor.fetchall()
+        ((runs, events),) = rows_of(cursor, statement("dagster_delete_runs"), {"run_ids": list(run_ids)})
     return runs, events
 
 
@@ -195,33 +195,24 @@ def delete_evaluations(connection: Connection, before: datetime, stays: Needed) 
     Each transaction deletes some thousand. Deleting a run leaves its evaluations, also through Dagster's API, and a
     sensor's reports never had a run.
     """
-    with transaction(connection) as cursor:
-        cursor.execute("SELECT coalesce(min(id), 0) - 1, coalesce(max(id), -1) FROM asset_check_executions")
-        ((first, last),) = cursor.fetchall()
+    ids = "SELECT coalesce(min(id), 0) - 1, coalesce(max(id), -1) FROM asset_check_executions"
+    ((first, last),) = fetch(connection, ids)
     deleted = 0
     for after in range(first, last, _ROWS):
+        span = {"after": after, "through": after + _ROWS, "before": before, "newest": list(stays.checks)}
         with _deleting(connection) as cursor:
-            cursor.execute(
-                statement("dagster_delete_checks"),
-                {"after": after, "through": after + _ROWS, "before": before, "newest": list(stays.checks)},
-            )
+            cursor.execute(statement("dagster_delete_checks"), span)
             deleted += cursor.rowcount
-    reports = _ROWS
+    reports, wanted = _ROWS, {"before": before, "newest": list(stays.check_events), "limit": _ROWS}
     while reports == _ROWS:
         with _deleting(connection) as cursor:
-            cursor.execute(
-                statement("dagster_delete_reports"),
-                {"before": before, "newest": list(stays.check_events), "limit": _ROWS},
-            )
-            ((reports,),) = cursor.fetchall()
+            ((reports,),) = rows_of(cursor, statement("dagster_delete_reports"), wanted)
     return deleted
 
 
 def usage(connection: Connection) -> Usage:
     """Return how much the storage holds. It counts every event in an index."""
-    with transaction(connection) as cursor:
-        cursor.execute(statement("dagster_usage"), {"since": datetime.now(UTC) - timedelta(days=1)})
-        ((*found,),) = cursor.fetchall()
+    ((*found,),) = fetch(connection, statement("dagster_usage"), {"since": datetime.now(UTC) - timedelta(days=1)})
     return Usage(*found)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from loginpipe.common.logins_table import logins_schema, logins_table
-from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.connections import Connection, fetch, rows_of, transaction
 from loginpipe.postgres.statements import statement
 
 WRITER = "loginpipe_writer"
@@ -41,10 +41,7 @@ _PARTITIONS = (
     "FUNCTION loginpipe.rows_in_default(parent text)",
     "FUNCTION loginpipe.share_replica_identity(parent text)",
 )
-_TURNS = (
-    "FUNCTION loginpipe.take_turn(what text)",
-    "FUNCTION loginpipe.try_turn(what text)",
-)
+_TURNS = ("FUNCTION loginpipe.take_turn(what text)", "FUNCTION loginpipe.try_turn(what text)")
 _ARCHIVE = (
     "FUNCTION loginpipe.logins_by_day(first_day date, last_day date)",
     "FUNCTION loginpipe.drop_archived_partition(start date)",
@@ -84,9 +81,8 @@ class Grant:
 
     def is_on_a_column_of(self, whole: "Grant") -> bool:
         """Return True if it is the same privilege of the same role on a column of the other grant's table."""
-        return (self.role, self.privilege) == (whole.role, whole.privilege) and self.object.startswith(
-            f"{whole.object} ("
-        )
+        same = (self.role, self.privilege) == (whole.role, whole.privilege)
+        return same and self.object.startswith(f"{whole.object} (")
 
     def statement(self, verb: str, preposition: str) -> str:
         """Return the SQL that grants or revokes it: pass ``GRANT`` and ``TO``, or ``REVOKE`` and ``FROM``."""
@@ -212,31 +208,22 @@ def _ours(name: str) -> bool:
 
 
 def grant_differences(connection: Connection) -> list[str]:
-    """Return how grants, roles and owners of a migrated database differ from the plan, and the fix.
-
-    Any role may call it.
-    """
+    """Return how grants, roles and owners of a migrated database differ from the plan, and the fix."""
     with transaction(connection) as cursor:
-        cursor.execute("SELECT quote_ident(current_database())")
-        [(database,)] = cursor.fetchall()
-        cursor.execute(statement("actual_grants"), {"roles": list(ROLES)})
+        ((database,),) = rows_of(cursor, "SELECT quote_ident(current_database())")
         found = []
-        for role, privilege, name, grantable in cursor:
+        for role, privilege, name, grantable in rows_of(cursor, statement("actual_grants"), {"roles": list(ROLES)}):
             found += [Grant(role, privilege, name)]
             found += [Grant(role, f"GRANT OPTION FOR {privilege}", name)] if grantable else []
-        cursor.execute(statement("role_problems"), {"roles": list(ROLES)})
-        problems = [problem for (problem,) in cursor]
+        problems = [problem for (problem,) in rows_of(cursor, statement("role_problems"), {"roles": list(ROLES)})]
     return [*problems, *differences(found, planned(database))]
 
 
 @dataclass(frozen=True)
 class RoleStatus:
-    """The rights of the connected role.
+    """The rights of the connected role: whether it has a writer's, and further ones, as in ``is a superuser``.
 
-    Attributes:
-        role: its name.
-        writes: True if it has a writer's rights.
-        beyond: further rights, as in ``is a superuser``; should be empty for the pipeline.
+    For the pipeline there should be no further ones.
     """
 
     role: str
@@ -251,9 +238,7 @@ class RoleStatus:
 
 def role_status(connection: Connection) -> RoleStatus:
     """Read the rights of the connected role in a migrated database, also inherited ones."""
-    with transaction(connection) as cursor:
-        cursor.execute(statement("role_status"))
-        [(role, superuser, owns, writes, opens, reads)] = cursor.fetchall()
+    ((role, superuser, owns, writes, opens, reads),) = fetch(connection, statement("role_status"))
     if superuser:
         return RoleStatus(role, writes=True, beyond=("is a superuser",))
     if owns:

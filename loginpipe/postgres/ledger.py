@@ -10,18 +10,16 @@ from dataclasses import dataclass
 from datetime import date
 
 from loginpipe.common.errors import DatabaseError
-from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.connections import Connection, fetch, rows_of, transaction
 from loginpipe.postgres.statements import statement
 
-_COUNTING_TIMEOUT = "5min"
 _TIMED_OUT = "57014"
 
 
 def recorded(connection: Connection, message_ids: Sequence[str]) -> frozenset[str]:
     """Return the ids of those messages that have an outcome, on any day."""
-    with transaction(connection) as cursor:
-        cursor.execute(statement("recorded_messages"), (list(message_ids),))
-        return frozenset(message_id for (message_id,) in cursor)
+    found = fetch(connection, statement("recorded_messages"), (list(message_ids),))
+    return frozenset(message_id for (message_id,) in found)
 
 
 @dataclass(frozen=True)
@@ -62,25 +60,22 @@ class LedgerDay:
         if self.missing > 0:
             why = ", maybe those of users who were erased since" if self.erased_since else ": they are lost"
             return f"{self.day}: {self.missing:,} rows are missing that the ledger has messages of{why}"
-        return (
-            f"{self.day}: {-self.missing:,} rows more than the ledger has messages of: something else has written them"
-        )
+        more = f"{-self.missing:,} rows more than the ledger has messages of"
+        return f"{self.day}: {more}: something else has written them"
 
 
 def read_ledger_days(connection: Connection, first: date, last: date) -> Sequence[LedgerDay] | None:
     """Count both sides of the days from ``first`` to ``last`` in one snapshot, in the order of the days.
 
     Reads the days' partitions of the ledger, and those of ``user_logins`` with these days: whole months, or all of an
-    adopted table without an index on ``create_date``. The ledger must still have the first day.
-
-    Returns:
-        The days; None if counting took longer than five minutes.
+    adopted table without an index on ``create_date``. The ledger must still have the first day. None if counting took
+    longer than five minutes.
     """
     try:
         with transaction(connection) as cursor:
-            cursor.execute("SELECT set_config('statement_timeout', %s, true)", (_COUNTING_TIMEOUT,))
-            cursor.execute(statement("ledger_by_day"), {"first": first, "last": last})
-            return [LedgerDay(*row) for row in cursor]
+            cursor.execute("SET LOCAL statement_timeout = '5min'")
+            rows = rows_of(cursor, statement("ledger_by_day"), {"first": first, "last": last})
+            return [LedgerDay(*row) for row in rows]
     except DatabaseError as error:
         if error.sqlstate == _TIMED_OUT:
             return None

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.connections import Connection, fetch, rows_of, transaction
 from loginpipe.postgres.statements import statement
 
 _COUNTS = (
@@ -80,24 +80,20 @@ def read_totals(connection: Connection, *, since: datetime | None = None, until:
     """
     span = {"since": since or "-infinity", "until": until or "infinity", "with_hours": since is None}
     with transaction(connection) as cursor:
-        cursor.execute(statement("metric_batches"), span)
         queues = {
             queue: QueueTotals(Counter(dict(zip(_COUNTS, row, strict=False))), tuple(row[-4]), *row[-3:])
-            for queue, *row in cursor
+            for queue, *row in rows_of(cursor, statement("metric_batches"), span)
         }
-        cursor.execute(statement("metric_rejects"), span)
-        return Totals(queues, Counter({(reason, field): number for reason, field, number in cursor}))
+        rejects = rows_of(cursor, statement("metric_rejects"), span)
+    return Totals(queues, Counter({(reason, field): number for reason, field, number in rejects}))
 
 
 def read_vault(connection: Connection) -> VaultTotals:
     """Read the totals of vault and keys."""
-    with transaction(connection) as cursor:
-        cursor.execute(
-            "SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'vault.sealed_values'::regclass"
-        )
-        ((sealed_values,),) = cursor.fetchall()
-        cursor.execute("SELECT key_version, extract(epoch FROM created_at)::float8 FROM loginpipe.token_key_checks")
-        return VaultTotals(sealed_values, dict(cursor.fetchall()))
+    estimate = "SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'vault.sealed_values'::regclass"
+    first_uses = "SELECT key_version, extract(epoch FROM created_at)::float8 FROM loginpipe.token_key_checks"
+    ((sealed_values,),) = fetch(connection, estimate)
+    return VaultTotals(sealed_values, dict(fetch(connection, first_uses)))
 
 
 def _later(one: float | None, other: float | None) -> float | None:

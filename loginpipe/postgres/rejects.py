@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.connections import Connection, fetch
 from loginpipe.postgres.statements import statement
 
 
@@ -43,6 +43,4 @@ class Reject:
 
 def find_rejects(connection: Connection, wanted: RejectFilter) -> list[Reject]:
     """Return rejects, the newest first."""
-    with transaction(connection) as cursor:
-        cursor.execute(statement("rejected_messages"), asdict(wanted))
-        return [Reject(*row) for row in cursor]
+    return [Reject(*row) for row in fetch(connection, statement("rejected_messages"), asdict(wanted))]

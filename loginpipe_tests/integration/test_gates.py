@@ -18,7 +18,7 @@ from loginpipe.common.settings import load_settings
 from loginpipe.custody.erasure import request_erasure
 from loginpipe.ingest.record import record_batch
 from loginpipe.monitoring.doctor_warehouse import locks
-from loginpipe.postgres.archive import begin_work_on_day
+from loginpipe.postgres.archive import work_on_day
 from loginpipe.postgres.connections import Connection, connect, transaction
 from loginpipe.postgres.insights import refresh_daily_logins
 from loginpipe.postgres.migrate import HEAD, migrate
@@ -65,8 +65,8 @@ def erase(custodian_url: str) -> Any:
 
 
 def archive_a_day(connection: Connection) -> None:
-    with transaction(connection) as cursor:
-        begin_work_on_day(cursor, TODAY)
+    with work_on_day(connection, TODAY):
+        pass
 
 
 def add_an_alias(connection: Connection) -> None:
