@@ -57,19 +57,12 @@ class Recovery:
 
 
 def recover(connection: Connection, request_id: UUID, opener: Opener, checks: TokenChecks, *, limit: int) -> Recovery:
-    """Release a request and open its values.
-
-    Args:
-        connection: with no transaction open.
-        request_id: a committed request of this role.
-        opener: the private keys.
-        checks: the keys that make the tokens again.
-        limit: the maximum number of values to return: one for each subject of the request.
+    """Release a committed request of this role and open its values, one for each subject.
 
     Raises:
         AccessRefusedError: the release was refused.
         LoginpipeError: the request has more values than ``limit``. None was opened.
-        DatabaseError, KeyFileError: the database, or KMS, is unreachable or refuses.
+        KeyFileError: KMS is unreachable or refuses.
     """
     released = release(connection, request_id)
     asked = list(released.places)
@@ -87,7 +80,10 @@ def resolve(asked: Sequence[str], opening: Opening, families: Families, checks: 
     recovered, missing, refused = [], [], list(opening.refused)
     bad = {error.subject for error in opening.refused}
     for subject in asked:
-        found = list(_candidates(subject, opening, families, checks))
+        family = families.of(subject)
+        names = [subject, *(member for member in family if member != subject)]
+        opened = [opening.opened[name] for name in names if name in opening.opened]
+        found = [_evaluated(subject, each, family, checks) for each in opened]
         good = next((each for each in found if isinstance(each, Recovered)), None)
         if good is not None:
             recovered.append(good)
@@ -96,15 +92,6 @@ def resolve(asked: Sequence[str], opening: Opening, families: Families, checks: 
         elif subject not in bad:
             missing.append(subject)
     return Recovery(recovered, refused, missing)
-
-
-def _candidates(
-    subject: str, opening: Opening, families: Families, checks: TokenChecks
-) -> Iterator[Recovered | OpeningError]:
-    family = families.of(subject)
-    for name in (subject, *(member for member in family if member != subject)):
-        if name in opening.opened:
-            yield _evaluated(subject, opening.opened[name], family, checks)
 
 
 def _evaluated(subject: str, opened: Opened, family: Sequence[str], checks: TokenChecks) -> Recovered | OpeningError:

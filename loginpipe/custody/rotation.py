@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 from loginpipe.common.errors import KeyFileError, OpeningError
 from loginpipe.custody.access import MAX_SUBJECTS, Bulk, release_under
-from loginpipe.custody.opening import DataKeys, Opened, Opener, Opening, Problem, open_released, planted
+from loginpipe.custody.opening import DataKeys, Opened, Opener, Opening, open_released, planted
 from loginpipe.custody.token_checks import Families, TokenChecks, canonical, read_families, token_version
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import PREFIXES, TokenKeys
-from loginpipe.postgres.connections import READ_COMMITTED, Connection, Cursor, transaction
+from loginpipe.postgres.connections import READ_COMMITTED, Connection, fetch, rows_of, transaction
 from loginpipe.postgres.erasures import hold_off_erasures
 from loginpipe.postgres.statements import statement
 from loginpipe.postgres.token_keys import check_token_keys
@@ -66,20 +66,13 @@ def rotate(
 ) -> Rotation:
     """Give every sealed value a token of the current version, and its older tokens a verified alias to it.
 
-    Args:
-        connection: of a role that is custodian and writer, with no transaction open.
-        bulk: the bulk request that covers the values.
-        opener: the private keys.
-        keys: the token keys, with every version that has values.
-        recipients: the public keys to seal for.
-        lost: versions whose key is lost. Their values are accepted without a check.
-        progress: called with the number of tokens of each batch.
+    The role must be custodian and writer. Values of the versions whose key is ``lost`` are accepted without a check.
+    ``progress`` is called with the number of tokens of each batch. After an error, batches already written stay.
 
     Raises:
         AccessRefusedError: a request or release was refused.
         KeyFileError: a version of the token key is missing and not in `lost`; or KMS is unreachable or refuses.
         OpeningError: a data key is wrapped for none of the private keys.
-        DatabaseError: as `transaction`. After any of these errors, batches already written stay.
     """
     # An alias must lead to a version that is in use.
     check_token_keys(connection, keys)
@@ -88,9 +81,7 @@ def rotate(
         _require_versions(batch, {*keys.field_keys, *lost})
         families = read_families(connection, batch)
         opening = open_released(release_under(connection, bulk, batch), data_keys, checks)
-        for error in opening.refused:
-            if error.problem == Problem.OTHER_RECIPIENT:
-                raise error
+        opening.require_recipient()
         renewed = _renewed(opening, families, keys, checks, done.refused)
         done.sealed += _write(connection, renewed, recipients)
         done.corrected += sum(each.corrects for each in renewed)
@@ -140,7 +131,8 @@ def _write(connection: Connection, renewed: Sequence[_Renewed], recipients: Sequ
     with transaction(connection, READ_COMMITTED) as cursor:
         hold_off_erasures(cursor)
         # Do not bring back a user who was erased since the release.
-        there = still_there(cursor, [each.value.subject for each in renewed])
+        query = "SELECT token FROM vault.sealed_values WHERE token = ANY (%s)"
+        there = {token for (token,) in rows_of(cursor, query, ([each.value.subject for each in renewed],))}
         kept = {each.new for each in renewed if each.value.subject in there}
         inserted = insert_sealed(
             cursor,
@@ -154,30 +146,18 @@ def _write(connection: Connection, renewed: Sequence[_Renewed], recipients: Sequ
     return inserted
 
 
-_ALL = None
-
-
-def tokens_to_rotate(connection: Connection, version: int, after: str = "", limit: int | None = _ALL) -> list[str]:
+def tokens_to_rotate(connection: Connection, version: int, after: str = "", limit: int | None = None) -> list[str]:
     """Return, in order, tokens of sealed values of older versions without a verified alias to the current version.
 
     The role must be allowed to read tokens. Return at most `limit` tokens, only those that sort after `after`.
     """
-    with transaction(connection) as cursor:
-        cursor.execute(statement("tokens_to_rotate"), {"version": version, "after": after, "limit": limit})
-        return [token for (token,) in cursor]
+    found = fetch(connection, statement("tokens_to_rotate"), {"version": version, "after": after, "limit": limit})
+    return [token for (token,) in found]
 
 
 def count_to_rotate(connection: Connection, version: int) -> int:
     """Count the tokens that `tokens_to_rotate` would return."""
-    with transaction(connection) as cursor:
-        # The query is ours and contains no value.
-        query = f"SELECT count(*) FROM ({statement('tokens_to_rotate')}) AS pending"  # noqa: S608
-        cursor.execute(query, {"version": version, "after": "", "limit": _ALL})
-        ((count,),) = cursor.fetchall()
-        return int(count)
-
-
-def still_there(cursor: Cursor, tokens: Sequence[str]) -> frozenset[str]:
-    """Return the tokens whose values are still sealed."""
-    cursor.execute("SELECT token FROM vault.sealed_values WHERE token = ANY (%s)", (list(tokens),))
-    return frozenset(token for (token,) in cursor)
+    # The query is ours and contains no value.
+    query = f"SELECT count(*) FROM ({statement('tokens_to_rotate')}) AS pending"  # noqa: S608
+    ((count,),) = fetch(connection, query, {"version": version, "after": "", "limit": None})
+    return int(count)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from loginpipe.logins.canonical import canonical_address
 from loginpipe.masking.compat import SALTED, CompatMasking, schemes_of
 from loginpipe.masking.tokens import PREFIXES, TokenKeys, token_pattern
-from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.connections import Connection, fetch
 from loginpipe.postgres.statements import statement
 
 BODY = "body"
@@ -86,6 +86,4 @@ def families(aliases: Iterable[tuple[str, str]]) -> Families:
 
 def read_families(connection: Connection, tokens: Sequence[str]) -> Families:
     """Read the families of tokens from the database."""
-    with transaction(connection) as cursor:
-        cursor.execute(statement("token_families"), (list(tokens),))
-        return families(cursor.fetchall())
+    return families((old, new) for old, new in fetch(connection, statement("token_families"), (list(tokens),)))
