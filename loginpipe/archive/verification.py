@@ -40,11 +40,7 @@ def problem_of(record: ArchivedDay, stores: Stores) -> str | None:
 
 
 def require_whole(path: Path, record: ArchivedDay) -> None:
-    """Compare a file with its record.
-
-    Raises:
-        ArchivedDayError: the file is another one, or damaged.
-    """
+    """Compare a file with its record. Raise ArchivedDayError if it is another file, or damaged."""
     recorded = Content(record.row_count, record.sha256, record.file_bytes, record.file_sha256)
     # Decode bytes only if they are those that were written.
     require_same_bytes(path, record)

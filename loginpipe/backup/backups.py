@@ -196,10 +196,8 @@ def _grant_on_the_database(connection: Connection) -> None:
 def verify_backup(database_url: str, dump: Path) -> Manifest:
     """Restore a dump into a temporary database, and compare the rows with its manifest.
 
-    Owners and grants are left out, so that the server does not need the roles.
-
-    Raises:
-        BackupError: the backup is damaged or cannot be restored, or the role may not create a database.
+    Owners and grants are left out, so that the server does not need the roles. Raise BackupError if the backup is
+    damaged or cannot be restored, or the role may not create a database.
     """
     manifest = require_usable(dump)
     with closing(connect(database_url)) as connection:
@@ -259,12 +257,9 @@ def require_program(name: str, *, at_least: int, because: str) -> int:
 
 
 def run(name: str, arguments: Sequence[str], database_url: str | None = None) -> str:
-    """Run `DUMP` or `RESTORE` to its end, and return its output.
+    """Run `DUMP` or `RESTORE` to its end, and return its output. A password is passed in the environment.
 
-    If the program needs a database, give `database_url`. Its password is passed in the environment.
-
-    Raises:
-        BackupError: the program failed. The message has its first error, without any row.
+    If it fails, raise BackupError with its first error, without any row.
     """
     target, environment = ([], {}) if database_url is None else _connection(database_url)
     done = subprocess.run(  # noqa: S603 - no shell

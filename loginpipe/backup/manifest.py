@@ -64,11 +64,7 @@ def dump_name(database: str, taken_at: datetime) -> str:
 
 
 def read_manifest(dump: Path) -> Manifest:
-    """Read the manifest of a dump.
-
-    Raises:
-        BackupError: the manifest is missing, unreadable or invalid.
-    """
+    """Read the manifest of a dump. Raise BackupError if it is missing, unreadable or invalid."""
     path = manifest_path(dump)
     try:
         return Manifest.model_validate_json(path.read_bytes())
@@ -103,11 +99,7 @@ def require_whole(dump: Path, manifest: Manifest) -> None:
 
 
 def count_rows(cursor: Cursor) -> dict[str, int]:
-    """Count every table that a dump would hold, as in `Manifest`. At one moment if the transaction is REPEATABLE READ.
-
-    Raises:
-        BackupError: the role may not read a table.
-    """
+    """Count the tables that a dump would hold, as in `Manifest`. Raise BackupError if the role may not read one."""
     tables = rows_of(cursor, statement("backup_tables"))
     unreadable = [table for table, readable in tables if not readable]
     if unreadable:
@@ -124,11 +116,7 @@ def count_rows(cursor: Cursor) -> dict[str, int]:
 
 
 def require_rows(connection: Connection, expected: Mapping[str, int]) -> None:
-    """Compare the rows of a restored database with its manifest.
-
-    Raises:
-        BackupError: a table is missing, unexpected, or has another number of rows.
-    """
+    """Raise BackupError if a table of a restored database is missing, unexpected, or has another number of rows."""
     with transaction(connection, SNAPSHOT) as cursor:
         found = count_rows(cursor)
     wrong = [table for table in sorted({*expected, *found}) if found.get(table) != expected.get(table)]
@@ -151,11 +139,7 @@ def require_empty(connection: Connection) -> None:
 
 
 def require_roles(connection: Connection, roles: Mapping[str, bool]) -> None:
-    """Check that the server has the roles that own the content of the backup or have grants on it.
-
-    Raises:
-        BackupError: roles are missing. The message has the statements that create them.
-    """
+    """Raise BackupError if the server lacks roles that own the content of the backup or have grants on it."""
     missing = fetch(
         connection,
         "SELECT name, quote_ident(name) FROM unnest(%s) AS wanted (name) "

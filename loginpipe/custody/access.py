@@ -274,11 +274,7 @@ def called(connection: Connection, query: str, parameters: tuple[object, ...]) -
 
 
 def fetched(cursor: Cursor, query: str, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
-    """Call a function of the vault, and return its rows.
-
-    Raises:
-        LoginpipeError: a parameter is text that Postgres cannot store.
-    """
+    """Call a function of the vault, and return its rows. Raise LoginpipeError for text that Postgres cannot store."""
     try:
         return rows_of(cursor, query, parameters)
     except ValueError:

@@ -113,11 +113,7 @@ class VerifiedAliases:
 
 
 def verify_aliases(found: Release, opener: Callable[[], Opener], checks: TokenChecks) -> VerifiedAliases:
-    """Verify the aliases of tokens with the values sealed under them. Call `opener` only if there are values.
-
-    Raises:
-        OpeningError: a value is sealed for other private keys.
-    """
+    """Verify the aliases of tokens with the values sealed under them, if any. Raise as `Opening.require_recipient`."""
     opening = open_released(found.found, DataKeys(opener()), checks) if found.found else Opening({}, [])
     opening.require_recipient()
     values: dict[str, str] = {}

@@ -243,9 +243,7 @@ def private_uris(seal_key: str) -> list[str]:
     """Return the default locations of the private halves of the keys in ``LOGINPIPE_SEAL_KEY``.
 
     For ``file:`` this is the file next to the public one, if it exists; for ``awskms:`` the same key.
-
-    Raises:
-        KeyFileError: sealing is off, or no private half was found.
+    Raise KeyFileError if there is none.
     """
     found, absent = [], []
     for uri in seal_key_uris(seal_key):

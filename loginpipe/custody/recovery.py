@@ -119,12 +119,9 @@ def _evaluated(subject: str, opened: Opened, family: Sequence[str], checks: Toke
 
 @contextmanager
 def private_output(path: Path) -> Iterator[TextIO]:
-    """Create a new file of mode 0600 for a block. If the block raises, delete the file.
+    """Create a new file of mode 0600 for a block, or raise LoginpipeError. If the block raises, delete the file.
 
     Open it before the release, because a release returns its values only once.
-
-    Raises:
-        LoginpipeError: the file exists or cannot be written.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)

@@ -65,8 +65,8 @@ def replay(
         QueueError: the queue refuses all messages.
     """
     counts, data_keys = ReplayCounts(), DataKeys(opener)
-    oldest = None if resent_days is None else datetime.now(UTC) - timedelta(days=resent_days)
-    young = [reject for reject in rejects if oldest is None or reject.sent_at > oldest]
+    age = timedelta.max if resent_days is None else timedelta(days=resent_days)
+    young = [reject for reject in rejects if datetime.now(UTC) - reject.sent_at < age]
     counts.still_bad = len(rejects) - len(young)
     if counts.still_bad:
         progress(counts.still_bad)

@@ -200,10 +200,7 @@ def require_verified_tls(connection: psycopg2.extensions.connection) -> None:
     """Close and refuse a connection across a network without verified TLS, before anything is sent over it.
 
     Applies in production, and to connections with a token. Checks the connection itself: its peer, its encryption, and
-    how the certificate was verified.
-
-    Raises:
-        DatabaseError: it is refused.
+    how the certificate was verified. Raises DatabaseError.
     """
     if not (in_production() or connects_by_token()) or _is_local(connection):
         return

@@ -25,33 +25,26 @@ from loginpipe.postgres.statements import statement
 FAILED_RUNS_DAYS = 30
 """How long failed and cancelled runs are kept at least, so that last month's problems can be investigated."""
 
-# The columns that the statements here use, with their types.
+# The columns that the statements here use, by type.
 _COLUMNS = {
-    ("runs", "id"): "bigint",
-    ("runs", "run_id"): "character varying",
-    ("runs", "status"): "character varying",
-    ("runs", "end_time"): "double precision",
-    ("runs", "update_timestamp"): "timestamp without time zone",
-    ("run_tags", "run_id"): "character varying",
-    ("event_logs", "id"): "bigint",
-    ("event_logs", "run_id"): "character varying",
-    ("event_logs", "dagster_event_type"): "text",
-    ("event_logs", "timestamp"): "timestamp without time zone",
-    ("event_logs", "asset_key"): "text",
-    ("event_logs", "partition"): "text",
-    ("asset_event_tags", "event_id"): "bigint",
-    ("asset_keys", "last_run_id"): "character varying",
-    ("asset_check_executions", "id"): "bigint",
-    ("asset_check_executions", "asset_key"): "text",
-    ("asset_check_executions", "check_name"): "text",
-    ("asset_check_executions", "partition"): "text",
-    ("asset_check_executions", "run_id"): "character varying",
-    ("asset_check_executions", "execution_status"): "character varying",
-    ("asset_check_executions", "evaluation_event_storage_id"): "bigint",
-    ("asset_check_executions", "create_timestamp"): "timestamp without time zone",
-    ("concurrency_slots", "run_id"): "text",
-    ("pending_steps", "run_id"): "text",
-}
+    "bigint": (
+        "runs.id", "event_logs.id", "asset_event_tags.event_id", "asset_check_executions.id",
+        "asset_check_executions.evaluation_event_storage_id",
+    ),
+    "character varying": (
+        "runs.run_id", "runs.status", "run_tags.run_id", "event_logs.run_id", "asset_keys.last_run_id",
+        "asset_check_executions.run_id", "asset_check_executions.execution_status",
+    ),
+    "text": (
+        "event_logs.dagster_event_type", "event_logs.asset_key", "event_logs.partition",
+        "asset_check_executions.asset_key", "asset_check_executions.check_name", "asset_check_executions.partition",
+        "concurrency_slots.run_id", "pending_steps.run_id",
+    ),
+    "double precision": ("runs.end_time",),
+    "timestamp without time zone": (
+        "runs.update_timestamp", "event_logs.timestamp", "asset_check_executions.create_timestamp",
+    ),
+}  # fmt: skip
 LOCK_TIMEOUT = "5s"
 """The lock timeout of a connection that deletes, because a waiting lock request blocks all later requests."""
 # The number of rows that one transaction processes.
@@ -137,19 +130,17 @@ def _connect(dialect: Any, _record: object, arguments: list[Any], parameters: di
 
 
 def require_known(connection: Connection) -> None:
-    """Check that this module knows the schema of the storage.
-
-    Raises:
-        SchemaError: a table or column is missing or different, or an unknown table refers to runs.
-    """
-    columns = fetch(
-        connection,
-        "SELECT table_name, column_name, data_type FROM information_schema.columns"
-        " WHERE table_schema = current_schema()",
+    """Raise SchemaError if a table or column that this module knows differs, or an unknown table refers to runs."""
+    there = dict(
+        fetch(
+            connection,
+            "SELECT table_name || '.' || column_name, data_type FROM information_schema.columns"
+            " WHERE table_schema = current_schema()",
+        )
     )
-    there = {(table, column): kind for table, column, kind in columns}
-    unlike = [f"{table}.{column}" for (table, column), kind in _COLUMNS.items() if there.get((table, column)) != kind]
-    unlike += [f"{table}.{column}" for table, column in there if column == "run_id" and (table, column) not in _COLUMNS]
+    known = {column: kind for kind, columns in _COLUMNS.items() for column in columns}
+    unlike = [column for column, kind in known.items() if there.get(column) != kind]
+    unlike += [column for column in there if column.endswith(".run_id") and column not in known]
     if unlike:
         raise SchemaError(
             f"Dagster's storage is not as this version of loginpipe knows it ({', '.join(sorted(unlike))}), so nothing "

@@ -52,10 +52,8 @@ _INSIGHTS = (*_DUPLICATES, "TABLE loginpipe.daily_logins")
 _KEPT = ("TABLE loginpipe.device_users", "TABLE loginpipe.ip_users")
 _KEPT_BY_DAY = ("TABLE loginpipe.device_days", "TABLE loginpipe.ip_days")
 _INSIGHT_VIEWS = (
-    "TABLE loginpipe.shared_devices",
-    "TABLE loginpipe.shared_ips",
-    "TABLE loginpipe.daily_logins_by_version",
-)
+    "TABLE loginpipe.shared_devices", "TABLE loginpipe.shared_ips", "TABLE loginpipe.daily_logins_by_version",
+)  # fmt: skip
 _CUSTODY = (
     "FUNCTION vault.request_access(subjects text[], purpose text, ticket text, under uuid, kind text, most integer)",
     "FUNCTION vault.approve_access(request_id uuid)",
@@ -93,15 +91,19 @@ class Grant:
 
 def planned(database: str) -> frozenset[Grant]:
     """Return the grants that should exist. Quote the name of the database if SQL needs that."""
+    of_all: Mapping[str, Iterable[str]] = {
+        f"DATABASE {database}": ("CONNECT",),
+        "SCHEMA loginpipe": ("USAGE",),
+        "TABLE loginpipe.alembic_version": ("SELECT",),
+        "TABLE loginpipe.installation": ("SELECT",),
+    }
     privileges: Mapping[str, Mapping[str, Iterable[str]]] = {
         WRITER: {
+            **of_all,
             f"DATABASE {database}": ("CONNECT", "TEMPORARY"),
             f"SCHEMA {logins_schema()}": ("USAGE",),
-            "SCHEMA loginpipe": ("USAGE",),
             "SCHEMA vault": ("USAGE",),
             f"TABLE {logins_table()}": ("SELECT", "INSERT"),
-            "TABLE loginpipe.alembic_version": ("SELECT",),
-            "TABLE loginpipe.installation": ("SELECT",),
             "TABLE loginpipe.ingested_messages": ("SELECT", "INSERT"),
             "TABLE loginpipe.batches": ("SELECT", "INSERT", "DELETE"),
             **{f"TABLE loginpipe.batches ({column})": ("UPDATE",) for column in _OF_DELETES},
@@ -133,12 +135,9 @@ def planned(database: str) -> frozenset[Grant]:
             **dict.fromkeys(_ARCHIVE, ("EXECUTE",)),
         },
         ANALYST: {
-            f"DATABASE {database}": ("CONNECT",),
+            **of_all,
             f"SCHEMA {logins_schema()}": ("USAGE",),
-            "SCHEMA loginpipe": ("USAGE",),
             f"TABLE {logins_table()}": ("SELECT",),
-            "TABLE loginpipe.alembic_version": ("SELECT",),
-            "TABLE loginpipe.installation": ("SELECT",),
             "TABLE loginpipe.user_logins_canonical": ("SELECT",),
             **{f"TABLE loginpipe.login_extras ({column})": ("SELECT",) for column in _EXTRAS},
             "TABLE loginpipe.user_logins_with_extras": ("SELECT",),
@@ -148,11 +147,9 @@ def planned(database: str) -> frozenset[Grant]:
             **dict.fromkeys(_APP_VERSIONS, ("EXECUTE",)),
         },
         CUSTODIAN: {
+            **of_all,
             f"DATABASE {database}": ("CONNECT", "TEMPORARY"),
-            "SCHEMA loginpipe": ("USAGE",),
             "SCHEMA vault": ("USAGE",),
-            "TABLE loginpipe.alembic_version": ("SELECT",),
-            "TABLE loginpipe.installation": ("SELECT",),
             **{f"TABLE loginpipe.rejected_messages ({column})": ("SELECT",) for column in _SHOWN},
             "TABLE loginpipe.rejected_messages (replayed_at)": ("SELECT", "UPDATE"),
             **{f"TABLE loginpipe.login_extras ({column})": ("SELECT",) for column in ("message_id", "position")},
@@ -165,11 +162,8 @@ def planned(database: str) -> frozenset[Grant]:
             **dict.fromkeys((*_CUSTODY, _COUNT_UNOPENABLE), ("EXECUTE",)),
         },
         AUDITOR: {
-            f"DATABASE {database}": ("CONNECT",),
-            "SCHEMA loginpipe": ("USAGE",),
+            **of_all,
             "SCHEMA vault": ("USAGE",),
-            "TABLE loginpipe.alembic_version": ("SELECT",),
-            "TABLE loginpipe.installation": ("SELECT",),
             "TABLE vault.access_log": ("SELECT",),
             _COUNT_UNOPENABLE: ("EXECUTE",),
         },
