@@ -11,8 +11,6 @@ from loginpipe.postgres.statements import statement
 KEPT_DAYS = 31
 """How long single batches are kept; after that, sums by hour. ``loginpipe.drop_ledger_partition`` needs 29 days."""
 
-_NO_DELAYS = (0,) * (len(DELAY_BOUNDS) + 1)
-
 
 @dataclass(frozen=True)
 class BatchRecord:
@@ -84,7 +82,7 @@ def finish_batches(cursor: Cursor, finished: Sequence[Finished]) -> None:
 def run_counts(connection: Connection, run_id: str, since: datetime) -> RunCounts:
     """Return the sums over the batches of a run, which started at ``since`` (aware) or later."""
     ((*counts,),) = fetch(connection, statement("batch_sums"), {"run_id": run_id, "since": since})
-    return RunCounts(*map(int, counts))
+    return RunCounts(*counts)
 
 
 def roll_up(connection: Connection, today: date) -> int:
@@ -109,7 +107,7 @@ class BatchesWithoutRun:
         until: the end of the time span, by the database's clock: where the next call starts.
         sent: the oldest and the newest SentTimestamp; None without batches.
         newest: when the newest batch was recorded; None without batches.
-        delays: rows by their delay from sent to stored: `loginpipe.logins.delays`.
+        delays: rows by their delay from sent to stored: `loginpipe.logins.delays`; empty without batches.
         rows_by_day: UTC date → rows inserted.
         reasons: reason → messages that these batches rejected for it.
     """
@@ -121,7 +119,7 @@ class BatchesWithoutRun:
     rejected: int
     inserted: int
     duplicates: int
-    sent: tuple[datetime, datetime] | None
+    sent: Sequence[datetime] | None
     newest: datetime | None
     delays: Sequence[int]
     rows_by_day: Mapping[str, int]
@@ -137,24 +135,8 @@ def batches_without_run(
     ``settled_seconds`` old, because the time of a batch is set before its transaction commits.
     """
     span = {"queue": queue, "since": since, "first": first_seconds, "settled": settled_seconds}
-    ((until, *counts, oldest, newest, recorded, delays, rows_by_day, reasons),) = fetch(
-        connection, statement("batches_without_run"), span
-    )
-    batches, received, accepted, rejected, inserted, duplicates = map(int, counts)
-    return BatchesWithoutRun(
-        until=until,
-        batches=batches,
-        received=received,
-        accepted=accepted,
-        rejected=rejected,
-        inserted=inserted,
-        duplicates=duplicates,
-        sent=(oldest, newest) if oldest else None,
-        newest=recorded,
-        delays=delays or _NO_DELAYS,
-        rows_by_day=rows_by_day,
-        reasons=reasons,
-    )
+    ((*found,),) = fetch(connection, statement("batches_without_run"), span)
+    return BatchesWithoutRun(*found)
 
 
 @dataclass(frozen=True)
@@ -181,6 +163,5 @@ def recent_batches(connection: Connection, queue: str, now: datetime) -> RecentB
         "rejects_since": now - timedelta(hours=1),
         "delays_since": now - timedelta(minutes=15),
     }
-    found = fetch(connection, statement("recent_batches"), {"queue": queue, **spans})
-    ((last_finished, received, rejected, delays),) = found
-    return RecentBatches(last_finished, received, int(rejected), tuple(delays) or _NO_DELAYS)
+    ((last, received, rejected, delays),) = fetch(connection, statement("recent_batches"), {"queue": queue, **spans})
+    return RecentBatches(last, received, rejected, tuple(delays) or (0,) * (len(DELAY_BOUNDS) + 1))
