@@ -25,12 +25,12 @@ KEPT_DAYS = 30
 
 @dataclass(frozen=True)
 class Restored:
-    """The result of restoring a day.
+    """The result of restoring a day, in rows.
 
     Attributes:
-        rows: number of rows inserted.
-        erased: number of rows left out because their users were erased after the file was written.
-        beside: number of rows that arrived after the day was dropped. They stay.
+        rows: those inserted.
+        erased: those left out because their users were erased after the file was written.
+        beside: those that arrived after the day was dropped. They stay.
         already_there: True if the table already has exactly the rows of the file.
     """
 

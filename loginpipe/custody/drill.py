@@ -106,13 +106,7 @@ def _compare(released: Sequence[Released], opener: Opener, checks: TokenChecks, 
 
 @dataclass(frozen=True)
 class Sample:
-    """The result of opening a sample of the vault's values.
-
-    Attributes:
-        values: number of opened values.
-        unchecked: how many of them no given key can compare with their tokens.
-        refused: the errors of values that do not open or were planted.
-    """
+    """The number of opened values, how many of them no given key can compare with their tokens, and the errors."""
 
     values: int
     unchecked: int

@@ -99,12 +99,9 @@ def erase(connection: Connection, request_id: UUID, keys: TokenKeys, opener: Cal
 
 @dataclass(frozen=True)
 class VerifiedAliases:
-    """The verified aliases of some tokens.
+    """Aliases that could not be verified, and those that stand for another value.
 
-    Attributes:
-        values: token → a name of its value, for the value's tokens of every key version, with or without an alias.
-        unverified: aliases that could not be verified.
-        planted: aliases that stand for another value.
+    ``values`` is token → a name of its value, for the value's tokens of every key version, with or without an alias.
     """
 
     values: Mapping[str, str]

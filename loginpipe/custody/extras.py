@@ -20,13 +20,9 @@ _BEFORE_ALL = "00000000-0000-0000-0000-000000000000"
 
 @dataclass
 class Backfill:
-    """The result of a backfill.
+    """Messages whose sealed fields were opened, those whose field is now in clear, and those that stay sealed.
 
-    Attributes:
-        opened: messages whose sealed fields were opened.
-        filled: messages whose field is now in clear.
-        not_storable: messages whose field ``jsonb`` cannot store. It stays sealed.
-        refused: the errors of values that do not open. They stay sealed.
+    They stay sealed because ``jsonb`` cannot store the field, or because they do not open.
     """
 
     opened: int = 0

@@ -44,12 +44,7 @@ class Recovered:
 
 @dataclass(frozen=True)
 class Recovery:
-    """The result of a recovery.
-
-    Attributes:
-        refused: the errors of values that exist but do not open or cannot be trusted.
-        missing: the requested subjects that have no value, not even under an alias.
-    """
+    """The recovered values, the errors of those that do not open or cannot be trusted, and subjects without a value."""
 
     recovered: list[Recovered]
     refused: list[OpeningError]
@@ -72,7 +67,7 @@ def recover(connection: Connection, request_id: UUID, opener: Opener, checks: To
             f"give --limit {len(asked)}"
         )
     opening = open_released(released.found, DataKeys(opener), checks)
-    return resolve(asked, opening, Families(released.places), checks)
+    return resolve(asked, opening, released.places, checks)
 
 
 def resolve(asked: Sequence[str], opening: Opening, families: Families, checks: TokenChecks) -> Recovery:
@@ -80,7 +75,7 @@ def resolve(asked: Sequence[str], opening: Opening, families: Families, checks: 
     recovered, missing, refused = [], [], list(opening.refused)
     bad = {error.subject for error in opening.refused}
     for subject in asked:
-        family = families.of(subject)
+        family = families.get(subject, (subject,))
         names = [subject, *(member for member in family if member != subject)]
         opened = [opening.opened[name] for name in names if name in opening.opened]
         found = [_evaluated(subject, each, family, checks) for each in opened]

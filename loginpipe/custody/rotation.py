@@ -113,7 +113,7 @@ def _renewed(
             refused.append(planted(opened.subject, opened.field_name))
             continue
         (new,) = keys.tokens(opened.field_name, [value])
-        family = families.of(opened.subject)
+        family = families.get(opened.subject, (opened.subject,))
         # An alias counts for the other members only if the value confirms it, or no key can check it.
         strangers = {m for m in family if checks.fits(m, opened.field_name, opened.plaintext) is False}
         aliases = [(member, new) for member in family if member != new and member not in strangers]

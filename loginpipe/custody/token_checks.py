@@ -6,6 +6,7 @@ value under another token. The pipeline writes aliases too, so an alias proves n
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from loginpipe.logins.canonical import canonical_address
 from loginpipe.masking.compat import SALTED, CompatMasking, schemes_of
@@ -60,20 +61,8 @@ def token_version(token: str) -> int | None:
     return None
 
 
-@dataclass(frozen=True)
-class Families:
-    """Tokens grouped by aliases: token → its whole family, itself included, newest first."""
-
-    members: Mapping[str, tuple[str, ...]]
-
-    def of(self, token: str) -> tuple[str, ...]:
-        """Return a token's family. A token without aliases is its own family."""
-        return self.members.get(token, (token,))
-
-    def of_all(self, tokens: Iterable[str]) -> list[str]:
-        """Return the families of several tokens, each token once, the given ones first."""
-        given = list(dict.fromkeys(tokens))
-        return list(dict.fromkeys([*given, *(member for token in given for member in self.of(token))]))
+Families: TypeAlias = Mapping[str, Sequence[str]]
+"""Tokens grouped by aliases: token → its whole family, itself included, newest first. Only tokens with aliases."""
 
 
 def families(aliases: Iterable[tuple[str, str]]) -> Families:
@@ -81,7 +70,7 @@ def families(aliases: Iterable[tuple[str, str]]) -> Families:
     by_newest: dict[str, list[str]] = {}
     for old, new in aliases:
         by_newest.setdefault(new, [new]).append(old)
-    return Families({token: tuple(family) for family in by_newest.values() for token in family})
+    return {token: family for family in by_newest.values() for token in family}
 
 
 def read_families(connection: Connection, tokens: Sequence[str]) -> Families:

@@ -139,13 +139,9 @@ def mark_restored(cursor: Cursor, day: date, *, kept_days: int, same: bool) -> N
 
 @dataclass(frozen=True)
 class DayStatus:
-    """A past day in the table and in the archive.
+    """A past day: its rows in the table and in its file (None without one), and whether the table has dropped it.
 
-    Attributes:
-        stored: rows in the table.
-        archived: rows in its file; None without a file.
-        dropped: True if it was dropped from the table.
-        settled: True if the file was verified and the day has not changed since.
+    It is settled if the file was verified and the day has not changed since.
     """
 
     day: date
@@ -200,12 +196,10 @@ def archive_gap(connection: Connection, *, today: date) -> tuple[int, int, date 
 
 @dataclass(frozen=True)
 class Outlived:
-    """Months of ``user_logins`` that are old enough to be dropped.
+    """Months of ``user_logins`` that are old enough to be dropped, the oldest first.
 
-    Attributes:
-        months: partitions, the oldest first.
-        not_ours: why there are none, if loginpipe does not partition the table.
-        rows_in_default: rows in the default partition of ``user_logins``, which are never dropped.
+    If loginpipe does not partition the table, there are none, and ``not_ours`` is why. Rows in its default partition
+    are never dropped.
     """
 
     months: Sequence[Partition]
@@ -227,9 +221,6 @@ def drop_month(connection: Connection, month: Partition) -> str | None:
     """Drop a month from `outlived_months` if the archive holds all its rows. Return why it stays, or None.
 
     The rows are compared while no one can write to it. The role is as for `loginpipe.postgres.partitions.maintain`.
-
-    Raises:
-        DatabaseError: it stays, because a lock was not available or a statement was refused.
     """
 
     def drop(cursor: Cursor) -> str | None:
@@ -243,13 +234,7 @@ def drop_extras(connection: Connection, *, today: date, days: int, kept: Sequenc
     """Drop the months of the extras that ended at least ``days`` days before ``today``, and at least 29.
 
     ``kept`` are months of ``user_logins`` that are as old but stay: the extras from the first of them on stay too. The
-    role is as for `loginpipe.postgres.partitions.maintain`.
-
-    Returns:
-        The dropped partitions, with their schema.
-
-    Raises:
-        DatabaseError: they stay, because a lock was not available or a statement was refused.
+    role is as for `loginpipe.postgres.partitions.maintain`. Return the dropped partitions, with their schema.
     """
     begins = min([retention_begins(today, days), *(month.start for month in kept)])
 

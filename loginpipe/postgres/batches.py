@@ -19,8 +19,7 @@ class BatchRecord:
     Attributes:
         rejected: those that this batch recorded; other invalid ones are duplicates.
         rows_by_day: UTC date → rows inserted.
-        delays: rows by their delay from sent to stored: `loginpipe.logins.delays`.
-        delay_seconds: the sum of these delays.
+        delays, delay_seconds: rows by their delay from sent to stored, as in `loginpipe.logins.delays`, and its sum.
         sealed: values that are new in the vault.
     """
 
@@ -141,12 +140,11 @@ def batches_without_run(
 
 @dataclass(frozen=True)
 class RecentBatches:
-    """Recent batches of one queue: when they finished, how many messages were rejected, and how late logins are.
+    """Recent batches of one queue.
 
     Attributes:
-        last_finished: when the newest batch finished, among those recorded within a day; None without one.
-        received: messages received within the last hour.
-        rejected: those of them that were rejected as invalid.
+        last_finished: when the newest batch of the last day finished; None without one.
+        received, rejected: messages of the last hour; those that were rejected as invalid.
         delays: logins stored within the last 15 minutes, by delay: `loginpipe.logins.delays`.
     """
 

@@ -123,8 +123,8 @@ def connect(database_url: str, *, lock_timeout: str | None = None) -> Connection
     """Open a connection: UTC, UTF-8, no transaction open, no autocommit.
 
     Args:
-        database_url: what libpq accepts: ``postgresql://`` with any number of hosts, or ``keyword=value`` pairs, as in
-            ``service=logins``. It overrides the defaults set here; ``PGHOST`` and the like fill gaps.
+        database_url: what libpq accepts: a URL, or ``keyword=value`` pairs, as in ``service=logins``. It overrides the
+            defaults set here; ``PGHOST`` and the like fill gaps.
         lock_timeout: how long a statement may wait for a lock, as in ``10s``; None for the database's setting.
 
     Raises:

@@ -84,13 +84,9 @@ class OldRun:
 
 @dataclass(frozen=True)
 class Usage:
-    """How much the storage holds.
+    """How much the storage holds: bytes of the database, and of the events with their indexes.
 
-    Attributes:
-        size: of the database, in bytes.
-        event_bytes: of the events with their indexes.
-        oldest: the earliest end of a run; None without runs.
-        events_of_a_day: events of the last 24 hours.
+    ``oldest`` is the earliest end of a run, ``events_of_a_day`` the events of the last 24 hours.
     """
 
     size: int

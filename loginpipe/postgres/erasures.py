@@ -13,11 +13,9 @@ _INTERFERED = "40001"  # transient: a session retries it
 
 @dataclass(frozen=True)
 class Erased:
-    """The erased users, by the tombstones of their user ids.
+    """The erased users: tombstone (32 bytes) of the user id → when that user was last erased; aware.
 
-    Attributes:
-        erased_at: tombstone (32 bytes) → when that user was last erased; aware.
-        count: number of erasures, with repeated ones of the same user.
+    The count includes repeated erasures of the same user.
     """
 
     erased_at: Mapping[bytes, datetime]
@@ -47,11 +45,7 @@ def erasures_so_far(cursor: Cursor) -> int:
 
 
 def require_no_erasure_since(cursor: Cursor, erasures: int) -> None:
-    """Block erasures until the end of this transaction, and check that there was none since `erasures_so_far`.
-
-    Raises:
-        DatabaseError: a user was erased in between.
-    """
+    """Block erasures until the end of this transaction. Raise DatabaseError for one since `erasures_so_far`."""
     hold_off_erasures(cursor)
     if erasures_so_far(cursor) != erasures:
         raise DatabaseError("a user was erased meanwhile: run again", _INTERFERED)

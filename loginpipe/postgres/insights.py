@@ -27,12 +27,9 @@ _KEPT = {"duplicate_devices": ("device_users", "device_days"), "duplicate_ips": 
 
 @dataclass(frozen=True)
 class DuplicatesOfDay:
-    """The result for one day.
+    """The distinct tokens of a day, without placeholders, and how many of them more than one user has logged in from.
 
-    Attributes:
-        seen: distinct tokens on that day, without placeholders.
-        shared: how many of them more than one user has logged in from.
-        top: the ten with the most users: token, users, logins, first date, last date.
+    ``top`` has the ten with the most users: token, users, logins, first date, last date.
     """
 
     seen: int

@@ -27,8 +27,7 @@ class LedgerDay:
     """A day in the ledger and in the tables.
 
     Attributes:
-        recorded: messages in the ledger.
-        rejected: those of them that were rejected.
+        recorded, rejected: messages in the ledger; those of them that were rejected.
         rows: logins in ``user_logins``.
         erased_since: True if a user was erased on that day or later; which rows this removed is not recorded.
         ours_alone: True if the pipeline ran before that day. Otherwise another loader may have written rows.

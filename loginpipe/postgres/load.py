@@ -52,8 +52,7 @@ class Inserted:
 
     Attributes:
         rows_by_day: UTC date → rows.
-        delays: rows by their delay from sent to stored: `loginpipe.logins.delays`.
-        delay_seconds: the sum of these delays.
+        delays, delay_seconds: rows by their delay from sent to stored, as in `loginpipe.logins.delays`, and its sum.
         data_keys: the data keys that sealed their extras.
     """
 

@@ -19,10 +19,9 @@ class QueueTotals:
 
     Attributes:
         counts: ``batches``, and messages by outcome, as in ``docs/tables.md``.
-        delays: rows by their delay from sent to stored: `loginpipe.logins.delays`.
-        delay_seconds: the sum of these delays.
-        last_finished: when the newest batch finished, as Unix time in seconds; None without one.
-        newest_stored: the newest SentTimestamp in a recorded batch, as Unix time in seconds; None without one.
+        delays, delay_seconds: rows by their delay from sent to stored, as in `loginpipe.logins.delays`, and its sum.
+        last_finished, newest_stored: when the newest batch finished, and the newest SentTimestamp in a recorded batch,
+            as Unix time in seconds; None without one.
     """
 
     counts: Counter[str]
@@ -62,12 +61,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class VaultTotals:
-    """The size of the vault, and the versions of the token key.
-
-    Attributes:
-        sealed_values: Postgres' estimate of the number of rows in the vault.
-        key_versions: version of the token key → Unix time of its first use, in seconds.
-    """
+    """Postgres' estimate of the values in the vault; version of the token key → Unix time of its first use."""
 
     sealed_values: int
     key_versions: Mapping[int, float]

@@ -161,10 +161,7 @@ def maintain(connection: Connection, today: date) -> MaintenanceResult:
 
     Safe during loads and concurrent calls: one short transaction per partition, one maintainer at a time, lock waits of
     at most a second, five attempts. It never drops partitions of ``user_logins`` or of the extras; retention does. The
-    role must be the owner or a member of ``loginpipe_writer``.
-
-    Raises:
-        DatabaseError: a partition, which it names, could not be created or dropped; earlier ones stay done.
+    role must be the owner or a member of ``loginpipe_writer``. After an error, what was done before stays.
     """
     table = logins_table()
     created = [name for of in (LEDGER, EXTRAS) for name in _add_uncovered(connection, of, coming(today))]
