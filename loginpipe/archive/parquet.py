@@ -1,13 +1,12 @@
 """Write and read a day's rows as a Parquet file, one row group at a time, and compute the checksum of rows."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import date
 from hashlib import file_digest, sha256
 from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from loginpipe.common.errors import ArchivedDayError, ArchiveError
 from loginpipe.common.logins_table import USER_LOGINS_COLUMNS
@@ -52,8 +51,7 @@ ROWS_AT_ONCE = 10_000
 _ROWS_A_GROUP = 100_000
 
 
-@dataclass(frozen=True)
-class Content:
+class Content(NamedTuple):
     """The content of a file. ``sha256`` is the checksum of its rows, see `Digest`."""
 
     rows: int

@@ -79,7 +79,7 @@ def migrate(
 
 
 def _rows_of_another_meaning(settings: Settings) -> list[str]:
-    from loginpipe.postgres.adopted_rows import read_row_forms
+    from loginpipe.postgres.contract import read_row_forms
 
     with connect_to_warehouse(settings) as connection:
         return list(read_row_forms(connection).findings(settings.masking))

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 from uuid import UUID
 
 from loginpipe.common.errors import AccessRefusedError, LoginpipeError
@@ -49,8 +49,7 @@ REFUSALS = {
 """Refusal code → what happened and what to do."""
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """A recorded request. If approval is needed, it releases nothing until a second person approves it."""
 
     request_id: UUID
@@ -92,8 +91,7 @@ def _is_address(word: str) -> bool:
     return any(character.isalnum() for character in word)
 
 
-@dataclass(frozen=True)
-class Bulk:
+class Bulk(NamedTuple):
     """A bulk request, and the reason recorded with each request under it."""
 
     request_id: UUID
@@ -202,8 +200,7 @@ def approve(connection: Connection, request_id: UUID) -> None:
     refuse(refusal)
 
 
-@dataclass(frozen=True)
-class Release:
+class Release(NamedTuple):
     """The released content of a request.
 
     Attributes:

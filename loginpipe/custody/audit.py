@@ -6,11 +6,11 @@ time, stored where those who can change the log have no access.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from loginpipe.common.errors import AuditError
 from loginpipe.custody.access import require_subjects
@@ -39,8 +39,7 @@ class Entry:
     hash: bytes
 
 
-@dataclass(frozen=True)
-class Anchor:
+class Anchor(NamedTuple):
     """Number and hash of an entry. Number 0 is the empty log."""
 
     seq: int
@@ -133,8 +132,7 @@ def _part(text: str | None) -> bytes:
     return f"{len(octets)}:".encode() + octets
 
 
-@dataclass(frozen=True)
-class EntryFilter:
+class EntryFilter(NamedTuple):
     """The search conditions for entries. None means no condition.
 
     Attributes:
@@ -154,7 +152,7 @@ def find_entries(connection: Connection, wanted: EntryFilter) -> list[Entry]:
     if wanted.token is not None:
         require_subjects([wanted.token])
         digest = sha256(wanted.token.encode()).hexdigest()
-    rows = fetch(connection, statement("access_log_search"), {**asdict(wanted), "token_digest": digest})
+    rows = fetch(connection, statement("access_log_search"), {**wanted._asdict(), "token_digest": digest})
     return [_entry(row) for row in rows]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 from uuid import UUID
 
 from loginpipe.common.errors import LoginpipeError, OpeningError
@@ -42,8 +42,7 @@ class Recovered:
         return self.plaintext.decode("utf-8", "backslashreplace")
 
 
-@dataclass(frozen=True)
-class Recovery:
+class Recovery(NamedTuple):
     """The recovered values, the errors of those that do not open or cannot be trusted, and subjects without a value."""
 
     recovered: list[Recovered]

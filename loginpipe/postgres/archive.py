@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from loginpipe.common.errors import DatabaseError
 from loginpipe.common.logins_table import logins_table
@@ -137,8 +137,7 @@ def mark_restored(cursor: Cursor, day: date, *, kept_days: int, same: bool) -> N
     cursor.execute(statement("archive_restored"), {"day": day, "kept_days": kept_days, "same": same})
 
 
-@dataclass(frozen=True)
-class DayStatus:
+class DayStatus(NamedTuple):
     """A past day: its rows in the table and in its file (None without one), and whether the table has dropped it.
 
     It is settled if the file was verified and the day has not changed since.
@@ -194,8 +193,7 @@ def archive_gap(connection: Connection, *, today: date) -> tuple[int, int, date 
     return days, dropped, missing
 
 
-@dataclass(frozen=True)
-class Outlived:
+class Outlived(NamedTuple):
     """Months of ``user_logins`` that are old enough to be dropped, the oldest first.
 
     If loginpipe does not partition the table, there are none, and ``not_ours`` is why. Rows in its default partition

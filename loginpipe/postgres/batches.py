@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import NamedTuple
 
 from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.postgres.connections import Connection, Cursor, fetch, rows_of, transaction
@@ -35,8 +36,7 @@ class BatchRecord:
     sealed: int = 0
 
 
-@dataclass(frozen=True)
-class Finished:
+class Finished(NamedTuple):
     """The results of the deletes of a batch, in messages."""
 
     batch_id: str
@@ -45,8 +45,7 @@ class Finished:
     leases_lost: int
 
 
-@dataclass(frozen=True)
-class RunCounts:
+class RunCounts(NamedTuple):
     """Sums over the batches of a run, in messages."""
 
     received: int
@@ -98,8 +97,7 @@ def roll_up(connection: Connection, today: date) -> int:
         hours += 1
 
 
-@dataclass(frozen=True)
-class BatchesWithoutRun:
+class BatchesWithoutRun(NamedTuple):
     """Sums over batches of one queue that were recorded outside of Dagster, in messages.
 
     Attributes:
@@ -138,8 +136,7 @@ def batches_without_run(
     return BatchesWithoutRun(*found)
 
 
-@dataclass(frozen=True)
-class RecentBatches:
+class RecentBatches(NamedTuple):
     """Recent batches of one queue.
 
     Attributes:

@@ -5,9 +5,8 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from loginpipe.common.errors import SchemaError
 from loginpipe.common.settings import connects_by_token, in_production
@@ -51,8 +50,7 @@ LOCK_TIMEOUT = "5s"
 _ROWS = 5_000
 
 
-@dataclass(frozen=True)
-class Cutoffs:
+class Cutoffs(NamedTuple):
     """The times (aware) before which a run must have ended to be deleted."""
 
     succeeded: datetime
@@ -64,8 +62,7 @@ class Cutoffs:
         return cls(now - timedelta(days=keep_days), now - timedelta(days=max(keep_days, FAILED_RUNS_DAYS)))
 
 
-@dataclass(frozen=True)
-class Needed:
+class Needed(NamedTuple):
     """What stays regardless of its age: newest evaluations, last runs of assets, and runs with concurrency slots."""
 
     runs: Sequence[str]
@@ -73,8 +70,7 @@ class Needed:
     check_events: Sequence[int]
 
 
-@dataclass(frozen=True)
-class OldRun:
+class OldRun(NamedTuple):
     """A run that ended long enough ago. It is needed if it holds a newest materialization or evaluation."""
 
     id: int
@@ -82,8 +78,7 @@ class OldRun:
     needed: bool
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(NamedTuple):
     """How much the storage holds: bytes of the database, and of the events with their indexes.
 
     ``oldest`` is the earliest end of a run, ``events_of_a_day`` the events of the last 24 hours.

@@ -7,9 +7,8 @@ yet: its rows follow from its logins and the kept days.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg2 import sql
 
@@ -25,8 +24,7 @@ DUPLICATES: Mapping[str, str] = {"duplicate_devices": "masked_device_id", "dupli
 _KEPT = {"duplicate_devices": ("device_users", "device_days"), "duplicate_ips": ("ip_users", "ip_days")}
 
 
-@dataclass(frozen=True)
-class DuplicatesOfDay:
+class DuplicatesOfDay(NamedTuple):
     """The distinct tokens of a day, without placeholders, and how many of them more than one user has logged in from.
 
     ``top`` has the ten with the most users: token, users, logins, first date, last date.
@@ -37,8 +35,7 @@ class DuplicatesOfDay:
     top: tuple[tuple[str, int, int, date, date], ...]
 
 
-@dataclass(frozen=True)
-class LoginsOfDay:
+class LoginsOfDay(NamedTuple):
     """Logins of one day, in total and by device type, locale and version (as text), the most frequent first."""
 
     logins: int
@@ -47,16 +44,14 @@ class LoginsOfDay:
     by_version: Mapping[str, int]
 
 
-@dataclass(frozen=True)
-class DayCounts:
+class DayCounts(NamedTuple):
     """Logins of a day, and those without a locale."""
 
     logins: int
     null_locales: int
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """How many tokens of a day were compared, and how many of them differ. Without a day there is none to compare."""
 
     day: date | None

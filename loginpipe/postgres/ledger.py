@@ -6,8 +6,8 @@ rows erased since + rows that others have written.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date
+from typing import NamedTuple
 
 from loginpipe.common.errors import DatabaseError
 from loginpipe.postgres.connections import Connection, fetch, rows_of, transaction
@@ -22,8 +22,7 @@ def recorded(connection: Connection, message_ids: Sequence[str]) -> frozenset[st
     return frozenset(message_id for (message_id,) in found)
 
 
-@dataclass(frozen=True)
-class LedgerDay:
+class LedgerDay(NamedTuple):
     """A day in the ledger and in the tables.
 
     Attributes:

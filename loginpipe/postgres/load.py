@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from loginpipe.common.errors import SchemaError
@@ -28,8 +28,7 @@ _REJECT_COLUMNS = (
 _EXTRA_COLUMNS = ("message_id", "extras", "sealed_extras", "data_key_id", "position")
 
 
-@dataclass(frozen=True)
-class LockHolder:
+class LockHolder(NamedTuple):
     """A session that loads wait for, by the process id of the server.
 
     ``table`` is the one that it locks against writers; None if a load waits for one of its rows.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
@@ -139,8 +139,7 @@ def _first_of_month(day: date, offset: int) -> date:
     return date(year, month + 1, 1)
 
 
-@dataclass(frozen=True, slots=True)
-class MaintenanceResult:
+class MaintenanceResult(NamedTuple):
     """The result of `maintain`; tables and partitions with their schema.
 
     Attributes:

@@ -96,7 +96,7 @@ def test_a_body_is_given_out_as_it_is() -> None:
 
 
 def test_each_token_of_a_family_leads_to_the_whole_family_with_the_newest_first() -> None:
-    assert dict.fromkeys([NEW, OLD, MIDDLE], [NEW, OLD, MIDDLE]) == FAMILY
+    assert {token: [NEW, OLD, MIDDLE] for token in (NEW, OLD, MIDDLE)} == FAMILY
 
 
 def test_a_message_id_is_one_in_the_databases_own_spelling_and_no_token_of_another_scheme() -> None:
