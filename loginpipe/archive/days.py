@@ -149,14 +149,7 @@ def stored_file(store: Store, day: date, batches: Iterable[list[Row]]) -> dict[s
         if content_of(path) != content:
             raise ArchivedDayError(f"the file of {day} did not read back as it was written: run again")
     store.rename(hidden, f"{folder}/{name}")
-    return {
-        "day": day,
-        "row_count": content.rows,
-        "sha256": content.sha256,
-        "url": f"{store.url}/{folder}/{name}",
-        "file_bytes": content.file_bytes,
-        "file_sha256": content.file_sha256,
-    }
+    return {"day": day, "url": f"{store.url}/{folder}/{name}", **content._asdict()}
 
 
 def strays(store: Store, record: ArchivedDay) -> list[str]:

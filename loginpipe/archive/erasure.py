@@ -94,8 +94,5 @@ def forget_erased(connection: Connection, *, day: date, token_keys: Callable[[],
 
 def _has_any(path: Path, tombstones: Sequence[Tombstone], keys: TokenKeys) -> bool:
     gone = {tombstone.tombstone for tombstone in tombstones}
-    return any(
-        not gone.isdisjoint(of_version)
-        for users in users_of(path)
-        for of_version in keys.tombstones_of_all(users).values()
-    )
+    found = (each for users in users_of(path) for each in keys.tombstones_of_all(users).values())
+    return not all(map(gone.isdisjoint, found))

@@ -54,7 +54,7 @@ _ROWS_A_GROUP = 100_000
 class Content(NamedTuple):
     """The content of a file. ``sha256`` is the checksum of its rows, see `Digest`."""
 
-    rows: int
+    row_count: int
     sha256: str
     file_bytes: int
     file_sha256: str

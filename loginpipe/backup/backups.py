@@ -69,10 +69,7 @@ def create_backup(database_url: str, folder: Path) -> tuple[Path, Manifest]:
         dump_major = require_program(DUMP, at_least=server_major, because="the server")
         # So the dump and the counts show one moment, and no table is dropped in between.
         with transaction(connection, SNAPSHOT) as cursor:
-            cursor.execute(
-                "SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN "
-                "('statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout')"
-            )
+            cursor.execute(statement("backup_without_timeouts"))
             revision = revision_of(cursor)
             if revision is None:
                 raise BackupError(f"{place(connection)} was never migrated: there is nothing of loginpipe's to back up")

@@ -140,12 +140,7 @@ def require_empty(connection: Connection) -> None:
 
 def require_roles(connection: Connection, roles: Mapping[str, bool]) -> None:
     """Raise BackupError if the server lacks roles that own the content of the backup or have grants on it."""
-    missing = fetch(
-        connection,
-        "SELECT name, quote_ident(name) FROM unnest(%s) AS wanted (name) "
-        "WHERE to_regrole(quote_ident(name)) IS NULL ORDER BY name",
-        (list(roles),),
-    )
+    missing = fetch(connection, statement("backup_missing_roles"), {"roles": list(roles)})
     if missing:
         statements = "; ".join(f"CREATE ROLE {name} {'LOGIN' if roles[role] else 'NOLOGIN'}" for role, name in missing)
         raise BackupError(

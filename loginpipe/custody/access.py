@@ -168,23 +168,15 @@ def request_access(
     with transaction(connection, READ_COMMITTED) as cursor:
         cursor.execute(statement("create_asked_subjects"))
         copy_rows(cursor, "asked_subjects", ("subject",), [subjects])
-        rows = fetched(
-            cursor,
-            "SELECT request_id::text, refusal, needs_approval "
-            "FROM vault.request_access(ARRAY(SELECT subject FROM asked_subjects), %s, %s, %s::uuid)",
-            (reason.purpose, reason.ticket, str(under) if under else None),
-        )
+        why = {"purpose": reason.purpose, "ticket": reason.ticket, "under": str(under) if under else None}
+        rows = fetched(cursor, statement("request_access"), why)
     return requested(rows)
 
 
 def request_bulk(connection: Connection, kind: BulkKind, number: int, reason: Reason) -> Request:
     """Record a request for a number of values, for one purpose. It covers requests under it for 24 hours."""
-    rows = called(
-        connection,
-        "SELECT request_id::text, refusal, needs_approval FROM vault.request_access(NULL, %s, %s, NULL, %s, %s)",
-        (reason.purpose, reason.ticket, kind, number),
-    )
-    return requested(rows)
+    why = {"purpose": reason.purpose, "ticket": reason.ticket, "kind": kind, "number": number}
+    return requested(called(connection, statement("request_bulk"), why))
 
 
 def requested(rows: list[tuple[Any, ...]]) -> Request:
@@ -264,13 +256,13 @@ def set_second_person(connection: Connection, *, required: bool, ticket: str) ->
     called(connection, "SELECT vault.set_second_person(%s, %s)", (required, ticket))
 
 
-def called(connection: Connection, query: str, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
+def called(connection: Connection, query: str, parameters: Any) -> list[tuple[Any, ...]]:
     """Call a function of the vault in its own transaction, and return its rows. Raise as `fetched`."""
     with transaction(connection, READ_COMMITTED) as cursor:
         return fetched(cursor, query, parameters)
 
 
-def fetched(cursor: Cursor, query: str, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
+def fetched(cursor: Cursor, query: str, parameters: Any) -> list[tuple[Any, ...]]:
     """Call a function of the vault, and return its rows. Raise LoginpipeError for text that Postgres cannot store."""
     try:
         return rows_of(cursor, query, parameters)

@@ -18,6 +18,7 @@ from loginpipe.logins.parsing import is_unicode
 from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.connections import READ_COMMITTED, Connection, transaction
 from loginpipe.postgres.copy import copy_rows
+from loginpipe.postgres.statements import statement
 
 LIMITS = (
     "The data is still in: the archive's files, until the next run of archive_logins (every night at 02:00 UTC; in a "
@@ -80,21 +81,12 @@ def erase(connection: Connection, request_id: UUID, keys: TokenKeys, opener: Cal
     found = release(connection, request_id, function="vault.release_for_erasure")
     verified = verify_aliases(found, opener, TokenChecks(keys))
     values = verified.values
-    ((refusal, logins, sealed, kept, first, last),) = called(
-        connection,
-        "SELECT refusal, logins, sealed_values, kept, dropped_from, dropped_to "
-        "FROM vault.erase_user(%s::uuid, %s::text[], %s::text[], %s::text[])",
-        (str(request_id), list(values), list(values.values()), sorted({s for p in found.places.values() for s in p})),
-    )
+    seen = sorted({subject for family in found.places.values() for subject in family})
+    to_erase = {"request": str(request_id), "tokens": list(values), "values": list(values.values()), "seen": seen}
+    ((refusal, logins, sealed, kept, first, last),) = called(connection, statement("erase_user"), to_erase)
     refuse(refusal)
-    return Erasure(
-        logins,
-        sealed,
-        kept=tuple(sorted(kept)),
-        unverified=verified.unverified,
-        planted=verified.planted,
-        dropped=(first, last) if first else None,
-    )
+    dropped = (first, last) if first else None
+    return Erasure(logins, sealed, tuple(sorted(kept)), verified.unverified, verified.planted, dropped)
 
 
 @dataclass(frozen=True)

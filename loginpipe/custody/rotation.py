@@ -134,13 +134,9 @@ def _write(connection: Connection, renewed: Sequence[_Renewed], recipients: Sequ
         query = "SELECT token FROM vault.sealed_values WHERE token = ANY (%s)"
         there = {token for (token,) in rows_of(cursor, query, ([each.value.subject for each in renewed],))}
         kept = {each.new for each in renewed if each.value.subject in there}
-        inserted = insert_sealed(
-            cursor,
-            Sealed(
-                [data_key for part in sealed for data_key in part.data_keys],
-                [block.only(kept) for part in sealed for block in part.blocks],
-            ),
-        )
+        data_keys = [data_key for part in sealed for data_key in part.data_keys]
+        blocks = [block.only(kept) for part in sealed for block in part.blocks]
+        inserted = insert_sealed(cursor, Sealed(data_keys, blocks))
         aliases = {old: new for each in renewed if each.value.subject in there for old, new in each.aliases}
         verify_aliases(cursor, list(aliases.items()))
     return inserted

@@ -109,11 +109,7 @@ def record_rewritten(cursor: Cursor, **values: Any) -> None:
 def mark_verified(connection: Connection, day: date, url: str, *, whole: bool) -> None:
     """Record that a file was read back, and whether it was whole; do nothing if the day has another file now."""
     with transaction(connection) as cursor:
-        cursor.execute(
-            "UPDATE loginpipe.archived_days SET verified_at = CASE WHEN %s THEN clock_timestamp() END "
-            "WHERE day = %s AND url = %s",
-            (whole, day, url),
-        )
+        cursor.execute(statement("archive_verified"), {"day": day, "url": url, "whole": whole})
 
 
 def mark_unchanged(cursor: Cursor, day: date) -> None:
@@ -121,11 +117,7 @@ def mark_unchanged(cursor: Cursor, day: date) -> None:
 
     Call it in the transaction of `work_on_day`, with erasures blocked.
     """
-    cursor.execute(
-        "UPDATE loginpipe.archived_days SET archived_at = clock_timestamp(), verified_at = clock_timestamp() "
-        "WHERE day = %s",
-        (day,),
-    )
+    cursor.execute(statement("archive_unchanged"), {"day": day})
 
 
 def mark_restored(cursor: Cursor, day: date, *, kept_days: int, same: bool) -> None:

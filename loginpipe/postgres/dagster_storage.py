@@ -122,13 +122,7 @@ def _connect(dialect: Any, _record: object, arguments: list[Any], parameters: di
 
 def require_known(connection: Connection) -> None:
     """Raise SchemaError if a table or column that this module knows differs, or an unknown table refers to runs."""
-    there = dict(
-        fetch(
-            connection,
-            "SELECT table_name || '.' || column_name, data_type FROM information_schema.columns"
-            " WHERE table_schema = current_schema()",
-        )
-    )
+    there = dict(fetch(connection, statement("dagster_columns")))
     known = {column: kind for kind, columns in _COLUMNS.items() for column in columns}
     unlike = [column for column, kind in known.items() if there.get(column) != kind]
     unlike += [column for column in there if column.endswith(".run_id") and column not in known]
