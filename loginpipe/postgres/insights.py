@@ -89,7 +89,8 @@ def _refresh_day(connection: Connection, table: str, day: date) -> DuplicatesOfD
         if tokens_changed or days_changed:
             cursor.execute(_sql("compute_changed", table), of)
             cursor.execute(_sql("note_open_days", table), of)
-        ((seen,),) = rows_of(cursor, _sql("count_seen" if of["dropped"] else "compute_day", table), of)
+        count = _sql("count_seen", table) if of["dropped"] else _sql("compute_day", table)
+        ((seen,),) = rows_of(cursor, count, of)
         rows = rows_of(cursor, _sql("top_duplicates", table), {**of, "limit": 10})
         # Last, because concurrent `collect_changes` calls wait for these rows until the commit.
         record_changes(cursor, table, day, changes)
