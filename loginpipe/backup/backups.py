@@ -38,12 +38,12 @@ from loginpipe.postgres.connections import (
     place,
     rows_of,
     secured,
+    statement,
     statement_error,
     transaction,
 )
 from loginpipe.postgres.grants import planned
 from loginpipe.postgres.migrate import require_same_table, revision_of
-from loginpipe.postgres.statements import statement
 
 DUMP = "pg_dump"
 RESTORE = "pg_restore"

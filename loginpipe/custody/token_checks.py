@@ -11,8 +11,7 @@ from typing import TypeAlias
 from loginpipe.logins.canonical import canonical_address
 from loginpipe.masking.compat import SALTED, CompatMasking, schemes_of
 from loginpipe.masking.tokens import PREFIXES, TokenKeys, token_pattern
-from loginpipe.postgres.connections import Connection, fetch
-from loginpipe.postgres.statements import statement
+from loginpipe.postgres.connections import Connection, fetch, statement
 
 BODY = "body"
 """The field of a rejected message's body. Its subject is the message id."""

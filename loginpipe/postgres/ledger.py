@@ -10,8 +10,7 @@ from datetime import date
 from typing import NamedTuple
 
 from loginpipe.common.errors import DatabaseError
-from loginpipe.postgres.connections import Connection, fetch, rows_of, transaction
-from loginpipe.postgres.statements import statement
+from loginpipe.postgres.connections import Connection, fetch, rows_of, statement, transaction
 
 _TIMED_OUT = "57014"
 

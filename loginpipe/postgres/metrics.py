@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from loginpipe.postgres.connections import Connection, fetch, rows_of, transaction
-from loginpipe.postgres.statements import statement
+from loginpipe.postgres.connections import Connection, fetch, rows_of, statement, transaction
 
 _COUNTS = (
     "batches", "received", "inserted", "duplicates", "rejected", "deleted", "delete_failures", "leases_lost",

@@ -14,10 +14,9 @@ import psycopg2
 
 from loginpipe.common.errors import DatabaseError, SchemaError
 from loginpipe.common.logins_table import DEFAULT_TABLE, logins_schema, logins_table
-from loginpipe.postgres.connections import Connection, Cursor, connect, place, statement_error, transaction
+from loginpipe.postgres.connections import Connection, Cursor, connect, place, statement, statement_error, transaction
 from loginpipe.postgres.contract import examine_table
 from loginpipe.postgres.partitions import maintain, partitioning
-from loginpipe.postgres.statements import statement
 
 if TYPE_CHECKING:
     from collections.abc import Callable

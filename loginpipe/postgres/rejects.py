@@ -3,8 +3,7 @@
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from loginpipe.postgres.connections import Connection, fetch
-from loginpipe.postgres.statements import statement
+from loginpipe.postgres.connections import Connection, fetch, statement
 
 
 @dataclass(frozen=True)

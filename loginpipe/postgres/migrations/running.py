@@ -4,8 +4,7 @@ from pathlib import Path
 
 from alembic import op  # noqa: TID253  only migrations load this file
 
-from loginpipe.postgres.connections import Connection
-from loginpipe.postgres.statements import for_logins_table
+from loginpipe.postgres.connections import Connection, for_logins_table
 
 _VERSIONS = Path(__file__).with_name("versions")
 
