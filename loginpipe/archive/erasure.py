@@ -1,8 +1,7 @@
 """Find erased users in the archive by their tombstones, and remove them from the files of dropped days."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime
-from functools import partial
 from pathlib import Path
 
 from loginpipe.archive.days import stored_file, strays
@@ -34,21 +33,18 @@ def require_keys_for(tombstones: Sequence[Tombstone], keys: TokenKeys) -> None:
             )
 
 
-def without_erased(rows: Iterable[Row], tombstones: Iterable[Tombstone], keys: TokenKeys) -> list[Row]:
-    """Return the rows without those of erased users. A tombstone of any key version counts.
+def without_erased(path: Path, tombstones: Iterable[Tombstone], keys: TokenKeys) -> Iterator[list[Row]]:
+    """Yield the rows of a file without those of erased users. A tombstone of any key version counts.
 
-    The rows are of a file that matched the table before these users were erased.
+    The file matched the table before these users were erased.
     """
     gone = {tombstone.tombstone for tombstone in tombstones}
-    known: dict[str, bool] = {}
-    kept = []
-    for row in rows:
-        user = row[0] or ""
-        if user not in known:
-            known[user] = bool(gone & set(keys.tombstones(user).values()))
-        if not known[user]:
-            kept.append(row)
-    return kept
+    for rows in read_day(path):
+        users = {row[0] or "" for row in rows}
+        erased = {user for user in users if not gone.isdisjoint(keys.tombstones(user).values())}
+        kept = [row for row in rows if (row[0] or "") not in erased]
+        if kept:
+            yield kept
 
 
 def forget_erased(connection: Connection, *, day: date, token_keys: Callable[[], TokenKeys], stores: Stores) -> int:
@@ -77,8 +73,8 @@ def forget_erased(connection: Connection, *, day: date, token_keys: Callable[[],
         with before.fetched(name) as path:
             require_same_bytes(path, record)
             if _has_any(path, tombstones, keys):
-                kept = map(partial(without_erased, tombstones=tombstones, keys=keys), read_day(path))
-                record_rewritten(cursor, **stored_file(stores.current, day, filter(None, kept)))
+                kept = without_erased(path, tombstones, keys)
+                record_rewritten(cursor, **stored_file(stores.current, day, kept))
         rewritten = archived_day(cursor, day) or record
     if rewritten.url != record.url:
         before.delete(name)

@@ -1,17 +1,16 @@
 """Restore days from the archive to ``user_logins``, except for users who were erased since."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from functools import partial
 from pathlib import Path
 
 from loginpipe.archive.erasure import require_keys_for, without_erased
-from loginpipe.archive.parquet import Row, read_day
+from loginpipe.archive.parquet import read_day
 from loginpipe.archive.store import Stores
 from loginpipe.archive.verification import require_whole
 from loginpipe.common.errors import ArchivedDayError
-from loginpipe.common.logins_table import USER_LOGINS_COLUMNS, logins_table
+from loginpipe.common.logins_table import COLUMN_NAMES, logins_table
 from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.archive import ArchivedDay, archived_day, content_in_table, mark_restored, work_on_day
 from loginpipe.postgres.connections import Connection, Cursor, transaction
@@ -103,10 +102,9 @@ def _restored(
                 mark_restored(cursor, day, kept_days=KEPT_DAYS, same=True)
             return Restored(already_there=True)
         rows = 0
-        for batch in _batches(path, plan):
+        for batch in without_erased(path, plan.tombstones, plan.keys) if plan.keys else read_day(path):
             if not dry_run:
-                names = [name for name, _ in USER_LOGINS_COLUMNS]
-                copy_rows(cursor, logins_table(), names, zip(*batch, strict=True))
+                copy_rows(cursor, logins_table(), COLUMN_NAMES, zip(*batch, strict=True))
             rows += len(batch)
             progress(len(batch))
         restored = Restored(rows, plan.record.row_count - rows, beside)
@@ -130,9 +128,3 @@ def _in_table(cursor: Cursor, record: ArchivedDay) -> tuple[int, bool]:
             "nothing was restored; archive the day again, or delete these rows first"
         )
     return rows, False
-
-
-def _batches(path: Path, plan: _Plan) -> Iterator[list[Row]]:
-    if plan.keys is None:
-        return read_day(path)
-    return filter(None, map(partial(without_erased, tombstones=plan.tombstones, keys=plan.keys), read_day(path)))

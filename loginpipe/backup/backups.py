@@ -4,6 +4,7 @@ A backup is a dump of the whole database and its manifest, both of one moment. I
 one transaction, or this is only proved to be possible.
 """
 
+import json
 import os
 import re
 import secrets
@@ -118,7 +119,7 @@ def _published(draft: Path, folder: Path, manifest: Manifest) -> Path:
         # A link, unlike a rename, fails if the name is taken.
         os.link(draft, dump)
         with os.fdopen(os.open(manifest_path(dump), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(manifest.text())
+            file.write(json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n")
             file.flush()
             os.fsync(file.fileno())
         for path in (dump, folder):

@@ -1,6 +1,5 @@
 """Count the content of a database, and keep the counts next to a dump in its manifest."""
 
-import json
 from collections.abc import Mapping
 from datetime import datetime
 from hashlib import file_digest
@@ -45,10 +44,6 @@ class Manifest(BaseModel):
     def total_rows(self) -> int:
         """The number of rows of all tables."""
         return sum(self.rows.values())
-
-    def text(self) -> str:
-        """Return the content of the manifest file."""
-        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
 
 
 def manifest_path(dump: Path) -> Path:
