@@ -21,6 +21,7 @@ def require_keys_for(tombstones: Sequence[Tombstone], keys: TokenKeys) -> None:
     Raises:
         ArchivedDayError: an erasure did not. The message names the key versions that are needed.
     """
+    # The tombstones of one erasure, one per version of the token key, have the same time.
     erasures: dict[datetime, set[int]] = {}
     for tombstone in tombstones:
         erasures.setdefault(tombstone.erased_at, set()).add(tombstone.key_version)

@@ -186,9 +186,7 @@ def _grant_on_the_database(connection: Connection) -> None:
         for grant in sorted(planned(database)):
             if grant.object.startswith("DATABASE "):
                 cursor.execute(grant.statement("GRANT", "TO"))
-        # Otherwise the migration does it that makes the function.
-        if rows_of(cursor, "SELECT to_regprocedure('loginpipe.close_to_others()') IS NOT NULL") == [(True,)]:
-            cursor.execute("SELECT loginpipe.close_to_others()")
+        cursor.execute("SELECT loginpipe.close_to_others()")
 
 
 def verify_backup(database_url: str, dump: Path) -> Manifest:

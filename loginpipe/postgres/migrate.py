@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import psycopg2
 
 from loginpipe.common.errors import DatabaseError, SchemaError
-from loginpipe.common.logins_table import DEFAULT_TABLE, logins_schema, logins_table
+from loginpipe.common.logins_table import logins_schema, logins_table
 from loginpipe.postgres.connections import Connection, Cursor, connect, place, statement, statement_error, transaction
 from loginpipe.postgres.contract import examine_table
 from loginpipe.postgres.partitions import maintain, partitioning
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-HEAD = "0016"
+HEAD = "0001"
 """The newest revision in ``migrations/``. Revisions are numbered in order, so that they compare as text."""
 
 # The comment on Alembic's table tells older code which version it needs.
@@ -89,7 +89,7 @@ def undo(database_url: str, revision: str) -> str:
 
     Args:
         database_url: as for `connect`. The role is the one that migrated, or owns the objects.
-        revision: the revision to go back to, as in ``0010``.
+        revision: the revision to go back to, as in ``0001``.
 
     Raises:
         SchemaError: the database is not after that revision, or is newer than this version; or a migration refuses,
@@ -125,23 +125,14 @@ def revision_of(cursor: Cursor) -> str | None:
     return row[0] if row else None
 
 
-def table_on_record(cursor: Cursor) -> str:
-    """Return the table, with its schema, that a database was migrated for."""
-    cursor.execute("SELECT to_regclass('loginpipe.installation') IS NOT NULL")
-    if cursor.fetchone() == (False,):
-        return DEFAULT_TABLE  # before revision 0009 there was no other
-    cursor.execute("SELECT logins_table FROM loginpipe.installation")
-    ((table,),) = cursor.fetchall()
-    return str(table)
-
-
 def require_same_table(cursor: Cursor) -> None:
     """Check that a migrated database has its logins in the table of this process.
 
     Raises:
         SchemaError: they are in another table; names the setting.
     """
-    recorded = table_on_record(cursor)
+    cursor.execute("SELECT logins_table FROM loginpipe.installation")
+    ((recorded,),) = cursor.fetchall()
     if recorded != logins_table():
         raise SchemaError(
             f"{place(cursor.connection)} has its logins in {recorded}, and LOGINPIPE_TABLE is {logins_table()}: set "

@@ -506,7 +506,7 @@ def test_a_failure_of_the_database_is_raised_and_the_next_call_starts_over(
 def test_nothing_is_recorded_where_the_database_is_of_another_revision_or_of_other_token_keys(
     place: FastPlace, function: Function, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place.rows("UPDATE loginpipe.alembic_version SET version_num = '0001'")
+    place.rows("UPDATE loginpipe.alembic_version SET version_num = '0000'")
     with pytest.raises(SchemaError, match=f"needs {HEAD}"):
         handled(function, sent(login()))
     place.rows("UPDATE loginpipe.alembic_version SET version_num = %s", HEAD)

@@ -25,6 +25,7 @@ from loginpipe.sqs import dead_letters
 from loginpipe.sqs.client import Queue, read_depth
 from loginpipe_tests.commands import Command, Done
 from loginpipe_tests.conftest import KeyFiles, Pipeline, execute
+from loginpipe_tests.next_version import next_version
 from loginpipe_tests.wire import eventually, ingest, login, logins, take
 
 LOGINPIPE = str(Path(sys.executable).parent / "loginpipe")
@@ -490,18 +491,26 @@ def test_migrating_twice_changes_nothing_and_says_so(
 
 
 def test_migrations_are_undone_down_to_a_revision_and_made_again(
-    loginpipe: Command, monkeypatch: pytest.MonkeyPatch, empty_database_url: str
+    loginpipe: Command, monkeypatch: pytest.MonkeyPatch, empty_database_url: str, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("LOGINPIPE_DATABASE_URL", empty_database_url)
-    assert loginpipe("migrate", "--to", "0008").error.endswith(" was never migrated: there is nothing to undo")
-    head = loginpipe("migrate", "--json").json["after"]
-    back = loginpipe("migrate", "--to", "0008")
-    assert (back.code, back.out, back.err) == (0, f"migrated back from {head} to 0008\n", "")
-    for revision in ("0008", head, "0000", "base", "-1"):
-        assert f"is at 0008 and cannot go back to {revision}: " in loginpipe("migrate", f"--to={revision}").error
-    assert "would drop the access log and the tombstones" in loginpipe("migrate", "--to", "0001").error
-    assert loginpipe("migrate", "--json").json["before"] == "0008"
-    assert loginpipe("migrate", "--to", "0010", "--json").json == {"before": head, "after": "0010"}
+    with next_version(tmp_path / "versions") as head:
+        assert loginpipe("migrate", "--to", "0001").error.endswith(" was never migrated: there is nothing to undo")
+        assert loginpipe("migrate", "--json").json["after"] == head
+        back = loginpipe("migrate", "--to", "0001")
+        assert (back.code, back.out, back.err) == (0, f"migrated back from {head} to 0001\n", "")
+        for revision in ("0001", head, "0000", "base", "-1"):
+            assert f"is at 0001 and cannot go back to {revision}: " in loginpipe("migrate", f"--to={revision}").error
+        assert loginpipe("migrate", "--json").json["before"] == "0001"
+        assert loginpipe("migrate", "--to", "0001", "--json").json == {"before": head, "after": "0001"}
+
+        loginpipe("migrate")
+        columns = "message_id, user_id, device_type, masked_ip, masked_device_id, app_version, create_date, region"
+        values = "gen_random_uuid(), 'ann', 'ios', 'ip', 'dev', 1, '2026-11-20', 'DE'"
+        execute(empty_database_url, f"INSERT INTO loginpipe.login_extras ({columns}) VALUES ({values})")
+        assert loginpipe("migrate", "--to", "0001").error.endswith(
+            f"{head} is not undone: logins have a region, and no other place has it"
+        )
 
 
 # --- insights ---------------------------------------------------------------------------------------------------------

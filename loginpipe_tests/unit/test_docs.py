@@ -147,12 +147,12 @@ def test_every_path_of_the_repository_that_is_named_exists() -> None:
 
 
 def test_the_revisions_that_the_documents_show_are_those_of_today() -> None:
-    before, after = f"{int(HEAD) - 1:04}", f"{int(HEAD) + 1:04}"
+    after = f"{int(HEAD) + 1:04}"
     text = (ROOT / "docs" / "upgrading.md").read_text()
     assert re.findall(r"^\| (\d{4}) \|", text, re.MULTILINE) == [f"{number:04}" for number in range(1, int(HEAD) + 1)]
-    assert f"(at {before}, needs {HEAD})" in text
-    assert f"is at {HEAD}, and this code (loginpipe 0.1.0) knows {before} at most" in text
-    assert f"loginpipe migrate --to {before}" in text
+    assert f"(at {HEAD}, needs {after})" in text
+    assert f"is at {after}, and this code (loginpipe 0.1.0) knows {HEAD} at most" in text
+    assert f"loginpipe migrate --to {HEAD}" in text
     assert f"`{after}_country.py`" in (ROOT / "CONTRIBUTING.md").read_text()
 
 

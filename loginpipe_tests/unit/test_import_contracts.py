@@ -169,7 +169,9 @@ def test_the_migrations_which_are_no_package_import_what_migrations_need() -> No
     assert not [node for node in nodes if isinstance(node, ast.Import)]
     imported = [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
     assert not [
-        name for name in imported if not name.startswith(("alembic", "loginpipe.common.", "loginpipe.postgres."))
+        name
+        for name in imported
+        if not name.startswith(("alembic", "pathlib", "loginpipe.common.", "loginpipe.postgres."))
     ]
 
 

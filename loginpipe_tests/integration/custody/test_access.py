@@ -45,8 +45,7 @@ def requested(connection: Connection, *subjects: str) -> UUID:
 
 
 def test_every_code_of_the_database_is_put_into_words() -> None:
-    newest = ("0002_access_functions.sql", "0015_access.sql", "0015_erasure.sql")
-    functions = "".join((MIGRATIONS / name).read_text() for name in newest)
+    functions = "".join((MIGRATIONS / name).read_text() for name in ("0001_access.sql", "0001_erasure.sql"))
     codes = set(re.findall(r"THEN '([a-z_]+)'", functions))
     assert {"purpose_too_short", "own_request", "expired"} <= codes
     assert codes == set(REFUSALS)

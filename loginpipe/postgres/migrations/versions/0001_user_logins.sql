@@ -12,6 +12,11 @@ CREATE TABLE public.user_logins (
 
 CREATE TABLE public.user_logins_default PARTITION OF public.user_logins DEFAULT;
 
+-- Finds the rows of a day without reading a whole month or all months. BRIN fits because rows arrive in the order of
+-- their days: the index has a few pages and adds a tenth of the cost of a B-tree to a load. `loginpipe doctor` suggests
+-- an index for an adopted table.
+CREATE INDEX user_logins_create_date_brin ON public.user_logins USING brin (create_date) WITH (autosummarize = on);
+
 COMMENT ON TABLE public.user_logins IS
     'One row per login. Personal data is stored as tokens: equal values have equal tokens.';
 COMMENT ON COLUMN public.user_logins.user_id IS 'The user, as sent by the app.';

@@ -74,27 +74,13 @@ AS $$
     GROUP BY create_date
 $$;
 
--- Includes months that were dropped after they were archived, because `loginpipe archive restore` creates them again.
-CREATE OR REPLACE FUNCTION loginpipe.is_planned(parent text, start date) RETURNS boolean
-LANGUAGE sql
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT CASE parent
-        WHEN 'loginpipe.ingested_messages'
-            THEN start BETWEEN loginpipe.utc_today() - 30 AND loginpipe.utc_today() + 8
-        WHEN 'public.user_logins'
-            THEN start BETWEEN date_trunc('month', loginpipe.utc_today() - 1) - interval '1 month'
-                AND date_trunc('month', loginpipe.utc_today() + 1) + interval '3 months'
-                OR EXISTS (
-                    SELECT
-                    FROM loginpipe.archived_days
-                    WHERE day >= start AND day < start + interval '1 month' AND dropped_at IS NOT NULL
-                )
-    END
-$$;
+COMMENT ON FUNCTION loginpipe.logins_by_day(date, date) IS
+    'Count and hash the rows of each day of user_logins, in the same way as loginpipe.archived_days for each archived '
+    'day.';
 
--- Return the reason why a month must stay in user_logins, as text, or NULL if every row of it is also in the archive.
--- The caller must prevent writes to that month.
+-- Return the reason why a month must stay in user_logins, as text, or NULL if every row of it is also in the archive. A
+-- month is dropped only after its days are computed, and their pairs kept, in their current state. The caller must
+-- prevent writes to that month.
 CREATE FUNCTION loginpipe.why_not_dropped(start date, stop date) RETURNS text
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
@@ -112,6 +98,12 @@ AS $$
             WHEN (stored.row_count, stored.sha256) IS DISTINCT FROM (archived.row_count, archived.sha256)
                 AND stored.day IS NOT NULL
                 THEN format('%s differs from its archive: archive it again', stored.day)
+            WHEN stored.day IS NOT NULL AND (
+                SELECT coalesce(min(least(known.daily_logins, known.duplicate_devices, known.duplicate_ips, coalesce(known.device_users, 0), coalesce(known.ip_users, 0)) - known.changes), 0)
+                FROM loginpipe.days AS known
+                WHERE known.day = stored.day
+            ) < (SELECT count(*) FROM loginpipe.day_changes AS change WHERE change.day = stored.day)
+                THEN format('%s has changed since its insights were computed: run refresh_insights', stored.day)
             WHEN coalesce(archived.verified_at < clock_timestamp() - interval '1 day', true) AND stored.day IS NOT NULL
                 THEN format('the archive of %s was not read back within a day', archived.day)
         END AS reason
@@ -158,6 +150,9 @@ BEGIN
     -- Blocks all access to the table until the end of this short transaction.
     EXECUTE format('ALTER TABLE public.user_logins DETACH PARTITION %s', child);
     EXECUTE format('DROP TABLE %s', child);
+    UPDATE loginpipe.daily_logins
+    SET kept = true
+    WHERE create_date >= start AND create_date < stop;
     UPDATE loginpipe.archived_days
     SET dropped_at = clock_timestamp(), kept_until = NULL
     WHERE day >= start AND day < stop AND dropped_at IS NULL;
@@ -165,17 +160,6 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION loginpipe.logins_by_day(date, date) IS
-    'Count and hash the rows of each day of user_logins, in the same way as loginpipe.archived_days for each archived '
-    'day.';
 COMMENT ON FUNCTION loginpipe.drop_archived_partition(date) IS
     'Drop a month''s partition of public.user_logins, 29 days after it or later, if all its rows are in the archive. '
     'Otherwise return the reason.';
-
-REVOKE ALL ON FUNCTION
-    loginpipe.logins_by_day(date, date), loginpipe.why_not_dropped(date, date), loginpipe.drop_archived_partition(date)
-    FROM PUBLIC;
-GRANT SELECT, INSERT, UPDATE ON loginpipe.archived_days TO loginpipe_writer;
-GRANT EXECUTE ON FUNCTION loginpipe.logins_by_day(date, date), loginpipe.drop_archived_partition(date)
-    TO loginpipe_writer;
-GRANT SELECT ON loginpipe.archived_days TO loginpipe_analyst;

@@ -1,7 +1,71 @@
+CREATE TABLE loginpipe.erased_users (
+    tombstone bytea PRIMARY KEY CHECK (octet_length(tombstone) = 32),
+    key_version smallint NOT NULL CHECK (key_version >= 0),
+    erased_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    times integer NOT NULL DEFAULT 1 CHECK (times > 0)
+);
+
+COMMENT ON TABLE loginpipe.erased_users IS
+    'Users whose logins were erased, as HMACs of their ids. Messages that they sent before the erasure are not loaded '
+    'again.';
+COMMENT ON COLUMN loginpipe.erased_users.tombstone IS 'HMAC-SHA-256 of the user id under a version of the token key.';
+COMMENT ON COLUMN loginpipe.erased_users.key_version IS
+    'That version; 0 if the masking has no key. The tombstone is then random and only counts the erasure.';
+COMMENT ON COLUMN loginpipe.erased_users.erased_at IS 'When the user was last erased.';
+COMMENT ON COLUMN loginpipe.erased_users.times IS
+    'How often the user was erased. If the sum over all users changes during a run, the run knows that there was an '
+    'erasure.';
+
+-- Loads lock this table in a shared mode, erasures exclusively. It is a table lock because loads could share a row lock
+-- without a gap, and erasures would wait forever. The table is in the schema vault, which few roles can use: a role
+-- that can name a table can lock it weakly with PREPARE, without a privilege on it.
+CREATE TABLE vault.erasure_gate (
+    single boolean PRIMARY KEY CHECK (single)
+);
+
+INSERT INTO vault.erasure_gate VALUES (true);
+
+COMMENT ON TABLE vault.erasure_gate IS
+    'Locked until the end of the transaction: by loads in ROW EXCLUSIVE mode, by erasures in SHARE ROW EXCLUSIVE '
+    'mode.';
+COMMENT ON COLUMN vault.erasure_gate.single IS 'Always true, so that there is only one row.';
+
+-- Once this lock is held, no load is in progress, and the next loads see that a user was erased. New loads wait while
+-- the erasure waits. The timeout limits this if a load hangs.
+CREATE FUNCTION vault.lock_loads_out() RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '30s'
+AS $$
+DECLARE
+    deadline timestamptz := clock_timestamp() + interval '30 seconds';
+BEGIN
+    LOCK TABLE vault.erasure_gate IN SHARE ROW EXCLUSIVE MODE;
+    -- Code before this revision, in runs of up to LOGINPIPE_RUN_SECONDS, shares this advisory lock ("lp-erase")
+    -- instead. Any role can hold it, so only sessions of the pipeline count. A later migration can drop this.
+    WHILE NOT pg_try_advisory_xact_lock(7813795267221746533) LOOP
+        PERFORM pg_stat_clear_snapshot();
+        EXIT WHEN NOT EXISTS (
+            SELECT
+            FROM pg_locks AS held
+            JOIN pg_stat_activity AS session ON session.pid = held.pid
+            WHERE held.locktype = 'advisory'
+                AND held.granted
+                AND (held.classid::bigint << 32) | held.objid::bigint = 7813795267221746533
+                AND session.datname = current_database()
+                AND pg_has_role(session.usesysid, 'loginpipe_writer', 'MEMBER')
+        );
+        IF clock_timestamp() > deadline THEN
+            RAISE EXCEPTION 'a load has been in progress for too long' USING ERRCODE = '55P03';
+        END IF;
+        PERFORM pg_sleep(0.02);
+    END LOOP;
+END
+$$;
+
 -- Erasure has two steps, like a release. The request is recorded before anything is deleted or reported, because a
 -- function that deletes and counts could be rolled back after the counting. COPY writes the user id into a table,
 -- because a parameter would be in the text of the statement, and the server logs failed statements.
-
 CREATE TABLE vault.erasure_requests (
     request_id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     user_id text NOT NULL,
@@ -21,8 +85,18 @@ COMMENT ON COLUMN vault.erasure_requests.xact IS 'The transaction that requested
 COMMENT ON COLUMN vault.erasure_requests.tombstones IS
     'The tombstones of the user, in hex, by version of the token key.';
 
-DROP FUNCTION vault.erase_user(text, jsonb, text, text);
-DROP FUNCTION vault.orphaned_tokens(text[]);
+-- Return the form of the user id that tombstones are made from.
+CREATE FUNCTION vault.canonical_user_id(user_id text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN CASE getdatabaseencoding()
+        WHEN 'UTF8' THEN normalize(vault.trimmed(user_id), NFC)
+        ELSE vault.trimmed(user_id)
+    END;
+END
+$$;
 
 CREATE FUNCTION vault.request_erasure(tombstones jsonb, purpose text, ticket text)
 RETURNS TABLE (request_id uuid, refusal text, needs_approval boolean)
@@ -77,6 +151,10 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION vault.request_erasure(jsonb, text, text) IS
+    'Record that the user whose id was copied into vault.erasure_requests in this transaction is to be erased. Later '
+    'runs recognize the user by the tombstones ({"<key version>": "<HMAC in hex>"}).';
+
 CREATE FUNCTION vault.erasure_refusal(request_id uuid) RETURNS text
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -96,6 +174,27 @@ BEGIN
         WHEN coalesce(approved_at, request.at) < clock_timestamp() - interval '15 minutes' THEN 'expired'
     END;
 END
+$$;
+
+-- Return all tokens of the same values under any version of the token key. The newest token of a value names its
+-- family.
+CREATE FUNCTION vault.families(tokens text[])
+RETURNS TABLE (family text, token text)
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH named AS (
+        SELECT DISTINCT coalesce(alias.new_token, given.token) AS family
+        FROM unnest(tokens) AS given (token)
+        LEFT JOIN loginpipe.token_aliases AS alias ON alias.old_token = given.token
+        WHERE given.token IS NOT NULL
+    )
+    SELECT family, family
+    FROM named
+    UNION ALL
+    SELECT named.family, alias.old_token
+    FROM named
+    JOIN loginpipe.token_aliases AS alias ON alias.new_token = named.family
 $$;
 
 -- Logins of dropped months are only in these tables. An erasure finds their tokens here, so the pipeline needs no right
@@ -132,44 +231,6 @@ BEGIN
         WHERE (user_id = wanted OR (user_id ~ '[^!-~]' AND vault.canonical_user_id(user_id) = wanted))
             AND vault.is_dropped(month)
     );
-END
-$$;
-
--- As in revision 0013, but returns the tokens of dropped months.
-DROP FUNCTION vault.forget_pairs(text);
-CREATE FUNCTION vault.forget_pairs(user_id text) RETURNS text[]
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '5min'
-AS $$
-#variable_conflict use_column
-DECLARE
-    wanted text := vault.canonical_user_id(forget_pairs.user_id);
-    tokens text[];
-BEGIN
-    PERFORM loginpipe.take_turn('duplicate_devices');
-    PERFORM loginpipe.take_turn('duplicate_ips');
-    tokens := vault.dropped_tokens_of_user(forget_pairs.user_id);
-    WITH gone AS (
-        -- The same condition as in vault.delete_logins.
-        DELETE FROM loginpipe.device_users
-        WHERE user_id = wanted
-            OR (user_id ~ '[^!-~]' AND vault.canonical_user_id(user_id) = wanted)
-        RETURNING masked_device_id
-    )
-    INSERT INTO loginpipe.token_changes (asset, token)
-    SELECT DISTINCT 'duplicate_devices', masked_device_id
-    FROM gone;
-    WITH gone AS (
-        DELETE FROM loginpipe.ip_users
-        WHERE user_id = wanted
-            OR (user_id ~ '[^!-~]' AND vault.canonical_user_id(user_id) = wanted)
-        RETURNING masked_ip
-    )
-    INSERT INTO loginpipe.token_changes (asset, token)
-    SELECT DISTINCT 'duplicate_ips', masked_ip
-    FROM gone;
-    RETURN tokens;
 END
 $$;
 
@@ -253,6 +314,94 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION vault.release_for_erasure(uuid) IS
+    'Return the tokens of a user whose erasure was requested, with their aliases, and with the sealed values of '
+    'tokens that have aliases.';
+
+-- An erasure changes the days of the logins that it deletes.
+CREATE FUNCTION vault.delete_logins(user_id text, OUT logins bigint, OUT tokens text[])
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    wanted text := vault.canonical_user_id(delete_logins.user_id);
+BEGIN
+    WITH gone AS (
+        DELETE FROM public.user_logins
+        WHERE user_id = wanted
+            -- Only few ids have other characters than visible ASCII, and the function is expensive.
+            OR (user_id ~ '[^!-~]' AND vault.canonical_user_id(user_id) = wanted)
+        RETURNING masked_ip, masked_device_id, create_date
+    ),
+    changed AS (
+        INSERT INTO loginpipe.day_changes (day)
+        SELECT DISTINCT create_date
+        FROM gone
+        WHERE create_date BETWEEN '0001-01-01' AND '9999-12-31'
+    )
+    SELECT count(*), array_agg(DISTINCT masked_ip::text) || array_agg(DISTINCT masked_device_id::text)
+    INTO logins, tokens
+    FROM gone;
+END
+$$;
+
+CREATE FUNCTION vault.delete_extras(user_id text) RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    wanted text := vault.canonical_user_id(delete_extras.user_id);
+    deleted bigint;
+BEGIN
+    -- The same condition as in vault.delete_logins.
+    DELETE FROM loginpipe.login_extras
+    WHERE user_id = wanted
+        OR (user_id ~ '[^!-~]' AND vault.canonical_user_id(user_id) = wanted);
+    GET DIAGNOSTICS deleted = ROW_COUNT;
+    RETURN deleted;
+END
+$$;
+
+-- A running computation would write the user again, so this waits for it. It does so before the erasure locks out
+-- loads, so that loads wait only for the deletion of one user's logins.
+CREATE FUNCTION vault.forget_pairs(user_id text) RETURNS text[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '5min'
+AS $$
+#variable_conflict use_column
+DECLARE
+    wanted text := vault.canonical_user_id(forget_pairs.user_id);
+    tokens text[];
+BEGIN
+    PERFORM loginpipe.take_turn('duplicate_devices');
+    PERFORM loginpipe.take_turn('duplicate_ips');
+    tokens := vault.dropped_tokens_of_user(forget_pairs.user_id);
+    WITH gone AS (
+        -- The same condition as in vault.delete_logins.
+        DELETE FROM loginpipe.device_users
+        WHERE user_id = wanted
+            OR (user_id ~ '[^!-~]' AND vault.canonical_user_id(user_id) = wanted)
+        RETURNING masked_device_id
+    )
+    INSERT INTO loginpipe.token_changes (asset, token)
+    SELECT DISTINCT 'duplicate_devices', masked_device_id
+    FROM gone;
+    WITH gone AS (
+        DELETE FROM loginpipe.ip_users
+        WHERE user_id = wanted
+            OR (user_id ~ '[^!-~]' AND vault.canonical_user_id(user_id) = wanted)
+        RETURNING masked_ip
+    )
+    INSERT INTO loginpipe.token_changes (asset, token)
+    SELECT DISTINCT 'duplicate_ips', masked_ip
+    FROM gone;
+    RETURN tokens;
+END
+$$;
+
 -- Given tokens and the value of each, return the tokens of values that no login contains under any token. The pairs of
 -- token and user stand for the logins of dropped months.
 CREATE FUNCTION vault.orphaned_tokens(tokens text[], values_of text[]) RETURNS text[]
@@ -283,6 +432,32 @@ AS $$
     SELECT coalesce(array_agg(members.token), '{}')
     FROM members
     WHERE members.value NOT IN (SELECT held.value FROM held)
+$$;
+
+-- All versions of the token key get one time, because the archive distinguishes erasures by it.
+CREATE FUNCTION vault.bury(tombstones jsonb) RETURNS text[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    hexes text[];
+BEGIN
+    WITH buried AS (
+        INSERT INTO loginpipe.erased_users (tombstone, key_version, erased_at)
+        SELECT decode(given.tombstone, 'hex'), given.key_version::smallint, (SELECT clock_timestamp())
+        FROM jsonb_each_text(tombstones) AS given (key_version, tombstone)
+        ON CONFLICT (tombstone) DO UPDATE SET erased_at = EXCLUDED.erased_at, times = erased_users.times + 1
+        RETURNING encode(tombstone, 'hex') AS hex
+    )
+    SELECT array_agg(buried.hex ORDER BY buried.hex) INTO hexes FROM buried;
+    IF hexes IS NULL THEN
+        -- This tombstone matches no user. A running load must notice this erasure too, because it may hold tokens whose
+        -- values the vault has deleted.
+        INSERT INTO loginpipe.erased_users (tombstone, key_version)
+        VALUES (decode(repeat(replace(gen_random_uuid()::text, '-', ''), 2), 'hex'), 0);
+    END IF;
+    RETURN hexes;
+END
 $$;
 
 CREATE FUNCTION vault.erase_user(request_id uuid, tokens text[], values_of text[], seen text[])
@@ -361,25 +536,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION vault.request_erasure(jsonb, text, text) IS
-    'Record that the user whose id was copied into vault.erasure_requests in this transaction is to be erased. Later '
-    'runs recognize the user by the tombstones ({"<key version>": "<HMAC in hex>"}).';
-COMMENT ON FUNCTION vault.release_for_erasure(uuid) IS
-    'Return the tokens of a user whose erasure was requested, with their aliases, and with the sealed values of '
-    'tokens that have aliases.';
 COMMENT ON FUNCTION vault.erase_user(uuid, text[], text[], text[]) IS
     'Delete the logins of the user of a committed request, their extras, and the sealed values that no other login '
     'uses under any token of the same value. Keep the tombstones. tokens: those whose value was verified; values_of: '
     'a name for the value of each, equal for equal values; seen: all tokens that release_for_erasure returned.';
-
-REVOKE ALL ON FUNCTION
-    vault.request_erasure(jsonb, text, text), vault.erasure_refusal(uuid), vault.tokens_of_user(text),
-    vault.is_dropped(date), vault.dropped_tokens_of_user(text), vault.forget_pairs(text),
-    vault.release_for_erasure(uuid), vault.orphaned_tokens(text[], text[]),
-    vault.erase_user(uuid, text[], text[], text[])
-    FROM PUBLIC;
-GRANT INSERT (user_id) ON vault.erasure_requests TO pii_custodian;
-GRANT EXECUTE ON FUNCTION
-    vault.request_erasure(jsonb, text, text), vault.release_for_erasure(uuid),
-    vault.erase_user(uuid, text[], text[], text[])
-    TO pii_custodian;

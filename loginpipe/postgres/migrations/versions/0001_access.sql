@@ -1,10 +1,41 @@
--- Access to sealed values, for subjects of a fixed form. Requested subjects and those found through aliases are kept
--- apart, because the pipeline writes the aliases and they may be planted.
+-- Access to sealed values: a committed request, an approval if the policy requires one, then the release. A single
+-- function that logs and returns values would not be safe, because its caller could read the values and roll back the
+-- log entry. Refusals are returned, not raised, because an error would roll back their log entry. Only the owner can
+-- call the functions up to request_access().
 
-DROP FUNCTION vault.request_access(text[], text, text, uuid);
-DROP FUNCTION vault.release(uuid);
+CREATE FUNCTION vault.write_log(
+    action text, request_id uuid, under uuid, subjects text[], purpose text, ticket text, detail text
+) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO vault.access_log (action, request_id, under, subjects, purpose, ticket, detail)
+    VALUES (action, request_id, under, subjects, left(purpose, 1000), left(ticket, 200), detail)
+$$;
 
-CREATE OR REPLACE FUNCTION vault.reason_refusal(purpose text, ticket text) RETURNS text
+-- Remove surrounding white space in the same way as Python's str.strip(), because tombstones are made from the stripped
+-- user id.
+CREATE FUNCTION vault.trimmed(stated text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    spaces text := E' \t\n\u000B\f\r\u001C\u001D\u001E\u001F';
+BEGIN
+    IF getdatabaseencoding() = 'UTF8' THEN
+        spaces := spaces || (
+            SELECT string_agg(chr(code), '')
+            FROM unnest(ARRAY[133, 160, 5760, 8232, 8233, 8239, 8287, 12288]) AS space (code)
+        ) || (
+            SELECT string_agg(chr(code), '')
+            FROM generate_series(8192, 8202) AS space (code)
+        );
+    END IF;
+    RETURN btrim(stated, spaces);
+END
+$$;
+
+CREATE FUNCTION vault.reason_refusal(purpose text, ticket text) RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -14,16 +45,6 @@ AS $$
         -- The log is kept forever, and a verification reads all of it.
         WHEN length(purpose) > 1000 OR length(ticket) > 200 THEN 'reason_too_long'
     END
-$$;
-
-CREATE OR REPLACE FUNCTION vault.write_log(
-    action text, request_id uuid, under uuid, subjects text[], purpose text, ticket text, detail text
-) RETURNS void
-LANGUAGE sql
-SET search_path = pg_catalog, pg_temp
-AS $$
-    INSERT INTO vault.access_log (action, request_id, under, subjects, purpose, ticket, detail)
-    VALUES (action, request_id, under, subjects, left(purpose, 1000), left(ticket, 200), detail)
 $$;
 
 CREATE FUNCTION vault.is_message_id(subject text) RETURNS boolean
@@ -36,7 +57,7 @@ $$;
 -- Return true for a list of tokens and message ids. No clear value has the form of a current token. Any other text may
 -- be a clear value that was typed by mistake, for example a device id that is a UUID or 32 hexadecimal digits. It is
 -- accepted only if something is sealed under it, because otherwise it must not enter the log.
-CREATE OR REPLACE FUNCTION vault.are_subjects(subjects text[]) RETURNS boolean
+CREATE FUNCTION vault.are_subjects(subjects text[]) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -85,6 +106,91 @@ AS $$
     WHERE entry.under = requested_under.under AND entry.action = 'request'
 $$;
 
+CREATE FUNCTION vault.second_person_required() RETURNS boolean
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(
+        (
+            SELECT entry.detail = 'second_person=required'
+            FROM vault.access_log AS entry
+            WHERE entry.action = 'policy'
+            ORDER BY entry.seq DESC
+            LIMIT 1
+        ),
+        false
+    )
+$$;
+
+-- Return true if an earlier transaction committed. The current transaction has the status "in progress", even after a
+-- savepoint. A row restored from another cluster may have a transaction id that is still in the future here, and
+-- pg_xact_status() fails for it.
+CREATE FUNCTION vault.is_committed(xact xid8) RETURNS boolean
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        WHEN xact < pg_snapshot_xmax(pg_current_snapshot()) THEN pg_xact_status(xact) IS NOT DISTINCT FROM 'committed'
+        ELSE false
+    END
+$$;
+
+CREATE FUNCTION vault.entry_of(request_id uuid, action text) RETURNS vault.access_log
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT entry
+    FROM vault.access_log AS entry
+    WHERE entry.request_id = entry_of.request_id
+        AND entry.action = entry_of.action
+        AND entry.action IN ('request', 'approval', 'release')
+$$;
+
+CREATE FUNCTION vault.approved_at(request_id uuid) RETURNS timestamptz
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT approval.at
+    FROM vault.entry_of(request_id, 'approval') AS approval
+    WHERE vault.is_committed(approval.xact)
+$$;
+
+-- Return the tokens under which the requested values may be sealed: the token itself, the newest, and others in the
+-- vault. A value has one token per version, so at most that many are followed. Planted aliases can then neither widen a
+-- release nor hide the value itself.
+CREATE FUNCTION vault.places_of(subjects text[]) RETURNS TABLE (asked text, subject text)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH given AS (
+        SELECT DISTINCT listed.subject AS asked
+        FROM unnest(subjects) AS listed (subject)
+    ),
+    newest AS (
+        SELECT given.asked, coalesce(alias.new_token, given.asked) AS token
+        FROM given
+        LEFT JOIN loginpipe.token_aliases AS alias ON alias.old_token = given.asked
+    ),
+    others AS (
+        SELECT newest.asked, alias.old_token AS token, row_number() OVER (PARTITION BY newest.asked) AS place
+        FROM newest
+        JOIN loginpipe.token_aliases AS alias ON alias.new_token = newest.token
+        JOIN vault.sealed_values AS sealed ON sealed.token = alias.old_token
+        WHERE alias.old_token <> newest.asked
+    )
+    SELECT given.asked, given.asked
+    FROM given
+    UNION
+    SELECT newest.asked, newest.token
+    FROM newest
+    UNION
+    SELECT others.asked, others.token
+    FROM others
+    WHERE others.place < (SELECT max(key_version) FROM loginpipe.token_key_checks)
+$$;
+
+-- Requested subjects and those found through aliases are kept apart, because the pipeline writes the aliases and they
+-- may be planted.
 CREATE FUNCTION vault.request_access(
     subjects text[], purpose text, ticket text, under uuid DEFAULT NULL, kind text DEFAULT NULL,
     most integer DEFAULT NULL
@@ -140,39 +246,42 @@ BEGIN
 END
 $$;
 
--- Return the tokens under which the requested values may be sealed: the token itself, the newest, and others in the
--- vault. A value has one token per version, so at most that many are followed. Planted aliases can then neither widen a
--- release nor hide the value itself.
-CREATE FUNCTION vault.places_of(subjects text[]) RETURNS TABLE (asked text, subject text)
-LANGUAGE sql STABLE
+COMMENT ON FUNCTION vault.request_access(text[], text, text, uuid, text, integer) IS
+    'Record that you want to see the values of up to 256 tokens or message ids, why, and under which ticket. Without '
+    'subjects, this is a bulk request of a kind (rotate, replay, backfill) for at most the given number of subjects, '
+    'under which the same role makes requests for 24 hours.';
+
+CREATE FUNCTION vault.approve_access(request_id uuid) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH given AS (
-        SELECT DISTINCT listed.subject AS asked
-        FROM unnest(subjects) AS listed (subject)
-    ),
-    newest AS (
-        SELECT given.asked, coalesce(alias.new_token, given.asked) AS token
-        FROM given
-        LEFT JOIN loginpipe.token_aliases AS alias ON alias.old_token = given.asked
-    ),
-    others AS (
-        SELECT newest.asked, alias.old_token AS token, row_number() OVER (PARTITION BY newest.asked) AS place
-        FROM newest
-        JOIN loginpipe.token_aliases AS alias ON alias.new_token = newest.token
-        JOIN vault.sealed_values AS sealed ON sealed.token = alias.old_token
-        WHERE alias.old_token <> newest.asked
-    )
-    SELECT given.asked, given.asked
-    FROM given
-    UNION
-    SELECT newest.asked, newest.token
-    FROM newest
-    UNION
-    SELECT others.asked, others.token
-    FROM others
-    WHERE others.place < (SELECT max(key_version) FROM loginpipe.token_key_checks)
+DECLARE
+    request vault.access_log;
+    refusal text;
+BEGIN
+    PERFORM vault.lock_access_log();
+    request := vault.entry_of(request_id, 'request');
+    refusal := CASE
+        WHEN request.seq IS NULL THEN 'unknown_request'
+        WHEN request.actor = session_user THEN 'own_request'
+        WHEN NOT vault.is_committed(request.xact) THEN 'not_committed'
+        WHEN (vault.entry_of(request_id, 'approval')).seq IS NOT NULL THEN 'approved_before'
+        WHEN (vault.entry_of(request_id, 'release')).seq IS NOT NULL THEN 'released_before'
+        WHEN request.at < clock_timestamp() - interval '24 hours' THEN 'expired'
+    END;
+    IF refusal IS NOT NULL THEN
+        PERFORM vault.write_log(
+            'refusal', request_id, request.under, NULL, NULL, NULL, 'approval: ' || refusal
+        );
+        RETURN refusal;
+    END IF;
+    PERFORM vault.write_log('approval', request_id, request.under, NULL, NULL, NULL, NULL);
+    RETURN NULL;
+END
 $$;
+
+COMMENT ON FUNCTION vault.approve_access(uuid) IS
+    'Approve the request of another role. Return the reason for a refusal, or NULL.';
 
 CREATE FUNCTION vault.release(request_id uuid)
 RETURNS TABLE (
@@ -265,6 +374,10 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION vault.release(uuid) IS
+    'Return the requested values, still sealed: one row for each subject and each of its aliases, without a '
+    'ciphertext if nothing is sealed under it. Works once, within 15 minutes, after the request is committed.';
+
 -- Values are opened outside of the database after the release. Those that do not match their tokens are deleted, so
 -- that the pipeline seals the values again when they arrive.
 CREATE FUNCTION vault.discard_values(request_id uuid, tokens text[]) RETURNS TABLE (refusal text, discarded bigint)
@@ -298,23 +411,24 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION vault.request_access(text[], text, text, uuid, text, integer) IS
-    'Record that you want to see the values of up to 256 tokens or message ids, why, and under which ticket. Without '
-    'subjects, this is a bulk request of a kind (rotate, replay, backfill) for at most the given number of subjects, '
-    'under which the same role makes requests for 24 hours.';
-COMMENT ON FUNCTION vault.release(uuid) IS
-    'Return the requested values, still sealed: one row for each subject and each of its aliases, without a '
-    'ciphertext if nothing is sealed under it. Works once, within 15 minutes, after the request is committed.';
 COMMENT ON FUNCTION vault.discard_values(uuid, text[]) IS
     'Delete sealed values that were released in the last 15 minutes and do not match their tokens, so that the '
     'pipeline seals them again.';
 
-REVOKE ALL ON FUNCTION
-    vault.is_message_id(text), vault.are_of_kind(text[], text), vault.requested_under(uuid), vault.places_of(text[]),
-    vault.request_access(text[], text, text, uuid, text, integer), vault.release(uuid),
-    vault.discard_values(uuid, text[])
-    FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION
-    vault.request_access(text[], text, text, uuid, text, integer), vault.release(uuid),
-    vault.discard_values(uuid, text[])
-    TO pii_custodian;
+CREATE FUNCTION vault.set_second_person(required boolean, ticket text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF required IS NULL OR coalesce(vault.trimmed(ticket), '') = '' THEN
+        RAISE EXCEPTION 'true or false, and a ticket' USING ERRCODE = '22023';
+    END IF;
+    PERFORM vault.write_log(
+        'policy', NULL, NULL, NULL, NULL, vault.trimmed(ticket),
+        CASE WHEN required THEN 'second_person=required' ELSE 'second_person=not_required' END
+    );
+END
+$$;
+
+COMMENT ON FUNCTION vault.set_second_person(boolean, text) IS
+    'Require, or stop requiring, that a second person approves each request. Only for the owner.';

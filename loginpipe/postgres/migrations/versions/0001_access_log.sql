@@ -2,7 +2,7 @@ CREATE TABLE vault.access_log (
     seq bigint PRIMARY KEY,
     at timestamptz NOT NULL,
     actor text NOT NULL,
-    action text NOT NULL CHECK (action IN ('request', 'approval', 'release', 'refusal', 'erasure', 'policy')),
+    action text NOT NULL,
     request_id uuid,
     under uuid,
     subjects text[],
@@ -14,11 +14,20 @@ CREATE TABLE vault.access_log (
     hash bytea NOT NULL
 );
 
+-- An array with two dimensions would be stored in another form than it is hashed.
+ALTER TABLE vault.access_log
+    ADD CONSTRAINT access_log_subjects_are_a_list
+        CHECK (coalesce(array_ndims(subjects), 1) = 1 AND coalesce(array_lower(subjects, 1), 1) = 1) NOT VALID,
+    ADD CONSTRAINT access_log_action_check CHECK (
+        action IN ('request', 'approval', 'release', 'refusal', 'erasure', 'policy', 'discard')
+    ) NOT VALID;
+
 -- The functions look up entries by it. It also guarantees for every role that a request is released only once and
 -- approved only once.
 CREATE UNIQUE INDEX access_log_of_a_request ON vault.access_log (request_id, action)
     WHERE action IN ('request', 'approval', 'release');
 CREATE INDEX access_log_policy ON vault.access_log (seq) WHERE action = 'policy';
+CREATE INDEX access_log_under ON vault.access_log (under) WHERE action = 'request' AND under IS NOT NULL;
 
 COMMENT ON TABLE vault.access_log IS
     'Who requested what, who approved it, and what was released, refused or erased. Append-only: each row contains '
@@ -26,7 +35,8 @@ COMMENT ON TABLE vault.access_log IS
 COMMENT ON COLUMN vault.access_log.seq IS 'Starts at 1, without gaps, in the order of commits.';
 COMMENT ON COLUMN vault.access_log.at IS 'When the row was written, by the clock of this server.';
 COMMENT ON COLUMN vault.access_log.actor IS 'The role that logged in, even if another role was set.';
-COMMENT ON COLUMN vault.access_log.action IS 'request, approval, release, refusal, erasure or policy.';
+COMMENT ON COLUMN vault.access_log.action IS
+    'request, approval, release, refusal, erasure, policy, or discard of planted values.';
 COMMENT ON COLUMN vault.access_log.request_id IS 'The request that the row is about.';
 COMMENT ON COLUMN vault.access_log.under IS 'The bulk request under which the request was made.';
 COMMENT ON COLUMN vault.access_log.subjects IS
@@ -35,7 +45,8 @@ COMMENT ON COLUMN vault.access_log.subjects IS
 COMMENT ON COLUMN vault.access_log.purpose IS 'As stated by the actor.';
 COMMENT ON COLUMN vault.access_log.ticket IS 'As stated by the actor.';
 COMMENT ON COLUMN vault.access_log.detail IS
-    'Counts; for a refusal, what was refused and why; for a policy, the policy.';
+    'Counts; for a refusal, what was refused and why; for a policy, the policy; for a bulk request, its kind and '
+    'maximum number of subjects; for the request of an erasure, the word erasure.';
 COMMENT ON COLUMN vault.access_log.xact IS 'The transaction that wrote the row. Not part of the hash.';
 COMMENT ON COLUMN vault.access_log.previous_hash IS 'The hash of the row before; 32 zero bytes in the first row.';
 COMMENT ON COLUMN vault.access_log.hash IS 'SHA-256 of the row and previous_hash: see vault.access_log_hash().';
@@ -79,6 +90,18 @@ COMMENT ON FUNCTION vault.access_log_hash(vault.access_log) IS
     'ticket and detail. Each is its length in bytes, a colon and the text, or - for NULL; subjects are [count] and '
     'each of them.';
 
+-- A session locks the row of this table before it writes to the access log. Only the owner can do so; the functions run
+-- as the owner.
+CREATE TABLE vault.access_log_gate (
+    single boolean PRIMARY KEY CHECK (single)
+);
+
+INSERT INTO vault.access_log_gate VALUES (true);
+
+COMMENT ON TABLE vault.access_log_gate IS
+    'A session that writes to vault.access_log locks its row until the end of the transaction.';
+COMMENT ON COLUMN vault.access_log_gate.single IS 'Always true, so that there is only one row.';
+
 -- At other isolation levels a statement still sees the log as it was at the start of the transaction.
 CREATE FUNCTION vault.require_read_committed() RETURNS void
 LANGUAGE plpgsql
@@ -102,7 +125,10 @@ SET lock_timeout = '30s'
 AS $$
 BEGIN
     PERFORM vault.require_read_committed();
-    PERFORM pg_advisory_xact_lock(7813795250092403060);  -- "lp-audit"
+    PERFORM FROM vault.access_log_gate FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'vault.access_log_gate has lost its row' USING ERRCODE = '55000';
+    END IF;
 END
 $$;
 

@@ -110,114 +110,38 @@ $$;
 COMMENT ON FUNCTION loginpipe.create_extras_partition(date) IS
     'Create a month''s partition of loginpipe.login_extras, and move its rows there from the default partition.';
 
--- Tokens and message ids come in one list, because the log has them in one column. Each id is looked up only as what
--- its form shows. A message is either a reject or a login.
-CREATE OR REPLACE FUNCTION vault.sealed_subjects(subjects text[])
-RETURNS TABLE (subject text, field text, data_key_id uuid, "position" smallint, ciphertext bytea)
-LANGUAGE sql
-SET search_path = pg_catalog, pg_temp
-AS $$
-    WITH messages AS MATERIALIZED (
-        SELECT listed.subject::uuid AS message_id
-        FROM unnest(subjects) AS listed (subject)
-        WHERE listed.subject ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
-    )
-    SELECT token, field, data_key_id, "position", ciphertext
-    FROM vault.sealed_values
-    WHERE token = ANY (subjects)
-    UNION ALL
-    SELECT message_id::text, 'body', data_key_id, "position", sealed_body
-    FROM loginpipe.rejected_messages
-    WHERE sealed_body IS NOT NULL AND message_id = ANY (ARRAY(SELECT messages.message_id FROM messages))
-    UNION ALL
-    SELECT message_id::text, 'extras', data_key_id, "position", sealed_extras
-    FROM loginpipe.login_extras
-    WHERE sealed_extras IS NOT NULL AND message_id = ANY (ARRAY(SELECT messages.message_id FROM messages))
-$$;
-
-CREATE FUNCTION vault.delete_extras(user_id text) RETURNS bigint
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-#variable_conflict use_column
-DECLARE
-    wanted text := vault.canonical_user_id(delete_extras.user_id);
-    deleted bigint;
-BEGIN
-    -- The same condition as in vault.delete_logins.
-    DELETE FROM loginpipe.login_extras
-    WHERE user_id = wanted
-        OR (user_id ~ '[^!-~]' AND vault.canonical_user_id(user_id) = wanted);
-    GET DIAGNOSTICS deleted = ROW_COUNT;
-    RETURN deleted;
-END
-$$;
-
-CREATE OR REPLACE FUNCTION vault.erase_user(user_id text, tombstones jsonb, purpose text, ticket text)
-RETURNS TABLE (refusal text, logins bigint, sealed_values bigint)
+CREATE FUNCTION loginpipe.trim_extras(begins date) RETURNS text[]
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET datestyle = 'ISO, YMD'
 AS $$
 DECLARE
-    deleted record;
-    orphans text[];
-    buried text[];
-    aliases bigint;
-    extras bigint;
+    child text;
+    dropped text[] := '{}';
 BEGIN
-    PERFORM vault.require_read_committed();
-    tombstones := coalesce(tombstones, '{}');
-    IF coalesce(vault.canonical_user_id(user_id), '') = '' OR jsonb_typeof(tombstones) <> 'object' THEN
-        RAISE EXCEPTION 'a user id, and an object of tombstones' USING ERRCODE = '22023';
-    END IF;
-    IF EXISTS (
-        SELECT
-        FROM jsonb_each_text(tombstones) AS given (key_version, tombstone)
-        WHERE given.key_version !~ '^[1-9][0-9]{0,4}$'
-            OR given.key_version::integer > 32767
-            OR given.tombstone !~ '^[0-9a-f]{64}$'
-            OR given.tombstone IS NULL
-    ) THEN
-        RAISE EXCEPTION 'tombstones are 64 hex digits each, by key version' USING ERRCODE = '22023';
-    END IF;
-    refusal := vault.reason_refusal(purpose, ticket);
-    IF refusal IS NOT NULL THEN
-        PERFORM vault.write_log(
-            'refusal', NULL, NULL, NULL, vault.trimmed(purpose), vault.trimmed(ticket), 'erasure: ' || refusal
-        );
-        RETURN NEXT;
-        RETURN;
-    END IF;
-
-    PERFORM vault.lock_loads_out();
-    deleted := vault.delete_logins(user_id);
-    extras := vault.delete_extras(user_id);
-    orphans := vault.orphaned_tokens(deleted.tokens);
-    DELETE FROM vault.sealed_values AS sealed WHERE sealed.token = ANY (orphans);
-    GET DIAGNOSTICS sealed_values = ROW_COUNT;
-    DELETE FROM loginpipe.token_aliases AS alias WHERE alias.old_token = ANY (orphans);
-    GET DIAGNOSTICS aliases = ROW_COUNT;
-    buried := vault.bury(tombstones);
-    logins := deleted.logins;
-    PERFORM vault.write_log(
-        'erasure', NULL, NULL, buried, vault.trimmed(purpose), vault.trimmed(ticket),
-        format('logins=%s sealed_values=%s aliases=%s extras=%s', logins, sealed_values, aliases, extras)
-    );
-    RETURN NEXT;
+    PERFORM loginpipe.refuse_if_still_needed(begins);
+    FOR child IN
+        SELECT part.oid::regclass::text
+        FROM pg_inherits
+        JOIN pg_class AS part ON part.oid = pg_inherits.inhrelid
+        -- NULL for a partition that loginpipe did not create.
+        CROSS JOIN LATERAL to_date(
+            substring(part.relname FROM '^login_extras_(y[0-9]{4}m(?:0[1-9]|1[0-2]))$'), '"y"YYYY"m"MM'
+        ) AS start
+        WHERE pg_inherits.inhparent = 'loginpipe.login_extras'::regclass
+            AND (start + interval '1 month')::date <= begins
+            AND pg_get_expr(part.relpartbound, part.oid)
+            = format('FOR VALUES FROM (%L) TO (%L)', start, (start + interval '1 month')::date)
+        ORDER BY start
+    LOOP
+        EXECUTE format('DROP TABLE %s', child);
+        dropped := dropped || child;
+    END LOOP;
+    DELETE FROM loginpipe.login_extras_default WHERE create_date < begins;
+    RETURN dropped;
 END
 $$;
 
-COMMENT ON FUNCTION vault.erase_user(text, jsonb, text, text) IS
-    'Delete a user''s logins with their extras, the sealed values that no other login uses, and their aliases. Keep '
-    'the tombstones ({"<key version>": "<HMAC in hex>"}), so that later runs do not load the user''s earlier messages '
-    'again.';
-
-REVOKE ALL ON FUNCTION loginpipe.create_extras_partition(date), vault.delete_extras(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION loginpipe.create_extras_partition(date) TO loginpipe_writer;
-GRANT INSERT ON loginpipe.login_extras TO loginpipe_writer;
-GRANT SELECT (
-    message_id, user_id, device_type, masked_ip, masked_device_id, locale, app_version, create_date, extras
-) ON loginpipe.login_extras TO loginpipe_analyst;
-GRANT SELECT ON loginpipe.user_logins_with_extras TO loginpipe_analyst;
--- For the backfill: a row with a position has sealed extras.
-GRANT SELECT (message_id, extras, position), UPDATE (extras) ON loginpipe.login_extras TO pii_custodian;
+COMMENT ON FUNCTION loginpipe.trim_extras(date) IS
+    'Drop the months of loginpipe.login_extras that ended before a day, and the older rows of the default partition. '
+    'The day must be at least 29 days ago. Return the dropped partitions.';

@@ -1,1 +1,0 @@
-DROP FUNCTION loginpipe.trim_extras(date);
