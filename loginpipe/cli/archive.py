@@ -54,8 +54,8 @@ def verify(days: Days = None, *, as_json: Json = False) -> None:
 
     Example: loginpipe archive verify 2026-11-20 2026-11-21
     """
+    from loginpipe.archive.days import verify_day
     from loginpipe.archive.store import Stores
-    from loginpipe.archive.verification import verify_day
     from loginpipe.postgres.archive import archived_days
 
     settings = load_settings()

@@ -14,7 +14,7 @@ from loginpipe.logins.messages import Message
 from loginpipe.logins.parsing import Envelope
 from loginpipe.logins.splitting import split_batch
 from loginpipe.postgres.connections import Connection, transaction
-from loginpipe.postgres.rejects import Reject
+from loginpipe.postgres.ledger import Reject
 from loginpipe.sqs.client import Queue, batched
 from loginpipe.sqs.entries import FailedEntry
 from loginpipe.sqs.identity import replay_attributes

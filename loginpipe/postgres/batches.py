@@ -1,5 +1,9 @@
-"""Read and write the record of each batch: what it received, the outcome, and how many rows each day got."""
+"""Read and write the record of each batch: what it received, the outcome, and how many rows each day got.
 
+Totals over all batches come from the tables, so that a restart loses none: counts and times, no values of logins.
+"""
+
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -10,6 +14,10 @@ from loginpipe.postgres.connections import Connection, Cursor, fetch, rows_of, s
 
 KEPT_DAYS = 31
 """How long single batches are kept; after that, sums by hour. ``loginpipe.drop_ledger_partition`` needs 29 days."""
+
+_COUNTS = (
+    "batches", "received", "inserted", "duplicates", "rejected", "deleted", "delete_failures", "leases_lost",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -159,3 +167,68 @@ def recent_batches(connection: Connection, queue: str, now: datetime) -> RecentB
     }
     ((last, received, rejected, delays),) = fetch(connection, statement("recent_batches"), {"queue": queue, **spans})
     return RecentBatches(last, received, rejected, tuple(delays) or (0,) * (len(DELAY_BOUNDS) + 1))
+
+
+@dataclass(frozen=True)
+class QueueTotals:
+    """Totals of the batches of one queue.
+
+    Attributes:
+        counts: ``batches``, and messages by outcome, as in ``docs/tables.md``.
+        delays, delay_seconds: rows by their delay from sent to stored, as in `loginpipe.logins.delays`, and its sum.
+        last_finished, newest_stored: when the newest batch finished, and the newest SentTimestamp in a recorded batch,
+            as Unix time in seconds; None without one.
+    """
+
+    counts: Counter[str]
+    delays: tuple[int, ...]
+    delay_seconds: float
+    last_finished: float | None
+    newest_stored: float | None
+
+    def __add__(self, other: "QueueTotals") -> "QueueTotals":
+        return QueueTotals(
+            self.counts + other.counts,
+            tuple(map(sum, zip(self.delays, other.delays, strict=True))),
+            self.delay_seconds + other.delay_seconds,
+            _later(self.last_finished, other.last_finished),
+            _later(self.newest_stored, other.newest_stored),
+        )
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Batches and rejects of a time span. They can be added.
+
+    Attributes:
+        queues: queue → its totals, for each queue with batches.
+        rejects: reason code and field → violations; a message can have several.
+    """
+
+    queues: Mapping[str, QueueTotals]
+    rejects: Counter[tuple[str, str]]
+
+    def __add__(self, other: "Totals") -> "Totals":
+        queues = dict(self.queues)
+        for name, totals in other.queues.items():
+            queues[name] = queues[name] + totals if name in queues else totals
+        return Totals(queues, self.rejects + other.rejects)
+
+
+def read_totals(connection: Connection, *, since: datetime | None = None, until: datetime | None = None) -> Totals:
+    """Read the totals of the batches recorded, and of the rejects received, in a time span.
+
+    ``since`` (inclusive) and ``until`` (exclusive) are aware; None means no limit.
+    """
+    span = {"since": since or "-infinity", "until": until or "infinity", "with_hours": since is None}
+    with transaction(connection) as cursor:
+        queues = {
+            queue: QueueTotals(Counter(dict(zip(_COUNTS, row, strict=False))), tuple(row[-4]), *row[-3:])
+            for queue, *row in rows_of(cursor, statement("metric_batches"), span)
+        }
+        rejects = rows_of(cursor, statement("metric_rejects"), span)
+    return Totals(queues, Counter({(reason, field): number for reason, field, number in rejects}))
+
+
+def _later(one: float | None, other: float | None) -> float | None:
+    return max((time for time in (one, other) if time is not None), default=None)

@@ -1,4 +1,4 @@
-"""The deduplication ledger: which messages have an outcome, in which batch, and whether it agrees with the tables.
+"""The deduplication ledger: which messages have an outcome, and whether it agrees with the tables; rejected messages.
 
 A message has one row in the ledger and, from the same transaction, one in ``user_logins`` or ``rejected_messages``. A
 replay or redrive has the date of its first sending in both. So for each day: rows = messages in the ledger - rejects -
@@ -6,7 +6,8 @@ rows erased since + rows that others have written.
 """
 
 from collections.abc import Sequence
-from datetime import date
+from dataclasses import asdict, dataclass
+from datetime import date, datetime
 from typing import NamedTuple
 
 from loginpipe.common.errors import DatabaseError
@@ -77,3 +78,42 @@ def read_ledger_days(connection: Connection, first: date, last: date) -> Sequenc
         if error.sqlstate == _TIMED_OUT:
             return None
         raise
+
+
+@dataclass(frozen=True)
+class RejectFilter:
+    """Which rejects to find. A criterion that is None does not apply.
+
+    Attributes:
+        since, until: by the time they were sent, ``until`` excluded.
+        replayed: True to include those already replayed.
+    """
+
+    message_id: str | None = None
+    reason: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    replayed: bool = False
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A rejected message without its body. Each reason belongs to the field at the same position."""
+
+    message_id: str
+    sent_at: datetime
+    received_at: datetime
+    reasons: list[str]
+    fields: list[str]
+    replayed_at: datetime | None
+
+    @property
+    def violations(self) -> str:
+        """Return each violation as ``field: reason``."""
+        return ", ".join(f"{field}: {reason}" for reason, field in zip(self.reasons, self.fields, strict=True))
+
+
+def find_rejects(connection: Connection, wanted: RejectFilter) -> list[Reject]:
+    """Return rejects, the newest first."""
+    return [Reject(*row) for row in fetch(connection, statement("rejected_messages"), asdict(wanted))]

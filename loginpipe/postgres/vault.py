@@ -1,6 +1,7 @@
-"""Write to the vault: known tokens, new sealed values, aliases. Reads only tokens there."""
+"""Write to the vault: known tokens, new sealed values, aliases. Reads only tokens and counts there."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, repeat
 from uuid import UUID
 
@@ -31,6 +32,22 @@ def unopenable_values(connection: Connection) -> int:
     """Count the sealed values that cannot be opened: without a data key, or shorter than any value. Reads the vault."""
     ((count,),) = fetch(connection, "SELECT vault.unopenable_values()")
     return int(count)
+
+
+@dataclass(frozen=True)
+class VaultTotals:
+    """Postgres' estimate of the values in the vault; version of the token key → Unix time of its first use."""
+
+    sealed_values: int
+    key_versions: Mapping[int, float]
+
+
+def read_vault(connection: Connection) -> VaultTotals:
+    """Read the totals of vault and keys."""
+    estimate = "SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'vault.sealed_values'::regclass"
+    first_uses = "SELECT key_version, extract(epoch FROM created_at)::float8 FROM loginpipe.token_key_checks"
+    ((sealed_values,),) = fetch(connection, estimate)
+    return VaultTotals(sealed_values, dict(fetch(connection, first_uses)))
 
 
 def insert_sealed(cursor: Cursor, sealed: Sealed) -> int:

@@ -13,9 +13,8 @@ import psycopg2
 import pyarrow.parquet as pq
 import pytest
 
-from loginpipe.archive.days import Outcome
+from loginpipe.archive.days import Outcome, compare_with_table, counted_ranges, problem_of
 from loginpipe.archive.store import Folder, Store, Stores, open_store
-from loginpipe.archive.verification import compare_with_table, counted_ranges, problem_of
 from loginpipe.common.errors import ArchivedDayError, ArchiveError, DatabaseError, SettingError
 from loginpipe.common.settings import Settings
 from loginpipe.postgres.archive import ArchivedDay, content_in_table, work_on_day

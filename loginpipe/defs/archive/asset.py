@@ -8,9 +8,8 @@ from typing import Any
 
 import dagster as dg
 
-from loginpipe.archive.days import Archived, archive_day, require_over
+from loginpipe.archive.days import Archived, Comparison, archive_day, compare_with_table, require_over
 from loginpipe.archive.store import Stores
-from loginpipe.archive.verification import Comparison, compare_with_table
 from loginpipe.common.logins_table import USER_LOGINS_COLUMNS
 from loginpipe.common.settings import Settings
 from loginpipe.defs.metadata import (

@@ -6,10 +6,9 @@ from functools import cache, partial
 
 import dagster as dg
 
-from loginpipe.archive.days import archive_day, retire_month
-from loginpipe.archive.erasure import forget_erased
+from loginpipe.archive.days import archive_day, compare_with_table, retire_month
+from loginpipe.archive.restore import forget_erased
 from loginpipe.archive.store import Stores
-from loginpipe.archive.verification import compare_with_table
 from loginpipe.common.errors import ArchivedDayError, SettingError, runbook
 from loginpipe.common.logins_table import logins_table
 from loginpipe.common.settings import Settings
