@@ -198,7 +198,9 @@ def forget_erased(connection: Connection, *, day: date, token_keys: Callable[[],
         before, name = stores.locate(record.url)
         with before.fetched(name) as path:
             require_same_bytes(path, record)
-            if _has_any(path, tombstones, keys):
+            gone = {tombstone.tombstone for tombstone in tombstones}
+            found = (each for users in users_of(path) for each in keys.tombstones_of_all(users).values())
+            if not all(map(gone.isdisjoint, found)):
                 kept = without_erased(path, tombstones, keys)
                 record_rewritten(cursor, **stored_file(stores.current, day, kept))
         rewritten = archived_day(cursor, day) or record
@@ -212,9 +214,3 @@ def forget_erased(connection: Connection, *, day: date, token_keys: Callable[[],
                 stores.current.delete(stray)
             mark_unchanged(cursor, day)
     return record.row_count - rewritten.row_count
-
-
-def _has_any(path: Path, tombstones: Sequence[Tombstone], keys: TokenKeys) -> bool:
-    gone = {tombstone.tombstone for tombstone in tombstones}
-    found = (each for users in users_of(path) for each in keys.tombstones_of_all(users).values())
-    return not all(map(gone.isdisjoint, found))

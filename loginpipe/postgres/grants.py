@@ -76,11 +76,6 @@ class Grant:
     privilege: str
     object: str
 
-    def is_on_a_column_of(self, whole: "Grant") -> bool:
-        """Return True if it is the same privilege of the same role on a column of the other grant's table."""
-        same = (self.role, self.privilege) == (whole.role, whole.privilege)
-        return same and self.object.startswith(f"{whole.object} (")
-
     def statement(self, verb: str, preposition: str) -> str:
         """Return the SQL that grants or revokes it: pass ``GRANT`` and ``TO``, or ``REVOKE`` and ``FROM``."""
         table, parenthesis, column = self.object.partition(" (")
@@ -185,7 +180,10 @@ def differences(found: Iterable[Grant], wanted: Iterable[Grant]) -> Iterator[str
     for grant in sorted(there - plan):
         if grant.role != PUBLIC or _ours(grant.object):
             # A REVOKE on a table also revokes the privilege on each of its columns.
-            again = [g.statement("GRANT", "TO") for g in sorted(plan) if g.is_on_a_column_of(grant)]
+            same = [each for each in plan if (each.role, each.privilege) == (grant.role, grant.privilege)]
+            again = [
+                each.statement("GRANT", "TO") for each in sorted(same) if each.object.startswith(f"{grant.object} (")
+            ]
             statements = "; ".join([grant.statement("REVOKE", "FROM"), *again])
             yield f"{grant.role} has {grant.privilege} on {grant.object} and should not: run `{statements}`"
     for grant in sorted(plan - there):

@@ -18,7 +18,7 @@ from loginpipe.masking.mask import MaskedLogins, utc_dates
 from loginpipe.masking.sealing import Sealed
 from loginpipe.postgres.connections import Connection, Cursor, fetch, statement
 from loginpipe.postgres.copy import copy_rows
-from loginpipe.postgres.vault import data_keys_of, insert_data_keys
+from loginpipe.postgres.vault import insert_data_keys
 
 _LOGIN_COLUMNS = ("message_id", "sent_ms", *COLUMN_NAMES)
 _REJECT_COLUMNS = (
@@ -136,5 +136,7 @@ def insert_rejects(cursor: Cursor, rejected: Sequence[Reject], bodies: Sealed, b
     copy_rows(cursor, "incoming_rejects", _REJECT_COLUMNS, columns)
     cursor.execute(statement("insert_new_rejects"), {"batch_id": batch_id})
     new = frozenset(message_id for (message_id,) in cursor)
-    insert_data_keys(cursor, bodies, data_keys_of(bodies, new))
+    # A writer may not read the data keys of values from the database.
+    used = {block.data_key_id for block in bodies.blocks if not new.isdisjoint(block.subjects)}
+    insert_data_keys(cursor, bodies, used)
     return len(new)

@@ -80,11 +80,6 @@ def insert_sealed(cursor: Cursor, sealed: Sealed) -> int:
     return int(new)
 
 
-def data_keys_of(sealed: Sealed, new: frozenset[str]) -> frozenset[UUID]:
-    """Return the data keys for the values of these subjects. A writer may not read them from the database."""
-    return frozenset(block.data_key_id for block in sealed.blocks if not new.isdisjoint(block.subjects))
-
-
 def insert_data_keys(cursor: Cursor, sealed: Sealed, used: Collection[UUID]) -> None:
     """Insert the wrapped data keys that new values use: none if all values existed.
 
