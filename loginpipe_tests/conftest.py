@@ -32,6 +32,22 @@ from loginpipe.sqs.sending import send_bodies
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 
+UNTRACED = {
+    "test_adopted_table.py", "test_another_schema.py", "test_bounded_memory.py", "test_chaos.py",
+    "test_concurrent_runs.py", "test_crashes.py", "test_in_flight_limit.py", "test_main_job.py",
+    "test_masking_in_force.py", "test_no_clear_values.py", "test_other_endpoints.py", "test_postgres_restart.py",
+    "test_redelivery.py", "test_sqs_endpoint_conformance.py", "test_three_days.py", "test_two_queues.py",
+    "test_work_per_message.py",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Pause coverage in whole runs, whose lines other tests reach as well: tracing takes a third of their CPU."""
+    for item in items:
+        if item.path.name in UNTRACED:
+            item.add_marker("no_cover")
+
+
 @pytest.fixture(autouse=True)
 def _settings_of_this_test_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Isolate the test from the environment and the ``.env`` of the developer's machine, and from other tests."""

@@ -33,7 +33,8 @@ WHY = ("--purpose", "a test of the replay", "--ticket", "TEST-1")
 
 
 def in_a_process(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    names = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
     return subprocess.run(
         [LOGINPIPE, *arguments],
         cwd=folder,

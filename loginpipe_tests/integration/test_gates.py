@@ -1,7 +1,7 @@
 """Locks that make others wait: any login may take advisory locks, so none of them protects a guarantee."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
@@ -15,53 +15,26 @@ from psycopg2.extensions import parse_dsn
 import loginpipe
 from loginpipe.common.errors import DatabaseError, LoginpipeError
 from loginpipe.common.settings import load_settings
-from loginpipe.custody.erasure import request_erasure
 from loginpipe.ingest.record import record_batch
 from loginpipe.monitoring.doctor_warehouse import locks
 from loginpipe.postgres.archive import work_on_day
 from loginpipe.postgres.connections import Connection, connect, transaction
 from loginpipe.postgres.insights import refresh_daily_logins
-from loginpipe.postgres.migrate import HEAD, migrate
+from loginpipe.postgres.migrate import migrate
 from loginpipe.postgres.partitions import maintain
 from loginpipe.postgres.vault import insert_aliases
 from loginpipe_tests.batches import masking_of, processed
 from loginpipe_tests.conftest import OWNER, PIPELINE, STRANGER, KeyFiles, Pipeline, as_role, execute
-from loginpipe_tests.custody import REASON
 from loginpipe_tests.wire import delivered, eventually, login
 
 TODAY = datetime.now(UTC).date()
-NUMBERS = [int.from_bytes(name) for name in (b"lp-erase", b"lp-audit", b"lp-parts", b"lp-alias", b"lp-migra")]
-WORDS = [f"loginpipe.archived_days {TODAY}", f"loginpipe.daily_logins {TODAY}"]
-"""Advisory locks of earlier versions: numbers, and texts that were hashed to numbers."""
-
-
-@pytest.fixture
-def stranger(database_url: str, stranger_url: str) -> Iterator[Any]:
-    """Yield a session of a login without grants, which holds every advisory lock of earlier versions."""
-    # With a lock timeout, anything that waits for one of them fails, so that the test does not hang.
-    execute(database_url, f"ALTER DATABASE {parse_dsn(database_url)['dbname']} SET lock_timeout = '2s'")
-    with closing(psycopg2.connect(stranger_url)) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_lock(number) FROM unnest(%s) AS number", (NUMBERS,))
-        cursor.execute("SELECT pg_advisory_lock(hashtextextended(word, 0)) FROM unnest(%s) AS word", (WORDS,))
-        yield cursor
-
-
 OLD, NEW = (f"ip.v{version}.{'A' * 43}" for version in (1, 2))
-REQUEST = "SELECT refusal FROM vault.request_access(ARRAY['ip.v1.' || repeat('A', 43)], 'a test of gates', 'T-1')"
 
 
 @pytest.fixture(autouse=True)
 def _used_versions(database_url: str) -> None:
     """Record the version of the key that an alias leads to."""
     execute(database_url, "INSERT INTO loginpipe.token_key_checks VALUES (2, 'x')")
-
-
-def erase(custodian_url: str) -> Any:
-    """Erase a user who does not exist, in two steps; return refusal, logins and sealed values."""
-    with closing(connect(custodian_url)) as custodian:
-        made = request_erasure(custodian, "never there", {}, REASON)
-    carried_out = "SELECT refusal, logins, sealed_values FROM vault.erase_user(%s::uuid, '{}', '{}', '{}')"
-    return execute(custodian_url, carried_out.replace("%s", f"'{made.request_id}'"))
 
 
 def archive_a_day(connection: Connection) -> None:
@@ -82,33 +55,9 @@ OF_THE_PIPELINE: dict[str, Callable[[Connection], Any]] = {
 }
 
 
-@pytest.mark.usefixtures("stranger")
-def test_no_work_waits_for_a_lock_that_a_role_without_grants_can_take(
-    pipeline_url: str, custodian_url: str, empty_database_url: str, key_files: KeyFiles
-) -> None:
-    with closing(connect(pipeline_url)) as pipeline:
-        batch = processed([delivered(login())], masking_of(key_files))
-        assert record_batch(pipeline, batch, queue="q").inserted == 1
-        for work in OF_THE_PIPELINE.values():
-            work(pipeline)
-    assert erase(custodian_url) == [(None, 0, 0)]
-    assert execute(custodian_url, REQUEST) == [(None,)]
-    name = parse_dsn(empty_database_url)["dbname"]
-    execute(empty_database_url, f"ALTER DATABASE {name} SET lock_timeout = '2s'")
-    with closing(psycopg2.connect(as_role(empty_database_url, STRANGER))) as other, other.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_lock(number) FROM unnest(%s) AS number", (NUMBERS,))
-        assert migrate(empty_database_url, today=TODAY).after == HEAD
-
-
-def test_no_other_advisory_lock_is_taken_either(database_url: str) -> None:
-    with_one = (
-        "SELECT proname FROM pg_proc JOIN pg_namespace ON pg_namespace.oid = pronamespace "
-        "WHERE nspname IN ('loginpipe', 'vault') AND prosrc ~ 'pg_(try_)?advisory'"
-    )
-    # It waits for sessions of the pipeline only: see below.
-    assert execute(database_url, with_one) == [("lock_loads_out",)]
+def test_no_advisory_lock_is_taken() -> None:
     package = Path(loginpipe.__file__).parent
-    sources = [path for path in package.rglob("*") if path.suffix in {".py", ".sql"} and "versions" not in path.parts]
+    sources = [path for path in package.rglob("*") if path.suffix in {".py", ".sql"}]
     assert len(sources) > 100
     assert [path for path in sources if re.search("pg_(try_)?advisory", path.read_text())] == []
 
@@ -165,28 +114,6 @@ def test_a_turn_is_waited_for_and_taken_when_the_other_transaction_has_ended(
         other.commit()
         doing.result(timeout=30)
     assert execute(database_url, "SELECT count(*) FROM loginpipe.turns") == [(0,)]
-
-
-def test_an_erasure_waits_for_a_run_of_the_code_before_and_for_no_one_else_who_holds_its_lock(
-    database_url: str, pipeline_url: str, custodian_url: str, stranger_url: str
-) -> None:
-    lock = f"SELECT pg_advisory_xact_lock_shared({NUMBERS[0]})"
-    holds = (
-        "SELECT count(*) FROM pg_locks WHERE relation = 'vault.erasure_gate'::regclass AND granted "
-        "AND mode = 'ShareRowExclusiveLock'"
-    )
-    with (
-        ThreadPoolExecutor(1) as pool,
-        closing(psycopg2.connect(stranger_url)) as stranger,
-        closing(psycopg2.connect(pipeline_url)) as old_run,
-    ):
-        stranger.cursor().execute(lock)
-        old_run.cursor().execute(lock)
-        erasing = pool.submit(erase, custodian_url)
-        eventually(lambda: execute(database_url, holds) == [(1,)], "the erasure has passed its gate")
-        assert not erasing.done()
-        old_run.commit()
-        assert erasing.result(timeout=30) == [(None, 0, 0)]
 
 
 def test_a_database_of_ours_is_closed_to_those_who_have_no_role_and_one_that_others_use_is_not(

@@ -2,10 +2,14 @@ CREATE TABLE vault.access_log (
     seq bigint PRIMARY KEY,
     at timestamptz NOT NULL,
     actor text NOT NULL,
-    action text NOT NULL,
+    action text NOT NULL CHECK (
+        action IN ('request', 'approval', 'release', 'refusal', 'erasure', 'policy', 'discard')
+    ),
     request_id uuid,
     under uuid,
-    subjects text[],
+    -- An array with two dimensions would be stored in another form than it is hashed.
+    subjects text[] CONSTRAINT access_log_subjects_are_a_list
+        CHECK (coalesce(array_ndims(subjects), 1) = 1 AND coalesce(array_lower(subjects, 1), 1) = 1),
     purpose text,
     ticket text,
     detail text,
@@ -13,14 +17,6 @@ CREATE TABLE vault.access_log (
     previous_hash bytea NOT NULL,
     hash bytea NOT NULL
 );
-
--- An array with two dimensions would be stored in another form than it is hashed.
-ALTER TABLE vault.access_log
-    ADD CONSTRAINT access_log_subjects_are_a_list
-        CHECK (coalesce(array_ndims(subjects), 1) = 1 AND coalesce(array_lower(subjects, 1), 1) = 1) NOT VALID,
-    ADD CONSTRAINT access_log_action_check CHECK (
-        action IN ('request', 'approval', 'release', 'refusal', 'erasure', 'policy', 'discard')
-    ) NOT VALID;
 
 -- The functions look up entries by it. It also guarantees for every role that a request is released only once and
 -- approved only once.

@@ -94,12 +94,17 @@ AS $$
             WHEN stored.day IS NOT NULL AND archived.dropped_at IS NOT NULL
                 THEN format('%s has rows that came after it was dropped: restore it', stored.day)
             WHEN stored.day IS NULL AND archived.dropped_at IS NULL AND archived.row_count > 0
-                THEN format('%s has no rows any more, and its archive has: restore it, or archive it again', archived.day)
+                THEN format(
+                    '%s has no rows any more, and its archive has: restore it, or archive it again', archived.day
+                )
             WHEN (stored.row_count, stored.sha256) IS DISTINCT FROM (archived.row_count, archived.sha256)
                 AND stored.day IS NOT NULL
                 THEN format('%s differs from its archive: archive it again', stored.day)
             WHEN stored.day IS NOT NULL AND (
-                SELECT coalesce(min(least(known.daily_logins, known.duplicate_devices, known.duplicate_ips, coalesce(known.device_users, 0), coalesce(known.ip_users, 0)) - known.changes), 0)
+                SELECT coalesce(min(least(
+                    known.daily_logins, known.duplicate_devices, known.duplicate_ips,
+                    coalesce(known.device_users, 0), coalesce(known.ip_users, 0)
+                ) - known.changes), 0)
                 FROM loginpipe.days AS known
                 WHERE known.day = stored.day
             ) < (SELECT count(*) FROM loginpipe.day_changes AS change WHERE change.day = stored.day)

@@ -20,23 +20,23 @@ COMMENT ON COLUMN loginpipe.ingested_messages.batch_id IS 'The batch that record
 COMMENT ON TABLE loginpipe.ingested_messages_default IS 'Messages of days without a partition; normally empty.';
 
 CREATE TABLE loginpipe.batches (
-    batch_id uuid CONSTRAINT ingest_runs_run_id_not_null NOT NULL PRIMARY KEY,
-    queue text CONSTRAINT ingest_runs_queue_not_null NOT NULL,
-    started_at timestamptz CONSTRAINT ingest_runs_started_at_not_null NOT NULL,
+    batch_id uuid NOT NULL PRIMARY KEY,
+    queue text NOT NULL,
+    started_at timestamptz NOT NULL,
     finished_at timestamptz,
-    received integer CONSTRAINT ingest_runs_received_not_null NOT NULL DEFAULT 0,
-    accepted integer CONSTRAINT ingest_runs_accepted_not_null NOT NULL DEFAULT 0,
-    rejected integer CONSTRAINT ingest_runs_rejected_not_null NOT NULL DEFAULT 0,
-    inserted integer CONSTRAINT ingest_runs_inserted_not_null NOT NULL DEFAULT 0,
-    duplicates integer CONSTRAINT ingest_runs_duplicates_not_null NOT NULL DEFAULT 0,
-    deleted integer CONSTRAINT ingest_runs_deleted_not_null NOT NULL DEFAULT 0,
-    delete_failures integer CONSTRAINT ingest_runs_delete_failures_not_null NOT NULL DEFAULT 0,
-    leases_lost integer CONSTRAINT ingest_runs_leases_lost_not_null NOT NULL DEFAULT 0,
+    received integer NOT NULL DEFAULT 0,
+    accepted integer NOT NULL DEFAULT 0,
+    rejected integer NOT NULL DEFAULT 0,
+    inserted integer NOT NULL DEFAULT 0,
+    duplicates integer NOT NULL DEFAULT 0,
+    deleted integer NOT NULL DEFAULT 0,
+    delete_failures integer NOT NULL DEFAULT 0,
+    leases_lost integer NOT NULL DEFAULT 0,
     oldest_sent_at timestamptz,
     newest_sent_at timestamptz,
-    delay_counts integer[] CONSTRAINT ingest_runs_delay_counts_not_null NOT NULL
+    delay_counts integer[] NOT NULL
         DEFAULT '{0,0,0,0,0,0,0,0,0,0,0,0,0,0}',
-    delay_seconds double precision CONSTRAINT ingest_runs_delay_seconds_not_null NOT NULL DEFAULT 0,
+    delay_seconds double precision NOT NULL DEFAULT 0,
     run_id uuid,
     recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     days date[] NOT NULL DEFAULT '{}',
@@ -69,7 +69,7 @@ COMMENT ON COLUMN loginpipe.batches.oldest_sent_at IS 'Earliest SentTimestamp of
 COMMENT ON COLUMN loginpipe.batches.newest_sent_at IS 'Latest SentTimestamp of the received messages.';
 COMMENT ON COLUMN loginpipe.batches.delay_counts IS
     'Inserted rows by delay from SentTimestamp to stored: up to 1, 2, 5, 10, 15, 30 s, 1, 2, 5, 10, 15, 30 min, 1 h, '
-    'and longer. All 0 before revision 0004.';
+    'and longer.';
 COMMENT ON COLUMN loginpipe.batches.delay_seconds IS 'Sum of these delays, in seconds.';
 COMMENT ON COLUMN loginpipe.batches.run_id IS
     'The id of the Dagster run that processed the batch; NULL outside of Dagster.';

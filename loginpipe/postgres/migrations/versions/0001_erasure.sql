@@ -37,29 +37,8 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '30s'
 AS $$
-DECLARE
-    deadline timestamptz := clock_timestamp() + interval '30 seconds';
 BEGIN
     LOCK TABLE vault.erasure_gate IN SHARE ROW EXCLUSIVE MODE;
-    -- Code before this revision, in runs of up to LOGINPIPE_RUN_SECONDS, shares this advisory lock ("lp-erase")
-    -- instead. Any role can hold it, so only sessions of the pipeline count. A later migration can drop this.
-    WHILE NOT pg_try_advisory_xact_lock(7813795267221746533) LOOP
-        PERFORM pg_stat_clear_snapshot();
-        EXIT WHEN NOT EXISTS (
-            SELECT
-            FROM pg_locks AS held
-            JOIN pg_stat_activity AS session ON session.pid = held.pid
-            WHERE held.locktype = 'advisory'
-                AND held.granted
-                AND (held.classid::bigint << 32) | held.objid::bigint = 7813795267221746533
-                AND session.datname = current_database()
-                AND pg_has_role(session.usesysid, 'loginpipe_writer', 'MEMBER')
-        );
-        IF clock_timestamp() > deadline THEN
-            RAISE EXCEPTION 'a load has been in progress for too long' USING ERRCODE = '55P03';
-        END IF;
-        PERFORM pg_sleep(0.02);
-    END LOOP;
 END
 $$;
 
@@ -496,7 +475,9 @@ BEGIN
 
     deleted := vault.delete_logins(request.user_id);
     extras := vault.delete_extras(request.user_id);
-    own := ARRAY(SELECT DISTINCT token FROM unnest(deleted.tokens || dropped) AS listed (token) WHERE token IS NOT NULL);
+    own := ARRAY(
+        SELECT DISTINCT token FROM unnest(deleted.tokens || dropped) AS listed (token) WHERE token IS NOT NULL
+    );
     IF EXISTS (SELECT FROM vault.families(own) AS found WHERE found.token <> ALL (coalesce(seen, '{}'))) THEN
         RAISE EXCEPTION 'the user has logged in again, or a token has a new alias, since the release'
             USING ERRCODE = '40001';

@@ -41,7 +41,8 @@ BEGIN
         RETURN;
     END IF;
     EXECUTE format(
-        'GRANT CONNECT ON DATABASE %I TO loginpipe_writer, loginpipe_analyst, pii_custodian, pii_auditor', current_database()
+        'GRANT CONNECT ON DATABASE %I TO loginpipe_writer, loginpipe_analyst, pii_custodian, pii_auditor',
+        current_database()
     );
     EXECUTE format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', current_database());
 END

@@ -110,8 +110,8 @@ BEGIN
     INTO columns
     FROM pg_attribute
     WHERE attrelid = to_regclass(parent) AND attnum > 0 AND NOT attisdropped AND attgenerated = '';
-    -- Created separately and attached later, because CREATE TABLE ... PARTITION OF would block every query on the table.
-    -- ATTACH PARTITION adds identity columns, so the table must not have any before.
+    -- Created separately and attached later, because CREATE TABLE ... PARTITION OF would block every query on the
+    -- table. ATTACH PARTITION adds identity columns, so the table must not have any before.
     EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING IDENTITY)', child, parent);
     IF rest IS NOT NULL THEN
         EXECUTE format(

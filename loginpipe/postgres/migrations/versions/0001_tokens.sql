@@ -46,22 +46,17 @@ CREATE TABLE loginpipe.token_aliases (
     old_token varchar(256) PRIMARY KEY,
     new_token varchar(256) NOT NULL CHECK (new_token <> old_token),
     new_version integer
-        GENERATED ALWAYS AS (substring(new_token FROM '^(?:ip|dev)\.v([1-9][0-9]{0,4})\.')::integer) STORED,
-    verified_token varchar(256)
-);
-
--- A token has one form. An alias leads from an older version of the key to a newer version that has been used. This is
--- NOT VALID, like the constraints of the vault: a row that was planted in a pre-release must not stop the restore of
--- its backup. `loginpipe doctor` and a rotation report such rows.
-ALTER TABLE loginpipe.token_aliases
-    ADD CONSTRAINT token_aliases_lead_to_a_newer_version CHECK (
+        GENERATED ALWAYS AS (substring(new_token FROM '^(?:ip|dev)\.v([1-9][0-9]{0,4})\.')::integer) STORED
+        CONSTRAINT token_aliases_lead_to_a_version_in_use REFERENCES loginpipe.token_key_checks (key_version),
+    verified_token varchar(256),
+    -- A token has one form. An alias leads from an older version of the key to a newer version that has been used.
+    CONSTRAINT token_aliases_lead_to_a_newer_version CHECK (
         old_token ~ '^(ip|dev)\.v[1-9][0-9]{0,4}\.[A-Za-z0-9_-]{43}$'
         AND new_token ~ '^(ip|dev)\.v[1-9][0-9]{0,4}\.[A-Za-z0-9_-]{43}$'
         AND split_part(old_token, '.', 1) = split_part(new_token, '.', 1)
         AND substring(old_token FROM '\.v([0-9]+)\.')::integer < substring(new_token FROM '\.v([0-9]+)\.')::integer
-    ) NOT VALID,
-    ADD CONSTRAINT token_aliases_lead_to_a_version_in_use
-        FOREIGN KEY (new_version) REFERENCES loginpipe.token_key_checks (key_version) NOT VALID;
+    )
+);
 
 CREATE INDEX token_aliases_new_token ON loginpipe.token_aliases (new_token);
 

@@ -4,8 +4,9 @@ COMMENT ON SCHEMA vault IS 'Sealed personal data. The private key that opens it 
 
 CREATE TABLE vault.data_keys (
     data_key_id uuid,
-    recipient text,
-    wrapped_key bytea NOT NULL,
+    recipient text CONSTRAINT data_keys_of_a_fingerprint CHECK (recipient ~ '^[0-9a-f]{64}$'),
+    -- The shortest wrapping key has 2,048 bits.
+    wrapped_key bytea NOT NULL CONSTRAINT data_keys_wrapped CHECK (octet_length(wrapped_key) >= 256),
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (data_key_id, recipient)
 );
@@ -19,10 +20,12 @@ COMMENT ON COLUMN vault.data_keys.created_at IS 'When the key was stored.';
 
 CREATE TABLE vault.sealed_values (
     token varchar(256) PRIMARY KEY,
-    field text NOT NULL,
+    field text NOT NULL CONSTRAINT sealed_values_of_a_masked_field CHECK (field IN ('ip', 'device_id')),
     data_key_id uuid NOT NULL,
-    position smallint NOT NULL,
-    ciphertext bytea NOT NULL,
+    position smallint NOT NULL CONSTRAINT sealed_values_position CHECK (position BETWEEN 0 AND 255),
+    -- The shortest value is a block of 32 bytes and a tag of 16 bytes.
+    ciphertext bytea NOT NULL CONSTRAINT sealed_values_of_whole_blocks
+        CHECK (octet_length(ciphertext) >= 48 AND octet_length(ciphertext) % 32 = 16),
     sealed_at timestamptz NOT NULL DEFAULT now()
 );
 
@@ -33,17 +36,6 @@ COMMENT ON COLUMN vault.sealed_values.data_key_id IS 'The data key that sealed t
 COMMENT ON COLUMN vault.sealed_values.position IS 'Position under that key, used as the nonce.';
 COMMENT ON COLUMN vault.sealed_values.ciphertext IS 'The value, sealed with AES-256-GCM.';
 COMMENT ON COLUMN vault.sealed_values.sealed_at IS 'When the value was stored.';
-
--- The shortest value is a block of 32 bytes and a tag of 16 bytes. The shortest wrapping key has 2,048 bits.
--- For NOT VALID see 0001_tokens.sql.
-ALTER TABLE vault.sealed_values
-    ADD CONSTRAINT sealed_values_of_a_masked_field CHECK (field IN ('ip', 'device_id')) NOT VALID,
-    ADD CONSTRAINT sealed_values_of_whole_blocks
-        CHECK (octet_length(ciphertext) >= 48 AND octet_length(ciphertext) % 32 = 16) NOT VALID,
-    ADD CONSTRAINT sealed_values_position CHECK (position BETWEEN 0 AND 255) NOT VALID;
-ALTER TABLE vault.data_keys
-    ADD CONSTRAINT data_keys_of_a_fingerprint CHECK (recipient ~ '^[0-9a-f]{64}$') NOT VALID,
-    ADD CONSTRAINT data_keys_wrapped CHECK (octet_length(wrapped_key) >= 256) NOT VALID;
 
 -- Replaces a foreign key, which would check each row instead of each batch, and would need data_key_id to be unique. A
 -- value whose data key is missing could never be recovered, but the pipeline would consider it sealed.
