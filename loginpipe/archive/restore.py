@@ -92,10 +92,7 @@ def _plan(connection: Connection, day: date, token_keys: Callable[[], TokenKeys]
         if record is None:
             raise ArchivedDayError(f"{day} is not in the archive: `loginpipe archive list` shows what is")
         tombstones = tombstones_since(cursor, record.same_at)
-    keys = token_keys() if tombstones else None
-    if keys:
-        require_keys_for(tombstones, keys)
-    return _Plan(record, erasures, tombstones, keys)
+    return _Plan(record, erasures, tombstones, _keys_for(tombstones, token_keys))
 
 
 def _restored(
@@ -112,7 +109,7 @@ def _restored(
                 mark_restored(cursor, day, kept_days=KEPT_DAYS, same=True)
             return Restored(already_there=True)
         rows = 0
-        for batch in without_erased(path, plan.tombstones, plan.keys) if plan.keys else read_day(path):
+        for batch in _without_erased(path, plan.tombstones, plan.keys) if plan.keys else read_day(path):
             if not dry_run:
                 copy_rows(cursor, logins_table(), COLUMN_NAMES, zip(*batch, strict=True))
             rows += len(batch)
@@ -140,12 +137,15 @@ def _in_table(cursor: Cursor, record: ArchivedDay) -> tuple[int, bool]:
     return rows, False
 
 
-def require_keys_for(tombstones: Sequence[Tombstone], keys: TokenKeys) -> None:
-    """Check that each erasure left a tombstone of a key version that is available.
+def _keys_for(tombstones: Sequence[Tombstone], token_keys: Callable[[], TokenKeys]) -> TokenKeys | None:
+    """Return keys with a version of each erasure's tombstones, or None without erasures.
 
     Raises:
-        ArchivedDayError: an erasure did not. The message names the key versions that are needed.
+        ArchivedDayError: an erasure left no such tombstone. The message names the key versions that are needed.
     """
+    if not tombstones:
+        return None
+    keys = token_keys()
     # The tombstones of one erasure, one per version of the token key, have the same time.
     erasures: dict[datetime, set[int]] = {}
     for tombstone in tombstones:
@@ -157,9 +157,10 @@ def require_keys_for(tombstones: Sequence[Tombstone], keys: TokenKeys) -> None:
                 f"a user was erased at {erased_at:%Y-%m-%d %H:%M:%S} UTC, and could come back: they can be "
                 f"told with token key version {named} only; add it to LOGINPIPE_TOKEN_KEYS"
             )
+    return keys
 
 
-def without_erased(path: Path, tombstones: Iterable[Tombstone], keys: TokenKeys) -> Iterator[list[Row]]:
+def _without_erased(path: Path, tombstones: Iterable[Tombstone], keys: TokenKeys) -> Iterator[list[Row]]:
     """Yield the rows of a file without those of erased users. A tombstone of any key version counts.
 
     The file matched the table before these users were erased.
@@ -191,17 +192,16 @@ def forget_erased(connection: Connection, *, day: date, token_keys: Callable[[],
         if record is None or record.dropped_at is None:
             return 0
         tombstones = tombstones_since(cursor, record.same_at)
-        if not tombstones:
+        keys = _keys_for(tombstones, token_keys)
+        if keys is None:
             return 0
-        keys = token_keys()
-        require_keys_for(tombstones, keys)
         before, name = stores.locate(record.url)
         with before.fetched(name) as path:
             require_same_bytes(path, record)
             gone = {tombstone.tombstone for tombstone in tombstones}
             found = (each for users in users_of(path) for each in keys.tombstones_of_all(users).values())
             if not all(map(gone.isdisjoint, found)):
-                kept = without_erased(path, tombstones, keys)
+                kept = _without_erased(path, tombstones, keys)
                 record_rewritten(cursor, **stored_file(stores.current, day, kept))
         rewritten = archived_day(cursor, day) or record
     if rewritten.url != record.url:

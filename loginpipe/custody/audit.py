@@ -134,9 +134,7 @@ def _part(text: str | None) -> bytes:
 class EntryFilter(NamedTuple):
     """The search conditions for entries. None means no condition.
 
-    Attributes:
-        token: the token or message id that the entry concerns. Approvals of its requests are included.
-        limit: the maximum number; the newest entries win.
+    Entries that concern a token or message id include approvals of its requests. The limit keeps the newest entries.
     """
 
     actor: str | None = None

@@ -17,11 +17,9 @@ from loginpipe.postgres.connections import Connection
 
 @dataclass(frozen=True)
 class Recovered:
-    """A value in clear.
+    """A value in clear, of a token or message id of the request.
 
-    Attributes:
-        subject: the token or message id of the request.
-        by_alias: True if no key of the token's own version is given, so that only an alias could be checked.
+    It is found ``by_alias`` if no key of the token's own version is given, so that only an alias could be checked.
     """
 
     subject: str

@@ -29,7 +29,6 @@ class ReplayCounts:
     """The number of rejects by result.
 
     Attributes:
-        sent: sent back to the queue. The ledger recognises them as a replay of the reject.
         still_bad: rejected by today's rules too, or too old to send again. They stay.
         without_body: recorded while sealing was off, so there is nothing to send.
         refused: refused by the queue, by error code. They stay.
