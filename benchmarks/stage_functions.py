@@ -47,7 +47,7 @@ STAGES: Final = {
     # In the deleting threads.
     "delete": {
         "loginpipe.sqs.deletion:delete_messages": "start and wait for the deleters",
-        "loginpipe.sqs.deletion:_delete_ten": "make and read delete calls",
+        "loginpipe.sqs.deletion:delete_ten": "make and read delete calls",
         "loginpipe.sqs.lean_client:_LeanClient.delete_message_batch": "delete calls",
         "loginpipe.sqs.leases:LeaseKeeper.handles": "look receipt handles up",
         "loginpipe.sqs.leases:LeaseKeeper.settle": "end leases",

@@ -25,7 +25,7 @@ from loginpipe.local.environment import create_login_queue
 from loginpipe.local.stack import LocalStack, running_stack
 from loginpipe.masking.key_files import generate_seal_key, generate_token_keys, private_half
 from loginpipe.postgres.migrate import migrate
-from loginpipe.sqs import dead_letters, deliveries, receiver
+from loginpipe.sqs import deliveries
 from loginpipe.sqs.client import Queue, open_queue
 from loginpipe.sqs.sending import send_bodies
 
@@ -61,14 +61,13 @@ def _settings_of_this_test_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 @pytest.fixture(autouse=True)
 def _short_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     """End runs as soon as no message is left. The endpoints of the tests need no long polls to know that."""
-    for module in (receiver, deliveries, dead_letters):
-        monkeypatch.setattr(module, "LONG_POLL_SECONDS", 0)
+    monkeypatch.setattr(deliveries, "LONG_POLL_SECONDS", 0)
 
 
 @pytest.fixture
 def long_polls(_short_polls: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let receives wait for messages, as in production."""
-    monkeypatch.setattr(receiver, "LONG_POLL_SECONDS", 1)
+    monkeypatch.setattr(deliveries, "LONG_POLL_SECONDS", 1)
 
 
 @pytest.fixture(scope="session", autouse=True)

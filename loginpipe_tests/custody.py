@@ -22,8 +22,7 @@ from loginpipe.ingest.record import record_batch
 from loginpipe.logins.extras import SEALED, UnknownFields
 from loginpipe.masking.compat import CompatMasking
 from loginpipe.masking.sealing import SealKey, seal
-from loginpipe.masking.token_key_document import TokenKeyDocument
-from loginpipe.masking.tokens import TokenKeys, derive_field_keys
+from loginpipe.masking.tokens import TokenKeyDocument, TokenKeys, derive_field_keys
 from loginpipe.postgres.connections import Connection, connect, transaction
 from loginpipe.postgres.erasures import Erased, read_erased
 from loginpipe.postgres.token_keys import check_token_keys

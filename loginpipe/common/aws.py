@@ -36,55 +36,26 @@ _REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
 
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 """Error codes of expired credentials. The credentials of a role renew themselves."""
-THROTTLED = frozenset(
-    {
-        "429",
-        "KMS.ThrottlingException",
-        "KmsThrottled",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "RequestThrottledException",
-        "SlowDown",
-        "Throttled",
-        "ThrottledException",
-        "Throttling",
-        "ThrottlingException",
-        "TooManyRequestsException",
-    }
-)
+THROTTLED = frozenset({
+    "429", "KMS.ThrottlingException", "KmsThrottled", "RequestLimitExceeded", "RequestThrottled",
+    "RequestThrottledException", "SlowDown", "Throttled", "ThrottledException", "Throttling", "ThrottlingException",
+    "TooManyRequestsException",
+})  # fmt: skip
 """Error codes that are transient, although some come as a 4xx."""
 
-_ABSENT = frozenset(
-    {
-        "AWS.SimpleQueueService.NonExistentQueue",
-        "NoSuchBucket",
-        "NotFound",
-        "NotFoundException",
-        "ParameterNotFound",
-        "QueueDoesNotExist",
-        "ResourceNotFoundException",
-    }
-)
-DENIED = frozenset(
-    {
-        "403",
-        "AccessDenied",
-        "AccessDeniedException",
-        "AuthorizationError",
-        "KMS.AccessDeniedException",
-        "KMSAccessDenied",
-        "KmsAccessDenied",
-    }
-)
+_ABSENT = frozenset({
+    "AWS.SimpleQueueService.NonExistentQueue", "NoSuchBucket", "NotFound", "NotFoundException", "ParameterNotFound",
+    "QueueDoesNotExist", "ResourceNotFoundException",
+})  # fmt: skip
+DENIED = frozenset({
+    "403", "AccessDenied", "AccessDeniedException", "AuthorizationError", "KMS.AccessDeniedException",
+    "KMSAccessDenied", "KmsAccessDenied",
+})  # fmt: skip
 """Error codes of missing permissions."""
 _CREDENTIALS = EXPIRED | {
-    "InvalidAccessKeyId",
-    "InvalidClientTokenId",
-    "InvalidToken",
-    "MissingAuthenticationToken",
-    "MissingAuthenticationTokenException",
-    "UnrecognizedClientException",
-}
+    "InvalidAccessKeyId", "InvalidClientTokenId", "InvalidToken", "MissingAuthenticationToken",
+    "MissingAuthenticationTokenException", "UnrecognizedClientException",
+}  # fmt: skip
 _CLOCK = frozenset({"RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed"})
 # Only the message of these errors names the cause: the clock, the region or the signing key.
 _SIGNATURE = frozenset(
@@ -93,20 +64,10 @@ _SIGNATURE = frozenset(
 _REGION_MESSAGE = "Credential should be scoped to a valid"
 _CLOCK_MESSAGES = ("Signature expired", "Signature not yet current")
 # The numbers come from a proxy or a load balancer in front of an endpoint.
-_UNAVAILABLE = frozenset(
-    {
-        "502",
-        "503",
-        "504",
-        "DependencyTimeoutException",
-        "InternalError",
-        "InternalFailure",
-        "InternalServiceError",
-        "KMSInternalException",
-        "ServiceUnavailable",
-        "ServiceUnavailableException",
-    }
-)
+_UNAVAILABLE = frozenset({
+    "502", "503", "504", "DependencyTimeoutException", "InternalError", "InternalFailure", "InternalServiceError",
+    "KMSInternalException", "ServiceUnavailable", "ServiceUnavailableException",
+})  # fmt: skip
 
 _CLOCK_REASON = "cannot be used: AWS refuses the time of the request ({code}): set this machine's clock with NTP"
 _SIGNATURE_REASON = (
@@ -215,31 +176,19 @@ def aws_client(
     session: "Session | None" = None,
     **options: Any,
 ) -> Any:
-    """Return a client of a service.
+    """Return a client of a service, by boto3's name, for up to ``connections`` concurrent calls.
 
-    Args:
-        service: boto3's name of the service.
-        wording: the wording of its errors.
-        production: True to refuse an endpoint that is neither https nor on this machine.
-        region: overrides AWS_REGION.
-        attempts: total attempts of each call.
-        read_seconds: timeout for a response.
-        connections: maximum concurrent calls.
-        session: a botocore session, if the caller needs it for its credentials and trusted certificates.
-        options: further options of botocore's ``Config``.
-
-    Raises:
-        The wording's error: the region is missing or malformed, the profile is missing, or the endpoint is no URL, or
-            not https in production.
+    Wrong settings raise the wording's error. Production refuses an endpoint that is neither https nor on this machine.
+    ``region`` overrides AWS_REGION. ``attempts`` includes the first call. Pass a ``session`` if you need its
+    credentials and trusted certificates. ``options`` are further ones of botocore's ``Config``.
     """
     # The import of boto3 takes a third of a second, so only programs that use AWS pay for it.
     import boto3
     from botocore.config import Config
     from botocore.exceptions import InvalidRegionError
 
-    retries: Any = {"mode": "standard", "total_max_attempts": attempts or _ATTEMPTS}
     config = Config(
-        retries=retries,
+        retries={"mode": "standard", "total_max_attempts": attempts or _ATTEMPTS},
         connect_timeout=CONNECT_SECONDS,
         read_timeout=read_seconds,
         max_pool_connections=connections,
@@ -258,9 +207,8 @@ def aws_client(
         raise malformed from None
     with aws_errors(wording):
         try:
-            client: Any = boto3.session.Session(botocore_session=session or core_session()).client(
-                service, region_name=region, config=config
-            )  # type: ignore[call-overload]
+            boto3_session: Any = boto3.session.Session(botocore_session=session or core_session())
+            client = boto3_session.client(service, region_name=region, config=config)
         except InvalidRegionError:
             raise malformed from None
         except ValueError:
@@ -273,26 +221,19 @@ def aws_client(
 
 
 def rds_token(host: str, port: str, user: str, error: type[LoginpipeError]) -> str:
-    """Return a token that RDS accepts as a user's password for 15 minutes. It is signed locally, without any call.
+    """Return a token that RDS accepts as a user's password for 15 minutes, or raise the given error.
 
-    Raises:
-        The given error: there are no credentials, or no region.
+    It is signed locally, without any call.
     """
     from botocore.awsrequest import prepare_request_dict
     from botocore.exceptions import NoCredentialsError, NoRegionError
     from botocore.model import ServiceId
     from botocore.signers import RequestSigner
 
-    wording = Wording(error, f"the token for {user} at {host}")
-    request: dict[str, Any] = {
-        "url_path": "/",
-        "query_string": "",
-        "headers": {},
-        "body": {"Action": "connect", "DBUser": user},
-        "method": "GET",
-    }
+    body = {"Action": "connect", "DBUser": user}
+    request: dict[str, Any] = {"url_path": "/", "query_string": "", "headers": {}, "body": body, "method": "GET"}
     prepare_request_dict(request, f"https://{host}:{port}")
-    with aws_errors(wording):
+    with aws_errors(Wording(error, f"the token for {user} at {host}")):
         session = _session_of_tokens()
         region = next(filter(None, map(os.environ.get, _REGION_VARIABLES)), session.get_config_variable("region"))
         if not region:
@@ -306,12 +247,6 @@ def rds_token(host: str, port: str, user: str, error: type[LoginpipeError]) -> s
     return str(url).removeprefix("https://")
 
 
-@cache
-def _session_of_tokens() -> "Session":
-    # One per process, because Dagster connects for each query of its storage. Credentials renew themselves.
-    return core_session()
-
-
 def core_session() -> "Session":
     """Return a new botocore session for one client. boto3's default session is shared, but not thread-safe.
 
@@ -323,6 +258,10 @@ def core_session() -> "Session":
     session = botocore.session.Session()
     session.register_component("data_loader", _models())
     return session
+
+
+# One per process, because Dagster connects for each query of its storage. Credentials renew themselves.
+_session_of_tokens = cache(core_session)
 
 
 @cache

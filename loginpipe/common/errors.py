@@ -77,8 +77,7 @@ class OpeningError(LoginpipeError):
 class AccessRefusedError(LoginpipeError):
     """The database refused and recorded a request, an approval, a release or an erasure.
 
-    Attributes:
-        code: the refusal code, as in `loginpipe.custody.access.REFUSALS`.
+    ``code`` is one of `loginpipe.custody.access.REFUSALS`.
     """
 
     def __init__(self, message: str, code: str) -> None:

@@ -14,13 +14,11 @@ from threading import Lock
 
 # The thresholds of the garbage collector's generations: the first is 700 objects by default.
 _RARELY = (50_000, 20, 100)
-
 # Instead of 5 ms. A thread that waits for SQS or Postgres yields immediately with any value.
 _SWITCH_SECONDS = 0.05
 
 # The settings before each active context. The first entry has those before all contexts.
 _FOUND: list[tuple[tuple[int, int, int], float]] = []
-
 _FOUND_LOCK = Lock()
 
 

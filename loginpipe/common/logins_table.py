@@ -23,20 +23,14 @@ COLUMN_NAMES = tuple(name for name, _ in USER_LOGINS_COLUMNS)
 
 DEFAULT_TABLE = "public.user_logins"
 
-# Plain identifiers only, because the name goes into SQL unquoted.
-_TABLE = re.compile(r"(?!(?:pg_\w*|information_schema|loginpipe|vault)\.)[a-z_][a-z0-9_]{0,62}\.user_logins")
+TABLE_PATTERN = re.compile(r"(?!(?:pg_\w*|information_schema|loginpipe|vault)\.)[a-z_][a-z0-9_]{0,62}\.user_logins")
+"""Plain identifiers only, because the name goes into SQL unquoted."""
+TABLE_RULE = (
+    "must be SCHEMA.user_logins, as in analytics.user_logins: the schema in lower-case letters, digits and _, and "
+    "not one of Postgres' or of loginpipe's own"
+)
 
 _chosen = {"table": DEFAULT_TABLE}
-
-
-def logins_table_problem(name: str) -> str | None:
-    """Return what is wrong with a table name, or None if it is valid."""
-    if _TABLE.fullmatch(name):
-        return None
-    return (
-        "must be SCHEMA.user_logins, as in analytics.user_logins: the schema in lower-case letters, digits and _, and "
-        "not one of Postgres' or of loginpipe's own"
-    )
 
 
 def use_logins_table(name: str) -> None:

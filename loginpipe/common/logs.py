@@ -18,13 +18,7 @@ from loginpipe.common.settings import Settings
 _META = "dagster_meta"
 
 # Field of the metadata → field of the line. The step of an asset has its name; ``tick`` is a sensor's or schedule's.
-_NAMES = {
-    "run_id": "run_id",
-    "job_name": "job",
-    "step_key": "step",
-    "resource_name": "resource",
-    "name": "tick",
-}
+_NAMES = {"run_id": "run_id", "job_name": "job", "step_key": "step", "resource_name": "resource", "name": "tick"}
 
 _OF_EVERY_RECORD = {*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName"}
 _OF_DAGSTER = {_META, "dagster_event", "dagster_event_batch_metadata"}

@@ -8,6 +8,7 @@
     vault:MOUNT/PATH#KEY        one value of a secret of HashiCorp Vault's KV, version 2; VAULT_ADDR and VAULT_TOKEN
 
 This is for machines without injected secrets. ECS and Kubernetes put secrets into the environment themselves.
+Failures are `SettingError`s, which never show a value.
 """
 
 import json
@@ -15,6 +16,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from urllib.parse import urlsplit
 
 from loginpipe.common.aws import Wording, aws_client, aws_errors, is_loopback
@@ -43,9 +45,6 @@ def database_url(settings: Settings, *, kept: bool = True) -> str:
     """Return the URL of the warehouse. Look it up if the setting is a reference.
 
     If `kept` is True, accept a value that was looked up in the last five minutes.
-
-    Raises:
-        SettingError: it is not set, cannot be looked up, or is no such URL. The message never shows the value.
     """
     value = settings.required("database_url")
     if not kept:
@@ -54,20 +53,9 @@ def database_url(settings: Settings, *, kept: bool = True) -> str:
 
 
 def alert_webhook_url(settings: Settings) -> str | None:
-    """Return the webhook URL for alerts, or None. Look it up if the setting is a reference.
-
-    Raises:
-        SettingError: as `database_url`.
-    """
-    value = settings.alert_webhook_url
-    if value is None:
-        return None
-    return _looked_up(
-        "alert_webhook_url",
-        value,
-        settings,
-        problem=lambda url: webhook_url_problem(url, production=settings.production),
-    )
+    """Return the webhook URL for alerts, or None. Look it up if the setting is a reference."""
+    value, problem = settings.alert_webhook_url, partial(webhook_url_problem, production=settings.production)
+    return None if value is None else _looked_up("alert_webhook_url", value, settings, problem=problem)
 
 
 def _looked_up(
@@ -92,11 +80,7 @@ def _looked_up(
 
 
 def _read(setting: str, reference: str, *, production: bool) -> str:
-    """Look up a reference.
-
-    Raises:
-        SettingError: it cannot be looked up.
-    """
+    """Look up a reference."""
     service, _, place = reference.partition(":")
     name, _, key = place.partition("#")
     if service == VAULT:

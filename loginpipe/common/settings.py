@@ -21,7 +21,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from loginpipe.common.aws import is_loopback
 from loginpipe.common.errors import SettingError, use_runbook
-from loginpipe.common.logins_table import DEFAULT_TABLE, logins_table_problem, use_logins_table
+from loginpipe.common.logins_table import DEFAULT_TABLE, TABLE_PATTERN, TABLE_RULE, use_logins_table
 
 PREFIX = "LOGINPIPE_"
 
@@ -51,7 +51,12 @@ _QUEUE_ARN = re.compile(r"arn:aws[a-z-]*:sqs:([A-Za-z0-9-]+):(\d{12}):([A-Za-z0-
 # A URL or keyword=value pairs. libpq validates the rest.
 _LIBPQ = re.compile(r"postgres(ql)?://|[a-z_]+\s*=")
 _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}")
-
+# Field → the pattern that it must match as a whole, and the rule in words.
+_FORMS = {
+    "asset_prefix": (re.compile(r"\w*", re.ASCII), "must be letters, digits and underscores"),
+    "alert_sns_topic": (_TOPIC, "must be the ARN of a standard topic, arn:aws:sns:REGION:ACCOUNT:NAME"),
+    "table": (TABLE_PATTERN, TABLE_RULE),
+}
 
 _RESENT_DAYS = 366
 _LEDGER_DAYS = 29
@@ -134,12 +139,13 @@ class Settings(BaseSettings):
             raise ValueError("must be the name, the URL or the ARN of a queue (arn:aws:sqs:REGION:ACCOUNT:NAME)")
         return queue
 
-    @field_validator("asset_prefix")
+    @field_validator(*_FORMS)
     @classmethod
-    def _is_part_of_a_key(cls, prefix: str) -> str:
-        if not re.fullmatch(r"\w*", prefix, re.ASCII):
-            raise ValueError("must be letters, digits and underscores")
-        return prefix
+    def _has_its_form(cls, value: str | None, info: ValidationInfo) -> str | None:
+        pattern, rule = _FORMS[str(info.field_name)]
+        if value is not None and not pattern.fullmatch(value):
+            raise ValueError(rule)
+        return value
 
     @field_validator("database_url")
     @classmethod
@@ -163,13 +169,6 @@ class Settings(BaseSettings):
             raise ValueError("must be values separated by commas, none of them blank")
         return placeholders
 
-    @field_validator("table")
-    @classmethod
-    def _names_a_table(cls, table: str) -> str:
-        if problem := logins_table_problem(table):
-            raise ValueError(problem)
-        return table
-
     @field_validator("alert_webhook_url")
     @classmethod
     def _names_a_webhook(cls, url: str | None, info: ValidationInfo) -> str | None:
@@ -178,13 +177,6 @@ class Settings(BaseSettings):
         if problem := webhook_url_problem(url, production=info.data.get("env") == "production"):
             raise ValueError(problem)
         return url
-
-    @field_validator("alert_sns_topic")
-    @classmethod
-    def _names_a_topic(cls, arn: str | None) -> str | None:
-        if arn is not None and not _TOPIC.fullmatch(arn):
-            raise ValueError("must be the ARN of a standard topic, arn:aws:sns:REGION:ACCOUNT:NAME")
-        return arn
 
     @field_validator("first_day", mode="before")
     @classmethod
@@ -224,11 +216,7 @@ class Settings(BaseSettings):
         return self.env == "production"
 
     def required(self, name: str) -> str:
-        """Return a setting without a default by its field name, one of `MEANINGS`.
-
-        Raises:
-            SettingError: it is not set. The message names the variable and its meaning.
-        """
+        """Return a setting without a default by its field name, one of `MEANINGS`; raise `SettingError` if not set."""
         value: str | None = getattr(self, name)
         if not value:
             raise SettingError(f"{PREFIX}{name.upper()} is not set: set it to {MEANINGS[name]}")

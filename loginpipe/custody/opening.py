@@ -20,9 +20,8 @@ from loginpipe.common.errors import KeyFileError, OpeningError, PassphraseError
 from loginpipe.custody.access import Released, is_message_id
 from loginpipe.custody.token_checks import OF_MESSAGES, TokenChecks
 from loginpipe.masking.aws_keys import kms_client, kms_errors, read_kms_seal_key
-from loginpipe.masking.key_files import private_half
+from loginpipe.masking.key_files import private_half, read_private_file
 from loginpipe.masking.keys import FILE, KMS, SEAL_KEY, KeyUri, key_path, key_uri, seal_key_uris
-from loginpipe.masking.private_files import read_private_file
 from loginpipe.masking.sealing import (
     DATA_KEY_BYTES,
     OAEP,

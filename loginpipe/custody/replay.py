@@ -15,9 +15,8 @@ from loginpipe.logins.parsing import Envelope
 from loginpipe.logins.splitting import split_batch
 from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.ledger import Reject
-from loginpipe.sqs.client import Queue, batched
-from loginpipe.sqs.entries import FailedEntry
-from loginpipe.sqs.identity import replay_attributes
+from loginpipe.sqs.client import FailedEntry, Queue, batched
+from loginpipe.sqs.deliveries import replay_attributes
 from loginpipe.sqs.sending import send_again
 
 # Per release: a message can have a mebibyte, and a whole release is in memory at once.

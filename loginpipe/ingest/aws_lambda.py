@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from traceback import extract_tb
 from typing import TYPE_CHECKING, Any, Protocol
@@ -57,7 +57,6 @@ class Batch:
     """The messages of one call.
 
     Attributes:
-        queue: the queue's name.
         messages: message id → its last delivery in the event; without damaged ones.
         deliveries: delivery id → message id, for every message of the call; None if the body is damaged.
     """
@@ -73,12 +72,7 @@ class Batch:
 
 
 def read_event(event: Mapping[str, Any], now_ms: int, oldest_ms: int = 0) -> Batch:
-    """Return the messages of an event.
-
-    Args:
-        event: the event of an SQS event source mapping.
-        now_ms: the time of receipt, in milliseconds since 1970.
-        oldest_ms: the oldest sent time that a replayed or redriven message may claim, in milliseconds since 1970.
+    """Return the messages of an event of an SQS event source mapping. The times are as in `message_of`.
 
     Raises:
         QueueError: it is not such an event, or a record lacks a field. The message quotes no value.
@@ -144,12 +138,8 @@ class Function:
         These are the messages with a damaged body, and those that could not be recorded in the time of the call.
 
         Raises:
-            QueueError: as `read_event`.
-            SettingError: a setting is missing, or a secret cannot be read.
-            KeyFileError, TokenKeyMismatchError, ClearValueError: the keys or the masking cannot be used.
-            DatabaseError: the database failed; the ledger holds what was recorded before.
             BrakeError: nearly all of the first messages would be rejected; no message of this call is recorded.
-            LoginpipeError: any other failure, without the data that it may quote.
+            LoginpipeError: any other failure, without the data that it may quote. The ledger holds what was recorded.
         """
         try:
             return self._handle(event, context)
@@ -206,7 +196,7 @@ class Function:
         if not batch.messages:
             return True
         try:
-            session = self._session = self._session or Session(self._database_url)
+            session = self._session = self._session or Session(partial(database_url, self._settings, kept=False))
             with tuned_for_a_run(), session.until(deadline):
                 for done in self._recorder(session, batch.queue).record(list(batch.messages.values())):
                     self._brakes[batch.queue].add(done.outcome)
@@ -234,20 +224,12 @@ class Function:
             self._recorders.clear()
             self._masking, self._loaded_at = masking, now
         if queue not in self._recorders:
-            brake = self._brakes.setdefault(
-                queue, Brake(queue=queue, on=settings.brake == "on", then="none is recorded and all of them return")
-            )
+            new = Brake(queue=queue, on=settings.brake == "on", then="none is recorded and all of them return")
+            check = self._brakes.setdefault(queue, new).check_before_recording
             self._recorders[queue] = Recorder(
-                session,
-                self._masking,
-                queue=queue,
-                envelope=settings.envelope,
-                before_recording=brake.check_before_recording,
+                session, self._masking, queue=queue, envelope=settings.envelope, before_recording=check
             )
         return self._recorders[queue]
-
-    def _database_url(self) -> str:
-        return database_url(self._settings, kept=False)
 
 
 def _named(error: Exception) -> str:
@@ -256,14 +238,14 @@ def _named(error: Exception) -> str:
     return f"{type(error).__name__} in {place.name}, {Path(place.filename).name} line {place.lineno}"
 
 
-_function: Function | None = None
+@cache
+def _function() -> Function:
+    """Return the function of this execution environment, which is kept from call to call."""
+    settings = load_settings()
+    log_json_lines(settings)
+    return Function(settings)
 
 
 def handler(event: Mapping[str, Any], context: Context) -> dict[str, list[dict[str, str]]]:
     """Handle a call of Lambda; see `Function.handle`. Configure it as ``loginpipe.ingest.aws_lambda.handler``."""
-    global _function  # noqa: PLW0603 - kept from call to call in an execution environment
-    if _function is None:
-        settings = load_settings()
-        log_json_lines(settings)
-        _function = Function(settings)
-    return _function.handle(event, context)
+    return _function().handle(event, context)

@@ -4,6 +4,7 @@ Otherwise a wrong setting or a changed producer would turn a whole backlog into 
 """
 
 from collections import Counter
+from dataclasses import dataclass, field
 
 from loginpipe.common.errors import BrakeError, runbook
 from loginpipe.ingest.process import Outcome
@@ -20,25 +21,24 @@ ENOUGH_LOGINS = 50
 """The number of accepted logins after which the brake is off for the rest of the run."""
 
 
+@dataclass(kw_only=True)
 class Brake:
-    """Counts the outcomes of a run or of an execution environment until `ENOUGH_LOGINS` are accepted."""
+    """Counts the outcomes of a run or of an execution environment until `ENOUGH_LOGINS` are accepted.
 
-    def __init__(self, *, queue: str, on: bool = True, then: str = "the run has ended and the others return") -> None:
-        """Start with empty counts.
+    The error names ``queue`` and says with ``then`` what happens to the messages. If ``on`` is False, no run ends.
+    """
 
-        The error names ``queue`` and says with ``then`` what happens to the messages. If ``on`` is False, no run ends.
-        """
-        self._queue = queue
-        self._on = on
-        self._then = then
-        self._accepted = 0
-        self._rejected = 0
-        self._reasons: Counter[str] = Counter()
+    queue: str
+    on: bool = True
+    then: str = "the run has ended and the others return"
+    _accepted: int = 0
+    _rejected: int = 0
+    _reasons: Counter[str] = field(default_factory=Counter)
 
     @property
     def batch_limit(self) -> int | None:
         """Return the maximum number of messages of the next batch; None if the brake sets no limit."""
-        return FIRST_MESSAGES if self._on and self._accepted < ENOUGH_LOGINS else None
+        return FIRST_MESSAGES if self.on and self._accepted < ENOUGH_LOGINS else None
 
     def add(self, outcome: Outcome) -> None:
         """Add the recorded outcome of a batch. Logins of erased users do not count, because they were good."""
@@ -55,9 +55,6 @@ class Brake:
         """Raise the error of `check` if this outcome would end a run. Call `add` when it is recorded.
 
         A refused outcome counts too. Otherwise, after many bad messages, small batches of good ones would stay refused.
-
-        Raises:
-            BrakeError: as `check`.
         """
         before = self._accepted, self._rejected, self._reasons
         self.add(outcome)
@@ -65,17 +62,13 @@ class Brake:
         self._accepted, self._rejected, self._reasons = before
 
     def check(self) -> None:
-        """End the run if at least 100 messages were processed and at least 90 % of them were rejected.
-
-        Raises:
-            BrakeError: names the reasons with their counts.
-        """
+        """Raise a `BrakeError` if at least 100 messages were processed and at least 90 % of them were rejected."""
         seen = self._accepted + self._rejected
         if self.batch_limit is None or seen < FIRST_MESSAGES or self._rejected < MAX_RATE * seen:
             return
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in self._reasons.most_common())
         raise BrakeError(
-            f"{self._rejected:,} of the first {seen:,} messages were rejected ({reasons}), so {self._then} to queue "
-            f"{self._queue!r}: look at them with `loginpipe check --count 100`, then correct the setting or the "
+            f"{self._rejected:,} of the first {seen:,} messages were rejected ({reasons}), so {self.then} to queue "
+            f"{self.queue!r}: look at them with `loginpipe check --count 100`, then correct the setting or the "
             f"sender, or set LOGINPIPE_BRAKE=off to reject them; see {runbook('the-brake')}"
         )

@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -28,14 +27,6 @@ _STOP_SECONDS = 5.0
 # The longest that other runs wait for deletes. The outcome is committed, so the run should still succeed: it must end
 # before the longest runtime that Dagster allows it, five minutes after its time.
 MAX_DELETE_SECONDS = 180.0
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The limits of a run, in seconds: without messages, and in total. It ends at the first that it reaches."""
-
-    idle_seconds: float
-    run_seconds: float
 
 
 class StopSignals:
@@ -82,7 +73,8 @@ def consume(
     deleter: Deleter,
     leases: LeaseKeeper,
     *,
-    limits: Limits,
+    idle_seconds: float,
+    run_seconds: float,
     brake: Brake,
     stop: StopSignals,
     on_recorded: Callable[[Received, Recorded], None],
@@ -90,8 +82,8 @@ def consume(
 ) -> None:
     """Take batches from the queue, record each one and delete its messages.
 
-    Returns when the queue has been drained for ``limits.idle_seconds``, when ``limits.run_seconds`` have passed, or
-    when a stop is requested. After a stop the current batch is finished; the lease keeper returns all other messages.
+    Returns when the queue has been drained for ``idle_seconds``, when ``run_seconds`` have passed, or when a stop is
+    requested. After a stop the current batch is finished; the lease keeper returns all other messages.
 
     ``source`` is not started yet. At the end it is stopped, and ``deleter`` is closed. ``on_recorded`` is called with
     each received batch and each record of it, ``on_deleted`` with the deletes of each batch.
@@ -102,25 +94,40 @@ def consume(
         BrakeError: nearly all of the first messages were rejected; these are recorded, and no others.
         ClearValueError: as `process_batch`.
     """
-    deletes = _Deletes(deleter, leases, recorder, on_deleted)
-    deadline, clean = time.monotonic() + limits.run_seconds, False
+    lost_before = 0
+
+    def note(done: Sequence[tuple[str, Deletion]]) -> None:
+        """Pass the results of deletes to ``on_deleted`` and to the recorder."""
+        nonlocal lost_before
+        for batch_id, deletion in done:
+            on_deleted(deletion)
+            lost, lost_before = leases.lost - lost_before, leases.lost
+            recorder.finish([Finished(batch_id, deletion.deleted, deletion.failures.total(), lost)])
+
+    def idle() -> None:
+        note(deleter.finished())
+        recorder.flush()
+
+    deadline, clean = time.monotonic() + run_seconds, False
     source.limit_batches(brake.batch_limit)
     source.start()
     try:
-        for batch in _batches(source, deletes, deadline, limits.idle_seconds, stop):
+        for batch in _batches(source, deadline, idle_seconds, stop, idle):
             for recorded in recorder.record(list(batch.messages.values())):
-                deliveries = [i for message in recorded.messages for i in batch.deliveries_of(message.message_id)]
+                ids = [message.message_id for message in recorded.messages]
+                deliveries = [delivery for i in ids for delivery in batch.delivery_ids.get(i, (i,))]
                 deleter.submit(recorded.outcome.batch_id, deliveries, calls_at_once=max(1, source.counts.receivers))
                 on_recorded(batch, recorded)
                 brake.add(recorded.outcome)
             brake.check()
             source.limit_batches(brake.batch_limit)
             # At most one batch is deleted while the next one is processed, so that memory stays bounded.
-            deletes.collect(max_pending=1, give_up=lambda: stop.requested)
+            note(deleter.finished(max_pending=1, give_up=lambda: stop.requested))
         clean = not stop.requested
     finally:
         source.stop(wait_seconds=None if clean else _STOP_SECONDS)
-        deletes.close(wait_seconds=min(leases.visibility_seconds, MAX_DELETE_SECONDS) if clean else _STOP_SECONDS)
+        longest = min(leases.visibility_seconds, MAX_DELETE_SECONDS) if clean else _STOP_SECONDS
+        note(deleter.close(wait_seconds=longest))
         try:
             recorder.flush(try_again=clean)
         except DatabaseError:
@@ -130,9 +137,9 @@ def consume(
 
 
 def _batches(
-    source: Receiver, deletes: "_Deletes", deadline: float, idle_seconds: float, stop: StopSignals
+    source: Receiver, deadline: float, idle_seconds: float, stop: StopSignals, idle: Callable[[], None]
 ) -> Iterator[Received]:
-    """Yield batches until the end of the run, including those that are received by then."""
+    """Yield batches until the end of the run, including those received by then. Call ``idle`` while there is none."""
     receiving = True
     while not stop.requested:
         if receiving and time.monotonic() >= deadline:
@@ -144,37 +151,8 @@ def _batches(
             continue
         if not receiving:
             return
-        deletes.collect()
-        deletes.flush()
+        idle()
         idle_since = source.idle_since
         if idle_since is not None and time.monotonic() - idle_since >= idle_seconds:
             source.stop()
             receiving = False
-
-
-@dataclass
-class _Deletes:
-    """Passes the results of deletes to ``on_deleted`` and to the recorder."""
-
-    deleter: Deleter
-    leases: LeaseKeeper
-    recorder: Recorder
-    on_deleted: Callable[[Deletion], None]
-    leases_lost: int = 0
-
-    def collect(self, *, max_pending: int | None = None, give_up: Callable[[], bool] = lambda: False) -> None:
-        self._note(self.deleter.finished(max_pending=max_pending, give_up=give_up))
-
-    def close(self, *, wait_seconds: float) -> None:
-        self._note(self.deleter.close(wait_seconds=wait_seconds))
-
-    def flush(self) -> None:
-        self.recorder.flush()
-
-    def _note(self, done: Sequence[tuple[str, Deletion]]) -> None:
-        finished = []
-        for batch_id, deletion in done:
-            self.on_deleted(deletion)
-            lost, self.leases_lost = self.leases.lost - self.leases_lost, self.leases.lost
-            finished.append(Finished(batch_id, deletion.deleted, deletion.failures.total(), lost))
-        self.recorder.finish(finished)

@@ -11,22 +11,15 @@ from loginpipe.masking.tokens import placeholder_tokens
 def load_masking(settings: Settings) -> Masking:
     """Load the keys, load the older scheme if it is in force, and make the tokens of the placeholders.
 
-    Raises:
-        SettingError: a key setting is missing.
-        KeyFileError: as `load_token_keys`, `load_seal_keys` and `load_compat`.
+    Raises `SettingError` if a key setting is missing, and `KeyFileError` if a key cannot be used.
     """
     production, pinned = settings.production, settings.seal_key_fingerprint
     token_keys, seal_key = settings.required("token_keys"), settings.required("seal_key")
     keys = load_token_keys(token_keys, production=production)
     recipients = load_seal_keys(seal_key, fingerprint=pinned, production=production)
     compat = load_compat(settings.masking, settings.compat_salt, production=production)
-    return Masking(
-        keys,
-        recipients,
-        compat,
-        UnknownFields(settings.clear_fields, keep=settings.unknown_fields == "seal"),
-        placeholder_tokens(settings.further_placeholders, keys, compat),
-    )
+    unknown = UnknownFields(settings.clear_fields, keep=settings.unknown_fields == "seal")
+    return Masking(keys, recipients, compat, unknown, placeholder_tokens(settings.further_placeholders, keys, compat))
 
 
 def masking_warnings(masking: Masking) -> list[str]:

@@ -6,7 +6,7 @@ from itertools import chain
 from uuid import uuid4
 
 from loginpipe.common.errors import ClearValueError
-from loginpipe.logins.extras import SEALED, Extras, UnknownFields
+from loginpipe.logins.extras import SEALED, UnknownFields
 from loginpipe.logins.messages import Message
 from loginpipe.logins.parsing import Envelope
 from loginpipe.logins.rejects import Reason
@@ -22,10 +22,7 @@ from loginpipe.postgres.erasures import Erased
 class Masking:
     """How values are masked, for which keys they are sealed, and what happens to fields outside the contract.
 
-    Attributes:
-        recipients: the public keys; empty if sealing is off.
-        compat: the older scheme that replaces tokens, if one is in force.
-        placeholders: the tokens of placeholder values.
+    There are no recipients if sealing is off. ``compat`` is the older scheme that replaces tokens, if one is in force.
     """
 
     keys: TokenKeys
@@ -43,10 +40,7 @@ class Outcome:
 
     Attributes:
         batch_id: a new UUID; recording the batch a second time changes nothing.
-        received: number of messages.
-        logins: the accepted logins, masked.
         sealed: the original values of new tokens.
-        rejected: the other messages.
         bodies: message id → sealed body of the rejected message.
         erasures: number of erasures when the logins of erased users were left out.
         started_at_ms: when the first message was received, in milliseconds since 1970.
@@ -81,12 +75,9 @@ def process_batch(
 ) -> Outcome:
     """Parse, validate, mask and seal the messages of one batch.
 
-    Args:
-        messages: at least one; their ids are distinct.
-        masking: the keys.
-        erased: the erased users. Their logins from before the erasure are rejected, and nothing of them is kept.
-        known_tokens: returns those of the given tokens whose values are already sealed. Called once, with all tokens.
-        envelope: the envelope to remove from each event that has it.
+    There is at least one, and their ids are distinct. Logins of erased users from before the erasure are rejected, and
+    nothing of them is kept. ``known_tokens`` returns those of the given tokens whose values are already sealed; it is
+    called once, with all tokens.
 
     Raises:
         ClearValueError: a cell of a masked column is not a token.
@@ -110,7 +101,7 @@ def process_batch(
         unknown_fields=split.unknown_fields,
         seen_before=seen_before(masked, known, masking.placeholders),
         clear_extras={i: extras.clear.decode() for i, extras in split.extras.items() if extras.clear},
-        sealed_extras=_sealed_extras(split.extras, masking),
+        sealed_extras=seal([(i, of.rest) for i, of in split.extras.items() if of.rest], "extras", masking.recipients),
     )
 
 
@@ -134,11 +125,7 @@ def reject_message(message: Message, reason: Reason, of: str, masking: Masking, 
 
 
 def require_tokens(masked: MaskedLogins, compat: CompatMasking | None = None) -> None:
-    """Refuse a batch if a masked cell is neither a token nor a value of the older scheme in force.
-
-    Raises:
-        ClearValueError: names the columns and counts the cells.
-    """
+    """Raise a `ClearValueError` if a masked cell is neither a token nor a value of the older scheme in force."""
     found = {column: count for column, count in clear_cells(masked, compat).items() if count}
     if found:
         cells = ", ".join(f"{count:,} of {column}" for column, count in found.items())
@@ -148,12 +135,7 @@ def require_tokens(masked: MaskedLogins, compat: CompatMasking | None = None) ->
 def _sealed_bodies(rejected: Sequence[Reject], masking: Masking) -> Sealed:
     # UTF-8 cannot encode lone surrogates, which some endpoints let through.
     bodies = [(r.message_id, r.body.encode("utf-8", "surrogatepass")) for r in rejected if r.body is not None]
-    return seal(bodies, "body", masking.recipients) if masking.recipients and bodies else Sealed()
-
-
-def _sealed_extras(extras: Mapping[str, Extras], masking: Masking) -> Sealed:
-    rest = [(message_id, of_message.rest) for message_id, of_message in extras.items() if of_message.rest]
-    return seal(rest, "extras", masking.recipients) if masking.recipients and rest else Sealed()
+    return seal(bodies, "body", masking.recipients)
 
 
 def _span(messages: Sequence[Message]) -> tuple[int, int]:

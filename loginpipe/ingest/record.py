@@ -44,12 +44,8 @@ def record_batch(
 ) -> BatchRecord:
     """Record a batch: each message once, even if others record it too. Recording it again changes nothing.
 
-    Args:
-        connection: with no transaction open.
-        outcome: the outcome from `loginpipe.ingest.process.process_batch`.
-        queue: the queue's name.
-        run_id: the id of Dagster's run, a UUID; None outside of Dagster.
-        finished: results of the deletes of earlier batches, to write in the same transaction.
+    The connection has no transaction open. ``run_id`` is the UUID of Dagster's run, or None outside of Dagster.
+    ``finished`` are results of the deletes of earlier batches, to write in the same transaction.
 
     Raises:
         UserErasedError: nothing was written.
@@ -62,9 +58,8 @@ def record_batch(
         if inserted is not None:
             # It was committed before, but the response was lost.
             finish_batches(cursor, finished)
-            return _record(
-                outcome, rejected, duplicates, Inserted(dict(zip(days, rows, strict=True)), delays, delay_seconds)
-            )
+            earlier = Inserted(dict(zip(days, rows, strict=True)), delays, delay_seconds)
+            return _record(outcome, rejected, duplicates, earlier)
         if erasures != outcome.erasures:
             raise UserErasedError("a user was erased while a batch was processed: process it again", "P0001")
         rejected = insert_rejects(cursor, outcome.rejected, outcome.bodies, outcome.batch_id)
@@ -77,26 +72,18 @@ def record_batch(
         duplicates = len(outcome.logins) - new.rows + len(outcome.rejected) - rejected
         record = _record(outcome, rejected, duplicates, new, sealed)
         finish_batches(cursor, finished)
-        cursor.execute(
-            statement("insert_batch"),
-            {
-                "batch_id": record.batch_id,
-                "run_id": run_id,
-                "queue": queue,
-                "started_ms": outcome.started_at_ms,
-                "received": record.received,
-                "accepted": record.accepted,
-                "rejected": record.rejected,
-                "inserted": record.inserted,
-                "duplicates": record.duplicates,
-                "oldest_sent_ms": outcome.sent_ms[0],
-                "newest_sent_ms": outcome.sent_ms[1],
-                "days": list(record.rows_by_day),
-                "rows_by_day": list(record.rows_by_day.values()),
-                "delay_counts": list(record.delays),
-                "delay_seconds": record.delay_seconds,
-            },
-        )
+        columns = {
+            **vars(record),
+            "run_id": run_id,
+            "queue": queue,
+            "started_ms": outcome.started_at_ms,
+            "oldest_sent_ms": outcome.sent_ms[0],
+            "newest_sent_ms": outcome.sent_ms[1],
+            "days": list(record.rows_by_day),
+            "rows_by_day": list(record.rows_by_day.values()),
+            "delay_counts": list(record.delays),
+        }
+        cursor.execute(statement("insert_batch"), columns)
         insert_aliases(cursor, outcome.logins.aliases)
     return record
 
@@ -116,48 +103,38 @@ def _record(outcome: Outcome, rejected: int, duplicates: int, new: Inserted, sea
     )
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Recorder:
-    """Processes and records batches on one database session, for one queue."""
+    """Processes and records batches on one database session, for one queue. It reads first which users were erased.
 
-    def __init__(
-        self,
-        session: Session,
-        masking: Masking,
-        *,
-        queue: str,
-        run_id: str | None = None,
-        envelope: Envelope = "none",
-        before_recording: Callable[[Outcome], None] = lambda _: None,
-    ) -> None:
-        """Read which users were erased.
+    Attributes:
+        run_id: the UUID of Dagster's run; None outside of Dagster.
+        before_recording: called with each outcome; if it raises, the outcome is not recorded.
+    """
 
-        ``run_id`` is the UUID of Dagster's run, or None outside of Dagster. ``before_recording`` is called with each
-        outcome; if it raises, the outcome is not recorded.
-        """
-        self._session = session
-        self._masking = masking
-        self._queue = queue
-        self._run_id = run_id
-        self._envelope = envelope
-        self._before_recording = before_recording
-        self._erased: Erased = session.run(read_erased)
+    session: Session = field(kw_only=False)
+    masking: Masking = field(kw_only=False)
+    queue: str
+    run_id: str | None = None
+    envelope: Envelope = "none"
+    before_recording: Callable[[Outcome], None] = lambda _: None
+
+    def __post_init__(self) -> None:
+        self._erased: Erased = self.session.run(read_erased)
         self._finished: list[Finished] = []
 
     def record(self, messages: Sequence[Message]) -> Iterator[Recorded]:
-        """Process and record messages, and yield each resulting batch as soon as it is committed.
+        """Process and record messages (at least one), and yield each resulting batch as soon as it is committed.
 
-        They become one batch unless the database refuses a row. Then the batch is split until that row is alone, and
-        its message is rejected.
-
-        Args:
-            messages: at least one; their ids are distinct.
+        Their ids are distinct. They become one batch unless the database refuses a row. Then the batch is split until
+        that row is alone, and its message is rejected.
 
         Raises:
             DatabaseError: what was not yielded is not recorded, or its commit was not confirmed.
             ClearValueError: as `process_batch`.
         """
         try:
-            yield self._recorded(messages, partial(process_batch, messages, self._masking, envelope=self._envelope))
+            yield self._recorded(messages, partial(process_batch, messages, self.masking, envelope=self.envelope))
         except DatabaseError as error:
             if not error.is_about_a_row:
                 raise
@@ -165,7 +142,8 @@ class Recorder:
         else:
             return
         if len(messages) == 1:
-            yield self._recorded(messages, partial(self._rejected, messages[0], refused))
+            reject = partial(reject_message, messages[0], Reason.REFUSED_BY_DATABASE, refused, self.masking)
+            yield self._recorded(messages, lambda erased, _: reject(erased))
             return
         half = len(messages) // 2
         yield from self.record(messages[:half])
@@ -176,40 +154,31 @@ class Recorder:
         self._finished += finished
 
     def flush(self, *, try_again: bool = True) -> None:
-        """Write the results from `finish` that no batch has written.
+        """Write the results from `finish` that no batch has written, or raise a `DatabaseError`.
 
-        Args:
-            try_again: False to not wait for an unavailable database: a run that failed has already waited.
-
-        Raises:
-            DatabaseError: it was not written.
+        Without ``try_again`` this does not wait for an unavailable database: a run that failed has already waited.
         """
         if self._finished:
             if not try_again:
-                self._session.give_up = lambda: True
-            self._session.run(self._write_finished)
+                self.session.give_up = lambda: True
+            self.session.run(self._write_finished)
             self._finished.clear()
 
     def _recorded(self, messages: Sequence[Message], process: "Callable[..., Outcome]") -> Recorded:
         while True:
             outcome = process(self._erased, self._known_tokens)
-            self._before_recording(outcome)
-            work = partial(
-                record_batch, outcome=outcome, queue=self._queue, run_id=self._run_id, finished=self._finished
-            )
+            self.before_recording(outcome)
+            record = partial(record_batch, outcome=outcome, queue=self.queue, run_id=self.run_id)
             try:
-                record = self._session.run(work)
+                recorded = self.session.run(partial(record, finished=self._finished))
             except UserErasedError:
-                self._erased = self._session.run(read_erased)
+                self._erased = self.session.run(read_erased)
                 continue
             self._finished = []
-            return Recorded(_with_outcome(messages, outcome), outcome, record)
-
-    def _rejected(self, message: Message, refused: str, erased: Erased, _: object) -> Outcome:
-        return reject_message(message, Reason.REFUSED_BY_DATABASE, refused, self._masking, erased)
+            return Recorded(_with_outcome(messages, outcome), outcome, recorded)
 
     def _known_tokens(self, tokens: Sequence[str]) -> frozenset[str]:
-        return self._session.run(partial(known_tokens, tokens=tokens))
+        return self.session.run(partial(known_tokens, tokens=tokens))
 
     def _write_finished(self, connection: Any) -> None:
         with transaction(connection) as cursor:

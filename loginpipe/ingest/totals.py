@@ -1,7 +1,6 @@
 """The totals of a run over its batches. They hold counts, names and times only, and their size is bounded."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 
@@ -74,7 +73,9 @@ class RunTotals:
         self.sealed += record.sealed
         self.null_locales += outcome.logins.columns["locale"].count(None)
         self.aliases += len(outcome.logins.aliases)
-        self._add_unknown(outcome.unknown_fields)
+        for name, messages in outcome.unknown_fields.items():
+            shown = name if name in self.unknown_fields or len(self.unknown_fields) < MAX_NAMES else OTHER_NAMES
+            self.unknown_fields[shown] += messages
         for name, share in outcome.seen_before.items():
             self.seen_before[name] += round(share * len(outcome.logins))
         self.rows_by_day.update(record.rows_by_day)
@@ -90,8 +91,3 @@ class RunTotals:
         """Add the results of the deletes of a batch."""
         self.deleted += deletion.deleted
         self.delete_failures += deletion.failures
-
-    def _add_unknown(self, names: Mapping[str, int]) -> None:
-        for name, messages in names.items():
-            shown = name if name in self.unknown_fields or len(self.unknown_fields) < MAX_NAMES else OTHER_NAMES
-            self.unknown_fields[shown] += messages

@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from loginpipe.ingest.process import Masking, require_tokens
 from loginpipe.logins.app_versions import decode_version
 from loginpipe.logins.messages import Message
 from loginpipe.logins.parsing import Envelope
 from loginpipe.logins.rejects import MEANINGS
-from loginpipe.logins.splitting import Reject, split_batch
+from loginpipe.logins.splitting import split_batch
 from loginpipe.masking.mask import mask_logins
 
 MAX_SHOWN = 20
@@ -43,7 +44,6 @@ class Trial:
         rejected_messages: the first `MAX_SHOWN` of them.
         unknown_fields: name → messages that have it.
         app_versions: version as ``2.3.0`` → accepted logins, the newest version first.
-        null_locales: accepted logins without a locale.
         addresses, devices: number of distinct masked values among the accepted logins; None without masking.
     """
 
@@ -62,10 +62,7 @@ class Trial:
 def try_out(messages: Sequence[Message], masking: Masking | None, *, envelope: Envelope = "none") -> Trial:
     """Validate messages with distinct ids as a run does, and mask the good ones. Nothing is sealed.
 
-    If ``masking`` is None, nothing is masked either.
-
-    Raises:
-        ClearValueError: a cell of a masked column is not a token.
+    If ``masking`` is None, nothing is masked either. Raises `ClearValueError` as a run does.
     """
     split = split_batch(messages, envelope=envelope)
     distinct: dict[str, int] = {}
@@ -73,7 +70,8 @@ def try_out(messages: Sequence[Message], masking: Masking | None, *, envelope: E
         masked = mask_logins(split.accepted, masking.keys, masking.compat)
         require_tokens(masked, masking.compat)
         distinct = {name: len(set(cells)) for name, cells in masked.columns.items() if name.startswith("masked_")}
-    found = Counter(violation for reject in split.rejected for violation in _violations(reject))
+    violations = [list(zip(reject.reasons, reject.fields, strict=True)) for reject in split.rejected]
+    found = Counter(chain.from_iterable(violations))
     versions = Counter(split.accepted["app_version"].tolist())
     return Trial(
         received=len(messages),
@@ -84,8 +82,8 @@ def try_out(messages: Sequence[Message], masking: Masking | None, *, envelope: E
             for (reason, field), messages in found.most_common()
         ],
         rejected_messages=[
-            RejectedMessage(reject.message_id, [f"{field}: {reason}" for reason, field in _violations(reject)])
-            for reject in split.rejected[:MAX_SHOWN]
+            RejectedMessage(reject.message_id, [f"{field}: {reason}" for reason, field in of_reject])
+            for reject, of_reject in zip(split.rejected[:MAX_SHOWN], violations, strict=False)
         ],
         unknown_fields=dict(split.unknown_fields.most_common()),
         app_versions={decode_version(number): versions[number] for number in sorted(versions, reverse=True)},
@@ -93,7 +91,3 @@ def try_out(messages: Sequence[Message], masking: Masking | None, *, envelope: E
         addresses=distinct.get("masked_ip"),
         devices=distinct.get("masked_device_id"),
     )
-
-
-def _violations(reject: Reject) -> list[tuple[str, str]]:
-    return list(zip(reject.reasons, reject.fields, strict=True))

@@ -19,7 +19,7 @@ from loginpipe.local.sample_events import sample_bodies
 from loginpipe.local.stack import LocalStack, running_stack
 from loginpipe.postgres.connections import connect, transaction
 from loginpipe.sqs.client import Queue, batched, read_depth
-from loginpipe.sqs.identity import redrive_attributes
+from loginpipe.sqs.deliveries import redrive_attributes
 from loginpipe.sqs.sending import send_again, send_bodies
 
 SEED = 2026

@@ -10,6 +10,8 @@ from functools import lru_cache
 
 MAX_MAJOR = 2146
 """The largest major version: 2147 with minor and patch at 999 would not fit Postgres' ``integer``."""
+MAX_ENCODED = MAX_MAJOR * 1_000_000 + 999_999
+"""The largest encoded version."""
 
 _VERSION = re.compile(
     r"""
@@ -58,12 +60,8 @@ def loses_text(text: str) -> bool:
 
 
 def decode_version(number: int) -> str:
-    """Return an encoded version as text, as in ``"2.3.0"``.
-
-    Raises:
-        ValueError: negative, or above the largest encoded version.
-    """
-    if not 0 <= number <= MAX_MAJOR * 1_000_000 + 999_999:
+    """Return an encoded version as text, as in ``"2.3.0"``; raise `ValueError` for any other number."""
+    if not 0 <= number <= MAX_ENCODED:
         raise ValueError("not an encoded version")
     return f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"
 

@@ -15,9 +15,7 @@ _IPV4_BYTES = 4
 _MAPPED = bytes(10) + b"\xff\xff"
 
 # Soft hyphen, zero-width characters and direction marks, which values copied from a page may contain.
-_INVISIBLE = dict.fromkeys(
-    [0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF]
-)  # fmt: skip
+_INVISIBLE = dict.fromkeys([0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF])
 
 _DOTS_OF_IPV4 = 3
 
@@ -48,17 +46,13 @@ def canonical_address(text: str) -> bytes:
         packed = inet_pton(AF_INET6 if ":" in text else AF_INET, text)
     except (OSError, ValueError):
         packed = b""
-    return (packed or _packed(_without_port(visible(text)))).removeprefix(_MAPPED)
-
-
-def _without_port(text: str) -> str:
-    match = _WITH_PORT.fullmatch(text)
-    if match is None or int(match[3] or 0) > _MAX_PORT:
-        return text
-    return match[1] or match[2]
+    return (packed or _packed(visible(text))).removeprefix(_MAPPED)
 
 
 def _packed(text: str) -> bytes:
+    match = _WITH_PORT.fullmatch(text)
+    if match and int(match[3] or 0) <= _MAX_PORT:
+        text = match[1] or match[2]
     try:
         address = ip_address(text)
     except ValueError:
@@ -120,40 +114,20 @@ PLACEHOLDERS = (
     "00000000000000000000000000000000",
     "ffffffff-ffff-ffff-ffff-ffffffffffff",
     # A zero IMEI (14 digits without check digit, 16 with software version) or Android id (16 hexadecimal digits).
-    "00000000000000",
-    "000000000000000",
-    "0000000000000000",
+    "00000000000000", "000000000000000", "0000000000000000",
     # Every emulator and many phones with Android 2.2.
     "9774d56d682e549c",
     # The MAC address that Android shows to apps since version 6, and those of interfaces without one.
-    "02:00:00:00:00:00",
-    "00:00:00:00:00:00",
-    "ff:ff:ff:ff:ff:ff",
+    "02:00:00:00:00:00", "00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff",
     # What programs write for no value.
-    "null",
-    "(null)",
-    "<null>",
-    "nil",
-    "none",
-    "nan",
-    "n/a",
-    "undefined",
-    "unknown",
-    "-",
-    "0",
+    "null", "(null)", "<null>", "nil", "none", "nan", "n/a", "undefined", "unknown", "-", "0",
     # Unspecified addresses.
-    "0.0.0.0",  # noqa: S104  nothing is bound to it
-    "::",
-)
+    "0.0.0.0", "::",  # noqa: S104  nothing is bound to it
+)  # fmt: skip
 """The placeholders that are known without any setting."""
 
 
-def spellings(placeholder: str) -> list[str]:
-    """Return a placeholder as written, and in the spellings of programs: lower, upper, first letter upper."""
-    forms = (placeholder, placeholder.lower(), placeholder.upper(), placeholder.capitalize())
-    return list(dict.fromkeys(forms))
-
-
 def all_spellings(further: Iterable[str] = ()) -> list[str]:
-    """Return every spelling of `PLACEHOLDERS` and of further placeholders, each once."""
-    return list(dict.fromkeys(form for each in (*PLACEHOLDERS, *further) for form in spellings(each)))
+    """Return `PLACEHOLDERS` and further placeholders as written, lower, upper and with an upper first letter."""
+    texts = (*PLACEHOLDERS, *further)
+    return list(dict.fromkeys(form for t in texts for form in (t, t.lower(), t.upper(), t.capitalize())))

@@ -16,14 +16,9 @@ def delay_labels() -> tuple[str, ...]:
 
 
 def quantile(counts: Sequence[int], q: float) -> float:
-    """Return the upper bound of the bucket that holds a quantile, in seconds.
+    """Return the upper bound of the bucket that holds a quantile, in seconds; infinity above `DELAY_BOUNDS`.
 
-    Args:
-        counts: one per bucket, not cumulative.
-        q: for example 0.95 for the delay that 95 % of the logins do not exceed.
-
-    Returns:
-        One of `DELAY_BOUNDS`; infinity if it is above them, 0.0 if nothing was counted.
+    ``counts`` has one entry per bucket and is not cumulative; without logins the result is 0.0.
     """
     rank = max(ceil(q * sum(counts)), 1)
     below = 0

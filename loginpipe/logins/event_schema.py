@@ -33,9 +33,6 @@ _FORMS: Mapping[str, Mapping[str, Any]] = {
     "locale": {"pattern": r"^(?:[^\u0000:.]*\.){0,2}[^\u0000:.]*$"},
 }
 
-_MAX_INTEGER = 2**63 - 1
-_MAX_INTEGERS = {"app_version": MAX_MAJOR}
-
 # Patterns for a text that may be blank, and for others, which need a visible character. Postgres holds no NUL.
 _NO_NUL = r"^[^\u0000]*$"
 _INVISIBLE = r"\s\u0000-\u001f\u0085\u00a0\u00ad\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff"
@@ -65,18 +62,15 @@ def event_schema() -> dict[str, Any]:
 
 def _property(name: str) -> dict[str, Any]:
     rule = RULES[name]
-    text = {
-        "maxLength": rule.max_length,
-        "pattern": _NO_NUL if rule.blank is Blank.NEVER else _NOT_BLANK,
-        **_FORMS.get(name, {}),
-    }
     integer = _accepts({name: 1}, name)
     types = ["string", *(["integer"] if integer else []), *(["null"] if _accepts({name: None}, name) else [])]
     return {
         "description": _DESCRIPTIONS[name],
         "type": types if len(types) > 1 else "string",
-        **text,
-        **({"minimum": 0, "maximum": _MAX_INTEGERS.get(name, _MAX_INTEGER)} if integer else {}),
+        "maxLength": rule.max_length,
+        "pattern": _NO_NUL if rule.blank is Blank.NEVER else _NOT_BLANK,
+        **_FORMS.get(name, {}),
+        **({"minimum": 0, "maximum": MAX_MAJOR if name == "app_version" else 2**63 - 1} if integer else {}),
     }
 
 

@@ -36,11 +36,9 @@ _PERSONAL_PARTS = (
 
 
 class Extras(NamedTuple):
-    """A login's fields outside the contract: two JSON objects, None if empty. ``repr`` shows neither.
+    """A login's fields outside the contract, in JSON: those that the settings name, and the rest, to be sealed.
 
-    Attributes:
-        clear: the fields that the settings name.
-        rest: the others, to be sealed.
+    Each is None if empty. ``repr`` shows neither.
     """
 
     clear: bytes | None = None
@@ -52,12 +50,7 @@ class Extras(NamedTuple):
 
 @dataclass(frozen=True)
 class UnknownFields:
-    """What happens to the fields of valid logins outside the contract.
-
-    Attributes:
-        clear: the names of fields that are stored in clear.
-        keep: True to keep the others, sealed.
-    """
+    """What happens to fields of valid logins outside the contract: those stored in clear, and if others are sealed."""
 
     clear: frozenset[str] = frozenset()
     keep: bool = True
@@ -115,11 +108,7 @@ def json_text(fields: Mapping[str, Any], body: str) -> bytes:
 
 
 def field_text(rest: bytes, name: str) -> bytes | None:
-    """Return one field of an object, as an object that ``jsonb`` holds.
-
-    Returns:
-        None if the object does not have the field; empty if ``jsonb`` cannot hold it.
-    """
+    """Return one field of an object, as an object that ``jsonb`` holds; empty if it cannot, None without the field."""
     fields = orjson.loads(rest)
     if name not in fields:
         return None
@@ -137,12 +126,9 @@ def looks_personal(name: str) -> bool:
 
 def personal_warning(names: frozenset[str]) -> str | None:
     """Return a warning about names that look like personal data; None if none does."""
-    found = sorted(filter(looks_personal, names))
-    if not found:
-        return None
-    return (
-        f"LOGINPIPE_EXTRA_FIELDS stores {', '.join(found)} in clear, which looks like personal data: see docs/event.md"
-    )
+    found = ", ".join(sorted(filter(looks_personal, names)))
+    warning = f"LOGINPIPE_EXTRA_FIELDS stores {found} in clear, which looks like personal data: see docs/event.md"
+    return warning if found else None
 
 
 def _fits_jsonb(text: bytes) -> bool:
@@ -168,11 +154,7 @@ def shown_name(name: str) -> str:
 
 
 def count_unknown_fields(events: Mapping[tuple[str, ...], int]) -> Counter[str]:
-    """Count the events that carry each field name outside the contract.
-
-    Args:
-        events: the unknown names of an event → number of events with exactly these.
-    """
+    """Count the events that carry each field name, from the number of events with exactly the same unknown names."""
     unknown: Counter[str] = Counter()
     for names, number in events.items():
         counted: set[str] = set()

@@ -51,9 +51,7 @@ _STRIPPED_FIELDS = ("ip", "device_id")
 def parse_body(body: str, envelope: Envelope = "none") -> dict[str, Any] | Reason:
     """Return the event in a body, or the reason why there is none. The last of repeated keys counts.
 
-    Args:
-        body: a JSON object, bare or in an envelope. A leading byte order mark is skipped.
-        envelope: the envelope to remove if there is one. An object with a field of a login is not an envelope.
+    A leading byte order mark is skipped. An object with a field of a login is not an envelope.
     """
     try:
         event = orjson.loads(body)
@@ -155,9 +153,8 @@ def field_values(event: dict[str, Any]) -> tuple[Any, ...]:
 def login_columns(rows: Sequence[tuple[Any, ...]]) -> dict[str, Sequence[Cell]]:
     """Return one column per login field, in the order of `LOGIN_FIELDS`, from the `field_values` of each event.
 
-    Returns:
-        Field → cells, one per event: text, None or `Unfit`. ``ip`` and ``device_id`` are without surrounding white
-        space. An integer ``user_id``, ``device_id`` or ``app_version`` is text.
+    Cells are text, None or `Unfit`. ``ip`` and ``device_id`` are without surrounding white space. An integer
+    ``user_id``, ``device_id`` or ``app_version`` is text.
     """
     columns = dict(zip(LOGIN_FIELDS, zip(*rows, strict=True) if rows else repeat(()), strict=False))
     cells = {name: _cells(column, integers=name in _INTEGER_FIELDS) for name, column in columns.items()}

@@ -5,39 +5,30 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """A reason code. The first seven are about the whole message (field ``body``), the others about one field."""
+    """A reason code; see `MEANINGS`. The first seven are about the whole message (field ``body``), others a field."""
 
     BODY_DAMAGED = "body_damaged"
-    """The body did not match the queue's MD5, twice in a row."""
     NOT_UNICODE = "not_unicode"
-    """The body contains lone surrogates, which UTF-8 cannot encode."""
     NOT_JSON = "not_json"
-    """Empty, malformed, or nested deeper than the parser supports (1,024)."""
     NOT_AN_OBJECT = "not_an_object"
     ENVELOPED = "enveloped"
-    """An envelope that ``LOGINPIPE_ENVELOPE`` does not name."""
     ENVELOPE_WITHOUT_OBJECT = "envelope_without_object"
     DATE_TOO_OLD = "date_too_old"
-    """The attributes of a replay or redrive claim an earlier date than ``Settings.resent_days`` allows."""
 
     MISSING = "missing"
     NULL = "null"
     WRONG_TYPE = "wrong_type"
     BLANK = "blank"
-    """Empty; in most fields also only white space and invisible characters."""
     TOO_LONG = "too_long"
     INVALID_CHARACTERS = "invalid_characters"
-    """A NUL character, which Postgres cannot hold."""
     INVALID_ADDRESS = "invalid_address"
     ADDRESS_LIST = "address_list"
-    """Several addresses, or an array. Which one is the sender's depends on the proxies."""
+    """Also an array. Which address is the sender's depends on the proxies."""
     INVALID_VERSION = "invalid_version"
     MISPLACED_VALUE = "misplaced_value"
-    """The login's own address or device id, or any address, in a field that is stored in clear."""
     REFUSED_BY_DATABASE = "refused_by_database"
-    """A constraint or a type of ``user_logins`` refuses the row; the field names the constraint."""
+    """The field names the constraint."""
     USER_ERASED = "user_erased"
-    """A valid login, sent before its user was erased; nothing of it is kept, sealed or not."""
 
 
 MEANINGS: Mapping[str, str] = {

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from loginpipe.logins.app_versions import MAX_MAJOR, is_version
+from loginpipe.logins.app_versions import MAX_ENCODED, is_version
 from loginpipe.logins.canonical import is_address, is_address_list, is_no_address, visible
 from loginpipe.logins.parsing import Cell, Unfit
 from loginpipe.logins.rejects import Reason
@@ -33,8 +33,7 @@ class Rule:
     """The rule of a text field.
 
     Attributes:
-        max_length: the maximum length, in characters.
-        nullable: True if it may be null.
+        max_length: in characters.
         blank: which texts are rejected as blank.
         form: what a text that breaks no other rule must pass, and the reason if it does not.
         is_list: recognizes a list of values; if it is set, lists get the reason ``address_list``.
@@ -121,23 +120,16 @@ def _column(rule: Rule) -> pa.Column:
     return pa.Column(None, pa.Check(fits, name="fits", error="fits", ignore_na=False), nullable=True)
 
 
-_COLUMNS = {name: _column(rule) for name, rule in RULES.items()}
-
-_MESSAGE = {
+_COLUMNS = {
     "message_id": pa.Column(unique=True),
     "sent_at": pa.Column(pd.DatetimeTZDtype("ms", "UTC")),
+    **{name: _column(rule) for name, rule in RULES.items()},
 }
 
-PARSED_LOGINS_SCHEMA = pa.DataFrameSchema({**_MESSAGE, **_COLUMNS}, strict=True, ordered=True)
+PARSED_LOGINS_SCHEMA = pa.DataFrameSchema(_COLUMNS, strict=True, ordered=True)
 """Messages that are JSON objects, one row each, with the cells of `loginpipe.logins.parsing.login_columns`."""
 
 VALIDATED_LOGINS_SCHEMA = pa.DataFrameSchema(
-    {
-        **_MESSAGE,
-        **_COLUMNS,
-        "app_version": pa.Column("int32", pa.Check.in_range(0, MAX_MAJOR * 1_000_000 + 999_999)),
-    },
-    strict=True,
-    ordered=True,
+    {**_COLUMNS, "app_version": pa.Column("int32", pa.Check.in_range(0, MAX_ENCODED))}, strict=True, ordered=True
 )
 """``validated_logins``: one row per accepted message, with personal data in clear."""

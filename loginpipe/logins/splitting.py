@@ -23,12 +23,6 @@ _KNOWN_FIELDS = frozenset(LOGIN_FIELDS)
 # A device id and a device type that are both "unknown" identify no one.
 _NO_VALUES = frozenset(map(str.casefold, PLACEHOLDERS))
 
-# Passed with each validation, because pandera's environment variables could switch it off for the whole process.
-_VALIDATE: dict[str, Any] = {
-    "validation_enabled": True,
-    "validation_depth": ValidationDepth.SCHEMA_AND_DATA,
-}
-
 _UTC = pd.DatetimeTZDtype("ms", "UTC")
 
 _Violations = list[tuple[Reason, str]]
@@ -89,12 +83,9 @@ def rejected_message(message: Message, violations: Sequence[tuple[str, str]], *,
 def split_batch(
     messages: Sequence[Message], unknown: UnknownFields = SEALED, *, envelope: Envelope = "none"
 ) -> SplitBatch:
-    """Parse and validate every message; each ends in exactly one of the two parts.
+    """Parse and validate messages with distinct ids; each ends in exactly one of the two parts.
 
-    Args:
-        messages: their ids are distinct.
-        unknown: what happens to fields outside the contract.
-        envelope: the envelope to remove from each event that has it.
+    ``unknown`` decides what happens to fields outside the contract; ``envelope`` is removed from events that have it.
     """
     # The values are taken out at once, because keeping all parsed objects would need more memory than the rest.
     rows: list[tuple[Any, ...]] = []
@@ -124,7 +115,8 @@ def split_batch(
         # The sealed body holds them.
         extras.pop(message.message_id, None)
     _add_versions(extras, logins, unknown)
-    accepted = logins.assign(app_version=_encoded(logins["app_version"]))
+    versions = [encode_version(text) for text in logins["app_version"].tolist()]
+    accepted = logins.assign(app_version=pd.Series(versions, logins.index, "int32"))
     return SplitBatch(accepted, rejected, count_unknown_fields(unknown_names), extras)
 
 
@@ -207,14 +199,11 @@ def _bare_all(texts: Sequence[str]) -> list[str]:
     return together if len(together) == len(texts) else [*map(_bare, texts)]
 
 
-def _encoded(versions: "pd.Series[Any]") -> "pd.Series[int]":
-    return pd.Series([encode_version(text) for text in versions.tolist()], versions.index, "int32")
-
-
 def _failures(logins: pd.DataFrame) -> "pd.DataFrame | None":
     """Return pandera's failure cases, or None. They hold values, so they must not leave this module."""
     try:
-        with config_context(**_VALIDATE):
+        # Both are set, because pandera's environment variables could switch validation off for the whole process.
+        with config_context(validation_enabled=True, validation_depth=ValidationDepth.SCHEMA_AND_DATA):
             PARSED_LOGINS_SCHEMA.validate(logins, lazy=True, inplace=True)
     except SchemaErrors as error:
         cases: pd.DataFrame = error.failure_cases

@@ -5,10 +5,12 @@ the same derived key that a file with this key would give. This takes one call p
 key is an RSA key. Its public half is fetched; its private half is used by KMS' ``Decrypt``, which the pipeline has no
 permission for.
 
-A secret holds the same document as a file (`loginpipe.masking.token_key_document`), or the salt of an older scheme. The
+A secret holds the same document as a file (`loginpipe.masking.tokens`), or the salt of an older scheme. The
 keys of the stages AWSCURRENT and AWSPREVIOUS are merged, so a rotation function of AWS that stores the new version
 alone leaves the previous version readable. `rotate_secret` stores all versions in the new document, so that none is
 lost later.
+
+Failures are `KeyFileError`s that name the key or the secret, and the fix.
 """
 
 from collections.abc import Mapping
@@ -22,8 +24,16 @@ from loginpipe.common.aws import Wording, aws_client, aws_errors
 from loginpipe.common.errors import KeyFileError
 from loginpipe.masking.key_files import SEAL_KEY_BITS
 from loginpipe.masking.sealing import SealKey
-from loginpipe.masking.token_key_document import TOKEN_KEY_BYTES, TokenKeyDocument, parse_document, rotated, united
-from loginpipe.masking.tokens import KEYED_FIELDS, TokenKeys, derivation_label
+from loginpipe.masking.tokens import (
+    KEYED_FIELDS,
+    TOKEN_KEY_BYTES,
+    TokenKeyDocument,
+    TokenKeys,
+    derivation_label,
+    parse_document,
+    rotated,
+    united,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
@@ -46,11 +56,7 @@ _PUBLIC_KEY_PERMISSIONS = "kms:DescribeKey and kms:GetPublicKey"
 
 
 def kms_client(*, production: bool) -> "KMSClient":
-    """Return a client of KMS.
-
-    Raises:
-        KeyFileError: no region, a wrong profile or endpoint, or in production an endpoint without https.
-    """
+    """Return a client of KMS."""
     client: KMSClient = aws_client("kms", Wording(KeyFileError, "KMS"), production=production)
     return client
 
@@ -61,11 +67,7 @@ def kms_errors(key_id: str, permissions: str) -> AbstractContextManager[None]:
 
 
 def read_kms_token_keys(client: "KMSClient", key_ids: Mapping[int, str]) -> TokenKeys:
-    """Derive the token keys in KMS. The highest version is the current one.
-
-    Raises:
-        KeyFileError: a key is absent, refused, not enabled or for another use, or two versions are the same key.
-    """
+    """Derive the token keys in KMS. The highest version is the current one."""
     derived = {version: _derived(client, key_id) for version, key_id in sorted(key_ids.items())}
     if len({keys["ip"] for keys in derived.values()}) < len(derived):
         raise KeyFileError("two versions of LOGINPIPE_TOKEN_KEYS are one KMS key: a new version needs a key of its own")
@@ -73,11 +75,7 @@ def read_kms_token_keys(client: "KMSClient", key_ids: Mapping[int, str]) -> Toke
 
 
 def read_kms_seal_key(client: "KMSClient", key_id: str) -> SealKey:
-    """Fetch the public half of a seal key.
-
-    Raises:
-        KeyFileError: the key is absent, refused, not enabled, or no RSA key of 3072 bits or more for encryption.
-    """
+    """Fetch the public half of a seal key."""
     what = kms_key(key_id)
     _require_usable(client, key_id, "ENCRYPT_DECRYPT", "RSA_", _PUBLIC_KEY_PERMISSIONS)
     with kms_errors(key_id, _PUBLIC_KEY_PERMISSIONS):
@@ -130,11 +128,7 @@ _SECRET_ERRORS = {
 
 
 def secrets_manager_client(*, production: bool) -> "SecretsManagerClient":
-    """Return a client of Secrets Manager.
-
-    Raises:
-        KeyFileError: no region, a wrong profile or endpoint, or in production an endpoint without https.
-    """
+    """Return a client of Secrets Manager."""
     client: SecretsManagerClient = aws_client(
         "secretsmanager", Wording(KeyFileError, "Secrets Manager"), production=production
     )
@@ -142,20 +136,12 @@ def secrets_manager_client(*, production: bool) -> "SecretsManagerClient":
 
 
 def read_secret_token_keys(client: "SecretsManagerClient", name: str) -> TokenKeys:
-    """Read a secret and derive its token keys.
-
-    Raises:
-        KeyFileError: the secret is absent, refused, marked for deletion, or no token key document.
-    """
+    """Read a secret and derive its token keys."""
     return _document(client, name).derived()
 
 
 def rotate_secret(client: "SecretsManagerClient", name: str) -> TokenKeys:
-    """Add a new version to a secret and make it the current one.
-
-    Raises:
-        KeyFileError: the secret cannot be read or written.
-    """
+    """Add a new version to a secret and make it the current one."""
     document = rotated(_document(client, name), _secret(name))
     with _secret_errors(name, _WRITE):
         client.put_secret_value(SecretId=name, SecretString=document.text())
@@ -163,11 +149,7 @@ def rotate_secret(client: "SecretsManagerClient", name: str) -> TokenKeys:
 
 
 def read_secret_salt(client: "SecretsManagerClient", name: str) -> bytes:
-    """Read a salt: the secret's string as UTF-8, without final line breaks.
-
-    Raises:
-        KeyFileError: the secret is absent, refused, marked for deletion, or no string.
-    """
+    """Read a salt: the secret's string as UTF-8, without final line breaks."""
     return _current(client, name).rstrip("\r\n").encode("utf-8", "surrogatepass")
 
 

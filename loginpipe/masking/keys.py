@@ -1,5 +1,7 @@
 """Load the keys that the settings name, from the provider in their URI, and check their pins.
 
+Failures are `KeyFileError`s. They name the setting or the place of a key, never the value, which may be a key.
+
     file:keys/token_keys.json               a path, relative to the current folder unless it begins with a slash
     awskms:alias/tokens                     a key id, ARN or alias: a token key of version 1, or a seal key
     awskms:v1=alias/one,v2=alias/two        token keys of several versions; the highest version is current
@@ -14,21 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loginpipe.common.errors import KeyFileError
-from loginpipe.masking import key_files
-from loginpipe.masking.aws_keys import (
-    kms_client,
-    kms_key,
-    read_kms_seal_key,
-    read_kms_token_keys,
-    read_secret_salt,
-    read_secret_token_keys,
-    rotate_secret,
-    secrets_manager_client,
-)
+from loginpipe.masking import aws_keys, key_files
+from loginpipe.masking.aws_keys import kms_client, secrets_manager_client
 from loginpipe.masking.compat import HMAC, SALTED, CompatMasking
 from loginpipe.masking.sealing import SealKey
-from loginpipe.masking.token_key_document import MAX_VERSION
-from loginpipe.masking.tokens import TokenKeys
+from loginpipe.masking.tokens import MAX_VERSION, TokenKeys
 
 FILE = "file"
 KMS = "awskms"
@@ -49,11 +41,7 @@ class KeyUri:
 
 
 def key_uri(text: str, setting: str, providers: Collection[str]) -> KeyUri:
-    """Split a URI into provider and name.
-
-    Raises:
-        KeyFileError: the provider is missing or not in `providers`. The message omits the value, which may be a key.
-    """
+    """Split a URI into provider and name."""
     provider, _, name = text.partition(":")
     if provider not in providers or not name.strip():
         known = " or ".join(f"{known}:" for known in providers)
@@ -62,11 +50,7 @@ def key_uri(text: str, setting: str, providers: Collection[str]) -> KeyUri:
 
 
 def key_path(uri: KeyUri, setting: str) -> Path:
-    """Return the path in a ``file:`` URI.
-
-    Raises:
-        KeyFileError: the home folder does not exist. The message names the setting, not its value.
-    """
+    """Return the path in a ``file:`` URI."""
     try:
         return Path(uri.name.removeprefix("//")).expanduser()
     except RuntimeError:
@@ -74,11 +58,7 @@ def key_path(uri: KeyUri, setting: str) -> Path:
 
 
 def kms_keys_by_version(uri: KeyUri, setting: str) -> dict[int, str]:
-    """Return version → key id of the token keys in an ``awskms:`` URI.
-
-    Raises:
-        KeyFileError: the URI is neither one key id nor a list of versions, or repeats a version or a key.
-    """
+    """Return version → key id of the token keys in an ``awskms:`` URI."""
     parts = uri.name.split(",")
     if len(parts) == 1 and "=" not in uri.name:
         return {1: uri.name}
@@ -111,31 +91,19 @@ class NamedSealKey:
 
 
 def token_key_uri(uri: str) -> KeyUri:
-    """Parse ``LOGINPIPE_TOKEN_KEYS``.
-
-    Raises:
-        KeyFileError: the value names no provider of token keys.
-    """
+    """Parse ``LOGINPIPE_TOKEN_KEYS``."""
     return key_uri(uri, _SETTING, (FILE, KMS, SECRETS_MANAGER))
 
 
 def seal_key_uris(uris: str) -> tuple[KeyUri, ...]:
-    """Parse ``LOGINPIPE_SEAL_KEY``; return no URI if it is `SEAL_OFF`.
-
-    Raises:
-        KeyFileError: a part names no provider of seal keys.
-    """
+    """Parse ``LOGINPIPE_SEAL_KEY``; return no URI if it is `SEAL_OFF`."""
     if uris == SEAL_OFF:
         return ()
     return tuple(key_uri(part, SEAL_KEY, (FILE, KMS)) for part in re.split(r",\s*", uris))
 
 
 def load_token_keys(uri: str, *, production: bool) -> TokenKeys:
-    """Load and derive the token keys. In production, refuse development keys, and AWS endpoints without https.
-
-    Raises:
-        KeyFileError: unknown scheme, or keys absent, malformed, refused, readable by others or for development only.
-    """
+    """Load and derive the token keys. In production, refuse development keys, and AWS endpoints without https."""
     keys = read_token_keys(uri, production=production)
     if production and keys.development:
         source = token_key_uri(uri)
@@ -145,31 +113,23 @@ def load_token_keys(uri: str, *, production: bool) -> TokenKeys:
 
 
 def read_token_keys(uri: str, *, production: bool) -> TokenKeys:
-    """Read and derive the token keys. Unlike `load_token_keys`, accept development keys in production.
-
-    Raises:
-        KeyFileError: as `load_token_keys`.
-    """
+    """Read and derive the token keys. Unlike `load_token_keys`, accept development keys in production."""
     source = token_key_uri(uri)
     if source.provider == FILE:
         return key_files.read_token_keys(key_path(source, _SETTING))
     if source.provider == SECRETS_MANAGER:
-        return read_secret_token_keys(secrets_manager_client(production=production), source.name)
+        return aws_keys.read_secret_token_keys(secrets_manager_client(production=production), source.name)
     key_ids = kms_keys_by_version(source, _SETTING)
-    return read_kms_token_keys(kms_client(production=production), key_ids)
+    return aws_keys.read_kms_token_keys(kms_client(production=production), key_ids)
 
 
 def rotate_token_keys(uri: str, *, production: bool) -> TokenKeys:
-    """Add a new version to the token keys that the setting names, and make it the current one.
-
-    Raises:
-        KeyFileError: the keys cannot be read or written, or are in KMS, where an administrator makes the new key.
-    """
+    """Add a new version to the token keys that the setting names, and make it the current one."""
     source = token_key_uri(uri)
     if source.provider == FILE:
         return key_files.rotate_token_keys(key_path(source, _SETTING))
     if source.provider == SECRETS_MANAGER:
-        return rotate_secret(secrets_manager_client(production=production), source.name)
+        return aws_keys.rotate_secret(secrets_manager_client(production=production), source.name)
     by_version = kms_keys_by_version(source, _SETTING)
     new = max(by_version) + 1
     held = ",".join(f"v{version}={key_id}" for version, key_id in sorted(by_version.items()))
@@ -180,11 +140,7 @@ def rotate_token_keys(uri: str, *, production: bool) -> TokenKeys:
 
 
 def read_seal_keys(uris: str, *, production: bool) -> tuple[NamedSealKey, ...]:
-    """Read the public keys that ``LOGINPIPE_SEAL_KEY`` names, without checking pins. Return none if sealing is off.
-
-    Raises:
-        KeyFileError: the scheme is unknown, or a key is absent, malformed, refused, too short, or named twice.
-    """
+    """Read the public keys that ``LOGINPIPE_SEAL_KEY`` names, without checking pins. Return none if sealing is off."""
     named = tuple(_read_seal_key(uri, production=production) for uri in seal_key_uris(uris))
     if len({each.key.fingerprint for each in named}) < len(named):
         raise KeyFileError(f"{SEAL_KEY} names one key twice: name each recipient once")
@@ -194,26 +150,17 @@ def read_seal_keys(uris: str, *, production: bool) -> tuple[NamedSealKey, ...]:
 def load_seal_keys(uri: str, *, fingerprint: str | None, production: bool) -> tuple[SealKey, ...]:
     """Load the public keys that wrap data keys, in the setting's order. Return none if sealing is off.
 
-    Args:
-        uri: the value of ``LOGINPIPE_SEAL_KEY``.
-        fingerprint: the pinned SHA-256 of each key in hex, separated by commas, in any order; or None.
-        production: True to refuse keys without a pinned fingerprint.
-
-    Raises:
-        KeyFileError: as `read_seal_keys`; also if the keys are not exactly the pinned ones.
+    ``uri`` is the value of ``LOGINPIPE_SEAL_KEY``, and ``fingerprint`` the pinned SHA-256 of each key in hex, separated
+    by commas, in any order; or None. In production, keys without a pinned fingerprint are refused.
     """
     named = read_seal_keys(uri, production=production)
     if named and (production or fingerprint is not None):
-        require_pinned(named, fingerprint)
+        _require_pinned(named, fingerprint)
     return tuple(each.key for each in named)
 
 
 def key_file(uri: str, setting: str) -> Path:
-    """Return the path in a ``file:`` URI.
-
-    Raises:
-        KeyFileError: another scheme, or no such home folder. The message names the setting, not its value.
-    """
+    """Return the path in a ``file:`` URI."""
     return key_path(key_uri(uri, setting, (FILE,)), setting)
 
 
@@ -221,7 +168,8 @@ def _read_seal_key(uri: KeyUri, *, production: bool) -> NamedSealKey:
     if uri.provider == FILE:
         path = key_path(uri, SEAL_KEY)
         return NamedSealKey(uri, str(path), key_files.read_seal_key(path))
-    return NamedSealKey(uri, kms_key(uri.name), read_kms_seal_key(kms_client(production=production), uri.name))
+    key = aws_keys.read_kms_seal_key(kms_client(production=production), uri.name)
+    return NamedSealKey(uri, aws_keys.kms_key(uri.name), key)
 
 
 _FINGERPRINT = "LOGINPIPE_SEAL_KEY_FINGERPRINT"
@@ -234,12 +182,8 @@ def pinned_fingerprints(setting: str | None) -> frozenset[str]:
     return frozenset(part.replace(":", "").strip().lower() for part in setting.split(","))
 
 
-def require_pinned(named: Sequence[NamedSealKey], setting: str | None) -> None:
-    """Raise an error unless the keys are exactly the pinned ones, in any order.
-
-    Raises:
-        KeyFileError: a key is not pinned, or there are more pins than keys.
-    """
+def _require_pinned(named: Sequence[NamedSealKey], setting: str | None) -> None:
+    """Raise an error unless the keys are exactly the pinned ones, in any order."""
     if setting is None:
         found = ",".join(each.key.fingerprint for each in named)
         places = " and ".join(each.place for each in named)
@@ -265,11 +209,7 @@ COMPAT_SALT = "LOGINPIPE_COMPAT_SALT"
 
 
 def load_compat(name: str, salt: str | None, *, production: bool) -> CompatMasking | None:
-    """Return the older scheme to mask with, or None for tokens. Only the salted scheme needs the URI of a salt.
-
-    Raises:
-        KeyFileError: the scheme is unknown, or the salt is absent, empty, refused or readable by others.
-    """
+    """Return the older scheme to mask with, or None for tokens. Only the salted scheme needs the URI of a salt."""
     if name == HMAC:
         return None
     return CompatMasking(name, _salt(salt, production=production) if name == SALTED else b"")
@@ -284,7 +224,7 @@ def _salt(uri: str | None, *, production: bool) -> bytes:
     if source.provider == FILE:
         salt = key_files.read_salt(key_path(source, COMPAT_SALT))
     else:
-        salt = read_secret_salt(secrets_manager_client(production=production), source.name)
+        salt = aws_keys.read_secret_salt(secrets_manager_client(production=production), source.name)
     if not salt:
         raise KeyFileError(f"{COMPAT_SALT} names an empty salt: restore the one that the table's values were made with")
     return salt

@@ -98,10 +98,8 @@ def seen_before(
 ) -> dict[str, float]:
     """Return, by field, the share of logins (0 to 1) whose value occurred earlier in the batch or is in the vault.
 
-    Args:
-        masked: the batch. An empty one has a share of 0.
-        known: the tokens that the vault held before this batch.
-        placeholders: the tokens that stand for no value. Their logins do not count as seen before.
+    The vault held ``known`` before the batch. An empty batch has a share of 0. Logins with one of the ``placeholders``,
+    which stand for no value, do not count as seen before.
     """
     logins = len(masked)
     shares = {}
@@ -123,12 +121,9 @@ def clear_cells(masked: MaskedLogins, compat: CompatMasking | None = None) -> di
     for column, field_name in MASKED_COLUMNS.items():
         pattern: Pattern[str] = token_pattern(field_name) if compat is None else compat.pattern
         cells = masked.columns[column]
-        counts[column] = 0 if _all_match(pattern, cells) else sum(not _matches(pattern, cell) for cell in cells)
+        clear = () if _all_match(pattern, cells) else cells
+        counts[column] = sum(not isinstance(cell, str) or pattern.fullmatch(cell) is None for cell in clear)
     return counts
-
-
-def _matches(pattern: Pattern[str], cell: object) -> bool:
-    return isinstance(cell, str) and bool(pattern.fullmatch(cell))
 
 
 def _all_match(pattern: Pattern[str], cells: Sequence[Any]) -> bool:
@@ -143,13 +138,7 @@ def _all_match(pattern: Pattern[str], cells: Sequence[Any]) -> bool:
 def seal_originals(
     originals: Mapping[str, Mapping[str, bytes]], known: frozenset[str], recipients: tuple[SealKey, ...]
 ) -> Sealed:
-    """Seal the values of the tokens that the vault does not hold.
-
-    Returns:
-        An empty result if there are no recipients, because sealing is off.
-    """
-    if not recipients:
-        return Sealed()
+    """Seal the values of the tokens that the vault does not hold."""
     parts = [
         seal([item for item in values.items() if item[0] not in known], name, recipients)
         for name, values in originals.items()
@@ -164,14 +153,8 @@ def reject_erased(
 ) -> SplitBatch:
     """Turn the logins of erased users that were sent up to the erasure into rejects without a body.
 
-    Args:
-        split: the split batch.
-        messages: the messages of the batch.
-        keys: the token keys. A tombstone of any version counts.
-        erased_at: tombstone → time of the erasure. A login sent later is accepted.
-
-    Returns:
-        `split` itself if no login is affected.
+    ``messages`` are those of the batch, and ``erased_at`` maps tombstones, of any key version, to the time of the
+    erasure. If no login is affected, this returns `split` itself.
     """
     if not erased_at or split.accepted.empty:
         return split

@@ -98,13 +98,13 @@ class Sealed:
 
 
 def seal(items: Sequence[tuple[str, bytes]], field_name: str, recipients: Sequence[SealKey]) -> Sealed:
-    """Seal values of one field for every recipient.
+    """Seal values of one field (``ip``, ``device_id``, ``body`` or ``extras``), each with its subject.
 
-    Args:
-        items: subject and plaintext of each value.
-        field_name: ``ip``, ``device_id``, ``body`` or ``extras``.
-        recipients: the public keys. Any one of their private halves opens the values.
+    The private half of any one of the recipients' public keys opens them. Without recipients, sealing is off and the
+    result is empty.
     """
+    if not items or not recipients:
+        return Sealed()
     data_keys: list[WrappedDataKey] = []
     blocks: list[SealedBlock] = []
     fingerprints = [recipient.fingerprint for recipient in recipients]

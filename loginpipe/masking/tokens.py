@@ -6,16 +6,19 @@ addresses and device ids that one core tries them all in minutes.
 """
 
 import hmac
+import json
 import re
+import secrets
 import unicodedata
-from base64 import urlsafe_b64encode
+from base64 import b64decode, b64encode, urlsafe_b64encode
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 
+from loginpipe.common.errors import KeyFileError
 from loginpipe.logins.canonical import all_spellings, canonical_address, canonical_device_id, is_address
 from loginpipe.masking.compat import CompatMasking, received
 
@@ -25,14 +28,10 @@ PREFIXES: Mapping[str, str] = {"ip": "ip", "device_id": "dev"}
 KEYED_FIELDS = (*PREFIXES, "user_id")
 """The fields with a derived key: the masked ones, and the user id, whose key makes the tombstones of erased users."""
 
-_DERIVATION = b"loginpipe.token.v1."
-_CHECK_LABEL = b"loginpipe.token-key-check.v1"
-_SUCCESSOR_LABEL = b"loginpipe.token-key-successor.v1"
-
 
 def derivation_label(field_name: str) -> bytes:
     """Return the text whose MAC with a token key is a field's key: the message for AWS KMS' ``GenerateMac``."""
-    return _DERIVATION + field_name.encode()
+    return b"loginpipe.token.v1." + field_name.encode()
 
 
 def derive_field_keys(token_key: bytes) -> dict[str, bytes]:
@@ -47,10 +46,9 @@ def token_pattern(field_name: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True)
 class TokenKeys:
-    """The derived token keys: one per version and field. Versions below ``current`` make no new tokens.
+    """The derived token keys: one per version and field. Only the ``current`` version makes new tokens.
 
     Attributes:
-        current: the version that makes new tokens.
         field_keys: version → field name → 32 bytes.
         development: True if made by ``loginpipe local`` or in a ``local`` environment; production refuses such keys.
     """
@@ -65,11 +63,7 @@ class TokenKeys:
         return tuple(sorted(version for version in self.field_keys if version < self.current))
 
     def tokens(self, field_name: str, canonical_values: Sequence[bytes], version: int | None = None) -> list[str]:
-        """Return the token of each canonical value of one field, in order, with the current version by default.
-
-        Raises:
-            KeyError: there is no key of this version.
-        """
+        """Return the token of each canonical value of one field, in order, with the current version by default."""
         version = self.current if version is None else version
         macs = _macs(self.field_keys[version][field_name], canonical_values)
         prefix = f"{PREFIXES[field_name]}.v{version}."
@@ -95,11 +89,11 @@ class TokenKeys:
 
     def check_values(self) -> dict[int, bytes]:
         """Return, by version, a value that identifies the key and from which no one can derive it."""
-        return self._made_by_keys(_CHECK_LABEL)
+        return self._made_by_keys(b"loginpipe.token-key-check.v1")
 
     def successor_proofs(self) -> dict[int, bytes]:
         """Return, by version, 32 bytes that only its key can make. Recording the next version requires them."""
-        return self._made_by_keys(_SUCCESSOR_LABEL)
+        return self._made_by_keys(b"loginpipe.token-key-successor.v1")
 
     def _made_by_keys(self, label: bytes) -> dict[int, bytes]:
         return {
@@ -116,6 +110,87 @@ def _macs(key: bytes, values: Iterable[bytes]) -> list[bytes]:
         mac.update(value)
         macs.append(mac.finalize())
     return macs
+
+
+TOKEN_KEY_BYTES = 32
+MAX_VERSION = 32_767
+"""The maximum of the ``smallint`` column in ``token_key_checks``."""
+
+
+@dataclass(frozen=True)
+class TokenKeyDocument:
+    """Token keys by version: 32 bytes each. `current` makes new tokens; production refuses `development` keys.
+
+    In a file or a secret it is ``{"current": 1, "development": false, "keys": {"1": "<32 bytes in base64>"}}``.
+    """
+
+    current: int
+    keys: Mapping[int, bytes] = field(repr=False)
+    development: bool = False
+
+    def derived(self) -> TokenKeys:
+        """Return the derived keys, which make the tokens."""
+        keys = {version: derive_field_keys(key) for version, key in self.keys.items()}
+        return TokenKeys(self.current, keys, self.development)
+
+    def text(self) -> str:
+        """Return the document as text that `parse_document` reads."""
+        keys = {str(version): b64encode(key).decode() for version, key in sorted(self.keys.items())}
+        return json.dumps({"current": self.current, "development": self.development, "keys": keys}, indent=2) + "\n"
+
+
+def new_document(*, development: bool) -> TokenKeyDocument:
+    """Return a document with a new token key of version 1."""
+    return TokenKeyDocument(1, {1: secrets.token_bytes(TOKEN_KEY_BYTES)}, development)
+
+
+def parse_document(content: str | bytes, source: str) -> TokenKeyDocument:
+    """Parse a document.
+
+    Raises:
+        KeyFileError: the content has another form than above. The message names the source and quotes no content.
+    """
+    try:
+        document = _parsed(content)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+        raise KeyFileError(f"{source} is no token key file: make one with `loginpipe keys generate`") from None
+    if document.current not in document.keys or any(len(key) != TOKEN_KEY_BYTES for key in document.keys.values()):
+        raise KeyFileError(f"{source}: every key must be {TOKEN_KEY_BYTES} bytes, and `current` the version of one")
+    if min(document.keys) < 1 or max(document.keys) > MAX_VERSION:
+        raise KeyFileError(f"{source}: versions of token keys go from 1 to {MAX_VERSION}")
+    return document
+
+
+def rotated(document: TokenKeyDocument, source: str) -> TokenKeyDocument:
+    """Return the document with one more version, which becomes the current one. The other versions stay."""
+    version = max(document.keys) + 1
+    if version > MAX_VERSION:
+        raise KeyFileError(f"{source} holds the last version that there can be, {MAX_VERSION}")
+    keys = {**document.keys, version: secrets.token_bytes(TOKEN_KEY_BYTES)}
+    return replace(document, current=version, keys=keys)
+
+
+def united(current: TokenKeyDocument, previous: TokenKeyDocument, source: str) -> TokenKeyDocument:
+    """Return the keys of two documents. The current version is that of `current`."""
+    differing = [v for v, key in previous.keys.items() if current.keys.get(v, key) != key]
+    if differing:
+        raise KeyFileError(
+            f"{source}: AWSCURRENT and AWSPREVIOUS hold two keys under version {min(differing)}: put the right one as "
+            "a new value twice, so that both stages hold it"
+        )
+    development = current.development or previous.development
+    return replace(current, keys={**previous.keys, **current.keys}, development=development)
+
+
+def _parsed(content: str | bytes) -> TokenKeyDocument:
+    document = json.loads(content)
+    current, development = document["current"], document.get("development", False)
+    versions = {text: int(text) for text in document["keys"] if text.isascii() and text.isdigit()}
+    distinct = len(set(versions.values())) == len(document["keys"])
+    if not distinct or type(current) is not int or type(development) is not bool:
+        raise ValueError
+    keys = {version: b64decode(document["keys"][text], validate=True) for text, version in versions.items()}
+    return TokenKeyDocument(current, keys, development)
 
 
 class PlaceholderToken(NamedTuple):

@@ -1,24 +1,34 @@
-"""Make the queue's client, read the queue's depth, and turn failures into one-line errors by their code.
+"""Make the queue's client, read the queue's depth, and turn failures into one-line `QueueError`s by their code.
 
-SQS's numbers of messages are approximate and take up to a minute to settle.
+SQS's numbers of messages are approximate and take up to a minute to settle. Of a call with up to ten entries, single
+entries can fail in a successful response.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+from http import HTTPStatus
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from loginpipe.common.aws import CONNECT_SECONDS, READ_SECONDS, Wording, aws_client, aws_errors, core_session
+from loginpipe.common.aws import (
+    CONNECT_SECONDS,
+    MALFORMED,
+    READ_SECONDS,
+    Wording,
+    aws_client,
+    aws_errors,
+    core_session,
+    error_code,
+)
 from loginpipe.common.errors import QueueError
 from loginpipe.common.settings import Settings, name_of_queue, region_and_account
 from loginpipe.sqs.lean_client import lean_client
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
-
 
 T = TypeVar("T")
 
@@ -34,8 +44,47 @@ _PROTOCOL = (
 _AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws")
 
 
-class _OfAccount(TypedDict, total=False):
-    QueueOwnerAWSAccountId: str
+@dataclass(frozen=True)
+class FailedEntry:
+    """A failed delivery: SQS's error code, if it blames the sender (a retry rarely helps), if the whole call failed."""
+
+    delivery_id: str
+    code: str
+    sender_fault: bool
+    of_call: bool = False
+
+
+def call_with_entries(
+    call: Callable[..., Any], queue_url: str, entries: Mapping[str, Mapping[str, Any]]
+) -> list[FailedEntry]:
+    """Make one call of SQS for a queue, and return the failed entries: all of them if the call itself failed.
+
+    ``entries`` maps up to ten delivery ids to entries without ``Id``, which need only be unique within the call.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    if not entries:
+        return []
+    try:
+        asked = [{**entry, "Id": str(place)} for place, entry in enumerate(entries.values())]
+        answer = call(QueueUrl=queue_url, Entries=asked)
+        # The usual case.
+        if not answer.get("Failed") and {done["Id"] for done in answer["Successful"]} == {e["Id"] for e in asked}:
+            return []
+        confirmed = {int(done["Id"]) for done in answer.get("Successful", [])}
+        refused = {int(failed["Id"]): failed for failed in answer.get("Failed", [])}
+    except ClientError as error:
+        code, status = error_code(error), error.response["ResponseMetadata"]["HTTPStatusCode"]
+        return [FailedEntry(i, code, status < HTTPStatus.INTERNAL_SERVER_ERROR, of_call=True) for i in entries]
+    except (BotoCoreError, *MALFORMED) as error:
+        return [FailedEntry(i, type(error).__name__, False, of_call=True) for i in entries]
+    # Neither confirmed nor refused: treated as failed.
+    unconfirmed = {"Code": "NotConfirmed"}
+    return [
+        FailedEntry(delivery_id, str(failed.get("Code", "")), bool(failed.get("SenderFault", False)))
+        for place, delivery_id in enumerate(entries)
+        if (failed := refused.get(place, None if place in confirmed else unconfirmed)) is not None
+    ]
 
 
 @dataclass(frozen=True)
@@ -51,25 +100,22 @@ class Queue:
         """Return True if the endpoint is AWS itself, not another implementation of SQS."""
         return (urlsplit(self.client.meta.endpoint_url).hostname or "").endswith(_AWS_DOMAINS)
 
-    def asking_for(self, *system_attributes: str) -> dict[str, Any]:
-        """Return the parameters of a receive call that ask for system attributes of the messages.
+    def delete(self, handles: Mapping[str, str]) -> list[FailedEntry]:
+        """Delete up to ten messages, by delivery id and receipt handle. Return those that failed."""
+        entries = {delivery_id: {"ReceiptHandle": handle} for delivery_id, handle in handles.items()}
+        return call_with_entries(self.client.delete_message_batch, self.url, entries)
 
-        Other implementations may know only the parameter name that AWS has deprecated, and silently leave the
-        attributes out: LocalStack before 3.5, ElasticMQ before 1.6.2, moto 5.0.3.
-        """
-        names = list(system_attributes)
-        parameters: dict[str, Any] = {"MessageSystemAttributeNames": names}
-        return parameters if self.of_aws else {**parameters, "AttributeNames": names}
+    def change_visibility(self, changes: Iterable[tuple[str, str, int]]) -> list[FailedEntry]:
+        """Set the visibility timeout of up to ten messages: delivery id, receipt handle, seconds. Return the failed."""
+        entries = {i: {"ReceiptHandle": handle, "VisibilityTimeout": seconds} for i, handle, seconds in changes}
+        return call_with_entries(self.client.change_message_visibility_batch, self.url, entries)
 
 
 def open_queue(queue: str, settings: Settings, *, connections: int) -> Queue:
-    """Make a client for a queue and check that the queue exists.
+    """Make a client for up to ``connections`` concurrent calls, and check that the queue exists.
 
-    Args:
-        queue: the queue's name, URL or ARN. Region and account of an ARN override AWS_REGION and the account of the
-            credentials.
-        settings: which client to make, and whether it is for production.
-        connections: the maximum number of concurrent calls.
+    ``queue`` is its name, URL or ARN. Region and account of an ARN override AWS_REGION and the account of the
+    credentials.
 
     Raises:
         QueueError: no region or credentials, no such queue, no access, or an endpoint that is unreachable, does not
@@ -82,7 +128,7 @@ def open_queue(queue: str, settings: Settings, *, connections: int) -> Queue:
         if "://" in queue:
             url = queue
         else:
-            of_account: _OfAccount = {"QueueOwnerAWSAccountId": account} if account else {}
+            of_account: dict[str, Any] = {"QueueOwnerAWSAccountId": account} if account else {}
             url = client.get_queue_url(QueueName=name, **of_account).get("QueueUrl", "")
         answer = client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"]) if url else None
     if answer is None or "Attributes" not in answer:
@@ -114,12 +160,8 @@ def queue_errors(name: str) -> AbstractContextManager[None]:
 
 
 def _wording(name: str) -> Wording:
-    return Wording(
-        QueueError,
-        f"queue {name!r}",
-        absent="create it, or set LOGINPIPE_QUEUE or AWS_REGION",
-        protocol=_PROTOCOL,
-    )
+    absent = "create it, or set LOGINPIPE_QUEUE or AWS_REGION"
+    return Wording(QueueError, f"queue {name!r}", absent=absent, protocol=_PROTOCOL)
 
 
 def batched(items: Iterable[T]) -> Iterator[list[T]]:
@@ -136,9 +178,6 @@ IN_FLIGHT_LIMIT_REACHED = (
     "in-flight limit reached: messages wait, but as many are in flight as SQS allows, so nothing can be received until "
     "consumers delete some or their visibility timeouts end; look for a consumer that receives and does not delete"
 )
-
-# A queue near the limit counts as at it, because the counts are approximate.
-_APPROXIMATION = 0.95
 
 
 @dataclass(frozen=True)
@@ -157,29 +196,18 @@ class Depth:
     @property
     def at_in_flight_limit(self) -> bool:
         """Return True if messages wait that no consumer can receive because the in-flight limit is reached."""
-        return self.visible > 0 and self.in_flight >= MAX_IN_FLIGHT * _APPROXIMATION
+        # A queue near the limit counts as at it, because the counts are approximate.
+        return self.visible > 0 and self.in_flight >= MAX_IN_FLIGHT * 0.95
 
     def __str__(self) -> str:
         return f"{self.visible:,} waiting, {self.in_flight:,} in flight, {self.delayed:,} delayed"
 
 
 def read_depth(queue: Queue) -> Depth:
-    """Read the depth of a queue.
-
-    Raises:
-        QueueError: it cannot be read.
-    """
+    """Read the depth of a queue."""
+    number = "ApproximateNumberOfMessages"
+    # In the order of the fields of `Depth`.
+    names: list[Any] = [number, f"{number}NotVisible", f"{number}Delayed"]
     with queue_errors(queue.name):
-        attributes = queue.client.get_queue_attributes(
-            QueueUrl=queue.url,
-            AttributeNames=[
-                "ApproximateNumberOfMessages",
-                "ApproximateNumberOfMessagesNotVisible",
-                "ApproximateNumberOfMessagesDelayed",
-            ],
-        )["Attributes"]
-    return Depth(
-        visible=int(attributes["ApproximateNumberOfMessages"]),
-        in_flight=int(attributes["ApproximateNumberOfMessagesNotVisible"]),
-        delayed=int(attributes["ApproximateNumberOfMessagesDelayed"]),
-    )
+        attributes = queue.client.get_queue_attributes(QueueUrl=queue.url, AttributeNames=names)["Attributes"]
+    return Depth(*(int(attributes[name]) for name in names))

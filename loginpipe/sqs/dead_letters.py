@@ -1,4 +1,4 @@
-"""Show what the dead-letter queue holds, and move it back without loss or duplicates.
+"""Show what the dead-letter queue holds, and move it back without loss or duplicates. Failures are `QueueError`s.
 
 SQS's own redrive gives a message a new id, so the ledger would not recognize it. This redrive first drops the messages
 that the ledger holds, and sends the others with their first identity. If it is interrupted between send and delete, a
@@ -19,11 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 from loginpipe.common.aws import DENIED, error_code
 from loginpipe.common.errors import QueueError
-from loginpipe.logins.messages import Message
-from loginpipe.sqs.client import MAX_BATCH, Depth, Queue, queue_errors, read_depth
-from loginpipe.sqs.deliveries import LONG_POLL_SECONDS, is_intact, returned_if_unreadable
-from loginpipe.sqs.entries import FailedEntry, call_with_entries
-from loginpipe.sqs.identity import Identity, identity, redrive_attributes
+from loginpipe.common.settings import name_of_queue
+from loginpipe.sqs.client import MAX_BATCH, Depth, FailedEntry, Queue, queue_errors, read_depth
+from loginpipe.sqs.deletion import delete_ten
+from loginpipe.sqs.deliveries import (
+    Identity,
+    identity,
+    is_intact,
+    message_of,
+    receive,
+    redrive_attributes,
+    returned_if_unreadable,
+)
 from loginpipe.sqs.leases import LeaseKeeper
 from loginpipe.sqs.sending import send_again
 
@@ -37,7 +44,6 @@ _VISIBILITY_SECONDS = 120
 _MAX_COUNTED = 1_000
 # How long a count by owner is valid for checks that run every few seconds.
 _COUNTED_SECONDS = 600
-_LISTED_AT_ONCE = 1_000
 # Seconds between attempts to delete; a random jitter takes off up to half.
 _DELETE_PAUSES = (0.2, 0.4, 0.8, 1.6, 3.2)
 
@@ -52,13 +58,7 @@ class RedrivePolicy:
 
 @dataclass
 class Owners:
-    """The number of counted dead letters by owner.
-
-    Attributes:
-        ours: of this queue.
-        others: of other queues.
-        all: True if none were left to count.
-    """
+    """The number of counted dead letters of this queue and of others; `all` is True if none were left to count."""
 
     ours: int = 0
     others: int = 0
@@ -83,7 +83,6 @@ class DeadLetterDepth(Depth):
         return self.total if self.owners is None else min(self.owners.ours, self.total)
 
     def __str__(self) -> str:
-        """Describe the depth and the owners."""
         whose = shared_by(self.others)
         if not whose:
             return super().__str__()
@@ -117,11 +116,7 @@ class RedriveCounts:
 
 
 def redrive_policy(queue: Queue) -> RedrivePolicy | None:
-    """Return a queue's redrive policy, or None if it has none.
-
-    Raises:
-        QueueError: the policy cannot be read, or the dead-letter queue does not exist.
-    """
+    """Return a queue's redrive policy, or None if it has none."""
     with queue_errors(queue.name):
         attributes = queue.client.get_queue_attributes(QueueUrl=queue.url, AttributeNames=["RedrivePolicy"])
         text = attributes.get("Attributes", {}).get("RedrivePolicy")
@@ -139,9 +134,6 @@ def read_dead_letters(queue: Queue) -> DeadLetterDepth | None:
 
     If other queues share it, up to a thousand dead letters are received for the count, at most every ten minutes in a
     process.
-
-    Raises:
-        QueueError: as `redrive_policy`, or the depth of the dead-letter queue cannot be read.
     """
     policy = redrive_policy(queue)
     if policy is None:
@@ -173,28 +165,21 @@ def other_sources(queue: Queue, dead_letters: Queue) -> int | None:
     """Return how many other queues use a queue's dead-letter queue; None if asking is not permitted.
 
     An endpoint that does not support the call is not AWS, and has no queues of others.
-
-    Raises:
-        QueueError: the endpoint does not respond.
     """
     from botocore.exceptions import ClientError
 
-    names: set[str] = set()
-    more: dict[str, Any] = {"MaxResults": _LISTED_AT_ONCE}
+    paginator = dead_letters.client.get_paginator("list_dead_letter_source_queues")
+    pages = paginator.paginate(QueueUrl=dead_letters.url, PaginationConfig={"PageSize": 1000})
     with queue_errors(dead_letters.name):
-        while more:
-            try:
-                answer = dead_letters.client.list_dead_letter_source_queues(QueueUrl=dead_letters.url, **more)
-            except ClientError as error:
-                if error_code(error) in DENIED:
-                    return None
-                if queue.of_aws:
-                    raise
-                return 0
+        try:
             # Compared by name, because the host of a URL may differ, and all are in one account and region.
-            names.update(url.rpartition("/")[2] for url in answer.get("queueUrls", []))
-            token = answer.get("NextToken")
-            more = {"MaxResults": _LISTED_AT_ONCE, "NextToken": token} if token else {}
+            names = {name_of_queue(url) for page in pages for url in page.get("queueUrls", [])}
+        except ClientError as error:
+            if error_code(error) in DENIED:
+                return None
+            if queue.of_aws:
+                raise
+            return 0
     return len(names - {queue.name})
 
 
@@ -208,11 +193,7 @@ def shared_by(others: int | None) -> str:
 
 
 def count_owners(queue: Queue, dead_letters: Queue) -> Owners:
-    """Count how many of up to a thousand dead letters are a queue's own. They are received and returned at once.
-
-    Raises:
-        QueueError: one of the queues cannot be used.
-    """
+    """Count how many of up to a thousand dead letters are a queue's own. They are received and returned at once."""
     is_ours = _ownership(queue, dead_letters)
     owners = Owners()
     # One call at a time, because the client of a depth check has one connection.
@@ -247,9 +228,6 @@ def redrive(
     ``recorded`` returns those of the given message ids that the ledger holds. ``wanted`` returns True for dead letters
     to move or drop. ``per_second`` limits the messages moved per second, ``dry_run`` only counts, and ``progress`` is
     called with the number of dead letters received, batch by batch.
-
-    Raises:
-        QueueError: one of the queues cannot be used.
     """
     is_ours = _ownership(queue, dead_letters)
     counts = RedriveCounts()
@@ -308,10 +286,7 @@ def _sorted(
         if is_intact(delivery) and wanted(identity(delivery)):
             by_id.setdefault(identity(delivery).message_id, []).append(delivery)
     known = set(recorded([identity(copies[0]) for copies in by_id.values()])) if by_id else set()
-    return (
-        [copies for message_id, copies in by_id.items() if message_id in known],
-        [copies for message_id, copies in by_id.items() if message_id not in known],
-    )
+    return [by_id[i] for i in by_id if i in known], [by_id[i] for i in by_id if i not in known]
 
 
 def _without(messages: "Sequence[_Copies]", failed: Sequence[FailedEntry]) -> "list[_Copies]":
@@ -322,20 +297,10 @@ def _without(messages: "Sequence[_Copies]", failed: Sequence[FailedEntry]) -> "l
 
 def _received(dead_letters: Queue, leases: LeaseKeeper) -> "list[MessageTypeDef]":
     asked = time.monotonic()
-    with queue_errors(dead_letters.name):
-        answer = dead_letters.client.receive_message(
-            QueueUrl=dead_letters.url,
-            MaxNumberOfMessages=MAX_BATCH,
-            WaitTimeSeconds=LONG_POLL_SECONDS,
-            VisibilityTimeout=_VISIBILITY_SECONDS,
-            **dead_letters.asking_for(
-                "SentTimestamp", "ApproximateReceiveCount", "MessageGroupId", "DeadLetterQueueSourceArn"
-            ),
-            MessageAttributeNames=["All"],
-        )
-        deliveries = answer.get("Messages", [])
+    further = ("MessageGroupId", "DeadLetterQueueSourceArn")
+    deliveries = receive(dead_letters, MAX_BATCH, *further, visibility_seconds=_VISIBILITY_SECONDS, attributes="All")
     with returned_if_unreadable(dead_letters, deliveries):
-        messages = [_message(delivery) for delivery in deliveries]
+        messages = [message_of(delivery, 0) for delivery in deliveries]
     leases.add(messages, asked)
     return deliveries
 
@@ -358,30 +323,11 @@ def _delete(dead_letters: Queue, leases: LeaseKeeper, deliveries: "Sequence[Mess
     staying: dict[str, FailedEntry] = {}
     pending = {d["MessageId"] for d in deliveries}
     for pause in (*_DELETE_PAUSES, None):
-        handles = leases.handles(pending)
-        failed = call_with_entries(
-            lambda entries: dead_letters.client.delete_message_batch(QueueUrl=dead_letters.url, Entries=entries),
-            {delivery_id: {"ReceiptHandle": handle} for delivery_id, handle in handles.items()},
-        )
-        staying = {i: failure for i, failure in staying.items() if i not in handles}
+        _, failed = delete_ten(dead_letters, leases, pending)
+        staying = {i: failure for i, failure in staying.items() if i not in pending}
         staying |= {failure.delivery_id: failure for failure in failed}
-        leases.settle(handles.keys() - staying.keys())
         pending = leases.not_deleted(staying)
         if not pending or pause is None:
             break
         time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, needs no secrecy
     return list(staying.values())
-
-
-def _message(delivery: "MessageTypeDef") -> Message:
-    known_as = identity(delivery)
-    return Message(
-        message_id=known_as.message_id,
-        delivery_id=delivery["MessageId"],
-        receipt_handle=delivery["ReceiptHandle"],
-        body="",
-        sent_ms=known_as.sent_ms,
-        received_ms=0,
-        receive_count=int(delivery["Attributes"]["ApproximateReceiveCount"]),
-        body_intact=True,
-    )

@@ -3,7 +3,7 @@
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,8 +12,7 @@ from threading import Event
 from typing import Any
 
 from loginpipe.common.aws import EXPIRED, THROTTLED
-from loginpipe.sqs.client import Queue, batched
-from loginpipe.sqs.entries import FailedEntry, call_with_entries
+from loginpipe.sqs.client import FailedEntry, Queue, batched
 from loginpipe.sqs.leases import LeaseKeeper
 
 _FIRST_PAUSE_SECONDS = 0.2
@@ -111,16 +110,11 @@ class Deleter:
 
     def submit(self, batch_id: str, delivery_ids: Iterable[str], *, calls_at_once: int) -> None:
         """Delete the messages of a batch whose outcome is committed."""
-        work = partial(
-            delete_messages,
-            self._queue,
-            self._leases,
-            list(delivery_ids),
-            calls_at_once=calls_at_once,
-            pause=self._stop.wait,
-            stop=self._stop,
+        delete = partial(delete_messages, self._queue, self._leases, list(delivery_ids))
+        pause, stop = self._stop.wait, self._stop
+        self._pending.append(
+            (batch_id, self._thread.submit(delete, calls_at_once=calls_at_once, pause=pause, stop=stop))
         )
-        self._pending.append((batch_id, self._thread.submit(work)))
 
     def finished(
         self, *, max_pending: int | None = None, give_up: Callable[[], bool] = lambda: False
@@ -163,10 +157,7 @@ def _back_off_seconds(pauses_before: int) -> float:
 class _Round:
     """One attempt at each remaining message, chunk by chunk. The deleting threads share it.
 
-    Attributes:
-        rest: the chunks that no thread has taken.
-        late: returns True after the deadline; then a chunk of which no delete is confirmed ends the round.
-        stopped: returns True if no more calls may be made.
+    If it is ``late``, a chunk of which no delete is confirmed ends the round. If ``stopped``, no call is made.
     """
 
     queue: Queue
@@ -208,7 +199,7 @@ class _Round:
                 chunk = self.rest.popleft()
             except IndexError:
                 break
-            confirmed, failures = _delete_ten(self.queue, self.leases, chunk)
+            confirmed, failures = delete_ten(self.queue, self.leases, chunk)
             deleted += confirmed
             failed += failures
             if failures and not confirmed and self.late():
@@ -216,14 +207,10 @@ class _Round:
         return deleted, failed
 
 
-def _delete_ten(queue: Queue, leases: LeaseKeeper, delivery_ids: Sequence[str]) -> tuple[int, list[FailedEntry]]:
+def delete_ten(queue: Queue, leases: LeaseKeeper, delivery_ids: Iterable[str]) -> tuple[int, list[FailedEntry]]:
     """Return the number of confirmed deletes, and the failed ones. Messages no longer held are in neither."""
     handles = leases.handles(delivery_ids)
-    failed = call_with_entries(
-        lambda entries: queue.client.delete_message_batch(QueueUrl=queue.url, Entries=entries),
-        {delivery_id: {"ReceiptHandle": handle} for delivery_id, handle in handles.items()},
-    )
-    failed_ids = {f.delivery_id for f in failed}
-    confirmed = handles.keys() - failed_ids
+    failed = queue.delete(handles)
+    confirmed = handles.keys() - {f.delivery_id for f in failed}
     leases.settle(confirmed)
     return len(confirmed), failed

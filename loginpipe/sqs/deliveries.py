@@ -1,24 +1,28 @@
 """Make single receive calls, and read the messages of their responses.
 
 A message that is only examined, or cannot be read, returns to the queue at once.
+
+SQS gives a message that is sent again a new id and a new time. Replays and redrives therefore carry attributes with the
+first identity, so that the ledger recognizes the message and the login keeps its date.
 """
 
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import md5
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID, uuid5
 
 from loginpipe.common.aws import MALFORMED
 from loginpipe.common.errors import QueueError
 from loginpipe.logins.messages import Message
 from loginpipe.sqs.client import MAX_BATCH, Queue, batched, queue_errors
-from loginpipe.sqs.entries import call_with_entries
-from loginpipe.sqs.identity import identity, own_identity
 from loginpipe.sqs.leases import LeaseKeeper
 
 if TYPE_CHECKING:
-    from mypy_boto3_sqs.type_defs import MessageTypeDef
+    from mypy_boto3_sqs.type_defs import MessageAttributeValueTypeDef, MessageTypeDef
+
+    _Attributes = dict[str, MessageAttributeValueTypeDef]
 
 LONG_POLL_SECONDS = 1
 """Any wait above 0 makes SQS ask all its servers. A longer wait would only delay the end of a run."""
@@ -33,28 +37,111 @@ _PARTS = {
     "SentTimestamp": "SentTimestamp",
 }
 
+REDRIVE_OF = "loginpipe.redrive_of"
+"""The first id of a message from the dead-letter queue. It has no outcome yet and keeps this id."""
+REPLAY_OF = "loginpipe.replay_of"
+"""The id of a rejected message that is tried again. The ledger holds its rejection, so a new id is made from it."""
+SENT_MS = "loginpipe.sent_ms"
+"""``SentTimestamp`` of the first message."""
 
-def receive_once(
-    queue: Queue, max_messages: int, *, wait_seconds: int, visibility_seconds: int, resent_days: int | None = None
-) -> list[Message]:
-    """Receive up to ``max_messages`` messages (at most ten) with one call.
+# The namespace of replayed ids. A replay that is sent twice is one message.
+_REPLAYS = UUID("6f1c2d5e-7b0a-5e64-9a55-0f6f4f0c8a11")
 
-    ``wait_seconds`` is the time of the long poll, ``visibility_seconds`` the lease. ``resent_days`` limits how many
-    days ago a replayed or redriven message may have been sent first; None for no limit.
 
-    Raises:
-        QueueError: the queue cannot be received from, or the response cannot be read; then its messages are returned.
-    """
+class Identity(NamedTuple):
+    """The id of a message in the ledger, and when it was first sent, in milliseconds since 1970 UTC."""
+
+    message_id: str
+    sent_ms: int
+
+
+def identity(delivery: "MessageTypeDef") -> Identity:
+    """Return the identity of a delivery. Attributes that are not in our form are ignored."""
+    # Few messages have attributes.
+    return (_carried(delivery) if "MessageAttributes" in delivery else None) or _own_identity(delivery)
+
+
+def _own_identity(delivery: "MessageTypeDef") -> Identity:
+    return Identity(delivery["MessageId"], int(delivery["Attributes"]["SentTimestamp"]))
+
+
+def _carried(delivery: "MessageTypeDef") -> Identity | None:
+    attributes = {name: value.get("StringValue", "") for name, value in delivery.get("MessageAttributes", {}).items()}
+    redriven = attributes.get(REDRIVE_OF)
+    try:
+        first, sent_ms = UUID(redriven or attributes.get(REPLAY_OF, "")), int(attributes.get(SENT_MS, ""))
+    except ValueError:
+        return None
+    # Only the sender vouches for the time. Here it is limited to the past; the receiver decides if it is too old.
+    latest = _own_identity(delivery).sent_ms
+    bounded = max(sent_ms, 1) if sent_ms <= latest else latest
+    return Identity(str(first if redriven else replay_id(first)), bounded)
+
+
+def replay_id(rejected: UUID) -> UUID:
+    """Return the id of the replay of a rejected message."""
+    return uuid5(_REPLAYS, str(rejected))
+
+
+def redrive_attributes(delivery: "MessageTypeDef") -> "_Attributes":
+    """Return the attributes to send a dead letter back with: the identity that it carries, or its own."""
+    attributes: dict[str, Any] = dict(delivery.get("MessageAttributes", {}))
+    known_as = _carried(delivery)
+    if known_as is None:
+        known_as = _own_identity(delivery)
+        attributes.pop(REPLAY_OF, None)
+        attributes |= _strings({REDRIVE_OF: known_as.message_id})
+    # The time as read here, so that the next delivery gives the same.
+    return attributes | _strings({SENT_MS: str(known_as.sent_ms)})
+
+
+def replay_attributes(rejected: UUID, sent_ms: int) -> "_Attributes":
+    """Return the attributes to send a rejected message again with."""
+    return _strings({REPLAY_OF: str(rejected), SENT_MS: str(sent_ms)})
+
+
+def _strings(values: dict[str, str]) -> "_Attributes":
+    return {name: {"DataType": "String", "StringValue": value} for name, value in values.items()}
+
+
+def receive(
+    queue: Queue,
+    max_messages: int,
+    *system_attributes: str,
+    visibility_seconds: int,
+    attributes: str = "loginpipe.*",
+    long_poll: bool = True,
+) -> "list[MessageTypeDef]":
+    """Receive with one call, and return the deliveries unread. They have these and the usual system attributes."""
+    names: list[Any] = ["SentTimestamp", "ApproximateReceiveCount", *system_attributes]
+    # Other implementations may know only the parameter name that AWS has deprecated, and silently leave the attributes
+    # out: LocalStack before 3.5, ElasticMQ before 1.6.2, moto 5.0.3.
+    deprecated: dict[str, Any] = {} if queue.of_aws else {"AttributeNames": names}
     with queue_errors(queue.name):
         answer = queue.client.receive_message(
             QueueUrl=queue.url,
             MaxNumberOfMessages=max_messages,
-            WaitTimeSeconds=wait_seconds,
+            WaitTimeSeconds=LONG_POLL_SECONDS if long_poll else 0,
             VisibilityTimeout=visibility_seconds,
-            **queue.asking_for("SentTimestamp", "ApproximateReceiveCount"),
-            MessageAttributeNames=["loginpipe.*"],
+            MessageSystemAttributeNames=names,
+            MessageAttributeNames=[attributes],
+            **deprecated,
         )
-        deliveries = answer.get("Messages", [])
+        return answer.get("Messages", [])
+
+
+def receive_once(
+    queue: Queue, max_messages: int, *, visibility_seconds: int, resent_days: int | None = None, long_poll: bool = True
+) -> list[Message]:
+    """Receive up to ``max_messages`` messages (at most ten) with one call.
+
+    ``visibility_seconds`` is the lease. ``resent_days`` limits how many days ago a replayed or redriven message may
+    have been sent first; None for no limit.
+
+    Raises:
+        QueueError: the queue cannot be received from, or the response cannot be read; then its messages are returned.
+    """
+    deliveries = receive(queue, max_messages, visibility_seconds=visibility_seconds, long_poll=long_poll)
     now_ms = time.time_ns() // 1_000_000
     with returned_if_unreadable(queue, deliveries):
         oldest_ms = 0 if resent_days is None else now_ms - resent_days * 86_400_000
@@ -62,24 +149,21 @@ def receive_once(
 
 
 def message_of(delivery: "MessageTypeDef", now_ms: int, oldest_ms: int = 0) -> Message:
-    """Return the message of a delivery.
+    """Return the message of a delivery from SQS's response, or in the same form from Lambda's event.
 
-    Args:
-        delivery: from SQS's response, or in the same form from Lambda's event.
-        now_ms: the time of receipt, in milliseconds since 1970.
-        oldest_ms: the oldest sent time that a replayed or redriven message may claim, in milliseconds since 1970.
+    Both times are in milliseconds since 1970: ``now_ms`` of the receipt, and ``oldest_ms``, the oldest sent time that a
+    replayed or redriven message may claim.
     """
-    body = delivery["Body"]
     known_as = identity(delivery)
     # Dated too far back, it keeps its own identity: the message that it claims to be has its own outcome.
-    too_old = known_as.sent_ms < oldest_ms and known_as != own_identity(delivery)
+    too_old = known_as.sent_ms < oldest_ms and known_as != _own_identity(delivery)
     if too_old:
-        known_as = own_identity(delivery)
+        known_as = _own_identity(delivery)
     return Message(
         message_id=known_as.message_id,
         delivery_id=delivery["MessageId"],
         receipt_handle=delivery["ReceiptHandle"],
-        body=body,
+        body=delivery["Body"],
         sent_ms=known_as.sent_ms,
         received_ms=now_ms,
         receive_count=int(delivery["Attributes"]["ApproximateReceiveCount"]),
@@ -112,7 +196,7 @@ def returned_if_unreadable(queue: Queue, deliveries: Any) -> Iterator[None]:
     else:
         return
     arrived = deliveries if isinstance(deliveries, list) else []
-    return_at_once(queue, [d["ReceiptHandle"] for d in arrived if isinstance(d, dict) and "ReceiptHandle" in d])
+    _return_at_once(queue, [d["ReceiptHandle"] for d in arrived if isinstance(d, dict) and "ReceiptHandle" in d])
     wrong = f"without their {_PARTS[part]}" if part else "of another form than SQS's"
     raise QueueError(
         f"queue {queue.name!r} is at an endpoint that delivers messages {wrong}: upgrade it, or fix AWS_ENDPOINT_URL; "
@@ -120,23 +204,19 @@ def returned_if_unreadable(queue: Queue, deliveries: Any) -> Iterator[None]:
     ) from None
 
 
-def return_at_once(queue: Queue, receipt_handles: Iterable[str]) -> None:
+def _return_at_once(queue: Queue, receipt_handles: Iterable[str]) -> None:
     """Make messages visible again. If that fails, they return when their visibility timeout ends."""
     for chunk in batched(receipt_handles):
-        call_with_entries(
-            lambda entries: queue.client.change_message_visibility_batch(QueueUrl=queue.url, Entries=entries),
-            {str(place): {"ReceiptHandle": handle, "VisibilityTimeout": 0} for place, handle in enumerate(chunk)},
-        )
+        queue.change_visibility((str(place), handle, 0) for place, handle in enumerate(chunk))
 
 
 def try_receiving(queue: Queue, visibility_seconds: int) -> None:
     """Receive a message as a run does, and return it at once. This counts as a receive of that message.
 
-    Raises:
-        QueueError: the queue cannot be received from, or the response cannot be read.
+    Raises `QueueError` as `receive_once`.
     """
-    messages = receive_once(queue, 1, wait_seconds=0, visibility_seconds=visibility_seconds)
-    return_at_once(queue, [message.receipt_handle for message in messages])
+    messages = receive_once(queue, 1, visibility_seconds=visibility_seconds, long_poll=False)
+    _return_at_once(queue, [message.receipt_handle for message in messages])
 
 
 @contextmanager
@@ -145,23 +225,15 @@ def peeked(
 ) -> Iterator[list[Message]]:
     """Receive up to ``number`` messages for a ``with`` block, and make them visible again at its end.
 
-    Each counts as received once more. There are fewer if a receive brings none.
-
-    Raises:
-        QueueError: the queue cannot be received from; messages already received are returned.
+    Each counts as received once more. There are fewer if a receive brings none. Raises `QueueError` as `receive_once`.
     """
     leases = LeaseKeeper(queue, visibility_seconds=visibility_seconds, calls_at_once=_CALLS_AT_ONCE)
     messages: dict[str, Message] = {}
     try:
         while len(messages) < number:
             asked = time.monotonic()
-            received = receive_once(
-                queue,
-                min(MAX_BATCH, number - len(messages)),
-                wait_seconds=LONG_POLL_SECONDS,
-                visibility_seconds=visibility_seconds,
-                resent_days=resent_days,
-            )
+            wanted = min(MAX_BATCH, number - len(messages))
+            received = receive_once(queue, wanted, visibility_seconds=visibility_seconds, resent_days=resent_days)
             leases.add(received, asked)
             messages |= {message.message_id: message for message in received}
             if not received:

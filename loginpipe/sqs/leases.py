@@ -13,29 +13,20 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from loginpipe.common.errors import runbook
 from loginpipe.logins.messages import Message
 from loginpipe.sqs.client import Queue, batched
-from loginpipe.sqs.entries import FailedEntry, call_with_entries
-
-if TYPE_CHECKING:
-    from mypy_boto3_sqs.type_defs import ChangeMessageVisibilityBatchRequestEntryTypeDef
 
 LONGEST_LEASE_SECONDS = 12 * 3600
 """SQS hides a message for at most 12 hours after it is received, regardless of extensions."""
 
 MAX_BACK_OFF_SECONDS = 300
 
-_NO_LONGER_OURS = frozenset(
-    {
-        "MessageNotInflight",
-        "AWS.SimpleQueueService.MessageNotInflight",
-        "ReceiptHandleIsInvalid",
-        "InvalidParameterValue",
-    }
-)
+_NO_LONGER_OURS = frozenset({
+    "AWS.SimpleQueueService.MessageNotInflight", "InvalidParameterValue", "MessageNotInflight",
+    "ReceiptHandleIsInvalid",
+})  # fmt: skip
 
 _log = logging.getLogger(__name__)
 
@@ -54,13 +45,7 @@ class _Lease:
 
 @dataclass(frozen=True)
 class Returned:
-    """The results for the messages that were still held at the end.
-
-    Attributes:
-        returned: made visible again.
-        ended: their lease ended before their turn, so they had returned by themselves.
-        failed: could not be returned; they return when their lease ends.
-    """
+    """The messages that were still held at the end: made visible again, returned by themselves before, or not yet."""
 
     returned: int = 0
     ended: int = 0
@@ -73,7 +58,10 @@ class Returned:
 
 
 class LeaseKeeper:
-    """Keeps the leases of the messages in flight. Thread-safe; times are monotonic seconds."""
+    """Keeps the leases of the messages in flight. Thread-safe; times are monotonic seconds.
+
+    ``lost`` leases ended before a confirmed delete. Others may have received those messages too.
+    """
 
     def __init__(
         self, queue: Queue, *, visibility_seconds: int, calls_at_once: int, clock: Callable[[], float] = time.monotonic
@@ -83,17 +71,12 @@ class LeaseKeeper:
         self._clock = clock
         self._leases: dict[str, _Lease] = {}
         self._given_up: set[str] = set()
-        self._lost = 0
+        self.lost = 0
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(calls_at_once, thread_name_prefix="leases")
         self._thread: threading.Thread | None = None
         self._extending: dict[Future[None], list[tuple[str, _Lease]]] = {}
-
-    @property
-    def lost(self) -> int:
-        """Return how many leases ended before a confirmed delete. Others may have received those messages too."""
-        return self._lost
 
     @property
     def held(self) -> int:
@@ -103,10 +86,9 @@ class LeaseKeeper:
     def add(self, messages: Iterable[Message], asked: float) -> None:
         """Keep the leases of messages from now on; after `close`, return the messages to the queue at once.
 
-        Args:
-            messages: the received messages. If one is already held, the handle with the higher receive count is kept,
-                whichever thread comes first, because a delete with an older handle "succeeds" without deleting.
-            asked: when the receive call started; the lease cannot have started earlier.
+        If one is already held, the handle with the higher receive count is kept, whichever thread comes first, because
+        a delete with an older handle "succeeds" without deleting. The receive call started at ``asked``; the leases
+        cannot have started earlier.
         """
         arrived = list(messages)
         now = self._clock()
@@ -171,7 +153,7 @@ class LeaseKeeper:
         # In this order, because an extension in between would undo the return.
         self.settle(m.delivery_id for m in messages)
         for chunk in batched(messages):
-            self._change([(m.delivery_id, m.receipt_handle, 0) for m in chunk])
+            self._queue.change_visibility((m.delivery_id, m.receipt_handle, 0) for m in chunk)
 
     def close(self, *, at_once: bool = False) -> Returned:
         """Stop extending, and return held messages to the queue, each after its back-off or at once.
@@ -184,8 +166,8 @@ class LeaseKeeper:
         with self._lock:
             self._give_up_ended(self._clock())
             rest = {
-                delivery_id: (delivery_id, lease, 0 if at_once else back_off_seconds(lease.receive_count))
-                for delivery_id, lease in self._leases.items()
+                i: (i, lease, 0 if at_once else back_off_seconds(lease.receive_count))
+                for i, lease in self._leases.items()
             }
             self._leases.clear()
         held = [lease for _, lease, _ in rest.values()]
@@ -262,7 +244,7 @@ class LeaseKeeper:
             for delivery_id, lease in leases
         }
         askable = [(i, lease.receipt_handle, wanted[i]) for i, lease in leases if wanted[i] > 0]
-        failed = {failure.delivery_id: failure for failure in self._change(askable)}
+        failed = {failure.delivery_id: failure for failure in self._queue.change_visibility(askable)}
         with self._lock:
             for delivery_id, lease in leases:
                 failure = failed.get(delivery_id)
@@ -285,7 +267,7 @@ class LeaseKeeper:
         ours = [(i, lease.receipt_handle, seconds) for i, lease, seconds in held if lease.ends > now]
         with self._lock:
             counts["asked"] += len(ours)
-        failed = self._change(ours)
+        failed = self._queue.change_visibility(ours)
         with self._lock:
             counts["asked"] -= sum(failure.code in _NO_LONGER_OURS for failure in failed)
             counts["returned"] += len(ours) - len(failed)
@@ -302,21 +284,7 @@ class LeaseKeeper:
         """Count leases as lost, each once. The lock is held."""
         lost = set(delivery_ids) - self._given_up
         self._given_up |= lost
-        self._lost += len(lost)
-
-    def _change(self, entries: Sequence[tuple[str, str, int]]) -> list[FailedEntry]:
-        """Set the visibility timeout of up to ten deliveries: id, receipt handle, seconds."""
-
-        def call(asked: "list[ChangeMessageVisibilityBatchRequestEntryTypeDef]") -> object:
-            return self._queue.client.change_message_visibility_batch(QueueUrl=self._queue.url, Entries=asked)
-
-        return call_with_entries(
-            call,
-            {
-                delivery_id: {"ReceiptHandle": handle, "VisibilityTimeout": seconds}
-                for delivery_id, handle, seconds in entries
-            },
-        )
+        self.lost += len(lost)
 
 
 def back_off_seconds(receive_count: int) -> int:

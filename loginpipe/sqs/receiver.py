@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from loginpipe.logins.messages import Message
 from loginpipe.sqs.client import MAX_BATCH, Queue
-from loginpipe.sqs.deliveries import LONG_POLL_SECONDS, receive_once
+from loginpipe.sqs.deliveries import receive_once
 from loginpipe.sqs.leases import LeaseKeeper
 
 _MEBIBYTE = 1024 * 1024
@@ -51,60 +51,44 @@ class Received:
     redelivered: int = 0
     first_at: float | None = None
 
-    def deliveries_of(self, message_id: str) -> set[str] | tuple[str]:
-        """Return the delivery ids of a message."""
-        return self.delivery_ids.get(message_id, (message_id,))
-
 
 @dataclass
 class ReceiveCounts:
-    """Counts of receiving so far.
-
-    Attributes:
-        empty_receives: long polls without messages.
-        corrupt: deliveries returned to the queue at once because the body did not match its MD5.
-        receivers: the largest number of concurrent long polls so far.
-    """
+    """Counts so far: empty long polls, deliveries returned because of damage, and the most concurrent long polls."""
 
     empty_receives: int = 0
     corrupt: int = 0
     receivers: int = 0
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Receiver:
     """Receives with several concurrent long polls, and gives batch after batch. Call `next_batch` from one thread only.
 
     The number of long polls grows with SQS's response time and the queue's depth, and falls to one if few messages
     come. Besides the batches already given, at most one is held.
+
+    Attributes:
+        leases: keeps each message from its arrival.
+        batch_messages: the maximum number of messages in a batch.
+        linger_seconds: how long a batch waits for more after its first message.
+        visibility_seconds: the lease of each receive.
+        receivers: the maximum number of concurrent long polls.
+        resent_days: as in `receive_once`.
     """
 
-    def __init__(
-        self,
-        queue: Queue,
-        leases: LeaseKeeper,
-        *,
-        batch_messages: int,
-        linger_seconds: float,
-        visibility_seconds: int,
-        receivers: int,
-        resent_days: int | None = None,
-    ) -> None:
-        """Prepare to receive.
+    queue: Queue = field(kw_only=False)
+    leases: LeaseKeeper = field(kw_only=False)
+    batch_messages: int
+    linger_seconds: float
+    visibility_seconds: int
+    receivers: int
+    resent_days: int | None = None
 
-        ``leases`` keeps each message from its arrival, and ``visibility_seconds`` is the lease of each receive. A batch
-        has at most ``batch_messages``, and waits ``linger_seconds`` for more after its first one. There are at most
-        ``receivers`` concurrent long polls. ``resent_days`` is as in `receive_once`.
-        """
+    def __post_init__(self) -> None:
         self.counts = ReceiveCounts()
-        self._queue = queue
-        self._leases = leases
-        self._batch_messages = batch_messages
-        self._linger_seconds = linger_seconds
-        self._visibility_seconds = visibility_seconds
-        self._max_receivers = receivers
-        self._resent_days = resent_days
-        self._limit = batch_messages
-        self._pool = ThreadPoolExecutor(receivers, thread_name_prefix="receive")
+        self._limit = self.batch_messages
+        self._pool = ThreadPoolExecutor(self.receivers, thread_name_prefix="receive")
         self._receiving: list[Future[None]] = []
         self._changed = threading.Condition()
         self._stop = threading.Event()
@@ -128,7 +112,7 @@ class Receiver:
 
     def limit_batches(self, messages: int | None) -> None:
         """Limit batches to this many messages from now on; None restores the limit set at the start."""
-        limit = self._batch_messages if messages is None else min(messages, self._batch_messages)
+        limit = self.batch_messages if messages is None else min(messages, self.batch_messages)
         with self._changed:
             if limit != self._limit:
                 self._limit = limit
@@ -181,7 +165,7 @@ class Receiver:
         full = len(batch.messages) >= self._limit or (not self._polls and not self._room())
         if full or self._stop.is_set() or self._failure is not None or batch.body_bytes >= MAX_BODY_BYTES:
             return -math.inf
-        return batch.first_at + self._linger_seconds
+        return batch.first_at + self.linger_seconds
 
     def _room(self) -> int:
         """Return how many messages may be requested now. The lock is held."""
@@ -262,28 +246,24 @@ class Receiver:
             self._shortest_wait = min(self._shortest_wait, waited)
             self._least_work = min(self._least_work, worked)
             busy = self._receivers * self._least_work >= self._shortest_wait
-            if not busy and self._receivers < self._max_receivers and not self._stop.is_set():
+            if not busy and self._receivers < self.receivers and not self._stop.is_set():
                 self._start_one()
 
     def _receive(self, asked_for: int) -> int:
         asked = time.monotonic()
         messages = receive_once(
-            self._queue,
-            asked_for,
-            wait_seconds=LONG_POLL_SECONDS,
-            visibility_seconds=self._visibility_seconds,
-            resent_days=self._resent_days,
+            self.queue, asked_for, visibility_seconds=self.visibility_seconds, resent_days=self.resent_days
         )
         if not messages:
             return 0
-        self._leases.add(messages, asked)
+        self.leases.add(messages, asked)
         # A body damaged on the way is intact when delivered again. If it is damaged twice, it is rejected.
         corrupt = [m for m in messages if not m.body_intact and self._is_first_damage(m.delivery_id)]
         if corrupt:
-            self._leases.return_to_queue(corrupt)
+            self.leases.return_to_queue(corrupt)
         kept = [m for m in messages if m not in corrupt] if corrupt else messages
         if not self._keep(kept, corrupt=len(corrupt)):
-            self._leases.return_to_queue(kept)
+            self.leases.return_to_queue(kept)
         return len(messages)
 
     def _is_first_damage(self, delivery_id: str) -> bool:
@@ -304,7 +284,12 @@ class Receiver:
                 return False
             for message in messages:
                 if message.delivery_id != message.message_id or message.message_id in batch.delivery_ids:
-                    _note_delivery(batch, message)
+                    # It was sent again: note this delivery, and the one before it.
+                    before = batch.messages.get(message.message_id)
+                    deliveries = batch.delivery_ids.setdefault(
+                        message.message_id, {before.delivery_id} if before else set()
+                    )
+                    deliveries.add(message.delivery_id)
                 batch.messages[message.message_id] = message
                 batch.redelivered += message.receive_count > 1
             batch.body_bytes += body_bytes
@@ -312,10 +297,3 @@ class Receiver:
                 batch.first_at = time.monotonic()
                 self._changed.notify_all()
         return True
-
-
-def _note_delivery(batch: Received, message: Message) -> None:
-    """Note a delivery of a message that was sent again, and the delivery before it."""
-    before = batch.messages.get(message.message_id)
-    deliveries = batch.delivery_ids.setdefault(message.message_id, {before.delivery_id} if before else set())
-    deliveries.add(message.delivery_id)

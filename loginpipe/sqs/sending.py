@@ -8,8 +8,7 @@ from typing import Any, TypeAlias
 from uuid import uuid4
 
 from loginpipe.common.errors import QueueError
-from loginpipe.sqs.client import MAX_BATCH, Queue, queue_errors
-from loginpipe.sqs.entries import FailedEntry, call_with_entries
+from loginpipe.sqs.client import MAX_BATCH, FailedEntry, Queue, call_with_entries, queue_errors
 
 _Entries: TypeAlias = Mapping[str, Mapping[str, Any]]
 
@@ -74,23 +73,19 @@ def send_again(queue: Queue, entries: _Entries) -> list[FailedEntry]:
         QueueError: every call was refused as a whole.
     """
     # Not sent, because SQS would refuse the whole call, with the other messages in it.
-    misfits = [
-        FailedEntry(delivery_id, code, sender_fault=True)
-        for delivery_id, entry in entries.items()
-        if (code := _misfit(entry)) is not None
-    ]
-    rest = {i: entry for i, entry in entries.items() if i not in {misfit.delivery_id for misfit in misfits}}
+    misfits = {i: code for i, entry in entries.items() if (code := _misfit(entry))}
+    rest = {i: entry for i, entry in entries.items() if i not in misfits}
     failed = [
         failure
         for batch in _batches(rest.items())
-        for failure in call_with_entries(lambda asked: _call(queue, asked), batch)
+        for failure in call_with_entries(queue.client.send_message_batch, queue.url, batch)
     ]
     if failed and len(failed) == len(rest) and failed[0].of_call:
         raise QueueError(
             f"queue {queue.name!r} takes no messages ({failed[0].code}): they stay where they are; fix that and start "
             "again"
         )
-    return [*misfits, *failed]
+    return [*(FailedEntry(i, code, sender_fault=True) for i, code in misfits.items()), *failed]
 
 
 def by_code(refused: Counter[str]) -> str:
@@ -106,23 +101,19 @@ def _new_entry(body: str, *, fifo: bool) -> dict[str, Any]:
 def _send_or_retry(queue: Queue, batch: _Entries) -> tuple[int, Counter[str]]:
     """Return how many messages of a batch were sent, and the codes of those refused each time."""
 
-    def call(asked: list[Any]) -> Any:
+    def send(**request: Any) -> Any:
         # A call that fails as a whole ends the sending, with an error that names the fix.
         with queue_errors(queue.name):
-            return _call(queue, asked)
+            return queue.client.send_message_batch(**request)
 
-    failed: dict[str, FailedEntry] = {}
+    codes: dict[str, str] = {}
     for pause in (0, *_PAUSES):
         time.sleep(pause)
-        waiting = {i: batch[i] for i in failed or batch}
-        failed = {failure.delivery_id: failure for failure in call_with_entries(call, waiting)}
-        if not failed:
+        waiting = {i: batch[i] for i in codes or batch}
+        codes = {failure.delivery_id: failure.code for failure in call_with_entries(send, queue.url, waiting)}
+        if not codes:
             break
-    return len(batch) - len(failed), Counter(failure.code for failure in failed.values())
-
-
-def _call(queue: Queue, asked: list[Any]) -> Any:
-    return queue.client.send_message_batch(QueueUrl=queue.url, Entries=asked)
+    return len(batch) - len(codes), Counter(codes.values())
 
 
 def _misfit(entry: Mapping[str, Any]) -> str | None:

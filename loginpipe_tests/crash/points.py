@@ -17,7 +17,7 @@ from psycopg2.extensions import cursor
 from loginpipe.common.settings import load_settings
 from loginpipe.defs.resources import SqsResource
 from loginpipe.postgres.connections import Connection
-from loginpipe.sqs import receiver
+from loginpipe.sqs import deliveries
 from loginpipe.sqs.receiver import Received, Receiver
 
 DELETED_CALLS: Final = 2
@@ -65,7 +65,7 @@ def stopping_at(
     def hooked_connect(*arguments: Any, **options: Any) -> Connection:
         return connect(*arguments, **(options | {"connection_factory": hooked}))
 
-    with patch.object(psycopg2, "connect", hooked_connect), patch.object(receiver, "LONG_POLL_SECONDS", 0):
+    with patch.object(psycopg2, "connect", hooked_connect), patch.object(deliveries, "LONG_POLL_SECONDS", 0):
         yield {"sqs": _queue(hooks)}
 
 

@@ -49,7 +49,7 @@ from loginpipe.postgres.connections import connect
 from loginpipe.postgres.ledger import read_ledger_days
 from loginpipe.postgres.migrate import HEAD
 from loginpipe.sqs.client import Depth
-from loginpipe.sqs.identity import replay_attributes, replay_id
+from loginpipe.sqs.deliveries import replay_attributes, replay_id
 from loginpipe_tests.canary import BAD, GOOD, MARKERS, everything_an_error_shows, found
 from loginpipe_tests.conftest import OWNER, KeyFiles, Pipeline
 from loginpipe_tests.crash.logins import logins

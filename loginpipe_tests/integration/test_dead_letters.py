@@ -26,7 +26,7 @@ from loginpipe.postgres.ledger import recorded
 from loginpipe.sqs import dead_letters
 from loginpipe.sqs.client import Queue, batched, open_queue, read_depth
 from loginpipe.sqs.dead_letters import RedriveCounts, RedrivePolicy, read_dead_letters, redrive, redrive_policy
-from loginpipe.sqs.identity import Identity, identity
+from loginpipe.sqs.deliveries import Identity, identity
 from loginpipe_tests.commands import command_line, findings
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.daemon import Daemon

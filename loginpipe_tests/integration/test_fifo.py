@@ -18,7 +18,7 @@ from loginpipe.postgres.ledger import RejectFilter, find_rejects, recorded
 from loginpipe.sqs import dead_letters
 from loginpipe.sqs.client import Queue, open_queue, read_depth
 from loginpipe.sqs.dead_letters import RedriveCounts, redrive, redrive_policy
-from loginpipe.sqs.identity import identity, replay_id
+from loginpipe.sqs.deliveries import identity, replay_id
 from loginpipe_tests.conftest import KeyFiles, Pipeline, execute
 from loginpipe_tests.custody import bulk, opener_of
 from loginpipe_tests.wire import Wire, eventually, failed_entries, login, take

@@ -19,7 +19,7 @@ from loginpipe.defs.insights.job import INSIGHTS_JOB, insights_sensor, why_not_n
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.days import collect_changes, stale_days
-from loginpipe.sqs.identity import replay_attributes
+from loginpipe.sqs.deliveries import replay_attributes
 from loginpipe_tests.conftest import PIPELINE, Pipeline, as_role
 from loginpipe_tests.crash.logins import logins as some_logins
 from loginpipe_tests.crash.place import FastPlace

@@ -17,7 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from loginpipe.masking.key_files import generate_seal_key, generate_token_keys, read_seal_key, read_token_keys
-from loginpipe.masking.token_key_document import TokenKeyDocument
+from loginpipe.masking.tokens import TokenKeyDocument
 from loginpipe_tests.commands import Command
 from loginpipe_tests.conftest import KeyFiles, Pipeline
 from loginpipe_tests.kms import new_key, seal_key

@@ -8,6 +8,7 @@ import pytest
 
 from loginpipe.common.settings import load_settings
 from loginpipe.sqs.client import Queue, open_queue, read_depth
+from loginpipe.sqs.deliveries import receive
 from loginpipe_tests.commands import findings
 from loginpipe_tests.conftest import Pipeline
 from loginpipe_tests.wire import (
@@ -58,13 +59,16 @@ def test_an_endpoint_that_knows_only_the_discontinued_name_of_the_attributes_is_
 
 
 def test_aws_itself_is_not_asked_by_the_discontinued_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    for region, of_aws in (("eu-central-1", True), ("cn-north-1", True), ("us-gov-west-1", True)):
-        client = boto3.session.Session().client("sqs", region_name=region)
-        queue = Queue("logins", "", client)
-        assert queue.of_aws is of_aws, client.meta.endpoint_url
-        assert queue.asking_for("SentTimestamp") == {"MessageSystemAttributeNames": ["SentTimestamp"]}
-    elsewhere = boto3.session.Session().client("sqs", region_name=region, endpoint_url="http://amazonaws.com.local:1")
-    assert not Queue("logins", "", elsewhere).of_aws
+    def asks_by_it(region: str, endpoint: str | None = None) -> bool:
+        requests: list[dict[str, Any]] = []
+        client = boto3.session.Session().client("sqs", region_name=region, endpoint_url=endpoint)
+        monkeypatch.setattr(client, "receive_message", lambda **request: requests.append(request) or {})
+        assert receive(Queue("logins", "", client), 1, visibility_seconds=1) == []
+        assert "SentTimestamp" in requests[0]["MessageSystemAttributeNames"]
+        return "AttributeNames" in requests[0]
+
+    assert not any(map(asks_by_it, ("eu-central-1", "cn-north-1", "us-gov-west-1")))
+    assert asks_by_it("eu-central-1", "http://amazonaws.com.local:1")
 
 
 def test_messages_that_cannot_be_read_are_back_on_the_queue_when_the_run_fails_with_the_reason(

@@ -21,7 +21,7 @@ from loginpipe.local.stack import LocalStack
 from loginpipe.masking.mask import MaskedLogins, mask_logins
 from loginpipe.postgres.session import Session
 from loginpipe.sqs import deliveries
-from loginpipe.sqs.identity import identity
+from loginpipe.sqs.deliveries import identity
 from loginpipe_tests.conftest import Pipeline, execute
 from loginpipe_tests.crash.points import Point, stopping_at
 from loginpipe_tests.wire import (

@@ -25,7 +25,7 @@ from loginpipe.postgres.ledger import RejectFilter, find_rejects
 from loginpipe.postgres.load import insert_rejects
 from loginpipe.postgres.partitions import maintain
 from loginpipe.sqs.client import Queue, open_queue, read_depth
-from loginpipe.sqs.identity import identity, replay_id
+from loginpipe.sqs.deliveries import identity, replay_id
 from loginpipe_tests.commands import command_line
 from loginpipe_tests.conftest import KeyFiles, Pipeline, as_role
 from loginpipe_tests.custody import bulk, connected, new_private_key, opener_of

@@ -12,8 +12,7 @@ import pytest
 from loginpipe.common.errors import KeyFileError
 from loginpipe.masking.compat import SALTED, CompatMasking
 from loginpipe.masking.keys import load_compat, load_token_keys, rotate_token_keys
-from loginpipe.masking.token_key_document import TokenKeyDocument
-from loginpipe.masking.tokens import derive_field_keys
+from loginpipe.masking.tokens import TokenKeyDocument, derive_field_keys
 from loginpipe_tests.wire import PLAIN_WEB_SERVER, Wire, answers, refusal
 
 if TYPE_CHECKING:

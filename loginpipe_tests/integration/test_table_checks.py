@@ -8,7 +8,7 @@ import pytest
 
 from loginpipe.definitions import build_definitions
 from loginpipe.defs.maintenance.daily_checks import CHECK_JOB
-from loginpipe.sqs.identity import replay_attributes
+from loginpipe.sqs.deliveries import replay_attributes
 from loginpipe_tests.conftest import Pipeline, execute
 from loginpipe_tests.wire import ingest, login, logins, take
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loginpipe.sqs.identity import Identity, identity, redrive_attributes, replay_attributes, replay_id
+from loginpipe.sqs.deliveries import Identity, identity, redrive_attributes, replay_attributes, replay_id
 
 OWN_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 OWN_MS = int(datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp() * 1000)

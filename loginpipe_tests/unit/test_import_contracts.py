@@ -66,7 +66,7 @@ PLANTS = [
     Plant("local.a", "loginpipe.custody", {LAYERS}),
     Plant("sqs.b", "dagster", {DAGSTER}),
     Plant("ingest.aws_lambda", "dagster", {DAGSTER, LAMBDA}),
-    Plant("sqs.identity", "dagster_shared", {DAGSTER, LAMBDA}),
+    Plant("sqs.deliveries", "dagster_shared", {DAGSTER, LAMBDA}),
     Plant("monitoring.c", "dagster", {DAGSTER}),
     Plant("definitions", "dagster_postgres", {DAGSTER}),
     Plant("cli.a", "dagster_docker", {DAGSTER}),

@@ -24,8 +24,7 @@ from loginpipe.masking.key_files import (
     read_token_keys,
     rotate_token_keys,
 )
-from loginpipe.masking.token_key_document import MAX_VERSION
-from loginpipe.masking.tokens import derive_field_keys
+from loginpipe.masking.tokens import MAX_VERSION, derive_field_keys
 from loginpipe_tests.conftest import KeyFiles
 
 KEY = bytes(range(32))

@@ -9,15 +9,15 @@ from base64 import b64encode
 import pytest
 
 from loginpipe.common.errors import KeyFileError
-from loginpipe.masking.token_key_document import (
+from loginpipe.masking.tokens import (
     MAX_VERSION,
     TokenKeyDocument,
+    derive_field_keys,
     new_document,
     parse_document,
     rotated,
     united,
 )
-from loginpipe.masking.tokens import derive_field_keys
 
 A, B, C = (bytes([number]) * 32 for number in range(3))
 

@@ -19,7 +19,7 @@ from loginpipe.defs.ingest.user_logins_table import USER_LOGINS_TABLE, user_logi
 from loginpipe.defs.ingest.validated_logins import VALIDATED_LOGINS, validated_logins
 from loginpipe.defs.resources import MaskingResource, PostgresResource, SqsResource
 from loginpipe.ingest.brake import Brake
-from loginpipe.ingest.consumer import Limits, StopSignals, consume
+from loginpipe.ingest.consumer import StopSignals, consume
 from loginpipe.ingest.record import Recorded, Recorder
 from loginpipe.ingest.totals import RunTotals
 from loginpipe.logins.delays import quantile
@@ -91,7 +91,8 @@ def ingest(
                 ),
                 Deleter(sqs.opened, sqs.leases),
                 sqs.leases,
-                limits=Limits(config.idle_seconds, settings.run_seconds),
+                idle_seconds=config.idle_seconds,
+                run_seconds=settings.run_seconds,
                 brake=Brake(queue=sqs.name, on=settings.brake == "on"),
                 stop=stop,
                 on_recorded=_Progress(context, totals),
