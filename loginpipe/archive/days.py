@@ -1,8 +1,8 @@
-"""Write days to the archive, and drop months of the table that are archived in full."""
+"""Write days to the archive, verify their files, compare them with the table, and drop months archived in full."""
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from enum import StrEnum
 from functools import partial
@@ -11,29 +11,35 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 from uuid import uuid4
 
-from loginpipe.archive.parquet import ROWS_AT_ONCE, Row, content_of, write_day
+from loginpipe.archive.parquet import ROWS_AT_ONCE, Content, Row, content_of, file_sha256_of, write_day
 from loginpipe.archive.store import Store, Stores
-from loginpipe.archive.verification import problem_of, verify_day
 from loginpipe.common.errors import ArchivedDayError
 from loginpipe.postgres.archive import (
     ArchivedDay,
+    DayStatus,
     archived_day,
     archived_days,
-    begin_work_on_day,
     content_in_table,
     days_between,
     drop_month,
     mark_unchanged,
+    mark_verified,
+    note_differing_days,
     record_archived,
     stream_logins,
+    work_on_day,
 )
 from loginpipe.postgres.connections import Connection, Cursor, transaction
 from loginpipe.postgres.days import changes_of, record_changes
-from loginpipe.postgres.erasures import erased_after, erasures_so_far, require_no_erasure_since
-from loginpipe.postgres.partitions import Partition
+from loginpipe.postgres.erasures import erasures_so_far, require_no_erasure_since, tombstones_since
+from loginpipe.postgres.partitions import Partition, month_of
 
 _NOTHING = (0, "")
 _OURS = re.compile(r"[._]{0,2}part-[0-9a-f]{32}\.parquet")
+# The rows of this many newest archived days are also compared by checksum, which reads all of them.
+_HASHED_DAYS = 3
+# The rows of this many newest days are always counted. Of the older days in the table, one month at a time is counted.
+_COUNTED_DAYS = 31
 
 
 class Outcome(StrEnum):
@@ -53,11 +59,7 @@ class Archived:
 
 
 def require_over(days: Iterable[date], today: date) -> None:
-    """Refuse days that are not complete.
-
-    Raises:
-        ArchivedDayError: a day is not over. The message names the first.
-    """
+    """Raise ArchivedDayError if a day is not complete. The message names the first."""
     for day in sorted(days):
         if day >= today:
             raise ArchivedDayError(f"{day} is not over yet (UTC): archive the days up to the one before {today}")
@@ -69,22 +71,14 @@ def archive_day(connection: Connection, *, day: date, stores: Stores, today: dat
     A new file gets a new name, is read back, and only then recorded. The old file and the leftovers of a crash are
     deleted last. Until the record is committed, the old file is valid.
 
-    Args:
-        connection: with no transaction open.
-        day: the UTC date.
-        stores: where to write, and where it was written before.
-        today: the UTC date of today.
-
     Raises:
         ArchivedDayError: the day is not over; its file does not read back; rows arrived after it was dropped; or it has
             fewer rows than its file, though no user was erased.
-        ArchiveError: the store cannot be used.
         DatabaseError: also if another process works on the day, or a user was erased during this call.
     """
     require_over([day], today)
     store = stores.current
-    with transaction(connection) as cursor:
-        begin_work_on_day(cursor, day)
+    with work_on_day(connection, day) as cursor:
         changes = changes_of(cursor, day)
         known = archived_day(cursor, day)
         if known and (settled := _settled(cursor, known, stores)):
@@ -114,7 +108,7 @@ def _settled(cursor: Cursor, known: ArchivedDay, stores: Stores) -> Outcome | No
                 f"`loginpipe archive restore {known.day}`, and archive it again"
             )
         return Outcome.DROPPED
-    if stored[0] < known.row_count and not erased_after(cursor, known.archived_at):
+    if stored[0] < known.row_count and not tombstones_since(cursor, known.archived_at):
         raise ArchivedDayError(
             f"{known.day} has {known.row_count - stored[0]:,} rows fewer than its archive, and no user was erased: "
             "its file stays; bring the rows back, or, if they are to be gone, its row of loginpipe.archived_days too"
@@ -149,7 +143,6 @@ def stored_file(store: Store, day: date, batches: Iterable[list[Row]]) -> dict[s
 
     Raises:
         ArchivedDayError: the file does not read back.
-        ArchiveError: the store cannot be used.
     """
     name = f"part-{uuid4().hex}.parquet"
     folder, hidden = f"day={day}", f"day={day}/_{name}"
@@ -162,14 +155,7 @@ def stored_file(store: Store, day: date, batches: Iterable[list[Row]]) -> dict[s
         if content_of(path) != content:
             raise ArchivedDayError(f"the file of {day} did not read back as it was written: run again")
     store.rename(hidden, f"{folder}/{name}")
-    return {
-        "day": day,
-        "row_count": content.rows,
-        "sha256": content.sha256,
-        "url": f"{store.url}/{folder}/{name}",
-        "file_bytes": content.file_bytes,
-        "file_sha256": content.file_sha256,
-    }
+    return {"day": day, "url": f"{store.url}/{folder}/{name}", **content._asdict()}
 
 
 def strays(store: Store, record: ArchivedDay) -> list[str]:
@@ -185,14 +171,8 @@ Run: TypeAlias = Callable[[Callable[..., Any]], Any]
 def retire_month(run: Run, *, month: Partition, stores: Stores) -> str | None:
     """Detach and drop a month if each of its days is archived, with an intact file that matches the table.
 
-    `run` runs each step in its own transactions. `month` is from `loginpipe.postgres.archive.outlived_months`.
-
-    Returns:
-        Why the month stays, as text; None if it was dropped.
-
-    Raises:
-        ArchiveError: the store cannot be used.
-        DatabaseError: the month stays.
+    `run` runs each step in its own transactions. `month` is from `loginpipe.postgres.archive.outlived_months`. Return
+    why it stays, or None if it was dropped.
     """
     last = month.end - timedelta(days=1)
     due = [day.day for day in run(partial(days_between, first=month.start, last=last)) if day.due]
@@ -206,3 +186,107 @@ def retire_month(run: Run, *, month: Partition, stores: Stores) -> str | None:
                 return f"{problem}: `archive_logins` writes it again"
     reason: str | None = run(partial(drop_month, month=month))
     return reason
+
+
+def verify_day(connection: Connection, *, record: ArchivedDay, stores: Stores) -> str | None:
+    """Read a day's file back, compare it with its record, record the result, and return the problem, if any."""
+    problem = problem_of(record, stores)
+    mark_verified(connection, record.day, record.url, whole=problem is None)
+    return problem
+
+
+def problem_of(record: ArchivedDay, stores: Stores) -> str | None:
+    """Read a day's file back, compare it with its record, and return the problem, if any."""
+    store, name = stores.locate(record.url)
+    try:
+        with store.fetched(name) as path:
+            require_whole(path, record)
+    except ArchivedDayError as error:
+        return str(error)
+    return None
+
+
+def require_whole(path: Path, record: ArchivedDay) -> None:
+    """Compare a file with its record. Raise ArchivedDayError if it is another file, or damaged."""
+    recorded = Content(record.row_count, record.sha256, record.file_bytes, record.file_sha256)
+    # Decode bytes only if they are those that were written.
+    require_same_bytes(path, record)
+    if content_of(path) != recorded:
+        raise _damaged(record)
+
+
+def require_same_bytes(path: Path, record: ArchivedDay) -> None:
+    """Compare the bytes of a file with the written ones, without reading rows. Raise as `require_whole`."""
+    if file_sha256_of(path) != record.file_sha256:
+        raise _damaged(record)
+
+
+def _damaged(record: ArchivedDay) -> ArchivedDayError:
+    return ArchivedDayError(f"the file of {record.day} is damaged: its checksum is not the one recorded, {record.url}")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The result of a comparison, in days.
+
+    Attributes:
+        compared: archived ones whose rows in the table were counted.
+        dropped: those that are only in the archive.
+        not_archived: counted ones that are not archived.
+        differing: day → the difference as text.
+    """
+
+    compared: int
+    dropped: int
+    not_archived: int
+    differing: Mapping[date, str]
+
+
+def compare_with_table(connection: Connection, *, today: date) -> Comparison:
+    """Compare row counts of the newest days and of an older month, and checksums of the newest archived days.
+
+    Days that differ or are not archived are noted as changed, so that the next run archives them. So rows that another
+    program wrote reach the archive too.
+    """
+    records = archived_days(connection)
+    ranges = counted_ranges(records, today)
+    days = [day for first, last in ranges for day in days_between(connection, first=first, last=last)]
+    newest = [record for record in records if not record.dropped_at][-_HASHED_DAYS:]
+    with transaction(connection) as cursor:
+        stored = content_in_table(cursor, newest[0].day, newest[-1].day) if newest else {}
+    comparison = compare(days, newest, {day: sha256 for day, (_, sha256) in stored.items()})
+    note_differing_days(connection, [*comparison.differing, *(day.day for day in days if day.archived is None)])
+    return replace(comparison, dropped=sum(record.dropped_at is not None for record in records))
+
+
+def counted_ranges(records: Sequence[ArchivedDay], today: date) -> list[tuple[date, date]]:
+    """Return the first and last days of the ranges to count. To count the whole table would take ever longer.
+
+    The date of today selects the older month.
+    """
+    newest = today - timedelta(days=_COUNTED_DAYS)
+    ranges = [(newest, today - timedelta(days=1))]
+    months = sorted({month_of(record.day) for record in records if record.day < newest and not record.dropped_at})
+    if months:
+        month = months[today.toordinal() % len(months)]
+        ranges.insert(0, (month.start, min(month.end, newest) - timedelta(days=1)))
+    return ranges
+
+
+def compare(days: Sequence[DayStatus], newest: Sequence[ArchivedDay], hashes: Mapping[date, str]) -> Comparison:
+    """Compare counts of days, and the checksums (day → SHA-256 in the table) of the newest ones."""
+    expected = {record.day: record.sha256 for record in newest}
+    differing = {}
+    for day in days:
+        if day.dropped and day.stored:
+            differing[day.day] = f"was dropped, and {day.stored:,} rows came since"
+        elif day.archived is not None and not day.dropped and day.stored != day.archived:
+            differing[day.day] = f"{day.stored:,} rows in the table, {day.archived:,} in the archive"
+        elif day.day in hashes and expected.get(day.day, hashes[day.day]) != hashes[day.day]:
+            differing[day.day] = "as many rows, and not the same ones"
+    return Comparison(
+        compared=sum(day.archived is not None and not day.dropped for day in days),
+        dropped=sum(day.dropped for day in days),
+        not_archived=sum(day.archived is None for day in days),
+        differing=differing,
+    )

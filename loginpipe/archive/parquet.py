@@ -1,13 +1,12 @@
 """Write and read a day's rows as a Parquet file, one row group at a time, and compute the checksum of rows."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import date
 from hashlib import file_digest, sha256
 from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from loginpipe.common.errors import ArchivedDayError, ArchiveError
 from loginpipe.common.logins_table import USER_LOGINS_COLUMNS
@@ -51,22 +50,11 @@ ROWS_AT_ONCE = 10_000
 """Maximum rows in memory as Python objects. A row takes a kilobyte like that, and a sixth of that in Arrow."""
 _ROWS_A_GROUP = 100_000
 
-# The version of the columns and their types. Raise it when they change.
-_SCHEMA_VERSION = "1"
 
+class Content(NamedTuple):
+    """The content of a file. ``sha256`` is the checksum of its rows, see `Digest`."""
 
-@dataclass(frozen=True)
-class Content:
-    """The content of a file.
-
-    Attributes:
-        rows: number of rows.
-        sha256: checksum of the rows, see `Digest`.
-        file_bytes: size of the file.
-        file_sha256: SHA-256 of the file itself.
-    """
-
-    rows: int
+    row_count: int
     sha256: str
     file_bytes: int
     file_sha256: str
@@ -75,18 +63,14 @@ class Content:
 def write_day(path: Path, day: date, batches: Iterable[list[Row]]) -> Content:
     """Write the rows of a day to a file, and overwrite existing content.
 
-    Args:
-        path: the file.
-        day: the UTC date, for the file's metadata.
-        batches: the rows, at most `ROWS_AT_ONCE` each, in the order that `Digest` needs.
+    The batches have at most `ROWS_AT_ONCE` rows each, in the order that `Digest` needs.
 
     Raises:
         ArchiveError: pyarrow is not installed.
     """
     arrow, parquet = _pyarrow()
     digest, schema = Digest(), _schema(arrow)
-    options: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
-    with parquet.ParquetWriter(path, schema, **options) as writer:
+    with parquet.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
         for group in _groups(batches):
             table = []
             for rows in group:
@@ -99,7 +83,8 @@ def write_day(path: Path, day: date, batches: Iterable[list[Row]]) -> Content:
                 "loginpipe.day": day.isoformat(),
                 "loginpipe.row_count": str(digest.rows),
                 "loginpipe.rows_sha256": digest.hexdigest(),
-                "loginpipe.schema_version": _SCHEMA_VERSION,
+                # Raise it when the columns or their types change.
+                "loginpipe.schema_version": "1",
                 "loginpipe.version": version("loginpipe"),
             }
         )
@@ -127,11 +112,7 @@ def read_day(path: Path) -> Iterator[list[Row]]:
 
 
 def users_of(path: Path) -> Iterator[list[str]]:
-    """Yield the user ids of a file in parts, possibly with repetitions. Read only that column.
-
-    Raises:
-        ArchivedDayError: the file is damaged, or no Parquet file of loginpipe.
-    """
+    """Yield the user ids of a file in parts, possibly with repetitions. Read only that column. Raise as `read_day`."""
     arrow, parquet = _pyarrow()
     try:
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
@@ -143,11 +124,7 @@ def users_of(path: Path) -> Iterator[list[str]]:
 
 
 def content_of(path: Path) -> Content:
-    """Return the content of a file by reading it all.
-
-    Raises:
-        ArchivedDayError: the file cannot be read.
-    """
+    """Return the content of a file by reading it all. Raise as `read_day`."""
     digest = Digest()
     for rows in read_day(path):
         digest.add(rows)

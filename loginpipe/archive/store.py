@@ -1,16 +1,18 @@
 """Open the store of an archive by its URL: a folder or an S3 bucket. Stores do not know the format of the files.
 
-Region, endpoint and credentials of a bucket are those of boto3.
+A store has files by name, as in ``day=2026-11-20/part-….parquet``. Its URL is absolute, without a final slash. The URL
+of a file is that, a slash and the file's name. Every method raises ArchivedDayError if the file is missing, and
+ArchiveError if the store cannot be used. Region, endpoint and credentials of a bucket are those of boto3.
 """
 
 import os
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from shutil import copyfile
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from urllib.parse import unquote, urlsplit
 
 from loginpipe.common.aws import Wording, aws_client, aws_errors, error_code
@@ -19,89 +21,6 @@ from loginpipe.common.settings import MEANINGS, Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-
-
-class Store(Protocol):
-    """Files by name, as in ``day=2026-11-20/part-….parquet``.
-
-    Every method raises ArchivedDayError if the file is missing, and ArchiveError if the store cannot be used.
-    """
-
-    @property
-    def url(self) -> str:
-        """The absolute URL, without a final slash. The URL of a file is this, a slash and the file's name."""
-
-    def require_usable(self) -> None:
-        """Check without writing that the store can be used."""
-
-    def put(self, source: Path, name: str) -> None:
-        """Store a file as a whole or not at all."""
-
-    def rename(self, name: str, new: str) -> None:
-        """Rename a file."""
-
-    def fetched(self, name: str) -> AbstractContextManager[Path]:
-        """Yield a local path of the file, valid within a with block."""
-
-    def names(self, prefix: str = "") -> list[str]:
-        """Return the names of the files with a prefix."""
-
-    def delete(self, name: str) -> None:
-        """Delete a file. A missing file is no error."""
-
-
-class Stores:
-    """All stores with files, each opened once. The archive may have moved since a day was written."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._open: dict[str, Store] = {}
-
-    @property
-    def current(self) -> Store:
-        """The store of LOGINPIPE_ARCHIVE_URL, for new files.
-
-        Raises:
-            SettingError: it is not set, or no URL of a store.
-            ArchiveError: as `open_store`.
-        """
-        return self._at(self._settings.required("archive_url").rstrip("/"))
-
-    def locate(self, url: str) -> tuple[Store, str]:
-        """Return the store of a day's file, and the file's name in it.
-
-        Raises:
-            SettingError, ArchiveError: as `open_store`.
-        """
-        base, day, name = url.rsplit("/", 2)
-        return self._at(base), f"{day}/{name}"
-
-    def _at(self, url: str) -> Store:
-        if url not in self._open:
-            store = open_store(url, production=self._settings.production)
-            self._open |= {url: store, store.url: store}
-        return self._open[url]
-
-
-def open_store(url: str, *, production: bool) -> Store:
-    """Open a store without accessing it. In production, refuse an endpoint without https.
-
-    The URL is ``file:///path``, ``file:path`` (from the current folder), or ``s3://bucket/prefix``.
-
-    Raises:
-        SettingError: the URL has another form.
-        ArchiveError: endpoint, region or profile are wrong.
-    """
-    parts = urlsplit(url)
-    if parts.scheme == "s3" and parts.netloc:
-        from loginpipe.archive.store import Bucket
-
-        return Bucket(parts.netloc, parts.path.strip("/"), production=production)
-    if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.strip("/"):
-        from loginpipe.archive.store import Folder
-
-        return Folder(Path(unquote(parts.path)).absolute())
-    raise SettingError(f"LOGINPIPE_ARCHIVE_URL is no URL of an archive: set it to {MEANINGS['archive_url']}")
 
 
 class Folder:
@@ -116,7 +35,7 @@ class Folder:
         return self._root.as_uri()
 
     def require_usable(self) -> None:
-        """Check that the folder is writable or can be created."""
+        """Check, without writing, that the folder is writable or can be created."""
         there = next(path for path in (self._root, *self._root.parents) if path.exists())
         if not there.is_dir() or not os.access(there, os.R_OK | os.W_OK | os.X_OK):
             raise ArchiveError(f"the archive in {self._root} cannot be used: {there} cannot be written to")
@@ -140,7 +59,7 @@ class Folder:
 
     @contextmanager
     def fetched(self, name: str) -> Iterator[Path]:
-        """Yield the file itself."""
+        """Yield the file itself for a with block."""
         path = self._root / name
         with self._errors(name):
             path.stat()
@@ -154,7 +73,7 @@ class Folder:
         return sorted(name for name in names if name.startswith(prefix))
 
     def delete(self, name: str) -> None:
-        """Delete a file."""
+        """Delete a file. A missing one is no error."""
         with self._errors(name):
             (self._root / name).unlink(missing_ok=True)
 
@@ -243,9 +162,8 @@ class Bucket:
     def names(self, prefix: str = "") -> list[str]:
         """Return the names of the objects with a prefix."""
         with self._errors(prefix):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix + prefix
-            )
+            lister = self._client.get_paginator("list_objects_v2")
+            pages = lister.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
             return [entry["Key"].removeprefix(self._prefix) for page in pages for entry in page.get("Contents", [])]
 
     def delete(self, name: str) -> None:
@@ -278,3 +196,47 @@ def _client(wording: Wording, *, production: bool) -> "S3Client":
         return client
     # Endpoints other than AWS seldom answer to names like bucket.host.
     return cast("S3Client", aws_client("s3", wording, production=production, s3={"addressing_style": "path"}))
+
+
+Store: TypeAlias = Folder | Bucket
+
+
+class Stores:
+    """All stores with files, each opened once. The archive may have moved since a day was written."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._open: dict[str, Store] = {}
+
+    @property
+    def current(self) -> Store:
+        """The store of LOGINPIPE_ARCHIVE_URL, for new files. Raise as `open_store`, also if it is not set."""
+        return self._at(self._settings.required("archive_url").rstrip("/"))
+
+    def locate(self, url: str) -> tuple[Store, str]:
+        """Return the store of a day's file, and the file's name in it. Raise as `open_store`."""
+        base, day, name = url.rsplit("/", 2)
+        return self._at(base), f"{day}/{name}"
+
+    def _at(self, url: str) -> Store:
+        if url not in self._open:
+            store = open_store(url, production=self._settings.production)
+            self._open |= {url: store, store.url: store}
+        return self._open[url]
+
+
+def open_store(url: str, *, production: bool) -> Store:
+    """Open a store without accessing it. In production, refuse an endpoint without https.
+
+    The URL is ``file:///path``, ``file:path`` (from the current folder), or ``s3://bucket/prefix``.
+
+    Raises:
+        SettingError: the URL has another form.
+        ArchiveError: endpoint, region or profile are wrong.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "s3" and parts.netloc:
+        return Bucket(parts.netloc, parts.path.strip("/"), production=production)
+    if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.strip("/"):
+        return Folder(Path(unquote(parts.path)).absolute())
+    raise SettingError(f"LOGINPIPE_ARCHIVE_URL is no URL of an archive: set it to {MEANINGS['archive_url']}")

@@ -1,8 +1,6 @@
 """Count the content of a database, and keep the counts next to a dump in its manifest."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from hashlib import file_digest
 from pathlib import Path
@@ -10,10 +8,10 @@ from pathlib import Path
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from loginpipe.common.errors import BackupError
-from loginpipe.postgres.connections import Connection, Cursor, place, transaction
-from loginpipe.postgres.statements import statement
+from loginpipe.postgres.connections import Connection, Cursor, fetch, place, rows_of, statement, transaction
 
-_SUFFIX = ".json"
+# The isolation level of a transaction that reads all of the database as of one moment.
+SNAPSHOT = "REPEATABLE READ READ ONLY"
 
 
 class Manifest(BaseModel):
@@ -21,15 +19,12 @@ class Manifest(BaseModel):
 
     Attributes:
         taken_at: the moment that the dump shows, by the server's clock.
-        database: name of the database.
-        server_major: major version of the server.
-        dump_major: major version of ``pg_dump``.
-        loginpipe_version: version of the code that created the backup.
-        revision: revision of the schema.
+        server_major, dump_major: major versions of the server and of ``pg_dump``.
+        loginpipe_version: of the code that created the backup.
+        revision: of the schema.
         roles: owners and grantees → True if the role may log in. A server needs them before a restore.
         rows: table with its schema → number of rows. For a partitioned table, each partition.
-        sha256: checksum of the dump, as ``sha256sum`` prints it.
-        file_bytes: size of the dump.
+        sha256, file_bytes: checksum of the dump, as ``sha256sum`` prints it, and its size.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -50,14 +45,10 @@ class Manifest(BaseModel):
         """The number of rows of all tables."""
         return sum(self.rows.values())
 
-    def text(self) -> str:
-        """Return the content of the manifest file."""
-        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
-
 
 def manifest_path(dump: Path) -> Path:
     """Return the path of a dump's manifest."""
-    return dump.with_name(dump.name + _SUFFIX)
+    return dump.with_name(dump.name + ".json")
 
 
 def dump_name(database: str, taken_at: datetime) -> str:
@@ -67,11 +58,7 @@ def dump_name(database: str, taken_at: datetime) -> str:
 
 
 def read_manifest(dump: Path) -> Manifest:
-    """Read the manifest of a dump.
-
-    Raises:
-        BackupError: the manifest is missing, unreadable or invalid.
-    """
+    """Read the manifest of a dump. Raise BackupError if it is missing, unreadable or invalid."""
     path = manifest_path(dump)
     try:
         return Manifest.model_validate_json(path.read_bytes())
@@ -91,11 +78,7 @@ def fingerprint(dump: Path) -> tuple[str, int]:
 
 
 def require_whole(dump: Path, manifest: Manifest) -> None:
-    """Compare a dump with the size and checksum in its manifest.
-
-    Raises:
-        BackupError: the dump cannot be read, or differs.
-    """
+    """Raise BackupError if a dump cannot be read, or has not the size and checksum in its manifest."""
     try:
         found, size = fingerprint(dump)
     except OSError as error:
@@ -109,35 +92,12 @@ def require_whole(dump: Path, manifest: Manifest) -> None:
         raise BackupError(f"{dump} is damaged, its SHA-256 is not the manifest's: use another copy, or another backup")
 
 
-@dataclass(frozen=True)
-class Contents:
-    """The content of a database at one moment.
-
-    Attributes:
-        taken_at: the moment, by the server's clock.
-        rows: table with its schema → number of rows, as in `Manifest`.
-        roles: owners and grantees → True if the role may log in.
-    """
-
-    taken_at: datetime
-    rows: Mapping[str, int]
-    roles: Mapping[str, bool]
-
-
-def read_contents(cursor: Cursor) -> Contents:
-    """Count every table that a dump would hold, at one moment if the transaction is REPEATABLE READ.
-
-    Raises:
-        BackupError: the role may not read a table.
-    """
-    cursor.execute("SELECT now()")
-    ((taken_at,),) = cursor.fetchall()
-    cursor.execute(statement("backup_tables"))
-    tables = cursor.fetchall()
+def count_rows(cursor: Cursor) -> dict[str, int]:
+    """Count the tables that a dump would hold, as in `Manifest`. Raise BackupError if the role may not read one."""
+    tables = rows_of(cursor, statement("backup_tables"))
     unreadable = [table for table, readable in tables if not readable]
     if unreadable:
-        cursor.execute("SELECT current_user")
-        ((role,),) = cursor.fetchall()
+        ((role,),) = rows_of(cursor, "SELECT current_user")
         raise BackupError(
             f"{role} may not read {unreadable[0]} ({len(unreadable)} of {len(tables)} tables): back up as the owner, "
             f"or let an administrator run `GRANT pg_read_all_data TO {role}`"
@@ -145,21 +105,14 @@ def read_contents(cursor: Cursor) -> Contents:
     rows = {}
     for table, _ in tables:
         # The catalog returns the name quoted.
-        cursor.execute(f"SELECT count(*) FROM ONLY {table}")  # noqa: S608
-        ((rows[table],),) = cursor.fetchall()
-    cursor.execute(statement("backup_roles"))
-    return Contents(taken_at, rows, dict(cursor.fetchall()))
+        ((rows[table],),) = rows_of(cursor, f"SELECT count(*) FROM ONLY {table}")  # noqa: S608
+    return rows
 
 
 def require_rows(connection: Connection, expected: Mapping[str, int]) -> None:
-    """Compare the rows of a restored database with its manifest.
-
-    Raises:
-        BackupError: a table is missing, unexpected, or has another number of rows.
-    """
-    with transaction(connection) as cursor:
-        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        found = read_contents(cursor).rows
+    """Raise BackupError if a table of a restored database is missing, unexpected, or has another number of rows."""
+    with transaction(connection, SNAPSHOT) as cursor:
+        found = count_rows(cursor)
     wrong = [table for table in sorted({*expected, *found}) if found.get(table) != expected.get(table)]
     if wrong:
         table = wrong[0]
@@ -170,14 +123,8 @@ def require_rows(connection: Connection, expected: Mapping[str, int]) -> None:
 
 
 def require_empty(connection: Connection) -> None:
-    """Refuse a database that contains anything except objects of Postgres or of extensions.
-
-    Raises:
-        BackupError: the database contains other objects.
-    """
-    with transaction(connection) as cursor:
-        cursor.execute(statement("backup_in_the_way"))
-        ((objects, first),) = cursor.fetchall()
+    """Raise BackupError if a database contains anything except objects of Postgres or of extensions."""
+    ((objects, first),) = fetch(connection, statement("backup_in_the_way"))
     if objects:
         raise BackupError(
             f"{place(connection)} is not empty ({objects:,} objects, {first} among them), and nothing is overwritten: "
@@ -186,18 +133,8 @@ def require_empty(connection: Connection) -> None:
 
 
 def require_roles(connection: Connection, roles: Mapping[str, bool]) -> None:
-    """Check that the server has the roles that own the content of the backup or have grants on it.
-
-    Raises:
-        BackupError: roles are missing. The message has the statements that create them.
-    """
-    with transaction(connection) as cursor:
-        cursor.execute(
-            "SELECT name, quote_ident(name) FROM unnest(%s) AS wanted (name) "
-            "WHERE to_regrole(quote_ident(name)) IS NULL ORDER BY name",
-            (list(roles),),
-        )
-        missing = cursor.fetchall()
+    """Raise BackupError if the server lacks roles that own the content of the backup or have grants on it."""
+    missing = fetch(connection, statement("backup_missing_roles"), {"roles": list(roles)})
     if missing:
         statements = "; ".join(f"CREATE ROLE {name} {'LOGIN' if roles[role] else 'NOLOGIN'}" for role, name in missing)
         raise BackupError(

@@ -51,8 +51,8 @@ def verify(days: Annotated[list[datetime] | None, _DAYS] = None, *, as_json: Jso
 
     Example: loginpipe archive verify 2026-11-20 2026-11-21
     """
+    from loginpipe.archive.days import verify_day
     from loginpipe.archive.store import Stores
-    from loginpipe.archive.verification import verify_day
     from loginpipe.postgres.archive import archived_days
 
     settings = load_settings()

@@ -36,7 +36,7 @@ def list_(
 
     Example: loginpipe rejects list --reason invalid_address --since 2026-11-01
     """
-    from loginpipe.postgres.rejects import RejectFilter, find_rejects
+    from loginpipe.postgres.ledger import RejectFilter, find_rejects
 
     _require_known(reason)
     wanted = RejectFilter(reason=reason, since=since, until=until, replayed=replayed, limit=limit)
@@ -65,7 +65,7 @@ def show(
 
     Example: loginpipe rejects show 7f0c3f6e-3c1b-4a35-9d3e-5b9f2f3f9b11
     """
-    from loginpipe.postgres.rejects import RejectFilter, find_rejects
+    from loginpipe.postgres.ledger import RejectFilter, find_rejects
 
     with connect_to_warehouse(load_settings()) as connection:
         found = find_rejects(connection, RejectFilter(message_id=str(message_id), replayed=True))
@@ -106,7 +106,7 @@ def replay(
     from loginpipe.custody.access import Reason as AccessReason
     from loginpipe.custody.replay import ReplayCounts
     from loginpipe.custody.replay import replay as replay_rejects
-    from loginpipe.postgres.rejects import RejectFilter, find_rejects
+    from loginpipe.postgres.ledger import RejectFilter, find_rejects
     from loginpipe.sqs.client import open_queue
     from loginpipe.sqs.sending import by_code
 

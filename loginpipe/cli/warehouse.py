@@ -41,7 +41,7 @@ def migrate(
     Example: loginpipe migrate
     """
     from loginpipe.postgres import migrate as migrations
-    from loginpipe.postgres.adopted_rows import read_row_forms
+    from loginpipe.postgres.contract import read_row_forms
     from loginpipe.postgres.days import first_day
 
     settings = load_settings()

@@ -1,24 +1,23 @@
 """Get sealed values from the database: request, approve, release. Explain each refusal.
 
-The database decides, and records what it granted and refused. Each call is a transaction of its own, committed even if
-refused. A release requires that the transaction of its request is committed.
+The database decides, and records what it granted and refused: a call that it refuses raises AccessRefusedError. Each
+call is a transaction of its own, committed even if refused. A release requires that the transaction of its request is
+committed.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 from uuid import UUID
 
 from loginpipe.common.errors import AccessRefusedError, LoginpipeError
 from loginpipe.masking.compat import schemes_of
 from loginpipe.masking.sealing import SealedValue, WrappedDataKey
 from loginpipe.masking.tokens import PREFIXES, token_pattern
-from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.connections import READ_COMMITTED, Connection, Cursor, rows_of, statement, transaction
 from loginpipe.postgres.copy import copy_rows
-from loginpipe.postgres.statements import statement
 
 MAX_SUBJECTS = 256
 """Maximum number of tokens and message ids in one request."""
@@ -49,8 +48,7 @@ REFUSALS = {
 """Refusal code → what happened and what to do."""
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """A recorded request. If approval is needed, it releases nothing until a second person approves it."""
 
     request_id: UUID
@@ -64,17 +62,13 @@ _ADDRESS_V4 = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\d)")
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a custodian needs the values. Both texts stay in the access log for ever, so neither may contain a value.
-
-    Raises:
-        LoginpipeError: a text contains an address or an id. Nothing was sent.
-    """
+    """Why a custodian needs the values. Both texts stay in the access log for ever, so neither may contain a value."""
 
     purpose: str
     ticket: str
 
     def __post_init__(self) -> None:
-        """Refuse texts that contain values. Device ids without a UUID's form cannot be recognised."""
+        """Raise LoginpipeError for a text with an address or an id. Other device ids than UUIDs are not recognised."""
         _refuse_values("purpose", self.purpose)
         _refuse_values("ticket", self.ticket)
 
@@ -96,8 +90,7 @@ def _is_address(word: str) -> bool:
     return any(character.isalnum() for character in word)
 
 
-@dataclass(frozen=True)
-class Bulk:
+class Bulk(NamedTuple):
     """A bulk request, and the reason recorded with each request under it."""
 
     request_id: UUID
@@ -125,20 +118,13 @@ class Released:
 
 
 def require_subjects(subjects: Iterable[str]) -> None:
-    """Refuse anything without the form of a token or message id before it is sent, because it may be a clear value.
-
-    Raises:
-        LoginpipeError: a subject has another form.
-    """
+    """Raise LoginpipeError for anything without the form of a token or message id, because it may be a clear value."""
     for subject in subjects:
-        if not (_is_token(subject) or is_message_id(subject) or schemes_of(subject)):
+        is_token = any(token_pattern(name).fullmatch(subject) for name in PREFIXES)
+        if not (is_token or is_message_id(subject) or schemes_of(subject)):
             raise LoginpipeError(
                 "one of the values is neither a token nor a message id: copy it from the table; nothing was recorded"
             )
-
-
-def _is_token(subject: str) -> bool:
-    return any(token_pattern(name).fullmatch(subject) for name in PREFIXES)
 
 
 def is_message_id(subject: str) -> bool:
@@ -150,10 +136,9 @@ def is_message_id(subject: str) -> bool:
 
 
 def require_messages(connection: Connection, subjects: Iterable[str]) -> None:
-    """Refuse ids of messages that have nothing sealed, because a device id that is a UUID has the same form.
+    """Raise AccessRefusedError for ids of messages that have nothing sealed. A device id may have the same form.
 
-    Raises:
-        AccessRefusedError: such an id exists. It is in no SQL statement, and so not in the server's log.
+    The ids are in no SQL statement, and so not in the server's log.
     """
     ids = sorted(set(filter(is_message_id, subjects)))
     if not ids:
@@ -161,73 +146,52 @@ def require_messages(connection: Connection, subjects: Iterable[str]) -> None:
     with transaction(connection) as cursor:
         cursor.execute(statement("create_asked_messages"))
         copy_rows(cursor, "asked_messages", ("message_id",), [ids])
-        cursor.execute(statement("count_unknown_messages"))
-        if cursor.fetchone() != (0,):
+        if rows_of(cursor, statement("count_unknown_messages")) != [(0,)]:
             raise AccessRefusedError(REFUSALS["no_subjects"], "no_subjects")
 
 
 def request_access(
     connection: Connection, subjects: Sequence[str], reason: Reason, under: UUID | None = None
 ) -> Request:
-    """Record a request for values and its reason. The subjects are in no SQL statement, so not in the server's log.
+    """Record a request for tokens and message ids, possibly under a bulk request.
 
-    Args:
-        connection: with no transaction open.
-        subjects: tokens and message ids.
-        reason: why.
-        under: the bulk request that this one belongs to.
+    The subjects are in no SQL statement, so not in the server's log.
 
     Raises:
-        AccessRefusedError: the database refused; has the refusal code.
+        AccessRefusedError: the database refused.
         LoginpipeError: a subject has the wrong form. Nothing was sent.
     """
     require_subjects(subjects)
     if under is None:
         require_messages(connection, subjects)
-    with custody_transaction(connection) as cursor:
+    with transaction(connection, READ_COMMITTED) as cursor:
         cursor.execute(statement("create_asked_subjects"))
         copy_rows(cursor, "asked_subjects", ("subject",), [subjects])
-        rows = fetched(
-            cursor,
-            "SELECT request_id::text, refusal, needs_approval "
-            "FROM vault.request_access(ARRAY(SELECT subject FROM asked_subjects), %s, %s, %s::uuid)",
-            (reason.purpose, reason.ticket, str(under) if under else None),
-        )
-    return _requested(rows)
+        why = {"purpose": reason.purpose, "ticket": reason.ticket, "under": str(under) if under else None}
+        rows = fetched(cursor, statement("request_access"), why)
+    return requested(rows)
 
 
 def request_bulk(connection: Connection, kind: BulkKind, number: int, reason: Reason) -> Request:
-    """Record a request for a number of values, for one purpose. It covers requests under it for 24 hours.
-
-    Raises:
-        AccessRefusedError: the database refused; has the refusal code.
-    """
-    rows = called(
-        connection,
-        "SELECT request_id::text, refusal, needs_approval FROM vault.request_access(NULL, %s, %s, NULL, %s, %s)",
-        (reason.purpose, reason.ticket, kind, number),
-    )
-    return _requested(rows)
+    """Record a request for a number of values, for one purpose. It covers requests under it for 24 hours."""
+    why = {"purpose": reason.purpose, "ticket": reason.ticket, "kind": kind, "number": number}
+    return requested(called(connection, statement("request_bulk"), why))
 
 
-def _requested(rows: list[tuple[Any, ...]]) -> Request:
+def requested(rows: list[tuple[Any, ...]]) -> Request:
+    """Return the request in the one row of a function of the vault, or raise AccessRefusedError."""
     ((request_id, refusal, needs_approval),) = rows
     refuse(refusal)
     return Request(UUID(request_id), bool(needs_approval))
 
 
 def approve(connection: Connection, request_id: UUID) -> None:
-    """Approve the request of another role.
-
-    Raises:
-        AccessRefusedError: the database refused; has the refusal code.
-    """
+    """Approve the request of another role."""
     ((refusal,),) = called(connection, "SELECT vault.approve_access(%s::uuid)", (str(request_id),))
     refuse(refusal)
 
 
-@dataclass(frozen=True)
-class Release:
+class Release(NamedTuple):
     """The released content of a request.
 
     Attributes:
@@ -239,23 +203,16 @@ class Release:
     found: tuple[Released, ...]
 
 
-def release(connection: Connection, request_id: UUID) -> Release:
+_COLUMNS = 'refusal, asked, subject, field, data_key_id::text, "position", ciphertext, recipients, wrapped_keys'
+
+
+def release(connection: Connection, request_id: UUID, *, function: str = "vault.release") -> Release:
     """Return the sealed values of a request. This works once per request.
 
-    Raises:
-        AccessRefusedError: the database refused; has the refusal code.
+    ``function`` is ``vault.release_for_erasure`` for the request of an erasure.
     """
-    rows = called(connection, f"SELECT {RELEASED} FROM vault.release(%s::uuid)", (str(request_id),))  # noqa: S608
+    rows = called(connection, f"SELECT {_COLUMNS} FROM {function}(%s::uuid)", (str(request_id),))  # noqa: S608
     refuse(rows[0][0] if rows else None)
-    return read_release(rows)
-
-
-RELEASED = 'refusal, asked, subject, field, data_key_id::text, "position", ciphertext, recipients, wrapped_keys'
-"""The columns of ``vault.release`` and ``vault.release_for_erasure``."""
-
-
-def read_release(rows: Iterable[tuple[Any, ...]]) -> Release:
-    """Parse rows of `RELEASED`. A row without a ciphertext has no value."""
     places: dict[str, tuple[str, ...]] = {}
     found = []
     for _, asked, subject, field_name, key, position, ciphertext, recipients, wrapped_keys in rows:
@@ -278,16 +235,9 @@ def release_under(connection: Connection, bulk: Bulk, subjects: Sequence[str]) -
 
 
 def discard(connection: Connection, request_id: UUID, tokens: Sequence[str]) -> int:
-    """Delete released values that do not belong to their tokens, and return the number deleted.
-
-    Raises:
-        AccessRefusedError: the database refused; has the refusal code.
-    """
-    ((refusal, discarded),) = called(
-        connection,
-        "SELECT refusal, discarded FROM vault.discard_values(%s::uuid, %s::text[])",
-        (str(request_id), list(tokens)),
-    )
+    """Delete released values that do not belong to their tokens, and return the number deleted."""
+    query = "SELECT refusal, discarded FROM vault.discard_values(%s::uuid, %s::text[])"
+    ((refusal, discarded),) = called(connection, query, (str(request_id), list(tokens)))
     refuse(refusal)
     return int(discarded)
 
@@ -305,44 +255,22 @@ def set_second_person(connection: Connection, *, required: bool, ticket: str) ->
     called(connection, "SELECT vault.set_second_person(%s, %s)", (required, ticket))
 
 
-@contextmanager
-def custody_transaction(connection: Connection) -> Iterator[Cursor]:
-    """Open a transaction as the vault's functions require it, and yield a cursor. Raise as `transaction` does."""
-    with transaction(connection) as cursor:
-        # The default of the role or the database may be another isolation level.
-        cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-        yield cursor
-
-
-def called(connection: Connection, query: str, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
-    """Call a function of the vault in its own transaction, and return its rows.
-
-    Raises:
-        LoginpipeError: a parameter is text that Postgres cannot store.
-    """
-    with custody_transaction(connection) as cursor:
+def called(connection: Connection, query: str, parameters: Any) -> list[tuple[Any, ...]]:
+    """Call a function of the vault in its own transaction, and return its rows. Raise as `fetched`."""
+    with transaction(connection, READ_COMMITTED) as cursor:
         return fetched(cursor, query, parameters)
 
 
-def fetched(cursor: Cursor, query: str, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
-    """Call a function of the vault, and return its rows.
-
-    Raises:
-        LoginpipeError: a parameter is text that Postgres cannot store.
-    """
+def fetched(cursor: Cursor, query: str, parameters: Any) -> list[tuple[Any, ...]]:
+    """Call a function of the vault, and return its rows. Raise LoginpipeError for text that Postgres cannot store."""
     try:
-        cursor.execute(query, parameters)
+        return rows_of(cursor, query, parameters)
     except ValueError:
         raise LoginpipeError("one of the values is not valid Unicode text, or contains a NUL: type it again") from None
-    return cursor.fetchall()
 
 
 def refuse(code: str | None) -> None:
-    """Raise the error for a refusal code; do nothing for None.
-
-    Raises:
-        AccessRefusedError: has the code.
-    """
+    """Raise AccessRefusedError for a refusal code; do nothing for None."""
     if code is not None:
         says = REFUSALS.get(code, "this version of loginpipe does not know this code: upgrade it")
         raise AccessRefusedError(f"refused, and recorded as {code}: {says}", code)

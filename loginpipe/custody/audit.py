@@ -6,16 +6,15 @@ time, stored where those who can change the log have no access.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from loginpipe.common.errors import AuditError
 from loginpipe.custody.access import require_subjects
-from loginpipe.postgres.connections import Connection, transaction
-from loginpipe.postgres.statements import statement
+from loginpipe.postgres.connections import Connection, fetch, statement, transaction
 
 FIRST_HASH = bytes(32)
 """The previous hash of the first entry."""
@@ -39,8 +38,7 @@ class Entry:
     hash: bytes
 
 
-@dataclass(frozen=True)
-class Anchor:
+class Anchor(NamedTuple):
     """Number and hash of an entry. Number 0 is the empty log."""
 
     seq: int
@@ -55,13 +53,7 @@ EMPTY = Anchor(0, FIRST_HASH)
 
 @dataclass
 class Verification:
-    """The result of verifying the chain.
-
-    Attributes:
-        head: the newest entry.
-        problems: one phrase each, in the order of the log; empty if the log is intact.
-        times: when the first and the newest entry were written.
-    """
+    """The newest entry, the problems of the log in its order, and when its first and newest entry were written."""
 
     head: Anchor = EMPTY
     problems: list[str] = field(default_factory=list)
@@ -69,11 +61,7 @@ class Verification:
 
 
 def parse_anchor(text: str) -> Anchor:
-    """Parse an anchor as printed, ``SEQ:HASH``.
-
-    Raises:
-        AuditError: the text is no anchor.
-    """
+    """Parse an anchor as printed, ``SEQ:HASH``, or raise AuditError."""
     number, _, digest = text.strip().partition(":")
     try:
         anchor = Anchor(int(number), bytes.fromhex(digest))
@@ -93,14 +81,13 @@ def entry_hash(entry: Entry) -> bytes:
     Subjects are their number in brackets, then each as a part.
     """
     at = entry.at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    parts = [_part(entry.previous_hash.hex()), _part(str(entry.seq)), _part(at), _part(entry.actor)]
-    parts += [_part(entry.action), _part(entry.request_id), _part(entry.under)]
+    before = [entry.previous_hash.hex(), str(entry.seq), at, entry.actor, entry.action, entry.request_id, entry.under]
     if entry.subjects is None:
-        parts.append(_part(None))
+        subjects = [_part(None)]
     else:
-        parts += [f"[{len(entry.subjects)}]".encode(), *map(_part, entry.subjects)]
-    parts += [_part(entry.purpose), _part(entry.ticket), _part(entry.detail)]
-    return sha256(b"".join(parts)).digest()
+        subjects = [f"[{len(entry.subjects)}]".encode(), *map(_part, entry.subjects)]
+    after = [entry.purpose, entry.ticket, entry.detail]
+    return sha256(b"".join([*map(_part, before), *subjects, *map(_part, after)])).digest()
 
 
 def verify_chain(entries: Iterable[Entry], anchors: Sequence[Anchor] = ()) -> Verification:
@@ -144,18 +131,10 @@ def _part(text: str | None) -> bytes:
     return f"{len(octets)}:".encode() + octets
 
 
-_ROWS_AT_ONCE = 2_000
-
-
-@dataclass(frozen=True)
-class EntryFilter:
+class EntryFilter(NamedTuple):
     """The search conditions for entries. None means no condition.
 
-    Attributes:
-        actor: the role that caused the entry.
-        token: the token or message id that the entry concerns. Approvals of its requests are included.
-        since: the earliest time of writing.
-        limit: the maximum number; the newest entries win.
+    Entries that concern a token or message id include approvals of its requests. The limit keeps the newest entries.
     """
 
     actor: str | None = None
@@ -165,17 +144,13 @@ class EntryFilter:
 
 
 def find_entries(connection: Connection, wanted: EntryFilter) -> list[Entry]:
-    """Return entries, newest first.
-
-    Raises:
-        LoginpipeError: `token` is neither a token nor a message id. Nothing was sent.
-    """
+    """Return entries, newest first. Raise as `require_subjects`, before anything is sent."""
+    digest = None
     if wanted.token is not None:
         require_subjects([wanted.token])
-    with transaction(connection) as cursor:
-        digest = sha256(wanted.token.encode()).hexdigest() if wanted.token is not None else None
-        cursor.execute(statement("access_log_search"), {**asdict(wanted), "token_digest": digest})
-        return [_entry(row) for row in cursor]
+        digest = sha256(wanted.token.encode()).hexdigest()
+    rows = fetch(connection, statement("access_log_search"), {**wanted._asdict(), "token_digest": digest})
+    return [_entry(row) for row in rows]
 
 
 def verify_log(
@@ -190,7 +165,7 @@ def verify_log(
     def entries() -> Iterator[Entry]:
         # A server-side cursor keeps the whole log out of memory.
         with transaction(connection), connection.cursor("access_log") as cursor:
-            cursor.itersize = _ROWS_AT_ONCE
+            cursor.itersize = 2_000
             cursor.execute(statement("access_log_entries"))
             for row in cursor:
                 progress(row[0])
@@ -204,18 +179,12 @@ def verify_log(
 
 def newest_entry(connection: Connection) -> int:
     """Return the number of the newest entry, or 0 if the log is empty."""
-    with transaction(connection) as cursor:
-        cursor.execute("SELECT coalesce(max(seq), 0) FROM vault.access_log")
-        ((seq,),) = cursor.fetchall()
-        return int(seq)
+    ((seq,),) = fetch(connection, "SELECT coalesce(max(seq), 0) FROM vault.access_log")
+    return int(seq)
 
 
 def read_anchors(path: Path) -> list[Anchor]:
-    """Read anchors, one per line.
-
-    Raises:
-        AuditError: the file cannot be read, is empty, or contains something else.
-    """
+    """Read anchors, one per line. Raise AuditError if the file cannot be read, is empty, or contains something else."""
     try:
         lines = path.read_text(encoding="ascii").split()
     except (OSError, UnicodeDecodeError):
@@ -228,11 +197,7 @@ def read_anchors(path: Path) -> list[Anchor]:
 
 
 def add_anchor(path: Path, anchor: Anchor) -> None:
-    """Append an anchor to a file. Keep the earlier ones too.
-
-    Raises:
-        AuditError: the file cannot be written.
-    """
+    """Append an anchor to a file, or raise AuditError. Keep the earlier ones too."""
     try:
         with path.open("a", encoding="ascii") as file:
             file.write(f"{anchor}\n")

@@ -17,8 +17,7 @@ from loginpipe.masking.compat import CompatMasking
 from loginpipe.masking.mask import mask_logins, seal_originals
 from loginpipe.masking.sealing import SealKey
 from loginpipe.masking.tokens import TokenKeys
-from loginpipe.postgres.connections import Connection, transaction
-from loginpipe.postgres.statements import statement
+from loginpipe.postgres.connections import Connection, fetch, statement, transaction
 from loginpipe.postgres.vault import insert_sealed
 
 # 2001:db8::/32, which is reserved for documentation (RFC 3849).
@@ -42,12 +41,7 @@ class Canary:
 
 @dataclass(frozen=True)
 class Drill:
-    """The result of a drill.
-
-    Attributes:
-        opened_with: fingerprints of the private keys that were tested. Each of them opened every value.
-        not_tried: fingerprints of recipients whose private keys were not given.
-    """
+    """The number of values, the fingerprints of the private keys that opened all, and those of keys not given."""
 
     values: int
     opened_with: list[str]
@@ -59,14 +53,7 @@ def store_canary(
 ) -> Canary:
     """Seal a made-up address and device id with the pipeline's own code, and store them. They stay in the vault.
 
-    Args:
-        connection: of a role that may write to the vault, with no transaction open.
-        keys: the token keys.
-        compat: the older scheme in use, if any.
-        recipients: the public keys that the pipeline seals for.
-
-    Raises:
-        LoginpipeError: sealing is off.
+    The role must be allowed to write to the vault. Raises LoginpipeError if sealing is off: without recipients.
     """
     if not recipients:
         raise LoginpipeError("LOGINPIPE_SEAL_KEY is off: nothing is sealed, so nothing can be recovered")
@@ -81,18 +68,11 @@ def recover_canary(
 ) -> Drill:
     """Release the canary, open it with each given private key, and compare the values.
 
-    Args:
-        connection: with no transaction open.
-        request_id: the request for the canary.
-        opener: the private keys.
-        checks: the keys that make the tokens again.
-        canary: the original values, or None if another process stored them. Then only the tokens are compared.
+    Without the canary, because another process stored it, only the tokens are compared.
 
     Raises:
         LoginpipeError: recovery does not work. The message names the step that failed.
-        AccessRefusedError: the release was refused.
         OpeningError: a value does not open, or is not the sealed one.
-        DatabaseError, KeyFileError: the database, or KMS, is unreachable or refuses.
     """
     found = release(connection, request_id)
     released, wanted = found.found, canary.tokens if canary else list(found.places)
@@ -125,13 +105,7 @@ def _compare(released: Sequence[Released], opener: Opener, checks: TokenChecks, 
 
 @dataclass(frozen=True)
 class Sample:
-    """The result of opening a sample of the vault's values.
-
-    Attributes:
-        values: number of opened values.
-        unchecked: number of opened values that no given key can compare with their tokens.
-        refused: the errors of values that do not open or were planted.
-    """
+    """The number of opened values, how many of them no given key can compare with their tokens, and the errors."""
 
     values: int
     unchecked: int
@@ -140,22 +114,16 @@ class Sample:
 
 def random_tokens(connection: Connection, number: int) -> list[str]:
     """Return up to `number` tokens of sealed values, drawn at random from random pages. The role must read tokens."""
-    with transaction(connection) as cursor:
-        cursor.execute("SELECT reltuples FROM pg_class WHERE oid = 'vault.sealed_values'::regclass")
-        ((estimate,),) = cursor.fetchall()
-        # Draw many more than needed, from many pages, because values that were sealed together share a page.
-        percent = min(100.0, 100.0 * 200 * number / estimate) if estimate > 0 else 100.0
-        cursor.execute(statement("random_tokens"), {"percent": percent, "number": number})
-        return [token for (token,) in cursor]
+    query = "SELECT reltuples FROM pg_class WHERE oid = 'vault.sealed_values'::regclass"
+    ((estimate,),) = fetch(connection, query)
+    # Draw many more than needed, from many pages, because values that were sealed together share a page.
+    percent = min(100.0, 100.0 * 200 * number / estimate) if estimate > 0 else 100.0
+    found = fetch(connection, statement("random_tokens"), {"percent": percent, "number": number})
+    return [token for (token,) in found]
 
 
 def open_sample(connection: Connection, request_id: UUID, opener: Opener, checks: TokenChecks) -> Sample:
-    """Release values, open them, and compare them with their tokens. Return no value.
-
-    Raises:
-        AccessRefusedError: the release was refused.
-        DatabaseError, KeyFileError: the database, or KMS, is unreachable or refuses.
-    """
+    """Release values, open them, and compare them with their tokens. Return no value."""
     found = release(connection, request_id)
     own = [each for each in found.found if each.value.subject in found.places]
     opening = open_released(own, DataKeys(opener), checks)

@@ -11,22 +11,12 @@ from datetime import date
 from uuid import UUID
 
 from loginpipe.common.errors import LoginpipeError
-from loginpipe.custody.access import (
-    RELEASED,
-    Reason,
-    Release,
-    Request,
-    called,
-    custody_transaction,
-    fetched,
-    read_release,
-    refuse,
-)
-from loginpipe.custody.opening import DataKeys, Opened, Opener, Opening, Problem, open_released
+from loginpipe.custody.access import Reason, Release, Request, called, fetched, refuse, release, requested
+from loginpipe.custody.opening import DataKeys, Opened, Opener, Opening, open_released
 from loginpipe.custody.token_checks import TokenChecks, canonical
 from loginpipe.logins.parsing import is_unicode
 from loginpipe.masking.tokens import TokenKeys
-from loginpipe.postgres.connections import Connection
+from loginpipe.postgres.connections import READ_COMMITTED, Connection, statement, transaction
 from loginpipe.postgres.copy import copy_rows
 
 LIMITS = (
@@ -40,12 +30,12 @@ LIMITS = (
 
 @dataclass(frozen=True)
 class Erasure:
-    """The result of an erasure.
+    """The result of an erasure. The values of the named tokens stay.
 
     Attributes:
-        kept: the user's tokens that other logins share. Their values stay.
-        unverified: aliases of the user's tokens that no given value and key proves. Their values stay.
-        planted: aliases of the user's tokens that stand for another value. Their values stay.
+        kept: the user's tokens that other logins share.
+        unverified: aliases of the user's tokens that no given value and key proves.
+        planted: aliases of the user's tokens that stand for another value.
         dropped: first and last day that was dropped from the table. The archive files of these days hold the user.
     """
 
@@ -60,81 +50,49 @@ class Erasure:
 def request_erasure(connection: Connection, user_id: str, tombstones: Mapping[int, bytes], reason: Reason) -> Request:
     """Record a request to erase a user and its reason. The id is in no SQL statement, so not in the server's log.
 
-    Args:
-        connection: with no transaction open.
-        user_id: as in ``user_logins``.
-        tombstones: the result of `TokenKeys.tombstones`.
-        reason: why.
+    ``tombstones`` are those of `TokenKeys.tombstones`.
 
     Raises:
-        AccessRefusedError: the database refused; has the refusal code.
+        AccessRefusedError: the database refused.
         LoginpipeError: the user id is blank, or is text that Postgres cannot store.
-        DatabaseError: as `transaction`.
     """
     if not user_id.strip():
         raise LoginpipeError("the user id is blank: copy it from user_logins")
     if "\x00" in user_id or not is_unicode(user_id):
         raise LoginpipeError("the user id is not valid Unicode text, or contains a NUL: type it again")
     hexes = json.dumps({str(version): tombstone.hex() for version, tombstone in tombstones.items()})
-    with custody_transaction(connection) as cursor:
+    query = "SELECT request_id::text, refusal, needs_approval FROM vault.request_erasure(%s::jsonb, %s, %s)"
+    with transaction(connection, READ_COMMITTED) as cursor:
         copy_rows(cursor, "vault.erasure_requests", ("user_id",), [[user_id]])
-        ((request_id, refusal, needs_approval),) = fetched(
-            cursor,
-            "SELECT request_id::text, refusal, needs_approval FROM vault.request_erasure(%s::jsonb, %s, %s)",
-            (hexes, reason.purpose, reason.ticket),
-        )
-    refuse(refusal)
-    return Request(UUID(request_id), bool(needs_approval))
+        rows = fetched(cursor, query, (hexes, reason.purpose, reason.ticket))
+    return requested(rows)
 
 
 def erase(connection: Connection, request_id: UUID, keys: TokenKeys, opener: Callable[[], Opener]) -> Erasure:
     """Delete the user's logins and the sealed values that no other user shares. The access log records it.
 
-    Args:
-        connection: with no transaction open.
-        request_id: a committed `request_erasure` of this role.
-        keys: the token keys.
-        opener: returns the private keys; called only if a token of the user has aliases.
+    The request is a committed `request_erasure` of this role. ``opener`` is called only if a token has aliases.
 
     Raises:
-        AccessRefusedError: the database refused; has the refusal code.
+        AccessRefusedError: the database refused.
         OpeningError: a value is sealed for other private keys. Nothing was deleted.
-        DatabaseError: as `transaction`. Nothing was deleted.
     """
-    rows = called(
-        connection,
-        f"SELECT {RELEASED} FROM vault.release_for_erasure(%s::uuid)",  # noqa: S608
-        (str(request_id),),
-    )
-    refuse(rows[0][0] if rows else None)
-    found = read_release(rows)
+    found = release(connection, request_id, function="vault.release_for_erasure")
     verified = verify_aliases(found, opener, TokenChecks(keys))
     values = verified.values
-    ((refusal, logins, sealed, kept, first, last),) = called(
-        connection,
-        "SELECT refusal, logins, sealed_values, kept, dropped_from, dropped_to "
-        "FROM vault.erase_user(%s::uuid, %s::text[], %s::text[], %s::text[])",
-        (str(request_id), list(values), list(values.values()), sorted({s for p in found.places.values() for s in p})),
-    )
+    seen = sorted({subject for family in found.places.values() for subject in family})
+    to_erase = {"request": str(request_id), "tokens": list(values), "values": list(values.values()), "seen": seen}
+    ((refusal, logins, sealed, kept, first, last),) = called(connection, statement("erase_user"), to_erase)
     refuse(refusal)
-    return Erasure(
-        logins,
-        sealed,
-        kept=tuple(sorted(kept)),
-        unverified=verified.unverified,
-        planted=verified.planted,
-        dropped=(first, last) if first else None,
-    )
+    dropped = (first, last) if first else None
+    return Erasure(logins, sealed, tuple(sorted(kept)), verified.unverified, verified.planted, dropped)
 
 
 @dataclass(frozen=True)
 class VerifiedAliases:
-    """The verified aliases of some tokens.
+    """Aliases that could not be verified, and those that stand for another value.
 
-    Attributes:
-        values: token → a name of its value, for the value's tokens of every key version, with or without an alias.
-        unverified: aliases that could not be verified.
-        planted: aliases that stand for another value.
+    ``values`` is token → a name of its value, for the value's tokens of every key version, with or without an alias.
     """
 
     values: Mapping[str, str]
@@ -143,15 +101,9 @@ class VerifiedAliases:
 
 
 def verify_aliases(found: Release, opener: Callable[[], Opener], checks: TokenChecks) -> VerifiedAliases:
-    """Verify the aliases of tokens with the values sealed under them. Call `opener` only if there are values.
-
-    Raises:
-        OpeningError: a value is sealed for other private keys.
-    """
+    """Verify the aliases of tokens with the values sealed under them, if any. Raise as `Opening.require_recipient`."""
     opening = open_released(found.found, DataKeys(opener()), checks) if found.found else Opening({}, [])
-    for error in opening.refused:
-        if error.problem == Problem.OTHER_RECIPIENT:
-            raise error
+    opening.require_recipient()
     values: dict[str, str] = {}
     unverified, planted = set(), set()
     for token, family in found.places.items():

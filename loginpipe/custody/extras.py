@@ -1,18 +1,17 @@
 """Copy fields of past logins from their sealed extras to the table, in clear. The access log records it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from loginpipe.common.errors import LoginpipeError, OpeningError
 from loginpipe.common.logins_table import COLUMN_NAMES
 from loginpipe.custody.access import MAX_SUBJECTS, Bulk, release_under
-from loginpipe.custody.opening import DataKeys, Opener, Problem, open_released
+from loginpipe.custody.opening import DataKeys, Opener, open_released
 from loginpipe.custody.token_checks import EXTRAS, TokenChecks
 from loginpipe.logins.extras import VERSION_FIELD, field_text
 from loginpipe.logins.parsing import LOGIN_FIELDS
-from loginpipe.postgres.connections import Connection, transaction
+from loginpipe.postgres.connections import Connection, fetch, statement, transaction
 from loginpipe.postgres.copy import copy_rows
-from loginpipe.postgres.statements import statement
 
 _OURS = frozenset({*LOGIN_FIELDS, *COLUMN_NAMES}) - {VERSION_FIELD}
 _BEFORE_ALL = "00000000-0000-0000-0000-000000000000"
@@ -20,13 +19,9 @@ _BEFORE_ALL = "00000000-0000-0000-0000-000000000000"
 
 @dataclass
 class Backfill:
-    """The result of a backfill.
+    """Messages whose sealed fields were opened, those whose field is now in clear, and those that stay sealed.
 
-    Attributes:
-        opened: messages whose sealed fields were opened.
-        filled: messages whose field is now in clear.
-        not_storable: messages whose field ``jsonb`` cannot store. It stays sealed.
-        refused: the errors of values that do not open. They stay sealed.
+    They stay sealed because ``jsonb`` cannot store the field, or because they do not open.
     """
 
     opened: int = 0
@@ -36,21 +31,15 @@ class Backfill:
 
 
 def require_extra(name: str) -> None:
-    """Refuse a field that is not an extra.
-
-    Raises:
-        LoginpipeError: it is a field of the login itself.
-    """
+    """Raise LoginpipeError for a field of the login itself, which is not an extra."""
     if name in _OURS:
         raise LoginpipeError(f"{name} is a field of the login itself, not an extra: specify another one")
 
 
 def count_to_fill(connection: Connection, name: str) -> int:
     """Count the messages with sealed extras whose field is not in clear."""
-    with transaction(connection) as cursor:
-        cursor.execute(statement("count_extras_to_fill"), {"field": name})
-        ((count,),) = cursor.fetchall()
-        return int(count)
+    ((count,),) = fetch(connection, statement("count_extras_to_fill"), {"field": name})
+    return int(count)
 
 
 def backfill(
@@ -58,26 +47,19 @@ def backfill(
 ) -> Backfill:
     """Copy a field of past logins from the sealed extras to the extras in clear.
 
-    You can interrupt and restart it at any point: a field in clear is not opened again.
-
-    Args:
-        connection: of a custodian, with no transaction open.
-        opener: the private keys.
-        name: the field.
-        bulk: the bulk request that covers the messages.
-        progress: called with the number of messages of each batch.
+    You can interrupt and restart it at any point: a field in clear is not opened again. ``progress`` is called with the
+    number of messages of each batch.
 
     Raises:
         AccessRefusedError: a request or release was refused.
         OpeningError: a data key is wrapped for none of the private keys.
-        DatabaseError, KeyFileError: the database, or KMS, is unreachable or refuses.
     """
     done, data_keys, after = Backfill(), DataKeys(opener), _BEFORE_ALL
-    while batch := _next(connection, name, after):
+    query, limit = statement("extras_to_fill"), MAX_SUBJECTS
+    while found := fetch(connection, query, {"field": name, "after": after, "limit": limit}):
+        batch = [message_id for (message_id,) in found]
         opening = open_released(release_under(connection, bulk, batch), data_keys, TokenChecks(None))
-        for error in opening.refused:
-            if error.problem == Problem.OTHER_RECIPIENT:
-                raise error
+        opening.require_recipient()
         done.refused += opening.refused
         texts = {
             message_id: field_text(opened.plaintext, name)
@@ -90,12 +72,6 @@ def backfill(
         after = batch[-1]
         progress(len(batch))
     return done
-
-
-def _next(connection: Connection, name: str, after: str) -> Sequence[str]:
-    with transaction(connection) as cursor:
-        cursor.execute(statement("extras_to_fill"), {"field": name, "after": after, "limit": MAX_SUBJECTS})
-        return [message_id for (message_id,) in cursor]
 
 
 def _fill(connection: Connection, name: str, texts: Mapping[str, str]) -> int:

@@ -62,11 +62,7 @@ DISCARDED = frozenset({Problem.NO_DATA_KEY, Problem.CHANGED, Problem.PLANTED})
 
 
 def unwrap(data_key: WrappedDataKey, private_key: rsa.RSAPrivateKey) -> bytes:
-    """Return the 32 bytes of a data key.
-
-    Raises:
-        OpeningError: `Problem.CHANGED`: it was changed, or wrapped for another key than its recipient.
-    """
+    """Return the 32 bytes of a data key. Raise as `require_data_key`."""
     try:
         key = private_key.decrypt(data_key.wrapped_key, OAEP)
     except ValueError:
@@ -78,7 +74,7 @@ def require_data_key(data_key: WrappedDataKey, key: bytes) -> bytes:
     """Return an unwrapped data key if its length is right.
 
     Raises:
-        OpeningError: `Problem.CHANGED`: the length is wrong.
+        OpeningError: `Problem.CHANGED`: it was changed, or wrapped for another key than its recipient.
     """
     if len(key) == DATA_KEY_BYTES:
         return key
@@ -148,11 +144,7 @@ class DataKeys:
         self._found: dict[UUID, bytes | OpeningError] = {}
 
     def of(self, released: Released) -> bytes:
-        """Return the data key of a value.
-
-        Raises:
-            OpeningError, KeyFileError: as `Opener.unwrap`.
-        """
+        """Return the data key of a value. Raise as `Opener.unwrap`, or `Problem.NO_DATA_KEY`."""
         key_id = released.value.data_key_id
         if not released.data_keys:
             raise OpeningError(
@@ -189,15 +181,18 @@ class Opening:
     opened: dict[str, Opened]
     refused: list[OpeningError]
 
+    def require_recipient(self) -> None:
+        """Raise the first error, if any, of a value that is sealed for other private keys."""
+        for error in self.refused:
+            if error.problem == Problem.OTHER_RECIPIENT:
+                raise error
+
 
 def open_released(released: Sequence[Released], data_keys: DataKeys, checks: TokenChecks) -> Opening:
     """Open each value once, independently of the others.
 
-    Returns:
-        The opened values, and errors with any `Problem` except `UNCHECKED`, which the caller decides on.
-
-    Raises:
-        KeyFileError: KMS is unreachable or refuses.
+    The errors have any `Problem` except `UNCHECKED`, which the caller decides on. KeyFileError is raised if KMS is
+    unreachable or refuses.
     """
     opened, refused = {}, []
     for each in {each.value.subject: each for each in released}.values():
@@ -240,17 +235,14 @@ def load_opener(uris: Sequence[str], *, production: bool, passphrase: AskPassphr
         KeyFileError: a key is absent, readable by others, or no private RSA key; or KMS refuses.
         PassphraseError: the passphrase is wrong.
     """
-    found = [_load(_as_uri(uri), production=production, passphrase=passphrase) for uri in uris]
-    return Opener(dict(found))
+    return Opener(dict(_load(uri, production=production, passphrase=passphrase) for uri in uris))
 
 
 def private_uris(seal_key: str) -> list[str]:
     """Return the default locations of the private halves of the keys in ``LOGINPIPE_SEAL_KEY``.
 
     For ``file:`` this is the file next to the public one, if it exists; for ``awskms:`` the same key.
-
-    Raises:
-        KeyFileError: sealing is off, or no private half was found.
+    Raise KeyFileError if there is none.
     """
     found, absent = [], []
     for uri in seal_key_uris(seal_key):
@@ -268,13 +260,9 @@ def private_uris(seal_key: str) -> list[str]:
     raise KeyFileError(f"{SEAL_KEY} is off: specify the private key of older values with {PRIVATE_KEY_OPTION}")
 
 
-def _as_uri(text: str) -> KeyUri:
-    if text.startswith((f"{FILE}:", f"{KMS}:")):
-        return key_uri(text, PRIVATE_KEY_OPTION, (FILE, KMS))
-    return KeyUri(FILE, text)
-
-
-def _load(uri: KeyUri, *, production: bool, passphrase: AskPassphrase) -> tuple[str, Callable[[WrappedDataKey], bytes]]:
+def _load(text: str, *, production: bool, passphrase: AskPassphrase) -> tuple[str, Callable[[WrappedDataKey], bytes]]:
+    named = text.startswith((f"{FILE}:", f"{KMS}:"))
+    uri = key_uri(text, PRIVATE_KEY_OPTION, (FILE, KMS)) if named else KeyUri(FILE, text)
     if uri.provider == FILE:
         key = _private_key(key_path(uri, PRIVATE_KEY_OPTION), passphrase)
         return SealKey(key.public_key()).fingerprint, partial(unwrap, private_key=key)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 from uuid import UUID
 
 from loginpipe.common.errors import LoginpipeError, OpeningError
@@ -17,11 +17,9 @@ from loginpipe.postgres.connections import Connection
 
 @dataclass(frozen=True)
 class Recovered:
-    """A value in clear.
+    """A value in clear, of a token or message id of the request.
 
-    Attributes:
-        subject: the token or message id of the request.
-        by_alias: True if no key of the token's own version is given, so that only an alias could be checked.
+    It is found ``by_alias`` if no key of the token's own version is given, so that only an alias could be checked.
     """
 
     subject: str
@@ -42,14 +40,8 @@ class Recovered:
         return self.plaintext.decode("utf-8", "backslashreplace")
 
 
-@dataclass(frozen=True)
-class Recovery:
-    """The result of a recovery.
-
-    Attributes:
-        refused: the errors of values that exist but do not open or cannot be trusted.
-        missing: the requested subjects that have no value, not even under an alias.
-    """
+class Recovery(NamedTuple):
+    """The recovered values, the errors of those that do not open or cannot be trusted, and subjects without a value."""
 
     recovered: list[Recovered]
     refused: list[OpeningError]
@@ -57,19 +49,12 @@ class Recovery:
 
 
 def recover(connection: Connection, request_id: UUID, opener: Opener, checks: TokenChecks, *, limit: int) -> Recovery:
-    """Release a request and open its values.
-
-    Args:
-        connection: with no transaction open.
-        request_id: a committed request of this role.
-        opener: the private keys.
-        checks: the keys that make the tokens again.
-        limit: the maximum number of values to return: one for each subject of the request.
+    """Release a committed request of this role and open its values, one for each subject.
 
     Raises:
         AccessRefusedError: the release was refused.
         LoginpipeError: the request has more values than ``limit``. None was opened.
-        DatabaseError, KeyFileError: the database, or KMS, is unreachable or refuses.
+        KeyFileError: KMS is unreachable or refuses.
     """
     released = release(connection, request_id)
     asked = list(released.places)
@@ -79,7 +64,7 @@ def recover(connection: Connection, request_id: UUID, opener: Opener, checks: To
             f"give --limit {len(asked)}"
         )
     opening = open_released(released.found, DataKeys(opener), checks)
-    return resolve(asked, opening, Families(released.places), checks)
+    return resolve(asked, opening, released.places, checks)
 
 
 def resolve(asked: Sequence[str], opening: Opening, families: Families, checks: TokenChecks) -> Recovery:
@@ -87,7 +72,10 @@ def resolve(asked: Sequence[str], opening: Opening, families: Families, checks: 
     recovered, missing, refused = [], [], list(opening.refused)
     bad = {error.subject for error in opening.refused}
     for subject in asked:
-        found = list(_candidates(subject, opening, families, checks))
+        family = families.get(subject, (subject,))
+        names = [subject, *(member for member in family if member != subject)]
+        opened = [opening.opened[name] for name in names if name in opening.opened]
+        found = [_evaluated(subject, each, family, checks) for each in opened]
         good = next((each for each in found if isinstance(each, Recovered)), None)
         if good is not None:
             recovered.append(good)
@@ -96,15 +84,6 @@ def resolve(asked: Sequence[str], opening: Opening, families: Families, checks: 
         elif subject not in bad:
             missing.append(subject)
     return Recovery(recovered, refused, missing)
-
-
-def _candidates(
-    subject: str, opening: Opening, families: Families, checks: TokenChecks
-) -> Iterator[Recovered | OpeningError]:
-    family = families.of(subject)
-    for name in (subject, *(member for member in family if member != subject)):
-        if name in opening.opened:
-            yield _evaluated(subject, opening.opened[name], family, checks)
 
 
 def _evaluated(subject: str, opened: Opened, family: Sequence[str], checks: TokenChecks) -> Recovered | OpeningError:
@@ -132,12 +111,9 @@ def _evaluated(subject: str, opened: Opened, family: Sequence[str], checks: Toke
 
 @contextmanager
 def private_output(path: Path) -> Iterator[TextIO]:
-    """Create a new file of mode 0600 for a block. If the block raises, delete the file.
+    """Create a new file of mode 0600 for a block, or raise LoginpipeError. If the block raises, delete the file.
 
     Open it before the release, because a release returns its values only once.
-
-    Raises:
-        LoginpipeError: the file exists or cannot be written.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)

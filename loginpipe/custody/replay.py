@@ -14,7 +14,7 @@ from loginpipe.logins.messages import Message
 from loginpipe.logins.parsing import Envelope
 from loginpipe.logins.splitting import split_batch
 from loginpipe.postgres.connections import Connection, transaction
-from loginpipe.postgres.rejects import Reject
+from loginpipe.postgres.ledger import Reject
 from loginpipe.sqs.client import FailedEntry, Queue, batched
 from loginpipe.sqs.deliveries import replay_attributes
 from loginpipe.sqs.sending import send_again
@@ -28,7 +28,6 @@ class ReplayCounts:
     """The number of rejects by result.
 
     Attributes:
-        sent: sent back to the queue. The ledger recognises them as a replay of the reject.
         still_bad: rejected by today's rules too, or too old to send again. They stay.
         without_body: recorded while sealing was off, so there is nothing to send.
         refused: refused by the queue, by error code. They stay.
@@ -54,27 +53,18 @@ def replay(
 ) -> ReplayCounts:
     """Open rejects, and send back those that today's rules accept.
 
-    You can interrupt and restart it at any point: a reject that is sent twice counts as one message.
-
-    Args:
-        connection: of a custodian, with no transaction open.
-        queue: the queue to send to.
-        opener: the private keys.
-        rejects: the rejects to replay.
-        bulk: the bulk request that covers their bodies.
-        envelope: the envelope to remove from events that have one.
-        resent_days: maximum age in days since a reject was first sent, as a run accepts it; None for no limit.
-        dry_run: True to count only.
-        progress: called with the number of rejects handled at each step.
+    You can interrupt and restart it at any point: a reject that is sent twice counts as one message. Those first sent
+    ``resent_days`` ago or earlier stay, as a run would not accept them. ``dry_run`` only counts. ``progress`` is called
+    with the number of rejects of each step.
 
     Raises:
         AccessRefusedError: a request or release was refused.
         OpeningError: a body does not open.
         QueueError: the queue refuses all messages.
-        DatabaseError, KeyFileError: the database, or KMS, is unreachable or refuses.
     """
     counts, data_keys = ReplayCounts(), DataKeys(opener)
-    young = [reject for reject in rejects if resent_days is None or _age_days(reject) < resent_days]
+    age = timedelta.max if resent_days is None else timedelta(days=resent_days)
+    young = [reject for reject in rejects if datetime.now(UTC) - reject.sent_at < age]
     counts.still_bad = len(rejects) - len(young)
     if counts.still_bad:
         progress(counts.still_bad)
@@ -94,10 +84,6 @@ def replay(
             counts.refused += Counter(failure.code for failure in refused)
             progress(len(chunk))
     return counts
-
-
-def _age_days(reject: Reject) -> float:
-    return (datetime.now(UTC) - reject.sent_at) / timedelta(days=1)
 
 
 def _bodies(connection: Connection, data_keys: DataKeys, rejects: Sequence[Reject], bulk: Bulk) -> dict[str, str]:
@@ -126,8 +112,6 @@ def _send(queue: Queue, bodies: Sequence[tuple[Reject, str]]) -> list[FailedEntr
 
 
 def _mark(connection: Connection, message_ids: Collection[str]) -> None:
+    query = "UPDATE loginpipe.rejected_messages SET replayed_at = now() WHERE message_id = ANY (%s::uuid[])"
     with transaction(connection) as cursor:
-        cursor.execute(
-            "UPDATE loginpipe.rejected_messages SET replayed_at = now() WHERE message_id = ANY (%s::uuid[])",
-            (list(message_ids),),
-        )
+        cursor.execute(query, (list(message_ids),))

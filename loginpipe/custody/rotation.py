@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 
 from loginpipe.common.errors import KeyFileError, OpeningError
 from loginpipe.custody.access import MAX_SUBJECTS, Bulk, release_under
-from loginpipe.custody.opening import DataKeys, Opened, Opener, Opening, Problem, open_released, planted
+from loginpipe.custody.opening import DataKeys, Opened, Opener, Opening, open_released, planted
 from loginpipe.custody.token_checks import Families, TokenChecks, canonical, read_families, token_version
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import PREFIXES, TokenKeys
-from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.connections import READ_COMMITTED, Connection, fetch, rows_of, statement, transaction
 from loginpipe.postgres.erasures import hold_off_erasures
-from loginpipe.postgres.statements import statement
 from loginpipe.postgres.token_keys import check_token_keys
 from loginpipe.postgres.vault import insert_sealed, known_tokens, verify_aliases
 
@@ -66,20 +65,13 @@ def rotate(
 ) -> Rotation:
     """Give every sealed value a token of the current version, and its older tokens a verified alias to it.
 
-    Args:
-        connection: of a role that is custodian and writer, with no transaction open.
-        bulk: the bulk request that covers the values.
-        opener: the private keys.
-        keys: the token keys, with every version that has values.
-        recipients: the public keys to seal for.
-        lost: versions whose key is lost. Their values are accepted without a check.
-        progress: called with the number of tokens of each batch.
+    The role must be custodian and writer. Values of the versions whose key is ``lost`` are accepted without a check.
+    ``progress`` is called with the number of tokens of each batch. After an error, batches already written stay.
 
     Raises:
         AccessRefusedError: a request or release was refused.
         KeyFileError: a version of the token key is missing and not in `lost`; or KMS is unreachable or refuses.
         OpeningError: a data key is wrapped for none of the private keys.
-        DatabaseError: as `transaction`. After any of these errors, batches already written stay.
     """
     # An alias must lead to a version that is in use.
     check_token_keys(connection, keys)
@@ -88,9 +80,7 @@ def rotate(
         _require_versions(batch, {*keys.field_keys, *lost})
         families = read_families(connection, batch)
         opening = open_released(release_under(connection, bulk, batch), data_keys, checks)
-        for error in opening.refused:
-            if error.problem == Problem.OTHER_RECIPIENT:
-                raise error
+        opening.require_recipient()
         renewed = _renewed(opening, families, keys, checks, done.refused)
         done.sealed += _write(connection, renewed, recipients)
         done.corrected += sum(each.corrects for each in renewed)
@@ -122,7 +112,7 @@ def _renewed(
             refused.append(planted(opened.subject, opened.field_name))
             continue
         (new,) = keys.tokens(opened.field_name, [value])
-        family = families.of(opened.subject)
+        family = families.get(opened.subject, (opened.subject,))
         # An alias counts for the other members only if the value confirms it, or no key can check it.
         strangers = {m for m in family if checks.fits(m, opened.field_name, opened.plaintext) is False}
         aliases = [(member, new) for member in family if member != new and member not in strangers]
@@ -137,47 +127,32 @@ def _write(connection: Connection, renewed: Sequence[_Renewed], recipients: Sequ
         seal([(new, v.plaintext) for new, v in values.items() if v.field_name == name], name, recipients)
         for name in PREFIXES
     ]
-    with transaction(connection) as cursor:
+    with transaction(connection, READ_COMMITTED) as cursor:
         hold_off_erasures(cursor)
         # Do not bring back a user who was erased since the release.
-        there = still_there(cursor, [each.value.subject for each in renewed])
+        query = "SELECT token FROM vault.sealed_values WHERE token = ANY (%s)"
+        there = {token for (token,) in rows_of(cursor, query, ([each.value.subject for each in renewed],))}
         kept = {each.new for each in renewed if each.value.subject in there}
-        inserted = insert_sealed(
-            cursor,
-            Sealed(
-                [data_key for part in sealed for data_key in part.data_keys],
-                [block.only(kept) for part in sealed for block in part.blocks],
-            ),
-        )
+        data_keys = [data_key for part in sealed for data_key in part.data_keys]
+        blocks = [block.only(kept) for part in sealed for block in part.blocks]
+        inserted = insert_sealed(cursor, Sealed(data_keys, blocks))
         aliases = {old: new for each in renewed if each.value.subject in there for old, new in each.aliases}
         verify_aliases(cursor, list(aliases.items()))
     return inserted
 
 
-_ALL = None
-
-
-def tokens_to_rotate(connection: Connection, version: int, after: str = "", limit: int | None = _ALL) -> list[str]:
+def tokens_to_rotate(connection: Connection, version: int, after: str = "", limit: int | None = None) -> list[str]:
     """Return, in order, tokens of sealed values of older versions without a verified alias to the current version.
 
     The role must be allowed to read tokens. Return at most `limit` tokens, only those that sort after `after`.
     """
-    with transaction(connection) as cursor:
-        cursor.execute(statement("tokens_to_rotate"), {"version": version, "after": after, "limit": limit})
-        return [token for (token,) in cursor]
+    found = fetch(connection, statement("tokens_to_rotate"), {"version": version, "after": after, "limit": limit})
+    return [token for (token,) in found]
 
 
 def count_to_rotate(connection: Connection, version: int) -> int:
     """Count the tokens that `tokens_to_rotate` would return."""
-    with transaction(connection) as cursor:
-        # The query is ours and contains no value.
-        query = f"SELECT count(*) FROM ({statement('tokens_to_rotate')}) AS pending"  # noqa: S608
-        cursor.execute(query, {"version": version, "after": "", "limit": _ALL})
-        ((count,),) = cursor.fetchall()
-        return int(count)
-
-
-def still_there(cursor: Cursor, tokens: Sequence[str]) -> frozenset[str]:
-    """Return the tokens whose values are still sealed."""
-    cursor.execute("SELECT token FROM vault.sealed_values WHERE token = ANY (%s)", (list(tokens),))
-    return frozenset(token for (token,) in cursor)
+    # The query is ours and contains no value.
+    query = f"SELECT count(*) FROM ({statement('tokens_to_rotate')}) AS pending"  # noqa: S608
+    ((count,),) = fetch(connection, query, {"version": version, "after": "", "limit": None})
+    return int(count)

@@ -6,12 +6,12 @@ value under another token. The pipeline writes aliases too, so an alias proves n
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from loginpipe.logins.canonical import canonical_address
 from loginpipe.masking.compat import SALTED, CompatMasking, schemes_of
 from loginpipe.masking.tokens import PREFIXES, TokenKeys, token_pattern
-from loginpipe.postgres.connections import Connection, transaction
-from loginpipe.postgres.statements import statement
+from loginpipe.postgres.connections import Connection, fetch, statement
 
 BODY = "body"
 """The field of a rejected message's body. Its subject is the message id."""
@@ -60,20 +60,8 @@ def token_version(token: str) -> int | None:
     return None
 
 
-@dataclass(frozen=True)
-class Families:
-    """Tokens grouped by aliases: token → its whole family, itself included, newest first."""
-
-    members: Mapping[str, tuple[str, ...]]
-
-    def of(self, token: str) -> tuple[str, ...]:
-        """Return a token's family. A token without aliases is its own family."""
-        return self.members.get(token, (token,))
-
-    def of_all(self, tokens: Iterable[str]) -> list[str]:
-        """Return the families of several tokens, each token once, the given ones first."""
-        given = list(dict.fromkeys(tokens))
-        return list(dict.fromkeys([*given, *(member for token in given for member in self.of(token))]))
+Families: TypeAlias = Mapping[str, Sequence[str]]
+"""Tokens grouped by aliases: token → its whole family, itself included, newest first. Only tokens with aliases."""
 
 
 def families(aliases: Iterable[tuple[str, str]]) -> Families:
@@ -81,11 +69,9 @@ def families(aliases: Iterable[tuple[str, str]]) -> Families:
     by_newest: dict[str, list[str]] = {}
     for old, new in aliases:
         by_newest.setdefault(new, [new]).append(old)
-    return Families({token: tuple(family) for family in by_newest.values() for token in family})
+    return {token: family for family in by_newest.values() for token in family}
 
 
 def read_families(connection: Connection, tokens: Sequence[str]) -> Families:
     """Read the families of tokens from the database."""
-    with transaction(connection) as cursor:
-        cursor.execute(statement("token_families"), (list(tokens),))
-        return families(cursor.fetchall())
+    return families((old, new) for old, new in fetch(connection, statement("token_families"), (list(tokens),)))

@@ -9,10 +9,9 @@ from typing import Any
 
 import dagster as dg
 
-from loginpipe.archive.days import Archived, archive_day, require_over, retire_month
-from loginpipe.archive.erasure import forget_erased
+from loginpipe.archive.days import Archived, Comparison, archive_day, compare_with_table, require_over, retire_month
+from loginpipe.archive.restore import forget_erased
 from loginpipe.archive.store import Stores
-from loginpipe.archive.verification import Comparison, compare_with_table
 from loginpipe.common.errors import ArchivedDayError, SettingError, runbook
 from loginpipe.common.logins_table import USER_LOGINS_COLUMNS, logins_table
 from loginpipe.common.settings import Settings

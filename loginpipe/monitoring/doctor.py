@@ -21,11 +21,10 @@ from loginpipe.common.settings import Settings
 from loginpipe.logins.extras import UnknownFields, personal_warning
 from loginpipe.masking.keys import SEAL_OFF, load_compat, load_seal_keys, load_token_keys
 from loginpipe.monitoring.alert_delivery import channels
-from loginpipe.postgres.adopted_rows import read_row_forms
 from loginpipe.postgres.archive import archive_gap
 from loginpipe.postgres.batches import batches_without_run
 from loginpipe.postgres.connections import Connection, connect, place, transaction
-from loginpipe.postgres.contract import examine_table, replication_problem, why_read_only
+from loginpipe.postgres.contract import examine_table, read_row_forms, replication_problem, why_read_only
 from loginpipe.postgres.grants import WRITER, grant_differences, role_status
 from loginpipe.postgres.load import lock_holders
 from loginpipe.postgres.migrate import HEAD, require_migrated

@@ -18,9 +18,10 @@ from prometheus_client.utils import floatToGoString
 from loginpipe.common.errors import LoginpipeError
 from loginpipe.common.settings import Settings
 from loginpipe.logins.delays import DELAY_BOUNDS
+from loginpipe.postgres.batches import QueueTotals, Totals, read_totals
 from loginpipe.postgres.connections import Connection
-from loginpipe.postgres.metrics import QueueTotals, Totals, VaultTotals, read_totals, read_vault
 from loginpipe.postgres.session import Session
+from loginpipe.postgres.vault import VaultTotals, read_vault
 from loginpipe.sqs.client import Depth, Queue, open_queue, read_depth
 from loginpipe.sqs.dead_letters import DeadLetterDepth, read_dead_letters
 

@@ -1,28 +1,30 @@
 """Keep the archive's records: the file of each day, how it compares with the table, and which months may be dropped."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from loginpipe.common.errors import DatabaseError
 from loginpipe.common.logins_table import logins_table
-from loginpipe.postgres.connections import Connection, Cursor, transaction
-from loginpipe.postgres.days import collect_changes, read_committed
+from loginpipe.postgres.connections import READ_COMMITTED, Connection, Cursor, fetch, rows_of, statement, transaction
+from loginpipe.postgres.days import changes_collected
 from loginpipe.postgres.partitions import (
     EXTRAS,
     Partition,
-    existing_partitions,
     in_turn,
     outlived,
+    partitioning,
     retention_begins,
     rows_in_default,
-    why_not_ours,
 )
-from loginpipe.postgres.statements import statement
 
-_COLUMNS = "day, row_count, sha256, url, file_bytes, file_sha256, archived_at, verified_at, kept_until, dropped_at"
+_DAYS = (
+    "SELECT day, row_count, sha256, url, file_bytes, file_sha256, archived_at, verified_at, kept_until, dropped_at "
+    "FROM loginpipe.archived_days"
+)
 _BUSY = "55P03"  # transient: a session retries it
 
 
@@ -52,37 +54,32 @@ class ArchivedDay:
 
 def archived_days(connection: Connection) -> list[ArchivedDay]:
     """Return the archived days, the oldest first."""
-    with transaction(connection) as cursor:
-        cursor.execute(f"SELECT {_COLUMNS} FROM loginpipe.archived_days ORDER BY day")  # noqa: S608
-        return [ArchivedDay(*row) for row in cursor]
+    return [ArchivedDay(*row) for row in fetch(connection, f"{_DAYS} ORDER BY day")]
 
 
 def archived_day(cursor: Cursor, day: date) -> ArchivedDay | None:
     """Return the record of a day, or None."""
-    cursor.execute(f"SELECT {_COLUMNS} FROM loginpipe.archived_days WHERE day = %s", (day,))  # noqa: S608
-    row = cursor.fetchone()
-    return ArchivedDay(*row) if row else None
+    return next((ArchivedDay(*row) for row in rows_of(cursor, f"{_DAYS} WHERE day = %s", (day,))), None)
 
 
-def begin_work_on_day(cursor: Cursor, day: date) -> None:
-    """Keep others from archiving or restoring a day until the end of this transaction. Call it first.
+@contextmanager
+def work_on_day(connection: Connection, day: date) -> Iterator[Cursor]:
+    """Open a transaction that keeps others from archiving or restoring a day, and yield its cursor.
 
     Raises:
         DatabaseError: another process works on the day.
     """
-    read_committed(cursor)
-    cursor.execute("SELECT loginpipe.try_turn(%s)", (f"archived_days {day}",))
-    if cursor.fetchone() != (True,):
-        raise DatabaseError(
-            f"{day} is being archived or restored by another process: run this again when that is done", _BUSY
-        )
+    with transaction(connection, READ_COMMITTED) as cursor:
+        if rows_of(cursor, "SELECT loginpipe.try_turn(%s)", (f"archived_days {day}",)) != [(True,)]:
+            raise DatabaseError(
+                f"{day} is being archived or restored by another process: run this again when that is done", _BUSY
+            )
+        yield cursor
 
 
 def days_to_search(connection: Connection) -> list[date]:
     """Return the days that only the archive holds, and whose files may contain users erased since."""
-    with transaction(connection) as cursor:
-        cursor.execute(statement("archive_to_search"))
-        return [day for (day,) in cursor]
+    return [day for (day,) in fetch(connection, statement("archive_to_search"))]
 
 
 def stream_logins(connection: Connection, day: date, *, rows_at_once: int) -> Iterator[list[Any]]:
@@ -96,7 +93,7 @@ def stream_logins(connection: Connection, day: date, *, rows_at_once: int) -> It
 def record_archived(cursor: Cursor, **values: Any) -> bool:
     """Record a day's file, just verified; return False if the table has dropped the day since.
 
-    Call it in the transaction of `begin_work_on_day`. The values are ``day``, ``row_count``, ``sha256``, ``url``,
+    Call it in the transaction of `work_on_day`. The values are ``day``, ``row_count``, ``sha256``, ``url``,
     ``file_bytes`` and ``file_sha256``.
     """
     cursor.execute(statement("archive_record"), values)
@@ -108,25 +105,18 @@ def record_rewritten(cursor: Cursor, **values: Any) -> None:
     cursor.execute(statement("archive_rewritten"), values)
 
 
-def mark_verified(cursor: Cursor, day: date, url: str, *, whole: bool) -> None:
+def mark_verified(connection: Connection, day: date, url: str, *, whole: bool) -> None:
     """Record that a file was read back, and whether it was whole; do nothing if the day has another file now."""
-    cursor.execute(
-        "UPDATE loginpipe.archived_days SET verified_at = CASE WHEN %s THEN clock_timestamp() END "
-        "WHERE day = %s AND url = %s",
-        (whole, day, url),
-    )
+    with transaction(connection) as cursor:
+        cursor.execute(statement("archive_verified"), {"day": day, "url": url, "whole": whole})
 
 
 def mark_unchanged(cursor: Cursor, day: date) -> None:
     """Record that a day's file, just verified, matches the table or holds no erased user.
 
-    Call it in the transaction of `begin_work_on_day`, with erasures blocked.
+    Call it in the transaction of `work_on_day`, with erasures blocked.
     """
-    cursor.execute(
-        "UPDATE loginpipe.archived_days SET archived_at = clock_timestamp(), verified_at = clock_timestamp() "
-        "WHERE day = %s",
-        (day,),
-    )
+    cursor.execute(statement("archive_unchanged"), {"day": day})
 
 
 def mark_restored(cursor: Cursor, day: date, *, kept_days: int, same: bool) -> None:
@@ -138,15 +128,10 @@ def mark_restored(cursor: Cursor, day: date, *, kept_days: int, same: bool) -> N
     cursor.execute(statement("archive_restored"), {"day": day, "kept_days": kept_days, "same": same})
 
 
-@dataclass(frozen=True)
-class DayStatus:
-    """A past day in the table and in the archive.
+class DayStatus(NamedTuple):
+    """A past day: its rows in the table and in its file (None without one), and whether the table has dropped it.
 
-    Attributes:
-        stored: rows in the table.
-        archived: rows in its file; None without a file.
-        dropped: True if it was dropped from the table.
-        settled: True if the file was verified and the day has not changed since.
+    It is settled if the file was verified and the day has not changed since.
     """
 
     day: date
@@ -165,11 +150,8 @@ class DayStatus:
 
 def days_between(connection: Connection, *, first: date, last: date) -> list[DayStatus]:
     """Return the status of each day from ``first`` to ``last``, the oldest first. Counts their rows in the table."""
-    with transaction(connection) as cursor:
-        read_committed(cursor)
-        collect_changes(cursor)
-        cursor.execute(statement("archive_days"), {"first": first, "last": last})
-        return [DayStatus(*row) for row in cursor]
+    with changes_collected(connection) as cursor:
+        return [DayStatus(*row) for row in rows_of(cursor, statement("archive_days"), {"first": first, "last": last})]
 
 
 def days_to_archive(connection: Connection, *, today: date) -> list[date]:
@@ -177,25 +159,20 @@ def days_to_archive(connection: Connection, *, today: date) -> list[date]:
 
     These are the days that have changed, and those whose file was found missing or damaged.
     """
-    with transaction(connection) as cursor:
-        read_committed(cursor)
-        collect_changes(cursor)
-        cursor.execute(statement("archive_due"), {"today": today})
-        return [day for (day,) in cursor]
+    with changes_collected(connection) as cursor:
+        return [day for (day,) in rows_of(cursor, statement("archive_due"), {"today": today})]
 
 
 def note_differing_days(connection: Connection, days: Sequence[date]) -> None:
     """Record days that differ from the archive as changed, so that they are archived next time."""
-    with transaction(connection) as cursor:
-        read_committed(cursor)
-        collect_changes(cursor)
+    with changes_collected(connection) as cursor:
         cursor.execute(statement("note_differing_days"), {"days": list(days)})
 
 
 def content_in_table(cursor: Cursor, first: date, last: date) -> dict[date, tuple[int, str]]:
     """Return rows and checksum (`loginpipe.archive.parquet`) of each day that has rows in the table."""
-    cursor.execute("SELECT day, row_count, sha256 FROM loginpipe.logins_by_day(%s, %s)", (first, last))
-    return {day: (rows, sha256) for day, rows, sha256 in cursor}
+    query = "SELECT day, row_count, sha256 FROM loginpipe.logins_by_day(%s, %s)"
+    return {day: (rows, sha256) for day, rows, sha256 in rows_of(cursor, query, (first, last))}
 
 
 def archive_gap(connection: Connection, *, today: date) -> tuple[int, int, date | None]:
@@ -203,20 +180,15 @@ def archive_gap(connection: Connection, *, today: date) -> tuple[int, int, date 
 
     The day before ``today`` is left out, because its archiving may still run.
     """
-    with transaction(connection) as cursor:
-        cursor.execute(statement("archive_gap"), {"today": today})
-        ((days, dropped, missing),) = cursor.fetchall()
+    ((days, dropped, missing),) = fetch(connection, statement("archive_gap"), {"today": today})
     return days, dropped, missing
 
 
-@dataclass(frozen=True)
-class Outlived:
-    """Months of ``user_logins`` that are old enough to be dropped.
+class Outlived(NamedTuple):
+    """Months of ``user_logins`` that are old enough to be dropped, the oldest first.
 
-    Attributes:
-        months: partitions, the oldest first.
-        not_ours: why there are none, if loginpipe does not partition the table.
-        rows_in_default: rows in the default partition of ``user_logins``, which are never dropped.
+    If loginpipe does not partition the table, there are none, and ``not_ours`` is why. Rows in its default partition
+    are never dropped.
     """
 
     months: Sequence[Partition]
@@ -227,31 +199,21 @@ class Outlived:
 def outlived_months(connection: Connection, *, today: date, days: int) -> Outlived:
     """Find the months that ended at least ``days`` days before ``today``, and at least 29."""
     table = logins_table()
-    not_ours = in_turn(connection, partial(why_not_ours, table=table), table)
-    if not_ours:
-        return Outlived((), not_ours, 0)
-    existing = in_turn(connection, partial(existing_partitions, table=table), table)
-    months = sorted(outlived(existing, today, days))
+    found = in_turn(connection, partial(partitioning, table=table), table)
+    if found.not_ours:
+        return Outlived((), found.not_ours, 0)
+    months = sorted(outlived(found.partitions, today, days))
     return Outlived(months, None, rows_in_default(connection, table).get(table, 0))
 
 
 def drop_month(connection: Connection, month: Partition) -> str | None:
-    """Drop a month if the archive holds all its rows. They are compared while no one can write to it.
+    """Drop a month from `outlived_months` if the archive holds all its rows. Return why it stays, or None.
 
-    Args:
-        connection: of the owner or a member of ``loginpipe_writer``, with no transaction open.
-        month: as `outlived_months` returns it.
-
-    Returns:
-        Why it stays, as text; None if it was dropped.
-
-    Raises:
-        DatabaseError: it stays, because a lock was not available or a statement was refused.
+    The rows are compared while no one can write to it. The role is as for `loginpipe.postgres.partitions.maintain`.
     """
 
     def drop(cursor: Cursor) -> str | None:
-        cursor.execute("SELECT loginpipe.drop_archived_partition(%s)", (month.start,))
-        ((reason,),) = cursor.fetchall()
+        ((reason,),) = rows_of(cursor, "SELECT loginpipe.drop_archived_partition(%s)", (month.start,))
         return None if reason is None else str(reason)
 
     return in_turn(connection, drop, str(month))
@@ -260,23 +222,13 @@ def drop_month(connection: Connection, month: Partition) -> str | None:
 def drop_extras(connection: Connection, *, today: date, days: int, kept: Sequence[Partition]) -> list[str]:
     """Drop the months of the extras that ended at least ``days`` days before ``today``, and at least 29.
 
-    Args:
-        connection: of the owner or a member of ``loginpipe_writer``, with no transaction open.
-        today: the UTC date.
-        days: how many days to keep.
-        kept: months of ``user_logins`` that are as old but stay: the extras from the first of them on stay too.
-
-    Returns:
-        The dropped partitions, with their schema.
-
-    Raises:
-        DatabaseError: they stay, because a lock was not available or a statement was refused.
+    ``kept`` are months of ``user_logins`` that are as old but stay: the extras from the first of them on stay too. The
+    role is as for `loginpipe.postgres.partitions.maintain`. Return the dropped partitions, with their schema.
     """
     begins = min([retention_begins(today, days), *(month.start for month in kept)])
 
     def drop(cursor: Cursor) -> list[str]:
-        cursor.execute("SELECT loginpipe.trim_extras(%s)", (begins,))
-        ((dropped,),) = cursor.fetchall()
+        ((dropped,),) = rows_of(cursor, "SELECT loginpipe.trim_extras(%s)", (begins,))
         return list(dropped)
 
     return in_turn(connection, drop, EXTRAS)

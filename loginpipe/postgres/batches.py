@@ -1,19 +1,23 @@
-"""Read and write the record of each batch: what it received, the outcome, and how many rows each day got."""
+"""Read and write the record of each batch: what it received, the outcome, and how many rows each day got.
 
+Totals over all batches come from the tables, so that a restart loses none: counts and times, no values of logins.
+"""
+
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import NamedTuple
 
 from loginpipe.logins.delays import DELAY_BOUNDS
-from loginpipe.postgres.connections import Connection, Cursor, transaction
-from loginpipe.postgres.statements import statement
+from loginpipe.postgres.connections import Connection, Cursor, fetch, rows_of, statement, transaction
 
 KEPT_DAYS = 31
 """How long single batches are kept; after that, sums by hour. ``loginpipe.drop_ledger_partition`` needs 29 days."""
 
-_FINISHED_WINDOW = timedelta(days=1)
-REJECTS_WINDOW = timedelta(hours=1)
-DELAYS_WINDOW = timedelta(minutes=15)
+_COUNTS = (
+    "batches", "received", "inserted", "duplicates", "rejected", "deleted", "delete_failures", "leases_lost",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,7 @@ class BatchRecord:
     Attributes:
         rejected: those that this batch recorded; other invalid ones are duplicates.
         rows_by_day: UTC date → rows inserted.
-        delays: rows by their delay from sent to stored: `loginpipe.logins.delays`.
-        delay_seconds: the sum of these delays.
+        delays, delay_seconds: rows by their delay from sent to stored, as in `loginpipe.logins.delays`, and its sum.
         sealed: values that are new in the vault.
     """
 
@@ -40,8 +43,7 @@ class BatchRecord:
     sealed: int = 0
 
 
-@dataclass(frozen=True)
-class Finished:
+class Finished(NamedTuple):
     """The results of the deletes of a batch, in messages."""
 
     batch_id: str
@@ -50,8 +52,7 @@ class Finished:
     leases_lost: int
 
 
-@dataclass(frozen=True)
-class RunCounts:
+class RunCounts(NamedTuple):
     """Sums over the batches of a run, in messages."""
 
     received: int
@@ -85,10 +86,8 @@ def finish_batches(cursor: Cursor, finished: Sequence[Finished]) -> None:
 
 def run_counts(connection: Connection, run_id: str, since: datetime) -> RunCounts:
     """Return the sums over the batches of a run, which started at ``since`` (aware) or later."""
-    with transaction(connection) as cursor:
-        cursor.execute(statement("batch_sums"), {"run_id": run_id, "since": since})
-        ((*counts,),) = cursor.fetchall()
-    return RunCounts(*map(int, counts))
+    ((*counts,),) = fetch(connection, statement("batch_sums"), {"run_id": run_id, "since": since})
+    return RunCounts(*counts)
 
 
 def roll_up(connection: Connection, today: date) -> int:
@@ -97,23 +96,22 @@ def roll_up(connection: Connection, today: date) -> int:
     hours = 0
     while True:
         with transaction(connection) as cursor:
-            cursor.execute("SELECT date_trunc('hour', min(recorded_at), 'UTC') FROM loginpipe.batches")
-            ((hour,),) = cursor.fetchall()
+            query = "SELECT date_trunc('hour', min(recorded_at), 'UTC') FROM loginpipe.batches"
+            ((hour,),) = rows_of(cursor, query)
             if hour is None or hour >= before:
                 return hours
             cursor.execute(statement("roll_up_batches"), {"hour": hour})
         hours += 1
 
 
-@dataclass(frozen=True)
-class BatchesWithoutRun:
+class BatchesWithoutRun(NamedTuple):
     """Sums over batches of one queue that were recorded outside of Dagster, in messages.
 
     Attributes:
         until: the end of the time span, by the database's clock: where the next call starts.
         sent: the oldest and the newest SentTimestamp; None without batches.
         newest: when the newest batch was recorded; None without batches.
-        delays: rows by their delay from sent to stored: `loginpipe.logins.delays`.
+        delays: rows by their delay from sent to stored: `loginpipe.logins.delays`; empty without batches.
         rows_by_day: UTC date → rows inserted.
         reasons: reason → messages that these batches rejected for it.
     """
@@ -125,7 +123,7 @@ class BatchesWithoutRun:
     rejected: int
     inserted: int
     duplicates: int
-    sent: tuple[datetime, datetime] | None
+    sent: Sequence[datetime] | None
     newest: datetime | None
     delays: Sequence[int]
     rows_by_day: Mapping[str, int]
@@ -137,44 +135,20 @@ def batches_without_run(
 ) -> BatchesWithoutRun:
     """Sum up the batches of one queue that were recorded outside of Dagster.
 
-    Args:
-        connection: with no transaction open.
-        queue: the queue's name.
-        since: the ``until`` of the previous call; None for the first call.
-        first_seconds: how far the first call goes back.
-        settled_seconds: the minimum age of a batch, because its time is set before its transaction commits.
+    ``since`` is the ``until`` of the previous call. Without it, the sums go back ``first_seconds``. Batches must be
+    ``settled_seconds`` old, because the time of a batch is set before its transaction commits.
     """
-    with transaction(connection) as cursor:
-        cursor.execute(
-            statement("batches_without_run"),
-            {"queue": queue, "since": since, "first": first_seconds, "settled": settled_seconds},
-        )
-        ((until, *counts, oldest, newest, recorded, delays, rows_by_day, reasons),) = cursor.fetchall()
-    batches, received, accepted, rejected, inserted, duplicates = map(int, counts)
-    return BatchesWithoutRun(
-        until=until,
-        batches=batches,
-        received=received,
-        accepted=accepted,
-        rejected=rejected,
-        inserted=inserted,
-        duplicates=duplicates,
-        sent=(oldest, newest) if oldest else None,
-        newest=recorded,
-        delays=delays or (0,) * (len(DELAY_BOUNDS) + 1),
-        rows_by_day=rows_by_day,
-        reasons=reasons,
-    )
+    span = {"queue": queue, "since": since, "first": first_seconds, "settled": settled_seconds}
+    ((*found,),) = fetch(connection, statement("batches_without_run"), span)
+    return BatchesWithoutRun(*found)
 
 
-@dataclass(frozen=True)
-class RecentBatches:
-    """Recent batches of one queue: when they finished, how many messages were rejected, and how late logins are.
+class RecentBatches(NamedTuple):
+    """Recent batches of one queue.
 
     Attributes:
-        last_finished: when the newest batch finished, among those recorded within a day; None without one.
-        received: messages received within the last hour.
-        rejected: those of them that were rejected as invalid.
+        last_finished: when the newest batch of the last day finished; None without one.
+        received, rejected: messages of the last hour; those that were rejected as invalid.
         delays: logins stored within the last 15 minutes, by delay: `loginpipe.logins.delays`.
     """
 
@@ -186,15 +160,75 @@ class RecentBatches:
 
 def recent_batches(connection: Connection, queue: str, now: datetime) -> RecentBatches:
     """Read the recent batches of one queue. Uses an index, so older batches do not slow it down."""
-    with transaction(connection) as cursor:
-        cursor.execute(
-            statement("recent_batches"),
-            {
-                "queue": queue,
-                "since": now - _FINISHED_WINDOW,
-                "rejects_since": now - REJECTS_WINDOW,
-                "delays_since": now - DELAYS_WINDOW,
-            },
+    spans = {
+        "since": now - timedelta(days=1),
+        "rejects_since": now - timedelta(hours=1),
+        "delays_since": now - timedelta(minutes=15),
+    }
+    ((last, received, rejected, delays),) = fetch(connection, statement("recent_batches"), {"queue": queue, **spans})
+    return RecentBatches(last, received, rejected, tuple(delays) or (0,) * (len(DELAY_BOUNDS) + 1))
+
+
+@dataclass(frozen=True)
+class QueueTotals:
+    """Totals of the batches of one queue.
+
+    Attributes:
+        counts: ``batches``, and messages by outcome, as in ``docs/tables.md``.
+        delays, delay_seconds: rows by their delay from sent to stored, as in `loginpipe.logins.delays`, and its sum.
+        last_finished, newest_stored: when the newest batch finished, and the newest SentTimestamp in a recorded batch,
+            as Unix time in seconds; None without one.
+    """
+
+    counts: Counter[str]
+    delays: tuple[int, ...]
+    delay_seconds: float
+    last_finished: float | None
+    newest_stored: float | None
+
+    def __add__(self, other: "QueueTotals") -> "QueueTotals":
+        return QueueTotals(
+            self.counts + other.counts,
+            tuple(map(sum, zip(self.delays, other.delays, strict=True))),
+            self.delay_seconds + other.delay_seconds,
+            _later(self.last_finished, other.last_finished),
+            _later(self.newest_stored, other.newest_stored),
         )
-        ((last_finished, received, rejected, delays),) = cursor.fetchall()
-    return RecentBatches(last_finished, received, int(rejected), tuple(delays) or (0,) * (len(DELAY_BOUNDS) + 1))
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Batches and rejects of a time span. They can be added.
+
+    Attributes:
+        queues: queue → its totals, for each queue with batches.
+        rejects: reason code and field → violations; a message can have several.
+    """
+
+    queues: Mapping[str, QueueTotals]
+    rejects: Counter[tuple[str, str]]
+
+    def __add__(self, other: "Totals") -> "Totals":
+        queues = dict(self.queues)
+        for name, totals in other.queues.items():
+            queues[name] = queues[name] + totals if name in queues else totals
+        return Totals(queues, self.rejects + other.rejects)
+
+
+def read_totals(connection: Connection, *, since: datetime | None = None, until: datetime | None = None) -> Totals:
+    """Read the totals of the batches recorded, and of the rejects received, in a time span.
+
+    ``since`` (inclusive) and ``until`` (exclusive) are aware; None means no limit.
+    """
+    span = {"since": since or "-infinity", "until": until or "infinity", "with_hours": since is None}
+    with transaction(connection) as cursor:
+        queues = {
+            queue: QueueTotals(Counter(dict(zip(_COUNTS, row, strict=False))), tuple(row[-4]), *row[-3:])
+            for queue, *row in rows_of(cursor, statement("metric_batches"), span)
+        }
+        rejects = rows_of(cursor, statement("metric_rejects"), span)
+    return Totals(queues, Counter({(reason, field): number for reason, field, number in rejects}))
+
+
+def _later(one: float | None, other: float | None) -> float | None:
+    return max((time for time in (one, other) if time is not None), default=None)

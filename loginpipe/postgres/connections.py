@@ -1,6 +1,8 @@
-"""Open connections and transactions on the warehouse, with errors that quote neither passwords nor rows.
+"""Open connections and transactions on the warehouse, and load statements. Errors quote neither passwords nor rows.
 
-Statements belong elsewhere: the load, the migrations and the partitions have modules of their own.
+Each file in the folder ``sql`` holds the statements of one subject. Each statement starts with a line ``-- name:
+insert_new_logins`` and comment lines that explain it; these are not sent. The files use ``public.user_logins``, which
+is replaced by the table of this process.
 """
 
 import os
@@ -8,27 +10,32 @@ import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from typing import TypeAlias
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import psycopg2
 import psycopg2.extensions
+from psycopg2 import sql
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from loginpipe.common.aws import is_loopback, rds_token
 from loginpipe.common.errors import DatabaseError, SettingError
+from loginpipe.common.logins_table import DEFAULT_TABLE, logins_table
 from loginpipe.common.settings import connects_by_token, in_production
 
 Cursor: TypeAlias = psycopg2.extensions.cursor
 
 
+READ_COMMITTED = "READ COMMITTED"
+"""Each statement sees what was committed before it, above all after a wait for a lock."""
+
+
 class Connection(psycopg2.extensions.connection):
-    """A connection whose settings are set in each transaction, by `transaction`.
+    """A connection whose `settings`, ``SET LOCAL`` statements, are set in each transaction, by `transaction`.
 
     Behind a pooler in transaction mode, a server session soon belongs to another client, so settings of the session
     would reach the wrong client.
-
-    Attributes:
-        settings: the ``SET LOCAL`` statements.
     """
 
     settings = "SET LOCAL TimeZone = 'UTC'"
@@ -51,10 +58,7 @@ _PARAMETERS = {
 # libpq gives no SQLSTATE if it cannot connect, so the text decides: the first match. A server that uses another
 # language still writes FATAL.
 _CONNECT_PROBLEMS = (
-    (
-        "definition of service",
-        "its service is in no service file: check name, PGSERVICEFILE and ~/.pg_service.conf",
-    ),
+    ("definition of service", "its service is in no service file: check name, PGSERVICEFILE and ~/.pg_service.conf"),
     ("service file", "the service file cannot be read: check PGSERVICEFILE"),
     ("root certificate", "TLS could not be agreed on: set sslrootcert to the file with the authority's certificate"),
     (
@@ -88,15 +92,11 @@ _TRIED = re.compile(
     r'|could not translate host name "([^"]*)"'
 )
 # The variables that libpq reads if neither the URL nor a service file sets the parameter.
-_VARIABLES = {
-    "host": "PGHOST",
-    "hostaddr": "PGHOSTADDR",
-    "port": "PGPORT",
-    "dbname": "PGDATABASE",
-    "sslmode": "PGSSLMODE",
-    "user": "PGUSER",
-}
+_VARIABLES = {name: f"PG{name.upper()}" for name in ("host", "hostaddr", "port", "sslmode", "user")}
+_VARIABLES["dbname"] = "PGDATABASE"
 _LOCAL_HOSTS = frozenset({"", "localhost", "127.0.0.1", "::1"})
+
+_HEAD = re.compile(r"^-- name: (\w+)\n((?:--.*\n)*)", re.MULTILINE)
 
 _STATEMENT_ADVICE = {
     "22P05": "the database's encoding has no such character: it should be UTF8",
@@ -133,14 +133,13 @@ def connect(database_url: str, *, lock_timeout: str | None = None) -> Connection
     """Open a connection: UTC, UTF-8, no transaction open, no autocommit.
 
     Args:
-        database_url: what libpq accepts: ``postgresql://`` with any number of hosts, or ``keyword=value`` pairs, as in
-            ``service=logins``. It overrides the defaults set here; ``PGHOST`` and the like fill gaps.
-        lock_timeout: how long a statement may wait for a lock, in Postgres' form (``10s``); None for the database's
-            setting.
+        database_url: what libpq accepts: a URL, or ``keyword=value`` pairs, as in ``service=logins``. It overrides the
+            defaults set here; ``PGHOST`` and the like fill gaps.
+        lock_timeout: how long a statement may wait for a lock, as in ``10s``; None for the database's setting.
 
     Raises:
-        DatabaseError: unreachable, authentication refused, no such database, unreadable URL, or no verified TLS in
-            production; names host and database.
+        DatabaseError: also for no verified TLS in production; names host and database.
+        SettingError: as `secured`.
     """
     parameters = secured(_parsed(database_url))
     # Of these, libpq has a variable for connect_timeout only: PGCONNECT_TIMEOUT.
@@ -211,10 +210,7 @@ def require_verified_tls(connection: psycopg2.extensions.connection) -> None:
     """Close and refuse a connection across a network without verified TLS, before anything is sent over it.
 
     Applies in production, and to connections with a token. Checks the connection itself: its peer, its encryption, and
-    how the certificate was verified.
-
-    Raises:
-        DatabaseError: it is refused.
+    how the certificate was verified. Raises DatabaseError.
     """
     if not (in_production() or connects_by_token()) or _is_local(connection):
         return
@@ -243,18 +239,18 @@ def _unverified(where: str) -> DatabaseError:
 
 
 @contextmanager
-def transaction(connection: Connection) -> Iterator[Cursor]:
+def transaction(connection: Connection, isolation: str | None = None) -> Iterator[Cursor]:
     """Open a transaction and yield its cursor; commit at the end of the block, or roll back if the block raises.
 
-    Args:
-        connection: with no transaction open.
+    ``isolation``, such as `READ_COMMITTED`, overrides the default of the role or the database.
 
     Raises:
         DatabaseError: a statement or the commit failed; see `statement_error`.
     """
+    begin = f"SET TRANSACTION ISOLATION LEVEL {isolation}; " if isolation else ""
     try:
         with connection.cursor() as cursor:
-            cursor.execute(connection.settings)
+            cursor.execute(begin + connection.settings)
             yield cursor
         connection.commit()
     except psycopg2.Error as error:
@@ -264,11 +260,44 @@ def transaction(connection: Connection) -> Iterator[Cursor]:
             connection.rollback()
 
 
-def statement_error(error: psycopg2.Error) -> DatabaseError:
-    """Convert a driver's error: class, SQLSTATE, names of constraint, table and column; no text that quotes rows.
+def statement(name: str) -> str:
+    """Return the text of a statement, for the table of `logins_table`, or raise KeyError."""
+    return for_logins_table(_statements()[name])
 
-    Returns:
-        The error to raise ``from None``. It has no SQLSTATE if the connection broke without a message.
+
+def for_logins_table(text: str) -> str:
+    """Return SQL that is written for ``public.user_logins``, changed to the table of `logins_table`."""
+    return text.replace(DEFAULT_TABLE, logins_table())
+
+
+@cache
+def _statements() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for file in sorted(Path(__file__).with_name("sql").glob("*.sql")):
+        _, *parts = _HEAD.split(file.read_text(encoding="utf-8"))
+        for name, text in zip(parts[::3], parts[2::3], strict=True):
+            if name in found:
+                raise ValueError(f"the statement {name} is there twice, once in sql/{file.name}: rename one")
+            found[name] = text.strip()
+    return found
+
+
+def rows_of(cursor: Cursor, query: str | sql.Composable, parameters: Any = None) -> list[tuple[Any, ...]]:
+    """Run a query and return its rows."""
+    cursor.execute(query, parameters)
+    return cursor.fetchall()
+
+
+def fetch(connection: Connection, query: str | sql.Composable, parameters: Any = None) -> list[tuple[Any, ...]]:
+    """Run a query in a transaction of its own, and return its rows."""
+    with transaction(connection) as cursor:
+        return rows_of(cursor, query, parameters)
+
+
+def statement_error(error: psycopg2.Error) -> DatabaseError:
+    """Convert a driver's error, to raise ``from None``. The message has only names and codes, no text that quotes rows.
+
+    It has no SQLSTATE if the connection broke without a message.
     """
     kind, sqlstate, names = type(error).__name__, error.pgcode, error.diag
     if sqlstate is None or sqlstate.startswith(("08", "57P")):
@@ -289,19 +318,13 @@ def statement_error(error: psycopg2.Error) -> DatabaseError:
 
 
 def place(connection: psycopg2.extensions.connection) -> str:
-    """Return the database of a connection for a message, as in ``the database logins at db.example.com:5432``.
-
-    The host is the actual one, also with several hosts, a service file or the environment.
-    """
+    """Return the database and the actual host for a message, as in ``the database logins at db.example.com:5432``."""
     info = connection.info
     return _place({"dbname": info.dbname}, [info.host if info.host.startswith("/") else f"{info.host}:{info.port}"])
 
 
 def _place(parameters: Mapping[str, str], hosts: list[str] | None = None) -> str:
-    """Return the name of a database for a message.
-
-    ``parameters`` are those of the URL. Without ``hosts``, the hosts that libpq would connect to are named.
-    """
+    """Return the name of a database for a message, with the hosts that libpq would connect to if none are given."""
     effective, service = _with_environment(parameters), _service(parameters)
     name = effective.get("dbname") or (f"of the service {service}" if service else "(default)")
     if not hosts:

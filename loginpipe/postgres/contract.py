@@ -1,17 +1,19 @@
 """Check that ``user_logins`` accepts logins and its database accepts writes, and find what refuses or changes some.
 
 `loginpipe.common.logins_table` defines the contract; the caller decides what to do about a difference. An adopted table
-may have more columns, and constraints, triggers and partitions of its own.
+may have more columns, and constraints, triggers and partitions of its own, and rows that mean something else than
+loginpipe's. The forms of their values are counted in the database: no value leaves it.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from loginpipe.common.logins_table import COLUMN_NAMES, USER_LOGINS_COLUMNS, logins_table
-from loginpipe.postgres.connections import Connection, Cursor, transaction
-from loginpipe.postgres.statements import statement
+from loginpipe.masking.compat import BASE64, HMAC, MD5, PLAIN, SALTED
+from loginpipe.postgres.connections import Connection, Cursor, fetch, rows_of, statement, transaction
 
 _KINDS = {"r": "table", "p": "table", "v": "view", "m": "materialized view", "f": "foreign table"}
 
@@ -25,7 +27,6 @@ class Column(NamedTuple):
     """A column of the table.
 
     Attributes:
-        name: its name.
         kind: its type, as ``format_type`` prints it.
         computed: only the database sets its values: it is generated, or an identity that is always generated.
         required: an INSERT must name it: it is NOT NULL without a default.
@@ -39,36 +40,21 @@ class Column(NamedTuple):
     alike: bool = False
 
 
-@dataclass(frozen=True)
-class TableFindings:
-    """Findings about the table, one phrase each.
-
-    Attributes:
-        obstacles: what refuses or loses every login.
-        notes: what refuses, changes or loses some logins, and the effect.
-    """
+class TableFindings(NamedTuple):
+    """Phrases: what refuses or loses every login; what refuses, changes or loses some logins, and the effect."""
 
     obstacles: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 def user_logins_columns(connection: Connection) -> tuple[Column, ...]:
-    """Read the columns of the table, in order, in the caller's transaction. Empty if there is no such relation.
-
-    Raises:
-        psycopg2.Error: for the caller's `transaction` to convert.
-    """
+    """Read the columns of the table, in order, in the caller's transaction. Empty if there is no such relation."""
     with connection.cursor() as cursor:
-        cursor.execute(statement("user_logins_columns"))
-        return tuple(Column(*row) for row in cursor.fetchall())
+        return tuple(Column(*row) for row in rows_of(cursor, statement("user_logins_columns")))
 
 
 def current_columns(connection: Connection) -> tuple[Column, ...]:
-    """Read `user_logins_columns` in a transaction of its own.
-
-    Raises:
-        DatabaseError: the catalog cannot be read.
-    """
+    """Read `user_logins_columns` in a transaction of its own."""
     with transaction(connection):
         return user_logins_columns(connection)
 
@@ -77,20 +63,15 @@ def user_logins_kind(connection: Connection) -> str | None:
     """Return the kind of ``user_logins``, in the caller's transaction: ``table``, ``view``, …; None if it is missing.
 
     A partitioned table is a ``table`` too.
-
-    Raises:
-        psycopg2.Error: for the caller's `transaction` to convert.
     """
     with connection.cursor() as cursor:
-        cursor.execute("SELECT relkind FROM pg_class WHERE oid = to_regclass(%s)", (logins_table(),))
-        row = cursor.fetchone()
-    return None if row is None else _KINDS.get(row[0], "relation of another kind")
+        found = rows_of(cursor, "SELECT relkind FROM pg_class WHERE oid = to_regclass(%s)", (logins_table(),))
+    return _KINDS.get(found[0][0], "relation of another kind") if found else None
 
 
 def why_read_only(cursor: Cursor) -> str | None:
     """Return why the database refuses writes, and what to do; None if it accepts them."""
-    cursor.execute(statement("writable"))
-    ((replica, read_only),) = cursor.fetchall()
+    ((replica, read_only),) = rows_of(cursor, statement("writable"))
     if replica:
         return (
             "is a replica, which takes no writes: name the writer's endpoint in LOGINPIPE_DATABASE_URL, or, where that "
@@ -106,8 +87,7 @@ def why_read_only(cursor: Cursor) -> str | None:
 
 def replication_problem(cursor: Cursor) -> str | None:
     """Return which of our tables a publication keeps from deletes, and what to do; None if there is no such table."""
-    cursor.execute(statement("without_replica_identity"))
-    rows = cursor.fetchall()
+    rows = rows_of(cursor, statement("without_replica_identity"))
     if not rows:
         return None
     # The partitioned table first, because future partitions follow it.
@@ -136,11 +116,11 @@ def contract_differences(found: Sequence[Column]) -> list[str]:
     for name, kind in expected.items():
         if name not in actual:
             continue
-        if not _takes(actual[name].kind, kind):
-            differences.append(f"column {name} is {actual[name].kind}, expected {kind}")
-        elif name in _MASKED and _length(actual[name].kind) < _MASKED_LENGTH:
-            limit = f"tokens have up to {_MASKED_LENGTH} characters"
-            differences.append(f"column {name} is {actual[name].kind}, and {limit}")
+        there = actual[name].kind
+        if there != kind and not (_TEXT.fullmatch(kind) and _TEXT.fullmatch(there)):
+            differences.append(f"column {name} is {there}, expected {kind}")
+        elif name in _MASKED and _length(there) < _MASKED_LENGTH:
+            differences.append(f"column {name} is {there}, and tokens have up to {_MASKED_LENGTH} characters")
         if actual[name].computed:
             differences.append(f"column {name} is generated: no value can be stored in it")
     return differences
@@ -177,25 +157,16 @@ def column_notes(found: Sequence[Column]) -> list[str]:
 
 
 def examine_table(connection: Connection) -> TableFindings:
-    """Find what in the table and its partitions refuses, changes or loses logins, in the caller's transaction.
-
-    Raises:
-        psycopg2.Error: for the caller's `transaction` to convert.
-    """
+    """Find what in the table and its partitions refuses, changes or loses logins, in the caller's transaction."""
     columns = user_logins_columns(connection)
     obstacles, notes = contract_differences(columns), column_notes(columns) if columns else []
     with connection.cursor() as cursor:
-        cursor.execute(statement("table_facts"), {"columns": list(COLUMN_NAMES), "may_be_null": "locale"})
-        for kind, name, definition, partitions in cursor:
-            where = f" of {partitions} of its partitions" if partitions else ""
-            says = _FACTS[kind].format(name=name, definition=definition, where=where, table=logins_table())
-            (obstacles if kind in _OBSTACLES else notes).append(says)
+        facts = rows_of(cursor, statement("table_facts"), {"columns": list(COLUMN_NAMES), "may_be_null": "locale"})
+    for kind, name, definition, partitions in facts:
+        where = f" of {partitions} of its partitions" if partitions else ""
+        says = _FACTS[kind].format(name=name, definition=definition, where=where, table=logins_table())
+        (obstacles if kind in _OBSTACLES else notes).append(says)
     return TableFindings(tuple(obstacles), tuple(notes))
-
-
-def _takes(kind: str, expected: str) -> bool:
-    """Return True if a column of type ``kind`` accepts values of the expected type unchanged."""
-    return kind == expected or (_TEXT.fullmatch(expected) is not None and _TEXT.fullmatch(kind) is not None)
 
 
 def _length(kind: str) -> float:
@@ -249,3 +220,71 @@ _FACTS: Mapping[str, str] = {
     ),
     "foreign partition": "partition {name} is a foreign table: a run fails while its server is away",
 }
+
+# Form in the SQL statement → its description, and the settings of LOGINPIPE_MASKING that produce it.
+_FORMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "token": ("tokens", (HMAC,)),
+    "hex64": ("64 hexadecimal digits", (PLAIN, SALTED)),
+    "base64": ("SHA-256 in base64", (BASE64,)),
+    "hex32": ("32 hexadecimal digits", (MD5,)),
+}
+
+
+@dataclass(frozen=True)
+class RowForms:
+    """Counts of the rows that were read, by column and form. Rows with NULL in a column are not counted there."""
+
+    forms: Mapping[str, Counter[str]]
+
+    @property
+    def rows(self) -> int:
+        """Return the number of rows with a value in the column that has the most values."""
+        return max((of_column.total() for of_column in self.forms.values()), default=0)
+
+    def findings(self, masking: str) -> Iterator[str]:
+        """Yield a sentence for each column whose rows mean something else than rows written with this masking."""
+        yield from _of_versions(self.forms.get("app_version", Counter()))
+        for column in _MASKED:
+            of_column = self.forms.get(column, Counter())
+            for form, count in of_column.most_common():
+                if finding := _of_form(form, masking):
+                    yield f"{column}: {count:,} of {of_column.total():,} rows hold {finding}"
+
+
+def read_row_forms(connection: Connection) -> RowForms:
+    """Read the forms of at most 10,000 rows."""
+    forms: dict[str, Counter[str]] = {}
+    # The first rows that a scan reads are the oldest: those from before the adoption.
+    for column, form, count in fetch(connection, statement("row_forms"), {"limit": 10_000}):
+        forms.setdefault(column, Counter())[form] = count
+    return RowForms(forms)
+
+
+def _of_versions(forms: Counter[str]) -> Iterator[str]:
+    rows = forms.total()
+    advice = "compare versions of these rows apart from new ones, or convert them; no setting changes what is written"
+    if forms["below 1000"] > 0.1 * rows:
+        yield (
+            f"app_version: {forms['below 1000']:,} of {rows:,} rows are below 1,000, as 230 is where dots were left "
+            f"out of 2.3.0, and loginpipe writes 2003000: {advice}"
+        )
+    elif forms["below 1000000"] and not forms["from 1000000"]:
+        yield (
+            f"app_version: none of {rows:,} rows reaches 1,000,000, which is version 1.0.0 as loginpipe writes it: "
+            f"unless all are of versions before that, {advice}"
+        )
+
+
+def _of_form(form: str, masking: str) -> str | None:
+    if form == "address":
+        return "what looks like an address in clear: mask it; loginpipe leaves rows that were there as they are"
+    if form not in _FORMS:
+        return "values of no form that loginpipe makes: they do not join with new ones, and may be clear"
+    words, made_by = _FORMS[form]
+    if masking in made_by:
+        return None
+    salt = ", with its salt in LOGINPIPE_COMPAT_SALT" if SALTED in made_by else ""
+    return (
+        f"{words}, and LOGINPIPE_MASKING is {masking}: new values do not join with them; to go on with theirs, set it "
+        f"to {' or '.join(made_by)}{salt}"
+    )

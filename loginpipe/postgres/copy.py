@@ -21,13 +21,9 @@ def copy_text(value: object) -> str:
     if isinstance(value, bytes):
         return "\\\\x" + value.hex()
     if isinstance(value, list):
-        return _array_text(value).translate(_ESCAPES)
+        quoted = ('"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in value)
+        return ("{" + ",".join(quoted) + "}").translate(_ESCAPES)
     return str(value)
-
-
-def _array_text(values: Iterable[str]) -> str:
-    quoted = ('"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for value in values)
-    return "{" + ",".join(quoted) + "}"
 
 
 def copy_rows(cursor: Cursor, table: str, names: Sequence[str], columns: Iterable[Sequence[Any]]) -> None:

@@ -5,53 +5,52 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from loginpipe.common.errors import SchemaError
 from loginpipe.common.settings import connects_by_token, in_production
-from loginpipe.postgres.connections import Connection, Cursor, require_verified_tls, secured, transaction
-from loginpipe.postgres.statements import statement
+from loginpipe.postgres.connections import (
+    Connection,
+    Cursor,
+    fetch,
+    require_verified_tls,
+    rows_of,
+    secured,
+    statement,
+    transaction,
+)
 
 FAILED_RUNS_DAYS = 30
 """How long failed and cancelled runs are kept at least, so that last month's problems can be investigated."""
 
-# The columns that the statements here use, with their types.
+# The columns that the statements here use, by type.
 _COLUMNS = {
-    ("runs", "id"): "bigint",
-    ("runs", "run_id"): "character varying",
-    ("runs", "status"): "character varying",
-    ("runs", "end_time"): "double precision",
-    ("runs", "update_timestamp"): "timestamp without time zone",
-    ("run_tags", "run_id"): "character varying",
-    ("event_logs", "id"): "bigint",
-    ("event_logs", "run_id"): "character varying",
-    ("event_logs", "dagster_event_type"): "text",
-    ("event_logs", "timestamp"): "timestamp without time zone",
-    ("event_logs", "asset_key"): "text",
-    ("event_logs", "partition"): "text",
-    ("asset_event_tags", "event_id"): "bigint",
-    ("asset_keys", "last_run_id"): "character varying",
-    ("asset_check_executions", "id"): "bigint",
-    ("asset_check_executions", "asset_key"): "text",
-    ("asset_check_executions", "check_name"): "text",
-    ("asset_check_executions", "partition"): "text",
-    ("asset_check_executions", "run_id"): "character varying",
-    ("asset_check_executions", "execution_status"): "character varying",
-    ("asset_check_executions", "evaluation_event_storage_id"): "bigint",
-    ("asset_check_executions", "create_timestamp"): "timestamp without time zone",
-    ("concurrency_slots", "run_id"): "text",
-    ("pending_steps", "run_id"): "text",
-}
+    "bigint": (
+        "runs.id", "event_logs.id", "asset_event_tags.event_id", "asset_check_executions.id",
+        "asset_check_executions.evaluation_event_storage_id",
+    ),
+    "character varying": (
+        "runs.run_id", "runs.status", "run_tags.run_id", "event_logs.run_id", "asset_keys.last_run_id",
+        "asset_check_executions.run_id", "asset_check_executions.execution_status",
+    ),
+    "text": (
+        "event_logs.dagster_event_type", "event_logs.asset_key", "event_logs.partition",
+        "asset_check_executions.asset_key", "asset_check_executions.check_name", "asset_check_executions.partition",
+        "concurrency_slots.run_id", "pending_steps.run_id",
+    ),
+    "double precision": ("runs.end_time",),
+    "timestamp without time zone": (
+        "runs.update_timestamp", "event_logs.timestamp", "asset_check_executions.create_timestamp",
+    ),
+}  # fmt: skip
 LOCK_TIMEOUT = "5s"
 """The lock timeout of a connection that deletes, because a waiting lock request blocks all later requests."""
 # The number of rows that one transaction processes.
 _ROWS = 5_000
 
 
-@dataclass(frozen=True)
-class Cutoffs:
+class Cutoffs(NamedTuple):
     """The times (aware) before which a run must have ended to be deleted."""
 
     succeeded: datetime
@@ -63,8 +62,7 @@ class Cutoffs:
         return cls(now - timedelta(days=keep_days), now - timedelta(days=max(keep_days, FAILED_RUNS_DAYS)))
 
 
-@dataclass(frozen=True)
-class Needed:
+class Needed(NamedTuple):
     """What stays regardless of its age: newest evaluations, last runs of assets, and runs with concurrency slots."""
 
     runs: Sequence[str]
@@ -72,8 +70,7 @@ class Needed:
     check_events: Sequence[int]
 
 
-@dataclass(frozen=True)
-class OldRun:
+class OldRun(NamedTuple):
     """A run that ended long enough ago. It is needed if it holds a newest materialization or evaluation."""
 
     id: int
@@ -81,15 +78,10 @@ class OldRun:
     needed: bool
 
 
-@dataclass(frozen=True)
-class Usage:
-    """How much the storage holds.
+class Usage(NamedTuple):
+    """How much the storage holds: bytes of the database, and of the events with their indexes.
 
-    Attributes:
-        size: of the database, in bytes.
-        event_bytes: of the events with their indexes, in bytes.
-        oldest: the earliest end of a run; None without runs.
-        events_of_a_day: events of the last 24 hours.
+    ``oldest`` is the earliest end of a run, ``events_of_a_day`` the events of the last 24 hours.
     """
 
     size: int
@@ -129,19 +121,11 @@ def _connect(dialect: Any, _record: object, arguments: list[Any], parameters: di
 
 
 def require_known(connection: Connection) -> None:
-    """Check that this module knows the schema of the storage.
-
-    Raises:
-        SchemaError: a table or column is missing or different, or an unknown table refers to runs.
-    """
-    with transaction(connection) as cursor:
-        cursor.execute(
-            "SELECT table_name, column_name, data_type FROM information_schema.columns"
-            " WHERE table_schema = current_schema()"
-        )
-        there = {(table, column): kind for table, column, kind in cursor.fetchall()}
-    unlike = [f"{table}.{column}" for (table, column), kind in _COLUMNS.items() if there.get((table, column)) != kind]
-    unlike += [f"{table}.{column}" for table, column in there if column == "run_id" and (table, column) not in _COLUMNS]
+    """Raise SchemaError if a table or column that this module knows differs, or an unknown table refers to runs."""
+    there = dict(fetch(connection, statement("dagster_columns")))
+    known = {column: kind for kind, columns in _COLUMNS.items() for column in columns}
+    unlike = [column for column, kind in known.items() if there.get(column) != kind]
+    unlike += [column for column in there if column.endswith(".run_id") and column not in known]
     if unlike:
         raise SchemaError(
             f"Dagster's storage is not as this version of loginpipe knows it ({', '.join(sorted(unlike))}), so nothing "
@@ -151,13 +135,10 @@ def require_known(connection: Connection) -> None:
 
 def needed(connection: Connection) -> Needed:
     """Read what stays regardless of its age, except the newest materializations, which `old_runs` finds."""
-    with transaction(connection) as cursor:
-        cursor.execute(statement("dagster_newest_checks"))
-        checks = cursor.fetchall()
-        cursor.execute(statement("dagster_last_runs"))
-        last_runs = [run_id for (run_id,) in cursor.fetchall()]
+    checks = fetch(connection, statement("dagster_newest_checks"))
+    last_runs = fetch(connection, statement("dagster_last_runs"))
     return Needed(
-        runs=[*last_runs, *(run_id for _, run_id, _ in checks if run_id)],
+        runs=[*(run_id for (run_id,) in last_runs), *(run_id for _, run_id, _ in checks if run_id)],
         checks=[row for row, _, _ in checks],
         check_events=[event for _, _, event in checks if event is not None],
     )
@@ -167,25 +148,20 @@ def old_runs(
     connection: Connection, cutoffs: Cutoffs, stays: Needed, *, after: int = 0, limit: int
 ) -> Sequence[OldRun]:
     """Return finished runs that are old enough, in the order of their ids, from beyond ``after``."""
-    with transaction(connection) as cursor:
-        cursor.execute(
-            statement("dagster_old_runs"),
-            {
-                "after": after,
-                "succeeded_before": cutoffs.succeeded.timestamp(),
-                "failed_before": cutoffs.failed.timestamp(),
-                "newest": list(stays.runs),
-                "limit": limit,
-            },
-        )
-        return [OldRun(*row) for row in cursor.fetchall()]
+    wanted = {
+        "after": after,
+        "succeeded_before": cutoffs.succeeded.timestamp(),
+        "failed_before": cutoffs.failed.timestamp(),
+        "newest": list(stays.runs),
+        "limit": limit,
+    }
+    return [OldRun(*row) for row in fetch(connection, statement("dagster_old_runs"), wanted)]
 
 
 def delete_runs(connection: Connection, run_ids: Sequence[str]) -> tuple[int, int]:
     """Delete finished runs with their tags and events, in one transaction; return the numbers of runs and events."""
     with _deleting(connection) as cursor:
-        cursor.execute(statement("dagster_delete_runs"), {"run_ids": list(run_ids)})
-        ((runs, events),) = cursor.fetchall()
+        ((runs, events),) = rows_of(cursor, statement("dagster_delete_runs"), {"run_ids": list(run_ids)})
     return runs, events
 
 
@@ -195,33 +171,24 @@ def delete_evaluations(connection: Connection, before: datetime, stays: Needed) 
     Each transaction deletes some thousand. Deleting a run leaves its evaluations, also through Dagster's API, and a
     sensor's reports never had a run.
     """
-    with transaction(connection) as cursor:
-        cursor.execute("SELECT coalesce(min(id), 0) - 1, coalesce(max(id), -1) FROM asset_check_executions")
-        ((first, last),) = cursor.fetchall()
+    ids = "SELECT coalesce(min(id), 0) - 1, coalesce(max(id), -1) FROM asset_check_executions"
+    ((first, last),) = fetch(connection, ids)
     deleted = 0
     for after in range(first, last, _ROWS):
+        span = {"after": after, "through": after + _ROWS, "before": before, "newest": list(stays.checks)}
         with _deleting(connection) as cursor:
-            cursor.execute(
-                statement("dagster_delete_checks"),
-                {"after": after, "through": after + _ROWS, "before": before, "newest": list(stays.checks)},
-            )
+            cursor.execute(statement("dagster_delete_checks"), span)
             deleted += cursor.rowcount
-    reports = _ROWS
+    reports, wanted = _ROWS, {"before": before, "newest": list(stays.check_events), "limit": _ROWS}
     while reports == _ROWS:
         with _deleting(connection) as cursor:
-            cursor.execute(
-                statement("dagster_delete_reports"),
-                {"before": before, "newest": list(stays.check_events), "limit": _ROWS},
-            )
-            ((reports,),) = cursor.fetchall()
+            ((reports,),) = rows_of(cursor, statement("dagster_delete_reports"), wanted)
     return deleted
 
 
 def usage(connection: Connection) -> Usage:
     """Return how much the storage holds. It counts every event in an index."""
-    with transaction(connection) as cursor:
-        cursor.execute(statement("dagster_usage"), {"since": datetime.now(UTC) - timedelta(days=1)})
-        ((*found,),) = cursor.fetchall()
+    ((*found,),) = fetch(connection, statement("dagster_usage"), {"since": datetime.now(UTC) - timedelta(days=1)})
     return Usage(*found)
 
 

@@ -3,20 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from loginpipe.common.errors import DatabaseError
-from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.connections import Connection, Cursor, fetch, rows_of
 
 _INTERFERED = "40001"  # transient: a session retries it
 
 
 @dataclass(frozen=True)
 class Erased:
-    """The erased users, by the tombstones of their user ids.
+    """The erased users: tombstone (32 bytes) of the user id → when that user was last erased; aware.
 
-    Attributes:
-        erased_at: tombstone (32 bytes) → when that user was last erased; aware.
-        count: number of erasures, with repeated ones of the same user.
+    The count includes repeated erasures of the same user.
     """
 
     erased_at: Mapping[bytes, datetime]
@@ -30,50 +29,40 @@ class Erased:
 
 def read_erased(connection: Connection) -> Erased:
     """Read which users were erased."""
-    with transaction(connection) as cursor:
-        cursor.execute("SELECT tombstone, erased_at, times FROM loginpipe.erased_users")
-        rows = cursor.fetchall()
+    rows = fetch(connection, "SELECT tombstone, erased_at, times FROM loginpipe.erased_users")
     return Erased({bytes(tombstone): at for tombstone, at, _ in rows}, sum(times for _, _, times in rows))
 
 
 def hold_off_erasures(cursor: Cursor) -> None:
-    """Block erasures until the end of this transaction.
-
-    Args:
-        cursor: at the start of its transaction, which becomes READ COMMITTED: in other isolation levels the next
-            statements would not see what was committed while this waited for the lock.
-    """
-    cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+    """Block erasures until the end of this transaction, which must be `READ_COMMITTED`."""
     cursor.execute("LOCK TABLE vault.erasure_gate IN ROW EXCLUSIVE MODE")
 
 
 def erasures_so_far(cursor: Cursor) -> int:
     """Return the number of erasures, for `require_no_erasure_since`."""
-    cursor.execute("SELECT coalesce(sum(times), 0) FROM loginpipe.erased_users")
-    ((erasures,),) = cursor.fetchall()
+    ((erasures,),) = rows_of(cursor, "SELECT coalesce(sum(times), 0) FROM loginpipe.erased_users")
     return int(erasures)
 
 
 def require_no_erasure_since(cursor: Cursor, erasures: int) -> None:
-    """Block erasures until the end of this transaction, and check that there was none since `erasures_so_far`.
-
-    Raises:
-        DatabaseError: a user was erased in between.
-    """
+    """Block erasures until the end of this transaction. Raise DatabaseError for one since `erasures_so_far`."""
     hold_off_erasures(cursor)
     if erasures_so_far(cursor) != erasures:
         raise DatabaseError("a user was erased meanwhile: run again", _INTERFERED)
 
 
-def erased_after(cursor: Cursor, moment: datetime) -> bool:
-    """Return True if a user was erased after ``moment``."""
-    cursor.execute("SELECT EXISTS (SELECT FROM loginpipe.erased_users WHERE erased_at > %s)", (moment,))
-    return cursor.fetchone() == (True,)
+class Tombstone(NamedTuple):
+    """A row of ``loginpipe.erased_users``: HMAC of the user id, version of the token key, time of the erasure.
+
+    An erasure leaves one for each version, with the same time.
+    """
+
+    tombstone: bytes
+    key_version: int
+    erased_at: datetime
 
 
-def tombstones_since(cursor: Cursor, moment: datetime) -> list[tuple[bytes, int, datetime]]:
-    """Return tombstone, version of the token key and time of the erasures after ``moment``."""
-    cursor.execute(
-        "SELECT tombstone, key_version, erased_at FROM loginpipe.erased_users WHERE erased_at > %s", (moment,)
-    )
-    return [(bytes(tombstone), version, at) for tombstone, version, at in cursor]
+def tombstones_since(cursor: Cursor, moment: datetime) -> list[Tombstone]:
+    """Return the tombstones of the erasures after ``moment``."""
+    query = "SELECT tombstone, key_version, erased_at FROM loginpipe.erased_users WHERE erased_at > %s"
+    return [Tombstone(bytes(tombstone), *rest) for tombstone, *rest in rows_of(cursor, query, (moment,))]

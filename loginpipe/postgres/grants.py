@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from loginpipe.common.logins_table import logins_schema, logins_table
-from loginpipe.postgres.connections import Connection, transaction
-from loginpipe.postgres.statements import statement
+from loginpipe.postgres.connections import Connection, fetch, rows_of, statement, transaction
 
 WRITER = "loginpipe_writer"
 ANALYST = "loginpipe_analyst"
@@ -41,10 +40,7 @@ _PARTITIONS = (
     "FUNCTION loginpipe.rows_in_default(parent text)",
     "FUNCTION loginpipe.share_replica_identity(parent text)",
 )
-_TURNS = (
-    "FUNCTION loginpipe.take_turn(what text)",
-    "FUNCTION loginpipe.try_turn(what text)",
-)
+_TURNS = ("FUNCTION loginpipe.take_turn(what text)", "FUNCTION loginpipe.try_turn(what text)")
 _ARCHIVE = (
     "FUNCTION loginpipe.logins_by_day(first_day date, last_day date)",
     "FUNCTION loginpipe.drop_archived_partition(start date)",
@@ -55,10 +51,8 @@ _INSIGHTS = (*_DUPLICATES, "TABLE loginpipe.daily_logins")
 _KEPT = ("TABLE loginpipe.device_users", "TABLE loginpipe.ip_users")
 _KEPT_BY_DAY = ("TABLE loginpipe.device_days", "TABLE loginpipe.ip_days")
 _INSIGHT_VIEWS = (
-    "TABLE loginpipe.shared_devices",
-    "TABLE loginpipe.shared_ips",
-    "TABLE loginpipe.daily_logins_by_version",
-)
+    "TABLE loginpipe.shared_devices", "TABLE loginpipe.shared_ips", "TABLE loginpipe.daily_logins_by_version",
+)  # fmt: skip
 _CUSTODY = (
     "FUNCTION vault.request_access(subjects text[], purpose text, ticket text, under uuid, kind text, most integer)",
     "FUNCTION vault.approve_access(request_id uuid)",
@@ -82,12 +76,6 @@ class Grant:
     privilege: str
     object: str
 
-    def is_on_a_column_of(self, whole: "Grant") -> bool:
-        """Return True if it is the same privilege of the same role on a column of the other grant's table."""
-        return (self.role, self.privilege) == (whole.role, whole.privilege) and self.object.startswith(
-            f"{whole.object} ("
-        )
-
     def statement(self, verb: str, preposition: str) -> str:
         """Return the SQL that grants or revokes it: pass ``GRANT`` and ``TO``, or ``REVOKE`` and ``FROM``."""
         table, parenthesis, column = self.object.partition(" (")
@@ -97,15 +85,19 @@ class Grant:
 
 def planned(database: str) -> frozenset[Grant]:
     """Return the grants that should exist. Quote the name of the database if SQL needs that."""
+    of_all: Mapping[str, Iterable[str]] = {
+        f"DATABASE {database}": ("CONNECT",),
+        "SCHEMA loginpipe": ("USAGE",),
+        "TABLE loginpipe.alembic_version": ("SELECT",),
+        "TABLE loginpipe.installation": ("SELECT",),
+    }
     privileges: Mapping[str, Mapping[str, Iterable[str]]] = {
         WRITER: {
+            **of_all,
             f"DATABASE {database}": ("CONNECT", "TEMPORARY"),
             f"SCHEMA {logins_schema()}": ("USAGE",),
-            "SCHEMA loginpipe": ("USAGE",),
             "SCHEMA vault": ("USAGE",),
             f"TABLE {logins_table()}": ("SELECT", "INSERT"),
-            "TABLE loginpipe.alembic_version": ("SELECT",),
-            "TABLE loginpipe.installation": ("SELECT",),
             "TABLE loginpipe.ingested_messages": ("SELECT", "INSERT"),
             "TABLE loginpipe.batches": ("SELECT", "INSERT", "DELETE"),
             **{f"TABLE loginpipe.batches ({column})": ("UPDATE",) for column in _OF_DELETES},
@@ -137,12 +129,9 @@ def planned(database: str) -> frozenset[Grant]:
             **dict.fromkeys(_ARCHIVE, ("EXECUTE",)),
         },
         ANALYST: {
-            f"DATABASE {database}": ("CONNECT",),
+            **of_all,
             f"SCHEMA {logins_schema()}": ("USAGE",),
-            "SCHEMA loginpipe": ("USAGE",),
             f"TABLE {logins_table()}": ("SELECT",),
-            "TABLE loginpipe.alembic_version": ("SELECT",),
-            "TABLE loginpipe.installation": ("SELECT",),
             "TABLE loginpipe.user_logins_canonical": ("SELECT",),
             **{f"TABLE loginpipe.login_extras ({column})": ("SELECT",) for column in _EXTRAS},
             "TABLE loginpipe.user_logins_with_extras": ("SELECT",),
@@ -152,11 +141,9 @@ def planned(database: str) -> frozenset[Grant]:
             **dict.fromkeys(_APP_VERSIONS, ("EXECUTE",)),
         },
         CUSTODIAN: {
+            **of_all,
             f"DATABASE {database}": ("CONNECT", "TEMPORARY"),
-            "SCHEMA loginpipe": ("USAGE",),
             "SCHEMA vault": ("USAGE",),
-            "TABLE loginpipe.alembic_version": ("SELECT",),
-            "TABLE loginpipe.installation": ("SELECT",),
             **{f"TABLE loginpipe.rejected_messages ({column})": ("SELECT",) for column in _SHOWN},
             "TABLE loginpipe.rejected_messages (replayed_at)": ("SELECT", "UPDATE"),
             **{f"TABLE loginpipe.login_extras ({column})": ("SELECT",) for column in ("message_id", "position")},
@@ -169,11 +156,8 @@ def planned(database: str) -> frozenset[Grant]:
             **dict.fromkeys((*_CUSTODY, _COUNT_UNOPENABLE), ("EXECUTE",)),
         },
         AUDITOR: {
-            f"DATABASE {database}": ("CONNECT",),
-            "SCHEMA loginpipe": ("USAGE",),
+            **of_all,
             "SCHEMA vault": ("USAGE",),
-            "TABLE loginpipe.alembic_version": ("SELECT",),
-            "TABLE loginpipe.installation": ("SELECT",),
             "TABLE vault.access_log": ("SELECT",),
             _COUNT_UNOPENABLE: ("EXECUTE",),
         },
@@ -196,7 +180,10 @@ def differences(found: Iterable[Grant], wanted: Iterable[Grant]) -> Iterator[str
     for grant in sorted(there - plan):
         if grant.role != PUBLIC or _ours(grant.object):
             # A REVOKE on a table also revokes the privilege on each of its columns.
-            again = [g.statement("GRANT", "TO") for g in sorted(plan) if g.is_on_a_column_of(grant)]
+            same = [each for each in plan if (each.role, each.privilege) == (grant.role, grant.privilege)]
+            again = [
+                each.statement("GRANT", "TO") for each in sorted(same) if each.object.startswith(f"{grant.object} (")
+            ]
             statements = "; ".join([grant.statement("REVOKE", "FROM"), *again])
             yield f"{grant.role} has {grant.privilege} on {grant.object} and should not: run `{statements}`"
     for grant in sorted(plan - there):
@@ -212,31 +199,22 @@ def _ours(name: str) -> bool:
 
 
 def grant_differences(connection: Connection) -> list[str]:
-    """Return how grants, roles and owners of a migrated database differ from the plan, and the fix.
-
-    Any role may call it.
-    """
+    """Return how grants, roles and owners of a migrated database differ from the plan, and the fix."""
     with transaction(connection) as cursor:
-        cursor.execute("SELECT quote_ident(current_database())")
-        [(database,)] = cursor.fetchall()
-        cursor.execute(statement("actual_grants"), {"roles": list(ROLES)})
+        ((database,),) = rows_of(cursor, "SELECT quote_ident(current_database())")
         found = []
-        for role, privilege, name, grantable in cursor:
+        for role, privilege, name, grantable in rows_of(cursor, statement("actual_grants"), {"roles": list(ROLES)}):
             found += [Grant(role, privilege, name)]
             found += [Grant(role, f"GRANT OPTION FOR {privilege}", name)] if grantable else []
-        cursor.execute(statement("role_problems"), {"roles": list(ROLES)})
-        problems = [problem for (problem,) in cursor]
+        problems = [problem for (problem,) in rows_of(cursor, statement("role_problems"), {"roles": list(ROLES)})]
     return [*problems, *differences(found, planned(database))]
 
 
 @dataclass(frozen=True)
 class RoleStatus:
-    """The rights of the connected role.
+    """The rights of the connected role: whether it has a writer's, and further ones, as in ``is a superuser``.
 
-    Attributes:
-        role: its name.
-        writes: True if it has a writer's rights.
-        beyond: further rights, as in ``is a superuser``; should be empty for the pipeline.
+    For the pipeline there should be no further ones.
     """
 
     role: str
@@ -251,9 +229,7 @@ class RoleStatus:
 
 def role_status(connection: Connection) -> RoleStatus:
     """Read the rights of the connected role in a migrated database, also inherited ones."""
-    with transaction(connection) as cursor:
-        cursor.execute(statement("role_status"))
-        [(role, superuser, owns, writes, opens, reads)] = cursor.fetchall()
+    ((role, superuser, owns, writes, opens, reads),) = fetch(connection, statement("role_status"))
     if superuser:
         return RoleStatus(role, writes=True, beyond=("is a superuser",))
     if owns:

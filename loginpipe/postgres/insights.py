@@ -7,37 +7,26 @@ yet: its rows follow from its logins and the kept days.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg2 import sql
 
-from loginpipe.postgres.connections import Connection, Cursor, transaction
-from loginpipe.postgres.days import changes_of, collect_changes, read_committed, record_changes, stale_days
+from loginpipe.postgres.connections import READ_COMMITTED, Connection, Cursor, fetch, rows_of, statement, transaction
+from loginpipe.postgres.days import changes_collected, changes_of, collect_changes, record_changes, stale_days
 from loginpipe.postgres.partitions import take_turn
-from loginpipe.postgres.statements import statement
 
-DUPLICATES: Mapping[str, str] = {
-    "duplicate_devices": "masked_device_id",
-    "duplicate_ips": "masked_ip",
-}
+DUPLICATES: Mapping[str, str] = {"duplicate_devices": "masked_device_id", "duplicate_ips": "masked_ip"}
 """Table in the schema ``loginpipe`` → its token column."""
 
 # The kept tables of each, by month and by day; the first is also a column of ``loginpipe.days``.
 _KEPT = {"duplicate_devices": ("device_users", "device_days"), "duplicate_ips": ("ip_users", "ip_days")}
 
-_SHOWN = 10
 
+class DuplicatesOfDay(NamedTuple):
+    """The distinct tokens of a day, without placeholders, and how many of them more than one user has logged in from.
 
-@dataclass(frozen=True)
-class DuplicatesOfDay:
-    """The result for one day.
-
-    Attributes:
-        seen: distinct tokens on that day, without placeholders.
-        shared: how many of them more than one user has logged in from.
-        top: the ten with the most users: token, users, logins, first date, last date.
+    ``top`` has the ten with the most users: token, users, logins, first date, last date.
     """
 
     seen: int
@@ -45,8 +34,7 @@ class DuplicatesOfDay:
     top: tuple[tuple[str, int, int, date, date], ...]
 
 
-@dataclass(frozen=True)
-class LoginsOfDay:
+class LoginsOfDay(NamedTuple):
     """Logins of one day, in total and by device type, locale and version (as text), the most frequent first."""
 
     logins: int
@@ -55,23 +43,15 @@ class LoginsOfDay:
     by_version: Mapping[str, int]
 
 
-@dataclass(frozen=True)
-class DayCounts:
+class DayCounts(NamedTuple):
     """Logins of a day, and those without a locale."""
 
     logins: int
     null_locales: int
 
 
-@dataclass(frozen=True)
-class Sample:
-    """The result of a comparison.
-
-    Attributes:
-        day: the day whose tokens were compared; None if there is none to compare.
-        tokens: number of compared tokens.
-        differing: number of tokens that differ from the expected result.
-    """
+class Sample(NamedTuple):
+    """How many tokens of a day were compared, and how many of them differ. Without a day there is none to compare."""
 
     day: date | None
     tokens: int = 0
@@ -83,30 +63,23 @@ def refresh_duplicates(connection: Connection, table: str, day: date) -> Duplica
 
     Earlier past days whose kept rows are out of date are computed first, in a transaction each, because this day's rows
     depend on them. Rows of later days that change are recomputed too.
-
-    Raises:
-        DatabaseError: the day is unchanged; earlier days may be computed.
     """
-    with transaction(connection) as cursor:
-        read_committed(cursor)
-        collect_changes(cursor)
-        cursor.execute(_sql("days_to_keep", table), {"before": day})
-        earlier = [day for (day,) in cursor]
-    for day_before in earlier:
+    with changes_collected(connection) as cursor:
+        earlier = rows_of(cursor, _sql("days_to_keep", table), {"before": day})
+    for (day_before,) in earlier:
         _refresh_day(connection, table, day_before)
     return _refresh_day(connection, table, day)
 
 
 def _refresh_day(connection: Connection, table: str, day: date) -> DuplicatesOfDay:
     of: dict[str, Any] = {**_parameters(table), "day": day, "month": day.replace(day=1), "place": day.day}
-    with transaction(connection) as cursor:
-        _begin_duplicates(cursor, table)
+    with transaction(connection, READ_COMMITTED) as cursor:
+        # An erasure takes this turn too, so it waits for transactions that have read the user's logins.
+        take_turn(cursor, table)
         changes = changes_of(cursor, day)
         cursor.execute(statement("begin_duplicates"))
-        cursor.execute(_sql("read_day", table), of)
-        ((tokens_changed, of["dropped"], kept, of["today"]),) = cursor.fetchall()
-        cursor.execute("ANALYZE day_pairs; SELECT EXISTS (SELECT FROM day_pairs)")
-        ((has_logins,),) = cursor.fetchall()
+        ((tokens_changed, of["dropped"], kept, of["today"]),) = rows_of(cursor, _sql("read_day", table), of)
+        ((has_logins,),) = rows_of(cursor, "ANALYZE day_pairs; SELECT EXISTS (SELECT FROM day_pairs)")
         # A day that was dropped before it was kept keeps its rows only, until it is restored.
         to_keep = day < of["today"] and (kept or not of["dropped"])
         if tokens_changed:
@@ -115,10 +88,9 @@ def _refresh_day(connection: Connection, table: str, day: date) -> DuplicatesOfD
         if tokens_changed or days_changed:
             cursor.execute(_sql("compute_changed", table), of)
             cursor.execute(_sql("note_open_days", table), of)
-        cursor.execute(_sql("count_seen", table) if of["dropped"] else _sql("compute_day", table), of)
-        ((seen,),) = cursor.fetchall()
-        cursor.execute(_sql("top_duplicates", table), {**of, "limit": _SHOWN})
-        rows = cursor.fetchall()
+        count = _sql("count_seen", table) if of["dropped"] else _sql("compute_day", table)
+        ((seen,),) = rows_of(cursor, count, of)
+        rows = rows_of(cursor, _sql("top_duplicates", table), {**of, "limit": 10})
         # Last, because concurrent `collect_changes` calls wait for these rows until the commit.
         record_changes(cursor, table, day, changes)
         if to_keep and (has_logins or changes):
@@ -129,8 +101,7 @@ def _refresh_day(connection: Connection, table: str, day: date) -> DuplicatesOfD
 def _keep(cursor: Cursor, table: str, of: Mapping[str, Any]) -> bool:
     """Keep the day; return True if this changed what is kept."""
     part = "late" if of["dropped"] else "logins"
-    cursor.execute(_sql("keep_day", table, part=part), of)
-    ((kept,),) = cursor.fetchall()
+    ((kept,),) = rows_of(cursor, _sql("keep_day", table, part=part), of)
     if not of["dropped"]:
         cursor.execute(_sql("keep_restored", table), of)
     return bool(kept)
@@ -140,16 +111,10 @@ def rebuild_duplicates(connection: Connection, table: str) -> Iterator[tuple[int
     """Recompute a table of duplicates, a key of `DUPLICATES`, and its kept tables from ``user_logins``.
 
     Days that only the archive holds stay as they are. After an interruption, the next ``refresh_insights`` run computes
-    the rest.
-
-    Yields:
-        After each day, the number of days done and of all days.
-
-    Raises:
-        DatabaseError: the earlier days are computed, the others stay due.
+    the rest. It yields after each day the number of days done and of all days.
     """
-    with transaction(connection) as cursor:
-        _begin_duplicates(cursor, table)
+    with transaction(connection, READ_COMMITTED) as cursor:
+        take_turn(cursor, table)
         collect_changes(cursor)
         cursor.execute(_sql("forget_kept", table))
         cursor.execute(_sql("forget_days", table))
@@ -161,25 +126,14 @@ def rebuild_duplicates(connection: Connection, table: str) -> Iterator[tuple[int
 
 def compare_duplicates(connection: Connection, table: str, *, limit: int) -> Sample:
     """Compare up to ``limit`` random tokens of a random recent day with a computation from its logins."""
-    with transaction(connection) as cursor:
-        read_committed(cursor)
-        collect_changes(cursor)
-        cursor.execute(_sql("day_to_compare", table))
-        row = cursor.fetchone()
-    if row is None:
+    with changes_collected(connection) as cursor:
+        found = rows_of(cursor, _sql("day_to_compare", table))
+    if not found:
         return Sample(None)
-    with transaction(connection) as cursor:
-        cursor.execute(
-            _sql("compare_duplicates", table, tokens="sample"), {**_parameters(table), "day": row[0], "limit": limit}
-        )
-        ((tokens, differing),) = cursor.fetchall()
-    return Sample(row[0], tokens, differing)
-
-
-def _begin_duplicates(cursor: Cursor, table: str) -> None:
-    read_committed(cursor)
-    # An erasure takes this turn too, so it waits for transactions that have read the user's logins.
-    take_turn(cursor, table)
+    ((day,),) = found
+    of = {**_parameters(table), "day": day, "limit": limit}
+    ((tokens, differing),) = fetch(connection, _sql("compare_duplicates", table, tokens="sample"), of)
+    return Sample(day, tokens, differing)
 
 
 def _parameters(table: str) -> dict[str, str]:
@@ -209,20 +163,15 @@ def refresh_daily_logins(connection: Connection, day: date) -> LoginsOfDay:
     """Recompute one day of ``daily_logins``, in one transaction.
 
     For a day that was dropped from ``user_logins``, the counts stay, and those of later logins are added.
-
-    Raises:
-        DatabaseError: the day is unchanged.
     """
-    with transaction(connection) as cursor:
-        read_committed(cursor)
+    with transaction(connection, READ_COMMITTED) as cursor:
         # Otherwise two runs for one day would both delete nothing and both insert.
         take_turn(cursor, f"daily_logins {day}")
         changes = changes_of(cursor, day)
         cursor.execute(statement("delete_daily_logins"), {"day": day})
         cursor.execute(statement("insert_daily_logins"), {"day": day})
-        cursor.execute(statement("daily_breakdown"), {"day": day})
         found: dict[str, dict[str, int]] = {"device_type": {}, "locale": {}, "version": {}}
-        for by, name, logins in cursor:
+        for by, name, logins in rows_of(cursor, statement("daily_breakdown"), {"day": day}):
             found[by][str(name)] = logins
         record_changes(cursor, "daily_logins", day, changes)
     return LoginsOfDay(sum(found["device_type"].values()), found["device_type"], found["locale"], found["version"])
@@ -230,6 +179,5 @@ def refresh_daily_logins(connection: Connection, day: date) -> LoginsOfDay:
 
 def daily_counts(connection: Connection, first: date, last: date) -> dict[date, DayCounts]:
     """Return the logins of each day as counted by the asset ``daily_logins``; days without logins are left out."""
-    with transaction(connection) as cursor:
-        cursor.execute(statement("daily_counts"), {"first": first, "last": last})
-        return {day: DayCounts(logins, null_locales) for day, logins, null_locales in cursor}
+    rows = fetch(connection, statement("daily_counts"), {"first": first, "last": last})
+    return {day: DayCounts(*counts) for day, *counts in rows}

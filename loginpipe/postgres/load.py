@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from loginpipe.common.errors import SchemaError
@@ -16,10 +16,9 @@ from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.logins.splitting import Reject
 from loginpipe.masking.mask import MaskedLogins, utc_dates
 from loginpipe.masking.sealing import Sealed
-from loginpipe.postgres.connections import Connection, Cursor, transaction
+from loginpipe.postgres.connections import Connection, Cursor, fetch, statement
 from loginpipe.postgres.copy import copy_rows
-from loginpipe.postgres.statements import statement
-from loginpipe.postgres.vault import data_keys_of, insert_data_keys
+from loginpipe.postgres.vault import insert_data_keys
 
 _LOGIN_COLUMNS = ("message_id", "sent_ms", *COLUMN_NAMES)
 _REJECT_COLUMNS = (
@@ -28,15 +27,10 @@ _REJECT_COLUMNS = (
 _EXTRA_COLUMNS = ("message_id", "extras", "sealed_extras", "data_key_id", "position")
 
 
-@dataclass(frozen=True)
-class LockHolder:
-    """A session that loads wait for.
+class LockHolder(NamedTuple):
+    """A session that loads wait for, by the process id of the server.
 
-    Attributes:
-        pid: of the server process.
-        role: the role that it connected as.
-        application: its application name.
-        table: the table that it locks against writers; None if a load waits for one of its rows.
+    ``table`` is the one that it locks against writers; None if a load waits for one of its rows.
     """
 
     pid: int
@@ -47,9 +41,7 @@ class LockHolder:
 
 def lock_holders(connection: Connection) -> frozenset[LockHolder]:
     """Find the sessions that a load waits for now, or would wait for."""
-    with transaction(connection) as cursor:
-        cursor.execute(statement("lock_holders"))
-        return frozenset(LockHolder(*row) for row in cursor)
+    return frozenset(LockHolder(*row) for row in fetch(connection, statement("lock_holders")))
 
 
 @dataclass(frozen=True)
@@ -58,8 +50,7 @@ class Inserted:
 
     Attributes:
         rows_by_day: UTC date → rows.
-        delays: rows by their delay from sent to stored: `loginpipe.logins.delays`.
-        delay_seconds: the sum of these delays.
+        delays, delay_seconds: rows by their delay from sent to stored, as in `loginpipe.logins.delays`, and its sum.
         data_keys: the data keys that sealed their extras.
     """
 
@@ -74,18 +65,13 @@ class Inserted:
         return sum(self.delays)
 
 
-def no_rows() -> Inserted:
-    """Return the result for a batch without accepted logins."""
-    return Inserted({}, [0] * (len(DELAY_BOUNDS) + 1), 0.0)
-
-
 def insert_logins(cursor: Cursor, logins: MaskedLogins, batch_id: str) -> Inserted:
     """Insert the masked logins whose messages are new to the ledger, with their extras from `insert_extras`.
 
     Raises:
         SchemaError: a trigger or rule of ``user_logins`` kept rows out of it.
     """
-    found = no_rows()
+    found = Inserted({}, [0] * (len(DELAY_BOUNDS) + 1), 0.0)
     if not len(logins):
         return found
     columns: list[Sequence[Any]] = [range(len(logins)), *(logins.columns[name] for name in _LOGIN_COLUMNS)]
@@ -109,10 +95,7 @@ def insert_logins(cursor: Cursor, logins: MaskedLogins, batch_id: str) -> Insert
 def insert_extras(cursor: Cursor, clear: Mapping[str, str], sealed: Sealed) -> None:
     """Stage the extras of logins, for `insert_logins` to insert those of new logins.
 
-    Args:
-        cursor: in the transaction of the batch.
-        clear: message id → the fields that are stored in clear, as a JSON object.
-        sealed: the other fields, by message id.
+    ``clear`` has the fields that are stored in clear, as a JSON object, and ``sealed`` the others; both by message id.
     """
     if not clear and not sealed:
         return
@@ -153,5 +136,7 @@ def insert_rejects(cursor: Cursor, rejected: Sequence[Reject], bodies: Sealed, b
     copy_rows(cursor, "incoming_rejects", _REJECT_COLUMNS, columns)
     cursor.execute(statement("insert_new_rejects"), {"batch_id": batch_id})
     new = frozenset(message_id for (message_id,) in cursor)
-    insert_data_keys(cursor, bodies, data_keys_of(bodies, new))
+    # A writer may not read the data keys of values from the database.
+    used = {block.data_key_id for block in bodies.blocks if not new.isdisjoint(block.subjects)}
+    insert_data_keys(cursor, bodies, used)
     return len(new)

@@ -4,6 +4,7 @@ The pipeline calls `require_migrated` at every start, so Alembic and SQLAlchemy 
 """
 
 import re
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import partial
@@ -14,10 +15,19 @@ import psycopg2
 
 from loginpipe.common.errors import DatabaseError, SchemaError
 from loginpipe.common.logins_table import logins_schema, logins_table
-from loginpipe.postgres.connections import Connection, Cursor, connect, place, statement_error, transaction
+from loginpipe.postgres.connections import (
+    READ_COMMITTED,
+    Connection,
+    Cursor,
+    connect,
+    place,
+    rows_of,
+    statement,
+    statement_error,
+    transaction,
+)
 from loginpipe.postgres.contract import examine_table
 from loginpipe.postgres.partitions import maintain, partitioning
-from loginpipe.postgres.statements import statement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,11 +50,9 @@ _MADE_MEANWHILE = frozenset({"23505", "42P06", "42P07"})
 
 @dataclass(frozen=True, slots=True)
 class MigrationResult:
-    """The result of `migrate`.
+    """The result of `migrate`: the revision found (None if there was none) and the one now, which is `HEAD`.
 
     Attributes:
-        before: the revision found, None for a database that was never migrated.
-        after: the revision now: `HEAD`.
         adopted: True if this call took over an existing ``user_logins`` unchanged.
         findings: what in ``user_logins`` can refuse, change or lose logins, and the effect, one line each. Empty for a
             table that loginpipe made.
@@ -59,43 +67,33 @@ class MigrationResult:
 def migrate(database_url: str, *, today: date | None = None, table_is_named: bool = False) -> MigrationResult:
     """Migrate to `HEAD`, all or nothing, then create partitions. Safe to call concurrently and repeatedly.
 
-    Args:
-        database_url: as for `connect`. The role needs CREATE on the database and on the schema of `logins_table`.
-        today: the UTC date to create partitions for; None for today.
-        table_is_named: True if LOGINPIPE_TABLE is set. Otherwise a ``user_logins`` in another schema is refused.
+    The role needs CREATE on the database and on the schema of `logins_table`. If the table is not named, by
+    LOGINPIPE_TABLE, a ``user_logins`` in another schema is refused.
 
     Raises:
         SchemaError: ``user_logins`` accepts no logins, or may be another table; the database is newer than this
             version, or was migrated with another LOGINPIPE_TABLE.
-        DatabaseError: unreachable, or a statement was refused.
     """
     upgrade = partial(_upgrade_in_transaction, table_is_named=table_is_named)
     before, adopted = _in_transaction(database_url, upgrade)
-    connection = connect(database_url)
     today = today or datetime.now(UTC).date()
-    try:
+    with closing(connect(database_url)) as connection:
         maintain(connection, today)
         with transaction(connection) as cursor:
             found = examine_table(connection)
             findings = (*found.obstacles, *found.notes, *partitioning(cursor, logins_table()).notes(today))
-    finally:
-        connection.close()
     return MigrationResult(before, HEAD, adopted, findings)
 
 
 def undo(database_url: str, revision: str) -> str:
     """Undo the migrations after a revision, the newest first, all or none; return the revision found before.
 
-    Data written since into what they added is lost. Stop the pipeline first.
-
-    Args:
-        database_url: as for `connect`. The role is the one that migrated, or owns the objects.
-        revision: the revision to go back to, as in ``0001``.
+    Data written since into what they added is lost. Stop the pipeline first. The role is the one that migrated, or owns
+    the objects.
 
     Raises:
         SchemaError: the database is not after that revision, or is newer than this version; or a migration refuses,
             because only its objects hold some data.
-        DatabaseError: unreachable, or a statement was refused.
     """
     return _in_transaction(database_url, partial(_undo_in_transaction, revision=revision))
 
@@ -118,22 +116,15 @@ def require_migrated(connection: Connection) -> None:
 
 def revision_of(cursor: Cursor) -> str | None:
     """Return the revision of a database's schema; None if it was never migrated."""
-    cursor.execute("SELECT to_regclass('loginpipe.alembic_version') IS NOT NULL")
-    if cursor.fetchone() == (False,):
+    if rows_of(cursor, "SELECT to_regclass('loginpipe.alembic_version')") == [(None,)]:
         return None
-    cursor.execute("SELECT max(version_num) FROM loginpipe.alembic_version")
-    row = cursor.fetchone()
-    return row[0] if row else None
+    ((revision,),) = rows_of(cursor, "SELECT max(version_num) FROM loginpipe.alembic_version")
+    return cast("str | None", revision)
 
 
 def require_same_table(cursor: Cursor) -> None:
-    """Check that a migrated database has its logins in the table of this process.
-
-    Raises:
-        SchemaError: they are in another table; names the setting.
-    """
-    cursor.execute("SELECT logins_table FROM loginpipe.installation")
-    ((recorded,),) = cursor.fetchall()
+    """Raise SchemaError if a migrated database has its logins in another table than this process."""
+    ((recorded,),) = rows_of(cursor, "SELECT logins_table FROM loginpipe.installation")
     if recorded != logins_table():
         raise SchemaError(
             f"{place(cursor.connection)} has its logins in {recorded}, and LOGINPIPE_TABLE is {logins_table()}: set "
@@ -179,8 +170,7 @@ def _upgrade_in_transaction(bound: "SqlalchemyConnection", *, table_is_named: bo
 
     connection = cast("Connection", bound.connection.driver_connection)
     with connection.cursor() as cursor:
-        # Each statement must see what was committed before it, above all after a wait for a lock.
-        cursor.execute(f"SET TRANSACTION ISOLATION LEVEL READ COMMITTED; {connection.settings}")
+        cursor.execute(f"SET TRANSACTION ISOLATION LEVEL {READ_COMMITTED}; {connection.settings}")
         before = _revision_to_upgrade(cursor, table_is_named=table_is_named)
         if before == HEAD:
             return before, False
@@ -201,7 +191,7 @@ def _undo_in_transaction(bound: "SqlalchemyConnection", *, revision: str) -> str
 
     connection = cast("Connection", bound.connection.driver_connection)
     with connection.cursor() as cursor:
-        cursor.execute(f"SET TRANSACTION ISOLATION LEVEL READ COMMITTED; {connection.settings}")
+        cursor.execute(f"SET TRANSACTION ISOLATION LEVEL {READ_COMMITTED}; {connection.settings}")
         if revision_of(cursor) is None:
             raise SchemaError(f"{place(connection)} was never migrated: there is nothing to undo")
         _lock_others_out(cursor)
@@ -240,8 +230,8 @@ def _lock_others_out(cursor: Cursor) -> None:
     If two transactions create the schema or Alembic's table at once, the second waits for the first, then fails with an
     error of `_MADE_MEANWHILE`.
     """
-    cursor.execute("SELECT to_regnamespace('loginpipe') IS NULL, to_regclass('loginpipe.alembic_version') IS NULL")
-    ((no_schema, no_table),) = cursor.fetchall()
+    missing = "SELECT to_regnamespace('loginpipe') IS NULL, to_regclass('loginpipe.alembic_version') IS NULL"
+    ((no_schema, no_table),) = rows_of(cursor, missing)
     if no_schema:  # CREATE SCHEMA IF NOT EXISTS needs the privilege even if the schema exists
         cursor.execute("CREATE SCHEMA loginpipe")
         cursor.execute("COMMENT ON SCHEMA loginpipe IS 'What the pipeline of user_logins keeps for itself.'")
@@ -257,8 +247,8 @@ def _lock_others_out(cursor: Cursor) -> None:
 def _require_schema(cursor: Cursor) -> None:
     # Not created here, because a mistyped schema would get a second table.
     schema = logins_schema()
-    cursor.execute("SELECT quote_ident(%s), to_regnamespace(quote_ident(%s)) IS NOT NULL", (schema, schema))
-    ((quoted, exists),) = cursor.fetchall()
+    query = "SELECT quote_ident(%s), to_regnamespace(quote_ident(%s)) IS NOT NULL"
+    ((quoted, exists),) = rows_of(cursor, query, (schema, schema))
     if quoted != schema:
         raise SchemaError(
             f"LOGINPIPE_TABLE: the schema {quoted} is a word of SQL's own: choose one that needs no quotes"
@@ -269,11 +259,9 @@ def _require_schema(cursor: Cursor) -> None:
 
 
 def _refuse_another_table(cursor: Cursor) -> None:
-    cursor.execute(statement("other_user_logins"))
-    row = cursor.fetchone()
-    if row:
+    for (other,) in rows_of(cursor, statement("other_user_logins")):
         raise SchemaError(
-            f"{place(cursor.connection)} has a table {row[0]} already: set LOGINPIPE_TABLE={row[0]} to adopt it, or "
+            f"{place(cursor.connection)} has a table {other} already: set LOGINPIPE_TABLE={other} to adopt it, or "
             f"LOGINPIPE_TABLE={logins_table()} to leave it alone"
         )
 
@@ -281,19 +269,18 @@ def _refuse_another_table(cursor: Cursor) -> None:
 def _refuse_newer(found: str, cursor: Cursor) -> None:
     if found <= HEAD:
         return
-    cursor.execute("SELECT obj_description('loginpipe.alembic_version'::regclass, 'pg_class')")
-    ((comment,),) = cursor.fetchall()
+    query = "SELECT obj_description('loginpipe.alembic_version'::regclass, 'pg_class')"
+    ((comment,),) = rows_of(cursor, query)
     ours, by = version("loginpipe"), _MIGRATED_BY.search(comment or "")
     # Between releases the version stays the same, but the schema may change.
     needed = f"loginpipe {by[1]} or newer" if by and by[1] != ours else "the version that migrated it, or a newer one"
-    at = f"{place(cast('Connection', cursor.connection))} is at {found}"
+    at = f"{place(cursor.connection)} is at {found}"
     raise SchemaError(f"{at}, and this code (loginpipe {ours}) knows {HEAD} at most: deploy {needed}")
 
 
 def _refusal(error: BaseException | None) -> DatabaseError:
     refusal = statement_error(error) if isinstance(error, psycopg2.Error) else DatabaseError("the migration failed")
     if refusal.sqlstate == _INSUFFICIENT_PRIVILEGE:
-        wanted = f"it needs CREATE on the database and on its schema {logins_schema()}, or to own both"
-        message = f"the role may not migrate: {wanted}"
-        return DatabaseError(f"{message} [{refusal.sqlstate}]", refusal.sqlstate)
+        needs = f"it needs CREATE on the database and on its schema {logins_schema()}, or to own both"
+        return DatabaseError(f"the role may not migrate: {needs} [{refusal.sqlstate}]", refusal.sqlstate)
     return refusal

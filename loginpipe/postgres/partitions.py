@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from loginpipe.common.errors import DatabaseError
 from loginpipe.common.logins_table import logins_table
-from loginpipe.postgres.connections import Connection, Cursor, transaction
-from loginpipe.postgres.statements import statement
+from loginpipe.postgres.connections import READ_COMMITTED, Connection, Cursor, fetch, statement, transaction
 
 LEDGER = "loginpipe.ingested_messages"
 EXTRAS = "loginpipe.login_extras"
@@ -39,9 +38,6 @@ _BUSY = ("55P03", "40P01")  # lock not available, deadlock
 _BOUNDS = re.compile(r"FOR VALUES FROM \('?([^']+)'?\) TO \('?([^']+)'?\)")
 _ENDLESS = {"MINVALUE": date.min, "-infinity": date.min, "MAXVALUE": date.max, "infinity": date.max}
 
-# The number of spans without a partition that a message names.
-_NAMED = 3
-
 _Result = TypeVar("_Result")
 
 
@@ -49,9 +45,7 @@ _Result = TypeVar("_Result")
 class Partition:
     """A partition for the days from ``start`` up to, not including, ``end``. Its text is schema and name.
 
-    Attributes:
-        table: schema and name of the parent.
-        name: its own name, in the parent's schema.
+    ``table`` is the parent with its schema, which ``name`` is in too.
     """
 
     table: str
@@ -66,14 +60,14 @@ class Partition:
     def days(self) -> str:
         """Return its days as text, as in ``2026-11-06 to 2026-11-30``."""
         last = self.end - _DAY
-        return f"{self.start}" if last == self.start else f"{self.start} to {last}"
+        return str(last) if last == self.start else f"{self.start} to {last}"
 
     def overlaps(self, other: "Partition") -> bool:
         """Return True if the two have a day in common; both must belong to one table."""
         return self.start < other.end and other.start < self.end
 
     def uncovered(self, existing: Iterable["Partition"]) -> list["Partition"]:
-        """Return the parts of it that no existing partition covers, as wide as possible; itself if none is covered.
+        """Return the parts that no existing partition covers, as wide as possible; itself if none is covered.
 
         ``loginpipe.create_partition`` computes the same end of a part.
         """
@@ -98,13 +92,9 @@ def coming(today: date) -> list[Partition]:
     The ledger has them from the oldest day that SQS can still deliver to a week ahead, ``user_logins`` and the extras
     from last month to three months ahead. So maintenance may fail for a week before a row lands in a default partition.
     """
-    first = ledger_begins(today)
-    days = [first + offset * _DAY for offset in range((today + _LEDGER_AHEAD - first).days + 1)]
+    days = [_of_day(ledger_begins(today) + offset * _DAY) for offset in range((_LEDGER_KEPT + _LEDGER_AHEAD).days + 1)]
     months = [_first_of_month(today, offset) for offset in _LOGIN_MONTHS]
-    return [
-        *(_of_day(day) for day in days),
-        *(month_of(month, table) for table in (EXTRAS, logins_table()) for month in months),
-    ]
+    return [*days, *(month_of(month, table) for table in (EXTRAS, logins_table()) for month in months)]
 
 
 def expired(existing: Iterable[Partition], today: date) -> list[Partition]:
@@ -134,14 +124,9 @@ def month_of(day: date, table: str | None = None) -> Partition:
 
 
 def outlived(existing: Iterable[Partition], today: date, days: int) -> list[Partition]:
-    """Return the months of ``user_logins`` that ended before `retention_begins`.
-
-    It returns only those that loginpipe made, because the database drops no others.
-    """
-    kept_from = retention_begins(today, days)
-    return [
-        partition for partition in existing if partition.end <= kept_from and partition == month_of(partition.start)
-    ]
+    """Return the months of ``user_logins`` that ended before `retention_begins`; as `expired`, only loginpipe's."""
+    first = retention_begins(today, days)
+    return [partition for partition in existing if partition.end <= first and partition == month_of(partition.start)]
 
 
 def _of_day(day: date) -> Partition:
@@ -153,16 +138,14 @@ def _first_of_month(day: date, offset: int) -> date:
     return date(year, month + 1, 1)
 
 
-@dataclass(frozen=True, slots=True)
-class MaintenanceResult:
+class MaintenanceResult(NamedTuple):
     """The result of `maintain`; tables and partitions with their schema.
 
     Attributes:
         created: new partitions.
         dropped: dropped ledger partitions.
-        rows_in_default: rows in each default partition, whose dates no other partition covers. Normally 0.
-        unmanaged: tables that loginpipe does not partition, with the reason and the days that no partition covers. An
-            adopted ``user_logins`` may be one.
+        rows_in_default: rows in each default partition. Normally 0.
+        unmanaged: table, as an adopted ``user_logins`` → why loginpipe does not partition it, and uncovered days.
     """
 
     created: list[str]
@@ -175,14 +158,8 @@ def maintain(connection: Connection, today: date) -> MaintenanceResult:
     """Create the coming partitions, move their rows out of the default ones, and drop the ledger's expired ones.
 
     Safe during loads and concurrent calls: one short transaction per partition, one maintainer at a time, lock waits of
-    at most a second, five attempts. It never drops partitions of ``user_logins`` or of the extras; retention does.
-
-    Args:
-        connection: of the owner or a member of ``loginpipe_writer``, with no transaction open.
-        today: the UTC date.
-
-    Raises:
-        DatabaseError: a partition, which it names, could not be created or dropped; earlier ones stay done.
+    at most a second, five attempts. It never drops partitions of ``user_logins`` or of the extras; retention does. The
+    role must be the owner or a member of ``loginpipe_writer``. After an error, what was done before stays.
     """
     table = logins_table()
     created = [name for of in (LEDGER, EXTRAS) for name in _add_uncovered(connection, of, coming(today))]
@@ -192,26 +169,21 @@ def maintain(connection: Connection, today: date) -> MaintenanceResult:
         unmanaged = found.unmanaged(today) or found.not_ours
         return MaintenanceResult(created, dropped, rows_in_default(connection, LEDGER), {table: unmanaged})
     created += _add_uncovered(connection, table, coming(today))
-    in_turn(connection, partial(_share_replica_identity, table=table), table)
+    in_turn(connection, lambda cursor: cursor.execute("SELECT loginpipe.share_replica_identity(%s)", (table,)), table)
     return MaintenanceResult(created, dropped, rows_in_default(connection, LEDGER, table), {})
 
 
 def in_turn(connection: Connection, work: Callable[[Cursor], _Result], subject: str) -> _Result:
     """Work on partitions in a transaction of its own, one process at a time; retry if the needed locks are taken.
 
-    Args:
-        connection: with no transaction open.
-        work: must be short, because other users of the table wait for it.
-        subject: what it is about, for the message.
+    ``work`` must be short, because other users of the table wait for it.
 
     Raises:
         DatabaseError: it failed, after five attempts if locks were taken; names the subject.
     """
 
     def once() -> _Result:
-        with transaction(connection) as cursor:
-            # Each statement must see what was committed before it, above all after a wait for a lock.
-            cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        with transaction(connection, READ_COMMITTED) as cursor:
             take_turn(cursor, "partitions")
             cursor.execute("SELECT set_config('lock_timeout', %s, true)", (_LOCK_WAIT,))
             return work(cursor)
@@ -241,11 +213,9 @@ class Partitioning:
     """How a table is partitioned.
 
     Attributes:
-        table: schema and name.
         scheme: as in ``RANGE (create_date)``; None if it is not partitioned.
         owned: True if the role that the partition functions run as owns it.
-        has_default: True if it has a default partition.
-        partitions: the others, if it is partitioned by ranges of days.
+        partitions: those besides the default one, if it is partitioned by ranges of days.
     """
 
     table: str
@@ -287,7 +257,7 @@ class Partitioning:
         gaps = self.uncovered(today)
         if not gaps:
             return None
-        days = ", ".join(gap.days for gap in gaps[:_NAMED]) + (" and others" if len(gaps) > _NAMED else "")
+        days = ", ".join(gap.days for gap in gaps[:3]) + (" and others" if gaps[3:] else "")
         return f"{self.not_ours}: no partition covers {days}: logins of these days {rest}"
 
     def notes(self, today: date) -> list[str]:
@@ -298,13 +268,12 @@ class Partitioning:
         others = sorted(partition for partition in self.partitions if not _is_of_our_making(partition))
         if self.not_ours or not others:
             return []
-        return [
-            (
-                f"partitions: loginpipe did not create {len(others)} of them, such as {others[0]}: it adds partitions "
-                "for other days and never drops these; switch off the job that creates them, or both create partitions "
-                "for the same days"
-            )
-        ]
+        note = (
+            f"partitions: loginpipe did not create {len(others)} of them, such as {others[0]}: it adds partitions for "
+            "other days and never drops these; switch off the job that creates them, or both create partitions for the "
+            "same days"
+        )
+        return [note]
 
 
 def _is_of_our_making(partition: Partition) -> bool:
@@ -320,11 +289,6 @@ def partitioning(cursor: Cursor, table: str) -> Partitioning:
     return Partitioning(table, scheme, owned, has_default, partitions)
 
 
-def why_not_ours(cursor: Cursor, table: str) -> str | None:
-    """Return why loginpipe does not partition a table; None if it does."""
-    return partitioning(cursor, table).not_ours
-
-
 def days_are_found(cursor: Cursor) -> bool:
     """Return True if the rows of a day of ``user_logins`` can be found without reading the whole table."""
     cursor.execute(statement("days_are_found"))
@@ -334,13 +298,8 @@ def days_are_found(cursor: Cursor) -> bool:
 def existing_partitions(cursor: Cursor, table: str) -> list[Partition]:
     """Read a table's partitions, without a default one."""
     cursor.execute(statement("existing_partitions"), {"table": table})
-    partitions = []
-    for name, bounds in cursor.fetchall():
-        match = _BOUNDS.fullmatch(bounds)
-        if match:
-            start, end = map(_bound, match.groups())
-            partitions.append(Partition(table, name, start, end))
-    return partitions
+    with_bounds = ((name, _BOUNDS.fullmatch(bounds)) for name, bounds in cursor.fetchall())
+    return [Partition(table, name, *map(_bound, bounds.groups())) for name, bounds in with_bounds if bounds]
 
 
 def _bound(text: str) -> date:
@@ -355,17 +314,11 @@ def _bound(text: str) -> date:
 def ensure_month(connection: Connection, day: date) -> bool:
     """Create what is missing of the partition for a day's month in ``user_logins``; return True if it was created.
 
-    Args:
-        connection: of the owner or a member of ``loginpipe_writer``, with no transaction open.
-        day: in a month of the plan, or in one that was dropped after it was archived.
-
-    Raises:
-        DatabaseError: it could not be created.
+    The month is planned, or was dropped after it was archived. The role is as for `maintain`.
     """
     table = logins_table()
-    if in_turn(connection, partial(why_not_ours, table=table), table):
-        return False
-    return bool(_add_uncovered(connection, table, [month_of(day)]))
+    found = in_turn(connection, partial(partitioning, table=table), table)
+    return not found.not_ours and bool(_add_uncovered(connection, table, [month_of(day)]))
 
 
 def _add_uncovered(connection: Connection, table: str, wanted: Iterable[Partition]) -> list[str]:
@@ -395,15 +348,10 @@ def _drop_expired(cursor: Cursor, today: date) -> list[str]:
     return [str(partition) for partition in gone]
 
 
-def _share_replica_identity(cursor: Cursor, table: str) -> None:
-    cursor.execute("SELECT loginpipe.share_replica_identity(%s)", (table,))
-
-
 def rows_in_default(connection: Connection, *tables: str) -> dict[str, int]:
     """Count the rows in the default partition of each table that has one."""
-    with transaction(connection) as cursor:
-        cursor.execute("SELECT name, loginpipe.rows_in_default(name) FROM unnest(%s) AS asked (name)", (list(tables),))
-        return {table: rows for table, rows in cursor if rows is not None}
+    query = "SELECT name, loginpipe.rows_in_default(name) FROM unnest(%s) AS asked (name)"
+    return {table: rows for table, rows in fetch(connection, query, (list(tables),)) if rows is not None}
 
 
 def stray_rows(connection: Connection, today: date) -> Mapping[str, int]:
@@ -411,7 +359,6 @@ def stray_rows(connection: Connection, today: date) -> Mapping[str, int]:
 
     Expired rows of the ledger are left out.
     """
-    with transaction(connection) as cursor:
-        cursor.execute(statement("default_partition_rows"), {"ledger_begins": ledger_begins(today)})
-        ((logins, messages),) = cursor.fetchall()
+    begins = ledger_begins(today)
+    ((logins, messages),) = fetch(connection, statement("default_partition_rows"), {"ledger_begins": begins})
     return {logins_table(): logins, LEDGER: messages}

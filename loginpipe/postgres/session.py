@@ -9,13 +9,7 @@ from threading import Event, Thread
 from typing import TypeVar
 
 import psycopg2
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception,
-    stop_after_delay,
-    wait_random_exponential,
-)
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from loginpipe.common.errors import DatabaseError, runbook
 from loginpipe.postgres.connections import Connection, connect
@@ -47,13 +41,11 @@ class OutOfTimeError(DatabaseError):
 
 def is_passing(error: BaseException) -> bool:
     """Return True if an error may be transient, by its SQLSTATE."""
+    # Not its subclasses.
     if not isinstance(error, DatabaseError) or type(error) is not DatabaseError:
         return False
-    return (
-        error.sqlstate is None
-        or error.sqlstate.startswith("08")
-        or error.sqlstate in _PASSING | _NEEDS_ANOTHER_CONNECTION
-    )
+    state = error.sqlstate
+    return state is None or state.startswith("08") or state in _PASSING | _NEEDS_ANOTHER_CONNECTION
 
 
 class Session:
@@ -66,15 +58,10 @@ class Session:
         retry_seconds: float = RETRY_SECONDS,
         give_up: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Connect.
+        """Connect, and raise as `connect`.
 
-        Args:
-            database_url: of the warehouse. A function is called for each connection, because a password may change.
-            retry_seconds: how long work with transient errors is retried.
-            give_up: returns True to stop retrying, regardless of the time.
-
-        Raises:
-            DatabaseError: the database cannot be used.
+        If ``database_url`` is a function, it is called for each connection, because a password may change. Work with
+        transient errors is retried for ``retry_seconds``, or until ``give_up`` returns True.
         """
         self._url = database_url
         self._retry_seconds = retry_seconds
@@ -85,8 +72,7 @@ class Session:
     def run(self, work: Callable[[Connection], T]) -> T:
         """Do work in its own transactions. Retry it after a transient error, on a new connection if needed.
 
-        Args:
-            work: must have the same effect if repeated, because a commit may have succeeded without a response.
+        The work must have the same effect if repeated, because a commit may have succeeded without a response.
 
         Raises:
             OutOfTimeError: within `until`: the work was not started, or its transaction was rolled back.

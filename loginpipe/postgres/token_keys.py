@@ -9,8 +9,7 @@ from typing import Any
 
 from loginpipe.common.errors import DatabaseError, TokenKeyMismatchError
 from loginpipe.masking.tokens import PlaceholderToken, TokenKeys
-from loginpipe.postgres.connections import Connection, transaction
-from loginpipe.postgres.statements import statement
+from loginpipe.postgres.connections import Connection, fetch, rows_of, statement, transaction
 
 _NO_PRIVILEGE = "42501"
 _FORGET_LOST_KEY = "UPDATE loginpipe.token_key_checks SET successor_hash = NULL"
@@ -31,11 +30,8 @@ def check_token_keys(connection: Connection, keys: TokenKeys) -> None:
         for version, check_value in sorted(keys.check_values().items()):
             if version in recorded or version > keys.current:
                 continue
-            cursor.execute(
-                "SELECT loginpipe.record_token_key(%s::smallint, %s, %s, %s)",
-                (version, check_value, sha256(proofs[version]).digest(), proofs.get(newest)),
-            )
-            if cursor.fetchone() != (True,):
+            row = (version, check_value, sha256(proofs[version]).digest(), proofs.get(newest))
+            if rows_of(cursor, "SELECT loginpipe.record_token_key(%s::smallint, %s, %s, %s)", row) != [(True,)]:
                 raise TokenKeyMismatchError(
                     f"token key version {version} is new to this database, and the newest version it knows is not "
                     "among the keys of this machine (`loginpipe keys status`): add that one for the first run; if it "
@@ -52,9 +48,8 @@ def require_known_keys(connection: Connection, keys: TokenKeys) -> set[int]:
     Raises:
         TokenKeyMismatchError: as `check_token_keys`.
     """
-    with transaction(connection) as cursor:
-        cursor.execute("SELECT key_version, check_value FROM loginpipe.token_key_checks")
-        recorded = {version: bytes(check_value) for version, check_value in cursor}
+    found = fetch(connection, "SELECT key_version, check_value FROM loginpipe.token_key_checks")
+    recorded = {version: bytes(check_value) for version, check_value in found}
     for version, check_value in keys.check_values().items():
         if recorded.get(version, check_value) != check_value:
             raise TokenKeyMismatchError(
@@ -72,9 +67,7 @@ def require_known_keys(connection: Connection, keys: TokenKeys) -> set[int]:
 
 def newest_key_version(connection: Connection) -> int:
     """Return the highest version of the token key that tokens were made with; 0 without tokens."""
-    with transaction(connection) as cursor:
-        cursor.execute("SELECT coalesce(max(key_version), 0) FROM loginpipe.token_key_checks")
-        ((version,),) = cursor.fetchall()
+    ((version,),) = fetch(connection, "SELECT coalesce(max(key_version), 0) FROM loginpipe.token_key_checks")
     return int(version)
 
 
@@ -95,9 +88,7 @@ def sealed_by_version(connection: Connection) -> Mapping[int | None, int] | None
 
 def _visible(connection: Connection, query: str) -> list[tuple[Any, ...]] | None:
     try:
-        with transaction(connection) as cursor:
-            cursor.execute(query)
-            return cursor.fetchall()
+        return fetch(connection, query)
     except DatabaseError as error:
         if error.sqlstate == _NO_PRIVILEGE:
             return None
@@ -109,16 +100,11 @@ def mark_placeholders(connection: Connection, placeholders: Sequence[Placeholder
 
     A new placeholder counts as one in earlier logins too, and is removed from the tables of duplicates. A token that is
     no longer in the list is removed, if the key that made it is among the current keys.
-
-    Raises:
-        DatabaseError: nothing was changed.
     """
+    columns = {
+        "tokens": [each.token for each in placeholders],
+        "fields": [each.field for each in placeholders],
+        "made_by": [each.made_by for each in placeholders],
+    }
     with transaction(connection) as cursor:
-        cursor.execute(
-            statement("mark_placeholders"),
-            {
-                "tokens": [each.token for each in placeholders],
-                "fields": [each.field for each in placeholders],
-                "made_by": [each.made_by for each in placeholders],
-            },
-        )
+        cursor.execute(statement("mark_placeholders"), columns)

@@ -13,12 +13,11 @@ import psycopg2
 import pyarrow.parquet as pq
 import pytest
 
-from loginpipe.archive.days import Outcome
+from loginpipe.archive.days import Outcome, compare_with_table, counted_ranges, problem_of
 from loginpipe.archive.store import Folder, Store, Stores, open_store
-from loginpipe.archive.verification import compare_with_table, counted_ranges, problem_of
 from loginpipe.common.errors import ArchivedDayError, ArchiveError, DatabaseError, SettingError
 from loginpipe.common.settings import Settings
-from loginpipe.postgres.archive import ArchivedDay, begin_work_on_day, content_in_table
+from loginpipe.postgres.archive import ArchivedDay, content_in_table, work_on_day
 from loginpipe.postgres.connections import connect, transaction
 from loginpipe_tests.archive import LOGINS, OLD, TODAY, Archive, of_day
 
@@ -170,10 +169,9 @@ def test_a_day_that_is_not_over_one_that_shrank_and_one_that_someone_works_on_ar
     in_folder.bury(b"ann")
     assert in_folder.archived().record.row_count == len(LOGINS) - 2
 
-    with closing(connect(in_folder.pipeline_url)) as connection, transaction(connection) as cursor:
-        begin_work_on_day(cursor, OLD)
-        with pytest.raises(DatabaseError, match=r"is being archived or restored by another process") as caught:
-            in_folder.archived()
+    refused = pytest.raises(DatabaseError, match=r"is being archived or restored by another process")
+    with closing(connect(in_folder.pipeline_url)) as connection, work_on_day(connection, OLD), refused as caught:
+        in_folder.archived()
     assert caught.value.sqlstate == "55P03", "a session waits for it"
 
 

@@ -14,10 +14,8 @@ import boto3
 import psycopg2
 import pytest
 
-from loginpipe.archive.days import retire_month
-from loginpipe.archive.erasure import forget_erased
-from loginpipe.archive.restore import KEPT_DAYS, Restored, restore_day
-from loginpipe.archive.verification import verify_day
+from loginpipe.archive.days import retire_month, verify_day
+from loginpipe.archive.restore import KEPT_DAYS, Restored, forget_erased, restore_day
 from loginpipe.common.errors import ArchivedDayError, ArchiveError
 from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.archive import days_to_search, drop_month, outlived_months

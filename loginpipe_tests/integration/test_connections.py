@@ -14,7 +14,7 @@ from dagster_postgres import DagsterPostgresStorage, PostgresRunStorage
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from loginpipe import definitions
-from loginpipe.backup.programs import DUMP, run
+from loginpipe.backup.backups import DUMP, run
 from loginpipe.common.errors import DatabaseError
 from loginpipe.defs.instance import Storage
 from loginpipe.postgres import connections

@@ -14,8 +14,7 @@ from loginpipe import cli
 from loginpipe.common.settings import load_settings
 from loginpipe.custody.replay import replay
 from loginpipe.postgres.connections import connect, transaction
-from loginpipe.postgres.ledger import recorded
-from loginpipe.postgres.rejects import RejectFilter, find_rejects
+from loginpipe.postgres.ledger import RejectFilter, find_rejects, recorded
 from loginpipe.sqs import dead_letters
 from loginpipe.sqs.client import Queue, open_queue, read_depth
 from loginpipe.sqs.dead_letters import RedriveCounts, redrive, redrive_policy

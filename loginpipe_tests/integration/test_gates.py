@@ -17,7 +17,7 @@ from loginpipe.common.errors import DatabaseError, LoginpipeError
 from loginpipe.common.settings import load_settings
 from loginpipe.ingest.record import record_batch
 from loginpipe.monitoring.doctor import locks
-from loginpipe.postgres.archive import begin_work_on_day
+from loginpipe.postgres.archive import work_on_day
 from loginpipe.postgres.connections import Connection, connect, transaction
 from loginpipe.postgres.insights import refresh_daily_logins
 from loginpipe.postgres.migrate import migrate
@@ -38,8 +38,8 @@ def _used_versions(database_url: str) -> None:
 
 
 def archive_a_day(connection: Connection) -> None:
-    with transaction(connection) as cursor:
-        begin_work_on_day(cursor, TODAY)
+    with work_on_day(connection, TODAY):
+        pass
 
 
 def add_an_alias(connection: Connection) -> None:

@@ -13,7 +13,7 @@ import botocore.auth
 import pytest
 from psycopg2.extensions import parse_dsn
 
-from loginpipe.backup.programs import DUMP, run
+from loginpipe.backup.backups import DUMP, run
 from loginpipe.common import aws
 from loginpipe.common.errors import DatabaseError, LoginpipeError, SettingError
 from loginpipe.defs.instance import Storage

@@ -56,7 +56,11 @@ def test_a_file_is_typed_compressed_and_says_what_it_holds(tmp_path: Path) -> No
     content = write_day(path, DAY, [[ROW, ROW], [other]])
     assert [row for rows in read_day(path) for row in rows] == [ROW, ROW, other]
     assert content == content_of(path)
-    assert (content.rows, content.sha256, content.file_bytes) == (3, digest_of(ROW, ROW, other), path.stat().st_size)
+    assert (content.row_count, content.sha256, content.file_bytes) == (
+        3,
+        digest_of(ROW, ROW, other),
+        path.stat().st_size,
+    )
 
     file = pq.ParquetFile(path)
     text = [pa.string()] * 5
@@ -83,7 +87,7 @@ def test_row_groups_are_large_whatever_batches_the_rows_come_in(tmp_path: Path) 
 
 def test_a_day_without_logins_is_a_file_without_rows(tmp_path: Path) -> None:
     content = write_day(tmp_path / "day.parquet", DAY, [])
-    assert (content.rows, content.sha256) == (0, digest_of())
+    assert (content.row_count, content.sha256) == (0, digest_of())
     assert content_of(tmp_path / "day.parquet") == content
 
 

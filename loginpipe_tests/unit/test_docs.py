@@ -14,8 +14,9 @@ from loginpipe.common.settings import PREFIX, Settings
 from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.logins.rejects import MEANINGS, Reason
 from loginpipe.monitoring.metrics import lag_metric, queue_metrics, table_metrics
-from loginpipe.postgres.metrics import QueueTotals, Totals, VaultTotals
+from loginpipe.postgres.batches import QueueTotals, Totals
 from loginpipe.postgres.migrate import HEAD
+from loginpipe.postgres.vault import VaultTotals
 from loginpipe.sqs.client import Depth
 from loginpipe.sqs.dead_letters import DeadLetterDepth, Owners
 

@@ -53,3 +53,18 @@ SELECT count(*)
 FROM asked_messages AS asked
 WHERE NOT EXISTS (SELECT FROM loginpipe.rejected_messages AS reject WHERE reject.message_id = asked.message_id)
     AND NOT EXISTS (SELECT FROM loginpipe.login_extras AS login WHERE login.message_id = asked.message_id)
+
+-- name: request_access
+-- Request the values of asked_subjects, possibly under a bulk request.
+SELECT request_id::text, refusal, needs_approval
+FROM vault.request_access(ARRAY(SELECT subject FROM asked_subjects), %(purpose)s, %(ticket)s, %(under)s::uuid)
+
+-- name: request_bulk
+-- Request a number of values for one purpose.
+SELECT request_id::text, refusal, needs_approval
+FROM vault.request_access(NULL, %(purpose)s, %(ticket)s, NULL, %(kind)s, %(number)s)
+
+-- name: erase_user
+-- Erase the user of a request, with the values that the tokens name, and return what was erased.
+SELECT refusal, logins, sealed_values, kept, dropped_from, dropped_to
+FROM vault.erase_user(%(request)s::uuid, %(tokens)s::text[], %(values)s::text[], %(seen)s::text[])

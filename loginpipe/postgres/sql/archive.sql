@@ -35,6 +35,18 @@ SET row_count = %(row_count)s,
     verified_at = clock_timestamp()
 WHERE day = %(day)s
 
+-- name: archive_unchanged
+-- Record that the file of a day, just read back, matches the table or holds no erased user.
+UPDATE loginpipe.archived_days
+SET archived_at = clock_timestamp(), verified_at = clock_timestamp()
+WHERE day = %(day)s
+
+-- name: archive_verified
+-- Record that a file was read back, and whether it was whole, unless the day has another file now.
+UPDATE loginpipe.archived_days
+SET verified_at = CASE WHEN %(whole)s THEN clock_timestamp() END
+WHERE day = %(day)s AND url = %(url)s
+
 -- name: archive_to_search
 -- List the dropped days whose files may contain users that were erased since. Erasures without a tombstone (key version
 -- 0) cannot be searched for, and do not count.

@@ -67,3 +67,16 @@ WHERE NOT EXISTS (
     FROM pg_depend
     WHERE classid = class AND objid = found.oid AND deptype = 'e'
 )
+
+-- name: backup_missing_roles
+-- List the roles, of those given, that the server does not have, each also quoted.
+SELECT name, quote_ident(name)
+FROM unnest(%(roles)s) AS wanted (name)
+WHERE to_regrole(quote_ident(name)) IS NULL
+ORDER BY name
+
+-- name: backup_without_timeouts
+-- Switch off the timeouts that could end a long dump.
+SELECT set_config(name, '0', true)
+FROM pg_settings
+WHERE name IN ('statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout')

@@ -92,8 +92,7 @@ SELECT
     coalesce(sum(rejected), 0),
     coalesce(sum(inserted), 0),
     coalesce(sum(duplicates), 0),
-    min(oldest_sent_at),
-    max(newest_sent_at),
+    CASE WHEN count(*) > 0 THEN ARRAY[min(oldest_sent_at), max(newest_sent_at)] END,
     max(recorded_at),
     ARRAY(
         SELECT sum(logins)::bigint

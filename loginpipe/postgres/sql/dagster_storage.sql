@@ -155,3 +155,9 @@ SELECT
             timestamp > %(since)s
             AND run_id IN (SELECT run_id FROM runs WHERE update_timestamp > %(since)s UNION ALL SELECT '')
     )
+
+-- name: dagster_columns
+-- List the columns of Dagster's tables, each with its table, and their types.
+SELECT table_name || '.' || column_name, data_type
+FROM information_schema.columns
+WHERE table_schema = current_schema()

@@ -17,7 +17,7 @@ from loginpipe.masking.key_files import read_seal_key, read_token_keys
 from loginpipe.masking.sealing import seal
 from loginpipe.masking.tokens import TokenKeys
 from loginpipe.postgres.connections import Connection
-from loginpipe.postgres.rejects import RejectFilter, find_rejects
+from loginpipe.postgres.ledger import RejectFilter, find_rejects
 from loginpipe_tests.conftest import KeyFiles, Pipeline
 from loginpipe_tests.custody import REASON, bulk, closing_psycopg2, connected, opener_of, write_token_keys
 from loginpipe_tests.custody import erased as erase_user
