@@ -7,6 +7,10 @@ class Clock:
     """Seconds since the epoch."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Set the clock to the time of the machine."""
         self._offset = time.time() - time.monotonic()
 
     def now(self) -> float:

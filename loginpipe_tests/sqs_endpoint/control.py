@@ -37,6 +37,7 @@ class Control:
         self._commands: dict[str, Callable[[Content], Content]] = {
             "add_fault": self._add_fault,
             "advance": self._advance,
+            "reset_clock": self._reset_clock,
             "fates": self._fates,
             "clear_faults": self._clear_faults,
             "configure": self._configure,
@@ -83,6 +84,10 @@ class Control:
         for entry in self._account.entries.values():
             entry.queue.settle(self._clock.now())
         self._polls.serve_all()
+        return {}
+
+    def _reset_clock(self, _content: Content) -> Content:
+        self._clock.reset()
         return {}
 
     def _send(self, content: Content) -> Content:

@@ -116,6 +116,10 @@ class Endpoint:
         """Set its clock forward: timeouts, delays, retention and deduplication pass, but long polls keep waiting."""
         self.command("advance", seconds=seconds)
 
+    def reset_clock(self) -> None:
+        """Set its clock to the time of the machine."""
+        self.command("reset_clock")
+
     def send(self, queue: str, bodies: Iterable[str], *, groups: int = 1) -> list[str]:
         """Put these bodies on a queue (a name or URL), on a FIFO queue in the groups in turn; return the ids."""
         answer = self.command("send", queue=queue, bodies=list(bodies), groups=groups)
