@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Timeouts for a connection and for a response. A sensor tick has a minute for everything.
 _SECONDS = 5
+_GOOD = range(200, 300)
 _ATTEMPTS = 2
 # The limit of SNS.
 _MAX_SUBJECT = 100
@@ -57,7 +58,8 @@ def channels(settings: Settings) -> Sequence[Channel]:
     if arn := settings.alert_sns_topic:
         region, topic = arn.split(":")[3], arn.split(":")[5]
         place = f"SNS topic {topic} in {region}"
-        found.append(Channel("sns", place, partial(_publish, arn, place, region, settings.production)))
+        deliver = partial(_publish, arn=arn, place=place, region=region, production=settings.production)
+        found.append(Channel("sns", place, deliver))
     return found
 
 
@@ -85,11 +87,11 @@ def _post(url: str, place: str, _subject: str, text: str) -> None:
         ) from None
     except (OSError, HTTPException, ValueError) as error:
         raise AlertError(f"{place} gave no valid answer ({_os_problem(error)}): check its URL") from None
-    if status // 100 != 2:  # noqa: PLR2004
+    if status not in _GOOD:
         raise AlertError(f"{place} answered with status {status}: check its URL")
 
 
-def _publish(arn: str, place: str, region: str, production: bool, subject: str, text: str) -> None:  # noqa: PLR0917
+def _publish(subject: str, text: str, *, arn: str, place: str, region: str, production: bool) -> None:
     """Publish to a standard topic in the region of its ARN. Credentials and endpoint are those of boto3."""
     wording = Wording(AlertError, place, grant="sns:Publish on it")
     client = aws_client("sns", wording, production=production, region=region, attempts=_ATTEMPTS, read_seconds=_SECONDS)
