@@ -1,1 +1,1 @@
-"""Load the queue into the table: one module per stage, with the checks, the job and the sensor."""
+"""Load the queue into the table: the stages in the order of the data, their step, checks, job and sensor."""
