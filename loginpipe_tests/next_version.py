@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import copytree
 from typing import TYPE_CHECKING
 
 import pytest
@@ -60,9 +61,9 @@ def next_version(folder: Path) -> Iterator[str]:
     """Be the next version of loginpipe for a ``with`` block; yield its newest revision.
 
     Args:
-        folder: where its migration is written, beside those of this version.
+        folder: does not exist yet. Its migration is written there, beside copies of those of this version.
     """
-    folder.mkdir(exist_ok=True)
+    copytree(VERSIONS, folder)
     (folder / f"{REVISION}_region.py").write_text(MIGRATION)
     (folder / f"{REVISION}_region.sql").write_text(UPGRADE)
     (folder / f"{REVISION}_region_undo.sql").write_text(UNDO)
@@ -71,7 +72,7 @@ def next_version(folder: Path) -> Iterator[str]:
     def alembic_config() -> "Config":
         config = config_of_today()
         config.set_main_option("path_separator", "newline")
-        config.set_main_option("version_locations", f"{VERSIONS}\n{folder}")
+        config.set_main_option("version_locations", str(folder))
         return config
 
     with pytest.MonkeyPatch.context() as patch:
