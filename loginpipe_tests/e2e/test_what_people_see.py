@@ -5,6 +5,7 @@ Messages with markers go through a run that succeeds and one that fails, started
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +123,17 @@ def answers(ui: int) -> dict[str, str]:
         events = graphql(ui, EVENTS, id=run["runId"])["logsForRun"]["events"]
         there[f"events of {run['runId']}"] = json.dumps(events)
         for key in {event["fileKey"] for event in events if event["__typename"] == "LogsCapturedEvent"}:
-            output = graphql(ui, OUTPUT, key=[run["runId"], "compute_logs", key])["capturedLogs"]
-            assert output["stderr"], "no output was captured"
-            there[f"output of {run['runId']}"] = json.dumps(output)
+            # A run says that its output is captured before the first of it is written.
+            there[f"output of {run['runId']}"] = eventually(
+                partial(captured, ui, [run["runId"], "compute_logs", key]), seconds=60, what="output is captured"
+            )
     return there
+
+
+def captured(ui: int, log: list[str]) -> str | None:
+    """Return what a run printed, or None if nothing is there yet."""
+    output = graphql(ui, OUTPUT, key=log)["capturedLogs"]
+    return json.dumps(output) if output["stderr"] else None
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def embedded(stack: LocalStack, database_url: str, key_files: KeyFiles, tmp_path
 
 
 def no_transaction_is_left_open(place: FastPlace | EmbeddedPlace) -> bool:
-    others = "datname = current_database() AND pid <> pg_backend_pid()"
+    others = "datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
     return place.rows(f"SELECT count(*) FROM pg_stat_activity WHERE {others}") == [(0,)]
 
 

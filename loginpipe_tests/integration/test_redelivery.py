@@ -147,7 +147,7 @@ def test_two_runs_that_hold_the_same_messages_record_each_once(
 END_CONNECTIONS = """
     SELECT pg_terminate_backend(pid, 5000)
     FROM pg_stat_activity
-    WHERE datname = '{database}' AND pid <> pg_backend_pid()
+    WHERE datname = '{database}' AND backend_type = 'client backend' AND pid <> pg_backend_pid()
 """
 
 

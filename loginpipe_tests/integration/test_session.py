@@ -67,7 +67,7 @@ class Database:
     def end_connections(self) -> None:
         self.execute(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-            f"WHERE datname = '{self.name}' AND pid <> pg_backend_pid()",
+            f"WHERE datname = '{self.name}' AND backend_type = 'client backend' AND pid <> pg_backend_pid()",
             url=self.server_url,
         )
 
