@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from loginpipe.custody.access import Bulk, BulkKind, Reason, request_bulk
 from loginpipe.custody.erasure import Erasure, erase, request_erasure
-from loginpipe.custody.opening import Opener, load_opener
+from loginpipe.custody.opening import Opener
+from loginpipe.custody.private_keys import load_opener
 from loginpipe.ingest.process import Masking, Outcome, process_batch
 from loginpipe.ingest.record import record_batch
 from loginpipe.logins.extras import SEALED, UnknownFields

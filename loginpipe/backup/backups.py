@@ -33,18 +33,10 @@ from loginpipe.backup.manifest import (
     require_whole,
 )
 from loginpipe.common.errors import BackupError
-from loginpipe.postgres.connections import (
-    Connection,
-    connect,
-    place,
-    rows_of,
-    secured,
-    statement,
-    statement_error,
-    transaction,
-)
+from loginpipe.postgres.connections import Connection, connect, place, rows_of, secured, statement_error, transaction
 from loginpipe.postgres.grants import planned
 from loginpipe.postgres.migrate import require_same_table, revision_of
+from loginpipe.postgres.statements import statement
 
 DUMP = "pg_dump"
 RESTORE = "pg_restore"

@@ -8,7 +8,8 @@ from pathlib import Path
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from loginpipe.common.errors import BackupError
-from loginpipe.postgres.connections import Connection, Cursor, fetch, place, rows_of, statement, transaction
+from loginpipe.postgres.connections import Connection, Cursor, fetch, place, rows_of, transaction
+from loginpipe.postgres.statements import statement
 
 # The isolation level of a transaction that reads all of the database as of one moment.
 SNAPSHOT = "REPEATABLE READ READ ONLY"

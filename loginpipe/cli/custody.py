@@ -47,7 +47,7 @@ _BULK_COMMANDS: "dict[BulkKind, str]" = {
 
 def load_private_keys(settings: Settings, uris: list[str] | None) -> "Opener":
     """Load the named private keys, or those beside LOGINPIPE_SEAL_KEY; ask for passphrases. Raises as `load_opener`."""
-    from loginpipe.custody.opening import load_opener, private_uris
+    from loginpipe.custody.private_keys import load_opener, private_uris
 
     if not uris and not settings.seal_key:
         raise SettingError("LOGINPIPE_SEAL_KEY is not set: set it, or specify --private-key")

@@ -16,8 +16,9 @@ from loginpipe.common.errors import AccessRefusedError, LoginpipeError
 from loginpipe.masking.compat import schemes_of
 from loginpipe.masking.sealing import SealedValue, WrappedDataKey
 from loginpipe.masking.tokens import PREFIXES, token_pattern
-from loginpipe.postgres.connections import READ_COMMITTED, Connection, Cursor, rows_of, statement, transaction
+from loginpipe.postgres.connections import READ_COMMITTED, Connection, Cursor, rows_of, transaction
 from loginpipe.postgres.copy import copy_rows
+from loginpipe.postgres.statements import statement
 
 MAX_SUBJECTS = 256
 """Maximum number of tokens and message ids in one request."""

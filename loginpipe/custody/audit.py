@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from loginpipe.common.errors import AuditError
 from loginpipe.custody.access import require_subjects
-from loginpipe.postgres.connections import Connection, fetch, statement, transaction
+from loginpipe.postgres.connections import Connection, fetch, transaction
+from loginpipe.postgres.statements import statement
 
 FIRST_HASH = bytes(32)
 """The previous hash of the first entry."""

@@ -17,7 +17,8 @@ from loginpipe.masking.compat import CompatMasking
 from loginpipe.masking.mask import mask_logins, seal_originals
 from loginpipe.masking.sealing import SealKey
 from loginpipe.masking.tokens import TokenKeys
-from loginpipe.postgres.connections import Connection, fetch, statement, transaction
+from loginpipe.postgres.connections import Connection, fetch, transaction
+from loginpipe.postgres.statements import statement
 from loginpipe.postgres.vault import insert_sealed
 
 # 2001:db8::/32, which is reserved for documentation (RFC 3849).

@@ -16,8 +16,9 @@ from loginpipe.custody.opening import DataKeys, Opened, Opener, Opening, open_re
 from loginpipe.custody.token_checks import TokenChecks, canonical
 from loginpipe.logins.parsing import is_unicode
 from loginpipe.masking.tokens import TokenKeys
-from loginpipe.postgres.connections import READ_COMMITTED, Connection, statement, transaction
+from loginpipe.postgres.connections import READ_COMMITTED, Connection, transaction
 from loginpipe.postgres.copy import copy_rows
+from loginpipe.postgres.statements import statement
 
 LIMITS = (
     "The data is still in: the archive's files, until the next run of archive_logins (every night at 02:00 UTC; in a "

@@ -10,8 +10,9 @@ from loginpipe.custody.opening import DataKeys, Opener, open_released
 from loginpipe.custody.token_checks import EXTRAS, TokenChecks
 from loginpipe.logins.extras import VERSION_FIELD, field_text
 from loginpipe.logins.parsing import LOGIN_FIELDS
-from loginpipe.postgres.connections import Connection, fetch, statement, transaction
+from loginpipe.postgres.connections import Connection, fetch, transaction
 from loginpipe.postgres.copy import copy_rows
+from loginpipe.postgres.statements import statement
 
 _OURS = frozenset({*LOGIN_FIELDS, *COLUMN_NAMES}) - {VERSION_FIELD}
 _BEFORE_ALL = "00000000-0000-0000-0000-000000000000"

@@ -15,8 +15,9 @@ from loginpipe.custody.opening import DataKeys, Opened, Opener, Opening, open_re
 from loginpipe.custody.token_checks import Families, TokenChecks, canonical, read_families, token_version
 from loginpipe.masking.sealing import Sealed, SealKey, seal
 from loginpipe.masking.tokens import PREFIXES, TokenKeys
-from loginpipe.postgres.connections import READ_COMMITTED, Connection, fetch, rows_of, statement, transaction
+from loginpipe.postgres.connections import READ_COMMITTED, Connection, fetch, rows_of, transaction
 from loginpipe.postgres.erasures import hold_off_erasures
+from loginpipe.postgres.statements import statement
 from loginpipe.postgres.token_keys import check_token_keys
 from loginpipe.postgres.vault import insert_sealed, known_tokens, verify_aliases
 

@@ -11,7 +11,8 @@ from typing import TypeAlias
 from loginpipe.logins.canonical import canonical_address
 from loginpipe.masking.compat import SALTED, CompatMasking, schemes_of
 from loginpipe.masking.tokens import PREFIXES, TokenKeys, token_pattern
-from loginpipe.postgres.connections import Connection, fetch, statement
+from loginpipe.postgres.connections import Connection, fetch
+from loginpipe.postgres.statements import statement
 
 BODY = "body"
 """The field of a rejected message's body. Its subject is the message id."""

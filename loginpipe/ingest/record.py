@@ -14,10 +14,11 @@ from loginpipe.logins.messages import Message
 from loginpipe.logins.parsing import Envelope
 from loginpipe.logins.rejects import Reason
 from loginpipe.postgres.batches import BatchRecord, Finished, finish_batches
-from loginpipe.postgres.connections import Connection, statement, transaction
+from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.erasures import Erased, read_erased
 from loginpipe.postgres.load import Inserted, insert_extras, insert_logins, insert_rejects
 from loginpipe.postgres.session import Session
+from loginpipe.postgres.statements import statement
 from loginpipe.postgres.vault import insert_aliases, insert_data_keys, insert_sealed, known_tokens
 
 

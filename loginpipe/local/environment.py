@@ -13,8 +13,9 @@ from dotenv import dotenv_values
 from loginpipe.common.errors import LocalStackError
 from loginpipe.common.logins_table import DEFAULT_TABLE
 from loginpipe.local.stack import LocalStack
-from loginpipe.masking.key_files import generate_seal_key, generate_token_keys, replace_private_file
+from loginpipe.masking.key_files import generate_seal_key, generate_token_keys
 from loginpipe.masking.keys import key_file
+from loginpipe.masking.private_files import replace_private_file
 from loginpipe.postgres.connections import connect
 from loginpipe.postgres.days import first_day
 from loginpipe.postgres.migrate import migrate

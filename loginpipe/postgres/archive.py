@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from loginpipe.common.errors import DatabaseError
 from loginpipe.common.logins_table import logins_table
-from loginpipe.postgres.connections import READ_COMMITTED, Connection, Cursor, fetch, rows_of, statement, transaction
+from loginpipe.postgres.connections import READ_COMMITTED, Connection, Cursor, fetch, rows_of, transaction
 from loginpipe.postgres.days import changes_collected
 from loginpipe.postgres.partitions import (
     EXTRAS,
@@ -20,6 +20,7 @@ from loginpipe.postgres.partitions import (
     retention_begins,
     rows_in_default,
 )
+from loginpipe.postgres.statements import statement
 
 _DAYS = (
     "SELECT day, row_count, sha256, url, file_bytes, file_sha256, archived_at, verified_at, kept_until, dropped_at "

@@ -10,7 +10,8 @@ from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 
 from loginpipe.logins.delays import DELAY_BOUNDS
-from loginpipe.postgres.connections import Connection, Cursor, fetch, rows_of, statement, transaction
+from loginpipe.postgres.connections import Connection, Cursor, fetch, rows_of, transaction
+from loginpipe.postgres.statements import statement
 
 KEPT_DAYS = 31
 """How long single batches are kept; after that, sums by hour. ``loginpipe.drop_ledger_partition`` needs 29 days."""

@@ -1,17 +1,10 @@
-"""Open connections and transactions on the warehouse, and load statements. Errors quote neither passwords nor rows.
-
-Each file in the folder ``sql`` holds the statements of one subject. Each statement starts with a line ``-- name:
-insert_new_logins`` and comment lines that explain it; these are not sent. The files use ``public.user_logins``, which
-is replaced by the table of this process.
-"""
+"""Open connections and transactions on the warehouse. Errors quote neither passwords nor rows."""
 
 import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from functools import cache
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import psycopg2
@@ -21,7 +14,6 @@ from psycopg2.extensions import make_dsn, parse_dsn
 
 from loginpipe.common.aws import is_loopback, rds_token
 from loginpipe.common.errors import DatabaseError, SettingError
-from loginpipe.common.logins_table import DEFAULT_TABLE, logins_table
 from loginpipe.common.settings import connects_by_token, in_production
 
 Cursor: TypeAlias = psycopg2.extensions.cursor
@@ -95,8 +87,6 @@ _TRIED = re.compile(
 _VARIABLES = {name: f"PG{name.upper()}" for name in ("host", "hostaddr", "port", "sslmode", "user")}
 _VARIABLES["dbname"] = "PGDATABASE"
 _LOCAL_HOSTS = frozenset({"", "localhost", "127.0.0.1", "::1"})
-
-_HEAD = re.compile(r"^-- name: (\w+)\n((?:--.*\n)*)", re.MULTILINE)
 
 _STATEMENT_ADVICE = {
     "22P05": "the database's encoding has no such character: it should be UTF8",
@@ -258,28 +248,6 @@ def transaction(connection: Connection, isolation: str | None = None) -> Iterato
     finally:
         with suppress(psycopg2.Error):  # nothing to roll back after the commit or on a dead connection
             connection.rollback()
-
-
-def statement(name: str) -> str:
-    """Return the text of a statement, for the table of `logins_table`, or raise KeyError."""
-    return for_logins_table(_statements()[name])
-
-
-def for_logins_table(text: str) -> str:
-    """Return SQL that is written for ``public.user_logins``, changed to the table of `logins_table`."""
-    return text.replace(DEFAULT_TABLE, logins_table())
-
-
-@cache
-def _statements() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for file in sorted(Path(__file__).with_name("sql").glob("*.sql")):
-        _, *parts = _HEAD.split(file.read_text(encoding="utf-8"))
-        for name, text in zip(parts[::3], parts[2::3], strict=True):
-            if name in found:
-                raise ValueError(f"the statement {name} is there twice, once in sql/{file.name}: rename one")
-            found[name] = text.strip()
-    return found
 
 
 def rows_of(cursor: Cursor, query: str | sql.Composable, parameters: Any = None) -> list[tuple[Any, ...]]:

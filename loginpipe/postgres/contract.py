@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from loginpipe.common.logins_table import COLUMN_NAMES, USER_LOGINS_COLUMNS, logins_table
 from loginpipe.masking.compat import BASE64, HMAC, MD5, PLAIN, SALTED
-from loginpipe.postgres.connections import Connection, Cursor, fetch, rows_of, statement, transaction
+from loginpipe.postgres.connections import Connection, Cursor, fetch, rows_of, transaction
+from loginpipe.postgres.statements import statement
 
 _KINDS = {"r": "table", "p": "table", "v": "view", "m": "materialized view", "f": "foreign table"}
 

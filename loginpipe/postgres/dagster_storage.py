@@ -17,9 +17,9 @@ from loginpipe.postgres.connections import (
     require_verified_tls,
     rows_of,
     secured,
-    statement,
     transaction,
 )
+from loginpipe.postgres.statements import statement
 
 FAILED_RUNS_DAYS = 30
 """How long failed and cancelled runs are kept at least, so that last month's problems can be investigated."""

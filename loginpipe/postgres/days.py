@@ -13,7 +13,8 @@ from typing import cast
 
 from psycopg2 import sql
 
-from loginpipe.postgres.connections import READ_COMMITTED, Connection, Cursor, fetch, rows_of, statement, transaction
+from loginpipe.postgres.connections import READ_COMMITTED, Connection, Cursor, fetch, rows_of, transaction
+from loginpipe.postgres.statements import statement
 
 
 def collect_changes(cursor: Cursor) -> None:

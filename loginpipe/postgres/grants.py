@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from loginpipe.common.logins_table import logins_schema, logins_table
-from loginpipe.postgres.connections import Connection, fetch, rows_of, statement, transaction
+from loginpipe.postgres.connections import Connection, fetch, rows_of, transaction
+from loginpipe.postgres.statements import statement
 
 WRITER = "loginpipe_writer"
 ANALYST = "loginpipe_analyst"

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 from psycopg2 import sql
 
-from loginpipe.postgres.connections import READ_COMMITTED, Connection, Cursor, fetch, rows_of, statement, transaction
+from loginpipe.postgres.connections import READ_COMMITTED, Connection, Cursor, fetch, rows_of, transaction
 from loginpipe.postgres.days import changes_collected, changes_of, collect_changes, record_changes, stale_days
 from loginpipe.postgres.partitions import take_turn
+from loginpipe.postgres.statements import statement
 
 DUPLICATES: Mapping[str, str] = {"duplicate_devices": "masked_device_id", "duplicate_ips": "masked_ip"}
 """Table in the schema ``loginpipe`` → its token column."""

@@ -11,7 +11,8 @@ from datetime import date, datetime
 from typing import NamedTuple
 
 from loginpipe.common.errors import DatabaseError
-from loginpipe.postgres.connections import Connection, fetch, rows_of, statement, transaction
+from loginpipe.postgres.connections import Connection, fetch, rows_of, transaction
+from loginpipe.postgres.statements import statement
 
 _TIMED_OUT = "57014"
 

@@ -16,8 +16,9 @@ from loginpipe.logins.delays import DELAY_BOUNDS
 from loginpipe.logins.splitting import Reject
 from loginpipe.masking.mask import MaskedLogins, utc_dates
 from loginpipe.masking.sealing import Sealed
-from loginpipe.postgres.connections import Connection, Cursor, fetch, statement
+from loginpipe.postgres.connections import Connection, Cursor, fetch
 from loginpipe.postgres.copy import copy_rows
+from loginpipe.postgres.statements import statement
 from loginpipe.postgres.vault import insert_data_keys
 
 _LOGIN_COLUMNS = ("message_id", "sent_ms", *COLUMN_NAMES)

@@ -22,12 +22,12 @@ from loginpipe.postgres.connections import (
     connect,
     place,
     rows_of,
-    statement,
     statement_error,
     transaction,
 )
 from loginpipe.postgres.contract import examine_table
 from loginpipe.postgres.partitions import maintain, partitioning
+from loginpipe.postgres.statements import statement
 
 if TYPE_CHECKING:
     from collections.abc import Callable

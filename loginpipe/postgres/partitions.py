@@ -14,7 +14,8 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from loginpipe.common.errors import DatabaseError
 from loginpipe.common.logins_table import logins_table
-from loginpipe.postgres.connections import READ_COMMITTED, Connection, Cursor, fetch, statement, transaction
+from loginpipe.postgres.connections import READ_COMMITTED, Connection, Cursor, fetch, transaction
+from loginpipe.postgres.statements import statement
 
 LEDGER = "loginpipe.ingested_messages"
 EXTRAS = "loginpipe.login_extras"

@@ -9,7 +9,8 @@ from typing import Any
 
 from loginpipe.common.errors import DatabaseError, TokenKeyMismatchError
 from loginpipe.masking.tokens import PlaceholderToken, TokenKeys
-from loginpipe.postgres.connections import Connection, fetch, rows_of, statement, transaction
+from loginpipe.postgres.connections import Connection, fetch, rows_of, transaction
+from loginpipe.postgres.statements import statement
 
 _NO_PRIVILEGE = "42501"
 _FORGET_LOST_KEY = "UPDATE loginpipe.token_key_checks SET successor_hash = NULL"

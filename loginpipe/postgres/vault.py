@@ -8,9 +8,10 @@ from uuid import UUID
 from psycopg2.extras import execute_values
 
 from loginpipe.masking.sealing import Sealed
-from loginpipe.postgres.connections import Connection, Cursor, fetch, rows_of, statement, transaction
+from loginpipe.postgres.connections import Connection, Cursor, fetch, rows_of, transaction
 from loginpipe.postgres.copy import copy_rows
 from loginpipe.postgres.partitions import take_turn
+from loginpipe.postgres.statements import statement
 
 # In tokens. A query holds a megabyte of them, in memory several times.
 _ASKED_AT_ONCE = 20_000

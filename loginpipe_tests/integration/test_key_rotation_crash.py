@@ -68,7 +68,7 @@ def test_after_the_kill_the_next_rotation_is_not_locked_out(tmp_path: Path) -> N
     path = tmp_path / "token_keys.json"
     generate_token_keys(path, development=False)
     held = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom loginpipe.masking.key_files import exclusively\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom loginpipe.masking.private_files import exclusively\n"
         "with exclusively(Path(sys.argv[1]), 'token key file'):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     killed = subprocess.run([sys.executable, "-c", held, path], timeout=60, check=False)

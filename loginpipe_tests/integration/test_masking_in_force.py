@@ -16,14 +16,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from loginpipe.common.settings import load_settings
 from loginpipe.custody.opening import open_value, unwrap
 from loginpipe.defs.resources import resources_from
-from loginpipe.masking.key_files import (
-    create_private_file,
-    generate_seal_key,
-    generate_token_keys,
-    read_seal_key,
-    rotate_token_keys,
-)
+from loginpipe.masking.key_files import generate_seal_key, generate_token_keys, read_seal_key, rotate_token_keys
 from loginpipe.masking.keys import load_seal_keys, load_token_keys
+from loginpipe.masking.private_files import create_private_file
 from loginpipe.masking.sealing import SealedValue, WrappedDataKey
 from loginpipe_tests.conftest import KeyFiles, Pipeline
 from loginpipe_tests.kms import seal_key, token_key

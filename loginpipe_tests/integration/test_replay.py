@@ -20,10 +20,11 @@ from loginpipe.local.stack import LocalStack
 from loginpipe.logins.splitting import Reject
 from loginpipe.masking.key_files import read_seal_key
 from loginpipe.masking.sealing import Sealed, SealKey, seal
-from loginpipe.postgres.connections import Connection, statement, transaction
+from loginpipe.postgres.connections import Connection, transaction
 from loginpipe.postgres.ledger import RejectFilter, find_rejects
 from loginpipe.postgres.load import insert_rejects
 from loginpipe.postgres.partitions import maintain
+from loginpipe.postgres.statements import statement
 from loginpipe.sqs.client import Queue, open_queue, read_depth
 from loginpipe.sqs.deliveries import identity, replay_id
 from loginpipe_tests.commands import command_line

@@ -9,14 +9,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from loginpipe.common.errors import KeyFileError, OpeningError
 from loginpipe.custody.opening import open_value, unwrap
 from loginpipe.masking.compat import SALTED, CompatMasking
-from loginpipe.masking.key_files import (
-    create_private_file,
-    generate_seal_key,
-    generate_token_keys,
-    private_half,
-    read_seal_key,
-)
+from loginpipe.masking.key_files import generate_seal_key, generate_token_keys, private_half, read_seal_key
 from loginpipe.masking.keys import SEAL_OFF, key_file, load_compat, load_seal_keys, load_token_keys
+from loginpipe.masking.private_files import create_private_file
 from loginpipe.masking.sealing import seal
 from loginpipe_tests.conftest import KeyFiles
 

@@ -9,7 +9,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from loginpipe.masking.key_files import encrypted_pem, generate_seal_key, read_seal_key
+from loginpipe.masking.encrypted_pem import encrypted_pem
+from loginpipe.masking.key_files import generate_seal_key, read_seal_key
 
 PASSPHRASE = "a horse, caf\u00e9 and 4 staples"
 

@@ -8,7 +8,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from loginpipe.common.errors import KeyFileError, OpeningError, PassphraseError
-from loginpipe.custody.opening import Opener, Problem, load_opener, private_uris
+from loginpipe.custody.opening import Opener, Problem
+from loginpipe.custody.private_keys import load_opener, private_uris
 from loginpipe.masking.key_files import generate_seal_key, private_half, read_seal_key
 from loginpipe.masking.sealing import OAEP, SealKey, WrappedDataKey
 from loginpipe_tests.conftest import KeyFiles

@@ -13,8 +13,8 @@ from loginpipe.common.errors import SettingError
 from loginpipe.common.logins_table import COLUMN_NAMES, logins_schema, logins_table
 from loginpipe.common.settings import PREFIX, Settings, load_settings
 from loginpipe.logins.parsing import LOGIN_FIELDS
-from loginpipe.postgres.connections import statement
 from loginpipe.postgres.partitions import _LEDGER_KEPT
+from loginpipe.postgres.statements import statement
 from loginpipe_tests.canary import everything_an_error_shows
 
 PASSWORD = "geheim-4711"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from loginpipe.postgres import connections
-from loginpipe.postgres.connections import statement
+from loginpipe.postgres import statements
+from loginpipe.postgres.statements import statement
 
-PACKAGE = Path(connections.__file__).parents[1]
+PACKAGE = Path(statements.__file__).parents[1]
 FILES = sorted((PACKAGE / "postgres" / "sql").glob("*.sql"))
 HEAD = re.compile(r"^-- name: (.*)\n(.*)", re.MULTILINE)
 HEADS = [head for file in FILES for head in HEAD.findall(file.read_text())]
@@ -46,6 +46,6 @@ def test_a_name_that_is_there_twice_is_an_error(tmp_path: Path, monkeypatch: pyt
     folder.mkdir()
     shutil.copy(FILES[0], folder / "one.sql")
     shutil.copy(FILES[0], folder / "two.sql")
-    monkeypatch.setattr(connections, "__file__", str(tmp_path / "connections.py"))
+    monkeypatch.setattr(statements, "__file__", str(tmp_path / "statements.py"))
     with pytest.raises(ValueError, match=r"is there twice, once in sql/two\.sql"):
-        connections._statements.__wrapped__()
+        statements._statements.__wrapped__()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from alembic import op  # noqa: TID253  only migrations import this package
 
-from loginpipe.postgres.connections import Connection, for_logins_table
+from loginpipe.postgres.connections import Connection
+from loginpipe.postgres.statements import for_logins_table
 
 
 def driver_connection() -> Connection:

@@ -9,7 +9,8 @@ import pytest
 
 from loginpipe.common.errors import KeyFileError, OpeningError
 from loginpipe.custody.access import request_access
-from loginpipe.custody.opening import Opener, Problem, load_opener
+from loginpipe.custody.opening import Opener, Problem
+from loginpipe.custody.private_keys import load_opener
 from loginpipe.custody.recovery import Recovery, recover
 from loginpipe.custody.token_checks import TokenChecks
 from loginpipe.masking.keys import load_seal_keys
