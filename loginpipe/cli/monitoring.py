@@ -1,13 +1,11 @@
 """The commands for monitoring: doctor, metrics, alerts."""
 
 import json
-import signal
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.util import find_spec
-from threading import Event
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +14,7 @@ from loginpipe.cli.output import Json, new_app, notes, out, print_json
 from loginpipe.common.errors import AlertError, LoginpipeError, SettingError
 from loginpipe.common.secrets import database_url
 from loginpipe.common.settings import load_settings
+from loginpipe.common.stop_request import StopRequest
 
 if TYPE_CHECKING:
     from loginpipe.monitoring.doctor import Check
@@ -73,14 +72,13 @@ def metrics(
 
     settings = load_settings()
     metrics = registry(settings, database_url(settings))
-    ended = Event()
     if emf:
-        _end_by_signal(ended)
+        stop = StopRequest()
         records = EmfRecords(settings.queue_name)
         while True:
             for record in records.records(metrics.collect(), time.time()):
                 print(json.dumps(record), flush=True)  # noqa: T201 - a line each, whatever the width
-            if once or ended.wait(INTERVAL_SECONDS):
+            if once or stop.wait(INTERVAL_SECONDS):
                 return
     if once:
         out.print(generate_latest(metrics).decode(), end="", markup=False)
@@ -89,15 +87,10 @@ def metrics(
         server, _ = start_http_server(port, host, metrics)
     except OSError as error:
         raise LoginpipeError(f"cannot listen on {host}:{port} ({error.strerror}): choose another --port") from None
-    _end_by_signal(ended)
+    stop = StopRequest()
     notes.print(f"metrics at http://{host}:{port}/metrics; press Ctrl-C to stop")
-    ended.wait()
+    stop.wait()
     server.shutdown()
-
-
-def _end_by_signal(ended: Event) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
 
 
 @alerts.callback()

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
-from threading import Event
 
 from loginpipe.common.errors import LocalStackError
 from loginpipe.local.processes import Record, Service
@@ -20,7 +19,7 @@ _START_SECONDS = 60
 
 
 def start_aws(
-    folder: Path, *, port: int | None, throwaway: bool, note: Callable[[Record], None], stopping: Event
+    folder: Path, *, port: int | None, throwaway: bool, note: Callable[[Record], None], stopped: Callable[[float], bool]
 ) -> tuple[Service, int]:
     """Start the endpoint, and return it with its port. The arguments and errors are those of `start_postgres`.
 
@@ -35,7 +34,7 @@ def start_aws(
         service = _launched(folder, chosen, throwaway=throwaway)
         note(service.record)
         try:
-            service.wait_ready(partial(_answers, service, chosen), stopping, _START_SECONDS)
+            service.wait_ready(partial(_answers, service, chosen), stopped, _START_SECONDS)
         except LocalStackError:
             # Another program can take a port between its choice and its use.
             if attempt == _ATTEMPTS or not _taken(chosen):

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING
 
 from loginpipe.common.errors import LocalStackError
@@ -40,14 +39,16 @@ _SETTINGS = {
 _THROWAWAY_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
-def start_postgres(folder: Path, *, throwaway: bool, note: Callable[[Record], None], stopping: Event) -> Service:
+def start_postgres(
+    folder: Path, *, throwaway: bool, note: Callable[[Record], None], stopped: Callable[[float], bool]
+) -> Service:
     """Start the server on the data in ``folder/postgres``. Create the data and both databases if they are missing.
 
     A throwaway server may lose data if the machine crashes. ``note`` is called with the process as soon as it exists.
 
     Raises:
         LocalStackError: the data is of another major version, or the server does not start.
-        StoppedError: `stopping` was set.
+        StoppedError: as `Service.wait_ready`.
     """
     server = _initialised(folder)
     _take_over(server.pgdata)
@@ -64,7 +65,7 @@ def start_postgres(folder: Path, *, throwaway: bool, note: Callable[[Record], No
     log, user = folder / "postgres.log", server.system_user
     service = Service("Postgres", command, log, environment=os.environ, user=user, stop_signal=_STOP_SIGNAL)
     note(service.record)
-    service.wait_ready(lambda: _answers(sockets), stopping, _START_SECONDS)
+    service.wait_ready(lambda: _answers(sockets), stopped, _START_SECONDS)
     return service
 
 

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING
 
 from loginpipe.common.errors import LocalStackError
@@ -125,16 +124,15 @@ class Service:
                 f"{self.record.name} ended with code {code}: {last_line(self.log)} (its log: {self.log})"
             )
 
-    def wait_ready(self, answers: Callable[[], bool], stopping: Event, seconds: float) -> None:
-        """Wait until the service answers. Raise StoppedError if `stopping` is set before."""
+    def wait_ready(self, answers: Callable[[], bool], stopped: Callable[[float], bool], seconds: float) -> None:
+        """Wait until the service answers. ``stopped`` is `StopRequest.wait`: raise StoppedError if it is so before."""
         deadline = time.monotonic() + seconds
         while not answers():
             self.require_running()
-            if stopping.is_set():
-                raise StoppedError
             if time.monotonic() > deadline:
                 raise LocalStackError(f"{self.record.name} did not answer in {seconds:.0f} s: see its log, {self.log}")
-            stopping.wait(POLL_SECONDS)
+            if stopped(POLL_SECONDS):
+                raise StoppedError
 
 
 def last_line(log: Path) -> str:

@@ -10,13 +10,12 @@ standard output: ``ready`` or the error.
 import argparse
 import os
 import shutil
-import signal
 import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from threading import Event, Thread
 
 from loginpipe.common.errors import LocalStackError
+from loginpipe.common.stop_request import StopRequest
 from loginpipe.local.aws import start_aws
 from loginpipe.local.postgres import socket_folder, start_postgres
 from loginpipe.local.processes import Record, State, StoppedError, exclusive, read_state, write_state
@@ -33,18 +32,13 @@ def main() -> int:
     parser.add_argument("--until-eof", action="store_true", help="stop when standard input ends")
     parser.add_argument("--throwaway", action="store_true", help="keep nothing; delete the folder at the end")
     arguments = parser.parse_args()
-    stopping = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # In a thread: the handler may interrupt a wait on the event, which holds the event's lock.
-        signal.signal(number, lambda *_: Thread(target=stopping.set).start())
-    if arguments.until_eof:
-        Thread(target=_await_eof, args=(stopping,), daemon=True).start()
+    stop = StopRequest(also_at_end_of=sys.stdin.fileno() if arguments.until_eof else None)
     folder: Path = arguments.folder.resolve()
     # The services inherit this folder. The original one may disappear, or be closed to the user that Postgres runs as.
     os.chdir(folder)
     try:
         with exclusive(folder):
-            _supervise(folder, stopping, throwaway=arguments.throwaway)
+            _supervise(folder, stop, throwaway=arguments.throwaway)
             with suppress(OSError):
                 # This removes a separate socket folder only: the data folder is not empty.
                 socket_folder(folder).rmdir()
@@ -58,7 +52,7 @@ def main() -> int:
     return 0
 
 
-def _supervise(folder: Path, stopping: Event, *, throwaway: bool) -> None:
+def _supervise(folder: Path, stop: StopRequest, *, throwaway: bool) -> None:
     import psutil
 
     earlier = read_state(folder)
@@ -76,12 +70,12 @@ def _supervise(folder: Path, stopping: Event, *, throwaway: bool) -> None:
             stops.callback(record.stop)
 
         try:
-            postgres = start_postgres(folder, throwaway=throwaway, note=note, stopping=stopping)
-            aws, state.port = start_aws(folder, port=state.port, throwaway=throwaway, note=note, stopping=stopping)
+            postgres = start_postgres(folder, throwaway=throwaway, note=note, stopped=stop.wait)
+            aws, state.port = start_aws(folder, port=state.port, throwaway=throwaway, note=note, stopped=stop.wait)
             state.socket_folder = str(socket_folder(folder))
             write_state(folder, state)
             _tell(READY)
-            while not stopping.wait(_WATCH_SECONDS):
+            while not stop.wait(_WATCH_SECONDS):
                 postgres.require_running()
                 aws.require_running()
         except StoppedError:
@@ -89,13 +83,6 @@ def _supervise(folder: Path, stopping: Event, *, throwaway: bool) -> None:
         finally:
             state.socket_folder = None
             write_state(folder, state)
-
-
-def _await_eof(stopping: Event) -> None:
-    # Not sys.stdin: a thread that reads it would hold its lock while the interpreter ends.
-    while os.read(0, 4096):
-        pass
-    stopping.set()
 
 
 def _tell(line: str) -> None:

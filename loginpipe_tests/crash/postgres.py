@@ -40,7 +40,9 @@ class Postgres:
     def start(self) -> None:
         """Start it on the existing data, and wait until it answers."""
         assert self._service is None
-        self._service = start_postgres(self._folder, throwaway=False, note=lambda _: None, stopping=threading.Event())
+        self._service = start_postgres(
+            self._folder, throwaway=False, note=lambda _: None, stopped=threading.Event().wait
+        )
 
     def stop(self) -> None:
         """Shut it down as an administrator does: transactions are aborted, everything is written to disk."""

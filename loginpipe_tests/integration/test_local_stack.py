@@ -234,7 +234,7 @@ def test_a_port_that_is_taken_between_choice_and_use_is_chosen_again(
         choices = iter([taken, aws._free_port()])
         monkeypatch.setattr(aws, "_free_port", lambda: next(choices))
         records: list[Record] = []
-        _, port = aws.start_aws(folder, port=None, throwaway=True, note=records.append, stopping=Event())
+        _, port = aws.start_aws(folder, port=None, throwaway=True, note=records.append, stopped=Event().wait)
         try:
             assert port != taken
             assert len(records) == 2
