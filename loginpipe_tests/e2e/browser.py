@@ -28,11 +28,11 @@ mutation ($selector: SensorSelector!) { startSensor(sensorSelector: $selector) {
 
 @contextmanager
 def open_page() -> Iterator[Page]:
-    """Yield a page as wide as a laptop's screen, which waits up to a minute for its content."""
+    """Yield a page as wide as a laptop's screen, which waits up to three minutes for its content."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1400, "height": 900})
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(180_000)
         yield page
         browser.close()
 

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,19 @@ class Project:
         if check:
             assert done.returncode == 0, f"{program} {arguments}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done
+
+    def files(self) -> Iterator[tuple[Path, bytes]]:
+        """Yield the files of the folder with their content, except the queue's state.
+
+        The services are at work, so a file may be gone before it is read.
+        """
+        for path in self.folder.rglob("*"):
+            if path.parent.name != "aws" and path.is_file():
+                try:
+                    content = path.read_bytes()
+                except FileNotFoundError:
+                    continue
+                yield path, content
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         with self._transaction() as cursor:
@@ -101,12 +114,12 @@ def running_ui(project: Project) -> Iterator[int]:
             stderr=subprocess.STDOUT,
         )
     try:
-        eventually(lambda: dev.poll() is not None or answers(port), seconds=90, what=f"the UI answers, see {log}")
+        eventually(lambda: dev.poll() is not None or answers(port), seconds=240, what=f"the UI answers, see {log}")
         assert dev.poll() is None, log.read_text()[-3000:]
         yield port
     finally:
         dev.send_signal(signal.SIGINT)
-        dev.wait(90)
+        dev.wait(180)
 
 
 def answers(port: int) -> bool:
@@ -133,9 +146,12 @@ def login_events(count: int, null_locales: int) -> list[dict[str, Any]]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a free port that the system gives to no other program until it is used, which takes seconds."""
+    for port in random.sample(range(10_000, 30_000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def eventually(condition: Callable[[], Any], *, seconds: float, what: str) -> Any:

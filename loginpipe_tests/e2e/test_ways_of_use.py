@@ -3,7 +3,6 @@
 import json
 import shlex
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,16 +21,13 @@ def _send(project: Project, events: list[dict[str, Any]]) -> None:
     assert answer == {"queue": "login-queue", "sent": len(events)}
 
 
-def _files_with(folder: Path, values: set[str]) -> list[str]:
-    """Return the files under a folder that hold one of the values, except the queue's state and the test's input."""
+def _files_with(project: Project, values: set[str]) -> list[str]:
+    """Return the project's files that hold one of the values, except the queue's state and the test's input."""
     wanted = [value.encode() for value in values]
     return [
         str(path)
-        for path in folder.rglob("*")
-        if path.is_file()
-        and path.name != "events.json"
-        and path.parent.name != "aws"
-        and any(value in path.read_bytes() for value in wanted)
+        for path, content in project.files()
+        if path.name != "events.json" and any(value in content for value in wanted)
     ]
 
 
@@ -74,7 +70,7 @@ def test_the_command_line_ingests_what_was_sent_and_shows_and_keeps_no_clear_val
     ]
     clear = {event[field] for event in events[-20:] for field in ("ip", "device_id")}
     assert [value for value in clear if value in printed] == []
-    assert _files_with(project.folder, clear) == []
+    assert _files_with(project, clear) == []
 
 
 def test_a_newcomer_finds_the_row_of_an_event_sent_by_hand_and_recovers_its_device(

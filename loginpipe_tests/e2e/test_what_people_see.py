@@ -6,7 +6,6 @@ Messages with markers go through a run that succeeds and one that fails, started
 import json
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import boto3
@@ -101,7 +100,7 @@ def ran(project: Project, ui: int) -> int:
     """Return the UI's port, after a run that ingested the markers and one that failed on them."""
     send_markers(project)
     eventually(
-        lambda: project.rows("SELECT count(*) FROM user_logins") == [(len(GOOD),)], seconds=120, what="a good run"
+        lambda: project.rows("SELECT count(*) FROM user_logins") == [(len(GOOD),)], seconds=400, what="a good run"
     )
     project.execute(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
@@ -110,7 +109,7 @@ def ran(project: Project, ui: int) -> int:
     )
     try:
         send_markers(project)
-        eventually(lambda: any(r["status"] == "FAILURE" for r in runs(ui)), seconds=120, what="a run that fails")
+        eventually(lambda: any(r["status"] == "FAILURE" for r in runs(ui)), seconds=400, what="a run that fails")
     finally:
         project.execute("DROP FUNCTION refuse() CASCADE")
     return ui
@@ -125,7 +124,7 @@ def answers(ui: int) -> dict[str, str]:
         for key in {event["fileKey"] for event in events if event["__typename"] == "LogsCapturedEvent"}:
             # A run says that its output is captured before the first of it is written.
             there[f"output of {run['runId']}"] = eventually(
-                partial(captured, ui, [run["runId"], "compute_logs", key]), seconds=60, what="output is captured"
+                partial(captured, ui, [run["runId"], "compute_logs", key]), seconds=180, what="output is captured"
             )
     return there
 
@@ -154,8 +153,7 @@ def printed(project: Project) -> dict[str, str]:
 def kept(project: Project) -> dict[str, str]:
     """Return the content of the tables and of the project's folder, except the queue's state."""
     there = {name: "\n".join(rows) for name, rows in tables(project).items()}
-    files = (path for path in Path(project.folder).rglob("*") if path.is_file() and path.parent.name != "aws")
-    return there | {str(path): path.read_bytes().decode("latin-1") for path in files}
+    return there | {str(path): content.decode("latin-1") for path, content in project.files()}
 
 
 def test_no_marker_is_in_the_answers_of_the_ui_nor_in_what_is_kept(project: Project, ran: int) -> None:
@@ -169,8 +167,9 @@ def test_no_marker_is_in_the_answers_of_the_ui_nor_in_what_is_kept(project: Proj
 
 def test_the_chain_is_materialised_by_the_calls_that_the_ui_makes(project: Project, ran: int) -> None:
     stop_sensor(ran)
-    send_markers(project)
+    # Before the messages are there, because a run of the sensor may still be active.
     before = project.rows("SELECT count(*) FROM user_logins")[0][0]
+    send_markers(project)
     selector = {
         **LOCATION,
         "pipelineName": "ingest_logins",
@@ -180,7 +179,7 @@ def test_the_chain_is_materialised_by_the_calls_that_the_ui_makes(project: Proje
     launched = graphql(ran, LAUNCH, params={"mode": "default", "selector": selector, "runConfigData": {}})
     assert launched["launchPipelineExecution"]["__typename"] == "LaunchRunSuccess", launched
     run_id = launched["launchPipelineExecution"]["run"]["runId"]
-    run = eventually(lambda: finished(ran, run_id), seconds=90, what="the run launched through GraphQL")
+    run = eventually(lambda: finished(ran, run_id), seconds=400, what="the run launched through GraphQL")
     assert run["status"] == "SUCCESS"
     assert {m["assetKey"]["path"][0] for m in run["assetMaterializations"]} == set(CHAIN)
     assert project.rows("SELECT count(*) FROM user_logins")[0][0] > before
@@ -213,10 +212,10 @@ def test_a_person_stops_the_sensor_materialises_the_chain_and_sees_checks_and_pl
     page.goto(ui + sensor)
     switch = page.locator("label", has=page.get_by_role("checkbox", include_hidden=True))
     switch.click()
-    eventually(lambda: sensor_status(ran) == "STOPPED", seconds=30, what="the sensor is off")
+    eventually(lambda: sensor_status(ran) == "STOPPED", seconds=120, what="the sensor is off")
     # A run of the sensor waits a minute for more messages, and a tick that has already started may start another run.
     # While one is active, the pages show its assets and checks as in progress, regardless of the manual run.
-    eventually(lambda: at_rest(ran), seconds=240, what="the sensor's runs have ended")
+    eventually(lambda: at_rest(ran), seconds=400, what="the sensor's runs have ended")
     send_markers(project)
 
     page.goto(ui + chain)
@@ -236,7 +235,7 @@ def test_a_person_stops_the_sensor_materialises_the_chain_and_sees_checks_and_pl
 
     page.goto(ui + sensor)
     switch.click()
-    eventually(lambda: sensor_status(ran) == "RUNNING", seconds=30, what="the sensor is on again")
+    eventually(lambda: sensor_status(ran) == "RUNNING", seconds=120, what="the sensor is on again")
     shown["the sensor"] = page.content()
     assert found(shown, MARKERS) == []
 

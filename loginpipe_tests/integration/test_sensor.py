@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from threading import Event
 from uuid import uuid4
 
 import dagster as dg
@@ -19,6 +20,7 @@ from loginpipe.definitions import build_definitions
 from loginpipe.defs.ingest.job import INGEST_JOB, QUEUE_TAG, run_tags, tag_run
 from loginpipe.defs.ingest.sensor import WAITING_IDLE, queue_depth_sensor
 from loginpipe.defs.metadata import CHAIN
+from loginpipe.ingest.consumer import StopSignals
 from loginpipe.monitoring import reports
 from loginpipe.sqs.client import Queue
 from loginpipe_tests.conftest import Pipeline
@@ -290,14 +292,23 @@ def test_after_a_success_earlier_failures_are_forgotten(pipeline: Pipeline, monk
 
 
 def test_a_run_of_the_sensor_waits_for_more_before_it_ends(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOGINPIPE_RUN_SECONDS", "2")
+    seen_all = Event()
+    # Otherwise the run would wait its whole minute.
+    monkeypatch.setattr(StopSignals, "requested", property(lambda _: seen_all.is_set()))
     pipeline.send(logins(1))
     (request,) = tick(pipeline).run_requests or []
     job = build_definitions().resolve_job_def(INGEST_JOB)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(job.execute_in_process, request.run_config, instance=pipeline.instance)
-        eventually(lambda: users(pipeline) == ["user-0"], "the first message stored")
-        pipeline.send([login(user_id="later")])
+        try:
+            eventually(lambda: users(pipeline) == ["user-0"], "the first message stored", 60)
+            # In this time a run that waits for no more would end.
+            time.sleep(1)
+            pipeline.send([login(user_id="later")])
+            both = ["later", "user-0"]
+            eventually(lambda: users(pipeline) == both or running.done(), "the later message stored", 60)
+        finally:
+            seen_all.set()
         assert running.result().success
     assert users(pipeline) == ["later", "user-0"]
     assert pipeline.rows("SELECT count(*), count(DISTINCT run_id) FROM loginpipe.batches") == [(2, 1)]

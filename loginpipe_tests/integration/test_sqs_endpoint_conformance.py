@@ -160,11 +160,12 @@ def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
 def test_a_received_message_is_hidden_and_comes_back_when_its_timeout_ends(sqs: Sqs) -> None:
     queue = sqs.queue()
     sent = sqs.send(queue)
-    first = sqs.receive_one(queue, VisibilityTimeout=1)
+    began = time.monotonic()
+    first = sqs.receive_one(queue, VisibilityTimeout=3)
     assert sqs.receive(queue) == []
-    waited, second = seconds(lambda: sqs.receive_one(queue, WaitTimeSeconds=5))
+    second = sqs.receive_one(queue, WaitTimeSeconds=20)
 
-    assert 0.5 < waited < 4
+    assert 2.5 < time.monotonic() - began < 15
     assert sent["MessageId"] == first["MessageId"] == second["MessageId"]
     assert first["ReceiptHandle"] != second["ReceiptHandle"]
     assert first["Body"] == second["Body"] == "a login"
@@ -179,9 +180,10 @@ def test_a_received_message_is_hidden_and_comes_back_when_its_timeout_ends(sqs: 
 def test_the_queue_s_own_timeout_is_taken_where_the_receive_names_none(sqs: Sqs) -> None:
     queue = sqs.queue(VisibilityTimeout="1")
     sqs.send(queue)
+    began = time.monotonic()
     sqs.receive_one(queue)
-    waited, _ = seconds(lambda: sqs.receive_one(queue, WaitTimeSeconds=5))
-    assert 0.5 < waited < 4
+    sqs.receive_one(queue, WaitTimeSeconds=20)
+    assert 0.5 < time.monotonic() - began < 15
 
 
 def test_a_timeout_of_nothing_gives_the_message_back_at_once(sqs: Sqs) -> None:
@@ -196,9 +198,9 @@ def test_a_timeout_of_nothing_gives_the_message_back_at_once(sqs: Sqs) -> None:
 def test_an_extension_keeps_a_message_hidden_past_its_first_timeout(sqs: Sqs) -> None:
     queue = sqs.queue()
     sqs.send(queue)
-    message = sqs.receive_one(queue, VisibilityTimeout=1)
+    message = sqs.receive_one(queue, VisibilityTimeout=2)
     sqs.hide(queue, message, 30)
-    assert sqs.receive(queue, WaitTimeSeconds=2) == []
+    assert sqs.receive(queue, WaitTimeSeconds=3) == []
     sqs.delete(queue, message)
     assert sqs.depth(queue) == (0, 0, 0)
 
@@ -208,28 +210,32 @@ def test_a_long_poll_wakes_when_a_message_is_handed_back(sqs: Sqs) -> None:
     sqs.send(queue)
     message = sqs.receive_one(queue)
     back = threading.Timer(0.4, sqs.hide, (queue, message, 0))
+    began = time.monotonic()
     back.start()
-    waited, again = seconds(lambda: sqs.receive_one(queue, WaitTimeSeconds=10))
+    again = sqs.receive_one(queue, WaitTimeSeconds=20)
+    waited = time.monotonic() - began
     back.join()
     assert again["MessageId"] == message["MessageId"]
-    assert 0.3 < waited < 5
+    assert 0.3 < waited < 15
 
 
 def test_a_long_poll_wakes_on_arrival(sqs: Sqs) -> None:
     queue = sqs.queue()
     arrival = threading.Timer(0.4, sqs.send, (queue,))
+    began = time.monotonic()
     arrival.start()
-    waited, messages = seconds(lambda: sqs.receive(queue, WaitTimeSeconds=10))
+    messages = sqs.receive(queue, WaitTimeSeconds=20)
+    waited = time.monotonic() - began
     arrival.join()
     assert len(messages) == 1
-    assert 0.3 < waited < 5
+    assert 0.3 < waited < 15
 
 
 def test_a_long_poll_of_an_empty_queue_ends_empty_after_its_time(sqs: Sqs) -> None:
     queue = sqs.queue()
     waited, messages = seconds(lambda: sqs.receive(queue, WaitTimeSeconds=1))
     assert messages == []
-    assert 0.9 < waited < 3
+    assert 0.9 < waited < 15
 
 
 def test_the_counts_tell_visible_in_flight_and_delayed_messages(sqs: Sqs) -> None:
@@ -244,11 +250,12 @@ def test_the_counts_tell_visible_in_flight_and_delayed_messages(sqs: Sqs) -> Non
 
 def test_a_delayed_message_comes_when_its_delay_ends(sqs: Sqs) -> None:
     queue = sqs.queue()
-    sqs.send(queue, DelaySeconds=1)
+    began = time.monotonic()
+    sqs.send(queue, DelaySeconds=3)
     assert sqs.receive(queue) == []
-    waited, messages = seconds(lambda: sqs.receive(queue, WaitTimeSeconds=5))
+    messages = sqs.receive(queue, WaitTimeSeconds=20)
     assert len(messages) == 1
-    assert 0.5 < waited < 4
+    assert 2.5 < time.monotonic() - began < 15
 
 
 def test_a_receive_gives_ten_messages_at_most_and_one_unless_asked(sqs: Sqs) -> None:
@@ -364,10 +371,10 @@ def test_a_long_poll_of_the_dead_letter_queue_wakes_when_a_message_moves(sqs: Sq
     sqs.receive_one(queue, VisibilityTimeout=0)
     move = threading.Timer(0.3, sqs.receive, (queue,))
     move.start()
-    waited, messages = seconds(lambda: sqs.receive(dead_letters, WaitTimeSeconds=10))
+    waited, messages = seconds(lambda: sqs.receive(dead_letters, WaitTimeSeconds=20))
     move.join()
     assert len(messages) == 1
-    assert waited < 5
+    assert waited < 15
 
 
 def test_a_redrive_policy_must_name_a_queue_and_a_sensible_count(sqs: Sqs) -> None:
@@ -410,10 +417,11 @@ def test_a_message_handed_back_is_the_first_of_its_group_again(sqs: Sqs) -> None
 def test_a_group_is_unlocked_when_the_timeout_ends(sqs: Sqs) -> None:
     queue = sqs.fifo()
     _send_in_groups(sqs, queue, "a1 a2")
+    began = time.monotonic()
     sqs.receive_one(queue, most=1, VisibilityTimeout=1)
-    waited, messages = seconds(lambda: sqs.receive(queue, WaitTimeSeconds=5))
+    messages = sqs.receive(queue, WaitTimeSeconds=20)
     assert [message["Body"] for message in messages] == ["a1", "a2"]
-    assert 0.5 < waited < 4
+    assert 0.5 < time.monotonic() - began < 15
 
 
 def test_a_dead_letter_unlocks_its_group(sqs: Sqs) -> None:
@@ -657,9 +665,9 @@ def test_a_deduplication_id_is_free_again_after_five_minutes(endpoint: Endpoint,
     queue = ours.fifo()
     send = partial(ours.send, queue, MessageGroupId="a", MessageDeduplicationId="same")
     first = send()["MessageId"]
-    endpoint.advance(299)
+    endpoint.advance(280)
     assert send()["MessageId"] == first
-    endpoint.advance(2)
+    endpoint.advance(21)
     assert send()["MessageId"] != first
 
 
@@ -786,12 +794,10 @@ def test_a_connection_is_dropped_before_or_after_the_call_took_effect(
 def test_an_answer_may_be_late_before_or_after_the_call_took_effect(endpoint: Endpoint, ours: Sqs) -> None:
     queue = ours.queue()
     for effect in (False, True):
-        endpoint.add_fault("delay", "SendMessage", seconds=0.4, effect=effect, times=1)
+        endpoint.add_fault("delay", "SendMessage", seconds=2, effect=effect, times=1)
         with ThreadPoolExecutor(1) as pool:
             sent = pool.submit(ours.send, queue)
-            deadline = time.monotonic() + 5
-            while endpoint.stats()["faults"][-1]["fired"] == 0:
-                assert time.monotonic() < deadline
+            eventually(lambda: endpoint.stats()["faults"][-1]["fired"] == 1, "the call has come")
             assert ours.depth(queue)[0] == (2 if effect else 0)
             sent.result()
     assert ours.depth(queue)[0] == 2
@@ -919,7 +925,7 @@ def test_the_counts_balance_whatever_happens(endpoint: Endpoint, ours: Sqs) -> N
             except (BotoCoreError, ClientError):
                 continue
 
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while sum(ours.depth(queue)) and time.monotonic() < deadline:
         with ThreadPoolExecutor(4) as pool:
             for done in [pool.submit(consume) for _ in range(4)]:
@@ -1022,7 +1028,7 @@ def test_the_process_ends_when_the_one_that_started_it_is_killed() -> None:
         assert starter.stdout is not None
         url = starter.stdout.readline().decode().strip()
         starter.kill()
-    assert _is_gone(url, within=10)
+    assert _is_gone(url, within=30)
 
 
 def test_the_process_ends_on_sigterm_and_takes_faults_from_its_command_line() -> None:
@@ -1030,4 +1036,4 @@ def test_the_process_ends_on_sigterm_and_takes_faults_from_its_command_line() ->
     with running_endpoint(fault=fault, no_fates=True) as endpoint:
         assert code_of(_client(endpoint.url).list_queues) == "RequestThrottled"
         os.kill(endpoint.pid, signal.SIGTERM)
-        assert _is_gone(endpoint.url, within=10)
+        assert _is_gone(endpoint.url, within=30)

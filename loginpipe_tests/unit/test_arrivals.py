@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loginpipe.defs.ingest.stages import messages_per_minute
@@ -39,6 +39,7 @@ def test_the_longer_the_time_the_longer_the_steps_and_the_rate_stays_one_a_minut
     assert len(rates) <= 24
 
 
+@settings(deadline=None, print_blob=True)
 @given(st.lists(st.integers(0, 22 * 86_400), min_size=1, max_size=50))
 def test_every_message_is_in_one_step(seconds: list[int]) -> None:
     step, rates = messages_per_minute(sent(*seconds))

@@ -1,7 +1,7 @@
 """Bar charts of counts as text, short enough that the UI shows them without a click."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loginpipe.defs.metadata import bar_plot, bars
@@ -40,6 +40,7 @@ def test_what_is_left_out_is_counted_and_nothing_at_all_is_a_plot_too() -> None:
     assert "█" not in (bar_plot("versions", {"1.0": 0}).md_str or "")
 
 
+@settings(deadline=None, print_blob=True)
 @given(
     st.dictionaries(st.text(max_size=60), st.floats(0, 1e12) | st.integers(0, 10**9), max_size=60),
     st.text(st.characters(categories=["L", "N"]), max_size=60),

@@ -7,7 +7,7 @@ from unittest.mock import patch
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials, ReadOnlyCredentials
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loginpipe.sqs.lean_client import Signer
@@ -35,6 +35,7 @@ def by_botocore(ours: dict[str, str], body: bytes, credentials: Credentials, reg
     return dict(request.headers.items())
 
 
+@settings(deadline=None, print_blob=True)
 @given(
     body=st.binary(max_size=200),
     keys=st.builds(ReadOnlyCredentials, words, words, st.none() | words),
