@@ -26,6 +26,7 @@ from loginpipe.postgres.batches import roll_up
 from loginpipe.postgres.connections import connect
 from loginpipe_tests.commands import command_line
 from loginpipe_tests.conftest import Pipeline
+from loginpipe_tests.ports import free_port
 from loginpipe_tests.wire import at_the_wire, depth, eventually, login, take
 
 Samples = dict[tuple[str, ...], float]
@@ -230,15 +231,8 @@ def test_what_cannot_be_asked_is_named_and_the_rest_is_told(
 
 
 @pytest.fixture
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture
-def served(pipeline: Pipeline, port: int, tmp_path: Path) -> Iterator[str]:
-    command = str(Path(sys.executable).parent / "loginpipe")
+def served(pipeline: Pipeline, tmp_path: Path) -> Iterator[str]:
+    command, port = str(Path(sys.executable).parent / "loginpipe"), free_port()
     process = subprocess.Popen([command, "metrics", "--port", str(port)], stderr=subprocess.PIPE, text=True)
     url = f"http://127.0.0.1:{port}/metrics"
     try:
