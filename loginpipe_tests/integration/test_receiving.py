@@ -4,6 +4,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event, Timer
 from typing import Any
@@ -124,11 +125,12 @@ def test_a_batch_is_given_when_it_is_full_and_not_before_it_has_lingered(opened:
 
 
 def test_messages_that_trickle_in_while_a_batch_lingers_are_in_it(opened: Queue, leases: LeaseKeeper) -> None:
-    with receiving(opened, leases, batch_messages=3, **FULL) as receiver:
+    with receiving(opened, leases, batch_messages=3, **FULL) as receiver, ThreadPoolExecutor(1) as pool:
+        batch = pool.submit(taken, receiver)
         for _ in range(3):
             send(opened, 1)
             time.sleep(0.2)
-        assert len(taken(receiver).messages) == 3
+        assert len(batch.result(30).messages) == 3
 
 
 def test_a_queue_is_idle_since_it_had_no_more_to_give(opened: Queue, leases: LeaseKeeper) -> None:
