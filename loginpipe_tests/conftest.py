@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -24,7 +25,9 @@ from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.local.environment import create_login_queue
 from loginpipe.local.stack import LocalStack, running_stack
 from loginpipe.masking.key_files import generate_seal_key, generate_token_keys, private_half
+from loginpipe.postgres.connections import connect
 from loginpipe.postgres.migrate import migrate
+from loginpipe.postgres.partitions import maintain
 from loginpipe.sqs import deliveries
 from loginpipe.sqs.client import Queue, open_queue
 from loginpipe.sqs.sending import send_bodies
@@ -148,24 +151,36 @@ def roles(stack: LocalStack) -> None:
 
 
 @pytest.fixture(scope="session")
-def migrated_template(stack: LocalStack, roles: None) -> str:
+def first_day() -> date:
+    """Return the UTC date on which the tests began."""
+    return datetime.now(UTC).date()
+
+
+@pytest.fixture(scope="session")
+def migrated_template(stack: LocalStack, roles: None, first_day: date) -> str:
     """Return the name of a database migrated by an owner who is no superuser, as on a managed Postgres.
 
     Its functions therefore run with the owner's rights.
     """
     name = "migrated_template"
     execute(stack.database_url, f"CREATE DATABASE {name} OWNER {OWNER}")
-    migrate(as_role(stack.database_url.replace("/loginpipe?", f"/{name}?"), OWNER))
+    migrate(as_role(stack.database_url.replace("/loginpipe?", f"/{name}?"), OWNER), today=first_day)
     return name
 
 
 @pytest.fixture
-def database_url(stack: LocalStack, migrated_template: str) -> Iterator[str]:
+def database_url(stack: LocalStack, migrated_template: str, first_day: date) -> Iterator[str]:
     """Yield the URL of a migrated database of this test, as the superuser, to prepare data and to check results."""
     name = f"migrated_{uuid4().hex}"
     # Privileges on the database itself are not copied.
     execute(stack.database_url, f"CREATE DATABASE {name} TEMPLATE {migrated_template} STRATEGY file_copy OWNER {OWNER}")
-    yield stack.database_url.replace("/loginpipe?", f"/{name}?")
+    url = stack.database_url.replace("/loginpipe?", f"/{name}?")
+    today = datetime.now(UTC).date()
+    if today != first_day:
+        # Midnight has passed since the migration: the daily job has yet to bring the partitions of the new day.
+        with closing(connect(as_role(url, OWNER))) as connection:
+            maintain(connection, today)
+    yield url
     execute(stack.database_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 

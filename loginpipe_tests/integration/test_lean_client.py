@@ -255,6 +255,9 @@ class SecureQueue(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
+        # Before the answer: the test looks as soon as the client has it.
+        self.server.asked.append(self.headers)  # type: ignore[attr-defined]
+        self.server.clients.append(self.client_address)  # type: ignore[attr-defined]
         body = json.dumps({"Attributes": {"QueueArn": "arn:aws:sqs:us-east-1:000000000000:secure"}}).encode()
         # Chunked, so that the length of the body is not known in advance.
         self.send_response(200)
@@ -263,8 +266,6 @@ class SecureQueue(BaseHTTPRequestHandler):
         for piece in (body[:7], body[7:]):
             self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
         self.wfile.write(b"0\r\n\r\n")
-        self.server.asked.append(self.headers)  # type: ignore[attr-defined]
-        self.server.clients.append(self.client_address)  # type: ignore[attr-defined]
 
     def log_message(self, *_: Any) -> None:
         pass

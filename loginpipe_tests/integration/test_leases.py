@@ -54,9 +54,10 @@ def entries(wire: Wire) -> list[dict[str, Any]]:
 
 
 def test_a_message_that_is_held_for_longer_than_its_lease_does_not_come_back(opened: Queue) -> None:
-    leases = LeaseKeeper(opened, visibility_seconds=3, calls_at_once=2)
-    leases.add(received(opened, 12, visibility_seconds=3), asked=time.monotonic())
-    until = time.monotonic() + 4
+    # An extension may come four seconds late on a busy machine.
+    leases = LeaseKeeper(opened, visibility_seconds=6, calls_at_once=2)
+    leases.add(received(opened, 12, visibility_seconds=6), asked=time.monotonic())
+    until = time.monotonic() + 7
     while time.monotonic() < until:
         other = opened.client.receive_message(QueueUrl=opened.url, WaitTimeSeconds=1, MaxNumberOfMessages=10)
         assert other.get("Messages", []) == []
@@ -69,7 +70,7 @@ def test_what_is_still_held_at_the_end_goes_back_soon(opened: Queue) -> None:
     leases.add(received(opened, 12), asked=time.monotonic())
     assert leases.close() == Returned(returned=12)
     assert leases.held == 0
-    eventually(lambda: read_depth(opened).visible == 12, "all messages back", seconds=5)
+    eventually(lambda: read_depth(opened).visible == 12, "all messages back", seconds=30)
 
 
 def test_a_keeper_that_was_given_nothing_closes_without_a_call(opened: Queue, wire: Wire) -> None:
@@ -250,7 +251,8 @@ def test_the_keeping_goes_on_after_a_failure_that_no_one_foresaw(opened: Queue) 
         raise ZeroDivisionError
 
     leases = LeaseKeeper(opened, visibility_seconds=1, calls_at_once=1, clock=failing)
-    leases.add(received(opened, 1), asked=time.monotonic())
+    # The lease is not over when the keeper closes, however long the rounds take.
+    leases.add(received(opened, 1), asked=time.monotonic() + 60)
     eventually(lambda: len(rounds) > 2, "further rounds")
     assert leases.close() == Returned(returned=1)
 
@@ -325,7 +327,7 @@ def test_an_extension_that_is_under_way_at_the_end_does_not_undo_the_hand_back(
     last = {entry["ReceiptHandle"]: entry["VisibilityTimeout"] for entry in gate.taken}
     assert len(last) == 25
     assert max(last.values()) <= 2
-    eventually(lambda: read_depth(opened).visible == 25, "all messages back", seconds=5)
+    eventually(lambda: read_depth(opened).visible == 25, "all messages back", seconds=30)
 
 
 def test_an_extension_that_hangs_holds_up_the_end_until_its_leases_are_over_and_no_longer(
@@ -340,7 +342,7 @@ def test_an_extension_that_hangs_holds_up_the_end_until_its_leases_are_over_and_
         eventually(lambda: len(entries(wire)) == 2, "the extension is in progress")
         began = time.monotonic()
         assert leases.close() == Returned(returned=10, ended=2)
-        assert 0.5 < time.monotonic() - began < 10
+        assert 0.5 < time.monotonic() - began < 20
 
 
 def test_an_extension_of_settled_messages_holds_up_no_end(
@@ -398,10 +400,10 @@ def test_an_endpoint_that_hangs_holds_up_the_end_until_the_last_lease_is_over_an
     messages = received(opened, 45)
     with Gate() as gate:
         wire.on(CHANGE, gate)
-        leases.add(messages, asked=time.monotonic() - 118)
         began = time.monotonic()
+        leases.add(messages, asked=began - 116)
         assert leases.close() == Returned(ended=25, failed=20)
-        assert 1 < time.monotonic() - began < 10
+        assert 3 < time.monotonic() - began < 20
         asked = len(entries(wire))
     eventually(lambda: len(gate.taken) == 20, "the calls that hung are answered")
     assert len(entries(wire)) == asked == 20

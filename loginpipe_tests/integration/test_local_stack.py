@@ -30,6 +30,7 @@ from loginpipe.local.stack import LocalStack, attach_or_start, down, running, ru
 from loginpipe.sqs.client import Queue, read_depth
 from loginpipe.sqs.sending import send_bodies
 from loginpipe_tests.commands import command_line
+from loginpipe_tests.ports import free_port
 
 
 @pytest.fixture
@@ -231,7 +232,7 @@ def test_a_port_that_is_taken_between_choice_and_use_is_chosen_again(
         other.bind(("127.0.0.1", 0))
         other.listen()
         taken = other.getsockname()[1]
-        choices = iter([taken, aws._free_port()])
+        choices = iter([taken, free_port()])
         monkeypatch.setattr(aws, "_free_port", lambda: next(choices))
         records: list[Record] = []
         _, port = aws.start_aws(folder, port=None, throwaway=True, note=records.append, stopped=Event().wait)

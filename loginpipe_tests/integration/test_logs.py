@@ -37,7 +37,9 @@ def production(pipeline: Pipeline, key_files: KeyFiles, tmp_path: Path, monkeypa
         "LOGINPIPE_ENV": "production",
         "LOGINPIPE_TOKEN_KEYS": f"file:{keys}",
         "LOGINPIPE_SEAL_KEY_FINGERPRINT": read_seal_key(key_files.seal_public).fingerprint,
+        # One batch, however long its receives take.
         "LOGINPIPE_BATCH_MESSAGES": str(len(GOOD) + len(BAD)),
+        "LOGINPIPE_LINGER_SECONDS": "60",
         "DAGSTER_HOME": str(tmp_path),
         # Suppress a warning of the command itself, from before it loads our code.
         "PYTHONWARNINGS": "ignore",

@@ -53,8 +53,8 @@ def place(endpoint: Endpoint, postgres: Postgres, key_files: KeyFiles, tmp_path:
 def run(
     place: FastPlace, point: Point, act: Callable[[], object], batch: int = MIDDLE, **settings: object
 ) -> dg.ExecuteInProcessResult:
-    """Run the job in batches, and act in the middle of one."""
-    return place.run(point, act, batch, batch_messages=BATCH, **settings)
+    """Run the job in batches, and act in the middle of one. All are full, however long their receives take."""
+    return place.run(point, act, batch, batch_messages=BATCH, linger_seconds=60, **settings)
 
 
 def assert_all_went_well(place: FastPlace, result: dg.ExecuteInProcessResult, batches: int = BATCHES) -> None:
@@ -142,6 +142,10 @@ def test_a_postgres_that_hangs_in_the_commit_costs_no_lease(place: FastPlace) ->
 def test_a_run_that_is_the_victim_of_a_deadlock_tries_again(place: FastPlace) -> None:
     first, *_, last = sorted(i for i, login in place.sent.items() if login.user)
     statement = "INSERT INTO loginpipe.ingested_messages SELECT %s, current_date, gen_random_uuid()"
+    # A wait is searched for a deadlock once, after this time. By then the other transaction must wait too.
+    place.rows(
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET deadlock_timeout = %L', current_database(), '5s'); END $$"
+    )
     with closing(psycopg2.connect(place.database_url)) as other, other.cursor() as cursor:
         cursor.execute("SET deadlock_timeout = '1min'")
         cursor.execute(statement, (last,))
@@ -152,10 +156,11 @@ def test_a_run_that_is_the_victim_of_a_deadlock_tries_again(place: FastPlace) ->
             other.rollback()
 
         locking = Timer(0, lock_what_the_run_has)
-        result = place.run(Point.COPIED, locking.start, batch_messages=GOOD + BAD)
+        result = place.run(Point.COPIED, locking.start, batch_messages=GOOD + BAD, linger_seconds=60)
         locking.join()
-    ((deadlocks,),) = place.rows("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
-    assert deadlocks == 1
+    deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    # The run's backend counts it when it ends, after the run has closed the connection.
+    eventually(lambda: place.rows(deadlocks) == [(1,)], "one deadlock was counted")
     assert_all_went_well(place, result, batches=1)
 
 

@@ -65,8 +65,9 @@ def counts(pipeline: Pipeline, result: dg.ExecuteInProcessResult) -> dict[str, i
 def take_three(
     pipeline: Pipeline, point: Point, act: Callable[[], object], batch: int = 1
 ) -> dg.ExecuteInProcessResult:
-    """Run the job with three messages in a batch, and act at a point of one batch."""
-    with patch.dict(os.environ, LOGINPIPE_BATCH_MESSAGES="3"), stopping_at(point, act, batch=batch) as overrides:
+    """Run the job with three messages in a batch, however long its receives take, and act at a point of one batch."""
+    batches = {"LOGINPIPE_BATCH_MESSAGES": "3", "LOGINPIPE_LINGER_SECONDS": "60"}
+    with patch.dict(os.environ, batches), stopping_at(point, act, batch=batch) as overrides:
         return pipeline.run(**overrides)
 
 
@@ -319,9 +320,11 @@ def test_a_login_that_gets_lost_on_its_way_is_noticed_and_stays_on_the_queue(
 
 
 def test_what_was_received_before_a_receive_fails_for_good_is_recorded_and_shown_and_the_run_fails(
-    pipeline: Pipeline, wire: Wire
+    pipeline: Pipeline, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receives = count(1)
+    # A batch takes three receives, and is given when it is full, however long they take.
+    monkeypatch.setenv("LOGINPIPE_LINGER_SECONDS", "60")
 
     def refused_after_seven(call: Call, forward: Forward) -> Answer:
         return one_at_a_time(call, forward) if next(receives) <= 7 else refusal("AccessDenied", 403)

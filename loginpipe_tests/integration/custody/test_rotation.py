@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
-import psycopg2
 import pytest
 
 from loginpipe.common.errors import AccessRefusedError, DatabaseError, KeyFileError, OpeningError
@@ -30,6 +28,7 @@ from loginpipe_tests.custody import (
     REASON,
     Store,
     bulk,
+    closing_psycopg2,
     connected,
     new_private_key,
     opener_of,
@@ -358,16 +357,25 @@ def aliases(store: Store) -> int:
 
 
 @contextmanager
-def aliases_locked(store: Store) -> Iterator[Any]:
-    """Prevent writes to the aliases. A rotation that has sealed a batch stops before its commit."""
-    connection = psycopg2.connect(store.database_url)
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("LOCK TABLE loginpipe.token_aliases IN SHARE MODE")
-        yield connection
-    finally:
-        connection.rollback()
-        connection.close()
+def second_batch_held_up(store: Store) -> Iterator[None]:
+    """Let a rotation write the aliases of one batch. The next batch has sealed its values when it is held up."""
+    store.execute(
+        f"""
+        CREATE TABLE public.gate AS SELECT;
+        CREATE FUNCTION public.hold_up() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+        BEGIN
+            IF (SELECT count(*) FROM loginpipe.token_aliases) > {aliases(store)} THEN
+                PERFORM FROM public.gate FOR SHARE;
+            END IF;
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER hold_up BEFORE INSERT ON loginpipe.token_aliases EXECUTE FUNCTION public.hold_up();
+        """
+    )
+    with closing_psycopg2(store.database_url) as cursor:
+        cursor.execute("SELECT FROM public.gate FOR UPDATE")
+        yield
+    store.execute("DROP TRIGGER hold_up ON loginpipe.token_aliases")
 
 
 def test_duplicates_are_counted_across_a_rotation_that_was_killed_half_way_and_begun_again(
@@ -376,16 +384,13 @@ def test_duplicates_are_counted_across_a_rotation_that_was_killed_half_way_and_b
     store.load(*devices(*range(DEVICES)))
     both = store.with_keys(1, 2)
     both.load(*devices(*range(0, DEVICES, 13)))
-    already = aliases(store)
     pending = count_to_rotate(rotating, 2)
     assert pending == DEVICES + 1
 
-    with command.started() as process:
-        eventually(lambda: aliases(store) > already, f"a first batch: {command.log()}", 60)
-        with aliases_locked(store):
-            eventually(lambda: waiting_for_a_lock(store) == 1, f"a batch half-way through: {command.log()}")
-            process.send_signal(signal.SIGKILL)
-            assert process.wait(30) == -signal.SIGKILL
+    with second_batch_held_up(store), command.started() as process:
+        eventually(lambda: waiting_for_a_lock(store) == 1, "a batch half-way through", 120)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(30) == -signal.SIGKILL
     eventually(lambda: waiting_for_a_lock(store) == 0, "the server notices")
     half = count_to_rotate(rotating, 2)
     assert 0 < half < pending
