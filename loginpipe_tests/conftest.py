@@ -3,9 +3,11 @@
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -56,6 +58,18 @@ def _settings_of_this_test_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(logins_table._chosen, "table", logins_table.DEFAULT_TABLE)
+
+
+BEFORE_MIDNIGHT_SECONDS: Final = 30
+"""Longer than nearly every test."""
+
+
+@pytest.fixture(autouse=True)
+def _of_one_day() -> None:
+    """Begin no test just before midnight (UTC): tests and servers must mean the same day by today."""
+    left = 86_400 - time.time() % 86_400
+    if left < BEFORE_MIDNIGHT_SECONDS:
+        time.sleep(left)
 
 
 @pytest.fixture(autouse=True)
@@ -154,14 +168,26 @@ def migrated_template(stack: LocalStack, roles: None) -> str:
     Its functions therefore run with the owner's rights.
     """
     name = "migrated_template"
-    execute(stack.database_url, f"CREATE DATABASE {name} OWNER {OWNER}")
-    migrate(as_role(stack.database_url.replace("/loginpipe?", f"/{name}?"), OWNER))
+    _migrate_template(stack, name)
     return name
+
+
+_migrated_on: dict[str, date] = {}
+
+
+def _migrate_template(stack: LocalStack, name: str) -> None:
+    """Migrate a database of this name, unless that was done today: its partitions are those of the day."""
+    today = datetime.now(UTC).date()
+    if _migrated_on.get(name) != today:
+        execute(stack.database_url, f"DROP DATABASE IF EXISTS {name}", f"CREATE DATABASE {name} OWNER {OWNER}")
+        migrate(as_role(stack.database_url.replace("/loginpipe?", f"/{name}?"), OWNER))
+        _migrated_on[name] = today
 
 
 @pytest.fixture
 def database_url(stack: LocalStack, migrated_template: str) -> Iterator[str]:
     """Yield the URL of a migrated database of this test, as the superuser, to prepare data and to check results."""
+    _migrate_template(stack, migrated_template)
     name = f"migrated_{uuid4().hex}"
     # Privileges on the database itself are not copied.
     execute(stack.database_url, f"CREATE DATABASE {name} TEMPLATE {migrated_template} STRATEGY file_copy OWNER {OWNER}")
