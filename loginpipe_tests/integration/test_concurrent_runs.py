@@ -101,6 +101,7 @@ def test_a_run_whose_time_is_up_leaves_the_rest_to_its_successor_that_consumes_a
         eventually(lambda: received_by_each_run(place) != [], "it consumes already", seconds=60)
         with place.start(batch_messages=20, receivers=1, run_seconds=4) as first:
             assert first.wait() == 0, first.log()
+        assert place.waiting() > 0, "it left no rest"
         place.endpoint.clear_faults()
         assert successor.wait() == 0, successor.log()
     ids = [first.report()["run_id"], successor.report()["run_id"]]
