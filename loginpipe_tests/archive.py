@@ -19,8 +19,13 @@ from loginpipe.postgres.days import stale_days
 from loginpipe.postgres.insights import refresh_daily_logins, refresh_duplicates
 from loginpipe.postgres.partitions import Partition, ensure_month, month_of
 
-TODAY = datetime.now(UTC).date()
-OLD_MONTH = month_of(TODAY.replace(day=1) - timedelta(days=200))
+
+def today() -> date:
+    """Return the date (UTC) as of now: a run of all tests may begin on the day before."""
+    return datetime.now(UTC).date()
+
+
+OLD_MONTH = month_of(today().replace(day=1) - timedelta(days=200))
 OLD = OLD_MONTH.start + timedelta(days=9)
 """A day of a past month, which has a partition of its own."""
 
@@ -63,7 +68,7 @@ class Archive:
             self.execute("INSERT INTO loginpipe.day_changes VALUES (%s)", day)
 
     def archived(self, day: date = OLD, stores: Stores | None = None) -> Archived:
-        work = partial(archive_day, day=day, stores=stores or self.stores, today=TODAY)
+        work = partial(archive_day, day=day, stores=stores or self.stores, today=today())
         archived: Archived = self.run(work)
         return archived
 
@@ -79,7 +84,7 @@ class Archive:
         return record
 
     def due(self) -> list[date]:
-        due: list[date] = self.run(partial(days_to_archive, today=TODAY))
+        due: list[date] = self.run(partial(days_to_archive, today=today()))
         return due
 
     def stored(self, day: date = OLD) -> Counter[tuple[Any, ...]]:

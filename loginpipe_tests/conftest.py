@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -25,9 +26,7 @@ from loginpipe.defs.ingest.job import INGEST_JOB
 from loginpipe.local.environment import create_login_queue
 from loginpipe.local.stack import LocalStack, running_stack
 from loginpipe.masking.key_files import generate_seal_key, generate_token_keys, private_half
-from loginpipe.postgres.connections import connect
 from loginpipe.postgres.migrate import migrate
-from loginpipe.postgres.partitions import maintain
 from loginpipe.sqs import deliveries
 from loginpipe.sqs.client import Queue, open_queue
 from loginpipe.sqs.sending import send_bodies
@@ -59,6 +58,18 @@ def _settings_of_this_test_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(logins_table._chosen, "table", logins_table.DEFAULT_TABLE)
+
+
+BEFORE_MIDNIGHT_SECONDS: Final = 30
+"""Longer than nearly every test."""
+
+
+@pytest.fixture(autouse=True)
+def _of_one_day() -> None:
+    """Begin no test just before midnight (UTC): tests and servers must mean the same day by today."""
+    left = 86_400 - time.time() % 86_400
+    if left < BEFORE_MIDNIGHT_SECONDS:
+        time.sleep(left)
 
 
 @pytest.fixture(autouse=True)
@@ -151,35 +162,36 @@ def roles(stack: LocalStack) -> None:
 
 
 @pytest.fixture(scope="session")
-def first_day() -> date:
-    """Return the UTC date on which the tests began."""
-    return datetime.now(UTC).date()
-
-
-@pytest.fixture(scope="session")
-def migrated_template(stack: LocalStack, roles: None, first_day: date) -> str:
+def migrated_template(stack: LocalStack, roles: None) -> str:
     """Return the name of a database migrated by an owner who is no superuser, as on a managed Postgres.
 
     Its functions therefore run with the owner's rights.
     """
     name = "migrated_template"
-    execute(stack.database_url, f"CREATE DATABASE {name} OWNER {OWNER}")
-    migrate(as_role(stack.database_url.replace("/loginpipe?", f"/{name}?"), OWNER), today=first_day)
+    _migrate_template(stack, name)
     return name
 
 
+_migrated_on: dict[str, date] = {}
+
+
+def _migrate_template(stack: LocalStack, name: str) -> None:
+    """Migrate a database of this name, unless that was done today: its partitions are those of the day."""
+    today = datetime.now(UTC).date()
+    if _migrated_on.get(name) != today:
+        execute(stack.database_url, f"DROP DATABASE IF EXISTS {name}", f"CREATE DATABASE {name} OWNER {OWNER}")
+        migrate(as_role(stack.database_url.replace("/loginpipe?", f"/{name}?"), OWNER))
+        _migrated_on[name] = today
+
+
 @pytest.fixture
-def database_url(stack: LocalStack, migrated_template: str, first_day: date) -> Iterator[str]:
+def database_url(stack: LocalStack, migrated_template: str) -> Iterator[str]:
     """Yield the URL of a migrated database of this test, as the superuser, to prepare data and to check results."""
+    _migrate_template(stack, migrated_template)
     name = f"migrated_{uuid4().hex}"
     # Privileges on the database itself are not copied.
     execute(stack.database_url, f"CREATE DATABASE {name} TEMPLATE {migrated_template} STRATEGY file_copy OWNER {OWNER}")
     url = stack.database_url.replace("/loginpipe?", f"/{name}?")
-    today = datetime.now(UTC).date()
-    if today != first_day:
-        # Midnight has passed since the migration: the daily job has yet to bring the partitions of the new day.
-        with closing(connect(as_role(url, OWNER))) as connection:
-            maintain(connection, today)
     yield url
     execute(stack.database_url, f"DROP DATABASE {name} WITH (FORCE)")
 

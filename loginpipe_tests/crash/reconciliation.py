@@ -11,13 +11,20 @@ from loginpipe_tests.canary import forms
 from loginpipe_tests.canary import found as found_in
 from loginpipe_tests.crash.logins import DEVICE, NETWORK
 from loginpipe_tests.crash.place import Place
-from loginpipe_tests.wire import tables
+from loginpipe_tests.wire import eventually, tables
 
 _SHOWN = 5
 _MARKERS = {
     "address": tuple(forms(str(NETWORK.network_address).rstrip(":"), NETWORK.network_address.packed[:8])),
     "device id": tuple(forms(DEVICE)),
 }
+
+_IN_WORK = """
+    SELECT count(*)
+    FROM pg_stat_activity
+    WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+        AND state <> 'idle'
+"""
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,8 @@ class Balance:
 
 def balance(place: Place) -> Balance:
     """Check that every message is somewhere and has at most one outcome. No run may be active."""
+    # The server still carries out what a killed run has sent, such as a commit, between one query below and the next.
+    eventually(lambda: place.rows(_IN_WORK) == [(0,)], "no transaction is in work", seconds=60)
     ledger = _counted(place, "SELECT message_id::text FROM loginpipe.ingested_messages")
     rejects = _counted(place, "SELECT message_id::text FROM loginpipe.rejected_messages")
     users = _counted(place, "SELECT user_id FROM user_logins")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 from unittest.mock import patch
 
-_WAIT_SECONDS: Final = 120
+_WAIT_SECONDS: Final = 300
 _FOLDER: Final = Path(__file__).parents[2]
 
 _forks = multiprocessing.get_context("forkserver")

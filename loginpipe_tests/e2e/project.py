@@ -5,19 +5,20 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 from dotenv import dotenv_values
+
+from loginpipe_tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -143,15 +144,6 @@ def login_events(count: int, null_locales: int) -> list[dict[str, Any]]:
         }
         for number in range(count)
     ]
-
-
-def free_port() -> int:
-    """Return a free port that the system gives to no other program until it is used, which takes seconds."""
-    for port in random.sample(range(10_000, 30_000), 100):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no port is free")
 
 
 def eventually(condition: Callable[[], Any], *, seconds: float, what: str) -> Any:

@@ -15,11 +15,11 @@ from loginpipe_tests.e2e.project import (
     Project,
     answers,
     eventually,
-    free_port,
     graphql,
     login_events,
     running_ui,
 )
+from loginpipe_tests.ports import free_port
 
 GROUP = "group:login_ingest"
 MATERIALIZE = ("dagster", "asset", "materialize", "-m", "loginpipe.definitions", "--select", GROUP)

@@ -19,7 +19,7 @@ from loginpipe.common.errors import ArchivedDayError, ArchiveError, DatabaseErro
 from loginpipe.common.settings import Settings
 from loginpipe.postgres.archive import ArchivedDay, content_in_table, work_on_day
 from loginpipe.postgres.connections import connect, transaction
-from loginpipe_tests.archive import LOGINS, OLD, TODAY, Archive, of_day
+from loginpipe_tests.archive import LOGINS, OLD, Archive, of_day, today
 
 
 @pytest.fixture(params=["folder", "S3"])
@@ -157,8 +157,8 @@ def in_folder(database_url: str, pipeline_url: str, tmp_path: Path) -> Archive:
 def test_a_day_that_is_not_over_one_that_shrank_and_one_that_someone_works_on_are_left_as_they_are(
     in_folder: Archive,
 ) -> None:
-    with pytest.raises(ArchivedDayError, match=rf"^{TODAY} is not over yet \(UTC\): "):
-        in_folder.archived(TODAY)
+    with pytest.raises(ArchivedDayError, match=rf"^{today()} is not over yet \(UTC\): "):
+        in_folder.archived(today())
     in_folder.insert(OLD)
     record = in_folder.archived().record
 
@@ -191,8 +191,8 @@ def test_a_user_who_is_erased_while_a_day_is_archived_is_not_in_a_file_that_coun
 
 
 def test_days_are_due_when_they_are_over_and_not_archived_or_have_changed_since(in_folder: Archive) -> None:
-    yesterday, before = TODAY - timedelta(days=1), TODAY - timedelta(days=2)
-    for day in (OLD, before, yesterday, TODAY):
+    yesterday, before = today() - timedelta(days=1), today() - timedelta(days=2)
+    for day in (OLD, before, yesterday, today()):
         in_folder.insert(day)
     assert in_folder.due() == [OLD, before, yesterday]
     for day in in_folder.due():
@@ -228,7 +228,7 @@ def test_rows_that_the_pipeline_did_not_write_are_found_by_the_comparison_and_ar
     in_folder: Archive,
 ) -> None:
     """On the newest days at once, in an older month when its turn comes."""
-    yesterday, compared = TODAY - timedelta(days=1), partial(compare_with_table, today=TODAY)
+    yesterday, compared = today() - timedelta(days=1), partial(compare_with_table, today=today())
     in_folder.insert(OLD)
     in_folder.archived()
     in_folder.insert(OLD, LOGINS[:1], noted=False)

@@ -22,7 +22,7 @@ from loginpipe.defs.archive import (
 from loginpipe.defs.resources import PostgresResource
 from loginpipe.masking.key_files import read_token_keys
 from loginpipe.monitoring.doctor import Finding
-from loginpipe_tests.archive import LOGINS, OLD, OLD_MONTH, TODAY, Archive, of_day, partition_is_there
+from loginpipe_tests.archive import LOGINS, OLD, OLD_MONTH, Archive, of_day, partition_is_there, today
 from loginpipe_tests.commands import Command, findings
 from loginpipe_tests.conftest import KeyFiles, execute
 from loginpipe_tests.wire import cause_of_failure, checks
@@ -186,7 +186,7 @@ def test_extras_go_when_their_month_is_gone_and_stay_while_it_stays(
     archive: Archive, instance: dg.DagsterInstance, owner_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", "100")
-    young = TODAY - timedelta(days=29)
+    young = today() - timedelta(days=29)
     # Two months that loginpipe made, a partition that it did not make, and the default partition.
     days = [OLD_MONTH.start - timedelta(days=1), OLD, OLD_MONTH.end, date(2019, 5, 5), young]
     for day in days[:2]:
@@ -288,9 +288,9 @@ def test_doctor_says_where_the_archive_is_how_far_and_what_is_wrong_with_it(
 
     assert job("archive_logins", instance).success
     assert found() == Finding("archive", True, f"{archive.url}: 3 days archived, 0 of them dropped from user_logins")
-    late = TODAY - timedelta(days=3)
+    late = today() - timedelta(days=3)
     archive.insert(late)
-    archive.insert(TODAY - timedelta(days=1))
+    archive.insert(today() - timedelta(days=1))
     assert found().message.startswith(f"{late} is complete but not archived: check the newest run of archive_logins")
     (tmp_path / "in the way").touch()
     for url, says in (

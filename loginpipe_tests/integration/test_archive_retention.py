@@ -23,7 +23,7 @@ from loginpipe.postgres.connections import connect
 from loginpipe.postgres.days import stale_days
 from loginpipe.postgres.insights import refresh_daily_logins
 from loginpipe.postgres.partitions import month_of
-from loginpipe_tests.archive import LOGINS, OLD, OLD_MONTH, TODAY, Archive, of_day, partition_is_there
+from loginpipe_tests.archive import LOGINS, OLD, OLD_MONTH, Archive, of_day, partition_is_there, today
 from loginpipe_tests.custody import erased as erase_user
 from loginpipe_tests.custody import token_keys
 from loginpipe_tests.wire import eventually
@@ -97,7 +97,7 @@ def test_an_archived_month_is_dropped_and_its_days_come_back_to_the_row(archive:
     assert partition_is_there(archive)
     assert archive.rows("SELECT count(*) FROM user_logins_default") == [(0,)]
     record = archive.record()
-    assert (record.dropped_at, record.kept_until) == (None, TODAY + timedelta(days=KEPT_DAYS))
+    assert (record.dropped_at, record.kept_until) == (None, today() + timedelta(days=KEPT_DAYS))
     assert restored(archive) == Restored(already_there=True)
     assert archive.archived().outcome == "unchanged"
 
@@ -174,7 +174,7 @@ def test_a_row_that_is_being_written_while_the_month_is_dropped_keeps_it(archive
 
 
 def test_the_pipelines_role_drops_nothing_but_an_old_month_of_the_plan_that_is_archived(archive: Archive) -> None:
-    young = month_of(TODAY)
+    young = month_of(today())
     archive.execute("CREATE TABLE user_logins_y2019m01 (LIKE user_logins)")
     for start, code in ((young.start, "22023"), (date(2019, 1, 1), "22023"), (OLD, "22023"), (None, "22023")):
         with closing(psycopg2.connect(archive.pipeline_url)) as connection, connection.cursor() as cursor:
@@ -204,9 +204,9 @@ def test_months_are_old_enough_by_the_setting_and_never_before_the_queue_has_for
         assert (found.not_ours, found.rows_in_default) == (None, len(LOGINS))
         return [month.start for month in found.months]
 
-    age = (TODAY - OLD_MONTH.end).days
-    assert outlived(TODAY, age) == [OLD_MONTH.start]
-    assert outlived(TODAY, age + 1) == []
+    age = (today() - OLD_MONTH.end).days
+    assert outlived(today(), age) == [OLD_MONTH.start]
+    assert outlived(today(), age + 1) == []
     assert outlived(OLD_MONTH.end + timedelta(days=28), 1) == []
     assert outlived(OLD_MONTH.end + timedelta(days=29), 1) == [OLD_MONTH.start]
 
@@ -356,7 +356,7 @@ def test_an_erasure_deletes_the_sealed_values_that_only_the_users_logins_of_drop
     assert erased("ann") == (0, {"ip.v1.home"}, {"dev.v1.phone"}, dropped)
     assert erased("bob") == (0, {"ip.v1.home", "dev.v1.phone"}, {"ip.v1.work"}, dropped)
     # The reverse case: a login in the table, whose values are also in a dropped day of another user.
-    archive.insert(TODAY, [("new", "ios", "ip.v1.work", "dev.v1.Tablet", None, None)])
+    archive.insert(today(), [("new", "ios", "ip.v1.work", "dev.v1.Tablet", None, None)])
     assert erased("new") == (1, {"ip.v1.home", "dev.v1.phone"}, {"ip.v1.work", "dev.v1.Tablet"}, dropped)
     assert erased("zoë\t\\N")[1:3] == (set(sealed), set())
     for statement in ("DELETE FROM vault.sealed_values", "SELECT vault.forget_pairs('ann')"):
@@ -408,7 +408,7 @@ def test_a_table_that_is_not_partitioned_is_left_alone_and_its_days_are_archived
             "GRANT SELECT, INSERT ON user_logins TO loginpipe_writer"
         )
     with closing(connect(archive.pipeline_url)) as connection:
-        found = outlived_months(connection, today=TODAY, days=30)
+        found = outlived_months(connection, today=today(), days=30)
     assert (found.months, found.not_ours) == ((), "it is not partitioned")
     assert restored(archive) == Restored(rows=len(LOGINS))
     assert archive.stored() == of_day(LOGINS)

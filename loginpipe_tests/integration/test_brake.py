@@ -56,7 +56,10 @@ def test_a_wrong_setting_ends_the_run_the_sensor_backs_off_and_once_it_is_right_
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline.send(sns_envelope(login(user_id=f"user-{i:03}")) for i in range(230))
-    failed = pipeline.run()
+    with monkeypatch.context() as whole:
+        # The first batch is of a hundred messages then, however busy the machine is.
+        whole.setenv("LOGINPIPE_LINGER_SECONDS", "20")
+        failed = pipeline.run()
     assert cause_of_failure(failed) == (
         "BrakeError: 100 of the first 100 messages were rejected (enveloped 100), so the run has ended and the others "
         f"return to queue '{pipeline.queue.name}': look at them with `loginpipe check --count 100`, then correct the "

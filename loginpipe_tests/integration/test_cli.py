@@ -41,7 +41,7 @@ def in_a_process(*arguments: str, folder: Path, **environment: str) -> subproces
         env={**kept, "AWS_EC2_METADATA_DISABLED": "true", **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
 

@@ -20,7 +20,6 @@ from loginpipe.postgres.insights import DUPLICATES, refresh_daily_logins, refres
 ROOT = Path(__file__).parents[2]
 PROJECT = ROOT / "deploy" / "dbt"
 DBT = ROOT / ".venv-dbt" / "bin" / "dbt"
-TODAY = datetime.now(UTC).date()
 SHARED = "a" * 43
 
 
@@ -103,12 +102,13 @@ def test_dbt_reads_the_sources_as_an_analyst_and_its_tests_find_what_is_wrong(
     folder = copytree(PROJECT, tmp_path / "dbt")
     parsed = dbt(folder, analyst_url, "parse")
     assert parsed.returncode == 0, parsed.stdout
-    yesterday = TODAY - timedelta(days=1)
+    today = datetime.now(UTC).date()
+    yesterday = today - timedelta(days=1)
     load(
         pipeline_url,
         [
             (user, f"ip.v1.{SHARED}", f"dev.v1.{SHARED}", day)
-            for user, day in [("ann", yesterday), ("bob", yesterday), ("ann", TODAY)]
+            for user, day in [("ann", yesterday), ("bob", yesterday), ("ann", today)]
         ],
     )
     passed = dbt(folder, analyst_url, "test")
@@ -116,7 +116,7 @@ def test_dbt_reads_the_sources_as_an_analyst_and_its_tests_find_what_is_wrong(
     assert "WARN=0 ERROR=0 SKIP=0" in passed.stdout
     with closing(psycopg2.connect(database_url)) as connection, connection, connection.cursor() as cursor:
         cursor.execute("UPDATE user_logins SET masked_ip = 'unmasked', device_type = NULL WHERE user_id = 'bob'")
-        cursor.execute("UPDATE loginpipe.duplicate_devices SET users = 1 WHERE create_date = %s", [TODAY])
+        cursor.execute("UPDATE loginpipe.duplicate_devices SET users = 1 WHERE create_date = %s", [today])
         cursor.execute("INSERT INTO loginpipe.daily_logins SELECT * FROM loginpipe.daily_logins")
     failed = dbt(folder, analyst_url, "test")
     assert failed.returncode == 1, failed.stdout

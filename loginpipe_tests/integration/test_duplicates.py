@@ -23,7 +23,7 @@ from loginpipe.postgres.connections import connect
 from loginpipe.postgres.days import stale_days
 from loginpipe.postgres.insights import DUPLICATES, compare_duplicates, rebuild_duplicates, refresh_duplicates
 from loginpipe.postgres.token_keys import mark_placeholders
-from loginpipe_tests.archive import OLD, OLD_MONTH, TODAY, Archive
+from loginpipe_tests.archive import OLD, OLD_MONTH, Archive, today
 from loginpipe_tests.custody import erased as erase_user
 from loginpipe_tests.custody import token_keys
 from loginpipe_tests.wire import eventually
@@ -162,7 +162,7 @@ def some(seed: int, number: int, days: Iterable[date]) -> list[Login]:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_days_are_exact_in_whatever_order_logins_come_and_days_are_computed(logins: Logins, seed: int) -> None:
-    days = [*DAYS, AFTER, TODAY - timedelta(days=1), TODAY]
+    days = [*DAYS, AFTER, today() - timedelta(days=1), today()]
     choose = random.Random(seed)
     for part in range(5):
         logins.store(some(10 * seed + part, 7, days))
@@ -229,7 +229,7 @@ def test_a_computation_that_is_killed_at_any_statement_leaves_no_trace_and_is_ex
 
 def test_an_erased_user_is_in_no_figure_also_of_days_that_the_table_has_let_go_of(logins: Logins) -> None:
     logins.store(some(3, 30, DAYS))
-    logins.store(some(4, 10, [AFTER, TODAY]))
+    logins.store(some(4, 10, [AFTER, today()]))
     logins.store([("only-old", "ip.v1.1", "dev.v1.1", DAYS[0])])
     logins.archive.computed()
     dropped(logins)
@@ -258,7 +258,7 @@ def test_an_erasure_waits_for_a_computation_that_has_read_the_user_and_locks_no_
 
 
 def test_values_whose_key_was_rotated_count_as_one_also_those_of_both_keys_on_one_day(logins: Logins) -> None:
-    logins.store(some(6, 30, [*DAYS, TODAY]))
+    logins.store(some(6, 30, [*DAYS, today()]))
     logins.store([("user-1", "ip.v2.1", "dev.v2.1", DAYS[1]), ("new", "ip.v2.2", "dev.v2.1", DAYS[3])])
     logins.refresh_all()
     logins.check()
@@ -283,7 +283,7 @@ def dropped(logins: Logins) -> None:
     """Archive the old month and drop it, as the jobs do."""
     archive = logins.archive
     for (day,) in archive.rows("SELECT DISTINCT create_date FROM user_logins WHERE create_date < %s", OLD_MONTH.end):
-        archive.run(lambda connection, d=day: archive_day(connection, day=d, stores=archive.stores, today=TODAY))
+        archive.run(lambda connection, d=day: archive_day(connection, day=d, stores=archive.stores, today=today()))
     assert retire_month(archive.run, month=OLD_MONTH, stores=archive.stores) is None
     assert not archive.rows("SELECT FROM user_logins WHERE create_date < %s", OLD_MONTH.end)
 
@@ -301,7 +301,7 @@ def test_duplicates_keep_their_history_when_a_month_is_dropped_and_what_comes_la
     dropped(logins)
     logins.refresh(*DAYS)
     logins.check()
-    logins.store(some(9, 15, [AFTER, TODAY]))
+    logins.store(some(9, 15, [AFTER, today()]))
     logins.refresh_all()
     logins.check()
     again = next(login for login in logins.ever if login[3] == DAYS[1])
@@ -326,7 +326,7 @@ def test_duplicates_keep_their_history_when_a_month_is_dropped_and_what_comes_la
 def test_a_month_is_not_dropped_before_its_logins_are_in_what_is_kept(logins: Logins) -> None:
     logins.store(some(10, 5, [OLD]))
     archive = logins.archive
-    archive.run(lambda connection: archive_day(connection, day=OLD, stores=archive.stores, today=TODAY))
+    archive.run(lambda connection: archive_day(connection, day=OLD, stores=archive.stores, today=today()))
     archive.computed()
     # As the previous version leaves a day that it computes during the migration.
     archive.execute("UPDATE loginpipe.days SET device_users = NULL WHERE day = %s", OLD)
@@ -337,7 +337,7 @@ def test_a_month_is_not_dropped_before_its_logins_are_in_what_is_kept(logins: Lo
 
 
 def test_a_token_that_is_no_placeholder_any_more_has_its_rows_on_the_days_that_are_over_too(logins: Logins) -> None:
-    logins.store(some(11, 30, [*DAYS, TODAY]))
+    logins.store(some(11, 30, [*DAYS, today()]))
     with closing(connect(logins.archive.pipeline_url)) as connection:
         mark_placeholders(
             connection, [PlaceholderToken("dev.v1.1", "device_id", "v1"), PlaceholderToken("x", "ip", "v1")]
@@ -356,7 +356,7 @@ def test_a_sample_that_differs_is_found_and_a_rebuild_makes_all_exact_and_keeps_
     logins.archive.computed()
     dropped(logins)
     logins.store(some(13, 20, [AFTER]))
-    logins.store(some(14, 5, [TODAY]))
+    logins.store(some(14, 5, [today()]))
     logins.refresh_all()
     logins.check()
 
