@@ -146,7 +146,7 @@ def test_retention_drops_what_is_archived_says_what_it_left_alone_and_erased_use
 ) -> None:
     unset = job("drop_archived_partitions", instance)
     assert cause_of_failure(unset).startswith("SettingError: LOGINPIPE_RETENTION_DAYS is not set: ")
-    monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", "30")
+    monkeypatch.setenv("LOGINPIPE_RETENTION_DAYS", "100")
     archive.insert(date(2019, 5, 5))
     archive.make_month(OLD_MONTH.end)
 

@@ -131,14 +131,14 @@ def test_messages_that_trickle_in_are_stored_at_once_by_one_run_that_ends_when_n
     pipeline.send([login(user_id="the first")])
     with ThreadPoolExecutor(1) as threads:
         trickling = threads.submit(trickle)
-        result = pipeline.run(idle_seconds=3)
+        result = pipeline.run(idle_seconds=6)
         finished = time.monotonic()
         trickling.result()
     assert result.success
     batches, inserted = pipeline.rows("SELECT count(*), sum(inserted)::integer FROM loginpipe.batches")[0]
     assert inserted == 51
     assert batches > 4
-    assert 2 < finished - ended[0] < 15
+    assert 5 < finished - ended[0] < 60
     ((slowest, counts),) = pipeline.rows(
         """
         SELECT max(delay_seconds / inserted), array_agg(delay_counts) FROM loginpipe.batches WHERE inserted > 0
