@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,7 +34,10 @@ from loginpipe.masking.sealing import SealedValue, WrappedDataKey
 from loginpipe.sqs.client import Queue
 from loginpipe_tests.conftest import KeyFiles, Pipeline
 
-SENT_MS: Final = int(datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp() * 1000)
+# A while ago: an original that was sent too long ago is none.
+_SENT_AT: Final = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=9)
+SENT_MS: Final = int(_SENT_AT.timestamp() * 1000)
+SENT_ON: Final = _SENT_AT.date()
 
 _UPSTREAM_SECONDS: Final = 30
 _POLICIES: Final = Path(__file__).parents[1] / "deploy" / "aws" / "policies"

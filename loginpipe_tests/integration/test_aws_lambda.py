@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from hashlib import md5
 from io import BytesIO
@@ -67,7 +67,7 @@ from loginpipe_tests.lambda_service import (
     record,
 )
 from loginpipe_tests.sqs_endpoint import Endpoint
-from loginpipe_tests.wire import SENT_MS, eventually, login, sns_envelope, tables
+from loginpipe_tests.wire import SENT_MS, SENT_ON, eventually, login, sns_envelope, tables
 
 pytest.importorskip("awslambdaric", reason="the runtime interface client is made for Linux alone")
 
@@ -349,7 +349,9 @@ def test_messages_that_were_sent_again_keep_their_identity_and_every_delivery_of
     assert handled(function, *twice, sent(login(user_id="replayed"), **replayed), too_old) == []
     assert place.rows(COUNTS) == [(3, 2, 1, 0)]
     assert set(place.rows("SELECT message_id::text, sent_on::text FROM loginpipe.ingested_messages")) == {
-        (str(first), "2026-11-20"), (str(replay_id(rejected)), "2026-11-21"), (too_old["messageId"], "2026-11-21"),
+        (str(first), str(SENT_ON - timedelta(days=1))),
+        (str(replay_id(rejected)), str(SENT_ON)),
+        (too_old["messageId"], str(SENT_ON)),
     }  # fmt: skip
     assert place.rows("SELECT message_id::text, reasons FROM loginpipe.rejected_messages") == [
         (too_old["messageId"], ["date_too_old"])

@@ -33,7 +33,8 @@ from loginpipe_tests.custody import bulk, connected, new_private_key, opener_of
 from loginpipe_tests.wire import Wire, failed_entries, login, logins, not_allowed, refusal, take
 
 WHY = ("--purpose", "the rules were fixed", "--ticket", "TEST-1")
-SENT_AT = datetime(2026, 9, 30, 23, 59, 59, 123000, UTC)
+# Not long enough ago for an original to be too old.
+SENT_AT = datetime.now(UTC).replace(hour=23, minute=59, second=59, microsecond=123000) - timedelta(days=61)
 
 
 @dataclass(frozen=True)
