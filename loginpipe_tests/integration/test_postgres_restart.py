@@ -160,7 +160,7 @@ def test_a_run_that_is_the_victim_of_a_deadlock_tries_again(place: FastPlace) ->
         locking.join()
     deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     # The run's backend counts it when it ends, after the run has closed the connection.
-    eventually(lambda: place.rows(deadlocks) == [(1,)], "one deadlock was counted")
+    eventually(lambda: place.rows(deadlocks) == [(1,)], "one deadlock was counted", seconds=60)
     assert_all_went_well(place, result, batches=1)
 
 
