@@ -159,7 +159,7 @@ def test_a_run_that_is_the_victim_of_a_deadlock_tries_again(place: FastPlace) ->
         result = place.run(Point.COPIED, locking.start, batch_messages=GOOD + BAD, linger_seconds=60)
         locking.join()
     deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
-    # The run's backend counts it when it ends, after the run has closed the connection.
+    # The run's backend reports it when it ends, or after ten seconds without work.
     eventually(lambda: place.rows(deadlocks) == [(1,)], "one deadlock was counted", seconds=60)
     assert_all_went_well(place, result, batches=1)
 
